@@ -1,0 +1,3 @@
+"""kekbridge: a self-hosted bridge from TradingView alerts to KEK DEX (Orderly Network perpetual futures)."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Where orders go: the Exchange protocol and the one Orderly client behind it (live, testnet and paper alike)."""

@@ -1,0 +1,1 @@
+"""Who is at the door: the HTTP listener, credentials, addresses, and how often somebody may knock."""
