@@ -1,0 +1,261 @@
+"""Settings: defaults, then the TOML file, then KEKBRIDGE_… variables, then the command line; frozen once loaded.
+
+Unknown keys are errors that name the nearest known one. `config.example.toml` documents every setting and is tested to equal these
+defaults. Secrets are never settings: they live in the vault. Reading the file and the environment is all the I/O done here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from kekbridge.errors import ConfigError
+from kekbridge.model import Mode
+
+APP_NAME = "kekbridge"
+ENVIRONMENT_PREFIX = "KEKBRIDGE_"
+# Variables that are not settings of the file: they say where it and the data are.
+_PATH_VARIABLES = frozenset({"KEKBRIDGE_CONFIG", "KEKBRIDGE_DATA_DIR"})
+
+
+def _split_words(value: object) -> object:
+    """Environment variables carry lists as comma-separated text."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Amount = Annotated[Decimal, Field(gt=0)]
+Fraction = Annotated[Decimal, Field(gt=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Server(_Section):
+    """The public listener."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    public_url: str = ""
+    respond_within_s: Annotated[float, Field(ge=0, le=2.5)] = 1.5
+    max_body_bytes: Annotated[int, Field(ge=1024, le=65_536)] = 65_536
+    body_timeout_s: Seconds = 2.0
+    idle_timeout_s: Seconds = 15.0
+    max_connections: Annotated[int, Field(ge=8, le=100_000)] = 1000
+    shutdown_timeout_s: Annotated[float, Field(gt=0, le=60)] = 8.0
+    behind_proxy: bool = False
+    trusted_proxies: Words = ()
+
+
+class Auth(_Section):
+    """Who may send alerts, and how old they may be."""
+
+    max_timestamp_age_s: Annotated[int, Field(ge=1, le=3600)] = 60
+    max_future_s: Annotated[int, Field(ge=0, le=300)] = 10
+    lockout_failures: Annotated[int, Field(ge=1)] = 20
+    lockout_window_s: Annotated[int, Field(ge=1)] = 60
+    lockout_s: Annotated[int, Field(ge=1)] = 300
+    allowed_addresses: Words = ()
+
+
+class ExchangeSettings(_Section):
+    """Where orders go. The secret key is in the vault; `base_url` empty means the mode's own address."""
+
+    base_url: str = ""
+    ws_public_url: str = ""
+    ws_private_url: str = ""
+    account_id: str = ""
+    broker_id: str = "kek_ai"
+    request_timeout_s: Seconds = 5.0
+    recv_window_ms: Annotated[int, Field(ge=500, le=60_000)] = 5_000
+    refresh_s: Seconds = 10.0
+    max_snapshot_age_s: Seconds = 30.0
+    max_mark_age_s: Seconds = 60.0
+
+
+class Queue(_Section):
+    """How stored orders travel to the exchange."""
+
+    concurrency: Annotated[int, Field(ge=1, le=50)] = 5
+    max_age_s: Annotated[int, Field(ge=1, le=3600)] = 60
+    max_waiting: Annotated[int, Field(ge=1, le=100_000)] = 500
+    attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    backoff_s: Seconds = 2.0
+    outcome_timeout_s: Seconds = 5.0
+    clock_tolerance_s: Annotated[float, Field(ge=0, le=300)] = 2.0
+    resend_unknown_entries: bool = False
+    protect_within_s: Seconds = 5.0
+    reconcile_every_s: Seconds = 60.0
+
+
+class Risk(_Section):
+    """Limits of the whole account; each webhook has its own besides, and the tighter one wins. 0 or empty: no limit."""
+
+    allowed_symbols: Words = ()
+    max_order_size: Annotated[Decimal, Field(ge=0)] = Decimal(0)
+    max_position_size: Annotated[Decimal, Field(ge=0)] = Decimal(0)
+    max_notional: Annotated[Decimal, Field(ge=0)] = Decimal(0)
+    daily_limit: Annotated[Decimal, Field(ge=0)] = Decimal(0)
+    daily_orders: Annotated[int, Field(ge=0)] = 0
+    max_daily_loss: Annotated[Decimal, Field(ge=0)] = Decimal(0)
+    max_drawdown: Annotated[Decimal, Field(ge=0, le=1)] = Decimal(0)
+    max_leverage: Annotated[Decimal, Field(ge=0, le=100)] = Decimal(10)
+    max_open_positions: Annotated[int, Field(ge=0)] = 10
+    require_stop_loss: bool = False
+
+
+class Paper(_Section):
+    """The embedded paper exchange."""
+
+    port: Port = 8090
+    prices: Literal["live", "static"] = "live"
+    balance: Amount = Decimal(100_000)
+    rate_limits: bool = True
+
+
+class Vault(_Section):
+    """Where secrets live. `backend` auto tries them in the order of design.md section 4."""
+
+    backend: Literal["auto", "directory", "keyring", "file", "key_file"] = "auto"
+    secrets_dir: str = ""
+
+
+class Log(_Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+
+
+class Settings(_Section):
+    """Everything that can be set, with safe defaults: paper mode, loopback, signatures required."""
+
+    mode: Mode = Mode.PAPER
+    server: Server = Server()
+    auth: Auth = Auth()
+    exchange: ExchangeSettings = ExchangeSettings()
+    queue: Queue = Queue()
+    risk: Risk = Risk()
+    paper: Paper = Paper()
+    vault: Vault = Vault()
+    log: Log = Log()
+
+
+def default_data_dir() -> Path:
+    """KEKBRIDGE_DATA_DIR, else the platform's place for user data."""
+    given = os.environ.get("KEKBRIDGE_DATA_DIR")
+    if given:
+        return Path(given).expanduser()
+    import platformdirs  # imported here: most commands get the directory from an option or the environment
+
+    return Path(platformdirs.user_data_dir(APP_NAME, appauthor=False))
+
+
+def find_config_file(given: Path | None, data_dir: Path) -> Path | None:
+    """The file named on the command line or in KEKBRIDGE_CONFIG, else `config.toml` in the data directory, else None.
+
+    Raises ConfigError when a named file does not exist.
+    """
+    named = given or (Path(os.environ["KEKBRIDGE_CONFIG"]) if os.environ.get("KEKBRIDGE_CONFIG") else None)
+    if named is not None:
+        if not named.is_file():
+            raise ConfigError(
+                f"config file {named} does not exist; name an existing one with --config, or leave it out"
+            )
+        return named
+    usual = data_dir / "config.toml"
+    return usual if usual.is_file() else None
+
+
+def load_settings(
+    file: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Settings from defaults, file, environment and overrides (dotted names such as `server.port`), later ones winning.
+
+    Raises ConfigError with one line that names the setting, what was found and what is expected.
+    """
+    values: dict[str, Any] = _read_toml(file) if file else {}
+    for name, value in _environment_values(os.environ if environment is None else environment):
+        _place(values, name, value)
+    for name, value in (overrides or {}).items():
+        if value is not None:
+            _place(values, name, value)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_describe(error.errors(include_url=False, include_context=False)[0], file)) from None
+
+
+def dotted_names() -> tuple[str, ...]:
+    """Every setting by its dotted name, in the order of the example file."""
+    names: list[str] = []
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, _Section):
+            names += [f"{name}.{inner}" for inner in section.model_fields]
+        else:
+            names.append(name)
+    return tuple(names)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"), parse_float=Decimal)
+    except OSError as error:
+        raise ConfigError(f"config file {file} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {file} is not valid TOML: {error}") from None
+
+
+def _environment_values(environment: Mapping[str, str]) -> list[tuple[str, str]]:
+    """`KEKBRIDGE_SERVER_PORT=9000` -> ("server.port", "9000"); an unknown name is an error, as in the file."""
+    known = {ENVIRONMENT_PREFIX + name.replace(".", "_").upper(): name for name in dotted_names()}
+    found: list[tuple[str, str]] = []
+    for variable, value in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in _PATH_VARIABLES:
+            continue
+        if variable.startswith("KEKBRIDGE_TEST_"):
+            continue  # crash points and the like: inert outside the test harness
+        if variable not in known:
+            near = difflib.get_close_matches(variable, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "`kekbridge config show` lists the settings"
+            raise ConfigError(f"environment variable {variable} is not a setting; {hint}")
+        found.append((known[variable], value))
+    return found
+
+
+def _place(values: dict[str, Any], name: str, value: object) -> None:
+    *sections, last = name.split(".")
+    target = values
+    for section in sections:
+        inner = target.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"setting {section} is a section, found a single value; write [{section}] and {last} = …")
+        target = inner
+    target[last] = value
+
+
+def _describe(error: ErrorDetails, file: Path | None) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    where = f" in {file}" if file else ""
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, dotted_names(), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else "`kekbridge config show` lists the settings"
+        return f"unknown setting {name}{where}; {hint}"
+    return f"setting {name}{where}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+MODES: tuple[str, ...] = tuple(mode.value for mode in Mode)
+VAULT_BACKENDS: tuple[str, ...] = get_args(Vault.model_fields["backend"].annotation)

@@ -1,0 +1,192 @@
+"""The tables, as an ordered list of migrations that have run or have not. A landed migration is never edited.
+
+Readable with any SQLite tool: times are UTC text `YYYY-MM-DDTHH:MM:SS.mmmZ`, amounts are decimal text, structures are JSON text.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# (name, statements). Applied in order, each inside the one BEGIN IMMEDIATE that database.py opens around all of them.
+MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    (
+        "0001_first",
+        (
+            """
+            CREATE TABLE webhooks (
+                id TEXT PRIMARY KEY,
+                name TEXT NOT NULL UNIQUE,
+                enabled INTEGER NOT NULL DEFAULT 1,
+                settings TEXT NOT NULL,
+                created_at TEXT NOT NULL,
+                updated_at TEXT NOT NULL
+            ) STRICT
+            """,
+            """
+            CREATE TABLE webhook_keys (
+                id TEXT PRIMARY KEY,
+                webhook_id TEXT NOT NULL REFERENCES webhooks(id) ON DELETE CASCADE,
+                lookup BLOB NOT NULL UNIQUE,        -- keyed hash of the apiKey: finds the row, reveals nothing
+                prefix TEXT NOT NULL,               -- first characters, for people
+                sealed_key BLOB NOT NULL,           -- apiKey under the master key
+                sealed_secret BLOB NOT NULL,        -- apiSecret under the master key
+                created_at TEXT NOT NULL,
+                expires_at TEXT,
+                revoked_at TEXT,
+                last_used_at TEXT
+            ) STRICT
+            """,
+            "CREATE INDEX webhook_keys_webhook ON webhook_keys(webhook_id)",
+            """
+            CREATE TABLE alerts (
+                id TEXT PRIMARY KEY,                -- ULID
+                webhook_id TEXT,                    -- no foreign key: the history outlives a deleted webhook
+                webhook_name TEXT,
+                alert_id TEXT,                      -- the sender's own id
+                identity TEXT,                      -- what makes a second one a duplicate; NULL: claims nothing
+                fingerprint TEXT NOT NULL,          -- hash of the content, without timestamp and signature
+                received_at TEXT NOT NULL,
+                fired_at TEXT,
+                remote TEXT,
+                proof TEXT,
+                payload TEXT NOT NULL,              -- redacted
+                action TEXT,
+                symbol TEXT,
+                is_exit INTEGER NOT NULL DEFAULT 0,
+                status TEXT NOT NULL,               -- refused, denied, ignored, or the headline of its orders
+                code TEXT,
+                error TEXT,
+                verdicts TEXT NOT NULL DEFAULT '[]',
+                answer_status INTEGER,
+                answer TEXT,
+                stages TEXT NOT NULL DEFAULT '{}',  -- milliseconds since received_at, by stage
+                updated_at TEXT NOT NULL
+            ) STRICT
+            """,
+            "CREATE UNIQUE INDEX alerts_identity ON alerts(webhook_id, identity) WHERE identity IS NOT NULL",
+            "CREATE INDEX alerts_rate ON alerts(webhook_id, is_exit, received_at)",
+            "CREATE INDEX alerts_fingerprint ON alerts(webhook_id, fingerprint, received_at)",
+            "CREATE INDEX alerts_sender_id ON alerts(alert_id) WHERE alert_id IS NOT NULL",
+            """
+            CREATE TABLE refusals (                 -- requests nobody vouched for: counted by minute, never one row each
+                id TEXT PRIMARY KEY,
+                minute TEXT NOT NULL,
+                remote TEXT NOT NULL,
+                code TEXT NOT NULL,
+                error TEXT NOT NULL,
+                count INTEGER NOT NULL,
+                last_at TEXT NOT NULL,
+                UNIQUE (minute, remote, code)
+            ) STRICT
+            """,
+            """
+            CREATE TABLE orders (
+                client_order_id TEXT PRIMARY KEY,
+                sequence INTEGER NOT NULL UNIQUE,   -- order of admission: FIFO within a symbol
+                alert_id TEXT NOT NULL REFERENCES alerts(id),
+                webhook_id TEXT NOT NULL,
+                leg INTEGER NOT NULL,
+                after_leg INTEGER,
+                symbol TEXT NOT NULL,
+                side TEXT NOT NULL,
+                order_type TEXT NOT NULL,
+                purpose TEXT NOT NULL,
+                quantity TEXT NOT NULL,
+                limit_price TEXT,
+                trigger_price TEXT,
+                stop_loss TEXT,
+                reduce_only INTEGER NOT NULL,
+                intent TEXT NOT NULL,               -- the whole intent as JSON: what was validated is what is sent
+                request TEXT,                       -- the exact body last sent
+                status TEXT NOT NULL,
+                order_id TEXT,
+                executed_quantity TEXT NOT NULL DEFAULT '0',
+                average_price TEXT,
+                fee TEXT NOT NULL DEFAULT '0',
+                realized_pnl TEXT NOT NULL DEFAULT '0',
+                code TEXT,
+                error TEXT,
+                verdicts TEXT NOT NULL DEFAULT '[]', -- of the second check, right before sending
+                attempt INTEGER NOT NULL DEFAULT 0,
+                next_attempt_at TEXT,
+                created_at TEXT NOT NULL,
+                expires_at TEXT NOT NULL,
+                submitted_at TEXT,
+                accepted_at TEXT,
+                finished_at TEXT,
+                updated_at TEXT NOT NULL,
+                UNIQUE (alert_id, leg)
+            ) STRICT
+            """,
+            "CREATE INDEX orders_open ON orders(symbol, sequence) WHERE finished_at IS NULL",
+            "CREATE INDEX orders_order_id ON orders(order_id) WHERE order_id IS NOT NULL",
+            """
+            CREATE TABLE fills (
+                trade_id TEXT PRIMARY KEY,
+                client_order_id TEXT,               -- NULL: not an order of ours
+                order_id TEXT NOT NULL,
+                symbol TEXT NOT NULL,
+                side TEXT NOT NULL,
+                price TEXT NOT NULL,
+                quantity TEXT NOT NULL,
+                fee TEXT NOT NULL,
+                realized_pnl TEXT,
+                is_maker INTEGER NOT NULL,
+                executed_at TEXT NOT NULL
+            ) STRICT
+            """,
+            "CREATE INDEX fills_order ON fills(client_order_id)",
+            "CREATE INDEX fills_time ON fills(executed_at)",
+            """
+            CREATE TABLE reservations (             -- room taken from the limits by orders that are not final yet
+                client_order_id TEXT PRIMARY KEY REFERENCES orders(client_order_id),
+                webhook_id TEXT NOT NULL,
+                symbol TEXT NOT NULL,
+                day TEXT NOT NULL,
+                quantity TEXT NOT NULL,             -- signed
+                notional TEXT NOT NULL,
+                is_entry INTEGER NOT NULL,
+                is_resting INTEGER NOT NULL
+            ) STRICT
+            """,
+            """
+            CREATE TABLE daily_usage (              -- running totals, moved in the same transactions as the reservations
+                scope TEXT NOT NULL,                -- webhook id, or 'account'
+                day TEXT NOT NULL,
+                notional TEXT NOT NULL DEFAULT '0',
+                orders INTEGER NOT NULL DEFAULT 0,
+                realized_pnl TEXT NOT NULL DEFAULT '0',
+                PRIMARY KEY (scope, day)
+            ) STRICT
+            """,
+            """
+            CREATE TABLE positions (
+                symbol TEXT NOT NULL,
+                margin_mode TEXT NOT NULL,
+                quantity TEXT NOT NULL,
+                average_open_price TEXT NOT NULL,
+                mark_price TEXT,
+                unsettled_pnl TEXT NOT NULL,
+                leverage TEXT,
+                liquidation_price TEXT,
+                updated_at TEXT NOT NULL,
+                PRIMARY KEY (symbol, margin_mode)
+            ) STRICT
+            """,
+            """
+            CREATE TABLE events (                   -- append-only history; each row's hash covers the one before
+                sequence INTEGER PRIMARY KEY,
+                at TEXT NOT NULL,
+                kind TEXT NOT NULL,
+                alert_id TEXT,
+                client_order_id TEXT,
+                data TEXT NOT NULL,
+                previous_hash TEXT NOT NULL,
+                hash TEXT NOT NULL
+            ) STRICT
+            """,
+            "CREATE INDEX events_alert ON events(alert_id) WHERE alert_id IS NOT NULL",
+            "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL, updated_at TEXT NOT NULL) STRICT",
+        ),
+    ),
+)
