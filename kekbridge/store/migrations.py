@@ -43,7 +43,7 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
                 webhook_id TEXT,                    -- no foreign key: the history outlives a deleted webhook
                 webhook_name TEXT,
                 alert_id TEXT,                      -- the sender's own id
-                identity TEXT,                      -- what makes a second one a duplicate; NULL: claims nothing
+                identity TEXT,                      -- what makes a second one a duplicate; NULL: rate limited, claims nothing
                 fingerprint TEXT NOT NULL,          -- hash of the content, without timestamp and signature
                 received_at TEXT NOT NULL,
                 fired_at TEXT,
@@ -56,7 +56,9 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
                 status TEXT NOT NULL,               -- refused, denied, ignored, or the headline of its orders
                 code TEXT,
                 error TEXT,
+                field TEXT,                         -- the field of the message that the error is about
                 verdicts TEXT NOT NULL DEFAULT '[]',
+                warnings TEXT NOT NULL DEFAULT '[]',
                 answer_status INTEGER,
                 answer TEXT,
                 stages TEXT NOT NULL DEFAULT '{}',  -- milliseconds since received_at, by stage
@@ -64,25 +66,25 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             ) STRICT
             """,
             "CREATE UNIQUE INDEX alerts_identity ON alerts(webhook_id, identity) WHERE identity IS NOT NULL",
-            "CREATE INDEX alerts_rate ON alerts(webhook_id, is_exit, received_at)",
-            "CREATE INDEX alerts_fingerprint ON alerts(webhook_id, fingerprint, received_at)",
+            # Only what claims an identity counts against the rate: a rate-limited alert must not keep the door shut.
+            "CREATE INDEX alerts_rate ON alerts(webhook_id, is_exit, received_at) WHERE identity IS NOT NULL",
+            "CREATE INDEX alerts_received ON alerts(received_at)",
             "CREATE INDEX alerts_sender_id ON alerts(alert_id) WHERE alert_id IS NOT NULL",
             """
             CREATE TABLE refusals (                 -- requests nobody vouched for: counted by minute, never one row each
-                id TEXT PRIMARY KEY,
                 minute TEXT NOT NULL,
                 remote TEXT NOT NULL,
                 code TEXT NOT NULL,
                 error TEXT NOT NULL,
                 count INTEGER NOT NULL,
                 last_at TEXT NOT NULL,
-                UNIQUE (minute, remote, code)
-            ) STRICT
+                PRIMARY KEY (minute, remote, code)
+            ) STRICT, WITHOUT ROWID
             """,
             """
             CREATE TABLE orders (
-                client_order_id TEXT PRIMARY KEY,
-                sequence INTEGER NOT NULL UNIQUE,   -- order of admission: FIFO within a symbol
+                sequence INTEGER PRIMARY KEY,       -- order of admission: FIFO within a symbol
+                client_order_id TEXT NOT NULL UNIQUE,
                 alert_id TEXT NOT NULL REFERENCES alerts(id),
                 webhook_id TEXT NOT NULL,
                 leg INTEGER NOT NULL,
@@ -118,7 +120,9 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
                 UNIQUE (alert_id, leg)
             ) STRICT
             """,
-            "CREATE INDEX orders_open ON orders(symbol, sequence) WHERE finished_at IS NULL",
+            # Small, whatever the history: finding each symbol's next order reads nothing else.
+            "CREATE INDEX orders_open ON orders(symbol, status, purpose) WHERE finished_at IS NULL",
+            "CREATE INDEX orders_entries ON orders(webhook_id, created_at) WHERE purpose = 'entry'",
             "CREATE INDEX orders_order_id ON orders(order_id) WHERE order_id IS NOT NULL",
             """
             CREATE TABLE fills (
@@ -142,12 +146,11 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
                 client_order_id TEXT PRIMARY KEY REFERENCES orders(client_order_id),
                 webhook_id TEXT NOT NULL,
                 symbol TEXT NOT NULL,
-                day TEXT NOT NULL,
-                quantity TEXT NOT NULL,             -- signed
+                quantity TEXT NOT NULL,             -- signed; what is not executed yet
                 notional TEXT NOT NULL,
                 is_entry INTEGER NOT NULL,
-                is_resting INTEGER NOT NULL
-            ) STRICT
+                is_resting INTEGER NOT NULL         -- the exchange has it: its margin is already taken there
+            ) STRICT, WITHOUT ROWID
             """,
             """
             CREATE TABLE daily_usage (              -- running totals, moved in the same transactions as the reservations
@@ -157,7 +160,7 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
                 orders INTEGER NOT NULL DEFAULT 0,
                 realized_pnl TEXT NOT NULL DEFAULT '0',
                 PRIMARY KEY (scope, day)
-            ) STRICT
+            ) STRICT, WITHOUT ROWID
             """,
             """
             CREATE TABLE positions (
@@ -171,7 +174,7 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
                 liquidation_price TEXT,
                 updated_at TEXT NOT NULL,
                 PRIMARY KEY (symbol, margin_mode)
-            ) STRICT
+            ) STRICT, WITHOUT ROWID
             """,
             """
             CREATE TABLE events (                   -- append-only history; each row's hash covers the one before
@@ -186,7 +189,7 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             ) STRICT
             """,
             "CREATE INDEX events_alert ON events(alert_id) WHERE alert_id IS NOT NULL",
-            "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL, updated_at TEXT NOT NULL) STRICT",
+            "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL, updated_at TEXT NOT NULL) STRICT, WITHOUT ROWID",
         ),
     ),
 )

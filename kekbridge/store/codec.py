@@ -1,0 +1,108 @@
+"""How values are written in the database: plain decimal text, canonical JSON, and the frozen values of model.py as JSON.
+
+Exact in both directions: amounts never become floats and never take an exponent. Reading tolerates keys that a newer version wrote.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from decimal import Context, Decimal, Inexact
+from enum import Enum
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+from kekbridge.model import OrderIntent, Verdict, WebhookSettings
+from kekbridge.store import times
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+# Running totals must equal their recomputation to the last digit, so sums and products are never rounded: 28 digits, Python's
+# default, are not enough for a size times an average price. A result that would need rounding raises instead.
+EXACT: Final = Context(prec=400, traps=[Inexact])
+
+_CANONICAL: Final = json.JSONEncoder(separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+
+
+def decimal_text(value: Decimal) -> str:
+    """Plain notation (`0.00000001`, never `1E-8`). Raises ValueError for NaN and infinities."""
+    if not value.is_finite():
+        raise ValueError(f"amount {value} is not a finite number")
+    return format(value, "f")
+
+
+def optional_decimal_text(value: Decimal | None) -> str | None:
+    return None if value is None else decimal_text(value)
+
+
+def optional_decimal(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)
+
+
+def plain(value: object) -> Any:
+    """`value` as JSON can hold it: amounts and times as text, dataclasses and mappings as objects. Raises TypeError for floats."""
+    kind = type(value)
+    if value is None or kind is str or kind is int or kind is bool:  # most values: this runs for every stored order
+        return value
+    if isinstance(value, Decimal):
+        return decimal_text(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime):
+        return times.to_text(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if is_dataclass(value):
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    raise TypeError(
+        f"a {kind.__name__} cannot be stored, expected text, whole numbers, Decimal, times or groups of them"
+    )
+
+
+def to_json(value: object) -> str:
+    """Canonical JSON: no spaces, sorted keys, so that the same value always gives the same text (and the same hash)."""
+    return storable(_CANONICAL.encode(plain(value)))
+
+
+def storable(text: str) -> str:
+    """`text` as UTF-8 can hold it: half characters that a message smuggled in as escapes are written as escapes again."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def from_json(text: str) -> Any:
+    """What `to_json` wrote; numbers with a fraction become Decimal."""
+    return json.loads(text, parse_float=Decimal)
+
+
+def verdicts_from_json(text: str) -> tuple[Verdict, ...]:
+    names = {field.name for field in fields(Verdict)}
+    return tuple(
+        Verdict(**{name: item for name, item in stored.items() if name in names}) for stored in json.loads(text)
+    )
+
+
+def intent_from_json(text: str) -> OrderIntent:
+    return _intents().validate_json(text)
+
+
+def settings_from_json(text: str) -> WebhookSettings:
+    return _settings().validate_json(text)
+
+
+@cache
+def _intents() -> TypeAdapter[OrderIntent]:
+    from pydantic import TypeAdapter  # imported late: most commands and `--help` read no order
+
+    return TypeAdapter(OrderIntent)
+
+
+@cache
+def _settings() -> TypeAdapter[WebhookSettings]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(WebhookSettings)

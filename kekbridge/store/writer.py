@@ -1,0 +1,182 @@
+"""The one writer thread: whatever waits is committed together, with one flush, and only then is anybody told.
+
+Group commit is what keeps fifty alerts of one bar close from waiting for fifty flushes, and one writer is what makes limits exact:
+each job sees what every job before it did. It knows no table; jobs are functions of the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from kekbridge.errors import StoreUnavailable
+from kekbridge.store.connections import connect, is_machine_trouble, unavailable
+
+T = TypeVar("T")
+
+QUEUE_BOUND: Final = 10_000
+# Long enough for any burst that one account can send, short enough that the first of them does not wait for the last.
+BATCH_BOUND: Final = 256
+# Checkpoints flush twice and make the next commit flush once more: done when nobody waits, or when the log has grown long.
+_CHECKPOINT_IDLE_JOBS: Final = 128
+_CHECKPOINT_JOBS: Final = 1024
+_IDLE_S: Final = 0.25
+
+
+@dataclass(slots=True)
+class _Job:
+    """A function to run in the next transaction, and whoever waits for it. One of `result`, `error` is set before the reply."""
+
+    run: Callable[[sqlite3.Connection], Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Writer:
+    """Runs jobs one after the other on its own thread and connection; a failing job takes back only what it did itself."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._connection: sqlite3.Connection | None = None
+        self._jobs_since_checkpoint = 0
+        self._is_closed = False
+        self._closing = threading.Lock()  # nothing may be queued behind the end
+        # A daemon thread: what is not committed when the process ends was never acknowledged.
+        self._thread = threading.Thread(target=self._run, name="kekbridge-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, run: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        """Queue a job; the future is done after the commit. Cancelling it does not stop the job. Raises StoreUnavailable."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        with self._closing:
+            if self._is_closed:
+                raise StoreUnavailable("store_unavailable", "the store is closed: kekbridge is stopping")
+            if self._queue.qsize() >= QUEUE_BOUND:
+                raise StoreUnavailable("store_unavailable", f"{QUEUE_BOUND} writes are waiting for the disk already")
+            self._queue.put(_Job(run, loop, future))
+        return future
+
+    def close(self) -> None:
+        """Finish what waits, then close the connection. Blocks; calling it twice is harmless."""
+        with self._closing:
+            if not self._is_closed:
+                self._is_closed = True
+                self._queue.put(None)
+        self._thread.join()
+
+    # ------------------------------------------------------------------------------------------------ on the thread
+
+    def _run(self) -> None:
+        is_closing = False
+        while not is_closing:
+            batch, is_closing = self._take()
+            if batch:
+                self._commit(batch)
+                _reply(batch)
+            elif not is_closing:
+                self._checkpoint()
+                continue
+            if self._jobs_since_checkpoint >= _CHECKPOINT_JOBS:
+                self._checkpoint()
+        if self._connection is not None:
+            self._checkpoint()
+            self._drop_connection()
+
+    def _take(self) -> tuple[list[_Job], bool]:
+        """Everything that waits, in order, at least one job; nothing after a quiet moment that is good for a checkpoint."""
+        batch: list[_Job] = []
+        try:
+            timeout = _IDLE_S if self._jobs_since_checkpoint >= _CHECKPOINT_IDLE_JOBS else None
+            job = self._queue.get(timeout=timeout)
+            while job is not None:
+                batch.append(job)
+                if len(batch) >= BATCH_BOUND:
+                    return batch, False
+                job = self._queue.get_nowait()
+        except queue.Empty:
+            return batch, False
+        return batch, True
+
+    def _commit(self, batch: list[_Job]) -> None:
+        """One transaction for the batch. Trouble with the file fails every job of it, and the next batch opens the file anew."""
+        self._jobs_since_checkpoint += len(batch)
+        try:
+            if self._connection is None:
+                self._connection = connect(self._path)
+            connection = self._connection
+            connection.execute("BEGIN IMMEDIATE")
+            for job in batch:
+                _run_job(connection, job)
+            connection.execute("COMMIT")
+        except (sqlite3.Error, MemoryError) as error:
+            self._drop_connection()
+            reason = error if isinstance(error, sqlite3.Error) else sqlite3.OperationalError("out of memory")
+            for job in batch:
+                # Each its own exception: raised in several tasks, one object would collect all their tracebacks.
+                job.result, job.error = None, unavailable(reason, self._path)
+
+    def _drop_connection(self) -> None:
+        """Close and forget; an open transaction is rolled back by that."""
+        if self._connection is not None:
+            try:
+                self._connection.close()
+            except sqlite3.Error:
+                pass  # it is broken, which is why it goes
+            self._connection = None
+
+    def _checkpoint(self) -> None:
+        """Move the log into the database so that the log is used again from its beginning; a busy reader only postpones it."""
+        self._jobs_since_checkpoint = 0
+        if self._connection is None:
+            return
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error:
+            self._drop_connection()  # nothing is lost: what was committed is in the log
+
+
+def _run_job(connection: sqlite3.Connection, job: _Job) -> None:
+    connection.execute("SAVEPOINT job")
+    try:
+        job.result = job.run(connection)
+    except sqlite3.Error as error:
+        if is_machine_trouble(error):
+            raise
+        job.error = error
+    except BaseException as error:  # whatever it is, it belongs to whoever waits for the job
+        job.error = error
+    if job.error is not None:
+        connection.execute("ROLLBACK TO job")
+    connection.execute("RELEASE job")
+
+
+def _reply(batch: list[_Job]) -> None:
+    """Wake the waiters, once per event loop: fifty separate wake-ups would cost more than the commit."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Job]] = {}
+    for job in batch:
+        by_loop.setdefault(job.loop, []).append(job)
+    for loop, jobs in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_resolve, jobs)
+        except RuntimeError:
+            pass  # the loop is closed: the write is done and nobody asks any more
+
+
+def _resolve(jobs: list[_Job]) -> None:
+    for job in jobs:
+        if job.future.done():
+            continue  # the waiter was cancelled; the write stands all the same
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.result)
