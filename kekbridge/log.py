@@ -1,0 +1,221 @@
+"""Structured logging with redaction: one line per event, as key=value text or JSON, never a secret and never a raw control character.
+
+Every record, ours or a library's, passes the same processors. This module decides how a line looks, never what is worth a line; it must
+not be imported by the pure rooms.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
+from typing import Any, TextIO
+
+import structlog
+
+_REDACTED = "[redacted]"
+_LONGEST_TEXT = 2_000
+_LONGEST_TRACEBACK = 20_000
+_DEEPEST = 6
+
+# Names are compared without case, dashes and underscores, so apiKey, api_key and X-Api-Key are one.
+_SECRET_NAMES = frozenset(
+    {
+        "apikey",
+        "apisecret",
+        "authorization",
+        "cookie",
+        "masterkey",
+        "orderlysecret",
+        "orderlysignature",
+        "passphrase",
+        "password",
+        "passwd",
+        "privatekey",
+        "secret",
+        "secretkey",
+        "signature",
+        "signingkey",
+        "token",
+        "webhooksignature",
+        "xapikey",
+        "xwebhooksignature",
+    }
+)
+
+# What our credentials and the exchange's keys look like, wherever they turn up (an exception's text, a library's message).
+# Public ed25519 keys have the form of secret ones, so they are shortened too.
+_SECRET_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\b(wh_(?:test|live)_[A-Za-z0-9]{4})[A-Za-z0-9]{4,}"), r"\1…"),
+    (re.compile(r"\b(whs_|whsec_)[A-Za-z0-9+/=_-]{8,}"), r"\1…"),
+    (re.compile(r"\b(ed25519:)[1-9A-HJ-NP-Za-km-z]{16,}"), r"\1…"),
+    (re.compile(r"\b(sha256=)[0-9A-Fa-f]{16,}"), r"\1…"),
+    (re.compile(r"\b(v1:[A-Za-z0-9_,?.-]*:)[0-9A-Fa-f]{16,}"), r"\1…"),
+    (re.compile(r"\b(v1,)[A-Za-z0-9+/=]{24,}"), r"\1…"),
+    # A bare base58 key: 32 bytes are 43 or 44 characters, 64 bytes 86 to 88. Both cases and a digit, so that no word is hit.
+    (
+        re.compile(
+            r"(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9a-z]*[A-Z])(?=[0-9A-Z]*[a-z])"
+            r"(?:[1-9A-HJ-NP-Za-km-z]{43,44}|[1-9A-HJ-NP-Za-km-z]{86,88})(?![A-Za-z0-9])"
+        ),
+        _REDACTED,
+    ),
+)
+
+# C0, DEL, C1, line and paragraph separators, bidirectional overrides, zero-width joiners of the same family, lone surrogates.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_UNPRINTABLE_IN_TRACEBACK = re.compile(_UNPRINTABLE.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def printable(text: str) -> str:
+    r"""Text from outside, safe for a terminal or a log: control and direction characters become visible escapes such as \x1b."""
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def redact(text: str) -> str:
+    """The text with everything that looks like a credential or an ed25519 key shortened to its kind."""
+    for shape, replacement in _SECRET_SHAPES:
+        text = shape.sub(replacement, text)
+    return text
+
+
+def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
+    """A logger whose lines carry its name. It follows configure(), also when made before it; the same as structlog.get_logger(name)."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(name)
+    return logger
+
+
+def configure(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:  # noqa: A002 - the setting's name
+    """Send every record from now on to `stream` (default: stderr) at `level` and above.
+
+    format: "text" (key=value), "json", or "auto": text on a terminal, JSON otherwise. Libraries are heard from warning upwards, from info
+    upwards at level debug: their debug lines quote headers and bodies.
+    """
+    out = sys.stderr if stream is None else stream
+    as_json = format == "json" or (format == "auto" and not out.isatty())
+    threshold = _LEVELS[level]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            _stamp,
+            structlog.processors.format_exc_info,  # a plain traceback: no values of locals
+            _clean,
+            _render_json if as_json else _render_text,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=partial(_Lines, out),
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, _Forward):
+            root.removeHandler(handler)
+    root.addHandler(_Forward())
+    root.setLevel(max(threshold, logging.INFO if threshold == logging.DEBUG else logging.WARNING))
+    logging.captureWarnings(capture=True)
+
+
+class _Lines:
+    """Writes finished lines; `name` is what get_logger was given."""
+
+    def __init__(self, stream: TextIO, name: str = "") -> None:
+        self._stream = stream
+        self.name = name
+
+    def msg(self, line: str) -> None:
+        # One write per line, so that lines of threads do not mix; flushed, so that a killed daemon has said everything.
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        line = line.encode(encoding, "backslashreplace").decode(encoding)
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            pass  # a full disk or a closed pipe behind the log must not stop an order
+
+    debug = info = warning = warn = error = critical = exception = msg
+
+
+class _Forward(logging.Handler):
+    """Hands a library's record to structlog, so that it is cleaned and rendered like ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            exc_info = record.exc_info if record.exc_info and record.exc_info[0] else None
+            level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
+            structlog.get_logger(record.name).log(level, record.getMessage(), exc_info=exc_info)
+        except Exception:  # a log line must never break what it reports on
+            self.handleError(record)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def _stamp(logger: _Lines, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event["at"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if logger.name:
+        event["logger"] = logger.name
+    return event
+
+
+def _clean(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    traceback = event.pop("exception", None)
+    cleaned = {printable(str(key)): _clean_value(str(key), value, 0) for key, value in event.items()}
+    if traceback:
+        text = redact(str(traceback)[-_LONGEST_TRACEBACK:])
+        cleaned["exception"] = _UNPRINTABLE_IN_TRACEBACK.sub(_escape, text)
+    return cleaned
+
+
+def _clean_value(name: str, value: object, depth: int) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if _is_secret_name(name):
+        return _REDACTED
+    if isinstance(value, Decimal):
+        return format(value, "f") if value.is_finite() else str(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"<{len(value)} bytes>"
+    if depth >= _DEEPEST:
+        return "…"
+    if isinstance(value, Mapping):
+        return {printable(str(key)): _clean_value(str(key), inner, depth + 1) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean_value(name, inner, depth + 1) for inner in value]
+    text = value if isinstance(value, str) else str(value)
+    if len(text) > _LONGEST_TEXT:
+        text = text[:_LONGEST_TEXT] + "…"
+    return printable(redact(text))
+
+
+def _is_secret_name(name: str) -> bool:
+    return name.lower().replace("_", "").replace("-", "") in _SECRET_NAMES
+
+
+def _render_json(_logger: object, _name: str, event: MutableMapping[str, Any]) -> str:
+    first = {key: event.pop(key) for key in ("at", "level", "logger", "event") if key in event}
+    return json.dumps(first | dict(event), ensure_ascii=False, default=str)
+
+
+def _render_text(_logger: object, _name: str, event: MutableMapping[str, Any]) -> str:
+    traceback = event.pop("exception", None)
+    logger = event.pop("logger", "")
+    head = f"{event.pop('at', '')} {event.pop('level', ''):<7} {logger}{': ' if logger else ''}{event.pop('event', '')}"
+    fields = "".join(f" {key}={_text_of(value)}" for key, value in event.items() if value is not None)
+    return f"{head}{fields}" + (f"\n{traceback}" if traceback else "")
+
+
+def _text_of(value: object) -> str:
+    """A value on the line: bare when it is one word, else as JSON, so that a space or quote cannot forge a field."""
+    if isinstance(value, str):
+        return value if value and not re.search(r'[\s"=]', value) else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=str)

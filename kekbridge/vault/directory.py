@@ -1,0 +1,51 @@
+"""A read-only directory of secrets, one file each: systemd credentials, Docker or Kubernetes secrets.
+
+Recommended on a VPS: systemd keeps them encrypted on disk and shows them to the service only. kekbridge never writes here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
+from kekbridge.errors import VaultError
+from kekbridge.vault.files import read_private
+
+
+class DirectoryVault:
+    """Secrets that somebody else put there; files that others can read are refused."""
+
+    name = "directory"
+    is_plain = False
+    is_writable = False
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def __repr__(self) -> str:
+        return f"DirectoryVault({str(self._directory)!r})"
+
+    @property
+    def title(self) -> str:
+        return f"secrets directory {self._directory}"
+
+    def get(self, name: str) -> bytes | None:
+        # systemd and Docker allow no colon in a name, and Docker at most 64 characters: `orderly-secret` alone stands for any account.
+        for file in (name.replace(":", "."), name.partition(":")[0]):
+            content = read_private(self._directory / file)
+            if content is not None:
+                return content
+        return None
+
+    def set(self, name: str, value: bytes) -> None:
+        self._refuse("put", name)
+
+    def delete(self, name: str) -> None:
+        self._refuse("removed", name)
+
+    def _refuse(self, what: str, name: str) -> NoReturn:
+        file = self._directory / name.partition(":")[0]
+        raise VaultError(
+            f"the secrets directory is read only: {file} must be {what} there by what fills it"
+            " (systemd: LoadCredentialEncrypted=, Docker: secrets:)"
+        )

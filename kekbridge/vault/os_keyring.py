@@ -1,0 +1,135 @@
+"""The operating system's keyring: Secret Service, KWallet, macOS Keychain, Windows Credential Manager.
+
+Backends that store in the clear, store nothing or prompt on stdin are refused by name. D-Bus can hang, so every call runs in a thread
+with a deadline. Facts about backends: pitfalls.md 3.6.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from kekbridge.errors import VaultError
+
+if TYPE_CHECKING:
+    from keyring.backend import KeyringBackend
+
+T = TypeVar("T")
+
+TIMEOUT_S = 15.0  # long enough for somebody at a desk to unlock the keyring in the dialog that appears
+# fail and null keep nothing; keyrings.alt writes plain files or prompts on stdin; cryptfile prompts too.
+_REFUSED_MODULES = ("keyring.backends.fail", "keyring.backends.null", "keyrings.alt", "keyrings.cryptfile")
+_REFUSED_WORDS = ("plaintext", "null", "fail", "uncrypted")
+
+
+class KeyringVault:
+    """Secrets as entries of one keyring, base64 as text. The data directory is part of the entry's name: one key per directory."""
+
+    name = "keyring"
+    is_plain = False
+    is_writable = True
+
+    def __init__(self, backend: KeyringBackend, data_dir: Path, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._backend = backend
+        self._service = f"kekbridge {data_dir.resolve()}"
+        self._timeout_s = timeout_s
+
+    def __repr__(self) -> str:
+        return f"KeyringVault({_full_name(self._backend)})"
+
+    @classmethod
+    def find(cls, data_dir: Path, environment: Mapping[str, str], *, timeout_s: float = TIMEOUT_S) -> KeyringVault:
+        """The first safe keyring of this machine, asked once so that a locked or absent one shows now. Raises VaultError."""
+        if not _can_have_one(environment):
+            raise VaultError(
+                "no OS keyring: there is no D-Bus session"
+            )  # importing keyring takes longer than knowing this
+        vault = cls(_within(timeout_s, _pick), data_dir, timeout_s=timeout_s)
+        vault.get("probe")
+        return vault
+
+    @property
+    def title(self) -> str:
+        return f"OS keyring {_full_name(self._backend)}"
+
+    def get(self, name: str) -> bytes | None:
+        text = self._call(lambda: self._backend.get_password(self._service, name))
+        if text is None:
+            return None
+        try:
+            return base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            raise VaultError(f"the keyring entry {name!r} of {self._service!r} is not one of kekbridge's") from None
+
+    def set(self, name: str, value: bytes) -> None:
+        text = base64.b64encode(value).decode("ascii")
+        self._call(lambda: self._backend.set_password(self._service, name, text))
+
+    def delete(self, name: str) -> None:
+        if self.get(name) is not None:
+            self._call(lambda: self._backend.delete_password(self._service, name))
+
+    def _call(self, function: Callable[[], T]) -> T:
+        return _within(self._timeout_s, function)
+
+
+def _can_have_one(environment: Mapping[str, str]) -> bool:
+    """False when no backend could work: on Linux all of them need D-Bus, unless one was configured by hand."""
+    if not sys.platform.startswith("linux"):
+        return True
+    if environment.get("DBUS_SESSION_BUS_ADDRESS") or environment.get("PYTHON_KEYRING_BACKEND"):
+        return True
+    home = environment.get("XDG_CONFIG_HOME") or os.path.join(environment.get("HOME", ""), ".config")
+    return os.path.exists(os.path.join(home, "python_keyring", "keyringrc.cfg"))
+
+
+def _pick() -> KeyringBackend:
+    import keyring  # slow to import, and not needed when another vault is in use
+    from keyring.backends.chainer import ChainerBackend
+
+    backend = keyring.get_keyring()
+    while isinstance(backend, ChainerBackend) and backend.backends:
+        # The chain's head itself, not the chain: a chain would fall through to its next member, which may be a plain file.
+        backend = backend.backends[0]
+    full_name = _full_name(backend)
+    if full_name.startswith(_REFUSED_MODULES) or any(word in type(backend).__name__.lower() for word in _REFUSED_WORDS):
+        raise VaultError(
+            f"the keyring backend {full_name} is refused: it keeps nothing, keeps it in the clear, or prompts"
+        )
+    return backend
+
+
+def _full_name(backend: KeyringBackend) -> str:
+    return f"{type(backend).__module__}.{type(backend).__qualname__}"
+
+
+def _within(timeout_s: float, function: Callable[[], T]) -> T:
+    """Run a blocking call with a deadline. Raises VaultError when it fails or hangs; a hung thread never holds up the exit."""
+    done: list[T] = []
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            done.append(function())
+        except Exception as error:  # backends raise whatever their D-Bus or COM library raises
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="keyring", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if done:
+        return done[0]
+    if failed:
+        if isinstance(failed[0], VaultError):
+            raise failed[0]
+        # The library's own text may quote the value it was given: its kind is enough.
+        raise VaultError(f"the OS keyring cannot be used: {type(failed[0]).__name__}") from None
+    raise VaultError(
+        f"the OS keyring did not answer within {timeout_s:g} s; unlock it, or choose another vault.backend"
+    )

@@ -1,0 +1,60 @@
+"""What the master key does: seals webhook credentials for the database and makes the keyed hash that finds them.
+
+Knows nothing of where the master key lives. A stolen database alone opens nothing and finds nothing (design.md section 4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import nacl.exceptions
+import nacl.secret
+
+from kekbridge.errors import VaultError
+
+MASTER_KEY_BYTES = 32
+
+
+class Sealer:
+    """Seals and opens small secrets under keys derived from the master key; one derived key per purpose."""
+
+    def __init__(self, master: bytes) -> None:
+        if len(master) != MASTER_KEY_BYTES:
+            raise VaultError(f"the master key has {len(master)} bytes, expected {MASTER_KEY_BYTES}")
+        self._box = nacl.secret.SecretBox(_derive(master, b"kekbridge seal"))
+        self._lookup_key = _derive(master, b"kekbridge look")
+
+    def __repr__(self) -> str:
+        # PyNaCl prints raw keys in its own repr (pitfalls.md 3.7): nothing of it may show here.
+        return "Sealer()"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a Sealer holds keys and is never copied to disk or to another process")
+
+    def seal(self, secret: bytes) -> bytes:
+        """The secret, encrypted and authenticated under a fresh nonce (XSalsa20-Poly1305)."""
+        return bytes(self._box.encrypt(secret))
+
+    def open(self, sealed: bytes) -> bytes:
+        """What was sealed. Raises VaultError when it was sealed under another master key or was altered."""
+        try:
+            return self._box.decrypt(sealed)
+        except (nacl.exceptions.CryptoError, ValueError):
+            raise VaultError(
+                "a sealed secret cannot be opened with this master key; restore the vault that belongs to this database"
+            ) from None
+
+    def lookup(self, api_key: str) -> bytes:
+        """The keyed hash a webhook key is found by: reveals nothing of the apiKey to who holds the database only."""
+        # An apiKey comes from outside and may hold lone surrogates, which plain UTF-8 refuses.
+        text = api_key.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(text, key=self._lookup_key, digest_size=32).digest()
+
+
+def master_key_id(master: bytes) -> str:
+    """A short name of a master key, to tell whether a vault and a data directory belong together; reveals nothing of it."""
+    return hashlib.blake2b(key=master, digest_size=8, person=b"kekbridge name").hexdigest()
+
+
+def _derive(master: bytes, purpose: bytes) -> bytes:
+    return hashlib.blake2b(key=master, digest_size=32, person=purpose).digest()
