@@ -27,6 +27,7 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("invalid_encoding", 400, "The body is not UTF-8, or is compressed.", "Send plain UTF-8 without Content-Encoding."),
     ("duplicate_key", 400, "A JSON key occurs twice.", "Remove one of the two."),
     ("field_invalid", 400, "A field has a value that cannot be read.", "Write the field as the message names it."),
+    ("body_broken", 400, "The body is cut off or wrongly chunked.", "Send the whole body with its Content-Length."),
     ("body_timeout", 408, "The body did not arrive in time.", "Send the whole body at once."),
     ("body_too_large", 413, "The body is over 64 KiB.", "An alert needs a few hundred bytes; remove what is not needed."),
     ("method_not_allowed", 405, "Alerts are POSTed.", "Use POST."),
@@ -113,6 +114,8 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("outcome_unknown", 200, "The order was sent and no answer came; it is being looked up and is never sent again blindly.", "kekbridge explain ALERT; look at the exchange."),
     ("earlier_leg_failed", 422, "An earlier step of the same alert did not succeed.", "See the earlier step in `kekbridge explain`."),
     # ------------------------------------------------------------------------------------------------------ our fault (503)
+    # A bug may strike after the alert was stored, so it must not ask for a resend; the same bytes would meet the same bug anyway.
+    ("internal_error", 422, "kekbridge failed on this request; whether it was stored is not known.", "kekbridge logs; report the traceback from the daemon's log."),
     ("store_unavailable", 503, "The alert could not be stored; it is safe to send again.", "Check disk space and permissions of the data directory."),
     # ------------------------------------------------------------------------------------------------- operator (exit codes)
     ("config_invalid", None, "A setting is wrong.", "kekbridge config check"),

@@ -1,0 +1,127 @@
+"""Whose address a request comes from, and whether that address may knock.
+
+X-Forwarded-For is believed only as far as configured proxies wrote it. An address is never authentication: everybody with a TradingView
+account sends from TradingView's addresses (tradingview.md section 5).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from kekbridge.errors import ConfigError
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+# TradingView's published webhook senders (help page 43000529348). The list can change: the setting takes networks too.
+TRADINGVIEW = ("52.89.214.238", "34.212.75.30", "54.218.53.128", "52.32.178.7")
+_LONGEST_CHAIN = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """The sender as far as it is known. `is_shared`: many senders stand behind this address, so it must never be locked out."""
+
+    address: Address | None
+    is_shared: bool
+
+    def __str__(self) -> str:
+        return str(self.address) if self.address else "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class AllowList:
+    """Networks that may send. An empty list allows everybody."""
+
+    networks: tuple[Network, ...] = ()
+
+    @classmethod
+    def parse(cls, words: Iterable[str], setting: str) -> AllowList:
+        """From addresses, networks such as 10.0.0.0/8, and the word `tradingview`. Raises ConfigError that names `setting`."""
+        networks: list[Network] = []
+        for word in words:
+            texts: Sequence[str] = TRADINGVIEW if word.strip().lower() == "tradingview" else (word.strip(),)
+            networks += [_network(text, setting) for text in texts]
+        return cls(tuple(networks))
+
+    def allows(self, address: Address | None) -> bool:
+        """True for a listed address, and for every address when the list is empty. An unknown address is on no list."""
+        if not self.networks:
+            return True
+        return address is not None and any(_holds(network, address) for network in self.networks)
+
+
+class ClientAddresses:
+    """Finds the sender's address from the connection's peer and X-Forwarded-For."""
+
+    def __init__(self, trusted_proxies: Iterable[str], *, behind_proxy: bool) -> None:
+        """Raises ConfigError when a trusted proxy is neither an address nor a network."""
+        words = tuple(trusted_proxies)
+        self._proxies = AllowList.parse(words, "server.trusted_proxies") if words else None
+        self._behind_proxy = behind_proxy
+        self._tradingview = AllowList.parse(("tradingview",), "")
+
+    def of(self, peer: str | None, forwarded_for: str | None) -> Client:
+        """The right-most hop that no trusted proxy vouches for.
+
+        peer: the connection's address; forwarded_for: every X-Forwarded-For header joined by commas, in order. A header from a peer that
+        is no trusted proxy is not even read; a forged left part never counts, because only hops behind trusted ones are walked over.
+        """
+        address = parse_address(peer)
+        if self._proxies is None or not self.is_trusted_proxy(address):
+            # Behind an unnamed proxy every sender has the proxy's address.
+            return Client(address, self._behind_proxy or self._is_tradingview(address))
+        if not forwarded_for:
+            return Client(address, is_shared=True)
+        for hop in reversed(forwarded_for.split(",")[-_LONGEST_CHAIN:]):
+            address = parse_address(hop)
+            if address is None:
+                return Client(None, is_shared=True)  # the proxy passed on what it could not vouch for
+            if not self.is_trusted_proxy(address):
+                return Client(address, self._is_tradingview(address))
+        return Client(address, is_shared=True)
+
+    def is_trusted_proxy(self, address: Address | None) -> bool:
+        """True when the peer is one of server.trusted_proxies."""
+        return self._proxies is not None and self._proxies.allows(address)
+
+    def _is_tradingview(self, address: Address | None) -> bool:
+        return self._tradingview.allows(address)
+
+
+def parse_address(text: str | None) -> Address | None:
+    """An address as proxies write it: bare, with a port, IPv6 in brackets, with a zone. None if unreadable.
+
+    IPv4 mapped into IPv6 becomes plain IPv4, so that one sender has one address.
+    """
+    if text is None:
+        return None
+    text = text.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        return address.ipv4_mapped
+    return address
+
+
+def _network(text: str, setting: str) -> Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ConfigError(
+            f"{setting}: {text!r} is no address; write an address (203.0.113.7), a network (10.0.0.0/8) or tradingview",
+            field=setting,
+        ) from None
+
+
+def _holds(network: Network, address: Address) -> bool:
+    return network.version == address.version and address in network

@@ -1,0 +1,203 @@
+"""Proves who sent a message: an apiKey that is known, and the proofs that go with it.
+
+The sender is told the same neutral sentence for every failure (listener.py); the reasons raised here are for the log. An unknown apiKey
+costs the same work as a known one, so the time of an answer tells nothing (design.md section 4).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import Protocol
+
+import structlog
+
+from kekbridge.alerts import signature
+from kekbridge.alerts.payload import Message
+from kekbridge.delivery import Caller, Delivery
+from kekbridge.errors import Forbidden, Unauthenticated, VaultError
+from kekbridge.ingress.addresses import AllowList, parse_address
+from kekbridge.model import Webhook
+from kekbridge.vault import Sealer
+
+log = structlog.get_logger("kekbridge.ingress.auth")
+
+API_KEY_HEADER = "x-api-key"
+SIGNATURE_HEADER = "x-webhook-signature"
+DRY_RUN_HEADER = "x-kekbridge-dry-run"
+STANDARD_ID, STANDARD_TIMESTAMP, STANDARD_SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
+# The only headers the pipeline ever sees: everything else of a request is nobody's business.
+PROOF_HEADERS = (API_KEY_HEADER, SIGNATURE_HEADER, DRY_RUN_HEADER, STANDARD_ID, STANDARD_TIMESTAMP, STANDARD_SIGNATURE)
+
+STANDARD_TOLERANCE_S = 300  # Standard Webhooks: timestamps more than five minutes off are refused, in both directions
+_MOST_SIGNATURES = 16
+_HEX_SHA256 = re.compile(r"(?:sha256=)?([0-9a-f]{64})", re.IGNORECASE | re.ASCII)
+_UNIX_SECONDS = re.compile(r"[0-9]{1,12}", re.ASCII)
+
+
+class StoredKey(Protocol):
+    """What authentication needs of a webhook key's row."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def sealed_secret(self) -> bytes: ...
+
+
+FindKey = Callable[[bytes], tuple[Webhook, StoredKey] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A proof that a request carries, and whether it holds."""
+
+    name: str  # header, standard_webhooks or template
+    is_valid: bool
+
+
+class Authenticator:
+    """Judges deliveries by the webhook keys of the store.
+
+    `find_key` gets the keyed hash of an apiKey and returns its webhook and key, None for unknown, expired and revoked ones alike.
+    Opened secrets are kept in memory by key, so that a key is opened once.
+    """
+
+    def __init__(self, find_key: FindKey, sealer: Sealer) -> None:
+        self._find_key = find_key
+        self._sealer = sealer
+        self._opened: dict[str, tuple[bytes, str]] = {}
+        # What unknown apiKeys are checked against: as long as a real secret, and nobody's.
+        self._nobodys_secret = "whs_" + secrets.token_hex(22)[:43]
+
+    def __repr__(self) -> str:
+        return "Authenticator()"
+
+    def authenticate(self, delivery: Delivery, message: Message) -> Caller:
+        """Who sent this, proven. Touches no network and waits for nothing.
+
+        A webhook that requires a signature wants at least one proof, and every proof that is there must hold. Without that requirement the
+        random apiKey is proof enough and the others are not looked at.
+        Raises Unauthenticated (no valid proof) or Forbidden (proven, but switched off or not from there).
+        """
+        api_key = message.api_key or delivery.headers.get(API_KEY_HEADER, "").strip()
+        if not api_key:
+            raise Unauthenticated("api_key_missing", "the message has no apiKey", field="apiKey")
+        found = self._find_key(self._sealer.lookup(api_key))
+        secret = self._open(found[1]) if found else None
+        proofs = check_proofs(secret or self._nobodys_secret, delivery, message)
+        if found is None:
+            raise Unauthenticated(
+                "api_key_unknown", f"no valid webhook key equals the apiKey {_hint(api_key)}", field="apiKey"
+            )
+        webhook, key = found
+        proof = _decide(webhook, proofs, can_check=secret is not None)
+        _check_may_send(webhook, delivery)
+        is_dry_run = delivery.headers.get(DRY_RUN_HEADER, "").strip().lower() in ("1", "true")
+        return Caller(webhook=webhook, key_id=key.id, proof=proof, is_dry_run=is_dry_run)
+
+    def _open(self, key: StoredKey) -> str | None:
+        """The apiSecret of a key, None when it cannot be opened (another master key): an operator's problem, told in the log."""
+        cached = self._opened.get(key.id)
+        if cached is not None and cached[0] == key.sealed_secret:
+            return cached[1]
+        try:
+            opened = self._sealer.open(key.sealed_secret).decode()
+        except (VaultError, UnicodeDecodeError) as error:
+            log.error("webhook_secret_unreadable", key_id=key.id, error=str(error))  # noqa: TRY400 - no traceback: it is no bug
+            return None
+        self._opened[key.id] = (key.sealed_secret, opened)
+        return opened
+
+
+def check_proofs(secret: str, delivery: Delivery, message: Message) -> tuple[Proof, ...]:
+    """Every proof the request carries, checked under the secret in constant time. Order: header, standard_webhooks, template."""
+    headers = delivery.headers
+    proofs: list[Proof] = []
+    if headers.get(SIGNATURE_HEADER):
+        proofs.append(Proof("header", verify_header(secret, headers[SIGNATURE_HEADER], delivery.body)))
+    if headers.get(STANDARD_SIGNATURE):
+        is_valid = verify_standard(secret.encode(), headers, delivery.body, delivery.received_at)
+        proofs.append(Proof("standard_webhooks", is_valid))
+    if message.signature:
+        proofs.append(Proof("template", signature.verify(secret, message.signature, message.texts)))
+    return tuple(proofs)
+
+
+def verify_header(secret: str, header: str, body: bytes) -> bool:
+    """True when the header is the hex HMAC-SHA256 of the raw body, in any case, with or without `sha256=`."""
+    given = _HEX_SHA256.fullmatch(header.strip())
+    # The HMAC is computed for a malformed header too: the time must not tell how far a guess got.
+    expected = hmac.new(secret.encode(), body, hashlib.sha256).digest()
+    return hmac.compare_digest(expected, bytes.fromhex(given[1]) if given else b"")
+
+
+def verify_standard(key: bytes, headers: Mapping[str, str], body: bytes, now: datetime) -> bool:
+    """True when one of the Standard Webhooks signatures holds and the timestamp is within five minutes of `now`.
+
+    key: the bytes behind `whsec_…`. Senders that rotate their secret send several signatures, separated by spaces; versions other than v1
+    are passed over. Source: the Standard Webhooks specification. Its library reads the wall clock, which is an argument here.
+    """
+    identifier, sent_at = headers.get(STANDARD_ID, ""), headers.get(STANDARD_TIMESTAMP, "")
+    signed = b".".join(
+        (identifier.encode("utf-8", "surrogateescape"), sent_at.encode("utf-8", "surrogateescape"), body)
+    )
+    expected = hmac.new(key, signed, hashlib.sha256).digest()
+    is_equal = False
+    for text in headers.get(STANDARD_SIGNATURE, "").split()[:_MOST_SIGNATURES]:
+        version, _, encoded = text.partition(",")
+        is_equal |= hmac.compare_digest(expected, _from_base64(encoded)) and version == "v1"
+    is_recent = bool(_UNIX_SECONDS.fullmatch(sent_at)) and abs(now.timestamp() - int(sent_at)) <= STANDARD_TOLERANCE_S
+    return is_equal and is_recent and bool(identifier)
+
+
+def _decide(webhook: Webhook, proofs: tuple[Proof, ...], *, can_check: bool) -> str:
+    """The name of the proof that counts, `none` where none is needed. Raises Unauthenticated."""
+    valid = [proof.name for proof in proofs if proof.is_valid and can_check]
+    if not webhook.settings.require_signature:
+        return valid[0] if valid else "none"
+    if not proofs:
+        raise Unauthenticated(
+            "signature_missing", f"webhook {webhook.name} requires a signature and the request has none"
+        )
+    broken = [proof.name for proof in proofs if proof.name not in valid]
+    if broken:
+        raise Unauthenticated(
+            "signature_invalid", f"webhook {webhook.name}: the {broken[0]} signature does not fit the message"
+        )
+    return valid[0]
+
+
+def _check_may_send(webhook: Webhook, delivery: Delivery) -> None:
+    """Raise Forbidden for a proven sender that may not send now. Only who holds the secret learns this much."""
+    if not webhook.enabled:
+        raise Forbidden(
+            "webhook_disabled", f"webhook {webhook.name} is switched off; kekbridge webhook enable {webhook.name}"
+        )
+    if not _allow_list(webhook.settings.allowed_addresses).allows(parse_address(delivery.remote)):
+        raise Forbidden("address_not_allowed", f"webhook {webhook.name} may not be used from {delivery.remote}")
+
+
+@lru_cache(maxsize=256)
+def _allow_list(words: tuple[str, ...]) -> AllowList:
+    return AllowList.parse(words, "allowed_addresses")
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def _hint(api_key: str) -> str:
+    """Enough of an unknown apiKey to recognise it, never enough to use it."""
+    return f"{api_key[:12]!r}…" if len(api_key) > 24 else "given"

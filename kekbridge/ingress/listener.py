@@ -1,0 +1,317 @@
+"""The public door: takes POSTs apart into deliveries, hands them to the pipeline and puts its answers on the wire.
+
+Knows HTTP and nothing of alerts. Keeps every connection within bounds of size, time and number, answers no input with a 500, and
+promises with a 5xx only that nothing was stored (design.md sections 1 and 3; pitfalls.md 3.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from ssl import SSLContext
+from typing import Any, cast
+
+import structlog
+from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
+
+from kekbridge import answers
+from kekbridge.config import Server
+from kekbridge.delivery import Answer, Delivery, Readiness
+from kekbridge.errors import (
+    ConfigError,
+    Forbidden,
+    RateLimited,
+    RequestRefused,
+    StoreUnavailable,
+    TooLarge,
+    Unauthenticated,
+    Unreadable,
+)
+from kekbridge.ingress.addresses import AllowList, Client, ClientAddresses
+from kekbridge.ingress.auth import PROOF_HEADERS
+from kekbridge.ingress.connections import BoundedServer
+from kekbridge.ingress.encoding import to_json
+from kekbridge.ingress.lockout import Lockout
+
+log = structlog.get_logger("kekbridge.ingress")
+
+WEBHOOK_PATH = "/api/webhooks/tradingview"
+_METHODS = {WEBHOOK_PATH: ("POST",), "/healthz": ("GET", "HEAD"), "/readyz": ("GET", "HEAD")}
+_BACKLOG = 1024
+_HANDSHAKE_TIMEOUT_S = 5.0
+_SPARE_FILES = 256  # database, logs, the exchange's connections
+_HEADERS = {"Server": "kekbridge", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+# A stale or missing timestamp comes with a valid proof: a wrong clock is no attack.
+_GUESSES = frozenset({"unauthorized", "signature_missing", "signature_invalid", "api_key_missing", "api_key_unknown"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A request to the webhook path that the pipeline did not answer: `code` and `reason` are the real ones, not the sender's."""
+
+    remote: str
+    received_at: datetime
+    status: int
+    code: str
+    reason: str
+
+
+class Listener:
+    """The HTTP server for TradingView. One per process; start() once, then stop_accepting() and close()."""
+
+    def __init__(
+        self,
+        receive: Callable[[Delivery], Awaitable[Answer]],
+        readiness: Callable[[], Readiness],
+        settings: Server,
+        *,
+        clock: Callable[[], datetime],
+        refused: Callable[[Refusal], None] | None = None,
+        allowed: AllowList | None = None,
+        lockout: Lockout | None = None,
+        ssl_context: SSLContext | None = None,
+    ) -> None:
+        """`receive` is the pipeline; what it raises besides RequestRefused and StoreUnavailable is a bug and answered 422.
+
+        `refused` hears of every request to the webhook path that ended in an exception; it must not block. `allowed` is the allowlist of
+        the whole listener (empty: everybody). Raises ConfigError for unreadable server.trusted_proxies.
+        """
+        self._receive = receive
+        self._readiness = readiness
+        self._settings = settings
+        self._clock = clock
+        self._refused = refused
+        self._allowed = allowed or AllowList()
+        self._lockout = lockout
+        self._ssl_context = ssl_context
+        self._addresses = ClientAddresses(settings.trusted_proxies, behind_proxy=settings.behind_proxy)
+        self._server: BoundedServer | None = None
+        self._sites: list[asyncio.Server] = []
+        self._is_stopping = False
+
+    # -------------------------------------------------------------------------------------------------------- life
+
+    async def start(self, sockets: list[socket.socket] | None = None) -> tuple[str, int]:
+        """Listen on server.host and server.port (0: any free one), or on sockets that were handed over. Returns host and port in use.
+
+        Raises ConfigError when the address is taken or not allowed.
+        """
+        settings = self._settings
+        _allow_files(settings.max_connections + _SPARE_FILES)
+        self._server = BoundedServer(
+            self._handle,
+            max_connections=settings.max_connections,
+            keepalive_timeout=settings.idle_timeout_s,
+            lingering_time=settings.body_timeout_s,
+        )
+        try:
+            for given in sockets or (None,):
+                self._sites.append(await self._listen(self._server, given))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError(
+                f"cannot listen on {settings.host}:{settings.port}: {reason}; choose another server.host or --port"
+            ) from None
+        host, port = self._sites[0].sockets[0].getsockname()[:2]
+        return str(host), int(port)
+
+    async def _listen(self, server: BoundedServer, given: socket.socket | None) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        tls: dict[str, Any] = {}
+        if self._ssl_context is not None:
+            # A handshake that never ends is not a connection yet, so no other limit would reach it.
+            handshake_s = min(_HANDSHAKE_TIMEOUT_S, self._settings.idle_timeout_s)
+            tls = {"ssl": self._ssl_context, "ssl_handshake_timeout": handshake_s, "ssl_shutdown_timeout": handshake_s}
+        if given is not None:
+            return await loop.create_server(server, sock=given, backlog=_BACKLOG, **tls)
+        return await loop.create_server(server, self._settings.host, self._settings.port, backlog=_BACKLOG, **tls)
+
+    async def stop_accepting(self) -> None:
+        """Take no new connections. Requests under way, and those on open connections, are still answered, with Connection: close."""
+        self._is_stopping = True
+        for site in self._sites:
+            site.close()
+
+    async def close(self) -> None:
+        """Let requests under way finish, at most server.shutdown_timeout_s, then drop every connection."""
+        await self.stop_accepting()
+        if self._server is not None:
+            await asyncio.sleep(0)  # requests whose bytes are here start before their connection counts as idle
+            self._server.pre_shutdown()
+            await self._server.shutdown(self._settings.shutdown_timeout_s)
+        self._sites.clear()
+
+    # ---------------------------------------------------------------------------------------------------- requests
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Any request to its response. The one `except Exception` of the door stands in _take."""
+        path = request.rel_url.raw_path
+        allowed = _METHODS.get(path)
+        if allowed is None:
+            return self._respond(
+                _door_answer("not_found", f"there is nothing here; alerts go to {WEBHOOK_PATH}"), close=True
+            )
+        if request.method not in allowed:
+            answer = _door_answer("method_not_allowed", f"found {request.method[:16]}, expected {' or '.join(allowed)}")
+            return self._respond(answer, close=True, headers={"Allow": ", ".join(allowed)})
+        if path == "/healthz":
+            return self._respond(Answer(status=200, body={"status": "ok"}), close=request.can_read_body)
+        if path == "/readyz":
+            return self._respond(self._ready_answer(), close=request.can_read_body)
+        return await self._take(request)
+
+    async def _take(self, request: web.BaseRequest) -> web.StreamResponse:
+        """One POST to the webhook path."""
+        received_at = self._clock()
+        forwarded_for = ",".join(request.headers.getall("X-Forwarded-For", ()))
+        client = self._addresses.of(request.remote, forwarded_for)
+        try:
+            self._check_admitted(client, received_at)
+            body = await self._read_body(request)
+            delivery = Delivery(body=body, headers=_proof_headers(request), remote=str(client), received_at=received_at)
+            with self._protected(request):
+                answer = await self._receive(delivery)
+            response = self._respond(answer)
+        except (RequestRefused, StoreUnavailable) as error:
+            return self._refuse(request, client, received_at, error)
+        except ConnectionError:
+            # The sender went away while its body was read: nobody is left to answer.
+            log.debug("sender_gone", remote=str(client))
+            return self._respond(_door_answer("body_timeout", "the body did not arrive"), close=True)
+        except Exception as error:
+            # A 5xx would say "not stored, send again". After a bug that is not known, and the same bytes would meet the same bug.
+            log.exception("internal_error", remote=str(client))
+            bug = RequestRefused("internal_error", "kekbridge failed on this request; its log has the details")
+            bug.__cause__ = error
+            return self._refuse(request, client, received_at, bug)
+        if self._lockout:
+            self._lockout.succeeded(client)
+        log.debug("answered", remote=str(client), http_status=answer.status)
+        return response
+
+    def _check_admitted(self, client: Client, now: datetime) -> None:
+        """Turn away, before a byte of the body is read, who may not knock."""
+        if not self._allowed.allows(client.address):
+            raise Forbidden("address_not_allowed", f"auth.allowed_addresses does not list {client}")
+        blocked_for = self._lockout.blocked_for(client, now) if self._lockout else 0
+        if blocked_for:
+            raise RateLimited(
+                "locked_out", "too many failed authentications from this address", retry_after_s=blocked_for
+            )
+
+    async def _read_body(self, request: web.BaseRequest) -> bytes:
+        """The body's bytes. Raises Unreadable, TooLarge, RequestRefused(body_timeout), ConnectionError."""
+        encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            raise Unreadable("invalid_encoding", "the body is compressed; send it plain, without Content-Encoding")
+        largest = self._settings.max_body_bytes
+        if (request.content_length or 0) > largest:
+            raise TooLarge(
+                "body_too_large", f"the body has {request.content_length} bytes, at most {largest} are taken"
+            )
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._settings.body_timeout_s):
+                await _continue_if_asked(request)
+                async for chunk in request.content.iter_any():
+                    body += chunk
+                    if len(body) > largest:
+                        raise TooLarge("body_too_large", f"the body is over {largest} bytes")
+        except TimeoutError:
+            raise RequestRefused(
+                "body_timeout", f"the body did not arrive within {self._settings.body_timeout_s:g} s"
+            ) from None
+        except RequestPayloadError:
+            raise Unreadable("body_broken", "the body is cut off or wrongly chunked") from None
+        return bytes(body)
+
+    def _protected(self, request: web.BaseRequest) -> BoundedServer.Busy:
+        server = cast(BoundedServer, self._server)
+        return server.busy(request.protocol)
+
+    # ----------------------------------------------------------------------------------------------------- answers
+
+    def _refuse(
+        self, request: web.BaseRequest, client: Client, received_at: datetime, error: RequestRefused | StoreUnavailable
+    ) -> web.StreamResponse:
+        """The answer to a refused request, the log's line with the real reason, and the count towards a lock-out."""
+        answer = _answer_of(error)
+        is_locked_now = False
+        if self._lockout and isinstance(error, Unauthenticated) and error.code in _GUESSES:
+            is_locked_now = self._lockout.failed(client, received_at)
+        # Those who are locked out already may not fill the log as well.
+        write = log.debug if error.code == "locked_out" else log.info
+        write("refused", remote=str(client), http_status=answer.status, code=error.code, reason=error.message)
+        if is_locked_now:
+            log.warning("address_locked_out", remote=str(client))
+        if self._refused is not None:
+            refusal = Refusal(
+                remote=str(client), received_at=received_at, status=answer.status, code=error.code, reason=error.message
+            )
+            try:
+                self._refused(refusal)
+            except Exception:
+                log.exception("refusal_not_recorded", code=error.code)
+        return self._respond(answer, close=request.can_read_body)
+
+    def _ready_answer(self) -> Answer:
+        try:
+            readiness = self._readiness()
+        except Exception:
+            log.exception("readiness_unknown")
+            return Answer(status=503, body={"status": "unknown"})
+        status = "ready" if readiness.is_ready else "not_ready"
+        return Answer(status=200 if readiness.is_ready else 503, body={**readiness.detail, "status": status})
+
+    def _respond(self, answer: Answer, *, close: bool = False, headers: dict[str, str] | None = None) -> web.Response:
+        response = web.Response(
+            status=answer.status,
+            body=to_json(answer.body).encode(),
+            content_type="application/json",
+            charset="utf-8",
+            headers={**_HEADERS, **answer.headers, **(headers or {})},
+        )
+        if answer.retry_after_s is not None:
+            response.headers["Retry-After"] = str(answer.retry_after_s)
+        if close or self._is_stopping:
+            response.force_close()
+        return response
+
+
+def _answer_of(error: RequestRefused | StoreUnavailable) -> Answer:
+    if isinstance(error, RequestRefused):
+        return answers.refusal_answer(error)
+    return Answer(status=503, body={"success": False, "code": error.code, "error": error.message}, retry_after_s=5)
+
+
+def _door_answer(code: str, message: str) -> Answer:
+    return answers.refusal_answer(RequestRefused(code, message))
+
+
+def _proof_headers(request: web.BaseRequest) -> dict[str, str]:
+    """The headers that can carry a proof. One that comes twice is joined, so that it fits nothing: which of the two would count?"""
+    found = {name: request.headers.getall(name, ()) for name in PROOF_HEADERS}
+    return {name: ", ".join(values) for name, values in found.items() if values}
+
+
+async def _continue_if_asked(request: web.BaseRequest) -> None:
+    """Tell a sender that waits for it (curl does over 1 KiB) to go on with its body."""
+    if request.headers.get("Expect", "").strip().lower() == "100-continue" and request.version >= (1, 1):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # aiohttp takes bytes already written for a response already begun.
+        request.writer.output_size = 0
+
+
+def _allow_files(needed: int) -> None:
+    """Raise the soft limit of open files, 1024 on most systems, to what the connections need, as far as the hard limit allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
