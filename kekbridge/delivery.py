@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from kekbridge.model import Webhook
+
+WEBHOOK_PATH: Final = "/api/webhooks/tradingview"  # where alerts come in; part of every URL that is printed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

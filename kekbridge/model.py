@@ -297,6 +297,14 @@ class Order:
     def is_entry(self) -> bool:
         return self.intent.purpose is Purpose.ENTRY
 
+    @property
+    def is_settled(self) -> bool:
+        """True when the sender can be told: the order is final, or rests at the exchange and may do so for days."""
+        if self.status.is_final:
+            return True
+        is_open = self.status in (OrderStatus.ACCEPTED, OrderStatus.PARTIALLY_FILLED)
+        return is_open and not self.intent.order_type.is_immediate
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fill:

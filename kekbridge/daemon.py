@@ -1,0 +1,344 @@
+"""The composition root: builds every part, starts them in order, stops them in reverse. The only place that names venues.
+
+    vault -> store -> (paper exchange) -> exchange -> follower/recovery -> pipeline -> worker -> listener -> jobs
+
+Crash-only: the start is the recovery path. The listener answers as soon as the store is open (alerts are queued durably), the worker starts
+only once the bridge's view equals the exchange's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from kekbridge.config import Settings
+from kekbridge.decision import Terms
+from kekbridge.delivery import Readiness
+from kekbridge.errors import ConfigError, KekbridgeError
+from kekbridge.exchange.orderly import ADDRESSES, OrderlyExchange
+from kekbridge.exchange.signing import Signer
+from kekbridge.following import Follower
+from kekbridge.ingress.addresses import AllowList
+from kekbridge.ingress.auth import Authenticator
+from kekbridge.ingress.listener import Listener
+from kekbridge.ingress.lockout import Lockout
+from kekbridge.ingress.tls import check_bind, serving_context
+from kekbridge.jobs import Jobs
+from kekbridge.model import Mode
+from kekbridge.outcomes import Outcomes
+from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
+from kekbridge.paper.server import PaperExchange
+from kekbridge.paper.settings import PaperSettings
+from kekbridge.pipeline import Pipeline
+from kekbridge.recovery import Recovery
+from kekbridge.refusals import RefusalLog
+from kekbridge.risk.limits import account_limits
+from kekbridge.store import webhooks
+from kekbridge.store.database import Database
+from kekbridge.store.lock import DaemonLock
+from kekbridge.vault import OpenVault, Sealer, master_key, open_vault, orderly_secret
+from kekbridge.worker import Worker
+
+log = structlog.get_logger("kekbridge.daemon")
+
+WEBHOOK_PATH = "/api/webhooks/tradingview"
+_RECOVERY_PAUSE_S = 1.0
+_CLOCK: Callable[[], datetime] = lambda: datetime.now(UTC)  # noqa: E731 - a clock is a function
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """What a person or a script needs to know once everything listens."""
+
+    mode: Mode
+    url: str
+    webhook_url: str
+    vault: str
+    data_dir: Path
+    paper_url: str | None
+    checks: tuple[Any, ...] = ()
+
+
+def serve(settings: Settings, data_dir: Path, *, announce: Callable[[Started], None]) -> int:
+    """Run the daemon until SIGTERM or SIGINT; returns the exit code. A second signal forces.
+
+    Raises OperatorError (one line) when it cannot start.
+    """
+    return asyncio.run(_serve(settings, data_dir, announce))
+
+
+async def _serve(settings: Settings, data_dir: Path, announce: Callable[[Started], None]) -> int:
+    stop = asyncio.Event()
+    _install_signals(stop)
+    async with AsyncExitStack() as stack:
+        daemon = await Daemon.build(settings, data_dir, stack)
+        async with daemon.running():
+            announce(daemon.started)
+            await stop.wait()
+    return 0
+
+
+def _install_signals(stop: asyncio.Event) -> None:
+    def on_signal() -> None:
+        if stop.is_set():
+            log.warning("forced_stop")
+            os._exit(130)  # the store is crash-safe: a forced stop is a crash, and the next start recovers
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+
+
+class Daemon:
+    """All parts of a running bridge. Tests build one in-process; `serve` runs one as the process."""
+
+    started: Started
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        data_dir: Path,
+        vault: OpenVault,
+        sealer: Sealer,
+        database: Database,
+        paper_url: str | None,
+        exchange: OrderlyExchange,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._settings = settings
+        self._data_dir = data_dir
+        self._vault = vault
+        self.sealer = sealer
+        self._paper_url = paper_url
+        self.database = database
+        self.exchange = exchange
+        self._recovered = asyncio.Event()
+        outcomes = Outcomes()
+        self.follower = Follower(
+            database=database, exchange=exchange, outcomes=outcomes, settings=settings.queue, clock=clock
+        )
+        self.recovery = Recovery(
+            database=database,
+            exchange=exchange,
+            follower=self.follower,
+            outcomes=outcomes,
+            settings=settings,
+            clock=clock,
+        )
+        self.worker = Worker(
+            database=database,
+            follower=self.follower,
+            recovery=self.recovery,
+            settings=settings.queue,
+            clock=clock,
+        )
+        self.pipeline = Pipeline(
+            door=Authenticator(lambda lookup: database.read_now(webhooks.find_by_lookup, lookup, clock()), sealer),
+            database=database,
+            exchange=exchange,
+            outcomes=outcomes,
+            settings=settings,
+            terms=_terms(settings),
+            clock=clock,
+            lanes=self.worker,
+        )
+        self.jobs = Jobs(settings=settings, exchange=exchange, follower=self.follower, recovery=self.recovery)
+        self.refusals = RefusalLog(database)
+        self.listener = Listener(
+            self.pipeline.receive,
+            self.readiness,
+            settings.server,
+            clock=clock,
+            refused=self.refusals.note,
+            allowed=AllowList.parse(settings.auth.allowed_addresses, "auth.allowed_addresses"),
+            lockout=Lockout(
+                failures=settings.auth.lockout_failures,
+                window_s=settings.auth.lockout_window_s,
+                lockout_s=settings.auth.lockout_s,
+            ),
+            ssl_context=serving_context(settings.tls),
+        )
+
+    @classmethod
+    async def build(
+        cls, settings: Settings, data_dir: Path, stack: AsyncExitStack, *, clock: Callable[[], datetime] = _CLOCK
+    ) -> Daemon:
+        """Open everything in order; the stack closes it in reverse. Raises OperatorError."""
+        check_bind(settings.server, settings.tls)
+        prepare_data_dir(data_dir)
+        stack.enter_context(DaemonLock(data_dir))
+        vault = await asyncio.to_thread(open_vault, settings.vault, data_dir, settings.mode)
+        sealer = Sealer(await asyncio.to_thread(master_key, vault))
+        database = await asyncio.to_thread(Database.open, data_dir)
+        stack.push_async_callback(database.close)
+        paper_url = await _start_paper(settings, data_dir, stack)
+        exchange = _exchange(settings, vault, paper_url)
+        stack.push_async_callback(exchange.close)
+        return cls(
+            settings=settings,
+            data_dir=data_dir,
+            vault=vault,
+            sealer=sealer,
+            database=database,
+            paper_url=paper_url,
+            exchange=exchange,
+            clock=clock,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Open the door, work in the background, and drain at the end: door, lanes, jobs, answers still being written down."""
+        async with asyncio.TaskGroup() as group:
+            await self.exchange.start()
+            self.started = await self._open_door()
+            trading = group.create_task(self._trade())
+            background = [
+                group.create_task(self.follower.run()),
+                group.create_task(self.follower.run_trades()),
+                group.create_task(self.refusals.run()),
+            ]
+            try:
+                yield
+            finally:
+                await asyncio.shield(self._drain(trading))
+                for task in (*background, trading):
+                    task.cancel()
+
+    async def _open_door(self) -> Started:
+        """Listen, and say where."""
+        host, port = await self.listener.start()
+        url = f"{'https' if self._settings.tls.cert else 'http'}://{host}:{port}"
+        # Everything that lives as long as the daemon is allocated now: keep it out of every later collection.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        return Started(
+            mode=self._settings.mode,
+            url=url,
+            webhook_url=(self._settings.server.public_url.rstrip("/") or url) + WEBHOOK_PATH,
+            vault=self._vault.description,
+            data_dir=self._data_dir,
+            paper_url=self._paper_url,
+        )
+
+    async def _drain(self, trading: asyncio.Task[None]) -> None:
+        """Stop in order, within `server.shutdown_timeout_s` for the orders under way."""
+        log.info("stopping")
+        self.jobs.stop()
+        await self.listener.stop_accepting()
+        await self.listener.close()  # requests under way get their answer: their orders still have lanes
+        self.worker.stop()
+        _, late = await asyncio.wait({trading}, timeout=self._settings.server.shutdown_timeout_s)
+        if late:
+            log.warning("lanes_cut", detail="orders under way are looked up at the next start")
+        await self.pipeline.drain()
+        await self.refusals.flush()
+
+    async def _trade(self) -> None:
+        """Nothing trades before the bridge's view equals the exchange's."""
+        while not self.worker.is_stopping:
+            try:
+                await self.recovery.recover()
+                break
+            except* KekbridgeError as errors:
+                log.warning("not_reconciled", error=str(errors.exceptions[0]))
+            await self.worker.sleep_unless_stopping(_RECOVERY_PAUSE_S)
+        if self.worker.is_stopping:
+            return
+        self._recovered.set()
+        self.jobs.start()
+        await self.worker.run(self.pipeline)
+
+    def readiness(self) -> Readiness:
+        """For /readyz: reconciled with the exchange, and the exchange reachable."""
+        health = self.exchange.health
+        is_ready = self._recovered.is_set() and health.is_reachable and not health.is_maintenance
+        return Readiness(
+            is_ready=is_ready,
+            detail={
+                "ready": is_ready,
+                "mode": self._settings.mode.value,
+                "reconciled": self._recovered.is_set(),
+                "exchangeReachable": health.is_reachable,
+                "exchangeMaintenance": health.is_maintenance,
+                "streamLive": health.stream_is_live,
+                "entriesHeld": self.worker.breaker.is_open,
+                "detail": health.detail,
+            },
+        )
+
+
+def prepare_data_dir(data_dir: Path) -> None:
+    """Create the data directory for its owner only; raises ConfigError when that is not possible."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        data_dir.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"data directory {data_dir} cannot be used: {error.strerror}; name another with --data-dir"
+        ) from None
+
+
+async def _start_paper(settings: Settings, data_dir: Path, stack: AsyncExitStack) -> str | None:
+    """The embedded paper exchange, unless the mode or an own base_url says otherwise; a taken port falls back to a free one."""
+    if settings.mode is not Mode.PAPER or settings.exchange.base_url:
+        return None
+    paper = PaperExchange(
+        data_dir / "paper",
+        settings=PaperSettings(
+            prices=settings.paper.prices, balance=settings.paper.balance, rate_limits=settings.paper.rate_limits
+        ),
+    )
+    try:
+        url = await paper.start(port=settings.paper.port)
+    except OSError:
+        url = await paper.start(port=0)
+        log.warning("paper_port_taken", wanted=settings.paper.port, url=url)
+    stack.push_async_callback(paper.close)
+    return url
+
+
+def _exchange(settings: Settings, vault: OpenVault, paper_url: str | None) -> OrderlyExchange:
+    """The one client, pointed at the venue of the mode."""
+    wanted = settings.exchange
+    if settings.mode is Mode.PAPER:
+        signer = Signer(wanted.account_id or PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET)
+        return OrderlyExchange("paper", wanted.base_url or paper_url or "", signer, wanted)
+    if not wanted.account_id:
+        raise ConfigError(
+            f"mode {settings.mode.value} needs exchange.account_id; set it in the config file or KEKBRIDGE_EXCHANGE_ACCOUNT_ID"
+        )
+    secret = vault.get(orderly_secret(wanted.account_id))
+    if secret is None:
+        raise ConfigError(
+            f"no Orderly key for account {wanted.account_id} in the vault; add it with `kekbridge keys add`"
+        )
+    addresses = ADDRESSES[settings.mode.value]
+    return OrderlyExchange(
+        settings.mode.value,
+        wanted.base_url or addresses.rest,
+        Signer(wanted.account_id, secret.decode()),
+        wanted,
+        ws_public_url=wanted.ws_public_url or addresses.ws_public,
+        ws_private_url=wanted.ws_private_url or addresses.ws_private,
+    )
+
+
+def _terms(settings: Settings) -> Terms:
+    return Terms(
+        account_limits=account_limits(**settings.risk.model_dump()),
+        max_snapshot_age_s=settings.exchange.max_snapshot_age_s,
+        max_mark_age_s=settings.exchange.max_mark_age_s,
+    )

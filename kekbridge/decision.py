@@ -1,0 +1,203 @@
+"""What an alert may do, decided in one pure function: translate each step, judge each order, stop at the first no.
+
+Called inside the admission transaction with the usage read there, so that what is admitted can never exceed a limit, however
+many alerts arrive together. No I/O and no clock: everything it looks at is an argument.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from kekbridge.alerts.signal import Alert, Signal
+from kekbridge.alerts.translate import Plan, translate
+from kekbridge.errors import RequestRefused
+from kekbridge.model import (
+    ZERO,
+    AccountSnapshot,
+    Limits,
+    OrderIntent,
+    Purpose,
+    Reservation,
+    Usage,
+    Verdict,
+    Webhook,
+    client_order_id_of,
+)
+from kekbridge.risk import rules
+from kekbridge.store.admission import Decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What holds for every alert: the account's own limits, and how old the bridge's knowledge may be."""
+
+    account_limits: Limits
+    max_snapshot_age_s: float
+    max_mark_age_s: float
+
+
+def decide(
+    usage: Usage, *, alert_id: str, alert: Alert, webhook: Webhook, snapshot: AccountSnapshot, terms: Terms
+) -> Decision:
+    """Turn the steps of an alert into judged order intents.
+
+    Steps are taken in order; the first step that is refused or denied ends the list. What stands before it is kept, so that a close
+    goes through although the entry behind it may not. Later legs wait for the leg before them.
+    """
+    kept: list[OrderIntent] = []
+    verdicts: list[Verdict] = []
+    warnings: list[str] = list(alert.warnings)
+    plans: list[Plan] = []
+    denial: Verdict | None = None
+    refusal: RequestRefused | None = None
+    for step in alert.steps:
+        try:
+            plan = translate(
+                step,
+                settings=webhook.settings,
+                snapshot=snapshot,
+                pending=pending_quantities(usage),
+                first_leg=len(kept),
+            )
+        except RequestRefused as refused:
+            refusal = refused
+            break
+        plans.append(plan)
+        warnings += plan.warnings
+        for intent in plan.intents:
+            allowed = rules.apply_leverage_policy(intent, webhook=webhook, account_limits=terms.account_limits)
+            judged = judge(allowed, webhook=webhook, snapshot=snapshot, usage=usage, terms=terms)
+            verdicts += judged
+            denial = rules.first_denial(judged)
+            if denial is not None:
+                break
+            chained = _after_the_leg_before(allowed, leg=len(kept), starts_step=intent is plan.intents[0])
+            kept.append(chained)
+            usage = _with_reservation(
+                usage, chained, webhook_id=webhook.id, client_order_id=client_order_id_of(alert_id, len(kept) - 1)
+            )
+        if denial is not None:
+            break
+    return _conclude(alert, plans, kept, verdicts, warnings, denial=denial, refusal=refusal)
+
+
+def judge(
+    intent: OrderIntent,
+    *,
+    webhook: Webhook,
+    snapshot: AccountSnapshot,
+    usage: Usage,
+    terms: Terms,
+    ignore: frozenset[str] = frozenset(),
+) -> tuple[Verdict, ...]:
+    """Every rule's verdict on one order, for the webhook and for the account."""
+    return rules.judge(
+        (intent,),
+        webhook=webhook,
+        account_limits=terms.account_limits,
+        snapshot=snapshot,
+        usage=usage,
+        now=usage.now,
+        max_snapshot_age_s=terms.max_snapshot_age_s,
+        max_mark_age_s=terms.max_mark_age_s,
+        ignore=ignore,
+    )
+
+
+def refuse(refusal: RequestRefused, alert: Alert | None = None) -> Decision:
+    """The decision for a message that its webhook vouches for, but that cannot be read as an order."""
+    step = alert.steps[0] if alert and alert.steps else None
+    return Decision(
+        status="refused",
+        code=refusal.code,
+        error=refusal.message,
+        field=refusal.field,
+        verdicts=(),
+        intents=(),
+        is_exit=False,
+        action=step.action.value if step else None,
+        symbol=step.symbol if step else None,
+        warnings=(),
+    )
+
+
+def pending_quantities(usage: Usage) -> Mapping[str, Decimal]:
+    """Signed quantity per symbol of our orders that are on their way and will surely trade; resting ones are left out."""
+    pending: defaultdict[str, Decimal] = defaultdict(lambda: ZERO)
+    for reservation in usage.reservations:
+        if not reservation.is_resting:
+            pending[reservation.symbol] += reservation.quantity
+    return dict(pending)
+
+
+def _after_the_leg_before(intent: OrderIntent, *, leg: int, starts_step: bool) -> OrderIntent:
+    """Chain a step's first order to the last order of the step before it; orders within a step are chained by translate."""
+    if leg == 0 or not starts_step or intent.after_leg is not None:
+        return intent
+    return replace(intent, after_leg=leg - 1)
+
+
+def _with_reservation(usage: Usage, intent: OrderIntent, *, webhook_id: str, client_order_id: str) -> Usage:
+    """The usage as the next order of the same alert must see it."""
+    is_entry = intent.purpose is Purpose.ENTRY
+    taken = Reservation(
+        client_order_id=client_order_id,
+        webhook_id=webhook_id,
+        symbol=intent.symbol,
+        quantity=intent.signed_quantity,
+        notional=intent.notional,
+        is_entry=is_entry,
+        is_resting=not intent.order_type.is_immediate,
+    )
+    if not is_entry:
+        return replace(usage, reservations=(*usage.reservations, taken))
+    return replace(
+        usage,
+        reservations=(*usage.reservations, taken),
+        traded_today=usage.traded_today + intent.notional,
+        account_traded_today=usage.account_traded_today + intent.notional,
+        orders_today=usage.orders_today + 1,
+        account_orders_today=usage.account_orders_today + 1,
+    )
+
+
+def _conclude(
+    alert: Alert,
+    plans: list[Plan],
+    kept: list[OrderIntent],
+    verdicts: list[Verdict],
+    warnings: list[str],
+    *,
+    denial: Verdict | None,
+    refusal: RequestRefused | None,
+) -> Decision:
+    first: Signal = alert.steps[0]
+    symbol = next((plan.symbol for plan in plans if plan.symbol), first.symbol)
+    cancels = tuple(plan.cancel for plan in plans if plan.cancel is not None)
+    code = error = field = None
+    status = "admitted"
+    if refusal is not None:
+        code, error, field = refusal.code, refusal.message, refusal.field
+        status = "admitted" if kept else "refused"
+    elif denial is not None:
+        code, error = denial.rule, denial.message
+        status = "admitted" if kept else "denied"
+    elif not kept and not cancels:
+        status = "ignored"
+        code = next((plan.ignored_code for plan in plans if plan.ignored_code), "nothing_to_close")
+    return Decision(
+        status=status,
+        code=code,
+        error=error,
+        field=field,
+        verdicts=tuple(verdicts),
+        intents=tuple(kept),
+        is_exit=bool(plans) and all(plan.is_exit for plan in plans),
+        action=first.action.value,
+        symbol=symbol,
+        warnings=tuple(warnings),
+        cancels=cancels,
+    )

@@ -1,0 +1,189 @@
+"""What becomes of orders the exchange took: by its stream when that lives, by asking when it does not.
+
+Writes what the exchange says into the store and tells whoever waits. It never sends, cancels or sizes anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+
+from kekbridge.config import Queue
+from kekbridge.errors import ExchangeUnavailable, StoreUnavailable
+from kekbridge.exchange.protocol import Exchange, OrderReport
+from kekbridge.model import AccountSnapshot, Fill, Order
+from kekbridge.outcomes import Outcomes
+from kekbridge.store import fills as fill_rows
+from kekbridge.store import orders as order_rows
+from kekbridge.store import positions as position_rows
+from kekbridge.store.database import Database
+
+log = structlog.get_logger("kekbridge.following")
+
+# A market order is matched within milliseconds: ask soon, then less and less often.
+_FIRST_LOOK_S = 0.02
+_SLOWEST_LOOK_S = 1.0
+_LOOK_WITH_STREAM_S = 0.5
+# How far before the last known trade to look again: reports may come out of order.
+_TRADE_OVERLAP = timedelta(seconds=10)
+
+
+class Follower:
+    """Follows orders to their end; one per daemon."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        exchange: Exchange,
+        outcomes: Outcomes,
+        settings: Queue,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._database = database
+        self._exchange = exchange
+        self._outcomes = outcomes
+        self._settings = settings
+        self._clock = clock
+        self._reported: dict[str, asyncio.Event] = {}
+        self._inbox: asyncio.Queue[OrderReport] = asyncio.Queue(maxsize=10_000)
+        self._trades_wanted = asyncio.Event()
+        exchange.listen(self._on_report)
+
+    # ---------------------------------------------------------------------------------------------------- one order
+
+    async def follow(self, order: Order) -> Order:
+        """Stay with an accepted order until it is final or rests, at most `outcome_timeout_s`; returns it as last known."""
+        deadline = asyncio.get_running_loop().time() + self._settings.outcome_timeout_s
+        pause = _FIRST_LOOK_S
+        reported = self._reported.setdefault(order.client_order_id, asyncio.Event())
+        try:
+            while True:
+                await _wait(reported, _LOOK_WITH_STREAM_S if self._exchange.health.stream_is_live else pause)
+                reported.clear()
+                order = await self.look(order)
+                if order.is_settled or asyncio.get_running_loop().time() >= deadline:
+                    return order
+                pause = min(pause * 2, _SLOWEST_LOOK_S)
+        finally:
+            self._reported.pop(order.client_order_id, None)
+
+    async def look(self, order: Order) -> Order:
+        """Ask the exchange about one order and record what it says; the order unchanged when there is no answer."""
+        try:
+            report = await self._exchange.find(order)
+        except ExchangeUnavailable as error:
+            log.warning("order_not_readable", client_order_id=order.client_order_id, error=error.message)
+            return order
+        return order if report is None else await self.apply(order, report)
+
+    async def apply(self, order: Order, report: OrderReport) -> Order:
+        """Record a report and its fills in one transaction, and tell whoever waits."""
+        executions: tuple[Fill, ...] = ()
+        if report.executed_quantity > order.executed_quantity:
+            try:
+                executions = await self._exchange.fills(report)
+            except ExchangeUnavailable as error:
+                # The order's own figures suffice for the answer; the trades come with the next reconciliation.
+                log.warning("fills_not_readable", client_order_id=order.client_order_id, error=error.message)
+        updated = await asyncio.shield(
+            self._database.write(
+                record_report, order.client_order_id, report, executions, self._exchange.snapshot, now=self._clock()
+            )
+        )
+        self._outcomes.publish(updated)
+        return updated
+
+    # ------------------------------------------------------------------------------------------------------- the stream
+
+    def _on_report(self, report: OrderReport) -> None:
+        """From the exchange's stream. A full inbox drops the report: the reconciliation finds the same facts."""
+        try:
+            self._inbox.put_nowait(report)
+        except asyncio.QueueFull:
+            log.error("report_inbox_full", client_order_id=report.client_order_id)
+
+    async def run(self) -> None:
+        """Take reports from the stream for ever: ours are applied, executions of others are fetched as trades."""
+        while True:
+            report = await self._inbox.get()
+            try:
+                await self._take(report)
+            except StoreUnavailable as error:
+                log.error("report_not_stored", client_order_id=report.client_order_id, error=error.message)
+
+    async def _take(self, report: OrderReport) -> None:
+        name = report.client_order_id
+        order = await self._database.read(order_rows.get, name) if name else None
+        if order is None:
+            if report.executed_quantity > 0:
+                self._trades_wanted.set()  # an exit of a bracket, or an order of somebody else
+            return
+        waiting = self._reported.get(order.client_order_id)
+        if waiting is not None:
+            waiting.set()  # follow() asks for the whole truth at once
+            return
+        if not order.status.is_final:
+            await self.look(order)
+        if report.is_algo:
+            self._trades_wanted.set()
+
+    async def run_trades(self) -> None:
+        """Fetch the account's trades whenever something traded that was not one of our plain orders."""
+        while True:
+            await self._trades_wanted.wait()
+            self._trades_wanted.clear()
+            try:
+                await self.sync_trades()
+            except (ExchangeUnavailable, StoreUnavailable) as error:
+                log.warning("trades_not_synced", error=error.message)
+
+    async def sync_trades(self) -> int:
+        """Record every trade of the account since the last known one, ours and others'; returns how many were new."""
+        now = self._clock()
+        last = await self._database.read(fill_rows.last_time)
+        since = (last or now - timedelta(days=1)) - _TRADE_OVERLAP
+        trades = await self._exchange.trades_since(since)
+        return await self._database.write(fill_rows.record, trades)
+
+    async def save_positions(self, snapshot: AccountSnapshot) -> None:
+        """Keep the positions table as the exchange sees it, for `kekbridge positions`."""
+        await self._database.write(position_rows.replace_all, snapshot, now=self._clock())
+
+
+def record_report(
+    connection: order_rows.Connection,
+    client_order_id: str,
+    report: OrderReport,
+    executions: tuple[Fill, ...],
+    snapshot: AccountSnapshot | None,
+    *,
+    now: datetime,
+) -> Order:
+    """One transaction: what the exchange says of the order, its fills, and the positions they led to."""
+    fill_rows.record(connection, executions, client_order_id=client_order_id)
+    updated = order_rows.apply_report(
+        connection,
+        client_order_id,
+        status=report.status,
+        executed_quantity=report.executed_quantity,
+        average_price=report.average_price,
+        fee=report.fee,
+        realized_pnl=report.realized_pnl,
+        order_id=report.order_id,
+        now=now,
+    )
+    if executions and snapshot is not None:
+        position_rows.replace_all(connection, snapshot, now=now)
+    return updated
+
+
+async def _wait(event: asyncio.Event, timeout: float) -> None:
+    try:
+        async with asyncio.timeout(timeout):
+            await event.wait()
+    except TimeoutError:
+        pass  # no report came: ask

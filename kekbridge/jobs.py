@@ -1,0 +1,72 @@
+"""What happens by the clock: keep the account fresh, compare with the exchange, keep the positions table true.
+
+APScheduler runs these; a failing job is counted and logged and never stops the others. No order is sent from here: a job may be
+cut anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MISSED, JobExecutionEvent
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from kekbridge.config import Settings
+from kekbridge.errors import ExchangeUnavailable, StoreUnavailable
+from kekbridge.exchange.protocol import Exchange
+from kekbridge.following import Follower
+from kekbridge.recovery import Recovery
+
+log = structlog.get_logger("kekbridge.jobs")
+
+
+class Jobs:
+    """The daemon's timetable."""
+
+    def __init__(self, *, settings: Settings, exchange: Exchange, follower: Follower, recovery: Recovery) -> None:
+        self._scheduler = AsyncIOScheduler(
+            timezone=UTC,
+            # The default grace of one second silently drops the ticks of a busy loop (APScheduler 3.11).
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+        )
+        self._scheduler.add_listener(self._on_trouble, EVENT_JOB_ERROR | EVENT_JOB_MISSED)
+        self._exchange = exchange
+        self._follower = follower
+        self._recovery = recovery
+        self._add("reconcile", self._recovery.reconcile, settings.queue.reconcile_every_s)
+        self._add("positions", self._save_positions, settings.exchange.refresh_s)
+
+    def start(self) -> None:
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Cut whatever runs: every job is safe to cut anywhere."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+
+    async def _save_positions(self) -> None:
+        snapshot = self._exchange.snapshot
+        if snapshot is not None:
+            await self._follower.save_positions(snapshot)
+
+    def _add(self, name: str, job: Callable[[], Awaitable[None]], every_s: float) -> None:
+        async def run() -> None:
+            try:
+                await job()
+            except (ExchangeUnavailable, StoreUnavailable) as error:
+                log.warning("job_postponed", job=name, code=error.code, error=error.message)
+
+        self._scheduler.add_job(run, "interval", seconds=every_s, id=name, name=name)
+
+    @staticmethod
+    def _on_trouble(event: JobExecutionEvent) -> None:
+        trouble: Any = getattr(event, "exception", None)
+        log.error(
+            "job_failed",
+            job=event.job_id,
+            error=str(trouble) if trouble else "missed",
+            at=datetime.now(UTC).isoformat(),
+        )

@@ -1,0 +1,68 @@
+"""Who waits for what became of an alert: the worker publishes each change of an order, the listener waits a moment for the end.
+
+Memory only. What is true stands in the store; a waiter that gives up, or a restart, loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from kekbridge.model import Order
+
+
+class Watch:
+    """The latest known orders of one alert, and an event for the moment when nothing more will happen soon."""
+
+    def __init__(self, orders: Iterable[Order]) -> None:
+        self._orders = {order.client_order_id: order for order in orders}
+        self._settled = asyncio.Event()
+        self._look()
+
+    @property
+    def orders(self) -> tuple[Order, ...]:
+        return tuple(sorted(self._orders.values(), key=lambda order: order.leg))
+
+    def update(self, order: Order) -> None:
+        self._orders[order.client_order_id] = order
+        self._look()
+
+    async def wait(self, timeout: float) -> tuple[Order, ...]:
+        """The orders once all are settled, or as they are when the timeout (seconds) is over."""
+        if timeout > 0 and not self._settled.is_set():
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._settled.wait()
+            except TimeoutError:
+                pass  # 202 then: the work goes on without the sender
+        return self.orders
+
+    def _look(self) -> None:
+        if all(order.is_settled for order in self._orders.values()):
+            self._settled.set()
+
+
+class Outcomes:
+    """All watches by alert id."""
+
+    def __init__(self) -> None:
+        self._watches: dict[str, list[Watch]] = {}
+
+    @contextmanager
+    def watch(self, alert_id: str, orders: Iterable[Order]) -> Iterator[Watch]:
+        """Follow the orders of an alert while inside the block."""
+        watch = Watch(orders)
+        watches = self._watches.setdefault(alert_id, [])
+        watches.append(watch)
+        try:
+            yield watch
+        finally:
+            watches.remove(watch)
+            if not watches:
+                del self._watches[alert_id]
+
+    def publish(self, order: Order) -> None:
+        """Tell everybody who waits for this order's alert."""
+        for watch in self._watches.get(order.alert_id, ()):
+            watch.update(order)

@@ -1,0 +1,371 @@
+"""The way of an alert, in two stories: receive() inside the request, submit() behind the durable queue.
+
+receive() touches no network: read, authenticate, interpret, then one transaction that finds duplicates, decides, counts and stores.
+submit() commits "submitting" before the request leaves, sends exactly once, and records one of four answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Protocol
+
+import structlog
+from ulid import ULID
+
+from kekbridge import answers, decision
+from kekbridge.alerts import payload
+from kekbridge.alerts.payload import Message
+from kekbridge.alerts.signal import Alert
+from kekbridge.alerts.translate import resize
+from kekbridge.config import Settings
+from kekbridge.decision import Terms
+from kekbridge.delivery import Answer, Caller, Delivery
+from kekbridge.errors import RateLimited, RequestRefused, StoreUnavailable
+from kekbridge.exchange.protocol import Accepted, Deferred, Exchange, Refused, Submission, Unknown
+from kekbridge.model import AccountSnapshot, Order, OrderStatus, Usage, Webhook
+from kekbridge.outcomes import Outcomes
+from kekbridge.risk import rules
+from kekbridge.store import alerts, claiming, orders
+from kekbridge.store.admission import Admission, AlertDraft, Decision
+from kekbridge.store.claiming import Recheck
+from kekbridge.store.database import Database
+
+log = structlog.get_logger("kekbridge.pipeline")
+
+BODY_WINDOW_S = 60  # TradingView's resends come within 25 s; without a timestamp a longer memory would eat real alerts
+
+
+class Door(Protocol):
+    """Proves who sent a message; raises RequestRefused."""
+
+    def authenticate(self, delivery: Delivery, message: Message) -> Caller: ...
+
+
+class Lanes(Protocol):
+    """The worker, as the request sees it."""
+
+    def may_claim(self, order: Order) -> bool:
+        """True when an order of this symbol may leave at once: a lane is free and trading has begun. Any thread."""
+
+    def take(self, orders: tuple[Order, ...]) -> None:
+        """Orders were stored: send those already claimed, look at the queue for the others."""
+
+
+class Pipeline:
+    """The two stories, with everything they need handed in by daemon.py."""
+
+    def __init__(
+        self,
+        *,
+        door: Door,
+        database: Database,
+        exchange: Exchange,
+        outcomes: Outcomes,
+        settings: Settings,
+        terms: Terms,
+        clock: Callable[[], datetime],
+        lanes: Lanes,
+    ) -> None:
+        self._door = door
+        self._database = database
+        self._exchange = exchange
+        self._outcomes = outcomes
+        self._settings = settings
+        self._terms = terms
+        self._clock = clock
+        self._lanes = lanes
+        self._notes: set[asyncio.Task[None]] = set()  # answers being written down after they were given
+
+    # ------------------------------------------------------------------------------------------------------ in the request
+
+    async def receive(self, delivery: Delivery) -> Answer:
+        """Take one POST to its stored verdict and answer it.
+
+        Raises RequestRefused for requests nobody vouches for, StoreUnavailable when nothing was stored.
+        """
+        started = time.perf_counter()
+        message = payload.read_message(delivery.body)
+        caller = self._door.authenticate(delivery, message)
+        snapshot = self._known_account()
+        draft, decide = self._prepare(delivery, message, caller, snapshot)
+        admitted = await self._admit(draft, decide, caller.webhook)
+        stages = {"stored": _milliseconds_since(started)}
+        self._lanes.take(admitted.orders)
+        answer = await self._answer(admitted, delivery)
+        stages["answered"] = _milliseconds_since(started)
+        self._note_answer(admitted, answer, stages)
+        self._log_alert(admitted, answer, caller, stages)
+        return answer
+
+    def _known_account(self) -> AccountSnapshot:
+        snapshot = self._exchange.snapshot
+        if snapshot is None:
+            # Nothing was stored: TradingView sends again in 5 s, and by then the exchange may have answered.
+            raise StoreUnavailable("not_ready", "the exchange has not been reached since the start; send again")
+        return snapshot
+
+    def _prepare(
+        self, delivery: Delivery, message: Message, caller: Caller, snapshot: AccountSnapshot
+    ) -> tuple[AlertDraft, Callable[[Usage], Decision]]:
+        """The row to be stored and the pure function that decides it, inside the transaction."""
+        identifier = str(ULID.from_datetime(delivery.received_at))
+        fired_at: datetime | None = None
+        alert: Alert | None = None
+        try:
+            fired_at = self._check_age(message, caller.webhook, delivery.received_at)
+            alert = payload.interpret(message, caller.webhook.settings)
+            decide: Callable[[Usage], Decision] = partial(
+                decision.decide,
+                alert_id=identifier,
+                alert=alert,
+                webhook=caller.webhook,
+                snapshot=snapshot,
+                terms=self._terms,
+            )
+        except RequestRefused as refusal:
+            refused = decision.refuse(refusal, alert)
+            decide = lambda usage: refused  # noqa: E731 - the same shape as the partial above
+        step = alert.steps[0] if alert else None
+        return (
+            AlertDraft(
+                id=identifier,
+                webhook_id=caller.webhook.id,
+                webhook_name=caller.webhook.name,
+                alert_id=message.sender_id,
+                identity=_identity(message, fired_at),
+                window_s=None if message.sender_id or fired_at else BODY_WINDOW_S,
+                fingerprint=message.fingerprint(),
+                received_at=delivery.received_at,
+                fired_at=fired_at,
+                remote=delivery.remote,
+                proof=caller.proof,
+                payload=message.redacted(),
+                action=step.action.value if step else None,
+                symbol=step.symbol if step else None,
+            ),
+            decide,
+        )
+
+    def _check_age(self, message: Message, webhook: Webhook, now: datetime) -> datetime | None:
+        fired_at = payload.fired_at(message)
+        if fired_at is None:
+            if webhook.settings.require_timestamp:
+                raise payload.timestamp_missing()
+            return None
+        payload.check_age(
+            fired_at,
+            now=now,
+            max_age_s=webhook.settings.max_timestamp_age_s or self._settings.auth.max_timestamp_age_s,
+            max_future_s=self._settings.auth.max_future_s,
+        )
+        return fired_at
+
+    async def _admit(self, draft: AlertDraft, decide: Callable[[Usage], Decision], webhook: Webhook) -> Admission:
+        max_age_s = max(self._settings.queue.max_age_s, webhook.settings.max_timestamp_age_s or 0)
+        fired_at = min(draft.fired_at or draft.received_at, draft.received_at)
+        return await self._database.write(
+            claiming.admit_and_claim,
+            draft,
+            decide,
+            rates=webhook.settings.rates,
+            now=draft.received_at,
+            expires_at=fired_at + timedelta(seconds=max_age_s),
+            cooldown_s=webhook.settings.limits.cooldown_s or 0,
+            may_claim=self._lanes.may_claim,
+        )
+
+    async def _answer(self, admitted: Admission, delivery: Delivery) -> Answer:
+        """The answer to a stored alert; waits a moment for the outcome of its orders."""
+        alert = admitted.alert
+        public_id = alert.alert_id or alert.id
+        is_duplicate = admitted.kind == "duplicate"
+        if admitted.kind == "rate_limited":
+            limited = RateLimited("rate_limited", alert.error or "", retry_after_s=admitted.retry_after_s or 1)
+            return answers.refusal_answer(limited, alert_id=public_id)
+        if admitted.kind == "conflict":
+            reused = RequestRefused("alert_id_reused", alert_id_reused_text(public_id))
+            return answers.refusal_answer(reused, alert_id=public_id)
+        if not admitted.orders:
+            return answers.refused_alert_answer(
+                alert_id=public_id,
+                status=alert.status,
+                code=alert.code or alert.status,
+                error=alert.error,
+                field=alert.field,
+                is_duplicate=is_duplicate,
+            )
+        spent = (self._clock() - delivery.received_at).total_seconds()
+        with self._outcomes.watch(alert.id, admitted.orders) as watch:
+            settled = await watch.wait(self._settings.server.respond_within_s - max(spent, 0))
+        return answers.order_answer(
+            settled,
+            alert_id=public_id,
+            now=self._clock(),
+            code=alert.code,
+            error=alert.error,
+            is_duplicate=is_duplicate,
+        )
+
+    def _note_answer(self, admitted: Admission, answer: Answer, stages: Mapping[str, float]) -> None:
+        """Write down what was answered. Not waited for: the sender must not pay for our diary."""
+        if admitted.kind in ("duplicate", "conflict"):
+            return
+
+        async def note() -> None:
+            try:
+                await self._database.write(
+                    alerts.set_answer,
+                    admitted.alert.id,
+                    status=answer.status,
+                    answer=answer.body,
+                    stages=stages,
+                    now=self._clock(),
+                )
+            except StoreUnavailable as error:
+                log.warning("answer_not_noted", alert_id=admitted.alert.id, error=error.message)
+
+        task = asyncio.create_task(note())
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
+
+    async def drain(self) -> None:
+        """Wait until every answer given is written down."""
+        while self._notes:
+            await asyncio.gather(*self._notes)
+
+    def _log_alert(self, admitted: Admission, answer: Answer, caller: Caller, stages: Mapping[str, float]) -> None:
+        log.info(
+            "alert",
+            alert_id=admitted.alert.id,
+            webhook=caller.webhook.name,
+            kind=admitted.kind,
+            http_status=answer.status,
+            code=admitted.alert.code,
+            orders=[order.client_order_id for order in admitted.orders],
+            **{f"{name}_ms": round(value, 1) for name, value in stages.items()},
+        )
+
+    # ------------------------------------------------------------------------------------------------- behind the queue
+
+    async def submit(self, order: Order) -> Submission | None:
+        """Check a queued order once more, commit "submitting", send it once and record the answer.
+
+        Returns None when it was not sent (expired, denied, or nothing left to close). Unknown is for recovery.py to resolve.
+        """
+        claimed = await self._claim(order)
+        if claimed is None:
+            return None
+        submission = await self._exchange.place(claimed)
+        recorded = await self._record(claimed, submission)
+        self._outcomes.publish(recorded)
+        log.info(
+            "order",
+            alert_id=order.alert_id,
+            client_order_id=order.client_order_id,
+            outcome=type(submission).__name__.lower(),
+            status=recorded.status.value,
+            code=recorded.code,
+        )
+        return submission
+
+    async def _claim(self, order: Order) -> Order | None:
+        """The order as it will be sent, committed as submitting; None when it must not be sent any more."""
+        if order.status is OrderStatus.SUBMITTING:
+            return order  # claimed in the transaction that admitted it, a moment ago
+        now = self._clock()
+        recheck = partial(self._recheck, order=order, snapshot=self._known_account(), now=now)
+        claimed = await self._database.write(claiming.claim_if_allowed, order, recheck, now=now)
+        if not claimed.status.is_final:
+            return claimed
+        self._outcomes.publish(claimed)
+        log.info("order_not_sent", client_order_id=order.client_order_id, status=claimed.status, code=claimed.code)
+        return None
+
+    def _recheck(
+        self, usage: Usage, webhook: Webhook | None, *, order: Order, snapshot: AccountSnapshot, now: datetime
+    ) -> Recheck:
+        """The same rules as at admission, on what is known now, in the transaction that claims the order."""
+        if order.code == "earlier_leg_failed":
+            text = "an earlier step of this alert did not succeed"
+            return Recheck(status=OrderStatus.DENIED, code="earlier_leg_failed", error=text)
+        if now >= order.expires_at:
+            waited = (now - order.created_at).total_seconds()
+            text = f"waited {waited:.0f} s and may not be sent any more"
+            return Recheck(status=OrderStatus.EXPIRED, code="alert_expired", error=text)
+        intent = resize(order.intent, snapshot)
+        if intent is None:
+            text = f"{order.intent.symbol} has no position left to close"
+            return Recheck(status=OrderStatus.DENIED, code="nothing_to_close", error=text)
+        verdicts = decision.judge(
+            intent,
+            webhook=webhook or _deleted(order),
+            snapshot=snapshot,
+            usage=usage,
+            terms=self._terms,
+            ignore=frozenset({order.client_order_id}),
+        )
+        denial = rules.first_denial(verdicts)
+        if denial is not None:
+            return Recheck(status=OrderStatus.DENIED, code=denial.rule, error=denial.message, verdicts=verdicts)
+        return Recheck(status=OrderStatus.SUBMITTING, intent=intent, verdicts=verdicts)
+
+    async def _record(self, order: Order, submission: Submission) -> Order:
+        """Commit what the exchange said. Shielded: a shutdown must not forget an answer that was given."""
+        now = self._clock()
+        name = order.client_order_id
+        match submission:
+            case Accepted(order_id=order_id):
+                write = self._database.write(orders.mark_accepted, name, order_id=order_id, now=now)
+            case Refused(code=code, message=message):
+                write = self._database.write(orders.mark_rejected, name, code=code, error=message, now=now)
+            case Deferred(code=code, message=message, retry_after_s=retry_after_s):
+                write = self._defer(order, code, message, retry_after_s, now)
+            case Unknown(reason=reason):
+                write = self._database.write(orders.mark_unknown, name, reason=reason, now=now)
+        return await asyncio.shield(write)
+
+    async def _defer(self, order: Order, code: str, message: str, retry_after_s: float | None, now: datetime) -> Order:
+        """Back to the queue while attempts and age allow it; the schedule is columns, so a restart forgets nothing."""
+        if order.attempt >= self._settings.queue.attempts and order.is_entry:
+            text = f"{code}: {message}"
+            return await self._database.write(
+                orders.mark_rejected, order.client_order_id, code="exchange_busy", error=text, now=now
+            )
+        pause = retry_after_s if retry_after_s is not None else backoff_s(self._settings.queue.backoff_s, order.attempt)
+        return await self._database.write(
+            orders.mark_deferred,
+            order.client_order_id,
+            code=code,
+            error=message,
+            now=now,
+            next_attempt_at=now + timedelta(seconds=pause),
+        )
+
+
+def backoff_s(base: float, attempt: int, jitter: float = 0.0) -> float:
+    """Seconds before the next attempt: base, doubled per attempt, at most a minute; jitter is a fraction added."""
+    return float(min(base * 2 ** max(attempt - 1, 0), 60.0) * (1 + jitter))
+
+
+def alert_id_reused_text(alert_id: str) -> str:
+    return f"alertId {alert_id} came before with another content; give every alert its own alertId"
+
+
+def _identity(message: Message, fired_at: datetime | None) -> str | None:
+    """What makes a second message the same alert for ever: the sender's id, else the body when it carries a timestamp."""
+    if message.sender_id:
+        return f"id:{message.sender_id}"
+    return f"body:{message.body_digest}" if fired_at else None
+
+
+def _milliseconds_since(started: float) -> float:
+    return (time.perf_counter() - started) * 1000
+
+
+def _deleted(order: Order) -> Webhook:
+    """Stands for a webhook that was deleted while its order waited: no limits of its own, the account's still hold."""
+    return Webhook(id=order.webhook_id, name="(deleted)", enabled=False, created_at=order.created_at)

@@ -1,0 +1,64 @@
+"""Keeps account of requests nobody vouched for: collected for a moment, then written as counts, never one row each.
+
+A flood must cost the store nothing that grows with it; a trader must still see in `kekbridge logs` why an alert was turned away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import datetime
+
+import structlog
+
+from kekbridge.errors import StoreUnavailable
+from kekbridge.ingress.listener import Refusal
+from kekbridge.store import refusals as rows
+from kekbridge.store.database import Database
+
+log = structlog.get_logger("kekbridge.refusals")
+
+_COLLECT_S = 0.5
+_MOST_KINDS = 1000  # (address, code, reason) kept between two writes; what is over is only logged
+
+
+class RefusalLog:
+    """Between the listener and the refusals table."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._last_at: dict[tuple[str, str, str], datetime] = {}
+        self._waiting = asyncio.Event()
+
+    def note(self, refusal: Refusal) -> None:
+        """From the listener, once per refused request."""
+        log.info("refused", remote=refusal.remote, http_status=refusal.status, code=refusal.code, reason=refusal.reason)
+        key = (refusal.remote, refusal.code, refusal.reason)
+        if key in self._counts or len(self._counts) < _MOST_KINDS:
+            self._counts[key] += 1
+            self._last_at[key] = refusal.received_at
+            self._waiting.set()
+
+    async def run(self) -> None:
+        """Write what was collected, for ever."""
+        while True:
+            await self._waiting.wait()
+            await asyncio.sleep(_COLLECT_S)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what was collected; kept for the next time when the store is not available."""
+        self._waiting.clear()
+        for key, count in list(self._counts.items()):
+            remote, code, reason = key
+            try:
+                await self._database.write(
+                    rows.record_refusal, remote=remote, code=code, error=reason, now=self._last_at[key], count=count
+                )
+            except StoreUnavailable as error:
+                log.warning("refusals_not_stored", error=error.message)
+                return
+            self._counts[key] -= count
+            if self._counts[key] <= 0:
+                del self._counts[key], self._last_at[key]

@@ -1,0 +1,81 @@
+"""Compound writes around the queue: admit and claim in one flush, and claim only what the rules still allow.
+
+Each function is one transaction of database.py. The decisions are pure functions handed in by the pipeline; this file only puts
+them and the rows into the same transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from kekbridge.errors import NotFound
+from kekbridge.model import Order, OrderIntent, OrderStatus, RateLimits, Usage, Verdict, Webhook
+from kekbridge.store import orders, webhooks
+from kekbridge.store.admission import Admission, AlertDraft, Decision, admit
+from kekbridge.store.usage import read_usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recheck:
+    """What the second look at a queued order says: SUBMITTING with the intent to be sent, or a final status with its reason."""
+
+    status: OrderStatus
+    intent: OrderIntent | None = None
+    code: str = ""
+    error: str = ""
+    verdicts: tuple[Verdict, ...] = ()
+
+
+def admit_and_claim(
+    connection: sqlite3.Connection,
+    draft: AlertDraft,
+    decide: Callable[[Usage], Decision],
+    *,
+    rates: RateLimits,
+    now: datetime,
+    expires_at: datetime,
+    cooldown_s: int,
+    may_claim: Callable[[Order], bool],
+) -> Admission:
+    """Admit an alert and, when nothing waits before its first order, claim that order in the same flush.
+
+    "submitting" is then on disk before the request leaves, and the alert costs one flush on its way to the exchange instead of two.
+    `may_claim` says whether the worker has a free lane and may trade.
+    """
+    admission = admit(connection, draft, decide, rates=rates, now=now, expires_at=expires_at, cooldown_s=cooldown_s)
+    if admission.kind != "admitted" or not admission.orders:
+        return admission
+    first, *later = admission.orders
+    if not may_claim(first) or not orders.is_head(connection, first):
+        return admission
+    return replace(admission, orders=(orders.claim(connection, first.client_order_id, now=now), *later))
+
+
+def claim_if_allowed(
+    connection: sqlite3.Connection,
+    order: Order,
+    recheck: Callable[[Usage, Webhook | None], Recheck],
+    *,
+    now: datetime,
+) -> Order:
+    """Claim a queued order for sending, or finish it, as `recheck` decides from the usage without the order itself."""
+    try:
+        webhook = webhooks.get(connection, order.webhook_id)
+    except NotFound:
+        webhook = None  # deleted meanwhile: the account's own limits still hold
+    cooldown_s = (webhook.settings.limits.cooldown_s if webhook else None) or 0
+    usage = read_usage(connection, order.webhook_id, now=now, cooldown_s=cooldown_s, excluding=order.client_order_id)
+    verdict = recheck(usage, webhook)
+    name = order.client_order_id
+    match verdict.status:
+        case OrderStatus.EXPIRED:
+            return orders.mark_expired(connection, name, now=now, code=verdict.code, error=verdict.error)
+        case OrderStatus.DENIED:
+            return orders.mark_denied(
+                connection, name, code=verdict.code, error=verdict.error, now=now, verdicts=verdict.verdicts
+            )
+        case _:
+            return orders.claim(connection, name, now=now, intent=verdict.intent, verdicts=verdict.verdicts)

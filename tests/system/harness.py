@@ -1,0 +1,313 @@
+"""The outside of kekbridge: processes, a sender that behaves as TradingView, and the paper exchange's journal as witness.
+
+Used by the system tests and by the campaigns. It knows the command line and the wire, and imports nothing of the package's inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import aiohttp
+
+WEBHOOK_PATH = "/api/webhooks/tradingview"
+START_DEADLINE_S = 60.0
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def timestamp() -> str:
+    """Now, as {{timenow}} writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def call(url: str, body: object = None, *, timeout: float = 10.0) -> Any:
+    """GET or POST some JSON; the decoded answer whatever its status."""
+    data = None if body is None else json.dumps(body).encode()
+    request = Request(url, data=data, headers={"Content-Type": "application/json"})  # noqa: S310 - loopback http only
+    try:
+        with urlopen(request, timeout=timeout) as answer:  # noqa: S310 - loopback http only
+            return json.load(answer)
+    except HTTPError as error:
+        return json.load(error)
+
+
+def wait_until(condition: Any, *, deadline_s: float = 20.0, what: str = "the condition") -> Any:
+    """Poll until the condition gives something true; fails after the deadline."""
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"{what} did not come true within {deadline_s:.0f} s")
+
+
+class Process:
+    """A kekbridge command running as a process of its own."""
+
+    def __init__(self, arguments: list[str], *, environment: Mapping[str, str] | None = None, log: Path | None = None):
+        self._arguments = arguments
+        self._environment = {**clean_environment(), **(environment or {})}
+        self._log = log
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started: dict[str, Any] = {}
+
+    def start(self) -> dict[str, Any]:
+        """Start it and read the one JSON line that it prints when it is ready."""
+        log = self._log.open("ab") if self._log else subprocess.DEVNULL
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "kekbridge", *self._arguments],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,
+            )
+        finally:
+            if self._log:
+                log.close()  # type: ignore[union-attr]
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            code = self.process.wait()
+            said = self._log.read_text()[-2000:] if self._log else ""
+            raise AssertionError(f"kekbridge {' '.join(self._arguments)} ended with {code} before it was ready: {said}")
+        self.started = json.loads(line)
+        return self.started
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        if self.is_alive:
+            assert self.process is not None
+            os.kill(self.process.pid, signal.SIGKILL)
+        self._reap()
+
+    def terminate(self, *, deadline_s: float = 30.0) -> int:
+        """SIGTERM; returns the exit code."""
+        assert self.process is not None
+        if self.is_alive:
+            os.kill(self.process.pid, signal.SIGTERM)
+        try:
+            return self.process.wait(deadline_s)
+        finally:
+            self.kill()
+
+    def _reap(self) -> None:
+        if self.process is not None:
+            self.process.wait()
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+
+
+def clean_environment() -> dict[str, str]:
+    """This environment without any kekbridge setting in it."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("KEKBRIDGE_")}
+    root = Path(__file__).resolve().parents[2]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH", "")]))
+    return environment
+
+
+def run_cli(*arguments: str, data_dir: Path, stdin: str | None = None, check: bool = True) -> str:
+    """Run a command to its end and return what it printed on stdout."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kekbridge", *arguments],
+        env={**clean_environment(), "KEKBRIDGE_DATA_DIR": str(data_dir), "KEKBRIDGE_VAULT_BACKEND": "key_file"},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"kekbridge {' '.join(arguments)} ended with {done.returncode}: {done.stderr}")
+    return done.stdout
+
+
+@dataclass
+class Bridge:
+    """A paper exchange and a daemon as two processes on one data directory, with one webhook."""
+
+    directory: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    paper_arguments: tuple[str, ...] = ()
+    webhook_arguments: tuple[str, ...] = ("--no-require-signature", "--rate-per-minute", "100000")
+
+    def __post_init__(self) -> None:
+        self.data_dir = self.directory / "data"
+        self.port = free_port()
+        self.paper_port = free_port()
+        self.paper = Process(
+            ["paper", "--port", str(self.paper_port), "--data-dir", str(self.directory / "paper"), "--prices", "static"]
+            + ["--json", *self.paper_arguments],
+            log=self.directory / "paper.log",
+        )
+        self.paper_url = f"http://127.0.0.1:{self.paper_port}"
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.daemon = self._new_daemon()
+        self.webhook: dict[str, Any] = {}
+
+    def _new_daemon(self) -> Process:
+        environment = {
+            "KEKBRIDGE_EXCHANGE_BASE_URL": self.paper_url,
+            "KEKBRIDGE_VAULT_BACKEND": "key_file",
+            "KEKBRIDGE_DATA_DIR": str(self.data_dir),
+            **self.environment,
+        }
+        arguments = ["serve", "--port", str(self.port), "--json"]
+        return Process(arguments, environment=environment, log=self.directory / "daemon.log")
+
+    def start(self) -> None:
+        """Start both and make the webhook."""
+        self.paper.start()
+        arguments = [
+            *("--rate-per-hour", "1000000", "--rate-per-day", "1000000"),
+            *self.webhook_arguments,
+        ]
+        printed = run_cli("webhook", "create", "test", "--json", *arguments, data_dir=self.data_dir)
+        self.webhook = json.loads(printed)
+        self.start_daemon()
+
+    def start_daemon(self) -> None:
+        self.daemon = self._new_daemon()
+        self.daemon.start()
+
+    def wait_ready(self, deadline_s: float = START_DEADLINE_S) -> None:
+        """Wait until /readyz says 200: reconciled with the exchange."""
+        wait_until(self.is_ready, deadline_s=deadline_s, what="/readyz")
+
+    def is_ready(self) -> bool:
+        try:
+            return bool(call(f"{self.url}/readyz", timeout=2)["ready"])
+        except (URLError, OSError, ValueError, KeyError):
+            return False
+
+    def stop(self) -> None:
+        self.daemon.kill()
+        self.paper.kill()
+
+    def cli(self, *arguments: str) -> Any:
+        """A read command with --json, decoded."""
+        return json.loads(run_cli(*arguments, "--json", data_dir=self.data_dir))
+
+    def journal(self) -> list[dict[str, Any]]:
+        """Everything that happened at the exchange, oldest first."""
+        events: list[dict[str, Any]] = call(f"{self.paper_url}/paper/journal", timeout=60)
+        return events
+
+    def orders_received(self) -> Counter[str]:
+        """How often each client order id reached the exchange as an accepted order."""
+        return Counter(str(event["client_order_id"]) for event in self.journal() if event["event"] == "order_accepted")
+
+    def alert(self, **fields: Any) -> dict[str, Any]:
+        """A message of the seed's shape; fields given here win."""
+        return {
+            "apiKey": self.webhook["apiKey"],
+            "action": "buy",
+            "symbol": "BTCUSDT.P",
+            "quantity": "0.001",
+            "orderType": "market",
+            "timestamp": timestamp(),
+            **fields,
+        }
+
+    def send(self, **fields: Any) -> tuple[int, dict[str, Any]]:
+        """POST one alert and wait for its answer."""
+        body = json.dumps(self.alert(**fields)).encode()
+        request = Request(self.url + WEBHOOK_PATH, data=body)  # noqa: S310 - loopback http only
+        try:
+            with urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback http only
+                return answer.status, json.load(answer)
+        except HTTPError as error:
+            return error.code, json.load(error)
+
+
+@contextmanager
+def running_bridge(directory: Path, **options: Any) -> Iterator[Bridge]:
+    """A started bridge, stopped at the end whatever happens."""
+    bridge = Bridge(directory, **options)
+    try:
+        bridge.start()
+        bridge.wait_ready()
+        yield bridge
+    finally:
+        bridge.stop()
+
+
+@dataclass
+class Sent:
+    """What the sender knows of one alert: every answer it got, in order; None for a cut or refused connection."""
+
+    alert_id: str
+    answers: list[int | None] = field(default_factory=list)
+    body: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_acknowledged(self) -> bool:
+        return any(status is not None and 200 <= status < 300 for status in self.answers)
+
+
+class TradingView:
+    """Sends as TradingView does: 3 s limit, resend only after 500-599 except 504, 5 s later, at most 4 sends in all."""
+
+    TIME_LIMIT_S = 3.0
+    SENDS = 4
+
+    def __init__(self, url: str, *, resend_after_s: float = 5.0) -> None:
+        self._url = url + WEBHOOK_PATH
+        self._resend_after_s = resend_after_s
+
+    async def send(self, alert: Mapping[str, Any]) -> Sent:
+        """One alert with its resends, a new connection each time."""
+        sent = Sent(alert_id=str(alert.get("alertId", "")), body=dict(alert))
+        text = json.dumps(alert)
+        for attempt in range(self.SENDS):
+            if attempt:
+                await asyncio.sleep(self._resend_after_s)
+            status = await self._post(text)
+            sent.answers.append(status)
+            if status is None or not 500 <= status <= 599 or status == 504:
+                return sent
+        return sent
+
+    async def _post(self, text: str) -> int | None:
+        timeout = aiohttp.ClientTimeout(total=self.TIME_LIMIT_S)
+        connector = aiohttp.TCPConnector(force_close=True)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
+                session.post(self._url, data=text.encode(), headers={"Content-Type": "application/json"}) as answer,
+            ):
+                await answer.read()
+                return answer.status
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            return None  # cut or refused: TradingView documents no resend for these
