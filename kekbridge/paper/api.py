@@ -1,0 +1,292 @@
+"""The way of a REST request: read, faults, signature, rate limit, handler, faults, answer.
+
+Handlers are plain functions over a `Call`; they never await, so a request changes the exchange in one step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp import web
+
+from kekbridge.paper.auth import Gate
+from kekbridge.paper.faults import Faults
+from kekbridge.paper.limits import TEN_PER_SECOND, Limit, Limiter
+from kekbridge.paper.records import Key
+from kekbridge.paper.venue import Venue
+from kekbridge.paper.wire import Refusal, decode_object, failure, integer, success
+
+MAX_BODY: Final = 1 << 20
+_BODY_TIMEOUT_S: Final = 10.0
+_JSON: Final = "application/json"
+_HTML: Final = "<html><head><title>403 Forbidden</title></head><body><h1>403 Forbidden</h1></body></html>"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request, already read and authenticated."""
+
+    venue: Venue
+    query: Mapping[str, str]
+    path: Mapping[str, str]
+    body: dict[str, Any]
+    key: Key | None
+    now: int
+    peer: str
+    limiter: Limiter
+
+    def int_of(self, name: str) -> int | None:
+        """A whole number of the query."""
+        return integer(self.query.get(name), name)
+
+    def paging(self, default: int = 25, most: int = 500) -> tuple[int, int]:
+        """(page, size) of the query; Refusal -1005 when out of range."""
+        number, size = self.int_of("page") or 1, self.int_of("size") or default
+        if number < 1 or not 1 <= size <= most:
+            raise Refusal(-1005, f"page must be at least 1 and size between 1 and {most}.")
+        return number, size
+
+
+Handler = Callable[[Call], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One endpoint. `scope` None means public; `creates` names what a create request makes, for the journal."""
+
+    method: str
+    path: str
+    handler: Handler
+    scope: str | None = None
+    limit: Limit = TEN_PER_SECOND
+    creates: str | None = None
+    raw: bool = False
+    """The handler's value is the whole answer, not wrapped (UDF endpoints)."""
+
+
+class Api:
+    """Serves routes of one venue."""
+
+    def __init__(self, venue: Venue, gate: Gate, limiter: Limiter) -> None:
+        self.venue = venue
+        self.gate = gate
+        self.limiter = limiter
+
+    def mount(self, app: web.Application, routes: Iterable[Route]) -> None:
+        """Add routes to an application."""
+        for route in routes:
+            app.router.add_route(route.method, route.path, self._endpoint(route))
+
+    def _endpoint(self, route: Route) -> Callable[[web.Request], Any]:
+        async def endpoint(request: web.Request) -> web.StreamResponse:
+            return await self._serve(request, route)
+
+        return endpoint
+
+    @property
+    def faults(self) -> Faults:
+        """The armed faults."""
+        return self.venue.faults
+
+    # --- the way of a request ------------------------------------------------------------------------------
+
+    async def _serve(self, request: web.Request, route: Route) -> web.StreamResponse:
+        method, path = request.method, request.path
+        if self.faults.take("reset_before", method=method, path=path):
+            return _drop(request)
+        body = await _read(request)
+        if fault := self.faults.take("delay", method=method, path=path, when="before"):
+            await asyncio.sleep(fault.delay_ms / 1000)
+        status, text = self._answer(request, route, body)
+        if fault := self.faults.take("delay", method=method, path=path, when="after"):
+            await asyncio.sleep(fault.delay_ms / 1000)
+        if self.faults.take("lose_answer", method=method, path=path):
+            return _drop(request)
+        if self.faults.take("reset_inside", method=method, path=path):
+            return await _half(request, text)
+        kind = "text/html" if text is _HTML else _JSON
+        return web.Response(status=status, text=text, content_type=kind)
+
+    def _answer(self, request: web.Request, route: Route, body: bytes) -> tuple[int, str]:
+        method, path = request.method, request.path
+        engine = self.venue.engine
+        now = engine.clock()
+        try:
+            with engine.transaction():
+                data = self._handle(request, route, body, now)
+            if fault := self.faults.take("server_error", method=method, path=path, when="after"):
+                raise Refusal(fault.code, fault.message, status=fault.status or 500)
+            if self.faults.take("html", method=method, path=path, when="after"):
+                return 403, _HTML
+        except Refusal as refusal:
+            if refusal.status == 403:
+                return 403, _HTML
+            return refusal.status, failure(refusal, now)
+        if route.raw:
+            return 200, str(data)
+        return 200, success(data, engine.clock())
+
+    def _handle(self, request: web.Request, route: Route, body: bytes, now: int) -> object:
+        method, path = request.method, request.path
+        key = None
+        if route.scope is not None:
+            if self.faults.take("key_revoked", method=method, path=path):
+                raise Refusal(-1002, "The key is not registered for this account.")
+            key = self.gate.check_request(request.headers, method, request.raw_path, body, route.scope)
+        call = self._call(request, key, now)
+        if route.creates is None:
+            self._interfere(route, method, path, None)
+            self.limiter.check(f"{key.orderly_key if key else 'ip'} {method} {route.path}", route.limit, now)
+            _fill_body(call, request, body)
+            return route.handler(call)
+        return self._create(call, route, request, body)
+
+    def _create(self, call: Call, route: Route, request: web.Request, body: bytes) -> object:
+        """A create request: journalled as received before anything can refuse it."""
+        method, path, engine = request.method, request.path, self.venue.engine
+        # Readable or not, the journal must show that a signed create arrived.
+        with contextlib.suppress(Refusal):
+            call.body.update(decode_object(body))
+        orders = _orders_of(call.body)
+        for order in orders:
+            engine.event("order_received", **_told(order, route.creates))
+        try:
+            self._interfere(route, method, path, call.body.get("algo_type"))
+            assert call.key is not None  # noqa: S101  create routes are signed
+            bucket = f"{call.key.orderly_key} {method} {route.path}"
+            self.limiter.check(bucket, route.limit, call.now)
+            _fill_body(call, request, body)
+            return route.handler(call)
+        except Refusal as refusal:
+            for order in orders:
+                told = _told(order, route.creates)
+                engine.event("order_refused", code=refusal.code, message=refusal.message, **told)
+            raise
+
+    def _interfere(self, route: Route, method: str, path: str, algo_type: object) -> None:
+        """Faults that refuse a request before it is looked at."""
+        take = self.faults.take
+        if take("rate_limit", method=method, path=path):
+            raise Refusal(-1003, "Too many requests.")
+        if fault := take("server_error", method=method, path=path, when="before"):
+            raise Refusal(fault.code, fault.message, status=fault.status or 500)
+        if take("html", method=method, path=path, when="before"):
+            raise Refusal(-1000, "403 Forbidden", status=403)
+        if self.venue.maintenance() and (route.scope == "trading"):
+            raise Refusal(-1011, "The system is under maintenance.")
+        if route.creates is not None:
+            kind = str(algo_type) if algo_type else None
+            if fault := take("refuse", method=method, path=path, algo_type=kind):
+                raise Refusal(fault.code, fault.message, status=fault.status)
+
+    def _call(self, request: web.Request, key: Key | None, now: int) -> Call:
+        return Call(
+            venue=self.venue,
+            query=request.query,
+            path=request.match_info,
+            body={},
+            key=key,
+            now=now,
+            peer=request.remote or "",
+            limiter=self.limiter,
+        )
+
+
+def _fill_body(call: Call, request: web.Request, body: bytes) -> None:
+    if request.method not in ("POST", "PUT"):
+        return
+    if body and request.content_type != _JSON:
+        raise Refusal(-1005, f"Content-Type is {request.content_type}; expected {_JSON}.")
+    call.body.update(decode_object(body))
+
+
+def _orders_of(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    rows = body.get("orders")
+    if isinstance(rows, list):
+        return [row for row in rows if isinstance(row, Mapping)] or [body]
+    return [body]
+
+
+def _told(order: Mapping[str, Any], creates: str | None) -> dict[str, object]:
+    """What a create request said, for the journal: as text, unchecked."""
+
+    def text(*names: str) -> str | None:
+        for name in names:
+            value = order.get(name)
+            if value is not None and not isinstance(value, dict | list):
+                return str(value)[:200]
+        return None
+
+    facts: dict[str, object] = {
+        "symbol": text("symbol"),
+        "client_order_id": text("client_order_id"),
+        "order_id": None,
+        "type": text("order_type", "type"),
+        "side": text("side"),
+        "quantity": text("order_quantity", "quantity"),
+        "amount": text("order_amount"),
+        "price": text("order_price", "price"),
+        "reduce_only": order.get("reduce_only") is True or str(order.get("reduce_only")).lower() == "true",
+    }
+    if creates == "algo":
+        facts |= {
+            "algo": True,
+            "algo_type": text("algo_type"),
+            "trigger_price": text("trigger_price"),
+            "child_orders": _children(order),
+        }
+    elif creates == "batch":
+        facts["batch"] = True
+    return facts
+
+
+def _children(order: Mapping[str, Any]) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = []
+    listed = order.get("child_orders")
+    for child in listed if isinstance(listed, list) else []:
+        if isinstance(child, Mapping):
+            trigger = child.get("trigger_price")
+            found.append(
+                {
+                    "algo_type": str(child.get("algo_type")),
+                    "trigger_price": None if trigger is None else str(trigger),
+                    "child_orders": _children(child),
+                }
+            )
+    return found[:4]
+
+
+# --- bytes -------------------------------------------------------------------------------------------------
+
+
+async def _read(request: web.Request) -> bytes:
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT_S):
+            return await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
+    except ConnectionError:
+        raise web.HTTPBadRequest from None
+
+
+def _drop(request: web.Request) -> web.Response:
+    """Cut the connection without an answer."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=500)
+
+
+async def _half(request: web.Request, text: str) -> web.StreamResponse:
+    """Send half an answer, then cut the connection."""
+    data = text.encode()
+    response = web.StreamResponse(headers={"Content-Type": _JSON, "Content-Length": str(len(data))})
+    with contextlib.suppress(ConnectionError):
+        await response.prepare(request)
+        await response.write(data[: len(data) // 2])
+    if request.transport is not None:
+        request.transport.abort()
+    return response

@@ -1,0 +1,176 @@
+"""Faults on demand: what is armed, and whether it strikes now. Pure; acting on it is the server's work."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from kekbridge.paper.wire import Refusal, integer, number
+
+KINDS: Final = frozenset(
+    {
+        "lose_answer",
+        "reset_before",
+        "reset_inside",
+        "delay",
+        "rate_limit",
+        "server_error",
+        "html",
+        "maintenance",
+        "read_lag",
+        "duplicate_reports",
+        "reorder_reports",
+        "withhold_reports",
+        "stream_drop",
+        "partial_fills",
+        "no_fill",
+        "key_revoked",
+        "refuse",
+    }
+)
+
+
+@dataclass(slots=True)
+class Fault:
+    """One armed fault. Without count and probability it strikes every time until cleared."""
+
+    kind: str
+    path: str | None = None
+    method: str | None = None
+    symbol: str | None = None
+    algo_type: str | None = None
+    count: int | None = None
+    probability: float | None = None
+    delay_ms: int = 0
+    when: str = "before"
+    parts: int = 2
+    code: int = -1000
+    message: str = "fault injected by POST /paper/faults"
+    status: int | None = None
+    topic: str | None = None
+    rng: random.Random = field(default_factory=random.Random)
+
+    def shown(self) -> dict[str, object]:
+        """What `GET /paper/faults` answers."""
+        probability = None if self.probability is None else str(self.probability)
+        return {
+            "fault": self.kind,
+            "path": self.path,
+            "method": self.method,
+            "symbol": self.symbol,
+            "algo_type": self.algo_type,
+            "count": self.count,
+            "probability": probability,
+            "delay_ms": self.delay_ms,
+            "when": self.when,
+            "parts": self.parts,
+            "code": self.code,
+            "topic": self.topic,
+        }
+
+
+class Faults:
+    """The armed faults, in the order in which they were armed."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.armed: list[Fault] = []
+
+    def arm(self, body: Mapping[str, Any]) -> None:
+        """Arm one fault, or every fault of a `faults` list; `{}` clears all. Refusal -1005 on a bad one."""
+        if not body:
+            self.armed.clear()
+            return
+        listed = body.get("faults", [body])
+        if not isinstance(listed, list):
+            raise Refusal(-1005, "faults must be a list of objects.")
+        self.armed.extend([self._read(one, index) for index, one in enumerate(listed)])
+
+    def _read(self, body: object, index: int) -> Fault:
+        if not isinstance(body, Mapping):
+            raise Refusal(-1005, "Each fault must be an object.")
+        kind = body.get("fault", body.get("kind"))
+        if kind not in KINDS:
+            raise Refusal(-1005, f"fault is {kind!r}; expected one of {', '.join(sorted(KINDS))}.")
+        chance = number(body.get("probability"), "probability")
+        when = str(body.get("when", "before"))
+        if when not in ("before", "after"):
+            raise Refusal(-1005, "when must be before or after.")
+        seed = integer(body.get("seed"), "seed")
+        unknown = set(body) - {*Fault.__slots__, "fault", "kind", "seed"}
+        if unknown:
+            raise Refusal(-1005, f"unknown field {sorted(unknown)[0]!r} in a fault.")
+        return Fault(
+            kind=str(kind),
+            path=body.get("path"),
+            method=str(body["method"]).upper() if body.get("method") else None,
+            symbol=body.get("symbol"),
+            algo_type=body.get("algo_type"),
+            count=integer(body.get("count"), "count"),
+            probability=None if chance is None else float(chance),
+            delay_ms=integer(body.get("delay_ms"), "delay_ms") or 0,
+            when=when,
+            parts=integer(body.get("parts", body.get("n")), "parts") or 2,
+            code=integer(body.get("code"), "code") or -1000,
+            message=str(body.get("message", "fault injected by POST /paper/faults")),
+            status=integer(body.get("status"), "status"),
+            topic=body.get("topic"),
+            rng=random.Random((self.seed + index) if seed is None else seed),
+        )
+
+    def active(self, kind: str) -> bool:
+        """Whether a standing fault of this kind is armed (nothing is used up)."""
+        return any(fault.kind == kind for fault in self.armed)
+
+    def standing(self, kind: str) -> Fault | None:
+        """The standing fault of this kind, if any."""
+        return next((fault for fault in self.armed if fault.kind == kind), None)
+
+    def take(
+        self,
+        kind: str,
+        *,
+        method: str = "",
+        path: str = "",
+        when: str | None = None,
+        algo_type: str | None = None,
+        topic: str | None = None,
+    ) -> Fault | None:
+        """The first fault of this kind that matches and strikes now; its count goes down by one."""
+        for fault in self.armed:
+            if fault.kind != kind or (when is not None and fault.when != when):
+                continue
+            if fault.path is not None and fault.path != path:
+                continue
+            if fault.method is not None and fault.method != method:
+                continue
+            if fault.algo_type is not None and fault.algo_type != algo_type:
+                continue
+            if fault.topic is not None and fault.topic != topic:
+                continue
+            if self._strikes(fault):
+                return fault
+        return None
+
+    def _strikes(self, fault: Fault) -> bool:
+        if fault.probability is not None and fault.rng.random() >= fault.probability:
+            return False
+        if fault.count is not None:
+            fault.count -= 1
+            if fault.count <= 0:
+                self.armed.remove(fault)
+        return True
+
+    def take_parts(self, symbol: str) -> int:
+        """Into how many fills an order of this symbol is to be cut; 1 without the fault."""
+        for fault in self.armed:
+            if fault.kind == "partial_fills" and fault.symbol in (None, symbol) and self._strikes(fault):
+                return max(fault.parts, 1)
+        return 1
+
+    def read_lag_ms(self) -> int:
+        """How long new orders and fills stay invisible to reads."""
+        fault = self.standing("read_lag")
+        return fault.delay_ms if fault else 0

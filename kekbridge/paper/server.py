@@ -1,0 +1,166 @@
+"""The paper exchange as a server: composition, start, stop. REST, control paths and streams share one port.
+
+exchange = PaperExchange(data_dir, settings=PaperSettings(prices="static"))
+base_url = await exchange.start(port=0)
+...
+await exchange.close()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from kekbridge.paper import routes_account, routes_algo, routes_orders, routes_public
+from kekbridge.paper.api import MAX_BODY, Api
+from kekbridge.paper.auth import Gate
+from kekbridge.paper.control import Controls
+from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
+from kekbridge.paper.ledger import Ledger
+from kekbridge.paper.limits import Limiter
+from kekbridge.paper.settings import PaperSettings, now_ms
+from kekbridge.paper.venue import Venue
+from kekbridge.paper.wire import Refusal, failure
+
+_TICK_S = 1.0
+_KEEPALIVE_S = 75.0
+_DEFAULTS = PaperSettings()
+
+
+class PaperExchange:
+    """One paper exchange; its state lives in `data_dir/paper.db` across restarts and kill -9."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        settings: PaperSettings = _DEFAULTS,
+        clock: Callable[[], int] = now_ms,
+    ) -> None:
+        self.data_dir = data_dir
+        self.settings = settings
+        self.clock = clock
+        self.base_url = ""
+        self._venue: Venue | None = None
+        self._ledger: Ledger | None = None
+        self._runner: web.AppRunner | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._timers: set[asyncio.TimerHandle] = set()
+
+    @property
+    def venue(self) -> Venue:
+        """The running exchange; RuntimeError before `start`."""
+        if self._venue is None:
+            raise RuntimeError("the paper exchange is not started")
+        return self._venue
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
+        """Open the file, listen, and return the base URL, for example "http://127.0.0.1:8090"."""
+        self._ledger = Ledger(self.data_dir / "paper.db")
+        self._venue = venue = Venue(self._ledger, self.settings, self.clock, self._later)
+        gate, limiter = Gate(venue.engine), Limiter(enabled=self.settings.rate_limits)
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[_json_errors(self.clock)])
+        api = Api(venue, gate, limiter)
+        for module in (routes_public, routes_orders, routes_algo, routes_account):
+            api.mount(app, module.ROUTES)
+        Controls(venue, limiter).mount(app)
+        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=_KEEPALIVE_S, shutdown_timeout=2.0)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port).start()
+        bound = self._runner.addresses[0]
+        shown = f"[{bound[0]}]" if ":" in str(bound[0]) else bound[0]
+        self.base_url = f"http://{shown}:{bound[1]}"
+        venue.resume()
+        self._tasks.append(asyncio.create_task(self._tick()))
+        return self.base_url
+
+    async def close(self) -> None:
+        """Stop listening, finish running requests, close the file. Safe to call twice."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
+        self._venue = None
+
+    def hint_price(self, symbol: str, price: Decimal) -> bool:
+        """Tell the price that an alert named; False when a better one is known or the symbol is not listed."""
+        return self.venue.hint_price(symbol, price)
+
+    def set_prices(self, marks: Mapping[str, Decimal]) -> None:
+        """Set marks as `POST /paper/prices` does; Refusal for an unknown symbol."""
+        for symbol, price in marks.items():
+            self.venue.set_price(symbol, price, "override")
+
+    def journal(self, after: int = 0) -> list[dict[str, Any]]:
+        """The journal as `GET /paper/journal` answers it."""
+        return self.venue.engine.ledger.journal(after)
+
+    def _later(self, delay_ms: int, action: Callable[[], None]) -> None:
+        def run() -> None:
+            self._timers.discard(handle)
+            action()
+
+        handle = asyncio.get_running_loop().call_later(delay_ms / 1000, run)
+        self._timers.add(handle)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self.venue.tick()
+
+
+def _json_errors(clock: Callable[[], int]) -> Any:
+    """Answers that aiohttp makes itself (unknown path, wrong method, too large) become the exchange's JSON."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Any) -> web.StreamResponse:
+        try:
+            answer: web.StreamResponse = await handler(request)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            refusal = Refusal(-1006 if error.status == 404 else -1005, error.reason, status=error.status)
+            return web.Response(status=error.status, text=failure(refusal, clock()), content_type="application/json")
+        return answer
+
+    return middleware
+
+
+async def run_paper(
+    host: str,
+    port: int,
+    data_dir: Path,
+    settings: PaperSettings,
+    on_ready: Callable[[dict[str, str]], None],
+) -> None:
+    """Run a paper exchange until cancelled; `on_ready` gets base_url, account_id, orderly_key, orderly_secret."""
+    exchange = PaperExchange(data_dir, settings=settings)
+    base_url = await exchange.start(host, port)
+    try:
+        on_ready(
+            {
+                "base_url": base_url,
+                "account_id": PAPER_ACCOUNT_ID,
+                "orderly_key": PAPER_ORDERLY_KEY,
+                "orderly_secret": PAPER_ORDERLY_SECRET,
+            }
+        )
+        await asyncio.Event().wait()
+    finally:
+        with contextlib.suppress(Exception):
+            await exchange.close()

@@ -1,0 +1,158 @@
+"""The whole exchange without its network: prices in, orders in, consequences out.
+
+It composes engine, clearing, trading and algo orders, and holds what happens when a mark moves or time
+passes. The server and the tests drive it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any
+
+from kekbridge.paper.algo_edit import AlgoEdits
+from kekbridge.paper.algos import Algos
+from kekbridge.paper.clearing import CROSS, Clearing
+from kekbridge.paper.engine import YEAR_MS, Engine, Later
+from kekbridge.paper.faults import Faults
+from kekbridge.paper.instruments import load_instruments
+from kekbridge.paper.ledger import Ledger
+from kekbridge.paper.liquidation import Liquidation
+from kekbridge.paper.records import Key
+from kekbridge.paper.settings import PaperSettings
+from kekbridge.paper.trading import Trading
+from kekbridge.paper.wire import Refusal, integer
+
+LIVE_FRESH_MS = 60_000
+HOUR_MS = 3_600_000
+
+
+class Venue:
+    """One paper exchange; all methods run on one thread and finish at once."""
+
+    def __init__(self, ledger: Ledger, settings: PaperSettings, clock: Callable[[], int], later: Later) -> None:
+        self.settings = settings
+        self.faults = Faults(settings.seed)
+        self.engine = Engine(ledger, load_instruments(settings), settings, clock, later)
+        self.clearing = Clearing(self.engine)
+        self.trading = Trading(self.engine, self.clearing, self.faults)
+        self.algos = Algos(self.engine, self.clearing, self.trading)
+        self.algo_edits = AlgoEdits(self.algos)
+        self.liquidation = Liquidation(self.engine, self.clearing, self.trading, self.algos)
+
+    def resume(self) -> None:
+        """After a start: carry on with what was under way."""
+        with self.engine.transaction():
+            self.trading.resume()
+
+    # --- prices --------------------------------------------------------------------------------------------
+
+    def set_price(self, symbol: str, price: Decimal, source: str) -> None:
+        """Move a mark: triggers, resting orders and liquidation follow before this returns."""
+        engine = self.engine
+        with engine.transaction():
+            engine.instrument(symbol)
+            mark = engine.marks[symbol]
+            changed = mark.price != price
+            mark.price, mark.source, mark.at = price, source, engine.clock()
+            mark.high_24h, mark.low_24h = max(mark.high_24h, price), min(mark.low_24h or price, price)
+            engine.touch(mark)
+            if not changed:
+                return
+            if source == "override":
+                engine.event("price", symbol=symbol, price=price, source=source)
+            self.algos.on_mark(symbol)
+            self.trading.on_mark(symbol)
+            self.liquidation.check()
+            engine.notice("mark", mark)
+
+    def live_price(self, symbol: str, price: Decimal) -> None:
+        """A live mark; an override sticks until reset."""
+        mark = self.engine.marks.get(symbol)
+        if mark is not None and symbol in self.engine.instruments and mark.source != "override":
+            self.set_price(symbol, price, "live")
+
+    def hint_price(self, symbol: str, price: Decimal) -> bool:
+        """A price that an alert told: used only without an override and without a fresh live price."""
+        mark = self.engine.marks.get(symbol)
+        if mark is None or symbol not in self.engine.instruments or mark.source == "override":
+            return False
+        if mark.source == "live" and self.engine.clock() - mark.at < LIVE_FRESH_MS:
+            return False
+        self.set_price(symbol, price, "hint")
+        return True
+
+    # --- controls ------------------------------------------------------------------------------------------
+
+    def set_positions(self, wanted: Mapping[str, Decimal]) -> None:
+        """Set cross positions at the current marks; symbols not named become flat. Orders stay as they are.
+
+        The result of the replaced positions goes to the balance, so the account's value does not jump.
+        """
+        engine = self.engine
+        with engine.transaction():
+            for symbol in wanted:
+                engine.instrument(symbol)
+            now = engine.clock()
+            targets = {(symbol, CROSS): qty for symbol, qty in wanted.items()}
+            for key in list(engine.positions.keys() | targets.keys()):
+                symbol, mode = key
+                if symbol not in engine.instruments:
+                    continue
+                self.clearing.replace(symbol, mode, targets.get(key, Decimal(0)), now)
+                engine.event("position_set", symbol=symbol, margin_mode=mode, quantity=targets.get(key, Decimal(0)))
+
+    def reset(self) -> None:
+        """Fresh account, start prices, empty journal; armed faults are cleared."""
+        self.faults.armed.clear()
+        self.engine.reset()
+
+    # --- time ----------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Once a second: dead man's switch, funding at full UTC hours."""
+        engine = self.engine
+        with engine.transaction():
+            now = engine.clock()
+            if engine.account.cancel_all_at and now >= engine.account.cancel_all_at:
+                engine.account.cancel_all_at = 0
+                engine.touch(engine.account)
+                self.trading.cancel_all(None)
+                self.algos.cancel_all(None, None)
+            self.clearing.funding_due(now)
+            self.liquidation.check()
+
+    # --- faults and keys -----------------------------------------------------------------------------------
+
+    def arm(self, body: Mapping[str, Any]) -> None:
+        """Arm or clear faults; orders that a cleared fault held back are matched now."""
+        self.faults.arm(body)
+        self.engine.notice("maintenance", self.maintenance())
+        if not self.faults.active("no_fill"):
+            self.trading.resume()
+
+    def set_key(self, body: Mapping[str, Any]) -> dict[str, object]:
+        """Register or change a key without a wallet, for tests of scope, expiry and removal."""
+        name = body.get("orderly_key")
+        if not isinstance(name, str) or not name.startswith("ed25519:"):
+            raise Refusal(-1005, "orderly_key must be text that begins with ed25519: .")
+        key = self.engine.keys.get(name)
+        if key is None:
+            key = Key(name, "read,trading", self.engine.clock() + YEAR_MS)
+            self.engine.add_row(key)
+        key.scope = str(body.get("scope", key.scope))
+        expiration = integer(body.get("expiration"), "expiration")
+        key.expiration = key.expiration if expiration is None else expiration
+        key.status = str(body.get("status", key.status))
+        self.engine.touch(key)
+        if key.status != "ACTIVE":
+            self.engine.notice("key_removed", name)
+        return {"orderly_key": name, "scope": key.scope, "expiration": key.expiration, "status": key.status}
+
+    def maintenance(self) -> bool:
+        """Whether the maintenance fault is armed."""
+        return self.faults.active("maintenance")
+
+    def lagged_positions(self) -> dict[str, object] | None:
+        """The answer of `/v1/positions` as it was before the read lag; None without lag."""
+        return None
