@@ -169,7 +169,7 @@ def _stamp(logger: _Lines, _name: str, event: MutableMapping[str, Any]) -> Mutab
 
 def _clean(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     traceback = event.pop("exception", None)
-    cleaned = {printable(str(key)): _clean_value(str(key), value, 0) for key, value in event.items()}
+    cleaned = {_clean_name(key): _clean_value(str(key), value, 0) for key, value in event.items()}
     if traceback:
         text = redact(str(traceback)[-_LONGEST_TRACEBACK:])
         cleaned["exception"] = _UNPRINTABLE_IN_TRACEBACK.sub(_escape, text)
@@ -188,13 +188,17 @@ def _clean_value(name: str, value: object, depth: int) -> object:
     if depth >= _DEEPEST:
         return "…"
     if isinstance(value, Mapping):
-        return {printable(str(key)): _clean_value(str(key), inner, depth + 1) for key, inner in value.items()}
+        return {_clean_name(key): _clean_value(str(key), inner, depth + 1) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean_value(name, inner, depth + 1) for inner in value]
     text = value if isinstance(value, str) else str(value)
     if len(text) > _LONGEST_TEXT:
         text = text[:_LONGEST_TEXT] + "…"
     return printable(redact(text))
+
+
+def _clean_name(key: object) -> str:
+    return printable(redact(str(key)))
 
 
 def _is_secret_name(name: str) -> bool:
@@ -210,7 +214,7 @@ def _render_text(_logger: object, _name: str, event: MutableMapping[str, Any]) -
     traceback = event.pop("exception", None)
     logger = event.pop("logger", "")
     head = f"{event.pop('at', '')} {event.pop('level', ''):<7} {logger}{': ' if logger else ''}{event.pop('event', '')}"
-    fields = "".join(f" {key}={_text_of(value)}" for key, value in event.items() if value is not None)
+    fields = "".join(f" {_text_of(key)}={_text_of(value)}" for key, value in event.items() if value is not None)
     return f"{head}{fields}" + (f"\n{traceback}" if traceback else "")
 
 

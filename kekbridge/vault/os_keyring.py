@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT_S = 15.0  # long enough for somebody at a desk to unlock the keyring in the dialog that appears
-# fail and null keep nothing; keyrings.alt writes plain files or prompts on stdin; cryptfile prompts too.
-_REFUSED_MODULES = ("keyring.backends.fail", "keyring.backends.null", "keyrings.alt", "keyrings.cryptfile")
+# fail, null and a chain of nobody keep nothing; keyrings.alt writes plain files or prompts on stdin; cryptfile prompts too.
+_REFUSED_MODULES = (
+    "keyring.backends.fail",
+    "keyring.backends.null",
+    "keyring.backends.chainer",
+    "keyrings.alt",
+    "keyrings.cryptfile",
+)
 _REFUSED_WORDS = ("plaintext", "null", "fail", "uncrypted")
 
 
@@ -97,12 +103,17 @@ def _pick() -> KeyringBackend:
     while isinstance(backend, ChainerBackend) and backend.backends:
         # The chain's head itself, not the chain: a chain would fall through to its next member, which may be a plain file.
         backend = backend.backends[0]
+    check_safe(backend)
+    return backend
+
+
+def check_safe(backend: KeyringBackend) -> None:
+    """Raise VaultError for a backend that keeps nothing, keeps secrets in the clear, or prompts on stdin."""
     full_name = _full_name(backend)
     if full_name.startswith(_REFUSED_MODULES) or any(word in type(backend).__name__.lower() for word in _REFUSED_WORDS):
         raise VaultError(
             f"the keyring backend {full_name} is refused: it keeps nothing, keeps it in the clear, or prompts"
         )
-    return backend
 
 
 def _full_name(backend: KeyringBackend) -> str:

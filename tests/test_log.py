@@ -1,0 +1,180 @@
+"""The log tells what happened, never a secret, and cannot be forged or broken from outside."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from decimal import Decimal
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kekbridge import log
+from kekbridge.credentials import new_credentials, standard_webhooks_secret
+from kekbridge.model import Mode
+
+API_KEY, API_SECRET = new_credentials(Mode.LIVE)
+ED25519_SECRET = "3yZe7d9sT4L1f8qWmKp2xVbNcRgHjUe5oAiD6QwXzYt"  # base58, 43 characters, nobody's
+TEMPLATE_SIGNATURE = "v1:action,apiKey,quantity,symbol:" + "ab" * 32
+
+
+@pytest.fixture(autouse=True)
+def restore_logging() -> Iterator[None]:
+    """Leave the process's logging as it was."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    logging.captureWarnings(capture=False)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def lines_of(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        API_KEY,
+        API_SECRET,
+        standard_webhooks_secret(API_SECRET),
+        f"ed25519:{ED25519_SECRET}",
+        ED25519_SECRET,
+        TEMPLATE_SIGNATURE,
+        "sha256=" + "0f" * 32,
+    ],
+    ids=["api_key", "api_secret", "standard_webhooks", "ed25519", "base58", "template_signature", "hmac"],
+)
+def test_no_credential_survives_in_any_place_of_a_record(secret: str, form: str) -> None:
+    """Whatever looks like a credential is cut, in messages, values, nested values and exception texts."""
+    stream = io.StringIO()
+    log.configure("debug", form, stream)
+    logger = log.get_logger("test")
+    logger.info(f"got {secret}", plain=f"x {secret} y", nested={"inner": [secret, {"deep": secret}]}, **{secret: 1})
+    try:
+        raise ValueError(f"cannot use {secret}")
+    except ValueError:
+        logger.exception("failed")
+    logging.getLogger("some.library").warning("header: %s", secret)
+    core = secret.rpartition(":")[2].rpartition("_")[2].rpartition("=")[2] or secret
+    written = stream.getvalue()
+    assert written.count("\n") >= 3
+    assert core[6:] not in written
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["apiKey", "api_key", "X-Api-Key", "signature", "secret", "Authorization", "passphrase", "orderly-signature"],
+)
+def test_values_under_secret_names_are_never_shown(name: str) -> None:
+    """A value is a secret by its name, whatever it looks like, also inside a payload."""
+    stream = io.StringIO()
+    log.configure("info", "json", stream)
+    log.get_logger("test").info("event", **{name: "hunter2"}, payload={name: "hunter2", "symbol": "BTCUSDT"})
+    assert "hunter2" not in stream.getvalue()
+    assert lines_of(stream)[0]["payload"] == {name: "[redacted]", "symbol": "BTCUSDT"}
+
+
+def test_locals_stay_out_of_tracebacks() -> None:
+    """A traceback shows where, never the values of variables: a key is one of them."""
+    stream = io.StringIO()
+    log.configure("info", "text", stream)
+    unrelated = "value-" + "of-a-local"
+    try:
+        raise RuntimeError(str(len(unrelated)))
+    except RuntimeError:
+        log.get_logger("test").exception("failed")
+    assert "RuntimeError: 16" in stream.getvalue()
+    assert "value-of-a-local" not in stream.getvalue()
+
+
+@given(st.text(alphabet=st.characters(), max_size=200))
+def test_nothing_from_outside_makes_a_second_line_or_an_escape(text: str) -> None:
+    """One event is one line; no control, direction or surrogate character of an alert reaches the terminal."""
+    for form in ("text", "json"):
+        stream = io.StringIO()
+        log.configure("info", form, stream)
+        log.get_logger("test").info("event", comment=text, **{"k" + text: 1})
+        written = stream.getvalue()
+        assert written.endswith("\n")
+        assert written.count("\n") == 1
+        assert not [c for c in written[:-1] if ord(c) < 32 or 127 <= ord(c) < 160 or 0xD800 <= ord(c) < 0xE000]
+
+
+def test_a_value_cannot_forge_a_field() -> None:
+    """In key=value text a value with spaces, quotes or equals signs is quoted."""
+    stream = io.StringIO()
+    log.configure("info", "text", stream)
+    log.get_logger("test").info("event", comment='x http_status=200 "admin"')
+    assert r'comment="x http_status=200 \"admin\""' in stream.getvalue()
+
+
+def test_a_symbol_or_order_id_stays_readable() -> None:
+    """Redaction must leave what an operator greps for: ids, symbols, amounts, account ids."""
+    stream = io.StringIO()
+    log.configure("info", "json", stream)
+    account = "0x" + "1f" * 32
+    log.get_logger("test").info(
+        "order",
+        client_order_id="kb-01JQXW8M5E3N2C7V9B4K6T0R00",
+        symbol="PERP_BTC_USDC",
+        account=account,
+        price=Decimal("65000.10"),
+    )
+    line = lines_of(stream)[0]
+    assert line["client_order_id"] == "kb-01JQXW8M5E3N2C7V9B4K6T0R00"
+    assert line["symbol"] == "PERP_BTC_USDC"
+    assert line["account"] == account
+    assert line["price"] == "65000.10"
+    assert line["logger"] == "test"
+
+
+def test_the_level_is_kept_for_ours_and_stricter_for_libraries() -> None:
+    """At info a library is heard from warning on: its lower lines quote headers."""
+    stream = io.StringIO()
+    log.configure("info", "json", stream)
+    log.get_logger("ours").debug("no")
+    log.get_logger("ours").info("yes")
+    logging.getLogger("theirs").info("no")
+    logging.getLogger("theirs").warning("yes")
+    assert [(line["logger"], line["event"]) for line in lines_of(stream)] == [("ours", "yes"), ("theirs", "yes")]
+
+
+def test_configuring_twice_does_not_write_twice() -> None:
+    """A library's record reaches the last stream, once."""
+    first, second = io.StringIO(), io.StringIO()
+    log.configure("info", "json", first)
+    log.configure("info", "json", second)
+    logging.getLogger("theirs").error("once")
+    assert first.getvalue() == ""
+    assert len(lines_of(second)) == 1
+
+
+def test_a_closed_stream_does_not_break_the_caller() -> None:
+    """A full disk or a closed pipe behind the log must never stop an order."""
+    stream = io.StringIO()
+    log.configure("info", "json", stream)
+    stream.close()
+    log.get_logger("test").info("nobody hears this")
+
+
+def test_an_ascii_terminal_gets_escapes_instead_of_an_error() -> None:
+    """With LANG=C stderr cannot hold every character; the line is written all the same."""
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    log.configure("info", "text", stream)
+    log.get_logger("test").info("event", comment="größer")
+    assert b"gr\\xf6\\xdfer" in raw.getvalue()
+
+
+def test_printable_leaves_ordinary_text_alone() -> None:
+    """Letters of any script, accents and symbols are no control characters."""
+    assert log.printable("größer ≥ 5 % 日本 ✓") == "größer ≥ 5 % 日本 ✓"
+    assert log.printable("a\x1b]0;title\x07\n") == r"a\x1b]0;title\x07\x0a"
