@@ -1,0 +1,185 @@
+"""The strategy's own position in an alert: reading it, and whether action and quantity agree with it (tradingview.md section 2.1).
+
+A strategy alert names the order that filled and the position before and after. Together they are redundant, and that is their worth:
+what contradicts itself is refused. fields.py calls this; what to trade for a target is decided in translate.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+
+from kekbridge.alerts.numbers import decimal_of
+from kekbridge.alerts.redaction import show
+from kekbridge.alerts.signal import Action, PositionSide, TargetPosition
+from kekbridge.errors import Refused
+
+Lookup = Callable[[str], object]
+
+# TradingView's sizes are doubles: 0.1 + 0.2 arrives as 0.30000000000000004.
+_NOISE = Decimal("1e-9")
+_RANK = {PositionSide.SHORT: -1, PositionSide.FLAT: 0, PositionSide.LONG: 1}
+
+
+def read_target(value: Lookup) -> TargetPosition | None:
+    """The position after the fill (and before it, if told) from marketPosition… or the signed positionSize; None without either.
+
+    Raises Refused: field_invalid for a word or number that cannot be read, inconsistent_position for fields that contradict each other.
+    """
+    side = _side(value, "marketPosition")
+    signed = _signed_size(value("positionSize"))
+    if side is None:
+        if signed is None:
+            return None
+        side = _side_of(signed)
+    size = _size(value, "marketPositionSize", side)
+    if size is None and signed is not None:
+        size = abs(signed)
+    if size is None:
+        raise _inconsistent(
+            "marketPositionSize",
+            f"marketPosition is {side} but its size is missing",
+            'add "marketPositionSize":"{{strategy.market_position_size}}"',
+        )
+    previous_side, previous_size = _previous(value)
+    target = TargetPosition(side=side, size=size, previous_side=previous_side, previous_size=previous_size)
+    if signed is not None and not _about(signed, target.signed):
+        raise _inconsistent("positionSize", f"positionSize is {signed} but marketPosition is {side} {size}", _FIX)
+    return target
+
+
+def check_agreement(action: Action, contracts: Decimal | None, target: TargetPosition) -> None:
+    """Raise Refused(inconsistent_position) unless `action` and `contracts` (base units) lead from the previous position to the new one.
+
+    contracts None: the quantity is not the strategy's own (percent, USD), so only directions are compared.
+    """
+    now, before = target.signed, target.previous_signed
+    if action is Action.CLOSE:
+        _check_close(target)
+        return
+    if action is Action.FLIP:
+        if target.previous_side is not None and _RANK[target.side] * _RANK[target.previous_side] != -1:
+            raise _inconsistent("action", f"a flip cannot lead from {target.previous_side} to {target.side}", _FIX)
+        return
+    direction = 1 if action is Action.BUY else -1
+    if before is not None:
+        change = now - before
+        if _about(now, before):
+            raise _inconsistent("marketPosition", f"the position is the same before and after the fill ({now})", _FIX)
+        if (change > 0) != (direction > 0):
+            raise _inconsistent("action", f"a {action} cannot lead from {before} to {now}", _FIX)
+        if contracts is not None and not _about(abs(change), contracts):
+            raise _inconsistent(
+                "quantity",
+                f"quantity is {contracts} but the position changes by {abs(change)} ({before} to {now})",
+                _FIX,
+            )
+    elif target.previous_side is not None:
+        step = _RANK[target.side] - _RANK[target.previous_side]
+        if step * direction < 0 or (step == 0 and target.side is PositionSide.FLAT):
+            raise _inconsistent("action", f"a {action} cannot lead from {target.previous_side} to {target.side}", _FIX)
+
+
+def with_implied_previous(target: TargetPosition, action: Action, contracts: Decimal | None) -> TargetPosition:
+    """The target with the position before the fill worked out from the order, when the alert did not say it."""
+    if target.previous_signed is not None or contracts is None or action not in (Action.BUY, Action.SELL):
+        return target
+    change = contracts if action is Action.BUY else -contracts
+    before = Decimal(0) if _about(target.signed, change) else target.signed - change  # float noise around flat
+    side = _side_of(before)
+    if target.previous_side is not None and target.previous_side is not side:
+        raise _inconsistent(
+            "prevMarketPosition",
+            f"prevMarketPosition is {target.previous_side} but the order means it was {side}",
+            _FIX,
+        )
+    return TargetPosition(side=target.side, size=target.size, previous_side=side, previous_size=abs(before))
+
+
+def is_exit(target: TargetPosition, action: Action) -> bool:
+    """True when the fill only made the position smaller: it may be executed reduce-only, and no limit stops it."""
+    if target.side is PositionSide.FLAT:
+        return True
+    before = target.previous_signed
+    if before is not None:
+        return before * target.signed > 0 and abs(target.signed) < abs(before)
+    # A sell after which the strategy is still long can only have been a partial close.
+    return action is (Action.SELL if target.side is PositionSide.LONG else Action.BUY)
+
+
+def closed_share(target: TargetPosition) -> Decimal | None:
+    """Percent of the previous position that the fill closed, or None when that was not told."""
+    if target.previous_size is None or target.previous_size == 0:
+        return None
+    return (target.previous_size - target.size) / target.previous_size * 100
+
+
+_FIX = "take action, quantity and the position fields all from the strategy.* placeholders"
+
+
+def _previous(value: Lookup) -> tuple[PositionSide | None, Decimal | None]:
+    side = _side(value, "prevMarketPosition")
+    return (None, None) if side is None else (side, _size(value, "prevMarketPositionSize", side))
+
+
+def _side(value: Lookup, name: str) -> PositionSide | None:
+    word = value(name)
+    if word is None:
+        return None
+    try:
+        return PositionSide(word.lower() if isinstance(word, str) else "")
+    except ValueError:
+        raise Refused(
+            "field_invalid",
+            f"{name}: found {show(word)}, expected long, short or flat; write the strategy.* placeholder",
+            field=name,
+        ) from None
+
+
+def _size(value: Lookup, name: str, side: PositionSide) -> Decimal | None:
+    written = value(name)
+    if written is None:
+        return Decimal(0) if side is PositionSide.FLAT else None
+    size = decimal_of(written)
+    if size is None or size < 0:
+        raise Refused(
+            "field_invalid",
+            f"{name}: found {show(written)}, expected a plain number without a sign; a signed size goes into positionSize",
+            field=name,
+        )
+    if (size == 0) != (side is PositionSide.FLAT):
+        raise _inconsistent(name, f"the position is {side} with size {size}", _FIX)
+    return size
+
+
+def _signed_size(written: object) -> Decimal | None:
+    if written is None:
+        return None
+    size = decimal_of(written)
+    if size is None:
+        raise Refused(
+            "field_invalid",
+            f"positionSize: found {show(written)}, expected a plain number, negative for a short",
+            field="positionSize",
+        )
+    return size
+
+
+def _side_of(signed: Decimal) -> PositionSide:
+    return PositionSide.LONG if signed > 0 else PositionSide.SHORT if signed < 0 else PositionSide.FLAT
+
+
+def _about(one: Decimal, other: Decimal) -> bool:
+    return abs(one - other) <= _NOISE * max(abs(one), abs(other))
+
+
+def _inconsistent(field: str, found: str, fix: str) -> Refused:
+    return Refused("inconsistent_position", f"{field}: {found}; {fix}", field=field)
+
+
+def _check_close(target: TargetPosition) -> None:
+    if target.side is PositionSide.FLAT:
+        return
+    before = target.previous_signed
+    if target.previous_side not in (None, target.side) or (before is not None and abs(target.signed) >= abs(before)):
+        raise _inconsistent("action", f"a close cannot lead to {target.side} {target.size}", _FIX)

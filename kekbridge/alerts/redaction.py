@@ -1,0 +1,106 @@
+"""What of a message may be stored and shown: secrets shortened, control characters escaped, the size bounded.
+
+Used by payload.py for the stored copy and by every refusal that quotes what was found. Never the other way round: nothing here
+decides about an order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_SECRET_NAME = re.compile(
+    r"api_?key|signature|pass_?phrase|passw|secret|token|private|credential|authori|^auth$|^key$|^code$", re.I
+)
+# Our own keys and secrets, and Orderly keys, wherever they were pasted.
+_SECRET_TEXT = re.compile(r"(?:wh_(?:live|test)_|whs_|ed25519:)[A-Za-z0-9_\-+/=]{4,}")
+
+_LONGEST_TEXT = 500
+_LONGEST_NAME = 64
+_LONGEST_STORED = 16_384  # characters of one stored message, names included
+_MARK = "…"
+
+
+def shorten_secret(text: str) -> str:
+    """The first characters of a secret, enough to recognise it and useless to anyone else: `wh_live_9fK2…`."""
+    return printable(text[: min(12, len(text) // 4)]) + _MARK
+
+
+def printable(text: str) -> str:
+    """Control, format and other invisible characters as JSON escapes, so that no terminal or log acts on them."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else (f"\\u{ord(c):04x}" if ord(c) <= 0xFFFF else f"\\U{ord(c):08x}") for c in text
+    )
+
+
+def clip(text: str, limit: int) -> str:
+    """At most `limit` characters, the cut marked."""
+    return text if len(text) <= limit else text[: limit - 1] + _MARK
+
+
+def show(value: object) -> str:
+    """A value of the message for a one-line refusal: quoted, printable, short, secrets shortened."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f"'{clip(printable(_hide(value[:200], None)), 48)}'"
+    return "a list" if isinstance(value, (list, tuple)) else "an object"
+
+
+def redact(document: Mapping[str, Any], *, secret: str | None) -> dict[str, Any]:
+    """A copy of the message that may be stored: `secret` (the apiKey) and everything under a secret's name shortened, size bounded."""
+    return _Redactor(secret).mapping(document)
+
+
+def _hide(text: str, secret: str | None) -> str:
+    if secret and len(secret) >= 8 and secret in text:
+        text = text.replace(secret, shorten_secret(secret))
+    return _SECRET_TEXT.sub(lambda match: shorten_secret(match.group()), text)
+
+
+class _Redactor:
+    """One pass over one message, with a budget so that 64 KiB of nonsense do not become 64 KiB in the store."""
+
+    def __init__(self, secret: str | None) -> None:
+        self._secret = secret
+        self._left = _LONGEST_STORED
+
+    def mapping(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for name, inner in value.items():
+            if self._left <= 0:
+                result[_MARK] = "cut"
+                break
+            shown = clip(printable(_hide(name, self._secret)), _LONGEST_NAME)
+            self._left -= len(shown) + 4
+            result[shown] = self._named(name, inner)
+        return result
+
+    def _named(self, name: str, value: object) -> Any:
+        if isinstance(value, str) and value and _SECRET_NAME.search(name):
+            self._left -= 16
+            return shorten_secret(value)
+        return self._any(value)
+
+    def _any(self, value: object) -> Any:
+        if isinstance(value, str):
+            text = clip(printable(_hide(str(value), self._secret)), min(_LONGEST_TEXT, max(self._left, 2)))
+            self._left -= len(text) + 4
+            return text
+        if isinstance(value, Mapping):
+            return self.mapping(value)
+        if isinstance(value, (list, tuple)):
+            items: list[Any] = []
+            for inner in value:
+                if self._left <= 0:
+                    items.append(_MARK)
+                    break
+                self._left -= 2
+                items.append(self._any(inner))
+            return items
+        return value

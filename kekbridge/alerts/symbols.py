@@ -1,0 +1,313 @@
+"""From the ticker of a chart to the one market it means, or to a refusal: never to the nearest guess (tradingview.md section 6).
+
+The exchange's own list decides everything; a ticker is taken only when exactly one listed market can be meant. Pure and quick: a few
+microseconds, set lookups on the list; only a refusal searches it for suggestions. Called by translate.py.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from kekbridge.alerts.redaction import show
+from kekbridge.alerts.source import refuse_placeholder
+from kekbridge.alerts.tickers import (
+    BASE_ALIASES,
+    CRYPTO_VENUES,
+    FOREIGN_VENUES,
+    FOREX_PAIR,
+    INVERSE_MARKERS,
+    K_UNIT_BASES,
+    MULTIPLIERS,
+    NOT_TRADABLE,
+    PERPETUAL_MARKERS,
+    QUOTES,
+    TRADFI_BASES,
+)
+from kekbridge.errors import Refused
+
+_WHITESPACE = " \t\r\n\x0b\x0c"
+_LONGEST = 40
+_VENUE = re.compile(r"([A-Z0-9_]+):(.+)")
+_CCXT_SETTLE = re.compile(r"(.+/(?:USDT|USDC|USD)):(?:USDT|USDC|USD)")
+_PLAIN = re.compile(r"[A-Z0-9]+")
+_MULTIPLIED = re.compile(r"(1000000|10000|1000)([A-Z][A-Z0-9]*)|([A-Z]+?)(1000000|10000|1000)")
+_ONE = Decimal(1)
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolMatch:
+    """The market meant. `unit_factor` is how many of the ticker's units one unit of the market holds (1000 for PEPE on
+    PERP_1000PEPE_USDC): quantities are divided by it, prices multiplied. `is_inverse`: the ticker's contracts count dollars.
+    """
+
+    symbol: str
+    unit_factor: Decimal = _ONE
+    warnings: tuple[str, ...] = ()
+    is_inverse: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Ticker:
+    """A ticker taken apart, upper case: its possible bases (the quote taken off), and what its shape says."""
+
+    text: str
+    venue: str
+    bases: tuple[str, ...]
+    quote: str | None
+    marker: str | None
+
+
+def resolve(
+    text: str,
+    *,
+    exchange: str | None,
+    listed: Collection[str],
+    aliases: Mapping[str, str],
+    rescale_units: bool,
+) -> SymbolMatch:
+    """The listed market that `text` (with the alert's `exchange`, if any) means; `listed` is best a set or dict.
+
+    `aliases` (the webhook's own: ticker or base to a listed symbol or base) overrule what the venue or shape would forbid.
+    Raises Refused: symbol_invalid, symbol_unknown (with suggestions), symbol_ambiguous, symbol_not_tradable, symbol_unit_mismatch,
+    symbol_exchange_refused, delayed_data, placeholder_unexpanded.
+    """
+    trimmed = text.strip(_WHITESPACE)
+    refuse_placeholder("symbol", trimmed)
+    _check_characters(trimmed)
+    field_venue = (exchange or "").strip(_WHITESPACE).upper()
+    upper = trimmed.upper()
+    venue, bare = _split_venue(upper)
+    aliased = _find_alias(aliases, (trimmed, upper, f"{field_venue}:{bare}" if field_venue else bare, bare))
+    if aliased is not None:
+        return _from_alias(bare, aliased, listed, rescale_units=rescale_units)
+    for name in (field_venue, venue):
+        if name.endswith(("_DL", "_DLY")):
+            raise _refused("delayed_data", f"the data of {show(name)} is delayed; use a real-time feed")
+    # The exchange's own name is an explicit choice; exact case first, because broker-listed markets end in lower case.
+    for exact in (trimmed, upper):
+        if exact in listed:
+            return SymbolMatch(exact)
+    _check_venues(bare, (field_venue, venue))
+    for pattern, kind in NOT_TRADABLE:
+        if pattern.search(bare):
+            raise _refused(
+                "symbol_not_tradable", f"{show(trimmed)} is {kind}; put the alert on the chart of the perpetual"
+            )
+    ticker = _take_apart(bare, venue or field_venue)
+    return _match(ticker, trimmed, listed, aliases, rescale_units=rescale_units)
+
+
+def is_same_market(one: str, other: str) -> bool:
+    """Whether two spellings can mean the same base, judged by the text alone: for a locked symbol, before any list is at hand."""
+    first, second = _possible_bases(one), _possible_bases(other)
+    return one.strip(_WHITESPACE).upper() == other.strip(_WHITESPACE).upper() or not first.isdisjoint(second)
+
+
+def _possible_bases(text: str) -> frozenset[str]:
+    _, bare = _split_venue(text.strip(_WHITESPACE).upper())
+    native = bare.split("_")
+    if len(native) >= 3 and native[0] == "PERP":
+        return frozenset({native[1]})
+    found: set[str] = set()
+    for base in _take_apart(bare, "").bases:
+        unit, name = _unit_of(BASE_ALIASES.get(base, base))
+        found.add(f"{unit}{name}" if unit != 1 else name)
+    return frozenset(found)
+
+
+# ------------------------------------------------------------------------------------------------------ refusals first
+
+
+def _check_characters(text: str) -> None:
+    if not text or len(text) > _LONGEST or not text.isascii() or not text.isprintable() or " " in text:
+        raise _refused(
+            "symbol_invalid",
+            f'found {show(text)}, expected a plain ticker of at most {_LONGEST} characters such as BTCUSDT.P; use "{{{{ticker}}}}"',
+        )
+
+
+def _check_venues(bare: str, venues: tuple[str, str]) -> None:
+    for venue in venues:
+        if venue in FOREIGN_VENUES:
+            raise _refused(
+                "symbol_exchange_refused",
+                f"{show(bare)} on {venue} is not the market of that name here; use a crypto venue's chart, or add an alias to the webhook",
+            )
+
+
+def _refused(code: str, message: str) -> Refused:
+    return Refused(code, f"symbol: {message}", field="symbol")
+
+
+# ------------------------------------------------------------------------------------------------------ taking it apart
+
+
+def _split_venue(upper: str) -> tuple[str, str]:
+    """`BYBIT:SOLUSDT.P` -> venue and ticker; ccxt's settlement suffix (`ETH/USDT:USDT`) is no venue and goes away."""
+    settled = _CCXT_SETTLE.fullmatch(upper)
+    if settled:
+        upper = settled.group(1)
+    match = _VENUE.fullmatch(upper)
+    return (match.group(1), match.group(2)) if match else ("", upper)
+
+
+def _take_apart(bare: str, venue: str) -> _Ticker:
+    marker = next((m for m in PERPETUAL_MARKERS if bare.endswith(m)), None)
+    body = bare.removesuffix(marker) if marker else bare
+    parts = re.split(r"[-_/]", body)
+    if len(parts) > 2 or not all(_PLAIN.fullmatch(part) for part in parts):
+        return _Ticker(bare, venue, (), None, marker)
+    if len(parts) == 2:
+        base, quote = parts
+        return _Ticker(bare, venue, (base,) if quote in QUOTES else (), quote, marker)
+    quote_found = next((q for q in QUOTES if body.endswith(q) and body != q), None)
+    bases = [body] if body not in QUOTES else []
+    if quote_found:
+        # Not the longest stable-coin suffix: BNBUSD would lose BUSD, DOTUSD would lose TUSD.
+        bases.insert(0, body.removesuffix(quote_found))
+    return _Ticker(bare, venue, tuple(bases), quote_found, marker)
+
+
+# ---------------------------------------------------------------------------------------------------------- the match
+
+
+def _match(
+    ticker: _Ticker, text: str, listed: Collection[str], aliases: Mapping[str, str], *, rescale_units: bool
+) -> SymbolMatch:
+    found: dict[str, tuple[str, Decimal]] = {}
+    for base in ticker.bases:
+        by_user = _find_alias(aliases, (base,))
+        if by_user is not None:
+            return _from_alias(base, by_user, listed, rescale_units=rescale_units)
+        match = _market_of(BASE_ALIASES.get(base, base), listed)
+        if match is not None:
+            found[match[0]] = (base, match[1])
+    if not found:
+        raise _refused("symbol_unknown", f"no market fits {show(text)}{_suggestions(ticker, listed)}")
+    if len(found) > 1:
+        raise _refused(
+            "symbol_ambiguous", f"{show(text)} fits {' and '.join(sorted(found))}; use the exchange's own name"
+        )
+    (symbol, (base, factor)), *_ = found.items()
+    _check_meaning(ticker, base, symbol)
+    if factor != 1 and not rescale_units:
+        raise _unit_mismatch(text, symbol, factor)
+    return SymbolMatch(symbol, factor, _warnings(ticker, base, symbol, factor), _is_inverse(ticker, base))
+
+
+def _market_of(base: str, listed: Collection[str]) -> tuple[str, Decimal] | None:
+    """The market of a base and the unit factor; the same unit wins over a rescaled one. None without exactly one."""
+    direct = f"PERP_{base}_USDC"
+    if direct in listed:
+        return direct, _ONE
+    unit, name = _unit_of(base)
+    others: list[tuple[str, Decimal]] = []
+    for multiplier in MULTIPLIERS:
+        symbol = f"PERP_{multiplier if multiplier > 1 else ''}{name}_USDC"
+        if symbol in listed:
+            others.append((symbol, Decimal(multiplier) / unit))
+    same_unit = [other for other in others if other[1] == 1]
+    if same_unit:
+        return same_unit[0]
+    return others[0] if len(others) == 1 else None
+
+
+def _unit_of(base: str) -> tuple[int, str]:
+    """`1000PEPE`, `SHIB1000` and `KPEPE` count thousands: (1000, name); anything else counts single coins."""
+    if base[:1] == "K" and base[1:] in K_UNIT_BASES:
+        return 1000, base[1:]
+    match = _MULTIPLIED.fullmatch(base)
+    if match is None:
+        return 1, base
+    return (int(match.group(1)), match.group(2)) if match.group(1) else (int(match.group(4)), match.group(3))
+
+
+def _check_meaning(ticker: _Ticker, base: str, symbol: str) -> None:
+    """Refuse where the letters fit but the thing may be another: currencies, stocks, metals, and a bare base on a foreign venue."""
+    hint = f"use {symbol}, or add an alias to the webhook"
+    is_bare = ticker.quote is None or base == ticker.text
+    if FOREX_PAIR.fullmatch(base):
+        raise _refused("symbol_exchange_refused", f"{show(ticker.text)} is a currency pair; {hint}")
+    is_crypto_venue = ticker.venue in CRYPTO_VENUES
+    if base in TRADFI_BASES and not is_crypto_venue and ticker.marker is None and (is_bare or ticker.quote == "USD"):
+        raise _refused(
+            "symbol_exchange_refused", f"{show(ticker.text)} may be another thing outside crypto venues; {hint}"
+        )
+    if is_bare and ticker.marker is None and ticker.venue and not is_crypto_venue:
+        raise _refused(
+            "symbol_exchange_refused", f"{show(ticker.text)} on {show(ticker.venue)} may be something else; {hint}"
+        )
+
+
+def _warnings(ticker: _Ticker, base: str, symbol: str, factor: Decimal) -> tuple[str, ...]:
+    warnings: list[str] = []
+    if ticker.quote is not None and ticker.marker is None and base != ticker.text:
+        warnings.append(f"{ticker.text} is a spot ticker: its prices differ from {symbol} by the basis")
+    if factor != 1:
+        warnings.append(
+            f"{ticker.text} was rescaled to {symbol}: quantity divided by {factor:f}, prices multiplied by it"
+        )
+    return tuple(warnings)
+
+
+def _is_inverse(ticker: _Ticker, base: str) -> bool:
+    if ticker.quote == "USD":
+        return ticker.marker in INVERSE_MARKERS or base == "XBT" or (ticker.venue == "BITMEX" and ticker.marker is None)
+    return ticker.quote is None and ticker.marker == "-PERPETUAL"  # Deribit's BTC-PERPETUAL
+
+
+# -------------------------------------------------------------------------------------------------- aliases and advice
+
+
+def _find_alias(aliases: Mapping[str, str], names: tuple[str, ...]) -> str | None:
+    if not aliases:
+        return None
+    for name in names:
+        if name in aliases:
+            return aliases[name]
+    folded = {key.strip(_WHITESPACE).upper(): value for key, value in aliases.items()}
+    return next((folded[name.upper()] for name in names if name.upper() in folded), None)
+
+
+def _from_alias(bare: str, target: str, listed: Collection[str], *, rescale_units: bool) -> SymbolMatch:
+    """The owner's word is taken for the market, not for the unit: an alias from PEPE to 1000PEPE still needs rescaling."""
+    wanted = target.strip(_WHITESPACE)
+    symbol = next((s for s in (wanted, wanted.upper(), f"PERP_{wanted.upper()}_USDC") if s in listed), None)
+    if symbol is None:
+        near = _near(wanted.upper(), listed)
+        raise _refused("symbol_unknown", f"the alias of {show(bare)} names {show(target)}, which is not listed{near}")
+    ticker = _take_apart(bare, "")
+    market_unit, market_name = _unit_of(symbol.split("_")[1])
+    for base in ticker.bases:
+        unit, name = _unit_of(BASE_ALIASES.get(base, base))
+        if name == market_name and unit != market_unit:
+            factor = Decimal(market_unit) / unit
+            if not rescale_units:
+                raise _unit_mismatch(bare, symbol, factor)
+            return SymbolMatch(symbol, factor, _warnings(ticker, base, symbol, factor), _is_inverse(ticker, base))
+    return SymbolMatch(symbol, is_inverse=any(_is_inverse(ticker, base) for base in ticker.bases[:1]))
+
+
+def _unit_mismatch(text: str, symbol: str, factor: Decimal) -> Refused:
+    return _refused(
+        "symbol_unit_mismatch",
+        f"{symbol} trades units of {factor:f} of what {show(text)} counts; use the ticker with that unit, or let the webhook "
+        "rescale (--rescale-units)",
+    )
+
+
+def _suggestions(ticker: _Ticker, listed: Collection[str]) -> str:
+    base = ticker.bases[0] if ticker.bases else ticker.text.removeprefix("PERP_").split("_")[0]
+    return _near(base, listed)
+
+
+def _near(base: str, listed: Collection[str]) -> str:
+    bases = {symbol.split("_")[1]: symbol for symbol in listed if symbol.count("_") >= 2}
+    near = difflib.get_close_matches(base.removeprefix("PERP_").split("_")[0], bases, n=3, cutoff=0.6)
+    return (
+        "; did you mean " + " or ".join(bases[name] for name in near) + "?" if near else "; see the exchange's markets"
+    )
