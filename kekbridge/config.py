@@ -58,6 +58,13 @@ class Server(_Section):
     trusted_proxies: Words = ()
 
 
+class Tls(_Section):
+    """HTTPS on the public listener: PEM files, re-read when they change. Both or neither."""
+
+    cert: str = ""
+    key: str = ""
+
+
 class Auth(_Section):
     """Who may send alerts, and how old they may be."""
 
@@ -141,6 +148,7 @@ class Settings(_Section):
 
     mode: Mode = Mode.PAPER
     server: Server = Server()
+    tls: Tls = Tls()
     auth: Auth = Auth()
     exchange: ExchangeSettings = ExchangeSettings()
     queue: Queue = Queue()

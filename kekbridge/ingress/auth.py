@@ -62,6 +62,7 @@ class Proof:
 
     name: str  # header, standard_webhooks or template
     is_valid: bool
+    reason: str = "it does not fit the body"
 
 
 class Authenticator:
@@ -93,7 +94,8 @@ class Authenticator:
             raise Unauthenticated("api_key_missing", "the message has no apiKey", field="apiKey")
         found = self._find_key(self._sealer.lookup(api_key))
         secret = self._open(found[1]) if found else None
-        proofs = check_proofs(secret or self._nobodys_secret, delivery, message)
+        profile = found[0].settings.profile if found else "seed"
+        proofs = check_proofs(secret or self._nobodys_secret, delivery, message, profile=profile)
         if found is None:
             raise Unauthenticated(
                 "api_key_unknown", f"no valid webhook key equals the apiKey {_hint(api_key)}", field="apiKey"
@@ -118,8 +120,11 @@ class Authenticator:
         return opened
 
 
-def check_proofs(secret: str, delivery: Delivery, message: Message) -> tuple[Proof, ...]:
-    """Every proof the request carries, checked under the secret in constant time. Order: header, standard_webhooks, template."""
+def check_proofs(secret: str, delivery: Delivery, message: Message, *, profile: str) -> tuple[Proof, ...]:
+    """Every proof the request carries, checked under the secret in constant time. Order: header, standard_webhooks, template.
+
+    profile: the webhook's, which says what the fields under a template signature mean.
+    """
     headers = delivery.headers
     proofs: list[Proof] = []
     if headers.get(SIGNATURE_HEADER):
@@ -128,7 +133,8 @@ def check_proofs(secret: str, delivery: Delivery, message: Message) -> tuple[Pro
         is_valid = verify_standard(secret.encode(), headers, delivery.body, delivery.received_at)
         proofs.append(Proof("standard_webhooks", is_valid))
     if message.signature:
-        proofs.append(Proof("template", signature.verify(secret, message.signature, message.texts)))
+        checked = signature.check(secret, message.signature, message.texts, profile)
+        proofs.append(Proof("template", checked.is_valid, checked.reason))
     return tuple(proofs)
 
 
@@ -168,11 +174,10 @@ def _decide(webhook: Webhook, proofs: tuple[Proof, ...], *, can_check: bool) -> 
         raise Unauthenticated(
             "signature_missing", f"webhook {webhook.name} requires a signature and the request has none"
         )
-    broken = [proof.name for proof in proofs if proof.name not in valid]
-    if broken:
-        raise Unauthenticated(
-            "signature_invalid", f"webhook {webhook.name}: the {broken[0]} signature does not fit the message"
-        )
+    broken = next((proof for proof in proofs if proof.name not in valid), None)
+    if broken is not None:
+        reason = broken.reason if can_check else "the webhook's secret cannot be opened"
+        raise Unauthenticated("signature_invalid", f"webhook {webhook.name}: {broken.name} signature: {reason}")
     return valid[0]
 
 
