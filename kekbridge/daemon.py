@@ -23,7 +23,7 @@ import structlog
 
 from kekbridge.config import Settings
 from kekbridge.decision import Terms
-from kekbridge.delivery import Readiness
+from kekbridge.delivery import WEBHOOK_PATH, Readiness
 from kekbridge.errors import ConfigError, KekbridgeError
 from kekbridge.exchange.orderly import ADDRESSES, OrderlyExchange
 from kekbridge.exchange.signing import Signer
@@ -40,6 +40,7 @@ from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
 from kekbridge.pipeline import Pipeline
+from kekbridge.protect import Guard
 from kekbridge.recovery import Recovery
 from kekbridge.refusals import RefusalLog
 from kekbridge.risk.limits import account_limits
@@ -51,7 +52,7 @@ from kekbridge.worker import Worker
 
 log = structlog.get_logger("kekbridge.daemon")
 
-WEBHOOK_PATH = "/api/webhooks/tradingview"
+
 _RECOVERY_PAUSE_S = 1.0
 _CLOCK: Callable[[], datetime] = lambda: datetime.now(UTC)  # noqa: E731 - a clock is a function
 
@@ -127,7 +128,12 @@ class Daemon:
         self._recovered = asyncio.Event()
         outcomes = Outcomes()
         self.follower = Follower(
-            database=database, exchange=exchange, outcomes=outcomes, settings=settings.queue, clock=clock
+            database=database,
+            exchange=exchange,
+            outcomes=outcomes,
+            settings=settings.queue,
+            clock=clock,
+            protection_changed=lambda: self.guard.wake(),
         )
         self.recovery = Recovery(
             database=database,
@@ -154,7 +160,12 @@ class Daemon:
             clock=clock,
             lanes=self.worker,
         )
-        self.jobs = Jobs(settings=settings, exchange=exchange, follower=self.follower, recovery=self.recovery)
+        self.guard = Guard(
+            database=database, exchange=exchange, settings=settings.queue, clock=clock, submit=self.pipeline.submit
+        )
+        self.jobs = Jobs(
+            settings=settings, exchange=exchange, follower=self.follower, recovery=self.recovery, guard=self.guard
+        )
         self.refusals = RefusalLog(database)
         self.listener = Listener(
             self.pipeline.receive,
@@ -208,6 +219,7 @@ class Daemon:
                 group.create_task(self.follower.run()),
                 group.create_task(self.follower.run_trades()),
                 group.create_task(self.refusals.run()),
+                group.create_task(self.guard.run()),
             ]
             try:
                 yield
@@ -258,6 +270,7 @@ class Daemon:
         if self.worker.is_stopping:
             return
         self._recovered.set()
+        self.guard.wake()
         self.jobs.start()
         await self.worker.run(self.pipeline)
 

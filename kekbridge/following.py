@@ -6,6 +6,7 @@ Writes what the exchange says into the store and tells whoever waits. It never s
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -14,11 +15,12 @@ import structlog
 from kekbridge.config import Queue
 from kekbridge.errors import ExchangeUnavailable, StoreUnavailable
 from kekbridge.exchange.protocol import Exchange, OrderReport
-from kekbridge.model import AccountSnapshot, Fill, Order
+from kekbridge.model import AccountSnapshot, Fill, Order, Position
 from kekbridge.outcomes import Outcomes
 from kekbridge.store import fills as fill_rows
 from kekbridge.store import orders as order_rows
 from kekbridge.store import positions as position_rows
+from kekbridge.store import protections
 from kekbridge.store.database import Database
 
 log = structlog.get_logger("kekbridge.following")
@@ -42,12 +44,14 @@ class Follower:
         outcomes: Outcomes,
         settings: Queue,
         clock: Callable[[], datetime],
+        protection_changed: Callable[[], None],
     ) -> None:
         self._database = database
         self._exchange = exchange
         self._outcomes = outcomes
         self._settings = settings
         self._clock = clock
+        self._protection_changed = protection_changed
         self._reported: dict[str, asyncio.Event] = {}
         self._inbox: asyncio.Queue[OrderReport] = asyncio.Queue(maxsize=10_000)
         self._trades_wanted = asyncio.Event()
@@ -95,6 +99,8 @@ class Follower:
             )
         )
         self._outcomes.publish(updated)
+        if executions and updated.needs_stop:
+            self._protection_changed()
         return updated
 
     # ------------------------------------------------------------------------------------------------------- the stream
@@ -117,7 +123,7 @@ class Follower:
 
     async def _take(self, report: OrderReport) -> None:
         name = report.client_order_id
-        order = await self._database.read(order_rows.get, name) if name else None
+        order = await self._database.read(order_rows.find, name) if name else None
         if order is None:
             if report.executed_quantity > 0:
                 self._trades_wanted.set()  # an exit of a bracket, or an order of somebody else
@@ -130,6 +136,7 @@ class Follower:
             await self.look(order)
         if report.is_algo:
             self._trades_wanted.set()
+            self._protection_changed()
 
     async def run_trades(self) -> None:
         """Fetch the account's trades whenever something traded that was not one of our plain orders."""
@@ -144,18 +151,18 @@ class Follower:
     async def sync_trades(self) -> int:
         """Record every trade of the account since the last known one, ours and others'; returns how many were new."""
         now = self._clock()
-        last = await self._database.read(fill_rows.last_time)
+        last = await self._database.read(fill_rows.last_trade_at)
         since = (last or now - timedelta(days=1)) - _TRADE_OVERLAP
         trades = await self._exchange.trades_since(since)
-        return await self._database.write(fill_rows.record, trades)
+        return len(await self._database.write(fill_rows.record, trades, now=now))
 
     async def save_positions(self, snapshot: AccountSnapshot) -> None:
         """Keep the positions table as the exchange sees it, for `kekbridge positions`."""
-        await self._database.write(position_rows.replace_all, snapshot, now=self._clock())
+        await self._database.write(position_rows.replace_all, _all_positions(snapshot), now=self._clock())
 
 
 def record_report(
-    connection: order_rows.Connection,
+    connection: sqlite3.Connection,
     client_order_id: str,
     report: OrderReport,
     executions: tuple[Fill, ...],
@@ -164,7 +171,7 @@ def record_report(
     now: datetime,
 ) -> Order:
     """One transaction: what the exchange says of the order, its fills, and the positions they led to."""
-    fill_rows.record(connection, executions, client_order_id=client_order_id)
+    fill_rows.record(connection, executions, now=now)
     updated = order_rows.apply_report(
         connection,
         client_order_id,
@@ -177,8 +184,14 @@ def record_report(
         now=now,
     )
     if executions and snapshot is not None:
-        position_rows.replace_all(connection, snapshot, now=now)
+        position_rows.replace_all(connection, _all_positions(snapshot), now=now)
+    if updated.needs_stop:
+        protections.want(connection, updated, now=now)
     return updated
+
+
+def _all_positions(snapshot: AccountSnapshot) -> tuple[Position, ...]:
+    return tuple(each for each in (*snapshot.positions.values(), *snapshot.other_positions) if each.quantity)
 
 
 async def _wait(event: asyncio.Event, timeout: float) -> None:

@@ -18,6 +18,7 @@ from kekbridge.config import Settings
 from kekbridge.errors import ExchangeUnavailable, StoreUnavailable
 from kekbridge.exchange.protocol import Exchange
 from kekbridge.following import Follower
+from kekbridge.protect import Guard
 from kekbridge.recovery import Recovery
 
 log = structlog.get_logger("kekbridge.jobs")
@@ -26,7 +27,9 @@ log = structlog.get_logger("kekbridge.jobs")
 class Jobs:
     """The daemon's timetable."""
 
-    def __init__(self, *, settings: Settings, exchange: Exchange, follower: Follower, recovery: Recovery) -> None:
+    def __init__(
+        self, *, settings: Settings, exchange: Exchange, follower: Follower, recovery: Recovery, guard: Guard
+    ) -> None:
         self._scheduler = AsyncIOScheduler(
             timezone=UTC,
             # The default grace of one second silently drops the ticks of a busy loop (APScheduler 3.11).
@@ -36,7 +39,8 @@ class Jobs:
         self._exchange = exchange
         self._follower = follower
         self._recovery = recovery
-        self._add("reconcile", self._recovery.reconcile, settings.queue.reconcile_every_s)
+        self._guard = guard
+        self._add("reconcile", self._reconcile, settings.queue.reconcile_every_s)
         self._add("positions", self._save_positions, settings.exchange.refresh_s)
 
     def start(self) -> None:
@@ -46,6 +50,10 @@ class Jobs:
         """Cut whatever runs: every job is safe to cut anywhere."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
+
+    async def _reconcile(self) -> None:
+        await self._recovery.reconcile()
+        self._guard.wake()
 
     async def _save_positions(self) -> None:
         snapshot = self._exchange.snapshot

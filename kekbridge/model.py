@@ -298,6 +298,11 @@ class Order:
         return self.intent.purpose is Purpose.ENTRY
 
     @property
+    def needs_stop(self) -> bool:
+        """True once an entry that was given a stop loss has executed: from then on the stop must be live."""
+        return self.is_entry and self.intent.stop_loss is not None and self.executed_quantity > 0
+
+    @property
     def is_settled(self) -> bool:
         """True when the sender can be told: the order is final, or rests at the exchange and may do so for days."""
         if self.status.is_final:
@@ -455,8 +460,12 @@ class Usage:
 def client_order_id_of(alert_id: str, leg: int) -> str:
     """The exchange-side name of one leg of one alert: `kb-` and 26 characters, derived, so a restart makes the same one.
 
-    The first 24 characters of the alert's ULID keep it greppable; the last two are the leg (0 to 99).
+    The first 24 characters of the alert's ULID keep it greppable; the last two are the leg in base 36 (0 to 1295).
     """
-    if not 0 <= leg <= 99:
-        raise ValueError(f"leg {leg} is out of range, expected 0 to 99")
-    return f"kb-{alert_id[:24]}{leg:02d}"
+    if not 0 <= leg < len(_BASE36) ** 2:
+        raise ValueError(f"leg {leg} is out of range, expected 0 to 1295")
+    high, low = divmod(leg, len(_BASE36))
+    return f"kb-{alert_id[:24]}{_BASE36[high]}{_BASE36[low]}"
+
+
+_BASE36 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -177,6 +177,31 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             ) STRICT, WITHOUT ROWID
             """,
             """
+            CREATE TABLE protections (              -- one row per executed entry that was given a stop loss
+                client_order_id TEXT PRIMARY KEY REFERENCES orders(client_order_id),
+                state TEXT NOT NULL,                -- wanted, live, replaced, flattened, over
+                detail TEXT NOT NULL DEFAULT '',
+                naked_since TEXT,
+                updated_at TEXT NOT NULL
+            ) STRICT
+            """,
+            "CREATE INDEX protections_open ON protections(client_order_id) WHERE state <> 'over'",
+            """
+            CREATE TABLE cancels (                  -- cancel steps of alerts, carried out by the worker in their turn
+                alert_id TEXT NOT NULL REFERENCES alerts(id),
+                step INTEGER NOT NULL,
+                symbol TEXT,                        -- NULL: every symbol
+                comment TEXT,                       -- NULL: whatever the comment
+                state TEXT NOT NULL,                -- queued, done, failed
+                canceled INTEGER NOT NULL DEFAULT 0,
+                error TEXT,
+                created_at TEXT NOT NULL,
+                finished_at TEXT,
+                PRIMARY KEY (alert_id, step)
+            ) STRICT
+            """,
+            "CREATE INDEX cancels_open ON cancels(created_at) WHERE state = 'queued'",
+            """
             CREATE TABLE events (                   -- append-only history; each row's hash covers the one before
                 sequence INTEGER PRIMARY KEY,
                 at TEXT NOT NULL,

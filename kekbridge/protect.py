@@ -1,0 +1,217 @@
+"""Protected or flat: a position that was opened with a stop loss has that stop at the exchange, or is closed.
+
+Every entry with a stop is looked at when it executes, after each restart and with each reconciliation. A stop that is missing, refused or
+smaller than the position is placed again; when that does not succeed within `protect_within_s`, the naked part is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import structlog
+
+from kekbridge.config import Queue
+from kekbridge.errors import ExchangeUnavailable, KekbridgeError
+from kekbridge.exchange.protocol import Accepted, Exchange, OrderReport, Submission
+from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Purpose
+from kekbridge.store import orders as order_rows
+from kekbridge.store import protections
+from kekbridge.store.database import Database
+from kekbridge.store.protections import FIRST_PROTECTIVE_LEG, Protection, ProtectionState
+
+log = structlog.get_logger("kekbridge.protect")
+
+_PAUSE_S = 0.25
+_READ_LAG_S = 4.0  # a position may be visible this much later than its fill: "flat" is believed only after it
+_PATIENCE = 0.6  # share of protect_within_s spent on placing the stop; the rest is for closing the position
+_PROTECTIVE_LIFE = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """What of an entry is still open, and how much of it no live stop covers (base units, unsigned)."""
+
+    open: Decimal
+    naked: Decimal
+
+
+class Guard:
+    """One per daemon. `submit` is pipeline.submit: protective orders go the same way as all others, only without a queue."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        exchange: Exchange,
+        settings: Queue,
+        clock: Callable[[], datetime],
+        submit: Callable[[Order], Awaitable[Submission | None]],
+    ) -> None:
+        self._database = database
+        self._exchange = exchange
+        self._settings = settings
+        self._clock = clock
+        self._submit = submit
+        self._woken = asyncio.Event()
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+
+    def wake(self) -> None:
+        """An entry with a stop executed, or a stop changed."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """For ever: look after every open protection whenever something changed."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self._woken.wait()
+                self._woken.clear()
+                try:
+                    for protection in await self._database.read(protections.open_protections):
+                        self._look_after(protection, group)
+                except KekbridgeError as error:
+                    log.error("protections_not_readable", error=error.message)
+                    await asyncio.sleep(_PAUSE_S)
+                    self._woken.set()
+
+    def _look_after(self, protection: Protection, group: asyncio.TaskGroup) -> None:
+        name = protection.order.client_order_id
+        if name not in self._under_way:
+            task = group.create_task(self._guard(protection))
+            self._under_way[name] = task
+            task.add_done_callback(lambda _: self._under_way.pop(name, None))
+
+    async def _guard(self, protection: Protection) -> None:
+        """One entry, until its stop is live or its position is gone. Trouble with the exchange is no reason to give up."""
+        started = asyncio.get_running_loop().time()
+        while True:
+            try:
+                state = await self._step(protection.order, asyncio.get_running_loop().time() - started)
+            except KekbridgeError as error:
+                log.error("protection_stuck", client_order_id=protection.order.client_order_id, error=error.message)
+                state = None
+            except Exception:
+                log.exception("protection_failed", client_order_id=protection.order.client_order_id)
+                state = None
+            if state is not None:
+                return
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _step(self, entry: Order, spent_s: float) -> ProtectionState | None:
+        """Look, and do the next thing; the state reached, or None when it has to be looked at again soon."""
+        entry = await self._database.read(order_rows.get, entry.client_order_id)
+        exposure, state = await self._look(entry)
+        if exposure.open == ZERO:
+            if spent_s < _READ_LAG_S and state is not ProtectionState.OVER:
+                return None
+            return await self._mark(entry, ProtectionState.OVER)
+        if exposure.naked == ZERO:
+            return await self._mark(entry, state)
+        await self._mark(entry, ProtectionState.WANTED, f"{exposure.naked} of {exposure.open} without a stop")
+        log.warning("position_naked", client_order_id=entry.client_order_id, naked=str(exposure.naked))
+        if spent_s < self._settings.protect_within_s * _PATIENCE and not self._is_past_stop(entry):
+            await self._send(entry, _stop_of(entry, exposure.naked))
+        else:
+            await self._flatten(entry, exposure.naked)
+        return None  # believed only when it is seen at the exchange
+
+    async def _look(self, entry: Order) -> tuple[Exposure, ProtectionState]:
+        """Ask the exchange for the entry, its stop, and the stops that stand in for it."""
+        report = await self._exchange.find(entry)
+        unclosed = max(entry.executed_quantity - _exited(report), ZERO)
+        if unclosed == ZERO:
+            return Exposure(ZERO, ZERO), ProtectionState.OVER
+        held = min(self._position_on_side(entry), unclosed)
+        if held == ZERO:
+            return Exposure(ZERO, ZERO), ProtectionState.WANTED  # flat, or not visible yet
+        if report is not None and report.stop_is_live:
+            covered = _live_stop_quantity(report) or held
+            if covered >= held:
+                return Exposure(held, ZERO), ProtectionState.LIVE
+        else:
+            covered = ZERO
+        for order in await self._database.read(order_rows.of_alert, entry.alert_id):
+            if order.leg >= FIRST_PROTECTIVE_LEG and order.intent.order_type is OrderType.STOP:
+                stand_in = await self._exchange.find(order)
+                if stand_in is not None and stand_in.status is OrderStatus.ACCEPTED:
+                    covered += stand_in.quantity
+        return Exposure(held, max(held - covered, ZERO)), ProtectionState.REPLACED
+
+    def _position_on_side(self, entry: Order) -> Decimal:
+        """How much is open in the direction of the entry, as the account was last seen."""
+        snapshot = self._exchange.snapshot
+        if snapshot is None:
+            raise ExchangeUnavailable("not_ready", "the account has not been seen since the start")
+        return max(snapshot.position_quantity(entry.intent.symbol) * entry.intent.side.sign, ZERO)
+
+    def _is_past_stop(self, entry: Order) -> bool:
+        """True when the mark has reached the stop already: a stop order would be refused, the position must be closed."""
+        snapshot = self._exchange.snapshot
+        mark = snapshot.mark_price(entry.intent.symbol) if snapshot else None
+        stop = entry.intent.stop_loss
+        return mark is not None and stop is not None and (mark - stop) * entry.intent.side.sign <= 0
+
+    async def _flatten(self, entry: Order, naked: Decimal) -> None:
+        log.error("position_flattened", client_order_id=entry.client_order_id, quantity=str(naked))
+        answer = await self._send(entry, _close_of(entry, naked))
+        if isinstance(answer, Accepted):
+            await self._mark(entry, ProtectionState.FLATTENED, f"closed {naked}: no stop could be placed")
+            await self._exchange.refresh()
+
+    async def _send(self, entry: Order, intent: OrderIntent) -> Submission | None:
+        now = self._clock()
+        order = await self._database.write(
+            protections.add_order, entry, intent, now=now, expires_at=now + _PROTECTIVE_LIFE
+        )
+        return await self._submit(order)
+
+    async def _mark(self, entry: Order, state: ProtectionState, detail: str = "") -> ProtectionState:
+        await self._database.write(protections.mark, entry, state, detail=detail, now=self._clock())
+        return state
+
+
+def _exited(report: OrderReport | None) -> Decimal:
+    """What the entry's own exits (stop loss, take-profit) have closed already."""
+    return ZERO if report is None else sum((leg.executed_quantity for leg in _leaves(report)), ZERO)
+
+
+def _live_stop_quantity(report: OrderReport) -> Decimal:
+    """Size of the entry's own live stop; zero when the exchange gives none (then it follows the position)."""
+    return max(
+        (leg.quantity for leg in _leaves(report) if leg.algo_type == "STOP_LOSS" and leg.stop_is_live), default=ZERO
+    )
+
+
+def _leaves(report: OrderReport) -> tuple[OrderReport, ...]:
+    if not report.children:
+        return () if report.algo_type not in ("STOP_LOSS", "TAKE_PROFIT") else (report,)
+    return tuple(leaf for child in report.children for leaf in _leaves(child))
+
+
+def _stop_of(entry: Order, quantity: Decimal) -> OrderIntent:
+    assert entry.intent.stop_loss is not None  # noqa: S101 - only entries with a stop get a protections row
+    return OrderIntent(
+        symbol=entry.intent.symbol,
+        side=entry.intent.side.opposite,
+        order_type=OrderType.STOP,
+        quantity=quantity,
+        purpose=Purpose.PROTECT,
+        reference_price=entry.intent.stop_loss,
+        reduce_only=True,
+        trigger_price=entry.intent.stop_loss,
+    )
+
+
+def _close_of(entry: Order, quantity: Decimal) -> OrderIntent:
+    return OrderIntent(
+        symbol=entry.intent.symbol,
+        side=entry.intent.side.opposite,
+        order_type=OrderType.MARKET,
+        quantity=quantity,
+        purpose=Purpose.PROTECT,
+        reference_price=entry.intent.reference_price,
+        reduce_only=True,
+    )
