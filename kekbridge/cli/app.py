@@ -1,0 +1,85 @@
+"""The tree of commands: names and one-line helps as data, each command's module imported only when it is called.
+
+A new command is one row of COMMANDS and one file. `kekbridge --help` reads the rows and imports none of the files.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from kekbridge import __version__
+from kekbridge.cli.options import ConfigFile, DataDir, Places
+
+# name -> (module:attribute of its Typer, help). The order is the order of `kekbridge --help`.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("kekbridge.cli.serve:app", "Run the bridge: take alerts and place their orders."),
+    "webhook": ("kekbridge.cli.webhook:app", "Create, list, show, edit and switch webhooks."),
+    "template": ("kekbridge.cli.template:app", "Print the message to paste into a TradingView alert."),
+    "logs": ("kekbridge.cli.logs:app", "List what came in and what became of it, newest last."),
+    "explain": ("kekbridge.cli.explain:app", "Tell the whole story of one alert, or list every code."),
+    "orders": ("kekbridge.cli.orders:orders", "List orders, newest last."),
+    "positions": ("kekbridge.cli.orders:positions", "List open positions as the bridge last saw them."),
+    "halt": ("kekbridge.cli.trading:halt", "Stop all trading at once, exits too."),
+    "exits-only": ("kekbridge.cli.trading:exits_only", "Refuse entries at once; exits still pass."),
+    "resume": ("kekbridge.cli.trading:resume", "Trade again after halt or exits-only."),
+    "config": ("kekbridge.cli.config:app", "Show and check the settings."),
+    "paper": ("kekbridge.cli.paper:app", "Run the paper exchange alone, for any Orderly client."),
+}
+
+
+class LazyCommands(TyperGroup):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # Typer's own context, by its public name
+        return list(COMMANDS)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> Any:  # type: ignore[override]
+        if cmd_name not in COMMANDS:
+            return None
+        if cmd_name not in self.commands:
+            module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+            command = get_command(getattr(import_module(module), attribute))
+            command.name = cmd_name
+            self.commands[cmd_name] = command
+        return self.commands[cmd_name]
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_text) for name, (_, help_text) in COMMANDS.items()])
+
+
+app = typer.Typer(
+    cls=LazyCommands,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nStart here:\n  kekbridge serve                 paper trading on 127.0.0.1:8080, nothing to set up\n"
+    "  kekbridge template default      the message to paste into TradingView\n"
+    "  kekbridge COMMAND --help        options and an example of each command",
+)
+
+
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"kekbridge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Self-hosted bridge from TradingView alerts to KEK DEX: takes an alert, checks it, places the order."""
+    context.obj = Places(data_dir=data_dir, config=config)

@@ -1,0 +1,219 @@
+"""`kekbridge explain`: the whole story of one alert, in the order it happened; or what a code means. Reads only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
+from kekbridge.cli.workspace import find_workspace, now, opened
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+    from kekbridge.codes import Code
+    from kekbridge.model import Fill, Order, Verdict
+    from kekbridge.store.alerts import StoredAlert
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command(
+    epilog=examples(
+        "kekbridge explain 01KAN5V6Q2R8S        the id (or its beginning) that `kekbridge logs` shows",
+        "kekbridge explain my-alert-17          the alertId of the message; a client order id does, too",
+        "kekbridge explain timestamp_stale      what a code means and how to fix it",
+        "kekbridge explain --codes",
+    )
+)
+def explain(
+    context: typer.Context,
+    alert: Annotated[
+        str | None, typer.Argument(metavar="ALERT", help="An alert, an order, or a code.", show_default=False)
+    ] = None,
+    codes: Annotated[bool, typer.Option("--codes", help="List every code with its meaning and its fix.")] = False,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Tell the whole story of one alert, or list every code."""
+    from kekbridge.codes import CODES
+    from kekbridge.errors import ConfigError
+
+    if codes:
+        _print_codes(list(CODES.values()), as_json=as_json)
+        return
+    if alert is None:
+        raise ConfigError("no alert is named; give the id that `kekbridge logs` shows, or --codes")
+    if alert in CODES:
+        _print_codes([CODES[alert]], as_json=as_json)
+        return
+    with opened(find_workspace(context, data_dir, config)) as database, database.snapshot() as connection:
+        story = _story(connection, alert)
+    _print_json(story) if as_json else _print(story)
+
+
+def _story(connection: sqlite3.Connection, reference: str) -> dict[str, Any]:
+    """Everything that is stored about one alert. Raises NotFound."""
+    from kekbridge.store import alerts, events, fills, orders
+
+    alert = alerts.find(connection, reference)
+    legs = orders.of_alert(connection, alert.id)
+    return {
+        "alert": alert,
+        "orders": legs,
+        "details": {order.client_order_id: orders.details(connection, order.client_order_id) for order in legs},
+        "fills": {order.client_order_id: fills.of_order(connection, order.client_order_id) for order in legs},
+        "events": events.of_alert(connection, alert.id),
+    }
+
+
+def _print_json(story: dict[str, Any]) -> None:
+    """One object: the alert's fields, and its orders with their requests, second verdicts and fills inside."""
+    from kekbridge.cli import render
+    from kekbridge.cli.orders import order_data
+
+    legs = [
+        order_data(order)
+        | {
+            "request": story["details"][order.client_order_id].request,
+            "verdictsBeforeSending": render.jsonable(story["details"][order.client_order_id].verdicts),
+            "fills": render.jsonable(story["fills"][order.client_order_id]),
+        }
+        for order in story["orders"]
+    ]
+    render.as_json(render.jsonable(story["alert"]) | {"orders": legs, "events": story["events"]})
+
+
+def _print(story: dict[str, Any]) -> None:
+    from kekbridge.cli import render
+
+    alert: StoredAlert = story["alert"]
+    _print_alert(alert)
+    if alert.verdicts:
+        render.heading("rules at admission")
+        _print_verdicts(alert.verdicts)
+    for order in story["orders"]:
+        details = story["details"][order.client_order_id]
+        _print_order(order, details.request, story["fills"][order.client_order_id])
+        failed = [verdict for verdict in details.verdicts if not verdict.passed]
+        if failed:
+            render.heading("  rules right before sending")
+            _print_verdicts(failed)
+    if alert.stages:
+        render.heading("milliseconds after it was received")
+        render.pairs([(stage, f"{value:g}") for stage, value in sorted(alert.stages.items(), key=_by_time)], indent=2)
+    if alert.answer is not None:
+        render.heading(f"answered with HTTP {alert.answer_status}")
+        render.pairs(alert.answer.items(), indent=2)
+
+
+def _by_time(stage: tuple[str, float]) -> float:
+    return float(stage[1])
+
+
+def _print_alert(alert: StoredAlert) -> None:
+    from kekbridge.cli import render
+    from kekbridge.codes import CODES
+
+    rows: list[tuple[str, object]] = [
+        ("alert", alert.id),
+        ("alertId", alert.alert_id),
+        ("webhook", alert.webhook_name),
+        ("received", f"{render.moment(alert.received_at)} UTC ({render.age(alert.received_at, now())})"),
+        ("from", f"{render.plain(alert.remote)}, proof: {render.plain(alert.proof)}"),
+    ]
+    if alert.fired_at is not None:
+        delay = render.duration(alert.received_at - alert.fired_at)
+        rows.append(("fired", f"{render.moment(alert.fired_at)} UTC, {delay} before it was received"))
+    rows += [("says", " ".join(part for part in (alert.action, alert.symbol) if part)), ("status", alert.status)]
+    if alert.code:
+        rows.append(("code", alert.code))
+        known = CODES.get(alert.code)
+        rows += [("why", alert.error or (known.meaning if known else None))]
+        rows += [("fix", known.fix)] if known else []
+    render.pairs(rows)
+    for warning in alert.warnings:
+        render.pairs([("warning", warning)])
+    render.heading("message (credentials shortened)")
+    render.pairs(alert.payload.items(), indent=2)
+
+
+def _print_verdicts(verdicts: Sequence[Verdict]) -> None:
+    from kekbridge.cli import render
+
+    columns = [
+        render.Column("  RULE"),
+        render.Column("SCOPE"),
+        render.Column("FOUND", shrinks=True),
+        render.Column("LIMIT", shrinks=True),
+        render.Column("VERDICT", is_status=True),
+    ]
+    render.table(
+        columns,
+        [
+            (f"  {verdict.rule}", verdict.scope, verdict.found, verdict.limit, "passed" if verdict.passed else "denied")
+            for verdict in verdicts
+        ],
+    )
+
+
+def _print_order(order: Order, request: str | None, fills: Sequence[Fill]) -> None:
+    from kekbridge.cli import render
+    from kekbridge.cli.orders import order_words
+
+    intent = order.intent
+    render.heading(f"order {order.leg + 1}: {order_words(order)} {intent.symbol}")
+    rows: list[tuple[str, object]] = [
+        ("status", order.status),
+        ("client order id", order.client_order_id),
+        ("order id", order.order_id),
+        ("filled", f"{render.amount(order.executed_quantity)} at {render.amount(order.average_price)}"),
+        ("fee (USDC)", order.fee),
+        ("expected price", intent.reference_price),
+    ]
+    optional = [
+        ("stop loss", intent.stop_loss),
+        (
+            "take profits",
+            [f"{render.amount(one.quantity)} at {render.amount(one.trigger_price)}" for one in intent.take_profits],
+        ),
+        ("realized P&L", order.realized_pnl or None),
+        ("slippage", _slippage(order)),
+        ("attempts", order.attempt if order.attempt > 1 else None),
+        ("code", order.code),
+        ("why", order.error),
+        ("request", request),
+    ]
+    render.pairs([*rows, *((name, value) for name, value in optional if value not in (None, "", []))], indent=2)
+    for fill in fills:
+        maker = "maker" if fill.is_maker else "taker"
+        words = (
+            f"{render.amount(fill.quantity)} at {render.amount(fill.price)}, fee {render.amount(fill.fee)} ({maker})"
+        )
+        render.pairs([(f"fill {render.moment(fill.executed_at)}", words)], indent=2)
+
+
+def _slippage(order: Order) -> str | None:
+    """How much worse than the alert's price (else the mark) it was filled, in percent; negative is better."""
+    expected = order.intent.signal_price or order.intent.reference_price
+    if order.average_price is None or not expected:
+        return None
+    worse = (order.average_price - expected) * order.intent.side.sign / expected * 100
+    return f"{worse:+.3f} % against {'the alert' if order.intent.signal_price else 'the mark'}"
+
+
+def _print_codes(codes: list[Code], *, as_json: bool) -> None:
+    from kekbridge.cli import render
+
+    if as_json:
+        render.as_json(codes)
+    elif len(codes) == 1:
+        (code,) = codes
+        render.pairs([("code", code.name), ("HTTP", code.status), ("meaning", code.meaning), ("fix", code.fix)])
+    else:
+        for code in codes:
+            render.heading(code.name if code.status is None else f"{code.name} ({code.status})", gap=False)
+            render.paragraph(f"{code.meaning} {code.fix}", indent=2)

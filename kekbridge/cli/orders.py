@@ -1,0 +1,166 @@
+"""`kekbridge orders` and `kekbridge positions`: what was ordered, and what is held as the daemon last saw it. Reads only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kekbridge.cli import values
+from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
+from kekbridge.cli.workspace import find_workspace, now, opened
+
+if TYPE_CHECKING:
+    from kekbridge.model import Order, Position
+
+orders = typer.Typer(rich_markup_mode=None, add_completion=False)
+positions = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+def _option(metavar: str, help_text: str) -> Any:
+    return typer.Option(metavar=metavar, help=help_text, show_default=False)
+
+
+@orders.command(
+    epilog=examples(
+        "kekbridge orders",
+        "kekbridge orders --open --symbol BTC",
+        "kekbridge orders --since 24h --json | jq '.[] | {symbol, status, averagePrice}'",
+    )
+)
+def list_orders(
+    context: typer.Context,
+    only_open: Annotated[bool, typer.Option("--open", help="Only those that are not finished.")] = False,
+    symbol: Annotated[str | None, _option("BTC", "Of this market only.")] = None,
+    webhook: Annotated[str | None, _option("NAME", "Of this webhook only.")] = None,
+    status: Annotated[str | None, _option("STATUS", "queued, submitting, unknown, accepted, filled, …")] = None,
+    since: Annotated[str | None, _option("TIME", "From then on: 2h, 7d, or 2026-11-22T16:00 (UTC).")] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="The newest N.")] = 50,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """List orders, newest last: what was asked, what was filled at which price, what it cost."""
+    from kekbridge.cli import render
+    from kekbridge.store import orders as stored
+    from kekbridge.webhooks import perp_symbol
+
+    with opened(find_workspace(context, data_dir, config)) as database, database.snapshot() as connection:
+        found = stored.list_orders(
+            connection,
+            webhook=webhook,
+            status=status,
+            symbol=None if symbol is None else perp_symbol(symbol),
+            since=None if since is None else values.instant("--since", since, now()),
+            open_only=only_open,
+            limit=limit,
+        )
+    if as_json:
+        render.as_json([order_data(order) for order in found])
+        return
+    if not found:
+        render.note("No open order." if only_open else "No order yet. `kekbridge logs` shows what came in.")
+        return
+    columns = [
+        render.Column("TIME (UTC)"),
+        render.Column("MARKET"),
+        render.Column("ORDER"),
+        render.Column("FILLED", justify="right"),
+        render.Column("AT", justify="right"),
+        render.Column("STATUS", is_status=True),
+        render.Column("WHY", shrinks=True),
+    ]
+    render.table(columns, [_order_row(order) for order in found])
+
+
+@positions.command(epilog=examples("kekbridge positions", "kekbridge positions --json"))
+def list_positions(
+    context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
+) -> None:
+    """List open positions as the daemon last saw them at the exchange, and how long ago that was."""
+    from kekbridge.cli import render
+    from kekbridge.store import positions as stored
+    from kekbridge.store.lock import DaemonLock
+
+    workspace = find_workspace(context, data_dir, config)
+    with opened(workspace) as database, database.snapshot() as connection:
+        found = [position for position in stored.list_all(connection) if position.quantity != 0]
+    if as_json:
+        render.as_json([position_data(position) for position in found])
+        return
+    if not found:
+        render.note("No open position.")
+    else:
+        columns = [
+            render.Column("MARKET"),
+            render.Column("SIDE"),
+            render.Column("QUANTITY", justify="right"),
+            render.Column("ENTRY", justify="right"),
+            render.Column("MARK", justify="right"),
+            render.Column("PNL (USDC)", justify="right"),
+            render.Column("LIQUIDATION", justify="right"),
+            render.Column("SEEN", justify="right"),
+        ]
+        render.table(columns, [_position_row(position) for position in found])
+    if DaemonLock.holder(workspace.data_dir) is None:
+        render.note("The bridge is not running: this is what it saw last.")
+
+
+def order_data(order: Order) -> dict[str, Any]:
+    """An order for scripts: its own fields and those of its intent side by side."""
+    from kekbridge.cli import render
+
+    shown: dict[str, Any] = render.jsonable(order)
+    intent = shown.pop("intent")
+    return shown | {key: value for key, value in intent.items() if key not in shown}
+
+
+def position_data(position: Position) -> dict[str, Any]:
+    """A position for scripts, with the gain or loss at the mark."""
+    from kekbridge.cli import render
+
+    shown: dict[str, Any] = render.jsonable(position)
+    return shown | {"unrealizedPnl": render.jsonable(position.unrealized_pnl)}
+
+
+def order_words(order: Order) -> str:
+    """`buy 0.001 limit 65000`, `sell 0.5 market (exit)`."""
+    from kekbridge.cli import render
+
+    intent = order.intent
+    parts = [intent.side.value.lower(), render.amount(intent.quantity), intent.order_type.value]
+    if intent.limit_price is not None:
+        parts.append(render.amount(intent.limit_price))
+    if not order.is_entry:
+        parts.append(f"({intent.purpose.value})")
+    return " ".join(parts)
+
+
+def _order_row(order: Order) -> tuple[object, ...]:
+    from kekbridge.cli import render
+
+    return (
+        render.clock(order.created_at, now()),
+        render.market(order.intent.symbol),
+        order_words(order),
+        order.executed_quantity,
+        order.average_price,
+        order.status,
+        order.error or order.code or "",
+    )
+
+
+def _position_row(position: Position) -> tuple[object, ...]:
+    from kekbridge.cli import render
+
+    pnl = position.unrealized_pnl
+    return (
+        render.market(position.symbol),
+        "long" if position.quantity > 0 else "short",
+        abs(position.quantity),
+        position.average_open_price,
+        position.mark_price,
+        None if pnl is None else f"{pnl:+.2f}",
+        position.liquidation_price,
+        None if position.updated_at is None else render.age(position.updated_at, now()),
+    )

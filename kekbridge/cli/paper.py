@@ -1,0 +1,142 @@
+"""`kekbridge paper`: the paper exchange alone, for any Orderly client, until it is stopped. Its key is public and worthless."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from kekbridge.cli import values
+from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
+from kekbridge.cli.workspace import Workspace, find_workspace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kekbridge.paper.settings import PaperSettings
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command(
+    epilog=examples(
+        "kekbridge paper --data-dir ./venue --prices static",
+        "kekbridge paper --port 9090 --json        one line with base_url, account_id, orderly_key, orderly_secret",
+        "KEKBRIDGE_EXCHANGE_BASE_URL=http://127.0.0.1:9090 kekbridge serve     trade there",
+    )
+)
+def paper(
+    context: typer.Context,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=65535,
+            help="Port on this machine; 0 takes a free one. Default: paper.port.",
+            show_default=False,
+        ),
+    ] = None,
+    prices: Annotated[
+        Literal["live", "static"] | None,
+        typer.Option(help="Orderly's public prices, or built-in ones. Default: paper.prices.", show_default=False),
+    ] = None,
+    balance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="USDC", help="Start balance of a fresh account. Default: paper.balance.", show_default=False
+        ),
+    ] = None,
+    rate_limits: Annotated[
+        bool | None,
+        typer.Option(
+            "--rate-limits/--no-rate-limits",
+            help="Refuse what comes too fast, as the real exchange does.",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Run the paper exchange alone: Orderly's paths, signatures, filters and streams over HTTP on this machine.
+
+    Prints where it listens and the account's key, then runs until Ctrl-C or SIGTERM. State is kept in the data directory.
+    """
+    import asyncio
+
+    workspace = find_workspace(
+        context,
+        data_dir,
+        config,
+        {
+            "paper.port": port,
+            "paper.prices": prices,
+            "paper.balance": None if balance is None else values.number("--balance", balance),
+            "paper.rate_limits": rate_limits,
+        },
+    )
+    asyncio.run(_run(workspace, as_json=as_json))
+
+
+async def _run(workspace: Workspace, *, as_json: bool) -> None:
+    """Listen, say so, wait for a signal, close in order."""
+    import asyncio
+    import signal
+
+    from kekbridge import log
+    from kekbridge.daemon import prepare_data_dir
+    from kekbridge.errors import ConfigError
+    from kekbridge.paper.server import PaperExchange
+
+    log.configure(workspace.settings.log.level, workspace.settings.log.format)
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    directory = workspace.data_dir / "paper"  # where `serve` keeps the same account
+    exchange = PaperExchange(directory, settings=_settings(workspace))
+    try:
+        try:
+            prepare_data_dir(directory)
+            base_url = await exchange.start("127.0.0.1", workspace.settings.paper.port)
+        except OSError as error:
+            raise ConfigError(
+                f"the paper exchange cannot listen on port {workspace.settings.paper.port}: "
+                f"{error.strerror}; use another --port, or 0 for a free one"
+            ) from None
+        _announce(base_url, directory, as_json=as_json)
+        await stopped.wait()
+    finally:
+        await exchange.close()
+
+
+def _settings(workspace: Workspace) -> PaperSettings:
+    from kekbridge.paper.settings import PaperSettings
+
+    chosen = workspace.settings.paper
+    return PaperSettings(prices=chosen.prices, balance=Decimal(chosen.balance), rate_limits=chosen.rate_limits)
+
+
+def _announce(base_url: str, data_dir: Path, *, as_json: bool) -> None:
+    """Tell scripts in one JSON line, people in a few; flushed, since somebody waits for it."""
+    import sys
+
+    from kekbridge.cli import render
+    from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
+
+    identity = {
+        "base_url": base_url,
+        "account_id": PAPER_ACCOUNT_ID,
+        "orderly_key": PAPER_ORDERLY_KEY,
+        "orderly_secret": PAPER_ORDERLY_SECRET,
+    }
+    if as_json:
+        render.as_json(identity)
+    else:
+        render.pairs([("paper exchange", base_url), ("data directory", str(data_dir)), *list(identity.items())[1:]])
+        render.line("")
+        render.line(f'Set a price:   curl -s {base_url}/paper/prices -d \'{{"PERP_BTC_USDC":"65000"}}\'')
+        render.line(f"What happened: curl -s {base_url}/paper/journal")
+        render.line("Ready. Ctrl-C stops.")
+    sys.stdout.flush()

@@ -1,0 +1,170 @@
+"""How a webhook comes into being: its name, its settings, its credentials, its address. Shared by `serve` and the command line.
+
+Secrets leave this module only inside Credentials, whose repr hides them; stored, they are always sealed. Decides nothing about alerts.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from ulid import ULID
+
+from kekbridge.config import Settings
+from kekbridge.credentials import new_credentials
+from kekbridge.delivery import WEBHOOK_PATH
+from kekbridge.errors import ConfigError, NotFound, VaultError
+from kekbridge.model import Limits, Mode, Webhook, WebhookSettings
+from kekbridge.store import settings as store_settings
+from kekbridge.store import webhooks as store_webhooks
+from kekbridge.vault import Sealer
+
+FIRST_NAME: Final = "default"
+KEY_PREFIX_LENGTH: Final = 12
+# Store settings: which master key the credentials were sealed under, and where the last started daemon listened.
+_MASTER_CHECK: Final = "master_key_check"
+_LISTENING: Final = "listening"
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_LISTED = re.compile(r"PERP_[A-Z0-9]{1,24}_USDC", re.ASCII)
+_BASE = re.compile(r"[A-Z0-9]{1,24}", re.ASCII)
+# Fiat currencies Orderly lists against the dollar: EURUSD is a base there, BTCUSD is not.
+_FIAT = frozenset({"EUR", "GBP", "AUD", "NZD", "CHF", "CAD"})
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a sender needs. Never logged, never stored in the clear."""
+
+    api_key: str = field(repr=False)
+    api_secret: str = field(repr=False)
+
+
+def create(
+    connection: sqlite3.Connection, sealer: Sealer, *, name: str, settings: WebhookSettings, mode: Mode, now: datetime
+) -> tuple[Webhook, Credentials]:
+    """Store a new webhook with fresh credentials; call it inside a write transaction.
+
+    `mode` chooses the key's prefix: `wh_live_` for live, `wh_test_` for paper and testnet. Raises ConfigError when the name is
+    unusable or taken, or when the settings contradict each other.
+    """
+    check_name(name)
+    check_settings(settings)
+    confirm_master_key(connection, sealer, now=now)
+    webhook = store_webhooks.create(connection, webhook_id=str(ULID()), name=name, settings=settings, now=now)
+    api_key, api_secret = new_credentials(mode)
+    store_webhooks.add_key(
+        connection,
+        key_id=str(ULID()),
+        webhook_id=webhook.id,
+        lookup=sealer.lookup(api_key),
+        prefix=api_key[:KEY_PREFIX_LENGTH],
+        sealed_key=sealer.seal(api_key.encode()),
+        sealed_secret=sealer.seal(api_secret.encode()),
+        now=now,
+    )
+    return webhook, Credentials(api_key, api_secret)
+
+
+def credentials_of(connection: sqlite3.Connection, sealer: Sealer, webhook: Webhook, *, now: datetime) -> Credentials:
+    """The newest valid credentials of a webhook, opened for its owner. Raises NotFound when every key is expired or revoked."""
+    valid = [
+        key
+        for key in store_webhooks.list_keys(connection, webhook.id)
+        if key.revoked_at is None and (key.expires_at is None or key.expires_at > now)
+    ]
+    if not valid:
+        raise NotFound("key_missing", f"webhook {webhook.name} has no valid key; delete it and create it again")
+    newest = max(valid, key=lambda key: (key.created_at, key.id))
+    return Credentials(sealer.open(newest.sealed_key).decode(), sealer.open(newest.sealed_secret).decode())
+
+
+def confirm_master_key(connection: sqlite3.Connection, sealer: Sealer, *, now: datetime) -> None:
+    """Remember the master key by a keyed hash, and refuse another one: it would seal secrets that the daemon cannot open.
+
+    A shell finds another vault than the daemon when it runs as another user or without the daemon's credentials directory.
+    """
+    check = sealer.lookup(_MASTER_CHECK).hex()
+    known = store_settings.get_value(connection, _MASTER_CHECK)
+    if known is None:
+        store_settings.set_value(connection, _MASTER_CHECK, check, now=now)
+    elif known != check:
+        raise VaultError(
+            "the vault found here holds another master key than the one the webhooks are sealed with; "
+            "run as the daemon's user, with the same [vault] settings and secrets directory"
+        )
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError unless the name is 1 to 64 of the characters A-Z a-z 0-9 . _ -"""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"webhook name {name[:80]!r} cannot be used; use 1 to 64 letters, digits, dots, dashes and underscores"
+        )
+
+
+def check_settings(settings: WebhookSettings) -> None:
+    """Raise ConfigError when two limits contradict each other, so that no order could ever pass."""
+    limits = settings.limits
+    _check_order("--min-order-size", limits.min_order_size, "--max-order-size", limits.max_order_size)
+    _check_order("--min-order-size", limits.min_order_size, "--max-position-size", limits.max_position_size)
+    rates = settings.rates
+    _check_order("--rate-per-minute", rates.per_minute, "--rate-per-hour", rates.per_hour)
+    _check_order("--rate-per-hour", rates.per_hour, "--rate-per-day", rates.per_day)
+    overlap = sorted(settings.defaults.keys() & settings.locked.keys())
+    if overlap:
+        raise ConfigError(f"{overlap[0]} is given as --default and as --lock; keep one of the two")
+
+
+def _check_order(low_name: str, low: object, high_name: str, high: object) -> None:
+    if low is not None and high is not None and low > high:  # type: ignore[operator]  # both Decimal or both int
+        raise ConfigError(f"{low_name} {low} is larger than {high_name} {high}; no order could pass")
+
+
+def perp_symbol(text: str) -> str:
+    """The exchange's name of a market given by its base: `btc` -> `PERP_BTC_USDC`; full names stay. Raises ConfigError.
+
+    A whole ticker such as BTCUSDT is refused: as a base it would name a market that does not exist, and block everything silently.
+    """
+    name = text.strip().upper()
+    if _LISTED.fullmatch(name):
+        return name
+    is_ticker = name.endswith(("USDT", "USDC")) or (name.endswith("USD") and name[:-3] not in _FIAT)
+    if not _BASE.fullmatch(name) or is_ticker:
+        raise ConfigError(
+            f"symbol {text[:40]!r} is not known here; write the base (BTC) or the exchange's name (PERP_BTC_USDC)"
+        )
+    return f"PERP_{name}_USDC"
+
+
+def remember_address(connection: sqlite3.Connection, webhook_url: str, mode: Mode, *, now: datetime) -> None:
+    """Keep where the daemon listens and in which mode, for commands that run beside it without its options."""
+    store_settings.set_value(connection, _LISTENING, {"webhook_url": webhook_url, "mode": mode.value}, now=now)
+
+
+def address_of(connection: sqlite3.Connection, settings: Settings, *, is_running: bool) -> str:
+    """The URL to paste into TradingView: `server.public_url` if set, else where the running daemon listens, else where it would."""
+    server = settings.server
+    if server.public_url:
+        return server.public_url.rstrip("/") + WEBHOOK_PATH
+    known = store_settings.get_value(connection, _LISTENING) if is_running else None
+    if isinstance(known, dict) and isinstance(known.get("webhook_url"), str):
+        return str(known["webhook_url"])
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    return f"{'https' if settings.tls.cert else 'http'}://{host}:{server.port}{WEBHOOK_PATH}"
+
+
+def mode_of(connection: sqlite3.Connection, configured: Mode, *, is_explicit: bool) -> Mode:
+    """The mode commands work in: the configured one if anybody configured it, else that of the last started daemon."""
+    known = store_settings.get_value(connection, _LISTENING)
+    if is_explicit or not isinstance(known, dict) or known.get("mode") not in set(Mode):
+        return configured
+    return Mode(known["mode"])
+
+
+def defaults_for_first() -> WebhookSettings:
+    """Settings of the webhook that the first start makes: every default, signature required."""
+    return WebhookSettings(limits=Limits())
