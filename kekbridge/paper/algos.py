@@ -36,6 +36,7 @@ class Algos:
         engine = self.engine
         instrument = engine.instrument(request.symbol)
         mark = engine.marks[request.symbol].price
+        self.clearing.check_frozen()
         if request.quantity is not None and request.algo_type != "POSITIONAL_TP_SL":
             filters.check_size(instrument, request.quantity, "quantity")
         if request.type == "LIMIT" and request.price is not None:

@@ -155,6 +155,7 @@ class Api:
         for order in orders:
             engine.event("order_received", **_told(order, route.creates))
         try:
+            _check_age(request, call.now)
             self._interfere(route, method, path, call.body.get("algo_type"))
             assert call.key is not None  # noqa: S101  create routes are signed
             bucket = f"{call.key.orderly_key} {method} {route.path}"
@@ -194,6 +195,14 @@ class Api:
             peer=request.remote or "",
             limiter=self.limiter,
         )
+
+
+def _check_age(request: web.Request, now: int) -> None:
+    """`x-recv-window` on creates: how old, in ms, the request may be (orderly-api.md section 2)."""
+    window = integer(request.headers.get("x-recv-window"), "x-recv-window")
+    stamp = integer(request.headers.get("orderly-timestamp"), "orderly-timestamp")
+    if window is not None and stamp is not None and now - stamp > window:
+        raise Refusal(-1005, f"The request is older than its x-recv-window of {window} ms.")
 
 
 def _fill_body(call: Call, request: web.Request, body: bytes) -> None:

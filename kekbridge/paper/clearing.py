@@ -124,8 +124,7 @@ class Clearing:
     def check(self, order: Order) -> None:
         """Refuse an opening order that the account cannot bear: -1101, and -1012 during liquidation."""
         engine = self.engine
-        if engine.account.frozen_until > engine.clock():
-            raise Refusal(-1012, "The account is in liquidation.")
+        self.check_frozen()
         if order.reduce_only:
             return
         instrument, price = engine.instruments[order.symbol], engine.marks[order.symbol].price
@@ -142,6 +141,11 @@ class Clearing:
         free = self.margin(order).free
         if free < 0:
             raise Refusal(-1101, f"The margin is insufficient: {-free:.2f} USDC are missing.")
+
+    def check_frozen(self) -> None:
+        """Refuse creates while a liquidation runs; -1012."""
+        if self.engine.account.frozen_until > self.engine.clock():
+            raise Refusal(-1012, "The account is in liquidation.")
 
     # --- fills ---------------------------------------------------------------------------------------------
 

@@ -1,4 +1,27 @@
-"""Faults on demand: what is armed, and whether it strikes now. Pure; acting on it is the server's work."""
+"""Faults on demand: what is armed, and whether it strikes now. Acting is the server's work.
+
+`POST /paper/faults` takes one object or {"faults": [...]}; {} clears all. Fields of every fault: `path`, `method`
+(exact; default any signed or public call), `count` (strikes so often, then it is gone), `probability` with `seed`.
+
+| fault | what happens |
+| --- | --- |
+| lose_answer | the request is carried out, then the connection is cut without an answer |
+| reset_before | the connection is cut before the request is looked at |
+| reset_inside | carried out, then cut in the middle of the answer |
+| delay | `delay_ms` before (`when`: before) or after (`when`: after) the request is carried out |
+| rate_limit | 429, code -1003; nothing is carried out |
+| server_error | `status` (500), `code` (-1000), `message`; `when`: before or after it is carried out |
+| html | a 403 page of HTML; `when`: before or after it is carried out |
+| maintenance | system_info says 2 and order calls fail with -1011, until cleared |
+| key_revoked | signed calls fail with -1002 |
+| refuse | creates fail with `code` and `message`; `algo_type` narrows it to algo orders of that type |
+| read_lag | orders and fills younger than `delay_ms` are invisible to GETs, until cleared |
+| partial_fills | orders fill in `parts` pieces, some ms apart; `symbol` narrows it |
+| no_fill | MARKET orders stay NEW, until cleared |
+| duplicate_reports, reorder_reports, withhold_reports | private reports come twice, after the next one, never; `topic` narrows it |
+| stream_drop | private connections are cut at once, later ones at connect or at the next report |
+| stream_silence | nothing is sent on any stream, not even pings, until cleared |
+"""
 
 from __future__ import annotations
 
@@ -24,6 +47,7 @@ KINDS: Final = frozenset(
         "reorder_reports",
         "withhold_reports",
         "stream_drop",
+        "stream_silence",
         "partial_fills",
         "no_fill",
         "key_revoked",

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
-
 from kekbridge.paper import identity, money, views
 from kekbridge.paper.api import Call, Route
 from kekbridge.paper.clearing import CROSS, ISOLATED
-from kekbridge.paper.engine import Engine
 from kekbridge.paper.limits import (
     FIVE_PER_MINUTE,
     ONE_PER_SECOND,
@@ -17,12 +13,9 @@ from kekbridge.paper.limits import (
     TWENTY_PER_MINUTE,
     TWENTY_PER_SECOND,
 )
-from kekbridge.paper.records import ZERO, Key
+from kekbridge.paper.records import ZERO, Key, Position
 from kekbridge.paper.requests import MARGIN_MODES, positive, required_symbol
 from kekbridge.paper.wire import Refusal, flag, integer, word
-
-_DAYS_MS = 86_400_000
-
 
 # --- account and positions ---------------------------------------------------------------------------------
 
@@ -43,26 +36,12 @@ def holding(call: Call) -> object:
     return views.holding_view(call.venue.clearing)
 
 
-def _rows(call: Call, margin: money.Margin) -> list[dict[str, object]]:
-    clearing = call.venue.clearing
-    return [views.position_view(clearing, p, margin) for p in views.visible_positions(clearing)]
-
-
 def positions(call: Call) -> object:
-    clearing = call.venue.clearing
-    lagged = call.venue.lagged_positions()
-    if lagged is not None:
-        return lagged
-    margin = clearing.margin()
-    return {
-        **views.totals_view(clearing, margin),
-        "total_pnl_24_h": views.pnl_24h(clearing),
-        "rows": _rows(call, margin),
-    }
+    return call.venue.positions_view()
 
 
 def positions_lite(call: Call) -> object:
-    return {"rows": _rows(call, call.venue.clearing.margin())}
+    return {"rows": call.venue.positions_view()["rows"]}
 
 
 def position(call: Call) -> object:
@@ -71,8 +50,11 @@ def position(call: Call) -> object:
     symbol = call.path["symbol"]
     engine.instrument(symbol)
     mode = word(call.query.get("margin_mode"), "margin_mode", MARGIN_MODES) or CROSS
-    row = engine.positions.get((symbol, mode)) or engine.position(symbol, mode)
-    return views.position_view(clearing, row, clearing.margin())
+    for row in call.venue.positions_view()["rows"]:
+        if (row["symbol"], row["margin_mode"]) == (symbol, mode):
+            return row
+    flat = Position(symbol, mode, last_funding=engine.marks[symbol].funding_sum)
+    return views.position_view(clearing, flat, clearing.margin())
 
 
 def _history(call: Call, book: str, default: int = 25) -> object:
@@ -289,99 +271,6 @@ def maintenance_config(call: Call) -> object:
     return {"success_alter": "Success! Your change has been saved!"}
 
 
-# --- statistics --------------------------------------------------------------------------------------------
-
-
-def _traded(engine: Engine, since: int, until: int | None = None) -> tuple[Decimal, Decimal]:
-    """(USDC volume, fees) of own trades from `since` on."""
-    volume = fees = ZERO
-    for trade in reversed(engine.trades.values()):
-        if trade.at < since:
-            break
-        if until is None or trade.at < until:
-            volume += trade.price * trade.quantity
-            fees += trade.fee
-    return volume, fees
-
-
-def _year_start(now: int) -> int:
-    year = datetime.fromtimestamp(now / 1000, UTC).year
-    return int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) * 1000
-
-
-def statistics(call: Call) -> object:
-    engine, now = call.venue.engine, call.now
-    month, fees = _traded(engine, now - 30 * _DAYS_MS)
-    day, week = _traded(engine, now - _DAYS_MS)[0], _traded(engine, now - 7 * _DAYS_MS)[0]
-    year, ever = _traded(engine, _year_start(now))[0], _traded(engine, 0)[0]
-    first = next(iter(engine.trades.values()), None)
-    return {
-        "days_since_registration": (now - first.at) // _DAYS_MS if first else 0,
-        "fees_paid_last_30_days": fees,
-        "perp_fees_paid_last_30_days": fees,
-        "perp_trading_volume_last_24_hours": day,
-        "perp_trading_volume_last_7_days": week,
-        "perp_trading_volume_last_30_days": month,
-        "perp_trading_volume_ytd": year,
-        "perp_trading_volume_ltd": ever,
-        "trading_volume_last_24_hours": 0,
-        "trading_volume_last_30_days": 0,
-        "trading_volume_ytd": 0,
-    }
-
-
-def _dates(call: Call) -> list[str]:
-    try:
-        first = datetime.strptime(call.query.get("start_date", ""), "%Y-%m-%d").replace(tzinfo=UTC)
-        last = datetime.strptime(call.query.get("end_date", ""), "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError as error:
-        raise Refusal(-1005, "start_date and end_date must be dates like 2026-01-31.") from error
-    days = min((last - first).days, 90)
-    return [(first + timedelta(days=index)).strftime("%Y-%m-%d") for index in range(days + 1)]
-
-
-def _day(call: Call, date: str) -> tuple[int, Decimal, Decimal]:
-    start = int(datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) * 1000
-    inside = [t for t in call.venue.engine.trades.values() if start <= t.at < start + _DAYS_MS]
-    volume = sum((t.price * t.quantity for t in inside), ZERO)
-    return start, volume, sum((t.realized - t.fee for t in inside), ZERO)
-
-
-def statistics_daily(call: Call) -> object:
-    value = call.venue.clearing.margin().account_value
-    rows = []
-    for date in _dates(call):
-        start, volume, pnl = _day(call, date)
-        if volume:
-            rows.append(
-                {
-                    "date": date,
-                    "account_value": money.shown(value),
-                    "perp_volume": volume,
-                    "pnl": pnl,
-                    "snapshot_time": start + _DAYS_MS,
-                }
-            )
-    return views.page(rows, *call.paging())
-
-
-def volume_daily(call: Call) -> object:
-    rows = [{"date": date, "perp_volume": _day(call, date)[1]} for date in _dates(call)]
-    return [row for row in rows if row["perp_volume"]]
-
-
-def volume_stats(call: Call) -> object:
-    engine, now = call.venue.engine, call.now
-    return {
-        "perp_volume_ytd": _traded(engine, _year_start(now))[0],
-        "perp_volume_ltd": _traded(engine, 0)[0],
-        "perp_volume_today": _traded(engine, now // _DAYS_MS * _DAYS_MS)[0],
-        "perp_volume_last_1_day": _traded(engine, now - _DAYS_MS)[0],
-        "perp_volume_last_7_days": _traded(engine, now - 7 * _DAYS_MS)[0],
-        "perp_volume_last_30_days": _traded(engine, now - 30 * _DAYS_MS)[0],
-    }
-
-
 def settle_nonce(call: Call) -> object:
     return {"settle_nonce": call.now % 1_000_000}
 
@@ -412,8 +301,4 @@ ROUTES = (
     Route("POST", "/v1/client/set_orderly_key_ip_restriction", set_ip_restriction, "read", TEN_PER_MINUTE),
     Route("POST", "/v1/client/reset_orderly_key_ip_restriction", reset_ip_restriction, "read", TEN_PER_MINUTE),
     Route("POST", "/v1/client/maintenance_config", maintenance_config, "read", TEN_PER_MINUTE),
-    Route("GET", "/v1/client/statistics", statistics, "read", TEN_PER_MINUTE),
-    Route("GET", "/v1/client/statistics/daily", statistics_daily, "read", TEN_PER_MINUTE),
-    Route("GET", "/v1/volume/user/daily", volume_daily, "read", TEN_PER_MINUTE),
-    Route("GET", "/v1/volume/user/stats", volume_stats, "read", TEN_PER_MINUTE),
 )

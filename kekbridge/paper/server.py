@@ -17,14 +17,16 @@ from typing import Any
 
 from aiohttp import web
 
-from kekbridge.paper import routes_account, routes_algo, routes_orders, routes_public
+from kekbridge.paper import routes_account, routes_algo, routes_orders, routes_public, routes_statistics
 from kekbridge.paper.api import MAX_BODY, Api
 from kekbridge.paper.auth import Gate
 from kekbridge.paper.control import Controls
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 from kekbridge.paper.ledger import Ledger
 from kekbridge.paper.limits import Limiter
+from kekbridge.paper.prices import LiveFeed
 from kekbridge.paper.settings import PaperSettings, now_ms
+from kekbridge.paper.streams import Streams
 from kekbridge.paper.venue import Venue
 from kekbridge.paper.wire import Refusal, failure
 
@@ -67,9 +69,11 @@ class PaperExchange:
         gate, limiter = Gate(venue.engine), Limiter(enabled=self.settings.rate_limits)
         app = web.Application(client_max_size=MAX_BODY, middlewares=[_json_errors(self.clock)])
         api = Api(venue, gate, limiter)
-        for module in (routes_public, routes_orders, routes_algo, routes_account):
+        for module in (routes_public, routes_orders, routes_algo, routes_account, routes_statistics):
             api.mount(app, module.ROUTES)
         Controls(venue, limiter).mount(app)
+        streams = Streams(venue, gate)
+        streams.mount(app)
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=_KEEPALIVE_S, shutdown_timeout=2.0)
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port).start()
@@ -78,6 +82,10 @@ class PaperExchange:
         self.base_url = f"http://{shown}:{bound[1]}"
         venue.resume()
         self._tasks.append(asyncio.create_task(self._tick()))
+        self._tasks.append(asyncio.create_task(streams.run()))
+        if self.settings.prices == "live":
+            feed = LiveFeed(self.settings, venue.live_prices)
+            self._tasks.append(asyncio.create_task(feed.run()))
         return self.base_url
 
     async def close(self) -> None:

@@ -257,6 +257,12 @@ class Trading:
             elif not order.resting:
                 self.match(order)
 
+    def match_waiting(self) -> None:
+        """Match orders that a cleared fault held back; those that are being filled in parts go on by themselves."""
+        for order in list(self.engine.open_orders.values()):
+            if not order.resting and not order.executed:
+                self.match(order)
+
     # --- cancel and edit -----------------------------------------------------------------------------------
 
     def cancel(self, order: Order, reason: str) -> None:
@@ -279,7 +285,6 @@ class Trading:
             algo_order_id=order.algo_id or None,
         )
         self.report(order)
-        self.engine.notice("pending", order)
         self.on_done(order)
 
     def request_cancel(self, order: Order) -> None:

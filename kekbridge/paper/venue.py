@@ -6,14 +6,16 @@ passes. The server and the tests drive it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
+from kekbridge.paper import views
 from kekbridge.paper.algo_edit import AlgoEdits
 from kekbridge.paper.algos import Algos
 from kekbridge.paper.clearing import CROSS, Clearing
-from kekbridge.paper.engine import YEAR_MS, Engine, Later
+from kekbridge.paper.engine import YEAR_MS, Engine, Later, Notice
 from kekbridge.paper.faults import Faults
 from kekbridge.paper.instruments import load_instruments
 from kekbridge.paper.ledger import Ledger
@@ -24,7 +26,8 @@ from kekbridge.paper.trading import Trading
 from kekbridge.paper.wire import Refusal, integer
 
 LIVE_FRESH_MS = 60_000
-HOUR_MS = 3_600_000
+_STORE_MS = 60_000
+_LAG_KEPT_MS = 10_000
 
 
 class Venue:
@@ -37,6 +40,8 @@ class Venue:
         self.clearing = Clearing(self.engine)
         self.trading = Trading(self.engine, self.clearing, self.faults)
         self.algos = Algos(self.engine, self.clearing, self.trading)
+        self._past: deque[tuple[int, dict[str, Any]]] = deque()
+        self.engine.listeners.append(self._remember_positions)
         self.algo_edits = AlgoEdits(self.algos)
         self.liquidation = Liquidation(self.engine, self.clearing, self.trading, self.algos)
 
@@ -53,24 +58,43 @@ class Venue:
         with engine.transaction():
             engine.instrument(symbol)
             mark = engine.marks[symbol]
-            changed = mark.price != price
-            mark.price, mark.source, mark.at = price, source, engine.clock()
+            changed, now = mark.price != price, engine.clock()
+            if mark.source == "snapshot" and source != "snapshot":
+                mark.open_24h = mark.high_24h = mark.low_24h = price
+            # Live marks come every second; where nothing hangs on one, storing it once a minute is enough.
+            worth_storing = source != "live" or now - mark.at >= _STORE_MS or self._matters(symbol)
+            mark.price, mark.source = price, source
             mark.high_24h, mark.low_24h = max(mark.high_24h, price), min(mark.low_24h or price, price)
-            engine.touch(mark)
+            if worth_storing:
+                engine.touch(mark)
+            mark.at = now
             if not changed:
                 return
             if source == "override":
                 engine.event("price", symbol=symbol, price=price, source=source)
             self.algos.on_mark(symbol)
             self.trading.on_mark(symbol)
-            self.liquidation.check()
+            if self._held(symbol):
+                self.liquidation.check()
             engine.notice("mark", mark)
 
-    def live_price(self, symbol: str, price: Decimal) -> None:
-        """A live mark; an override sticks until reset."""
-        mark = self.engine.marks.get(symbol)
-        if mark is not None and symbol in self.engine.instruments and mark.source != "override":
-            self.set_price(symbol, price, "live")
+    def _held(self, symbol: str) -> bool:
+        return any(p.symbol == symbol and p.qty for p in self.engine.positions.values())
+
+    def _matters(self, symbol: str) -> bool:
+        engine = self.engine
+        return (
+            self._held(symbol)
+            or any(order.symbol == symbol for order in engine.open_orders.values())
+            or any(node.symbol == symbol for node in engine.open_algos.values())
+        )
+
+    def live_prices(self, marks: Mapping[str, Decimal]) -> None:
+        """Live marks, all at once; an override sticks until reset, unlisted symbols are passed over."""
+        with self.engine.transaction():
+            for symbol, price in marks.items():
+                if symbol in self.engine.instruments and self.engine.marks[symbol].source != "override":
+                    self.set_price(symbol, price, "live")
 
     def hint_price(self, symbol: str, price: Decimal) -> bool:
         """A price that an alert told: used only without an override and without a fresh live price."""
@@ -126,10 +150,15 @@ class Venue:
 
     def arm(self, body: Mapping[str, Any]) -> None:
         """Arm or clear faults; orders that a cleared fault held back are matched now."""
+        before = self.maintenance()
         self.faults.arm(body)
-        self.engine.notice("maintenance", self.maintenance())
-        if not self.faults.active("no_fill"):
-            self.trading.resume()
+        self.engine.notice("faults", None)
+        if self.maintenance() != before:
+            self.engine.notice("maintenance", self.maintenance())
+            if self.maintenance() and self.engine.account.maintenance_cancel:
+                self.trading.cancel_all(None)
+                self.algos.cancel_all(None, None)
+        self.trading.match_waiting()
 
     def set_key(self, body: Mapping[str, Any]) -> dict[str, object]:
         """Register or change a key without a wallet, for tests of scope, expiry and removal."""
@@ -153,6 +182,23 @@ class Venue:
         """Whether the maintenance fault is armed."""
         return self.faults.active("maintenance")
 
-    def lagged_positions(self) -> dict[str, object] | None:
-        """The answer of `/v1/positions` as it was before the read lag; None without lag."""
-        return None
+    # --- read lag ------------------------------------------------------------------------------------------
+
+    def _remember_positions(self, _: list[Notice]) -> None:
+        """While reads lag, keep what `/v1/positions` would have said after every change."""
+        lag = self.faults.read_lag_ms()
+        if not lag:
+            self._past.clear()
+            return
+        now = self.engine.clock()
+        self._past.append((now, views.positions_view(self.clearing)))
+        while len(self._past) > 1 and self._past[1][0] < now - max(lag, _LAG_KEPT_MS):
+            self._past.popleft()
+
+    def positions_view(self) -> dict[str, Any]:
+        """The answer of `/v1/positions`, as old as the read lag wants it."""
+        lag = self.faults.read_lag_ms()
+        if not lag or not self._past:
+            return views.positions_view(self.clearing)
+        seen = [view for at, view in self._past if at <= self.engine.clock() - lag]
+        return seen[-1] if seen else self._past[0][1]

@@ -245,6 +245,16 @@ def pnl_24h(clearing: Clearing) -> Decimal:
     return total
 
 
+def positions_view(clearing: Clearing) -> dict[str, Any]:
+    """The whole answer of `/v1/positions`."""
+    margin = clearing.margin()
+    return {
+        **totals_view(clearing, margin),
+        "total_pnl_24_h": pnl_24h(clearing),
+        "rows": [position_view(clearing, one, margin) for one in visible_positions(clearing)],
+    }
+
+
 def client_info_view(engine: Engine) -> dict[str, object]:
     """Account settings; fee rates in basis points (section 9)."""
     taker, maker = engine.settings.taker_fee_bps, engine.settings.maker_fee_bps
