@@ -108,6 +108,7 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("queue_full", 422, "Too many orders are waiting.", "Raise queue.max_waiting, or send less."),
     # ------------------------------------------------------------------------------------- what became of it (orders)
     ("nothing_to_close", 200, "The account is flat in this symbol: there was nothing to close.", "Nothing to do."),
+    ("already_in_position", 200, "The position already is what the alert asks for, or going there would re-open what was closed.", "Nothing to do."),
     ("pong", 200, "Heartbeat received and stored; nothing was traded.", "Nothing to do."),
     ("alert_expired", 422, "The alert waited longer than it may; it was not sent.", "See queue.max_age_s."),
     ("exchange_rejected", 422, "The exchange refused the order; its code and message are given.", "See the exchange's message."),

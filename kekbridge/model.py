@@ -220,6 +220,8 @@ class OrderIntent:
 
     `reference_price` is what the order is expected to trade at (limit price, else mark); notionals are computed with it.
     `close_fraction` is set when the size follows the real position at the moment of sending (a whole or partial close).
+    `target_quantity` is the signed position wanted in the end, when an entry's size follows from it; 0 on an exit means flat,
+    whichever side is open by then.
     """
 
     symbol: str
@@ -240,6 +242,7 @@ class OrderIntent:
     leverage: Decimal | None = None
     close_fraction: Decimal | None = None
     after_leg: int | None = None
+    target_quantity: Decimal | None = None
 
     @property
     def signed_quantity(self) -> Decimal:
@@ -265,6 +268,15 @@ class OrderIntent:
     def is_bracket(self) -> bool:
         """True for an entry that carries its own stop loss or take-profit in the same request."""
         return self.stop_loss is not None or bool(self.take_profits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelWish:
+    """Open orders to be cancelled: of one symbol or (None) of all, with a comment only those that carry it."""
+
+    symbol: str | None
+    comment: str | None = None
+    include_algo: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
