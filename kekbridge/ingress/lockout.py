@@ -64,6 +64,11 @@ class Lockout:
         if client.address is not None:
             self._known.pop(_key(client.address), None)
 
+    @property
+    def remembered(self) -> int:
+        """How many addresses are remembered now: bounded, whatever comes."""
+        return len(self._known)
+
     def release(self, address: Address) -> bool:
         """Lift a lock-out by hand. True when there was something to forget."""
         return self._known.pop(_key(address), None) is not None

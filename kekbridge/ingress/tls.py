@@ -73,7 +73,7 @@ class CertificateFiles:
             self._current = _load(self._cert, self._key)
         except ConfigError as error:
             # Not remembered as seen: a half-written pair is tried again at the next look.
-            log.error("certificate_not_loaded", error=error.message)  # noqa: TRY400 - no traceback: it is no bug
+            log.error("certificate_not_loaded", error=error.message)
             return False
         self._seen = signs
         log.info("certificate_loaded", file=str(self._cert))

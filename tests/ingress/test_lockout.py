@@ -1,0 +1,98 @@
+"""Lock-out: strangers who keep failing are not listened to; nobody can use it against the trader."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from kekbridge.ingress.addresses import Client, parse_address
+from kekbridge.ingress.lockout import Lockout
+
+START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
+
+
+def at(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+def client(text: str, *, is_shared: bool = False) -> Client:
+    return Client(parse_address(text), is_shared)
+
+
+@pytest.fixture
+def lockout() -> Lockout:
+    return Lockout(failures=3, window_s=60, lockout_s=300)
+
+
+def test_too_many_failures_lock_out_for_the_set_time(lockout: Lockout) -> None:
+    """The third failure within the window locks; the time left is whole seconds rounded up; then all is forgotten."""
+    someone = client("203.0.113.7")
+    assert [lockout.failed(someone, at(second)) for second in (0, 10, 20)] == [False, False, True]
+    assert lockout.blocked_for(someone, at(20)) == 300
+    assert lockout.blocked_for(someone, at(319.5)) == 1
+    assert lockout.blocked_for(someone, at(320)) == 0
+    assert lockout.failed(someone, at(321)) is False
+    assert lockout.blocked_for(someone, at(321)) == 0
+
+
+def test_failures_far_apart_do_not_add_up(lockout: Lockout) -> None:
+    """Two failures a minute for ever are a wrong alert, not an attack."""
+    someone = client("203.0.113.7")
+    for second in range(0, 6000, 31):
+        assert lockout.failed(someone, at(second)) is False
+
+
+def test_a_success_clears_the_count(lockout: Lockout) -> None:
+    """Who holds a valid proof is no stranger."""
+    someone = client("203.0.113.7")
+    lockout.failed(someone, at(0))
+    lockout.failed(someone, at(1))
+    lockout.succeeded(someone)
+    assert lockout.failed(someone, at(2)) is False
+
+
+def test_others_are_not_touched(lockout: Lockout) -> None:
+    """The lock is per address."""
+    for second in range(3):
+        lockout.failed(client("203.0.113.7"), at(second))
+    assert lockout.blocked_for(client("203.0.113.8"), at(3)) == 0
+
+
+def test_ipv6_counts_by_64(lockout: Lockout) -> None:
+    """One customer has a whole /64: changing the last half does not help, and the neighbour's /64 is not touched."""
+    for last in ("1", "2", "ffff"):
+        lockout.failed(client(f"2001:db8:0:1::{last}"), at(0))
+    assert lockout.blocked_for(client("2001:db8:0:1:aaaa::9"), at(1)) > 0
+    assert lockout.blocked_for(client("2001:db8:0:2::1"), at(1)) == 0
+
+
+def test_shared_and_unknown_addresses_are_never_locked(lockout: Lockout) -> None:
+    """Any TradingView customer could otherwise shut the trader's alerts out by sending junk to his URL."""
+    for someone in (client("52.89.214.238", is_shared=True), Client(None, is_shared=False)):
+        for second in range(10):
+            assert lockout.failed(someone, at(second)) is False
+        assert lockout.blocked_for(someone, at(10)) == 0
+
+
+def test_a_lock_can_be_seen_and_lifted(lockout: Lockout) -> None:
+    """The operator can look and let somebody in again."""
+    someone = client("203.0.113.7")
+    for second in range(3):
+        lockout.failed(someone, at(second))
+    assert someone.address is not None
+    assert lockout.locked(at(3)) == ((someone.address, at(302)),)
+    assert lockout.release(someone.address)
+    assert not lockout.release(someone.address)
+    assert lockout.blocked_for(someone, at(4)) == 0
+    assert lockout.locked(at(4)) == ()
+
+
+def test_memory_is_bounded(lockout: Lockout) -> None:
+    """A flood from a million addresses is remembered for the last ten thousand only."""
+    for number in range(30_000):
+        lockout.failed(client(f"2001:db8:{number // 65_536:x}:{number % 65_536:x}::1"), at(0))
+    for second in range(2):
+        lockout.failed(client("2001:db8:0:752f::1"), at(second))
+    assert len(lockout.locked(at(2))) == 1
+    assert lockout.remembered == 10_000
