@@ -472,12 +472,13 @@ class Usage:
 def client_order_id_of(alert_id: str, leg: int) -> str:
     """The exchange-side name of one leg of one alert: `kb-` and 26 characters, derived, so a restart makes the same one.
 
-    The first 24 characters of the alert's ULID keep it greppable; the last two are the leg in base 36 (0 to 1295).
+    The last 24 characters of the alert's ULID keep it greppable and tell apart alerts of one millisecond, whose ULIDs differ in
+    the last character only; what is left out at the front counts spans of 34 years. Then the leg in base 36 (0 to 1295).
     """
     if not 0 <= leg < len(_BASE36) ** 2:
         raise ValueError(f"leg {leg} is out of range, expected 0 to 1295")
     high, low = divmod(leg, len(_BASE36))
-    return f"kb-{alert_id[:24]}{_BASE36[high]}{_BASE36[low]}"
+    return f"kb-{alert_id[-24:]}{_BASE36[high]}{_BASE36[low]}"
 
 
 _BASE36 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -123,11 +123,13 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             # Small, whatever the history: finding each symbol's next order reads nothing else.
             "CREATE INDEX orders_open ON orders(symbol, status, purpose) WHERE finished_at IS NULL",
             "CREATE INDEX orders_entries ON orders(webhook_id, created_at) WHERE purpose = 'entry'",
+            "CREATE INDEX orders_symbol ON orders(symbol, sequence) WHERE purpose = 'entry'",
             "CREATE INDEX orders_order_id ON orders(order_id) WHERE order_id IS NOT NULL",
             """
             CREATE TABLE fills (
                 trade_id TEXT PRIMARY KEY,
                 client_order_id TEXT,               -- NULL: not an order of ours
+                webhook_id TEXT,                    -- whose realized P&L it is; NULL: nobody's here
                 order_id TEXT NOT NULL,
                 symbol TEXT NOT NULL,
                 side TEXT NOT NULL,
@@ -149,7 +151,7 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
                 quantity TEXT NOT NULL,             -- signed; what is not executed yet
                 notional TEXT NOT NULL,
                 is_entry INTEGER NOT NULL,
-                is_resting INTEGER NOT NULL         -- the exchange has it: its margin is already taken there
+                is_resting INTEGER NOT NULL         -- may wait in the book: not sure to trade soon
             ) STRICT, WITHOUT ROWID
             """,
             """
@@ -169,6 +171,7 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
                 quantity TEXT NOT NULL,
                 average_open_price TEXT NOT NULL,
                 mark_price TEXT,
+                cost_position TEXT NOT NULL,
                 unsettled_pnl TEXT NOT NULL,
                 leverage TEXT,
                 liquidation_price TEXT,

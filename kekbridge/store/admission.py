@@ -1,0 +1,323 @@
+"""The heart of the store: one alert becomes one stored verdict, in one transaction, or nothing at all.
+
+Known already? Room left? Too many? Then the alert, its orders, their reservations, the day's totals and the history are written
+together. What may trade is decided by the pure function handed in; nothing here knows a rule, a network or a clock.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+from kekbridge.model import CancelWish, Order, OrderIntent, OrderStatus, RateLimits, Usage, Verdict, client_order_id_of
+from kekbridge.store import alerts, cancels, events, orders, times
+from kekbridge.store.alerts import StoredAlert
+from kekbridge.store.codec import plain, storable, to_json
+from kekbridge.store.usage import read_usage
+
+RATE_LIMITED: Final = "rate_limited"
+
+_WINDOWS: Final = (("minute", 60), ("hour", 3600), ("day", 86_400))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertDraft:
+    """An authenticated alert before it is stored; `id` is its ULID, `payload` is redacted already.
+
+    `identity` is claimed for ever. Without one, an alert of the same fingerprint within `window_s` seconds is the duplicate.
+    """
+
+    id: str
+    webhook_id: str
+    webhook_name: str
+    alert_id: str | None
+    identity: str | None
+    window_s: int | None
+    fingerprint: str
+    received_at: datetime
+    fired_at: datetime | None
+    remote: str
+    proof: str
+    payload: Mapping[str, Any]
+    action: str | None
+    symbol: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What is to become of an alert: orders (`admitted`), our no (`denied`, `refused`), or nothing to do (`ignored`).
+
+    `action` and `symbol`, when given, replace the sender's spelling in the draft.
+    """
+
+    status: Literal["admitted", "denied", "refused", "ignored"]
+    code: str | None = None
+    error: str | None = None
+    field: str | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    intents: tuple[OrderIntent, ...] = ()
+    is_exit: bool = False
+    action: str | None = None
+    symbol: str | None = None
+    warnings: tuple[str, ...] = ()
+    claims_identity: bool = True  # False where the same alert may come again and be right (a stale timestamp)
+    cancels: tuple[CancelWish, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """What became of it. For `duplicate` and `conflict`, `alert` and `orders` are those stored first."""
+
+    kind: Literal["admitted", "denied", "refused", "ignored", "duplicate", "conflict", "rate_limited"]
+    alert: StoredAlert
+    orders: tuple[Order, ...] = ()
+    retry_after_s: int | None = None
+
+
+def admit(
+    connection: sqlite3.Connection,
+    draft: AlertDraft,
+    decide: Callable[[Usage], Decision],
+    *,
+    rates: RateLimits,
+    now: datetime,
+    expires_at: datetime,
+    cooldown_s: int = 86_400,
+) -> Admission:
+    """Store an alert with everything that follows from it; call it inside one write transaction.
+
+    `decide` gets the usage as it is at this instant and must be pure. Orders of an admitted alert expire at `expires_at`.
+    `cooldown_s`: how far back Usage.last_entry_at looks (0: not at all).
+    """
+    first = _claimed_before(connection, draft)
+    if first is not None:
+        return _repeated(connection, draft, first, now=now)
+    decision = decide(read_usage(connection, draft.webhook_id, now=now, cooldown_s=cooldown_s))
+    retry_after_s = _retry_after(connection, draft.webhook_id, rates, is_exit=decision.is_exit, now=now)
+    if retry_after_s is not None:
+        return _limited(connection, draft, decision, rates, retry_after_s, now=now)
+    status = OrderStatus.QUEUED.value if decision.status == "admitted" else decision.status
+    identity = _identity_of(draft) if decision.claims_identity else None
+    alert = _insert(connection, draft, decision, status=status, identity=identity, now=now)
+    cancels.queue(connection, draft.id, decision.cancels, now=now)
+    planned = decision.intents if decision.status == "admitted" else ()
+    stored = orders.queue(
+        connection,
+        [
+            Order(
+                client_order_id=client_order_id_of(draft.id, leg),
+                alert_id=draft.id,
+                webhook_id=draft.webhook_id,
+                leg=leg,
+                sequence=0,  # given by the table
+                intent=intent,
+                status=OrderStatus.QUEUED,
+                created_at=now,
+                expires_at=expires_at,
+            )
+            for leg, intent in enumerate(planned)
+        ],
+    )
+    _tell(connection, draft, alert, f"alert_{decision.status}", stored, now=now)
+    return Admission(kind=decision.status, alert=alert, orders=stored)
+
+
+# --------------------------------------------------------------------------------------------------------------- duplicates
+
+
+def _identity_of(draft: AlertDraft) -> str:
+    """What the alert claims. One without identity claims its fingerprint at its time, else only itself."""
+    if draft.identity is not None:
+        return storable(draft.identity)
+    if draft.window_s is not None:
+        return f"window:{draft.fingerprint}:{times.to_text(draft.received_at)}:{draft.id}"
+    return f"alert:{draft.id}"
+
+
+def _claimed_before(connection: sqlite3.Connection, draft: AlertDraft) -> StoredAlert | None:
+    """The alert that claimed the same identity, or the first of the same fingerprint within the window."""
+    if draft.identity is not None:
+        row = connection.execute(
+            "SELECT id FROM alerts WHERE webhook_id = ? AND identity = ?", (draft.webhook_id, storable(draft.identity))
+        ).fetchone()
+    elif draft.window_s is not None:
+        opened = times.to_text(draft.received_at - timedelta(seconds=draft.window_s))
+        row = connection.execute(
+            "SELECT id FROM alerts WHERE webhook_id = ? AND identity > ? AND identity < ? ORDER BY identity LIMIT 1",
+            (draft.webhook_id, f"window:{draft.fingerprint}:{opened}~", f"window:{draft.fingerprint}:~"),
+        ).fetchone()
+    else:
+        return None
+    return None if row is None else alerts.get(connection, row[0])
+
+
+def _repeated(connection: sqlite3.Connection, draft: AlertDraft, first: StoredAlert, *, now: datetime) -> Admission:
+    """Nothing is decided again: the first outcome stands. The history notes that it came again, and from where."""
+    kind: Literal["duplicate", "conflict"] = "duplicate" if first.fingerprint == draft.fingerprint else "conflict"
+    data = {"remote": draft.remote, "received_at": draft.received_at, "fingerprint": draft.fingerprint}
+    events.append(connection, f"alert_{kind}", now=now, alert_id=first.id, data=data)
+    return Admission(kind=kind, alert=first, orders=orders.of_alert(connection, first.id))
+
+
+# --------------------------------------------------------------------------------------------------------------- rate limit
+
+
+def _retry_after(
+    connection: sqlite3.Connection, webhook_id: str, rates: RateLimits, *, is_exit: bool, now: datetime
+) -> int | None:
+    """Whole seconds until every window has room again, or None when there is room now.
+
+    A window of N is full when the N-th newest counted alert still lies in it, and has room when that one leaves: exact, and read
+    from the index without counting. A limit of 0 means none.
+    """
+    limits = (rates.per_minute, rates.per_hour, rates.per_day)
+    nth = (
+        "(SELECT received_at FROM alerts WHERE webhook_id = ?1 AND is_exit = ?2 AND identity IS NOT NULL"
+        " ORDER BY received_at DESC LIMIT 1 OFFSET ?{})"
+    )
+    row = connection.execute(
+        f"SELECT {nth.format(3)}, {nth.format(4)}, {nth.format(5)}",
+        (webhook_id, int(is_exit), *(max(limit, 1) - 1 for limit in limits)),
+    ).fetchone()
+    waits = [
+        (times.from_text(at) + timedelta(seconds=length) - now).total_seconds()
+        for limit, (_, length), at in zip(limits, _WINDOWS, row, strict=True)
+        if limit > 0 and at is not None
+    ]
+    longest = max(waits, default=0.0)
+    return math.ceil(longest) if longest > 0 else None
+
+
+def _limited(
+    connection: sqlite3.Connection,
+    draft: AlertDraft,
+    decision: Decision,
+    rates: RateLimits,
+    retry_after_s: int,
+    *,
+    now: datetime,
+) -> Admission:
+    """Stored for the record, but it claims nothing and counts for nothing: the same alert may succeed later."""
+    kind = "exits" if decision.is_exit else "entries"
+    refused = Decision(
+        status="refused",
+        code=RATE_LIMITED,
+        error=(
+            f"more {kind} than the webhook allows ({rates.per_minute} a minute, {rates.per_hour} an hour, {rates.per_day} a day); "
+            f"wait {retry_after_s} s, or raise --rate-per-minute, --rate-per-hour or --rate-per-day"
+        ),
+        is_exit=decision.is_exit,
+        action=decision.action,
+        symbol=decision.symbol,
+    )
+    alert = _insert(connection, draft, refused, status="refused", identity=None, now=now)
+    _tell(connection, draft, alert, "alert_rate_limited", (), now=now)
+    return Admission(kind=RATE_LIMITED, alert=alert, retry_after_s=retry_after_s)
+
+
+# ------------------------------------------------------------------------------------------------------------------ writing
+
+
+def _insert(
+    connection: sqlite3.Connection,
+    draft: AlertDraft,
+    decision: Decision,
+    *,
+    status: str,
+    identity: str | None,
+    now: datetime,
+) -> StoredAlert:
+    alert = StoredAlert(
+        id=draft.id,
+        webhook_id=draft.webhook_id,
+        webhook_name=draft.webhook_name,
+        alert_id=_optional(draft.alert_id),
+        identity=identity,
+        fingerprint=draft.fingerprint,
+        received_at=draft.received_at,
+        fired_at=draft.fired_at,
+        remote=draft.remote,
+        proof=draft.proof,
+        payload=plain(draft.payload),
+        action=_optional(decision.action or draft.action),
+        symbol=_optional(decision.symbol or draft.symbol),
+        is_exit=decision.is_exit,
+        status=status,
+        code=decision.code,
+        error=_optional(decision.error),
+        field=_optional(decision.field),
+        verdicts=decision.verdicts,
+        warnings=decision.warnings,
+        answer_status=None,
+        answer=None,
+        stages={},
+        updated_at=now,
+    )
+    connection.execute(
+        "INSERT INTO alerts (id, webhook_id, webhook_name, alert_id, identity, fingerprint, received_at, fired_at, remote, proof,"
+        " payload, action, symbol, is_exit, status, code, error, field, verdicts, warnings, updated_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            alert.id,
+            alert.webhook_id,
+            alert.webhook_name,
+            alert.alert_id,
+            alert.identity,
+            alert.fingerprint,
+            times.to_text(alert.received_at),
+            times.optional_text(alert.fired_at),
+            alert.remote,
+            alert.proof,
+            to_json(alert.payload),
+            alert.action,
+            alert.symbol,
+            alert.is_exit,
+            alert.status,
+            alert.code,
+            alert.error,
+            alert.field,
+            to_json(alert.verdicts),
+            to_json(alert.warnings),
+            times.to_text(now),
+        ),
+    )
+    return alert
+
+
+def _tell(
+    connection: sqlite3.Connection,
+    draft: AlertDraft,
+    alert: StoredAlert,
+    kind: str,
+    stored: tuple[Order, ...],
+    *,
+    now: datetime,
+) -> None:
+    """The history's row: enough to see later that neither the alert nor its orders were changed behind it."""
+    data = {
+        "webhook_id": draft.webhook_id,
+        "fingerprint": draft.fingerprint,
+        "action": alert.action,
+        "symbol": alert.symbol,
+        "code": alert.code,
+        "orders": [
+            {
+                "client_order_id": order.client_order_id,
+                "symbol": order.intent.symbol,
+                "side": order.intent.side,
+                "order_type": order.intent.order_type,
+                "quantity": order.intent.quantity,
+                "stop_loss": order.intent.stop_loss,
+            }
+            for order in stored
+        ],
+    }
+    events.append(connection, kind, now=now, alert_id=draft.id, data=data)
+
+
+def _optional(text: str | None) -> str | None:
+    return None if text is None else storable(text)

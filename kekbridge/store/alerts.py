@@ -1,0 +1,242 @@
+"""Stored alerts: read for answers, logs and explanations, and completed with what was answered.
+
+Rows are made by admission.py only. The headline status of an alert follows its orders; orders.py keeps it so.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from kekbridge.errors import NotFound
+from kekbridge.model import OrderStatus, Verdict
+from kekbridge.store import times
+from kekbridge.store.codec import from_json, storable, to_json, verdicts_from_json
+
+NOTHING_TO_CLOSE: Final = "nothing_to_close"
+# Of several orders the one that matters most gives the alert its status: what is open first, then what went wrong.
+_HEADLINE_ORDER: Final = (
+    OrderStatus.UNKNOWN,
+    OrderStatus.SUBMITTING,
+    OrderStatus.QUEUED,
+    OrderStatus.PARTIALLY_FILLED,
+    OrderStatus.ACCEPTED,
+    OrderStatus.REJECTED,
+    OrderStatus.DENIED,
+    OrderStatus.EXPIRED,
+    OrderStatus.CANCELED,
+    OrderStatus.FILLED,
+)
+_COLUMNS: Final = (
+    "a.id, a.webhook_id, a.webhook_name, a.alert_id, a.identity, a.fingerprint, a.received_at, a.fired_at, a.remote, a.proof,"
+    " a.payload, a.action, a.symbol, a.is_exit, a.status, a.code, a.error, a.field, a.verdicts, a.warnings, a.answer_status,"
+    " a.answer, a.stages, a.updated_at"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredAlert:
+    """One alert as it is on disk. `identity` is None when it was rate limited and so claims nothing; `stages` are milliseconds."""
+
+    id: str
+    webhook_id: str | None
+    webhook_name: str | None
+    alert_id: str | None
+    identity: str | None
+    fingerprint: str
+    received_at: datetime
+    fired_at: datetime | None
+    remote: str | None
+    proof: str | None
+    payload: Mapping[str, Any]
+    action: str | None
+    symbol: str | None
+    is_exit: bool
+    status: str
+    code: str | None
+    error: str | None
+    field: str | None
+    verdicts: tuple[Verdict, ...]
+    warnings: tuple[str, ...]
+    answer_status: int | None
+    answer: Mapping[str, Any] | None
+    stages: Mapping[str, float]
+    updated_at: datetime
+
+
+def get(connection: sqlite3.Connection, alert_id: str) -> StoredAlert:
+    """The alert with this id of ours. Raises NotFound."""
+    row = connection.execute(f"SELECT {_COLUMNS} FROM alerts a WHERE a.id = ?", (alert_id,)).fetchone()
+    if row is None:
+        raise _not_found(alert_id)
+    return _alert(row)
+
+
+def find(connection: sqlite3.Connection, reference: str) -> StoredAlert:
+    """An alert by our id, the sender's alertId, a client order id, or the unique beginning of our id. Raises NotFound.
+
+    A sender's alertId may stand for several (a rate-limited one before, another webhook): the newest that was taken is meant.
+    """
+    text = storable(reference.strip())
+    for where in (
+        "a.id = ?1",
+        "a.alert_id = ?1 ORDER BY a.identity IS NULL, a.received_at DESC, a.id DESC LIMIT 1",
+        "a.id = (SELECT o.alert_id FROM orders o WHERE o.client_order_id = ?1)",
+    ):
+        row = connection.execute(f"SELECT {_COLUMNS} FROM alerts a WHERE {where}", (text,)).fetchone()
+        if row is not None:
+            return _alert(row)
+    prefix = text.upper()
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM alerts a WHERE a.id >= ? AND a.id < ? LIMIT 2",
+        (prefix, prefix + "~"),
+    ).fetchall()
+    if len(rows) == 1 and prefix:
+        return _alert(rows[0])
+    if rows and prefix:
+        raise NotFound("not_found", f"{reference} is the beginning of several alerts; give more of its characters")
+    raise _not_found(reference)
+
+
+def list_alerts(
+    connection: sqlite3.Connection,
+    *,
+    webhook: str | None = None,
+    status: str | None = None,
+    code: str | None = None,
+    symbol: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    text: str | None = None,
+    limit: int = 100,
+) -> tuple[StoredAlert, ...]:
+    """The last `limit` alerts that fit every filter given, newest last.
+
+    `webhook` is a name or id; `text` is looked for in the payload, the alertId and the error; times are of receipt, `until` exclusive.
+    """
+    conditions: list[tuple[str, str | None]] = [
+        ("a.received_at >= ?", times.optional_text(since)),
+        ("a.received_at < ?", times.optional_text(until)),
+        ("a.status = ?", status),
+        ("a.code = ?", code),
+        ("a.symbol = ?", symbol),
+        ("? IN (a.webhook_name, a.webhook_id)", webhook),
+        (
+            "instr(lower(a.payload || ' ' || coalesce(a.alert_id, '') || ' ' || coalesce(a.error, '')), ?) > 0",
+            text and text.lower(),
+        ),
+    ]
+    given = [(condition, value) for condition, value in conditions if value is not None]
+    where = " AND ".join(condition for condition, _ in given) or "TRUE"
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM alerts a WHERE {where} ORDER BY a.received_at DESC, a.id DESC LIMIT ?",
+        (*(value for _, value in given), limit),
+    ).fetchall()
+    return tuple(_alert(row) for row in reversed(rows))
+
+
+def set_answer(
+    connection: sqlite3.Connection,
+    alert_id: str,
+    *,
+    status: int,
+    answer: Mapping[str, object],
+    stages: Mapping[str, float],
+    now: datetime,
+) -> None:
+    """Note what the sender was told (HTTP status and body) and how many milliseconds each stage took. Raises NotFound."""
+    _one(
+        connection.execute(
+            "UPDATE alerts SET answer_status = ?, answer = ?, stages = json_patch(stages, ?), updated_at = ? WHERE id = ?",
+            (status, to_json(answer), _stages_json(stages), times.to_text(now), alert_id),
+        ),
+        alert_id,
+    )
+
+
+def set_stages(connection: sqlite3.Connection, alert_id: str, stages: Mapping[str, float], *, now: datetime) -> None:
+    """Add measured stages (milliseconds since receipt) to those known. Raises NotFound."""
+    _one(
+        connection.execute(
+            "UPDATE alerts SET stages = json_patch(stages, ?), updated_at = ? WHERE id = ?",
+            (_stages_json(stages), times.to_text(now), alert_id),
+        ),
+        alert_id,
+    )
+
+
+def set_status(
+    connection: sqlite3.Connection,
+    alert_id: str,
+    *,
+    status: str,
+    code: str | None = None,
+    error: str | None = None,
+    now: datetime,
+) -> None:
+    """Say how an alert without orders of its own ended (a cancel, for instance). Raises NotFound."""
+    _one(
+        connection.execute(
+            "UPDATE alerts SET status = ?, code = ?, error = ?, updated_at = ? WHERE id = ?",
+            (status, code, None if error is None else storable(error), times.to_text(now), alert_id),
+        ),
+        alert_id,
+    )
+
+
+def refresh_headline(connection: sqlite3.Connection, alert_id: str, *, now: datetime) -> None:
+    """Make the alert's status, code and error those of its order that matters most; call it after an order changed."""
+    rows = connection.execute("SELECT status, code, error FROM orders WHERE alert_id = ?", (alert_id,)).fetchall()
+    wanted = [row for row in rows if row["code"] != NOTHING_TO_CLOSE]
+    if wanted:
+        status, code, error = min(wanted, key=lambda row: _HEADLINE_ORDER.index(OrderStatus(row["status"])))
+    else:
+        status, code, error = "ignored", NOTHING_TO_CLOSE, rows[0]["error"]
+    set_status(connection, alert_id, status=status, code=code, error=error, now=now)
+
+
+def _stages_json(stages: Mapping[str, float]) -> str:
+    """Durations are measurements, not money: the one place where floats are stored, as plain JSON numbers."""
+    return json.dumps({name: round(milliseconds, 3) for name, milliseconds in stages.items()})
+
+
+def _one(cursor: sqlite3.Cursor, alert_id: str) -> None:
+    if cursor.rowcount != 1:
+        raise _not_found(alert_id)
+
+
+def _not_found(reference: str) -> NotFound:
+    return NotFound("not_found", f"there is no alert {reference[:80]}; `kekbridge logs` lists the latest")
+
+
+def _alert(row: sqlite3.Row) -> StoredAlert:
+    return StoredAlert(
+        id=row["id"],
+        webhook_id=row["webhook_id"],
+        webhook_name=row["webhook_name"],
+        alert_id=row["alert_id"],
+        identity=row["identity"],
+        fingerprint=row["fingerprint"],
+        received_at=times.from_text(row["received_at"]),
+        fired_at=times.optional_time(row["fired_at"]),
+        remote=row["remote"],
+        proof=row["proof"],
+        payload=from_json(row["payload"]),
+        action=row["action"],
+        symbol=row["symbol"],
+        is_exit=bool(row["is_exit"]),
+        status=row["status"],
+        code=row["code"],
+        error=row["error"],
+        field=row["field"],
+        verdicts=verdicts_from_json(row["verdicts"]),
+        warnings=tuple(json.loads(row["warnings"])),
+        answer_status=row["answer_status"],
+        answer=None if row["answer"] is None else from_json(row["answer"]),
+        stages=json.loads(row["stages"]),
+        updated_at=times.from_text(row["updated_at"]),
+    )

@@ -1,0 +1,152 @@
+"""Executions as the exchange reports them, each recorded once however often it is told, and what they won or lost on their day."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from kekbridge.model import ZERO, Fill, Side
+from kekbridge.store import events, ledger, times
+from kekbridge.store.codec import decimal_text, optional_decimal, optional_decimal_text
+
+_COLUMNS: Final = (
+    "trade_id, order_id, client_order_id, symbol, side, price, quantity, fee, realized_pnl, is_maker, executed_at"
+)
+
+
+def record(connection: sqlite3.Connection, fills: Iterable[Fill], *, client_order_id: str | None = None) -> int:
+    """Record fills by trade id and return how many were new. `client_order_id` names our order when all are known to be of it.
+
+    A fill told again may add what was missing (whose order it is, its realized P&L), never a second row. Realized P&L goes to
+    the UTC day of execution, of the account and of the webhook whose order, or whose last entry in the symbol, it belongs to:
+    an exit that the exchange made by itself (a triggered stop) is the loss of whoever entered.
+    """
+    return sum(_record_one(connection, fill, client_order_id or fill.client_order_id) for fill in fills)
+
+
+def last_time(connection: sqlite3.Connection) -> datetime | None:
+    """When the newest known fill was executed."""
+    return times.optional_time(connection.execute("SELECT max(executed_at) FROM fills").fetchone()[0])
+
+
+def of_order(connection: sqlite3.Connection, client_order_id: str) -> tuple[Fill, ...]:
+    """The fills of one of our orders, oldest first."""
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM fills WHERE client_order_id = ? ORDER BY executed_at, trade_id",
+        (client_order_id,),
+    )
+    return tuple(_fill(row) for row in rows)
+
+
+def list_fills(
+    connection: sqlite3.Connection, *, symbol: str | None = None, since: datetime | None = None, limit: int = 1000
+) -> tuple[Fill, ...]:
+    """The last `limit` fills, ours and others', newest last."""
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM fills WHERE executed_at >= ? AND (? IS NULL OR symbol = ?)"
+        " ORDER BY executed_at DESC, trade_id DESC LIMIT ?",
+        (times.optional_text(since) or "", symbol, symbol, limit),
+    ).fetchall()
+    return tuple(_fill(row) for row in reversed(rows))
+
+
+def _record_one(connection: sqlite3.Connection, fill: Fill, client_order_id: str | None) -> bool:
+    """True when the fill was not known."""
+    known = connection.execute(
+        "SELECT client_order_id, webhook_id, realized_pnl, executed_at FROM fills WHERE trade_id = ?", (fill.trade_id,)
+    ).fetchone()
+    if known is None:
+        ours, webhook_id = _owner(connection, fill, client_order_id)
+        connection.execute(
+            "INSERT INTO fills (trade_id, client_order_id, webhook_id, order_id, symbol, side, price, quantity, fee,"
+            " realized_pnl, is_maker, executed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                fill.trade_id,
+                ours,
+                webhook_id,
+                fill.order_id,
+                fill.symbol,
+                fill.side.value,
+                decimal_text(fill.price),
+                decimal_text(fill.quantity),
+                decimal_text(fill.fee),
+                optional_decimal_text(fill.realized_pnl),
+                fill.is_maker,
+                times.to_text(fill.executed_at),
+            ),
+        )
+        day = times.day_of(fill.executed_at)
+        ledger.add_realized(connection, _scopes(webhook_id), day, fill.realized_pnl or ZERO)
+        data = {"trade_id": fill.trade_id, "symbol": fill.symbol, "side": fill.side, "price": fill.price}
+        figures = {"quantity": fill.quantity, "fee": fill.fee, "realized_pnl": fill.realized_pnl}
+        alert_id = None if ours is None else _alert_of(connection, ours)
+        events.append(
+            connection, "fill", now=fill.executed_at, alert_id=alert_id, client_order_id=ours, data=data | figures
+        )
+        return True
+    if known["client_order_id"] is None or (known["realized_pnl"] is None and fill.realized_pnl is not None):
+        _complete(connection, fill, client_order_id, known)
+    return False
+
+
+def _complete(connection: sqlite3.Connection, fill: Fill, client_order_id: str | None, known: sqlite3.Row) -> None:
+    """Add what was not known when the fill was first told, and move its realized P&L to where it belongs."""
+    ours, webhook_id = known["client_order_id"], known["webhook_id"]
+    if ours is None:
+        ours, owner = _owner(connection, fill, client_order_id)
+        webhook_id = owner if ours is not None else webhook_id
+    before = optional_decimal(known["realized_pnl"])
+    realized = fill.realized_pnl if before is None else before
+    if (ours, webhook_id, realized) == (known["client_order_id"], known["webhook_id"], before):
+        return
+    connection.execute(
+        "UPDATE fills SET client_order_id = ?, webhook_id = ?, realized_pnl = ? WHERE trade_id = ?",
+        (ours, webhook_id, optional_decimal_text(realized), fill.trade_id),
+    )
+    day = known["executed_at"][:10]
+    ledger.add_realized(connection, _scopes(known["webhook_id"]), day, -(before or ZERO))
+    ledger.add_realized(connection, _scopes(webhook_id), day, realized or ZERO)
+
+
+def _owner(connection: sqlite3.Connection, fill: Fill, client_order_id: str | None) -> tuple[str | None, str | None]:
+    """Our order that made the fill, if any, and the webhook whose profit or loss it is, if any."""
+    row = connection.execute(
+        "SELECT client_order_id, webhook_id FROM orders WHERE client_order_id = ? OR order_id = ? LIMIT 1",
+        (client_order_id, fill.order_id),
+    ).fetchone()
+    if row is not None:
+        return row[0], row[1]
+    entered = connection.execute(
+        "SELECT webhook_id FROM orders WHERE symbol = ? AND purpose = 'entry' AND order_id IS NOT NULL"
+        " ORDER BY sequence DESC LIMIT 1",
+        (fill.symbol,),
+    ).fetchone()
+    return None, None if entered is None else entered[0]
+
+
+def _scopes(webhook_id: str | None) -> tuple[str, ...]:
+    return (ledger.ACCOUNT,) if webhook_id is None else (ledger.ACCOUNT, webhook_id)
+
+
+def _alert_of(connection: sqlite3.Connection, client_order_id: str) -> str:
+    row = connection.execute("SELECT alert_id FROM orders WHERE client_order_id = ?", (client_order_id,)).fetchone()
+    return str(row[0])
+
+
+def _fill(row: sqlite3.Row) -> Fill:
+    return Fill(
+        trade_id=row["trade_id"],
+        order_id=row["order_id"],
+        client_order_id=row["client_order_id"],
+        symbol=row["symbol"],
+        side=Side(row["side"]),
+        price=Decimal(row["price"]),
+        quantity=Decimal(row["quantity"]),
+        fee=Decimal(row["fee"]),
+        realized_pnl=optional_decimal(row["realized_pnl"]),
+        is_maker=bool(row["is_maker"]),
+        executed_at=times.from_text(row["executed_at"]),
+    )

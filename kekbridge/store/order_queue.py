@@ -1,0 +1,117 @@
+"""Which stored orders may go next: first in, first out within a symbol, exits before entries across symbols.
+
+Reading only; taking an order out of the queue is `orders.claim`, which checks again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from kekbridge.model import Order, OrderStatus
+from kekbridge.store import times
+from kekbridge.store.alerts import NOTHING_TO_CLOSE
+from kekbridge.store.order_rows import COLUMNS, order_from
+
+EARLIER_LEG_FAILED: Final = "earlier_leg_failed"
+ALERT_EXPIRED: Final = "alert_expired"
+
+# An order that is queued, being sent or unknown holds back the later ones of its symbol; one that rests at the exchange does not.
+_IN_THE_WAY: Final = "finished_at IS NULL AND status IN ('queued', 'submitting', 'unknown')"
+
+
+def claimable(
+    connection: sqlite3.Connection,
+    *,
+    now: datetime,
+    busy_symbols: Collection[str] = (),
+    entries_allowed: bool = True,
+    limit: int,
+) -> tuple[Order, ...]:
+    """At most `limit` orders to be sent now, one per symbol, exits first.
+
+    An order that may not be sent any more comes back with a code, for the caller to finish it: `alert_expired` (mark_expired) or
+    `earlier_leg_failed` (mark_denied). With `entries_allowed` False queued entries are neither given nor in the way of exits.
+    """
+    passes = "" if entries_allowed else " AND NOT (status = 'queued' AND purpose = 'entry')"
+    rows = connection.execute(
+        f"SELECT {COLUMNS}, e.status AS leg_status, e.code AS leg_code, e.finished_at AS leg_finished_at FROM orders o"
+        " LEFT JOIN orders e ON e.alert_id = o.alert_id AND e.leg = o.after_leg"
+        f" WHERE o.sequence IN (SELECT min(sequence) FROM orders WHERE {_IN_THE_WAY}{passes} GROUP BY symbol)"
+        " AND o.status = 'queued' ORDER BY o.purpose = 'entry', o.sequence"
+    )
+    found: list[Order] = []
+    for row in rows:
+        order = order_from(row)
+        if order.intent.symbol in busy_symbols:
+            continue
+        ready = _when_ready(order, row, now)
+        if ready is not None:
+            found.append(ready)
+            if len(found) >= limit:
+                break
+    return tuple(found)
+
+
+def is_head(connection: sqlite3.Connection, order: Order) -> bool:
+    """True when a queued order waits for nothing: no earlier order of its symbol is in the way, and no earlier leg either."""
+    if order.status is not OrderStatus.QUEUED or order.intent.after_leg is not None:
+        return False
+    earlier = connection.execute(
+        f"SELECT 1 FROM orders WHERE {_IN_THE_WAY} AND symbol = ? AND sequence < ? LIMIT 1",
+        (order.intent.symbol, order.sequence),
+    ).fetchone()
+    return earlier is None
+
+
+def overdue(connection: sqlite3.Connection, *, now: datetime, limit: int = 100) -> tuple[Order, ...]:
+    """Queued orders past their age, wherever they stand in the queue, oldest first: to be finished with mark_expired."""
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM orders o WHERE o.finished_at IS NULL AND o.status = 'queued' AND o.expires_at <= ?"
+        " ORDER BY o.sequence LIMIT ?",
+        (times.to_text(now), limit),
+    )
+    return tuple(order_from(row) for row in rows)
+
+
+def unfinished(connection: sqlite3.Connection) -> tuple[Order, ...]:
+    """Every order that is not finished, from queued to partially filled, in the order of admission."""
+    return _unfinished(connection, "TRUE")
+
+
+def interrupted(connection: sqlite3.Connection) -> tuple[Order, ...]:
+    """Orders that may or may not have reached the exchange (submitting, unknown): a start asks for each before anything trades."""
+    return _unfinished(connection, "o.status IN ('submitting', 'unknown')")
+
+
+def count_waiting(connection: sqlite3.Connection) -> int:
+    """How many orders are queued."""
+    row = connection.execute("SELECT count(*) FROM orders WHERE finished_at IS NULL AND status = 'queued'").fetchone()
+    return int(row[0])
+
+
+def _unfinished(connection: sqlite3.Connection, condition: str) -> tuple[Order, ...]:
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM orders o WHERE o.finished_at IS NULL AND {condition} ORDER BY o.sequence"
+    )
+    return tuple(order_from(row) for row in rows)
+
+
+def _when_ready(order: Order, row: sqlite3.Row, now: datetime) -> Order | None:
+    """The order if something is to be done about it now, marked when that is not sending it; None while it has to wait."""
+    if now >= order.expires_at:
+        return replace(order, code=ALERT_EXPIRED)
+    if order.intent.after_leg is not None:
+        leg_status = None if row["leg_status"] is None else OrderStatus(row["leg_status"])
+        if leg_status is not None and row["leg_finished_at"] is None:
+            return None
+        # A close that found nothing open has done what the next leg waits for; so has one that was canceled after its part.
+        has_made_way = row["leg_code"] == NOTHING_TO_CLOSE or leg_status in (OrderStatus.FILLED, OrderStatus.CANCELED)
+        if not has_made_way:
+            return replace(order, code=EARLIER_LEG_FAILED)
+    if order.next_attempt_at is not None and order.next_attempt_at > now:
+        return None
+    return order

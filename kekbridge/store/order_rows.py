@@ -1,0 +1,212 @@
+"""How an order is written as a row and read back, and the plain ways to find one. What may happen to an order is in orders.py."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from kekbridge.errors import NotFound
+from kekbridge.model import Order, OrderIntent, OrderStatus, Verdict
+from kekbridge.store import times
+from kekbridge.store.codec import (
+    decimal_text,
+    intent_from_json,
+    optional_decimal,
+    optional_decimal_text,
+    to_json,
+    verdicts_from_json,
+)
+
+COLUMNS: Final = (
+    "o.client_order_id, o.alert_id, o.webhook_id, o.leg, o.sequence, o.intent, o.status, o.created_at, o.expires_at, o.order_id,"
+    " o.executed_quantity, o.average_price, o.fee, o.realized_pnl, o.code, o.error, o.attempt, o.next_attempt_at, o.submitted_at,"
+    " o.accepted_at, o.finished_at"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderDetails:
+    """What `explain` shows besides the order: the exact body last sent, and the verdicts of the check right before sending."""
+
+    request: str | None
+    verdicts: tuple[Verdict, ...]
+
+
+def find(connection: sqlite3.Connection, client_order_id: str) -> Order | None:
+    """The order of this client order id, or None: it may be somebody else's."""
+    row = connection.execute(
+        f"SELECT {COLUMNS} FROM orders o WHERE o.client_order_id = ?", (client_order_id,)
+    ).fetchone()
+    return None if row is None else order_from(row)
+
+
+def get(connection: sqlite3.Connection, client_order_id: str) -> Order:
+    """The order of this client order id. Raises NotFound."""
+    order = find(connection, client_order_id)
+    if order is None:
+        raise NotFound("not_found", f"there is no order {client_order_id[:40]}; `kekbridge orders` lists them")
+    return order
+
+
+def by_order_id(connection: sqlite3.Connection, order_id: str) -> Order | None:
+    """Our order that the exchange knows by `order_id`, or None when it is not one of ours."""
+    row = connection.execute(f"SELECT {COLUMNS} FROM orders o WHERE o.order_id = ?", (order_id,)).fetchone()
+    return None if row is None else order_from(row)
+
+
+def of_alert(connection: sqlite3.Connection, alert_id: str) -> tuple[Order, ...]:
+    """The orders of an alert (our id), in the order of its legs."""
+    rows = connection.execute(f"SELECT {COLUMNS} FROM orders o WHERE o.alert_id = ? ORDER BY o.leg", (alert_id,))
+    return tuple(order_from(row) for row in rows)
+
+
+def list_orders(
+    connection: sqlite3.Connection,
+    *,
+    webhook: str | None = None,
+    status: str | None = None,
+    symbol: str | None = None,
+    since: datetime | None = None,
+    open_only: bool = False,
+    limit: int = 100,
+) -> tuple[Order, ...]:
+    """The last `limit` orders that fit every filter given, newest last; `webhook` is a name or id."""
+    conditions: list[tuple[str, str | None]] = [
+        ("o.created_at >= ?", times.optional_text(since)),
+        ("o.status = ?", status),
+        ("o.symbol = ?", symbol),
+        ("? IN (o.webhook_id, (SELECT a.webhook_name FROM alerts a WHERE a.id = o.alert_id))", webhook),
+    ]
+    given = [(condition, value) for condition, value in conditions if value is not None]
+    where = ["o.finished_at IS NULL" if open_only else "TRUE", *(condition for condition, _ in given)]
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM orders o WHERE {' AND '.join(where)} ORDER BY o.sequence DESC LIMIT ?",
+        (*(value for _, value in given), limit),
+    ).fetchall()
+    return tuple(order_from(row) for row in reversed(rows))
+
+
+def details(connection: sqlite3.Connection, client_order_id: str) -> OrderDetails:
+    """The request as sent and the last verdicts of an order. Raises NotFound."""
+    row = connection.execute(
+        "SELECT request, verdicts FROM orders WHERE client_order_id = ?", (client_order_id,)
+    ).fetchone()
+    if row is None:
+        raise NotFound("not_found", f"there is no order {client_order_id[:40]}; `kekbridge orders` lists them")
+    return OrderDetails(request=row["request"], verdicts=verdicts_from_json(row["verdicts"]))
+
+
+def insert(connection: sqlite3.Connection, order: Order) -> Order:
+    """Add a row; the sequence is given here, by the order of admission, and is in the order returned."""
+    intent = order.intent
+    row = connection.execute(
+        "INSERT INTO orders (client_order_id, alert_id, webhook_id, leg, after_leg, symbol, side, order_type, purpose, quantity,"
+        " limit_price, trigger_price, stop_loss, reduce_only, intent, status, created_at, expires_at, updated_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING sequence",
+        (
+            order.client_order_id,
+            order.alert_id,
+            order.webhook_id,
+            order.leg,
+            intent.after_leg,
+            intent.symbol,
+            intent.side.value,
+            intent.order_type.value,
+            intent.purpose.value,
+            *_intent_columns(intent),
+            order.status.value,
+            times.to_text(order.created_at),
+            times.to_text(order.expires_at),
+            times.to_text(order.created_at),
+        ),
+    ).fetchone()
+    return replace(order, sequence=row[0])
+
+
+def update(
+    connection: sqlite3.Connection,
+    order: Order,
+    *,
+    now: datetime,
+    request: str | None = None,
+    verdicts: tuple[Verdict, ...] = (),
+) -> None:
+    """Write how far an order has come. For orders.py, which knows which changes are allowed.
+
+    `request` and `verdicts` keep their stored values when they are not given.
+    """
+    connection.execute(
+        "UPDATE orders SET status = ?, order_id = ?, executed_quantity = ?, average_price = ?, fee = ?, realized_pnl = ?,"
+        " code = ?, error = ?, attempt = ?, next_attempt_at = ?, submitted_at = ?, accepted_at = ?, finished_at = ?,"
+        " updated_at = ?, request = coalesce(?, request), verdicts = coalesce(?, verdicts) WHERE client_order_id = ?",
+        (
+            order.status.value,
+            order.order_id,
+            decimal_text(order.executed_quantity),
+            optional_decimal_text(order.average_price),
+            decimal_text(order.fee),
+            decimal_text(order.realized_pnl),
+            order.code,
+            order.error,
+            order.attempt,
+            times.optional_text(order.next_attempt_at),
+            times.optional_text(order.submitted_at),
+            times.optional_text(order.accepted_at),
+            times.optional_text(order.finished_at),
+            times.to_text(now),
+            request,
+            to_json(verdicts) if verdicts else None,
+            order.client_order_id,
+        ),
+    )
+
+
+def replace_intent(connection: sqlite3.Connection, client_order_id: str, intent: OrderIntent) -> None:
+    """Write another size, price or stop than was admitted: what the check right before sending made of it."""
+    connection.execute(
+        "UPDATE orders SET quantity = ?, limit_price = ?, trigger_price = ?, stop_loss = ?, reduce_only = ?, intent = ?"
+        " WHERE client_order_id = ?",
+        (*_intent_columns(intent), client_order_id),
+    )
+
+
+def order_from(row: sqlite3.Row) -> Order:
+    """The order of a row that has COLUMNS first."""
+    return Order(
+        client_order_id=row[0],
+        alert_id=row[1],
+        webhook_id=row[2],
+        leg=row[3],
+        sequence=row[4],
+        intent=intent_from_json(row[5]),
+        status=OrderStatus(row[6]),
+        created_at=times.from_text(row[7]),
+        expires_at=times.from_text(row[8]),
+        order_id=row[9],
+        executed_quantity=Decimal(row[10]),
+        average_price=optional_decimal(row[11]),
+        fee=Decimal(row[12]),
+        realized_pnl=Decimal(row[13]),
+        code=row[14],
+        error=row[15],
+        attempt=row[16],
+        next_attempt_at=times.optional_time(row[17]),
+        submitted_at=times.optional_time(row[18]),
+        accepted_at=times.optional_time(row[19]),
+        finished_at=times.optional_time(row[20]),
+    )
+
+
+def _intent_columns(intent: OrderIntent) -> tuple[str | int | None, ...]:
+    """The columns an intent fills: a few for people with an SQLite tool, and the whole of it for us."""
+    return (
+        decimal_text(intent.quantity),
+        optional_decimal_text(intent.limit_price),
+        optional_decimal_text(intent.trigger_price),
+        optional_decimal_text(intent.stop_loss),
+        int(intent.reduce_only),
+        to_json(intent),
+    )

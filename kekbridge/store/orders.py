@@ -1,0 +1,348 @@
+"""The life of an order: each step is one verb, allowed from certain states only, and one transaction with all it entails.
+
+With the row move its reservation, the day's totals, its alert's headline and the history. A step that cannot happen raises; news
+that came late (the stream was quicker than the answer) changes nothing. Finding orders: order_rows.py and order_queue.py.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from kekbridge.model import Order, OrderIntent, OrderStatus, Verdict
+from kekbridge.store import alerts, events, ledger
+from kekbridge.store.codec import storable
+from kekbridge.store.order_queue import (
+    ALERT_EXPIRED,
+    claimable,
+    count_waiting,
+    interrupted,
+    is_head,
+    overdue,
+    unfinished,
+)
+from kekbridge.store.order_rows import (
+    OrderDetails,
+    by_order_id,
+    details,
+    find,
+    get,
+    insert,
+    list_orders,
+    of_alert,
+    replace_intent,
+    update,
+)
+
+__all__ = [
+    "IllegalTransition",
+    "OrderDetails",
+    "apply_report",
+    "by_order_id",
+    "claim",
+    "claimable",
+    "count_waiting",
+    "details",
+    "find",
+    "get",
+    "give_up_unknown",
+    "interrupted",
+    "is_head",
+    "list_orders",
+    "mark_accepted",
+    "mark_deferred",
+    "mark_denied",
+    "mark_expired",
+    "mark_rejected",
+    "mark_unknown",
+    "of_alert",
+    "overdue",
+    "queue",
+    "unfinished",
+]
+
+_IN_FLIGHT: Final = frozenset({OrderStatus.SUBMITTING, OrderStatus.UNKNOWN})
+# The exchange has, or had, the order.
+_KNOWN_THERE: Final = frozenset(
+    {OrderStatus.ACCEPTED, OrderStatus.PARTIALLY_FILLED, OrderStatus.FILLED, OrderStatus.CANCELED}
+)
+# How far an order that is not final has come: reports that arrive late never take it back.
+_PROGRESS: Final = {
+    OrderStatus.QUEUED: 0,
+    OrderStatus.SUBMITTING: 1,
+    OrderStatus.UNKNOWN: 2,
+    OrderStatus.ACCEPTED: 3,
+    OrderStatus.PARTIALLY_FILLED: 4,
+}
+
+
+class IllegalTransition(RuntimeError):
+    """A step was asked for that an order in this state cannot take: a mistake in the program, and nothing was changed."""
+
+
+def queue(connection: sqlite3.Connection, planned: Iterable[Order]) -> tuple[Order, ...]:
+    """Store the new orders of an alert, take their room from the limits, and return them with their place in the queue."""
+    stored = tuple(insert(connection, order) for order in planned)
+    for order in stored:
+        ledger.move(connection, None, order)
+    return stored
+
+
+def claim(
+    connection: sqlite3.Connection,
+    client_order_id: str,
+    *,
+    now: datetime,
+    intent: OrderIntent | None = None,
+    request: str | None = None,
+    verdicts: tuple[Verdict, ...] = (),
+) -> Order:
+    """queued -> submitting: from the commit on, the order counts as sent. `intent` replaces the admitted one (a resized close).
+
+    Raises IllegalTransition when it is not queued, or too old to be sent.
+    """
+    before = get(connection, client_order_id)
+    _require(before, "claim", {OrderStatus.QUEUED})
+    if now >= before.expires_at:
+        raise IllegalTransition(f"order {client_order_id} may not be claimed: it expired at {before.expires_at}")
+    after = replace(
+        before,
+        intent=intent or before.intent,
+        status=OrderStatus.SUBMITTING,
+        attempt=before.attempt + 1,
+        next_attempt_at=None,
+        submitted_at=now,
+        code=None,
+        error=None,
+    )
+    if after.intent != before.intent:
+        replace_intent(connection, client_order_id, after.intent)
+    return _commit(connection, before, after, now=now, request=request, verdicts=verdicts)
+
+
+def mark_accepted(connection: sqlite3.Connection, client_order_id: str, *, order_id: str, now: datetime) -> Order:
+    """The exchange took the order and named it `order_id`."""
+    before = get(connection, client_order_id)
+    if before.status in _KNOWN_THERE:
+        # The stream told it first; the answer only adds the name.
+        if before.order_id is not None:
+            return before
+        return _commit(connection, before, replace(before, order_id=order_id), now=now)
+    if before.status is not OrderStatus.UNKNOWN:  # one given up as unknown may still turn out to be there
+        _require(before, "mark_accepted", _IN_FLIGHT)
+    accepted = replace(
+        before,
+        status=OrderStatus.ACCEPTED,
+        order_id=order_id,
+        accepted_at=now,
+        finished_at=None,
+        code=None,
+        error=None,
+    )
+    return _commit(connection, before, accepted, now=now)
+
+
+def mark_rejected(
+    connection: sqlite3.Connection, client_order_id: str, *, code: str, error: str, now: datetime
+) -> Order:
+    """The exchange said no, or it is proven that it never took the order and it will not be sent again."""
+    before = get(connection, client_order_id)
+    _require(before, "mark_rejected", _IN_FLIGHT)
+    return _commit(connection, before, _finished(before, OrderStatus.REJECTED, code, error, now), now=now)
+
+
+def mark_denied(
+    connection: sqlite3.Connection,
+    client_order_id: str,
+    *,
+    code: str,
+    error: str,
+    now: datetime,
+    verdicts: tuple[Verdict, ...] = (),
+) -> Order:
+    """A rule of ours said no right before sending; nothing was sent."""
+    before = get(connection, client_order_id)
+    _require(before, "mark_denied", {OrderStatus.QUEUED, OrderStatus.SUBMITTING})
+    denied = _finished(before, OrderStatus.DENIED, code, error, now)
+    return _commit(connection, before, denied, now=now, verdicts=verdicts)
+
+
+def mark_expired(
+    connection: sqlite3.Connection,
+    client_order_id: str,
+    *,
+    now: datetime,
+    code: str = ALERT_EXPIRED,
+    error: str = "the alert waited longer than it may",
+) -> Order:
+    """It became too old before the exchange had it; also for an order in flight that is proven not to be there."""
+    before = get(connection, client_order_id)
+    _require(before, "mark_expired", {OrderStatus.QUEUED, *_IN_FLIGHT})
+    return _commit(connection, before, _finished(before, OrderStatus.EXPIRED, code, error, now), now=now)
+
+
+def mark_unknown(connection: sqlite3.Connection, client_order_id: str, *, reason: str, now: datetime) -> Order:
+    """It was sent and no answer proves either case: it keeps its reservation and its place until it is looked up."""
+    before = get(connection, client_order_id)
+    if before.status in _KNOWN_THERE:
+        return before  # the stream knows better than the missing answer
+    _require(before, "mark_unknown", _IN_FLIGHT)
+    unknown = replace(before, status=OrderStatus.UNKNOWN, code="outcome_unknown", error=storable(reason))
+    return _commit(connection, before, unknown, now=now)
+
+
+def give_up_unknown(connection: sqlite3.Connection, client_order_id: str, *, reason: str, now: datetime) -> Order:
+    """Nobody can tell any more and it is not sent again: the order ends as unknown, out of the way and without reservation.
+
+    Should the exchange name it after all, apply_report takes it up again.
+    """
+    before = get(connection, client_order_id)
+    _require(before, "give_up_unknown", _IN_FLIGHT)
+    return _commit(connection, before, _finished(before, OrderStatus.UNKNOWN, "outcome_unknown", reason, now), now=now)
+
+
+def mark_deferred(
+    connection: sqlite3.Connection,
+    client_order_id: str,
+    *,
+    next_attempt_at: datetime,
+    now: datetime,
+    code: str | None = None,
+    error: str | None = None,
+) -> Order:
+    """Back to the queue, in its old place: it is proven that the exchange did not take it, and it may be sent again then."""
+    before = get(connection, client_order_id)
+    if before.status in _KNOWN_THERE:
+        return before
+    _require(before, "mark_deferred", _IN_FLIGHT)
+    deferred = replace(
+        before,
+        status=OrderStatus.QUEUED,
+        next_attempt_at=next_attempt_at,
+        code=code,
+        error=None if error is None else storable(error),
+    )
+    return _commit(connection, before, deferred, now=now)
+
+
+def apply_report(
+    connection: sqlite3.Connection,
+    client_order_id: str,
+    *,
+    status: OrderStatus,
+    executed_quantity: Decimal,
+    average_price: Decimal | None = None,
+    fee: Decimal | None = None,
+    realized_pnl: Decimal | None = None,
+    order_id: str | None = None,
+    now: datetime,
+    code: str | None = None,
+    error: str | None = None,
+) -> Order:
+    """Record what the exchange says of an order; reports may repeat, come late or out of order.
+
+    A final order stays final and executed quantity never shrinks; figures of a report that knows of less are left out. More
+    executed than known is always recorded, also for an order believed dead: the exchange is right. Raises IllegalTransition for
+    an order that was never sent.
+    """
+    before = get(connection, client_order_id)
+    if before.attempt == 0:
+        raise IllegalTransition(f"order {client_order_id} was never sent, but the exchange reports it as {status}")
+    after = replace(before, order_id=before.order_id or order_id)
+    if executed_quantity >= before.executed_quantity:
+        after = replace(
+            after,
+            executed_quantity=executed_quantity,
+            average_price=before.average_price if average_price is None else average_price,
+            fee=before.fee if fee is None else fee,
+            realized_pnl=before.realized_pnl if realized_pnl is None else realized_pnl,
+        )
+    wanted = _status_after(before, after, status)
+    if wanted is not before.status:
+        after = replace(
+            after,
+            status=wanted,
+            accepted_at=after.accepted_at or (now if wanted in _KNOWN_THERE else None),
+            finished_at=(before.finished_at or now) if wanted.is_final else None,
+            next_attempt_at=None,
+            code=code,
+            error=None if error is None else storable(error),
+        )
+    return before if after == before else _commit(connection, before, after, now=now)
+
+
+# ------------------------------------------------------------------------------------------------------------------- inside
+
+
+def _status_after(before: Order, after: Order, reported: OrderStatus) -> OrderStatus:
+    """The status that follows from a report, given what is known already."""
+    if before.status.is_final:
+        traded_after_all = after.executed_quantity > before.executed_quantity and reported is OrderStatus.FILLED
+        return OrderStatus.FILLED if traded_after_all else before.status
+    if reported.is_final:
+        return reported
+    if after.executed_quantity and _PROGRESS[reported] < _PROGRESS[OrderStatus.PARTIALLY_FILLED]:
+        reported = OrderStatus.PARTIALLY_FILLED  # some venues call an order accepted as long as any of it is open
+    return reported if _PROGRESS[reported] >= _PROGRESS[before.status] else before.status
+
+
+def _finished(order: Order, status: OrderStatus, code: str, error: str, now: datetime) -> Order:
+    return replace(
+        order,
+        status=status,
+        code=code,
+        error=storable(error),
+        next_attempt_at=None,
+        finished_at=order.finished_at or now,
+    )
+
+
+def _require(order: Order, verb: str, allowed: Iterable[OrderStatus]) -> None:
+    if order.status not in allowed or order.finished_at is not None:
+        names = ", ".join(sorted(status.value for status in allowed))
+        found = f"{order.status}, finished" if order.finished_at else order.status.value
+        raise IllegalTransition(
+            f"{verb} of order {order.client_order_id} is not possible: it is {found}, expected {names}"
+        )
+
+
+def _commit(
+    connection: sqlite3.Connection,
+    before: Order,
+    after: Order,
+    *,
+    now: datetime,
+    request: str | None = None,
+    verdicts: tuple[Verdict, ...] = (),
+) -> Order:
+    """Write a step with everything that moves with it."""
+    update(connection, after, now=now, request=request, verdicts=verdicts)
+    ledger.move(connection, before, after)
+    alerts.refresh_headline(connection, after.alert_id, now=now)
+    events.append(
+        connection,
+        f"order_{after.status.value}",
+        now=now,
+        alert_id=after.alert_id,
+        client_order_id=after.client_order_id,
+        data=_story(before, after),
+    )
+    return after
+
+
+def _story(before: Order, after: Order) -> dict[str, object]:
+    """What changed, for the history: the figures that are new, with their names."""
+    names = ("order_id", "attempt", "code", "error", "executed_quantity", "average_price", "fee", "realized_pnl")
+    story: dict[str, object] = {
+        name: getattr(after, name)
+        for name in (*names, "next_attempt_at", "finished_at")
+        if getattr(after, name) != getattr(before, name)
+    }
+    if after.intent != before.intent:
+        story["quantity"] = after.intent.quantity
+        story["limit_price"] = after.intent.limit_price
+    return story

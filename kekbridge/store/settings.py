@@ -1,0 +1,114 @@
+"""Small facts that must survive a restart, by key: the trading state above all.
+
+Values are JSON. What a key means is the business of whoever writes it, except for the trading state, which lives here because
+every admission reads it in its own transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+
+from kekbridge.model import TradingState
+from kekbridge.store import events, times
+from kekbridge.store.codec import from_json, to_json
+
+ACCOUNT: Final = "account"
+EQUITY_PEAK: Final = "equity_peak"
+
+_TIGHTNESS: Final = (TradingState.RUNNING, TradingState.EXITS_ONLY, TradingState.HALTED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TradingControl:
+    """Who set the trading state of a scope, why, since when, and until when (None: until somebody resumes)."""
+
+    state: TradingState
+    reason: str = ""
+    by: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+def get_value(connection: sqlite3.Connection, key: str) -> Any | None:
+    """The value of a key, numbers with a fraction as Decimal; None when it was never set."""
+    row = connection.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
+    return None if row is None else from_json(row[0])
+
+
+def set_value(connection: sqlite3.Connection, key: str, value: object, *, now: datetime) -> None:
+    """Set a key to anything JSON can hold; amounts and times are stored as text."""
+    connection.execute(
+        "INSERT INTO settings (key, value, updated_at) VALUES (?, ?, ?)"
+        " ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
+        (key, to_json(value), times.to_text(now)),
+    )
+
+
+def set_trading_state(
+    connection: sqlite3.Connection,
+    state: TradingState,
+    *,
+    reason: str,
+    by: str,
+    now: datetime,
+    until: datetime | None = None,
+    scope: str = ACCOUNT,
+) -> None:
+    """Halt, restrict to exits or resume: the whole account, or one webhook (`scope` = its id). Applies to the next admission."""
+    control = TradingControl(state=state, reason=reason, by=by, since=now, until=until)
+    set_value(connection, _state_key(scope), control, now=now)
+    data = {"scope": scope, "state": state, "reason": reason, "by": by, "until": until}
+    events.append(connection, "trading_state", now=now, data=data)
+
+
+def trading_control(connection: sqlite3.Connection, *, now: datetime, scope: str = ACCOUNT) -> TradingControl:
+    """The trading state of one scope; what had an end that has passed is running again."""
+    return _control(get_value(connection, _state_key(scope)), now)
+
+
+def effective_state(connection: sqlite3.Connection, *, now: datetime, webhook_id: str | None = None) -> TradingState:
+    """The tighter one of the account's state and, if given, the webhook's."""
+    scopes = (ACCOUNT,) if webhook_id is None else (ACCOUNT, webhook_id)
+    return tightest(trading_control(connection, now=now, scope=scope).state for scope in scopes)
+
+
+def state_and_peak(
+    connection: sqlite3.Connection, webhook_id: str, *, now: datetime
+) -> tuple[TradingState, Decimal | None]:
+    """What an admission needs from this table, in one look: the effective trading state and the equity peak."""
+    rows = connection.execute(
+        "SELECT key, value FROM settings WHERE key IN (?, ?, ?)",
+        (_state_key(ACCOUNT), _state_key(webhook_id), EQUITY_PEAK),
+    )
+    values = {key: from_json(value) for key, value in rows}
+    peak = values.pop(EQUITY_PEAK, None)
+    state = tightest(_control(value, now).state for value in values.values())
+    return state, None if peak is None else Decimal(str(peak))
+
+
+def tightest(states: Iterable[TradingState]) -> TradingState:
+    return max(states, key=_TIGHTNESS.index, default=TradingState.RUNNING)
+
+
+def _control(stored: Any | None, now: datetime) -> TradingControl:
+    if stored is None:
+        return TradingControl(state=TradingState.RUNNING)
+    control = TradingControl(
+        state=TradingState(stored["state"]),
+        reason=stored["reason"],
+        by=stored["by"],
+        since=times.optional_time(stored["since"]),
+        until=times.optional_time(stored["until"]),
+    )
+    if control.until is not None and control.until <= now:
+        return TradingControl(state=TradingState.RUNNING, reason=f"{control.reason} (over)", since=control.until)
+    return control
+
+
+def _state_key(scope: str) -> str:
+    return f"trading_state:{scope}"

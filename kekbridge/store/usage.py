@@ -1,0 +1,60 @@
+"""How much of every limit is used, read in the transaction that will add to it: the facts that risk decides on.
+
+Reading only. With one writer and this in the same transaction as the new reservation, no two alerts can both see the last room.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import datetime, timedelta
+
+from kekbridge.model import Usage
+from kekbridge.store import ledger, settings, times
+from kekbridge.store.order_rows import find
+
+
+def read_usage(
+    connection: sqlite3.Connection,
+    webhook_id: str,
+    *,
+    now: datetime,
+    cooldown_s: int = 86_400,
+    excluding: str | None = None,
+) -> Usage:
+    """What a webhook and the account have used at `now`.
+
+    `cooldown_s` is how far back `last_entry_at` looks; 0 asks nothing. `excluding` is the client order id of an order that is
+    checked again before it is sent: its own reservation, and its part of the day, are left out.
+    """
+    day = times.day_of(now)
+    own, account = ledger.day_totals(connection, webhook_id, day), ledger.day_totals(connection, ledger.ACCOUNT, day)
+    order = None if excluding is None else find(connection, excluding)
+    is_of_today = order is not None and times.day_of(order.created_at) == day
+    share = ledger.share_of(order if is_of_today else None)
+    state, peak = settings.state_and_peak(connection, webhook_id, now=now)
+    return Usage(
+        now=now,
+        trading_state=state,
+        traded_today=own.notional - share.notional,
+        orders_today=own.orders - share.orders,
+        account_traded_today=account.notional - share.notional,
+        account_orders_today=account.orders - share.orders,
+        reservations=ledger.open_reservations(connection, excluding=excluding),
+        last_entry_at=_last_entries(connection, webhook_id, now, cooldown_s, excluding) if cooldown_s > 0 else {},
+        realized_today=own.realized_pnl,
+        account_realized_today=account.realized_pnl,
+        equity_peak=peak,
+    )
+
+
+def _last_entries(
+    connection: sqlite3.Connection, webhook_id: str, now: datetime, cooldown_s: int, excluding: str | None
+) -> dict[str, datetime]:
+    """When the webhook last entered each symbol; entries that the exchange never had do not start a cool-down."""
+    rows = connection.execute(
+        "SELECT symbol, max(created_at) FROM orders WHERE webhook_id = ? AND purpose = 'entry' AND created_at > ?"
+        " AND client_order_id IS NOT ? AND NOT (status IN ('denied', 'expired', 'rejected') AND order_id IS NULL)"
+        " GROUP BY symbol",
+        (webhook_id, times.to_text(now - timedelta(seconds=cooldown_s)), excluding),
+    )
+    return {symbol: times.from_text(at) for symbol, at in rows}

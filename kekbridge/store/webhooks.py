@@ -1,0 +1,264 @@
+"""Webhooks and their keys: made, found, changed, switched and deleted by name. Secrets arrive sealed and leave sealed.
+
+Whether a key proves anything is decided at the door (ingress); here it is only looked up by its keyed hash.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from kekbridge.errors import ConfigError, NotFound
+from kekbridge.model import Webhook, WebhookSettings
+from kekbridge.store import events, times
+from kekbridge.store.codec import settings_from_json, to_json
+from kekbridge.store.settings import get_value, set_value
+
+_VERSION: Final = "webhooks_version"
+_COLUMNS: Final = "w.id, w.name, w.enabled, w.created_at, w.settings"
+_KEY_COLUMNS: Final = (
+    "k.id AS key_id, k.webhook_id, k.prefix, k.sealed_key, k.sealed_secret, k.created_at AS key_created_at, k.expires_at,"
+    " k.revoked_at, k.last_used_at"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookKey:
+    """One credential of a webhook. `prefix` is for people; both secrets are sealed under the master key."""
+
+    id: str
+    webhook_id: str
+    prefix: str
+    sealed_key: bytes = field(repr=False)
+    sealed_secret: bytes = field(repr=False)
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+
+
+# ---------------------------------------------------------------------------------------------------------------- webhooks
+
+
+def create(
+    connection: sqlite3.Connection, *, webhook_id: str, name: str, settings: WebhookSettings, now: datetime
+) -> Webhook:
+    """Add a webhook, enabled, without keys. Raises ConfigError when the name is taken."""
+    _refuse_taken(connection, name)
+    at = times.to_text(now)
+    connection.execute(
+        "INSERT INTO webhooks (id, name, enabled, settings, created_at, updated_at) VALUES (?, ?, 1, ?, ?, ?)",
+        (webhook_id, name, to_json(settings), at, at),
+    )
+    _changed(connection, "webhook_created", webhook_id, now, {"name": name, "settings": settings})
+    return get(connection, webhook_id)
+
+
+def get(connection: sqlite3.Connection, webhook_id: str) -> Webhook:
+    """The webhook with this id. Raises NotFound."""
+    row = connection.execute(f"SELECT {_COLUMNS} FROM webhooks w WHERE w.id = ?", (webhook_id,)).fetchone()
+    if row is None:
+        raise NotFound("not_found", f"there is no webhook with id {webhook_id}; `kekbridge webhook list` shows them")
+    return _webhook(row)
+
+
+def find(connection: sqlite3.Connection, name_or_id: str) -> Webhook:
+    """The webhook of this name, else with this id. Raises NotFound, which names the nearest one."""
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM webhooks w WHERE w.name = ?1 OR w.id = ?1 ORDER BY w.name <> ?1 LIMIT 1",
+        (name_or_id,),
+    ).fetchone()
+    if row is not None:
+        return _webhook(row)
+    names = [name for (name,) in connection.execute("SELECT name FROM webhooks ORDER BY name")]
+    near = difflib.get_close_matches(name_or_id, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else "`kekbridge webhook list` shows them"
+    raise NotFound("not_found", f"there is no webhook named {name_or_id}; {hint}")
+
+
+def list_all(connection: sqlite3.Connection) -> tuple[Webhook, ...]:
+    """Every webhook, oldest first."""
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM webhooks w ORDER BY w.created_at, w.id")
+    return tuple(_webhook(row) for row in rows)
+
+
+def rename(connection: sqlite3.Connection, webhook_id: str, name: str, *, now: datetime) -> Webhook:
+    """Give a webhook another name. Raises NotFound, ConfigError when the name is taken."""
+    before = get(connection, webhook_id)
+    if name == before.name:
+        return before
+    _refuse_taken(connection, name)
+    connection.execute(
+        "UPDATE webhooks SET name = ?, updated_at = ? WHERE id = ?", (name, times.to_text(now), webhook_id)
+    )
+    _changed(connection, "webhook_renamed", webhook_id, now, {"from": before.name, "to": name})
+    return get(connection, webhook_id)
+
+
+def change_settings(
+    connection: sqlite3.Connection, webhook_id: str, settings: WebhookSettings, *, now: datetime
+) -> Webhook:
+    """Replace everything its owner may change; the next alert is judged by it. Raises NotFound."""
+    get(connection, webhook_id)
+    connection.execute(
+        "UPDATE webhooks SET settings = ?, updated_at = ? WHERE id = ?",
+        (to_json(settings), times.to_text(now), webhook_id),
+    )
+    _changed(connection, "webhook_changed", webhook_id, now, {"settings": settings})
+    return get(connection, webhook_id)
+
+
+def enable(connection: sqlite3.Connection, webhook_id: str, *, now: datetime) -> Webhook:
+    """Let it take alerts again. Raises NotFound."""
+    return _switch(connection, webhook_id, is_on=True, now=now)
+
+
+def disable(connection: sqlite3.Connection, webhook_id: str, *, now: datetime) -> Webhook:
+    """Refuse its alerts until it is enabled. Raises NotFound."""
+    return _switch(connection, webhook_id, is_on=False, now=now)
+
+
+def delete(connection: sqlite3.Connection, webhook_id: str, *, now: datetime) -> None:
+    """Remove a webhook and its keys; its alerts, orders and history stay. Raises NotFound."""
+    webhook = get(connection, webhook_id)
+    connection.execute("DELETE FROM webhooks WHERE id = ?", (webhook_id,))
+    _changed(connection, "webhook_deleted", webhook_id, now, {"name": webhook.name})
+
+
+def version(connection: sqlite3.Connection) -> int:
+    """Grows with every change of a webhook or key, so that a reader knows when what it remembers is old."""
+    return int(get_value(connection, _VERSION) or 0)
+
+
+# -------------------------------------------------------------------------------------------------------------------- keys
+
+
+def add_key(
+    connection: sqlite3.Connection,
+    *,
+    key_id: str,
+    webhook_id: str,
+    lookup: bytes,
+    prefix: str,
+    sealed_key: bytes,
+    sealed_secret: bytes,
+    now: datetime,
+) -> WebhookKey:
+    """Add a credential; several may be valid at once. `lookup` is the keyed hash of the apiKey. Raises NotFound."""
+    get(connection, webhook_id)
+    connection.execute(
+        "INSERT INTO webhook_keys (id, webhook_id, lookup, prefix, sealed_key, sealed_secret, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (key_id, webhook_id, lookup, prefix, sealed_key, sealed_secret, times.to_text(now)),
+    )
+    _changed(connection, "key_added", webhook_id, now, {"key_id": key_id, "prefix": prefix})
+    return _get_key(connection, key_id)
+
+
+def find_by_lookup(connection: sqlite3.Connection, lookup: bytes, now: datetime) -> tuple[Webhook, WebhookKey] | None:
+    """The webhook and key of a keyed hash, enabled or not; None when there is none, or the key is expired or revoked."""
+    row = connection.execute(
+        f"SELECT {_COLUMNS}, {_KEY_COLUMNS} FROM webhook_keys k JOIN webhooks w ON w.id = k.webhook_id"
+        " WHERE k.lookup = ? AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ?)",
+        (lookup, times.to_text(now)),
+    ).fetchone()
+    return None if row is None else (_webhook(row), _key(row))
+
+
+def list_keys(connection: sqlite3.Connection, webhook_id: str) -> tuple[WebhookKey, ...]:
+    """Every key of a webhook, valid or not, oldest first."""
+    rows = connection.execute(
+        f"SELECT {_KEY_COLUMNS} FROM webhook_keys k WHERE k.webhook_id = ? ORDER BY k.created_at, k.id",
+        (webhook_id,),
+    )
+    return tuple(_key(row) for row in rows)
+
+
+def revoke_key(connection: sqlite3.Connection, key_id: str, *, now: datetime) -> WebhookKey:
+    """Make a key worthless at once. Raises NotFound."""
+    key = _get_key(connection, key_id)
+    connection.execute(
+        "UPDATE webhook_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?", (times.to_text(now), key_id)
+    )
+    _changed(connection, "key_revoked", key.webhook_id, now, {"key_id": key_id, "prefix": key.prefix})
+    return _get_key(connection, key_id)
+
+
+def expire_key(connection: sqlite3.Connection, key_id: str, *, at: datetime, now: datetime) -> WebhookKey:
+    """Let a key work until `at`: the grace time of a rotation. An earlier end stays. Raises NotFound."""
+    key = _get_key(connection, key_id)
+    connection.execute(
+        "UPDATE webhook_keys SET expires_at = min(coalesce(expires_at, ?1), ?1) WHERE id = ?2",
+        (times.to_text(at), key_id),
+    )
+    _changed(connection, "key_expires", key.webhook_id, now, {"key_id": key_id, "prefix": key.prefix, "at": at})
+    return _get_key(connection, key_id)
+
+
+def touch_keys(connection: sqlite3.Connection, used: Mapping[str, datetime]) -> None:
+    """Note when keys (by id) were last used; older news than the stored ones change nothing."""
+    connection.executemany(
+        "UPDATE webhook_keys SET last_used_at = max(coalesce(last_used_at, ''), ?) WHERE id = ?",
+        [(times.to_text(at), key_id) for key_id, at in used.items()],
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------------- inside
+
+
+def _switch(connection: sqlite3.Connection, webhook_id: str, *, is_on: bool, now: datetime) -> Webhook:
+    get(connection, webhook_id)
+    connection.execute(
+        "UPDATE webhooks SET enabled = ?, updated_at = ? WHERE id = ?", (is_on, times.to_text(now), webhook_id)
+    )
+    _changed(connection, "webhook_enabled" if is_on else "webhook_disabled", webhook_id, now, {})
+    return get(connection, webhook_id)
+
+
+def _refuse_taken(connection: sqlite3.Connection, name: str) -> None:
+    if connection.execute("SELECT 1 FROM webhooks WHERE name = ?", (name,)).fetchone() is not None:
+        raise ConfigError(
+            f"a webhook named {name} exists already; use another name, or `kekbridge webhook edit {name}`"
+        )
+
+
+def _changed(
+    connection: sqlite3.Connection, kind: str, webhook_id: str, now: datetime, data: Mapping[str, object]
+) -> None:
+    set_value(connection, _VERSION, version(connection) + 1, now=now)
+    events.append(connection, kind, now=now, data={"webhook_id": webhook_id, **data})
+
+
+def _get_key(connection: sqlite3.Connection, key_id: str) -> WebhookKey:
+    row = connection.execute(f"SELECT {_KEY_COLUMNS} FROM webhook_keys k WHERE k.id = ?", (key_id,)).fetchone()
+    if row is None:
+        raise NotFound("not_found", f"there is no webhook key with id {key_id}; `kekbridge webhook show` lists them")
+    return _key(row)
+
+
+def _webhook(row: sqlite3.Row) -> Webhook:
+    return Webhook(
+        id=row[0],
+        name=row[1],
+        enabled=bool(row[2]),
+        created_at=times.from_text(row[3]),
+        settings=settings_from_json(row[4]),
+    )
+
+
+def _key(row: sqlite3.Row) -> WebhookKey:
+    return WebhookKey(
+        id=row["key_id"],
+        webhook_id=row["webhook_id"],
+        prefix=row["prefix"],
+        sealed_key=row["sealed_key"],
+        sealed_secret=row["sealed_secret"],
+        created_at=times.from_text(row["key_created_at"]),
+        expires_at=times.optional_time(row["expires_at"]),
+        revoked_at=times.optional_time(row["revoked_at"]),
+        last_used_at=times.optional_time(row["last_used_at"]),
+    )
