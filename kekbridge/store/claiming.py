@@ -49,7 +49,7 @@ def admit_and_claim(
     if admission.kind != "admitted" or not admission.orders:
         return admission
     first, *later = admission.orders
-    if not may_claim(first) or not orders.is_head(connection, first):
+    if now >= first.expires_at or not may_claim(first) or not orders.is_head(connection, first):
         return admission
     return replace(admission, orders=(orders.claim(connection, first.client_order_id, now=now), *later))
 
