@@ -45,7 +45,9 @@ VECTORS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("secret", "method", "path", "body", "signature"), [v[1:] for v in VECTORS], ids=lambda v: "")
+@pytest.mark.parametrize(
+    ("secret", "method", "path", "body", "signature"), [v[1:] for v in VECTORS], ids=[v[0] for v in VECTORS]
+)
 def test_vectors(secret: str, method: str, path: str, body: bytes, signature: str) -> None:
     """Every REST vector of the guide is reproduced to the byte."""
     headers = Signer(ACCOUNT, secret).sign_request(TS, method, path, body)

@@ -1,0 +1,129 @@
+"""What the streams say, made into reports, fills, positions and marks; stale and repeated messages are dropped here.
+
+Takes messages by topic (stream.py brings them), updates the AccountView and calls back. No I/O. Topics: orderly-api.md section 12.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import structlog
+
+from kekbridge.exchange import parse
+from kekbridge.exchange.account import AccountView
+from kekbridge.exchange.market import SystemInfo, marks_of, system_info_of
+from kekbridge.exchange.protocol import OrderReport
+from kekbridge.model import Fill, MarginMode
+
+log = structlog.get_logger("kekbridge.exchange.feed")
+
+PRIVATE_TOPICS: Final = ("executionreport", "algoexecutionreportv2", "position", "balance")
+PUBLIC_TOPICS: Final = ("markprices", "maintenance_status")
+_REMEMBERED_ORDERS: Final = 5_000
+
+
+class Feed:
+    """`on_report` gets each new order report, `on_fill` each execution once, `on_account` whenever position or balance moved."""
+
+    def __init__(
+        self,
+        account: AccountView,
+        *,
+        clock: Callable[[], datetime],
+        on_report: Callable[[OrderReport], None],
+        on_fill: Callable[[Fill], None],
+        on_account: Callable[[], None],
+        on_leg: Callable[[], None],
+        on_system: Callable[[SystemInfo], None],
+    ) -> None:
+        self._account = account
+        self._clock = clock
+        self._on_report = on_report
+        self._on_fill = on_fill
+        self._on_account = on_account
+        self._on_leg = on_leg
+        self._on_system = on_system
+        self._newest: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._filled: OrderedDict[str, None] = OrderedDict()
+
+    def take(self, topic: str, data: Any) -> None:
+        """One message. What cannot be read is logged and skipped: the next poll tells the same facts."""
+        try:
+            if topic == "executionreport":
+                self._execution(parse.snake_keys(data))
+            elif topic == "algoexecutionreportv2":
+                self._algo(parse.snake_keys(data))
+            elif topic == "position":
+                self._positions(data)
+            elif topic == "balance":
+                self._on_account()  # holding says nothing of free collateral: the owner asks for the totals
+            elif topic == "markprices":
+                self._marks(data)
+            elif topic == "maintenance_status":
+                self._maintenance(data)
+        except parse.ParseError as error:
+            log.warning("stream_row_unreadable", topic=topic, error=str(error))
+
+    def _execution(self, row: Mapping[str, Any]) -> None:
+        report = parse.order_report(_mapping(row))
+        fill = parse.stream_fill(row)
+        # A fill counts once by its trade id, also when its report comes late and is stale as a report.
+        if fill is not None and fill.trade_id not in self._filled:
+            _remember(self._filled, fill.trade_id, None)
+            isolated = str(row.get("margin_mode")).upper() == MarginMode.ISOLATED
+            if self._account.apply_fill(fill, MarginMode.ISOLATED if isolated else MarginMode.CROSS):
+                self._on_account()
+            self._on_fill(fill)
+        seq = parse.integer_or_none(row.get("seq")) or 0
+        if self._is_news(f"order {report.order_id}", (seq, report.version), repeats=seq == 0):
+            self._on_report(report)
+
+    def _algo(self, row: Mapping[str, Any]) -> None:
+        row = _mapping(row)
+        if not parse.is_root(row):
+            self._on_leg()  # a leg alone does not tell what became of the whole: ask
+            return
+        report = parse.algo_report(row)
+        # Algo reports carry no seq, and several may share one millisecond: only older ones are stale.
+        if self._is_news(f"algo {report.order_id}", (0, report.version), repeats=True):
+            self._on_report(report)
+
+    def _is_news(self, key: str, mark: tuple[int, int], *, repeats: bool) -> bool:
+        known = self._newest.get(key)
+        if known is not None and (mark < known or (mark == known and not repeats)):
+            return False
+        _remember(self._newest, key, mark)
+        return True
+
+    def _positions(self, data: Any) -> None:
+        rows = _mapping(data).get("positions")
+        if isinstance(rows, list) and self._account.apply_positions(
+            [parse.snake_keys(row) for row in rows if isinstance(row, Mapping)]
+        ):
+            self._on_account()
+
+    def _marks(self, data: Any) -> None:
+        rows = [row for row in data if isinstance(row, Mapping)] if isinstance(data, list) else []
+        # Our own clock: how old a mark is, is asked by our clock, and the exchange's may differ from it.
+        self._account.apply_marks(marks_of(rows, price="price"), self._clock())
+
+    def _maintenance(self, data: Any) -> None:
+        entries = data if isinstance(data, list) else [data]
+        for entry in entries:
+            self._on_system(system_info_of(_mapping(entry)))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise parse.ParseError("the message carries no object")
+    return value
+
+
+def _remember(book: OrderedDict[str, Any], key: str, value: Any) -> None:
+    book[key] = value
+    book.move_to_end(key)
+    if len(book) > _REMEMBERED_ORDERS:
+        book.popitem(last=False)

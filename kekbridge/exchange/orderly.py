@@ -1,0 +1,397 @@
+"""The one Orderly client behind the Exchange protocol: paper, testnet and live are this class with other addresses.
+
+It owns the connection, the rate windows, the streams and the tasks that keep the account's picture fresh. What an answer means is
+decided in classify.py, what is sent in bodies.py; nothing here sends an order twice or decides whether one may be sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+
+from kekbridge import errors
+from kekbridge.config import ExchangeSettings
+from kekbridge.exchange import bodies, parse
+from kekbridge.exchange.account import AccountView
+from kekbridge.exchange.bodies import OrderKind
+from kekbridge.exchange.feed import PRIVATE_TOPICS, PUBLIC_TOPICS, Feed
+from kekbridge.exchange.freshness import Freshness
+from kekbridge.exchange.market import Market
+from kekbridge.exchange.pacing import Pacer
+from kekbridge.exchange.protocol import Accepted, Deferred, Health, OrderReport, Refused, Submission
+from kekbridge.exchange.rest import Rest, worst
+from kekbridge.exchange.signing import Signer
+from kekbridge.exchange.stream import Stream, StreamTimings
+from kekbridge.exchange.wire import Wire
+from kekbridge.model import AccountSnapshot, Fill, Order, OrderIntent, OrderType, Purpose, Side
+
+log = structlog.get_logger("kekbridge.exchange")
+
+_START_WAIT_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a venue listens; the stream addresses are without the account id."""
+
+    rest: str
+    ws_public: str
+    ws_private: str
+
+
+ADDRESSES: Final = {
+    "testnet": Addresses(
+        "https://testnet-api.orderly.org",
+        "wss://testnet-ws-evm.orderly.org/ws/stream",
+        "wss://testnet-ws-private-evm.orderly.org/v2/ws/private/stream",
+    ),
+    "live": Addresses(
+        "https://api.orderly.org",
+        "wss://ws-evm.orderly.org/ws/stream",
+        "wss://ws-private-evm.orderly.org/v2/ws/private/stream",
+    ),
+}
+"""Orderly's published addresses (orderly-api.md section 1); the paper exchange tells its own."""
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class OrderlyExchange:
+    """A venue. `start` it inside a running loop, `close` it at the end; both may be called once.
+
+    `base_url` empty means the published address of `name`; stream addresses empty are derived from it. The further methods (`rest`,
+    `market`) reach every call that the protocol does not name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        signer: Signer,
+        settings: ExchangeSettings,
+        *,
+        ws_public_url: str = "",
+        ws_private_url: str = "",
+        clock: Callable[[], datetime] = utc_now,
+        pacer: Pacer | None = None,
+        stream_timings: StreamTimings | None = None,
+    ) -> None:
+        self._name = name
+        self._settings = settings
+        self._clock = clock
+        addresses = addresses_of(name, base_url, ws_public_url, ws_private_url)
+        self._pacer = pacer or Pacer()
+        self._wire = Wire(addresses.rest, signer, timeout_s=settings.request_timeout_s, clock_ms=self._clock_ms)
+        self.rest = Rest(
+            self._wire,
+            self._pacer,
+            recv_window_ms=settings.recv_window_ms,
+            on_outcome=lambda outcome: self._fresh.note(outcome),
+        )
+        self.market = Market(self.rest)
+        self._account = AccountView(clock)
+        self._fresh = Freshness(self.market, self.rest, self._account, clock=clock, refresh_s=settings.refresh_s)
+        self._fresh.on_report = self._tell_report
+        self._fresh.on_account = self._tell_account
+        self._fresh.on_gap = self._tell_gap
+        feed = Feed(
+            self._account,
+            clock=clock,
+            on_report=self._tell_report,
+            on_fill=self._tell_fill,
+            on_account=self._account_moved,
+            on_leg=self._tell_gap,
+            on_system=self._fresh.take_system,
+        )
+        self._private = Stream(
+            "private",
+            f"{addresses.ws_private}/{signer.account_id}",
+            PRIVATE_TOPICS,
+            session=lambda: self._wire.session,
+            login=self._login,
+            on_message=feed.take,
+            on_live=self._fresh.stream_came,
+            on_lost=self._fresh.stream_went,
+            on_sign_of_life=self._fresh.sign_of_life,
+            timings=stream_timings or StreamTimings(),
+        )
+        self._public = Stream(
+            "public",
+            f"{addresses.ws_public}/{signer.account_id}",
+            PUBLIC_TOPICS,
+            session=lambda: self._wire.session,
+            on_message=feed.take,
+            timings=stream_timings or StreamTimings(),
+        )
+        self._fresh.has_marks = lambda: self._public.is_live
+        self._tasks: list[asyncio.Task[None]] = []
+        self._report_listeners: list[Callable[[OrderReport], None]] = []
+        self._account_listeners: list[Callable[[AccountSnapshot], None]] = []
+        self._fill_listeners: list[Callable[[Fill], None]] = []
+        self._gap_listeners: list[Callable[[], None]] = []
+
+    # -------------------------------------------------------------------------------------------------------- life, health
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def snapshot(self) -> AccountSnapshot | None:
+        return self._account.snapshot
+
+    @property
+    def signer(self) -> Signer:
+        return self._wire.signer
+
+    @property
+    def health(self) -> Health:
+        return Health(
+            is_reachable=self._fresh.is_reachable,
+            is_maintenance=self._fresh.is_maintenance,
+            stream_is_live=self._private.is_live,
+            clock_offset_ms=self._wire.offset.ms,
+            last_heard_at=self._account.heard_at,
+            detail=self._fresh.detail,
+        )
+
+    async def start(self) -> None:
+        """Connect and begin to keep the picture fresh. Returns after the first try, or after 3 s at most; it goes on trying."""
+        await self._wire.open()
+        for loop in (self._fresh.run, self._private.run, self._public.run):
+            self._tasks.append(asyncio.create_task(loop(), name=f"exchange-{self._name}-{loop.__qualname__}"))
+        try:
+            async with asyncio.timeout(_START_WAIT_S):
+                await self._fresh.tried.wait()
+        except TimeoutError:
+            log.warning("exchange_not_reached_at_start", exchange=self._name)
+
+    async def close(self) -> None:
+        """Stop the tasks, then the connection. An order being sent meanwhile ends as its caller sees it."""
+        for task in self._tasks:
+            task.cancel()
+        for result in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                log.error("exchange_task_failed", exchange=self._name, error=repr(result))
+        self._tasks.clear()
+        await self._pacer.close()
+        await self._wire.close()
+
+    async def refresh(self) -> AccountSnapshot:
+        """Ask for account, positions and marks now. Raises ExchangeUnavailable when any of them gave no usable answer."""
+        return await self._fresh.refresh()
+
+    # -------------------------------------------------------------------------------------------------------------- orders
+
+    async def place(self, order: Order) -> Submission:
+        """Send exactly one create for a stored order, after its turn in the rate window; exits overtake entries.
+
+        Deferred also when the window came only after `expires_at`: too old to trade, and nothing was sent.
+        """
+        try:
+            request = bodies.create_request(order)
+        except errors.Refused as refused:
+            return Refused(refused.code, refused.message)
+        if order.is_entry and self._fresh.is_maintenance:
+            return Deferred(
+                "exchange_busy", self._fresh.detail or "the exchange is in maintenance", self._settings.refresh_s
+            )
+        ticket = await self.rest.window(request, is_urgent=not order.is_entry)
+        if self._clock() > order.expires_at:
+            ticket.give_back()
+            return Deferred(
+                "alert_expired", "the order's turn in the exchange's rate window came after its allowed age"
+            )
+        return await self.rest.create(request, ticket)
+
+    async def place_stop(
+        self, *, symbol: str, side: Side, quantity: Decimal, trigger_price: Decimal, client_order_id: str
+    ) -> Submission:
+        """A reduce-only STOP at market that protects a position: `side` is the closing side."""
+        intent = OrderIntent(
+            symbol=symbol,
+            side=side,
+            order_type=OrderType.STOP,
+            quantity=quantity,
+            purpose=Purpose.PROTECT,
+            reference_price=trigger_price,
+            reduce_only=True,
+            trigger_price=trigger_price,
+        )
+        request = bodies.request_for(intent, client_order_id)
+        return await self.rest.create(request, await self.rest.window(request, is_urgent=True))
+
+    async def find(self, order: Order) -> OrderReport | None:
+        """Ask for an order by its client order id. None only when the exchange says that it does not exist.
+
+        For a BRACKET the report is the entry's: quantity, price and fee of what it executed, FILLED although the exits still wait.
+        """
+        is_urgent = not order.is_entry
+        if bodies.order_kind(order.intent) is OrderKind.PLAIN:
+            report = await self.rest.order_by_client_id(order.client_order_id, is_urgent=is_urgent)
+        else:
+            report = await self.rest.algo_by_client_id(order.client_order_id, is_urgent=is_urgent)
+        if report is None:
+            return None
+        if report.client_order_id not in (None, order.client_order_id):
+            raise errors.ExchangeUnavailable(
+                "exchange_unreachable", f"asked for {order.client_order_id}, the exchange answered with another order"
+            )
+        return await self._completed(report, order) if report.is_algo else report
+
+    async def _completed(self, report: OrderReport, order: Order) -> OrderReport:
+        """What an algo object does not say: the average price (from the trades), and the stop of a bracket that became independent."""
+        if report.executed_quantity > 0 and report.average_price is None:
+            executions = await self.fills(report)
+            quantity = sum((fill.quantity for fill in executions), Decimal(0))
+            if quantity:
+                value = sum((fill.price * fill.quantity for fill in executions), Decimal(0))
+                fee = sum((fill.fee for fill in executions), Decimal(0))
+                report = replace(report, average_price=value / quantity, fee=report.fee or fee)
+        if order.intent.stop_loss is not None and report.executed_quantity > 0 and report.stop_is_live is None:
+            stops = await self.live_stops(report.symbol, order.intent.side.opposite)
+            report = replace(report, stop_is_live=bool(stops))
+        return report
+
+    async def fills(self, report: OrderReport) -> tuple[Fill, ...]:
+        """All executions of an order, oldest first; those of a bracket's entry, not of its exits."""
+        if report.is_algo:
+            executions = await self.rest.algo_trades(report.order_id)
+            if report.algo_type == "BRACKET":
+                executions = tuple(fill for fill in executions if fill.side is report.side)
+        else:
+            executions = await self.rest.order_trades(report.order_id)
+        for fill in executions:
+            # What we know of our own orders shows in the snapshot at once; the next word of the exchange replaces it.
+            if self._account.apply_fill(fill):
+                self._account_moved()
+        return tuple(parse.named(report, fill) for fill in executions)
+
+    async def trades_since(self, since: datetime) -> tuple[Fill, ...]:
+        """All executions of the account since a time, oldest first (whosever orders they were; they carry no client order id)."""
+        return await self.rest.trades(since)
+
+    async def open_orders(self) -> tuple[OrderReport, ...]:
+        """Every open plain and algo order of the account, ours and others'."""
+        plain, algos = await asyncio.gather(self.rest.orders(), self.rest.algos())
+        return plain + algos
+
+    async def live_stops(self, symbol: str, side: Side | None = None) -> tuple[OrderReport, ...]:
+        """The stops of a symbol that are active and untriggered (of one closing side): STOP, TRAILING_STOP and stop-loss legs.
+
+        A leg of a POSITIONAL_TP_SL has quantity 0: it closes whatever the position is then.
+        """
+        found: list[OrderReport] = []
+        waiting = list(await self.rest.algos(symbol=symbol))
+        while waiting:
+            report = waiting.pop()
+            waiting.extend(report.children)
+            if report.stop_is_live and not report.children and side in (None, report.side):
+                found.append(report)
+        return tuple(found)
+
+    async def cancel(self, report: OrderReport) -> Submission:
+        """Ask for a cancel of one order; Accepted means the request was passed on. A finished order is Refused (-1006)."""
+        if report.is_algo:
+            return await self.rest.cancel_algo(report.symbol, report.order_id)
+        return await self.rest.cancel_order(report.symbol, report.order_id)
+
+    async def cancel_all(self, symbol: str | None = None) -> Submission:
+        """Every plain order and every algo order of every type; the worst of the six answers is the answer."""
+        calls = [self.rest.cancel_orders(symbol)]
+        calls += [self.rest.cancel_algos(algo_type, symbol) for algo_type in bodies.ALGO_TYPES]
+        return worst(list(await asyncio.gather(*calls)))
+
+    async def edit_order(
+        self, report: OrderReport, *, price: Decimal | None = None, quantity: Decimal | None = None
+    ) -> Submission:
+        """Change price or quantity of a resting plain order; Accepted means the request was passed on."""
+        return await self.rest.edit_order(bodies.edit_body(report, price=price, quantity=quantity))
+
+    async def set_leverage(self, symbol: str, leverage: Decimal) -> Submission:
+        """Set the cross leverage of one symbol (a whole number, 1 to 100); asks nothing when it is known to be that already."""
+        if leverage != leverage.to_integral_value() or not 1 <= leverage <= 100:
+            return Refused("leverage_invalid", f"leverage {leverage} is not a whole number from 1 to 100")
+        if self._account.leverage_of(symbol) == leverage:
+            return Accepted("")  # 5 changes a minute are allowed: none is spent on nothing
+        answer = await self.market.set_leverage(symbol, int(leverage))
+        if isinstance(answer, Accepted):
+            self._account.apply_leverage(symbol, leverage)
+            self._account_moved()
+        return answer
+
+    # ----------------------------------------------------------------------------------------------------------- listeners
+
+    def listen(self, callback: Callable[[OrderReport], None]) -> None:
+        self._report_listeners.append(callback)
+
+    def listen_positions(self, callback: Callable[[AccountSnapshot], None]) -> None:
+        self._account_listeners.append(callback)
+
+    def listen_fills(self, callback: Callable[[Fill], None]) -> None:
+        """Call back for every execution that the stream brings, once per trade, whosever order it was."""
+        self._fill_listeners.append(callback)
+
+    def listen_gaps(self, callback: Callable[[], None]) -> None:
+        """Call back when reports may have been missed (the stream came back): ask for every unfinished order by its id."""
+        self._gap_listeners.append(callback)
+
+    def _tell_report(self, report: OrderReport) -> None:
+        for callback in self._report_listeners:
+            callback(report)
+
+    def _tell_fill(self, fill: Fill) -> None:
+        for callback in self._fill_listeners:
+            callback(fill)
+
+    def _tell_account(self) -> None:
+        snapshot = self._account.snapshot
+        if snapshot is not None:
+            for callback in self._account_listeners:
+                callback(snapshot)
+
+    def _tell_gap(self) -> None:
+        for callback in self._gap_listeners:
+            callback()
+
+    def _account_moved(self) -> None:
+        """Something of the account changed: tell it, and ask for the totals that the change did not carry."""
+        self._fresh.want()
+        self._tell_account()
+
+    # ------------------------------------------------------------------------------------------------------------- private
+
+    def _clock_ms(self) -> int:
+        return parse.milliseconds(self._clock())
+
+    def _login(self) -> dict[str, object]:
+        stamp = self._wire.signing_time_ms()
+        return {"orderly_key": self.signer.orderly_key, "sign": self.signer.sign_login(stamp), "timestamp": stamp}
+
+
+def addresses_of(name: str, base_url: str, ws_public_url: str, ws_private_url: str) -> Addresses:
+    """The addresses to use: what is given, else the published ones of `name`, else the streams on the REST address's own port."""
+    known = ADDRESSES.get(name)
+    rest = (base_url or (known.rest if known else "")).rstrip("/")
+    parts = urlsplit(rest)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise errors.ConfigError(
+            f"exchange.base_url is {rest!r}, expected an address like https://api.orderly.org",
+            field="exchange.base_url",
+        )
+    published = next((one for one in ADDRESSES.values() if one.rest == rest), None)
+    socket = f"{'wss' if parts.scheme == 'https' else 'ws'}://{parts.netloc}"
+    return Addresses(
+        rest,
+        (ws_public_url or (published.ws_public if published else f"{socket}/ws/stream")).rstrip("/"),
+        (ws_private_url or (published.ws_private if published else f"{socket}/v2/ws/private/stream")).rstrip("/"),
+    )

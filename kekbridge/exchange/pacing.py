@@ -1,0 +1,229 @@
+"""Wait for the exchange's rate windows: at most N requests in ANY window of a given length, per endpoint; exits go first.
+
+A sliding window over the real sends, not a token bucket: a bucket of 10 lets up to 20 into one second, and the exchange refuses
+(performance.md section 5). Clock and sleep are arguments. Knows nothing of requests but the name of their endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Endpoint(StrEnum):
+    """The windows of orderly-api.md sections 3 to 10. Lookups by id and by client id share one: which is counted where is not said."""
+
+    ORDER_CREATE = "order_create"
+    ORDER_EDIT = "order_edit"
+    ORDER_CANCEL = "order_cancel"
+    ORDERS_CANCEL = "orders_cancel"
+    ORDER_GET = "order_get"
+    ORDERS_LIST = "orders_list"
+    TRADES = "trades"
+    ALGO_CREATE = "algo_create"
+    ALGO_EDIT = "algo_edit"
+    ALGO_CANCEL = "algo_cancel"
+    ALGOS_CANCEL = "algos_cancel"
+    ALGO_GET = "algo_get"
+    ALGOS_LIST = "algos_list"
+    ALGO_TRADES = "algo_trades"
+    POSITIONS = "positions"
+    HOLDING = "holding"
+    CLIENT_INFO = "client_info"
+    LEVERAGE_GET = "leverage_get"
+    LEVERAGE_SET = "leverage_set"
+    KEY_INFO = "key_info"
+    FUNDING_HISTORY = "funding_history"
+    SYSTEM_INFO = "system_info"
+    PUBLIC = "public"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `count` requests in any `window_s` seconds."""
+
+    count: int
+    window_s: float
+
+
+RATES: Final[Mapping[Endpoint, Rate]] = {
+    Endpoint.ORDER_CREATE: Rate(10, 1),
+    Endpoint.ORDER_EDIT: Rate(10, 1),
+    Endpoint.ORDER_CANCEL: Rate(10, 1),
+    Endpoint.ORDERS_CANCEL: Rate(10, 1),
+    Endpoint.ORDER_GET: Rate(10, 1),
+    Endpoint.ORDERS_LIST: Rate(10, 1),
+    Endpoint.TRADES: Rate(10, 1),
+    Endpoint.ALGO_CREATE: Rate(1, 1),
+    Endpoint.ALGO_EDIT: Rate(5, 1),
+    Endpoint.ALGO_CANCEL: Rate(5, 1),
+    Endpoint.ALGOS_CANCEL: Rate(5, 1),
+    Endpoint.ALGO_GET: Rate(10, 1),
+    Endpoint.ALGOS_LIST: Rate(5, 1),
+    Endpoint.ALGO_TRADES: Rate(10, 1),
+    Endpoint.POSITIONS: Rate(30, 10),
+    Endpoint.HOLDING: Rate(10, 1),
+    Endpoint.CLIENT_INFO: Rate(10, 60),
+    Endpoint.LEVERAGE_GET: Rate(1, 1),
+    Endpoint.LEVERAGE_SET: Rate(5, 60),
+    Endpoint.KEY_INFO: Rate(10, 60),
+    Endpoint.FUNDING_HISTORY: Rate(20, 60),
+    Endpoint.SYSTEM_INFO: Rate(1, 1),
+    Endpoint.PUBLIC: Rate(10, 1),
+}
+
+# The exchange counts arrivals, we count departures: the network may squeeze two sends that lay a window apart. 40 ms of room costs
+# a burst of 50 orders 0.16 s and covers ordinary jitter; what it does not cover comes back as 429, which proves that nothing happened.
+JITTER_S: Final = 0.04
+
+
+class Ticket:
+    """A place in the window. It counts from the grant on, and its time is set when the request is really written (`stamp`):
+    a burst that first has to open connections leaves late, and the next window must not close up on it."""
+
+    __slots__ = ("_window", "at")
+
+    def __init__(self, window: _Window) -> None:
+        self._window = window
+        self.at: float | None = None
+
+    def stamp(self) -> None:
+        """The request leaves now."""
+        self._window.stamp(self)
+
+    def give_back(self) -> None:
+        """Nothing was sent: the place is free again. No effect once stamped."""
+        self._window.give_back(self)
+
+
+class Pacer:
+    """The windows of one key. `wait` before each request, `stamp` when it leaves, `hold` after a 429, `close` at the end."""
+
+    def __init__(
+        self,
+        rates: Mapping[Endpoint, Rate] = RATES,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter_s: float = JITTER_S,
+    ) -> None:
+        self._windows = {name: _Window(rate, monotonic, sleep, jitter_s) for name, rate in rates.items()}
+
+    async def wait(self, endpoint: Endpoint, *, is_urgent: bool = False) -> Ticket:
+        """Return when one more request fits; urgent ones (exits, protection, questions about them) overtake the others."""
+        return await self._windows[endpoint].wait(is_urgent=is_urgent)
+
+    def hold(self, endpoint: Endpoint, seconds: float | None = None) -> None:
+        """After a 429: let nothing out for a whole window (or `seconds`, if that is longer)."""
+        self._windows[endpoint].hold(seconds or 0.0)
+
+    def waiting(self, endpoint: Endpoint) -> int:
+        """How many requests wait for this window now."""
+        return self._windows[endpoint].waiting
+
+    async def close(self) -> None:
+        """Stop the timers; whoever still waits is cancelled."""
+        for window in self._windows.values():
+            await window.close()
+
+
+class _Window:
+    def __init__(
+        self, rate: Rate, monotonic: Callable[[], float], sleep: Callable[[float], Awaitable[None]], jitter_s: float
+    ) -> None:
+        self._count = rate.count
+        self._length = rate.window_s + jitter_s
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._stamped: deque[float] = deque()
+        self._unstamped: set[Ticket] = set()
+        self._held_until = float("-inf")
+        self._queue: list[tuple[int, int, asyncio.Future[Ticket]]] = []
+        self._order = itertools.count()
+        self._timer: asyncio.Task[None] | None = None
+        self._wakes_at = float("inf")
+
+    @property
+    def waiting(self) -> int:
+        return sum(not future.done() for _, _, future in self._queue)
+
+    async def wait(self, *, is_urgent: bool) -> Ticket:
+        future: asyncio.Future[Ticket] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._queue, (0 if is_urgent else 1, next(self._order), future))
+        self._grant()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                future.result().give_back()  # granted in the very moment of giving up
+            raise
+
+    def stamp(self, ticket: Ticket) -> None:
+        if ticket.at is None and ticket in self._unstamped:
+            ticket.at = self._monotonic()
+            self._unstamped.discard(ticket)
+            self._stamped.append(ticket.at)
+            self._grant()
+
+    def give_back(self, ticket: Ticket) -> None:
+        if ticket in self._unstamped:
+            self._unstamped.discard(ticket)
+            self._grant()
+
+    def hold(self, seconds: float) -> None:
+        self._held_until = max(self._held_until, self._monotonic() + max(seconds, self._length))
+
+    async def close(self) -> None:
+        for _, _, future in self._queue:
+            future.cancel()
+        self._queue.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            await asyncio.gather(self._timer, return_exceptions=True)
+            self._timer = None
+
+    def _grant(self) -> None:
+        """Let as many waiters go as there is room for, then set the alarm for the moment when there is more."""
+        now = self._monotonic()
+        while self._stamped and now - self._stamped[0] >= self._length:
+            self._stamped.popleft()
+        while self._queue:
+            future = self._queue[0][2]
+            if future.done():  # the waiter gave up
+                heapq.heappop(self._queue)
+                continue
+            if now < self._held_until or len(self._stamped) + len(self._unstamped) >= self._count:
+                break
+            heapq.heappop(self._queue)
+            ticket = Ticket(self)
+            self._unstamped.add(ticket)
+            future.set_result(ticket)
+        if self._queue:
+            self._set_alarm(now)
+
+    def _set_alarm(self, now: float) -> None:
+        due = self._held_until if now < self._held_until else None
+        if due is None and self._stamped:
+            due = self._stamped[0] + self._length
+        if due is None:
+            return  # every place is taken by a request that has not left yet: its stamp or its return wakes us
+        if self._timer is not None and not self._timer.done() and self._wakes_at <= due:
+            return
+        if self._timer is not None and self._timer is not asyncio.current_task():
+            self._timer.cancel()
+        self._wakes_at = due
+        self._timer = asyncio.ensure_future(self._alarm(due))
+
+    async def _alarm(self, due: float) -> None:
+        # A sleep may end a little early by the clock that is read here: repeat until the moment has really come.
+        while (left := due - self._monotonic()) > 0:
+            await self._sleep(left)
+        self._wakes_at = float("inf")
+        self._grant()

@@ -1,0 +1,113 @@
+"""What can come back when a request is sent: a reply, proof that nothing left this machine, or nothing at all.
+
+Pure values between the transport (wire.py) and the table that judges them (classify.py); reading a body never raises.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, NoReturn
+
+_SHOWN = 160
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An HTTP answer, read to its end. `is_json` is False for HTML, empty and broken bodies: then only `status` means anything.
+
+    `success` is the answer's own claim; `code` its integer error code (also when it came as text); `retry_after_s` the header.
+    """
+
+    status: int
+    is_json: bool
+    success: bool
+    code: int | None = None
+    message: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    timestamp_ms: int | None = None
+    retry_after_s: float | None = None
+
+    @property
+    def described(self) -> str:
+        """One line for logs and errors: status, code, message."""
+        code = "" if self.code is None else f", code {self.code}"
+        return f"HTTP {self.status}{code}: {self.message or 'no message'}"
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """Proof: the connection failed before the first byte of the request was written."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """The request was (perhaps partly) written and no complete answer came: the exchange may have acted on it."""
+
+    reason: str
+
+
+Outcome = Reply | NotSent | NoAnswer
+
+
+def read_reply(status: int, body: bytes, *, retry_after: str | None = None) -> Reply:
+    """Read an answer defensively: failures without the exchange's own JSON exist (orderly-api.md section 11)."""
+    wait = _seconds(retry_after)
+    try:
+        payload = json.loads(body, parse_float=Decimal, parse_constant=_no_constant)
+    except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        payload = None
+    if not isinstance(payload, dict):
+        return Reply(status=status, is_json=False, success=False, message=_excerpt(body), retry_after_s=wait)
+    data = payload.get("data")
+    if not isinstance(data, dict):
+        # Some answers carry their fields beside `success` (section 7, cancel), and one carries a bare list.
+        data = {"rows": data} if isinstance(data, list) else payload
+    return Reply(
+        status=status,
+        is_json=True,
+        success=payload.get("success") is True,
+        code=_integer(payload.get("code")),
+        message=one_line(payload.get("message")),
+        data=data,
+        timestamp_ms=_integer(payload.get("timestamp")),
+        retry_after_s=wait,
+    )
+
+
+def one_line(value: object) -> str:
+    """Foreign text made fit for a log line: printable characters only, bounded."""
+    if not isinstance(value, str):
+        return ""
+    text = "".join(char if char.isprintable() else " " for char in value[: 4 * _SHOWN])
+    return " ".join(text.split())[:_SHOWN]
+
+
+def _excerpt(body: bytes) -> str:
+    return one_line(body[: 2 * _SHOWN].decode("utf-8", "replace")) or "empty body"
+
+
+def _integer(value: object) -> int | None:
+    """Codes and times are integers, but arrive as text in some dumps; a float or a bool is neither."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str) and value.lstrip("-").isascii() and value.lstrip("-").isdigit() and len(value) < 20:
+        return int(value)
+    return None
+
+
+def _seconds(header: str | None) -> float | None:
+    """Retry-After in seconds; the date form is not used by this API and is ignored."""
+    if header is None or not header.isascii() or not header.isdigit() or len(header) > 5:
+        return None
+    return float(header)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
