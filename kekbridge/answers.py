@@ -54,6 +54,17 @@ def refused_alert_answer(
     return Answer(status=http_status, body=body)
 
 
+def cancel_answer(*, alert_id: str, status: str, error: str | None, is_duplicate: bool) -> Answer:
+    """The answer to an alert that only cancels: 202 until it is done, which takes as long as the exchange does."""
+    body: dict[str, Any] = {"success": status != "failed", "alertId": alert_id, "status": status}
+    if error:
+        body |= {"code": "cancel_failed", "error": error}
+    if is_duplicate:
+        body["duplicate"] = True
+    http_status = {"queued": 202, "failed": 422}.get(status, 200)
+    return Answer(status=200 if is_duplicate and http_status == 202 else http_status, body=body)
+
+
 def order_answer(
     orders: Sequence[Order],
     *,

@@ -115,6 +115,8 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("exchange_unreachable", 422, "The exchange could not be reached; the order was proven not to be there.", "Check the network; GET /readyz."),
     ("exchange_busy", 422, "The exchange took no order (rate limit or maintenance) until the alert was too old.", "Try later."),
     ("outcome_unknown", 200, "The order was sent and no answer came; it is being looked up and is never sent again blindly.", "kekbridge explain ALERT; look at the exchange."),
+    ("canceled_by_alert", 422, "A later alert cancelled the order before it was sent.", "Nothing to do."),
+    ("cancel_failed", 422, "Not every order could be cancelled.", "kekbridge explain ALERT names them; kekbridge orders --open."),
     ("earlier_leg_failed", 422, "An earlier step of the same alert did not succeed.", "See the earlier step in `kekbridge explain`."),
     # ------------------------------------------------------------------------------------------------------ our fault (503)
     # A bug may strike after the alert was stored, so it must not ask for a resend; the same bytes would meet the same bug anyway.

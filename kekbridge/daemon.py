@@ -12,7 +12,7 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from typing import Any
 
 import structlog
 
+from kekbridge.canceling import Canceller
 from kekbridge.config import Settings
 from kekbridge.decision import Terms
 from kekbridge.delivery import WEBHOOK_PATH, Readiness
@@ -143,10 +144,14 @@ class Daemon:
             settings=settings,
             clock=clock,
         )
+        self.canceller = Canceller(
+            database=database, exchange=exchange, follower=self.follower, outcomes=outcomes, clock=clock
+        )
         self.worker = Worker(
             database=database,
             follower=self.follower,
             recovery=self.recovery,
+            canceller=self.canceller,
             settings=settings.queue,
             clock=clock,
         )
@@ -195,7 +200,7 @@ class Daemon:
         database = await asyncio.to_thread(Database.open, data_dir)
         stack.push_async_callback(database.close)
         paper_url = await _start_paper(settings, data_dir, stack)
-        exchange = _exchange(settings, vault, paper_url)
+        exchange = _exchange(settings, vault, paper_url, clock)
         stack.push_async_callback(exchange.close)
         return cls(
             settings=settings,
@@ -217,9 +222,9 @@ class Daemon:
             trading = group.create_task(self._trade())
             background = [
                 group.create_task(self.follower.run()),
-                group.create_task(self.follower.run_trades()),
                 group.create_task(self.refusals.run()),
                 group.create_task(self.guard.run()),
+                group.create_task(self._when_recovered(self.canceller.run)),
             ]
             try:
                 yield
@@ -257,6 +262,10 @@ class Daemon:
             log.warning("lanes_cut", detail="orders under way are looked up at the next start")
         await self.pipeline.drain()
         await self.refusals.flush()
+
+    async def _when_recovered(self, work: Callable[[], Awaitable[None]]) -> None:
+        await self._recovered.wait()
+        await work()
 
     async def _trade(self) -> None:
         """Nothing trades before the bridge's view equals the exchange's."""
@@ -323,12 +332,14 @@ async def _start_paper(settings: Settings, data_dir: Path, stack: AsyncExitStack
     return url
 
 
-def _exchange(settings: Settings, vault: OpenVault, paper_url: str | None) -> OrderlyExchange:
+def _exchange(
+    settings: Settings, vault: OpenVault, paper_url: str | None, clock: Callable[[], datetime]
+) -> OrderlyExchange:
     """The one client, pointed at the venue of the mode."""
     wanted = settings.exchange
     if settings.mode is Mode.PAPER:
         signer = Signer(wanted.account_id or PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET)
-        return OrderlyExchange("paper", wanted.base_url or paper_url or "", signer, wanted)
+        return OrderlyExchange("paper", wanted.base_url or paper_url or "", signer, wanted, clock=clock)
     if not wanted.account_id:
         raise ConfigError(
             f"mode {settings.mode.value} needs exchange.account_id; set it in the config file or KEKBRIDGE_EXCHANGE_ACCOUNT_ID"
@@ -346,6 +357,7 @@ def _exchange(settings: Settings, vault: OpenVault, paper_url: str | None) -> Or
         wanted,
         ws_public_url=wanted.ws_public_url or addresses.ws_public,
         ws_private_url=wanted.ws_private_url or addresses.ws_private,
+        clock=clock,
     )
 
 

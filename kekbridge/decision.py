@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import Literal
 
 from kekbridge.alerts.signal import Alert, Signal
 from kekbridge.alerts.translate import Plan, translate
@@ -66,7 +67,7 @@ def decide(
             refusal = refused
             break
         plans.append(plan)
-        warnings += plan.warnings
+        warnings += (*plan.warnings, *plan.notes)
         for intent in plan.intents:
             allowed = rules.apply_leverage_policy(intent, webhook=webhook, account_limits=terms.account_limits)
             judged = judge(allowed, webhook=webhook, snapshot=snapshot, usage=usage, terms=terms)
@@ -117,6 +118,7 @@ def refuse(refusal: RequestRefused, alert: Alert | None = None) -> Decision:
         field=refusal.field,
         verdicts=(),
         intents=(),
+        claims_identity=refusal.status != 401,
         is_exit=False,
         action=step.action.value if step else None,
         symbol=step.symbol if step else None,
@@ -178,7 +180,7 @@ def _conclude(
     symbol = next((plan.symbol for plan in plans if plan.symbol), first.symbol)
     cancels = tuple(plan.cancel for plan in plans if plan.cancel is not None)
     code = error = field = None
-    status = "admitted"
+    status: Literal["admitted", "denied", "refused", "ignored"] = "admitted"
     if refusal is not None:
         code, error, field = refusal.code, refusal.message, refusal.field
         status = "admitted" if kept else "refused"

@@ -15,7 +15,7 @@ import structlog
 from kekbridge.config import Queue
 from kekbridge.errors import ExchangeUnavailable, StoreUnavailable
 from kekbridge.exchange.protocol import Exchange, OrderReport
-from kekbridge.model import AccountSnapshot, Fill, Order, Position
+from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus
 from kekbridge.outcomes import Outcomes
 from kekbridge.store import fills as fill_rows
 from kekbridge.store import orders as order_rows
@@ -29,6 +29,7 @@ log = structlog.get_logger("kekbridge.following")
 _FIRST_LOOK_S = 0.02
 _SLOWEST_LOOK_S = 1.0
 _LOOK_WITH_STREAM_S = 0.5
+_POSITIONS_PAUSE_S = 0.1
 # How far before the last known trade to look again: reports may come out of order.
 _TRADE_OVERLAP = timedelta(seconds=10)
 
@@ -55,7 +56,10 @@ class Follower:
         self._reported: dict[str, asyncio.Event] = {}
         self._inbox: asyncio.Queue[OrderReport] = asyncio.Queue(maxsize=10_000)
         self._trades_wanted = asyncio.Event()
+        self._positions_moved = asyncio.Event()
         exchange.listen(self._on_report)
+        exchange.listen_positions(lambda _: self._positions_moved.set())
+        exchange.listen_gaps(self._on_gap)
 
     # ---------------------------------------------------------------------------------------------------- one order
 
@@ -112,7 +116,19 @@ class Follower:
         except asyncio.QueueFull:
             log.error("report_inbox_full", client_order_id=report.client_order_id)
 
+    def _on_gap(self) -> None:
+        """The stream was away, or told of a leg alone: whatever happened meanwhile is asked for."""
+        self._trades_wanted.set()
+        self._protection_changed()
+
     async def run(self) -> None:
+        """The follower's whole life: reports, trades and positions as they come."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._run_reports())
+            group.create_task(self._run_trades())
+            group.create_task(self._run_positions())
+
+    async def _run_reports(self) -> None:
         """Take reports from the stream for ever: ours are applied, executions of others are fetched as trades."""
         while True:
             report = await self._inbox.get()
@@ -138,27 +154,48 @@ class Follower:
             self._trades_wanted.set()
             self._protection_changed()
 
-    async def run_trades(self) -> None:
+    async def _run_trades(self) -> None:
         """Fetch the account's trades whenever something traded that was not one of our plain orders."""
         while True:
             await self._trades_wanted.wait()
             self._trades_wanted.clear()
             try:
+                await self.look_at_all()
                 await self.sync_trades()
             except (ExchangeUnavailable, StoreUnavailable) as error:
                 log.warning("trades_not_synced", error=error.message)
 
+    async def _run_positions(self) -> None:
+        """Keep the positions table as the stream tells it; a burst of changes is one write."""
+        while True:
+            await self._positions_moved.wait()
+            self._positions_moved.clear()
+            snapshot = self._exchange.snapshot
+            try:
+                if snapshot is not None:
+                    await self.save_positions(snapshot)
+            except StoreUnavailable as error:
+                log.warning("positions_not_saved", error=error.message)
+            await asyncio.sleep(_POSITIONS_PAUSE_S)
+
+    async def look_at_all(self) -> None:
+        """Ask for every order of ours that the exchange has or may have, and that nobody is following already."""
+        for order in await self._database.read(order_rows.unfinished):
+            is_there = order.order_id is not None or order.status is OrderStatus.UNKNOWN
+            if is_there and order.client_order_id not in self._reported:
+                await self.look(order)
+
     async def sync_trades(self) -> int:
         """Record every trade of the account since the last known one, ours and others'; returns how many were new."""
         now = self._clock()
-        last = await self._database.read(fill_rows.last_trade_at)
+        last = await self._database.read(fill_rows.last_time)
         since = (last or now - timedelta(days=1)) - _TRADE_OVERLAP
         trades = await self._exchange.trades_since(since)
-        return len(await self._database.write(fill_rows.record, trades, now=now))
+        return await self._database.write(fill_rows.record, trades)
 
     async def save_positions(self, snapshot: AccountSnapshot) -> None:
         """Keep the positions table as the exchange sees it, for `kekbridge positions`."""
-        await self._database.write(position_rows.replace_all, _all_positions(snapshot), now=self._clock())
+        await self._database.write(position_rows.replace_all, snapshot, now=self._clock())
 
 
 def record_report(
@@ -171,7 +208,7 @@ def record_report(
     now: datetime,
 ) -> Order:
     """One transaction: what the exchange says of the order, its fills, and the positions they led to."""
-    fill_rows.record(connection, executions, now=now)
+    fill_rows.record(connection, executions, client_order_id=client_order_id)
     updated = order_rows.apply_report(
         connection,
         client_order_id,
@@ -184,14 +221,10 @@ def record_report(
         now=now,
     )
     if executions and snapshot is not None:
-        position_rows.replace_all(connection, _all_positions(snapshot), now=now)
+        position_rows.replace_all(connection, snapshot, now=now)
     if updated.needs_stop:
         protections.want(connection, updated, now=now)
     return updated
-
-
-def _all_positions(snapshot: AccountSnapshot) -> tuple[Position, ...]:
-    return tuple(each for each in (*snapshot.positions.values(), *snapshot.other_positions) if each.quantity)
 
 
 async def _wait(event: asyncio.Event, timeout: float) -> None:

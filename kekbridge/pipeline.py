@@ -51,8 +51,8 @@ class Lanes(Protocol):
     def may_claim(self, order: Order) -> bool:
         """True when an order of this symbol may leave at once: a lane is free and trading has begun. Any thread."""
 
-    def take(self, orders: tuple[Order, ...]) -> None:
-        """Orders were stored: send those already claimed, look at the queue for the others."""
+    def take(self, admitted: Admission) -> None:
+        """Orders or cancels were stored: send those already claimed, look at the queue for the others."""
 
 
 class Pipeline:
@@ -94,7 +94,7 @@ class Pipeline:
         draft, decide = self._prepare(delivery, message, caller, snapshot)
         admitted = await self._admit(draft, decide, caller.webhook)
         stages = {"stored": _milliseconds_since(started)}
-        self._lanes.take(admitted.orders)
+        self._lanes.take(admitted)
         answer = await self._answer(admitted, delivery)
         stages["answered"] = _milliseconds_since(started)
         self._note_answer(admitted, answer, stages)
@@ -189,6 +189,10 @@ class Pipeline:
         if admitted.kind == "conflict":
             reused = RequestRefused("alert_id_reused", alert_id_reused_text(public_id))
             return answers.refusal_answer(reused, alert_id=public_id)
+        if not admitted.orders and alert.status in ("queued", "done", "failed"):
+            return answers.cancel_answer(
+                alert_id=public_id, status=alert.status, error=alert.error, is_duplicate=is_duplicate
+            )
         if not admitted.orders:
             return answers.refused_alert_answer(
                 alert_id=public_id,

@@ -152,8 +152,6 @@ class Recovery:
 
     async def reconcile(self) -> None:
         """The same comparison in operation: unfinished orders looked at, trades fetched, positions replaced."""
-        for order in await self._database.read(order_rows.unfinished):
-            if order.order_id or order.status is OrderStatus.UNKNOWN:
-                await self._follower.look(order)
+        await self._follower.look_at_all()
         await self._follower.sync_trades()
         await self._follower.save_positions(await self._exchange.refresh())

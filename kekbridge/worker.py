@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from kekbridge.canceling import Canceller
 from kekbridge.config import Queue
 from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.protocol import Accepted, Unknown
@@ -21,6 +22,7 @@ from kekbridge.model import Order, OrderStatus
 from kekbridge.pipeline import Pipeline
 from kekbridge.recovery import Breaker, Recovery
 from kekbridge.store import orders as order_rows
+from kekbridge.store.admission import Admission
 from kekbridge.store.database import Database
 
 log = structlog.get_logger("kekbridge.worker")
@@ -39,12 +41,14 @@ class Worker:
         database: Database,
         follower: Follower,
         recovery: Recovery,
+        canceller: Canceller,
         settings: Queue,
         clock: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._follower = follower
         self._recovery = recovery
+        self._canceller = canceller
         self._settings = settings
         self._clock = clock
         self._awake = asyncio.Event()
@@ -62,13 +66,12 @@ class Worker:
             return False
         return len(self._busy) < self._settings.concurrency and order.intent.symbol not in self._busy
 
-    def take(self, orders: tuple[Order, ...]) -> None:
-        """Orders were stored: those already claimed go first, the queue is looked at for the others."""
-        self._claimed += [
-            order for order in orders if order.status is OrderStatus.SUBMITTING and order.order_id is None
-        ]
-        if orders:
+    def take(self, admitted: Admission) -> None:
+        """Orders were stored: those claimed by their admission go first, the queue is looked at for the others."""
+        if admitted.kind == "admitted":
+            self._claimed += [order for order in admitted.orders if order.status is OrderStatus.SUBMITTING]
             self._awake.set()
+            self._canceller.wake()
 
     # ------------------------------------------------------------------------------------------------------------ life
 

@@ -42,9 +42,13 @@ class Deferred:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """The request may have reached the exchange and nothing proves either case. Ask by client order id; never send again blindly."""
+    """The request may have reached the exchange and nothing proves either case. Ask by client order id; never send again blindly.
+
+    `sent_at` is when it left, after any wait for the rate window: from then on the exchange may still accept it for the receive window.
+    """
 
     reason: str
+    sent_at: datetime | None = None
 
 
 Submission = Accepted | Refused | Deferred | Unknown
@@ -145,3 +149,6 @@ class Exchange(Protocol):
 
     def listen_positions(self, callback: Callable[[AccountSnapshot], None]) -> None:
         """Call back whenever a position, a balance or the leverage of the account changed."""
+
+    def listen_gaps(self, callback: Callable[[], None]) -> None:
+        """Call back when reports may have been missed: whatever is unfinished must be asked for."""
