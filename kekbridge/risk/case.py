@@ -1,0 +1,122 @@
+"""One order before the rules, and how a rule says yes or no. The vocabulary of rules.py; decides nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from kekbridge.model import ZERO, AccountSnapshot, Limits, OrderIntent, Reservation, Usage, Verdict, Webhook
+from kekbridge.risk import exposure
+
+NO_LIMIT: Final = "no limit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One order before the rules, with everything they may look at. `usage` and `reservations` leave the order itself out."""
+
+    intent: OrderIntent
+    webhook: Webhook
+    account_limits: Limits
+    snapshot: AccountSnapshot
+    usage: Usage
+    reservations: tuple[Reservation, ...]
+    now: datetime
+    max_snapshot_age_s: float
+    max_mark_age_s: float
+
+    @property
+    def scopes(self) -> tuple[tuple[str, Limits], ...]:
+        return (("webhook", self.webhook.settings.limits), ("account", self.account_limits))
+
+    @property
+    def with_this(self) -> tuple[Reservation, ...]:
+        """What is reserved once this order is, too."""
+        return (*self.reservations, exposure.reservation_for(self.intent, self.webhook.id))
+
+    @property
+    def base(self) -> str:
+        return self.intent.symbol.split("_")[1] if "_" in self.intent.symbol else self.intent.symbol
+
+
+def is_exit(intent: OrderIntent) -> bool:
+    """True for an order that can only make a position smaller: the exchange holds it to that (reduce_only)."""
+    return intent.reduce_only
+
+
+def allow(rule: str, scope: str, found: str, limit: str) -> Verdict:
+    return Verdict(rule=rule, scope=scope, passed=True, found=found, limit=limit)
+
+
+def deny(rule: str, scope: str, found: str, limit: str, message: str) -> Verdict:
+    return Verdict(rule=rule, scope=scope, passed=False, found=found, limit=limit, message=message)
+
+
+def verdict(rule: str, scope: str, passed: bool, found: str, limit: str, message: str) -> Verdict:
+    """A yes without words, or a no with the message."""
+    return allow(rule, scope, found, limit) if passed else deny(rule, scope, found, limit, message)
+
+
+def at_most(
+    rule: str,
+    scope: str,
+    found: Decimal,
+    limit: Decimal | None,
+    show: Callable[[Decimal], str],
+    subject: str,
+    option: str,
+    first_fix: str = "lower the quantity",
+) -> Verdict:
+    """Whether `found` is within `limit` (None: no limit). `subject` begins the sentence of a no; `option` names the setting."""
+    if limit is None:
+        return allow(rule, scope, show(found), NO_LIMIT)
+    text = f"{subject} is over the {scope}'s limit of {show(limit)}; {first_fix}, or {fix_for(scope, option, 'raise')}"
+    return verdict(rule, scope, found <= limit, show(found), f"at most {show(limit)}", text)
+
+
+def fresh(rule: str, age: timedelta, limit_s: float, subject: str) -> Verdict:
+    """Whether knowledge of `age` is young enough."""
+    seconds = age.total_seconds()
+    text = f"{subject} {seconds:.1f} s ago, at most {limit_s:g} s are allowed; GET /readyz says more"
+    return verdict(rule, "exchange", seconds <= limit_s, f"{seconds:.1f} s", f"at most {limit_s:g} s", text)
+
+
+def fix_for(scope: str, option: str, verb: str) -> str:
+    """Which setting to change: an option of `kekbridge webhook edit`, or a key of the configuration's [risk]."""
+    where = f"--{option.replace('_', '-')}" if scope == "webhook" else f"risk.{option} in the configuration"
+    return f"{verb} {where}"
+
+
+def with_order(usage: Usage, intent: OrderIntent, webhook_id: str) -> Usage:
+    """The usage as the next order of the same step meets it."""
+    reservations = (*usage.reservations, exposure.reservation_for(intent, webhook_id))
+    if is_exit(intent):
+        return replace(usage, reservations=reservations)
+    return replace(
+        usage,
+        reservations=reservations,
+        traded_today=usage.traded_today + intent.notional,
+        account_traded_today=usage.account_traded_today + intent.notional,
+        orders_today=usage.orders_today + 1,
+        account_orders_today=usage.account_orders_today + 1,
+    )
+
+
+def without(usage: Usage, ignore: frozenset[str], webhook_id: str) -> Usage:
+    """The usage as if the ignored orders did not exist; their entries are in the day's sums and come off there, too."""
+    ignored = [one for one in usage.reservations if one.client_order_id in ignore]
+    if not ignored:
+        return usage
+    entries = [one for one in ignored if one.is_entry]
+    own = [one for one in entries if one.webhook_id == webhook_id]
+    return replace(
+        usage,
+        reservations=tuple(one for one in usage.reservations if one.client_order_id not in ignore),
+        traded_today=usage.traded_today - sum((one.notional for one in own), ZERO),
+        account_traded_today=usage.account_traded_today - sum((one.notional for one in entries), ZERO),
+        orders_today=usage.orders_today - len(own),
+        account_orders_today=usage.account_orders_today - len(entries),
+    )

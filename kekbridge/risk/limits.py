@@ -1,0 +1,178 @@
+"""Limits as values: the account's from the configuration, the tighter of two, and how much of each is used, in words.
+
+Data and wording only; rules.py decides. Used by daemon.py (configuration), rules.py (numbers as people write them) and `risk show`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+from typing import Any, Final
+
+from kekbridge.model import ZERO, AccountSnapshot, Limits, Usage
+from kekbridge.risk import exposure
+
+_NONE: Final = Limits(min_order_size=None, max_order_size=None, max_leverage=None, max_open_positions=None)
+_ROUND: Final = Context(prec=80, rounding=ROUND_HALF_EVEN)
+_TWELVE_DECIMALS, _FOUR_DECIMALS, _CENT = Decimal("1e-12"), Decimal("1e-4"), Decimal("0.01")
+_LARGER_IS_TIGHTER: Final = frozenset({"min_order_size", "cooldown_s"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitLine:
+    """One limit for a person: what it is, how much is used and left, and when it starts anew (empty: it does not)."""
+
+    name: str
+    limit: str
+    used: str = ""
+    left: str = ""
+    resets: str = ""
+
+
+def account_limits(**numbers: Any) -> Limits:
+    """The account's limits from the settings of `[risk]`; 0, empty and absent mean no limit. Unknown names raise TypeError."""
+    known = {field.name for field in fields(Limits)}
+    unknown = sorted(numbers.keys() - known)
+    if unknown:
+        raise TypeError(f"{unknown[0]} is not a limit")
+    given = {name: value for name, value in numbers.items() if value not in (None, 0, "", ())}
+    if "allowed_symbols" in given:
+        given["allowed_symbols"] = tuple(given["allowed_symbols"])
+    absent = {field.name: getattr(_NONE, field.name) for field in fields(Limits)}
+    return Limits(**{**absent, **given})
+
+
+def tighter(webhook: Limits, account: Limits) -> Limits:
+    """One set of limits that holds whatever both hold. The leverage policy is the webhook's: the account has none."""
+    merged: dict[str, Any] = {}
+    for field in fields(Limits):
+        one, other = getattr(webhook, field.name), getattr(account, field.name)
+        merged[field.name] = _tighter_value(field.name, one, other)
+    return Limits(**merged)
+
+
+def describe_usage(
+    limits: Limits,
+    usage: Usage,
+    now: datetime,
+    *,
+    scope: str = "webhook",
+    snapshot: AccountSnapshot | None = None,
+) -> tuple[LimitLine, ...]:
+    """Every limit that is set, with what is used of it and what is left. `scope` picks the webhook's or the account's sums.
+
+    Without a snapshot the limits that need the account (loss, drawdown, leverage, positions) are shown without their use.
+    """
+    is_account = scope == "account"
+    midnight = _until_midnight(now)
+    traded = usage.account_traded_today if is_account else usage.traded_today
+    orders = usage.account_orders_today if is_account else usage.orders_today
+    lines = [
+        _plain_line(
+            "allowed symbols", ", ".join(limits.allowed_symbols) if limits.allowed_symbols is not None else None
+        ),
+        _plain_line("smallest order", limits.min_order_size and f"{number(limits.min_order_size)} coins"),
+        _plain_line("largest order", limits.max_order_size and f"{number(limits.max_order_size)} coins"),
+        _plain_line("largest position", limits.max_position_size and f"{number(limits.max_position_size)} coins"),
+        _plain_line("largest order value", limits.max_notional and usdc(limits.max_notional)),
+        _used_line("traded a day", limits.daily_limit, traded, usdc, midnight),
+        _used_line("orders a day", _decimal(limits.daily_orders), Decimal(orders), number, midnight),
+    ]
+    lines += _account_lines(limits, usage, snapshot, midnight, is_account=is_account)
+    lines += [
+        _plain_line("stop loss", "required" if limits.require_stop_loss else None),
+        _plain_line("stop distance", limits.max_stop_distance and f"at most {percent(limits.max_stop_distance)}"),
+        _plain_line("slippage", limits.max_slippage and f"at most {percent(limits.max_slippage)}"),
+        _plain_line("cool-down", f"{limits.cooldown_s} s per symbol" if limits.cooldown_s else None),
+        _plain_line("trading hours", limits.trading_hours or None),
+    ]
+    return tuple(line for line in lines if line is not None)
+
+
+def number(value: Decimal) -> str:
+    """Plain notation without trailing zeros, at most twelve decimals."""
+    text = format(_ROUND.quantize(value, _TWELVE_DECIMALS), "f").rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def usdc(value: Decimal) -> str:
+    """Money with thousands separators and cents: `12,345.60 USDC`."""
+    return f"{value:,.2f} USDC"
+
+
+def percent(fraction: Decimal) -> str:
+    """A fraction as percent, four decimals at most: 0.005 is `0.5 %`."""
+    return f"{number(_ROUND.quantize(fraction * 100, _FOUR_DECIMALS))} %"
+
+
+def times(value: Decimal) -> str:
+    """A multiple, two decimals at most: `2.5x`."""
+    return f"{number(_ROUND.quantize(value, _CENT))}x"
+
+
+def _account_lines(
+    limits: Limits, usage: Usage, snapshot: AccountSnapshot | None, midnight: str, *, is_account: bool
+) -> list[LimitLine | None]:
+    """Limits whose use shows in the account: loss, drawdown, leverage, open positions."""
+    if snapshot is None:
+        return [
+            _plain_line("loss a day", limits.max_daily_loss and usdc(limits.max_daily_loss)),
+            _plain_line("drawdown", limits.max_drawdown and percent(limits.max_drawdown)),
+            _plain_line("leverage", limits.max_leverage and times(limits.max_leverage)),
+            _plain_line(
+                "open positions", str(limits.max_open_positions) if limits.max_open_positions is not None else None
+            ),
+        ]
+    realized = usage.account_realized_today if is_account else usage.realized_today
+    loss = max(ZERO, -(realized + exposure.unrealized_pnl(snapshot, limits.allowed_symbols)))
+    peak, value = usage.equity_peak, snapshot.account_value
+    fallen = max(ZERO, (peak - value) / peak) if peak is not None and peak > 0 else ZERO
+    gross = exposure.gross_notional(snapshot, usage.reservations)
+    leverage = gross / value if value > 0 else ZERO
+    held = Decimal(len(exposure.open_symbols(snapshot, usage.reservations)))
+    return [
+        _used_line("loss a day", limits.max_daily_loss, loss, usdc, midnight),
+        _used_line("drawdown", limits.max_drawdown, fallen, percent, "kekbridge resume --reset-peak"),
+        _used_line("leverage", limits.max_leverage, leverage, times, ""),
+        _used_line("open positions", _decimal(limits.max_open_positions), held, number, ""),
+    ]
+
+
+def _tighter_value(name: str, one: Any, other: Any) -> Any:
+    if name == "leverage_policy":
+        return one
+    if name == "require_stop_loss":
+        return one or other
+    if one is None or other is None:
+        return other if one is None else one
+    if name == "allowed_symbols":
+        return tuple(symbol for symbol in one if exposure.names_symbol(other, symbol))
+    if name == "trading_hours":
+        return one if one == other else f"{one} & {other}"
+    return max(one, other) if name in _LARGER_IS_TIGHTER else min(one, other)
+
+
+def _plain_line(name: str, limit: str | Decimal | None) -> LimitLine | None:
+    return LimitLine(name=name, limit=str(limit)) if limit else None
+
+
+def _used_line(
+    name: str, limit: Decimal | None, used: Decimal, show: Callable[[Decimal], str], resets: str
+) -> LimitLine | None:
+    if limit is None:
+        return None
+    return LimitLine(name=name, limit=show(limit), used=show(used), left=show(max(ZERO, limit - used)), resets=resets)
+
+
+def _until_midnight(now: datetime) -> str:
+    """When daily limits start anew; days are UTC."""
+    today = now.astimezone(UTC)
+    left = datetime(today.year, today.month, today.day, tzinfo=UTC) + timedelta(days=1) - today
+    minutes = -(-int(left.total_seconds()) // 60)
+    return f"00:00 UTC, in {minutes // 60} h {minutes % 60:02d} min"
+
+
+def _decimal(count: int | None) -> Decimal | None:
+    return None if count is None else Decimal(count)
