@@ -46,7 +46,7 @@ class Feed:
         self._on_account = on_account
         self._on_leg = on_leg
         self._on_system = on_system
-        self._newest: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._newest: OrderedDict[str, tuple[tuple[int, int], OrderReport]] = OrderedDict()
         self._filled: OrderedDict[str, None] = OrderedDict()
 
     def take(self, topic: str, data: Any) -> None:
@@ -77,26 +77,24 @@ class Feed:
             if self._account.apply_fill(fill, MarginMode.ISOLATED if isolated else MarginMode.CROSS):
                 self._on_account()
             self._on_fill(fill)
-        seq = parse.integer_or_none(row.get("seq")) or 0
-        if self._is_news(f"order {report.order_id}", (seq, report.version), repeats=seq == 0):
-            self._on_report(report)
+        self._pass_on(report, parse.integer_or_none(row.get("seq")) or 0)
 
     def _algo(self, row: Mapping[str, Any]) -> None:
         row = _mapping(row)
-        if not parse.is_root(row):
+        if parse.is_root(row):
+            self._pass_on(parse.algo_report(row), 0)
+        else:
             self._on_leg()  # a leg alone does not tell what became of the whole: ask
-            return
-        report = parse.algo_report(row)
-        # Algo reports carry no seq, and several may share one millisecond: only older ones are stale.
-        if self._is_news(f"algo {report.order_id}", (0, report.version), repeats=True):
-            self._on_report(report)
 
-    def _is_news(self, key: str, mark: tuple[int, int], *, repeats: bool) -> bool:
+    def _pass_on(self, report: OrderReport, seq: int) -> None:
+        """Drop what is older than the last report of this order, by seq and then time, and what says the same again."""
+        key = f"{'algo' if report.is_algo else 'order'} {report.order_id}"
+        mark = (seq, report.version)
         known = self._newest.get(key)
-        if known is not None and (mark < known or (mark == known and not repeats)):
-            return False
-        _remember(self._newest, key, mark)
-        return True
+        if known is not None and (mark < known[0] or report == known[1]):
+            return
+        _remember(self._newest, key, (mark, report))
+        self._on_report(report)
 
     def _positions(self, data: Any) -> None:
         rows = _mapping(data).get("positions")

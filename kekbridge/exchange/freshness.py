@@ -99,9 +99,14 @@ class Freshness:
                 self._answered_at = self._clock()
                 self._failure = ""
             else:
-                self._failure = outcome.described
+                self._failed(outcome.described)
         else:
-            self._failure = outcome.reason
+            self._failed(outcome.reason)
+
+    def _failed(self, reason: str) -> None:
+        self._failure = reason
+        if not self._one_at_a_time.locked():
+            self._wanted.set()  # an order met it: look now whether the exchange is there, not at the next tick
 
     def take_system(self, system: SystemInfo) -> None:
         was = self.is_maintenance

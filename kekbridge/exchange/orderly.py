@@ -21,11 +21,12 @@ from kekbridge.config import ExchangeSettings
 from kekbridge.exchange import bodies, parse
 from kekbridge.exchange.account import AccountView
 from kekbridge.exchange.bodies import OrderKind
+from kekbridge.exchange.checks import Check, Venue, run_checks
 from kekbridge.exchange.feed import PRIVATE_TOPICS, PUBLIC_TOPICS, Feed
 from kekbridge.exchange.freshness import Freshness
 from kekbridge.exchange.market import Market
 from kekbridge.exchange.pacing import Pacer
-from kekbridge.exchange.protocol import Accepted, Deferred, Health, OrderReport, Refused, Submission
+from kekbridge.exchange.protocol import Accepted, Deferred, Health, OrderReport, Refused, Submission, Unknown
 from kekbridge.exchange.rest import Rest, worst
 from kekbridge.exchange.signing import Signer
 from kekbridge.exchange.stream import Stream, StreamTimings
@@ -186,6 +187,20 @@ class OrderlyExchange:
         await self._pacer.close()
         await self._wire.close()
 
+    async def checks(self) -> tuple[Check, ...]:
+        """Key, scopes, expiry, addresses, clock, broker, maintenance, markets: one screen for `serve` and `doctor`."""
+        await self._wire.open()
+        venue = Venue(
+            name=self._name,
+            base_url=self._wire.base_url,
+            market=self.market,
+            signer=self.signer,
+            broker_id=self._settings.broker_id,
+            clock=self._clock,
+            clock_offset_ms=lambda: self._wire.offset.ms,
+        )
+        return await run_checks(venue)
+
     async def refresh(self) -> AccountSnapshot:
         """Ask for account, positions and marks now. Raises ExchangeUnavailable when any of them gave no usable answer."""
         return await self._fresh.refresh()
@@ -211,7 +226,9 @@ class OrderlyExchange:
             return Deferred(
                 "alert_expired", "the order's turn in the exchange's rate window came after its allowed age"
             )
-        return await self.rest.create(request, ticket)
+        sent_at = self._clock()
+        submission = await self.rest.create(request, ticket)
+        return replace(submission, sent_at=sent_at) if isinstance(submission, Unknown) else submission
 
     async def place_stop(
         self, *, symbol: str, side: Side, quantity: Decimal, trigger_price: Decimal, client_order_id: str

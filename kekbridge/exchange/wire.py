@@ -25,6 +25,8 @@ from kekbridge.exchange.signing import Signer
 USER_AGENT: Final = (
     f"kekbridge/{__version__}"  # some fronts answer 403 to clients without a plain one (section 15, trap 25)
 )
+# A pooled connection that the other side is about to close costs an order its answer: keep none that idled longer than this.
+_IDLE_S: Final = 30
 _MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 _PLAIN_CHARACTERS: Final = frozenset(
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~/?=&,:"  # sent as they are by every client
@@ -47,7 +49,7 @@ class Wire:
     def __init__(
         self, base_url: str, signer: Signer, *, timeout_s: float, clock_ms: Callable[[], int] = wall_clock_ms
     ) -> None:
-        self._base_url = base_url.rstrip("/")
+        self.base_url = base_url.rstrip("/")
         self._signer = signer
         self._timeout_s = timeout_s
         self._clock_ms = clock_ms
@@ -76,7 +78,7 @@ class Wire:
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_request_leaves)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=32, keepalive_timeout=60, ttl_dns_cache=60),
+            connector=aiohttp.TCPConnector(limit=32, keepalive_timeout=_IDLE_S, ttl_dns_cache=60),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
             timeout=aiohttp.ClientTimeout(total=None),  # each request brings its own
@@ -133,7 +135,7 @@ class Wire:
     ) -> Outcome:
         async with self.session.request(
             method,
-            URL(self._base_url + path, encoded=True),
+            URL(self.base_url + path, encoded=True),
             data=body or None,
             headers=headers,
             allow_redirects=False,  # following one would send an order to a second place
