@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from kekbridge.model import CancelWish, Order, OrderIntent, OrderStatus, RateLimits, Usage, Verdict, client_order_id_of
 from kekbridge.store import alerts, cancels, events, orders, times
 from kekbridge.store.alerts import StoredAlert
-from kekbridge.store.codec import plain, storable, to_json
+from kekbridge.store.codec import plain, storable, to_json, verdicts_to_json
 from kekbridge.store.usage import read_usage
 
 RATE_LIMITED: Final = "rate_limited"
@@ -280,7 +280,7 @@ def _insert(
             alert.code,
             alert.error,
             alert.field,
-            to_json(alert.verdicts),
+            verdicts_to_json(alert.verdicts),
             to_json(alert.warnings),
             times.to_text(now),
         ),

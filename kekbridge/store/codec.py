@@ -6,7 +6,7 @@ Exact in both directions: amounts never become floats and never take an exponent
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from decimal import Context, Decimal, Inexact
@@ -77,6 +77,11 @@ def storable(text: str) -> str:
 def from_json(text: str) -> Any:
     """What `to_json` wrote; numbers with a fraction become Decimal."""
     return json.loads(text, parse_float=Decimal)
+
+
+def verdicts_to_json(verdicts: Iterable[Verdict]) -> str:
+    """As `to_json` would, only quicker: a verdict holds text alone, and every alert stores some twenty of them."""
+    return storable(_CANONICAL.encode([verdict.as_dict() for verdict in verdicts]))
 
 
 def verdicts_from_json(text: str) -> tuple[Verdict, ...]:

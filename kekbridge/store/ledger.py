@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final
 
 from kekbridge.model import ZERO, Order, Purpose, Reservation
@@ -100,18 +101,28 @@ def open_reservations(connection: sqlite3.Connection, *, excluding: str | None =
         "SELECT client_order_id, webhook_id, symbol, quantity, notional, is_entry, is_resting FROM reservations"
         " ORDER BY client_order_id"
     )
-    return tuple(
-        Reservation(
-            client_order_id=client_order_id,
-            webhook_id=webhook_id,
-            symbol=symbol,
-            quantity=Decimal(quantity),
-            notional=Decimal(notional),
-            is_entry=bool(is_entry),
-            is_resting=bool(is_resting),
-        )
-        for client_order_id, webhook_id, symbol, quantity, notional, is_entry, is_resting in rows
-        if client_order_id != excluding
+    return tuple(_reservation(*row) for row in rows if row[0] != excluding)
+
+
+@lru_cache(maxsize=4096)
+def _reservation(
+    client_order_id: str,
+    webhook_id: str,
+    symbol: str,
+    quantity: str,
+    notional: str,
+    is_entry: int,
+    is_resting: int,
+) -> Reservation:
+    """The value of a row. Remembered, because in a burst every alert reads the reservations of all those before it."""
+    return Reservation(
+        client_order_id=client_order_id,
+        webhook_id=webhook_id,
+        symbol=symbol,
+        quantity=Decimal(quantity),
+        notional=Decimal(notional),
+        is_entry=bool(is_entry),
+        is_resting=bool(is_resting),
     )
 
 

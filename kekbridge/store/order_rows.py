@@ -18,6 +18,7 @@ from kekbridge.store.codec import (
     optional_decimal_text,
     to_json,
     verdicts_from_json,
+    verdicts_to_json,
 )
 
 COLUMNS: Final = (
@@ -158,7 +159,7 @@ def update(
             times.optional_text(order.finished_at),
             times.to_text(now),
             request,
-            to_json(verdicts) if verdicts else None,
+            verdicts_to_json(verdicts) if verdicts else None,
             order.client_order_id,
         ),
     )

@@ -1,0 +1,30 @@
+"""A fresh database per test, and a connection inside a write transaction for tests of the noun modules."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kekbridge.store.database import Database
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def database(data_dir: Path) -> Iterator[Database]:
+    opened = Database.open(data_dir)
+    yield opened
+    opened.close_now()
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[sqlite3.Connection]:
+    """One long transaction: what a noun module does inside it is what it does inside one job."""
+    with database.transaction() as connection:
+        yield connection

@@ -1,0 +1,515 @@
+"""The database as a whole: what an acknowledged write is worth, and what trouble with the file looks like from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from kekbridge.errors import AlreadyRunning, ConfigError, NotFound, StoreUnavailable
+from kekbridge.store import settings
+from kekbridge.store.connections import FILE_NAME, connect
+from kekbridge.store.database import Database
+from kekbridge.store.lock import DaemonLock
+from kekbridge.store.migrations import MIGRATIONS
+from tests.store.made import NOW
+
+ROOT = Path(__file__).parents[2]
+
+
+def note(connection: sqlite3.Connection, key: str, value: object = 1) -> str:
+    settings.set_value(connection, key, value, now=NOW)
+    return key
+
+
+def keys(connection: sqlite3.Connection) -> set[str]:
+    return {key for (key,) in connection.execute("SELECT key FROM settings")}
+
+
+def python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """A process of its own that runs `code`; stdout is a pipe."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------- opening
+
+
+def test_new_files_are_the_owners_alone(data_dir: Path) -> None:
+    """Nobody else on the machine may read the database, its log or its index, whatever the umask."""
+    before = os.umask(0o000)
+    try:
+        database = Database.open(data_dir)
+        with database.transaction() as connection:
+            note(connection, "a")
+            files = list(data_dir.iterdir())
+            assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+            assert len(files) == 3
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
+
+
+def test_a_file_that_others_can_read_is_closed_to_them(data_dir: Path) -> None:
+    """A database copied with loose permissions is tightened at the next start."""
+    Database.open(data_dir)
+    (data_dir / FILE_NAME).chmod(0o644)
+    Database.open(data_dir)
+    assert stat.S_IMODE((data_dir / FILE_NAME).stat().st_mode) == 0o600
+
+
+def test_the_database_is_durable_by_its_settings(database: Database) -> None:
+    """Every connection flushes at commit, keeps foreign keys, and leaves checkpoints to the writer."""
+    for read_only in (True, False):
+        connection = connect(database.path, read_only=read_only)
+        found = {
+            name: connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("journal_mode", "synchronous", "foreign_keys", "wal_autocheckpoint")
+        }
+        connection.close()
+        assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "wal_autocheckpoint": 0}
+
+
+def test_every_table_is_strict(database: Database) -> None:
+    """A number in a text column or a float in an amount is refused by the file itself."""
+    with database.snapshot() as connection:
+        tables = connection.execute("PRAGMA table_list").fetchall()
+    ours = [table for table in tables if not table["name"].startswith(("sqlite_", "_sqlite"))]
+    assert len(ours) > 10
+    assert all(table["strict"] for table in ours)
+
+
+def test_amounts_cannot_be_stored_as_floats(connection: sqlite3.Connection) -> None:
+    """The mistake that loses digits is an error, not a rounding."""
+    with pytest.raises(TypeError):
+        settings.set_value(connection, "equity_peak", 0.1, now=NOW)
+
+
+def test_nothing_is_created_when_only_reading_is_wanted(data_dir: Path) -> None:
+    """`kekbridge logs` with a mistyped --data-dir says so instead of making an empty database there."""
+    with pytest.raises(NotFound, match="kekbridge serve"):
+        Database.open(data_dir, create=False)
+    assert not data_dir.exists()
+
+
+def test_a_database_of_a_newer_version_is_refused(data_dir: Path) -> None:
+    """An older program would not know what the newer tables promise."""
+    Database.open(data_dir)
+    raw = sqlite3.connect(data_dir / FILE_NAME)
+    raw.execute(
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('kekbridge', '9999_later', '')"
+    )
+    raw.commit()
+    raw.close()
+    with pytest.raises(ConfigError, match=r"newer kekbridge.*9999_later.*upgrade"):
+        Database.open(data_dir)
+
+
+@pytest.mark.parametrize("content", [b"not a database at all, but long enough to look like one " * 40, b"\x00" * 4096])
+def test_a_file_that_is_no_database_is_refused(data_dir: Path, content: bytes) -> None:
+    """One line for the operator, no traceback, and the file stays as it was."""
+    data_dir.mkdir()
+    (data_dir / FILE_NAME).write_bytes(content)
+    with pytest.raises(ConfigError) as refused:
+        Database.open(data_dir)
+    assert "\n" not in refused.value.message
+    assert (data_dir / FILE_NAME).read_bytes() == content
+
+
+def test_another_programs_database_is_refused(data_dir: Path) -> None:
+    """Tables that are not ours are never mixed with ours."""
+    data_dir.mkdir()
+    raw = sqlite3.connect(data_dir / FILE_NAME)
+    raw.execute("CREATE TABLE trades (id INTEGER)")
+    raw.close()
+    with pytest.raises(ConfigError, match="another program"):
+        Database.open(data_dir)
+
+
+def test_processes_that_start_together_all_find_the_newest_tables(data_dir: Path) -> None:
+    """A daemon and a command started at once on an empty directory: one migrates, the others find it done."""
+    code = """
+import sys
+from pathlib import Path
+from kekbridge.store.database import Database
+print("ready", flush=True)
+sys.stdin.readline()
+database = Database.open(Path(sys.argv[1]))
+with database.transaction() as connection:
+    connection.execute("INSERT INTO settings VALUES (?, '1', '')", (sys.argv[2],))
+"""
+    processes = [python(code, data_dir, number) for number in range(4)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.wait(30) for process in processes] == [0, 0, 0, 0]
+    for process in processes:
+        process.communicate()
+    with Database.open(data_dir).snapshot() as connection:
+        assert keys(connection) == {"0", "1", "2", "3"}
+        applied = connection.execute("SELECT name FROM _sqlite_migrations").fetchall()
+    assert [name for (name,) in applied] == [name for name, _ in MIGRATIONS]
+
+
+# ------------------------------------------------------------------------------------------------------------ group commit
+
+
+async def test_writes_that_wait_together_are_committed_together(database: Database) -> None:
+    """Fifty alerts of one bar close cost a few flushes, not fifty; each sees what those before it did."""
+    commits: list[str] = []
+    gate = threading.Event()
+
+    def watch(connection: sqlite3.Connection) -> None:
+        connection.set_trace_callback(lambda statement: commits.append(statement) if statement == "COMMIT" else None)
+
+    def hold(connection: sqlite3.Connection) -> None:
+        gate.wait(10)
+
+    def number(connection: sqlite3.Connection) -> int:
+        taken = len(keys(connection))
+        note(connection, f"n{taken}")
+        return taken
+
+    await database.write(watch)
+    commits.clear()
+    holding = asyncio.ensure_future(database.write(hold))
+    waiting = [asyncio.ensure_future(database.write(number)) for _ in range(50)]
+    await asyncio.sleep(0)
+    gate.set()
+    assert await asyncio.gather(*waiting) == list(range(50))
+    await holding
+    assert len(commits) <= 2
+
+
+async def test_nobody_is_told_before_the_commit(database: Database) -> None:
+    """The first promise: when `write` returns, another connection sees the row."""
+    for index in range(20):
+        await database.write(note, f"k{index}")
+        with database.snapshot() as connection:
+            assert f"k{index}" in keys(connection)
+
+
+async def test_a_failing_job_takes_back_only_what_it_did(database: Database) -> None:
+    """One alert that cannot be stored must not cost the others of its batch theirs."""
+
+    def fail(connection: sqlite3.Connection) -> None:
+        note(connection, "half done")
+        raise LookupError("a bug")
+
+    def break_constraint(connection: sqlite3.Connection) -> None:
+        note(connection, "also half done")
+        connection.execute("INSERT INTO settings VALUES ('x', NULL, '')")
+
+    outcomes = await asyncio.gather(
+        database.write(note, "before"),
+        database.write(fail),
+        database.write(note, "between"),
+        database.write(break_constraint),
+        database.write(note, "after"),
+        return_exceptions=True,
+    )
+    assert [type(outcome) for outcome in outcomes] == [str, LookupError, str, sqlite3.IntegrityError, str]
+    assert await database.read(keys) == {"before", "between", "after"}
+
+
+async def test_a_cancelled_waiter_does_not_cancel_the_write(database: Database) -> None:
+    """After a time-out the outcome is unknown, not "no": the write commits all the same."""
+    gate = threading.Event()
+
+    def slow(connection: sqlite3.Connection) -> None:
+        gate.wait(10)
+        note(connection, "late")
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await database.write(slow)
+    gate.set()
+    await database.write(note, "next")
+    assert await database.read(keys) == {"late", "next"}
+
+
+async def test_close_finishes_what_waits_and_refuses_what_comes_later(database: Database) -> None:
+    """A shutdown loses no status that somebody already handed over."""
+    waiting = [asyncio.ensure_future(database.write(note, f"k{index}")) for index in range(100)]
+    await asyncio.sleep(0)
+    await database.close()
+    await asyncio.gather(*waiting)
+    with pytest.raises(StoreUnavailable, match="stopping"):
+        await database.write(note, "too late")
+    with pytest.raises(StoreUnavailable, match="stopping"):
+        await database.read(keys)
+    with database.snapshot() as connection:
+        assert len(keys(connection)) == 100
+
+
+async def test_readers_cannot_write(database: Database) -> None:
+    """Only the writer thread and command-line transactions change anything."""
+    with pytest.raises((sqlite3.OperationalError, StoreUnavailable)):
+        await database.read(note, "sneaky")
+    with pytest.raises((sqlite3.OperationalError, StoreUnavailable)):
+        database.read_now(note, "sneaky")
+    with database.snapshot() as connection, pytest.raises(sqlite3.OperationalError):
+        note(connection, "sneaky")
+    assert await database.read(keys) == set()
+
+
+async def test_a_read_is_one_consistent_picture(database: Database) -> None:
+    """Two statements of one read never see the database before and after a write."""
+    started, go_on = threading.Event(), threading.Event()
+
+    def look_twice(connection: sqlite3.Connection) -> tuple[set[str], set[str]]:
+        first = keys(connection)
+        started.set()
+        go_on.wait(10)
+        return first, keys(connection)
+
+    reading = asyncio.ensure_future(database.read(look_twice))
+    await asyncio.to_thread(started.wait, 10)
+    await database.write(note, "new")
+    go_on.set()
+    first, second = await reading
+    assert first == second == set()
+    assert database.read_now(keys) == {"new"}
+
+
+async def test_the_log_is_folded_in_and_used_again(database: Database) -> None:
+    """Checkpoints are ours to do: without them the log would grow for ever."""
+    wal = Path(f"{database.path}-wal")
+    for start in range(0, 6000, 500):
+        await asyncio.gather(*(database.write(note, f"k{start + index}", "x" * 200) for index in range(500)))
+    assert wal.stat().st_size < database.path.stat().st_size * 4
+    assert database.path.stat().st_size > 500_000
+
+
+# -------------------------------------------------------------------------------------------------- trouble with the file
+
+
+async def test_a_full_disk_refuses_and_recovers_by_itself(database: Database) -> None:
+    """Disk full means 503 for every alert of the batch, nothing half stored, and normal work when there is room again."""
+
+    def fill_up(connection: sqlite3.Connection) -> None:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+
+    await database.write(note, "before")
+    await database.write(fill_up)
+    big = "x" * 20_000
+    outcomes = await asyncio.gather(
+        *(database.write(note, f"big{index}", big) for index in range(5)), return_exceptions=True
+    )
+    assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+    assert await database.read(keys) == {"before"}
+    # The connection was opened anew, which is the end of the artificial limit: nobody had to restart anything.
+    await database.write(note, "after", big)
+    assert await database.read(keys) == {"before", "after"}
+
+
+def test_a_really_full_disk_loses_nothing_acknowledged(data_dir: Path) -> None:
+    """With a file-size limit of the kernel: acknowledged writes stay, refused ones are absent, the file stays sound."""
+    code = """
+import asyncio, resource, signal, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from kekbridge.errors import StoreUnavailable
+from kekbridge.store import settings
+from kekbridge.store.database import Database
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+async def main():
+    database = Database.open(Path(sys.argv[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+    stored, refused = [], []
+    for number in range(400):
+        try:
+            await database.write(settings.set_value, f"k{number}", "x" * 5000, now=datetime.now(UTC))
+            stored.append(number)
+        except StoreUnavailable:
+            refused.append(number)
+            if len(refused) == 5:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    await database.close()
+    print(len(stored), len(refused), stored[-1])
+
+asyncio.run(main())
+"""
+    process = python(code, data_dir)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    stored, refused, last = map(int, output.split())
+    assert (refused, last) == (5, 399)
+    with Database.open(data_dir).snapshot() as connection:
+        assert len(keys(connection)) == stored == 395
+        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+async def test_a_database_locked_by_another_process_refuses_and_recovers(database: Database) -> None:
+    """A stuck command on the same file costs a 503, never a hang beyond TradingView's patience, and no restart."""
+    await database.write(note, "before")
+    other = sqlite3.connect(database.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable, match="locked"):
+        async with asyncio.timeout(30):
+            await database.write(note, "during")
+    other.execute("ROLLBACK")
+    other.close()
+    await database.write(note, "after")
+    assert await database.read(keys) == {"before", "after"}
+
+
+async def test_a_write_waits_for_a_command_that_is_quick(database: Database) -> None:
+    """`webhook create` beside the running daemon is a short wait, not an error, on either side."""
+    await database.write(note, "before")
+    with database.transaction() as connection:
+        note(connection, "command")
+        daemon = asyncio.ensure_future(database.write(note, "daemon"))
+        await asyncio.sleep(0)
+    await daemon
+    assert await database.read(keys) == {"before", "command", "daemon"}
+
+
+def test_a_transaction_of_the_command_line_is_all_or_nothing(database: Database) -> None:
+    """A command that fails half-way has changed nothing."""
+
+    def fail() -> None:
+        with database.transaction() as connection:
+            note(connection, "half")
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fail()
+    with database.snapshot() as connection:
+        assert keys(connection) == set()
+
+
+def test_a_read_only_file_is_one_line_and_recovers() -> None:
+    """Writes are refused while the file is read-only and work again when it is not, in the same process."""
+    code = """
+import asyncio, os, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from kekbridge.errors import StoreUnavailable
+from kekbridge.store import settings
+from kekbridge.store.database import Database
+
+data_dir = Path(sys.argv[1])
+path = Database.open(data_dir).path
+if os.geteuid() == 0:  # root writes read-only files: be somebody else
+    for file in (data_dir, *data_dir.iterdir()):
+        os.chown(file, 65534, 65534)
+    os.setgid(65534)
+    os.setuid(65534)
+
+async def main():
+    database = Database.open(data_dir)
+    write = lambda key: database.write(settings.set_value, key, 1, now=datetime.now(UTC))
+    os.chmod(path, 0o400)
+    try:
+        await write("refused")
+        print("stored")
+    except StoreUnavailable as error:
+        print("refused", "\\n" in error.message)
+    for file in data_dir.iterdir():  # the log beside it was made with the mode of the file
+        file.chmod(0o600)
+    await write("kept")
+    print(database.read_now(settings.get_value, "kept"), database.read_now(settings.get_value, "refused"))
+    await database.close()
+
+asyncio.run(main())
+"""
+    with tempfile.TemporaryDirectory() as directory:  # pytest's own would not let another user through
+        process = python(code, directory)
+        output, _ = process.communicate(timeout=60)
+    assert output.splitlines() == ["refused False", "1 None"]
+
+
+# -------------------------------------------------------------------------------------------------------------- kill -9
+
+
+@pytest.mark.parametrize("patience", [1, 40, 150])
+def test_every_acknowledged_write_survives_kill_9(data_dir: Path, patience: int) -> None:
+    """R1 in the small: the process is killed in the middle of a burst; what it had acknowledged is in the file."""
+    code = """
+import asyncio, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from kekbridge.store import settings
+from kekbridge.store.database import Database
+
+async def main():
+    database = Database.open(Path(sys.argv[1]))
+    async def one(number):
+        await database.write(settings.set_value, f"k{number}", 1, now=datetime.now(UTC))
+        sys.stdout.write(f"{number}\\n")
+        sys.stdout.flush()
+    number = 0
+    while True:
+        await asyncio.gather(*(one(number + index) for index in range(7)))
+        number += 7
+
+asyncio.run(main())
+"""
+    process = python(code, data_dir)
+    assert process.stdout is not None
+    acknowledged = [process.stdout.readline().strip() for _ in range(patience)]
+    process.send_signal(signal.SIGKILL)
+    acknowledged += [line.strip() for line in process.stdout if line.endswith("\n")]
+    process.communicate()
+    with Database.open(data_dir).snapshot() as connection:
+        assert {f"k{number}" for number in acknowledged} <= keys(connection)
+        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+# -------------------------------------------------------------------------------------------------------------------- lock
+
+
+def test_a_second_daemon_is_refused_and_told_who_runs(data_dir: Path) -> None:
+    """Two daemons on one database would send each other's orders; the second names the first's process id."""
+    assert DaemonLock.holder(data_dir) is None
+    with DaemonLock(data_dir):
+        assert DaemonLock.holder(data_dir) == os.getpid()
+        with pytest.raises(AlreadyRunning, match=str(os.getpid())):
+            DaemonLock(data_dir).acquire()
+    assert DaemonLock.holder(data_dir) is None
+    with DaemonLock(data_dir):
+        pass
+
+
+def test_kill_9_releases_the_lock(data_dir: Path) -> None:
+    """No lock file has to be removed by hand after a crash."""
+    code = """
+import sys, time
+from pathlib import Path
+from kekbridge.store.lock import DaemonLock
+DaemonLock(Path(sys.argv[1])).acquire()
+print("locked", flush=True)
+time.sleep(60)
+"""
+    process = python(code, data_dir)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    assert DaemonLock.holder(data_dir) == process.pid
+    with pytest.raises(AlreadyRunning, match=str(process.pid)):
+        DaemonLock(data_dir).acquire()
+    process.kill()
+    process.communicate()
+    with DaemonLock(data_dir):
+        assert DaemonLock.holder(data_dir) == os.getpid()
