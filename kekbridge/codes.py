@@ -27,7 +27,6 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("invalid_encoding", 400, "The body is not UTF-8, or is compressed.", "Send plain UTF-8 without Content-Encoding."),
     ("duplicate_key", 400, "A JSON key occurs twice.", "Remove one of the two."),
     ("field_invalid", 400, "A field has a value that cannot be read.", "Write the field as the message names it."),
-    ("body_broken", 400, "The body is cut off or wrongly chunked.", "Send the whole body with its Content-Length."),
     ("body_timeout", 408, "The body did not arrive in time.", "Send the whole body at once."),
     ("body_too_large", 413, "The body is over 64 KiB.", "An alert needs a few hundred bytes; remove what is not needed."),
     ("method_not_allowed", 405, "Alerts are POSTed.", "Use POST."),

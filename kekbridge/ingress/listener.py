@@ -147,6 +147,11 @@ class Listener:
             await self._server.shutdown(self._settings.shutdown_timeout_s)
         self._sites.clear()
 
+    @property
+    def open_connections(self) -> int:
+        """How many connections are open now, never more than server.max_connections for longer than a moment."""
+        return self._server.open_connections if self._server else 0
+
     # ---------------------------------------------------------------------------------------------------- requests
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -228,7 +233,7 @@ class Listener:
                 "body_timeout", f"the body did not arrive within {self._settings.body_timeout_s:g} s"
             ) from None
         except RequestPayloadError:
-            raise Unreadable("body_broken", "the body is cut off or wrongly chunked") from None
+            raise Unreadable("invalid_encoding", "the body is cut off or wrongly chunked") from None
         return bytes(body)
 
     def _protected(self, request: web.BaseRequest) -> BoundedServer.Busy:
