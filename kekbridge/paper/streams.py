@@ -182,7 +182,7 @@ class Streams:
             return
         symbols = str(params.get("symbol") or "")
         connection.topics[topic] = frozenset(one.strip() for one in symbols.split(",") if one.strip())
-        if topic not in topics.PRIVATE and topic.partition("@")[2] not in topics.QUIET:
+        if topic not in topics.PRIVATE and (topic.partition("@")[2] or topic) not in topics.QUIET:
             self._push_current(connection, topic)
 
     def _request(self, connection: Connection, message: Mapping[str, Any]) -> None:

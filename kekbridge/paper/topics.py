@@ -49,7 +49,7 @@ _SYMBOL_KINDS = frozenset(
 )
 SLOW = frozenset({"estfundingrate"})
 """Kinds that are pushed every 15 s instead of every second."""
-QUIET = frozenset({"trade", "orderbookupdate", "maintenance_status", "announcement"})
+QUIET = frozenset({"trade", "maintenance_status", "announcement"})
 """Kinds that are pushed on change only."""
 
 
@@ -112,6 +112,8 @@ def _of_symbol(venue: Venue, symbol: str, kind: str) -> object | None:
             return {"symbol": symbol, "openInterest": held}
         case "orderbook":
             return book(venue, symbol)
+        case "orderbookupdate":
+            return {**book(venue, symbol), "prevTs": mark.at}
     length = _KLINE_MS.get(kind.removeprefix("kline_"))
     if length is None:
         return None

@@ -257,10 +257,10 @@ class Trading:
             elif not order.resting:
                 self.match(order)
 
-    def match_waiting(self) -> None:
-        """Match orders that a cleared fault held back; those that are being filled in parts go on by themselves."""
+    def match_waiting(self, symbol: str | None = None) -> None:
+        """Match at once what is accepted but not matched; orders being filled in parts go on by themselves."""
         for order in list(self.engine.open_orders.values()):
-            if not order.resting and not order.executed:
+            if symbol in (None, order.symbol) and not order.resting and not order.executed:
                 self.match(order)
 
     # --- cancel and edit -----------------------------------------------------------------------------------

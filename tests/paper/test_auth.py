@@ -1,0 +1,221 @@
+"""Signatures, keys and scopes: orderly-api.md section 2, with its test vectors."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from kekbridge.paper.auth import Gate
+from kekbridge.paper.identity import PAPER_ACCOUNT_ID
+from kekbridge.paper.ledger import Ledger
+from kekbridge.paper.records import Key
+from kekbridge.paper.server import PaperExchange
+from kekbridge.paper.settings import PaperSettings
+from kekbridge.paper.venue import Venue
+from kekbridge.paper.wire import Refusal
+from tests.paper.trader import BTC, Trader
+
+STAMP = 1649920583000
+KEY_A = "ed25519:FAe4sisG95oZ42w7buUn5qEE4TAnfTTFPiguZUHmhiF"
+KEY_B = "ed25519:9C6hybhQ6Aycep9jaUnP6uL9ZYvDjUp1aSkFWPUFJtpj"
+SECRET_B = "ed25519:4wBqpZM9xaSheZzJSMawUKKwhdpChKbZ5eu5ky4Vigw"
+ORDER = '{"symbol":"PERP_ETH_USDC","order_type":"LIMIT","order_price":1521.03,"order_quantity":2.11,"side":"BUY"}'
+SPACED = (
+    '{"symbol": "PERP_ETH_USDC", "order_type": "LIMIT", "order_price": 1521.03, "order_quantity": 2.11, "side": "BUY"}'
+)
+INCOMPLETE = "/v1/orders?symbol=PERP_BTC_USDC&status=INCOMPLETE"
+CANCEL = "/v1/order?order_id=78151&symbol=PERP_ETH_USDC"
+VECTORS = [
+    (
+        KEY_A,
+        "POST",
+        "/v1/order",
+        ORDER,
+        "sUVWilZGRYTk9DSE24sskLkHQnyOiMSCgBc78nOr7dzGeD8m7YvWrmk7xFf5XNxw2lmJCPiXYsY4NR50Drb5Bw==",
+    ),
+    (
+        KEY_A,
+        "POST",
+        "/v1/order",
+        SPACED,
+        "AZQ6PIx10b4T-PXFV8cQQOaSn7QtCxVyGH1zHvIohxZMCWSXbECT8qAJ4TDFVlZWAK4SD4wziUtgz9rqBfoDAg==",
+    ),
+    (
+        KEY_A,
+        "GET",
+        INCOMPLETE,
+        "",
+        "z5P0YSjTibBFs4UPoEOuH7suJvtjYUd-0hseOdLeNGyhefIn3mzn6fgS3yKpYYJaXWSEeEh-9BEhgoZDT3OrCg==",
+    ),
+    (
+        KEY_A,
+        "DELETE",
+        CANCEL,
+        "",
+        "eZPDeF6T8NGKxnhlh0cLzPmttv9rMXSKcyvYIUnLxc1LowkNxCJHcWlJ0oeeVP3TrC1u2ye81q9G4xxtehUjBA==",
+    ),
+    (
+        KEY_A,
+        "GET",
+        "/v1/positions",
+        "",
+        "-pbTtg7zhFGkp1NWP1dn0_egrQkscXXAGaoyDyLRLTMxQDIlei1FPSKDdiUtUQAwYBdEgKKQtbXehwZ4ohLzBA==",
+    ),
+    (
+        KEY_B,
+        "POST",
+        "/v1/order",
+        ORDER,
+        "JHnHmiFYS9dZXPSVDyRL8iAdQCmwCEx3tEzn9YsojQfurYVEdWCDzE7wGpETnlfj19v-XsBn2IuUkFy-5sflCQ==",
+    ),
+    (
+        KEY_B,
+        "GET",
+        INCOMPLETE,
+        "",
+        "bbWnjxzDo4wG-Nh8siI8uOrPp4m-MzHOynaDQ3qLr1GGThowfQMdS2KXXjbM0u87z3UFyrCDyuLeWGI91n-CDQ==",
+    ),
+    (
+        KEY_B,
+        "DELETE",
+        CANCEL,
+        "",
+        "jP8QMEQIaZ_duSkGKib2-5olhMye9oDWb3KQsdNTwbIrHFenFVGRATqHS1-NAwkL1kFajpuoOdkTbJfCs8FTBg==",
+    ),
+    (
+        KEY_B,
+        "DELETE",
+        "/v1/batch-order?order_ids=78151,78152",
+        "",
+        "wm-NuvHoybinz--nL_1CyMaaSvmVy-OTjUZ3787SujoXWfCJ4rkn-2Hx3Vox1ud66Hmjj_iXqvz_pO1ES4wPDA==",
+    ),
+]
+LOGINS = [
+    (KEY_A, "weE5JOIKfjb9HmfiZcw6R5kOHUMhcXyG1tk9KYdJqaZXJhQ1-2z7JMUuQ_-I4EpMudHA1xzyt6R8vsBkXhIIAw=="),
+    (KEY_B, "Ez8rVpAcgUx04gQ4WPrytSJB6P1_dSr9De6BVE3r_b2B4dy1tA669ucT_MP23rMQYvrVa4cMwCMO25WgsB8zCw=="),
+]
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """A gate at the time of the vectors, with their keys registered."""
+    venue = Venue(Ledger(tmp_path / "paper.db"), PaperSettings(prices="static"), lambda: STAMP, lambda _ms, _run: None)
+    for name in (KEY_A, KEY_B):
+        with venue.engine.transaction():
+            venue.engine.add_row(Key(name, "read,trading", STAMP + 1_000_000))
+    return Gate(venue.engine)
+
+
+def headers(key: str, signature: str, stamp: int = STAMP) -> dict[str, str]:
+    """The four headers."""
+    return {
+        "orderly-account-id": PAPER_ACCOUNT_ID,
+        "orderly-key": key,
+        "orderly-signature": signature,
+        "orderly-timestamp": str(stamp),
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "method", "target", "body", "signature"),
+    VECTORS,
+    ids=range(len(VECTORS)),
+)
+def test_documented_vectors_pass(gate: Gate, key: str, method: str, target: str, body: str, signature: str) -> None:
+    """Every request vector of section 2 is accepted, and refused when one byte differs."""
+    assert gate.check_request(headers(key, signature), method, target, body.encode(), "trading").orderly_key == key
+    with pytest.raises(Refusal) as caught:
+        gate.check_request(headers(key, signature), method, target + "x", body.encode(), "trading")
+    assert caught.value.code == -1001
+
+
+@pytest.mark.parametrize(("key", "signature"), LOGINS, ids=["A", "B"])
+def test_documented_logins_pass(gate: Gate, key: str, signature: str) -> None:
+    """The login message is the timestamp's digits alone."""
+    assert gate.check_login(PAPER_ACCOUNT_ID, key, str(STAMP), signature).orderly_key == key
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda s: s,
+        lambda s: s.rstrip("="),
+        lambda s: s.replace("-", "+").replace("_", "/"),
+        lambda s: s.replace("-", "+").replace("_", "/").rstrip("="),
+    ],
+    ids=["url-safe", "url-safe unpadded", "standard", "standard unpadded"],
+)
+def test_four_spellings_of_base64(gate: Gate, spell: Callable[[str], str]) -> None:
+    """Url-safe or standard alphabet, padded or not: all four are in use."""
+    for key, method, target, body, signature in VECTORS:
+        gate.check_request(headers(key, spell(signature)), method, target, body.encode(), "read")
+
+
+def test_signature_over_raw_or_decoded_path(gate: Gate) -> None:
+    """The vector signs a literal comma; a client that sends %2C signed the plain text."""
+    *_, signature = VECTORS[8]
+    gate.check_request(headers(KEY_B, signature), "DELETE", "/v1/batch-order?order_ids=78151%2C78152", b"", "trading")
+
+
+@pytest.mark.parametrize("off", [-300_001, 300_001])
+def test_timestamp_window(gate: Gate, off: int) -> None:
+    """More than 300 s away is refused before the signature is looked at."""
+    with pytest.raises(Refusal) as caught:
+        gate.check_request(headers(KEY_A, "nonsense", STAMP + off), "GET", "/v1/positions", b"", "read")
+    assert (caught.value.code, caught.value.status) == (-1001, 401)
+    assert "300 s" in caught.value.message
+
+
+async def test_missing_headers(trader: Trader) -> None:
+    """A signed path without headers: 401, -1001."""
+    status, answer = await trader.raw("GET", "/v1/positions")
+    assert (status, answer["success"], answer["code"]) == (401, False, -1001)
+
+
+async def test_public_paths_ignore_stale_headers(trader: Trader) -> None:
+    """Clients reuse their session and send stale auth headers to public paths."""
+    stale = trader.headers("GET", "/v1/other", stamp=1)
+    async with trader.session.get(trader.base_url + "/v1/public/futures/" + BTC, headers=stale) as answer:
+        assert answer.status == 200
+
+
+async def second_key(exchange: PaperExchange, session: aiohttp.ClientSession, **fields: object) -> Trader:
+    """A trader with key B as registered by the control path."""
+    other = Trader(session, exchange.base_url, SECRET_B, KEY_B)
+    await other.control("/paper/keys", {"orderly_key": KEY_B, **fields})
+    return other
+
+
+MARKET = {"symbol": BTC, "side": "BUY", "order_type": "MARKET", "order_quantity": "0.01"}
+
+
+async def test_scope(exchange: PaperExchange, session: aiohttp.ClientSession) -> None:
+    """A read key reads and sets leverage, but places no order: -1002."""
+    other = await second_key(exchange, session, scope="read")
+    await other.ok("GET", "/v1/orders")
+    await other.ok("POST", "/v1/client/leverages", {"symbol": BTC, "leverage": 5})
+    assert await other.refused("POST", "/v1/order", MARKET) == (401, -1002)
+
+
+async def test_expired_unknown_and_removed_keys(exchange: PaperExchange, session: aiohttp.ClientSession) -> None:
+    """-1002 for a key that is expired, unknown or removed."""
+    stranger = Trader(session, exchange.base_url, SECRET_B, KEY_B)
+    assert await stranger.refused("GET", "/v1/positions") == (401, -1002)
+    other = await second_key(exchange, session, expiration=time.time_ns() // 1_000_000 - 1)
+    assert await other.refused("GET", "/v1/positions") == (401, -1002)
+    other = await second_key(exchange, session, expiration=time.time_ns() // 1_000_000 + 60_000)
+    await other.ok("POST", "/v1/client/remove_orderly_key", {"orderly_key": KEY_B})
+    assert await other.refused("GET", "/v1/positions") == (401, -1002)
+
+
+async def test_a_refused_signature_is_not_journalled_as_an_order(trader: Trader) -> None:
+    """order_received stands for creates whose signature was valid."""
+    bad = {"orderly-signature": base64.b64encode(b"0" * 64).decode()}
+    status, answer = await trader.call("POST", "/v1/order", MARKET, **bad)
+    assert (status, answer["code"]) == (401, -1001)
+    assert await trader.journal() == []

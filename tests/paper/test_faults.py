@@ -1,0 +1,183 @@
+"""Fault switches: what a client meets on a bad day (reliability.md section 6)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+import pytest
+
+from tests.paper.trader import BTC, Trader, until
+
+MARKET = {"symbol": BTC, "side": "BUY", "order_type": "MARKET", "order_quantity": "0.01", "client_order_id": "kb-f"}
+
+
+async def events(trader: Trader, name: str) -> int:
+    """How often an event stands in the journal."""
+    return sum(1 for event in await trader.journal() if event["event"] == name)
+
+
+async def test_lost_answer_leaves_an_accepted_order(trader: Trader) -> None:
+    """lose_answer: the client sees a cut connection, the order exists all the same."""
+    await trader.control("/paper/faults", {"fault": "lose_answer", "path": "/v1/order", "count": 1})
+    with pytest.raises(aiohttp.ClientError):
+        await trader.call("POST", "/v1/order", MARKET)
+    found = await trader.ok("GET", "/v1/client/order/kb-f")
+    assert (await trader.done(found["order_id"]))["status"] == "FILLED"
+    assert await trader.raw("GET", "/paper/faults") == (200, {"faults": []})
+
+
+async def test_reset_before_leaves_nothing(trader: Trader) -> None:
+    """reset_before: cut before the request is looked at; no order, nothing in the journal."""
+    await trader.control("/paper/faults", {"fault": "reset_before", "path": "/v1/order", "count": 1})
+    with pytest.raises(aiohttp.ClientError):
+        await trader.call("POST", "/v1/order", MARKET)
+    assert await trader.refused("GET", "/v1/client/order/kb-f") == (400, -1006)
+    assert await trader.journal() == []
+
+
+async def test_reset_inside_cuts_the_answer_in_half(trader: Trader) -> None:
+    """reset_inside: carried out, the answer is incomplete."""
+    await trader.control("/paper/faults", {"fault": "reset_inside", "path": "/v1/order", "count": 1})
+    with pytest.raises(aiohttp.ClientError):
+        await trader.call("POST", "/v1/order", MARKET)
+    assert (await trader.ok("GET", "/v1/client/order/kb-f"))["client_order_id"] == "kb-f"
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        ({"fault": "rate_limit"}, 429, -1003),
+        ({"fault": "server_error"}, 500, -1000),
+        ({"fault": "server_error", "code": -1011, "status": 400}, 400, -1011),
+        ({"fault": "refuse", "code": -1101}, 400, -1101),
+        ({"fault": "key_revoked"}, 401, -1002),
+        ({"fault": "maintenance"}, 400, -1011),
+    ],
+    ids=["429", "500", "1011", "refuse", "revoked", "maintenance"],
+)
+async def test_refusing_faults_carry_nothing_out(
+    trader: Trader, fault: dict[str, object], status: int, code: int
+) -> None:
+    """These answer with their code and make no order."""
+    await trader.control("/paper/faults", {**fault, "path": "/v1/order"})
+    assert await trader.refused("POST", "/v1/order", MARKET) == (status, code)
+    await trader.control("/paper/faults", {})
+    assert await trader.refused("GET", "/v1/client/order/kb-f") == (400, -1006)
+    assert await events(trader, "order_accepted") == 0
+
+
+async def test_server_error_after_acceptance(trader: Trader) -> None:
+    """A 500 proves nothing: with when=after the order was taken."""
+    await trader.control("/paper/faults", {"fault": "server_error", "path": "/v1/order", "when": "after", "count": 1})
+    assert await trader.refused("POST", "/v1/order", MARKET) == (500, -1000)
+    assert (await trader.ok("GET", "/v1/client/order/kb-f"))["client_order_id"] == "kb-f"
+
+
+async def test_html_page(trader: Trader) -> None:
+    """Some networks answer 403 with HTML."""
+    await trader.control("/paper/faults", {"fault": "html", "path": "/v1/public/info", "count": 1})
+    async with trader.session.get(trader.base_url + "/v1/public/info") as answer:
+        assert (answer.status, answer.content_type) == (403, "text/html")
+    assert (await trader.raw("GET", "/v1/public/info"))[0] == 200
+
+
+async def test_maintenance_shows_in_system_info(trader: Trader) -> None:
+    """status 2 while it lasts, 0 afterwards."""
+    await trader.control("/paper/faults", {"fault": "maintenance"})
+    assert (await trader.raw("GET", "/v1/public/system_info"))[1]["data"]["status"] == 2
+    await trader.control("/paper/faults", {})
+    assert (await trader.raw("GET", "/v1/public/system_info"))[1]["data"]["status"] == 0
+
+
+async def test_delay_holds_the_answer_not_the_others(trader: Trader) -> None:
+    """A delayed order does not hold up other requests."""
+    await trader.control("/paper/faults", {"fault": "delay", "path": "/v1/order", "delay_ms": 300, "when": "after"})
+    slow = asyncio.create_task(trader.call("POST", "/v1/order", MARKET))
+
+    async def accepted() -> bool | None:
+        return True if await events(trader, "order_accepted") else None
+
+    await until(accepted)
+    assert not slow.done()
+    assert (await slow)[0] == 200
+
+
+async def test_read_lag_hides_orders_fills_and_positions(trader: Trader) -> None:
+    """read_lag: a fresh order is -1006 for a while, and the position is the old one."""
+    await trader.control("/paper/faults", {"fault": "read_lag", "delay_ms": 60_000})
+    order_id = await trader.order(client_order_id="kb-lag")
+    assert await trader.refused("GET", "/v1/client/order/kb-lag") == (400, -1006)
+    assert await trader.refused("GET", f"/v1/order/{order_id}") == (400, -1006)
+
+    async def filled() -> bool | None:
+        return True if await events(trader, "fill") else None
+
+    await until(filled)
+    assert (await trader.ok("GET", "/v1/orders"))["rows"] == []
+    assert (await trader.ok("GET", "/v1/trades"))["rows"] == []
+    assert (await trader.ok("GET", "/v1/positions"))["rows"] == []
+    assert await trader.position() == 0
+    await trader.control("/paper/faults", {})
+    assert (await trader.ok("GET", "/v1/client/order/kb-lag"))["status"] == "FILLED"
+    await trader.until_position(BTC, "0.01")
+
+
+async def test_partial_fills_add_up(trader: Trader) -> None:
+    """partial_fills cuts an order into parts that add up exactly."""
+    await trader.control("/paper/faults", {"fault": "partial_fills", "parts": 4, "count": 1})
+    order = await trader.done(await trader.order(order_quantity="0.00103"))
+    trades = (await trader.ok("GET", f"/v1/order/{order['order_id']}/trades"))["rows"]
+    assert order["status"] == "FILLED"
+    assert len(trades) >= 4
+    assert sum(t["executed_quantity"] for t in trades) == order["quantity"]
+
+
+async def test_no_fill_until_cleared(trader: Trader) -> None:
+    """no_fill keeps MARKET orders NEW; clearing it lets them fill."""
+    await trader.control("/paper/faults", {"fault": "no_fill"})
+    order_id = await trader.order()
+    assert (await trader.ok("GET", f"/v1/order/{order_id}"))["status"] == "NEW"
+    await trader.control("/paper/faults", {})
+    assert (await trader.done(order_id))["status"] == "FILLED"
+
+
+async def test_refuse_only_one_kind_of_algo(trader: Trader) -> None:
+    """refuse with algo_type leaves other creates alone: a protection that fails while entries pass."""
+    await trader.control("/paper/faults", {"fault": "refuse", "code": -1005, "algo_type": "STOP"})
+    stop = {
+        "symbol": BTC,
+        "algo_type": "STOP",
+        "type": "MARKET",
+        "side": "SELL",
+        "quantity": "0.01",
+        "trigger_price": "60000",
+    }
+    assert await trader.refused("POST", "/v1/algo/order", stop) == (400, -1005)
+    await trader.order()
+
+
+async def test_probability_is_seeded(trader: Trader) -> None:
+    """The same seed gives the same sequence of strikes."""
+
+    async def sequence() -> list[int]:
+        body = {"fault": "rate_limit", "path": "/v1/orders", "probability": 0.5, "seed": 7}
+        await trader.control("/paper/faults", {})
+        await trader.control("/paper/faults", body)
+        return [(await trader.call("GET", "/v1/orders"))[0] for _ in range(12)]
+
+    first = await sequence()
+    assert set(first) == {200, 429}
+    assert await sequence() == first
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"fault": "nonsense"}, {"fault": "delay", "colour": 1}, {"faults": 5}, {"fault": "delay", "when": "now"}],
+    ids=["kind", "field", "list", "when"],
+)
+async def test_bad_faults_are_refused(trader: Trader, body: dict[str, object]) -> None:
+    """A misspelt fault is a 400 with one line, not a test that silently tests nothing."""
+    status, answer = await trader.raw("POST", "/paper/faults", body)
+    assert (status, answer["success"]) == (400, False)
+    assert "\n" not in answer["error"]
