@@ -20,7 +20,7 @@ from kekbridge.alerts.protection import (
     read_take_profits,
     read_trailing_stop,
 )
-from kekbridge.alerts.quantity import read_quantity, sizing_of
+from kekbridge.alerts.quantity import contracts_of, read_quantity
 from kekbridge.alerts.redaction import clip, printable, show
 from kekbridge.alerts.signal import Action, PositionSide, QuantityType, Signal, TargetPosition
 from kekbridge.alerts.source import Source
@@ -186,10 +186,7 @@ def _read_target(source: Source, action: Action) -> TargetPosition | None:
                 field="marketPosition",
             )
         return None
-    contracts = None
-    sizing = sizing_of(source)
-    if sizing in (None, QuantityType.BASE):
-        contracts = decimal_of(source.message_value("quantity"))
+    contracts = contracts_of(source, target)
     check_agreement(action, contracts, target)
     return with_implied_previous(target, action, contracts)
 

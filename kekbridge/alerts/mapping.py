@@ -86,6 +86,7 @@ class Profile:
     words: Mapping[str, Words] = field(default_factory=dict)
     unsupported: Mapping[str, str] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
+    needs_unit: bool = False  # the service takes a quantity's unit from a setting of its own that we cannot know
 
     def canonical(self, step: Mapping[str, Any]) -> dict[str, Any]:
         """The order fields of a step under our names. Raises Refused(field_invalid) for what the profile cannot follow."""
@@ -102,7 +103,14 @@ class Profile:
                 if own in found:
                     raise _twice(own, name)
                 found[own] = value
-        return self._translated(found)
+        result = self._translated(found)
+        if self.needs_unit and "quantityType" not in result and decimal_of(result.get("quantity")) is not None:
+            raise Refused(
+                "quantity_type_missing",
+                f"quantity: found {show(result['quantity'])} without its unit, expected one beside it as {self.title} defines it",
+                field="quantity",
+            )
+        return result
 
     def timestamp_of(self, step: Mapping[str, Any]) -> Any | None:
         """When the step says it fired, as written; our own `timestamp` first."""
@@ -127,6 +135,8 @@ class Profile:
         Raises ConfigError for a field that the shape has no place for.
         """
         document: dict[str, Any] = {}
+        if self.needs_unit and "quantity" in fields and not str(fields["quantity"]).endswith("%"):
+            fields = {"quantityType": "base", **fields}
         for target, value in fields.items():
             path, written = self._place_of(target, value)
             inner = document
@@ -135,6 +145,10 @@ class Profile:
                 inner = inner.setdefault(parent, {})
             inner[last] = written
         return document
+
+    def is_nested(self, target: str) -> bool:
+        """Whether the service keeps this field inside an object beside others."""
+        return any(route.target == target and "." in route.path for route in self.routes)
 
     @cached_property
     def _foreign_names(self) -> frozenset[str]:
@@ -166,6 +180,8 @@ class Profile:
                 result[target] = meaning
             elif meaning is not None:
                 # Words that say several things at once, as exit_long does. Of these only how much may be said otherwise.
+                if "quantity" in meaning and "quantity" not in result:
+                    result.pop("quantityType", None)
                 result = {**meaning, **result, **{name: value for name, value in meaning.items() if name != "quantity"}}
         return result
 
@@ -178,14 +194,10 @@ class Profile:
                 if is_percent:
                     return route.path, value.removesuffix("%")
             elif not is_percent or not any(r.convert is percent for r in self.routes if r.target == target):
-                return route.path, self._their_word(target, value)
+                return route.path, value
         if target not in self._foreign_names:
             return target, value
         raise ConfigError(f"profile {self.name} has no place for {target}; use --profile seed", field=target)
-
-    def _their_word(self, target: str, value: Any) -> Any:
-        words = self.words.get(target, {})
-        return next((theirs for theirs, ours in words.items() if ours == value), value)
 
 
 def _at(step: Mapping[str, Any], path: str) -> Any | None:

@@ -43,7 +43,7 @@ def read_target(value: Lookup) -> TargetPosition | None:
         )
     previous_side, previous_size = _previous(value)
     target = TargetPosition(side=side, size=size, previous_side=previous_side, previous_size=previous_size)
-    if signed is not None and not _about(signed, target.signed):
+    if signed is not None and not is_about(signed, target.signed):
         raise _inconsistent("positionSize", f"positionSize is {signed} but marketPosition is {side} {size}", _FIX)
     return target
 
@@ -64,11 +64,11 @@ def check_agreement(action: Action, contracts: Decimal | None, target: TargetPos
     direction = 1 if action is Action.BUY else -1
     if before is not None:
         change = now - before
-        if _about(now, before):
+        if is_about(now, before):
             raise _inconsistent("marketPosition", f"the position is the same before and after the fill ({now})", _FIX)
         if (change > 0) != (direction > 0):
             raise _inconsistent("action", f"a {action} cannot lead from {before} to {now}", _FIX)
-        if contracts is not None and not _about(abs(change), contracts):
+        if contracts is not None and not is_about(abs(change), contracts):
             raise _inconsistent(
                 "quantity",
                 f"quantity is {contracts} but the position changes by {abs(change)} ({before} to {now})",
@@ -85,7 +85,7 @@ def with_implied_previous(target: TargetPosition, action: Action, contracts: Dec
     if target.previous_signed is not None or contracts is None or action not in (Action.BUY, Action.SELL):
         return target
     change = contracts if action is Action.BUY else -contracts
-    before = Decimal(0) if _about(target.signed, change) else target.signed - change  # float noise around flat
+    before = Decimal(0) if is_about(target.signed, change) else target.signed - change  # float noise around flat
     side = _side_of(before)
     if target.previous_side is not None and target.previous_side is not side:
         raise _inconsistent(
@@ -169,7 +169,8 @@ def _side_of(signed: Decimal) -> PositionSide:
     return PositionSide.LONG if signed > 0 else PositionSide.SHORT if signed < 0 else PositionSide.FLAT
 
 
-def _about(one: Decimal, other: Decimal) -> bool:
+def is_about(one: Decimal, other: Decimal) -> bool:
+    """Equal but for the noise of doubles."""
     return abs(one - other) <= _NOISE * max(abs(one), abs(other))
 
 

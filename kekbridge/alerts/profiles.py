@@ -91,6 +91,7 @@ _THREECOMMAS = Profile(
         "quantityType": {"position_percent": "percent_position"},
     },
     ignored=frozenset({"secret", "max_lag", "bot_uuid"}),
+    needs_unit=True,
 )
 
 # ---------------------------------------------------------------------------------------------------------- TradersPost
@@ -216,6 +217,7 @@ _WUNDERTRADING = Profile(
         "extraOrders": "there are no extra orders",
         "dca": "there are no extra orders",
     },
+    needs_unit=True,
 )
 
 # ------------------------------------------------------------------------------------------- the common community shape

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from kekbridge.alerts.numbers import NumberText, amount_of
-from kekbridge.alerts.position import closed_share, is_exit
+from kekbridge.alerts.numbers import NumberText, amount_of, decimal_of
+from kekbridge.alerts.position import closed_share, is_about, is_exit
 from kekbridge.alerts.redaction import show
 from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, TargetPosition
 from kekbridge.alerts.source import Source
@@ -36,10 +36,19 @@ _TYPES = {
 }
 
 
-def sizing_of(source: Source) -> QuantityType | None:
-    """The unit that the message itself gives its quantity; None when it gives none (then it is base units)."""
-    written = source.message_value("quantityType")
-    return None if written is None else _read_type(written)
+def contracts_of(source: Source, target: TargetPosition) -> Decimal | None:
+    """The quantity as the strategy's own contracts, which must agree with its position; None when it is the trader's own size.
+
+    A quantity without a type is the strategy's. With a type it is the trader's, unless it is base units and just what the position
+    changed by: then it is {{strategy.order.contracts}} with its unit written out.
+    """
+    written, unit = decimal_of(source.message_value("quantity")), source.message_value("quantityType")
+    if unit is None or written is None:
+        return written
+    if _read_type(unit) is not QuantityType.BASE:
+        return None
+    before = target.previous_signed
+    return written if before is None or is_about(abs(target.signed - before), written) else None
 
 
 def read_quantity(source: Source, action: Action, target: TargetPosition | None, *, reduce_only: bool) -> Wanted:
@@ -58,7 +67,7 @@ def read_quantity(source: Source, action: Action, target: TargetPosition | None,
             "quantity: missing, an order that opens needs one; add quantity, or give the webhook a default quantity",
             field="quantity",
         )
-    if target is not None and not follows_target and _is_sized_otherwise(source, unit):
+    if target is not None and not follows_target and _is_sized_otherwise(source, target):
         target = None
     return quantity, unit, target
 
@@ -70,7 +79,7 @@ def _exit_to_target(source: Source, action: Action, target: TargetPosition) -> W
         return quantity, unit, target
     was_entry, source.is_entry = source.is_entry, True  # the locks and units that our entry was sized by
     try:
-        is_otherwise = _is_sized_otherwise(source, sizing_of(source))
+        is_otherwise = _is_sized_otherwise(source, target)
     finally:
         source.is_entry = was_entry
     if not is_otherwise:
@@ -89,12 +98,12 @@ def _exit_to_target(source: Source, action: Action, target: TargetPosition) -> W
     return Amount(share, is_percent=True), QuantityType.PERCENT_POSITION, None
 
 
-def _is_sized_otherwise(source: Source, unit: QuantityType | None) -> bool:
+def _is_sized_otherwise(source: Source, target: TargetPosition) -> bool:
     if source.locked("quantity") is not None or source.locked("quantityType") is not None:
         return True
-    if source.message_value("quantity") is None and source.default("quantity") is not None:
-        return True
-    return unit not in (None, QuantityType.BASE)
+    if source.message_value("quantity") is None:
+        return source.default("quantity") is not None
+    return contracts_of(source, target) is None
 
 
 def _read_pair(source: Source, action: Action, *, reduce_only: bool) -> tuple[Amount | None, QuantityType | None]:

@@ -1,0 +1,245 @@
+"""The messages to paste into TradingView: valid JSON on one line, placeholders quoted, a signature over everything static.
+
+What is printed here is what payload.py reads; the tests fill every kind in every profile and send it through. Pure: the command that
+prints it, and the URL, are in cli/.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from kekbridge.alerts.mapping import Profile
+from kekbridge.alerts.payload import read_message
+from kekbridge.alerts.profiles import find_profile
+from kekbridge.alerts.redaction import show
+from kekbridge.alerts.signature import sign
+from kekbridge.errors import ConfigError
+
+KINDS = ("strategy", "indicator", "close", "flip", "position", "ping", "pine")
+# For a message with a fixed action and no size given: shown in the explanation, and small.
+DEFAULT_QUANTITY = "0.01"
+_LONGEST_MESSAGE = 4000  # the alert dialog's limit, tradingview.md section 1.2
+_PLACEHOLDER = re.compile(r"\{\{[^{}]+\}\}")
+
+_STRATEGY_POSITION = {
+    "marketPosition": "{{strategy.market_position}}",
+    "marketPositionSize": "{{strategy.market_position_size}}",
+    "prevMarketPosition": "{{strategy.prev_market_position}}",
+    "prevMarketPositionSize": "{{strategy.prev_market_position_size}}",
+}
+_ENTRY_KINDS = frozenset({"strategy", "indicator", "flip", "position", "pine"})
+
+_EXPLAINED: Mapping[str, str] = MappingProxyType(
+    {
+        "apiKey": "which webhook this is for; worthless anywhere else, replace it with `kekbridge webhook rotate`",
+        "timestamp": "when the alert fired; an old message is refused, so a copy of it is soon worthless",
+        "action": "what to do",
+        "symbol": "the market; {{ticker}} is the chart's",
+        "exchange": "where the chart's data comes from: delayed and foreign venues are refused",
+        "quantity": "how much",
+        "quantityType": "what the quantity counts",
+        "price": "the price of the signal: bounds the slippage, and is the limit of a limit order",
+        "orderType": "market, limit, stop, stop_limit, ioc, fok or post_only",
+        "limitPrice": "the limit",
+        "triggerPrice": "where a stop order starts",
+        "stopLoss": "placed together with the entry, in one request",
+        "takeProfit": "placed together with the entry, in one request",
+        "trailingStop": "distance of a stop that follows the price",
+        "leverage": "set for the market before the order",
+        "slippage": "how far the market may be from the price of the signal",
+        "marketPosition": "the strategy's position after the fill: exits are reduce-only, reversals close first",
+        "marketPositionSize": "its size",
+        "prevMarketPosition": "the position before the fill: a gap means that an alert was lost",
+        "prevMarketPositionSize": "its size",
+        "comment": "a note; a cancel with the same comment finds the order again",
+        "signature": "proof that you printed this: the fields it names cannot be changed, those with ? are placeholders",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A message (or Pine source) to paste; `explanation` is (part, what it is) in its order, `free` the fields that are not signed."""
+
+    kind: str
+    message: str
+    explanation: tuple[tuple[str, str], ...]
+    free: tuple[str, ...]
+
+
+def build(
+    kind: str,
+    *,
+    api_key: str,
+    api_secret: str,
+    action: str = "buy",
+    symbol: str | None = None,
+    quantity: str | None = None,
+    quantity_type: str | None = None,
+    order_type: str | None = None,
+    limit_price: str | None = None,
+    trigger_price: str | None = None,
+    stop_loss: str | None = None,
+    take_profit: str | None = None,
+    trailing_stop: str | None = None,
+    leverage: str | None = None,
+    slippage: str | None = None,
+    comment: str | None = None,
+    profile: str = "seed",
+) -> Template:
+    """The template of one of KINDS. Values are texts as an alert writes them, and may be placeholders such as `{{plot_0}}`.
+
+    `action` is the fixed action of an indicator's message. Raises ConfigError for an unknown kind, a value that cannot be pasted, or
+    a field that the profile has no place for.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"template kind {show(kind)} is unknown, expected one of {', '.join(KINDS)}")
+    options = {
+        "quantityType": quantity_type,
+        "orderType": order_type,
+        "limitPrice": limit_price,
+        "triggerPrice": trigger_price,
+        "stopLoss": stop_loss,
+        "takeProfit": take_profit,
+        "trailingStop": trailing_stop,
+        "leverage": leverage,
+        "slippage": slippage,
+        "comment": comment,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in {**given, "symbol": symbol, "quantity": quantity, "action": action, "apiKey": api_key}.items():
+        _check_text(name, value)
+    if kind == "pine":
+        return _pine(api_key, api_secret, symbol, given, find_profile(profile))
+    shape = find_profile(profile)
+    fields = _fields_of(kind, action, symbol, quantity, given, shape)
+    message, free = _signed({"apiKey": api_key, **shape.render(fields), "timestamp": "{{timenow}}"}, api_secret)
+    if len(message) > _LONGEST_MESSAGE:
+        raise ConfigError(f"the message has {len(message)} characters, TradingView's dialog takes {_LONGEST_MESSAGE}")
+    return Template(kind, message, _explain(("apiKey", *fields, "timestamp", "signature")), free)
+
+
+def fill(message: str, values: Mapping[str, str]) -> str:
+    """The message with its placeholders replaced as TradingView does it: `values` by name (`ticker`), unknown ones left as they are."""
+    return _PLACEHOLDER.sub(lambda match: values.get(match.group()[2:-2], match.group()), message)
+
+
+def _fields_of(
+    kind: str, action: str, symbol: str | None, quantity: str | None, given: Mapping[str, str], shape: Profile
+) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    if kind == "ping":
+        return {"action": "ping"}
+    from_strategy = kind in ("strategy", "position")
+    fields["action"] = "{{strategy.order.action}}" if from_strategy else action if kind == "indicator" else kind
+    fields["symbol"] = symbol or "{{ticker}}"
+    if symbol is None:
+        fields["exchange"] = "{{exchange}}"
+    fields |= _size_of(kind, quantity, given)
+    if kind in _ENTRY_KINDS:
+        fields |= {name: value for name, value in given.items() if name != "quantityType"}
+        price = "{{strategy.order.price}}" if from_strategy else "{{close}}"
+        if from_strategy or not shape.is_nested("price"):
+            # A placeholder next to fixed values inside one object would leave them all unsigned.
+            fields["price"] = price
+    elif "comment" in given:
+        fields["comment"] = given["comment"]
+    if from_strategy:
+        fields |= _STRATEGY_POSITION
+    return fields
+
+
+def _size_of(kind: str, quantity: str | None, given: Mapping[str, str]) -> dict[str, str]:
+    """Quantity and unit. A size of the trader's own in a strategy's message needs its unit, to be told from the strategy's contracts."""
+    unit = given.get("quantityType")
+    if kind == "position" or (kind == "strategy" and quantity is None):
+        return {"quantity": "{{strategy.order.contracts}}"}
+    if quantity is None:
+        return {"quantity": DEFAULT_QUANTITY} if kind == "indicator" else {}
+    if unit is None and kind == "strategy":
+        unit = "base"
+    return {"quantity": quantity, **({"quantityType": unit} if unit else {})}
+
+
+def _signed(document: Mapping[str, object], api_secret: str) -> tuple[str, tuple[str, ...]]:
+    """The message with its signature, and the names left free. Signed is what the reader will see, so it is asked."""
+    texts = read_message(json.dumps(document).encode()).texts
+    free = tuple(name for name, text in texts.items() if "{{" in text and name != "timestamp")
+    fixed = {name: text for name, text in texts.items() if name not in free and name != "timestamp"}
+    return _one_line({**document, "signature": sign(api_secret, fixed, free)}), free
+
+
+def _one_line(document: Mapping[str, object]) -> str:
+    line = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    # {{plot("Name")}} needs its quotes bare: TradingView replaces it before anyone reads the message as JSON.
+    return _PLACEHOLDER.sub(lambda match: match.group().replace('\\"', '"'), line)
+
+
+def _explain(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, _EXPLAINED[name]) for name in names)
+
+
+def _check_text(name: str, value: str | None) -> None:
+    # Quotes and backslashes would survive in JSON but not in Pine or in TradingView's own expansion.
+    if value is not None and (not value.strip() or not value.isprintable() or any(c in value for c in "'\\")):
+        raise ConfigError(f"{name}: found {show(value)}, expected a printable text without ' and \\", field=name)
+    if value is not None and '"' in _PLACEHOLDER.sub("", value):
+        raise ConfigError(f'{name}: found {show(value)}, expected a text without "', field=name)
+
+
+# ------------------------------------------------------------------------------------------------------------------ Pine
+
+_PINE = """\
+//@version=6
+// Alert messages for kekbridge. Paste these functions into your script, below its //@version line.
+// Strategy: pass them as alert_message and write {{{{strategy.order.alert_message}}}} as the alert's message:
+//   strategy.entry("Long", strategy.long, qty = 0.01, alert_message = kekOrder("buy", 0.01))
+//   strategy.close("Long", alert_message = kekClose())
+// Indicator: alert(kekOrder("buy", 0.01), alert.freq_once_per_bar_close)
+// The time is that of the call: an order that waits for its price fires too late for it. Use --kind strategy for such orders.
+kekOrder(string side, float quantity) =>
+    {order}
+kekClose() =>
+    {close}
+"""
+
+
+def _pine(api_key: str, api_secret: str, symbol: str | None, given: Mapping[str, str], shape: Profile) -> Template:
+    """Two Pine functions whose results are the messages; their signatures are computed over placeholders in the same places."""
+    if shape.name != "seed":
+        raise ConfigError("the Pine template exists in kekbridge's own fields only; use --profile seed")
+    for name, value in given.items():
+        if "{{" in value:
+            raise ConfigError(
+                f"{name}: no placeholder works inside Pine; put the value into the function instead", field=name
+            )
+    common = {"symbol": symbol or "{{syminfo.ticker}}"}
+    order = {
+        "action": "{{side}}",
+        **common,
+        "quantity": "{{str.tostring(quantity)}}",
+        **given,
+        "price": "{{str.tostring(close)}}",
+    }
+    sources: list[str] = []
+    free: tuple[str, ...] = ()
+    for fields in (order, {"action": "close", **common}):
+        message, left = _signed({"apiKey": api_key, **fields, "timestamp": "{{str.tostring(timenow)}}"}, api_secret)
+        sources.append(_pine_expression(message))
+        free = free or left
+    text = _PINE.format(order=sources[0], close=sources[1])
+    return Template("pine", text, _explain(("apiKey", *order, "timestamp", "signature")), free)
+
+
+def _pine_expression(message: str) -> str:
+    """`{"a":"{{x}}"}` -> `'{"a":"' + x + '"}'`."""
+    parts: list[str] = []
+    end = 0
+    for match in _PLACEHOLDER.finditer(message):
+        parts += [f"'{message[end : match.start()]}'", match.group()[2:-2]]
+        end = match.end()
+    return " + ".join([*parts, f"'{message[end:]}'"])

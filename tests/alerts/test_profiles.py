@@ -1,0 +1,324 @@
+"""Alerts written for other services: their own example shapes are understood, what cannot be followed is refused."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from kekbridge.alerts import payload
+from kekbridge.alerts.profiles import PROFILES, find_profile
+from kekbridge.alerts.signal import Action, Alert, Amount, PositionSide, QuantityType, Signal
+from kekbridge.errors import Refused
+from kekbridge.model import OrderType, WebhookSettings
+
+
+def alert(profile: str, fields: dict[str, Any]) -> Alert:
+    return payload.interpret(payload.read_message(json.dumps(fields).encode()), WebhookSettings(profile=profile))
+
+
+def one(profile: str, fields: dict[str, Any]) -> Signal:
+    (signal,) = alert(profile, fields).steps
+    return signal
+
+
+def refusal(profile: str, fields: dict[str, Any]) -> Refused:
+    with pytest.raises(Refused) as caught:
+        alert(profile, fields)
+    return caught.value
+
+
+THREECOMMAS: dict[str, Any] = {
+    "secret": "wh_live_abc",
+    "max_lag": "300",
+    "timestamp": "2026-01-15T10:30:03Z",
+    "trigger_price": "65000",
+    "tv_exchange": "BYBIT",
+    "tv_instrument": "BTCUSDT.P",
+    "action": "sell",
+    "bot_uuid": "x",
+    "strategy_info": {
+        "market_position": "short",
+        "market_position_size": "0.5",
+        "prev_market_position": "long",
+        "prev_market_position_size": "0.5",
+    },
+    "order": {"amount": "1", "currency_type": "base"},
+}
+
+
+def test_threecommas_strategy() -> None:
+    """The strategy message of a signal bot: a reversal with its position, sized by the strategy."""
+    signal = one("3commas", THREECOMMAS)
+    assert (signal.action, signal.symbol, signal.exchange) == (Action.SELL, "BTCUSDT.P", "BYBIT")
+    assert (signal.quantity, signal.price) == (Amount(Decimal(1)), Decimal(65000))
+    assert signal.target is not None
+    assert (signal.target.signed, signal.target.previous_signed) == (Decimal("-0.5"), Decimal("0.5"))
+
+
+CUSTOM = {name: value for name, value in THREECOMMAS.items() if name not in ("strategy_info", "order")}
+
+
+@pytest.mark.parametrize(
+    ("word", "action"), [("exit_long", Action.SELL), ("exit_short", Action.BUY), ("EXIT_LONG", Action.SELL)]
+)
+def test_threecommas_exits_close_one_side_only(word: str, action: Action) -> None:
+    """exit_long must not close a short: it is a reduce-only sell of the whole position."""
+    signal = one("3commas", {**CUSTOM, "action": word})
+    assert (signal.action, signal.reduce_only) == (action, True)
+    assert (signal.quantity, signal.quantity_type) == (
+        Amount(Decimal(100), is_percent=True),
+        QuantityType.PERCENT_POSITION,
+    )
+
+
+def test_threecommas_brackets() -> None:
+    """Percent levels of a custom signal, their signs showing the direction only."""
+    signal = one(
+        "3commas",
+        {
+            **CUSTOM,
+            "action": "enter_short",
+            "order": {"amount": "250", "currency_type": "quote"},
+            "stop_loss": {"enabled": True, "order_type": "market", "trigger_price_percent": -2},
+            "take_profit": {
+                "enabled": True,
+                "steps": [
+                    {"order_type": "market", "price_percent": -1.5, "volume_percent": 60},
+                    {"order_type": "market", "price_percent": -3, "volume_percent": 40},
+                ],
+            },
+        },
+    )
+    assert (signal.action, signal.quantity_type) == (Action.SELL, QuantityType.USD)
+    assert signal.stop_loss == Amount(Decimal(2), is_percent=True)
+    levels = [(wish.level.value, wish.share) for wish in signal.take_profits]
+    assert levels == [(Decimal("1.5"), Decimal(60)), (Decimal(3), Decimal(40))]
+
+
+def test_threecommas_refusals() -> None:
+    """A unit that is not stated or not ours, a limit stop: refused, never approximated."""
+    assert refusal("3commas", {**CUSTOM, "order": {"amount": "1"}}).code == "quantity_type_missing"
+    margin = {"amount": "1", "currency_type": "margin_percent"}
+    assert refusal("3commas", {**CUSTOM, "order": margin}).code == "quantity_type_unknown"
+    stop = {"enabled": True, "order_type": "limit", "trigger_price_percent": -2}
+    order = {"amount": "1", "currency_type": "base"}
+    assert refusal("3commas", {**CUSTOM, "order": order, "stop_loss": stop}).field == "stop_loss"
+    assert one("3commas", {**CUSTOM, "order": order, "stop_loss": {"enabled": False}}).stop_loss is None
+
+
+TRADERSPOST: dict[str, Any] = {"ticker": "BTCUSDT.P", "action": "buy", "quantity": 1, "apiKey": "k"}
+
+
+def test_traderspost_entry() -> None:
+    """The documented example: percent levels inside objects."""
+    signal = one(
+        "traderspost",
+        {
+            **TRADERSPOST,
+            "signalPrice": 143.12,
+            "sentiment": "bullish",
+            "takeProfit": {"percent": 10},
+            "stopLoss": {"type": "stop", "percent": 5},
+        },
+    )
+    assert (signal.action, signal.symbol, signal.price) == (Action.BUY, "BTCUSDT.P", Decimal("143.12"))
+    assert signal.stop_loss == Amount(Decimal(5), is_percent=True)
+    assert signal.take_profits[0].level == Amount(Decimal(10), is_percent=True)
+    assert not signal.reduce_only
+
+
+@pytest.mark.parametrize(
+    ("change", "side"),
+    [
+        ({"action": "exit"}, None),
+        ({"action": "sell", "sentiment": "flat"}, PositionSide.FLAT),
+        ({"action": "sell", "sentiment": "long"}, None),
+    ],
+)
+def test_traderspost_exits_are_reduce_only(change: dict[str, str], side: PositionSide | None) -> None:
+    """exit closes; a sell that leaves the sentiment flat or long can only reduce."""
+    signal = one("traderspost", {**TRADERSPOST, **change})
+    assert signal.reduce_only
+    assert (signal.target.side if signal.target else None) is side
+
+
+def test_traderspost_order_types() -> None:
+    """Their stop price is our trigger price, their quantity types are ours by name."""
+    signal = one(
+        "traderspost",
+        {**TRADERSPOST, "orderType": "stop_limit", "stopPrice": 100, "limitPrice": 99, "quantityType": "dollar_amount"},
+    )
+    assert (signal.order_type, signal.trigger_price, signal.limit_price) == (
+        OrderType.STOP_LIMIT,
+        Decimal(100),
+        Decimal(99),
+    )
+    assert signal.quantity_type is QuantityType.USD
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"stopLoss": {"amount": 5}}, "stopLoss.amount"),
+        ({"stopLoss": {"stopPrice": 5, "limitPrice": 4}}, "stopLoss.limitPrice"),
+        ({"takeProfit": {"amount": 5}}, "takeProfit.amount"),
+        ({"trailPercent": 1}, "trailPercent"),
+        ({"delay": 5}, "delay"),
+        ({"price": 1, "signalPrice": 2}, "price"),
+        ({"symbol": "ETHUSDT.P"}, "symbol"),
+        ({"sentiment": "sideways"}, "sentiment"),
+        ({"action": "add"}, "action"),
+    ],
+)
+def test_traderspost_refusals(change: dict[str, Any], field: str) -> None:
+    """What the bridge cannot follow faithfully is refused by its own name."""
+    assert refusal("traderspost", {**TRADERSPOST, **change}).field == field
+
+
+def test_traderspost_time_is_the_timestamp() -> None:
+    """Their template carries {{timenow}} as `time`."""
+    assert alert("traderspost", {**TRADERSPOST, "time": "2026-01-15T10:30:03Z"}).fired_at is not None
+
+
+def test_openalgo() -> None:
+    """Its price and trigger price of 0 mean none; SL and SL-M are stops; position_size is the signed target."""
+    base = {
+        "apikey": "wh_live_x",
+        "strategy": "s",
+        "symbol": "BTCUSDT.P",
+        "action": "BUY",
+        "product": "MIS",
+        "quantity": "1",
+    }
+    signal = one("openalgo", {**base, "pricetype": "MARKET", "price": "0", "trigger_price": 0, "position_size": "1"})
+    assert (signal.action, signal.order_type, signal.price) == (Action.BUY, OrderType.MARKET, None)
+    assert signal.target is not None
+    assert (signal.target.signed, signal.target.previous_signed) == (Decimal(1), Decimal(0))
+    stop = one("openalgo", {**base, "pricetype": "SL-M", "trigger_price": "70000"})
+    assert (stop.order_type, stop.trigger_price) == (OrderType.STOP, Decimal(70000))
+    stop_limit = one("openalgo", {**base, "pricetype": "SL", "price": "70010", "trigger_price": "70000"})
+    assert (stop_limit.order_type, stop_limit.limit_price) == (OrderType.STOP_LIMIT, Decimal(70010))
+
+
+WUNDER: dict[str, Any] = {
+    "apiKey": "k",
+    "code": "ENTER-LONG_Bybit_ETHUSDT_My bot_15M_8e34479cfe49027eda195457",
+    "orderType": "market",
+    "amountPerTradeType": "quote",
+    "amountPerTrade": 100,
+    "leverage": 5,
+}
+
+
+def test_wundertrading() -> None:
+    """The code names action, venue and pair; deviations and portions are fractions there."""
+    signal = one(
+        "wundertrading",
+        {
+            **WUNDER,
+            "stopLoss": {"priceDeviation": 0.02},
+            "takeProfits": [{"priceDeviation": 0.01, "portfolio": 0.5}, {"priceDeviation": 0.02, "portfolio": 0.5}],
+        },
+    )
+    assert (signal.action, signal.symbol, signal.exchange) == (Action.BUY, "ETHUSDT", "Bybit")
+    assert (signal.quantity, signal.quantity_type) == (Amount(Decimal(100)), QuantityType.USD)
+    assert signal.stop_loss == Amount(Decimal(2), is_percent=True)
+    assert [(wish.level.value, wish.share) for wish in signal.take_profits] == [
+        (Decimal(1), Decimal(50)),
+        (Decimal(2), Decimal(50)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "action"),
+    [
+        ("Exit-All_Bybit_ETHUSDT_b", Action.CLOSE),
+        ("EXIT-LONG_Bybit_ETHUSDT_b", Action.SELL),
+        ("EXIT-SHORT_Bybit_ETHUSDT_b", Action.BUY),
+    ],
+)
+def test_wundertrading_exits(code: str, action: Action) -> None:
+    """Exits cannot open anything, even where the message says reduceOnly false."""
+    signal = one("wundertrading", {"apiKey": "k", "code": code, "reduceOnly": False})
+    assert (signal.action, signal.reduce_only) == (action, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"amountPerTradeType": None}, "quantity_type_missing"),
+        ({"amountPerTradeType": "percents"}, "quantity_type_unknown"),
+        ({"amountPerTradeType": "contracts"}, "quantity_type_unknown"),
+        ({"moveToBreakeven": {"activation": 0.01}}, "field_invalid"),
+        ({"stopLoss": {"trailing": 1}}, "field_invalid"),
+        ({"code": "ENTER-LONG_Bybit_NONE_bot"}, "symbol_missing"),
+        ({"code": "HOLD_Bybit_ETHUSDT_bot"}, "action_unknown"),
+    ],
+)
+def test_wundertrading_refusals(change: dict[str, Any], code: str) -> None:
+    """A quantity without its unit, a unit that has no counterpart, options that would be dropped."""
+    assert refusal("wundertrading", {**WUNDER, **change}).code == code
+
+
+def test_community() -> None:
+    """The shape of many public bots: the strategy's placeholders in an object of their own."""
+    signal = one(
+        "community",
+        {
+            "passphrase": "wh_live_x",
+            "time": "2026-01-15T10:30:03Z",
+            "exchange": "BYBIT",
+            "ticker": "SOLUSDT.P",
+            "bar": {"close": 140},
+            "strategy": {
+                "position_size": -12,
+                "order_action": "sell",
+                "order_contracts": 12,
+                "order_price": 140.5,
+                "order_id": "Short",
+                "market_position": "short",
+                "market_position_size": 12,
+                "prev_market_position": "flat",
+                "prev_market_position_size": 0,
+            },
+        },
+    )
+    assert (signal.action, signal.symbol, signal.quantity) == (Action.SELL, "SOLUSDT.P", Amount(Decimal(12)))
+    assert signal.target is not None
+    assert signal.target.signed == -12
+
+
+def test_kekdex() -> None:
+    """Order fields as an Orderly front end names them."""
+    signal = one(
+        "kekdex",
+        {"apiKey": "k", "symbol": "PERP_BTC_USDC", "side": "BUY", "order_type": "LIMIT", "order_quantity": 0.01,
+         "order_price": 65000, "reduce_only": False},
+    )  # fmt: skip
+    assert (signal.action, signal.order_type, signal.limit_price) == (Action.BUY, OrderType.LIMIT, Decimal(65000))
+    assert refusal("kekdex", {"symbol": "BTC", "side": "buy", "order_amount": 100}).field == "order_amount"
+
+
+@pytest.mark.parametrize("profile", sorted(set(PROFILES) - {"seed"}))
+def test_our_own_names_work_beside_theirs(profile: str) -> None:
+    """A trader may add what the other service has no field for, under our name."""
+    fields = find_profile(profile).render({"action": "buy", "symbol": "BTCUSDT.P", "quantity": "1"})
+    signal = one(profile, {**fields, "alertId": "7", "slippage": "1%", "triggerPrice": None})
+    assert (signal.quantity, signal.slippage) == (Amount(Decimal(1)), Decimal("0.01"))
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_placeholders_are_refused_in_every_profile(profile: str) -> None:
+    """Whatever the field is called, an unexpanded placeholder in it is no order."""
+    fields = find_profile(profile).render(
+        {"action": "buy", "symbol": "BTCUSDT.P", "quantity": "{{strategy.order.contracts}}"}
+    )
+    assert refusal(profile, fields).code == "placeholder_unexpanded"
+
+
+def test_an_unknown_profile_is_a_refusal() -> None:
+    """A setting that no command can store still must not crash the listener."""
+    assert refusal("nonsense", {"action": "ping"}).code == "field_invalid"

@@ -1,0 +1,203 @@
+"""Templates: what is printed, filled as TradingView fills it, is read back as the order it describes, in every profile."""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal
+
+import pytest
+
+from kekbridge.alerts import payload
+from kekbridge.alerts.profiles import PROFILES
+from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, Signal
+from kekbridge.alerts.signature import check
+from kekbridge.alerts.template import KINDS, build, fill
+from kekbridge.errors import ConfigError
+from kekbridge.model import OrderType, WebhookSettings
+
+KEY, SECRET = "wh_live_AbCdEfGh0123456789", "whs_0123456789abcdef"
+JSON_KINDS = [kind for kind in KINDS if kind != "pine"]
+
+# A strategy's first fill: it opens a long of 0.5.
+ENTRY = {
+    "ticker": "BTCUSDT.P",
+    "exchange": "BYBIT",
+    "timenow": "2026-01-15T10:30:03Z",
+    "close": "65012.4",
+    "strategy.order.action": "buy",
+    "strategy.order.contracts": "0.5",
+    "strategy.order.price": "65012.400000000001",
+    "strategy.market_position": "long",
+    "strategy.market_position_size": "0.5",
+    "strategy.prev_market_position": "flat",
+    "strategy.prev_market_position_size": "0",
+    "strategy.position_size": "0.5",
+    'plot("Stop")': "64000.5",
+}
+EXIT = {
+    **ENTRY,
+    "strategy.order.action": "sell",
+    "strategy.market_position": "flat",
+    "strategy.market_position_size": "0",
+    "strategy.prev_market_position": "long",
+    "strategy.prev_market_position_size": "0.5",
+}
+
+
+def read(message: str, profile: str = "seed", follow: str = "signal") -> Signal:
+    """Read a filled message as the listener does, its signature checked."""
+    read_back = payload.read_message(message.encode())
+    assert read_back.api_key == KEY
+    assert read_back.signature is not None
+    proof = check(SECRET, read_back.signature, read_back.texts, profile)
+    assert proof.is_valid, proof.reason
+    assert payload.fired_at(read_back, profile) is not None
+    (signal,) = payload.interpret(read_back, WebhookSettings(profile=profile, follow=follow)).steps
+    return signal
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+@pytest.mark.parametrize("kind", JSON_KINDS)
+def test_every_kind_in_every_profile_is_read_back(kind: str, profile: str) -> None:
+    """One line of JSON that, filled, is proven and means what its kind says."""
+    template = build(kind, api_key=KEY, api_secret=SECRET, profile=profile)
+    assert "\n" not in template.message
+    assert json.loads(template.message)
+    signal = read(fill(template.message, ENTRY), profile)
+    expected = {"strategy": Action.BUY, "indicator": Action.BUY, "position": Action.BUY}.get(kind)
+    assert signal.action is (expected or Action(kind))
+    assert signal.symbol == (None if kind == "ping" else "BTCUSDT.P")
+    size = {"strategy": Decimal("0.5"), "position": Decimal("0.5"), "indicator": Decimal("0.01")}.get(kind)
+    assert (signal.quantity.value if signal.quantity else None) == size
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+@pytest.mark.parametrize("kind", ["strategy", "position"])
+@pytest.mark.parametrize("follow", ["signal", "position"])
+def test_a_strategys_exit_is_an_exit_in_every_profile(kind: str, profile: str, follow: str) -> None:
+    """The same message on the strategy's exit is reduce-only, with the target flat."""
+    template = build(kind, api_key=KEY, api_secret=SECRET, profile=profile)
+    signal = read(fill(template.message, EXIT), profile, follow)
+    assert signal.reduce_only
+    assert signal.target is not None
+    assert signal.target.side is PositionSide.FLAT
+
+
+@pytest.mark.parametrize("name", ["apiKey", "action", "symbol", "quantity", "stopLoss", "orderType", "leverage"])
+def test_everything_static_is_signed(name: str) -> None:
+    """Changing any fixed value of a printed message breaks its proof."""
+    template = build(
+        "indicator", api_key=KEY, api_secret=SECRET, symbol="BTCUSDT.P", quantity="0.01", stop_loss="2%",
+        order_type="market", leverage="5",
+    )  # fmt: skip
+    message = json.loads(fill(template.message, ENTRY))
+    assert name in message
+    signature = message["signature"]
+    message[name] = {"action": "sell"}.get(name, "7")
+    texts = payload.read_message(json.dumps(message).encode()).texts
+    assert not check(SECRET, signature, texts).is_valid
+    assert name not in template.free
+
+
+def test_placeholders_are_free_and_quoted() -> None:
+    """Every placeholder is a text (an empty or na value keeps the JSON valid) and listed as free, the time apart."""
+    template = build("strategy", api_key=KEY, api_secret=SECRET)
+    message = json.loads(template.message)
+    placeholders = {name for name, value in message.items() if isinstance(value, str) and value.startswith("{{")}
+    assert placeholders == {*template.free, "timestamp"}
+
+
+def test_own_size_in_a_strategys_message() -> None:
+    """A fixed size replaces the strategy's contracts on entries; its exits still close what is open."""
+    template = build("strategy", api_key=KEY, api_secret=SECRET, quantity="0.02", stop_loss="2%")
+    entry = read(fill(template.message, ENTRY))
+    assert (entry.quantity, entry.quantity_type) == (Amount(Decimal("0.02")), QuantityType.BASE)
+    assert entry.target is None
+    assert entry.stop_loss == Amount(Decimal(2), is_percent=True)
+    exit_ = read(fill(template.message, EXIT))
+    assert exit_.reduce_only
+    assert exit_.target is not None
+    assert exit_.stop_loss is None
+
+
+def test_options_arrive_in_the_order() -> None:
+    """Each option of the command is one field of the message."""
+    template = build(
+        "indicator", api_key=KEY, api_secret=SECRET, action="sell", symbol="ETHUSDT.P", quantity="10",
+        quantity_type="percent_equity", order_type="stop_limit", limit_price="1790", trigger_price="1795", stop_loss="1900",
+        take_profit="4%", trailing_stop="1%", leverage="3", slippage="0.5%", comment="breakout",
+    )  # fmt: skip
+    signal = read(fill(template.message, ENTRY))
+    assert (signal.action, signal.symbol, signal.order_type) == (Action.SELL, "ETHUSDT.P", OrderType.STOP_LIMIT)
+    assert (signal.limit_price, signal.trigger_price, signal.leverage) == (Decimal(1790), Decimal(1795), Decimal(3))
+    assert (signal.slippage, signal.comment) == (Decimal("0.005"), "breakout")
+    assert signal.quantity == Amount(Decimal(10), is_percent=True)
+    assert signal.take_profits[0].level == Amount(Decimal(4), is_percent=True)
+    assert signal.trailing_stop == Amount(Decimal(1), is_percent=True)
+
+
+def test_a_plot_by_name_keeps_its_quotes() -> None:
+    """{{plot("Stop")}} is replaced before the message is JSON; escaped quotes would not be recognised."""
+    template = build("indicator", api_key=KEY, api_secret=SECRET, stop_loss='{{plot("Stop")}}')
+    assert '"stopLoss":"{{plot("Stop")}}"' in template.message
+    assert "stopLoss" in template.free
+    assert read(fill(template.message, ENTRY)).stop_loss == Amount(Decimal("64000.5"))
+
+
+def test_every_part_is_explained_in_order() -> None:
+    """The explanation goes beside the message, so it has the same parts."""
+    template = build("strategy", api_key=KEY, api_secret=SECRET, stop_loss="2%", leverage="5")
+    assert [part for part, _ in template.explanation] == list(json.loads(template.message))
+    assert all(text for _, text in template.explanation)
+
+
+def evaluate_pine(source: str, function: str, values: dict[str, str]) -> str:
+    """What Pine makes of a function that only joins texts: quoted pieces as they are, everything else from `values`."""
+    body = source.split(f"\n{function}(", 1)[1].split("=>\n", 1)[1].splitlines()[0].strip()
+    pieces = re.findall(r"'([^']*)'|([^'+ ][^'+]*)", body)
+    return "".join(values[expression.strip()] if expression.strip() else text for text, expression in pieces)
+
+
+def test_the_pine_functions_build_the_same_messages() -> None:
+    """alert_message from Pine is proven and read like a template from the dialog."""
+    template = build("pine", api_key=KEY, api_secret=SECRET, stop_loss="2%")
+    assert template.message.startswith("//@version=6\n")
+    values = {
+        "side": "sell",
+        "str.tostring(quantity)": "0.02",
+        "str.tostring(close)": "65012.4",
+        "str.tostring(timenow)": "1768473003000",
+        "syminfo.ticker": "BTCUSDT.P",
+    }
+    order = read(evaluate_pine(template.message, "kekOrder", values))
+    assert (order.action, order.quantity) == (Action.SELL, Amount(Decimal("0.02")))
+    assert order.stop_loss == Amount(Decimal(2), is_percent=True)
+    assert read(evaluate_pine(template.message, "kekClose", values)).action is Action.CLOSE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"kind": "limit"}, None),
+        ({"kind": "indicator", "symbol": "BTC'USDT"}, "symbol"),
+        ({"kind": "indicator", "comment": 'say "hi"'}, "comment"),
+        ({"kind": "indicator", "comment": "a\nb"}, "comment"),
+        ({"kind": "indicator", "comment": "a\\b"}, "comment"),
+        ({"kind": "indicator", "quantity": ""}, "quantity"),
+        ({"kind": "pine", "stop_loss": "{{plot_0}}"}, "stopLoss"),
+        ({"kind": "pine", "profile": "traderspost"}, None),
+        ({"kind": "indicator", "comment": "x" * 4000}, None),
+        ({"kind": "indicator", "profile": "wundertrading", "stop_loss": "2%"}, "stopLoss"),
+    ],
+)
+def test_what_cannot_be_pasted_is_refused(arguments: dict[str, str], field: str | None) -> None:
+    """A message that would break in TradingView is never printed."""
+    with pytest.raises(ConfigError) as caught:
+        build(**{"api_key": KEY, "api_secret": SECRET, **arguments})
+    assert caught.value.field == field
+
+
+def test_fill_leaves_what_it_does_not_know() -> None:
+    """As TradingView does with placeholders that do not belong to the alert."""
+    assert fill('{"a":"{{ticker}}","b":"{{nonsense}}"}', {"ticker": "X"}) == '{"a":"X","b":"{{nonsense}}"}'
