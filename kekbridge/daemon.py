@@ -216,9 +216,9 @@ class Daemon:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Open the door, work in the background, and drain at the end: door, lanes, jobs, answers still being written down."""
+        await self.exchange.start()
+        self.started = await self._open_door()
         async with asyncio.TaskGroup() as group:
-            await self.exchange.start()
-            self.started = await self._open_door()
             trading = group.create_task(self._trade())
             background = [
                 group.create_task(self.follower.run()),

@@ -117,6 +117,11 @@ class Process:
         assert self.process is not None
         if self.is_alive:
             os.kill(self.process.pid, signal.SIGTERM)
+        return self.wait(deadline_s=deadline_s)
+
+    def wait(self, *, deadline_s: float = 30.0) -> int:
+        """Wait for its end; returns the exit code. Killed when it takes too long."""
+        assert self.process is not None
         try:
             return self.process.wait(deadline_s)
         finally:
@@ -218,6 +223,11 @@ class Bridge:
     def cli(self, *arguments: str) -> Any:
         """A read command with --json, decoded."""
         return json.loads(run_cli(*arguments, "--json", data_dir=self.data_dir))
+
+    def logs(self) -> list[dict[str, Any]]:
+        """Every alert and refusal, newest last."""
+        lines = run_cli("logs", "--json", "--limit", "1000000", data_dir=self.data_dir).splitlines()
+        return [json.loads(line) for line in lines]
 
     def journal(self) -> list[dict[str, Any]]:
         """Everything that happened at the exchange, oldest first."""

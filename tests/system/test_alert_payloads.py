@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ CLOCK = datetime.fromisoformat(FIXTURE["clock"])
 
 # Where the collection leaves a choice, design.md section 5 makes it: these differ from the collection's own default.
 REFUSED_BY_POLICY = {"percent-quantity-string", "time-missing"}
+# The collection trades 0.01 of everything; Orderly's real smallest sizes would refuse that for some symbols.
+SMALL_SIZES = {"base_min": Decimal("0.001"), "base_tick": Decimal("0.001"), "min_notional": Decimal(0)}
 ORDER_TYPES = {"MARKET": "market", "LIMIT": "limit"}
 
 
@@ -65,9 +67,7 @@ class Room:
 
     async def positions(self) -> dict[str, Decimal]:
         state = await self.control("state")
-        return {
-            row["symbol"]: Decimal(row["position_qty"]) for row in state["positions"] if Decimal(row["position_qty"])
-        }
+        return {symbol: Decimal(quantity) for symbol, quantity in state["positions"].items()}
 
     async def orders(self) -> tuple[Order, ...]:
         return await self.daemon.database.read(order_rows.list_orders, limit=100)
@@ -83,9 +83,20 @@ class Room:
 @pytest.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
     async with AsyncExitStack() as stack:
+        offset = CLOCK - datetime.now(UTC)
+
+        def clock() -> datetime:
+            return datetime.now(UTC) + offset  # the collection's clock, ticking
+
         paper = PaperExchange(
             tmp_path / "paper",
-            settings=PaperSettings(prices="static", instruments=tuple(FIXTURE["live_symbols"]), rate_limits=False),
+            settings=PaperSettings(
+                prices="static",
+                instruments=tuple(FIXTURE["live_symbols"]),
+                rules={symbol: SMALL_SIZES for symbol in FIXTURE["live_symbols"]},
+                rate_limits=False,
+            ),
+            clock=lambda: int(clock().timestamp() * 1000),
         )
         paper_url = await paper.start(port=0)
         stack.push_async_callback(paper.close)
@@ -101,7 +112,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
                 "log.level": "error",
             },
         )
-        daemon = await Daemon.build(settings, tmp_path / "data", stack, clock=lambda: CLOCK)
+        daemon = await Daemon.build(settings, tmp_path / "data", stack, clock=clock)
         _make_webhook(daemon)
         await stack.enter_async_context(daemon.running())
         yield Room(daemon, paper_url, daemon.started.url + WEBHOOK_PATH, session)

@@ -48,15 +48,15 @@ def test_the_same_id_with_another_content_is_a_conflict(bridge: Bridge) -> None:
 def test_the_commands_tell_the_story(bridge: Bridge) -> None:
     """orders, positions, logs and explain agree with what was answered."""
     _, answer = bridge.send(alertId="story", action="buy", symbol="ETHUSDT.P", quantity="0.05")
-    orders = {order["client_order_id"]: order for order in bridge.cli("orders")}
+    orders = {order["clientOrderId"]: order for order in bridge.cli("orders")}
     assert orders[answer["clientOrderId"]]["status"] == "filled"
-    positions = {position["symbol"]: position for position in bridge.cli("positions")["positions"]}
+    positions = {position["symbol"]: position for position in bridge.cli("positions")}
     assert positions["PERP_ETH_USDC"]["quantity"] == "0.05"
-    assert any(alert["alert_id"] == "story" and alert["status"] == "filled" for alert in bridge.cli("logs"))
+    assert any(alert["alertId"] == "story" and alert["status"] == "filled" for alert in bridge.logs())
     story = bridge.cli("explain", "story")
-    assert story["alert"]["status"] == "filled"
-    assert {verdict["passed"] for verdict in story["alert"]["verdicts"]} == {True}
-    assert story["orders"][0]["client_order_id"] == answer["clientOrderId"]
+    assert story["status"] == "filled"
+    assert {verdict["passed"] for verdict in story["verdicts"]} == {True}
+    assert story["orders"][0]["clientOrderId"] == answer["clientOrderId"]
 
 
 def test_a_bracket_protects_its_entry(bridge: Bridge) -> None:
@@ -90,11 +90,11 @@ def test_a_burst_of_fifty_is_stored_and_ordered(tmp_path: Path) -> None:
         assert all(status in (200, 202) for status, _ in answers), answers
         wait_until(lambda: len(bridge.orders_received()) == 50, deadline_s=30, what="50 orders at the exchange")
         assert set(bridge.orders_received().values()) == {1}
-        rows = {alert["id"]: alert for alert in bridge.cli("logs", "--limit", "1000")}
+        rows = {alert["id"]: alert for alert in bridge.logs()}
         assert len(rows) == 50
         stored: defaultdict[str, list[str]] = defaultdict(list)
         for order in bridge.cli("orders", "--limit", "1000"):
-            stored[order["symbol"]].append(order["client_order_id"])
+            stored[order["symbol"]].append(order["clientOrderId"])
         sent: defaultdict[str, list[str]] = defaultdict(list)
         for event in bridge.journal():
             if event["event"] == "order_accepted":
@@ -114,7 +114,7 @@ def test_a_stop_in_the_middle_of_a_burst_loses_nothing(tmp_path: Path) -> None:
             return await burst
 
         answers = asyncio.run(burst_and_stop())
-        assert bridge.daemon.terminate(deadline_s=10) == 0
+        assert bridge.daemon.wait(deadline_s=10) == 0
         bridge.start_daemon()
         bridge.wait_ready()
         acknowledged = {answer["alertId"] for status, answer in answers if status in (200, 202)}
@@ -124,7 +124,7 @@ def test_a_stop_in_the_middle_of_a_burst_loses_nothing(tmp_path: Path) -> None:
 
 
 def _all_ended(bridge: Bridge) -> dict[str, str] | None:
-    states = {alert["alert_id"]: alert["status"] for alert in bridge.cli("logs", "--limit", "1000")}
+    states = {alert["alertId"]: alert["status"] for alert in bridge.logs()}
     return None if {"queued", "submitting", "accepted", "unknown"} & set(states.values()) else states
 
 
