@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any, NoReturn
 
 _SHOWN = 160
+_MAX_BRACKETS = 8_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +58,8 @@ Outcome = Reply | NotSent | NoAnswer
 def read_reply(status: int, body: bytes, *, retry_after: str | None = None) -> Reply:
     """Read an answer defensively: failures without the exchange's own JSON exist (orderly-api.md section 11)."""
     wait = _seconds(retry_after)
-    try:
-        payload = json.loads(body, parse_float=Decimal, parse_constant=_no_constant)
-    except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        payload = None
-    if not isinstance(payload, dict):
+    payload = read_object(body)
+    if payload is None:
         return Reply(status=status, is_json=False, success=False, message=_excerpt(body), retry_after_s=wait)
     data = payload.get("data")
     if not isinstance(data, dict):
@@ -77,6 +75,20 @@ def read_reply(status: int, body: bytes, *, retry_after: str | None = None) -> R
         timestamp_ms=_integer(payload.get("timestamp")),
         retry_after_s=wait,
     )
+
+
+def read_object(text: bytes | str) -> dict[str, Any] | None:
+    """A JSON object with exact numbers, None for anything else."""
+    # Some libraries raise the recursion limit of the whole process, and json then overflows the C stack before it raises. No answer
+    # of this API comes near so many brackets (500 algo orders with their legs have 2,500), and so many levels still fit the stack.
+    opened = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
+    if opened > _MAX_BRACKETS:
+        return None
+    try:
+        value = json.loads(text, parse_float=Decimal, parse_constant=_no_constant)
+    except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def one_line(value: object) -> str:

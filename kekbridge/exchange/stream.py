@@ -11,13 +11,12 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Final
 
 import aiohttp
 import structlog
 
-from kekbridge.exchange.replies import one_line
+from kekbridge.exchange.replies import one_line, read_object
 
 log = structlog.get_logger("kekbridge.exchange.stream")
 
@@ -179,12 +178,10 @@ def _message_of(frame: aiohttp.WSMessage) -> Mapping[str, Any] | None:
     """One JSON object per frame; anything else is skipped, a foreign frame must not end the stream."""
     if frame.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
         return None
-    try:
-        message = json.loads(frame.data, parse_float=Decimal)
-    except (ValueError, RecursionError):
+    message = read_object(frame.data)
+    if message is None:
         log.warning("stream_message_unreadable", size=len(frame.data))
-        return None
-    return message if isinstance(message, dict) else None
+    return message
 
 
 async def _send(socket: aiohttp.ClientWebSocketResponse, message: Mapping[str, Any]) -> None:
