@@ -226,7 +226,7 @@ class Bridge:
 
     def logs(self) -> list[dict[str, Any]]:
         """Every alert and refusal, newest last."""
-        lines = run_cli("logs", "--json", "--limit", "1000000", data_dir=self.data_dir).splitlines()
+        lines = run_cli("logs", "--json", "--limit", "100000", data_dir=self.data_dir).splitlines()
         return [json.loads(line) for line in lines]
 
     def journal(self) -> list[dict[str, Any]]:
