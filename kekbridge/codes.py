@@ -42,6 +42,7 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("timestamp_future", 401, "The alert's timestamp lies in the future.", "Check the clocks of the sender and of this machine."),
     ("webhook_disabled", 403, "The webhook is switched off.", "kekbridge webhook enable NAME"),
     ("address_not_allowed", 403, "The sender's address is not on the allowlist.", "See `kekbridge webhook show NAME`; the word `tradingview` allows TradingView's addresses."),
+    ("certificate_not_allowed", 403, "The request did not come with a pinned client certificate.", "See auth.client_certificates; the proxy must pass the fingerprint on and be in server.trusted_proxies."),
     ("alert_id_reused", 409, "The same alertId came before with another content.", "Give every alert its own alertId."),
     ("rate_limited", 429, "More alerts than the webhook allows.", "Wait for retryAfter seconds, or raise --rate-per-minute, --rate-per-hour or --rate-per-day."),
     ("locked_out", 429, "Too many failed authentications from this address.", "Wait for retryAfter seconds and fix the sender's key."),

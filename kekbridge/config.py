@@ -74,6 +74,7 @@ class Auth(_Section):
     lockout_window_s: Annotated[int, Field(ge=1)] = 60
     lockout_s: Annotated[int, Field(ge=1)] = 300
     allowed_addresses: Words = ()
+    client_certificates: Words = ()
 
 
 class ExchangeSettings(_Section):

@@ -31,6 +31,7 @@ from kekbridge.exchange.signing import Signer
 from kekbridge.following import Follower
 from kekbridge.ingress.addresses import AllowList
 from kekbridge.ingress.auth import Authenticator
+from kekbridge.ingress.certificates import PinnedCertificates
 from kekbridge.ingress.listener import Listener
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.ingress.tls import check_bind, serving_context
@@ -179,6 +180,7 @@ class Daemon:
             clock=clock,
             refused=self.refusals.note,
             allowed=AllowList.parse(settings.auth.allowed_addresses, "auth.allowed_addresses"),
+            certificates=PinnedCertificates(settings.auth.client_certificates),
             lockout=Lockout(
                 failures=settings.auth.lockout_failures,
                 window_s=settings.auth.lockout_window_s,

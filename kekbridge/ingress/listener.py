@@ -33,8 +33,9 @@ from kekbridge.errors import (
     Unauthenticated,
     Unreadable,
 )
-from kekbridge.ingress.addresses import AllowList, Client, ClientAddresses
+from kekbridge.ingress.addresses import AllowList, Client, ClientAddresses, parse_address
 from kekbridge.ingress.auth import PROOF_HEADERS
+from kekbridge.ingress.certificates import CERTIFICATE_HEADER, FINGERPRINT_HEADER, PinnedCertificates
 from kekbridge.ingress.connections import BoundedServer
 from kekbridge.ingress.encoding import to_json
 from kekbridge.ingress.lockout import Lockout
@@ -74,13 +75,15 @@ class Listener:
         clock: Callable[[], datetime],
         refused: Callable[[Refusal], None] | None = None,
         allowed: AllowList | None = None,
+        certificates: PinnedCertificates | None = None,
         lockout: Lockout | None = None,
         ssl_context: SSLContext | None = None,
     ) -> None:
         """`receive` is the pipeline; what it raises besides RequestRefused and StoreUnavailable is a bug and answered 422.
 
         `refused` hears of every request to the webhook path that ended in an exception; it must not block. `allowed` is the allowlist of
-        the whole listener (empty: everybody). Raises ConfigError for unreadable server.trusted_proxies.
+        the whole listener (empty: everybody), `certificates` what a proxy must have seen (empty: nothing).
+        Raises ConfigError for unreadable server.trusted_proxies.
         """
         self._receive = receive
         self._readiness = readiness
@@ -88,6 +91,7 @@ class Listener:
         self._clock = clock
         self._refused = refused
         self._allowed = allowed or AllowList()
+        self._certificates = certificates or PinnedCertificates(())
         self._lockout = lockout
         self._ssl_context = ssl_context
         self._addresses = ClientAddresses(settings.trusted_proxies, behind_proxy=settings.behind_proxy)
@@ -174,10 +178,9 @@ class Listener:
     async def _take(self, request: web.BaseRequest) -> web.StreamResponse:
         """One POST to the webhook path."""
         received_at = self._clock()
-        forwarded_for = ",".join(request.headers.getall("X-Forwarded-For", ()))
-        client = self._addresses.of(request.remote, forwarded_for)
+        client = self._addresses.of(request.remote, _joined(request, "X-Forwarded-For"))
         try:
-            self._check_admitted(client, received_at)
+            self._check_admitted(request, client, received_at)
             body = await self._read_body(request)
             delivery = Delivery(body=body, headers=_proof_headers(request), remote=str(client), received_at=received_at)
             with self._protected(request):
@@ -200,10 +203,18 @@ class Listener:
         log.debug("answered", remote=str(client), http_status=answer.status)
         return response
 
-    def _check_admitted(self, client: Client, now: datetime) -> None:
+    def _check_admitted(self, request: web.BaseRequest, client: Client, now: datetime) -> None:
         """Turn away, before a byte of the body is read, who may not knock."""
         if not self._allowed.allows(client.address):
             raise Forbidden("address_not_allowed", f"auth.allowed_addresses does not list {client}")
+        if self._certificates and not self._certificates.allows(
+            _joined(request, FINGERPRINT_HEADER),
+            _joined(request, CERTIFICATE_HEADER),
+            from_proxy=self._addresses.is_trusted_proxy(parse_address(request.remote)),
+        ):
+            raise Forbidden(
+                "certificate_not_allowed", "no client certificate of auth.client_certificates was presented"
+            )
         blocked_for = self._lockout.blocked_for(client, now) if self._lockout else 0
         if blocked_for:
             raise RateLimited(
@@ -301,8 +312,14 @@ def _door_answer(code: str, message: str) -> Answer:
 
 def _proof_headers(request: web.BaseRequest) -> dict[str, str]:
     """The headers that can carry a proof. One that comes twice is joined, so that it fits nothing: which of the two would count?"""
-    found = {name: request.headers.getall(name, ()) for name in PROOF_HEADERS}
-    return {name: ", ".join(values) for name, values in found.items() if values}
+    found = {name: _joined(request, name) for name in PROOF_HEADERS}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _joined(request: web.BaseRequest, name: str) -> str | None:
+    """A header's value, all of them when it comes more than once."""
+    values = request.headers.getall(name, ())
+    return ", ".join(values) if values else None
 
 
 async def _continue_if_asked(request: web.BaseRequest) -> None:
