@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from kekbridge.alerts.numbers import NumberText, decimal_of
-from kekbridge.alerts.position import check_agreement, is_exit, read_target, with_implied_previous
+from kekbridge.alerts.position import check_agreement, is_exit, is_reversal, read_target, with_implied_previous
 from kekbridge.alerts.protection import (
     read_leverage,
     read_slippage,
@@ -73,6 +73,7 @@ def _read_order(source: Source, action: Action, symbol: str | None, exchange: st
     stop_loss = None if written_stop is None else read_stop_loss(written_stop)
     written_profit = None if reduce_only else source.protective("takeProfit", "take_profit_empty")
     written_trail = None if reduce_only else source.protective("trailingStop", "stop_loss_empty")
+    told = target
     quantity, quantity_type, target = read_quantity(source, action, target, reduce_only=reduce_only)
     if quantity_type is QuantityType.RISK_PERCENT and stop_loss is None:
         raise Refused(
@@ -99,6 +100,7 @@ def _read_order(source: Source, action: Action, symbol: str | None, exchange: st
         slippage=None if slippage is None else read_slippage(slippage),
         target=target,
         comment=_comment(source.free_text("comment")),
+        is_reversal=told is not None and target is None and is_reversal(told),
     )
 
 

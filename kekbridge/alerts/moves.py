@@ -82,6 +82,11 @@ def _trade(signal: Signal, market: Market) -> Move:
             "quantity: missing, an order that opens needs one; add quantity, or give the webhook a default quantity",
             field="quantity",
         )
+    if signal.is_reversal:
+        # The strategy was on the other side: ours ends at our own size, whether or not we still held what it held.
+        wanted = side.sign * _size(signal, side, market, is_entry=True)
+        is_there = projected * wanted > 0 and abs(projected) >= abs(wanted)
+        return Move(ignored_code=ALREADY_IN_POSITION) if is_there else _reach(wanted, market)
     return Move(delta=side.sign * _size(signal, side, market, is_entry=projected * side.sign >= 0))
 
 

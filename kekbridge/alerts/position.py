@@ -58,7 +58,7 @@ def check_agreement(action: Action, contracts: Decimal | None, target: TargetPos
         _check_close(target)
         return
     if action is Action.FLIP:
-        if target.previous_side is not None and _RANK[target.side] * _RANK[target.previous_side] != -1:
+        if target.previous_side is not None and not is_reversal(target):
             raise _inconsistent("action", f"a flip cannot lead from {target.previous_side} to {target.side}", _FIX)
         return
     direction = 1 if action is Action.BUY else -1
@@ -105,6 +105,11 @@ def is_exit(target: TargetPosition, action: Action) -> bool:
         return before * target.signed > 0 and abs(target.signed) < abs(before)
     # A sell after which the strategy is still long can only have been a partial close.
     return action is (Action.SELL if target.side is PositionSide.LONG else Action.BUY)
+
+
+def is_reversal(target: TargetPosition) -> bool:
+    """True when the fill led from one side to the other."""
+    return target.previous_side is not None and _RANK[target.side] * _RANK[target.previous_side] == -1
 
 
 def closed_share(target: TargetPosition) -> Decimal | None:

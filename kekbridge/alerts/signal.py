@@ -98,6 +98,8 @@ class Signal:
     target: TargetPosition | None = None
     comment: str | None = None
     cancel_all: bool = False
+    # The strategy turned around and `quantity` is the trader's own size: the other side is closed first, then this much is opened.
+    is_reversal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
