@@ -93,7 +93,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
             settings=PaperSettings(
                 prices="static",
                 instruments=tuple(FIXTURE["live_symbols"]),
-                rules={symbol: SMALL_SIZES for symbol in FIXTURE["live_symbols"]},
+                rules=dict.fromkeys(FIXTURE["live_symbols"], SMALL_SIZES),
                 rate_limits=False,
             ),
             clock=lambda: int(clock().timestamp() * 1000),
