@@ -151,7 +151,7 @@ class Pipeline:
         )
 
     def _check_age(self, message: Message, webhook: Webhook, now: datetime) -> datetime | None:
-        fired_at = payload.fired_at(message)
+        fired_at = payload.fired_at(message, webhook.settings.profile)
         if fired_at is None:
             if webhook.settings.require_timestamp:
                 raise payload.timestamp_missing()

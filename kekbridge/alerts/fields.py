@@ -142,7 +142,11 @@ def _implied_action(source: Source) -> Action | None:
 def _read_symbol(source: Source, *, is_required: bool) -> str | None:
     said = source.message_value("symbol")
     locked = source.locked("symbol")
-    if locked is not None and isinstance(said, str) and not is_same_market(said, locked):
+    if (
+        locked is not None
+        and isinstance(said, str)
+        and not (len(said) <= _LONGEST_SYMBOL and is_same_market(said, locked))
+    ):
         raise Refused(
             "symbol_not_allowed",
             f"symbol: found {show(said)}, but this webhook is locked to {show(locked)}; use another webhook for other markets",

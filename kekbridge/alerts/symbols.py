@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 
 from kekbridge.alerts.redaction import show
 from kekbridge.alerts.source import refuse_placeholder
@@ -92,11 +93,9 @@ def resolve(
         if exact in listed:
             return SymbolMatch(exact)
     _check_venues(bare, (field_venue, venue))
-    for pattern, kind in NOT_TRADABLE:
-        if pattern.search(bare):
-            raise _refused(
-                "symbol_not_tradable", f"{show(trimmed)} is {kind}; put the alert on the chart of the perpetual"
-            )
+    kind = _untradable_kind(bare)
+    if kind is not None:
+        raise _refused("symbol_not_tradable", f"{show(trimmed)} is {kind}; put the alert on the chart of the perpetual")
     ticker = _take_apart(bare, venue or field_venue)
     return _match(ticker, trimmed, listed, aliases, rescale_units=rescale_units)
 
@@ -155,6 +154,12 @@ def _split_venue(upper: str) -> tuple[str, str]:
     return (match.group(1), match.group(2)) if match else ("", upper)
 
 
+@lru_cache(maxsize=512)  # a webhook names the same few tickers all day; texts are at most 40 characters
+def _untradable_kind(bare: str) -> str | None:
+    return next((kind for pattern, kind in NOT_TRADABLE if pattern.search(bare)), None)
+
+
+@lru_cache(maxsize=512)
 def _take_apart(bare: str, venue: str) -> _Ticker:
     marker = next((m for m in PERPETUAL_MARKERS if bare.endswith(m)), None)
     body = bare.removesuffix(marker) if marker else bare
