@@ -138,18 +138,21 @@ def _exits(
 
 
 def _closing_sizes(quantity: Decimal, instrument: Instrument) -> tuple[Decimal, ...]:
+    """Sizes that close `quantity` together, up to what the grid cannot express; only one unless `base_max` is in the way."""
     sizes: list[Decimal] = []
     left = quantity
-    while (size := on_grid(min(left, instrument.base_max), instrument)) > 0:
-        sizes.append(size)
-        left = DOWNWARDS.subtract(left, size)
-        if len(sizes) > _MOST_CLOSING_ORDERS:
-            raise Refused(
-                "order_too_large",
-                f"quantity: closing {plain(quantity)} {instrument.base} would take more than {_MOST_CLOSING_ORDERS} orders of "
-                f"{plain(instrument.base_max)}, the exchange's largest; close it in parts",
-                field="quantity",
-            )
+    while left > instrument.base_max and len(sizes) < _MOST_CLOSING_ORDERS:
+        sizes.append(on_grid(instrument.base_max, instrument))
+        left = DOWNWARDS.subtract(left, sizes[-1])
+    if left > instrument.base_max:
+        raise Refused(
+            "order_too_large",
+            f"quantity: closing {plain(quantity)} {instrument.base} would take more than {_MOST_CLOSING_ORDERS} orders of "
+            f"{plain(instrument.base_max)}, the exchange's largest; close it in parts",
+            field="quantity",
+        )
+    if (rest := on_grid(left, instrument)) > 0:
+        sizes.append(rest)
     if not sizes:
         raise Refused(
             "quantity_too_small",
