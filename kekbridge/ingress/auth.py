@@ -14,7 +14,7 @@ import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Protocol
 
@@ -57,6 +57,14 @@ FindKey = Callable[[bytes], tuple[Webhook, StoredKey] | None]
 
 
 @dataclass(frozen=True, slots=True)
+class _Nobody:
+    """The key that unknown apiKeys are checked against."""
+
+    id: str
+    sealed_secret: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Proof:
     """A proof that a request carries, and whether it holds."""
 
@@ -76,8 +84,10 @@ class Authenticator:
         self._find_key = find_key
         self._sealer = sealer
         self._opened: dict[str, tuple[bytes, str]] = {}
-        # What unknown apiKeys are checked against: as long as a real secret, and nobody's.
+        # What unknown apiKeys are checked against, so that they take the way of known ones: a secret as long as a real one, and nobody's.
         self.nobodys_secret = "whs_" + secrets.token_hex(22)[:43]
+        stranger = Webhook(id="", name="", enabled=False, created_at=datetime.fromtimestamp(0, UTC))
+        self._nobody = stranger, _Nobody("", sealer.seal(self.nobodys_secret.encode()))
 
     def __repr__(self) -> str:
         return "Authenticator()"
@@ -93,15 +103,18 @@ class Authenticator:
         if not api_key:
             raise Unauthenticated("api_key_missing", "the message has no apiKey", field="apiKey")
         found = self._find_key(self._sealer.lookup(api_key))
-        secret = self._open(found[1]) if found else None
-        profile = found[0].settings.profile if found else "seed"
-        proofs = check_proofs(secret or self.nobodys_secret, delivery, message, profile=profile)
+        webhook, key = found or self._nobody
+        secret = self._open(key)
+        proofs = check_proofs(secret or self.nobodys_secret, delivery, message, profile=webhook.settings.profile)
+        unknown = Unauthenticated(
+            "api_key_unknown", f"no valid webhook key equals the apiKey {_hint(api_key)}", field="apiKey"
+        )
+        try:
+            proof = _decide(webhook, proofs, can_check=secret is not None)
+        except Unauthenticated as refusal:
+            raise (refusal if found else unknown) from None
         if found is None:
-            raise Unauthenticated(
-                "api_key_unknown", f"no valid webhook key equals the apiKey {_hint(api_key)}", field="apiKey"
-            )
-        webhook, key = found
-        proof = _decide(webhook, proofs, can_check=secret is not None)
+            raise unknown
         _check_may_send(webhook, delivery)
         is_dry_run = delivery.headers.get(DRY_RUN_HEADER, "").strip().lower() in ("1", "true")
         return Caller(webhook=webhook, key_id=key.id, proof=proof, is_dry_run=is_dry_run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import stat
 import struct
 import subprocess
@@ -270,6 +271,26 @@ def test_systemds_acl_is_understood(tmp_path: Path, named_user: str, group_bits:
     else:
         with pytest.raises(VaultError, match="mode 0440"):
             vault.get(MASTER_KEY)
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("systemd-creds"), reason="needs root and systemd-creds (systemd 250 or newer)"
+)
+def test_a_key_made_for_systemd_arrives(data_dir: Path, tmp_path: Path) -> None:
+    """The documented recipe: base64 of 32 random bytes through systemd-creds encrypt; the unit then sees the decrypted file."""
+    sealed, creds = tmp_path / "master-key.cred", tmp_path / "creds"
+    creds.mkdir(mode=0o700)
+    encrypt = ["systemd-creds", "encrypt", "--with-key=host", "--name=master-key", "-", str(sealed)]
+    subprocess.run(encrypt, input=base64.b64encode(KEY) + b"\n", capture_output=True, timeout=60, check=True)
+    assert base64.b64encode(KEY) not in sealed.read_bytes()
+    decrypt = ["systemd-creds", "decrypt", "--name=master-key", str(sealed), str(creds / "master-key")]
+    subprocess.run(decrypt, capture_output=True, timeout=60, check=True)
+    (creds / "master-key").chmod(0o400)
+    vault = open_vault(
+        VaultSettings(), data_dir, Mode.LIVE, environment=bare(tmp_path, CREDENTIALS_DIRECTORY=str(creds))
+    )
+    assert vault.name == "directory"
+    assert master_key(vault) == KEY
 
 
 def test_the_exchange_key_has_a_name_that_systemd_and_docker_allow(tmp_path: Path) -> None:
