@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ class Daemon:
         vault: OpenVault,
         sealer: Sealer,
         database: Database,
-        paper_url: str | None,
+        paper: PaperExchange | None,
         exchange: OrderlyExchange,
         clock: Callable[[], datetime],
     ) -> None:
@@ -124,7 +125,7 @@ class Daemon:
         self._data_dir = data_dir
         self._vault = vault
         self.sealer = sealer
-        self._paper_url = paper_url
+        self._paper_url = paper.base_url if paper else None
         self.database = database
         self.exchange = exchange
         self._recovered = asyncio.Event()
@@ -165,6 +166,7 @@ class Daemon:
             terms=_terms(settings),
             clock=clock,
             lanes=self.worker,
+            tell_price=paper.hint_price if paper else _keep_own_prices,
         )
         self.guard = Guard(
             database=database, exchange=exchange, settings=settings.queue, clock=clock, submit=self.pipeline.submit
@@ -201,8 +203,8 @@ class Daemon:
         sealer = Sealer(await asyncio.to_thread(master_key, vault))
         database = await asyncio.to_thread(Database.open, data_dir)
         stack.push_async_callback(database.close)
-        paper_url = await _start_paper(settings, data_dir, stack)
-        exchange = _exchange(settings, vault, paper_url, clock)
+        paper = await _start_paper(settings, data_dir, stack)
+        exchange = _exchange(settings, vault, paper.base_url if paper else None, clock)
         stack.push_async_callback(exchange.close)
         return cls(
             settings=settings,
@@ -210,7 +212,7 @@ class Daemon:
             vault=vault,
             sealer=sealer,
             database=database,
-            paper_url=paper_url,
+            paper=paper,
             exchange=exchange,
             clock=clock,
         )
@@ -315,7 +317,7 @@ def prepare_data_dir(data_dir: Path) -> None:
         ) from None
 
 
-async def _start_paper(settings: Settings, data_dir: Path, stack: AsyncExitStack) -> str | None:
+async def _start_paper(settings: Settings, data_dir: Path, stack: AsyncExitStack) -> PaperExchange | None:
     """The embedded paper exchange, unless the mode or an own base_url says otherwise; a taken port falls back to a free one."""
     if settings.mode is not Mode.PAPER or settings.exchange.base_url:
         return None
@@ -326,12 +328,12 @@ async def _start_paper(settings: Settings, data_dir: Path, stack: AsyncExitStack
         ),
     )
     try:
-        url = await paper.start(port=settings.paper.port)
+        await paper.start(port=settings.paper.port)
     except OSError:
         url = await paper.start(port=0)
         log.warning("paper_port_taken", wanted=settings.paper.port, url=url)
     stack.push_async_callback(paper.close)
-    return url
+    return paper
 
 
 def _exchange(
@@ -361,6 +363,11 @@ def _exchange(
         ws_private_url=wanted.ws_private_url or addresses.ws_private,
         clock=clock,
     )
+
+
+def _keep_own_prices(symbol: str, price: Decimal) -> bool:
+    """A real venue has its own marks, whatever an alert says."""
+    return False
 
 
 def _terms(settings: Settings) -> Terms:

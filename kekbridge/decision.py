@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Literal
 
+from kekbridge.alerts.market import read_market
 from kekbridge.alerts.signal import Alert, Signal
 from kekbridge.alerts.translate import Plan, translate
 from kekbridge.errors import RequestRefused
@@ -20,6 +21,7 @@ from kekbridge.model import (
     AccountSnapshot,
     Limits,
     OrderIntent,
+    OrderType,
     Purpose,
     Reservation,
     Usage,
@@ -106,6 +108,22 @@ def judge(
         max_mark_age_s=terms.max_mark_age_s,
         ignore=ignore,
     )
+
+
+def signal_prices(alert: Alert, *, webhook: Webhook, snapshot: AccountSnapshot) -> dict[str, Decimal]:
+    """The prices by symbol at which an alert says that its market trades; steps that name none, or no market, are left out."""
+    prices: dict[str, Decimal] = {}
+    for step in alert.steps:
+        if step.price is None or step.symbol is None or step.order_type is not OrderType.MARKET:
+            continue
+        try:
+            market = read_market(step, settings=webhook.settings, snapshot=snapshot, pending={})
+        except RequestRefused:
+            continue
+        price = market.price(step.price)
+        if price is not None:
+            prices[market.symbol] = price
+    return prices
 
 
 def refuse(refusal: RequestRefused, alert: Alert | None = None) -> Decision:

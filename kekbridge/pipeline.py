@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from functools import partial
 from typing import Protocol
 
@@ -22,11 +24,12 @@ from kekbridge.alerts.payload import Message
 from kekbridge.alerts.signal import Alert
 from kekbridge.alerts.translate import resize
 from kekbridge.config import Settings
+from kekbridge.crashpoints import reach
 from kekbridge.decision import Terms
 from kekbridge.delivery import Answer, Caller, Delivery
 from kekbridge.errors import RateLimited, RequestRefused, StoreUnavailable
 from kekbridge.exchange.protocol import Accepted, Deferred, Exchange, Refused, Submission, Unknown
-from kekbridge.model import AccountSnapshot, Order, OrderStatus, Usage, Webhook
+from kekbridge.model import AccountSnapshot, Mark, Order, OrderStatus, Usage, Webhook
 from kekbridge.outcomes import Outcomes
 from kekbridge.risk import rules
 from kekbridge.store import alerts, claiming, orders
@@ -69,6 +72,7 @@ class Pipeline:
         terms: Terms,
         clock: Callable[[], datetime],
         lanes: Lanes,
+        tell_price: Callable[[str, Decimal], bool],
     ) -> None:
         self._door = door
         self._database = database
@@ -78,6 +82,7 @@ class Pipeline:
         self._terms = terms
         self._clock = clock
         self._lanes = lanes
+        self._tell_price = tell_price  # True when the venue takes the price for its mark
         self._notes: set[asyncio.Task[None]] = set()  # answers being written down after they were given
 
     # ------------------------------------------------------------------------------------------------------ in the request
@@ -92,7 +97,9 @@ class Pipeline:
         caller = self._door.authenticate(delivery, message)
         snapshot = self._known_account()
         draft, decide = self._prepare(delivery, message, caller, snapshot)
+        reach("W0")
         admitted = await self._admit(draft, decide, caller.webhook)
+        reach("W1")
         stages = {"stored": _milliseconds_since(started)}
         self._lanes.take(admitted)
         answer = await self._answer(admitted, delivery)
@@ -118,6 +125,7 @@ class Pipeline:
         try:
             fired_at = self._check_age(message, caller.webhook, delivery.received_at)
             alert = payload.interpret(message, caller.webhook.settings)
+            snapshot = self._with_signal_prices(alert, caller.webhook, snapshot)
             decide: Callable[[Usage], Decision] = partial(
                 decision.decide,
                 alert_id=identifier,
@@ -149,6 +157,14 @@ class Pipeline:
             ),
             decide,
         )
+
+    def _with_signal_prices(self, alert: Alert, webhook: Webhook, snapshot: AccountSnapshot) -> AccountSnapshot:
+        """The account as it looks when the venue believes the alert's own prices, which only the paper exchange may do."""
+        told = decision.signal_prices(alert, webhook=webhook, snapshot=snapshot)
+        believed = {
+            symbol: Mark(price, self._clock()) for symbol, price in told.items() if self._tell_price(symbol, price)
+        }
+        return replace(snapshot, marks={**snapshot.marks, **believed}) if believed else snapshot
 
     def _check_age(self, message: Message, webhook: Webhook, now: datetime) -> datetime | None:
         fired_at = payload.fired_at(message, webhook.settings.profile)
@@ -263,8 +279,11 @@ class Pipeline:
         claimed = await self._claim(order)
         if claimed is None:
             return None
+        reach("W4")
         submission = await self._exchange.place(claimed)
+        reach("W6")
         recorded = await self._record(claimed, submission)
+        reach("W9")
         self._outcomes.publish(recorded)
         log.info(
             "order",
@@ -280,6 +299,7 @@ class Pipeline:
         """The order as it will be sent, committed as submitting; None when it must not be sent any more."""
         if order.status is OrderStatus.SUBMITTING:
             return order  # claimed in the transaction that admitted it, a moment ago
+        reach("W2" if order.intent.after_leg is None else "W8")
         now = self._clock()
         recheck = partial(self._recheck, order=order, snapshot=self._known_account(), now=now)
         claimed = await self._database.write(claiming.claim_if_allowed, order, recheck, now=now)
