@@ -32,8 +32,7 @@ class RefusalLog:
         self._waiting = asyncio.Event()
 
     def note(self, refusal: Refusal) -> None:
-        """From the listener, once per refused request."""
-        log.info("refused", remote=refusal.remote, http_status=refusal.status, code=refusal.code, reason=refusal.reason)
+        """From the listener, once per refused request; it has logged it already."""
         key = (refusal.remote, refusal.code, refusal.reason)
         if key in self._counts or len(self._counts) < _MOST_KINDS:
             self._counts[key] += 1
