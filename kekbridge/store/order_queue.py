@@ -1,6 +1,7 @@
 """Which stored orders may go next: first in, first out within a symbol, exits before entries across symbols.
 
-Reading only; taking an order out of the queue is `orders.claim`, which checks again.
+Reading only; taking an order out of the queue is `orders.claim`, which checks again. INDEXED BY where SQLite would rather walk all
+orders ever made in the order of admission than sort the few open ones.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def is_head(connection: sqlite3.Connection, order: Order) -> bool:
 def overdue(connection: sqlite3.Connection, *, now: datetime, limit: int = 100) -> tuple[Order, ...]:
     """Queued orders past their age, wherever they stand in the queue, oldest first: to be finished with mark_expired."""
     rows = connection.execute(
-        f"SELECT {COLUMNS} FROM orders o WHERE o.finished_at IS NULL AND o.status = 'queued' AND o.expires_at <= ?"
+        f"SELECT {COLUMNS} FROM orders o INDEXED BY orders_open WHERE o.finished_at IS NULL AND o.status = 'queued' AND o.expires_at <= ?"
         " ORDER BY o.sequence LIMIT ?",
         (times.to_text(now), limit),
     )
@@ -95,7 +96,7 @@ def count_waiting(connection: sqlite3.Connection) -> int:
 
 def _unfinished(connection: sqlite3.Connection, condition: str) -> tuple[Order, ...]:
     rows = connection.execute(
-        f"SELECT {COLUMNS} FROM orders o WHERE o.finished_at IS NULL AND {condition} ORDER BY o.sequence"
+        f"SELECT {COLUMNS} FROM orders o INDEXED BY orders_open WHERE o.finished_at IS NULL AND {condition} ORDER BY o.sequence"
     )
     return tuple(order_from(row) for row in rows)
 

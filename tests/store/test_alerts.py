@@ -1,0 +1,118 @@
+"""Stored alerts: found by whatever a trader has at hand, listed by filter, completed with the answer."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from kekbridge.errors import NotFound
+from kekbridge.model import RateLimits
+from kekbridge.store import alerts
+from kekbridge.store.admission import Admission, admit
+from kekbridge.store.alerts import StoredAlert
+from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft
+
+
+def take(connection: sqlite3.Connection, rates: RateLimits = NO_RATES, **changes: Any) -> Admission:
+    alert = draft(**changes)
+    return admit(connection, alert, admitting(), rates=rates, now=alert.received_at, expires_at=EXPIRES)
+
+
+def ids(found: tuple[StoredAlert, ...]) -> list[str]:
+    return [alert.id for alert in found]
+
+
+def test_an_alert_is_found_by_anything_that_names_it(connection: sqlite3.Connection) -> None:
+    """explain takes our id or its beginning in any case, the sender's alertId, or an order's client id."""
+    first = take(connection, id="01KFAAAAAAAAAAAAAAAAAAAAAA", alert_id="tv-1")
+    second = take(connection, id="01KFBBBBBBBBBBBBBBBBBBBBBB", alert_id="tv-2")
+    for reference in (
+        first.alert.id,
+        " tv-1 ",
+        first.orders[0].client_order_id,
+        "01KFA",
+        "01kfa",
+    ):
+        assert alerts.find(connection, reference) == first.alert
+    assert alerts.find(connection, "tv-2") == second.alert
+
+
+def test_what_cannot_be_found_is_said_in_one_line(connection: sqlite3.Connection) -> None:
+    """An ambiguous beginning asks for more, an unknown one points to the logs, an empty one finds nothing."""
+    take(connection, id="01KFAAAAAAAAAAAAAAAAAAAAAA")
+    take(connection, id="01KFABBBBBBBBBBBBBBBBBBBBB")
+    with pytest.raises(NotFound, match="more of its characters"):
+        alerts.find(connection, "01KFA")
+    for reference in ("nothing", "", "%", "01KFZ"):
+        with pytest.raises(NotFound, match="kekbridge logs"):
+            alerts.find(connection, reference)
+    with pytest.raises(NotFound):
+        alerts.get(connection, "01KFA")
+
+
+def test_an_alert_id_that_was_rate_limited_first_means_the_one_that_was_taken(connection: sqlite3.Connection) -> None:
+    """After a 429 and a successful repeat, explain tells of the success."""
+    rates = RateLimits(per_minute=1)
+    take(connection, rates)
+    take(connection, rates, alert_id="again", identity="id:again")
+    taken = take(connection, alert_id="again", identity="id:again", received_at=NOW + timedelta(seconds=70))
+    take(
+        connection, rates, alert_id="again", webhook_id="hook", identity="id:x", received_at=NOW + timedelta(seconds=71)
+    )
+    assert alerts.find(connection, "again") == taken.alert
+
+
+def test_filters_narrow_the_list_and_newest_comes_last(connection: sqlite3.Connection) -> None:
+    """Each filter of `kekbridge logs`, and the limit counts from the newest."""
+    first = take(connection, symbol="AAA", payload={"comment": "Breakout 50%"}).alert
+    second = take(
+        connection, symbol="BBB", webhook_id="w2", webhook_name="other", received_at=NOW + timedelta(minutes=1)
+    ).alert
+    third = take(connection, RateLimits(per_minute=1), symbol="AAA", received_at=NOW + timedelta(seconds=30)).alert
+    everything = alerts.list_alerts(connection)
+    assert ids(everything) == [first.id, third.id, second.id]
+    assert everything == (first, third, second)
+    assert ids(alerts.list_alerts(connection, limit=2)) == [third.id, second.id]
+    assert ids(alerts.list_alerts(connection, webhook="other")) == [second.id]
+    assert ids(alerts.list_alerts(connection, webhook="w2")) == [second.id]
+    assert ids(alerts.list_alerts(connection, status="refused")) == [third.id]
+    assert ids(alerts.list_alerts(connection, code="rate_limited")) == [third.id]
+    assert ids(alerts.list_alerts(connection, symbol="AAA")) == [first.id, third.id]
+    assert ids(alerts.list_alerts(connection, since=NOW + timedelta(seconds=30))) == [third.id, second.id]
+    assert ids(alerts.list_alerts(connection, until=NOW + timedelta(seconds=30))) == [first.id]
+    assert ids(alerts.list_alerts(connection, text="breakout 50%")) == [first.id]
+    assert ids(alerts.list_alerts(connection, text="RAISE --rate")) == [third.id]
+    assert ids(alerts.list_alerts(connection, text=str(second.alert_id))) == [second.id]
+    assert alerts.list_alerts(connection, text="5_%") == ()
+
+
+def test_the_answer_and_the_stages_are_kept(connection: sqlite3.Connection) -> None:
+    """What the sender was told, exactly, and how long each stage took; later stages add to earlier ones."""
+    alert = take(connection).alert
+    answer = {"success": True, "executedPrice": Decimal("65000.10"), "timestamp": 1768473005000}
+    alerts.set_answer(
+        connection, alert.id, status=202, answer=answer, stages={"parsed": 0.1234567, "stored": 2}, now=NOW
+    )
+    alerts.set_stages(connection, alert.id, {"stored": 3.5, "filled": 40.25}, now=NOW)
+    stored = alerts.get(connection, alert.id)
+    assert stored.answer_status == 202
+    assert stored.answer == {"success": True, "executedPrice": "65000.10", "timestamp": 1768473005000}
+    assert stored.stages == {"parsed": 0.123, "stored": 3.5, "filled": 40.25}
+    with pytest.raises(NotFound):
+        alerts.set_answer(connection, "nobody", status=200, answer={}, stages={}, now=NOW)
+    with pytest.raises(NotFound):
+        alerts.set_stages(connection, "nobody", {}, now=NOW)
+    with pytest.raises(NotFound):
+        alerts.set_status(connection, "nobody", status="done", now=NOW)
+
+
+def test_a_late_answer_does_not_touch_the_outcome(connection: sqlite3.Connection) -> None:
+    """The diary entry of the answer is written after the order moved on; it must not take the headline back."""
+    alert = take(connection).alert
+    alerts.set_status(connection, alert.id, status="filled", now=NOW)
+    alerts.set_answer(connection, alert.id, status=202, answer={"status": "queued"}, stages={}, now=NOW)
+    assert alerts.get(connection, alert.id).status == "filled"

@@ -1,0 +1,148 @@
+"""Values on disk: exact decimals in plain notation, canonical JSON, times whose text order is time order."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal, Inexact
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kekbridge.model import OrderIntent, OrderType, Purpose, Side, TakeProfit, Verdict
+from kekbridge.store import times
+from kekbridge.store.codec import (
+    EXACT,
+    decimal_text,
+    from_json,
+    intent_from_json,
+    to_json,
+    verdicts_from_json,
+    verdicts_to_json,
+)
+
+DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=Decimal("-1e30"), max_value=Decimal("1e30"))
+MOMENTS = st.datetimes(min_value=datetime(2000, 1, 1), max_value=datetime(2200, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+
+
+@given(DECIMALS)
+def test_decimals_are_exact_and_plain(value: Decimal) -> None:
+    """No exponent, no float: what was given comes back equal, from any tool that reads decimal text."""
+    text = decimal_text(value)
+    assert Decimal(text) == value
+    assert set(text) <= set("-.0123456789")
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "sNaN"])
+def test_what_is_no_amount_is_refused(text: str) -> None:
+    """NaN in a total would pass every limit."""
+    with pytest.raises(ValueError, match="finite"):
+        decimal_text(Decimal(text))
+
+
+@given(st.lists(DECIMALS, max_size=20), st.permutations(range(20)))
+def test_sums_do_not_depend_on_their_order(amounts: list[Decimal], order: list[int]) -> None:
+    """Running totals equal their recomputation: nothing is rounded on the way."""
+    forward = backward = Decimal(0)
+    for amount in amounts:
+        forward = EXACT.add(forward, amount)
+    for index in order:
+        if index < len(amounts):
+            backward = EXACT.add(backward, amounts[index])
+    assert forward == backward
+
+
+def test_a_result_that_would_need_rounding_raises() -> None:
+    """Better no row than a total that is a little wrong."""
+    with pytest.raises(Inexact):
+        EXACT.divide(Decimal(1), Decimal(3))
+
+
+OPTIONAL = st.none() | DECIMALS
+
+
+@given(
+    st.builds(
+        OrderIntent,
+        symbol=st.text(min_size=1, max_size=20),
+        side=st.sampled_from(list(Side)),
+        order_type=st.sampled_from(list(OrderType)),
+        quantity=DECIMALS,
+        purpose=st.sampled_from(list(Purpose)),
+        reference_price=DECIMALS,
+        reduce_only=st.booleans(),
+        limit_price=OPTIONAL,
+        stop_loss=OPTIONAL,
+        take_profits=st.lists(st.builds(TakeProfit, DECIMALS, DECIMALS), max_size=3).map(tuple),
+        close_fraction=OPTIONAL,
+        after_leg=st.none() | st.integers(0, 99),
+    )
+)
+def test_an_intent_comes_back_as_it_was_judged(intent: OrderIntent) -> None:
+    """What is validated is what is sent, also when a restart lies between."""
+    assert intent_from_json(to_json(intent)) == intent
+
+
+def test_a_newer_versions_intent_is_read() -> None:
+    """An unknown key of a newer version does not make a stored order unreadable after a downgrade."""
+    intent = OrderIntent(
+        symbol="PERP_BTC_USDC",
+        side=Side.BUY,
+        order_type=OrderType.MARKET,
+        quantity=Decimal(1),
+        purpose=Purpose.ENTRY,
+        reference_price=Decimal(1),
+    )
+    assert intent_from_json(json.dumps(json.loads(to_json(intent)) | {"later": [1]})) == intent
+
+
+TEXT = st.text(alphabet=st.characters(), max_size=20)
+TREES = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(TREES)
+def test_json_is_canonical_and_always_storable(value: object) -> None:
+    """Equal values give equal text, the text is valid UTF-8 whatever a sender put in, and it reads back."""
+    text = to_json(value)
+    text.encode("utf-8")
+    assert from_json(text) == value
+    assert to_json(from_json(text)) == text
+
+
+@pytest.mark.parametrize("value", [0.1, {"a": [1.5]}, b"bytes", {1, 2}, object()])
+def test_what_has_no_exact_text_is_refused(value: object) -> None:
+    """A float is a mistake at its source, and is stopped before it is stored."""
+    with pytest.raises(TypeError, match="cannot be stored"):
+        to_json(value)
+
+
+@given(st.lists(st.builds(Verdict, rule=TEXT, scope=TEXT, passed=st.booleans(), found=TEXT, limit=TEXT, message=TEXT)))
+def test_verdicts_come_back_and_the_quick_way_writes_the_same(verdicts: list[Verdict]) -> None:
+    """explain shows what the rules said; keys of newer versions are passed over."""
+    text = verdicts_to_json(verdicts)
+    assert text == to_json(verdicts)
+    assert verdicts_from_json(text) == tuple(verdicts)
+    later = json.dumps([one | {"later": 1} for one in json.loads(text)])
+    assert verdicts_from_json(later) == tuple(verdicts)
+
+
+@given(MOMENTS, MOMENTS)
+def test_the_order_of_times_is_the_order_of_their_texts(first: datetime, second: datetime) -> None:
+    """The database compares text: windows and ages depend on it."""
+    one, two = times.to_text(first), times.to_text(second)
+    assert times.from_text(one) == first.replace(microsecond=first.microsecond // 1000 * 1000)
+    assert (one < two) == (times.from_text(one) < times.from_text(two))
+
+
+def test_times_are_utc_whatever_zone_they_come_in() -> None:
+    """A day starts at 00:00 UTC for everybody; a time without zone is a mistake."""
+    local = datetime(2026, 1, 1, 1, 30, tzinfo=timezone(timedelta(hours=2)))
+    assert times.to_text(local) == "2025-12-31T23:30:00.000Z"
+    assert times.day_of(local) == "2025-12-31"
+    with pytest.raises(ValueError, match="no zone"):
+        times.to_text(datetime(2026, 1, 1))  # noqa: DTZ001 - the mistake itself

@@ -1,0 +1,103 @@
+"""Executions are recorded once, and their profit or loss goes to the right day and the right webhook."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+
+from kekbridge.model import Order, Side
+from kekbridge.store import events, fills, orders
+from kekbridge.store.admission import admit
+from kekbridge.store.usage import read_usage
+from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill, intent
+
+
+def sent(connection: sqlite3.Connection, order_id: str, webhook_id: str = "hook") -> Order:
+    """An entry that the exchange knows by `order_id`."""
+    admission = admit(
+        connection, draft(webhook_id=webhook_id), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES
+    )
+    name = admission.orders[0].client_order_id
+    orders.claim(connection, name, now=NOW)
+    return orders.mark_accepted(connection, name, order_id=order_id, now=NOW)
+
+
+def realized(connection: sqlite3.Connection, webhook_id: str = "hook", days: int = 0) -> tuple[Decimal, Decimal]:
+    """(webhook, account) realized today."""
+    usage = read_usage(connection, webhook_id, now=NOW + timedelta(days=days))
+    return usage.realized_today, usage.account_realized_today
+
+
+def test_a_fill_is_recorded_once_however_often_it_is_told(connection: sqlite3.Connection) -> None:
+    """Stream, query and reconciliation all tell of the same trade: one row, one profit, one line of history."""
+    order = sent(connection, "7")
+    told = fill(order_id="7", realized_pnl=Decimal("-12.5"))
+    assert fills.record(connection, [told, told]) == 1
+    assert fills.record(connection, [told], client_order_id=order.client_order_id) == 0
+    assert fills.of_order(connection, order.client_order_id) == (replace(told, client_order_id=order.client_order_id),)
+    assert realized(connection) == (Decimal("-12.5"), Decimal("-12.5"))
+    kinds = [event.kind for event in events.of_alert(connection, order.alert_id)]
+    assert kinds.count("fill") == 1
+
+
+def test_digits_survive(connection: sqlite3.Connection) -> None:
+    """Price, size and fee are what the exchange said, to the last digit."""
+    told = fill(price=Decimal("65000.123456789012345678901234"), quantity=Decimal("1E-8"), fee=Decimal("-0.000000001"))
+    fills.record(connection, [told])
+    assert fills.list_fills(connection) == (told,)
+    stored = connection.execute("SELECT price, quantity FROM fills").fetchone()
+    assert tuple(stored) == ("65000.123456789012345678901234", "0.00000001")
+
+
+def test_the_day_is_that_of_the_execution(connection: sqlite3.Connection) -> None:
+    """A loss after midnight UTC is the new day's."""
+    sent(connection, "7")
+    midnight = NOW.replace(hour=0, minute=0, second=0) + timedelta(days=1)
+    before = fill(order_id="7", realized_pnl=Decimal(-1), executed_at=midnight - timedelta(milliseconds=1))
+    after = fill(order_id="7", realized_pnl=Decimal(-2), executed_at=midnight)
+    fills.record(connection, [before, after])
+    assert realized(connection) == (Decimal(-1), Decimal(-1))
+    assert realized(connection, days=1) == (Decimal(-2), Decimal(-2))
+    assert fills.last_time(connection) == midnight
+
+
+def test_a_stop_that_the_exchange_triggered_is_the_loss_of_who_entered(connection: sqlite3.Connection) -> None:
+    """Child orders of a bracket carry no id of ours; without this a webhook's daily-loss limit would never see its stops."""
+    sent(connection, "1", webhook_id="first")
+    sent(connection, "2", webhook_id="second")
+    fills.record(connection, [fill(order_id="child", side=Side.SELL, realized_pnl=Decimal(-40))])
+    assert realized(connection, "second") == (Decimal(-40), Decimal(-40))
+    assert realized(connection, "first")[0] == 0
+    fills.record(connection, [fill(order_id="x", symbol="PERP_SOL_USDC", realized_pnl=Decimal(-5))])
+    assert realized(connection, "second") == (Decimal(-40), Decimal(-45))
+
+
+def test_what_is_learned_later_moves_the_profit(connection: sqlite3.Connection) -> None:
+    """A trade first seen as somebody's, without P&L, is completed when its order and its P&L are known."""
+    order = sent(connection, "7", webhook_id="first")
+    sent(connection, "8", webhook_id="second")
+    early = fill(order_id="not known yet", realized_pnl=Decimal(10))
+    fills.record(connection, [early])
+    assert realized(connection, "second") == (Decimal(10), Decimal(10))
+    fills.record(connection, [early], client_order_id=order.client_order_id)
+    assert realized(connection, "second") == (Decimal(0), Decimal(10))
+    assert realized(connection, "first") == (Decimal(10), Decimal(10))
+    bare = fill(order_id="7", realized_pnl=None)
+    fills.record(connection, [bare])
+    fills.record(connection, [replace(bare, realized_pnl=Decimal(3))])
+    fills.record(connection, [replace(bare, realized_pnl=Decimal(99))])
+    assert realized(connection, "first") == (Decimal(13), Decimal(13))
+
+
+def test_the_exchanges_own_order_id_is_enough(connection: sqlite3.Connection) -> None:
+    """The trade list names no client order id; a client id of somebody else's is not taken for ours."""
+    order = sent(connection, "7")
+    fills.record(connection, [fill(order_id="7"), fill(order_id="9", client_order_id="theirs", symbol="PERP_W_USDC")])
+    mine, theirs = fills.list_fills(connection)
+    assert (mine.client_order_id, theirs.client_order_id) == (order.client_order_id, None)
+    assert fills.list_fills(connection, symbol="PERP_W_USDC", since=NOW) == (theirs,)
+    assert fills.list_fills(connection, limit=1) == (theirs,)
+    assert fills.list_fills(connection, since=NOW + timedelta(seconds=1)) == ()
+    assert fills.last_time(connection) == NOW

@@ -1,0 +1,198 @@
+"""The queue: which order may go next, and which must wait, expire or be given up."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+
+from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType
+from kekbridge.store import orders
+from kekbridge.store.admission import admit
+from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent
+
+ETH, SOL = "PERP_ETH_USDC", "PERP_SOL_USDC"
+
+
+def put(connection: sqlite3.Connection, *intents: OrderIntent) -> tuple[Order, ...]:
+    return admit(connection, draft(), admitting(*intents), rates=NO_RATES, now=NOW, expires_at=EXPIRES).orders
+
+
+def names(found: tuple[Order, ...]) -> list[str]:
+    return [order.client_order_id for order in found]
+
+
+def finish(connection: sqlite3.Connection, order: Order, status: OrderStatus) -> None:
+    """Send an order and let the exchange end it."""
+    orders.claim(connection, order.client_order_id, now=NOW)
+    orders.mark_accepted(connection, order.client_order_id, order_id=f"x{order.sequence}", now=NOW)
+    orders.apply_report(
+        connection, order.client_order_id, status=status, executed_quantity=order.intent.quantity, now=NOW
+    )
+
+
+def test_first_in_first_out_within_a_symbol(connection: sqlite3.Connection) -> None:
+    """Only the oldest open order of a symbol is given, until it is out of the way."""
+    first, second = put(connection, intent())[0], put(connection, intent())[0]
+    assert names(orders.claimable(connection, now=NOW, limit=9)) == names((first,))
+    orders.claim(connection, first.client_order_id, now=NOW)
+    assert orders.claimable(connection, now=NOW, limit=9) == ()
+    orders.mark_unknown(connection, first.client_order_id, reason="x", now=NOW)
+    assert orders.claimable(connection, now=NOW, limit=9) == ()
+    orders.mark_accepted(connection, first.client_order_id, order_id="1", now=NOW)
+    assert names(orders.claimable(connection, now=NOW, limit=9)) == names((second,))
+
+
+def test_symbols_do_not_wait_for_each_other_and_exits_go_first(connection: sqlite3.Connection) -> None:
+    """Parallel across symbols; of several symbols the one with an exit is served before older entries."""
+    entry = put(connection, intent())[0]
+    other = put(connection, intent(symbol=ETH))[0]
+    leaving = put(connection, exit_intent(symbol=SOL))[0]
+    assert names(orders.claimable(connection, now=NOW, limit=9)) == names((leaving, entry, other))
+    assert names(orders.claimable(connection, now=NOW, limit=2)) == names((leaving, entry))
+    busy = orders.claimable(connection, now=NOW, limit=9, busy_symbols={SOL, ETH})
+    assert names(busy) == names((entry,))
+
+
+def test_an_exit_waits_for_an_older_entry_of_its_symbol(connection: sqlite3.Connection) -> None:
+    """Overtaking within a symbol would close nothing and then open: the order of the alerts is the order of the orders."""
+    entry, leaving = put(connection, intent())[0], put(connection, exit_intent())[0]
+    assert names(orders.claimable(connection, now=NOW, limit=9)) == names((entry,))
+    # While no entry may be sent at all, exits must not wait behind them.
+    assert names(orders.claimable(connection, now=NOW, limit=9, entries_allowed=False)) == names((leaving,))
+
+
+def test_an_unknown_entry_holds_exits_back_even_when_entries_are_not_allowed(connection: sqlite3.Connection) -> None:
+    """A close sized while an entry may or may not exist could be of the wrong size."""
+    entry = put(connection, intent())[0]
+    put(connection, exit_intent())
+    orders.claim(connection, entry.client_order_id, now=NOW)
+    orders.mark_unknown(connection, entry.client_order_id, reason="x", now=NOW)
+    assert orders.claimable(connection, now=NOW, limit=9, entries_allowed=False) == ()
+
+
+def test_a_resting_order_is_not_in_the_way(connection: sqlite3.Connection) -> None:
+    """A limit order may wait in the book for days; what comes later trades meanwhile."""
+    resting = put(connection, intent(order_type=OrderType.LIMIT, limit_price=Decimal(60000)))[0]
+    later = put(connection, intent())[0]
+    orders.claim(connection, resting.client_order_id, now=NOW)
+    orders.mark_accepted(connection, resting.client_order_id, order_id="1", now=NOW)
+    assert names(orders.claimable(connection, now=NOW, limit=9)) == names((later,))
+
+
+def test_a_deferred_order_waits_for_its_time_and_keeps_its_place(connection: sqlite3.Connection) -> None:
+    """The back-off holds the later orders of the symbol back: a retry does not change their order."""
+    first = put(connection, intent())[0]
+    put(connection, intent())
+    orders.claim(connection, first.client_order_id, now=NOW)
+    due = NOW + timedelta(seconds=2)
+    orders.mark_deferred(connection, first.client_order_id, next_attempt_at=due, now=NOW)
+    assert orders.claimable(connection, now=due - timedelta(milliseconds=1), limit=9) == ()
+    assert names(orders.claimable(connection, now=due, limit=9)) == names((first,))
+
+
+@pytest.mark.parametrize("ending", [OrderStatus.FILLED, OrderStatus.CANCELED])
+def test_a_later_leg_goes_when_the_earlier_one_is_done(connection: sqlite3.Connection, ending: OrderStatus) -> None:
+    """A flip closes first; the new position is opened when the close is over, not when it is merely accepted."""
+    close, entry = put(connection, exit_intent(), intent(symbol=ETH, after_leg=0))
+    assert names(orders.claimable(connection, now=NOW, limit=9)) == names((close,))
+    orders.claim(connection, close.client_order_id, now=NOW)
+    orders.mark_accepted(connection, close.client_order_id, order_id="1", now=NOW)
+    assert orders.claimable(connection, now=NOW, limit=9) == ()
+    orders.apply_report(
+        connection, close.client_order_id, status=ending, executed_quantity=close.intent.quantity, now=NOW
+    )
+    (ready,) = orders.claimable(connection, now=NOW, limit=9)
+    assert (ready.client_order_id, ready.code) == (entry.client_order_id, None)
+
+
+def test_a_close_that_found_nothing_makes_way(connection: sqlite3.Connection) -> None:
+    """Flipping from flat: the close is denied with nothing_to_close, and the entry goes."""
+    close, _ = put(connection, exit_intent(), intent(after_leg=0))
+    orders.mark_denied(connection, close.client_order_id, code="nothing_to_close", error="flat", now=NOW)
+    (ready,) = orders.claimable(connection, now=NOW, limit=9)
+    assert ready.code is None
+
+
+@pytest.mark.parametrize("ending", ["denied", "rejected", "expired", "given up", "missing"])
+def test_a_later_leg_is_given_up_when_the_earlier_one_failed(connection: sqlite3.Connection, ending: str) -> None:
+    """It comes back marked, so that the worker denies it: it must neither be sent nor wait for ever."""
+    close, entry = put(connection, exit_intent(), intent(after_leg=7 if ending == "missing" else 0))
+    name = close.client_order_id
+    if ending == "denied":
+        orders.mark_denied(connection, name, code="trading_halted", error="x", now=NOW)
+    elif ending == "expired":
+        orders.mark_expired(connection, name, now=NOW)
+    else:
+        orders.claim(connection, name, now=NOW)
+        if ending == "given up":
+            orders.give_up_unknown(connection, name, reason="x", now=NOW)
+        else:
+            orders.mark_rejected(connection, name, code="x", error="x", now=NOW)
+    (found,) = orders.claimable(connection, now=NOW, limit=9)
+    assert (found.client_order_id, found.code) == (entry.client_order_id, "earlier_leg_failed")
+
+
+def test_what_is_too_old_comes_back_marked(connection: sqlite3.Connection) -> None:
+    """An expired order is handed out to be finished, never as one to send; behind another it is found by `overdue`."""
+    first, second = put(connection, intent())[0], put(connection, intent())[0]
+    early = EXPIRES - timedelta(milliseconds=1)
+    assert orders.claimable(connection, now=early, limit=9)[0].code is None
+    assert orders.overdue(connection, now=early) == ()
+    assert [order.code for order in orders.claimable(connection, now=EXPIRES, limit=9)] == ["alert_expired"]
+    assert names(orders.overdue(connection, now=EXPIRES)) == names((first, second))
+    for order in orders.overdue(connection, now=EXPIRES):
+        orders.mark_expired(connection, order.client_order_id, now=EXPIRES)
+    assert orders.overdue(connection, now=EXPIRES) == orders.unfinished(connection) == ()
+
+
+def test_only_an_order_that_waits_for_nothing_is_a_head(connection: sqlite3.Connection) -> None:
+    """Claiming in the admitting transaction must never overtake: same symbol, earlier leg, or not queued any more."""
+    first = put(connection, intent())[0]
+    assert orders.is_head(connection, first)
+    second = put(connection, intent())[0]
+    assert not orders.is_head(connection, second)
+    assert orders.is_head(connection, put(connection, intent(symbol=ETH))[0])
+    chained = put(connection, exit_intent(symbol=SOL), intent(symbol="PERP_BNB_USDC", after_leg=0))[1]
+    assert not orders.is_head(connection, chained)
+    claimed = orders.claim(connection, first.client_order_id, now=NOW)
+    assert not orders.is_head(connection, claimed)
+    assert not orders.is_head(connection, second)
+    finish_name = first.client_order_id
+    orders.mark_accepted(connection, finish_name, order_id="1", now=NOW)
+    assert orders.is_head(connection, second)
+
+
+def test_a_start_finds_what_was_in_flight(connection: sqlite3.Connection) -> None:
+    """W4 to W6: submitting and unknown are asked for; queued, resting and finished ones are told apart from them."""
+    queued, sending, unknown, resting, done = (put(connection, intent(symbol=f"PERP_{i}_USDC"))[0] for i in range(5))
+    for order in (sending, unknown, resting):
+        orders.claim(connection, order.client_order_id, now=NOW)
+    orders.mark_unknown(connection, unknown.client_order_id, reason="x", now=NOW)
+    orders.mark_accepted(connection, resting.client_order_id, order_id="r", now=NOW)
+    finish(connection, done, OrderStatus.FILLED)
+    assert names(orders.interrupted(connection)) == names((sending, unknown))
+    assert names(orders.unfinished(connection)) == names((queued, sending, unknown, resting))
+    assert orders.count_waiting(connection) == 1
+
+
+def test_finding_the_next_order_reads_the_open_ones_only(connection: sqlite3.Connection) -> None:
+    """The queue must be as quick after a million orders as after ten: no plan scans the table of orders."""
+    plans: list[str] = []
+    connection.set_trace_callback(lambda statement: plans.append(statement))
+    orders.claimable(connection, now=NOW, limit=5)
+    orders.claimable(connection, now=NOW, limit=5, entries_allowed=False)
+    orders.overdue(connection, now=NOW)
+    orders.unfinished(connection)
+    orders.interrupted(connection)
+    orders.count_waiting(connection)
+    orders.is_head(connection, put(connection, intent())[0])
+    connection.set_trace_callback(None)
+    reads = [statement for statement in plans if statement.startswith("SELECT") and "FROM orders" in statement]
+    assert len(reads) >= 7
+    for statement in reads:
+        for step in connection.execute(f"EXPLAIN QUERY PLAN {statement}"):
+            is_scan = step["detail"].startswith("SCAN") and "orders_open" not in step["detail"]
+            assert not is_scan, (statement, step["detail"])

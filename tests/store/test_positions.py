@@ -1,0 +1,62 @@
+"""The positions table is the exchange's picture, nothing more and nothing less."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+
+from kekbridge.model import AccountSnapshot, MarginMode, Mark, Position
+from kekbridge.store import positions
+from tests.store.made import NOW
+
+BTC = Position(
+    symbol="PERP_BTC_USDC",
+    quantity=Decimal("-0.5"),
+    average_open_price=Decimal("64999.123456789"),
+    leverage=Decimal(10),
+    liquidation_price=Decimal(99999),
+    cost_position=Decimal("-32499.5"),
+    unsettled_pnl=Decimal("-0.0000001"),
+)
+ETH = Position(symbol="PERP_ETH_USDC", quantity=Decimal(2), average_open_price=Decimal(1800), mark_price=Decimal(1801))
+
+
+def snapshot(*cross: Position, others: tuple[Position, ...] = ()) -> AccountSnapshot:
+    return AccountSnapshot(
+        taken_at=NOW,
+        instruments={},
+        marks={"PERP_BTC_USDC": Mark(Decimal(65000), NOW), "PERP_ETH_USDC": Mark(Decimal(1), NOW)},
+        positions={position.symbol: position for position in cross},
+        account_value=Decimal(1),
+        free_collateral=Decimal(1),
+        other_positions=others,
+    )
+
+
+def test_the_table_becomes_what_the_exchange_shows(connection: sqlite3.Connection) -> None:
+    """Closed positions go, flat ones are not listed, marks are filled in, isolated ones stand beside cross ones."""
+    isolated = replace(BTC, margin_mode=MarginMode.ISOLATED, quantity=Decimal(1), mark_price=Decimal(7))
+    positions.replace_all(connection, snapshot(BTC, ETH, others=(isolated,)), now=NOW)
+    assert positions.list_all(connection) == (
+        replace(BTC, mark_price=Decimal(65000), updated_at=NOW),
+        replace(isolated, updated_at=NOW),
+        replace(ETH, updated_at=NOW),
+    )
+    later = NOW + timedelta(seconds=1)
+    flat = replace(ETH, quantity=Decimal(0))
+    positions.replace_all(connection, snapshot(BTC, flat), now=later)
+    assert positions.list_all(connection) == (replace(BTC, mark_price=Decimal(65000), updated_at=later),)
+
+
+def test_one_position_is_written_or_removed(connection: sqlite3.Connection) -> None:
+    """A single update replaces its own row only; going flat removes it."""
+    positions.upsert(connection, ETH, now=NOW)
+    positions.upsert(connection, BTC, now=NOW)
+    positions.upsert(connection, replace(ETH, quantity=Decimal(3), updated_at=NOW - timedelta(hours=1)), now=NOW)
+    found = positions.list_all(connection)
+    assert [(one.symbol, one.quantity) for one in found] == [(BTC.symbol, BTC.quantity), (ETH.symbol, Decimal(3))]
+    assert found[1].updated_at == NOW - timedelta(hours=1)
+    positions.upsert(connection, replace(BTC, quantity=Decimal(0)), now=NOW)
+    assert [one.symbol for one in positions.list_all(connection)] == [ETH.symbol]

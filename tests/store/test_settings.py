@@ -1,0 +1,85 @@
+"""The trading state: persisted, per account and per webhook, the tighter one wins, an end that has passed is the end."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from kekbridge.model import TradingState
+from kekbridge.store import events, settings
+from kekbridge.store.database import Database
+from kekbridge.store.usage import read_usage
+from tests.store.made import NOW
+
+RUNNING, EXITS_ONLY, HALTED = TradingState.RUNNING, TradingState.EXITS_ONLY, TradingState.HALTED
+
+
+def set_state(
+    connection: sqlite3.Connection, state: TradingState, scope: str = "account", hours: int | None = None
+) -> None:
+    until = None if hours is None else NOW + timedelta(hours=hours)
+    settings.set_trading_state(connection, state, reason="test", by="cli", now=NOW, until=until, scope=scope)
+
+
+def test_values_of_any_shape_come_back(connection: sqlite3.Connection) -> None:
+    """Amounts as exact text, structures as they were, nothing for a key never set."""
+    value = {"amount": Decimal("0.10"), "at": NOW, "list": [1, None, True, "ü"]}
+    settings.set_value(connection, "k", {"old": 1}, now=NOW)
+    settings.set_value(connection, "k", value, now=NOW)
+    expected = {"amount": "0.10", "at": "2026-01-15T10:30:05.000Z", "list": [1, None, True, "ü"]}
+    assert settings.get_value(connection, "k") == expected
+    assert settings.get_value(connection, "never") is None
+
+
+def test_a_halt_survives_a_restart_and_says_why(data_dir: Path) -> None:
+    """Promise 10: the state is on disk, with who set it and the reason, and in the history."""
+    with Database.open(data_dir).transaction() as connection:
+        set_state(connection, HALTED)
+    with Database.open(data_dir).snapshot() as connection:
+        control = settings.trading_control(connection, now=NOW)
+        assert (control.state, control.reason, control.by, control.since) == (HALTED, "test", "cli", NOW)
+        assert settings.effective_state(connection, now=NOW) is HALTED
+        assert events.list_events(connection)[-1].data["state"] == "halted"
+
+
+@pytest.mark.parametrize(
+    ("account", "webhook", "expected"),
+    [
+        (RUNNING, RUNNING, RUNNING),
+        (RUNNING, EXITS_ONLY, EXITS_ONLY),
+        (EXITS_ONLY, RUNNING, EXITS_ONLY),
+        (HALTED, EXITS_ONLY, HALTED),
+        (EXITS_ONLY, HALTED, HALTED),
+    ],
+)
+def test_the_tighter_state_wins(
+    connection: sqlite3.Connection, account: TradingState, webhook: TradingState, expected: TradingState
+) -> None:
+    """An admission sees the tighter of its webhook's and the account's state; other webhooks see the account's only."""
+    set_state(connection, account)
+    set_state(connection, webhook, scope="hook")
+    assert read_usage(connection, "hook", now=NOW).trading_state is expected
+    assert settings.effective_state(connection, now=NOW, webhook_id="hook") is expected
+    assert read_usage(connection, "other", now=NOW).trading_state is account
+
+
+def test_a_state_with_an_end_is_over_at_its_end(connection: sqlite3.Connection) -> None:
+    """A tripped day limit lifts itself at the shown time, not before."""
+    set_state(connection, EXITS_ONLY, scope="hook", hours=2)
+    end = NOW + timedelta(hours=2)
+    assert read_usage(connection, "hook", now=end - timedelta(milliseconds=1)).trading_state is EXITS_ONLY
+    assert read_usage(connection, "hook", now=end).trading_state is RUNNING
+    control = settings.trading_control(connection, now=end, scope="hook")
+    assert (control.state, control.since) == (RUNNING, end)
+
+
+def test_a_fresh_database_runs_and_knows_no_peak(connection: sqlite3.Connection) -> None:
+    """Nothing set means running; the equity peak is what was stored, exactly."""
+    usage = read_usage(connection, "hook", now=NOW)
+    assert (usage.trading_state, usage.equity_peak) == (RUNNING, None)
+    settings.set_value(connection, settings.EQUITY_PEAK, Decimal("100000.000000000000000000000001"), now=NOW)
+    assert read_usage(connection, "hook", now=NOW).equity_peak == Decimal("100000.000000000000000000000001")

@@ -1,0 +1,74 @@
+"""What risk decides on: the day's use, the cool-downs, and the second look at an order without counting it twice."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from kekbridge.model import ZERO, Order
+from kekbridge.store import orders
+from kekbridge.store.admission import admit
+from kekbridge.store.usage import read_usage
+from tests.store.made import NO_RATES, NOW, admitting, draft, exit_intent, intent
+
+ETH = "PERP_ETH_USDC"
+
+
+def put(connection: sqlite3.Connection, at: datetime = NOW, webhook_id: str = "hook", **changes: object) -> Order:
+    decide = admitting(intent(**changes))
+    alert = draft(webhook_id=webhook_id, received_at=at)
+    return admit(connection, alert, decide, rates=NO_RATES, now=at, expires_at=at + timedelta(minutes=1)).orders[0]
+
+
+def test_webhook_and_account_are_counted_apart(connection: sqlite3.Connection) -> None:
+    """The account's day is the sum of all webhooks'; open reservations are everybody's."""
+    put(connection)
+    put(connection, webhook_id="other", quantity=Decimal("0.02"))
+    usage = read_usage(connection, "hook", now=NOW)
+    assert (usage.traded_today, usage.account_traded_today) == (Decimal(650), Decimal(1950))
+    assert (usage.orders_today, usage.account_orders_today) == (1, 2)
+    assert [held.webhook_id for held in usage.reservations] == ["hook", "other"]
+
+
+def test_a_new_day_starts_empty_but_open_orders_stay(connection: sqlite3.Connection) -> None:
+    """At 00:00 UTC the daily limits are free again; what still waits keeps its room in the position limits."""
+    put(connection)
+    usage = read_usage(connection, "hook", now=NOW + timedelta(days=1))
+    assert (usage.traded_today, usage.orders_today, len(usage.reservations)) == (ZERO, 0, 1)
+
+
+def test_the_second_look_does_not_count_the_order_itself(connection: sqlite3.Connection) -> None:
+    """An order that fills the limit exactly must pass its re-check, on the day of admission and after midnight."""
+    first, second = put(connection), put(connection, symbol=ETH)
+    usage = read_usage(connection, "hook", now=NOW, excluding=second.client_order_id)
+    assert (usage.traded_today, usage.orders_today) == (Decimal(650), 1)
+    assert (usage.account_traded_today, usage.account_orders_today) == (Decimal(650), 1)
+    assert [held.client_order_id for held in usage.reservations] == [first.client_order_id]
+    assert usage.last_entry_at == {"PERP_BTC_USDC": NOW}
+    tomorrow = read_usage(connection, "hook", now=NOW + timedelta(days=1), excluding=second.client_order_id)
+    assert (tomorrow.traded_today, tomorrow.orders_today) == (ZERO, 0)
+
+
+def test_last_entries_are_per_symbol_and_webhook_and_as_far_back_as_asked(connection: sqlite3.Connection) -> None:
+    """The cool-down looks at this webhook's entries only; exits and entries that never reached the exchange start none."""
+    put(connection, NOW - timedelta(seconds=100))
+    put(connection, NOW - timedelta(seconds=50))
+    put(connection, NOW - timedelta(seconds=20), symbol=ETH)
+    put(connection, webhook_id="other", symbol="PERP_SOL_USDC")
+    denied = put(connection, NOW, symbol=ETH)
+    orders.mark_denied(connection, denied.client_order_id, code="x", error="x", now=NOW)
+    alert = draft()
+    admit(
+        connection,
+        alert,
+        admitting(exit_intent(symbol="PERP_W_USDC")),
+        rates=NO_RATES,
+        now=NOW,
+        expires_at=NOW + timedelta(minutes=1),
+    )
+    seen = {"PERP_BTC_USDC": NOW - timedelta(seconds=50), ETH: NOW - timedelta(seconds=20)}
+    assert read_usage(connection, "hook", now=NOW).last_entry_at == seen
+    del seen["PERP_BTC_USDC"]
+    assert read_usage(connection, "hook", now=NOW, cooldown_s=50).last_entry_at == seen
+    assert read_usage(connection, "hook", now=NOW, cooldown_s=0).last_entry_at == {}
