@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import getpass
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -199,7 +201,7 @@ class Daemon:
         check_bind(settings.server, settings.tls)
         prepare_data_dir(data_dir)
         stack.enter_context(DaemonLock(data_dir))
-        vault = await asyncio.to_thread(open_vault, settings.vault, data_dir, settings.mode)
+        vault = await asyncio.to_thread(open_vault, settings.vault, data_dir, settings.mode, ask=_ask_on_terminal())
         sealer = Sealer(await asyncio.to_thread(master_key, vault))
         database = await asyncio.to_thread(Database.open, data_dir)
         stack.push_async_callback(database.close)
@@ -363,6 +365,11 @@ def _exchange(
         ws_private_url=wanted.ws_private_url or addresses.ws_private,
         clock=clock,
     )
+
+
+def _ask_on_terminal() -> Callable[[str], str] | None:
+    """How to ask for the vault's passphrase: hidden, and only where somebody can answer."""
+    return getpass.getpass if sys.stdin is not None and sys.stdin.isatty() else None
 
 
 def _keep_own_prices(symbol: str, price: Decimal) -> bool:
