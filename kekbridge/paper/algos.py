@@ -360,10 +360,17 @@ class Algos:
                     node.quantity = root.executed
                 node.is_activated = node is pair or node.trigger_price is not None
                 engine.touch(node)
+            self._lose_stop(pair)
             for leaf in engine.children[pair.algo_order_id]:
                 # The mark may have passed a trigger between acceptance and fill.
                 if leaf.is_open and not leaf.is_triggered and self._reached(leaf):
                     engine.later(EDIT_DELAY_MS, lambda leaf=leaf: self._fire_late(leaf))  # type: ignore[misc]
+
+    def _lose_stop(self, pair: Algo) -> None:
+        """The fault `lose_stop`: the exchange gives up the stop of an entry that has just filled."""
+        stops = [leaf for leaf in self.engine.children[pair.algo_order_id] if leaf.algo_type == "STOP_LOSS"]
+        if stops and stops[0].is_open and self.trading.faults.take("lose_stop", symbol=pair.symbol):
+            self._end(stops[0], "REJECTED", "fault injected by POST /paper/faults")
 
     def _fire_late(self, leaf: Algo) -> None:
         with self.engine.transaction():

@@ -17,6 +17,7 @@
 | refuse | creates fail with `code` and `message`; `algo_type` narrows it to algo orders of that type |
 | read_lag | orders and fills younger than `delay_ms` are invisible to GETs, until cleared |
 | partial_fills | orders fill in `parts` pieces, some ms apart; `symbol` narrows it |
+| lose_stop | the stop-loss leg of a bracket ends as REJECTED when its entry fills; `symbol` narrows it |
 | no_fill | MARKET orders stay NEW, until cleared |
 | duplicate_reports, reorder_reports, withhold_reports | private reports come twice, after the next one, never; `topic` narrows it |
 | stream_drop | private connections are cut at once, later ones at connect or at the next report |
@@ -52,6 +53,7 @@ KINDS: Final = frozenset(
         "no_fill",
         "key_revoked",
         "refuse",
+        "lose_stop",
     }
 )
 
@@ -161,6 +163,7 @@ class Faults:
         when: str | None = None,
         algo_type: str | None = None,
         topic: str | None = None,
+        symbol: str | None = None,
     ) -> Fault | None:
         """The first fault of this kind that matches and strikes now; its count goes down by one."""
         for fault in self.armed:
@@ -173,6 +176,8 @@ class Faults:
             if fault.algo_type is not None and fault.algo_type != algo_type:
                 continue
             if fault.topic is not None and fault.topic != topic:
+                continue
+            if fault.symbol is not None and symbol is not None and fault.symbol != symbol:
                 continue
             if self._strikes(fault):
                 return fault

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from kekbridge.paper.auth import Gate
 from kekbridge.paper.engine import Notice
 from kekbridge.paper.records import Algo, Mark, Position, Trade
 from kekbridge.paper.venue import Venue
-from kekbridge.paper.wire import Refusal, encode
+from kekbridge.paper.wire import Refusal, encode, parse_json
 
 PING_S: Final = 10.0
 MAX_UNANSWERED: Final = 10
@@ -114,8 +113,8 @@ class Streams:
 
     def _receive(self, connection: Connection, text: str) -> None:
         try:
-            message = json.loads(text)
-        except (ValueError, RecursionError):
+            message = parse_json(text)
+        except ValueError:
             message = None
         if not isinstance(message, dict):
             connection.send({"event": "error", "success": False, "errorMsg": "invalid message", "ts": self._now()})

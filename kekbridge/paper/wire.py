@@ -17,6 +17,7 @@ HTTP_STATUS: Final = {-1000: 500, -1001: 401, -1002: 401, -1003: 429, -1007: 409
 
 _MAX_NUMBER_TEXT: Final = 64
 _MAX_EXPONENT: Final = 30
+_MAX_BRACKETS: Final = 500
 
 
 class Refusal(Exception):
@@ -79,11 +80,22 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Read JSON exactly; ValueError for anything else, also for what is nested beyond reason.
+
+    Brackets are counted first: the C parser recurses, and where the recursion limit was raised it would crash.
+    """
+    left, curly = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
+    if text.count(left) + text.count(curly) > _MAX_BRACKETS:  # type: ignore[arg-type]
+        raise ValueError("too many brackets")
+    return json.loads(text, parse_float=Decimal, parse_constant=_no_constant)
+
+
 def decode_object(body: bytes) -> dict[str, Any]:
     """Read a JSON object exactly; Refusal -1005 when it is none."""
     try:
-        value = json.loads(body or b"{}", parse_float=Decimal, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(body or b"{}")
+    except ValueError as error:
         raise Refusal(-1005, "The request body is not valid JSON.") from error
     if not isinstance(value, dict):
         raise Refusal(-1005, "The request body must be a JSON object.")

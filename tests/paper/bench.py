@@ -1,0 +1,61 @@
+"""A paper exchange without a network for fast tests: its clock and timers move only when told."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from kekbridge.paper.ledger import Ledger
+from kekbridge.paper.records import Algo, Order
+from kekbridge.paper.requests import parse_algo, parse_order
+from kekbridge.paper.settings import PaperSettings
+from kekbridge.paper.venue import Venue
+
+START_MS = 1_790_000_000_000
+
+
+class Bench:
+    """One venue on a hand-driven clock."""
+
+    def __init__(self, path: Path, settings: PaperSettings | None = None) -> None:
+        self.now = START_MS
+        self._timers: list[tuple[int, int, Callable[[], None]]] = []
+        self._count = 0
+        self.ledger = Ledger(path)
+        self.settings = settings or PaperSettings(prices="static")
+        self.venue = Venue(self.ledger, self.settings, lambda: self.now, self._later)
+
+    def _later(self, delay_ms: int, action: Callable[[], None]) -> None:
+        self._count += 1
+        heapq.heappush(self._timers, (self.now + delay_ms, self._count, action))
+
+    def run(self) -> None:
+        """Let every timer fire, in order."""
+        while self._timers:
+            at, _, action = heapq.heappop(self._timers)
+            self.now = max(self.now, at)
+            action()
+
+    def order(self, **fields: Any) -> Order:
+        """Send a plain order (BTC, BUY, MARKET, 0.01 unless said); Refusal when it is refused."""
+        body = {"symbol": "PERP_BTC_USDC", "side": "BUY", "order_type": "MARKET", "order_quantity": "0.01"}
+        trading = self.venue.trading
+        with self.venue.engine.transaction():
+            return trading.place(trading.build(parse_order({**body, **fields})))
+
+    def algo(self, body: Mapping[str, Any]) -> Algo:
+        """Send an algo order."""
+        with self.venue.engine.transaction():
+            return self.venue.algos.place(parse_algo(body))
+
+    def price(self, symbol: str, price: str | Decimal) -> None:
+        """Set a mark."""
+        self.venue.set_price(symbol, Decimal(price), "override")
+
+    def held(self, symbol: str, mode: str = "CROSS") -> Decimal:
+        """The signed quantity held."""
+        position = self.venue.engine.positions.get((symbol, mode))
+        return position.qty if position else Decimal(0)

@@ -1,0 +1,79 @@
+"""Live prices: followed when reachable, never in the way when not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from kekbridge.paper.server import PaperExchange
+from kekbridge.paper.settings import PaperSettings
+from tests.paper.trader import BTC, ETH, Trader, until
+
+
+@pytest.fixture
+async def follower(exchange: PaperExchange, tmp_path: Path) -> AsyncIterator[PaperExchange]:
+    """An exchange that follows another one's public prices."""
+    live = PaperSettings(
+        prices="live",
+        rate_limits=False,
+        live_url=exchange.base_url,
+        live_stream_url=exchange.base_url.replace("http", "ws") + "/ws/stream/anybody",
+        live_interval_s=0.05,
+    )
+    paper = PaperExchange(tmp_path / "follower", settings=live)
+    await paper.start()
+    yield paper
+    await paper.close()
+
+
+def mark(paper: PaperExchange, symbol: str) -> Decimal:
+    """The mark in force."""
+    return paper.venue.engine.marks[symbol].price
+
+
+async def test_follows_live_marks_and_keeps_overrides(exchange: PaperExchange, follower: PaperExchange) -> None:
+    """Marks come from the live venue; a symbol that was set by hand stays as set."""
+    follower.set_prices({ETH: Decimal(1234)})
+    exchange.set_prices({BTC: Decimal(71000), ETH: Decimal(2222)})
+
+    async def followed() -> bool | None:
+        return True if mark(follower, BTC) == 71000 else None
+
+    await until(followed)
+    assert mark(follower, ETH) == 1234
+    assert follower.hint_price(BTC, Decimal(1)) is False
+
+
+async def test_triggers_run_on_live_marks(
+    exchange: PaperExchange, follower: PaperExchange, session: aiohttp.ClientSession
+) -> None:
+    """A stop fires when the live mark reaches it."""
+    trader = Trader(session, follower.base_url)
+    await trader.done(await trader.order())
+    stop = {
+        "symbol": BTC,
+        "algo_type": "STOP",
+        "type": "MARKET",
+        "side": "SELL",
+        "quantity": "0.01",
+        "trigger_price": "64000",
+        "reduce_only": True,
+    }
+    await trader.ok("POST", "/v1/algo/order", stop)
+    exchange.set_prices({BTC: Decimal(63990)})
+    await trader.until_position(BTC, "0")
+
+
+async def test_unreachable_live_prices_change_nothing(tmp_path: Path, session: aiohttp.ClientSession) -> None:
+    """Nothing listens there: start, orders and stop work as if prices were static."""
+    dead = PaperSettings(
+        prices="live", live_url="http://127.0.0.1:9", live_stream_url="ws://127.0.0.1:9/x", live_interval_s=0.01
+    )
+    paper = PaperExchange(tmp_path, settings=dead)
+    trader = Trader(session, await paper.start())
+    assert (await trader.done(await trader.order()))["average_executed_price"] == 65000
+    await paper.close()

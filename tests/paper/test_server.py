@@ -1,0 +1,177 @@
+"""The server as a whole: restarts, kill -9, start-up, the stand-alone runner."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from kekbridge.paper import identity
+from kekbridge.paper.server import PaperExchange, run_paper
+from kekbridge.paper.settings import PaperSettings
+from tests.paper.trader import BTC, ETH, Trader, until
+
+SETTINGS = PaperSettings(prices="static", rate_limits=False)
+RUNNER = """
+import asyncio, json, sys
+from pathlib import Path
+from kekbridge.paper.server import run_paper
+from kekbridge.paper.settings import PaperSettings
+settings = PaperSettings(prices="static", rate_limits=False)
+ready = lambda told: print(json.dumps(told), flush=True)
+asyncio.run(run_paper("127.0.0.1", 0, Path(sys.argv[1]), settings, ready))
+"""
+
+
+async def test_state_survives_a_restart(tmp_path: Path, session: aiohttp.ClientSession) -> None:
+    """Positions, open orders, waiting brackets, marks and journal are there again and still work."""
+    paper = PaperExchange(tmp_path, settings=SETTINGS)
+    trader = Trader(session, await paper.start())
+    await trader.prices(BTC="66000")
+    await trader.done(await trader.order(client_order_id="kb-1"))
+    resting = await trader.order(order_type="LIMIT", order_price="65900")
+    stop = {
+        "symbol": BTC,
+        "algo_type": "STOP",
+        "type": "MARKET",
+        "side": "SELL",
+        "quantity": "0.01",
+        "trigger_price": "65000",
+        "reduce_only": True,
+    }
+    await trader.ok("POST", "/v1/algo/order", stop)
+    journal = await trader.journal()
+    await paper.close()
+    again = PaperExchange(tmp_path, settings=SETTINGS)
+    trader = Trader(session, await again.start())
+    assert (await trader.journal())[: len(journal)] == journal
+    assert await trader.position() == Decimal("0.01")
+    assert (await trader.ok("GET", f"/v1/order/{resting}"))["status"] == "NEW"
+    await trader.prices(BTC="65850")
+    assert (await trader.done(resting))["status"] == "FILLED"
+    await trader.prices(BTC="64990")
+    assert await trader.position() == Decimal("0.01")
+    await again.close()
+
+
+async def test_orders_accepted_before_a_restart_are_matched_after_it(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    """An order that was accepted but not matched is matched at the next start, once."""
+    slow = PaperSettings(prices="static", rate_limits=False, match_delay_ms=60_000)
+    paper = PaperExchange(tmp_path, settings=slow)
+    trader = Trader(session, await paper.start())
+    order_id = await trader.order()
+    await paper.close()
+    again = PaperExchange(tmp_path, settings=SETTINGS)
+    trader = Trader(session, await again.start())
+    assert (await trader.done(order_id))["status"] == "FILLED"
+    assert sum(1 for e in await trader.journal() if e["event"] == "fill") == 1
+    await again.close()
+
+
+async def test_kill_9_loses_no_accepted_order(tmp_path: Path, session: aiohttp.ClientSession) -> None:
+    """After SIGKILL under load every answered create is in the journal and in the orders, with its fills."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", RUNNER, str(tmp_path), stdout=subprocess.PIPE, cwd=Path.cwd()
+    )
+    assert process.stdout is not None
+    told = json.loads(await process.stdout.readline())
+    assert set(told) == {"base_url", "account_id", "orderly_key", "orderly_secret"}
+    trader = Trader(session, told["base_url"])
+    answered: list[int] = []
+
+    async def send(number: int) -> None:
+        try:
+            answered.append(await trader.order(client_order_id=f"kb-{number}", order_quantity="0.001"))
+        except (aiohttp.ClientError, OSError):
+            return
+
+    tasks = [asyncio.create_task(send(number)) for number in range(60)]
+
+    async def enough() -> bool | None:
+        return True if len(answered) >= 20 else None
+
+    await until(enough)
+    os.kill(process.pid, signal.SIGKILL)
+    await process.wait()
+    await asyncio.gather(*tasks)
+    paper = PaperExchange(tmp_path, settings=SETTINGS)
+    trader = Trader(session, await paper.start())
+    for order_id in answered:
+        assert (await trader.done(order_id))["status"] == "FILLED"
+    journal = await trader.journal()
+    accepted = {e["order_id"] for e in journal if e["event"] == "order_accepted"}
+    filled = [e["order_id"] for e in journal if e["event"] == "fill"]
+    assert set(answered) <= accepted
+    assert len(filled) == len(set(filled)) == len(accepted)
+    assert await trader.position() == Decimal("0.001") * len(accepted)
+    await paper.close()
+
+
+async def test_fifty_creates_at_one_instant(exchange: PaperExchange, trader: Trader) -> None:
+    """A burst is answered completely, every order fills once."""
+    ids = await asyncio.gather(*(trader.order(symbol=ETH, order_quantity="0.01") for _ in range(50)))
+    assert len(set(ids)) == 50
+    await trader.until_position(ETH, "0.5")
+    assert exchange.journal()[-1]["event"] == "fill"
+
+
+async def test_restricted_instruments_and_start_marks(tmp_path: Path, session: aiohttp.ClientSession) -> None:
+    """Settings restrict the list, set marks and override rules; an unknown symbol is an error at start."""
+    chosen = PaperSettings(
+        prices="static",
+        instruments=(BTC,),
+        marks={BTC: Decimal(50000)},
+        rules={BTC: {"min_notional": Decimal(1)}},
+    )
+    paper = PaperExchange(tmp_path, settings=chosen)
+    trader = Trader(session, await paper.start())
+    (row,) = (await trader.raw("GET", "/v1/public/info"))[1]["data"]["rows"]
+    assert (row["symbol"], row["min_notional"]) == (BTC, 1)
+    assert (await trader.raw("GET", f"/v1/public/futures/{BTC}"))[1]["data"]["mark_price"] == 50000
+    await paper.close()
+    with pytest.raises(ValueError, match="PERP_X_USDC"):
+        await PaperExchange(tmp_path / "b", settings=PaperSettings(instruments=("PERP_X_USDC",))).start()
+
+
+async def test_file_is_private_and_close_is_repeatable(tmp_path: Path) -> None:
+    """paper.db is 0600; closing twice is harmless; a closed exchange says so."""
+    paper = PaperExchange(tmp_path, settings=SETTINGS)
+    await paper.start()
+    assert (tmp_path / "paper.db").stat().st_mode & 0o777 == 0o600
+    await paper.close()
+    await paper.close()
+    with pytest.raises(RuntimeError):
+        _ = paper.venue
+
+
+async def test_run_paper_tells_how_to_reach_it(tmp_path: Path) -> None:
+    """run_paper runs until cancelled and hands out address, account and key."""
+    told: dict[str, str] = {}
+    task = asyncio.create_task(run_paper("127.0.0.1", 0, tmp_path, SETTINGS, told.update))
+
+    async def ready() -> bool | None:
+        return True if told else None
+
+    await until(ready)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert told["account_id"] == identity.PAPER_ACCOUNT_ID
+    assert told["orderly_secret"].startswith("ed25519:")
+
+
+def test_identity_is_importable_without_the_server() -> None:
+    """The constants cost no import of aiohttp."""
+    code = "import sys, kekbridge.paper.identity; print('aiohttp' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
