@@ -15,6 +15,7 @@ from decimal import Decimal
 import structlog
 
 from kekbridge.config import Queue
+from kekbridge.crashpoints import reach
 from kekbridge.errors import ExchangeUnavailable, KekbridgeError
 from kekbridge.exchange.protocol import Accepted, Exchange, OrderReport, Submission
 from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Purpose
@@ -103,6 +104,7 @@ class Guard:
     async def _step(self, entry: Order, spent_s: float) -> ProtectionState | None:
         """Look, and do the next thing; the state reached, or None when it has to be looked at again soon."""
         entry = await self._database.read(order_rows.get, entry.client_order_id)
+        reach("W7")
         exposure, state = await self._look(entry)
         if exposure.open == ZERO:
             if spent_s < _READ_LAG_S and state is not ProtectionState.OVER:

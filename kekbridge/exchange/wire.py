@@ -17,6 +17,7 @@ import aiohttp
 from yarl import URL
 
 from kekbridge import __version__
+from kekbridge.crashpoints import reach_soon
 from kekbridge.exchange.offset import ClockOffset
 from kekbridge.exchange.pacing import Ticket
 from kekbridge.exchange.replies import NoAnswer, NotSent, Outcome, Reply, read_reply
@@ -184,6 +185,8 @@ async def _request_leaves(
     departure = context.trace_request_ctx
     if isinstance(departure, _Departure):
         departure.now()
+        if params.method == "POST":
+            reach_soon("W5")
 
 
 async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:

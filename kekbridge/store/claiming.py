@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from kekbridge.crashpoints import reach
 from kekbridge.errors import NotFound
 from kekbridge.model import Order, OrderIntent, OrderStatus, RateLimits, Usage, Verdict, Webhook
 from kekbridge.store import orders, webhooks
@@ -46,6 +47,7 @@ def admit_and_claim(
     `may_claim` says whether the worker has a free lane and may trade.
     """
     admission = admit(connection, draft, decide, rates=rates, now=now, expires_at=expires_at, cooldown_s=cooldown_s)
+    reach("W3")
     if admission.kind != "admitted" or not admission.orders:
         return admission
     first, *later = admission.orders

@@ -157,6 +157,20 @@ async def test_refuse_only_one_kind_of_algo(trader: Trader) -> None:
     await trader.order()
 
 
+async def test_a_lost_stop_leaves_the_entry_naked(trader: Trader) -> None:
+    """lose_stop: the bracket's entry fills, its stop is gone; the next bracket keeps its own."""
+    await trader.control("/paper/faults", {"fault": "lose_stop", "count": 1})
+    stop = {"symbol": BTC, "algo_type": "STOP_LOSS", "side": "SELL", "type": "MARKET", "trigger_price": "60000"}
+    pair = {"symbol": BTC, "algo_type": "TP_SL", "child_orders": [{**stop, "reduce_only": True}]}
+    bracket = {"symbol": BTC, "algo_type": "BRACKET", "side": "BUY", "type": "MARKET", "quantity": "0.01"}
+    for quantity, ended in (("0.01", 1), ("0.02", 1)):
+        await trader.ok("POST", "/v1/algo/order", {**bracket, "child_orders": [pair]})
+        await trader.until_position(BTC, quantity)
+        journal = await trader.journal()
+        gone = [e for e in journal if e["event"] == "order_refused" and e.get("algo_type") == "STOP_LOSS"]
+        assert len(gone) == ended
+
+
 async def test_probability_is_seeded(trader: Trader) -> None:
     """The same seed gives the same sequence of strikes."""
 
