@@ -82,6 +82,7 @@ RATES: Final[Mapping[Endpoint, Rate]] = {
 # The exchange counts arrivals, we count departures: the network may squeeze two sends that lay a window apart. 40 ms of room costs
 # a burst of 50 orders 0.16 s and covers ordinary jitter; what it does not cover comes back as 429, which proves that nothing happened.
 JITTER_S: Final = 0.04
+_SHORTEST_SLEEP_S: Final = 0.0005
 
 
 class Ticket:
@@ -192,7 +193,7 @@ class _Window:
     def _grant(self) -> None:
         """Let as many waiters go as there is room for, then set the alarm for the moment when there is more."""
         now = self._monotonic()
-        while self._stamped and now - self._stamped[0] >= self._length:
+        while self._stamped and now >= self._stamped[0] + self._length:
             self._stamped.popleft()
         while self._queue:
             future = self._queue[0][2]
@@ -224,6 +225,6 @@ class _Window:
     async def _alarm(self, due: float) -> None:
         # A sleep may end a little early by the clock that is read here: repeat until the moment has really come.
         while (left := due - self._monotonic()) > 0:
-            await self._sleep(left)
+            await self._sleep(max(left, _SHORTEST_SLEEP_S))
         self._wakes_at = float("inf")
         self._grant()

@@ -1,0 +1,199 @@
+"""The sliding windows: never more than allowed in any window, exits first, nothing lost, nobody waits for real."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kekbridge.exchange.pacing import JITTER_S, RATES, Endpoint, Pacer, Rate, Ticket
+
+CREATE = Endpoint.ORDER_CREATE
+
+
+class FakeTime:
+    """A clock that moves when somebody sleeps on it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+        self.now += seconds
+
+
+def pacer_of(time: FakeTime, count: int = 10, window_s: float = 1.0) -> Pacer:
+    return Pacer({CREATE: Rate(count, window_s)}, monotonic=time.monotonic, sleep=time.sleep)
+
+
+def most_in_a_window(times: list[float], window_s: float) -> int:
+    """The largest number of sends within any half-open window of that length."""
+    return max((sum(start <= at < start + window_s for at in times) for start in times), default=0)
+
+
+async def test_burst_of_fifty() -> None:
+    """50 at once at 10 a second: the last leaves within 4.4 s and no window ever holds 11 (performance.md goal 5)."""
+    time = FakeTime()
+    pacer = pacer_of(time)
+    sent: list[float] = []
+
+    async def one() -> None:
+        ticket = await pacer.wait(CREATE)
+        ticket.stamp()
+        sent.append(time.now)
+
+    await asyncio.gather(*(one() for _ in range(50)))
+    await pacer.close()
+    assert len(sent) == 50
+    assert most_in_a_window(sent, 1.0) == 10
+    assert sent[-1] - sent[0] <= 4.4
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(1, 12),
+    window_s=st.floats(0.5, 10),
+    gaps=st.lists(st.floats(0, 2), min_size=1, max_size=40),
+    delays=st.lists(st.floats(0, 0.5), min_size=40, max_size=40),
+)
+def test_no_window_overflows(count: int, window_s: float, gaps: list[float], delays: list[float]) -> None:
+    """Whatever the arrivals, and however long a request takes from its grant to its leaving: no window holds more than allowed."""
+
+    async def story() -> list[float]:
+        time = FakeTime()
+        pacer = pacer_of(time, count, window_s)
+        sent: list[float] = []
+
+        async def one(delay: float) -> None:
+            ticket = await pacer.wait(CREATE)
+            await time.sleep(delay)
+            ticket.stamp()
+            sent.append(time.now)
+
+        tasks = []
+        for gap, delay in zip(gaps, delays, strict=False):
+            await time.sleep(gap)
+            tasks.append(asyncio.create_task(one(delay)))
+        await asyncio.gather(*tasks)
+        await pacer.close()
+        return sent
+
+    sent = asyncio.run(story())
+    assert len(sent) == min(len(gaps), len(delays))
+    assert most_in_a_window(sorted(sent), window_s) <= count
+
+
+async def test_exits_overtake() -> None:
+    """An exit that comes last leaves with the first free place."""
+    time = FakeTime()
+    pacer = pacer_of(time, count=1)
+    order: list[str] = []
+
+    async def one(name: str, *, is_urgent: bool = False) -> None:
+        ticket = await pacer.wait(CREATE, is_urgent=is_urgent)
+        ticket.stamp()
+        order.append(name)
+
+    tasks = [asyncio.create_task(one(f"entry{n}")) for n in range(3)]
+    await asyncio.sleep(0)
+    tasks.append(asyncio.create_task(one("exit", is_urgent=True)))
+    await asyncio.gather(*tasks)
+    await pacer.close()
+    assert order == ["entry0", "exit", "entry1", "entry2"]
+
+
+async def test_a_request_that_did_not_leave_gives_its_place_back() -> None:
+    """A place taken for a request that was never written is free again at once."""
+    time = FakeTime()
+    pacer = pacer_of(time, count=1)
+    (await pacer.wait(CREATE)).give_back()
+    ticket = await pacer.wait(CREATE)
+    assert time.now == 1000.0
+    ticket.stamp()
+    ticket.give_back()  # no effect once it has left
+    await pacer.wait(CREATE)
+    assert time.now >= 1001.0
+    await pacer.close()
+
+
+async def test_places_count_while_a_request_is_on_its_way_out() -> None:
+    """A granted request that has not left yet holds its place for as long as it takes."""
+    time = FakeTime()
+    pacer = pacer_of(time, count=1)
+    first = await pacer.wait(CREATE)
+    waiting = asyncio.create_task(pacer.wait(CREATE))
+    for _ in range(5):
+        await time.sleep(1)
+    assert not waiting.done()
+    first.stamp()
+    await waiting
+    assert time.now >= 1006.0 + JITTER_S
+    await pacer.close()
+
+
+async def test_hold_after_429() -> None:
+    """After a refusal nothing leaves for a whole window, or for as long as the exchange asked."""
+    time = FakeTime()
+    pacer = pacer_of(time)
+    pacer.hold(CREATE)
+    await pacer.wait(CREATE)
+    assert time.now >= 1001.0
+    pacer.hold(CREATE, 7)
+    before = time.now
+    await pacer.wait(CREATE, is_urgent=True)
+    assert time.now >= before + 7
+    await pacer.close()
+
+
+async def test_giving_up_frees_the_place() -> None:
+    """A waiter that is cancelled, before or in the moment of its grant, leaves no place taken."""
+    time = FakeTime()
+    pacer = pacer_of(time, count=1)
+    first = await pacer.wait(CREATE)
+    waiting = asyncio.create_task(pacer.wait(CREATE))
+    await asyncio.sleep(0)
+    first.give_back()  # grants `waiting`, which has not run yet
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    late = asyncio.create_task(pacer.wait(CREATE))
+    await asyncio.sleep(0)
+    late_ticket = await late
+    assert isinstance(late_ticket, Ticket)
+    assert pacer.waiting(CREATE) == 0
+    await pacer.close()
+
+
+async def test_close_cancels_the_waiting() -> None:
+    """Nobody hangs on a closed pacer."""
+    pacer = Pacer({CREATE: Rate(1, 1000)})
+    (await pacer.wait(CREATE)).stamp()
+    waiting = asyncio.create_task(pacer.wait(CREATE))
+    await asyncio.sleep(0)
+    await pacer.close()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "count", "window_s"),
+    [
+        (Endpoint.ORDER_CREATE, 10, 1),
+        (Endpoint.ALGO_CREATE, 1, 1),
+        (Endpoint.LEVERAGE_SET, 5, 60),
+        (Endpoint.CLIENT_INFO, 10, 60),
+        (Endpoint.POSITIONS, 30, 10),
+        (Endpoint.SYSTEM_INFO, 1, 1),
+        (Endpoint.LEVERAGE_GET, 1, 1),
+        (Endpoint.ALGO_CANCEL, 5, 1),
+    ],
+)
+def test_documented_rates(endpoint: Endpoint, count: int, window_s: int) -> None:
+    """The tight windows of the guide, and every endpoint has one."""
+    assert RATES[endpoint] == Rate(count, window_s)
+    assert set(RATES) == set(Endpoint)
