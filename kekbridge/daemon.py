@@ -59,6 +59,7 @@ log = structlog.get_logger("kekbridge.daemon")
 
 
 _RECOVERY_PAUSE_S = 1.0
+_SETTLE_S = 2.0
 _CLOCK: Callable[[], datetime] = lambda: datetime.now(UTC)  # noqa: E731 - a clock is a function
 
 
@@ -89,6 +90,7 @@ async def _serve(settings: Settings, data_dir: Path, announce: Callable[[Started
     async with AsyncExitStack() as stack:
         daemon = await Daemon.build(settings, data_dir, stack)
         async with daemon.running():
+            await daemon.wait_until_recovered(_SETTLE_S)
             announce(daemon.started)
             await stop.wait()
     return 0
@@ -255,6 +257,14 @@ class Daemon:
             data_dir=self._data_dir,
             paper_url=self._paper_url,
         )
+
+    async def wait_until_recovered(self, longest_s: float) -> None:
+        """Give the first reconciliation a moment: whoever reads "Ready" may send an entry at once, which not_ready would refuse."""
+        try:
+            async with asyncio.timeout(longest_s):
+                await self._recovered.wait()
+        except TimeoutError:
+            log.warning("announced_unreconciled", detail="the exchange does not answer; entries are refused until it does")
 
     async def _drain(self, trading: asyncio.Task[None]) -> None:
         """Stop in order, within `server.shutdown_timeout_s` for the orders under way."""

@@ -5,6 +5,7 @@ Secrets leave this module only inside Credentials, whose repr hides them; stored
 
 from __future__ import annotations
 
+import difflib
 import re
 import sqlite3
 from dataclasses import dataclass, field
@@ -13,19 +14,21 @@ from typing import Final
 
 from ulid import ULID
 
+from kekbridge.alerts.profiles import PROFILES
+from kekbridge.alerts.vocabulary import ORDER_FIELDS, canonical_name
 from kekbridge.config import Settings
 from kekbridge.credentials import new_credentials
 from kekbridge.delivery import WEBHOOK_PATH
-from kekbridge.errors import ConfigError, NotFound, VaultError
-from kekbridge.model import Limits, Mode, Webhook, WebhookSettings
+from kekbridge.errors import ConfigError, NotFound
+from kekbridge.model import Mode, Webhook, WebhookSettings
+from kekbridge.risk.hours import parse_hours
 from kekbridge.store import settings as store_settings
 from kekbridge.store import webhooks as store_webhooks
 from kekbridge.vault import Sealer
 
 FIRST_NAME: Final = "default"
 KEY_PREFIX_LENGTH: Final = 12
-# Store settings: which master key the credentials were sealed under, and where the last started daemon listened.
-_MASTER_CHECK: Final = "master_key_check"
+# Store setting: where the last started daemon listened, and in which mode.
 _LISTENING: Final = "listening"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -53,7 +56,6 @@ def create(
     """
     check_name(name)
     check_settings(settings)
-    confirm_master_key(connection, sealer, now=now)
     webhook = store_webhooks.create(connection, webhook_id=str(ULID()), name=name, settings=settings, now=now)
     api_key, api_secret = new_credentials(mode)
     store_webhooks.add_key(
@@ -82,22 +84,6 @@ def credentials_of(connection: sqlite3.Connection, sealer: Sealer, webhook: Webh
     return Credentials(sealer.open(newest.sealed_key).decode(), sealer.open(newest.sealed_secret).decode())
 
 
-def confirm_master_key(connection: sqlite3.Connection, sealer: Sealer, *, now: datetime) -> None:
-    """Remember the master key by a keyed hash, and refuse another one: it would seal secrets that the daemon cannot open.
-
-    A shell finds another vault than the daemon when it runs as another user or without the daemon's credentials directory.
-    """
-    check = sealer.lookup(_MASTER_CHECK).hex()
-    known = store_settings.get_value(connection, _MASTER_CHECK)
-    if known is None:
-        store_settings.set_value(connection, _MASTER_CHECK, check, now=now)
-    elif known != check:
-        raise VaultError(
-            "the vault found here holds another master key than the one the webhooks are sealed with; "
-            "run as the daemon's user, with the same [vault] settings and secrets directory"
-        )
-
-
 def check_name(name: str) -> None:
     """Raise ConfigError unless the name is 1 to 64 of the characters A-Z a-z 0-9 . _ -"""
     if not _NAME.fullmatch(name):
@@ -107,13 +93,23 @@ def check_name(name: str) -> None:
 
 
 def check_settings(settings: WebhookSettings) -> None:
-    """Raise ConfigError when two limits contradict each other, so that no order could ever pass."""
+    """Raise ConfigError when a setting means nothing, or when two contradict each other so that no order could ever pass."""
     limits = settings.limits
     _check_order("--min-order-size", limits.min_order_size, "--max-order-size", limits.max_order_size)
     _check_order("--min-order-size", limits.min_order_size, "--max-position-size", limits.max_position_size)
     rates = settings.rates
     _check_order("--rate-per-minute", rates.per_minute, "--rate-per-hour", rates.per_hour)
     _check_order("--rate-per-hour", rates.per_hour, "--rate-per-day", rates.per_day)
+    if limits.trading_hours is not None:
+        parse_hours(limits.trading_hours)
+    if settings.profile not in PROFILES:
+        raise ConfigError(f"--profile: found {settings.profile[:40]!r}, expected one of {', '.join(PROFILES)}")
+    for option, fields in (("--default", settings.defaults), ("--lock", settings.locked)):
+        unknown = next((name for name in fields if canonical_name(name) not in ORDER_FIELDS), None)
+        if unknown is not None:
+            near = difflib.get_close_matches(unknown, ORDER_FIELDS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(sorted(ORDER_FIELDS))}"
+            raise ConfigError(f"{option}: {unknown[:40]!r} is no field of an order; {hint}")
     overlap = sorted(settings.defaults.keys() & settings.locked.keys())
     if overlap:
         raise ConfigError(f"{overlap[0]} is given as --default and as --lock; keep one of the two")
@@ -124,7 +120,7 @@ def _check_order(low_name: str, low: object, high_name: str, high: object) -> No
         raise ConfigError(f"{low_name} {low} is larger than {high_name} {high}; no order could pass")
 
 
-def perp_symbol(text: str) -> str:
+def perp_symbol(text: str, option: str = "symbol") -> str:
     """The exchange's name of a market given by its base: `btc` -> `PERP_BTC_USDC`; full names stay. Raises ConfigError.
 
     A whole ticker such as BTCUSDT is refused: as a base it would name a market that does not exist, and block everything silently.
@@ -134,9 +130,7 @@ def perp_symbol(text: str) -> str:
         return name
     is_ticker = name.endswith(("USDT", "USDC")) or (name.endswith("USD") and name[:-3] not in _FIAT)
     if not _BASE.fullmatch(name) or is_ticker:
-        raise ConfigError(
-            f"symbol {text[:40]!r} is not known here; write the base (BTC) or the exchange's name (PERP_BTC_USDC)"
-        )
+        raise ConfigError(f"{option}: found {text[:40]!r}; write the base (BTC) or the exchange's name (PERP_BTC_USDC)")
     return f"PERP_{name}_USDC"
 
 
@@ -163,8 +157,3 @@ def mode_of(connection: sqlite3.Connection, configured: Mode, *, is_explicit: bo
     if is_explicit or not isinstance(known, dict) or known.get("mode") not in set(Mode):
         return configured
     return Mode(known["mode"])
-
-
-def defaults_for_first() -> WebhookSettings:
-    """Settings of the webhook that the first start makes: every default, signature required."""
-    return WebhookSettings(limits=Limits())

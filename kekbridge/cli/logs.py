@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
+# Least widths, so that lines that follow later stand under those before.
+_TITLES = {"TIME (UTC)": 11, "ALERT": 13, "WEBHOOK": 8, "ACTION": 6, "MARKET": 8, "STATUS": 9}
 _LOOK_EVERY_S = 0.3
 _BURST = 1000  # so many between two looks are still all printed
 
@@ -87,7 +89,7 @@ def logs(
         webhook=webhook,
         status=status,
         code=code,
-        symbol=None if symbol is None else perp_symbol(symbol),
+        symbol=None if symbol is None else perp_symbol(symbol, "--symbol"),
         since=None if since is None else values.instant("--since", since, now()),
         until=None if until is None else values.instant("--until", until, now()),
         text=text,
@@ -169,7 +171,7 @@ def _print(entries: list[Entry], *, as_json: bool, with_header: bool) -> None:
         for _, entry in entries:
             render.as_json({"kind": "alert" if hasattr(entry, "status") else "refusal"} | render.jsonable(entry))
     elif entries:
-        render.log_lines([_line(at, entry) for at, entry in entries], with_header=with_header)
+        render.lines(_TITLES, [_line(at, entry) for at, entry in entries], with_header=with_header)
     sys.stdout.flush()
 
 
@@ -179,12 +181,12 @@ def _line(at: datetime, entry: StoredAlert | Refusal) -> Any:
 
     if isinstance(entry, Refusal):
         times = f"{entry.count} x " if entry.count > 1 else ""
-        return render.LogLine(
+        return render.Line(
             (render.clock(at, now()), "-", "-", "-", "-", "refused"),
             f"{entry.code}: {times}from {entry.remote}: {entry.error}",
         )
     detail = ": ".join(part for part in (entry.code, entry.error) if part)
-    return render.LogLine(
+    return render.Line(
         (
             render.clock(at, now()),
             render.short_id(entry.id),

@@ -11,6 +11,7 @@ from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.cli.workspace import find_workspace, now, opened
 
 if TYPE_CHECKING:
+    from kekbridge.cli.render import Line
     from kekbridge.model import Order, Position
 
 orders = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -40,7 +41,10 @@ def list_orders(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """List orders, newest last: what was asked, what was filled at which price, what it cost."""
+    """List orders, newest last.
+
+    What was asked, what was filled at which price, and why not if it was not.
+    """
     from kekbridge.cli import render
     from kekbridge.store import orders as stored
     from kekbridge.webhooks import perp_symbol
@@ -50,7 +54,7 @@ def list_orders(
             connection,
             webhook=webhook,
             status=status,
-            symbol=None if symbol is None else perp_symbol(symbol),
+            symbol=None if symbol is None else perp_symbol(symbol, "--symbol"),
             since=None if since is None else values.instant("--since", since, now()),
             open_only=only_open,
             limit=limit,
@@ -61,23 +65,18 @@ def list_orders(
     if not found:
         render.note("No open order." if only_open else "No order yet. `kekbridge logs` shows what came in.")
         return
-    columns = [
-        render.Column("TIME (UTC)"),
-        render.Column("MARKET"),
-        render.Column("ORDER"),
-        render.Column("FILLED", justify="right"),
-        render.Column("AT", justify="right"),
-        render.Column("STATUS", is_status=True),
-        render.Column("WHY", shrinks=True),
-    ]
-    render.table(columns, [_order_row(order) for order in found])
+    titles = {"TIME (UTC)": 8, "ALERT": 13, "MARKET": 4, "ORDER": 10, "FILLED": 6, "STATUS": 6}
+    render.lines(titles, [_order_line(order) for order in found])
 
 
 @positions.command(epilog=examples("kekbridge positions", "kekbridge positions --json"))
 def list_positions(
     context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
 ) -> None:
-    """List open positions as the daemon last saw them at the exchange, and how long ago that was."""
+    """List open positions as the bridge last saw them.
+
+    SEEN says how long ago that was; the daemon looks every `exchange.refresh_s` seconds and after every fill.
+    """
     from kekbridge.cli import render
     from kekbridge.store import positions as stored
     from kekbridge.store.lock import DaemonLock
@@ -136,18 +135,21 @@ def order_words(order: Order) -> str:
     return " ".join(parts)
 
 
-def _order_row(order: Order) -> tuple[object, ...]:
+def _order_line(order: Order) -> Line:
     from kekbridge.cli import render
 
-    return (
+    filled = render.amount(order.executed_quantity)
+    if order.average_price is not None:
+        filled += f" at {render.amount(order.average_price)}"
+    cells = (
         render.clock(order.created_at, now()),
+        render.short_id(order.alert_id),
         render.market(order.intent.symbol),
         order_words(order),
-        order.executed_quantity,
-        order.average_price,
+        filled,
         order.status,
-        order.error or order.code or "",
     )
+    return render.Line(cells, ": ".join(part for part in (order.code, order.error) if part))
 
 
 def _position_row(position: Position) -> tuple[object, ...]:

@@ -60,9 +60,10 @@ def paper(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Run the paper exchange alone: Orderly's paths, signatures, filters and streams over HTTP on this machine.
+    """Run the paper exchange alone, for any Orderly client.
 
-    Prints where it listens and the account's key, then runs until Ctrl-C or SIGTERM. State is kept in the data directory.
+    It speaks Orderly's paths, signatures, filters and streams over HTTP on this machine. Prints where it listens and the account's
+    key, then runs until Ctrl-C or SIGTERM. State is kept in the data directory.
     """
     import asyncio
 
@@ -86,7 +87,6 @@ async def _run(workspace: Workspace, *, as_json: bool) -> None:
     import signal
 
     from kekbridge import log
-    from kekbridge.daemon import prepare_data_dir
     from kekbridge.errors import ConfigError
     from kekbridge.paper.server import PaperExchange
 
@@ -98,12 +98,12 @@ async def _run(workspace: Workspace, *, as_json: bool) -> None:
     exchange = PaperExchange(directory, settings=_settings(workspace))
     try:
         try:
-            prepare_data_dir(directory)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             base_url = await exchange.start("127.0.0.1", workspace.settings.paper.port)
         except OSError as error:
             raise ConfigError(
-                f"the paper exchange cannot listen on port {workspace.settings.paper.port}: "
-                f"{error.strerror}; use another --port, or 0 for a free one"
+                f"the paper exchange cannot start on port {workspace.settings.paper.port} with {directory}: "
+                f"{error.strerror}; use another --port (0: a free one) or --data-dir"
             ) from None
         _announce(base_url, directory, as_json=as_json)
         await stopped.wait()

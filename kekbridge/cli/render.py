@@ -171,38 +171,39 @@ def pairs(rows: Iterable[tuple[str, object]], *, indent: int = 0) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class LogLine:
-    """One line of a log: the cells under LOG_TITLES, and what explains them (beside them if there is room, else below)."""
+class Line:
+    """One line of a list: its cells, and what explains them (beside them if there is room, else below)."""
 
     cells: tuple[object, ...]
-    detail: str
+    detail: str = ""
 
 
-LOG_TITLES: tuple[str, ...] = ("TIME (UTC)", "ALERT", "WEBHOOK", "ACTION", "MARKET", "STATUS")
-_LOG_WIDTHS: tuple[int, ...] = (11, SHORT_ID, 8, 6, 8, 9)
+def lines(titles: Mapping[str, int], shown: Sequence[Line], *, with_header: bool = True) -> None:
+    """Print aligned lines on stdout; the last cell is a status. `titles` gives each column its least width.
 
-
-def log_lines(lines: Sequence[LogLine], *, with_header: bool) -> None:
-    """Print log lines on stdout: aligned cells, details below them on a narrow terminal, on the same line in a pipe."""
+    On a narrow terminal details go below their line; in a pipe everything of a line stays on it.
+    """
     from rich.text import Text
 
-    texts = [[clean(cell) for cell in row.cells] for row in lines]
-    widths = [max([least, *(len(text[index]) for text in texts)]) for index, least in enumerate(_LOG_WIDTHS)]
+    texts = [[clean(cell) for cell in one.cells] for one in shown]
+    widths = [
+        max([least, len(title), *(len(text[index]) for text in texts)])
+        for index, (title, least) in enumerate(titles.items())
+    ]
     if with_header:
-        titles = "  ".join(title.ljust(width) for title, width in zip(LOG_TITLES, widths, strict=True))
-        _show(Text(titles, style="bold"))
+        _show(Text("  ".join(title.ljust(width) for title, width in zip(titles, widths, strict=True)), style="bold"))
     screen = console()
-    for row, text in zip(lines, texts, strict=True):
+    for one, text in zip(shown, texts, strict=True):
         cells = [Text(cell.ljust(width)) for cell, width in zip(text, widths, strict=True)]
         cells[-1].stylize(_style_of(text[-1]))
         whole = Text("  ").join(cells)
-        detail = clean(row.detail)
+        detail = clean(one.detail) if one.detail else ""
         is_beside = not screen.is_terminal or whole.cell_len + 2 + len(detail) <= screen.width
         if detail and is_beside:
             whole.append(f"  {detail}", style="dim")
         _show(whole, is_wrapped=False)
         if detail and not is_beside:
-            paragraph(detail, indent=_LOG_WIDTHS[0] + 2)
+            paragraph(detail, indent=widths[0] + 2)
 
 
 def heading(text: str, *, gap: bool = True) -> None:

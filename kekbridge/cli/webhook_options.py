@@ -44,7 +44,7 @@ class Row:
 def _symbols(option: str, text: str) -> tuple[str, ...]:
     from kekbridge.webhooks import perp_symbol
 
-    return tuple(dict.fromkeys(perp_symbol(word) for word in values.words(option, text)))
+    return tuple(dict.fromkeys(perp_symbol(word, option) for word in values.words(option, text)))
 
 
 def _leverage(option: str, text: str) -> Any:
@@ -160,7 +160,7 @@ def _read_many(row: Row, texts: list[str]) -> Any:
     if row.field == "aliases":
         from kekbridge.webhooks import perp_symbol
 
-        return {ticker.upper(): perp_symbol(market) for ticker, market in found.items()}
+        return {ticker.upper(): perp_symbol(market, row.option) for ticker, market in found.items()}
     return found
 
 

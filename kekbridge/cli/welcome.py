@@ -16,7 +16,7 @@ from kekbridge.alerts import template
 from kekbridge.cli import render
 from kekbridge.cli.curl import curl_line
 from kekbridge.cli.workspace import Workspace, now, open_sealer, opened
-from kekbridge.model import Mode, Webhook
+from kekbridge.model import Mode, Webhook, WebhookSettings
 from kekbridge.store import webhooks as stored
 from kekbridge.webhooks import Credentials
 
@@ -47,7 +47,6 @@ class Welcome:
         with opened(self._workspace) as database:
             sealer = open_sealer(self._workspace, database)
             with database.transaction() as connection:
-                webhooks.confirm_master_key(connection, sealer, now=now())
                 webhooks.remember_address(connection, started.webhook_url, started.mode, now=now())
                 found = stored.list_all(connection)
                 if not found:
@@ -55,7 +54,7 @@ class Welcome:
                         connection,
                         sealer,
                         name=webhooks.FIRST_NAME,
-                        settings=webhooks.defaults_for_first(),
+                        settings=WebhookSettings(),
                         mode=started.mode,
                         now=now(),
                     )

@@ -1,0 +1,83 @@
+"""`kekbridge template`: the message to paste into a TradingView alert, alone on stdout; what its parts mean on stderr.
+
+What a message says is decided in alerts/template.py; this command opens the credentials and prints.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
+from kekbridge.cli.workspace import find_workspace, now, open_sealer, opened, webhook_url
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+Kind = Literal["strategy", "indicator", "close", "flip", "position", "ping", "pine"]
+
+
+def _option(metavar: str, help_text: str) -> Any:
+    return typer.Option(metavar=metavar, help=help_text, show_default=False)
+
+
+@app.command(
+    epilog=examples(
+        "kekbridge template default                                         for a strategy's alert",
+        "kekbridge template default --kind indicator --action buy --quantity 0.01 --stop-loss 2%",
+        "kekbridge template default --kind close --symbol BTCUSDT.P",
+        "kekbridge template default 2>/dev/null | xclip                      the message alone",
+    )
+)
+def template(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The webhook's name or id.", show_default=False)],
+    kind: Annotated[Kind, typer.Option(help="What the alert is for.")] = "strategy",
+    action: Annotated[Literal["buy", "sell"], typer.Option(help="Of an indicator's alert.")] = "buy",
+    symbol: Annotated[str | None, _option("TICKER", "Trade this market, whatever the chart shows.")] = None,
+    quantity: Annotated[str | None, _option("N", "Order this much, in coins.")] = None,
+    order_type: Annotated[str | None, _option("TYPE", "market, limit, …")] = None,
+    stop_loss: Annotated[str | None, _option("PRICE|2%", "Stop loss: a price, or percent of the entry.")] = None,
+    take_profit: Annotated[str | None, _option("PRICE|4%", "Take profit: a price, or percent of the entry.")] = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Print the message to paste into a TradingView alert.
+
+    One line on stdout and nothing else; what its parts mean, and where to send it, on stderr. Everything that stands fixed in it is
+    signed: a changed field is refused. Placeholders such as {{ticker}} are filled in by TradingView.
+    """
+    from kekbridge import webhooks
+    from kekbridge.alerts.template import build
+    from kekbridge.cli import render
+    from kekbridge.store import webhooks as stored
+
+    workspace = find_workspace(context, data_dir, config)
+    with opened(workspace) as database:
+        sealer = open_sealer(workspace, database)
+        with database.snapshot() as connection:
+            webhook = stored.find(connection, name)
+            credentials = webhooks.credentials_of(connection, sealer, webhook, now=now())
+            url = webhook_url(workspace, connection)
+    made = build(
+        kind,
+        api_key=credentials.api_key,
+        api_secret=credentials.api_secret,
+        profile=webhook.settings.profile,
+        action=action,
+        symbol=symbol,
+        quantity=quantity,
+        order_type=order_type,
+        stop_loss=stop_loss,
+        take_profit=take_profit,
+    )
+    if as_json:
+        render.as_json(
+            {"message": made.message, "webhookUrl": url, "explanation": dict(made.explanation), "free": made.free}
+        )
+        return
+    render.line(made.message)
+    render.note(f"To send to: {url}")
+    for part, words in made.explanation:
+        render.note(f"  {part}: {words}")

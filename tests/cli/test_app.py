@@ -1,0 +1,84 @@
+"""The tree of commands as a whole: every command is found, explained by an example, and synchronous."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from kekbridge.cli.app import COMMANDS, app
+
+
+def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command below a group with its path, groups too."""
+    yield path, command
+    if isinstance(command, TyperGroup):
+        context: Any = None
+        for name in command.list_commands(context):
+            yield from walk(command.get_command(context, name), (*path, name))
+
+
+ALL = [(" ".join(path), command) for path, command in walk(get_command(app)) if path]
+each_command = pytest.mark.parametrize(("path", "command"), ALL, ids=[path for path, _ in ALL])
+
+
+def test_the_commands_of_the_first_release_exist() -> None:
+    """What the README and the daemon's own messages name can be called."""
+    paths = {path for path, _ in ALL}
+    assert {
+        "serve",
+        *(f"webhook {verb}" for verb in ("create", "list", "show", "edit", "enable", "disable", "delete")),
+        "template",
+        "logs",
+        "explain",
+        "orders",
+        "positions",
+        "halt",
+        "exits-only",
+        "resume",
+        "paper",
+        *(f"config {verb}" for verb in ("show", "check", "path")),
+    } <= paths
+
+
+@each_command
+def test_every_command_has_help_with_an_example(path: str, command: Any) -> None:
+    """Nobody has to guess how a command is typed."""
+    assert command.help
+    assert command.epilog
+    assert f"kekbridge {path}" in command.epilog
+
+
+@each_command
+def test_no_command_is_a_coroutine_function(path: str, command: Any) -> None:
+    """Typer never awaits an `async def` command: it would print nothing and exit 0."""
+    callback = inspect.unwrap(command.callback) if command.callback else None
+    assert not inspect.iscoroutinefunction(callback), path
+
+
+@each_command
+def test_every_option_is_explained(path: str, command: Any) -> None:
+    """No option or argument without a word about it."""
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), f"{path}: {parameter.name}"
+
+
+@each_command
+def test_places_can_be_given_to_every_command(path: str, command: Any) -> None:
+    """--data-dir and --config work after every command, as they do before it."""
+    if isinstance(command, TyperGroup):
+        return
+    names = {name for parameter in command.params for name in getattr(parameter, "opts", ())}
+    assert {"--data-dir", "--config", "--json"} - names <= ({"--json"} if path == "template" else set())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_says_what_the_command_says(name: str) -> None:
+    """The one-line helps of `kekbridge --help` are data; they are those of the commands, so that the two never differ."""
+    group: Any = get_command(app)
+    first_line = group.get_command(None, name).help.split("\n\n")[0].strip()
+    assert " ".join(first_line.split()) == COMMANDS[name][1]

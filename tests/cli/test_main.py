@@ -1,0 +1,149 @@
+"""The entry point: one line for every expected failure, documented exit codes, nothing heavy for --version and --help."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kekbridge import __version__
+
+ROOT = Path(__file__).parents[2]
+# Modules whose import costs more than the rest of a `--help` together.
+HEAVY = ("rich", "pydantic", "aiohttp", "sqlite3", "sqlite_utils", "keyring", "apscheduler", "structlog", "asyncio")
+
+
+def kekbridge(*arguments: str, python: tuple[str, ...] = (), **options: object) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "KEKBRIDGE_DATA_DIR": str(options.pop("data_dir", "/nonexistent")),
+    }
+    return subprocess.run(
+        [sys.executable, *python, "-m", "kekbridge.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+
+
+def imported(*arguments: str) -> set[str]:
+    """Top-level names of what a command line imports, by Python's own account."""
+    done = kekbridge(*arguments, python=("-X", "importtime"))
+    return {
+        line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "import time:" in line
+    }
+
+
+def test_version_imports_next_to_nothing() -> None:
+    """`--version` answers without Typer, let alone anything heavier."""
+    done = kekbridge("--version")
+    assert (done.returncode, done.stdout) == (0, f"kekbridge {__version__}\n")
+    assert imported("--version").isdisjoint({"typer", *HEAVY})
+
+
+def test_help_imports_no_heavy_module() -> None:
+    """`--help` costs Typer and no more: no command's own imports, however many commands there are."""
+    names = imported("--help")
+    assert "typer" in names
+    assert names.isdisjoint(HEAVY)
+
+
+def test_version_stands_in_the_help_and_works_among_options() -> None:
+    """The quick way of --version is no special case to the person: the option exists."""
+    assert "--version" in kekbridge("--help").stdout
+    assert kekbridge("--config", "x.toml", "--version").stdout == f"kekbridge {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("logs", "--bogus"), "no such option: --bogus"),
+        (("bogus",), "no such command 'bogus'"),
+        (("serve", "--port", "x"), "--port"),
+        (("serve", "--mode", "real"), "--mode"),
+        (("webhook", "create"), "missing argument"),
+        (("config", "check", "--config", "/nonexistent.toml"), "config file /nonexistent.toml does not exist"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments: tuple[str, ...], expected: str) -> None:
+    """A wrong command line or setting: one line on stderr, nothing on stdout, exit code 2, no traceback."""
+    done = kekbridge(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("kekbridge: ")
+    assert done.stderr.count("\n") == 1
+    assert expected.lower() in done.stderr.lower()
+
+
+def test_missing_data_is_exit_code_3(tmp_path: Path) -> None:
+    """A reader without a database says what to do; it creates nothing."""
+    done = kekbridge("orders", data_dir=tmp_path / "none")
+    assert done.returncode == 3
+    assert "kekbridge serve" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "none").exists()
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    """Bare `kekbridge` shows what can be done, on stderr, with the exit code of wrong usage."""
+    done = kekbridge()
+    assert done.returncode == 2
+    assert "serve" in done.stderr
+    assert done.stdout == ""
+
+
+def test_closed_pipe_is_no_error(tmp_path: Path) -> None:
+    """`kekbridge explain --codes | head -1`: no traceback when the reader has seen enough."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KEKBRIDGE_DATA_DIR": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kekbridge.cli.main", "explain", "--codes"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) in (0, 1)
+    assert errors == ""
+
+
+def test_control_characters_in_an_error_never_reach_the_terminal() -> None:
+    """What a person or an alert put into a name is quoted in errors: without escape sequences."""
+    done = kekbridge("webhook", "create", "a\x1b]0;owned\x07b\x9b2J")
+    assert done.returncode == 2
+    assert not any(character in done.stderr for character in "\x1b\x07\x9b")
+
+
+def test_ctrl_c_is_exit_code_130(tmp_path: Path) -> None:
+    """An interrupted command leaves quietly with the shell's code for it."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KEKBRIDGE_DATA_DIR": str(tmp_path / "data")}
+    environment["KEKBRIDGE_VAULT_BACKEND"] = "key_file"
+    command = [sys.executable, "-m", "kekbridge.cli.main"]
+    subprocess.run([*command, "webhook", "create", "a"], env=environment, check=True, capture_output=True)
+    subprocess.run([*command, "halt"], env=environment, check=True, capture_output=True)
+    process = subprocess.Popen(
+        [*command, "webhook", "delete", "a"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stderr is not None
+    question = process.stderr.read(1)  # it asks: now it is waiting
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert question
+    assert process.returncode in (1, 130)
+    assert "Traceback" not in errors

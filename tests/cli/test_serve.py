@@ -1,0 +1,339 @@
+"""`serve` and the commands beside it, as processes: the printed curl line trades on paper, and every reader tells of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+KEKBRIDGE = (sys.executable, "-m", "kekbridge.cli.main")
+DEADLINE_S = 60.0
+
+
+class Served:
+    """A running `kekbridge` process and the lines that it has printed on stdout so far."""
+
+    def __init__(self, environment: dict[str, str], *arguments: str) -> None:
+        self.environment = environment
+        self.process = subprocess.Popen(
+            [*KEKBRIDGE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        self.printed: list[str] = []
+        self.log: list[str] = []
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        for stream, target in ((self.process.stdout, self._lines.put), (self.process.stderr, self.log.append)):
+            assert stream is not None
+            threading.Thread(target=_pump, args=(stream, target), daemon=True).start()
+
+    def line(self, wanted: Callable[[str], bool]) -> str:
+        """The first line on stdout for which `wanted` holds, waited for."""
+        until = time.monotonic() + DEADLINE_S
+        while True:
+            found = next((text for text in self.printed if wanted(text)), None)
+            if found is not None:
+                return found
+            try:
+                text = self._lines.get(timeout=max(0.01, until - time.monotonic()))
+            except queue.Empty:
+                text = None
+            assert text is not None, f"not printed:\n{self.printed}\n{''.join(self.log)}"
+            self.printed.append(text)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send the signal and return the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE_S)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Another command on the same data directory, while it runs."""
+        return subprocess.run(
+            [*KEKBRIDGE, *arguments],
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+
+    def data(self, *arguments: str) -> Any:
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+def _pump(stream: IO[str], put: Callable[[str | None], None]) -> None:
+    for text in stream:
+        put(text.rstrip("\n"))
+    put(None)
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Free ports, static prices, a data directory of its own, none of the machine's settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("KEKBRIDGE_")}
+    kept.pop("DBUS_SESSION_BUS_ADDRESS", None)
+    return kept | {
+        "PYTHONPATH": str(ROOT),
+        "KEKBRIDGE_DATA_DIR": str(tmp_path / "data"),
+        "KEKBRIDGE_SERVER_PORT": "0",
+        "KEKBRIDGE_PAPER_PORT": "0",
+        "KEKBRIDGE_PAPER_PRICES": "static",
+    }
+
+
+@pytest.fixture
+def start(environment: dict[str, str]) -> Iterator[Callable[..., Served]]:
+    """Start processes; whatever still runs at the end is killed."""
+    started: list[Served] = []
+
+    def begin(*arguments: str, **changes: str) -> Served:
+        started.append(Served(environment | changes, *arguments))
+        return started[-1]
+
+    yield begin
+    for served in started:
+        if served.process.poll() is None:
+            served.process.kill()
+        served.process.wait(DEADLINE_S)
+        for stream in (served.process.stdout, served.process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """What `condition` returns once it is true."""
+    until = time.monotonic() + DEADLINE_S
+    while not (found := condition()):
+        assert time.monotonic() < until, "the condition did not become true"
+        time.sleep(0.05)
+    return found
+
+
+def get_json(url: str) -> Any:
+    try:
+        with urllib.request.urlopen(url, timeout=DEADLINE_S) as answer:  # noqa: S310  loopback
+            return json.load(answer)
+    except urllib.error.HTTPError as error:  # /readyz says 503 and why
+        with error:
+            return json.load(error)
+
+
+def shells() -> list[str]:
+    return [shell for shell in ("sh", "bash", "zsh", "dash") if shutil.which(shell)]
+
+
+def paste(shell: str, line: str) -> dict[str, Any]:
+    """What the line answers when it is pasted into a terminal."""
+    done = subprocess.run([shell, "-c", line], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is what the line is for")
+def test_the_first_five_minutes(start: Callable[..., Served]) -> None:
+    """From nothing: serve prints a curl line that is filled on paper in any shell; again it is a duplicate; every reader knows."""
+    served = start("serve")
+    served.line(lambda text: text.startswith("Ready."))
+    printed = "\n".join(served.printed)
+    for word in ("paper", "key file", "/api/webhooks/tradingview", served.environment["KEKBRIDGE_DATA_DIR"]):
+        assert word in printed
+    curl = served.line(lambda text: text.startswith("curl "))
+    assert served.printed.count(curl) == 1  # one line: nothing wrapped it
+
+    first, *more = shells()
+    answer = paste(first, curl)
+    assert answer["status"] == "filled"
+    assert answer["executedPrice"] > 0
+    assert "duplicate" not in answer
+    for shell in [*more, first]:
+        again = paste(shell, curl)
+        assert again["duplicate"] is True
+        assert again["orderId"] == answer["orderId"]
+
+    paper_url = next(text.split()[-1] for text in served.printed if text.startswith("paper exchange"))
+    journal = get_json(f"{paper_url}/paper/journal")
+    assert [event["event"] for event in journal].count("order_received") == 1
+
+    (order,) = served.data("orders")
+    assert (order["status"], order["orderId"], order["symbol"]) == ("filled", answer["orderId"], "PERP_BTC_USDC")
+    (position,) = wait_for(lambda: served.data("positions"))
+    assert (position["symbol"], position["quantity"]) == ("PERP_BTC_USDC", "0.001")
+    logged = json.loads(served.run("logs", "--json").stdout.splitlines()[-1])
+    assert (logged["status"], logged["alertId"]) == ("filled", answer["alertId"])
+    for reference in (answer["alertId"], answer["clientOrderId"], logged["id"], logged["id"][:13]):
+        story = served.data("explain", reference)
+        assert story["id"] == logged["id"]
+        assert story["orders"][0]["fills"]
+        assert all(verdict["passed"] for verdict in story["verdicts"])
+    for words in (("orders",), ("positions",), ("logs",), ("explain", logged["id"])):
+        shown = served.run(*words)
+        assert shown.returncode == 0, shown.stderr
+        assert "filled" in shown.stdout or "long" in shown.stdout
+
+    assert served.stop() == 0
+    assert served.data("orders")[0]["status"] == "filled"  # readers need no daemon
+
+
+def test_the_webhook_stays_the_same_over_restarts(start: Callable[..., Served]) -> None:
+    """The first start makes the webhook `default`; later starts show the same one, and the line trades again under a new id."""
+    first = start("serve")
+    line = first.line(lambda text: text.startswith("curl "))
+    first.line(lambda text: text.startswith("Ready."))
+    assert first.stop(signal.SIGINT) == 0
+    second = start("serve")
+    again = second.line(lambda text: text.startswith("curl "))
+    key = re.compile(r'"apiKey":"([^"]+)"')
+    alert = re.compile(r'"alertId":"([^"]+)"')
+    assert key.findall(line) == key.findall(again)
+    assert alert.findall(line) != alert.findall(again)
+    assert [webhook["name"] for webhook in second.data("webhook", "list")] == ["default"]
+
+
+def test_json_is_one_line_with_what_a_script_needs(start: Callable[..., Served]) -> None:
+    """`serve --json` says on one line where it listens and who may send; the log stays on stderr."""
+    served = start("serve", "--json")
+    told = json.loads(served.line(lambda text: True))
+    assert set(told) == {"mode", "url", "webhookUrl", "paperUrl", "dataDir", "vault", "webhook"}
+    assert told["mode"] == "paper"
+    assert told["webhookUrl"] == told["url"] + "/api/webhooks/tradingview"
+    assert set(told["webhook"]) == {"name", "id", "apiKey", "apiSecret"}
+    assert get_json(told["url"] + "/healthz")["status"] == "ok"
+    assert served.stop() == 0
+    assert len(served.printed) == 1
+
+
+def test_commands_beside_the_daemon_take_effect_at_once(start: Callable[..., Served]) -> None:
+    """A webhook created now takes an alert now; disabled it refuses; halted nothing trades; its URL is the daemon's real one."""
+    served = start("serve", "--json")
+    told = json.loads(served.line(lambda text: True))
+    wait_for(lambda: get_json(told["url"] + "/readyz")["ready"])
+    made = served.data("webhook", "create", "late", "--no-require-signature", "--no-require-timestamp")
+    assert made["webhookUrl"] == told["webhookUrl"]
+
+    def send(alert: str, action: str) -> tuple[int, dict[str, Any]]:
+        body = {"apiKey": made["apiKey"], "alertId": alert, "action": action, "symbol": "ETHUSDT", "quantity": "0.1"}
+        request = urllib.request.Request(made["webhookUrl"], data=json.dumps(body).encode())  # noqa: S310  loopback
+        try:
+            with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:  # noqa: S310  loopback
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    assert send("a1", "buy")[0] == 200
+    served.data("webhook", "edit", "late", "--max-order-size", "0.05")
+    assert send("a2", "buy")[1]["code"] == "order_too_large"
+    assert served.run("exits-only").returncode == 0
+    assert send("a3", "buy")[1]["code"] == "exits_only"
+    assert served.data("halt")["state"] == "halted"
+    assert send("a4", "close")[1]["code"] == "trading_halted"
+    assert served.data("resume")["state"] == "running"
+    assert send("a5", "close")[0] == 200
+    served.data("webhook", "disable", "late")
+    assert send("a6", "buy")[0] == 403
+    served.data("webhook", "delete", "late", "--yes")
+    assert send("a7", "buy")[0] == 401
+    denied = served.run("logs", "--json", "--status", "denied", "--webhook", "late").stdout.splitlines()
+    assert [json.loads(text)["code"] for text in denied] == ["order_too_large", "exits_only", "trading_halted"]
+
+
+def test_logs_follow_what_comes_in(start: Callable[..., Served]) -> None:
+    """`logs -f` prints an alert that comes after it was started, also one that nobody vouched for."""
+    served = start("serve", "--json")
+    told = json.loads(served.line(lambda text: True))
+    following = start("logs", "-f", "--json")
+    # Sent until it shows: the follower may not be looking yet when the first one comes.
+    body = json.dumps({"apiKey": "wh_test_unknown", "action": "buy"}).encode()
+
+    def refused_is_shown() -> bool:
+        try:
+            urllib.request.urlopen(told["webhookUrl"], data=body, timeout=DEADLINE_S)  # noqa: S310  loopback
+        except urllib.error.HTTPError as error:
+            error.close()
+        return not following._lines.empty()
+
+    wait_for(refused_is_shown)
+    shown = json.loads(following.line(lambda text: True))
+    assert shown["kind"] == "refusal"
+    assert shown["code"] == "api_key_unknown"
+    assert following.stop(signal.SIGINT) == 130
+
+
+def test_a_second_daemon_is_refused(start: Callable[..., Served]) -> None:
+    """Two daemons on one data directory would send each other's orders: exit code 4, one line naming the first."""
+    served = start("serve", "--json")
+    served.line(lambda text: True)
+    second = served.run("serve")
+    assert second.returncode == 4
+    assert str(served.process.pid) in second.stderr
+    assert second.stderr.count("\n") == 1
+
+
+def test_a_taken_port_is_one_line(start: Callable[..., Served], tmp_path: Path) -> None:
+    """A port that is not free is named with the way out, without a traceback."""
+    served = start("serve", "--json")
+    port = json.loads(served.line(lambda text: True))["url"].rsplit(":", 1)[1]
+    second = served.run("serve", "--port", port, "--data-dir", str(tmp_path / "other"))
+    assert second.returncode == 2
+    assert port in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_live_mode_prints_no_credentials(start: Callable[..., Served]) -> None:
+    """Without the exchange's key live mode does not start; whatever it prints, no webhook credential is in it."""
+    done = start("webhook", "list").run("serve", "--mode", "live")
+    assert done.returncode == 2
+    assert done.stderr.startswith("kekbridge: ")
+    assert "wh_" not in done.stdout + done.stderr
+
+
+def test_paper_alone_is_a_venue_for_serve(start: Callable[..., Served], tmp_path: Path) -> None:
+    """`paper --json` prints what a client needs; `serve` pointed at it by exchange.base_url alone trades there."""
+    venue = start("paper", "--port", "0", "--json", "--data-dir", str(tmp_path / "venue"))
+    identity = json.loads(venue.line(lambda text: True))
+    assert set(identity) == {"base_url", "account_id", "orderly_key", "orderly_secret"}
+    served = start("serve", "--json", KEKBRIDGE_EXCHANGE_BASE_URL=identity["base_url"])
+    told = json.loads(served.line(lambda text: True))
+    assert told["paperUrl"] is None
+    wait_for(lambda: get_json(told["url"] + "/readyz")["ready"])
+    made = served.data("webhook", "create", "w", "--no-require-signature", "--no-require-timestamp")
+    body = {"apiKey": made["apiKey"], "alertId": "p1", "action": "buy", "symbol": "BTCUSDT", "quantity": "0.01"}
+    with urllib.request.urlopen(told["webhookUrl"], data=json.dumps(body).encode(), timeout=DEADLINE_S) as answer:  # noqa: S310
+        assert json.load(answer)["status"] == "filled"
+    events = get_json(f"{identity['base_url']}/paper/journal")
+    assert [event["symbol"] for event in events if event["event"] == "fill"] == ["PERP_BTC_USDC"]
+    assert served.stop() == 0
+    assert venue.stop() == 0
+
+
+def test_template_is_one_line_alone_on_stdout(start: Callable[..., Served]) -> None:
+    """`template` prints the message and nothing else on stdout, so that it can be piped; explanation and URL on stderr."""
+    made = start("webhook", "create", "w", "--json")
+    made.line(lambda text: True)
+    made.process.wait(DEADLINE_S)
+    done = made.run(
+        "template", "w", "--kind", "indicator", "--action", "sell", "--quantity", "0.5", "--symbol", "ETHUSDT.P"
+    )
+    assert done.returncode == 0
+    assert done.stdout.count("\n") == 1
+    message = json.loads(done.stdout)
+    assert (message["action"], message["quantity"], message["symbol"]) == ("sell", "0.5", "ETHUSDT.P")
+    assert message["signature"].startswith("v1:")
+    assert "/api/webhooks/tradingview" in done.stderr
+    assert made.run("template", "nobody").returncode == 3

@@ -1,0 +1,338 @@
+"""`kekbridge webhook`: credentials printed once, limits exactly as typed, changes effective in the file that the daemon reads."""
+
+from __future__ import annotations
+
+import re
+import stat
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kekbridge import webhooks
+from kekbridge.cli.webhook_options import ROWS, apply
+from kekbridge.errors import ConfigError
+from kekbridge.model import Limits, RateLimits, WebhookSettings
+from kekbridge.store import webhooks as stored
+from kekbridge.store.database import Database
+from kekbridge.store.lock import DaemonLock
+from kekbridge.vault import Sealer, master_key, open_vault
+
+ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+
+
+def stored_settings(data_dir: Path, name: str) -> WebhookSettings:
+    """What the daemon would read."""
+    with Database.open(data_dir, create=False).snapshot() as connection:
+        return stored.find(connection, name).settings
+
+
+def test_create_prints_everything_a_sender_needs(run: Any, data_dir: Path) -> None:
+    """`create --json` is one object with id, name, URL and both credentials; keys of paper mode say so."""
+    result = run("webhook", "create", "first", "--json")
+    assert result.code == 0
+    made = result.data
+    assert ULID.fullmatch(made["id"])
+    assert made["name"] == "first"
+    assert made["enabled"] is True
+    assert made["webhookUrl"] == "http://127.0.0.1:8080/api/webhooks/tradingview"
+    assert re.fullmatch(r"wh_test_[A-Za-z0-9]{20,}", made["apiKey"])
+    assert re.fullmatch(r"whs_[A-Za-z0-9]{20,}", made["apiSecret"])
+    assert made["settings"]["requireSignature"] is True
+    assert result.err == ""
+
+
+def test_credentials_are_stored_sealed_and_found_by_the_daemon(run: Any, data_dir: Path) -> None:
+    """The daemon finds the key by its keyed hash and opens the secret; neither stands in any file in the clear."""
+    made = run("webhook", "create", "first", "--json").data
+    from kekbridge.config import load_settings
+    from kekbridge.model import Mode
+
+    settings = load_settings()
+    sealer = Sealer(master_key(open_vault(settings.vault, data_dir, Mode.PAPER)))
+    with Database.open(data_dir).snapshot() as connection:
+        from datetime import UTC, datetime
+
+        found = stored.find_by_lookup(connection, sealer.lookup(made["apiKey"]), datetime.now(UTC))
+    assert found is not None
+    assert found[0].id == made["id"]
+    assert sealer.open(found[1].sealed_secret).decode() == made["apiSecret"]
+    for file in data_dir.rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            assert made["apiSecret"].encode() not in content
+            assert made["apiKey"].encode() not in content
+
+
+def test_data_is_for_its_owner_only(run: Any, data_dir: Path) -> None:
+    """The first command that writes makes directory and database private, whatever the umask."""
+    run("webhook", "create", "first")
+    assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
+    assert stat.S_IMODE((data_dir / "kekbridge.db").stat().st_mode) == 0o600
+
+
+def test_every_limit_of_the_issue_is_stored_exactly(run: Any, data_dir: Path) -> None:
+    """Every option changes its setting to exactly what was typed, and nothing else."""
+    result = run(
+        *("webhook", "create", "all", "--json", "--allowed-symbols", "BTC,eth,PERP_1000PEPE_USDC,EURUSD"),
+        *(
+            "--min-order-size",
+            "0.002",
+            "--max-order-size",
+            "1.5",
+            "--max-position-size",
+            "3",
+            "--max-notional",
+            "50000.25",
+        ),
+        *("--daily-limit", "10000", "--daily-orders", "40", "--max-leverage", "5", "--leverage-policy", "lower"),
+        *("--max-open-positions", "3", "--require-stop-loss", "--max-stop-distance", "5%", "--max-slippage", "0.005"),
+        *(
+            "--max-daily-loss",
+            "500",
+            "--max-drawdown",
+            "20%",
+            "--cooldown",
+            "5m",
+            "--trading-hours",
+            "Mon-Fri 07:00-22:00 UTC",
+        ),
+        *("--rate-per-minute", "20", "--rate-per-hour", "200", "--rate-per-day", "2000", "--follow", "position"),
+        *("--rescale-units", "--max-timestamp-age", "30s", "--no-require-signature", "--no-require-timestamp"),
+        *("--default", "quantity=0.01", "--default", "orderType=market", "--lock", "symbol=BTCUSDT.P"),
+        *("--alias", "GOLD=XAU", "--allow-address", "tradingview", "--allow-address", "10.0.0.0/8"),
+    )
+    assert result.code == 0, result.err
+    assert stored_settings(data_dir, "all") == WebhookSettings(
+        limits=Limits(
+            allowed_symbols=("PERP_BTC_USDC", "PERP_ETH_USDC", "PERP_1000PEPE_USDC", "PERP_EURUSD_USDC"),
+            min_order_size=Decimal("0.002"),
+            max_order_size=Decimal("1.5"),
+            max_position_size=Decimal(3),
+            max_notional=Decimal("50000.25"),
+            daily_limit=Decimal(10_000),
+            daily_orders=40,
+            max_leverage=Decimal(5),
+            leverage_policy="lower",
+            max_open_positions=3,
+            require_stop_loss=True,
+            max_stop_distance=Decimal("0.05"),
+            max_slippage=Decimal("0.005"),
+            max_daily_loss=Decimal(500),
+            max_drawdown=Decimal("0.2"),
+            cooldown_s=300,
+            trading_hours="Mon-Fri 07:00-22:00 UTC",
+        ),
+        rates=RateLimits(per_minute=20, per_hour=200, per_day=2000),
+        require_signature=False,
+        require_timestamp=False,
+        max_timestamp_age_s=30,
+        follow="position",
+        rescale_units=True,
+        defaults={"quantity": "0.01", "orderType": "market"},
+        locked={"symbol": "BTCUSDT.P"},
+        aliases={"GOLD": "PERP_XAU_USDC"},
+        allowed_addresses=("tradingview", "10.0.0.0/8"),
+    )
+    limits = result.data["settings"]["limits"]
+    assert limits["maxNotional"] == "50000.25"
+    assert limits["allowedSymbols"][0] == "PERP_BTC_USDC"
+
+
+def test_without_options_the_settings_are_the_defaults(run: Any, data_dir: Path) -> None:
+    """What is not named is the default of the model: signature required, safe limits."""
+    run("webhook", "create", "plain")
+    assert stored_settings(data_dir, "plain") == WebhookSettings()
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.option for row in ROWS])
+def test_every_option_of_the_table_has_its_setting(row: Any) -> None:
+    """A row of the table names a field that exists."""
+    settings = WebhookSettings()
+    assert hasattr(getattr(settings, row.part) if row.part else settings, row.field)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--max-order-size", "1e3"), "--max-order-size: found '1e3', expected a positive decimal number"),
+        (("--max-order-size", "0"), "--max-order-size"),
+        (("--allowed-symbols", "BTCUSDT"), "write the base (BTC)"),
+        (("--allowed-symbols", "BTCUSD"), "write the base (BTC)"),
+        (("--allowed-symbols", "BTC-PERP"), "write the base (BTC)"),
+        (("--max-leverage", "101"), "a number from 1 to 100"),
+        (("--leverage-policy", "raise"), "refuse or lower"),
+        (("--follow", "me"), "signal or position"),
+        (("--max-slippage", "5"), "a percentage such as 5%"),
+        (("--cooldown", "soon"), "a duration"),
+        (("--allow-address", "example.com"), "--allow-address"),
+        (("--default", "quantity"), "name=value"),
+        (("--lock", "quantty=1"), "did you mean quantity?"),
+        (("--lock", "apiKey=1"), "is no field of an order"),
+        (("--default", "quantity=1", "--lock", "quantity=2"), "keep one of the two"),
+        (("--min-order-size", "2", "--max-order-size", "1"), "--min-order-size 2 is larger than --max-order-size 1"),
+        (("--rate-per-minute", "200"), "--rate-per-minute 200 is larger than --rate-per-hour 100"),
+        (("--rate-per-minute", "none"), "--rate-per-minute: found 'none'"),
+        (("--trading-hours", "always"), "trading hours"),
+        (("--profile", "nobody"), "--profile"),
+    ],
+)
+def test_a_wrong_limit_is_refused_in_one_line(
+    run: Any, data_dir: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    """What cannot be meant is refused by its option's name, with exit code 2, and nothing is created."""
+    result = run("webhook", "create", "bad", *arguments)
+    assert result.code == 2
+    assert expected in result.err
+    assert result.err.count("\n") == 1
+    assert run("webhook", "list", "--json").code in (0, 3)
+    if data_dir.exists():
+        assert run("webhook", "list", "--json").data == []
+
+
+@pytest.mark.parametrize("name", ["", "a b", "ü", "a" * 65, "a/b", "a\n"])
+def test_names_that_cannot_be_used(run: Any, name: str) -> None:
+    """A name is 1 to 64 plain characters: it stands in logs, options and JSON."""
+    result = run("webhook", "create", name)
+    assert result.code == 2
+    assert "1 to 64 letters" in result.err
+
+
+def test_a_name_is_given_once(run: Any) -> None:
+    """A second webhook of the same name is refused; the first one keeps its key."""
+    first = run("webhook", "create", "same", "--json").data
+    again = run("webhook", "create", "same", "--json")
+    assert again.code == 2
+    assert again.err.count("\n") == 1
+    assert "same" in again.err
+    assert run("webhook", "show", "same", "--secret", "--json").data["apiKey"] == first["apiKey"]
+
+
+def test_show_keeps_the_secret_unless_asked(run: Any) -> None:
+    """The owner can see credentials again, but only by asking for them."""
+    made = run("webhook", "create", "one", "--json").data
+    quiet = run("webhook", "show", "one", "--json")
+    assert "apiSecret" not in quiet.data
+    assert made["apiSecret"] not in quiet.out + run("webhook", "show", "one").out + run("webhook", "list", "--json").out
+    asked = run("webhook", "show", "one", "--secret", "--json").data
+    assert (asked["apiKey"], asked["apiSecret"]) == (made["apiKey"], made["apiSecret"])
+    assert made["apiSecret"] in run("webhook", "show", made["id"], "--secret").out
+
+
+def test_edit_changes_only_what_is_named(run: Any, data_dir: Path) -> None:
+    """Other settings stay; `none` takes a limit away; the new name is used from then on."""
+    run("webhook", "create", "one", "--max-order-size", "2", "--max-notional", "1000", "--default", "quantity=1")
+    result = run("webhook", "edit", "one", "--max-notional", "none", "--require-stop-loss", "--name", "two", "--json")
+    assert result.code == 0
+    assert result.data["name"] == "two"
+    settings = stored_settings(data_dir, "two")
+    assert settings.limits == Limits(max_order_size=Decimal(2), require_stop_loss=True)
+    assert settings.defaults == {"quantity": "1"}
+    assert run("webhook", "show", "one").code == 3
+
+
+def test_edit_without_a_change_says_so(run: Any) -> None:
+    """A command that would do nothing is a mistake worth a word."""
+    run("webhook", "create", "one")
+    assert run("webhook", "edit", "one").code == 2
+
+
+def test_edit_is_all_or_nothing(run: Any, data_dir: Path) -> None:
+    """A refused edit leaves the webhook as it was, also the part that was right."""
+    run("webhook", "create", "one", "--max-order-size", "2")
+    assert run("webhook", "edit", "one", "--max-notional", "5", "--min-order-size", "3").code == 2
+    assert run("webhook", "edit", "one", "--max-notional", "5", "--name", "not a name").code == 2
+    assert stored_settings(data_dir, "one").limits == Limits(max_order_size=Decimal(2))
+
+
+def test_enable_and_disable(run: Any) -> None:
+    """Switching is stored, and the list shows it."""
+    run("webhook", "create", "one")
+    assert run("webhook", "disable", "one", "--json").data["enabled"] is False
+    assert "disabled" in run("webhook", "list").out
+    assert run("webhook", "enable", "one", "--json").data["enabled"] is True
+
+
+def test_delete_asks_unless_told_not_to(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a yes nothing is deleted; with --yes nobody is asked."""
+    import io
+    import sys
+
+    run("webhook", "create", "one")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    assert run("webhook", "delete", "one").code == 1
+    assert len(run("webhook", "list", "--json").data) == 1
+    assert run("webhook", "delete", "one", "--yes", "--json").data["deleted"] is True
+    assert run("webhook", "list", "--json").data == []
+
+
+@pytest.mark.parametrize("verb", ["show", "enable", "disable", "delete"])
+def test_an_unknown_name_is_exit_code_3(run: Any, verb: str) -> None:
+    """Scripts can tell "no such webhook" from a mistake in the command."""
+    run("webhook", "create", "one")
+    assert run("webhook", verb, "nobody").code == 3
+
+
+def test_url_is_the_public_one_if_set(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What TradingView needs is the address from outside."""
+    monkeypatch.setenv("KEKBRIDGE_SERVER_PUBLIC_URL", "https://bridge.example.com/")
+    made = run("webhook", "create", "one", "--json").data
+    assert made["webhookUrl"] == "https://bridge.example.com/api/webhooks/tradingview"
+
+
+def test_url_follows_the_running_daemon(run: Any, data_dir: Path) -> None:
+    """A daemon started with --port is followed by commands that were not given it."""
+    from datetime import UTC, datetime
+
+    from kekbridge.model import Mode
+
+    run("webhook", "create", "one")
+    with Database.open(data_dir).transaction() as connection:
+        webhooks.remember_address(
+            connection, "http://127.0.0.1:9999/api/webhooks/tradingview", Mode.PAPER, now=datetime.now(UTC)
+        )
+    with DaemonLock(data_dir):
+        made = run("webhook", "create", "two", "--json").data
+    assert made["webhookUrl"] == "http://127.0.0.1:9999/api/webhooks/tradingview"
+    assert ":8080/" in run("webhook", "show", "two", "--json").data["webhookUrl"]
+
+
+def test_mode_follows_the_last_daemon_unless_configured(run: Any, data_dir: Path) -> None:
+    """Keys say which mode they are for; a daemon started with --mode is followed by commands that name none."""
+    from datetime import UTC, datetime
+
+    from kekbridge.model import Mode
+
+    run("webhook", "create", "one")
+    with Database.open(data_dir).transaction() as connection:
+        assert webhooks.mode_of(connection, Mode.PAPER, is_explicit=False) is Mode.PAPER
+        webhooks.remember_address(connection, "http://h/", Mode.LIVE, now=datetime.now(UTC))
+        assert webhooks.mode_of(connection, Mode.PAPER, is_explicit=False) is Mode.LIVE
+        assert webhooks.mode_of(connection, Mode.PAPER, is_explicit=True) is Mode.PAPER
+    # Live mode takes no key file: the command refuses as the daemon would, instead of sealing where it could not read.
+    assert "paper mode only" in run("webhook", "create", "two").err
+
+
+def test_another_master_key_is_refused(run: Any, data_dir: Path) -> None:
+    """A shell that finds another vault than the daemon must not seal secrets that the daemon cannot open."""
+    run("webhook", "create", "one")
+    keys = [
+        file for file in data_dir.rglob("*") if file.is_file() and "key" in file.name.lower() and "db" not in file.name
+    ]
+    assert keys
+    for file in keys:
+        file.unlink()
+    result = run("webhook", "create", "two")
+    assert result.code == 2
+    assert "master key" in result.err
+    assert len(run("webhook", "list", "--json").data) == 1
+
+
+def test_options_apply_to_given_settings() -> None:
+    """`apply` changes what is given and keeps the rest; an empty list is no change."""
+    before = WebhookSettings(defaults={"quantity": "1"}, allowed_addresses=("10.0.0.0/8",))
+    assert apply({"default": [], "max_notional": None}, before) == before
+    assert apply({"default": ["none"], "allow_address": ["none"]}, before) == WebhookSettings()
+    with pytest.raises(ConfigError, match="--alias"):
+        apply({"alias": ["GOLD=XAUUSDT"]}, before)
