@@ -9,12 +9,13 @@ from __future__ import annotations
 from decimal import Decimal
 
 from kekbridge.paper import filters
+from kekbridge.paper.algo_checks import check_numbers, check_triggers
 from kekbridge.paper.clearing import Clearing
 from kekbridge.paper.engine import Engine
 from kekbridge.paper.records import ZERO, Algo, Order, Position, Trade
 from kekbridge.paper.requests import EXIT_PAIRS, LEAVES, AlgoRequest, OrderRequest
 from kekbridge.paper.trading import EDIT_DELAY_MS, Trading
-from kekbridge.paper.wire import Refusal, plain
+from kekbridge.paper.wire import Refusal
 
 MAX_TP_SL = 10
 
@@ -37,16 +38,8 @@ class Algos:
         instrument = engine.instrument(request.symbol)
         mark = engine.marks[request.symbol].price
         self.clearing.check_frozen()
-        if request.quantity is not None and request.algo_type != "POSITIONAL_TP_SL":
-            filters.check_size(instrument, request.quantity, "quantity")
-        if request.type == "LIMIT" and request.price is not None:
-            filters.check_price(instrument, request.price, "price")
-        for node in _walk(request):
-            if node.trigger_price is not None and node.algo_type != "BRACKET":
-                filters.check_price(instrument, node.trigger_price, "trigger_price")
-            if node.algo_type in LEAVES and node.type == "LIMIT" and node.price is not None:
-                filters.check_price(instrument, node.price, "price")
-        self._check_triggers(request, mark)
+        check_numbers(request, instrument)
+        check_triggers(request, mark)
         self._check_client_id(request.client_order_id)
         self._check_limits(request)
         entry = self._entry(request) if request.algo_type == "BRACKET" else None
@@ -136,22 +129,6 @@ class Algos:
         )
         leaf.is_activated = False
         self.engine.touch(leaf)
-
-    def _check_triggers(self, request: AlgoRequest, mark: Decimal) -> None:
-        """A trigger on the wrong side of the price is refused (choice of orderly-api.md section 7)."""
-        if request.algo_type == "STOP" and request.trigger_price is not None:
-            if (request.trigger_price > mark) != (request.side == "BUY") or request.trigger_price == mark:
-                raise _wrong_side("STOP", request.trigger_price, request.side == "BUY", mark)
-            return
-        reference = mark
-        if request.algo_type == "BRACKET" and request.type == "LIMIT" and request.price is not None:
-            reference = request.price
-        for leaf in _walk(request):
-            if leaf.algo_type not in LEAVES or leaf.trigger_price is None:
-                continue
-            above = (leaf.algo_type == "TAKE_PROFIT") == (leaf.side == "SELL")
-            if leaf.trigger_price == reference or (leaf.trigger_price > reference) != above:
-                raise _wrong_side(leaf.algo_type, leaf.trigger_price, above, reference)
 
     def _check_client_id(self, client_order_id: str | None) -> None:
         if client_order_id is None:
@@ -490,15 +467,3 @@ class Algos:
             exit_by_stop = algo_type == "STOP" and root.algo_type in EXIT_PAIRS
             if algo_type is None or algo_type in kinds or exit_by_stop:
                 self.request_cancel(root if root.is_open else node)
-
-
-def _walk(request: AlgoRequest) -> list[AlgoRequest]:
-    found = [request]
-    for child in request.children:
-        found.extend(_walk(child))
-    return found
-
-
-def _wrong_side(name: str, trigger: Decimal, above: bool, reference: Decimal) -> Refusal:
-    place = "above" if above else "below"
-    return Refusal(-1005, f"The {name} trigger_price {plain(trigger)} must be {place} the price {plain(reference)}.")

@@ -111,7 +111,8 @@ async def test_account_totals(trader: Trader) -> None:
     assert totals["free_collateral"] == Decimal("93470.75")
     info = await trader.ok("GET", "/v1/account_info")
     assert info["free_collateral"] == totals["free_collateral"]
-    assert "total_pnl_24h" in info and "total_pnl_24_h" in totals
+    assert "total_pnl_24h" in info
+    assert "total_pnl_24_h" in totals
 
 
 async def test_client_info_and_key_info(trader: Trader) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -48,7 +49,7 @@ def pair(kind: str, **more: object) -> dict[str, object]:
     return body | ({"quantity": "0.5"} if kind == "TP_SL" else {}) | more
 
 
-async def place(trader: Trader, body: dict[str, object]) -> int:
+async def place(trader: Trader, body: Mapping[str, object]) -> int:
     """Create an algo order and return the root's id."""
     order_id: int = (await trader.ok("POST", "/v1/algo/order", body))["order_id"]
     return order_id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -40,9 +39,9 @@ STORY = st.lists(st.one_of(ORDERS, ORDERS, ORDERS, PRICES, PRICES, FUNDING, SETT
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Iterator[Path]:
+def room(tmp_path: Path) -> Path:
     """A directory for the many benches of one property."""
-    yield tmp_path
+    return tmp_path
 
 
 def play(bench: Bench, step: dict[str, object]) -> None:
@@ -86,7 +85,7 @@ def owed_by_trades(bench: Bench) -> Decimal:
     """What the account is worth, reckoned from trades, liquidations and funding alone."""
     engine = bench.venue.engine
     worth = engine.account.started_with
-    held = {symbol: ZERO for symbol in engine.instruments}
+    held = dict.fromkeys(engine.instruments, ZERO)
     for trade in engine.trades.values():
         quantity = trade.quantity if trade.side == "BUY" else -trade.quantity
         held[trade.symbol] += quantity

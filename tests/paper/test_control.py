@@ -143,6 +143,6 @@ async def test_order_book_and_kline_are_signed(trader: Trader) -> None:
     [("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("192.168.1.5", False), ("", False)],
     ids=["v4", "v6", "mapped", "lan", "none"],
 )
-def test_control_paths_are_for_loopback_only(remote: str, allowed: bool) -> None:  # noqa: FBT001
+def test_control_paths_are_for_loopback_only(remote: str, allowed: bool) -> None:
     """Only peers on this machine may touch the control paths."""
     assert _is_loopback(remote) is allowed

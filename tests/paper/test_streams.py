@@ -34,17 +34,21 @@ class Listener:
 
     async def hear(self, is_it: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The first message, past or future, that is it."""
-        for message in self.heard:
-            if is_it(message):
-                return message
+        for known in self.heard:
+            if is_it(known):
+                return known
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 raw = await self.socket.receive()
                 assert raw.type == aiohttp.WSMsgType.TEXT, raw
-                message = json.loads(raw.data, parse_float=Decimal)
+                message: dict[str, Any] = json.loads(raw.data, parse_float=Decimal)
                 self.heard.append(message)
                 if is_it(message):
                     return message
+
+    async def answer(self, message_id: object) -> dict[str, Any]:
+        """The answer to the message with this id."""
+        return await self.hear(lambda m: m.get("id") == message_id)
 
     async def topic(self, name: str, is_it: Callable[[Any], bool] = lambda _: True) -> Any:
         """The data of a message of a topic."""
@@ -88,7 +92,7 @@ async def logged_in(trader: Trader, *wanted: str) -> AsyncIterator[Listener]:
         assert (await listener.hear(lambda m: m.get("event") == "auth"))["success"] is True
         for name in wanted:
             await listener.say(id=name, event="subscribe", topic=name)
-            assert (await listener.hear(lambda m, name=name: m.get("id") == name))["success"] is True
+            assert (await listener.answer(name))["success"] is True
         yield listener
 
 
@@ -231,7 +235,7 @@ async def test_private_topics_need_a_login(trader: Trader) -> None:
             )
         ):
             await listener.say(id=number, event="subscribe", topic=topic)
-            answer = await listener.hear(lambda m, number=number: m.get("id") == number)
+            answer = await listener.answer(number)
             assert (answer["success"], answer["errorMsg"]) == (False, text)
 
 
@@ -280,7 +284,7 @@ async def test_price_changes_trades_and_maintenance_are_pushed(trader: Trader) -
     async with connected(trader, PUBLIC) as listener:
         for name in (f"{BTC}@markprice", f"{BTC}@trade", "maintenance_status"):
             await listener.say(id=name, event="subscribe", topic=name)
-            await listener.hear(lambda m, name=name: m.get("id") == name)
+            await listener.answer(name)
         await trader.prices(BTC="65123.4")
         await listener.topic(f"{BTC}@markprice", lambda d: d["price"] == Decimal("65123.4"))
         await trader.order()
