@@ -10,6 +10,7 @@ from decimal import Decimal
 
 from kekbridge.paper import filters
 from kekbridge.paper.algo_checks import check_numbers, check_triggers
+from kekbridge.paper.algo_tree import build_tree
 from kekbridge.paper.clearing import Clearing
 from kekbridge.paper.engine import Engine
 from kekbridge.paper.records import ZERO, Algo, Order, Position, Trade
@@ -45,7 +46,7 @@ class Algos:
         entry = self._entry(request) if request.algo_type == "BRACKET" else None
         if entry is None and not request.reduce_only and request.algo_type in ("STOP", "TRAILING_STOP"):
             filters.check_notional(instrument, request.price or request.trigger_price or mark, request.quantity or ZERO)
-        root = self._build(request, parent=None, root=None)
+        root = build_tree(engine, request)
         engine.event(
             "order_accepted",
             algo=True,
@@ -79,56 +80,6 @@ class Algos:
             margin_mode=request.margin_mode,
         )
         return self.trading.build(plain_request)
-
-    def _build(self, request: AlgoRequest, parent: Algo | None, root: Algo | None) -> Algo:
-        engine = self.engine
-        now, new_id = engine.clock(), engine.next_id()
-        mode = root.margin_mode if root else request.margin_mode
-        node = Algo(
-            algo_order_id=new_id,
-            parent_id=parent.algo_order_id if parent else 0,
-            root_id=root.algo_order_id if root else new_id,
-            symbol=request.symbol,
-            algo_type=request.algo_type,
-            margin_mode=mode or engine.choices[request.symbol].margin_mode,
-            created=now,
-            updated=now,
-            client_order_id=request.client_order_id,
-            order_tag=request.order_tag,
-            side=request.side,
-            type=request.type,
-            price=request.price,
-            quantity=request.quantity,
-            trigger_price=request.trigger_price,
-            reduce_only=request.reduce_only,
-            activated_price=request.activated_price,
-            callback_rate=request.callback_rate,
-            callback_value=request.callback_value,
-        )
-        if node.algo_type == "TRAILING_STOP":
-            node.is_activated = node.activated_price is None
-            node.extreme_price = engine.marks[node.symbol].price if node.is_activated else None
-        if root is not None and root.algo_type == "BRACKET":
-            node.is_activated = False  # the exits wake up with the entry's first fill
-            if node.algo_type != "POSITIONAL_TP_SL" and node.type != "CLOSE_POSITION":
-                node.quantity = root.quantity
-        elif parent is not None and parent.algo_type == "TP_SL":
-            node.quantity = parent.quantity
-        engine.add_row(node)
-        for child in request.children if node.algo_type not in ("STOP", "TRAILING_STOP") else ():
-            self._build(child, node, root or node)
-        if node.algo_type in EXIT_PAIRS and len(request.children) == 1:
-            self._idle_sibling(node, request.children[0], root or node)
-        return node
-
-    def _idle_sibling(self, pair: Algo, present: AlgoRequest, root: Algo) -> None:
-        # One of the two legs alone is allowed; the stored order still shows both, the other switched off.
-        other = "STOP_LOSS" if present.algo_type == "TAKE_PROFIT" else "TAKE_PROFIT"
-        leaf = self._build(
-            AlgoRequest(pair.symbol, other, side=present.side, type=present.type, reduce_only=True), pair, root
-        )
-        leaf.is_activated = False
-        self.engine.touch(leaf)
 
     def _check_client_id(self, client_order_id: str | None) -> None:
         if client_order_id is None:
@@ -442,9 +393,8 @@ class Algos:
         self.engine.later(EDIT_DELAY_MS, now)
 
     def _cancel_now(self, node: Algo) -> None:
-        target = self.engine.algos.get(node.parent_id) or node if node.algo_type in LEAVES else node
-        if target.algo_type in LEAVES:
-            target = node
+        # A leg is not cancelled alone (that is an edit, is_activated false): its pair is.
+        target = self.engine.algos.get(node.parent_id, node) if node.algo_type in LEAVES else node
         entry = self.engine.open_orders.get(target.plain_id)
         if entry is not None:
             self.trading.cancel(entry, "canceled by the client")

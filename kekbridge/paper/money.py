@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
+from functools import lru_cache
 from typing import Final
 
 from kekbridge.paper.instruments import Instrument
@@ -39,20 +40,29 @@ def fee_of(price: Decimal, quantity: Decimal, rate_bps: Decimal) -> Decimal:
 def initial_rate(instrument: Instrument, leverage: int, notional: Decimal) -> Decimal:
     """IMR: max(1/leverage, base_imr, imr_factor × notional^0.8)."""
     rate = max(ONE / leverage, instrument.base_imr)
-    return max(rate, instrument.imr_factor * notional**_POWER) if notional else rate
+    return _grown(rate, instrument.imr_factor, notional)
 
 
 def maintenance_rate(instrument: Instrument, notional: Decimal) -> Decimal:
     """MMR: max(base_mmr, base_mmr/base_imr × imr_factor × notional^0.8)."""
-    if not notional:
-        return instrument.base_mmr
     scale = instrument.base_mmr / instrument.base_imr * instrument.imr_factor
-    return max(instrument.base_mmr, scale * notional**_POWER)
+    return _grown(instrument.base_mmr, scale, notional)
+
+
+def _grown(rate: Decimal, factor: Decimal, notional: Decimal) -> Decimal:
+    """max(rate, factor × notional^0.8); the power, which is slow, only where it can win."""
+    return rate if notional <= _knee(rate, factor) else max(rate, factor * notional**_POWER)
+
+
+@lru_cache(maxsize=4096)
+def _knee(rate: Decimal, factor: Decimal) -> Decimal:
+    """The notional at which factor × notional^0.8 reaches the rate."""
+    return (rate / factor) ** _INVERSE_POWER
 
 
 def max_notional(instrument: Instrument, leverage: int) -> Decimal:
     """Largest notional a leverage allows: (1/(leverage × imr_factor))^(1/0.8)."""
-    return (ONE / (leverage * instrument.imr_factor)) ** _INVERSE_POWER
+    return _knee(ONE / leverage, instrument.imr_factor)
 
 
 def max_leverage(instrument: Instrument, notional: Decimal, ceiling: int) -> int:

@@ -56,7 +56,11 @@ def test_rates(btc: Instrument) -> None:
     large = money.initial_rate(btc, 100, D(10_000_000))
     assert large == btc.imr_factor * D(10_000_000) ** D("0.8")
     assert money.max_leverage(btc, D(10_000_000), 100) == int(1 / large)
-    assert money.initial_rate(btc, 20, money.max_notional(btc, 20)) == pytest.approx(D("0.05"), abs=D("1e-20"))
+    limit = money.max_notional(btc, 20)
+    assert money.initial_rate(btc, 20, limit) == D("0.05")
+    assert money.initial_rate(btc, 20, limit * D("1.001")) > D("0.05")
+    assert money.max_leverage(btc, limit * D("0.999"), 100) == 20
+    assert money.max_leverage(btc, limit * D("1.001"), 100) == 19
 
 
 @given(
