@@ -264,7 +264,9 @@ class Daemon:
             async with asyncio.timeout(longest_s):
                 await self._recovered.wait()
         except TimeoutError:
-            log.warning("announced_unreconciled", detail="the exchange does not answer; entries are refused until it does")
+            log.warning(
+                "announced_unreconciled", detail="the exchange does not answer; entries are refused until it does"
+            )
 
     async def _drain(self, trading: asyncio.Task[None]) -> None:
         """Stop in order, within `server.shutdown_timeout_s` for the orders under way."""

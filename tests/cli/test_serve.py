@@ -3,146 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import queue
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-KEKBRIDGE = (sys.executable, "-m", "kekbridge.cli.main")
-DEADLINE_S = 60.0
-
-
-class Served:
-    """A running `kekbridge` process and the lines that it has printed on stdout so far."""
-
-    def __init__(self, environment: dict[str, str], *arguments: str) -> None:
-        self.environment = environment
-        self.process = subprocess.Popen(
-            [*KEKBRIDGE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-        self.printed: list[str] = []
-        self.log: list[str] = []
-        self._lines: queue.Queue[str | None] = queue.Queue()
-        for stream, target in ((self.process.stdout, self._lines.put), (self.process.stderr, self.log.append)):
-            assert stream is not None
-            threading.Thread(target=_pump, args=(stream, target), daemon=True).start()
-
-    def line(self, wanted: Callable[[str], bool]) -> str:
-        """The first line on stdout for which `wanted` holds, waited for."""
-        until = time.monotonic() + DEADLINE_S
-        while True:
-            found = next((text for text in self.printed if wanted(text)), None)
-            if found is not None:
-                return found
-            try:
-                text = self._lines.get(timeout=max(0.01, until - time.monotonic()))
-            except queue.Empty:
-                text = None
-            assert text is not None, f"not printed:\n{self.printed}\n{''.join(self.log)}"
-            self.printed.append(text)
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send the signal and return the exit code."""
-        self.process.send_signal(number)
-        return self.process.wait(DEADLINE_S)
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Another command on the same data directory, while it runs."""
-        return subprocess.run(
-            [*KEKBRIDGE, *arguments],
-            capture_output=True,
-            text=True,
-            env=self.environment,
-            timeout=DEADLINE_S,
-            check=False,
-        )
-
-    def data(self, *arguments: str) -> Any:
-        done = self.run(*arguments, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-
-def _pump(stream: IO[str], put: Callable[[str | None], None]) -> None:
-    for text in stream:
-        put(text.rstrip("\n"))
-    put(None)
+from tests.cli.processes import DEADLINE_S, Served, bare_environment, paste, shells, starting
+from tests.system.harness import call, wait_until
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """Free ports, static prices, a data directory of its own, none of the machine's settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("KEKBRIDGE_")}
-    kept.pop("DBUS_SESSION_BUS_ADDRESS", None)
-    return kept | {
-        "PYTHONPATH": str(ROOT),
-        "KEKBRIDGE_DATA_DIR": str(tmp_path / "data"),
-        "KEKBRIDGE_SERVER_PORT": "0",
-        "KEKBRIDGE_PAPER_PORT": "0",
-        "KEKBRIDGE_PAPER_PRICES": "static",
-    }
-
-
-@pytest.fixture
-def start(environment: dict[str, str]) -> Iterator[Callable[..., Served]]:
-    """Start processes; whatever still runs at the end is killed."""
-    started: list[Served] = []
-
-    def begin(*arguments: str, **changes: str) -> Served:
-        started.append(Served(environment | changes, *arguments))
-        return started[-1]
-
-    yield begin
-    for served in started:
-        if served.process.poll() is None:
-            served.process.kill()
-        served.process.wait(DEADLINE_S)
-        for stream in (served.process.stdout, served.process.stderr):
-            assert stream is not None
-            stream.close()
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    """What `condition` returns once it is true."""
-    until = time.monotonic() + DEADLINE_S
-    while not (found := condition()):
-        assert time.monotonic() < until, "the condition did not become true"
-        time.sleep(0.05)
-    return found
-
-
-def get_json(url: str) -> Any:
-    try:
-        with urllib.request.urlopen(url, timeout=DEADLINE_S) as answer:  # noqa: S310  loopback
-            return json.load(answer)
-    except urllib.error.HTTPError as error:  # /readyz says 503 and why
-        with error:
-            return json.load(error)
-
-
-def shells() -> list[str]:
-    return [shell for shell in ("sh", "bash", "zsh", "dash") if shutil.which(shell)]
-
-
-def paste(shell: str, line: str) -> dict[str, Any]:
-    """What the line answers when it is pasted into a terminal."""
-    done = subprocess.run([shell, "-c", line], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+def start(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Start processes on a data directory of their own; whatever still runs at the end is killed."""
+    with starting(bare_environment(tmp_path / "data")) as begin:
+        yield begin
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is what the line is for")
@@ -167,12 +47,12 @@ def test_the_first_five_minutes(start: Callable[..., Served]) -> None:
         assert again["orderId"] == answer["orderId"]
 
     paper_url = next(text.split()[-1] for text in served.printed if text.startswith("paper exchange"))
-    journal = get_json(f"{paper_url}/paper/journal")
+    journal = call(f"{paper_url}/paper/journal")
     assert [event["event"] for event in journal].count("order_received") == 1
 
     (order,) = served.data("orders")
     assert (order["status"], order["orderId"], order["symbol"]) == ("filled", answer["orderId"], "PERP_BTC_USDC")
-    (position,) = wait_for(lambda: served.data("positions"))
+    (position,) = wait_until(lambda: served.data("positions"))
     assert (position["symbol"], position["quantity"]) == ("PERP_BTC_USDC", "0.001")
     logged = json.loads(served.run("logs", "--json").stdout.splitlines()[-1])
     assert (logged["status"], logged["alertId"]) == ("filled", answer["alertId"])
@@ -213,7 +93,7 @@ def test_json_is_one_line_with_what_a_script_needs(start: Callable[..., Served])
     assert told["mode"] == "paper"
     assert told["webhookUrl"] == told["url"] + "/api/webhooks/tradingview"
     assert set(told["webhook"]) == {"name", "id", "apiKey", "apiSecret"}
-    assert get_json(told["url"] + "/healthz")["status"] == "ok"
+    assert call(told["url"] + "/healthz")["status"] == "ok"
     assert served.stop() == 0
     assert len(served.printed) == 1
 
@@ -222,7 +102,7 @@ def test_commands_beside_the_daemon_take_effect_at_once(start: Callable[..., Ser
     """A webhook created now takes an alert now; disabled it refuses; halted nothing trades; its URL is the daemon's real one."""
     served = start("serve", "--json")
     told = json.loads(served.line(lambda text: True))
-    wait_for(lambda: get_json(told["url"] + "/readyz")["ready"])
+    wait_until(lambda: call(told["url"] + "/readyz")["ready"])
     made = served.data("webhook", "create", "late", "--no-require-signature", "--no-require-timestamp")
     assert made["webhookUrl"] == told["webhookUrl"]
 
@@ -266,9 +146,9 @@ def test_logs_follow_what_comes_in(start: Callable[..., Served]) -> None:
             urllib.request.urlopen(told["webhookUrl"], data=body, timeout=DEADLINE_S)  # noqa: S310  loopback
         except urllib.error.HTTPError as error:
             error.close()
-        return not following._lines.empty()
+        return following.has_printed
 
-    wait_for(refused_is_shown)
+    wait_until(refused_is_shown)
     shown = json.loads(following.line(lambda text: True))
     assert shown["kind"] == "refusal"
     assert shown["code"] == "api_key_unknown"
@@ -311,12 +191,12 @@ def test_paper_alone_is_a_venue_for_serve(start: Callable[..., Served], tmp_path
     served = start("serve", "--json", KEKBRIDGE_EXCHANGE_BASE_URL=identity["base_url"])
     told = json.loads(served.line(lambda text: True))
     assert told["paperUrl"] is None
-    wait_for(lambda: get_json(told["url"] + "/readyz")["ready"])
+    wait_until(lambda: call(told["url"] + "/readyz")["ready"])
     made = served.data("webhook", "create", "w", "--no-require-signature", "--no-require-timestamp")
     body = {"apiKey": made["apiKey"], "alertId": "p1", "action": "buy", "symbol": "BTCUSDT", "quantity": "0.01"}
     with urllib.request.urlopen(told["webhookUrl"], data=json.dumps(body).encode(), timeout=DEADLINE_S) as answer:  # noqa: S310
         assert json.load(answer)["status"] == "filled"
-    events = get_json(f"{identity['base_url']}/paper/journal")
+    events = call(f"{identity['base_url']}/paper/journal")
     assert [event["symbol"] for event in events if event["event"] == "fill"] == ["PERP_BTC_USDC"]
     assert served.stop() == 0
     assert venue.stop() == 0
