@@ -8,7 +8,20 @@ from decimal import Decimal
 from typing import Any
 
 from kekbridge.alerts.signal import Action, Signal
-from kekbridge.model import AccountSnapshot, Instrument, Limits, Mark, Position, Webhook, WebhookSettings
+from kekbridge.model import (
+    AccountSnapshot,
+    Instrument,
+    Limits,
+    Mark,
+    OrderIntent,
+    OrderType,
+    Position,
+    Purpose,
+    Reservation,
+    Side,
+    Webhook,
+    WebhookSettings,
+)
 
 NOW = datetime(2026, 1, 15, 10, 30, 5, tzinfo=UTC)
 BTC, ETH, PEPE = "PERP_BTC_USDC", "PERP_ETH_USDC", "PERP_1000PEPE_USDC"
@@ -87,3 +100,38 @@ def webhook(limits: Limits | None = None, **settings: Any) -> Webhook:
         created_at=NOW,
         settings=WebhookSettings(limits=limits or Limits(), **settings),
     )
+
+
+NOTHING = Limits(min_order_size=None, max_order_size=None, max_leverage=None, max_open_positions=None)
+
+
+def entry(quantity: str = "0.1", side: Side = Side.BUY, symbol: str = BTC, **fields: Any) -> OrderIntent:
+    """A market entry at the mark."""
+    values: dict[str, Any] = {
+        "symbol": symbol,
+        "side": side,
+        "order_type": OrderType.MARKET,
+        "quantity": D(quantity),
+        "purpose": Purpose.ENTRY,
+        "reference_price": MARKS[symbol],
+    }
+    return OrderIntent(**(values | fields))
+
+
+def exit_of(quantity: str = "0.1", side: Side = Side.SELL, **fields: Any) -> OrderIntent:
+    """A reduce-only market order."""
+    return entry(quantity, side, purpose=Purpose.EXIT, reduce_only=True, **fields)
+
+
+def reserved(quantity: str, symbol: str = BTC, *, name: str = "kb-1", **fields: Any) -> Reservation:
+    """Room taken by an order on its way, valued at the mark."""
+    values: dict[str, Any] = {
+        "client_order_id": name,
+        "webhook_id": "W",
+        "symbol": symbol,
+        "quantity": D(quantity),
+        "notional": abs(D(quantity)) * MARKS[symbol],
+        "is_entry": True,
+        "is_resting": False,
+    }
+    return Reservation(**(values | fields))

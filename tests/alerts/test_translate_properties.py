@@ -149,7 +149,7 @@ def test_exits_never_flip_and_come_first(step: Signal, held: Decimal, market: In
     after = held + sum((intent.signed_quantity for intent in exits), D(0))
     assert after * held >= 0
     assert abs(after) <= abs(held)
-    assert len(exits) <= abs(held) // market.base_max + 1
+    assert len(exits) <= abs(held) // on_grid(market.base_max, market) + 1
     purposes = [intent.purpose for intent in made.intents]
     assert purposes == sorted(purposes, key=[Purpose.EXIT, Purpose.ENTRY, Purpose.PROTECT].index)
     assert made.is_exit == (Purpose.ENTRY not in purposes)
