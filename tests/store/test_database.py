@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,21 @@ with database.transaction() as connection:
         assert keys(connection) == {"0", "1", "2", "3"}
         applied = connection.execute("SELECT name FROM _sqlite_migrations").fetchall()
     assert [name for (name,) in applied] == [name for name, _ in MIGRATIONS]
+
+
+def test_many_starts_at_the_same_instant_make_one_set_of_tables(tmp_path: Path) -> None:
+    """The decision what is pending lies inside the write lock: nobody fails with "locked" or "table already exists"."""
+    Database.open(tmp_path / "warm up")  # so that imports do not spread the starts
+    for attempt in range(10):
+        directory = tmp_path / str(attempt)
+        together = threading.Barrier(6)
+
+        def start(directory: Path = directory, together: threading.Barrier = together) -> Path:
+            together.wait(10)
+            return Database.open(directory).path
+
+        with ThreadPoolExecutor(6) as pool:
+            assert len({future.result() for future in [pool.submit(start) for _ in range(6)]}) == 1
 
 
 # ------------------------------------------------------------------------------------------------------------ group commit
