@@ -70,11 +70,17 @@ def at_most(
     option: str,
     first_fix: str = "lower the quantity",
 ) -> Verdict:
-    """Whether `found` is within `limit` (None: no limit). `subject` begins the sentence of a no; `option` names the setting."""
+    """Whether `found` is within `limit` (None: no limit).
+
+    `subject` begins the sentence of a no, with `{found}` where the number stands; `option` names the setting.
+    """
     if limit is None:
         return allow(rule, scope, show(found), NO_LIMIT)
-    text = f"{subject} is over the {scope}'s limit of {show(limit)}; {first_fix}, or {fix_for(scope, option, 'raise')}"
-    return verdict(rule, scope, found <= limit, show(found), f"at most {show(limit)}", text)
+    if found <= limit:
+        return allow(rule, scope, show(found), f"at most {show(limit)}")
+    text = subject.format(found=show(found))
+    text += f" is over the {scope}'s limit of {show(limit)}; {first_fix}, or {fix_for(scope, option, 'raise')}"
+    return deny(rule, scope, show(found), f"at most {show(limit)}", text)
 
 
 def fresh(rule: str, age: timedelta, limit_s: float, subject: str) -> Verdict:
@@ -90,9 +96,10 @@ def fix_for(scope: str, option: str, verb: str) -> str:
     return f"{verb} {where}"
 
 
-def with_order(usage: Usage, intent: OrderIntent, webhook_id: str) -> Usage:
-    """The usage as the next order of the same step meets it."""
-    reservations = (*usage.reservations, exposure.reservation_for(intent, webhook_id))
+def with_order(usage: Usage, intent: OrderIntent, webhook_id: str, *, name: str = "") -> Usage:
+    """The usage as the next order of the same alert meets it; `name` is the order's client order id, once it has one."""
+    taken = replace(exposure.reservation_for(intent, webhook_id, name), is_resting=not intent.order_type.is_immediate)
+    reservations = (*usage.reservations, taken)
     if is_exit(intent):
         return replace(usage, reservations=reservations)
     return replace(

@@ -6,7 +6,8 @@ room for the other side (a reversal), never as a reason to allow more on the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Final
@@ -67,6 +68,14 @@ def reservation_for(intent: OrderIntent, webhook_id: str, name: str = "") -> Res
 
 def reach_in(symbol: str, snapshot: AccountSnapshot, reservations: Sequence[Reservation]) -> Reach:
     return reach_of(snapshot.position_quantity(symbol), (one for one in reservations if one.symbol == symbol))
+
+
+def by_symbol(reservations: Iterable[Reservation]) -> Mapping[str, list[Reservation]]:
+    """Reservations grouped, so that a full queue is gone through once and not once for every symbol."""
+    groups: defaultdict[str, list[Reservation]] = defaultdict(list)
+    for one in reservations:
+        groups[one.symbol].append(one)
+    return groups
 
 
 def gross_notional(snapshot: AccountSnapshot, reservations: Sequence[Reservation]) -> Decimal:
@@ -130,7 +139,8 @@ def names_symbol(names: Sequence[str], symbol: str) -> bool:
 def initial_margin_ratio(instrument: Instrument, leverage: Decimal, notional: Decimal) -> Decimal:
     """Orderly: IMR = max(1/leverage, base_imr, imr_factor * notional^0.8), orderly-api.md section 10."""
     ratio = max(_MARGIN.divide(Decimal(1), leverage), instrument.base_imr)
-    if instrument.imr_factor > 0 and notional > 0:
+    # notional^0.8 is at most the notional (or 1): for most orders the costly power need not be taken.
+    if notional > 0 and instrument.imr_factor * max(notional, Decimal(1)) > ratio:
         ratio = max(ratio, _MARGIN.multiply(instrument.imr_factor, _MARGIN.power(notional, _POWER)))
     return ratio
 
@@ -167,13 +177,13 @@ def margin_needed(intent: OrderIntent, snapshot: AccountSnapshot, reservations: 
 
 def margin_promised(but: str, snapshot: AccountSnapshot, reservations: Sequence[Reservation]) -> Decimal:
     """USDC of margin that entries on their way in other symbols will take, which the exchange does not know of yet."""
-    unsent = {one.symbol for one in reservations if one.is_entry and not one.is_resting and one.symbol != but}
     total = ZERO
-    for symbol in unsent:
-        price = price_of(symbol, snapshot, reservations)
-        leverage = leverage_in_force(symbol, snapshot)
-        resting = [one for one in reservations if one.is_resting]
-        after = margin_of(symbol, reach_in(symbol, snapshot, reservations).largest, leverage, price, snapshot)
+    for symbol, own in by_symbol(reservations).items():
+        if symbol == but or not any(one.is_entry and not one.is_resting for one in own):
+            continue
+        price, leverage = price_of(symbol, snapshot, own), leverage_in_force(symbol, snapshot)
+        resting = [one for one in own if one.is_resting]
+        after = margin_of(symbol, reach_in(symbol, snapshot, own).largest, leverage, price, snapshot)
         known = margin_of(symbol, reach_in(symbol, snapshot, resting).largest, leverage, price, snapshot)
         total += max(ZERO, after - known)
     return total

@@ -17,6 +17,7 @@ from kekbridge.risk import exposure
 _NONE: Final = Limits(min_order_size=None, max_order_size=None, max_leverage=None, max_open_positions=None)
 _ROUND: Final = Context(prec=80, rounding=ROUND_HALF_EVEN)
 _TWELVE_DECIMALS, _FOUR_DECIMALS, _CENT = Decimal("1e-12"), Decimal("1e-4"), Decimal("0.01")
+_LONGEST_FRACTION: Final = 13  # the point and twelve digits
 _LARGER_IS_TIGHTER: Final = frozenset({"min_order_size", "cooldown_s"})
 
 
@@ -93,7 +94,11 @@ def describe_usage(
 
 def number(value: Decimal) -> str:
     """Plain notation without trailing zeros, at most twelve decimals."""
-    text = format(_ROUND.quantize(value, _TWELVE_DECIMALS), "f").rstrip("0").rstrip(".")
+    text = format(value, "f")
+    if len(text) - text.find(".") > _LONGEST_FRACTION and "." in text:
+        text = format(_ROUND.quantize(value, _TWELVE_DECIMALS), "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
 
 

@@ -153,13 +153,13 @@ def _order_size(case: Case) -> Iterator[Verdict]:
             text += fix_for(scope, "min_order_size", "raise the quantity, or lower")
             yield verdict("order_too_small", scope, found >= low, number(found), f"at least {number(low)}", text)
         yield at_most(
-            "order_too_large", scope, found, high, number, f"the order of {number(found)} {case.base}", "max_order_size"
+            "order_too_large", scope, found, high, number, f"the order of {{found}} {case.base}", "max_order_size"
         )
 
 
 def _position_size(case: Case) -> Iterator[Verdict]:
     found = exposure.reach_in(case.intent.symbol, case.snapshot, case.with_this).on(case.intent.side)
-    subject = f"with this order and those on their way the position could be {number(found)} {case.base}, that"
+    subject = f"with this order and those on their way the position could be {{found}} {case.base}, that"
     for scope, limits in case.scopes:
         yield at_most(
             "position_too_large", scope, found, limits.max_position_size, number, subject, "max_position_size"
@@ -175,7 +175,7 @@ def _notional(case: Case) -> Iterator[Verdict]:
             found,
             limits.max_notional,
             usdc,
-            f"the order's value of {usdc(found)}",
+            "the order's value of {found}",
             "max_notional",
         )
 
@@ -187,7 +187,7 @@ def _daily_limit(case: Case) -> Iterator[Verdict]:
     traded = {"webhook": case.usage.traded_today, "account": case.usage.account_traded_today}
     for scope, limits in case.scopes:
         found = traded[scope] + case.intent.notional
-        subject = f"with this order {usdc(found)} would be traded today, that"
+        subject = "with this order {found} would be traded today, that"
         yield at_most("daily_limit", scope, found, limits.daily_limit, usdc, subject, "daily_limit")
 
 
@@ -196,7 +196,7 @@ def _daily_orders(case: Case) -> Iterator[Verdict]:
     for scope, limits in case.scopes:
         found = Decimal(counted[scope] + 1)
         limit = None if limits.daily_orders is None else Decimal(limits.daily_orders)
-        subject = f"this would be order {number(found)} of the day, that"
+        subject = "this would be order {found} of the day, that"
         yield at_most("daily_orders", scope, found, limit, number, subject, "daily_orders")
 
 
@@ -236,14 +236,14 @@ def _leverage(case: Case) -> Iterator[Verdict]:
     for scope, limits in case.scopes:
         limit = limits.max_leverage
         if requested is not None:
-            subject = f"the requested leverage of {times(requested)}"
+            subject = "the requested leverage of {found}"
             yield at_most("leverage_too_high", scope, requested, limit, times, subject, "max_leverage")
         if limit is not None and value <= 0:
             text = f"the account is worth {usdc(value)}: nothing can be opened on it; deposit first"
             yield deny("leverage_too_high", scope, usdc(value), times(limit), text)
             continue
         effective = gross / value if value > 0 else ZERO
-        subject = f"with this order everything open would be worth {usdc(gross)}, {times(effective)} the account, that"
+        subject = f"with this order everything open would be worth {usdc(gross)}, {{found}} the account, that"
         yield at_most("leverage_too_high", scope, effective, limit, times, subject, "max_leverage")
     yield from _leverage_of_market(case)
 
@@ -269,7 +269,7 @@ def _open_positions(case: Case) -> Iterator[Verdict]:
         if limit is None or not is_new:
             yield allow("too_many_positions", scope, number(found), NO_LIMIT if limit is None else f"at most {limit}")
             continue
-        subject = f"this would be open position {number(found)}, that"
+        subject = "this would be open position {found}, that"
         yield at_most("too_many_positions", scope, found, Decimal(limit), number, subject, "max_open_positions")
 
 
@@ -303,7 +303,7 @@ def _stop_distance(case: Case) -> Iterator[Verdict]:
     if stop is None or entry <= 0:
         return
     found = abs(entry - stop) / entry
-    subject = f"the stop loss {number(stop)} is {percent(found)} from the entry {number(entry)}, that"
+    subject = f"the stop loss {number(stop)} is {{found}} from the entry {number(entry)}, that"
     for scope, limits in case.scopes:
         yield at_most(
             "stop_loss_too_far",
@@ -323,7 +323,7 @@ def _slippage(case: Case) -> Iterator[Verdict]:
     if signal is None or mark is None or signal <= 0:
         return
     found = max(ZERO, (mark - signal) * case.intent.side.sign / signal)
-    subject = f"the mark {number(mark)} is {percent(found)} worse than the signal's {number(signal)}, that"
+    subject = f"the mark {number(mark)} is {{found}} worse than the signal's {number(signal)}, that"
     for scope, limits in case.scopes:
         bounds = [limits.max_slippage, case.intent.slippage if scope == "webhook" else None]
         limit = min((bound for bound in bounds if bound is not None), default=None)
