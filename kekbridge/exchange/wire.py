@@ -106,6 +106,8 @@ class Wire:
         `ticket` is stamped when the request leaves and given back when it provably did not.
         """
         if not _PLAIN_CHARACTERS.issuperset(path):
+            if ticket is not None:
+                ticket.give_back()
             raise ValueError(f"the path {path!r} has characters that would be percent-encoded")
         marks = _Departure(ticket, self._clock_ms)
         if self._session is None:
