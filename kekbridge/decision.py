@@ -22,14 +22,13 @@ from kekbridge.model import (
     Limits,
     OrderIntent,
     OrderType,
-    Purpose,
-    Reservation,
     Usage,
     Verdict,
     Webhook,
     client_order_id_of,
 )
 from kekbridge.risk import rules
+from kekbridge.risk.case import with_order
 from kekbridge.store.admission import Decision
 
 
@@ -79,9 +78,7 @@ def decide(
                 break
             chained = _after_the_leg_before(allowed, leg=len(kept), starts_step=intent is plan.intents[0])
             kept.append(chained)
-            usage = _with_reservation(
-                usage, chained, webhook_id=webhook.id, client_order_id=client_order_id_of(alert_id, len(kept) - 1)
-            )
+            usage = with_order(usage, chained, webhook.id, name=client_order_id_of(alert_id, len(kept) - 1))
         if denial is not None:
             break
     return _conclude(alert, plans, kept, verdicts, warnings, denial=denial, refusal=refusal)
@@ -158,30 +155,6 @@ def _after_the_leg_before(intent: OrderIntent, *, leg: int, starts_step: bool) -
     if leg == 0 or not starts_step or intent.after_leg is not None:
         return intent
     return replace(intent, after_leg=leg - 1)
-
-
-def _with_reservation(usage: Usage, intent: OrderIntent, *, webhook_id: str, client_order_id: str) -> Usage:
-    """The usage as the next order of the same alert must see it."""
-    is_entry = intent.purpose is Purpose.ENTRY
-    taken = Reservation(
-        client_order_id=client_order_id,
-        webhook_id=webhook_id,
-        symbol=intent.symbol,
-        quantity=intent.signed_quantity,
-        notional=intent.notional,
-        is_entry=is_entry,
-        is_resting=not intent.order_type.is_immediate,
-    )
-    if not is_entry:
-        return replace(usage, reservations=(*usage.reservations, taken))
-    return replace(
-        usage,
-        reservations=(*usage.reservations, taken),
-        traded_today=usage.traded_today + intent.notional,
-        account_traded_today=usage.account_traded_today + intent.notional,
-        orders_today=usage.orders_today + 1,
-        account_orders_today=usage.account_orders_today + 1,
-    )
 
 
 def _conclude(

@@ -18,7 +18,7 @@ from typing import Protocol
 import structlog
 from ulid import ULID
 
-from kekbridge import answers, decision
+from kekbridge import answers, decision, rehearsal
 from kekbridge.alerts import payload
 from kekbridge.alerts.payload import Message
 from kekbridge.alerts.signal import Alert
@@ -94,9 +94,11 @@ class Pipeline:
         """
         started = time.perf_counter()
         message = payload.read_message(delivery.body)
-        caller = self._door.authenticate(delivery, message)
+        caller = rehearsal.as_asked(self._door.authenticate(delivery, message))
         snapshot = self._known_account()
         draft, decide = self._prepare(delivery, message, caller, snapshot)
+        if caller.is_dry_run:
+            return await rehearsal.rehearse(self._database, draft, decide, caller.webhook, now=draft.received_at)
         reach("W0")
         admitted = await self._admit(draft, decide, caller.webhook)
         reach("W1")
@@ -123,9 +125,11 @@ class Pipeline:
         fired_at: datetime | None = None
         alert: Alert | None = None
         try:
-            fired_at = self._check_age(message, caller.webhook, delivery.received_at)
+            if caller.dry_run is None or not caller.dry_run.is_replay:
+                fired_at = self._check_age(message, caller.webhook, delivery.received_at)
             alert = payload.interpret(message, caller.webhook.settings)
-            snapshot = self._with_signal_prices(alert, caller.webhook, snapshot)
+            if not caller.is_dry_run:
+                snapshot = self._with_signal_prices(alert, caller.webhook, snapshot)
             decide: Callable[[Usage], Decision] = partial(
                 decision.decide,
                 alert_id=identifier,

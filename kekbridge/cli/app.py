@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "template": ("kekbridge.cli.template:app", "Print the message to paste into a TradingView alert."),
     "logs": ("kekbridge.cli.logs:app", "List what came in and what became of it, newest last."),
     "explain": ("kekbridge.cli.explain:app", "Tell the whole story of one alert, or list every code."),
+    "replay": ("kekbridge.cli.replay:app", "Show what a stored alert would do now; never live."),
     "orders": ("kekbridge.cli.orders:orders", "List orders, newest last."),
     "positions": ("kekbridge.cli.orders:positions", "List open positions as the bridge last saw them."),
     "halt": ("kekbridge.cli.trading:halt", "Stop all trading at once, exits too."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kekbridge.cli import webhook_send
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 from kekbridge.cli.webhook_options import apply, declare
 from kekbridge.cli.workspace import Workspace, find_workspace, mode_in_force, now, open_sealer, opened, webhook_url
@@ -29,6 +30,8 @@ app = typer.Typer(
         "kekbridge webhook show btc-trend",
     ),
 )
+
+app.command("test", epilog=webhook_send.EPILOG)(webhook_send.send_test)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The webhook's name or id.", show_default=False)]
 

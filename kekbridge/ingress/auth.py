@@ -22,7 +22,7 @@ import structlog
 
 from kekbridge.alerts import signature
 from kekbridge.alerts.payload import Message
-from kekbridge.delivery import Caller, Delivery
+from kekbridge.delivery import DRY_RUN_HEADER, Caller, Delivery, proven_bytes, read_flag
 from kekbridge.errors import Forbidden, Unauthenticated, VaultError
 from kekbridge.ingress.addresses import AllowList, parse_address
 from kekbridge.model import Webhook
@@ -32,7 +32,6 @@ log = structlog.get_logger("kekbridge.ingress.auth")
 
 API_KEY_HEADER = "x-api-key"
 SIGNATURE_HEADER = "x-webhook-signature"
-DRY_RUN_HEADER = "x-kekbridge-dry-run"
 STANDARD_ID, STANDARD_TIMESTAMP, STANDARD_SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
 # The only headers the pipeline ever sees: everything else of a request is nobody's business.
 PROOF_HEADERS = (API_KEY_HEADER, SIGNATURE_HEADER, DRY_RUN_HEADER, STANDARD_ID, STANDARD_TIMESTAMP, STANDARD_SIGNATURE)
@@ -111,13 +110,15 @@ class Authenticator:
         )
         try:
             proof = _decide(webhook, proofs, can_check=secret is not None)
+            _check_dry_run(webhook, delivery, proofs)
         except Unauthenticated as refusal:
             raise (refusal if found else unknown) from None
         if found is None:
             raise unknown
         _check_may_send(webhook, delivery)
-        is_dry_run = delivery.headers.get(DRY_RUN_HEADER, "").strip().lower() in ("1", "true")
-        return Caller(webhook=webhook, key_id=key.id, proof=proof, is_dry_run=is_dry_run)
+        flag = delivery.headers.get(DRY_RUN_HEADER)
+        dry_run = None if flag is None else read_flag(flag)
+        return Caller(webhook=webhook, key_id=key.id, proof=proof, dry_run=dry_run)
 
     def _open(self, key: StoredKey) -> str | None:
         """The apiSecret of a key, None when it cannot be opened (another master key): an operator's problem, told in the log."""
@@ -141,7 +142,8 @@ def check_proofs(secret: str, delivery: Delivery, message: Message, *, profile: 
     headers = delivery.headers
     proofs: list[Proof] = []
     if headers.get(SIGNATURE_HEADER):
-        proofs.append(Proof("header", verify_header(secret, headers[SIGNATURE_HEADER], delivery.body)))
+        signed = proven_bytes(delivery.body, headers.get(DRY_RUN_HEADER))
+        proofs.append(Proof("header", verify_header(secret, headers[SIGNATURE_HEADER], signed)))
     if headers.get(STANDARD_SIGNATURE):
         is_valid = verify_standard(secret.encode(), headers, delivery.body, delivery.received_at)
         proofs.append(Proof("standard_webhooks", is_valid))
@@ -192,6 +194,21 @@ def _decide(webhook: Webhook, proofs: tuple[Proof, ...], *, can_check: bool) -> 
         reason = broken.reason if can_check else "the webhook's secret cannot be opened"
         raise Unauthenticated("signature_invalid", f"webhook {webhook.name}: {broken.name} signature: {reason}")
     return valid[0]
+
+
+def _check_dry_run(webhook: Webhook, delivery: Delivery, proofs: tuple[Proof, ...]) -> None:
+    """Raise Unauthenticated unless a dry run's flag is signed: its verdicts tell about the account, so it is the owner's alone.
+
+    A template signature covers a message that others may have seen; only the holder of the apiSecret can sign the flag with it.
+    """
+    if DRY_RUN_HEADER not in delivery.headers:
+        return
+    if not any(proof.name == "header" and proof.is_valid for proof in proofs):
+        raise Unauthenticated(
+            "signature_invalid",
+            f"webhook {webhook.name}: a dry run needs X-Webhook-Signature over its flag and the body; "
+            "use `kekbridge webhook test NAME --dry-run`",
+        )
 
 
 def _check_may_send(webhook: Webhook, delivery: Delivery) -> None:

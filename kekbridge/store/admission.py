@@ -126,7 +126,40 @@ def admit(
     return Admission(kind=decision.status, alert=alert, orders=stored)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What `admit` would do with an alert now. For `duplicate` and `conflict`, `first` is the stored one and nothing was decided."""
+
+    kind: Literal["admitted", "denied", "refused", "ignored", "duplicate", "conflict", "rate_limited"]
+    decision: Decision | None = None
+    first: StoredAlert | None = None
+    retry_after_s: int | None = None
+
+
+def preview(
+    connection: sqlite3.Connection,
+    draft: AlertDraft,
+    decide: Callable[[Usage], Decision],
+    *,
+    rates: RateLimits,
+    now: datetime,
+    cooldown_s: int = 86_400,
+) -> Preview:
+    """The same looks and the same decision as `admit`, and nothing is written."""
+    first = _claimed_before(connection, draft)
+    if first is not None:
+        return Preview(kind=_kind_of_repeat(draft, first), first=first)
+    decision = decide(read_usage(connection, draft.webhook_id, now=now, cooldown_s=cooldown_s))
+    retry_after_s = _retry_after(connection, draft.webhook_id, rates, is_exit=decision.is_exit, now=now)
+    kind = decision.status if retry_after_s is None else RATE_LIMITED
+    return Preview(kind=kind, decision=decision, retry_after_s=retry_after_s)
+
+
 # --------------------------------------------------------------------------------------------------------------- duplicates
+
+
+def _kind_of_repeat(draft: AlertDraft, first: StoredAlert) -> Literal["duplicate", "conflict"]:
+    return "duplicate" if first.fingerprint == draft.fingerprint else "conflict"
 
 
 def _identity_of(draft: AlertDraft) -> str:
@@ -157,7 +190,7 @@ def _claimed_before(connection: sqlite3.Connection, draft: AlertDraft) -> Stored
 
 def _repeated(connection: sqlite3.Connection, draft: AlertDraft, first: StoredAlert, *, now: datetime) -> Admission:
     """Nothing is decided again: the first outcome stands. The history notes that it came again, and from where."""
-    kind: Literal["duplicate", "conflict"] = "duplicate" if first.fingerprint == draft.fingerprint else "conflict"
+    kind = _kind_of_repeat(draft, first)
     data = {"remote": draft.remote, "received_at": draft.received_at, "fingerprint": draft.fingerprint}
     events.append(connection, f"alert_{kind}", now=now, alert_id=first.id, data=data)
     return Admission(kind=kind, alert=first, orders=orders.of_alert(connection, first.id))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from kekbridge.alerts import signature
 from kekbridge.alerts.payload import read_message
 from kekbridge.credentials import new_credentials, standard_webhooks_secret
-from kekbridge.delivery import Caller, Delivery
+from kekbridge.delivery import Caller, Delivery, DryRun, proven_bytes, read_flag
 from kekbridge.errors import Forbidden, RequestRefused, Unauthenticated
 from kekbridge.ingress.auth import Authenticator, verify_header, verify_standard
 from kekbridge.model import Mode, Webhook, WebhookSettings
@@ -276,12 +276,39 @@ def test_a_new_secret_counts_at_once(world: World) -> None:
     assert world.code(body, {"x-webhook-signature": world.hmac(body)}) == "header"
 
 
-def test_a_dry_run_is_marked(world: World) -> None:
-    """The owner's rehearsal is known as such; it needs the same proof."""
+def test_only_the_owner_can_ask_for_a_dry_run(world: World) -> None:
+    """The flag is under the signature: it cannot be set on, changed in or taken off a request by anyone on the way."""
     body = world.body()
-    headers = {"x-webhook-signature": world.hmac(body)}
-    assert not world.send(body, headers).is_dry_run
-    assert world.send(body, headers | {"x-kekbridge-dry-run": "1"}).is_dry_run
+    plain = {"x-webhook-signature": world.hmac(body)}
+    assert not world.send(body, plain).is_dry_run
+    flagged = {"x-kekbridge-dry-run": "1", "x-webhook-signature": world.hmac(proven_bytes(body, "1"))}
+    assert world.send(body, flagged).dry_run == DryRun()
+    assert world.code(body, plain | {"x-kekbridge-dry-run": "1"}) == "signature_invalid"
+    assert world.code(body, flagged | {"x-kekbridge-dry-run": '{"replay":true}'}) == "signature_invalid"
+    assert world.code(body, {"x-webhook-signature": flagged["x-webhook-signature"]}) == "signature_invalid"
+
+
+@pytest.mark.parametrize("require_signature", [True, False])
+def test_a_message_that_others_have_seen_asks_for_no_dry_run(require_signature: bool) -> None:
+    """Neither the apiKey alone nor a template signature makes a dry run: its verdicts tell about the account."""
+    world = World(require_signature=require_signature)
+    for body in (json.dumps(world.signed()).encode(), world.body()):
+        assert world.code(body, {"x-kekbridge-dry-run": "1"}) in ("signature_invalid", "signature_missing")
+
+
+@pytest.mark.parametrize("flag", ["0", "true", "", "[]", '{"limit":1}', '{"limits":[]}', "{" * 5000, "nonsense"])
+def test_a_flag_that_means_nothing_is_refused(world: World, flag: str) -> None:
+    """A misread flag must never turn a rehearsal into a real order."""
+    body = world.body()
+    signed = world.hmac(proven_bytes(body, flag))
+    assert world.code(body, {"x-kekbridge-dry-run": flag, "x-webhook-signature": signed}) == "field_invalid"
+
+
+def test_a_flag_says_what_it_was_made_from() -> None:
+    """Limits and the replay mark come out as they went in."""
+    asked = DryRun(limits={"max_order_size": "0.5", "daily_orders": None, "require_stop_loss": True}, is_replay=True)
+    assert read_flag(asked.flag) == asked
+    assert read_flag(DryRun().flag) == DryRun()
 
 
 def test_the_log_reason_hints_at_the_key_without_giving_it_away(world: World) -> None:
