@@ -21,8 +21,6 @@ from kekbridge.store.usage import read_usage
 
 RATE_LIMITED: Final = "rate_limited"
 
-_WINDOWS: Final = (("minute", 60), ("hour", 3600), ("day", 86_400))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertDraft:
@@ -204,24 +202,19 @@ def _retry_after(
 ) -> int | None:
     """Whole seconds until every window has room again, or None when there is room now.
 
-    A window of N is full when the N-th newest counted alert still lies in it, and has room when that one leaves: exact, and read
-    from the index without counting. A limit of 0 means none.
+    A window of N is full when the N-th newest counted alert still lies in it, and has room when that one leaves: exact, and the
+    index is read no further than the window reaches. A limit of 0 means none.
     """
-    limits = (rates.per_minute, rates.per_hour, rates.per_day)
-    nth = (
-        "(SELECT received_at FROM alerts WHERE webhook_id = ?1 AND is_exit = ?2 AND identity IS NOT NULL"
-        " ORDER BY received_at DESC LIMIT 1 OFFSET ?{})"
-    )
-    row = connection.execute(
-        f"SELECT {nth.format(3)}, {nth.format(4)}, {nth.format(5)}",
-        (webhook_id, int(is_exit), *(max(limit, 1) - 1 for limit in limits)),
-    ).fetchone()
-    waits = [
-        (times.from_text(at) + timedelta(seconds=length) - now).total_seconds()
-        for limit, (_, length), at in zip(limits, _WINDOWS, row, strict=True)
-        if limit > 0 and at is not None
-    ]
-    longest = max(waits, default=0.0)
+    longest = 0.0
+    for limit, length in ((rates.per_minute, 60), (rates.per_hour, 3600), (rates.per_day, 86_400)):
+        window = timedelta(seconds=length)
+        row = connection.execute(
+            "SELECT received_at FROM alerts WHERE webhook_id = ? AND is_exit = ? AND identity IS NOT NULL AND received_at > ?"
+            " ORDER BY received_at DESC LIMIT ? OFFSET ?",
+            (webhook_id, int(is_exit), times.to_text(now - window), int(limit > 0), max(limit, 1) - 1),
+        ).fetchone()
+        if row is not None:
+            longest = max(longest, (times.from_text(row[0]) + window - now).total_seconds())
     return math.ceil(longest) if longest > 0 else None
 
 
