@@ -117,6 +117,7 @@ class Freshness:
     def stream_came(self) -> None:
         """Logged in and subscribed: what happened meanwhile was missed and is fetched now (section 12)."""
         self._is_resync_due = True
+        self._is_synced = False
         self._wanted.set()
 
     def stream_went(self, reason: str) -> None:
@@ -193,7 +194,7 @@ class Freshness:
         except ExchangeUnavailable:
             self._is_resync_due = True
             raise
-        self._is_synced = True
+        self._is_synced = not self._is_resync_due  # it may have gone and come again while we read
         self.on_gap()
 
     # --------------------------------------------------------------------------------------------------------------- reads
@@ -216,17 +217,26 @@ class Freshness:
             self._read_at["rules"] = self._clock()
 
     async def _read_info(self) -> None:
-        self._account.apply_info(await self._market.client_info())
-        for symbol, leverage in (await self._market.leverages()).items():
-            self._account.apply_leverage(symbol, leverage)
+        try:
+            self._account.apply_info(await self._market.client_info())
+            for symbol, leverage in (await self._market.leverages()).items():
+                self._account.apply_leverage(symbol, leverage)
+        except ExchangeUnavailable as error:
+            if "info" not in self._read_at:
+                raise  # without fees and leverage nothing can be judged
+            log.warning("account_settings_not_readable", code=error.code, error=error.message)
         self._read_at["info"] = self._clock()
 
     async def _read_marks(self) -> None:
         self._account.apply_marks(await self._market.marks(), self._clock())
 
     async def _read_system(self) -> None:
-        self.take_system(await self._market.system_info())
+        """Best effort: an exchange in trouble shows it in the answers that matter; this one has 1 call a second per address."""
         self._read_at["system"] = self._clock()
+        try:
+            self.take_system(await self._market.system_info())
+        except ExchangeUnavailable as error:
+            log.warning("system_info_not_readable", code=error.code, error=error.message)
 
     def _picture(self) -> object:
         """What listeners want to hear of: positions, leverage and room, not every tick of a mark."""

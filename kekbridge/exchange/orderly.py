@@ -7,12 +7,11 @@ decided in classify.py, what is sent in bodies.py; nothing here sends an order t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
-from urllib.parse import urlsplit
 
 import structlog
 
@@ -30,36 +29,15 @@ from kekbridge.exchange.protocol import Accepted, Deferred, Health, OrderReport,
 from kekbridge.exchange.rest import Rest, worst
 from kekbridge.exchange.signing import Signer
 from kekbridge.exchange.stream import Stream, StreamTimings
+from kekbridge.exchange.venues import ADDRESSES as ADDRESSES
+from kekbridge.exchange.venues import addresses_of
 from kekbridge.exchange.wire import Wire
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderIntent, OrderType, Purpose, Side
 
 log = structlog.get_logger("kekbridge.exchange")
 
 _START_WAIT_S: Final = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where a venue listens; the stream addresses are without the account id."""
-
-    rest: str
-    ws_public: str
-    ws_private: str
-
-
-ADDRESSES: Final = {
-    "testnet": Addresses(
-        "https://testnet-api.orderly.org",
-        "wss://testnet-ws-evm.orderly.org/ws/stream",
-        "wss://testnet-ws-private-evm.orderly.org/v2/ws/private/stream",
-    ),
-    "live": Addresses(
-        "https://api.orderly.org",
-        "wss://ws-evm.orderly.org/ws/stream",
-        "wss://ws-private-evm.orderly.org/v2/ws/private/stream",
-    ),
-}
-"""Orderly's published addresses (orderly-api.md section 1); the paper exchange tells its own."""
+_AFTER_DEFECT_S: Final = 1.0
 
 
 def utc_now() -> datetime:
@@ -89,7 +67,9 @@ class OrderlyExchange:
         self._name = name
         self._settings = settings
         self._clock = clock
-        addresses = addresses_of(name, base_url, ws_public_url, ws_private_url)
+        addresses = addresses_of(
+            name, base_url, ws_public_url or settings.ws_public_url, ws_private_url or settings.ws_private_url
+        )
         self._pacer = pacer or Pacer()
         self._wire = Wire(addresses.rest, signer, timeout_s=settings.request_timeout_s, clock_ms=self._clock_ms)
         self.rest = Rest(
@@ -169,20 +149,27 @@ class OrderlyExchange:
         """Connect and begin to keep the picture fresh. Returns after the first try, or after 3 s at most; it goes on trying."""
         await self._wire.open()
         for loop in (self._fresh.run, self._private.run, self._public.run):
-            self._tasks.append(asyncio.create_task(loop(), name=f"exchange-{self._name}-{loop.__qualname__}"))
+            self._tasks.append(asyncio.create_task(self._keep(loop)))
         try:
             async with asyncio.timeout(_START_WAIT_S):
                 await self._fresh.tried.wait()
         except TimeoutError:
             log.warning("exchange_not_reached_at_start", exchange=self._name)
 
+    async def _keep(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run one of the loops for ever. They handle what the network does; a defect in one must not leave the bridge blind."""
+        while True:
+            try:
+                await loop()
+            except Exception:
+                log.exception("exchange_loop_failed", exchange=self._name, loop=loop.__qualname__)
+            await asyncio.sleep(_AFTER_DEFECT_S)
+
     async def close(self) -> None:
         """Stop the tasks, then the connection. An order being sent meanwhile ends as its caller sees it."""
         for task in self._tasks:
             task.cancel()
-        for result in await asyncio.gather(*self._tasks, return_exceptions=True):
-            if isinstance(result, Exception):
-                log.error("exchange_task_failed", exchange=self._name, error=repr(result))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         await self._pacer.close()
         await self._wire.close()
@@ -275,8 +262,12 @@ class OrderlyExchange:
                 fee = sum((fill.fee for fill in executions), Decimal(0))
                 report = replace(report, average_price=value / quantity, fee=report.fee or fee)
         if order.intent.stop_loss is not None and report.executed_quantity > 0 and report.stop_is_live is None:
-            stops = await self.live_stops(report.symbol, order.intent.side.opposite)
-            report = replace(report, stop_is_live=bool(stops))
+            # A POSITIONAL_TP_SL leaves its bracket with the first fill and stands by itself then (section 7).
+            is_live = any(
+                root.algo_type == "POSITIONAL_TP_SL" and root.stop_is_live and root.side is order.intent.side.opposite
+                for root in await self.rest.algos(symbol=report.symbol)
+            )
+            report = replace(report, stop_is_live=is_live)
         return report
 
     async def fills(self, report: OrderReport) -> tuple[Fill, ...]:
@@ -292,6 +283,13 @@ class OrderlyExchange:
             if self._account.apply_fill(fill):
                 self._account_moved()
         return tuple(parse.named(report, fill) for fill in executions)
+
+    async def exit_fills(self, report: OrderReport) -> tuple[Fill, ...]:
+        """The executions of a bracket's own stop loss and take-profit, oldest first; they carry no client order id of ours."""
+        if report.algo_type != "BRACKET":
+            return ()
+        executions = await self.rest.algo_trades(report.order_id)
+        return tuple(fill for fill in executions if fill.side is not report.side)
 
     async def trades_since(self, since: datetime) -> tuple[Fill, ...]:
         """All executions of the account since a time, oldest first (whosever orders they were; they carry no client order id)."""
@@ -393,22 +391,3 @@ class OrderlyExchange:
     def _login(self) -> dict[str, object]:
         stamp = self._wire.signing_time_ms()
         return {"orderly_key": self.signer.orderly_key, "sign": self.signer.sign_login(stamp), "timestamp": stamp}
-
-
-def addresses_of(name: str, base_url: str, ws_public_url: str, ws_private_url: str) -> Addresses:
-    """The addresses to use: what is given, else the published ones of `name`, else the streams on the REST address's own port."""
-    known = ADDRESSES.get(name)
-    rest = (base_url or (known.rest if known else "")).rstrip("/")
-    parts = urlsplit(rest)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise errors.ConfigError(
-            f"exchange.base_url is {rest!r}, expected an address like https://api.orderly.org",
-            field="exchange.base_url",
-        )
-    published = next((one for one in ADDRESSES.values() if one.rest == rest), None)
-    socket = f"{'wss' if parts.scheme == 'https' else 'ws'}://{parts.netloc}"
-    return Addresses(
-        rest,
-        (ws_public_url or (published.ws_public if published else f"{socket}/ws/stream")).rstrip("/"),
-        (ws_private_url or (published.ws_private if published else f"{socket}/v2/ws/private/stream")).rstrip("/"),
-    )

@@ -12,10 +12,13 @@ from typing import Any, Protocol
 import pytest
 
 from kekbridge import errors
+from kekbridge.config import ExchangeSettings
 from kekbridge.exchange import bodies
-from kekbridge.exchange.orderly import ADDRESSES, OrderlyExchange, addresses_of
+from kekbridge.exchange.orderly import OrderlyExchange
 from kekbridge.exchange.protocol import Accepted, Deferred, OrderReport, Refused, Unknown
+from kekbridge.exchange.signing import Signer
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus, OrderType, Purpose, Side, TakeProfit
+from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.paper.server import PaperExchange
 
 BTC, ETH = "PERP_BTC_USDC", "PERP_ETH_USDC"
@@ -182,6 +185,32 @@ async def test_several_take_profits(
     await control("/paper/prices", {BTC: "63999"})
     await until(lambda: exchange.snapshot is not None and exchange.snapshot.position_quantity(BTC) == 0)
     assert await exchange.open_orders() == ()
+
+
+async def test_a_foreign_stop_is_not_the_bracket_s(
+    exchange: OrderlyExchange, make_order: MakeOrder, until: Until
+) -> None:
+    """When the independent exit of a bracket is gone, some other stop in the same symbol does not stand in for it."""
+    order = make_order("kb-own", stop_loss=Decimal(64000), take_profits=(TakeProfit(Decimal(66000), Decimal("0.004")),))
+    await settled(exchange, await placed(exchange, order))
+    (own,) = [report for report in await exchange.open_orders() if report.algo_type == "POSITIONAL_TP_SL"]
+    await exchange.place_stop(
+        symbol=BTC,
+        side=Side.SELL,
+        quantity=Decimal("0.001"),
+        trigger_price=Decimal(60000),
+        client_order_id="kb-foreign",
+    )
+    assert isinstance(await exchange.cancel(own), Accepted)
+    end = asyncio.get_running_loop().time() + 10
+    while True:
+        report = await exchange.find(order)
+        assert report is not None
+        if report.stop_is_live is False:
+            break
+        assert asyncio.get_running_loop().time() < end
+        await asyncio.sleep(0.02)
+    assert [report.algo_type for report in await exchange.live_stops(BTC)] == ["STOP"]
 
 
 async def test_place_stop_protects_and_cancel_all_removes_everything(
@@ -367,6 +396,42 @@ async def test_maintenance_holds_entries_and_lets_exits_try(
     assert answer.code == "exchange_busy"
 
 
+async def test_own_clock_jump_is_not_key_trouble(paper: PaperExchange, make_order: MakeOrder) -> None:
+    """Our clock jumps while orders flow: the 401 that follows is the clock's fault, proves that nothing was placed, and heals itself."""
+    shift = timedelta(0)
+    signer = Signer(PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET)
+    client = OrderlyExchange(
+        "paper", paper.base_url, signer, ExchangeSettings(), clock=lambda: datetime.now(UTC) + shift
+    )
+    try:
+        await client.checks()
+        shift = timedelta(hours=-1)
+        answer = await client.place(make_order("kb-jump"))
+        assert isinstance(answer, Deferred)
+        assert isinstance(await client.place(make_order("kb-jump")), Accepted)
+        assert len(created(paper, "kb-jump")) == 1
+    finally:
+        await client.close()
+
+
+async def test_a_defect_in_a_listener_does_not_leave_the_bridge_blind(
+    exchange: OrderlyExchange, make_order: MakeOrder, until: Until
+) -> None:
+    """A listener that raises costs a reconnect, not the stream."""
+    reports: list[OrderReport] = []
+
+    def broken(report: OrderReport) -> None:
+        reports.append(report)
+        if len(reports) == 1:
+            raise KeyError("a defect")
+
+    exchange.listen(broken)
+    await settled(exchange, await placed(exchange, make_order("kb-d1")))
+    await until(lambda: reports and exchange.health.stream_is_live)
+    await settled(exchange, await placed(exchange, make_order("kb-d2")))
+    await until(lambda: any(report.client_order_id == "kb-d2" for report in reports))
+
+
 async def test_too_old_when_its_turn_comes(
     exchange: OrderlyExchange, paper: PaperExchange, make_order: MakeOrder
 ) -> None:
@@ -480,27 +545,3 @@ async def test_start_returns_when_the_venue_is_down_and_it_comes_later(
         await until(lambda: client.health.is_reachable and client.health.stream_is_live and client.snapshot)
     finally:
         await client.close()
-
-
-@pytest.mark.parametrize(
-    ("name", "base_url", "rest", "private"),
-    [
-        ("live", "", ADDRESSES["live"].rest, ADDRESSES["live"].ws_private),
-        ("testnet", "", ADDRESSES["testnet"].rest, ADDRESSES["testnet"].ws_private),
-        ("live", "https://testnet-api.orderly.org/", ADDRESSES["testnet"].rest, ADDRESSES["testnet"].ws_private),
-        ("paper", "http://127.0.0.1:8090", "http://127.0.0.1:8090", "ws://127.0.0.1:8090/v2/ws/private/stream"),
-        ("live", "https://proxy.example", "https://proxy.example", "wss://proxy.example/v2/ws/private/stream"),
-    ],
-)
-def test_addresses(name: str, base_url: str, rest: str, private: str) -> None:
-    """Published addresses by name; any other address carries its own streams."""
-    found = addresses_of(name, base_url, "", "")
-    assert (found.rest, found.ws_private) == (rest, private)
-
-
-@pytest.mark.parametrize("base_url", ["", "127.0.0.1:8090", "ftp://x"])
-def test_no_address(base_url: str) -> None:
-    """A missing or malformed address is a setting to fix, named."""
-    with pytest.raises(errors.ConfigError) as caught:
-        addresses_of("paper", base_url, "", "")
-    assert caught.value.field == "exchange.base_url"
