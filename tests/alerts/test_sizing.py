@@ -101,6 +101,13 @@ def test_the_smallest_size_named_is_taken_and_nothing_smaller_is(price: Decimal,
     assert f"send {plain(named)} or more" in refused.value.message
 
 
+def test_nothing_is_too_small_also_without_a_minimum_value() -> None:
+    """A market without min_notional still takes no order of zero."""
+    with pytest.raises(Refused) as refused:
+        check_entry_size(D(0), wanted=D("0.000001"), price=D(65_000), instrument=instrument(min_notional=D(0)))
+    assert refused.value.code == "quantity_too_small"
+
+
 def test_more_than_the_exchanges_largest_order_is_refused_and_named() -> None:
     """base_max is the exchange's: an entry is never split behind the trader's back."""
     with pytest.raises(Refused) as refused:

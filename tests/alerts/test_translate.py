@@ -575,9 +575,10 @@ def test_fields_that_contradict_each_other_are_refused(before: str, now: str, ac
 
 
 def test_a_repeated_reversal_is_not_doubled() -> None:
-    """The account already is where the reversal leads."""
-    made = plan(Action.SELL, held="-0.5", target=target("-0.5", "0.5"), **base("1"))
-    assert (made.intents, made.ignored_code) == ((), "already_in_position")
+    """The account already is where the reversal leads, or beyond: a sell signal is no reason to buy back."""
+    for held in ("-0.5", "-0.7"):
+        made = plan(Action.SELL, held=held, target=target("-0.5", "0.5"), **base("1"))
+        assert (made.intents, made.ignored_code) == ((), "already_in_position")
 
 
 def test_a_close_with_the_strategys_flat_position_closes_all() -> None:

@@ -186,6 +186,17 @@ def test_the_entry_of_a_reversal_is_measured_from_flat() -> None:
     )
 
 
+@pytest.mark.parametrize("side", [Side.BUY, Side.SELL])
+def test_exits_of_more_than_the_position_open_nothing(side: Side) -> None:
+    """A close and a protective stop of the same position cannot both fill: reduce-only orders end at flat."""
+    against = str(-side.sign)
+    exits = tuple(reserved(str(D("0.4") * side.sign), name=f"kb-{leg}", is_entry=False) for leg in (1, 2))
+    room: dict[str, Any] = {"limits": replace(NOTHING, max_position_size=D("0.5")), "reservations": exits}
+    held = {BTC: str(D("0.4") * D(against))}
+    assert denial(entry("0.5", side), held=held, **room) is None
+    assert denial(entry("0.51", side), held=held, **room) == ("position_too_large", "webhook")
+
+
 def test_orders_of_one_step_are_judged_one_after_the_other() -> None:
     """Two entries of half the limit fit, a third does not."""
     limits = replace(NOTHING, daily_limit=D(13_000), daily_orders=2)
