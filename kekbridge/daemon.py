@@ -231,7 +231,8 @@ class Daemon:
             background = [
                 group.create_task(self.follower.run()),
                 group.create_task(self.refusals.run()),
-                group.create_task(self.guard.run()),
+                group.create_task(self._when_recovered(self.guard.run)),
+                group.create_task(self._when_recovered(self._resolve_orphans)),
                 group.create_task(self._when_recovered(self.canceller.run)),
             ]
             try:
@@ -280,6 +281,9 @@ class Daemon:
             log.warning("lanes_cut", detail="orders under way are looked up at the next start")
         await self.pipeline.drain()
         await self.refusals.flush()
+
+    async def _resolve_orphans(self) -> None:
+        await self.recovery.run(lambda name: name in self.pipeline.being_sent or self.worker.has_claimed(name))
 
     async def _when_recovered(self, work: Callable[[], Awaitable[None]]) -> None:
         await self._recovered.wait()

@@ -83,6 +83,7 @@ class Pipeline:
         self._clock = clock
         self._lanes = lanes
         self._tell_price = tell_price  # True when the venue takes the price for its mark
+        self.being_sent: set[str] = set()  # claimed here, no answer recorded yet
         self._notes: set[asyncio.Task[None]] = set()  # answers being written down after they were given
 
     # ------------------------------------------------------------------------------------------------------ in the request
@@ -283,11 +284,15 @@ class Pipeline:
         claimed = await self._claim(order)
         if claimed is None:
             return None
-        reach("W4")
-        submission = await self._exchange.place(claimed)
-        reach("W6")
-        recorded = await self._record(claimed, submission)
-        reach("W9")
+        self.being_sent.add(order.client_order_id)
+        try:
+            reach("W4")
+            submission = await self._exchange.place(claimed)
+            reach("W6")
+            recorded = await self._record(claimed, submission)
+            reach("W9")
+        finally:
+            self.being_sent.discard(order.client_order_id)
         self._outcomes.publish(recorded)
         log.info(
             "order",
@@ -352,8 +357,8 @@ class Pipeline:
                 write = self._database.write(orders.mark_rejected, name, code=code, error=message, now=now)
             case Deferred(code=code, message=message, retry_after_s=retry_after_s):
                 write = self._defer(order, code, message, retry_after_s, now)
-            case Unknown(reason=reason):
-                write = self._database.write(orders.mark_unknown, name, reason=reason, now=now)
+            case Unknown(reason=reason, sent_at=sent_at):
+                write = self._database.write(orders.mark_unknown, name, reason=reason, now=now, sent_at=sent_at)
         return await asyncio.shield(write)
 
     async def _defer(self, order: Order, code: str, message: str, retry_after_s: float | None, now: datetime) -> Order:

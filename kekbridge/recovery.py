@@ -15,10 +15,10 @@ from datetime import datetime, timedelta
 import structlog
 
 from kekbridge.config import Settings
-from kekbridge.errors import ExchangeUnavailable
+from kekbridge.errors import ExchangeUnavailable, KekbridgeError, StoreUnavailable
 from kekbridge.exchange.protocol import Exchange
 from kekbridge.following import Follower
-from kekbridge.model import Order, OrderStatus
+from kekbridge.model import Order, OrderStatus, Purpose
 from kekbridge.outcomes import Outcomes
 from kekbridge.pipeline import backoff_s
 from kekbridge.store import orders as order_rows
@@ -28,6 +28,8 @@ log = structlog.get_logger("kekbridge.recovery")
 
 _FIRST_QUESTION_S = 0.5
 _SLOWEST_QUESTION_S = 4.0
+_LOOK_FOR_ORPHANS_S = 2.0
+_ORPHAN_AGE = timedelta(seconds=5)
 
 
 class Breaker:
@@ -79,9 +81,19 @@ class Recovery:
         self._outcomes = outcomes
         self._settings = settings
         self._clock = clock
+        self._under_way: set[str] = set()
+        self._left_behind: frozenset[str] = frozenset()
 
     async def resolve(self, order: Order) -> Order:
         """Ask until the exchange knows the order, or until it is proven that it never will; returns the order as it then is."""
+        self._under_way.add(order.client_order_id)
+        try:
+            return await self._resolve(order)
+        finally:
+            self._under_way.discard(order.client_order_id)
+
+    async def _resolve(self, order: Order) -> Order:
+        window_end = self._window_end(order)
         asked = 0
         while True:
             answered_at = self._clock()
@@ -93,7 +105,7 @@ class Recovery:
                 if report is not None:
                     log.info("unknown_order_found", client_order_id=order.client_order_id, status=report.status.value)
                     return await self._follower.apply(order, report)
-                if answered_at > self._window_end(order):
+                if answered_at > window_end:
                     return await self._never_arrived(order)
             asked += 1
             pause = min(backoff_s(_FIRST_QUESTION_S, asked, random.random() / 4), _SLOWEST_QUESTION_S)
@@ -101,15 +113,28 @@ class Recovery:
 
     def _window_end(self, order: Order) -> datetime:
         """Until when a request sent before could still be accepted: receive window, clock tolerance, and one request's time."""
-        sent_at = order.submitted_at or order.created_at
         exchange = self._settings.exchange
         seconds = exchange.recv_window_ms / 1000 + self._settings.queue.clock_tolerance_s + exchange.request_timeout_s
-        return sent_at + timedelta(seconds=seconds)
+        return self._sent_by(order) + timedelta(seconds=seconds)
+
+    def _sent_by(self, order: Order) -> datetime:
+        """The latest moment at which the request can have left.
+
+        An order that is still "submitting" was claimed by somebody who is gone. It may have waited for the rate window long after the
+        claim, so it left at the latest now; never after its age, which `Exchange.place` checks last.
+        """
+        sent_at = order.submitted_at or order.created_at
+        if order.status is OrderStatus.SUBMITTING:
+            return max(sent_at, min(self._clock(), order.expires_at))
+        return sent_at
 
     async def _never_arrived(self, order: Order) -> Order:
         """The acceptance window is over and the exchange does not know the order."""
         now = self._clock()
-        may_resend = not order.is_entry or self._settings.queue.resend_unknown_entries
+        # A protective order is not sent again: whoever guards the position has long sent the next one.
+        may_resend = order.intent.purpose is Purpose.EXIT or (
+            order.is_entry and self._settings.queue.resend_unknown_entries
+        )
         if may_resend and now < order.expires_at:
             log.warning("unknown_order_sent_again", client_order_id=order.client_order_id, purpose=order.intent.purpose)
             updated = await self._database.write(
@@ -132,23 +157,71 @@ class Recovery:
         return updated
 
     async def recover(self) -> None:
-        """The start-up path, after a crash or not: resolve what was in flight, catch up with what happened meanwhile.
+        """The start-up path, after a crash or not: ask for what was in flight, catch up with what happened meanwhile.
 
-        Raises ExchangeUnavailable while the exchange cannot be asked; nothing may trade before this has returned.
+        An order that the exchange does not know yet stays in flight: it holds its symbol and its room in the limits, `run` goes on
+        asking, and the rest may trade. Raises ExchangeUnavailable while the exchange cannot be asked; nothing may trade before this
+        has returned.
         """
         await self._exchange.refresh()
         unfinished = await self._database.read(order_rows.unfinished)
         in_flight = [order for order in unfinished if order.status in (OrderStatus.SUBMITTING, OrderStatus.UNKNOWN)]
         open_at_exchange = [order for order in unfinished if order.order_id and order not in in_flight]
+        self._left_behind = frozenset(order.client_order_id for order in in_flight)
         async with asyncio.TaskGroup() as group:
             for order in in_flight:
-                group.create_task(self.resolve(order))
+                group.create_task(self._ask(order))
             for order in open_at_exchange:
                 group.create_task(self._follower.look(order))
         await self._follower.sync_trades()
         snapshot = await self._exchange.refresh()
         await self._follower.save_positions(snapshot)
         log.info("reconciled", in_flight=len(in_flight), open=len(open_at_exchange))
+
+    async def _ask(self, order: Order) -> None:
+        """One question about an order that was in flight; what is not known then is marked so, in the same state as after a lost answer."""
+        report = await self._exchange.find(order)
+        if report is not None:
+            await self._follower.apply(order, report)
+            return
+        if order.status is OrderStatus.SUBMITTING:
+            await self._database.write(
+                order_rows.mark_unknown,
+                order.client_order_id,
+                reason="the bridge stopped while the order was being sent",
+                now=self._clock(),
+                sent_at=self._sent_by(order),
+            )
+
+    async def run(self, is_handled: Callable[[str], bool]) -> None:
+        """For ever: resolve every order in flight that nobody handles, such as those of a process that is gone.
+
+        `is_handled` says whether an order, by its name, is being sent or asked for by somebody else.
+        """
+        async with asyncio.TaskGroup() as group:
+            while True:
+                try:
+                    for order in await self._database.read(order_rows.interrupted):
+                        if self._is_orphan(order, is_handled):
+                            group.create_task(self._adopt(order))
+                except StoreUnavailable as error:
+                    log.warning("orders_in_flight_not_readable", error=error.message)
+                await asyncio.sleep(_LOOK_FOR_ORPHANS_S)
+
+    def _is_orphan(self, order: Order, is_handled: Callable[[str], bool]) -> bool:
+        name = order.client_order_id
+        if name in self._under_way or is_handled(name):
+            return False
+        # Between two steps of its own lane an order is nobody's for an instant.
+        return name in self._left_behind or self._clock() - (order.submitted_at or order.created_at) > _ORPHAN_AGE
+
+    async def _adopt(self, order: Order) -> None:
+        try:
+            await self.resolve(order)
+        except KekbridgeError as error:
+            log.error("order_not_resolved", client_order_id=order.client_order_id, error=error.message)
+        except Exception:
+            log.exception("order_not_resolved", client_order_id=order.client_order_id)
 
     async def reconcile(self) -> None:
         """The same comparison in operation: unfinished orders looked at, trades fetched, positions replaced."""

@@ -73,6 +73,10 @@ class Worker:
             self._awake.set()
             self._canceller.wake()
 
+    def has_claimed(self, name: str) -> bool:
+        """True for an order that waits here for its lane."""
+        return any(order.client_order_id == name for order in self._claimed)
+
     # ------------------------------------------------------------------------------------------------------------ life
 
     @property

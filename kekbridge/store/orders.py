@@ -185,13 +185,24 @@ def mark_expired(
     return _commit(connection, before, _finished(before, OrderStatus.EXPIRED, code, error, now), now=now)
 
 
-def mark_unknown(connection: sqlite3.Connection, client_order_id: str, *, reason: str, now: datetime) -> Order:
-    """It was sent and no answer proves either case: it keeps its reservation and its place until it is looked up."""
+def mark_unknown(
+    connection: sqlite3.Connection, client_order_id: str, *, reason: str, now: datetime, sent_at: datetime | None = None
+) -> Order:
+    """It was sent and no answer proves either case: it keeps its reservation and its place until it is looked up.
+
+    `sent_at` is when it left, which may be long after the claim: from then on the acceptance window counts.
+    """
     before = get(connection, client_order_id)
     if before.status in _KNOWN_THERE:
         return before  # the stream knows better than the missing answer
     _require(before, "mark_unknown", _IN_FLIGHT)
-    unknown = replace(before, status=OrderStatus.UNKNOWN, code="outcome_unknown", error=storable(reason))
+    unknown = replace(
+        before,
+        status=OrderStatus.UNKNOWN,
+        submitted_at=sent_at or before.submitted_at,
+        code="outcome_unknown",
+        error=storable(reason),
+    )
     return _commit(connection, before, unknown, now=now)
 
 

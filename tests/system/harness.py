@@ -93,8 +93,13 @@ class Process:
             code = self.process.wait()
             said = self._log.read_text()[-2000:] if self._log else ""
             raise AssertionError(f"kekbridge {' '.join(self._arguments)} ended with {code} before it was ready: {said}")
-        self.started = json.loads(line)
+        self.started = self._decode(line)
         return self.started
+
+    @staticmethod
+    def _decode(line: bytes | str) -> dict[str, Any]:
+        started: dict[str, Any] = json.loads(line)
+        return started
 
     @property
     def pid(self) -> int:
@@ -172,8 +177,10 @@ class Bridge:
         self.port = free_port()
         self.paper_port = free_port()
         self.paper = Process(
-            ["paper", "--port", str(self.paper_port), "--data-dir", str(self.directory / "paper"), "--prices", "static"]
-            + ["--json", *self.paper_arguments],
+            [
+                *("paper", "--port", str(self.paper_port), "--data-dir", str(self.directory / "paper")),
+                *("--prices", "static", "--json", *self.paper_arguments),
+            ],
             log=self.directory / "paper.log",
         )
         self.paper_url = f"http://127.0.0.1:{self.paper_port}"
@@ -181,15 +188,23 @@ class Bridge:
         self.daemon = self._new_daemon()
         self.webhook: dict[str, Any] = {}
 
-    def _new_daemon(self) -> Process:
-        environment = {
+    @property
+    def log_path(self) -> Path:
+        return self.directory / "daemon.log"
+
+    def daemon_arguments(self) -> list[str]:
+        return ["serve", "--port", str(self.port), "--json"]
+
+    def daemon_environment(self) -> dict[str, str]:
+        return {
             "KEKBRIDGE_EXCHANGE_BASE_URL": self.paper_url,
             "KEKBRIDGE_VAULT_BACKEND": "key_file",
             "KEKBRIDGE_DATA_DIR": str(self.data_dir),
             **self.environment,
         }
-        arguments = ["serve", "--port", str(self.port), "--json"]
-        return Process(arguments, environment=environment, log=self.directory / "daemon.log")
+
+    def _new_daemon(self) -> Process:
+        return Process(self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path)
 
     def start(self) -> None:
         """Start both and make the webhook."""
@@ -287,25 +302,31 @@ class Sent:
 
 
 class TradingView:
-    """Sends as TradingView does: 3 s limit, resend only after 500-599 except 504, 5 s later, at most 4 sends in all."""
+    """Sends as TradingView does: 3 s limit, resend only after 500-599 except 504, 5 s later, at most 4 sends in all.
+
+    `behind_proxy`: a cut or refused connection is what a proxy in front of the bridge answers with 502, so it is sent again too.
+    """
 
     TIME_LIMIT_S = 3.0
     SENDS = 4
 
-    def __init__(self, url: str, *, resend_after_s: float = 5.0) -> None:
+    def __init__(self, url: str, *, resend_after_s: float = 5.0, behind_proxy: bool = False) -> None:
         self._url = url + WEBHOOK_PATH
         self._resend_after_s = resend_after_s
+        self._behind_proxy = behind_proxy
 
-    async def send(self, alert: Mapping[str, Any]) -> Sent:
-        """One alert with its resends, a new connection each time."""
-        sent = Sent(alert_id=str(alert.get("alertId", "")), body=dict(alert))
+    async def send(self, alert: Mapping[str, Any], sent: Sent | None = None) -> Sent:
+        """One alert with its resends, a new connection each time; `sent` is filled as the answers come."""
+        sent = sent or Sent(alert_id=str(alert.get("alertId", "")), body=dict(alert))
         text = json.dumps(alert)
         for attempt in range(self.SENDS):
             if attempt:
                 await asyncio.sleep(self._resend_after_s)
             status = await self._post(text)
             sent.answers.append(status)
-            if status is None or not 500 <= status <= 599 or status == 504:
+            if status is None and not self._behind_proxy:
+                return sent
+            if status is not None and (not 500 <= status <= 599 or status == 504):
                 return sent
         return sent
 

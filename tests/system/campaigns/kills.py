@@ -1,0 +1,97 @@
+"""R1 and R2: the daemon is killed at random moments, and at each named point between two steps."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from tests.system.campaigns.run import MARKETS, Outcome, Run, running
+from tests.system.oracles import Findings
+
+IN_FLIGHT = 50
+POINTS = tuple(f"W{number}" for number in range(10))
+
+
+async def random_kills(seed: int, kills: int) -> Outcome:
+    """R1: kill -9 at a random moment with 50 alerts in flight, senders repeat what was not answered."""
+    with running(seed, environment={"KEKBRIDGE_QUEUE_MAX_AGE_S": "30"}) as run:
+        sending: set[asyncio.Task[Any]] = set()
+        for _ in range(kills):
+            for _ in range(max(IN_FLIGHT - run.waiting(), 10)):
+                task = asyncio.create_task(run.send(run.any_alert()))
+                sending.add(task)
+                task.add_done_callback(sending.discard)
+            await asyncio.sleep(run.rng.uniform(0.0, 1.2))
+            run.bridge.daemon.kill()
+            await asyncio.to_thread(run.restart)
+        await asyncio.gather(*sending)
+        await run.settle()
+        return Outcome("R1 kill -9 at a random moment, 50 in flight", kills, run.findings(), seed, note=_told(run))
+
+
+async def crash_points(seed: int, kills: int) -> list[Outcome]:
+    """R2: die exactly at W0 … W9, `kills` times each."""
+    return [await crash_point(seed, kills, point) for point in POINTS]
+
+
+async def crash_point(seed: int, kills: int, point: str) -> Outcome:
+    """R2 at one point: each life is armed, does its work until it dies there, and the next life is the recovery."""
+    environment = {"KEKBRIDGE_QUEUE_MAX_AGE_S": "30"}
+    if point == "W2":
+        environment["KEKBRIDGE_SERVER_RESPOND_WITHIN_S"] = (
+            "0"  # answered at once: what is picked up later was answered before
+        )
+    died = 0
+    with running(seed, environment=environment) as run:
+        run.bridge.daemon.kill()
+        sending: set[asyncio.Task[Any]] = set()
+        for _ in range(kills):
+            await asyncio.to_thread(run.restart, KEKBRIDGE_TEST_CRASH_AT=f"{point}:{run.rng.randint(1, 3)}")
+            died += await _work_until_death(run, point, sending)
+        run.bridge.daemon.kill()
+        await asyncio.to_thread(run.restart)
+        await asyncio.gather(*sending)
+        await run.settle()
+        findings = run.findings()
+        if died < kills:
+            findings.failures.append(f"R2 {point}: died {died} times of {kills}")
+        return Outcome(f"R2 killed at {point}", died, findings, seed, note=_told(run))
+
+
+async def _work_until_death(run: Run, point: str, sending: set[asyncio.Task[Any]]) -> int:
+    """Send what leads to the point until the daemon is gone; 1 when it died by itself. Senders go on through the next life."""
+    for _ in range(20):
+        if not run.bridge.daemon.is_alive:
+            return 1  # what was waiting from the life before has led there already
+        new = [asyncio.create_task(run.send(alert)) for alert in _work(run, point)]
+        sending.update(new)
+        await asyncio.wait(new, timeout=3.0)
+        await run.until(lambda: not run.bridge.daemon.is_alive, deadline_s=0.3)
+    return int(not run.bridge.daemon.is_alive)
+
+
+def _work(run: Run, point: str) -> list[dict[str, Any]]:
+    symbol = run.rng.choice(list(MARKETS))
+    size = MARKETS[symbol]
+    if point == "W7":
+        return [run.alert(action="buy", symbol=symbol, quantity=size, stopLoss="5%")]
+    if point == "W8":
+        return [run.alert(action=action, symbol=symbol, quantity=size) for action in ("buy", "flip", "flip")]
+    if point == "W2":
+        return [run.alert(action="buy", symbol=symbol, quantity=size) for _ in range(4)]
+    return [run.any_alert() for _ in range(3)]
+
+
+def _told(run: Run) -> str:
+    by_status = run.query("SELECT status, count(*) FROM orders GROUP BY status ORDER BY 2 DESC")
+    acknowledged = sum(sent.is_acknowledged for sent in run.sent)
+    told = ", ".join(f"{count} {status}" for status, count in by_status)
+    return f"{run.number} alerts, {acknowledged} acknowledged; orders: {told}"
+
+
+def total(outcomes: list[Outcome]) -> Findings:
+    """All points together."""
+    findings = Findings()
+    for outcome in outcomes:
+        findings.add(outcome.findings)
+    return findings

@@ -1,0 +1,165 @@
+"""What every campaign needs: a bridge that restarts fast, alerts that go out as TradingView sends them, and the end of the run.
+
+Settings are shortened only where a limit of time would make a run wait: the receive window and the request's time limit bound how long
+an order may stay unknown, and the paper exchange counts no requests (the client's own pacing stays).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.system.harness import Bridge, Sent, TradingView, call
+from tests.system.oracles import Evidence, Findings, database_file, gather, judge
+from tests.system.warm import WarmBridge
+
+SETTINGS = {
+    "KEKBRIDGE_EXCHANGE_RECV_WINDOW_MS": "500",
+    "KEKBRIDGE_EXCHANGE_REQUEST_TIMEOUT_S": "1",
+    "KEKBRIDGE_QUEUE_CLOCK_TOLERANCE_S": "0.2",
+    "KEKBRIDGE_QUEUE_MAX_WAITING": "5000",
+    "KEKBRIDGE_AUTH_MAX_TIMESTAMP_AGE_S": "600",
+    "KEKBRIDGE_RISK_MAX_OPEN_POSITIONS": "0",
+    "KEKBRIDGE_LOG_FORMAT": "json",
+}
+MARKETS = {"BTCUSDT.P": "0.001", "ETHUSDT.P": "0.01", "SOLUSDT.P": "0.2", "BNBUSDT.P": "0.05", "XRPUSDT.P": "20"}
+_WAITING = (
+    "SELECT count(*) FROM orders WHERE finished_at IS NULL AND (status IN ('queued', 'submitting', 'unknown')"
+    " OR (order_type = 'market' AND status IN ('accepted', 'partially_filled')))"
+)
+SETTLE_S = 90.0
+
+
+@dataclass
+class Outcome:
+    """One line of the table."""
+
+    campaign: str
+    trials: int
+    findings: Findings
+    seed: int
+    seconds: float = 0.0
+    note: str = ""
+
+
+@dataclass
+class Run:
+    """One bridge under test, everything that was sent to it, and every start of its daemon."""
+
+    bridge: Bridge
+    rng: random.Random
+    sent: list[Sent] = field(default_factory=list)
+    starts_ms: list[int] = field(default_factory=list)
+    number: int = 0
+
+    @property
+    def sender(self) -> TradingView:
+        # A bundled proxy answers 502 while we are down; its resend after 5 s is shortened so that a run is not all waiting.
+        return TradingView(self.bridge.url, resend_after_s=0.7, behind_proxy=True)
+
+    def alert(self, **fields: Any) -> dict[str, Any]:
+        """The next alert, with an id of its own."""
+        self.number += 1
+        return self.bridge.alert(alertId=f"a{self.number}", **fields)
+
+    def any_alert(self) -> dict[str, Any]:
+        """One of the ordinary messages: mostly entries, some with a stop, some closes."""
+        symbol = self.rng.choice(list(MARKETS))
+        kind = self.rng.random()
+        if kind < 0.12:
+            return self.alert(action="close", symbol=symbol, quantity=None)
+        action = self.rng.choice(("buy", "sell"))
+        if kind < 0.16:
+            return self.alert(action=action, symbol=symbol, quantity=MARKETS[symbol], stopLoss="5%")
+        return self.alert(action=action, symbol=symbol, quantity=MARKETS[symbol])
+
+    async def send(self, alert: Mapping[str, Any]) -> Sent:
+        """One alert through all its sends; the sender's log keeps it."""
+        sent = Sent(alert_id=str(alert["alertId"]), body=dict(alert))
+        self.sent.append(sent)
+        return await self.sender.send(alert, sent)
+
+    def restart(self, **environment: str) -> None:
+        """Start the daemon anew (it must be dead), with these settings besides the bridge's own."""
+        before = dict(self.bridge.environment)
+        self.bridge.environment.update(environment)
+        self.starts_ms.append(time.time_ns() // 1_000_000)
+        try:
+            self.bridge.start_daemon()
+        finally:
+            self.bridge.environment.clear()
+            self.bridge.environment.update(before)
+
+    def faults(self, *faults: Mapping[str, Any]) -> None:
+        """Arm these faults at the exchange instead of those before."""
+        call(f"{self.bridge.paper_url}/paper/faults", {})
+        if faults:
+            call(f"{self.bridge.paper_url}/paper/faults", {"faults": list(faults)})
+
+    def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Ask the daemon's database from outside."""
+        connection = sqlite3.connect(f"file:{database_file(self.bridge)}?mode=ro", uri=True, timeout=10)
+        try:
+            return connection.execute(statement, values).fetchall()
+        finally:
+            connection.close()
+
+    def waiting(self) -> int:
+        """Orders on their way."""
+        return int(self.query(_WAITING)[0][0])
+
+    async def until(self, condition: Callable[[], Any], *, deadline_s: float = SETTLE_S) -> bool:
+        """Wait until the condition holds; False when it does not in time (the oracles will say what is wrong)."""
+        end = time.monotonic() + deadline_s
+        while time.monotonic() < end:
+            if condition():
+                return True
+            await asyncio.sleep(0.05)
+        return False
+
+    async def settle(self, *, deadline_s: float = SETTLE_S) -> None:
+        """Wait until nothing is on its way."""
+        await self.until(self.bridge.is_ready, deadline_s=30)
+        await self.until(lambda: not self.waiting(), deadline_s=deadline_s)
+        await asyncio.sleep(0.3)  # the last report's transaction, and the diary of answers
+
+    def evidence(self) -> Evidence:
+        return gather(self.bridge, self.sent, self.starts_ms)
+
+    def findings(self) -> Findings:
+        return judge(self.evidence())
+
+
+@contextmanager
+def running(
+    seed: int,
+    *,
+    environment: Mapping[str, str] | None = None,
+    webhook: tuple[str, ...] = (),
+    paper: tuple[str, ...] = (),
+) -> Iterator[Run]:
+    """A fresh bridge in a directory of its own, ready; everything ends with the block."""
+    with tempfile.TemporaryDirectory(prefix="kekbridge-campaign-") as name:
+        bridge = WarmBridge(
+            Path(name),
+            environment={**SETTINGS, **(environment or {})},
+            webhook_arguments=(*WarmBridge.webhook_arguments, *webhook),
+            paper_arguments=paper,
+        )
+        run = Run(bridge, random.Random(seed))
+        try:
+            run.starts_ms.append(time.time_ns() // 1_000_000)
+            bridge.start()
+            call(f"{bridge.paper_url}/paper/limits", {"enabled": False})
+            bridge.wait_ready()
+            yield run
+        finally:
+            bridge.stop()
