@@ -16,7 +16,8 @@ import pytest
 from ulid import ULID
 
 from kekbridge.config import load_settings
-from kekbridge.daemon import WEBHOOK_PATH, Daemon
+from kekbridge.daemon import Daemon
+from kekbridge.delivery import WEBHOOK_PATH
 from kekbridge.model import Order, RateLimits, WebhookSettings
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
