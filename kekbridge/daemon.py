@@ -29,7 +29,7 @@ from kekbridge.config import Settings
 from kekbridge.decision import Terms
 from kekbridge.delivery import WEBHOOK_PATH, Readiness
 from kekbridge.errors import ConfigError, KekbridgeError
-from kekbridge.exchange.orderly import ADDRESSES, OrderlyExchange
+from kekbridge.exchange.orderly import OrderlyExchange
 from kekbridge.exchange.signing import Signer
 from kekbridge.following import Follower
 from kekbridge.ingress.addresses import AllowList
@@ -40,6 +40,7 @@ from kekbridge.ingress.lockout import Lockout
 from kekbridge.ingress.tls import check_bind, serving_context
 from kekbridge.jobs import Jobs
 from kekbridge.model import Mode
+from kekbridge.keyuse import KeyUse
 from kekbridge.outcomes import Outcomes
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.paper.server import PaperExchange
@@ -162,7 +163,12 @@ class Daemon:
             clock=clock,
         )
         self.pipeline = Pipeline(
-            door=Authenticator(lambda lookup: database.read_now(webhooks.find_by_lookup, lookup, clock()), sealer),
+            door=Authenticator(
+                lambda lookup: database.read_now(webhooks.find_by_lookup, lookup, clock()),
+                sealer,
+                used=self.key_use.note,
+            ),
+        self.key_use = KeyUse(database)
             database=database,
             exchange=exchange,
             outcomes=outcomes,
@@ -246,6 +252,7 @@ class Daemon:
         """Listen, and say where."""
         host, port = await self.listener.start()
         url = f"{'https' if self._settings.tls.cert else 'http'}://{host}:{port}"
+                group.create_task(self.key_use.run()),
         # Everything that lives as long as the daemon is allocated now: keep it out of every later collection.
         gc.collect()
         gc.freeze()
@@ -297,6 +304,7 @@ class Daemon:
                 break
             except* KekbridgeError as errors:
                 log.warning("not_reconciled", error=str(errors.exceptions[0]))
+        await self.key_use.flush()
             await self.worker.sleep_unless_stopping(_RECOVERY_PAUSE_S)
         if self.worker.is_stopping:
             return
@@ -371,14 +379,13 @@ def _exchange(
         raise ConfigError(
             f"no Orderly key for account {wanted.account_id} in the vault; add it with `kekbridge keys add`"
         )
-    addresses = ADDRESSES[settings.mode.value]
     return OrderlyExchange(
         settings.mode.value,
-        wanted.base_url or addresses.rest,
+        wanted.base_url,  # empty: the published address of the mode; the streams follow it unless they are named
         Signer(wanted.account_id, secret.decode()),
         wanted,
-        ws_public_url=wanted.ws_public_url or addresses.ws_public,
-        ws_private_url=wanted.ws_private_url or addresses.ws_private,
+        ws_public_url=wanted.ws_public_url,
+        ws_private_url=wanted.ws_private_url,
         clock=clock,
     )
 

@@ -9,8 +9,8 @@ import difflib
 import re
 import sqlite3
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Final, Literal
 
 from ulid import ULID
 
@@ -24,6 +24,7 @@ from kekbridge.model import Mode, Webhook, WebhookSettings
 from kekbridge.risk.hours import parse_hours
 from kekbridge.store import settings as store_settings
 from kekbridge.store import webhooks as store_webhooks
+from kekbridge.store.webhooks import WebhookKey
 from kekbridge.vault import Sealer
 
 FIRST_NAME: Final = "default"
@@ -57,6 +58,28 @@ def create(
     check_name(name)
     check_settings(settings)
     webhook = store_webhooks.create(connection, webhook_id=str(ULID()), name=name, settings=settings, now=now)
+    return webhook, _add_pair(connection, sealer, webhook, mode=mode, now=now)
+
+
+def rotate(
+    connection: sqlite3.Connection, sealer: Sealer, webhook: Webhook, *, mode: Mode, grace: timedelta, now: datetime
+) -> Credentials:
+    """Give a webhook a new pair; every older one works for the grace time more (0: not at all) and then is as unknown as a guess.
+
+    Call it inside a write transaction. A key that ends sooner anyway keeps its earlier end.
+    """
+    for key in valid_keys(connection, webhook, now=now):
+        if grace:
+            store_webhooks.expire_key(connection, key.id, at=now + grace, now=now)
+        else:
+            store_webhooks.revoke_key(connection, key.id, now=now)
+    return _add_pair(connection, sealer, webhook, mode=mode, now=now)
+
+
+def _add_pair(
+    connection: sqlite3.Connection, sealer: Sealer, webhook: Webhook, *, mode: Mode, now: datetime
+) -> Credentials:
+    """Make a pair and store it sealed."""
     api_key, api_secret = new_credentials(mode)
     store_webhooks.add_key(
         connection,
@@ -68,18 +91,26 @@ def create(
         sealed_secret=sealer.seal(api_secret.encode()),
         now=now,
     )
-    return webhook, Credentials(api_key, api_secret)
+    return Credentials(api_key, api_secret)
+
+
+def valid_keys(connection: sqlite3.Connection, webhook: Webhook, *, now: datetime) -> tuple[WebhookKey, ...]:
+    """The keys of a webhook that open it now, oldest first."""
+    return tuple(key for key in store_webhooks.list_keys(connection, webhook.id) if key_state(key, now) != "ended")
+
+
+def key_state(key: WebhookKey, now: datetime) -> Literal["valid", "ending", "ended"]:
+    """`ending`: it was replaced and still works; `ended`: expired or revoked, answered like an unknown one."""
+    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
+        return "ended"
+    return "valid" if key.expires_at is None else "ending"
 
 
 def credentials_of(connection: sqlite3.Connection, sealer: Sealer, webhook: Webhook, *, now: datetime) -> Credentials:
     """The newest valid credentials of a webhook, opened for its owner. Raises NotFound when every key is expired or revoked."""
-    valid = [
-        key
-        for key in store_webhooks.list_keys(connection, webhook.id)
-        if key.revoked_at is None and (key.expires_at is None or key.expires_at > now)
-    ]
+    valid = valid_keys(connection, webhook, now=now)
     if not valid:
-        raise NotFound("key_missing", f"webhook {webhook.name} has no valid key; delete it and create it again")
+        raise NotFound("key_missing", f"webhook {webhook.name} has no valid key; `kekbridge webhook rotate` makes one")
     newest = max(valid, key=lambda key: (key.created_at, key.id))
     return Credentials(sealer.open(newest.sealed_key).decode(), sealer.open(newest.sealed_secret).decode())
 

@@ -116,7 +116,7 @@ def list_webhooks(
             (
                 webhook.name,
                 "enabled" if webhook.enabled else "disabled",
-                "signature" if webhook.settings.require_signature else "apiKey only",
+                "signature" if webhook.settings.require_signature else "NO SIGNATURE",
                 "any" if webhook.settings.limits.allowed_symbols is None else webhook.settings.limits.allowed_symbols,
                 webhook.settings.limits.max_order_size,
                 render.age(last[webhook.id][-1].received_at, now()) if last[webhook.id] else "never",
@@ -124,6 +124,63 @@ def list_webhooks(
             for webhook in found
         ],
     )
+    unsigned = [webhook.name for webhook in found if not webhook.settings.require_signature]
+    if unsigned:
+        render.note(
+            f"Without signature, whoever learns the apiKey can send any order: {', '.join(unsigned)}."
+            "  kekbridge webhook edit NAME --require-signature"
+        )
+
+
+@app.command(
+    epilog=examples(
+        "kekbridge webhook rotate default",
+        "kekbridge webhook rotate default --grace 1h     the old pair works one hour more",
+        "kekbridge webhook rotate leaked --grace 0       the old pair stops at once",
+    )
+)
+def rotate(
+    context: typer.Context,
+    name: Name,
+    grace: Annotated[
+        str, typer.Option(metavar="DURATION", help="How long the old pair stays valid; 0: it stops at once.")
+    ] = "7d",
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Give a webhook a new key and secret; the old pair works for the grace time more.
+
+    `webhook show` tells when each was last used. Paste the new message into every alert meanwhile.
+    """
+    from datetime import timedelta
+
+    from kekbridge import webhooks
+    from kekbridge.cli import render, values
+    from kekbridge.store import webhooks as stored
+
+    allowed = timedelta(seconds=0 if grace == "0" else values.seconds("--grace", grace))
+    workspace = find_workspace(context, data_dir, config)
+    with opened(workspace) as database:
+        mode, sealer = mode_in_force(workspace, database), open_sealer(workspace, database)
+        with database.transaction() as connection:
+            webhook = stored.find(connection, name)
+            ended = webhooks.valid_keys(connection, webhook, now=now())
+            at = now()
+            credentials = webhooks.rotate(connection, sealer, webhook, mode=mode, grace=allowed, now=at)
+        shown = _as_data(webhook, _url(workspace, database), credentials)
+    shown["replaced"] = [
+        {"id": key.id, "prefix": key.prefix, "expiresAt": min(at + allowed, key.expires_at or at + allowed)}
+        for key in ended
+    ]
+    if as_json:
+        render.as_json(shown)
+        return
+    render.pairs([(key, shown[key]) for key in ("name", "webhookUrl", "apiKey", "apiSecret")])
+    for key in shown["replaced"]:
+        until = f"works until {render.plain(key['expiresAt'])} UTC" if allowed else "is refused from now on"
+        render.note(f"The old key {key['prefix']}… {until}.")
+    render.note(f"The message with the new key:  kekbridge template {webhook.name}")
 
 
 @app.command(epilog=examples("kekbridge webhook show default", "kekbridge webhook show default --secret --json"))
@@ -150,7 +207,15 @@ def show(
             credentials = None if sealer is None else webhooks.credentials_of(connection, sealer, webhook, now=now())
     shown = _as_data(webhook, url, credentials)
     shown["keys"] = [
-        {"id": key.id, "prefix": key.prefix, "createdAt": key.created_at, "lastUsedAt": key.last_used_at}
+        {
+            "id": key.id,
+            "prefix": key.prefix,
+            "state": webhooks.key_state(key, now()),
+            "createdAt": key.created_at,
+            "lastUsedAt": key.last_used_at,
+            "expiresAt": key.expires_at,
+            "revokedAt": key.revoked_at,
+        }
         for key in keys
     ]
     if as_json:
@@ -296,16 +361,28 @@ def _print(shown: dict[str, Any]) -> None:
         ("webhook URL", shown["webhookUrl"]),
     ]
     rows += [(key, shown[key]) for key in ("apiKey", "apiSecret") if key in shown]
-    rows += [
-        (f"key {key['prefix']}…", f"last used: {render.plain(key['lastUsedAt'])}") for key in shown.get("keys", ())
-    ]
     render.pairs(rows)
+    if shown.get("keys"):
+        render.heading("keys")
+        columns = [
+            *(render.Column(title) for title in ("PREFIX", "CREATED")),
+            *(render.Column(title, justify="right") for title in ("LAST USED", "ENDS")),
+        ]
+        render.table(columns, [_key_row(key) for key in shown["keys"]])
     render.heading("settings")
     parts = {"limits": settings["limits"], "rates": settings["rates"], "": settings}
     values = [(row.option.removeprefix("--"), _words(row, parts[row.part][render.camel(row.field)])) for row in ROWS]
     render.pairs([(name, value) for name, value in values if value not in (None, {}, [])], indent=2)
     unset = [name for name, value in values if value in (None, {}, [])]
     render.note(f"not set: {', '.join(unset)}")
+
+
+def _key_row(key: dict[str, Any]) -> tuple[object, ...]:
+    from kekbridge.cli import render
+
+    used = render.age(key["lastUsedAt"], now()) if key["lastUsedAt"] else "never"
+    ends = key["revokedAt"] or key["expiresAt"]
+    return f"{key['prefix']}…", key["createdAt"], used, "-" if ends is None else render.age(ends, now())
 
 
 def _words(row: Row, value: Any) -> Any:

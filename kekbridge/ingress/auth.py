@@ -72,6 +72,10 @@ class Proof:
     reason: str = "it does not fit the body"
 
 
+def _forget(_key_id: str, _at: datetime) -> None:
+    """Nobody asks when keys are used."""
+
+
 class Authenticator:
     """Judges deliveries by the webhook keys of the store.
 
@@ -79,9 +83,11 @@ class Authenticator:
     Opened secrets are kept in memory by key, so that a key is opened once.
     """
 
-    def __init__(self, find_key: FindKey, sealer: Sealer) -> None:
+    def __init__(self, find_key: FindKey, sealer: Sealer, *, used: Callable[[str, datetime], None] = _forget) -> None:
+        """`used` hears of every key (by id) that opened the door; it must not block."""
         self._find_key = find_key
         self._sealer = sealer
+        self._used = used
         self._opened: dict[str, tuple[bytes, str]] = {}
         # What unknown apiKeys are checked against, so that they take the way of known ones: a secret as long as a real one, and nobody's.
         self.nobodys_secret = "whs_" + secrets.token_hex(22)[:43]
@@ -115,6 +121,7 @@ class Authenticator:
             raise (refusal if found else unknown) from None
         if found is None:
             raise unknown
+        self._used(key.id, delivery.received_at)
         _check_may_send(webhook, delivery)
         flag = delivery.headers.get(DRY_RUN_HEADER)
         dry_run = None if flag is None else read_flag(flag)
