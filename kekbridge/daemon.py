@@ -28,6 +28,7 @@ from kekbridge.canceling import Canceller
 from kekbridge.config import Settings
 from kekbridge.decision import Terms
 from kekbridge.delivery import WEBHOOK_PATH, Readiness
+from kekbridge.equity import EquityWatch
 from kekbridge.errors import ConfigError, KekbridgeError
 from kekbridge.exchange.orderly import OrderlyExchange
 from kekbridge.exchange.signing import Signer
@@ -182,7 +183,20 @@ class Daemon:
             database=database, exchange=exchange, settings=settings.queue, clock=clock, submit=self.pipeline.submit
         )
         self.jobs = Jobs(
-            settings=settings, exchange=exchange, follower=self.follower, recovery=self.recovery, guard=self.guard
+        self.take_profits = TakeProfits(database=database, exchange=exchange, clock=clock, submit=self.pipeline.submit)
+        self.equity = EquityWatch(
+            database=database,
+            exchange=exchange,
+            transfers=exchange.market.transfers,
+            account_limits=_terms(settings).account_limits,
+            clock=clock,
+        )
+            settings=settings,
+            exchange=exchange,
+            follower=self.follower,
+            recovery=self.recovery,
+            guard=self.guard,
+            equity=self.equity,
         )
         self.refusals = RefusalLog(database)
         self.listener = Listener(

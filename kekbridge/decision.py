@@ -22,6 +22,7 @@ from kekbridge.model import (
     Limits,
     OrderIntent,
     OrderType,
+    Trip,
     Usage,
     Verdict,
     Webhook,
@@ -29,6 +30,7 @@ from kekbridge.model import (
 )
 from kekbridge.risk import rules
 from kekbridge.risk.case import with_order
+from kekbridge.risk.equity import trip_of
 from kekbridge.store.admission import Decision
 
 
@@ -81,7 +83,8 @@ def decide(
             usage = with_order(usage, chained, webhook.id, name=client_order_id_of(alert_id, len(kept) - 1))
         if denial is not None:
             break
-    return _conclude(alert, plans, kept, verdicts, warnings, denial=denial, refusal=refusal)
+    concluded = _conclude(alert, plans, kept, verdicts, warnings, denial=denial, refusal=refusal)
+    return replace(concluded, trips=_trips(denial, allowed.notional, webhook, usage, terms)) if denial else concluded
 
 
 def judge(
@@ -148,6 +151,13 @@ def pending_quantities(usage: Usage) -> Mapping[str, Decimal]:
         if not reservation.is_resting:
             pending[reservation.symbol] += reservation.quantity
     return dict(pending)
+
+
+def _trips(denial: Verdict, notional: Decimal, webhook: Webhook, usage: Usage, terms: Terms) -> tuple[Trip, ...]:
+    """The scope that a denial closes for further entries, if it was a day's limit or the drawdown that said no."""
+    limits = terms.account_limits if denial.scope == "account" else webhook.settings.limits
+    tripped = trip_of(denial, notional=notional, limits=limits, now=usage.now)
+    return () if tripped is None else (tripped,)
 
 
 def _after_the_leg_before(intent: OrderIntent, *, leg: int, starts_step: bool) -> OrderIntent:

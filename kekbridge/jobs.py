@@ -15,6 +15,7 @@ from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MISSED, JobExecutionEv
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from kekbridge.config import Settings
+from kekbridge.equity import MARK_EVERY_S, EquityWatch
 from kekbridge.errors import ExchangeUnavailable, StoreUnavailable
 from kekbridge.exchange.protocol import Exchange
 from kekbridge.following import Follower
@@ -28,7 +29,14 @@ class Jobs:
     """The daemon's timetable."""
 
     def __init__(
-        self, *, settings: Settings, exchange: Exchange, follower: Follower, recovery: Recovery, guard: Guard
+        self,
+        *,
+        settings: Settings,
+        exchange: Exchange,
+        follower: Follower,
+        recovery: Recovery,
+        guard: Guard,
+        equity: EquityWatch,
     ) -> None:
         self._scheduler = AsyncIOScheduler(
             timezone=UTC,
@@ -41,6 +49,7 @@ class Jobs:
         self._recovery = recovery
         self._guard = guard
         self._add("reconcile", self._reconcile, settings.queue.reconcile_every_s)
+        self._add("equity", equity.look, MARK_EVERY_S, at_once=True)
         self._add("positions", self._save_positions, settings.exchange.refresh_s)
 
     def start(self) -> None:
@@ -60,14 +69,15 @@ class Jobs:
         if snapshot is not None:
             await self._follower.save_positions(snapshot)
 
-    def _add(self, name: str, job: Callable[[], Awaitable[None]], every_s: float) -> None:
+    def _add(self, name: str, job: Callable[[], Awaitable[None]], every_s: float, *, at_once: bool = False) -> None:
         async def run() -> None:
             try:
                 await job()
             except (ExchangeUnavailable, StoreUnavailable) as error:
                 log.warning("job_postponed", job=name, code=error.code, error=error.message)
 
-        self._scheduler.add_job(run, "interval", seconds=every_s, id=name, name=name)
+        first = {"next_run_time": datetime.now(UTC)} if at_once else {}  # else the first run is one interval away
+        self._scheduler.add_job(run, "interval", seconds=every_s, id=name, name=name, **first)
 
     @staticmethod
     def _on_trouble(event: JobExecutionEvent) -> None:

@@ -469,6 +469,7 @@ class Usage:
     equity_peak: Decimal | None = None
 
 
+    trading_reason: str = ""  # why it is not running, and until when
 def client_order_id_of(alert_id: str, leg: int) -> str:
     """The exchange-side name of one leg of one alert: `kb-` and 26 characters, derived, so a restart makes the same one.
 
@@ -479,6 +480,34 @@ def client_order_id_of(alert_id: str, leg: int) -> str:
         raise ValueError(f"leg {leg} is out of range, expected 0 to 1295")
     high, low = divmod(leg, len(_BASE36))
     return f"kb-{alert_id[-24:]}{_BASE36[high]}{_BASE36[low]}"
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Money that came into the account (positive) or went out, in USDC: no profit and no loss."""
+
+    at: datetime
+    amount: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class EquityMark:
+    """The account's value in USDC at one moment, what flowed in or out since the mark before, and the peak as of then."""
+
+    at: datetime
+    value: Decimal
+    flow: Decimal
+    peak: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trip:
+    """A limit that closes a scope (`webhook` or `account`) for entries; `until` None: until somebody resumes."""
+
+    scope: str
+    rule: str
+    reason: str
+    until: datetime | None
+
 
 
 _BASE36 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"

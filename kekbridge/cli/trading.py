@@ -53,20 +53,57 @@ def refuse_entries(
     _set(context, TradingState.EXITS_ONLY, reason, data_dir=data_dir, config=config, as_json=as_json)
 
 
-@resume.command(epilog=examples("kekbridge resume"))
+@resume.command(
+    epilog=examples("kekbridge resume", "kekbridge resume --webhook btc-trend", "kekbridge resume --reset-peak")
+)
 def trade_again(
     context: typer.Context,
     reason: Reason = "",
+    webhook: Annotated[
+        str | None,
+        typer.Option(
+            "--webhook", metavar="NAME", help="This webhook only, closed by one of its limits.", show_default=False
+        ),
+    ] = None,
+    reset_peak: Annotated[
+        bool, typer.Option("--reset-peak", help="Let the equity peak be today's equity, so that the drawdown is zero.")
+    ] = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Trade again after halt or exits-only."""
+    """Trade again after halt, exits-only, or a limit that closed the account or a webhook.
+
+    A limit that is still exceeded closes its scope again: raise it, wait for its reset, or for a drawdown use --reset-peak.
+    """
+    from kekbridge.cli import render
     from kekbridge.model import TradingState
+    from kekbridge.store import equity, settings
+    from kekbridge.store import webhooks as stored
 
-    _set(context, TradingState.RUNNING, reason, data_dir=data_dir, config=config, as_json=as_json)
+    why = reason or "by hand"
+    with (
+        opened(find_workspace(context, data_dir, config), create=True) as database,
+        database.transaction() as connection,
+    ):
+        peak = equity.reset_peak(connection, by=_BY, now=now()) if reset_peak else None
+        scope = settings.ACCOUNT if webhook is None else stored.find(connection, webhook).id
+        if webhook is None:
+            settings.resume_all(connection, reason=why, by=_BY, now=now())
+        else:
+            settings.set_trading_state(connection, TradingState.RUNNING, reason=why, by=_BY, now=now(), scope=scope)
+        control = settings.trading_control(connection, now=now(), scope=scope)
+    if as_json:
+        render.as_json(render.jsonable(control) | ({"equityPeak": peak} if reset_peak else {}))
+        return
+    render.line(_WORDS["running"] if webhook is None else f"webhook {webhook}: entries and exits pass")
+    if reset_peak:
+        render.note(
+            "No equity is known yet: the peak starts with the first." if peak is None else f"equity peak: {peak} USDC"
+        )
 
 
+_BY = "command line"
 _WORDS = {
     "running": "trading: entries and exits pass",
     "exits_only": "exits only: entries are refused until `kekbridge resume`",
@@ -88,7 +125,7 @@ def _set(
 
     workspace = find_workspace(context, data_dir, config)
     with opened(workspace, create=True) as database, database.transaction() as connection:
-        settings.set_trading_state(connection, state, reason=reason or "by hand", by="command line", now=now())
+        settings.set_trading_state(connection, state, reason=reason or "by hand", by=_BY, now=now())
         control = settings.trading_control(connection, now=now())
     if as_json:
         render.as_json(control)

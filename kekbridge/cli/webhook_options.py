@@ -92,6 +92,8 @@ ROWS: tuple[Row, ...] = (
     Row("--require-timestamp", "", "require_timestamp", None, "", "Demand a timestamp in the message."),
     Row("--max-timestamp-age", "", "max_timestamp_age_s", values.seconds, "TIME", "Oldest alert that is still executed, such as 60s."),
     Row("--follow", "", "follow", _one_of("signal", "position"), "signal|position", "Each alert is an order, or names a target position."),
+    Row("--resync", "", "resync", None, "", "With --follow position: correct a gap to the strategy's position, not only report it."),
+    Row("--reorder-ms", "", "reorder_ms", values.count, "MS", "With --follow position: how long an alert waits for one it overtook."),
     Row("--profile", "", "profile", _plain, "NAME", "Whose message format is understood: seed is kekbridge's own."),
     Row("--rescale-units", "", "rescale_units", None, "", "Trade PEPE alerts on the 1000PEPE market, sizes divided by 1000."),
     Row("--default", "", "defaults", None, "FIELD=VALUE", "Value of a field that the message leaves out.", is_many=True),

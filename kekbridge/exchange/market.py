@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from kekbridge.exchange import parse
 from kekbridge.exchange.classify import Found, NotFound
 from kekbridge.exchange.pacing import Endpoint
 from kekbridge.exchange.protocol import Refused, Submission
 from kekbridge.exchange.rest import Rest, rows_of
-from kekbridge.model import MarginMode
+from kekbridge.model import Flow, MarginMode
+
+# The exchange filters by the time of request; a deposit counts from its completion, hours later at worst.
+_LONGEST_TRANSFER: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,14 @@ class FundingRate:
     estimated: Decimal | None
     last: Decimal | None
     next_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A deposit or withdrawal that moves the account's value; `flow` in USDC, withdrawals negative."""
+
+    id: str
+    flow: Flow
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +182,16 @@ class Market:
             answer = await self._rest.command(Endpoint.LEVERAGE_SET, "POST", "/v1/client/leverage", body)
         return answer
 
+    async def transfers(self, since: datetime) -> tuple[Transfer, ...]:
+        """Deposits and withdrawals of USDC since a time (`GET /v1/asset/history`, section 10), oldest first.
+
+        A deposit counts once completed, a withdrawal from its request on, when the exchange takes it out of the account; a failed one
+        never. Other tokens are collateral at a haircut of their own: their transfers are not told apart from their price.
+        """
+        path = f"/v1/asset/history?token=USDC&start_t={parse.milliseconds(since - _LONGEST_TRANSFER)}&page=1&size=500"
+        found = [transfer_of(row) for row in rows_of(await self._rest.found(Endpoint.ASSET_HISTORY, path))]
+        return tuple(sorted((one for one in found if one is not None), key=lambda one: one.flow.at))
+
     async def funding_payments(self, since: datetime) -> tuple[FundingPayment, ...]:
         """Funding paid and received since a time, as the exchange lists it (latest first, at most 500)."""
         path = f"/v1/funding_fee/history?start_t={parse.milliseconds(since)}&page=1&size=500"
@@ -189,6 +210,19 @@ class Market:
                     )
                 )
         return tuple(payments)
+
+
+def transfer_of(row: Mapping[str, Any]) -> Transfer | None:
+    """From a row of the asset history; None for one that moved nothing, or cannot be read."""
+    amount, side = parse.decimal_or_none(row.get("amount")), row.get("side")
+    status = str(row.get("trans_status") or "").upper()
+    is_deposit = side == "DEPOSIT"
+    moment = parse.moment(row.get("updated_time") if is_deposit else row.get("created_time"))
+    if amount is None or moment is None or not row.get("id") or side not in ("DEPOSIT", "WITHDRAW"):
+        return None
+    if status == "FAILED" or (is_deposit and status != "COMPLETED"):
+        return None
+    return Transfer(str(row["id"]), Flow(moment, amount if is_deposit else -amount))
 
 
 def system_info_of(data: Mapping[str, Any]) -> SystemInfo:

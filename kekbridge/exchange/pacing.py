@@ -41,6 +41,7 @@ class Endpoint(StrEnum):
     LEVERAGE_SET = "leverage_set"
     KEY_INFO = "key_info"
     FUNDING_HISTORY = "funding_history"
+    ASSET_HISTORY = "asset_history"
     SYSTEM_INFO = "system_info"
     PUBLIC = "public"
 
@@ -75,6 +76,7 @@ RATES: Final[Mapping[Endpoint, Rate]] = {
     Endpoint.LEVERAGE_SET: Rate(5, 60),
     Endpoint.KEY_INFO: Rate(10, 60),
     Endpoint.FUNDING_HISTORY: Rate(20, 60),
+    Endpoint.ASSET_HISTORY: Rate(10, 60),
     Endpoint.SYSTEM_INFO: Rate(1, 1),
     Endpoint.PUBLIC: Rate(10, 1),
 }

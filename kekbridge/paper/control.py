@@ -35,6 +35,7 @@ class Controls:
             ("POST", "/paper/positions", self.positions),
             ("POST", "/paper/funding", self.funding),
             ("POST", "/paper/settle", self.settle),
+            ("POST", "/paper/transfer", self.transfer),
             ("POST", "/paper/limits", self.limits),
             ("POST", "/paper/keys", self.keys),
             ("POST", "/paper/faults", self.faults),
@@ -109,6 +110,15 @@ class Controls:
             self.venue.engine.instrument(str(symbol))
         moved = self.venue.clearing.settle(symbol, self.venue.engine.clock())
         return {"settled_amount": str(moved)}
+
+    def transfer(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
+        """A deposit, or with a negative amount a withdrawal, completed at once: {"amount": "5000"}."""
+        amount = number(body.get("amount"), "amount")
+        if not amount:
+            raise Refusal(-1005, "amount must be a number other than 0.")
+        moved = self.venue.clearing.transfer(amount, self.venue.engine.clock())
+        self.venue.liquidation.check()
+        return moved
 
     # --- switches ------------------------------------------------------------------------------------------
 

@@ -90,7 +90,7 @@ def liquidations(call: Call) -> object:
 
 
 def asset_history(call: Call) -> object:
-    return views.page([], *call.paging())
+    return _history(call, "asset_history")
 
 
 # --- leverage and margin mode ------------------------------------------------------------------------------

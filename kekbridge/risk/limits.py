@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any, Final
 
 from kekbridge.model import ZERO, AccountSnapshot, Limits, Usage
 from kekbridge.risk import exposure
+from kekbridge.risk.equity import drawdown_of, loss_of_day, next_midnight
 
 _NONE: Final = Limits(min_order_size=None, max_order_size=None, max_leverage=None, max_open_positions=None)
 _ROUND: Final = Context(prec=80, rounding=ROUND_HALF_EVEN)
@@ -130,10 +131,9 @@ def _account_lines(
                 "open positions", str(limits.max_open_positions) if limits.max_open_positions is not None else None
             ),
         ]
-    realized = usage.account_realized_today if is_account else usage.realized_today
-    loss = max(ZERO, -(realized + exposure.unrealized_pnl(snapshot, limits.allowed_symbols)))
-    peak, value = usage.equity_peak, snapshot.account_value
-    fallen = max(ZERO, (peak - value) / peak) if peak is not None and peak > 0 else ZERO
+    value = snapshot.account_value
+    loss = max(ZERO, loss_of_day(usage, snapshot, limits, "account" if is_account else "webhook"))
+    fallen = drawdown_of(usage.equity_peak, value)
     gross = exposure.gross_notional(snapshot, usage.reservations)
     leverage = gross / value if value > 0 else ZERO
     held = Decimal(len(exposure.open_symbols(snapshot, usage.reservations)))
@@ -173,9 +173,7 @@ def _used_line(
 
 def _until_midnight(now: datetime) -> str:
     """When daily limits start anew; days are UTC."""
-    today = now.astimezone(UTC)
-    left = datetime(today.year, today.month, today.day, tzinfo=UTC) + timedelta(days=1) - today
-    minutes = -(-int(left.total_seconds()) // 60)
+    minutes = -(-int((next_midnight(now) - now).total_seconds()) // 60)
     return f"00:00 UTC, in {minutes // 60} h {minutes % 60:02d} min"
 
 

@@ -28,6 +28,7 @@ from kekbridge.risk.case import (
     with_order,
     without,
 )
+from kekbridge.risk.equity import drawdown_of, loss_of_day
 from kekbridge.risk.limits import number, percent, times, usdc
 
 Rule = Callable[[Case], Iterator[Verdict]]
@@ -101,11 +102,12 @@ def _judge_one(case: Case) -> Iterator[Verdict]:
 
 
 def _trading_state(case: Case) -> Iterator[Verdict]:
-    state = case.usage.trading_state
+    state, reason = case.usage.trading_state, case.usage.trading_reason
+    why = f" ({reason})" if reason else ""
     if state is TradingState.HALTED:
-        yield deny("trading_halted", "account", state, "running", "trading is halted; kekbridge resume")
+        yield deny("trading_halted", "account", state, "running", f"trading is halted{why}; kekbridge resume")
     elif state is TradingState.EXITS_ONLY and not is_exit(case.intent):
-        yield deny("exits_only", "account", state, "running", "only exits are allowed now; kekbridge resume")
+        yield deny("exits_only", "account", state, "running", f"only exits are allowed now{why}; kekbridge resume")
     else:
         yield allow("trading_halted", "account", state, "not halted")
 
@@ -201,11 +203,8 @@ def _daily_orders(case: Case) -> Iterator[Verdict]:
 
 
 def _daily_loss(case: Case) -> Iterator[Verdict]:
-    """Realised today plus what open positions show at the mark. A webhook is charged with the positions of its allowed symbols:
-    whose they are cannot be told apart in one net position."""
-    realized = {"webhook": case.usage.realized_today, "account": case.usage.account_realized_today}
     for scope, limits in case.scopes:
-        loss = -(realized[scope] + exposure.unrealized_pnl(case.snapshot, limits.allowed_symbols))
+        loss = loss_of_day(case.usage, case.snapshot, limits, scope)
         limit = limits.max_daily_loss
         if limit is None:
             yield allow("daily_loss", scope, usdc(loss), NO_LIMIT)
@@ -216,7 +215,7 @@ def _daily_loss(case: Case) -> Iterator[Verdict]:
 
 def _drawdown(case: Case) -> Iterator[Verdict]:
     peak, value = case.usage.equity_peak, case.snapshot.account_value
-    fallen = ZERO if peak is None or peak <= 0 else max(ZERO, (peak - value) / peak)
+    fallen = drawdown_of(peak, value)
     for scope, limits in case.scopes:
         limit = limits.max_drawdown
         if limit is None:

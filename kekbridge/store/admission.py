@@ -13,8 +13,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-from kekbridge.model import CancelWish, Order, OrderIntent, OrderStatus, RateLimits, Usage, Verdict, client_order_id_of
-from kekbridge.store import alerts, cancels, events, orders, times
+from kekbridge.model import (
+    CancelWish,
+    Order,
+    OrderIntent,
+    OrderStatus,
+    RateLimits,
+    Trip,
+    Usage,
+    Verdict,
+    client_order_id_of,
+)
+from kekbridge.store import alerts, cancels, events, orders, settings, times
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.codec import plain, storable, to_json, verdicts_to_json
 from kekbridge.store.usage import read_usage
@@ -64,6 +74,7 @@ class Decision:
     warnings: tuple[str, ...] = ()
     claims_identity: bool = True  # False where the same alert may come again and be right (a stale timestamp)
     cancels: tuple[CancelWish, ...] = ()
+    trips: tuple[Trip, ...] = ()  # limits that this alert met and that close a scope for further entries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +113,8 @@ def admit(
     identity = _identity_of(draft) if decision.claims_identity else None
     alert = _insert(connection, draft, decision, status=status, identity=identity, now=now)
     cancels.queue(connection, draft.id, decision.cancels, now=now)
+    for tripped in decision.trips:
+        settings.trip(connection, tripped, webhook_id=draft.webhook_id, now=now)
     planned = decision.intents if decision.status == "admitted" else ()
     stored = orders.queue(
         connection,
@@ -273,7 +286,7 @@ def _insert(
         symbol=_optional(decision.symbol or draft.symbol),
         is_exit=decision.is_exit,
         status=status,
-        code=decision.code,
+        code=decision.code or (None if decision.status == "admitted" else decision.status),  # a no always has a code
         error=_optional(decision.error),
         field=_optional(decision.field),
         verdicts=decision.verdicts,

@@ -170,6 +170,21 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
                 margin_mode TEXT NOT NULL,
                 quantity TEXT NOT NULL,
                 average_open_price TEXT NOT NULL,
+            CREATE TABLE equity_marks (             -- the account's value, every minute, and the peak without transfers
+                at TEXT PRIMARY KEY,
+                account_value TEXT NOT NULL,
+                flow TEXT NOT NULL,                 -- deposited (or withdrawn: negative) since the mark before
+                peak TEXT NOT NULL
+            ) STRICT, WITHOUT ROWID
+            """,
+            """
+            CREATE TABLE transfers (                -- deposits and withdrawals, by the exchange's id
+                id TEXT PRIMARY KEY,
+                at TEXT NOT NULL,
+                amount TEXT NOT NULL                -- USDC, withdrawals negative
+            ) STRICT, WITHOUT ROWID
+            """,
+            """
                 mark_price TEXT,
                 cost_position TEXT NOT NULL,
                 unsettled_pnl TEXT NOT NULL,

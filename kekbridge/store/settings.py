@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from kekbridge.model import TradingState
+from kekbridge.model import TradingState, Trip
 from kekbridge.store import events, times
 from kekbridge.store.codec import from_json, to_json
 
@@ -32,6 +32,9 @@ class TradingControl:
     by: str = ""
     since: datetime | None = None
     until: datetime | None = None
+
+
+_RUNNING: Final = TradingControl(state=TradingState.RUNNING)
 
 
 def get_value(connection: sqlite3.Connection, key: str) -> Any | None:
@@ -66,6 +69,39 @@ def set_trading_state(
     events.append(connection, "trading_state", now=now, data=data)
 
 
+def trip(connection: sqlite3.Connection, tripped: Trip, *, webhook_id: str, now: datetime) -> bool:
+    """Close the trip's scope for entries; False when it is closed at least as long already. One event per trip, not per refused alert."""
+    scope = ACCOUNT if tripped.scope == ACCOUNT else webhook_id
+    control = trading_control(connection, now=now, scope=scope)
+    if control.state is TradingState.HALTED:
+        return False  # tighter than a trip
+    if control.state is TradingState.EXITS_ONLY and control.until in (None, tripped.until):
+        return False
+    exits_only = TradingState.EXITS_ONLY
+    reason = f"{tripped.reason}" + (f", until {tripped.until:%Y-%m-%d %H:%M} UTC" if tripped.until else "")
+    set_trading_state(
+        connection, exits_only, reason=reason, by=f"limit {tripped.rule}", now=now, until=tripped.until, scope=scope
+    )
+    return True
+
+
+def resume_all(connection: sqlite3.Connection, *, reason: str, by: str, now: datetime) -> tuple[str, ...]:
+    """Resume the account and every webhook that is not running; returns the ids of those webhooks."""
+    prefix = _state_key("")
+    keys = [
+        key for (key,) in connection.execute("SELECT key FROM settings WHERE key LIKE ? ORDER BY key", (prefix + "%",))
+    ]
+    scopes = [key.removeprefix(prefix) for key in keys]
+    closed = [
+        scope
+        for scope in scopes
+        if scope != ACCOUNT and trading_control(connection, now=now, scope=scope).state is not TradingState.RUNNING
+    ]
+    for scope in (ACCOUNT, *closed):
+        set_trading_state(connection, TradingState.RUNNING, reason=reason, by=by, now=now, scope=scope)
+    return tuple(closed)
+
+
 def trading_control(connection: sqlite3.Connection, *, now: datetime, scope: str = ACCOUNT) -> TradingControl:
     """The trading state of one scope; what had an end that has passed is running again."""
     return _control(get_value(connection, _state_key(scope)), now)
@@ -79,16 +115,17 @@ def effective_state(connection: sqlite3.Connection, *, now: datetime, webhook_id
 
 def state_and_peak(
     connection: sqlite3.Connection, webhook_id: str, *, now: datetime
-) -> tuple[TradingState, Decimal | None]:
-    """What an admission needs from this table, in one look: the effective trading state and the equity peak."""
+) -> tuple[TradingControl, Decimal | None]:
+    """What an admission needs from this table, in one look: the effective trading state with its reason, and the equity peak."""
     rows = connection.execute(
         "SELECT key, value FROM settings WHERE key IN (?, ?, ?)",
         (_state_key(ACCOUNT), _state_key(webhook_id), EQUITY_PEAK),
     )
     values = {key: from_json(value) for key, value in rows}
     peak = values.pop(EQUITY_PEAK, None)
-    state = tightest(_control(value, now).state for value in values.values())
-    return state, None if peak is None else Decimal(str(peak))
+    controls = [_control(value, now) for value in values.values()]
+    control = max(controls, key=lambda one: _TIGHTNESS.index(one.state), default=_RUNNING)
+    return control, None if peak is None else Decimal(str(peak))
 
 
 def tightest(states: Iterable[TradingState]) -> TradingState:

@@ -31,10 +31,11 @@ def read_usage(
     order = None if excluding is None else find(connection, excluding)
     is_of_today = order is not None and times.day_of(order.created_at) == day
     share = ledger.share_of(order if is_of_today else None)
-    state, peak = settings.state_and_peak(connection, webhook_id, now=now)
+    control, peak = settings.state_and_peak(connection, webhook_id, now=now)
     return Usage(
         now=now,
-        trading_state=state,
+        trading_state=control.state,
+        trading_reason=control.reason,
         traded_today=own.notional - share.notional,
         orders_today=own.orders - share.orders,
         account_traded_today=account.notional - share.notional,

@@ -1,0 +1,94 @@
+"""How far equity fell: the peak without deposits and withdrawals, the day's loss, and when a limit closes the door for entries.
+
+Pure arithmetic over marks of equity; equity.py collects them, store/equity.py keeps them, rules.py and `risk show` read the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Context, Decimal
+from itertools import pairwise
+from typing import Final
+
+from kekbridge.model import ZERO, AccountSnapshot, EquityMark, Flow, Limits, Trip, Usage, Verdict
+from kekbridge.risk import exposure
+
+# The exchange's clock and ours differ, and a transfer may show in the account a little before or after its own time.
+FLOW_WINDOW: Final = timedelta(minutes=2)
+_RATIO: Final = Context(prec=28)
+
+
+def follow_peak(
+    base: EquityMark, before: Decimal | None, values: Sequence[tuple[datetime, Decimal]], flows: Sequence[Flow]
+) -> tuple[EquityMark, ...]:
+    """The peak along the `values` of equity after `base`; `before` is the value of the mark before the base, if there is one.
+
+    A flow scales the peak as it scaled equity, so that the drawdown in percent is the same before and after it. It belongs to the step
+    of equity it fits best within two minutes of its own time; one that fits the base's step is in the base's peak already.
+    """
+    seen = [(base.at, base.value), *values]
+    steps = [base.value - before if before is not None else ZERO]
+    steps += [later - earlier for (_, earlier), (_, later) in pairwise(seen)]
+    flowed = [ZERO] * len(seen)
+    for flow in flows:
+        step = _step_of(flow, [at for at, _ in seen], steps)
+        if step:
+            flowed[step] += flow.amount
+    marks = [base]
+    for (at, value), moved in zip(values, flowed[1:], strict=True):
+        marks.append(EquityMark(at, value, moved, max(_scaled(marks[-1].peak, value, moved), value)))
+    return tuple(marks[1:])
+
+
+def drawdown_of(peak: Decimal | None, value: Decimal) -> Decimal:
+    """The fall from the peak as a fraction; zero without a peak."""
+    return ZERO if peak is None or peak <= 0 else max(ZERO, (peak - value) / peak)
+
+
+def loss_of_day(usage: Usage, snapshot: AccountSnapshot, limits: Limits, scope: str) -> Decimal:
+    """USDC lost today, negative when won: realised today, and what open positions show at the mark.
+
+    A webhook is charged with the positions of its allowed symbols: whose they are cannot be told apart in one net position.
+    """
+    realized = usage.account_realized_today if scope == "account" else usage.realized_today
+    return -(realized + exposure.unrealized_pnl(snapshot, limits.allowed_symbols))
+
+
+def trip_of(denial: Verdict, *, notional: Decimal, limits: Limits, now: datetime) -> Trip | None:
+    """Whether a denied entry closes its scope: the day's limits until 00:00 UTC, the drawdown until somebody resumes.
+
+    An order that alone is larger than a whole day's traded value is refused for its size and closes nothing.
+    """
+    if denial.rule == "drawdown":
+        return Trip(scope=denial.scope, rule="drawdown", reason=f"drawdown {denial.found}", until=None)
+    if denial.rule not in ("daily_limit", "daily_orders", "daily_loss"):
+        return None
+    if denial.rule == "daily_limit" and (limits.daily_limit is None or notional > limits.daily_limit):
+        return None
+    reason = f"{denial.rule}: {denial.found}, {denial.limit}"
+    return Trip(scope=denial.scope, rule=denial.rule, reason=reason, until=next_midnight(now))
+
+
+def next_midnight(now: datetime) -> datetime:
+    """When the day's limits start anew: days are UTC."""
+    today = now.astimezone(UTC)
+    return datetime(today.year, today.month, today.day, tzinfo=UTC) + timedelta(days=1)
+
+
+def _step_of(flow: Flow, times: Sequence[datetime], steps: Sequence[Decimal]) -> int:
+    """Index of the step of equity that the flow made; 0 when it belongs to the base or before, or to no mark yet."""
+    near = [index for index, at in enumerate(times) if abs(at - flow.at) <= FLOW_WINDOW]
+    after = next((index for index, at in enumerate(times) if at >= flow.at), None)
+    candidates = sorted({*near, *(() if after is None else (after,))})
+    if not candidates:
+        return 0
+    best: int = min(candidates, key=lambda index: abs(steps[index] - flow.amount))
+    return best
+
+
+def _scaled(peak: Decimal, value: Decimal, flow: Decimal) -> Decimal:
+    if flow == 0:
+        return peak
+    without = value - flow
+    return peak * _RATIO.divide(value, without) if without > 0 and value > 0 else value

@@ -1,0 +1,129 @@
+"""Marks of equity with the peak as of each, and the transfers that moved it: what drawdown and the equity curve are read from.
+
+The peak is stored with every mark and in the settings, where each admission reads it. How it is reckoned stands in risk/equity.py.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from kekbridge.model import AccountSnapshot, EquityMark, Flow
+from kekbridge.store import events, settings, times
+from kekbridge.store.codec import decimal_text
+
+# A transfer may be told late. Older marks are settled; younger ones are reckoned again with each new one.
+_SETTLED_AFTER: Final = timedelta(minutes=10)
+_RESET_AT: Final = "equity_peak_reset_at"
+
+FollowPeak = Callable[
+    [EquityMark, Decimal | None, Sequence[tuple[datetime, Decimal]], Sequence[Flow]], tuple[EquityMark, ...]
+]
+
+
+def latest(connection: sqlite3.Connection) -> EquityMark | None:
+    """The newest mark; None before the first."""
+    return _one(connection, "ORDER BY at DESC LIMIT 1", ())
+
+
+def list_marks(
+    connection: sqlite3.Connection, *, since: datetime, until: datetime | None = None
+) -> tuple[EquityMark, ...]:
+    """Marks from `since` on (before `until`), oldest first: the equity curve."""
+    return _select(
+        connection, "WHERE at >= ? AND at < ? ORDER BY at", (times.to_text(since), times.optional_text(until) or "~")
+    )
+
+
+def flows_wanted_since(connection: sqlite3.Connection, *, now: datetime) -> datetime:
+    """From when on transfers must be known to reckon the next mark."""
+    base = _base(connection, now)
+    return (base.at if base is not None else now) - _SETTLED_AFTER
+
+
+def record(
+    connection: sqlite3.Connection,
+    snapshot: AccountSnapshot,
+    flows: Iterable[tuple[str, Flow]],
+    follow_peak: FollowPeak,
+    *,
+    now: datetime,
+) -> EquityMark:
+    """Store a mark of this moment and the transfers (by the exchange's id), reckon the peak anew; returns the mark.
+
+    `follow_peak` is risk/equity.py's: handed in, because what a peak is is not for a table to know.
+    """
+    for identifier, flow in flows:
+        connection.execute(
+            "INSERT INTO transfers (id, at, amount) VALUES (?, ?, ?)"
+            " ON CONFLICT (id) DO UPDATE SET at = excluded.at, amount = excluded.amount",
+            (identifier, times.to_text(flow.at), decimal_text(flow.amount)),
+        )
+    value = snapshot.account_value
+    base = _base(connection, now)
+    if base is None:
+        peaks: tuple[EquityMark, ...] = (EquityMark(now, value, Decimal(0), value),)
+    else:
+        younger = _select(
+            connection, "WHERE at > ? AND at < ? ORDER BY at", (times.to_text(base.at), times.to_text(now))
+        )
+        values = [*((mark.at, mark.value) for mark in younger), (now, value)]
+        peaks = follow_peak(base, _value_before(connection, base), values, _flows_since(connection, base.at))
+    for peak in peaks:
+        _write(connection, peak)
+    settings.set_value(connection, settings.EQUITY_PEAK, peaks[-1].peak, now=now)
+    return peaks[-1]
+
+
+def reset_peak(connection: sqlite3.Connection, *, by: str, now: datetime) -> Decimal | None:
+    """Let the peak be what equity is now: drawdown starts at zero. Returns the new peak, None when no mark is known yet."""
+    newest = latest(connection)
+    if newest is None:
+        return None
+    before = settings.get_value(connection, settings.EQUITY_PEAK)
+    settings.set_value(connection, settings.EQUITY_PEAK, newest.value, now=now)
+    settings.set_value(connection, _RESET_AT, times.to_text(newest.at), now=now)
+    _write(connection, EquityMark(newest.at, newest.value, newest.flow, newest.value))
+    events.append(connection, "equity_peak_reset", now=now, data={"by": by, "from": before, "to": newest.value})
+    return newest.value
+
+
+def _base(connection: sqlite3.Connection, now: datetime) -> EquityMark | None:
+    """The newest settled mark since the last reset, else the first mark there is since then."""
+    reset_at = settings.get_value(connection, _RESET_AT) or ""
+    settled = times.to_text(now - _SETTLED_AFTER)
+    found = _one(connection, "WHERE at >= ? AND at <= ? ORDER BY at DESC LIMIT 1", (reset_at, settled))
+    return found or _one(connection, "WHERE at >= ? AND at < ? ORDER BY at LIMIT 1", (reset_at, times.to_text(now)))
+
+
+def _value_before(connection: sqlite3.Connection, base: EquityMark) -> Decimal | None:
+    before = _one(connection, "WHERE at < ? ORDER BY at DESC LIMIT 1", (times.to_text(base.at),))
+    return None if before is None else before.value
+
+
+def _flows_since(connection: sqlite3.Connection, at: datetime) -> list[Flow]:
+    rows = connection.execute(
+        "SELECT at, amount FROM transfers WHERE at >= ? ORDER BY at", (times.to_text(at - _SETTLED_AFTER),)
+    )
+    return [Flow(times.from_text(moment), Decimal(amount)) for moment, amount in rows]
+
+
+def _write(connection: sqlite3.Connection, peak: EquityMark) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO equity_marks (at, account_value, flow, peak) VALUES (?, ?, ?, ?)",
+        (times.to_text(peak.at), decimal_text(peak.value), decimal_text(peak.flow), decimal_text(peak.peak)),
+    )
+
+
+def _one(connection: sqlite3.Connection, rest: str, values: tuple[object, ...]) -> EquityMark | None:
+    return next(iter(_select(connection, rest, values)), None)
+
+
+def _select(connection: sqlite3.Connection, rest: str, values: tuple[object, ...]) -> tuple[EquityMark, ...]:
+    rows = connection.execute(f"SELECT at, account_value, flow, peak FROM equity_marks {rest}", values)
+    return tuple(
+        EquityMark(times.from_text(at), Decimal(value), Decimal(flow), Decimal(peak)) for at, value, flow, peak in rows
+    )
