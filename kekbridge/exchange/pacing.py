@@ -81,9 +81,11 @@ RATES: Final[Mapping[Endpoint, Rate]] = {
     Endpoint.PUBLIC: Rate(10, 1),
 }
 
-# The exchange counts arrivals, we count departures: the network may squeeze two sends that lay a window apart. 40 ms of room costs
-# a burst of 50 orders 0.16 s and covers ordinary jitter; what it does not cover comes back as 429, which proves that nothing happened.
+# The exchange counts arrivals, we count departures. What the network or a busy machine delays on the way is learnt from the answer (see
+# Ticket.answered); 40 ms of room cover the rest, at 0.16 s for a burst of 50 orders. What they do not cover comes back as 429, which
+# proves that nothing happened.
 JITTER_S: Final = 0.04
+_ROUND_TRIPS: Final = 64
 _SHORTEST_SLEEP_S: Final = 0.0005
 
 
@@ -91,15 +93,23 @@ class Ticket:
     """A place in the window. It counts from the grant on, and its time is set when the request is really written (`stamp`):
     a burst that first has to open connections leaves late, and the next window must not close up on it."""
 
-    __slots__ = ("_window", "at")
+    __slots__ = ("_window", "at", "left_at")
 
     def __init__(self, window: _Window) -> None:
         self._window = window
+        self.left_at: float | None = None
         self.at: float | None = None
 
     def stamp(self) -> None:
         """The request leaves now."""
         self._window.stamp(self)
+
+    def answered(self) -> None:
+        """The answer is here (or will never come): the exchange counted the request at some time before now.
+
+        It took part of the round trip to come back, so what exceeds the shortest round trip may have been spent before it was counted.
+        """
+        self._window.answered(self)
 
     def give_back(self) -> None:
         """Nothing was sent: the place is free again. No effect once stamped."""
@@ -145,7 +155,8 @@ class _Window:
         self._length = rate.window_s + jitter_s
         self._monotonic = monotonic
         self._sleep = sleep
-        self._stamped: deque[float] = deque()
+        self._stamped: list[Ticket] = []
+        self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
         self._unstamped: set[Ticket] = set()
         self._held_until = float("-inf")
         self._queue: list[tuple[int, int, asyncio.Future[Ticket]]] = []
@@ -169,11 +180,18 @@ class _Window:
             raise
 
     def stamp(self, ticket: Ticket) -> None:
-        if ticket.at is None and ticket in self._unstamped:
-            ticket.at = self._monotonic()
+        if ticket in self._unstamped:
+            ticket.at = ticket.left_at = self._monotonic()
             self._unstamped.discard(ticket)
-            self._stamped.append(ticket.at)
+            self._stamped.append(ticket)
             self._grant()
+
+    def answered(self, ticket: Ticket) -> None:
+        if ticket.left_at is None:
+            return
+        now = self._monotonic()
+        self._round_trips.append(now - ticket.left_at)
+        ticket.at = now - min(self._round_trips)
 
     def give_back(self, ticket: Ticket) -> None:
         if ticket in self._unstamped:
@@ -195,8 +213,7 @@ class _Window:
     def _grant(self) -> None:
         """Let as many waiters go as there is room for, then set the alarm for the moment when there is more."""
         now = self._monotonic()
-        while self._stamped and now >= self._stamped[0] + self._length:
-            self._stamped.popleft()
+        self._stamped = [ticket for ticket in self._stamped if now < self._ends_at(ticket)]
         while self._queue:
             future = self._queue[0][2]
             if future.done():  # the waiter gave up
@@ -214,7 +231,7 @@ class _Window:
     def _set_alarm(self, now: float) -> None:
         due = self._held_until if now < self._held_until else None
         if due is None and self._stamped:
-            due = self._stamped[0] + self._length
+            due = min(self._ends_at(ticket) for ticket in self._stamped)
         if due is None:
             return  # every place is taken by a request that has not left yet: its stamp or its return wakes us
         if self._timer is not None and not self._timer.done() and self._wakes_at <= due:
@@ -223,6 +240,10 @@ class _Window:
             self._timer.cancel()
         self._wakes_at = due
         self._timer = asyncio.ensure_future(self._alarm(due))
+
+    def _ends_at(self, ticket: Ticket) -> float:
+        """When a stamped place is free again."""
+        return (ticket.at or 0.0) + self._length
 
     async def _alarm(self, due: float) -> None:
         # A sleep may end a little early by the clock that is read here: repeat until the moment has really come.

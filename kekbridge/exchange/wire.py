@@ -129,8 +129,8 @@ class Wire:
             # ValueError and EOFError: what the HTTP parser and decompression raise on a broken answer.
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         finally:
-            if ticket is not None and not marks.has_left:
-                ticket.give_back()
+            if ticket is not None:
+                (ticket.answered if marks.has_left else ticket.give_back)()
         return NoAnswer(reason) if marks.has_left else NotSent(reason)
 
     async def _exchange(

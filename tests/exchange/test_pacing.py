@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 
 import pytest
 from hypothesis import given, settings
@@ -14,17 +16,43 @@ CREATE = Endpoint.ORDER_CREATE
 
 
 class FakeTime:
-    """A clock that moves when somebody sleeps on it."""
+    """A clock that moves when somebody sleeps on it; `run` lets many sleep side by side, earliest first."""
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self._is_run = False
+        self._alarms: list[tuple[float, int, asyncio.Event]] = []
+        self._order = itertools.count()
 
     def monotonic(self) -> float:
         return self.now
 
     async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(0)
-        self.now += seconds
+        if self._is_run:
+            await self.sleep_beside(seconds)
+        else:
+            await asyncio.sleep(0)
+            self.now += seconds
+
+    async def sleep_beside(self, seconds: float) -> None:
+        if not self._is_run:
+            self.now += seconds
+            return
+        event = asyncio.Event()
+        heapq.heappush(self._alarms, (self.now + seconds, next(self._order), event))
+        await event.wait()
+
+    async def run(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Wake the earliest sleeper whenever everybody sleeps, until the tasks are done."""
+        self._is_run = True
+        while not all(task.done() for task in tasks):
+            for _ in range(20):
+                await asyncio.sleep(0)
+            if self._alarms:
+                due, _, event = heapq.heappop(self._alarms)
+                self.now = max(self.now, due)
+                event.set()
+        await asyncio.gather(*tasks)
 
 
 def pacer_of(time: FakeTime, count: int = 10, window_s: float = 1.0) -> Pacer:
@@ -86,6 +114,39 @@ def test_no_window_overflows(count: int, window_s: float, gaps: list[float], del
     sent = asyncio.run(story())
     assert len(sent) == min(len(gaps), len(delays))
     assert most_in_a_window(sorted(sent), window_s) <= count
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(1, 10),
+    ways=st.lists(st.tuples(st.floats(0.01, 0.4), st.floats(0.01, 0.4)), min_size=1, max_size=40),
+)
+def test_the_exchange_s_own_window_does_not_overflow(count: int, ways: list[tuple[float, float]]) -> None:
+    """Requests that dawdle on the way out are counted late by the exchange: with the shortest round trip known, it never counts
+    more than allowed in any of its windows."""
+
+    async def story() -> list[float]:
+        time = FakeTime()
+        pacer = pacer_of(time, count)
+        counted: list[float] = []
+
+        async def one(out: float, back: float) -> None:
+            ticket = await pacer.wait(CREATE)
+            ticket.stamp()
+            await time.sleep_beside(out)
+            counted.append(time.now)
+            await time.sleep_beside(back)
+            ticket.answered()
+
+        await one(0.01, 0.01)
+        tasks = [asyncio.create_task(one(out, back)) for out, back in ways]
+        await time.run(tasks)
+        await pacer.close()
+        return counted
+
+    counted = asyncio.run(story())
+    assert len(counted) == len(ways) + 1
+    assert most_in_a_window(sorted(counted), 1.0) <= count
 
 
 async def test_exits_overtake() -> None:
