@@ -15,6 +15,8 @@ from types import MappingProxyType
 from typing import Any
 
 ZERO = Decimal(0)
+# Below are the legs that an alert asked for, from here on what kekbridge added to protect them.
+FIRST_PROTECTIVE_LEG = 50
 
 
 class Mode(StrEnum):
@@ -310,6 +312,11 @@ class Order:
         return self.intent.purpose is Purpose.ENTRY
 
     @property
+    def is_protective(self) -> bool:
+        """True for an order that kekbridge itself added after an entry of the alert had executed."""
+        return self.leg >= FIRST_PROTECTIVE_LEG
+
+    @property
     def needs_stop(self) -> bool:
         """True once an entry that was given a stop loss has executed: from then on the stop must be live."""
         return self.is_entry and self.intent.stop_loss is not None and self.executed_quantity > 0
@@ -437,7 +444,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """Room taken from the limits by an order of ours that is not final yet; quantity signed, notional in USDC."""
+    """Room taken from the limits by an order of ours that is not final yet; quantity signed, notional in USDC.
+
+    `is_resting`: its type lets it wait in the book. `is_margined`: the exchange has it and holds its margin back already.
+    """
 
     client_order_id: str
     webhook_id: str
@@ -446,6 +456,7 @@ class Reservation:
     notional: Decimal
     is_entry: bool
     is_resting: bool
+    is_margined: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -458,6 +469,7 @@ class Usage:
 
     now: datetime
     trading_state: TradingState = TradingState.RUNNING
+    trading_reason: str = ""  # why it is not running, and until when
     traded_today: Decimal = ZERO
     orders_today: int = 0
     account_traded_today: Decimal = ZERO
@@ -468,18 +480,6 @@ class Usage:
     account_realized_today: Decimal = ZERO
     equity_peak: Decimal | None = None
 
-
-    trading_reason: str = ""  # why it is not running, and until when
-def client_order_id_of(alert_id: str, leg: int) -> str:
-    """The exchange-side name of one leg of one alert: `kb-` and 26 characters, derived, so a restart makes the same one.
-
-    The last 24 characters of the alert's ULID keep it greppable and tell apart alerts of one millisecond, whose ULIDs differ in
-    the last character only; what is left out at the front counts spans of 34 years. Then the leg in base 36 (0 to 1295).
-    """
-    if not 0 <= leg < len(_BASE36) ** 2:
-        raise ValueError(f"leg {leg} is out of range, expected 0 to 1295")
-    high, low = divmod(leg, len(_BASE36))
-    return f"kb-{alert_id[-24:]}{_BASE36[high]}{_BASE36[low]}"
 
 @dataclass(frozen=True, slots=True)
 class Flow:
@@ -508,6 +508,17 @@ class Trip:
     reason: str
     until: datetime | None
 
+
+def client_order_id_of(alert_id: str, leg: int) -> str:
+    """The exchange-side name of one leg of one alert: `kb-` and 26 characters, derived, so a restart makes the same one.
+
+    The last 24 characters of the alert's ULID keep it greppable and tell apart alerts of one millisecond, whose ULIDs differ in
+    the last character only; what is left out at the front counts spans of 34 years. Then the leg in base 36 (0 to 1295).
+    """
+    if not 0 <= leg < len(_BASE36) ** 2:
+        raise ValueError(f"leg {leg} is out of range, expected 0 to 1295")
+    high, low = divmod(leg, len(_BASE36))
+    return f"kb-{alert_id[-24:]}{_BASE36[high]}{_BASE36[low]}"
 
 
 _BASE36 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -168,7 +168,7 @@ def margin_needed(intent: OrderIntent, snapshot: AccountSnapshot, reservations: 
     price = max(intent.reference_price, mark)
     with_this = (*reservations, reservation_for(intent, ""))
     after = reach_in(intent.symbol, snapshot, with_this).largest
-    known = reach_in(intent.symbol, snapshot, [one for one in reservations if one.is_resting]).largest
+    known = reach_in(intent.symbol, snapshot, [one for one in reservations if one.is_margined]).largest
     in_force = leverage_in_force(intent.symbol, snapshot)
     held_back = margin_of(intent.symbol, known, in_force, mark, snapshot)
     margin = margin_of(intent.symbol, after, intent.leverage or in_force, price, snapshot)
@@ -179,11 +179,11 @@ def margin_promised(but: str, snapshot: AccountSnapshot, reservations: Sequence[
     """USDC of margin that entries on their way in other symbols will take, which the exchange does not know of yet."""
     total = ZERO
     for symbol, own in by_symbol(reservations).items():
-        if symbol == but or not any(one.is_entry and not one.is_resting for one in own):
+        if symbol == but or not any(one.is_entry and not one.is_margined for one in own):
             continue
         price, leverage = price_of(symbol, snapshot, own), leverage_in_force(symbol, snapshot)
-        resting = [one for one in own if one.is_resting]
+        margined = [one for one in own if one.is_margined]
         after = margin_of(symbol, reach_in(symbol, snapshot, own).largest, leverage, price, snapshot)
-        known = margin_of(symbol, reach_in(symbol, snapshot, resting).largest, leverage, price, snapshot)
+        known = margin_of(symbol, reach_in(symbol, snapshot, margined).largest, leverage, price, snapshot)
         total += max(ZERO, after - known)
     return total

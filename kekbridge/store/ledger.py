@@ -13,11 +13,14 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Final
 
-from kekbridge.model import ZERO, Order, Purpose, Reservation
+from kekbridge.model import ZERO, Order, OrderStatus, OrderType, Purpose, Reservation
 from kekbridge.store import times
 from kekbridge.store.codec import EXACT, decimal_text
 
 ACCOUNT: Final = "account"
+
+_AT_THE_EXCHANGE: Final = frozenset({OrderStatus.ACCEPTED.value, OrderStatus.PARTIALLY_FILLED.value})
+_STOPS: Final = frozenset({OrderType.STOP.value, OrderType.STOP_LIMIT.value})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,13 @@ def reservation_of(order: Order) -> Reservation | None:
         notional=EXACT.multiply(quantity, intent.reference_price),
         is_entry=intent.purpose is Purpose.ENTRY,
         is_resting=not intent.order_type.is_immediate,
+        is_margined=_is_margined(order.status.value, intent.order_type.value),
     )
+
+
+def _is_margined(status: str, order_type: str) -> bool:
+    """The exchange holds margin back for what is in its book; a stop order is not there before it triggers."""
+    return status in _AT_THE_EXCHANGE and order_type not in _STOPS
 
 
 def move(connection: sqlite3.Connection, before: Order | None, after: Order) -> None:
@@ -98,8 +107,8 @@ def add_realized(connection: sqlite3.Connection, scopes: Iterable[str], day: str
 def open_reservations(connection: sqlite3.Connection, *, excluding: str | None = None) -> tuple[Reservation, ...]:
     """Every reservation of the account, oldest order first, but for the one of `excluding` (a client order id)."""
     rows = connection.execute(
-        "SELECT client_order_id, webhook_id, symbol, quantity, notional, is_entry, is_resting FROM reservations"
-        " ORDER BY client_order_id"
+        "SELECT r.client_order_id, r.webhook_id, r.symbol, r.quantity, r.notional, r.is_entry, r.is_resting, o.status, o.order_type"
+        " FROM reservations r JOIN orders o ON o.client_order_id = r.client_order_id ORDER BY r.client_order_id"
     )
     return tuple(_reservation(*row) for row in rows if row[0] != excluding)
 
@@ -113,6 +122,8 @@ def _reservation(
     notional: str,
     is_entry: int,
     is_resting: int,
+    status: str,
+    order_type: str,
 ) -> Reservation:
     """The value of a row. Remembered, because in a burst every alert reads the reservations of all those before it."""
     return Reservation(
@@ -123,6 +134,7 @@ def _reservation(
         notional=Decimal(notional),
         is_entry=bool(is_entry),
         is_resting=bool(is_resting),
+        is_margined=_is_margined(status, order_type),
     )
 
 

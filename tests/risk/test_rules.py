@@ -328,7 +328,9 @@ def test_margin_of_orders_on_their_way_is_taken_already() -> None:
     eth = D(650) / D(180)
     other = reserved(str(round(eth, 4)), ETH)
     assert denial(entry(), reservations=(other,), **kwargs) == ("margin_insufficient", "exchange")
-    for seen in (reserved("0.1", is_resting=True), replace(other, is_resting=True)):
+    unsent = reserved("0.1", is_resting=True)  # a limit order in our queue: nobody holds its margin back yet
+    assert denial(entry(), reservations=(unsent,), **kwargs) == ("margin_insufficient", "exchange")
+    for seen in (reserved("0.1", is_margined=True), replace(other, is_margined=True)):
         assert denial(entry(), reservations=(seen,), **kwargs) is None
 
 
