@@ -182,8 +182,6 @@ class Daemon:
         self.guard = Guard(
             database=database, exchange=exchange, settings=settings.queue, clock=clock, submit=self.pipeline.submit
         )
-        self.jobs = Jobs(
-        self.take_profits = TakeProfits(database=database, exchange=exchange, clock=clock, submit=self.pipeline.submit)
         self.equity = EquityWatch(
             database=database,
             exchange=exchange,
@@ -191,6 +189,7 @@ class Daemon:
             account_limits=_terms(settings).account_limits,
             clock=clock,
         )
+        self.jobs = Jobs(
             settings=settings,
             exchange=exchange,
             follower=self.follower,
