@@ -78,6 +78,7 @@ def order_answer(
 
     `code` and `error` say why the alert's later steps were left out, if they were.
     """
+    orders = [order for order in orders if not order.is_protective]  # what guards a position is not what was asked for
     order = headline(orders)
     body: dict[str, Any] = {"success": True, "alertId": alert_id, "status": order.status.value}
     if order.status in _FAILED:

@@ -40,8 +40,8 @@ from kekbridge.ingress.listener import Listener
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.ingress.tls import check_bind, serving_context
 from kekbridge.jobs import Jobs
-from kekbridge.model import Mode
 from kekbridge.keyuse import KeyUse
+from kekbridge.model import Mode
 from kekbridge.outcomes import Outcomes
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.paper.server import PaperExchange
@@ -54,6 +54,7 @@ from kekbridge.risk.limits import account_limits
 from kekbridge.store import webhooks
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
+from kekbridge.takeprofits import TakeProfits
 from kekbridge.vault import OpenVault, Sealer, master_key, open_vault, orderly_secret
 from kekbridge.worker import Worker
 
@@ -142,7 +143,7 @@ class Daemon:
             outcomes=outcomes,
             settings=settings.queue,
             clock=clock,
-            protection_changed=lambda: self.guard.wake(),
+            protection_changed=self._look_after_positions,
         )
         self.recovery = Recovery(
             database=database,
@@ -163,13 +164,13 @@ class Daemon:
             settings=settings.queue,
             clock=clock,
         )
+        self.key_use = KeyUse(database)
         self.pipeline = Pipeline(
             door=Authenticator(
                 lambda lookup: database.read_now(webhooks.find_by_lookup, lookup, clock()),
                 sealer,
                 used=self.key_use.note,
             ),
-        self.key_use = KeyUse(database)
             database=database,
             exchange=exchange,
             outcomes=outcomes,
@@ -182,6 +183,7 @@ class Daemon:
         self.guard = Guard(
             database=database, exchange=exchange, settings=settings.queue, clock=clock, submit=self.pipeline.submit
         )
+        self.take_profits = TakeProfits(database=database, exchange=exchange, clock=clock, submit=self.pipeline.submit)
         self.equity = EquityWatch(
             database=database,
             exchange=exchange,
@@ -250,7 +252,9 @@ class Daemon:
             background = [
                 group.create_task(self.follower.run()),
                 group.create_task(self.refusals.run()),
+                group.create_task(self.key_use.run()),
                 group.create_task(self._when_recovered(self.guard.run)),
+                group.create_task(self._when_recovered(self.take_profits.run)),
                 group.create_task(self._when_recovered(self._resolve_orphans)),
                 group.create_task(self._when_recovered(self.canceller.run)),
             ]
@@ -265,7 +269,6 @@ class Daemon:
         """Listen, and say where."""
         host, port = await self.listener.start()
         url = f"{'https' if self._settings.tls.cert else 'http'}://{host}:{port}"
-                group.create_task(self.key_use.run()),
         # Everything that lives as long as the daemon is allocated now: keep it out of every later collection.
         gc.collect()
         gc.freeze()
@@ -301,9 +304,15 @@ class Daemon:
             log.warning("lanes_cut", detail="orders under way are looked up at the next start")
         await self.pipeline.drain()
         await self.refusals.flush()
+        await self.key_use.flush()
 
     async def _resolve_orphans(self) -> None:
         await self.recovery.run(lambda name: name in self.pipeline.being_sent or self.worker.has_claimed(name))
+
+    def _look_after_positions(self) -> None:
+        """An entry executed, or an exit of one changed: are its stop and its take-profits there?"""
+        self.guard.wake()
+        self.take_profits.wake()
 
     async def _when_recovered(self, work: Callable[[], Awaitable[None]]) -> None:
         await self._recovered.wait()
@@ -317,12 +326,11 @@ class Daemon:
                 break
             except* KekbridgeError as errors:
                 log.warning("not_reconciled", error=str(errors.exceptions[0]))
-        await self.key_use.flush()
             await self.worker.sleep_unless_stopping(_RECOVERY_PAUSE_S)
         if self.worker.is_stopping:
             return
         self._recovered.set()
-        self.guard.wake()
+        self._look_after_positions()
         self.jobs.start()
         await self.worker.run(self.pipeline)
 

@@ -14,14 +14,16 @@ import structlog
 
 from kekbridge.config import Queue
 from kekbridge.errors import ExchangeUnavailable, StoreUnavailable
+from kekbridge.exchange import bodies
 from kekbridge.exchange.protocol import Exchange, OrderReport
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus
 from kekbridge.outcomes import Outcomes
+from kekbridge.store import exits, ladders, protections
 from kekbridge.store import fills as fill_rows
 from kekbridge.store import orders as order_rows
 from kekbridge.store import positions as position_rows
-from kekbridge.store import protections
 from kekbridge.store.database import Database
+from kekbridge.store.exits import Leg
 
 log = structlog.get_logger("kekbridge.following")
 
@@ -30,6 +32,8 @@ _FIRST_LOOK_S = 0.02
 _SLOWEST_LOOK_S = 1.0
 _LOOK_WITH_STREAM_S = 0.5
 _POSITIONS_PAUSE_S = 0.1
+# While the stream is away: how often to ask for what it would have told.
+_POLL_S = 2.0
 # How far before the last known trade to look again: reports may come out of order.
 _TRADE_OVERLAP = timedelta(seconds=10)
 
@@ -103,9 +107,25 @@ class Follower:
             )
         )
         self._outcomes.publish(updated)
-        if executions and updated.needs_stop:
+        if executions and (updated.needs_stop or bodies.has_later_exits(updated.intent)):
             self._protection_changed()
         return updated
+
+    async def look_at_exits(self) -> None:
+        """Ask what became of the stop losses and take-profits that travelled with entries, and record their executions."""
+        for entry in await self._database.read(exits.open_entries):
+            report = await self._exchange.find(entry)
+            if report is None or not report.children:
+                continue
+            known = await self._database.read(exits.of_order, entry.client_order_id)
+            legs = legs_of(report)
+            if legs == known:
+                continue
+            executions: tuple[Fill, ...] = ()
+            if any(leg.executed_quantity for leg in legs):
+                executions = await self._exchange.exit_fills(report)
+            await asyncio.shield(self._database.write(record_exits, entry, legs, executions, now=self._clock()))
+            log.info("exits", client_order_id=entry.client_order_id, legs=[f"{leg.kind} {leg.status}" for leg in legs])
 
     # ------------------------------------------------------------------------------------------------------- the stream
 
@@ -127,6 +147,7 @@ class Follower:
             group.create_task(self._run_reports())
             group.create_task(self._run_trades())
             group.create_task(self._run_positions())
+            group.create_task(self._run_polling())
 
     async def _run_reports(self) -> None:
         """Take reports from the stream for ever: ours are applied, executions of others are fetched as trades."""
@@ -161,6 +182,7 @@ class Follower:
             self._trades_wanted.clear()
             try:
                 await self.look_at_all()
+                await self.look_at_exits()
                 await self.sync_trades()
             except (ExchangeUnavailable, StoreUnavailable) as error:
                 log.warning("trades_not_synced", error=error.message)
@@ -177,6 +199,14 @@ class Follower:
             except StoreUnavailable as error:
                 log.warning("positions_not_saved", error=error.message)
             await asyncio.sleep(_POSITIONS_PAUSE_S)
+
+    async def _run_polling(self) -> None:
+        """While the stream is silent, wish for everything that it would have told, every few seconds."""
+        while True:
+            await asyncio.sleep(_POLL_S)
+            if not self._exchange.health.stream_is_live:
+                self._trades_wanted.set()
+                self._protection_changed()
 
     async def look_at_all(self) -> None:
         """Ask for every order of ours that the exchange has or may have, and that nobody is following already."""
@@ -224,7 +254,37 @@ def record_report(
         position_rows.replace_all(connection, snapshot, now=now)
     if updated.needs_stop:
         protections.want(connection, updated, now=now)
+    if updated.executed_quantity and bodies.has_later_exits(updated.intent):
+        ladders.want(connection, updated, now=now)
+    if updated.is_entry and updated.executed_quantity:
+        exits.note(connection, updated, legs_of(report), now=now)
     return updated
+
+
+def record_exits(
+    connection: sqlite3.Connection, entry: Order, legs: tuple[Leg, ...], executions: tuple[Fill, ...], *, now: datetime
+) -> None:
+    """One transaction: what became of an entry's exits, and their executions."""
+    exits.note(connection, entry, legs, now=now)
+    fill_rows.record_exits(connection, executions, entry=entry)
+
+
+def legs_of(report: OrderReport) -> tuple[Leg, ...]:
+    """The stop loss and take-profit of a bracket, whichever it has, as the exchange tells them."""
+    found: list[Leg] = []
+    for child in report.children:
+        found += legs_of(child)
+        if child.algo_type in ("STOP_LOSS", "TAKE_PROFIT"):
+            found.append(
+                Leg(
+                    kind=child.algo_type,
+                    trigger_price=child.trigger_price,
+                    status=child.status,
+                    executed_quantity=child.executed_quantity,
+                    average_price=child.average_price,
+                )
+            )
+    return tuple(found)
 
 
 async def _wait(event: asyncio.Event, timeout: float) -> None:

@@ -13,10 +13,13 @@ from kekbridge.model import Order
 
 
 class Watch:
-    """The latest known orders of one alert, and an event for the moment when nothing more will happen soon."""
+    """The latest known orders of one alert, and an event for the moment when nothing more will happen soon.
+
+    Orders that protect a position afterwards are left out: they may wait for days, and the sender did not ask for them.
+    """
 
     def __init__(self, orders: Iterable[Order]) -> None:
-        self._orders = {order.client_order_id: order for order in orders}
+        self._orders = {order.client_order_id: order for order in orders if not order.is_protective}
         self._settled = asyncio.Event()
         self._look()
 
@@ -25,8 +28,9 @@ class Watch:
         return tuple(sorted(self._orders.values(), key=lambda order: order.leg))
 
     def update(self, order: Order) -> None:
-        self._orders[order.client_order_id] = order
-        self._look()
+        if not order.is_protective:
+            self._orders[order.client_order_id] = order
+            self._look()
 
     async def wait(self, timeout: float) -> tuple[Order, ...]:
         """The orders once all are settled, or as they are when the timeout (seconds) is over."""

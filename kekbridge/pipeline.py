@@ -28,8 +28,9 @@ from kekbridge.crashpoints import reach
 from kekbridge.decision import Terms
 from kekbridge.delivery import Answer, Caller, Delivery
 from kekbridge.errors import RateLimited, RequestRefused, StoreUnavailable
+from kekbridge.exchange import bodies
 from kekbridge.exchange.protocol import Accepted, Deferred, Exchange, Refused, Submission, Unknown
-from kekbridge.model import AccountSnapshot, Mark, Order, OrderStatus, Usage, Webhook
+from kekbridge.model import AccountSnapshot, Mark, Order, OrderStatus, Purpose, Usage, Webhook
 from kekbridge.outcomes import Outcomes
 from kekbridge.risk import rules
 from kekbridge.store import alerts, claiming, orders
@@ -39,6 +40,8 @@ from kekbridge.store.database import Database
 
 log = structlog.get_logger("kekbridge.pipeline")
 
+# An exit does not sleep through the exchange's return; asking this often is far below every rate limit.
+_LONGEST_EXIT_PAUSE_S = 4.0
 BODY_WINDOW_S = 60  # TradingView's resends come within 25 s; without a timestamp a longer memory would eat real alerts
 
 
@@ -197,6 +200,7 @@ class Pipeline:
             expires_at=fired_at + timedelta(seconds=max_age_s),
             cooldown_s=webhook.settings.limits.cooldown_s or 0,
             may_claim=self._lanes.may_claim,
+            request_text=request_text,
         )
 
     async def _answer(self, admitted: Admission, delivery: Delivery) -> Answer:
@@ -287,7 +291,7 @@ class Pipeline:
         self.being_sent.add(order.client_order_id)
         try:
             reach("W4")
-            submission = await self._exchange.place(claimed)
+            submission = await self._set_leverage(claimed) or await self._exchange.place(claimed)
             reach("W6")
             recorded = await self._record(claimed, submission)
             reach("W9")
@@ -303,6 +307,21 @@ class Pipeline:
             code=recorded.code,
         )
         return submission
+
+    async def _set_leverage(self, order: Order) -> Submission | None:
+        """Bring the symbol to the leverage that the entry asks for; None when it is there, else why nothing was sent."""
+        wanted = order.intent.leverage
+        if wanted is None or not order.is_entry:
+            return None
+        answer = await self._exchange.set_leverage(order.intent.symbol, wanted)
+        match answer:
+            case Accepted():
+                return None
+            case Unknown(reason=reason):
+                # The order itself was not sent, and setting a leverage twice does no harm: try again.
+                return Deferred("leverage_not_set", f"leverage {wanted} could not be confirmed: {reason}")
+            case _:
+                return replace(answer, message=f"leverage {wanted} could not be set: {answer.message}")
 
     async def _claim(self, order: Order) -> Order | None:
         """The order as it will be sent, committed as submitting; None when it must not be sent any more."""
@@ -344,7 +363,8 @@ class Pipeline:
         denial = rules.first_denial(verdicts)
         if denial is not None:
             return Recheck(status=OrderStatus.DENIED, code=denial.rule, error=denial.message, verdicts=verdicts)
-        return Recheck(status=OrderStatus.SUBMITTING, intent=intent, verdicts=verdicts)
+        body = request_text(replace(order, intent=intent))
+        return Recheck(status=OrderStatus.SUBMITTING, intent=intent, verdicts=verdicts, request=body)
 
     async def _record(self, order: Order, submission: Submission) -> Order:
         """Commit what the exchange said. Shielded: a shutdown must not forget an answer that was given."""
@@ -362,13 +382,20 @@ class Pipeline:
         return await asyncio.shield(write)
 
     async def _defer(self, order: Order, code: str, message: str, retry_after_s: float | None, now: datetime) -> Order:
-        """Back to the queue while attempts and age allow it; the schedule is columns, so a restart forgets nothing."""
-        if order.attempt >= self._settings.queue.attempts and order.is_entry:
-            text = f"{code}: {message}"
+        """Back to the queue while attempts and age allow it; the schedule is columns, so a restart forgets nothing.
+
+        Protective orders do not wait: the position they were made for may be another one by then, and the guard looks again anyway.
+        """
+        is_tired = order.attempt >= self._settings.queue.attempts and order.is_entry
+        if is_tired or order.intent.purpose is Purpose.PROTECT:
+            known = code if code in ("exchange_unreachable", "leverage_not_set") else "exchange_busy"
+            text = message if known == code else f"{code}: {message}"
             return await self._database.write(
-                orders.mark_rejected, order.client_order_id, code="exchange_busy", error=text, now=now
+                orders.mark_rejected, order.client_order_id, code=known, error=text, now=now
             )
         pause = retry_after_s if retry_after_s is not None else backoff_s(self._settings.queue.backoff_s, order.attempt)
+        if not order.is_entry:
+            pause = min(pause, _LONGEST_EXIT_PAUSE_S)
         return await self._database.write(
             orders.mark_deferred,
             order.client_order_id,
@@ -382,6 +409,14 @@ class Pipeline:
 def backoff_s(base: float, attempt: int, jitter: float = 0.0) -> float:
     """Seconds before the next attempt: base, doubled per attempt, at most a minute; jitter is a fraction added."""
     return float(min(base * 2 ** max(attempt - 1, 0), 60.0) * (1 + jitter))
+
+
+def request_text(order: Order) -> str | None:
+    """The exact body that will be sent for an order; None when it cannot be expressed in one request, which `place` will refuse."""
+    try:
+        return bodies.request_text(order)
+    except RequestRefused:
+        return None
 
 
 def alert_id_reused_text(alert_id: str) -> str:

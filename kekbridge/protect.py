@@ -19,14 +19,16 @@ from kekbridge.crashpoints import reach
 from kekbridge.errors import ExchangeUnavailable, KekbridgeError
 from kekbridge.exchange.protocol import Accepted, Exchange, OrderReport, Submission
 from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Purpose
+from kekbridge.pipeline import request_text
 from kekbridge.store import orders as order_rows
 from kekbridge.store import protections
 from kekbridge.store.database import Database
-from kekbridge.store.protections import FIRST_PROTECTIVE_LEG, Protection, ProtectionState
+from kekbridge.store.protections import Protection, ProtectionState
 
 log = structlog.get_logger("kekbridge.protect")
 
 _PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 5.0
 _READ_LAG_S = 4.0  # a position may be visible this much later than its fill: "flat" is believed only after it
 _PATIENCE = 0.6  # share of protect_within_s spent on placing the stop; the rest is for closing the position
 _PROTECTIVE_LIFE = timedelta(days=1)
@@ -38,6 +40,15 @@ class Exposure:
 
     open: Decimal
     naked: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class StandIns:
+    """What orders of ours, made for an entry afterwards, do for it: closed already, covered by live stops, and not known yet."""
+
+    closed: Decimal
+    covered: Decimal
+    is_undecided: bool
 
 
 class Guard:
@@ -59,6 +70,7 @@ class Guard:
         self._submit = submit
         self._woken = asyncio.Event()
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._changed_meanwhile: set[str] = set()
 
     def wake(self) -> None:
         """An entry with a stop executed, or a stop changed."""
@@ -80,32 +92,47 @@ class Guard:
 
     def _look_after(self, protection: Protection, group: asyncio.TaskGroup) -> None:
         name = protection.order.client_order_id
-        if name not in self._under_way:
-            task = group.create_task(self._guard(protection))
-            self._under_way[name] = task
-            task.add_done_callback(lambda _: self._under_way.pop(name, None))
+        if name in self._under_way:
+            self._changed_meanwhile.add(name)  # it may have looked already: once more when it believes to be done
+            return
+        task = group.create_task(self._guard(protection))
+        self._under_way[name] = task
+        task.add_done_callback(lambda _: self._under_way.pop(name, None))
 
     async def _guard(self, protection: Protection) -> None:
         """One entry, until its stop is live or its position is gone. Trouble with the exchange is no reason to give up."""
-        started = asyncio.get_running_loop().time()
+        name = protection.order.client_order_id
+        now = asyncio.get_running_loop().time
+        started = now()
+        pause = _PAUSE_S
         while True:
+            self._changed_meanwhile.discard(name)
             try:
-                state = await self._step(protection.order, asyncio.get_running_loop().time() - started)
+                state = await self._step(protection.order, now() - started)
             except KekbridgeError as error:
-                log.error("protection_stuck", client_order_id=protection.order.client_order_id, error=error.message)
+                log.error("protection_stuck", client_order_id=name, error=error.message)
                 state = None
             except Exception:
-                log.exception("protection_failed", client_order_id=protection.order.client_order_id)
+                log.exception("protection_failed", client_order_id=name)
                 state = None
             if state is not None:
-                return
-            await asyncio.sleep(_PAUSE_S)
+                if name not in self._changed_meanwhile:
+                    return
+                started, pause = now(), _PAUSE_S  # another fill: its part has its own time
+                continue
+            await asyncio.sleep(pause)
+            if now() - started > self._settings.protect_within_s:
+                # Every way was refused more than once: go on trying, but each try is a stored order.
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
 
     async def _step(self, entry: Order, spent_s: float) -> ProtectionState | None:
         """Look, and do the next thing; the state reached, or None when it has to be looked at again soon."""
         entry = await self._database.read(order_rows.get, entry.client_order_id)
         reach("W7")
-        exposure, state = await self._look(entry)
+        stand_ins = await self._look_at_stand_ins(entry)
+        if stand_ins.is_undecided:
+            return None  # one more of the kind, sent before the first is known, could close what others opened
+        exposure, state = await self._look(entry, stand_ins)
         if exposure.open == ZERO:
             if spent_s < _READ_LAG_S and state is not ProtectionState.OVER:
                 return None
@@ -120,26 +147,41 @@ class Guard:
             await self._flatten(entry, exposure.naked)
         return None  # believed only when it is seen at the exchange
 
-    async def _look(self, entry: Order) -> tuple[Exposure, ProtectionState]:
-        """Ask the exchange for the entry, its stop, and the stops that stand in for it."""
+    async def _look_at_stand_ins(self, entry: Order) -> StandIns:
+        """Ask for every order that was made for this entry afterwards: stops in its place, take-profits, closes."""
+        closed = covered = ZERO
+        is_undecided = False
+        for order in await self._database.read(protections.orders_for, entry):
+            if order.status.is_final or order.finished_at is not None:
+                closed += order.executed_quantity
+                continue
+            report = await self._exchange.find(order)
+            if report is None:
+                # Not known there: refused, or on its way. Recovery finishes it when the acceptance window is over.
+                is_undecided = is_undecided or order.intent.order_type is OrderType.MARKET
+                continue
+            closed += max(report.executed_quantity, order.executed_quantity)
+            if order.intent.order_type is OrderType.STOP:
+                covered += report.quantity - report.executed_quantity if report.status is OrderStatus.ACCEPTED else ZERO
+            elif not order.intent.is_bracket and not report.status.is_final:
+                is_undecided = True  # a close that is being matched
+        return StandIns(closed, covered, is_undecided)
+
+    async def _look(self, entry: Order, stand_ins: StandIns) -> tuple[Exposure, ProtectionState]:
+        """Ask the exchange for the entry and its stop, and set both against the position."""
         report = await self._exchange.find(entry)
-        unclosed = max(entry.executed_quantity - _exited(report), ZERO)
+        unclosed = max(entry.executed_quantity - _exited(report) - stand_ins.closed, ZERO)
         if unclosed == ZERO:
             return Exposure(ZERO, ZERO), ProtectionState.OVER
         held = min(self._position_on_side(entry), unclosed)
         if held == ZERO:
             return Exposure(ZERO, ZERO), ProtectionState.WANTED  # flat, or not visible yet
+        covered = stand_ins.covered
         if report is not None and report.stop_is_live:
-            covered = _live_stop_quantity(report) or held
-            if covered >= held:
+            own = _live_stop_quantity(report) or held
+            if own >= held:
                 return Exposure(held, ZERO), ProtectionState.LIVE
-        else:
-            covered = ZERO
-        for order in await self._database.read(order_rows.of_alert, entry.alert_id):
-            if order.leg >= FIRST_PROTECTIVE_LEG and order.intent.order_type is OrderType.STOP:
-                stand_in = await self._exchange.find(order)
-                if stand_in is not None and stand_in.status is OrderStatus.ACCEPTED:
-                    covered += stand_in.quantity
+            covered += own
         return Exposure(held, max(held - covered, ZERO)), ProtectionState.REPLACED
 
     def _position_on_side(self, entry: Order) -> Decimal:
@@ -166,7 +208,7 @@ class Guard:
     async def _send(self, entry: Order, intent: OrderIntent) -> Submission | None:
         now = self._clock()
         order = await self._database.write(
-            protections.add_order, entry, intent, now=now, expires_at=now + _PROTECTIVE_LIFE
+            protections.add_order, entry, intent, now=now, expires_at=now + _PROTECTIVE_LIFE, request_text=request_text
         )
         return await self._submit(order)
 

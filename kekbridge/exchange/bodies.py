@@ -156,6 +156,13 @@ def later_exits(intent: OrderIntent, executed: Decimal, instrument: Instrument) 
     return tuple(exits)
 
 
+def has_later_exits(intent: OrderIntent) -> bool:
+    """True for an entry with a take-profit that its own request cannot carry."""
+    if _is_exit(intent) or not intent.take_profits:
+        return False
+    return len(intent.take_profits) > 1 or _bracket_take_profit(intent) is None
+
+
 def number(value: Decimal) -> str:
     """A Decimal as plain text: no exponent, no trailing zeros. Raises ValueError for NaN and infinities."""
     if not value.is_finite():

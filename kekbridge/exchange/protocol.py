@@ -130,6 +130,9 @@ class Exchange(Protocol):
     async def fills(self, report: OrderReport) -> tuple[Fill, ...]:
         """All executions of an order, oldest first; those of a bracket's entry, not of its exits."""
 
+    async def exit_fills(self, report: OrderReport) -> tuple[Fill, ...]:
+        """The executions of a bracket's own stop loss and take-profit, oldest first."""
+
     async def trades_since(self, since: datetime) -> tuple[Fill, ...]:
         """All executions of the account since a time, oldest first."""
 

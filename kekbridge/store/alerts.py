@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from kekbridge.errors import NotFound
-from kekbridge.model import OrderStatus, Verdict
+from kekbridge.model import FIRST_PROTECTIVE_LEG, OrderStatus, Verdict
 from kekbridge.store import times
 from kekbridge.store.codec import from_json, storable, to_json, verdicts_from_json
 
@@ -31,6 +31,8 @@ _HEADLINE_ORDER: Final = (
     OrderStatus.CANCELED,
     OrderStatus.FILLED,
 )
+# An alert that ended so always says why: these are found among the few that have a code.
+_WITH_CODE: Final = frozenset({"refused", "denied", "rejected", "expired", "ignored"})
 _COLUMNS: Final = (
     "a.id, a.webhook_id, a.webhook_name, a.alert_id, a.identity, a.fingerprint, a.received_at, a.fired_at, a.remote, a.proof,"
     " a.payload, a.action, a.symbol, a.is_exit, a.status, a.code, a.error, a.field, a.verdicts, a.warnings, a.answer_status,"
@@ -118,13 +120,14 @@ def list_alerts(
 
     `webhook` is a name or id; `text` is looked for in the payload, the alertId and the error; times are of receipt, `until` exclusive.
     """
+    by_webhook, webhook = _webhook_condition(connection, webhook)
     conditions: list[tuple[str, str | None]] = [
         ("a.received_at >= ?", times.optional_text(since)),
         ("a.received_at < ?", times.optional_text(until)),
-        ("a.status = ?", status),
+        ("a.status = ? AND a.code IS NOT NULL" if status in _WITH_CODE else "a.status = ?", status),
         ("a.code = ?", code),
         ("a.symbol = ?", symbol),
-        ("? IN (a.webhook_name, a.webhook_id)", webhook),
+        (by_webhook, webhook),
         (
             "instr(lower(a.payload || ' ' || coalesce(a.alert_id, '') || ' ' || coalesce(a.error, '')), ?) > 0",
             text and text.lower(),
@@ -137,6 +140,14 @@ def list_alerts(
         (*(value for _, value in given), limit),
     ).fetchall()
     return tuple(_alert(row) for row in reversed(rows))
+
+
+def _webhook_condition(connection: sqlite3.Connection, name_or_id: str | None) -> tuple[str, str | None]:
+    """By id, which an index finds, when there is such a webhook; one deleted since is looked for by the name it had."""
+    row = connection.execute(
+        "SELECT id FROM webhooks WHERE name = ?1 OR id = ?1 ORDER BY name <> ?1", (name_or_id,)
+    ).fetchone()
+    return ("? IN (a.webhook_name, a.webhook_id)", name_or_id) if row is None else ("a.webhook_id = ?", row["id"])
 
 
 def set_answer(
@@ -189,8 +200,15 @@ def set_status(
 
 
 def refresh_headline(connection: sqlite3.Connection, alert_id: str, *, now: datetime) -> None:
-    """Make the alert's status, code and error those of its order that matters most; call it after an order changed."""
-    rows = connection.execute("SELECT status, code, error FROM orders WHERE alert_id = ?", (alert_id,)).fetchall()
+    """Make the alert's status, code and error those of its order that matters most; call it after an order changed.
+
+    Only the orders that the alert asked for: a stop that waits behind a filled entry does not make the alert unfinished.
+    """
+    rows = connection.execute(
+        "SELECT status, code, error FROM orders WHERE alert_id = ? AND leg < ?", (alert_id, FIRST_PROTECTIVE_LEG)
+    ).fetchall()
+    if not rows:
+        return
     wanted = [row for row in rows if row["code"] != NOTHING_TO_CLOSE]
     if wanted:
         status, code, error = min(wanted, key=lambda row: _HEADLINE_ORDER.index(OrderStatus(row["status"])))

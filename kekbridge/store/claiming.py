@@ -28,6 +28,7 @@ class Recheck:
     code: str = ""
     error: str = ""
     verdicts: tuple[Verdict, ...] = ()
+    request: str | None = None
 
 
 def admit_and_claim(
@@ -40,11 +41,12 @@ def admit_and_claim(
     expires_at: datetime,
     cooldown_s: int,
     may_claim: Callable[[Order], bool],
+    request_text: Callable[[Order], str | None],
 ) -> Admission:
     """Admit an alert and, when nothing waits before its first order, claim that order in the same flush.
 
     "submitting" is then on disk before the request leaves, and the alert costs one flush on its way to the exchange instead of two.
-    `may_claim` says whether the worker has a free lane and may trade.
+    `may_claim` says whether the worker has a free lane and may trade; `request_text` gives the body that will be sent, for the record.
     """
     admission = admit(connection, draft, decide, rates=rates, now=now, expires_at=expires_at, cooldown_s=cooldown_s)
     reach("W3")
@@ -53,7 +55,8 @@ def admit_and_claim(
     first, *later = admission.orders
     if now >= first.expires_at or not may_claim(first) or not orders.is_head(connection, first):
         return admission
-    return replace(admission, orders=(orders.claim(connection, first.client_order_id, now=now), *later))
+    claimed = orders.claim(connection, first.client_order_id, now=now, request=request_text(first))
+    return replace(admission, orders=(claimed, *later))
 
 
 def claim_if_allowed(
@@ -80,4 +83,6 @@ def claim_if_allowed(
                 connection, name, code=verdict.code, error=verdict.error, now=now, verdicts=verdict.verdicts
             )
         case _:
-            return orders.claim(connection, name, now=now, intent=verdict.intent, verdicts=verdict.verdicts)
+            return orders.claim(
+                connection, name, now=now, intent=verdict.intent, verdicts=verdict.verdicts, request=verdict.request
+            )

@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from kekbridge.model import ZERO, Fill, Side
+from kekbridge.model import ZERO, Fill, Order, Side
 from kekbridge.store import events, ledger, times
 from kekbridge.store.codec import decimal_text, optional_decimal, optional_decimal_text
 
@@ -25,6 +25,47 @@ def record(connection: sqlite3.Connection, fills: Iterable[Fill], *, client_orde
     an exit that the exchange made by itself (a triggered stop) is the loss of whoever entered.
     """
     return sum(_record_one(connection, fill, client_order_id or fill.client_order_id) for fill in fills)
+
+
+def record_exits(connection: sqlite3.Connection, fills: Iterable[Fill], *, entry: Order) -> int:
+    """Record executions of an entry's own stop loss or take-profit, which the exchange carried out; returns how many were new.
+
+    They are no fills of an order of ours, but profit and loss and the story belong to the entry's webhook and alert.
+    """
+    new = 0
+    for fill in fills:
+        known = connection.execute("SELECT exit_of FROM fills WHERE trade_id = ?", (fill.trade_id,)).fetchone()
+        if known is not None and known[0] is not None:
+            continue
+        new += _record_one(connection, fill, None)
+        row = connection.execute(
+            "SELECT webhook_id, realized_pnl, executed_at FROM fills WHERE trade_id = ?", (fill.trade_id,)
+        ).fetchone()
+        connection.execute(
+            "UPDATE fills SET exit_of = ?, webhook_id = ? WHERE trade_id = ?",
+            (entry.client_order_id, entry.webhook_id, fill.trade_id),
+        )
+        if row["webhook_id"] != entry.webhook_id:
+            day, realized = row["executed_at"][:10], optional_decimal(row["realized_pnl"]) or ZERO
+            ledger.add_realized(connection, _scopes(row["webhook_id"]), day, -realized)
+            ledger.add_realized(connection, _scopes(entry.webhook_id), day, realized)
+        events.append(
+            connection,
+            "exit_fill",
+            now=fill.executed_at,
+            alert_id=entry.alert_id,
+            client_order_id=entry.client_order_id,
+            data={"trade_id": fill.trade_id, "side": fill.side, "price": fill.price, "quantity": fill.quantity},
+        )
+    return new
+
+
+def exits_of(connection: sqlite3.Connection, client_order_id: str) -> tuple[Fill, ...]:
+    """The executions of an entry's own stop loss and take-profit, oldest first."""
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM fills WHERE exit_of = ? ORDER BY executed_at, trade_id", (client_order_id,)
+    )
+    return tuple(_fill(row) for row in rows)
 
 
 def last_time(connection: sqlite3.Connection) -> datetime | None:

@@ -69,6 +69,9 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             # Only what claims an identity counts against the rate: a rate-limited alert must not keep the door shut.
             "CREATE INDEX alerts_rate ON alerts(webhook_id, is_exit, received_at) WHERE identity IS NOT NULL",
             "CREATE INDEX alerts_received ON alerts(received_at)",
+            "CREATE INDEX alerts_webhook ON alerts(webhook_id, received_at)",
+            # What went wrong is rare and often asked for.
+            "CREATE INDEX alerts_trouble ON alerts(received_at) WHERE code IS NOT NULL",
             "CREATE INDEX alerts_sender_id ON alerts(alert_id) WHERE alert_id IS NOT NULL",
             """
             CREATE TABLE refusals (                 -- requests nobody vouched for: counted by minute, never one row each
@@ -129,6 +132,7 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             CREATE TABLE fills (
                 trade_id TEXT PRIMARY KEY,
                 client_order_id TEXT,               -- NULL: not an order of ours
+                exit_of TEXT,                       -- our entry whose own stop or take-profit the exchange executed with it
                 webhook_id TEXT,                    -- whose realized P&L it is; NULL: nobody's here
                 order_id TEXT NOT NULL,
                 symbol TEXT NOT NULL,
@@ -142,6 +146,7 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             ) STRICT
             """,
             "CREATE INDEX fills_order ON fills(client_order_id)",
+            "CREATE INDEX fills_exit ON fills(exit_of) WHERE exit_of IS NOT NULL",
             "CREATE INDEX fills_time ON fills(executed_at)",
             """
             CREATE TABLE reservations (             -- room taken from the limits by orders that are not final yet
@@ -165,11 +170,6 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             ) STRICT, WITHOUT ROWID
             """,
             """
-            CREATE TABLE positions (
-                symbol TEXT NOT NULL,
-                margin_mode TEXT NOT NULL,
-                quantity TEXT NOT NULL,
-                average_open_price TEXT NOT NULL,
             CREATE TABLE equity_marks (             -- the account's value, every minute, and the peak without transfers
                 at TEXT PRIMARY KEY,
                 account_value TEXT NOT NULL,
@@ -185,6 +185,11 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             ) STRICT, WITHOUT ROWID
             """,
             """
+            CREATE TABLE positions (
+                symbol TEXT NOT NULL,
+                margin_mode TEXT NOT NULL,
+                quantity TEXT NOT NULL,
+                average_open_price TEXT NOT NULL,
                 mark_price TEXT,
                 cost_position TEXT NOT NULL,
                 unsettled_pnl TEXT NOT NULL,
@@ -204,6 +209,24 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             ) STRICT
             """,
             "CREATE INDEX protections_open ON protections(client_order_id) WHERE state <> 'over'",
+            """
+            CREATE TABLE ladders (                  -- executed entries with take-profits that their own request could not carry
+                client_order_id TEXT PRIMARY KEY REFERENCES orders(client_order_id),
+                state TEXT NOT NULL,                -- wanted, over
+                detail TEXT NOT NULL DEFAULT '',
+                updated_at TEXT NOT NULL
+            ) STRICT
+            """,
+            """
+            CREATE TABLE exits (                    -- what became of the stop loss and take-profit that travelled with an entry
+                client_order_id TEXT PRIMARY KEY REFERENCES orders(client_order_id),
+                legs TEXT NOT NULL,
+                is_over INTEGER NOT NULL,
+                updated_at TEXT NOT NULL
+            ) STRICT
+            """,
+            "CREATE INDEX exits_open ON exits(client_order_id) WHERE is_over = 0",
+            "CREATE INDEX ladders_open ON ladders(client_order_id) WHERE state <> 'over'",
             """
             CREATE TABLE cancels (                  -- cancel steps of alerts, carried out by the worker in their turn
                 alert_id TEXT NOT NULL REFERENCES alerts(id),

@@ -6,15 +6,13 @@ A row is made in the transaction that records the entry's first fill, so that no
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
 
-from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, client_order_id_of
+from kekbridge.model import FIRST_PROTECTIVE_LEG, ZERO, Order, OrderIntent, OrderStatus, client_order_id_of
 from kekbridge.store import events, orders, times
-
-FIRST_PROTECTIVE_LEG: Final = 50  # below are the legs that the alert asked for
 
 
 class ProtectionState(StrEnum):
@@ -82,10 +80,30 @@ def mark(
     )
 
 
+def orders_for(connection: sqlite3.Connection, entry: Order) -> tuple[Order, ...]:
+    """The orders that were made for an entry after it executed: stand-in stops, take-profits, closes; oldest first."""
+    return tuple(
+        order
+        for order in orders.of_alert(connection, entry.alert_id)
+        if order.is_protective
+        and order.intent.symbol == entry.intent.symbol
+        and order.intent.side is not entry.intent.side
+    )
+
+
 def add_order(
-    connection: sqlite3.Connection, entry: Order, intent: OrderIntent, *, now: datetime, expires_at: datetime
+    connection: sqlite3.Connection,
+    entry: Order,
+    intent: OrderIntent,
+    *,
+    now: datetime,
+    expires_at: datetime,
+    request_text: Callable[[Order], str | None],
 ) -> Order:
-    """A protective order for an entry, stored and claimed in one step: it does not wait in the symbol's queue."""
+    """A protective order for an entry, stored and claimed in one step: it does not wait in the symbol's queue.
+
+    `request_text` gives the body that will be sent, for the record.
+    """
     legs = [order.leg for order in orders.of_alert(connection, entry.alert_id)]
     leg = max(FIRST_PROTECTIVE_LEG, max(legs) + 1)
     planned = replace(
@@ -110,4 +128,4 @@ def add_order(
         finished_at=None,
     )
     (stored,) = orders.queue(connection, [planned])
-    return orders.claim(connection, stored.client_order_id, now=now)
+    return orders.claim(connection, stored.client_order_id, now=now, request=request_text(stored))
