@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from kekbridge.errors import NotFound
-from kekbridge.model import RateLimits
-from kekbridge.store import alerts
-from kekbridge.store.admission import Admission, admit
+from kekbridge.model import RateLimits, WebhookSettings
+from kekbridge.store import alerts, webhooks
+from kekbridge.store.admission import Admission, Decision, admit
 from kekbridge.store.alerts import StoredAlert
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft
 
@@ -88,6 +88,45 @@ def test_filters_narrow_the_list_and_newest_comes_last(connection: sqlite3.Conne
     assert ids(alerts.list_alerts(connection, text="RAISE --rate")) == [third.id]
     assert ids(alerts.list_alerts(connection, text=str(second.alert_id))) == [second.id]
     assert alerts.list_alerts(connection, text="5_%") == ()
+
+
+def test_a_webhook_is_meant_whatever_it_was_called(connection: sqlite3.Connection) -> None:
+    """After a rename its older alerts are listed with it; a deleted one's are found by the name it had."""
+    made = webhooks.create(connection, webhook_id="w9", name="new", settings=WebhookSettings(), now=NOW)
+    alert = take(connection, webhook_id="w9", webhook_name="old").alert
+    assert ids(alerts.list_alerts(connection, webhook="new")) == [alert.id]
+    webhooks.delete(connection, made.id, now=NOW)
+    assert (
+        ids(alerts.list_alerts(connection, webhook="old"))
+        == ids(alerts.list_alerts(connection, webhook="w9"))
+        == [alert.id]
+    )
+
+
+def test_a_no_always_has_a_code(connection: sqlite3.Connection) -> None:
+    """Troubles are found among the alerts that have a code: a decision that forgot its own gets its status as code."""
+    alert = draft()
+    admit(connection, alert, lambda usage: Decision(status="denied"), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+    assert [one.code for one in alerts.list_alerts(connection, status="denied")] == ["denied"]
+
+
+@pytest.mark.parametrize(
+    "filters", [{}, {"webhook": "hook"}, {"status": "denied"}, {"code": "daily_limit"}, {"since": NOW}]
+)
+def test_the_latest_alerts_are_read_from_the_end_of_an_index(
+    connection: sqlite3.Connection, filters: dict[str, Any]
+) -> None:
+    """A million alerts must not be sorted to show the last hundred."""
+    webhooks.create(connection, webhook_id="hook", name="main", settings=WebhookSettings(), now=NOW)
+    statements: list[str] = []
+    connection.set_trace_callback(statements.append)
+    alerts.list_alerts(connection, **filters)
+    connection.set_trace_callback(None)
+    (listing,) = (statement for statement in statements if "FROM alerts" in statement)
+    plan = [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {listing}")]
+    wanted = {"webhook": "alerts_webhook", "status": "alerts_trouble"}.get(next(iter(filters), ""), "alerts_")
+    assert wanted in plan[0]
+    assert not any("TEMP B-TREE FOR ORDER BY" in detail for detail in plan)
 
 
 def test_the_answer_and_the_stages_are_kept(connection: sqlite3.Connection) -> None:
