@@ -17,6 +17,7 @@ from kekbridge.alerts.vocabulary import canonical_name
 from kekbridge.errors import Unreadable
 
 _DEEPEST = 12  # a message with steps and take-profit lists needs four levels
+_MOST_BRACKETS = 5000
 _WHITESPACE = b" \t\r\n\x0b\x0c"
 _BOM = b"\xef\xbb\xbf"
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"PK\x03\x04")
@@ -41,6 +42,9 @@ def read_document(stripped: bytes) -> dict[str, Any] | list[Any]:
             "the body is empty; set alert_message on every order of the strategy, or write a message in the alert",
         )
     text = _decode(stripped)
+    if text.count("[") + text.count("{") > _MOST_BRACKETS:
+        # Before the parser sees it: where another library has raised the recursion limit, C recursion would end the process.
+        _refuse_depth()
     try:
         document = json.loads(
             text,
