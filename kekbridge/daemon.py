@@ -54,6 +54,7 @@ from kekbridge.risk.limits import account_limits
 from kekbridge.store import webhooks
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
+from kekbridge.takeprofits import TakeProfits
 from kekbridge.vault import OpenVault, Sealer, master_key, open_vault, orderly_secret
 from kekbridge.worker import Worker
 
@@ -142,7 +143,7 @@ class Daemon:
             outcomes=outcomes,
             settings=settings.queue,
             clock=clock,
-            protection_changed=lambda: self.guard.wake(),
+            protection_changed=self._look_after_positions,
         )
         self.recovery = Recovery(
             database=database,
@@ -182,6 +183,7 @@ class Daemon:
         self.guard = Guard(
             database=database, exchange=exchange, settings=settings.queue, clock=clock, submit=self.pipeline.submit
         )
+        self.take_profits = TakeProfits(database=database, exchange=exchange, clock=clock, submit=self.pipeline.submit)
         self.equity = EquityWatch(
             database=database,
             exchange=exchange,
@@ -252,6 +254,7 @@ class Daemon:
                 group.create_task(self.refusals.run()),
                 group.create_task(self.key_use.run()),
                 group.create_task(self._when_recovered(self.guard.run)),
+                group.create_task(self._when_recovered(self.take_profits.run)),
                 group.create_task(self._when_recovered(self._resolve_orphans)),
                 group.create_task(self._when_recovered(self.canceller.run)),
             ]
@@ -305,6 +308,11 @@ class Daemon:
 
     async def _resolve_orphans(self) -> None:
         await self.recovery.run(lambda name: name in self.pipeline.being_sent or self.worker.has_claimed(name))
+
+    def _look_after_positions(self) -> None:
+        """An entry executed, or an exit of one changed: are its stop and its take-profits there?"""
+        self.guard.wake()
+        self.take_profits.wake()
 
     async def _when_recovered(self, work: Callable[[], Awaitable[None]]) -> None:
         await self._recovered.wait()
