@@ -109,7 +109,8 @@ def test_a_stop_in_the_middle_of_a_burst_loses_nothing(tmp_path: Path) -> None:
 
         async def burst_and_stop() -> list[tuple[int | None, dict[str, object]]]:
             burst = asyncio.create_task(_burst(bridge, 50))
-            await asyncio.sleep(0.05)
+            while not burst.done() and not await asyncio.to_thread(bridge.orders_received):
+                pass  # each look is a request: the first order at the exchange is the middle of the burst
             os.kill(bridge.daemon.pid, signal.SIGTERM)
             return await burst
 
@@ -118,6 +119,7 @@ def test_a_stop_in_the_middle_of_a_burst_loses_nothing(tmp_path: Path) -> None:
         bridge.start_daemon()
         bridge.wait_ready()
         acknowledged = {answer["alertId"] for status, answer in answers if status in (200, 202)}
+        assert acknowledged
         states = wait_until(lambda: _all_ended(bridge), deadline_s=30, what="an end state for every alert")
         assert acknowledged <= set(states)
         assert set(bridge.orders_received().values()) <= {1}
