@@ -35,6 +35,7 @@ class TradingControl:
 
 
 _RUNNING: Final = TradingControl(state=TradingState.RUNNING)
+_BY_LIMIT: Final = "limit "
 
 
 def get_value(connection: sqlite3.Connection, key: str) -> Any | None:
@@ -80,7 +81,13 @@ def trip(connection: sqlite3.Connection, tripped: Trip, *, webhook_id: str, now:
     exits_only = TradingState.EXITS_ONLY
     reason = f"{tripped.reason}" + (f", until {tripped.until:%Y-%m-%d %H:%M} UTC" if tripped.until else "")
     set_trading_state(
-        connection, exits_only, reason=reason, by=f"limit {tripped.rule}", now=now, until=tripped.until, scope=scope
+        connection,
+        exits_only,
+        reason=reason,
+        by=f"{_BY_LIMIT}{tripped.rule}",
+        now=now,
+        until=tripped.until,
+        scope=scope,
     )
     return True
 
@@ -114,9 +121,13 @@ def effective_state(connection: sqlite3.Connection, *, now: datetime, webhook_id
 
 
 def state_and_peak(
-    connection: sqlite3.Connection, webhook_id: str, *, now: datetime
+    connection: sqlite3.Connection, webhook_id: str, *, now: datetime, without_trips: bool = False
 ) -> tuple[TradingControl, Decimal | None]:
-    """What an admission needs from this table, in one look: the effective trading state with its reason, and the equity peak."""
+    """What an admission needs from this table, in one look: the effective trading state with its reason, and the equity peak.
+
+    `without_trips` leaves out what a limit closed by itself: for an order that was admitted while there was room, and that every limit
+    judges anew anyway.
+    """
     rows = connection.execute(
         "SELECT key, value FROM settings WHERE key IN (?, ?, ?)",
         (_state_key(ACCOUNT), _state_key(webhook_id), EQUITY_PEAK),
@@ -124,6 +135,8 @@ def state_and_peak(
     values = {key: from_json(value) for key, value in rows}
     peak = values.pop(EQUITY_PEAK, None)
     controls = [_control(value, now) for value in values.values()]
+    if without_trips:
+        controls = [control for control in controls if not control.by.startswith(_BY_LIMIT)]
     control = max(controls, key=lambda one: _TIGHTNESS.index(one.state), default=_RUNNING)
     return control, None if peak is None else Decimal(str(peak))
 

@@ -24,14 +24,15 @@ def read_usage(
     """What a webhook and the account have used at `now`.
 
     `cooldown_s` is how far back `last_entry_at` looks; 0 asks nothing. `excluding` is the client order id of an order that is
-    checked again before it is sent: its own reservation, and its part of the day, are left out.
+    checked again before it is sent: its own reservation, and its part of the day, are left out. So is the door that a limit closed when
+    a later alert found no room: this order had its room, and the limits themselves are judged again.
     """
     day = times.day_of(now)
     own, account = ledger.day_totals(connection, webhook_id, day), ledger.day_totals(connection, ledger.ACCOUNT, day)
     order = None if excluding is None else find(connection, excluding)
     is_of_today = order is not None and times.day_of(order.created_at) == day
     share = ledger.share_of(order if is_of_today else None)
-    control, peak = settings.state_and_peak(connection, webhook_id, now=now)
+    control, peak = settings.state_and_peak(connection, webhook_id, now=now, without_trips=order is not None)
     return Usage(
         now=now,
         trading_state=control.state,

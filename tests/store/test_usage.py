@@ -6,8 +6,8 @@ import sqlite3
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from kekbridge.model import ZERO, Order
-from kekbridge.store import orders
+from kekbridge.model import ZERO, Order, TradingState, Trip
+from kekbridge.store import orders, settings
 from kekbridge.store.admission import admit
 from kekbridge.store.usage import read_usage
 from tests.store.made import NO_RATES, NOW, admitting, draft, exit_intent, intent
@@ -72,3 +72,17 @@ def test_last_entries_are_per_symbol_and_webhook_and_as_far_back_as_asked(connec
     del seen["PERP_BTC_USDC"]
     assert read_usage(connection, "hook", now=NOW, cooldown_s=50).last_entry_at == seen
     assert read_usage(connection, "hook", now=NOW, cooldown_s=0).last_entry_at == {}
+
+
+def test_a_limit_that_trips_later_does_not_take_back_what_it_admitted(connection: sqlite3.Connection) -> None:
+    """200 alerts, room for 10: the refused 11th closes the door, and the 10 that wait in the queue go through all the same."""
+    order = put(connection)
+    trip = Trip(scope="webhook", rule="daily_orders", reason="11 orders", until=NOW + timedelta(hours=1))
+    settings.trip(connection, trip, webhook_id="hook", now=NOW)
+    assert read_usage(connection, "hook", now=NOW).trading_state is TradingState.EXITS_ONLY
+    again = read_usage(connection, "hook", now=NOW, excluding=order.client_order_id)
+    assert again.trading_state is TradingState.RUNNING
+
+    settings.set_trading_state(connection, TradingState.EXITS_ONLY, reason="news", by="operator", now=NOW)
+    again = read_usage(connection, "hook", now=NOW, excluding=order.client_order_id)
+    assert again.trading_state is TradingState.EXITS_ONLY
