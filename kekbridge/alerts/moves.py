@@ -141,10 +141,21 @@ def _follow(signal: Signal, target: TargetPosition, settings: WebhookSettings, m
     )
     if drift and not settings.resync:
         move = _own_step(signal, target, market)
+        if _has_overtaken_its_close(target, market):
+            move = replace(move, delta=move.delta - market.projected)
     else:
         now = _units(target.signed, market)
         move = _reach_by_step(now, market, _direction(signal, now, _before(target, market)))
     return replace(move, warnings=drift + move.warnings)
+
+
+def _has_overtaken_its_close(target: TargetPosition, market: Market) -> bool:
+    """True when a strategy that was flat opens one side while the account still holds the other.
+
+    Close and open of one bar can arrive swapped (tradingview.md section 2.6). The open brings the close with it, and the late close
+    then finds nothing on its side.
+    """
+    return _before(target, market) == 0 and market.projected * target.signed < 0
 
 
 def _own_step(signal: Signal, target: TargetPosition, market: Market) -> Move:

@@ -506,6 +506,17 @@ def test_two_partial_closes_end_flat_in_either_order(settings: WebhookSettings, 
     assert held == 0
 
 
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_the_close_and_the_open_of_one_bar_end_right_in_either_order(*, is_swapped: bool) -> None:
+    """Long 0.4 -> flat -> short 0.8: the open that overtook the close brings the close with it, the late close does nothing."""
+    steps = [(target("0", "0.4"), "0.4"), (target("-0.8", "0"), "0.8")]
+    held = D("0.4")
+    for wanted, contracts in reversed(steps) if is_swapped else steps:
+        made = plan(Action.SELL, held=str(held), settings=FOLLOW, target=wanted, **base(contracts))
+        held += sum((intent.signed_quantity for intent in made.intents), D(0))
+    assert held == D("-0.8")
+
+
 @pytest.mark.parametrize("settings", [WebhookSettings(), FOLLOW, RESYNC])
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1), (2, 1, 0), (0, 2, 1), (1, 2, 0)])
 def test_three_partial_closes_end_flat_in_any_order(settings: WebhookSettings, order: tuple[int, ...]) -> None:
