@@ -1,0 +1,122 @@
+"""R6, R7 and M4: the exchange takes an order and its answer is lost, is seen late, or its stop is refused, lost or too small."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+from typing import Any
+
+from tests.system.campaigns.run import MARKETS, Outcome, Run, running
+from tests.system.harness import call
+from tests.system.oracles import Findings
+
+BATCH = 10
+PROTECT_WITHIN_S = 5.0
+_CREATES = ("/v1/order", "/v1/algo/order")
+
+
+async def lost_answers(seed: int, trials: int) -> Outcome:
+    """R6: the answer to every create is lost in one of three ways after the exchange took it."""
+    return await _lost(seed, trials, "R6 answer lost after acceptance", lag=False)
+
+
+async def lost_answers_and_lag(seed: int, trials: int) -> Outcome:
+    """R7: the same, and what was accepted becomes visible to questions only up to 3 s later."""
+    return await _lost(seed, trials, "R7 answer lost and read lag up to 3 s", lag=True)
+
+
+async def _lost(seed: int, trials: int, name: str, *, lag: bool) -> Outcome:
+    environment = {"KEKBRIDGE_QUEUE_CLOCK_TOLERANCE_S": "3"} if lag else {}
+    with running(seed, environment=environment) as run:
+        done = 0
+        while done < trials:
+            run.faults(*(_ways(run, lag=lag)))
+            batch = [run.any_alert() for _ in range(min(BATCH, trials - done))]
+            await asyncio.gather(*(run.send(alert) for alert in batch))
+            done += len(batch)
+            await run.until(lambda: not run.waiting(), deadline_s=30)
+            if run.waiting():
+                break  # the oracles name what is left
+        run.faults()
+        await run.settle(deadline_s=30)
+        findings = run.findings()
+        findings.failures += _unknown_but_there(run)
+        by_status = run.query("SELECT status, count(*) FROM orders GROUP BY status ORDER BY 2 DESC")
+        return Outcome(name, done, findings, seed, note=", ".join(f"{count} {status}" for status, count in by_status))
+
+
+def _ways(run: Run, *, lag: bool) -> list[dict[str, Any]]:
+    """Each batch meets another way of losing an answer."""
+    way: dict[str, Any] = run.rng.choice(
+        (
+            {"fault": "lose_answer"},
+            {"fault": "reset_inside"},
+            {"fault": "server_error", "status": 500, "when": "after"},
+            {"fault": "html", "when": "after"},
+        )
+    )
+    faults = [
+        {**way, "path": path, "method": "POST", "probability": 0.8, "seed": run.rng.randint(1, 10**6)}
+        for path in _CREATES
+    ]
+    if lag:
+        faults.append({"fault": "read_lag", "delay_ms": run.rng.randint(0, 3000)})
+    return faults
+
+
+def _unknown_but_there(run: Run) -> list[str]:
+    received = run.bridge.orders_received()
+    unknown = run.query("SELECT client_order_id FROM orders WHERE status = 'unknown'")
+    return [f"left as unknown, but the exchange has it: {name}" for (name,) in unknown if received[name]]
+
+
+async def stops(seed: int, trials: int) -> Outcome:
+    """M4: the stop of a protected entry is lost, then also refused, or the entry fills in parts: naked at most 5 s, else flat."""
+    findings = Findings()
+    kinds: dict[str, list[dict[str, Any]]] = {
+        "lost": [{"fault": "lose_stop"}],
+        "refused": [{"fault": "lose_stop"}, {"fault": "refuse", "algo_type": "STOP", "code": -1005}],
+        "its answer lost": [
+            {"fault": "lose_stop"},
+            {"fault": "lose_answer", "path": "/v1/algo/order", "method": "POST"},
+        ],
+        "partly filled": [{"fault": "partial_fills", "parts": 4}],
+    }
+    longest: dict[str, float] = {}
+    for number, (kind, faults) in enumerate(kinds.items()):
+        with running(seed + number) as run:
+            for _ in range(max(trials // len(kinds), 1)):
+                run.faults(*faults)
+                symbol = run.rng.choice(list(MARKETS))
+                size = str(Decimal(MARKETS[symbol]) * 4)
+                await run.send(run.alert(action="buy", symbol=symbol, quantity=size, stopLoss="5%"))
+                await run.until(lambda: not run.waiting())
+                await _until_decided(run)
+                run.faults()
+                await run.send(run.alert(action="close", symbol=symbol, quantity=None))
+                await run.until(lambda: not run.waiting() and not _open(run))
+                await run.until(lambda: not _guarded(run), deadline_s=15)
+            await run.settle()
+            found = run.findings()
+            longest[kind] = found.longest_naked_s or 0.0
+            findings.add(found)
+            if longest[kind] > PROTECT_WITHIN_S:
+                findings.breaches += 1
+                findings.failures.append(f"M4 stop {kind}: naked for {longest[kind]:.2f} s")
+    note = ", ".join(f"{kind} {seconds:.2f} s" for kind, seconds in longest.items())
+    return Outcome("M4 stop lost, refused, partly filled", trials, findings, seed, note=f"naked at most: {note}")
+
+
+async def _until_decided(run: Run) -> None:
+    """Until the guard has seen a stop of the right size, or has closed the position."""
+    undecided = "SELECT count(*) FROM protections WHERE state = 'wanted'"
+    await run.until(lambda: not run.query(undecided)[0][0] or not _open(run), deadline_s=15)
+
+
+def _guarded(run: Run) -> int:
+    return int(run.query("SELECT count(*) FROM protections WHERE state <> 'over'")[0][0])
+
+
+def _open(run: Run) -> dict[str, str]:
+    positions: dict[str, str] = call(f"{run.bridge.paper_url}/paper/state")["positions"]
+    return positions

@@ -1,0 +1,261 @@
+"""R5, R8, R9, R10, M3, M5, M7, M8: alerts that come twice, at once, too late, in the wrong order, or against a second daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from decimal import Decimal
+
+from tests.system.campaigns.run import MARKETS, Outcome, Run, running
+from tests.system.harness import Process, Sent, call
+from tests.system.oracles import Findings
+
+AT_ONCE = 20
+SYMBOL, MARKET, SIZE = "SOLUSDT.P", "PERP_SOL_USDC", "0.2"
+
+
+def positions(run: Run) -> dict[str, Decimal]:
+    """What the exchange says is open."""
+    state = call(f"{run.bridge.paper_url}/paper/state")
+    return {symbol: Decimal(quantity) for symbol, quantity in state["positions"].items()}
+
+
+async def repeats(seed: int, alerts: int) -> Outcome:
+    """R5: every alert is sent four times, half of them one after the other, half of them at the same instant."""
+    with running(seed) as run:
+        for first in range(0, alerts, AT_ONCE):
+            batch = [run.any_alert() for _ in range(min(AT_ONCE, alerts - first))]
+            await asyncio.gather(*(_four_times(run, alert, at_once=n % 2 == 0) for n, alert in enumerate(batch)))
+            await run.until(lambda: run.waiting() < AT_ONCE)
+        await run.settle()
+        findings = run.findings()
+        stored = Counter(alert["alert_id"] for alert in run.evidence().alerts)
+        findings.failures += [f"R5 {name}: stored {count} times" for name, count in stored.items() if count != 1]
+        if len(stored) != alerts:
+            findings.failures.append(f"R5: {alerts} alerts sent, {len(stored)} stored")
+        return Outcome("R5 every alert four times, serial and at once", alerts, findings, seed)
+
+
+async def _four_times(run: Run, alert: dict[str, object], *, at_once: bool) -> None:
+    sent = Sent(alert_id=str(alert["alertId"]), body=dict(alert))
+    run.sent.append(sent)
+    if at_once:
+        await asyncio.gather(*(run.sender.send(alert, sent) for _ in range(4)))
+        return
+    for _ in range(4):
+        await run.sender.send(alert, sent)
+
+
+async def other_bodies(seed: int, alerts: int) -> Outcome:
+    """R9: an alertId comes again with another quantity: 409, and the first order stands alone."""
+    findings = Findings()
+    with running(seed) as run:
+        for _ in range(alerts):
+            symbol = run.rng.choice(list(MARKETS))
+            alert = run.alert(action="buy", symbol=symbol, quantity=MARKETS[symbol])
+            await run.send(alert)
+            other = {**alert, "quantity": str(Decimal(MARKETS[symbol]) * run.rng.randint(2, 9))}
+            again = await run.sender.send(other)
+            if again.answers != [409]:
+                findings.failures.append(f"R9 {alert['alertId']}: another body was answered {again.answers}")
+        await run.settle()
+        findings.add(run.findings())
+        accepted = sum(run.bridge.orders_received().values())
+        if accepted != alerts:
+            findings.failures.append(f"R9: {alerts} alerts made {accepted} orders")
+        return Outcome("R9 same alertId, other body", alerts, findings, seed)
+
+
+async def two_daemons(seed: int, trials: int) -> Outcome:
+    """R10: a second daemon on the same data directory refuses to start while the first one trades on."""
+    findings = Findings()
+    with running(seed) as run:
+        for _ in range(trials):
+            second = run.bridge._new_daemon()
+            sending = asyncio.create_task(run.send(run.any_alert()))
+            await asyncio.to_thread(_start_and_wait, second, findings)
+            await sending
+        await run.settle()
+        findings.add(run.findings())
+        if not run.bridge.daemon.is_alive:
+            findings.failures.append("R10: the first daemon is gone")
+        return Outcome("R10 a second daemon on one data directory", trials, findings, seed)
+
+
+def _start_and_wait(second: Process, findings: Findings) -> None:
+    if second.start():
+        findings.failures.append("R10: a second daemon started")
+        second.kill()
+    elif second.wait(deadline_s=20) == 0:
+        findings.failures.append("R10: a second daemon ended with exit code 0")
+
+
+async def bursts(seed: int, rounds: int) -> Outcome:
+    """M3: 200 alerts at one moment with room for 10: the day's order limit of a fresh webhook, and the largest position."""
+    findings, admitted = Findings(), Counter[int]()
+    for number in range(rounds):
+        by_count = number % 2 == 0
+        limit = ("--daily-orders", "10") if by_count else ("--max-position-size", "2")
+        with running(seed + number, webhook=limit) as run:
+            alerts = [run.alert(action="buy", symbol=SYMBOL, quantity=SIZE) for _ in range(200)]
+            await asyncio.gather(*(run.send(alert) for alert in alerts))
+            await run.settle()
+            findings.add(run.findings())
+            count = sum(run.bridge.orders_received().values())
+            admitted[count] += 1
+            if count > 10:
+                findings.breaches += 1
+            if count != 10 or positions(run) != {MARKET: Decimal(2)}:
+                findings.failures.append(f"M3 round {number}: {count} orders, position {positions(run)}")
+    return Outcome(
+        "M3 200 alerts at once, room for 10", rounds, findings, seed, note=f"orders per round: {dict(admitted)}"
+    )
+
+
+async def closes(seed: int, trials: int) -> Outcome:
+    """M5: closes of random size, many at once and mostly larger than the position, never turn it round."""
+    findings = Findings()
+    with running(seed) as run:
+        done = 0
+        while done < trials:
+            side, sign = run.rng.choice((("buy", 1), ("sell", -1)))
+            await run.send(run.alert(action=side, symbol=SYMBOL, quantity=str(Decimal(SIZE) * run.rng.randint(1, 5))))
+            await run.until(lambda: not run.waiting())
+            count = min(run.rng.randint(1, 8), trials - done)
+            sizes = [str(Decimal(SIZE) * run.rng.randint(1, 20) / 2) for _ in range(count)]
+            await asyncio.gather(*(run.send(run.alert(action="close", symbol=SYMBOL, quantity=size)) for size in sizes))
+            await run.until(lambda: not run.waiting())
+            done += count
+            if positions(run).get(MARKET, Decimal(0)) * sign < 0:
+                findings.breaches += 1
+                findings.failures.append(f"M5: closes {sizes} turned the position round")
+            await run.send(run.alert(action="close", symbol=SYMBOL, quantity=None))
+            await run.until(lambda: not run.waiting())
+        await run.settle()
+        findings.add(run.findings())
+        return Outcome("M5 closes larger than the position", done, findings, seed)
+
+
+async def stale(seed: int, trials: int) -> Outcome:
+    """M7: the exchange is away while alerts wait; what is older than its allowed age is never sent."""
+    findings = Findings()
+    max_age_s = 2
+    with running(seed, environment={"KEKBRIDGE_QUEUE_MAX_AGE_S": str(max_age_s)}) as run:
+        done = 0
+        while done < trials:
+            run.faults({"fault": "rate_limit", "path": "/v1/order"})
+            count = min(run.rng.randint(5, 40), trials - done)
+            alerts = [
+                run.alert(action="buy", symbol=s, quantity=MARKETS[s]) for s in run.rng.choices(list(MARKETS), k=count)
+            ]
+            await asyncio.gather(*(run.send(alert) for alert in alerts))
+            await asyncio.sleep(run.rng.uniform(0.5, 2 * max_age_s))
+            run.faults()
+            await run.until(lambda: not run.waiting())
+            done += count
+        await run.settle()
+        findings.add(run.findings())
+        by_status = run.query("SELECT status, count(*) FROM orders GROUP BY status ORDER BY 1")
+        return Outcome("M7 queue held longer than the allowed age", done, findings, seed, note=str(dict(by_status)))
+
+
+async def swapped(seed: int, trials: int) -> Outcome:
+    """M8: the close and the open of one bar arrive swapped, 0 to 500 ms apart: a webhook that follows positions ends right."""
+    findings = Findings()
+    with running(seed, webhook=("--follow", "position")) as run:
+        before = Decimal(0)
+        for _ in range(trials):
+            target = Decimal(SIZE) * run.rng.randint(1, 5) * run.rng.choice((1, -1))
+            if target * before > 0:
+                target = -target
+            new, old = _position(run, target, before=Decimal(0)), _position(run, Decimal(0), before=before)
+            first, second = (new, old) if run.rng.random() < 0.7 else (old, new)
+            sending = [asyncio.create_task(run.send(first))]
+            await asyncio.sleep(run.rng.uniform(0, 0.5))
+            sending.append(asyncio.create_task(run.send(second)))
+            await asyncio.gather(*sending)
+            await run.until(lambda: not run.waiting())
+            found = positions(run).get(MARKET, Decimal(0))
+            if found != target:
+                order = "swapped" if first is new else "in order"
+                findings.failures.append(f"M8 from {before} to {target} ({order}): ended at {found}")
+            before = found
+        await run.settle()
+        findings.add(run.findings())
+        return Outcome("M8 close and open of a bar swapped", trials, findings, seed)
+
+
+def _position(run: Run, target: Decimal, *, before: Decimal) -> dict[str, object]:
+    """What a strategy that now stands at `target` sends: its side, its size, and where it came from."""
+    grows = abs(target) > abs(before)
+    side = "buy" if target > before else "sell"
+    return run.alert(
+        action=side,
+        symbol=SYMBOL,
+        quantity=str(abs(target - before)),
+        marketPosition=_word(target),
+        marketPositionSize=str(abs(target)),
+        prevMarketPosition=_word(before),
+        prevMarketPositionSize=str(abs(before)),
+        comment="open" if grows else "close",
+    )
+
+
+def _word(position: Decimal) -> str:
+    return "flat" if position == 0 else "long" if position > 0 else "short"
+
+
+async def filled_while_down(seed: int, trials: int) -> Outcome:
+    """R8: the exchange accepts, we die, the order fills while we are down; it is adopted with its price and its stop is looked after."""
+    findings = Findings()
+    delay = {"fault": "delay", "path": "/v1/algo/order", "method": "POST", "delay_ms": 600, "when": "after"}
+    with running(seed) as run:
+        for number in range(trials):
+            run.faults(delay, *([{"fault": "lose_stop", "count": 1}] if number % 2 else []))
+            symbol = run.rng.choice(list(MARKETS))
+            sending = asyncio.create_task(
+                run.send(run.alert(action="buy", symbol=symbol, quantity=MARKETS[symbol], stopLoss="5%"))
+            )
+            accepted = len(run.bridge.orders_received())
+            await run.until(lambda n=accepted: len(run.bridge.orders_received()) > n, deadline_s=5)  # type: ignore[misc]
+            await asyncio.sleep(run.rng.uniform(0, 0.3))
+            run.bridge.daemon.kill()
+            run.faults()
+            killed = time.monotonic()
+            await asyncio.to_thread(run.restart)
+            await sending
+            await run.until(lambda: not run.waiting())
+            open_for = time.monotonic() - killed
+            await run.until(lambda: _all_protected(run), deadline_s=15)
+            if not _all_protected(run):
+                findings.failures.append(f"R8 trial {number}: no stop {time.monotonic() - killed:.1f} s after the kill")
+            del open_for
+            await run.send(run.alert(action="close", symbol=symbol, quantity=None))
+            await run.until(lambda: not run.waiting())
+        await run.settle()
+        found = run.findings()
+        findings.add(found)
+        return Outcome("R8 filled while we were down", trials, findings, seed)
+
+
+def _all_protected(run: Run) -> bool:
+    """Every open position has live stops of its size at the exchange."""
+    state = call(f"{run.bridge.paper_url}/paper/state")
+    covered: Counter[str] = Counter()
+    for row in state["open_algo_orders"]:
+        covered[row["symbol"]] += sum((_live(leaf) for leaf in _leaves(row)), Decimal(0))  # type: ignore[assignment]
+    return all(abs(Decimal(quantity)) <= covered[symbol] for symbol, quantity in state["positions"].items())
+
+
+def _leaves(row: dict[str, object]) -> list[dict[str, object]]:
+    children = row.get("child_orders")
+    if isinstance(children, list) and children:
+        return [leaf for child in children for leaf in _leaves(child)]
+    return [row]
+
+
+def _live(leaf: dict[str, object]) -> Decimal:
+    is_stop = leaf["algo_type"] in ("STOP", "STOP_LOSS")
+    is_open = leaf.get("algo_status") in ("NEW", None) and not leaf.get("is_triggered")
+    return Decimal(str(leaf["quantity"])) if is_stop and is_open else Decimal(0)
