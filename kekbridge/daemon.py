@@ -14,7 +14,7 @@ import getpass
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from typing import Any
 import structlog
 
 from kekbridge.canceling import Canceller
-from kekbridge.config import Settings
+from kekbridge.config import Server, Settings
 from kekbridge.decision import Terms
 from kekbridge.delivery import WEBHOOK_PATH, Readiness
 from kekbridge.equity import EquityWatch
@@ -54,6 +54,7 @@ from kekbridge.risk.limits import account_limits
 from kekbridge.store import webhooks
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
+from kekbridge.supervise import InheritedSocket, Supervisor, inherited_sockets
 from kekbridge.takeprofits import TakeProfits
 from kekbridge.vault import OpenVault, Sealer, master_key, open_vault, orderly_secret
 from kekbridge.worker import Worker
@@ -90,12 +91,16 @@ def serve(settings: Settings, data_dir: Path, *, announce: Callable[[Started], N
 async def _serve(settings: Settings, data_dir: Path, announce: Callable[[Started], None]) -> int:
     stop = asyncio.Event()
     _install_signals(stop)
+    supervisor = Supervisor.from_environment(os.environ)
+    sockets = inherited_sockets(os.environ)
     async with AsyncExitStack() as stack:
-        daemon = await Daemon.build(settings, data_dir, stack)
+        daemon = await Daemon.build(settings, data_dir, stack, supervisor=supervisor, sockets=sockets)
         async with daemon.running():
             await daemon.wait_until_recovered(_SETTLE_S)
             announce(daemon.started)
+            supervisor.ready()
             await stop.wait()
+            supervisor.stopping()
     return 0
 
 
@@ -127,8 +132,12 @@ class Daemon:
         paper: PaperExchange | None,
         exchange: OrderlyExchange,
         clock: Callable[[], datetime],
+        supervisor: Supervisor,
+        sockets: Sequence[InheritedSocket],
     ) -> None:
         self._settings = settings
+        self._supervisor = supervisor
+        self._sockets = sockets
         self._data_dir = data_dir
         self._vault = vault
         self.sealer = sealer
@@ -161,6 +170,7 @@ class Daemon:
             follower=self.follower,
             recovery=self.recovery,
             canceller=self.canceller,
+            outcomes=outcomes,
             settings=settings.queue,
             clock=clock,
         )
@@ -218,10 +228,18 @@ class Daemon:
 
     @classmethod
     async def build(
-        cls, settings: Settings, data_dir: Path, stack: AsyncExitStack, *, clock: Callable[[], datetime] = _CLOCK
+        cls,
+        settings: Settings,
+        data_dir: Path,
+        stack: AsyncExitStack,
+        *,
+        clock: Callable[[], datetime] = _CLOCK,
+        supervisor: Supervisor | None = None,
+        sockets: Sequence[InheritedSocket] = (),
     ) -> Daemon:
         """Open everything in order; the stack closes it in reverse. Raises OperatorError."""
-        check_bind(settings.server, settings.tls)
+        for server in _addresses(settings, sockets):
+            check_bind(server, settings.tls)
         prepare_data_dir(data_dir)
         stack.enter_context(DaemonLock(data_dir))
         vault = await asyncio.to_thread(open_vault, settings.vault, data_dir, settings.mode, ask=_ask_on_terminal())
@@ -240,6 +258,8 @@ class Daemon:
             paper=paper,
             exchange=exchange,
             clock=clock,
+            supervisor=supervisor or Supervisor(None),
+            sockets=sockets,
         )
 
     @asynccontextmanager
@@ -252,6 +272,7 @@ class Daemon:
             background = [
                 group.create_task(self.follower.run()),
                 group.create_task(self.refusals.run()),
+                group.create_task(self._supervisor.run(self._is_alive, self._describe)),
                 group.create_task(self.key_use.run()),
                 group.create_task(self._when_recovered(self.guard.run)),
                 group.create_task(self._when_recovered(self.take_profits.run)),
@@ -267,7 +288,7 @@ class Daemon:
 
     async def _open_door(self) -> Started:
         """Listen, and say where."""
-        host, port = await self.listener.start()
+        host, port = await self.listener.start([given.socket for given in self._sockets] or None)
         url = f"{'https' if self._settings.tls.cert else 'http'}://{host}:{port}"
         # Everything that lives as long as the daemon is allocated now: keep it out of every later collection.
         gc.collect()
@@ -334,6 +355,18 @@ class Daemon:
         self.jobs.start()
         await self.worker.run(self.pipeline)
 
+    def _is_alive(self) -> bool:
+        """For the watchdog: the event loop asks, so it runs; once trading has begun the worker must have moved, too."""
+        limit_s = self._supervisor.watchdog_s or 0.0
+        return not self._recovered.is_set() or self.worker.is_stopping or self.worker.idle_for_s() < limit_s
+
+    def _describe(self) -> str:
+        """One line for the supervisor."""
+        seen = self.readiness()
+        if seen.is_ready:
+            return f"{self._settings.mode.value}: trading, {self.worker.lanes} orders under way"
+        return f"{self._settings.mode.value}: not ready: {seen.detail['detail'] or 'reconciling with the exchange'}"
+
     def readiness(self) -> Readiness:
         """For /readyz: reconciled with the exchange, and the exchange reachable."""
         health = self.exchange.health
@@ -351,6 +384,13 @@ class Daemon:
                 "detail": health.detail,
             },
         )
+
+
+def _addresses(settings: Settings, sockets: Sequence[InheritedSocket]) -> tuple[Server, ...]:
+    """Where it will listen: as the settings say, or wherever the sockets that were handed over do."""
+    if not sockets:
+        return (settings.server,)
+    return tuple(settings.server.model_copy(update={"host": str(given.socket.getsockname()[0])}) for given in sockets)
 
 
 def prepare_data_dir(data_dir: Path) -> None:

@@ -33,7 +33,7 @@ from kekbridge.exchange.protocol import Accepted, Deferred, Exchange, Refused, S
 from kekbridge.model import AccountSnapshot, Mark, Order, OrderStatus, Purpose, Usage, Webhook
 from kekbridge.outcomes import Outcomes
 from kekbridge.risk import rules
-from kekbridge.store import alerts, claiming, orders
+from kekbridge.store import alerts, claiming, orders, sweeping
 from kekbridge.store.admission import Admission, AlertDraft, Decision
 from kekbridge.store.claiming import Recheck
 from kekbridge.store.database import Database
@@ -291,7 +291,7 @@ class Pipeline:
         self.being_sent.add(order.client_order_id)
         try:
             reach("W4")
-            submission = await self._set_leverage(claimed) or await self._exchange.place(claimed)
+            submission = await self._set_leverage(claimed) or await self._place(claimed)
             reach("W6")
             recorded = await self._record(claimed, submission)
             reach("W9")
@@ -307,6 +307,16 @@ class Pipeline:
             code=recorded.code,
         )
         return submission
+
+    async def _place(self, order: Order) -> Submission:
+        """Send it; but the rate window may have come long after the check, so trading must still be allowed in that very moment."""
+
+        def veto() -> Refused | None:
+            now = self._clock()
+            why = self._database.read_now(sweeping.forbidden, order, now=now)
+            return None if why is None else Refused(*why)
+
+        return await self._exchange.place(order, veto=veto)
 
     async def _set_leverage(self, order: Order) -> Submission | None:
         """Bring the symbol to the leverage that the entry asks for; None when it is there, else why nothing was sent."""
@@ -373,6 +383,8 @@ class Pipeline:
         match submission:
             case Accepted(order_id=order_id):
                 write = self._database.write(orders.mark_accepted, name, order_id=order_id, now=now)
+            case Refused(code=code, message=message) if code in sweeping.STOPPED:
+                write = self._database.write(orders.mark_denied, name, code=code, error=message, now=now)
             case Refused(code=code, message=message):
                 write = self._database.write(orders.mark_rejected, name, code=code, error=message, now=now)
             case Deferred(code=code, message=message, retry_after_s=retry_after_s):

@@ -19,9 +19,11 @@ from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.protocol import Accepted, Unknown
 from kekbridge.following import Follower
 from kekbridge.model import Order, OrderStatus
+from kekbridge.outcomes import Outcomes
 from kekbridge.pipeline import Pipeline
 from kekbridge.recovery import Breaker, Recovery
 from kekbridge.store import orders as order_rows
+from kekbridge.store import sweeping
 from kekbridge.store.admission import Admission
 from kekbridge.store.database import Database
 
@@ -30,6 +32,7 @@ log = structlog.get_logger("kekbridge.worker")
 # How long to sleep when nothing wakes us: deferred orders come due, and another process may have changed the trading state.
 _IDLE_LOOK_S = 0.5
 _PAUSE_AFTER_TROUBLE_S = 1.0
+_SWEEP_S = 0.5
 
 
 class Worker:
@@ -42,6 +45,7 @@ class Worker:
         follower: Follower,
         recovery: Recovery,
         canceller: Canceller,
+        outcomes: Outcomes,
         settings: Queue,
         clock: Callable[[], datetime],
     ) -> None:
@@ -49,6 +53,7 @@ class Worker:
         self._follower = follower
         self._recovery = recovery
         self._canceller = canceller
+        self._outcomes = outcomes
         self._settings = settings
         self._clock = clock
         self._awake = asyncio.Event()
@@ -56,6 +61,7 @@ class Worker:
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._claimed: list[Order] = []  # claimed by their admission, not yet in a lane
         self._is_trading = False
+        self._moved_at = float("inf")  # it has not begun
         self.breaker = Breaker()
 
     # --------------------------------------------------------------------------------------------- for the pipeline (Lanes)
@@ -80,6 +86,15 @@ class Worker:
     # ------------------------------------------------------------------------------------------------------------ life
 
     @property
+    def lanes(self) -> int:
+        """How many orders are under way."""
+        return len(self._busy)
+
+    def idle_for_s(self) -> float:
+        """Seconds since the worker last looked at the queue; it looks twice a second when nothing happens."""
+        return asyncio.get_running_loop().time() - self._moved_at
+
+    @property
     def is_stopping(self) -> bool:
         return self._stopping.is_set()
 
@@ -99,7 +114,9 @@ class Worker:
         """Until stopped: give every free lane the next order of its symbol."""
         self._is_trading = True
         async with asyncio.TaskGroup() as lanes:
+            sweeper = lanes.create_task(self._sweep())
             while not self._stopping.is_set():
+                self._moved_at = asyncio.get_running_loop().time()
                 self._awake.clear()
                 try:
                     await self._fill_lanes(lanes, pipeline)
@@ -107,8 +124,22 @@ class Worker:
                     log.error("queue_not_readable", code=error.code, error=error.message)
                     await self.sleep_unless_stopping(_PAUSE_AFTER_TROUBLE_S)
                 await self._sleep()
+            sweeper.cancel()
         self._is_trading = False
         await self._return_claimed()
+
+    async def _sweep(self) -> None:
+        """For ever: finish queued orders that may not be sent any more (too old, trading stopped), wherever they stand in the queue."""
+        while True:
+            try:
+                now = self._clock()
+                if await self._database.read(sweeping.is_due, now=now):
+                    for order in await self._database.write(sweeping.sweep, now=now):
+                        log.info("order_not_sent", client_order_id=order.client_order_id, code=order.code)
+                        self._outcomes.publish(order)
+            except KekbridgeError as error:
+                log.error("queue_not_swept", code=error.code, error=error.message)
+            await asyncio.sleep(_SWEEP_S)
 
     async def _fill_lanes(self, lanes: asyncio.TaskGroup, pipeline: Pipeline) -> None:
         claimed, self._claimed = self._claimed, []

@@ -194,10 +194,11 @@ class OrderlyExchange:
 
     # -------------------------------------------------------------------------------------------------------------- orders
 
-    async def place(self, order: Order) -> Submission:
+    async def place(self, order: Order, *, veto: Callable[[], Refused | None] | None = None) -> Submission:
         """Send exactly one create for a stored order, after its turn in the rate window; exits overtake entries.
 
-        Deferred also when the window came only after `expires_at`: too old to trade, and nothing was sent.
+        Deferred also when the window came only after `expires_at`: too old to trade, and nothing was sent. `veto` is asked last, right
+        before the request leaves: what it returns is the answer then, and nothing was sent.
         """
         try:
             request = bodies.create_request(order)
@@ -213,6 +214,10 @@ class OrderlyExchange:
             return Deferred(
                 "alert_expired", "the order's turn in the exchange's rate window came after its allowed age"
             )
+        vetoed = veto() if veto is not None else None
+        if vetoed is not None:
+            ticket.give_back()
+            return vetoed
         sent_at = self._clock()
         submission = await self.rest.create(request, ticket)
         return replace(submission, sent_at=sent_at) if isinstance(submission, Unknown) else submission

@@ -121,8 +121,11 @@ class Exchange(Protocol):
     async def refresh(self) -> AccountSnapshot:
         """Ask for account, positions and marks now; returns the new snapshot."""
 
-    async def place(self, order: Order) -> Submission:
-        """Send exactly one create request for a stored order (after waiting for the rate window; exits go first)."""
+    async def place(self, order: Order, *, veto: Callable[[], Refused | None] | None = None) -> Submission:
+        """Send exactly one create request for a stored order (after waiting for the rate window; exits go first).
+
+        `veto` is asked last, when the request is about to leave.
+        """
 
     async def find(self, order: Order) -> OrderReport | None:
         """Ask for an order by its client order id. None only when the exchange says that it does not exist."""
