@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,16 +10,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from kekbridge.cli.app import COMMANDS, app
-
-
-def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command below a group with its path, groups too."""
-    yield path, command
-    if isinstance(command, TyperGroup):
-        context: Any = None
-        for name in command.list_commands(context):
-            yield from walk(command.get_command(context, name), (*path, name))
-
+from tests.cli.tree import walk
 
 ALL = [(" ".join(path), command) for path, command in walk(get_command(app)) if path]
 each_command = pytest.mark.parametrize(("path", "command"), ALL, ids=[path for path, _ in ALL])

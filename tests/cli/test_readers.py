@@ -1,0 +1,95 @@
+"""The readers on their own: words when there is nothing, every code explained, hostile alerts harmless on the screen."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kekbridge.codes import CODES
+from tests.cli.processes import Served, bare_environment, starting
+from tests.system.harness import call, wait_until
+
+HOSTILE = "\x1b[2J\x1b]0;pwned\x07[/][red]x[/red]\u202e\x9b31m\r\nfake line"
+
+
+@pytest.mark.parametrize("command", [("logs",), ("orders",), ("orders", "--open"), ("positions",), ("webhook", "list")])
+def test_nothing_yet_is_said_on_stderr_and_is_empty_json(run: Any, command: tuple[str, ...]) -> None:
+    """An empty list is no error: a word for people, nothing on stdout that a script would take for data."""
+    run("resume")  # makes the database
+    shown = run(*command)
+    assert (shown.code, shown.out) == (0, "")
+    assert shown.err
+    assert run(*command, "--json").out.strip() in ("", "[]")
+
+
+def test_codes_are_all_explained(run: Any) -> None:
+    """`explain --codes` lists every code with meaning and fix; `explain CODE` shows one, without any database."""
+    assert {code["name"] for code in run("explain", "--codes", "--json").data} == set(CODES)
+    text = " ".join(run("explain", "--codes").out.split())
+    for code in CODES.values():
+        assert f"{code.meaning} {code.fix}" in text
+    shown = run("explain", "timestamp_stale")
+    assert shown.code == 0
+    assert CODES["timestamp_stale"].fix in shown.out
+
+
+def test_explain_needs_something_to_explain(run: Any) -> None:
+    """No argument is wrong usage, an unknown alert is exit code 3."""
+    run("resume")
+    assert run("explain").code == 2
+    assert run("explain", "nobody").code == 3
+
+
+@pytest.mark.parametrize("arguments", [("--since", "yesterday"), ("--symbol", "BTCUSDT"), ("--limit", "0")])
+def test_filters_that_cannot_be_meant_are_refused(run: Any, arguments: tuple[str, ...]) -> None:
+    """A filter that would silently match nothing, or everything, is wrong usage."""
+    run("resume")
+    assert run("logs", *arguments).code == 2
+
+
+def test_trading_state_is_stored_with_its_reason(run: Any) -> None:
+    """halt, exits-only and resume say what holds now, who set it and why; they need no daemon."""
+    halted = run("halt", "--reason", "exchange incident", "--json").data
+    assert (halted["state"], halted["reason"], halted["by"]) == ("halted", "exchange incident", "command line")
+    assert "exits only" in run("exits-only").out
+    assert run("resume", "--json").data["state"] == "running"
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Served, dict[str, Any]]]:
+    """A running bridge and a webhook that takes anything."""
+    with starting(bare_environment(tmp_path / "data")) as start:
+        bridge = start("serve", "--json")
+        told = json.loads(bridge.line(lambda text: True))
+        wait_until(lambda: call(told["url"] + "/readyz")["ready"], deadline_s=60)
+        yield bridge, bridge.data("webhook", "create", "w", "--no-require-signature", "--no-require-timestamp")
+
+
+def test_hostile_alerts_are_harmless_on_the_screen(served: tuple[Served, dict[str, Any]]) -> None:
+    """Escape sequences, markup and line breaks in an alert's fields reach neither terminal nor log as anything but text."""
+    bridge, webhook = served
+    for number, fields in enumerate(
+        ({"symbol": HOSTILE}, {"symbol": "BTCUSDT", "comment": HOSTILE, HOSTILE: HOSTILE}, {"action": HOSTILE})
+    ):
+        body = {"apiKey": webhook["apiKey"], "alertId": f"h{number}", "action": "buy", "quantity": "0.01"} | fields
+        assert "success" in call(webhook["webhookUrl"], body)
+    call(webhook["webhookUrl"], {"apiKey": HOSTILE, "action": "buy"})
+    ids = [json.loads(line) for line in bridge.run("logs", "--json").stdout.splitlines()]
+    shown = [
+        bridge.run("logs"),
+        bridge.run("orders"),
+        *(bridge.run("explain", one["id"]) for one in ids if "id" in one),
+    ]
+    assert len(shown) >= 4
+    for done in shown:
+        assert done.returncode == 0, done.stderr
+        unsafe = {character for character in done.stdout if unicodedata.category(character) in ("Cc", "Cf")}
+        assert unsafe <= {"\n"}
+    assert not any(line.startswith("fake line") for done in shown for line in done.stdout.splitlines())
+    assert bridge.stop() == 0
+    assert not any(unicodedata.category(character) in ("Cc", "Cf") for line in bridge.log if line for character in line)

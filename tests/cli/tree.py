@@ -1,0 +1,17 @@
+"""Every command of the command line, for tests that hold for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from typer.core import TyperGroup
+
+
+def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command below a group with its path, groups too."""
+    yield path, command
+    if isinstance(command, TyperGroup):
+        context: Any = None
+        for name in command.list_commands(context):
+            yield from walk(command.get_command(context, name), (*path, name))
