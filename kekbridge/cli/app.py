@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("kekbridge.cli.replay:app", "Show what a stored alert would do now; never live."),
     "orders": ("kekbridge.cli.orders:orders", "List orders, newest last."),
     "positions": ("kekbridge.cli.orders:positions", "List open positions as the bridge last saw them."),
-    "risk": ("kekbridge.cli.risk:app", "Show every limit, what is used of it and what is left."),
+    "risk": ("kekbridge.cli.risk:app", "Show limits and their use."),
     "halt": ("kekbridge.cli.trading:halt", "Stop all trading at once, exits too."),
     "exits-only": ("kekbridge.cli.trading:exits_only", "Refuse entries at once; exits still pass."),
     "resume": ("kekbridge.cli.trading:resume", "Trade again after halt or exits-only."),

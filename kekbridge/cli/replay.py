@@ -61,9 +61,10 @@ def replay(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> int:
-    """Show what a stored alert would do now: every verdict and the exact orders. Nothing is sent or stored.
+    """Show what a stored alert would do now; never live.
 
-    The account, its positions and the day's use are those of this moment. The daemon must run.
+    Every verdict and the exact orders; nothing is sent or stored. The account, its positions and the day's use are those of this
+    moment. The daemon must run.
     """
     from kekbridge import webhooks
     from kekbridge.cli import sending

@@ -72,7 +72,9 @@ def trade_again(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Trade again after halt, exits-only, or a limit that closed the account or a webhook.
+    """Trade again after halt or exits-only.
+
+    Also after a limit that closed the account or a webhook.
 
     A limit that is still exceeded closes its scope again: raise it, wait for its reset, or for a drawdown use --reset-peak.
     """
