@@ -13,6 +13,7 @@ import gc
 import getpass
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,7 +30,7 @@ from kekbridge.config import Server, Settings
 from kekbridge.decision import Terms
 from kekbridge.delivery import WEBHOOK_PATH, Readiness
 from kekbridge.equity import EquityWatch
-from kekbridge.errors import ConfigError, KekbridgeError
+from kekbridge.errors import ConfigError, KekbridgeError, StoreUnavailable
 from kekbridge.exchange.orderly import OrderlyExchange
 from kekbridge.exchange.signing import Signer
 from kekbridge.following import Follower
@@ -51,6 +52,7 @@ from kekbridge.protect import Guard
 from kekbridge.recovery import Recovery
 from kekbridge.refusals import RefusalLog
 from kekbridge.risk.limits import account_limits
+from kekbridge.store import settings as store_settings
 from kekbridge.store import webhooks
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
@@ -63,6 +65,7 @@ log = structlog.get_logger("kekbridge.daemon")
 
 
 _RECOVERY_PAUSE_S = 1.0
+_EXCHANGE_ADDRESS = "exchange_address"
 _SETTLE_S = 2.0
 _CLOCK: Callable[[], datetime] = lambda: datetime.now(UTC)  # noqa: E731 - a clock is a function
 
@@ -137,6 +140,7 @@ class Daemon:
     ) -> None:
         self._settings = settings
         self._supervisor = supervisor
+        self._clock = clock
         self._sockets = sockets
         self._data_dir = data_dir
         self._vault = vault
@@ -247,7 +251,7 @@ class Daemon:
         database = await asyncio.to_thread(Database.open, data_dir)
         stack.push_async_callback(database.close)
         paper = await _start_paper(settings, data_dir, stack)
-        exchange = _exchange(settings, vault, paper.base_url if paper else None, clock)
+        exchange = exchange_client(settings, vault, paper.base_url if paper else None, clock)
         stack.push_async_callback(exchange.close)
         return cls(
             settings=settings,
@@ -267,6 +271,7 @@ class Daemon:
         """Open the door, work in the background, and drain at the end: door, lanes, jobs, answers still being written down."""
         await self.exchange.start()
         self.started = await self._open_door()
+        await self._remember_exchange()
         async with asyncio.TaskGroup() as group:
             trading = group.create_task(self._trade())
             background = [
@@ -285,6 +290,14 @@ class Daemon:
                 await asyncio.shield(self._drain(trading))
                 for task in (*background, trading):
                     task.cancel()
+
+    async def _remember_exchange(self) -> None:
+        """For commands that must reach the exchange without this process: the embedded one may have had to take another port."""
+        address = self._paper_url or self._settings.exchange.base_url
+        try:
+            await self.database.write(store_settings.set_value, _EXCHANGE_ADDRESS, address, now=self._clock())
+        except StoreUnavailable as error:
+            log.warning("exchange_address_not_noted", error=error.message)
 
     async def _open_door(self) -> Started:
         """Listen, and say where."""
@@ -423,7 +436,20 @@ async def _start_paper(settings: Settings, data_dir: Path, stack: AsyncExitStack
     return paper
 
 
-def _exchange(
+def exchange_address(connection: sqlite3.Connection, settings: Settings) -> str | None:
+    """Where the daemon that last ran in paper mode found its exchange, for commands beside it; None when the settings say it.
+
+    Raises ConfigError when there is no way to know.
+    """
+    if settings.mode is not Mode.PAPER or settings.exchange.base_url:
+        return None
+    known = store_settings.get_value(connection, _EXCHANGE_ADDRESS)
+    if known is None:
+        raise ConfigError("no paper exchange has run on this data directory yet; `kekbridge serve` starts one")
+    return str(known)
+
+
+def exchange_client(
     settings: Settings, vault: OpenVault, paper_url: str | None, clock: Callable[[], datetime]
 ) -> OrderlyExchange:
     """The one client, pointed at the venue of the mode."""

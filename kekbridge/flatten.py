@@ -40,6 +40,7 @@ class Flattened:
     orders_left: int
     positions_left: tuple[Position, ...]
     trouble: str
+    isolated: tuple[Position, ...] = ()
 
     @property
     def is_flat(self) -> bool:
@@ -77,7 +78,8 @@ async def flatten(
             await asyncio.sleep(_PAUSE_S)
             continue
         if (not left and not orders) or asyncio.get_running_loop().time() - started >= deadline_s:
-            return Flattened(len(closed), len(orders), left, trouble if left or orders else "")
+            isolated = tuple(each for each in snapshot.other_positions if each.quantity)
+            return Flattened(len(closed), len(orders), left, trouble if left or orders else "", isolated)
         round_number += 1
         await asyncio.sleep(_PAUSE_S)
 

@@ -19,6 +19,8 @@ from kekbridge.cli.options import ConfigFile, DataDir, Places
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("kekbridge.cli.serve:app", "Run the bridge: take alerts and place their orders."),
     "webhook": ("kekbridge.cli.webhook:app", "Create, list, show, edit and switch webhooks."),
+    "keys": ("kekbridge.cli.keys:app", "The exchange key: add, make, register, check, restrict, remove."),
+    "vault": ("kekbridge.cli.vault:app", "Show where secrets are kept, and move them."),
     "template": ("kekbridge.cli.template:app", "Print the message to paste into a TradingView alert."),
     "logs": ("kekbridge.cli.logs:app", "List what came in and what became of it, newest last."),
     "explain": ("kekbridge.cli.explain:app", "Tell the whole story of one alert, or list every code."),
@@ -28,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "risk": ("kekbridge.cli.risk:app", "Show limits and their use."),
     "halt": ("kekbridge.cli.trading:halt", "Stop all trading at once, exits too."),
     "exits-only": ("kekbridge.cli.trading:exits_only", "Refuse entries at once; exits still pass."),
+    "flatten": ("kekbridge.cli.flatten:flatten", "Halt, cancel every order, close every position."),
     "resume": ("kekbridge.cli.trading:resume", "Trade again after halt or exits-only."),
     "config": ("kekbridge.cli.config:app", "Show and check the settings."),
     "paper": ("kekbridge.cli.paper:app", "Run the paper exchange alone, for any Orderly client."),
