@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Literal
 
 from kekbridge.alerts.market import read_market
+from kekbridge.alerts.moves import has_drifted
 from kekbridge.alerts.signal import Alert, Signal
 from kekbridge.alerts.translate import Plan, translate
 from kekbridge.errors import RequestRefused
@@ -85,6 +86,18 @@ def decide(
             break
     concluded = _conclude(alert, plans, kept, verdicts, warnings, denial=denial, refusal=refusal)
     return replace(concluded, trips=_trips(denial, allowed.notional, webhook, usage, terms)) if denial else concluded
+
+
+def is_out_of_turn(usage: Usage, *, alert: Alert, webhook: Webhook, snapshot: AccountSnapshot) -> bool:
+    """True when an alert of a webhook that follows a position does not start from the position we know: perhaps it overtook another."""
+    if webhook.settings.follow != "position":
+        return False
+    step = alert.steps[0]
+    try:
+        market = read_market(step, settings=webhook.settings, snapshot=snapshot, pending=pending_quantities(usage))
+        return has_drifted(step, market)
+    except RequestRefused:
+        return False
 
 
 def judge(

@@ -32,11 +32,13 @@ from kekbridge.exchange import bodies
 from kekbridge.exchange.protocol import Accepted, Deferred, Exchange, Refused, Submission, Unknown
 from kekbridge.model import AccountSnapshot, Mark, Order, OrderStatus, Purpose, Usage, Webhook
 from kekbridge.outcomes import Outcomes
+from kekbridge.reorder import Reorder
 from kekbridge.risk import rules
 from kekbridge.store import alerts, claiming, orders, sweeping
 from kekbridge.store.admission import Admission, AlertDraft, Decision
 from kekbridge.store.claiming import Recheck
 from kekbridge.store.database import Database
+from kekbridge.store.usage import read_usage
 
 log = structlog.get_logger("kekbridge.pipeline")
 
@@ -87,6 +89,7 @@ class Pipeline:
         self._lanes = lanes
         self._tell_price = tell_price  # True when the venue takes the price for its mark
         self.being_sent: set[str] = set()  # claimed here, no answer recorded yet
+        self._reorder = Reorder()
         self._notes: set[asyncio.Task[None]] = set()  # answers being written down after they were given
 
     # ------------------------------------------------------------------------------------------------------ in the request
@@ -99,6 +102,8 @@ class Pipeline:
         started = time.perf_counter()
         message = payload.read_message(delivery.body)
         caller = rehearsal.as_asked(self._door.authenticate(delivery, message))
+        if caller.webhook.settings.follow == "position" and not caller.is_dry_run:
+            await self._wait_for_turn(message, caller.webhook)
         snapshot = self._known_account()
         draft, decide = self._prepare(delivery, message, caller, snapshot)
         if caller.is_dry_run:
@@ -108,6 +113,7 @@ class Pipeline:
         reach("W1")
         stages = {"stored": _milliseconds_since(started)}
         self._lanes.take(admitted)
+        self._reorder.moved(admitted.alert.webhook_id or "")
         answer = await self._answer(admitted, delivery)
         stages["answered"] = _milliseconds_since(started)
         self._note_answer(admitted, answer, stages)
@@ -120,6 +126,19 @@ class Pipeline:
             # Nothing was stored: TradingView sends again in 5 s, and by then the exchange may have answered.
             raise StoreUnavailable("not_ready", "the exchange has not been reached since the start; send again")
         return snapshot
+
+    async def _wait_for_turn(self, message: Message, webhook: Webhook) -> None:
+        """Let an alert wait a moment for the one it may have overtaken; whether it fits then is for its decision to say."""
+        try:
+            alert = payload.interpret(message, webhook.settings)
+        except RequestRefused:
+            return
+
+        async def is_out_of_turn() -> bool:
+            usage = await self._database.read(read_usage, webhook.id, now=self._clock(), cooldown_s=0)
+            return decision.is_out_of_turn(usage, alert=alert, webhook=webhook, snapshot=self._known_account())
+
+        await self._reorder.wait_for_turn(webhook.id, is_out_of_turn, reorder_ms=webhook.settings.reorder_ms)
 
     def _prepare(
         self, delivery: Delivery, message: Message, caller: Caller, snapshot: AccountSnapshot

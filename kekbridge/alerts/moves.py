@@ -287,6 +287,11 @@ def _before(target: TargetPosition, market: Market) -> Decimal | None:
     return None if target.previous_signed is None else _units(target.previous_signed, market)
 
 
+def has_drifted(signal: Signal, market: Market) -> bool:
+    """True when the account does not hold what the strategy believes it held before its step. Raises Refused."""
+    return signal.target is not None and bool(_drift_warnings(signal.target, market, ""))
+
+
 def _drift_warnings(target: TargetPosition, market: Market, remark: str) -> tuple[str, ...]:
     """A warning when the account does not hold what the strategy believes it held before its step."""
     if market.is_inverse:
