@@ -18,6 +18,7 @@ from kekbridge.errors import Unreadable
 
 _DEEPEST = 12  # a message with steps and take-profit lists needs four levels
 _MOST_BRACKETS = 5000
+_MOST_FIELDS = 256  # real messages have twenty; each field is looked at several times on the way
 _WHITESPACE = b" \t\r\n\x0b\x0c"
 _BOM = b"\xef\xbb\xbf"
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"PK\x03\x04")
@@ -88,6 +89,11 @@ def _constant_refuser(text: str) -> Callable[[str], NoReturn]:
 
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > _MOST_FIELDS:
+        raise Unreadable(
+            "invalid_json",
+            f"the message has {len(pairs)} fields in one object, expected at most {_MOST_FIELDS}; remove what is not needed",
+        )
     result: dict[str, Any] = {}
     seen: dict[str, str] = {}
     for name, value in pairs:

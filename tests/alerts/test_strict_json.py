@@ -20,3 +20,10 @@ def test_a_raised_recursion_limit_does_not_let_nesting_through() -> None:
     finally:
         sys.setrecursionlimit(limit)
     assert caught.value.code == "invalid_json"
+
+
+def test_a_message_of_thousands_of_fields_is_refused() -> None:
+    """Each field costs time on the loop that serves everybody: far more than any alert has is no alert."""
+    body = "{" + ",".join(f'"k{number}":1' for number in range(257)) + "}"
+    with pytest.raises(Unreadable, match="257 fields"):
+        read_document(body.encode())
