@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kekbridge.codes import Code
     from kekbridge.model import Fill, Order, Verdict
     from kekbridge.store.alerts import StoredAlert
+    from kekbridge.store.exits import Leg
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -57,7 +58,7 @@ def explain(
 
 def _story(connection: sqlite3.Connection, reference: str) -> dict[str, Any]:
     """Everything that is stored about one alert. Raises NotFound."""
-    from kekbridge.store import alerts, events, fills, orders
+    from kekbridge.store import alerts, events, exits, fills, orders
 
     alert = alerts.find(connection, reference)
     legs = orders.of_alert(connection, alert.id)
@@ -66,6 +67,8 @@ def _story(connection: sqlite3.Connection, reference: str) -> dict[str, Any]:
         "orders": legs,
         "details": {order.client_order_id: orders.details(connection, order.client_order_id) for order in legs},
         "fills": {order.client_order_id: fills.of_order(connection, order.client_order_id) for order in legs},
+        "exits": {order.client_order_id: exits.of_order(connection, order.client_order_id) for order in legs},
+        "exit_fills": {order.client_order_id: fills.exits_of(connection, order.client_order_id) for order in legs},
         "events": events.of_alert(connection, alert.id),
     }
 
@@ -81,6 +84,8 @@ def _print_json(story: dict[str, Any]) -> None:
             "request": story["details"][order.client_order_id].request,
             "verdictsBeforeSending": render.jsonable(story["details"][order.client_order_id].verdicts),
             "fills": render.jsonable(story["fills"][order.client_order_id]),
+            "exits": render.jsonable(story["exits"][order.client_order_id]),
+            "exitFills": render.jsonable(story["exit_fills"][order.client_order_id]),
         }
         for order in story["orders"]
     ]
@@ -98,6 +103,7 @@ def _print(story: dict[str, Any]) -> None:
     for order in story["orders"]:
         details = story["details"][order.client_order_id]
         _print_order(order, details.request, story["fills"][order.client_order_id])
+        _print_exits(story["exits"][order.client_order_id], story["exit_fills"][order.client_order_id])
         failed = [verdict for verdict in details.verdicts if not verdict.passed]
         if failed:
             render.heading("  rules right before sending")
@@ -194,6 +200,27 @@ def _print_order(order: Order, request: str | None, fills: Sequence[Fill]) -> No
             f"{render.amount(fill.quantity)} at {render.amount(fill.price)}, fee {render.amount(fill.fee)} ({maker})"
         )
         render.pairs([(f"fill {render.moment(fill.executed_at)}", words)], indent=2)
+
+
+def _print_exits(legs: Sequence[Leg], executions: Sequence[Fill]) -> None:
+    """What became of the stop loss and take-profit that travelled with the order, and what the exchange traded for them."""
+    from kekbridge.cli import render
+
+    if not legs and not executions:
+        return
+    render.heading("  exits at the exchange")
+    rows: list[tuple[str, object]] = []
+    for leg in legs:
+        words = f"{leg.status}, trigger {render.amount(leg.trigger_price)}"
+        if leg.executed_quantity:
+            words += f", {render.amount(leg.executed_quantity)} at {render.amount(leg.average_price)}"
+        rows.append((leg.kind.replace("_", " ").lower(), words))
+    for fill in executions:
+        words = f"{fill.side.lower()} {render.amount(fill.quantity)} at {render.amount(fill.price)}"
+        rows.append((f"fill {render.moment(fill.executed_at)}", f"{words}, fee {render.amount(fill.fee)}"))
+        if fill.realized_pnl is not None:
+            rows.append(("realized P&L", render.amount(fill.realized_pnl)))
+    render.pairs(rows, indent=4)
 
 
 def _slippage(order: Order) -> str | None:

@@ -11,8 +11,11 @@ from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.cli.workspace import find_workspace, now, opened
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kekbridge.cli.render import Line
     from kekbridge.model import Order, Position
+    from kekbridge.store.exits import Leg
 
 orders = typer.Typer(rich_markup_mode=None, add_completion=False)
 positions = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -46,6 +49,7 @@ def list_orders(
     What was asked, what was filled at which price, and why not if it was not.
     """
     from kekbridge.cli import render
+    from kekbridge.store import exits
     from kekbridge.store import orders as stored
     from kekbridge.webhooks import perp_symbol
 
@@ -59,14 +63,15 @@ def list_orders(
             open_only=only_open,
             limit=limit,
         )
+        legs = {order.client_order_id: exits.of_order(connection, order.client_order_id) for order in found}
     if as_json:
-        render.as_json([order_data(order) for order in found])
+        render.as_json([order_data(order) | {"exits": render.jsonable(legs[order.client_order_id])} for order in found])
         return
     if not found:
         render.note("No open order." if only_open else "No order yet. `kekbridge logs` shows what came in.")
         return
     titles = {"TIME (UTC)": 8, "ALERT": 13, "MARKET": 4, "ORDER": 10, "FILLED": 6, "STATUS": 6}
-    render.lines(titles, [_order_line(order) for order in found])
+    render.lines(titles, [_order_line(order, legs[order.client_order_id]) for order in found])
 
 
 @positions.command(epilog=examples("kekbridge positions", "kekbridge positions --json"))
@@ -135,7 +140,7 @@ def order_words(order: Order) -> str:
     return " ".join(parts)
 
 
-def _order_line(order: Order) -> Line:
+def _order_line(order: Order, legs: Sequence[Leg]) -> Line:
     from kekbridge.cli import render
 
     filled = render.amount(order.executed_quantity)
@@ -149,7 +154,9 @@ def _order_line(order: Order) -> Line:
         filled,
         order.status,
     )
-    return render.Line(cells, ": ".join(part for part in (order.code, order.error) if part))
+    details = [": ".join(part for part in (order.code, order.error) if part)]
+    details += [f"{leg.kind.replace('_', ' ').lower()} {leg.status}" for leg in legs]
+    return render.Line(cells, ", ".join(filter(None, details)))
 
 
 def _position_row(position: Position) -> tuple[object, ...]:
