@@ -10,13 +10,14 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from kekbridge.errors import StoreUnavailable
-from kekbridge.store.connections import connect, is_machine_trouble, unavailable
+from kekbridge.store.connections import WRITER_WAIT_S, connect, is_machine_trouble, unavailable
 
 T = TypeVar("T")
 
@@ -27,6 +28,7 @@ BATCH_BOUND: Final = 256
 _CHECKPOINT_IDLE_JOBS: Final = 128
 _CHECKPOINT_JOBS: Final = 1024
 _IDLE_S: Final = 0.25
+_SHORTEST_WAIT_S: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -38,6 +40,7 @@ class _Job:
     future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
+    queued_at: float = field(default_factory=time.monotonic)
 
 
 class Writer:
@@ -114,7 +117,7 @@ class Writer:
             if self._connection is None:
                 self._connection = connect(self._path)
             connection = self._connection
-            connection.execute("BEGIN IMMEDIATE")
+            self._begin(connection, batch[0])
             for job in batch:
                 _run_job(connection, job)
             connection.execute("COMMIT")
@@ -124,6 +127,20 @@ class Writer:
             for job in batch:
                 # Each its own exception: raised in several tasks, one object would collect all their tracebacks.
                 job.result, job.error = None, unavailable(reason, self._path)
+
+    def _begin(self, connection: sqlite3.Connection, oldest: _Job) -> None:
+        """Take the write lock, and wait for it no longer than the oldest job may: what waited behind a locked batch has waited already.
+
+        Otherwise the second batch would be refused after twice the time, when its sender has long gone away without a 503.
+        """
+        waited = time.monotonic() - oldest.queued_at
+        if waited < _SHORTEST_WAIT_S:
+            connection.execute("BEGIN IMMEDIATE")
+            return
+        wait_s = max(WRITER_WAIT_S - waited, _SHORTEST_WAIT_S)
+        connection.execute(f"PRAGMA busy_timeout = {round(wait_s * 1000)}")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(f"PRAGMA busy_timeout = {round(WRITER_WAIT_S * 1000)}")
 
     def _drop_connection(self) -> None:
         """Close and forget; an open transaction is rolled back by that."""

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -529,3 +530,23 @@ time.sleep(60)
     process.communicate()
     with DaemonLock(data_dir):
         assert DaemonLock.holder(data_dir) == os.getpid()
+
+
+async def test_what_waited_behind_a_locked_batch_is_not_kept_waiting_twice(database: Database) -> None:
+    """While another process holds the lock, every write is refused within about one wait: a 503 after 4 s reaches no sender."""
+    await database.write(lambda connection: None)
+    with closing(sqlite3.connect(database.path, isolation_level=None, timeout=10)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        first = asyncio.ensure_future(database.write(lambda connection: None))
+        await asyncio.sleep(0.2)  # the first one waits for the lock by now; this one is queued behind it
+        second = asyncio.ensure_future(database.write(lambda connection: None))
+        with pytest.raises(StoreUnavailable):
+            await first
+        one_wait = loop.time() - started
+        with pytest.raises(StoreUnavailable):
+            await second
+        assert loop.time() - started < 1.7 * one_wait
+        other.execute("ROLLBACK")
+    await database.write(lambda connection: None)
