@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-from tests.system.campaigns import answers, deliveries, kills
+from tests.system.campaigns import answers, deliveries, kills, restarts, storage, syscalls
 from tests.system.campaigns.run import Outcome
 
 Campaign = Callable[[int, int], Awaitable[Outcome | list[Outcome]]]
@@ -22,12 +22,15 @@ Campaign = Callable[[int, int], Awaitable[Outcome | list[Outcome]]]
 CAMPAIGNS: dict[str, tuple[Campaign, int, int]] = {
     "R1": (kills.random_kills, 5, 1000),
     "R2": (kills.crash_points, 1, 200),
+    "R4": (syscalls.order_of_calls, 10, 100),
     "R5": (deliveries.repeats, 40, 10_000),
     "R6": (answers.lost_answers, 20, 10_000),
     "R7": (answers.lost_answers_and_lag, 10, 10_000),
     "R8": (deliveries.filled_while_down, 2, 1000),
     "R9": (deliveries.other_bodies, 10, 1000),
     "R10": (deliveries.two_daemons, 2, 100),
+    "R11": (storage.troubles, 1, 100),
+    "R13": (restarts.socket_activated, 3, 500),
     "M3": (deliveries.bursts, 2, 1000),
     "M4": (answers.stops, 4, 4000),
     "M5": (deliveries.closes, 20, 10_000),

@@ -66,8 +66,16 @@ def wait_until(condition: Any, *, deadline_s: float = 20.0, what: str = "the con
 class Process:
     """A kekbridge command running as a process of its own."""
 
-    def __init__(self, arguments: list[str], *, environment: Mapping[str, str] | None = None, log: Path | None = None):
+    def __init__(
+        self,
+        arguments: list[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        prefix: tuple[str, ...] = (),
+    ):
         self._arguments = arguments
+        self._prefix = prefix
         self._environment = {**clean_environment(), **(environment or {})}
         self._log = log
         self.process: subprocess.Popen[bytes] | None = None
@@ -78,7 +86,7 @@ class Process:
         log = self._log.open("ab") if self._log else subprocess.DEVNULL
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "kekbridge", *self._arguments],
+                [*self._prefix, sys.executable, "-m", "kekbridge", *self._arguments],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=self._environment,
@@ -114,14 +122,14 @@ class Process:
         """kill -9, and wait until it is gone."""
         if self.is_alive:
             assert self.process is not None
-            os.kill(self.process.pid, signal.SIGKILL)
+            os.killpg(self.process.pid, signal.SIGKILL)  # it leads its own session: a prefix goes with its child
         self._reap()
 
     def terminate(self, *, deadline_s: float = 30.0) -> int:
         """SIGTERM; returns the exit code."""
         assert self.process is not None
         if self.is_alive:
-            os.kill(self.process.pid, signal.SIGTERM)
+            os.killpg(self.process.pid, signal.SIGTERM)
         return self.wait(deadline_s=deadline_s)
 
     def wait(self, *, deadline_s: float = 30.0) -> int:
@@ -329,6 +337,10 @@ class TradingView:
             if status is not None and (not 500 <= status <= 599 or status == 504):
                 return sent
         return sent
+
+    async def post_once(self, alert: Mapping[str, Any]) -> int | None:
+        """One single send."""
+        return await self._post(json.dumps(alert))
 
     async def _post(self, text: str) -> int | None:
         timeout = aiohttp.ClientTimeout(total=self.TIME_LIMIT_S)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
@@ -19,13 +20,21 @@ from tests.system.harness import Bridge, Process, clean_environment
 _PRELOAD = ["kekbridge.daemon", "kekbridge.cli.app", "kekbridge.cli.serve", "kekbridge.cli.welcome", "kekbridge.log"]
 
 
-def _become(arguments: list[str], environment: dict[str, str], log: str, stdout: Connection) -> None:
-    """In the fork: take over streams and environment, then be the command."""
+def _become(
+    arguments: list[str], environment: dict[str, str], log: str, stdout: Connection, listener: socket.socket | None
+) -> None:
+    """In the fork: take over streams, environment and the supervisor's socket, then be the command."""
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
+    if listener is not None:
+        moved = os.dup(stdout.fileno())  # wherever the pipe is now, file 3 belongs to the socket
+        os.dup2(listener.fileno(), 3)
+        os.dup2(moved, 1)
+        os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
-    os.dup2(stdout.fileno(), 1)
+    if listener is None:
+        os.dup2(stdout.fileno(), 1)
     from kekbridge.cli.main import run_command
 
     sys.exit(run_command(arguments))
@@ -34,8 +43,11 @@ def _become(arguments: list[str], environment: dict[str, str], log: str, stdout:
 class WarmProcess(Process):
     """The same face as harness.Process."""
 
-    def __init__(self, arguments: list[str], *, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, arguments: list[str], *, environment: Mapping[str, str], log: Path, listener: socket.socket | None = None
+    ) -> None:
         super().__init__(arguments, environment=environment, log=log)
+        self._listener = listener
         self._fork: Any = None
 
     def start(self) -> dict[str, Any]:
@@ -44,7 +56,7 @@ class WarmProcess(Process):
         ours, theirs = context.Pipe(duplex=False)
         environment = {**clean_environment(), **self._environment}
         self._fork = context.Process(
-            target=_become, args=(self._arguments, environment, str(self._log), theirs), daemon=True
+            target=_become, args=(self._arguments, environment, str(self._log), theirs, self._listener), daemon=True
         )
         self._fork.start()
         theirs.close()
@@ -87,3 +99,25 @@ class WarmBridge(Bridge):
 
     def _new_daemon(self) -> Process:
         return WarmProcess(self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path)
+
+
+class SocketBridge(WarmBridge):
+    """A bridge whose listening socket is held here, as systemd does: daemons come and go, connections wait in the backlog."""
+
+    def __post_init__(self) -> None:
+        self.listener = socket.socket()
+        self.listener.bind(("127.0.0.1", 0))
+        self.listener.listen(1024)
+        super().__post_init__()
+        self.port = int(self.listener.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.daemon = self._new_daemon()
+
+    def _new_daemon(self) -> Process:
+        return WarmProcess(
+            self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path, listener=self.listener
+        )
+
+    def stop(self) -> None:
+        super().stop()
+        self.listener.close()

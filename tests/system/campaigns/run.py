@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,10 @@ class Run:
     def sender(self) -> TradingView:
         # A bundled proxy answers 502 while we are down; its resend after 5 s is shortened so that a run is not all waiting.
         return TradingView(self.bridge.url, resend_after_s=0.7, behind_proxy=True)
+
+    @property
+    def plain_sender(self) -> TradingView:
+        return TradingView(self.bridge.url, resend_after_s=0.7)
 
     def alert(self, **fields: Any) -> dict[str, Any]:
         """The next alert, with an id of its own."""
@@ -144,22 +149,31 @@ def running(
     *,
     environment: Mapping[str, str] | None = None,
     webhook: tuple[str, ...] = (),
-    paper: tuple[str, ...] = (),
+    bridge_type: type[Bridge] = WarmBridge,
+    small_disk: str | None = None,
 ) -> Iterator[Run]:
-    """A fresh bridge in a directory of its own, ready; everything ends with the block."""
-    with tempfile.TemporaryDirectory(prefix="kekbridge-campaign-") as name:
-        bridge = WarmBridge(
+    """A fresh bridge in a directory of its own, ready; everything ends with the block.
+
+    `small_disk` gives the data directory a file system of that size in memory, which needs the right to mount.
+    """
+    with tempfile.TemporaryDirectory(prefix="kekbridge-campaign-") as name, ExitStack() as stack:
+        bridge = bridge_type(
             Path(name),
             environment={**SETTINGS, **(environment or {})},
-            webhook_arguments=(*WarmBridge.webhook_arguments, *webhook),
-            paper_arguments=paper,
+            webhook_arguments=(*Bridge.webhook_arguments, *webhook),
         )
+        if small_disk is not None:
+            bridge.data_dir.mkdir(mode=0o700)
+            _mount_small(bridge.data_dir, small_disk)
+            stack.callback(subprocess.run, ["umount", "-l", str(bridge.data_dir)], check=True)
+        stack.callback(bridge.stop)
         run = Run(bridge, random.Random(seed))
-        try:
-            run.starts_ms.append(time.time_ns() // 1_000_000)
-            bridge.start()
-            call(f"{bridge.paper_url}/paper/limits", {"enabled": False})
-            bridge.wait_ready()
-            yield run
-        finally:
-            bridge.stop()
+        run.starts_ms.append(time.time_ns() // 1_000_000)
+        bridge.start()
+        call(f"{bridge.paper_url}/paper/limits", {"enabled": False})
+        bridge.wait_ready()
+        yield run
+
+
+def _mount_small(directory: Path, size: str) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(directory)], check=True)
