@@ -5,6 +5,7 @@ Options after the command win over those before it. Nothing is opened before it 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from kekbridge.config import Settings
     from kekbridge.model import Mode
     from kekbridge.store.database import Database
-    from kekbridge.vault import Sealer
+    from kekbridge.vault import OpenVault, Sealer
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +70,19 @@ def open_sealer(workspace: Workspace, database: Database) -> Sealer:
 
     Opens the vault, which may ask a keyring: call it before a transaction, not inside.
     """
-    from kekbridge.vault import Sealer, master_key, open_vault
+    from kekbridge.vault import Sealer, master_key
 
-    mode = mode_in_force(workspace, database)
-    return Sealer(master_key(open_vault(workspace.settings.vault, workspace.data_dir, mode)))
+    return Sealer(master_key(open_the_vault(workspace, mode_in_force(workspace, database))))
+
+
+def open_the_vault(workspace: Workspace, mode: Mode) -> OpenVault:
+    """The vault that the settings name, or the first that this mode may use; asks for its passphrase where somebody can answer."""
+    import getpass
+
+    from kekbridge.vault import open_vault
+
+    ask = getpass.getpass if sys.stdin is not None and sys.stdin.isatty() else None
+    return open_vault(workspace.settings.vault, workspace.data_dir, mode, ask=ask)
 
 
 def mode_in_force(workspace: Workspace, database: Database) -> Mode:

@@ -115,7 +115,7 @@ class Wire:
                 ticket.give_back()
             return NotSent("the connection to the exchange is not open")
         sent_ms = self._clock_ms()
-        headers = {}
+        headers = {"Content-Type": "application/json"} if body else {}
         if is_signed:
             headers = self._signer.sign_request(self.offset.correct(sent_ms), method, path, body)
             if recv_window_ms is not None:

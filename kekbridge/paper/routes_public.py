@@ -5,8 +5,6 @@ Nothing here looks at signatures; clients send stale ones on public paths.
 
 from __future__ import annotations
 
-import random
-
 from kekbridge.paper import identity, views
 from kekbridge.paper.api import Call, Route
 from kekbridge.paper.limits import (
@@ -166,7 +164,7 @@ def account(call: Call) -> object:
 def get_account(call: Call) -> object:
     query = call.query
     known = query.get("address", "").lower() == identity.PAPER_ADDRESS.lower()
-    if not known or query.get("broker_id") != identity.PAPER_BROKER_ID:
+    if not known or query.get("broker_id") != identity.PAPER_BROKER_ID or not call.venue.is_registered:
         raise Refusal(-1006, "The account is not registered.")
     return {"user_id": identity.PAPER_USER_ID, "account_id": identity.PAPER_ACCOUNT_ID}
 
@@ -193,10 +191,6 @@ def broker_name(call: Call) -> object:
     wanted = call.query.get("broker_id")
     rows = [{"broker_id": identity.PAPER_BROKER_ID, "broker_name": identity.PAPER_BROKER_NAME}]
     return {"rows": rows if wanted in (None, "", identity.PAPER_BROKER_ID) else []}
-
-
-def registration_nonce(_: Call) -> object:
-    return {"registration_nonce": str(random.randrange(10**11, 10**12))}
 
 
 def ip_info(call: Call) -> object:
@@ -256,7 +250,6 @@ ROUTES = (
     Route("GET", "/v1/get_account", get_account),
     Route("GET", "/v1/get_broker", get_broker),
     Route("GET", "/v1/get_orderly_key", get_orderly_key),
-    Route("GET", "/v1/registration_nonce", registration_nonce),
     Route("GET", "/v1/ip_info", ip_info),
     Route("GET", "/v1/orderbook/{symbol}", orderbook, "read", TEN_PER_SECOND),
     Route("GET", "/v1/kline", kline, "read", TEN_PER_SECOND),

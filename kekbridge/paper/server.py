@@ -17,7 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
-from kekbridge.paper import routes_account, routes_algo, routes_orders, routes_public, routes_statistics
+from kekbridge.paper import routes_account, routes_algo, routes_orders, routes_public, routes_statistics, routes_wallet
 from kekbridge.paper.api import MAX_BODY, Api
 from kekbridge.paper.auth import Gate
 from kekbridge.paper.control import Controls
@@ -69,7 +69,7 @@ class PaperExchange:
         gate, limiter = Gate(venue.engine), Limiter(enabled=self.settings.rate_limits)
         app = web.Application(client_max_size=MAX_BODY, middlewares=[_json_errors(self.clock)])
         api = Api(venue, gate, limiter)
-        for module in (routes_public, routes_orders, routes_algo, routes_account, routes_statistics):
+        for module in (routes_public, routes_orders, routes_algo, routes_account, routes_statistics, routes_wallet):
             api.mount(app, module.ROUTES)
         Controls(venue, limiter).mount(app)
         streams = Streams(venue, gate)

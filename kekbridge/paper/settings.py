@@ -19,7 +19,8 @@ class PaperSettings:
     """Settings of one paper exchange; the defaults are a fresh KEK DEX account on live prices.
 
     `instruments` restricts the listed symbols, `marks` sets start prices, `rules` overrides single fields of an
-    instrument (for example `{"PERP_BTC_USDC": {"base_max": Decimal(1)}}`).
+    instrument (for example `{"PERP_BTC_USDC": {"base_max": Decimal(1)}}`). With `registered` False the account's wallet has to
+    register first, as a new one does.
     """
 
     prices: Literal["live", "static"] = "live"
@@ -29,6 +30,7 @@ class PaperSettings:
     leverage: int = 10
     max_leverage: int = 100
     rate_limits: bool = True
+    registered: bool = True
     seed: int = 0
     match_delay_ms: int = 3
     liquidation_freeze_ms: int = 1000

@@ -44,6 +44,8 @@ class Venue:
         self.engine.listeners.append(self._remember_positions)
         self.algo_edits = AlgoEdits(self.algos)
         self.liquidation = Liquidation(self.engine, self.clearing, self.trading, self.algos)
+        self.is_registered = settings.registered
+        self.nonces: dict[str, int] = {}  # registration nonces given out, and when
 
     def resume(self) -> None:
         """After a start: carry on with what was under way."""

@@ -1,0 +1,107 @@
+"""Wallet arithmetic with eth-account, the extra `wallet`: digests, signatures, who signed, and the account id of a wallet.
+
+A wallet's private key is an argument here and nothing keeps it. Vectors: orderly-api.md section 3.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from kekbridge.errors import ConfigError
+
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
+_PRIVATE_KEY = re.compile(r"(?:0x)?([0-9a-fA-F]{64})")
+_SIGNATURE = re.compile(r"(?:0x)?([0-9a-fA-F]{130})")
+
+
+def is_available() -> bool:
+    """Whether the extra is installed."""
+    return find_spec("eth_account") is not None
+
+
+def check_address(text: str) -> str:
+    """A wallet's address as given. Raises ConfigError."""
+    if not _ADDRESS.fullmatch(text.strip()):
+        raise ConfigError(f"wallet address: found {text[:60]!r}, expected 0x and 40 hex digits")
+    return text.strip()
+
+
+def check_signature(text: str) -> str:
+    """A wallet's 65-byte signature as `0x…`. Raises ConfigError."""
+    found = _SIGNATURE.fullmatch(text.strip().strip('"'))
+    if found is None:
+        raise ConfigError(
+            f"signature: found {len(text.strip())} characters, expected 0x and 130 hex digits as the wallet returns them"
+        )
+    return f"0x{found[1].lower()}"
+
+
+def sign(typed: Mapping[str, Any], private_key: str) -> str:
+    """The signature of a wallet's private key over typed data, `0x` and 65 bytes in hex. Raises ConfigError."""
+    _need()
+    from eth_account import Account
+
+    signed = Account.sign_message(_signable(typed), private_key=_key_of(private_key))
+    return "0x" + bytes(signed.signature).hex()
+
+
+def digest(typed: Mapping[str, Any]) -> bytes:
+    """What is really signed: keccak256 of 0x19 0x01, the domain's hash and the message's hash."""
+    _need()
+    from eth_utils.crypto import keccak
+
+    signable = _signable(typed)
+    return bytes(keccak(b"\x19" + signable.version + signable.header + signable.body))
+
+
+def signer_of(typed: Mapping[str, Any], signature: str) -> str:
+    """The address that made the signature; some address for any signature, so compare it. Raises ConfigError when it is none."""
+    _need()
+    from eth_account import Account
+
+    try:
+        return str(Account.recover_message(_signable(typed), signature=bytes.fromhex(signature.removeprefix("0x"))))
+    except Exception as error:  # eth-keys raises its own kinds for values outside the curve
+        raise ConfigError(f"signature: it is none that a wallet makes ({type(error).__name__})") from None
+
+
+def address_of(private_key: str) -> str:
+    """The address of a private key. Raises ConfigError."""
+    _need()
+    from eth_account import Account
+
+    return str(Account.from_key(_key_of(private_key)).address)
+
+
+def account_id(address: str, broker_id: str) -> str:
+    """keccak256(abi.encode(address, keccak256(broker id))): the id that the exchange gives this wallet at this broker."""
+    _need()
+    from eth_utils.crypto import keccak
+
+    wallet = bytes.fromhex(check_address(address).removeprefix("0x"))
+    return "0x" + bytes(keccak(wallet.rjust(32, b"\0") + keccak(text=broker_id))).hex()
+
+
+def _key_of(private_key: str) -> str:
+    found = _PRIVATE_KEY.fullmatch(private_key.strip())
+    if found is None:
+        raise ConfigError(
+            f"wallet key: found {len(private_key.strip())} characters, expected 64 hex digits; nothing was signed"
+        )
+    return f"0x{found[1]}"
+
+
+def _signable(typed: Mapping[str, Any]) -> Any:
+    from eth_account.messages import encode_typed_data
+
+    return encode_typed_data(full_message=dict(typed))
+
+
+def _need() -> None:
+    if not is_available():
+        raise ConfigError(
+            "this needs the extra `wallet`; install it with `pip install 'kekbridge[wallet]'`, or sign in your wallet's own window"
+        )
