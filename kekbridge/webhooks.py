@@ -165,9 +165,18 @@ def perp_symbol(text: str, option: str = "symbol") -> str:
     return f"PERP_{name}_USDC"
 
 
-def remember_address(connection: sqlite3.Connection, webhook_url: str, mode: Mode, *, now: datetime) -> None:
-    """Keep where the daemon listens and in which mode, for commands that run beside it without its options."""
-    store_settings.set_value(connection, _LISTENING, {"webhook_url": webhook_url, "mode": mode.value}, now=now)
+def remember_address(
+    connection: sqlite3.Connection, webhook_url: str, mode: Mode, *, now: datetime, local_url: str = ""
+) -> None:
+    """Keep where the daemon listens (`local_url`: on this machine) and in which mode, for commands beside it without its options."""
+    told = {"webhook_url": webhook_url, "local_url": local_url, "mode": mode.value}
+    store_settings.set_value(connection, _LISTENING, told, now=now)
+
+
+def local_url_of(connection: sqlite3.Connection) -> str:
+    """Where the last started daemon listens on this machine; empty when none has said so."""
+    known = store_settings.get_value(connection, _LISTENING)
+    return str(known.get("local_url") or "") if isinstance(known, dict) else ""
 
 
 def address_of(connection: sqlite3.Connection, settings: Settings, *, is_running: bool) -> str:

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "exits-only": ("kekbridge.cli.trading:exits_only", "Refuse entries at once; exits still pass."),
     "flatten": ("kekbridge.cli.flatten:flatten", "Halt, cancel every order, close every position."),
     "resume": ("kekbridge.cli.trading:resume", "Trade again after halt or exits-only."),
+    "doctor": ("kekbridge.cli.doctor:app", "Check everything, from the settings to the way from TradingView."),
     "config": ("kekbridge.cli.config:app", "Show and check the settings."),
     "paper": ("kekbridge.cli.paper:app", "Run the paper exchange alone, for any Orderly client."),
 }

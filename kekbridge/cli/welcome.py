@@ -47,7 +47,9 @@ class Welcome:
         with opened(self._workspace) as database:
             sealer = open_sealer(self._workspace, database)
             with database.transaction() as connection:
-                webhooks.remember_address(connection, started.webhook_url, started.mode, now=now())
+                webhooks.remember_address(
+                    connection, started.webhook_url, started.mode, local_url=started.url, now=now()
+                )
                 found = stored.list_all(connection)
                 if not found:
                     return webhooks.create(

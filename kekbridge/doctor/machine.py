@@ -1,0 +1,133 @@
+"""Checks of this machine: data directory, free disk, database file, certificate files, proxy settings. Reads only."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import ssl
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from kekbridge.config import Settings, Tls
+from kekbridge.exchange.checks import Check
+
+LOW_DISK_BYTES: Final = 1 << 30
+NO_DISK_BYTES: Final = 100 << 20
+EXPIRES_SOON: Final = timedelta(days=14)
+
+
+def data_directory(data_dir: Path) -> list[Check]:
+    """There, and nobody else's to read."""
+    try:
+        found = data_dir.stat()
+    except FileNotFoundError:
+        return [Check("data", "ok", f"{data_dir} does not exist yet; `kekbridge serve` makes it")]
+    except OSError as error:
+        return [
+            Check("data", "broken", f"{data_dir} cannot be read: {error.strerror}", "run this as the daemon's user")
+        ]
+    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        text = f"{data_dir} has mode {stat.S_IMODE(found.st_mode):04o}: others can look into it"
+        return [Check("data", "warning", text, f"chmod 700 {data_dir}")]
+    return [Check("data", "ok", f"{data_dir}, its owner's only")]
+
+
+def disk(data_dir: Path) -> list[Check]:
+    """Room for the database: what cannot be stored is answered 503."""
+    place = next((one for one in (data_dir, *data_dir.parents) if one.is_dir()), Path("/"))
+    free = shutil.disk_usage(place).free
+    text = f"{free / (1 << 30):.1f} GiB free at {place}"
+    if free < NO_DISK_BYTES:
+        return [Check("disk", "broken", text, "make room: with a full disk every alert is answered 503")]
+    if free < LOW_DISK_BYTES:
+        return [Check("disk", "warning", text, "make room, or keep payloads for fewer days")]
+    return [Check("disk", "ok", text)]
+
+
+def database(connection: sqlite3.Connection) -> list[Check]:
+    """The file is whole: pages, indexes and references."""
+    faults = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)") if row[0] != "ok"]
+    dangling = connection.execute("PRAGMA foreign_key_check").fetchone()
+    if dangling is not None:
+        faults.append(f"a row of {dangling[0]} refers to a missing one of {dangling[2]}")
+    if faults:
+        fix = "stop the daemon and bring a backup back: `kekbridge restore FILE`"
+        return [Check("database", "broken", f"damaged: {faults[0]}", fix)]
+    alerts = connection.execute("SELECT COUNT(*) FROM alerts").fetchone()[0]
+    orders = connection.execute("SELECT COUNT(*) FROM orders").fetchone()[0]
+    return [Check("database", "ok", f"whole; {alerts} alerts, {orders} orders")]
+
+
+def certificate(tls: Tls, now: datetime) -> list[Check]:
+    """The certificate that the listener serves: readable and not about to expire."""
+    if not tls.cert:
+        return []
+    path = Path(tls.cert).expanduser()
+    try:
+        ends_at = not_after(path.read_text(encoding="ascii", errors="replace"))
+    except (OSError, ValueError) as error:
+        return [Check("certificate", "broken", f"tls.cert {path}: {error}", "name a PEM certificate with its chain")]
+    return [expiry_check("certificate", str(path), ends_at, now)]
+
+
+def expiry_check(name: str, what: str, ends_at: datetime, now: datetime) -> Check:
+    """One line about the end of a certificate."""
+    day = f"{ends_at:%Y-%m-%d}"
+    if ends_at <= now:
+        return Check(name, "broken", f"{what} expired on {day}", "renew it; TradingView refuses expired certificates")
+    if ends_at - now < EXPIRES_SOON:
+        text = f"{what} expires on {day}, in {(ends_at - now).days} days"
+        return Check(name, "warning", text, "see why the renewal has not run (certbot renew, caddy)")
+    return Check(name, "ok", f"{what} is valid until {day}")
+
+
+def not_after(pem: str) -> datetime:
+    """The end of validity of the first certificate in a PEM text (X.509: RFC 5280, 4.1). Raises ValueError."""
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    if begin not in pem or end not in pem:
+        raise ValueError("no certificate in it")
+    first = pem[pem.index(begin) : pem.index(end) + len(end)]
+    try:
+        certificate_der = ssl.PEM_cert_to_DER_cert(first + "\n")
+        _, body, _ = _element(certificate_der)  # Certificate
+        _, to_be_signed, _ = _element(body)
+        rest = to_be_signed
+        fields: list[tuple[int, bytes]] = []
+        while rest and len(fields) < 6:
+            tag, value, rest = _element(rest)
+            if tag != 0xA0:  # the version, which may be absent
+                fields.append((tag, value))
+        validity = fields[3][1]  # serial number, signature algorithm, issuer, validity
+        _, _, after_begin = _element(validity)
+        tag, text, _ = _element(after_begin)
+        form = "%y%m%d%H%M%SZ" if tag == 0x17 else "%Y%m%d%H%M%SZ"  # UTCTime, GeneralizedTime
+        return datetime.strptime(text.decode("ascii"), form).replace(tzinfo=UTC)
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"not a usable certificate ({error})") from None
+
+
+def _element(der: bytes) -> tuple[int, bytes, bytes]:
+    """Tag, content and what follows of the first DER element."""
+    tag, length, start = der[0], der[1], 2
+    if length & 0x80:
+        count = length & 0x7F
+        length, start = int.from_bytes(der[2 : 2 + count], "big"), 2 + count
+    if start + length > len(der):
+        raise ValueError("cut short")
+    return tag, der[start : start + length], der[start + length :]
+
+
+def proxy(settings: Settings) -> list[Check]:
+    """Senders' addresses can be told apart behind a proxy, where anything depends on them."""
+    server, auth = settings.server, settings.auth
+    if server.behind_proxy and not server.trusted_proxies:
+        fix = 'name the proxy in server.trusted_proxies, such as ["127.0.0.1"], and let it set X-Forwarded-For'
+        if auth.allowed_addresses:
+            text = "auth.allowed_addresses is set, but every sender appears with the proxy's address: all are refused"
+            return [Check("proxy", "broken", text, fix)]
+        return [Check("proxy", "warning", "senders cannot be told apart: all appear with the proxy's address", fix)]
+    if auth.allowed_addresses:
+        return [Check("senders", "ok", f"only from {', '.join(auth.allowed_addresses)}")]
+    return []
