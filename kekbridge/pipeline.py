@@ -21,6 +21,7 @@ from ulid import ULID
 from kekbridge import answers, decision, rehearsal
 from kekbridge.alerts import payload
 from kekbridge.alerts.payload import Message
+from kekbridge.alerts.redaction import storable_text
 from kekbridge.alerts.signal import Alert
 from kekbridge.alerts.translate import resize
 from kekbridge.config import Settings
@@ -29,8 +30,9 @@ from kekbridge.decision import Terms
 from kekbridge.delivery import Answer, Caller, Delivery
 from kekbridge.errors import RateLimited, RequestRefused, StoreUnavailable
 from kekbridge.exchange import bodies
+from kekbridge.exchange.pacing import Ticket
 from kekbridge.exchange.protocol import Accepted, Deferred, Exchange, Refused, Submission, Unknown
-from kekbridge.model import AccountSnapshot, Mark, Order, OrderStatus, Purpose, Usage, Webhook
+from kekbridge.model import AccountSnapshot, Mark, Order, OrderStatus, Purpose, Usage, Webhook, client_order_id_of
 from kekbridge.outcomes import Outcomes
 from kekbridge.reorder import Reorder
 from kekbridge.risk import rules
@@ -38,6 +40,7 @@ from kekbridge.store import alerts, claiming, orders, sweeping
 from kekbridge.store.admission import Admission, AlertDraft, Decision
 from kekbridge.store.claiming import Recheck
 from kekbridge.store.database import Database
+from kekbridge.store.order_queue import NOT_TO_BE_SENT
 from kekbridge.store.usage import read_usage
 
 log = structlog.get_logger("kekbridge.pipeline")
@@ -90,6 +93,7 @@ class Pipeline:
         self._tell_price = tell_price  # True when the venue takes the price for its mark
         self.being_sent: set[str] = set()  # claimed here, no answer recorded yet
         self._reorder = Reorder()
+        self._turns: dict[str, Ticket] = {}  # places in the rate window of orders claimed with their admission
         self._notes: set[asyncio.Task[None]] = set()  # answers being written down after they were given
 
     # ------------------------------------------------------------------------------------------------------ in the request
@@ -180,7 +184,7 @@ class Pipeline:
                 proof=caller.proof,
                 payload=message.redacted(),
                 action=step.action.value if step else None,
-                symbol=step.symbol if step else None,
+                symbol=storable_text(step.symbol) if step and step.symbol else None,
             ),
             decide,
         )
@@ -210,17 +214,31 @@ class Pipeline:
     async def _admit(self, draft: AlertDraft, decide: Callable[[Usage], Decision], webhook: Webhook) -> Admission:
         max_age_s = max(self._settings.queue.max_age_s, webhook.settings.max_timestamp_age_s or 0)
         fired_at = min(draft.fired_at or draft.received_at, draft.received_at)
-        return await self._database.write(
-            claiming.admit_and_claim,
-            draft,
-            decide,
-            rates=webhook.settings.rates,
-            now=draft.received_at,
-            expires_at=fired_at + timedelta(seconds=max_age_s),
-            cooldown_s=webhook.settings.limits.cooldown_s or 0,
-            may_claim=self._lanes.may_claim,
-            request_text=request_text,
-        )
+        try:
+            return await self._database.write(
+                claiming.admit_and_claim,
+                draft,
+                decide,
+                rates=webhook.settings.rates,
+                now=draft.received_at,
+                expires_at=fired_at + timedelta(seconds=max_age_s),
+                cooldown_s=webhook.settings.limits.cooldown_s or 0,
+                may_claim=self._may_leave_now,
+                request_text=request_text,
+            )
+        except Exception:
+            turn = self._turns.pop(client_order_id_of(draft.id, 0), None)
+            if turn is not None:
+                turn.give_back()  # the claim was undone with everything else
+            raise
+
+    def _may_leave_now(self, order: Order) -> bool:
+        """Asked on the writer thread: with a free lane and a place in the rate window an order is claimed with its admission."""
+        turn = self._exchange.take_turn(order) if self._lanes.may_claim(order) else None
+        if turn is None:
+            return False
+        self._turns[order.client_order_id] = turn
+        return True
 
     async def _answer(self, admitted: Admission, delivery: Delivery) -> Answer:
         """The answer to a stored alert; waits a moment for the outcome of its orders."""
@@ -300,17 +318,28 @@ class Pipeline:
     # ------------------------------------------------------------------------------------------------- behind the queue
 
     async def submit(self, order: Order) -> Submission | None:
-        """Check a queued order once more, commit "submitting", send it once and record the answer.
+        """Wait for its turn, check a queued order once more, commit "submitting", send it once and record the answer.
 
         Returns None when it was not sent (expired, denied, or nothing left to close). Unknown is for recovery.py to resolve.
         """
+        # The turn comes first: whoever is killed while waiting for it finds the order queued, not perhaps sent.
+        turn = self._turns.pop(order.client_order_id, None)
+        if turn is None and order.code not in NOT_TO_BE_SENT:
+            turn = await self._exchange.wait_turn(order)
+        try:
+            return await self._send(order, turn)
+        finally:
+            if turn is not None:
+                turn.give_back()  # no effect once it was used
+
+    async def _send(self, order: Order, turn: Ticket | None) -> Submission | None:
         claimed = await self._claim(order)
         if claimed is None:
             return None
         self.being_sent.add(order.client_order_id)
         try:
             reach("W4")
-            submission = await self._set_leverage(claimed) or await self._place(claimed)
+            submission = await self._set_leverage(claimed, turn) or await self._place(claimed, turn)
             reach("W6")
             recorded = await self._record(claimed, submission)
             reach("W9")
@@ -327,21 +356,24 @@ class Pipeline:
         )
         return submission
 
-    async def _place(self, order: Order) -> Submission:
-        """Send it; but the rate window may have come long after the check, so trading must still be allowed in that very moment."""
+    async def _place(self, order: Order, turn: Ticket | None) -> Submission:
+        """Send it in its turn. An entry that changed the leverage first waits for a new one, and trading may have been stopped since."""
+        if turn is not None and turn.is_held:
+            return await self._exchange.place(order, turn)
+        turn = await self._exchange.wait_turn(order)
+        try:
+            why = self._database.read_now(sweeping.forbidden, order, now=self._clock())
+            return Refused(*why) if why else await self._exchange.place(order, turn)
+        finally:
+            turn.give_back()
 
-        def veto() -> Refused | None:
-            now = self._clock()
-            why = self._database.read_now(sweeping.forbidden, order, now=now)
-            return None if why is None else Refused(*why)
-
-        return await self._exchange.place(order, veto=veto)
-
-    async def _set_leverage(self, order: Order) -> Submission | None:
+    async def _set_leverage(self, order: Order, turn: Ticket | None) -> Submission | None:
         """Bring the symbol to the leverage that the entry asks for; None when it is there, else why nothing was sent."""
         wanted = order.intent.leverage
-        if wanted is None or not order.is_entry:
+        if wanted is None or not order.is_entry or self._known_account().leverage.get(order.intent.symbol) == wanted:
             return None
+        if turn is not None:
+            turn.give_back()  # only a few changes a minute are allowed: waiting for one must not hold back other orders
         answer = await self._exchange.set_leverage(order.intent.symbol, wanted)
         match answer:
             case Accepted():

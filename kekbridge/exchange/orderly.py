@@ -24,7 +24,7 @@ from kekbridge.exchange.checks import Check, Venue, run_checks
 from kekbridge.exchange.feed import PRIVATE_TOPICS, PUBLIC_TOPICS, Feed
 from kekbridge.exchange.freshness import Freshness
 from kekbridge.exchange.market import Market
-from kekbridge.exchange.pacing import Pacer
+from kekbridge.exchange.pacing import Endpoint, Pacer, Ticket
 from kekbridge.exchange.protocol import Accepted, Deferred, Health, OrderReport, Refused, Submission, Unknown
 from kekbridge.exchange.rest import Rest, worst
 from kekbridge.exchange.signing import Signer
@@ -194,11 +194,18 @@ class OrderlyExchange:
 
     # -------------------------------------------------------------------------------------------------------------- orders
 
-    async def place(self, order: Order, *, veto: Callable[[], Refused | None] | None = None) -> Submission:
-        """Send exactly one create for a stored order, after its turn in the rate window; exits overtake entries.
+    async def wait_turn(self, order: Order) -> Ticket:
+        """Wait for a place in the rate window of the order's create; exits overtake entries. Give it back when nothing is sent."""
+        return await self._pacer.wait(_create_endpoint(order), is_urgent=not order.is_entry)
 
-        Deferred also when the window came only after `expires_at`: too old to trade, and nothing was sent. `veto` is asked last, right
-        before the request leaves: what it returns is the answer then, and nothing was sent.
+    def take_turn(self, order: Order) -> Ticket | None:
+        """A place that is free this instant, else None. Any thread."""
+        return self._pacer.take(_create_endpoint(order))
+
+    async def place(self, order: Order, turn: Ticket | None = None) -> Submission:
+        """Send exactly one create for a stored order, in its turn; without one that is still held it waits for it.
+
+        Deferred also when the turn came only after `expires_at`: too old to trade, and nothing was sent.
         """
         try:
             request = bodies.create_request(order)
@@ -208,18 +215,15 @@ class OrderlyExchange:
             return Deferred(
                 "exchange_busy", self._fresh.detail or "the exchange is in maintenance", self._settings.refresh_s
             )
-        ticket = await self.rest.window(request, is_urgent=not order.is_entry)
+        if turn is None or not turn.is_held:
+            turn = await self.wait_turn(order)
         if self._clock() > order.expires_at:
-            ticket.give_back()
+            turn.give_back()
             return Deferred(
                 "alert_expired", "the order's turn in the exchange's rate window came after its allowed age"
             )
-        vetoed = veto() if veto is not None else None
-        if vetoed is not None:
-            ticket.give_back()
-            return vetoed
         sent_at = self._clock()
-        submission = await self.rest.create(request, ticket)
+        submission = await self.rest.create(request, turn)
         return replace(submission, sent_at=sent_at) if isinstance(submission, Unknown) else submission
 
     async def place_stop(
@@ -396,3 +400,8 @@ class OrderlyExchange:
     def _login(self) -> dict[str, object]:
         stamp = self._wire.signing_time_ms()
         return {"orderly_key": self.signer.orderly_key, "sign": self.signer.sign_login(stamp), "timestamp": stamp}
+
+
+def _create_endpoint(order: Order) -> Endpoint:
+    is_algo = bodies.order_kind(order.intent).is_algo
+    return Endpoint.ALGO_CREATE if is_algo else Endpoint.ORDER_CREATE

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -100,6 +101,11 @@ class Ticket:
         self.left_at: float | None = None
         self.at: float | None = None
 
+    @property
+    def is_held(self) -> bool:
+        """True until the request leaves or the place is given back."""
+        return self._window.holds(self)
+
     def stamp(self) -> None:
         """The request leaves now."""
         self._window.stamp(self)
@@ -133,6 +139,10 @@ class Pacer:
         """Return when one more request fits; urgent ones (exits, protection, questions about them) overtake the others."""
         return await self._windows[endpoint].wait(is_urgent=is_urgent)
 
+    def take(self, endpoint: Endpoint) -> Ticket | None:
+        """A place that is free this instant and that nobody waits for, else None. The one method that any thread may call."""
+        return self._windows[endpoint].take()
+
     def hold(self, endpoint: Endpoint, seconds: float | None = None) -> None:
         """After a 429: let nothing out for a whole window (or `seconds`, if that is longer)."""
         self._windows[endpoint].hold(seconds or 0.0)
@@ -161,6 +171,7 @@ class _Window:
         self._held_until = float("-inf")
         self._queue: list[tuple[int, int, asyncio.Future[Ticket]]] = []
         self._order = itertools.count()
+        self._places = threading.Lock()  # places are also taken on the writer thread
         self._timer: asyncio.Task[None] | None = None
         self._wakes_at = float("inf")
 
@@ -179,11 +190,21 @@ class _Window:
                 future.result().give_back()  # granted in the very moment of giving up
             raise
 
+    def take(self) -> Ticket | None:
+        with self._places:
+            now = self._monotonic()
+            is_wanted = any(not future.done() for _, _, future in self._queue)
+            return None if is_wanted or not self._has_room(now) else self._new_ticket()
+
+    def holds(self, ticket: Ticket) -> bool:
+        return ticket in self._unstamped
+
     def stamp(self, ticket: Ticket) -> None:
         if ticket in self._unstamped:
-            ticket.at = ticket.left_at = self._monotonic()
-            self._unstamped.discard(ticket)
-            self._stamped.append(ticket)
+            with self._places:
+                ticket.at = ticket.left_at = self._monotonic()
+                self._stamped.append(ticket)
+                self._unstamped.discard(ticket)
             self._grant()
 
     def answered(self, ticket: Ticket) -> None:
@@ -212,21 +233,28 @@ class _Window:
 
     def _grant(self) -> None:
         """Let as many waiters go as there is room for, then set the alarm for the moment when there is more."""
-        now = self._monotonic()
-        self._stamped = [ticket for ticket in self._stamped if now < self._ends_at(ticket)]
-        while self._queue:
-            future = self._queue[0][2]
-            if future.done():  # the waiter gave up
+        with self._places:
+            now = self._monotonic()
+            while self._queue:
+                future = self._queue[0][2]
+                if future.done():  # the waiter gave up
+                    heapq.heappop(self._queue)
+                    continue
+                if not self._has_room(now):
+                    break
                 heapq.heappop(self._queue)
-                continue
-            if now < self._held_until or len(self._stamped) + len(self._unstamped) >= self._count:
-                break
-            heapq.heappop(self._queue)
-            ticket = Ticket(self)
-            self._unstamped.add(ticket)
-            future.set_result(ticket)
+                future.set_result(self._new_ticket())
         if self._queue:
             self._set_alarm(now)
+
+    def _has_room(self, now: float) -> bool:
+        self._stamped = [ticket for ticket in self._stamped if now < self._ends_at(ticket)]
+        return now >= self._held_until and len(self._stamped) + len(self._unstamped) < self._count
+
+    def _new_ticket(self) -> Ticket:
+        ticket = Ticket(self)
+        self._unstamped.add(ticket)
+        return ticket
 
     def _set_alarm(self, now: float) -> None:
         due = self._held_until if now < self._held_until else None

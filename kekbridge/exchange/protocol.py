@@ -12,6 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
+from kekbridge.exchange.pacing import Ticket
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus, OrderType, Side
 
 
@@ -121,11 +122,18 @@ class Exchange(Protocol):
     async def refresh(self) -> AccountSnapshot:
         """Ask for account, positions and marks now; returns the new snapshot."""
 
-    async def place(self, order: Order, *, veto: Callable[[], Refused | None] | None = None) -> Submission:
-        """Send exactly one create request for a stored order (after waiting for the rate window; exits go first).
+    async def wait_turn(self, order: Order) -> Ticket:
+        """Wait for a place in the rate window of the order's create request; exits go first.
 
-        `veto` is asked last, when the request is about to leave.
+        Taken before the order is committed as being sent: what is cut off while it waits was never on its way. Whoever does not
+        send gives it back.
         """
+
+    def take_turn(self, order: Order) -> Ticket | None:
+        """The same when a place is free this instant, else None. Any thread."""
+
+    async def place(self, order: Order, turn: Ticket | None = None) -> Submission:
+        """Send exactly one create request for a stored order, in its turn; without one that is still held it waits for it."""
 
     async def find(self, order: Order) -> OrderReport | None:
         """Ask for an order by its client order id. None only when the exchange says that it does not exist."""

@@ -46,14 +46,15 @@ def admit_and_claim(
     """Admit an alert and, when nothing waits before its first order, claim that order in the same flush.
 
     "submitting" is then on disk before the request leaves, and the alert costs one flush on its way to the exchange instead of two.
-    `may_claim` says whether the worker has a free lane and may trade; `request_text` gives the body that will be sent, for the record.
+    `may_claim` says whether the order may leave at once, and then keeps its place; `request_text` gives the body that will be sent,
+    for the record.
     """
     admission = admit(connection, draft, decide, rates=rates, now=now, expires_at=expires_at, cooldown_s=cooldown_s)
     reach("W3")
     if admission.kind != "admitted" or not admission.orders:
         return admission
     first, *later = admission.orders
-    if now >= first.expires_at or not may_claim(first) or not orders.is_head(connection, first):
+    if now >= first.expires_at or not orders.is_head(connection, first) or not may_claim(first):
         return admission
     claimed = orders.claim(connection, first.client_order_id, now=now, request=request_text(first))
     return replace(admission, orders=(claimed, *later))
@@ -66,7 +67,13 @@ def claim_if_allowed(
     *,
     now: datetime,
 ) -> Order:
-    """Claim a queued order for sending, or finish it, as `recheck` decides from the usage without the order itself."""
+    """Claim a queued order for sending, or finish it, as `recheck` decides from the usage without the order itself.
+
+    One that ended while it waited for its turn (too old, canceled, trading halted) comes back as it is.
+    """
+    current = orders.get(connection, order.client_order_id)
+    if current.status.is_final:
+        return current
     try:
         webhook = webhooks.get(connection, order.webhook_id)
     except NotFound:

@@ -19,6 +19,8 @@ from kekbridge.store.order_rows import COLUMNS, order_from
 
 EARLIER_LEG_FAILED: Final = "earlier_leg_failed"
 ALERT_EXPIRED: Final = "alert_expired"
+# Codes of orders that `claimable` hands out to be finished, not to be sent.
+NOT_TO_BE_SENT: Final = frozenset({EARLIER_LEG_FAILED, ALERT_EXPIRED})
 
 # An order that is queued, being sent or unknown holds back the later ones of its symbol; one that rests at the exchange does not.
 _IN_THE_WAY: Final = "finished_at IS NULL AND status IN ('queued', 'submitting', 'unknown')"

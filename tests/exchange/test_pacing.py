@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -258,3 +259,42 @@ def test_documented_rates(endpoint: Endpoint, count: int, window_s: int) -> None
     """The tight windows of the guide, and every endpoint has one."""
     assert RATES[endpoint] == Rate(count, window_s)
     assert set(RATES) == set(Endpoint)
+
+
+async def test_a_place_taken_at_once_counts_and_never_overtakes() -> None:
+    """`take` gives what is free this instant; a place given back is free again, and whoever waits goes first."""
+    time = FakeTime()
+    pacer = pacer_of(time, count=2)
+    first, second = pacer.take(CREATE), pacer.take(CREATE)
+    assert first is not None
+    assert second is not None
+    assert pacer.take(CREATE) is None
+    first.give_back()
+    assert not first.is_held
+    third = pacer.take(CREATE)
+    assert third is not None
+    waiting = asyncio.create_task(pacer.wait(CREATE))
+    await asyncio.sleep(0)
+    second.give_back()
+    assert pacer.take(CREATE) is None
+    granted = await waiting
+    granted.stamp()
+    assert not granted.is_held
+    await pacer.close()
+
+
+def test_places_taken_by_many_threads_are_never_too_many() -> None:
+    """Orders are claimed on the writer thread while others are granted on the loop: the window holds what it holds."""
+    pacer = Pacer({CREATE: Rate(50, 60)})
+    taken: list[Ticket] = []
+
+    def take_all() -> None:
+        while (ticket := pacer.take(CREATE)) is not None:
+            taken.append(ticket)
+
+    threads = [threading.Thread(target=take_all) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(taken) == 50
