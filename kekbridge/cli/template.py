@@ -5,6 +5,8 @@ What a message says is decided in alerts/template.py; this command opens the cre
 
 from __future__ import annotations
 
+import base64
+import sys
 from typing import Annotated, Any, Literal
 
 import typer
@@ -36,9 +38,24 @@ def template(
     action: Annotated[Literal["buy", "sell"], typer.Option(help="Of an indicator's alert.")] = "buy",
     symbol: Annotated[str | None, _option("TICKER", "Trade this market, whatever the chart shows.")] = None,
     quantity: Annotated[str | None, _option("N", "Order this much, in coins.")] = None,
-    order_type: Annotated[str | None, _option("TYPE", "market, limit, …")] = None,
+    quantity_type: Annotated[
+        str | None, _option("UNIT", "base, usd, percent_equity, percent_position or risk_percent.")
+    ] = None,
+    order_type: Annotated[
+        str | None, _option("TYPE", "market, limit, stop, stop_limit, ioc, fok or post_only.")
+    ] = None,
+    limit_price: Annotated[str | None, _option("PRICE", "Of a limit order.")] = None,
+    trigger_price: Annotated[str | None, _option("PRICE", "Where a stop order starts.")] = None,
     stop_loss: Annotated[str | None, _option("PRICE|2%", "Stop loss: a price, or percent of the entry.")] = None,
     take_profit: Annotated[str | None, _option("PRICE|4%", "Take profit: a price, or percent of the entry.")] = None,
+    trailing_stop: Annotated[str | None, _option("PRICE|1.5%", "Distance of a stop that follows the price.")] = None,
+    leverage: Annotated[str | None, _option("X", "Set the market to this leverage first.")] = None,
+    slippage: Annotated[str | None, _option("0.5%", "Farthest price from the alert's.")] = None,
+    comment: Annotated[str | None, _option("TEXT", "A note; a cancel with the same comment finds the order.")] = None,
+    profile: Annotated[
+        str | None, _option("NAME", "In another service's fields. Default: the webhook's own profile.")
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Put it on the terminal's clipboard, too (OSC 52).")] = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -49,8 +66,10 @@ def template(
     signed: a changed field is refused. Placeholders such as {{ticker}} are filled in by TradingView.
     """
     from kekbridge import webhooks
+    from kekbridge.alerts.profiles import PROFILES
     from kekbridge.alerts.template import build
     from kekbridge.cli import render
+    from kekbridge.errors import ConfigError
     from kekbridge.store import webhooks as stored
 
     workspace = find_workspace(context, data_dir, config)
@@ -60,17 +79,27 @@ def template(
             webhook = stored.find(connection, name)
             credentials = webhooks.credentials_of(connection, sealer, webhook, now=now())
             url = webhook_url(workspace, connection)
+    chosen = profile or webhook.settings.profile
+    if chosen not in PROFILES:
+        raise ConfigError(f"--profile: found {chosen[:40]!r}, expected one of {', '.join(PROFILES)}")
     made = build(
         kind,
         api_key=credentials.api_key,
         api_secret=credentials.api_secret,
-        profile=webhook.settings.profile,
+        profile=chosen,
         action=action,
         symbol=symbol,
         quantity=quantity,
+        quantity_type=quantity_type,
         order_type=order_type,
+        limit_price=limit_price,
+        trigger_price=trigger_price,
         stop_loss=stop_loss,
         take_profit=take_profit,
+        trailing_stop=trailing_stop,
+        leverage=leverage,
+        slippage=slippage,
+        comment=comment,
     )
     if as_json:
         render.as_json(
@@ -78,6 +107,17 @@ def template(
         )
         return
     render.line(made.message)
+    if copy:
+        _copy(made.message)
+    if chosen != webhook.settings.profile:
+        render.note(f"The webhook must understand it:  kekbridge webhook edit {webhook.name} --profile {chosen}")
     render.note(f"To send to: {url}")
     for part, words in made.explanation:
         render.note(f"  {part}: {words}")
+
+
+def _copy(text: str) -> None:
+    """Ask the terminal to take the text onto its clipboard; works over SSH. Nothing happens where stderr is no terminal."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\x1b]52;c;{base64.b64encode(text.encode()).decode()}\x07")
+        sys.stderr.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from kekbridge.model import Limits, TradingState
 from kekbridge.store import alerts, equity, settings
@@ -15,7 +16,7 @@ MIDNIGHT = datetime(2026, 3, 11, tzinfo=UTC)
 BTC = "PERP_BTC_USDC"
 
 
-async def order(desk: Desk, wanted: str, **fields: object) -> None:
+async def order(desk: Desk, wanted: str, **fields: Any) -> None:
     """Send, expect a fill, and the position that follows from it."""
     status, answer = await desk.send(**fields)
     assert (status, answer["status"]) == (200, "filled"), answer

@@ -1,4 +1,4 @@
-"""Webhooks that follow a strategy's position, in a running bridge: reversals, swapped and lost alerts, cancels by comment, several steps."""
+"""Webhooks that follow a strategy's position, in a running bridge: reversals, swapped and lost alerts; cancels, several steps."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ async def test_a_cancel_takes_stop_orders_too(desk: Desk) -> None:
     await desk.send(action="cancel")
 
     async def none_is_left() -> bool:
-        return (await desk.control("state"))["open_algo_orders"] == []
+        return not (await desk.control("state"))["open_algo_orders"]
 
     await until(none_is_left)
 
