@@ -12,6 +12,7 @@ import asyncio
 import gc
 import getpass
 import os
+import resource
 import signal
 import sqlite3
 import sys
@@ -36,6 +37,7 @@ from kekbridge.exchange.signing import Signer
 from kekbridge.following import Follower
 from kekbridge.ingress.addresses import AllowList
 from kekbridge.ingress.auth import Authenticator
+from kekbridge.ingress.autocert import AutoCertificate
 from kekbridge.ingress.certificates import PinnedCertificates
 from kekbridge.ingress.listener import Listener
 from kekbridge.ingress.lockout import Lockout
@@ -88,6 +90,8 @@ def serve(settings: Settings, data_dir: Path, *, announce: Callable[[Started], N
 
     Raises OperatorError (one line) when it cannot start.
     """
+    # A core file would hold the signing key and the webhooks' secrets in the clear.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     return asyncio.run(_serve(settings, data_dir, announce))
 
 
@@ -227,7 +231,7 @@ class Daemon:
                 window_s=settings.auth.lockout_window_s,
                 lockout_s=settings.auth.lockout_s,
             ),
-            ssl_context=serving_context(settings.tls),
+            ssl_context=serving_context(self._tls),
         )
 
     @classmethod
@@ -251,6 +255,9 @@ class Daemon:
         database = await asyncio.to_thread(Database.open, data_dir)
         stack.push_async_callback(database.close)
         paper = await _start_paper(settings, data_dir, stack)
+        certificate = _auto_certificate(settings, data_dir, database, clock)
+        if certificate is not None:
+            await certificate.ensure()
         exchange = exchange_client(settings, vault, paper.base_url if paper else None, clock)
         stack.push_async_callback(exchange.close)
         return cls(
@@ -261,6 +268,7 @@ class Daemon:
             database=database,
             paper=paper,
             exchange=exchange,
+            certificate=certificate,
             clock=clock,
             supervisor=supervisor or Supervisor(None),
             sockets=sockets,
@@ -279,6 +287,7 @@ class Daemon:
                 group.create_task(self.refusals.run()),
                 group.create_task(self._supervisor.run(self._is_alive, self._describe)),
                 group.create_task(self.key_use.run()),
+                *([group.create_task(self._certificate.run())] if self._certificate else []),
                 group.create_task(self._when_recovered(self.guard.run)),
                 group.create_task(self._when_recovered(self.take_profits.run)),
                 group.create_task(self._when_recovered(self._resolve_orphans)),
@@ -302,7 +311,9 @@ class Daemon:
     async def _open_door(self) -> Started:
         """Listen, and say where."""
         host, port = await self.listener.start([given.socket for given in self._sockets] or None)
-        url = f"{'https' if self._settings.tls.cert else 'http'}://{host}:{port}"
+        url = f"{'https' if self._tls.cert else 'http'}://{host}:{port}"
+        domain = self._settings.tls.domain
+        public_url = self._settings.server.public_url.rstrip("/") or (domain_url(domain, port) if domain else url)
         # Everything that lives as long as the daemon is allocated now: keep it out of every later collection.
         gc.collect()
         gc.freeze()
@@ -310,7 +321,7 @@ class Daemon:
         return Started(
             mode=self._settings.mode,
             url=url,
-            webhook_url=(self._settings.server.public_url.rstrip("/") or url) + WEBHOOK_PATH,
+            webhook_url=public_url + WEBHOOK_PATH,
             vault=self._vault.description,
             data_dir=self._data_dir,
             paper_url=self._paper_url,
@@ -475,6 +486,19 @@ def exchange_client(
         ws_private_url=wanted.ws_private_url,
         clock=clock,
     )
+
+
+def _auto_certificate(
+    settings: Settings, data_dir: Path, database: Database, clock: Callable[[], datetime]
+) -> AutoCertificate | None:
+    """What keeps the certificate of tls.domain; its news go into the history."""
+    if not settings.tls.domain:
+        return None
+
+    async def report(kind: str, details: dict[str, str]) -> None:
+        await database.write(events.append, kind, now=clock(), data=details)
+
+    return AutoCertificate(settings.tls, data_dir, host=settings.server.host, clock=clock, report=report)
 
 
 def _ask_on_terminal() -> Callable[[str], str] | None:

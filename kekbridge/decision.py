@@ -14,6 +14,7 @@ from typing import Literal
 
 from kekbridge.alerts.market import read_market
 from kekbridge.alerts.moves import has_drifted
+from kekbridge.alerts.redaction import storable_text
 from kekbridge.alerts.signal import Alert, Signal
 from kekbridge.alerts.translate import Plan, translate
 from kekbridge.errors import RequestRefused
@@ -152,7 +153,7 @@ def refuse(refusal: RequestRefused, alert: Alert | None = None) -> Decision:
         claims_identity=refusal.status != 401,
         is_exit=False,
         action=step.action.value if step else None,
-        symbol=step.symbol if step else None,
+        symbol=storable_text(step.symbol) if step and step.symbol else None,
         warnings=(),
     )
 
@@ -191,7 +192,7 @@ def _conclude(
     refusal: RequestRefused | None,
 ) -> Decision:
     first: Signal = alert.steps[0]
-    symbol = next((plan.symbol for plan in plans if plan.symbol), first.symbol)
+    symbol = next((plan.symbol for plan in plans if plan.symbol), storable_text(first.symbol or "") or None)
     cancels = tuple(plan.cancel for plan in plans if plan.cancel is not None)
     code = error = field = None
     status: Literal["admitted", "denied", "refused", "ignored"] = "admitted"

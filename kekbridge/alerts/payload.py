@@ -17,7 +17,7 @@ from typing import Any
 from kekbridge.alerts.fields import read_signal
 from kekbridge.alerts.numbers import NumberText
 from kekbridge.alerts.profiles import find_profile
-from kekbridge.alerts.redaction import redact, show
+from kekbridge.alerts.redaction import holds_secret, redact, show
 from kekbridge.alerts.signal import Alert, Signal
 from kekbridge.alerts.source import refuse_placeholder
 from kekbridge.alerts.strict_json import read_document, strip_body
@@ -233,6 +233,11 @@ def _sender_id(value: object) -> str | None:
             "field_invalid",
             f"alertId: found {show(value)}, expected a printable text or number of at most {_LONGEST_SENDER_ID} characters",
             field="alertId",
+        )
+    if holds_secret(value):
+        # It names the alert in logs, answers and the store: a credential there would be written down in the clear.
+        raise Unreadable(
+            "field_invalid", f"alertId: found a credential ({show(value)}), expected an id of the alert", field="alertId"
         )
     return str(value)
 

@@ -52,6 +52,16 @@ def show(value: object) -> str:
     return "a list" if isinstance(value, (list, tuple)) else "an object"
 
 
+def holds_secret(text: str) -> bool:
+    """True when a text contains what looks like a webhook's key or secret, or an Orderly key."""
+    return _SECRET_TEXT.search(text) is not None
+
+
+def storable_text(text: str, limit: int = 48) -> str:
+    """A text of the message for a column of its own: printable, short, secrets shortened."""
+    return clip(printable(_hide(text, None)), limit)
+
+
 def redact(document: Mapping[str, Any], *, secret: str | None) -> dict[str, Any]:
     """A copy of the message that may be stored: `secret` (the apiKey) and everything under a secret's name shortened, size bounded."""
     return _Redactor(secret).mapping(document)

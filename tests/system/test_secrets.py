@@ -1,0 +1,179 @@
+"""No secret outside the vault: a whole round is played, the daemon is killed, and everything it left or showed is searched."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import base58
+import pytest
+
+from tests.system.harness import WEBHOOK_PATH, Process, call, clean_environment, free_port, timestamp, wait_until
+
+MASTER_KEY = bytes(range(100, 132))
+
+
+@dataclass
+class Round:
+    """What was played and everything that could have kept a secret."""
+
+    directory: Path
+    secrets: dict[str, bytes]
+    shown: dict[str, bytes]
+
+    def places(self) -> Iterator[tuple[str, bytes]]:
+        """Every file the daemon wrote and every text it showed; the secrets directory itself is the vault."""
+        yield from self.shown.items()
+        for path in sorted(self.directory.rglob("*")):
+            if path.is_file() and "secrets" not in path.parts and "paper" not in path.parts:
+                yield str(path), path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
+    """A testnet-like daemon (own key from a secrets directory) on a paper exchange, after orders, refusals, errors and kill -9."""
+    directory = tmp_path_factory.mktemp("secrets-round")
+    paper = Process(
+        ["paper", "--port", str(free_port()), "--data-dir", str(directory / "paper"), "--prices", "static", "--json"]
+    )
+    exchange = paper.start()
+    orderly_secret = str(exchange["orderly_secret"])
+    environment = _environment(directory, exchange)
+    _fill_vault(directory / "secrets", orderly_secret)
+    made = json.loads(
+        _command("webhook", "create", "test", "--no-require-signature", "--json", environment=environment)
+    )
+    port = free_port()
+    daemon = Process(["serve", "--port", str(port), "--json"], environment=environment, log=directory / "daemon.log")
+    shown: dict[str, bytes] = {}
+    try:
+        started = daemon.start()
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: call(f"{url}/readyz")["ready"], what="/readyz")
+        shown["the ready line"] = json.dumps({**started, "webhook": None}).encode()
+        shown |= _play(url + WEBHOOK_PATH, made)
+        shown["/proc environ"] = Path(f"/proc/{daemon.pid}/environ").read_bytes()
+        shown["/proc cmdline"] = Path(f"/proc/{daemon.pid}/cmdline").read_bytes()
+        for command in (("logs",), ("orders",), ("webhook", "list"), ("webhook", "show", "test"), ("config", "show")):
+            shown[" ".join(command)] = _command(*command, "--json", environment=environment).encode()
+        daemon.kill()
+        yield Round(
+            directory,
+            {
+                "apiKey": made["apiKey"].encode(),
+                "apiSecret": made["apiSecret"].encode(),
+                "Orderly seed": base58.b58decode(orderly_secret.removeprefix("ed25519:"))[:32],
+                "master key": MASTER_KEY,
+            },
+            shown,
+        )
+    finally:
+        daemon.kill()
+        paper.kill()
+
+
+def test_no_secret_is_anywhere_but_in_the_vault(played: Round) -> None:
+    """Raw, hex, base58 and base64 forms of every secret: 0 hits in data, log, environment, command line, answers and commands."""
+    hits = [
+        f"{name} ({form}) in {place}"
+        for place, content in played.places()
+        for name, secret in played.secrets.items()
+        for form, needle in _forms(secret)
+        if needle in content
+    ]
+    assert hits == []
+
+
+def test_the_search_finds_what_it_looks_for(played: Round) -> None:
+    """The same search over the vault's own files does find the secrets: the test above can fail."""
+    content = b"".join(path.read_bytes() for path in (played.directory / "secrets").iterdir())
+    for name in ("Orderly seed", "master key"):
+        assert any(needle in content for _, needle in _forms(played.secrets[name])), name
+
+
+def test_only_the_owner_may_read(played: Round) -> None:
+    """The data directory is 0700 and every file in it 0600."""
+    data = played.directory / "data"
+    assert data.stat().st_mode & 0o777 == 0o700
+    readable = [str(path) for path in data.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
+    assert readable == []
+
+
+def test_the_daemon_leaves_no_core_file() -> None:
+    """Core dumps are off from the first line of `serve`."""
+    code = "import resource; from kekbridge import daemon; from kekbridge.config import Settings; from pathlib import Path\n"
+    code += "try:\n daemon.serve(Settings(), Path('/proc/nowhere'), announce=print)\nexcept Exception: pass\n"
+    code += "print(resource.getrlimit(resource.RLIMIT_CORE))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=clean_environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "(0, 0)"
+
+
+def _environment(directory: Path, exchange: dict[str, Any]) -> dict[str, str]:
+    return {
+        "KEKBRIDGE_MODE": "testnet",
+        "KEKBRIDGE_DATA_DIR": str(directory / "data"),
+        "KEKBRIDGE_VAULT_SECRETS_DIR": str(directory / "secrets"),
+        "KEKBRIDGE_EXCHANGE_ACCOUNT_ID": str(exchange["account_id"]),
+        "KEKBRIDGE_EXCHANGE_BASE_URL": str(exchange["base_url"]),
+        "KEKBRIDGE_EXCHANGE_WS_PUBLIC_URL": str(exchange["base_url"]).replace("http", "ws") + "/ws/stream",
+        "KEKBRIDGE_EXCHANGE_WS_PRIVATE_URL": str(exchange["base_url"]).replace("http", "ws") + "/v2/ws/private/stream",
+        "KEKBRIDGE_LOG_LEVEL": "debug",
+    }
+
+
+def _fill_vault(secrets: Path, orderly_secret: str) -> None:
+    secrets.mkdir(mode=0o700)
+    for name, content in (("master-key", MASTER_KEY), ("orderly-secret", orderly_secret.encode())):
+        file = secrets / name
+        file.touch(mode=0o600)
+        file.write_bytes(content)
+
+
+def _play(url: str, made: dict[str, Any]) -> dict[str, bytes]:
+    """Good, bad and broken alerts; their answers."""
+    alert = {
+        "apiKey": made["apiKey"],
+        "action": "buy",
+        "symbol": "BTCUSDT.P",
+        "quantity": "0.001",
+        "timestamp": timestamp(),
+    }
+    bodies: dict[str, Any] = {
+        "order": {**alert, "alertId": "one"},
+        "secret in a comment": {**alert, "alertId": "two", "comment": f"my secret is {made['apiSecret']}"},
+        "secret as symbol": {**alert, "alertId": "three", "symbol": made["apiSecret"]},
+        "key as action": {**alert, "alertId": made["apiKey"], "action": made["apiKey"]},
+        "wrong key": {**alert, "apiKey": made["apiKey"][:-1] + "x"},
+        "stale": {**alert, "timestamp": "2020-01-01T00:00:00Z"},
+        "refused": {**alert, "alertId": "four", "quantity": "1000000"},
+    }
+    return {f"answer to {name}": json.dumps(call(url, body)).encode() for name, body in bodies.items()}
+
+
+def _command(*arguments: str, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "kekbridge", *arguments],
+        env={**clean_environment(), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def _forms(secret: bytes) -> Iterator[tuple[str, bytes]]:
+    yield "raw", secret
+    yield "hex", secret.hex().encode()
+    yield "base58", base58.b58encode(secret)
+    yield "base64", base64.b64encode(secret).rstrip(b"=")
+    yield "base64url", base64.urlsafe_b64encode(secret).rstrip(b"=")
