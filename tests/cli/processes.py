@@ -30,7 +30,7 @@ class Served:
             [*KEKBRIDGE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
         self.printed: list[str] = []
-        self.log: list[str] = []
+        self.log: list[str | None] = []
         self._lines: queue.Queue[str | None] = queue.Queue()
         for stream, target in ((self.process.stdout, self._lines.put), (self.process.stderr, self.log.append)):
             assert stream is not None
@@ -47,7 +47,8 @@ class Served:
                 text = self._lines.get(timeout=max(0.01, until - time.monotonic()))
             except queue.Empty:
                 text = None
-            assert text is not None, f"not printed:\n{self.printed}\n{''.join(self.log)}"
+            said = "\n".join(line for line in self.log if line is not None)
+            assert text is not None, f"not printed:\n{self.printed}\n{said}"
             self.printed.append(text)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
