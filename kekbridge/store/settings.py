@@ -114,10 +114,13 @@ def trading_control(connection: sqlite3.Connection, *, now: datetime, scope: str
     return _control(get_value(connection, _state_key(scope)), now)
 
 
-def effective_state(connection: sqlite3.Connection, *, now: datetime, webhook_id: str | None = None) -> TradingState:
-    """The tighter one of the account's state and, if given, the webhook's."""
+def effective_state(
+    connection: sqlite3.Connection, *, now: datetime, webhook_id: str | None = None, without_trips: bool = False
+) -> TradingState:
+    """The tighter one of the account's state and, if given, the webhook's; `without_trips` as in `state_and_peak`."""
     scopes = (ACCOUNT,) if webhook_id is None else (ACCOUNT, webhook_id)
-    return tightest(trading_control(connection, now=now, scope=scope).state for scope in scopes)
+    controls = (trading_control(connection, now=now, scope=scope) for scope in scopes)
+    return tightest(control.state for control in controls if not (without_trips and _is_trip(control)))
 
 
 def state_and_peak(
@@ -136,9 +139,13 @@ def state_and_peak(
     peak = values.pop(EQUITY_PEAK, None)
     controls = [_control(value, now) for value in values.values()]
     if without_trips:
-        controls = [control for control in controls if not control.by.startswith(_BY_LIMIT)]
+        controls = [control for control in controls if not _is_trip(control)]
     control = max(controls, key=lambda one: _TIGHTNESS.index(one.state), default=_RUNNING)
     return control, None if peak is None else Decimal(str(peak))
+
+
+def _is_trip(control: TradingControl) -> bool:
+    return control.by.startswith(_BY_LIMIT)
 
 
 def tightest(states: Iterable[TradingState]) -> TradingState:

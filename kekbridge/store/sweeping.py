@@ -41,12 +41,13 @@ def sweep(connection: sqlite3.Connection, *, now: datetime) -> tuple[Order, ...]
 def forbidden(connection: sqlite3.Connection, order: Order, *, now: datetime) -> tuple[str, str] | None:
     """Code and reason when the trading state of the account or the webhook forbids to send this order now, else None.
 
+    What a limit closed by itself does not count: the order had its room when it was admitted, and the limits judge it again at its claim.
     Orders that protect a position always pass: a halt leaves positions and their stops as they are, it does not strip them.
     """
     purpose = order.intent.purpose
     if purpose is Purpose.PROTECT:
         return None
-    state = settings.effective_state(connection, now=now, webhook_id=order.webhook_id)
+    state = settings.effective_state(connection, now=now, webhook_id=order.webhook_id, without_trips=True)
     if state is TradingState.HALTED:
         return "trading_halted", "trading was halted before the order was sent"
     if state is TradingState.EXITS_ONLY and purpose is Purpose.ENTRY:

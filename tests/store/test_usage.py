@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from kekbridge.model import ZERO, Order, TradingState, Trip
-from kekbridge.store import orders, settings
+from kekbridge.store import orders, settings, sweeping
 from kekbridge.store.admission import admit
 from kekbridge.store.usage import read_usage
 from tests.store.made import NO_RATES, NOW, admitting, draft, exit_intent, intent
@@ -82,7 +82,9 @@ def test_a_limit_that_trips_later_does_not_take_back_what_it_admitted(connection
     assert read_usage(connection, "hook", now=NOW).trading_state is TradingState.EXITS_ONLY
     again = read_usage(connection, "hook", now=NOW, excluding=order.client_order_id)
     assert again.trading_state is TradingState.RUNNING
+    assert sweeping.sweep(connection, now=NOW) == ()
 
     settings.set_trading_state(connection, TradingState.EXITS_ONLY, reason="news", by="operator", now=NOW)
     again = read_usage(connection, "hook", now=NOW, excluding=order.client_order_id)
     assert again.trading_state is TradingState.EXITS_ONLY
+    assert [each.client_order_id for each in sweeping.sweep(connection, now=NOW)] == [order.client_order_id]
