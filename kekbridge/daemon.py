@@ -206,6 +206,7 @@ class Daemon:
             database=database,
             exchange=exchange,
             transfers=exchange.market.transfers,
+            funding=exchange.market.funding_payments,
             account_limits=_terms(settings).account_limits,
             clock=clock,
         )

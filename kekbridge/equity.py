@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
-from kekbridge.exchange.market import Transfer
+from kekbridge.exchange.market import FundingPayment, Transfer
 from kekbridge.exchange.protocol import Exchange
 from kekbridge.model import AccountSnapshot, Limits, Trip, Usage
 from kekbridge.risk.equity import drawdown_of, follow_peak, loss_of_day, next_midnight
 from kekbridge.risk.limits import percent, usdc
 from kekbridge.store import equity as marks
-from kekbridge.store import settings, webhooks
+from kekbridge.store import settings, statistics, webhooks
 from kekbridge.store.database import Database
 from kekbridge.store.usage import read_usage
 
 log = structlog.get_logger("kekbridge.equity")
 
 MARK_EVERY_S = 60.0
+_LATE_FUNDING = timedelta(hours=1)
+_FIRST_FUNDING = timedelta(days=30)
 
 
 class EquityWatch:
@@ -35,12 +37,14 @@ class EquityWatch:
         database: Database,
         exchange: Exchange,
         transfers: Callable[[datetime], Awaitable[Sequence[Transfer]]],
+        funding: Callable[[datetime], Awaitable[Sequence[FundingPayment]]],
         account_limits: Limits,
         clock: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._exchange = exchange
         self._transfers = transfers
+        self._funding = funding
         self._account_limits = account_limits
         self._clock = clock
 
@@ -58,7 +62,21 @@ class EquityWatch:
         tripped = await self._database.write(close_what_tripped, snapshot, self._account_limits, now=now)
         for one in tripped:
             log.warning("limit_tripped", scope=one.scope, rule=one.rule, reason=one.reason, until=one.until)
+        await self._note_funding(now)
         log.debug("equity", value=mark.value, peak=mark.peak, flow=mark.flow)
+
+    async def _note_funding(self, now: datetime) -> None:
+        """Keep the funding payments for the statistics. The newest are read again: the exchange may list one late."""
+        known = await self._database.read(statistics.funding_known_until)
+        payments = await self._funding((known or now - _FIRST_FUNDING) - _LATE_FUNDING)
+        if payments:
+            await self._database.write(_add_funding, payments)
+
+
+def _add_funding(connection: sqlite3.Connection, payments: Sequence[FundingPayment]) -> None:
+    for payment in payments:
+        if payment.created_at is not None:
+            statistics.add_funding(connection, payment.symbol, payment.created_at, payment.fee)
 
 
 def close_what_tripped(

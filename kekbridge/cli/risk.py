@@ -5,17 +5,12 @@ Reads what the daemon stored; the words are those of risk/limits.py, which the r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import Workspace, find_workspace, now, opened
-
-if TYPE_CHECKING:
-    import sqlite3
-
-    from kekbridge.model import AccountSnapshot, EquityMark, Limits
+from kekbridge.cli.workspace import find_workspace, now, opened
 
 app = typer.Typer(
     help="Show limits and their use.",
@@ -46,78 +41,18 @@ def show(
 
     Exits pass all of them. A scope that a limit closed takes exits only until the time shown, or until `kekbridge resume`.
     """
+    from kekbridge import limitbook
     from kekbridge.cli import render
 
     workspace = find_workspace(context, data_dir, config)
     with opened(workspace) as database, database.snapshot() as connection:
-        shown = _book(connection, workspace, webhook)
+        shown = limitbook.read(connection, workspace.settings, webhook, at=now())
     if as_json:
         render.as_json(shown)
         return
     _print_account(shown)
     for scope in shown["scopes"]:
         _print_scope(scope)
-
-
-def _book(connection: sqlite3.Connection, workspace: Workspace, only: str | None) -> dict[str, Any]:
-    """The account's state and the lines of every scope. Raises NotFound for a webhook that does not exist."""
-    from kekbridge.risk.limits import account_limits
-    from kekbridge.store import equity, settings
-    from kekbridge.store import webhooks as stored
-
-    at = now()
-    mark = equity.latest(connection)
-    account = _account(connection, mark)
-    chosen = (stored.find(connection, only),) if only else stored.list_all(connection)
-    of_account = account_limits(**workspace.settings.risk.model_dump())
-    scopes = [_scope(connection, "account", settings.ACCOUNT, of_account, account)]
-    scopes += [_scope(connection, one.name, one.id, one.settings.limits, account) for one in chosen]
-    return {
-        "at": at,
-        "equity": None if mark is None else mark.value,
-        "equityPeak": settings.get_value(connection, settings.EQUITY_PEAK),
-        "equityAt": None if mark is None else mark.at,
-        "scopes": scopes,
-    }
-
-
-def _scope(
-    connection: sqlite3.Connection, name: str, key: str, limits: Limits, account: AccountSnapshot | None
-) -> dict[str, Any]:
-    from kekbridge.risk.limits import describe_usage
-    from kekbridge.store import settings
-    from kekbridge.store.usage import read_usage
-
-    usage = read_usage(connection, key, now=now(), cooldown_s=0)
-    control = settings.trading_control(connection, now=now(), scope=key)
-    kind = "account" if key == settings.ACCOUNT else "webhook"
-    return {
-        "scope": kind,
-        "name": name,
-        "state": control.state,
-        "reason": control.reason,
-        "until": control.until,
-        "limits": describe_usage(limits, usage, now(), scope=kind, snapshot=account),
-    }
-
-
-def _account(connection: sqlite3.Connection, mark: EquityMark | None) -> AccountSnapshot | None:
-    """The account as last stored: its value with the last mark, its positions with theirs. None before the first mark."""
-    from kekbridge.model import AccountSnapshot, MarginMode
-    from kekbridge.store import positions
-
-    if mark is None:
-        return None
-    held = positions.list_all(connection)
-    return AccountSnapshot(
-        taken_at=mark.at,
-        instruments={},
-        marks={},
-        positions={one.symbol: one for one in held if one.margin_mode is MarginMode.CROSS},
-        account_value=mark.value,
-        free_collateral=mark.value,
-        other_positions=tuple(one for one in held if one.margin_mode is not MarginMode.CROSS),
-    )
 
 
 def _print_account(shown: dict[str, Any]) -> None:

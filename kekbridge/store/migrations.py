@@ -7,6 +7,22 @@ from __future__ import annotations
 
 from typing import Final
 
+# What a tally's row is made of: hour, webhook, status and code of an alert, an order or a repeated alert.
+_COUNTED: Final = {
+    "alert": "substr({0}.received_at, 1, 13), coalesce({0}.webhook_id, ''), {0}.status, coalesce({0}.code, '')",
+    "order": "substr({0}.created_at, 1, 13), {0}.webhook_id, {0}.status, iif({0}.submitted_at IS NULL, '', 'sent')",
+    "event": "substr({0}.at, 1, 13), coalesce((SELECT webhook_id FROM alerts WHERE id = {0}.alert_id), ''), {0}.kind, ''",
+}
+
+
+def _count(kind: str, row: str, step: int) -> str:
+    """A trigger's step: one more, or one less, of what the old or new row is."""
+    return (
+        f"INSERT INTO tallies VALUES ('{kind}', {_COUNTED[kind].format(row)}, {step})"
+        f" ON CONFLICT (kind, hour, webhook_id, status, code) DO UPDATE SET count = count + {step};"
+    )
+
+
 # (name, statements). Applied in order, each inside the one BEGIN IMMEDIATE that database.py opens around all of them.
 MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (
@@ -74,6 +90,28 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             "CREATE INDEX alerts_trouble ON alerts(received_at) WHERE code IS NOT NULL",
             "CREATE INDEX alerts_sender_id ON alerts(alert_id) WHERE alert_id IS NOT NULL",
             """
+            CREATE TABLE tallies (                  -- alerts and orders counted by hour, kept by the triggers below: no history is too long
+                kind TEXT NOT NULL,                 -- alert, order, event
+                hour TEXT NOT NULL,                 -- of receipt, of creation, of the event: `2026-01-15T10`
+                webhook_id TEXT NOT NULL,
+                status TEXT NOT NULL,
+                code TEXT NOT NULL,                 -- orders: 'sent' once one left, else ''
+                count INTEGER NOT NULL,
+                PRIMARY KEY (kind, hour, webhook_id, status, code)
+            ) STRICT, WITHOUT ROWID
+            """,
+            *(
+                f"CREATE TRIGGER {name} AFTER {when} BEGIN {steps} END"
+                for name, when, steps in (
+                    ("alerts_counted", "INSERT ON alerts", _count("alert", "new", 1)),
+                    (
+                        "alerts_recounted",
+                        "UPDATE OF status, code ON alerts WHEN new.status IS NOT old.status OR new.code IS NOT old.code",
+                        _count("alert", "old", -1) + _count("alert", "new", 1),
+                    ),
+                )
+            ),
+            """
             CREATE TABLE refusals (                 -- requests nobody vouched for: counted by minute, never one row each
                 minute TEXT NOT NULL,
                 remote TEXT NOT NULL,
@@ -128,6 +166,18 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             "CREATE INDEX orders_entries ON orders(webhook_id, created_at) WHERE purpose = 'entry'",
             "CREATE INDEX orders_symbol ON orders(symbol, sequence) WHERE purpose = 'entry'",
             "CREATE INDEX orders_order_id ON orders(order_id) WHERE order_id IS NOT NULL",
+            *(
+                f"CREATE TRIGGER {name} AFTER {when} BEGIN {steps} END"
+                for name, when, steps in (
+                    ("orders_counted", "INSERT ON orders", _count("order", "new", 1)),
+                    (
+                        "orders_recounted",
+                        "UPDATE OF status, submitted_at ON orders WHEN new.status IS NOT old.status"
+                        " OR (new.submitted_at IS NULL) IS NOT (old.submitted_at IS NULL)",
+                        _count("order", "old", -1) + _count("order", "new", 1),
+                    ),
+                )
+            ),
             """
             CREATE TABLE fills (
                 trade_id TEXT PRIMARY KEY,
@@ -182,6 +232,14 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
                 id TEXT PRIMARY KEY,
                 at TEXT NOT NULL,
                 amount TEXT NOT NULL                -- USDC, withdrawals negative
+            ) STRICT, WITHOUT ROWID
+            """,
+            """
+            CREATE TABLE funding (                  -- funding payments as the exchange lists them
+                symbol TEXT NOT NULL,
+                at TEXT NOT NULL,
+                fee TEXT NOT NULL,                  -- USDC, received negative
+                PRIMARY KEY (at, symbol)
             ) STRICT, WITHOUT ROWID
             """,
             """
@@ -255,6 +313,10 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             ) STRICT
             """,
             "CREATE INDEX events_alert ON events(alert_id) WHERE alert_id IS NOT NULL",
+            # Repeats leave no row in alerts: the history is where they are counted.
+            "CREATE TRIGGER events_counted AFTER INSERT ON events WHEN new.kind IN ('alert_duplicate', 'alert_conflict') BEGIN "
+            + _count("event", "new", 1)
+            + " END",
             "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL, updated_at TEXT NOT NULL) STRICT, WITHOUT ROWID",
         ),
     ),

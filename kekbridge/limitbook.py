@@ -1,0 +1,72 @@
+"""Every limit of the account and of the webhooks with its use, as stored: for `risk show`, the dashboards and the statistics.
+
+Reads only. The words are those of risk/limits.py, which the rules use, too.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import datetime
+from typing import Any
+
+from kekbridge.config import Settings
+from kekbridge.model import AccountSnapshot, EquityMark, Limits, MarginMode
+from kekbridge.risk.limits import account_limits, describe_usage
+from kekbridge.store import equity, positions, settings, webhooks
+from kekbridge.store.usage import read_usage
+
+
+def read(
+    connection: sqlite3.Connection, configured: Settings, only: str | None = None, *, at: datetime
+) -> dict[str, Any]:
+    """The account's state and the lines of every scope, or of the account and one webhook. Raises NotFound for an unknown one."""
+    mark = equity.latest(connection)
+    account = _account(connection, mark)
+    chosen = (webhooks.find(connection, only),) if only else webhooks.list_all(connection)
+    of_account = account_limits(**configured.risk.model_dump())
+    scopes = [_scope(connection, "account", settings.ACCOUNT, of_account, account, at)]
+    scopes += [_scope(connection, one.name, one.id, one.settings.limits, account, at) for one in chosen]
+    return {
+        "at": at,
+        "equity": None if mark is None else mark.value,
+        "equityPeak": settings.get_value(connection, settings.EQUITY_PEAK),
+        "equityAt": None if mark is None else mark.at,
+        "scopes": scopes,
+    }
+
+
+def _scope(
+    connection: sqlite3.Connection,
+    name: str,
+    key: str,
+    limits: Limits,
+    account: AccountSnapshot | None,
+    at: datetime,
+) -> dict[str, Any]:
+    usage = read_usage(connection, key, now=at, cooldown_s=0)
+    control = settings.trading_control(connection, now=at, scope=key)
+    kind = "account" if key == settings.ACCOUNT else "webhook"
+    return {
+        "scope": kind,
+        "name": name,
+        "state": control.state,
+        "reason": control.reason,
+        "until": control.until,
+        "limits": describe_usage(limits, usage, at, scope=kind, snapshot=account),
+    }
+
+
+def _account(connection: sqlite3.Connection, mark: EquityMark | None) -> AccountSnapshot | None:
+    """The account as last stored: its value with the last mark, its positions with theirs. None before the first mark."""
+    if mark is None:
+        return None
+    held = positions.list_all(connection)
+    return AccountSnapshot(
+        taken_at=mark.at,
+        instruments={},
+        marks={},
+        positions={one.symbol: one for one in held if one.margin_mode is MarginMode.CROSS},
+        account_value=mark.value,
+        free_collateral=mark.value,
+        other_positions=tuple(one for one in held if one.margin_mode is not MarginMode.CROSS),
+    )
