@@ -42,6 +42,10 @@ class Watch:
                 pass  # 202 then: the work goes on without the sender
         return self.orders
 
+    def give_up(self) -> None:
+        """End the wait with the orders as they are."""
+        self._settled.set()
+
     def _look(self) -> None:
         if all(order.is_settled for order in self._orders.values()):
             self._settled.set()
@@ -52,11 +56,21 @@ class Outcomes:
 
     def __init__(self) -> None:
         self._watches: dict[str, list[Watch]] = {}
+        self._is_stopping = False
+
+    def stop_waiting(self) -> None:
+        """The daemon stops: whoever waits is told what is known now, at once. Their alerts are stored, and others wait at the door."""
+        self._is_stopping = True
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.give_up()
 
     @contextmanager
     def watch(self, alert_id: str, orders: Iterable[Order]) -> Iterator[Watch]:
         """Follow the orders of an alert while inside the block."""
         watch = Watch(orders)
+        if self._is_stopping:
+            watch.give_up()
         watches = self._watches.setdefault(alert_id, [])
         watches.append(watch)
         try:
