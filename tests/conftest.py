@@ -19,9 +19,9 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 @pytest.fixture
 async def hasty_house(tmp_path: Path) -> AsyncIterator[House]:
-    """The same, with half the time to protect a position: what ends in closing it ends sooner."""
+    """The same, with half the time to protect a position and few attempts for an entry: what ends badly ends sooner."""
     async with (
         running_paper(tmp_path / "paper") as paper_url,
-        running_house(tmp_path / "data", paper_url, queue__protect_within_s=2.5) as inside,
+        running_house(tmp_path / "data", paper_url, queue__protect_within_s=2.5, queue__attempts=3) as inside,
     ):
         yield inside

@@ -37,6 +37,7 @@ QUICK = {
     "exchange.request_timeout_s": 0.6,
     "queue.clock_tolerance_s": 0.1,
     "queue.backoff_s": 0.2,
+    "queue.attempts": 10,
 }
 
 
@@ -173,7 +174,9 @@ async def running_paper(directory: Path, **settings: Any) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def running_house(directory: Path, paper_url: str, *, ready: bool = True, **overrides: Any) -> AsyncIterator[House]:
+async def running_house(
+    directory: Path, paper_url: str, *, ready: bool = True, **overrides: Any
+) -> AsyncIterator[House]:
     """A daemon on `directory`, ready to trade unless told otherwise."""
     clock = Clock()
     async with AsyncExitStack() as stack:

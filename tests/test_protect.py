@@ -45,7 +45,10 @@ async def test_a_lost_stop_is_replaced(house: House) -> None:
     await _until_state(house, answer, "replaced")
     (stop,) = await _protective(house, answer)
     assert stop.intent.order_type is OrderType.STOP
-    assert (stop.intent.quantity, stop.intent.trigger_price) == (D("0.02"), (await house.order(answer)).intent.stop_loss)
+    assert (stop.intent.quantity, stop.intent.trigger_price) == (
+        D("0.02"),
+        (await house.order(answer)).intent.stop_loss,
+    )
     assert stop.intent.reduce_only
     assert await house.positions() == {BTC: D("0.02")}
 

@@ -1,0 +1,86 @@
+"""Orders of unknown outcome: found, or proven never to have arrived; and a start that does not wait for ever."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from kekbridge.model import OrderStatus, TradingState
+from kekbridge.recovery import Breaker
+from tests.house import BTC, ETH, House, running_house, running_paper
+
+D = Decimal
+
+
+async def test_an_order_whose_answer_was_lost_is_found(house: House) -> None:
+    """Accepted by the exchange, answer lost: asked for by its client order id, never sent again."""
+    await house.fault("lose_answer", path="/v1/order", method="POST", count=1)
+    _, answer = await house.send()
+    order = await house.until_stored(answer, "filled")
+    assert len(await house.journal("order_accepted", client_order_id=order.client_order_id)) == 1
+    assert await house.positions() == {BTC: D("0.01")}
+
+
+async def test_an_entry_that_never_arrived_is_not_sent_again(house: House) -> None:
+    """The connection broke before the exchange looked: after the acceptance window the entry ends as unknown, and the lane is free."""
+    await house.fault("reset_before", path="/v1/order", method="POST", count=1)
+    _, answer = await house.send()
+    _, behind = await house.send(quantity="0.02")
+    await house.until_stored(behind, "filled")
+    order = await house.order(answer)
+    assert order.status is OrderStatus.UNKNOWN
+    assert order.finished_at is not None
+    assert await house.positions() == {BTC: D("0.02")}
+
+
+async def test_an_exit_that_never_arrived_is_sent_again(house: House) -> None:
+    """Proven not to be there: an exit goes again, reduce-only, and closes the position once."""
+    await house.send()
+    await house.fault("reset_before", path="/v1/order", method="POST", count=1)
+    _, answer = await house.send(action="close", quantity=None)
+    order = await house.until_stored(answer, "filled")
+    assert order.attempt == 2
+    assert len(await house.journal("order_accepted", client_order_id=order.client_order_id)) == 1
+    assert await house.positions() == {}
+
+
+async def test_an_unresolved_order_does_not_hold_the_other_symbols(tmp_path: Path) -> None:
+    """After a start, the symbol of an order in flight waits for its answer; every other symbol trades at once."""
+    async with running_paper(tmp_path / "paper") as paper_url:
+        slow: dict[str, Any] = {"exchange__recv_window_ms": 8_000}
+        async with running_house(tmp_path / "data", paper_url, server__shutdown_timeout_s=0.5, **slow) as house:
+            await house.fault("reset_before", path="/v1/order", method="POST", count=1)
+            _, stuck = await house.send()
+            assert stuck["status"] == "unknown"
+        async with running_house(tmp_path / "data", paper_url, server__shutdown_timeout_s=0.5, **slow) as house:
+            status, other = await house.send(alertId="other", symbol="ETHUSDT.P", quantity="0.1")
+            assert (status, other["status"]) == (200, "filled")
+            assert (await house.order(stuck)).finished_at is None
+            assert await house.positions() == {ETH: D("0.1")}
+            _, behind = await house.send(alertId="behind", quantity="0.02")
+            assert behind["status"] == "queued"
+            await house.set_state(TradingState.HALTED)
+            await house.until_stored(behind, "denied")
+
+
+def test_the_breaker_opens_on_five_in_a_row() -> None:
+    """Entries are held when the exchange stops answering, and not for single lost answers; one answered question closes it."""
+    breaker = Breaker()
+    seen: list[bool] = []
+    for was_unknown in (True, True, True, True, False, True, True, True, True, True):
+        breaker.note(was_unknown=was_unknown)
+        seen.append(breaker.is_open)
+    assert seen == [False] * 9 + [True]
+    breaker.close()
+    assert not breaker.is_open
+
+
+def test_the_breaker_opens_on_half_of_twenty() -> None:
+    """Every second answer lost: no five in a row, but it opens all the same once twenty are judged."""
+    breaker = Breaker()
+    for number in range(19):
+        breaker.note(was_unknown=number % 2 == 0)
+        assert not breaker.is_open
+    breaker.note(was_unknown=True)
+    assert breaker.is_open

@@ -1,0 +1,65 @@
+"""Lanes: first in, first out within a symbol, side by side across symbols, and none of them blocked for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from decimal import Decimal
+
+from kekbridge.model import OrderStatus
+from tests.house import BTC, ETH, House
+
+D = Decimal
+
+
+async def test_one_stuck_symbol_does_not_stop_the_others(house: House) -> None:
+    """An order whose request hangs keeps its own lane only."""
+    await house.fault("delay", path="/v1/order", method="POST", delay_ms=250, count=1)
+    slow = asyncio.create_task(house.send(quantity="0.01"))
+    answers = await asyncio.gather(*(house.send(symbol="ETHUSDT.P", quantity="0.1") for _ in range(2)))
+    assert [status for status, _ in answers] == [200, 200]
+    _, answer = await slow
+    await house.until_stored(answer, "filled")
+    assert await house.positions() == {BTC: D("0.01"), ETH: D("0.2")}
+
+
+async def test_orders_of_one_symbol_go_one_after_the_other(house: House) -> None:
+    """Ten alerts of one symbol at once reach the exchange in the order of their admission."""
+    answers = await asyncio.gather(*(house.send(quantity="0.001") for _ in range(10)))
+    for _, answer in answers:
+        await house.until_stored(answer, "filled")
+    stored = sorted(await house.orders(), key=lambda order: order.sequence)
+    accepted = [row["client_order_id"] for row in await house.journal("order_accepted")]
+    assert accepted == [order.client_order_id for order in stored]
+
+
+async def test_an_order_behind_a_busy_lane_expires_in_time(house: House) -> None:
+    """Its symbol is held by an order nobody can tell of; too old is too old, though its turn has not come."""
+    await house.fault("reset_before", path="/v1/order", method="POST", count=1)
+    await house.fault("server_error", method="GET")
+    _, unknown = await house.send()
+    _, behind = await house.send(quantity="0.02")
+    assert (await house.order(behind)).status is OrderStatus.QUEUED
+    house.clock.offset = timedelta(seconds=61)
+    order = await house.until_stored(behind, "expired")
+    assert order.code == "alert_expired"
+    assert (await house.order(unknown)).status is OrderStatus.UNKNOWN
+    await house.clear_faults()
+
+
+async def test_a_deferred_order_is_sent_when_its_time_comes(house: House) -> None:
+    """Turned away by the rate limit once: it stays in the queue, keeps its place, and is sent a moment later."""
+    await house.fault("rate_limit", path="/v1/order", method="POST", count=1)
+    _, first = await house.send(quantity="0.01")
+    _, second = await house.send(quantity="0.02")
+    for answer in (first, second):
+        await house.until_stored(answer, "filled")
+    assert (await house.order(first)).attempt == 2
+    accepted = [row["client_order_id"] for row in await house.journal("order_accepted")]
+    assert accepted == [first["clientOrderId"], second["clientOrderId"]]
+
+
+async def test_the_worker_shows_that_it_moves(house: House) -> None:
+    """The watchdog looks at this: an idle worker still looks at its queue twice a second."""
+    assert house.daemon.worker.idle_for_s() < 5
+    assert house.daemon.worker.lanes == 0
