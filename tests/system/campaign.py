@@ -20,7 +20,7 @@ Campaign = Callable[[int, int], Awaitable[Outcome | list[Outcome]]]
 
 # Name -> the campaign, its small size (a test of every build) and its release size.
 CAMPAIGNS: dict[str, tuple[Campaign, int, int]] = {
-    "R1": (kills.random_kills, 5, 1000),
+    "R1": (kills.random_kills, 4, 1000),
     "R2": (kills.crash_points, 1, 200),
     "R4": (syscalls.order_of_calls, 10, 100),
     "R5": (deliveries.repeats, 40, 10_000),

@@ -184,17 +184,20 @@ class Bridge:
         self.data_dir = self.directory / "data"
         self.port = free_port()
         self.paper_port = free_port()
-        self.paper = Process(
-            [
-                *("paper", "--port", str(self.paper_port), "--data-dir", str(self.directory / "paper")),
-                *("--prices", "static", "--json", *self.paper_arguments),
-            ],
-            log=self.directory / "paper.log",
-        )
+        self.paper = self._new_paper()
         self.paper_url = f"http://127.0.0.1:{self.paper_port}"
         self.url = f"http://127.0.0.1:{self.port}"
         self.daemon = self._new_daemon()
         self.webhook: dict[str, Any] = {}
+
+    def paper_options(self) -> list[str]:
+        return [
+            *("paper", "--port", str(self.paper_port), "--data-dir", str(self.directory / "paper")),
+            *("--prices", "static", "--json", *self.paper_arguments),
+        ]
+
+    def _new_paper(self) -> Process:
+        return Process(self.paper_options(), log=self.directory / "paper.log")
 
     @property
     def log_path(self) -> Path:
@@ -221,9 +224,12 @@ class Bridge:
             *("--rate-per-hour", "1000000", "--rate-per-day", "1000000"),
             *self.webhook_arguments,
         ]
-        printed = run_cli("webhook", "create", "test", "--json", *arguments, data_dir=self.data_dir)
-        self.webhook = json.loads(printed)
+        self.webhook = self._create_webhook(["webhook", "create", "test", "--json", *arguments])
         self.start_daemon()
+
+    def _create_webhook(self, arguments: list[str]) -> dict[str, Any]:
+        created: dict[str, Any] = json.loads(run_cli(*arguments, data_dir=self.data_dir))
+        return created
 
     def start_daemon(self) -> None:
         self.daemon = self._new_daemon()

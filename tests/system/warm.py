@@ -17,7 +17,11 @@ from typing import Any
 
 from tests.system.harness import Bridge, Process, clean_environment
 
-_PRELOAD = ["kekbridge.daemon", "kekbridge.cli.app", "kekbridge.cli.serve", "kekbridge.cli.welcome", "kekbridge.log"]
+_PRELOAD = [
+    "kekbridge.daemon",
+    "kekbridge.log",
+    *(f"kekbridge.cli.{name}" for name in ("app", "serve", "welcome", "paper", "webhook", "render")),
+]
 
 
 def _become(
@@ -95,7 +99,16 @@ class WarmProcess(Process):
 
 
 class WarmBridge(Bridge):
-    """A bridge whose daemon restarts in a few tenths of a second."""
+    """A bridge that starts, and whose daemon restarts, in a few tenths of a second."""
+
+    def _new_paper(self) -> Process:
+        return WarmProcess(self.paper_options(), environment={}, log=self.directory / "paper.log")
+
+    def _create_webhook(self, arguments: list[str]) -> dict[str, Any]:
+        command = WarmProcess(arguments, environment=self.daemon_environment(), log=self.log_path)
+        created = command.start()
+        assert command.wait() == 0
+        return created
 
     def _new_daemon(self) -> Process:
         return WarmProcess(self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path)

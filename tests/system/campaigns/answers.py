@@ -86,6 +86,7 @@ async def stops(seed: int, trials: int) -> Outcome:
     for number, (kind, faults) in enumerate(kinds.items()):
         with running(seed + number) as run:
             for _ in range(max(trials // len(kinds), 1)):
+                await run.until(lambda: not _guarded(run), deadline_s=15)
                 run.faults(*faults)
                 symbol = run.rng.choice(list(MARKETS))
                 size = str(Decimal(MARKETS[symbol]) * 4)
@@ -95,7 +96,6 @@ async def stops(seed: int, trials: int) -> Outcome:
                 run.faults()
                 await run.send(run.alert(action="close", symbol=symbol, quantity=None))
                 await run.until(lambda: not run.waiting() and not _open(run))
-                await run.until(lambda: not _guarded(run), deadline_s=15)
             await run.settle()
             found = run.findings()
             longest[kind] = found.longest_naked_s or 0.0

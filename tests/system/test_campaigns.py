@@ -1,0 +1,48 @@
+"""A small size of each campaign: kills, lost answers, bursts and broken disks, with every oracle after it. The sizes: campaign.py."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tests.system.campaign import CAMPAIGNS, table
+from tests.system.campaigns.kills import POINTS, crash_point
+from tests.system.campaigns.run import Outcome
+
+SEED = 4
+# R2 has a test per point; R4 needs strace.
+NAMES = [name for name in CAMPAIGNS if name not in ("R2", "R4")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_campaign(name: str) -> None:
+    """No alert lost, no order doubled, no limit breached, and what the oracles say besides."""
+    campaign, small, _ = CAMPAIGNS[name]
+    outcome = await campaign(SEED, small)
+    assert isinstance(outcome, Outcome)
+    _check(outcome)
+    assert outcome.trials >= small
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_crash_point(point: str) -> None:
+    """Killed at the named point of reliability.md section 4, the bridge comes back with the state that the table asks for."""
+    outcome = await crash_point(SEED, 1, point)
+    _check(outcome)
+    assert outcome.trials == 1
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+async def test_the_log_is_flushed_before_the_answer_leaves() -> None:
+    """R4: for every alert the write into the log, its flush and the 2xx come in this order."""
+    campaign, small, _ = CAMPAIGNS["R4"]
+    outcome = await campaign(SEED, small)
+    assert isinstance(outcome, Outcome)
+    _check(outcome)
+    assert outcome.note == f"{small} of {small} in order"
+
+
+def _check(outcome: Outcome) -> None:
+    assert outcome.findings.failures == []
+    assert outcome.findings.is_clean, table([outcome], markdown=False)
