@@ -67,6 +67,8 @@ class Canceller:
 
     async def _carry_out(self, cancel: StoredCancel) -> None:
         names = await self._database.read(cancels.ours_to_cancel, cancel.wish, before=cancel.created_at)
+        for name in names:  # what waits must not leave while we are busy with what is under way
+            self._outcomes.publish(await self._database.write(withdraw_if_queued, name, now=self._clock()))
         troubles: list[str] = []
         done = 0
         for name in names:

@@ -50,7 +50,6 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("placeholder_unexpanded", 422, "A {{placeholder}} was not replaced by TradingView.", "Strategy placeholders work in strategy alerts only, none works inside alert(); TradingView does no arithmetic."),
     ("action_missing", 422, "The message has no action.", "Add action: buy, sell or close."),
     ("action_unknown", 422, "The action is not known.", "Use buy, sell, close, flip, cancel or ping."),
-    ("action_unsupported", 422, "The action is known but not available on this webhook.", "See `kekbridge webhook show NAME`."),
     ("quantity_missing", 422, "An opening order needs a quantity.", "Add quantity, or give the webhook a default quantity."),
     ("quantity_not_a_number", 422, "The quantity is not a plain decimal number.", "Write 1250.5, not 1,250.5."),
     ("quantity_not_positive", 422, "The quantity is zero or negative.", 'str.format("{0}") keeps three decimals only: use str.tostring.'),
@@ -81,7 +80,6 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("symbol_unit_mismatch", 422, "The market trades units of 1,000 coins, the ticker single coins.", "Use the 1000-unit ticker, or create the webhook with --rescale-units."),
     ("symbol_exchange_refused", 422, "The data comes from a venue whose prices do not belong to this market.", "Put the alert on a crypto venue's chart, or add an alias to the webhook."),
     ("delayed_data", 422, "The chart's data is delayed.", "Use a real-time data feed."),
-    ("alert_from_the_past", 422, "The alert waited longer than it may before it could be judged.", "See queue.max_age_s."),
     # --------------------------------------------------------------------------------------------- may it trade (422)
     ("trading_halted", 422, "Trading is halted.", "kekbridge resume"),
     ("exits_only", 422, "Only exits are allowed now.", "kekbridge resume"),

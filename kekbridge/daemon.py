@@ -517,4 +517,5 @@ def _terms(settings: Settings) -> Terms:
         account_limits=account_limits(**settings.risk.model_dump()),
         max_snapshot_age_s=settings.exchange.max_snapshot_age_s,
         max_mark_age_s=settings.exchange.max_mark_age_s,
+        max_waiting=settings.queue.max_waiting,
     )

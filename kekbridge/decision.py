@@ -31,7 +31,7 @@ from kekbridge.model import (
     client_order_id_of,
 )
 from kekbridge.risk import rules
-from kekbridge.risk.case import with_order
+from kekbridge.risk.case import is_exit, verdict, with_order
 from kekbridge.risk.equity import trip_of
 from kekbridge.store.admission import Decision
 
@@ -43,6 +43,7 @@ class Terms:
     account_limits: Limits
     max_snapshot_age_s: float
     max_mark_age_s: float
+    max_waiting: int = 500
 
 
 def decide(
@@ -76,6 +77,7 @@ def decide(
         for intent in plan.intents:
             allowed = rules.apply_leverage_policy(intent, webhook=webhook, account_limits=terms.account_limits)
             judged = judge(allowed, webhook=webhook, snapshot=snapshot, usage=usage, terms=terms)
+            judged += _room_in_queue(allowed, usage.waiting_orders + len(kept), terms)
             verdicts += judged
             denial = rules.first_denial(judged)
             if denial is not None:
@@ -165,6 +167,15 @@ def pending_quantities(usage: Usage) -> Mapping[str, Decimal]:
         if not reservation.is_resting:
             pending[reservation.symbol] += reservation.quantity
     return dict(pending)
+
+
+def _room_in_queue(intent: OrderIntent, waiting: int, terms: Terms) -> tuple[Verdict, ...]:
+    """Whether the queue takes one more entry; exits always find room. Not asked again for an order that is in the queue."""
+    if is_exit(intent):
+        return ()
+    text = f"{waiting} orders are waiting to be sent, at most {terms.max_waiting} may; send less, or raise queue.max_waiting"
+    limit = f"under {terms.max_waiting}"
+    return (verdict("queue_full", "account", waiting < terms.max_waiting, str(waiting), limit, text),)
 
 
 def _trips(denial: Verdict, notional: Decimal, webhook: Webhook, usage: Usage, terms: Terms) -> tuple[Trip, ...]:

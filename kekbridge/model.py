@@ -470,6 +470,7 @@ class Usage:
     now: datetime
     trading_state: TradingState = TradingState.RUNNING
     trading_reason: str = ""  # why it is not running, and until when
+    waiting_orders: int = 0
     traded_today: Decimal = ZERO
     orders_today: int = 0
     account_traded_today: Decimal = ZERO

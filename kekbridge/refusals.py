@@ -30,6 +30,7 @@ class RefusalLog:
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._last_at: dict[tuple[str, str, str], datetime] = {}
         self._waiting = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()  # the last flush, at the stop, must not count what is being written twice
 
     def note(self, refusal: Refusal) -> None:
         """From the listener, once per refused request; it has logged it already."""
@@ -48,6 +49,10 @@ class RefusalLog:
 
     async def flush(self) -> None:
         """Write what was collected; kept for the next time when the store is not available."""
+        async with self._one_at_a_time:
+            await self._write_all()
+
+    async def _write_all(self) -> None:
         self._waiting.clear()
         for key, count in list(self._counts.items()):
             remote, code, reason = key

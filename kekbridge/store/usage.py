@@ -37,6 +37,7 @@ def read_usage(
         now=now,
         trading_state=control.state,
         trading_reason=control.reason,
+        waiting_orders=_waiting(connection),
         traded_today=own.notional - share.notional,
         orders_today=own.orders - share.orders,
         account_traded_today=account.notional - share.notional,
@@ -47,6 +48,12 @@ def read_usage(
         account_realized_today=account.realized_pnl,
         equity_peak=peak,
     )
+
+
+def _waiting(connection: sqlite3.Connection) -> int:
+    """Orders that are stored and not sent yet."""
+    query = "SELECT count(*) FROM orders INDEXED BY orders_open WHERE finished_at IS NULL AND status = 'queued'"
+    return int(connection.execute(query).fetchone()[0])
 
 
 def _last_entries(

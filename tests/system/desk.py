@@ -49,6 +49,7 @@ class Desk:
     data_dir: Path
     keys: dict[str, webhooks.Credentials] = field(default_factory=dict)
     made: dict[str, Webhook] = field(default_factory=dict)
+    sent: int = 0
 
     def add_webhook(self, name: str, **settings: Any) -> webhooks.Credentials:
         """A webhook that needs no signature unless the test says so, and takes many alerts."""
@@ -61,9 +62,15 @@ class Desk:
         return credentials
 
     def message(self, webhook: str = "main", **fields: Any) -> dict[str, Any]:
-        """The seed's shape, fired now; a field given as None is left out."""
+        """The seed's shape, fired now and never the same twice; a field given as None is left out."""
+        self.sent += 1
         stamp = self.clock().strftime("%Y-%m-%dT%H:%M:%SZ")
-        whole = {"apiKey": self.keys[webhook].api_key, "timestamp": stamp, "symbol": "BTCUSDT.P", **fields}
+        whole = {
+            "apiKey": self.keys[webhook].api_key,
+            "timestamp": stamp,
+            "alertId": f"desk-{self.sent}",
+            "symbol": "BTCUSDT.P",
+        } | fields
         return {name: value for name, value in whole.items() if value is not None}
 
     async def send(self, webhook: str = "main", **fields: Any) -> tuple[int, dict[str, Any]]:

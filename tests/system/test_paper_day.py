@@ -52,7 +52,7 @@ async def _pong(desk: Desk) -> dict[str, object]:
     """The heartbeat's answer: it is stored and trades nothing."""
     [stored] = await desk.daemon.database.read(alerts.list_alerts)
     assert (stored.action, stored.status, await desk.orders()) == ("ping", "ignored", ())
-    return {"success": True, "alertId": stored.id, "status": "ignored", "code": "pong"}
+    return {"success": True, "alertId": stored.alert_id, "status": "ignored", "code": "pong"}
 
 
 async def _drift_and_resync(desk: Desk) -> None:
