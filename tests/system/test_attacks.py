@@ -1,0 +1,190 @@
+"""Attacks on a running daemon: nothing forged is admitted, strangers learn nothing, and the owner is served all the while."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import socket
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import aiohttp
+import pytest
+
+from kekbridge.alerts import signature
+from tests.system.harness import WEBHOOK_PATH, Bridge, run_cli, running_bridge, timestamp
+
+ENVIRONMENT = {"KEKBRIDGE_AUTH_LOCKOUT_FAILURES": "100000000", "KEKBRIDGE_LOG_LEVEL": "error"}
+SIGNED = ("apiKey", "action", "symbol", "quantity")
+
+
+@pytest.fixture(scope="module")
+def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
+    """A daemon whose webhook requires a signature, as by default."""
+    arguments = ("--rate-per-minute", "100000")
+    directory = tmp_path_factory.mktemp("attacks")
+    with running_bridge(directory, environment=ENVIRONMENT, webhook_arguments=arguments) as running:
+        yield running
+
+
+def message(bridge: Bridge, **fields: Any) -> dict[str, Any]:
+    """An order of the owner, signed as a template is, with whatever an attacker changed afterwards."""
+    order = {"apiKey": bridge.webhook["apiKey"], "action": "buy", "symbol": "BTCUSDT.P", "quantity": "0.001"}
+    signed = signature.sign(bridge.webhook["apiSecret"], {name: order[name] for name in SIGNED})
+    return {**order, "timestamp": timestamp(), "signature": signed, **fields}
+
+
+def post(bridge: Bridge, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+    request = Request(bridge.url + WEBHOOK_PATH, data=body, headers=headers or {})  # noqa: S310 - loopback http only
+    try:
+        with urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback http only
+            return answer.status, answer.read()
+    except HTTPError as error:
+        return error.code, error.read()
+
+
+def placed(bridge: Bridge) -> int:
+    return sum(event["event"] == "order_received" for event in bridge.journal())
+
+
+ALTERED: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("wrong key", {"apiKey": "wh_test_" + "A" * 32}),
+    ("no key", {"apiKey": None}),
+    ("no signature", {"signature": None}),
+    ("empty signature", {"signature": ""}),
+    ("signature of nothing", {"signature": "v1::" + "0" * 64}),
+    ("signature without hash", {"signature": "v1:apiKey,action,symbol,quantity:"}),
+    ("fewer fields claimed", {"signature": "v1:apiKey:" + "0" * 64}),
+    ("altered quantity", {"quantity": "0.002"}),
+    ("altered side", {"action": "sell"}),
+    ("altered symbol", {"symbol": "ETHUSDT.P"}),
+    ("added leverage", {"leverage": "50"}),
+    ("added quantity type", {"quantityType": "percent_equity"}),
+    ("added stop", {"stopLoss": "1"}),
+    ("added reduceOnly", {"reduceOnly": True}),
+    ("added order type", {"orderType": "limit", "limitPrice": "1"}),
+    ("added steps", {"steps": [{"action": "buy", "symbol": "ETHUSDT.P", "quantity": "1"}]}),
+    ("stale", {"timestamp": "2026-01-15T10:30:03Z"}),
+    ("future", {"timestamp": "2099-01-15T10:30:03Z"}),
+    ("no timestamp", {"timestamp": None}),
+)
+
+
+@pytest.mark.parametrize(("name", "changes"), ALTERED, ids=[name for name, _ in ALTERED])
+def test_nothing_altered_is_admitted(bridge: Bridge, name: str, changes: dict[str, Any]) -> None:
+    """Each forged message is 401, with the one neutral answer, and no order follows."""
+    before = placed(bridge)
+    status, answer = post(bridge, json.dumps(message(bridge, **changes)).encode())
+    assert (status, json.loads(answer)["code"]) == (401, "unauthorized")
+    assert b"wh_" not in answer
+    assert placed(bridge) == before
+
+
+def test_a_stolen_message_is_one_order(bridge: Bridge) -> None:
+    """A recorded message, sent again and again, is the duplicate of its first and never a second order."""
+    recorded = json.dumps(message(bridge)).encode()
+    assert post(bridge, recorded)[0] == 200
+    before = placed(bridge)
+    replayed = [post(bridge, recorded) for _ in range(5)]
+    assert {status for status, _ in replayed} == {200}
+    assert all(json.loads(answer)["duplicate"] for _, answer in replayed)
+    assert placed(bridge) == before
+
+
+def test_a_header_signature_holds_for_its_body_only(bridge: Bridge) -> None:
+    """An HMAC of one body does not carry another, nor one made with another secret."""
+    body = json.dumps(message(bridge, signature=None, alertId="header")).encode()
+    other = body.replace(b"0.001", b"0.009")
+    digest = hmac.new(bridge.webhook["apiSecret"].encode(), body, hashlib.sha256).hexdigest()
+    before = placed(bridge)
+    assert post(bridge, other, {"X-Webhook-Signature": digest})[0] == 401
+    wrong = hmac.new(b"whs_wrong", body, hashlib.sha256).hexdigest()
+    assert post(bridge, body, {"X-Webhook-Signature": wrong})[0] == 401
+    assert placed(bridge) == before
+    assert post(bridge, body, {"X-Webhook-Signature": f"sha256={digest}"})[0] == 200
+
+
+def test_a_disabled_webhook_is_shut(bridge: Bridge) -> None:
+    """Disabling takes effect with the next alert and says so only to who holds the secret."""
+    made = json.loads(
+        run_cli("webhook", "create", "shut", "--no-require-signature", "--json", data_dir=bridge.data_dir)
+    )
+    run_cli("webhook", "disable", "shut", data_dir=bridge.data_dir)
+    alert = message(bridge, apiKey=made["apiKey"], signature=None)
+    assert post(bridge, json.dumps(alert).encode())[0] == 403
+    run_cli("webhook", "delete", "shut", "--yes", data_dir=bridge.data_dir)
+    assert post(bridge, json.dumps(alert).encode())[0] == 401
+
+
+def test_forged_addresses_do_not_help(tmp_path: Path) -> None:
+    """With an allowlist, headers that claim an allowed address are worth nothing from a peer that is no trusted proxy."""
+    environment = {**ENVIRONMENT, "KEKBRIDGE_AUTH_ALLOWED_ADDRESSES": "tradingview"}
+    with running_bridge(tmp_path, environment=environment) as bridge:
+        for header in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "CF-Connecting-IP", "True-Client-IP"):
+            value = "for=52.89.214.238" if header == "Forwarded" else "52.89.214.238"
+            assert post(bridge, json.dumps(bridge.alert()).encode(), {header: value})[0] == 403
+        assert placed(bridge) == 0
+
+
+def test_unknown_key_and_wrong_signature_take_the_same_time(bridge: Bridge) -> None:
+    """Medians of many interleaved samples differ by less than one sample differs from the next: nothing to learn from time."""
+    known = json.dumps(message(bridge, quantity="0.5")).encode()
+    unknown = json.dumps(message(bridge, quantity="0.5", apiKey="wh_test_" + "B" * 32)).encode()
+    samples: dict[bytes, list[float]] = {known: [], unknown: []}
+
+    async def measure() -> None:
+        async with aiohttp.ClientSession() as session:
+            for number in range(600):
+                for body in (known, unknown) if number % 2 else (unknown, known):
+                    started = time.perf_counter()
+                    async with session.post(bridge.url + WEBHOOK_PATH, data=body) as answer:
+                        await answer.read()
+                    samples[body].append(time.perf_counter() - started)
+
+    asyncio.run(measure())
+    one, other = (statistics.median(values) for values in samples.values())
+    quartiles = statistics.quantiles(samples[known], n=4)
+    assert abs(one - other) < quartiles[2] - quartiles[0]
+
+
+def test_the_owner_is_served_through_flood_and_slow_connections(bridge: Bridge) -> None:
+    """500 connections that never finish, and a flood of forged messages: signed alerts are answered with their fill all the while."""
+    forged = json.dumps(message(bridge, quantity="7")).encode()
+
+    async def flood(session: aiohttp.ClientSession, until: asyncio.Event) -> int:
+        count = 0
+        while not until.is_set():
+            async with session.post(bridge.url + WEBHOOK_PATH, data=forged) as answer:
+                count += answer.status == 401
+                await answer.read()
+        return count
+
+    async def attack() -> tuple[list[tuple[int, dict[str, Any]]], int]:
+        done = asyncio.Event()
+        connector = aiohttp.TCPConnector(limit=20)
+        async with aiohttp.ClientSession(connector=connector) as strangers, aiohttp.ClientSession() as owner:
+            floods = [asyncio.create_task(flood(strangers, done)) for _ in range(20)]
+            answers = []
+            for number in range(10):
+                alert = message(bridge, alertId=f"through-{number}")
+                async with owner.post(bridge.url + WEBHOOK_PATH, data=json.dumps(alert).encode()) as answer:
+                    answers.append((answer.status, await answer.json()))
+            done.set()
+            return answers, sum(await asyncio.gather(*floods))
+
+    with ExitStack() as stack:
+        for number in range(500):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", bridge.port)))
+            slow.sendall((b"", b"POST ", b"POST / HTTP/1.1\r\nHost: x\r\nX-A: ")[number % 3])
+        answers, refused = asyncio.run(attack())
+    assert [status for status, _ in answers] == [200] * 10
+    assert {answer["status"] for _, answer in answers} == {"filled"}
+    assert refused > 0
