@@ -34,9 +34,10 @@ def close_everything(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> int:
-    """Halt trading, cancel every order and close every position of the account, also those made elsewhere.
+    """Halt, cancel every order, close every position.
 
-    Looks until the account is flat; exit code 1 when it is not within the deadline. Trading stays halted until `kekbridge resume`.
+    Of the whole account, also what was made elsewhere. Looks until the account is flat; exit code 1 when it is not within
+    the deadline. Trading stays halted until `kekbridge resume`.
     """
     import asyncio
 

@@ -71,4 +71,4 @@ def test_the_list_says_what_the_command_says(name: str) -> None:
     """The one-line helps of `kekbridge --help` are data; they are those of the commands, so that the two never differ."""
     group: Any = get_command(app)
     first_line = group.get_command(None, name).help.split("\n\n")[0].strip()
-    assert " ".join(first_line.split()) == COMMANDS[name][1]
+    assert " ".join(first_line.split()) == COMMANDS[name][1], "the docstring's first paragraph and the row must agree"
