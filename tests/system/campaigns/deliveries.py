@@ -140,8 +140,13 @@ async def closes(seed: int, trials: int) -> Outcome:
 async def stale(seed: int, trials: int) -> Outcome:
     """M7: the exchange is away while alerts wait; what is older than its allowed age is never sent."""
     findings = Findings()
-    max_age_s = 2
-    with running(seed, environment={"KEKBRIDGE_QUEUE_MAX_AGE_S": str(max_age_s)}) as run:
+    max_age_s = 4
+    environment = {
+        "KEKBRIDGE_QUEUE_MAX_AGE_S": str(max_age_s),
+        "KEKBRIDGE_QUEUE_BACKOFF_S": "0.2",
+        "KEKBRIDGE_QUEUE_ATTEMPTS": "10",
+    }
+    with running(seed, environment=environment) as run:
         done = 0
         while done < trials:
             run.faults({"fault": "rate_limit", "path": "/v1/order"})
@@ -150,7 +155,7 @@ async def stale(seed: int, trials: int) -> Outcome:
                 run.alert(action="buy", symbol=s, quantity=MARKETS[s]) for s in run.rng.choices(list(MARKETS), k=count)
             ]
             await asyncio.gather(*(run.send(alert) for alert in alerts))
-            await asyncio.sleep(run.rng.uniform(0.5, 2 * max_age_s))
+            await asyncio.sleep(run.rng.uniform(0.1, 1.5 * max_age_s))
             run.faults()
             await run.until(lambda: not run.waiting())
             done += count
