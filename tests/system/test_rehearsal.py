@@ -1,0 +1,156 @@
+"""`webhook test`, `replay` and `risk show` beside a running bridge: they say what the daemon decides; a dry run does nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kekbridge.cli.main import run_command
+from kekbridge.delivery import DryRun, proven_bytes
+from kekbridge.model import Limits
+from kekbridge.store import alerts, events
+from kekbridge.store import orders as order_rows
+from tests.system.desk import Desk, open_desk
+
+BTC = "PERP_BTC_USDC"
+Run = Callable[..., Awaitable[tuple[int, Any]]]
+
+
+@pytest.fixture
+async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
+    monkeypatch.setenv("KEKBRIDGE_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("KEKBRIDGE_VAULT_BACKEND", "key_file")
+    async with open_desk(tmp_path) as opened:
+        await opened.control("prices", {BTC: "50000"})
+        opened.add_webhook("main", require_signature=True, limits=Limits(max_order_size=Decimal("0.5")))
+        yield opened
+
+
+@pytest.fixture
+def run(desk: Desk, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command with --json beside the bridge; its exit code and what it printed."""
+
+    async def run_arguments(*arguments: str) -> tuple[int, Any]:
+        capsys.readouterr()
+        sends = arguments[0] in ("replay", "webhook")
+        url = ("--url", desk.daemon.started.webhook_url) if sends else ()
+        code = await asyncio.to_thread(run_command, [*arguments, *url, "--json"])
+        out = capsys.readouterr().out
+        lines = [line for line in out.splitlines() if line.startswith("{")]
+        return code, json.loads(lines[-1], parse_float=Decimal) if lines else None
+
+    return run_arguments
+
+
+def body_file(desk: Desk, directory: Path, **fields: Any) -> str:
+    """A message to send, without the timestamp that the command fills in."""
+    file = directory / "alert.json"
+    message = {"action": "buy", "symbol": "BTCUSDT.P", "quantity": "0.01", "timestamp": "{{timenow}}", **fields}
+    file.write_text(json.dumps(message), encoding="utf-8")
+    return str(file)
+
+
+async def _traces(desk: Desk) -> tuple[int, int, int]:
+    """How many alerts, orders and events are stored."""
+    stored = await desk.daemon.database.read(alerts.list_alerts, limit=1000)
+    return len(stored), len(await desk.orders()), (await desk.daemon.database.read(events.head))[0]
+
+
+async def test_a_dry_run_shows_the_order_that_is_then_sent(desk: Desk, run: Run, tmp_path: Path) -> None:
+    """Verdicts and the exact request, nothing stored; the real alert then sends that very request, but for its name."""
+    file = body_file(desk, tmp_path, stopLoss="2%")
+    before = await _traces(desk)
+    code, told = await run("webhook", "test", "main", "--body", file, "--dry-run")
+    assert (code, told["dryRun"], told["status"], told["httpStatus"]) == (0, True, "admitted", 200)
+    assert all(verdict["passed"] for verdict in told["verdicts"])
+    assert await _traces(desk) == before
+    assert await desk.position() == 0
+
+    code, answered = await run("webhook", "test", "main", "--body", file)
+    assert (code, answered["status"]) == (0, "filled")
+    [order] = await desk.orders()
+    details = await desk.daemon.database.read(order_rows.details, order.client_order_id)
+    promised, sent = told["orders"][0]["request"], json.loads(details.request or "")
+    assert promised["algo_type"] == "BRACKET"
+    assert promised | {"client_order_id": ""} == sent | {"client_order_id": ""}
+    assert await desk.position() == Decimal("0.01")
+
+
+async def test_a_dry_run_says_no_as_the_daemon_would(desk: Desk, run: Run, tmp_path: Path) -> None:
+    """The same code and status as the real answer; exit code 1."""
+    file = body_file(desk, tmp_path, quantity="1")
+    code, told = await run("webhook", "test", "main", "--body", file, "--dry-run")
+    assert (code, told["status"], told["httpStatus"], told["code"]) == (1, "denied", 422, "order_too_large")
+    code, answered = await run("webhook", "test", "main", "--body", file)
+    assert (code, answered["httpStatus"], answered["code"]) == (1, 422, "order_too_large")
+
+
+async def test_without_a_body_it_is_a_heartbeat(desk: Desk, run: Run) -> None:
+    """`webhook test NAME` alone never trades: a signed ping, stored and answered."""
+    code, answered = await run("webhook", "test", "main")
+    assert (code, answered["code"]) == (0, "pong")
+    assert await desk.orders() == ()
+
+
+async def test_a_flag_without_the_secret_is_refused(desk: Desk) -> None:
+    """Whoever has only seen a message can neither rehearse it nor turn a rehearsal into an order."""
+    keys = desk.keys["main"]
+    body = json.dumps(desk.message(action="buy", quantity="0.01")).encode()
+
+    def signed(data: bytes) -> str:
+        return hmac.new(keys.api_secret.encode(), data, hashlib.sha256).hexdigest()
+
+    flag = DryRun().flag
+    status, _ = await desk.post(body, {"X-Kekbridge-Dry-Run": flag, "X-Webhook-Signature": signed(body)})
+    assert status == 401
+    status, _ = await desk.post(body, {"X-Webhook-Signature": signed(proven_bytes(body, flag))})
+    assert status == 401
+    status, told = await desk.post(
+        body, {"X-Kekbridge-Dry-Run": flag, "X-Webhook-Signature": signed(proven_bytes(body, flag))}
+    )
+    assert (status, told["dryRun"]) == (200, True)
+    assert await desk.orders() == ()
+
+
+async def test_a_replay_asks_what_an_old_alert_would_do_now(desk: Desk, run: Run, tmp_path: Path) -> None:
+    """A stored alert under today's account, under another limit, and on another webhook; never live."""
+    await run("webhook", "test", "main", "--body", body_file(desk, tmp_path))
+    [stored] = await desk.daemon.database.read(alerts.list_alerts)
+    await desk.settled()
+    before = await _traces(desk)
+    desk.add_webhook("tight", limits=Limits(max_notional=Decimal(100)))
+    code, told = await run("replay", stored.id)
+    assert (code, told["status"], told["orders"][0]["request"]["order_quantity"]) == (0, "admitted", "0.01")
+    code, told = await run("replay", stored.id, "--against-limits", "max-order-size=0.005")
+    assert (code, told["code"]) == (1, "order_too_large")
+    code, told = await run("replay", stored.id, "--webhook", "tight")
+    assert (code, told["code"]) == (1, "notional_too_large")
+    code, told = await run("replay", stored.id, "--webhook", "tight", "--against-limits", "max-notional=none")
+    assert (code, told["status"]) == (0, "admitted")
+    assert (await _traces(desk))[:2] == before[:2]
+    assert (await run("replay", stored.id, "--against-limits", "no-such=1"))[0] == 2
+
+
+async def test_risk_show_counts_what_was_used(desk: Desk, run: Run, tmp_path: Path) -> None:
+    """Limit, used, left and reset of a day's value after an order of 500 USDC; edited limits show at once."""
+    desk.add_webhook("daily", limits=Limits(daily_limit=Decimal(2000)))
+    await desk.send("daily", action="buy", quantity="0.01")
+    await desk.settled()
+    await desk.daemon.equity.look()
+    code, book = await run("risk", "show", "--webhook", "daily")
+    assert code == 0
+    [account, webhook] = book["scopes"]
+    assert (account["scope"], webhook["name"], webhook["state"]) == ("account", "daily", "running")
+    lines = {line["name"]: line for line in webhook["limits"]}
+    traded = lines["traded a day"]
+    assert (traded["limit"], traded["used"], traded["left"]) == ("2,000.00 USDC", "500.00 USDC", "1,500.00 USDC")
+    assert traded["resets"].startswith("00:00 UTC")
+    assert Decimal(book["equityPeak"]) > 0
