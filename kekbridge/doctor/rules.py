@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from kekbridge.backup import LAST_BACKUP
 from kekbridge.config import Settings
 from kekbridge.exchange.checks import Check
 from kekbridge.model import Limits, Mode, TradingState, Webhook
@@ -14,7 +15,6 @@ from kekbridge.risk.limits import account_limits, tighter
 from kekbridge.store import settings as stored_settings
 from kekbridge.store import times, webhooks
 
-LAST_BACKUP: Final = "last_backup"
 _BACKUP_AGE: Final = timedelta(days=2)
 # What keeps a runaway strategy from emptying an account; any one of them per webhook is enough.
 _BRAKES: Final = ("daily_limit", "daily_orders", "max_daily_loss", "max_drawdown")

@@ -77,6 +77,14 @@ def head(connection: sqlite3.Connection) -> tuple[int, str]:
     return (row[0], row[1]) if row else (0, GENESIS)
 
 
+def hash_at(connection: sqlite3.Connection, sequence: int) -> str | None:
+    """The hash of an event; None when there is none of that number. 0 is the empty history."""
+    if sequence == 0:
+        return GENESIS
+    row = connection.execute("SELECT hash FROM events WHERE sequence = ?", (sequence,)).fetchone()
+    return None if row is None else str(row[0])
+
+
 def of_alert(connection: sqlite3.Connection, alert_id: str) -> tuple[Event, ...]:
     """Everything that happened to an alert (our id) and its orders, oldest first."""
     return _select(connection, "WHERE alert_id = ? ORDER BY sequence", (alert_id,))

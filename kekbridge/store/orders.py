@@ -47,6 +47,7 @@ __all__ = [
     "claimable",
     "count_waiting",
     "details",
+    "doubt",
     "find",
     "get",
     "give_up_unknown",
@@ -204,6 +205,23 @@ def mark_unknown(
         error=storable(reason),
     )
     return _commit(connection, before, unknown, now=now)
+
+
+def doubt(connection: sqlite3.Connection, client_order_id: str, *, reason: str, now: datetime) -> Order:
+    """queued -> unknown, in a store brought back from a backup: it may have been sent since, so it is asked for, never just sent."""
+    before = get(connection, client_order_id)
+    _require(before, "doubt", {OrderStatus.QUEUED})
+    sent_at = min(now, before.expires_at)  # later than that nobody can have sent it
+    doubted = replace(
+        before,
+        status=OrderStatus.UNKNOWN,
+        submitted_at=sent_at,
+        attempt=before.attempt + 1,
+        next_attempt_at=None,
+        code="outcome_unknown",
+        error=storable(reason),
+    )
+    return _commit(connection, before, doubted, now=now)
 
 
 def give_up_unknown(connection: sqlite3.Connection, client_order_id: str, *, reason: str, now: datetime) -> Order:

@@ -1,0 +1,98 @@
+"""`export` and `history`: exact rows, harmless in a spreadsheet; and a history in which a change shows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kekbridge import exporting
+from kekbridge.store import fills
+from kekbridge.store.admission import admit
+from kekbridge.store.connections import FILE_NAME
+from kekbridge.store.database import Database
+from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill, intent
+
+
+@pytest.fixture
+def filled(data_dir: Path) -> Path:
+    """Two fills of one market and one of another, an alert whose text is a formula."""
+    database = Database.open(data_dir)
+    with database.transaction() as connection:
+        hostile = draft(action='=HYPERLINK("http://evil")', remote="@x")
+        admit(connection, hostile, admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+        told = [
+            fill(fee=Decimal("0.1"), realized_pnl=Decimal("-0.300000000000000000001")),
+            fill(fee=Decimal("0.2"), realized_pnl=Decimal("10")),
+            fill(
+                symbol="PERP_ETH_USDC",
+                price=Decimal(2000),
+                quantity=Decimal(1),
+                fee=Decimal("-0.05"),
+                realized_pnl=None,
+            ),
+        ]
+        fills.record(connection, told)
+    database.close_now()
+    return data_dir
+
+
+def test_pnl_is_the_exact_sum_of_the_fills(run: Any, filled: Path) -> None:
+    """By day and market, to the last digit; a maker's rebate is a negative fee."""
+    done = run("export", "pnl", "--format", "json")
+    by_symbol = {row["symbol"]: row for row in json.loads(done.out)}
+    btc, eth = by_symbol["PERP_BTC_USDC"], by_symbol["PERP_ETH_USDC"]
+    assert (btc["realizedPnl"], btc["fee"], btc["fills"]) == ("9.699999999999999999999", "0.3", 2)
+    assert btc["net"] == "9.399999999999999999999"
+    assert Decimal(btc["notional"]) == 1300
+    assert eth["net"] == "0.05"
+
+
+def test_csv_and_json_say_the_same(run: Any, filled: Path) -> None:
+    """Every kind in both forms: as many rows, and a header that names each column."""
+    for kind in exporting.KINDS:
+        table = list(csv.DictReader(io.StringIO(run("export", kind).out)))
+        assert table
+        assert len(table) == len(json.loads(run("export", kind, "--json").out))
+
+
+def test_no_cell_is_run_as_a_formula(run: Any, filled: Path) -> None:
+    """Text from an alert is disarmed; negative numbers stay numbers."""
+    (alert,) = csv.DictReader(io.StringIO(run("export", "alerts").out))
+    assert alert["action"].startswith("'=")
+    assert alert["remote"] == "'@x"
+    fees = [row["fee"] for row in csv.DictReader(io.StringIO(run("export", "fills").out))]
+    assert "-0.05" in fees
+
+
+def test_times_limit_the_rows(run: Any, filled: Path) -> None:
+    """`--until` is excluded; an empty answer is an empty array and a word on stderr."""
+    none = run("export", "fills", "--until", NOW.isoformat(), "--format", "json")
+    assert (json.loads(none.out), none.code) == ([], 0)
+    assert none.err
+    assert len(json.loads(run("export", "fills", "--since", NOW.isoformat(), "--json").out)) == 3
+
+
+def test_a_changed_history_shows(run: Any, filled: Path) -> None:
+    """One figure changed by hand is found at its event; so is a cut end, against a head that was kept."""
+    whole = run("history", "verify", "--json").data
+    assert whole["ok"]
+    kept = run("history", "head").out.strip()
+    assert run("history", "verify", "--head", kept).code == 0
+    connection = sqlite3.connect(filled / FILE_NAME)
+    connection.execute("DELETE FROM events WHERE sequence = (SELECT max(sequence) FROM events)")
+    connection.commit()
+    assert run("history", "verify").code == 0  # nothing in the file itself tells of a cut end
+    assert run("history", "verify", "--head", kept).code == 1
+    connection.execute("UPDATE events SET data = '{}' WHERE sequence = 2")
+    connection.commit()
+    connection.close()
+    broken = run("history", "verify", "--json")
+    assert (broken.code, broken.data["ok"], broken.data["brokenAt"]) == (1, False, 2)
+    assert run("history", "verify", "--head", "nonsense").code == 2
