@@ -112,6 +112,7 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("exchange_rejected", 422, "The exchange refused the order; its code and message are given.", "See the exchange's message."),
     ("exchange_unreachable", 422, "The exchange could not be reached; the order was proven not to be there.", "Check the network; GET /readyz."),
     ("exchange_busy", 422, "The exchange took no order (rate limit or maintenance) until the alert was too old.", "Try later."),
+    ("overtaken_by_exit", 422, "A later alert closed the position before the entry could be sent; the entry was dropped.", "Nothing to do."),
     ("leverage_not_set", 422, "The order asks for a leverage that the exchange did not set in time; the order was not sent.", "Set the leverage in the exchange's front end, or leave leverage out; 5 changes a minute are allowed."),
     ("outcome_unknown", 200, "The order was sent and no answer came; it is being looked up and is never sent again blindly.", "kekbridge explain ALERT; look at the exchange."),
     ("canceled_by_alert", 422, "A later alert cancelled the order before it was sent.", "Nothing to do."),

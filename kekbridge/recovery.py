@@ -93,10 +93,12 @@ class Recovery:
             self._under_way.discard(order.client_order_id)
 
     async def _resolve(self, order: Order) -> Order:
-        window_end = self._window_end(order)
+        now = asyncio.get_running_loop().time
+        # Counted from here by a clock that nobody sets: the machine's own may jump while we wait.
+        window_end = now() + self._window_left_s(order)
         asked = 0
         while True:
-            answered_at = self._clock()
+            asked_at = now()
             try:
                 report = await self._exchange.find(order)
             except ExchangeUnavailable as error:
@@ -105,17 +107,18 @@ class Recovery:
                 if report is not None:
                     log.info("unknown_order_found", client_order_id=order.client_order_id, status=report.status.value)
                     return await self._follower.apply(order, report)
-                if answered_at > window_end:
+                if asked_at > window_end:
                     return await self._never_arrived(order)
             asked += 1
             pause = min(backoff_s(_FIRST_QUESTION_S, asked, random.random() / 4), _SLOWEST_QUESTION_S)
             await asyncio.sleep(pause)
 
-    def _window_end(self, order: Order) -> datetime:
-        """Until when a request sent before could still be accepted: receive window, clock tolerance, and one request's time."""
+    def _window_left_s(self, order: Order) -> float:
+        """How long a request sent before could still be accepted: receive window, clock tolerance, and one request's time."""
         exchange = self._settings.exchange
         seconds = exchange.recv_window_ms / 1000 + self._settings.queue.clock_tolerance_s + exchange.request_timeout_s
-        return self._sent_by(order) + timedelta(seconds=seconds)
+        since_s = (self._clock() - self._sent_by(order)).total_seconds()
+        return min(max(seconds - since_s, 0.0), seconds)
 
     def _sent_by(self, order: Order) -> datetime:
         """The latest moment at which the request can have left.

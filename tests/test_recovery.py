@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,24 @@ async def test_an_entry_that_never_arrived_is_not_sent_again(house: House) -> No
     assert order.status is OrderStatus.UNKNOWN
     assert order.finished_at is not None
     assert await house.positions() == {BTC: D("0.02")}
+
+
+async def test_a_clock_that_jumps_ahead_proves_nothing(tmp_path: Path) -> None:
+    """Ten minutes jump while an order is looked up, and reads lag: "does not exist" is no proof before the window has really passed."""
+    async with (
+        running_paper(tmp_path / "paper") as paper_url,
+        running_house(tmp_path / "data", paper_url, exchange__recv_window_ms=4_000) as house,
+    ):
+        await house.send()
+        await house.fault("read_lag", delay_ms=2500)
+        await house.fault("withhold_reports")
+        await house.fault("lose_answer", path="/v1/order", method="POST", count=1)
+        _, answer = await house.send(action="close", quantity=None)
+        assert answer["status"] == "unknown"
+        house.clock.offset = timedelta(minutes=10)
+        order = await house.until_stored(answer, "filled")
+        assert order.attempt == 1
+        assert len(await house.journal("order_accepted", client_order_id=order.client_order_id)) == 1
 
 
 async def test_an_exit_that_never_arrived_is_sent_again(house: House) -> None:

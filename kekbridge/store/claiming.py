@@ -13,7 +13,7 @@ from datetime import datetime
 
 from kekbridge.crashpoints import reach
 from kekbridge.errors import NotFound
-from kekbridge.model import Order, OrderIntent, OrderStatus, RateLimits, Usage, Verdict, Webhook
+from kekbridge.model import Order, OrderIntent, OrderStatus, Purpose, RateLimits, Usage, Verdict, Webhook
 from kekbridge.store import orders, webhooks
 from kekbridge.store.admission import Admission, AlertDraft, Decision, admit
 from kekbridge.store.usage import read_usage
@@ -90,6 +90,22 @@ def claim_if_allowed(
                 connection, name, code=verdict.code, error=verdict.error, now=now, verdicts=verdict.verdicts
             )
         case _:
+            _drop_overtaken(connection, order, now=now)
             return orders.claim(
                 connection, name, now=now, intent=verdict.intent, verdicts=verdict.verdicts, request=verdict.request
             )
+
+
+def _drop_overtaken(connection: sqlite3.Connection, leaving: Order, *, now: datetime) -> None:
+    """An exit of the whole position that overtakes queued entries (the breaker holds those back) ends them.
+
+    Sent later they would open again what the strategy has left.
+    """
+    intent = leaving.intent
+    if intent.purpose is not Purpose.EXIT or (intent.close_fraction != 1 and intent.target_quantity != 0):
+        return
+    for order in orders.unfinished(connection):
+        is_before = order.sequence < leaving.sequence and order.webhook_id == leaving.webhook_id
+        if is_before and order.is_entry and order.status is OrderStatus.QUEUED and order.intent.symbol == intent.symbol:
+            error = "a later alert closed the position before this entry could be sent"
+            orders.mark_denied(connection, order.client_order_id, code="overtaken_by_exit", error=error, now=now)
