@@ -1,13 +1,20 @@
-"""Fixtures that several rooms share."""
+"""Fixtures that several rooms share, and how long property tests try: HYPOTHESIS_PROFILE=release makes 10,000 examples of each."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.house import House, running_house, running_paper
+
+# Property tests run on busy machines: no deadline for a single example.
+settings.register_profile("ci", deadline=None)
+settings.register_profile("release", deadline=None, max_examples=10_000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 @pytest.fixture
