@@ -88,6 +88,7 @@ class ExchangeSettings(_Section):
     request_timeout_s: Seconds = 5.0
     recv_window_ms: Annotated[int, Field(ge=500, le=60_000)] = 5_000
     refresh_s: Seconds = 10.0
+    rate_factor: Annotated[int, Field(ge=1, le=1000)] = 1
     max_snapshot_age_s: Seconds = 30.0
     max_mark_age_s: Seconds = 60.0
 

@@ -55,8 +55,8 @@ from kekbridge.recovery import Recovery
 from kekbridge.refusals import RefusalLog
 from kekbridge.risk.limits import account_limits
 from kekbridge.store import settings as store_settings
-from kekbridge.store import webhooks
 from kekbridge.store.database import Database
+from kekbridge.store import events, webhooks
 from kekbridge.store.lock import DaemonLock
 from kekbridge.supervise import InheritedSocket, Supervisor, inherited_sockets
 from kekbridge.takeprofits import TakeProfits
@@ -64,6 +64,7 @@ from kekbridge.vault import OpenVault, Sealer, master_key, open_vault, orderly_s
 from kekbridge.worker import Worker
 
 log = structlog.get_logger("kekbridge.daemon")
+from kekbridge.webhooks import domain_url
 
 
 _RECOVERY_PAUSE_S = 1.0
@@ -142,11 +143,14 @@ class Daemon:
         supervisor: Supervisor,
         sockets: Sequence[InheritedSocket],
     ) -> None:
+        certificate: AutoCertificate | None,
         self._settings = settings
         self._supervisor = supervisor
         self._clock = clock
         self._sockets = sockets
         self._data_dir = data_dir
+        self._certificate = certificate
+        self._tls = certificate.tls if certificate else settings.tls
         self._vault = vault
         self.sealer = sealer
         self._paper_url = paper.base_url if paper else None

@@ -188,7 +188,14 @@ def address_of(connection: sqlite3.Connection, settings: Settings, *, is_running
     if isinstance(known, dict) and isinstance(known.get("webhook_url"), str):
         return str(known["webhook_url"])
     host = f"[{server.host}]" if ":" in server.host else server.host
+    if settings.tls.domain:
+        return domain_url(settings.tls.domain, server.port) + WEBHOOK_PATH
     return f"{'https' if settings.tls.cert else 'http'}://{host}:{server.port}{WEBHOOK_PATH}"
+
+
+def domain_url(domain: str, port: int) -> str:
+    """The address of a name that we have a certificate for; the port is named unless it is HTTPS's own."""
+    return f"https://{domain}" + ("" if port == 443 else f":{port}")
 
 
 def mode_of(connection: sqlite3.Connection, configured: Mode, *, is_explicit: bool) -> Mode:

@@ -5,7 +5,8 @@ Data goes to stdout, the log to stderr. Everything that runs is daemon.py's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +14,7 @@ from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.cli.workspace import find_workspace
 
 if TYPE_CHECKING:
+    from kekbridge.config import Settings
     from kekbridge.daemon import Started
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -22,6 +24,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
     epilog=examples(
         "kekbridge serve                            paper trading on 127.0.0.1:8080, nothing to set up",
         "kekbridge serve --port 9000 --data-dir ./data",
+        "kekbridge serve --domain bridge.example.com         HTTPS on port 443, certificate by itself",
         "kekbridge serve --config /etc/kekbridge.toml --json",
     )
 )
@@ -41,6 +44,26 @@ def serve(
             metavar="N", min=0, max=65535, help="Port; 0 takes a free one. Default: server.port.", show_default=False
         ),
     ] = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Get and renew a certificate for this name, and listen on port 443 of every address. Default: tls.domain.",
+            show_default=False,
+        ),
+    ] = None,
+    acme_directory: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Certificate authority. Default: tls.acme_directory.", show_default=False),
+    ] = None,
+    acme_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Certificates to trust a private authority by. Default: tls.acme_ca_file.",
+            show_default=False,
+        ),
+    ] = None,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -50,7 +73,17 @@ def serve(
     The first start creates the data directory and a webhook named `default`. Ctrl-C or SIGTERM stops in order; what is left continues at
     the next start. With --json one line of JSON says where it listens.
     """
-    workspace = find_workspace(context, data_dir, config, {"mode": mode, "server.host": host, "server.port": port})
+    given = {
+        "mode": mode,
+        "server.host": host,
+        "server.port": port,
+        "tls.domain": domain,
+        "tls.acme_directory": acme_directory,
+        "tls.acme_ca_file": None if acme_ca is None else str(acme_ca),
+    }
+    workspace = find_workspace(context, data_dir, config, given)
+    if workspace.settings.tls.domain:
+        workspace = find_workspace(context, data_dir, config, given | _public_place(workspace.settings))
     from kekbridge import daemon, log
     from kekbridge.cli.welcome import Welcome
 
@@ -61,3 +94,12 @@ def serve(
         welcome.say(started, as_json=as_json)
 
     return daemon.serve(workspace.settings, workspace.data_dir, announce=announce)
+
+
+def _public_place(settings: Settings) -> dict[str, Any]:
+    """Where a bridge with a name of its own listens, unless the settings say otherwise: every address, HTTPS's own port."""
+    chosen = settings.server.model_fields_set
+    return {
+        **({} if "host" in chosen else {"server.host": "0.0.0.0"}),  # noqa: S104 - meant to be reached; TLS is on
+        **({} if "port" in chosen else {"server.port": 443}),
+    }

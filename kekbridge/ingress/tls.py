@@ -26,10 +26,11 @@ _CHECK_EVERY_S = 1.0
 
 def check_bind(server: Server, tls: Tls) -> None:
     """Refuse to serve plain HTTP where strangers can listen. Raises ConfigError with the three ways out."""
-    if tls.cert or tls.key or server.behind_proxy or _is_loopback(server.host):
+    if tls.cert or tls.key or tls.domain or server.behind_proxy or _is_loopback(server.host):
         return
     raise ConfigError(
-        f"server.host {server.host} would take secrets over plain HTTP from the network; either set tls.cert and tls.key,"
+        f"server.host {server.host} would take secrets over plain HTTP from the network; either set tls.cert and tls.key"
+        " (or --domain NAME, which gets a certificate),"
         " or put a TLS proxy in front and set server.behind_proxy = true, or listen on 127.0.0.1 (for a tunnel or a local proxy)",
         field="server.host",
     )
