@@ -24,7 +24,7 @@ from kekbridge.exchange.checks import Check, Venue, run_checks
 from kekbridge.exchange.feed import PRIVATE_TOPICS, PUBLIC_TOPICS, Feed
 from kekbridge.exchange.freshness import Freshness
 from kekbridge.exchange.market import Market
-from kekbridge.exchange.pacing import Endpoint, Pacer, Ticket
+from kekbridge.exchange.pacing import Endpoint, Pacer, Ticket, scaled
 from kekbridge.exchange.protocol import Accepted, Deferred, Health, OrderReport, Refused, Submission, Unknown
 from kekbridge.exchange.rest import Rest, worst
 from kekbridge.exchange.signing import Signer
@@ -70,7 +70,7 @@ class OrderlyExchange:
         addresses = addresses_of(
             name, base_url, ws_public_url or settings.ws_public_url, ws_private_url or settings.ws_private_url
         )
-        self._pacer = pacer or Pacer()
+        self._pacer = pacer or Pacer(scaled(settings.rate_factor))
         self._wire = Wire(addresses.rest, signer, timeout_s=settings.request_timeout_s, clock_ms=self._clock_ms)
         self.rest = Rest(
             self._wire,

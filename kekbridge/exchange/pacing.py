@@ -82,6 +82,12 @@ RATES: Final[Mapping[Endpoint, Rate]] = {
     Endpoint.PUBLIC: Rate(10, 1),
 }
 
+
+def scaled(factor: int) -> Mapping[Endpoint, Rate]:
+    """The published windows, as many times as wide as the exchange granted to this key (1: as published)."""
+    return {name: Rate(rate.count * factor, rate.window_s) for name, rate in RATES.items()}
+
+
 # The exchange counts arrivals, we count departures. What the network or a busy machine delays on the way is learnt from the answer (see
 # Ticket.answered); 40 ms of room cover the rest, at 0.16 s for a burst of 50 orders. What they do not cover comes back as 429, which
 # proves that nothing happened.

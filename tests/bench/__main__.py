@@ -1,0 +1,92 @@
+"""Measure kekbridge side by side with the reference and the usual bot: `python -m tests.bench [scenario…] --rounds 5 --markdown`.
+
+Systems alternate, each ratio is taken within one round, and the median over the rounds is told. Absolute times say little: the load
+generator and the stub exchange run on the same cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import shutil
+import signal
+import statistics
+import sys
+from collections import defaultdict
+from datetime import UTC, datetime
+
+from tests.bench.scenarios import SCENARIOS, SIZES, Figures, Scenario, Size
+from tests.bench.systems import Kekbridge
+
+Table = dict[tuple[str, str], list[float]]
+
+
+def measure(scenario: Scenario, size: Size, rounds: int, systems: set[str]) -> Table:
+    """Figures by (system, figure), one value per round by which it was measured."""
+    table: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    chosen = [system for system in scenario.systems if system.name in systems]
+    for _ in range(rounds):
+        found: dict[str, Figures] = {}
+        for make in chosen:
+            found[make.name] = scenario.measure(make, size)
+        for name, figures in found.items():
+            for figure, value in figures.items():
+                table[name, figure].append(value)
+        for name, figures in found.items():
+            for figure, value in found.get(Kekbridge.name, {}).items():
+                if name != Kekbridge.name and figures.get(figure):
+                    table[f"kekbridge / {name}", figure].append(value / figures[figure])
+    return dict(table)
+
+
+def rows_of(scenario: Scenario, table: Table) -> list[list[str]]:
+    return [
+        [scenario.title, figure, name, *(_short(of(values)) for of in (statistics.median, min, max)), str(len(values))]
+        for (name, figure), values in sorted(table.items(), key=lambda item: (item[0][1], item[0][0]))
+        if not any(math.isnan(value) for value in values)
+    ]
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument(
+        "scenarios", nargs="*", metavar="scenario", help=f"any of {', '.join(SCENARIOS)}; all by default"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", choices=list(SIZES), default="full")
+    parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--systems", default=",".join({s.name for each in SCENARIOS.values() for s in each.systems}))
+    given = parser.parse_args(arguments)
+    unknown = set(given.scenarios) - set(SCENARIOS)
+    if unknown:
+        parser.error(f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+    if given.markdown:
+        cores, memory = os.cpu_count(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        words = " ".join(["python -m tests.bench", *arguments])
+        print(
+            f"`{words}`, {datetime.now(UTC):%Y-%m-%d}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}\n"
+        )
+        print("| scenario | figure | system | median | min | max | rounds |\n|---|---|---|---|---|---|---|")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes started here end with us
+    for name in given.scenarios or SCENARIOS:
+        if name in ("flushes", "disk") and shutil.which("strace") is None:
+            print(f"{name}: strace is not installed", file=sys.stderr)
+            continue
+        scenario = SCENARIOS[name]
+        table = measure(scenario, SIZES[given.size], given.rounds, set(given.systems.split(",")))
+        for row in rows_of(scenario, table):
+            print(
+                "| " + " | ".join(row) + " |" if given.markdown else "  ".join(f"{cell:<24}" for cell in row),
+                flush=True,
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

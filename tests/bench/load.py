@@ -1,0 +1,114 @@
+"""The sender: one new connection per alert, as TradingView does, and the clock that all processes share (CLOCK_MONOTONIC)."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from dataclasses import dataclass
+
+from tests.bench.systems import System, quantity_of
+
+_PATH = "/api/webhooks/tradingview"
+_ORDER_DEADLINE_S = 60.0
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One alert: when its connection began, how long the answer took, and what it said (0: cut)."""
+
+    number: int
+    at: float
+    ack_s: float
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A run: acks and orders in seconds from the connect of their alert; refusals and doubles as the exchange saw them."""
+
+    acks: list[float]
+    orders: list[float]
+    last_order_s: float
+    elapsed_s: float
+    refused: int
+    doubles: int
+    missing: int
+    late: int
+
+
+async def send(system: System, number: int) -> Sent:
+    body, headers = system.message(number)
+    lines = [f"POST {_PATH} HTTP/1.1", "Host: bench", "Content-Type: application/json", "Connection: close"]
+    lines += [f"Content-Length: {len(body)}", *(f"{name}: {value}" for name, value in headers.items())]
+    request = ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+    started = time.monotonic()
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", system.port)
+        writer.write(request)
+        answer = await reader.read()
+        writer.close()
+    except OSError:
+        answer = b""
+    status = int(answer[9:12]) if len(answer) > 12 else 0
+    if 400 <= status < 500:
+        raise AssertionError(
+            f"{system.name} refused an alert of the benchmark: {answer.decode(errors='replace')[-300:]}"
+        )
+    return Sent(number, started, time.monotonic() - started, status)
+
+
+async def run(system: System, *, count: int, at_once: int, copies: int = 1) -> Result:
+    """`count` alerts, never more than `at_once` under way, each sent `copies` times; returns when all are ordered."""
+    system.arrivals()
+    numbers = [next(_numbers) for _ in range(count)]
+    waiting = iter([number for number in numbers for _ in range(copies)])
+    sent: list[Sent] = []
+
+    async def sender() -> None:
+        for number in waiting:
+            one = await send(system, number)
+            sent.append(one)
+
+    started = time.monotonic()
+    await asyncio.gather(*(sender() for _ in range(min(at_once, count * copies))))
+    arrived: dict[str, list[tuple[float, int]]] = {}
+    deadline = time.monotonic() + _ORDER_DEADLINE_S
+    while time.monotonic() < deadline:
+        for quantity, times in (await asyncio.to_thread(system.arrivals)).items():
+            arrived.setdefault(quantity, []).extend(times)
+        if len(arrived) >= count and not any(all(status != 200 for _, status in each) for each in arrived.values()):
+            break
+        if system.name.startswith("flask"):
+            break  # its order is sent before its answer, or never
+        await asyncio.sleep(0.02)
+    return _judge(numbers, sent, arrived, started)
+
+
+def _judge(numbers: list[int], sent: list[Sent], arrived: dict[str, list[tuple[float, int]]], started: float) -> Result:
+    first_sent: dict[int, float] = {}
+    for each in sorted(sent, key=lambda each: each.at):
+        first_sent.setdefault(each.number, each.at)
+    orders: list[float] = []
+    last = 0.0
+    doubles = refused = missing = 0
+    for number in numbers:
+        came = arrived.get(quantity_of(number), [])
+        taken = [at for at, status in came if status == 200]
+        refused += len(came) - len(taken)
+        doubles += max(len(taken) - 1, 0)
+        missing += not taken
+        if taken:
+            orders.append(taken[0] - first_sent[number])
+            last = max(last, taken[0] - started)
+    return Result(
+        acks=[each.ack_s for each in sent if each.status],
+        orders=orders,
+        last_order_s=last,
+        elapsed_s=max([last, *(each.at + each.ack_s - started for each in sent)]),
+        refused=refused,
+        doubles=doubles,
+        missing=missing,
+        late=sum(each.ack_s > 3 or not each.status for each in sent),
+    )

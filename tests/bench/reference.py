@@ -1,0 +1,152 @@
+"""The reference: a program that does only the unavoidable work, and does it safely. Nobody can be much quicker and be safe.
+
+HMAC, validation, unique durable intent (WAL, synchronous=FULL, group commit), 200, one ed25519 signature, one POST on a kept-alive
+connection, durable result. `python -m tests.bench.reference --port N --exchange URL --database FILE`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import gc
+import hashlib
+import hmac
+import json
+import queue
+import sqlite3
+import threading
+import time
+from decimal import Decimal
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from nacl.signing import SigningKey
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+SECRET = b"bench-secret"
+
+
+class Message(BaseModel):
+    """What an alert may say."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    alertId: str  # noqa: N815 - the message's own name
+    action: str
+    symbol: str
+    quantity: Decimal
+    timestamp: str
+
+
+class Store:
+    """One writer thread with group commit."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._queue: queue.SimpleQueue[tuple[str, tuple[Any, ...], asyncio.Future[int]]] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def write(self, statement: str, *values: Any) -> asyncio.Future[int]:
+        """Row count, after the flush."""
+        future: asyncio.Future[int] = self._loop.create_future()
+        self._queue.put((statement, values, future))
+        return future
+
+    def _run(self) -> None:
+        connection = sqlite3.connect(self._path, isolation_level=None)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS intents (id TEXT PRIMARY KEY, name TEXT, body TEXT, state TEXT, answer TEXT) STRICT"
+        )
+        while True:
+            batch = [self._queue.get()]
+            while not self._queue.empty() and len(batch) < 256:
+                batch.append(self._queue.get())
+            connection.execute("BEGIN IMMEDIATE")
+            done = [(future, connection.execute(statement, values).rowcount) for statement, values, future in batch]
+            connection.execute("COMMIT")
+            self._loop.call_soon_threadsafe(_tell, done)
+
+
+def _tell(done: list[tuple[asyncio.Future[int], int]]) -> None:
+    for future, count in done:
+        if not future.done():
+            future.set_result(count)
+
+
+class Reference:
+    def __init__(self, exchange: str, database: str) -> None:
+        self._exchange = exchange
+        self._store = Store(database)
+        self._key = SigningKey(b"7" * 32)
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=32))
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "GET":
+            return web.json_response({"ready": True})
+        body = await request.read()
+        proof = hmac.new(SECRET, body, hashlib.sha256).hexdigest()
+        if not hmac.compare_digest(proof, request.headers.get("X-Webhook-Signature", "")):
+            return web.Response(status=401)
+        try:
+            message = Message.model_validate(json.loads(body, parse_float=Decimal))
+        except (ValidationError, ValueError):
+            return web.Response(status=400)
+        name = "r-" + hashlib.sha256(message.alertId.encode()).hexdigest()[:24]
+        is_new = await self._store.write(
+            "INSERT INTO intents VALUES (?, ?, ?, 'sent', NULL) ON CONFLICT DO NOTHING",
+            *(message.alertId, name, body.decode()),
+        )
+        if is_new:
+            task = asyncio.create_task(self._send(message, name))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return web.json_response({"success": True, "clientOrderId": name})
+
+    async def _send(self, message: Message, name: str) -> None:
+        symbol = message.symbol.removesuffix(".P").removesuffix("USDT")
+        text = json.dumps(
+            {
+                "symbol": f"PERP_{symbol}_USDC",
+                "order_type": "MARKET",
+                "side": message.action.upper(),
+                "order_quantity": str(message.quantity),
+                "client_order_id": name,
+            }
+        )
+        stamp = str(time.time_ns() // 1_000_000)
+        signature = self._key.sign((stamp + "POST/v1/order" + text).encode()).signature
+        headers = {
+            "Content-Type": "application/json",
+            "orderly-timestamp": stamp,
+            "orderly-signature": base64.urlsafe_b64encode(signature).decode(),
+        }
+        async with self._session.post(self._exchange + "/v1/order", data=text.encode(), headers=headers) as answer:
+            said = await answer.text()
+        await self._store.write("UPDATE intents SET state = 'done', answer = ? WHERE id = ?", said, message.alertId)
+        print("order", name, answer.status, flush=True)
+
+
+async def _serve(port: int, exchange: str, database: str) -> None:
+    reference = Reference(exchange, database)
+    runner = web.ServerRunner(web.Server(reference.handle, access_log=None))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port, backlog=512).start()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    print(json.dumps({"port": port}), flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--exchange", required=True)
+    parser.add_argument("--database", required=True)
+    given = parser.parse_args()
+    asyncio.run(_serve(given.port, given.exchange, given.database))

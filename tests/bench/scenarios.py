@@ -1,0 +1,235 @@
+"""What is measured, one function per scenario: a dict of figures for one system, in one round."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench import filling
+from tests.bench.load import Result, run
+from tests.bench.systems import Flask, Kekbridge, Reference, System, ThrottledFlask
+from tests.system.harness import clean_environment
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much work a scenario does."""
+
+    lone: int
+    burst: int
+    sustained: int
+    loaded: tuple[int, int]
+    stored: tuple[int, ...]
+
+
+SIZES: Mapping[str, Size] = {
+    "smoke": Size(lone=3, burst=5, sustained=10, loaded=(5, 10), stored=(50,)),
+    "full": Size(lone=100, burst=50, sustained=1000, loaded=(3000, 20_000), stored=(10_000, 1_000_000)),
+}
+ALL = (Kekbridge, Reference, Flask)
+SAFE = (Kekbridge, Reference)
+
+
+def _drive(system: System, *, count: int, at_once: int, copies: int = 1, warm: int = 10) -> Result:
+    """A measured run after a short one that warms everything up."""
+
+    async def both() -> Result:
+        if warm:
+            await run(system, count=warm, at_once=min(5, warm))
+        return await run(system, count=count, at_once=at_once, copies=copies)
+
+    return asyncio.run(both())
+
+
+def _percentile(values: list[float], share: float) -> float:
+    if not values:
+        return float("nan")
+    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
+
+
+def _times(result: Result) -> Figures:
+    return {
+        "order p50 ms": statistics.median(result.orders or [float("nan")]) * 1000,
+        "order p99 ms": _percentile(result.orders, 0.99) * 1000,
+        "ack p99 ms": _percentile(result.acks, 0.99) * 1000,
+    }
+
+
+def warm_lone(make: type[System], size: Size) -> Figures:
+    """Alerts one after the other."""
+    with make() as system:
+        return _times(_drive(system, count=size.lone, at_once=1))
+
+
+def ten_at_once(make: type[System], size: Size) -> Figures:
+    with make() as system:
+        times = _times(_drive(system, count=size.lone * 2, at_once=10))
+        return {**times, "order p99/p50": times["order p99 ms"] / times["order p50 ms"]}
+
+
+def burst(make: type[System], size: Size) -> Figures:
+    """All alerts of a bar close at one moment."""
+    with make() as system:
+        result = _drive(system, count=size.burst, at_once=size.burst, warm=50 if size.burst >= 50 else 5)
+        return {"last order ms": result.last_order_s * 1000, "ack p99 ms": _percentile(result.acks, 0.99) * 1000}
+
+
+def sustained(make: type[System], size: Size) -> Figures:
+    """50 at a time for long."""
+    with make() as system:
+        _drive(system, count=min(50, size.burst), at_once=min(50, size.burst))
+        before = system.cpu_s()
+        result = _drive(system, count=size.sustained, at_once=50, warm=0)
+        spent = system.cpu_s() - before
+        return {"alerts/s": size.sustained / result.elapsed_s, "cpu ms/alert": spent / size.sustained * 1000}
+
+
+def slow_exchange(make: type[System], size: Size) -> Figures:
+    """The exchange answers after a second: nobody may wait for it."""
+    with make(delay_s=1.0) as system:
+        slow = _drive(system, count=size.burst, at_once=size.burst, warm=1)
+    with make() as system:
+        quick = _drive(system, count=size.burst, at_once=size.burst, warm=1)
+    ack_slow, ack_quick = _percentile(slow.acks, 0.99), _percentile(quick.acks, 0.99)
+    return {"ack p99 ms": ack_slow * 1000, "slow/instant": ack_slow / ack_quick, "past 3 s": float(slow.late)}
+
+
+def limited_exchange(make: type[System], size: Size) -> Figures:
+    """Ten orders in any second: what does not fit is refused."""
+    with make(limit=10) as system:
+        result = _drive(system, count=size.burst, at_once=size.burst, warm=0)
+        return {
+            "last order s": result.last_order_s,
+            "refused": float(result.refused),
+            "never ordered": float(result.missing),
+        }
+
+
+def every_alert_twice(make: type[System], size: Size) -> Figures:
+    with make() as system:
+        return {"double orders": float(_drive(system, count=size.burst, at_once=10, copies=2, warm=0).doubles)}
+
+
+def memory(make: type[System], size: Size) -> Figures:
+    with make() as system:
+        time.sleep(1)
+        idle = system.pss_mib()
+        first, second = size.loaded
+        _drive(system, count=first, at_once=50, warm=0)
+        loaded = system.pss_mib()
+        _drive(system, count=second - first, at_once=50, warm=0)
+        return {"idle MiB": idle, "loaded MiB": system.pss_mib(), "late/early": system.pss_mib() / loaded}
+
+
+def start_up(make: type[System], size: Size) -> Figures:
+    """Spawn to first answer."""
+    with make() as system:
+        return {"start s": system.start_s}
+
+
+def start_up_stored(make: type[System], size: Size) -> Figures:
+    """The same with alerts stored, and a lone alert's way then; kekbridge only."""
+    figures: Figures = {}
+    for count in (0, *size.stored):
+        with make() as system:
+            _drive(system, count=2, at_once=1, warm=0)
+            system.stop()
+            if count:
+                filling.fill(system.directory / "data" / "kekbridge.db", count)
+            system.start()
+            figures[f"start s, {count}"] = system.start_s
+            figures[f"order p50 ms, {count}"] = _times(_drive(system, count=size.lone, at_once=1))["order p50 ms"]
+    return figures
+
+
+def flushes(make: type[System], size: Size) -> Figures:
+    """fdatasync and fsync, counted by strace: per lone alert, and per alert of a burst."""
+    figures: Figures = {}
+    for title, count, at_once in (("lone", size.lone, 1), ("burst", size.burst, size.burst)):
+        with _traced(make) as system:
+            trace = system.directory / "trace"
+            _drive(system, count=5, at_once=1, warm=0)
+            time.sleep(1.0)
+            before = _count(trace)
+            _drive(system, count=count, at_once=at_once, warm=0)
+            time.sleep(1.0)
+            figures[f"per alert, {title}"] = (_count(trace) - before) / count
+    return figures
+
+
+def slow_disk(make: type[System], size: Size) -> Figures:
+    """A disk that takes 5 ms for each flush."""
+    with _traced(make, "-e", "inject=fdatasync,fsync:delay_exit=5000") as system:
+        result = _drive(system, count=max(size.sustained // 2, 10), at_once=50)
+        return {"alerts/s": len(result.orders) / result.elapsed_s}
+
+
+def command_line(make: type[System], size: Size) -> Figures:
+    """Commands as multiples of an empty Python."""
+    with make() as system:
+        bare = _seconds("-c", "pass", system=system)
+        return {
+            f"{title} x bare": _seconds("-m", "kekbridge", *arguments, system=system) / bare
+            for title, arguments in (("--help", ["--help"]), ("--version", ["--version"]), ("positions", ["positions"]))
+        }
+
+
+def _traced(make: type[System], *options: str) -> System:
+    system = make()
+    system.wrap = [
+        "strace",
+        "-f",
+        "-qq",
+        "-e",
+        "trace=fdatasync,fsync",
+        "-o",
+        str(system.directory / "trace"),
+        *options,
+    ]
+    return system
+
+
+def _count(trace: Path) -> int:
+    return sum("fdatasync(" in line or "fsync(" in line for line in trace.read_text().splitlines())
+
+
+def _seconds(*arguments: str, system: System) -> float:
+    def once() -> float:
+        started = time.monotonic()
+        environment = {**clean_environment(), **system.environment}
+        subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, check=True)
+        return time.monotonic() - started
+
+    return statistics.median(once() for _ in range(5))
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    title: str
+    measure: Callable[[type[System], Size], Figures]
+    systems: tuple[type[System], ...]
+
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "lone": Scenario("warm lone alert", warm_lone, ALL),
+    "ten": Scenario("10 at a time", ten_at_once, ALL),
+    "burst": Scenario("burst of 50", burst, (*ALL, ThrottledFlask)),
+    "sustained": Scenario("sustained, 50 at a time", sustained, ALL),
+    "slow": Scenario("exchange answers after 1 s", slow_exchange, ALL),
+    "limited": Scenario("exchange takes 10 a second", limited_exchange, (*ALL, ThrottledFlask)),
+    "twice": Scenario("every alert twice", every_alert_twice, ALL),
+    "memory": Scenario("memory (PSS)", memory, ALL),
+    "start": Scenario("start to first answer", start_up, ALL),
+    "stored": Scenario("with stored alerts", start_up_stored, (Kekbridge,)),
+    "flushes": Scenario("flushes of the disk", flushes, SAFE),
+    "disk": Scenario("a disk of 5 ms", slow_disk, SAFE),
+    "cli": Scenario("command line", command_line, (Kekbridge,)),
+}

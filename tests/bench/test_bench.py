@@ -1,0 +1,35 @@
+"""The benchmark itself runs: every scenario, with the tiniest size. What it measures is no matter here."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.scenarios import SCENARIOS
+from tests.system.harness import clean_environment
+
+HAS_FLASK = all(importlib.util.find_spec(name) for name in ("flask", "ccxt"))
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("name", list(SCENARIOS))
+def test_scenario_runs(name: str) -> None:
+    """Each scenario ends by itself and tells at least one figure of kekbridge."""
+    if name in ("flushes", "disk") and shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    systems = "kekbridge,reference" + (",flask,flask throttled" if HAS_FLASK else "")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench", name, "--rounds", "1", "--size", "smoke", "--systems", systems],
+        cwd=Path(__file__).resolve().parents[2],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "kekbridge" in done.stdout, done.stderr[-2000:]
