@@ -58,6 +58,7 @@ class Follower:
         self._clock = clock
         self._protection_changed = protection_changed
         self._reported: dict[str, asyncio.Event] = {}
+        self._told: dict[str, OrderReport] = {}  # of followed orders: the last word, which needs no asking
         self._inbox: asyncio.Queue[OrderReport] = asyncio.Queue(maxsize=10_000)
         self._trades_wanted = asyncio.Event()
         self._positions_moved = asyncio.Event()
@@ -76,12 +77,17 @@ class Follower:
             while True:
                 await _wait(reported, _LOOK_WITH_STREAM_S if self._exchange.health.stream_is_live else pause)
                 reported.clear()
-                order = await self.look(order)
+                # The stream may have told the end while the answer to the order was still being written down.
+                order = await self._database.read(order_rows.get, order.client_order_id)
+                if not order.is_settled:
+                    told = self._told.pop(order.client_order_id, None)
+                    order = await (self.look(order) if told is None else self.apply(order, told))
                 if order.is_settled or asyncio.get_running_loop().time() >= deadline:
                     return order
                 pause = min(pause * 2, _SLOWEST_LOOK_S)
         finally:
             self._reported.pop(order.client_order_id, None)
+            self._told.pop(order.client_order_id, None)
 
     async def look(self, order: Order) -> Order:
         """Ask the exchange about one order and record what it says; the order unchanged when there is no answer."""
@@ -167,10 +173,14 @@ class Follower:
             return
         waiting = self._reported.get(order.client_order_id)
         if waiting is not None:
-            waiting.set()  # follow() asks for the whole truth at once
+            if _is_last_word(report):
+                self._told[order.client_order_id] = report
+            waiting.set()  # follow() records it, or asks for the whole truth at once
             return
         if not order.status.is_final:
-            await self.look(order)
+            await (self.apply(order, report) if _is_last_word(report) else self.look(order))
+            if (waiting := self._reported.get(order.client_order_id)) is not None:
+                waiting.set()  # it began to be followed in this very moment
         if report.is_algo:
             self._trades_wanted.set()
             self._protection_changed()
@@ -285,6 +295,11 @@ def legs_of(report: OrderReport) -> tuple[Leg, ...]:
                 )
             )
     return tuple(found)
+
+
+def _is_last_word(report: OrderReport) -> bool:
+    """True for a report that says all there is to say: a plain order filled to the end, with its price."""
+    return report.status is OrderStatus.FILLED and not report.is_algo and report.average_price is not None
 
 
 async def _wait(event: asyncio.Event, timeout: float) -> None:
