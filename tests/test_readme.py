@@ -72,16 +72,17 @@ def test_ci_runs_the_command_of_the_readme() -> None:
 
 
 @needs_curl
-@pytest.mark.parametrize("name", ["look", "webhooks", "templates", "settings"])
+@pytest.mark.parametrize("name", ["look", "webhooks", "templates", "rehearsal", "settings"])
 def test_every_block_runs(name: str, served: Served, place: Path) -> None:
     """Blocks pasted into a shell beside the running bridge, each line without an error."""
     assert tuple(block for block in BLOCKS if block not in ("run", "test")) == (
         "look",
         "webhooks",
         "templates",
+        "rehearsal",
         "settings",
     )
-    if name == "templates":  # its webhook is the one that the block before creates
+    if name in ("templates", "rehearsal"):  # their webhook is the one that the block before creates
         served.run("webhook", "create", "btc-trend")
     done = subprocess.run(
         ["sh", "-e", "-c", script(name)],
