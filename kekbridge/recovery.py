@@ -176,6 +176,7 @@ class Recovery:
                 group.create_task(self._ask(order))
             for order in open_at_exchange:
                 group.create_task(self._follower.look(order))
+        await self._follower.look_at_exits()  # first: a trade is then known as the exit it was
         await self._follower.sync_trades()
         snapshot = await self._exchange.refresh()
         await self._follower.save_positions(snapshot)
@@ -229,5 +230,6 @@ class Recovery:
     async def reconcile(self) -> None:
         """The same comparison in operation: unfinished orders looked at, trades fetched, positions replaced."""
         await self._follower.look_at_all()
+        await self._follower.look_at_exits()  # first: a trade is then known as the exit it was
         await self._follower.sync_trades()
         await self._follower.save_positions(await self._exchange.refresh())

@@ -7,8 +7,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from kekbridge.model import OrderStatus, TradingState
 from kekbridge.recovery import Breaker
+from kekbridge.store import exits
+from kekbridge.store import fills as fill_rows
 from tests.house import BTC, ETH, House, running_house, running_paper
 
 D = Decimal
@@ -62,6 +66,29 @@ async def test_an_exit_that_never_arrived_is_sent_again(house: House) -> None:
     assert order.attempt == 2
     assert len(await house.journal("order_accepted", client_order_id=order.client_order_id)) == 1
     assert await house.positions() == {}
+
+
+async def test_what_happened_while_we_were_down_is_caught_up_with(tmp_path: Path) -> None:
+    """A stop fires and a resting order fills while no daemon runs: the next start knows both before anything trades."""
+    async with running_paper(tmp_path / "paper") as paper_url:
+        async with running_house(tmp_path / "data", paper_url) as house:
+            _, entry = await house.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="1%", takeProfit="2%")
+            _, resting = await house.send(orderType="limit", limitPrice="64800")
+        await _move_prices(paper_url, {ETH: "1764", BTC: "64700"})
+        async with running_house(tmp_path / "data", paper_url) as house:
+            assert (await house.order(resting)).status is OrderStatus.FILLED
+            legs = {
+                leg.kind: leg.status for leg in await house.daemon.database.read(exits.of_order, entry["clientOrderId"])
+            }
+            assert legs == {"STOP_LOSS": OrderStatus.FILLED, "TAKE_PROFIT": OrderStatus.CANCELED}
+            assert len(await house.daemon.database.read(fill_rows.exits_of, entry["clientOrderId"])) == 1
+            assert await house.positions() == {BTC: D("0.01")}
+
+
+async def _move_prices(paper_url: str, prices: dict[str, str]) -> None:
+    """Move prices while no daemon runs."""
+    async with aiohttp.ClientSession() as session, session.post(f"{paper_url}/paper/prices", json=prices) as answer:
+        assert answer.status == 200
 
 
 async def test_an_unresolved_order_does_not_hold_the_other_symbols(tmp_path: Path) -> None:
