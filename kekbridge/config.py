@@ -59,10 +59,15 @@ class Server(_Section):
 
 
 class Tls(_Section):
-    """HTTPS on the public listener: PEM files, re-read when they change. Both or neither."""
+    """HTTPS on the public listener: PEM files, re-read when they change (both or neither), or a domain to get a certificate for."""
 
     cert: str = ""
     key: str = ""
+    domain: str = ""
+    acme_directory: str = "https://acme-v02.api.letsencrypt.org/directory"
+    acme_email: str = ""
+    acme_ca_file: str = ""
+    acme_port: Port = 80
 
 
 class Auth(_Section):

@@ -54,17 +54,17 @@ from kekbridge.protect import Guard
 from kekbridge.recovery import Recovery
 from kekbridge.refusals import RefusalLog
 from kekbridge.risk.limits import account_limits
+from kekbridge.store import events, webhooks
 from kekbridge.store import settings as store_settings
 from kekbridge.store.database import Database
-from kekbridge.store import events, webhooks
 from kekbridge.store.lock import DaemonLock
 from kekbridge.supervise import InheritedSocket, Supervisor, inherited_sockets
 from kekbridge.takeprofits import TakeProfits
 from kekbridge.vault import OpenVault, Sealer, master_key, open_vault, orderly_secret
+from kekbridge.webhooks import domain_url
 from kekbridge.worker import Worker
 
 log = structlog.get_logger("kekbridge.daemon")
-from kekbridge.webhooks import domain_url
 
 
 _RECOVERY_PAUSE_S = 1.0
@@ -139,18 +139,18 @@ class Daemon:
         database: Database,
         paper: PaperExchange | None,
         exchange: OrderlyExchange,
+        certificate: AutoCertificate | None,
         clock: Callable[[], datetime],
         supervisor: Supervisor,
         sockets: Sequence[InheritedSocket],
     ) -> None:
-        certificate: AutoCertificate | None,
         self._settings = settings
+        self._certificate = certificate
+        self._tls = certificate.tls if certificate else settings.tls
         self._supervisor = supervisor
         self._clock = clock
         self._sockets = sockets
         self._data_dir = data_dir
-        self._certificate = certificate
-        self._tls = certificate.tls if certificate else settings.tls
         self._vault = vault
         self.sealer = sealer
         self._paper_url = paper.base_url if paper else None
