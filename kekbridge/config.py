@@ -158,6 +158,7 @@ class Settings(_Section):
     tls: Tls = Tls()
     auth: Auth = Auth()
     exchange: ExchangeSettings = ExchangeSettings()
+    admin: Admin = Admin()
     queue: Queue = Queue()
     risk: Risk = Risk()
     paper: Paper = Paper()

@@ -26,6 +26,9 @@ from typing import Any
 
 import structlog
 
+from kekbridge.admin.access import make_token
+from kekbridge.admin.desk import Desk
+from kekbridge.admin.server import AdminServer
 from kekbridge.canceling import Canceller
 from kekbridge.config import Server, Settings
 from kekbridge.decision import Terms
@@ -69,6 +72,7 @@ log = structlog.get_logger("kekbridge.daemon")
 
 _RECOVERY_PAUSE_S = 1.0
 _EXCHANGE_ADDRESS = "exchange_address"
+_ADMIN_ADDRESS = "admin_address"
 _SETTLE_S = 2.0
 _CLOCK: Callable[[], datetime] = lambda: datetime.now(UTC)  # noqa: E731 - a clock is a function
 
@@ -222,6 +226,7 @@ class Daemon:
             guard=self.guard,
             equity=self.equity,
         )
+        self.admin = _admin(settings, data_dir, self._desk()) if settings.admin.enabled else None
         self.refusals = RefusalLog(database)
         self.listener = Listener(
             self.pipeline.receive,
@@ -237,6 +242,17 @@ class Daemon:
                 lockout_s=settings.auth.lockout_s,
             ),
             ssl_context=serving_context(self._tls),
+        )
+
+    def _desk(self) -> Desk:
+        """What the admin listener works with."""
+        return Desk(
+            database=self.database,
+            exchange=self.exchange,
+            sealer=self.sealer,
+            settings=self._settings,
+            readiness=self.readiness,
+            clock=self._clock,
         )
 
     @classmethod
@@ -285,6 +301,7 @@ class Daemon:
         await self.exchange.start()
         self.started = await self._open_door()
         await self._remember_exchange()
+        await self._open_admin()
         async with asyncio.TaskGroup() as group:
             trading = group.create_task(self._trade())
             background = [
@@ -312,6 +329,13 @@ class Daemon:
             await self.database.write(store_settings.set_value, _EXCHANGE_ADDRESS, address, now=self._clock())
         except StoreUnavailable as error:
             log.warning("exchange_address_not_noted", error=error.message)
+
+    async def _open_admin(self) -> None:
+        """Listen for the operator, and note where for the commands beside this process."""
+        if self.admin is not None:
+            url = await self.admin.start()
+            await self.database.write(store_settings.set_value, _ADMIN_ADDRESS, url, now=self._clock())
+            log.info("admin_listening", url=url)
 
     async def _open_door(self) -> Started:
         """Listen, and say where."""
@@ -346,6 +370,8 @@ class Daemon:
         """Stop in order, within `server.shutdown_timeout_s` for the orders under way."""
         log.info("stopping")
         self.jobs.stop()
+        if self.admin is not None:
+            await self.admin.close()
         await self.listener.stop_accepting()
         await self.listener.close()  # requests under way get their answer: their orders still have lanes
         self.worker.stop()
@@ -450,6 +476,16 @@ async def _start_paper(settings: Settings, data_dir: Path, stack: AsyncExitStack
         log.warning("paper_port_taken", wanted=settings.paper.port, url=url)
     stack.push_async_callback(paper.close)
     return paper
+
+
+def _admin(settings: Settings, data_dir: Path, desk: Desk) -> AdminServer:
+    return AdminServer(desk, make_token(data_dir), host=settings.admin.host, port=settings.admin.port)
+
+
+def admin_address(connection: sqlite3.Connection) -> str | None:
+    """Where the daemon that last ran took the operator's requests; None before the first."""
+    known = store_settings.get_value(connection, _ADMIN_ADDRESS)
+    return None if known is None else str(known)
 
 
 def exchange_address(connection: sqlite3.Connection, settings: Settings) -> str | None:

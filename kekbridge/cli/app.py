@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "positions": ("kekbridge.cli.orders:positions", "List open positions as the bridge last saw them."),
     "risk": ("kekbridge.cli.risk:app", "Show limits and their use."),
     "stats": ("kekbridge.cli.stats:app", "Count alerts and orders, and sum what they won or lost."),
+    "dashboard": ("kekbridge.cli.dashboard:app", "Watch and steer the running bridge on one screen."),
     "halt": ("kekbridge.cli.trading:halt", "Stop all trading at once, exits too."),
     "exits-only": ("kekbridge.cli.trading:exits_only", "Refuse entries at once; exits still pass."),
     "flatten": ("kekbridge.cli.flatten:flatten", "Halt, cancel every order, close every position."),

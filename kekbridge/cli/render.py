@@ -7,22 +7,58 @@ from __future__ import annotations
 
 import json
 import sys
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+from kekbridge.wording import (
+    SHORT_ID,
+    age,
+    amount,
+    camel,
+    clean,
+    clock,
+    duration,
+    jsonable,
+    market,
+    moment,
+    plain,
+    short_id,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
+__all__ = [
+    "SHORT_ID",
+    "Column",
+    "Line",
+    "age",
+    "amount",
+    "as_json",
+    "camel",
+    "clean",
+    "clock",
+    "console",
+    "duration",
+    "heading",
+    "jsonable",
+    "line",
+    "lines",
+    "market",
+    "moment",
+    "note",
+    "pairs",
+    "paragraph",
+    "plain",
+    "short_id",
+    "table",
+]
+
 # A pipe has no width: rows stay whole, so that grep and awk see one row per line.
 _PIPE_WIDTH = 220
-SHORT_ID = 13
-_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 
 STATUS_STYLES: Mapping[str, str] = {
     "filled": "green",
@@ -53,89 +89,6 @@ class Column:
     justify: Literal["left", "right"] = "left"
     shrinks: bool = False
     is_status: bool = False
-
-
-def clean(value: object) -> str:
-    """Plain printable text of anything: line ends become spaces; control, direction and invisible characters go.
-
-    Escape sequences in an alert could otherwise clear the screen or rename the window of whoever reads the log.
-    """
-    text = value if isinstance(value, str) and value else plain(value)
-    if text.isascii() and text.isprintable():
-        return text
-    spaced = text.replace("\r\n", " ").translate({9: " ", 10: " ", 13: " "})
-    return "".join(character for character in spaced if unicodedata.category(character) not in _UNSAFE_CATEGORIES)
-
-
-def plain(value: object) -> str:
-    """The usual text of a value: decimals without exponent, times in UTC to the second, nothing as a dash."""
-    if value is None or value == "":
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Decimal):
-        return amount(value)
-    if isinstance(value, datetime):
-        return moment(value)
-    if isinstance(value, Enum):
-        return str(value.value)
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}={plain(inner)}" for key, inner in value.items()) or "-"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(plain(inner) for inner in value) or "-"
-    return str(value)
-
-
-def amount(value: Decimal | None) -> str:
-    """A decimal in plain notation without idle zeros: `1E+3` -> `1000`, `0.0100` -> `0.01`."""
-    if value is None:
-        return "-"
-    text = format(value, "f")
-    return text.rstrip("0").rstrip(".") or "0" if "." in text else text
-
-
-def moment(at: datetime | None) -> str:
-    """`2026-11-22 16:08:06`, always UTC: day boundaries of the limits are UTC, too."""
-    return "-" if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def clock(at: datetime, today: datetime) -> str:
-    """The time of day if it is today's (UTC), else day and minute: short enough for a log line."""
-    utc = at.astimezone(UTC)
-    return utc.strftime("%H:%M:%S" if utc.date() == today.astimezone(UTC).date() else "%m-%d %H:%M")
-
-
-def short_id(identifier: str) -> str:
-    """The beginning of an id, enough for `kekbridge explain`: ten characters of time, the rest chance."""
-    return identifier[:SHORT_ID]
-
-
-def market(symbol: str | None) -> str:
-    """`PERP_BTC_USDC` -> `BTC`; what is no such name stays as it is."""
-    if symbol and symbol.startswith("PERP_") and symbol.endswith("_USDC"):
-        return symbol[5:-5]
-    return symbol or "-"
-
-
-def age(at: datetime, now: datetime) -> str:
-    """`3 s ago`; a time ahead of ours reads `in 3 s`."""
-    elapsed = (now - at).total_seconds()
-    return f"in {duration(-elapsed)}" if elapsed < 0 else f"{duration(elapsed)} ago"
-
-
-def duration(seconds: float | timedelta) -> str:
-    """Two units at most: `12 ms`, `4.2 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
-    total = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
-    if total < 1:
-        return f"{total * 1000:.0f} ms"
-    if total < 10:
-        return f"{total:.1f} s"
-    whole = round(total)
-    for size, name, below in ((86_400, "d", "h"), (3600, "h", "min"), (60, "min", "s")):
-        if whole >= size:
-            rest = whole % size // {"h": 3600, "min": 60, "s": 1}[below]
-            return f"{whole // size} {name}" + (f" {rest} {below}" if rest else "")
-    return f"{whole} s"
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
@@ -236,31 +189,6 @@ def note(text: str) -> None:
 def as_json(value: object) -> None:
     """One line of JSON on stdout, ASCII only: C1 control characters would pass through JSON unescaped."""
     sys.stdout.write(json.dumps(jsonable(value), separators=(",", ":")) + "\n")
-
-
-def jsonable(value: object) -> Any:
-    """Plain JSON of our values: fields in camelCase as in alerts, decimals and times as text; keys of mappings stay as they are."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {camel(field.name): jsonable(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(inner) for key, inner in value.items()}
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [jsonable(inner) for inner in value]
-    return value
-
-
-def camel(name: str) -> str:
-    """`max_order_size` -> `maxOrderSize`."""
-    first, *rest = name.split("_")
-    return first + "".join(part.capitalize() for part in rest)
 
 
 def console() -> Console:

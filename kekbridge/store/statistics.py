@@ -117,13 +117,19 @@ def _latencies(connection: sqlite3.Connection, start: str, webhook_id: str | Non
     ).fetchall()
     found: dict[str, list[float]] = {}
     for alert_id, received, fired, stages in rows:
-        order = connection.execute(
-            "SELECT submitted_at, accepted_at, iif(status = 'filled', finished_at, NULL) FROM orders WHERE alert_id = ? AND leg = 0",
-            (alert_id,),
-        ).fetchone()
-        for stage, value in stages_of(received, fired, stages, tuple(order) if order is not None else (None,) * 3):
+        order = order_moments(connection, alert_id)
+        for stage, value in stages_of(received, fired, stages, order):
             found.setdefault(stage, []).append(value)
     return found
+
+
+def order_moments(connection: sqlite3.Connection, alert_id: str) -> tuple[str | None, str | None, str | None]:
+    """When the alert's first order was signed, accepted and filled; None for what has not happened."""
+    row = connection.execute(
+        "SELECT submitted_at, accepted_at, iif(status = 'filled', finished_at, NULL) FROM orders WHERE alert_id = ? AND leg = 0",
+        (alert_id,),
+    ).fetchone()
+    return (None, None, None) if row is None else (row[0], row[1], row[2])
 
 
 def stages_of(received: str, fired: str | None, stages: str, order: tuple[str | None, ...]) -> list[tuple[str, float]]:

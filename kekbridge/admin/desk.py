@@ -1,0 +1,153 @@
+"""What the admin listener can show and do: live state from the exchange client and the store, and the few levers of an operator.
+
+The same functions as the command line's (store, webhooks, flatten, stats): nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from kekbridge import limitbook
+from kekbridge.config import Settings
+from kekbridge.delivery import Readiness
+from kekbridge.exchange.protocol import Exchange
+from kekbridge.flatten import Flattened, flatten
+from kekbridge.model import AccountSnapshot, Order, TradingState
+from kekbridge.stats import Report, report
+from kekbridge.store import alerts, orders, statistics
+from kekbridge.store import settings as control
+from kekbridge.store.alerts import StoredAlert
+from kekbridge.store.database import Database
+from kekbridge.vault import Sealer
+from kekbridge.wording import jsonable
+
+_SHOWN: Final = 20
+_FLATTEN_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """Everything the pages and the API work with."""
+
+    database: Database
+    exchange: Exchange
+    sealer: Sealer
+    settings: Settings
+    readiness: Callable[[], Readiness]
+    clock: Callable[[], datetime]
+
+    async def state(self) -> dict[str, Any]:
+        """The live state: what `kekbridge dashboard` shows. Plain JSON, camelCase, amounts and times as text."""
+        stored = await self.database.read(_stored_state, self.settings, now=self.clock())
+        snapshot = self.exchange.snapshot
+        seen = self.readiness()
+        health = self.exchange.health
+        live = {
+            "at": self.clock(),
+            "mode": self.settings.mode,
+            "ready": dict(seen.detail),
+            "exchange": {
+                "name": self.exchange.name,
+                "reachable": health.is_reachable,
+                "maintenance": health.is_maintenance,
+                "streamLive": health.stream_is_live,
+                "lastHeardAt": health.last_heard_at,
+                "clockOffsetMs": health.clock_offset_ms,
+            },
+            "account": None if snapshot is None else _account(snapshot),
+        }
+        found: dict[str, Any] = jsonable(live | stored)
+        return found
+
+    async def report(self, *, since: datetime | None, webhook: str | None = None) -> Report:
+        """The statistics of a period. Raises NotFound for an unknown webhook."""
+        return report(await self.database.read(statistics.gather, since=since, now=self.clock(), webhook=webhook))
+
+    async def set_trading(self, state: TradingState, *, reason: str, by: str) -> None:
+        """Halt, exits only, or resume everything, as the commands of these names do."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            now = self.clock()
+            if state is TradingState.RUNNING:
+                control.resume_all(connection, reason=reason, by=by, now=now)
+            else:
+                control.set_trading_state(connection, state, reason=reason, by=by, now=now)
+
+        await self.database.write(write)
+
+    async def flatten(self, *, by: str) -> Flattened:
+        """Halt, cancel every order, close every position. Raises ExchangeUnavailable when the exchange stays silent."""
+        await self.set_trading(TradingState.HALTED, reason="flatten", by=by)
+        return await flatten(self.exchange, clock=self.clock, deadline_s=_FLATTEN_S, tell=lambda _: None)
+
+
+def _stored_state(connection: sqlite3.Connection, configured: Settings, *, now: datetime) -> dict[str, Any]:
+    day = report(statistics.gather(connection, since=now - timedelta(days=1), now=now))
+    return {
+        "trading": control.trading_control(connection, now=now),
+        "openOrders": [_order(order) for order in orders.list_orders(connection, open_only=True, limit=_SHOWN)],
+        "lastAlerts": [_alert(alert) for alert in alerts.list_alerts(connection, limit=_SHOWN)],
+        "limits": limitbook.read(connection, configured, at=now)["scopes"],
+        "lastDay": day,
+    }
+
+
+def _account(snapshot: AccountSnapshot) -> dict[str, Any]:
+    held = [*snapshot.positions.values(), *snapshot.other_positions]
+    return {
+        "takenAt": snapshot.taken_at,
+        "value": snapshot.account_value,
+        "free": snapshot.free_collateral,
+        "positions": [
+            {
+                "symbol": one.symbol,
+                "quantity": one.quantity,
+                "entry": one.average_open_price,
+                "mark": snapshot.mark_price(one.symbol) or one.mark_price,
+                "unrealizedPnl": _pnl(
+                    one.quantity, one.average_open_price, snapshot.mark_price(one.symbol) or one.mark_price
+                ),
+                "liquidation": one.liquidation_price,
+            }
+            for one in held
+            if one.quantity
+        ],
+    }
+
+
+def _pnl(quantity: Decimal, entry: Decimal, mark: Decimal | None) -> Decimal | None:
+    return None if mark is None else (mark - entry) * quantity
+
+
+def _order(order: Order) -> dict[str, Any]:
+    intent = order.intent
+    return {
+        "createdAt": order.created_at,
+        "alertId": order.alert_id,
+        "clientOrderId": order.client_order_id,
+        "symbol": intent.symbol,
+        "side": intent.side,
+        "orderType": intent.order_type,
+        "quantity": intent.quantity,
+        "limitPrice": intent.limit_price,
+        "executedQuantity": order.executed_quantity,
+        "status": order.status,
+    }
+
+
+def _alert(alert: StoredAlert) -> dict[str, Any]:
+    return {
+        "id": alert.id,
+        "receivedAt": alert.received_at,
+        "webhook": alert.webhook_name,
+        "action": alert.action,
+        "symbol": alert.symbol,
+        "status": alert.status,
+        "code": alert.code,
+        "error": alert.error,
+    }

@@ -1,0 +1,174 @@
+"""The admin listener: one aiohttp server on loopback with guards before every request, the JSON API, the metrics and the pages.
+
+Guards, in order: the Host header must name this machine, a browser's Origin must be this listener, and the token must be proven by a
+bearer header or a session's cookie. Nothing changes by GET; a form must bring its session's key back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hmac
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import structlog
+from aiohttp import web
+
+from kekbridge.admin import access
+from kekbridge.admin.access import COOKIE, SESSION, Session, Sessions
+from kekbridge.admin.desk import Desk
+from kekbridge.admin.pages import Pages
+from kekbridge.errors import ConfigError, KekbridgeError
+from kekbridge.metrics import CONTENT_TYPE, Metrics
+from kekbridge.model import TradingState
+from kekbridge.wording import jsonable
+
+log = structlog.get_logger("kekbridge.admin")
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none';"
+    " frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_OPEN: Final = frozenset({"/login", "/style.css"})
+_MOST_BYTES: Final = 64 * 1024
+
+
+class AdminServer:
+    """One per daemon: start() once, then close()."""
+
+    def __init__(self, desk: Desk, token: str, *, host: str, port: int) -> None:
+        """Raises ConfigError for a host that is not loopback."""
+        access.check_loopback(host)
+        self._desk = desk
+        self._host, self._port = host, port
+        self._sessions = Sessions(token)
+        self._metrics = Metrics(desk.clock())
+        app = web.Application(middlewares=[self._guard], client_max_size=_MOST_BYTES)
+        app.router.add_get("/api/state", self._state)
+        app.router.add_post("/api/trading", self._trading)
+        app.router.add_get("/metrics", self._show_metrics)
+        app.router.add_get("/login", self._login_page)
+        app.router.add_post("/login", self._login)
+        app.router.add_post("/logout", self._logout)
+        self._pages = Pages(desk)
+        self._pages.register(app.router)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+
+    async def start(self) -> str:
+        """Listen, on a free port when the wanted one is taken; returns the URL."""
+        await self._runner.setup()
+        try:
+            site = web.TCPSite(self._runner, self._host, self._port)
+            await site.start()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise ConfigError(f"cannot listen on admin.host {self._host}: {error.strerror}") from None
+            log.warning("admin_port_taken", wanted=self._port)
+            await web.TCPSite(self._runner, self._host, 0).start()
+        host, port = self._runner.addresses[0][:2]
+        return f"http://{f'[{host}]' if ':' in str(host) else host}:{port}"
+
+    async def close(self) -> None:
+        await self._runner.cleanup()
+
+    # ------------------------------------------------------------------------------------------------------- guards
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        try:
+            response = await self._admit(request, handler)
+        except web.HTTPException as error:
+            response = error
+        except KekbridgeError as error:
+            response = self._complain(request, 409, error.message)
+        for name, value in _HEADERS.items():
+            response.headers.setdefault(name, value)
+        if isinstance(response, web.HTTPException):
+            raise response
+        return response
+
+    async def _admit(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        if not access.is_our_name(request.headers.get("Host", "")):
+            return self._complain(
+                request, 421, "use http://127.0.0.1 or http://localhost with the port of this listener"
+            )
+        origin = request.headers.get("Origin")
+        if origin is not None and urlsplit(origin).netloc != request.headers.get("Host"):
+            return self._complain(request, 403, "this request comes from another page")
+        if request.path in _OPEN:
+            return await handler(request)
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self._sessions.is_token(given.strip()):
+            return await handler(request)
+        session = self._sessions.find(request.cookies.get(COOKIE), self._desk.clock())
+        if session is None:
+            if request.path.startswith("/api/") or request.path == "/metrics":
+                return self._complain(request, 401, "send the token: Authorization: Bearer …")
+            raise web.HTTPSeeOther("/login")
+        if request.method != "GET" and not await _has_form_key(request, session):
+            return self._complain(request, 403, "this form is too old; load the page again")
+        request[SESSION] = session
+        return await handler(request)
+
+    def _complain(self, request: web.Request, status: int, message: str) -> web.Response:
+        if request.path.startswith("/api/") or request.path == "/metrics":
+            return web.json_response({"success": False, "error": message}, status=status)
+        return self._pages.complaint(status, message)
+
+    # ---------------------------------------------------------------------------------------------------------- API
+
+    async def _state(self, request: web.Request) -> web.Response:
+        return web.json_response(await self._desk.state())
+
+    async def _trading(self, request: web.Request) -> web.Response:
+        """`{"state": "halted" | "exits_only" | "running", "reason": "…"}`, bearer token only: a browser uses the forms."""
+        if SESSION in request:
+            return self._complain(request, 403, "use the token")
+        try:
+            told: Any = await request.json()
+            state = TradingState(told["state"])
+            reason = str(told.get("reason") or "by hand")[:200]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return self._complain(
+                request, 400, 'expected {"state": "halted", "exits_only" or "running", "reason": "…"}'
+            )
+        await self._desk.set_trading(state, reason=reason, by="dashboard")
+        return web.json_response(jsonable((await self._desk.state())["trading"]))
+
+    async def _show_metrics(self, request: web.Request) -> web.Response:
+        measured = await self._desk.database.read(self._metrics.measure, self._desk.clock())
+        page = self._metrics.render(measured, await self._desk.report(since=None), await self._desk.state())
+        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE})
+
+    # -------------------------------------------------------------------------------------------------------- login
+
+    async def _login_page(self, request: web.Request) -> web.Response:
+        return self._pages.login()
+
+    async def _login(self, request: web.Request) -> web.Response:
+        given = str((await request.post()).get("token", "")).strip()
+        if not self._sessions.is_token(given):
+            await asyncio.sleep(0.5)
+            return self._pages.login("That is not the token of this data directory.", status=401)
+        response = web.HTTPSeeOther("/")
+        response.set_cookie(
+            COOKIE, self._sessions.begin(self._desk.clock()), httponly=True, samesite="Strict", path="/", max_age=43_200
+        )
+        raise response
+
+    async def _logout(self, request: web.Request) -> web.Response:
+        self._sessions.end(request.cookies.get(COOKIE))
+        raise web.HTTPSeeOther("/login")
+
+
+async def _has_form_key(request: web.Request, session: Session) -> bool:
+    given = str((await request.post()).get("key", ""))
+    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), session.form_key.encode())

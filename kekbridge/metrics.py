@@ -1,0 +1,125 @@
+"""`/metrics` in Prometheus' words: totals from the store, which survive restarts, gauges of the moment, and latency histograms.
+
+Nothing is measured on an alert's way: the histograms are filled at each scrape from what the alerts noted themselves.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from kekbridge.stats import Report
+from kekbridge.store import statistics, times
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2.5, 5, 10, 30)
+# An alert is measured once it had the time to be filled.
+_SETTLING: Final = timedelta(seconds=10)
+_MOST: Final = 5000
+
+
+class Metrics:
+    """One per daemon. `since` is its start: histograms count from there."""
+
+    def __init__(self, since: datetime) -> None:
+        self._seen_until = since
+        self._registry = CollectorRegistry()
+        self._stages = Histogram(
+            "kekbridge_stage_seconds",
+            "Time of an alert to this stage: received since it fired, all others since it was received.",
+            ["stage"],
+            registry=self._registry,
+            buckets=_BUCKETS,
+        )
+        self._current: list[Metric] = []
+        self._registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """For the registry: what `render` has just prepared."""
+        return self._current
+
+    def measure(self, connection: sqlite3.Connection, now: datetime) -> list[tuple[str, float]]:
+        """Stages in seconds of the alerts that settled since the last time."""
+        until = now - _SETTLING
+        rows = connection.execute(
+            "SELECT received_at, fired_at, stages, id FROM alerts WHERE received_at >= ? AND received_at < ?"
+            " ORDER BY received_at LIMIT ?",
+            (times.to_text(self._seen_until), times.to_text(until), _MOST),
+        ).fetchall()
+        found: list[tuple[str, float]] = []
+        for received, fired, stages, alert_id in rows:
+            order = statistics.order_moments(connection, alert_id)
+            found += [(stage, ms / 1000) for stage, ms in statistics.stages_of(received, fired, stages, order)]
+        self._seen_until = max(self._seen_until, until)
+        return found
+
+    def render(self, measured: Iterable[tuple[str, float]], all_time: Report, state: Mapping[str, Any]) -> bytes:
+        """The whole page."""
+        for stage, seconds in measured:
+            self._stages.labels(stage).observe(seconds)
+        self._current = [*_totals(all_time), *_moment(all_time, state)]
+        return generate_latest(self._registry)
+
+
+def _totals(found: Report) -> Iterable[Metric]:
+    counts = found.counts
+    plain = {
+        "alerts_received": ("Requests to the webhook path, vouched for or not.", counts.received),
+        "alerts_duplicate": ("Alerts that came again.", counts.duplicate),
+        "orders_sent": ("Orders that left for the exchange.", counts.sent),
+        "orders_filled": ("Orders filled.", counts.filled),
+        "orders_rejected": ("Orders the exchange refused.", counts.rejected),
+    }
+    for name, (text, value) in plain.items():
+        yield CounterMetricFamily(f"kekbridge_{name}", text, value=value)
+    refused = CounterMetricFamily("kekbridge_alerts_refused", "Alerts refused, by code.", labels=["code"])
+    for code, count in counts.by_code.items():
+        refused.add_metric([code], count)
+    yield refused
+    groups = GaugeMetricFamily("kekbridge_alerts", "All alerts by what became of them.", labels=["outcome"])
+    for name in ("done", "refused", "duplicate", "expired", "unknown", "waiting"):
+        groups.add_metric([name], getattr(counts, name))
+    yield groups
+
+
+def _moment(found: Report, state: Mapping[str, Any]) -> Iterable[Metric]:
+    account = state["account"]
+    values: dict[str, tuple[str, Any]] = {
+        "ready": ("1 when alerts can become orders.", state["ready"]["ready"]),
+        "exchange_reachable": ("1 when the exchange answers.", state["exchange"]["reachable"]),
+        "stream_live": ("1 when the private stream lives.", state["exchange"]["streamLive"]),
+        "realized_pnl_usdc": ("Realized profit and loss since the beginning.", found.realized_pnl),
+        "fees_usdc": ("Fees since the beginning.", found.fees),
+        "funding_usdc": ("Funding paid since the beginning, received negative.", found.funding),
+        "unrealized_pnl_usdc": ("Profit and loss of the open positions at the mark.", found.unrealized_pnl),
+        "leverage": ("Value of all positions over the account's.", found.leverage),
+        "fill_rate": ("Share of the finished orders that were filled.", found.fill_rate),
+        "win_rate": ("Share of closing orders with a gain.", found.win_rate),
+        "stop_hit_rate": ("Share of the decided stops that were hit.", found.stop_hit_rate),
+        "slippage_mean": ("Mean slippage against the mark, a fraction.", _mean(found)),
+        "account_value_usdc": ("Account value.", account and Decimal(account["value"])),
+        "free_collateral_usdc": ("Free collateral.", account and Decimal(account["free"])),
+        "open_positions": ("Open positions.", account and len(account["positions"])),
+        "open_orders": ("Orders not finished, at most 20.", len(state["openOrders"])),
+    }
+    for name, (text, value) in values.items():
+        if value is not None:
+            yield GaugeMetricFamily(f"kekbridge_{name}", text, value=float(value))
+    trading = GaugeMetricFamily("kekbridge_trading_state", "1 for the state in force.", labels=["state"])
+    for name in ("running", "exits_only", "halted"):
+        trading.add_metric([name], 1 if state["trading"]["state"] == name else 0)
+    yield trading
+    held = GaugeMetricFamily("kekbridge_position", "Open position in coins, short negative.", labels=["symbol"])
+    for position in account["positions"] if account else ():
+        held.add_metric([position["symbol"]], float(position["quantity"]))
+    yield held
+
+
+def _mean(found: Report) -> Decimal | None:
+    return None if found.slippage_mark is None else found.slippage_mark.mean

@@ -1,0 +1,183 @@
+"""The admin listener of a running bridge: who is let in, what the API and the pages show, what the levers do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from kekbridge.admin.access import TOKEN_FILE, check_loopback, is_our_name, read_token
+from kekbridge.admin.html import h, table
+from kekbridge.daemon import admin_address
+from kekbridge.errors import ConfigError
+from kekbridge.model import TradingState
+from kekbridge.store import settings
+from kekbridge.store import webhooks as stored
+from tests.system.desk import Desk, open_desk
+
+
+@dataclass
+class Visitor:
+    """A browser, and the bridge it looks at."""
+
+    desk: Desk
+    url: str
+    token: str
+    session: aiohttp.ClientSession
+
+    async def page(self, path: str, status: int = 200) -> str:
+        async with self.session.get(self.url + path) as answer:
+            text = await answer.text()
+            assert answer.status == status, text
+            return text
+
+    async def post(self, path: str, **fields: str) -> tuple[int, str]:
+        async with self.session.post(self.url + path, data=fields, allow_redirects=False) as answer:
+            return answer.status, await answer.text()
+
+    async def log_in(self) -> str:
+        """The key that forms must bring back."""
+        status, _ = await self.post("/login", token=self.token)
+        assert status == 303
+        found = re.search(r'name="key" value="([\w-]+)"', await self.page("/"))
+        assert found is not None
+        return found[1]
+
+    def state(self) -> TradingState:
+        with self.desk.daemon.database.snapshot() as connection:
+            return settings.trading_control(connection, now=self.desk.clock()).state
+
+
+@pytest.fixture
+async def visitor(tmp_path: Path) -> AsyncIterator[Visitor]:
+    async with open_desk(tmp_path, admin__port=0) as desk:
+        with desk.daemon.database.snapshot() as connection:
+            url = admin_address(connection)
+        token = read_token(desk.data_dir)
+        assert url is not None
+        assert token is not None
+        desk.add_webhook("main")
+        jar = aiohttp.CookieJar(unsafe=True)  # "unsafe" lets it keep cookies of addresses
+        async with aiohttp.ClientSession(cookie_jar=jar) as session:
+            yield Visitor(desk, url, token, session)
+
+
+async def test_nobody_without_the_token(visitor: Visitor) -> None:
+    """No page, state or metric without proof; a wrong token is no session; the file is its owner's alone."""
+    assert await visitor.page("/api/state", 401)
+    assert await visitor.page("/metrics", 401)
+    async with visitor.session.get(visitor.url + "/", allow_redirects=False) as answer:
+        assert (answer.status, answer.headers["Location"]) == (303, "/login")
+    assert (await visitor.post("/login", token="wrong"))[0] == 401
+    assert (visitor.desk.data_dir / TOKEN_FILE).stat().st_mode & 0o777 == 0o600
+
+
+async def test_no_other_page_reaches_it(visitor: Visitor) -> None:
+    """A foreign Host (DNS rebinding) and a foreign Origin are refused even with the token; pages allow no script and no frame."""
+    proof = {"Authorization": f"Bearer {visitor.token}"}
+    for headers, status in (({"Host": "evil.example:80"}, 421), ({"Origin": "http://evil.example"}, 403), ({}, 200)):
+        async with visitor.session.get(visitor.url + "/api/state", headers=proof | headers) as answer:
+            assert answer.status == status
+            assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+
+async def test_nothing_changes_without_the_forms_key(visitor: Visitor) -> None:
+    """A GET of a lever does nothing, and a form without the session's key is refused."""
+    await visitor.log_in()
+    async with visitor.session.get(visitor.url + "/trading/halt") as answer:
+        assert answer.status == 405
+    assert (await visitor.post("/trading/halt"))[0] == 403
+    assert (await visitor.post("/trading/halt", key="guess"))[0] == 403
+    assert visitor.state() is TradingState.RUNNING
+
+
+async def test_the_levers(visitor: Visitor) -> None:
+    """Halt, exits only, resume by form; halt by the API that the terminal's dashboard uses; flatten closes what is held."""
+    key = await visitor.log_in()
+    await visitor.post("/trading/halt", key=key)
+    assert visitor.state() is TradingState.HALTED
+    await visitor.post("/trading/resume", key=key)
+    assert visitor.state() is TradingState.RUNNING
+    proof = {"Authorization": f"Bearer {visitor.token}"}
+    async with visitor.session.post(
+        visitor.url + "/api/trading", json={"state": "exits_only"}, headers=proof
+    ) as answer:
+        assert (answer.status, (await answer.json())["state"]) == (200, "exits_only")
+    await visitor.post("/trading/resume", key=key)
+    await visitor.desk.send(action="buy", quantity="0.01")
+    await visitor.desk.settled()
+    status, text = await visitor.post("/trading/flatten", key=key)
+    assert status == 200
+    assert "<h1>Flat</h1>" in text
+    assert await visitor.desk.position() == 0
+    assert visitor.state() is TradingState.HALTED
+
+
+async def test_the_pages_show_what_happened(visitor: Visitor) -> None:
+    """Every page answers; the alert's own page tells its order; what came from outside is text, never markup."""
+    await visitor.desk.send(action="buy", quantity="0.01", alertId="<script>alert(1)</script>")
+    await visitor.desk.settled()
+    await visitor.log_in()
+    for path in ("/", "/log", "/orders", "/positions", "/stats", "/stats?days=all", "/risk", "/webhooks"):
+        assert "<script" not in await visitor.page(path)
+    found = re.search(r'href="(/log/\w{26})"', await visitor.page("/log"))
+    assert found is not None
+    story = await visitor.page(found[1])
+    assert "&lt;script&gt;" in story
+    assert "<script" not in story
+    assert "Order 1" in story
+    assert "BTC" in await visitor.page("/positions")
+
+
+async def test_webhooks_by_page(visitor: Visitor) -> None:
+    """Create, limit, disable and rotate through the same functions as the command line, with the same refusals."""
+    key = await visitor.log_in()
+    database = visitor.desk.daemon.database
+    assert (await visitor.post("/webhooks", key=key, name="from page"))[0] == 409
+    assert (await visitor.post("/webhooks", key=key, name="paged"))[0] == 303
+    made = await database.read(stored.find, "paged")
+    base = f"/webhooks/{made.id}"
+    assert (await visitor.post(f"{base}/limits", key=key, max_order_size="0.5", daily_orders="7"))[0] == 303
+    assert (await visitor.post(f"{base}/limits", key=key, max_order_size="1e5"))[0] == 409
+    limits = (await database.read(stored.get, made.id)).settings.limits
+    assert (str(limits.max_order_size), limits.daily_orders, limits.max_leverage) == ("0.5", 7, None)
+    await visitor.post(f"{base}/disable", key=key)
+    await visitor.post(f"{base}/rotate", key=key)
+    assert not (await database.read(stored.get, made.id)).enabled
+    assert len(await database.read(stored.list_keys, made.id)) == 2
+    assert "wh_test_" in await visitor.page(base)
+
+
+async def test_metrics_and_state_agree_with_the_exchange(visitor: Visitor) -> None:
+    """The position, the counts and the fees are those of what was traded."""
+    await visitor.desk.send(action="buy", quantity="0.01")
+    await visitor.desk.settled()
+    proof = {"Authorization": f"Bearer {visitor.token}"}
+    async with visitor.session.get(visitor.url + "/metrics", headers=proof) as answer:
+        page = await answer.text()
+    assert "kekbridge_orders_filled_total 1.0" in page
+    assert 'kekbridge_alerts{outcome="done"} 1.0' in page
+    assert 'kekbridge_position{symbol="PERP_BTC_USDC"} 0.01' in page
+    async with visitor.session.get(visitor.url + "/api/state", headers=proof) as answer:
+        state = await answer.json()
+    assert state["account"]["positions"][0]["quantity"] == "0.01"
+    assert state["lastAlerts"][0]["status"] == "filled"
+
+
+def test_names_of_this_machine() -> None:
+    """Only loopback addresses and localhost are names of this machine, and only those may be listened on."""
+    assert all(map(is_our_name, ("127.0.0.1:8081", "localhost", "[::1]:9", "LOCALHOST:1")))
+    assert not any(map(is_our_name, ("", "evil.example", "127.0.0.1.evil.example", "10.0.0.1:80", "[::", "0.0.0.0")))  # noqa: S104
+    check_loopback("127.0.0.1")
+    with pytest.raises(ConfigError, match="SSH tunnel"):
+        check_loopback("0.0.0.0")  # noqa: S104
+
+
+def test_text_is_never_markup() -> None:
+    """What goes into an element or attribute is escaped."""
+    assert h("p", "<b>&", title='"x') == '<p title="&quot;x">&lt;b&gt;&amp;</p>'
+    assert "&lt;i&gt;" in table(("<i>",), [("<i>",)], empty="")
