@@ -98,6 +98,14 @@ class ExchangeSettings(_Section):
     max_mark_age_s: Seconds = 60.0
 
 
+class Admin(_Section):
+    """The listener for the operator: pages, live state, metrics. Loopback only, whatever is set."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Port = 8081
+
+
 class Queue(_Section):
     """How stored orders travel to the exchange."""
 
@@ -163,6 +171,7 @@ class Settings(_Section):
     risk: Risk = Risk()
     paper: Paper = Paper()
     vault: Vault = Vault()
+    notify: Notify = Notify()
     log: Log = Log()
 
 
