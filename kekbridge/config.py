@@ -158,6 +158,14 @@ class Log(_Section):
     format: Literal["auto", "text", "json"] = "auto"
 
 
+class Notify(_Section):
+    """What the trader is told. Where to is a secret: `kekbridge notify set` puts it into the vault."""
+
+    mute: Words = ()
+    least: Literal["info", "warning", "failure"] = "info"
+    digest_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
+
+
 class Settings(_Section):
     """Everything that can be set, with safe defaults: paper mode, loopback, signatures required."""
 
