@@ -99,7 +99,7 @@ def _print(story: dict[str, Any]) -> None:
     _print_alert(alert)
     if alert.verdicts:
         render.heading("rules at admission")
-        _print_verdicts(alert.verdicts)
+        print_verdicts(alert.verdicts)
     for order in story["orders"]:
         details = story["details"][order.client_order_id]
         _print_order(order, details.request, story["fills"][order.client_order_id])
@@ -107,7 +107,7 @@ def _print(story: dict[str, Any]) -> None:
         failed = [verdict for verdict in details.verdicts if not verdict.passed]
         if failed:
             render.heading("  rules right before sending")
-            _print_verdicts(failed)
+            print_verdicts(failed)
     if alert.stages:
         render.heading("milliseconds after it was received")
         render.pairs([(stage, f"{value:g}") for stage, value in sorted(alert.stages.items(), key=_by_time)], indent=2)
@@ -147,7 +147,8 @@ def _print_alert(alert: StoredAlert) -> None:
     render.pairs(alert.payload.items(), indent=2)
 
 
-def _print_verdicts(verdicts: Sequence[Verdict]) -> None:
+def print_verdicts(verdicts: Sequence[Verdict]) -> None:
+    """A table of what every rule found, its limit, and whether it passed."""
     from kekbridge.cli import render
 
     columns = [

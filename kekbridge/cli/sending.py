@@ -13,14 +13,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from kekbridge.delivery import DRY_RUN_HEADER, DryRun, proven_bytes
 from kekbridge.errors import ConfigError, KekbridgeError
-
-if TYPE_CHECKING:
-    from kekbridge.cli.render import Column
 
 TIME_LIMIT_S: Final = 3.0  # tradingview.md section 1: longer than this and TradingView gives up
 _MOST_ANSWERED = 1_000_000
@@ -104,7 +101,9 @@ def show(reply: Reply, *, as_json: bool) -> int:
 
 def _show_rehearsal(reply: Reply) -> None:
     from kekbridge.cli import render
+    from kekbridge.cli.explain import print_verdicts
     from kekbridge.codes import CODES
+    from kekbridge.model import Verdict
 
     body = reply.body
     rows: list[tuple[str, object]] = [
@@ -118,7 +117,7 @@ def _show_rehearsal(reply: Reply) -> None:
     render.pairs([*rows, *(("warning", warning) for warning in body.get("warnings", ()))])
     if body.get("verdicts"):
         render.heading("rules")
-        render.table(_verdict_columns(), [_verdict_row(verdict) for verdict in body["verdicts"]])
+        print_verdicts([Verdict(**verdict) for verdict in body["verdicts"]])
     for number, order in enumerate(body.get("orders", ()), start=1):
         render.heading(
             f"order {number}: {order.get('side')} {order.get('quantity')} {order.get('symbol')} ({order.get('purpose')})"
@@ -137,20 +136,3 @@ def _show_rehearsal(reply: Reply) -> None:
         render.pairs(
             [("would cancel", f"{wish.get('symbol') or 'every market'}, comment {wish.get('comment') or 'any'}")]
         )
-
-
-def _verdict_columns() -> list[Column]:
-    from kekbridge.cli import render
-
-    return [
-        render.Column("  RULE"),
-        render.Column("SCOPE"),
-        render.Column("FOUND", shrinks=True),
-        render.Column("LIMIT", shrinks=True),
-        render.Column("VERDICT", is_status=True),
-    ]
-
-
-def _verdict_row(verdict: Mapping[str, Any]) -> tuple[str, ...]:
-    passed = "passed" if verdict.get("passed") else "denied"
-    return (f"  {verdict.get('rule')}", *(str(verdict.get(name, "")) for name in ("scope", "found", "limit")), passed)
