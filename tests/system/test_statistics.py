@@ -29,7 +29,7 @@ async def trade(desk: Desk) -> None:
         snapshot = await desk.daemon.exchange.refresh()
         held = {symbol: one.quantity for symbol, one in snapshot.positions.items() if one.quantity}
         await desk.seen(held)
-    message = {"action": "ping", "symbol": None, "alertId": "again"}
+    message: dict[str, Any] = {"action": "ping", "symbol": None, "alertId": "again"}
     await desk.send(**message)
     await desk.send(**message)
     assert (await desk.send(action="buy", quantity="1", symbol="NOPEUSDT.P"))[0] == 422
