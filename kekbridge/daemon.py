@@ -48,6 +48,7 @@ from kekbridge.ingress.tls import check_bind, serving_context
 from kekbridge.jobs import Jobs
 from kekbridge.keyuse import KeyUse
 from kekbridge.model import Mode
+from kekbridge.notify import NOTIFY_URLS, Notifier, channels_of
 from kekbridge.outcomes import Outcomes
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.paper.server import PaperExchange
@@ -162,6 +163,7 @@ class Daemon:
         self.exchange = exchange
         self._recovered = asyncio.Event()
         outcomes = Outcomes()
+        self._outcomes = outcomes
         self.follower = Follower(
             database=database,
             exchange=exchange,
@@ -309,6 +311,7 @@ class Daemon:
                 group.create_task(self.refusals.run()),
                 group.create_task(self._supervisor.run(self._is_alive, self._describe)),
                 group.create_task(self.key_use.run()),
+                group.create_task(self._notify()),
                 *([group.create_task(self._certificate.run())] if self._certificate else []),
                 group.create_task(self._when_recovered(self.guard.run)),
                 group.create_task(self._when_recovered(self.take_profits.run)),
@@ -373,7 +376,8 @@ class Daemon:
         if self.admin is not None:
             await self.admin.close()
         await self.listener.stop_accepting()
-        await self.listener.close()  # requests under way get their answer: their orders still have lanes
+        self._outcomes.stop_waiting()  # what waits in the backlog of a handed-over socket must not wait for this too
+        await self.listener.close()  # requests under way get their answer: their alerts are stored
         self.worker.stop()
         _, late = await asyncio.wait({trading}, timeout=self._settings.server.shutdown_timeout_s)
         if late:
@@ -381,6 +385,23 @@ class Daemon:
         await self.pipeline.drain()
         await self.refusals.flush()
         await self.key_use.flush()
+
+    async def _notify(self) -> None:
+        """Tell the channels that the vault names, if any; nothing waits for them."""
+        try:
+            channels = channels_of(await asyncio.to_thread(self._vault.get, NOTIFY_URLS))
+        except KekbridgeError as error:
+            log.error("no_notifications", error=error.message)
+            return
+        wanted = self._settings.notify
+        await Notifier(
+            self.database,
+            channels,
+            clock=self._clock,
+            mute=wanted.mute,
+            least=wanted.least,
+            digest_s=wanted.digest_s,
+        ).run()
 
     async def _resolve_orphans(self) -> None:
         await self.recovery.run(lambda name: name in self.pipeline.being_sent or self.worker.has_claimed(name))

@@ -77,7 +77,7 @@ def secret_names(connection: sqlite3.Connection | None, account_id: str) -> tupl
     accounts = [account_id] if account_id else []
     if connection is not None:
         accounts += [key.account_id for key in known(connection)]
-    return tuple(dict.fromkeys((MASTER_KEY, PENDING, *map(orderly_secret, accounts))))
+    return tuple(dict.fromkeys((MASTER_KEY, PENDING, "notify-urls", *map(orderly_secret, accounts))))
 
 
 def _rows(connection: sqlite3.Connection) -> dict[str, dict[str, str]]:

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "exits-only": ("kekbridge.cli.trading:exits_only", "Refuse entries at once; exits still pass."),
     "flatten": ("kekbridge.cli.flatten:flatten", "Halt, cancel every order, close every position."),
     "resume": ("kekbridge.cli.trading:resume", "Trade again after halt or exits-only."),
+    "notify": ("kekbridge.cli.notify:app", "Be told of fills, refusals, limits and trouble."),
     "backup": ("kekbridge.cli.backup:backup", "Write everything into one file, also while the daemon runs."),
     "restore": (
         "kekbridge.cli.backup:restore",
@@ -42,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("kekbridge.cli.export:app", "Write alerts, orders, fills or P&L as CSV or JSON."),
     "history": ("kekbridge.cli.history:app", "Check that nobody changed the recorded history."),
     "doctor": ("kekbridge.cli.doctor:app", "Check everything, from the settings to the way from TradingView."),
+    "install-systemd": ("kekbridge.cli.systemd:app", "Write a hardened systemd service and socket."),
     "config": ("kekbridge.cli.config:app", "Show and check the settings."),
     "paper": ("kekbridge.cli.paper:app", "Run the paper exchange alone, for any Orderly client."),
 }

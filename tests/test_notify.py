@@ -1,0 +1,184 @@
+"""Being told: every event once, later if the receiver was down, and nothing else waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kekbridge.notify import TEMPLATES, Channel, Notifier, channels_of, words_of
+from kekbridge.store import events, orders
+from kekbridge.store.admission import admit
+from kekbridge.store.database import Database
+from kekbridge.store.events import Event
+from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, intent
+from tests.waiting import until
+
+
+class Receiver:
+    """A place that messages are sent to over HTTP; `status` is what it answers."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.got: list[dict[str, Any]] = []
+        self.refused = 0
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if receiver.status == 200:
+                    receiver.got.append(body)
+                else:
+                    receiver.refused += 1
+                self.send_response(receiver.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: Any) -> None:
+                """Not on the screen of the tests."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"json://127.0.0.1:{self.server.server_address[1]}/secret-path"
+
+    def lines(self) -> list[str]:
+        return [line for message in self.got for line in str(message["message"]).splitlines()]
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+    made.thread.join()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database.open(tmp_path / "data")
+    yield opened
+    opened.close_now()
+
+
+def happen(database: Database, *kinds: str, **data: Any) -> None:
+    """Add events to the history."""
+    with database.transaction() as connection:
+        for kind in kinds:
+            events.append(connection, kind, now=NOW, data=data)
+
+
+async def started(database: Database, channel: Channel, **options: Any) -> asyncio.Task[None]:
+    """A notifier that has noted where the history stands."""
+    task = asyncio.create_task(Notifier(database, [channel], clock=lambda: datetime.now(UTC), **options).run())
+
+    def has_begun() -> bool:
+        with database.snapshot() as connection:
+            row = connection.execute("SELECT 1 FROM settings WHERE key LIKE 'notified:%'").fetchone()
+        return row is not None
+
+    await until(has_begun)
+    return task
+
+
+async def stopped(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_what_happens_is_told_once_also_after_a_restart(database: Database, receiver: Receiver) -> None:
+    """Nothing of before the channel was made, everything after, no line twice when the daemon starts anew."""
+    happen(database, "trading_state", state="halted", scope="account", by="before", reason="old")
+    channel = Channel(receiver.url)
+    task = await started(database, channel)
+    happen(database, "trading_state", state="halted", scope="account", by="command line", reason="storm")
+    await until(lambda: len(receiver.got) == 1)
+    await stopped(task)
+    happen(database, "job_failed", job="backup", error="disk full")  # while nobody runs
+    task = await started(database, channel)
+    await until(lambda: len(receiver.lines()) >= 2)
+    await stopped(task)
+    assert receiver.lines() == [
+        "trading is halted (account), by command line: storm",
+        "job backup failed: disk full",
+    ]
+    assert receiver.got[1]["type"] == "failure"
+
+
+async def test_a_receiver_that_was_down_gets_everything_once_later(database: Database, receiver: Receiver) -> None:
+    """Refused messages are kept, writes go on meanwhile, and all arrive in order, once."""
+    task = await started(database, Channel(receiver.url))
+    receiver.status = 503
+    happen(database, "restored", made_at="2026-01-01")
+    await until(lambda: receiver.refused >= 1)
+    for number in range(30):
+        await database.write(events.append, "job_failed", now=NOW, data={"job": f"j{number}", "error": "x"})
+    receiver.status = 200
+    await until(lambda: len(receiver.lines()) >= 31)
+    await stopped(task)
+    expected = ["a backup of 2026-01-01 was restored", *(f"job j{number} failed: x" for number in range(30))]
+    assert receiver.lines() == expected
+
+
+async def test_muted_and_minor_events_are_not_told(database: Database, receiver: Receiver) -> None:
+    """`mute` leaves kinds out, `least` severities; what is left out is not told later either."""
+    task = await started(database, Channel(receiver.url), mute=("restored",), least="warning")
+    happen(database, "restored", made_at="x")
+    happen(database, "daily_summary", day="x")
+    happen(database, "order_unknown")
+    await until(lambda: len(receiver.lines()) == 1)
+    await stopped(task)
+    assert receiver.lines()[0].startswith("no answer")
+
+
+async def test_an_order_is_told_with_its_figures(database: Database, receiver: Receiver) -> None:
+    """Side, size, market and reason come from the order, whatever its event holds."""
+    task = await started(database, Channel(receiver.url))
+    with database.transaction() as connection:
+        admitted = admit(connection, draft(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+        name = admitted.orders[0].client_order_id
+        orders.mark_denied(connection, name, code="free_margin", error="too little margin", now=NOW)
+    await until(lambda: len(receiver.lines()) == 1)
+    await stopped(task)
+    assert receiver.lines() == ["denied: buy 0.01 PERP_BTC_USDC: free_margin too little margin"]
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_every_kind_has_words_without_any_fact(kind: str) -> None:
+    """A missing figure never makes a message fail."""
+    event = Event(sequence=1, at=NOW, kind=kind, alert_id=None, client_order_id=None, data={})
+    said = words_of(event, {})
+    assert said is not None
+    assert said[1]
+    assert "{" not in said[1]
+
+
+def test_hostile_text_stays_on_its_line() -> None:
+    """What came from an alert or the exchange cannot break out of its line or into the template."""
+    data = {"job": "{0.__class__}\r\nfake", "error": "\x1b[2J" + "x" * 5000, "amount": Decimal("1E+3")}
+    event = Event(sequence=1, at=NOW, kind="job_failed", alert_id=None, client_order_id=None, data=data)
+    said = words_of(event, {})
+    assert said is not None
+    assert "\n" not in said[1]
+    assert "\x1b" not in said[1]
+    assert len(said[1]) < 500
+
+
+def test_a_channel_never_shows_its_url() -> None:
+    """The token in it is nobody's business: neither repr nor name holds it, and comments are no channels."""
+    (channel,) = channels_of(b"# mine\n\ntgram://123:TOKEN/chat\ntgram://123:TOKEN/chat\n")
+    assert "TOKEN" not in repr(channel) + channel.name + str(channel)
+    assert channel.name.startswith("tgram-")
