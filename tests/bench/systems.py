@@ -183,6 +183,7 @@ class Kekbridge(System):
             "KEKBRIDGE_VAULT_BACKEND": "key_file",
             "KEKBRIDGE_EXCHANGE_BASE_URL": self.exchange_url,
             "KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0",
+            "KEKBRIDGE_QUEUE_MAX_WAITING": "100000",
             **({} if self.limit else {"KEKBRIDGE_EXCHANGE_RATE_FACTOR": "1000"}),
             **self.environment,
         }
