@@ -337,8 +337,11 @@ class Daemon:
         """Listen for the operator, and note where for the commands beside this process."""
         if self.admin is not None:
             url = await self.admin.start()
-            await self.database.write(store_settings.set_value, _ADMIN_ADDRESS, url, now=self._clock())
             log.info("admin_listening", url=url)
+            try:
+                await self.database.write(store_settings.set_value, _ADMIN_ADDRESS, url, now=self._clock())
+            except StoreUnavailable as error:
+                log.warning("admin_address_not_noted", error=error.message)
 
     async def _open_door(self) -> Started:
         """Listen, and say where."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 _LOOK_EVERY_S = 1.0
+_SHOWN_STAGES = ("stored", "accepted", "filled", "answered")  # as many as 80 columns hold
 _KEYS = {"h": "halted", "e": "exits_only", "r": "running"}
 
 
@@ -199,7 +200,7 @@ def _head(state: dict[str, Any]) -> list[Text]:
     )
     times = day["latencyMs"]
     if times:
-        shown = (f"{stage} {one['p50']:.0f}/{one['p95']:.0f}" for stage, one in times.items())
+        shown = (f"{stage} {one['p50']:.0f}/{one['p95']:.0f}" for stage, one in times.items() if stage in _SHOWN_STAGES)
         speed = Text(f"ms p50/p95: {'  '.join(shown)}", style="dim")
         return [first, money, flow, speed]
     return [first, money, flow]

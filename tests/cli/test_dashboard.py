@@ -1,0 +1,95 @@
+"""The terminal's dashboard: what one screen holds, whatever the state, and that it says so when nobody answers."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from kekbridge.cli.dashboard import Desk, screen
+from kekbridge.errors import ConfigError
+from tests.system.desk import open_desk
+from tests.system.harness import run_cli
+
+
+def drawn(state: dict[str, Any], *, width: int = 80, height: int = 24, **more: Any) -> list[str]:
+    """The lines of a screen as a terminal of that size shows them."""
+    console = Console(file=io.StringIO(), width=width, height=height, markup=False, highlight=False, emoji=False)
+    with console.capture() as capture:
+        console.print(screen(state, width=width, height=height, **more))
+    return capture.get().rstrip("\n").split("\n")
+
+
+def busy() -> dict[str, Any]:
+    """More of everything than fits."""
+    position = {"quantity": "-12345.678", "entry": "65000.123456", "mark": "64000.5", "unrealizedPnl": "-123.456"}
+    order = {"side": "BUY", "quantity": "0.1", "orderType": "limit", "limitPrice": "64000", "status": "accepted"}
+    alert = {"receivedAt": "2026-03-10T08:00:00.000Z", "webhook": "a-very-long-webhook-name", "action": "buy"}
+    why = {"status": "denied", "code": "daily_limit", "error": "[red]\x1b[2J" + "much " * 40}
+    line = {"name": "traded a day", "used": "100 USDC", "limit": "20000 USDC"}
+    counts = dict.fromkeys(("received", "done", "refused", "unknown", "waiting", "filled"), 1_000_000)
+    latency = {name: {"p50": 12.3, "p95": 345.6} for name in ("received", "stored", "accepted", "filled", "answered")}
+    return {
+        "mode": "paper",
+        "trading": {"state": "exits_only", "reason": "drawdown 20 %, limit 20 %"},
+        "ready": {"ready": False, "detail": ""},
+        "exchange": {"reachable": False, "streamLive": False},
+        "account": {
+            "value": "100000",
+            "positions": [position | {"symbol": f"PERP_COIN{n}_USDC", "liquidation": None} for n in range(9)],
+        },
+        "openOrders": [order | {"symbol": "PERP_BTC_USDC"} for _ in range(9)],
+        "lastAlerts": [alert | why | {"symbol": "PERP_BTC_USDC"} for _ in range(20)],
+        "limits": [{"name": "account", "state": "running", "limits": [line] * 9}],
+        "lastDay": {
+            "unrealizedPnl": "-1",
+            "netPnl": None,
+            "fees": "0.1",
+            "leverage": "1.234",
+            "counts": counts,
+            "latencyMs": latency,
+        },
+    }
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 50), (60, 16)])
+def test_it_fits_the_terminal(width: int, height: int) -> None:
+    """No more lines and columns than there are; state first, keys last; nothing from outside is markup or an escape."""
+    lines = drawn(busy(), width=width, height=height)
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    assert "EXITS ONLY" in lines[0]
+    assert "h halt" in lines[-1]
+    assert "\x1b" not in "".join(lines)
+
+
+def test_a_lever_asks_first_and_trouble_is_shown() -> None:
+    """The last line is the question, or what is wrong."""
+    assert "HALTED: sure?" in drawn(busy(), asked="halted")[-1]
+    assert "does not answer" in drawn(busy(), trouble="the bridge does not answer")[-1]
+
+
+async def test_the_command_shows_the_running_bridge(tmp_path: Path) -> None:
+    """`dashboard --json` is the live state, `--token` opens the pages, and both are found without options."""
+    async with open_desk(tmp_path, admin__port=0) as desk:
+        desk.add_webhook("main")
+        await desk.send(action="buy", quantity="0.01")
+        await desk.settled()
+        told = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--json", data_dir=desk.data_dir))
+        door = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--token", "--json", data_dir=desk.data_dir))
+        await asyncio.to_thread(Desk(door["url"], door["token"]).steer, "halted")
+        after = await asyncio.to_thread(Desk(door["url"], door["token"]).state)
+    assert told["account"]["positions"][0]["quantity"] == "0.01"
+    assert after["trading"]["state"] == "halted"
+    assert any("BTC" in line for line in drawn(after))
+
+
+def test_nobody_there_is_one_line() -> None:
+    """A bridge that is down is said so, with what to do."""
+    with pytest.raises(ConfigError, match="is `kekbridge serve` running"):
+        Desk("http://127.0.0.1:9", "token").state()
