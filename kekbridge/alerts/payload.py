@@ -237,7 +237,9 @@ def _sender_id(value: object) -> str | None:
     if holds_secret(value):
         # It names the alert in logs, answers and the store: a credential there would be written down in the clear.
         raise Unreadable(
-            "field_invalid", f"alertId: found a credential ({show(value)}), expected an id of the alert", field="alertId"
+            "field_invalid",
+            f"alertId: found a credential ({show(value)}), expected an id of the alert",
+            field="alertId",
         )
     return str(value)
 

@@ -34,7 +34,7 @@ def take(
 
 
 def count(connection: sqlite3.Connection, table: str) -> int:
-    return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 - our own table names
+    return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
 # ---------------------------------------------------------------------------------------------------------- what is stored

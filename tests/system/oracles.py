@@ -87,7 +87,7 @@ def gather(bridge: Bridge, sent: Iterable[Sent], starts_ms: Iterable[int] = ()) 
     with sqlite3.connect(f"file:{database_file(bridge)}?mode=ro", uri=True) as connection:
         connection.row_factory = sqlite3.Row
         tables = {
-            name: [dict(row) for row in connection.execute(f"SELECT * FROM {name} ORDER BY rowid")]  # noqa: S608 - constants
+            name: [dict(row) for row in connection.execute(f"SELECT * FROM {name} ORDER BY rowid")]
             for name in ("alerts", "orders", "events")
         }
     connection.close()
