@@ -227,6 +227,7 @@ class Daemon:
             recovery=self.recovery,
             guard=self.guard,
             equity=self.equity,
+            database=database,
         )
         self.admin = _admin(settings, data_dir, self._desk()) if settings.admin.enabled else None
         self.refusals = RefusalLog(database)

@@ -21,6 +21,8 @@ from kekbridge.exchange.protocol import Exchange
 from kekbridge.following import Follower
 from kekbridge.protect import Guard
 from kekbridge.recovery import Recovery
+from kekbridge.store import jobruns
+from kekbridge.store.database import Database
 
 log = structlog.get_logger("kekbridge.jobs")
 
@@ -37,7 +39,10 @@ class Jobs:
         recovery: Recovery,
         guard: Guard,
         equity: EquityWatch,
+        database: Database | None = None,
     ) -> None:
+        """`database`: where the runs are noted, for `kekbridge jobs`; None: nowhere."""
+        self._database = database
         self._scheduler = AsyncIOScheduler(
             timezone=UTC,
             # The default grace of one second silently drops the ticks of a busy loop (APScheduler 3.11).
@@ -71,13 +76,28 @@ class Jobs:
 
     def _add(self, name: str, job: Callable[[], Awaitable[None]], every_s: float, *, at_once: bool = False) -> None:
         async def run() -> None:
+            error: str | None = None
             try:
                 await job()
-            except (ExchangeUnavailable, StoreUnavailable) as error:
-                log.warning("job_postponed", job=name, code=error.code, error=error.message)
+            except (ExchangeUnavailable, StoreUnavailable) as trouble:
+                error = trouble.message
+                log.warning("job_postponed", job=name, code=trouble.code, error=error)
+            except Exception as trouble:
+                error = f"{type(trouble).__name__}: {trouble}"
+                await self._note(name, every_s, error)
+                raise
+            await self._note(name, every_s, error)
 
         first = {"next_run_time": datetime.now(UTC)} if at_once else {}  # else the first run is one interval away
         self._scheduler.add_job(run, "interval", seconds=every_s, id=name, name=name, **first)
+
+    async def _note(self, name: str, every_s: float, error: str | None) -> None:
+        if self._database is None:
+            return
+        try:
+            await self._database.write(jobruns.record, name, every_s=every_s, error=error, now=datetime.now(UTC))
+        except StoreUnavailable as trouble:
+            log.warning("job_run_not_noted", job=name, error=trouble.message)
 
     @staticmethod
     def _on_trouble(event: JobExecutionEvent) -> None:

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "exits-only": ("kekbridge.cli.trading:exits_only", "Refuse entries at once; exits still pass."),
     "flatten": ("kekbridge.cli.flatten:flatten", "Halt, cancel every order, close every position."),
     "resume": ("kekbridge.cli.trading:resume", "Trade again after halt or exits-only."),
+    "jobs": ("kekbridge.cli.jobs:app", "List what runs by the clock: last run, next run, failures in a row."),
     "notify": ("kekbridge.cli.notify:app", "Be told of fills, refusals, limits and trouble."),
     "backup": ("kekbridge.cli.backup:backup", "Write everything into one file, also while the daemon runs."),
     "restore": (
