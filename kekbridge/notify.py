@@ -49,9 +49,7 @@ TEMPLATES: Final[Mapping[str, tuple[Severity, str]]] = {
     "protection_replaced": ("warning", "protective stop was missing and is placed again: {symbol}"),
     "protection_flattened": ("failure", "position closed, its stop could not be placed: {symbol}: {detail}"),
     "trading_state": ("warning", "trading is {state} ({scope}), by {by}: {reason}"),
-    "check": ("warning", "check {name}: {text}. {fix}"),
     "job_failed": ("failure", "job {job} failed: {error}"),
-    "daily_summary": ("info", "day {day}: {alerts} alerts, {orders} orders filled, realized {realized_pnl} USDC"),
     "restored": ("warning", "a backup of {made_at} was restored"),
     "orderly_key_removed": ("warning", "the exchange key of {account_id} was removed"),
 }
@@ -91,8 +89,6 @@ def words_of(event: Event, facts: Mapping[str, Any]) -> tuple[Severity, str] | N
     severity, text = template
     if event.kind == "trading_state" and event.data.get("state") == "running":
         severity = "info"
-    if event.kind == "check":
-        severity = {"ok": "info", "broken": "failure"}.get(str(event.data.get("level")), "warning")  # type: ignore[assignment]
     values = _Plain({**facts, **event.data})
     return severity, " ".join(text.format_map(values).split()).rstrip(" :.")
 

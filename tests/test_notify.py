@@ -137,7 +137,7 @@ async def test_muted_and_minor_events_are_not_told(database: Database, receiver:
     """`mute` leaves kinds out, `least` severities; what is left out is not told later either."""
     task = await started(database, Channel(receiver.url), mute=("restored",), least="warning")
     happen(database, "restored", made_at="x")
-    happen(database, "daily_summary", day="x")
+    happen(database, "protection_live")
     happen(database, "order_unknown")
     await until(lambda: len(receiver.lines()) == 1)
     await stopped(task)
