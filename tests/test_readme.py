@@ -113,7 +113,9 @@ def test_options_named_in_the_readme_exist() -> None:
         for option in (*parameter.opts, *parameter.secondary_opts)
     }
     of_the_campaigns = {"--trials", "--seed", "--size"}  # python -m tests.system.campaign
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known | of_the_campaigns | {"--quiet", "--help"}
+    of_the_benchmark = {"--rounds", "--markdown"}  # python -m tests.bench
+    others = of_the_campaigns | of_the_benchmark | {"--quiet", "--help"}
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known | others
 
 
 def test_status_table_is_that_of_the_codes() -> None:
