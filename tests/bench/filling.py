@@ -38,7 +38,9 @@ def _copy(connection: sqlite3.Connection, table: str, changed: dict[str, str | N
     ]
     values = [changed.get(name) or f"t.{name}" for name in columns]
     done = " WHERE finished_at IS NOT NULL" if table == "orders" else " WHERE status = 'filled'"
-    connection.execute(
+    added = connection.execute(
         f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(values)}"
         f" FROM numbers n, (SELECT * FROM {table}{done} LIMIT 1) t"
-    )
+    ).rowcount
+    if not added:
+        raise AssertionError(f"{table} has no finished row to copy")
