@@ -18,11 +18,10 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -35,6 +34,7 @@ from kekbridge.decision import Terms
 from kekbridge.delivery import WEBHOOK_PATH, Readiness
 from kekbridge.equity import EquityWatch
 from kekbridge.errors import ConfigError, KekbridgeError, StoreUnavailable
+from kekbridge.exchange.checks import Check
 from kekbridge.exchange.orderly import OrderlyExchange
 from kekbridge.exchange.signing import Signer
 from kekbridge.following import Follower
@@ -88,7 +88,7 @@ class Started:
     vault: str
     data_dir: Path
     paper_url: str | None
-    checks: tuple[Any, ...] = ()
+    checks: tuple[Check, ...] = ()
 
 
 def serve(settings: Settings, data_dir: Path, *, announce: Callable[[Started], None]) -> int:
@@ -110,7 +110,7 @@ async def _serve(settings: Settings, data_dir: Path, announce: Callable[[Started
         daemon = await Daemon.build(settings, data_dir, stack, supervisor=supervisor, sockets=sockets)
         async with daemon.running():
             await daemon.wait_until_recovered(_SETTLE_S)
-            announce(daemon.started)
+            announce(replace(daemon.started, checks=await daemon.check_venue(_SETTLE_S)))
             supervisor.ready()
             await stop.wait()
             supervisor.stopping()
@@ -362,6 +362,20 @@ class Daemon:
             data_dir=self._data_dir,
             paper_url=self._paper_url,
         )
+
+    async def check_venue(self, longest_s: float) -> tuple[Check, ...]:
+        """What a trader should know of the key and the venue before trusting them; the paper account has nothing to check.
+
+        Empty when the venue does not answer in time: /readyz and `kekbridge doctor` say more, and the start must not wait for it.
+        """
+        if self._settings.mode is Mode.PAPER:
+            return ()
+        try:
+            async with asyncio.timeout(longest_s):
+                return await self.exchange.checks()
+        except TimeoutError:
+            log.warning("venue_not_checked", detail="the exchange did not answer in time; see `kekbridge doctor`")
+            return ()
 
     async def wait_until_recovered(self, longest_s: float) -> None:
         """Give the first reconciliation a moment: whoever reads "Ready" may send an entry at once, which not_ready would refuse."""

@@ -74,6 +74,9 @@ def _as_data(started: Started, webhook: Webhook | None, credentials: Credentials
         "paperUrl": started.paper_url,
         "dataDir": str(started.data_dir),
         "vault": started.vault,
+        "checks": [
+            {"name": each.name, "level": each.level, "text": each.text, "fix": each.fix} for each in started.checks
+        ],
     }
     if webhook is not None and credentials is not None and started.mode is Mode.PAPER:
         shown["webhook"] = {
@@ -95,6 +98,9 @@ def _print(started: Started, webhook: Webhook | None, credentials: Credentials |
             *([("paper exchange", started.paper_url)] if started.paper_url else []),
         ]
     )
+    for check in started.checks:
+        fix = f" ({check.fix})" if check.fix else ""
+        render.line(f"{check.level:<8}  {check.name}: {check.text}{fix}")
     if webhook is None:
         render.line("\nNo webhook is enabled. Create one:  kekbridge webhook create NAME")
     elif credentials is None or started.mode is not Mode.PAPER:

@@ -57,6 +57,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: call(f"{url}/readyz")["ready"], what="/readyz")
         shown["the ready line"] = json.dumps({**started, "webhook": None}).encode()
+        shown["checks"] = json.dumps(started["checks"]).encode()
         shown |= _play(url + WEBHOOK_PATH, made)
         shown["/proc environ"] = Path(f"/proc/{daemon.pid}/environ").read_bytes()
         shown["/proc cmdline"] = Path(f"/proc/{daemon.pid}/cmdline").read_bytes()
@@ -95,6 +96,13 @@ def test_the_search_finds_what_it_looks_for(played: Round) -> None:
     content = b"".join(path.read_bytes() for path in (played.directory / "secrets").iterdir())
     for name in ("Orderly seed", "master key"):
         assert any(needle in content for _, needle in _forms(played.secrets[name])), name
+
+
+def test_the_start_shows_what_it_checked_of_key_and_venue(played: Round) -> None:
+    """Outside of paper mode the start tells in one screen whether key, scopes, clock and venue are fit for trading."""
+    checks = {check["name"]: check["level"] for check in json.loads(played.shown["checks"])}
+    assert len(checks) >= 5, checks
+    assert "broken" not in checks.values(), checks
 
 
 def test_only_the_owner_may_read(played: Round) -> None:
