@@ -112,7 +112,12 @@ def test_options_named_in_the_readme_exist() -> None:
         for parameter in command.params
         for option in (*parameter.opts, *parameter.secondary_opts)
     }
-    of_the_campaigns = {"--trials", "--seed", "--size"}  # python -m tests.system.campaign
+    of_the_campaigns = {
+        "--trials",
+        "--seed",
+        "--size",
+        "--bodies",
+    }  # python -m tests.system.campaign, tests.system.fuzz
     of_the_benchmark = {"--rounds", "--markdown"}  # python -m tests.bench
     others = of_the_campaigns | of_the_benchmark | {"--quiet", "--help"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known | others

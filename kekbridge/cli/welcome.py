@@ -6,6 +6,7 @@ credentials are worthless elsewhere; in live and testnet mode nothing of a webho
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -74,10 +75,9 @@ def _as_data(started: Started, webhook: Webhook | None, credentials: Credentials
         "paperUrl": started.paper_url,
         "dataDir": str(started.data_dir),
         "vault": started.vault,
-        "checks": [
-            {"name": each.name, "level": each.level, "text": each.text, "fix": each.fix} for each in started.checks
-        ],
     }
+    if started.checks:
+        shown["checks"] = [dataclasses.asdict(check) for check in started.checks]
     if webhook is not None and credentials is not None and started.mode is Mode.PAPER:
         shown["webhook"] = {
             "name": webhook.name,
