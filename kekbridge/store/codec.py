@@ -1,4 +1,4 @@
-"""How values are written in the database: plain decimal text, canonical JSON, and the frozen values of model.py as JSON.
+"""How values are written in the database: plain decimal text, canonical JSON, and the frozen values of model/ as JSON.
 
 Exact in both directions: amounts never become floats and never take an exponent. Reading tolerates keys that a newer version wrote.
 """

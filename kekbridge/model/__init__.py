@@ -1,0 +1,57 @@
+"""The words of the trade: frozen values that every other room speaks in. One file a topic; rooms import them all from here.
+
+No behaviour beyond arithmetic on their own fields, no I/O, no imports from the rest of the package. Money, prices and sizes are Decimal,
+times are aware UTC datetimes; a quantity is in base units (coins) and a notional in USDC unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from kekbridge.model.market import ZERO, AccountSnapshot, Instrument, MarginMode, Mark, Position
+from kekbridge.model.orders import (
+    FIRST_PROTECTIVE_LEG,
+    CancelWish,
+    Fill,
+    Order,
+    OrderIntent,
+    OrderStatus,
+    OrderType,
+    Purpose,
+    Side,
+    TakeProfit,
+    client_order_id_of,
+)
+from kekbridge.model.risk import EquityMark, Flow, Reservation, Trip, Usage, Verdict
+from kekbridge.model.state import Mode, TradingState
+from kekbridge.model.webhooks import Limits, RateLimits, Webhook, WebhookSettings
+
+__all__ = [
+    "FIRST_PROTECTIVE_LEG",
+    "ZERO",
+    "AccountSnapshot",
+    "CancelWish",
+    "EquityMark",
+    "Fill",
+    "Flow",
+    "Instrument",
+    "Limits",
+    "MarginMode",
+    "Mark",
+    "Mode",
+    "Order",
+    "OrderIntent",
+    "OrderStatus",
+    "OrderType",
+    "Position",
+    "Purpose",
+    "RateLimits",
+    "Reservation",
+    "Side",
+    "TakeProfit",
+    "TradingState",
+    "Trip",
+    "Usage",
+    "Verdict",
+    "Webhook",
+    "WebhookSettings",
+    "client_order_id_of",
+]
