@@ -62,6 +62,22 @@ def instant(option: str, text: str, now: datetime) -> datetime:
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
+def coming(option: str, text: str, now: datetime) -> datetime:
+    """A moment ahead: in how long (`60d`), a UTC date or an ISO time that is not past."""
+    match = _DURATION.fullmatch(text)
+    if match and match[2] and int(match[1]):
+        return now + timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
+    expected = "in how long (60d), or a coming UTC date such as 2030-01-31"
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise wrong(option, text, expected) from None
+    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    if at <= now:
+        raise wrong(option, text, expected)
+    return at
+
+
 def words(option: str, text: str) -> tuple[str, ...]:
     """A comma-separated list: `BTC,ETH`."""
     found = tuple(part.strip() for part in text.split(",") if part.strip())

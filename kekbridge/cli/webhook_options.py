@@ -47,6 +47,12 @@ def _symbols(option: str, text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(perp_symbol(word, option) for word in values.words(option, text)))
 
 
+def _end(option: str, text: str) -> Any:
+    from kekbridge.cli.workspace import now
+
+    return values.coming(option, text, now())
+
+
 def _leverage(option: str, text: str) -> Any:
     found = values.number(option, text)
     if found > 100:
@@ -96,6 +102,8 @@ ROWS: tuple[Row, ...] = (
     Row("--reorder-ms", "", "reorder_ms", values.count, "MS", "With --follow position: how long an alert waits for one it overtook."),
     Row("--profile", "", "profile", _plain, "NAME", "Whose message format is understood: seed is kekbridge's own."),
     Row("--rescale-units", "", "rescale_units", None, "", "Trade PEPE alerts on the 1000PEPE market, sizes divided by 1000."),
+    Row("--expect-alert-every", "", "expect_alert_every_s", values.seconds, "TIME", "Tell when none (a ping does) came for so long, such as 25h."),
+    Row("--alert-expires", "", "alert_expires_at", _end, "DATE", "When TradingView ends the alert, such as 60d or a date; told a week before."),
     Row("--default", "", "defaults", None, "FIELD=VALUE", "Value of a field that the message leaves out.", is_many=True),
     Row("--lock", "", "locked", None, "FIELD=VALUE", "Value of a field that no message can change.", is_many=True),
     Row("--alias", "", "aliases", None, "FROM=TO", "Trade the ticker FROM on the market TO.", is_many=True),

@@ -65,6 +65,8 @@ class WebhookSettings:
     resync: bool = False
     reorder_ms: int = 500
     allowed_addresses: tuple[str, ...] = ()
+    expect_alert_every_s: int | None = None  # an alert (a ping does) is expected at least so often; None: nobody waits
+    alert_expires_at: datetime | None = None  # when the alert at TradingView ends, as its owner read it there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,6 +87,18 @@ def test_what_is_no_instant_is_refused(text: str) -> None:
         values.instant("--since", text, NOW)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("60d", NOW + timedelta(days=60)), ("2030-01-31", datetime(2030, 1, 31, tzinfo=UTC))],
+)
+def test_coming_moments(text: str, expected: datetime) -> None:
+    """How long until then, or a date; what is past is refused."""
+    assert values.coming("--until", text, NOW) == expected
+    for wrong in ("2020-01-01", "0d", "soon", "12"):
+        with pytest.raises(ConfigError, match="--until: found"):
+            values.coming("--until", wrong, NOW)
+
+
 def test_lists_and_assignments() -> None:
     """Comma-separated words, and repeated name=value; a name given twice is refused."""
     assert values.words("--x", "BTC, ETH,,") == ("BTC", "ETH")

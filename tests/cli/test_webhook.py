@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,6 @@ def test_credentials_are_stored_sealed_and_found_by_the_daemon(run: Any, data_di
     settings = load_settings()
     sealer = Sealer(master_key(open_vault(settings.vault, data_dir, Mode.PAPER)))
     with Database.open(data_dir).snapshot() as connection:
-        from datetime import UTC, datetime
-
         found = stored.find_by_lookup(connection, sealer.lookup(made["apiKey"]), datetime.now(UTC))
     assert found is not None
     assert found[0].id == made["id"]
@@ -102,6 +101,7 @@ def test_every_limit_of_the_issue_is_stored_exactly(run: Any, data_dir: Path) ->
         *("--rescale-units", "--max-timestamp-age", "30s", "--no-require-signature", "--no-require-timestamp"),
         *("--default", "quantity=0.01", "--default", "orderType=market", "--lock", "symbol=BTCUSDT.P"),
         *("--alias", "GOLD=XAU", "--allow-address", "tradingview", "--allow-address", "10.0.0.0/8"),
+        *("--expect-alert-every", "25h", "--alert-expires", "2099-01-31"),
     )
     assert result.code == 0, result.err
     assert stored_settings(data_dir, "all") == WebhookSettings(
@@ -134,6 +134,8 @@ def test_every_limit_of_the_issue_is_stored_exactly(run: Any, data_dir: Path) ->
         locked={"symbol": "BTCUSDT.P"},
         aliases={"GOLD": "PERP_XAU_USDC"},
         allowed_addresses=("tradingview", "10.0.0.0/8"),
+        expect_alert_every_s=90_000,
+        alert_expires_at=datetime(2099, 1, 31, tzinfo=UTC),
     )
     limits = result.data["settings"]["limits"]
     assert limits["maxNotional"] == "50000.25"
@@ -176,6 +178,7 @@ def test_every_option_of_the_table_has_its_setting(row: Any) -> None:
         (("--rate-per-minute", "none"), "--rate-per-minute: found 'none'"),
         (("--trading-hours", "always"), "trading hours"),
         (("--profile", "nobody"), "--profile"),
+        (("--alert-expires", "2020-01-01"), "--alert-expires: found '2020-01-01', expected in how long"),
     ],
 )
 def test_a_wrong_limit_is_refused_in_one_line(
