@@ -44,7 +44,7 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("address_not_allowed", 403, "The sender's address is not on the allowlist.", "See `kekbridge webhook show NAME`; the word `tradingview` allows TradingView's addresses."),
     ("certificate_not_allowed", 403, "The request did not come with a pinned client certificate.", "See auth.client_certificates; the proxy must pass the fingerprint on and be in server.trusted_proxies."),
     ("alert_id_reused", 409, "The same alertId came before with another content.", "Give every alert its own alertId."),
-    ("rate_limited", 429, "More alerts than the webhook allows.", "Wait for retryAfter seconds, or raise --rate-per-minute, --rate-per-hour or --rate-per-day."),
+    ("rate_limited", 429, "More alerts than the webhook, or all of them together, may send.", "Wait for retryAfter seconds, or raise --rate-per-minute, --rate-per-hour or --rate-per-day, or [risk] rate_per_minute."),
     ("locked_out", 429, "Too many failed authentications from this address.", "Wait for retryAfter seconds and fix the sender's key."),
     # ------------------------------------------------------------------------------------- what does the alert say (422)
     ("placeholder_unexpanded", 422, "A {{placeholder}} was not replaced by TradingView.", "Strategy placeholders work in strategy alerts only, none works inside alert(); TradingView does no arithmetic."),

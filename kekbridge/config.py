@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from kekbridge.errors import ConfigError
-from kekbridge.model import Mode
+from kekbridge.model import Mode, RateLimits
 
 APP_NAME = "kekbridge"
 ENVIRONMENT_PREFIX = "KEKBRIDGE_"
@@ -135,6 +135,18 @@ class Risk(_Section):
     max_leverage: Annotated[Decimal, Field(ge=0, le=100)] = Decimal(10)
     max_open_positions: Annotated[int, Field(ge=0)] = 10
     require_stop_loss: bool = False
+    rate_per_minute: Annotated[int, Field(ge=0, le=100_000)] = 600
+    rate_per_hour: Annotated[int, Field(ge=0, le=1_000_000)] = 6_000
+    rate_per_day: Annotated[int, Field(ge=0, le=1_000_000)] = 60_000
+
+    def limits(self) -> dict[str, Any]:
+        """What risk/limits.py makes the account's limits of."""
+        return self.model_dump(exclude={"rate_per_minute", "rate_per_hour", "rate_per_day"})
+
+    @property
+    def rates(self) -> RateLimits:
+        """How many alerts all webhooks together may send; exits are not counted."""
+        return RateLimits(per_minute=self.rate_per_minute, per_hour=self.rate_per_hour, per_day=self.rate_per_day)
 
 
 class Paper(_Section):

@@ -593,7 +593,7 @@ def _keep_own_prices(symbol: str, price: Decimal) -> bool:
 
 def _terms(settings: Settings) -> Terms:
     return Terms(
-        account_limits=account_limits(**settings.risk.model_dump()),
+        account_limits=account_limits(**settings.risk.limits()),
         max_snapshot_age_s=settings.exchange.max_snapshot_age_s,
         max_mark_age_s=settings.exchange.max_mark_age_s,
         max_waiting=settings.queue.max_waiting,

@@ -11,8 +11,9 @@ from typing import Any
 
 from kekbridge.config import Settings
 from kekbridge.model import AccountSnapshot, EquityMark, Limits, MarginMode
-from kekbridge.risk.limits import account_limits, describe_usage
-from kekbridge.store import equity, positions, settings, webhooks
+from kekbridge.risk.limits import LimitLine, account_limits, describe_usage
+from kekbridge.store import equity, positions, ratelimit, settings, webhooks
+from kekbridge.store.ratelimit import RateUse
 from kekbridge.store.usage import read_usage
 
 
@@ -23,9 +24,12 @@ def read(
     mark = equity.latest(connection)
     account = _account(connection, mark)
     chosen = (webhooks.find(connection, only),) if only else webhooks.list_all(connection)
-    of_account = account_limits(**configured.risk.model_dump())
-    scopes = [_scope(connection, "account", settings.ACCOUNT, of_account, account, at)]
-    scopes += [_scope(connection, one.name, one.id, one.settings.limits, account, at) for one in chosen]
+    of_account = account_limits(**configured.risk.limits())
+    rates = ratelimit.use_of_account(connection, configured.risk.rates, at)
+    scopes = [_scope(connection, "account", settings.ACCOUNT, of_account, rates, account, at)]
+    for one in chosen:
+        rates = ratelimit.use_of_webhook(connection, one.id, one.settings.rates, at)
+        scopes.append(_scope(connection, one.name, one.id, one.settings.limits, rates, account, at))
     return {
         "at": at,
         "equity": None if mark is None else mark.value,
@@ -40,6 +44,7 @@ def _scope(
     name: str,
     key: str,
     limits: Limits,
+    rates: tuple[RateUse, ...],
     account: AccountSnapshot | None,
     at: datetime,
 ) -> dict[str, Any]:
@@ -52,8 +57,20 @@ def _scope(
         "state": control.state,
         "reason": control.reason,
         "until": control.until,
-        "limits": describe_usage(limits, usage, at, scope=kind, snapshot=account),
+        "limits": (*describe_usage(limits, usage, at, scope=kind, snapshot=account), *map(_rate_line, rates)),
     }
+
+
+def _rate_line(use: RateUse) -> LimitLine:
+    """Alerts in a sliding window: what is used comes back bit by bit. Exits, where they are limited, have as much again."""
+    window = {60: "minute", 3600: "hour", 86_400: "day"}[use.length_s]
+    return LimitLine(
+        name=f"alerts a {window}",
+        limit=f"{use.limit:,}",
+        used=f"{use.used:,}" + (f" and {use.exits:,} exits" if use.exits else ""),
+        left=f"{max(use.limit - use.used, 0):,}",
+        resets=f"each after one {window}",
+    )
 
 
 def _account(connection: sqlite3.Connection, mark: EquityMark | None) -> AccountSnapshot | None:

@@ -111,7 +111,8 @@ class Pipeline:
         snapshot = self._known_account()
         draft, decide = self._prepare(delivery, message, caller, snapshot)
         if caller.is_dry_run:
-            return await rehearsal.rehearse(self._database, draft, decide, caller.webhook, now=draft.received_at)
+            rates = self._settings.risk.rates
+            return await rehearsal.rehearse(self._database, draft, decide, caller.webhook, rates, now=draft.received_at)
         reach("W0")
         admitted = await self._admit(draft, decide, caller.webhook)
         reach("W1")
@@ -220,6 +221,7 @@ class Pipeline:
                 draft,
                 decide,
                 rates=webhook.settings.rates,
+                account_rates=self._settings.risk.rates,
                 now=draft.received_at,
                 expires_at=fired_at + timedelta(seconds=max_age_s),
                 cooldown_s=webhook.settings.limits.cooldown_s or 0,

@@ -18,7 +18,7 @@ from kekbridge.codes import status_of
 from kekbridge.delivery import Answer, Caller
 from kekbridge.errors import Refused
 from kekbridge.exchange import bodies
-from kekbridge.model import CancelWish, OrderIntent, Usage, Webhook, client_order_id_of
+from kekbridge.model import CancelWish, OrderIntent, RateLimits, Usage, Webhook, client_order_id_of
 from kekbridge.store import admission
 from kekbridge.store.admission import AlertDraft, Decision, Preview
 from kekbridge.store.codec import plain, settings_from_json, to_json
@@ -35,7 +35,13 @@ def as_asked(caller: Caller) -> Caller:
 
 
 async def rehearse(
-    database: Database, draft: AlertDraft, decide: Callable[[Usage], Decision], webhook: Webhook, *, now: datetime
+    database: Database,
+    draft: AlertDraft,
+    decide: Callable[[Usage], Decision],
+    webhook: Webhook,
+    account_rates: RateLimits,
+    *,
+    now: datetime,
 ) -> Answer:
     """Decide as an admission would, from the same usage, on a connection that cannot write. Always 200; `httpStatus` is the real one."""
     seen = await database.read(
@@ -43,6 +49,7 @@ async def rehearse(
         draft,
         decide,
         rates=webhook.settings.rates,
+        account_rates=account_rates,
         now=now,
         cooldown_s=webhook.settings.limits.cooldown_s or 0,
     )

@@ -38,6 +38,9 @@ QUICK = {
     "queue.clock_tolerance_s": 0.1,
     "queue.backoff_s": 0.2,
     "queue.attempts": 10,
+    "risk.rate_per_minute": 0,
+    "risk.rate_per_hour": 0,
+    "risk.rate_per_day": 0,
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from kekbridge.backup import LAST_BACKUP
 from kekbridge.config import Settings
 from kekbridge.exchange.checks import Check
-from kekbridge.model import Limits, Mode, TradingState, Webhook
+from kekbridge.model import Limits, Mode, RateLimits, TradingState, Webhook
 from kekbridge.risk.limits import account_limits, tighter
 from kekbridge.store import settings as stored_settings
 from kekbridge.store import times, webhooks
@@ -25,7 +25,8 @@ def checks(connection: sqlite3.Connection, settings: Settings, now: datetime) ->
     found = [webhook for webhook in webhooks.list_all(connection) if webhook.enabled]
     return [
         *_webhooks(found),
-        *_limits(found, account_limits(**settings.risk.model_dump()), settings.mode),
+        *_limits(found, account_limits(**settings.risk.limits()), settings.mode),
+        _rate(settings.risk.rates),
         *_trading(connection, found, now),
         *_unknown(connection),
         *_backup(connection, settings.mode, now),
@@ -68,6 +69,17 @@ def _limits(found: list[Webhook], account: Limits, mode: Mode) -> Iterable[Check
     if stopless and mode is not Mode.PAPER:
         fix = "`kekbridge webhook edit NAME --require-stop-loss`"
         yield Check("stop loss", "warning", f"entries pass without a stop loss: {stopless}", fix)
+
+
+def _rate(rates: RateLimits) -> Check:
+    """The one brake on all webhooks together: each has its own, but there may be many."""
+    numbers = ((rates.per_minute, "minute"), (rates.per_hour, "hour"), (rates.per_day, "day"))
+    told = ", ".join(f"{number:,} a {window}" for number, window in numbers if number)
+    if not told:
+        return Check(
+            "rates", "warning", "all webhooks together may send any number of alerts", "set [risk] rate_per_minute"
+        )
+    return Check("rates", "ok", f"all webhooks together: at most {told}")
 
 
 def _trading(connection: sqlite3.Connection, found: list[Webhook], now: datetime) -> Iterable[Check]:

@@ -6,7 +6,6 @@ together. What may trade is decided by the pure function handed in; nothing here
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,9 +23,10 @@ from kekbridge.model import (
     Verdict,
     client_order_id_of,
 )
-from kekbridge.store import alerts, cancels, events, orders, settings, times
+from kekbridge.store import alerts, cancels, events, orders, ratelimit, settings, times
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.codec import plain, storable, to_json, verdicts_to_json
+from kekbridge.store.ratelimit import UNLIMITED, Excess
 from kekbridge.store.usage import read_usage
 
 RATE_LIMITED: Final = "rate_limited"
@@ -93,6 +93,7 @@ def admit(
     decide: Callable[[Usage], Decision],
     *,
     rates: RateLimits,
+    account_rates: RateLimits = UNLIMITED,
     now: datetime,
     expires_at: datetime,
     cooldown_s: int = 86_400,
@@ -100,18 +101,23 @@ def admit(
     """Store an alert with everything that follows from it; call it inside one write transaction.
 
     `decide` gets the usage as it is at this instant and must be pure. Orders of an admitted alert expire at `expires_at`.
-    `cooldown_s`: how far back Usage.last_entry_at looks (0: not at all).
+    `rates` are the webhook's, `account_rates` those of all webhooks together. `cooldown_s`: how far back Usage.last_entry_at looks
+    (0: not at all).
     """
     first = _claimed_before(connection, draft)
     if first is not None:
         return _repeated(connection, draft, first, now=now)
     decision = decide(read_usage(connection, draft.webhook_id, now=now, cooldown_s=cooldown_s))
-    retry_after_s = _retry_after(connection, draft.webhook_id, rates, is_exit=decision.is_exit, now=now)
-    if retry_after_s is not None:
-        return _limited(connection, draft, decision, rates, retry_after_s, now=now)
+    excess = ratelimit.find_excess(
+        connection, draft.webhook_id, rates=rates, account_rates=account_rates, is_exit=decision.is_exit, now=now
+    )
+    if excess is not None:
+        return _limited(connection, draft, decision, excess, now=now)
     status = OrderStatus.QUEUED.value if decision.status == "admitted" else decision.status
     identity = _identity_of(draft) if decision.claims_identity else None
     alert = _insert(connection, draft, decision, status=status, identity=identity, now=now)
+    if identity is not None and not decision.is_exit:
+        ratelimit.count_entry(connection, at=draft.received_at)
     cancels.queue(connection, draft.id, decision.cancels, now=now)
     for tripped in decision.trips:
         settings.trip(connection, tripped, webhook_id=draft.webhook_id, now=now)
@@ -153,6 +159,7 @@ def preview(
     decide: Callable[[Usage], Decision],
     *,
     rates: RateLimits,
+    account_rates: RateLimits = UNLIMITED,
     now: datetime,
     cooldown_s: int = 86_400,
 ) -> Preview:
@@ -161,9 +168,12 @@ def preview(
     if first is not None:
         return Preview(kind=_kind_of_repeat(draft, first), first=first)
     decision = decide(read_usage(connection, draft.webhook_id, now=now, cooldown_s=cooldown_s))
-    retry_after_s = _retry_after(connection, draft.webhook_id, rates, is_exit=decision.is_exit, now=now)
-    kind = decision.status if retry_after_s is None else RATE_LIMITED
-    return Preview(kind=kind, decision=decision, retry_after_s=retry_after_s)
+    excess = ratelimit.find_excess(
+        connection, draft.webhook_id, rates=rates, account_rates=account_rates, is_exit=decision.is_exit, now=now
+    )
+    if excess is not None:
+        return Preview(kind=RATE_LIMITED, decision=decision, retry_after_s=excess.retry_after_s)
+    return Preview(kind=decision.status, decision=decision)
 
 
 # --------------------------------------------------------------------------------------------------------------- duplicates
@@ -210,52 +220,40 @@ def _repeated(connection: sqlite3.Connection, draft: AlertDraft, first: StoredAl
 # --------------------------------------------------------------------------------------------------------------- rate limit
 
 
-def _retry_after(
-    connection: sqlite3.Connection, webhook_id: str, rates: RateLimits, *, is_exit: bool, now: datetime
-) -> int | None:
-    """Whole seconds until every window has room again, or None when there is room now.
-
-    A window of N is full when the N-th newest counted alert still lies in it, and has room when that one leaves: exact, and the
-    index is read no further than the window reaches. A limit of 0 means none.
-    """
-    longest = 0.0
-    for limit, length in ((rates.per_minute, 60), (rates.per_hour, 3600), (rates.per_day, 86_400)):
-        window = timedelta(seconds=length)
-        row = connection.execute(
-            "SELECT received_at FROM alerts WHERE webhook_id = ? AND is_exit = ? AND identity IS NOT NULL AND received_at > ?"
-            " ORDER BY received_at DESC LIMIT ? OFFSET ?",
-            (webhook_id, int(is_exit), times.to_text(now - window), int(limit > 0), max(limit, 1) - 1),
-        ).fetchone()
-        if row is not None:
-            longest = max(longest, (times.from_text(row[0]) + window - now).total_seconds())
-    return math.ceil(longest) if longest > 0 else None
-
-
 def _limited(
     connection: sqlite3.Connection,
     draft: AlertDraft,
     decision: Decision,
-    rates: RateLimits,
-    retry_after_s: int,
+    excess: Excess,
     *,
     now: datetime,
 ) -> Admission:
     """Stored for the record, but it claims nothing and counts for nothing: the same alert may succeed later."""
-    kind = "exits" if decision.is_exit else "entries"
     refused = Decision(
         status="refused",
         code=RATE_LIMITED,
-        error=(
-            f"more {kind} than the webhook allows ({rates.per_minute} a minute, {rates.per_hour} an hour, {rates.per_day} a day); "
-            f"wait {retry_after_s} s, or raise --rate-per-minute, --rate-per-hour or --rate-per-day"
-        ),
+        error=_describe(excess, "exits" if decision.is_exit else "entries"),
         is_exit=decision.is_exit,
         action=decision.action,
         symbol=decision.symbol,
     )
     alert = _insert(connection, draft, refused, status="refused", identity=None, now=now)
     _tell(connection, draft, alert, "alert_rate_limited", (), now=now)
-    return Admission(kind=RATE_LIMITED, alert=alert, retry_after_s=retry_after_s)
+    return Admission(kind=RATE_LIMITED, alert=alert, retry_after_s=excess.retry_after_s)
+
+
+def _describe(excess: Excess, kind: str) -> str:
+    rates = excess.rates
+    numbers = f"({rates.per_minute} a minute, {rates.per_hour} an hour, {rates.per_day} a day)"
+    if excess.is_of_account:
+        return (
+            f"more {kind} than all webhooks together are allowed {numbers}; wait {excess.retry_after_s} s, or raise"
+            " risk.rate_per_minute, rate_per_hour or rate_per_day in the settings"
+        )
+    return (
+        f"more {kind} than the webhook allows {numbers}; wait {excess.retry_after_s} s, or raise --rate-per-minute,"
+        " --rate-per-hour or --rate-per-day"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------ writing

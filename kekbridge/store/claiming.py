@@ -37,6 +37,7 @@ def admit_and_claim(
     decide: Callable[[Usage], Decision],
     *,
     rates: RateLimits,
+    account_rates: RateLimits,
     now: datetime,
     expires_at: datetime,
     cooldown_s: int,
@@ -49,7 +50,16 @@ def admit_and_claim(
     `may_claim` says whether the order may leave at once, and then keeps its place; `request_text` gives the body that will be sent,
     for the record.
     """
-    admission = admit(connection, draft, decide, rates=rates, now=now, expires_at=expires_at, cooldown_s=cooldown_s)
+    admission = admit(
+        connection,
+        draft,
+        decide,
+        rates=rates,
+        account_rates=account_rates,
+        now=now,
+        expires_at=expires_at,
+        cooldown_s=cooldown_s,
+    )
     reach("W3")
     if admission.kind != "admitted" or not admission.orders:
         return admission

@@ -320,4 +320,9 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
             "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL, updated_at TEXT NOT NULL) STRICT, WITHOUT ROWID",
         ),
     ),
+    (
+        "0002_entry_times",
+        # Numbered without gaps, so that the N-th newest is found by its number: the rate limit of all webhooks together asks for it.
+        ("CREATE TABLE entry_times (number INTEGER PRIMARY KEY, at TEXT NOT NULL) STRICT",),
+    ),
 )

@@ -19,7 +19,7 @@ from tests.trading import BTC, ETH, NOTHING, NOW, D, entry, reserved, snapshot, 
 
 def test_zero_and_empty_mean_no_limit_for_the_account() -> None:
     """The defaults of [risk] leave the account at its ceiling of leverage and positions only."""
-    limits = account_limits(**Risk().model_dump())
+    limits = account_limits(**Risk().limits())
     assert limits == replace(NOTHING, max_leverage=D(10), max_open_positions=10)
     assert account_limits() == NOTHING
 
@@ -29,7 +29,7 @@ def test_settings_become_limits() -> None:
     section = Risk(
         allowed_symbols=("BTC",), max_order_size=D(2), daily_orders=5, require_stop_loss=True, max_leverage=D(0)
     )
-    limits = account_limits(**section.model_dump())
+    limits = account_limits(**section.limits())
     assert (limits.allowed_symbols, limits.max_order_size, limits.daily_orders) == (("BTC",), D(2), 5)
     assert limits.require_stop_loss
     assert limits.max_leverage is None

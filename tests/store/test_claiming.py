@@ -30,6 +30,7 @@ def take(
         alert or draft(),
         admitting(*intents),
         rates=NO_RATES,
+        account_rates=NO_RATES,
         now=NOW,
         expires_at=expires_at,
         cooldown_s=0,

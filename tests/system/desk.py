@@ -151,6 +151,9 @@ async def open_desk(directory: Path, *, start: datetime | None = None, **overrid
                 "exchange.base_url": paper_url,
                 "vault.backend": "key_file",
                 "log.level": "error",
+                "risk.rate_per_minute": 0,
+                "risk.rate_per_hour": 0,
+                "risk.rate_per_day": 0,
                 **given,
             },
         )

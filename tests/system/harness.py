@@ -211,6 +211,7 @@ class Bridge:
             "KEKBRIDGE_EXCHANGE_BASE_URL": self.paper_url,
             "KEKBRIDGE_VAULT_BACKEND": "key_file",
             "KEKBRIDGE_DATA_DIR": str(self.data_dir),
+            **{f"KEKBRIDGE_RISK_RATE_PER_{window}": "0" for window in ("MINUTE", "HOUR", "DAY")},  # campaigns send many
             **self.environment,
         }
 

@@ -214,6 +214,9 @@ class Bridge(RuleBasedStateMachine):
                 "risk.max_open_positions": 0,
                 "vault.backend": "key_file",
                 "log.level": "error",
+                "risk.rate_per_minute": 0,
+                "risk.rate_per_hour": 0,
+                "risk.rate_per_day": 0,
             },
         )
         async with AsyncExitStack() as stack:
