@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from kekbridge import messages
 from kekbridge.errors import ConfigError
 from kekbridge.model import Mode, RateLimits
 
@@ -31,11 +33,28 @@ def _split_words(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def _time_of_day(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", value, re.ASCII):
+        raise ValueError('expected a time of day in UTC such as "03:30"')
+    return value
+
+
+def _events(value: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(messages.check_event(kind) for kind in value)
+
+
+def _templates(value: Mapping[str, str]) -> Mapping[str, str]:
+    return {kind: messages.check_template(kind, text) for kind, text in value.items()}
+
+
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Amount = Annotated[Decimal, Field(gt=0)]
 Fraction = Annotated[Decimal, Field(gt=0, le=1)]
+TimeOfDay = Annotated[str, BeforeValidator(_time_of_day)]
+Events = Annotated[Words, AfterValidator(_events)]
+Templates = Annotated[Mapping[str, str], AfterValidator(_templates)]
 
 
 class _Section(BaseModel):
@@ -165,6 +184,22 @@ class Vault(_Section):
     secrets_dir: str = ""
 
 
+class Store(_Section):
+    """How long what came in is kept, and when a filling disk is told of."""
+
+    keep_payloads_days: Annotated[int, Field(ge=0, le=36_500)] = 90
+    warn_free_mb: Annotated[int, Field(ge=0)] = 1024
+
+
+class BackupSettings(_Section):
+    """The nightly backup, made by the daemon itself."""
+
+    nightly: bool = True
+    at: TimeOfDay = "03:30"
+    keep: Annotated[int, Field(ge=1, le=1000)] = 14
+    dir: str = ""
+
+
 class Log(_Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "text", "json"] = "auto"
@@ -173,9 +208,13 @@ class Log(_Section):
 class Notify(_Section):
     """What the trader is told. Where to is a secret: `kekbridge notify set` puts it into the vault."""
 
-    mute: Words = ()
+    mute: Events = ()
     least: Literal["info", "warning", "failure"] = "info"
     digest_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
+    summary_at: TimeOfDay = "00:05"
+    down_after_s: Seconds = 60.0
+    expiry_days: Annotated[int, Field(ge=1, le=365)] = 14
+    templates: Templates = Field(default_factory=dict)
 
 
 class Settings(_Section):
@@ -191,6 +230,8 @@ class Settings(_Section):
     risk: Risk = Risk()
     paper: Paper = Paper()
     vault: Vault = Vault()
+    store: Store = Store()
+    backup: BackupSettings = BackupSettings()
     notify: Notify = Notify()
     log: Log = Log()
 
@@ -299,7 +340,8 @@ def _describe(error: ErrorDetails, file: Path | None) -> str:
         near = difflib.get_close_matches(name, dotted_names(), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "`kekbridge config show` lists the settings"
         return f"unknown setting {name}{where}; {hint}"
-    return f"setting {name}{where}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    text = error["msg"].removeprefix("Value error, ")
+    return f"setting {name}{where}: {text[0].lower()}{text[1:]}"
 
 
 MODES: tuple[str, ...] = tuple(mode.value for mode in Mode)

@@ -419,6 +419,7 @@ class Daemon:
             mute=wanted.mute,
             least=wanted.least,
             digest_s=wanted.digest_s,
+            templates=wanted.templates,
         ).run()
 
     async def _resolve_orphans(self) -> None:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import structlog
 
 from kekbridge.errors import KekbridgeError, StoreUnavailable
+from kekbridge.messages import MESSAGES, SEVERITIES, Severity, words_of
 from kekbridge.store import events, orders, settings
 from kekbridge.store.database import Database
 from kekbridge.store.events import Event
@@ -26,8 +27,6 @@ log = structlog.get_logger("kekbridge.notify")
 
 NOTIFY_URLS: Final = "notify-urls"
 """The vault's name for the channels: apprise URLs, one a line."""
-Severity = Literal["info", "warning", "failure"]
-SEVERITIES: Final[tuple[Severity, ...]] = ("info", "warning", "failure")
 
 _LOOK_EVERY_S: Final = 1.0
 _LONGEST_SEND_S: Final = 30.0
@@ -36,23 +35,6 @@ _LONGEST_PAUSE_S: Final = 300.0
 _LAST_WORDS_S: Final = 3.0
 _LINES_A_MESSAGE: Final = 20
 _EVENTS_A_LOOK: Final = 200
-
-# Event kinds of the history -> (severity, words). `{…}` are fields of the event and of its order.
-TEMPLATES: Final[Mapping[str, tuple[Severity, str]]] = {
-    "order_filled": ("info", "filled: {side} {executed_quantity} {symbol} at {average_price}"),
-    "order_rejected": ("warning", "rejected by the exchange: {side} {quantity} {symbol}: {code} {error}"),
-    "order_denied": ("warning", "denied: {side} {quantity} {symbol}: {code} {error}"),
-    "order_expired": ("warning", "too old, not sent: {side} {quantity} {symbol}: {error}"),
-    "order_unknown": ("failure", "no answer, outcome unknown: {side} {quantity} {symbol}"),
-    "alert_denied": ("warning", "alert denied: {action} {symbol}: {code}"),
-    "protection_live": ("info", "protective stop is in place: {symbol}"),
-    "protection_replaced": ("warning", "protective stop was missing and is placed again: {symbol}"),
-    "protection_flattened": ("failure", "position closed, its stop could not be placed: {symbol}: {detail}"),
-    "trading_state": ("warning", "trading is {state} ({scope}), by {by}: {reason}"),
-    "job_failed": ("failure", "job {job} failed: {error}"),
-    "restored": ("warning", "a backup of {made_at} was restored"),
-    "orderly_key_removed": ("warning", "the exchange key of {account_id} was removed"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,37 +54,20 @@ class Channel:
         target = apprise.Apprise()
         if not target.add(self.url):
             return False
-        return bool(target.notify(title=title, body=body, notify_type=apprise.NotifyType(severity)))
+        return bool(
+            target.notify(
+                title=title,
+                body=body,
+                notify_type=apprise.NotifyType(severity),
+                body_format=apprise.NotifyFormat.TEXT,  # or a market's name could be taken for markup by the channel
+            )
+        )
 
 
 def channels_of(stored: bytes | None) -> tuple[Channel, ...]:
     """The channels in a vault's secret: one URL a line, empty lines and # comments left out."""
     lines = (line.strip() for line in (stored or b"").decode("utf-8", "replace").splitlines())
     return tuple(dict.fromkeys(Channel(line) for line in lines if line and not line.startswith("#")))
-
-
-def words_of(event: Event, facts: Mapping[str, Any]) -> tuple[Severity, str] | None:
-    """What to say of an event; None when there is nothing to tell. `facts` describe its order."""
-    template = TEMPLATES.get(event.kind)
-    if template is None:
-        return None
-    severity, text = template
-    if event.kind == "trading_state" and event.data.get("state") == "running":
-        severity = "info"
-    values = _Plain({**facts, **event.data})
-    return severity, " ".join(text.format_map(values).split()).rstrip(" :.")
-
-
-class _Plain(dict[str, Any]):
-    """Fields as words; what is not known is left out."""
-
-    def __missing__(self, key: str) -> str:
-        return ""
-
-    def __getitem__(self, key: str) -> str:
-        value = super().get(key)
-        text = "" if value is None else str(getattr(value, "value", value))
-        return "".join(character for character in text if character.isprintable())[:200]
 
 
 class Notifier:
@@ -117,14 +82,17 @@ class Notifier:
         mute: Sequence[str] = (),
         least: Severity = "info",
         digest_s: float = 0.0,
+        templates: Mapping[str, str] | None = None,
     ) -> None:
-        """`mute`: event kinds that are not told; `least`: the lowest severity that is; `digest_s`: collect so long into one message."""
+        """`mute`: event kinds that are not told; `least`: the lowest severity that is; `digest_s`: collect so long into one message;
+        `templates`: the trader's own words by event kind."""
         self._database = database
         self._channels = tuple(channels)
         self._clock = clock
         self._mute = frozenset(mute)
         self._least = SEVERITIES.index(least)
         self._digest_s = digest_s
+        self._templates = dict(templates or {})
         self._threads = ThreadPoolExecutor(max(1, len(self._channels)), thread_name_prefix="kekbridge-notify")
 
     async def run(self) -> None:
@@ -203,17 +171,23 @@ class Notifier:
         last = None
         for event in found:
             last = event.sequence
-            said = None if event.kind in self._mute else words_of(event, _facts(connection, event))
+            said = None if event.kind in self._mute else self._words(connection, event)
             if said is not None and SEVERITIES.index(said[0]) >= self._least:
                 lines.append(said)
                 if len(lines) == _LINES_A_MESSAGE:
                     break
         return last, lines
 
+    def _words(self, connection: sqlite3.Connection, event: Event) -> tuple[Severity, str] | None:
+        if event.kind not in MESSAGES:
+            return None
+        facts = {**order_facts(connection, event), **event.data, "at": event.at}
+        return words_of(event.kind, facts, self._templates)
 
-def _facts(connection: sqlite3.Connection, event: Event) -> dict[str, Any]:
+
+def order_facts(connection: sqlite3.Connection, event: Event) -> dict[str, Any]:
     """The order that an event is about, as fields for the words."""
-    if event.client_order_id is None or event.kind not in TEMPLATES:
+    if event.client_order_id is None:
         return {}
     try:
         order = orders.get(connection, event.client_order_id)
@@ -222,4 +196,5 @@ def _facts(connection: sqlite3.Connection, event: Event) -> dict[str, Any]:
     intent = order.intent
     names = ("executed_quantity", "average_price", "code", "error")
     shown = {name: getattr(order, name) for name in names}
-    return {"symbol": intent.symbol, "side": intent.side.value.lower(), "quantity": intent.quantity} | shown
+    of_intent = {"symbol": intent.symbol, "side": intent.side.value.lower(), "quantity": intent.quantity}
+    return {"client_order_id": order.client_order_id} | of_intent | shown

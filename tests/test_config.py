@@ -223,3 +223,23 @@ def test_config_file_in_the_data_directory_is_found(tmp_path: Path, monkeypatch:
     other = tmp_path / "other.toml"
     other.touch()
     assert find_config_file(other, tmp_path) == other
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        (
+            "notify.mute",
+            "order_fillled",
+            "setting notify.mute: 'order_fillled' is no event; did you mean order_filled?",
+        ),
+        ("notify.templates", {"order_filled": "{sied}"}, "setting notify.templates: order_filled: {sied} is not known"),
+        ("backup.at", "25:00", 'setting backup.at: expected a time of day in UTC such as "03:30"'),
+        ("notify.summary_at", "3:30", "setting notify.summary_at: expected a time of day"),
+    ],
+)
+def test_words_and_times_are_checked_when_the_settings_are_loaded(name: str, value: object, expected: str) -> None:
+    """A misspelt event or placeholder is found at the start, not when the message is due."""
+    with pytest.raises(ConfigError) as caught:
+        load_settings(environment={}, overrides={name: value})
+    assert expected in str(caught.value)

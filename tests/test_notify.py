@@ -7,18 +7,16 @@ import json
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kekbridge.notify import TEMPLATES, Channel, Notifier, channels_of, words_of
+from kekbridge.notify import Channel, Notifier, channels_of
 from kekbridge.store import events, orders
 from kekbridge.store.admission import admit
 from kekbridge.store.database import Database
-from kekbridge.store.events import Event
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, intent
 from tests.waiting import until
 
@@ -156,25 +154,15 @@ async def test_an_order_is_told_with_its_figures(database: Database, receiver: R
     assert receiver.lines() == ["denied: buy 0.01 PERP_BTC_USDC: free_margin too little margin"]
 
 
-@pytest.mark.parametrize("kind", TEMPLATES)
-def test_every_kind_has_words_without_any_fact(kind: str) -> None:
-    """A missing figure never makes a message fail."""
-    event = Event(sequence=1, at=NOW, kind=kind, alert_id=None, client_order_id=None, data={})
-    said = words_of(event, {})
-    assert said is not None
-    assert said[1]
-    assert "{" not in said[1]
-
-
-def test_hostile_text_stays_on_its_line() -> None:
-    """What came from an alert or the exchange cannot break out of its line or into the template."""
-    data = {"job": "{0.__class__}\r\nfake", "error": "\x1b[2J" + "x" * 5000, "amount": Decimal("1E+3")}
-    event = Event(sequence=1, at=NOW, kind="job_failed", alert_id=None, client_order_id=None, data=data)
-    said = words_of(event, {})
-    assert said is not None
-    assert "\n" not in said[1]
-    assert "\x1b" not in said[1]
-    assert len(said[1]) < 500
+async def test_a_traders_own_words_replace_ours(database: Database, receiver: Receiver) -> None:
+    """What [notify.templates] says of an event is what arrives, with the figures of the event; other events keep their words."""
+    own = {"job_failed": "ALARM {job}: {error} ({event})"}
+    task = await started(database, Channel(receiver.url), templates=own)
+    happen(database, "job_failed", job="backup", error="no room")
+    happen(database, "restored", made_at="yesterday")
+    await until(lambda: len(receiver.lines()) == 2)
+    await stopped(task)
+    assert receiver.lines() == ["ALARM backup: no room (job_failed)", "a backup of yesterday was restored"]
 
 
 def test_a_channel_never_shows_its_url() -> None:

@@ -76,6 +76,27 @@ def channels(
         render.note("No channel yet: `kekbridge notify set` reads apprise URLs from stdin.")
 
 
+@app.command(epilog=examples("kekbridge notify events", "kekbridge notify events --json | jq -r '.[].event'"))
+def events(as_json: Json = False) -> None:
+    """List the events that are told, in our words, with the names your own words in [notify.templates] may use."""
+    from kekbridge.cli import render
+    from kekbridge.messages import MESSAGES
+
+    if as_json:
+        render.as_json(
+            [
+                {"event": kind, "severity": message.severity, "words": message.words, "names": list(message.names)}
+                for kind, message in MESSAGES.items()
+            ]
+        )
+        return
+    for kind, message in MESSAGES.items():
+        render.line(f"{kind} ({message.severity})")
+        render.line(f"  {message.words}")
+        more = [f"{{{name}}}" for name in message.names if f"{{{name}}}" not in message.words]
+        render.line(f"  also {' '.join(more)}")
+
+
 @app.command("test", epilog=examples("kekbridge notify test", "kekbridge notify test --json"))
 def try_out(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> int:
     """Send one message to every channel now; exit code 1 when one did not take it."""

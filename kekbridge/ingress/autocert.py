@@ -112,7 +112,7 @@ class AutoCertificate:
         self._write_state(_State())
         until = read_validity(pem).not_after
         log.info("certificate_issued", domain=self._domain, valid_until=until.isoformat())
-        await self._tell("certificate_renewed", {"domain": self._domain, "validUntil": until.isoformat()})
+        await self._tell("certificate_renewed", {"domain": self._domain, "valid_until": until.isoformat()})
 
     async def run(self) -> None:
         """Renew whenever it is time, for ever; a failure is reported and tried again after a growing pause."""
@@ -131,7 +131,7 @@ class AutoCertificate:
         days = f"{max(left, timedelta(0)) / timedelta(days=1):.1f}"
         tell = log.error if validity is None or left < (validity.not_after - validity.not_before) / 6 else log.warning
         tell("certificate_not_renewed", domain=self._domain, days_left=days, reason=reason)
-        details = {"domain": self._domain, "daysLeft": days, "reason": reason}
+        details = {"domain": self._domain, "days_left": days, "reason": reason}
         await self._tell("certificate_not_renewed", details)
 
     async def _tell(self, kind: str, details: dict[str, str]) -> None:

@@ -147,7 +147,7 @@ async def test_a_failing_renewal_warns_and_keeps_what_is_there(tmp_path: Path) -
         finally:
             renewing.cancel()
     assert bridge.kinds == ["certificate_not_renewed"] * 4
-    assert bridge.news[0][1]["daysLeft"] == "0.0"
+    assert bridge.news[0][1]["days_left"] == "0.0"
     assert [round(pause / timedelta(minutes=1)) for pause in pauses] == [1, 2, 4, 8]
 
 
