@@ -59,7 +59,8 @@ class Facts:
     orders: Sequence[Tally] = ()
     latencies: Mapping[str, Sequence[float]] = field(default_factory=dict)
     executions: Sequence[Execution] = ()
-    trips: Sequence[Decimal] = ()  # realized P&L of each closing order, fees not included
+    closings: int = 0  # orders that closed something
+    wins: int = 0  # those of them with a gain, fees not included
     realized: Decimal = ZERO
     fees: Decimal = ZERO
     funding: Decimal | None = ZERO  # None: not known for one webhook alone
@@ -160,8 +161,8 @@ def report(facts: Facts) -> Report:
         funding=facts.funding,
         net_pnl=None if facts.funding is None else facts.realized - facts.fees - facts.funding,
         unrealized_pnl=facts.unrealized,
-        win_rate=_share(sum(1 for one in facts.trips if one > 0), len(facts.trips)),
-        closing_orders=len(facts.trips),
+        win_rate=_share(facts.wins, facts.closings),
+        closing_orders=facts.closings,
         stop_hit_rate=_share(hit, decided),
         leverage=facts.exposure / facts.account_value if facts.account_value else None,
         account_value=facts.account_value,

@@ -54,7 +54,8 @@ def test_money_is_exact() -> None:
         realized=Decimal("10.00000001"),
         fees=Decimal("0.1"),
         funding=Decimal("-0.00000001"),
-        trips=[Decimal(3), Decimal(-1), Decimal(2), Decimal("0.5")],
+        closings=4,
+        wins=3,
     )
     found = report(facts)
     assert found.net_pnl == Decimal("9.90000002")

@@ -19,7 +19,7 @@ from kekbridge.exchange.protocol import Exchange
 from kekbridge.flatten import Flattened, flatten
 from kekbridge.model import AccountSnapshot, Order, TradingState
 from kekbridge.stats import Report, report
-from kekbridge.store import alerts, orders, statistics
+from kekbridge.store import alert_search, orders, statistics
 from kekbridge.store import settings as control
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.database import Database
@@ -91,7 +91,7 @@ def _stored_state(connection: sqlite3.Connection, configured: Settings, *, now: 
     return {
         "trading": control.trading_control(connection, now=now),
         "openOrders": [_order(order) for order in orders.list_orders(connection, open_only=True, limit=_SHOWN)],
-        "lastAlerts": [_alert(alert) for alert in alerts.list_alerts(connection, limit=_SHOWN)],
+        "lastAlerts": [_alert(alert) for alert in alert_search.list_alerts(connection, limit=_SHOWN)],
         "limits": limitbook.read(connection, configured, at=now)["scopes"],
         "lastDay": day,
     }

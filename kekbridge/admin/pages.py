@@ -19,7 +19,7 @@ from kekbridge.admin.forms import Forms, form_key
 from kekbridge.admin.html import Markup, bars, curve, gauge, h, join, status, table
 from kekbridge.codes import CODES
 from kekbridge.stats import Report
-from kekbridge.store import alerts, fills, orders
+from kekbridge.store import alert_search, alerts, fills, orders
 from kekbridge.wording import amount, clean, market, moment
 
 _MENU: Final = (
@@ -122,7 +122,7 @@ class Pages:
 
     async def _log(self, request: web.Request) -> web.Response:
         asked = {name: request.query.get(name, "").strip() or None for name in ("webhook", "status", "code", "text")}
-        found = await self._desk.database.read(alerts.list_alerts, limit=_ROWS, **asked)  # type: ignore[arg-type]
+        found = await self._desk.database.read(alert_search.list_alerts, limit=_ROWS, **asked)  # type: ignore[arg-type]
         fields = [h("label", name, h("input", name=name, value=value or "")) for name, value in asked.items()]
         rows = [
             {

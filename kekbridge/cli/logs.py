@@ -97,8 +97,11 @@ def logs(
     )
     with opened(find_workspace(context, data_dir, config)) as database:
         with database.snapshot() as connection:
-            entries = _entries(connection, filters)
-        if not entries and not as_json and not follow:
+            entries, looked_back_to = _entries(connection, filters)
+        if looked_back_to is not None:
+            further = f"--until {looked_back_to:%Y-%m-%dT%H:%M:%S} looks further back"
+            render.note(f"Looked for the text back to {render.moment(looked_back_to)} UTC; {further}.")
+        elif not entries and not as_json and not follow:
             render.note("Nothing here. `kekbridge serve` takes alerts; `kekbridge template NAME` prints one to send.")
         _print(entries, as_json=as_json, with_header=True)
         if follow:
@@ -109,33 +112,30 @@ def logs(
 Entry = tuple[datetime, "StoredAlert | Refusal"]
 
 
-def _entries(connection: sqlite3.Connection, filters: Filters) -> list[Entry]:
-    """Alerts and refusals that pass the filters, oldest first, at most `limit`."""
-    from kekbridge.store import alerts, refusals
+def _entries(connection: sqlite3.Connection, filters: Filters) -> tuple[list[Entry], datetime | None]:
+    """Alerts and refusals that pass the filters, oldest first; and how far back a text was looked for, unless everywhere."""
+    from kekbridge.store import alert_search, refusals
 
-    found: list[Entry] = [
-        (alert.received_at, alert)
-        for alert in alerts.list_alerts(
-            connection,
-            webhook=filters.webhook,
-            status=filters.status,
-            code=filters.code,
-            symbol=filters.symbol,
-            since=filters.since,
-            until=filters.until,
-            text=filters.text,
-            limit=filters.limit,
-        )
-    ]
+    search = alert_search.search(
+        connection,
+        webhook=filters.webhook,
+        status=filters.status,
+        code=filters.code,
+        symbol=filters.symbol,
+        since=filters.since,
+        until=filters.until,
+        text=filters.text,
+        limit=filters.limit,
+    )
+    found: list[Entry] = [(alert.received_at, alert) for alert in search.alerts]
     if filters.shows_refusals:
         found += [
             (refusal.last_at, refusal)
             for refusal in refusals.list_refusals(
-                connection, since=filters.since, until=filters.until, limit=filters.limit
+                connection, since=filters.since, until=filters.until, code=filters.code, limit=filters.limit
             )
-            if filters.code in (None, refusal.code)
         ]
-    return sorted(found, key=lambda entry: entry[0])[-filters.limit :]
+    return sorted(found, key=lambda entry: entry[0])[-filters.limit :], search.looked_back_to
 
 
 def _news(database: Database, filters: Filters, shown: list[Entry]) -> Iterator[list[Entry]]:
@@ -145,7 +145,7 @@ def _news(database: Database, filters: Filters, shown: list[Entry]) -> Iterator[
     while True:
         time.sleep(_LOOK_EVERY_S)
         with database.snapshot() as connection:
-            entries = _entries(connection, filters)
+            entries, _ = _entries(connection, filters)
         fresh = [entry for entry in entries if seen.get(_identity(entry[1])) != _state(entry[1])]
         seen |= {_identity(entry): _state(entry) for _, entry in fresh}
         if fresh:

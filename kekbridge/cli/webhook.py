@@ -88,13 +88,13 @@ def list_webhooks(
 ) -> None:
     """List every webhook with its main limits and last alert."""
     from kekbridge.cli import render
-    from kekbridge.store import alerts
+    from kekbridge.store import alert_search
     from kekbridge.store import webhooks as stored
 
     workspace = find_workspace(context, data_dir, config)
     with opened(workspace) as database, database.snapshot() as connection:
         found = stored.list_all(connection)
-        last = {webhook.id: alerts.list_alerts(connection, webhook=webhook.name, limit=1) for webhook in found}
+        last = {webhook.id: alert_search.list_alerts(connection, webhook=webhook.name, limit=1) for webhook in found}
         url = webhook_url(workspace, connection)
     if as_json:
         render.as_json([_as_data(webhook, url) for webhook in found])

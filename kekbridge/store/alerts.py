@@ -31,9 +31,8 @@ _HEADLINE_ORDER: Final = (
     OrderStatus.CANCELED,
     OrderStatus.FILLED,
 )
-# An alert that ended so always says why: these are found among the few that have a code.
-_WITH_CODE: Final = frozenset({"refused", "denied", "rejected", "expired", "ignored"})
-_COLUMNS: Final = (
+# Of the table under the name `a`: what `from_row` reads.
+COLUMNS: Final = (
     "a.id, a.webhook_id, a.webhook_name, a.alert_id, a.identity, a.fingerprint, a.received_at, a.fired_at, a.remote, a.proof,"
     " a.payload, a.action, a.symbol, a.is_exit, a.status, a.code, a.error, a.field, a.verdicts, a.warnings, a.answer_status,"
     " a.answer, a.stages, a.updated_at"
@@ -72,10 +71,10 @@ class StoredAlert:
 
 def get(connection: sqlite3.Connection, alert_id: str) -> StoredAlert:
     """The alert with this id of ours. Raises NotFound."""
-    row = connection.execute(f"SELECT {_COLUMNS} FROM alerts a WHERE a.id = ?", (alert_id,)).fetchone()
+    row = connection.execute(f"SELECT {COLUMNS} FROM alerts a WHERE a.id = ?", (alert_id,)).fetchone()
     if row is None:
         raise _not_found(alert_id)
-    return _alert(row)
+    return from_row(row)
 
 
 def find(connection: sqlite3.Connection, reference: str) -> StoredAlert:
@@ -89,65 +88,19 @@ def find(connection: sqlite3.Connection, reference: str) -> StoredAlert:
         "a.alert_id = ?1 ORDER BY a.identity IS NULL, a.received_at DESC, a.id DESC LIMIT 1",
         "a.id = (SELECT o.alert_id FROM orders o WHERE o.client_order_id = ?1)",
     ):
-        row = connection.execute(f"SELECT {_COLUMNS} FROM alerts a WHERE {where}", (text,)).fetchone()
+        row = connection.execute(f"SELECT {COLUMNS} FROM alerts a WHERE {where}", (text,)).fetchone()
         if row is not None:
-            return _alert(row)
+            return from_row(row)
     prefix = text.upper()
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM alerts a WHERE a.id >= ? AND a.id < ? LIMIT 2",
+        f"SELECT {COLUMNS} FROM alerts a WHERE a.id >= ? AND a.id < ? LIMIT 2",
         (prefix, prefix + "~"),
     ).fetchall()
     if len(rows) == 1 and prefix:
-        return _alert(rows[0])
+        return from_row(rows[0])
     if rows and prefix:
         raise NotFound("not_found", f"{reference} is the beginning of several alerts; give more of its characters")
     raise _not_found(reference)
-
-
-def list_alerts(
-    connection: sqlite3.Connection,
-    *,
-    webhook: str | None = None,
-    status: str | None = None,
-    code: str | None = None,
-    symbol: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    text: str | None = None,
-    limit: int = 100,
-) -> tuple[StoredAlert, ...]:
-    """The last `limit` alerts that fit every filter given, newest last.
-
-    `webhook` is a name or id; `text` is looked for in the payload, the alertId and the error; times are of receipt, `until` exclusive.
-    """
-    by_webhook, webhook = _webhook_condition(connection, webhook)
-    conditions: list[tuple[str, str | None]] = [
-        ("a.received_at >= ?", times.optional_text(since)),
-        ("a.received_at < ?", times.optional_text(until)),
-        ("a.status = ? AND a.code IS NOT NULL" if status in _WITH_CODE else "a.status = ?", status),
-        ("a.code = ?", code),
-        ("a.symbol = ?", symbol),
-        (by_webhook, webhook),
-        (
-            "instr(lower(a.payload || ' ' || coalesce(a.alert_id, '') || ' ' || coalesce(a.error, '')), ?) > 0",
-            text and text.lower(),
-        ),
-    ]
-    given = [(condition, value) for condition, value in conditions if value is not None]
-    where = " AND ".join(condition for condition, _ in given) or "TRUE"
-    rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM alerts a WHERE {where} ORDER BY a.received_at DESC, a.id DESC LIMIT ?",
-        (*(value for _, value in given), limit),
-    ).fetchall()
-    return tuple(_alert(row) for row in reversed(rows))
-
-
-def _webhook_condition(connection: sqlite3.Connection, name_or_id: str | None) -> tuple[str, str | None]:
-    """By id, which an index finds, when there is such a webhook; one deleted since is looked for by the name it had."""
-    row = connection.execute(
-        "SELECT id FROM webhooks WHERE name = ?1 OR id = ?1 ORDER BY name <> ?1", (name_or_id,)
-    ).fetchone()
-    return ("? IN (a.webhook_name, a.webhook_id)", name_or_id) if row is None else ("a.webhook_id = ?", row["id"])
 
 
 def set_answer(
@@ -231,7 +184,8 @@ def _not_found(reference: str) -> NotFound:
     return NotFound("not_found", f"there is no alert {reference[:80]}; `kekbridge logs` lists the latest")
 
 
-def _alert(row: sqlite3.Row) -> StoredAlert:
+def from_row(row: sqlite3.Row) -> StoredAlert:
+    """The alert of a row that has COLUMNS."""
     return StoredAlert(
         id=row["id"],
         webhook_id=row["webhook_id"],

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from kekbridge.errors import ConfigError, NotFound, StoreUnavailable
-from kekbridge.store.migrations import MIGRATIONS
+from kekbridge.store.migrations import MIGRATIONS, Step
 
 FILE_NAME: Final = "kekbridge.db"
 # STRICT tables came with 3.37 (RETURNING with 3.35): an older library would fail later, in the middle of something.
@@ -172,9 +172,12 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     migrations = Migrations(_MIGRATION_SET)
     for name, statements in MIGRATIONS:
 
-        def run(db: sqlite_utils.Database, /, statements: tuple[str, ...] = statements) -> None:
+        def run(db: sqlite_utils.Database, /, statements: tuple[Step, ...] = statements) -> None:
             for statement in statements:
-                db.conn.execute(statement)
+                if callable(statement):
+                    statement(connection)
+                else:
+                    db.conn.execute(statement)
 
         migrations(name=name)(run)
 

@@ -6,10 +6,11 @@ import sqlite3
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
+from itertools import groupby
 from typing import Final
 
 from kekbridge.model import ZERO, Fill, Order, Side
-from kekbridge.store import events, ledger, times
+from kekbridge.store import events, ledger, results, times
 from kekbridge.store.codec import decimal_text, optional_decimal, optional_decimal_text
 
 _COLUMNS: Final = (
@@ -24,7 +25,11 @@ def record(connection: sqlite3.Connection, fills: Iterable[Fill], *, client_orde
     the UTC day of execution, of the account and of the webhook whose order, or whose last entry in the symbol, it belongs to:
     an exit that the exchange made by itself (a triggered stop) is the loss of whoever entered.
     """
-    return sum(_record_one(connection, fill, client_order_id or fill.client_order_id) for fill in fills)
+    new = 0
+    for order_id, told in groupby(fills, key=lambda fill: fill.order_id):
+        with results.follow(connection, order_id):
+            new += sum(_record_one(connection, fill, client_order_id or fill.client_order_id) for fill in told)
+    return new
 
 
 def record_exits(connection: sqlite3.Connection, fills: Iterable[Fill], *, entry: Order) -> int:
@@ -34,29 +39,8 @@ def record_exits(connection: sqlite3.Connection, fills: Iterable[Fill], *, entry
     """
     new = 0
     for fill in fills:
-        known = connection.execute("SELECT exit_of FROM fills WHERE trade_id = ?", (fill.trade_id,)).fetchone()
-        if known is not None and known[0] is not None:
-            continue
-        new += _record_one(connection, fill, None)
-        row = connection.execute(
-            "SELECT webhook_id, realized_pnl, executed_at FROM fills WHERE trade_id = ?", (fill.trade_id,)
-        ).fetchone()
-        connection.execute(
-            "UPDATE fills SET exit_of = ?, webhook_id = ? WHERE trade_id = ?",
-            (entry.client_order_id, entry.webhook_id, fill.trade_id),
-        )
-        if row["webhook_id"] != entry.webhook_id:
-            day, realized = row["executed_at"][:10], optional_decimal(row["realized_pnl"]) or ZERO
-            ledger.add_realized(connection, _scopes(row["webhook_id"]), day, -realized)
-            ledger.add_realized(connection, _scopes(entry.webhook_id), day, realized)
-        events.append(
-            connection,
-            "exit_fill",
-            now=fill.executed_at,
-            alert_id=entry.alert_id,
-            client_order_id=entry.client_order_id,
-            data={"trade_id": fill.trade_id, "side": fill.side, "price": fill.price, "quantity": fill.quantity},
-        )
+        with results.follow(connection, fill.order_id):
+            new += _record_exit(connection, fill, entry)
     return new
 
 
@@ -92,6 +76,34 @@ def list_fills(
         (times.optional_text(since) or "", symbol, symbol, limit),
     ).fetchall()
     return tuple(_fill(row) for row in reversed(rows))
+
+
+def _record_exit(connection: sqlite3.Connection, fill: Fill, entry: Order) -> bool:
+    """True when the fill was not known."""
+    known = connection.execute("SELECT exit_of FROM fills WHERE trade_id = ?", (fill.trade_id,)).fetchone()
+    if known is not None and known[0] is not None:
+        return False
+    is_new = _record_one(connection, fill, None)
+    row = connection.execute(
+        "SELECT webhook_id, realized_pnl, executed_at FROM fills WHERE trade_id = ?", (fill.trade_id,)
+    ).fetchone()
+    connection.execute(
+        "UPDATE fills SET exit_of = ?, webhook_id = ? WHERE trade_id = ?",
+        (entry.client_order_id, entry.webhook_id, fill.trade_id),
+    )
+    if row["webhook_id"] != entry.webhook_id:
+        day, realized = row["executed_at"][:10], optional_decimal(row["realized_pnl"]) or ZERO
+        ledger.add_realized(connection, _scopes(row["webhook_id"]), day, -realized)
+        ledger.add_realized(connection, _scopes(entry.webhook_id), day, realized)
+    events.append(
+        connection,
+        "exit_fill",
+        now=fill.executed_at,
+        alert_id=entry.alert_id,
+        client_order_id=entry.client_order_id,
+        data={"trade_id": fill.trade_id, "side": fill.side, "price": fill.price, "quantity": fill.quantity},
+    )
+    return is_new
 
 
 def _record_one(connection: sqlite3.Connection, fill: Fill, client_order_id: str | None) -> bool:

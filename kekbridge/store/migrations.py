@@ -5,14 +5,28 @@ Readable with any SQLite tool: times are UTC text `YYYY-MM-DDTHH:MM:SS.mmmZ`, am
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Callable
 from typing import Final
 
-# What a tally's row is made of: hour, webhook, status and code of an alert, an order or a repeated alert.
+from kekbridge.store import results
+
+# One statement, or a function where SQL cannot do it: SQLite has no exact decimals.
+Step = str | Callable[[sqlite3.Connection], None]
+
+# What a tally's row is made of: hour, webhook, status and code of an alert, an order, a repeated alert, or the exits of an entry.
 _COUNTED: Final = {
     "alert": "substr({0}.received_at, 1, 13), coalesce({0}.webhook_id, ''), {0}.status, coalesce({0}.code, '')",
     "order": "substr({0}.created_at, 1, 13), {0}.webhook_id, {0}.status, iif({0}.submitted_at IS NULL, '', 'sent')",
     "event": "substr({0}.at, 1, 13), coalesce((SELECT webhook_id FROM alerts WHERE id = {0}.alert_id), ''), {0}.kind, ''",
+    "stop": "substr({0}.updated_at, 1, 13), coalesce((SELECT webhook_id FROM orders WHERE client_order_id = {0}.client_order_id), ''),"
+    " iif(EXISTS (SELECT 1 FROM json_each({0}.legs) WHERE json_extract(value, '$.kind') = 'STOP_LOSS'"
+    " AND json_extract(value, '$.status') = 'filled'), 'hit', 'kept'), ''",
 }
+# An entry whose exits are decided, a stop loss among them.
+_IS_DECIDED: Final = (
+    "{0}.is_over = 1 AND EXISTS (SELECT 1 FROM json_each({0}.legs) WHERE json_extract(value, '$.kind') = 'STOP_LOSS')"
+)
 
 
 def _count(kind: str, row: str, step: int) -> str:
@@ -23,8 +37,24 @@ def _count(kind: str, row: str, step: int) -> str:
     )
 
 
+def _count_refusals(added: str) -> str:
+    """A trigger's step: so many requests more that nobody vouched for."""
+    return (
+        f"INSERT INTO tallies VALUES ('refusal', substr(new.minute, 1, 13), '', 'refused', new.code, {added})"
+        f" ON CONFLICT (kind, hour, webhook_id, status, code) DO UPDATE SET count = count + {added};"
+    )
+
+
+def _count_stop(row: str, step: int) -> str:
+    """Like `_count`, for an entry's exits, of which only the decided ones are counted."""
+    return (
+        f"INSERT INTO tallies SELECT 'stop', {_COUNTED['stop'].format(row)}, {step} WHERE {_IS_DECIDED.format(row)}"
+        f" ON CONFLICT (kind, hour, webhook_id, status, code) DO UPDATE SET count = count + {step};"
+    )
+
+
 # (name, statements). Applied in order, each inside the one BEGIN IMMEDIATE that database.py opens around all of them.
-MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
     (
         "0001_first",
         (
@@ -324,5 +354,42 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
         "0002_entry_times",
         # Numbered without gaps, so that the N-th newest is found by its number: the rate limit of all webhooks together asks for it.
         ("CREATE TABLE entry_times (number INTEGER PRIMARY KEY, at TEXT NOT NULL) STRICT",),
+    ),
+    (
+        # A million alerts are read as quickly as a thousand: no question sums or scans the history.
+        "0003_long_histories",
+        (
+            "CREATE INDEX alerts_symbol ON alerts(symbol, received_at, webhook_id) WHERE symbol IS NOT NULL",
+            "CREATE INDEX orders_created ON orders(created_at)",
+            "CREATE INDEX exits_decided ON exits(updated_at) WHERE is_over = 1",
+            "CREATE INDEX events_repeats ON events(at) WHERE kind IN ('alert_duplicate', 'alert_conflict')",
+            "CREATE INDEX fills_of_order ON fills(order_id)",
+            """
+            CREATE TABLE results (                  -- fills summed by hour: what they cost and won, kept by results.py
+                hour TEXT NOT NULL,                 -- of execution; a closing order counts where its first closing fill does
+                webhook_id TEXT NOT NULL,           -- '': nobody's here
+                fees TEXT NOT NULL,
+                realized_pnl TEXT NOT NULL,
+                closings INTEGER NOT NULL,          -- orders that closed something
+                wins INTEGER NOT NULL,              -- those of them with a gain, fees not included
+                PRIMARY KEY (hour, webhook_id)
+            ) STRICT, WITHOUT ROWID
+            """,
+            results.rebuild,
+            # Refusals are forgotten some day, their number is not.
+            "INSERT INTO tallies SELECT 'refusal', substr(minute, 1, 13), '', 'refused', code, sum(count)"
+            " FROM refusals GROUP BY 2, 5",
+            "CREATE TRIGGER refusals_counted AFTER INSERT ON refusals BEGIN " + _count_refusals("new.count") + " END",
+            "CREATE TRIGGER refusals_recounted AFTER UPDATE OF count ON refusals BEGIN "
+            + _count_refusals("new.count - old.count")
+            + " END",
+            f"INSERT INTO tallies SELECT 'stop', {_COUNTED['stop'].format('e')}, count(*) FROM exits e"
+            f" WHERE {_IS_DECIDED.format('e')} GROUP BY 2, 3, 4",
+            "CREATE TRIGGER exits_counted AFTER INSERT ON exits BEGIN " + _count_stop("new", 1) + " END",
+            "CREATE TRIGGER exits_recounted AFTER UPDATE ON exits BEGIN "
+            + _count_stop("old", -1)
+            + _count_stop("new", 1)
+            + " END",
+        ),
     ),
 )

@@ -61,13 +61,18 @@ def _forget_oldest(connection: sqlite3.Connection) -> None:
 
 
 def list_refusals(
-    connection: sqlite3.Connection, *, since: datetime | None = None, until: datetime | None = None, limit: int = 100
+    connection: sqlite3.Connection,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    code: str | None = None,
+    limit: int = 100,
 ) -> tuple[Refusal, ...]:
     """Refusals by the time of their last request, newest last."""
     rows = connection.execute(
         "SELECT minute, remote, code, error, count, last_at FROM refusals"
-        " WHERE last_at >= ? AND last_at < ? ORDER BY minute DESC, last_at DESC LIMIT ?",
-        (times.optional_text(since) or "", times.optional_text(until) or "~", limit),
+        " WHERE last_at >= ? AND last_at < ? AND code = coalesce(?, code) ORDER BY minute DESC, last_at DESC LIMIT ?",
+        (times.optional_text(since) or "", times.optional_text(until) or "~", code, limit),
     ).fetchall()
     return tuple(
         Refusal(

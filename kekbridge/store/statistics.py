@@ -1,20 +1,21 @@
-"""The facts behind the statistics: counted by the tallies, summed exactly from fills, sampled where only a distribution is wanted.
+"""The facts behind the statistics: counted by the tallies, summed exactly by the hour, sampled where only a distribution is wanted.
 
-Reads only. A million alerts cost no more than a thousand: whole hours come from `tallies`, the hour that `since` cuts from an index,
-and latencies and slippage from the newest SAMPLE alerts and orders.
+Reads only. A million alerts cost no more than a thousand: whole hours come from `tallies` and `results`, the hour that `since` cuts from
+indexes, latencies and slippage from the newest SAMPLE alerts and orders, the equity curve from one look-up for each of its points.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
 from kekbridge.model import Side
 from kekbridge.stats import Execution, Facts, Tally
-from kekbridge.store import equity, positions, times, webhooks
+from kekbridge.store import equity, positions, results, times, webhooks
 from kekbridge.store.codec import decimal_text, optional_decimal
 
 SAMPLE: Final = 2000
@@ -28,20 +29,21 @@ def gather(
     """Everything that stats.report needs. `webhook` is a name or id; raises NotFound for one that does not exist."""
     webhook_id = None if webhook is None else webhooks.find(connection, webhook).id
     start = times.optional_text(since) or _LONG_AGO
-    realized, fees, trips = _money(connection, start, webhook_id)
+    money = results.total(connection, since=start, webhook_id=webhook_id)
     held = positions.list_all(connection)
     open_pnl = [one.unrealized_pnl for one in held]
     mark = equity.latest(connection)
     return Facts(
         since=since,
         alerts=(*_tallies(connection, "alert", start, webhook_id), *_tallies(connection, "event", start, webhook_id)),
-        refusals=_refusals(connection, start) if webhook_id is None else (),
+        refusals=_tallies(connection, "refusal", start, None) if webhook_id is None else (),
         orders=_tallies(connection, "order", start, webhook_id),
         latencies=_latencies(connection, start, webhook_id),
         executions=_executions(connection, start, webhook_id),
-        trips=trips,
-        realized=realized,
-        fees=fees,
+        closings=money.closings,
+        wins=money.wins,
+        realized=money.realized,
+        fees=money.fees,
         funding=_funding(connection, start) if webhook_id is None else None,
         unrealized=sum((one for one in open_pnl if one is not None), Decimal(0)) if webhook_id is None else None,
         stops=_stops(connection, start, webhook_id),
@@ -76,6 +78,14 @@ _ROWS: Final = {
         "kind AS status, '' AS code",
         "kind IN ('alert_duplicate', 'alert_conflict')",
     ),
+    "stop": (
+        "exits",
+        "updated_at",
+        "(SELECT webhook_id FROM orders WHERE orders.client_order_id = exits.client_order_id)",
+        "iif(EXISTS (SELECT 1 FROM json_each(legs) WHERE json_extract(value, '$.kind') = 'STOP_LOSS'"
+        " AND json_extract(value, '$.status') = 'filled'), 'hit', 'kept') AS status, '' AS code",
+        "is_over = 1 AND EXISTS (SELECT 1 FROM json_each(legs) WHERE json_extract(value, '$.kind') = 'STOP_LOSS')",
+    ),
 }
 
 
@@ -89,23 +99,27 @@ def _tallies(connection: sqlite3.Connection, kind: str, start: str, webhook_id: 
     )
     for status, code, count in rows:
         found[status, code] = count
-    if len(start) > 13:
-        table, column, owner, columns, which = _ROWS[kind]
-        early = connection.execute(
-            f"SELECT {columns} FROM {table} WHERE {column} >= ? AND {column} < ? AND {which} AND (?3 IS NULL OR {owner} = ?3)",
-            (start[:13], start, webhook_id),
-        )
-        for status, code in early:
-            found[status, code] = found.get((status, code), 0) - 1
+    for status, code, count in _early(connection, kind, start, webhook_id) if len(start) > 13 else ():
+        found[status, code] = found.get((status, code), 0) - count
     return tuple(Tally(status, code, count) for (status, code), count in found.items() if count)
 
 
-def _refusals(connection: sqlite3.Connection, start: str) -> tuple[Tally, ...]:
-    """Requests nobody vouched for; counted by whole minutes."""
+def _early(
+    connection: sqlite3.Connection, kind: str, start: str, webhook_id: str | None
+) -> Iterator[tuple[str, str, int]]:
+    """What the hour of `start` holds before it. Requests nobody vouched for are known by whole minutes."""
+    if kind == "refusal":
+        yield from connection.execute(
+            "SELECT 'refused', code, sum(count) FROM refusals WHERE minute >= ? AND minute < ? GROUP BY code",
+            (start[:13], start[:16]),
+        )
+        return
+    table, column, owner, columns, which = _ROWS[kind]
     rows = connection.execute(
-        "SELECT code, sum(count) FROM refusals WHERE minute >= ? GROUP BY code", (start[:16],)
-    ).fetchall()
-    return tuple(Tally("refused", code, count) for code, count in rows)
+        f"SELECT {columns} FROM {table} WHERE {column} >= ? AND {column} < ? AND {which} AND (?3 IS NULL OR {owner} = ?3)",
+        (start[:13], start, webhook_id),
+    )
+    yield from ((status, code, 1) for status, code in rows)
 
 
 def _latencies(connection: sqlite3.Connection, start: str, webhook_id: str | None) -> dict[str, list[float]]:
@@ -151,10 +165,16 @@ def _milliseconds(start: datetime, end: datetime) -> float:
 
 
 def _executions(connection: sqlite3.Connection, start: str, webhook_id: str | None) -> tuple[Execution, ...]:
+    """The newest market orders that traded; those of one webhook are found through its alerts."""
+    newest = (
+        "SELECT * FROM orders ORDER BY sequence DESC LIMIT ?3"
+        if webhook_id is None
+        else "SELECT o.* FROM alerts a CROSS JOIN orders o ON o.alert_id = a.id WHERE a.webhook_id = ?1 AND a.received_at >= ?2"
+        " ORDER BY a.received_at DESC LIMIT ?3"
+    )
     rows = connection.execute(
         "SELECT side, average_price, json_extract(intent, '$.signal_price'), json_extract(intent, '$.reference_price')"
-        " FROM (SELECT * FROM orders WHERE (?1 IS NULL OR webhook_id = ?1) ORDER BY sequence DESC LIMIT ?3)"
-        " WHERE created_at >= ?2 AND average_price IS NOT NULL AND order_type = 'market'",
+        f" FROM ({newest}) WHERE created_at >= ?2 AND average_price IS NOT NULL AND order_type = 'market'",
         (webhook_id, start, SAMPLE),
     )
     return tuple(
@@ -168,24 +188,6 @@ def _executions(connection: sqlite3.Connection, start: str, webhook_id: str | No
     )
 
 
-def _money(
-    connection: sqlite3.Connection, start: str, webhook_id: str | None
-) -> tuple[Decimal, Decimal, tuple[Decimal, ...]]:
-    """Realized P&L and fees as the exchange booked them with each fill, and the P&L of each order that closed something."""
-    realized, fees = Decimal(0), Decimal(0)
-    closing: dict[str, Decimal] = {}
-    rows = connection.execute(
-        "SELECT order_id, fee, realized_pnl FROM fills WHERE executed_at >= ?1 AND (?2 IS NULL OR webhook_id = ?2)",
-        (start, webhook_id),
-    )
-    for order_id, fee, pnl in rows:
-        fees += Decimal(fee)
-        if pnl is not None and (amount := Decimal(pnl)):
-            realized += amount
-            closing[order_id] = closing.get(order_id, Decimal(0)) + amount
-    return realized, fees, tuple(closing.values())
-
-
 def _funding(connection: sqlite3.Connection, start: str) -> Decimal:
     rows = connection.execute("SELECT fee FROM funding WHERE at >= ?", (start,))
     return sum((Decimal(fee) for (fee,) in rows), Decimal(0))
@@ -193,14 +195,8 @@ def _funding(connection: sqlite3.Connection, start: str) -> Decimal:
 
 def _stops(connection: sqlite3.Connection, start: str, webhook_id: str | None) -> tuple[int, int]:
     """Entries whose exits at the exchange are decided, and those of them that the stop loss closed."""
-    rows = connection.execute(
-        "SELECT e.legs FROM exits e JOIN orders o USING (client_order_id)"
-        " WHERE e.is_over = 1 AND e.updated_at >= ?1 AND (?2 IS NULL OR o.webhook_id = ?2)",
-        (start, webhook_id),
-    )
-    stops = [[leg for leg in json.loads(legs) if leg["kind"] == "STOP_LOSS"] for (legs,) in rows]
-    decided = [legs for legs in stops if legs]
-    return len(decided), sum(1 for legs in decided if any(leg["status"] == "filled" for leg in legs))
+    found = {one.status: one.count for one in _tallies(connection, "stop", start, webhook_id)}
+    return sum(found.values()), found.get("hit", 0)
 
 
 def _per_day(
@@ -223,11 +219,17 @@ def _per_day(
 def _equity(
     connection: sqlite3.Connection, since: datetime | None, now: datetime
 ) -> tuple[tuple[datetime, Decimal], ...]:
-    """The account's value over the period (at most 90 days), at most a few hundred points."""
-    start = max(since or now - timedelta(days=90), now - timedelta(days=90))
-    rows = connection.execute(
-        "SELECT at, account_value FROM equity_marks WHERE at >= ? ORDER BY at", (times.to_text(start),)
-    ).fetchall()
-    slots = min(_POINTS, len(rows))
-    chosen = [rows[(index + 1) * len(rows) // slots - 1] for index in range(slots)]
-    return tuple((times.from_text(at), Decimal(value)) for at, value in chosen)
+    """The account's value over the period (at most 90 days): the last mark of each of a few hundred equal parts."""
+    earliest = times.to_text(max(since or now - timedelta(days=90), now - timedelta(days=90)))
+    first = connection.execute("SELECT min(at) FROM equity_marks WHERE at >= ?", (earliest,)).fetchone()[0]
+    if first is None:
+        return ()
+    start = times.from_text(first)
+    chosen: dict[datetime, Decimal] = {}
+    for part in range(_POINTS):
+        end = times.to_text(start + (now - start) * (part + 1) / _POINTS)
+        at, value = connection.execute(
+            "SELECT at, account_value FROM equity_marks WHERE at <= max(?, ?) ORDER BY at DESC LIMIT 1", (end, first)
+        ).fetchone()
+        chosen[times.from_text(at)] = Decimal(value)
+    return tuple(chosen.items())

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from kekbridge.errors import NotFound
-from kekbridge.model import RateLimits, WebhookSettings
-from kekbridge.store import alerts, webhooks
+from kekbridge.model import RateLimits, Usage, WebhookSettings
+from kekbridge.store import alert_search, alerts, webhooks
 from kekbridge.store.admission import Admission, Decision, admit
 from kekbridge.store.alerts import StoredAlert
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft
@@ -20,6 +20,10 @@ from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft
 def take(connection: sqlite3.Connection, rates: RateLimits = NO_RATES, **changes: Any) -> Admission:
     alert = draft(**changes)
     return admit(connection, alert, admitting(), rates=rates, now=alert.received_at, expires_at=EXPIRES)
+
+
+def denying(usage: Usage) -> Decision:
+    return Decision(status="denied", code="daily_limit")
 
 
 def ids(found: tuple[StoredAlert, ...]) -> list[str]:
@@ -73,32 +77,32 @@ def test_filters_narrow_the_list_and_newest_comes_last(connection: sqlite3.Conne
         connection, symbol="BBB", webhook_id="w2", webhook_name="other", received_at=NOW + timedelta(minutes=1)
     ).alert
     third = take(connection, RateLimits(per_minute=1), symbol="AAA", received_at=NOW + timedelta(seconds=30)).alert
-    everything = alerts.list_alerts(connection)
+    everything = alert_search.list_alerts(connection)
     assert ids(everything) == [first.id, third.id, second.id]
     assert everything == (first, third, second)
-    assert ids(alerts.list_alerts(connection, limit=2)) == [third.id, second.id]
-    assert ids(alerts.list_alerts(connection, webhook="other")) == [second.id]
-    assert ids(alerts.list_alerts(connection, webhook="w2")) == [second.id]
-    assert ids(alerts.list_alerts(connection, status="refused")) == [third.id]
-    assert ids(alerts.list_alerts(connection, code="rate_limited")) == [third.id]
-    assert ids(alerts.list_alerts(connection, symbol="AAA")) == [first.id, third.id]
-    assert ids(alerts.list_alerts(connection, since=NOW + timedelta(seconds=30))) == [third.id, second.id]
-    assert ids(alerts.list_alerts(connection, until=NOW + timedelta(seconds=30))) == [first.id]
-    assert ids(alerts.list_alerts(connection, text="breakout 50%")) == [first.id]
-    assert ids(alerts.list_alerts(connection, text="RAISE --rate")) == [third.id]
-    assert ids(alerts.list_alerts(connection, text=str(second.alert_id))) == [second.id]
-    assert alerts.list_alerts(connection, text="5_%") == ()
+    assert ids(alert_search.list_alerts(connection, limit=2)) == [third.id, second.id]
+    assert ids(alert_search.list_alerts(connection, webhook="other")) == [second.id]
+    assert ids(alert_search.list_alerts(connection, webhook="w2")) == [second.id]
+    assert ids(alert_search.list_alerts(connection, status="refused")) == [third.id]
+    assert ids(alert_search.list_alerts(connection, code="rate_limited")) == [third.id]
+    assert ids(alert_search.list_alerts(connection, symbol="AAA")) == [first.id, third.id]
+    assert ids(alert_search.list_alerts(connection, since=NOW + timedelta(seconds=30))) == [third.id, second.id]
+    assert ids(alert_search.list_alerts(connection, until=NOW + timedelta(seconds=30))) == [first.id]
+    assert ids(alert_search.list_alerts(connection, text="breakout 50%")) == [first.id]
+    assert ids(alert_search.list_alerts(connection, text="RAISE --rate")) == [third.id]
+    assert ids(alert_search.list_alerts(connection, text=str(second.alert_id))) == [second.id]
+    assert alert_search.list_alerts(connection, text="5_%") == ()
 
 
 def test_a_webhook_is_meant_whatever_it_was_called(connection: sqlite3.Connection) -> None:
     """After a rename its older alerts are listed with it; a deleted one's are found by the name it had."""
     made = webhooks.create(connection, webhook_id="w9", name="new", settings=WebhookSettings(), now=NOW)
     alert = take(connection, webhook_id="w9", webhook_name="old").alert
-    assert ids(alerts.list_alerts(connection, webhook="new")) == [alert.id]
+    assert ids(alert_search.list_alerts(connection, webhook="new")) == [alert.id]
     webhooks.delete(connection, made.id, now=NOW)
     assert (
-        ids(alerts.list_alerts(connection, webhook="old"))
-        == ids(alerts.list_alerts(connection, webhook="w9"))
+        ids(alert_search.list_alerts(connection, webhook="old"))
+        == ids(alert_search.list_alerts(connection, webhook="w9"))
         == [alert.id]
     )
 
@@ -107,26 +111,69 @@ def test_a_no_always_has_a_code(connection: sqlite3.Connection) -> None:
     """Troubles are found among the alerts that have a code: a decision that forgot its own gets its status as code."""
     alert = draft()
     admit(connection, alert, lambda usage: Decision(status="denied"), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
-    assert [one.code for one in alerts.list_alerts(connection, status="denied")] == ["denied"]
+    assert [one.code for one in alert_search.list_alerts(connection, status="denied")] == ["denied"]
 
 
 @pytest.mark.parametrize(
-    "filters", [{}, {"webhook": "hook"}, {"status": "denied"}, {"code": "daily_limit"}, {"since": NOW}]
+    ("filters", "index"),
+    [
+        ({}, "alerts_received"),
+        ({"webhook": "hook"}, "alerts_webhook"),
+        ({"webhook": "hook", "status": "denied"}, "alerts_webhook"),
+        ({"status": "denied"}, "alerts_received"),
+        ({"code": "daily_limit"}, "alerts_trouble"),
+        ({"since": NOW}, "alerts_received"),
+        ({"text": "breakout"}, "alerts_received"),
+        ({"symbol": "BTCUSDT.P"}, "alerts_symbol"),
+        ({"symbol": "BTCUSDT.P", "webhook": "hook", "text": "breakout"}, "alerts_symbol"),
+    ],
 )
 def test_the_latest_alerts_are_read_from_the_end_of_an_index(
-    connection: sqlite3.Connection, filters: dict[str, Any]
+    connection: sqlite3.Connection, filters: dict[str, Any], index: str
 ) -> None:
-    """A million alerts must not be sorted to show the last hundred."""
+    """A million alerts must not be sorted, nor read from their beginning, to show the last hundred."""
     webhooks.create(connection, webhook_id="hook", name="main", settings=WebhookSettings(), now=NOW)
+    take(connection)
+    admit(connection, draft(), denying, rates=NO_RATES, now=NOW, expires_at=EXPIRES)
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
-    alerts.list_alerts(connection, **filters)
+    alert_search.list_alerts(connection, **filters)
     connection.set_trace_callback(None)
-    (listing,) = (statement for statement in statements if "FROM alerts" in statement)
+    (listing,) = (statement for statement in statements if "FROM alerts a WHERE" in statement)
     plan = [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {listing}")]
-    wanted = {"webhook": "alerts_webhook", "status": "alerts_trouble"}.get(next(iter(filters), ""), "alerts_")
-    assert wanted in plan[0]
+    assert f"USING INDEX {index} (" in plan[0]
     assert not any("TEMP B-TREE FOR ORDER BY" in detail for detail in plan)
+
+
+def test_a_rare_status_is_looked_for_in_its_hours_only(connection: sqlite3.Connection) -> None:
+    """Of a long history only the hours are read in which such an alert was counted, and all filters hold in them."""
+    moments = [NOW - timedelta(hours=hours) for hours in (300, 200, 100, 0)]
+    for at in moments:
+        take(connection, received_at=at)
+        admit(connection, draft(received_at=at), denying, rates=NO_RATES, now=at, expires_at=EXPIRES)
+    statements: list[str] = []
+    connection.set_trace_callback(statements.append)
+    found = alert_search.list_alerts(connection, code="daily_limit", limit=2)
+    connection.set_trace_callback(None)
+    assert [one.received_at for one in found] == moments[-2:]
+    assert len([one for one in statements if "FROM alerts a WHERE" in one]) == 2
+    after = moments[0] + timedelta(seconds=1)
+    between = alert_search.list_alerts(connection, status="denied", since=after, until=moments[3])
+    assert [one.received_at for one in between] == moments[1:3]
+
+
+def test_a_text_is_looked_for_so_far_and_it_is_said_how_far(connection: sqlite3.Connection) -> None:
+    """A text that stands nowhere near does not read the whole history; the answer says where it stopped, and `until` goes on there."""
+    made = [
+        take(connection, received_at=NOW + timedelta(minutes=minute), payload={"comment": f"number {minute}"}).alert
+        for minute in range(6)
+    ]
+    near = alert_search.search(connection, text="number 5", limit=1, look_through=3)
+    assert (near.alerts, near.looked_back_to) == ((made[5],), None)
+    far = alert_search.search(connection, text="number 1", look_through=3)
+    assert (far.alerts, far.looked_back_to) == ((), made[3].received_at)
+    further = alert_search.search(connection, text="number 1", until=far.looked_back_to, look_through=3)
+    assert further.alerts == (made[1],)
 
 
 def test_the_answer_and_the_stages_are_kept(connection: sqlite3.Connection) -> None:

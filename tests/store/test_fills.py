@@ -8,7 +8,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 from kekbridge.model import Order, Side
-from kekbridge.store import events, fills, orders
+from kekbridge.store import events, fills, orders, results, times
 from kekbridge.store.admission import admit
 from kekbridge.store.usage import read_usage
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill, intent
@@ -28,6 +28,11 @@ def realized(connection: sqlite3.Connection, webhook_id: str = "hook", days: int
     """(webhook, account) realized today."""
     usage = read_usage(connection, webhook_id, now=NOW + timedelta(days=days))
     return usage.realized_today, usage.account_realized_today
+
+
+def sums(connection: sqlite3.Connection) -> list[tuple[object, ...]]:
+    rows = connection.execute("SELECT * FROM results ORDER BY hour, webhook_id")
+    return [(hour, owner, Decimal(fees), Decimal(won), *counts) for hour, owner, fees, won, *counts in rows]
 
 
 def test_a_fill_is_recorded_once_however_often_it_is_told(connection: sqlite3.Connection) -> None:
@@ -101,3 +106,28 @@ def test_the_exchanges_own_order_id_is_enough(connection: sqlite3.Connection) ->
     assert fills.list_fills(connection, limit=1) == (theirs,)
     assert fills.list_fills(connection, since=NOW + timedelta(seconds=1)) == ()
     assert fills.last_time(connection) == NOW
+
+
+def test_the_sums_by_hour_are_those_of_the_fills(connection: sqlite3.Connection) -> None:
+    """However fills come in (repeated, late, completed, moved to another webhook): the running sums equal a sum over all fills."""
+    entry = sent(connection, "7")
+    sent(connection, "8", webhook_id="other")
+    hours = [NOW + timedelta(hours=hour) for hour in range(3)]
+    closing = fill(order_id="8", realized_pnl=Decimal("3.00000000000000000000000000001"), executed_at=hours[1])
+    unknown = fill(order_id="99", realized_pnl=None, executed_at=hours[2])
+    exit_fill = fill(order_id="50", realized_pnl=Decimal("-7.5"), executed_at=hours[2])
+    fills.record(connection, [fill(order_id="7"), closing, unknown, closing])
+    fills.record(connection, [replace(closing, trade_id="more", realized_pnl=Decimal(-4), executed_at=hours[2])])
+    fills.record(connection, [replace(unknown, realized_pnl=Decimal("1.5"))], client_order_id=entry.client_order_id)
+    fills.record(connection, [exit_fill])
+    fills.record_exits(connection, [exit_fill], entry=entry)
+    kept = sums(connection)
+    results.rebuild(connection)
+    assert sums(connection) == kept
+    every = results.total(connection, since="0000", webhook_id=None)
+    assert every.realized == Decimal("-6.99999999999999999999999999999")
+    assert (every.closings, every.wins) == (3, 1)
+    own = results.total(connection, since="0000", webhook_id="hook")
+    assert (own.realized, own.closings) == (Decimal("-6.0"), 2)
+    late = results.total(connection, since=times.to_text(hours[2] + timedelta(seconds=1)), webhook_id=None)
+    assert (late.realized, late.fees) == (0, 0)

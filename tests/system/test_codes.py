@@ -13,7 +13,7 @@ import pytest
 
 from kekbridge.codes import CODES
 from kekbridge.model import Limits, Order, OrderStatus, RateLimits, TradingState
-from kekbridge.store import alerts, refusals, settings
+from kekbridge.store import alert_search, refusals, settings
 from tests.system.desk import Desk, open_desk
 from tests.waiting import until
 
@@ -322,7 +322,7 @@ async def _late(desk: Desk) -> dict[str, int]:
     await desk.send(action="cancel", alertId="not-cancelled")
 
     async def has_failed() -> bool:
-        found = await desk.daemon.database.read(alerts.list_alerts, limit=1000)
+        found = await desk.daemon.database.read(alert_search.list_alerts, limit=1000)
         return any((one.alert_id, one.code) == ("not-cancelled", "cancel_failed") for one in found)
 
     await until(has_failed)

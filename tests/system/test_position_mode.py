@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kekbridge.model import Purpose
-from kekbridge.store import alerts
+from kekbridge.store import alert_search
 from tests.system.desk import Desk, open_desk
 from tests.waiting import until
 
@@ -88,7 +88,7 @@ async def test_a_lost_alert_is_reported_and_corrected_with_resync(desk: Desk) ->
     await desk.send("resyncing", alertId="two", **fill("buy", "0.15", "0.2"))
     await desk.settled()
     assert await desk.position() == Decimal("0.2")
-    stored = {one.alert_id: one.warnings for one in await desk.daemon.database.read(alerts.list_alerts)}
+    stored = {one.alert_id: one.warnings for one in await desk.daemon.database.read(alert_search.list_alerts)}
     assert any(text.startswith("drift: the strategy held 0.1 BTC") for text in stored["one"])
     assert any(text.startswith("drift: the strategy held 0.15 BTC") for text in stored["two"])
 

@@ -16,7 +16,7 @@ import pytest
 from kekbridge.cli.main import run_command
 from kekbridge.delivery import DryRun, proven_bytes
 from kekbridge.model import Limits
-from kekbridge.store import alerts, events
+from kekbridge.store import alert_search, events
 from kekbridge.store import orders as order_rows
 from tests.system.desk import Desk, open_desk
 
@@ -60,7 +60,7 @@ def body_file(desk: Desk, directory: Path, **fields: Any) -> str:
 
 async def _traces(desk: Desk) -> tuple[int, int, int]:
     """How many alerts, orders and events are stored."""
-    stored = await desk.daemon.database.read(alerts.list_alerts, limit=1000)
+    stored = await desk.daemon.database.read(alert_search.list_alerts, limit=1000)
     return len(stored), len(await desk.orders()), (await desk.daemon.database.read(events.head))[0]
 
 
@@ -123,7 +123,7 @@ async def test_a_flag_without_the_secret_is_refused(desk: Desk) -> None:
 async def test_a_replay_asks_what_an_old_alert_would_do_now(desk: Desk, run: Run, tmp_path: Path) -> None:
     """A stored alert under today's account, under another limit, and on another webhook; never live."""
     await run("webhook", "test", "main", "--body", body_file(desk, tmp_path))
-    [stored] = await desk.daemon.database.read(alerts.list_alerts)
+    [stored] = await desk.daemon.database.read(alert_search.list_alerts)
     await desk.settled()
     before = await _traces(desk)
     desk.add_webhook("tight", limits=Limits(max_notional=Decimal(100)))

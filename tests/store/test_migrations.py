@@ -1,0 +1,107 @@
+"""Databases of earlier versions: what they hold is counted and summed as if this version had recorded it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import sqlite_utils
+from sqlite_utils.migrations import Migrations
+
+from kekbridge.model import OrderStatus
+from kekbridge.stats import Report, report
+from kekbridge.store import exits, fills, orders, refusals, statistics
+from kekbridge.store.admission import admit
+from kekbridge.store.connections import FILE_NAME, prepare_file
+from kekbridge.store.database import Database
+from kekbridge.store.exits import Leg
+from kekbridge.store.migrations import MIGRATIONS
+from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill, intent
+
+
+def old_database(data_dir: Path) -> None:
+    """The tables of the first version, empty."""
+    prepare_file(data_dir / FILE_NAME, create=True)
+    first = Migrations("kekbridge")
+    name, statements = MIGRATIONS[0]
+
+    @first(name=name)
+    def make(db: sqlite_utils.Database) -> None:
+        for statement in statements:
+            assert isinstance(statement, str)
+            db.conn.execute(statement)
+
+    made = sqlite_utils.Database(data_dir / FILE_NAME, execute_plugins=False)
+    first.apply(made)
+    made.close()
+
+
+def trade(database: Database) -> None:
+    """An entry whose stop was hit, fills of two webhooks in two hours, a refused guess."""
+    with database.transaction() as connection:
+        admission = admit(
+            connection, draft(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES
+        )  # fmt: skip
+        name = admission.orders[0].client_order_id
+        orders.claim(connection, name, now=NOW)
+        entry = orders.mark_accepted(connection, name, order_id="7", now=NOW)
+        fills.record(connection, [fill(order_id="7")])
+        later = fill(order_id="9", realized_pnl=Decimal("-1.25"), executed_at=NOW + timedelta(hours=2))
+        fills.record(connection, [later])
+        fills.record_exits(connection, [later], entry=entry)
+        leg = Leg(
+            kind="STOP_LOSS", trigger_price=Decimal(60000), status=OrderStatus.ACCEPTED, executed_quantity=Decimal(0)
+        )
+        exits.note(connection, entry, [leg], now=NOW)
+        hit = Leg(
+            kind="STOP_LOSS", trigger_price=Decimal(60000), status=OrderStatus.FILLED, executed_quantity=Decimal(1)
+        )
+        exits.note(connection, entry, [hit], now=NOW)
+        for _ in range(3):
+            refusals.record_refusal(connection, remote="192.0.2.9", code="api_key_unknown", error="no", now=NOW)
+
+
+def reckoned(database: Database) -> tuple[Report, Report]:
+    with database.snapshot() as connection:
+        every, late = (
+            report(statistics.gather(connection, since=since, now=NOW + timedelta(hours=3)))
+            for since in (None, NOW + timedelta(hours=1, minutes=5))
+        )
+    return every, late
+
+
+def test_a_first_version_is_counted_and_summed_as_this_one(tmp_path: Path) -> None:
+    """Rows of 0001 brought to the newest tables give the same statistics as rows recorded with them."""
+    new = Database.open(tmp_path / "new")
+    trade(new)
+    fresh = reckoned(new)
+    tables = [f"SELECT * FROM {name}" for name in ("alerts", "orders", "fills", "exits", "refusals", "events")]
+    old_database(tmp_path / "old")
+    with new.snapshot() as source:
+        copy = sqlite_utils.Database(tmp_path / "old" / FILE_NAME, execute_plugins=False)
+        for query in tables:
+            rows = source.execute(query).fetchall()
+            marks = ", ".join("?" * len(rows[0]))
+            copy.conn.executemany(f"INSERT INTO {query.split()[-1]} VALUES ({marks})", [tuple(row) for row in rows])
+        copy.conn.commit()
+        copy.close()
+    new.close_now()
+    old = Database.open(tmp_path / "old")
+    brought = reckoned(old)
+    old.close_now()
+    assert brought == fresh
+    every, late = brought
+    assert (every.counts.refused, every.closing_orders, every.stop_hit_rate) == (3, 1, 1)
+    assert (late.realized_pnl, late.counts.received, late.stop_hit_rate) == (Decimal("-1.25"), 0, None)
+
+
+def test_refusals_stay_counted_after_they_are_forgotten(tmp_path: Path) -> None:
+    """The rows of requests nobody vouched for are few and go some day; received = sum of the groups must not shrink by that."""
+    database = Database.open(tmp_path / "data")
+    trade(database)
+    with database.transaction() as connection:
+        connection.execute("DELETE FROM refusals")
+    every, _ = reckoned(database)
+    database.close_now()
+    assert every.counts.by_code == {"api_key_unknown": 3}
