@@ -92,7 +92,7 @@ def test_a_first_version_is_counted_and_summed_as_this_one(tmp_path: Path) -> No
     old.close_now()
     assert brought == fresh
     every, late = brought
-    assert (every.counts.refused, every.closing_orders, every.stop_hit_rate) == (3, 1, 1)
+    assert (every.counts.refused, every.closing_orders, every.stop_hit_rate) == (3, 1, Decimal(1))
     assert (late.realized_pnl, late.counts.received, late.stop_hit_rate) == (Decimal("-1.25"), 0, None)
 
 
