@@ -58,12 +58,13 @@ from kekbridge.protect import Guard
 from kekbridge.recovery import Recovery
 from kekbridge.refusals import RefusalLog
 from kekbridge.risk.limits import account_limits
-from kekbridge.store import events, webhooks
 from kekbridge.store import settings as store_settings
+from kekbridge.store import webhooks
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
 from kekbridge.supervise import InheritedSocket, Supervisor, inherited_sockets
 from kekbridge.takeprofits import TakeProfits
+from kekbridge.upkeep.expiry import note_renewal
 from kekbridge.vault import OpenVault, Sealer, master_key, open_vault, orderly_secret
 from kekbridge.webhooks import domain_url
 from kekbridge.worker import Worker
@@ -222,12 +223,15 @@ class Daemon:
         )
         self.jobs = Jobs(
             settings=settings,
+            data_dir=data_dir,
+            certificate_file=self._tls.cert,
             exchange=exchange,
             follower=self.follower,
             recovery=self.recovery,
             guard=self.guard,
             equity=self.equity,
             database=database,
+            clock=clock,
         )
         self.admin = _admin(settings, data_dir, self._desk()) if settings.admin.enabled else None
         self.refusals = RefusalLog(database)
@@ -305,6 +309,7 @@ class Daemon:
         self.started = await self._open_door()
         await self._remember_exchange()
         await self._open_admin()
+        self.jobs.start()
         async with asyncio.TaskGroup() as group:
             trading = group.create_task(self._trade())
             background = [
@@ -447,7 +452,7 @@ class Daemon:
             return
         self._recovered.set()
         self._look_after_positions()
-        self.jobs.start()
+        self.jobs.start_trading()
         await self.worker.run(self.pipeline)
 
     def _is_alive(self) -> bool:
@@ -577,7 +582,7 @@ def _auto_certificate(
         return None
 
     async def report(kind: str, details: dict[str, str]) -> None:
-        await database.write(events.append, kind, now=clock(), data=details)
+        await database.write(note_renewal, kind, details, now=clock())
 
     return AutoCertificate(settings.tls, data_dir, host=settings.server.host, clock=clock, report=report)
 

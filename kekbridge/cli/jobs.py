@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import typer
 
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace, opened
+from kekbridge.cli.workspace import find_workspace, now, opened
+
+if TYPE_CHECKING:
+    from kekbridge.store.jobruns import JobRun
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(epilog=examples("kekbridge jobs", "kekbridge jobs --json | jq '.[] | select(.failures > 0)'"))
 def jobs(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
-    """List what runs by the clock: last run, next run, failures in a row."""
+    """List what runs by the clock: last run and how long it took, next run, runs and failures."""
+    from dataclasses import replace
+
     from kekbridge.cli import render
     from kekbridge.store import jobruns
     from kekbridge.store.lock import DaemonLock
@@ -22,23 +27,24 @@ def jobs(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = 
     workspace = find_workspace(context, data_dir, config)
     is_running = DaemonLock.holder(workspace.data_dir) is not None
     with opened(workspace) as database, database.snapshot() as connection:
-        found = jobruns.list_runs(connection)
-    rows = [
-        {
-            "name": run.name,
-            "lastAt": run.last_at,
-            "nextAt": run.last_at + timedelta(seconds=run.every_s) if is_running else None,
-            "failures": run.failures,
-            "error": run.error,
-        }
-        for run in found
-    ]
+        runs = jobruns.list_runs(connection)
+    found = runs if is_running else tuple(replace(run, next_at=None) for run in runs)
     if as_json:
-        render.as_json(rows)
+        render.as_json(found)
         return
-    if not rows:
+    if not found:
         render.note("No job has run yet: they run while `kekbridge serve` does.")
         return
-    columns = [render.Column(title) for title in ("JOB", "LAST (UTC)", "NEXT (UTC)")]
-    columns += [render.Column("FAILURES", justify="right"), render.Column("ERROR", shrinks=True)]
-    render.table(columns, [tuple(row.values()) for row in rows])
+    columns = [render.Column("JOB")]
+    columns += [render.Column(title, justify="right") for title in ("LAST", "TOOK", "NEXT", "RUNS", "FAILED")]
+    columns.append(render.Column("ERROR", shrinks=True))
+    render.table(columns, [_row(run) for run in found])
+
+
+def _row(run: JobRun) -> tuple[object, ...]:
+    from kekbridge.cli import render
+
+    times = [None if moment is None else render.age(moment, now()) for moment in (run.last_at, run.next_at)]
+    took = None if run.last_at is None else render.duration(run.took_ms / 1000)
+    failed = f"{run.failed}, {run.failures} in a row" if run.failures else run.failed
+    return run.name, times[0], took, times[1], run.runs, failed, run.error

@@ -23,7 +23,7 @@ from kekbridge.model import (
     Verdict,
     client_order_id_of,
 )
-from kekbridge.store import alerts, cancels, events, orders, ratelimit, settings, times
+from kekbridge.store import alerts, cancels, drift, events, orders, ratelimit, settings, times
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.codec import plain, storable, to_json, verdicts_to_json
 from kekbridge.store.ratelimit import UNLIMITED, Excess
@@ -118,6 +118,7 @@ def admit(
     alert = _insert(connection, draft, decision, status=status, identity=identity, now=now)
     if identity is not None and not decision.is_exit:
         ratelimit.count_entry(connection, at=draft.received_at)
+    drift.note(connection, alert, now=now)
     cancels.queue(connection, draft.id, decision.cancels, now=now)
     for tripped in decision.trips:
         settings.trip(connection, tripped, webhook_id=draft.webhook_id, now=now)

@@ -38,6 +38,11 @@ def list_marks(
     )
 
 
+def last_before(connection: sqlite3.Connection, moment: datetime) -> EquityMark | None:
+    """The newest mark of before a moment; None when there is none."""
+    return _one(connection, "WHERE at < ? ORDER BY at DESC LIMIT 1", (times.to_text(moment),))
+
+
 def flows_wanted_since(connection: sqlite3.Connection, *, now: datetime) -> datetime:
     """From when on transfers must be known to reckon the next mark."""
     base = _base(connection, now)
@@ -100,7 +105,7 @@ def _base(connection: sqlite3.Connection, now: datetime) -> EquityMark | None:
 
 
 def _value_before(connection: sqlite3.Connection, base: EquityMark) -> Decimal | None:
-    before = _one(connection, "WHERE at < ? ORDER BY at DESC LIMIT 1", (times.to_text(base.at),))
+    before = last_before(connection, base.at)
     return None if before is None else before.value
 
 

@@ -1,54 +1,105 @@
-"""When each job of the daemon last ran and how it went: for `kekbridge jobs`, and told of in the history when one keeps failing."""
+"""When each job of the daemon last ran, how it went and when it runs next: for `kekbridge jobs`, and for what a stopped daemon missed.
+
+A job that keeps failing is told of in the history once, and once more when it works again.
+"""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from kekbridge.store import events, settings, times
+from kekbridge.store import conditions, settings, times
 
 _PREFIX: Final = "job:"
-# One lost answer of the exchange is nobody's business; three in a row are.
-_TOLD_AFTER: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRun:
-    """`failures` in a row, 0 after a success; `error` of the last one; `every_s` between two runs."""
+    """`failures` in a row, 0 after a success; `error` of the last run; `runs` and `failed` count all; `last_at` None: never ran.
+
+    `since` is when a daemon first knew the job.
+    """
 
     name: str
-    last_at: datetime
-    every_s: float
+    since: datetime
+    last_at: datetime | None
+    next_at: datetime | None
+    took_ms: int
+    runs: int
+    failed: int
     failures: int
     error: str | None
 
 
-def record(connection: sqlite3.Connection, name: str, *, every_s: float, error: str | None, now: datetime) -> None:
-    """Note a run; the third failure in a row goes into the history, once."""
-    before = settings.get_value(connection, _PREFIX + name)
-    failures = 0 if error is None else 1 + (int(before["failures"]) if isinstance(before, dict) else 0)
-    kept = {"last_at": times.to_text(now), "every_s": str(every_s), "failures": failures, "error": error}
-    settings.set_value(connection, _PREFIX + name, kept, now=now)
-    if failures == _TOLD_AFTER:
-        events.append(connection, "job_failed", now=now, data={"job": name, "error": error})
+def plan(connection: sqlite3.Connection, next_at: Mapping[str, datetime | None], *, now: datetime) -> None:
+    """Note when each job of the timetable runs next; a job that is not in it any more is forgotten."""
+    for run in list_runs(connection):
+        if run.name not in next_at:
+            connection.execute("DELETE FROM settings WHERE key = ?", (_PREFIX + run.name,))
+    for name, moment in next_at.items():
+        kept = settings.get_value(connection, _PREFIX + name) or {}
+        _keep(connection, name, kept, now=now, next_at=times.optional_text(moment))
+
+
+def record(
+    connection: sqlite3.Connection,
+    name: str,
+    *,
+    error: str | None,
+    took_ms: int,
+    next_at: datetime | None,
+    now: datetime,
+    told_after: int = 3,
+) -> None:
+    """Note a run. `told_after` failures in a row go into the history, once: one lost answer of the exchange is nobody's business."""
+    kept = settings.get_value(connection, _PREFIX + name) or {}
+    failures = 0 if error is None else 1 + int(kept.get("failures", 0))
+    _keep(
+        connection,
+        name,
+        kept,
+        now=now,
+        last_at=times.to_text(now),
+        next_at=times.optional_text(next_at),
+        took_ms=took_ms,
+        runs=int(kept.get("runs", 0)) + 1,
+        failed=int(kept.get("failed", 0)) + (error is not None),
+        failures=failures,
+        error=error,
+    )
+    if failures >= told_after:
+        conditions.begin(connection, _PREFIX + name, "job_failed", now=now, data={"job": name, "error": error})
+    elif error is None:
+        conditions.end(connection, _PREFIX + name, "job_recovered", now=now, data={"job": name})
 
 
 def list_runs(connection: sqlite3.Connection) -> tuple[JobRun, ...]:
-    """The last run of every job that ever ran, by name."""
-    found: list[JobRun] = []
-    keys = connection.execute("SELECT key FROM settings WHERE key LIKE 'job:%' ORDER BY key").fetchall()
-    for (key,) in keys:
-        kept = settings.get_value(connection, key)
-        if isinstance(kept, dict):
-            found.append(
-                JobRun(
-                    name=key.removeprefix(_PREFIX),
-                    last_at=times.from_text(kept["last_at"]),
-                    every_s=float(kept["every_s"]),
-                    failures=int(kept["failures"]),
-                    error=kept["error"],
-                )
-            )
-    return tuple(found)
+    """Every job of the timetable, by name."""
+    rows = connection.execute("SELECT key, updated_at FROM settings WHERE key LIKE 'job:%' ORDER BY key").fetchall()
+    found = ((key, updated_at, settings.get_value(connection, key)) for key, updated_at in rows)
+    return tuple(_run(key, updated_at, kept) for key, updated_at, kept in found if isinstance(kept, dict))
+
+
+def _keep(
+    connection: sqlite3.Connection, name: str, kept: Mapping[str, Any], *, now: datetime, **changed: object
+) -> None:
+    value = {"since": times.to_text(now), **kept, **changed}
+    settings.set_value(connection, _PREFIX + name, value, now=now)
+
+
+def _run(key: str, updated_at: str, kept: Mapping[str, Any]) -> JobRun:
+    last_at = times.optional_time(kept.get("last_at"))
+    return JobRun(
+        name=key.removeprefix(_PREFIX),
+        since=times.from_text(kept.get("since", updated_at)),
+        last_at=last_at,
+        next_at=times.optional_time(kept.get("next_at")),
+        took_ms=int(kept.get("took_ms", 0)),
+        runs=int(kept.get("runs", 0)),
+        failed=int(kept.get("failed", 0)),
+        failures=int(kept.get("failures", 0)),
+        error=kept.get("error"),
+    )

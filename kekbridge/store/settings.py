@@ -109,6 +109,34 @@ def resume_all(connection: sqlite3.Connection, *, reason: str, by: str, now: dat
     return tuple(closed)
 
 
+def end_what_is_over(connection: sqlite3.Connection, *, now: datetime) -> tuple[str, ...]:
+    """Resume every scope whose stop had an end that has passed, and tell it; returns those scopes.
+
+    Admissions let alerts pass from that moment on anyway; this is so that the record says so, and somebody hears of it.
+    """
+    rows = _over(connection, now)
+    for key, value in rows:
+        stopped = from_json(value)
+        reason = f"{stopped['reason']} (over)"
+        scope = key.removeprefix(_state_key(""))
+        set_trading_state(connection, TradingState.RUNNING, reason=reason, by=stopped["by"], now=now, scope=scope)
+    return tuple(key.removeprefix(_state_key("")) for key, _ in rows)
+
+
+def has_something_over(connection: sqlite3.Connection, *, now: datetime) -> bool:
+    """Whether `end_what_is_over` would find anything."""
+    return bool(_over(connection, now))
+
+
+def _over(connection: sqlite3.Connection, now: datetime) -> list[tuple[str, str]]:
+    """Stopped scopes whose end has passed: key and stored state."""
+    return connection.execute(
+        "SELECT key, value FROM settings WHERE key LIKE ? AND json_extract(value, '$.state') <> 'running'"
+        " AND json_extract(value, '$.until') <= ? ORDER BY key",
+        (_state_key("") + "%", times.to_text(now)),
+    ).fetchall()
+
+
 def trading_control(connection: sqlite3.Connection, *, now: datetime, scope: str = ACCOUNT) -> TradingControl:
     """The trading state of one scope; what had an end that has passed is running again."""
     return _control(get_value(connection, _state_key(scope)), now)

@@ -15,6 +15,7 @@ import pytest
 from kekbridge.config import Settings, load_settings
 from kekbridge.doctor import examine, machine
 from kekbridge.exchange.checks import Check
+from kekbridge.pem import not_after
 from kekbridge.store.connections import FILE_NAME
 from tests.cli.processes import Served, bare_environment, starting
 from tests.system.harness import call, run_cli, wait_until
@@ -105,10 +106,10 @@ def test_a_wrong_setting_is_one_broken_line(tmp_path: Path) -> None:
 def test_certificates_end_is_read_from_the_file() -> None:
     """The end of validity is the one that openssl prints for this file; garbage is an error, not a date."""
     pem = (TLS / "first.pem").read_text()
-    assert machine.not_after(pem) == datetime(2126, 10, 29, 16, 48, 42, tzinfo=UTC)
+    assert not_after(pem) == datetime(2126, 10, 29, 16, 48, 42, tzinfo=UTC)
     for broken in ("", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"):
         with pytest.raises(ValueError, match="certificate"):
-            machine.not_after(broken)
+            not_after(broken)
 
 
 @pytest.mark.parametrize(("left", "level"), [(-1, "broken"), (3, "warning"), (60, "ok")])
