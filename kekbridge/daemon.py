@@ -28,6 +28,7 @@ import structlog
 from kekbridge.admin.access import make_token
 from kekbridge.admin.desk import Desk
 from kekbridge.admin.server import AdminServer
+from kekbridge.attacks import AttackLog
 from kekbridge.canceling import Canceller
 from kekbridge.config import Server, Settings
 from kekbridge.decision import Terms
@@ -233,6 +234,13 @@ class Daemon:
             database=database,
             clock=clock,
         )
+        self.attacks = AttackLog(database, clock=clock)
+        self.lockout = Lockout(
+            failures=settings.auth.lockout_failures,
+            window_s=settings.auth.lockout_window_s,
+            lockout_s=settings.auth.lockout_s,
+            told=self.attacks.note,
+        )
         self.admin = _admin(settings, data_dir, self._desk()) if settings.admin.enabled else None
         self.refusals = RefusalLog(database)
         self.listener = Listener(
@@ -243,11 +251,7 @@ class Daemon:
             refused=self.refusals.note,
             allowed=AllowList.parse(settings.auth.allowed_addresses, "auth.allowed_addresses"),
             certificates=PinnedCertificates(settings.auth.client_certificates),
-            lockout=Lockout(
-                failures=settings.auth.lockout_failures,
-                window_s=settings.auth.lockout_window_s,
-                lockout_s=settings.auth.lockout_s,
-            ),
+            lockout=self.lockout,
             ssl_context=serving_context(self._tls),
         )
 
@@ -259,6 +263,7 @@ class Daemon:
             sealer=self.sealer,
             settings=self._settings,
             readiness=self.readiness,
+            lockout=self.lockout,
             clock=self._clock,
         )
 
@@ -315,6 +320,7 @@ class Daemon:
             background = [
                 group.create_task(self.follower.run()),
                 group.create_task(self.refusals.run()),
+                group.create_task(self.attacks.run()),
                 group.create_task(self._supervisor.run(self._is_alive, self._describe)),
                 group.create_task(self.key_use.run()),
                 group.create_task(self._notify()),
@@ -407,6 +413,7 @@ class Daemon:
             log.warning("lanes_cut", detail="orders under way are looked up at the next start")
         await self.pipeline.drain()
         await self.refusals.flush()
+        await self.attacks.flush()
         await self.key_use.flush()
 
     async def _notify(self) -> None:

@@ -17,6 +17,7 @@ from kekbridge.config import Settings
 from kekbridge.delivery import Readiness
 from kekbridge.exchange.protocol import Exchange
 from kekbridge.flatten import Flattened, flatten
+from kekbridge.ingress.lockout import Lockout
 from kekbridge.model import AccountSnapshot, Order, TradingState
 from kekbridge.stats import Report, report
 from kekbridge.store import alert_search, orders, statistics
@@ -39,6 +40,7 @@ class Desk:
     sealer: Sealer
     settings: Settings
     readiness: Callable[[], Readiness]
+    lockout: Lockout
     clock: Callable[[], datetime]
 
     async def state(self) -> dict[str, Any]:
@@ -60,6 +62,7 @@ class Desk:
                 "clockOffsetMs": health.clock_offset_ms,
             },
             "account": None if snapshot is None else _account(snapshot),
+            "lockouts": self.lockout.locked(self.clock()),
         }
         found: dict[str, Any] = jsonable(live | stored)
         return found

@@ -19,6 +19,7 @@ from aiohttp import web
 from kekbridge.admin import access
 from kekbridge.admin.access import COOKIE, SESSION, Session, Sessions
 from kekbridge.admin.desk import Desk
+from kekbridge.admin.lockouts import LockoutDesk
 from kekbridge.admin.pages import Pages
 from kekbridge.errors import ConfigError, KekbridgeError
 from kekbridge.metrics import CONTENT_TYPE, Metrics
@@ -58,6 +59,7 @@ class AdminServer:
         app.router.add_get("/login", self._login_page)
         app.router.add_post("/login", self._login)
         app.router.add_post("/logout", self._logout)
+        LockoutDesk(desk.lockout, desk.clock).register(app.router)
         self._pages = Pages(desk)
         self._pages.register(app.router)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)

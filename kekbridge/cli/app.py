@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("kekbridge.cli.serve:app", "Run the bridge: take alerts and place their orders."),
     "webhook": ("kekbridge.cli.webhook:app", "Create, list, show, edit and switch webhooks."),
     "keys": ("kekbridge.cli.keys:app", "The exchange key: add, make, register, check, restrict, remove."),
+    "lockouts": ("kekbridge.cli.lockouts:app", "List addresses that are locked out, and let one in again."),
     "vault": ("kekbridge.cli.vault:app", "Show where secrets are kept, and move them."),
     "template": ("kekbridge.cli.template:app", "Print the message to paste into a TradingView alert."),
     "logs": ("kekbridge.cli.logs:app", "List what came in and what became of it, newest last."),

@@ -5,20 +5,18 @@ The screen shows what the daemon knows at this moment; the levers are the daemon
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
 import typer
 
+from kekbridge.cli.admin_api import AdminApi, find_admin_api
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace, opened
+from kekbridge.cli.workspace import find_workspace
 from kekbridge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -51,22 +49,15 @@ def dashboard(
     Keys: h halt, e exits only, r resume (each asks once more), q quit. The same and more is on the web pages; reach them from elsewhere
     with `ssh -L 8081:127.0.0.1:8081 HOST`.
     """
-    from kekbridge.admin.access import read_token
     from kekbridge.cli import render
-    from kekbridge.daemon import admin_address
 
-    workspace = find_workspace(context, data_dir, config)
-    with opened(workspace) as database, database.snapshot() as connection:
-        address = admin_address(connection)
-    token = read_token(workspace.data_dir)
-    if address is None or token is None:
-        raise ConfigError("the bridge has not run with the admin listener yet; start `kekbridge serve` (admin.enabled)")
-    desk = Desk(address, token)
+    api = find_admin_api(find_workspace(context, data_dir, config))
+    desk = Desk(api)
     if show_token:
         if as_json:
-            render.as_json({"url": address, "token": token})
+            render.as_json({"url": api.address, "token": api.token})
         else:
-            render.pairs([("address", address), ("token", token)])
+            render.pairs([("address", api.address), ("token", api.token)])
     elif as_json or not sys.stdout.isatty():
         render.as_json(desk.state())
     else:
@@ -76,30 +67,16 @@ def dashboard(
 class Desk:
     """The daemon's admin API, as this command needs it."""
 
-    def __init__(self, address: str, token: str) -> None:
-        self._address = address
-        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    def __init__(self, api: AdminApi) -> None:
+        self._api = api
 
     def state(self) -> dict[str, Any]:
         """The live state. Raises ConfigError when nobody answers."""
-        found: dict[str, Any] = self._call("/api/state", None)
+        found: dict[str, Any] = self._api.get("/api/state")
         return found
 
     def steer(self, state: str) -> None:
-        self._call("/api/trading", {"state": state, "reason": "by hand"})
-
-    def _call(self, path: str, body: object) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        request = Request(self._address + path, data=data, headers=self._headers)  # noqa: S310 - our own listener
-        try:
-            with urlopen(request, timeout=5) as answer:  # noqa: S310 - our own listener
-                return json.load(answer)
-        except HTTPError as error:
-            raise ConfigError(
-                f"the admin listener at {self._address} answered {error.code}; restart the bridge"
-            ) from None
-        except (URLError, OSError, ValueError):
-            raise ConfigError(f"the bridge does not answer at {self._address}; is `kekbridge serve` running?") from None
+        self._api.post("/api/trading", {"state": state, "reason": "by hand"})
 
 
 def _watch(desk: Desk) -> None:

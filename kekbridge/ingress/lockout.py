@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_interface, ip_network
 
+from kekbridge.errors import ConfigError
 from kekbridge.ingress.addresses import Address, Client
 
 _MOST_ADDRESSES = 10_000
@@ -25,11 +27,31 @@ class _Failures:
     locked_until: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockedOut:
+    """An address that is not listened to: `address` as people write it (IPv6: the /64), `count` failures since `since`."""
+
+    address: str
+    count: int
+    since: datetime
+    until: datetime
+
+
+def _tell_nobody(_locked: LockedOut) -> None:
+    """Nobody asks who is locked out."""
+
+
 class Lockout:
     """Counts failures per address in a window that opens with the first one."""
 
-    def __init__(self, *, failures: int, window_s: int, lockout_s: int) -> None:
-        """So many failures within window_s seconds lock the address out for lockout_s seconds."""
+    def __init__(
+        self, *, failures: int, window_s: int, lockout_s: int, told: Callable[[LockedOut], None] = _tell_nobody
+    ) -> None:
+        """So many failures within window_s seconds lock the address out for lockout_s seconds.
+
+        `told` hears of every lock-out once, when it begins; it must not block.
+        """
+        self._told = told
         self._limit = failures
         self._window = timedelta(seconds=window_s)
         self._duration = timedelta(seconds=lockout_s)
@@ -57,6 +79,7 @@ class Lockout:
         if found.count < self._limit or found.locked_until:
             return False
         found.locked_until = now + self._duration
+        self._told(_describe(key, found, found.locked_until))
         return True
 
     def succeeded(self, client: Client) -> None:
@@ -73,13 +96,28 @@ class Lockout:
         """Lift a lock-out by hand. True when there was something to forget."""
         return self._known.pop(_key(address), None) is not None
 
-    def locked(self, now: datetime) -> tuple[tuple[Address, datetime], ...]:
-        """Every address locked out now (IPv6: the /64's first one) and until when."""
+    def locked(self, now: datetime) -> tuple[LockedOut, ...]:
+        """Every address locked out now, the latest failure last."""
         return tuple(
-            (key, found.locked_until)
+            _describe(key, found, found.locked_until)
             for key, found in self._known.items()
             if found.locked_until and found.locked_until > now
         )
+
+
+def read_address(text: str) -> Address:
+    """An address as an operator types it; of a network, such as a listed /64, its first one. Raises ConfigError."""
+    try:
+        return ip_interface(text.strip()).network.network_address if "/" in text else ip_interface(text.strip()).ip
+    except ValueError:
+        raise ConfigError(
+            f"{text[:60]!r} is no address; write one as `kekbridge lockouts list` shows it, such as 203.0.113.7"
+        ) from None
+
+
+def _describe(key: Address, found: _Failures, until: datetime) -> LockedOut:
+    shown = str(ip_network((key, _IPV6_HOST_BITS))) if isinstance(key, IPv6Address) else str(key)
+    return LockedOut(address=shown, count=found.count, since=found.since, until=until)
 
 
 def _key(address: Address) -> Address:

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from kekbridge.errors import ConfigError
 from kekbridge.ingress.addresses import Client, parse_address
-from kekbridge.ingress.lockout import Lockout
+from kekbridge.ingress.lockout import LockedOut, Lockout, read_address
 
 START = datetime(2026, 1, 15, 10, 30, tzinfo=UTC)
 
@@ -81,7 +82,7 @@ def test_a_lock_can_be_seen_and_lifted(lockout: Lockout) -> None:
     for second in range(3):
         lockout.failed(someone, at(second))
     assert someone.address is not None
-    assert lockout.locked(at(3)) == ((someone.address, at(302)),)
+    assert lockout.locked(at(3)) == (LockedOut(address="203.0.113.7", count=3, since=at(0), until=at(302)),)
     assert lockout.release(someone.address)
     assert not lockout.release(someone.address)
     assert lockout.blocked_for(someone, at(4)) == 0
@@ -96,3 +97,29 @@ def test_memory_is_bounded(lockout: Lockout) -> None:
         lockout.failed(client("2001:db8:0:752f::1"), at(second))
     assert len(lockout.locked(at(2))) == 1
     assert lockout.remembered == 10_000
+
+
+def test_each_lockout_is_told_once_when_it_begins() -> None:
+    """The operator hears of an attack when it is one: not of each failure, not again while it lasts, but of the next one."""
+    told: list[LockedOut] = []
+    lockout = Lockout(failures=3, window_s=60, lockout_s=300, told=told.append)
+    for second in range(10):
+        lockout.failed(client("203.0.113.7"), at(second))
+    for second in range(400, 403):
+        lockout.failed(client("2001:db8:0:1::9"), at(second))
+    assert told == [
+        LockedOut(address="203.0.113.7", count=3, since=at(0), until=at(302)),
+        LockedOut(address="2001:db8:0:1::/64", count=3, since=at(400), until=at(702)),
+    ]
+
+
+def test_an_ipv6_network_is_lifted_as_it_is_listed(lockout: Lockout) -> None:
+    """What the list shows can be typed back, and so can any address of it; what is no address is one line."""
+    for text in ("2001:db8:0:1::/64", "2001:db8:0:1:aaaa::9"):
+        for second in range(3):
+            lockout.failed(client("2001:db8:0:1::9"), at(second))
+        assert lockout.release(read_address(text))
+        assert lockout.locked(at(4)) == ()
+    for text in ("", "nobody", "1.2.3.4/99", "::/"):
+        with pytest.raises(ConfigError, match="is no address"):
+            read_address(text)
