@@ -107,6 +107,7 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     # ------------------------------------------------------------------------------------- what became of it (orders)
     ("nothing_to_close", 200, "The account is flat in this symbol: there was nothing to close.", "Nothing to do."),
     ("already_in_position", 200, "The position already is what the alert asks for, or going there would re-open what was closed.", "Nothing to do."),
+    ("out_of_date", 200, "A newer alert of the same strategy came before this one: the position follows that one.", "Nothing to do."),
     ("pong", 200, "Heartbeat received and stored; nothing was traded.", "Nothing to do."),
     ("alert_expired", 422, "The alert waited longer than it may; it was not sent.", "See queue.max_age_s."),
     ("exchange_rejected", 422, "The exchange refused the order; its code and message are given.", "See the exchange's message."),

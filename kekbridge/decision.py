@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
@@ -16,7 +17,7 @@ from kekbridge.alerts.market import read_market
 from kekbridge.alerts.moves import has_drifted
 from kekbridge.alerts.redaction import storable_text
 from kekbridge.alerts.signal import Alert, Signal
-from kekbridge.alerts.translate import Plan, translate
+from kekbridge.alerts.translate import History, Plan, place_in_course, translate
 from kekbridge.errors import RequestRefused
 from kekbridge.model import (
     ZERO,
@@ -24,6 +25,7 @@ from kekbridge.model import (
     Limits,
     OrderIntent,
     OrderType,
+    StrategyCourse,
     Trip,
     Usage,
     Verdict,
@@ -47,9 +49,16 @@ class Terms:
 
 
 def decide(
-    usage: Usage, *, alert_id: str, alert: Alert, webhook: Webhook, snapshot: AccountSnapshot, terms: Terms
+    usage: Usage,
+    *,
+    alert_id: str,
+    alert: Alert,
+    webhook: Webhook,
+    snapshot: AccountSnapshot,
+    terms: Terms,
+    fired_at: datetime | None = None,
 ) -> Decision:
-    """Turn the steps of an alert into judged order intents.
+    """Turn the steps of an alert into judged order intents. `fired_at`: None when its age does not count, as in a replay.
 
     Steps are taken in order; the first step that is refused or denied ends the list. What stands before it is kept, so that a close
     goes through although the entry behind it may not. Later legs wait for the leg before them.
@@ -60,6 +69,7 @@ def decide(
     plans: list[Plan] = []
     denial: Verdict | None = None
     refusal: RequestRefused | None = None
+    courses: dict[str, StrategyCourse] = {}
     for step in alert.steps:
         try:
             plan = translate(
@@ -68,11 +78,14 @@ def decide(
                 snapshot=snapshot,
                 pending=pending_quantities(usage),
                 first_leg=len(kept),
+                history=History(fired_at, {**usage.courses, **courses}),
             )
         except RequestRefused as refused:
             refusal = refused
             break
         plans.append(plan)
+        if plan.symbol is not None and plan.course is not None:
+            courses[plan.symbol] = plan.course
         warnings += (*plan.warnings, *plan.notes)
         for intent in plan.intents:
             allowed = rules.apply_leverage_policy(intent, webhook=webhook, account_limits=terms.account_limits)
@@ -87,18 +100,25 @@ def decide(
             usage = with_order(usage, chained, webhook.id, name=client_order_id_of(alert_id, len(kept) - 1))
         if denial is not None:
             break
-    concluded = _conclude(alert, plans, kept, verdicts, warnings, denial=denial, refusal=refusal)
+    concluded = replace(
+        _conclude(alert, plans, kept, verdicts, warnings, denial=denial, refusal=refusal),
+        courses=tuple(courses.items()),
+    )
     return replace(concluded, trips=_trips(denial, allowed.notional, webhook, usage, terms)) if denial else concluded
 
 
 def is_out_of_turn(usage: Usage, *, alert: Alert, webhook: Webhook, snapshot: AccountSnapshot) -> bool:
-    """True when an alert of a webhook that follows a position does not start from the position we know: perhaps it overtook another."""
+    """True when an alert of a webhook that follows a position does not start from the position we know: perhaps it overtook another.
+
+    One that was itself overtaken has nothing to wait for.
+    """
     if webhook.settings.follow != "position":
         return False
     step = alert.steps[0]
     try:
         market = read_market(step, settings=webhook.settings, snapshot=snapshot, pending=pending_quantities(usage))
-        return has_drifted(step, market)
+        _, newer = place_in_course(step, webhook.settings, market, History(alert.fired_at, usage.courses))
+        return newer is None and has_drifted(step, market)
     except RequestRefused:
         return False
 

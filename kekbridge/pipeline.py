@@ -165,6 +165,7 @@ class Pipeline:
                 webhook=caller.webhook,
                 snapshot=snapshot,
                 terms=self._terms,
+                fired_at=fired_at,
             )
         except RequestRefused as refusal:
             refused = decision.refuse(refusal, alert)

@@ -14,12 +14,14 @@ from kekbridge.alerts.market import Market
 from kekbridge.alerts.signal import Action, QuantityType, Signal, TargetPosition
 from kekbridge.alerts.sizing import DOWNWARDS, plain, quantity_of
 from kekbridge.errors import Refused
-from kekbridge.model import ZERO, Side, WebhookSettings
+from kekbridge.model import ZERO, Side, StrategyStep, WebhookSettings
 
 NOTHING_TO_CLOSE = "nothing_to_close"
 ALREADY_IN_POSITION = "already_in_position"
+OUT_OF_DATE = "out_of_date"
 _ONE = Decimal(1)
 _PERCENT = Decimal(100)
+_TRADES = (Action.BUY, Action.SELL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +39,17 @@ class Move:
     warnings: tuple[str, ...] = ()
 
 
-def decide_move(signal: Signal, *, settings: WebhookSettings, market: Market) -> Move:
-    """The change that a buy, sell, close or flip asks for on `market.projected`. Raises Refused."""
+def decide_move(
+    signal: Signal, *, settings: WebhookSettings, market: Market, newer: StrategyStep | None = None
+) -> Move:
+    """The change that a buy, sell, close or flip asks for on `market.projected`. Raises Refused.
+
+    `newer`: a step of the strategy that fired after this one and was taken already (course.py).
+    """
     target = signal.target
     is_following = settings.follow == "position"
+    if target is not None and newer is not None:
+        return _catch_up(signal, target, newer, settings, market)
     match signal.action:
         case Action.CLOSE if target is not None and target.size == 0:
             return _close(replace(signal, quantity=None), market)  # the strategy is flat: all of it, whatever it held
@@ -147,6 +156,40 @@ def _follow(signal: Signal, target: TargetPosition, settings: WebhookSettings, m
         now = _units(target.signed, market)
         move = _reach_by_step(now, market, _direction(signal, now, _before(target, market)))
     return replace(move, warnings=drift + move.warnings)
+
+
+def _catch_up(
+    signal: Signal, target: TargetPosition, newer: StrategyStep, settings: WebhookSettings, market: Market
+) -> Move:
+    """Position mode, a step that a newer one has overtaken: what it names was left long ago, only the newer position counts.
+
+    Its own change is made up for as far as it leads there and no further. With `resync` whatever is missing to there is corrected, as
+    long as nothing is opened against the step's own direction.
+    """
+    newest = _units(newer.now, market)
+    now, before = _units(target.signed, market), _before(target, market)
+    direction = 0 if before is None and signal.action not in _TRADES else _direction(signal, now, before)
+    gap = DOWNWARDS.subtract(newest, market.projected)
+    if settings.resync:
+        move = _reach_by_step(newest, market, direction)
+    elif before is None or not _counts_contracts(signal) or gap * direction < market.instrument.base_tick:
+        move = Move(ignored_code=OUT_OF_DATE)
+    else:
+        move = Move(delta=direction * min(abs(now - before), abs(gap)))
+    told: tuple[str, ...] = (
+        f"out of date: this step led to {plain(now)} {market.instrument.base}, a newer one fired at {newer.fired_at:%H:%M:%S} and led to "
+        f"{plain(newest)}",
+    )
+    if abs(gap) > market.instrument.base_tick:
+        told += (
+            f"drift: the strategy holds {plain(newest)} {market.instrument.base}, the account {plain(market.projected)}",
+        )
+    return replace(move, ignored_code=OUT_OF_DATE if move.ignored_code else None, warnings=told)
+
+
+def _counts_contracts(signal: Signal) -> bool:
+    """True when the order's size is the strategy's own step, and not a share or a sum of the trader's choice."""
+    return signal.quantity is None or _kind_of(signal) is QuantityType.BASE
 
 
 def _has_overtaken_its_close(target: TargetPosition, market: Market) -> bool:

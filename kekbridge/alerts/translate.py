@@ -7,24 +7,37 @@ and at which prices in sizing.py and levels.py, what the position should become 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 
+from kekbridge.alerts.course import take_step
 from kekbridge.alerts.legs import build_legs, resize
-from kekbridge.alerts.market import read_market, resolve
+from kekbridge.alerts.market import Market, read_market, resolve
 from kekbridge.alerts.moves import decide_move
 from kekbridge.alerts.signal import Action, Signal
+from kekbridge.alerts.sizing import DOWNWARDS
 from kekbridge.errors import Refused
-from kekbridge.model import AccountSnapshot, CancelWish, OrderIntent, Purpose, WebhookSettings
+from kekbridge.model import (
+    AccountSnapshot,
+    CancelWish,
+    OrderIntent,
+    Purpose,
+    StrategyCourse,
+    StrategyStep,
+    WebhookSettings,
+)
 
-__all__ = ["Plan", "resize", "translate"]
+__all__ = ["History", "Plan", "place_in_course", "resize", "translate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What one step comes to: orders, a cancel, or nothing (`ignored_code` says why: nothing_to_close, already_in_position, pong).
+    """What one step comes to: orders, a cancel, or nothing.
 
+    `ignored_code` says why there is nothing: nothing_to_close, already_in_position, out_of_date, pong.
     `is_exit`: nothing in it opens or enlarges a position. `warnings` are for the trader's eyes now, `notes` for `explain`.
+    `course`: what the strategy told so far, this step included, where its order counts.
     """
 
     symbol: str | None
@@ -34,6 +47,18 @@ class Plan:
     cancel: CancelWish | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    course: StrategyCourse | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """When the message fired (None: unknown, or it does not count) and what its strategy told before it, by symbol."""
+
+    fired_at: datetime | None = None
+    courses: Mapping[str, StrategyCourse] = field(default_factory=dict)
+
+
+_UNKNOWN = History()
 
 
 def translate(
@@ -43,6 +68,7 @@ def translate(
     snapshot: AccountSnapshot,
     pending: Mapping[str, Decimal],
     first_leg: int = 0,
+    history: History = _UNKNOWN,
 ) -> Plan:
     """Plan one step of an alert on what the account holds and has on its way.
 
@@ -54,10 +80,13 @@ def translate(
     if signal.action is Action.CANCEL:
         return _plan_cancel(signal, settings=settings, snapshot=snapshot)
     market = read_market(signal, settings=settings, snapshot=snapshot, pending=pending)
-    move = decide_move(signal, settings=settings, market=market)
+    course, newer = place_in_course(signal, settings, market, history)
+    move = decide_move(signal, settings=settings, market=market, newer=newer)
     warnings = market.warnings + move.warnings
     if move.ignored_code is not None:
-        return Plan(symbol=market.symbol, is_exit=True, ignored_code=move.ignored_code, warnings=warnings)
+        return Plan(
+            symbol=market.symbol, is_exit=True, ignored_code=move.ignored_code, warnings=warnings, course=course
+        )
     legs = build_legs(move, signal, settings=settings, market=market, first_leg=first_leg)
     return Plan(
         symbol=market.symbol,
@@ -65,7 +94,18 @@ def translate(
         is_exit=all(intent.purpose is not Purpose.ENTRY for intent in legs.intents),
         warnings=warnings + legs.warnings,
         notes=legs.notes,
+        course=course,
     )
+
+
+def place_in_course(
+    signal: Signal, settings: WebhookSettings, market: Market, history: History
+) -> tuple[StrategyCourse | None, StrategyStep | None]:
+    """The strategy's course with this step, and the newer step that has overtaken it; nothing without position mode or timestamp."""
+    if settings.follow != "position" or signal.target is None or history.fired_at is None:
+        return None, None
+    held = DOWNWARDS.multiply(market.projected, market.unit_factor)
+    return take_step(history.courses.get(market.symbol), signal.target, fired_at=history.fired_at, held=held)
 
 
 def _plan_cancel(signal: Signal, *, settings: WebhookSettings, snapshot: AccountSnapshot) -> Plan:

@@ -22,6 +22,7 @@ from kekbridge.model.orders import (
 )
 from kekbridge.model.risk import EquityMark, Flow, Reservation, Trip, Usage, Verdict
 from kekbridge.model.state import Mode, TradingState
+from kekbridge.model.strategy import StrategyCourse, StrategyStep
 from kekbridge.model.webhooks import Limits, RateLimits, Webhook, WebhookSettings
 
 __all__ = [
@@ -46,6 +47,8 @@ __all__ = [
     "RateLimits",
     "Reservation",
     "Side",
+    "StrategyCourse",
+    "StrategyStep",
     "TakeProfit",
     "TradingState",
     "Trip",

@@ -13,6 +13,7 @@ from typing import Any
 
 from kekbridge.model.market import ZERO
 from kekbridge.model.state import TradingState
+from kekbridge.model.strategy import StrategyCourse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ class Usage:
     """How much of every limit is used, read in the same transaction that will add to it.
 
     Rate counts are of the alert's own class (entries or exits). `orders_today` and `traded_today` are per UTC day,
-    for this webhook and for the whole account.
+    for this webhook and for the whole account. `courses`: what the strategy behind the webhook told so far, by symbol.
     """
 
     now: datetime
@@ -75,6 +76,7 @@ class Usage:
     realized_today: Decimal = ZERO
     account_realized_today: Decimal = ZERO
     equity_peak: Decimal | None = None
+    courses: Mapping[str, StrategyCourse] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,13 @@ from kekbridge.model import (
     OrderIntent,
     OrderStatus,
     RateLimits,
+    StrategyCourse,
     Trip,
     Usage,
     Verdict,
     client_order_id_of,
 )
-from kekbridge.store import alerts, cancels, drift, events, orders, ratelimit, settings, times
+from kekbridge.store import alerts, cancels, courses, drift, events, orders, ratelimit, settings, times
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.codec import plain, storable, to_json, verdicts_to_json
 from kekbridge.store.ratelimit import UNLIMITED, Excess
@@ -74,6 +75,9 @@ class Decision:
     warnings: tuple[str, ...] = ()
     claims_identity: bool = True  # False where the same alert may come again and be right (a stale timestamp)
     cancels: tuple[CancelWish, ...] = ()
+    courses: tuple[
+        tuple[str, StrategyCourse], ...
+    ] = ()  # by symbol: what the strategy told so far, this alert included
     trips: tuple[Trip, ...] = ()  # limits that this alert met and that close a scope for further entries
 
 
@@ -120,6 +124,7 @@ def admit(
         ratelimit.count_entry(connection, at=draft.received_at)
     drift.note(connection, alert, now=now)
     cancels.queue(connection, draft.id, decision.cancels, now=now)
+    courses.save(connection, draft.webhook_id, decision.courses, now=now)
     for tripped in decision.trips:
         settings.trip(connection, tripped, webhook_id=draft.webhook_id, now=now)
     planned = decision.intents if decision.status == "admitted" else ()

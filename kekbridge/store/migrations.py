@@ -392,4 +392,19 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
             + " END",
         ),
     ),
+    (
+        "0004_courses",
+        (
+            """
+            CREATE TABLE courses (                  -- what the strategy behind a webhook told of its position: the order of its messages
+                webhook_id TEXT NOT NULL,
+                symbol TEXT NOT NULL,
+                start TEXT,                         -- position before the first of these steps, in contracts, short negative
+                steps TEXT NOT NULL,                -- [[fired_at, before, now], ...] as they arrived, the last ones only
+                updated_at TEXT NOT NULL,
+                PRIMARY KEY (webhook_id, symbol)
+            ) STRICT, WITHOUT ROWID
+            """,
+        ),
+    ),
 )

@@ -9,7 +9,7 @@ import sqlite3
 from datetime import datetime, timedelta
 
 from kekbridge.model import Usage
-from kekbridge.store import ledger, settings, times
+from kekbridge.store import courses, ledger, settings, times
 from kekbridge.store.order_rows import find
 
 
@@ -47,6 +47,7 @@ def read_usage(
         realized_today=own.realized_pnl,
         account_realized_today=account.realized_pnl,
         equity_peak=peak,
+        courses=courses.of_webhook(connection, webhook_id),
     )
 
 

@@ -125,6 +125,7 @@ def disable(connection: sqlite3.Connection, webhook_id: str, *, now: datetime) -
 def delete(connection: sqlite3.Connection, webhook_id: str, *, now: datetime) -> None:
     """Remove a webhook and its keys; its alerts, orders and history stay. Raises NotFound."""
     webhook = get(connection, webhook_id)
+    connection.execute("DELETE FROM courses WHERE webhook_id = ?", (webhook_id,))
     connection.execute("DELETE FROM webhooks WHERE id = ?", (webhook_id,))
     _changed(connection, "webhook_deleted", webhook_id, now, {"name": webhook.name})
 

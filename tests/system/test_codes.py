@@ -231,6 +231,12 @@ async def _used_up(desk: Desk) -> dict[str, int]:
     )
     assert answer.get("code") == "already_in_position", answer
     met["already_in_position"] = status
+    earlier = (desk.clock() - timedelta(seconds=20)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    status, answer = await desk.send(
+        "following", **{**LONG, "action": "buy", "quantity": "1", "prevMarketPosition": "flat", "timestamp": earlier}
+    )
+    assert answer.get("code") == "out_of_date", answer
+    met["out_of_date"] = status
     await desk.daemon.equity.look()
     await desk.control("prices", {BTC: "49000"})
 

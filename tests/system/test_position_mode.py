@@ -70,6 +70,29 @@ async def test_swapped_alerts_of_one_bar_end_right(desk: Desk, resync: bool, gap
     assert await desk.position() == Decimal("-0.1")
 
 
+@pytest.mark.parametrize("resync", [False, True])
+async def test_a_close_that_comes_after_a_restart_does_not_flatten_its_successor(tmp_path: Path, resync: bool) -> None:
+    """Close and open arrive swapped, the close long after reorder_ms and after a restart: it is out of date, the position stays."""
+    async with open_desk(tmp_path) as desk:
+        await desk.control("prices", {BTC: "50000"})
+        desk.add_webhook("follower", follow="position", resync=resync, reorder_ms=10)
+        await desk.hold(BTC="0.1")
+        stamp = desk.message("follower")["timestamp"]
+        assert (await desk.send("follower", timestamp=stamp, **fill("buy", "0", "0.2")))[0] in (200, 202)
+        await desk.settled()
+        position, keys = await desk.position(), desk.keys
+    assert position == Decimal("0.2" if resync else "0.3")
+    async with open_desk(tmp_path) as desk:
+        desk.keys, desk.sent = keys, 10
+        status, answer = await desk.send("follower", timestamp=stamp, **fill("sell", "0.1", "0"))
+        assert status in (200, 202), answer
+        await desk.settled()
+        assert await desk.position() == Decimal("0.2")
+        stored = (await desk.daemon.database.read(alerts.list_alerts))[-1]
+        assert stored.warnings[0].startswith("out of date"), stored.warnings
+        assert (stored.code == "out_of_date") is resync
+
+
 async def test_an_alert_that_follows_from_the_position_does_not_wait(desk: Desk) -> None:
     """reorder_ms costs nothing while nothing is out of turn: an answer comes long before it is over."""
     desk.add_webhook("follower", follow="position", reorder_ms=600_000)
