@@ -88,7 +88,7 @@ async def test_a_close_that_comes_after_a_restart_does_not_flatten_its_successor
         assert status in (200, 202), answer
         await desk.settled()
         assert await desk.position() == Decimal("0.2")
-        stored = (await desk.daemon.database.read(alerts.list_alerts))[-1]
+        stored = (await desk.daemon.database.read(alert_search.list_alerts))[-1]
         assert stored.warnings[0].startswith("out of date"), stored.warnings
         assert (stored.code == "out_of_date") is resync
 
