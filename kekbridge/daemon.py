@@ -12,7 +12,6 @@ import asyncio
 import gc
 import getpass
 import os
-import resource
 import signal
 import sqlite3
 import sys
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import structlog
 
+from kekbridge import coredumps
 from kekbridge.admin.access import make_token
 from kekbridge.admin.desk import Desk
 from kekbridge.admin.server import AdminServer
@@ -98,8 +98,7 @@ def serve(settings: Settings, data_dir: Path, *, announce: Callable[[Started], N
 
     Raises OperatorError (one line) when it cannot start.
     """
-    # A core file would hold the signing key and the webhooks' secrets in the clear.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    coredumps.forbid()
     return asyncio.run(_serve(settings, data_dir, announce))
 
 

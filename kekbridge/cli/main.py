@@ -6,6 +6,7 @@ Everything heavy is imported late, so that `--version` and `--help` answer at on
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from typing import NoReturn
 
@@ -22,6 +23,7 @@ def run() -> NoReturn:
     if arguments == ["--version"]:  # before Typer is imported: four fifths of the time would be its own
         sys.stdout.write(f"kekbridge {__version__}\n")
         sys.exit(0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # commands hold secrets for a moment; the daemon does more
     # No plugin of another package may run inside a process that handles keys; it also saves a scan of all that is installed.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     sys.exit(_guarded(arguments))

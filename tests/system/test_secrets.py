@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,8 +61,9 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         shown["the ready line"] = json.dumps({**started, "webhook": None}).encode()
         shown["checks"] = json.dumps(started["checks"]).encode()
         shown |= _play(url + WEBHOOK_PATH, made)
-        shown["/proc environ"] = Path(f"/proc/{daemon.pid}/environ").read_bytes()
+        shown["/proc environ"] = _environment_of(daemon.pid)
         shown["/proc cmdline"] = Path(f"/proc/{daemon.pid}/cmdline").read_bytes()
+        shown["/proc limits"] = Path(f"/proc/{daemon.pid}/limits").read_bytes()
         for command in (("logs",), ("orders",), ("webhook", "list"), ("webhook", "show", "test"), ("config", "show")):
             shown[" ".join(command)] = _command(*command, "--json", environment=environment).encode()
         daemon.kill()
@@ -113,15 +116,37 @@ def test_only_the_owner_may_read(played: Round) -> None:
     assert readable == []
 
 
-def test_the_daemon_leaves_no_core_file() -> None:
-    """Core dumps are off from the first line of `serve`."""
-    code = "import resource; from kekbridge import daemon; from kekbridge.config import Settings; from pathlib import Path\n"
-    code += "try:\n daemon.serve(Settings(), Path('/proc/nowhere'), announce=print)\nexcept Exception: pass\n"
-    code += "print(resource.getrlimit(resource.RLIMIT_CORE))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=clean_environment(), capture_output=True, text=True, check=True
+def test_the_running_daemon_may_write_no_core_file(played: Round) -> None:
+    """Its limit is 0, soft and hard, as the kernel tells it."""
+    (line,) = [line for line in played.shown["/proc limits"].decode().splitlines() if line.startswith("Max core file")]
+    assert line.split()[-3:] == ["0", "0", "bytes"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_a_crash_leaves_no_core_file_and_nothing_for_a_collector(tmp_path: Path) -> None:
+    """After SIGABRT there is no file though the shell allowed one, and the kernel says that nothing was dumped, to a pipe neither."""
+    code = (
+        "import os, resource; from kekbridge import coredumps\n"
+        "hard = resource.getrlimit(resource.RLIMIT_CORE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))\n"
+        "coredumps.forbid()\n"
+        "os.abort()"
     )
-    assert done.stdout.strip() == "(0, 0)"
+    crashed = os.posix_spawn(
+        "/bin/sh", ["sh", "-c", f'cd "{tmp_path}" && exec "$0" -c "$1"', sys.executable, code], clean_environment()
+    )
+    _, status = os.waitpid(crashed, 0)
+    assert os.WTERMSIG(status) == signal.SIGABRT
+    assert not os.WCOREDUMP(status)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _environment_of(pid: int) -> bytes:
+    """What others of the same user see of a process's environment; only root sees any of this daemon's."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except PermissionError:
+        return b""
 
 
 def _environment(directory: Path, exchange: dict[str, Any]) -> dict[str, str]:
