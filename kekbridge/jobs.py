@@ -139,6 +139,10 @@ class Jobs:
             self._runner.add(job)
         self._runner.plan()
 
+    async def run_now(self, name: str) -> None:
+        """Run a job outside its time; nothing it raises comes back. Raises KeyError for one that is not on the timetable."""
+        await self._runner.run_now(name)
+
     def stop(self) -> None:
         """Cut whatever runs: every job is safe to cut anywhere."""
         self._runner.stop()

@@ -81,7 +81,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "daily_summary": _other(
         "info",
         "{day}: {alerts} alerts ({refused} refused), {orders} orders ({filled} filled), P&L {net_pnl} USDC after {fees} fees"
-        " and {funding} funding, equity {equity} USDC ({change})",
+        " and {funding} funding, equity {equity} ({change})",
         "realized_pnl",
     ),
     # ------------------------------------------------------------------------------------------------------- connections

@@ -48,7 +48,7 @@ def figures(connection: sqlite3.Connection, day: date) -> dict[str, object]:
         "fees": _cents(fees),
         "funding": _cents(funding),
         "net_pnl": f"{realized - fees - funding:+.2f}",
-        "equity": "not known" if value is None else _cents(value),
+        "equity": "not known" if value is None else f"{value:.2f} USDC",
         "change": None if change is None else f"{change:+.2f}",
     }
 

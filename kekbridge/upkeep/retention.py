@@ -31,9 +31,8 @@ class Retention:
         if not self._keep_days:
             return
         now, total = self._clock(), 0
-        while removed := await self._database.write(
-            remove_payloads, before=now - timedelta(days=self._keep_days), now=now
-        ):
+        before = now - timedelta(days=self._keep_days)
+        while removed := await self._database.write(remove_payloads, before=before, now=now):
             total += removed
             await asyncio.sleep(_PAUSE_S)
         log.info("payloads_removed", alerts=total, older_than_days=self._keep_days)

@@ -88,6 +88,10 @@ class Runner:
             self._catch_up, "date", run_date=datetime.now(UTC), id=_CATCH_UP, name=_CATCH_UP, replace_existing=True
         )
 
+    async def run_now(self, name: str) -> None:
+        """Run a job outside its time and return when it is done; counted like every other run. Raises KeyError."""
+        await self._run(self._jobs[name])
+
     def stop(self) -> None:
         """Cut whatever runs: every job is safe to cut anywhere."""
         if self._scheduler.running:
