@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from kekbridge.cli import values
+from kekbridge import values
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.cli.workspace import find_workspace, now, opened
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kekbridge.cli import values
+from kekbridge import values
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.cli.workspace import Workspace, find_workspace
 

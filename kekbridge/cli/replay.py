@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from ulid import ULID
 
-from kekbridge.cli import values
+from kekbridge import values
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.cli.workspace import find_workspace, now, open_sealer, opened, webhook_url
 from kekbridge.errors import ConfigError
@@ -110,8 +110,8 @@ def _message(payload: Mapping[str, Any], api_key: str) -> bytes:
 
 def _limits(given: Mapping[str, str], webhook: Webhook) -> dict[str, Any]:
     """Limits by their names in the webhook's settings, read as `webhook edit` reads them."""
-    from kekbridge.cli.webhook_options import ROWS, apply
     from kekbridge.store.codec import plain
+    from kekbridge.webhooktable import ROWS, apply
 
     rows = {row.parameter: row for row in ROWS if row.part == "limits"}
     asked: dict[str, Any] = {}

@@ -11,14 +11,14 @@ import typer
 
 from kekbridge.cli import webhook_send
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
-from kekbridge.cli.webhook_options import apply, declare
+from kekbridge.cli.webhook_options import declare
 from kekbridge.cli.workspace import Workspace, find_workspace, mode_in_force, now, open_sealer, opened, webhook_url
 
 if TYPE_CHECKING:
-    from kekbridge.cli.webhook_options import Row
     from kekbridge.model import Webhook
     from kekbridge.store.database import Database
     from kekbridge.webhooks import Credentials
+    from kekbridge.webhooktable import Row
 
 app = typer.Typer(
     help="Create, list, show, edit and switch webhooks.",
@@ -63,6 +63,7 @@ def create(
     from kekbridge import webhooks
     from kekbridge.cli import render
     from kekbridge.model import WebhookSettings
+    from kekbridge.webhooktable import apply
 
     webhooks.check_name(name)
     settings = apply(given, WebhookSettings())
@@ -155,8 +156,8 @@ def rotate(
     """
     from datetime import timedelta
 
-    from kekbridge import webhooks
-    from kekbridge.cli import render, values
+    from kekbridge import values, webhooks
+    from kekbridge.cli import render
     from kekbridge.store import webhooks as stored
 
     allowed = timedelta(seconds=0 if grace == "0" else values.seconds("--grace", grace))
@@ -250,6 +251,7 @@ def edit(
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
     from kekbridge.store import webhooks as stored
+    from kekbridge.webhooktable import apply
 
     if new_name is None and not any(value not in (None, []) for value in given.values()):
         raise ConfigError(
@@ -351,7 +353,7 @@ def _as_data(webhook: Webhook, url: str, credentials: Credentials | None = None)
 def _print(shown: dict[str, Any]) -> None:
     """The same data for people: what is set first, then every limit by the name of its option."""
     from kekbridge.cli import render
-    from kekbridge.cli.webhook_options import ROWS
+    from kekbridge.webhooktable import ROWS
 
     settings = shown["settings"]
     rows: list[tuple[str, object]] = [

@@ -1,117 +1,15 @@
-"""Every option of a webhook as one row: its name, how its text is read, which setting it changes, its help.
-
-`webhook create` and `webhook edit` get their options from this table, so that the two never differ. Reads text, decides nothing.
-"""
+"""The options of `webhook create` and `webhook edit`, declared from the table of a webhook's settings for Typer to read."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
-from kekbridge.cli import values
-
-if TYPE_CHECKING:
-    from kekbridge.model import WebhookSettings
-
-Reader = Callable[[str, str], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """`part` is "limits", "rates" or "" (the webhook itself); `reader` None marks a switch; `is_many` an option given repeatedly."""
-
-    option: str
-    part: str
-    field: str
-    reader: Reader | None
-    metavar: str
-    help: str
-    is_many: bool = False
-
-    @property
-    def is_share(self) -> bool:
-        return self.reader is values.share
-
-    @property
-    def parameter(self) -> str:
-        return self.option.removeprefix("--").replace("-", "_")
-
-
-def _symbols(option: str, text: str) -> tuple[str, ...]:
-    from kekbridge.webhooks import perp_symbol
-
-    return tuple(dict.fromkeys(perp_symbol(word, option) for word in values.words(option, text)))
-
-
-def _end(option: str, text: str) -> Any:
-    from kekbridge.cli.workspace import now
-
-    return values.coming(option, text, now())
-
-
-def _leverage(option: str, text: str) -> Any:
-    found = values.number(option, text)
-    if found > 100:
-        raise values.wrong(option, text, "a number from 1 to 100")
-    return found
-
-
-def _one_of(*choices: str) -> Reader:
-    def read(option: str, text: str) -> str:
-        if text not in choices:
-            raise values.wrong(option, text, " or ".join(choices))
-        return text
-
-    return read
-
-
-def _plain(_option: str, text: str) -> str:
-    return text
-
-
-ROWS: tuple[Row, ...] = (
-    Row("--allowed-symbols", "limits", "allowed_symbols", _symbols, "BTC,ETH", "Trade these markets only."),
-    Row("--min-order-size", "limits", "min_order_size", values.number, "SIZE", "Smallest entry, in coins."),
-    Row("--max-order-size", "limits", "max_order_size", values.number, "SIZE", "Largest entry, in coins."),
-    Row("--max-position-size", "limits", "max_position_size", values.number, "SIZE", "Largest position of one market, in coins."),
-    Row("--max-notional", "limits", "max_notional", values.number, "USDC", "Largest value of one entry."),
-    Row("--daily-limit", "limits", "daily_limit", values.number, "USDC", "Value traded per UTC day."),
-    Row("--daily-orders", "limits", "daily_orders", values.count, "N", "Orders per UTC day."),
-    Row("--max-leverage", "limits", "max_leverage", _leverage, "X", "Highest leverage, 1 to 100."),
-    Row("--leverage-policy", "limits", "leverage_policy", _one_of("refuse", "lower"), "refuse|lower", "Above it: refuse, or lower it."),
-    Row("--max-open-positions", "limits", "max_open_positions", values.count, "N", "Markets with an open position."),
-    Row("--require-stop-loss", "limits", "require_stop_loss", None, "", "Refuse entries without a stop loss."),
-    Row("--max-stop-distance", "limits", "max_stop_distance", values.share, "SHARE", "Farthest stop loss from the entry, such as 5%."),
-    Row("--max-slippage", "limits", "max_slippage", values.share, "SHARE", "Farthest market price from the alert's price, such as 0.5%."),
-    Row("--max-daily-loss", "limits", "max_daily_loss", values.number, "USDC", "Loss of a UTC day after which only exits pass."),
-    Row("--max-drawdown", "limits", "max_drawdown", values.share, "SHARE", "Fall from the equity peak that stops entries, such as 20%."),
-    Row("--cooldown", "limits", "cooldown_s", values.seconds, "TIME", "Least time between two entries in a market, such as 90s or 5m."),
-    Row("--trading-hours", "limits", "trading_hours", _plain, "HOURS", 'When entries are allowed, such as "Mon-Fri 07:00-22:00 UTC".'),
-    Row("--rate-per-minute", "rates", "per_minute", values.count, "N", "Alerts per minute; exits are counted apart."),
-    Row("--rate-per-hour", "rates", "per_hour", values.count, "N", "Alerts per hour."),
-    Row("--rate-per-day", "rates", "per_day", values.count, "N", "Alerts per day."),
-    Row("--require-signature", "", "require_signature", None, "", "Demand a proof besides the apiKey."),
-    Row("--require-timestamp", "", "require_timestamp", None, "", "Demand a timestamp in the message."),
-    Row("--max-timestamp-age", "", "max_timestamp_age_s", values.seconds, "TIME", "Oldest alert that is still executed, such as 60s."),
-    Row("--follow", "", "follow", _one_of("signal", "position"), "signal|position", "Each alert is an order, or names a target position."),
-    Row("--resync", "", "resync", None, "", "With --follow position: correct a gap to the strategy's position, not only report it."),
-    Row("--reorder-ms", "", "reorder_ms", values.count, "MS", "With --follow position: how long an alert waits for one it overtook."),
-    Row("--profile", "", "profile", _plain, "NAME", "Whose message format is understood: seed is kekbridge's own."),
-    Row("--rescale-units", "", "rescale_units", None, "", "Trade PEPE alerts on the 1000PEPE market, sizes divided by 1000."),
-    Row("--expect-alert-every", "", "expect_alert_every_s", values.seconds, "TIME", "Tell when none came for so long, such as 25h."),
-    Row("--alert-expires", "", "alert_expires_at", _end, "DATE", "When TradingView ends the alert: 60d, or a date."),
-    Row("--default", "", "defaults", None, "FIELD=VALUE", "Value of a field that the message leaves out.", is_many=True),
-    Row("--lock", "", "locked", None, "FIELD=VALUE", "Value of a field that no message can change.", is_many=True),
-    Row("--alias", "", "aliases", None, "FROM=TO", "Trade the ticker FROM on the market TO.", is_many=True),
-    Row("--allow-address", "", "allowed_addresses", None, "NETWORK", "Accept senders from here only; or tradingview.", is_many=True),
-)  # fmt: skip
-
-# Fields that a word `none` empties; the others have no meaning without a value.
-_MUST_HAVE_VALUE = frozenset({"leverage_policy", "follow", "profile", "per_minute", "per_hour", "per_day"})
+from kekbridge.model import WebhookSettings
+from kekbridge.webhooktable import ROWS, Row
 
 
 def declare(command: Callable[..., None]) -> Callable[..., None]:
@@ -135,52 +33,6 @@ def declare(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def apply(given: Mapping[str, Any], settings: WebhookSettings) -> WebhookSettings:
-    """The settings with every given option put in. Raises ConfigError naming the option, what was found and what is expected."""
-    changes: dict[str, dict[str, Any]] = {"limits": {}, "rates": {}, "": {}}
-    for row in ROWS:
-        text = given.get(row.parameter)
-        if text is None or text == []:
-            continue
-        changes[row.part][row.field] = _read(row, text)
-    return replace(
-        settings,
-        limits=replace(settings.limits, **changes["limits"]),
-        rates=replace(settings.rates, **changes["rates"]),
-        **changes[""],
-    )
-
-
-def _read(row: Row, text: Any) -> Any:
-    if row.is_many:
-        return _read_many(row, list(text))
-    if row.reader is None:
-        return bool(text)
-    if text == values.NONE and row.field not in _MUST_HAVE_VALUE:
-        return None
-    return row.reader(row.option, text)
-
-
-def _read_many(row: Row, texts: list[str]) -> Any:
-    if texts == [values.NONE]:
-        return () if row.field == "allowed_addresses" else {}
-    if row.field == "allowed_addresses":
-        return _addresses(row.option, texts)
-    found = values.assignments(row.option, texts)
-    if row.field == "aliases":
-        from kekbridge.webhooks import perp_symbol
-
-        return {ticker.upper(): perp_symbol(market, row.option) for ticker, market in found.items()}
-    return found
-
-
-def _addresses(option: str, texts: list[str]) -> tuple[str, ...]:
-    from kekbridge.ingress.addresses import AllowList
-
-    AllowList.parse(texts, option)
-    return tuple(text.strip() for text in texts)
-
-
 def _type_of(row: Row) -> Any:
     if row.is_many:
         return list[str] | None
@@ -188,8 +40,6 @@ def _type_of(row: Row) -> Any:
 
 
 def _option(row: Row) -> Any:
-    from kekbridge.model import WebhookSettings
-
     defaults = WebhookSettings()
     part = getattr(defaults, row.part) if row.part else defaults
     usual = getattr(part, row.field)

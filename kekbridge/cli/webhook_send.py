@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kekbridge.cli import values
+from kekbridge import values
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 from kekbridge.cli.workspace import find_workspace, mode_in_force, now, open_sealer, opened, webhook_url
 
@@ -75,7 +75,7 @@ def send_test(
 def _message(file: Path | None, api_key: str, filled: dict[str, str]) -> tuple[bytes, bool]:
     """The bytes to send, and whether they carry their own signature."""
     from kekbridge.alerts.template import fill
-    from kekbridge.cli.values import wrong
+    from kekbridge.values import wrong
 
     stamp = now().strftime("%Y-%m-%dT%H:%M:%SZ")
     if file is None:

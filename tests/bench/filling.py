@@ -1,13 +1,21 @@
-"""Fills a stopped daemon's database with alerts and orders of the past: copies of those it has, under names of their own."""
+"""Fills a stopped daemon's database with alerts, orders, fills and history of the past: copies of those it has, under other names."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
+
+from kekbridge.store import results
+
+# One alert in so many was denied, one is of a market that is seldom traded.
+DENIED_EACH = 20
+RARE_EACH = 1000
+RARE = "PERP_DOGE_USDC"
 
 
 def fill(path: Path, count: int) -> None:
-    """Add `count` finished alerts, each with its order, as if they had come before all others."""
+    """Add `count` finished alerts, a second apart, with their orders, fills and history, as if they had come before all others."""
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute("PRAGMA synchronous=OFF")
@@ -15,32 +23,52 @@ def fill(path: Path, count: int) -> None:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(
             "CREATE TEMP TABLE numbers AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
-            " SELECT i, printf('01A%023d', i) AS id FROM n",
-            (count,),
+            " SELECT i, printf('01A%023d', i) AS id,"
+            " strftime('%Y-%m-%dT%H:%M:%S.000Z', unixepoch() - 3600 - ? + i, 'unixepoch') AS at FROM n",
+            (count, count),
         )
-        received = "strftime('%Y-%m-%dT%H:%M:%S.000000Z', 1700000000 + n.i, 'unixepoch')"
-        _copy(
-            connection,
-            "alerts",
-            {"id": "n.id", "alert_id": "n.id", "identity": "'id:' || n.id", "received_at": received},
-        )
-        names = {"client_order_id": "'kb-' || n.id", "alert_id": "n.id", "order_id": "n.id", "sequence": None}
-        _copy(connection, "orders", names)
+        alert = {
+            "id": "n.id",
+            "alert_id": "n.id",
+            "identity": "'id:' || n.id",
+            "received_at": "n.at",
+            "fired_at": "n.at",
+        }
+        denied = f"n.i % {DENIED_EACH} = 0"
+        alert |= {
+            "symbol": f"iif(n.i % {RARE_EACH} = 7, '{RARE}', t.symbol)",
+            "status": f"iif({denied}, 'denied', t.status)",
+            "code": f"iif({denied}, 'daily_limit', NULL)",
+        }
+        _copy(connection, "alerts", alert, of="status = 'filled'")
+        moments = dict.fromkeys(("created_at", "submitted_at", "accepted_at", "finished_at"), "n.at")
+        order = {"client_order_id": "'kb-' || n.id", "alert_id": "n.id", "order_id": "n.id", "sequence": None} | moments
+        traded = f"NOT {denied}"
+        _copy(connection, "orders", order, of="status = 'filled'", which=traded)
+        trade = {"trade_id": "n.id", "client_order_id": "'kb-' || n.id", "order_id": "n.id", "executed_at": "n.at"}
+        won = {"realized_pnl": "CAST(n.i % 7 - 3 AS TEXT)"}
+        _copy(connection, "fills", trade | won, of="client_order_id IS NOT NULL", which=traded)
+        happened = {"sequence": None, "at": "n.at", "alert_id": "n.id", "client_order_id": "'kb-' || n.id"}
+        for kind in ("alert_admitted", "order_accepted", "fill", "order_filled"):
+            _copy(connection, "events", happened, of=f"kind = '{kind}'", which=traded)
+        results.rebuild(connection)
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         connection.close()
 
 
-def _copy(connection: sqlite3.Connection, table: str, changed: dict[str, str | None]) -> None:
+def _copy(
+    connection: sqlite3.Connection, table: str, changed: Mapping[str, str | None], *, of: str, which: str = "TRUE"
+) -> None:
+    """Copy the first row that is `of` this kind, once for each number that is `which`."""
     columns = [
         row[1] for row in connection.execute(f"PRAGMA table_info({table})") if changed.get(row[1], "") is not None
     ]
     values = [changed.get(name) or f"t.{name}" for name in columns]
-    done = " WHERE finished_at IS NOT NULL" if table == "orders" else " WHERE status = 'filled'"
     added = connection.execute(
         f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(values)}"
-        f" FROM numbers n, (SELECT * FROM {table}{done} LIMIT 1) t"
+        f" FROM numbers n, (SELECT * FROM {table} WHERE {of} LIMIT 1) t WHERE {which}"
     ).rowcount
     if not added:
-        raise AssertionError(f"{table} has no finished row to copy")
+        raise AssertionError(f"{table} has no row where {of} to copy")

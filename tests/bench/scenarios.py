@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.bench import filling
 from tests.bench.load import Result, run
+from tests.bench.reading import reading
 from tests.bench.systems import Flask, Kekbridge, Reference, System, ThrottledFlask
 from tests.system.harness import clean_environment
 
@@ -28,11 +29,12 @@ class Size:
     sustained: int
     loaded: tuple[int, int]
     stored: tuple[int, ...]
+    read: tuple[int, int]
 
 
 SIZES: Mapping[str, Size] = {
-    "smoke": Size(lone=3, burst=5, sustained=10, loaded=(5, 10), stored=(50,)),
-    "full": Size(lone=100, burst=50, sustained=1000, loaded=(3000, 20_000), stored=(10_000, 1_000_000)),
+    "smoke": Size(lone=3, burst=5, sustained=10, loaded=(5, 10), stored=(50,), read=(20, 60)),
+    "full": Size(lone=100, burst=50, sustained=1000, loaded=(3000, 20_000), stored=(10_000,), read=(1000, 1_000_000)),
 }
 ALL = (Kekbridge, Reference, Flask)
 SAFE = (Kekbridge, Reference)
@@ -150,6 +152,11 @@ def start_up_stored(make: type[System], size: Size) -> Figures:
     return figures
 
 
+def long_history(make: type[System], size: Size) -> Figures:
+    """What a trader looks at, over a long history in multiples of a short one; kekbridge only."""
+    return reading(make, size.read, alerts=size.lone, times=min(size.lone, 5))
+
+
 def flushes(make: type[System], size: Size) -> Figures:
     """fdatasync and fsync, counted by strace: per lone alert, and per alert of a burst."""
     figures: Figures = {}
@@ -228,7 +235,8 @@ SCENARIOS: Mapping[str, Scenario] = {
     "twice": Scenario("every alert twice", every_alert_twice, ALL),
     "memory": Scenario("memory (PSS)", memory, ALL),
     "start": Scenario("start to first answer", start_up, ALL),
-    "stored": Scenario("with stored alerts", start_up_stored, (Kekbridge,)),
+    "restart": Scenario("start with stored alerts", start_up_stored, (Kekbridge,)),
+    "stored": Scenario("stored alerts", long_history, (Kekbridge,)),
     "flushes": Scenario("flushes of the disk", flushes, SAFE),
     "disk": Scenario("a disk of 5 ms", slow_disk, SAFE),
     "cli": Scenario("command line", command_line, (Kekbridge,)),

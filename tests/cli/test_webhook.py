@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from kekbridge import webhooks
-from kekbridge.cli.webhook_options import ROWS, apply
 from kekbridge.errors import ConfigError
 from kekbridge.model import Limits, RateLimits, WebhookSettings
 from kekbridge.store import webhooks as stored
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
 from kekbridge.vault import Sealer, master_key, open_vault
+from kekbridge.webhooktable import ROWS, apply, text_of
 
 ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
@@ -339,3 +339,41 @@ def test_options_apply_to_given_settings() -> None:
     assert apply({"default": ["none"], "allow_address": ["none"]}, before) == WebhookSettings()
     with pytest.raises(ConfigError, match="--alias"):
         apply({"alias": ["GOLD=XAUUSDT"]}, before)
+
+
+def test_a_setting_is_written_as_it_is_read() -> None:
+    """What the web page shows of a setting is what may be typed for it: read back, nothing changed."""
+    given = {
+        row.parameter: ["quantity=1"] if row.is_many else True if row.reader is None else text
+        for row in ROWS
+        for text in [EVERY.get(row.parameter, "7")]
+    }
+    given |= {"lock": ["price=1"], "alias": ["GOLD=XAUT"], "allow_address": ["tradingview", "10.0.0.0/8"]}
+    settings = apply(given, WebhookSettings())
+    written = {row.parameter: text_of(row, settings) for row in ROWS}
+    again: dict[str, object] = {
+        row.parameter: written[row.parameter].splitlines()
+        if row.is_many
+        else written[row.parameter] == "yes"
+        if row.reader is None
+        else written[row.parameter]
+        for row in ROWS
+    }
+    assert apply(again, WebhookSettings()) == settings
+    assert text_of(next(row for row in ROWS if row.field == "max_notional"), WebhookSettings()) == ""
+
+
+EVERY = {
+    "allowed_symbols": "BTC,ETH",
+    "leverage_policy": "lower",
+    "max_stop_distance": "5%",
+    "max_slippage": "0.5%",
+    "max_drawdown": "12.5%",
+    "cooldown": "90s",
+    "trading_hours": "Mon-Fri 07:00-22:00 UTC",
+    "max_timestamp_age": "2m",
+    "follow": "position",
+    "profile": "traderspost",
+    "expect_alert_every": "25h",
+    "alert_expires": "2099-01-31",
+}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.cli import values
+from kekbridge import values
 from kekbridge.errors import ConfigError
 
 NOW = datetime(2026, 11, 22, 16, 0, tzinfo=UTC)

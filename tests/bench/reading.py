@@ -1,0 +1,81 @@
+"""How the commands that look, and the listener, take a long history: a store of a million alerts in multiples of one of a thousand."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from tests.bench import filling
+from tests.bench.load import run
+from tests.bench.systems import System
+from tests.system.harness import clean_environment
+
+# The newest alert, an old one, and every filter of `logs`; a text that stands nowhere is the worst case of all.
+COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "logs": ("logs",),
+    "logs --webhook": ("logs", "--webhook", "bench"),
+    "logs --status denied": ("logs", "--status", "denied"),
+    "logs --status unknown (none)": ("logs", "--status", "unknown"),
+    "logs --code": ("logs", "--code", "daily_limit"),
+    "logs --symbol (1 in 1000)": ("logs", "--symbol", filling.RARE),
+    "logs --symbol --status": ("logs", "--symbol", filling.RARE, "--status", "denied"),
+    "logs --since 7d": ("logs", "--since", "7d"),
+    "logs --text (nowhere)": ("logs", "--text", "stands nowhere"),
+    "explain": ("explain", "01A00000000000000000000007"),
+    "stats": ("stats", "--since", "7d"),
+    "stats --since all": ("stats", "--since", "all"),
+    "stats --webhook": ("stats", "--since", "all", "--webhook", "bench"),
+    "orders": ("orders",),
+}
+
+
+def reading(make: type[System], counts: tuple[int, int], *, alerts: int, times: int) -> dict[str, float]:
+    """CPU seconds of each command over the long store and in multiples of the short one, and so the listener's answers.
+
+    Both bridges run at once and take turns, so that whatever else the machine does falls on both.
+    """
+    few, many = counts
+    with make() as short, make() as long:
+        for system, count in ((short, few), (long, many)):
+            _send(system, 5)
+            system.stop()
+            filling.fill(system.directory / "data" / "kekbridge.db", count)
+        for system in (short, long):
+            system.start()
+        acks: dict[System, list[float]] = {short: [], long: []}
+        for _ in range(max(alerts // 5, 1)):
+            for system in acks:
+                acks[system] += _send(system, 5)
+        figures = {f"listener, ack p50: {many} / {few}": statistics.median(acks[long]) / statistics.median(acks[short])}
+        for name, arguments in COMMANDS.items():
+            taken = [(_cpu_s(short, arguments), _cpu_s(long, arguments)) for _ in range(times)]
+            figures[f"{name}: CPU s at {many}"] = statistics.median(seconds for _, seconds in taken)
+            figures[f"{name}: {many} / {few}"] = statistics.median(seconds / other for other, seconds in taken)
+    return figures
+
+
+def _send(system: System, count: int) -> list[float]:
+    """Seconds to each answer, one alert after the other."""
+    return asyncio.run(run(system, count=count, at_once=1)).acks
+
+
+def _cpu_s(system: System, arguments: tuple[str, ...]) -> float:
+    """What the whole command costs beside the running daemon, Python's own start included."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kekbridge", *arguments],
+        env={**clean_environment(), **system.environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    told = process.stderr.read().decode()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    process.stderr.close()
+    if process.returncode:
+        raise AssertionError(f"{' '.join(arguments)}: {told}")
+    return used.ru_utime + used.ru_stime
