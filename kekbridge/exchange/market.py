@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
+import structlog
+
 from kekbridge.exchange import parse
 from kekbridge.exchange.classify import Found, NotFound
 from kekbridge.exchange.pacing import Endpoint
@@ -18,8 +20,12 @@ from kekbridge.exchange.protocol import Refused, Submission
 from kekbridge.exchange.rest import Rest, rows_of
 from kekbridge.model import Flow, MarginMode
 
+log = structlog.get_logger("kekbridge.exchange.market")
+
 # The exchange filters by the time of request; a deposit counts from its completion, hours later at worst.
 _LONGEST_TRANSFER: Final = timedelta(days=1)
+_USDC: Final = "USDC"
+_ONE: Final = Decimal(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +189,32 @@ class Market:
         return answer
 
     async def transfers(self, since: datetime) -> tuple[Transfer, ...]:
-        """Deposits and withdrawals of USDC since a time (`GET /v1/asset/history`, section 10), oldest first.
+        """Deposits and withdrawals of every token since a time (`GET /v1/asset/history`, section 10), oldest first, valued in USDC.
 
         A deposit counts once completed, a withdrawal from its request on, when the exchange takes it out of the account; a failed one
-        never. Other tokens are collateral at a haircut of their own: their transfers are not told apart from their price.
+        never. The account's value holds other tokens at their index price. A token without one is left out, and told in the log.
         """
-        path = f"/v1/asset/history?token=USDC&start_t={parse.milliseconds(since - _LONGEST_TRANSFER)}&page=1&size=500"
-        found = [transfer_of(row) for row in rows_of(await self._rest.found(Endpoint.ASSET_HISTORY, path))]
+        path = f"/v1/asset/history?start_t={parse.milliseconds(since - _LONGEST_TRANSFER)}&page=1&size=500"
+        rows = rows_of(await self._rest.found(Endpoint.ASSET_HISTORY, path))
+        prices = await self._token_prices({str(row.get("token") or _USDC) for row in rows})
+        found = [transfer_of(row, prices) for row in rows]
         return tuple(sorted((one for one in found if one is not None), key=lambda one: one.flow.at))
+
+    async def _token_prices(self, tokens: set[str]) -> dict[str, Decimal]:
+        """USDC per token: its market's index price, and 1 for other dollars. Asks nothing while only USDC moved."""
+        prices = {token: _ONE for token in tokens if "USD" in token}
+        if tokens <= prices.keys():
+            return prices
+        rows = rows_of(await self._rest.found(Endpoint.PUBLIC, "/v1/public/futures", is_signed=False))
+        indices = marks_of(rows, price="index_price")
+        for token in sorted(tokens - prices.keys()):
+            # Wrapped and staked coins have no market of their own: WETH, WBTC.
+            price = indices.get(f"PERP_{token}_USDC") or indices.get(f"PERP_{token.removeprefix('W')}_USDC")
+            if price is None:
+                log.warning("transfer_not_valued", token=token)
+            else:
+                prices[token] = price
+        return prices
 
     async def funding_payments(self, since: datetime) -> tuple[FundingPayment, ...]:
         """Funding paid and received since a time, as the exchange lists it (latest first, at most 500)."""
@@ -212,17 +236,19 @@ class Market:
         return tuple(payments)
 
 
-def transfer_of(row: Mapping[str, Any]) -> Transfer | None:
-    """From a row of the asset history; None for one that moved nothing, or cannot be read."""
+def transfer_of(row: Mapping[str, Any], prices: Mapping[str, Decimal]) -> Transfer | None:
+    """From a row of the asset history; None for one that moved nothing, has no price, or cannot be read."""
+    price = prices.get(str(row.get("token") or _USDC))
     amount, side = parse.decimal_or_none(row.get("amount")), row.get("side")
     status = str(row.get("trans_status") or "").upper()
     is_deposit = side == "DEPOSIT"
     moment = parse.moment(row.get("updated_time") if is_deposit else row.get("created_time"))
-    if amount is None or moment is None or not row.get("id") or side not in ("DEPOSIT", "WITHDRAW"):
+    if amount is None or price is None or moment is None or not row.get("id") or side not in ("DEPOSIT", "WITHDRAW"):
         return None
     if status == "FAILED" or (is_deposit and status != "COMPLETED"):
         return None
-    return Transfer(str(row["id"]), Flow(moment, amount if is_deposit else -amount))
+    value = amount * price
+    return Transfer(str(row["id"]), Flow(moment, value if is_deposit else -value))
 
 
 def system_info_of(data: Mapping[str, Any]) -> SystemInfo:

@@ -64,7 +64,7 @@ def record(
     for identifier, flow in flows:
         connection.execute(
             "INSERT INTO transfers (id, at, amount) VALUES (?, ?, ?)"
-            " ON CONFLICT (id) DO UPDATE SET at = excluded.at, amount = excluded.amount",
+            " ON CONFLICT (id) DO UPDATE SET at = excluded.at",  # its value stays the one of when it was seen first
             (identifier, times.to_text(flow.at), decimal_text(flow.amount)),
         )
     value = snapshot.account_value

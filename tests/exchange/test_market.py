@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from kekbridge.exchange.market import key_info_of, marks_of, system_info_of
 from kekbridge.exchange.orderly import OrderlyExchange
@@ -152,3 +153,44 @@ def test_a_null_mark_is_no_mark() -> None:
         {"symbol": "C", "mark_price": "1.5"},
     ]
     assert marks_of(rows, price="mark_price") == {"C": Decimal("1.5")}
+
+
+async def test_transfers_of_every_token_are_valued(client_for: ClientFor) -> None:
+    """Any token may be collateral: dollars count one to one, coins at their market's index price, what has no price is left out."""
+    asked: list[str] = []
+    moved = [
+        {"id": "1", "token": "USDC", "side": "DEPOSIT", "amount": 500, "trans_status": "COMPLETED", "updated_time": 1790000000100},
+        {"id": "2", "token": "ETH", "side": "WITHDRAW", "amount": 2, "trans_status": "PROCESSING", "created_time": 1790000000200},
+        {"id": "3", "token": "WBTC", "side": "DEPOSIT", "amount": 0.5, "trans_status": "COMPLETED", "updated_time": 1790000000300},
+        {"id": "4", "token": "USDT", "side": "DEPOSIT", "amount": 70, "trans_status": "COMPLETED", "updated_time": 1790000000400},
+        {"id": "5", "token": "NOBODY", "side": "DEPOSIT", "amount": 9, "trans_status": "COMPLETED", "updated_time": 1790000000500},
+        {"id": "6", "token": "ETH", "side": "DEPOSIT", "amount": 9, "trans_status": "FAILED", "updated_time": 1790000000600},
+    ]  # fmt: skip
+    indices = [{"symbol": "PERP_ETH_USDC", "index_price": 2500.5}, {"symbol": BTC, "index_price": 60000}]
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        rows = moved if request.path == "/v1/asset/history" else indices
+        return web.json_response({"success": True, "timestamp": 1790000000000, "data": {"rows": rows}})
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    server = TestServer(app)
+    await server.start_server()
+    client = client_for(str(server.make_url("")).rstrip("/"))
+    await client._wire.open()
+    try:
+        since = datetime.now(UTC)
+        found = await client.market.transfers(since)
+        del moved[1:]
+        await client.market.transfers(since)
+    finally:
+        await client.close()
+        await server.close()
+    assert {one.id: one.flow.amount for one in found} == {
+        "1": Decimal(500),
+        "2": Decimal(-5001),
+        "3": Decimal(30000),
+        "4": Decimal(70),
+    }
+    assert asked == ["/v1/asset/history", "/v1/public/futures", "/v1/asset/history"]

@@ -11,6 +11,7 @@ import pytest
 from kekbridge.exchange.market import transfer_of
 
 CREATED, UPDATED = 1_773_144_000_000, 1_773_144_060_000  # 12:00 and 12:01 UTC
+PRICES = {"USDC": Decimal(1)}
 
 
 def row(**changes: Any) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 def test_a_deposit_counts_when_completed() -> None:
     """Money that is on its way is not in the account yet."""
-    found = transfer_of(row())
+    found = transfer_of(row(), PRICES)
     assert found is not None
     assert (found.flow.amount, found.flow.at) == (Decimal("555.5"), datetime(2026, 3, 10, 12, 1, tzinfo=UTC))
 
@@ -38,7 +39,7 @@ def test_a_deposit_counts_when_completed() -> None:
 @pytest.mark.parametrize("status", ["PENDING", "PROCESSING", "COMPLETED", "PENDING_REBALANCE"])
 def test_a_withdrawal_counts_from_its_request(status: str) -> None:
     """The exchange takes it out of the account at once."""
-    found = transfer_of(row(side="WITHDRAW", trans_status=status))
+    found = transfer_of(row(side="WITHDRAW", trans_status=status), PRICES)
     assert found is not None
     assert (found.flow.amount, found.flow.at) == (Decimal("-555.5"), datetime(2026, 3, 10, 12, 0, tzinfo=UTC))
 
@@ -53,8 +54,9 @@ def test_a_withdrawal_counts_from_its_request(status: str) -> None:
         {"amount": None},
         {"id": ""},
         {"updated_time": None},
+        {"token": "WITHOUT-PRICE"},
     ],
 )
 def test_what_moved_nothing_or_cannot_be_read_is_left_out(changes: dict[str, Any]) -> None:
     """Half-read money would move the peak."""
-    assert transfer_of(row(**changes)) is None
+    assert transfer_of(row(**changes), PRICES) is None
