@@ -121,7 +121,7 @@ def generate(
         render.as_json(shown)
         return
     render.pairs([("public key", shown["orderlyKey"]), *([("secret", secret)] if print_secret else [])])
-    render.note(f"Add it to your account:  kekbridge keys register --mode {place.mode.value} --wallet 0x…")
+    render.note(f"Add it to your account:  kekbridge keys register --mode {place.mode.value}")
 
 
 @app.command("list", epilog=examples("kekbridge keys list", "kekbridge keys list --json"))

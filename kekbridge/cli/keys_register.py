@@ -1,21 +1,20 @@
 """`kekbridge keys register`: adds the generated key to the wallet's account, signed by the wallet (EIP-712).
 
-Either the message is printed for a wallet and its signature read back, or the wallet's key is read hidden, used and dropped.
+First the account, where the wallet has none, then the key. Who signs, and how, is wallet_prompt.py's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge.cli.key_tools import Bench, Venue, bench, read_line, read_secret
+from kekbridge.cli.key_tools import Bench, Venue, bench
 from kekbridge.cli.options import ConfigFile, DataDir, Json
+from kekbridge.cli.wallet_prompt import Wallet, choose_wallet
 
 if TYPE_CHECKING:
     from kekbridge.exchange.keydesk import KeyDesk
@@ -23,31 +22,6 @@ if TYPE_CHECKING:
     from kekbridge.vault import OpenVault
 
 _BROKER = re.compile(r"[a-z0-9_-]{1,64}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Wallet:
-    """Who signs: an address, and its private key if that was entered (else the signature is)."""
-
-    address: str
-    private_key: str | None = field(default=None, repr=False)
-
-    def sign(self, typed: dict[str, Any]) -> str:
-        """The wallet's signature over typed data; checked where the extra `wallet` is installed. Raises ConfigError."""
-        from kekbridge.errors import ConfigError
-        from kekbridge.wallet import signing
-
-        if self.private_key is not None:
-            return signing.sign(typed, self.private_key)
-        print_typed_data(typed)
-        signature = signing.check_signature(read_line(f"Signature of {typed['primaryType']} by {self.address}"))
-        if signing.is_available():
-            found = signing.signer_of(typed, signature)
-            if found.lower() != self.address.lower():
-                raise ConfigError(
-                    f"the signature is of {found}, not of {self.address}, or the message was changed; nothing was sent"
-                )
-        return signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +65,10 @@ def register(
 ) -> None:
     """Add the key of `keys generate` to your account; your wallet signs it. A wallet without an account gets one first.
 
-    Without --sign the message for the wallet is printed (eth_signTypedData_v4) and its signature read back. The wallet's key is never kept.
+    With --wallet the message is printed (eth_signTypedData_v4) and its signature read back; with --sign the wallet's key is asked for,
+    hidden, and never kept. On a terminal you are asked which.
     """
     from kekbridge.cli import render
-    from kekbridge.errors import ConfigError
     from kekbridge.wallet import typed_data
 
     place = bench(context, data_dir, config, mode, None, needs_account=False)
@@ -104,13 +78,9 @@ def register(
         scope=_check_scope(scope),
         days=days,
     )
-    if (wallet is None) == (not is_signed_here):
-        raise ConfigError(
-            "name the wallet that signs: --wallet 0x… (you sign there), or --sign (you enter its key here)"
-        )
     vault = place.vault
     secret, is_pending = _secret_to_register(place, vault)
-    signing_wallet = _wallet(wallet)
+    signing_wallet = choose_wallet(wallet, is_signed_here=is_signed_here)
     shown = asyncio.run(_register(place, wanted, signing_wallet, secret))
     if is_pending:
         _keep(place, vault, shown["accountId"], secret, shown["orderlyKey"])
@@ -198,26 +168,6 @@ async def _added(desk: KeyDesk, account_id: str, orderly_key: str) -> KeyInfo:
             f"the exchange took {orderly_key} and does not show it yet; run `kekbridge keys register` again in a minute",
         )
     return key
-
-
-def print_typed_data(typed: dict[str, Any]) -> None:
-    """The message on stdout, alone on its line, for whoever passes it to a wallet; what to do with it on stderr."""
-    from kekbridge.cli import render
-
-    render.note(
-        f"Sign this with your wallet (eth_signTypedData_v4), then enter the signature. It is {typed['primaryType']}:"
-    )
-    sys.stdout.write(json.dumps(typed, separators=(",", ":")) + "\n")
-    sys.stdout.flush()
-
-
-def _wallet(address: str | None) -> Wallet:
-    from kekbridge.wallet import signing
-
-    if address is not None:
-        return Wallet(signing.check_address(address))
-    private_key = read_secret("Private key of the wallet (not kept)")
-    return Wallet(signing.address_of(private_key), private_key)
 
 
 def _secret_to_register(place: Bench, vault: OpenVault) -> tuple[str, bool]:

@@ -43,8 +43,18 @@ class PassphraseVault:
         return f"PassphraseVault({str(self._path)!r})"
 
     @classmethod
-    def create(cls, path: Path, passphrase: str) -> PassphraseVault:
-        """Make the file, empty. Takes about 0.4 s and 256 MiB by intent. Raises VaultError for a short passphrase."""
+    def create(
+        cls,
+        path: Path,
+        passphrase: str,
+        *,
+        operations: int = _KDF.OPSLIMIT_MODERATE,
+        memory: int = _KDF.MEMLIMIT_MODERATE,
+    ) -> PassphraseVault:
+        """Make the file, empty. Takes about 0.4 s and 256 MiB by intent. Raises VaultError for a short passphrase.
+
+        The cost (argon2id's passes and bytes) is noted in the file, which is opened with the cost it was made with.
+        """
         if len(passphrase) < SHORTEST_PASSPHRASE:
             raise VaultError(
                 f"the vault's passphrase has {len(passphrase)} characters, expected at least {SHORTEST_PASSPHRASE};"
@@ -53,8 +63,8 @@ class PassphraseVault:
         header = {
             "version": 1,
             "kdf": "argon2id",
-            "operations": _KDF.OPSLIMIT_MODERATE,
-            "memory": _KDF.MEMLIMIT_MODERATE,
+            "operations": operations,
+            "memory": memory,
             "salt": base64.b64encode(nacl.utils.random(_KDF.SALTBYTES)).decode(),
         }
         with only_one(path.parent, _LOCK):

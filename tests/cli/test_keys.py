@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from eth_account import Account
 from eth_account.messages import encode_typed_data
+from nacl.pwhash import argon2id
 
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
+from kekbridge.vault.passphrase import FILE_NAME, PassphraseVault
 from tests.cli.processes import DEADLINE_S, KEKBRIDGE, bare_environment, starting
 from tests.cli.venues import Venue, running_venue
 from tests.system.harness import WEBHOOK_PATH, call, timestamp
@@ -23,6 +25,8 @@ from tests.system.harness import WEBHOOK_PATH, call, timestamp
 WALLET_KEY = "01" * 32  # the documented test wallet, whose account the paper exchange has
 OTHER_SECRET = "ed25519:4wBqpZM9xaSheZzJSMawUKKwhdpChKbZ5eu5ky4Vigw"
 OTHER_KEY = "ed25519:9C6hybhQ6Aycep9jaUnP6uL9ZYvDjUp1aSkFWPUFJtpj"
+
+PASSPHRASE = "five random words are enough"
 
 Type = Callable[[str], None]
 
@@ -34,12 +38,20 @@ def venue(tmp_path: Path) -> Iterator[Venue]:
 
 
 def live(tmp_path: Path, base_url: str) -> dict[str, str]:
-    """Live mode at that address, with an encrypted vault whose passphrase a credential tells."""
+    """Live mode at that address, with an encrypted vault whose passphrase a credential tells.
+
+    The vault is made here, at the least cost that argon2id has: what a passphrase costs is tests/vault's subject.
+    """
     secrets = tmp_path / "secrets"
     secrets.mkdir(mode=0o700, exist_ok=True)
     passphrase = secrets / "vault-passphrase"
-    passphrase.write_text("five random words are enough\n")
+    passphrase.write_text(PASSPHRASE + "\n")
     passphrase.chmod(0o600)
+    data_dir = tmp_path / "data"
+    data_dir.mkdir(mode=0o700, exist_ok=True)
+    PassphraseVault.create(
+        data_dir / FILE_NAME, PASSPHRASE, operations=argon2id.OPSLIMIT_MIN, memory=argon2id.MEMLIMIT_MIN
+    )
     return {
         "KEKBRIDGE_MODE": "live",
         "KEKBRIDGE_EXCHANGE_BASE_URL": base_url,
