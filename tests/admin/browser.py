@@ -1,0 +1,151 @@
+"""A real browser for the tests: headless Chromium driven over its own DevTools protocol, with everything it complains about kept."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+    *("--remote-debugging-port=0", "--remote-debugging-address=127.0.0.1", "about:blank"),
+)
+_WAIT_S = 60.0
+
+
+@dataclass
+class Page:
+    """One tab. `complaints` are errors of the console, of the network and of the content security policy."""
+
+    socket: aiohttp.ClientWebSocketResponse
+    complaints: list[str] = field(default_factory=list)
+    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    _answers: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
+    _loaded: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def listen(self) -> None:
+        """For ever: hand answers to who waits for them, note loads and complaints."""
+        async for message in self.socket:
+            told = json.loads(message.data)
+            if "id" in told:
+                self._answers.pop(told["id"]).set_result(told)
+            elif told["method"] == "Page.loadEventFired":
+                self._loaded.set()
+            elif told["method"] == "Log.entryAdded" and told["params"]["entry"]["level"] in ("error", "warning"):
+                entry = told["params"]["entry"]
+                self.complaints.append(f"{entry['text']} {entry.get('url', '')}")
+            elif told["method"] == "Runtime.exceptionThrown":
+                self.complaints.append(str(told["params"]))
+
+    async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """One command of the protocol and its result."""
+        number = next(self._numbers)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        await self.socket.send_json({"id": number, "method": method, "params": parameters})
+        async with asyncio.timeout(_WAIT_S):
+            told = await answer
+        assert "error" not in told, f"{method}: {told}"
+        found: dict[str, Any] = told["result"]
+        return found
+
+    async def goto(self, url: str) -> None:
+        self._loaded.clear()
+        await self.call("Page.navigate", url=url)
+        await self._wait()
+
+    async def press(self, selector: str) -> None:
+        """Click what leads to another page: a link, or a form's button."""
+        self._loaded.clear()
+        await self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
+        await self._wait()
+
+    async def fill(self, selector: str, text: str) -> None:
+        await self.evaluate(f"document.querySelector({json.dumps(selector)}).value = {json.dumps(text)}")
+
+    async def text(self, selector: str = "main") -> str:
+        """What a person reads there."""
+        return str(await self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText"))
+
+    async def evaluate(self, expression: str) -> Any:
+        """The value of a script in the page, run by the debugger: the page's own policy allows none."""
+        told = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in told, f"{expression}: {told['exceptionDetails']}"
+        return told["result"].get("value")
+
+    async def be_wide(self, width: int, *, dark: bool = False) -> None:
+        """Be a screen of so many pixels, below 600 a phone."""
+        await self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
+        )
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        await self.call("Emulation.setEmulatedMedia", features=scheme)
+
+    async def overflow(self) -> int:
+        """By how many pixels the page is wider than the screen."""
+        return int(await self.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
+
+    async def picture(self, file: Path) -> None:
+        """The whole page as a PNG."""
+        size = (await self.call("Page.getLayoutMetrics"))["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 6000), "scale": 1}
+        told = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        file.write_bytes(base64.b64decode(told["data"]))
+
+    async def _wait(self) -> None:
+        async with asyncio.timeout(_WAIT_S):
+            await self._loaded.wait()
+
+
+@asynccontextmanager
+async def open_page() -> AsyncIterator[Page]:
+    """A fresh browser with one tab; its profile goes with it."""
+    assert CHROMIUM is not None
+    profile = Path(tempfile.mkdtemp(prefix="kekbridge-chromium-"))
+    process = await asyncio.create_subprocess_exec(
+        CHROMIUM,
+        f"--user-data-dir={profile}",
+        *FLAGS,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with aiohttp.ClientSession() as session:
+            port = await _port(profile, process)
+            async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
+                tabs = [one for one in await answer.json() if one["type"] == "page"]
+            async with session.ws_connect(tabs[0]["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+                page = Page(socket)
+                listening = asyncio.create_task(page.listen())
+                for domain in ("Page", "Log", "Runtime"):
+                    await page.call(f"{domain}.enable")
+                yield page
+                listening.cancel()
+                with suppress(asyncio.CancelledError):
+                    await listening
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+        shutil.rmtree(profile, ignore_errors=True)
+
+
+async def _port(profile: Path, process: asyncio.subprocess.Process) -> int:
+    """Where the browser listens, once it says so."""
+    said = profile / "DevToolsActivePort"
+    async with asyncio.timeout(_WAIT_S):
+        while not (said.exists() and said.read_text().strip()):
+            assert process.returncode is None, "Chromium ended at its start"
+            await asyncio.sleep(0.05)
+    return int(said.read_text().split()[0])
