@@ -137,18 +137,25 @@ class Listener:
         return await loop.create_server(server, self._settings.host, self._settings.port, backlog=_BACKLOG, **tls)
 
     async def stop_accepting(self) -> None:
-        """Take no new connections. Requests under way, and those on open connections, are still answered, with Connection: close."""
+        """Take no new connections. Requests under way, and those on open connections, are still answered, with Connection: close.
+
+        What nobody has accepted yet waits in the backlog of a socket that was handed over, for the next daemon.
+        """
         self._is_stopping = True
+        loop = asyncio.get_running_loop()
+        for site in self._sites:
+            for listening in site.sockets:
+                loop.remove_reader(listening.fileno())
+        # asyncio drops a connection that was accepted in this very turn of the loop when its server is closed before the next one.
+        await asyncio.sleep(0)
         for site in self._sites:
             site.close()
 
     async def close(self) -> None:
-        """Let requests under way finish, at most server.shutdown_timeout_s, then drop every connection."""
+        """Answer what was accepted, also when its request is still on its way, at most server.shutdown_timeout_s; then drop the rest."""
         await self.stop_accepting()
         if self._server is not None:
-            await asyncio.sleep(0)  # requests whose bytes are here start before their connection counts as idle
-            self._server.pre_shutdown()
-            await self._server.shutdown(self._settings.shutdown_timeout_s)
+            await self._server.finish(longest_s=self._settings.shutdown_timeout_s)
         self._sites.clear()
 
     @property

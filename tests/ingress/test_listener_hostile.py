@@ -31,6 +31,7 @@ async def door() -> AsyncIterator[Door]:
 # ------------------------------------------------------------------------------------------------------ junk for HTTP
 
 POST = f"POST {PATH} HTTP/1.1\r\nHost: x\r\n".encode()
+REQUEST = POST + b"Content-Length: 2\r\n\r\n{}"
 JUNK = [
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 200,  # a TLS handshake on the plain port
     b"\r\n\r\n\r\n",
@@ -333,7 +334,7 @@ async def test_a_stop_lets_work_finish_and_takes_no_more() -> None:
 
 
 async def test_a_stop_does_not_wait_for_those_who_do_nothing() -> None:
-    """Silent connections and half-sent headers are dropped at once, half-sent bodies after their time."""
+    """Silent connections and half-sent headers are dropped a moment after their acceptance, half-sent bodies after their time."""
     patient = Server(port=0, idle_timeout_s=600, body_timeout_s=1, shutdown_timeout_s=60)
     async with opened(patient) as door, AsyncExitStack() as stack:
         for start in (b"", POST, POST + b"Content-Length: 50\r\n\r\nhalf"):
@@ -344,6 +345,82 @@ async def test_a_stop_does_not_wait_for_those_who_do_nothing() -> None:
         await asyncio.wait_for(door.listener.close(), 30)
         assert door.connections == 0
         assert door.deliveries == []
+
+
+async def test_a_stop_drops_connections_that_were_answered_at_once() -> None:
+    """A proxy's idle connections are no reason to wait: they had their requests. One without a request is waited for."""
+    patient = Server(port=0, idle_timeout_s=600, shutdown_timeout_s=60)
+    async with opened(patient) as door:
+        answered, writer = await asyncio.open_connection(door.host, door.port)
+        writer.write(REQUEST)
+        await answered.readuntil(b"}")
+        _, silent = await asyncio.open_connection(door.host, door.port)
+        await until(lambda: door.connections == 2)
+        closing = asyncio.ensure_future(door.listener.close())
+        assert await answered.read() == b""
+        assert (closing.done(), door.connections) == (False, 1)
+        silent.close()
+        await closing
+        writer.close()
+
+
+@pytest.mark.parametrize("parts", [[b"", REQUEST], [REQUEST[:30], REQUEST[30:]], [REQUEST[:-1], REQUEST[-1:]]])
+async def test_an_accepted_connection_is_answered_although_a_stop_began(parts: list[bytes]) -> None:
+    """Whoever was let in before the stop gets an answer, whatever part of the request had arrived by then: nobody sends it again."""
+    patient = Server(port=0, idle_timeout_s=600, body_timeout_s=20, shutdown_timeout_s=60)
+    async with opened(patient) as door:
+        reader, writer = await asyncio.open_connection(door.host, door.port)
+        writer.write(parts[0])
+        await until(lambda: door.connections == 1)
+        closing = asyncio.ensure_future(door.listener.close())
+        await until(lambda: _refuses(door))
+        writer.write(parts[1])
+        reply = Reply(await reader.read())
+        assert (reply.status, reply.headers["connection"]) == (202, "close")
+        writer.close()
+        await closing
+        assert len(door.deliveries) == 1
+
+
+async def _refuses(door: Door) -> bool:
+    """Whether the stop has begun: nobody is let in any more."""
+    try:
+        _, writer = await asyncio.open_connection(door.host, door.port)
+    except OSError:
+        return True
+    writer.close()
+    return False
+
+
+async def test_no_connection_is_lost_between_its_acceptance_and_a_stop() -> None:
+    """Requests that stand in the door at any turn of the loop are answered, or wait in the backlog for the next daemon on the socket."""
+    held = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    address = held.getsockname()
+
+    async def ask() -> int:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(REQUEST.replace(b"Host", b"Connection: close\r\nHost"))
+        try:
+            return Reply(await reader.read()).status
+        except ConnectionError:
+            return 0
+        finally:
+            writer.close()
+
+    statuses = []
+    for turns in range(30):
+        door = Door(QUICK)
+        await door.listener.start([held.dup()])
+        asking = [asyncio.ensure_future(ask()) for _ in range(20)]
+        for _ in range(turns % 10):
+            await asyncio.sleep(0)
+        await door.listener.close()
+        door = Door(QUICK)
+        await door.listener.start([held.dup()])
+        statuses += await asyncio.gather(*asking)
+        await door.listener.close()
+    held.close()
+    assert statuses == [202] * 600
 
 
 async def test_a_taken_port_is_one_helpful_line(door: Door) -> None:
