@@ -28,8 +28,8 @@ _LOOK_AGAIN_S: Final = 0.01
 class Connection(RequestHandler):
     """aiohttp's connection, which also knows whether a stop may drop it.
 
-    aiohttp itself takes a connection for idle when no request of it has been read: also one that was accepted a moment ago and whose request
-    is still in the socket. It then reads no further bytes, so that a request whose body is on its way is lost, too.
+    aiohttp itself takes a connection for idle when no request of it has been read: also one that was accepted a moment ago and whose
+    request is still in the socket. It then reads no further bytes, so that a request whose body is on its way is lost, too.
     """
 
     __slots__ = ("__weakref__", "accepted_at")
