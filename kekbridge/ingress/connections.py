@@ -19,8 +19,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
-
-# How long a connection may take from its acceptance to its first request before a stop drops it: as long as TradingView waits for all of it.
+# How long a connection may take from its acceptance to its first request before a stop drops it: as long as TradingView waits in all.
 FIRST_REQUEST_S: Final = 3.0
 _LOOK_AGAIN_S: Final = 0.01
 
