@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,52 +14,16 @@ from kekbridge.notify import Channel, Notifier, channels_of
 from kekbridge.store import events, orders
 from kekbridge.store.admission import admit
 from kekbridge.store.database import Database
+from tests.receiver import Receiver
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, intent
 from tests.waiting import until
-
-
-class Receiver:
-    """A place that messages are sent to over HTTP; `status` is what it answers."""
-
-    def __init__(self) -> None:
-        self.status = 200
-        self.got: list[dict[str, Any]] = []
-        self.refused = 0
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if receiver.status == 200:
-                    receiver.got.append(body)
-                else:
-                    receiver.refused += 1
-                self.send_response(receiver.status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *args: Any) -> None:
-                """Not on the screen of the tests."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"json://127.0.0.1:{self.server.server_address[1]}/secret-path"
-
-    def lines(self) -> list[str]:
-        return [line for message in self.got for line in str(message["message"]).splitlines()]
 
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     made = Receiver()
     yield made
-    made.server.shutdown()
-    made.server.server_close()
-    made.thread.join()
+    made.close()
 
 
 @pytest.fixture

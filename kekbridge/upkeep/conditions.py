@@ -22,7 +22,7 @@ class Conditions:
         if self._holding is None:
             found = await self._database.read(conditions.holding)
             self._holding = {name: kind for name, (kind, _) in found.items()}
-        return self._holding
+        return dict(self._holding)  # its own: whoever goes through it may change conditions meanwhile
 
     async def note(
         self, name: str, kind: str | None, *, over: str | None, data: Mapping[str, object] | None = None
