@@ -19,7 +19,7 @@ from kekbridge.store.database import Database
 log = structlog.get_logger("kekbridge.refusals")
 
 _COLLECT_S = 0.5
-_MOST_KINDS = 1000  # (address, code, reason) kept between two writes; what is over is only logged
+_MOST_KINDS = 1000  # (address, code) kept between two writes; what is over is only logged
 
 
 class RefusalLog:
@@ -27,17 +27,17 @@ class RefusalLog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._counts: Counter[tuple[str, str, str]] = Counter()
-        self._last_at: dict[tuple[str, str, str], datetime] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._last: dict[tuple[str, str], tuple[datetime, str]] = {}
         self._waiting = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()  # the last flush, at the stop, must not count what is being written twice
 
     def note(self, refusal: Refusal) -> None:
         """From the listener, once per refused request; it has logged it already."""
-        key = (refusal.remote, refusal.code, refusal.reason)
+        key = (refusal.remote, refusal.code)
         if key in self._counts or len(self._counts) < _MOST_KINDS:
             self._counts[key] += 1
-            self._last_at[key] = refusal.received_at
+            self._last[key] = (refusal.received_at, refusal.reason)
             self._waiting.set()
 
     async def run(self) -> None:
@@ -54,15 +54,18 @@ class RefusalLog:
 
     async def _write_all(self) -> None:
         self._waiting.clear()
-        for key, count in list(self._counts.items()):
-            remote, code, reason = key
-            try:
-                await self._database.write(
-                    rows.record_refusal, remote=remote, code=code, error=reason, now=self._last_at[key], count=count
-                )
-            except StoreUnavailable as error:
-                log.warning("refusals_not_stored", error=error.message)
-                return
-            self._counts[key] -= count
-            if self._counts[key] <= 0:
-                del self._counts[key], self._last_at[key]
+        found = [
+            rows.Counted(remote=remote, code=code, error=reason, count=self._counts[remote, code], last_at=last_at)
+            for (remote, code), (last_at, reason) in self._last.items()
+        ]
+        if not found:
+            return
+        try:
+            await self._database.write(rows.record_refusals, found)
+        except StoreUnavailable as error:
+            log.warning("refusals_not_stored", error=error.message)
+            return
+        for one in found:
+            self._counts[one.remote, one.code] -= one.count
+            if self._counts[one.remote, one.code] <= 0:
+                del self._counts[one.remote, one.code], self._last[one.remote, one.code]

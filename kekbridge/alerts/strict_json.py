@@ -18,7 +18,11 @@ from kekbridge.errors import Unreadable
 
 _DEEPEST = 12  # a message with steps and take-profit lists needs four levels
 _MOST_BRACKETS = 5000
+_MOST_COMMAS = (
+    4000  # a message of many steps has a few hundred; 64 KiB of `"",` would take a tenth of a second from everybody
+)
 _MOST_FIELDS = 256  # real messages have twenty; each field is looked at several times on the way
+_LONGEST_NAME = 256  # the name of a field; each is compared with all that is known
 _WHITESPACE = b" \t\r\n\x0b\x0c"
 _BOM = b"\xef\xbb\xbf"
 _COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"PK\x03\x04")
@@ -46,6 +50,11 @@ def read_document(stripped: bytes) -> dict[str, Any] | list[Any]:
     if text.count("[") + text.count("{") > _MOST_BRACKETS:
         # Before the parser sees it: where another library has raised the recursion limit, C recursion would end the process.
         _refuse_depth()
+    if text.count(",") > _MOST_COMMAS:
+        raise Unreadable(
+            "invalid_json",
+            f"the message has {text.count(','):,} commas, expected at most {_MOST_COMMAS:,}; an order needs twenty values",
+        )
     try:
         document = json.loads(
             text,
@@ -97,6 +106,11 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     seen: dict[str, str] = {}
     for name, value in pairs:
+        if len(name) > _LONGEST_NAME:
+            raise Unreadable(
+                "invalid_json",
+                f"the name of a field has {len(name):,} characters, expected at most {_LONGEST_NAME}: {clip(printable(name[:40]), 32)}",
+            )
         # order_type beside orderType is the same mistake as writing one of them twice: which one is meant?
         canonical = canonical_name(name)
         if canonical in seen:

@@ -6,6 +6,7 @@ They are no alerts: no webhook is known for sure, no payload is kept.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -29,6 +30,23 @@ class Refusal:
     error: str
     count: int
     last_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """Requests of a moment from one address, refused with one code; `error` is the latest reason."""
+
+    remote: str
+    code: str
+    error: str
+    count: int
+    last_at: datetime
+
+
+def record_refusals(connection: sqlite3.Connection, found: Sequence[Counted]) -> None:
+    """Add all of them in one transaction: a flood of many kinds must not cost a flush for each."""
+    for one in found:
+        record_refusal(connection, remote=one.remote, code=one.code, error=one.error, now=one.last_at, count=one.count)
 
 
 def record_refusal(

@@ -22,6 +22,24 @@ def test_a_raised_recursion_limit_does_not_let_nesting_through() -> None:
     assert caught.value.code == "invalid_json"
 
 
+@pytest.mark.parametrize("unit", ['"",', "1,", '"a",', '{"a":1},{"a":2,"b":3,"c":4},'])
+def test_a_message_of_thousands_of_values_never_reaches_the_parser(unit: str) -> None:
+    """The costliest 64 KiB are many small values: they are refused by their commas, whatever they are; 4,000 of them pass."""
+    whole = '{"x":[' + unit * (60_000 // len(unit)) + "1]}"
+    with pytest.raises(Unreadable, match="commas") as caught:
+        read_document(whole.encode())
+    assert caught.value.code == "invalid_json"
+    assert len(read_document(b'{"x":[' + b"1," * 4000 + b"1]}")["x"]) == 4001  # type: ignore[call-overload]
+
+
+def test_a_field_with_an_endless_name_is_refused() -> None:
+    """The name is told by its beginning, without what a terminal would act on."""
+    with pytest.raises(Unreadable, match="65,000 characters") as caught:
+        read_document(b'{"\\u001b[2J' + b"q" * 64_996 + b'":1}')
+    assert len(caught.value.message) < 200
+    assert "\x1b" not in caught.value.message
+
+
 def test_a_message_of_thousands_of_fields_is_refused() -> None:
     """Each field costs time on the loop that serves everybody: far more than any alert has is no alert."""
     body = "{" + ",".join(f'"k{number}":1' for number in range(257)) + "}"

@@ -217,7 +217,7 @@ class Bodies:
 
     def _structure(self) -> bytes:
         """Depth, length and repetition."""
-        shape = self._random.randint(0, 4)
+        shape = self._random.randint(0, 6)
         size = self._random.choice((10, 1000, 30_000, 70_000))
         if shape == 0:
             return b"[" * size
@@ -227,7 +227,12 @@ class Bodies:
             return b'{"quantity":' + b"9" * size + b"}"
         if shape == 3:
             return b"{" + b",".join(b'"k%d":1' % number for number in range(min(size, 6000))) + b"}"
-        return b'{"apiKey":"' + self._random.choice(self._keys).encode() + b'","symbol":"' + b"A" * size + b'"}'
+        start = b'{"apiKey":"' + self._random.choice(self._keys).encode() + b'",'
+        if shape == 4:
+            return start + b'"x":[' + self._random.choice((b'"",', b"1,", b"{},", b'"a",')) * (size // 4) + b"1]}"
+        if shape == 5:
+            return start + b'"' + b"q_" * (size // 2) + b'":1}'
+        return start + b'"symbol":"' + b"A" * size + b'"}'
 
 
 async def attack(bridge: Bridge, bodies: Bodies, count: int, report: Report) -> None:
@@ -297,6 +302,7 @@ def table(report: Report, *, seed: int) -> str:
         ("answers of 500 and above", str(sum(count for status, count in report.statuses.items() if status >= 500))),
         ("orders at the exchange", str(report.orders)),
         ("slowest answer", f"{ordered[-1] * 1000:.0f} ms (99 %: {ordered[int(len(ordered) * 0.99)] * 1000:.0f} ms)"),
+        ("its body begins", repr(report.slowest[1])),
         (
             "memory of the daemon",
             f"{report.memory_before_kib / 1024:.0f} MiB, then {report.memory_after_kib / 1024:.0f} MiB",
