@@ -206,7 +206,7 @@ class Daemon:
             settings=settings,
             terms=_terms(settings),
             clock=clock,
-            lanes=self.worker,
+            departures=self.worker,
             tell_price=paper.hint_price if paper else _keep_own_prices,
         )
         self.guard = Guard(
@@ -434,7 +434,7 @@ class Daemon:
         ).run()
 
     async def _resolve_orphans(self) -> None:
-        await self.recovery.run(lambda name: name in self.pipeline.being_sent or self.worker.has_claimed(name))
+        await self.recovery.run(lambda name: name in self.pipeline.being_sent or name in self.worker.under_way)
 
     def _look_after_positions(self) -> None:
         """An entry executed, or an exit of one changed: are its stop and its take-profits there?"""
@@ -470,7 +470,7 @@ class Daemon:
         """One line for the supervisor."""
         seen = self.readiness()
         if seen.is_ready:
-            return f"{self._settings.mode.value}: trading, {self.worker.lanes} orders under way"
+            return f"{self._settings.mode.value}: trading, {self.worker.orders_under_way} orders under way"
         return f"{self._settings.mode.value}: not ready: {seen.detail['detail'] or 'reconciling with the exchange'}"
 
     def readiness(self) -> Readiness:

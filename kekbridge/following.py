@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
@@ -57,8 +59,7 @@ class Follower:
         self._settings = settings
         self._clock = clock
         self._protection_changed = protection_changed
-        self._reported: dict[str, asyncio.Event] = {}
-        self._told: dict[str, OrderReport] = {}  # of followed orders: the last word, which needs no asking
+        self._expected: dict[str, _Expected] = {}  # by client order id, of the orders being sent or followed
         self._inbox: asyncio.Queue[OrderReport] = asyncio.Queue(maxsize=10_000)
         self._trades_wanted = asyncio.Event()
         self._positions_moved = asyncio.Event()
@@ -68,26 +69,40 @@ class Follower:
 
     # ---------------------------------------------------------------------------------------------------- one order
 
+    @contextmanager
+    def expecting(self, order: Order) -> Iterator[None]:
+        """While inside, reports of this order are kept for `follow`: it is being sent, and the stream may be quicker than the answer."""
+        name = order.client_order_id
+        self._expected[name] = _Expected(may_rest=not order.intent.order_type.is_immediate)
+        try:
+            yield
+        finally:
+            told = self._expected.pop(name).report
+            if told is not None:
+                self._on_report(told)  # nobody followed it: it is taken like any other
+
     async def follow(self, order: Order) -> Order:
-        """Stay with an accepted order until it is final or rests, at most `outcome_timeout_s`; returns it as last known."""
+        """Stay with an order that the exchange took until it is final or rests, at most `outcome_timeout_s`; returns it as last known."""
+        name = order.client_order_id
+        if name not in self._expected:
+            with self.expecting(order):
+                return await self.follow(order)
         deadline = asyncio.get_running_loop().time() + self._settings.outcome_timeout_s
         pause = _FIRST_LOOK_S
-        reported = self._reported.setdefault(order.client_order_id, asyncio.Event())
-        try:
-            while True:
-                await _wait(reported, _LOOK_WITH_STREAM_S if self._exchange.health.stream_is_live else pause)
-                reported.clear()
-                # The stream may have told the end while the answer to the order was still being written down.
-                order = await self._database.read(order_rows.get, order.client_order_id)
-                if not order.is_settled:
-                    told = self._told.pop(order.client_order_id, None)
-                    order = await (self.look(order) if told is None else self.apply(order, told))
-                if order.is_settled or asyncio.get_running_loop().time() >= deadline:
-                    return order
-                pause = min(pause * 2, _SLOWEST_LOOK_S)
-        finally:
-            self._reported.pop(order.client_order_id, None)
-            self._told.pop(order.client_order_id, None)
+        expected = self._expected[name]
+        while True:
+            await _wait(expected.event, _LOOK_WITH_STREAM_S if self._exchange.health.stream_is_live else pause)
+            expected.event.clear()
+            told, expected.report = expected.report, None
+            if told is not None:
+                order = await self.apply(order, told)
+            else:
+                # Somebody else may have asked meanwhile.
+                order = self._database.read_now(order_rows.get, name)
+                order = order if order.is_settled else await self.look(order)
+            if order.is_settled or asyncio.get_running_loop().time() >= deadline:
+                return order
+            pause = min(pause * 2, _SLOWEST_LOOK_S)
 
     async def look(self, order: Order) -> Order:
         """Ask the exchange about one order and record what it says; the order unchanged when there is no answer."""
@@ -108,7 +123,7 @@ class Follower:
                 # The order's own figures suffice for the answer; the trades come with the next reconciliation.
                 log.warning("fills_not_readable", client_order_id=order.client_order_id, error=error.message)
         updated = await asyncio.shield(
-            self._database.write(
+            self._database.write_soon(
                 record_report, order.client_order_id, report, executions, self._exchange.snapshot, now=self._clock()
             )
         )
@@ -166,21 +181,19 @@ class Follower:
 
     async def _take(self, report: OrderReport) -> None:
         name = report.client_order_id
+        expected = self._expected.get(name or "")
+        if expected is not None:
+            expected.take(report)
+            return
         order = await self._database.read(order_rows.find, name) if name else None
         if order is None:
             if report.executed_quantity > 0:
                 self._trades_wanted.set()  # an exit of a bracket, or an order of somebody else
             return
-        waiting = self._reported.get(order.client_order_id)
-        if waiting is not None:
-            if _is_last_word(report):
-                self._told[order.client_order_id] = report
-            waiting.set()  # follow() records it, or asks for the whole truth at once
-            return
         if not order.status.is_final:
-            await (self.apply(order, report) if _is_last_word(report) else self.look(order))
-            if (waiting := self._reported.get(order.client_order_id)) is not None:
-                waiting.set()  # it began to be followed in this very moment
+            await (self.apply(order, report) if _is_whole(report) else self.look(order))
+            if (expected := self._expected.get(order.client_order_id)) is not None:
+                expected.event.set()  # it began to be followed in this very moment
         if report.is_algo:
             self._trades_wanted.set()
             self._protection_changed()
@@ -222,7 +235,7 @@ class Follower:
         """Ask for every order of ours that the exchange has or may have, and that nobody is following already."""
         for order in await self._database.read(order_rows.unfinished):
             is_there = order.order_id is not None or order.status is OrderStatus.UNKNOWN
-            if is_there and order.client_order_id not in self._reported:
+            if is_there and order.client_order_id not in self._expected:
                 await self.look(order)
 
     async def sync_trades(self) -> int:
@@ -297,9 +310,24 @@ def legs_of(report: OrderReport) -> tuple[Leg, ...]:
     return tuple(found)
 
 
-def _is_last_word(report: OrderReport) -> bool:
-    """True for a report that says all there is to say: a plain order filled to the end, with its price."""
-    return report.status is OrderStatus.FILLED and not report.is_algo and report.average_price is not None
+def _is_whole(report: OrderReport) -> bool:
+    """True for a report that says all there is to say now; an algo order's, and one that traded without a price, must be asked for."""
+    return not report.is_algo and (not report.executed_quantity or report.average_price is not None)
+
+
+@dataclass(slots=True)
+class _Expected:
+    """What the stream told of an order that somebody stays with: the newest report that needs no asking, and that there was one."""
+
+    may_rest: bool
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+    report: OrderReport | None = None
+
+    def take(self, report: OrderReport) -> None:
+        if report.status is OrderStatus.ACCEPTED and not report.executed_quantity and not self.may_rest:
+            return  # that an order at market is there says nothing of its end, which follows at once
+        self.report = report if _is_whole(report) else None
+        self.event.set()
 
 
 async def _wait(event: asyncio.Event, timeout: float) -> None:

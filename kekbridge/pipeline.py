@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from ulid import ULID
@@ -56,14 +56,37 @@ class Door(Protocol):
     def authenticate(self, delivery: Delivery, message: Message) -> Caller: ...
 
 
-class Lanes(Protocol):
+class Departures(Protocol):
     """The worker, as the request sees it."""
 
-    def may_claim(self, order: Order) -> bool:
-        """True when an order of this symbol may leave at once: a lane is free and trading has begun. Any thread."""
+    @property
+    def under_way(self) -> frozenset[str]:
+        """Names of the orders being sent. Any thread."""
+
+    def enter(self, order: Order) -> bool:
+        """Put an order under way, if it may leave at once. Any thread."""
+
+    def leave(self, order: Order) -> None:
+        """It does not leave after all. Any thread."""
 
     def take(self, admitted: Admission) -> None:
         """Orders or cancels were stored: send those already claimed, look at the queue for the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What the exchange answered, and the order as it stands once that is written down. `recorded` raises StoreUnavailable."""
+
+    submission: Submission
+    recorded: asyncio.Task[Order]
+
+
+@dataclass(frozen=True, slots=True)
+class _Leave:
+    """An order's permission to leave at once, given in the transaction that admits it."""
+
+    order: Order
+    turn: Ticket
 
 
 class Pipeline:
@@ -79,7 +102,7 @@ class Pipeline:
         settings: Settings,
         terms: Terms,
         clock: Callable[[], datetime],
-        lanes: Lanes,
+        departures: Departures,
         tell_price: Callable[[str, Decimal], bool],
     ) -> None:
         self._door = door
@@ -89,12 +112,12 @@ class Pipeline:
         self._settings = settings
         self._terms = terms
         self._clock = clock
-        self._lanes = lanes
+        self._departures = departures
         self._tell_price = tell_price  # True when the venue takes the price for its mark
         self.being_sent: set[str] = set()  # claimed here, no answer recorded yet
         self._reorder = Reorder()
-        self._turns: dict[str, Ticket] = {}  # places in the rate window of orders claimed with their admission
-        self._notes: set[asyncio.Task[None]] = set()  # answers being written down after they were given
+        self._leaves: dict[str, _Leave] = {}  # of orders claimed with their admission
+        self._notes: set[asyncio.Task[Any]] = set()  # what is being written down after the fact
 
     # ------------------------------------------------------------------------------------------------------ in the request
 
@@ -117,7 +140,7 @@ class Pipeline:
         admitted = await self._admit(draft, decide, caller.webhook)
         reach("W1")
         stages = {"stored": _milliseconds_since(started)}
-        self._lanes.take(admitted)
+        self._departures.take(admitted)
         self._reorder.moved(admitted.alert.webhook_id or "")
         answer = await self._answer(admitted, delivery)
         stages["answered"] = _milliseconds_since(started)
@@ -226,21 +249,26 @@ class Pipeline:
                 now=draft.received_at,
                 expires_at=fired_at + timedelta(seconds=max_age_s),
                 cooldown_s=webhook.settings.limits.cooldown_s or 0,
+                under_way=lambda: self._departures.under_way,
                 may_claim=self._may_leave_now,
                 request_text=request_text,
             )
         except Exception:
-            turn = self._turns.pop(client_order_id_of(draft.id, 0), None)
-            if turn is not None:
-                turn.give_back()  # the claim was undone with everything else
+            leave = self._leaves.pop(client_order_id_of(draft.id, 0), None)
+            if leave is not None:  # the claim was undone with everything else
+                leave.turn.give_back()
+                self._departures.leave(leave.order)
             raise
 
     def _may_leave_now(self, order: Order) -> bool:
         """Asked on the writer thread: with a free lane and a place in the rate window an order is claimed with its admission."""
-        turn = self._exchange.take_turn(order) if self._lanes.may_claim(order) else None
-        if turn is None:
+        if not self._departures.enter(order):
             return False
-        self._turns[order.client_order_id] = turn
+        turn = self._exchange.take_turn(order)
+        if turn is None:
+            self._departures.leave(order)
+            return False
+        self._leaves[order.client_order_id] = _Leave(order, turn)
         return True
 
     async def _answer(self, admitted: Admission, delivery: Delivery) -> Answer:
@@ -286,7 +314,7 @@ class Pipeline:
 
         async def note() -> None:
             try:
-                await self._database.write(
+                await self._database.write_soon(
                     alerts.set_answer,
                     admitted.alert.id,
                     status=answer.status,
@@ -297,14 +325,16 @@ class Pipeline:
             except StoreUnavailable as error:
                 log.warning("answer_not_noted", alert_id=admitted.alert.id, error=error.message)
 
-        task = asyncio.create_task(note())
+        self._keep(asyncio.create_task(note()))
+
+    def _keep(self, task: asyncio.Task[Any]) -> None:
         self._notes.add(task)
         task.add_done_callback(self._notes.discard)
 
     async def drain(self) -> None:
-        """Wait until every answer given is written down."""
+        """Wait until every answer, given or received, is written down."""
         while self._notes:
-            await asyncio.gather(*self._notes)
+            await asyncio.gather(*self._notes, return_exceptions=True)
 
     def _log_alert(self, admitted: Admission, answer: Answer, caller: Caller, stages: Mapping[str, float]) -> None:
         log.info(
@@ -321,12 +351,21 @@ class Pipeline:
     # ------------------------------------------------------------------------------------------------- behind the queue
 
     async def submit(self, order: Order) -> Submission | None:
-        """Wait for its turn, check a queued order once more, commit "submitting", send it once and record the answer.
+        """`send`, and wait until the answer is written down."""
+        sent = await self.send(order)
+        if sent is None:
+            return None
+        await asyncio.shield(sent.recorded)
+        return sent.submission
+
+    async def send(self, order: Order) -> Sent | None:
+        """Wait for its turn, check a queued order once more, commit "submitting", send it once and begin to record the answer.
 
         Returns None when it was not sent (expired, denied, or nothing left to close). Unknown is for recovery.py to resolve.
         """
         # The turn comes first: whoever is killed while waiting for it finds the order queued, not perhaps sent.
-        turn = self._turns.pop(order.client_order_id, None)
+        leave = self._leaves.pop(order.client_order_id, None)
+        turn = None if leave is None else leave.turn
         if turn is None and order.code not in NOT_TO_BE_SENT:
             turn = await self._exchange.wait_turn(order)
         try:
@@ -335,7 +374,7 @@ class Pipeline:
             if turn is not None:
                 turn.give_back()  # no effect once it was used
 
-    async def _send(self, order: Order, turn: Ticket | None) -> Submission | None:
+    async def _send(self, order: Order, turn: Ticket | None) -> Sent | None:
         claimed = await self._claim(order)
         if claimed is None:
             return None
@@ -344,7 +383,17 @@ class Pipeline:
             reach("W4")
             submission = await self._set_leverage(claimed, turn) or await self._place(claimed, turn)
             reach("W6")
-            recorded = await self._record(claimed, submission)
+        except BaseException:
+            self.being_sent.discard(order.client_order_id)
+            raise
+        # A task of its own: neither a shutdown nor whoever waits may stop an answer from being written down.
+        recorded = asyncio.create_task(self._write_down(claimed, submission))
+        self._keep(recorded)
+        return Sent(submission, recorded)
+
+    async def _write_down(self, order: Order, submission: Submission) -> Order:
+        try:
+            recorded = await self._record(order, submission)
             reach("W9")
         finally:
             self.being_sent.discard(order.client_order_id)
@@ -357,7 +406,7 @@ class Pipeline:
             status=recorded.status.value,
             code=recorded.code,
         )
-        return submission
+        return recorded
 
     async def _place(self, order: Order, turn: Ticket | None) -> Submission:
         """Send it in its turn. An entry that changed the leverage first waits for a new one, and trading may have been stopped since."""
@@ -431,12 +480,13 @@ class Pipeline:
         return Recheck(status=OrderStatus.SUBMITTING, intent=intent, verdicts=verdicts, request=body)
 
     async def _record(self, order: Order, submission: Submission) -> Order:
-        """Commit what the exchange said. Shielded: a shutdown must not forget an answer that was given."""
+        """Commit what the exchange said."""
         now = self._clock()
         name = order.client_order_id
         match submission:
             case Accepted(order_id=order_id):
-                write = self._database.write(orders.mark_accepted, name, order_id=order_id, now=now)
+                # Until it is flushed a crash leaves the order "submitting", and the next start asks for it by its name.
+                write = self._database.write_soon(orders.mark_accepted, name, order_id=order_id, now=now)
             case Refused(code=code, message=message) if code in sweeping.STOPPED:
                 write = self._database.write(orders.mark_denied, name, code=code, error=message, now=now)
             case Refused(code=code, message=message):
@@ -445,7 +495,7 @@ class Pipeline:
                 write = self._defer(order, code, message, retry_after_s, now)
             case Unknown(reason=reason, sent_at=sent_at):
                 write = self._database.write(orders.mark_unknown, name, reason=reason, now=now, sent_at=sent_at)
-        return await asyncio.shield(write)
+        return await write
 
     async def _defer(self, order: Order, code: str, message: str, retry_after_s: float | None, now: datetime) -> Order:
         """Back to the queue while attempts and age allow it; the schedule is columns, so a restart forgets nothing.

@@ -1,12 +1,13 @@
 """Takes queued orders to the exchange: first in, first out within a symbol, side by side across symbols, exits first.
 
-A lane is one symbol with an order under way; while it is busy the later orders of that symbol wait. The worker decides only when an
-order goes; whether it goes, and what became of it, is told by pipeline.submit(), following.py and recovery.py.
+The worker decides only when an order goes (what may go beside what: lanes.py); whether it goes, and what became of it, is told by
+pipeline.py, following.py and recovery.py.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Coroutine
 from datetime import datetime
 from typing import Any
@@ -16,14 +17,15 @@ import structlog
 from kekbridge.canceling import Canceller
 from kekbridge.config import Queue
 from kekbridge.errors import KekbridgeError
-from kekbridge.exchange.protocol import Accepted, Unknown
+from kekbridge.exchange.protocol import Accepted, Refused, Submission, Unknown
 from kekbridge.following import Follower
+from kekbridge.lanes import Lanes
 from kekbridge.model import Order, OrderStatus
 from kekbridge.outcomes import Outcomes
 from kekbridge.pipeline import Pipeline
 from kekbridge.recovery import Breaker, Recovery
+from kekbridge.store import order_queue, sweeping
 from kekbridge.store import orders as order_rows
-from kekbridge.store import sweeping
 from kekbridge.store.admission import Admission
 from kekbridge.store.database import Database
 
@@ -36,7 +38,7 @@ _SWEEP_S = 0.5
 
 
 class Worker:
-    """One per daemon; run() is its whole life. It is the pipeline's `Lanes`."""
+    """One per daemon; run() is its whole life. It is the pipeline's `Departures`."""
 
     def __init__(
         self,
@@ -54,41 +56,53 @@ class Worker:
         self._recovery = recovery
         self._canceller = canceller
         self._outcomes = outcomes
-        self._settings = settings
         self._clock = clock
+        self._lanes = Lanes(settings.concurrency)
         self._awake = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._busy: dict[str, asyncio.Task[None]] = {}
-        self._claimed: list[Order] = []  # claimed by their admission, not yet in a lane
-        self._is_trading = False
+        self._start: Callable[[Order], None] | None = None  # while trading: puts an order on its way
+        self._claimed: list[Order] = []  # claimed by their admission when nobody could start them
+        self._has_waiting = True  # orders that stood in the queue at the last look, or came since
         self._moved_at = float("inf")  # it has not begun
         self.breaker = Breaker()
 
-    # --------------------------------------------------------------------------------------------- for the pipeline (Lanes)
+    # ---------------------------------------------------------------------------------------- for the pipeline (Departures)
 
-    def may_claim(self, order: Order) -> bool:
-        """True when an order of this symbol may leave at once. Called on the writer thread: only reads."""
-        if not self._is_trading or self._stopping.is_set() or (order.is_entry and self.breaker.is_open):
+    def enter(self, order: Order) -> bool:
+        """Put an order under way if it may leave at once. Called on the writer thread."""
+        if self._start is None or self._stopping.is_set() or (order.is_entry and self.breaker.is_open):
             return False
-        return len(self._busy) < self._settings.concurrency and order.intent.symbol not in self._busy
+        return self._lanes.enter(order)
+
+    def leave(self, order: Order) -> None:
+        """It does not leave after all. Any thread."""
+        self._lanes.leave(order)
+
+    @property
+    def under_way(self) -> frozenset[str]:
+        """Names of the orders that have a place. Any thread."""
+        return self._lanes.names
 
     def take(self, admitted: Admission) -> None:
-        """Orders were stored: those claimed by their admission go first, the queue is looked at for the others."""
-        if admitted.kind == "admitted":
-            self._claimed += [order for order in admitted.orders if order.status is OrderStatus.SUBMITTING]
-            self._awake.set()
-            self._canceller.wake()
-
-    def has_claimed(self, name: str) -> bool:
-        """True for an order that waits here for its lane."""
-        return any(order.client_order_id == name for order in self._claimed)
+        """Orders were stored: those claimed by their admission go at once, the queue is looked at for the others."""
+        if admitted.kind != "admitted":
+            return
+        for order in admitted.orders:
+            if order.status is not OrderStatus.SUBMITTING:
+                self._has_waiting = True
+                self._awake.set()
+            elif self._start is None:
+                self._claimed.append(order)
+            else:
+                self._start(order)
+        self._canceller.wake()
 
     # ------------------------------------------------------------------------------------------------------------ life
 
     @property
-    def lanes(self) -> int:
+    def orders_under_way(self) -> int:
         """How many orders are under way."""
-        return len(self._busy)
+        return len(self._lanes)
 
     def idle_for_s(self) -> float:
         """Seconds since the worker last looked at the queue; it looks twice a second when nothing happens."""
@@ -112,20 +126,20 @@ class Worker:
 
     async def run(self, pipeline: Pipeline) -> None:
         """Until stopped: give every free lane the next order of its symbol."""
-        self._is_trading = True
-        async with asyncio.TaskGroup() as lanes:
-            sweeper = lanes.create_task(self._sweep())
+        async with asyncio.TaskGroup() as ways:
+            self._start = lambda order: _forget(ways.create_task(self._run_order(order, pipeline)))
+            sweeper = ways.create_task(self._sweep())
             while not self._stopping.is_set():
                 self._moved_at = asyncio.get_running_loop().time()
                 self._awake.clear()
                 try:
-                    await self._fill_lanes(lanes, pipeline)
+                    await self._fill_lanes()
                 except KekbridgeError as error:
                     log.error("queue_not_readable", code=error.code, error=error.message)
                     await self.sleep_unless_stopping(_PAUSE_AFTER_TROUBLE_S)
                 await self._sleep()
+            self._start = None
             sweeper.cancel()
-        self._is_trading = False
         await self._return_claimed()
 
     async def _sweep(self) -> None:
@@ -141,37 +155,25 @@ class Worker:
                 log.error("queue_not_swept", code=error.code, error=error.message)
             await asyncio.sleep(_SWEEP_S)
 
-    async def _fill_lanes(self, lanes: asyncio.TaskGroup, pipeline: Pipeline) -> None:
-        claimed, self._claimed = self._claimed, []
-        for order in claimed:
-            self._start_lane(order, lanes, pipeline)
-        free = self._settings.concurrency - len(self._busy)
-        if free <= 0:
-            return
-        waiting = await self._database.read(
-            order_rows.claimable,
-            now=self._clock(),
-            busy_symbols=frozenset(self._busy),
-            entries_allowed=not self.breaker.is_open,
-            limit=free,
-        )
-        for order in waiting:
-            if order.intent.symbol not in self._busy:  # a claimed one may have come while we were reading
-                self._start_lane(order, lanes, pipeline)
+    async def _fill_lanes(self) -> None:
+        """Start whatever may go. A lane may take several, one after the other: look again until nothing moves."""
+        has_moved = True
+        while has_moved and self._start is not None and not self._stopping.is_set():
+            heads, self._has_waiting = await self._database.read(
+                _look, now=self._clock(), under_way=self._lanes.names, entries_allowed=not self.breaker.is_open
+            )
+            has_moved = False
+            for order in heads:
+                if self._lanes.enter(order):
+                    self._start(order)
+                    has_moved = True
 
-    def _start_lane(self, order: Order, lanes: asyncio.TaskGroup, pipeline: Pipeline) -> None:
-        self._busy[order.intent.symbol] = lanes.create_task(self._run_lane(order, pipeline))
-
-    async def _run_lane(self, order: Order, pipeline: Pipeline) -> None:
-        """One order from the queue to its outcome. Whatever goes wrong here stays in this lane."""
+    async def _run_order(self, order: Order, pipeline: Pipeline) -> None:
+        """One order from its place in a lane to its outcome. Whatever goes wrong here stays in this lane."""
+        submission: Submission | None = None
         try:
-            submission = await pipeline.submit(order)
-            if submission is not None:
-                self.breaker.note(was_unknown=isinstance(submission, Unknown))
-            if isinstance(submission, Accepted):
-                await self._follow(order)
-            elif isinstance(submission, Unknown):
-                await self._resolve(order)
+            with self._follower.expecting(order):
+                submission = await self._send(order, pipeline)
         except KekbridgeError as error:
             log.error("order_stuck", client_order_id=order.client_order_id, code=error.code, error=error.message)
             await self.sleep_unless_stopping(_PAUSE_AFTER_TROUBLE_S)
@@ -179,18 +181,29 @@ class Worker:
             log.exception("order_failed", client_order_id=order.client_order_id)
             await self.sleep_unless_stopping(_PAUSE_AFTER_TROUBLE_S)
         finally:
-            del self._busy[order.intent.symbol]
-            self._awake.set()
+            self._lanes.leave(order)
+            # What is neither taken nor refused may stand in the queue again.
+            self._has_waiting |= not isinstance(submission, Accepted | Refused)
+            if self._has_waiting:
+                self._awake.set()
 
-    async def _follow(self, order: Order) -> None:
-        current = await self._database.read(order_rows.get, order.client_order_id)
-        if not current.is_settled:
-            await self._until_stopped(self._follower.follow(current))
-
-    async def _resolve(self, order: Order) -> None:
-        current = await self._database.read(order_rows.get, order.client_order_id)
-        await self._until_stopped(self._recovery.resolve(current))
-        self.breaker.close()
+    async def _send(self, order: Order, pipeline: Pipeline) -> Submission | None:
+        sent = await pipeline.send(order)
+        if sent is None:
+            return None
+        self.breaker.note(was_unknown=isinstance(sent.submission, Unknown))
+        if isinstance(sent.submission, Accepted):
+            # Its end may be known before the answer is written down: both share a flush then.
+            try:
+                await self._until_stopped(self._follower.follow(order))
+            finally:
+                await sent.recorded
+        else:
+            recorded = await sent.recorded
+            if isinstance(sent.submission, Unknown):
+                await self._until_stopped(self._recovery.resolve(recorded))
+                self.breaker.close()
+        return sent.submission
 
     async def _until_stopped(self, story: Coroutine[Any, Any, Order]) -> None:
         """Follow a story, but leave it when the daemon stops: the store knows where it stands, the next start goes on."""
@@ -213,8 +226,21 @@ class Worker:
             )
 
     async def _sleep(self) -> None:
+        """Until something may be startable: an order came, one ended while others waited, or half a second has passed."""
         try:
             async with asyncio.timeout(_IDLE_LOOK_S):
                 await self._awake.wait()
         except TimeoutError:
             pass  # look again: deferred orders may have come due
+
+
+def _look(
+    connection: sqlite3.Connection, *, now: datetime, under_way: frozenset[str], entries_allowed: bool
+) -> tuple[tuple[Order, ...], bool]:
+    """The heads of the queue, and whether it holds anything at all."""
+    heads = order_queue.claimable(connection, now=now, under_way=under_way, entries_allowed=entries_allowed)
+    return heads, bool(heads) or order_queue.count_waiting(connection) > 0
+
+
+def _forget(task: asyncio.Task[None]) -> None:
+    """The group keeps and awaits it."""

@@ -164,6 +164,16 @@ class AccountView:
         self._heard_at = self._clock()
         return is_news
 
+    def is_opened_by(self, fill: Fill, margin_mode: MarginMode) -> bool:
+        """True when an execution not yet applied opens the position or adds to it, and nothing newer has told the position already."""
+        held = self._held.get((fill.symbol, margin_mode))
+        if fill.trade_id in self._fills:
+            return False
+        if held is None:
+            return True
+        is_told = self._is_told(held, parse.milliseconds(fill.executed_at))
+        return not is_told and held.position.quantity * fill.side.sign >= 0
+
     def apply_fill(self, fill: Fill, margin_mode: MarginMode = MarginMode.CROSS) -> bool:
         """An own execution, before the exchange's next word on the position; returns whether it changed the picture.
 
@@ -177,8 +187,8 @@ class AccountView:
         at = parse.milliseconds(fill.executed_at)
         key = (fill.symbol, margin_mode)
         held = self._held.setdefault(key, _Held(Position(fill.symbol, ZERO, ZERO, margin_mode)))
-        if held.changed_ms >= at or at + READ_LAG_MS < self._totals_ms:
-            return False  # the exchange has already told the position with it
+        if self._is_told(held, at):
+            return False
         before = held.position
         held.position = filled(before, fill)
         held.filled_ms = max(held.filled_ms, at)
@@ -188,6 +198,10 @@ class AccountView:
         return True
 
     # ------------------------------------------------------------------------------------------------------- private
+
+    def _is_told(self, held: _Held, at_ms: int) -> bool:
+        """True when the exchange has already told the position with an execution of that moment in it."""
+        return held.changed_ms >= at_ms or at_ms + READ_LAG_MS < self._totals_ms
 
     def _take(self, key: Key, row: PositionRow, *, is_settled: bool) -> bool:
         held = self._held.setdefault(key, _Held(Position(key[0], ZERO, ZERO, key[1])))

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 
 import structlog
@@ -16,7 +18,7 @@ from kekbridge.exchange import parse
 from kekbridge.exchange.account import AccountView
 from kekbridge.exchange.market import SystemInfo, marks_of, system_info_of
 from kekbridge.exchange.protocol import OrderReport
-from kekbridge.model import Fill, MarginMode
+from kekbridge.model import ZERO, Fill, MarginMode
 
 log = structlog.get_logger("kekbridge.exchange.feed")
 
@@ -48,6 +50,12 @@ class Feed:
         self._on_system = on_system
         self._newest: OrderedDict[str, tuple[tuple[int, int], OrderReport]] = OrderedDict()
         self._filled: OrderedDict[str, None] = OrderedDict()
+        self._opening: OrderedDict[str, Fill] = OrderedDict()
+
+    def opening_fill(self, order_id: str, quantity: Decimal) -> Fill | None:
+        """The one execution of an order that opened or added to a position, when the stream told all there is to say of it; given once."""
+        fill = self._opening.pop(order_id, None)
+        return fill if fill is not None and fill.quantity == quantity else None
 
     def take(self, topic: str, data: Any) -> None:
         """One message. What cannot be read is logged and skipped: the next poll tells the same facts."""
@@ -74,7 +82,11 @@ class Feed:
         if fill is not None and fill.trade_id not in self._filled:
             _remember(self._filled, fill.trade_id, None)
             isolated = str(row.get("margin_mode")).upper() == MarginMode.ISOLATED
-            if self._account.apply_fill(fill, MarginMode.ISOLATED if isolated else MarginMode.CROSS):
+            mode = MarginMode.ISOLATED if isolated else MarginMode.CROSS
+            if fill.quantity == report.executed_quantity and self._account.is_opened_by(fill, mode):
+                # A report does not say what a fill realized; one that opens or adds realizes nothing.
+                _remember(self._opening, fill.order_id, replace(fill, realized_pnl=ZERO))
+            if self._account.apply_fill(fill, mode):
                 self._on_account()
             self._on_fill(fill)
         self._pass_on(report, parse.integer_or_none(row.get("seq")) or 0)

@@ -84,7 +84,7 @@ class OrderlyExchange:
         self._fresh.on_report = self._tell_report
         self._fresh.on_account = self._tell_account
         self._fresh.on_gap = self._tell_gap
-        feed = Feed(
+        self._feed = feed = Feed(
             self._account,
             clock=clock,
             on_report=self._tell_report,
@@ -281,6 +281,9 @@ class OrderlyExchange:
 
     async def fills(self, report: OrderReport) -> tuple[Fill, ...]:
         """All executions of an order, oldest first; those of a bracket's entry, not of its exits."""
+        told = None if report.is_algo else self._feed.opening_fill(report.order_id, report.executed_quantity)
+        if told is not None:
+            return (parse.named(report, told),)
         if report.is_algo:
             executions = await self.rest.algo_trades(report.order_id)
             if report.algo_type == "BRACKET":

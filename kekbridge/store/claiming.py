@@ -7,7 +7,7 @@ them and the rows into the same transaction.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -41,14 +41,15 @@ def admit_and_claim(
     now: datetime,
     expires_at: datetime,
     cooldown_s: int,
+    under_way: Callable[[], Collection[str]],
     may_claim: Callable[[Order], bool],
     request_text: Callable[[Order], str | None],
 ) -> Admission:
     """Admit an alert and, when nothing waits before its first order, claim that order in the same flush.
 
     "submitting" is then on disk before the request leaves, and the alert costs one flush on its way to the exchange instead of two.
-    `may_claim` says whether the order may leave at once, and then keeps its place; `request_text` gives the body that will be sent,
-    for the record.
+    `under_way` names the orders that are being sent now. `may_claim` says whether one more may leave at once, and then keeps its place;
+    `request_text` gives the body that will be sent, for the record.
     """
     admission = admit(
         connection,
@@ -64,7 +65,7 @@ def admit_and_claim(
     if admission.kind != "admitted" or not admission.orders:
         return admission
     first, *later = admission.orders
-    if now >= first.expires_at or not orders.is_head(connection, first) or not may_claim(first):
+    if now >= first.expires_at or not orders.is_head(connection, first, under_way=under_way()) or not may_claim(first):
         return admission
     claimed = orders.claim(connection, first.client_order_id, now=now, request=request_text(first))
     return replace(admission, orders=(claimed, *later))

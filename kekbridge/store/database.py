@@ -31,6 +31,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _READERS: Final = 2
+# Long enough for the answer, the fill and the note of a quick exchange to share one flush, too short for anybody to notice.
+SOON_S: Final = 0.02
 
 
 class Database:
@@ -65,10 +67,22 @@ class Database:
         What the function raises undoes what it did and is raised here. StoreUnavailable means that nothing was stored. Cancelling
         the caller does not take the write back: an outcome after a time-out is unknown, not "no".
         """
+        return await self._submit(lambda connection: function(connection, *args, **kwargs), within_s=0.0)
+
+    async def write_soon(
+        self, function: Callable[Concatenate[sqlite3.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """`write` for what nobody is promised yet: it shares the flush of the next write, or has its own after a few milliseconds.
+
+        For facts that the exchange could be asked for again, and for our diary. The order of writes is kept between both kinds.
+        """
+        return await self._submit(lambda connection: function(connection, *args, **kwargs), within_s=SOON_S)
+
+    def _submit(self, run: Callable[[sqlite3.Connection], T], *, within_s: float) -> asyncio.Future[T]:
         self._refuse_when_closed()
         if self._writer is None:
             self._writer = Writer(self.path)
-        return await self._writer.submit(lambda connection: function(connection, *args, **kwargs))
+        return self._writer.submit(run, within_s=within_s)
 
     async def read(
         self, function: Callable[Concatenate[sqlite3.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs

@@ -140,7 +140,7 @@ def _record_one(connection: sqlite3.Connection, fill: Fill, client_order_id: str
             connection, "fill", now=fill.executed_at, alert_id=alert_id, client_order_id=ours, data=data | figures
         )
         return True
-    if known["client_order_id"] is None or (known["realized_pnl"] is None and fill.realized_pnl is not None):
+    if known["client_order_id"] is None or optional_decimal(known["realized_pnl"]) != fill.realized_pnl:
         _complete(connection, fill, client_order_id, known)
     return False
 
@@ -152,7 +152,7 @@ def _complete(connection: sqlite3.Connection, fill: Fill, client_order_id: str |
         ours, owner = _owner(connection, fill, client_order_id)
         webhook_id = owner if ours is not None else webhook_id
     before = optional_decimal(known["realized_pnl"])
-    realized = fill.realized_pnl if before is None else before
+    realized = before if fill.realized_pnl is None else fill.realized_pnl
     if (ours, webhook_id, realized) == (known["client_order_id"], known["webhook_id"], before):
         return
     connection.execute(

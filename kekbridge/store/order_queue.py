@@ -6,6 +6,7 @@ orders ever made in the order of admission than sort the few open ones.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Collection
 from dataclasses import replace
@@ -22,19 +23,22 @@ ALERT_EXPIRED: Final = "alert_expired"
 # Codes of orders that `claimable` hands out to be finished, not to be sent.
 NOT_TO_BE_SENT: Final = frozenset({EARLIER_LEG_FAILED, ALERT_EXPIRED})
 
-# An order that is queued, being sent or unknown holds back the later ones of its symbol; one that rests at the exchange does not.
-_IN_THE_WAY: Final = "finished_at IS NULL AND status IN ('queued', 'submitting', 'unknown')"
+# An order that is queued, being sent or unknown holds back the later ones of its symbol; one that rests at the exchange does not. What
+# may go beside those on their way (`under_way`, a JSON array of names) is known to whoever sends them.
+_IN_THE_WAY: Final = (
+    "finished_at IS NULL AND (status = 'unknown'"
+    " OR status IN ('queued', 'submitting') AND client_order_id NOT IN (SELECT value FROM json_each(?)))"
+)
 
 
 def claimable(
     connection: sqlite3.Connection,
     *,
     now: datetime,
-    busy_symbols: Collection[str] = (),
+    under_way: Collection[str] = (),
     entries_allowed: bool = True,
-    limit: int,
 ) -> tuple[Order, ...]:
-    """At most `limit` orders to be sent now, one per symbol, exits first.
+    """The orders to be sent next, one per symbol, exits first. `under_way`: orders being sent that the caller looks after himself.
 
     An order that may not be sent any more comes back with a code, for the caller to finish it: `alert_expired` (mark_expired) or
     `earlier_leg_failed` (mark_denied). With `entries_allowed` False queued entries are neither given nor in the way of exits.
@@ -44,30 +48,26 @@ def claimable(
         f"SELECT {COLUMNS}, e.status AS leg_status, e.code AS leg_code, e.finished_at AS leg_finished_at FROM orders o"
         " LEFT JOIN orders e ON e.alert_id = o.alert_id AND e.leg = o.after_leg"
         f" WHERE o.sequence IN (SELECT min(sequence) FROM orders WHERE {_IN_THE_WAY}{passes} GROUP BY symbol)"
-        " AND o.status = 'queued' ORDER BY o.purpose = 'entry', o.sequence"
+        " AND o.status = 'queued' ORDER BY o.purpose = 'entry', o.sequence",
+        (_names(under_way),),
     )
-    found: list[Order] = []
-    for row in rows:
-        order = order_from(row)
-        if order.intent.symbol in busy_symbols:
-            continue
-        ready = _when_ready(order, row, now)
-        if ready is not None:
-            found.append(ready)
-            if len(found) >= limit:
-                break
-    return tuple(found)
+    ready = (_when_ready(order_from(row), row, now) for row in rows)
+    return tuple(order for order in ready if order is not None)
 
 
-def is_head(connection: sqlite3.Connection, order: Order) -> bool:
+def is_head(connection: sqlite3.Connection, order: Order, *, under_way: Collection[str] = ()) -> bool:
     """True when a queued order waits for nothing: no earlier order of its symbol is in the way, and no earlier leg either."""
     if order.status is not OrderStatus.QUEUED or order.intent.after_leg is not None:
         return False
     earlier = connection.execute(
         f"SELECT 1 FROM orders WHERE {_IN_THE_WAY} AND symbol = ? AND sequence < ? LIMIT 1",
-        (order.intent.symbol, order.sequence),
+        (_names(under_way), order.intent.symbol, order.sequence),
     ).fetchone()
     return earlier is None
+
+
+def _names(under_way: Collection[str]) -> str:
+    return json.dumps(sorted(under_way))
 
 
 def overdue(connection: sqlite3.Connection, *, now: datetime, limit: int = 100) -> tuple[Order, ...]:

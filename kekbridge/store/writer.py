@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -38,9 +38,9 @@ class _Job:
     run: Callable[[sqlite3.Connection], Any]
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+    due: float  # by time.monotonic(): until then it may wait for others to share its flush
     result: Any = None
     error: BaseException | None = None
-    queued_at: float = field(default_factory=time.monotonic)
 
 
 class Writer:
@@ -57,8 +57,11 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="kekbridge-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, run: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
-        """Queue a job; the future is done after the commit. Cancelling it does not stop the job. Raises StoreUnavailable."""
+    def submit(self, run: Callable[[sqlite3.Connection], T], *, within_s: float = 0.0) -> asyncio.Future[T]:
+        """Queue a job; the future is done after the commit. Cancelling it does not stop the job. Raises StoreUnavailable.
+
+        A job may wait `within_s` seconds for others: the flush of the first that may not wait is theirs, too. Order is kept.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         with self._closing:
@@ -66,7 +69,7 @@ class Writer:
                 raise StoreUnavailable("store_unavailable", "the store is closed: kekbridge is stopping")
             if self._queue.qsize() >= QUEUE_BOUND:
                 raise StoreUnavailable("store_unavailable", f"{QUEUE_BOUND} writes are waiting for the disk already")
-            self._queue.put(_Job(run, loop, future))
+            self._queue.put(_Job(run, loop, future, time.monotonic() + within_s))
         return future
 
     def close(self) -> None:
@@ -96,8 +99,12 @@ class Writer:
             self._drop_connection()
 
     def _take(self) -> tuple[list[_Job], bool]:
-        """Everything that waits, in order, at least one job; nothing after a quiet moment that is good for a checkpoint."""
+        """Everything that waits, in order, at least one job; nothing after a quiet moment that is good for a checkpoint.
+
+        While every job so far may wait, it waits for more of them.
+        """
         batch: list[_Job] = []
+        due = float("inf")
         try:
             timeout = _IDLE_S if self._jobs_since_checkpoint >= _CHECKPOINT_IDLE_JOBS else None
             job = self._queue.get(timeout=timeout)
@@ -105,7 +112,9 @@ class Writer:
                 batch.append(job)
                 if len(batch) >= BATCH_BOUND:
                     return batch, False
-                job = self._queue.get_nowait()
+                due = min(due, job.due)
+                left = due - time.monotonic()
+                job = self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait()
         except queue.Empty:
             return batch, False
         return batch, True
@@ -117,7 +126,7 @@ class Writer:
             if self._connection is None:
                 self._connection = connect(self._path)
             connection = self._connection
-            self._begin(connection, batch[0])
+            self._begin(connection, min(job.due for job in batch))
             for job in batch:
                 _run_job(connection, job)
             connection.execute("COMMIT")
@@ -128,12 +137,12 @@ class Writer:
                 # Each its own exception: raised in several tasks, one object would collect all their tracebacks.
                 job.result, job.error = None, unavailable(reason, self._path)
 
-    def _begin(self, connection: sqlite3.Connection, oldest: _Job) -> None:
-        """Take the write lock, and wait for it no longer than the oldest job may: what waited behind a locked batch has waited already.
+    def _begin(self, connection: sqlite3.Connection, due: float) -> None:
+        """Take the write lock, and wait for it no longer than the first due job may: what waited behind a locked batch has waited already.
 
         Otherwise the second batch would be refused after twice the time, when its sender has long gone away without a 503.
         """
-        waited = time.monotonic() - oldest.queued_at
+        waited = time.monotonic() - due
         if waited < _SHORTEST_WAIT_S:
             connection.execute("BEGIN IMMEDIATE")
             return

@@ -1,0 +1,84 @@
+"""Which orders are under way, by symbol, and whether one more may join them. Memory only, any thread.
+
+A lane is a symbol with orders under way. Within it the order of admission is the order of sending; an order that could come out otherwise
+depending on those before it waits until they are settled. No I/O, no store: what stands in the queue is said by store/order_queue.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+from kekbridge.model import Order, OrderType
+
+
+class Lanes:
+    """The orders under way of one daemon, at most `concurrency` symbols at a time."""
+
+    def __init__(self, concurrency: int) -> None:
+        self._concurrency = concurrency
+        self._under_way: dict[str, dict[str, Order]] = {}
+        self._lock = threading.Lock()  # places are also taken on the writer thread, in the transaction that claims
+
+    def __len__(self) -> int:
+        """How many orders are under way."""
+        return sum(len(lane) for lane in list(self._under_way.values()))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Their client order ids."""
+        with self._lock:
+            return frozenset(name for lane in self._under_way.values() for name in lane)
+
+    def is_blocked(self, order: Order) -> bool:
+        """True when it would have to wait now; a quick look that promises nothing."""
+        with self._lock:
+            return not self._has_room(order)
+
+    def enter(self, order: Order) -> bool:
+        """Put it under way, if it may go now. From True on it holds its place until `leave`."""
+        with self._lock:
+            if not self._has_room(order):
+                return False
+            self._under_way.setdefault(order.intent.symbol, {})[order.client_order_id] = order
+            return True
+
+    def leave(self, order: Order) -> None:
+        """Its way is over, or it never began; the second call has no effect."""
+        with self._lock:
+            lane = self._under_way.get(order.intent.symbol, {})
+            lane.pop(order.client_order_id, None)
+            if not lane:
+                self._under_way.pop(order.intent.symbol, None)
+
+    def _has_room(self, order: Order) -> bool:
+        lane = self._under_way.get(order.intent.symbol)
+        if lane is None:
+            return len(self._under_way) < self._concurrency
+        return order.client_order_id not in lane and may_join(order, lane.values())
+
+
+def may_join(order: Order, others: Iterable[Order]) -> bool:
+    """True when an order may be sent although the others, sent before it, have no known end yet.
+
+    So may plain entries at market of one side: their sizes are fixed, their room in the limits is reserved, and whichever trades first, the
+    position is the same. Whatever is sized by the position, brackets (a symbol has one positional stop), limits, and
+    orders that may have to change the symbol's leverage wait.
+    """
+    return _stands_alone(order) and all(
+        _stands_alone(other) and other.intent.side is order.intent.side for other in others
+    )
+
+
+def _stands_alone(order: Order) -> bool:
+    intent = order.intent
+    return (
+        order.is_entry
+        and intent.order_type is OrderType.MARKET
+        and not intent.is_algo
+        and not intent.reduce_only
+        and intent.leverage is None
+        and intent.close_fraction is None
+        and intent.target_quantity is None
+        and intent.after_leg is None
+    )
