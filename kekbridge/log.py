@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TextIO
 
 import structlog
@@ -67,6 +67,10 @@ _SECRET_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
 )
 
+# What each of the shapes begins with or consists of, and the shortest that any of them takes.
+_SECRET_HINT = re.compile(r"wh_|whs|ed25519:|sha256=|v1[:,]|[1-9A-HJ-NP-Za-km-z]{43}")
+_SHORTEST_SECRET = 12
+
 # C0, DEL, C1, line and paragraph separators, bidirectional overrides, zero-width joiners of the same family, lone surrogates.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _UNPRINTABLE_IN_TRACEBACK = re.compile(_UNPRINTABLE.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
@@ -76,11 +80,15 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 
 def printable(text: str) -> str:
     r"""Text from outside, safe for a terminal or a log: control and direction characters become visible escapes such as \x1b."""
+    if text.isascii() and text.isprintable():
+        return text
     return _UNPRINTABLE.sub(_escape, text)
 
 
 def redact(text: str) -> str:
     """The text with everything that looks like a credential or an ed25519 key shortened to its kind."""
+    if len(text) < _SHORTEST_SECRET or not _SECRET_HINT.search(text):
+        return text  # nearly every text of nearly every line
     for shape, replacement in _SECRET_SHAPES:
         text = shape.sub(replacement, text)
     return text
@@ -169,7 +177,7 @@ def _stamp(logger: _Lines, _name: str, event: MutableMapping[str, Any]) -> Mutab
 
 def _clean(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     traceback = event.pop("exception", None)
-    cleaned = {_clean_name(key): _clean_value(str(key), value, 0) for key, value in event.items()}
+    cleaned = {_clean_name(str(key)): _clean_value(str(key), value, 0) for key, value in event.items()}
     if traceback:
         text = redact(str(traceback)[-_LONGEST_TRACEBACK:])
         cleaned["exception"] = _UNPRINTABLE_IN_TRACEBACK.sub(_escape, text)
@@ -188,7 +196,7 @@ def _clean_value(name: str, value: object, depth: int) -> object:
     if depth >= _DEEPEST:
         return "…"
     if isinstance(value, Mapping):
-        return {_clean_name(key): _clean_value(str(key), inner, depth + 1) for key, inner in value.items()}
+        return {_clean_name(str(key)): _clean_value(str(key), inner, depth + 1) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean_value(name, inner, depth + 1) for inner in value]
     text = value if isinstance(value, str) else str(value)
@@ -197,10 +205,13 @@ def _clean_value(name: str, value: object, depth: int) -> object:
     return printable(redact(text))
 
 
-def _clean_name(key: object) -> str:
-    return printable(redact(str(key)))
+# Names are those of our own calls, again and again; what a message of somebody brings along is forgotten soon.
+@lru_cache(maxsize=512)
+def _clean_name(name: str) -> str:
+    return printable(redact(name))
 
 
+@lru_cache(maxsize=512)
 def _is_secret_name(name: str) -> bool:
     return name.lower().replace("_", "").replace("-", "") in _SECRET_NAMES
 

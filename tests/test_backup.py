@@ -124,7 +124,7 @@ def test_whatever_waited_is_in_doubt_after_a_restore(tmp_path: Path) -> None:
     backup.restore(file, data_dir, now=NOW)
     database = Database.open(data_dir)
     with database.snapshot() as connection:
-        assert orders.claimable(connection, now=NOW, limit=10) == ()
+        assert orders.claimable(connection, now=NOW) == ()
         (order,) = orders.interrupted(connection)
         assert order.status.value == "unknown"
         assert events.verify(connection) is None

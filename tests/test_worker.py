@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from datetime import timedelta
 from decimal import Decimal
 
 from kekbridge.model import OrderStatus
 from tests.house import BTC, ETH, House
+from tests.waiting import until
 
 D = Decimal
 
@@ -24,13 +26,30 @@ async def test_one_stuck_symbol_does_not_stop_the_others(house: House) -> None:
 
 
 async def test_orders_of_one_symbol_go_one_after_the_other(house: House) -> None:
-    """Ten alerts of one symbol at once reach the exchange in the order of their admission."""
-    answers = await asyncio.gather(*(house.send(quantity="0.001") for _ in range(10)))
+    """Ten alerts of one symbol at once reach the exchange in the order of their admission, where the order may matter."""
+    sides = itertools.cycle(("buy", "sell"))
+    answers = await asyncio.gather(*(house.send(action=next(sides), quantity="0.001") for _ in range(10)))
     for _, answer in answers:
         await house.until_stored(answer, "filled")
     stored = sorted(await house.orders(), key=lambda order: order.sequence)
     accepted = [row["client_order_id"] for row in await house.journal("order_accepted")]
     assert accepted == [order.client_order_id for order in stored]
+
+
+async def test_entries_at_market_of_one_side_do_not_wait_for_each_other(house: House) -> None:
+    """A slow answer to the first of them holds back a close, not another entry; all of it ends where it would have in turn."""
+    await house.fault("delay", path="/v1/order", method="POST", delay_ms=900, count=1)
+    slow = asyncio.create_task(house.send(quantity="0.01"))
+    await until(lambda: house.daemon.worker.orders_under_way == 1)
+    _, beside = await house.send(quantity="0.02")
+    await house.until_stored(beside, "filled")
+    _, leaving = await house.send(action="close", quantity=None)
+    await house.until_stored(leaving, "filled")
+    _, first = await slow
+    await house.until_stored(first, "filled")
+    assert await house.positions() == {}
+    accepted = [row["client_order_id"] for row in await house.journal("order_accepted")]
+    assert accepted == [beside["clientOrderId"], first["clientOrderId"], leaving["clientOrderId"]]
 
 
 async def test_an_order_behind_a_busy_lane_expires_in_time(house: House) -> None:
@@ -62,7 +81,7 @@ async def test_a_deferred_order_is_sent_when_its_time_comes(house: House) -> Non
 async def test_the_worker_shows_that_it_moves(house: House) -> None:
     """The watchdog looks at this: an idle worker still looks at its queue twice a second."""
     assert house.daemon.worker.idle_for_s() < 5
-    assert house.daemon.worker.lanes == 0
+    assert house.daemon.worker.orders_under_way == 0
 
 
 async def test_a_close_that_overtakes_an_entry_ends_it(house: House) -> None:

@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime
 from decimal import Context, Decimal, Inexact
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from kekbridge.model import OrderIntent, Verdict, WebhookSettings
@@ -91,10 +91,13 @@ def verdicts_from_json(text: str) -> tuple[Verdict, ...]:
     )
 
 
+# An order is read again at each of its steps, a webhook with every alert: both values are immutable, and the text is their key.
+@lru_cache(maxsize=1024)
 def intent_from_json(text: str) -> OrderIntent:
     return _intents().validate_json(text)
 
 
+@lru_cache(maxsize=64)
 def settings_from_json(text: str) -> WebhookSettings:
     return _settings().validate_json(text)
 

@@ -34,6 +34,7 @@ def take(
         now=NOW,
         expires_at=expires_at,
         cooldown_s=0,
+        under_way=frozenset,
         may_claim=lambda order: is_lane_free,
         request_text=lambda order: f"body of {order.client_order_id}",
     )

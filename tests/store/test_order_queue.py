@@ -36,13 +36,13 @@ def finish(connection: sqlite3.Connection, order: Order, status: OrderStatus) ->
 def test_first_in_first_out_within_a_symbol(connection: sqlite3.Connection) -> None:
     """Only the oldest open order of a symbol is given, until it is out of the way."""
     first, second = put(connection, intent())[0], put(connection, intent())[0]
-    assert names(orders.claimable(connection, now=NOW, limit=9)) == names((first,))
+    assert names(orders.claimable(connection, now=NOW)) == names((first,))
     orders.claim(connection, first.client_order_id, now=NOW)
-    assert orders.claimable(connection, now=NOW, limit=9) == ()
+    assert orders.claimable(connection, now=NOW) == ()
     orders.mark_unknown(connection, first.client_order_id, reason="x", now=NOW)
-    assert orders.claimable(connection, now=NOW, limit=9) == ()
+    assert orders.claimable(connection, now=NOW) == ()
     orders.mark_accepted(connection, first.client_order_id, order_id="1", now=NOW)
-    assert names(orders.claimable(connection, now=NOW, limit=9)) == names((second,))
+    assert names(orders.claimable(connection, now=NOW)) == names((second,))
 
 
 def test_symbols_do_not_wait_for_each_other_and_exits_go_first(connection: sqlite3.Connection) -> None:
@@ -50,18 +50,29 @@ def test_symbols_do_not_wait_for_each_other_and_exits_go_first(connection: sqlit
     entry = put(connection, intent())[0]
     other = put(connection, intent(symbol=ETH))[0]
     leaving = put(connection, exit_intent(symbol=SOL))[0]
-    assert names(orders.claimable(connection, now=NOW, limit=9)) == names((leaving, entry, other))
-    assert names(orders.claimable(connection, now=NOW, limit=2)) == names((leaving, entry))
-    busy = orders.claimable(connection, now=NOW, limit=9, busy_symbols={SOL, ETH})
-    assert names(busy) == names((entry,))
+    assert names(orders.claimable(connection, now=NOW)) == names((leaving, entry, other))
+
+
+def test_behind_one_under_way_the_next_of_its_symbol_is_seen(connection: sqlite3.Connection) -> None:
+    """Whoever sends orders decides what may go beside them, so he sees the next one; an unknown order hides it whoever it belongs to."""
+    first, second = put(connection, intent())[0], put(connection, intent())[0]
+    own = {first.client_order_id}
+    assert names(orders.claimable(connection, now=NOW, under_way=own)) == names((second,))
+    assert orders.is_head(connection, second, under_way=own)
+    orders.claim(connection, first.client_order_id, now=NOW)
+    assert names(orders.claimable(connection, now=NOW, under_way=own)) == names((second,))
+    assert not orders.is_head(connection, second)
+    orders.mark_unknown(connection, first.client_order_id, reason="x", now=NOW)
+    assert orders.claimable(connection, now=NOW, under_way=own) == ()
+    assert not orders.is_head(connection, second, under_way=own)
 
 
 def test_an_exit_waits_for_an_older_entry_of_its_symbol(connection: sqlite3.Connection) -> None:
     """Overtaking within a symbol would close nothing and then open: the order of the alerts is the order of the orders."""
     entry, leaving = put(connection, intent())[0], put(connection, exit_intent())[0]
-    assert names(orders.claimable(connection, now=NOW, limit=9)) == names((entry,))
+    assert names(orders.claimable(connection, now=NOW)) == names((entry,))
     # While no entry may be sent at all, exits must not wait behind them.
-    assert names(orders.claimable(connection, now=NOW, limit=9, entries_allowed=False)) == names((leaving,))
+    assert names(orders.claimable(connection, now=NOW, entries_allowed=False)) == names((leaving,))
 
 
 def test_an_unknown_entry_holds_exits_back_even_when_entries_are_not_allowed(connection: sqlite3.Connection) -> None:
@@ -70,7 +81,7 @@ def test_an_unknown_entry_holds_exits_back_even_when_entries_are_not_allowed(con
     put(connection, exit_intent())
     orders.claim(connection, entry.client_order_id, now=NOW)
     orders.mark_unknown(connection, entry.client_order_id, reason="x", now=NOW)
-    assert orders.claimable(connection, now=NOW, limit=9, entries_allowed=False) == ()
+    assert orders.claimable(connection, now=NOW, entries_allowed=False) == ()
 
 
 def test_a_resting_order_is_not_in_the_way(connection: sqlite3.Connection) -> None:
@@ -79,7 +90,7 @@ def test_a_resting_order_is_not_in_the_way(connection: sqlite3.Connection) -> No
     later = put(connection, intent())[0]
     orders.claim(connection, resting.client_order_id, now=NOW)
     orders.mark_accepted(connection, resting.client_order_id, order_id="1", now=NOW)
-    assert names(orders.claimable(connection, now=NOW, limit=9)) == names((later,))
+    assert names(orders.claimable(connection, now=NOW)) == names((later,))
 
 
 def test_a_deferred_order_waits_for_its_time_and_keeps_its_place(connection: sqlite3.Connection) -> None:
@@ -89,22 +100,22 @@ def test_a_deferred_order_waits_for_its_time_and_keeps_its_place(connection: sql
     orders.claim(connection, first.client_order_id, now=NOW)
     due = NOW + timedelta(seconds=2)
     orders.mark_deferred(connection, first.client_order_id, next_attempt_at=due, now=NOW)
-    assert orders.claimable(connection, now=due - timedelta(milliseconds=1), limit=9) == ()
-    assert names(orders.claimable(connection, now=due, limit=9)) == names((first,))
+    assert orders.claimable(connection, now=due - timedelta(milliseconds=1)) == ()
+    assert names(orders.claimable(connection, now=due)) == names((first,))
 
 
 @pytest.mark.parametrize("ending", [OrderStatus.FILLED, OrderStatus.CANCELED])
 def test_a_later_leg_goes_when_the_earlier_one_is_done(connection: sqlite3.Connection, ending: OrderStatus) -> None:
     """A flip closes first; the new position is opened when the close is over, not when it is merely accepted."""
     close, entry = put(connection, exit_intent(), intent(symbol=ETH, after_leg=0))
-    assert names(orders.claimable(connection, now=NOW, limit=9)) == names((close,))
+    assert names(orders.claimable(connection, now=NOW)) == names((close,))
     orders.claim(connection, close.client_order_id, now=NOW)
     orders.mark_accepted(connection, close.client_order_id, order_id="1", now=NOW)
-    assert orders.claimable(connection, now=NOW, limit=9) == ()
+    assert orders.claimable(connection, now=NOW) == ()
     orders.apply_report(
         connection, close.client_order_id, status=ending, executed_quantity=close.intent.quantity, now=NOW
     )
-    (ready,) = orders.claimable(connection, now=NOW, limit=9)
+    (ready,) = orders.claimable(connection, now=NOW)
     assert (ready.client_order_id, ready.code) == (entry.client_order_id, None)
 
 
@@ -112,7 +123,7 @@ def test_a_close_that_found_nothing_makes_way(connection: sqlite3.Connection) ->
     """Flipping from flat: the close is denied with nothing_to_close, and the entry goes."""
     close, _ = put(connection, exit_intent(), intent(after_leg=0))
     orders.mark_denied(connection, close.client_order_id, code="nothing_to_close", error="flat", now=NOW)
-    (ready,) = orders.claimable(connection, now=NOW, limit=9)
+    (ready,) = orders.claimable(connection, now=NOW)
     assert ready.code is None
 
 
@@ -131,7 +142,7 @@ def test_a_later_leg_is_given_up_when_the_earlier_one_failed(connection: sqlite3
             orders.give_up_unknown(connection, name, reason="x", now=NOW)
         else:
             orders.mark_rejected(connection, name, code="x", error="x", now=NOW)
-    (found,) = orders.claimable(connection, now=NOW, limit=9)
+    (found,) = orders.claimable(connection, now=NOW)
     assert (found.client_order_id, found.code) == (entry.client_order_id, "earlier_leg_failed")
 
 
@@ -139,9 +150,9 @@ def test_what_is_too_old_comes_back_marked(connection: sqlite3.Connection) -> No
     """An expired order is handed out to be finished, never as one to send; behind another it is found by `overdue`."""
     first, second = put(connection, intent())[0], put(connection, intent())[0]
     early = EXPIRES - timedelta(milliseconds=1)
-    assert orders.claimable(connection, now=early, limit=9)[0].code is None
+    assert orders.claimable(connection, now=early)[0].code is None
     assert orders.overdue(connection, now=early) == ()
-    assert [order.code for order in orders.claimable(connection, now=EXPIRES, limit=9)] == ["alert_expired"]
+    assert [order.code for order in orders.claimable(connection, now=EXPIRES)] == ["alert_expired"]
     assert names(orders.overdue(connection, now=EXPIRES)) == names((first, second))
     for order in orders.overdue(connection, now=EXPIRES):
         orders.mark_expired(connection, order.client_order_id, now=EXPIRES)
@@ -182,8 +193,8 @@ def test_finding_the_next_order_reads_the_open_ones_only(connection: sqlite3.Con
     """The queue must be as quick after a million orders as after ten: no plan scans the table of orders."""
     plans: list[str] = []
     connection.set_trace_callback(lambda statement: plans.append(statement))
-    orders.claimable(connection, now=NOW, limit=5)
-    orders.claimable(connection, now=NOW, limit=5, entries_allowed=False)
+    orders.claimable(connection, now=NOW)
+    orders.claimable(connection, now=NOW, entries_allowed=False)
     orders.overdue(connection, now=NOW)
     orders.unfinished(connection)
     orders.interrupted(connection)
@@ -194,5 +205,7 @@ def test_finding_the_next_order_reads_the_open_ones_only(connection: sqlite3.Con
     assert len(reads) >= 7
     for statement in reads:
         for step in connection.execute(f"EXPLAIN QUERY PLAN {statement}"):
-            is_scan = step["detail"].startswith("SCAN") and "orders_open" not in step["detail"]
+            is_scan = step["detail"].startswith("SCAN") and not any(
+                name in step["detail"] for name in ("orders_open", "json_each")
+            )
             assert not is_scan, (statement, step["detail"])

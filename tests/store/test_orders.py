@@ -304,7 +304,7 @@ def test_a_report_for_a_deferred_order_stops_the_second_sending(connection: sqli
     order = order_in(connection, S.SUBMITTING)
     orders.mark_deferred(connection, order.client_order_id, next_attempt_at=LATER, now=LATER)
     report(connection, order, S.ACCEPTED, Decimal(0), order_id="3")
-    assert orders.claimable(connection, now=LATER, limit=5) == ()
+    assert orders.claimable(connection, now=LATER) == ()
     with pytest.raises(IllegalTransition):
         orders.claim(connection, order.client_order_id, now=LATER)
 
