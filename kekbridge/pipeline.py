@@ -141,6 +141,7 @@ class Pipeline:
         reach("W1")
         stages = {"stored": _milliseconds_since(started)}
         self._departures.take(admitted)
+        await asyncio.sleep(0)  # an order that may leave goes first: its price moves, the answer's does not
         self._reorder.moved(admitted.alert.webhook_id or "")
         answer = await self._answer(admitted, delivery)
         stages["answered"] = _milliseconds_since(started)

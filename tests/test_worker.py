@@ -38,7 +38,7 @@ async def test_orders_of_one_symbol_go_one_after_the_other(house: House) -> None
 
 async def test_entries_at_market_of_one_side_do_not_wait_for_each_other(house: House) -> None:
     """A slow answer to the first of them holds back a close, not another entry; all of it ends where it would have in turn."""
-    await house.fault("delay", path="/v1/order", method="POST", delay_ms=900, count=1)
+    await house.fault("delay", path="/v1/order", method="POST", delay_ms=300, count=1)
     slow = asyncio.create_task(house.send(quantity="0.01"))
     await until(lambda: house.daemon.worker.orders_under_way == 1)
     _, beside = await house.send(quantity="0.02")

@@ -27,10 +27,13 @@ from kekbridge.model import (
 from kekbridge.store import alerts, cancels, courses, drift, events, orders, ratelimit, settings, times
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.codec import plain, storable, to_json, verdicts_to_json
+from kekbridge.store.order_rows import Departure
 from kekbridge.store.ratelimit import UNLIMITED, Excess
 from kekbridge.store.usage import read_usage
 
 RATE_LIMITED: Final = "rate_limited"
+_QUEUED: Final = OrderStatus.QUEUED.value
+_SUBMITTING: Final = OrderStatus.SUBMITTING.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,11 @@ class Admission:
     retry_after_s: int | None = None
 
 
+def _stay(_connection: sqlite3.Connection, _order: Order) -> Departure | None:
+    """Every order is queued."""
+    return None
+
+
 def admit(
     connection: sqlite3.Connection,
     draft: AlertDraft,
@@ -101,12 +109,13 @@ def admit(
     now: datetime,
     expires_at: datetime,
     cooldown_s: int = 86_400,
+    depart: Callable[[sqlite3.Connection, Order], Departure | None] = _stay,
 ) -> Admission:
     """Store an alert with everything that follows from it; call it inside one write transaction.
 
     `decide` gets the usage as it is at this instant and must be pure. Orders of an admitted alert expire at `expires_at`.
     `rates` are the webhook's, `account_rates` those of all webhooks together. `cooldown_s`: how far back Usage.last_entry_at looks
-    (0: not at all).
+    (0: not at all). `depart` is asked once, last, whether the first order leaves at once, and is then stored as being sent.
     """
     first = _claimed_before(connection, draft)
     if first is not None:
@@ -117,7 +126,9 @@ def admit(
     )
     if excess is not None:
         return _limited(connection, draft, decision, excess, now=now)
-    status = OrderStatus.QUEUED.value if decision.status == "admitted" else decision.status
+    planned = _planned(draft, decision, now=now, expires_at=expires_at)
+    departure = depart(connection, planned[0]) if planned else None
+    status = decision.status if decision.status != "admitted" else _SUBMITTING if departure else _QUEUED
     identity = _identity_of(draft) if decision.claims_identity else None
     alert = _insert(connection, draft, decision, status=status, identity=identity, now=now)
     if identity is not None and not decision.is_exit:
@@ -127,26 +138,28 @@ def admit(
     courses.save(connection, draft.webhook_id, decision.courses, now=now)
     for tripped in decision.trips:
         settings.trip(connection, tripped, webhook_id=draft.webhook_id, now=now)
-    planned = decision.intents if decision.status == "admitted" else ()
-    stored = orders.queue(
-        connection,
-        [
-            Order(
-                client_order_id=client_order_id_of(draft.id, leg),
-                alert_id=draft.id,
-                webhook_id=draft.webhook_id,
-                leg=leg,
-                sequence=0,  # given by the table
-                intent=intent,
-                status=OrderStatus.QUEUED,
-                created_at=now,
-                expires_at=expires_at,
-            )
-            for leg, intent in enumerate(planned)
-        ],
-    )
+    stored = orders.queue(connection, planned, departure=departure, now=now)
     _tell(connection, draft, alert, f"alert_{decision.status}", stored, now=now)
+    if departure is not None:
+        orders.tell_departure(connection, stored[0], now=now)
     return Admission(kind=decision.status, alert=alert, orders=stored)
+
+
+def _planned(draft: AlertDraft, decision: Decision, *, now: datetime, expires_at: datetime) -> tuple[Order, ...]:
+    return tuple(
+        Order(
+            client_order_id=client_order_id_of(draft.id, leg),
+            alert_id=draft.id,
+            webhook_id=draft.webhook_id,
+            leg=leg,
+            sequence=0,  # given by the table
+            intent=intent,
+            status=OrderStatus.QUEUED,
+            created_at=now,
+            expires_at=expires_at,
+        )
+        for leg, intent in enumerate(decision.intents if decision.status == "admitted" else ())
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

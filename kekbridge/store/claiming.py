@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from kekbridge.crashpoints import reach
@@ -16,6 +16,7 @@ from kekbridge.errors import NotFound
 from kekbridge.model import Order, OrderIntent, OrderStatus, Purpose, RateLimits, Usage, Verdict, Webhook
 from kekbridge.store import orders, webhooks
 from kekbridge.store.admission import Admission, AlertDraft, Decision, admit
+from kekbridge.store.order_rows import Departure
 from kekbridge.store.usage import read_usage
 
 
@@ -51,6 +52,14 @@ def admit_and_claim(
     `under_way` names the orders that are being sent now. `may_claim` says whether one more may leave at once, and then keeps its place;
     `request_text` gives the body that will be sent, for the record.
     """
+
+    def depart(connection: sqlite3.Connection, first: Order) -> Departure | None:
+        if now >= first.expires_at or first.intent.after_leg is not None:
+            return None
+        if not orders.is_way_free(connection, first.intent.symbol, under_way=under_way()) or not may_claim(first):
+            return None
+        return Departure(request_text(first))
+
     admission = admit(
         connection,
         draft,
@@ -60,15 +69,10 @@ def admit_and_claim(
         now=now,
         expires_at=expires_at,
         cooldown_s=cooldown_s,
+        depart=depart,
     )
     reach("W3")
-    if admission.kind != "admitted" or not admission.orders:
-        return admission
-    first, *later = admission.orders
-    if now >= first.expires_at or not orders.is_head(connection, first, under_way=under_way()) or not may_claim(first):
-        return admission
-    claimed = orders.claim(connection, first.client_order_id, now=now, request=request_text(first))
-    return replace(admission, orders=(claimed, *later))
+    return admission
 
 
 def claim_if_allowed(

@@ -55,13 +55,10 @@ def claimable(
     return tuple(order for order in ready if order is not None)
 
 
-def is_head(connection: sqlite3.Connection, order: Order, *, under_way: Collection[str] = ()) -> bool:
-    """True when a queued order waits for nothing: no earlier order of its symbol is in the way, and no earlier leg either."""
-    if order.status is not OrderStatus.QUEUED or order.intent.after_leg is not None:
-        return False
+def is_way_free(connection: sqlite3.Connection, symbol: str, *, under_way: Collection[str] = ()) -> bool:
+    """True when a new order of the symbol would wait for nothing that is stored already."""
     earlier = connection.execute(
-        f"SELECT 1 FROM orders WHERE {_IN_THE_WAY} AND symbol = ? AND sequence < ? LIMIT 1",
-        (_names(under_way), order.intent.symbol, order.sequence),
+        f"SELECT 1 FROM orders WHERE {_IN_THE_WAY} AND symbol = ? LIMIT 1", (_names(under_way), symbol)
     ).fetchone()
     return earlier is None
 

@@ -100,13 +100,20 @@ def details(connection: sqlite3.Connection, client_order_id: str) -> OrderDetail
     return OrderDetails(request=row["request"], verdicts=verdicts_from_json(row["verdicts"]))
 
 
-def insert(connection: sqlite3.Connection, order: Order) -> Order:
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """An order leaves in the very transaction that stores it, with this body."""
+
+    request: str | None
+
+
+def insert(connection: sqlite3.Connection, order: Order, departure: Departure | None = None) -> Order:
     """Add a row; the sequence is given here, by the order of admission, and is in the order returned."""
     intent = order.intent
     row = connection.execute(
         "INSERT INTO orders (client_order_id, alert_id, webhook_id, leg, after_leg, symbol, side, order_type, purpose, quantity,"
-        " limit_price, trigger_price, stop_loss, reduce_only, intent, status, created_at, expires_at, updated_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING sequence",
+        " limit_price, trigger_price, stop_loss, reduce_only, intent, status, attempt, submitted_at, request, created_at, expires_at,"
+        " updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING sequence",
         (
             order.client_order_id,
             order.alert_id,
@@ -119,6 +126,9 @@ def insert(connection: sqlite3.Connection, order: Order) -> Order:
             intent.purpose.value,
             *_intent_columns(intent),
             order.status.value,
+            order.attempt,
+            times.optional_text(order.submitted_at),
+            None if departure is None else departure.request,
             times.to_text(order.created_at),
             times.to_text(order.expires_at),
             times.to_text(order.created_at),

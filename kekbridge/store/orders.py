@@ -21,11 +21,12 @@ from kekbridge.store.order_queue import (
     claimable,
     count_waiting,
     interrupted,
-    is_head,
+    is_way_free,
     overdue,
     unfinished,
 )
 from kekbridge.store.order_rows import (
+    Departure,
     OrderDetails,
     by_order_id,
     details,
@@ -52,7 +53,7 @@ __all__ = [
     "get",
     "give_up_unknown",
     "interrupted",
-    "is_head",
+    "is_way_free",
     "list_orders",
     "mark_accepted",
     "mark_deferred",
@@ -85,12 +86,27 @@ class IllegalTransition(RuntimeError):
     """A step was asked for that an order in this state cannot take: a mistake in the program, and nothing was changed."""
 
 
-def queue(connection: sqlite3.Connection, planned: Iterable[Order]) -> tuple[Order, ...]:
-    """Store the new orders of an alert, take their room from the limits, and return them with their place in the queue."""
-    stored = tuple(insert(connection, order) for order in planned)
-    for order in stored:
-        ledger.move(connection, None, order)
-    return stored
+def queue(
+    connection: sqlite3.Connection, planned: Iterable[Order], *, departure: Departure | None = None, now: datetime
+) -> tuple[Order, ...]:
+    """Store the new orders of an alert, take their room from the limits, and return them with their place in the queue.
+
+    With a departure the first of them is stored as being sent: claimed, as `claim` would, and without being queued before.
+    """
+    stored: list[Order] = []
+    for order in planned:
+        leaves = departure is not None and not stored
+        if leaves:
+            order = replace(order, status=OrderStatus.SUBMITTING, attempt=1, submitted_at=now)
+        stored.append(insert(connection, order, departure if leaves else None))
+        ledger.move(connection, None, stored[-1])
+    return tuple(stored)
+
+
+def tell_departure(connection: sqlite3.Connection, order: Order, *, now: datetime) -> None:
+    """The history's row of an order that was stored as being sent."""
+    before = replace(order, status=OrderStatus.QUEUED, attempt=0, submitted_at=None)
+    _tell(connection, before, order, now=now)
 
 
 def claim(
@@ -352,6 +368,11 @@ def _commit(
     update(connection, after, now=now, request=request, verdicts=verdicts)
     ledger.move(connection, before, after)
     alerts.refresh_headline(connection, after.alert_id, now=now)
+    _tell(connection, before, after, now=now)
+    return after
+
+
+def _tell(connection: sqlite3.Connection, before: Order, after: Order, *, now: datetime) -> None:
     events.append(
         connection,
         f"order_{after.status.value}",
@@ -360,7 +381,6 @@ def _commit(
         client_order_id=after.client_order_id,
         data=_story(before, after),
     )
-    return after
 
 
 def _story(before: Order, after: Order) -> dict[str, object]:

@@ -58,13 +58,13 @@ def test_behind_one_under_way_the_next_of_its_symbol_is_seen(connection: sqlite3
     first, second = put(connection, intent())[0], put(connection, intent())[0]
     own = {first.client_order_id}
     assert names(orders.claimable(connection, now=NOW, under_way=own)) == names((second,))
-    assert orders.is_head(connection, second, under_way=own)
+    assert orders.is_way_free(connection, second.intent.symbol, under_way={*own, second.client_order_id})
     orders.claim(connection, first.client_order_id, now=NOW)
     assert names(orders.claimable(connection, now=NOW, under_way=own)) == names((second,))
-    assert not orders.is_head(connection, second)
+    assert not orders.is_way_free(connection, second.intent.symbol, under_way=())
     orders.mark_unknown(connection, first.client_order_id, reason="x", now=NOW)
     assert orders.claimable(connection, now=NOW, under_way=own) == ()
-    assert not orders.is_head(connection, second, under_way=own)
+    assert not orders.is_way_free(connection, second.intent.symbol, under_way={*own, second.client_order_id})
 
 
 def test_an_exit_waits_for_an_older_entry_of_its_symbol(connection: sqlite3.Connection) -> None:
@@ -159,21 +159,17 @@ def test_what_is_too_old_comes_back_marked(connection: sqlite3.Connection) -> No
     assert orders.overdue(connection, now=EXPIRES) == orders.unfinished(connection) == ()
 
 
-def test_only_an_order_that_waits_for_nothing_is_a_head(connection: sqlite3.Connection) -> None:
-    """Claiming in the admitting transaction must never overtake: same symbol, earlier leg, or not queued any more."""
+def test_the_way_is_free_when_nothing_of_the_symbol_is_open(connection: sqlite3.Connection) -> None:
+    """Claiming in the admitting transaction must never overtake: queued, being sent and unknown orders of the symbol are in the way."""
+    symbol = intent().symbol
+    assert orders.is_way_free(connection, symbol)
     first = put(connection, intent())[0]
-    assert orders.is_head(connection, first)
-    second = put(connection, intent())[0]
-    assert not orders.is_head(connection, second)
-    assert orders.is_head(connection, put(connection, intent(symbol=ETH))[0])
-    chained = put(connection, exit_intent(symbol=SOL), intent(symbol="PERP_BNB_USDC", after_leg=0))[1]
-    assert not orders.is_head(connection, chained)
-    claimed = orders.claim(connection, first.client_order_id, now=NOW)
-    assert not orders.is_head(connection, claimed)
-    assert not orders.is_head(connection, second)
-    finish_name = first.client_order_id
-    orders.mark_accepted(connection, finish_name, order_id="1", now=NOW)
-    assert orders.is_head(connection, second)
+    assert not orders.is_way_free(connection, symbol)
+    assert orders.is_way_free(connection, ETH)
+    orders.claim(connection, first.client_order_id, now=NOW)
+    assert not orders.is_way_free(connection, symbol)
+    orders.mark_accepted(connection, first.client_order_id, order_id="1", now=NOW)
+    assert orders.is_way_free(connection, symbol)
 
 
 def test_a_start_finds_what_was_in_flight(connection: sqlite3.Connection) -> None:
@@ -199,7 +195,7 @@ def test_finding_the_next_order_reads_the_open_ones_only(connection: sqlite3.Con
     orders.unfinished(connection)
     orders.interrupted(connection)
     orders.count_waiting(connection)
-    orders.is_head(connection, put(connection, intent())[0])
+    orders.is_way_free(connection, put(connection, intent())[0].intent.symbol)
     connection.set_trace_callback(None)
     reads = [statement for statement in plans if statement.startswith("SELECT") and "FROM orders" in statement]
     assert len(reads) >= 7
