@@ -80,7 +80,7 @@ def test_a_stop_that_the_exchange_triggered_is_the_loss_of_who_entered(connectio
 
 
 def test_what_is_learned_later_moves_the_profit(connection: sqlite3.Connection) -> None:
-    """A trade first seen as somebody's, without P&L, is completed when its order and its P&L are known."""
+    """A trade first seen as somebody's, or without P&L, is completed when its order and its P&L are known; the last word of it counts."""
     order = sent(connection, "7", webhook_id="first")
     sent(connection, "8", webhook_id="second")
     early = fill(order_id="not known yet", realized_pnl=Decimal(10))
@@ -92,8 +92,10 @@ def test_what_is_learned_later_moves_the_profit(connection: sqlite3.Connection) 
     bare = fill(order_id="7", realized_pnl=None)
     fills.record(connection, [bare])
     fills.record(connection, [replace(bare, realized_pnl=Decimal(3))])
-    fills.record(connection, [replace(bare, realized_pnl=Decimal(99))])
     assert realized(connection, "first") == (Decimal(13), Decimal(13))
+    fills.record(connection, [replace(bare, realized_pnl=Decimal(-2))])
+    fills.record(connection, [bare])  # the stream, which does not say it, takes nothing back
+    assert realized(connection, "first") == (Decimal(8), Decimal(8))
 
 
 def test_the_exchanges_own_order_id_is_enough(connection: sqlite3.Connection) -> None:
