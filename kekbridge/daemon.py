@@ -264,6 +264,7 @@ class Daemon:
             readiness=self.readiness,
             lockout=self.lockout,
             clock=self._clock,
+            stages=self._outcomes.stages,
         )
 
     @classmethod

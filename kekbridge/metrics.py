@@ -1,34 +1,29 @@
 """`/metrics` in Prometheus' words: totals from the store, which survive restarts, gauges of the moment, and latency histograms.
 
-Nothing is measured on an alert's way: the histograms are filled at each scrape from what the alerts noted themselves.
+The histograms count each stage of each alert once, in the moment it happens, however often anybody looks; like all of Prometheus'
+histograms they begin anew with the process.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from kekbridge.stagewatch import StageWatch
 from kekbridge.stats import Report
-from kekbridge.store import statistics, times
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2.5, 5, 10, 30)
-# An alert is measured once it had the time to be filled.
-_SETTLING: Final = timedelta(seconds=10)
-_MOST: Final = 5000
 
 
 class Metrics:
-    """One per daemon. `since` is its start: histograms count from there."""
+    """One per daemon; it listens from now on."""
 
-    def __init__(self, since: datetime) -> None:
-        self._seen_until = since
+    def __init__(self, stages: StageWatch) -> None:
         self._registry = CollectorRegistry()
         self._stages = Histogram(
             "kekbridge_stage_seconds",
@@ -39,30 +34,14 @@ class Metrics:
         )
         self._current: list[Metric] = []
         self._registry.register(self)
+        stages.listen(lambda stage, seconds: self._stages.labels(stage).observe(seconds))
 
     def collect(self) -> Iterable[Metric]:
         """For the registry: what `render` has just prepared."""
         return self._current
 
-    def measure(self, connection: sqlite3.Connection, now: datetime) -> list[tuple[str, float]]:
-        """Stages in seconds of the alerts that settled since the last time."""
-        until = now - _SETTLING
-        rows = connection.execute(
-            "SELECT received_at, fired_at, stages, id FROM alerts WHERE received_at >= ? AND received_at < ?"
-            " ORDER BY received_at LIMIT ?",
-            (times.to_text(self._seen_until), times.to_text(until), _MOST),
-        ).fetchall()
-        found: list[tuple[str, float]] = []
-        for received, fired, stages, alert_id in rows:
-            order = statistics.order_moments(connection, alert_id)
-            found += [(stage, ms / 1000) for stage, ms in statistics.stages_of(received, fired, stages, order)]
-        self._seen_until = max(self._seen_until, until)
-        return found
-
-    def render(self, measured: Iterable[tuple[str, float]], all_time: Report, state: Mapping[str, Any]) -> bytes:
+    def render(self, all_time: Report, state: Mapping[str, Any]) -> bytes:
         """The whole page."""
-        for stage, seconds in measured:
-            self._stages.labels(stage).observe(seconds)
         self._current = [*_totals(all_time), *_moment(all_time, state)]
         return generate_latest(self._registry)
 

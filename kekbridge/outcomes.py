@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from kekbridge.model import Order
+from kekbridge.stagewatch import StageWatch
 
 
 class Watch:
@@ -55,6 +56,7 @@ class Outcomes:
     """All watches by alert id."""
 
     def __init__(self) -> None:
+        self.stages = StageWatch()
         self._watches: dict[str, list[Watch]] = {}
         self._is_stopping = False
 
@@ -81,6 +83,7 @@ class Outcomes:
                 del self._watches[alert_id]
 
     def publish(self, order: Order) -> None:
-        """Tell everybody who waits for this order's alert."""
+        """Tell everybody who waits for this order's alert, and whoever measures."""
+        self.stages.moved(order)
         for watch in self._watches.get(order.alert_id, ()):
             watch.update(order)

@@ -140,6 +140,7 @@ class Pipeline:
         admitted = await self._admit(draft, decide, caller.webhook)
         reach("W1")
         stages = {"stored": _milliseconds_since(started)}
+        self._tell_stored(admitted, stages["stored"])
         self._departures.take(admitted)
         await asyncio.sleep(0)  # an order that may leave goes first: its price moves, the answer's does not
         self._reorder.moved(admitted.alert.webhook_id or "")
@@ -148,6 +149,13 @@ class Pipeline:
         self._note_answer(admitted, answer, stages)
         self._log_alert(admitted, answer, caller, stages)
         return answer
+
+    def _tell_stored(self, admitted: Admission, milliseconds: float) -> None:
+        """For the histograms; before the worker can tell of the order."""
+        if admitted.kind not in ("duplicate", "conflict"):
+            first = next((order.client_order_id for order in admitted.orders if order.leg == 0), None)
+            alert = admitted.alert
+            self._outcomes.stages.stored(alert.received_at, alert.fired_at, milliseconds, first)
 
     def _known_account(self) -> AccountSnapshot:
         snapshot = self._exchange.snapshot
@@ -312,6 +320,8 @@ class Pipeline:
         """Write down what was answered. Not waited for: the sender must not pay for our diary."""
         if admitted.kind in ("duplicate", "conflict"):
             return
+
+        self._outcomes.stages.answered(stages["answered"])
 
         async def note() -> None:
             try:
@@ -485,9 +495,12 @@ class Pipeline:
         now = self._clock()
         name = order.client_order_id
         match submission:
-            case Accepted(order_id=order_id):
+            case Accepted(order_id=order_id, sent_at=sent_at):
+                self._outcomes.stages.signed(name, sent_at)
                 # Until it is flushed a crash leaves the order "submitting", and the next start asks for it by its name.
-                write = self._database.write_soon(orders.mark_accepted, name, order_id=order_id, now=now)
+                write = self._database.write_soon(
+                    orders.mark_accepted, name, order_id=order_id, now=now, signed_at=sent_at
+                )
             case Refused(code=code, message=message) if code in sweeping.STOPPED:
                 write = self._database.write(orders.mark_denied, name, code=code, error=message, now=now)
             case Refused(code=code, message=message):

@@ -19,6 +19,7 @@ from kekbridge.exchange.protocol import Exchange
 from kekbridge.flatten import Flattened, flatten
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.model import AccountSnapshot, Order, TradingState
+from kekbridge.stagewatch import StageWatch
 from kekbridge.stats import Report, report
 from kekbridge.store import alert_search, orders, statistics
 from kekbridge.store import settings as control
@@ -42,6 +43,7 @@ class Desk:
     readiness: Callable[[], Readiness]
     lockout: Lockout
     clock: Callable[[], datetime]
+    stages: StageWatch
 
     async def state(self) -> dict[str, Any]:
         """The live state: what `kekbridge dashboard` shows. Plain JSON, camelCase, amounts and times as text."""

@@ -52,7 +52,7 @@ class AdminServer:
         self._desk = desk
         self._host, self._port = host, port
         self._sessions = Sessions(token)
-        self._metrics = Metrics(desk.clock())
+        self._metrics = Metrics(desk.stages)
         app = web.Application(middlewares=[self._guard], client_max_size=_MOST_BYTES)
         app.router.add_get("/api/state", self._state)
         app.router.add_post("/api/trading", self._trading)
@@ -147,8 +147,7 @@ class AdminServer:
         return web.json_response(jsonable((await self._desk.state())["trading"]))
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
-        measured = await self._desk.database.read(self._metrics.measure, self._desk.clock())
-        page = self._metrics.render(measured, await self._desk.report(since=None), await self._desk.state())
+        page = self._metrics.render(await self._desk.report(since=None), await self._desk.state())
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE})
 
     # -------------------------------------------------------------------------------------------------------- login

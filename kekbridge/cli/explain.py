@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,13 +10,13 @@ from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.cli.workspace import find_workspace, now, opened
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Sequence
 
     from kekbridge.codes import Code
-    from kekbridge.model import Fill, Order, Verdict
+    from kekbridge.model import Fill, Verdict
     from kekbridge.store.alerts import StoredAlert
     from kekbridge.store.exits import Leg
+    from kekbridge.story import OrderStory, Story
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -40,6 +40,7 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Tell the whole story of one alert, or list every code."""
+    from kekbridge import story
     from kekbridge.codes import CODES
     from kekbridge.errors import ConfigError
 
@@ -52,72 +53,53 @@ def explain(
         _print_codes([CODES[alert]], as_json=as_json)
         return
     with opened(find_workspace(context, data_dir, config)) as database, database.snapshot() as connection:
-        story = _story(connection, alert)
-    _print_json(story) if as_json else _print(story)
+        told = story.read(connection, alert)
+    _print_json(told) if as_json else _print(told)
 
 
-def _story(connection: sqlite3.Connection, reference: str) -> dict[str, Any]:
-    """Everything that is stored about one alert. Raises NotFound."""
-    from kekbridge.store import alerts, events, exits, fills, orders
-
-    alert = alerts.find(connection, reference)
-    legs = orders.of_alert(connection, alert.id)
-    return {
-        "alert": alert,
-        "orders": legs,
-        "details": {order.client_order_id: orders.details(connection, order.client_order_id) for order in legs},
-        "fills": {order.client_order_id: fills.of_order(connection, order.client_order_id) for order in legs},
-        "exits": {order.client_order_id: exits.of_order(connection, order.client_order_id) for order in legs},
-        "exit_fills": {order.client_order_id: fills.exits_of(connection, order.client_order_id) for order in legs},
-        "events": events.of_alert(connection, alert.id),
-    }
-
-
-def _print_json(story: dict[str, Any]) -> None:
+def _print_json(told: Story) -> None:
     """One object: the alert's fields, and its orders with their requests, second verdicts and fills inside."""
     from kekbridge.cli import render
     from kekbridge.cli.orders import order_data
 
     legs = [
-        order_data(order)
+        order_data(one.order)
         | {
-            "request": story["details"][order.client_order_id].request,
-            "verdictsBeforeSending": render.jsonable(story["details"][order.client_order_id].verdicts),
-            "fills": render.jsonable(story["fills"][order.client_order_id]),
-            "exits": render.jsonable(story["exits"][order.client_order_id]),
-            "exitFills": render.jsonable(story["exit_fills"][order.client_order_id]),
+            "request": one.details.request,
+            "signedAt": one.details.signed_at,
+            "verdictsBeforeSending": render.jsonable(one.details.verdicts),
+            "answers": render.jsonable(one.answers),
+            "fills": render.jsonable(one.fills),
+            "exits": render.jsonable(one.exits),
+            "exitFills": render.jsonable(one.exit_fills),
+            "slippage": render.jsonable(one.slippage),
         }
-        for order in story["orders"]
+        for one in told.orders
     ]
-    render.as_json(render.jsonable(story["alert"]) | {"orders": legs, "events": story["events"]})
+    stages = {name: round(value, 3) for name, value in told.stages.items()}
+    render.as_json(render.jsonable(told.alert) | {"stages": stages, "orders": legs, "events": told.events})
 
 
-def _print(story: dict[str, Any]) -> None:
+def _print(told: Story) -> None:
     from kekbridge.cli import render
 
-    alert: StoredAlert = story["alert"]
+    alert = told.alert
     _print_alert(alert)
     if alert.verdicts:
         render.heading("rules at admission")
         print_verdicts(alert.verdicts)
-    for order in story["orders"]:
-        details = story["details"][order.client_order_id]
-        _print_order(order, details.request, story["fills"][order.client_order_id])
-        _print_exits(story["exits"][order.client_order_id], story["exit_fills"][order.client_order_id])
-        failed = [verdict for verdict in details.verdicts if not verdict.passed]
+    for one in told.orders:
+        _print_order(one)
+        _print_exits(one.exits, one.exit_fills)
+        failed = [verdict for verdict in one.details.verdicts if not verdict.passed]
         if failed:
             render.heading("  rules right before sending")
             print_verdicts(failed)
-    if alert.stages:
-        render.heading("milliseconds after it was received")
-        render.pairs([(stage, f"{value:g}") for stage, value in sorted(alert.stages.items(), key=_by_time)], indent=2)
+    render.heading("milliseconds (received: after it fired; others: after it was received)")
+    render.pairs([(stage, f"{value:.1f}") for stage, value in told.stages.items()], indent=2)
     if alert.answer is not None:
         render.heading(f"answered with HTTP {alert.answer_status}")
         render.pairs(alert.answer.items(), indent=2)
-
-
-def _by_time(stage: tuple[str, float]) -> float:
-    return float(stage[1])
 
 
 def _print_alert(alert: StoredAlert) -> None:
@@ -167,10 +149,11 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     )
 
 
-def _print_order(order: Order, request: str | None, fills: Sequence[Fill]) -> None:
+def _print_order(told: OrderStory) -> None:
     from kekbridge.cli import render
     from kekbridge.cli.orders import order_words
 
+    order = told.order
     intent = order.intent
     render.heading(f"order {order.leg + 1}: {order_words(order)} {intent.symbol}")
     rows: list[tuple[str, object]] = [
@@ -188,14 +171,18 @@ def _print_order(order: Order, request: str | None, fills: Sequence[Fill]) -> No
             [f"{render.amount(one.quantity)} at {render.amount(one.trigger_price)}" for one in intent.take_profits],
         ),
         ("realized P&L", order.realized_pnl or None),
-        ("slippage", _slippage(order)),
+        *((f"to the {one.against}", f"{one.share * 100:+.3f} % (slippage)") for one in told.slippage),
         ("attempts", order.attempt if order.attempt > 1 else None),
         ("code", order.code),
         ("why", order.error),
-        ("request", request),
+        ("request", told.details.request),
     ]
     render.pairs([*rows, *((name, value) for name, value in optional if value not in (None, "", []))], indent=2)
-    for fill in fills:
+    for answer in told.answers:
+        render.pairs(
+            [(f"+{answer.ms:.0f} ms", f"{answer.what}: {answer.figures}" if answer.figures else answer.what)], indent=2
+        )
+    for fill in told.fills:
         maker = "maker" if fill.is_maker else "taker"
         words = (
             f"{render.amount(fill.quantity)} at {render.amount(fill.price)}, fee {render.amount(fill.fee)} ({maker})"
@@ -212,6 +199,8 @@ def _print_exits(legs: Sequence[Leg], executions: Sequence[Fill]) -> None:
     render.heading("  exits at the exchange")
     rows: list[tuple[str, object]] = []
     for leg in legs:
+        if leg.trigger_price is None and not leg.executed_quantity:
+            continue  # the exchange always names both of a pair
         words = f"{leg.status}, trigger {render.amount(leg.trigger_price)}"
         if leg.executed_quantity:
             words += f", {render.amount(leg.executed_quantity)} at {render.amount(leg.average_price)}"
@@ -222,15 +211,6 @@ def _print_exits(legs: Sequence[Leg], executions: Sequence[Fill]) -> None:
         if fill.realized_pnl is not None:
             rows.append(("realized P&L", render.amount(fill.realized_pnl)))
     render.pairs(rows, indent=4)
-
-
-def _slippage(order: Order) -> str | None:
-    """How much worse than the alert's price (else the mark) it was filled, in percent; negative is better."""
-    expected = order.intent.signal_price or order.intent.reference_price
-    if order.average_price is None or not expected:
-        return None
-    worse = (order.average_price - expected) * order.intent.side.sign / expected * 100
-    return f"{worse:+.3f} % against {'the alert' if order.intent.signal_price else 'the mark'}"
 
 
 def _print_codes(codes: list[Code], *, as_json: bool) -> None:

@@ -224,7 +224,7 @@ class OrderlyExchange:
             )
         sent_at = self._clock()
         submission = await self.rest.create(request, turn)
-        return replace(submission, sent_at=sent_at) if isinstance(submission, Unknown) else submission
+        return replace(submission, sent_at=sent_at) if isinstance(submission, Accepted | Unknown) else submission
 
     async def place_stop(
         self, *, symbol: str, side: Side, quantity: Decimal, trigger_price: Decimal, client_order_id: str

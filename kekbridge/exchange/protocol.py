@@ -7,7 +7,7 @@ an exception: an answer that proves nothing is `Unknown`, and only `Refused` and
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
@@ -18,9 +18,10 @@ from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus, OrderType
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The exchange took the order and named it. Not a fill, not even surely resting."""
+    """The exchange took the order and named it. Not a fill, not even surely resting. `sent_at`: when it was signed and left."""
 
     order_id: str
+    sent_at: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -407,4 +407,5 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
             """,
         ),
     ),
+    ("0005_signed_at", ("ALTER TABLE orders ADD COLUMN signed_at TEXT",)),
 )

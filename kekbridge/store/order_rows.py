@@ -30,10 +30,11 @@ COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderDetails:
-    """What `explain` shows besides the order: the exact body last sent, and the verdicts of the check right before sending."""
+    """What `explain` shows besides the order: the exact body last sent and when, the verdicts of the check right before sending."""
 
     request: str | None
     verdicts: tuple[Verdict, ...]
+    signed_at: datetime | None = None
 
 
 def find(connection: sqlite3.Connection, client_order_id: str) -> Order | None:
@@ -93,11 +94,15 @@ def list_orders(
 def details(connection: sqlite3.Connection, client_order_id: str) -> OrderDetails:
     """The request as sent and the last verdicts of an order. Raises NotFound."""
     row = connection.execute(
-        "SELECT request, verdicts FROM orders WHERE client_order_id = ?", (client_order_id,)
+        "SELECT request, verdicts, signed_at FROM orders WHERE client_order_id = ?", (client_order_id,)
     ).fetchone()
     if row is None:
         raise NotFound("not_found", f"there is no order {client_order_id[:40]}; `kekbridge orders` lists them")
-    return OrderDetails(request=row["request"], verdicts=verdicts_from_json(row["verdicts"]))
+    return OrderDetails(
+        request=row["request"],
+        verdicts=verdicts_from_json(row["verdicts"]),
+        signed_at=times.optional_time(row["signed_at"]),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +177,13 @@ def update(
             verdicts_to_json(verdicts) if verdicts else None,
             order.client_order_id,
         ),
+    )
+
+
+def note_signed(connection: sqlite3.Connection, client_order_id: str, at: datetime) -> None:
+    """Note when the request was signed and left: a measure, which nothing decides by."""
+    connection.execute(
+        "UPDATE orders SET signed_at = ? WHERE client_order_id = ?", (times.to_text(at), client_order_id)
     )
 
 

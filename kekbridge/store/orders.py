@@ -34,6 +34,7 @@ from kekbridge.store.order_rows import (
     get,
     insert,
     list_orders,
+    note_signed,
     of_alert,
     replace_intent,
     update,
@@ -141,8 +142,17 @@ def claim(
     return _commit(connection, before, after, now=now, request=request, verdicts=verdicts)
 
 
-def mark_accepted(connection: sqlite3.Connection, client_order_id: str, *, order_id: str, now: datetime) -> Order:
-    """The exchange took the order and named it `order_id`."""
+def mark_accepted(
+    connection: sqlite3.Connection,
+    client_order_id: str,
+    *,
+    order_id: str,
+    now: datetime,
+    signed_at: datetime | None = None,
+) -> Order:
+    """The exchange took the order, signed and sent at `signed_at`, and named it `order_id`."""
+    if signed_at is not None:
+        note_signed(connection, client_order_id, signed_at)
     before = get(connection, client_order_id)
     if before.status in _KNOWN_THERE:
         # The stream told it first; the answer only adds the name.

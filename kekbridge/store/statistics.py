@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Final
 
 from kekbridge.model import Side
-from kekbridge.stats import Execution, Facts, Tally
+from kekbridge.stats import Execution, Facts, Moments, Tally, stages_of
 from kekbridge.store import equity, positions, results, times, webhooks
 from kekbridge.store.codec import decimal_text, optional_decimal
 
@@ -131,37 +131,31 @@ def _latencies(connection: sqlite3.Connection, start: str, webhook_id: str | Non
     ).fetchall()
     found: dict[str, list[float]] = {}
     for alert_id, received, fired, stages in rows:
-        order = order_moments(connection, alert_id)
-        for stage, value in stages_of(received, fired, stages, order):
+        moments = moments_of(connection, alert_id, received, fired, stages)
+        for stage, value in stages_of(moments).items():
             found.setdefault(stage, []).append(value)
     return found
 
 
-def order_moments(connection: sqlite3.Connection, alert_id: str) -> tuple[str | None, str | None, str | None]:
-    """When the alert's first order was signed, accepted and filled; None for what has not happened."""
+def moments_of(connection: sqlite3.Connection, alert_id: str, received: str, fired: str | None, stages: str) -> Moments:
+    """When what happened to an alert, of its stored texts, and to its first order."""
     row = connection.execute(
-        "SELECT submitted_at, accepted_at, iif(status = 'filled', finished_at, NULL) FROM orders WHERE alert_id = ? AND leg = 0",
+        "SELECT submitted_at, signed_at, accepted_at, iif(status = 'filled', finished_at, NULL) FROM orders"
+        " WHERE alert_id = ? AND leg = 0",
         (alert_id,),
     ).fetchone()
-    return (None, None, None) if row is None else (row[0], row[1], row[2])
-
-
-def stages_of(received: str, fired: str | None, stages: str, order: tuple[str | None, ...]) -> list[tuple[str, float]]:
-    """Every stage that is known of one alert: `received` after it fired, all others in milliseconds after it was received."""
-    at = times.from_text(received)
-    found: list[tuple[str, float]] = []
-    if fired is not None:
-        found.append(("received", max(_milliseconds(times.from_text(fired), at), 0.0)))
+    claimed, signed, accepted, filled = (None,) * 4 if row is None else map(times.optional_time, row)
     noted = json.loads(stages)
-    found += [(name, float(noted[name])) for name in ("stored", "answered") if name in noted]
-    for name, moment in zip(("signed", "accepted", "filled"), order, strict=True):
-        if moment is not None:
-            found.append((name, max(_milliseconds(at, times.from_text(moment)), 0.0)))
-    return found
-
-
-def _milliseconds(start: datetime, end: datetime) -> float:
-    return (end - start).total_seconds() * 1000
+    return Moments(
+        received=times.from_text(received),
+        fired=times.optional_time(fired),
+        stored_ms=noted.get("stored"),
+        claimed=claimed,
+        signed=signed,
+        accepted=accepted,
+        filled=filled,
+        answered_ms=noted.get("answered"),
+    )
 
 
 def _executions(connection: sqlite3.Connection, start: str, webhook_id: str | None) -> tuple[Execution, ...]:

@@ -181,3 +181,21 @@ def test_text_is_never_markup() -> None:
     """What goes into an element or attribute is escaped."""
     assert h("p", "<b>&", title='"x') == '<p title="&quot;x">&lt;b&gt;&amp;</p>'
     assert "&lt;i&gt;" in table(("<i>",), [("<i>",)], empty="")
+
+
+async def test_looking_does_not_change_the_counts(visitor: Visitor) -> None:
+    """Each stage of each alert is in the histograms once, also of one that filled before the first look; a second look adds nothing."""
+    proof = {"Authorization": f"Bearer {visitor.token}"}
+
+    async def counts() -> dict[str, str]:
+        async with visitor.session.get(visitor.url + "/metrics", headers=proof) as answer:
+            return dict(re.findall(r'kekbridge_stage_seconds_count\{stage="(\w+)"\} ([\d.]+)', await answer.text()))
+
+    await visitor.desk.send(action="buy", quantity="0.01")
+    await visitor.desk.send(action="ping", symbol=None, alertId="twice")
+    await visitor.desk.send(action="ping", symbol=None, alertId="twice")
+    await visitor.desk.settled()
+    once = {"admitted": "1.0", "signed": "1.0", "accepted": "1.0", "filled": "1.0"}
+    wanted = {"received": "2.0", "stored": "2.0", "answered": "2.0"} | once
+    assert await counts() == wanted
+    assert await counts() == wanted

@@ -15,7 +15,10 @@ RARE = "PERP_DOGE_USDC"
 
 
 def fill(path: Path, count: int) -> None:
-    """Add `count` finished alerts, a second apart, with their orders, fills and history, as if they had come before all others."""
+    """Add `count` finished alerts with their orders, fills and history, a second apart.
+
+    The last one is 25 hours old, so that all rate windows are empty: what a full one costs depends on its limit, not on the history.
+    """
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute("PRAGMA synchronous=OFF")
@@ -24,7 +27,7 @@ def fill(path: Path, count: int) -> None:
         connection.execute(
             "CREATE TEMP TABLE numbers AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
             " SELECT i, printf('01A%023d', i) AS id,"
-            " strftime('%Y-%m-%dT%H:%M:%S.000Z', unixepoch() - 3600 - ? + i, 'unixepoch') AS at FROM n",
+            " strftime('%Y-%m-%dT%H:%M:%S.000Z', unixepoch() - 90000 - ? + i, 'unixepoch') AS at FROM n",
             (count, count),
         )
         alert = {
