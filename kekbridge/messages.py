@@ -98,7 +98,9 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "alert_expiring": _other("warning", "the alert of webhook {webhook} ends at TradingView in {left}, on {day}: renew it there"),
     "alert_ended": _other("failure", "the alert of webhook {webhook} has ended at TradingView on {day}: renew it there"),
     # ------------------------------------------------------------------------------------------------------------ upkeep
-    "authentication_attack": _other("warning", "{count} failed authentications from {address}: it is locked out"),
+    "authentication_attack": _other(
+        "warning", "{count} failed authentications: locked out {addresses}, the first {address}, until {until}"
+    ),
     "key_expiring": _other("warning", "the exchange key expires in {left}, on {day}: make a new one, `kekbridge keys generate`"),
     "key_expired": _other("failure", "the exchange key expired on {day}: no order can be sent"),
     "key_renewed": _other("info", "the exchange key is valid until {day}"),
@@ -125,6 +127,19 @@ def words_of(kind: str, facts: Mapping[str, Any], own: Mapping[str, str] | None 
     if kind == "trading_state" and facts.get("state") == "running":
         severity = "info"
     return severity, fill((own or {}).get(kind, message.words), {"event": kind, **facts})
+
+
+def describe(kind: str, facts: Mapping[str, Any]) -> tuple[Severity | None, str]:
+    """Any event in one line: as it is told, or its kind and its figures; severity None for what nobody needs to be told."""
+    said = words_of(kind, facts)
+    if said is not None:
+        return said
+    figures = ", ".join(
+        f"{name} {as_text(value)}"
+        for name, value in facts.items()
+        if name != "fingerprint" and value not in (None, "") and not isinstance(value, Mapping | list | tuple)
+    )
+    return None, f"{kind.replace('_', ' ')}: {figures}"[:_LONGEST_LINE].rstrip(" :")
 
 
 def fill(template: str, facts: Mapping[str, Any]) -> str:

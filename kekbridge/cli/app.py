@@ -35,7 +35,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "exits-only": ("kekbridge.cli.trading:exits_only", "Refuse entries at once; exits still pass."),
     "flatten": ("kekbridge.cli.flatten:flatten", "Halt, cancel every order, close every position."),
     "resume": ("kekbridge.cli.trading:resume", "Trade again after halt or exits-only."),
-    "jobs": ("kekbridge.cli.jobs:app", "List what runs by the clock: last run, next run, failures in a row."),
+    "jobs": (
+        "kekbridge.cli.jobs:app",
+        "List what runs by the clock: last run and how long it took, next run, runs and failures.",
+    ),
     "notify": ("kekbridge.cli.notify:app", "Be told of fills, refusals, limits and trouble."),
     "backup": ("kekbridge.cli.backup:backup", "Write everything into one file, also while the daemon runs."),
     "restore": (
@@ -43,7 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Bring a backup back into the data directory; the daemon must be stopped.",
     ),
     "export": ("kekbridge.cli.export:app", "Write alerts, orders, fills or P&L as CSV or JSON."),
-    "history": ("kekbridge.cli.history:app", "Check that nobody changed the recorded history."),
+    "history": ("kekbridge.cli.history:app", "What happened, event by event, and whether nobody changed the record."),
     "doctor": ("kekbridge.cli.doctor:app", "Check everything, from the settings to the way from TradingView."),
     "install-systemd": ("kekbridge.cli.systemd:app", "Write a hardened systemd service and socket."),
     "config": ("kekbridge.cli.config:app", "Show and check the settings."),

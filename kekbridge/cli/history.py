@@ -1,21 +1,97 @@
-"""`kekbridge history`: is the recorded history whole, and what is in it. Reads only."""
+"""`kekbridge history`: what happened, in words, and whether the record of it is whole. Reads only."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from kekbridge import values
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace, opened
+from kekbridge.cli.workspace import find_workspace, now, opened
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+    from kekbridge.store.events import Event
+
+_LOOK_EVERY_S: Final = 0.3
 
 app = typer.Typer(
-    help="Check that nobody changed the recorded history.",
+    help="What happened, event by event, and whether nobody changed the record.",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
-    epilog=examples("kekbridge history verify", "kekbridge history head --json"),
+    epilog=examples("kekbridge history list --since 24h", "kekbridge history verify"),
 )
+
+
+def _option(metavar: str, help_text: str) -> Any:
+    return typer.Option(metavar=metavar, help=help_text, show_default=False)
+
+
+@app.command(
+    "list",
+    epilog=examples(
+        "kekbridge history list",
+        "kekbridge history list --trouble --since 7d",
+        "kekbridge history list -f --kind stream_down --kind stream_back",
+    ),
+)
+def show(
+    context: typer.Context,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what happens. Ctrl-C stops.")] = False,
+    trouble: Annotated[bool, typer.Option("--trouble", help="Warnings and failures only.")] = False,
+    kind: Annotated[list[str] | None, _option("EVENT", "Of this kind only. Repeatable.")] = None,
+    since: Annotated[str | None, _option("TIME", "From then on: 2h, 7d, or 2026-11-22T16:00 (UTC).")] = None,
+    until: Annotated[str | None, _option("TIME", "Up to then.")] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="The newest N.")] = 50,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """List what happened, newest last: orders, limits, connections, jobs, changes of webhooks. With --json one line for each."""
+    from kekbridge.messages import MESSAGES
+    from kekbridge.store import events
+
+    kinds = tuple(kind or ())
+    if trouble:
+        kinds = tuple(name for name, one in MESSAGES.items() if one.severity != "info" and (not kinds or name in kinds))
+    began = None if since is None else values.instant("--since", since, now())
+    ended = None if until is None else values.instant("--until", until, now())
+    with opened(find_workspace(context, data_dir, config)) as database:
+        with database.snapshot() as connection:
+            found = events.latest(connection, kinds=kinds, since=began, until=ended, limit=limit)
+            last = events.head(connection)[0]
+            _print(connection, found, as_json=as_json)
+        if not found and not follow and not as_json:
+            from kekbridge.cli import render
+
+            render.note("Nothing of that kind happened.")
+        while follow:
+            time.sleep(_LOOK_EVERY_S)
+            with database.snapshot() as connection:
+                news = events.list_events(connection, after=last)
+                _print(connection, [event for event in news if not kinds or event.kind in kinds], as_json=as_json)
+            last = news[-1].sequence if news else last
+
+
+def _print(connection: sqlite3.Connection, found: Sequence[Event], *, as_json: bool) -> None:
+    """One line each: when, how serious, what."""
+    from kekbridge.cli import render
+    from kekbridge.messages import describe
+    from kekbridge.notify import order_facts
+
+    for event in found:
+        severity, words = describe(event.kind, {**order_facts(connection, event), **event.data})
+        if as_json:
+            render.as_json(render.jsonable(event) | {"severity": severity, "words": words})
+        else:
+            render.line(f"{render.clock(event.at, now()):<11}  {severity or '':<7}  {words}")
+    sys.stdout.flush()
 
 
 @app.command(

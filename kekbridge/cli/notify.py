@@ -77,23 +77,30 @@ def channels(
 
 
 @app.command(epilog=examples("kekbridge notify events", "kekbridge notify events --json | jq -r '.[].event'"))
-def events(as_json: Json = False) -> None:
-    """List the events that are told, in our words, with the names your own words in [notify.templates] may use."""
+def events(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
+    """List the events that are told and their words, with the names that your own words in [notify.templates] may use."""
     from kekbridge.cli import render
     from kekbridge.messages import MESSAGES
 
+    wanted = find_workspace(context, data_dir, config).settings.notify
+    rows = [
+        {
+            "event": kind,
+            "severity": message.severity,
+            "muted": kind in wanted.mute,
+            "words": wanted.templates.get(kind, message.words),
+            "names": message.names,
+        }
+        for kind, message in MESSAGES.items()
+    ]
     if as_json:
-        render.as_json(
-            [
-                {"event": kind, "severity": message.severity, "words": message.words, "names": list(message.names)}
-                for kind, message in MESSAGES.items()
-            ]
-        )
+        render.as_json(rows)
         return
-    for kind, message in MESSAGES.items():
-        render.line(f"{kind} ({message.severity})")
-        render.line(f"  {message.words}")
-        more = [f"{{{name}}}" for name in message.names if f"{{{name}}}" not in message.words]
+    for row in rows:
+        words = str(row["words"])
+        render.line(f"{row['event']} ({row['severity']}{', muted' if row['muted'] else ''})")
+        render.line(f"  {render.clean(words)}")
+        more = [f"{{{name}}}" for name in MESSAGES[str(row["event"])].names if f"{{{name}}}" not in words]
         render.line(f"  also {' '.join(more)}")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kekbridge import webhooks
 from kekbridge.config import Settings
-from kekbridge.doctor import machine, rules, service
+from kekbridge.doctor import machine, rules, service, upkeep
 from kekbridge.doctor.reach import public_url_checks
 from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.checks import Check
@@ -35,11 +35,11 @@ def examine(settings: Settings, data_dir: Path, *, clock: Callable[[], datetime]
     `settings` carry the mode in force. No secret stands in any line.
     """
     now = clock()
-    lines = [*machine.data_directory(data_dir), *machine.disk(data_dir)]
+    lines = [*machine.data_directory(data_dir), *machine.disk(data_dir, settings.store.warn_free_mb)]
     vault, found = _vault(settings, data_dir, ask)
     lines += [found, *machine.certificate(settings.tls, now), *machine.proxy(settings)]
     url, rows = _store(settings, data_dir, now)
-    lines += rows
+    lines += [*rows, *upkeep.channels(settings, vault)]
     lines += asyncio.run(_exchange(settings, vault, clock))
     lines += service.daemon_checks(data_dir, url)
     lines += service.systemd_checks(settings.mode)
@@ -73,7 +73,11 @@ def _store(settings: Settings, data_dir: Path, now: datetime) -> tuple[str, list
         try:
             with database.snapshot() as connection:
                 url = webhooks.local_url_of(connection) or usual
-                return url, [*machine.database(connection), *rules.checks(connection, settings, now)]
+                return url, [
+                    *machine.database(connection),
+                    *rules.checks(connection, settings, now),
+                    *upkeep.checks(connection, settings, data_dir, now),
+                ]
         finally:
             database.close_now()
     except (KekbridgeError, sqlite3.Error) as error:

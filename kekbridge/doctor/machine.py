@@ -13,7 +13,6 @@ from kekbridge.config import Settings, Tls
 from kekbridge.exchange.checks import Check
 from kekbridge.pem import not_after
 
-LOW_DISK_BYTES: Final = 1 << 30
 NO_DISK_BYTES: Final = 100 << 20
 EXPIRES_SOON: Final = timedelta(days=14)
 
@@ -34,15 +33,15 @@ def data_directory(data_dir: Path) -> list[Check]:
     return [Check("data", "ok", f"{data_dir}, its owner's only")]
 
 
-def disk(data_dir: Path) -> list[Check]:
-    """Room for the database: what cannot be stored is answered 503."""
+def disk(data_dir: Path, least_mb: int) -> list[Check]:
+    """Room for the database: what cannot be stored is answered 503. Less than `least_mb` is a warning."""
     place = next((one for one in (data_dir, *data_dir.parents) if one.is_dir()), Path("/"))
     free = shutil.disk_usage(place).free
     text = f"{free / (1 << 30):.1f} GiB free at {place}"
     if free < NO_DISK_BYTES:
         return [Check("disk", "broken", text, "make room: with a full disk every alert is answered 503")]
-    if free < LOW_DISK_BYTES:
-        return [Check("disk", "warning", text, "make room, or keep payloads for fewer days")]
+    if free < least_mb << 20:
+        return [Check("disk", "warning", text, "make room, or lower store.keep_payloads_days and backup.keep")]
     return [Check("disk", "ok", text)]
 
 

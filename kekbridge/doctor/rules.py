@@ -1,21 +1,19 @@
-"""Checks of what was set up in the store: webhooks, limits, trading state, orders nobody knows the end of, the last backup. Reads only."""
+"""Checks of what was set up in the store: webhooks, limits, trading state, orders nobody knows the end of. Reads only."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
-from kekbridge.backup import LAST_BACKUP
 from kekbridge.config import Settings
 from kekbridge.exchange.checks import Check
 from kekbridge.model import Limits, Mode, RateLimits, TradingState, Webhook
 from kekbridge.risk.limits import account_limits, tighter
 from kekbridge.store import settings as stored_settings
-from kekbridge.store import times, webhooks
+from kekbridge.store import webhooks
 
-_BACKUP_AGE: Final = timedelta(days=2)
 # What keeps a runaway strategy from emptying an account; any one of them per webhook is enough.
 _BRAKES: Final = ("daily_limit", "daily_orders", "max_daily_loss", "max_drawdown")
 
@@ -29,7 +27,6 @@ def checks(connection: sqlite3.Connection, settings: Settings, now: datetime) ->
         _rate(settings.risk.rates),
         *_trading(connection, found, now),
         *_unknown(connection),
-        *_backup(connection, settings.mode, now),
     ]
 
 
@@ -104,17 +101,6 @@ def _unknown(connection: sqlite3.Connection) -> Iterable[Check]:
         yield Check(
             "orders", "warning", text, "the daemon asks for them; `kekbridge orders --status unknown` lists them"
         )
-
-
-def _backup(connection: sqlite3.Connection, mode: Mode, now: datetime) -> Iterable[Check]:
-    last = stored_settings.get_value(connection, LAST_BACKUP)
-    at = times.optional_time(last) if isinstance(last, str) else None
-    if at is None or now - at > _BACKUP_AGE:
-        level: Any = "ok" if mode is Mode.PAPER else "warning"
-        text = "no backup yet" if at is None else f"the last backup is of {at:%Y-%m-%d}"
-        yield Check("backup", level, text, "`kekbridge backup FILE`")
-    else:
-        yield Check("backup", "ok", f"last one {at:%Y-%m-%d %H:%M} UTC")
 
 
 def _names(found: Iterable[Webhook]) -> str:

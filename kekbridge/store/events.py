@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -95,7 +95,25 @@ def list_events(connection: sqlite3.Connection, *, after: int = 0, limit: int = 
     return _select(connection, "WHERE sequence > ? ORDER BY sequence LIMIT ?", (after, limit))
 
 
-def _select(connection: sqlite3.Connection, rest: str, values: tuple[object, ...]) -> tuple[Event, ...]:
+def latest(
+    connection: sqlite3.Connection,
+    *,
+    kinds: Iterable[str] = (),
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int = 50,
+) -> tuple[Event, ...]:
+    """The newest events that fit every filter given, oldest of them first; no kinds: all. `until` is exclusive."""
+    wanted = tuple(kinds)
+    conditions = [("at >= ?", times.optional_text(since)), ("at < ?", times.optional_text(until))]
+    given = [(condition, value) for condition, value in conditions if value is not None]
+    where = [condition for condition, _ in given] + ([f"kind IN ({', '.join('?' * len(wanted))})"] if wanted else [])
+    values = [*(value for _, value in given), *wanted, limit]
+    rest = f"WHERE {' AND '.join(where)}" if where else ""
+    return _select(connection, f"{rest} ORDER BY sequence DESC LIMIT ?", values)[::-1]
+
+
+def _select(connection: sqlite3.Connection, rest: str, values: Sequence[object]) -> tuple[Event, ...]:
     rows = connection.execute(
         f"SELECT sequence, at, kind, alert_id, client_order_id, data FROM events {rest}",
         values,

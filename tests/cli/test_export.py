@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kekbridge import exporting
-from kekbridge.store import fills
+from kekbridge.store import events, fills
 from kekbridge.store.admission import admit
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
@@ -96,3 +96,24 @@ def test_a_changed_history_shows(run: Any, filled: Path) -> None:
     broken = run("history", "verify", "--json")
     assert (broken.code, broken.data["ok"], broken.data["brokenAt"]) == (1, False, 2)
     assert run("history", "verify", "--head", "nonsense").code == 2
+
+
+def test_history_tells_what_happened_in_words(run: Any, filled: Path) -> None:
+    """Every event is one line; warnings say so; filters by kind and trouble; as JSON with its words; no control characters pass."""
+    with Database.open(filled, create=False).transaction() as connection:
+        events.append(connection, "job_failed", now=NOW, data={"job": "backup", "error": "disk\x1b[2J full"})
+        events.append(connection, "stream_down", now=NOW, data={"lasting": "2 min"})
+        events.append(connection, "webhook_renamed", now=NOW, data={"from": "a", "to": "b", "settings": {"x": 1}})
+    listed = run("history", "list", "--limit", "3").out.splitlines()
+    assert [line[13:].strip() for line in listed] == [
+        "failure  job backup failed: disk[2J full",
+        "warning  the exchange's stream has been down for 2 min; orders are asked for instead",
+        "webhook renamed: from a, to b",
+    ]
+    everything = run("history", "list", "--json", "--limit", "1000").out.splitlines()
+    assert len(everything) == run("history", "verify", "--json").data["events"]
+    only = [json.loads(line) for line in run("history", "list", "--json", "--kind", "stream_down").out.splitlines()]
+    assert [(one["kind"], one["severity"]) for one in only] == [("stream_down", "warning")]
+    trouble = [json.loads(line)["kind"] for line in run("history", "list", "--trouble", "--json").out.splitlines()]
+    assert trouble[-2:] == ["job_failed", "stream_down"]
+    assert run("history", "list", "--until", "2000-01-01").out == ""
