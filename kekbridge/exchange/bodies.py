@@ -11,6 +11,8 @@ Several take-profits, or one for a part of the entry. A BRACKET holds one pair o
   The other take-profits are reduce-only TP_SL orders of their own (`later_exits`), to be placed once the entry has executed: before
   that there is nothing to reduce. The exchange removes them with the position, unlike resting limit orders.
   Price of it: one POSITIONAL_TP_SL per symbol and side exists; a later bracket of that kind replaces the stop by its own, for all of it.
+  And it closes a position, whosever entries that is made of: its execution is no entry's exit (fills.exit_of stays empty), its profit or
+  loss goes to the webhook that entered this symbol last, as with everything that the exchange closes by itself (store/fills.py).
 """
 
 from __future__ import annotations
