@@ -152,6 +152,11 @@ class OrderIntent:
         )
 
     @property
+    def may_rest(self) -> bool:
+        """True when it can wait at the exchange, for its price or as a take-profit for its trigger; False when it trades at once."""
+        return not self.order_type.is_immediate or (self.reduce_only and bool(self.take_profits))
+
+    @property
     def is_bracket(self) -> bool:
         """True for an entry that carries its own stop loss or take-profit in the same request."""
         return self.stop_loss is not None or bool(self.take_profits)
@@ -212,7 +217,7 @@ class Order:
         if self.status.is_final:
             return True
         is_open = self.status in (OrderStatus.ACCEPTED, OrderStatus.PARTIALLY_FILLED)
-        return is_open and not self.intent.order_type.is_immediate
+        return is_open and self.intent.may_rest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,7 +98,7 @@ def fix_for(scope: str, option: str, verb: str) -> str:
 
 def with_order(usage: Usage, intent: OrderIntent, webhook_id: str, *, name: str = "") -> Usage:
     """The usage as the next order of the same alert meets it; `name` is the order's client order id, once it has one."""
-    taken = replace(exposure.reservation_for(intent, webhook_id, name), is_resting=not intent.order_type.is_immediate)
+    taken = replace(exposure.reservation_for(intent, webhook_id, name), is_resting=intent.may_rest)
     reservations = (*usage.reservations, taken)
     if is_exit(intent):
         return replace(usage, reservations=reservations)

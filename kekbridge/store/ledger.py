@@ -60,7 +60,7 @@ def open_quantity(order: Order) -> Decimal:
 
 
 def reservation_of(order: Order) -> Reservation | None:
-    """The room an order holds; None once it is finished. It rests when its type lets it wait in the book."""
+    """The room an order holds; None once it is finished. It rests when it can wait at the exchange."""
     if order.finished_at is not None:
         return None
     intent = order.intent
@@ -72,7 +72,7 @@ def reservation_of(order: Order) -> Reservation | None:
         quantity=quantity if intent.side.sign > 0 else -quantity,
         notional=EXACT.multiply(quantity, intent.reference_price),
         is_entry=intent.purpose is Purpose.ENTRY,
-        is_resting=not intent.order_type.is_immediate,
+        is_resting=intent.may_rest,
         is_margined=_is_margined(order.status.value, intent.order_type.value),
     )
 
