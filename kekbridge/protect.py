@@ -7,7 +7,7 @@ smaller than the position is placed again; when that does not succeed within `pr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -18,8 +18,9 @@ from kekbridge.config import Queue
 from kekbridge.crashpoints import reach
 from kekbridge.errors import ExchangeUnavailable, KekbridgeError
 from kekbridge.exchange.protocol import Accepted, Exchange, OrderReport, Submission
-from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Purpose
+from kekbridge.model import ZERO, Fill, Order, OrderIntent, OrderStatus, OrderType, Purpose, Side
 from kekbridge.pipeline import request_text
+from kekbridge.store import fills as fill_rows
 from kekbridge.store import orders as order_rows
 from kekbridge.store import protections
 from kekbridge.store.database import Database
@@ -139,6 +140,8 @@ class Guard:
             return await self._mark(entry, ProtectionState.OVER)
         if exposure.naked == ZERO:
             return await self._mark(entry, state)
+        if await self._was_left(entry):
+            return await self._mark(entry, ProtectionState.OVER, "closed; what is open now was opened after that")
         await self._mark(entry, ProtectionState.WANTED, f"{exposure.naked} of {exposure.open} without a stop")
         log.warning("position_naked", client_order_id=entry.client_order_id, naked=str(exposure.naked))
         if spent_s < self._settings.protect_within_s * _PATIENCE and not self._is_past_stop(entry):
@@ -184,6 +187,23 @@ class Guard:
             covered += own
         return Exposure(held, max(held - covered, ZERO)), ProtectionState.REPLACED
 
+    async def _was_left(self, entry: Order) -> bool:
+        """True when the entry's position was closed and what is open now is somebody else's: its stop went with it, as it should.
+
+        Asked only when something looks naked. Where the exchange does not answer, the position counts as the entry's: better a stop too
+        many than one too few.
+        """
+        own = await self._database.read(fill_rows.of_order, entry.client_order_id)
+        if not own or not entry.status.is_final:
+            return False
+        try:
+            told = await self._exchange.trades_since(own[-1].executed_at)
+        except ExchangeUnavailable:
+            return False
+        known = {fill.trade_id for fill in own}
+        later = [fill for fill in told if fill.symbol == entry.intent.symbol and fill.trade_id not in known]
+        return was_left(entry.intent.side, self._position_on_side(entry), later)
+
     def _position_on_side(self, entry: Order) -> Decimal:
         """How much is open in the direction of the entry, as the account was last seen."""
         snapshot = self._exchange.snapshot
@@ -215,6 +235,20 @@ class Guard:
     async def _mark(self, entry: Order, state: ProtectionState, detail: str = "") -> ProtectionState:
         await self._database.write(protections.mark, entry, state, detail=detail, now=self._clock())
         return state
+
+
+def was_left(side: Side, held: Decimal, executions: Sequence[Fill]) -> bool:
+    """True when a position on `side` was gone for a moment between these executions (oldest first), which led to `held` of it now.
+
+    Reckoned backwards from what is held. Nothing was left where nothing was closed before: then a fill is known that the position does
+    not show yet.
+    """
+    for index in range(len(executions) - 1, -1, -1):
+        fill = executions[index]
+        held -= fill.quantity * fill.side.sign * side.sign
+        if held <= 0:
+            return any(earlier.side is not side for earlier in executions[:index])
+    return False
 
 
 def _exited(report: OrderReport | None) -> Decimal:

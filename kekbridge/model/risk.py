@@ -42,7 +42,8 @@ class Verdict:
 class Reservation:
     """Room taken from the limits by an order of ours that is not final yet; quantity signed, notional in USDC.
 
-    `is_resting`: it can wait at the exchange, so nobody knows whether it will trade. `is_margined`: the exchange has it and holds its margin back already.
+    `is_resting`: it can wait at the exchange, so nobody knows whether it will trade.
+    `is_margined`: the exchange has it and holds its margin back already.
     """
 
     client_order_id: str
