@@ -138,7 +138,9 @@ def test_a_restore_under_a_running_trade_sends_nothing_twice(tmp_path: Path, *, 
     """One order under way and one queued at the moment of the backup; sent afterwards or not: the exchange never sees two of any."""
     with running_bridge(tmp_path, environment={"KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0"}) as bridge:
         call(f"{bridge.paper_url}/paper/faults", SLOW_FIRST_ORDER)
-        assert [bridge.send(alertId=f"b{number}", quantity="0.002")[0] for number in range(2)] == [202, 202]
+        # With a leverage of its own the second waits for the first.
+        sent = [bridge.send(alertId=f"b{number}", quantity="0.002", leverage="10") for number in range(2)]
+        assert [status for status, _ in sent] == [202, 202]
         ids = [order.client_order_id for order in _orders_in(bridge.data_dir)]
         file = tmp_path / "b.zip"
         backup.make(bridge.data_dir, file, now=datetime.now(UTC))

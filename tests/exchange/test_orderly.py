@@ -99,6 +99,30 @@ async def test_market_order_fills_and_shows_at_once(
     assert [fill.trade_id for fill in fills] == [execution.trade_id]
 
 
+async def test_what_the_stream_told_of_an_entry_is_what_the_trades_say(
+    exchange: OrderlyExchange, make_order: MakeOrder, until: Until
+) -> None:
+    """An execution that opens or adds is taken from the stream, field by field what a question would have brought; a close is asked for."""
+    reports: dict[str | None, OrderReport] = {}
+    exchange.listen(lambda report: reports.update({report.client_order_id: report}))
+
+    async def told(name: str, **changes: Any) -> tuple[Fill, ...]:
+        await exchange.place(make_order(name, **changes))
+        await until(lambda: name in reports and reports[name].status is OrderStatus.FILLED)
+        return await exchange.fills(reports[name])
+
+    for name, changes in (
+        ("kb-open", {}),
+        ("kb-add", {}),
+        ("kb-less", {"side": Side.SELL, "quantity": Decimal("0.005")}),
+        ("kb-turn", {"side": Side.SELL, "quantity": Decimal("0.1")}),
+    ):
+        first = await told(name, **changes)
+        again = await exchange.fills(reports[name])  # what the stream told is given once: this one asks
+        assert first == again, name
+        assert first[0].realized_pnl is not None
+
+
 async def test_fills_show_without_the_stream(
     paper: PaperExchange, client_for: ClientFor, make_order: MakeOrder, control: Control
 ) -> None:

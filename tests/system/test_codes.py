@@ -350,7 +350,7 @@ def _status_of(orders: tuple[Order, ...], code: str) -> int:
 async def _queue(desk: Desk) -> dict[str, int]:
     """More entries than may wait, while the exchange is slow."""
     await desk.control("faults", {"fault": "delay", "delay_ms": 700, "path": "/v1/order", "count": 1})
-    answers = await asyncio.gather(*(desk.send(**BUY) for _ in range(8)))
+    answers = await asyncio.gather(*(desk.send(**BUY, orderType="limit", limitPrice="40000") for _ in range(8)))
     await desk.settled()
     full = [status for status, answer in answers if answer.get("code") == "queue_full"]
     return {"queue_full": full[0]} if full else {}
