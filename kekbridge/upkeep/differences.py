@@ -18,6 +18,7 @@ from kekbridge.exchange.protocol import Exchange, OrderReport
 from kekbridge.model import ZERO, OrderStatus
 from kekbridge.store import events, order_queue, orders, positions
 from kekbridge.store.database import Database
+from kekbridge.wording import amount
 
 _REMEMBERED: Final = 2000
 # A report may be on its way while the answer to our question overtakes it.
@@ -71,9 +72,7 @@ class Differences:
             changed = {name: state for name, state in changed.items() if self._told.get(name) != state}
             await asyncio.sleep(_LOOK_EVERY_S)
         for name, (status, executed) in changed.items():
-            detail = (
-                f"order {name} is {status.value.replace('_', ' ')}, {executed:f} executed; the stream had not told it"
-            )
+            detail = f"order {name} is {status.value.replace('_', ' ')}, {amount(executed)} executed; the stream had not told it"
             await self._database.write(_tell, detail, name, now=self._clock())
 
     async def _compare_positions(self) -> None:
@@ -92,7 +91,7 @@ class Differences:
         baseline = dict(self._books.positions)
         for symbol in [symbol for symbol, gap in unexplained.items() if self._suspects.get(symbol) == gap]:
             gap, found = unexplained.pop(symbol), now.positions.get(symbol, ZERO)
-            detail = f"{symbol} is {found:f}, by its trades it should be {found - gap:f}"
+            detail = f"{symbol} is {amount(found)}, by its trades it should be {amount(found - gap)}"
             await self._database.write(_tell, detail, None, now=self._clock(), symbol=symbol)
             baseline[symbol] = baseline.get(symbol, ZERO) + gap
         self._books = _Books(baseline, self._books.trades) if unexplained else now

@@ -77,6 +77,29 @@ def test_a_state_with_an_end_is_over_at_its_end(connection: sqlite3.Connection) 
     assert (control.state, control.since) == (RUNNING, end)
 
 
+def test_what_is_over_is_told_to_run_again_once(connection: sqlite3.Connection) -> None:
+    """The history says when trading went on, for every scope that had an end; a halt without one stays."""
+    for scope, until in (("account", NOW + timedelta(hours=1)), ("hook", NOW + timedelta(hours=2)), ("other", None)):
+        settings.set_trading_state(
+            connection,
+            TradingState.EXITS_ONLY,
+            reason="daily_loss",
+            by="limit daily_loss",
+            now=NOW,
+            until=until,
+            scope=scope,
+        )
+    later = NOW + timedelta(hours=1)
+    assert not settings.has_something_over(connection, now=NOW)
+    assert settings.end_what_is_over(connection, now=later) == ("account",)
+    assert settings.end_what_is_over(connection, now=later) == ()
+    assert settings.end_what_is_over(connection, now=later + timedelta(days=9)) == ("hook",)
+    last = events.latest(connection, limit=1)[0]
+    assert (last.kind, last.data["state"], last.data["scope"]) == ("trading_state", "running", "hook")
+    assert last.data["reason"] == "daily_loss (over)"
+    assert settings.trading_control(connection, now=later, scope="other").state is TradingState.EXITS_ONLY
+
+
 def test_a_fresh_database_runs_and_knows_no_peak(connection: sqlite3.Connection) -> None:
     """Nothing set means running; the equity peak is what was stored, exactly."""
     usage = read_usage(connection, "hook", now=NOW)
