@@ -45,7 +45,7 @@ from kekbridge.ingress.autocert import AutoCertificate
 from kekbridge.ingress.certificates import PinnedCertificates
 from kekbridge.ingress.listener import Listener
 from kekbridge.ingress.lockout import Lockout
-from kekbridge.ingress.tls import check_bind, serving_context
+from kekbridge.ingress.tls import serving_context
 from kekbridge.jobs import Jobs
 from kekbridge.keyuse import KeyUse
 from kekbridge.model import Mode
@@ -55,6 +55,7 @@ from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
 from kekbridge.pipeline import Pipeline
+from kekbridge.preflight import check_settings
 from kekbridge.protect import Guard
 from kekbridge.recovery import Recovery
 from kekbridge.refusals import RefusalLog
@@ -279,8 +280,7 @@ class Daemon:
         sockets: Sequence[InheritedSocket] = (),
     ) -> Daemon:
         """Open everything in order; the stack closes it in reverse. Raises OperatorError."""
-        for server in _addresses(settings, sockets):
-            check_bind(server, settings.tls)
+        check_settings(settings, _addresses(settings, sockets))
         prepare_data_dir(data_dir)
         stack.enter_context(DaemonLock(data_dir))
         vault = await asyncio.to_thread(open_vault, settings.vault, data_dir, settings.mode, ask=_ask_on_terminal())

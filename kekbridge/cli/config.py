@@ -34,8 +34,10 @@ def show(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = 
 def check(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
     """Read the settings as `serve` would; exit code 2 and one line when something is wrong."""
     from kekbridge.cli import render
+    from kekbridge.preflight import check_settings
 
     workspace = find_workspace(context, data_dir, config)
+    check_settings(workspace.settings)
     changed = [name for name, _, source in _rows(workspace) if source != "default"]
     if as_json:
         render.as_json({"ok": True, "file": _text(workspace.config_file), "changed": changed})

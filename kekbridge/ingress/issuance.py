@@ -61,10 +61,16 @@ class Authority:
     def issue(self, domain: str, publish: Publish) -> bytes:
         """A new private key and the certificate chain for it, as one PEM. Raises IssuanceFailed, ConfigError without the extra."""
         need_acme()
-        import requests
-        from acme import errors, messages
-        from josepy import errors as jose_errors
-
+        try:
+            import requests
+            from acme import errors, messages
+            from josepy import errors as jose_errors
+        except (ImportError, AttributeError) as error:
+            # Versions that do not fit together fail while they are loaded; at a renewal that must not end the daemon.
+            raise IssuanceFailed(
+                f"the libraries of the extra `acme` cannot be loaded ({_one_line(error)});"
+                " `pip install --upgrade 'kekbridge[acme]'` brings fitting ones"
+            ) from None
         try:
             return self._issue(domain, publish)
         except errors.ValidationError as error:

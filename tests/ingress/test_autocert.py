@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +20,7 @@ from kekbridge.ingress.challenges import ChallengeServer
 from kekbridge.ingress.issuance import Validity, read_validity
 from kekbridge.ingress.tls import serving_context
 from tests.ingress.pebble import DOMAIN, Pebble, needs_pebble, running_pebble
-from tests.system.harness import free_port
+from tests.system.harness import clean_environment, free_port
 from tests.waiting import until
 
 # The older library that the development tools' own pins allow still reads its request by pyOpenSSL, and says so at every turn.
@@ -220,3 +222,23 @@ def test_contradicting_settings(tmp_path: Path, settings: dict[str, object], fie
     with pytest.raises(ConfigError) as refused:
         Bridge(tmp_path, **settings)
     assert refused.value.field == field
+
+
+def test_libraries_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
+    """A broken installation fails the attempt, with what mends it; a renewal that meets it must not end the daemon."""
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme" / "__init__.py").write_text("import sys\nsys.no_such_thing\n")
+    script = (
+        "from pathlib import Path\n"
+        "from kekbridge.errors import KekbridgeError\n"
+        "from kekbridge.ingress.issuance import Authority\n"
+        "try: Authority('https://127.0.0.1:9', '', '', Path('none')).issue('a.example.com', lambda *_: None)\n"
+        "except KekbridgeError as error: print(error.message)"
+    )
+    environment = clean_environment()
+    environment["PYTHONPATH"] = f"{tmp_path}:{environment['PYTHONPATH']}"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "pip install --upgrade" in done.stdout
+    assert done.stdout.count("\n") == 1
