@@ -117,8 +117,8 @@ def headline(orders: Sequence[Order]) -> Order:
 
 
 def _leg(order: Order) -> dict[str, Any]:
-    leg: dict[str, Decimal | str | bool | None] = {
-        "leg": str(order.leg),
+    leg: dict[str, Decimal | str | int | None] = {
+        "leg": order.leg,
         "status": order.status.value,
         "side": order.intent.side.value,
         "symbol": order.intent.symbol,

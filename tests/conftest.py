@@ -1,4 +1,7 @@
-"""Fixtures that several rooms share, and how long property tests try: HYPOTHESIS_PROFILE=release makes 10,000 examples of each."""
+"""Fixtures that several rooms share, and how long property tests try: HYPOTHESIS_PROFILE=release makes 10,000 examples of each.
+
+Such a run needs more than the usual time: pytest -o timeout=3600.
+"""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_the_failed_leg_speaks_for_the_alert() -> None:
     ]
     answer = answers.order_answer(orders, alert_id="a", now=NOW)
     assert (answer.status, answer.body["code"]) == (422, "orderly:-1101")
-    assert [leg["leg"] for leg in answer.body["orders"]] == ["0", "1", "2"]
+    assert [leg["leg"] for leg in answer.body["orders"]] == [0, 1, 2]
 
 
 def test_what_guards_a_position_does_not_speak() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kekbridge.exchange.pacing import JITTER_S, RATES, Endpoint, Pacer, Rate, Ticket
+from tests.examples import examples
 
 CREATE = Endpoint.ORDER_CREATE
 
@@ -83,7 +84,7 @@ async def test_burst_of_fifty() -> None:
     assert sent[-1] - sent[0] <= 4.4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     count=st.integers(1, 12),
     window_s=st.floats(0.5, 10),
@@ -117,7 +118,7 @@ def test_no_window_overflows(count: int, window_s: float, gaps: list[float], del
     assert most_in_a_window(sorted(sent), window_s) <= count
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     count=st.integers(1, 10),
     ways=st.lists(st.tuples(st.floats(0.01, 0.4), st.floats(0.01, 0.4)), min_size=1, max_size=40),

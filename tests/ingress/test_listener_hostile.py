@@ -18,6 +18,7 @@ from kekbridge.delivery import Answer
 from kekbridge.errors import ConfigError, Unauthenticated
 from kekbridge.ingress.addresses import AllowList
 from kekbridge.ingress.lockout import Lockout
+from tests.examples import examples
 from tests.ingress.door import PATH, QUICK, Door, Reply, opened
 from tests.waiting import until
 
@@ -95,7 +96,7 @@ async def test_no_junk_gets_a_500(door: Door, number: int) -> None:
     assert (await door.send()).status == 202
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     start=st.sampled_from([b"", POST, b"GET /healthz HTTP/1.1\r\n", POST + b"Transfer-Encoding: chunked\r\n\r\n"]),
     middle=st.binary(max_size=300),

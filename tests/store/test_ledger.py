@@ -17,6 +17,7 @@ from kekbridge.store import alerts, events, fills, ledger, orders, times
 from kekbridge.store.admission import admit
 from kekbridge.store.database import Database
 from kekbridge.store.orders import IllegalTransition
+from tests.examples import examples
 from tests.store.made import NO_RATES, NOW, admitting, draft, fill
 
 AMOUNTS = st.decimals(min_value="0.0001", max_value="99999", places=4)
@@ -198,5 +199,5 @@ class Life(RuleBasedStateMachine):
 
 TestLife = Life.TestCase
 TestLife.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=examples(40), stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
