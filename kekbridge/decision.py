@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import Literal
 
 from kekbridge.alerts.market import read_market
@@ -67,19 +68,15 @@ def decide(
     verdicts: list[Verdict] = []
     warnings: list[str] = list(alert.warnings)
     plans: list[Plan] = []
-    denial: Verdict | None = None
+    denied: tuple[OrderIntent, Verdict] | None = None
     refusal: RequestRefused | None = None
     courses: dict[str, StrategyCourse] = {}
+    read = partial(translate, settings=webhook.settings, snapshot=snapshot)
+    judge_leg = partial(_judge_leg, webhook=webhook, snapshot=snapshot, terms=terms)
     for step in alert.steps:
+        history = History(fired_at, {**usage.courses, **courses})
         try:
-            plan = translate(
-                step,
-                settings=webhook.settings,
-                snapshot=snapshot,
-                pending=pending_quantities(usage),
-                first_leg=len(kept),
-                history=History(fired_at, {**usage.courses, **courses}),
-            )
+            plan = read(step, pending=pending_quantities(usage), first_leg=len(kept), history=history)
         except RequestRefused as refused:
             refusal = refused
             break
@@ -88,23 +85,36 @@ def decide(
             courses[plan.symbol] = plan.course
         warnings += (*plan.warnings, *plan.notes)
         for intent in plan.intents:
-            allowed = rules.apply_leverage_policy(intent, webhook=webhook, account_limits=terms.account_limits)
-            judged = judge(allowed, webhook=webhook, snapshot=snapshot, usage=usage, terms=terms)
-            judged += _room_in_queue(allowed, usage.waiting_orders + len(kept), terms)
+            leg, judged = judge_leg(intent, len(kept), intent is plan.intents[0], usage=usage)
             verdicts += judged
             denial = rules.first_denial(judged)
             if denial is not None:
+                denied = leg, denial
                 break
-            chained = _after_the_leg_before(allowed, leg=len(kept), starts_step=intent is plan.intents[0])
-            kept.append(chained)
-            usage = with_order(usage, chained, webhook.id, name=client_order_id_of(alert_id, len(kept) - 1))
-        if denial is not None:
+            kept.append(leg)
+            usage = with_order(usage, leg, webhook.id, name=client_order_id_of(alert_id, len(kept) - 1))
+        if denied is not None:
             break
-    concluded = replace(
-        _conclude(alert, plans, kept, verdicts, warnings, denial=denial, refusal=refusal),
-        courses=tuple(courses.items()),
-    )
-    return replace(concluded, trips=_trips(denial, allowed.notional, webhook, usage, terms)) if denial else concluded
+    concluded = _conclude(alert, plans, kept, verdicts, warnings, denial=denied[1] if denied else None, refusal=refusal)
+    trips = _trips(denied[1], denied[0].notional, webhook, usage, terms) if denied else ()
+    return replace(concluded, courses=tuple(courses.items()), trips=trips)
+
+
+def _judge_leg(
+    intent: OrderIntent,
+    number: int,
+    starts_step: bool,
+    *,
+    webhook: Webhook,
+    snapshot: AccountSnapshot,
+    usage: Usage,
+    terms: Terms,
+) -> tuple[OrderIntent, tuple[Verdict, ...]]:
+    """One order as it may be sent, behind the legs before it, and what the rules say of it."""
+    allowed = rules.apply_leverage_policy(intent, webhook=webhook, account_limits=terms.account_limits)
+    judged = judge(allowed, webhook=webhook, snapshot=snapshot, usage=usage, terms=terms)
+    judged += _room_in_queue(allowed, usage.waiting_orders + number, terms)
+    return _after_the_leg_before(allowed, leg=number, starts_step=starts_step), judged
 
 
 def is_out_of_turn(usage: Usage, *, alert: Alert, webhook: Webhook, snapshot: AccountSnapshot) -> bool:

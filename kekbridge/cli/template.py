@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import base64
 import sys
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.cli.workspace import find_workspace, now, open_sealer, opened, webhook_url
 
+if TYPE_CHECKING:
+    from kekbridge.alerts.template import Template
+
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 Kind = Literal["strategy", "indicator", "close", "flip", "position", "ping", "pine"]
+
+
+# The options that say what stands in the message: parameters here, and of alerts.template.build.
+_WISHES: Final = (
+    "action", "symbol", "quantity", "quantity_type", "order_type", "limit_price", "trigger_price", "stop_loss",
+    "take_profit", "trailing_stop", "leverage", "slippage", "comment",
+)  # fmt: skip
 
 
 def _option(metavar: str, help_text: str) -> Any:
@@ -82,35 +92,24 @@ def template(
     chosen = profile or webhook.settings.profile
     if chosen not in PROFILES:
         raise ConfigError(f"--profile: found {chosen[:40]!r}, expected one of {', '.join(PROFILES)}")
-    made = build(
-        kind,
-        api_key=credentials.api_key,
-        api_secret=credentials.api_secret,
-        profile=chosen,
-        action=action,
-        symbol=symbol,
-        quantity=quantity,
-        quantity_type=quantity_type,
-        order_type=order_type,
-        limit_price=limit_price,
-        trigger_price=trigger_price,
-        stop_loss=stop_loss,
-        take_profit=take_profit,
-        trailing_stop=trailing_stop,
-        leverage=leverage,
-        slippage=slippage,
-        comment=comment,
-    )
+    wishes = {wish: context.params[wish] for wish in _WISHES}
+    made = build(kind, api_key=credentials.api_key, api_secret=credentials.api_secret, profile=chosen, **wishes)
     if as_json:
         render.as_json(
             {"message": made.message, "webhookUrl": url, "explanation": dict(made.explanation), "free": made.free}
         )
         return
-    render.line(made.message)
+    _print(made, url)
     if copy:
         _copy(made.message)
     if chosen != webhook.settings.profile:
         render.note(f"The webhook must understand it:  kekbridge webhook edit {webhook.name} --profile {chosen}")
+
+
+def _print(made: Template, url: str) -> None:
+    from kekbridge.cli import render
+
+    render.line(made.message)
     render.note(f"To send to: {url}")
     for part, words in made.explanation:
         render.note(f"  {part}: {words}")

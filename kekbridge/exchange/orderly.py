@@ -30,7 +30,7 @@ from kekbridge.exchange.rest import Rest, worst
 from kekbridge.exchange.signing import Signer
 from kekbridge.exchange.stream import Stream, StreamTimings
 from kekbridge.exchange.venues import ADDRESSES as ADDRESSES
-from kekbridge.exchange.venues import addresses_of
+from kekbridge.exchange.venues import Addresses, addresses_of
 from kekbridge.exchange.wire import Wire
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderIntent, OrderType, Purpose, Side
 
@@ -84,7 +84,7 @@ class OrderlyExchange:
         self._fresh.on_report = self._tell_report
         self._fresh.on_account = self._tell_account
         self._fresh.on_gap = self._tell_gap
-        self._feed = feed = Feed(
+        self._feed = Feed(
             self._account,
             clock=clock,
             on_report=self._tell_report,
@@ -93,32 +93,37 @@ class OrderlyExchange:
             on_leg=self._tell_gap,
             on_system=self._fresh.take_system,
         )
-        self._private = Stream(
-            "private",
-            f"{addresses.ws_private}/{signer.account_id}",
-            PRIVATE_TOPICS,
-            session=lambda: self._wire.session,
-            login=self._login,
-            on_message=feed.take,
-            on_live=self._fresh.stream_came,
-            on_lost=self._fresh.stream_went,
-            on_sign_of_life=self._fresh.sign_of_life,
-            timings=stream_timings or StreamTimings(),
-        )
-        self._public = Stream(
-            "public",
-            f"{addresses.ws_public}/{signer.account_id}",
-            PUBLIC_TOPICS,
-            session=lambda: self._wire.session,
-            on_message=feed.take,
-            timings=stream_timings or StreamTimings(),
-        )
+        self._private, self._public = self._make_streams(addresses, stream_timings or StreamTimings())
         self._fresh.has_marks = lambda: self._public.is_live
         self._tasks: list[asyncio.Task[None]] = []
         self._report_listeners: list[Callable[[OrderReport], None]] = []
         self._account_listeners: list[Callable[[AccountSnapshot], None]] = []
         self._fill_listeners: list[Callable[[Fill], None]] = []
         self._gap_listeners: list[Callable[[], None]] = []
+
+    def _make_streams(self, addresses: Addresses, timings: StreamTimings) -> tuple[Stream, Stream]:
+        """The private and the public stream, each telling what it hears."""
+        private = Stream(
+            "private",
+            f"{addresses.ws_private}/{self.signer.account_id}",
+            PRIVATE_TOPICS,
+            session=lambda: self._wire.session,
+            login=self._login,
+            on_message=self._feed.take,
+            on_live=self._fresh.stream_came,
+            on_lost=self._fresh.stream_went,
+            on_sign_of_life=self._fresh.sign_of_life,
+            timings=timings,
+        )
+        public = Stream(
+            "public",
+            f"{addresses.ws_public}/{self.signer.account_id}",
+            PUBLIC_TOPICS,
+            session=lambda: self._wire.session,
+            on_message=self._feed.take,
+            timings=timings,
+        )
+        return private, public
 
     # -------------------------------------------------------------------------------------------------------- life, health
 

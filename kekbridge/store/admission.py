@@ -26,7 +26,7 @@ from kekbridge.model import (
 )
 from kekbridge.store import alerts, cancels, courses, drift, events, orders, ratelimit, settings, times
 from kekbridge.store.alerts import StoredAlert
-from kekbridge.store.codec import plain, storable, to_json, verdicts_to_json
+from kekbridge.store.codec import plain, storable
 from kekbridge.store.order_rows import Departure
 from kekbridge.store.ratelimit import UNLIMITED, Excess
 from kekbridge.store.usage import read_usage
@@ -313,34 +313,7 @@ def _insert(
         stages={},
         updated_at=now,
     )
-    connection.execute(
-        "INSERT INTO alerts (id, webhook_id, webhook_name, alert_id, identity, fingerprint, received_at, fired_at, remote, proof,"
-        " payload, action, symbol, is_exit, status, code, error, field, verdicts, warnings, updated_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            alert.id,
-            alert.webhook_id,
-            alert.webhook_name,
-            alert.alert_id,
-            alert.identity,
-            alert.fingerprint,
-            times.to_text(alert.received_at),
-            times.optional_text(alert.fired_at),
-            alert.remote,
-            alert.proof,
-            to_json(alert.payload),
-            alert.action,
-            alert.symbol,
-            alert.is_exit,
-            alert.status,
-            alert.code,
-            alert.error,
-            alert.field,
-            verdicts_to_json(alert.verdicts),
-            to_json(alert.warnings),
-            times.to_text(now),
-        ),
-    )
+    alerts.insert(connection, alert)
     return alert
 
 

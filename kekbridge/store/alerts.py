@@ -15,7 +15,7 @@ from typing import Any, Final
 from kekbridge.errors import NotFound
 from kekbridge.model import FIRST_PROTECTIVE_LEG, OrderStatus, Verdict
 from kekbridge.store import times
-from kekbridge.store.codec import from_json, storable, to_json, verdicts_from_json
+from kekbridge.store.codec import from_json, storable, to_json, verdicts_from_json, verdicts_to_json
 
 NOTHING_TO_CLOSE: Final = "nothing_to_close"
 # Of several orders the one that matters most gives the alert its status: what is open first, then what went wrong.
@@ -67,6 +67,38 @@ class StoredAlert:
     answer: Mapping[str, Any] | None
     stages: Mapping[str, float]
     updated_at: datetime
+
+
+def insert(connection: sqlite3.Connection, alert: StoredAlert) -> None:
+    """Write a new alert; its answer comes later."""
+    connection.execute(
+        "INSERT INTO alerts (id, webhook_id, webhook_name, alert_id, identity, fingerprint, received_at, fired_at, remote, proof,"
+        " payload, action, symbol, is_exit, status, code, error, field, verdicts, warnings, updated_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            alert.id,
+            alert.webhook_id,
+            alert.webhook_name,
+            alert.alert_id,
+            alert.identity,
+            alert.fingerprint,
+            times.to_text(alert.received_at),
+            times.optional_text(alert.fired_at),
+            alert.remote,
+            alert.proof,
+            to_json(alert.payload),
+            alert.action,
+            alert.symbol,
+            alert.is_exit,
+            alert.status,
+            alert.code,
+            alert.error,
+            alert.field,
+            verdicts_to_json(alert.verdicts),
+            to_json(alert.warnings),
+            times.to_text(alert.updated_at),
+        ),
+    )
 
 
 def get(connection: sqlite3.Connection, alert_id: str) -> StoredAlert:
