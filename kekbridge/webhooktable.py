@@ -104,7 +104,7 @@ ROWS: tuple[Row, ...] = (
 )  # fmt: skip
 
 # Fields that a word `none` empties; the others have no meaning without a value.
-MUST_HAVE_VALUE = frozenset({"leverage_policy", "follow", "profile", "per_minute", "per_hour", "per_day"})
+MUST_HAVE_VALUE = frozenset({"leverage_policy", "follow", "profile", "reorder_ms", "per_minute", "per_hour", "per_day"})
 
 
 def apply(given: Mapping[str, Any], settings: WebhookSettings) -> WebhookSettings:

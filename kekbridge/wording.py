@@ -9,11 +9,12 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 from enum import Enum
 from typing import Any, Final
 
 SHORT_ID: Final = 13
+EXACT: Final = Context(prec=400)
 _UNSAFE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 
 
@@ -54,6 +55,15 @@ def amount(value: Decimal | None) -> str:
         return "-"
     text = format(value, "f")
     return text.rstrip("0").rstrip(".") or "0" if "." in text else text
+
+
+def money(value: Decimal | None, *, places: int = 8) -> str:
+    """An amount for reading: thousands apart, at most `places` decimals (half up), no idle zeros. The exact one is in `--json`."""
+    if value is None:
+        return "-"
+    text = f"{value.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP, EXACT):,f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text in ("", "-0") else text
 
 
 def moment(at: datetime | None) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from html import escape
 from typing import Final
 
-from kekbridge.wording import amount, clean
+from kekbridge.wording import clean, money
 
 _VOID: Final = frozenset({"input", "br", "meta", "link", "line", "polyline", "rect"})
 
@@ -42,24 +42,40 @@ def _text(value: object) -> str:
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> Markup:
-    """A table that scrolls sideways on a phone; amounts stand to the right."""
-    body = [h("tr", *(_cell(value) for value in row)) for row in rows]
+    """A table; on a phone each row is a card, where the titles stand before the values."""
+    body = [h("tr", *(_cell(title, value) for title, value in zip(titles, row, strict=True))) for row in rows]
     if not body:
         return h("p", empty, class_="dim")
     head = h("tr", *(h("th", title) for title in titles))
     return h("div", h("table", h("thead", head), h("tbody", *body)), class_="wide")
 
 
-def _cell(value: object) -> Markup:
-    if isinstance(value, Decimal):
-        return h("td", amount(value), class_="number")
-    return h("td", value if isinstance(value, Markup) else clean(value))
+def _cell(title: str, value: object) -> Markup:
+    kind = "number" if isinstance(value, Decimal) else None
+    if value in (None, ""):
+        kind = "nothing"
+    shown = money(value) if isinstance(value, Decimal) else value if isinstance(value, Markup) else clean(value)
+    return h("td", shown, class_=kind, data_label=title)
 
 
 def status(value: object) -> Markup:
     """A status in its colour."""
     word = clean(value)
-    return h("span", word, class_=f"status {word if word.replace('_', '').isalpha() else ''}")
+    kind = word if word.replace("_", "").isalpha() else ""
+    return h("span", word.replace("_", " "), class_=f"status {kind}")
+
+
+def gain(value: Decimal | None) -> Markup:
+    """USDC won or lost, with its sign and in its colour."""
+    if value is None:
+        return Markup("-")
+    return h("span", f"{value:+,.2f}", class_="good" if value > 0 else "bad" if value < 0 else None)
+
+
+def select(name: str, chosen: str, options: Iterable[tuple[str, str]]) -> Markup:
+    """A choice of (value, words)."""
+    made = [h("option", words, value=value, selected=value == chosen) for value, words in options]
+    return h("select", *made, name=name)
 
 
 def curve(points: Sequence[tuple[datetime, Decimal]], *, label: str) -> Markup:
@@ -82,8 +98,9 @@ def curve(points: Sequence[tuple[datetime, Decimal]], *, label: str) -> Markup:
         class_="curve",
         preserveAspectRatio="none",
     )
-    ends = f"{start:%m-%d %H:%M} to {points[-1][0]:%m-%d %H:%M} UTC, {low:.2f} to {high:.2f} USDC"
-    return h("figure", picture, h("figcaption", f"{label}: {ends}"))
+    ends = f"{start:%m-%d %H:%M} to {points[-1][0]:%m-%d %H:%M} UTC"
+    told = f"{label}: now {points[-1][1]:,.2f} USDC, least {low:,.2f}, most {high:,.2f}, {ends}"
+    return h("figure", picture, h("figcaption", told))
 
 
 def bars(days: Sequence[tuple[date, int]], *, label: str) -> Markup:
@@ -103,7 +120,8 @@ def bars(days: Sequence[tuple[date, int]], *, label: str) -> Markup:
     picture = h(
         "svg", *drawn, viewBox="0 0 600 120", role="img", aria_label=label, class_="bars", preserveAspectRatio="none"
     )
-    words = f"{label}: {sum(count for _, count in days)} in {len(days)} days, at most {max((c for _, c in days), default=0)} a day"
+    ends = f", {days[0][0]:%m-%d} to {days[-1][0]:%m-%d}" if days else ""
+    words = f"{label}: {sum(count for _, count in days)}, at most {max((c for _, c in days), default=0)} a day{ends}"
     return h("figure", picture, h("figcaption", words))
 
 
@@ -123,3 +141,26 @@ def gauge(name: str, used: str, limit: str, share: float | None) -> Markup:
             aria_label=f"{part:.0f} % used",
         )
     return h("div", h("b", name), h("span", f"{used} of {limit}"), filled, class_="limit")
+
+
+def pairs(rows: Iterable[tuple[str, object]]) -> Markup:
+    """Names and values; those without a value are left out."""
+    shown = [
+        (h("dt", name), h("dd", value if isinstance(value, Markup) else clean(value)))
+        for name, value in rows
+        if value not in (None, "")
+    ]
+    return h("dl", *(part for pair in shown for part in pair))
+
+
+def timeline(stages: Mapping[str, float]) -> Markup:
+    """How long each stage took, as bars that begin at the receipt."""
+    longest = max(stages.values(), default=0.0) or 1.0
+    rows = []
+    for name, milliseconds in stages.items():
+        bar = h("rect", width=f"{max(milliseconds / longest * 100, 0.5):.1f}", height="6", class_="used")
+        drawn = h(
+            "svg", bar, viewBox="0 0 100 6", preserveAspectRatio="none", class_="gauge", role="img", aria_label=name
+        )
+        rows.append(h("div", h("b", name), h("span", f"{milliseconds:,.1f} ms"), drawn, class_="limit"))
+    return h("div", *rows, class_="limits")

@@ -39,7 +39,7 @@ _HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_OPEN: Final = frozenset({"/login", "/style.css"})
+_OPEN: Final = frozenset({"/login", "/style.css", "/icon.svg"})
 _MOST_BYTES: Final = 64 * 1024
 
 

@@ -141,8 +141,8 @@ async def test_webhooks_by_page(visitor: Visitor) -> None:
     assert (await visitor.post("/webhooks", key=key, name="paged"))[0] == 303
     made = await database.read(stored.find, "paged")
     base = f"/webhooks/{made.id}"
-    assert (await visitor.post(f"{base}/limits", key=key, max_order_size="0.5", daily_orders="7"))[0] == 303
-    assert (await visitor.post(f"{base}/limits", key=key, max_order_size="1e5"))[0] == 409
+    assert (await visitor.post(f"{base}/settings", key=key, max_order_size="0.5", daily_orders="7", max_leverage=""))[0] == 303
+    assert (await visitor.post(f"{base}/settings", key=key, max_order_size="1e5"))[0] == 409
     limits = (await database.read(stored.get, made.id)).settings.limits
     assert (str(limits.max_order_size), limits.daily_orders, limits.max_leverage) == ("0.5", 7, None)
     await visitor.post(f"{base}/disable", key=key)

@@ -1,74 +1,201 @@
-"""The pages as a browser draws them, wide and narrow: no page is broken, and nothing is wider than a phone.
+"""The pages as a person meets them in a real browser, wide and on a phone: every lever works, nothing overflows, nothing is complained of.
 
-Screenshots are kept in KEKBRIDGE_TEST_ARTIFACTS when that names a directory.
+Screenshots are kept in KEKBRIDGE_TEST_ARTIFACTS, by default a directory `kekbridge-test-artifacts` among the temporary files.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-import re
-import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from kekbridge.admin.access import read_token
 from kekbridge.daemon import admin_address
-from tests.system.desk import open_desk
+from kekbridge.model import TradingState, Webhook
+from kekbridge.store import settings
+from kekbridge.store import webhooks as stored
+from tests.admin.browser import CHROMIUM, Page, open_page
+from tests.system.desk import Desk, open_desk
+from tests.waiting import until
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
-
-
-async def screenshot(page: Path, picture: Path, width: int) -> bytes:
-    """Draw a file of HTML; the PNG's bytes."""
-    assert CHROMIUM is not None
-    process = await asyncio.create_subprocess_exec(
-        CHROMIUM,
-        *FLAGS,
-        f"--user-data-dir={picture.with_suffix('')}-profile",
-        f"--window-size={width},1000",
-        f"--screenshot={picture}",
-        page.as_uri(),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(60):
-            await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return picture.read_bytes()
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="Chromium is not installed"),
+    pytest.mark.timeout(240),
+]
+WIDTHS = (1280, 390)
 
 
-@pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="Chromium is not installed")
-async def test_pages_are_drawn(tmp_path: Path) -> None:
-    """The overview of a bridge that has traded, at 1280 and 390 pixels: a picture of that width, with more in it than paper."""
-    kept = Path(os.environ.get("KEKBRIDGE_TEST_ARTIFACTS") or tmp_path)
-    async with (
-        open_desk(tmp_path, admin__port=0) as desk,
-        aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session,
-    ):
+def artifacts() -> Path:
+    """Where pictures are kept."""
+    place = os.environ.get("KEKBRIDGE_TEST_ARTIFACTS") or Path(tempfile.gettempdir()) / "kekbridge-test-artifacts"
+    kept = Path(place)
+    kept.mkdir(parents=True, exist_ok=True)
+    return kept
+
+
+@dataclass
+class Visit:
+    """A browser that is logged in, and the bridge that it looks at."""
+
+    desk: Desk
+    page: Page
+    url: str
+
+    async def goto(self, path: str) -> None:
+        await self.page.goto(self.url + path)
+
+    async def look(self, path: str, name: str) -> None:
+        """See a page on both screens, light and dark: it fits, and there is a picture of it."""
+        for width in WIDTHS:
+            await self.page.be_wide(width)
+            await self.goto(path)
+            assert await self.page.overflow() == 0, f"{path} is wider than {width} pixels"
+            assert await self.page.text("h1")
+            picture = artifacts() / f"{name}-{width}.png"
+            await self.page.picture(picture)
+            assert int.from_bytes(picture.read_bytes()[16:20]) == width
+        await self.page.be_wide(1280)
+
+    def trading(self) -> TradingState:
+        with self.desk.daemon.database.snapshot() as connection:
+            return settings.trading_control(connection, now=self.desk.clock()).state
+
+    def webhook(self, name: str) -> Webhook:
+        with self.desk.daemon.database.snapshot() as connection:
+            return stored.find(connection, name)
+
+
+@pytest.fixture
+async def visit(tmp_path: Path) -> AsyncIterator[Visit]:
+    """Logged in with the token, as a person does."""
+    async with open_desk(tmp_path, admin__port=0) as desk, open_page() as page:
         desk.add_webhook("main")
-        await desk.send(action="buy", quantity="0.01")
-        await desk.settled()
         with desk.daemon.database.snapshot() as connection:
             url = admin_address(connection)
-        await session.post(f"{url}/login", data={"token": read_token(desk.data_dir)})
-        style = await (await session.get(f"{url}/style.css")).text()
-        text = await (await session.get(f"{url}/")).text()
-    assert "Last alerts" in text
-    page = tmp_path / "overview.html"
-    page.write_text(re.sub(r"<link[^>]*>", f"<style>{style}</style>", text), encoding="utf-8")
-    for width in (1280, 390):
-        picture = await screenshot(page, kept / f"overview-{width}.png", width)
-        assert picture[:8] == b"\x89PNG\r\n\x1a\n"
-        assert int.from_bytes(picture[16:20]) == width
-        assert len(picture) > 10_000
+        assert url is not None
+        await page.be_wide(1280)
+        await page.goto(url)
+        assert await page.text("h1") == "kekbridge"
+        await page.picture(artifacts() / "login.png")
+        await page.fill("input[name=token]", str(read_token(desk.data_dir)))
+        await page.press("main button")
+        assert await page.text("h1") == "Overview"
+        yield Visit(desk, page, url)
+        assert page.complaints == []
+
+
+async def test_every_page_on_every_screen(visit: Visit) -> None:
+    """All pages of a bridge that has traded, at 1280 and 390 pixels."""
+    desk = visit.desk
+    await desk.send(action="buy", quantity="0.01", stopLoss="2%", comment="<b>bold</b>")
+    await desk.send(action="buy", quantity="1", symbol="ETHUSDT.P")
+    await desk.send(action="buy", quantity="0.02", orderType="limit", limitPrice="30000")
+    await desk.send(action="buy", quantity="0.01", symbol="NOPEUSDT.P")
+    await desk.post(b'{"apiKey": "nobody"}')
+    await desk.daemon.refusals.flush()
+    await desk.settled()
+    for path, name in (
+        *(("/", "overview"), ("/log", "log"), ("/orders", "orders"), ("/positions", "positions")),
+        *(("/stats?days=all", "stats"), ("/risk", "risk"), ("/webhooks", "webhooks"), ("/confirm/flatten", "flatten")),
+    ):
+        await visit.look(path, name)
+    await visit.goto("/log")
+    assert "api_key_unknown" in await visit.page.text()
+    links = await visit.page.evaluate("[...document.querySelectorAll('td a')].map(one => one.pathname)")
+    await visit.look(links[-1], "alert")
+    story = await visit.page.text()
+    for words in ("<b>bold</b>", "Signed", "Slippage to mark", "stop loss", "Answered with HTTP 200"):
+        assert words in story
+    await visit.look(links[0] if "NOPE" in await visit.page.text() else links[1], "refused-alert")
+    hook = visit.webhook("main")
+    await visit.look(f"/webhooks/{hook.id}", "webhook")
+    await visit.page.be_wide(1280, dark=True)
+    await visit.goto("/")
+    await visit.page.picture(artifacts() / "overview-dark.png")
+
+
+async def test_the_log_is_filtered(visit: Visit) -> None:
+    """The form's filters are those of `kekbridge logs`."""
+    await visit.desk.send(action="buy", quantity="0.01")
+    await visit.desk.send(action="buy", quantity="1", symbol="ETHUSDT.P")
+    await visit.desk.settled()
+    await visit.goto("/log")
+    await visit.page.fill("input[name=symbol]", "ETH")
+    await visit.page.fill("select[name=status]", "filled")
+    await visit.page.press("form.search button")
+    rows = await visit.page.evaluate("[...document.querySelectorAll('tbody tr')].map(one => one.innerText)")
+    assert len(rows) == 1
+    assert "buy ETH" in rows[0]
+
+
+async def test_a_webhook_is_made_and_changed(visit: Visit) -> None:
+    """Create, every kind of setting, disable and enable, a new key, another name, deletion with a question first."""
+    page = visit.page
+    await visit.goto("/webhooks")
+    await page.fill("#new-name", "from-page")
+    await page.press("main form button")
+    assert await page.text("h1") == "Webhook from-page"
+    for name, value in (
+        *(("max_order_size", "0.5"), ("max_drawdown", "20%"), ("cooldown", "5m"), ("require_stop_loss", "yes")),
+        *(("allowed_symbols", "BTC,ETH"), ("rate_per_minute", "7"), ("profile", "traderspost"), ("max_leverage", "")),
+        *(("lock", "quantity=0.01\\nsymbol=BTCUSDT.P"), ("trading_hours", "Mon-Fri 07:00-22:00 UTC")),
+    ):
+        await page.fill(f"[name={name}]", value.replace("\\n", "\n"))
+    await page.press("form[action$=settings] button")
+    made = visit.webhook("from-page")
+    limits = made.settings.limits
+    assert (limits.max_order_size, limits.max_drawdown, limits.cooldown_s) == (Decimal("0.5"), Decimal("0.2"), 300)
+    assert (limits.require_stop_loss, limits.max_leverage) == (True, None)
+    assert limits.allowed_symbols == ("PERP_BTC_USDC", "PERP_ETH_USDC")
+    assert made.settings.rates.per_minute == 7
+    assert (made.settings.profile, dict(made.settings.locked)) == (
+        "traderspost",
+        {"quantity": "0.01", "symbol": "BTCUSDT.P"},
+    )
+    assert await page.evaluate("document.querySelector('[name=max_drawdown]').value") == "20%"
+    await page.press("form[action$=disable] button")
+    assert not visit.webhook("from-page").enabled
+    await page.press("form[action$=enable] button")
+    assert visit.webhook("from-page").enabled
+    await page.press("form[action$=rotate] button")
+    keys = await page.evaluate("document.querySelectorAll('tbody tr').length")
+    assert keys == 2
+    await page.fill("form[action$=rename] input[name=name]", "renamed")
+    await page.press("form[action$=rename] button")
+    assert await page.text("h1") == "Webhook renamed"
+    await page.press("a[href$=delete]")
+    await visit.page.picture(artifacts() / "delete-webhook.png")
+    await page.press("form[action$=delete] button")
+    assert "renamed" not in await page.text()
+
+
+async def test_trading_is_steered(visit: Visit) -> None:
+    """Halt and flatten ask on a page of their own; each lever does what its name says, and the overview shows it."""
+    page = visit.page
+    await visit.desk.send(action="buy", quantity="0.01")
+    await visit.desk.settled()
+    await visit.goto("/")
+    await page.press("a[href='/confirm/halt']")
+    assert visit.trading() is TradingState.RUNNING
+    await page.press("form[action='/trading/halt'] button")
+    assert visit.trading() is TradingState.HALTED
+    assert "halted" in await page.text(".banner")
+    await page.press("form[action='/trading/exits-only'] button")
+    assert visit.trading() is TradingState.EXITS_ONLY
+    await page.press("form[action='/trading/resume'] button")
+    assert visit.trading() is TradingState.RUNNING
+    await page.press("a[href='/confirm/flatten']")
+    assert await visit.desk.position() != 0
+    await page.press("form[action='/trading/flatten'] button")
+    assert await page.text("h1") == "Flat"
+
+    async def is_flat() -> bool:
+        return await visit.desk.position() == 0
+
+    await until(is_flat)
+    await visit.page.picture(artifacts() / "flat.png")
