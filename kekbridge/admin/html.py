@@ -41,13 +41,13 @@ def _text(value: object) -> str:
     return escape(value) if isinstance(value, str) else escape(clean(value))
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> Markup:
-    """A table; on a phone each row is a card, where the titles stand before the values."""
+def table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str, is_slim: bool = False) -> Markup:
+    """A table; on a phone each row is a card with the titles before the values, unless it is slim enough to stay a table."""
     body = [h("tr", *(_cell(title, value) for title, value in zip(titles, row, strict=True))) for row in rows]
     if not body:
         return h("p", empty, class_="dim")
     head = h("tr", *(h("th", title) for title in titles))
-    return h("div", h("table", h("thead", head), h("tbody", *body)), class_="wide")
+    return h("div", h("table", h("thead", head), h("tbody", *body)), class_="wide" if is_slim else "wide cards")
 
 
 def _cell(title: str, value: object) -> Markup:
@@ -155,9 +155,12 @@ def pairs(rows: Iterable[tuple[str, object]]) -> Markup:
 
 def timeline(stages: Mapping[str, float]) -> Markup:
     """How long each stage took, as bars that begin at the receipt."""
-    longest = max(stages.values(), default=0.0) or 1.0
+    longest = max((value for name, value in stages.items() if name != "received"), default=0.0) or 1.0
     rows = []
     for name, milliseconds in stages.items():
+        if name == "received":  # before the others' beginning, and mostly the network's
+            rows.append(h("div", h("b", name), h("span", f"{milliseconds:,.1f} ms"), class_="limit"))
+            continue
         bar = h("rect", width=f"{max(milliseconds / longest * 100, 0.5):.1f}", height="6", class_="used")
         drawn = h(
             "svg", bar, viewBox="0 0 100 6", preserveAspectRatio="none", class_="gauge", role="img", aria_label=name

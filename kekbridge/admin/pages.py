@@ -191,7 +191,9 @@ class Pages:
             ),
             h("h2", "Milliseconds"),
             h("p", "received: since the alert fired; all others: since it was received.", class_="dim"),
-            table(("Stage", "Mean", "p50", "p95", "p99", "Alerts"), times, empty="No alert in this time."),
+            table(
+                ("Stage", "Mean", "p50", "p95", "p99", "Alerts"), times, empty="No alert in this time.", is_slim=True
+            ),
         )
 
     async def _risk(self, request: web.Request) -> web.Response:

@@ -141,7 +141,8 @@ async def test_webhooks_by_page(visitor: Visitor) -> None:
     assert (await visitor.post("/webhooks", key=key, name="paged"))[0] == 303
     made = await database.read(stored.find, "paged")
     base = f"/webhooks/{made.id}"
-    assert (await visitor.post(f"{base}/settings", key=key, max_order_size="0.5", daily_orders="7", max_leverage=""))[0] == 303
+    typed = {"max_order_size": "0.5", "daily_orders": "7", "max_leverage": ""}
+    assert (await visitor.post(f"{base}/settings", key=key, **typed))[0] == 303
     assert (await visitor.post(f"{base}/settings", key=key, max_order_size="1e5"))[0] == 409
     limits = (await database.read(stored.get, made.id)).settings.limits
     assert (str(limits.max_order_size), limits.daily_orders, limits.max_leverage) == ("0.5", 7, None)

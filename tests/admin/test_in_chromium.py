@@ -111,7 +111,8 @@ async def test_every_page_on_every_screen(visit: Visit) -> None:
     story = await visit.page.text()
     for words in ("<b>bold</b>", "Signed", "Slippage to mark", "stop loss", "Answered with HTTP 200"):
         assert words in story
-    await visit.look(links[0] if "NOPE" in await visit.page.text() else links[1], "refused-alert")
+    await visit.look(links[0], "refused-alert")
+    assert "symbol_unknown" in await visit.page.text()
     hook = visit.webhook("main")
     await visit.look(f"/webhooks/{hook.id}", "webhook")
     await visit.page.be_wide(1280, dark=True)
