@@ -14,6 +14,7 @@ from kekbridge.codes import status_of
 from kekbridge.delivery import Answer
 from kekbridge.errors import RateLimited, RequestRefused
 from kekbridge.model import Order, OrderStatus
+from kekbridge.store.admission import Admission
 
 NEUTRAL_401 = "authentication failed: check apiKey, signature and timestamp; the bridge's log names the reason"
 
@@ -52,6 +53,31 @@ def refused_alert_answer(
     if is_duplicate:
         body["duplicate"] = True
     return Answer(status=http_status, body=body)
+
+
+def stored_answer(admitted: Admission) -> Answer | None:
+    """The answer to an alert whose outcome is known with its admission; None when it has orders, whose outcome is worth a wait."""
+    alert = admitted.alert
+    public_id = alert.alert_id or alert.id
+    is_duplicate = admitted.kind == "duplicate"
+    if admitted.kind == "rate_limited":
+        limited = RateLimited("rate_limited", alert.error or "", retry_after_s=admitted.retry_after_s or 1)
+        return refusal_answer(limited, alert_id=public_id)
+    if admitted.kind == "conflict":
+        text = f"alertId {public_id} came before with another content; give every alert its own alertId"
+        return refusal_answer(RequestRefused("alert_id_reused", text), alert_id=public_id)
+    if admitted.orders:
+        return None
+    if alert.status in ("queued", "done", "failed"):
+        return cancel_answer(alert_id=public_id, status=alert.status, error=alert.error, is_duplicate=is_duplicate)
+    return refused_alert_answer(
+        alert_id=public_id,
+        status=alert.status,
+        code=alert.code or alert.status,
+        error=alert.error,
+        field=alert.field,
+        is_duplicate=is_duplicate,
+    )
 
 
 def cancel_answer(*, alert_id: str, status: str, error: str | None, is_duplicate: bool) -> Answer:

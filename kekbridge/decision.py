@@ -18,13 +18,15 @@ from kekbridge.alerts.market import read_market
 from kekbridge.alerts.moves import has_drifted
 from kekbridge.alerts.redaction import storable_text
 from kekbridge.alerts.signal import Alert, Signal
-from kekbridge.alerts.translate import History, Plan, place_in_course, translate
+from kekbridge.alerts.translate import History, Plan, place_in_course, resize, translate
 from kekbridge.errors import RequestRefused
 from kekbridge.model import (
     ZERO,
     AccountSnapshot,
     Limits,
+    Order,
     OrderIntent,
+    OrderStatus,
     OrderType,
     StrategyCourse,
     Trip,
@@ -37,6 +39,7 @@ from kekbridge.risk import rules
 from kekbridge.risk.case import is_exit, verdict, with_order
 from kekbridge.risk.equity import trip_of
 from kekbridge.store.admission import Decision
+from kekbridge.store.claiming import Recheck
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +159,44 @@ def judge(
     )
 
 
+def recheck(
+    usage: Usage,
+    webhook: Webhook | None,
+    *,
+    order: Order,
+    snapshot: AccountSnapshot,
+    terms: Terms,
+    now: datetime,
+) -> Recheck:
+    """The same rules as at admission on a queued order, with what is known now; for the transaction that claims it.
+
+    `webhook`: None when it was deleted meanwhile; the account's own limits still hold.
+    """
+    if order.code == "earlier_leg_failed":
+        text = "an earlier step of this alert did not succeed"
+        return Recheck(status=OrderStatus.DENIED, code="earlier_leg_failed", error=text)
+    if now >= order.expires_at:
+        waited = (now - order.created_at).total_seconds()
+        text = f"waited {waited:.0f} s and may not be sent any more"
+        return Recheck(status=OrderStatus.EXPIRED, code="alert_expired", error=text)
+    intent = resize(order.intent, snapshot)
+    if intent is None:
+        text = f"{order.intent.symbol} has no position left to close"
+        return Recheck(status=OrderStatus.DENIED, code="nothing_to_close", error=text)
+    verdicts = judge(
+        intent,
+        webhook=webhook or _deleted(order),
+        snapshot=snapshot,
+        usage=usage,
+        terms=terms,
+        ignore=frozenset({order.client_order_id}),
+    )
+    denial = rules.first_denial(verdicts)
+    if denial is not None:
+        return Recheck(status=OrderStatus.DENIED, code=denial.rule, error=denial.message, verdicts=verdicts)
+    return Recheck(status=OrderStatus.SUBMITTING, intent=intent, verdicts=verdicts)
+
+
 def signal_prices(alert: Alert, *, webhook: Webhook, snapshot: AccountSnapshot) -> dict[str, Decimal]:
     """The prices by symbol at which an alert says that its market trades; steps that name none, or no market, are left out."""
     prices: dict[str, Decimal] = {}
@@ -259,3 +300,8 @@ def _conclude(
         warnings=tuple(warnings),
         cancels=cancels,
     )
+
+
+def _deleted(order: Order) -> Webhook:
+    """Stands for a webhook that was deleted while its order waited: no limits of its own, the account's still hold."""
+    return Webhook(id=order.webhook_id, name="(deleted)", enabled=False, created_at=order.created_at)

@@ -20,7 +20,7 @@ from kekbridge.exchange.protocol import Exchange
 from kekbridge.following import Follower
 from kekbridge.model import Order, OrderStatus, Purpose
 from kekbridge.outcomes import Outcomes
-from kekbridge.pipeline import backoff_s
+from kekbridge.recording import backoff_s
 from kekbridge.store import orders as order_rows
 from kekbridge.store.database import Database
 

@@ -10,7 +10,7 @@ import pytest
 
 from kekbridge.exchange.bodies import request_text as body_of
 from kekbridge.model import OrderStatus, TradingState
-from kekbridge.pipeline import backoff_s
+from kekbridge.recording import backoff_s
 from kekbridge.store import orders as order_rows
 from tests.house import BTC, ETH, House
 from tests.waiting import until

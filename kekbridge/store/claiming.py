@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from kekbridge.crashpoints import reach
@@ -29,7 +29,6 @@ class Recheck:
     code: str = ""
     error: str = ""
     verdicts: tuple[Verdict, ...] = ()
-    request: str | None = None
 
 
 def admit_and_claim(
@@ -80,9 +79,12 @@ def claim_if_allowed(
     order: Order,
     recheck: Callable[[Usage, Webhook | None], Recheck],
     *,
+    request_text: Callable[[Order], str | None],
     now: datetime,
 ) -> Order:
     """Claim a queued order for sending, or finish it, as `recheck` decides from the usage without the order itself.
+
+    `request_text` gives the body that will be sent, for the record.
 
     One that ended while it waited for its turn (too old, canceled, trading halted) comes back as it is.
     """
@@ -107,7 +109,12 @@ def claim_if_allowed(
         case _:
             _drop_overtaken(connection, order, now=now)
             return orders.claim(
-                connection, name, now=now, intent=verdict.intent, verdicts=verdict.verdicts, request=verdict.request
+                connection,
+                name,
+                now=now,
+                intent=verdict.intent,
+                verdicts=verdict.verdicts,
+                request=request_text(replace(order, intent=verdict.intent or order.intent)),
             )
 
 

@@ -36,8 +36,12 @@ def take(
         cooldown_s=0,
         under_way=frozenset,
         may_claim=lambda order: is_lane_free,
-        request_text=lambda order: f"body of {order.client_order_id}",
+        request_text=body_of,
     )
+
+
+def body_of(order: Order) -> str:
+    return f"{order.intent.quantity} of {order.client_order_id}"
 
 
 def statuses(admission: Admission) -> list[OrderStatus]:
@@ -50,7 +54,7 @@ def test_an_order_that_waits_for_nothing_is_claimed_with_its_admission(connectio
     assert statuses(admission) == [OrderStatus.SUBMITTING, OrderStatus.QUEUED]
     assert admission.orders == orders.of_alert(connection, admission.alert.id)
     name = admission.orders[0].client_order_id
-    assert orders.details(connection, name).request == f"body of {name}"
+    assert orders.details(connection, name).request == body_of(admission.orders[0])
 
 
 async def test_admission_and_claim_are_one_commit(database: Database) -> None:
@@ -91,9 +95,8 @@ def test_what_may_not_go_is_finished_with_its_reason(
     connection: sqlite3.Connection, queued: Order, status: OrderStatus
 ) -> None:
     """The second look says no: the order ends there and then, and its room is free again."""
-    ended = claim_if_allowed(
-        connection, queued, lambda usage, webhook: Recheck(status=status, code="why", error="because"), now=NOW
-    )
+    verdict = Recheck(status=status, code="why", error="because")
+    ended = claim_if_allowed(connection, queued, lambda usage, webhook: verdict, request_text=body_of, now=NOW)
     assert (ended.status, ended.code, ended.error) == (status, "why", "because")
     assert orders.unfinished(connection) == ()
 
@@ -106,15 +109,15 @@ def test_the_second_look_sees_what_is_true_now(connection: sqlite3.Connection, q
     def recheck(usage: Usage, webhook: Webhook | None) -> Recheck:
         seen.append((usage, webhook))
         smaller = exit_intent(quantity=Decimal("0.005"))
-        return Recheck(status=OrderStatus.SUBMITTING, intent=smaller, request="the body")
+        return Recheck(status=OrderStatus.SUBMITTING, intent=smaller)
 
-    claimed = claim_if_allowed(connection, queued, recheck, now=NOW)
+    claimed = claim_if_allowed(connection, queued, recheck, request_text=body_of, now=NOW)
     usage, webhook = seen[0]
     assert (usage.trading_state, usage.reservations, usage.traded_today) == (TradingState.HALTED, (), Decimal(0))
     assert webhook is not None
     assert webhook.name == "main"
     assert (claimed.status, claimed.intent.quantity) == (OrderStatus.SUBMITTING, Decimal("0.005"))
-    assert orders.details(connection, claimed.client_order_id).request == "the body"
+    assert orders.details(connection, claimed.client_order_id).request == "0.005 of " + claimed.client_order_id
 
 
 def test_an_order_of_a_deleted_webhook_is_still_looked_at(connection: sqlite3.Connection, queued: Order) -> None:
@@ -126,5 +129,6 @@ def test_an_order_of_a_deleted_webhook_is_still_looked_at(connection: sqlite3.Co
         given.append(webhook)
         return Recheck(status=OrderStatus.SUBMITTING)
 
-    assert claim_if_allowed(connection, queued, recheck, now=NOW + timedelta(seconds=1)).attempt == 1
+    later = NOW + timedelta(seconds=1)
+    assert claim_if_allowed(connection, queued, recheck, request_text=body_of, now=later).attempt == 1
     assert given == [None]

@@ -1,0 +1,154 @@
+"""Writes down what was answered, to us by the exchange and by us to the sender. Sends nothing and decides nothing of an alert.
+
+Each record is a task of its own: neither a shutdown nor whoever waits may stop an answer that was given from being written down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from kekbridge.config import Queue
+from kekbridge.crashpoints import reach
+from kekbridge.delivery import Answer
+from kekbridge.errors import StoreUnavailable
+from kekbridge.exchange.protocol import Accepted, Deferred, Refused, Submission, Unknown
+from kekbridge.model import Order, Purpose
+from kekbridge.outcomes import Outcomes
+from kekbridge.store import alerts, orders, sweeping
+from kekbridge.store.admission import Admission
+from kekbridge.store.database import Database
+
+T = TypeVar("T")
+
+log = structlog.get_logger("kekbridge.recording")
+
+# An exit does not sleep through the exchange's return; asking this often is far below every rate limit.
+_LONGEST_EXIT_PAUSE_S: Final = 4.0
+
+
+class Recorder:
+    """What is written down after the fact; `drain` waits for all of it."""
+
+    def __init__(
+        self, *, database: Database, outcomes: Outcomes, settings: Queue, clock: Callable[[], datetime]
+    ) -> None:
+        self._database = database
+        self._outcomes = outcomes
+        self._settings = settings
+        self._clock = clock
+        self._notes: set[asyncio.Task[Any]] = set()
+        self.being_sent: set[str] = set()  # client order ids: claimed to be sent, no answer recorded yet
+
+    # --------------------------------------------------------------------------------------------- our answer to a sender
+
+    def note_answer(self, admitted: Admission, answer: Answer, stages: Mapping[str, float]) -> None:
+        """Write down what was answered. Not waited for: the sender must not pay for our diary."""
+        if admitted.kind in ("duplicate", "conflict"):
+            return
+        self._outcomes.stages.answered(stages["answered"])
+        self._keep(self._note(admitted.alert.id, answer, stages))
+
+    async def _note(self, alert_id: str, answer: Answer, stages: Mapping[str, float]) -> None:
+        try:
+            await self._database.write_soon(
+                alerts.set_answer,
+                alert_id,
+                status=answer.status,
+                answer=answer.body,
+                stages=stages,
+                now=self._clock(),
+            )
+        except StoreUnavailable as error:
+            log.warning("answer_not_noted", alert_id=alert_id, error=error.message)
+
+    def _keep(self, story: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(story)
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
+        return task
+
+    async def drain(self) -> None:
+        """Wait until every answer, given or received, is written down."""
+        while self._notes:
+            await asyncio.gather(*self._notes, return_exceptions=True)
+
+    # ------------------------------------------------------------------------------------------- the exchange's answer to us
+
+    def record(self, order: Order, submission: Submission) -> asyncio.Task[Order]:
+        """Begin to write down what the exchange said of an order that was being sent; the task has the order as it then stands.
+
+        It raises StoreUnavailable. Whoever waits for the order hears of it after the flush.
+        """
+        return self._keep(self._write_down(order, submission))
+
+    async def _write_down(self, order: Order, submission: Submission) -> Order:
+        try:
+            recorded = await self._commit(order, submission)
+            reach("W9")
+        finally:
+            self.being_sent.discard(order.client_order_id)
+        self._outcomes.publish(recorded)
+        log.info(
+            "order",
+            alert_id=order.alert_id,
+            client_order_id=order.client_order_id,
+            outcome=type(submission).__name__.lower(),
+            status=recorded.status.value,
+            code=recorded.code,
+        )
+        return recorded
+
+    async def _commit(self, order: Order, submission: Submission) -> Order:
+        """Commit what the exchange said."""
+        now = self._clock()
+        name = order.client_order_id
+        match submission:
+            case Accepted(order_id=order_id, sent_at=sent_at):
+                self._outcomes.stages.signed(name, sent_at)
+                # Until it is flushed a crash leaves the order "submitting", and the next start asks for it by its name.
+                write = self._database.write_soon(
+                    orders.mark_accepted, name, order_id=order_id, now=now, signed_at=sent_at
+                )
+            case Refused(code=code, message=message) if code in sweeping.STOPPED:
+                write = self._database.write(orders.mark_denied, name, code=code, error=message, now=now)
+            case Refused(code=code, message=message):
+                write = self._database.write(orders.mark_rejected, name, code=code, error=message, now=now)
+            case Deferred(code=code, message=message, retry_after_s=retry_after_s):
+                write = self._defer(order, code, message, retry_after_s, now)
+            case Unknown(reason=reason, sent_at=sent_at):
+                write = self._database.write(orders.mark_unknown, name, reason=reason, now=now, sent_at=sent_at)
+        return await write
+
+    async def _defer(self, order: Order, code: str, message: str, retry_after_s: float | None, now: datetime) -> Order:
+        """Back to the queue while attempts and age allow it; the schedule is columns, so a restart forgets nothing.
+
+        Protective orders do not wait: the position they were made for may be another one by then, and the guard looks again anyway.
+        """
+        is_tired = order.attempt >= self._settings.attempts and order.is_entry
+        if is_tired or order.intent.purpose is Purpose.PROTECT:
+            known = code if code in ("exchange_unreachable", "leverage_not_set") else "exchange_busy"
+            text = message if known == code else f"{code}: {message}"
+            return await self._database.write(
+                orders.mark_rejected, order.client_order_id, code=known, error=text, now=now
+            )
+        pause = retry_after_s if retry_after_s is not None else backoff_s(self._settings.backoff_s, order.attempt)
+        if not order.is_entry:
+            pause = min(pause, _LONGEST_EXIT_PAUSE_S)
+        return await self._database.write(
+            orders.mark_deferred,
+            order.client_order_id,
+            code=code,
+            error=message,
+            now=now,
+            next_attempt_at=now + timedelta(seconds=pause),
+        )
+
+
+def backoff_s(base: float, attempt: int, jitter: float = 0.0) -> float:
+    """Seconds before the next attempt: base, doubled per attempt, at most a minute; jitter is a fraction added."""
+    return float(min(base * 2 ** max(attempt - 1, 0), 60.0) * (1 + jitter))
