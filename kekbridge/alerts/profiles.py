@@ -28,6 +28,14 @@ def _exit_of(action: str) -> Mapping[str, str]:
     return {"action": action, "reduceOnly": "true", "quantity": "100%"}
 
 
+# Signal bots name the side with the action.
+_BOT_ACTIONS: Words = {
+    "enter_long": "buy",
+    "enter_short": "sell",
+    "exit_long": _exit_of("sell"),
+    "exit_short": _exit_of("buy"),
+}
+
 # ------------------------------------------------------------------------------------------------------------- 3Commas
 
 
@@ -82,12 +90,7 @@ _THREECOMMAS = Profile(
         *_position_routes("strategy_info"),
     ),
     words={
-        "action": {
-            "enter_long": "buy",
-            "enter_short": "sell",
-            "exit_long": _exit_of("sell"),
-            "exit_short": _exit_of("buy"),
-        },
+        "action": _BOT_ACTIONS,
         "quantityType": {"position_percent": "percent_position"},
     },
     ignored=frozenset({"secret", "max_lag", "bot_uuid"}),
@@ -185,14 +188,6 @@ def _only(name: str, value: Any, known: set[str]) -> None:
         raise Refused("field_invalid", f"{name}: expected an object with {', '.join(sorted(known))} only", field=name)
 
 
-_WUNDER_ACTIONS: Words = {
-    "enter_long": "buy",
-    "enter_short": "sell",
-    "exit_long": _exit_of("sell"),
-    "exit_short": _exit_of("buy"),
-    "exit_all": "close",
-}
-
 _WUNDERTRADING = Profile(
     name="wundertrading",
     title="WunderTrading signal bot",
@@ -210,7 +205,7 @@ _WUNDERTRADING = Profile(
         Route("stopLoss", "stopLoss", _wunder_stop),
         Route("takeProfits", "takeProfit", _wunder_profits),
     ),
-    words={"action": _WUNDER_ACTIONS, "quantityType": {"$": "usd"}},
+    words={"action": {**_BOT_ACTIONS, "exit_all": "close"}, "quantityType": {"$": "usd"}},
     unsupported={
         "moveToBreakeven": "stops are not moved",
         "trailingStop": "write trailing stops with --profile seed",

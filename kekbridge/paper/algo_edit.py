@@ -39,12 +39,10 @@ class AlgoEdits:
                     return
                 for change in changes:
                     change()
-                self.engine.event(
+                self.engine.algo_event(
                     "order_edited",
-                    algo=True,
-                    symbol=node.symbol,
+                    node,
                     client_order_id=node.client_order_id,
-                    order_id=node.algo_order_id,
                     trigger_price=node.trigger_price,
                     quantity=node.quantity,
                 )

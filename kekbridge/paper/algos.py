@@ -173,12 +173,10 @@ class Algos:
         node.is_triggered, node.trigger_status, node.trigger_time = True, "SUCCESS", now
         node.updated = now
         engine.touch(node)
-        engine.event(
+        engine.algo_event(
             "order_triggered",
-            algo=True,
-            symbol=node.symbol,
+            node,
             client_order_id=self.root(node).client_order_id,
-            order_id=node.algo_order_id,
             root_order_id=node.root_id,
             algo_type=node.algo_type,
             side=node.side,
@@ -216,12 +214,10 @@ class Algos:
         try:
             order = self.trading.build(request, closing=closing)
         except Refusal as refusal:
-            engine.event(
+            engine.algo_event(
                 "order_refused",
-                algo=True,
-                symbol=node.symbol,
+                node,
                 client_order_id=self.root(node).client_order_id,
-                order_id=node.algo_order_id,
                 code=refusal.code,
                 message=refusal.message,
             )
@@ -360,12 +356,10 @@ class Algos:
         if not node.is_triggered:
             node.trigger_status = "USELESS"
         self.engine.touch(node)
-        self.engine.event(
+        self.engine.algo_event(
             "order_canceled" if status == "CANCELLED" else "order_refused",
-            algo=True,
-            symbol=node.symbol,
+            node,
             client_order_id=node.client_order_id,
-            order_id=node.algo_order_id,
             root_order_id=node.root_id,
             algo_type=node.algo_type,
             reason=reason,

@@ -179,12 +179,9 @@ class Clearing:
         order.updated = now
         order.status = "FILLED" if order.executed == order.quantity else "PARTIAL_FILLED"
         engine.touch(order)
-        engine.event(
+        engine.order_event(
             "fill",
-            symbol=order.symbol,
-            client_order_id=order.client_order_id,
-            order_id=order.order_id,
-            side=order.side,
+            order,
             quantity=quantity,
             price=price,
             fee=fee,

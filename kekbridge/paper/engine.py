@@ -187,6 +187,28 @@ class Engine:
         """Write a line into the journal; None values are kept, Decimals become text."""
         self._events.append({"event": name, "t": self.clock(), **facts})
 
+    def order_event(self, name: str, order: Order, **facts: object) -> None:
+        """A line about a plain order: which one it is, and what is told of it."""
+        self.event(
+            name,
+            symbol=order.symbol,
+            client_order_id=order.client_order_id,
+            order_id=order.order_id,
+            side=order.side,
+            **facts,
+        )
+
+    def algo_event(self, name: str, node: Algo, *, client_order_id: str | None, **facts: object) -> None:
+        """A line about a node of an algo order; whose name it goes by depends on what happened."""
+        self.event(
+            name,
+            algo=True,
+            symbol=node.symbol,
+            client_order_id=client_order_id,
+            order_id=node.algo_order_id,
+            **facts,
+        )
+
     def notice(self, topic: str, data: object) -> None:
         """Queue something for the streams; it leaves after the transaction is stored."""
         self._notices.append((topic, data))

@@ -110,13 +110,10 @@ class Trading:
         order.order_id = engine.next_id()
         order.algo_id = algo_id
         engine.add_row(order)
-        engine.event(
+        engine.order_event(
             "order_accepted",
-            symbol=order.symbol,
-            client_order_id=order.client_order_id,
-            order_id=order.order_id,
+            order,
             type=order.type,
-            side=order.side,
             quantity=order.quantity,
             price=order.price,
             reduce_only=order.reduce_only,
@@ -272,12 +269,9 @@ class Trading:
         order.reason = reason
         order.updated = engine.clock()
         engine.touch(order)
-        engine.event(
+        engine.order_event(
             "order_canceled",
-            symbol=order.symbol,
-            client_order_id=order.client_order_id,
-            order_id=order.order_id,
-            side=order.side,
+            order,
             quantity=order.quantity,
             executed_quantity=order.executed,
             price=order.price,
@@ -346,12 +340,9 @@ class Trading:
         order.price, order.quantity, order.visible = price, quantity, quantity
         order.updated = engine.clock()
         engine.touch(order)
-        engine.event(
+        engine.order_event(
             "order_edited",
-            symbol=order.symbol,
-            client_order_id=order.client_order_id,
-            order_id=order.order_id,
-            side=order.side,
+            order,
             quantity=quantity,
             price=price,
         )
