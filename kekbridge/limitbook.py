@@ -63,14 +63,13 @@ def _scope(
 
 def _rate_line(use: RateUse) -> LimitLine:
     """Alerts in a sliding window: what is used comes back bit by bit. Exits, where they are limited, have as much again."""
-    window = {60: "minute", 3600: "hour", 86_400: "day"}[use.length_s]
-    article = "an" if window == "hour" else "a"
+    window = {60: "a minute", 3600: "an hour", 86_400: "a day"}[use.length_s]
     return LimitLine(
-        name=f"alerts {article} {window}",
+        name=f"alerts {window}",
         limit=f"{use.limit:,}",
         used=f"{use.used:,}" + (f" and {use.exits:,} exits" if use.exits else ""),
         left=f"{max(use.limit - use.used, 0):,}",
-        resets=f"each after one {window}",
+        resets=f"each after {window}",
     )
 
 

@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 app.command(
     epilog=examples(
+        "kekbridge keys register --mode live                     asks who signs",
         "kekbridge keys register --mode live --wallet 0x1a64…    prints what to sign, takes the signature back",
         "kekbridge keys register --mode testnet --sign           asks for the wallet's key, hidden, and keeps it nowhere",
     )

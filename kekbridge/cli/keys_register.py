@@ -23,6 +23,29 @@ if TYPE_CHECKING:
 
 _BROKER = re.compile(r"[a-z0-9_-]{1,64}", re.ASCII)
 
+WalletAddress = Annotated[
+    str | None, typer.Option("--wallet", metavar="0x…", help="The wallet's address.", show_default=False)
+]
+SignHere = Annotated[
+    bool, typer.Option("--sign", help="Ask for the wallet's private key, hidden, and sign here (extra `wallet`).")
+]
+Broker = Annotated[
+    str | None,
+    typer.Option("--broker", metavar="ID", help="Default: exchange.broker_id.", show_default=False),
+]
+Chain = Annotated[
+    int | None,
+    typer.Option(
+        "--chain",
+        metavar="ID",
+        min=1,
+        help="Chain of the wallet. Default: Arbitrum, or its test network.",
+        show_default=False,
+    ),
+]
+Scope = Annotated[str, typer.Option("--scope", metavar="LIST", help="What the key may do.")]
+Days = Annotated[int, typer.Option("--days", metavar="N", min=1, max=365, help="For how long.")]
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -36,29 +59,13 @@ class Wanted:
 
 def register(
     context: typer.Context,
-    wallet: Annotated[
-        str | None, typer.Option("--wallet", metavar="0x…", help="The wallet's address.", show_default=False)
-    ] = None,
-    is_signed_here: Annotated[
-        bool, typer.Option("--sign", help="Ask for the wallet's private key, hidden, and sign here (extra `wallet`).")
-    ] = False,
+    wallet: WalletAddress = None,
+    is_signed_here: SignHere = False,
     mode: Venue = None,
-    broker: Annotated[
-        str | None,
-        typer.Option("--broker", metavar="ID", help="Default: exchange.broker_id.", show_default=False),
-    ] = None,
-    chain: Annotated[
-        int | None,
-        typer.Option(
-            "--chain",
-            metavar="ID",
-            min=1,
-            help="Chain of the wallet. Default: Arbitrum, or its test network.",
-            show_default=False,
-        ),
-    ] = None,
-    scope: Annotated[str, typer.Option("--scope", metavar="LIST", help="What the key may do.")] = "read,trading",
-    days: Annotated[int, typer.Option("--days", metavar="N", min=1, max=365, help="For how long.")] = 365,
+    broker: Broker = None,
+    chain: Chain = None,
+    scope: Scope = "read,trading",
+    days: Days = 365,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,

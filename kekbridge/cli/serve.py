@@ -19,6 +19,41 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
+VenueMode = Annotated[
+    Literal["paper", "testnet", "live"] | None,
+    typer.Option(help="Where orders go. Default: the setting `mode`, else paper.", show_default=False),
+]
+Host = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Address to listen on. Default: server.host.", show_default=False),
+]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=0, max=65535, help="Port; 0 takes a free one. Default: server.port.", show_default=False
+    ),
+]
+Domain = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Get and renew a certificate for this name, and listen on port 443 of every address. Default: tls.domain.",
+        show_default=False,
+    ),
+]
+AcmeDirectory = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Certificate authority. Default: tls.acme_directory.", show_default=False),
+]
+AcmeCa = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Certificates to trust a private authority by. Default: tls.acme_ca_file.",
+        show_default=False,
+    ),
+]
+
 
 @app.command(
     epilog=examples(
@@ -30,40 +65,12 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 )
 def serve(
     context: typer.Context,
-    mode: Annotated[
-        Literal["paper", "testnet", "live"] | None,
-        typer.Option(help="Where orders go. Default: the setting `mode`, else paper.", show_default=False),
-    ] = None,
-    host: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Address to listen on. Default: server.host.", show_default=False),
-    ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=0, max=65535, help="Port; 0 takes a free one. Default: server.port.", show_default=False
-        ),
-    ] = None,
-    domain: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Get and renew a certificate for this name, and listen on port 443 of every address. Default: tls.domain.",
-            show_default=False,
-        ),
-    ] = None,
-    acme_directory: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Certificate authority. Default: tls.acme_directory.", show_default=False),
-    ] = None,
-    acme_ca: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Certificates to trust a private authority by. Default: tls.acme_ca_file.",
-            show_default=False,
-        ),
-    ] = None,
+    mode: VenueMode = None,
+    host: Host = None,
+    port: Port = None,
+    domain: Domain = None,
+    acme_directory: AcmeDirectory = None,
+    acme_ca: AcmeCa = None,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,

@@ -160,7 +160,7 @@ def rotate(
     from kekbridge.cli import render
     from kekbridge.store import webhooks as stored
 
-    allowed = timedelta(seconds=0 if grace == "0" else values.seconds("--grace", grace))
+    allowed = timedelta(seconds=0 if grace.strip() in ("0", "0s") else values.seconds("--grace", grace))
     workspace = find_workspace(context, data_dir, config)
     with opened(workspace) as database:
         mode, sealer = mode_in_force(workspace, database), open_sealer(workspace, database)
@@ -177,7 +177,8 @@ def rotate(
     if as_json:
         render.as_json(shown)
         return
-    render.pairs([(key, shown[key]) for key in ("name", "webhookUrl", "apiKey", "apiSecret")])
+    titles = {"name": "name", "webhookUrl": "webhook URL", "apiKey": "apiKey", "apiSecret": "apiSecret"}
+    render.pairs([(title, shown[key]) for key, title in titles.items()])
     for key in shown["replaced"]:
         until = f"works until {render.plain(key['expiresAt'])} UTC" if allowed else "is refused from now on"
         render.note(f"The old key {key['prefix']}… {until}.")

@@ -70,8 +70,8 @@ def _limits(found: list[Webhook], account: Limits, mode: Mode) -> Iterable[Check
 
 def _rate(rates: RateLimits) -> Check:
     """The one brake on all webhooks together: each has its own, but there may be many."""
-    numbers = ((rates.per_minute, "minute"), (rates.per_hour, "hour"), (rates.per_day, "day"))
-    told = ", ".join(f"{number:,} a {window}" for number, window in numbers if number)
+    numbers = ((rates.per_minute, "a minute"), (rates.per_hour, "an hour"), (rates.per_day, "a day"))
+    told = ", ".join(f"{number:,} {window}" for number, window in numbers if number)
     if not told:
         return Check(
             "rates", "warning", "all webhooks together may send any number of alerts", "set [risk] rate_per_minute"
