@@ -1,12 +1,13 @@
 """`kekbridge logs`: what came in and what became of it, newest last, also live. Reads only.
 
-Requests that nobody vouched for (no key, wrong signature) are shown too, one line for each sender, code and minute.
+Requests that nobody vouched for (no key, wrong signature) are shown too, one line for each sender, code and minute, and between them what
+happened to the bridge itself: the exchange away, a limit over, a job that failed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from kekbridge.store.alerts import StoredAlert
     from kekbridge.store.database import Database
+    from kekbridge.store.events import Event
     from kekbridge.store.refusals import Refusal
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -49,6 +51,11 @@ class Filters:
     def shows_refusals(self) -> bool:
         """Requests nobody vouched for have no webhook, symbol or payload to filter by."""
         return not (self.webhook or self.symbol or self.text) and self.status in (None, "refused")
+
+    @property
+    def shows_events(self) -> bool:
+        """What happened to the bridge is no alert: nothing to filter by but the time."""
+        return not (self.webhook or self.symbol or self.text or self.status or self.code)
 
 
 def _option(metavar: str, help_text: str) -> Any:
@@ -109,7 +116,7 @@ def logs(
                 _print(news, as_json=as_json, with_header=False)
 
 
-Entry = tuple[datetime, "StoredAlert | Refusal"]
+Entry = tuple[datetime, "StoredAlert | Refusal | Event"]
 
 
 def _entries(connection: sqlite3.Connection, filters: Filters) -> tuple[list[Entry], datetime | None]:
@@ -135,7 +142,19 @@ def _entries(connection: sqlite3.Connection, filters: Filters) -> tuple[list[Ent
                 connection, since=filters.since, until=filters.until, code=filters.code, limit=filters.limit
             )
         ]
+    if filters.shows_events:
+        found += [(event.at, event) for event in _told(connection, filters)]
     return sorted(found, key=lambda entry: entry[0])[-filters.limit :], search.looked_back_to
+
+
+def _told(connection: sqlite3.Connection, filters: Filters) -> Sequence[Event]:
+    """What is told of the bridge itself."""
+    from kekbridge.messages import MESSAGES
+    from kekbridge.store import events
+
+    return events.latest(
+        connection, kinds=MESSAGES, since=filters.since, until=filters.until, of_alerts=False, limit=filters.limit
+    )
 
 
 def _news(database: Database, filters: Filters, shown: list[Entry]) -> Iterator[list[Entry]]:
@@ -152,13 +171,16 @@ def _news(database: Database, filters: Filters, shown: list[Entry]) -> Iterator[
             yield fresh
 
 
-def _identity(entry: StoredAlert | Refusal) -> object:
+def _identity(entry: StoredAlert | Refusal | Event) -> object:
+    from kekbridge.store.events import Event
     from kekbridge.store.refusals import Refusal
 
+    if isinstance(entry, Event):
+        return entry.sequence
     return (entry.minute, entry.remote, entry.code) if isinstance(entry, Refusal) else entry.id
 
 
-def _state(entry: StoredAlert | Refusal) -> object:
+def _state(entry: StoredAlert | Refusal | Event) -> object:
     return getattr(entry, "status", None), getattr(entry, "count", None)
 
 
@@ -169,15 +191,37 @@ def _print(entries: list[Entry], *, as_json: bool, with_header: bool) -> None:
 
     if as_json:
         for _, entry in entries:
-            render.as_json({"kind": "alert" if hasattr(entry, "status") else "refusal"} | render.jsonable(entry))
+            render.as_json(_data(entry))
     elif entries:
         render.lines(_TITLES, [_line(at, entry) for at, entry in entries], with_header=with_header)
     sys.stdout.flush()
 
 
-def _line(at: datetime, entry: StoredAlert | Refusal) -> Any:
+def _data(entry: StoredAlert | Refusal | Event) -> dict[str, Any]:
     from kekbridge.cli import render
+    from kekbridge.messages import describe
+    from kekbridge.store.events import Event
+
+    if isinstance(entry, Event):
+        severity, words = describe(entry.kind, entry.data)
+        named = {"kind": "event", "event": entry.kind, "severity": severity, "words": words}
+        return named | {
+            "sequence": entry.sequence,
+            "at": render.jsonable(entry.at),
+            "data": render.jsonable(entry.data),
+        }
+    return {"kind": "alert" if hasattr(entry, "status") else "refusal"} | dict(render.jsonable(entry))
+
+
+def _line(at: datetime, entry: StoredAlert | Refusal | Event) -> Any:
+    from kekbridge.cli import render
+    from kekbridge.messages import describe
+    from kekbridge.store.events import Event
     from kekbridge.store.refusals import Refusal
+
+    if isinstance(entry, Event):
+        severity, words = describe(entry.kind, entry.data)
+        return render.Line((render.clock(at, now()), "-", "-", "-", "-", severity or ""), words)
 
     if isinstance(entry, Refusal):
         times = f"{entry.count} x " if entry.count > 1 else ""

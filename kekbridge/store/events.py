@@ -101,13 +101,18 @@ def latest(
     kinds: Iterable[str] = (),
     since: datetime | None = None,
     until: datetime | None = None,
+    of_alerts: bool = True,
     limit: int = 50,
 ) -> tuple[Event, ...]:
-    """The newest events that fit every filter given, oldest of them first; no kinds: all. `until` is exclusive."""
+    """The newest events that fit every filter given, oldest of them first; no kinds: all. `until` is exclusive.
+
+    `of_alerts` False leaves out what belongs to an alert: an index finds the rest, however long the history is.
+    """
     wanted = tuple(kinds)
     conditions = [("at >= ?", times.optional_text(since)), ("at < ?", times.optional_text(until))]
     given = [(condition, value) for condition, value in conditions if value is not None]
-    where = [condition for condition, _ in given] + ([f"kind IN ({', '.join('?' * len(wanted))})"] if wanted else [])
+    where = [] if of_alerts else ["alert_id IS NULL"]
+    where += [condition for condition, _ in given] + ([f"kind IN ({', '.join('?' * len(wanted))})"] if wanted else [])
     values = [*(value for _, value in given), *wanted, limit]
     rest = f"WHERE {' AND '.join(where)}" if where else ""
     return _select(connection, f"{rest} ORDER BY sequence DESC LIMIT ?", values)[::-1]

@@ -408,4 +408,6 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
         ),
     ),
     ("0005_signed_at", ("ALTER TABLE orders ADD COLUMN signed_at TEXT",)),
+    # Few among millions: what happened to the bridge itself, shown between the alerts.
+    ("0006_own_events", ("CREATE INDEX events_own ON events(sequence) WHERE alert_id IS NULL",)),
 )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kekbridge.codes import CODES
+from kekbridge.store import events
+from kekbridge.store.database import Database
 from tests.cli.processes import Served, bare_environment, starting
 from tests.system.harness import call, wait_until
 
@@ -20,7 +23,8 @@ HOSTILE = "\x1b[2J\x1b]0;pwned\x07[/][red]x[/red]\u202e\x9b31m\r\nfake line"
 @pytest.mark.parametrize("command", [("logs",), ("orders",), ("orders", "--open"), ("positions",), ("webhook", "list")])
 def test_nothing_yet_is_said_on_stderr_and_is_empty_json(run: Any, command: tuple[str, ...]) -> None:
     """An empty list is no error: a word for people, nothing on stdout that a script would take for data."""
-    run("resume")  # makes the database
+    run("webhook", "create", "gone")  # makes the database
+    run("webhook", "delete", "gone", "--yes")
     shown = run(*command)
     assert (shown.code, shown.out) == (0, "")
     assert shown.err
@@ -93,3 +97,48 @@ def test_hostile_alerts_are_harmless_on_the_screen(served: tuple[Served, dict[st
     assert not any(line.startswith("fake line") for done in shown for line in done.stdout.splitlines())
     assert bridge.stop() == 0
     assert not any(unicodedata.category(character) in ("Cc", "Cf") for line in bridge.log if line for character in line)
+
+
+def test_logs_show_what_happened_to_the_bridge(run: Any, data_dir: Path) -> None:
+    """Between the alerts, in the words that are told; a filter that is about alerts leaves it out."""
+    run("webhook", "create", "w")
+    with Database.open(data_dir).transaction() as connection:
+        events.append(connection, "stream_down", now=datetime.now(UTC), data={"lasting": "2 min"})
+        events.append(connection, "equity_peak_reset", now=datetime.now(UTC))  # nobody is told of this
+    (shown,) = run("logs").out.splitlines()[1:]
+    assert shown.split()[5:] == [
+        "warning",
+        "the",
+        "exchange's",
+        "stream",
+        "has",
+        "been",
+        "down",
+        "for",
+        "2",
+        "min;",
+        "orders",
+        "are",
+        "asked",
+        "for",
+        "instead",
+    ]
+    (found,) = [json.loads(line) for line in run("logs", "--json").out.splitlines()]
+    assert (found["kind"], found["event"], found["data"]) == ("event", "stream_down", {"lasting": "2 min"})
+    for filters in (
+        ("--webhook", "w"),
+        ("--status", "filled"),
+        ("--code", "x"),
+        ("--text", "stream"),
+        ("--symbol", "BTC"),
+    ):
+        assert run("logs", *filters).out == ""
+
+
+def test_what_happened_to_the_bridge_is_found_by_an_index(data_dir: Path) -> None:
+    """However many alerts there are: only events without one are read."""
+    with Database.open(data_dir).snapshot() as connection:
+        plan = connection.execute(
+            "EXPLAIN QUERY PLAN SELECT * FROM events WHERE alert_id IS NULL AND kind IN ('a', 'b') ORDER BY sequence DESC LIMIT 5"
+        ).fetchall()
+    assert [row[3] for row in plan] == ["SCAN events USING INDEX events_own"]

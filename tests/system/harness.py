@@ -255,9 +255,10 @@ class Bridge:
         return json.loads(run_cli(*arguments, "--json", data_dir=self.data_dir))
 
     def logs(self) -> list[dict[str, Any]]:
-        """Every alert and refusal, newest last."""
+        """Every alert and refusal, newest last; not what happened to the bridge itself."""
         lines = run_cli("logs", "--json", "--limit", "100000", data_dir=self.data_dir).splitlines()
-        return [json.loads(line) for line in lines]
+        found = [json.loads(line) for line in lines]
+        return [one for one in found if one["kind"] != "event"]
 
     def journal(self) -> list[dict[str, Any]]:
         """Everything that happened at the exchange, oldest first."""
