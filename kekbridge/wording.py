@@ -66,6 +66,19 @@ def money(value: Decimal | None, *, places: int = 8) -> str:
     return "0" if text in ("", "-0") else text
 
 
+def used_share(used: str, limit: str) -> Decimal | None:
+    """How much of a limit is used, as far as its words begin with numbers: `1,500.00 USDC`, `20,000.00 USDC` -> 0.075."""
+    numbers = []
+    for words in (used, limit):
+        first = words.split(maxsplit=1)[0] if words.split() else ""
+        text = "".join(one for one in first if one.isdigit() or one in ".-")
+        try:
+            numbers.append(Decimal(text))
+        except ArithmeticError:
+            return None
+    return numbers[0] / numbers[1] if numbers[1] else None
+
+
 def moment(at: datetime | None) -> str:
     """`2026-11-22 16:08:06`, always UTC: day boundaries of the limits are UTC, too."""
     return "-" if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")

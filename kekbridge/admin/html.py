@@ -125,11 +125,11 @@ def bars(days: Sequence[tuple[date, int]], *, label: str) -> Markup:
     return h("figure", picture, h("figcaption", words))
 
 
-def gauge(name: str, used: str, limit: str, share: float | None) -> Markup:
+def gauge(name: str, used: str, limit: str, share: Decimal | None) -> Markup:
     """A limit with how much of it is used."""
     filled = None
     if share is not None:
-        part = min(max(share, 0.0), 1.0) * 100
+        part = min(max(float(share), 0.0), 1.0) * 100
         filled = h(
             "svg",
             h("rect", width="100", height="6", class_="room"),

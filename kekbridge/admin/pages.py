@@ -21,7 +21,7 @@ from kekbridge.admin.html import Markup, bars, curve, gain, gauge, h, join, pair
 from kekbridge.admin.webhookpages import WebhookPages
 from kekbridge.stats import Report
 from kekbridge.store import orders
-from kekbridge.wording import clock, market, money
+from kekbridge.wording import clock, market, money, used_share
 
 _MENU: Final = (
     ("/", "Overview"),
@@ -204,7 +204,11 @@ class Pages:
             parts.append(h("h2", title, " ", status(scope["state"])))
             if scope["reason"]:
                 parts.append(h("p", scope["reason"]))
-            used = [gauge(one.name, one.used, one.limit, _used_share(one)) for one in scope["limits"] if one.used]
+            used = [
+                gauge(one.name, one.used, one.limit, used_share(one.used, one.limit))
+                for one in scope["limits"]
+                if one.used
+            ]
             parts.append(h("div", *used, class_="limits"))
             parts.append(pairs([(one.name, one.limit) for one in scope["limits"] if not one.used]))
         return self.page(request, "Risk", *parts)
@@ -283,18 +287,6 @@ def _money_pairs(found: Report) -> list[tuple[str, Any]]:
         ("Win rate", f"{_percent(found.win_rate)} of {found.closing_orders} closing orders"),
         ("Stops hit", _percent(found.stop_hit_rate)),
     ]
-
-
-def _used_share(line: Any) -> float | None:
-    """How much of a limit is used, as far as its words begin with numbers."""
-    numbers = []
-    for words in (line.used, line.limit):
-        text = "".join(one for one in words.split()[0] if one.isdigit() or one in ".-") if words.split() else ""
-        try:
-            numbers.append(Decimal(text))
-        except ArithmeticError:
-            return None
-    return float(numbers[0] / numbers[1]) if numbers[1] else None
 
 
 def _percent(value: Decimal | None) -> str:

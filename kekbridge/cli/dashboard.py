@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 _LOOK_EVERY_S = 1.0
+_SHOWN_LIMITS = 2
 _SHOWN_STAGES = ("stored", "accepted", "filled", "answered")  # as many as 80 columns hold
 _KEYS = {"h": "halted", "e": "exits_only", "r": "running"}
 
@@ -220,25 +221,41 @@ def _open_orders(state: dict[str, Any]) -> list[Text]:
 def _limits(state: dict[str, Any]) -> list[Text]:
     from rich.text import Text
 
-    used = [line for scope in state["limits"][:1] for line in scope["limits"] if line["used"]]
-    words = [f"{line['name']} {line['used']} of {line['limit']}" for line in used]
-    closed = [
-        f"{scope['name']}: {_words(scope['state'])}" for scope in state["limits"][1:] if scope["state"] != "running"
+    from kekbridge.wording import used_share
+
+    used = [
+        (used_share(line["used"], line["limit"]), scope["name"], line)
+        for scope in state["limits"]
+        for line in scope["limits"]
+        if line["used"]
     ]
-    rows = [Text(f"limits  {'  |  '.join(words[:4]) or 'none is used'}")]
+    fullest = sorted(((share, name, line) for share, name, line in used if share is not None), key=lambda one: -one[0])
+    rows = [Text("LIMITS, THE FULLEST", style="bold")]
+    for share, name, line in fullest[:_SHOWN_LIMITS]:
+        part = max(min(share, Decimal(1)), Decimal(0))
+        row = Text(f"{share * 100:>4.0f} % ")
+        row.append(f"{'█' * round(part * 10):<10}", style="red" if part >= Decimal("0.9") else "green")
+        row.append(f"  {_clean(name)}: {line['name']} {line['used']} of {line['limit']}")
+        rows.append(row)
+    closed = [
+        f"{_clean(scope['name'])}: {_words(scope['state'])}"
+        for scope in state["limits"][1:]
+        if scope["state"] != "running"
+    ]
     if closed:
         rows.append(Text(f"closed  {', '.join(closed)}", style="yellow"))
-    return rows
+    return rows if len(rows) > 1 else [Text("no limit is used", style="dim")]
 
 
 def _alerts(state: dict[str, Any], room: int) -> list[Text]:
     from rich.text import Text
 
-    rows = [Text(f"{'TIME':<10}{'WEBHOOK':<14}{'SAYS':<14}{'STATUS':<17}WHY", style="bold")]
+    rows = [Text(f"{'TIME':<9}{'WEBHOOK':<11}{'SAYS':<11}{'STATUS':<12}WHY", style="bold")]
     for one in state["lastAlerts"][-room:]:
         says = " ".join(part for part in (one["action"], _market(one["symbol"] or "")) if part)
-        row = Text(f"{one['receivedAt'][11:19]:<10}{_clean(one['webhook'])[:13]:<14}{_clean(says)[:13]:<14}")
-        row.append(f"{one['status']:<17}", style=_style(one["status"]))
+        row = Text(f"{one['receivedAt'][11:19]:<9}{_clean(one['webhook'])[:10]:<11}{_clean(says)[:10]:<11}")
+        status = "part filled" if one["status"] == "partially_filled" else one["status"]
+        row.append(f"{status:<12}", style=_style(one["status"]))
         row.append(_clean(": ".join(part for part in (one["code"], one["error"]) if part) or " "), style="dim")
         rows.append(row)
     return rows if len(rows) > 1 else [Text("no alert yet", style="dim")]

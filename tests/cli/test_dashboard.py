@@ -69,6 +69,27 @@ def test_it_fits_the_terminal(width: int, height: int) -> None:
     assert "\x1b" not in "".join(lines)
 
 
+def test_the_fullest_limits_are_shown() -> None:
+    """Of all scopes the limits that are nearest to their end, in percent; what cannot be reckoned is left out."""
+    state = busy()
+    state["limits"] = [
+        {"name": "account", "state": "running", "limits": [{"name": "leverage", "used": "2x", "limit": "10x"}]},
+        {
+            "name": "main",
+            "state": "exits_only",
+            "limits": [
+                {"name": "traded a day", "used": "1,900.00 USDC", "limit": "2,000.00 USDC"},
+                {"name": "hours", "used": "closed", "limit": "Mon-Fri"},
+            ],
+        },
+    ]
+    lines = [line.strip() for line in drawn(state, height=50)]
+    first = next(index for index, line in enumerate(lines) if line.startswith("LIMITS"))
+    assert lines[first + 1].startswith("95 % ██████████  main: traded a day 1,900.00 USDC of")
+    assert lines[first + 2].startswith("20 % ██          account: leverage 2x of 10x")
+    assert lines[first + 3] == "closed  main: EXITS ONLY"
+
+
 def test_a_lever_asks_first_and_trouble_is_shown() -> None:
     """The last line is the question, or what is wrong."""
     assert "HALTED: sure?" in drawn(busy(), asked="halted")[-1]
