@@ -72,7 +72,7 @@ class Canceller:
         troubles: list[str] = []
         done = 0
         for name in names:
-            trouble = await self._cancel(name)
+            trouble = await self.cancel(name)
             done += trouble is None
             if trouble:
                 troubles.append(f"{name}: {trouble}")
@@ -81,7 +81,7 @@ class Canceller:
         )
         log.info("cancel", alert_id=cancel.alert_id, canceled=done, failed=len(troubles))
 
-    async def _cancel(self, name: str) -> str | None:
+    async def cancel(self, name: str) -> str | None:
         """Withdraw or cancel one order; None when it is finished, else the trouble in words."""
         trouble = "it is still being sent"
         for _ in range(_ATTEMPTS):

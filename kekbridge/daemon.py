@@ -48,6 +48,7 @@ from kekbridge.ingress.lockout import Lockout
 from kekbridge.ingress.tls import serving_context
 from kekbridge.jobs import Jobs
 from kekbridge.keyuse import KeyUse
+from kekbridge.leftovers import Leftovers
 from kekbridge.model import Mode
 from kekbridge.notify import NOTIFY_URLS, Notifier, channels_of
 from kekbridge.outcomes import Outcomes
@@ -214,6 +215,7 @@ class Daemon:
             database=database, exchange=exchange, settings=settings.queue, clock=clock, submit=self.pipeline.submit
         )
         self.take_profits = TakeProfits(database=database, exchange=exchange, clock=clock, submit=self.pipeline.submit)
+        self.leftovers = Leftovers(database=database, exchange=exchange, cancel=self.canceller.cancel, clock=clock)
         self.equity = EquityWatch(
             database=database,
             exchange=exchange,
@@ -327,6 +329,7 @@ class Daemon:
                 *([group.create_task(self._certificate.run())] if self._certificate else []),
                 group.create_task(self._when_recovered(self.guard.run)),
                 group.create_task(self._when_recovered(self.take_profits.run)),
+                group.create_task(self._when_recovered(self.leftovers.run)),
                 group.create_task(self._when_recovered(self._resolve_orphans)),
                 group.create_task(self._when_recovered(self.canceller.run)),
             ]

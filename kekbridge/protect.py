@@ -7,7 +7,7 @@ smaller than the position is placed again; when that does not succeed within `pr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -18,8 +18,9 @@ from kekbridge.config import Queue
 from kekbridge.crashpoints import reach
 from kekbridge.errors import ExchangeUnavailable, KekbridgeError
 from kekbridge.exchange.protocol import Accepted, Exchange, OrderReport, Submission
-from kekbridge.model import ZERO, Fill, Order, OrderIntent, OrderStatus, OrderType, Purpose, Side
+from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Purpose
 from kekbridge.pipeline import request_text
+from kekbridge.risk.exposure import was_left
 from kekbridge.store import fills as fill_rows
 from kekbridge.store import orders as order_rows
 from kekbridge.store import protections
@@ -235,20 +236,6 @@ class Guard:
     async def _mark(self, entry: Order, state: ProtectionState, detail: str = "") -> ProtectionState:
         await self._database.write(protections.mark, entry, state, detail=detail, now=self._clock())
         return state
-
-
-def was_left(side: Side, held: Decimal, executions: Sequence[Fill]) -> bool:
-    """True when a position on `side` was gone for a moment between these executions (oldest first), which led to `held` of it now.
-
-    Reckoned backwards from what is held. Nothing was left where nothing was closed before: then a fill is known that the position does
-    not show yet.
-    """
-    for index in range(len(executions) - 1, -1, -1):
-        fill = executions[index]
-        held -= fill.quantity * fill.side.sign * side.sign
-        if held <= 0:
-            return any(earlier.side is not side for earlier in executions[:index])
-    return False
 
 
 def _exited(report: OrderReport | None) -> Decimal:

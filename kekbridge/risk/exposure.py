@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Final
 
-from kekbridge.model import ZERO, AccountSnapshot, Instrument, OrderIntent, Reservation, Side
+from kekbridge.model import ZERO, AccountSnapshot, Fill, Instrument, OrderIntent, Reservation, Side
 
 _MARGIN: Final = Context(prec=28)
 _POWER: Final = Decimal("0.8")
@@ -187,3 +187,17 @@ def margin_promised(but: str, snapshot: AccountSnapshot, reservations: Sequence[
         known = margin_of(symbol, reach_in(symbol, snapshot, margined).largest, leverage, price, snapshot)
         total += max(ZERO, after - known)
     return total
+
+
+def was_left(side: Side, held: Decimal, executions: Sequence[Fill]) -> bool:
+    """True when a position on `side` was gone for a moment between these executions (oldest first), which led to `held` of it now.
+
+    Reckoned backwards from what is held. Nothing was left where nothing was closed before: then a fill is known that the position does
+    not show yet.
+    """
+    for index in range(len(executions) - 1, -1, -1):
+        fill = executions[index]
+        held -= fill.quantity * fill.side.sign * side.sign
+        if held <= 0:
+            return any(earlier.side is not side for earlier in executions[:index])
+    return False
