@@ -110,14 +110,15 @@ _TIMES = ("MEAN", "P50", "P95", "P99", "ALERTS")
 
 def _money(found: Report, *, is_of_webhook: bool) -> list[tuple[str, object]]:
     from kekbridge.stats import sparkline
+    from kekbridge.wording import money
 
-    rows: list[tuple[str, object]] = [("realized", found.realized_pnl), ("fees", found.fees)]
+    rows: list[tuple[str, object]] = [("realized", money(found.realized_pnl)), ("fees", money(found.fees))]
     if not is_of_webhook:
         rows += [
-            ("funding", found.funding),
-            ("net", found.net_pnl),
-            ("unrealized", found.unrealized_pnl),
-            ("account", found.account_value),
+            ("funding", money(found.funding)),
+            ("net", money(found.net_pnl)),
+            ("unrealized", money(found.unrealized_pnl)),
+            ("account", money(found.account_value)),
             ("leverage used", "-" if found.leverage is None else f"{found.leverage:.2f}"),
         ]
     rows.append(("win rate", f"{rate(found.win_rate)} of {found.closing_orders} orders that closed something"))
