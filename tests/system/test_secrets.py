@@ -12,13 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import base58
 import pytest
 
+from kekbridge.admin.access import TOKEN_FILE
 from tests.system.harness import WEBHOOK_PATH, Process, call, clean_environment, free_port, timestamp, wait_until
 
 MASTER_KEY = bytes(range(100, 132))
+NOTIFY_URL = "json://127.0.0.1:9/a-token-of-somebodys-channel"
 
 
 @dataclass
@@ -30,10 +34,10 @@ class Round:
     shown: dict[str, bytes]
 
     def places(self) -> Iterator[tuple[str, bytes]]:
-        """Every file the daemon wrote and every text it showed; the secrets directory itself is the vault."""
+        """Every file the daemon wrote and every text it showed; the secrets directory itself is the vault, the token has its file."""
         yield from self.shown.items()
         for path in sorted(self.directory.rglob("*")):
-            if path.is_file() and "secrets" not in path.parts and "paper" not in path.parts:
+            if path.is_file() and "secrets" not in path.parts and "paper" not in path.parts and path.name != TOKEN_FILE:
                 yield str(path), path.read_bytes()
 
 
@@ -66,6 +70,14 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         shown["/proc limits"] = Path(f"/proc/{daemon.pid}/limits").read_bytes()
         for command in (("logs",), ("orders",), ("webhook", "list"), ("webhook", "show", "test"), ("config", "show")):
             shown[" ".join(command)] = _command(*command, "--json", environment=environment).encode()
+        for command in (("history", "list"), ("stats",), ("risk", "show"), ("vault", "status"), ("export", "alerts")):
+            shown[" ".join(command)] = _command(*command, environment=environment).encode()
+        shown["explain"] = _command("explain", "one", environment=environment).encode()
+        _command(
+            "backup", str(directory / "a-backup"), environment=environment
+        )  # a file that the search finds by itself
+        door = json.loads(_command("dashboard", "--token", "--json", environment=environment))
+        shown |= _admin(door["url"], door["token"])
         daemon.kill()
         yield Round(
             directory,
@@ -74,6 +86,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
                 "apiSecret": made["apiSecret"].encode(),
                 "Orderly seed": base58.b58decode(orderly_secret.removeprefix("ed25519:"))[:32],
                 "master key": MASTER_KEY,
+                "notify URL": NOTIFY_URL.rpartition("/")[2].encode(),
+                "admin token": door["token"].encode(),
             },
             shown,
         )
@@ -162,9 +176,24 @@ def _environment(directory: Path, exchange: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def _admin(url: str, token: str) -> dict[str, bytes]:
+    """What the operator's API, metrics and error answers say."""
+    shown = {}
+    for path, proof in (("/api/state", token), ("/metrics", token), ("/api/state", "wrong"), ("/api/nothing", token)):
+        request = Request(url + path, headers={"Authorization": f"Bearer {proof}"})  # noqa: S310 - loopback http only
+        try:
+            with urlopen(request, timeout=20) as answer:  # noqa: S310 - loopback http only
+                shown[f"admin {path} {answer.status}"] = answer.read()
+        except HTTPError as error:
+            shown[f"admin {path} {error.code}"] = error.read()
+    assert {name.split()[-1] for name in shown} >= {"200", "401", "404"}
+    return shown
+
+
 def _fill_vault(secrets: Path, orderly_secret: str) -> None:
     secrets.mkdir(mode=0o700)
-    for name, content in (("master-key", MASTER_KEY), ("orderly-secret", orderly_secret.encode())):
+    contents = {"master-key": MASTER_KEY, "orderly-secret": orderly_secret.encode(), "notify-urls": NOTIFY_URL.encode()}
+    for name, content in contents.items():
         file = secrets / name
         file.touch(mode=0o600)
         file.write_bytes(content)
