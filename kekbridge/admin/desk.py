@@ -21,7 +21,7 @@ from kekbridge.ingress.lockout import Lockout
 from kekbridge.model import AccountSnapshot, Order, TradingState
 from kekbridge.stagewatch import StageWatch
 from kekbridge.stats import Report, report
-from kekbridge.store import alert_search, orders, statistics
+from kekbridge.store import alert_search, equity, orders, statistics, webhooks
 from kekbridge.store import settings as control
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.database import Database
@@ -82,6 +82,26 @@ class Desk:
                 control.resume_all(connection, reason=reason, by=by, now=now)
             else:
                 control.set_trading_state(connection, state, reason=reason, by=by, now=now)
+
+        await self.database.write(write)
+
+    async def resume_webhook(self, name: str, *, by: str) -> None:
+        """Open one webhook again that a limit closed. Raises NotFound."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            scope = webhooks.find(connection, name).id
+            control.set_trading_state(
+                connection, TradingState.RUNNING, reason="by hand", by=by, now=self.clock(), scope=scope
+            )
+
+        await self.database.write(write)
+
+    async def reset_peak(self, *, by: str) -> None:
+        """Let the equity peak be today's equity, and trade again: the drawdown starts anew."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            equity.reset_peak(connection, by=by, now=self.clock())
+            control.resume_all(connection, reason="by hand", by=by, now=self.clock())
 
         await self.database.write(write)
 

@@ -18,6 +18,7 @@ from kekbridge.model import TradingState
 _BY: Final = "web page"
 _ASKS: Final = {
     "halt": "Stop all trading, exits too? Open positions and their stops at the exchange stay as they are.",
+    "reset-peak": "Let the equity peak be today's equity and trade again? The drawdown counts from here on.",
     "flatten": "Halt trading, cancel every order and close every position of the account, also those made elsewhere?",
 }
 
@@ -50,13 +51,16 @@ class Forms:
         what = request.match_info["what"]
         if what not in _ASKS:
             raise web.HTTPNotFound(text="no such page")
+        reason = (
+            [h("input", name="reason", placeholder="Why, for the history", maxlength="200")] if what == "halt" else []
+        )
         return self._page(
             request,
             "Are you sure?",
             h("p", _ASKS[what]),
             h(
                 "div",
-                button(request, f"/trading/{what}", f"Yes, {what}", kind="bad"),
+                button(request, f"/trading/{what}", f"Yes, {what.replace('-', ' ')}", *reason, kind="bad"),
                 h("a", "No", href="/", class_="button"),
                 class_="row",
             ),
@@ -74,10 +78,18 @@ class Forms:
                 h("p", result.trouble) if result.trouble else None,
             )
         wanted = {"halt": TradingState.HALTED, "exits-only": TradingState.EXITS_ONLY, "resume": TradingState.RUNNING}
-        if what not in wanted:
+        told = await request.post()
+        webhook = str(told.get("webhook", ""))
+        if what == "reset-peak":
+            await self._desk.reset_peak(by=_BY)
+        elif what == "resume" and webhook:
+            await self._desk.resume_webhook(webhook, by=_BY)
+        elif what in wanted:
+            reason = str(told.get("reason", "")).strip()[:200] or "by hand"
+            await self._desk.set_trading(wanted[what], reason=reason, by=_BY)
+        else:
             raise web.HTTPNotFound(text="no such lever")
-        await self._desk.set_trading(wanted[what], reason="by hand", by=_BY)
-        raise web.HTTPSeeOther("/")
+        raise web.HTTPSeeOther("/risk" if webhook or what == "reset-peak" else "/")
 
 
 def form_key(request: web.Request) -> Markup | None:

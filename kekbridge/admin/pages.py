@@ -16,7 +16,7 @@ from kekbridge import limitbook
 from kekbridge.admin.access import SESSION
 from kekbridge.admin.alertpages import AlertPages, alert_row, alert_table
 from kekbridge.admin.desk import Desk
-from kekbridge.admin.forms import Forms, form_key
+from kekbridge.admin.forms import Forms, button, form_key
 from kekbridge.admin.html import Markup, bars, curve, gain, gauge, h, join, pairs, status, table
 from kekbridge.admin.webhookpages import WebhookPages
 from kekbridge.stats import Report
@@ -204,6 +204,9 @@ class Pages:
             parts.append(h("h2", title, " ", status(scope["state"])))
             if scope["reason"]:
                 parts.append(h("p", scope["reason"]))
+            if scope["scope"] != "account" and scope["state"] != "running":
+                named = h("input", type="hidden", name="webhook", value=scope["name"])
+                parts.append(button(request, "/trading/resume", "Let entries pass again", named))
             used = [
                 gauge(one.name, one.used, one.limit, used_share(one.used, one.limit))
                 for one in scope["limits"]
@@ -211,6 +214,12 @@ class Pages:
             ]
             parts.append(h("div", *used, class_="limits"))
             parts.append(pairs([(one.name, one.limit) for one in scope["limits"] if not one.used]))
+        if shown["equityPeak"] is not None:
+            peak, anew = (
+                money(Decimal(str(shown["equityPeak"]))),
+                h("a", "Count anew…", href="/confirm/reset-peak", class_="button"),
+            )
+            parts.append(h("p", f"Equity peak, which drawdowns count from: {peak} USDC ", anew, class_="row"))
         return self.page(request, "Risk", *parts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 import aiohttp
@@ -14,7 +15,7 @@ from kekbridge.admin.access import TOKEN_FILE, check_loopback, is_our_name, read
 from kekbridge.admin.html import h, table
 from kekbridge.daemon import admin_address
 from kekbridge.errors import ConfigError
-from kekbridge.model import TradingState
+from kekbridge.model import Limits, TradingState
 from kekbridge.store import settings
 from kekbridge.store import webhooks as stored
 from tests.system.desk import Desk, open_desk
@@ -108,6 +109,10 @@ async def test_the_levers(visitor: Visitor) -> None:
     ) as answer:
         assert (answer.status, (await answer.json())["state"]) == (200, "exits_only")
     await visitor.post("/trading/resume", key=key)
+    await visitor.post("/trading/halt", key=key, reason="lunch")
+    assert "lunch" in await visitor.page("/")
+    await visitor.post("/trading/reset-peak", key=key)
+    assert visitor.state() is TradingState.RUNNING
     await visitor.desk.send(action="buy", quantity="0.01")
     await visitor.desk.settled()
     status, text = await visitor.post("/trading/flatten", key=key)
@@ -200,3 +205,17 @@ async def test_looking_does_not_change_the_counts(visitor: Visitor) -> None:
     wanted = {"received": "2.0", "stored": "2.0", "answered": "2.0"} | once
     assert await counts() == wanted
     assert await counts() == wanted
+
+
+async def test_a_webhook_that_a_limit_closed_is_opened_again(visitor: Visitor) -> None:
+    """The risk page says which one and why, and opens that one only."""
+    visitor.desk.add_webhook("tight", limits=Limits(daily_limit=Decimal(1000)))
+    for _ in range(2):
+        await visitor.desk.send(webhook="tight", action="buy", quantity="0.01")
+    await visitor.desk.settled()
+    key = await visitor.log_in()
+    page = await visitor.page("/risk")
+    assert "daily_limit" in page
+    assert page.count("Let entries pass again") == 1
+    await visitor.post("/trading/resume", key=key, webhook="tight")
+    assert "Let entries pass again" not in await visitor.page("/risk")
