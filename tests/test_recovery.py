@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
+from kekbridge.errors import ExchangeUnavailable
 from kekbridge.model import OrderStatus, TradingState
 from kekbridge.recovery import Breaker
-from kekbridge.store import exits
+from kekbridge.store import exits, times
 from kekbridge.store import fills as fill_rows
 from tests.house import BTC, ETH, House, running_house, running_paper
+from tests.waiting import until
 
 D = Decimal
 
@@ -55,6 +61,81 @@ async def test_a_clock_that_jumps_ahead_proves_nothing(tmp_path: Path) -> None:
         order = await house.until_stored(answer, "filled")
         assert order.attempt == 1
         assert len(await house.journal("order_accepted", client_order_id=order.client_order_id)) == 1
+
+
+async def test_the_acceptance_window_counts_from_the_sending(tmp_path: Path) -> None:
+    """Claimed long ago, sent just now (it had waited for the rate window), then a crash: not found at once is no proof yet."""
+    database = tmp_path / "data" / "kekbridge.db"
+    slow: dict[str, Any] = {"exchange__recv_window_ms": 4_000, "server__shutdown_timeout_s": 0.5}
+    async with running_paper(tmp_path / "paper") as paper_url:
+        async with running_house(tmp_path / "data", paper_url, **slow) as house:
+            await house.send()
+            await house.fault("read_lag", delay_ms=2500)
+            await house.fault("withhold_reports")
+            await house.fault("lose_answer", path="/v1/order", method="POST", count=1)
+            _, answer = await house.send(action="close", quantity=None)
+            claimed_at = times.to_text(house.clock() - timedelta(seconds=30))
+        # What the disk holds when the kill comes between the sending and the answer: only the claim.
+        with closing(sqlite3.connect(database)) as connection, connection:
+            connection.execute(
+                "UPDATE orders SET status = 'submitting', submitted_at = ? WHERE client_order_id = ?",
+                (claimed_at, answer["clientOrderId"]),
+            )
+        async with running_house(tmp_path / "data", paper_url, **slow) as house:
+            order = await house.until_stored(answer, "filled")
+            assert order.attempt == 1
+            assert len(await house.journal("order_accepted", client_order_id=order.client_order_id)) == 1
+
+
+async def test_an_answer_that_could_not_be_stored_is_asked_for_later(tmp_path: Path) -> None:
+    """The exchange accepted, but the database was locked when the answer came: the order is found by its name, not sent again."""
+    database = tmp_path / "data" / "kekbridge.db"
+    async with (
+        running_paper(tmp_path / "paper") as paper_url,
+        running_house(tmp_path / "data", paper_url, exchange__request_timeout_s=5) as house,
+    ):
+        await house.fault("withhold_reports")
+        await house.fault("delay", path="/v1/order", method="POST", when="after", delay_ms=1000, count=1)
+        sending = asyncio.ensure_future(house.send())
+
+        async def is_accepted() -> bool:
+            return bool(await house.journal("order_accepted"))
+
+        await until(is_accepted)
+        with closing(sqlite3.connect(database, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            await until(lambda: not house.daemon.pipeline.being_sent)  # its own write has been given up
+            other.execute("ROLLBACK")
+        _, answer = await sending
+        assert (await house.order(answer)).status is OrderStatus.SUBMITTING
+        order = await house.until_stored(answer, "filled")
+        assert order.attempt == 1
+        assert len(await house.journal("order_accepted")) == 1
+
+
+async def test_no_position_is_protected_before_the_views_are_equal(tmp_path: Path) -> None:
+    """An entry filled while we were down and its stop was lost. Until the trades are known, too, nothing is sent for it; then it is protected."""
+    async with running_paper(tmp_path / "paper") as paper_url:
+        async with running_house(tmp_path / "data", paper_url) as house:
+            _, entry = await house.send(orderType="limit", limitPrice="64800", stopLoss="60000")
+            await house.fault("lose_stop", count=1)
+        await _move_prices(paper_url, {BTC: "64700"})
+        async with running_house(tmp_path / "data", paper_url, ready=False) as house:
+            await house.fault("server_error", status=500, path="/v1/trades")
+            sent_before = len(await house.journal("order_received"))
+            await house.until_stored(entry, "filled")
+            for _ in range(2):
+                with pytest.raises(ExchangeUnavailable):
+                    await house.daemon.recovery.recover()
+            assert not house.daemon.readiness().is_ready
+            assert len(await house.journal("order_received")) == sent_before
+            await house.clear_faults()
+
+            async def has_stop() -> bool:
+                return len(await house.journal("order_received")) > sent_before
+
+            await until(has_stop)
+            assert house.daemon.readiness().is_ready
 
 
 async def test_an_exit_that_never_arrived_is_sent_again(house: House) -> None:

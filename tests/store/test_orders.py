@@ -386,3 +386,17 @@ def test_an_order_the_exchange_never_had_gives_all_its_room_back(
     usage = read_usage(connection, "hook", now=NOW)
     assert (usage.traded_today, usage.orders_today, usage.reservations) == (ZERO, 0, ())
     assert usage.last_entry_at == {}
+
+
+def test_an_unknown_order_counts_from_its_sending(connection: sqlite3.Connection) -> None:
+    """What waited long between its claim and its sending may be accepted long after: the time of sending is kept, if it is known."""
+    sent_at = LATER + timedelta(seconds=40)
+    waited = order_in(connection, S.SUBMITTING)
+    unknown = orders.mark_unknown(
+        connection, waited.client_order_id, reason="x", now=sent_at + timedelta(seconds=1), sent_at=sent_at
+    )
+    assert unknown.submitted_at == sent_at
+    never_told = orders.mark_unknown(
+        connection, order_in(connection, S.SUBMITTING).client_order_id, reason="x", now=sent_at
+    )
+    assert never_told.submitted_at == LATER
