@@ -114,7 +114,7 @@ async def test_an_answer_that_could_not_be_stored_is_asked_for_later(tmp_path: P
 
 
 async def test_no_position_is_protected_before_the_views_are_equal(tmp_path: Path) -> None:
-    """An entry filled while we were down and its stop was lost: nothing is sent for it until the trades are known, too; then it is protected."""
+    """An entry filled while we were down, its stop was lost: nothing is sent for it until the trades are known; then it is protected."""
     async with running_paper(tmp_path / "paper") as paper_url:
         async with running_house(tmp_path / "data", paper_url) as house:
             _, entry = await house.send(orderType="limit", limitPrice="64800", stopLoss="60000")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
-from tests.system.campaigns import answers, deliveries, kills, restarts, storage, syscalls
+from tests.system.campaigns import answers, deliveries, kills, powercut, restarts, storage, syscalls
 from tests.system.campaigns.run import Outcome
 
 Campaign = Callable[[int, int], Awaitable[Outcome | list[Outcome]]]
@@ -22,6 +22,7 @@ Campaign = Callable[[int, int], Awaitable[Outcome | list[Outcome]]]
 CAMPAIGNS: dict[str, tuple[Campaign, int, int]] = {
     "R1": (kills.random_kills, 4, 1000),
     "R2": (kills.crash_points, 1, 200),
+    "R3": (powercut.power_cuts, 2, 300),
     "R4": (syscalls.order_of_calls, 10, 100),
     "R5": (deliveries.repeats, 40, 10_000),
     "R6": (answers.lost_answers, 20, 10_000),

@@ -1,0 +1,87 @@
+"""R3: the power goes. Only what was flushed is there after it; a daemon started on that must know every alert that was acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from tests.system.campaigns.run import Outcome, Run, running
+from tests.system.disk import TRACER, Disk, write_image
+from tests.system.harness import Process
+from tests.system.oracles import Findings, database_file
+from tests.system.warm import WarmBridge
+
+_IN_FLIGHT = 12
+_NAME = "R3 power cut: unflushed writes dropped or torn"
+
+
+class TracedBridge(WarmBridge):
+    """A bridge whose daemon's writes are followed, so that the power can be cut."""
+
+    disk: Disk
+
+    def _new_daemon(self) -> Process:
+        prefix = (*TRACER, "-o", str(self.trace_path))
+        return Process(self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path, prefix=prefix)
+
+    @property
+    def trace_path(self) -> Path:
+        return self.directory / "trace"
+
+    def start_daemon(self) -> None:
+        self.disk = Disk.of(self.data_dir)
+        super().start_daemon()
+
+    def cut_power(self, rng: random.Random) -> None:
+        """Kill the daemon and leave on the disk what a power cut at this moment could leave."""
+        tracer = self.daemon.pid
+        (traced,) = Path(f"/proc/{tracer}/task/{tracer}/children").read_text().split()
+        os.kill(int(traced), signal.SIGKILL)
+        self.daemon.wait()  # the tracer goes on to the last call
+        self.disk.follow(self.trace_path)
+        write_image(self.disk.after_cut(rng if rng.random() < 0.5 else None), self.data_dir)
+
+
+async def power_cuts(seed: int, cuts: int) -> Outcome:
+    """R3: alerts arrive, the power goes at a random moment, the next life starts from what was flushed; the exchange goes on."""
+    findings = Findings()
+    if shutil.which("strace") is None:
+        return Outcome(_NAME, 0, findings, seed, note="strace is not installed: not run")
+    with running(seed, environment={"KEKBRIDGE_QUEUE_MAX_AGE_S": "30"}, bridge_type=TracedBridge) as run:
+        assert isinstance(run.bridge, TracedBridge)
+        sending: set[asyncio.Task[Any]] = set()
+        for number in range(cuts):
+            new = [asyncio.create_task(run.send(run.any_alert())) for _ in range(_IN_FLIGHT)]
+            sending.update(new)
+            await asyncio.wait(new, timeout=run.rng.uniform(0.0, 1.0))
+            await asyncio.to_thread(run.bridge.cut_power, run.rng)
+            findings.failures += [f"R3 cut {number}: {breach}" for breach in _breaches(run)]
+            await asyncio.to_thread(run.restart)
+        await asyncio.gather(*sending)
+        await run.settle()
+        findings.add(run.findings())
+        acknowledged = sum(sent.is_acknowledged for sent in run.sent)
+        return Outcome(_NAME, cuts, findings, seed, note=f"{acknowledged} of {len(run.sent)} alerts acknowledged")
+
+
+def _breaches(run: Run) -> list[str]:
+    """What is wrong with the image, before any daemon has seen it. Looked at in a copy, so that looking changes nothing."""
+    file = database_file(run.bridge)
+    with tempfile.TemporaryDirectory(prefix="kekbridge-image-") as copy:
+        for path in (file, file.with_name(file.name + "-wal")):
+            if path.exists():
+                shutil.copy(path, copy)
+        with closing(sqlite3.connect(Path(copy) / file.name)) as connection:
+            state = connection.execute("PRAGMA integrity_check").fetchall()
+            stored = {name for (name,) in connection.execute("SELECT alert_id FROM alerts WHERE identity IS NOT NULL")}
+    gone = [sent.alert_id for sent in run.sent if sent.is_acknowledged and sent.alert_id not in stored]
+    broken = [] if state == [("ok",)] else [f"integrity check: {state}"]
+    return broken + [f"{alert_id}: acknowledged and gone" for alert_id in gone]
