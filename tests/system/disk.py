@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CALLS = "openat,pwrite64,write,ftruncate,fsync,fdatasync,unlink,rename"
-TRACER = ("strace", "-f", "--seccomp-bpf", "-y", "-xx", "-s", "200000", "-e", f"trace={CALLS}")
+TRACER = ("strace", "-f", "-y", "-xx", "-s", "200000", "-e", f"trace={CALLS}")
 _SECTOR = 512
 _SHARED_MEMORY = "-shm"  # SQLite's index of the log lives in memory: it is built anew after a crash
 _BEGUN = re.compile(r"^(\d+)\s+(\w+)\((.*)$")

@@ -9,7 +9,9 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,10 +27,17 @@ _PRELOAD = [
 
 
 def _become(
-    arguments: list[str], environment: dict[str, str], log: str, stdout: Connection, listener: socket.socket | None
+    arguments: list[str],
+    environment: dict[str, str],
+    log: str,
+    stdout: Connection,
+    listener: socket.socket | None,
+    tracer: tuple[str, ...],
 ) -> None:
     """In the fork: take over streams, environment and the supervisor's socket, then be the command."""
     os.setsid()
+    if tracer:
+        _be_traced(tracer)
     os.environ.clear()
     os.environ.update(environment)
     if listener is not None:
@@ -44,14 +53,32 @@ def _become(
     sys.exit(run_command(arguments))
 
 
+def _be_traced(tracer: tuple[str, ...]) -> None:
+    """Go on only when every call of ours is seen. The tracer ends by itself after our last one."""
+    subprocess.Popen([*tracer, "-p", str(os.getpid())], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 20
+    while "TracerPid:\t0\n" in Path("/proc/self/status").read_text():
+        if time.monotonic() > end:
+            raise AssertionError("strace could not attach")
+        time.sleep(0.005)
+
+
 class WarmProcess(Process):
     """The same face as harness.Process."""
 
     def __init__(
-        self, arguments: list[str], *, environment: Mapping[str, str], log: Path, listener: socket.socket | None = None
+        self,
+        arguments: list[str],
+        *,
+        environment: Mapping[str, str],
+        log: Path,
+        listener: socket.socket | None = None,
+        tracer: tuple[str, ...] = (),
     ) -> None:
+        """`listener`: a socket that is handed over; `tracer`: a command that is told to follow the process."""
         super().__init__(arguments, environment=environment, log=log)
         self._listener = listener
+        self._tracer = tracer
         self._fork: Any = None
 
     def start(self) -> dict[str, Any]:
@@ -60,7 +87,9 @@ class WarmProcess(Process):
         ours, theirs = context.Pipe(duplex=False)
         environment = {**clean_environment(), **self._environment}
         self._fork = context.Process(
-            target=_become, args=(self._arguments, environment, str(self._log), theirs, self._listener), daemon=True
+            target=_become,
+            args=(self._arguments, environment, str(self._log), theirs, self._listener, self._tracer),
+            daemon=True,
         )
         self._fork.start()
         theirs.close()

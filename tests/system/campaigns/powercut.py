@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import shutil
-import signal
 import sqlite3
 import tempfile
 from contextlib import closing
@@ -15,9 +13,9 @@ from typing import Any
 
 from tests.system.campaigns.run import Outcome, Run, running
 from tests.system.disk import TRACER, Disk, write_image
-from tests.system.harness import Process
+from tests.system.harness import Process, wait_until
 from tests.system.oracles import Findings, database_file
-from tests.system.warm import WarmBridge
+from tests.system.warm import WarmBridge, WarmProcess
 
 _IN_FLIGHT = 12
 _NAME = "R3 power cut: unflushed writes dropped or torn"
@@ -29,8 +27,10 @@ class TracedBridge(WarmBridge):
     disk: Disk
 
     def _new_daemon(self) -> Process:
-        prefix = (*TRACER, "-o", str(self.trace_path))
-        return Process(self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path, prefix=prefix)
+        tracer = (*TRACER, "-o", str(self.trace_path))
+        return WarmProcess(
+            self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path, tracer=tracer
+        )
 
     @property
     def trace_path(self) -> Path:
@@ -42,10 +42,9 @@ class TracedBridge(WarmBridge):
 
     def cut_power(self, rng: random.Random) -> None:
         """Kill the daemon and leave on the disk what a power cut at this moment could leave."""
-        tracer = self.daemon.pid
-        (traced,) = Path(f"/proc/{tracer}/task/{tracer}/children").read_text().split()
-        os.kill(int(traced), signal.SIGKILL)
-        self.daemon.wait()  # the tracer goes on to the last call
+        last_words = f"{self.daemon.pid} +++ killed by"
+        self.daemon.kill()
+        wait_until(lambda: last_words in self.trace_path.read_text(), what="the end of the trace")
         self.disk.follow(self.trace_path)
         write_image(self.disk.after_cut(rng if rng.random() < 0.5 else None), self.data_dir)
 
