@@ -14,10 +14,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -321,15 +322,19 @@ class TradingView:
     """Sends as TradingView does: 3 s limit, resend only after 500-599 except 504, 5 s later, at most 4 sends in all.
 
     `behind_proxy`: a cut or refused connection is what a proxy in front of the bridge answers with 502, so it is sent again too.
+    `pause` stands for the 5 s between two sends, when a run shall not spend its time on them.
     """
 
     TIME_LIMIT_S = 3.0
+    RESEND_AFTER_S = 5.0
     SENDS = 4
 
-    def __init__(self, url: str, *, resend_after_s: float = 5.0, behind_proxy: bool = False) -> None:
+    def __init__(
+        self, url: str, *, behind_proxy: bool = False, pause: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self._url = url + WEBHOOK_PATH
-        self._resend_after_s = resend_after_s
         self._behind_proxy = behind_proxy
+        self._pause = pause or partial(asyncio.sleep, self.RESEND_AFTER_S)
 
     async def send(self, alert: Mapping[str, Any], sent: Sent | None = None) -> Sent:
         """One alert with its resends, a new connection each time; `sent` is filled as the answers come."""
@@ -337,7 +342,7 @@ class TradingView:
         text = json.dumps(alert)
         for attempt in range(self.SENDS):
             if attempt:
-                await asyncio.sleep(self._resend_after_s)
+                await self._pause()
             status = await self._post(text)
             sent.answers.append(status)
             if status is None and not self._behind_proxy:
@@ -352,7 +357,7 @@ class TradingView:
 
     async def _post(self, text: str) -> int | None:
         timeout = aiohttp.ClientTimeout(total=self.TIME_LIMIT_S)
-        connector = aiohttp.TCPConnector(force_close=True)
+        connector = aiohttp.TCPConnector(force_close=True)  # TradingView opens a connection for each alert
         try:
             async with (
                 aiohttp.ClientSession(timeout=timeout, connector=connector) as session,

@@ -6,11 +6,11 @@ import asyncio
 from decimal import Decimal
 from typing import Any
 
-from tests.system.campaigns.run import MARKETS, Outcome, Run, running
+from tests.system.campaigns.run import MARKETS, WIDE, Outcome, Run, running
 from tests.system.harness import call
 from tests.system.oracles import Findings
 
-BATCH = 10
+BATCH = 500
 PROTECT_WITHIN_S = 5.0
 _CREATES = ("/v1/order", "/v1/algo/order")
 
@@ -26,15 +26,19 @@ async def lost_answers_and_lag(seed: int, trials: int) -> Outcome:
 
 
 async def _lost(seed: int, trials: int, name: str, *, lag: bool) -> Outcome:
-    environment = {"KEKBRIDGE_QUEUE_CLOCK_TOLERANCE_S": "3"} if lag else {}
-    with running(seed, environment=environment) as run:
+    # Orders of one symbol wait for each other: with every market there are enough of them on their way at once.
+    environment = {"KEKBRIDGE_QUEUE_CONCURRENCY": "50", "KEKBRIDGE_QUEUE_MAX_AGE_S": "120"}
+    if lag:
+        environment["KEKBRIDGE_QUEUE_CLOCK_TOLERANCE_S"] = "3"
+    with running(seed, environment=environment, webhook=WIDE) as run:
+        run.trade_everything()
         done = 0
         while done < trials:
             run.faults(*(_ways(run, lag=lag)))
             batch = [run.any_alert() for _ in range(min(BATCH, trials - done))]
             await asyncio.gather(*(run.send(alert) for alert in batch))
             done += len(batch)
-            await run.until(lambda: not run.waiting(), deadline_s=30)
+            await run.until(lambda: not run.waiting(), deadline_s=90)
             if run.waiting():
                 break  # the oracles name what is left
         run.faults()

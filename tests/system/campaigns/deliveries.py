@@ -7,11 +7,11 @@ import time
 from collections import Counter
 from decimal import Decimal
 
-from tests.system.campaigns.run import MARKETS, Outcome, Run, running
+from tests.system.campaigns.run import MARKETS, WIDE, Outcome, Run, running
 from tests.system.harness import Process, Sent, call
 from tests.system.oracles import Findings
 
-AT_ONCE = 20
+AT_ONCE = 60
 SYMBOL, MARKET, SIZE = "SOLUSDT.P", "PERP_SOL_USDC", "0.2"
 
 
@@ -23,7 +23,8 @@ def positions(run: Run) -> dict[str, Decimal]:
 
 async def repeats(seed: int, alerts: int) -> Outcome:
     """R5: every alert is sent four times, half of them one after the other, half of them at the same instant."""
-    with running(seed) as run:
+    with running(seed, environment={"KEKBRIDGE_QUEUE_CONCURRENCY": "50"}, webhook=WIDE) as run:
+        run.trade_everything()
         for first in range(0, alerts, AT_ONCE):
             batch = [run.any_alert() for _ in range(min(AT_ONCE, alerts - first))]
             await asyncio.gather(*(_four_times(run, alert, at_once=n % 2 == 0) for n, alert in enumerate(batch)))
@@ -138,31 +139,42 @@ async def closes(seed: int, trials: int) -> Outcome:
 
 
 async def stale(seed: int, trials: int) -> Outcome:
-    """M7: the exchange is away while alerts wait; what is older than its allowed age is never sent."""
+    """M7: the exchange is away while alerts wait; what is older than its allowed age is never sent, what is younger is done."""
     findings = Findings()
-    max_age_s = 4
+    max_age_s = 3
     environment = {
         "KEKBRIDGE_QUEUE_MAX_AGE_S": str(max_age_s),
         "KEKBRIDGE_QUEUE_BACKOFF_S": "0.2",
         "KEKBRIDGE_QUEUE_ATTEMPTS": "10",
+        "KEKBRIDGE_QUEUE_CONCURRENCY": "50",
+        "KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0",
     }
-    with running(seed, environment=environment) as run:
-        done = 0
+    with running(seed, environment=environment, webhook=WIDE) as run:
+        run.trade_everything()
+        done, number = 0, 0
         while done < trials:
             run.faults({"fault": "rate_limit", "path": "/v1/order"})
-            count = min(run.rng.randint(5, 40), trials - done)
-            alerts = [
-                run.alert(action="buy", symbol=s, quantity=MARKETS[s]) for s in run.rng.choices(list(MARKETS), k=count)
-            ]
-            await asyncio.gather(*(run.send(alert) for alert in alerts))
-            await asyncio.sleep(run.rng.uniform(0.1, 1.5 * max_age_s))
+            first, second = (_any_entries(run, min(run.rng.randint(5, 40), trials - done)) for _ in range(2))
+            await asyncio.gather(*(run.send(alert) for alert in first))
+            # The first ones are too old when the exchange is back (in every other round), the second ones are not.
+            await asyncio.sleep(run.rng.uniform(1.0, 1.3) * max_age_s if number % 2 else run.rng.uniform(0.0, 0.3))
+            await asyncio.gather(*(run.send(alert) for alert in second))
             run.faults()
             await run.until(lambda: not run.waiting())
-            done += count
+            done, number = done + len(first) + len(second), number + 1
         await run.settle()
         findings.add(run.findings())
-        by_status = run.query("SELECT status, count(*) FROM orders GROUP BY status ORDER BY 1")
-        return Outcome("M7 queue held longer than the allowed age", done, findings, seed, note=str(dict(by_status)))
+        by_status = dict(run.query("SELECT status, count(*) FROM orders GROUP BY status ORDER BY 1"))
+        findings.failures += [
+            f"M7: no order was {wanted}" for wanted in ("filled", "expired") if not by_status.get(wanted)
+        ]
+        note = ", ".join(f"{count} {status}" for status, count in by_status.items())
+        return Outcome("M7 queue held longer than the allowed age", done, findings, seed, note=note)
+
+
+def _any_entries(run: Run, count: int) -> list[dict[str, object]]:
+    symbols = run.rng.choices(list(run.markets), k=count)
+    return [run.alert(action="buy", symbol=symbol, quantity=run.markets[symbol]) for symbol in symbols]
 
 
 async def swapped(seed: int, trials: int) -> Outcome:

@@ -17,11 +17,12 @@ async def random_kills(seed: int, kills: int) -> Outcome:
     with running(seed, environment={"KEKBRIDGE_QUEUE_MAX_AGE_S": "30"}) as run:
         sending: set[asyncio.Task[Any]] = set()
         for _ in range(kills):
-            for _ in range(max(IN_FLIGHT - run.waiting(), 10)):
+            for _ in range(max(IN_FLIGHT - len(sending), 10)):
                 task = asyncio.create_task(run.send(run.any_alert()))
                 sending.add(task)
                 task.add_done_callback(sending.discard)
-            await asyncio.sleep(run.rng.uniform(0.0, 1.2))
+            # Mostly while alerts arrive and orders leave, sometimes later, among fills and stops.
+            await asyncio.sleep(run.rng.uniform(0.0, 0.3 if run.rng.random() < 0.8 else 1.5))
             run.bridge.daemon.kill()
             await asyncio.to_thread(run.restart)
         await asyncio.gather(*sending)
@@ -65,7 +66,10 @@ async def _work_until_death(run: Run, point: str, sending: set[asyncio.Task[Any]
             return 1  # what was waiting from the life before has led there already
         new = [asyncio.create_task(run.send(alert)) for alert in _work(run, point)]
         sending.update(new)
-        await asyncio.wait(new, timeout=3.0)
+        await run.until(
+            lambda batch=new: not run.bridge.daemon.is_alive or all(task.done() for task in batch),  # type: ignore[misc]
+            deadline_s=3.0,
+        )
         await run.until(lambda: not run.bridge.daemon.is_alive, deadline_s=0.3)
     return int(not run.bridge.daemon.is_alive)
 

@@ -1,7 +1,7 @@
 """What every campaign needs: a bridge that restarts fast, alerts that go out as TradingView sends them, and the end of the run.
 
 Settings are shortened only where a limit of time would make a run wait: the receive window and the request's time limit bound how long
-an order may stay unknown, and the paper exchange counts no requests (the client's own pacing stays).
+an order may stay unknown, the paper exchange counts no requests, and the client's own pacing is a hundred times as wide as Orderly's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,15 @@ from tests.system.warm import WarmBridge
 SETTINGS = {
     "KEKBRIDGE_EXCHANGE_RECV_WINDOW_MS": "500",
     "KEKBRIDGE_EXCHANGE_REQUEST_TIMEOUT_S": "1",
+    "KEKBRIDGE_EXCHANGE_RATE_FACTOR": "100",
     "KEKBRIDGE_QUEUE_CLOCK_TOLERANCE_S": "0.2",
     "KEKBRIDGE_QUEUE_MAX_WAITING": "5000",
     "KEKBRIDGE_AUTH_MAX_TIMESTAMP_AGE_S": "600",
     "KEKBRIDGE_RISK_MAX_OPEN_POSITIONS": "0",
     "KEKBRIDGE_LOG_FORMAT": "json",
 }
+# For a webhook that trades every market: the default limits are made for a few large ones.
+WIDE = ("--max-open-positions", "1000", "--min-order-size", "0.00000001", "--max-order-size", "1000000000")
 MARKETS = {"BTCUSDT.P": "0.001", "ETHUSDT.P": "0.01", "SOLUSDT.P": "0.2", "BNBUSDT.P": "0.05", "XRPUSDT.P": "20"}
 _WAITING = (
     "SELECT count(*) FROM orders WHERE finished_at IS NULL AND (status IN ('queued', 'submitting', 'unknown')"
@@ -60,15 +64,34 @@ class Run:
     sent: list[Sent] = field(default_factory=list)
     starts_ms: list[int] = field(default_factory=list)
     number: int = 0
+    markets: dict[str, str] = field(default_factory=lambda: dict(MARKETS))  # symbol -> size of the ordinary messages
 
     @property
     def sender(self) -> TradingView:
-        # A bundled proxy answers 502 while we are down; its resend after 5 s is shortened so that a run is not all waiting.
-        return TradingView(self.bridge.url, resend_after_s=0.7, behind_proxy=True)
+        """TradingView with a bundled proxy, which answers 502 while we are down."""
+        return TradingView(self.bridge.url, behind_proxy=True, pause=self._pause)
 
     @property
     def plain_sender(self) -> TradingView:
-        return TradingView(self.bridge.url, resend_after_s=0.7)
+        """TradingView at our own door."""
+        return TradingView(self.bridge.url, pause=self._pause)
+
+    async def _pause(self) -> None:
+        """Instead of 5 s between two sends: a moment, and in a restart until the bridge is back, which takes less than those 5 s."""
+        await asyncio.sleep(self.rng.uniform(0.02, 0.3))
+        await self.until(lambda: self.bridge.daemon.started and self.bridge.daemon.is_alive, deadline_s=5)
+
+    def trade_everything(self) -> None:
+        """Let the ordinary messages name every market that the exchange lists, in sizes of about twenty dollars."""
+        marks = {row["symbol"]: Decimal(str(row["mark_price"])) for row in self._listed("futures")}
+        for row in self._listed("info"):
+            step = Decimal(str(row["base_tick"]))
+            least = max(Decimal(str(row["base_min"])), max(20, int(row["min_notional"])) / marks[row["symbol"]])
+            self.markets[row["symbol"]] = format((least / step).to_integral_value(ROUND_CEILING) * step, "f")
+
+    def _listed(self, what: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = call(f"{self.bridge.paper_url}/v1/public/{what}")["data"]["rows"]
+        return rows
 
     def alert(self, **fields: Any) -> dict[str, Any]:
         """The next alert, with an id of its own."""
@@ -77,14 +100,14 @@ class Run:
 
     def any_alert(self) -> dict[str, Any]:
         """One of the ordinary messages: mostly entries, some with a stop, some closes."""
-        symbol = self.rng.choice(list(MARKETS))
+        symbol = self.rng.choice(list(self.markets))
         kind = self.rng.random()
         if kind < 0.12:
             return self.alert(action="close", symbol=symbol, quantity=None)
         action = self.rng.choice(("buy", "sell"))
         if kind < 0.16:
-            return self.alert(action=action, symbol=symbol, quantity=MARKETS[symbol], stopLoss="5%")
-        return self.alert(action=action, symbol=symbol, quantity=MARKETS[symbol])
+            return self.alert(action=action, symbol=symbol, quantity=self.markets[symbol], stopLoss="5%")
+        return self.alert(action=action, symbol=symbol, quantity=self.markets[symbol])
 
     async def send(self, alert: Mapping[str, Any]) -> Sent:
         """One alert through all its sends; the sender's log keeps it."""
@@ -127,7 +150,7 @@ class Run:
         while time.monotonic() < end:
             if condition():
                 return True
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
         return False
 
     async def settle(self, *, deadline_s: float = SETTLE_S) -> None:
