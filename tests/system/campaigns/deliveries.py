@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from tests.system.campaigns.run import MARKETS, WIDE, Outcome, Run, running
@@ -12,6 +14,8 @@ from tests.system.harness import Process, Sent, call
 from tests.system.oracles import Findings
 
 AT_ONCE = 60
+_CHARTS = 20  # markets whose bars close at the same time
+_AGO_S = 550  # bars lie that far back, so that they may follow each other faster than real seconds do
 SYMBOL, MARKET, SIZE = "SOLUSDT.P", "PERP_SOL_USDC", "0.2"
 
 
@@ -180,36 +184,62 @@ def _any_entries(run: Run, count: int) -> list[dict[str, object]]:
 async def swapped(seed: int, trials: int) -> Outcome:
     """M8: the close and the open of one bar arrive swapped, 0 to 500 ms apart: a webhook that follows positions ends right."""
     findings = Findings()
-    with running(seed, webhook=("--follow", "position")) as run:
-        before = Decimal(0)
-        for _ in range(trials):
-            target = Decimal(SIZE) * run.rng.randint(1, 5) * run.rng.choice((1, -1))
-            if target * before > 0:
-                target = -target
-            new, old = _position(run, target, before=Decimal(0)), _position(run, Decimal(0), before=before)
-            first, second = (new, old) if run.rng.random() < 0.7 else (old, new)
-            sending = [asyncio.create_task(run.send(first))]
-            await asyncio.sleep(run.rng.uniform(0, 0.5))
-            sending.append(asyncio.create_task(run.send(second)))
-            await asyncio.gather(*sending)
-            await run.until(lambda: not run.waiting())
-            found = positions(run).get(MARKET, Decimal(0))
-            if found != target:
-                order = "swapped" if first is new else "in order"
-                findings.failures.append(f"M8 from {before} to {target} ({order}): ended at {found}")
-            before = found
+    environment = {"KEKBRIDGE_QUEUE_MAX_AGE_S": "3600", "KEKBRIDGE_QUEUE_CONCURRENCY": "50"}
+    with running(seed, environment=environment, webhook=(*WIDE, "--follow", "position")) as run:
+        run.trade_everything()
+        symbols = [name for name in run.markets if name.startswith("PERP_")][: min(_CHARTS, trials)]
+        shares = [len(range(number, trials, len(symbols))) for number in range(len(symbols))]
+        charts = zip(symbols, shares, strict=True)
+        await asyncio.gather(*(_chart(run, symbol, bars, findings) for symbol, bars in charts))
         await run.settle()
         findings.add(run.findings())
         return Outcome("M8 close and open of a bar swapped", trials, findings, seed)
 
 
-def _position(run: Run, target: Decimal, *, before: Decimal) -> dict[str, object]:
+async def _chart(run: Run, symbol: str, bars: int, findings: Findings) -> None:
+    """The bars of one market, each a second after the other as TradingView counts: within one second no order could be told."""
+    unit, before = Decimal(run.markets[symbol]), Decimal(0)
+    started = datetime.now(UTC) - timedelta(seconds=_AGO_S)
+    for number in range(bars):
+        target = unit * run.rng.randint(1, 5) * run.rng.choice((1, -1))
+        if target * before > 0:
+            target = -target
+        bar = Bar(symbol, (started + timedelta(seconds=number)).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        new, old = _position(run, bar, target, before=Decimal(0)), _position(run, bar, Decimal(0), before=before)
+        first, second = (new, old) if run.rng.random() < 0.7 else (old, new)
+        sending = [asyncio.create_task(run.send(first))]
+        await asyncio.sleep(run.rng.uniform(0, 0.5))
+        sending.append(asyncio.create_task(run.send(second)))
+        await asyncio.gather(*sending)
+        found = await _until_at(run, symbol, target)
+        if found != target:
+            order = "swapped" if first is new else "in order"
+            findings.failures.append(f"M8 {symbol} from {before} to {target} ({order}): ended at {found}")
+        before = found
+
+
+async def _until_at(run: Run, symbol: str, target: Decimal) -> Decimal:
+    """Where the position is once it is right, or once nothing of the symbol is on its way any more."""
+    await run.until(lambda: not run.waiting(symbol) or positions(run).get(symbol, Decimal(0)) == target)
+    return positions(run).get(symbol, Decimal(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A market and the second in which its bar closed."""
+
+    symbol: str
+    closed_at: str
+
+
+def _position(run: Run, bar: Bar, target: Decimal, *, before: Decimal) -> dict[str, object]:
     """What a strategy that now stands at `target` sends: its side, its size, and where it came from."""
     grows = abs(target) > abs(before)
     side = "buy" if target > before else "sell"
     return run.alert(
         action=side,
-        symbol=SYMBOL,
+        symbol=bar.symbol,
+        timestamp=bar.closed_at,
         quantity=str(abs(target - before)),
         marketPosition=_word(target),
         marketPositionSize=str(abs(target)),

@@ -140,9 +140,11 @@ class Run:
         finally:
             connection.close()
 
-    def waiting(self) -> int:
-        """Orders on their way."""
-        return int(self.query(_WAITING)[0][0])
+    def waiting(self, symbol: str | None = None) -> int:
+        """Orders on their way, of one of the exchange's symbols or of all."""
+        if symbol is None:
+            return int(self.query(_WAITING)[0][0])
+        return int(self.query(f"{_WAITING} AND symbol = ?", symbol)[0][0])
 
     async def until(self, condition: Callable[[], Any], *, deadline_s: float = SETTLE_S) -> bool:
         """Wait until the condition holds; False when it does not in time (the oracles will say what is wrong)."""
