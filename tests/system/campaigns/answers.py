@@ -11,6 +11,7 @@ from tests.system.harness import call
 from tests.system.oracles import Findings
 
 BATCH = 500
+_ENTRIES_AT_ONCE = 10
 PROTECT_WITHIN_S = 5.0
 _CREATES = ("/v1/order", "/v1/algo/order")
 
@@ -88,18 +89,13 @@ async def stops(seed: int, trials: int) -> Outcome:
     }
     longest: dict[str, float] = {}
     for number, (kind, faults) in enumerate(kinds.items()):
-        with running(seed + number) as run:
-            for _ in range(max(trials // len(kinds), 1)):
-                await run.until(lambda: not _guarded(run), deadline_s=15)
-                run.faults(*faults)
-                symbol = run.rng.choice(list(MARKETS))
-                size = str(Decimal(MARKETS[symbol]) * 4)
-                await run.send(run.alert(action="buy", symbol=symbol, quantity=size, stopLoss="5%"))
-                await run.until(lambda: not run.waiting())
-                await _until_decided(run)
-                run.faults()
-                await run.send(run.alert(action="close", symbol=symbol, quantity=None))
-                await run.until(lambda: not run.waiting() and not _open(run))
+        with running(seed + number, environment={"KEKBRIDGE_QUEUE_CONCURRENCY": "50"}, webhook=WIDE) as run:
+            run.trade_everything()
+            wanted, done = max(trials // len(kinds), 1), 0
+            while done < wanted:
+                symbols = run.rng.sample(list(run.markets)[len(MARKETS) :], min(_ENTRIES_AT_ONCE, wanted - done))
+                await _protected_entries(run, symbols, faults)
+                done += len(symbols)
             await run.settle()
             found = run.findings()
             longest[kind] = found.longest_naked_s or 0.0
@@ -109,6 +105,23 @@ async def stops(seed: int, trials: int) -> Outcome:
                 findings.failures.append(f"M4 stop {kind}: naked for {longest[kind]:.2f} s")
     note = ", ".join(f"{kind} {seconds:.2f} s" for kind, seconds in longest.items())
     return Outcome("M4 stop lost, refused, partly filled", trials, findings, seed, note=f"naked at most: {note}")
+
+
+async def _protected_entries(run: Run, symbols: list[str], faults: list[dict[str, Any]]) -> None:
+    """Entries with a stop in these markets while the exchange does that to their stops; in the end everything is closed."""
+    await run.until(lambda: not _guarded(run), deadline_s=15)
+    run.faults(*faults)
+    sizes = [str(Decimal(run.markets[symbol]) * 4) for symbol in symbols]
+    entries = [
+        run.alert(action="buy", symbol=symbol, quantity=size, stopLoss="5%")
+        for symbol, size in zip(symbols, sizes, strict=True)
+    ]
+    await asyncio.gather(*(run.send(entry) for entry in entries))
+    await run.until(lambda: not run.waiting())
+    await _until_decided(run)
+    run.faults()
+    await asyncio.gather(*(run.send(run.alert(action="close", symbol=symbol, quantity=None)) for symbol in symbols))
+    await run.until(lambda: not run.waiting() and not _open(run))
 
 
 async def _until_decided(run: Run) -> None:
