@@ -147,8 +147,8 @@ class Disk:
         image = {}
         for path in names:
             content = bytearray(self.flushed.get(path, b""))
-            for change in self.pending[path] if rng is not None else ():
-                for part in change.torn(rng):
+            if rng is not None:
+                for part in (part for change in self.pending[path] for part in change.torn(rng)):
                     part.apply(content)
             image[path] = bytes(content)
         return image
