@@ -297,7 +297,8 @@ def legs_of(report: OrderReport) -> tuple[Leg, ...]:
     found: list[Leg] = []
     for child in report.children:
         found += legs_of(child)
-        if child.algo_type in ("STOP_LOSS", "TAKE_PROFIT"):
+        # The exchange makes both legs of a pair; one without a trigger was not asked for.
+        if child.algo_type in ("STOP_LOSS", "TAKE_PROFIT") and child.trigger_price:
             found.append(
                 Leg(
                     kind=child.algo_type,

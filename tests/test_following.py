@@ -93,6 +93,20 @@ async def test_a_triggered_stop_is_the_entrys_own_story(house: House) -> None:
     assert await house.daemon.database.read(exits.open_entries) == ()
 
 
+async def test_an_exit_that_nobody_asked_for_is_not_told(house: House) -> None:
+    """A stop alone: the pair's other leg exists at the exchange, but has no trigger and is no take-profit of the trader's."""
+    _, answer = await house.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="1%")
+
+    async def kinds() -> list[str]:
+        return [leg.kind for leg in await house.daemon.database.read(exits.of_order, answer["clientOrderId"])]
+
+    async def is_told() -> bool:
+        return bool(await kinds())
+
+    await until(is_told)
+    assert await kinds() == ["STOP_LOSS"]
+
+
 async def test_positions_are_written_down_as_the_stream_tells_them(house: House) -> None:
     """`kekbridge positions` sees a position that somebody else opened."""
     await house.control("positions", {ETH: "0.3"})

@@ -184,13 +184,15 @@ def _notional(case: Case) -> Iterator[Verdict]:
 
 # ------------------------------------------------------------------------------------------------------------ how much a day
 
+_TOMORROW = "wait until 00:00 UTC"
+
 
 def _daily_limit(case: Case) -> Iterator[Verdict]:
     traded = {"webhook": case.usage.traded_today, "account": case.usage.account_traded_today}
     for scope, limits in case.scopes:
         found = traded[scope] + case.intent.notional
         subject = "with this order {found} would be traded today, that"
-        yield at_most("daily_limit", scope, found, limits.daily_limit, usdc, subject, "daily_limit")
+        yield at_most("daily_limit", scope, found, limits.daily_limit, usdc, subject, "daily_limit", _TOMORROW)
 
 
 def _daily_orders(case: Case) -> Iterator[Verdict]:
@@ -199,7 +201,7 @@ def _daily_orders(case: Case) -> Iterator[Verdict]:
         found = Decimal(counted[scope] + 1)
         limit = None if limits.daily_orders is None else Decimal(limits.daily_orders)
         subject = "this would be order {found} of the day, that"
-        yield at_most("daily_orders", scope, found, limit, number, subject, "daily_orders")
+        yield at_most("daily_orders", scope, found, limit, number, subject, "daily_orders", _TOMORROW)
 
 
 def _daily_loss(case: Case) -> Iterator[Verdict]:
@@ -236,7 +238,7 @@ def _leverage(case: Case) -> Iterator[Verdict]:
         limit = limits.max_leverage
         if requested is not None:
             subject = "the requested leverage of {found}"
-            yield at_most("leverage_too_high", scope, requested, limit, times, subject, "max_leverage")
+            yield at_most("leverage_too_high", scope, requested, limit, times, subject, "max_leverage", "ask for less")
         if limit is not None and value <= 0:
             text = f"the account is worth {usdc(value)}: nothing can be opened on it; deposit first"
             yield deny("leverage_too_high", scope, usdc(value), times(limit), text)
@@ -269,7 +271,9 @@ def _open_positions(case: Case) -> Iterator[Verdict]:
             yield allow("too_many_positions", scope, number(found), NO_LIMIT if limit is None else f"at most {limit}")
             continue
         subject = "this would be open position {found}, that"
-        yield at_most("too_many_positions", scope, found, Decimal(limit), number, subject, "max_open_positions")
+        yield at_most(
+            "too_many_positions", scope, found, Decimal(limit), number, subject, "max_open_positions", "close one first"
+        )
 
 
 def _free_margin(case: Case) -> Iterator[Verdict]:
