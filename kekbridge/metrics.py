@@ -76,7 +76,10 @@ def _moment(found: Report, state: Mapping[str, Any]) -> Iterable[Metric]:
         "realized_pnl_usdc": ("Realized profit and loss since the beginning.", found.realized_pnl),
         "fees_usdc": ("Fees since the beginning.", found.fees),
         "funding_usdc": ("Funding paid since the beginning, received negative.", found.funding),
-        "unrealized_pnl_usdc": ("Profit and loss of the open positions at the mark.", found.unrealized_pnl),
+        "unrealized_pnl_usdc": (
+            "Profit and loss of the open positions at the mark.",
+            account and Decimal(account["unrealizedPnl"]),
+        ),
         "leverage": ("Value of all positions over the account's.", found.leverage),
         "fill_rate": ("Share of the finished orders that were filled.", found.fill_rate),
         "win_rate": ("Share of closing orders with a gain.", found.win_rate),

@@ -123,30 +123,27 @@ def _stored_state(connection: sqlite3.Connection, configured: Settings, *, now: 
 
 
 def _account(snapshot: AccountSnapshot) -> dict[str, Any]:
-    held = [*snapshot.positions.values(), *snapshot.other_positions]
+    held: list[dict[str, Any]] = []
+    for one in (*snapshot.positions.values(), *snapshot.other_positions):
+        if one.quantity:
+            mark = snapshot.mark_price(one.symbol) or one.mark_price
+            held.append(
+                {
+                    "symbol": one.symbol,
+                    "quantity": one.quantity,
+                    "entry": one.average_open_price,
+                    "mark": mark,
+                    "unrealizedPnl": None if mark is None else (mark - one.average_open_price) * one.quantity,
+                    "liquidation": one.liquidation_price,
+                }
+            )
     return {
         "takenAt": snapshot.taken_at,
         "value": snapshot.account_value,
         "free": snapshot.free_collateral,
-        "positions": [
-            {
-                "symbol": one.symbol,
-                "quantity": one.quantity,
-                "entry": one.average_open_price,
-                "mark": snapshot.mark_price(one.symbol) or one.mark_price,
-                "unrealizedPnl": _pnl(
-                    one.quantity, one.average_open_price, snapshot.mark_price(one.symbol) or one.mark_price
-                ),
-                "liquidation": one.liquidation_price,
-            }
-            for one in held
-            if one.quantity
-        ],
+        "unrealizedPnl": sum((one["unrealizedPnl"] or Decimal(0) for one in held), Decimal(0)),
+        "positions": held,
     }
-
-
-def _pnl(quantity: Decimal, entry: Decimal, mark: Decimal | None) -> Decimal | None:
-    return None if mark is None else (mark - entry) * quantity
 
 
 def _order(order: Order) -> dict[str, Any]:

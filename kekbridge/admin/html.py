@@ -166,4 +166,4 @@ def timeline(stages: Mapping[str, float]) -> Markup:
             "svg", bar, viewBox="0 0 100 6", preserveAspectRatio="none", class_="gauge", role="img", aria_label=name
         )
         rows.append(h("div", h("b", name), h("span", f"{milliseconds:,.1f} ms"), drawn, class_="limit"))
-    return h("div", *rows, class_="limits")
+    return h("div", *rows, class_="limits stages")

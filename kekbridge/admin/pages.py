@@ -241,10 +241,10 @@ def _banner(state: dict[str, Any]) -> Markup:
 
 
 def _tiles(state: dict[str, Any], found: Report) -> Markup:
-    account = state["account"] or {"value": None, "free": None}
+    account = state["account"] or {"value": None, "unrealizedPnl": None}
     shown = (
         ("Account (USDC)", "-" if account["value"] is None else f"{Decimal(account['value']):,.2f}"),
-        ("Unrealized", gain(found.unrealized_pnl)),
+        ("Unrealized", gain(account["unrealizedPnl"] and Decimal(account["unrealizedPnl"]))),
         ("Net, 7 days", gain(found.net_pnl)),
         ("Alerts, 7 days", str(found.counts.received)),
         ("Success", _percent(found.success_rate)),

@@ -168,7 +168,7 @@ def _head(state: dict[str, Any]) -> list[Text]:
     money = Text("equity ")
     money.append("-" if account is None else f"{Decimal(account['value']):.2f}", style="bold")
     money.append(
-        f"  unrealized {_money(day['unrealizedPnl'])}  net 24 h {_money(day['netPnl'])}"
+        f"  unrealized {_money(account and account['unrealizedPnl'])}  net 24 h {_money(day['netPnl'])}"
         f"  fees {_money(day['fees'])}  leverage {_plain(day['leverage'])}"
     )
     counts = day["counts"]

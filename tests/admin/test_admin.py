@@ -19,6 +19,7 @@ from kekbridge.model import Limits, TradingState
 from kekbridge.store import settings
 from kekbridge.store import webhooks as stored
 from tests.system.desk import Desk, open_desk
+from tests.waiting import until
 
 
 @dataclass
@@ -219,3 +220,17 @@ async def test_a_webhook_that_a_limit_closed_is_opened_again(visitor: Visitor) -
     assert page.count("Let entries pass again") == 1
     await visitor.post("/trading/resume", key=key, webhook="tight")
     assert "Let entries pass again" not in await visitor.page("/risk")
+
+
+async def test_profit_moves_with_the_mark(visitor: Visitor) -> None:
+    """The overview's profit and loss is that of the positions beside it, at the mark of this moment."""
+    await visitor.desk.send(action="buy", quantity="0.01")
+    await visitor.desk.settled()
+    await visitor.log_in()
+    await visitor.desk.control("prices", {"PERP_BTC_USDC": "66000"})
+
+    async def is_told() -> bool:
+        await visitor.desk.daemon.exchange.refresh()
+        return (await visitor.page("/")).count("+10.00") == 2
+
+    await until(is_told)

@@ -42,6 +42,7 @@ def busy() -> dict[str, Any]:
         "exchange": {"reachable": False, "streamLive": False},
         "account": {
             "value": "100000",
+            "unrealizedPnl": "-1",
             "positions": [position | {"symbol": f"PERP_COIN{n}_USDC", "liquidation": None} for n in range(9)],
         },
         "openOrders": [order | {"symbol": "PERP_BTC_USDC"} for _ in range(9)],
