@@ -141,7 +141,8 @@ class Notifier:
         is_delivered: bool | None = None
         if lines:
             worst = SEVERITIES[max(SEVERITIES.index(severity) for severity, _ in lines)]
-            title = lines[0][1] if len(lines) == 1 else f"{len(lines)} messages"
+            # The line itself is the message: a title that repeats it would be read twice on a phone.
+            title = worst if len(lines) == 1 else f"{len(lines)} messages"
             body = "\n".join(text for _, text in lines)
             is_delivered = await self._send(channel, f"kekbridge: {title}", body, worst)
             if not is_delivered:

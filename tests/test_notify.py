@@ -75,6 +75,7 @@ async def test_what_happens_is_told_once_also_after_a_restart(database: Database
         "job backup failed: disk full",
     ]
     assert receiver.got[1]["type"] == "failure"
+    assert [message["title"] for message in receiver.got] == ["kekbridge: warning", "kekbridge: failure"]
 
 
 async def test_a_receiver_that_was_down_gets_everything_once_later(database: Database, receiver: Receiver) -> None:

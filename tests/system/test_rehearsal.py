@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,22 @@ async def test_a_replay_asks_what_an_old_alert_would_do_now(desk: Desk, run: Run
     assert (code, told["status"]) == (0, "admitted")
     assert (await _traces(desk))[:2] == before[:2]
     assert (await run("replay", stored.id, "--against-limits", "no-such=1"))[0] == 2
+
+
+async def test_an_alert_whose_text_was_removed_is_explained_but_not_replayed(
+    desk: Desk, run: Run, tmp_path: Path
+) -> None:
+    """After store.keep_payloads_days its story, its orders and the history's chain are whole; the message itself is gone."""
+    await run("webhook", "test", "main", "--body", body_file(desk, tmp_path))
+    await desk.settled()
+    desk.clock.jump_to(desk.clock() + timedelta(days=91))
+    await desk.daemon.jobs.run_now("retention")
+    [stored] = await desk.daemon.database.read(alert_search.list_alerts)
+    assert list(stored.payload) == ["removed"]
+    code, told = await run("explain", stored.id)
+    assert (code, told["status"], len(told["orders"])) == (0, "filled", 1)
+    assert (await run("replay", stored.id))[0] == 2
+    assert await desk.daemon.database.read(events.verify) is None
 
 
 async def test_risk_show_counts_what_was_used(desk: Desk, run: Run, tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ async def house(tmp_path: Path, receiver: Receiver) -> AsyncIterator[House]:
     options: dict[str, Any] = {
         "notify__templates": NAMED,
         "notify__down_after_s": 0.5,
+        "exchange__refresh_s": 1.0,
         "risk__require_stop_loss": True,
         "queue__protect_within_s": 1.0,
         "backup__dir": str(tmp_path / "blocked" / "backups"),
