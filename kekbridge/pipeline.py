@@ -61,6 +61,15 @@ class Departures(Protocol):
     def leave(self, order: Order) -> None:
         """It does not leave after all. Any thread."""
 
+    def has_turn(self, order: Order) -> None:
+        """It has its place in the rate window. Any thread."""
+
+    async def wait_for_earlier(self, order: Order) -> None:
+        """Return when the earlier orders beside which it may be sent are on the wire."""
+
+    def has_left(self, order: Order) -> None:
+        """Its request is on the wire."""
+
     def take(self, admitted: Admission) -> None:
         """Orders or cancels were stored: send those already claimed, look at the queue for the others."""
 
@@ -209,6 +218,7 @@ class Pipeline:
         if turn is None:
             self._departures.leave(order)
             return False
+        self._departures.has_turn(order)
         self._leaves[order.client_order_id] = _Leave(order, turn)
         return True
 
@@ -262,6 +272,7 @@ class Pipeline:
         turn = None if leave is None else leave.turn
         if turn is None and order.code not in NOT_TO_BE_SENT:
             turn = await self._exchange.wait_turn(order)
+            self._departures.has_turn(order)
         try:
             return await self._send(order, turn)
         finally:
@@ -285,7 +296,9 @@ class Pipeline:
 
     async def _place(self, order: Order, turn: Ticket | None) -> Submission:
         """Send it in its turn. An entry that changed the leverage first waits for a new one, and trading may have been stopped since."""
+        await self._departures.wait_for_earlier(order)
         if turn is not None and turn.is_held:
+            turn.when_left = partial(self._departures.has_left, order)
             return await self._exchange.place(order, turn)
         turn = await self._exchange.wait_turn(order)
         try:

@@ -72,11 +72,23 @@ class Worker:
         """Put an order under way if it may leave at once. Called on the writer thread."""
         if self._start is None or self._stopping.is_set() or (order.is_entry and self.breaker.is_open):
             return False
-        return self._lanes.enter(order)
+        return self._lanes.enter(order, at_once=True)
 
     def leave(self, order: Order) -> None:
         """It does not leave after all. Any thread."""
         self._lanes.leave(order)
+
+    def has_turn(self, order: Order) -> None:
+        """It has its place in the rate window. Any thread."""
+        self._lanes.has_turn(order)
+
+    async def wait_for_earlier(self, order: Order) -> None:
+        """Return when the earlier orders of its lane have left. On the event loop."""
+        await self._lanes.wait_for_earlier(order)
+
+    def has_left(self, order: Order) -> None:
+        """Its request is on the wire. On the event loop."""
+        self._lanes.has_left(order)
 
     @property
     def under_way(self) -> frozenset[str]:

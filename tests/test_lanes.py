@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ def test_a_symbol_is_free_again_when_its_orders_left() -> None:
     assert lanes.enter(close)
     assert not lanes.enter(later)
     lanes.leave(later)
-    assert lanes.is_blocked(later)
+    assert not lanes.enter(later)
     lanes.leave(close)
     lanes.leave(close)
     assert lanes.enter(later)
@@ -82,6 +83,33 @@ def test_exits_wait_and_are_waited_for() -> None:
     """A close is sized by the position, which the entries before it are about to change."""
     assert not may_join(order("a", exit_of()), [order("b")])
     assert not may_join(order("a"), [order("b", exit_of())])
+
+
+def test_nobody_takes_the_turn_that_an_earlier_order_waits_for() -> None:
+    """Ten later orders with all ten places of the rate window, waiting for the one that waits for a place: nobody would ever leave."""
+    lanes = Lanes(concurrency=1)
+    first, second = order("a"), order("b")
+    assert lanes.enter(first)
+    assert not lanes.enter(second, at_once=True)
+    lanes.has_turn(first)
+    assert lanes.enter(second, at_once=True)
+
+
+async def test_orders_of_a_lane_leave_in_the_order_in_which_they_entered() -> None:
+    """Who entered later waits for the request before his, not for its answer; one that never leaves makes way by going."""
+    lanes = Lanes(concurrency=1)
+    first, second, third = order("a"), order("b"), order("c")
+    assert all(lanes.enter(each) for each in (first, second, third))
+    await lanes.wait_for_earlier(first)
+    last = asyncio.create_task(lanes.wait_for_earlier(third))
+    lanes.has_left(first)
+    await lanes.wait_for_earlier(second)
+    await asyncio.sleep(0)
+    assert not last.done()
+    lanes.leave(second)
+    async with asyncio.timeout(5):
+        await last
+    await lanes.wait_for_earlier(order("elsewhere", entry(symbol=ETH)))
 
 
 @given(st.lists(st.sampled_from([Side.BUY, Side.SELL]), max_size=8))

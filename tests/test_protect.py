@@ -100,8 +100,8 @@ async def test_only_the_naked_part_is_closed(hasty_house: House) -> None:
     _, naked = await house.send(stopLoss="2%", quantity="0.01")
     await _until_state(house, naked, "over")
     assert await house.positions() == {BTC: D("0.02")}
-    await house.daemon.recovery.reconcile()
-    house.daemon.guard.wake()
+    await house.daemon.engine.recovery.reconcile()
+    house.daemon.engine.guard.wake()
     await _until_state(house, safe, "live")
     assert await house.positions() == {BTC: D("0.02")}
 

@@ -40,7 +40,7 @@ async def test_entries_at_market_of_one_side_do_not_wait_for_each_other(house: H
     """A slow answer to the first of them holds back a close, not another entry; all of it ends where it would have in turn."""
     await house.fault("delay", path="/v1/order", method="POST", delay_ms=300, count=1)
     slow = asyncio.create_task(house.send(quantity="0.01"))
-    await until(lambda: house.daemon.worker.orders_under_way == 1)
+    await until(lambda: house.daemon.engine.worker.orders_under_way == 1)
     _, beside = await house.send(quantity="0.02")
     await house.until_stored(beside, "filled")
     _, leaving = await house.send(action="close", quantity=None)
@@ -80,21 +80,21 @@ async def test_a_deferred_order_is_sent_when_its_time_comes(house: House) -> Non
 
 async def test_the_worker_shows_that_it_moves(house: House) -> None:
     """The watchdog looks at this: an idle worker still looks at its queue twice a second."""
-    assert house.daemon.worker.idle_for_s() < 5
-    assert house.daemon.worker.orders_under_way == 0
+    assert house.daemon.engine.worker.idle_for_s() < 5
+    assert house.daemon.engine.worker.orders_under_way == 0
 
 
 async def test_a_close_that_overtakes_an_entry_ends_it(house: House) -> None:
     """Entries are held by the breaker, a close passes: the entry before it is dropped, or it would open again what was left."""
     await house.send(quantity="0.02")
     for _ in range(5):
-        house.daemon.worker.breaker.note(was_unknown=True)
+        house.daemon.engine.worker.breaker.note(was_unknown=True)
     _, entry = await house.send(quantity="0.03")
     _, other = await house.send(symbol="ETHUSDT.P", quantity="0.1")
     _, leaving = await house.send(action="close", quantity=None)
     await house.until_stored(leaving, "filled")
     order = await house.order(entry)
     assert (order.status, order.code) == (OrderStatus.DENIED, "overtaken_by_exit")
-    house.daemon.worker.breaker.close()
+    house.daemon.engine.worker.breaker.close()
     await house.until_stored(other, "filled")
     assert await house.positions() == {ETH: D("0.1")}

@@ -53,7 +53,7 @@ def find_admin_api(workspace: Workspace) -> AdminApi:
     """The API of this data directory's daemon. Raises ConfigError when there never was one."""
     from kekbridge.admin.access import read_token
     from kekbridge.cli.workspace import opened
-    from kekbridge.daemon import admin_address
+    from kekbridge.whereabouts import admin_address
 
     with opened(workspace) as database, database.snapshot() as connection:
         address = admin_address(connection)

@@ -74,7 +74,7 @@ def _halt(database: Database) -> None:
 async def _run(workspace: Workspace, database: Database, deadline: int) -> Flattened:
     from contextlib import AsyncExitStack
 
-    from kekbridge import daemon
+    from kekbridge import opening, whereabouts
     from kekbridge.cli import render
     from kekbridge.flatten import flatten as make_flat
     from kekbridge.vault import open_vault
@@ -83,9 +83,9 @@ async def _run(workspace: Workspace, database: Database, deadline: int) -> Flatt
     ask = getpass.getpass if sys.stdin is not None and sys.stdin.isatty() else None
     vault = open_vault(settings.vault, workspace.data_dir, settings.mode, ask=ask)
     with database.snapshot() as connection:
-        address = daemon.exchange_address(connection, settings)
+        address = whereabouts.exchange_address(connection, settings)
     async with AsyncExitStack() as stack:
-        exchange = daemon.exchange_client(settings, vault, address, now)
+        exchange = opening.exchange_client(settings, vault, address, now)
         stack.push_async_callback(exchange.close)
         await exchange.start()
         return await make_flat(exchange, clock=now, deadline_s=deadline, tell=render.note)

@@ -13,11 +13,11 @@ import pytest
 
 from kekbridge.admin.access import TOKEN_FILE, check_loopback, is_our_name, read_token
 from kekbridge.admin.html import h, table
-from kekbridge.daemon import admin_address
 from kekbridge.errors import ConfigError
 from kekbridge.model import Limits, TradingState
 from kekbridge.store import settings
 from kekbridge.store import webhooks as stored
+from kekbridge.whereabouts import admin_address
 from tests.system.desk import Desk, open_desk
 from tests.waiting import until
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from kekbridge.config import Vault
-from kekbridge.daemon import prepare_data_dir
 from kekbridge.messages import MESSAGES
 from kekbridge.model import Mode, TradingState
 from kekbridge.notify import NOTIFY_URLS
+from kekbridge.opening import prepare_data_dir
 from kekbridge.store import events, webhooks
 from kekbridge.vault import open_vault
 from tests.house import BTC, ETH, House, running_house, running_paper
