@@ -104,7 +104,7 @@ async def test_an_answer_that_could_not_be_stored_is_asked_for_later(tmp_path: P
         await until(is_accepted)
         with closing(sqlite3.connect(database, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            await until(lambda: not house.daemon.pipeline.being_sent)  # its own write has been given up
+            await until(lambda: not house.daemon.engine.pipeline.being_sent)  # its own write has been given up
             other.execute("ROLLBACK")
         _, answer = await sending
         assert (await house.order(answer)).status is OrderStatus.SUBMITTING
@@ -126,7 +126,7 @@ async def test_no_position_is_protected_before_the_views_are_equal(tmp_path: Pat
             await house.until_stored(entry, "filled")
             for _ in range(2):
                 with pytest.raises(ExchangeUnavailable):
-                    await house.daemon.recovery.recover()
+                    await house.daemon.engine.recovery.recover()
             assert not house.daemon.readiness().is_ready
             assert len(await house.journal("order_received")) == sent_before
             await house.clear_faults()
