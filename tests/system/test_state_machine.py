@@ -1,38 +1,45 @@
-"""Random alerts, resends, faults, restarts and trading states against a model that knows what must come of each (M2; I2 to I8).
+"""Random alerts, resends, faults, stops, kills and trading states against a model that knows what must come of each (M2; I2 to I8).
 
-The daemon runs in this process, the paper exchange beside it is the witness: after every step its positions must be the model's, and
-no client order id may have been accepted twice.
+Daemon and paper exchange are processes. The exchange is the witness: after every step its positions must be the model's, and no client
+order id may have been accepted twice. Entries whose sending is in doubt are sent again once it is proven that they never arrived
+(`queue.resend_unknown_entries`), so that the model knows what a kill in the middle of an alert must come to.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
+import sqlite3
 import tempfile
+import threading
+import time
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
-import aiohttp
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kekbridge import webhooks
-from kekbridge.config import load_settings
-from kekbridge.daemon import Daemon
-from kekbridge.delivery import WEBHOOK_PATH
-from kekbridge.model import Mode, RateLimits, TradingState, WebhookSettings
-from kekbridge.paper.server import PaperExchange
-from kekbridge.paper.settings import PaperSettings
-from kekbridge.store import orders as order_rows
+from kekbridge.model import TradingState
 from kekbridge.store import settings as stored
-from tests.waiting import until
+from kekbridge.store.connections import connect
+from tests.system.campaigns.run import SETTINGS
+from tests.system.harness import WEBHOOK_PATH, call, timestamp, wait_until
+from tests.system.warm import WarmBridge
 
+_ENVIRONMENT = {
+    **SETTINGS,
+    "KEKBRIDGE_QUEUE_BACKOFF_S": "0.2",
+    "KEKBRIDGE_QUEUE_ATTEMPTS": "10",
+    "KEKBRIDGE_QUEUE_RESEND_UNKNOWN_ENTRIES": "true",
+    "KEKBRIDGE_EXCHANGE_REFRESH_S": "0.3",
+}
 MARKETS = {"BTCUSDT.P": ("PERP_BTC_USDC", Decimal("0.001")), "SOLUSDT.P": ("PERP_SOL_USDC", Decimal("0.2"))}
 # Each strikes once, and none of them may change what becomes of an alert.
 FAULTS = (
@@ -57,13 +64,14 @@ class Bridge(RuleBasedStateMachine):
         self.positions: dict[str, Decimal] = {}
         self.state = TradingState.RUNNING
         self.alerts: list[tuple[dict[str, Any], int, dict[str, Any]]] = []
-        self._directory = tempfile.TemporaryDirectory()
-        self._runner = asyncio.Runner()
-        self._runner.run(self._open())
+        self._directory = tempfile.TemporaryDirectory(prefix="kekbridge-machine-")
+        self.bridge = WarmBridge(Path(self._directory.name), environment=_ENVIRONMENT)
+        self.bridge.start()
+        call(f"{self.bridge.paper_url}/paper/limits", {"enabled": False})
+        self.bridge.wait_ready()
 
     def teardown(self) -> None:
-        self._runner.run(self._close())
-        self._runner.close()
+        self.bridge.stop()
         self._directory.cleanup()
 
     # ------------------------------------------------------------------------------------------------------------ rules
@@ -106,7 +114,7 @@ class Bridge(RuleBasedStateMachine):
         """A resend gets the first outcome and never makes an order."""
         body, status, first = data.draw(st.sampled_from(self.alerts))
         for _ in range(times):
-            again_status, again = self._run(self._post(body))
+            again_status, again = self._post(body)
             assert again.get("clientOrderId") == first.get("clientOrderId")
             assert (again_status < 300) == (status < 300)
 
@@ -115,25 +123,49 @@ class Bridge(RuleBasedStateMachine):
     def same_id_other_body(self, data: st.DataObject) -> None:
         """An alertId with another content is a conflict."""
         body, _, _ = data.draw(st.sampled_from(self.alerts))
-        status, answer = self._run(self._post({**body, "comment": "another"}))
+        status, answer = self._post({**body, "comment": "another"})
         assert (status, answer["code"]) == (409, "alert_id_reused")
 
     @rule(fault=st.sampled_from(FAULTS))
     def fail_once(self, fault: dict[str, Any]) -> None:
         """Something at the exchange goes wrong once."""
-        self._run(self._control("faults", {**fault, "count": 1}))
+        call(f"{self.bridge.paper_url}/paper/faults", {**fault, "count": 1})
 
     @rule()
     def restart(self) -> None:
-        """The daemon stops and starts."""
-        self._run(self._stop())
-        self._run(self._start())
+        """The daemon stops in order and starts."""
+        assert self.bridge.daemon.terminate() == 0
+        self._start()
+
+    @rule()
+    def kill(self) -> None:
+        """kill -9 while nothing is on its way, and a new start."""
+        self.bridge.daemon.kill()
+        self._start()
+
+    @precondition(lambda self: self.state is TradingState.RUNNING)
+    @rule(market=markets, size=sizes, side=st.sampled_from(("buy", "sell")), after_ms=st.integers(0, 40))
+    def kill_in_the_middle(self, market: str, size: int, side: str, after_ms: int) -> None:
+        """kill -9 somewhere between the request and its answer; the sender sends again, and there is one order."""
+        symbol, unit = MARKETS[market]
+        before = self.positions.get(symbol, Decimal(0))
+        body = self._body(action=side, symbol=market, quantity=str(unit * size))
+        cut = threading.Thread(target=self._post_into_the_void, args=(body,))
+        cut.start()
+        time.sleep(after_ms / 1000)  # the moment of the kill, not a wait
+        self.bridge.daemon.kill()
+        cut.join()
+        self._start()
+        answer = self._deliver(body)
+        self._expect(answer, symbol, before + unit * size * (1 if side == "buy" else -1))
 
     @rule(state=st.sampled_from(tuple(TradingState)))
     def switch(self, state: TradingState) -> None:
         """The trader halts, restricts or resumes."""
-        with self._daemon.database.transaction() as connection:
+        with closing(connect(self._database)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
             stored.set_trading_state(connection, state, reason="the test", by="operator", now=datetime.now(UTC))
+            connection.execute("COMMIT")
         self.state = state
 
     # -------------------------------------------------------------------------------------------------------- invariants
@@ -142,10 +174,11 @@ class Bridge(RuleBasedStateMachine):
     def the_exchange_agrees(self) -> None:
         """Positions are the model's, nothing is doubled, and every order has an end."""
         held = {symbol: quantity for symbol, quantity in self.positions.items() if quantity}
-        state, journal = self._run(self._look())
-        assert {symbol: Decimal(quantity) for symbol, quantity in state["positions"].items()} == held
+        assert self._held() == held
         accepted = Counter(
-            e["client_order_id"] for e in journal if e["event"] == "order_accepted" and e["client_order_id"]
+            e["client_order_id"]
+            for e in self.bridge.journal()
+            if e["event"] == "order_accepted" and e["client_order_id"]
         )
         assert [name for name, count in accepted.items() if count > 1] == []
 
@@ -157,103 +190,62 @@ class Bridge(RuleBasedStateMachine):
         self.positions[symbol] = quantity
 
     def _position(self, symbol: str) -> Decimal:
-        state, _ = self._run(self._look())
-        return Decimal(state["positions"].get(symbol, "0"))
+        return self._held().get(symbol, Decimal(0))
+
+    def _held(self) -> dict[str, Decimal]:
+        """What the exchange says is open."""
+        positions = call(f"{self.bridge.paper_url}/paper/state")["positions"]
+        return {symbol: Decimal(quantity) for symbol, quantity in positions.items() if Decimal(quantity)}
+
+    def _body(self, **fields: Any) -> dict[str, Any]:
+        number = len(self.alerts)
+        return {"apiKey": self.bridge.webhook["apiKey"], "alertId": f"a{number}", "timestamp": timestamp(), **fields}
 
     def _send(self, **fields: Any) -> tuple[int, dict[str, Any]]:
-        stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        body = {"apiKey": self._key, "alertId": f"a{len(self.alerts)}", "timestamp": stamp, **fields}
-        status, answer = self._run(self._post(body))
-        self._run(self._settle())
+        return self._deliver(self._body(**fields))
+
+    def _deliver(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Send it, and wait for what comes of it."""
+        status, answer = self._post(body)
+        self._settle()
         self.alerts.append((body, status, answer))
         if self.state is TradingState.HALTED:
             assert "executedQuantity" not in answer, answer
         return status, answer
 
-    def _run(self, story: Any) -> Any:
-        return self._runner.run(story)
+    def _post(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        request = Request(self.bridge.url + WEBHOOK_PATH, data=json.dumps(body).encode())  # noqa: S310 - loopback http only
+        try:
+            with urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback http only
+                return answer.status, json.load(answer)
+        except HTTPError as error:
+            return error.code, json.load(error)
 
-    async def _open(self) -> None:
-        self._stack = AsyncExitStack()
-        root = Path(self._directory.name)
-        self._data_dir = root / "data"
-        paper = PaperExchange(root / "paper", settings=PaperSettings(prices="static", rate_limits=False))
-        self._paper_url = await paper.start(port=0)
-        self._stack.push_async_callback(paper.close)
-        self._session = await self._stack.enter_async_context(aiohttp.ClientSession())
-        await self._start()
-        hook = WebhookSettings(require_signature=False, rates=RateLimits(per_minute=9999, per_hour=9999, per_day=9999))
-        with self._daemon.database.transaction() as connection:
-            _, credentials = webhooks.create(
-                connection, self._daemon.sealer, name="model", settings=hook, mode=Mode.PAPER, now=datetime.now(UTC)
-            )
-        self._key = credentials.api_key
+    def _post_into_the_void(self, body: dict[str, Any]) -> None:
+        try:
+            self._post(body)
+        except (OSError, ValueError):
+            return  # cut: that is what the kill is for
 
-    async def _close(self) -> None:
-        await self._stop()
-        await self._stack.aclose()
+    def _start(self) -> None:
+        self.bridge.start_daemon()
+        self.bridge.wait_ready()
+        self._settle()
 
-    async def _start(self) -> None:
-        self._stopping, started = asyncio.Event(), asyncio.Event()
-        self._life = asyncio.create_task(self._live(started))
-        await asyncio.wait({self._life, asyncio.create_task(started.wait())}, return_when=asyncio.FIRST_COMPLETED)
-        await until(lambda: self._daemon.readiness().is_ready)
+    @property
+    def _database(self) -> Path:
+        return self.bridge.data_dir / "kekbridge.db"
 
-    async def _live(self, started: asyncio.Event) -> None:
-        """The daemon's life is one task: what it entered there it also leaves there."""
-        chosen = load_settings(
-            environment={},
-            overrides={
-                "server.port": 0,
-                "exchange.base_url": self._paper_url,
-                "exchange.recv_window_ms": 500,
-                "exchange.request_timeout_s": 1.0,
-                "queue.clock_tolerance_s": 0.2,
-                "queue.backoff_s": 0.2,
-                "auth.max_timestamp_age_s": 600,
-                "risk.max_open_positions": 0,
-                "vault.backend": "key_file",
-                "log.level": "error",
-                "risk.rate_per_minute": 0,
-                "risk.rate_per_hour": 0,
-                "risk.rate_per_day": 0,
-            },
-        )
-        async with AsyncExitStack() as stack:
-            self._daemon = await Daemon.build(chosen, self._data_dir, stack)
-            async with self._daemon.running():
-                started.set()
-                await self._stopping.wait()
-
-    async def _stop(self) -> None:
-        self._stopping.set()
-        await self._life
-
-    async def _post(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        url = self._daemon.started.url + WEBHOOK_PATH
-        async with self._session.post(url, data=json.dumps(body).encode()) as answer:
-            return answer.status, await answer.json()
-
-    async def _control(self, path: str, body: Any = None) -> Any:
-        method = "GET" if body is None else "POST"
-        async with self._session.request(method, f"{self._paper_url}/paper/{path}", json=body) as answer:
-            return await answer.json()
-
-    async def _look(self) -> tuple[Any, Any]:
-        return await self._control("state"), await self._control("journal")
-
-    async def _settle(self) -> None:
+    def _settle(self) -> None:
         """Until every order has ended, and the bridge sees what the exchange holds."""
+        wait_until(self._is_settled, what="the end of every order")
 
-        async def all_ended() -> bool:
-            orders = await self._daemon.database.read(order_rows.list_orders, limit=1000)
-            return all(order.status.is_final for order in orders)
-
-        await until(all_ended)
-        snapshot = await self._daemon.exchange.refresh()
-        state = await self._control("state")
-        seen = {name: each.quantity for name, each in snapshot.positions.items() if each.quantity}
-        assert seen == {name: Decimal(quantity) for name, quantity in state["positions"].items()}
+    def _is_settled(self) -> bool:
+        with closing(sqlite3.connect(f"file:{self._database}?mode=ro", uri=True, timeout=10)) as connection:
+            (open_orders,) = connection.execute("SELECT count(*) FROM orders WHERE finished_at IS NULL").fetchone()
+            rows = connection.execute("SELECT symbol, quantity FROM positions").fetchall()
+        seen = {symbol: Decimal(quantity) for symbol, quantity in rows if Decimal(quantity)}
+        return not open_orders and seen == self._held()
 
 
 # A release runs more of them: KEKBRIDGE_TEST_SEQUENCES=2000.
