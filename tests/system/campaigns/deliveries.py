@@ -162,7 +162,7 @@ async def stale(seed: int, trials: int) -> Outcome:
         done, number = 0, 0
         while done < trials:
             run.faults({"fault": "rate_limit", "path": "/v1/order"})
-            first, second = (_any_entries(run, min(run.rng.randint(5, 40), trials - done)) for _ in range(2))
+            first, second = (_any_entries(run, min(run.rng.randint(5, 40), trials // 4 + 1)) for _ in range(2))
             await asyncio.gather(*(run.send(alert) for alert in first))
             # The first ones are too old when the exchange is back (in every other round), the second ones are not.
             await asyncio.sleep(run.rng.uniform(1.0, 1.3) * max_age_s if number % 2 else run.rng.uniform(0.0, 0.3))

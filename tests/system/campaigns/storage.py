@@ -20,21 +20,29 @@ _Trouble = Callable[[Run, Findings], Coroutine[Any, Any, None]]
 
 async def troubles(seed: int, trials: int) -> Outcome:
     """R11: each trouble `trials` times, with alerts before, during and after it."""
-    findings, notes = Findings(), []
+    findings = Findings()
     kinds: dict[str, _Trouble] = {"locked": _locked}
     if _can_mount():
         kinds |= {"full": _full, "read-only": _read_only}
-    for name, trouble in kinds.items():
-        with running(seed, small_disk=_SPACE if name != "locked" else None) as run:
-            for number in range(trials):
-                await _must_pass(run, findings, f"R11 {name} {number}: before")
-                await trouble(run, findings)
-                await run.until(run.bridge.is_ready, deadline_s=30)
-                await _must_pass(run, findings, f"R11 {name} {number}: after", tries=8)
-            await run.settle()
-            findings.add(run.findings())
-            notes.append(f"{name} {trials}")
+    # Side by side: each has its own bridge, and most of it is waiting.
+    tried = await asyncio.gather(*(_try_kind(seed, trials, name, trouble) for name, trouble in kinds.items()))
+    for found in tried:
+        findings.add(found)
+    notes = [f"{name} {trials}" for name in kinds]
     return Outcome("R11 disk full, read-only, locked", trials * len(kinds), findings, seed, note=", ".join(notes))
+
+
+async def _try_kind(seed: int, trials: int, name: str, trouble: _Trouble) -> Findings:
+    findings = Findings()
+    with running(seed, small_disk=_SPACE if name != "locked" else None) as run:
+        for number in range(trials):
+            await _must_pass(run, findings, f"R11 {name} {number}: before")
+            await trouble(run, findings)
+            await run.until(run.bridge.is_ready, deadline_s=30)
+            await _must_pass(run, findings, f"R11 {name} {number}: after", tries=8)
+        await run.settle()
+        findings.add(run.findings())
+    return findings
 
 
 async def _must_pass(run: Run, findings: Findings, what: str, *, tries: int = 1) -> None:
