@@ -39,9 +39,8 @@ async def crash_point(seed: int, kills: int, point: str) -> Outcome:
     """R2 at one point: each life is armed, does its work until it dies there, and the next life is the recovery."""
     environment = {"KEKBRIDGE_QUEUE_MAX_AGE_S": "30"}
     if point == "W2":
-        environment["KEKBRIDGE_SERVER_RESPOND_WITHIN_S"] = (
-            "0"  # answered at once: what is picked up later was answered before
-        )
+        # Answered at once: what is picked up later was answered before. At Orderly's own pace some orders are picked up later.
+        environment |= {"KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0", "KEKBRIDGE_EXCHANGE_RATE_FACTOR": "1"}
     died = 0
     with running(seed, environment=environment) as run:
         run.bridge.daemon.kill()
@@ -82,7 +81,7 @@ def _work(run: Run, point: str) -> list[dict[str, Any]]:
     if point == "W8":
         return [run.alert(action=action, symbol=symbol, quantity=size) for action in ("buy", "flip", "flip")]
     if point == "W2":
-        return [run.alert(action="buy", symbol=symbol, quantity=size) for _ in range(4)]
+        return [run.alert(action="buy", symbol=symbol, quantity=size) for _ in range(15)]
     return [run.any_alert() for _ in range(3)]
 
 
