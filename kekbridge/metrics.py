@@ -6,6 +6,7 @@ histograms they begin anew with the process.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Final
@@ -42,7 +43,7 @@ class Metrics:
 
     def render(self, all_time: Report, state: Mapping[str, Any]) -> bytes:
         """The whole page."""
-        self._current = [*_totals(all_time), *_moment(all_time, state)]
+        self._current = [*_totals(all_time), *_moment(all_time, state), *_upkeep(state)]
         return generate_latest(self._registry)
 
 
@@ -101,6 +102,21 @@ def _moment(found: Report, state: Mapping[str, Any]) -> Iterable[Metric]:
     for position in account["positions"] if account else ():
         held.add_metric([position["symbol"]], float(position["quantity"]))
     yield held
+
+
+def _upkeep(state: Mapping[str, Any]) -> Iterable[Metric]:
+    failures = GaugeMetricFamily("kekbridge_job_failures", "Failures in a row of each job.", labels=["job"])
+    runs = CounterMetricFamily("kekbridge_job_runs", "Runs of each job.", labels=["job"])
+    failed = CounterMetricFamily("kekbridge_job_failed", "Failed runs of each job.", labels=["job"])
+    for job in state["jobs"]:
+        failures.add_metric([job["name"]], job["failures"])
+        runs.add_metric([job["name"]], job["runs"])
+        failed.add_metric([job["name"]], job["failed"])
+    yield from (failures, runs, failed)
+    holding = GaugeMetricFamily("kekbridge_condition", "How many conditions of an event hold now.", labels=["event"])
+    for event, count in Counter(one["event"] for one in state["conditions"]).items():
+        holding.add_metric([event], count)
+    yield holding
 
 
 def _mean(found: Report) -> Decimal | None:

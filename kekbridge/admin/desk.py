@@ -18,12 +18,14 @@ from kekbridge.delivery import Readiness
 from kekbridge.exchange.protocol import Exchange
 from kekbridge.flatten import Flattened, flatten
 from kekbridge.ingress.lockout import Lockout
+from kekbridge.messages import describe
 from kekbridge.model import AccountSnapshot, Order, TradingState
 from kekbridge.stagewatch import StageWatch
 from kekbridge.stats import Report, report
-from kekbridge.store import alert_search, equity, orders, statistics, webhooks
+from kekbridge.store import alert_search, conditions, equity, jobruns, orders, statistics, webhooks
 from kekbridge.store import settings as control
 from kekbridge.store.alerts import StoredAlert
+from kekbridge.store.conditions import Condition
 from kekbridge.store.database import Database
 from kekbridge.vault import Sealer
 from kekbridge.wording import jsonable
@@ -119,7 +121,15 @@ def _stored_state(connection: sqlite3.Connection, configured: Settings, *, now: 
         "lastAlerts": [_alert(alert) for alert in alert_search.list_alerts(connection, limit=_SHOWN)],
         "limits": limitbook.read(connection, configured, at=now)["scopes"],
         "lastDay": day,
+        "conditions": [_condition(one) for one in conditions.holding(connection).values()],
+        "jobs": jobruns.list_runs(connection),
     }
+
+
+def _condition(one: Condition) -> dict[str, Any]:
+    """What holds now, in the words in which it was told."""
+    severity, words = describe(one.kind, one.data)
+    return {"event": one.kind, "severity": severity, "words": words, "since": one.since}
 
 
 def _account(snapshot: AccountSnapshot) -> dict[str, Any]:

@@ -5,7 +5,7 @@ No script at all: charts are inline SVG, and every lever is a form.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from importlib.resources import files
 from typing import Any, Final
@@ -21,7 +21,7 @@ from kekbridge.admin.html import Markup, bars, curve, gain, gauge, h, join, pair
 from kekbridge.admin.webhookpages import WebhookPages
 from kekbridge.stats import Report
 from kekbridge.store import orders
-from kekbridge.wording import clock, market, money, used_share
+from kekbridge.wording import clock, market, moment, money, used_share
 
 _MENU: Final = (
     ("/", "Overview"),
@@ -237,7 +237,13 @@ def _banner(state: dict[str, Any]) -> Markup:
     )
     stream = state["exchange"]["streamLive"]
     words.append(h("span", "stream live" if stream else "stream down", class_="good" if stream else "bad"))
-    return h("p", *words, class_="banner")
+    return join((h("p", *words, class_="banner"), *(_trouble(one) for one in state["conditions"])))
+
+
+def _trouble(one: dict[str, Any]) -> Markup:
+    """Something that holds and that somebody should know: since when, in the words of its message."""
+    since = datetime.fromisoformat(one["since"])
+    return h("p", h("span", one["words"], class_="bad"), f" since {moment(since)} UTC")
 
 
 def _tiles(state: dict[str, Any], found: Report) -> Markup:

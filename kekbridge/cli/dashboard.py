@@ -27,6 +27,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 _LOOK_EVERY_S = 1.0
 _SHOWN_LIMITS = 2
+_SHOWN_CONDITIONS = 3
 _SHOWN_STAGES = ("stored", "accepted", "filled", "answered")  # as many as 80 columns hold
 _KEYS = {"h": "halted", "e": "exits_only", "r": "running"}
 
@@ -136,7 +137,16 @@ def screen(state: dict[str, Any], *, width: int, height: int, asked: str | None 
     from rich.console import Group
     from rich.text import Text
 
-    parts = [*_head(state), Text(), *_positions(state), Text(), *_open_orders(state), Text(), *_limits(state)]
+    parts = [
+        *_head(state),
+        *_conditions(state),
+        Text(),
+        *_positions(state),
+        Text(),
+        *_open_orders(state),
+        Text(),
+        *_limits(state),
+    ]
     room = max(height - len(parts) - 4, 1)
     parts += [Text(), *_alerts(state, room)]
     for part in parts:
@@ -182,6 +192,16 @@ def _head(state: dict[str, Any]) -> list[Text]:
         speed = Text(f"ms p50/p95: {'  '.join(shown)}", style="dim")
         return [first, money, flow, speed]
     return [first, money, flow]
+
+
+def _conditions(state: dict[str, Any]) -> list[Text]:
+    """What holds now and somebody should know, the newest last; more than three would push the positions away."""
+    from rich.text import Text
+
+    held = sorted(state["conditions"], key=lambda one: str(one["since"]))
+    shown = [Text(f"! {_clean(one['words'])}", style="bold yellow") for one in held[-_SHOWN_CONDITIONS:]]
+    more = len(held) - len(shown)
+    return [Text(f"! {more} more: `kekbridge doctor`", style="yellow"), *shown] if more else shown
 
 
 def _positions(state: dict[str, Any]) -> list[Text]:

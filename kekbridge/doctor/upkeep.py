@@ -67,7 +67,7 @@ def _expected(connection: sqlite3.Connection, now: datetime) -> Iterable[Check]:
         missed = holding.get(f"heartbeat:{webhook.id}")
         if missed is not None:
             every = duration(webhook.settings.expect_alert_every_s or 0)
-            text = f"{webhook.name}: none came for longer than {every} (since {age(missed[1], now)})"
+            text = f"{webhook.name}: none came for longer than {every} (since {age(missed.since, now)})"
             yield Check("alerts", "warning", text, "see whether the alert still runs at TradingView")
         ends_at = webhook.settings.alert_expires_at
         if ends_at is None:

@@ -7,20 +7,33 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from kekbridge.store import events, settings, times
+from kekbridge.store.codec import from_json
 
 _PREFIX: Final = "condition:"
 
 
-def holding(connection: sqlite3.Connection) -> dict[str, tuple[str, datetime]]:
-    """The conditions that hold now, by name: the event that told of each, and when."""
-    rows = connection.execute(
-        "SELECT key, json_extract(value, '$.kind'), json_extract(value, '$.since') FROM settings WHERE key LIKE 'condition:%'"
-    )
-    return {key.removeprefix(_PREFIX): (kind, times.from_text(since)) for key, kind, since in rows}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """What holds: the event that told of it, when, and its figures as they were then."""
+
+    kind: str
+    since: datetime
+    data: Mapping[str, Any]
+
+
+def holding(connection: sqlite3.Connection) -> dict[str, Condition]:
+    """The conditions that hold now, by name."""
+    rows = connection.execute("SELECT key, value FROM settings WHERE key LIKE 'condition:%' ORDER BY key").fetchall()
+    return {key.removeprefix(_PREFIX): _condition(from_json(value)) for key, value in rows}
+
+
+def _condition(kept: Mapping[str, Any]) -> Condition:
+    return Condition(kind=kept["kind"], since=times.from_text(kept["since"]), data=kept.get("data", {}))
 
 
 def begin(
@@ -36,7 +49,9 @@ def begin(
     known = settings.get_value(connection, _PREFIX + name)
     if known is not None and known["kind"] == kind:
         return False
-    settings.set_value(connection, _PREFIX + name, {"kind": kind, "since": times.to_text(now)}, now=now)
+    settings.set_value(
+        connection, _PREFIX + name, {"kind": kind, "since": times.to_text(now), "data": data or {}}, now=now
+    )
     events.append(connection, kind, now=now, alert_id=alert_id, data=data)
     return True
 

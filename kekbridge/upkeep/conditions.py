@@ -21,7 +21,7 @@ class Conditions:
         """The event by which each condition that holds was told, by the condition's name."""
         if self._holding is None:
             found = await self._database.read(conditions.holding)
-            self._holding = {name: kind for name, (kind, _) in found.items()}
+            self._holding = {name: one.kind for name, one in found.items()}
         return dict(self._holding)  # its own: whoever goes through it may change conditions meanwhile
 
     async def note(

@@ -56,6 +56,10 @@ def busy() -> dict[str, Any]:
             "counts": counts,
             "latencyMs": latency,
         },
+        "conditions": [
+            {"words": f"[red]\x1b[2Jtrouble {n} {'much ' * 40}", "since": f"2026-03-10T08:0{n}:00.000Z"}
+            for n in range(5)
+        ],
     }
 
 
@@ -68,6 +72,15 @@ def test_it_fits_the_terminal(width: int, height: int) -> None:
     assert "EXITS ONLY" in lines[0]
     assert "h halt" in lines[-1]
     assert "\x1b" not in "".join(lines)
+
+
+def test_what_holds_and_should_be_known_is_on_top() -> None:
+    """The newest of what was told and is not over, under the state; how many more there are is said."""
+    lines = drawn(busy(), width=80, height=24)
+    shown = [line for line in lines if line.startswith("! ")]
+    assert [line.split()[:3] for line in shown[1:]] == [["!", "[red][2Jtrouble", str(n)] for n in (2, 3, 4)]
+    assert shown[0].startswith("! 2 more")
+    assert not [line for line in drawn(busy() | {"conditions": []}, width=80, height=24) if line.startswith("!")]
 
 
 def test_the_fullest_limits_are_shown() -> None:

@@ -16,7 +16,8 @@ def test_a_condition_is_told_once_until_it_is_over(connection: sqlite3.Connectio
     """Looking every minute tells once; after the end it is armed again."""
     for _ in range(3):
         conditions.begin(connection, "stream", "stream_down", now=NOW, data={"lasting": "1 min"})
-    assert conditions.holding(connection) == {"stream": ("stream_down", NOW)}
+    known = conditions.Condition(kind="stream_down", since=NOW, data={"lasting": "1 min"})
+    assert conditions.holding(connection) == {"stream": known}
     assert conditions.end(connection, "stream", "stream_back", now=NOW)
     assert not conditions.end(connection, "stream", "stream_back", now=NOW)
     assert conditions.begin(connection, "stream", "stream_down", now=NOW)
