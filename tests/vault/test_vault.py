@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from nacl.pwhash import argon2id
 
 from kekbridge.config import Vault as VaultSettings
 from kekbridge.errors import VaultError
@@ -24,6 +25,8 @@ from kekbridge.vault.passphrase import PassphraseVault
 
 KEY_FILE = VaultSettings(backend="key_file")
 PASSPHRASE = "five random words are good"
+# What a passphrase costs is noted in the file: tests that ask something else make one that costs nothing.
+LIGHT = {"operations": argon2id.OPSLIMIT_MIN, "memory": argon2id.MEMLIMIT_MIN}
 
 
 @pytest.fixture
@@ -354,7 +357,7 @@ def test_a_passphrase_file_is_made_and_opened_again(data_dir: Path, tmp_path: Pa
 
 def test_a_wrong_passphrase_is_noticed_at_once(tmp_path: Path) -> None:
     """At opening, in one line, without quoting it."""
-    PassphraseVault.create(tmp_path / "vault.sealed", PASSPHRASE)
+    PassphraseVault.create(tmp_path / "vault.sealed", PASSPHRASE, **LIGHT)
     with pytest.raises(VaultError) as caught:
         PassphraseVault.open(tmp_path / "vault.sealed", "another passphrase")
     assert "does not open" in caught.value.message
@@ -372,7 +375,7 @@ def test_the_passphrase_may_come_as_a_credential(data_dir: Path, tmp_path: Path)
 
 def test_nobody_to_ask_is_an_error_not_a_prompt(data_dir: Path, tmp_path: Path) -> None:
     """A daemon without a terminal must not wait for input that never comes."""
-    PassphraseVault.create(data_dir / "vault.sealed", PASSPHRASE)
+    PassphraseVault.create(data_dir / "vault.sealed", PASSPHRASE, **LIGHT)
     with pytest.raises(VaultError, match="vault-passphrase"):
         open_vault(VaultSettings(), data_dir, Mode.PAPER, environment=bare(tmp_path))
 
@@ -493,7 +496,7 @@ def test_nothing_prints_or_pickles_a_key(data_dir: Path) -> None:
     import pickle
 
     sealer = Sealer(KEY)
-    passphrase_vault = PassphraseVault.create(data_dir / "vault.sealed", PASSPHRASE)
+    passphrase_vault = PassphraseVault.create(data_dir / "vault.sealed", PASSPHRASE, **LIGHT)
     passphrase_vault.set("name", b"value-in-vault")
     for thing in (sealer, passphrase_vault, open_vault(KEY_FILE, data_dir, Mode.PAPER)):
         for text in (repr(thing), str(thing), f"{thing!s}"):
