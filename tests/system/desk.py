@@ -162,3 +162,20 @@ async def open_desk(directory: Path, *, start: datetime | None = None, **overrid
         desk = Desk(daemon, paper_url, session, clock, directory / "data")
         await until(lambda: daemon.readiness().is_ready)
         yield desk
+
+
+def fill(action: str, before: str, after: str) -> dict[str, Any]:
+    """What a strategy says of one fill; sizes signed: `-0.1` is a short."""
+    change = abs(Decimal(after) - Decimal(before))
+
+    def side(size: str) -> str:
+        return "flat" if Decimal(size) == 0 else "long" if Decimal(size) > 0 else "short"
+
+    return {
+        "action": action,
+        "quantity": str(change),
+        "marketPosition": side(after),
+        "marketPositionSize": str(abs(Decimal(after))),
+        "prevMarketPosition": side(before),
+        "prevMarketPositionSize": str(abs(Decimal(before))),
+    }

@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kekbridge.model import Purpose
 from kekbridge.store import alert_search
-from tests.system.desk import Desk, open_desk
+from tests.system.desk import Desk, fill, open_desk
 from tests.waiting import until
 
 BTC = "PERP_BTC_USDC"
@@ -24,23 +23,6 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
         await opened.control("prices", {BTC: "50000"})
         opened.add_webhook("main")
         yield opened
-
-
-def fill(action: str, before: str, after: str) -> dict[str, Any]:
-    """What a strategy says of one fill; sizes signed: `-0.1` is a short."""
-    change = abs(Decimal(after) - Decimal(before))
-
-    def side(size: str) -> str:
-        return "flat" if Decimal(size) == 0 else "long" if Decimal(size) > 0 else "short"
-
-    return {
-        "action": action,
-        "quantity": str(change),
-        "marketPosition": side(after),
-        "marketPositionSize": str(abs(Decimal(after))),
-        "prevMarketPosition": side(before),
-        "prevMarketPositionSize": str(abs(Decimal(before))),
-    }
 
 
 async def test_a_reversal_closes_first_and_opens_the_rest(desk: Desk) -> None:
