@@ -15,7 +15,7 @@ from kekbridge.admin.access import TOKEN_FILE, check_loopback, is_our_name, read
 from kekbridge.admin.html import h, table
 from kekbridge.errors import ConfigError
 from kekbridge.model import Limits, TradingState
-from kekbridge.store import settings
+from kekbridge.store import conditions, jobruns, settings
 from kekbridge.store import webhooks as stored
 from kekbridge.whereabouts import admin_address
 from tests.system.desk import Desk, open_desk
@@ -173,6 +173,27 @@ async def test_metrics_and_state_agree_with_the_exchange(visitor: Visitor) -> No
         state = await answer.json()
     assert state["account"]["positions"][0]["quantity"] == "0.01"
     assert state["lastAlerts"][0]["status"] == "filled"
+
+
+async def test_what_holds_and_what_fails_shows_everywhere(visitor: Visitor) -> None:
+    """A condition stands on the overview in its words, as text, and in the metrics until it is over; so do a job's failures."""
+    database, now = visitor.desk.daemon.database, visitor.desk.clock()
+    data = {"webhook": "<b>x</b>", "lasting": "2 h", "every": "1 h"}
+    await database.write(conditions.begin, "heartbeat:x", "heartbeat_missed", now=now, data=data)
+    await database.write(jobruns.record, "backup", error="disk full", took_ms=1, next_at=None, now=now)
+    proof = {"Authorization": f"Bearer {visitor.token}"}
+
+    async def metrics() -> str:
+        async with visitor.session.get(visitor.url + "/metrics", headers=proof) as answer:
+            return await answer.text()
+
+    assert "no alert came for 2 h, webhook &lt;b&gt;x&lt;/b&gt; expects one every 1 h" in await visitor.page("/")
+    assert 'kekbridge_condition{event="heartbeat_missed"} 1.0' in await metrics()
+    assert 'kekbridge_job_failures{job="backup"} 1.0' in await metrics()
+    assert 'kekbridge_job_failed_total{job="backup"} 1.0' in await metrics()
+    await database.write(conditions.end, "heartbeat:x", "heartbeat_back", now=now)
+    assert "no alert came" not in await visitor.page("/")
+    assert 'kekbridge_condition{event="heartbeat_missed"}' not in await metrics()
 
 
 def test_names_of_this_machine() -> None:
