@@ -177,6 +177,7 @@ async def test_metrics_and_state_agree_with_the_exchange(visitor: Visitor) -> No
 
 async def test_what_holds_and_what_fails_shows_everywhere(visitor: Visitor) -> None:
     """A condition stands on the overview in its words, as text, and in the metrics until it is over; so do a job's failures."""
+    await visitor.log_in()
     database, now = visitor.desk.daemon.database, visitor.desk.clock()
     data = {"webhook": "<b>x</b>", "lasting": "2 h", "every": "1 h"}
     await database.write(conditions.begin, "heartbeat:x", "heartbeat_missed", now=now, data=data)
