@@ -6,9 +6,7 @@ linked by parent ids; every leaf that fires makes its sibling useless (OCO).
 
 from __future__ import annotations
 
-from decimal import Decimal
-
-from kekbridge.paper import filters
+from kekbridge.paper import filters, triggers
 from kekbridge.paper.algo_checks import check_numbers, check_triggers
 from kekbridge.paper.algo_tree import build_tree
 from kekbridge.paper.clearing import Clearing
@@ -142,29 +140,9 @@ class Algos:
     def _reached(self, node: Algo) -> bool:
         mark = self.engine.marks[node.symbol].price
         if node.algo_type == "TRAILING_STOP":
-            return self._trail(node, mark)
-        if not node.is_activated or node.trigger_price is None or node.side is None:
-            return False
-        if node.algo_type in ("STOP", "STOP_LOSS"):
-            return mark >= node.trigger_price if node.side == "BUY" else mark <= node.trigger_price
-        if node.algo_type == "TAKE_PROFIT":
-            return mark <= node.trigger_price if node.side == "BUY" else mark >= node.trigger_price
-        return False
-
-    def _trail(self, node: Algo, mark: Decimal) -> bool:
-        sell = node.side == "SELL"
-        if not node.is_activated:
-            start = node.activated_price or mark
-            if not (mark >= start if sell else mark <= start):
-                return False
-            node.is_activated = True
-        extreme = node.extreme_price if node.extreme_price is not None else mark
-        node.extreme_price = max(extreme, mark) if sell else min(extreme, mark)
-        self.engine.touch(node)
-        rate = node.callback_rate
-        distance = (node.callback_value or ZERO) if rate is None else node.extreme_price * rate
-        node.trigger_price = node.extreme_price - distance if sell else node.extreme_price + distance
-        return mark <= node.trigger_price if sell else mark >= node.trigger_price
+            self.engine.touch(node)
+            return triggers.trail(node, mark)
+        return triggers.is_reached(node, mark)
 
     def fire(self, node: Algo) -> None:
         """The trigger is reached: send the plain order, make the sibling useless."""
