@@ -185,3 +185,18 @@ def test_a_public_address_needs_tls_or_a_proxy(host: str) -> None:
         assert way in caught.value.message
     check_bind(Server(host=host), TLS)
     check_bind(Server(host=host, behind_proxy=True), Tls())
+
+
+async def test_a_handshake_under_way_is_finished_although_a_stop_began(tmp_path: Path) -> None:
+    """A sender that was let in shakes hands while the daemon stops: its alert is answered all the same."""
+    patient = Server(port=0, idle_timeout_s=30, shutdown_timeout_s=30)
+    async with opened(patient, ssl_context=Disk(tmp_path).files().context) as door:
+        reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
+        assert await serves(door.port, "first")  # connections are let in one after the other: the one before is in
+        closing = asyncio.ensure_future(door.listener.close())
+        await asyncio.sleep(0)
+        await writer.start_tls(trusting("first"), server_hostname="127.0.0.1")
+        assert not closing.done()
+        assert await ask(reader, writer) == 202
+        writer.close()
+        await closing
