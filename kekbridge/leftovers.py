@@ -16,7 +16,7 @@ from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.protocol import Exchange
 from kekbridge.model import AccountSnapshot, Order, OrderStatus, OrderType, Purpose
 from kekbridge.risk.exposure import was_left
-from kekbridge.store import fills, orders
+from kekbridge.store import events, fills, orders
 from kekbridge.store.database import Database
 
 log = structlog.get_logger("kekbridge.leftovers")
@@ -83,10 +83,18 @@ class Leftovers:
 
     async def _end(self, order: Order) -> None:
         trouble = await self._cancel(order.client_order_id)
-        if trouble is None:
-            log.info("leftover_canceled", alert_id=order.alert_id, client_order_id=order.client_order_id)
-        else:
+        if trouble is not None:
             log.warning("leftover_not_canceled", client_order_id=order.client_order_id, error=trouble)
+            return
+        await self._database.write(
+            events.append,
+            "leftover_canceled",
+            now=self._clock(),
+            alert_id=order.alert_id,
+            client_order_id=order.client_order_id,
+            data={"symbol": order.intent.symbol, "detail": "the position that it protected is gone"},
+        )
+        log.info("leftover_canceled", alert_id=order.alert_id, client_order_id=order.client_order_id)
 
 
 def _is_stop_of_ours(order: Order) -> bool:

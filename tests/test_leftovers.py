@@ -7,6 +7,7 @@ from typing import Any
 
 from kekbridge.leftovers import Leftovers
 from kekbridge.model import Order, OrderStatus, OrderType
+from kekbridge.store import alerts, events
 from tests.house import BTC, House
 from tests.waiting import until
 
@@ -35,9 +36,16 @@ async def _is_canceled(house: House) -> bool:
 
 async def test_a_trailing_stop_goes_with_its_position(house: House) -> None:
     """An alert closes the position: nothing that could close a later one is left at the exchange."""
-    await _trailed(house)
+    entry = await house.order(await _trailed(house))
     await house.send(action="close", quantity=None)
     await until(lambda: _is_canceled(house))
+
+    async def is_told() -> bool:
+        story = await house.daemon.database.read(events.of_alert, entry.alert_id)
+        return [event.kind for event in story].count("leftover_canceled") == 1
+
+    await until(is_told)
+    assert (await house.daemon.database.read(alerts.get, entry.alert_id)).status == "filled"
 
 
 async def test_a_trailing_stop_is_not_inherited(house: House) -> None:

@@ -187,10 +187,13 @@ def set_status(
 def refresh_headline(connection: sqlite3.Connection, alert_id: str, *, now: datetime) -> None:
     """Make the alert's status, code and error those of its order that matters most; call it after an order changed.
 
-    Only the orders that the alert asked for: a stop that waits behind a filled entry does not make the alert unfinished.
+    Only the orders that the alert asked for: a stop that waits behind a filled entry does not make the alert unfinished, and a trailing
+    stop that went with its position does not make the alert canceled.
     """
     rows = connection.execute(
-        "SELECT status, code, error FROM orders WHERE alert_id = ? AND leg < ?", (alert_id, FIRST_PROTECTIVE_LEG)
+        "SELECT status, code, error FROM orders WHERE alert_id = ? AND leg < ?"
+        " AND NOT (purpose = 'protect' AND status = 'canceled')",
+        (alert_id, FIRST_PROTECTIVE_LEG),
     ).fetchall()
     if not rows:
         return
