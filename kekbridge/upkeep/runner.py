@@ -55,6 +55,7 @@ class Runner:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._jobs: dict[str, Job] = {}
+        self._caught_up: set[str] = set()
         self._scheduler = AsyncIOScheduler(
             timezone=UTC,
             # The default grace of one second silently drops the ticks of a busy loop (APScheduler 3.11).
@@ -138,9 +139,10 @@ class Runner:
         now = datetime.now(UTC)
         try:
             known = {run.name: run for run in await self._database.read(jobruns.list_runs)}
-            for job in self._jobs.values():
-                if job.daily_at and _is_overdue(job, known.get(job.name), now):
-                    self._advance(job, now)
+            for name in self._jobs.keys() - self._caught_up:  # one that is being caught up is not late once more
+                self._caught_up.add(name)
+                if self._jobs[name].daily_at and _is_overdue(self._jobs[name], known.get(name), now):
+                    self._advance(self._jobs[name], now)
             await self._database.write(jobruns.plan, {name: self._next_at(name) for name in self._jobs}, now=now)
         except StoreUnavailable as trouble:
             log.warning("timetable_not_noted", error=trouble.message)
