@@ -76,14 +76,13 @@ def test_a_first_version_is_counted_and_summed_as_this_one(tmp_path: Path) -> No
     new = Database.open(tmp_path / "new")
     trade(new)
     fresh = reckoned(new)
-    tables = [f"SELECT * FROM {name}" for name in ("alerts", "orders", "fills", "exits", "refusals", "events")]
     old_database(tmp_path / "old")
     with new.snapshot() as source:
         copy = sqlite_utils.Database(tmp_path / "old" / FILE_NAME, execute_plugins=False)
-        for query in tables:
-            rows = source.execute(query).fetchall()
-            marks = ", ".join("?" * len(rows[0]))
-            copy.conn.executemany(f"INSERT INTO {query.split()[-1]} VALUES ({marks})", [tuple(row) for row in rows])
+        for table in ("alerts", "orders", "fills", "exits", "refusals", "events"):
+            names = ", ".join(row[1] for row in copy.conn.execute(f"PRAGMA table_info({table})"))  # later ones are new
+            rows = [tuple(row) for row in source.execute(f"SELECT {names} FROM {table}")]
+            copy.conn.executemany(f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(rows[0]))})", rows)
         copy.conn.commit()
         copy.close()
     new.close_now()
