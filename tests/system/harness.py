@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -28,13 +29,17 @@ import aiohttp
 
 WEBHOOK_PATH = "/api/webhooks/tradingview"
 START_DEADLINE_S = 60.0
+_FIRST_PORT, _LAST_PORT = 10_000, 32_000
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that was free a moment ago, from a range that the system gives to no outgoing connection meanwhile."""
+    for _ in range(1000):
+        with socket.socket() as listener, suppress(OSError):
+            port = random.randint(_FIRST_PORT, _LAST_PORT)
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port was found")
 
 
 def timestamp() -> str:

@@ -136,6 +136,11 @@ class WarmProcess(Process):
 class WarmBridge(Bridge):
     """A bridge that starts, and whose daemon restarts, in a few tenths of a second."""
 
+    def start(self) -> None:
+        super().start()
+        if not self.daemon.started:
+            raise AssertionError(f"the daemon did not start: {self.log_path.read_text()[-2000:]}")
+
     def _new_paper(self) -> Process:
         return WarmProcess(self.paper_options(), environment={}, log=self.directory / "paper.log")
 

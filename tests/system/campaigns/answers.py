@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack
 from decimal import Decimal
 from typing import Any
 
@@ -89,30 +90,34 @@ async def stops(seed: int, trials: int) -> Outcome:
     }
     longest: dict[str, float] = {}
 
-    async def try_kind(number: int, kind: str, faults: list[dict[str, Any]]) -> None:
-        found = await _stops_of_kind(seed + number, max(trials // len(kinds), 1), faults)
-        longest[kind] = found.longest_naked_s or 0.0
-        findings.add(found)
-        if longest[kind] > PROTECT_WITHIN_S:
-            findings.breaches += 1
-            findings.failures.append(f"M4 stop {kind}: naked for {longest[kind]:.2f} s")
-
-    # Side by side: each has its own bridge, and most of it is waiting.
-    await asyncio.gather(*(try_kind(number, kind, faults) for number, (kind, faults) in enumerate(kinds.items())))
+    environment = {"KEKBRIDGE_QUEUE_CONCURRENCY": "50"}
+    with ExitStack() as stack:
+        # Side by side: each has its own bridge, and most of it is waiting. All are started first, for starting waits for nobody.
+        starts = [running(seed + number, environment=environment, webhook=WIDE) for number in range(len(kinds))]
+        runs = [stack.enter_context(start) for start in starts]
+        stories = [
+            _stops_of_kind(run, max(trials // len(kinds), 1), faults)
+            for run, faults in zip(runs, kinds.values(), strict=True)
+        ]
+        for kind, found in zip(kinds, await asyncio.gather(*stories), strict=True):
+            longest[kind] = found.longest_naked_s or 0.0
+            findings.add(found)
+            if longest[kind] > PROTECT_WITHIN_S:
+                findings.breaches += 1
+                findings.failures.append(f"M4 stop {kind}: naked for {longest[kind]:.2f} s")
     note = ", ".join(f"{kind} {seconds:.2f} s" for kind, seconds in longest.items())
     return Outcome("M4 stop lost, refused, partly filled", trials, findings, seed, note=f"naked at most: {note}")
 
 
-async def _stops_of_kind(seed: int, wanted: int, faults: list[dict[str, Any]]) -> Findings:
-    with running(seed, environment={"KEKBRIDGE_QUEUE_CONCURRENCY": "50"}, webhook=WIDE) as run:
-        run.trade_everything()
-        done = 0
-        while done < wanted:
-            symbols = run.rng.sample(list(run.markets)[len(MARKETS) :], min(_ENTRIES_AT_ONCE, wanted - done))
-            await _protected_entries(run, symbols, faults)
-            done += len(symbols)
-        await run.settle()
-        return run.findings()
+async def _stops_of_kind(run: Run, wanted: int, faults: list[dict[str, Any]]) -> Findings:
+    run.trade_everything()
+    done = 0
+    while done < wanted:
+        symbols = run.rng.sample(list(run.markets)[len(MARKETS) :], min(_ENTRIES_AT_ONCE, wanted - done))
+        await _protected_entries(run, symbols, faults)
+        done += len(symbols)
+    await run.settle()
+    return run.findings()
 
 
 async def _protected_entries(run: Run, symbols: list[str], faults: list[dict[str, Any]]) -> None:

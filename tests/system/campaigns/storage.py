@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import subprocess
 from collections.abc import Callable, Coroutine
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +24,27 @@ async def troubles(seed: int, trials: int) -> Outcome:
     kinds: dict[str, _Trouble] = {"locked": _locked}
     if _can_mount():
         kinds |= {"full": _full, "read-only": _read_only}
-    # Side by side: each has its own bridge, and most of it is waiting.
-    tried = await asyncio.gather(*(_try_kind(seed, trials, name, trouble) for name, trouble in kinds.items()))
-    for found in tried:
-        findings.add(found)
+    with ExitStack() as stack:
+        # Side by side: each has its own bridge, and most of it is waiting. All are started first, for starting waits for nobody.
+        runs = [stack.enter_context(running(seed, small_disk=None if name == "locked" else _SPACE)) for name in kinds]
+        stories = [
+            _try_kind(run, trials, name, trouble) for run, (name, trouble) in zip(runs, kinds.items(), strict=True)
+        ]
+        for found in await asyncio.gather(*stories):
+            findings.add(found)
     notes = [f"{name} {trials}" for name in kinds]
     return Outcome("R11 disk full, read-only, locked", trials * len(kinds), findings, seed, note=", ".join(notes))
 
 
-async def _try_kind(seed: int, trials: int, name: str, trouble: _Trouble) -> Findings:
+async def _try_kind(run: Run, trials: int, name: str, trouble: _Trouble) -> Findings:
     findings = Findings()
-    with running(seed, small_disk=_SPACE if name != "locked" else None) as run:
-        for number in range(trials):
-            await _must_pass(run, findings, f"R11 {name} {number}: before")
-            await trouble(run, findings)
-            await run.until(run.bridge.is_ready, deadline_s=30)
-            await _must_pass(run, findings, f"R11 {name} {number}: after", tries=8)
-        await run.settle()
-        findings.add(run.findings())
+    for number in range(trials):
+        await _must_pass(run, findings, f"R11 {name} {number}: before")
+        await trouble(run, findings)
+        await run.until(run.bridge.is_ready, deadline_s=30)
+        await _must_pass(run, findings, f"R11 {name} {number}: after", tries=8)
+    await run.settle()
+    findings.add(run.findings())
     return findings
 
 
@@ -105,8 +108,8 @@ async def _read_only(run: Run, findings: Findings) -> None:
     _mount("remount,ro", run.bridge.data_dir)
     try:
         log_before = len(run.bridge.log_path.read_text().splitlines())
-        run.bridge.start_daemon()
-        code = run.bridge.daemon.wait(deadline_s=20)
+        await asyncio.to_thread(run.bridge.start_daemon)
+        code = await asyncio.to_thread(run.bridge.daemon.wait, deadline_s=20)
         said = run.bridge.log_path.read_text().splitlines()[log_before:]
         if code == 0 or len(said) != 1:
             findings.failures.append(f"R11 read-only: ended with {code} and said {said}")
