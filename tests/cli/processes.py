@@ -21,13 +21,23 @@ KEKBRIDGE = (sys.executable, "-m", "kekbridge")
 DEADLINE_S = 60.0
 
 
+def _hear_interrupts() -> None:
+    """A shell starts what runs in its background deaf to SIGINT, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Served:
     """A running `kekbridge` process and the lines that it has printed on stdout so far."""
 
     def __init__(self, environment: dict[str, str], *arguments: str) -> None:
         self.environment = environment
         self.process = subprocess.Popen(
-            [*KEKBRIDGE, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            [*KEKBRIDGE, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            preexec_fn=_hear_interrupts,
         )
         self.printed: list[str] = []
         self.log: list[str | None] = []

@@ -43,9 +43,10 @@ async def test_swapped_alerts_of_one_bar_end_right(desk: Desk, resync: bool, gap
     """The open of the other side overtakes the close: within reorder_ms the position still ends where the strategy is."""
     desk.add_webhook("follower", follow="position", resync=resync, reorder_ms=2000)
     await desk.hold(BTC="0.2")
-    opened = asyncio.create_task(desk.send("follower", **fill("sell", "0", "-0.1")))
+    stamp = desk.message("follower")["timestamp"]  # of the bar that both belong to
+    opened = asyncio.create_task(desk.send("follower", timestamp=stamp, **fill("sell", "0", "-0.1")))
     await asyncio.sleep(gap_s)
-    closed = await desk.send("follower", **fill("sell", "0.2", "0"))
+    closed = await desk.send("follower", timestamp=stamp, **fill("sell", "0.2", "0"))
     assert closed[0] in (200, 202), closed
     assert (await opened)[0] in (200, 202), await opened
     await desk.settled()

@@ -42,9 +42,10 @@ class TracedBridge(WarmBridge):
 
     def cut_power(self, rng: random.Random) -> None:
         """Kill the daemon and leave on the disk what a power cut at this moment could leave."""
-        last_words = f"{self.daemon.pid} +++ killed by"
+        tracer = _status(self.daemon.pid, "TracerPid")
         self.daemon.kill()
-        wait_until(lambda: last_words in self.trace_path.read_text(), what="the end of the trace")
+        # It writes what it saw to the end and goes by itself; as nobody's child it may stay as a zombie.
+        wait_until(lambda: _status(int(tracer), "State")[:1] in ("", "Z"), what="the end of the trace")
         self.disk.follow(self.trace_path)
         write_image(self.disk.after_cut(rng if rng.random() < 0.5 else None), self.data_dir)
 
@@ -71,6 +72,15 @@ async def power_cuts(seed: int, cuts: int) -> Outcome:
         findings.add(run.findings())
         acknowledged = sum(sent.is_acknowledged for sent in run.sent)
         return Outcome(_NAME, cuts, findings, seed, note=f"{acknowledged} of {len(run.sent)} alerts acknowledged")
+
+
+def _status(pid: int, name: str) -> str:
+    """A value of a process's status; empty when there is no such process."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return next(line.partition(":")[2].strip() for line in lines if line.startswith(f"{name}:"))
 
 
 def _breaches(run: Run) -> list[str]:
