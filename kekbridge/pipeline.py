@@ -255,24 +255,32 @@ class Pipeline:
     # ------------------------------------------------------------------------------------------------- behind the queue
 
     async def submit(self, order: Order) -> Submission | None:
-        """`send`, and wait until the answer is written down."""
-        sent = await self.send(order)
+        """Take its turn, `send`, and wait until the answer is written down."""
+        sent = await self.send(order, await self.wait_turn(order))
         if sent is None:
             return None
         await asyncio.shield(sent.recorded)
         return sent.submission
 
-    async def send(self, order: Order) -> Sent | None:
-        """Wait for its turn, check a queued order once more, commit "submitting", send it once and begin to record the answer.
+    async def wait_turn(self, order: Order) -> Ticket | None:
+        """Its place in the exchange's rate window, for `send`; None for an order that is only to be finished.
+
+        It comes before the claim: whoever is stopped or killed while waiting for it finds the order queued, not perhaps sent.
+        """
+        leave = self._leaves.pop(order.client_order_id, None)
+        if leave is not None:
+            return leave.turn
+        if order.code in NOT_TO_BE_SENT:
+            return None
+        turn = await self._exchange.wait_turn(order)
+        self._departures.has_turn(order)
+        return turn
+
+    async def send(self, order: Order, turn: Ticket | None) -> Sent | None:
+        """Check a queued order once more, commit "submitting", send it once in its turn and begin to record the answer.
 
         Returns None when it was not sent (expired, denied, or nothing left to close). Unknown is for recovery.py to resolve.
         """
-        # The turn comes first: whoever is killed while waiting for it finds the order queued, not perhaps sent.
-        leave = self._leaves.pop(order.client_order_id, None)
-        turn = None if leave is None else leave.turn
-        if turn is None and order.code not in NOT_TO_BE_SENT:
-            turn = await self._exchange.wait_turn(order)
-            self._departures.has_turn(order)
         try:
             return await self._send(order, turn)
         finally:

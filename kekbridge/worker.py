@@ -200,7 +200,14 @@ class Worker:
                 self._awake.set()
 
     async def _send(self, order: Order, pipeline: Pipeline) -> Submission | None:
-        sent = await pipeline.send(order)
+        if order.status is not OrderStatus.SUBMITTING:
+            waiting = asyncio.create_task(pipeline.wait_turn(order))
+            if not await self._is_done_before_stop(waiting):
+                return None  # not claimed yet: the next start finds it queued
+            turn = waiting.result()
+        else:
+            turn = await pipeline.wait_turn(order)  # given with its admission
+        sent = await pipeline.send(order, turn)
         if sent is None:
             return None
         self.breaker.note(was_unknown=isinstance(sent.submission, Unknown))
@@ -220,15 +227,19 @@ class Worker:
     async def _until_stopped(self, story: Coroutine[Any, Any, Order]) -> None:
         """Follow a story, but leave it when the daemon stops: the store knows where it stands, the next start goes on."""
         told = asyncio.create_task(story)
+        if await self._is_done_before_stop(told):
+            told.result()
+
+    async def _is_done_before_stop(self, task: asyncio.Task[Any]) -> bool:
+        """Wait for a task, or until the daemon stops, which cancels it; False then."""
         stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait({told, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if told.done():
-                told.result()
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return task.done()
         finally:
-            told.cancel()
+            task.cancel()
             stopping.cancel()
-            await asyncio.gather(told, stopping, return_exceptions=True)
+            await asyncio.gather(task, stopping, return_exceptions=True)
 
     async def _return_claimed(self) -> None:
         """Orders claimed while we stopped were never sent: give them back to the queue, so that the next start need not ask."""

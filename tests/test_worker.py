@@ -6,9 +6,10 @@ import asyncio
 import itertools
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 
 from kekbridge.model import OrderStatus
-from tests.house import BTC, ETH, House
+from tests.house import BTC, ETH, House, running_house, running_paper
 from tests.waiting import until
 
 D = Decimal
@@ -98,3 +99,22 @@ async def test_a_close_that_overtakes_an_entry_ends_it(house: House) -> None:
     house.daemon.engine.worker.breaker.close()
     await house.until_stored(other, "filled")
     assert await house.positions() == {ETH: D("0.1")}
+
+
+async def test_a_stop_does_not_wait_for_the_rate_window(tmp_path: Path) -> None:
+    """Thirty entries at ten a second: a stop sends what has its turn, the others stay queued, and the next start sends each once."""
+    async with running_paper(tmp_path / "paper") as paper_url:
+        async with running_house(tmp_path / "house", paper_url, **{"server.respond_within_s": 0}) as house:
+            answers = await asyncio.gather(*(house.send(quantity="0.001") for _ in range(30)))
+        assert all(status in (200, 202) for status, _ in answers)
+        async with running_house(tmp_path / "house", paper_url) as house:
+            first = await house.orders()
+            assert len(first) == 30
+            assert {order.attempt for order in first} <= {0, 1}
+            await until(lambda: _all_filled(house))
+            taken = [row["client_order_id"] for row in await house.journal("order_accepted")]
+            assert sorted(taken) == sorted(order.client_order_id for order in first)
+
+
+async def _all_filled(house: House) -> bool:
+    return all(order.status is OrderStatus.FILLED for order in await house.orders())
