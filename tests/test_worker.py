@@ -7,6 +7,7 @@ import itertools
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from kekbridge.model import OrderStatus
 from tests.house import BTC, ETH, House, running_house, running_paper
@@ -104,7 +105,8 @@ async def test_a_close_that_overtakes_an_entry_ends_it(house: House) -> None:
 async def test_a_stop_does_not_wait_for_the_rate_window(tmp_path: Path) -> None:
     """Thirty entries at ten a second: a stop sends what has its turn, the others stay queued, and the next start sends each once."""
     async with running_paper(tmp_path / "paper") as paper_url:
-        async with running_house(tmp_path / "house", paper_url, **{"server.respond_within_s": 0}) as house:
+        at_once: dict[str, Any] = {"server.respond_within_s": 0}
+        async with running_house(tmp_path / "house", paper_url, **at_once) as house:
             answers = await asyncio.gather(*(house.send(quantity="0.001") for _ in range(30)))
         assert all(status in (200, 202) for status, _ in answers)
         async with running_house(tmp_path / "house", paper_url) as house:
