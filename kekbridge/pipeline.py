@@ -199,6 +199,7 @@ class Pipeline:
                 now=draft.received_at,
                 expires_at=fired_at + timedelta(seconds=max_age_s),
                 cooldown_s=webhook.settings.limits.cooldown_s or 0,
+                clock=self._clock,
                 under_way=lambda: self._departures.under_way,
                 may_claim=self._may_leave_now,
                 request_text=request_text,

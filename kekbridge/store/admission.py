@@ -138,10 +138,10 @@ def admit(
     courses.save(connection, draft.webhook_id, decision.courses, now=now)
     for tripped in decision.trips:
         settings.trip(connection, tripped, webhook_id=draft.webhook_id, now=now)
-    stored = orders.queue(connection, planned, departure=departure, now=now)
+    stored = orders.queue(connection, planned, departure=departure)
     _tell(connection, draft, alert, f"alert_{decision.status}", stored, now=now)
     if departure is not None:
-        orders.tell_departure(connection, stored[0], now=now)
+        orders.tell_departure(connection, stored[0], departure)
     return Admission(kind=decision.status, alert=alert, orders=stored)
 
 

@@ -41,6 +41,7 @@ def admit_and_claim(
     now: datetime,
     expires_at: datetime,
     cooldown_s: int,
+    clock: Callable[[], datetime],
     under_way: Callable[[], Collection[str]],
     may_claim: Callable[[Order], bool],
     request_text: Callable[[Order], str | None],
@@ -48,16 +49,17 @@ def admit_and_claim(
     """Admit an alert and, when nothing waits before its first order, claim that order in the same flush.
 
     "submitting" is then on disk before the request leaves, and the alert costs one flush on its way to the exchange instead of two.
-    `under_way` names the orders that are being sent now. `may_claim` says whether one more may leave at once, and then keeps its place;
-    `request_text` gives the body that will be sent, for the record.
+    `now` is when the alert was received, `clock` tells when its order leaves. `under_way` names the orders that are being sent now;
+    `may_claim` says whether one more may leave at once, and then keeps its place; `request_text` gives the body that will be sent.
     """
 
     def depart(connection: sqlite3.Connection, first: Order) -> Departure | None:
-        if now >= first.expires_at or first.intent.after_leg is not None:
+        at = clock()
+        if at >= first.expires_at or first.intent.after_leg is not None:
             return None
         if not orders.is_way_free(connection, first.intent.symbol, under_way=under_way()) or not may_claim(first):
             return None
-        return Departure(request_text(first))
+        return Departure(at, request_text(first))
 
     admission = admit(
         connection,

@@ -107,8 +107,9 @@ def details(connection: sqlite3.Connection, client_order_id: str) -> OrderDetail
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """An order leaves in the very transaction that stores it, with this body."""
+    """An order leaves in the very transaction that stores it, at this moment, with this body."""
 
+    at: datetime
     request: str | None
 
 

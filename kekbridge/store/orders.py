@@ -88,7 +88,7 @@ class IllegalTransition(RuntimeError):
 
 
 def queue(
-    connection: sqlite3.Connection, planned: Iterable[Order], *, departure: Departure | None = None, now: datetime
+    connection: sqlite3.Connection, planned: Iterable[Order], *, departure: Departure | None = None
 ) -> tuple[Order, ...]:
     """Store the new orders of an alert, take their room from the limits, and return them with their place in the queue.
 
@@ -96,18 +96,18 @@ def queue(
     """
     stored: list[Order] = []
     for order in planned:
-        leaves = departure is not None and not stored
-        if leaves:
-            order = replace(order, status=OrderStatus.SUBMITTING, attempt=1, submitted_at=now)
-        stored.append(insert(connection, order, departure if leaves else None))
+        leaving = departure if not stored else None
+        if leaving is not None:
+            order = replace(order, status=OrderStatus.SUBMITTING, attempt=1, submitted_at=leaving.at)
+        stored.append(insert(connection, order, leaving))
         ledger.move(connection, None, stored[-1])
     return tuple(stored)
 
 
-def tell_departure(connection: sqlite3.Connection, order: Order, *, now: datetime) -> None:
+def tell_departure(connection: sqlite3.Connection, order: Order, departure: Departure) -> None:
     """The history's row of an order that was stored as being sent."""
     before = replace(order, status=OrderStatus.QUEUED, attempt=0, submitted_at=None)
-    _tell(connection, before, order, now=now)
+    _tell(connection, before, order, now=departure.at)
 
 
 def claim(

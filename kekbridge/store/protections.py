@@ -127,5 +127,5 @@ def add_order(
         accepted_at=None,
         finished_at=None,
     )
-    (stored,) = orders.queue(connection, [planned], now=now)
+    (stored,) = orders.queue(connection, [planned])
     return orders.claim(connection, stored.client_order_id, now=now, request=request_text(stored))

@@ -15,6 +15,8 @@ from kekbridge.store.claiming import Recheck, admit_and_claim, claim_if_allowed
 from kekbridge.store.database import Database
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent
 
+WAITED = timedelta(milliseconds=7)
+
 
 def take(
     connection: sqlite3.Connection,
@@ -34,6 +36,7 @@ def take(
         now=NOW,
         expires_at=expires_at,
         cooldown_s=0,
+        clock=lambda: NOW + WAITED,
         under_way=frozenset,
         may_claim=lambda order: is_lane_free,
         request_text=body_of,
@@ -54,6 +57,9 @@ def test_an_order_that_waits_for_nothing_is_claimed_with_its_admission(connectio
     assert statuses(admission) == [OrderStatus.SUBMITTING, OrderStatus.QUEUED]
     assert admission.orders == orders.of_alert(connection, admission.alert.id)
     name = admission.orders[0].client_order_id
+    assert (
+        admission.orders[0].submitted_at == NOW + WAITED
+    )  # what waited for the writer did not leave when it was received
     assert orders.details(connection, name).request == body_of(admission.orders[0])
 
 
