@@ -154,7 +154,7 @@ def start_up_stored(make: type[System], size: Size) -> Figures:
 
 def long_history(make: type[System], size: Size) -> Figures:
     """What a trader looks at, over a long history in multiples of a short one; kekbridge only."""
-    return reading(make, size.read, alerts=size.lone, times=min(size.lone, 5))
+    return reading(make, size.read, alerts=size.lone, times=max(size.lone // 20, 1))
 
 
 def flushes(make: type[System], size: Size) -> Figures:

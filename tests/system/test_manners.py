@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,8 @@ def test_halt_survives_a_restart_and_resume_ends_it(bridge: Bridge) -> None:
 def test_flatten_works_while_the_daemon_is_stuck(bridge: Bridge) -> None:
     """A stopped daemon process: `flatten` halts, closes everything itself, says so, and leaves trading halted."""
     bridge.send(alertId="to-be-closed", quantity="0.002", stopLoss="2%")
+    # Stopped in the middle of a commit it would keep the database locked, and `flatten` could only say so.
+    wait_until(lambda: _is_noted(bridge, "to-be-closed"), what="the note of the answer")
     os.kill(bridge.daemon.pid, signal.SIGSTOP)
     try:
         done = _command("flatten", "--yes", "--json", data_dir=bridge.data_dir)
@@ -111,6 +114,12 @@ def test_flatten_works_while_the_daemon_is_stuck(bridge: Bridge) -> None:
     assert told["positionsClosed"] >= 1
     wait_until(lambda: bridge.send()[1].get("code") == "trading_halted", what="the halt in the daemon")
     assert _command("resume", data_dir=bridge.data_dir).returncode == 0
+
+
+def _is_noted(bridge: Bridge, alert_id: str) -> bool:
+    with closing(sqlite3.connect(bridge.data_dir / "kekbridge.db")) as connection:
+        row = connection.execute("SELECT answer_status FROM alerts WHERE alert_id = ?", (alert_id,)).fetchone()
+    return row is not None and row[0] is not None
 
 
 def test_flatten_without_an_exchange_is_one_line(tmp_path: Path) -> None:
