@@ -1,27 +1,25 @@
 """Which orders are under way, by symbol, and whether one more may join them. Memory only, any thread.
 
-A lane is a symbol with orders under way. Within it the order of admission is the order of sending; an order that could come out otherwise
-depending on those before it waits until they are settled, any other until they have left. No I/O, no store: what stands in the queue is
+A lane is a symbol with orders under way. Within it the order of admission is the order at the exchange: one is sent when those before it
+are settled or, where their end cannot change what it does, when the exchange has taken them. No I/O, no store: what stands in the queue is
 said by store/order_queue.py.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from kekbridge.model import Order, OrderType
 
 
 @dataclass(slots=True)
 class _Place:
-    """An order's place in its lane; `has_left` is set when its request is on the wire, or when there will be none."""
+    """An order's place in its lane."""
 
     order: Order
-    has_turn: bool = False  # in the exchange's rate window
-    has_left: asyncio.Event = field(default_factory=asyncio.Event)
+    is_taken: bool = False  # by the exchange, which may not have ended it yet
 
 
 class Lanes:
@@ -30,7 +28,6 @@ class Lanes:
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
         self._under_way: dict[str, dict[str, _Place]] = {}  # in the order of entering
-        self._loop: asyncio.AbstractEventLoop | None = None  # where somebody waits
         self._lock = threading.Lock()  # places are also taken on the writer thread, in the transaction that claims
 
     def __len__(self) -> int:
@@ -43,65 +40,40 @@ class Lanes:
         with self._lock:
             return frozenset(name for lane in self._under_way.values() for name in lane)
 
-    def enter(self, order: Order, *, at_once: bool = False) -> bool:
-        """Put it under way, if it may go now. From True on it holds its place until `leave`.
-
-        `at_once`: only where nobody before it in the lane still waits for his turn in the rate window. It must not take the place there
-        that he waits for while itself it waits for him.
-        """
+    def enter(self, order: Order) -> bool:
+        """Put it under way, if it may go now. From True on it holds its place until `leave`."""
         with self._lock:
-            lane = self._under_way.get(order.intent.symbol, {})
-            if not self._has_room(order) or (at_once and not all(place.has_turn for place in lane.values())):
+            if not self._has_room(order):
                 return False
             self._under_way.setdefault(order.intent.symbol, {})[order.client_order_id] = _Place(order)
             return True
 
-    def has_turn(self, order: Order) -> None:
-        """It has its place in the rate window. Any thread."""
+    def was_taken(self, order: Order) -> None:
+        """The exchange took it: another that its end cannot change may follow."""
         with self._lock:
             place = self._under_way.get(order.intent.symbol, {}).get(order.client_order_id)
             if place is not None:
-                place.has_turn = True
-
-    async def wait_for_earlier(self, order: Order) -> None:
-        """Return when the requests of all that entered its lane before it have left. On the event loop."""
-        self._loop = asyncio.get_running_loop()
-        with self._lock:
-            places = list(self._under_way.get(order.intent.symbol, {}).values())
-        for place in places:
-            if place.order.client_order_id == order.client_order_id:
-                return
-            await place.has_left.wait()
-
-    def has_left(self, order: Order) -> None:
-        """Its request is on the wire: the next one of its lane may follow. On the event loop."""
-        place = self._under_way.get(order.intent.symbol, {}).get(order.client_order_id)
-        if place is not None:
-            place.has_left.set()
+                place.is_taken = True
 
     def leave(self, order: Order) -> None:
         """Its way is over, or it never began; the second call has no effect."""
         with self._lock:
             lane = self._under_way.get(order.intent.symbol, {})
-            place = lane.pop(order.client_order_id, None)
+            lane.pop(order.client_order_id, None)
             if not lane:
                 self._under_way.pop(order.intent.symbol, None)
-        if place is None:
-            return
-        if self._loop is None:
-            place.has_left.set()  # nobody has ever waited
-        else:
-            self._loop.call_soon_threadsafe(place.has_left.set)
 
     def _has_room(self, order: Order) -> bool:
         lane = self._under_way.get(order.intent.symbol)
         if lane is None:
             return len(self._under_way) < self._concurrency
-        return order.client_order_id not in lane and may_join(order, (place.order for place in lane.values()))
+        if order.client_order_id in lane or not all(place.is_taken for place in lane.values()):
+            return False
+        return may_join(order, (place.order for place in lane.values()))
 
 
 def may_join(order: Order, others: Iterable[Order]) -> bool:
-    """True when an order may be sent although the others, sent before it, have no known end yet.
+    """True when an order may be sent although the others, which the exchange took before it, have no known end yet.
 
     So may plain entries at market of one side: their sizes are fixed, their room in the limits is reserved, and whichever trades first, the
     position is the same. Whatever is sized by the position, brackets (a symbol has one positional stop), limits, and

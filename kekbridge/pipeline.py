@@ -61,15 +61,6 @@ class Departures(Protocol):
     def leave(self, order: Order) -> None:
         """It does not leave after all. Any thread."""
 
-    def has_turn(self, order: Order) -> None:
-        """It has its place in the rate window. Any thread."""
-
-    async def wait_for_earlier(self, order: Order) -> None:
-        """Return when the earlier orders beside which it may be sent are on the wire."""
-
-    def has_left(self, order: Order) -> None:
-        """Its request is on the wire."""
-
     def take(self, admitted: Admission) -> None:
         """Orders or cancels were stored: send those already claimed, look at the queue for the others."""
 
@@ -219,7 +210,6 @@ class Pipeline:
         if turn is None:
             self._departures.leave(order)
             return False
-        self._departures.has_turn(order)
         self._leaves[order.client_order_id] = _Leave(order, turn)
         return True
 
@@ -273,9 +263,7 @@ class Pipeline:
             return leave.turn
         if order.code in NOT_TO_BE_SENT:
             return None
-        turn = await self._exchange.wait_turn(order)
-        self._departures.has_turn(order)
-        return turn
+        return await self._exchange.wait_turn(order)
 
     async def send(self, order: Order, turn: Ticket | None) -> Sent | None:
         """Check a queued order once more, commit "submitting", send it once in its turn and begin to record the answer.
@@ -305,9 +293,7 @@ class Pipeline:
 
     async def _place(self, order: Order, turn: Ticket | None) -> Submission:
         """Send it in its turn. An entry that changed the leverage first waits for a new one, and trading may have been stopped since."""
-        await self._departures.wait_for_earlier(order)
         if turn is not None and turn.is_held:
-            turn.when_left = partial(self._departures.has_left, order)
             return await self._exchange.place(order, turn)
         turn = await self._exchange.wait_turn(order)
         try:

@@ -72,23 +72,11 @@ class Worker:
         """Put an order under way if it may leave at once. Called on the writer thread."""
         if self._start is None or self._stopping.is_set() or (order.is_entry and self.breaker.is_open):
             return False
-        return self._lanes.enter(order, at_once=True)
+        return self._lanes.enter(order)
 
     def leave(self, order: Order) -> None:
         """It does not leave after all. Any thread."""
         self._lanes.leave(order)
-
-    def has_turn(self, order: Order) -> None:
-        """It has its place in the rate window. Any thread."""
-        self._lanes.has_turn(order)
-
-    async def wait_for_earlier(self, order: Order) -> None:
-        """Return when the earlier orders of its lane have left. On the event loop."""
-        await self._lanes.wait_for_earlier(order)
-
-    def has_left(self, order: Order) -> None:
-        """Its request is on the wire. On the event loop."""
-        self._lanes.has_left(order)
 
     @property
     def under_way(self) -> frozenset[str]:
@@ -212,6 +200,9 @@ class Worker:
             return None
         self.breaker.note(was_unknown=isinstance(sent.submission, Unknown))
         if isinstance(sent.submission, Accepted):
+            self._lanes.was_taken(order)
+            if self._has_waiting:
+                self._awake.set()
             # Its end may be known before the answer is written down: both share a flush then.
             try:
                 await self._until_stopped(self._follower.follow(order))

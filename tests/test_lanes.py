@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -48,8 +47,9 @@ def test_only_so_many_symbols_are_busy() -> None:
     assert lanes.enter(order("a"))
     assert lanes.enter(order("b", entry(symbol=ETH)))
     assert not lanes.enter(order("c", entry(symbol=PEPE)))
-    assert lanes.enter(order("d"))
-    assert len(lanes) == 3
+    lanes.leave(order("a"))
+    assert lanes.enter(order("c", entry(symbol=PEPE)))
+    assert len(lanes) == 2
 
 
 def test_an_order_enters_once() -> None:
@@ -85,40 +85,27 @@ def test_exits_wait_and_are_waited_for() -> None:
     assert not may_join(order("a"), [order("b", exit_of())])
 
 
-def test_nobody_takes_the_turn_that_an_earlier_order_waits_for() -> None:
-    """Ten later orders with all ten places of the rate window, waiting for the one that waits for a place: nobody would ever leave."""
+def test_an_entry_joins_when_the_exchange_took_those_before_it() -> None:
+    """The order of admission is the order at the exchange: nobody leaves before the one in front is known to be there."""
     lanes = Lanes(concurrency=1)
     first, second = order("a"), order("b")
     assert lanes.enter(first)
-    assert not lanes.enter(second, at_once=True)
-    lanes.has_turn(first)
-    assert lanes.enter(second, at_once=True)
-
-
-async def test_orders_of_a_lane_leave_in_the_order_in_which_they_entered() -> None:
-    """Who entered later waits for the request before his, not for its answer; one that never leaves makes way by going."""
-    lanes = Lanes(concurrency=1)
-    first, second, third = order("a"), order("b"), order("c")
-    assert all(lanes.enter(each) for each in (first, second, third))
-    await lanes.wait_for_earlier(first)
-    last = asyncio.create_task(lanes.wait_for_earlier(third))
-    lanes.has_left(first)
-    await lanes.wait_for_earlier(second)
-    await asyncio.sleep(0)
-    assert not last.done()
-    lanes.leave(second)
-    async with asyncio.timeout(5):
-        await last
-    await lanes.wait_for_earlier(order("elsewhere", entry(symbol=ETH)))
+    assert not lanes.enter(second)
+    lanes.was_taken(first)
+    assert lanes.enter(second)
+    assert not lanes.enter(order("c"))
 
 
 @given(st.lists(st.sampled_from([Side.BUY, Side.SELL]), max_size=8))
 def test_entries_join_their_own_side_only(sides: list[Side]) -> None:
     """Whatever the order of arrival, all orders under way in a lane are of one side."""
     lanes = Lanes(concurrency=1)
-    inside = [
-        side for number, side in enumerate(sides) if lanes.enter(order(str(number), entry(str(number + 1), side=side)))
-    ]
+    inside: list[Side] = []
+    for number, side in enumerate(sides):
+        each = order(str(number), entry(str(number + 1), side=side))
+        if lanes.enter(each):
+            inside.append(side)
+            lanes.was_taken(each)
     assert len(set(inside)) <= 1
     assert len(inside) == sum(side is sides[0] for side in sides)
     assert len(lanes) == len(inside)

@@ -100,11 +100,10 @@ class Ticket:
     """A place in the window. It counts from the grant on, and its time is set when the request is really written (`stamp`):
     a burst that first has to open connections leaves late, and the next window must not close up on it."""
 
-    __slots__ = ("_window", "at", "left_at", "when_left")
+    __slots__ = ("_window", "at", "left_at")
 
     def __init__(self, window: _Window) -> None:
         self._window = window
-        self.when_left: Callable[[], None] | None = None  # called once, by the stamp
         self.left_at: float | None = None
         self.at: float | None = None
 
@@ -116,9 +115,6 @@ class Ticket:
     def stamp(self) -> None:
         """The request leaves now."""
         self._window.stamp(self)
-        told, self.when_left = self.when_left, None
-        if told is not None:
-            told()
 
     def answered(self) -> None:
         """The answer is here (or will never come): the exchange counted the request at some time before now.
