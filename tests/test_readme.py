@@ -118,7 +118,7 @@ def test_options_named_in_the_readme_exist() -> None:
         "--size",
         "--bodies",
     }  # python -m tests.system.campaign, tests.system.fuzz
-    of_the_benchmark = {"--rounds", "--markdown"}  # python -m tests.bench
+    of_the_benchmark = {"--rounds", "--markdown", "--systems"}  # python -m tests.bench
     others = of_the_campaigns | of_the_benchmark | {"--quiet", "--help"}
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known | others
 
