@@ -40,6 +40,13 @@ class Lanes:
         with self._lock:
             return frozenset(name for lane in self._under_way.values() for name in lane)
 
+    @property
+    def taken(self) -> frozenset[str]:
+        """Client order ids of those that the exchange took: it may not be written down yet, and they never come back to the queue."""
+        with self._lock:
+            lanes = self._under_way.values()
+            return frozenset(name for lane in lanes for name, place in lane.items() if place.is_taken)
+
     def enter(self, order: Order) -> bool:
         """Put it under way, if it may go now. From True on it holds its place until `leave`."""
         with self._lock:

@@ -52,8 +52,8 @@ class Departures(Protocol):
     """The worker, as the request sees it."""
 
     @property
-    def under_way(self) -> frozenset[str]:
-        """Names of the orders being sent. Any thread."""
+    def taken(self) -> frozenset[str]:
+        """Client order ids under way that the exchange took. Any thread."""
 
     def enter(self, order: Order) -> bool:
         """Put an order under way, if it may leave at once. Any thread."""
@@ -191,7 +191,7 @@ class Pipeline:
                 expires_at=fired_at + timedelta(seconds=max_age_s),
                 cooldown_s=webhook.settings.limits.cooldown_s or 0,
                 clock=self._clock,
-                under_way=lambda: self._departures.under_way,
+                taken=lambda: self._departures.taken,
                 may_claim=self._may_leave_now,
                 request_text=request_text,
             )

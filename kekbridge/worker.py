@@ -60,7 +60,7 @@ class Worker:
         self._lanes = Lanes(settings.concurrency)
         self._awake = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._start: Callable[[Order], None] | None = None  # while trading: puts an order on its way
+        self._start: Callable[[Order], object] | None = None  # while trading: puts an order on its way
         self._claimed: list[Order] = []  # claimed by their admission when nobody could start them
         self._has_waiting = True  # orders that stood in the queue at the last look, or came since
         self._moved_at = float("inf")  # it has not begun
@@ -79,8 +79,13 @@ class Worker:
         self._lanes.leave(order)
 
     @property
+    def taken(self) -> frozenset[str]:
+        """Client order ids under way that the exchange took. Any thread."""
+        return self._lanes.taken
+
+    @property
     def under_way(self) -> frozenset[str]:
-        """Names of the orders that have a place. Any thread."""
+        """Client order ids that have a place in a lane."""
         return self._lanes.names
 
     def take(self, admitted: Admission) -> None:
@@ -127,7 +132,7 @@ class Worker:
     async def run(self, pipeline: Pipeline) -> None:
         """Until stopped: give every free lane the next order of its symbol."""
         async with asyncio.TaskGroup() as ways:
-            self._start = lambda order: _forget(ways.create_task(self._run_order(order, pipeline)))
+            self._start = lambda order: ways.create_task(self._run_order(order, pipeline))
             sweeper = ways.create_task(self._sweep())
             while not self._stopping.is_set():
                 self._moved_at = asyncio.get_running_loop().time()
@@ -160,7 +165,7 @@ class Worker:
         has_moved = True
         while has_moved and self._start is not None and not self._stopping.is_set():
             heads, self._has_waiting = await self._database.read(
-                _look, now=self._clock(), under_way=self._lanes.names, entries_allowed=not self.breaker.is_open
+                _look, now=self._clock(), taken=self._lanes.taken, entries_allowed=not self.breaker.is_open
             )
             has_moved = False
             for order in heads:
@@ -249,12 +254,8 @@ class Worker:
 
 
 def _look(
-    connection: sqlite3.Connection, *, now: datetime, under_way: frozenset[str], entries_allowed: bool
+    connection: sqlite3.Connection, *, now: datetime, taken: frozenset[str], entries_allowed: bool
 ) -> tuple[tuple[Order, ...], bool]:
     """The heads of the queue, and whether it holds anything at all."""
-    heads = order_queue.claimable(connection, now=now, under_way=under_way, entries_allowed=entries_allowed)
+    heads = order_queue.claimable(connection, now=now, taken=taken, entries_allowed=entries_allowed)
     return heads, bool(heads) or order_queue.count_waiting(connection) > 0
-
-
-def _forget(task: asyncio.Task[None]) -> None:
-    """The group keeps and awaits it."""

@@ -42,14 +42,14 @@ def admit_and_claim(
     expires_at: datetime,
     cooldown_s: int,
     clock: Callable[[], datetime],
-    under_way: Callable[[], Collection[str]],
+    taken: Callable[[], Collection[str]],
     may_claim: Callable[[Order], bool],
     request_text: Callable[[Order], str | None],
 ) -> Admission:
     """Admit an alert and, when nothing waits before its first order, claim that order in the same flush.
 
     "submitting" is then on disk before the request leaves, and the alert costs one flush on its way to the exchange instead of two.
-    `now` is when the alert was received, `clock` tells when its order leaves. `under_way` names the orders that are being sent now;
+    `now` is when the alert was received, `clock` tells when its order leaves. `taken` names the orders that the exchange took just now;
     `may_claim` says whether one more may leave at once, and then keeps its place; `request_text` gives the body that will be sent.
     """
 
@@ -57,7 +57,7 @@ def admit_and_claim(
         at = clock()
         if at >= first.expires_at or first.intent.after_leg is not None:
             return None
-        if not orders.is_way_free(connection, first.intent.symbol, under_way=under_way()) or not may_claim(first):
+        if not orders.is_way_free(connection, first.intent.symbol, taken=taken()) or not may_claim(first):
             return None
         return Departure(at, request_text(first))
 

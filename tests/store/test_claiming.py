@@ -37,7 +37,7 @@ def take(
         expires_at=expires_at,
         cooldown_s=0,
         clock=lambda: NOW + WAITED,
-        under_way=frozenset,
+        taken=frozenset,
         may_claim=lambda order: is_lane_free,
         request_text=body_of,
     )

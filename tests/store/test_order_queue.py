@@ -53,18 +53,19 @@ def test_symbols_do_not_wait_for_each_other_and_exits_go_first(connection: sqlit
     assert names(orders.claimable(connection, now=NOW)) == names((leaving, entry, other))
 
 
-def test_behind_one_under_way_the_next_of_its_symbol_is_seen(connection: sqlite3.Connection) -> None:
-    """Whoever sends orders decides what may go beside them, so he sees the next one; an unknown order hides it whoever it belongs to."""
+def test_behind_one_that_the_exchange_took_the_next_is_seen(connection: sqlite3.Connection) -> None:
+    """Its acceptance may not be written down yet. Queued again or unknown it holds the next one back, whatever the sender believes."""
     first, second = put(connection, intent())[0], put(connection, intent())[0]
-    own = {first.client_order_id}
-    assert names(orders.claimable(connection, now=NOW, under_way=own)) == names((second,))
-    assert orders.is_way_free(connection, second.intent.symbol, under_way={*own, second.client_order_id})
+    taken, symbol = {first.client_order_id}, first.intent.symbol
+    assert names(orders.claimable(connection, now=NOW, taken=taken)) == names((first,))
     orders.claim(connection, first.client_order_id, now=NOW)
-    assert names(orders.claimable(connection, now=NOW, under_way=own)) == names((second,))
-    assert not orders.is_way_free(connection, second.intent.symbol, under_way=())
+    assert orders.claimable(connection, now=NOW) == ()
+    assert names(orders.claimable(connection, now=NOW, taken=taken)) == names((second,))
+    assert not orders.is_way_free(connection, symbol, taken=taken)
+    orders.claim(connection, second.client_order_id, now=NOW)
+    assert orders.is_way_free(connection, symbol, taken={*taken, second.client_order_id})
     orders.mark_unknown(connection, first.client_order_id, reason="x", now=NOW)
-    assert orders.claimable(connection, now=NOW, under_way=own) == ()
-    assert not orders.is_way_free(connection, second.intent.symbol, under_way={*own, second.client_order_id})
+    assert not orders.is_way_free(connection, symbol, taken={*taken, second.client_order_id})
 
 
 def test_an_exit_waits_for_an_older_entry_of_its_symbol(connection: sqlite3.Connection) -> None:
