@@ -178,7 +178,39 @@ def _head(told: Story) -> list[tuple[str, object]]:
 
 def _order_parts(told: OrderStory) -> list[object]:
     order, intent = told.order, told.order.intent
-    facts: list[tuple[str, object]] = [
+    size = f"{amount(intent.quantity)} {market(intent.symbol)}"
+    asked = f"Order {order.leg + 1}: {intent.side.value.lower()} {size} {intent.order_type.value.replace('_', ' ')}"
+    said = [(f"+{one.ms:,.0f} ms", one.what, one.figures) for one in told.answers]
+    parts: list[object] = [
+        h("h2", asked),
+        h(
+            "div",
+            h("section", pairs(_order_facts(told))),
+            h("section", table(("After", "What", "Figures"), said, empty="Not sent.")),
+            class_="columns",
+        ),
+    ]
+    if told.details.request:
+        parts.append(
+            h("details", h("summary", "Exact request (signatures travel beside it)"), h("pre", told.details.request))
+        )
+    trades = [*told.fills, *told.exit_fills]
+    if trades:
+        rows = [
+            (moment(one.executed_at), one.side.value.lower(), one.quantity, one.price, one.fee, gain(one.realized_pnl))
+            for one in trades
+        ]
+        parts.append(table(("Filled (UTC)", "Side", "Quantity", "Price", "Fee", "Realized"), rows, empty=""))
+    parts += _exit_parts(told)
+    failed = [one for one in told.details.verdicts if not one.passed]
+    if failed:
+        parts += [h("h3", "Rules right before sending"), _verdict_table(failed)]
+    return parts
+
+
+def _order_facts(told: OrderStory) -> list[tuple[str, object]]:
+    order, intent = told.order, told.order.intent
+    return [
         ("Status", status(order.status)),
         ("Filled", f"{amount(order.executed_quantity)} of {amount(intent.quantity)}, at {amount(order.average_price)}"),
         ("Stop loss", intent.stop_loss),
@@ -198,29 +230,10 @@ def _order_parts(told: OrderStory) -> list[object]:
         ("Code", order.code),
         ("Why", order.error),
     ]
-    size = f"{amount(intent.quantity)} {market(intent.symbol)}"
-    asked = f"Order {order.leg + 1}: {intent.side.value.lower()} {size} {intent.order_type.value.replace('_', ' ')}"
-    said = [(f"+{one.ms:,.0f} ms", one.what, one.figures) for one in told.answers]
-    parts: list[object] = [
-        h("h2", asked),
-        h(
-            "div",
-            h("section", pairs(facts)),
-            h("section", table(("After", "What", "Figures"), said, empty="Not sent.")),
-            class_="columns",
-        ),
-    ]
-    if told.details.request:
-        parts.append(
-            h("details", h("summary", "Exact request (signatures travel beside it)"), h("pre", told.details.request))
-        )
-    trades = [*told.fills, *told.exit_fills]
-    if trades:
-        rows = [
-            (moment(one.executed_at), one.side.value.lower(), one.quantity, one.price, one.fee, gain(one.realized_pnl))
-            for one in trades
-        ]
-        parts.append(table(("Filled (UTC)", "Side", "Quantity", "Price", "Fee", "Realized"), rows, empty=""))
+
+
+def _exit_parts(told: OrderStory) -> list[object]:
+    """What became of the stop loss and the take-profit that travelled with an entry."""
     legs = [
         (
             one.kind.replace("_", " ").lower(),
@@ -232,15 +245,12 @@ def _order_parts(told: OrderStory) -> list[object]:
         for one in told.exits
         if one.trigger_price is not None or one.executed_quantity
     ]
-    if legs:
-        parts += [
-            h("h3", "Exits at the exchange"),
-            table(("Exit", "Status", "Trigger", "Filled", "At"), legs, empty=""),
-        ]
-    failed = [one for one in told.details.verdicts if not one.passed]
-    if failed:
-        parts += [h("h3", "Rules right before sending"), _verdict_table(failed)]
-    return parts
+    if not legs:
+        return []
+    return [
+        h("h3", "Exits at the exchange"),
+        table(("Exit", "Status", "Trigger", "Filled", "At"), legs, empty=""),
+    ]
 
 
 def _rules(verdicts: Sequence[Verdict]) -> list[Markup]:

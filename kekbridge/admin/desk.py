@@ -118,7 +118,7 @@ def _stored_state(connection: sqlite3.Connection, configured: Settings, *, now: 
     return {
         "trading": control.trading_control(connection, now=now),
         "openOrders": [_order(order) for order in orders.list_orders(connection, open_only=True, limit=_SHOWN)],
-        "lastAlerts": [_alert(alert) for alert in alert_search.list_alerts(connection, limit=_SHOWN)],
+        "lastAlerts": [_alert(alert) for alert in alert_search.search(connection, limit=_SHOWN).alerts],
         "limits": limitbook.read(connection, configured, at=now)["scopes"],
         "lastDay": day,
         "conditions": [_condition(one) for one in conditions.holding(connection).values()],

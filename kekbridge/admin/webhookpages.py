@@ -62,7 +62,7 @@ class WebhookPages:
         def read(connection: sqlite3.Connection) -> list[tuple[Webhook, str]]:
             found = []
             for one in stored.list_all(connection):
-                last = alert_search.list_alerts(connection, webhook=one.id, limit=1)
+                last = alert_search.search(connection, webhook=one.id, limit=1).alerts
                 found.append((one, age(last[0].received_at, now) if last else "never"))
             return found
 

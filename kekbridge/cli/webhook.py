@@ -95,7 +95,7 @@ def list_webhooks(
     workspace = find_workspace(context, data_dir, config)
     with opened(workspace) as database, database.snapshot() as connection:
         found = stored.list_all(connection)
-        last = {webhook.id: alert_search.list_alerts(connection, webhook=webhook.name, limit=1) for webhook in found}
+        last = {webhook.id: alert_search.search(connection, webhook=webhook.name, limit=1).alerts for webhook in found}
         url = webhook_url(workspace, connection)
     if as_json:
         render.as_json([_as_data(webhook, url) for webhook in found])

@@ -77,32 +77,6 @@ def search(
     return Found(tuple(reversed(found)))
 
 
-def list_alerts(
-    connection: sqlite3.Connection,
-    *,
-    webhook: str | None = None,
-    status: str | None = None,
-    code: str | None = None,
-    symbol: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    text: str | None = None,
-    limit: int = 100,
-) -> tuple[StoredAlert, ...]:
-    """The alerts of `search`, for those who need not know how far it looked."""
-    return search(
-        connection,
-        webhook=webhook,
-        status=status,
-        code=code,
-        symbol=symbol,
-        since=since,
-        until=until,
-        text=text,
-        limit=limit,
-    ).alerts
-
-
 def _ids_of(connection: sqlite3.Connection, name_or_id: str) -> tuple[str, ...]:
     """The webhook of this name or id; when there is none any more, those that had the name at their last alert."""
     row = connection.execute(

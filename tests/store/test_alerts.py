@@ -77,32 +77,32 @@ def test_filters_narrow_the_list_and_newest_comes_last(connection: sqlite3.Conne
         connection, symbol="BBB", webhook_id="w2", webhook_name="other", received_at=NOW + timedelta(minutes=1)
     ).alert
     third = take(connection, RateLimits(per_minute=1), symbol="AAA", received_at=NOW + timedelta(seconds=30)).alert
-    everything = alert_search.list_alerts(connection)
+    everything = alert_search.search(connection).alerts
     assert ids(everything) == [first.id, third.id, second.id]
     assert everything == (first, third, second)
-    assert ids(alert_search.list_alerts(connection, limit=2)) == [third.id, second.id]
-    assert ids(alert_search.list_alerts(connection, webhook="other")) == [second.id]
-    assert ids(alert_search.list_alerts(connection, webhook="w2")) == [second.id]
-    assert ids(alert_search.list_alerts(connection, status="refused")) == [third.id]
-    assert ids(alert_search.list_alerts(connection, code="rate_limited")) == [third.id]
-    assert ids(alert_search.list_alerts(connection, symbol="AAA")) == [first.id, third.id]
-    assert ids(alert_search.list_alerts(connection, since=NOW + timedelta(seconds=30))) == [third.id, second.id]
-    assert ids(alert_search.list_alerts(connection, until=NOW + timedelta(seconds=30))) == [first.id]
-    assert ids(alert_search.list_alerts(connection, text="breakout 50%")) == [first.id]
-    assert ids(alert_search.list_alerts(connection, text="RAISE --rate")) == [third.id]
-    assert ids(alert_search.list_alerts(connection, text=str(second.alert_id))) == [second.id]
-    assert alert_search.list_alerts(connection, text="5_%") == ()
+    assert ids(alert_search.search(connection, limit=2).alerts) == [third.id, second.id]
+    assert ids(alert_search.search(connection, webhook="other").alerts) == [second.id]
+    assert ids(alert_search.search(connection, webhook="w2").alerts) == [second.id]
+    assert ids(alert_search.search(connection, status="refused").alerts) == [third.id]
+    assert ids(alert_search.search(connection, code="rate_limited").alerts) == [third.id]
+    assert ids(alert_search.search(connection, symbol="AAA").alerts) == [first.id, third.id]
+    assert ids(alert_search.search(connection, since=NOW + timedelta(seconds=30)).alerts) == [third.id, second.id]
+    assert ids(alert_search.search(connection, until=NOW + timedelta(seconds=30)).alerts) == [first.id]
+    assert ids(alert_search.search(connection, text="breakout 50%").alerts) == [first.id]
+    assert ids(alert_search.search(connection, text="RAISE --rate").alerts) == [third.id]
+    assert ids(alert_search.search(connection, text=str(second.alert_id)).alerts) == [second.id]
+    assert alert_search.search(connection, text="5_%").alerts == ()
 
 
 def test_a_webhook_is_meant_whatever_it_was_called(connection: sqlite3.Connection) -> None:
     """After a rename its older alerts are listed with it; a deleted one's are found by the name it had."""
     made = webhooks.create(connection, webhook_id="w9", name="new", settings=WebhookSettings(), now=NOW)
     alert = take(connection, webhook_id="w9", webhook_name="old").alert
-    assert ids(alert_search.list_alerts(connection, webhook="new")) == [alert.id]
+    assert ids(alert_search.search(connection, webhook="new").alerts) == [alert.id]
     webhooks.delete(connection, made.id, now=NOW)
     assert (
-        ids(alert_search.list_alerts(connection, webhook="old"))
-        == ids(alert_search.list_alerts(connection, webhook="w9"))
+        ids(alert_search.search(connection, webhook="old").alerts)
+        == ids(alert_search.search(connection, webhook="w9").alerts)
         == [alert.id]
     )
 
@@ -111,7 +111,7 @@ def test_a_no_always_has_a_code(connection: sqlite3.Connection) -> None:
     """Troubles are found among the alerts that have a code: a decision that forgot its own gets its status as code."""
     alert = draft()
     admit(connection, alert, lambda usage: Decision(status="denied"), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
-    assert [one.code for one in alert_search.list_alerts(connection, status="denied")] == ["denied"]
+    assert [one.code for one in alert_search.search(connection, status="denied").alerts] == ["denied"]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_the_latest_alerts_are_read_from_the_end_of_an_index(
     admit(connection, draft(), denying, rates=NO_RATES, now=NOW, expires_at=EXPIRES)
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
-    alert_search.list_alerts(connection, **filters)
+    alert_search.search(connection, **filters)
     connection.set_trace_callback(None)
     (listing,) = (statement for statement in statements if "FROM alerts a WHERE" in statement)
     plan = [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {listing}")]
@@ -153,12 +153,12 @@ def test_a_rare_status_is_looked_for_in_its_hours_only(connection: sqlite3.Conne
         admit(connection, draft(received_at=at), denying, rates=NO_RATES, now=at, expires_at=EXPIRES)
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
-    found = alert_search.list_alerts(connection, code="daily_limit", limit=2)
+    found = alert_search.search(connection, code="daily_limit", limit=2).alerts
     connection.set_trace_callback(None)
     assert [one.received_at for one in found] == moments[-2:]
     assert len([one for one in statements if "FROM alerts a WHERE" in one]) == 2
     after = moments[0] + timedelta(seconds=1)
-    between = alert_search.list_alerts(connection, status="denied", since=after, until=moments[3])
+    between = alert_search.search(connection, status="denied", since=after, until=moments[3]).alerts
     assert [one.received_at for one in between] == moments[1:3]
 
 

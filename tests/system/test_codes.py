@@ -328,7 +328,7 @@ async def _late(desk: Desk) -> dict[str, int]:
     await desk.send(action="cancel", alertId="not-cancelled")
 
     async def has_failed() -> bool:
-        found = await desk.daemon.database.read(alert_search.list_alerts, limit=1000)
+        found = (await desk.daemon.database.read(alert_search.search, limit=1000)).alerts
         return any((one.alert_id, one.code) == ("not-cancelled", "cancel_failed") for one in found)
 
     await until(has_failed)

@@ -61,7 +61,7 @@ def body_file(desk: Desk, directory: Path, **fields: Any) -> str:
 
 async def _traces(desk: Desk) -> tuple[int, int, int]:
     """How many alerts, orders and events are stored."""
-    stored = await desk.daemon.database.read(alert_search.list_alerts, limit=1000)
+    stored = (await desk.daemon.database.read(alert_search.search, limit=1000)).alerts
     return len(stored), len(await desk.orders()), (await desk.daemon.database.read(events.head))[0]
 
 
@@ -124,7 +124,7 @@ async def test_a_flag_without_the_secret_is_refused(desk: Desk) -> None:
 async def test_a_replay_asks_what_an_old_alert_would_do_now(desk: Desk, run: Run, tmp_path: Path) -> None:
     """A stored alert under today's account, under another limit, and on another webhook; never live."""
     await run("webhook", "test", "main", "--body", body_file(desk, tmp_path))
-    [stored] = await desk.daemon.database.read(alert_search.list_alerts)
+    [stored] = (await desk.daemon.database.read(alert_search.search)).alerts
     await desk.settled()
     before = await _traces(desk)
     desk.add_webhook("tight", limits=Limits(max_notional=Decimal(100)))
@@ -148,7 +148,7 @@ async def test_an_alert_whose_text_was_removed_is_explained_but_not_replayed(
     await desk.settled()
     desk.clock.jump_to(desk.clock() + timedelta(days=91))
     await desk.daemon.jobs.run_now("retention")
-    [stored] = await desk.daemon.database.read(alert_search.list_alerts)
+    [stored] = (await desk.daemon.database.read(alert_search.search)).alerts
     assert list(stored.payload) == ["removed"]
     code, told = await run("explain", stored.id)
     assert (code, told["status"], len(told["orders"])) == (0, "filled", 1)
