@@ -85,7 +85,7 @@ def at_most(
 
 def fresh(rule: str, age: timedelta, limit_s: float, subject: str) -> Verdict:
     """Whether knowledge of `age` is young enough."""
-    seconds = age.total_seconds()
+    seconds = max(age.total_seconds(), 0.0)  # learnt after the alert came in: as fresh as can be
     text = f"{subject} {seconds:.1f} s ago, at most {limit_s:g} s are allowed; GET /readyz says more"
     return verdict(rule, "exchange", seconds <= limit_s, f"{seconds:.1f} s", f"at most {limit_s:g} s", text)
 
