@@ -190,7 +190,11 @@ def _any_entries(run: Run, count: int) -> list[dict[str, object]]:
 async def swapped(seed: int, trials: int) -> Outcome:
     """M8: the close and the open of one bar arrive swapped, 0 to 500 ms apart: a webhook that follows positions ends right."""
     findings = Findings()
-    environment = {"KEKBRIDGE_QUEUE_MAX_AGE_S": "3600", "KEKBRIDGE_QUEUE_CONCURRENCY": "50"}
+    environment = {
+        "KEKBRIDGE_QUEUE_MAX_AGE_S": "3600",
+        "KEKBRIDGE_AUTH_MAX_TIMESTAMP_AGE_S": "3600",  # a bar may take longer than its second: the bars grow older
+        "KEKBRIDGE_QUEUE_CONCURRENCY": "50",
+    }
     with running(seed, environment=environment, webhook=(*WIDE, "--follow", "position")) as run:
         run.trade_everything()
         symbols = [name for name in run.markets if name.startswith("PERP_")][: min(_CHARTS, trials)]
