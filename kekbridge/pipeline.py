@@ -245,9 +245,21 @@ class Pipeline:
 
     # ------------------------------------------------------------------------------------------------- behind the queue
 
-    async def submit(self, order: Order) -> Submission | None:
-        """Take its turn, `send`, and wait until the answer is written down."""
-        sent = await self.send(order, await self.wait_turn(order))
+    async def submit(self, order: Order, within_s: float | None = None) -> Submission | None:
+        """Take its turn, `send`, and wait until the answer is written down.
+
+        Without a turn within `within_s` seconds (None: however long it takes) nothing is sent, and that is written down.
+        """
+        try:
+            async with asyncio.timeout(within_s):
+                turn = await self.wait_turn(order)
+        except TimeoutError:
+            late = Deferred(
+                "exchange_busy", f"no place in the exchange's rate window came free within {within_s:.1f} s"
+            )
+            await asyncio.shield(self._recorder.record(order, late))
+            return late
+        sent = await self.send(order, turn)
         if sent is None:
             return None
         await asyncio.shield(sent.recorded)

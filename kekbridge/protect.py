@@ -7,10 +7,11 @@ smaller than the position is placed again; when that does not succeed within `pr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import structlog
 
@@ -54,7 +55,10 @@ class StandIns:
 
 
 class Guard:
-    """One per daemon. `submit` is pipeline.submit: protective orders go the same way as all others, only without a queue."""
+    """One per daemon. `submit` is pipeline.submit: protective orders go the same way as all others, only without a queue.
+
+    It gets the seconds that the order may wait for its place in the exchange's rate window; None: as long as it takes.
+    """
 
     def __init__(
         self,
@@ -63,7 +67,7 @@ class Guard:
         exchange: Exchange,
         settings: Queue,
         clock: Callable[[], datetime],
-        submit: Callable[[Order], Awaitable[Submission | None]],
+        submit: Callable[[Order, float | None], Coroutine[Any, Any, Submission | None]],
     ) -> None:
         self._database = database
         self._exchange = exchange
@@ -72,6 +76,7 @@ class Guard:
         self._submit = submit
         self._woken = asyncio.Event()
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._sending: set[asyncio.Task[Submission | None]] = set()
         self._changed_meanwhile: set[str] = set()
 
     def wake(self) -> None:
@@ -80,17 +85,21 @@ class Guard:
 
     async def run(self) -> None:
         """For ever: look after every open protection whenever something changed."""
-        async with asyncio.TaskGroup() as group:
-            while True:
-                await self._woken.wait()
-                self._woken.clear()
-                try:
-                    for protection in await self._database.read(protections.open_protections):
-                        self._look_after(protection, group)
-                except KekbridgeError as error:
-                    log.error("protections_not_readable", error=error.message)
-                    await asyncio.sleep(_PAUSE_S)
-                    self._woken.set()
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    await self._woken.wait()
+                    self._woken.clear()
+                    try:
+                        for protection in await self._database.read(protections.open_protections):
+                            self._look_after(protection, group)
+                    except KekbridgeError as error:
+                        log.error("protections_not_readable", error=error.message)
+                        await asyncio.sleep(_PAUSE_S)
+                        self._woken.set()
+        finally:
+            for task in self._sending:
+                task.cancel()
 
     def _look_after(self, protection: Protection, group: asyncio.TaskGroup) -> None:
         name = protection.order.client_order_id
@@ -110,7 +119,7 @@ class Guard:
         while True:
             self._changed_meanwhile.discard(name)
             try:
-                state = await self._step(protection.order, now() - started)
+                state = await self._step(protection.order, started)
             except KekbridgeError as error:
                 log.error("protection_stuck", client_order_id=name, error=error.message)
                 state = None
@@ -127,8 +136,9 @@ class Guard:
                 # Every way was refused more than once: go on trying, but each try is a stored order.
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
 
-    async def _step(self, entry: Order, spent_s: float) -> ProtectionState | None:
+    async def _step(self, entry: Order, started: float) -> ProtectionState | None:
         """Look, and do the next thing; the state reached, or None when it has to be looked at again soon."""
+        now = asyncio.get_running_loop().time
         entry = await self._database.read(order_rows.get, entry.client_order_id)
         reach("W7")
         stand_ins = await self._look_at_stand_ins(entry)
@@ -136,7 +146,7 @@ class Guard:
             return None  # one more of the kind, sent before the first is known, could close what others opened
         exposure, state = await self._look(entry, stand_ins)
         if exposure.open == ZERO:
-            if spent_s < _READ_LAG_S and state is not ProtectionState.OVER:
+            if now() - started < _READ_LAG_S and state is not ProtectionState.OVER:
                 return None
             return await self._mark(entry, ProtectionState.OVER)
         if exposure.naked == ZERO:
@@ -145,8 +155,9 @@ class Guard:
             return await self._mark(entry, ProtectionState.OVER, "closed; what is open now was opened after that")
         await self._mark(entry, ProtectionState.WANTED, f"{exposure.naked} of {exposure.open} without a stop")
         log.warning("position_naked", client_order_id=entry.client_order_id, naked=str(exposure.naked))
-        if spent_s < self._settings.protect_within_s * _PATIENCE and not self._is_past_stop(entry):
-            await self._send(entry, _stop_of(entry, exposure.naked))
+        left_s = started + self._settings.protect_within_s * _PATIENCE - now()
+        if left_s > 0 and not self._is_past_stop(entry):
+            await self._send(entry, _stop_of(entry, exposure.naked), within_s=left_s)
         else:
             await self._flatten(entry, exposure.naked)
         return None  # believed only when it is seen at the exchange
@@ -226,12 +237,25 @@ class Guard:
             await self._mark(entry, ProtectionState.FLATTENED, f"closed {naked}: no stop could be placed")
             await self._exchange.refresh()
 
-    async def _send(self, entry: Order, intent: OrderIntent) -> Submission | None:
+    async def _send(self, entry: Order, intent: OrderIntent, *, within_s: float | None = None) -> Submission | None:
+        """Store it and send it. After `within_s` seconds it is waited for no longer: the time to close the position has come.
+
+        A request that is on its way goes on; what became of it is seen with the next look.
+        """
         now = self._clock()
         order = await self._database.write(
             protections.add_order, entry, intent, now=now, expires_at=now + _PROTECTIVE_LIFE, request_text=request_text
         )
-        return await self._submit(order)
+        sending = asyncio.create_task(self._submit(order, within_s))
+        self._sending.add(sending)
+        sending.add_done_callback(self._sent)
+        await asyncio.wait({sending}, timeout=within_s)
+        return sending.result() if sending.done() else None
+
+    def _sent(self, sending: asyncio.Task[Submission | None]) -> None:
+        self._sending.discard(sending)
+        if not sending.cancelled():
+            sending.exception()  # told by whoever still waits for it
 
     async def _mark(self, entry: Order, state: ProtectionState, detail: str = "") -> ProtectionState:
         await self._database.write(protections.mark, entry, state, detail=detail, now=self._clock())

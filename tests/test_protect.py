@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kekbridge.model import Order, OrderStatus, OrderType
+from kekbridge.exchange.protocol import Deferred
+from kekbridge.model import Order, OrderStatus, OrderType, Purpose
 from kekbridge.store import orders as order_rows
 from kekbridge.store import protections
-from tests.house import BTC, House
+from tests.house import BTC, House, running_house, running_paper
+from tests.system.exposure import longest_naked_s
 from tests.waiting import until
 
 D = Decimal
@@ -120,6 +126,51 @@ async def test_a_protective_order_never_waits_in_the_queue(hasty_house: House) -
     assert closes[0].code == "exchange_busy"
     waiting = await house.daemon.database.read(order_rows.count_waiting)
     assert waiting == 0
+
+
+async def test_a_stop_that_gets_no_answer_does_not_keep_the_position_open(tmp_path: Path) -> None:
+    """The exchange sits on the request for a new stop: within protect_within_s the position is closed, not after the answer."""
+    hanging_s = 9
+    waits: dict[str, Any] = {"queue__protect_within_s": 2.5, "exchange__request_timeout_s": 10}
+    async with (
+        running_paper(tmp_path / "paper") as paper_url,
+        running_house(tmp_path / "data", paper_url, **waits) as house,
+    ):
+        await house.fault("lose_stop", count=1)
+        _, answer = await house.send(orderType="limit", price="60000", stopLoss="50000")
+        await house.until_stored(answer, "accepted")
+        await house.fault("delay", path="/v1/algo/order", method="POST", delay_ms=hanging_s * 1000, when="before")
+        await house.control("prices", {BTC: "59000"})
+        await _until_state(house, answer, "over")
+        assert BTC not in await house.positions()
+        naked_s = longest_naked_s(await house.control("journal"))
+        assert naked_s is not None
+        assert naked_s < hanging_s
+
+
+async def test_a_stop_waits_for_the_rate_window_only_as_long_as_it_may(house: House) -> None:
+    """No place in the window in time: the protective order is over without a request, and nothing of it comes later."""
+    _, answer = await house.send(stopLoss="2%")
+    entry = await house.order(answer)
+    exchange, pipeline = house.daemon.exchange, house.daemon.engine.pipeline
+    turn = await exchange.wait_turn(entry)  # brackets and stops share a window of one a second: it is full now
+    intent = replace(
+        entry.intent,
+        order_type=OrderType.STOP,
+        side=entry.intent.side.opposite,
+        purpose=Purpose.PROTECT,
+        reduce_only=True,
+    )
+    now = datetime.now(UTC)
+    stop = await house.daemon.database.write(
+        protections.add_order, entry, intent, now=now, expires_at=now + timedelta(days=1), request_text=lambda _: None
+    )
+    submission = await pipeline.submit(stop, 0.05)
+    turn.give_back()
+    assert isinstance(submission, Deferred)
+    stored = await house.daemon.database.read(order_rows.get, stop.client_order_id)
+    assert (stored.status, stored.code) == (OrderStatus.REJECTED, "exchange_busy")
+    assert await house.journal("order_received", client_order_id=stop.client_order_id) == []
 
 
 async def test_a_partly_filled_entry_is_covered_after_every_fill(house: House) -> None:
