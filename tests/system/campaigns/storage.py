@@ -14,7 +14,7 @@ from tests.system.campaigns.run import Outcome, Run, running
 from tests.system.harness import Sent
 from tests.system.oracles import Findings, database_file
 
-_SPACE = "12m"
+_SPACE_MIB, _SPACE_PER_TRIAL_MIB = 12, 0.5  # each trial stores alerts until nothing more fits, and they stay
 _Trouble = Callable[[Run, Findings], Coroutine[Any, Any, None]]
 
 
@@ -24,9 +24,10 @@ async def troubles(seed: int, trials: int) -> Outcome:
     kinds: dict[str, _Trouble] = {"locked": _locked}
     if _can_mount():
         kinds |= {"full": _full, "read-only": _read_only}
+    space = f"{_SPACE_MIB + round(trials * _SPACE_PER_TRIAL_MIB)}m"
     with ExitStack() as stack:
         # Side by side: each has its own bridge, and most of it is waiting. All are started first, for starting waits for nobody.
-        runs = [stack.enter_context(running(seed, small_disk=None if name == "locked" else _SPACE)) for name in kinds]
+        runs = [stack.enter_context(running(seed, small_disk=None if name == "locked" else space)) for name in kinds]
         stories = [
             _try_kind(run, trials, name, trouble) for run, (name, trouble) in zip(runs, kinds.items(), strict=True)
         ]
