@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -122,15 +122,25 @@ class Follower:
             except ExchangeUnavailable as error:
                 # The order's own figures suffice for the answer; the trades come with the next reconciliation.
                 log.warning("fills_not_readable", client_order_id=order.client_order_id, error=error.message)
-        updated = await asyncio.shield(
-            self._database.write_soon(
-                record_report, order.client_order_id, report, executions, self._exchange.snapshot, now=self._clock()
-            )
-        )
+        updated = await asyncio.shield(self._store(order.client_order_id, report, executions))
         self._outcomes.publish(updated)
         if executions and (updated.needs_stop or bodies.has_later_exits(updated.intent)):
             self._protection_changed()
         return updated
+
+    def _store(self, name: str, report: OrderReport, executions: tuple[Fill, ...]) -> Awaitable[Order]:
+        """Begin to write down a report; one write with the order's acceptance while that waits for its flush."""
+        snapshot, now = self._exchange.snapshot, self._clock()
+        acceptance = self._outcomes.acceptances.get(name)
+        if acceptance is not None:
+
+            def write(connection: sqlite3.Connection, known: Order | order_rows.Unwritten) -> Order:
+                return record_report(connection, name, report, executions, snapshot, now=now, known=known)
+
+            joined = acceptance.join(write)
+            if joined is not None:
+                return joined
+        return self._database.write_soon(record_report, name, report, executions, snapshot, now=now)
 
     async def look_at_exits(self) -> None:
         """Ask what became of the stop losses and take-profits that travelled with entries, and record their executions."""
@@ -259,9 +269,14 @@ def record_report(
     snapshot: AccountSnapshot | None,
     *,
     now: datetime,
+    known: Order | order_rows.Unwritten | None = None,
 ) -> Order:
-    """One transaction: what the exchange says of the order, its fills, and the positions they led to."""
-    fill_rows.record(connection, executions, client_order_id=client_order_id)
+    """One transaction: what the exchange says of the order, its fills, and the positions they led to.
+
+    `known` is the order as this transaction has it already, accepted a moment ago.
+    """
+    known = known or order_rows.get(connection, client_order_id)
+    fill_rows.record(connection, executions, order=known.order if isinstance(known, order_rows.Unwritten) else known)
     updated = order_rows.apply_report(
         connection,
         client_order_id,
@@ -272,6 +287,7 @@ def record_report(
         realized_pnl=report.realized_pnl,
         order_id=report.order_id,
         now=now,
+        known=known,
     )
     if executions and snapshot is not None:
         position_rows.replace_all(connection, snapshot, now=now)

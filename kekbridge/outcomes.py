@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from kekbridge.acceptance import Acceptance
 from kekbridge.model import Order
 from kekbridge.stagewatch import StageWatch
 
@@ -57,6 +58,7 @@ class Outcomes:
 
     def __init__(self) -> None:
         self.stages = StageWatch()
+        self.acceptances: dict[str, Acceptance] = {}  # by client order id, of those being written down
         self._watches: dict[str, list[Watch]] = {}
         self._is_stopping = False
 

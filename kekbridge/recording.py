@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
+from kekbridge.acceptance import Acceptance
 from kekbridge.config import Queue
 from kekbridge.crashpoints import reach
 from kekbridge.delivery import Answer
@@ -87,11 +88,22 @@ class Recorder:
         return self._keep(self._write_down(order, submission))
 
     async def _write_down(self, order: Order, submission: Submission) -> Order:
+        reported: Order | None = None
         try:
-            recorded = await self._commit(order, submission)
+            if isinstance(submission, Accepted):
+                recorded, reported = await self._commit_accepted(order.client_order_id, submission)
+            else:
+                recorded = await self._commit(order, submission)
             reach("W9")
         finally:
             self.being_sent.discard(order.client_order_id)
+            acceptance = self._outcomes.acceptances.pop(order.client_order_id, None)
+        self._tell(order, submission, recorded)
+        if acceptance is not None and reported is not None:
+            acceptance.tell(reported)
+        return recorded
+
+    def _tell(self, order: Order, submission: Submission, recorded: Order) -> None:
         self._outcomes.publish(recorded)
         log.info(
             "order",
@@ -101,19 +113,29 @@ class Recorder:
             status=recorded.status.value,
             code=recorded.code,
         )
-        return recorded
 
-    async def _commit(self, order: Order, submission: Submission) -> Order:
-        """Commit what the exchange said."""
+    async def _commit_accepted(self, name: str, accepted: Accepted) -> tuple[Order, Order | None]:
+        """Commit that the exchange took the order, and the report of its end if that comes before the flush.
+
+        Until it is flushed a crash leaves the order "submitting", and the next start asks for it by its name.
+        """
+        self._outcomes.stages.signed(name, accepted.sent_at)
+        acceptance = Acceptance(name, order_id=accepted.order_id, now=self._clock(), signed_at=accepted.sent_at)
+        self._outcomes.acceptances[name] = acceptance
+        try:
+            return await self._database.write_soon(acceptance.write)
+        except StoreUnavailable as error:
+            acceptance.fail(error)
+            raise
+        except Exception as error:
+            acceptance.fail(error)  # the report's fault, perhaps: the acceptance stands all the same
+            return await self._database.write_soon(acceptance.write_alone), None
+
+    async def _commit(self, order: Order, submission: Refused | Deferred | Unknown) -> Order:
+        """Commit why the order was not taken, or that nobody knows."""
         now = self._clock()
         name = order.client_order_id
         match submission:
-            case Accepted(order_id=order_id, sent_at=sent_at):
-                self._outcomes.stages.signed(name, sent_at)
-                # Until it is flushed a crash leaves the order "submitting", and the next start asks for it by its name.
-                write = self._database.write_soon(
-                    orders.mark_accepted, name, order_id=order_id, now=now, signed_at=sent_at
-                )
             case Refused(code=code, message=message) if code in sweeping.STOPPED:
                 write = self._database.write(orders.mark_denied, name, code=code, error=message, now=now)
             case Refused(code=code, message=message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from itertools import groupby
@@ -18,8 +19,8 @@ _COLUMNS: Final = (
 )
 
 
-def record(connection: sqlite3.Connection, fills: Iterable[Fill], *, client_order_id: str | None = None) -> int:
-    """Record fills by trade id and return how many were new. `client_order_id` names our order when all are known to be of it.
+def record(connection: sqlite3.Connection, fills: Iterable[Fill], *, order: Order | None = None) -> int:
+    """Record fills by trade id and return how many were new. `order` is ours when all are known to be of it.
 
     A fill told again may add what was missing (whose order it is, its realized P&L), never a second row. Realized P&L goes to
     the UTC day of execution, of the account and of the webhook whose order, or whose last entry in the symbol, it belongs to:
@@ -28,7 +29,7 @@ def record(connection: sqlite3.Connection, fills: Iterable[Fill], *, client_orde
     new = 0
     for order_id, told in groupby(fills, key=lambda fill: fill.order_id):
         with results.follow(connection, order_id):
-            new += sum(_record_one(connection, fill, client_order_id or fill.client_order_id) for fill in told)
+            new += sum(_record_one(connection, fill, order) for fill in told)
     return new
 
 
@@ -83,7 +84,7 @@ def _record_exit(connection: sqlite3.Connection, fill: Fill, entry: Order) -> bo
     known = connection.execute("SELECT exit_of FROM fills WHERE trade_id = ?", (fill.trade_id,)).fetchone()
     if known is not None and known[0] is not None:
         return False
-    is_new = _record_one(connection, fill, None)
+    is_new = _record_one(connection, replace(fill, client_order_id=None), None)
     row = connection.execute(
         "SELECT webhook_id, realized_pnl, executed_at FROM fills WHERE trade_id = ?", (fill.trade_id,)
     ).fetchone()
@@ -106,13 +107,13 @@ def _record_exit(connection: sqlite3.Connection, fill: Fill, entry: Order) -> bo
     return is_new
 
 
-def _record_one(connection: sqlite3.Connection, fill: Fill, client_order_id: str | None) -> bool:
+def _record_one(connection: sqlite3.Connection, fill: Fill, order: Order | None) -> bool:
     """True when the fill was not known."""
     known = connection.execute(
         "SELECT client_order_id, webhook_id, realized_pnl, executed_at FROM fills WHERE trade_id = ?", (fill.trade_id,)
     ).fetchone()
     if known is None:
-        ours, webhook_id = _owner(connection, fill, client_order_id)
+        ours, webhook_id, alert_id = _owner(connection, fill, order)
         connection.execute(
             "INSERT INTO fills (trade_id, client_order_id, webhook_id, order_id, symbol, side, price, quantity, fee,"
             " realized_pnl, is_maker, executed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -135,21 +136,20 @@ def _record_one(connection: sqlite3.Connection, fill: Fill, client_order_id: str
         ledger.add_realized(connection, _scopes(webhook_id), day, fill.realized_pnl or ZERO)
         data = {"trade_id": fill.trade_id, "symbol": fill.symbol, "side": fill.side, "price": fill.price}
         figures = {"quantity": fill.quantity, "fee": fill.fee, "realized_pnl": fill.realized_pnl}
-        alert_id = None if ours is None else _alert_of(connection, ours)
         events.append(
             connection, "fill", now=fill.executed_at, alert_id=alert_id, client_order_id=ours, data=data | figures
         )
         return True
     if known["client_order_id"] is None or optional_decimal(known["realized_pnl"]) != fill.realized_pnl:
-        _complete(connection, fill, client_order_id, known)
+        _complete(connection, fill, order, known)
     return False
 
 
-def _complete(connection: sqlite3.Connection, fill: Fill, client_order_id: str | None, known: sqlite3.Row) -> None:
+def _complete(connection: sqlite3.Connection, fill: Fill, order: Order | None, known: sqlite3.Row) -> None:
     """Add what was not known when the fill was first told, and move its realized P&L to where it belongs."""
     ours, webhook_id = known["client_order_id"], known["webhook_id"]
     if ours is None:
-        ours, owner = _owner(connection, fill, client_order_id)
+        ours, owner, _ = _owner(connection, fill, order)
         webhook_id = owner if ours is not None else webhook_id
     before = optional_decimal(known["realized_pnl"])
     realized = before if fill.realized_pnl is None else fill.realized_pnl
@@ -164,29 +164,28 @@ def _complete(connection: sqlite3.Connection, fill: Fill, client_order_id: str |
     ledger.add_realized(connection, _scopes(webhook_id), day, realized or ZERO)
 
 
-def _owner(connection: sqlite3.Connection, fill: Fill, client_order_id: str | None) -> tuple[str | None, str | None]:
-    """Our order that made the fill, if any, and the webhook whose profit or loss it is, if any."""
+def _owner(
+    connection: sqlite3.Connection, fill: Fill, order: Order | None
+) -> tuple[str | None, str | None, str | None]:
+    """Our order that made the fill, if any, the webhook whose profit or loss it is, if any, and the order's alert."""
+    if order is not None:
+        return order.client_order_id, order.webhook_id, order.alert_id
     row = connection.execute(
-        "SELECT client_order_id, webhook_id FROM orders WHERE client_order_id = ? OR order_id = ? LIMIT 1",
-        (client_order_id, fill.order_id),
+        "SELECT client_order_id, webhook_id, alert_id FROM orders WHERE client_order_id = ? OR order_id = ? LIMIT 1",
+        (fill.client_order_id, fill.order_id),
     ).fetchone()
     if row is not None:
-        return row[0], row[1]
+        return row[0], row[1], row[2]
     entered = connection.execute(
         "SELECT webhook_id FROM orders WHERE symbol = ? AND purpose = 'entry' AND order_id IS NOT NULL"
         " ORDER BY sequence DESC LIMIT 1",
         (fill.symbol,),
     ).fetchone()
-    return None, None if entered is None else entered[0]
+    return None, None if entered is None else entered[0], None
 
 
 def _scopes(webhook_id: str | None) -> tuple[str, ...]:
     return (ledger.ACCOUNT,) if webhook_id is None else (ledger.ACCOUNT, webhook_id)
-
-
-def _alert_of(connection: sqlite3.Connection, client_order_id: str) -> str:
-    row = connection.execute("SELECT alert_id FROM orders WHERE client_order_id = ?", (client_order_id,)).fetchone()
-    return str(row[0])
 
 
 def _fill(row: sqlite3.Row) -> Fill:

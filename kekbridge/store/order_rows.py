@@ -150,15 +150,17 @@ def update(
     now: datetime,
     request: str | None = None,
     verdicts: tuple[Verdict, ...] = (),
+    signed_at: datetime | None = None,
 ) -> None:
     """Write how far an order has come. For orders.py, which knows which changes are allowed.
 
-    `request` and `verdicts` keep their stored values when they are not given.
+    `request`, `verdicts` and `signed_at` (when it left: a measure, which nothing decides by) keep their stored values when not given.
     """
     connection.execute(
         "UPDATE orders SET status = ?, order_id = ?, executed_quantity = ?, average_price = ?, fee = ?, realized_pnl = ?,"
         " code = ?, error = ?, attempt = ?, next_attempt_at = ?, submitted_at = ?, accepted_at = ?, finished_at = ?,"
-        " updated_at = ?, request = coalesce(?, request), verdicts = coalesce(?, verdicts) WHERE client_order_id = ?",
+        " updated_at = ?, request = coalesce(?, request), verdicts = coalesce(?, verdicts),"
+        " signed_at = coalesce(?, signed_at) WHERE client_order_id = ?",
         (
             order.status.value,
             order.order_id,
@@ -176,6 +178,7 @@ def update(
             times.to_text(now),
             request,
             verdicts_to_json(verdicts) if verdicts else None,
+            times.optional_text(signed_at),
             order.client_order_id,
         ),
     )

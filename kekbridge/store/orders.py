@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Final
 
 from kekbridge.model import Order, OrderIntent, OrderStatus, Verdict
-from kekbridge.store import alerts, events, ledger
+from kekbridge.store import ledger
 from kekbridge.store.codec import storable
 from kekbridge.store.order_queue import (
     ALERT_EXPIRED,
@@ -37,13 +37,15 @@ from kekbridge.store.order_rows import (
     note_signed,
     of_alert,
     replace_intent,
-    update,
 )
+from kekbridge.store.order_steps import IllegalTransition, Unwritten, commit, commit_with, finished, require, tell
 
 __all__ = [
     "IllegalTransition",
     "OrderDetails",
+    "Unwritten",
     "apply_report",
+    "begin_accepted",
     "by_order_id",
     "claim",
     "claimable",
@@ -83,10 +85,6 @@ _PROGRESS: Final = {
 }
 
 
-class IllegalTransition(RuntimeError):
-    """A step was asked for that an order in this state cannot take: a mistake in the program, and nothing was changed."""
-
-
 def queue(
     connection: sqlite3.Connection, planned: Iterable[Order], *, departure: Departure | None = None
 ) -> tuple[Order, ...]:
@@ -107,7 +105,7 @@ def queue(
 def tell_departure(connection: sqlite3.Connection, order: Order, departure: Departure) -> None:
     """The history's row of an order that was stored as being sent."""
     before = replace(order, status=OrderStatus.QUEUED, attempt=0, submitted_at=None)
-    _tell(connection, before, order, now=departure.at)
+    tell(connection, before, order, now=departure.at)
 
 
 def claim(
@@ -124,7 +122,7 @@ def claim(
     Raises IllegalTransition when it is not queued, or too old to be sent.
     """
     before = get(connection, client_order_id)
-    _require(before, "claim", {OrderStatus.QUEUED})
+    require(before, "claim", {OrderStatus.QUEUED})
     if now >= before.expires_at:
         raise IllegalTransition(f"order {client_order_id} may not be claimed: it expired at {before.expires_at}")
     after = replace(
@@ -139,7 +137,7 @@ def claim(
     )
     if after.intent != before.intent:
         replace_intent(connection, client_order_id, after.intent)
-    return _commit(connection, before, after, now=now, request=request, verdicts=verdicts)
+    return commit(connection, before, after, now=now, request=request, verdicts=verdicts)
 
 
 def mark_accepted(
@@ -151,26 +149,37 @@ def mark_accepted(
     signed_at: datetime | None = None,
 ) -> Order:
     """The exchange took the order, signed and sent at `signed_at`, and named it `order_id`."""
-    if signed_at is not None:
-        note_signed(connection, client_order_id, signed_at)
     before = get(connection, client_order_id)
     if before.status in _KNOWN_THERE:
         # The stream told it first; the answer only adds the name.
-        if before.order_id is not None:
-            return before
-        return _commit(connection, before, replace(before, order_id=order_id), now=now)
+        if before.order_id is None:
+            return commit(connection, before, replace(before, order_id=order_id), now=now, signed_at=signed_at)
+        if signed_at is not None:
+            note_signed(connection, client_order_id, signed_at)
+        return before
     if before.status is not OrderStatus.UNKNOWN:  # one given up as unknown may still turn out to be there
-        _require(before, "mark_accepted", _IN_FLIGHT)
-    accepted = replace(
-        before,
-        status=OrderStatus.ACCEPTED,
-        order_id=order_id,
-        accepted_at=now,
-        finished_at=None,
-        code=None,
-        error=None,
-    )
-    return _commit(connection, before, accepted, now=now)
+        require(before, "mark_accepted", _IN_FLIGHT)
+    return commit(connection, before, _accepted(before, order_id, now), now=now, signed_at=signed_at)
+
+
+def begin_accepted(
+    connection: sqlite3.Connection,
+    client_order_id: str,
+    *,
+    order_id: str,
+    now: datetime,
+    signed_at: datetime | None = None,
+) -> Unwritten | None:
+    """`mark_accepted` for an order whose report is known, too: told in the history, and written by `apply_report`, which must follow.
+
+    None, and nothing is told, for an order that is not simply being sent.
+    """
+    before = get(connection, client_order_id)
+    if before.status is not OrderStatus.SUBMITTING or before.finished_at is not None:
+        return None
+    accepted = _accepted(before, order_id, now)
+    tell(connection, before, accepted, now=now)
+    return Unwritten(stored=before, order=accepted, now=now, signed_at=signed_at)
 
 
 def mark_rejected(
@@ -178,8 +187,8 @@ def mark_rejected(
 ) -> Order:
     """The exchange said no, or it is proven that it never took the order and it will not be sent again."""
     before = get(connection, client_order_id)
-    _require(before, "mark_rejected", _IN_FLIGHT)
-    return _commit(connection, before, _finished(before, OrderStatus.REJECTED, code, error, now), now=now)
+    require(before, "mark_rejected", _IN_FLIGHT)
+    return commit(connection, before, finished(before, OrderStatus.REJECTED, code, error, now), now=now)
 
 
 def mark_denied(
@@ -193,9 +202,9 @@ def mark_denied(
 ) -> Order:
     """A rule of ours said no right before sending; nothing was sent."""
     before = get(connection, client_order_id)
-    _require(before, "mark_denied", {OrderStatus.QUEUED, OrderStatus.SUBMITTING})
-    denied = _finished(before, OrderStatus.DENIED, code, error, now)
-    return _commit(connection, before, denied, now=now, verdicts=verdicts)
+    require(before, "mark_denied", {OrderStatus.QUEUED, OrderStatus.SUBMITTING})
+    denied = finished(before, OrderStatus.DENIED, code, error, now)
+    return commit(connection, before, denied, now=now, verdicts=verdicts)
 
 
 def mark_expired(
@@ -208,8 +217,8 @@ def mark_expired(
 ) -> Order:
     """It became too old before the exchange had it; also for an order in flight that is proven not to be there."""
     before = get(connection, client_order_id)
-    _require(before, "mark_expired", {OrderStatus.QUEUED, *_IN_FLIGHT})
-    return _commit(connection, before, _finished(before, OrderStatus.EXPIRED, code, error, now), now=now)
+    require(before, "mark_expired", {OrderStatus.QUEUED, *_IN_FLIGHT})
+    return commit(connection, before, finished(before, OrderStatus.EXPIRED, code, error, now), now=now)
 
 
 def mark_unknown(
@@ -222,7 +231,7 @@ def mark_unknown(
     before = get(connection, client_order_id)
     if before.status in _KNOWN_THERE:
         return before  # the stream knows better than the missing answer
-    _require(before, "mark_unknown", _IN_FLIGHT)
+    require(before, "mark_unknown", _IN_FLIGHT)
     unknown = replace(
         before,
         status=OrderStatus.UNKNOWN,
@@ -230,13 +239,13 @@ def mark_unknown(
         code="outcome_unknown",
         error=storable(reason),
     )
-    return _commit(connection, before, unknown, now=now)
+    return commit(connection, before, unknown, now=now)
 
 
 def doubt(connection: sqlite3.Connection, client_order_id: str, *, reason: str, now: datetime) -> Order:
     """queued -> unknown, in a store brought back from a backup: it may have been sent since, so it is asked for, never just sent."""
     before = get(connection, client_order_id)
-    _require(before, "doubt", {OrderStatus.QUEUED})
+    require(before, "doubt", {OrderStatus.QUEUED})
     sent_at = min(now, before.expires_at)  # later than that nobody can have sent it
     doubted = replace(
         before,
@@ -247,7 +256,7 @@ def doubt(connection: sqlite3.Connection, client_order_id: str, *, reason: str, 
         code="outcome_unknown",
         error=storable(reason),
     )
-    return _commit(connection, before, doubted, now=now)
+    return commit(connection, before, doubted, now=now)
 
 
 def give_up_unknown(connection: sqlite3.Connection, client_order_id: str, *, reason: str, now: datetime) -> Order:
@@ -256,8 +265,8 @@ def give_up_unknown(connection: sqlite3.Connection, client_order_id: str, *, rea
     Should the exchange name it after all, apply_report takes it up again.
     """
     before = get(connection, client_order_id)
-    _require(before, "give_up_unknown", _IN_FLIGHT)
-    return _commit(connection, before, _finished(before, OrderStatus.UNKNOWN, "outcome_unknown", reason, now), now=now)
+    require(before, "give_up_unknown", _IN_FLIGHT)
+    return commit(connection, before, finished(before, OrderStatus.UNKNOWN, "outcome_unknown", reason, now), now=now)
 
 
 def mark_deferred(
@@ -273,7 +282,7 @@ def mark_deferred(
     before = get(connection, client_order_id)
     if before.status in _KNOWN_THERE:
         return before
-    _require(before, "mark_deferred", _IN_FLIGHT)
+    require(before, "mark_deferred", _IN_FLIGHT)
     deferred = replace(
         before,
         status=OrderStatus.QUEUED,
@@ -281,7 +290,7 @@ def mark_deferred(
         code=code,
         error=None if error is None else storable(error),
     )
-    return _commit(connection, before, deferred, now=now)
+    return commit(connection, before, deferred, now=now)
 
 
 def apply_report(
@@ -297,14 +306,15 @@ def apply_report(
     now: datetime,
     code: str | None = None,
     error: str | None = None,
+    known: Order | Unwritten | None = None,
 ) -> Order:
     """Record what the exchange says of an order; reports may repeat, come late or out of order.
 
     A final order stays final and executed quantity never shrinks; figures of a report that knows of less are left out. More
     executed than known is always recorded, also for an order believed dead: the exchange is right. Raises IllegalTransition for
-    an order that was never sent.
+    an order that was never sent. `known` is the order as this transaction knows it already.
     """
-    before = get(connection, client_order_id)
+    before = known.order if isinstance(known, Unwritten) else known or get(connection, client_order_id)
     if before.attempt == 0:
         raise IllegalTransition(f"order {client_order_id} was never sent, but the exchange reports it as {status}")
     after = replace(before, order_id=before.order_id or order_id)
@@ -327,10 +337,24 @@ def apply_report(
             code=code,
             error=None if error is None else storable(error),
         )
-    return before if after == before else _commit(connection, before, after, now=now)
+    if isinstance(known, Unwritten):
+        return commit_with(connection, known, after, now=now)
+    return before if after == before else commit(connection, before, after, now=now)
 
 
 # ------------------------------------------------------------------------------------------------------------------- inside
+
+
+def _accepted(before: Order, order_id: str, now: datetime) -> Order:
+    return replace(
+        before,
+        status=OrderStatus.ACCEPTED,
+        order_id=order_id,
+        accepted_at=now,
+        finished_at=None,
+        code=None,
+        error=None,
+    )
 
 
 def _status_after(before: Order, after: Order, reported: OrderStatus) -> OrderStatus:
@@ -343,65 +367,3 @@ def _status_after(before: Order, after: Order, reported: OrderStatus) -> OrderSt
     if after.executed_quantity and _PROGRESS[reported] < _PROGRESS[OrderStatus.PARTIALLY_FILLED]:
         reported = OrderStatus.PARTIALLY_FILLED  # some venues call an order accepted as long as any of it is open
     return reported if _PROGRESS[reported] >= _PROGRESS[before.status] else before.status
-
-
-def _finished(order: Order, status: OrderStatus, code: str, error: str, now: datetime) -> Order:
-    return replace(
-        order,
-        status=status,
-        code=code,
-        error=storable(error),
-        next_attempt_at=None,
-        finished_at=order.finished_at or now,
-    )
-
-
-def _require(order: Order, verb: str, allowed: Iterable[OrderStatus]) -> None:
-    if order.status not in allowed or order.finished_at is not None:
-        names = ", ".join(sorted(status.value for status in allowed))
-        found = f"{order.status}, finished" if order.finished_at else order.status.value
-        raise IllegalTransition(
-            f"{verb} of order {order.client_order_id} is not possible: it is {found}, expected {names}"
-        )
-
-
-def _commit(
-    connection: sqlite3.Connection,
-    before: Order,
-    after: Order,
-    *,
-    now: datetime,
-    request: str | None = None,
-    verdicts: tuple[Verdict, ...] = (),
-) -> Order:
-    """Write a step with everything that moves with it."""
-    update(connection, after, now=now, request=request, verdicts=verdicts)
-    ledger.move(connection, before, after)
-    alerts.refresh_headline(connection, after.alert_id, now=now)
-    _tell(connection, before, after, now=now)
-    return after
-
-
-def _tell(connection: sqlite3.Connection, before: Order, after: Order, *, now: datetime) -> None:
-    events.append(
-        connection,
-        f"order_{after.status.value}",
-        now=now,
-        alert_id=after.alert_id,
-        client_order_id=after.client_order_id,
-        data=_story(before, after),
-    )
-
-
-def _story(before: Order, after: Order) -> dict[str, object]:
-    """What changed, for the history: the figures that are new, with their names."""
-    names = ("order_id", "attempt", "code", "error", "executed_quantity", "average_price", "fee", "realized_pnl")
-    story: dict[str, object] = {
-        name: getattr(after, name)
-        for name in (*names, "next_attempt_at", "finished_at")
-        if getattr(after, name) != getattr(before, name)
-    }
-    if after.intent != before.intent:
-        story["quantity"] = after.intent.quantity
-        story["limit_price"] = after.intent.limit_price
-    return story

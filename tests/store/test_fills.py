@@ -40,7 +40,7 @@ def test_a_fill_is_recorded_once_however_often_it_is_told(connection: sqlite3.Co
     order = sent(connection, "7")
     told = fill(order_id="7", realized_pnl=Decimal("-12.5"))
     assert fills.record(connection, [told, told]) == 1
-    assert fills.record(connection, [told], client_order_id=order.client_order_id) == 0
+    assert fills.record(connection, [told], order=order) == 0
     assert fills.of_order(connection, order.client_order_id) == (replace(told, client_order_id=order.client_order_id),)
     assert realized(connection) == (Decimal("-12.5"), Decimal("-12.5"))
     kinds = [event.kind for event in events.of_alert(connection, order.alert_id)]
@@ -86,7 +86,7 @@ def test_what_is_learned_later_moves_the_profit(connection: sqlite3.Connection) 
     early = fill(order_id="not known yet", realized_pnl=Decimal(10))
     fills.record(connection, [early])
     assert realized(connection, "second") == (Decimal(10), Decimal(10))
-    fills.record(connection, [early], client_order_id=order.client_order_id)
+    fills.record(connection, [early], order=order)
     assert realized(connection, "second") == (Decimal(0), Decimal(10))
     assert realized(connection, "first") == (Decimal(10), Decimal(10))
     bare = fill(order_id="7", realized_pnl=None)
@@ -120,7 +120,7 @@ def test_the_sums_by_hour_are_those_of_the_fills(connection: sqlite3.Connection)
     exit_fill = fill(order_id="50", realized_pnl=Decimal("-7.5"), executed_at=hours[2])
     fills.record(connection, [fill(order_id="7"), closing, unknown, closing])
     fills.record(connection, [replace(closing, trade_id="more", realized_pnl=Decimal(-4), executed_at=hours[2])])
-    fills.record(connection, [replace(unknown, realized_pnl=Decimal("1.5"))], client_order_id=entry.client_order_id)
+    fills.record(connection, [replace(unknown, realized_pnl=Decimal("1.5"))], order=entry)
     fills.record(connection, [exit_fill])
     fills.record_exits(connection, [exit_fill], entry=entry)
     kept = sums(connection)

@@ -140,7 +140,7 @@ class Life(RuleBasedStateMachine):
         told = fill(trade_id=f"t-{name}", order_id=order_id, realized_pnl=None, executed_at=self.now)
         fills.record(self.connection, [told])
         full = fill(trade_id=f"t-{name}", order_id=order_id, realized_pnl=pnl, executed_at=self.now)
-        fills.record(self.connection, [full, full], client_order_id=name if knows else None)
+        fills.record(self.connection, [full, full], order=orders.get(self.connection, name) if knows else None)
 
     # ------------------------------------------------------------------------------------------------------- invariants
 
