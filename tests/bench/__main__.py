@@ -17,6 +17,7 @@ import sys
 from collections import defaultdict
 from datetime import UTC, datetime
 
+from tests.bench.goals import GOALS
 from tests.bench.scenarios import SCENARIOS, SIZES, Figures, Scenario, Size
 from tests.bench.systems import Kekbridge
 
@@ -41,12 +42,17 @@ def measure(scenario: Scenario, size: Size, rounds: int, systems: set[str]) -> T
     return dict(table)
 
 
-def rows_of(scenario: Scenario, table: Table) -> list[list[str]]:
-    return [
-        [scenario.title, figure, name, *(_short(of(values)) for of in (statistics.median, min, max)), str(len(values))]
-        for (name, figure), values in sorted(table.items(), key=lambda item: (item[0][1], item[0][0]))
-        if not any(math.isnan(value) for value in values)
-    ]
+def rows_of(key: str, table: Table) -> list[list[str]]:
+    """Scenario, figure, system, median, least, most, rounds, and the goal where there is one."""
+    rows = []
+    for (name, figure), values in sorted(table.items(), key=lambda item: (item[0][1], item[0][0])):
+        if any(math.isnan(value) for value in values):
+            continue
+        median = statistics.median(values)
+        goal = GOALS.get((key, figure, name))
+        spread = [_short(value) for value in (median, min(values), max(values))]
+        rows.append([SCENARIOS[key].title, figure, name, *spread, str(len(values)), goal.told(median) if goal else "-"])
+    return rows
 
 
 def _short(value: float) -> str:
@@ -72,7 +78,7 @@ def main(arguments: list[str]) -> int:
         print(
             f"`{words}`, {datetime.now(UTC):%Y-%m-%d}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}\n"
         )
-        print("| scenario | figure | system | median | min | max | rounds |\n|---|---|---|---|---|---|---|")
+        print("| scenario | figure | system | median | min | max | rounds | goal |\n|---|---|---|---|---|---|---|---|")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes started here end with us
     for name in given.scenarios or SCENARIOS:
         if name in ("flushes", "disk") and shutil.which("strace") is None:
@@ -80,7 +86,7 @@ def main(arguments: list[str]) -> int:
             continue
         scenario = SCENARIOS[name]
         table = measure(scenario, SIZES[given.size], given.rounds, set(given.systems.split(",")))
-        for row in rows_of(scenario, table):
+        for row in rows_of(name, table):
             print(
                 "| " + " | ".join(row) + " |" if given.markdown else "  ".join(f"{cell:<24}" for cell in row),
                 flush=True,

@@ -15,7 +15,8 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-SYMBOLS = ("BTC", "ETH", "SOL", "BNB", "XRP")
+from tests.bench.markets import BASES
+
 PRICE = 100
 
 
@@ -153,9 +154,9 @@ class Stub:
         last = path.rpartition("/")[2]
         match path:
             case "/v1/public/info":
-                return {"rows": [_rules(symbol) for symbol in SYMBOLS]}
+                return {"rows": [_rules(symbol) for symbol in BASES]}
             case "/v1/public/futures":
-                rows = [{"symbol": f"PERP_{each}_USDC", "mark_price": PRICE, "index_price": PRICE} for each in SYMBOLS]
+                rows = [{"symbol": f"PERP_{each}_USDC", "mark_price": PRICE, "index_price": PRICE} for each in BASES]
                 return {"rows": rows}
             case "/v1/public/system_info":
                 return {"status": 0, "msg": "ok"}
@@ -180,7 +181,7 @@ class Stub:
         await socket.prepare(request)
         if "private" in request.path:
             self._sockets.append(socket)
-        marks = [{"symbol": f"PERP_{symbol}_USDC", "price": PRICE} for symbol in SYMBOLS]
+        marks = [{"symbol": f"PERP_{symbol}_USDC", "price": PRICE} for symbol in BASES]
         async for message in socket:
             if message.type is not WSMsgType.TEXT:
                 break

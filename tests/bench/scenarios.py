@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench import filling
+from tests.bench.brackets import brackets
 from tests.bench.load import Result, run
+from tests.bench.markets import MANY
 from tests.bench.reading import reading
-from tests.bench.systems import Flask, Kekbridge, Reference, System, ThrottledFlask
+from tests.bench.systems import Flask, Kekbridge, OneCommit, Reference, System, ThrottledFlask
 from tests.system.harness import clean_environment
 
 Figures = dict[str, float]
@@ -27,14 +29,23 @@ class Size:
     lone: int
     burst: int
     sustained: int
+    brackets: int
     loaded: tuple[int, int]
     stored: tuple[int, ...]
     read: tuple[int, int]
 
 
 SIZES: Mapping[str, Size] = {
-    "smoke": Size(lone=3, burst=5, sustained=10, loaded=(5, 10), stored=(50,), read=(20, 60)),
-    "full": Size(lone=100, burst=50, sustained=1000, loaded=(3000, 20_000), stored=(10_000,), read=(1000, 1_000_000)),
+    "smoke": Size(lone=3, burst=5, sustained=10, brackets=2, loaded=(5, 10), stored=(50,), read=(20, 60)),
+    "full": Size(
+        lone=100,
+        burst=50,
+        sustained=1000,
+        brackets=8,
+        loaded=(3000, 20_000),
+        stored=(10_000, 1_000_000),
+        read=(1000, 1_000_000),
+    ),
 }
 ALL = (Kekbridge, Reference, Flask)
 SAFE = (Kekbridge, Reference)
@@ -84,6 +95,13 @@ def burst(make: type[System], size: Size) -> Figures:
         return {"last order ms": result.last_order_s * 1000, "ack p99 ms": _percentile(result.acks, 0.99) * 1000}
 
 
+def spread(make: type[System], size: Size) -> Figures:
+    """The same with each alert of a market of its own."""
+    with make(markets=MANY) as system:
+        result = _drive(system, count=size.burst, at_once=size.burst, warm=50 if size.burst >= 50 else 5)
+        return {"last order ms": result.last_order_s * 1000, "ack p99 ms": _percentile(result.acks, 0.99) * 1000}
+
+
 def sustained(make: type[System], size: Size) -> Figures:
     """50 at a time for long."""
     with make() as system:
@@ -95,13 +113,16 @@ def sustained(make: type[System], size: Size) -> Figures:
 
 
 def slow_exchange(make: type[System], size: Size) -> Figures:
-    """The exchange answers after a second: nobody may wait for it."""
+    """The exchange answers after a second: nobody waits for it, or where that is set, the longest time that can be set."""
     with make(delay_s=1.0) as system:
         slow = _drive(system, count=size.burst, at_once=size.burst, warm=1)
     with make() as system:
         quick = _drive(system, count=size.burst, at_once=size.burst, warm=1)
+    with make(delay_s=1.0, environment={"KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "2.5"}) as system:
+        waiting = _drive(system, count=size.burst, at_once=size.burst, warm=1)
     ack_slow, ack_quick = _percentile(slow.acks, 0.99), _percentile(quick.acks, 0.99)
-    return {"ack p99 ms": ack_slow * 1000, "slow/instant": ack_slow / ack_quick, "past 3 s": float(slow.late)}
+    late = {"past 3 s": float(slow.late), "past 3 s, waiting": float(waiting.late)}
+    return {"ack p99 ms": ack_slow * 1000, "slow/instant": ack_slow / ack_quick, **late}
 
 
 def limited_exchange(make: type[System], size: Size) -> Figures:
@@ -113,6 +134,11 @@ def limited_exchange(make: type[System], size: Size) -> Figures:
             "refused": float(result.refused),
             "never ordered": float(result.missing),
         }
+
+
+def limited_brackets(make: type[System], size: Size) -> Figures:
+    """One bracket in any second, and exits that do not wait behind them; kekbridge with its paper exchange only."""
+    return brackets(size.brackets)
 
 
 def every_alert_twice(make: type[System], size: Size) -> Figures:
@@ -149,6 +175,9 @@ def start_up_stored(make: type[System], size: Size) -> Figures:
             system.start()
             figures[f"start s, {count}"] = system.start_s
             figures[f"order p50 ms, {count}"] = _times(_drive(system, count=size.lone, at_once=1))["order p50 ms"]
+    for count in size.stored:
+        figures[f"start, {count} / empty"] = figures[f"start s, {count}"] / figures["start s, 0"]
+        figures[f"order p50, {count} / empty"] = figures[f"order p50 ms, {count}"] / figures["order p50 ms, 0"]
     return figures
 
 
@@ -229,15 +258,17 @@ SCENARIOS: Mapping[str, Scenario] = {
     "lone": Scenario("warm lone alert", warm_lone, ALL),
     "ten": Scenario("10 at a time", ten_at_once, ALL),
     "burst": Scenario("burst of 50", burst, (*ALL, ThrottledFlask)),
+    "spread": Scenario("burst of 50, 50 markets", spread, SAFE),
     "sustained": Scenario("sustained, 50 at a time", sustained, ALL),
     "slow": Scenario("exchange answers after 1 s", slow_exchange, ALL),
     "limited": Scenario("exchange takes 10 a second", limited_exchange, (*ALL, ThrottledFlask)),
+    "brackets": Scenario("exchange takes a bracket a second", limited_brackets, (Kekbridge,)),
     "twice": Scenario("every alert twice", every_alert_twice, ALL),
     "memory": Scenario("memory (PSS)", memory, ALL),
     "start": Scenario("start to first answer", start_up, ALL),
     "restart": Scenario("start with stored alerts", start_up_stored, (Kekbridge,)),
     "stored": Scenario("stored alerts", long_history, (Kekbridge,)),
     "flushes": Scenario("flushes of the disk", flushes, SAFE),
-    "disk": Scenario("a disk of 5 ms", slow_disk, SAFE),
+    "disk": Scenario("a disk of 5 ms", slow_disk, (*SAFE, OneCommit)),
     "cli": Scenario("command line", command_line, (Kekbridge,)),
 }

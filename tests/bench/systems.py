@@ -17,10 +17,10 @@ from typing import Any, Self
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from tests.bench.markets import BASES, FEW
 from tests.bench.reference import SECRET
 from tests.system.harness import clean_environment, free_port, run_cli, timestamp
 
-SYMBOLS = ("BTCUSDT.P", "ETHUSDT.P", "SOLUSDT.P", "BNBUSDT.P", "XRPUSDT.P")
 _START_S = 60.0
 
 
@@ -71,6 +71,7 @@ class System:
         *,
         delay_s: float = 0.0,
         limit: int = 0,
+        markets: int = FEW,
         environment: dict[str, str] | None = None,
         wrap: list[str] | None = None,
     ) -> None:
@@ -79,6 +80,7 @@ class System:
         self.exchange_port = free_port()
         self.delay_s = delay_s
         self.limit = limit
+        self.markets = markets
         self.environment = environment or {}
         self.wrap = wrap or []
         self.start_s = 0.0
@@ -112,7 +114,7 @@ class System:
             "apiKey": "bench",
             "alertId": f"bench-{number}",
             "action": "buy",  # an opposite entry would be sized from the position
-            "symbol": SYMBOLS[number % len(SYMBOLS)],
+            "symbol": f"{BASES[number % self.markets]}USDT.P",
             "quantity": quantity_of(number),
             "timestamp": timestamp(),
         }
@@ -184,6 +186,7 @@ class Kekbridge(System):
             "KEKBRIDGE_EXCHANGE_BASE_URL": self.exchange_url,
             "KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0",
             "KEKBRIDGE_QUEUE_MAX_WAITING": "100000",
+            "KEKBRIDGE_QUEUE_CONCURRENCY": str(self.markets),
             **{f"KEKBRIDGE_RISK_RATE_PER_{window}": "0" for window in ("MINUTE", "HOUR", "DAY")},
             **({} if self.limit else {"KEKBRIDGE_EXCHANGE_RATE_FACTOR": "1000"}),
             **self.environment,
@@ -195,6 +198,18 @@ class Kekbridge(System):
     def message(self, number: int) -> tuple[bytes, dict[str, str]]:
         body = json.dumps({**self._fields(number), "apiKey": self.webhook["apiKey"], "orderType": "market"}).encode()
         return body, {"X-Webhook-Signature": _hmac(self.webhook["apiSecret"].encode(), body)}
+
+
+class OneCommit(Kekbridge):
+    """The same daemon, made to flush each write by itself: what group commit gains."""
+
+    name = "one commit each"
+
+    def command(self) -> list[str]:
+        program = (
+            "from kekbridge.store import writer; writer.BATCH_BOUND = 1; from kekbridge.cli.main import run; run()"
+        )
+        return ["-c", program, "serve", "--port", str(self.port)]
 
 
 class Reference(System):
