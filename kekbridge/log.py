@@ -75,6 +75,8 @@ _SHORTEST_SECRET = 12
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _UNPRINTABLE_IN_TRACEBACK = re.compile(_UNPRINTABLE.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
 
+_JSON = json.JSONEncoder(ensure_ascii=False, default=str)
+
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -185,7 +187,11 @@ def _clean(_logger: object, _name: str, event: MutableMapping[str, Any]) -> Muta
 
 
 def _clean_value(name: str, value: object, depth: int) -> object:
-    if value is None or isinstance(value, bool | int | float):
+    if value is None:
+        return value
+    if type(value) is str:  # most values of most lines
+        return _REDACTED if _is_secret_name(name) else _clean_text(value)
+    if isinstance(value, bool | int | float):
         return value
     if _is_secret_name(name):
         return _REDACTED
@@ -199,7 +205,10 @@ def _clean_value(name: str, value: object, depth: int) -> object:
         return {_clean_name(str(key)): _clean_value(str(key), inner, depth + 1) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_clean_value(name, inner, depth + 1) for inner in value]
-    text = value if isinstance(value, str) else str(value)
+    return _clean_text(value if isinstance(value, str) else str(value))
+
+
+def _clean_text(text: str) -> str:
     if len(text) > _LONGEST_TEXT:
         text = text[:_LONGEST_TEXT] + "…"
     return printable(redact(text))
@@ -218,7 +227,7 @@ def _is_secret_name(name: str) -> bool:
 
 def _render_json(_logger: object, _name: str, event: MutableMapping[str, Any]) -> str:
     first = {key: event.pop(key) for key in ("at", "level", "logger", "event") if key in event}
-    return json.dumps(first | dict(event), ensure_ascii=False, default=str)
+    return _JSON.encode(first | dict(event))
 
 
 def _render_text(_logger: object, _name: str, event: MutableMapping[str, Any]) -> str:

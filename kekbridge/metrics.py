@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from functools import cache
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -35,7 +36,8 @@ class Metrics:
         )
         self._current: list[Metric] = []
         self._registry.register(self)
-        stages.listen(lambda stage, seconds: self._stages.labels(stage).observe(seconds))
+        child = cache(self._stages.labels)  # looked up once, not with every observation
+        stages.listen(lambda stage, seconds: child(stage).observe(seconds))
 
     def collect(self) -> Iterable[Metric]:
         """For the registry: what `render` has just prepared."""

@@ -6,7 +6,7 @@ The store keeps the same figures for each alert; this is for those who count as 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -17,14 +17,34 @@ from kekbridge.stats import Moments, stages_of
 _MOST_OPEN: Final = 20_000
 
 
+@dataclass(slots=True)
+class _Open:
+    """What is known of an alert that is under way, and which stages were told."""
+
+    received: datetime
+    fired: datetime | None
+    stored_ms: float
+    signed: datetime | None = None
+    told: set[str] = field(default_factory=set)
+
+    def moments(self, order: Order) -> Moments:
+        return Moments(
+            received=self.received,
+            fired=self.fired,
+            stored_ms=self.stored_ms,
+            signed=self.signed,
+            claimed=order.submitted_at,
+            accepted=order.accepted_at,
+            filled=order.finished_at if order.status is OrderStatus.FILLED else None,
+        )
+
+
 class StageWatch:
     """Alerts received since the start. Every stage of each is told to every listener exactly once, in seconds."""
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[str, float], None]] = []
-        self._open: dict[
-            str, tuple[Moments, set[str]]
-        ] = {}  # by the first order of an alert: what is known, what was told
+        self._open: dict[str, _Open] = {}  # by the first order of an alert
 
     def listen(self, listener: Callable[[str, float], None]) -> None:
         """Call `listener(stage, seconds)` from now on."""
@@ -32,11 +52,10 @@ class StageWatch:
 
     def stored(self, received: datetime, fired: datetime | None, milliseconds: float, first: str | None) -> None:
         """An alert that is no repeat is on disk; `first` is the client order id of its first order, if it has one."""
-        moments = Moments(received=received, fired=fired, stored_ms=milliseconds)
-        told: set[str] = set()
-        self._tell(moments, told)
+        known = _Open(received, fired, milliseconds)
+        self._tell(known, Moments(received=received, fired=fired, stored_ms=milliseconds))
         if first is not None:
-            self._open[first] = moments, told
+            self._open[first] = known
             while len(self._open) > _MOST_OPEN:
                 del self._open[next(iter(self._open))]
 
@@ -48,29 +67,21 @@ class StageWatch:
         """The request of an order was signed and left."""
         known = self._open.get(client_order_id)
         if known is not None and at is not None:
-            self._open[client_order_id] = replace(known[0], signed=at), known[1]
+            known.signed = at
 
     def moved(self, order: Order) -> None:
         """An order took a step; told again, it is no news."""
         known = self._open.get(order.client_order_id)
         if known is None:
             return  # not the first of its alert, from before the start, or over
-        is_filled = order.status is OrderStatus.FILLED
-        moments = replace(
-            known[0],
-            claimed=order.submitted_at,
-            accepted=order.accepted_at,
-            filled=order.finished_at if is_filled else None,
-        )
-        self._open[order.client_order_id] = moments, known[1]
         if order.accepted_at is not None or order.status.is_final:
-            self._tell(moments, known[1])
+            self._tell(known, known.moments(order))
         if order.status.is_final:
             del self._open[order.client_order_id]
 
-    def _tell(self, moments: Moments, told: set[str]) -> None:
-        news = {stage: value for stage, value in stages_of(moments).items() if stage not in told}
-        told.update(news)
+    def _tell(self, known: _Open, moments: Moments) -> None:
+        news = {stage: value for stage, value in stages_of(moments).items() if stage not in known.told}
+        known.told.update(news)
         self._say(news)
 
     def _say(self, stages: Mapping[str, float]) -> None:

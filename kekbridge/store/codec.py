@@ -6,7 +6,7 @@ Exact in both directions: amounts never become floats and never take an exponent
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from decimal import Context, Decimal, Inexact
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # default, are not enough for a size times an average price. A result that would need rounding raises instead.
 EXACT: Final = Context(prec=400, traps=[Inexact])
 
-_CANONICAL: Final = json.JSONEncoder(separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+_CANONICAL: Final = json.JSONEncoder(separators=(",", ":"), sort_keys=True, ensure_ascii=False, check_circular=False)
 
 
 def decimal_text(value: Decimal) -> str:
@@ -47,6 +47,8 @@ def plain(value: object) -> Any:
     kind = type(value)
     if value is None or kind is str or kind is int or kind is bool:  # most values: this runs for every stored order
         return value
+    if kind is dict:
+        return {str(key): plain(item) for key, item in value.items()}  # type: ignore[attr-defined]
     if isinstance(value, Decimal):
         return decimal_text(value)
     if isinstance(value, Enum):
@@ -67,6 +69,11 @@ def plain(value: object) -> Any:
 def to_json(value: object) -> str:
     """Canonical JSON: no spaces, sorted keys, so that the same value always gives the same text (and the same hash)."""
     return storable(_CANONICAL.encode(plain(value)))
+
+
+def texts_to_json(parts: Sequence[str | int | None]) -> str:
+    """As `to_json` would, only quicker: every row of the history is hashed in this form."""
+    return storable(_CANONICAL.encode(parts))
 
 
 def storable(text: str) -> str:

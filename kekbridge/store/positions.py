@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
+from typing import Final
 
 from kekbridge.model import AccountSnapshot, MarginMode, Position
 from kekbridge.store import times
 from kekbridge.store.codec import decimal_text, optional_decimal, optional_decimal_text
 
+_COLUMNS: Final = (
+    "symbol, margin_mode, quantity, average_open_price, mark_price, cost_position, unsettled_pnl, leverage, liquidation_price,"
+    " updated_at"
+)
+_WRITE: Final = f"INSERT OR REPLACE INTO positions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
 
 def replace_all(connection: sqlite3.Connection, snapshot: AccountSnapshot, *, now: datetime) -> None:
     """Make the table equal to the account's open positions, cross and isolated; what is not open any more goes."""
-    cross = (
-        replace(position, mark_price=position.mark_price or snapshot.mark_price(position.symbol))
+    wanted = [
+        _row(position, position.mark_price or snapshot.mark_price(position.symbol), now)
         for position in snapshot.positions.values()
-    )
+        if position.quantity
+    ]
+    wanted += [_row(position, position.mark_price, now) for position in snapshot.other_positions if position.quantity]
+    known = connection.execute(f"SELECT {_COLUMNS} FROM positions").fetchall()
+    if len(known) == len(wanted) and {tuple(row) for row in known} == set(wanted):
+        return  # a fill is told by several messages
     connection.execute("DELETE FROM positions")
-    _write(connection, (position for position in (*cross, *snapshot.other_positions) if position.quantity), now)
+    connection.executemany(_WRITE, wanted)
 
 
 def upsert(connection: sqlite3.Connection, position: Position, *, now: datetime) -> None:
     """Write one position; a flat one is removed."""
     if position.quantity:
-        _write(connection, (position,), now)
+        connection.execute(_WRITE, _row(position, position.mark_price, now))
     else:
         connection.execute(
             "DELETE FROM positions WHERE symbol = ? AND margin_mode = ?", (position.symbol, position.margin_mode.value)
@@ -53,23 +63,17 @@ def list_all(connection: sqlite3.Connection) -> tuple[Position, ...]:
     )
 
 
-def _write(connection: sqlite3.Connection, positions: Iterable[Position], now: datetime) -> None:
-    connection.executemany(
-        "INSERT OR REPLACE INTO positions (symbol, margin_mode, quantity, average_open_price, mark_price, cost_position,"
-        " unsettled_pnl, leverage, liquidation_price, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                position.symbol,
-                position.margin_mode.value,
-                decimal_text(position.quantity),
-                decimal_text(position.average_open_price),
-                optional_decimal_text(position.mark_price),
-                decimal_text(position.cost_position),
-                decimal_text(position.unsettled_pnl),
-                optional_decimal_text(position.leverage),
-                optional_decimal_text(position.liquidation_price),
-                times.to_text(position.updated_at or now),
-            )
-            for position in positions
-        ],
+def _row(position: Position, mark_price: Decimal | None, now: datetime) -> tuple[str | None, ...]:
+    """The values of _COLUMNS."""
+    return (
+        position.symbol,
+        position.margin_mode.value,
+        decimal_text(position.quantity),
+        decimal_text(position.average_open_price),
+        optional_decimal_text(mark_price),
+        decimal_text(position.cost_position),
+        decimal_text(position.unsettled_pnl),
+        optional_decimal_text(position.leverage),
+        optional_decimal_text(position.liquidation_price),
+        times.to_text(position.updated_at or now),
     )
