@@ -127,9 +127,14 @@ class Writer:
                 self._connection = connect(self._path)
             connection = self._connection
             self._begin(connection, min(job.due for job in batch))
-            for job in batch:
-                _run_job(connection, job)
-            connection.execute("COMMIT")
+            if len(batch) == 1:
+                # Nothing beside it to be kept when it fails: the transaction itself is what it takes back.
+                _run_job(connection, batch[0])
+                connection.execute("COMMIT" if batch[0].error is None else "ROLLBACK")
+            else:
+                for job in batch:
+                    _run_beside_others(connection, job)
+                connection.execute("COMMIT")
         except (sqlite3.Error, MemoryError) as error:
             self._drop_connection()
             reason = error if isinstance(error, sqlite3.Error) else sqlite3.OperationalError("out of memory")
@@ -171,8 +176,15 @@ class Writer:
             self._drop_connection()  # nothing is lost: what was committed is in the log
 
 
-def _run_job(connection: sqlite3.Connection, job: _Job) -> None:
+def _run_beside_others(connection: sqlite3.Connection, job: _Job) -> None:
     connection.execute("SAVEPOINT job")
+    _run_job(connection, job)
+    if job.error is not None:
+        connection.execute("ROLLBACK TO job")
+    connection.execute("RELEASE job")
+
+
+def _run_job(connection: sqlite3.Connection, job: _Job) -> None:
     try:
         job.result = job.run(connection)
     except sqlite3.Error as error:
@@ -181,9 +193,6 @@ def _run_job(connection: sqlite3.Connection, job: _Job) -> None:
         job.error = error
     except BaseException as error:  # whatever it is, it belongs to whoever waits for the job
         job.error = error
-    if job.error is not None:
-        connection.execute("ROLLBACK TO job")
-    connection.execute("RELEASE job")
 
 
 def _reply(batch: list[_Job]) -> None:

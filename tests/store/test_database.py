@@ -270,6 +270,20 @@ async def test_a_failing_job_takes_back_only_what_it_did(database: Database) -> 
     assert await database.read(keys) == {"before", "between", "after"}
 
 
+async def test_a_job_that_fails_alone_leaves_nothing_behind(database: Database) -> None:
+    """A job with nothing beside it is taken back as a whole, its caller hears why, and the next one finds the store as it was."""
+
+    def half_done(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO settings VALUES ('lost', '1', 'now')")
+        raise ValueError("half done")
+
+    with pytest.raises(ValueError, match="half done"):
+        await database.write(half_done)
+    await database.write(lambda connection: connection.execute("INSERT INTO settings VALUES ('kept', '1', 'now')"))
+    rows = await database.read(lambda connection: connection.execute("SELECT key FROM settings").fetchall())
+    assert [row[0] for row in rows] == ["kept"]
+
+
 async def test_a_cancelled_waiter_does_not_cancel_the_write(database: Database) -> None:
     """After a time-out the outcome is unknown, not "no": the write commits all the same."""
     gate = threading.Event()
