@@ -258,7 +258,7 @@ class Follower:
 
     async def save_positions(self, snapshot: AccountSnapshot) -> None:
         """Keep the positions table as the exchange sees it, for `kekbridge positions`."""
-        await self._database.write(position_rows.replace_all, snapshot, now=self._clock())
+        await self._database.write_soon(position_rows.replace_all, snapshot, now=self._clock())
 
 
 def record_report(

@@ -14,9 +14,9 @@ import structlog
 
 from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.protocol import Exchange
-from kekbridge.model import AccountSnapshot, Order, OrderStatus, OrderType, Purpose
+from kekbridge.model import AccountSnapshot, Order
 from kekbridge.risk.exposure import was_left
-from kekbridge.store import events, fills, orders
+from kekbridge.store import events, fills, order_queue
 from kekbridge.store.database import Database
 
 log = structlog.get_logger("kekbridge.leftovers")
@@ -59,7 +59,7 @@ class Leftovers:
         snapshot = self._exchange.snapshot
         if snapshot is None or self._clock() - snapshot.taken_at > _FRESH:
             return
-        waiting = [order for order in await self._database.read(orders.unfinished) if _is_stop_of_ours(order)]
+        waiting = await self._database.read(order_queue.open_stops)  # one that a trader sent is the trader's to cancel
         now = asyncio.get_running_loop().time()
         seen: dict[str, float] = {}
         for order in waiting:
@@ -95,10 +95,3 @@ class Leftovers:
             data={"symbol": order.intent.symbol, "detail": "the position that it protected is gone"},
         )
         log.info("leftover_canceled", alert_id=order.alert_id, client_order_id=order.client_order_id)
-
-
-def _is_stop_of_ours(order: Order) -> bool:
-    """A stop that kekbridge placed to protect a position. One that a trader sent as an exit is the trader's to cancel."""
-    intent = order.intent
-    is_stop = intent.purpose is Purpose.PROTECT and intent.order_type is OrderType.STOP
-    return is_stop and order.status is OrderStatus.ACCEPTED and order.order_id is not None

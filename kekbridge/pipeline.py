@@ -7,6 +7,7 @@ counts and stores. send() commits "submitting" before the request leaves, sends 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -28,13 +29,14 @@ from kekbridge.drafting import Drafter
 from kekbridge.errors import RequestRefused, StoreUnavailable
 from kekbridge.exchange import bodies
 from kekbridge.exchange.pacing import Ticket
-from kekbridge.exchange.protocol import Accepted, Deferred, Exchange, Refused, Submission, Unknown
+from kekbridge.exchange.protocol import Accepted, Deferred, Exchange, Submission, Unknown
 from kekbridge.model import AccountSnapshot, Order, OrderStatus, Usage, Webhook, client_order_id_of
 from kekbridge.outcomes import Outcomes
 from kekbridge.recording import Recorder
 from kekbridge.reorder import Reorder
-from kekbridge.store import claiming, sweeping
+from kekbridge.store import claiming
 from kekbridge.store.admission import Admission, AlertDraft, Decision
+from kekbridge.store.claiming import Claimed, Recheck
 from kekbridge.store.database import Database
 from kekbridge.store.order_queue import NOT_TO_BE_SENT
 from kekbridge.store.usage import read_usage
@@ -74,11 +76,19 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """What an order has when it may leave: its place in the rate window (None: it is only to be finished), or why it cannot be sent."""
+
+    ticket: Ticket | None = None
+    trouble: Submission | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Leave:
-    """An order's permission to leave at once, given in the transaction that admits it."""
+    """An order's permission to leave at once, given in the transaction that claims it."""
 
     order: Order
-    turn: Ticket
+    ticket: Ticket
 
 
 class Pipeline:
@@ -108,7 +118,7 @@ class Pipeline:
         self._drafter = Drafter(settings=settings.auth, terms=terms, clock=clock, tell_price=tell_price)
         self._recorder = Recorder(database=database, outcomes=outcomes, settings=settings.queue, clock=clock)
         self._reorder = Reorder()
-        self._leaves: dict[str, _Leave] = {}  # of orders claimed with their admission
+        self._leaves: dict[str, _Leave] = {}  # of orders claimed to leave at once
 
     @property
     def being_sent(self) -> frozenset[str]:
@@ -196,22 +206,29 @@ class Pipeline:
                 request_text=request_text,
             )
         except Exception:
-            leave = self._leaves.pop(client_order_id_of(draft.id, 0), None)
-            if leave is not None:  # the claim was undone with everything else
-                leave.turn.give_back()
-                self._departures.leave(leave.order)
+            self._take_back(client_order_id_of(draft.id, 0))  # the claim was undone with everything else
             raise
 
     def _may_leave_now(self, order: Order) -> bool:
-        """Asked on the writer thread: with a free lane and a place in the rate window an order is claimed with its admission."""
-        if not self._departures.enter(order):
+        """Asked on the writer thread: with a free lane and a place in the rate window an order is claimed.
+
+        One that has to change its leverage first does not leave at once: only what does may be claimed.
+        """
+        if self._lacks_leverage(order) or not self._departures.enter(order):
             return False
-        turn = self._exchange.take_turn(order)
-        if turn is None:
+        ticket = self._exchange.take_turn(order)
+        if ticket is None:
             self._departures.leave(order)
             return False
-        self._leaves[order.client_order_id] = _Leave(order, turn)
+        self._leaves[order.client_order_id] = _Leave(order, ticket)
         return True
+
+    def _take_back(self, name: str) -> None:
+        """An order does not leave after all: its lane and its place in the rate window are free again."""
+        leave = self._leaves.pop(name, None)
+        if leave is not None:
+            leave.ticket.give_back()
+            self._departures.leave(leave.order)
 
     async def _answer(self, admitted: Admission, delivery: Delivery) -> Answer:
         """The answer to a stored alert; waits a moment for the outcome of its orders."""
@@ -245,6 +262,38 @@ class Pipeline:
 
     # ------------------------------------------------------------------------------------------------- behind the queue
 
+    async def claim_next(self, *, entries_allowed: bool) -> Claimed:
+        """Claim, with one flush, what stands in the queue and may leave this instant: `send` it at once, in the turn of `wait_turn`."""
+        granted: list[str] = []
+
+        def may_claim(order: Order) -> bool:
+            if not self._may_leave_now(order):
+                return False
+            granted.append(order.client_order_id)
+            return True
+
+        now = self._clock()
+        # Taken in the moment in which the job is queued: what is stored before it runs is in the picture, what comes later is not.
+        look = partial(decision.recheck, snapshot=self._known_account(), terms=self._terms, now=now)
+        try:
+            claimed = await self._database.write(
+                claiming.claim_heads,
+                look,
+                taken=lambda: self._departures.taken,
+                entries_allowed=entries_allowed,
+                may_claim=may_claim,
+                request_text=request_text,
+                now=now,
+            )
+        except Exception:
+            for name in granted:
+                self._take_back(name)  # the claims were undone
+            raise
+        for order in claimed.finished:
+            self._take_back(order.client_order_id)
+            self._tell_unsent(order)
+        return claimed
+
     async def submit(self, order: Order, within_s: float | None = None) -> Submission | None:
         """Take its turn, `send`, and wait until the answer is written down.
 
@@ -265,30 +314,33 @@ class Pipeline:
         await asyncio.shield(sent.recorded)
         return sent.submission
 
-    async def wait_turn(self, order: Order) -> Ticket | None:
-        """Its place in the exchange's rate window, for `send`; None for an order that is only to be finished.
+    async def wait_turn(self, order: Order) -> Turn:
+        """Its leverage, and its place in the exchange's rate window, for `send`.
 
-        It comes before the claim: whoever is stopped or killed while waiting for it finds the order queued, not perhaps sent.
+        Both come before the claim: whoever is stopped or killed while waiting for them finds the order queued, not perhaps sent.
         """
         leave = self._leaves.pop(order.client_order_id, None)
         if leave is not None:
-            return leave.turn
+            return Turn(leave.ticket)
         if order.code in NOT_TO_BE_SENT:
-            return None
-        return await self._exchange.wait_turn(order)
+            return Turn()
+        trouble = await self._set_leverage(order)
+        return Turn(trouble=trouble) if trouble is not None else Turn(await self._exchange.wait_turn(order))
 
-    async def send(self, order: Order, turn: Ticket | None) -> Sent | None:
+    async def send(self, order: Order, turn: Turn) -> Sent | None:
         """Check a queued order once more, commit "submitting", send it once in its turn and begin to record the answer.
 
         Returns None when it was not sent (expired, denied, or nothing left to close). Unknown is for recovery.py to resolve.
         """
+        if turn.trouble is not None:
+            return Sent(turn.trouble, self._recorder.record(order, turn.trouble, self._claiming(order)))
         try:
-            return await self._send(order, turn)
+            return await self._send(order, turn.ticket)
         finally:
-            if turn is not None:
-                turn.give_back()  # no effect once it was used
+            if turn.ticket is not None:
+                turn.ticket.give_back()  # no effect once it was used
 
-    async def _send(self, order: Order, turn: Ticket | None) -> Sent | None:
+    async def _send(self, order: Order, ticket: Ticket | None) -> Sent | None:
         claimed = await self._claim(order)
         if claimed is None:
             return None
@@ -296,31 +348,29 @@ class Pipeline:
         being_sent.add(order.client_order_id)
         try:
             reach("W4")
-            submission = await self._set_leverage(claimed, turn) or await self._place(claimed, turn)
+            submission = await self._exchange.place(claimed, ticket)
             reach("W6")
         except BaseException:
             being_sent.discard(order.client_order_id)
             raise
         return Sent(submission, self._recorder.record(claimed, submission))
 
-    async def _place(self, order: Order, turn: Ticket | None) -> Submission:
-        """Send it in its turn. An entry that changed the leverage first waits for a new one, and trading may have been stopped since."""
-        if turn is not None and turn.is_held:
-            return await self._exchange.place(order, turn)
-        turn = await self._exchange.wait_turn(order)
-        try:
-            why = self._database.read_now(sweeping.forbidden, order, now=self._clock())
-            return Refused(*why) if why else await self._exchange.place(order, turn)
-        finally:
-            turn.give_back()
-
-    async def _set_leverage(self, order: Order, turn: Ticket | None) -> Submission | None:
-        """Bring the symbol to the leverage that the entry asks for; None when it is there, else why nothing was sent."""
+    def _lacks_leverage(self, order: Order) -> bool:
+        """True for an entry whose symbol is not at the leverage that it asks for. Any thread."""
         wanted = order.intent.leverage
-        if wanted is None or not order.is_entry or self._known_account().leverage.get(order.intent.symbol) == wanted:
+        return wanted is not None and order.is_entry and self._exchange.leverage_of(order.intent.symbol) != wanted
+
+    async def _set_leverage(self, order: Order) -> Submission | None:
+        """Bring the symbol to the leverage that the entry asks for; None when it is there, else why nothing is sent.
+
+        Only a few changes a minute are allowed: it may take long, and what may not be sent by now (its claim will say why) changes nothing.
+        """
+        wanted = order.intent.leverage
+        if wanted is None or not self._lacks_leverage(order):
             return None
-        if turn is not None:
-            turn.give_back()  # only a few changes a minute are allowed: waiting for one must not hold back other orders
+        now = self._clock()
+        if not await self._database.read(claiming.may_be_claimed, order, self._second_look(order, now), now=now):
+            return None
         answer = await self._exchange.set_leverage(order.intent.symbol, wanted)
         match answer:
             case Accepted():
@@ -334,18 +384,26 @@ class Pipeline:
     async def _claim(self, order: Order) -> Order | None:
         """The order as it will be sent, committed as submitting; None when it must not be sent any more."""
         if order.status is OrderStatus.SUBMITTING:
-            return order  # claimed in the transaction that admitted it, a moment ago
+            return order  # claimed a moment ago, to leave at once
         reach("W2" if order.intent.after_leg is None else "W8")
-        now = self._clock()
-        recheck = partial(decision.recheck, order=order, snapshot=self._known_account(), terms=self._terms, now=now)
-        claimed = await self._database.write(
-            claiming.claim_if_allowed, order, recheck, request_text=request_text, now=now
-        )
+        claimed = await self._database.write(self._claiming(order))
         if not claimed.status.is_final:
             return claimed
-        self._outcomes.publish(claimed)
-        log.info("order_not_sent", client_order_id=order.client_order_id, status=claimed.status, code=claimed.code)
+        self._tell_unsent(claimed)
         return None
+
+    def _claiming(self, order: Order) -> Callable[[sqlite3.Connection], Order]:
+        """The write that claims an order, or finishes it, by what is known now."""
+        now = self._clock()
+        look = self._second_look(order, now)
+        return partial(claiming.claim_if_allowed, order=order, recheck=look, request_text=request_text, now=now)
+
+    def _second_look(self, order: Order, now: datetime) -> Callable[[Usage, Webhook | None], Recheck]:
+        return partial(decision.recheck, order=order, snapshot=self._known_account(), terms=self._terms, now=now)
+
+    def _tell_unsent(self, order: Order) -> None:
+        self._outcomes.publish(order)
+        log.info("order_not_sent", client_order_id=order.client_order_id, status=order.status, code=order.code)
 
 
 def request_text(order: Order) -> str | None:

@@ -6,6 +6,7 @@ Each record is a task of its own: neither a shutdown nor whoever waits may stop 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -20,11 +21,12 @@ from kekbridge.errors import StoreUnavailable
 from kekbridge.exchange.protocol import Accepted, Deferred, Refused, Submission, Unknown
 from kekbridge.model import Order, Purpose
 from kekbridge.outcomes import Outcomes
-from kekbridge.store import alerts, orders, sweeping
+from kekbridge.store import alerts, orders
 from kekbridge.store.admission import Admission
 from kekbridge.store.database import Database
 
 T = TypeVar("T")
+Step = Callable[[sqlite3.Connection], Order]
 
 log = structlog.get_logger("kekbridge.recording")
 
@@ -80,20 +82,21 @@ class Recorder:
 
     # ------------------------------------------------------------------------------------------- the exchange's answer to us
 
-    def record(self, order: Order, submission: Submission) -> asyncio.Task[Order]:
+    def record(self, order: Order, submission: Submission, claim: Step | None = None) -> asyncio.Task[Order]:
         """Begin to write down what the exchange said of an order that was being sent; the task has the order as it then stands.
 
-        It raises StoreUnavailable. Whoever waits for the order hears of it after the flush.
+        It raises StoreUnavailable. Whoever waits for the order hears of it after the flush. `claim` claims an order that never was sent,
+        because what it needs before (its leverage) was not to be had: the store never shows it as being sent.
         """
-        return self._keep(self._write_down(order, submission))
+        return self._keep(self._write_down(order, submission, claim))
 
-    async def _write_down(self, order: Order, submission: Submission) -> Order:
+    async def _write_down(self, order: Order, submission: Submission, claim: Step | None) -> Order:
         reported: Order | None = None
         try:
             if isinstance(submission, Accepted):
                 recorded, reported = await self._commit_accepted(order.client_order_id, submission)
             else:
-                recorded = await self._commit(order, submission)
+                recorded = await self._commit(order, submission, claim)
             reach("W9")
         finally:
             self.being_sent.discard(order.client_order_id)
@@ -131,43 +134,46 @@ class Recorder:
             acceptance.fail(error)  # the report's fault, perhaps: the acceptance stands all the same
             return await self._database.write_soon(acceptance.write_alone), None
 
-    async def _commit(self, order: Order, submission: Refused | Deferred | Unknown) -> Order:
-        """Commit why the order was not taken, or that nobody knows."""
+    async def _commit(self, order: Order, submission: Refused | Deferred | Unknown, claim: Step | None) -> Order:
+        """Commit why the order was not taken, or that nobody knows; with `claim`, in one transaction with the claim of a queued order."""
         now = self._clock()
+        if claim is None:
+            return await self._database.write(self._step(order, submission, now))
+
+        def claim_and_step(connection: sqlite3.Connection) -> Order:
+            claimed = claim(connection)
+            return claimed if claimed.status.is_final else self._step(claimed, submission, now)(connection)
+
+        return await self._database.write(claim_and_step)
+
+    def _step(self, order: Order, submission: Refused | Deferred | Unknown, now: datetime) -> Step:
+        """The write that follows from an answer."""
         name = order.client_order_id
         match submission:
-            case Refused(code=code, message=message) if code in sweeping.STOPPED:
-                write = self._database.write(orders.mark_denied, name, code=code, error=message, now=now)
             case Refused(code=code, message=message):
-                write = self._database.write(orders.mark_rejected, name, code=code, error=message, now=now)
+                return lambda connection: orders.mark_rejected(connection, name, code=code, error=message, now=now)
             case Deferred(code=code, message=message, retry_after_s=retry_after_s):
-                write = self._defer(order, code, message, retry_after_s, now)
+                return self._defer(order, code, message, retry_after_s, now)
             case Unknown(reason=reason, sent_at=sent_at):
-                write = self._database.write(orders.mark_unknown, name, reason=reason, now=now, sent_at=sent_at)
-        return await write
+                return lambda connection: orders.mark_unknown(connection, name, reason=reason, now=now, sent_at=sent_at)
 
-    async def _defer(self, order: Order, code: str, message: str, retry_after_s: float | None, now: datetime) -> Order:
+    def _defer(self, order: Order, code: str, message: str, retry_after_s: float | None, now: datetime) -> Step:
         """Back to the queue while attempts and age allow it; the schedule is columns, so a restart forgets nothing.
 
         Protective orders do not wait: the position they were made for may be another one by then, and the guard looks again anyway.
         """
+        name = order.client_order_id
         is_tired = order.attempt >= self._settings.attempts and order.is_entry
         if is_tired or order.intent.purpose is Purpose.PROTECT:
             known = code if code in ("exchange_unreachable", "leverage_not_set") else "exchange_busy"
             text = message if known == code else f"{code}: {message}"
-            return await self._database.write(
-                orders.mark_rejected, order.client_order_id, code=known, error=text, now=now
-            )
+            return lambda connection: orders.mark_rejected(connection, name, code=known, error=text, now=now)
         pause = retry_after_s if retry_after_s is not None else backoff_s(self._settings.backoff_s, order.attempt)
         if not order.is_entry:
             pause = min(pause, _LONGEST_EXIT_PAUSE_S)
-        return await self._database.write(
-            orders.mark_deferred,
-            order.client_order_id,
-            code=code,
-            error=message,
-            now=now,
-            next_attempt_at=now + timedelta(seconds=pause),
+        due = now + timedelta(seconds=pause)
+        return lambda connection: orders.mark_deferred(
+            connection, name, code=code, error=message, now=now, next_attempt_at=due
         )
 
 

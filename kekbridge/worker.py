@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any
+from typing import TypeVar
 
 import structlog
 
@@ -28,6 +28,8 @@ from kekbridge.store import order_queue, sweeping
 from kekbridge.store import orders as order_rows
 from kekbridge.store.admission import Admission
 from kekbridge.store.database import Database
+
+T = TypeVar("T")
 
 log = structlog.get_logger("kekbridge.worker")
 
@@ -60,6 +62,7 @@ class Worker:
         self._lanes = Lanes(settings.concurrency)
         self._awake = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._stories: set[asyncio.Timeout] = set()  # what a stop leaves
         self._start: Callable[[Order], object] | None = None  # while trading: puts an order on its way
         self._claimed: list[Order] = []  # claimed by their admission when nobody could start them
         self._has_waiting = True  # orders that stood in the queue at the last look, or came since
@@ -90,6 +93,8 @@ class Worker:
 
     def take(self, admitted: Admission) -> None:
         """Orders were stored: those claimed by their admission go at once, the queue is looked at for the others."""
+        if admitted.has_cancels:
+            self._canceller.wake()
         if admitted.kind != "admitted":
             return
         for order in admitted.orders:
@@ -100,7 +105,6 @@ class Worker:
                 self._claimed.append(order)
             else:
                 self._start(order)
-        self._canceller.wake()
 
     # ------------------------------------------------------------------------------------------------------------ life
 
@@ -121,6 +125,9 @@ class Worker:
         """Take no more orders; run() returns when those under way are recorded."""
         self._stopping.set()
         self._awake.set()
+        for story in self._stories:
+            story.reschedule(0)
+        self._stories.clear()
 
     async def sleep_unless_stopping(self, seconds: float) -> None:
         try:
@@ -134,15 +141,17 @@ class Worker:
         async with asyncio.TaskGroup() as ways:
             self._start = lambda order: ways.create_task(self._run_order(order, pipeline))
             sweeper = ways.create_task(self._sweep())
+            is_woken = True
             while not self._stopping.is_set():
                 self._moved_at = asyncio.get_running_loop().time()
                 self._awake.clear()
                 try:
-                    await self._fill_lanes()
+                    if is_woken or await self._is_anything_ready():
+                        await self._fill_lanes(pipeline)
                 except KekbridgeError as error:
                     log.error("queue_not_readable", code=error.code, error=error.message)
                     await self.sleep_unless_stopping(_PAUSE_AFTER_TROUBLE_S)
-                await self._sleep()
+                is_woken = await self._sleep()
             self._start = None
             sweeper.cancel()
         await self._return_claimed()
@@ -160,18 +169,25 @@ class Worker:
                 log.error("queue_not_swept", code=error.code, error=error.message)
             await asyncio.sleep(_SWEEP_S)
 
-    async def _fill_lanes(self) -> None:
-        """Start whatever may go. A lane may take several, one after the other: look again until nothing moves."""
+    async def _is_anything_ready(self) -> bool:
+        """Look at the queue without touching it, for what nobody told of: deferred orders come due, other processes write, too."""
+        is_ready, self._has_waiting = await self._database.read(
+            _look, now=self._clock(), taken=self._lanes.taken, entries_allowed=not self.breaker.is_open
+        )
+        return is_ready
+
+    async def _fill_lanes(self, pipeline: Pipeline) -> None:
+        """Start whatever may go: what may leave at once is claimed, all of it with one flush; the others wait for their turn."""
         has_moved = True
         while has_moved and self._start is not None and not self._stopping.is_set():
-            heads, self._has_waiting = await self._database.read(
-                _look, now=self._clock(), taken=self._lanes.taken, entries_allowed=not self.breaker.is_open
-            )
-            has_moved = False
-            for order in heads:
+            claimed = await pipeline.claim_next(entries_allowed=not self.breaker.is_open)
+            self._has_waiting = claimed.has_more
+            for order in claimed.leaving:
+                self._start(order)
+            for order in claimed.waiting:
                 if self._lanes.enter(order):
                     self._start(order)
-                    has_moved = True
+            has_moved = bool(claimed.finished)  # the next one of that symbol may go
 
     async def _run_order(self, order: Order, pipeline: Pipeline) -> None:
         """One order from its place in a lane to its outcome. Whatever goes wrong here stays in this lane."""
@@ -193,13 +209,13 @@ class Worker:
                 self._awake.set()
 
     async def _send(self, order: Order, pipeline: Pipeline) -> Submission | None:
-        if order.status is not OrderStatus.SUBMITTING:
-            waiting = asyncio.create_task(pipeline.wait_turn(order))
-            if not await self._is_done_before_stop(waiting):
-                return None  # not claimed yet: the next start finds it queued
-            turn = waiting.result()
+        if order.status is OrderStatus.SUBMITTING:
+            turn = await pipeline.wait_turn(order)  # given with its claim
         else:
-            turn = await pipeline.wait_turn(order)  # given with its admission
+            waited = await self._until_stopped(pipeline.wait_turn(order))
+            if waited is None:
+                return None  # not claimed yet: the next start finds it queued
+            turn = waited
         sent = await pipeline.send(order, turn)
         if sent is None:
             return None
@@ -220,22 +236,21 @@ class Worker:
                 self.breaker.close()
         return sent.submission
 
-    async def _until_stopped(self, story: Coroutine[Any, Any, Order]) -> None:
-        """Follow a story, but leave it when the daemon stops: the store knows where it stands, the next start goes on."""
-        told = asyncio.create_task(story)
-        if await self._is_done_before_stop(told):
-            told.result()
-
-    async def _is_done_before_stop(self, task: asyncio.Task[Any]) -> bool:
-        """Wait for a task, or until the daemon stops, which cancels it; False then."""
-        stopping = asyncio.create_task(self._stopping.wait())
+    async def _until_stopped(self, story: Awaitable[T]) -> T | None:
+        """Follow a story, but leave it when the daemon stops (None): the store knows where it stands, the next start goes on."""
+        scope = asyncio.timeout(None)  # without a time: a stop gives it one
         try:
-            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            return task.done()
+            async with scope:
+                self._stories.add(scope)
+                if self._stopping.is_set():
+                    scope.reschedule(0)
+                return await story
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            return None
         finally:
-            task.cancel()
-            stopping.cancel()
-            await asyncio.gather(task, stopping, return_exceptions=True)
+            self._stories.discard(scope)
 
     async def _return_claimed(self) -> None:
         """Orders claimed while we stopped were never sent: give them back to the queue, so that the next start need not ask."""
@@ -244,18 +259,19 @@ class Worker:
                 order_rows.mark_deferred, order.client_order_id, next_attempt_at=self._clock(), now=self._clock()
             )
 
-    async def _sleep(self) -> None:
-        """Until something may be startable: an order came, one ended while others waited, or half a second has passed."""
+    async def _sleep(self) -> bool:
+        """Until something may be startable: True when an order came, or one moved on while others waited; False after half a second."""
         try:
             async with asyncio.timeout(_IDLE_LOOK_S):
                 await self._awake.wait()
         except TimeoutError:
-            pass  # look again: deferred orders may have come due
+            return False
+        return True
 
 
 def _look(
     connection: sqlite3.Connection, *, now: datetime, taken: frozenset[str], entries_allowed: bool
-) -> tuple[tuple[Order, ...], bool]:
-    """The heads of the queue, and whether it holds anything at all."""
+) -> tuple[bool, bool]:
+    """Whether anything in the queue is to be done now, and whether it holds anything at all."""
     heads = order_queue.claimable(connection, now=now, taken=taken, entries_allowed=entries_allowed)
-    return heads, bool(heads) or order_queue.count_waiting(connection) > 0
+    return bool(heads), bool(heads) or order_queue.is_any_waiting(connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -12,6 +13,7 @@ from kekbridge.exchange.bodies import request_text as body_of
 from kekbridge.model import OrderStatus, TradingState
 from kekbridge.recording import backoff_s
 from kekbridge.store import orders as order_rows
+from kekbridge.store import webhooks
 from tests.house import BTC, ETH, House
 from tests.waiting import until
 
@@ -57,6 +59,39 @@ async def test_a_leverage_of_unknown_outcome_is_asked_for_again(house: House) ->
     _, answer = await house.send(leverage="7")
     await house.until_stored(answer, "filled")
     assert len(await house.journal("order_accepted")) == 1
+
+
+async def test_an_entry_that_waits_for_its_leverage_is_queued(house: House) -> None:
+    """Nothing of it has left: killed now it would be sent later, not be looked for; a halt ends it, and it is not sent after all."""
+    await house.fault("delay", path="/v1/client/leverages", method="POST", delay_ms=1500, count=1)
+    answered = asyncio.create_task(house.send(leverage="7"))
+
+    async def is_asked_for() -> bool:
+        return house.daemon.engine.worker.orders_under_way == 1
+
+    await until(is_asked_for)
+    (order,) = await house.orders()
+    assert (order.status, order.attempt, order.submitted_at) == (OrderStatus.QUEUED, 0, None)
+    await house.set_state(TradingState.HALTED)
+    _, answer = await answered
+    assert (await house.until_stored(answer, "denied")).code == "trading_halted"
+    await until(lambda: house.daemon.engine.worker.orders_under_way == 0)
+    assert await house.journal("order_accepted") == []
+
+
+async def test_what_may_not_be_sent_changes_no_leverage(house: House) -> None:
+    """Its limits became too tight while it was held back: the symbol keeps the leverage that it has."""
+    for _ in range(5):
+        house.daemon.engine.worker.breaker.note(was_unknown=True)
+    _, answer = await house.send(leverage="7")
+    order = await house.order(answer)
+    with house.daemon.database.transaction() as connection:
+        webhook = webhooks.get(connection, order.webhook_id)
+        tighter = replace(webhook.settings, limits=replace(webhook.settings.limits, max_order_size=D("0.005")))
+        webhooks.change_settings(connection, webhook.id, tighter, now=house.clock())
+    house.daemon.engine.worker.breaker.close()
+    assert (await house.until_stored(answer, "denied")).code == "order_too_large"
+    assert await house.journal("leverage_set") == []
 
 
 async def test_a_halt_denies_what_waits_in_the_queue(house: House) -> None:

@@ -349,11 +349,15 @@ class OrderlyExchange:
         """Change price or quantity of a resting plain order; Accepted means the request was passed on."""
         return await self.rest.edit_order(bodies.edit_body(report, price=price, quantity=quantity))
 
+    def leverage_of(self, symbol: str) -> Decimal | None:
+        """The symbol's cross leverage as last heard; None while it is not known. Any thread."""
+        return self._account.leverage_of(symbol)
+
     async def set_leverage(self, symbol: str, leverage: Decimal) -> Submission:
         """Set the cross leverage of one symbol (a whole number, 1 to 100); asks nothing when it is known to be that already."""
         if leverage != leverage.to_integral_value() or not 1 <= leverage <= 100:
             return Refused("leverage_invalid", f"leverage {leverage} is not a whole number from 1 to 100")
-        if self._account.leverage_of(symbol) == leverage:
+        if self.leverage_of(symbol) == leverage:
             return Accepted("")  # 5 changes a minute are allowed: none is spent on nothing
         answer = await self.market.set_leverage(symbol, int(leverage))
         if isinstance(answer, Accepted):

@@ -123,6 +123,9 @@ class Exchange(Protocol):
     async def refresh(self) -> AccountSnapshot:
         """Ask for account, positions and marks now; returns the new snapshot."""
 
+    def leverage_of(self, symbol: str) -> Decimal | None:
+        """The symbol's cross leverage as last heard; None while it is not known. Any thread."""
+
     async def wait_turn(self, order: Order) -> Ticket:
         """Wait for a place in the rate window of the order's create request; exits go first.
 

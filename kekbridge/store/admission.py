@@ -92,6 +92,7 @@ class Admission:
     alert: StoredAlert
     orders: tuple[Order, ...] = ()
     retry_after_s: int | None = None
+    has_cancels: bool = False  # it stored cancel steps, to be carried out now
 
 
 def _stay(_connection: sqlite3.Connection, _order: Order) -> Departure | None:
@@ -142,7 +143,7 @@ def admit(
     _tell(connection, draft, alert, f"alert_{decision.status}", stored, now=now)
     if departure is not None:
         orders.tell_departure(connection, stored[0], departure)
-    return Admission(kind=decision.status, alert=alert, orders=stored)
+    return Admission(kind=decision.status, alert=alert, orders=stored, has_cancels=bool(decision.cancels))
 
 
 def _planned(draft: AlertDraft, decision: Decision, *, now: datetime, expires_at: datetime) -> tuple[Order, ...]:

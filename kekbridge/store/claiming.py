@@ -1,4 +1,4 @@
-"""Compound writes around the queue: admit and claim in one flush, and claim only what the rules still allow.
+"""Compound writes around the queue: admit and claim in one flush, claim what may leave, and only what the rules still allow.
 
 Each function is one transaction of database.py. The decisions are pure functions handed in by the pipeline; this file only puts
 them and the rows into the same transaction.
@@ -10,11 +10,13 @@ import sqlite3
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
+from typing import Protocol
 
 from kekbridge.crashpoints import reach
 from kekbridge.errors import NotFound
 from kekbridge.model import Order, OrderIntent, OrderStatus, Purpose, RateLimits, Usage, Verdict, Webhook
-from kekbridge.store import orders, webhooks
+from kekbridge.store import order_queue, orders, webhooks
 from kekbridge.store.admission import Admission, AlertDraft, Decision, admit
 from kekbridge.store.order_rows import Departure
 from kekbridge.store.usage import read_usage
@@ -29,6 +31,12 @@ class Recheck:
     code: str = ""
     error: str = ""
     verdicts: tuple[Verdict, ...] = ()
+
+
+class SecondLook(Protocol):
+    """Judges an order of the queue by what is used now, without the order itself, and by its webhook (None: deleted)."""
+
+    def __call__(self, usage: Usage, webhook: Webhook | None, *, order: Order) -> Recheck: ...
 
 
 def admit_and_claim(
@@ -76,6 +84,49 @@ def admit_and_claim(
     return admission
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """What one look at the queue did."""
+
+    leaving: tuple[Order, ...]  # claimed: each is sent as soon as this is on the disk
+    finished: tuple[Order, ...]  # not to be sent, said the second look
+    waiting: tuple[Order, ...]  # heads of the queue that may not leave this instant
+    has_more: bool  # something stands in the queue still
+
+
+def claim_heads(
+    connection: sqlite3.Connection,
+    recheck: SecondLook,
+    *,
+    taken: Callable[[], Collection[str]],
+    entries_allowed: bool,
+    may_claim: Callable[[Order], bool],
+    request_text: Callable[[Order], str | None],
+    now: datetime,
+) -> Claimed:
+    """Claim, in one flush, whatever stands at the head of its symbol's queue and may leave this instant.
+
+    `taken`, `may_claim` and `request_text` as in `admit_and_claim`; `recheck` is made of the order it judges. An order that is not to be
+    sent any more (`claimable` says so) is left for `claim_if_allowed`.
+    """
+    leaving: list[Order] = []
+    finished: list[Order] = []
+    waiting: list[Order] = []
+    for order in order_queue.claimable(connection, now=now, taken=taken(), entries_allowed=entries_allowed):
+        if order.code in order_queue.NOT_TO_BE_SENT or not may_claim(order):
+            waiting.append(order)
+            continue
+        reach("W2" if order.intent.after_leg is None else "W8")
+        told = _claim(connection, order, partial(recheck, order=order), request_text=request_text, now=now)
+        (finished if told.status.is_final else leaving).append(told)
+    return Claimed(
+        leaving=tuple(leaving),
+        finished=tuple(finished),
+        waiting=tuple(waiting),
+        has_more=order_queue.is_any_waiting(connection),
+    )
+
+
 def claim_if_allowed(
     connection: sqlite3.Connection,
     order: Order,
@@ -93,13 +144,46 @@ def claim_if_allowed(
     current = orders.get(connection, order.client_order_id)
     if current.status.is_final:
         return current
+    return _claim(connection, order, recheck, request_text=request_text, now=now)
+
+
+def may_be_claimed(
+    connection: sqlite3.Connection,
+    order: Order,
+    recheck: Callable[[Usage, Webhook | None], Recheck],
+    *,
+    now: datetime,
+) -> bool:
+    """What `claim_if_allowed` would say now. Reads only: for what has to be done before the claim."""
+    is_queued = orders.get(connection, order.client_order_id).status is OrderStatus.QUEUED
+    return is_queued and _second_look(connection, order, recheck, now=now).status is OrderStatus.SUBMITTING
+
+
+def _second_look(
+    connection: sqlite3.Connection,
+    order: Order,
+    recheck: Callable[[Usage, Webhook | None], Recheck],
+    *,
+    now: datetime,
+) -> Recheck:
     try:
         webhook = webhooks.get(connection, order.webhook_id)
     except NotFound:
         webhook = None  # deleted meanwhile: the account's own limits still hold
     cooldown_s = (webhook.settings.limits.cooldown_s if webhook else None) or 0
     usage = read_usage(connection, order.webhook_id, now=now, cooldown_s=cooldown_s, excluding=order.client_order_id)
-    verdict = recheck(usage, webhook)
+    return recheck(usage, webhook)
+
+
+def _claim(
+    connection: sqlite3.Connection,
+    order: Order,
+    recheck: Callable[[Usage, Webhook | None], Recheck],
+    *,
+    request_text: Callable[[Order], str | None],
+    now: datetime,
+) -> Order:
+    verdict = _second_look(connection, order, recheck, now=now)
     name = order.client_order_id
     match verdict.status:
         case OrderStatus.EXPIRED:

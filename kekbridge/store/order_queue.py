@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from kekbridge.model import Order, OrderStatus
+from kekbridge.model import Order, OrderStatus, Purpose
 from kekbridge.store import times
 from kekbridge.store.alerts import NOTHING_TO_CLOSE
 from kekbridge.store.order_rows import COLUMNS, order_from
@@ -87,10 +87,44 @@ def interrupted(connection: sqlite3.Connection) -> tuple[Order, ...]:
     return _unfinished(connection, "o.status IN ('submitting', 'unknown')")
 
 
+def open_stops(connection: sqlite3.Connection) -> tuple[Order, ...]:
+    """Stop orders of our own making that protect a position and rest at the exchange, oldest first."""
+    return _unfinished(
+        connection,
+        "o.status = 'accepted' AND o.purpose = 'protect' AND o.order_type = 'stop' AND o.order_id IS NOT NULL",
+    )
+
+
 def count_waiting(connection: sqlite3.Connection) -> int:
     """How many orders are queued."""
     row = connection.execute("SELECT count(*) FROM orders WHERE finished_at IS NULL AND status = 'queued'").fetchone()
     return int(row[0])
+
+
+def is_any_waiting(connection: sqlite3.Connection) -> bool:
+    """True when an order is queued."""
+    row = connection.execute(
+        "SELECT 1 FROM orders INDEXED BY orders_open WHERE finished_at IS NULL AND status = 'queued' LIMIT 1"
+    ).fetchone()
+    return row is not None
+
+
+def waiting_kinds(connection: sqlite3.Connection) -> tuple[tuple[str, Purpose], ...]:
+    """Whose orders are queued, and what for: each webhook id and purpose once."""
+    rows = connection.execute(
+        "SELECT DISTINCT webhook_id, purpose FROM orders INDEXED BY orders_open WHERE finished_at IS NULL AND status = 'queued'"
+    )
+    return tuple((webhook_id, Purpose(purpose)) for webhook_id, purpose in rows)
+
+
+def waiting_of(connection: sqlite3.Connection, webhook_id: str, purpose: Purpose) -> tuple[Order, ...]:
+    """The queued orders of one webhook and purpose, in the order of admission."""
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM orders o INDEXED BY orders_open WHERE o.finished_at IS NULL AND o.status = 'queued'"
+        " AND o.webhook_id = ? AND o.purpose = ? ORDER BY o.sequence",
+        (webhook_id, purpose.value),
+    )
+    return tuple(order_from(row) for row in rows)
 
 
 def _unfinished(connection: sqlite3.Connection, condition: str) -> tuple[Order, ...]:

@@ -8,52 +8,48 @@ from __future__ import annotations
 
 import sqlite3
 from datetime import datetime
-from typing import Final
 
-from kekbridge.model import Order, OrderStatus, Purpose, TradingState
-from kekbridge.store import orders, settings
-
-STOPPED: Final = frozenset({"trading_halted", "exits_only"})
+from kekbridge.model import Order, Purpose, TradingState
+from kekbridge.store import order_queue, orders, settings
 
 
 def is_due(connection: sqlite3.Connection, *, now: datetime) -> bool:
-    """True when `sweep` would find something to do. Reads only: it is asked twice a second."""
-    if orders.count_waiting(connection) == 0:
+    """True when `sweep` would find something to do. Reads only: it is asked twice a second, however many orders wait."""
+    if not order_queue.is_any_waiting(connection):
         return False
     return bool(orders.overdue(connection, now=now, limit=1)) or any(
-        forbidden(connection, order, now=now) for order in _queued(connection)
+        _forbidden(connection, *kind, now=now) for kind in order_queue.waiting_kinds(connection)
     )
 
 
 def sweep(connection: sqlite3.Connection, *, now: datetime) -> tuple[Order, ...]:
-    """Expire what is too old and deny what the trading state forbids; returns what was finished."""
+    """Expire what is too old and deny what the trading state forbids, each in the order of admission; returns what was finished."""
     finished = [
         orders.mark_expired(connection, order.client_order_id, now=now) for order in orders.overdue(connection, now=now)
     ]
-    for order in _queued(connection):
-        why = forbidden(connection, order, now=now)
+    denied: list[tuple[Order, str, str]] = []
+    for kind in order_queue.waiting_kinds(connection):
+        why = _forbidden(connection, *kind, now=now)
         if why is not None:
-            code, error = why
-            finished.append(orders.mark_denied(connection, order.client_order_id, code=code, error=error, now=now))
+            denied += ((order, *why) for order in order_queue.waiting_of(connection, *kind))
+    for order, code, error in sorted(denied, key=lambda each: each[0].sequence):
+        finished.append(orders.mark_denied(connection, order.client_order_id, code=code, error=error, now=now))
     return tuple(finished)
 
 
-def forbidden(connection: sqlite3.Connection, order: Order, *, now: datetime) -> tuple[str, str] | None:
-    """Code and reason when the trading state of the account or the webhook forbids to send this order now, else None.
+def _forbidden(
+    connection: sqlite3.Connection, webhook_id: str, purpose: Purpose, *, now: datetime
+) -> tuple[str, str] | None:
+    """Code and reason when the trading state of the account or the webhook forbids to send such an order now, else None.
 
     What a limit closed by itself does not count: the order had its room when it was admitted, and the limits judge it again at its claim.
     Orders that protect a position always pass: a halt leaves positions and their stops as they are, it does not strip them.
     """
-    purpose = order.intent.purpose
     if purpose is Purpose.PROTECT:
         return None
-    state = settings.effective_state(connection, now=now, webhook_id=order.webhook_id, without_trips=True)
+    state = settings.effective_state(connection, now=now, webhook_id=webhook_id, without_trips=True)
     if state is TradingState.HALTED:
         return "trading_halted", "trading was halted before the order was sent"
     if state is TradingState.EXITS_ONLY and purpose is Purpose.ENTRY:
         return "exits_only", "entries were stopped before the order was sent"
     return None
-
-
-def _queued(connection: sqlite3.Connection) -> tuple[Order, ...]:
-    return tuple(order for order in orders.unfinished(connection) if order.status is OrderStatus.QUEUED)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
+from typing import Any
 
 import pytest
 
 from kekbridge.model import Order, OrderStatus, TradingState, Usage, Webhook, WebhookSettings
 from kekbridge.store import orders, settings, webhooks
-from kekbridge.store.admission import Admission, AlertDraft
-from kekbridge.store.claiming import Recheck, admit_and_claim, claim_if_allowed
+from kekbridge.store.admission import Admission, AlertDraft, admit
+from kekbridge.store.claiming import Claimed, Recheck, admit_and_claim, claim_heads, claim_if_allowed, may_be_claimed
 from kekbridge.store.database import Database
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent
 
@@ -138,3 +141,98 @@ def test_an_order_of_a_deleted_webhook_is_still_looked_at(connection: sqlite3.Co
     later = NOW + timedelta(seconds=1)
     assert claim_if_allowed(connection, queued, recheck, request_text=body_of, now=later).attempt == 1
     assert given == [None]
+
+
+BTC, ETH, SOL = "PERP_BTC_USDC", "PERP_ETH_USDC", "PERP_SOL_USDC"
+
+
+def put(connection: sqlite3.Connection, symbol: str) -> Order:
+    """A queued order."""
+    return admit(
+        connection, draft(), admitting(intent(symbol=symbol)), rates=NO_RATES, now=NOW, expires_at=EXPIRES
+    ).orders[0]
+
+
+def claim(connection: sqlite3.Connection, /, **changes: Any) -> Claimed:
+    def may(usage: Usage, webhook: Webhook | None, *, order: Order) -> Recheck:
+        return Recheck(status=OrderStatus.SUBMITTING, intent=order.intent)
+
+    arguments = {
+        "taken": frozenset,
+        "entries_allowed": True,
+        "may_claim": lambda order: True,
+        "request_text": body_of,
+        "now": NOW + WAITED,
+    }
+    return claim_heads(connection, changes.pop("recheck", may), **{**arguments, **changes})
+
+
+def saying(verdict: Recheck, usage: Usage, webhook: Webhook | None) -> Recheck:
+    """A second look that says this."""
+    return verdict
+
+
+def names(found: Iterable[Order]) -> list[str]:
+    return [order.client_order_id for order in found]
+
+
+async def test_all_that_may_leave_is_claimed_in_one_commit(database: Database) -> None:
+    """The heads of all symbols share a flush; behind each the next one of its symbol waits for its end."""
+    queued = [await database.write(put, symbol) for symbol in (BTC, ETH, BTC)]
+    statements: list[str] = []
+    await database.write(lambda connection: connection.set_trace_callback(statements.append))
+    statements.clear()
+    claimed = await database.write(claim)
+    assert statements.count("COMMIT") == 1
+    assert (names(claimed.leaving), claimed.waiting, claimed.finished) == (names(queued[:2]), (), ())
+    assert claimed.has_more
+    assert {(order.status, order.attempt) for order in claimed.leaving} == {(OrderStatus.SUBMITTING, 1)}
+    for order in claimed.leaving:
+        assert (await database.read(orders.details, order.client_order_id)).request == body_of(order)
+
+    again = await database.write(claim, taken=lambda: names(queued[:1]))
+    assert (names(again.leaving), again.has_more) == (names(queued[2:]), False)
+
+
+def test_only_what_leaves_at_once_is_claimed(connection: sqlite3.Connection) -> None:
+    """No lane, no place in the rate window: the order stays queued, and nothing behind it is looked at."""
+    first, other = put(connection, BTC), put(connection, ETH)
+    put(connection, BTC)
+    claimed = claim(connection, may_claim=lambda order: order.intent.symbol == ETH)
+    assert (names(claimed.leaving), names(claimed.waiting)) == (names((other,)), names((first,)))
+    assert orders.get(connection, first.client_order_id).status is OrderStatus.QUEUED
+
+
+def test_what_the_second_look_denies_is_finished_among_the_others(connection: sqlite3.Connection) -> None:
+    """One order's no is its own: the others of the same commit leave."""
+    denied, other = put(connection, BTC), put(connection, ETH)
+
+    def look(usage: Usage, webhook: Webhook | None, *, order: Order) -> Recheck:
+        if order.intent.symbol == ETH:
+            return Recheck(status=OrderStatus.SUBMITTING)
+        return Recheck(status=OrderStatus.DENIED, code="why", error="because")
+
+    claimed = claim(connection, recheck=look)
+    assert (names(claimed.leaving), names(claimed.finished)) == (names((other,)), names((denied,)))
+    assert (claimed.finished[0].status, claimed.finished[0].code) == (OrderStatus.DENIED, "why")
+    assert not claimed.has_more
+
+
+def test_what_is_too_old_is_not_asked_to_leave(connection: sqlite3.Connection) -> None:
+    """It is to be finished, takes no place from one that may leave, and comes back with its code."""
+    old = put(connection, BTC)
+    claimed = claim(connection, now=EXPIRES, may_claim=lambda order: pytest.fail("asked"))
+    assert [(order.client_order_id, order.code) for order in claimed.waiting] == [
+        (old.client_order_id, "alert_expired")
+    ]
+
+
+def test_the_look_before_the_claim_changes_nothing(connection: sqlite3.Connection) -> None:
+    """Asked before an entry changes its leverage: yes for what would be claimed, no for what would not or is over."""
+    order = put(connection, SOL)
+    before = list(connection.iterdump())
+    for status, expected in ((OrderStatus.SUBMITTING, True), (OrderStatus.DENIED, False)):
+        assert may_be_claimed(connection, order, partial(saying, Recheck(status=status)), now=NOW) is expected
+    assert list(connection.iterdump()) == before
+    orders.mark_denied(connection, order.client_order_id, code="x", error="x", now=NOW)
+    assert not may_be_claimed(connection, order, partial(saying, Recheck(status=OrderStatus.SUBMITTING)), now=NOW)

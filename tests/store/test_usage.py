@@ -6,7 +6,7 @@ import sqlite3
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from kekbridge.model import ZERO, Order, TradingState, Trip
+from kekbridge.model import ZERO, Order, Purpose, TradingState, Trip
 from kekbridge.store import orders, settings, sweeping
 from kekbridge.store.admission import admit
 from kekbridge.store.usage import read_usage
@@ -88,3 +88,21 @@ def test_a_limit_that_trips_later_does_not_take_back_what_it_admitted(connection
     again = read_usage(connection, "hook", now=NOW, excluding=order.client_order_id)
     assert again.trading_state is TradingState.EXITS_ONLY
     assert [each.client_order_id for each in sweeping.sweep(connection, now=NOW)] == [order.client_order_id]
+
+
+def test_a_stop_of_trading_ends_each_webhooks_orders_by_what_they_are_for(connection: sqlite3.Connection) -> None:
+    """Exits-only ends entries and leaves exits; a halted webhook loses both, another one's stay; protection always stays."""
+    entry, leaving = put(connection), put(connection, purpose=Purpose.EXIT, reduce_only=True)
+    protecting = put(connection, purpose=Purpose.PROTECT, reduce_only=True)
+    other = put(connection, webhook_id="other")
+    assert not sweeping.is_due(connection, now=NOW)
+    settings.set_trading_state(connection, TradingState.EXITS_ONLY, reason="", by="operator", now=NOW, scope="hook")
+    assert sweeping.is_due(connection, now=NOW)
+    assert [(each.client_order_id, each.code) for each in sweeping.sweep(connection, now=NOW)] == [
+        (entry.client_order_id, "exits_only")
+    ]
+    settings.set_trading_state(connection, TradingState.HALTED, reason="", by="operator", now=NOW)
+    ended = [each.client_order_id for each in sweeping.sweep(connection, now=NOW)]
+    assert ended == [leaving.client_order_id, other.client_order_id]
+    assert not sweeping.is_due(connection, now=NOW)
+    assert [each.client_order_id for each in orders.unfinished(connection)] == [protecting.client_order_id]
