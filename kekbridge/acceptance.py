@@ -27,23 +27,27 @@ class Acceptance:
         self.now = now
         self.signed_at = signed_at
         self._joining = threading.Lock()
-        self._is_begun = False
+        self._is_closed = False  # it is being written, or something was decided that must not see the report
         self._report: Report | None = None
         self._told: asyncio.Future[Order] | None = None
 
     def join(self, report: Report) -> asyncio.Future[Order] | None:
         """Let a report be written with it; the future has the order as it then stands. None when it is too late: write it alone."""
         with self._joining:
-            if self._is_begun or self._report is not None:
+            if self._is_closed or self._report is not None:
                 return None
             self._report = report
         self._told = asyncio.get_running_loop().create_future()
         return self._told
 
+    def close(self) -> None:
+        """Let no report join any more."""
+        self._is_closed = True
+
     def write(self, connection: sqlite3.Connection) -> tuple[Order, Order | None]:
         """One transaction: the order as accepted, and as the report that joined left it."""
         with self._joining:
-            self._is_begun = True
+            self._is_closed = True
             report = self._report
         if report is None:
             return self.write_alone(connection), None

@@ -84,6 +84,14 @@ class Outcomes:
             if not watches:
                 del self._watches[alert_id]
 
+    def close_acceptances(self) -> None:
+        """Something is decided by the account as it is seen now: a later report must not be stored before that decision.
+
+        Else the room that the order held would be free again for a decision that does not see the position it became.
+        """
+        for acceptance in self.acceptances.values():
+            acceptance.close()
+
     def publish(self, order: Order) -> None:
         """Tell everybody who waits for this order's alert, and whoever measures."""
         self.stages.moved(order)

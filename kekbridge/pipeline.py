@@ -190,6 +190,7 @@ class Pipeline:
     async def _admit(self, draft: AlertDraft, decide: Callable[[Usage], Decision], webhook: Webhook) -> Admission:
         max_age_s = max(self._settings.queue.max_age_s, webhook.settings.max_timestamp_age_s or 0)
         fired_at = min(draft.fired_at or draft.received_at, draft.received_at)
+        self._outcomes.close_acceptances()
         try:
             return await self._database.write(
                 claiming.admit_and_claim,
@@ -275,6 +276,7 @@ class Pipeline:
         now = self._clock()
         # Taken in the moment in which the job is queued: what is stored before it runs is in the picture, what comes later is not.
         look = partial(decision.recheck, snapshot=self._known_account(), terms=self._terms, now=now)
+        self._outcomes.close_acceptances()
         try:
             claimed = await self._database.write(
                 claiming.claim_heads,
@@ -396,6 +398,7 @@ class Pipeline:
         """The write that claims an order, or finishes it, by what is known now."""
         now = self._clock()
         look = self._second_look(order, now)
+        self._outcomes.close_acceptances()
         return partial(claiming.claim_if_allowed, order=order, recheck=look, request_text=request_text, now=now)
 
     def _second_look(self, order: Order, now: datetime) -> Callable[[Usage, Webhook | None], Recheck]:

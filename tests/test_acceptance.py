@@ -21,6 +21,7 @@ from kekbridge.store import events, orders
 from kekbridge.store.admission import admit
 from kekbridge.store.connections import connect
 from kekbridge.store.database import Database
+from tests.house import House
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill, intent
 
 LATER, LAST = NOW + timedelta(milliseconds=5), NOW + timedelta(milliseconds=9)
@@ -123,6 +124,14 @@ async def test_a_report_that_comes_too_late_is_written_alone(sent: tuple[sqlite3
     other = Acceptance(order.client_order_id, order_id="7", now=LATER, signed_at=NOW)
     assert other.join(lambda c, known: order) is not None
     assert other.join(lambda c, known: order) is None
+
+
+async def test_a_report_does_not_overtake_a_decision(house: House) -> None:
+    """What is stored before a decision is in the picture it was given: an acceptance that waits in front of it takes nothing new."""
+    acceptance = Acceptance("kb-a", order_id="7", now=LATER, signed_at=NOW)
+    house.daemon.engine.outcomes.acceptances["kb-a"] = acceptance
+    await house.send()
+    assert acceptance.join(lambda c, known: pytest.fail("written")) is None
 
 
 async def test_who_joined_is_told_or_learns_why_not(sent: tuple[sqlite3.Connection, Order]) -> None:
