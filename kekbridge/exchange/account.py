@@ -25,6 +25,7 @@ READ_LAG_MS: Final = 5_000
 _REMEMBERED_FILLS: Final = 10_000
 _BASIS_POINT: Final = Decimal("0.0001")
 _IMR_EXPONENT: Final = Decimal("0.8")
+_ONE: Final = Decimal(1)
 
 
 @dataclass(slots=True)
@@ -35,6 +36,16 @@ class _Held:
     seq: int | None = None
     changed_ms: int = 0
     filled_ms: int = 0
+    _shown: tuple[Position, Position] | None = None  # made from `position`, with the last mark
+
+    def at_mark(self, mark: Mark | None) -> Position:
+        """The position at this mark; the same object until one of the two changes."""
+        if mark is None:
+            return self.position
+        shown = self._shown
+        if shown is None or shown[0] is not self.position or shown[1].mark_price != mark.price:
+            shown = self._shown = self.position, replace(self.position, mark_price=mark.price)
+        return shown[1]
 
 
 class AccountView:
@@ -232,12 +243,16 @@ class AccountView:
         growth = abs(after.quantity) - abs(before.quantity)
         if growth <= 0:
             return ZERO
-        notional = abs(after.quantity) * price
-        ratios = [1 / self._leverage[after.symbol] if self._leverage.get(after.symbol) else ZERO]
+        leverage = self._leverage.get(after.symbol)
+        ratio = 1 / leverage if leverage else ZERO
         rules = self._instruments.get(after.symbol)
         if rules is not None:
-            ratios += [rules.base_imr, rules.imr_factor * notional**_IMR_EXPONENT]
-        return growth * price * max(ratios)
+            notional = abs(after.quantity) * price
+            ratio = max(ratio, rules.base_imr)
+            # The power is the dearest sum of a fill and counts for big positions only: it is never over the notional itself, or over 1.
+            if rules.imr_factor * max(notional, _ONE) > ratio:
+                ratio = max(ratio, rules.imr_factor * notional**_IMR_EXPONENT)
+        return growth * price * ratio
 
     def _build(self, heard_at: datetime) -> AccountSnapshot:
         cross: dict[str, Position] = {}
@@ -245,8 +260,7 @@ class AccountView:
         for (symbol, mode), held in self._held.items():
             if not held.position.quantity:
                 continue  # rows of quantity zero stay while unsettled PnL is left (section 9)
-            mark = self._marks.get(symbol)
-            position = replace(held.position, mark_price=mark.price) if mark else held.position
+            position = held.at_mark(self._marks.get(symbol))
             if mode is MarginMode.CROSS:
                 cross[symbol] = position
             else:

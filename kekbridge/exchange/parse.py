@@ -68,6 +68,8 @@ def decimal_or_none(raw: object) -> Decimal | None:
 
 def integer_or_none(raw: object) -> int | None:
     """A whole number, quoted or not. Ids exceed 2^53, so nothing goes through a float."""
+    if type(raw) is int:  # not a bool, and nearly always
+        return raw
     value = decimal_or_none(raw)
     return int(value) if value is not None and value == value.to_integral_value() else None
 
@@ -105,8 +107,8 @@ def _snake(name: str) -> str:
 
 def snake_keys(value: object) -> Any:
     """A stream message with the field names of the REST API (the streams speak camelCase, section 12)."""
-    if isinstance(value, Mapping):
-        return {_snake(str(key)): snake_keys(item) for key, item in value.items()}
+    if isinstance(value, dict):
+        return {_snake(key): snake_keys(item) for key, item in value.items()}
     if isinstance(value, list):
         return [snake_keys(item) for item in value]
     return value
@@ -156,7 +158,7 @@ def order_report(row: Mapping[str, Any]) -> OrderReport:
         raise ParseError("order_id is missing in an answer of the exchange")
     quantity = decimal_or_none(_first(row, "quantity", "order_quantity")) or ZERO
     executed = decimal_or_none(_first(row, "total_executed_quantity", "executed_quantity", "executed")) or ZERO
-    updated = _first(row, "updated_time", "timestamp", "created_time")
+    updated = integer_or_none(_first(row, "updated_time", "timestamp", "created_time")) or 0
     return OrderReport(
         order_id=order_id,
         client_order_id=identifier(row.get("client_order_id")),
@@ -177,7 +179,7 @@ def order_report(row: Mapping[str, Any]) -> OrderReport:
         reason=_reason(row),
         created_at=moment(row.get("created_time")),
         updated_at=moment(updated) or datetime.fromtimestamp(0, UTC),
-        version=integer_or_none(updated) or 0,
+        version=updated,
     )
 
 
@@ -197,7 +199,7 @@ def algo_report(row: Mapping[str, Any]) -> OrderReport:
     executed = decimal_or_none(_first(row, "total_executed_quantity", "executed_quantity")) or ZERO
     if algo_type in _PAIRS and executed == 0:
         executed = sum((child.executed_quantity for child in children), ZERO)
-    updated = _first(row, "updated_time", "timestamp", "created_time")
+    updated = integer_or_none(_first(row, "updated_time", "timestamp", "created_time")) or 0
     return OrderReport(
         order_id=order_id,
         client_order_id=identifier(row.get("client_order_id")),
@@ -218,7 +220,7 @@ def algo_report(row: Mapping[str, Any]) -> OrderReport:
         reason=_reason(row),
         created_at=moment(row.get("created_time")),
         updated_at=moment(updated) or datetime.fromtimestamp(0, UTC),
-        version=integer_or_none(updated) or 0,
+        version=updated,
         stop_is_live=_stop_is_live(row, algo_type, children),
         children=children,
     )
@@ -297,9 +299,25 @@ def _reason(row: Mapping[str, Any]) -> str:
 
 def trade(row: Mapping[str, Any]) -> Fill:
     """A trade from REST. `order_id` is the plain order's, also for what an algo order caused."""
-    trade_id, order_id = identifier(row.get("id")), identifier(row.get("order_id"))
+    return _fill(
+        row,
+        trade_id=identifier(row.get("id")),
+        executed_at=moment(row.get("executed_timestamp")),
+        realized_pnl=decimal_or_none(row.get("realized_pnl")),
+        maker=row.get("is_maker"),
+    )
+
+
+def _fill(
+    row: Mapping[str, Any],
+    *,
+    trade_id: str | None,
+    executed_at: datetime | None,
+    realized_pnl: Decimal | None,
+    maker: object,
+) -> Fill:
+    order_id = identifier(row.get("order_id"))
     price, quantity = _positive(row.get("executed_price")), _positive(row.get("executed_quantity"))
-    executed_at = moment(row.get("executed_timestamp"))
     if trade_id is None or order_id is None or price is None or quantity is None or executed_at is None:
         raise ParseError("a trade of the exchange lacks its id, order, price, quantity or time")
     return Fill(
@@ -311,27 +329,24 @@ def trade(row: Mapping[str, Any]) -> Fill:
         price=price,
         quantity=quantity,
         fee=decimal_or_none(row.get("fee")) or ZERO,
-        realized_pnl=decimal_or_none(row.get("realized_pnl")),
-        is_maker=row.get("is_maker") is True
-        or integer_or_none(row.get("is_maker")) == 1
-        or is_true(row.get("is_maker")),
+        realized_pnl=realized_pnl,
+        is_maker=is_true(maker) or integer_or_none(maker) == 1,
         executed_at=executed_at,
     )
 
 
 def stream_fill(row: Mapping[str, Any]) -> Fill | None:
     """The fill inside an `executionreport` (after `snake_keys`); None for a report without one (tradeId 0)."""
-    if identifier(row.get("trade_id")) is None or _positive(row.get("executed_quantity")) is None:
+    trade_id = identifier(row.get("trade_id"))
+    if trade_id is None or _positive(row.get("executed_quantity")) is None:
         return None
-    renamed = {
-        **row,
-        "id": row.get("trade_id"),
-        "executed_timestamp": row.get("timestamp"),
-        "is_maker": row.get("maker"),
-    }
-    # realizedPnl of a fill is not in this report, and the order's own would be counted once per fill.
-    renamed.pop("realized_pnl", None)
-    return trade(renamed)
+    return _fill(
+        row,
+        trade_id=trade_id,
+        executed_at=moment(row.get("timestamp")),
+        realized_pnl=None,  # a fill's own is not in this report, and the order's would be counted once per fill
+        maker=row.get("maker"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
