@@ -211,7 +211,8 @@ class _Window:
                 ticket.at = ticket.left_at = self._monotonic()
                 self._stamped.append(ticket)
                 self._unstamped.discard(ticket)
-            self._grant()
+            if self._queue:
+                self._grant()
 
     def answered(self, ticket: Ticket) -> None:
         if ticket.left_at is None:
@@ -223,7 +224,8 @@ class _Window:
     def give_back(self, ticket: Ticket) -> None:
         if ticket in self._unstamped:
             self._unstamped.discard(ticket)
-            self._grant()
+            if self._queue:
+                self._grant()
 
     def hold(self, seconds: float) -> None:
         self._held_until = max(self._held_until, self._monotonic() + max(seconds, self._length))
@@ -254,8 +256,11 @@ class _Window:
             self._set_alarm(now)
 
     def _has_room(self, now: float) -> bool:
-        self._stamped = [ticket for ticket in self._stamped if now < self._ends_at(ticket)]
-        return now >= self._held_until and len(self._stamped) + len(self._unstamped) < self._count
+        if now < self._held_until:
+            return False
+        if len(self._stamped) + len(self._unstamped) >= self._count:  # else it does not matter which of them are over
+            self._stamped = [ticket for ticket in self._stamped if now < self._ends_at(ticket)]
+        return len(self._stamped) + len(self._unstamped) < self._count
 
     def _new_ticket(self) -> Ticket:
         ticket = Ticket(self)
