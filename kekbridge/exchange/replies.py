@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 _SHOWN = 160
 _MAX_BRACKETS = 8_000
@@ -85,7 +85,9 @@ def read_object(text: bytes | str) -> dict[str, Any] | None:
     if opened > _MAX_BRACKETS:
         return None
     try:
-        value = json.loads(text, parse_float=Decimal, parse_constant=_no_constant)
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text), "surrogatepass")  # as json.loads does
+        value = _DECODER.decode(text)
     except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         return None
     return value if isinstance(value, dict) else None
@@ -123,3 +125,7 @@ def _seconds(header: str | None) -> float | None:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
+
+
+# One decoder for all answers: json.loads with options makes a new one each time.
+_DECODER: Final = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_constant)
