@@ -85,7 +85,7 @@ class Drafter:
                 fired_at=fired_at,
                 remote=delivery.remote,
                 proof=caller.proof,
-                payload=message.redacted(),
+                payload=message.redacted() if alert is None else alert.redacted,
                 action=step.action.value if step else None,
                 symbol=storable_text(step.symbol) if step and step.symbol else None,
             ),

@@ -28,6 +28,9 @@ from kekbridge.model import WebhookSettings
 
 __all__ = ["Message", "check_age", "fired_at", "interpret", "read_message", "timestamp_missing", "value_text"]
 
+# Texts as JSON; one encoder for all, where json.dumps with an option makes a new one each time.
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
+
 MOST_STEPS = 20  # every step may need several orders, and an alert has a hundred order names (client_order_id_of)
 _LONGEST_SENDER_ID = 128
 
@@ -272,7 +275,3 @@ def _canonical_text(value: object, *, is_sorted: bool = True) -> str:
     if isinstance(value, list):
         return "[" + ",".join(_canonical_text(inner, is_sorted=is_sorted) for inner in value) + "]"
     return _quoted(value)
-
-
-def _quoted(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 _SECRET_NAME = re.compile(
@@ -73,6 +74,12 @@ def _hide(text: str, secret: str | None) -> str:
     return _SECRET_TEXT.sub(lambda match: shorten_secret(match.group()), text)
 
 
+# Names are those of a trader's own templates, again and again; what a stranger makes up is forgotten soon.
+@lru_cache(maxsize=512)
+def _names_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
+
+
 class _Redactor:
     """One pass over one message, with a budget so that 64 KiB of nonsense do not become 64 KiB in the store."""
 
@@ -92,7 +99,7 @@ class _Redactor:
         return result
 
     def _named(self, name: str, value: object) -> Any:
-        if isinstance(value, str) and value and _SECRET_NAME.search(name):
+        if isinstance(value, str) and value and _names_secret(name):
             self._left -= 16
             return shorten_secret(value)
         return self._any(value)

@@ -61,18 +61,20 @@ class Source:
 
     def value(self, name: str) -> Any | None:
         """What counts for `name`, or None. Null and empty text are absent; an unexpanded placeholder is refused."""
-        locked = self.locked(name)
+        locked = self.locked(name) if self._locked else None
         if locked is not None:
             said = self._fields.get(name)
             if not _is_blank(said) and said != locked:
                 self._warn(f"{name}: {show(said)} of the message was replaced by the webhook's locked {show(locked)}")
             return locked
         said = self.message_value(name)
-        return said if said is not None else self.default(name)
+        return said if said is not None or not self._defaults else self.default(name)
 
     def message_value(self, name: str) -> Any | None:
         """What the message itself says; None for absent, null and empty text."""
         said = self._fields.get(name)
+        if said is None:
+            return None  # most fields of most alerts
         refuse_placeholder(name, said)
         return None if _is_blank(said) else said
 
