@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from kekbridge.errors import ConfigError
@@ -63,6 +64,8 @@ class ClientAddresses:
         self._proxies = AllowList.parse(words, "server.trusted_proxies") if words else None
         self._behind_proxy = behind_proxy
         self._tradingview = AllowList.parse(("tradingview",), "")
+        # A sender's address comes again with each of its alerts; that of a peer is written by the kernel, so it is short.
+        self._direct = lru_cache(maxsize=1024)(self._direct_client)
 
     def of(self, peer: str | None, forwarded_for: str | None) -> Client:
         """The right-most hop that no trusted proxy vouches for.
@@ -70,10 +73,11 @@ class ClientAddresses:
         peer: the connection's address; forwarded_for: every X-Forwarded-For header joined by commas, in order. A header from a peer that
         is no trusted proxy is not even read; a forged left part never counts, because only hops behind trusted ones are walked over.
         """
+        if self._proxies is None:
+            return self._direct(peer)
         address = parse_address(peer)
-        if self._proxies is None or not self.is_trusted_proxy(address):
-            # Behind an unnamed proxy every sender has the proxy's address.
-            return Client(address, self._behind_proxy or self._is_tradingview(address))
+        if not self.is_trusted_proxy(address):
+            return self._direct(peer)
         if not forwarded_for:
             return Client(address, is_shared=True)
         for hop in reversed(forwarded_for.split(",")[-_LONGEST_CHAIN:]):
@@ -83,6 +87,11 @@ class ClientAddresses:
             if not self.is_trusted_proxy(address):
                 return Client(address, self._is_tradingview(address))
         return Client(address, is_shared=True)
+
+    def _direct_client(self, peer: str | None) -> Client:
+        address = parse_address(peer)
+        # Behind an unnamed proxy every sender has the proxy's address.
+        return Client(address, self._behind_proxy or self._is_tradingview(address))
 
     def is_trusted_proxy(self, address: Address | None) -> bool:
         """True when the peer is one of server.trusted_proxies."""

@@ -224,7 +224,8 @@ def _check_may_send(webhook: Webhook, delivery: Delivery) -> None:
         raise Forbidden(
             "webhook_disabled", f"webhook {webhook.name} is switched off; kekbridge webhook enable {webhook.name}"
         )
-    if not _allow_list(webhook.settings.allowed_addresses).allows(parse_address(delivery.remote)):
+    allowed = webhook.settings.allowed_addresses
+    if allowed and not _allow_list(allowed).allows(parse_address(delivery.remote)):
         raise Forbidden("address_not_allowed", f"webhook {webhook.name} may not be used from {delivery.remote}")
 
 

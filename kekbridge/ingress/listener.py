@@ -238,14 +238,17 @@ class Listener:
             raise TooLarge(
                 "body_too_large", f"the body has {request.content_length} bytes, at most {largest} are taken"
             )
-        body = bytearray()
         try:
+            if request.content.is_eof():  # the whole body came with the head
+                whole = request.content.read_nowait()
+                _refuse_over(largest, len(whole))
+                return whole
+            body = bytearray()
             async with asyncio.timeout(self._settings.body_timeout_s):
                 await _continue_if_asked(request)
                 async for chunk in request.content.iter_any():
                     body += chunk
-                    if len(body) > largest:
-                        raise TooLarge("body_too_large", f"the body is over {largest} bytes")
+                    _refuse_over(largest, len(body))
         except TimeoutError:
             raise RequestRefused(
                 "body_timeout", f"the body did not arrive within {self._settings.body_timeout_s:g} s"
@@ -327,6 +330,11 @@ def _joined(request: web.BaseRequest, name: str) -> str | None:
     """A header's value, all of them when it comes more than once."""
     values = request.headers.getall(name, ())
     return ", ".join(values) if values else None
+
+
+def _refuse_over(largest: int, size: int) -> None:
+    if size > largest:
+        raise TooLarge("body_too_large", f"the body is over {largest} bytes")
 
 
 async def _continue_if_asked(request: web.BaseRequest) -> None:
