@@ -114,8 +114,14 @@ class Departure:
 
 
 def insert(connection: sqlite3.Connection, order: Order, departure: Departure | None = None) -> Order:
-    """Add a row; the sequence is given here, by the order of admission, and is in the order returned."""
+    """Add a row; the sequence is given here, by the order of admission, and is in the order returned.
+
+    With a departure it is stored as being sent, for the first time and from that moment on.
+    """
     intent = order.intent
+    status, attempt, sent_at = order.status, order.attempt, order.submitted_at
+    if departure is not None:
+        status, attempt, sent_at = OrderStatus.SUBMITTING, 1, departure.at
     row = connection.execute(
         "INSERT INTO orders (client_order_id, alert_id, webhook_id, leg, after_leg, symbol, side, order_type, purpose, quantity,"
         " limit_price, trigger_price, stop_loss, reduce_only, intent, status, attempt, submitted_at, request, created_at, expires_at,"
@@ -131,16 +137,16 @@ def insert(connection: sqlite3.Connection, order: Order, departure: Departure | 
             intent.order_type.value,
             intent.purpose.value,
             *_intent_columns(intent),
-            order.status.value,
-            order.attempt,
-            times.optional_text(order.submitted_at),
+            status.value,
+            attempt,
+            times.optional_text(sent_at),
             None if departure is None else departure.request,
             times.to_text(order.created_at),
             times.to_text(order.expires_at),
             times.to_text(order.created_at),
         ),
     ).fetchone()
-    return replace(order, sequence=row[0])
+    return replace(order, sequence=row[0], status=status, attempt=attempt, submitted_at=sent_at)
 
 
 def update(

@@ -94,10 +94,7 @@ def queue(
     """
     stored: list[Order] = []
     for order in planned:
-        leaving = departure if not stored else None
-        if leaving is not None:
-            order = replace(order, status=OrderStatus.SUBMITTING, attempt=1, submitted_at=leaving.at)
-        stored.append(insert(connection, order, leaving))
+        stored.append(insert(connection, order, departure if not stored else None))
         ledger.move(connection, None, stored[-1])
     return tuple(stored)
 

@@ -6,11 +6,14 @@ The one place where a datetime becomes text or text a datetime; it knows no tabl
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 
+# One moment stands in many columns of an alert, its orders and their history; equal moments have the same text, whatever their zone.
+@lru_cache(maxsize=256)
 def to_text(moment: datetime) -> str:
     """UTC text with milliseconds (the rest is cut off). Raises ValueError for a naive datetime."""
-    if moment.tzinfo is UTC:  # nearly always, and this runs for every column of every row
+    if moment.tzinfo is UTC:  # nearly always
         return moment.isoformat(timespec="milliseconds")[:23] + "Z"
     if moment.tzinfo is None:
         raise ValueError(f"time {moment.isoformat()} has no zone, expected an aware datetime in UTC")
