@@ -6,7 +6,6 @@ many alerts arrive together. No I/O and no clock: everything it looks at is an a
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,7 +20,6 @@ from kekbridge.alerts.signal import Alert, Signal
 from kekbridge.alerts.translate import History, Plan, place_in_course, resize, translate
 from kekbridge.errors import RequestRefused
 from kekbridge.model import (
-    ZERO,
     AccountSnapshot,
     Limits,
     Order,
@@ -33,7 +31,6 @@ from kekbridge.model import (
     Usage,
     Verdict,
     Webhook,
-    client_order_id_of,
 )
 from kekbridge.risk import rules
 from kekbridge.risk.case import is_exit, verdict, with_order
@@ -55,7 +52,6 @@ class Terms:
 def decide(
     usage: Usage,
     *,
-    alert_id: str,
     alert: Alert,
     webhook: Webhook,
     snapshot: AccountSnapshot,
@@ -95,7 +91,8 @@ def decide(
                 denied = leg, denial
                 break
             kept.append(leg)
-            usage = with_order(usage, leg, webhook.id, name=client_order_id_of(alert_id, len(kept) - 1))
+            if intent is not plan.intents[-1] or step is not alert.steps[-1]:
+                usage = with_order(usage, leg)
         if denied is not None:
             break
     concluded = _conclude(alert, plans, kept, verdicts, warnings, denial=denied[1] if denied else None, refusal=refusal)
@@ -143,7 +140,6 @@ def judge(
     snapshot: AccountSnapshot,
     usage: Usage,
     terms: Terms,
-    ignore: frozenset[str] = frozenset(),
 ) -> tuple[Verdict, ...]:
     """Every rule's verdict on one order, for the webhook and for the account."""
     return rules.judge(
@@ -155,7 +151,6 @@ def judge(
         now=usage.now,
         max_snapshot_age_s=terms.max_snapshot_age_s,
         max_mark_age_s=terms.max_mark_age_s,
-        ignore=ignore,
     )
 
 
@@ -170,7 +165,7 @@ def recheck(
 ) -> Recheck:
     """The same rules as at admission on a queued order, with what is known now; for the transaction that claims it.
 
-    `webhook`: None when it was deleted meanwhile; the account's own limits still hold.
+    `usage` leaves the order itself out. `webhook`: None when it was deleted meanwhile; the account's own limits still hold.
     """
     if order.code == "earlier_leg_failed":
         text = "an earlier step of this alert did not succeed"
@@ -189,7 +184,6 @@ def recheck(
         snapshot=snapshot,
         usage=usage,
         terms=terms,
-        ignore=frozenset({order.client_order_id}),
     )
     denial = rules.first_denial(verdicts)
     if denial is not None:
@@ -233,11 +227,7 @@ def refuse(refusal: RequestRefused, alert: Alert | None = None) -> Decision:
 
 def pending_quantities(usage: Usage) -> Mapping[str, Decimal]:
     """Signed quantity per symbol of our orders that are on their way and will surely trade; resting ones are left out."""
-    pending: defaultdict[str, Decimal] = defaultdict(lambda: ZERO)
-    for reservation in usage.reservations:
-        if not reservation.is_resting:
-            pending[reservation.symbol] += reservation.quantity
-    return dict(pending)
+    return {symbol: commitment.sure for symbol, commitment in usage.commitments.items() if commitment.sure}
 
 
 def _room_in_queue(intent: OrderIntent, waiting: int, terms: Terms) -> tuple[Verdict, ...]:

@@ -61,7 +61,6 @@ class Drafter:
                 snapshot = self._with_signal_prices(alert, caller.webhook, snapshot)
             decide: Callable[[Usage], Decision] = partial(
                 decision.decide,
-                alert_id=identifier,
                 alert=alert,
                 webhook=caller.webhook,
                 snapshot=snapshot,

@@ -25,7 +25,6 @@ def decide(fields: dict[str, Any], *, usage: Usage | None = None, hook: Any = No
     alert = payload.interpret(payload.read_message(json.dumps(body).encode()), made.settings)
     return decision.decide(
         usage or Usage(now=NOW),
-        alert_id="01KF0000000000000000000001",
         alert=alert,
         webhook=made,
         snapshot=view or snapshot(),

@@ -77,11 +77,11 @@ def _run(steps: Sequence[Signal], rules: Limits, positions: dict[str, str]) -> l
     """Alerts one after the other, none of them filled yet: every admitted entry with the usage that it leaves behind."""
     account, hook, usage = snapshot(positions), webhook(rules), Usage(now=NOW)
     admitted = []
-    for number, step in enumerate(steps):
+    for step in steps:
         alert = Alert(alert_id=None, fired_at=NOW, steps=(step,))
-        decided = decide(usage, alert_id=f"{number:026}", alert=alert, webhook=hook, snapshot=account, terms=TERMS)
-        for leg, intent in enumerate(decided.intents):
-            usage = with_order(usage, intent, hook.id, name=f"{number}-{leg}")
+        decided = decide(usage, alert=alert, webhook=hook, snapshot=account, terms=TERMS)
+        for intent in decided.intents:
+            usage = with_order(usage, intent)
             if intent.purpose is Purpose.ENTRY:
                 admitted.append((intent, usage))
     return admitted
@@ -97,9 +97,9 @@ def test_nothing_admitted_exceeds_a_limit(steps: list[Signal], rules: Limits, po
         assert rules.max_notional is None or intent.notional <= rules.max_notional
         assert rules.daily_limit is None or usage.traded_today <= rules.daily_limit
         assert rules.daily_orders is None or usage.orders_today <= rules.daily_orders
-        reach = exposure.reach_in(intent.symbol, account, usage.reservations).on(intent.side)
+        reach = exposure.reach_in(intent.symbol, account, usage.commitments).on(intent.side)
         assert rules.max_position_size is None or reach <= rules.max_position_size
-        gross = exposure.gross_notional(account, usage.reservations)
+        gross = exposure.gross_notional(account, usage.commitments)
         most = min(D(3), rules.max_leverage or D(3))
         assert gross <= most * account.account_value
         if rules.require_stop_loss:
@@ -133,7 +133,6 @@ def test_a_close_passes_every_limit_and_never_flips(rules: Limits, size: Decimal
     spent = replace(Usage(now=NOW), traded_today=D(10**9), orders_today=10**6, waiting_orders=10**6)
     decided = decide(
         spent,
-        alert_id="0" * 26,
         alert=alert,
         webhook=webhook(rules),
         snapshot=snapshot({BTC: str(open_size)}),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kekbridge.decision import pending_quantities
 from kekbridge.model import Order, OrderStatus
-from kekbridge.store import ladders, protections
+from kekbridge.store import ladders, ledger, protections
 from kekbridge.store.usage import read_usage
 from tests.house import BTC, House, running_house, running_paper
 from tests.waiting import until
@@ -66,8 +66,8 @@ async def test_a_waiting_take_profit_takes_nothing_off_the_position(house: House
     """It may never trade: half of the position is half of what is held, and a strategy that held all of it has not drifted."""
     await house.send(quantity="0.02", stopLoss="2%", takeProfit=LADDER)
     await _until_over(house)
+    assert [held.is_resting for held in await house.daemon.database.read(ledger.open_reservations)] == [True]
     usage = await house.daemon.database.read(read_usage, "", now=house.clock())
-    assert [held.is_resting for held in usage.reservations] == [True]
     assert not pending_quantities(usage)
     _, answer = await house.send(action="close", quantity="50%")
     assert D(str(answer["executedQuantity"])) == D("0.01")

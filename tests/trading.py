@@ -9,7 +9,9 @@ from typing import Any
 
 from kekbridge.alerts.signal import Action, Signal
 from kekbridge.model import (
+    UNCOMMITTED,
     AccountSnapshot,
+    Commitment,
     Instrument,
     Limits,
     Mark,
@@ -121,6 +123,14 @@ def entry(quantity: str = "0.1", side: Side = Side.BUY, symbol: str = BTC, **fie
 def exit_of(quantity: str = "0.1", side: Side = Side.SELL, **fields: Any) -> OrderIntent:
     """A reduce-only market order."""
     return entry(quantity, side, purpose=Purpose.EXIT, reduce_only=True, **fields)
+
+
+def committed_by(*reservations: Reservation) -> dict[str, Commitment]:
+    """Reservations as usage carries them."""
+    sums: dict[str, Commitment] = {}
+    for one in reservations:
+        sums[one.symbol] = sums.get(one.symbol, UNCOMMITTED).with_reservation(one)
+    return sums
 
 
 def reserved(quantity: str, symbol: str = BTC, *, name: str = "kb-1", **fields: Any) -> Reservation:

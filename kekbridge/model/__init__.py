@@ -20,16 +20,28 @@ from kekbridge.model.orders import (
     TakeProfit,
     client_order_id_of,
 )
-from kekbridge.model.risk import EquityMark, Flow, Reservation, Trip, Usage, Verdict
+from kekbridge.model.risk import (
+    UNCOMMITTED,
+    Commitment,
+    EquityMark,
+    Flow,
+    Reservation,
+    Sums,
+    Trip,
+    Usage,
+    Verdict,
+)
 from kekbridge.model.state import Mode, TradingState
 from kekbridge.model.strategy import StrategyCourse, StrategyStep
 from kekbridge.model.webhooks import Limits, RateLimits, Webhook, WebhookSettings
 
 __all__ = [
     "FIRST_PROTECTIVE_LEG",
+    "UNCOMMITTED",
     "ZERO",
     "AccountSnapshot",
     "CancelWish",
+    "Commitment",
     "EquityMark",
     "Fill",
     "Flow",
@@ -49,6 +61,7 @@ __all__ = [
     "Side",
     "StrategyCourse",
     "StrategyStep",
+    "Sums",
     "TakeProfit",
     "TradingState",
     "Trip",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from kekbridge.model.market import ZERO
 from kekbridge.model.state import TradingState
@@ -55,13 +55,80 @@ class Reservation:
     is_resting: bool
     is_margined: bool = False
 
+    @property
+    def price(self) -> Decimal:
+        """What a coin of it was valued at, in USDC; zero when nothing is left of it."""
+        return abs(self.notional / self.quantity) if self.quantity else ZERO
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What orders of one symbol may still trade, in base units without sign, by side and purpose."""
+
+    entry_buys: Decimal = ZERO
+    entry_sells: Decimal = ZERO
+    exit_buys: Decimal = ZERO
+    exit_sells: Decimal = ZERO
+
+    def plus(self, quantity: Decimal, *, is_entry: bool) -> Sums:
+        """With a signed `quantity` more."""
+        if is_entry:
+            if quantity > 0:
+                return Sums(self.entry_buys + quantity, self.entry_sells, self.exit_buys, self.exit_sells)
+            return Sums(self.entry_buys, self.entry_sells - quantity, self.exit_buys, self.exit_sells)
+        if quantity > 0:
+            return Sums(self.entry_buys, self.entry_sells, self.exit_buys + quantity, self.exit_sells)
+        return Sums(self.entry_buys, self.entry_sells, self.exit_buys, self.exit_sells - quantity)
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """The reservations of one symbol, added up: all that any rule asks of them, however many there are.
+
+    `sure`: signed quantity that will trade, because it rests nowhere. `has_entry`: whether an entry is among them, `has_new_entry`: one
+    whose margin the exchange does not hold back yet. `price`: the highest that one of them was valued at, zero when unknown.
+    """
+
+    open: Sums = Sums()
+    margined: Sums = Sums()
+    sure: Decimal = ZERO
+    has_entry: bool = False
+    has_new_entry: bool = False
+    price: Decimal = ZERO
+
+    def plus(
+        self, quantity: Decimal, *, is_entry: bool, is_resting: bool, is_margined: bool, price: Decimal
+    ) -> Commitment:
+        """With an order more, or with several of one kind and side whose quantities are added up already."""
+        return Commitment(
+            self.open.plus(quantity, is_entry=is_entry),
+            self.margined.plus(quantity, is_entry=is_entry) if is_margined else self.margined,
+            self.sure if is_resting else self.sure + quantity,
+            self.has_entry or is_entry,
+            self.has_new_entry or (is_entry and not is_margined),
+            max(self.price, price),
+        )
+
+    def with_reservation(self, one: Reservation) -> Commitment:
+        return self.plus(
+            one.quantity,
+            is_entry=one.is_entry,
+            is_resting=one.is_resting,
+            is_margined=one.is_margined,
+            price=one.price,
+        )
+
+
+UNCOMMITTED: Final = Commitment()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """How much of every limit is used, read in the same transaction that will add to it.
 
     Rate counts are of the alert's own class (entries or exits). `orders_today` and `traded_today` are per UTC day,
-    for this webhook and for the whole account. `courses`: what the strategy behind the webhook told so far, by symbol.
+    for this webhook and for the whole account. `commitments`: what the account's open orders hold, by symbol. `courses`: what the strategy
+    behind the webhook told so far, by symbol.
     """
 
     now: datetime
@@ -72,7 +139,7 @@ class Usage:
     orders_today: int = 0
     account_traded_today: Decimal = ZERO
     account_orders_today: int = 0
-    reservations: tuple[Reservation, ...] = ()
+    commitments: Mapping[str, Commitment] = field(default_factory=dict)
     last_entry_at: Mapping[str, datetime] = field(default_factory=dict)
     realized_today: Decimal = ZERO
     account_realized_today: Decimal = ZERO

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from kekbridge.model import ZERO, AccountSnapshot, Limits, OrderIntent, Reservation, Usage, Verdict, Webhook
+from kekbridge.model import UNCOMMITTED, AccountSnapshot, Commitment, Limits, OrderIntent, Usage, Verdict, Webhook
 from kekbridge.risk import exposure
 
 NO_LIMIT: Final = "no limit"
@@ -16,14 +16,13 @@ NO_LIMIT: Final = "no limit"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One order before the rules, with everything they may look at. `usage` and `reservations` leave the order itself out."""
+    """One order before the rules, with everything they may look at. `usage` leaves the order itself out."""
 
     intent: OrderIntent
     webhook: Webhook
     account_limits: Limits
     snapshot: AccountSnapshot
     usage: Usage
-    reservations: tuple[Reservation, ...]
     now: datetime
     max_snapshot_age_s: float
     max_mark_age_s: float
@@ -33,9 +32,11 @@ class Case:
         return (("webhook", self.webhook.settings.limits), ("account", self.account_limits))
 
     @property
-    def with_this(self) -> tuple[Reservation, ...]:
-        """What is reserved once this order is, too."""
-        return (*self.reservations, exposure.reservation_for(self.intent, self.webhook.id))
+    def with_this(self) -> Mapping[str, Commitment]:
+        """What is committed by symbol once this order is, too."""
+        before = self.usage.commitments
+        symbol = self.intent.symbol
+        return {**before, symbol: exposure.committed(before.get(symbol, UNCOMMITTED), self.intent)}
 
     @property
     def base(self) -> str:
@@ -96,34 +97,18 @@ def fix_for(scope: str, option: str, verb: str) -> str:
     return f"{verb} {where}"
 
 
-def with_order(usage: Usage, intent: OrderIntent, webhook_id: str, *, name: str = "") -> Usage:
-    """The usage as the next order of the same alert meets it; `name` is the order's client order id, once it has one."""
-    taken = replace(exposure.reservation_for(intent, webhook_id, name), is_resting=intent.may_rest)
-    reservations = (*usage.reservations, taken)
+def with_order(usage: Usage, intent: OrderIntent) -> Usage:
+    """The usage as the next order of the same alert meets it."""
+    before = usage.commitments.get(intent.symbol, UNCOMMITTED)
+    taken = exposure.committed(before, intent, is_resting=intent.may_rest)
+    commitments = {**usage.commitments, intent.symbol: taken}
     if is_exit(intent):
-        return replace(usage, reservations=reservations)
+        return replace(usage, commitments=commitments)
     return replace(
         usage,
-        reservations=reservations,
+        commitments=commitments,
         traded_today=usage.traded_today + intent.notional,
         account_traded_today=usage.account_traded_today + intent.notional,
         orders_today=usage.orders_today + 1,
         account_orders_today=usage.account_orders_today + 1,
-    )
-
-
-def without(usage: Usage, ignore: frozenset[str], webhook_id: str) -> Usage:
-    """The usage as if the ignored orders did not exist; their entries are in the day's sums and come off there, too."""
-    ignored = [one for one in usage.reservations if one.client_order_id in ignore]
-    if not ignored:
-        return usage
-    entries = [one for one in ignored if one.is_entry]
-    own = [one for one in entries if one.webhook_id == webhook_id]
-    return replace(
-        usage,
-        reservations=tuple(one for one in usage.reservations if one.client_order_id not in ignore),
-        traded_today=usage.traded_today - sum((one.notional for one in own), ZERO),
-        account_traded_today=usage.account_traded_today - sum((one.notional for one in entries), ZERO),
-        orders_today=usage.orders_today - len(own),
-        account_orders_today=usage.account_orders_today - len(entries),
     )

@@ -6,13 +6,22 @@ room for the other side (a reversal), never as a reason to allow more on the sam
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Final
 
-from kekbridge.model import ZERO, AccountSnapshot, Fill, Instrument, OrderIntent, Reservation, Side
+from kekbridge.model import (
+    UNCOMMITTED,
+    ZERO,
+    AccountSnapshot,
+    Commitment,
+    Fill,
+    Instrument,
+    OrderIntent,
+    Side,
+    Sums,
+)
 
 _MARGIN: Final = Context(prec=28)
 _POWER: Final = Decimal("0.8")
@@ -35,83 +44,58 @@ class Reach:
         return self.long if side is Side.BUY else self.short
 
 
-def reach_of(position: Decimal, reservations: Iterable[Reservation]) -> Reach:
-    """Worst case of one symbol: its signed position and the reservations of that symbol."""
-    entry_buys = entry_sells = exit_buys = exit_sells = ZERO
-    for reserved in reservations:
-        size = abs(reserved.quantity)
-        if reserved.is_entry and reserved.quantity > 0:
-            entry_buys += size
-        elif reserved.is_entry:
-            entry_sells += size
-        elif reserved.quantity > 0:
-            exit_buys += size
-        else:
-            exit_sells += size
-    from_below = position if position >= 0 else min(ZERO, position + exit_buys)
-    from_above = position if position <= 0 else max(ZERO, position - exit_sells)
-    return Reach(long=max(ZERO, from_below + entry_buys), short=max(ZERO, entry_sells - from_above))
+def reach_of(position: Decimal, sums: Sums) -> Reach:
+    """Worst case of one symbol: its signed position and what its open orders may still trade."""
+    from_below = position if position >= 0 else min(ZERO, position + sums.exit_buys)
+    from_above = position if position <= 0 else max(ZERO, position - sums.exit_sells)
+    return Reach(long=max(ZERO, from_below + sums.entry_buys), short=max(ZERO, sums.entry_sells - from_above))
 
 
-def reservation_for(intent: OrderIntent, webhook_id: str, name: str = "") -> Reservation:
-    """The room that an order takes while it is not final."""
-    return Reservation(
-        client_order_id=name,
-        webhook_id=webhook_id,
-        symbol=intent.symbol,
-        quantity=intent.signed_quantity,
-        notional=intent.notional,
+def reach_in(symbol: str, snapshot: AccountSnapshot, commitments: Mapping[str, Commitment]) -> Reach:
+    return reach_of(snapshot.position_quantity(symbol), commitments.get(symbol, UNCOMMITTED).open)
+
+
+def committed(before: Commitment, intent: OrderIntent, *, is_resting: bool = False) -> Commitment:
+    """What is committed in the intent's symbol once the order is, too."""
+    return before.plus(
+        intent.signed_quantity,
         is_entry=not intent.reduce_only,
-        is_resting=False,
+        is_resting=is_resting,
+        is_margined=False,
+        price=abs(intent.notional / intent.quantity) if intent.quantity else ZERO,
     )
 
 
-def reach_in(symbol: str, snapshot: AccountSnapshot, reservations: Sequence[Reservation]) -> Reach:
-    return reach_of(snapshot.position_quantity(symbol), (one for one in reservations if one.symbol == symbol))
-
-
-def by_symbol(reservations: Iterable[Reservation]) -> Mapping[str, list[Reservation]]:
-    """Reservations grouped, so that a full queue is gone through once and not once for every symbol."""
-    groups: defaultdict[str, list[Reservation]] = defaultdict(list)
-    for one in reservations:
-        groups[one.symbol].append(one)
-    return groups
-
-
-def gross_notional(snapshot: AccountSnapshot, reservations: Sequence[Reservation]) -> Decimal:
+def gross_notional(snapshot: AccountSnapshot, commitments: Mapping[str, Commitment]) -> Decimal:
     """USDC value of everything open at its worst, isolated positions included, at the mark (else the price known of it)."""
     symbols = {symbol for symbol, position in snapshot.positions.items() if position.quantity != 0}
-    symbols |= {one.symbol for one in reservations if one.is_entry}
-    total = sum(
-        (
-            reach_in(symbol, snapshot, reservations).largest * price_of(symbol, snapshot, reservations)
-            for symbol in symbols
-        ),
-        ZERO,
-    )
+    symbols |= {symbol for symbol, commitment in commitments.items() if commitment.has_entry}
+    total = ZERO
+    for symbol in symbols:
+        price = price_of(symbol, snapshot, commitments.get(symbol, UNCOMMITTED))
+        total += reach_in(symbol, snapshot, commitments).largest * price
     for foreign in snapshot.other_positions:
         price = snapshot.mark_price(foreign.symbol) or foreign.mark_price or foreign.average_open_price
         total += abs(foreign.quantity) * price
     return total
 
 
-def price_of(symbol: str, snapshot: AccountSnapshot, reservations: Sequence[Reservation] = ()) -> Decimal:
-    """The mark; without one the position's own price, or what a reservation was made at."""
+def price_of(symbol: str, snapshot: AccountSnapshot, commitment: Commitment = UNCOMMITTED) -> Decimal:
+    """The mark; without one the position's own price, or what an open order was valued at."""
     mark = snapshot.mark_price(symbol)
     if mark is not None:
         return mark
     position = snapshot.positions.get(symbol)
     if position is not None:
         return position.mark_price or position.average_open_price
-    prices = (abs(one.notional / one.quantity) for one in reservations if one.symbol == symbol and one.quantity != 0)
-    return max(prices, default=ZERO)
+    return commitment.price
 
 
-def open_symbols(snapshot: AccountSnapshot, reservations: Sequence[Reservation]) -> frozenset[str]:
+def open_symbols(snapshot: AccountSnapshot, commitments: Mapping[str, Commitment]) -> frozenset[str]:
     """Symbols with a position, whoever opened it, or with an entry on its way."""
     held = {symbol for symbol, position in snapshot.positions.items() if position.quantity != 0}
     held |= {position.symbol for position in snapshot.other_positions if position.quantity != 0}
-    return frozenset(held | {one.symbol for one in reservations if one.is_entry})
+    return frozenset(held | {symbol for symbol, commitment in commitments.items() if commitment.has_entry})
 
 
 def unrealized_pnl(snapshot: AccountSnapshot, symbols: Sequence[str] | None = None) -> Decimal:
@@ -160,31 +144,32 @@ def margin_of(symbol: str, quantity: Decimal, leverage: Decimal, price: Decimal,
     return notional * initial_margin_ratio(instrument, leverage, notional)
 
 
-def margin_needed(intent: OrderIntent, snapshot: AccountSnapshot, reservations: Sequence[Reservation]) -> Decimal:
+def margin_needed(intent: OrderIntent, snapshot: AccountSnapshot, commitments: Mapping[str, Commitment]) -> Decimal:
     """USDC that `intent` would take from the free collateral: more initial margin in its symbol than the exchange already holds
     back, and the taker fee. Zero or less when the symbol's exposure does not grow.
     """
-    mark = price_of(intent.symbol, snapshot, reservations)
+    symbol = intent.symbol
+    before = commitments.get(symbol, UNCOMMITTED)
+    position, mark = snapshot.position_quantity(symbol), price_of(symbol, snapshot, before)
     price = max(intent.reference_price, mark)
-    with_this = (*reservations, reservation_for(intent, ""))
-    after = reach_in(intent.symbol, snapshot, with_this).largest
-    known = reach_in(intent.symbol, snapshot, [one for one in reservations if one.is_margined]).largest
-    in_force = leverage_in_force(intent.symbol, snapshot)
-    held_back = margin_of(intent.symbol, known, in_force, mark, snapshot)
-    margin = margin_of(intent.symbol, after, intent.leverage or in_force, price, snapshot)
+    after = reach_of(position, committed(before, intent).open).largest
+    known = reach_of(position, before.margined).largest
+    in_force = leverage_in_force(symbol, snapshot)
+    held_back = margin_of(symbol, known, in_force, mark, snapshot)
+    margin = margin_of(symbol, after, intent.leverage or in_force, price, snapshot)
     return margin - held_back + intent.notional * snapshot.taker_fee_rate
 
 
-def margin_promised(but: str, snapshot: AccountSnapshot, reservations: Sequence[Reservation]) -> Decimal:
+def margin_promised(but: str, snapshot: AccountSnapshot, commitments: Mapping[str, Commitment]) -> Decimal:
     """USDC of margin that entries on their way in other symbols will take, which the exchange does not know of yet."""
     total = ZERO
-    for symbol, own in by_symbol(reservations).items():
-        if symbol == but or not any(one.is_entry and not one.is_margined for one in own):
+    for symbol, own in commitments.items():
+        if symbol == but or not own.has_new_entry:
             continue
         price, leverage = price_of(symbol, snapshot, own), leverage_in_force(symbol, snapshot)
-        margined = [one for one in own if one.is_margined]
-        after = margin_of(symbol, reach_in(symbol, snapshot, own).largest, leverage, price, snapshot)
-        known = margin_of(symbol, reach_in(symbol, snapshot, margined).largest, leverage, price, snapshot)
+        position = snapshot.position_quantity(symbol)
+        after = margin_of(symbol, reach_of(position, own.open).largest, leverage, price, snapshot)
+        known = margin_of(symbol, reach_of(position, own.margined).largest, leverage, price, snapshot)
         total += max(ZERO, after - known)
     return total
 

@@ -134,9 +134,9 @@ def _account_lines(
     value = snapshot.account_value
     loss = max(ZERO, loss_of_day(usage, snapshot, limits, "account" if is_account else "webhook"))
     fallen = drawdown_of(usage.equity_peak, value)
-    gross = exposure.gross_notional(snapshot, usage.reservations)
+    gross = exposure.gross_notional(snapshot, usage.commitments)
     leverage = gross / value if value > 0 else ZERO
-    held = Decimal(len(exposure.open_symbols(snapshot, usage.reservations)))
+    held = Decimal(len(exposure.open_symbols(snapshot, usage.commitments)))
     return [
         _used_line("loss a day", limits.max_daily_loss, loss, usdc, midnight),
         _used_line("drawdown", limits.max_drawdown, fallen, percent, "kekbridge resume --reset-peak"),

@@ -26,7 +26,6 @@ from kekbridge.risk.case import (
     is_exit,
     verdict,
     with_order,
-    without,
 )
 from kekbridge.risk.equity import drawdown_of, loss_of_day
 from kekbridge.risk.limits import number, percent, times, usdc
@@ -44,28 +43,26 @@ def judge(
     now: datetime,
     max_snapshot_age_s: float,
     max_mark_age_s: float,
-    ignore: frozenset[str] = frozenset(),
 ) -> tuple[Verdict, ...]:
     """Every rule's verdict on every order, in a fixed order; of several orders each is judged as if those before it were sent.
 
-    `ignore`: client order ids whose reservations do not count (the order that is looked at once more before it leaves).
+    `usage` leaves them all out, also an order that is looked at once more before it leaves.
     """
     verdicts: list[Verdict] = []
-    usage = without(usage, ignore, webhook.id)
-    for intent in intents:
+    for index, intent in enumerate(intents):
+        if index:
+            usage = with_order(usage, intents[index - 1])
         case = Case(
             intent=intent,
             webhook=webhook,
             account_limits=account_limits,
             snapshot=snapshot,
             usage=usage,
-            reservations=usage.reservations,
             now=now,
             max_snapshot_age_s=max_snapshot_age_s,
             max_mark_age_s=max_mark_age_s,
         )
         verdicts += _judge_one(case)
-        usage = with_order(usage, intent, webhook.id)
     return tuple(verdicts)
 
 
@@ -262,7 +259,7 @@ def _leverage_of_market(case: Case) -> Iterator[Verdict]:
 
 def _open_positions(case: Case) -> Iterator[Verdict]:
     """Adding to a symbol that is open already passes: it opens nothing new."""
-    held = exposure.open_symbols(case.snapshot, case.reservations)
+    held = exposure.open_symbols(case.snapshot, case.usage.commitments)
     is_new = case.intent.symbol not in held
     found = Decimal(len(held) + 1 if is_new else len(held))
     for scope, limits in case.scopes:
@@ -277,9 +274,9 @@ def _open_positions(case: Case) -> Iterator[Verdict]:
 
 
 def _free_margin(case: Case) -> Iterator[Verdict]:
-    promised = exposure.margin_promised(case.intent.symbol, case.snapshot, case.reservations)
+    promised = exposure.margin_promised(case.intent.symbol, case.snapshot, case.usage.commitments)
     available = case.snapshot.free_collateral - promised
-    needed = exposure.margin_needed(case.intent, case.snapshot, case.reservations)
+    needed = exposure.margin_needed(case.intent, case.snapshot, case.usage.commitments)
     text = f"the order needs {usdc(needed)} of margin and fees, {usdc(available)} of free collateral is left; "
     text += "lower the quantity, or deposit"
     passed = needed <= 0 or needed <= available

@@ -144,7 +144,7 @@ def claim_if_allowed(
     current = orders.get(connection, order.client_order_id)
     if current.status.is_final:
         return current
-    return _claim(connection, order, recheck, request_text=request_text, now=now)
+    return _claim(connection, current, recheck, request_text=request_text, now=now)
 
 
 def may_be_claimed(
@@ -155,8 +155,9 @@ def may_be_claimed(
     now: datetime,
 ) -> bool:
     """What `claim_if_allowed` would say now. Reads only: for what has to be done before the claim."""
-    is_queued = orders.get(connection, order.client_order_id).status is OrderStatus.QUEUED
-    return is_queued and _second_look(connection, order, recheck, now=now).status is OrderStatus.SUBMITTING
+    current = orders.get(connection, order.client_order_id)
+    is_queued = current.status is OrderStatus.QUEUED
+    return is_queued and _second_look(connection, current, recheck, now=now).status is OrderStatus.SUBMITTING
 
 
 def _second_look(
@@ -166,12 +167,13 @@ def _second_look(
     *,
     now: datetime,
 ) -> Recheck:
+    """What `recheck` says of an order as it is stored, from the usage without it."""
     try:
         webhook = webhooks.get(connection, order.webhook_id)
     except NotFound:
         webhook = None  # deleted meanwhile: the account's own limits still hold
     cooldown_s = (webhook.settings.limits.cooldown_s if webhook else None) or 0
-    usage = read_usage(connection, order.webhook_id, now=now, cooldown_s=cooldown_s, excluding=order.client_order_id)
+    usage = read_usage(connection, order.webhook_id, now=now, cooldown_s=cooldown_s, excluding=order)
     return recheck(usage, webhook)
 
 

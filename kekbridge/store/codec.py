@@ -27,6 +27,11 @@ EXACT: Final = Context(prec=400, traps=[Inexact])
 _CANONICAL: Final = json.JSONEncoder(separators=(",", ":"), sort_keys=True, ensure_ascii=False, check_circular=False)
 
 
+def exact_sum(one: str, other: str) -> str:
+    """The sum of two amounts as they are stored, for SQL: SQLite itself would make floats of them."""
+    return decimal_text(EXACT.add(Decimal(one), Decimal(other)))
+
+
 def decimal_text(value: Decimal) -> str:
     """Plain notation (`0.00000001`, never `1E-8`). Raises ValueError for NaN and infinities."""
     if not value.is_finite():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from kekbridge.errors import ConfigError, NotFound, StoreUnavailable
+from kekbridge.store.codec import exact_sum
 from kekbridge.store.migrations import MIGRATIONS, Step
 
 FILE_NAME: Final = "kekbridge.db"
@@ -107,6 +108,7 @@ def connect(path: Path, *, wait_s: float = WRITER_WAIT_S, read_only: bool = Fals
     )
     try:
         connection.row_factory = sqlite3.Row
+        connection.create_function("exact_sum", 2, exact_sum, deterministic=True)
         connection.execute("PRAGMA foreign_keys = ON")
         # An acknowledged alert must survive a power cut, not only a crash of ours.
         connection.execute("PRAGMA synchronous = FULL")

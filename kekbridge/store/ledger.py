@@ -1,7 +1,7 @@
-"""What orders take from the limits: open reservations, and the day's running totals. Moved with each order, in its transaction.
+"""What orders take from the limits: open reservations, their sums, and the day's totals. Moved with each order, in its transaction.
 
-The rule is one function of an order (`share_of`); everything stored here is its sum, so it can always be recomputed and compared.
-Deciding whether there is room is the business of risk, not of this file.
+The rules are two functions of an order (`share_of`, `reservation_of`); everything stored here is their sum, so it can always be
+recomputed and compared. Deciding whether there is room is the business of risk, not of this file.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import lru_cache
 from typing import Final
 
-from kekbridge.model import ZERO, Order, OrderStatus, OrderType, Purpose, Reservation
+from kekbridge.model import UNCOMMITTED, ZERO, Commitment, Order, OrderStatus, OrderType, Purpose, Reservation
 from kekbridge.store import times
 from kekbridge.store.codec import EXACT, decimal_text
 
@@ -32,6 +31,7 @@ class Share:
 
 
 _NOTHING: Final = Share(ZERO, 0)
+_WHOLE_DIGITS: Final = 40
 
 
 def share_of(order: Order | None) -> Share:
@@ -83,59 +83,89 @@ def _is_margined(status: str, order_type: str) -> bool:
 
 
 def move(connection: sqlite3.Connection, before: Order | None, after: Order) -> None:
-    """Bring reservation and totals from one state of an order to the next; `before` is None when it is new."""
+    """Bring reservation, commitments and totals from one state of an order to the next; `before` is None when it is new."""
     held = None if before is None else reservation_of(before)
     holds = reservation_of(after)
-    if holds is None and held is not None:
-        connection.execute("DELETE FROM reservations WHERE client_order_id = ?", (after.client_order_id,))
-    elif holds is not None and holds != held:
-        _write_reservation(connection, holds)
+    if holds != held:
+        _move_reservation(connection, held, holds)
     old, new = share_of(before), share_of(after)
     if old != new:
-        day = times.day_of(after.created_at)
-        for scope in (after.webhook_id, ACCOUNT):
-            _add(connection, scope, day, EXACT.subtract(new.notional, old.notional), new.orders - old.orders, ZERO)
+        notional = decimal_text(EXACT.subtract(new.notional, old.notional))
+        day, orders = times.day_of(after.created_at), new.orders - old.orders
+        connection.execute(
+            "INSERT INTO daily_usage (scope, day, notional, orders) VALUES (?, ?, ?, ?), (?, ?, ?, ?)"
+            " ON CONFLICT (scope, day) DO UPDATE SET"
+            " notional = exact_sum(notional, excluded.notional), orders = orders + excluded.orders",
+            (after.webhook_id, day, notional, orders, ACCOUNT, day, notional, orders),
+        )
 
 
 def add_realized(connection: sqlite3.Connection, scopes: Iterable[str], day: str, realized_pnl: Decimal) -> None:
     """Add realized P&L (USDC, may be negative) to the day of each scope: `account`, or a webhook's id."""
     if realized_pnl:
-        for scope in scopes:
-            _add(connection, scope, day, ZERO, 0, realized_pnl)
+        connection.executemany(
+            "INSERT INTO daily_usage (scope, day, realized_pnl) VALUES (?, ?, ?) ON CONFLICT (scope, day) DO UPDATE SET"
+            " realized_pnl = exact_sum(realized_pnl, excluded.realized_pnl)",
+            [(scope, day, decimal_text(realized_pnl)) for scope in scopes],
+        )
 
 
-def open_reservations(connection: sqlite3.Connection, *, excluding: str | None = None) -> tuple[Reservation, ...]:
-    """Every reservation of the account, oldest order first, but for the one of `excluding` (a client order id)."""
+def open_reservations(connection: sqlite3.Connection) -> tuple[Reservation, ...]:
+    """Every reservation of the account, oldest order first: for looks at the orders themselves, never on the way of an alert."""
     rows = connection.execute(
         "SELECT r.client_order_id, r.webhook_id, r.symbol, r.quantity, r.notional, r.is_entry, r.is_resting, o.status, o.order_type"
         " FROM reservations r JOIN orders o ON o.client_order_id = r.client_order_id ORDER BY r.client_order_id"
     )
-    return tuple(_reservation(*row) for row in rows if row[0] != excluding)
-
-
-@lru_cache(maxsize=4096)
-def _reservation(
-    client_order_id: str,
-    webhook_id: str,
-    symbol: str,
-    quantity: str,
-    notional: str,
-    is_entry: int,
-    is_resting: int,
-    status: str,
-    order_type: str,
-) -> Reservation:
-    """The value of a row. Remembered, because in a burst every alert reads the reservations of all those before it."""
-    return Reservation(
-        client_order_id=client_order_id,
-        webhook_id=webhook_id,
-        symbol=symbol,
-        quantity=Decimal(quantity),
-        notional=Decimal(notional),
-        is_entry=bool(is_entry),
-        is_resting=bool(is_resting),
-        is_margined=_is_margined(status, order_type),
+    return tuple(
+        Reservation(
+            client_order_id=name,
+            webhook_id=webhook_id,
+            symbol=symbol,
+            quantity=Decimal(quantity),
+            notional=Decimal(notional),
+            is_entry=bool(is_entry),
+            is_resting=bool(is_resting),
+            is_margined=_is_margined(status, order_type),
+        )
+        for name, webhook_id, symbol, quantity, notional, is_entry, is_resting, status, order_type in rows
     )
+
+
+def open_commitments(connection: sqlite3.Connection, *, excluding: Order | None = None) -> dict[str, Commitment]:
+    """The account's open reservations added up by symbol, but for the one of `excluding` (an order as it is stored)."""
+    held = None if excluding is None else reservation_of(excluding)
+    left_out = None if held is None else _kind_of(held)
+    rows = connection.execute(
+        "SELECT symbol, is_entry, is_buy, is_resting, is_margined, quantity, orders,"
+        " (SELECT price FROM reservations r WHERE r.symbol = c.symbol AND price IS NOT NULL AND client_order_id IS NOT ?"
+        " ORDER BY price DESC LIMIT 1) FROM commitments c WHERE orders > 0",
+        (None if held is None else held.client_order_id,),
+    )
+    found: dict[str, Commitment] = {}
+    for symbol, is_entry, is_buy, is_resting, is_margined, text, orders, price in rows:
+        quantity = Decimal(text)
+        if held is not None and (symbol, is_entry, is_buy, is_resting, is_margined) == left_out:
+            if orders == 1:
+                continue
+            quantity = EXACT.subtract(quantity, held.quantity)
+        found[symbol] = found.get(symbol, UNCOMMITTED).plus(
+            quantity,
+            is_entry=bool(is_entry),
+            is_resting=bool(is_resting),
+            is_margined=bool(is_margined),
+            price=ZERO if price is None else Decimal(price),
+        )
+    return found
+
+
+def rebuild_commitments(connection: sqlite3.Connection) -> None:
+    """The commitments and the prices of the reservations, from the reservations: for a database that has none yet."""
+    connection.execute("DELETE FROM commitments")
+    for held in open_reservations(connection):
+        _commit(connection, held, 1)
+        connection.execute(
+            "UPDATE reservations SET price = ? WHERE client_order_id = ?", (_price_text(held), held.client_order_id)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,19 +177,66 @@ class DayTotals:
     realized_pnl: Decimal = ZERO
 
 
+_EMPTY_DAY: Final = DayTotals()
+
+
 def day_totals(connection: sqlite3.Connection, scope: str, day: str) -> DayTotals:
     """The totals of a scope (a webhook's id, or `account`) on a UTC day `YYYY-MM-DD`."""
-    row = connection.execute(
-        "SELECT notional, orders, realized_pnl FROM daily_usage WHERE scope = ? AND day = ?", (scope, day)
-    ).fetchone()
-    return DayTotals() if row is None else DayTotals(Decimal(row[0]), row[1], Decimal(row[2]))
+    return totals_of(connection, (scope, scope), day)[0]
+
+
+def totals_of(connection: sqlite3.Connection, scopes: tuple[str, str], day: str) -> tuple[DayTotals, DayTotals]:
+    """The totals of two scopes on a UTC day, in one look."""
+    rows = connection.execute(
+        "SELECT scope, notional, orders, realized_pnl FROM daily_usage WHERE scope IN (?, ?) AND day = ?",
+        (*scopes, day),
+    )
+    found = {scope: DayTotals(Decimal(notional), orders, Decimal(pnl)) for scope, notional, orders, pnl in rows}
+    return found.get(scopes[0], _EMPTY_DAY), found.get(scopes[1], _EMPTY_DAY)
+
+
+# ------------------------------------------------------------------------------------------------------------- commitments
+
+
+def _move_reservation(connection: sqlite3.Connection, held: Reservation | None, holds: Reservation | None) -> None:
+    """The order's own row, and the sums that it is part of."""
+    if held is not None:
+        _commit(connection, held, -1)
+    if holds is not None:
+        _commit(connection, holds, 1)
+        if held is None or _row_of(held) != _row_of(holds):
+            _write_reservation(connection, holds)
+    elif held is not None:
+        connection.execute("DELETE FROM reservations WHERE client_order_id = ?", (held.client_order_id,))
+
+
+def _row_of(held: Reservation) -> tuple[object, ...]:
+    """What of a reservation is in its row; whether it is margined follows from its order."""
+    return held.symbol, held.quantity, held.notional, held.is_entry, held.is_resting
+
+
+def _kind_of(held: Reservation) -> tuple[str, bool, bool, bool, bool]:
+    """Which row of the commitments a reservation is part of."""
+    return held.symbol, held.is_entry, held.quantity > 0, held.is_resting, held.is_margined
+
+
+def _commit(connection: sqlite3.Connection, held: Reservation, orders: int) -> None:
+    """Add a reservation to its sum (`orders` 1), or take it off (-1). What is left of no order is exactly nothing."""
+    quantity = held.quantity if orders > 0 else -held.quantity
+    connection.execute(
+        "INSERT INTO commitments (symbol, is_entry, is_buy, is_resting, is_margined, quantity, orders) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (symbol, is_entry, is_buy, is_resting, is_margined) DO UPDATE SET orders = orders + excluded.orders,"
+        " quantity = iif(orders + excluded.orders = 0, '0', exact_sum(quantity, excluded.quantity))",
+        (*_kind_of(held), decimal_text(quantity), orders),
+    )
 
 
 def _write_reservation(connection: sqlite3.Connection, held: Reservation) -> None:
     connection.execute(
-        "INSERT INTO reservations (client_order_id, webhook_id, symbol, quantity, notional, is_entry, is_resting)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (client_order_id) DO UPDATE SET"
-        " quantity = excluded.quantity, notional = excluded.notional",
+        "INSERT INTO reservations (client_order_id, webhook_id, symbol, quantity, notional, is_entry, is_resting, price)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (client_order_id) DO UPDATE SET symbol = excluded.symbol,"
+        " quantity = excluded.quantity, notional = excluded.notional, is_entry = excluded.is_entry,"
+        " is_resting = excluded.is_resting, price = excluded.price",
         (
             held.client_order_id,
             held.webhook_id,
@@ -168,24 +245,15 @@ def _write_reservation(connection: sqlite3.Connection, held: Reservation) -> Non
             decimal_text(held.notional),
             held.is_entry,
             held.is_resting,
+            _price_text(held),
         ),
     )
 
 
-def _add(
-    connection: sqlite3.Connection, scope: str, day: str, notional: Decimal, orders: int, realized_pnl: Decimal
-) -> None:
-    """Amounts are text, so the sums are made here and not by SQLite, which would make floats of them."""
-    now = day_totals(connection, scope, day)
-    connection.execute(
-        "INSERT INTO daily_usage (scope, day, notional, orders, realized_pnl) VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT (scope, day) DO UPDATE SET"
-        " notional = excluded.notional, orders = excluded.orders, realized_pnl = excluded.realized_pnl",
-        (
-            scope,
-            day,
-            decimal_text(EXACT.add(now.notional, notional)),
-            now.orders + orders,
-            decimal_text(EXACT.add(now.realized_pnl, realized_pnl)),
-        ),
-    )
+def _price_text(held: Reservation) -> str | None:
+    """The price with as many zeros before it as make text order the order of prices, so that an index knows the highest."""
+    price = held.price
+    if not price:
+        return None
+    whole, point, fraction = decimal_text(price).partition(".")
+    return f"{whole:0>{_WHOLE_DIGITS}}{point}{fraction}"

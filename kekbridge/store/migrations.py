@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Final
 
-from kekbridge.store import results
+from kekbridge.store import ledger, results
 
 # One statement, or a function where SQL cannot do it: SQLite has no exact decimals.
 Step = str | Callable[[sqlite3.Connection], None]
@@ -410,4 +410,26 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
     ("0005_signed_at", ("ALTER TABLE orders ADD COLUMN signed_at TEXT",)),
     # Few among millions: what happened to the bridge itself, shown between the alerts.
     ("0006_own_events", ("CREATE INDEX events_own ON events(sequence) WHERE alert_id IS NULL",)),
+    (
+        # What an alert may do is decided as quickly behind a thousand open orders as behind none.
+        "0007_commitments",
+        (
+            """
+            CREATE TABLE commitments (              -- reservations added up by symbol and kind, moved with each of them
+                symbol TEXT NOT NULL,
+                is_entry INTEGER NOT NULL,
+                is_buy INTEGER NOT NULL,
+                is_resting INTEGER NOT NULL,
+                is_margined INTEGER NOT NULL,       -- the exchange holds their margin back already
+                quantity TEXT NOT NULL,             -- signed
+                orders INTEGER NOT NULL,
+                PRIMARY KEY (symbol, is_entry, is_buy, is_resting, is_margined)
+            ) STRICT, WITHOUT ROWID
+            """,
+            # USDC a coin, with leading zeros; NULL where nothing is left to trade.
+            "ALTER TABLE reservations ADD COLUMN price TEXT",
+            "CREATE INDEX reservations_price ON reservations(symbol, price) WHERE price IS NOT NULL",
+            ledger.rebuild_commitments,
+        ),
+    ),
 )

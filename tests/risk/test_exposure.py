@@ -1,18 +1,143 @@
-"""What is open and whose it is, read from the executions."""
+"""What is open and whose it is, read from the executions; and how far it could grow, read from sums or from every order alike."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kekbridge.model import Fill, Side
+from kekbridge.model import AccountSnapshot, Fill, OrderIntent, Reservation, Side, Usage
+from kekbridge.risk import exposure
+from kekbridge.risk.case import with_order
 from kekbridge.risk.exposure import was_left
-from tests.trading import BTC
+from tests.trading import BTC, ETH, NOW, PEPE, committed_by, entry, exit_of, reserved, snapshot
 
 D = Decimal
+
+# Sizes and prices with many digits: a sum that lost one would show.
+_sizes = st.decimals("-3", 3, places=8)
+_reservations = st.builds(
+    lambda symbol, quantity, price, is_entry, is_resting, is_margined: reserved(
+        str(quantity),
+        symbol,
+        notional=abs(quantity) * price,
+        is_entry=is_entry,
+        is_resting=is_resting,
+        is_margined=is_margined,
+    ),
+    st.sampled_from([BTC, ETH, PEPE]),
+    _sizes,
+    st.decimals("0.0001", 90_000, places=6),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+_intents = st.builds(
+    lambda make, quantity, side, symbol, price: make(quantity, side, symbol=symbol, reference_price=price),
+    st.sampled_from([entry, exit_of]),
+    st.decimals("0.00001", 2, places=8),
+    st.sampled_from(Side),
+    st.sampled_from([BTC, ETH]),
+    st.decimals("0.01", 90_000, places=3),
+)
+_held = st.fixed_dictionaries({}, optional={BTC: _sizes.map(str), ETH: _sizes.map(str)})
+
+
+@given(st.lists(_reservations, max_size=12), _intents, _held, st.sampled_from([None, BTC, ETH, PEPE]))
+def test_sums_say_what_every_single_order_says(
+    reservations: list[Reservation], intent: OrderIntent, held: dict[str, str], unmarked: str | None
+) -> None:
+    """Worst position, notional, margin and what surely trades: the same from the sums as from a walk over all open orders."""
+    state = snapshot(held)
+    state = replace(state, marks={symbol: mark for symbol, mark in state.marks.items() if symbol != unmarked})
+    sums = committed_by(*reservations)
+    this = Reservation(
+        client_order_id="",
+        webhook_id="",
+        symbol=intent.symbol,
+        quantity=intent.signed_quantity,
+        notional=intent.notional,
+        is_entry=not intent.reduce_only,
+        is_resting=False,
+    )
+    for symbol in sums:
+        own = [one for one in reservations if one.symbol == symbol]
+        assert exposure.reach_in(symbol, state, sums) == _reach(symbol, state, own)
+        assert exposure.price_of(symbol, state, sums[symbol]) == _price(symbol, state, own)
+        assert sums[symbol].sure == sum(one.quantity for one in own if not one.is_resting)
+    assert exposure.gross_notional(state, sums) == _gross(state, reservations)
+    assert exposure.open_symbols(state, sums) == {
+        *(symbol for symbol, quantity in held.items() if D(quantity)),
+        *(one.symbol for one in reservations if one.is_entry),
+    }
+    assert exposure.margin_promised(intent.symbol, state, sums) == _promised(intent.symbol, state, reservations)
+    assert exposure.margin_needed(intent, state, sums) == _needed(intent, state, reservations, this)
+    after = with_order(Usage(now=NOW, commitments=sums), intent).commitments
+    assert exposure.gross_notional(state, after) == _gross(state, [*reservations, this])
+    assert exposure.reach_in(intent.symbol, state, after) == _reach(intent.symbol, state, [*reservations, this])
+
+
+# ------------------------------------------------------------------------------- the same, from every order that is open
+
+
+def _reach(symbol: str, state: AccountSnapshot, reservations: Sequence[Reservation]) -> exposure.Reach:
+    position = state.position_quantity(symbol)
+    own = [one for one in reservations if one.symbol == symbol]
+    buys = sum((one.quantity for one in own if one.is_entry and one.quantity > 0), D(0))
+    sells = sum((-one.quantity for one in own if one.is_entry and one.quantity <= 0), D(0))
+    exit_buys = sum((one.quantity for one in own if not one.is_entry and one.quantity > 0), D(0))
+    exit_sells = sum((-one.quantity for one in own if not one.is_entry and one.quantity <= 0), D(0))
+    from_below = position if position >= 0 else min(D(0), position + exit_buys)
+    from_above = position if position <= 0 else max(D(0), position - exit_sells)
+    return exposure.Reach(long=max(D(0), from_below + buys), short=max(D(0), sells - from_above))
+
+
+def _price(symbol: str, state: AccountSnapshot, reservations: Sequence[Reservation]) -> Decimal:
+    mark = state.mark_price(symbol)
+    if mark is not None:
+        return mark
+    position = state.positions.get(symbol)
+    if position is not None:
+        return position.mark_price or position.average_open_price
+    prices = (abs(one.notional / one.quantity) for one in reservations if one.symbol == symbol and one.quantity != 0)
+    return max(prices, default=D(0))
+
+
+def _gross(state: AccountSnapshot, reservations: Sequence[Reservation]) -> Decimal:
+    symbols = {symbol for symbol, position in state.positions.items() if position.quantity != 0}
+    symbols |= {one.symbol for one in reservations if one.is_entry}
+    worths = (_reach(symbol, state, reservations).largest * _price(symbol, state, reservations) for symbol in symbols)
+    return sum(worths, D(0))
+
+
+def _promised(but: str, state: AccountSnapshot, reservations: Sequence[Reservation]) -> Decimal:
+    total = D(0)
+    for symbol in {one.symbol for one in reservations if one.is_entry and not one.is_margined} - {but}:
+        price, leverage = _price(symbol, state, reservations), exposure.leverage_in_force(symbol, state)
+        margined = [one for one in reservations if one.is_margined]
+        after = exposure.margin_of(symbol, _reach(symbol, state, reservations).largest, leverage, price, state)
+        known = exposure.margin_of(symbol, _reach(symbol, state, margined).largest, leverage, price, state)
+        total += max(D(0), after - known)
+    return total
+
+
+def _needed(
+    intent: OrderIntent, state: AccountSnapshot, reservations: Sequence[Reservation], this: Reservation
+) -> Decimal:
+    symbol = intent.symbol
+    mark, leverage = _price(symbol, state, reservations), exposure.leverage_in_force(symbol, state)
+    after = _reach(symbol, state, [*reservations, this]).largest
+    known = _reach(symbol, state, [one for one in reservations if one.is_margined]).largest
+    held_back = exposure.margin_of(symbol, known, leverage, mark, state)
+    margin = exposure.margin_of(symbol, after, intent.leverage or leverage, max(intent.reference_price, mark), state)
+    return margin - held_back + intent.notional * state.taker_fee_rate
+
+
+# ----------------------------------------------------------------------------------------------------------- executions
 
 
 @given(

@@ -14,7 +14,7 @@ from kekbridge.config import Risk
 from kekbridge.model import Limits, Usage
 from kekbridge.risk import rules
 from kekbridge.risk.limits import account_limits, describe_usage, number, percent, tighter, usdc
-from tests.trading import BTC, ETH, NOTHING, NOW, D, entry, reserved, snapshot, webhook
+from tests.trading import BTC, ETH, NOTHING, NOW, D, committed_by, entry, reserved, snapshot, webhook
 
 
 def test_zero_and_empty_mean_no_limit_for_the_account() -> None:
@@ -110,7 +110,7 @@ def test_usage_is_told_with_what_is_left_and_when_it_resets() -> None:
         orders_today=2,
         realized_today=D(-100),
         equity_peak=D(125_000),
-        reservations=(reserved("1"),),
+        commitments=committed_by(reserved("1")),
     )
     lines = {line.name: line for line in describe_usage(limits, usage, NOW, snapshot=snapshot())}
     traded = lines["traded a day"]

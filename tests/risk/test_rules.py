@@ -19,6 +19,7 @@ from kekbridge.model import (
     OrderIntent,
     Position,
     Purpose,
+    Reservation,
     Side,
     TradingState,
     Usage,
@@ -33,6 +34,7 @@ from tests.trading import (
     NOTHING,
     NOW,
     D,
+    committed_by,
     entry,
     exit_of,
     instrument,
@@ -49,7 +51,7 @@ def judged(
     held: dict[str, str] | None = None,
     state: AccountSnapshot | None = None,
     now: datetime = NOW,
-    ignore: frozenset[str] = frozenset(),
+    reservations: tuple[Reservation, ...] = (),
     **usage: Any,
 ) -> tuple[Verdict, ...]:
     return rules.judge(
@@ -57,11 +59,10 @@ def judged(
         webhook=webhook(limits),
         account_limits=account,
         snapshot=state or snapshot(held),
-        usage=Usage(now=now, **usage),
+        usage=Usage(now=now, commitments=committed_by(*reservations), **usage),
         now=now,
         max_snapshot_age_s=30,
         max_mark_age_s=10,
-        ignore=ignore,
     )
 
 
@@ -202,33 +203,6 @@ def test_orders_of_one_step_are_judged_one_after_the_other() -> None:
     limits = replace(NOTHING, daily_limit=D(13_000), daily_orders=2)
     assert denial(entry(), entry(), limits=limits) is None
     assert denial(entry(), entry(), entry(), limits=limits) == ("daily_limit", "webhook")
-
-
-def test_the_order_that_is_looked_at_again_does_not_count_twice() -> None:
-    """Right before it leaves, its own reservation is in every sum: it is left out by name."""
-    limits = replace(NOTHING, max_position_size=D("0.1"), daily_limit=D(6_500), daily_orders=1)
-    usage: dict[str, Any] = {
-        "reservations": (reserved("0.1", name="kb-me"),),
-        "traded_today": D(6_500),
-        "account_traded_today": D(6_500),
-        "orders_today": 1,
-        "account_orders_today": 1,
-    }
-    assert denial(entry(), limits=limits, account=limits, **usage) == ("position_too_large", "webhook")
-    assert denial(entry(), limits=limits, account=limits, ignore=frozenset({"kb-me"}), **usage) is None
-
-
-def test_an_ignored_order_of_another_webhook_frees_the_account_only() -> None:
-    """The sums of a webhook hold its own orders only."""
-    limits = replace(NOTHING, daily_orders=1)
-    usage: dict[str, Any] = {
-        "reservations": (reserved("0.1", name="kb-x", webhook_id="OTHER"),),
-        "orders_today": 1,
-        "account_orders_today": 1,
-        "ignore": frozenset({"kb-x"}),
-    }
-    assert denial(entry(), account=limits, **usage) is None
-    assert denial(entry(), limits=limits, **usage) == ("daily_orders", "webhook")
 
 
 def test_open_losses_count_into_the_day() -> None:
@@ -434,6 +408,7 @@ def test_no_burst_gets_past_a_limit(
     usage = Usage(now=NOW)
     positions = {symbol: D(text) for symbol, text in held.items()}
     admitted: list[OrderIntent] = []
+    taken: list[Reservation] = []
     for symbol, side, quantity in orders:
         intent = entry(str(quantity), side, symbol)
         verdicts = rules.judge(
@@ -448,9 +423,10 @@ def test_no_burst_gets_past_a_limit(
         )
         if rules.first_denial(verdicts) is None:
             admitted.append(intent)
+            taken.append(reserved(str(intent.signed_quantity), symbol))
             usage = replace(
                 usage,
-                reservations=(*usage.reservations, reserved(str(intent.signed_quantity), symbol)),
+                commitments=committed_by(*taken),
                 traded_today=usage.traded_today + intent.notional,
                 account_traded_today=usage.account_traded_today + intent.notional,
                 orders_today=usage.orders_today + 1,

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 
-from kekbridge.model import OrderStatus, RateLimits, Usage, Verdict, client_order_id_of
+from kekbridge.model import UNCOMMITTED, OrderStatus, RateLimits, Usage, Verdict, client_order_id_of
 from kekbridge.store import alerts, events, ledger, orders
 from kekbridge.store.admission import Admission, AlertDraft, Decision, admit
 from kekbridge.store.database import Database
@@ -236,7 +236,8 @@ async def test_200_alerts_at_once_with_room_for_10_admit_exactly_10(database: Da
         order = intent()
         if usage.account_traded_today + order.notional > limit:
             return Decision(status="denied", code="daily_limit")
-        assert sum(held.notional for held in usage.reservations) == usage.account_traded_today
+        waiting = usage.commitments.get(order.symbol, UNCOMMITTED).open.entry_buys
+        assert waiting * order.reference_price == usage.account_traded_today
         return Decision(status="admitted", intents=(order,))
 
     outcomes = await asyncio.gather(

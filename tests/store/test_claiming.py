@@ -122,7 +122,7 @@ def test_the_second_look_sees_what_is_true_now(connection: sqlite3.Connection, q
 
     claimed = claim_if_allowed(connection, queued, recheck, request_text=body_of, now=NOW)
     usage, webhook = seen[0]
-    assert (usage.trading_state, usage.reservations, usage.traded_today) == (TradingState.HALTED, (), Decimal(0))
+    assert (usage.trading_state, usage.commitments, usage.traded_today) == (TradingState.HALTED, {}, Decimal(0))
     assert webhook is not None
     assert webhook.name == "main"
     assert (claimed.status, claimed.intent.quantity) == (OrderStatus.SUBMITTING, Decimal("0.005"))

@@ -19,6 +19,7 @@ from kekbridge.store.database import Database
 from kekbridge.store.orders import IllegalTransition
 from tests.examples import examples
 from tests.store.made import NO_RATES, NOW, admitting, draft, fill
+from tests.trading import committed_by
 
 AMOUNTS = st.decimals(min_value="0.0001", max_value="99999", places=4)
 PRICES = st.decimals(min_value="0.000001", max_value="200000", places=6)
@@ -26,7 +27,7 @@ INTENTS = st.builds(
     OrderIntent,
     symbol=st.sampled_from(["PERP_BTC_USDC", "PERP_ETH_USDC"]),
     side=st.sampled_from(list(Side)),
-    order_type=st.sampled_from([OrderType.MARKET, OrderType.LIMIT]),
+    order_type=st.sampled_from([OrderType.MARKET, OrderType.LIMIT, OrderType.STOP]),
     quantity=AMOUNTS,
     purpose=st.sampled_from(list(Purpose)),
     reference_price=PRICES,
@@ -182,6 +183,27 @@ class Life(RuleBasedStateMachine):
             assert held[name].quantity == rest * order.intent.side.sign
             assert held[name].notional == rest * order.intent.reference_price
             assert not order.status.is_final
+
+    @invariant()
+    def commitments_are_the_sums_of_the_reservations(self) -> None:
+        """All together, and without each single one, to the last digit."""
+        held = {one.client_order_id: one for one in ledger.open_reservations(self.connection)}
+        assert ledger.open_commitments(self.connection) == committed_by(*held.values())
+        for name in held:
+            others = committed_by(*(one for one in held.values() if one.client_order_id != name))
+            order = orders.get(self.connection, name)
+            assert ledger.open_commitments(self.connection, excluding=order) == others
+        kept = self.connection.execute("SELECT * FROM commitments WHERE orders <> 0").fetchall()
+        self.connection.execute("SAVEPOINT comparing")
+        ledger.rebuild_commitments(self.connection)
+        made = self.connection.execute("SELECT * FROM commitments").fetchall()
+        self.connection.execute("ROLLBACK TO comparing")
+        assert [(*row[:5], Decimal(row[5]), row[6]) for row in kept] == [
+            (*row[:5], Decimal(row[5]), row[6]) for row in made
+        ]
+        assert (
+            self.connection.execute("SELECT 1 FROM commitments WHERE orders = 0 AND quantity <> '0'").fetchone() is None
+        )
 
     @invariant()
     def there_is_one_order_per_leg_and_its_row_is_whole(self) -> None:

@@ -11,7 +11,7 @@ from sqlite_utils.migrations import Migrations
 
 from kekbridge.model import OrderStatus
 from kekbridge.stats import Report, report
-from kekbridge.store import exits, fills, orders, refusals, statistics
+from kekbridge.store import exits, fills, ledger, orders, refusals, statistics
 from kekbridge.store.admission import admit
 from kekbridge.store.connections import FILE_NAME, prepare_file
 from kekbridge.store.database import Database
@@ -93,6 +93,32 @@ def test_a_first_version_is_counted_and_summed_as_this_one(tmp_path: Path) -> No
     every, late = brought
     assert (every.counts.refused, every.closing_orders, every.stop_hit_rate) == (3, 1, Decimal(1))
     assert (late.realized_pnl, late.counts.received, late.stop_hit_rate) == (Decimal("-1.25"), 0, None)
+
+
+def test_open_orders_of_an_older_version_keep_their_room(tmp_path: Path) -> None:
+    """What is open when the sums come into being is in them, with its price, as if it had been admitted with them."""
+    database = Database.open(tmp_path)
+    for symbol, price in (("PERP_BTC_USDC", "65000.5"), ("PERP_BTC_USDC", "9000"), ("PERP_ETH_USDC", "1800")):
+        wish = admitting(intent(symbol=symbol, reference_price=Decimal(price)))
+        with database.transaction() as connection:
+            admission = admit(connection, draft(), wish, rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+            orders.claim(connection, admission.orders[0].client_order_id, now=NOW)
+            orders.mark_accepted(connection, admission.orders[0].client_order_id, order_id="7", now=NOW)
+    with database.transaction() as connection:
+        known = ledger.open_commitments(connection)
+        assert known["PERP_BTC_USDC"].price == Decimal("65000.5")
+        for step in (
+            "DROP TABLE commitments",
+            "DROP INDEX reservations_price",
+            "ALTER TABLE reservations DROP COLUMN price",
+            "DELETE FROM _sqlite_migrations WHERE name = '0007_commitments'",
+        ):
+            connection.execute(step)
+    database.close_now()
+    again = Database.open(tmp_path)
+    with again.snapshot() as connection:
+        assert ledger.open_commitments(connection) == known
+    again.close_now()
 
 
 def test_refusals_stay_counted_after_they_are_forgotten(tmp_path: Path) -> None:

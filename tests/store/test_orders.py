@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kekbridge.errors import NotFound
-from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Verdict
+from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Sums, Verdict
 from kekbridge.store import alerts, events, ledger, orders
 from kekbridge.store.admission import admit
 from kekbridge.store.orders import IllegalTransition
@@ -372,7 +372,7 @@ def test_exits_reserve_no_value_but_count_what_they_traded(connection: sqlite3.C
     order = order_in(connection, S.ACCEPTED, exit_intent())
     usage = read_usage(connection, "hook", now=NOW)
     assert (usage.traded_today, usage.orders_today) == (ZERO, 0)
-    assert [held.quantity for held in usage.reservations] == [Decimal("-0.01")]
+    assert usage.commitments[order.intent.symbol].open == Sums(exit_sells=Decimal("0.01"))
     report(connection, order, S.FILLED, Decimal("0.01"))
     assert read_usage(connection, "hook", now=NOW).traded_today == Decimal(651)
 
@@ -384,7 +384,7 @@ def test_an_order_the_exchange_never_had_gives_all_its_room_back(
     """A denied entry must not use up the day."""
     order_in(connection, status)
     usage = read_usage(connection, "hook", now=NOW)
-    assert (usage.traded_today, usage.orders_today, usage.reservations) == (ZERO, 0, ())
+    assert (usage.traded_today, usage.orders_today, usage.commitments) == (ZERO, 0, {})
     assert usage.last_entry_at == {}
 
 

@@ -6,7 +6,7 @@ import sqlite3
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from kekbridge.model import ZERO, Order, Purpose, TradingState, Trip
+from kekbridge.model import ZERO, Order, Purpose, Sums, TradingState, Trip
 from kekbridge.store import orders, settings, sweeping
 from kekbridge.store.admission import admit
 from kekbridge.store.usage import read_usage
@@ -28,25 +28,26 @@ def test_webhook_and_account_are_counted_apart(connection: sqlite3.Connection) -
     usage = read_usage(connection, "hook", now=NOW)
     assert (usage.traded_today, usage.account_traded_today) == (Decimal(650), Decimal(1950))
     assert (usage.orders_today, usage.account_orders_today) == (1, 2)
-    assert [held.webhook_id for held in usage.reservations] == ["hook", "other"]
+    assert usage.commitments["PERP_BTC_USDC"].open == Sums(entry_buys=Decimal("0.03"))
 
 
 def test_a_new_day_starts_empty_but_open_orders_stay(connection: sqlite3.Connection) -> None:
     """At 00:00 UTC the daily limits are free again; what still waits keeps its room in the position limits."""
     put(connection)
     usage = read_usage(connection, "hook", now=NOW + timedelta(days=1))
-    assert (usage.traded_today, usage.orders_today, len(usage.reservations)) == (ZERO, 0, 1)
+    assert (usage.traded_today, usage.orders_today, len(usage.commitments)) == (ZERO, 0, 1)
 
 
 def test_the_second_look_does_not_count_the_order_itself(connection: sqlite3.Connection) -> None:
     """An order that fills the limit exactly must pass its re-check, on the day of admission and after midnight."""
-    first, second = put(connection), put(connection, symbol=ETH)
-    usage = read_usage(connection, "hook", now=NOW, excluding=second.client_order_id)
+    put(connection)
+    second = put(connection, symbol=ETH)
+    usage = read_usage(connection, "hook", now=NOW, excluding=second)
     assert (usage.traded_today, usage.orders_today) == (Decimal(650), 1)
     assert (usage.account_traded_today, usage.account_orders_today) == (Decimal(650), 1)
-    assert [held.client_order_id for held in usage.reservations] == [first.client_order_id]
+    assert usage.commitments.keys() == {"PERP_BTC_USDC"}
     assert usage.last_entry_at == {"PERP_BTC_USDC": NOW}
-    tomorrow = read_usage(connection, "hook", now=NOW + timedelta(days=1), excluding=second.client_order_id)
+    tomorrow = read_usage(connection, "hook", now=NOW + timedelta(days=1), excluding=second)
     assert (tomorrow.traded_today, tomorrow.orders_today) == (ZERO, 0)
 
 
@@ -80,12 +81,12 @@ def test_a_limit_that_trips_later_does_not_take_back_what_it_admitted(connection
     trip = Trip(scope="webhook", rule="daily_orders", reason="11 orders", until=NOW + timedelta(hours=1))
     settings.trip(connection, trip, webhook_id="hook", now=NOW)
     assert read_usage(connection, "hook", now=NOW).trading_state is TradingState.EXITS_ONLY
-    again = read_usage(connection, "hook", now=NOW, excluding=order.client_order_id)
+    again = read_usage(connection, "hook", now=NOW, excluding=order)
     assert again.trading_state is TradingState.RUNNING
     assert sweeping.sweep(connection, now=NOW) == ()
 
     settings.set_trading_state(connection, TradingState.EXITS_ONLY, reason="news", by="operator", now=NOW)
-    again = read_usage(connection, "hook", now=NOW, excluding=order.client_order_id)
+    again = read_usage(connection, "hook", now=NOW, excluding=order)
     assert again.trading_state is TradingState.EXITS_ONLY
     assert [each.client_order_id for each in sweeping.sweep(connection, now=NOW)] == [order.client_order_id]
 
