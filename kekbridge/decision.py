@@ -234,9 +234,19 @@ def _room_in_queue(intent: OrderIntent, waiting: int, terms: Terms) -> tuple[Ver
     """Whether the queue takes one more entry; exits always find room. Not asked again for an order that is in the queue."""
     if is_exit(intent):
         return ()
-    text = f"{waiting} orders are waiting to be sent, at most {terms.max_waiting} may; send less, or raise queue.max_waiting"
-    limit = f"under {terms.max_waiting}"
-    return (verdict("queue_full", "account", waiting < terms.max_waiting, str(waiting), limit, text),)
+    most = terms.max_waiting
+    return (
+        verdict(
+            "queue_full",
+            "account",
+            waiting < most,
+            str(waiting),
+            f"under {most}",
+            lambda: (
+                f"{waiting} orders are waiting to be sent, at most {most} may; send less, or raise queue.max_waiting"
+            ),
+        ),
+    )
 
 
 def _trips(denial: Verdict, notional: Decimal, webhook: Webhook, usage: Usage, terms: Terms) -> tuple[Trip, ...]:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final
 
-from kekbridge.model import UNCOMMITTED, AccountSnapshot, Commitment, Limits, OrderIntent, Usage, Verdict, Webhook
+from kekbridge.model import UNCOMMITTED, AccountSnapshot, Commitment, Limits, OrderIntent, Usage, Verdict
 from kekbridge.risk import exposure
 
 NO_LIMIT: Final = "no limit"
@@ -19,24 +20,13 @@ class Case:
     """One order before the rules, with everything they may look at. `usage` leaves the order itself out."""
 
     intent: OrderIntent
-    webhook: Webhook
-    account_limits: Limits
     snapshot: AccountSnapshot
     usage: Usage
     now: datetime
     max_snapshot_age_s: float
     max_mark_age_s: float
-
-    @property
-    def scopes(self) -> tuple[tuple[str, Limits], ...]:
-        return (("webhook", self.webhook.settings.limits), ("account", self.account_limits))
-
-    @property
-    def with_this(self) -> Mapping[str, Commitment]:
-        """What is committed by symbol once this order is, too."""
-        before = self.usage.commitments
-        symbol = self.intent.symbol
-        return {**before, symbol: exposure.committed(before.get(symbol, UNCOMMITTED), self.intent)}
+    scopes: tuple[tuple[str, Limits], ...]  # the webhook's and the account's
+    with_this: Mapping[str, Commitment]  # what is committed by symbol once this order is, too
 
     @property
     def base(self) -> str:
@@ -48,6 +38,7 @@ def is_exit(intent: OrderIntent) -> bool:
     return intent.reduce_only
 
 
+@lru_cache(maxsize=1024)  # most of the thirty yeses to an order are those of the order before
 def allow(rule: str, scope: str, found: str, limit: str) -> Verdict:
     return Verdict(rule=rule, scope=scope, passed=True, found=found, limit=limit)
 
@@ -56,9 +47,9 @@ def deny(rule: str, scope: str, found: str, limit: str, message: str) -> Verdict
     return Verdict(rule=rule, scope=scope, passed=False, found=found, limit=limit, message=message)
 
 
-def verdict(rule: str, scope: str, passed: bool, found: str, limit: str, message: str) -> Verdict:
-    """A yes without words, or a no with the message."""
-    return allow(rule, scope, found, limit) if passed else deny(rule, scope, found, limit, message)
+def verdict(rule: str, scope: str, passed: bool, found: str, limit: str, message: Callable[[], str]) -> Verdict:
+    """A yes without words, or a no with the message, which is made for a no only."""
+    return allow(rule, scope, found, limit) if passed else deny(rule, scope, found, limit, message())
 
 
 def at_most(
@@ -67,28 +58,44 @@ def at_most(
     found: Decimal,
     limit: Decimal | None,
     show: Callable[[Decimal], str],
-    subject: str,
+    subject: Callable[[str], str],
     option: str,
     first_fix: str = "lower the quantity",
+    *,
+    shown: str = "",
 ) -> Verdict:
     """Whether `found` is within `limit` (None: no limit).
 
-    `subject` begins the sentence of a no, with `{found}` where the number stands; `option` names the setting.
+    `subject` makes the beginning of the sentence of a no from the number as it is shown; `option` names the setting. `shown`: the
+    number as text, where it is known already.
     """
+    shown = shown or show(found)
     if limit is None:
-        return allow(rule, scope, show(found), NO_LIMIT)
+        return allow(rule, scope, shown, NO_LIMIT)
+    bound = _at_most(show, limit)
     if found <= limit:
-        return allow(rule, scope, show(found), f"at most {show(limit)}")
-    text = subject.format(found=show(found))
-    text += f" is over the {scope}'s limit of {show(limit)}; {first_fix}, or {fix_for(scope, option, 'raise')}"
-    return deny(rule, scope, show(found), f"at most {show(limit)}", text)
+        return allow(rule, scope, shown, bound)
+    text = f"{subject(shown)} is over the {scope}'s limit of {show(limit)}; {first_fix}, or {fix_for(scope, option, 'raise')}"
+    return deny(rule, scope, shown, bound, text)
+
+
+@lru_cache(maxsize=256)  # limits are few and stay
+def _at_most(show: Callable[[Decimal], str], limit: Decimal) -> str:
+    return f"at most {show(limit)}"
 
 
 def fresh(rule: str, age: timedelta, limit_s: float, subject: str) -> Verdict:
-    """Whether knowledge of `age` is young enough."""
+    """Whether knowledge of `age` is young enough; `subject` begins the sentence of a no."""
     seconds = max(age.total_seconds(), 0.0)  # learnt after the alert came in: as fresh as can be
-    text = f"{subject} {seconds:.1f} s ago, at most {limit_s:g} s are allowed; GET /readyz says more"
-    return verdict(rule, "exchange", seconds <= limit_s, f"{seconds:.1f} s", f"at most {limit_s:g} s", text)
+    found, limit = f"{seconds:.1f} s", f"at most {limit_s:g} s"
+    return verdict(
+        rule,
+        "exchange",
+        seconds <= limit_s,
+        found,
+        limit,
+        lambda: f"{subject} {found} ago, {limit} are allowed; GET /readyz says more",
+    )
 
 
 def fix_for(scope: str, option: str, verb: str) -> str:
@@ -97,11 +104,15 @@ def fix_for(scope: str, option: str, verb: str) -> str:
     return f"{verb} {where}"
 
 
+def committed_with(usage: Usage, intent: OrderIntent, *, is_resting: bool = False) -> Mapping[str, Commitment]:
+    """What is committed by symbol once this order is, too."""
+    before = usage.commitments.get(intent.symbol, UNCOMMITTED)
+    return {**usage.commitments, intent.symbol: exposure.committed(before, intent, is_resting=is_resting)}
+
+
 def with_order(usage: Usage, intent: OrderIntent) -> Usage:
     """The usage as the next order of the same alert meets it."""
-    before = usage.commitments.get(intent.symbol, UNCOMMITTED)
-    taken = exposure.committed(before, intent, is_resting=intent.may_rest)
-    commitments = {**usage.commitments, intent.symbol: taken}
+    commitments = committed_with(usage, intent, is_resting=intent.may_rest)
     if is_exit(intent):
         return replace(usage, commitments=commitments)
     return replace(

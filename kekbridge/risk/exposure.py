@@ -144,15 +144,15 @@ def margin_of(symbol: str, quantity: Decimal, leverage: Decimal, price: Decimal,
     return notional * initial_margin_ratio(instrument, leverage, notional)
 
 
-def margin_needed(intent: OrderIntent, snapshot: AccountSnapshot, commitments: Mapping[str, Commitment]) -> Decimal:
+def margin_needed(intent: OrderIntent, snapshot: AccountSnapshot, before: Commitment, after_it: Commitment) -> Decimal:
     """USDC that `intent` would take from the free collateral: more initial margin in its symbol than the exchange already holds
-    back, and the taker fee. Zero or less when the symbol's exposure does not grow.
+    back, and the taker fee. Zero or less when the symbol's exposure does not grow. `before` and `after_it`: what is committed in its
+    symbol without and with the intent.
     """
     symbol = intent.symbol
-    before = commitments.get(symbol, UNCOMMITTED)
     position, mark = snapshot.position_quantity(symbol), price_of(symbol, snapshot, before)
     price = max(intent.reference_price, mark)
-    after = reach_of(position, committed(before, intent).open).largest
+    after = reach_of(position, after_it.open).largest
     known = reach_of(position, before.margined).largest
     in_force = leverage_in_force(symbol, snapshot)
     held_back = margin_of(symbol, known, in_force, mark, snapshot)

@@ -8,18 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import ROUND_DOWN, Decimal
 from typing import Final
 
-from kekbridge.errors import ConfigError
-from kekbridge.model import ZERO, AccountSnapshot, Limits, OrderIntent, TradingState, Usage, Verdict, Webhook
-from kekbridge.risk import exposure, hours
+from kekbridge.model import (
+    UNCOMMITTED,
+    ZERO,
+    AccountSnapshot,
+    Limits,
+    OrderIntent,
+    TradingState,
+    Usage,
+    Verdict,
+    Webhook,
+)
+from kekbridge.risk import exposure, terms
 from kekbridge.risk.case import (
     NO_LIMIT,
     Case,
     allow,
     at_most,
+    committed_with,
     deny,
     fix_for,
     fresh,
@@ -52,17 +62,22 @@ def judge(
     for index, intent in enumerate(intents):
         if index:
             usage = with_order(usage, intents[index - 1])
+        verdicts.append(_trading_state(usage, intent))
+        if is_exit(intent):
+            verdicts.append(allow("exit", "account", f"reduce-only {intent.side}", "exits pass every limit"))
+            continue
         case = Case(
             intent=intent,
-            webhook=webhook,
-            account_limits=account_limits,
             snapshot=snapshot,
             usage=usage,
             now=now,
             max_snapshot_age_s=max_snapshot_age_s,
             max_mark_age_s=max_mark_age_s,
+            scopes=(("webhook", webhook.settings.limits), ("account", account_limits)),
+            with_this=committed_with(usage, intent),
         )
-        verdicts += _judge_one(case)
+        for rule in RULES:
+            verdicts.extend(rule(case))
     return tuple(verdicts)
 
 
@@ -86,27 +101,17 @@ def apply_leverage_policy(intent: OrderIntent, *, webhook: Webhook, account_limi
     return replace(intent, leverage=lowered)
 
 
-def _judge_one(case: Case) -> Iterator[Verdict]:
-    yield from _trading_state(case)
-    if is_exit(case.intent):
-        yield allow("exit", "account", f"reduce-only {case.intent.side}", "exits pass every limit")
-        return
-    for rule in RULES:
-        yield from rule(case)
-
-
 # ------------------------------------------------------------------------------------------------------ may it trade at all
 
 
-def _trading_state(case: Case) -> Iterator[Verdict]:
-    state, reason = case.usage.trading_state, case.usage.trading_reason
-    why = f" ({reason})" if reason else ""
+def _trading_state(usage: Usage, intent: OrderIntent) -> Verdict:
+    state = usage.trading_state
+    if state is TradingState.RUNNING or (state is TradingState.EXITS_ONLY and is_exit(intent)):
+        return allow("trading_halted", "account", state, "not halted")
+    why = f" ({usage.trading_reason})" if usage.trading_reason else ""
     if state is TradingState.HALTED:
-        yield deny("trading_halted", "account", state, "running", f"trading is halted{why}; kekbridge resume")
-    elif state is TradingState.EXITS_ONLY and not is_exit(case.intent):
-        yield deny("exits_only", "account", state, "running", f"only exits are allowed now{why}; kekbridge resume")
-    else:
-        yield allow("trading_halted", "account", state, "not halted")
+        return deny("trading_halted", "account", state, "running", f"trading is halted{why}; kekbridge resume")
+    return deny("exits_only", "account", state, "running", f"only exits are allowed now{why}; kekbridge resume")
 
 
 def _snapshot_age(case: Case) -> Iterator[Verdict]:
@@ -124,8 +129,9 @@ def _mark_age(case: Case) -> Iterator[Verdict]:
         text = f"no mark price of {case.intent.symbol} is known; send again in a moment"
         yield deny("no_mark_price", "exchange", "none", f"at most {case.max_mark_age_s:g} s old", text)
         return
-    name = f"the mark price of {case.intent.symbol} was observed"
-    yield fresh("no_mark_price", case.now - mark.at, case.max_mark_age_s, name)
+    yield fresh(
+        "no_mark_price", case.now - mark.at, case.max_mark_age_s, f"the mark price of {case.intent.symbol} was observed"
+    )
 
 
 def _allowed_symbols(case: Case) -> Iterator[Verdict]:
@@ -136,8 +142,11 @@ def _allowed_symbols(case: Case) -> Iterator[Verdict]:
             yield allow("symbol_not_allowed", scope, symbol, NO_LIMIT)
             continue
         names = ", ".join(allowed) or "none"
+        if exposure.names_symbol(allowed, symbol):
+            yield allow("symbol_not_allowed", scope, symbol, names)
+            continue
         text = f"{symbol} is not among the {scope}'s allowed symbols ({names}); {fix_for(scope, 'allowed_symbols', 'add it to')}"
-        yield verdict("symbol_not_allowed", scope, exposure.names_symbol(allowed, symbol), symbol, names, text)
+        yield deny("symbol_not_allowed", scope, symbol, names, text)
 
 
 # ---------------------------------------------------------------------------------------------------------- how much at once
@@ -145,28 +154,46 @@ def _allowed_symbols(case: Case) -> Iterator[Verdict]:
 
 def _order_size(case: Case) -> Iterator[Verdict]:
     found = case.intent.quantity
+    shown = number(found)
     for scope, limits in case.scopes:
         low, high = limits.min_order_size, limits.max_order_size
-        if low is not None:
-            text = f"the order of {number(found)} {case.base} is under the {scope}'s smallest of {number(low)}; "
+        if low is not None and found >= low:
+            yield allow("order_too_small", scope, shown, f"at least {number(low)}")
+        elif low is not None:
+            text = f"the order of {shown} {case.base} is under the {scope}'s smallest of {number(low)}; "
             text += fix_for(scope, "min_order_size", "raise the quantity, or lower")
-            yield verdict("order_too_small", scope, found >= low, number(found), f"at least {number(low)}", text)
+            yield deny("order_too_small", scope, shown, f"at least {number(low)}", text)
         yield at_most(
-            "order_too_large", scope, found, high, number, f"the order of {{found}} {case.base}", "max_order_size"
+            "order_too_large",
+            scope,
+            found,
+            high,
+            number,
+            lambda shown: f"the order of {shown} {case.base}",
+            "max_order_size",
+            shown=shown,
         )
 
 
 def _position_size(case: Case) -> Iterator[Verdict]:
     found = exposure.reach_in(case.intent.symbol, case.snapshot, case.with_this).on(case.intent.side)
-    subject = f"with this order and those on their way the position could be {{found}} {case.base}, that"
+    shown = number(found)
     for scope, limits in case.scopes:
         yield at_most(
-            "position_too_large", scope, found, limits.max_position_size, number, subject, "max_position_size"
+            "position_too_large",
+            scope,
+            found,
+            limits.max_position_size,
+            number,
+            lambda shown: f"with this order and those on their way the position could be {shown} {case.base}, that",
+            "max_position_size",
+            shown=shown,
         )
 
 
 def _notional(case: Case) -> Iterator[Verdict]:
     found = case.intent.notional
+    shown = usdc(found)
     for scope, limits in case.scopes:
         yield at_most(
             "notional_too_large",
@@ -174,8 +201,9 @@ def _notional(case: Case) -> Iterator[Verdict]:
             found,
             limits.max_notional,
             usdc,
-            "the order's value of {found}",
+            lambda shown: f"the order's value of {shown}",
             "max_notional",
+            shown=shown,
         )
 
 
@@ -185,44 +213,63 @@ _TOMORROW = "wait until 00:00 UTC"
 
 
 def _daily_limit(case: Case) -> Iterator[Verdict]:
-    traded = {"webhook": case.usage.traded_today, "account": case.usage.account_traded_today}
-    for scope, limits in case.scopes:
-        found = traded[scope] + case.intent.notional
-        subject = "with this order {found} would be traded today, that"
-        yield at_most("daily_limit", scope, found, limits.daily_limit, usdc, subject, "daily_limit", _TOMORROW)
+    traded = (case.usage.traded_today, case.usage.account_traded_today)
+    for (scope, limits), before in zip(case.scopes, traded, strict=True):
+        yield at_most(
+            "daily_limit",
+            scope,
+            before + case.intent.notional,
+            limits.daily_limit,
+            usdc,
+            lambda shown: f"with this order {shown} would be traded today, that",
+            "daily_limit",
+            _TOMORROW,
+        )
 
 
 def _daily_orders(case: Case) -> Iterator[Verdict]:
-    counted = {"webhook": case.usage.orders_today, "account": case.usage.account_orders_today}
-    for scope, limits in case.scopes:
-        found = Decimal(counted[scope] + 1)
-        limit = None if limits.daily_orders is None else Decimal(limits.daily_orders)
-        subject = "this would be order {found} of the day, that"
-        yield at_most("daily_orders", scope, found, limit, number, subject, "daily_orders", _TOMORROW)
+    counted = (case.usage.orders_today, case.usage.account_orders_today)
+    for (scope, limits), before in zip(case.scopes, counted, strict=True):
+        yield at_most(
+            "daily_orders",
+            scope,
+            Decimal(before + 1),
+            None if limits.daily_orders is None else Decimal(limits.daily_orders),
+            number,
+            lambda shown: f"this would be order {shown} of the day, that",
+            "daily_orders",
+            _TOMORROW,
+            shown=str(before + 1),
+        )
 
 
 def _daily_loss(case: Case) -> Iterator[Verdict]:
     for scope, limits in case.scopes:
         loss = loss_of_day(case.usage, case.snapshot, limits, scope)
-        limit = limits.max_daily_loss
+        limit, shown = limits.max_daily_loss, usdc(loss)
         if limit is None:
-            yield allow("daily_loss", scope, usdc(loss), NO_LIMIT)
-            continue
-        text = f"the day's loss of {usdc(loss)} reached the {scope}'s cut-off of {usdc(limit)}; it resets at 00:00 UTC"
-        yield verdict("daily_loss", scope, loss < limit, usdc(loss), f"under {usdc(limit)}", text)
+            yield allow("daily_loss", scope, shown, NO_LIMIT)
+        elif loss < limit:
+            yield allow("daily_loss", scope, shown, f"under {usdc(limit)}")
+        else:
+            text = f"the day's loss of {shown} reached the {scope}'s cut-off of {usdc(limit)}; it resets at 00:00 UTC"
+            yield deny("daily_loss", scope, shown, f"under {usdc(limit)}", text)
 
 
 def _drawdown(case: Case) -> Iterator[Verdict]:
     peak, value = case.usage.equity_peak, case.snapshot.account_value
     fallen = drawdown_of(peak, value)
+    shown = percent(fallen)
     for scope, limits in case.scopes:
         limit = limits.max_drawdown
         if limit is None:
-            yield allow("drawdown", scope, percent(fallen), NO_LIMIT)
-            continue
-        text = f"equity of {usdc(value)} is {percent(fallen)} under its peak of {usdc(peak or ZERO)}, the {scope}'s limit is "
-        text += f"{percent(limit)}; kekbridge resume --reset-peak"
-        yield verdict("drawdown", scope, fallen < limit, percent(fallen), f"under {percent(limit)}", text)
+            yield allow("drawdown", scope, shown, NO_LIMIT)
+        elif fallen < limit:
+            yield allow("drawdown", scope, shown, f"under {percent(limit)}")
+        else:
+            text = f"equity of {usdc(value)} is {shown} under its peak of {usdc(peak or ZERO)}, the {scope}'s limit is "
+            text += f"{percent(limit)}; kekbridge resume --reset-peak"
+            yield deny("drawdown", scope, shown, f"under {percent(limit)}", text)
 
 
 # ------------------------------------------------------------------------------------------------------ how much in all
@@ -231,143 +278,95 @@ def _drawdown(case: Case) -> Iterator[Verdict]:
 def _leverage(case: Case) -> Iterator[Verdict]:
     requested, value = case.intent.leverage, case.snapshot.account_value
     gross = exposure.gross_notional(case.snapshot, case.with_this)
+    effective = gross / value if value > 0 else ZERO
+    shown = times(effective)
     for scope, limits in case.scopes:
         limit = limits.max_leverage
         if requested is not None:
-            subject = "the requested leverage of {found}"
-            yield at_most("leverage_too_high", scope, requested, limit, times, subject, "max_leverage", "ask for less")
+            yield at_most(
+                "leverage_too_high",
+                scope,
+                requested,
+                limit,
+                times,
+                lambda shown: f"the requested leverage of {shown}",
+                "max_leverage",
+                "ask for less",
+            )
         if limit is not None and value <= 0:
             text = f"the account is worth {usdc(value)}: nothing can be opened on it; deposit first"
             yield deny("leverage_too_high", scope, usdc(value), times(limit), text)
             continue
-        effective = gross / value if value > 0 else ZERO
-        subject = f"with this order everything open would be worth {usdc(gross)}, {{found}} the account, that"
-        yield at_most("leverage_too_high", scope, effective, limit, times, subject, "max_leverage")
-    yield from _leverage_of_market(case)
+        yield at_most(
+            "leverage_too_high",
+            scope,
+            effective,
+            limit,
+            times,
+            lambda shown: f"with this order everything open would be worth {usdc(gross)}, {shown} the account, that",
+            "max_leverage",
+            shown=shown,
+        )
+    if requested is not None:
+        yield from _leverage_of_market(case, requested)
 
 
-def _leverage_of_market(case: Case) -> Iterator[Verdict]:
+def _leverage_of_market(case: Case, requested: Decimal) -> Iterator[Verdict]:
     """Orderly: the leverage of a symbol is at most 1 / base_imr, orderly-api.md section 9."""
     instrument = case.snapshot.instruments.get(case.intent.symbol)
-    requested = case.intent.leverage
-    if requested is None or instrument is None or instrument.base_imr <= 0:
+    if instrument is None or instrument.base_imr <= 0:
         return
     limit = (1 / instrument.base_imr).to_integral_value(rounding=ROUND_DOWN)
-    text = f"the requested leverage of {times(requested)} is over the exchange's {times(limit)} in {instrument.symbol}; lower it"
-    yield verdict("leverage_too_high", "exchange", requested <= limit, times(requested), times(limit), text)
+    found, bound, symbol = times(requested), times(limit), instrument.symbol
+    yield verdict(
+        "leverage_too_high",
+        "exchange",
+        requested <= limit,
+        found,
+        bound,
+        lambda: f"the requested leverage of {found} is over the exchange's {bound} in {symbol}; lower it",
+    )
 
 
 def _open_positions(case: Case) -> Iterator[Verdict]:
     """Adding to a symbol that is open already passes: it opens nothing new."""
     held = exposure.open_symbols(case.snapshot, case.usage.commitments)
     is_new = case.intent.symbol not in held
-    found = Decimal(len(held) + 1 if is_new else len(held))
+    found = len(held) + 1 if is_new else len(held)
     for scope, limits in case.scopes:
         limit = limits.max_open_positions
         if limit is None or not is_new:
-            yield allow("too_many_positions", scope, number(found), NO_LIMIT if limit is None else f"at most {limit}")
+            yield allow("too_many_positions", scope, str(found), NO_LIMIT if limit is None else f"at most {limit}")
             continue
-        subject = "this would be open position {found}, that"
         yield at_most(
-            "too_many_positions", scope, found, Decimal(limit), number, subject, "max_open_positions", "close one first"
+            "too_many_positions",
+            scope,
+            Decimal(found),
+            Decimal(limit),
+            number,
+            lambda shown: f"this would be open position {shown}, that",
+            "max_open_positions",
+            "close one first",
+            shown=str(found),
         )
 
 
 def _free_margin(case: Case) -> Iterator[Verdict]:
-    promised = exposure.margin_promised(case.intent.symbol, case.snapshot, case.usage.commitments)
-    available = case.snapshot.free_collateral - promised
-    needed = exposure.margin_needed(case.intent, case.snapshot, case.usage.commitments)
-    text = f"the order needs {usdc(needed)} of margin and fees, {usdc(available)} of free collateral is left; "
-    text += "lower the quantity, or deposit"
-    passed = needed <= 0 or needed <= available
-    yield verdict("margin_insufficient", "exchange", passed, usdc(needed), f"at most {usdc(available)}", text)
-
-
-# -------------------------------------------------------------------------------------------------------------- how and when
-
-
-def _stop_loss(case: Case) -> Iterator[Verdict]:
-    """A trailing stop does not count: it is an order of its own and cannot be placed together with the entry."""
-    stop = case.intent.stop_loss
-    for scope, limits in case.scopes:
-        if limits.require_stop_loss:
-            text = f"the {scope} requires a stop loss and the alert has none; add stopLoss as a price or a percent"
-            found = "none" if stop is None else number(stop)
-            yield verdict("stop_loss_required", scope, stop is not None, found, "required", text)
-        else:
-            yield allow("stop_loss_required", scope, "none" if stop is None else number(stop), "not required")
-
-
-def _stop_distance(case: Case) -> Iterator[Verdict]:
-    stop, entry = case.intent.stop_loss, case.intent.reference_price
-    if stop is None or entry <= 0:
-        return
-    found = abs(entry - stop) / entry
-    subject = f"the stop loss {number(stop)} is {{found}} from the entry {number(entry)}, that"
-    for scope, limits in case.scopes:
-        yield at_most(
-            "stop_loss_too_far",
-            scope,
-            found,
-            limits.max_stop_distance,
-            percent,
-            subject,
-            "max_stop_distance",
-            "move it nearer",
-        )
-
-
-def _slippage(case: Case) -> Iterator[Verdict]:
-    """How much worse the mark is than the price the chart showed. A better price is no slippage."""
-    signal, mark = case.intent.signal_price, case.snapshot.mark_price(case.intent.symbol)
-    if signal is None or mark is None or signal <= 0:
-        return
-    found = max(ZERO, (mark - signal) * case.intent.side.sign / signal)
-    subject = f"the mark {number(mark)} is {{found}} worse than the signal's {number(signal)}, that"
-    for scope, limits in case.scopes:
-        bounds = [limits.max_slippage, case.intent.slippage if scope == "webhook" else None]
-        limit = min((bound for bound in bounds if bound is not None), default=None)
-        yield at_most(
-            "slippage_too_high",
-            scope,
-            found,
-            limit,
-            percent,
-            subject,
-            "max_slippage",
-            "check the chart's venue, raise slippage",
-        )
-
-
-def _cooldown(case: Case) -> Iterator[Verdict]:
-    last = case.usage.last_entry_at.get(case.intent.symbol)
-    for scope, limits in case.scopes:
-        pause = limits.cooldown_s
-        if not pause or last is None:
-            yield allow("cooldown", scope, "no entry yet" if last is None else "-", f"{pause} s" if pause else NO_LIMIT)
-            continue
-        passed_s = int((case.now - last).total_seconds())
-        text = f"the last entry in {case.intent.symbol} was {passed_s} s ago, the {scope}'s cool-down is {pause} s; "
-        text += f"wait {pause - passed_s} s, or {fix_for(scope, 'cooldown', 'lower')}"
-        is_over = case.now - last >= timedelta(seconds=pause)
-        yield verdict("cooldown", scope, is_over, f"{passed_s} s", f"at least {pause} s", text)
-
-
-def _trading_hours(case: Case) -> Iterator[Verdict]:
-    clock = f"{case.now:%a %H:%M} UTC"
-    for scope, limits in case.scopes:
-        text = limits.trading_hours
-        if not text:
-            yield allow("outside_trading_hours", scope, clock, NO_LIMIT)
-            continue
-        try:
-            opens_at = hours.next_opening(text, case.now)
-        except ConfigError as error:  # a limit that cannot be read must not become no limit
-            yield deny("outside_trading_hours", scope, clock, text, error.message)
-            continue
-        opening = "never" if opens_at is None else f"{opens_at:%a %Y-%m-%d %H:%M} UTC"
-        reason = f"it is {clock}, the {scope} opens positions {text} only; the next opening is {opening}"
-        yield verdict("outside_trading_hours", scope, opens_at == case.now, clock, text, reason)
+    intent, snapshot, commitments = case.intent, case.snapshot, case.usage.commitments
+    available = snapshot.free_collateral - exposure.margin_promised(intent.symbol, snapshot, commitments)
+    before, after = commitments.get(intent.symbol, UNCOMMITTED), case.with_this[intent.symbol]
+    needed = exposure.margin_needed(intent, snapshot, before, after)
+    found, left = usdc(needed), usdc(available)
+    yield verdict(
+        "margin_insufficient",
+        "exchange",
+        needed <= 0 or needed <= available,
+        found,
+        f"at most {left}",
+        lambda: (
+            f"the order needs {found} of margin and fees, {left} of free collateral is left; lower the quantity, or deposit"
+        ),
+    )
 
 
 RULES: Final[tuple[Rule, ...]] = (
@@ -383,11 +382,11 @@ RULES: Final[tuple[Rule, ...]] = (
     _drawdown,
     _leverage,
     _open_positions,
-    _stop_loss,
-    _stop_distance,
+    terms.stop_loss,
+    terms.stop_distance,
     _free_margin,
-    _slippage,
-    _cooldown,
-    _trading_hours,
+    terms.slippage,
+    terms.cooldown,
+    terms.trading_hours,
 )
 """The rules for entries, in the order in which `explain` shows them; the first no is the answer the sender gets."""

@@ -12,6 +12,7 @@ from datetime import datetime
 from decimal import Context, Decimal, Inexact
 from enum import Enum
 from functools import cache, lru_cache
+from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, Final
 
 from kekbridge.model import OrderIntent, Verdict, WebhookSettings
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # default, are not enough for a size times an average price. A result that would need rounding raises instead.
 EXACT: Final = Context(prec=400, traps=[Inexact])
 
+_quoted: Final = encode_basestring  # text as the encoder below writes it
 _CANONICAL: Final = json.JSONEncoder(separators=(",", ":"), sort_keys=True, ensure_ascii=False, check_circular=False)
 
 
@@ -93,7 +95,12 @@ def from_json(text: str) -> Any:
 
 def verdicts_to_json(verdicts: Iterable[Verdict]) -> str:
     """As `to_json` would, only quicker: a verdict holds text alone, and every alert stores some twenty of them."""
-    return storable(_CANONICAL.encode([verdict.as_dict() for verdict in verdicts]))
+    parts = [
+        f'{{"found":{_quoted(one.found)},"limit":{_quoted(one.limit)},"message":{_quoted(one.message)},'
+        f'"passed":{"true" if one.passed else "false"},"rule":{_quoted(one.rule)},"scope":{_quoted(one.scope)}}}'
+        for one in verdicts
+    ]
+    return storable(f"[{','.join(parts)}]")
 
 
 def verdicts_from_json(text: str) -> tuple[Verdict, ...]:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kekbridge.model import AccountSnapshot, Fill, OrderIntent, Reservation, Side, Usage
+from kekbridge.model import UNCOMMITTED, AccountSnapshot, Fill, OrderIntent, Reservation, Side, Usage
 from kekbridge.risk import exposure
 from kekbridge.risk.case import with_order
 from kekbridge.risk.exposure import was_left
@@ -55,6 +55,7 @@ def test_sums_say_what_every_single_order_says(
     state = snapshot(held)
     state = replace(state, marks={symbol: mark for symbol, mark in state.marks.items() if symbol != unmarked})
     sums = committed_by(*reservations)
+    before = sums.get(intent.symbol, UNCOMMITTED)
     this = Reservation(
         client_order_id="",
         webhook_id="",
@@ -75,7 +76,9 @@ def test_sums_say_what_every_single_order_says(
         *(one.symbol for one in reservations if one.is_entry),
     }
     assert exposure.margin_promised(intent.symbol, state, sums) == _promised(intent.symbol, state, reservations)
-    assert exposure.margin_needed(intent, state, sums) == _needed(intent, state, reservations, this)
+    assert exposure.margin_needed(intent, state, before, exposure.committed(before, intent)) == _needed(
+        intent, state, reservations, this
+    )
     after = with_order(Usage(now=NOW, commitments=sums), intent).commitments
     assert exposure.gross_notional(state, after) == _gross(state, [*reservations, this])
     assert exposure.reach_in(intent.symbol, state, after) == _reach(intent.symbol, state, [*reservations, this])
