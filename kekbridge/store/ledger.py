@@ -84,6 +84,8 @@ def _is_margined(status: str, order_type: str) -> bool:
 
 def move(connection: sqlite3.Connection, before: Order | None, after: Order) -> None:
     """Bring reservation, commitments and totals from one state of an order to the next; `before` is None when it is new."""
+    if before is not None and _takes_the_same(before, after):
+        return
     held = None if before is None else reservation_of(before)
     holds = reservation_of(after)
     if holds != held:
@@ -208,6 +210,19 @@ def _move_reservation(connection: sqlite3.Connection, held: Reservation | None, 
             _write_reservation(connection, holds)
     elif held is not None:
         connection.execute("DELETE FROM reservations WHERE client_order_id = ?", (held.client_order_id,))
+
+
+def _takes_the_same(before: Order, after: Order) -> bool:
+    """True for a step that moves nothing for certain, like the sending: most of them, so this is asked before anything is reckoned."""
+    kind = before.intent.order_type.value
+    return (
+        before.finished_at is None
+        and after.finished_at is None
+        and (before.intent is after.intent or before.intent == after.intent)
+        and before.executed_quantity == after.executed_quantity
+        and before.average_price == after.average_price
+        and _is_margined(before.status.value, kind) == _is_margined(after.status.value, kind)
+    )
 
 
 def _row_of(held: Reservation) -> tuple[object, ...]:

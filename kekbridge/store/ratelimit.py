@@ -66,9 +66,10 @@ def count_entry(connection: sqlite3.Connection, *, at: datetime) -> None:
     Numbered in the order of admission, so that the N-th newest is one look-up however many there are. Times never go back in it, even
     where two alerts are admitted in another order than they came in.
     """
-    last = connection.execute("SELECT at FROM entry_times ORDER BY number DESC LIMIT 1").fetchone()
-    text = times.to_text(at)
-    connection.execute("INSERT INTO entry_times (at) VALUES (?)", (max(text, last[0]) if last else text,))
+    connection.execute(
+        "INSERT INTO entry_times (at) VALUES (max(?, coalesce((SELECT at FROM entry_times ORDER BY number DESC LIMIT 1), '')))",
+        (times.to_text(at),),
+    )
     connection.execute(
         "DELETE FROM entry_times WHERE number IN (SELECT number FROM entry_times ORDER BY number LIMIT ?) AND at <= ?",
         (_FORGOTTEN_AT_ONCE, times.to_text(at - _LONGEST)),
