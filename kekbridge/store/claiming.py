@@ -185,6 +185,7 @@ def _claim(
     request_text: Callable[[Order], str | None],
     now: datetime,
 ) -> Order:
+    """Claim or finish an order that was read in this transaction."""
     verdict = _second_look(connection, order, recheck, now=now)
     name = order.client_order_id
     match verdict.status:
@@ -203,6 +204,7 @@ def _claim(
                 intent=verdict.intent,
                 verdicts=verdict.verdicts,
                 request=request_text(replace(order, intent=verdict.intent or order.intent)),
+                known=order,
             )
 
 

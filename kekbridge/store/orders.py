@@ -113,12 +113,13 @@ def claim(
     intent: OrderIntent | None = None,
     request: str | None = None,
     verdicts: tuple[Verdict, ...] = (),
+    known: Order | None = None,
 ) -> Order:
     """queued -> submitting: from the commit on, the order counts as sent. `intent` replaces the admitted one (a resized close).
 
-    Raises IllegalTransition when it is not queued, or too old to be sent.
+    `known` is the order as this transaction read it already. Raises IllegalTransition when it is not queued, or too old to be sent.
     """
-    before = get(connection, client_order_id)
+    before = known or get(connection, client_order_id)
     require(before, "claim", {OrderStatus.QUEUED})
     if now >= before.expires_at:
         raise IllegalTransition(f"order {client_order_id} may not be claimed: it expired at {before.expires_at}")
