@@ -15,6 +15,7 @@ from tests.system.harness import Sent
 from tests.system.oracles import Findings, database_file
 
 _SPACE_MIB, _SPACE_PER_TRIAL_MIB = 12, 0.5  # each trial stores alerts until nothing more fits, and they stay
+_UNTIL_FULL = 500  # alerts that fit into what the log and the database have taken already, at most
 _Trouble = Callable[[Run, Findings], Coroutine[Any, Any, None]]
 
 
@@ -92,7 +93,7 @@ async def _full(run: Run, findings: Findings) -> None:
     filler = run.bridge.data_dir / "filler"
     await asyncio.to_thread(_fill, filler)
     # What fits into the space that the log has taken already may still be stored: then it must be stored for good.
-    for _ in range(40):
+    for _ in range(_UNTIL_FULL):
         sent = await _send_once(run)
         if not sent.is_acknowledged:
             await _must_be_refused(run, findings, "full")
