@@ -67,7 +67,7 @@ async def house(tmp_path: Path, receiver: Receiver) -> AsyncIterator[House]:
         "notify__down_after_s": 0.5,
         "exchange__refresh_s": 1.0,
         "risk__require_stop_loss": True,
-        "queue__protect_within_s": 1.0,
+        "queue__protect_within_s": 3.0,  # the exchange takes one bracket or stop a second: a stop must find its turn
         "backup__dir": str(tmp_path / "blocked" / "backups"),
     }
     async with (
