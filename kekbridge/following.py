@@ -78,6 +78,7 @@ class Follower:
             yield
         finally:
             told = self._expected.pop(name).report
+            self._outcomes.unbooked.booked(name)
             if told is not None:
                 self._on_report(told)  # nobody followed it: it is taken like any other
 
@@ -122,7 +123,11 @@ class Follower:
             except ExchangeUnavailable as error:
                 # The order's own figures suffice for the answer; the trades come with the next reconciliation.
                 log.warning("fills_not_readable", client_order_id=order.client_order_id, error=error.message)
-        updated = await asyncio.shield(self._store(order.client_order_id, report, executions))
+        try:
+            stored = self._store(order.client_order_id, report, executions)
+        finally:
+            self._outcomes.unbooked.booked(order.client_order_id)
+        updated = await asyncio.shield(stored)
         self._outcomes.publish(updated)
         if executions and (updated.needs_stop or bodies.has_later_exits(updated.intent)):
             self._protection_changed()
@@ -161,10 +166,17 @@ class Follower:
     # ------------------------------------------------------------------------------------------------------- the stream
 
     def _on_report(self, report: OrderReport) -> None:
-        """From the exchange's stream. A full inbox drops the report: the reconciliation finds the same facts."""
+        """From the exchange's stream, in the moment in which the account shows what it tells.
+
+        A full inbox drops the report: the reconciliation finds the same facts.
+        """
+        name = report.client_order_id
+        if name and report.executed_quantity > 0:
+            self._outcomes.unbooked.heard(name)
         try:
             self._inbox.put_nowait(report)
         except asyncio.QueueFull:
+            self._outcomes.unbooked.booked(name or "")
             log.error("report_inbox_full", client_order_id=report.client_order_id)
 
     def _on_gap(self) -> None:
@@ -184,17 +196,20 @@ class Follower:
         """Take reports from the stream for ever: ours are applied, executions of others are fetched as trades."""
         while True:
             report = await self._inbox.get()
+            name = report.client_order_id or ""
+            if name in self._expected:
+                self._expected[name].take(report)
+                continue
             try:
                 await self._take(report)
             except StoreUnavailable as error:
-                log.error("report_not_stored", client_order_id=report.client_order_id, error=error.message)
+                log.error("report_not_stored", client_order_id=name, error=error.message)
+            finally:
+                self._outcomes.unbooked.booked(name)
 
     async def _take(self, report: OrderReport) -> None:
+        """A report of an order that nobody stays with."""
         name = report.client_order_id
-        expected = self._expected.get(name or "")
-        if expected is not None:
-            expected.take(report)
-            return
         order = await self._database.read(order_rows.find, name) if name else None
         if order is None:
             if report.executed_quantity > 0:

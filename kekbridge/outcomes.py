@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from kekbridge.acceptance import Acceptance
 from kekbridge.model import Order
 from kekbridge.stagewatch import StageWatch
+from kekbridge.unbooked import Unbooked
 
 
 class Watch:
@@ -59,6 +60,7 @@ class Outcomes:
     def __init__(self) -> None:
         self.stages = StageWatch()
         self.acceptances: dict[str, Acceptance] = {}  # by client order id, of those being written down
+        self.unbooked = Unbooked()
         self._watches: dict[str, list[Watch]] = {}
         self._is_stopping = False
 

@@ -141,6 +141,7 @@ class Pipeline:
         caller = rehearsal.as_asked(self._door.authenticate(delivery, message))
         if caller.webhook.settings.follow == "position" and not caller.is_dry_run:
             await self._wait_for_turn(message, caller.webhook)
+        await self._outcomes.unbooked.wait()
         snapshot = self._known_account()
         draft, decide = self._drafter.prepare(delivery, message, caller, snapshot)
         if caller.is_dry_run:
@@ -273,6 +274,7 @@ class Pipeline:
             granted.append(order.client_order_id)
             return True
 
+        await self._outcomes.unbooked.wait()
         now = self._clock()
         # Taken in the moment in which the job is queued: what is stored before it runs is in the picture, what comes later is not.
         look = partial(decision.recheck, snapshot=self._known_account(), terms=self._terms, now=now)
@@ -388,6 +390,7 @@ class Pipeline:
         if order.status is OrderStatus.SUBMITTING:
             return order  # claimed a moment ago, to leave at once
         reach("W2" if order.intent.after_leg is None else "W8")
+        await self._outcomes.unbooked.wait()
         claimed = await self._database.write(self._claiming(order))
         if not claimed.status.is_final:
             return claimed

@@ -69,14 +69,15 @@ class Database:
         """
         return await self._submit(lambda connection: function(connection, *args, **kwargs), within_s=0.0)
 
-    async def write_soon(
+    def write_soon(
         self, function: Callable[Concatenate[sqlite3.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    ) -> asyncio.Future[T]:
         """`write` for what nobody is promised yet: it shares the flush of the next write, or has its own after a few milliseconds.
 
-        For facts that the exchange could be asked for again, and for our diary. The order of writes is kept between both kinds.
+        For facts that the exchange could be asked for again, and for our diary. The order of writes is kept between both kinds,
+        and its place in it is taken by this call, before the future is awaited.
         """
-        return await self._submit(lambda connection: function(connection, *args, **kwargs), within_s=SOON_S)
+        return self._submit(lambda connection: function(connection, *args, **kwargs), within_s=SOON_S)
 
     def _submit(self, run: Callable[[sqlite3.Connection], T], *, within_s: float) -> asyncio.Future[T]:
         self._refuse_when_closed()
