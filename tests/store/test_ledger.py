@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -83,9 +84,11 @@ class Life(RuleBasedStateMachine):
     def claim(self, name: str) -> None:
         self.step(orders.claim, name)
 
-    @rule(name=names, intent=INTENTS)
-    def claim_resized(self, name: str, intent: OrderIntent) -> None:
-        self.step(orders.claim, name, intent=intent)
+    @rule(name=names, quantity=AMOUNTS, price=PRICES)
+    def claim_resized(self, name: str, quantity: Decimal, price: Decimal) -> None:
+        """What the second look may change is the size, and what it is valued at; never market, side or kind of an order."""
+        resized = replace(orders.get(self.connection, name).intent, quantity=quantity, reference_price=price)
+        self.step(orders.claim, name, intent=resized)
 
     @rule(name=names)
     def accept(self, name: str) -> None:
