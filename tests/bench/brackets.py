@@ -54,4 +54,6 @@ def _taken(bridge: Bridge) -> list[dict[str, Any]]:
 
 def _size(symbol: str) -> str:
     """About 100 USDC of each, whatever it costs."""
-    return {"BTCUSDT.P": "0.002", "ETHUSDT.P": "0.05", "SOLUSDT.P": "1", "BNBUSDT.P": "0.2"}.get(symbol, "10")
+    return {"BTCUSDT.P": "0.002", "ETHUSDT.P": "0.05", "SOLUSDT.P": "1", "BNBUSDT.P": "0.2", "DOGEUSDT.P": "500"}.get(
+        symbol, "10"
+    )
