@@ -222,6 +222,7 @@ def _traced(make: type[System], *options: str) -> System:
     system = make()
     system.wrap = [
         "strace",
+        "--seccomp-bpf",  # stops at these calls only: else every call of the process would cost a trace
         "-f",
         "-qq",
         "-e",

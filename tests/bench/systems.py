@@ -187,6 +187,7 @@ class Kekbridge(System):
             "KEKBRIDGE_EXCHANGE_BASE_URL": self.exchange_url,
             "KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0",
             "KEKBRIDGE_QUEUE_MAX_WAITING": "100000",
+            "KEKBRIDGE_RISK_MAX_OPEN_POSITIONS": "1000",
             "KEKBRIDGE_QUEUE_CONCURRENCY": str(self.markets),
             **{f"KEKBRIDGE_RISK_RATE_PER_{window}": "0" for window in ("MINUTE", "HOUR", "DAY")},
             **({} if self.limit else {"KEKBRIDGE_EXCHANGE_RATE_FACTOR": "1000"}),
