@@ -10,7 +10,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -29,7 +29,7 @@ from kekbridge.drafting import Drafter
 from kekbridge.errors import RequestRefused, StoreUnavailable
 from kekbridge.exchange import bodies
 from kekbridge.exchange.pacing import Ticket
-from kekbridge.exchange.protocol import Accepted, Deferred, Exchange, Submission, Unknown
+from kekbridge.exchange.protocol import Deferred, Exchange, Submission
 from kekbridge.model import AccountSnapshot, Order, OrderStatus, Usage, Webhook, client_order_id_of
 from kekbridge.outcomes import Outcomes
 from kekbridge.recording import Recorder
@@ -38,8 +38,8 @@ from kekbridge.store import claiming
 from kekbridge.store.admission import Admission, AlertDraft, Decision
 from kekbridge.store.claiming import Claimed, Recheck
 from kekbridge.store.database import Database
-from kekbridge.store.order_queue import NOT_TO_BE_SENT
 from kekbridge.store.usage import read_usage
+from kekbridge.turns import Departures, Turn, Turns
 
 log = structlog.get_logger("kekbridge.pipeline")
 
@@ -50,45 +50,12 @@ class Door(Protocol):
     def authenticate(self, delivery: Delivery, message: Message) -> Caller: ...
 
 
-class Departures(Protocol):
-    """The worker, as the request sees it."""
-
-    @property
-    def taken(self) -> frozenset[str]:
-        """Client order ids under way that the exchange took. Any thread."""
-
-    def enter(self, order: Order) -> bool:
-        """Put an order under way, if it may leave at once. Any thread."""
-
-    def leave(self, order: Order) -> None:
-        """It does not leave after all. Any thread."""
-
-    def take(self, admitted: Admission) -> None:
-        """Orders or cancels were stored: send those already claimed, look at the queue for the others."""
-
-
 @dataclass(frozen=True, slots=True)
 class Sent:
     """What the exchange answered, and the order as it stands once that is written down. `recorded` raises StoreUnavailable."""
 
     submission: Submission
     recorded: asyncio.Task[Order]
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What an order has when it may leave: its place in the rate window (None: it is only to be finished), or why it cannot be sent."""
-
-    ticket: Ticket | None = None
-    trouble: Submission | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Leave:
-    """An order's permission to leave at once, given in the transaction that claims it."""
-
-    order: Order
-    ticket: Ticket
 
 
 class Pipeline:
@@ -118,7 +85,7 @@ class Pipeline:
         self._drafter = Drafter(settings=settings.auth, terms=terms, clock=clock, tell_price=tell_price)
         self._recorder = Recorder(database=database, outcomes=outcomes, settings=settings.queue, clock=clock)
         self._reorder = Reorder()
-        self._leaves: dict[str, _Leave] = {}  # of orders claimed to leave at once
+        self._turns = Turns(exchange, departures)
 
     @property
     def being_sent(self) -> frozenset[str]:
@@ -204,33 +171,12 @@ class Pipeline:
                 cooldown_s=webhook.settings.limits.cooldown_s or 0,
                 clock=self._clock,
                 taken=lambda: self._departures.taken,
-                may_claim=self._may_leave_now,
+                may_claim=self._turns.may_leave_now,
                 request_text=request_text,
             )
         except Exception:
-            self._take_back(client_order_id_of(draft.id, 0))  # the claim was undone with everything else
+            self._turns.take_back(client_order_id_of(draft.id, 0))  # the claim was undone with everything else
             raise
-
-    def _may_leave_now(self, order: Order) -> bool:
-        """Asked on the writer thread: with a free lane and a place in the rate window an order is claimed.
-
-        One that has to change its leverage first does not leave at once: only what does may be claimed.
-        """
-        if self._lacks_leverage(order) or not self._departures.enter(order):
-            return False
-        ticket = self._exchange.take_turn(order)
-        if ticket is None:
-            self._departures.leave(order)
-            return False
-        self._leaves[order.client_order_id] = _Leave(order, ticket)
-        return True
-
-    def _take_back(self, name: str) -> None:
-        """An order does not leave after all: its lane and its place in the rate window are free again."""
-        leave = self._leaves.pop(name, None)
-        if leave is not None:
-            leave.ticket.give_back()
-            self._departures.leave(leave.order)
 
     async def _answer(self, admitted: Admission, delivery: Delivery) -> Answer:
         """The answer to a stored alert; waits a moment for the outcome of its orders."""
@@ -269,7 +215,7 @@ class Pipeline:
         granted: list[str] = []
 
         def may_claim(order: Order) -> bool:
-            if not self._may_leave_now(order):
+            if not self._turns.may_leave_now(order):
                 return False
             granted.append(order.client_order_id)
             return True
@@ -291,10 +237,10 @@ class Pipeline:
             )
         except Exception:
             for name in granted:
-                self._take_back(name)  # the claims were undone
+                self._turns.take_back(name)  # the claims were undone
             raise
         for order in claimed.finished:
-            self._take_back(order.client_order_id)
+            self._turns.take_back(order.client_order_id)
             self._tell_unsent(order)
         return claimed
 
@@ -323,13 +269,7 @@ class Pipeline:
 
         Both come before the claim: whoever is stopped or killed while waiting for them finds the order queued, not perhaps sent.
         """
-        leave = self._leaves.pop(order.client_order_id, None)
-        if leave is not None:
-            return Turn(leave.ticket)
-        if order.code in NOT_TO_BE_SENT:
-            return Turn()
-        trouble = await self._set_leverage(order)
-        return Turn(trouble=trouble) if trouble is not None else Turn(await self._exchange.wait_turn(order))
+        return await self._turns.wait(order, self._may_be_claimed)
 
     async def send(self, order: Order, turn: Turn) -> Sent | None:
         """Check a queued order once more, commit "submitting", send it once in its turn and begin to record the answer.
@@ -359,32 +299,6 @@ class Pipeline:
             raise
         return Sent(submission, self._recorder.record(claimed, submission))
 
-    def _lacks_leverage(self, order: Order) -> bool:
-        """True for an entry whose symbol is not at the leverage that it asks for. Any thread."""
-        wanted = order.intent.leverage
-        return wanted is not None and order.is_entry and self._exchange.leverage_of(order.intent.symbol) != wanted
-
-    async def _set_leverage(self, order: Order) -> Submission | None:
-        """Bring the symbol to the leverage that the entry asks for; None when it is there, else why nothing is sent.
-
-        Only a few changes a minute are allowed: it may take long, and what may not be sent by now (its claim will say why) changes nothing.
-        """
-        wanted = order.intent.leverage
-        if wanted is None or not self._lacks_leverage(order):
-            return None
-        now = self._clock()
-        if not await self._database.read(claiming.may_be_claimed, order, self._second_look(order, now), now=now):
-            return None
-        answer = await self._exchange.set_leverage(order.intent.symbol, wanted)
-        match answer:
-            case Accepted():
-                return None
-            case Unknown(reason=reason):
-                # The order itself was not sent, and setting a leverage twice does no harm: try again.
-                return Deferred("leverage_not_set", f"leverage {wanted} could not be confirmed: {reason}")
-            case _:
-                return replace(answer, message=f"leverage {wanted} could not be set: {answer.message}")
-
     async def _claim(self, order: Order) -> Order | None:
         """The order as it will be sent, committed as submitting; None when it must not be sent any more."""
         if order.status is OrderStatus.SUBMITTING:
@@ -403,6 +317,10 @@ class Pipeline:
         look = self._second_look(order, now)
         self._outcomes.close_acceptances()
         return partial(claiming.claim_if_allowed, order=order, recheck=look, request_text=request_text, now=now)
+
+    async def _may_be_claimed(self, order: Order) -> bool:
+        now = self._clock()
+        return await self._database.read(claiming.may_be_claimed, order, self._second_look(order, now), now=now)
 
     def _second_look(self, order: Order, now: datetime) -> Callable[[Usage, Webhook | None], Recheck]:
         return partial(decision.recheck, order=order, snapshot=self._known_account(), terms=self._terms, now=now)
