@@ -18,6 +18,7 @@ from aiohttp import WSMsgType, web
 from tests.bench.markets import BASES
 
 PRICE = 100
+_MARKS_EVERY_S = 10.0  # a bridge refuses entries on marks that are older than a minute
 
 
 def _now() -> int:
@@ -54,6 +55,7 @@ class Stub:
         self._by_id: dict[str, dict[str, Any]] = {}
         self.arrivals: list[tuple[str, float, int]] = []
         self._sockets: list[web.WebSocketResponse] = []
+        self._mark_sockets: list[web.WebSocketResponse] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -181,7 +183,6 @@ class Stub:
         await socket.prepare(request)
         if "private" in request.path:
             self._sockets.append(socket)
-        marks = [{"symbol": f"PERP_{symbol}_USDC", "price": PRICE} for symbol in BASES]
         async for message in socket:
             if message.type is not WSMsgType.TEXT:
                 break
@@ -191,10 +192,26 @@ class Stub:
             elif said.get("event") in ("auth", "subscribe"):
                 await socket.send_json({"id": said.get("id"), "event": said["event"], "success": True, "ts": _now()})
                 if said.get("topic") == "markprices":
-                    await socket.send_json({"topic": "markprices", "ts": _now(), "data": marks})
-        if socket in self._sockets:
-            self._sockets.remove(socket)
+                    self._mark_sockets.append(socket)
+                    await self._tell_marks(socket)
+        for sockets in (self._sockets, self._mark_sockets):
+            if socket in sockets:
+                sockets.remove(socket)
         return socket
+
+    async def _tell_marks(self, socket: web.WebSocketResponse) -> None:
+        marks = [{"symbol": f"PERP_{symbol}_USDC", "price": PRICE} for symbol in BASES]
+        await socket.send_json({"topic": "markprices", "ts": _now(), "data": marks})
+
+    async def keep_marks_fresh(self) -> None:
+        """For ever: tell the marks again, as an exchange does."""
+        while True:
+            await asyncio.sleep(_MARKS_EVERY_S)
+            for socket in list(self._mark_sockets):
+                try:
+                    await self._tell_marks(socket)
+                except (ConnectionError, RuntimeError):
+                    continue
 
 
 async def _serve(port: int, stub: Stub) -> None:
@@ -202,7 +219,7 @@ async def _serve(port: int, stub: Stub) -> None:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     print(json.dumps({"port": port}), flush=True)
-    await asyncio.Event().wait()
+    await stub.keep_marks_fresh()
 
 
 if __name__ == "__main__":
