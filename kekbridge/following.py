@@ -60,6 +60,9 @@ class Follower:
         self._clock = clock
         self._protection_changed = protection_changed
         self._expected: dict[str, _Expected] = {}  # by client order id, of the orders being sent or followed
+        # The newest picture of the account that anything to be written brought along. Each write stores this one, not its own: a report
+        # that joins an acceptance is written before what was queued in between, which must not bring an older picture back.
+        self._shown: AccountSnapshot | None = None
         self._inbox: asyncio.Queue[OrderReport] = asyncio.Queue(maxsize=10_000)
         self._trades_wanted = asyncio.Event()
         self._positions_moved = asyncio.Event()
@@ -135,17 +138,15 @@ class Follower:
 
     def _store(self, name: str, report: OrderReport, executions: tuple[Fill, ...]) -> Awaitable[Order]:
         """Begin to write down a report; one write with the order's acceptance while that waits for its flush."""
-        snapshot, now = self._exchange.snapshot, self._clock()
+        now = self._clock()
+        self._shown = self._exchange.snapshot
+
+        def write(connection: sqlite3.Connection, known: Order | order_rows.Unwritten | None = None) -> Order:
+            return record_report(connection, name, report, executions, self._shown, now=now, known=known)
+
         acceptance = self._outcomes.acceptances.get(name)
-        if acceptance is not None:
-
-            def write(connection: sqlite3.Connection, known: Order | order_rows.Unwritten) -> Order:
-                return record_report(connection, name, report, executions, snapshot, now=now, known=known)
-
-            joined = acceptance.join(write)
-            if joined is not None:
-                return joined
-        return self._database.write_soon(record_report, name, report, executions, snapshot, now=now)
+        joined = None if acceptance is None else acceptance.join(write)
+        return self._database.write_soon(write) if joined is None else joined
 
     async def look_at_exits(self) -> None:
         """Ask what became of the stop losses and take-profits that travelled with entries, and record their executions."""
@@ -273,7 +274,11 @@ class Follower:
 
     async def save_positions(self, snapshot: AccountSnapshot) -> None:
         """Keep the positions table as the exchange sees it, for `kekbridge positions`."""
-        await self._database.write_soon(position_rows.replace_all, snapshot, now=self._clock())
+        now = self._clock()
+        self._shown = newest = self._exchange.snapshot or snapshot
+        await self._database.write_soon(
+            lambda connection: position_rows.replace_all(connection, self._shown or newest, now=now)
+        )
 
 
 def record_report(

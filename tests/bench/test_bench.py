@@ -22,7 +22,7 @@ def test_scenario_runs(name: str) -> None:
     """Each scenario ends by itself and tells at least one figure of kekbridge."""
     if name in ("flushes", "disk") and shutil.which("strace") is None:
         pytest.skip("strace is not installed")
-    systems = "kekbridge,reference,one commit each" + (",flask,flask throttled" if HAS_FLASK else "")
+    systems = "kekbridge,reference" + (",flask,flask throttled" if HAS_FLASK else "")
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench", name, "--rounds", "1", "--size", "smoke", "--systems", systems],
         cwd=Path(__file__).resolve().parents[2],
