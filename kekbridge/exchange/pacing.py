@@ -92,7 +92,7 @@ def scaled(factor: int) -> Mapping[Endpoint, Rate]:
 # Ticket.answered); 40 ms of room cover the rest, at 0.16 s for a burst of 50 orders. What they do not cover comes back as 429, which
 # proves that nothing happened.
 JITTER_S: Final = 0.04
-_ROUND_TRIPS: Final = 64
+_WAYS: Final = 64
 _SHORTEST_SLEEP_S: Final = 0.0005
 
 
@@ -116,12 +116,14 @@ class Ticket:
         """The request leaves now."""
         self._window.stamp(self)
 
-    def answered(self) -> None:
+    def answered(self, exchange_ms: int | None = None) -> None:
         """The answer is here (or will never come): the exchange counted the request at some time before now.
 
         It took part of the round trip to come back, so what exceeds the shortest round trip may have been spent before it was counted.
+        `exchange_ms` is when the exchange wrote the answer, in Unix milliseconds of its own clock: what the answer then spent on its way
+        back, or waiting for a busy loop to read it, was after that.
         """
-        self._window.answered(self)
+        self._window.answered(self, exchange_ms)
 
     def give_back(self) -> None:
         """Nothing was sent: the place is free again. No effect once stamped."""
@@ -172,7 +174,10 @@ class _Window:
         self._monotonic = monotonic
         self._sleep = sleep
         self._stamped: list[Ticket] = []
-        self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
+        self._round_trips: deque[float] = deque(maxlen=_WAYS)
+        self._ways_out: deque[float] = deque(
+            maxlen=_WAYS
+        )  # from a departure to the exchange's clock: the way, and the clocks' difference
         self._unstamped: set[Ticket] = set()
         self._held_until = float("-inf")
         self._queue: list[tuple[int, int, asyncio.Future[Ticket]]] = []
@@ -214,12 +219,19 @@ class _Window:
             if self._queue:
                 self._grant()
 
-    def answered(self, ticket: Ticket) -> None:
+    def answered(self, ticket: Ticket, exchange_ms: int | None) -> None:
         if ticket.left_at is None:
             return
         now = self._monotonic()
         self._round_trips.append(now - ticket.left_at)
-        ticket.at = now - min(self._round_trips)
+        counted_by = now - min(self._round_trips)
+        if exchange_ms is not None:
+            told_at = (exchange_ms + 1) / 1000  # what it rounded off was still before it
+            self._ways_out.append(told_at - ticket.left_at)
+            counted_by = min(
+                counted_by, told_at - min(self._ways_out)
+            )  # never before it left: its own way is among them
+        ticket.at = counted_by
 
     def give_back(self, ticket: Ticket) -> None:
         if ticket in self._unstamped:

@@ -130,8 +130,7 @@ class Wire:
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         finally:
             _departing.set(None)
-            if ticket is not None:
-                (ticket.answered if marks.has_left else ticket.give_back)()
+            marks.end()
         return NoAnswer(reason) if marks.has_left else NotSent(reason)
 
     async def _exchange(
@@ -147,6 +146,7 @@ class Wire:
             content = await _read_bounded(response)
             received_ms = self._clock_ms()
             reply = read_reply(response.status, content, retry_after=response.headers.get("Retry-After"))
+            marks.answered_ms = reply.timestamp_ms
             self._learn_clock(reply, response.headers.get("Date"), marks.left_ms or received_ms, received_ms)
             return reply
 
@@ -163,21 +163,31 @@ class Wire:
 
 
 class _Departure:
-    """Whether and when the first byte of a request was handed to a connection."""
+    """Whether and when the first byte of a request was handed to a connection, and what became of its place in the rate window."""
 
-    __slots__ = ("_clock_ms", "_ticket", "has_left", "left_ms")
+    __slots__ = ("_clock_ms", "_ticket", "answered_ms", "has_left", "left_ms")
 
     def __init__(self, ticket: Ticket | None, clock_ms: Callable[[], int]) -> None:
         self._ticket = ticket
         self._clock_ms = clock_ms
         self.has_left = False
         self.left_ms: int | None = None
+        self.answered_ms: int | None = None  # by the exchange's clock
 
     def now(self) -> None:
         self.has_left = True
         self.left_ms = self._clock_ms()
         if self._ticket is not None:
             self._ticket.stamp()
+
+    def end(self) -> None:
+        """The answer is read, or will not be."""
+        if self._ticket is None:
+            return
+        if self.has_left:
+            self._ticket.answered(self.answered_ms)
+        else:
+            self._ticket.give_back()
 
 
 # Of the request that this task is making; aiohttp has no other cheap way to tell one request from another below the session.

@@ -122,10 +122,13 @@ def test_no_window_overflows(count: int, window_s: float, gaps: list[float], del
 @given(
     count=st.integers(1, 10),
     ways=st.lists(st.tuples(st.floats(0.01, 0.4), st.floats(0.01, 0.4)), min_size=1, max_size=40),
+    ahead_s=st.none() | st.floats(-1000, 1000),
 )
-def test_the_exchange_s_own_window_does_not_overflow(count: int, ways: list[tuple[float, float]]) -> None:
-    """Requests that dawdle on the way out are counted late by the exchange: with the shortest round trip known, it never counts
-    more than allowed in any of its windows."""
+def test_the_exchange_s_own_window_does_not_overflow(
+    count: int, ways: list[tuple[float, float]], ahead_s: float | None
+) -> None:
+    """Requests that dawdle on the way out are counted late by the exchange: with the shortest way known, it never counts more than
+    allowed in any of its windows, whether its answers tell its own time (`ahead_s` of ours) or not."""
 
     async def story() -> list[float]:
         time = FakeTime()
@@ -137,8 +140,9 @@ def test_the_exchange_s_own_window_does_not_overflow(count: int, ways: list[tupl
             ticket.stamp()
             await time.sleep_beside(out)
             counted.append(time.now)
+            told_ms = None if ahead_s is None else int((time.now + ahead_s) * 1000)
             await time.sleep_beside(back)
-            ticket.answered()
+            ticket.answered(told_ms)
 
         await one(0.01, 0.01)
         tasks = [asyncio.create_task(one(out, back)) for out, back in ways]
@@ -149,6 +153,29 @@ def test_the_exchange_s_own_window_does_not_overflow(count: int, ways: list[tupl
     counted = asyncio.run(story())
     assert len(counted) == len(ways) + 1
     assert most_in_a_window(sorted(counted), 1.0) <= count
+
+
+@pytest.mark.parametrize(
+    ("told_s", "longest_s"),
+    [(0.0, 1.0), (3600.0, 1.5), (-3600.0, 1.0), (None, 1.5)],
+    ids=["exact", "clock set forward", "clock set back", "not told"],
+)
+async def test_an_answer_that_is_read_late(told_s: float | None, longest_s: float) -> None:
+    """A busy loop reads an answer half a second late: where it tells the exchange's time, its place is free again a second after it was
+    counted; a clock that was set in between, or tells nothing, costs no more than the round trip, and never shortens the second."""
+    time = FakeTime()
+    pacer = pacer_of(time, count=1)
+    ticket = await pacer.wait(CREATE)
+    ticket.stamp()
+    ticket.answered(round(time.now * 1000))
+    ticket = await pacer.wait(CREATE)
+    ticket.stamp()
+    left_at = time.now
+    await time.sleep(0.5)
+    ticket.answered(None if told_s is None else round((left_at + told_s) * 1000))
+    await pacer.wait(CREATE)
+    assert 1.0 <= time.now - left_at <= longest_s + JITTER_S + 0.002  # the exchange's milliseconds are whole ones
+    await pacer.close()
 
 
 async def test_exits_overtake() -> None:
