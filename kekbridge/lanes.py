@@ -1,25 +1,39 @@
 """Which orders are under way, by symbol, and whether one more may join them. Memory only, any thread.
 
 A lane is a symbol with orders under way. Within it the order of admission is the order at the exchange: one is sent when those before it
-are settled or, where their end cannot change what it does, when the exchange has taken them. No I/O, no store: what stands in the queue is
+are settled or, where their end cannot change what it does, when the exchange has taken them. Until then it may stand in line, claimed
+already, so that a burst costs one flush and not one for each: an order that is in flight in the store left only if the exchange took
+everything in front of it (`left_only_after`), which is what a start after a crash goes by. No I/O, no store: what stands in the queue is
 said by store/order_queue.py.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from kekbridge.model import Order, OrderType
 
+# What was decided when an order was claimed holds for so long (the rules, a halt that came since): whatever did not get to the front
+# of its line by then goes back to the queue.
+CLAIM_HOLDS_S: Final = 0.5
+# So many are claimed ahead as should be through in half of that time, and never more than the exchange takes in a second.
+_THROUGH_IN_S: Final = CLAIM_HOLDS_S / 2
+_LONGEST_LINE: Final = 10
+_WAYS: Final = 8
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, eq=False)
 class _Place:
     """An order's place in its lane."""
 
     order: Order
     is_taken: bool = False  # by the exchange, which may not have ended it yet
+    is_blocked: bool = False  # it did not get there, or nobody knows, and so nothing behind it leaves
+    tell: Callable[[bool], None] | None = None  # whoever waits for it to be in front
 
 
 class Lanes:
@@ -27,8 +41,11 @@ class Lanes:
 
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
-        self._under_way: dict[str, dict[str, _Place]] = {}  # in the order of entering
+        self._under_way: dict[str, dict[str, _Place]] = {}  # in the order of entering, which is the order of admission
         self._lock = threading.Lock()  # places are also taken on the writer thread, in the transaction that claims
+        self._ways: deque[float] = deque(
+            maxlen=_WAYS
+        )  # seconds that the last orders took from the front to the exchange's yes
 
     def __len__(self) -> int:
         """How many orders are under way."""
@@ -41,42 +58,99 @@ class Lanes:
             return frozenset(name for lane in self._under_way.values() for name in lane)
 
     @property
-    def taken(self) -> frozenset[str]:
-        """Client order ids of those that the exchange took: it may not be written down yet, and they never come back to the queue."""
+    def passable(self) -> frozenset[str]:
+        """Client order ids of those that another may stand behind: the exchange took them, or nothing speaks against it yet."""
         with self._lock:
             lanes = self._under_way.values()
-            return frozenset(name for lane in lanes for name, place in lane.items() if place.is_taken)
+            return frozenset(name for lane in lanes for name, place in lane.items() if not place.is_blocked)
 
     def enter(self, order: Order) -> bool:
-        """Put it under way, if it may go now. From True on it holds its place until `leave`."""
+        """Put it under way, if it may be sent now. From True on it holds its place until `leave`."""
+        return self._enter(order, line=1)
+
+    def line_up(self, order: Order) -> bool:
+        """The same for an order that is being claimed: it may also stand in line, and is sent when it is in front (`when_in_front`)."""
+        return self._enter(order, line=self._line())
+
+    def when_in_front(self, order: Order, tell: Callable[[bool], None]) -> None:
+        """Call back once, perhaps at once: True when the exchange took all before it, False when that will not happen."""
         with self._lock:
-            if not self._has_room(order):
+            place = self._under_way.get(order.intent.symbol, {}).get(order.client_order_id)
+            if place is not None:
+                place.tell = tell
+                news = [*self._news(order.intent.symbol)]
+            else:
+                news = [(tell, False)]
+        _spread(news)
+
+    def was_taken(self, order: Order, after_s: float) -> None:
+        """The exchange took it, so many seconds after it was in front: another that its end cannot change may follow."""
+        with self._lock:
+            self._ways.append(after_s)
+            place = self._under_way.get(order.intent.symbol, {}).get(order.client_order_id)
+            if place is not None:
+                place.is_taken = True
+            news = [*self._news(order.intent.symbol)]
+        _spread(news)
+
+    def block(self, order: Order) -> None:
+        """The exchange did not take it, or nobody knows: nothing leaves behind it while it is there, and what stands there goes."""
+        with self._lock:
+            place = self._under_way.get(order.intent.symbol, {}).get(order.client_order_id)
+            if place is not None:
+                place.is_blocked = True
+            news = [*self._news(order.intent.symbol)]
+        _spread(news)
+
+    def leave(self, order: Order) -> None:
+        """Its way is over, or it never began; the second call has no effect. What stands behind one that was not taken goes, too."""
+        symbol = order.intent.symbol
+        with self._lock:
+            lane = self._under_way.get(symbol, {})
+            place = lane.get(order.client_order_id)
+            if place is not None and not place.is_taken:
+                place.is_blocked = True
+            news = [*self._news(symbol)]
+            lane.pop(order.client_order_id, None)
+            if not lane:
+                self._under_way.pop(symbol, None)
+        _spread(news)
+
+    def _enter(self, order: Order, *, line: int) -> bool:
+        with self._lock:
+            if not self._has_room(order, line):
                 return False
             self._under_way.setdefault(order.intent.symbol, {})[order.client_order_id] = _Place(order)
             return True
 
-    def was_taken(self, order: Order) -> None:
-        """The exchange took it: another that its end cannot change may follow."""
-        with self._lock:
-            place = self._under_way.get(order.intent.symbol, {}).get(order.client_order_id)
-            if place is not None:
-                place.is_taken = True
-
-    def leave(self, order: Order) -> None:
-        """Its way is over, or it never began; the second call has no effect."""
-        with self._lock:
-            lane = self._under_way.get(order.intent.symbol, {})
-            lane.pop(order.client_order_id, None)
-            if not lane:
-                self._under_way.pop(order.intent.symbol, None)
-
-    def _has_room(self, order: Order) -> bool:
+    def _has_room(self, order: Order, line: int) -> bool:
         lane = self._under_way.get(order.intent.symbol)
         if lane is None:
             return len(self._under_way) < self._concurrency
-        if order.client_order_id in lane or not all(place.is_taken for place in lane.values()):
+        places = lane.values()
+        if order.client_order_id in lane or any(place.is_blocked for place in places):
             return False
-        return may_join(order, (place.order for place in lane.values()))
+        return sum(not place.is_taken for place in places) < line and may_join(order, (place.order for place in places))
+
+    def _line(self) -> int:
+        """How many orders of a lane may be claimed and not taken yet, by how long the last ones took."""
+        slowest = max(self._ways, default=_THROUGH_IN_S)
+        return max(1, min(int(_THROUGH_IN_S / max(slowest, 0.001)), _LONGEST_LINE))
+
+    def _news(self, symbol: str) -> Iterator[tuple[Callable[[bool], None], bool]]:
+        """Who has to be told what of this lane now: the first that is not taken is in front, what is behind a blocked one is blocked."""
+        is_blocked = is_waiting = False
+        for place in self._under_way.get(symbol, {}).values():
+            place.is_blocked = is_blocked = is_blocked or place.is_blocked
+            if place.tell is not None and (is_blocked or not is_waiting):
+                tell, place.tell = place.tell, None
+                yield tell, not is_blocked
+            is_waiting = is_waiting or not place.is_taken
+
+
+def _spread(news: Iterable[tuple[Callable[[bool], None], bool]]) -> None:
+    for tell, is_in_front in news:
+        tell(is_in_front)
 
 
 def may_join(order: Order, others: Iterable[Order]) -> bool:
@@ -89,6 +163,11 @@ def may_join(order: Order, others: Iterable[Order]) -> bool:
     return _stands_alone(order) and all(
         _stands_alone(other) and other.intent.side is order.intent.side for other in others
     )
+
+
+def left_only_after(order: Order, other: Order) -> bool:
+    """True when an order that is in flight can have left only if the exchange took the other, in flight as well, before."""
+    return other.sequence < order.sequence and other.intent.symbol == order.intent.symbol and may_join(order, (other,))
 
 
 def _stands_alone(order: Order) -> bool:

@@ -34,7 +34,7 @@ from kekbridge.model import AccountSnapshot, Order, OrderStatus, Usage, Webhook,
 from kekbridge.outcomes import Outcomes
 from kekbridge.recording import Recorder
 from kekbridge.reorder import Reorder
-from kekbridge.store import claiming
+from kekbridge.store import claiming, orders
 from kekbridge.store.admission import Admission, AlertDraft, Decision
 from kekbridge.store.claiming import Claimed, Recheck
 from kekbridge.store.database import Database
@@ -170,7 +170,7 @@ class Pipeline:
                 expires_at=fired_at + timedelta(seconds=max_age_s),
                 cooldown_s=webhook.settings.limits.cooldown_s or 0,
                 clock=self._clock,
-                taken=lambda: self._departures.taken,
+                passable=lambda: self._departures.passable,
                 may_claim=self._turns.may_leave_now,
                 request_text=request_text,
             )
@@ -229,7 +229,7 @@ class Pipeline:
             claimed = await self._database.write(
                 claiming.claim_heads,
                 look,
-                taken=lambda: self._departures.taken,
+                passable=lambda: self._departures.passable,
                 entries_allowed=entries_allowed,
                 may_claim=may_claim,
                 request_text=request_text,
@@ -243,6 +243,13 @@ class Pipeline:
             self._turns.take_back(order.client_order_id)
             self._tell_unsent(order)
         return claimed
+
+    async def give_back(self, order: Order) -> None:
+        """A claimed order that stood in line does not leave after all: back to the queue, in its old place. Raises StoreUnavailable."""
+        self._turns.take_back(order.client_order_id)
+        returned = await self._database.write(orders.mark_unsent, order.client_order_id, now=self._clock())
+        self._outcomes.publish(returned)
+        log.info("order_stepped_back", client_order_id=order.client_order_id)
 
     async def submit(self, order: Order, within_s: float | None = None) -> Submission | None:
         """Take its turn, `send`, and wait until the answer is written down.

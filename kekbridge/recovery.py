@@ -1,7 +1,8 @@
 """Orders whose outcome is not known, and the start after a crash, which is the same thing.
 
 An unknown order is resolved by asking for its client order id, never by sending it again blindly. Only when the acceptance
-window is over is "does not exist" proof (reliability.md section 4); then exits go back to the queue, entries as the setting says.
+window is over is "does not exist" proof (reliability.md section 4); then exits go back to the queue, entries as the setting says. An order
+that was claimed in line behind one that never arrived did not leave either (lanes.py): it goes back, whatever the setting.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -18,6 +19,7 @@ from kekbridge.config import Settings
 from kekbridge.errors import ExchangeUnavailable, KekbridgeError, StoreUnavailable
 from kekbridge.exchange.protocol import Exchange
 from kekbridge.following import Follower
+from kekbridge.lanes import left_only_after
 from kekbridge.model import Order, OrderStatus, Purpose
 from kekbridge.outcomes import Outcomes
 from kekbridge.recording import backoff_s
@@ -82,20 +84,30 @@ class Recovery:
         self._settings = settings
         self._clock = clock
         self._under_way: set[str] = set()
-        self._left_behind: frozenset[str] = frozenset()
+        self._left_behind: set[str] = set()  # client order ids in flight at the start and not resolved yet
+        self._last_chance = (
+            0.0  # by the loop's clock: later than that nothing of those left behind can still be accepted
+        )
+        self._never_left: set[str] = set()  # of those left behind: what stood in line behind one that never arrived
 
     async def resolve(self, order: Order) -> Order:
         """Ask until the exchange knows the order, or until it is proven that it never will; returns the order as it then is."""
-        self._under_way.add(order.client_order_id)
+        name = order.client_order_id
+        self._under_way.add(name)
         try:
-            return await self._resolve(order)
+            resolved = await self._resolve(order)
         finally:
-            self._under_way.discard(order.client_order_id)
+            self._under_way.discard(name)
+        self._left_behind.discard(name)
+        self._never_left.discard(name)
+        return resolved
 
     async def _resolve(self, order: Order) -> Order:
         now = asyncio.get_running_loop().time
         # Counted from here by a clock that nobody sets: the machine's own may jump while we wait.
         window_end = now() + self._window_left_s(order)
+        if order.client_order_id in self._never_left:
+            window_end = min(window_end, self._last_chance)
         asked = 0
         while True:
             asked_at = now()
@@ -114,11 +126,15 @@ class Recovery:
             await asyncio.sleep(pause)
 
     def _window_left_s(self, order: Order) -> float:
-        """How long a request sent before could still be accepted: receive window, clock tolerance, and one request's time."""
-        exchange = self._settings.exchange
-        seconds = exchange.recv_window_ms / 1000 + self._settings.queue.clock_tolerance_s + exchange.request_timeout_s
+        """How long a request sent before could still be accepted."""
+        seconds = self._longest_window_s()
         since_s = (self._clock() - self._sent_by(order)).total_seconds()
         return min(max(seconds - since_s, 0.0), seconds)
+
+    def _longest_window_s(self) -> float:
+        """How long a request that leaves now could still be accepted: receive window, clock tolerance, and one request's time."""
+        exchange = self._settings.exchange
+        return exchange.recv_window_ms / 1000 + self._settings.queue.clock_tolerance_s + exchange.request_timeout_s
 
     def _sent_by(self, order: Order) -> datetime:
         """The latest moment at which the request can have left.
@@ -134,6 +150,12 @@ class Recovery:
     async def _never_arrived(self, order: Order) -> Order:
         """The acceptance window is over and the exchange does not know the order."""
         now = self._clock()
+        if order.client_order_id in self._never_left:
+            log.info("unsent_order_back_in_queue", client_order_id=order.client_order_id)
+            updated = await self._database.write(order_rows.mark_unsent, order.client_order_id, now=now)
+            self._outcomes.publish(updated)
+            return updated
+        await self._tell_those_behind(order)
         # A protective order is not sent again: whoever guards the position has long sent the next one.
         may_resend = order.intent.purpose is Purpose.EXIT or (
             order.is_entry and self._settings.queue.resend_unknown_entries
@@ -159,6 +181,14 @@ class Recovery:
         self._outcomes.publish(updated)
         return updated
 
+    async def _tell_those_behind(self, order: Order) -> None:
+        """Whoever stood in line behind an order of a process that is gone did not leave: that process never heard that it was taken."""
+        if order.client_order_id in self._left_behind:
+            for other in await self._database.read(order_rows.interrupted):
+                is_of_that_time = other.client_order_id in self._left_behind and other.status is OrderStatus.SUBMITTING
+                if is_of_that_time and left_only_after(other, order):
+                    self._never_left.add(other.client_order_id)
+
     async def recover(self) -> None:
         """The start-up path, after a crash or not: ask for what was in flight, catch up with what happened meanwhile.
 
@@ -170,10 +200,11 @@ class Recovery:
         unfinished = await self._database.read(order_rows.unfinished)
         in_flight = [order for order in unfinished if order.status in (OrderStatus.SUBMITTING, OrderStatus.UNKNOWN)]
         open_at_exchange = [order for order in unfinished if order.order_id and order not in in_flight]
-        self._left_behind = frozenset(order.client_order_id for order in in_flight)
+        self._left_behind = {order.client_order_id for order in in_flight}
+        self._last_chance = asyncio.get_running_loop().time() + self._longest_window_s()
         async with asyncio.TaskGroup() as group:
-            for order in in_flight:
-                group.create_task(self._ask(order))
+            for symbol in {order.intent.symbol for order in in_flight}:
+                group.create_task(self._ask_in_turn([each for each in in_flight if each.intent.symbol == symbol]))
             for order in open_at_exchange:
                 group.create_task(self._follower.look(order))
         await self._follower.look_at_exits()  # first: a trade is then known as the exit it was
@@ -182,12 +213,19 @@ class Recovery:
         await self._follower.save_positions(snapshot)
         log.info("reconciled", in_flight=len(in_flight), open=len(open_at_exchange))
 
-    async def _ask(self, order: Order) -> None:
+    async def _ask_in_turn(self, orders: Sequence[Order]) -> None:
+        """Ask for the orders of one symbol that were in flight, oldest first; what stands in line behind one that is not known waits."""
+        missing: list[Order] = []
+        for order in orders:
+            if not any(left_only_after(order, other) for other in missing) and not await self._is_known(order):
+                missing.append(order)
+
+    async def _is_known(self, order: Order) -> bool:
         """One question about an order that was in flight; what is not known then is marked so, in the same state as after a lost answer."""
         report = await self._exchange.find(order)
         if report is not None:
             await self._follower.apply(order, report)
-            return
+            return True
         if order.status is OrderStatus.SUBMITTING:
             await self._database.write(
                 order_rows.mark_unknown,
@@ -196,6 +234,7 @@ class Recovery:
                 now=self._clock(),
                 sent_at=self._sent_by(order),
             )
+        return False
 
     async def run(self, is_handled: Callable[[str], bool]) -> None:
         """For ever: resolve every order in flight that nobody handles, such as those of a process that is gone.
@@ -205,8 +244,9 @@ class Recovery:
         async with asyncio.TaskGroup() as group:
             while True:
                 try:
-                    for order in await self._database.read(order_rows.interrupted):
-                        if self._is_orphan(order, is_handled):
+                    interrupted = await self._database.read(order_rows.interrupted)
+                    for order in interrupted:
+                        if self._is_orphan(order, is_handled) and not self._has_to_wait(order, interrupted):
                             group.create_task(self._adopt(order))
                 except StoreUnavailable as error:
                     log.warning("orders_in_flight_not_readable", error=error.message)
@@ -218,6 +258,11 @@ class Recovery:
             return False
         # Between two steps of its own lane an order is nobody's for an instant.
         return name in self._left_behind or self._clock() - (order.submitted_at or order.created_at) > _ORPHAN_AGE
+
+    def _has_to_wait(self, order: Order, interrupted: Sequence[Order]) -> bool:
+        """True while one that it stood in line behind is not resolved."""
+        is_free = order.status is OrderStatus.UNKNOWN or order.client_order_id in self._never_left
+        return not is_free and any(left_only_after(order, other) for other in interrupted)
 
     async def _adopt(self, order: Order) -> None:
         try:

@@ -22,14 +22,14 @@ from kekbridge.wording import plain
 
 # What an order's line of history says of the exchange, in words.
 _SAID = {
-    "order_submitting": "sent",
+    "order_submitting": "being sent",
     "order_accepted": "accepted",
     "order_partially_filled": "partly filled",
     "order_filled": "filled",
     "order_canceled": "canceled",
     "order_rejected": "rejected",
     "order_unknown": "no answer that proves anything",
-    "order_queued": "to be sent again",
+    "order_queued": "back in the queue",
     "order_denied": "denied by a rule of ours",
     "order_expired": "too old to be sent",
 }

@@ -21,11 +21,11 @@ class Departures(Protocol):
     """The worker, as the request sees it."""
 
     @property
-    def taken(self) -> frozenset[str]:
-        """Client order ids under way that the exchange took. Any thread."""
+    def passable(self) -> frozenset[str]:
+        """Client order ids under way that another order may stand behind. Any thread."""
 
     def enter(self, order: Order) -> bool:
-        """Put an order under way, if it may leave at once. Any thread."""
+        """Put an order that is being claimed under way, if it may leave at once or in line. Any thread."""
 
     def leave(self, order: Order) -> None:
         """It does not leave after all. Any thread."""

@@ -19,7 +19,7 @@ from kekbridge.config import Queue
 from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.protocol import Accepted, Refused, Submission, Unknown
 from kekbridge.following import Follower
-from kekbridge.lanes import Lanes
+from kekbridge.lanes import CLAIM_HOLDS_S, Lanes
 from kekbridge.model import Order, OrderStatus
 from kekbridge.outcomes import Outcomes
 from kekbridge.pipeline import Pipeline
@@ -72,19 +72,19 @@ class Worker:
     # ---------------------------------------------------------------------------------------- for the pipeline (Departures)
 
     def enter(self, order: Order) -> bool:
-        """Put an order under way if it may leave at once. Called on the writer thread."""
+        """Put an order that is being claimed under way, if it may leave at once or in line. Called on the writer thread."""
         if self._start is None or self._stopping.is_set() or (order.is_entry and self.breaker.is_open):
             return False
-        return self._lanes.enter(order)
+        return self._lanes.line_up(order)
 
     def leave(self, order: Order) -> None:
         """It does not leave after all. Any thread."""
         self._lanes.leave(order)
 
     @property
-    def taken(self) -> frozenset[str]:
-        """Client order ids under way that the exchange took. Any thread."""
-        return self._lanes.taken
+    def passable(self) -> frozenset[str]:
+        """Client order ids under way that another order may stand behind. Any thread."""
+        return self._lanes.passable
 
     @property
     def under_way(self) -> frozenset[str]:
@@ -172,7 +172,7 @@ class Worker:
     async def _is_anything_ready(self) -> bool:
         """Look at the queue without touching it, for what nobody told of: deferred orders come due, other processes write, too."""
         is_ready, self._has_waiting = await self._database.read(
-            _look, now=self._clock(), taken=self._lanes.taken, entries_allowed=not self.breaker.is_open
+            _look, now=self._clock(), passable=self._lanes.passable, entries_allowed=not self.breaker.is_open
         )
         return is_ready
 
@@ -210,18 +210,23 @@ class Worker:
 
     async def _send(self, order: Order, pipeline: Pipeline) -> Submission | None:
         if order.status is OrderStatus.SUBMITTING:
+            if not await self._until_stopped(self._until_in_front(order)):
+                await pipeline.give_back(order)
+                return None
             turn = await pipeline.wait_turn(order)  # given with its claim
         else:
             waited = await self._until_stopped(pipeline.wait_turn(order))
             if waited is None:
                 return None  # not claimed yet: the next start finds it queued
             turn = waited
+        now = asyncio.get_running_loop().time
+        in_front_at = now()
         sent = await pipeline.send(order, turn)
         if sent is None:
             return None
         self.breaker.note(was_unknown=isinstance(sent.submission, Unknown))
         if isinstance(sent.submission, Accepted):
-            self._lanes.was_taken(order)
+            self._lanes.was_taken(order, now() - in_front_at)
             if self._has_waiting:
                 self._awake.set()
             # Its end may be known before the answer is written down: both share a flush then.
@@ -230,11 +235,29 @@ class Worker:
             finally:
                 await sent.recorded
         else:
+            self._lanes.block(order)
             recorded = await sent.recorded
             if isinstance(sent.submission, Unknown):
                 await self._until_stopped(self._recovery.resolve(recorded))
                 self.breaker.close()
         return sent.submission
+
+    async def _until_in_front(self, order: Order) -> bool:
+        """True once the exchange took all that stand before a claimed order; False when that will not happen while its claim holds."""
+        in_front: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def tell(is_in_front: bool) -> None:
+            if not in_front.done():
+                in_front.set_result(is_in_front)
+
+        self._lanes.when_in_front(order, tell)
+        if in_front.done():
+            return in_front.result()
+        try:
+            async with asyncio.timeout(CLAIM_HOLDS_S):
+                return await in_front
+        except TimeoutError:
+            return False
 
     async def _until_stopped(self, story: Awaitable[T]) -> T | None:
         """Follow a story, but leave it when the daemon stops (None): the store knows where it stands, the next start goes on."""
@@ -270,8 +293,8 @@ class Worker:
 
 
 def _look(
-    connection: sqlite3.Connection, *, now: datetime, taken: frozenset[str], entries_allowed: bool
+    connection: sqlite3.Connection, *, now: datetime, passable: frozenset[str], entries_allowed: bool
 ) -> tuple[bool, bool]:
     """Whether anything in the queue is to be done now, and whether it holds anything at all."""
-    heads = order_queue.claimable(connection, now=now, taken=taken, entries_allowed=entries_allowed)
+    heads = order_queue.claimable(connection, now=now, passable=passable, entries_allowed=entries_allowed)
     return bool(heads), bool(heads) or order_queue.is_any_waiting(connection)

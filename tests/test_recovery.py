@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -189,6 +189,35 @@ async def test_an_unresolved_order_does_not_hold_the_other_symbols(tmp_path: Pat
             assert behind["status"] == "queued"
             await house.set_state(TradingState.HALTED)
             await house.until_stored(behind, "denied")
+
+
+@pytest.mark.parametrize("is_first_known", [True, False])
+async def test_what_stood_in_line_behind_a_lost_order_is_sent(tmp_path: Path, *, is_first_known: bool) -> None:
+    """Killed with three claims of one symbol: only the first of them that the exchange does not know can have been on its way. It is left
+    as unknown; the others never left, go back to the queue and are sent once, in their order."""
+    async with running_paper(tmp_path / "paper") as paper_url:
+        async with running_house(tmp_path / "data", paper_url) as house:
+            answers = [await house.send()] if is_first_known else []
+            for _ in range(5):
+                house.daemon.engine.worker.breaker.note(was_unknown=True)
+            answers += [await house.send(quantity=f"0.0{number}") for number in (2, 3, 4)]
+            names = [answer["clientOrderId"] for _, answer in answers]
+        with closing(sqlite3.connect(tmp_path / "data" / "kekbridge.db")) as connection, connection:
+            # What the disk holds when the kill comes between the flush of the claims and the first request.
+            moment = times.to_text(datetime.now(UTC))
+            connection.execute(
+                "UPDATE orders SET status = 'submitting', attempt = 1, submitted_at = ? WHERE status = 'queued'",
+                (moment,),
+            )
+        async with running_house(tmp_path / "data", paper_url) as house:
+            lost, *behind = answers[-3:]
+            for _, answer in behind:
+                order = await house.until_stored(answer, "filled")
+                assert order.attempt == 1
+            order = await house.order(lost[1])
+            assert (order.status, order.finished_at is None) == (OrderStatus.UNKNOWN, False)
+            accepted = [row["client_order_id"] for row in await house.journal("order_accepted")]
+            assert accepted == [name for name in names if name != lost[1]["clientOrderId"]]
 
 
 def test_the_breaker_opens_on_five_in_a_row() -> None:

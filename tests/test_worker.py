@@ -8,7 +8,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from kekbridge.model import OrderStatus
+import pytest
+
+from kekbridge.model import OrderStatus, TradingState
 from tests.house import BTC, ETH, House, running_house, running_paper
 from tests.waiting import until
 
@@ -51,6 +53,53 @@ async def test_entries_at_market_of_one_side_wait_for_the_answer_not_for_the_end
 
     await until(both_are_there)
     await house.clear_faults()
+
+
+async def test_a_burst_of_one_symbol_is_claimed_in_line(house: House) -> None:
+    """Once the exchange is known to be quick, orders that come together are claimed together and sent in their order, one at a time."""
+    await house.send(quantity="0.001")
+    answers = await asyncio.gather(*(house.send(quantity="0.001") for _ in range(8)))
+    for _, answer in answers:
+        await house.until_stored(answer, "filled")
+    stored = sorted(await house.orders(), key=lambda order: order.sequence)
+    accepted = [row["client_order_id"] for row in await house.journal("order_accepted")]
+    assert accepted == [order.client_order_id for order in stored]
+    assert {order.attempt for order in stored} == {1}
+
+
+@pytest.mark.parametrize("fault", ["rate_limit", "reset_before", "refuse"])
+async def test_behind_an_order_that_is_not_taken_the_line_goes_back(house: House, fault: str) -> None:
+    """Put off, lost or refused: what stood in line behind it is queued again, as if it had never been claimed, and keeps its order."""
+    await house.send(quantity="0.001")
+    await house.fault(fault, path="/v1/order", method="POST", count=1)
+    answers = await asyncio.gather(*(house.send(quantity="0.001") for _ in range(6)))
+    stored = {order.client_order_id: order for order in await house.orders()}
+    names = [answer["clientOrderId"] for _, answer in answers]
+    first = min(names, key=lambda name: stored[name].sequence)
+    for _, answer in answers:
+        if answer["clientOrderId"] != first or fault == "rate_limit":
+            order = await house.until_stored(answer, "filled")
+            assert order.attempt == (2 if answer["clientOrderId"] == first else 1)
+    taken = [row["client_order_id"] for row in await house.journal("order_accepted")]
+    assert taken == sorted(taken, key=lambda name: stored[name].sequence)
+    assert len(set(taken)) == len(taken)
+
+
+async def test_a_halt_reaches_a_line_at_a_slow_exchange(house: House) -> None:
+    """A claim holds for half a second: what stands behind an order that hangs goes back to the queue, and is denied there."""
+    await house.send(quantity="0.001")
+    await house.fault("delay", path="/v1/order", method="POST", when="after", delay_ms=550, count=1)
+    sending = [asyncio.create_task(house.send(quantity="0.001")) for _ in range(4)]
+
+    async def are_stored() -> bool:
+        return len(await house.orders()) == 5
+
+    await until(are_stored)
+    await house.set_state(TradingState.HALTED)
+    answers = [await each for each in sending]
+    stored = [await house.until_stored(answer, "filled", "denied") for _, answer in answers]
+    assert sorted(order.status for order in stored) == [*[OrderStatus.DENIED] * 3, OrderStatus.FILLED]
+    await house.set_state(TradingState.RUNNING)
 
 
 async def test_an_order_behind_a_busy_lane_expires_in_time(house: House) -> None:

@@ -50,22 +50,23 @@ def admit_and_claim(
     expires_at: datetime,
     cooldown_s: int,
     clock: Callable[[], datetime],
-    taken: Callable[[], Collection[str]],
+    passable: Callable[[], Collection[str]],
     may_claim: Callable[[Order], bool],
     request_text: Callable[[Order], str | None],
 ) -> Admission:
     """Admit an alert and, when nothing waits before its first order, claim that order in the same flush.
 
     "submitting" is then on disk before the request leaves, and the alert costs one flush on its way to the exchange instead of two.
-    `now` is when the alert was received, `clock` tells when its order leaves. `taken` names the orders that the exchange took just now;
-    `may_claim` says whether one more may leave at once, and then keeps its place; `request_text` gives the body that will be sent.
+    `now` is when the alert was received, `clock` tells when its order leaves. `passable` names the orders being sent that it may stand
+    behind; `may_claim` says whether it may leave at once or in line, and then keeps its place; `request_text` gives the body that will be
+    sent.
     """
 
     def depart(connection: sqlite3.Connection, first: Order) -> Departure | None:
         at = clock()
         if at >= first.expires_at or first.intent.after_leg is not None:
             return None
-        if not orders.is_way_free(connection, first.intent.symbol, taken=taken()) or not may_claim(first):
+        if not orders.is_way_free(connection, first.intent.symbol, passable=passable()) or not may_claim(first):
             return None
         return Departure(at, request_text(first))
 
@@ -98,27 +99,32 @@ def claim_heads(
     connection: sqlite3.Connection,
     recheck: SecondLook,
     *,
-    taken: Callable[[], Collection[str]],
+    passable: Callable[[], Collection[str]],
     entries_allowed: bool,
     may_claim: Callable[[Order], bool],
     request_text: Callable[[Order], str | None],
     now: datetime,
 ) -> Claimed:
-    """Claim, in one flush, whatever stands at the head of its symbol's queue and may leave this instant.
+    """Claim, in one flush, whatever stands at the head of its symbol's queue and may leave this instant or in line.
 
-    `taken`, `may_claim` and `request_text` as in `admit_and_claim`; `recheck` is made of the order it judges. An order that is not to be
+    `passable`, `may_claim` and `request_text` as in `admit_and_claim`; `recheck` is made of the order it judges. An order that is not to be
     sent any more (`claimable` says so) is left for `claim_if_allowed`.
     """
     leaving: list[Order] = []
     finished: list[Order] = []
     waiting: list[Order] = []
-    for order in order_queue.claimable(connection, now=now, taken=taken(), entries_allowed=entries_allowed):
-        if order.code in order_queue.NOT_TO_BE_SENT or not may_claim(order):
-            waiting.append(order)
-            continue
-        reach("W2" if order.intent.after_leg is None else "W8")
-        told = _claim(connection, order, partial(recheck, order=order), request_text=request_text, now=now)
-        (finished if told.status.is_final else leaving).append(told)
+    has_moved = True
+    while has_moved:  # behind a head that was claimed the next of its symbol may stand in line
+        heads = order_queue.claimable(connection, now=now, passable=passable(), entries_allowed=entries_allowed)
+        waiting, count = [], len(leaving)
+        for order in heads:
+            if order.code in order_queue.NOT_TO_BE_SENT or not may_claim(order):
+                waiting.append(order)
+                continue
+            reach("W2" if order.intent.after_leg is None else "W8")
+            told = _claim(connection, order, partial(recheck, order=order), request_text=request_text, now=now)
+            (finished if told.status.is_final else leaving).append(told)
+        has_moved = len(leaving) > count
     return Claimed(
         leaving=tuple(leaving),
         finished=tuple(finished),

@@ -24,7 +24,7 @@ ALERT_EXPIRED: Final = "alert_expired"
 NOT_TO_BE_SENT: Final = frozenset({EARLIER_LEG_FAILED, ALERT_EXPIRED})
 
 # An order that is queued, being sent or unknown holds back the later ones of its symbol; one that rests at the exchange does not, nor one
-# that the exchange took a moment ago (`taken`, a JSON array of names): whoever sent it knows that before it is written down.
+# that whoever sends it lets others stand behind (`passable`, a JSON array of names): the exchange took it, or it stands in line itself.
 _IN_THE_WAY: Final = (
     "finished_at IS NULL AND (status IN ('queued', 'unknown')"
     " OR status = 'submitting' AND client_order_id NOT IN (SELECT value FROM json_each(?)))"
@@ -35,10 +35,10 @@ def claimable(
     connection: sqlite3.Connection,
     *,
     now: datetime,
-    taken: Collection[str] = (),
+    passable: Collection[str] = (),
     entries_allowed: bool = True,
 ) -> tuple[Order, ...]:
-    """The orders to be sent next, one per symbol, exits first. `taken`: orders that the exchange has, though the row may not say so yet.
+    """The orders to be sent next, one per symbol, exits first. `passable`: orders being sent that others may stand behind.
 
     An order that may not be sent any more comes back with a code, for the caller to finish it: `alert_expired` (mark_expired) or
     `earlier_leg_failed` (mark_denied). With `entries_allowed` False queued entries are neither given nor in the way of exits.
@@ -49,22 +49,22 @@ def claimable(
         " LEFT JOIN orders e ON e.alert_id = o.alert_id AND e.leg = o.after_leg"
         f" WHERE o.sequence IN (SELECT min(sequence) FROM orders WHERE {_IN_THE_WAY}{passes} GROUP BY symbol)"
         " AND o.status = 'queued' ORDER BY o.purpose = 'entry', o.sequence",
-        (_names(taken),),
+        (_names(passable),),
     )
     ready = (_when_ready(order_from(row), row, now) for row in rows)
     return tuple(order for order in ready if order is not None)
 
 
-def is_way_free(connection: sqlite3.Connection, symbol: str, *, taken: Collection[str] = ()) -> bool:
+def is_way_free(connection: sqlite3.Connection, symbol: str, *, passable: Collection[str] = ()) -> bool:
     """True when a new order of the symbol would wait for nothing that is stored already."""
     earlier = connection.execute(
-        f"SELECT 1 FROM orders WHERE {_IN_THE_WAY} AND symbol = ? LIMIT 1", (_names(taken), symbol)
+        f"SELECT 1 FROM orders WHERE {_IN_THE_WAY} AND symbol = ? LIMIT 1", (_names(passable), symbol)
     ).fetchone()
     return earlier is None
 
 
-def _names(taken: Collection[str]) -> str:
-    return json.dumps(sorted(taken))
+def _names(passable: Collection[str]) -> str:
+    return json.dumps(sorted(passable))
 
 
 def overdue(connection: sqlite3.Connection, *, now: datetime, limit: int = 100) -> tuple[Order, ...]:

@@ -64,6 +64,7 @@ __all__ = [
     "mark_expired",
     "mark_rejected",
     "mark_unknown",
+    "mark_unsent",
     "of_alert",
     "overdue",
     "queue",
@@ -265,6 +266,14 @@ def give_up_unknown(connection: sqlite3.Connection, client_order_id: str, *, rea
     before = get(connection, client_order_id)
     require(before, "give_up_unknown", _IN_FLIGHT)
     return commit(connection, before, finished(before, OrderStatus.UNKNOWN, "outcome_unknown", reason, now), now=now)
+
+
+def mark_unsent(connection: sqlite3.Connection, client_order_id: str, *, now: datetime) -> Order:
+    """submitting -> queued, as if it had never been claimed: it is proven that its request never left this machine."""
+    before = get(connection, client_order_id)
+    require(before, "mark_unsent", {OrderStatus.SUBMITTING})
+    queued = replace(before, status=OrderStatus.QUEUED, attempt=before.attempt - 1, submitted_at=None)
+    return commit(connection, before, queued, now=now)
 
 
 def mark_deferred(

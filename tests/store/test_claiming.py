@@ -40,7 +40,7 @@ def take(
         expires_at=expires_at,
         cooldown_s=0,
         clock=lambda: NOW + WAITED,
-        taken=frozenset,
+        passable=frozenset,
         may_claim=lambda order: is_lane_free,
         request_text=body_of,
     )
@@ -158,7 +158,7 @@ def claim(connection: sqlite3.Connection, /, **changes: Any) -> Claimed:
         return Recheck(status=OrderStatus.SUBMITTING, intent=order.intent)
 
     arguments = {
-        "taken": frozenset,
+        "passable": frozenset,
         "entries_allowed": True,
         "may_claim": lambda order: True,
         "request_text": body_of,
@@ -190,8 +190,24 @@ async def test_all_that_may_leave_is_claimed_in_one_commit(database: Database) -
     for order in claimed.leaving:
         assert (await database.read(orders.details, order.client_order_id)).request == body_of(order)
 
-    again = await database.write(claim, taken=lambda: names(queued[:1]))
+    again = await database.write(claim, passable=lambda: names(queued[:1]))
     assert (names(again.leaving), again.has_more) == (names(queued[2:]), False)
+
+
+async def test_orders_of_one_symbol_are_claimed_in_line(database: Database) -> None:
+    """What may stand behind one that was claimed a moment ago shares its flush, in the order of admission, until one may not."""
+    queued = [await database.write(put, symbol) for symbol in (BTC, BTC, ETH, BTC, BTC)]
+    lined_up: list[str] = []
+
+    def may_claim(order: Order) -> bool:
+        may = len(lined_up) < 4
+        lined_up.extend([order.client_order_id] if may else [])
+        return may
+
+    claimed = await database.write(claim, passable=lambda: lined_up, may_claim=may_claim)
+    in_line = [queued[0], queued[2], queued[1], queued[3]]
+    assert names(claimed.leaving) == names(in_line)
+    assert (names(claimed.waiting), claimed.has_more) == (names(queued[4:]), True)
 
 
 def test_only_what_leaves_at_once_is_claimed(connection: sqlite3.Connection) -> None:

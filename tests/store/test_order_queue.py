@@ -53,19 +53,20 @@ def test_symbols_do_not_wait_for_each_other_and_exits_go_first(connection: sqlit
     assert names(orders.claimable(connection, now=NOW)) == names((leaving, entry, other))
 
 
-def test_behind_one_that_the_exchange_took_the_next_is_seen(connection: sqlite3.Connection) -> None:
-    """Its acceptance may not be written down yet. Queued again or unknown it holds the next one back, whatever the sender believes."""
+def test_behind_one_that_is_passable_the_next_is_seen(connection: sqlite3.Connection) -> None:
+    """Taken but not written down yet, or in line itself. Queued again or unknown it holds the next one back, whatever the sender
+    believes."""
     first, second = put(connection, intent())[0], put(connection, intent())[0]
     taken, symbol = {first.client_order_id}, first.intent.symbol
-    assert names(orders.claimable(connection, now=NOW, taken=taken)) == names((first,))
+    assert names(orders.claimable(connection, now=NOW, passable=taken)) == names((first,))
     orders.claim(connection, first.client_order_id, now=NOW)
     assert orders.claimable(connection, now=NOW) == ()
-    assert names(orders.claimable(connection, now=NOW, taken=taken)) == names((second,))
-    assert not orders.is_way_free(connection, symbol, taken=taken)
+    assert names(orders.claimable(connection, now=NOW, passable=taken)) == names((second,))
+    assert not orders.is_way_free(connection, symbol, passable=taken)
     orders.claim(connection, second.client_order_id, now=NOW)
-    assert orders.is_way_free(connection, symbol, taken={*taken, second.client_order_id})
+    assert orders.is_way_free(connection, symbol, passable={*taken, second.client_order_id})
     orders.mark_unknown(connection, first.client_order_id, reason="x", now=NOW)
-    assert not orders.is_way_free(connection, symbol, taken={*taken, second.client_order_id})
+    assert not orders.is_way_free(connection, symbol, passable={*taken, second.client_order_id})
 
 
 def test_an_exit_waits_for_an_older_entry_of_its_symbol(connection: sqlite3.Connection) -> None:
