@@ -94,8 +94,12 @@ class Lanes:
         _spread(news)
 
     def block(self, order: Order) -> None:
-        """The exchange did not take it, or nobody knows: nothing leaves behind it while it is there, and what stands there goes."""
+        """The exchange did not take it, or nobody knows: nothing leaves behind it while it is there, and what stands there goes.
+
+        Lines are short for a while: where one is refused the next one may be, too, and each would send a line back to the queue.
+        """
         with self._lock:
+            self._ways.append(_THROUGH_IN_S)
             place = self._under_way.get(order.intent.symbol, {}).get(order.client_order_id)
             if place is not None:
                 place.is_blocked = True

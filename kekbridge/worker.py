@@ -210,7 +210,7 @@ class Worker:
 
     async def _send(self, order: Order, pipeline: Pipeline) -> Submission | None:
         if order.status is OrderStatus.SUBMITTING:
-            if not await self._until_stopped(self._until_in_front(order)):
+            if not await self._is_in_front(order):
                 await pipeline.give_back(order)
                 return None
             turn = await pipeline.wait_turn(order)  # given with its claim
@@ -242,8 +242,9 @@ class Worker:
                 self.breaker.close()
         return sent.submission
 
-    async def _until_in_front(self, order: Order) -> bool:
-        """True once the exchange took all that stand before a claimed order; False when that will not happen while its claim holds."""
+    async def _is_in_front(self, order: Order) -> bool:
+        """True once the exchange took all that stand before a claimed order; False when that will not happen while its claim holds, or
+        the daemon stops."""
         in_front: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         def tell(is_in_front: bool) -> None:
@@ -253,11 +254,8 @@ class Worker:
         self._lanes.when_in_front(order, tell)
         if in_front.done():
             return in_front.result()
-        try:
-            async with asyncio.timeout(CLAIM_HOLDS_S):
-                return await in_front
-        except TimeoutError:
-            return False
+        await self._until_stopped(asyncio.wait((in_front,), timeout=CLAIM_HOLDS_S))
+        return in_front.done() and in_front.result()
 
     async def _until_stopped(self, story: Awaitable[T]) -> T | None:
         """Follow a story, but leave it when the daemon stops (None): the store knows where it stands, the next start goes on."""

@@ -168,6 +168,15 @@ def test_the_line_is_as_long_as_the_exchange_is_quick(slowest_s: float, longest:
     assert [lanes.line_up(order(str(number))) for number in range(12)].count(True) == longest
 
 
+def test_after_one_that_was_not_taken_lines_are_short() -> None:
+    """Where one is refused the next one may be, too: nothing is claimed ahead until some were taken again."""
+    line = Line("a")
+    line.lanes.block(line.orders["a"])
+    line.lanes.leave(line.orders["a"])
+    assert line.lanes.line_up(order("b"))
+    assert not line.lanes.line_up(order("c"))
+
+
 def test_before_the_first_answer_there_is_no_line() -> None:
     """Nobody knows yet how quick the exchange is."""
     lanes = Lanes(concurrency=1)
