@@ -15,6 +15,7 @@ from typing import Final
 
 from kekbridge.errors import ConfigError, NotFound, StoreUnavailable
 from kekbridge.store.codec import exact_sum
+from kekbridge.store.memory import Connection
 from kekbridge.store.migrations import MIGRATIONS, Step
 
 FILE_NAME: Final = "kekbridge.db"
@@ -92,7 +93,7 @@ def _tighten(path: Path) -> None:
                 raise
 
 
-def connect(path: Path, *, wait_s: float = WRITER_WAIT_S, read_only: bool = False) -> sqlite3.Connection:
+def connect(path: Path, *, wait_s: float = WRITER_WAIT_S, read_only: bool = False) -> Connection:
     """A connection with kekbridge's settings; transactions are begun and ended by hand. Raises sqlite3.Error.
 
     Readers are opened for writing as well and then told to refuse: SQLite cannot open a WAL file that nobody else has open
@@ -105,6 +106,7 @@ def connect(path: Path, *, wait_s: float = WRITER_WAIT_S, read_only: bool = Fals
         isolation_level=None,
         check_same_thread=False,  # each connection has one owner at a time; closing happens from the thread that shuts down
         cached_statements=512,
+        factory=Connection,
     )
     try:
         connection.row_factory = sqlite3.Row

@@ -15,8 +15,11 @@ from typing import Any, Final
 
 from kekbridge.store import times
 from kekbridge.store.codec import from_json, texts_to_json, to_json
+from kekbridge.store.memory import recall, remember
 
 GENESIS: Final = "0" * 64
+_TABLE: Final = "events"
+_HEAD: Final = "head"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +44,15 @@ def append(
     data: Mapping[str, object] | None = None,
 ) -> None:
     """Add an event after the last one; call it in the transaction of the change that it tells of."""
-    last = connection.execute("SELECT sequence, hash FROM events ORDER BY sequence DESC LIMIT 1").fetchone()
-    sequence, previous = (last[0] + 1, last[1]) if last else (1, GENESIS)
-    at, text = times.to_text(now), to_json(data or {})
+    last, previous = recall(connection, _TABLE, _HEAD, head)
+    sequence, at, text = last + 1, times.to_text(now), to_json(data or {})
     digest = _digest(previous, sequence, at, kind, alert_id, client_order_id, text)
     connection.execute(
         "INSERT INTO events (sequence, at, kind, alert_id, client_order_id, data, previous_hash, hash)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (sequence, at, kind, alert_id, client_order_id, text, previous, digest),
     )
+    remember(connection, _TABLE, _HEAD, (sequence, digest))
 
 
 def verify(connection: sqlite3.Connection) -> int | None:

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 from kekbridge.errors import StoreUnavailable
 from kekbridge.store.connections import WRITER_WAIT_S, connect, is_machine_trouble, unavailable
+from kekbridge.store.memory import Connection, Memory
 
 T = TypeVar("T")
 
@@ -49,7 +50,8 @@ class Writer:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._connection: sqlite3.Connection | None = None
+        self._connection: Connection | None = None
+        self._memory = Memory()
         self._jobs_since_checkpoint = 0
         self._is_closed = False
         self._closing = threading.Lock()  # nothing may be queued behind the end
@@ -123,24 +125,31 @@ class Writer:
         """One transaction for the batch. Trouble with the file fails every job of it, and the next batch opens the file anew."""
         self._jobs_since_checkpoint += len(batch)
         try:
-            if self._connection is None:
-                self._connection = connect(self._path)
-            connection = self._connection
+            connection = self._connect()
             self._begin(connection, min(job.due for job in batch))
+            self._memory.begin(connection)
             if len(batch) == 1:
                 # Nothing beside it to be kept when it fails: the transaction itself is what it takes back.
                 _run_job(connection, batch[0])
-                connection.execute("COMMIT" if batch[0].error is None else "ROLLBACK")
+                if batch[0].error is not None:
+                    self._take_back(connection, "ROLLBACK")
+                    return
             else:
                 for job in batch:
-                    _run_beside_others(connection, job)
-                connection.execute("COMMIT")
+                    self._run_beside_others(connection, job)
+            connection.execute("COMMIT")
         except (sqlite3.Error, MemoryError) as error:
             self._drop_connection()
             reason = error if isinstance(error, sqlite3.Error) else sqlite3.OperationalError("out of memory")
             for job in batch:
                 # Each its own exception: raised in several tasks, one object would collect all their tracebacks.
                 job.result, job.error = None, unavailable(reason, self._path)
+
+    def _connect(self) -> Connection:
+        if self._connection is None:
+            self._connection = connect(self._path)
+            self._connection.memory = self._memory = Memory()
+        return self._connection
 
     def _begin(self, connection: sqlite3.Connection, due: float) -> None:
         """Take the write lock, and wait for it no longer than the first due job may: what waited behind a locked batch has waited already.
@@ -155,6 +164,17 @@ class Writer:
         connection.execute(f"PRAGMA busy_timeout = {round(wait_s * 1000)}")
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(f"PRAGMA busy_timeout = {round(WRITER_WAIT_S * 1000)}")
+
+    def _run_beside_others(self, connection: sqlite3.Connection, job: _Job) -> None:
+        connection.execute("SAVEPOINT job")
+        _run_job(connection, job)
+        if job.error is not None:
+            self._take_back(connection, "ROLLBACK TO job")
+        connection.execute("RELEASE job")
+
+    def _take_back(self, connection: sqlite3.Connection, statement: str) -> None:
+        connection.execute(statement)
+        self._memory.forget_all()
 
     def _drop_connection(self) -> None:
         """Close and forget; an open transaction is rolled back by that."""
@@ -174,14 +194,6 @@ class Writer:
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except sqlite3.Error:
             self._drop_connection()  # nothing is lost: what was committed is in the log
-
-
-def _run_beside_others(connection: sqlite3.Connection, job: _Job) -> None:
-    connection.execute("SAVEPOINT job")
-    _run_job(connection, job)
-    if job.error is not None:
-        connection.execute("ROLLBACK TO job")
-    connection.execute("RELEASE job")
 
 
 def _run_job(connection: sqlite3.Connection, job: _Job) -> None:
