@@ -66,7 +66,7 @@ def end(
     alert_id: str | None = None,
 ) -> bool:
     """Forget the condition, and tell `kind` (None: tell nothing); nothing happens when it does not hold."""
-    forgotten = connection.execute("DELETE FROM settings WHERE key = ?", (_PREFIX + name,)).rowcount
+    forgotten = settings.remove(connection, _PREFIX + name)
     if forgotten and kind is not None:
         events.append(connection, kind, now=now, alert_id=alert_id, data=data)
-    return bool(forgotten)
+    return forgotten

@@ -10,14 +10,22 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
+from typing import Final
 
 from kekbridge.model import StrategyCourse, StrategyStep
 from kekbridge.store import times
 from kekbridge.store.codec import optional_decimal, optional_decimal_text, to_json
+from kekbridge.store.memory import forget, recall
+
+_TABLE: Final = "courses"
 
 
 def of_webhook(connection: sqlite3.Connection, webhook_id: str) -> Mapping[str, StrategyCourse]:
     """The courses of a webhook by symbol."""
+    return recall(connection, _TABLE, webhook_id, _read, webhook_id)
+
+
+def _read(connection: sqlite3.Connection, webhook_id: str) -> Mapping[str, StrategyCourse]:
     rows = connection.execute("SELECT symbol, start, steps FROM courses WHERE webhook_id = ?", (webhook_id,))
     return {
         row["symbol"]: StrategyCourse(
@@ -40,6 +48,7 @@ def save(
 ) -> None:
     """Replace the courses of these symbols."""
     for symbol, course in courses:
+        forget(connection, _TABLE)
         steps = [
             (times.to_text(step.fired_at), optional_decimal_text(step.before), str(step.now)) for step in course.steps
         ]
@@ -47,3 +56,9 @@ def save(
             "INSERT OR REPLACE INTO courses (webhook_id, symbol, start, steps, updated_at) VALUES (?, ?, ?, ?, ?)",
             (webhook_id, symbol, optional_decimal_text(course.start), to_json(steps), times.to_text(now)),
         )
+
+
+def remove(connection: sqlite3.Connection, webhook_id: str) -> None:
+    """The courses of a webhook that is deleted."""
+    forget(connection, _TABLE)
+    connection.execute("DELETE FROM courses WHERE webhook_id = ?", (webhook_id,))

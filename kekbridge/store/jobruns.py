@@ -38,7 +38,7 @@ def plan(connection: sqlite3.Connection, next_at: Mapping[str, datetime | None],
     """Note when each job of the timetable runs next; a job that is not in it any more is forgotten."""
     for run in list_runs(connection):
         if run.name not in next_at:
-            connection.execute("DELETE FROM settings WHERE key = ?", (_PREFIX + run.name,))
+            settings.remove(connection, _PREFIX + run.name)
     for name, moment in next_at.items():
         kept = settings.get_value(connection, _PREFIX + name) or {}
         _keep(connection, name, kept, now=now, next_at=times.optional_text(moment))

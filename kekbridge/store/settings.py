@@ -7,7 +7,7 @@ every admission reads it in its own transaction.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -16,8 +16,10 @@ from typing import Any, Final
 from kekbridge.model import TradingState, Trip
 from kekbridge.store import events, times
 from kekbridge.store.codec import from_json, to_json
+from kekbridge.store.memory import forget, recall
 
 ACCOUNT: Final = "account"
+_TABLE: Final = "settings"
 EQUITY_PEAK: Final = "equity_peak"
 
 _TIGHTNESS: Final = (TradingState.RUNNING, TradingState.EXITS_ONLY, TradingState.HALTED)
@@ -44,8 +46,22 @@ def get_value(connection: sqlite3.Connection, key: str) -> Any | None:
     return None if row is None else from_json(row[0])
 
 
+def remove(connection: sqlite3.Connection, key: str) -> bool:
+    """Forget a key; False when it was never set."""
+    if not recall(connection, _TABLE, key, _is_set, key):
+        return False
+    forget(connection, _TABLE)
+    connection.execute("DELETE FROM settings WHERE key = ?", (key,))
+    return True
+
+
+def _is_set(connection: sqlite3.Connection, key: str) -> bool:
+    return connection.execute("SELECT 1 FROM settings WHERE key = ?", (key,)).fetchone() is not None
+
+
 def set_value(connection: sqlite3.Connection, key: str, value: object, *, now: datetime) -> None:
     """Set a key to anything JSON can hold; amounts and times are stored as text."""
+    forget(connection, _TABLE)
     connection.execute(
         "INSERT INTO settings (key, value, updated_at) VALUES (?, ?, ?)"
         " ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
@@ -159,17 +175,24 @@ def state_and_peak(
     `without_trips` leaves out what a limit closed by itself: for an order that was admitted while there was room, and that every limit
     judges anew anyway.
     """
+    stored, peak = recall(connection, _TABLE, ("state and peak", webhook_id), _stored_state_and_peak, webhook_id)
+    controls = [_control(one, now) for one in stored]
+    if without_trips:
+        controls = [control for control in controls if not _is_trip(control)]
+    control = max(controls, key=lambda one: _TIGHTNESS.index(one.state), default=_RUNNING)
+    return control, peak
+
+
+def _stored_state_and_peak(
+    connection: sqlite3.Connection, webhook_id: str
+) -> tuple[tuple[Mapping[str, Any], ...], Decimal | None]:
     rows = connection.execute(
         "SELECT key, value FROM settings WHERE key IN (?, ?, ?)",
         (_state_key(ACCOUNT), _state_key(webhook_id), EQUITY_PEAK),
     )
     values = {key: from_json(value) for key, value in rows}
     peak = values.pop(EQUITY_PEAK, None)
-    controls = [_control(value, now) for value in values.values()]
-    if without_trips:
-        controls = [control for control in controls if not _is_trip(control)]
-    control = max(controls, key=lambda one: _TIGHTNESS.index(one.state), default=_RUNNING)
-    return control, None if peak is None else Decimal(str(peak))
+    return tuple(values.values()), None if peak is None else Decimal(str(peak))
 
 
 def _is_trip(control: TradingControl) -> bool:

@@ -14,7 +14,7 @@ from typing import Final
 
 from kekbridge.errors import ConfigError, NotFound
 from kekbridge.model import Webhook, WebhookSettings
-from kekbridge.store import events, times
+from kekbridge.store import courses, events, times
 from kekbridge.store.codec import settings_from_json, to_json
 from kekbridge.store.settings import get_value, set_value
 
@@ -125,7 +125,7 @@ def disable(connection: sqlite3.Connection, webhook_id: str, *, now: datetime) -
 def delete(connection: sqlite3.Connection, webhook_id: str, *, now: datetime) -> None:
     """Remove a webhook and its keys; its alerts, orders and history stay. Raises NotFound."""
     webhook = get(connection, webhook_id)
-    connection.execute("DELETE FROM courses WHERE webhook_id = ?", (webhook_id,))
+    courses.remove(connection, webhook_id)
     connection.execute("DELETE FROM webhooks WHERE id = ?", (webhook_id,))
     _changed(connection, "webhook_deleted", webhook_id, now, {"name": webhook.name})
 
