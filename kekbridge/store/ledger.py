@@ -15,11 +15,19 @@ from typing import Final
 from kekbridge.model import UNCOMMITTED, ZERO, Commitment, Order, OrderStatus, OrderType, Purpose, Reservation
 from kekbridge.store import times
 from kekbridge.store.codec import EXACT, decimal_text
+from kekbridge.store.memory import forget, recall, remember
 
 ACCOUNT: Final = "account"
 
 _AT_THE_EXCHANGE: Final = frozenset({OrderStatus.ACCEPTED.value, OrderStatus.PARTIALLY_FILLED.value})
+_DAYS: Final = "daily_usage"
+_SUMS: Final = "commitments"
+_ALL_ORDERS: Final = "orders"
 _STOPS: Final = frozenset({OrderType.STOP.value, OrderType.STOP_LIMIT.value})
+
+
+# Symbol, is_entry, is_buy, is_resting, is_margined: which row of the commitments.
+_Kind = tuple[str, bool, bool, bool, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +100,14 @@ def move(connection: sqlite3.Connection, before: Order | None, after: Order) -> 
         _move_reservation(connection, held, holds)
     old, new = share_of(before), share_of(after)
     if old != new:
-        notional = decimal_text(EXACT.subtract(new.notional, old.notional))
-        day, orders = times.day_of(after.created_at), new.orders - old.orders
-        connection.execute(
-            "INSERT INTO daily_usage (scope, day, notional, orders) VALUES (?, ?, ?, ?), (?, ?, ?, ?)"
-            " ON CONFLICT (scope, day) DO UPDATE SET"
-            " notional = exact_sum(notional, excluded.notional), orders = orders + excluded.orders",
-            (after.webhook_id, day, notional, orders, ACCOUNT, day, notional, orders),
-        )
+        change = DayTotals(EXACT.subtract(new.notional, old.notional), new.orders - old.orders)
+        _add_to_day(connection, (after.webhook_id, ACCOUNT), times.day_of(after.created_at), change)
 
 
 def add_realized(connection: sqlite3.Connection, scopes: Iterable[str], day: str, realized_pnl: Decimal) -> None:
     """Add realized P&L (USDC, may be negative) to the day of each scope: `account`, or a webhook's id."""
     if realized_pnl:
-        connection.executemany(
-            "INSERT INTO daily_usage (scope, day, realized_pnl) VALUES (?, ?, ?) ON CONFLICT (scope, day) DO UPDATE SET"
-            " realized_pnl = exact_sum(realized_pnl, excluded.realized_pnl)",
-            [(scope, day, decimal_text(realized_pnl)) for scope in scopes],
-        )
+        _add_to_day(connection, scopes, day, DayTotals(realized_pnl=realized_pnl))
 
 
 def open_reservations(connection: sqlite3.Connection) -> tuple[Reservation, ...]:
@@ -135,6 +133,8 @@ def open_reservations(connection: sqlite3.Connection) -> tuple[Reservation, ...]
 
 def open_commitments(connection: sqlite3.Connection, *, excluding: Order | None = None) -> dict[str, Commitment]:
     """The account's open reservations added up by symbol, but for the one of `excluding` (an order as it is stored)."""
+    if not recall(connection, _SUMS, _ALL_ORDERS, _count_committed):
+        return {}
     held = None if excluding is None else reservation_of(excluding)
     left_out = None if held is None else _kind_of(held)
     rows = connection.execute(
@@ -162,6 +162,7 @@ def open_commitments(connection: sqlite3.Connection, *, excluding: Order | None 
 
 def rebuild_commitments(connection: sqlite3.Connection) -> None:
     """The commitments and the prices of the reservations, from the reservations: for a database that has none yet."""
+    forget(connection, _SUMS)
     connection.execute("DELETE FROM commitments")
     for held in open_reservations(connection):
         _commit(connection, held, 1)
@@ -178,23 +179,38 @@ class DayTotals:
     orders: int = 0
     realized_pnl: Decimal = ZERO
 
+    def plus(self, other: DayTotals) -> DayTotals:
+        """The sum. Exact."""
+        return DayTotals(
+            EXACT.add(self.notional, other.notional),
+            self.orders + other.orders,
+            EXACT.add(self.realized_pnl, other.realized_pnl),
+        )
+
 
 _EMPTY_DAY: Final = DayTotals()
 
 
 def day_totals(connection: sqlite3.Connection, scope: str, day: str) -> DayTotals:
     """The totals of a scope (a webhook's id, or `account`) on a UTC day `YYYY-MM-DD`."""
-    return totals_of(connection, (scope, scope), day)[0]
+    return recall(connection, _DAYS, (scope, day), _read_day, scope, day)
 
 
-def totals_of(connection: sqlite3.Connection, scopes: tuple[str, str], day: str) -> tuple[DayTotals, DayTotals]:
-    """The totals of two scopes on a UTC day, in one look."""
-    rows = connection.execute(
-        "SELECT scope, notional, orders, realized_pnl FROM daily_usage WHERE scope IN (?, ?) AND day = ?",
-        (*scopes, day),
-    )
-    found = {scope: DayTotals(Decimal(notional), orders, Decimal(pnl)) for scope, notional, orders, pnl in rows}
-    return found.get(scopes[0], _EMPTY_DAY), found.get(scopes[1], _EMPTY_DAY)
+def _read_day(connection: sqlite3.Connection, scope: str, day: str) -> DayTotals:
+    row = connection.execute(
+        "SELECT notional, orders, realized_pnl FROM daily_usage WHERE scope = ? AND day = ?", (scope, day)
+    ).fetchone()
+    return _EMPTY_DAY if row is None else DayTotals(Decimal(row[0]), row[1], Decimal(row[2]))
+
+
+def _add_to_day(connection: sqlite3.Connection, scopes: Iterable[str], day: str, change: DayTotals) -> None:
+    for scope in scopes:
+        totals = day_totals(connection, scope, day).plus(change)
+        connection.execute(
+            "INSERT OR REPLACE INTO daily_usage (scope, day, notional, orders, realized_pnl) VALUES (?, ?, ?, ?, ?)",
+            (scope, day, decimal_text(totals.notional), totals.orders, decimal_text(totals.realized_pnl)),
+        )
+        remember(connection, _DAYS, (scope, day), totals)
 
 
 # ------------------------------------------------------------------------------------------------------------- commitments
@@ -230,20 +246,39 @@ def _row_of(held: Reservation) -> tuple[object, ...]:
     return held.symbol, held.quantity, held.notional, held.is_entry, held.is_resting
 
 
-def _kind_of(held: Reservation) -> tuple[str, bool, bool, bool, bool]:
+def _kind_of(held: Reservation) -> _Kind:
     """Which row of the commitments a reservation is part of."""
     return held.symbol, held.is_entry, held.quantity > 0, held.is_resting, held.is_margined
 
 
 def _commit(connection: sqlite3.Connection, held: Reservation, orders: int) -> None:
     """Add a reservation to its sum (`orders` 1), or take it off (-1). What is left of no order is exactly nothing."""
-    quantity = held.quantity if orders > 0 else -held.quantity
+    kind = _kind_of(held)
+    quantity, count = recall(connection, _SUMS, kind, _read_sum, kind)
+    together = recall(connection, _SUMS, _ALL_ORDERS, _count_committed)
+    count += orders
+    add = EXACT.add if orders > 0 else EXACT.subtract
+    quantity = add(quantity, held.quantity) if count else ZERO
     connection.execute(
-        "INSERT INTO commitments (symbol, is_entry, is_buy, is_resting, is_margined, quantity, orders) VALUES (?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (symbol, is_entry, is_buy, is_resting, is_margined) DO UPDATE SET orders = orders + excluded.orders,"
-        " quantity = iif(orders + excluded.orders = 0, '0', exact_sum(quantity, excluded.quantity))",
-        (*_kind_of(held), decimal_text(quantity), orders),
+        "INSERT OR REPLACE INTO commitments (symbol, is_entry, is_buy, is_resting, is_margined, quantity, orders)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (*kind, decimal_text(quantity), count),
     )
+    remember(connection, _SUMS, kind, (quantity, count))
+    remember(connection, _SUMS, _ALL_ORDERS, together + orders)
+
+
+def _read_sum(connection: sqlite3.Connection, kind: _Kind) -> tuple[Decimal, int]:
+    row = connection.execute(
+        "SELECT quantity, orders FROM commitments"
+        " WHERE symbol = ? AND is_entry = ? AND is_buy = ? AND is_resting = ? AND is_margined = ?",
+        kind,
+    ).fetchone()
+    return (ZERO, 0) if row is None else (Decimal(row[0]), row[1])
+
+
+def _count_committed(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT coalesce(sum(orders), 0) FROM commitments").fetchone()[0])
 
 
 def _write_reservation(connection: sqlite3.Connection, held: Reservation) -> None:

@@ -27,7 +27,7 @@ def read_usage(
     a later alert found no room: this order had its room, and the limits themselves are judged again.
     """
     day = times.day_of(now)
-    own, account = ledger.totals_of(connection, (webhook_id, ledger.ACCOUNT), day)
+    own, account = ledger.day_totals(connection, webhook_id, day), ledger.day_totals(connection, ledger.ACCOUNT, day)
     is_of_today = excluding is not None and times.day_of(excluding.created_at) == day
     share = ledger.share_of(excluding if is_of_today else None)
     control, peak = settings.state_and_peak(connection, webhook_id, now=now, without_trips=excluding is not None)
