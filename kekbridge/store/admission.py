@@ -132,8 +132,8 @@ def admit(
     status = decision.status if decision.status != "admitted" else _SUBMITTING if departure else _QUEUED
     identity = _identity_of(draft) if decision.claims_identity else None
     alert = _insert(connection, draft, decision, status=status, identity=identity, now=now)
-    if identity is not None and not decision.is_exit:
-        ratelimit.count_entry(connection, at=draft.received_at)
+    if identity is not None:
+        ratelimit.count(connection, draft.webhook_id, is_exit=decision.is_exit, at=draft.received_at)
     drift.note(connection, alert, now=now)
     cancels.queue(connection, draft.id, decision.cancels, now=now)
     courses.save(connection, draft.webhook_id, decision.courses, now=now)

@@ -9,16 +9,34 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from kekbridge.model import RateLimits
 from kekbridge.store import times
+from kekbridge.store.memory import known, remember
 
 UNLIMITED: Final = RateLimits(per_minute=0, per_hour=0, per_day=0)
+_ROOMS: Final = "alerts"
+_ANY_NUMBER: Final = 1_000_000
 _LONGEST: Final = timedelta(days=1)
 _FORGOTTEN_AT_ONCE: Final = 2  # more than one comes in with each alert, so the table never outgrows a day
+
+
+# A webhook's entries or exits, or the entries of all webhooks.
+_Whose = tuple[str, bool]
+_OF_ALL: Final[_Whose] = ("", False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """From a moment on so many more fit into every window of these rates: what is in them can only leave."""
+
+    rates: RateLimits
+    since: datetime
+    free: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +68,10 @@ def find_excess(
     now: datetime,
 ) -> Excess | None:
     """The full window that keeps this alert out longest, or None when every window has room now."""
-    own = _wait_s(rates, now, lambda limit, opened: _nth_of_webhook(connection, webhook_id, limit, opened, is_exit))
-    of_all = 0 if is_exit else _wait_s(account_rates, now, lambda limit, opened: _nth_of_all(connection, limit, opened))
+    own = _wait_s(
+        connection, (webhook_id, is_exit), rates, now, partial(_nth_of_webhook, connection, webhook_id, is_exit)
+    )
+    of_all = 0 if is_exit else _wait_s(connection, _OF_ALL, account_rates, now, partial(_nth_of_all, connection))
     if own == of_all == 0:
         return None
     is_of_account = of_all > own
@@ -60,12 +80,20 @@ def find_excess(
     )
 
 
+def count(connection: sqlite3.Connection, webhook_id: str, *, is_exit: bool, at: datetime) -> None:
+    """Count an alert against its webhook's allowance and, unless it is an exit, that of all webhooks; call it where the alert is stored."""
+    _fill(connection, (webhook_id, is_exit))
+    if not is_exit:
+        count_entry(connection, at=at)
+
+
 def count_entry(connection: sqlite3.Connection, *, at: datetime) -> None:
-    """Count an alert that is no exit against all webhooks' allowance; call it where the alert is stored.
+    """Count an alert that is no exit against all webhooks' allowance.
 
     Numbered in the order of admission, so that the N-th newest is one look-up however many there are. Times never go back in it, even
     where two alerts are admitted in another order than they came in.
     """
+    _fill(connection, _OF_ALL)
     connection.execute(
         "INSERT INTO entry_times (at) VALUES (max(?, coalesce((SELECT at FROM entry_times ORDER BY number DESC LIMIT 1), '')))",
         (times.to_text(at),),
@@ -108,21 +136,50 @@ def _windows(rates: RateLimits, now: datetime) -> list[tuple[int, int, str]]:
     return [(limit, length, times.to_text(now - timedelta(seconds=length))) for limit, length in pairs if limit > 0]
 
 
-def _wait_s(rates: RateLimits, now: datetime, nth_newest: Callable[[int, str], str | None]) -> int:
+def _wait_s(
+    connection: sqlite3.Connection,
+    whose: _Whose,
+    rates: RateLimits,
+    now: datetime,
+    nth_newest: Callable[[int, str], str | None],
+) -> int:
     """Whole seconds until every window has room again; 0 when there is room now.
 
     A window of N is full when the N-th newest counted alert still lies in it, and has room when that one leaves.
     """
+    room: _Room | None = known(connection, _ROOMS, whose)
+    if room is not None and room.free and room.rates == rates and room.since <= now:
+        return 0
+    windows = _windows(rates, now)
+    free = min((_free(limit, opened, nth_newest) for limit, _, opened in windows), default=_ANY_NUMBER)
+    remember(connection, _ROOMS, whose, _Room(rates, now, free))
     longest = 0.0
-    for limit, length, opened in _windows(rates, now):
-        at = nth_newest(limit, opened)
+    for limit, length, opened in windows:
+        at = None if free else nth_newest(limit, opened)
         if at is not None:
             longest = max(longest, (times.from_text(at) + timedelta(seconds=length) - now).total_seconds())
     return math.ceil(longest)
 
 
+def _free(limit: int, opened: str, nth_newest: Callable[[int, str], str | None]) -> int:
+    """So many more are sure to fit into a window: at least half of what does, found in a few looks; 0 when it is full."""
+    if nth_newest(limit, opened) is not None:
+        return 0
+    free = limit
+    while free > 1 and nth_newest(limit - free + 1, opened) is not None:
+        free //= 2
+    return free
+
+
+def _fill(connection: sqlite3.Connection, whose: _Whose) -> None:
+    """One more was counted."""
+    room: _Room | None = known(connection, _ROOMS, whose)
+    if room is not None:
+        remember(connection, _ROOMS, whose, replace(room, free=max(room.free - 1, 0)))
+
+
 def _nth_of_webhook(
-    connection: sqlite3.Connection, webhook_id: str, nth: int, opened: str, is_exit: bool
+    connection: sqlite3.Connection, webhook_id: str, is_exit: bool, nth: int, opened: str
 ) -> str | None:
     """When the n-th newest counted alert of a webhook came, if within the window: the index is read no further than that."""
     row = connection.execute(
