@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
@@ -10,11 +11,18 @@ from typing import Final
 from kekbridge.model import AccountSnapshot, MarginMode, Position
 from kekbridge.store import times
 from kekbridge.store.codec import decimal_text, optional_decimal, optional_decimal_text
+from kekbridge.store.memory import forget, recall, remember
+
+# The values of _COLUMNS.
+_Row = tuple[str | None, ...]
 
 _COLUMNS: Final = (
     "symbol, margin_mode, quantity, average_open_price, mark_price, cost_position, unsettled_pnl, leverage, liquidation_price,"
     " updated_at"
 )
+_DELETE: Final = "DELETE FROM positions WHERE symbol = ? AND margin_mode = ?"
+_TABLE: Final = "positions"
+_ROWS: Final = "rows"
 _WRITE: Final = f"INSERT OR REPLACE INTO positions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -26,21 +34,28 @@ def replace_all(connection: sqlite3.Connection, snapshot: AccountSnapshot, *, no
         if position.quantity
     ]
     wanted += [_row(position, position.mark_price, now) for position in snapshot.other_positions if position.quantity]
-    known = connection.execute(f"SELECT {_COLUMNS} FROM positions").fetchall()
-    if len(known) == len(wanted) and {tuple(row) for row in known} == set(wanted):
+    stored = recall(connection, _TABLE, _ROWS, _read)
+    rows = {row[:2]: row for row in wanted}
+    if rows == stored:
         return  # a fill is told by several messages
-    connection.execute("DELETE FROM positions")
-    connection.executemany(_WRITE, wanted)
+    for key in stored.keys() - rows.keys():
+        connection.execute(_DELETE, key)
+    connection.executemany(_WRITE, [row for key, row in rows.items() if row != stored.get(key)])
+    remember(connection, _TABLE, _ROWS, rows)
+
+
+def _read(connection: sqlite3.Connection) -> Mapping[_Row, _Row]:
+    rows = connection.execute(f"SELECT {_COLUMNS} FROM positions").fetchall()
+    return {row[:2]: tuple(row) for row in rows}
 
 
 def upsert(connection: sqlite3.Connection, position: Position, *, now: datetime) -> None:
     """Write one position; a flat one is removed."""
+    forget(connection, _TABLE)
     if position.quantity:
         connection.execute(_WRITE, _row(position, position.mark_price, now))
     else:
-        connection.execute(
-            "DELETE FROM positions WHERE symbol = ? AND margin_mode = ?", (position.symbol, position.margin_mode.value)
-        )
+        connection.execute(_DELETE, (position.symbol, position.margin_mode.value))
 
 
 def list_all(connection: sqlite3.Connection) -> tuple[Position, ...]:
@@ -63,8 +78,7 @@ def list_all(connection: sqlite3.Connection) -> tuple[Position, ...]:
     )
 
 
-def _row(position: Position, mark_price: Decimal | None, now: datetime) -> tuple[str | None, ...]:
-    """The values of _COLUMNS."""
+def _row(position: Position, mark_price: Decimal | None, now: datetime) -> _Row:
     return (
         position.symbol,
         position.margin_mode.value,
