@@ -20,7 +20,9 @@ from kekbridge.store.codec import (
     verdicts_from_json,
     verdicts_to_json,
 )
+from kekbridge.store.memory import forget, known, remember
 
+_TABLE: Final = "orders"
 COLUMNS: Final = (
     "o.client_order_id, o.alert_id, o.webhook_id, o.leg, o.sequence, o.intent, o.status, o.created_at, o.expires_at, o.order_id,"
     " o.executed_quantity, o.average_price, o.fee, o.realized_pnl, o.code, o.error, o.attempt, o.next_attempt_at, o.submitted_at,"
@@ -39,6 +41,9 @@ class OrderDetails:
 
 def find(connection: sqlite3.Connection, client_order_id: str) -> Order | None:
     """The order of this client order id, or None: it may be somebody else's."""
+    written: Order | None = known(connection, _TABLE, client_order_id)
+    if written is not None:
+        return _as_stored(written)
     row = connection.execute(
         f"SELECT {COLUMNS} FROM orders o WHERE o.client_order_id = ?", (client_order_id,)
     ).fetchone()
@@ -122,10 +127,10 @@ def insert(connection: sqlite3.Connection, order: Order, departure: Departure | 
     status, attempt, sent_at = order.status, order.attempt, order.submitted_at
     if departure is not None:
         status, attempt, sent_at = OrderStatus.SUBMITTING, 1, departure.at
-    row = connection.execute(
+    cursor = connection.execute(
         "INSERT INTO orders (client_order_id, alert_id, webhook_id, leg, after_leg, symbol, side, order_type, purpose, quantity,"
         " limit_price, trigger_price, stop_loss, reduce_only, intent, status, attempt, submitted_at, request, created_at, expires_at,"
-        " updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING sequence",
+        " updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             order.client_order_id,
             order.alert_id,
@@ -145,8 +150,11 @@ def insert(connection: sqlite3.Connection, order: Order, departure: Departure | 
             times.to_text(order.expires_at),
             times.to_text(order.created_at),
         ),
-    ).fetchone()
-    return replace(order, sequence=row[0], status=status, attempt=attempt, submitted_at=sent_at)
+    )
+    sequence = cursor.lastrowid or 0  # which the rowid is
+    stored = replace(order, sequence=sequence, status=status, attempt=attempt, submitted_at=sent_at)
+    remember(connection, _TABLE, order.client_order_id, stored)
+    return stored
 
 
 def update(
@@ -188,6 +196,10 @@ def update(
             order.client_order_id,
         ),
     )
+    if order.finished_at is None:
+        remember(connection, _TABLE, order.client_order_id, order)
+    else:
+        forget(connection, _TABLE, order.client_order_id)
 
 
 def note_signed(connection: sqlite3.Connection, client_order_id: str, at: datetime) -> None:
@@ -199,10 +211,24 @@ def note_signed(connection: sqlite3.Connection, client_order_id: str, at: dateti
 
 def replace_intent(connection: sqlite3.Connection, client_order_id: str, intent: OrderIntent) -> None:
     """Write another size, price or stop than was admitted: what the check right before sending made of it."""
+    forget(connection, _TABLE, client_order_id)
     connection.execute(
         "UPDATE orders SET quantity = ?, limit_price = ?, trigger_price = ?, stop_loss = ?, reduce_only = ?, intent = ?"
         " WHERE client_order_id = ?",
         (*_intent_columns(intent), client_order_id),
+    )
+
+
+def _as_stored(order: Order) -> Order:
+    """An order just written as it would be read again: its times are whole milliseconds."""
+    return replace(
+        order,
+        created_at=times.as_stored(order.created_at),
+        expires_at=times.as_stored(order.expires_at),
+        next_attempt_at=times.optional_as_stored(order.next_attempt_at),
+        submitted_at=times.optional_as_stored(order.submitted_at),
+        accepted_at=times.optional_as_stored(order.accepted_at),
+        finished_at=times.optional_as_stored(order.finished_at),
     )
 
 

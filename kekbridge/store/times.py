@@ -36,3 +36,12 @@ def optional_time(text: str | None) -> datetime | None:
 def day_of(moment: datetime) -> str:
     """The UTC day `YYYY-MM-DD` that daily limits count by."""
     return to_text(moment)[:10]
+
+
+def as_stored(moment: datetime) -> datetime:
+    """What is read again of a moment that was written: its whole milliseconds."""
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+def optional_as_stored(moment: datetime | None) -> datetime | None:
+    return None if moment is None else as_stored(moment)
