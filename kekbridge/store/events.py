@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from kekbridge.store import times
-from kekbridge.store.codec import from_json, texts_to_json, to_json
+from kekbridge.store.codec import from_json, to_json
 from kekbridge.store.memory import recall, remember
 
 GENESIS: Final = "0" * 64
@@ -141,4 +141,4 @@ def _select(connection: sqlite3.Connection, rest: str, values: Sequence[object])
 
 def _digest(previous: str, *parts: str | int | None) -> str:
     """SHA-256 over the hash before and the canonical JSON of the row: a list, so that no two rows have the same text."""
-    return hashlib.sha256((previous + texts_to_json(parts)).encode()).hexdigest()
+    return hashlib.sha256((previous + to_json(parts)).encode()).hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal, Inexact
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,8 @@ from kekbridge.store.codec import (
     decimal_text,
     from_json,
     intent_from_json,
+    plain,
+    storable,
     to_json,
     verdicts_from_json,
     verdicts_to_json,
@@ -112,6 +115,26 @@ def test_json_is_canonical_and_always_storable(value: object) -> None:
     text.encode("utf-8")
     assert from_json(text) == value
     assert to_json(from_json(text)) == text
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | TEXT | DECIMALS | MOMENTS | st.sampled_from([*Side, *OrderType]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(TEXT | st.integers(), inner, max_size=4)
+        | st.dictionaries(TEXT, inner, max_size=4).map(MappingProxyType)
+        | st.builds(TakeProfit, inner, inner)
+    ),
+    max_leaves=12,
+)
+
+
+@given(VALUES)
+def test_json_is_what_the_standard_encoder_makes_of_the_plain_value(value: object) -> None:
+    """The history is hashed over these texts: whoever checks it needs nothing of ours, only compact JSON with sorted keys."""
+    text = json.dumps(plain(value), separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+    assert to_json(value) == storable(text)
 
 
 @pytest.mark.parametrize("value", [0.1, {"a": [1.5]}, b"bytes", {1, 2}, object()])
