@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
 from kekbridge.model import RateLimits
 from kekbridge.store import times
-from kekbridge.store.memory import known, remember
+from kekbridge.store.memory import forget, known, recall, remember
 
 UNLIMITED: Final = RateLimits(per_minute=0, per_hour=0, per_day=0)
 _ROOMS: Final = "alerts"
+_TIMES: Final = "entry_times"
 _ANY_NUMBER: Final = 1_000_000
 _LONGEST: Final = timedelta(days=1)
 _FORGOTTEN_AT_ONCE: Final = 2  # more than one comes in with each alert, so the table never outgrows a day
@@ -94,14 +95,26 @@ def count_entry(connection: sqlite3.Connection, *, at: datetime) -> None:
     where two alerts are admitted in another order than they came in.
     """
     _fill(connection, _OF_ALL)
-    connection.execute(
-        "INSERT INTO entry_times (at) VALUES (max(?, coalesce((SELECT at FROM entry_times ORDER BY number DESC LIMIT 1), '')))",
-        (times.to_text(at),),
-    )
-    connection.execute(
-        "DELETE FROM entry_times WHERE number IN (SELECT number FROM entry_times ORDER BY number LIMIT ?) AND at <= ?",
-        (_FORGOTTEN_AT_ONCE, times.to_text(at - _LONGEST)),
-    )
+    newest = max(times.to_text(at), recall(connection, _TIMES, "newest", _newest))
+    connection.execute("INSERT INTO entry_times (at) VALUES (?)", (newest,))
+    remember(connection, _TIMES, "newest", newest)
+    left = times.to_text(at - _LONGEST)
+    if recall(connection, _TIMES, "oldest", _oldest) <= left:
+        connection.execute(
+            "DELETE FROM entry_times WHERE number IN (SELECT number FROM entry_times ORDER BY number LIMIT ?) AND at <= ?",
+            (_FORGOTTEN_AT_ONCE, left),
+        )
+        forget(connection, _TIMES, "oldest")
+
+
+def _newest(connection: sqlite3.Connection) -> str:
+    row = connection.execute("SELECT at FROM entry_times ORDER BY number DESC LIMIT 1").fetchone()
+    return "" if row is None else str(row[0])
+
+
+def _oldest(connection: sqlite3.Connection) -> str:
+    row = connection.execute("SELECT at FROM entry_times ORDER BY number LIMIT 1").fetchone()
+    return "" if row is None else str(row[0])
 
 
 def use_of_webhook(
@@ -175,7 +188,7 @@ def _fill(connection: sqlite3.Connection, whose: _Whose) -> None:
     """One more was counted."""
     room: _Room | None = known(connection, _ROOMS, whose)
     if room is not None:
-        remember(connection, _ROOMS, whose, replace(room, free=max(room.free - 1, 0)))
+        remember(connection, _ROOMS, whose, _Room(room.rates, room.since, max(room.free - 1, 0)))
 
 
 def _nth_of_webhook(
