@@ -109,29 +109,26 @@ def _record_exit(connection: sqlite3.Connection, fill: Fill, entry: Order) -> bo
 
 def _record_one(connection: sqlite3.Connection, fill: Fill, order: Order | None) -> bool:
     """True when the fill was not known."""
-    known = connection.execute(
-        "SELECT client_order_id, webhook_id, realized_pnl, executed_at FROM fills WHERE trade_id = ?", (fill.trade_id,)
-    ).fetchone()
-    if known is None:
-        ours, webhook_id, alert_id = _owner(connection, fill, order)
-        connection.execute(
-            "INSERT INTO fills (trade_id, client_order_id, webhook_id, order_id, symbol, side, price, quantity, fee,"
-            " realized_pnl, is_maker, executed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                fill.trade_id,
-                ours,
-                webhook_id,
-                fill.order_id,
-                fill.symbol,
-                fill.side.value,
-                decimal_text(fill.price),
-                decimal_text(fill.quantity),
-                decimal_text(fill.fee),
-                optional_decimal_text(fill.realized_pnl),
-                fill.is_maker,
-                times.to_text(fill.executed_at),
-            ),
-        )
+    ours, webhook_id, alert_id = _owner(connection, fill, order)
+    is_new = connection.execute(
+        "INSERT INTO fills (trade_id, client_order_id, webhook_id, order_id, symbol, side, price, quantity, fee, realized_pnl,"
+        " is_maker, executed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (trade_id) DO NOTHING",
+        (
+            fill.trade_id,
+            ours,
+            webhook_id,
+            fill.order_id,
+            fill.symbol,
+            fill.side.value,
+            decimal_text(fill.price),
+            decimal_text(fill.quantity),
+            decimal_text(fill.fee),
+            optional_decimal_text(fill.realized_pnl),
+            fill.is_maker,
+            times.to_text(fill.executed_at),
+        ),
+    ).rowcount
+    if is_new:
         day = times.day_of(fill.executed_at)
         ledger.add_realized(connection, _scopes(webhook_id), day, fill.realized_pnl or ZERO)
         data = {"trade_id": fill.trade_id, "symbol": fill.symbol, "side": fill.side, "price": fill.price}
@@ -140,6 +137,9 @@ def _record_one(connection: sqlite3.Connection, fill: Fill, order: Order | None)
             connection, "fill", now=fill.executed_at, alert_id=alert_id, client_order_id=ours, data=data | figures
         )
         return True
+    known = connection.execute(
+        "SELECT client_order_id, webhook_id, realized_pnl, executed_at FROM fills WHERE trade_id = ?", (fill.trade_id,)
+    ).fetchone()
     if known["client_order_id"] is None or optional_decimal(known["realized_pnl"]) != fill.realized_pnl:
         _complete(connection, fill, order, known)
     return False

@@ -14,7 +14,9 @@ from itertools import groupby
 from typing import Any, Final
 
 from kekbridge.store.codec import EXACT, decimal_text, optional_decimal
+from kekbridge.store.memory import forget, recall, remember
 
+_TABLE: Final = "results"
 _ZERO: Final = Decimal(0)
 # Hour of execution and webhook; '' for nobody's.
 Place = tuple[str, str]
@@ -59,6 +61,7 @@ def rebuild(connection: sqlite3.Connection) -> None:
     for _, fills in groupby(rows, key=lambda row: row[0]):
         for place, share in shares_of(fills).items():
             sums[place] = sums.get(place, Result()).plus(share)
+    forget(connection, _TABLE)
     connection.execute("DELETE FROM results")
     for place, one in sums.items():
         _add(connection, place, one)
@@ -105,12 +108,16 @@ def _of_order(connection: sqlite3.Connection, order_id: str) -> Mapping[Place, R
 
 
 def _add(connection: sqlite3.Connection, place: Place, change: Result) -> None:
-    row = connection.execute(
-        "SELECT fees, realized_pnl, closings, wins FROM results WHERE hour = ? AND webhook_id = ?", place
-    ).fetchone()
-    known = Result() if row is None else Result(Decimal(row[0]), Decimal(row[1]), row[2], row[3])
-    after = known.plus(change)
+    after = recall(connection, _TABLE, place, _read, place).plus(change)
     connection.execute(
         "INSERT OR REPLACE INTO results (hour, webhook_id, fees, realized_pnl, closings, wins) VALUES (?, ?, ?, ?, ?, ?)",
         (*place, decimal_text(after.fees), decimal_text(after.realized), after.closings, after.wins),
     )
+    remember(connection, _TABLE, place, after)
+
+
+def _read(connection: sqlite3.Connection, place: Place) -> Result:
+    row = connection.execute(
+        "SELECT fees, realized_pnl, closings, wins FROM results WHERE hour = ? AND webhook_id = ?", place
+    ).fetchone()
+    return Result() if row is None else Result(Decimal(row[0]), Decimal(row[1]), row[2], row[3])
