@@ -6,7 +6,7 @@ import sqlite3
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 from kekbridge.errors import NotFound
 from kekbridge.model import Order, OrderIntent, OrderStatus, Verdict
@@ -20,9 +20,11 @@ from kekbridge.store.codec import (
     verdicts_from_json,
     verdicts_to_json,
 )
-from kekbridge.store.memory import forget, known, remember
+from kekbridge.store.memory import forget, known, recall, remember
 
 _TABLE: Final = "orders"
+_QUEUED: Final = "queued"
+_TIMES: Final = ("created_at", "expires_at", "next_attempt_at", "submitted_at", "accepted_at", "finished_at")
 COLUMNS: Final = (
     "o.client_order_id, o.alert_id, o.webhook_id, o.leg, o.sequence, o.intent, o.status, o.created_at, o.expires_at, o.order_id,"
     " o.executed_quantity, o.average_price, o.fee, o.realized_pnl, o.code, o.error, o.attempt, o.next_attempt_at, o.submitted_at,"
@@ -43,7 +45,7 @@ def find(connection: sqlite3.Connection, client_order_id: str) -> Order | None:
     """The order of this client order id, or None: it may be somebody else's."""
     written: Order | None = known(connection, _TABLE, client_order_id)
     if written is not None:
-        return _as_stored(written)
+        return written
     row = connection.execute(
         f"SELECT {COLUMNS} FROM orders o WHERE o.client_order_id = ?", (client_order_id,)
     ).fetchone()
@@ -68,6 +70,16 @@ def of_alert(connection: sqlite3.Connection, alert_id: str) -> tuple[Order, ...]
     """The orders of an alert (our id), in the order of its legs."""
     rows = connection.execute(f"SELECT {COLUMNS} FROM orders o WHERE o.alert_id = ? ORDER BY o.leg", (alert_id,))
     return tuple(order_from(row) for row in rows)
+
+
+def count_queued(connection: sqlite3.Connection) -> int:
+    """Orders that are stored and not sent yet."""
+    return recall(connection, _TABLE, _QUEUED, _count_queued)
+
+
+def _count_queued(connection: sqlite3.Connection) -> int:
+    query = "SELECT count(*) FROM orders INDEXED BY orders_open WHERE finished_at IS NULL AND status = 'queued'"
+    return int(connection.execute(query).fetchone()[0])
 
 
 def list_orders(
@@ -152,13 +164,16 @@ def insert(connection: sqlite3.Connection, order: Order, departure: Departure | 
         ),
     )
     sequence = cursor.lastrowid or 0  # which the rowid is
-    stored = replace(order, sequence=sequence, status=status, attempt=attempt, submitted_at=sent_at)
+    stored = _as_stored(order, sequence=sequence, status=status, attempt=attempt, submitted_at=sent_at)
+    if status is OrderStatus.QUEUED:
+        forget(connection, _TABLE, _QUEUED)
     remember(connection, _TABLE, order.client_order_id, stored)
     return stored
 
 
 def update(
     connection: sqlite3.Connection,
+    before: Order,
     order: Order,
     *,
     now: datetime,
@@ -166,7 +181,7 @@ def update(
     verdicts: tuple[Verdict, ...] = (),
     signed_at: datetime | None = None,
 ) -> None:
-    """Write how far an order has come. For orders.py, which knows which changes are allowed.
+    """Write how far an order has come from `before`. For orders.py, which knows which changes are allowed.
 
     `request`, `verdicts` and `signed_at` (when it left: a measure, which nothing decides by) keep their stored values when not given.
     """
@@ -196,8 +211,10 @@ def update(
             order.client_order_id,
         ),
     )
+    if OrderStatus.QUEUED in (before.status, order.status):
+        forget(connection, _TABLE, _QUEUED)
     if order.finished_at is None:
-        remember(connection, _TABLE, order.client_order_id, order)
+        remember(connection, _TABLE, order.client_order_id, _as_stored(order))
     else:
         forget(connection, _TABLE, order.client_order_id)
 
@@ -219,17 +236,13 @@ def replace_intent(connection: sqlite3.Connection, client_order_id: str, intent:
     )
 
 
-def _as_stored(order: Order) -> Order:
-    """An order just written as it would be read again: its times are whole milliseconds."""
-    return replace(
-        order,
-        created_at=times.as_stored(order.created_at),
-        expires_at=times.as_stored(order.expires_at),
-        next_attempt_at=times.optional_as_stored(order.next_attempt_at),
-        submitted_at=times.optional_as_stored(order.submitted_at),
-        accepted_at=times.optional_as_stored(order.accepted_at),
-        finished_at=times.optional_as_stored(order.finished_at),
-    )
+def _as_stored(order: Order, **changes: Any) -> Order:
+    """An order just written, with these changes, as it would be read again: its times are whole milliseconds."""
+    for name in _TIMES:
+        moment = changes.get(name) or getattr(order, name)
+        if moment is not None:
+            changes[name] = times.as_stored(moment)
+    return replace(order, **changes)
 
 
 def order_from(row: sqlite3.Row) -> Order:

@@ -6,14 +6,22 @@ Which step may follow which is said in orders.py; this file asks nothing. Severa
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from operator import attrgetter
+from typing import Final
 
 from kekbridge.model import Order, OrderStatus, Verdict
 from kekbridge.store import alerts, events, ledger
 from kekbridge.store.codec import storable
 from kekbridge.store.order_rows import update
+
+_TOLD: Final = (
+    *("order_id", "attempt", "code", "error", "executed_quantity", "average_price", "fee", "realized_pnl"),
+    *("next_attempt_at", "finished_at"),
+)
+_told_of: Final = attrgetter(*_TOLD)
 
 
 class IllegalTransition(RuntimeError):
@@ -92,32 +100,33 @@ def write(
     signed_at: datetime | None = None,
 ) -> None:
     """Bring row, room and headline from one state of the order to another; `before` is how they stand."""
-    update(connection, after, now=now, request=request, verdicts=verdicts, signed_at=signed_at)
+    update(connection, before, after, now=now, request=request, verdicts=verdicts, signed_at=signed_at)
     ledger.move(connection, before, after)
     alerts.refresh_headline(connection, after.alert_id, now=now)
 
 
 def tell(connection: sqlite3.Connection, before: Order, after: Order, *, now: datetime) -> None:
     """The history's row of a step."""
+    tell_step(connection, after, _story(before, after), now=now)
+
+
+def tell_step(connection: sqlite3.Connection, after: Order, story: Mapping[str, object], *, now: datetime) -> None:
+    """The history's row of a step whose story is known: the figures that are new, with their names."""
     events.append(
         connection,
         f"order_{after.status.value}",
         now=now,
         alert_id=after.alert_id,
         client_order_id=after.client_order_id,
-        data=_story(before, after),
+        data=story,
     )
 
 
 def _story(before: Order, after: Order) -> dict[str, object]:
-    """What changed, for the history: the figures that are new, with their names."""
-    names = ("order_id", "attempt", "code", "error", "executed_quantity", "average_price", "fee", "realized_pnl")
-    story: dict[str, object] = {
-        name: getattr(after, name)
-        for name in (*names, "next_attempt_at", "finished_at")
-        if getattr(after, name) != getattr(before, name)
-    }
-    if after.intent != before.intent:
+    """What changed, for the history."""
+    values = zip(_TOLD, _told_of(before), _told_of(after), strict=True)
+    story: dict[str, object] = {name: new for name, old, new in values if new is not old and new != old}
+    if after.intent is not before.intent and after.intent != before.intent:
         story["quantity"] = after.intent.quantity
         story["limit_price"] = after.intent.limit_price
     return story

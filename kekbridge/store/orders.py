@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 from kekbridge.model import Order, OrderIntent, OrderStatus, Verdict
 from kekbridge.store import ledger
@@ -38,7 +38,16 @@ from kekbridge.store.order_rows import (
     of_alert,
     replace_intent,
 )
-from kekbridge.store.order_steps import IllegalTransition, Unwritten, commit, commit_with, finished, require, tell
+from kekbridge.store.order_steps import (
+    IllegalTransition,
+    Unwritten,
+    commit,
+    commit_with,
+    finished,
+    require,
+    tell,
+    tell_step,
+)
 
 __all__ = [
     "IllegalTransition",
@@ -102,8 +111,7 @@ def queue(
 
 def tell_departure(connection: sqlite3.Connection, order: Order, departure: Departure) -> None:
     """The history's row of an order that was stored as being sent."""
-    before = replace(order, status=OrderStatus.QUEUED, attempt=0, submitted_at=None)
-    tell(connection, before, order, now=departure.at)
+    tell_step(connection, order, {"attempt": order.attempt}, now=departure.at)
 
 
 def claim(
@@ -324,26 +332,25 @@ def apply_report(
     before = known.order if isinstance(known, Unwritten) else known or get(connection, client_order_id)
     if before.attempt == 0:
         raise IllegalTransition(f"order {client_order_id} was never sent, but the exchange reports it as {status}")
-    after = replace(before, order_id=before.order_id or order_id)
+    changes: dict[str, Any] = {"order_id": before.order_id or order_id}
     if executed_quantity >= before.executed_quantity:
-        after = replace(
-            after,
-            executed_quantity=executed_quantity,
-            average_price=before.average_price if average_price is None else average_price,
-            fee=before.fee if fee is None else fee,
-            realized_pnl=before.realized_pnl if realized_pnl is None else realized_pnl,
-        )
-    wanted = _status_after(before, after, status)
+        changes |= {
+            "executed_quantity": executed_quantity,
+            "average_price": before.average_price if average_price is None else average_price,
+            "fee": before.fee if fee is None else fee,
+            "realized_pnl": before.realized_pnl if realized_pnl is None else realized_pnl,
+        }
+    wanted = _status_after(before, max(executed_quantity, before.executed_quantity), status)
     if wanted is not before.status:
-        after = replace(
-            after,
-            status=wanted,
-            accepted_at=after.accepted_at or (now if wanted in _KNOWN_THERE else None),
-            finished_at=(before.finished_at or now) if wanted.is_final else None,
-            next_attempt_at=None,
-            code=code,
-            error=None if error is None else storable(error),
-        )
+        changes |= {
+            "status": wanted,
+            "accepted_at": before.accepted_at or (now if wanted in _KNOWN_THERE else None),
+            "finished_at": (before.finished_at or now) if wanted.is_final else None,
+            "next_attempt_at": None,
+            "code": code,
+            "error": None if error is None else storable(error),
+        }
+    after = replace(before, **changes)
     if isinstance(known, Unwritten):
         return commit_with(connection, known, after, now=now)
     return before if after == before else commit(connection, before, after, now=now)
@@ -364,13 +371,13 @@ def _accepted(before: Order, order_id: str, now: datetime) -> Order:
     )
 
 
-def _status_after(before: Order, after: Order, reported: OrderStatus) -> OrderStatus:
-    """The status that follows from a report, given what is known already."""
+def _status_after(before: Order, executed: Decimal, reported: OrderStatus) -> OrderStatus:
+    """The status that follows from a report, given what is known already; `executed` is how much traded by now."""
     if before.status.is_final:
-        traded_after_all = after.executed_quantity > before.executed_quantity and reported is OrderStatus.FILLED
+        traded_after_all = executed > before.executed_quantity and reported is OrderStatus.FILLED
         return OrderStatus.FILLED if traded_after_all else before.status
     if reported.is_final:
         return reported
-    if after.executed_quantity and _PROGRESS[reported] < _PROGRESS[OrderStatus.PARTIALLY_FILLED]:
+    if executed and _PROGRESS[reported] < _PROGRESS[OrderStatus.PARTIALLY_FILLED]:
         reported = OrderStatus.PARTIALLY_FILLED  # some venues call an order accepted as long as any of it is open
     return reported if _PROGRESS[reported] >= _PROGRESS[before.status] else before.status

@@ -41,7 +41,3 @@ def day_of(moment: datetime) -> str:
 def as_stored(moment: datetime) -> datetime:
     """What is read again of a moment that was written: its whole milliseconds."""
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
-
-
-def optional_as_stored(moment: datetime | None) -> datetime | None:
-    return None if moment is None else as_stored(moment)

@@ -9,7 +9,7 @@ import sqlite3
 from datetime import datetime, timedelta
 
 from kekbridge.model import Order, Usage
-from kekbridge.store import courses, ledger, settings, times
+from kekbridge.store import courses, ledger, order_rows, settings, times
 
 
 def read_usage(
@@ -35,7 +35,7 @@ def read_usage(
         now=now,
         trading_state=control.state,
         trading_reason=control.reason,
-        waiting_orders=_waiting(connection),
+        waiting_orders=order_rows.count_queued(connection),
         traded_today=own.notional - share.notional,
         orders_today=own.orders - share.orders,
         account_traded_today=account.notional - share.notional,
@@ -47,12 +47,6 @@ def read_usage(
         equity_peak=peak,
         courses=courses.of_webhook(connection, webhook_id),
     )
-
-
-def _waiting(connection: sqlite3.Connection) -> int:
-    """Orders that are stored and not sent yet."""
-    query = "SELECT count(*) FROM orders INDEXED BY orders_open WHERE finished_at IS NULL AND status = 'queued'"
-    return int(connection.execute(query).fetchone()[0])
 
 
 def _last_entries(
