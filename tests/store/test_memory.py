@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -30,8 +31,8 @@ Job = Callable[[sqlite3.Connection], object]
 
 _HOOKS = ("one", "two")
 _SYMBOLS = ("PERP_BTC_USDC", "PERP_ETH_USDC")
-_FEW = RateLimits(per_minute=3, per_hour=20, per_day=0)
-_MORE = RateLimits(per_minute=6, per_hour=0, per_day=30)
+_FEW = RateLimits(per_minute=2, per_hour=8, per_day=0)
+_MORE = RateLimits(per_minute=4, per_hour=0, per_day=12)
 
 
 class Refused(Exception):
@@ -65,7 +66,7 @@ def alert(number: int, now: datetime, is_exit: bool) -> Job:
     return lambda connection: admit(
         connection,
         incoming,
-        lambda _: decision,
+        lambda usage: replace(decision, error=repr(usage)),  # what was seen is stored, and so compared
         rates=_FEW,
         account_rates=_MORE,
         now=now,
@@ -158,7 +159,19 @@ def job_of(number: int, kind: str, seconds: int) -> Job:
 
 # ---------------------------------------------------------------------------------------------------------------- the property
 
-_KINDS = ("entry", "entry", "exit", "picture", "fact", "accepted", "partially_filled", "filled", "rejected")
+_KINDS = (
+    "entry",
+    "entry",
+    "entry",
+    "exit",
+    "fact",
+    "picture",
+    "fact",
+    "accepted",
+    "partially_filled",
+    "filled",
+    "rejected",
+)
 _STEPS = st.lists(
     st.tuples(st.sampled_from(_KINDS), st.integers(0, 9), st.sampled_from(("kept", "kept", "kept", "back", "foreign"))),
     min_size=1,
