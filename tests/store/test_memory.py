@@ -25,7 +25,7 @@ from kekbridge.store.events import verify
 from kekbridge.store.memory import forget, known, recall, remember
 from kekbridge.store.order_rows import Departure
 from kekbridge.store.usage import read_usage
-from tests.store.made import NOW, draft, exit_intent, fill, intent
+from tests.store.made import NOW, admitting, draft, exit_intent, fill, intent
 
 Job = Callable[[sqlite3.Connection], object]
 
@@ -301,3 +301,23 @@ async def test_memory_is_bounded(database: Database) -> None:
 
     assert await database.write(fill_up) <= 1000
     assert await database.write(known, "table", 4999) == "fact"
+
+
+async def test_what_the_writer_itself_changes_is_seen_at_once(database: Database) -> None:
+    """A halt and its end, a condition and its end, and the last room of a rate window."""
+    for state in (TradingState.RUNNING, TradingState.HALTED, TradingState.RUNNING):
+        await database.write(settings.set_trading_state, state, reason="r", by="b", now=NOW)
+        assert (await database.write(read_usage, "one", now=NOW)).trading_state is state
+    for holds in (False, True):
+        if holds:
+            assert await database.write(conditions.begin, "c", "stream_down", now=NOW)
+        ends = [await database.write(conditions.end, "c", "stream_up", now=NOW) for _ in range(2)]
+        assert ends == [holds, False]
+    rates = RateLimits(per_minute=2, per_hour=0, per_day=0)
+    kinds = []
+    for _ in range(3):
+        admitted = await database.write(
+            admit, draft(), admitting(), rates=rates, now=NOW, expires_at=NOW + timedelta(hours=1)
+        )
+        kinds.append(admitted.kind)
+    assert kinds == ["admitted", "admitted", "rate_limited"]
