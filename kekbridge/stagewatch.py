@@ -5,7 +5,7 @@ The store keeps the same figures for each alert; this is for those who count as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -61,7 +61,7 @@ class StageWatch:
 
     def answered(self, milliseconds: float) -> None:
         """Its sender was answered."""
-        self._say({"answered": milliseconds})
+        self._say("answered", milliseconds)
 
     def signed(self, client_order_id: str, at: datetime | None) -> None:
         """The request of an order was signed and left."""
@@ -80,11 +80,11 @@ class StageWatch:
             del self._open[order.client_order_id]
 
     def _tell(self, known: _Open, moments: Moments) -> None:
-        news = {stage: value for stage, value in stages_of(moments).items() if stage not in known.told}
-        known.told.update(news)
-        self._say(news)
+        for stage, milliseconds in stages_of(moments).items():
+            if stage not in known.told:
+                known.told.add(stage)
+                self._say(stage, milliseconds)
 
-    def _say(self, stages: Mapping[str, float]) -> None:
-        for stage, milliseconds in stages.items():
-            for listener in self._listeners:
-                listener(stage, milliseconds / 1000)
+    def _say(self, stage: str, milliseconds: float) -> None:
+        for listener in self._listeners:
+            listener(stage, milliseconds / 1000)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 ZERO: Final = Decimal(0)
 # What an alert's status means for its sender. A status that is not named here would be a hole in the sum: see `group_of`.
@@ -136,8 +136,7 @@ class Report:
     equity: Sequence[tuple[datetime, Decimal]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moments:
+class Moments(NamedTuple):
     """When what happened to an alert and its first order; `stored_ms` and `answered_ms` were measured since its receipt."""
 
     received: datetime
