@@ -67,13 +67,19 @@ _SECRET_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
 )
 
-# What each of the shapes begins with or consists of, and the shortest that any of them takes.
-_SECRET_HINT = re.compile(r"wh_|whs|ed25519:|sha256=|v1[:,]|[1-9A-HJ-NP-Za-km-z]{43}")
+# The shortest that any of the shapes takes, and the shortest bare key.
 _SHORTEST_SECRET = 12
+_SHORTEST_KEY = 43
+_LIKE_A_KEY = re.compile(r"[1-9A-HJ-NP-Za-km-z]{43}")
 
 # C0, DEL, C1, line and paragraph separators, bidirectional overrides, zero-width joiners of the same family, lone surrogates.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _UNPRINTABLE_IN_TRACEBACK = re.compile(_UNPRINTABLE.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
+
+# Written down once: `bool | int | float` in a function is made anew with each call.
+_PLAIN = (bool, int, float)
+_BYTES = (bytes, bytearray, memoryview)
+_LISTS = (list, tuple, set, frozenset)
 
 _JSON = json.JSONEncoder(ensure_ascii=False, default=str)
 
@@ -89,15 +95,27 @@ def printable(text: str) -> str:
 
 def redact(text: str) -> str:
     """The text with everything that looks like a credential or an ed25519 key shortened to its kind."""
-    if len(text) < _SHORTEST_SECRET or not _SECRET_HINT.search(text):
+    if not _may_hold_secret(text):
         return text  # nearly every text of nearly every line
     for shape, replacement in _SECRET_SHAPES:
         text = shape.sub(replacement, text)
     return text
 
 
+def _may_hold_secret(text: str) -> bool:
+    """False when none of the shapes can be in it: what each of them begins with or consists of is missing."""
+    if len(text) < _SHORTEST_SECRET:
+        return False
+    if "wh" in text or "v1" in text or "ed25519:" in text or "sha256=" in text:
+        return True
+    return len(text) >= _SHORTEST_KEY and _LIKE_A_KEY.search(text) is not None
+
+
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
-    """A logger whose lines carry its name. It follows configure(), also when made before it; the same as structlog.get_logger(name)."""
+    """A logger whose lines carry its name; the same as structlog.get_logger(name).
+
+    It follows configure(), also when made before it, up to its first line.
+    """
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(name)
     return logger
 
@@ -113,7 +131,6 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
     threshold = _LEVELS[level]
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             _stamp,
             structlog.processors.format_exc_info,  # a plain traceback: no values of locals
@@ -122,7 +139,7 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=partial(_Lines, out),
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
     for handler in list(root.handlers):
@@ -171,7 +188,7 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def _stamp(logger: _Lines, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    event["at"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    event["at"] = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
     if logger.name:
         event["logger"] = logger.name
     return event
@@ -191,19 +208,19 @@ def _clean_value(name: str, value: object, depth: int) -> object:
         return value
     if type(value) is str:  # most values of most lines
         return _REDACTED if _is_secret_name(name) else _clean_text(value)
-    if isinstance(value, bool | int | float):
+    if isinstance(value, _PLAIN):
         return value
     if _is_secret_name(name):
         return _REDACTED
     if isinstance(value, Decimal):
         return format(value, "f") if value.is_finite() else str(value)
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, _BYTES):
         return f"<{len(value)} bytes>"
     if depth >= _DEEPEST:
         return "…"
     if isinstance(value, Mapping):
         return {_clean_name(str(key)): _clean_value(str(key), inner, depth + 1) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, _LISTS):
         return [_clean_value(name, inner, depth + 1) for inner in value]
     return _clean_text(value if isinstance(value, str) else str(value))
 
