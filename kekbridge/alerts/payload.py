@@ -39,19 +39,27 @@ _LONGEST_SENDER_ID = 128
 class Message:
     """One readable body. Nothing in it is trusted or even understood yet.
 
-    `fields` has canonical names (`order_type` -> `orderType`) and is the first step of a message with several; `steps` has the
-    objects as written, what stands beside the steps merged into each. `texts` is what a template signature signs (design.md 4 (c)):
-    each top-level name as written and its value as text; the steps of an array are one text named `steps`.
+    `steps` has the objects as written, what stands beside the steps merged into each.
     """
 
-    fields: Mapping[str, Any]
     steps: tuple[Mapping[str, Any], ...]
     api_key: str | None
     signature: str | None
     sender_id: str | None
-    texts: Mapping[str, str]
     body_digest: str
     document: dict[str, Any] | list[Any]
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """What a template signature signs (design.md 4 (c)): each top-level name as written and its value as text.
+
+        The steps of an array are one text named `steps`. Made when it is asked for: most proofs are headers over the body.
+        """
+        if isinstance(self.document, dict):
+            return {name: value_text(value) for name, value in self.document.items()}
+        bare = [{n: v for n, v in step.items() if canonical_name(n) not in IDENTITY_FIELDS} for step in self.document]
+        texts = {name: value_text(value) for name, value in _identity_of(self.document).items()}
+        return {**texts, STEPS_FIELD: value_text(bare)}
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the content without timestamp and signature: what makes two messages the same order.
@@ -76,14 +84,12 @@ def read_message(body: bytes) -> Message:
     """
     stripped = strip_body(body)
     document = read_document(stripped)
-    identity, steps, texts = _split_array(document) if isinstance(document, list) else _split_object(document)
+    identity, steps = _split_array(document) if isinstance(document, list) else _split_object(document)
     return Message(
-        fields=MappingProxyType({canonical_name(name): value for name, value in steps[0].items()}),
         steps=tuple(MappingProxyType(step) for step in steps),
         api_key=_api_key(identity),
         signature=_plain_text(identity.get("signature")),
         sender_id=_sender_id(identity.get("alertId")),
-        texts=MappingProxyType(texts),
         body_digest=hashlib.sha256(stripped).hexdigest(),
         document=document,
     )
@@ -146,27 +152,23 @@ def value_text(value: object) -> str:
 
 # ------------------------------------------------------------------------------------------------- shapes of a message
 
-_Parts = tuple[dict[str, Any], list[dict[str, Any]], dict[str, str]]
+_Parts = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 def _split_object(document: dict[str, Any]) -> _Parts:
-    texts = {name: value_text(value) for name, value in document.items()}
     listed = document.get(STEPS_FIELD)
     if listed is None:
-        return _identity_of([document]), [document], texts
+        return _identity_of([document]), [document]
     common = {name: value for name, value in document.items() if name != STEPS_FIELD}
     steps = _check_steps(listed)
     identity = _identity_of([common, *steps])
-    return identity, [_merge(common, step) for step in steps], texts
+    return identity, [_merge(common, step) for step in steps]
 
 
 def _split_array(document: list[Any]) -> _Parts:
     steps = _check_steps(document)
     identity = _identity_of(steps)
-    bare = [{n: v for n, v in step.items() if canonical_name(n) not in IDENTITY_FIELDS} for step in steps]
-    texts = {name: value_text(value) for name, value in identity.items()}
-    texts[STEPS_FIELD] = value_text(bare)
-    return identity, [_merge(identity, step) for step in steps], texts
+    return identity, [_merge(identity, step) for step in steps]
 
 
 def _check_steps(listed: object) -> list[dict[str, Any]]:

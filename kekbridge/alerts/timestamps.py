@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from functools import lru_cache
 
 from kekbridge.alerts.numbers import decimal_of
 from kekbridge.alerts.redaction import show
@@ -40,6 +41,8 @@ def instant_of(value: object) -> datetime:
     return instant
 
 
+# A message is asked twice when it fired, and all alerts of one bar say the same second.
+@lru_cache(maxsize=64)
 def _from_iso(text: str) -> datetime | None:
     match = _ISO.fullmatch(text)
     if match is None:

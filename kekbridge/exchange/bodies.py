@@ -32,6 +32,8 @@ ALGO_PATH: Final = "/v1/algo/order"
 ALGO_TYPES: Final = ("STOP", "TP_SL", "POSITIONAL_TP_SL", "BRACKET", "TRAILING_STOP")
 """Every root type: an emergency cancel asks for each by name (section 7)."""
 
+# One encoder for all: json.dumps with options makes a new one each time.
+_encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 _MARGIN_MODE: Final = "CROSS"
 _MARK: Final = "MARK_PRICE"
 _PLAIN_TYPES: Final = {
@@ -92,14 +94,7 @@ def create_request(order: Order) -> CreateRequest:
 def request_for(intent: OrderIntent, client_order_id: str) -> CreateRequest:
     """As `create_request`, for an intent and the id it shall have (at most 36 of [A-Za-z0-9-], no hyphen first)."""
     kind = order_kind(intent)
-    build = {
-        OrderKind.PLAIN: _plain,
-        OrderKind.STOP: _stop,
-        OrderKind.TP_SL: _exit_pair,
-        OrderKind.BRACKET: _bracket,
-        OrderKind.TRAILING_STOP: _trailing,
-    }[kind]
-    body = build(intent)
+    body = _SHAPES[kind](intent)
     body["client_order_id"] = client_order_id
     body["margin_mode"] = _MARGIN_MODE
     return CreateRequest(kind, ALGO_PATH if kind.is_algo else ORDER_PATH, dump(body))
@@ -177,7 +172,7 @@ def number(value: Decimal) -> str:
 
 def dump(body: dict[str, Any]) -> str:
     """The one serialisation: what is signed, sent and stored is this text."""
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _encode(body)
 
 
 # ------------------------------------------------------------------------------------------------------------ the shapes
@@ -293,6 +288,14 @@ def _leaves(intent: OrderIntent, side: Side, take_profit: TakeProfit | None, *, 
     ]
 
 
+_SHAPES: Final = {
+    OrderKind.PLAIN: _plain,
+    OrderKind.STOP: _stop,
+    OrderKind.TP_SL: _exit_pair,
+    OrderKind.BRACKET: _bracket,
+    OrderKind.TRAILING_STOP: _trailing,
+}
+
 # --------------------------------------------------------------------------------------------------------------- helpers
 
 
@@ -306,8 +309,10 @@ def _nearest_first(intent: OrderIntent) -> list[TakeProfit]:
 
 def _bracket_take_profit(intent: OrderIntent) -> TakeProfit | None:
     """The take-profit that may share the bracket with the stop: the farthest, and only if all of them close the whole entry."""
+    if not intent.take_profits:
+        return None
     total = sum((wish.quantity for wish in intent.take_profits), Decimal(0))
-    if not intent.take_profits or total < intent.quantity:
+    if total < intent.quantity:
         return None
     return _nearest_first(intent)[-1]
 

@@ -111,16 +111,14 @@ class Authenticator:
         webhook, key = found or self._nobody
         secret = self._open(key)
         proofs = check_proofs(secret or self.nobodys_secret, delivery, message, profile=webhook.settings.profile)
-        unknown = Unauthenticated(
-            "api_key_unknown", f"no valid webhook key equals the apiKey {_hint(api_key)}", field="apiKey"
-        )
         try:
             proof = _decide(webhook, proofs, can_check=secret is not None)
             _check_dry_run(webhook, delivery, proofs)
         except Unauthenticated as refusal:
+            unknown = _unknown(api_key)  # made for both, so that both take as long
             raise (refusal if found else unknown) from None
         if found is None:
-            raise unknown
+            raise _unknown(api_key)
         self._used(key.id, delivery.received_at)
         _check_may_send(webhook, delivery)
         flag = delivery.headers.get(DRY_RUN_HEADER)
@@ -239,6 +237,12 @@ def _from_base64(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return b""
+
+
+def _unknown(api_key: str) -> Unauthenticated:
+    return Unauthenticated(
+        "api_key_unknown", f"no valid webhook key equals the apiKey {_hint(api_key)}", field="apiKey"
+    )
 
 
 def _hint(api_key: str) -> str:
