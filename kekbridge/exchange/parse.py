@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Final
@@ -41,9 +41,11 @@ _PLAIN_TYPES: Final[Mapping[str, OrderType]] = {
     "ASK": OrderType.LIMIT,
     "BID": OrderType.LIMIT,
 }
+_SIDES: Final[Mapping[str, Side]] = {side.value: side for side in Side}
 _EXIT_LEAVES: Final = ("TAKE_PROFIT", "STOP_LOSS")
 _PAIRS: Final = ("TP_SL", "POSITIONAL_TP_SL")
 _MAX_DIGITS: Final = 64
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 # ------------------------------------------------------------------------------------------------------- single values
@@ -79,7 +81,7 @@ def moment(raw: object) -> datetime | None:
     value = integer_or_none(raw)
     if value is None or not 0 < value < 10**14:
         return None
-    return datetime.fromtimestamp(value // 1000, UTC).replace(microsecond=value % 1000 * 1000)
+    return _EPOCH + timedelta(milliseconds=value)
 
 
 def milliseconds(at: datetime) -> int:
@@ -100,6 +102,9 @@ def identifier(raw: object) -> str | None:
     return text if text.strip("0") else None
 
 
+_HOLDERS: Final = (dict, list)  # what has fields in it
+
+
 @lru_cache(maxsize=512)
 def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
@@ -108,7 +113,7 @@ def _snake(name: str) -> str:
 def snake_keys(value: object) -> Any:
     """A stream message with the field names of the REST API (the streams speak camelCase, section 12)."""
     if isinstance(value, dict):
-        return {_snake(key): snake_keys(item) for key, item in value.items()}
+        return {_snake(key): snake_keys(item) if isinstance(item, _HOLDERS) else item for key, item in value.items()}
     if isinstance(value, list):
         return [snake_keys(item) for item in value]
     return value
@@ -129,10 +134,10 @@ def _text(row: Mapping[str, Any], name: str) -> str:
 
 
 def _side(row: Mapping[str, Any]) -> Side:
-    try:
-        return Side(_text(row, "side").upper())
-    except ValueError:
-        raise ParseError("side is neither BUY nor SELL in an answer of the exchange") from None
+    side = _SIDES.get(_text(row, "side").upper())
+    if side is None:
+        raise ParseError("side is neither BUY nor SELL in an answer of the exchange")
+    return side
 
 
 def _positive(raw: object) -> Decimal | None:
@@ -178,7 +183,7 @@ def order_report(row: Mapping[str, Any]) -> OrderReport:
         reduce_only=is_true(row.get("reduce_only")),
         reason=_reason(row),
         created_at=moment(row.get("created_time")),
-        updated_at=moment(updated) or datetime.fromtimestamp(0, UTC),
+        updated_at=moment(updated) or _EPOCH,
         version=updated,
     )
 
@@ -219,7 +224,7 @@ def algo_report(row: Mapping[str, Any]) -> OrderReport:
         reduce_only=is_true(row.get("reduce_only")),
         reason=_reason(row),
         created_at=moment(row.get("created_time")),
-        updated_at=moment(updated) or datetime.fromtimestamp(0, UTC),
+        updated_at=moment(updated) or _EPOCH,
         version=updated,
         stop_is_live=_stop_is_live(row, algo_type, children),
         children=children,
@@ -409,5 +414,6 @@ def instrument(row: Mapping[str, Any]) -> Instrument:
 
 
 def named(report: OrderReport, fill: Fill) -> Fill:
-    """A fill with the client order id of the order it belongs to (trades carry none)."""
-    return replace(fill, client_order_id=report.client_order_id)
+    """A fill with the client order id of the order it belongs to (those of the stream carry it, trades carry none)."""
+    name = report.client_order_id
+    return fill if fill.client_order_id == name else replace(fill, client_order_id=name)
