@@ -13,7 +13,6 @@ Pure; the secret and the comparison never leave this module.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import re
@@ -95,7 +94,7 @@ def _pairs(names: list[str], texts: Mapping[str, str]) -> list[list[str]]:
 
 
 def _digest(secret: str, canonical: str) -> str:
-    return hmac.new(secret.encode(), canonical.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(secret.encode(), canonical.encode(), "sha256").hex()
 
 
 def _problem(listed: list[str], free: tuple[str, ...], texts: Mapping[str, str], profile: Profile) -> str:

@@ -186,10 +186,11 @@ class Listener:
         """One POST to the webhook path."""
         received_at = self._clock()
         client = self._addresses.of(request.remote, _joined(request, "X-Forwarded-For"))
+        remote = str(client)
         try:
             self._check_admitted(request, client, received_at)
             body = await self._read_body(request)
-            delivery = Delivery(body=body, headers=_proof_headers(request), remote=str(client), received_at=received_at)
+            delivery = Delivery(body=body, headers=_proof_headers(request), remote=remote, received_at=received_at)
             with self._protected(request):
                 answer = await self._receive(delivery)
             response = self._respond(answer)
@@ -197,17 +198,17 @@ class Listener:
             return self._refuse(request, client, received_at, error)
         except ConnectionError:
             # The sender went away while its body was read: nobody is left to answer.
-            log.debug("sender_gone", remote=str(client))
+            log.debug("sender_gone", remote=remote)
             return self._respond(_door_answer("body_timeout", "the body did not arrive"), close=True)
         except Exception as error:
             # A 5xx would say "not stored, send again". After a bug that is not known, and the same bytes would meet the same bug.
-            log.exception("internal_error", remote=str(client))
+            log.exception("internal_error", remote=remote)
             bug = RequestRefused("internal_error", "kekbridge failed on this request; its log has the details")
             bug.__cause__ = error
             return self._refuse(request, client, received_at, bug)
         if self._lockout:
             self._lockout.succeeded(client)
-        log.debug("answered", remote=str(client), http_status=answer.status)
+        log.debug("answered", remote=remote, http_status=answer.status)
         return response
 
     def _check_admitted(self, request: web.BaseRequest, client: Client, now: datetime) -> None:
