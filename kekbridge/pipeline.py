@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -42,6 +42,9 @@ from kekbridge.store.usage import read_usage
 from kekbridge.turns import Departures, Turn, Turns
 
 log = structlog.get_logger("kekbridge.pipeline")
+
+# Turns of the loop: in the first an order is signed and given to its connection, which writes it in the second (before Python 3.12).
+_TURNS_TO_LEAVE: Final = 2
 
 
 class Door(Protocol):
@@ -120,7 +123,8 @@ class Pipeline:
         stages = {"stored": _milliseconds_since(started)}
         self._tell_stored(admitted, stages["stored"])
         self._departures.take(admitted)
-        await asyncio.sleep(0)  # an order that may leave goes first: its price moves, the answer's does not
+        for _ in range(_TURNS_TO_LEAVE):
+            await asyncio.sleep(0)  # an order that may leave goes first: its price moves, the answer's does not
         self._reorder.moved(admitted.alert.webhook_id or "")
         answer = await self._answer(admitted, delivery)
         stages["answered"] = _milliseconds_since(started)
