@@ -95,9 +95,9 @@ def decide(
                 usage = with_order(usage, leg)
         if denied is not None:
             break
-    concluded = _conclude(alert, plans, kept, verdicts, warnings, denial=denied[1] if denied else None, refusal=refusal)
     trips = _trips(denied[1], denied[0].notional, webhook, usage, terms) if denied else ()
-    return replace(concluded, courses=tuple(courses.items()), trips=trips)
+    denial, told = denied[1] if denied else None, tuple(courses.items())
+    return _conclude(alert, plans, kept, verdicts, warnings, denial=denial, refusal=refusal, courses=told, trips=trips)
 
 
 def _judge_leg(
@@ -272,6 +272,8 @@ def _conclude(
     *,
     denial: Verdict | None,
     refusal: RequestRefused | None,
+    courses: tuple[tuple[str, StrategyCourse], ...],
+    trips: tuple[Trip, ...],
 ) -> Decision:
     first: Signal = alert.steps[0]
     symbol = next((plan.symbol for plan in plans if plan.symbol), storable_text(first.symbol or "") or None)
@@ -299,6 +301,8 @@ def _conclude(
         symbol=symbol,
         warnings=tuple(warnings),
         cancels=cancels,
+        courses=courses,
+        trips=trips,
     )
 
 

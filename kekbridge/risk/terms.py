@@ -6,7 +6,8 @@ Part of the list in rules.py, which says in which order they are asked.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import lru_cache
 
 from kekbridge.errors import ConfigError
 from kekbridge.model import ZERO, Verdict
@@ -90,9 +91,14 @@ def cooldown(case: Case) -> Iterator[Verdict]:
         yield deny("cooldown", scope, found, limit, text)
 
 
+@lru_cache(maxsize=16)
+def _time_of_week(minute: datetime) -> str:
+    return f"{minute:%a %H:%M} UTC"
+
+
 def trading_hours(case: Case) -> Iterator[Verdict]:
     """Whether positions may be opened at this time of the week."""
-    clock = f"{case.now:%a %H:%M} UTC"
+    clock = _time_of_week(case.now.replace(second=0, microsecond=0))
     for scope, limits in case.scopes:
         text = limits.trading_hours
         if not text:
