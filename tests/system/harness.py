@@ -154,8 +154,9 @@ class Process:
 
 
 def clean_environment() -> dict[str, str]:
-    """This environment without any kekbridge setting in it."""
+    """This environment without any kekbridge setting in it, and with modules compiled once, as an installation has them."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("KEKBRIDGE_")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     root = Path(__file__).resolve().parents[2]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH", "")]))
     return environment
