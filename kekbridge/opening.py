@@ -1,7 +1,7 @@
 """Opens what a daemon stands on, in order: directory, lock, vault, store, paper exchange, certificate, exchange client.
 
 The only place that knows which venue a mode means. Nothing here listens for alerts or trades; the stack it is given closes all of it
-in reverse.
+in reverse. What only some bridges have (the paper exchange, a certificate of its own) is imported where it is opened.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -22,15 +23,15 @@ from kekbridge.config import Settings
 from kekbridge.errors import ConfigError
 from kekbridge.exchange.orderly import OrderlyExchange
 from kekbridge.exchange.signing import Signer
-from kekbridge.ingress.autocert import AutoCertificate
 from kekbridge.model import Mode
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
-from kekbridge.paper.server import PaperExchange
-from kekbridge.paper.settings import PaperSettings
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
-from kekbridge.upkeep.expiry import note_renewal
 from kekbridge.vault import OpenVault, Sealer, master_key, open_vault, orderly_secret
+
+if TYPE_CHECKING:
+    from kekbridge.ingress.autocert import AutoCertificate
+    from kekbridge.paper.server import PaperExchange
 
 log = structlog.get_logger("kekbridge.opening")
 
@@ -97,6 +98,9 @@ async def _start_paper(settings: Settings, data_dir: Path, stack: AsyncExitStack
     """The embedded paper exchange, unless the mode or an own base_url says otherwise; a taken port falls back to a free one."""
     if settings.mode is not Mode.PAPER or settings.exchange.base_url:
         return None
+    from kekbridge.paper.server import PaperExchange
+    from kekbridge.paper.settings import PaperSettings
+
     paper = PaperExchange(
         data_dir / "paper",
         settings=PaperSettings(
@@ -146,6 +150,8 @@ def _auto_certificate(
     """What keeps the certificate of tls.domain; its news go into the history."""
     if not settings.tls.domain:
         return None
+    from kekbridge.ingress.autocert import AutoCertificate
+    from kekbridge.upkeep.expiry import note_renewal
 
     async def report(kind: str, details: dict[str, str]) -> None:
         await database.write(note_renewal, kind, details, now=clock())

@@ -11,9 +11,7 @@ from kekbridge.admin.access import check_loopback
 from kekbridge.config import Server, Settings
 from kekbridge.errors import ConfigError
 from kekbridge.ingress.addresses import AllowList, ClientAddresses
-from kekbridge.ingress.autocert import check_domain
 from kekbridge.ingress.certificates import PinnedCertificates
-from kekbridge.ingress.issuance import need_acme
 from kekbridge.ingress.tls import check_bind, serving_context
 
 
@@ -42,5 +40,8 @@ def _check_certificate(settings: Settings) -> None:
             "tls.domain and tls.cert are both set: let kekbridge get the certificate, or name the files, not both",
             field="tls.domain",
         )
+    from kekbridge.ingress.autocert import check_domain  # imported here: few bridges get their certificate themselves
+    from kekbridge.ingress.issuance import need_acme
+
     check_domain(tls.domain)
     need_acme()
