@@ -1,6 +1,6 @@
-"""The composition root: what was opened (opening.py), the parts that trade (engine.py), and around them doors, chores and watchdog.
+"""The composition root: what was opened (opening.py), the parts that trade (engine.py), the door, the operator's side (operations.py).
 
-    vault -> store -> (paper exchange) -> exchange -> follower/recovery -> pipeline -> worker -> listener -> jobs
+    vault -> store -> (paper exchange) -> exchange -> follower/recovery -> pipeline -> worker -> listener -> operations
 
 Crash-only: the start is the recovery path. The listener answers as soon as the store is open (alerts are queued durably), the worker starts
 only once the bridge's view equals the exchange's.
@@ -12,18 +12,17 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from kekbridge import coredumps, whereabouts
-from kekbridge.admin.access import make_token
-from kekbridge.admin.desk import Desk
-from kekbridge.admin.server import AdminServer
+from kekbridge import coredumps
 from kekbridge.attacks import AttackLog
 from kekbridge.config import Server, Settings
 from kekbridge.delivery import WEBHOOK_PATH, Readiness
@@ -35,14 +34,15 @@ from kekbridge.ingress.certificates import PinnedCertificates
 from kekbridge.ingress.listener import Listener
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.ingress.tls import serving_context
-from kekbridge.jobs import Jobs
 from kekbridge.model import Mode
-from kekbridge.notify import NOTIFY_URLS, Notifier, channels_of
 from kekbridge.opening import Opened, open_all
 from kekbridge.preflight import check_settings
 from kekbridge.refusals import RefusalLog
 from kekbridge.supervise import InheritedSocket, Supervisor, inherited_sockets
 from kekbridge.webhooks import domain_url
+
+if TYPE_CHECKING:
+    from kekbridge.operations import Operations
 
 log = structlog.get_logger("kekbridge.daemon")
 
@@ -104,6 +104,7 @@ class Daemon:
     """All parts of a running bridge. Tests build one in-process; `serve` runs one as the process."""
 
     started: Started
+    operations: Operations
 
     def __init__(self, opened: Opened, *, supervisor: Supervisor, sockets: Sequence[InheritedSocket]) -> None:
         settings, certificate = opened.settings, opened.certificate
@@ -116,7 +117,6 @@ class Daemon:
         self.database = opened.database
         self.exchange = opened.exchange
         self.engine = Engine(opened)
-        self.jobs = self._jobs()
         self.attacks = AttackLog(opened.database, clock=opened.clock)
         self.refusals = RefusalLog(opened.database)
         self.lockout = Lockout(
@@ -125,7 +125,6 @@ class Daemon:
             lockout_s=settings.auth.lockout_s,
             told=self.attacks.note,
         )
-        self.admin = self._admin() if settings.admin.enabled else None
         self.listener = self._listener()
 
     @classmethod
@@ -144,34 +143,6 @@ class Daemon:
         opened = await open_all(settings, data_dir, stack, clock=clock)
         return cls(opened, supervisor=supervisor or Supervisor(None), sockets=sockets)
 
-    def _jobs(self) -> Jobs:
-        return Jobs(
-            settings=self._settings,
-            data_dir=self._opened.data_dir,
-            certificate_file=self._tls.cert,
-            exchange=self.exchange,
-            follower=self.engine.follower,
-            recovery=self.engine.recovery,
-            guard=self.engine.guard,
-            equity=self.engine.equity,
-            database=self.database,
-            clock=self._opened.clock,
-        )
-
-    def _admin(self) -> AdminServer:
-        desk = Desk(
-            database=self.database,
-            exchange=self.exchange,
-            sealer=self.sealer,
-            settings=self._settings,
-            readiness=self.readiness,
-            lockout=self.lockout,
-            clock=self._opened.clock,
-            stages=self.engine.outcomes.stages,
-        )
-        wanted = self._settings.admin
-        return AdminServer(desk, make_token(self._opened.data_dir), host=wanted.host, port=wanted.port)
-
     def _listener(self) -> Listener:
         auth = self._settings.auth
         return Listener(
@@ -188,29 +159,40 @@ class Daemon:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Open the doors, work in the background, and drain at the end: doors, lanes, jobs, answers still being written down."""
+        """Open the doors, work in the background, and drain at the end: doors, lanes, jobs, answers still being written down.
+
+        Raises ConfigError when a door cannot be opened.
+        """
         await self.exchange.start()
         self.started = await self._open_door()
-        await self._tell_whereabouts()
-        self.jobs.start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                trading = group.create_task(self.engine.trade())
+                background = [group.create_task(story) for story in self._stories()]
+                try:
+                    async with self._operating():
+                        background.append(group.create_task(self.operations.run()))
+                        yield
+                finally:
+                    await asyncio.shield(self._drain(trading))
+                    for task in (*background, trading):
+                        task.cancel()
+        except BaseExceptionGroup as errors:
+            expected = errors.subgroup(KekbridgeError)
+            if expected is None:
+                raise
+            raise expected.exceptions[0] from None  # one line for the person who started it, no group's traceback
+
+    def _stories(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs beside the trading from the first alert on."""
         certificate = self._opened.certificate
-        async with asyncio.TaskGroup() as group:
-            trading = group.create_task(self.engine.trade(self.jobs.start_trading))
-            stories = [
-                *self.engine.background(),
-                self.refusals.run(),
-                self.attacks.run(),
-                self._supervisor.run(self._is_alive, self._describe),
-                self._notify(),
-                *([certificate.run()] if certificate else []),
-            ]
-            background = [group.create_task(story) for story in stories]
-            try:
-                yield
-            finally:
-                await asyncio.shield(self._drain(trading))
-                for task in (*background, trading):
-                    task.cancel()
+        return [
+            *self.engine.background(),
+            self.refusals.run(),
+            self.attacks.run(),
+            self._supervisor.run(self._is_alive, self._describe),
+            *([certificate.run()] if certificate else []),
+        ]
 
     async def _open_door(self) -> Started:
         """Listen, and say where."""
@@ -218,10 +200,7 @@ class Daemon:
         url = f"{'https' if self._tls.cert else 'http'}://{host}:{port}"
         domain = self._settings.tls.domain
         public_url = self._settings.server.public_url.rstrip("/") or (domain_url(domain, port) if domain else url)
-        # Everything that lives as long as the daemon is allocated now: keep it out of every later collection.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(50_000, 20, 50)
+        _keep_out_of_collections()
         return Started(
             mode=self._settings.mode,
             url=url,
@@ -231,14 +210,29 @@ class Daemon:
             paper_url=self._opened.paper_url,
         )
 
-    async def _tell_whereabouts(self) -> None:
-        """Open the operator's door, too, and note for the commands beside this process where everything is."""
-        exchange_url = self._opened.paper_url or self._settings.exchange.base_url
-        await whereabouts.note_exchange(self.database, exchange_url, now=self._opened.clock())
-        if self.admin is not None:
-            url = await self.admin.start()
-            log.info("admin_listening", url=url)
-            await whereabouts.note_admin(self.database, url, now=self._opened.clock())
+    @asynccontextmanager
+    async def _operating(self) -> AsyncIterator[None]:
+        """Import and start what no alert waits for, after the first try to reconcile: it would be a third of the whole start.
+
+        Imported by a thread: the loop goes on answering alerts. Raises ConfigError when the operator's door cannot be opened.
+        """
+        await self.engine.tried_to_recover(_SETTLE_S)
+        await asyncio.to_thread(import_module, "kekbridge.operations")
+        from kekbridge.operations import Operations
+
+        self.operations = Operations(
+            self._opened,
+            self.engine,
+            lockout=self.lockout,
+            readiness=self.readiness,
+            certificate_file=self._tls.cert,
+        )
+        try:
+            await self.operations.start()
+            _keep_out_of_collections()
+            yield
+        finally:
+            await asyncio.shield(self.operations.stop())
 
     async def check_venue(self, longest_s: float) -> tuple[Check, ...]:
         """What a trader should know of the key and the venue before trusting them; the paper account has nothing to check.
@@ -257,33 +251,12 @@ class Daemon:
     async def _drain(self, trading: asyncio.Task[None]) -> None:
         """Stop in order: nobody new, everybody inside answered, orders under way recorded."""
         log.info("stopping")
-        self.jobs.stop()
-        if self.admin is not None:
-            await self.admin.close()
         await self.listener.stop_accepting()
         self.engine.outcomes.stop_waiting()  # what waits in the backlog of a handed-over socket must not wait for this too
         await self.listener.close()  # requests under way get their answer: their alerts are stored
         await self.engine.finish(trading)
         await self.refusals.flush()
         await self.attacks.flush()
-
-    async def _notify(self) -> None:
-        """Tell the channels that the vault names, if any; nothing waits for them."""
-        try:
-            channels = channels_of(await asyncio.to_thread(self._opened.vault.get, NOTIFY_URLS))
-        except KekbridgeError as error:
-            log.error("no_notifications", error=error.message)
-            return
-        wanted = self._settings.notify
-        await Notifier(
-            self.database,
-            channels,
-            clock=self._opened.clock,
-            mute=wanted.mute,
-            least=wanted.least,
-            digest_s=wanted.digest_s,
-            templates=wanted.templates,
-        ).run()
 
     def _is_alive(self) -> bool:
         """For the watchdog: the event loop asks, so it runs."""
@@ -313,6 +286,12 @@ class Daemon:
                 "detail": health.detail,
             },
         )
+
+
+def _keep_out_of_collections() -> None:
+    """Spare the garbage collector what lives as long as the daemon. Not collected before: imports and a start leave next to no garbage."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def _addresses(settings: Settings, sockets: Sequence[InheritedSocket]) -> tuple[Server, ...]:

@@ -6,6 +6,7 @@ Nothing trades before the bridge's view equals the exchange's. Who knocks at the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
@@ -41,6 +42,7 @@ class Engine:
         terms = _terms(opened)
         self._settings = opened.settings
         self._recovered = asyncio.Event()
+        self._tried = asyncio.Event()
         self.outcomes = Outcomes()
         self.key_use = KeyUse(opened.database)
         self._build_followers(opened)
@@ -134,7 +136,17 @@ class Engine:
                 "announced_unreconciled", detail="the exchange does not answer; entries are refused until it does"
             )
 
-    async def trade(self, on_recovered: Callable[[], None]) -> None:
+    async def recovered(self) -> None:
+        """Return once the bridge's view has equalled the exchange's."""
+        await self._recovered.wait()
+
+    async def tried_to_recover(self, longest_s: float) -> None:
+        """Return after the first reconciliation, whatever came of it, or after `longest_s` at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                await self._tried.wait()
+
+    async def trade(self) -> None:
         """Reconcile, say so, and send orders until stopped."""
         while not self.worker.is_stopping:
             try:
@@ -142,12 +154,13 @@ class Engine:
                 break
             except* KekbridgeError as errors:
                 log.warning("not_reconciled", error=str(errors.exceptions[0]))
+            finally:
+                self._tried.set()
             await self.worker.sleep_unless_stopping(_RECOVERY_PAUSE_S)
         if self.worker.is_stopping:
             return
         self._recovered.set()
         self._look_after_positions()
-        on_recovered()
         await self.worker.run(self.pipeline)
 
     def background(self) -> tuple[Coroutine[Any, Any, None], ...]:

@@ -147,7 +147,7 @@ async def test_an_alert_whose_text_was_removed_is_explained_but_not_replayed(
     await run("webhook", "test", "main", "--body", body_file(desk, tmp_path))
     await desk.settled()
     desk.clock.jump_to(desk.clock() + timedelta(days=91))
-    await desk.daemon.jobs.run_now("retention")
+    await desk.daemon.operations.jobs.run_now("retention")
     [stored] = (await desk.daemon.database.read(alert_search.search)).alerts
     assert list(stored.payload) == ["removed"]
     code, told = await run("explain", stored.id)

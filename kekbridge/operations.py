@@ -1,0 +1,111 @@
+"""What the operator has beside the trading: the admin listener, the jobs that run by the clock, and the notifications.
+
+No alert waits for any of it, so the daemon imports and starts this once it has tried to reconcile. Nothing here decides on an order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from kekbridge import whereabouts
+from kekbridge.admin.access import make_token
+from kekbridge.admin.desk import Desk
+from kekbridge.admin.server import AdminServer
+from kekbridge.delivery import Readiness
+from kekbridge.engine import Engine
+from kekbridge.errors import KekbridgeError
+from kekbridge.ingress.lockout import Lockout
+from kekbridge.jobs import Jobs
+from kekbridge.notify import NOTIFY_URLS, Notifier, channels_of
+from kekbridge.opening import Opened
+
+log = structlog.get_logger("kekbridge.operations")
+
+
+class Operations:
+    """One per daemon: `start` once, then `run` as a task, and `stop` before the door is closed."""
+
+    def __init__(
+        self,
+        opened: Opened,
+        engine: Engine,
+        *,
+        lockout: Lockout,
+        readiness: Callable[[], Readiness],
+        certificate_file: str,
+    ) -> None:
+        """`certificate_file`: what the listener serves, empty for plain HTTP. Raises ConfigError for an admin.host that is not loopback."""
+        self._opened = opened
+        self._engine = engine
+        self.jobs = Jobs(
+            settings=opened.settings,
+            data_dir=opened.data_dir,
+            certificate_file=certificate_file,
+            exchange=opened.exchange,
+            follower=engine.follower,
+            recovery=engine.recovery,
+            guard=engine.guard,
+            equity=engine.equity,
+            database=opened.database,
+            clock=opened.clock,
+        )
+        self._admin = self._build_admin(lockout, readiness) if opened.settings.admin.enabled else None
+
+    def _build_admin(self, lockout: Lockout, readiness: Callable[[], Readiness]) -> AdminServer:
+        opened = self._opened
+        desk = Desk(
+            database=opened.database,
+            exchange=opened.exchange,
+            sealer=opened.sealer,
+            settings=opened.settings,
+            readiness=readiness,
+            lockout=lockout,
+            clock=opened.clock,
+            stages=self._engine.outcomes.stages,
+        )
+        wanted = opened.settings.admin
+        return AdminServer(desk, make_token(opened.data_dir), host=wanted.host, port=wanted.port)
+
+    async def start(self) -> None:
+        """Open the operator's door, note where everything is, start the clockwork. Raises ConfigError when the door cannot be opened."""
+        exchange_url = self._opened.paper_url or self._opened.settings.exchange.base_url
+        await whereabouts.note_exchange(self._opened.database, exchange_url, now=self._opened.clock())
+        if self._admin is not None:
+            url = await self._admin.start()
+            log.info("admin_listening", url=url)
+            await whereabouts.note_admin(self._opened.database, url, now=self._opened.clock())
+        self.jobs.start()
+
+    async def run(self) -> None:
+        """Until cancelled: the jobs of a bridge that trades, once it does, and the notifications."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._notify())
+            await self._engine.recovered()
+            self.jobs.start_trading()
+
+    async def stop(self) -> None:
+        """Cut the jobs and close the operator's door."""
+        self.jobs.stop()
+        if self._admin is not None:
+            await self._admin.close()
+
+    async def _notify(self) -> None:
+        """Tell the channels that the vault names, if any; nothing waits for them."""
+        opened, wanted = self._opened, self._opened.settings.notify
+        try:
+            channels = channels_of(await asyncio.to_thread(opened.vault.get, NOTIFY_URLS))
+        except KekbridgeError as error:
+            log.error("no_notifications", error=error.message)
+            return
+        await Notifier(
+            opened.database,
+            channels,
+            clock=opened.clock,
+            mute=wanted.mute,
+            least=wanted.least,
+            digest_s=wanted.digest_s,
+            templates=wanted.templates,
+        ).run()
