@@ -9,7 +9,6 @@ only once the bridge's view equals the exchange's.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from kekbridge import coredumps
+from kekbridge import collector, coredumps
 from kekbridge.attacks import AttackLog
 from kekbridge.config import Server, Settings
 from kekbridge.delivery import WEBHOOK_PATH, Readiness
@@ -200,7 +199,7 @@ class Daemon:
         url = f"{'https' if self._tls.cert else 'http'}://{host}:{port}"
         domain = self._settings.tls.domain
         public_url = self._settings.server.public_url.rstrip("/") or (domain_url(domain, port) if domain else url)
-        _keep_out_of_collections()
+        collector.keep_what_is_there()
         return Started(
             mode=self._settings.mode,
             url=url,
@@ -229,7 +228,7 @@ class Daemon:
         )
         try:
             await self.operations.start()
-            _keep_out_of_collections()
+            collector.keep_what_is_there()
             yield
         finally:
             await asyncio.shield(self.operations.stop())
@@ -286,12 +285,6 @@ class Daemon:
                 "detail": health.detail,
             },
         )
-
-
-def _keep_out_of_collections() -> None:
-    """Spare the garbage collector what lives as long as the daemon. Not collected before: imports and a start leave next to no garbage."""
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 def _addresses(settings: Settings, sockets: Sequence[InheritedSocket]) -> tuple[Server, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kekbridge import collector
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.cli.workspace import find_workspace
 
@@ -80,6 +81,7 @@ def serve(
     The first start creates the data directory and a webhook named `default`. Ctrl-C or SIGTERM stops in order; what is left continues at
     the next start. With --json one line of JSON says where it listens.
     """
+    collector.collect_rarely()
     given = {
         "mode": mode,
         "server.host": host,

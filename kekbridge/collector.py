@@ -1,0 +1,18 @@
+"""Python's garbage collector, told that this process lives long: few collections, and none of what was there from the start.
+
+Full collections of everything imported are pauses of 20 to 30 ms in the middle of an alert, and 50 ms of the start.
+"""
+
+from __future__ import annotations
+
+import gc
+
+
+def collect_rarely() -> None:
+    """Look seldom for cycles; before the imports, which make many objects and next to no garbage."""
+    gc.set_threshold(50_000, 20, 50)
+
+
+def keep_what_is_there() -> None:
+    """Leave everything allocated so far out of every later collection."""
+    gc.freeze()
