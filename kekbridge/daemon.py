@@ -27,7 +27,6 @@ from kekbridge.config import Server, Settings
 from kekbridge.delivery import WEBHOOK_PATH, Readiness
 from kekbridge.engine import Engine
 from kekbridge.errors import KekbridgeError
-from kekbridge.exchange.checks import Check
 from kekbridge.ingress.addresses import AllowList
 from kekbridge.ingress.certificates import PinnedCertificates
 from kekbridge.ingress.listener import Listener
@@ -41,6 +40,7 @@ from kekbridge.supervise import InheritedSocket, Supervisor, inherited_sockets
 from kekbridge.webhooks import domain_url
 
 if TYPE_CHECKING:
+    from kekbridge.exchange.checks import Check
     from kekbridge.operations import Operations
 
 log = structlog.get_logger("kekbridge.daemon")

@@ -14,7 +14,6 @@ import structlog
 
 from kekbridge.canceling import Canceller
 from kekbridge.decision import Terms
-from kekbridge.equity import EquityWatch
 from kekbridge.errors import KekbridgeError
 from kekbridge.following import Follower
 from kekbridge.ingress.auth import Authenticator
@@ -59,14 +58,6 @@ class Engine:
         )
         self.leftovers = Leftovers(
             database=opened.database, exchange=opened.exchange, cancel=self.canceller.cancel, clock=opened.clock
-        )
-        self.equity = EquityWatch(
-            database=opened.database,
-            exchange=opened.exchange,
-            transfers=opened.exchange.market.transfers,
-            funding=opened.exchange.market.funding_payments,
-            account_limits=terms.account_limits,
-            clock=opened.clock,
         )
 
     def _build_followers(self, opened: Opened) -> None:

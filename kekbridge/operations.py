@@ -16,11 +16,13 @@ from kekbridge.admin.desk import Desk
 from kekbridge.admin.server import AdminServer
 from kekbridge.delivery import Readiness
 from kekbridge.engine import Engine
+from kekbridge.equity import EquityWatch
 from kekbridge.errors import KekbridgeError
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.jobs import Jobs
 from kekbridge.notify import NOTIFY_URLS, Notifier, channels_of
 from kekbridge.opening import Opened
+from kekbridge.risk.limits import account_limits
 
 log = structlog.get_logger("kekbridge.operations")
 
@@ -40,6 +42,14 @@ class Operations:
         """`certificate_file`: what the listener serves, empty for plain HTTP. Raises ConfigError for an admin.host that is not loopback."""
         self._opened = opened
         self._engine = engine
+        self.equity = EquityWatch(
+            database=opened.database,
+            exchange=opened.exchange,
+            transfers=opened.exchange.market.transfers,
+            funding=opened.exchange.market.funding_payments,
+            account_limits=account_limits(**opened.settings.risk.limits()),
+            clock=opened.clock,
+        )
         self.jobs = Jobs(
             settings=opened.settings,
             data_dir=opened.data_dir,
@@ -48,7 +58,7 @@ class Operations:
             follower=engine.follower,
             recovery=engine.recovery,
             guard=engine.guard,
-            equity=engine.equity,
+            equity=self.equity,
             database=opened.database,
             clock=opened.clock,
         )

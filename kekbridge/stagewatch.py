@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from kekbridge.model import Order, OrderStatus
-from kekbridge.stats import Moments, stages_of
+from kekbridge.stages import Moments, stages_of
 
 # More open orders than any exchange allows: those whose end nobody told must not pile up.
 _MOST_OPEN: Final = 20_000

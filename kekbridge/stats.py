@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Final
+
+from kekbridge.stages import STAGES
 
 ZERO: Final = Decimal(0)
 # What an alert's status means for its sender. A status that is not named here would be a hole in the sum: see `group_of`.
@@ -25,8 +27,6 @@ _GROUPS: Final = {
     "queued": "waiting",
     "submitting": "waiting",
 }
-# The way of an alert: `received` is counted from the moment it fired, all others from the moment it was received.
-STAGES: Final = ("received", "stored", "admitted", "signed", "accepted", "filled", "answered")
 _BARS: Final = "▁▂▃▄▅▆▇█"
 
 
@@ -134,44 +134,6 @@ class Report:
     account_value: Decimal | None
     alerts_per_day: Mapping[date, int]
     equity: Sequence[tuple[datetime, Decimal]]
-
-
-class Moments(NamedTuple):
-    """When what happened to an alert and its first order; `stored_ms` and `answered_ms` were measured since its receipt."""
-
-    received: datetime
-    fired: datetime | None = None
-    stored_ms: float | None = None
-    claimed: datetime | None = None
-    signed: datetime | None = None
-    accepted: datetime | None = None
-    filled: datetime | None = None
-    answered_ms: float | None = None
-
-
-def stages_of(moments: Moments) -> dict[str, float]:
-    """Every stage that is known, in milliseconds: STAGES says since when.
-
-    Admitted is when the commit was on disk that lets the order leave: for most orders the one that stored the alert.
-    """
-    found: dict[str, float] = {}
-    if moments.fired is not None:
-        found["received"] = max(_milliseconds(moments.fired, moments.received), 0.0)
-    if moments.stored_ms is not None:
-        found["stored"] = moments.stored_ms
-    if moments.claimed is not None:
-        found["admitted"] = max(_milliseconds(moments.received, moments.claimed), moments.stored_ms or 0.0)
-    for stage, at in (("signed", moments.signed), ("accepted", moments.accepted), ("filled", moments.filled)):
-        if at is not None:
-            # Clocks of a millisecond, measures of a microsecond: what comes later is never shown as earlier.
-            found[stage] = max(_milliseconds(moments.received, at), found.get("admitted", 0.0))
-    if moments.answered_ms is not None:
-        found["answered"] = moments.answered_ms
-    return found
-
-
-def _milliseconds(start: datetime, end: datetime) -> float:
-    return (end - start).total_seconds() * 1000
 
 
 def group_of(status: str) -> str:

@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from kekbridge.model import Fill, Order
-from kekbridge.stats import Moments, stages_of
+from kekbridge.stages import Moments, stages_of
 from kekbridge.store import alerts, events, exits, fills, orders
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.events import Event
@@ -69,7 +69,7 @@ class OrderStory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """Everything stored about an alert. `stages` in milliseconds, in the order of stats.STAGES."""
+    """Everything stored about an alert. `stages` in milliseconds, in the order of stages.STAGES."""
 
     alert: StoredAlert
     orders: tuple[OrderStory, ...]

@@ -94,13 +94,13 @@ def serve(
     if workspace.settings.tls.domain:
         workspace = find_workspace(context, data_dir, config, given | _public_place(workspace.settings))
     from kekbridge import daemon, log
-    from kekbridge.cli.welcome import Welcome
 
     log.configure(workspace.settings.log.level, workspace.settings.log.format)
-    welcome = Welcome(workspace)
 
     def announce(started: Started) -> None:
-        welcome.say(started, as_json=as_json)
+        from kekbridge.cli.welcome import Welcome  # imported here: it is said when everything listens already
+
+        Welcome(workspace).say(started, as_json=as_json)
 
     return daemon.serve(workspace.settings, workspace.data_dir, announce=announce)
 

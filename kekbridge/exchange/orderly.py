@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -20,7 +20,6 @@ from kekbridge.config import ExchangeSettings
 from kekbridge.exchange import bodies, parse
 from kekbridge.exchange.account import AccountView
 from kekbridge.exchange.bodies import OrderKind
-from kekbridge.exchange.checks import Check, Venue, run_checks
 from kekbridge.exchange.feed import PRIVATE_TOPICS, PUBLIC_TOPICS, Feed
 from kekbridge.exchange.freshness import Freshness
 from kekbridge.exchange.market import Market
@@ -33,6 +32,9 @@ from kekbridge.exchange.venues import ADDRESSES as ADDRESSES
 from kekbridge.exchange.venues import Addresses, addresses_of
 from kekbridge.exchange.wire import Wire
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderIntent, OrderType, Purpose, Side
+
+if TYPE_CHECKING:
+    from kekbridge.exchange.checks import Check
 
 log = structlog.get_logger("kekbridge.exchange")
 
@@ -181,6 +183,8 @@ class OrderlyExchange:
 
     async def checks(self) -> tuple[Check, ...]:
         """Key, scopes, expiry, addresses, clock, broker, maintenance, markets: one screen for `serve` and `doctor`."""
+        from kekbridge.exchange.checks import Venue, run_checks  # imported here: no order needs them
+
         await self._wire.open()
         venue = Venue(
             name=self._name,

@@ -14,7 +14,8 @@ from decimal import Decimal
 from typing import Final
 
 from kekbridge.model import Side
-from kekbridge.stats import Execution, Facts, Moments, Tally, stages_of
+from kekbridge.stages import Moments, stages_of
+from kekbridge.stats import Execution, Facts, Tally
 from kekbridge.store import equity, positions, results, times, webhooks
 from kekbridge.store.codec import decimal_text, optional_decimal
 

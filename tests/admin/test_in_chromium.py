@@ -101,7 +101,7 @@ async def test_every_page_on_every_screen(visit: Visit) -> None:
     await desk.settled()
     for price in ("65100", "64200", "66300", "65900"):
         await desk.control("prices", {"PERP_BTC_USDC": price})
-        await desk.daemon.engine.equity.look()
+        await desk.daemon.operations.equity.look()
     for path, name in (
         *(("/", "overview"), ("/log", "log"), ("/orders", "orders"), ("/positions", "positions")),
         *(("/stats?days=all", "stats"), ("/risk", "risk"), ("/webhooks", "webhooks"), ("/confirm/flatten", "flatten")),

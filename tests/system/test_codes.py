@@ -237,7 +237,7 @@ async def _used_up(desk: Desk) -> dict[str, int]:
     )
     assert answer.get("code") == "out_of_date", answer
     met["out_of_date"] = status
-    await desk.daemon.engine.equity.look()
+    await desk.daemon.operations.equity.look()
     await desk.control("prices", {BTC: "49000"})
 
     async def is_seen() -> bool:

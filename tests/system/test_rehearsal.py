@@ -161,7 +161,7 @@ async def test_risk_show_counts_what_was_used(desk: Desk, run: Run, tmp_path: Pa
     desk.add_webhook("daily", limits=Limits(daily_limit=Decimal(2000)))
     await desk.send("daily", action="buy", quantity="0.01")
     await desk.settled()
-    await desk.daemon.engine.equity.look()
+    await desk.daemon.operations.equity.look()
     code, book = await run("risk", "show", "--webhook", "daily")
     assert code == 0
     [account, webhook] = book["scopes"]

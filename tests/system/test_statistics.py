@@ -70,7 +70,7 @@ async def test_stats_equal_the_exchanges_journal(tmp_path: Path) -> None:
         desk.add_webhook("main")
         await trade(desk)
         await desk.daemon.refusals.flush()
-        await desk.daemon.engine.equity.look()
+        await desk.daemon.operations.equity.look()
         found = report(await desk.daemon.database.read(statistics.gather, since=None, now=desk.clock()))
         wanted = sums(await desk.control("journal"))
         stored = await desk.daemon.database.read(lambda c: c.execute("SELECT count(*) FROM fills").fetchone()[0])
