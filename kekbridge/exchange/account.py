@@ -22,7 +22,9 @@ Key = tuple[str, MarginMode]
 # How long the exchange's own reads may trail behind an execution (reliability.md section 6 counts up to 3 s). A list of positions that
 # was made longer than this after our last fill is the truth, also when it lacks the position.
 READ_LAG_MS: Final = 5_000
-_REMEMBERED_FILLS: Final = 10_000
+_REMEMBERED_FILLS: Final = (
+    2_000  # more than the exchange executes of ours between two reads of the totals, which hold the older ones
+)
 _BASIS_POINT: Final = Decimal("0.0001")
 _IMR_EXPONENT: Final = Decimal("0.8")
 _ONE: Final = Decimal(1)

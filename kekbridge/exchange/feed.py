@@ -24,7 +24,9 @@ log = structlog.get_logger("kekbridge.exchange.feed")
 
 PRIVATE_TOPICS: Final = ("executionreport", "algoexecutionreportv2", "position", "balance")
 PUBLIC_TOPICS: Final = ("markprices", "maintenance_status")
-_REMEMBERED_ORDERS: Final = 5_000
+# Orders and executions that are told from their repetitions. At the exchange's ten orders a second that is longer than the picture of the
+# account is ever old: what comes later still is in the totals already (AccountView), and known to the store by its version or trade id.
+_REMEMBERED: Final = 2_000
 
 
 class Feed:
@@ -48,7 +50,8 @@ class Feed:
         self._on_account = on_account
         self._on_leg = on_leg
         self._on_system = on_system
-        self._newest: OrderedDict[str, tuple[tuple[int, int], OrderReport]] = OrderedDict()
+        # By order: seq and version of the last report, and its hash instead of the report itself, which is twenty times as large.
+        self._newest: OrderedDict[str, tuple[int, int, int]] = OrderedDict()
         self._filled: OrderedDict[str, None] = OrderedDict()
         self._opening: OrderedDict[str, Fill] = OrderedDict()
 
@@ -101,11 +104,11 @@ class Feed:
     def _pass_on(self, report: OrderReport, seq: int) -> None:
         """Drop what is older than the last report of this order, by seq and then time, and what says the same again."""
         key = f"{'algo' if report.is_algo else 'order'} {report.order_id}"
-        mark = (seq, report.version)
+        mark = (seq, report.version, hash(report))
         known = self._newest.get(key)
-        if known is not None and (mark < known[0] or report == known[1]):
+        if known is not None and (mark[:2] < known[:2] or mark[2] == known[2]):
             return
-        _remember(self._newest, key, (mark, report))
+        _remember(self._newest, key, mark)
         self._on_report(report)
 
     def _positions(self, data: Any) -> None:
@@ -135,5 +138,5 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _remember(book: OrderedDict[str, Any], key: str, value: Any) -> None:
     book[key] = value
     book.move_to_end(key)
-    if len(book) > _REMEMBERED_ORDERS:
+    if len(book) > _REMEMBERED:
         book.popitem(last=False)

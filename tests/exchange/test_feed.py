@@ -73,6 +73,21 @@ def test_repeated_and_late_reports_are_dropped_but_their_fills_count_once(heard:
     assert sorted(fill.trade_id for fill in heard.fills) == ["101", "102"]
 
 
+def test_an_execution_that_was_forgotten_does_no_harm(heard: Heard) -> None:
+    """Memory is bounded: what comes again later still is passed on (the store knows it), and moves no picture that was read since."""
+    first = execution("FILLED", 1, trade_id=1, total="0.2")
+    heard.feed.take("executionreport", first)
+    for number in range(2, 2_100):
+        fields = {"orderId": number + 100, "trade_id": number}
+        heard.feed.take("executionreport", execution("FILLED", number, total="0.2", **fields))
+    held = {"symbol": ETH, "position_qty": Decimal("419.8"), "average_open_price": 2500, "mark_price": 2500}
+    heard.view.apply_account({"free_collateral": 1, "rows": [held]}, answered_ms=1790000060000)
+    moves, told = heard.account, len(heard.fills)
+    heard.feed.take("executionreport", first)
+    assert len(heard.fills) == told + 1
+    assert heard.account == moves
+
+
 def test_algo_report_with_children(heard: Heard) -> None:
     """v2 is one object with nested childOrders; a repetition in the same millisecond is dropped, a change is not."""
     leg = {"algoOrderId": 3, "parentAlgoOrderId": 2, "symbol": ETH, "algoType": "STOP_LOSS", "side": "SELL", "isActivated": True,
