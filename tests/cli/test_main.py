@@ -16,6 +16,19 @@ ROOT = Path(__file__).parents[2]
 # Modules whose import costs more than the rest of a `--help` together.
 HEAVY = ("rich", "pydantic", "aiohttp", "sqlite3", "sqlite_utils", "keyring", "apscheduler", "structlog", "asyncio")
 
+# What no alert needs, or only bridges that are set up for it: the daemon imports them after its door is open, or when they are used.
+LATE = (
+    *("apprise", "apscheduler", "click", "keyring", "platformdirs", "prometheus_client", "rich", "sqlite_utils"),
+    *(
+        "kekbridge.admin.server",
+        "kekbridge.cli.welcome",
+        "kekbridge.exchange.checks",
+        "kekbridge.ingress.autocert",
+        "kekbridge.jobs",
+    ),
+    *("kekbridge.notify", "kekbridge.operations", "kekbridge.paper.server", "kekbridge.stats"),
+)
+
 
 def kekbridge(*arguments: str, python: tuple[str, ...] = (), **options: object) -> subprocess.CompletedProcess[str]:
     environment = {
@@ -53,6 +66,14 @@ def test_help_imports_no_heavy_module() -> None:
     names = imported("--help")
     assert "typer" in names
     assert names.isdisjoint(HEAVY)
+
+
+def test_the_door_opens_without_what_no_alert_needs() -> None:
+    """Imports are nine tenths of a start: what the operator sees, what runs by the clock and what is rare is imported later."""
+    code = "import sys, kekbridge.cli.serve, kekbridge.daemon; print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert set(done.stdout.split()).isdisjoint(LATE)
 
 
 def test_version_stands_in_the_help_and_works_among_options() -> None:
