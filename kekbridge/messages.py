@@ -57,6 +57,9 @@ MESSAGES: Final[Mapping[str, Message]] = {
     # ------------------------------------------------------------------------------------------------ orders and alerts
     "order_filled": _order("info", "filled: {side} {executed_quantity} {symbol} at {average_price}", "fee", "realized_pnl"),
     "order_rejected": _order("warning", "rejected by the exchange: {side} {quantity} {symbol}: {code} {error}"),
+    "exit_refused": _order(
+        "failure", "exit refused twice, the position is still open: {side} {quantity} {symbol}: {code} {error}"
+    ),
     "order_denied": _order("warning", "denied: {side} {quantity} {symbol}: {code} {error}"),
     "order_expired": _order("warning", "too old, not sent: {side} {quantity} {symbol}: {error}"),
     "order_unknown": _order("failure", "no answer, outcome unknown: {side} {quantity} {symbol}"),

@@ -9,6 +9,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -21,7 +22,8 @@ from kekbridge.errors import StoreUnavailable
 from kekbridge.exchange.protocol import Accepted, Deferred, Refused, Submission, Unknown
 from kekbridge.model import Order, Purpose
 from kekbridge.outcomes import Outcomes
-from kekbridge.store import alerts, orders
+from kekbridge.store import alerts, events, orders
+from kekbridge.store import settings as store_settings
 from kekbridge.store.admission import Admission
 from kekbridge.store.database import Database
 
@@ -32,6 +34,8 @@ log = structlog.get_logger("kekbridge.recording")
 
 # An exit does not sleep through the exchange's return; asking this often is far below every rate limit.
 _LONGEST_EXIT_PAUSE_S: Final = 4.0
+# Long enough for the picture of the position that the exchange has, and we have not, to arrive.
+_SECOND_TRY_S: Final = 0.2
 
 
 class Recorder:
@@ -150,8 +154,8 @@ class Recorder:
         """The write that follows from an answer."""
         name = order.client_order_id
         match submission:
-            case Refused(code=code, message=message):
-                return lambda connection: orders.mark_rejected(connection, name, code=code, error=message, now=now)
+            case Refused():
+                return partial(_refuse, order=order, refused=submission, now=now)
             case Deferred(code=code, message=message, retry_after_s=retry_after_s):
                 return self._defer(order, code, message, retry_after_s, now)
             case Unknown(reason=reason, sent_at=sent_at):
@@ -175,6 +179,23 @@ class Recorder:
         return lambda connection: orders.mark_deferred(
             connection, name, code=code, error=message, now=now, next_attempt_at=due
         )
+
+
+def _refuse(connection: sqlite3.Connection, *, order: Order, refused: Refused, now: datetime) -> Order:
+    """A definite no: nothing is there, and the same again would be refused again (reliability.md section 5).
+
+    An exit is sent once more, with size and price as the position then wants them. A key that is refused closes the account for entries.
+    """
+    name, code, error = order.client_order_id, refused.code, refused.message
+    if refused.is_key_trouble:
+        reason = f"the exchange refused the key ({code}): see `kekbridge keys check`, then `kekbridge resume`"
+        store_settings.close_for_entries(connection, reason=reason, by="kekbridge", now=now)
+    elif order.intent.purpose is Purpose.EXIT:
+        if order.attempt <= 1:
+            due = now + timedelta(seconds=_SECOND_TRY_S)
+            return orders.mark_deferred(connection, name, code=code, error=error, now=now, next_attempt_at=due)
+        events.append(connection, "exit_refused", now=now, alert_id=order.alert_id, client_order_id=name)
+    return orders.mark_rejected(connection, name, code=code, error=error, now=now)
 
 
 def backoff_s(base: float, attempt: int, jitter: float = 0.0) -> float:

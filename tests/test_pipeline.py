@@ -12,8 +12,8 @@ import pytest
 from kekbridge.exchange.bodies import request_text as body_of
 from kekbridge.model import OrderStatus, TradingState
 from kekbridge.recording import backoff_s
+from kekbridge.store import events, webhooks
 from kekbridge.store import orders as order_rows
-from kekbridge.store import webhooks
 from tests.house import BTC, ETH, House
 from tests.waiting import until
 
@@ -183,6 +183,48 @@ async def test_an_order_too_old_for_its_turn_expires(house: House) -> None:
     await house.clear_faults()
     assert order.code in ("alert_expired", "exchange_busy")
     assert await house.journal("order_accepted") == []
+
+
+async def kinds(house: House) -> list[str]:
+    """The history, oldest first."""
+    return [event.kind for event in await house.daemon.database.read(events.list_events, limit=1000)]
+
+
+async def test_an_exit_that_is_refused_is_sent_once_more(house: House) -> None:
+    """The exchange's no is final for what was asked: the close is made anew from the position, and sent a second time."""
+    await house.send(quantity="0.02")
+    await house.fault("refuse", code=-1103, count=1)
+    _, answer = await house.send(action="close", quantity=None)
+    order = await house.until_stored(answer, "filled")
+    assert order.attempt == 2
+    assert await house.positions() == {}
+
+
+async def test_an_exit_that_is_refused_twice_is_told(house: House) -> None:
+    """The second no is the last: the order is rejected with the exchange's code, and the trader hears that the position is open still."""
+    await house.send(quantity="0.02")
+    await house.fault("refuse", code=-1103)
+    _, answer = await house.send(action="close", quantity=None)
+    order = await house.until_stored(answer, "rejected")
+    assert (order.attempt, order.code) == (2, "orderly:-1103")
+    assert (await kinds(house)).count("exit_refused") == 1
+    _, entry = await house.send(quantity="0.02")
+    assert (await house.order(entry)).attempt == 1
+    assert (await kinds(house)).count("exit_refused") == 1
+
+
+async def test_a_refused_key_closes_the_account_for_entries(house: House) -> None:
+    """Nothing can be opened with it, and what was opened might not be closed: entries stay out until somebody resumes, exits pass."""
+    await house.send(quantity="0.02")
+    await house.fault("key_revoked", path="/v1/order", method="POST", count=1)
+    _, refused = await house.send(quantity="0.01")
+    assert (await house.until_stored(refused, "rejected")).code == "orderly:-1002"
+    status, denied = await house.send(quantity="0.01")
+    assert (status, denied["code"]) == (422, "exits_only")
+    assert "orderly:-1002" in denied["error"]
+    _, leaving = await house.send(action="close", quantity=None)
+    await house.until_stored(leaving, "filled")
+    assert await house.positions() == {}
 
 
 def test_backoff_doubles_up_to_a_minute() -> None:

@@ -86,6 +86,13 @@ def set_trading_state(
     events.append(connection, "trading_state", now=now, data=data)
 
 
+def close_for_entries(connection: sqlite3.Connection, *, reason: str, by: str, now: datetime) -> None:
+    """The account takes exits only until somebody resumes; nothing when it is closed as tightly already."""
+    control = trading_control(connection, now=now)
+    if control.state is TradingState.RUNNING or control.until is not None:
+        set_trading_state(connection, TradingState.EXITS_ONLY, reason=reason, by=by, now=now)
+
+
 def trip(connection: sqlite3.Connection, tripped: Trip, *, webhook_id: str, now: datetime) -> bool:
     """Close the trip's scope for entries; False when it is closed at least as long already. One event per trip, not per refused alert."""
     scope = ACCOUNT if tripped.scope == ACCOUNT else webhook_id

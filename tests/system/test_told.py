@@ -101,6 +101,10 @@ async def trade(house: House, receiver: Receiver) -> None:
     await house.send(stopLoss="2%")
     await house.fault("lose_answer", path="/v1/algo/order", method="POST", count=1)
     await house.send(stopLoss="2%")
+    await house.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="2%")
+    await house.fault("refuse", code=-1103, symbol=ETH, count=2)
+    _, leaving = await house.send(action="close", symbol="ETHUSDT.P", quantity=None)
+    await house.until_stored(leaving, "rejected")
     await house.clear_faults()
 
 
