@@ -130,6 +130,8 @@ class Follower:
             stored = self._store(order.client_order_id, report, executions)
         finally:
             self._outcomes.unbooked.booked(order.client_order_id)
+        if self._outcomes.is_awaited(order.alert_id):
+            self._database.hurry()
         updated = await asyncio.shield(stored)
         self._outcomes.publish(updated)
         if executions and (updated.needs_stop or bodies.has_later_exits(updated.intent)):

@@ -86,6 +86,10 @@ class Outcomes:
             if not watches:
                 del self._watches[alert_id]
 
+    def is_awaited(self, alert_id: str) -> bool:
+        """True while somebody waits for the orders of this alert."""
+        return alert_id in self._watches
+
     def close_acceptances(self) -> None:
         """Something is decided by the account as it is seen now: a later report must not be stored before that decision.
 

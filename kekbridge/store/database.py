@@ -31,8 +31,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _READERS: Final = 2
-# Long enough for the answer, the fill and the note of a quick exchange to share one flush, too short for anybody to notice.
-SOON_S: Final = 0.02
+# Long enough for the answers, fills and notes of a burst to share a flush, too short for anybody to notice who does not wait for it.
+SOON_S: Final = 0.05
 
 
 class Database:
@@ -78,6 +78,11 @@ class Database:
         and its place in it is taken by this call, before the future is awaited.
         """
         return self._submit(lambda connection: function(connection, *args, **kwargs), within_s=SOON_S)
+
+    def hurry(self) -> None:
+        """Somebody waits for what was written with `write_soon`: it has its flush now."""
+        if self._writer is not None:
+            self._writer.hurry()
 
     def _submit(self, run: Callable[[sqlite3.Connection], T], *, within_s: float) -> asyncio.Future[T]:
         self._refuse_when_closed()

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -44,12 +45,19 @@ class _Job:
     error: BaseException | None = None
 
 
+class _Word(Enum):
+    """What else is said to the thread, in its place among the jobs."""
+
+    HURRY = "hurry"  # whatever came before it waits no longer for others
+    END = "end"
+
+
 class Writer:
     """Runs jobs one after the other on its own thread and connection; a failing job takes back only what it did itself."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Job | _Word] = queue.SimpleQueue()
         self._connection: Connection | None = None
         self._memory = Memory()
         self._jobs_since_checkpoint = 0
@@ -74,12 +82,16 @@ class Writer:
             self._queue.put(_Job(run, loop, future, time.monotonic() + within_s))
         return future
 
+    def hurry(self) -> None:
+        """Somebody waits for a job that may wait for others: flush what is queued now."""
+        self._queue.put(_Word.HURRY)
+
     def close(self) -> None:
         """Finish what waits, then close the connection. Blocks; calling it twice is harmless."""
         with self._closing:
             if not self._is_closed:
                 self._is_closed = True
-                self._queue.put(None)
+                self._queue.put(_Word.END)
         self._thread.join()
 
     # ------------------------------------------------------------------------------------------------ on the thread
@@ -108,18 +120,27 @@ class Writer:
         batch: list[_Job] = []
         due = float("inf")
         try:
-            timeout = _IDLE_S if self._jobs_since_checkpoint >= _CHECKPOINT_IDLE_JOBS else None
-            job = self._queue.get(timeout=timeout)
-            while job is not None:
-                batch.append(job)
-                if len(batch) >= BATCH_BOUND:
-                    return batch, False
-                due = min(due, job.due)
-                left = due - time.monotonic()
-                job = self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait()
+            while len(batch) < BATCH_BOUND:
+                said = self._next(due) if batch else self._first()
+                if said is _Word.END:
+                    return batch, True
+                if isinstance(said, _Job):
+                    batch.append(said)
+                    due = min(due, said.due)
+                elif batch:
+                    due = 0.0  # hurry
         except queue.Empty:
-            return batch, False
-        return batch, True
+            pass  # nothing more to share the flush with
+        return batch, False
+
+    def _first(self) -> _Job | _Word:
+        """What comes next, however long it takes; raises queue.Empty in a quiet moment that is good for a checkpoint."""
+        return self._queue.get(timeout=_IDLE_S if self._jobs_since_checkpoint >= _CHECKPOINT_IDLE_JOBS else None)
+
+    def _next(self, due: float) -> _Job | _Word:
+        """What comes until then; raises queue.Empty."""
+        left = due - time.monotonic()
+        return self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait()
 
     def _commit(self, batch: list[_Job]) -> None:
         """One transaction for the batch. Trouble with the file fails every job of it, and the next batch opens the file anew."""

@@ -23,6 +23,7 @@ from kekbridge.store.connections import FILE_NAME, connect
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
 from kekbridge.store.migrations import MIGRATIONS
+from kekbridge.store.writer import Writer
 from tests.store.made import NOW
 
 ROOT = Path(__file__).parents[2]
@@ -237,6 +238,24 @@ async def test_what_may_wait_shares_a_flush_and_keeps_its_place(database: Databa
     assert commits == ["COMMIT"]
     assert await database.write_soon(number) == 4
     assert commits == ["COMMIT"] * 2
+
+
+async def test_what_somebody_waits_for_is_flushed_at_once(database: Database) -> None:
+    """`hurry` ends the wait of everything queued before it, in one commit, and of nothing that comes later."""
+    writer = Writer(database.path)
+    statements: list[str] = []
+    writer.hurry()  # nothing waits
+    await writer.submit(lambda connection: connection.set_trace_callback(statements.append))
+    statements.clear()
+    waiting = [writer.submit(lambda connection: None, within_s=3600) for _ in range(3)]
+    writer.hurry()
+    await asyncio.gather(*waiting)
+    assert statements.count("COMMIT") == 1
+    later = writer.submit(lambda connection: None, within_s=3600)
+    await asyncio.sleep(0.05)
+    assert not later.done()
+    writer.close()  # an end does not wait either
+    await later
 
 
 async def test_nobody_is_told_before_the_commit(database: Database) -> None:
