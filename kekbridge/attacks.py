@@ -10,14 +10,13 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
-import structlog
-
 from kekbridge.errors import StoreUnavailable
 from kekbridge.ingress.lockout import LockedOut
+from kekbridge.log import get_logger
 from kekbridge.store import events
 from kekbridge.store.database import Database
 
-log = structlog.get_logger("kekbridge.attacks")
+log = get_logger("kekbridge.attacks")
 
 EVENT = "authentication_attack"
 _COLLECT_S = 0.5

@@ -10,11 +10,10 @@ import sqlite3
 from collections.abc import Callable
 from datetime import datetime
 
-import structlog
-
 from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.protocol import Accepted, Exchange
 from kekbridge.following import Follower
+from kekbridge.log import get_logger
 from kekbridge.model import Order, OrderStatus
 from kekbridge.outcomes import Outcomes
 from kekbridge.store import cancels
@@ -22,7 +21,7 @@ from kekbridge.store import orders as order_rows
 from kekbridge.store.cancels import StoredCancel
 from kekbridge.store.database import Database
 
-log = structlog.get_logger("kekbridge.canceling")
+log = get_logger("kekbridge.canceling")
 
 _ATTEMPTS = 5
 _PAUSE_S = 0.5

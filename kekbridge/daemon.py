@@ -19,8 +19,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from kekbridge import collector, coredumps
 from kekbridge.attacks import AttackLog
 from kekbridge.config import Server, Settings
@@ -32,6 +30,7 @@ from kekbridge.ingress.certificates import PinnedCertificates
 from kekbridge.ingress.listener import Listener
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.ingress.tls import serving_context
+from kekbridge.log import get_logger
 from kekbridge.model import Mode
 from kekbridge.opening import Opened, open_all
 from kekbridge.preflight import check_settings
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from kekbridge.exchange.checks import Check
     from kekbridge.operations import Operations
 
-log = structlog.get_logger("kekbridge.daemon")
+log = get_logger("kekbridge.daemon")
 
 _SETTLE_S = 2.0
 _CLOCK: Callable[[], datetime] = lambda: datetime.now(UTC)  # noqa: E731 - a clock is a function

@@ -10,8 +10,6 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
-import structlog
-
 from kekbridge.canceling import Canceller
 from kekbridge.decision import Terms
 from kekbridge.errors import KekbridgeError
@@ -19,6 +17,7 @@ from kekbridge.following import Follower
 from kekbridge.ingress.auth import Authenticator
 from kekbridge.keyuse import KeyUse
 from kekbridge.leftovers import Leftovers
+from kekbridge.log import get_logger
 from kekbridge.opening import Opened
 from kekbridge.outcomes import Outcomes
 from kekbridge.pipeline import Pipeline
@@ -29,7 +28,7 @@ from kekbridge.store import webhooks
 from kekbridge.takeprofits import TakeProfits
 from kekbridge.worker import Worker
 
-log = structlog.get_logger("kekbridge.engine")
+log = get_logger("kekbridge.engine")
 
 _RECOVERY_PAUSE_S: Final = 1.0
 

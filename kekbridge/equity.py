@@ -9,10 +9,9 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
-import structlog
-
 from kekbridge.exchange.market import FundingPayment, Transfer
 from kekbridge.exchange.protocol import Exchange
+from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Limits, Trip, Usage
 from kekbridge.risk.equity import drawdown_of, follow_peak, loss_of_day, next_midnight
 from kekbridge.risk.limits import percent, usdc
@@ -21,7 +20,7 @@ from kekbridge.store import settings, statistics, webhooks
 from kekbridge.store.database import Database
 from kekbridge.store.usage import read_usage
 
-log = structlog.get_logger("kekbridge.equity")
+log = get_logger("kekbridge.equity")
 
 MARK_EVERY_S = 60.0
 _LATE_FUNDING = timedelta(hours=1)

@@ -12,12 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-import structlog
-
 from kekbridge.config import Queue
 from kekbridge.errors import ExchangeUnavailable, StoreUnavailable
 from kekbridge.exchange import bodies
 from kekbridge.exchange.protocol import Exchange, OrderReport
+from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus
 from kekbridge.outcomes import Outcomes
 from kekbridge.store import exits, ladders, protections
@@ -27,7 +26,7 @@ from kekbridge.store import positions as position_rows
 from kekbridge.store.database import Database
 from kekbridge.store.exits import Leg
 
-log = structlog.get_logger("kekbridge.following")
+log = get_logger("kekbridge.following")
 
 # A market order is matched within milliseconds: ask soon, then less and less often.
 _FIRST_LOOK_S = 0.02

@@ -11,13 +11,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from kekbridge.config import Settings
 from kekbridge.equity import MARK_EVERY_S, EquityWatch
 from kekbridge.exchange.market import KeyInfo
 from kekbridge.exchange.orderly import OrderlyExchange
 from kekbridge.following import Follower
+from kekbridge.log import get_logger
 from kekbridge.protect import Guard
 from kekbridge.recovery import Recovery
 from kekbridge.store import settings as store_settings
@@ -34,7 +33,7 @@ from kekbridge.upkeep.runner import Job, Runner
 from kekbridge.upkeep.summary import DailySummary
 from kekbridge.upkeep.unprotected import UnprotectedPositions
 
-log = structlog.get_logger("kekbridge.jobs")
+log = get_logger("kekbridge.jobs")
 
 _WATCH_EVERY_S: Final = 10.0
 _LOOK_EVERY_S: Final = 30.0

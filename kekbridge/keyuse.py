@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime
 
-import structlog
-
 from kekbridge.errors import StoreUnavailable
+from kekbridge.log import get_logger
 from kekbridge.store import webhooks
 from kekbridge.store.database import Database
 
-log = structlog.get_logger("kekbridge.keyuse")
+log = get_logger("kekbridge.keyuse")
 
 _COLLECT_S = 3.0
 

@@ -10,16 +10,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
-import structlog
-
 from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.protocol import Exchange
+from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Order
 from kekbridge.risk.exposure import was_left
 from kekbridge.store import events, fills, order_queue
 from kekbridge.store.database import Database
 
-log = structlog.get_logger("kekbridge.leftovers")
+log = get_logger("kekbridge.leftovers")
 
 _LOOK_EVERY_S = 1.0
 _READ_LAG_S = 4.0  # a position may be visible this much later than its fill: "gone" is believed only after it

@@ -15,15 +15,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-import structlog
-
 from kekbridge.errors import KekbridgeError, StoreUnavailable
+from kekbridge.log import get_logger
 from kekbridge.messages import MESSAGES, SEVERITIES, Severity, words_of
 from kekbridge.store import events, orders, settings
 from kekbridge.store.database import Database
 from kekbridge.store.events import Event
 
-log = structlog.get_logger("kekbridge.notify")
+log = get_logger("kekbridge.notify")
 
 NOTIFY_URLS: Final = "notify-urls"
 """The vault's name for the channels: apprise URLs, one a line."""

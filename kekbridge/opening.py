@@ -17,12 +17,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
-
 from kekbridge.config import Settings
 from kekbridge.errors import ConfigError
 from kekbridge.exchange.orderly import OrderlyExchange
 from kekbridge.exchange.signing import Signer
+from kekbridge.log import get_logger
 from kekbridge.model import Mode
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.store.database import Database
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from kekbridge.ingress.autocert import AutoCertificate
     from kekbridge.paper.server import PaperExchange
 
-log = structlog.get_logger("kekbridge.opening")
+log = get_logger("kekbridge.opening")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import structlog
-
 from kekbridge import whereabouts
 from kekbridge.admin.access import make_token
 from kekbridge.admin.desk import Desk
@@ -20,11 +18,12 @@ from kekbridge.equity import EquityWatch
 from kekbridge.errors import KekbridgeError
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.jobs import Jobs
+from kekbridge.log import get_logger
 from kekbridge.notify import NOTIFY_URLS, Notifier, channels_of
 from kekbridge.opening import Opened
 from kekbridge.risk.limits import account_limits
 
-log = structlog.get_logger("kekbridge.operations")
+log = get_logger("kekbridge.operations")
 
 
 class Operations:

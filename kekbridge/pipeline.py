@@ -16,8 +16,6 @@ from decimal import Decimal
 from functools import partial
 from typing import Final, Protocol
 
-import structlog
-
 from kekbridge import answers, decision, rehearsal
 from kekbridge.alerts import payload
 from kekbridge.alerts.payload import Message
@@ -30,6 +28,7 @@ from kekbridge.errors import RequestRefused, StoreUnavailable
 from kekbridge.exchange import bodies
 from kekbridge.exchange.pacing import Ticket
 from kekbridge.exchange.protocol import Deferred, Exchange, Submission
+from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Order, OrderStatus, Usage, Webhook, client_order_id_of
 from kekbridge.outcomes import Outcomes
 from kekbridge.recording import Recorder
@@ -41,7 +40,7 @@ from kekbridge.store.database import Database
 from kekbridge.store.usage import read_usage
 from kekbridge.turns import Departures, Turn, Turns
 
-log = structlog.get_logger("kekbridge.pipeline")
+log = get_logger("kekbridge.pipeline")
 
 # Turns of the loop: in the first an order is signed and given to its connection, which writes it in the second (before Python 3.12).
 _TURNS_TO_LEAVE: Final = 2

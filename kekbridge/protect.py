@@ -13,12 +13,11 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-import structlog
-
 from kekbridge.config import Queue
 from kekbridge.crashpoints import reach
 from kekbridge.errors import ExchangeUnavailable, KekbridgeError
 from kekbridge.exchange.protocol import Accepted, Exchange, OrderReport, Submission
+from kekbridge.log import get_logger
 from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Purpose
 from kekbridge.pipeline import request_text
 from kekbridge.risk.exposure import was_left
@@ -28,7 +27,7 @@ from kekbridge.store import protections
 from kekbridge.store.database import Database
 from kekbridge.store.protections import Protection, ProtectionState
 
-log = structlog.get_logger("kekbridge.protect")
+log = get_logger("kekbridge.protect")
 
 _PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 5.0

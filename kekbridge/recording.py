@@ -12,14 +12,13 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
 
-import structlog
-
 from kekbridge.acceptance import Acceptance
 from kekbridge.config import Queue
 from kekbridge.crashpoints import reach
 from kekbridge.delivery import Answer
 from kekbridge.errors import StoreUnavailable
 from kekbridge.exchange.protocol import Accepted, Deferred, Refused, Submission, Unknown
+from kekbridge.log import get_logger
 from kekbridge.model import Order, Purpose
 from kekbridge.outcomes import Outcomes
 from kekbridge.store import alerts, events, orders
@@ -30,7 +29,7 @@ from kekbridge.store.database import Database
 T = TypeVar("T")
 Step = Callable[[sqlite3.Connection], Order]
 
-log = structlog.get_logger("kekbridge.recording")
+log = get_logger("kekbridge.recording")
 
 # An exit does not sleep through the exchange's return; asking this often is far below every rate limit.
 _LONGEST_EXIT_PAUSE_S: Final = 4.0

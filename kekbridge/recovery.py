@@ -13,20 +13,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-import structlog
-
 from kekbridge.config import Settings
 from kekbridge.errors import ExchangeUnavailable, KekbridgeError, StoreUnavailable
 from kekbridge.exchange.protocol import Exchange
 from kekbridge.following import Follower
 from kekbridge.lanes import left_only_after
+from kekbridge.log import get_logger
 from kekbridge.model import Order, OrderStatus, Purpose
 from kekbridge.outcomes import Outcomes
 from kekbridge.recording import backoff_s
 from kekbridge.store import orders as order_rows
 from kekbridge.store.database import Database
 
-log = structlog.get_logger("kekbridge.recovery")
+log = get_logger("kekbridge.recovery")
 
 _FIRST_QUESTION_S = 0.5
 _SLOWEST_QUESTION_S = 4.0

@@ -9,14 +9,13 @@ import asyncio
 from collections import Counter
 from datetime import datetime
 
-import structlog
-
 from kekbridge.errors import StoreUnavailable
 from kekbridge.ingress.listener import Refusal
+from kekbridge.log import get_logger
 from kekbridge.store import refusals as rows
 from kekbridge.store.database import Database
 
-log = structlog.get_logger("kekbridge.refusals")
+log = get_logger("kekbridge.refusals")
 
 _COLLECT_S = 0.5
 _MOST_KINDS = 1000  # (address, code) kept between two writes; what is over is only logged

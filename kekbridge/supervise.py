@@ -13,11 +13,10 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Final, Self
 
-import structlog
-
 from kekbridge.errors import ConfigError
+from kekbridge.log import get_logger
 
-log = structlog.get_logger("kekbridge.supervise")
+log = get_logger("kekbridge.supervise")
 
 _FIRST_SOCKET: Final = 3  # SD_LISTEN_FDS_START (sd_listen_fds(3))
 _STATUS_EVERY_S: Final = 5.0  # how often the status line is looked at when no watchdog asks more often

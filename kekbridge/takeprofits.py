@@ -12,17 +12,16 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-import structlog
-
 from kekbridge.errors import KekbridgeError
 from kekbridge.exchange import bodies
 from kekbridge.exchange.protocol import Exchange, Submission
+from kekbridge.log import get_logger
 from kekbridge.model import ZERO, AccountSnapshot, Order, OrderIntent, OrderStatus
 from kekbridge.pipeline import request_text
 from kekbridge.store import ladders, protections
 from kekbridge.store.database import Database
 
-log = structlog.get_logger("kekbridge.takeprofits")
+log = get_logger("kekbridge.takeprofits")
 
 _PAUSE_S = 0.5
 _READ_LAG_S = 4.0  # a position may be visible this much later than its fill: "flat" is believed only after it

@@ -6,15 +6,14 @@ import sqlite3
 from datetime import datetime
 from typing import Final
 
-import structlog
-
 from kekbridge.config import Settings
 from kekbridge.errors import ConfigError, StoreUnavailable
+from kekbridge.log import get_logger
 from kekbridge.model import Mode
 from kekbridge.store import settings as store_settings
 from kekbridge.store.database import Database
 
-log = structlog.get_logger("kekbridge.whereabouts")
+log = get_logger("kekbridge.whereabouts")
 
 _EXCHANGE_ADDRESS: Final = "exchange_address"
 _ADMIN_ADDRESS: Final = "admin_address"

@@ -12,14 +12,13 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TypeVar
 
-import structlog
-
 from kekbridge.canceling import Canceller
 from kekbridge.config import Queue
 from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.protocol import Accepted, Refused, Submission, Unknown
 from kekbridge.following import Follower
 from kekbridge.lanes import CLAIM_HOLDS_S, Lanes
+from kekbridge.log import get_logger
 from kekbridge.model import Order, OrderStatus
 from kekbridge.outcomes import Outcomes
 from kekbridge.pipeline import Pipeline
@@ -31,7 +30,7 @@ from kekbridge.store.database import Database
 
 T = TypeVar("T")
 
-log = structlog.get_logger("kekbridge.worker")
+log = get_logger("kekbridge.worker")
 
 # How long to sleep when nothing wakes us: deferred orders come due, and another process may have changed the trading state.
 _IDLE_LOOK_S = 0.5

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-import structlog
 from aiohttp import web
 
 from kekbridge.admin.access import SESSION
 from kekbridge.errors import ConfigError
 from kekbridge.ingress.lockout import Lockout, read_address
+from kekbridge.log import get_logger
 from kekbridge.wording import jsonable
 
-log = structlog.get_logger("kekbridge.admin.lockouts")
+log = get_logger("kekbridge.admin.lockouts")
 
 
 class LockoutDesk:

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import structlog
 from aiohttp import web
 
 from kekbridge.admin import access
@@ -22,11 +21,12 @@ from kekbridge.admin.desk import Desk
 from kekbridge.admin.lockouts import LockoutDesk
 from kekbridge.admin.pages import Pages
 from kekbridge.errors import ConfigError, KekbridgeError
+from kekbridge.log import get_logger
 from kekbridge.metrics import CONTENT_TYPE, Metrics
 from kekbridge.model import TradingState
 from kekbridge.wording import jsonable
 
-log = structlog.get_logger("kekbridge.admin")
+log = get_logger("kekbridge.admin")
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _HEADERS: Final = {

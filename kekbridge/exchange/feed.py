@@ -12,15 +12,14 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-import structlog
-
 from kekbridge.exchange import parse
 from kekbridge.exchange.account import AccountView
 from kekbridge.exchange.market import SystemInfo, marks_of, system_info_of
 from kekbridge.exchange.protocol import OrderReport
+from kekbridge.log import get_logger
 from kekbridge.model import ZERO, Fill, MarginMode
 
-log = structlog.get_logger("kekbridge.exchange.feed")
+log = get_logger("kekbridge.exchange.feed")
 
 PRIVATE_TOPICS: Final = ("executionreport", "algoexecutionreportv2", "position", "balance")
 PUBLIC_TOPICS: Final = ("markprices", "maintenance_status")

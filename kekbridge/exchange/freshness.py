@@ -10,17 +10,16 @@ from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import structlog
-
 from kekbridge.errors import ExchangeUnavailable
 from kekbridge.exchange.account import AccountView
 from kekbridge.exchange.market import Market, SystemInfo
 from kekbridge.exchange.protocol import OrderReport
 from kekbridge.exchange.replies import Outcome, Reply
 from kekbridge.exchange.rest import Rest
+from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot
 
-log = structlog.get_logger("kekbridge.exchange.freshness")
+log = get_logger("kekbridge.exchange.freshness")
 
 _RULES_EVERY: Final = timedelta(hours=1)
 _INFO_EVERY: Final = timedelta(seconds=60)  # client/info may be asked 10 times a minute

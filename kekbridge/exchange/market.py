@@ -11,16 +11,15 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-import structlog
-
 from kekbridge.exchange import parse
 from kekbridge.exchange.classify import Found, NotFound
 from kekbridge.exchange.pacing import Endpoint
 from kekbridge.exchange.protocol import Refused, Submission
 from kekbridge.exchange.rest import Rest, rows_of
+from kekbridge.log import get_logger
 from kekbridge.model import Flow, MarginMode
 
-log = structlog.get_logger("kekbridge.exchange.market")
+log = get_logger("kekbridge.exchange.market")
 
 # The exchange filters by the time of request; a deposit counts from its completion, hours later at worst.
 _LONGEST_TRANSFER: Final = timedelta(days=1)

@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from kekbridge import errors
 from kekbridge.config import ExchangeSettings
 from kekbridge.exchange import bodies, parse
@@ -31,12 +29,13 @@ from kekbridge.exchange.stream import Stream, StreamTimings
 from kekbridge.exchange.venues import ADDRESSES as ADDRESSES
 from kekbridge.exchange.venues import Addresses, addresses_of
 from kekbridge.exchange.wire import Wire
+from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderIntent, OrderType, Purpose, Side
 
 if TYPE_CHECKING:
     from kekbridge.exchange.checks import Check
 
-log = structlog.get_logger("kekbridge.exchange")
+log = get_logger("kekbridge.exchange")
 
 _START_WAIT_S: Final = 3.0
 _AFTER_DEFECT_S: Final = 1.0

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
-import structlog
 
 from kekbridge.exchange.replies import one_line, read_object
+from kekbridge.log import get_logger
 
-log = structlog.get_logger("kekbridge.exchange.stream")
+log = get_logger("kekbridge.exchange.stream")
 
 _MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 _LOGIN_ID: Final = "login"

@@ -17,17 +17,16 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Protocol
 
-import structlog
-
 from kekbridge.alerts import signature
 from kekbridge.alerts.payload import Message
 from kekbridge.delivery import DRY_RUN_HEADER, Caller, Delivery, proven_bytes, read_flag
 from kekbridge.errors import Forbidden, Unauthenticated, VaultError
 from kekbridge.ingress.addresses import AllowList, parse_address
+from kekbridge.log import get_logger
 from kekbridge.model import Webhook
 from kekbridge.vault import Sealer
 
-log = structlog.get_logger("kekbridge.ingress.auth")
+log = get_logger("kekbridge.ingress.auth")
 
 API_KEY_HEADER = "x-api-key"
 SIGNATURE_HEADER = "x-webhook-signature"

@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-import structlog
-
 from kekbridge.config import Tls
 from kekbridge.errors import ConfigError, KekbridgeError
 from kekbridge.ingress.challenges import ChallengeServer
 from kekbridge.ingress.issuance import Authority, IssuanceFailed, Validity, need_acme, read_validity
+from kekbridge.log import get_logger
 from kekbridge.vault.files import make_private_directory, read_private, write_private
 
-log = structlog.get_logger("kekbridge.ingress.autocert")
+log = get_logger("kekbridge.ingress.autocert")
 
 DIRECTORY: Final = "acme"
 # Authorities count failures by name and hour: the pause doubles from a minute to six hours, also over restarts.

@@ -16,7 +16,6 @@ from datetime import datetime
 from ssl import SSLContext
 from typing import Any, cast
 
-import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
@@ -39,8 +38,9 @@ from kekbridge.ingress.certificates import CERTIFICATE_HEADER, FINGERPRINT_HEADE
 from kekbridge.ingress.connections import BoundedServer
 from kekbridge.ingress.encoding import to_json
 from kekbridge.ingress.lockout import Lockout
+from kekbridge.log import get_logger
 
-log = structlog.get_logger("kekbridge.ingress")
+log = get_logger("kekbridge.ingress")
 
 WEBHOOK_PATH = "/api/webhooks/tradingview"
 _METHODS = {WEBHOOK_PATH: ("POST",), "/healthz": ("GET", "HEAD"), "/readyz": ("GET", "HEAD")}

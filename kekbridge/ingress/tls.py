@@ -14,12 +14,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
-
 from kekbridge.config import Server, Tls
 from kekbridge.errors import ConfigError
+from kekbridge.log import get_logger
 
-log = structlog.get_logger("kekbridge.ingress.tls")
+log = get_logger("kekbridge.ingress.tls")
 
 _CHECK_EVERY_S = 1.0
 

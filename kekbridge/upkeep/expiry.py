@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-import structlog
-
 from kekbridge.errors import ConfigError, ExchangeUnavailable
 from kekbridge.exchange.market import KeyInfo
+from kekbridge.log import get_logger
 from kekbridge.pem import not_after
 from kekbridge.store import conditions, events
 from kekbridge.upkeep.conditions import Conditions
 from kekbridge.wording import duration
 
-log = structlog.get_logger("kekbridge.upkeep.expiry")
+log = get_logger("kekbridge.upkeep.expiry")
 
 _TIMEOUT_S: Final = 5.0
 

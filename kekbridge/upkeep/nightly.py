@@ -9,13 +9,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from kekbridge import backup
 from kekbridge.config import BackupSettings
 from kekbridge.errors import ConfigError
+from kekbridge.log import get_logger
 
-log = structlog.get_logger("kekbridge.upkeep.nightly")
+log = get_logger("kekbridge.upkeep.nightly")
 
 _MADE_HERE: Final = re.compile(rf"{backup.NAMED_BY_JOB}[0-9]{{8}}T[0-9]{{6}}Z\.zip", re.ASCII)
 _HALF_MADE: Final = re.compile(rf"\.{backup.NAMED_BY_JOB}[0-9]{{8}}T[0-9]{{6}}Z\.zip\.[0-9a-f]+\.(db|zip).*", re.ASCII)

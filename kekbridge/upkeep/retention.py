@@ -7,12 +7,11 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
-import structlog
-
+from kekbridge.log import get_logger
 from kekbridge.store.database import Database
 from kekbridge.store.retention import remove_payloads
 
-log = structlog.get_logger("kekbridge.upkeep.retention")
+log = get_logger("kekbridge.upkeep.retention")
 
 # Between two steps the writer is free for alerts.
 _PAUSE_S: Final = 0.05

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import structlog
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MISSED, JobExecutionEvent
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from kekbridge.errors import KekbridgeError, StoreUnavailable
+from kekbridge.log import get_logger
 from kekbridge.store import jobruns
 from kekbridge.store.database import Database
 from kekbridge.store.jobruns import JobRun
 
-log = structlog.get_logger("kekbridge.jobs")
+log = get_logger("kekbridge.jobs")
 
 _DAY: Final = timedelta(days=1)
 _RETRY_DAILY: Final = timedelta(hours=1)
