@@ -119,9 +119,9 @@ async def test_no_position_is_protected_before_the_views_are_equal(tmp_path: Pat
         async with running_house(tmp_path / "data", paper_url) as house:
             _, entry = await house.send(orderType="limit", limitPrice="64800", stopLoss="60000")
             await house.fault("lose_stop", count=1)
-        await _move_prices(paper_url, {BTC: "64700"})
+        await _control(paper_url, "prices", {BTC: "64700"})
+        await _control(paper_url, "faults", {"fault": "server_error", "status": 500, "path": "/v1/trades"})
         async with running_house(tmp_path / "data", paper_url, ready=False) as house:
-            await house.fault("server_error", status=500, path="/v1/trades")
             sent_before = len(await house.journal("order_received"))
             await house.until_stored(entry, "filled")
             for _ in range(2):
@@ -155,7 +155,7 @@ async def test_what_happened_while_we_were_down_is_caught_up_with(tmp_path: Path
         async with running_house(tmp_path / "data", paper_url) as house:
             _, entry = await house.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="1%", takeProfit="2%")
             _, resting = await house.send(orderType="limit", limitPrice="64800")
-        await _move_prices(paper_url, {ETH: "1764", BTC: "64700"})
+        await _control(paper_url, "prices", {ETH: "1764", BTC: "64700"})
         async with running_house(tmp_path / "data", paper_url) as house:
             assert (await house.order(resting)).status is OrderStatus.FILLED
             legs = {
@@ -166,9 +166,9 @@ async def test_what_happened_while_we_were_down_is_caught_up_with(tmp_path: Path
             assert await house.positions() == {BTC: D("0.01")}
 
 
-async def _move_prices(paper_url: str, prices: dict[str, str]) -> None:
-    """Move prices while no daemon runs."""
-    async with aiohttp.ClientSession() as session, session.post(f"{paper_url}/paper/prices", json=prices) as answer:
+async def _control(paper_url: str, what: str, body: dict[str, Any]) -> None:
+    """Move prices or arm a fault while no daemon runs."""
+    async with aiohttp.ClientSession() as session, session.post(f"{paper_url}/paper/{what}", json=body) as answer:
         assert answer.status == 200
 
 

@@ -141,7 +141,8 @@ class Pacer:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter_s: float = JITTER_S,
     ) -> None:
-        self._windows = {name: _Window(rate, monotonic, sleep, jitter_s) for name, rate in rates.items()}
+        ways = _Ways()
+        self._windows = {name: _Window(rate, monotonic, sleep, jitter_s, ways) for name, rate in rates.items()}
 
     async def wait(self, endpoint: Endpoint, *, is_urgent: bool = False) -> Ticket:
         """Return when one more request fits; urgent ones (exits, protection, questions about them) overtake the others."""
@@ -165,19 +166,42 @@ class Pacer:
             await window.close()
 
 
+class _Ways:
+    """How quick the way to the exchange was at best, learnt from all requests: those of one burst may all have been held up."""
+
+    def __init__(self) -> None:
+        self._round_trips: deque[float] = deque(maxlen=_WAYS)
+        self._out: deque[float] = deque(
+            maxlen=_WAYS
+        )  # from departure to the exchange's clock: the way and the clocks' difference
+
+    def counted_by(self, left_at: float, answered_at: float, exchange_ms: int | None) -> float:
+        """The latest moment at which the exchange can have counted a request, by our clock and as if it had gone the shortest way."""
+        self._round_trips.append(answered_at - left_at)
+        counted_by = answered_at - min(self._round_trips)
+        if exchange_ms is None:
+            return counted_by
+        told_at = (exchange_ms + 1) / 1000  # what it rounded off was still before it
+        self._out.append(told_at - left_at)
+        # A clock that was set forward makes this the later of the two; it is never before the departure, whose own way is among them.
+        return min(counted_by, told_at - min(self._out))
+
+
 class _Window:
     def __init__(
-        self, rate: Rate, monotonic: Callable[[], float], sleep: Callable[[float], Awaitable[None]], jitter_s: float
+        self,
+        rate: Rate,
+        monotonic: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+        jitter_s: float,
+        ways: _Ways,
     ) -> None:
         self._count = rate.count
         self._length = rate.window_s + jitter_s
         self._monotonic = monotonic
         self._sleep = sleep
         self._stamped: list[Ticket] = []
-        self._round_trips: deque[float] = deque(maxlen=_WAYS)
-        self._ways_out: deque[float] = deque(
-            maxlen=_WAYS
-        )  # from a departure to the exchange's clock: the way, and the clocks' difference
+        self._ways = ways
         self._unstamped: set[Ticket] = set()
         self._held_until = float("-inf")
         self._queue: list[tuple[int, int, asyncio.Future[Ticket]]] = []
@@ -222,16 +246,7 @@ class _Window:
     def answered(self, ticket: Ticket, exchange_ms: int | None) -> None:
         if ticket.left_at is None:
             return
-        now = self._monotonic()
-        self._round_trips.append(now - ticket.left_at)
-        counted_by = now - min(self._round_trips)
-        if exchange_ms is not None:
-            told_at = (exchange_ms + 1) / 1000  # what it rounded off was still before it
-            self._ways_out.append(told_at - ticket.left_at)
-            counted_by = min(
-                counted_by, told_at - min(self._ways_out)
-            )  # never before it left: its own way is among them
-        ticket.at = counted_by
+        ticket.at = self._ways.counted_by(ticket.left_at, self._monotonic(), exchange_ms)
 
     def give_back(self, ticket: Ticket) -> None:
         if ticket in self._unstamped:
