@@ -110,7 +110,16 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
 
 
 def pairs(rows: Iterable[tuple[str, object]], *, indent: int = 0) -> None:
-    """Print names and values below each other on stdout; long values wrap under themselves."""
+    """Print names and values below each other on stdout; on a terminal long values wrap under themselves.
+
+    In a pipe each stays on its line, and rich is not imported: a daemon under a supervisor would keep its 3 MiB for one greeting.
+    """
+    if not sys.stdout.isatty():
+        texts = [(name, clean(value)) for name, value in rows]
+        width = max((len(name) for name, _ in texts), default=0)
+        for name, text in texts:
+            line(f"{'':{indent}}{name:<{width}}  {text}".rstrip())
+        return
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
