@@ -1,77 +1,53 @@
 """`/metrics` in Prometheus' words: totals from the store, which survive restarts, gauges of the moment, and latency histograms.
 
-The histograms count each stage of each alert once, in the moment it happens, however often anybody looks; like all of Prometheus'
-histograms they begin anew with the process.
+Imported when somebody asks for the page: prometheus_client is a megabyte that a bridge nobody scrapes does not need.
 """
 
 from __future__ import annotations
 
-import time
-from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from itertools import accumulate
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from kekbridge.stagewatch import StageWatch
+from kekbridge.durations import Durations
 from kekbridge.stats import Report
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0)
-_BUCKET_NAMES: Final = (*map(str, _BUCKETS), "+Inf")
 
 
-class _Histogram:
-    """Durations of one stage, counted by bucket. prometheus_client's own takes a lock for each of two numbers, and alerts come quicker."""
+class _Page:
+    """A collector that has what is to be shown."""
 
-    def __init__(self) -> None:
-        self._created_at = time.time()
-        self._counts = [0] * len(_BUCKET_NAMES)
-        self._sum = 0.0
-
-    def observe(self, seconds: float) -> None:
-        self._counts[bisect_left(_BUCKETS, seconds)] += 1
-        self._sum += seconds
-
-    def add_to(self, family: HistogramMetricFamily, stage: str) -> None:
-        """As prometheus_client shows a histogram of its own."""
-        buckets = list(zip(_BUCKET_NAMES, accumulate(self._counts), strict=True))
-        family.add_metric([stage], buckets, self._sum)
-        family.add_sample(f"{family.name}_created", {"stage": stage}, self._created_at)
-
-
-class Metrics:
-    """One per daemon; it listens from now on. The loop's thread only."""
-
-    def __init__(self, stages: StageWatch) -> None:
-        self._registry = CollectorRegistry()
-        self._stages: defaultdict[str, _Histogram] = defaultdict(_Histogram)
-        self._current: list[Metric] = []
-        self._registry.register(self)
-        stages.listen(lambda stage, seconds: self._stages[stage].observe(seconds))
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        """For the registry: what `render` has just prepared."""
-        return self._current
+        """For the registry."""
+        return self._metrics
 
-    def render(self, all_time: Report, state: Mapping[str, Any]) -> bytes:
-        """The whole page."""
-        self._current = [self._durations(), *_totals(all_time), *_moment(all_time, state), *_upkeep(state)]
-        return generate_latest(self._registry)
 
-    def _durations(self) -> Metric:
-        family = HistogramMetricFamily(
-            "kekbridge_stage_seconds",
-            "Time of an alert to this stage: received since it fired, all others since it was received.",
-            labels=["stage"],
-        )
-        for stage, histogram in self._stages.items():
-            histogram.add_to(family, stage)
-        return family
+def page(durations: Durations, all_time: Report, state: Mapping[str, Any]) -> bytes:
+    """The whole page: what was counted since the start, the report of all time, and the operator's state of the moment."""
+    registry = CollectorRegistry()
+    shown = [_durations(durations), *_totals(all_time), *_moment(all_time, state), *_upkeep(state)]
+    registry.register(_Page(shown))
+    return generate_latest(registry)
+
+
+def _durations(durations: Durations) -> Metric:
+    family = HistogramMetricFamily(
+        "kekbridge_stage_seconds",
+        "Time of an alert to this stage: received since it fired, all others since it was received.",
+        labels=["stage"],
+    )
+    for stage, histogram in durations.by_stage.items():
+        family.add_metric([stage], histogram.buckets, histogram.sum_s)
+        family.add_sample(f"{family.name}_created", {"stage": stage}, histogram.created_at)
+    return family
 
 
 def _totals(found: Report) -> Iterable[Metric]:

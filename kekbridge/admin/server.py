@@ -20,9 +20,9 @@ from kekbridge.admin.access import COOKIE, SESSION, Session, Sessions
 from kekbridge.admin.desk import Desk
 from kekbridge.admin.lockouts import LockoutDesk
 from kekbridge.admin.pages import Pages
+from kekbridge.durations import Durations
 from kekbridge.errors import ConfigError, KekbridgeError
 from kekbridge.log import get_logger
-from kekbridge.metrics import CONTENT_TYPE, Metrics
 from kekbridge.model import TradingState
 from kekbridge.wording import jsonable
 
@@ -52,7 +52,7 @@ class AdminServer:
         self._desk = desk
         self._host, self._port = host, port
         self._sessions = Sessions(token)
-        self._metrics = Metrics(desk.stages)
+        self._durations = Durations(desk.stages)
         app = web.Application(middlewares=[self._guard], client_max_size=_MOST_BYTES)
         app.router.add_get("/api/state", self._state)
         app.router.add_post("/api/trading", self._trading)
@@ -147,8 +147,10 @@ class AdminServer:
         return web.json_response(jsonable((await self._desk.state())["trading"]))
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
-        page = self._metrics.render(await self._desk.report(since=None), await self._desk.state())
-        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE})
+        from kekbridge import metrics  # late: most bridges are scraped by nobody
+
+        page = metrics.page(self._durations, await self._desk.report(since=None), await self._desk.state())
+        return web.Response(body=page, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     # -------------------------------------------------------------------------------------------------------- login
 
