@@ -54,11 +54,11 @@ SAFE = (Kekbridge, Reference)
 
 
 def _drive(system: System, *, count: int, at_once: int, copies: int = 1, warm: int = 10) -> Result:
-    """A measured run after a short one that warms everything up, once whatever follows a start is over."""
+    """A measured run, once whatever follows a start is over, after a short one that warms everything up."""
 
     async def both() -> Result:
+        await asyncio.sleep(_SETTLE_S)
         if warm:
-            await asyncio.sleep(_SETTLE_S)
             await run(system, count=warm, at_once=min(5, warm))
         return await run(system, count=count, at_once=at_once, copies=copies)
 
