@@ -162,6 +162,8 @@ class Pipeline:
         max_age_s = max(self._settings.queue.max_age_s, webhook.settings.max_timestamp_age_s or 0)
         fired_at = min(draft.fired_at or draft.received_at, draft.received_at)
         self._outcomes.close_acceptances()
+        # Decided by a view that has not been compared with the exchange's: queued, for the worker's second look.
+        may_claim = self._turns.may_leave_now if self._departures.is_trading else _nobody_leaves
         try:
             return await self._database.write(
                 claiming.admit_and_claim,
@@ -174,7 +176,7 @@ class Pipeline:
                 cooldown_s=webhook.settings.limits.cooldown_s or 0,
                 clock=self._clock,
                 passable=lambda: self._departures.passable,
-                may_claim=self._turns.may_leave_now,
+                may_claim=may_claim,
                 request_text=request_text,
             )
         except Exception:
@@ -338,6 +340,10 @@ class Pipeline:
     def _tell_unsent(self, order: Order) -> None:
         self._outcomes.publish(order)
         log.info("order_not_sent", client_order_id=order.client_order_id, status=order.status, code=order.code)
+
+
+def _nobody_leaves(_order: Order) -> bool:
+    return False
 
 
 def request_text(order: Order) -> str | None:

@@ -21,6 +21,10 @@ class Departures(Protocol):
     """The worker, as the request sees it."""
 
     @property
+    def is_trading(self) -> bool:
+        """Orders may leave: the bridge's view has equalled the exchange's, and nobody stops."""
+
+    @property
     def passable(self) -> frozenset[str]:
         """Client order ids under way that another order may stand behind. Any thread."""
 

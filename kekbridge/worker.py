@@ -72,13 +72,16 @@ class Worker:
 
     def enter(self, order: Order) -> bool:
         """Put an order that is being claimed under way, if it may leave at once or in line. Called on the writer thread."""
-        if self._start is None or self._stopping.is_set() or (order.is_entry and self.breaker.is_open):
-            return False
-        return self._lanes.line_up(order)
+        return self.is_trading and not (order.is_entry and self.breaker.is_open) and self._lanes.line_up(order)
 
     def leave(self, order: Order) -> None:
         """It does not leave after all. Any thread."""
         self._lanes.leave(order)
+
+    @property
+    def is_trading(self) -> bool:
+        """Orders may leave: the bridge's view has equalled the exchange's, and nobody stops. Any thread."""
+        return self._start is not None and not self._stopping.is_set()
 
     @property
     def passable(self) -> frozenset[str]:

@@ -138,6 +138,22 @@ async def test_no_position_is_protected_before_the_views_are_equal(tmp_path: Pat
             assert house.daemon.readiness().is_ready
 
 
+async def test_nothing_leaves_before_the_views_are_equal(tmp_path: Path) -> None:
+    """An alert that comes while the trades cannot be read is stored and waits in the queue, unclaimed; then it is looked at again."""
+    async with running_paper(tmp_path / "paper") as paper_url:
+        async with running_house(tmp_path / "data", paper_url):
+            pass
+        await _control(paper_url, "faults", {"fault": "server_error", "status": 500, "path": "/v1/trades"})
+        async with running_house(tmp_path / "data", paper_url, ready=False, server__respond_within_s=0) as house:
+            _, answer = await house.send()
+            assert not house.daemon.engine.worker.is_trading
+            order = await house.order(answer)
+            assert (order.status, order.attempt) == (OrderStatus.QUEUED, 0)
+            await house.clear_faults()
+            order = await house.until_stored(answer, "filled")
+            assert order.attempt == 1
+
+
 async def test_an_exit_that_never_arrived_is_sent_again(house: House) -> None:
     """Proven not to be there: an exit goes again, reduce-only, and closes the position once."""
     await house.send()
