@@ -11,17 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench import filling
 from tests.bench.brackets import brackets
-from tests.bench.load import Result, run
+from tests.bench.load import SETTLE_S, Result, run
 from tests.bench.markets import MANY
 from tests.bench.reading import reading
+from tests.bench.restarting import restarting
 from tests.bench.systems import Flask, Kekbridge, OneCommit, Reference, System, ThrottledFlask
 from tests.system.harness import clean_environment
 
 Figures = dict[str, float]
-# What a program does once it answers (kekbridge imports the operator's side then) is part of no alert.
-_SETTLE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ def _drive(system: System, *, count: int, at_once: int, copies: int = 1, warm: i
     """A measured run, once whatever follows a start is over, after a short one that warms everything up."""
 
     async def both() -> Result:
-        await asyncio.sleep(_SETTLE_S)
+        await asyncio.sleep(SETTLE_S)
         if warm:
             await run(system, count=warm, at_once=min(5, warm))
         return await run(system, count=count, at_once=at_once, copies=copies)
@@ -168,20 +166,7 @@ def start_up(make: type[System], size: Size) -> Figures:
 
 def start_up_stored(make: type[System], size: Size) -> Figures:
     """The same with alerts stored, and a lone alert's way then; kekbridge only."""
-    figures: Figures = {}
-    for count in (0, *size.stored):
-        with make() as system:
-            _drive(system, count=2, at_once=1, warm=0)
-            system.stop()
-            if count:
-                filling.fill(system.directory / "data" / "kekbridge.db", count)
-            system.start()
-            figures[f"start s, {count}"] = system.start_s
-            figures[f"order p50 ms, {count}"] = _times(_drive(system, count=size.lone, at_once=1))["order p50 ms"]
-    for count in size.stored:
-        figures[f"start, {count} / empty"] = figures[f"start s, {count}"] / figures["start s, 0"]
-        figures[f"order p50, {count} / empty"] = figures[f"order p50 ms, {count}"] / figures["order p50 ms, 0"]
-    return figures
+    return restarting(make, size.stored, alerts=size.lone)
 
 
 def long_history(make: type[System], size: Size) -> Figures:

@@ -1,0 +1,51 @@
+"""The start with a long history, and a lone alert's way then. A history is filled once and used in every round."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import statistics
+
+from tests.bench import filling
+from tests.bench.load import SETTLE_S, run
+from tests.bench.systems import System
+
+_filled: dict[int, System] = {}
+
+
+def restarting(make: type[System], counts: tuple[int, ...], *, alerts: int) -> dict[str, float]:
+    """Seconds to the first answer and the median of a lone order by stored alerts, and in multiples of an empty store's."""
+    figures: dict[str, float] = {}
+    for count in (0, *counts):
+        system = _with_history(make, count)
+        system.start()
+        try:
+            orders = asyncio.run(_lone_orders(system, alerts))
+        finally:
+            system.stop()
+        figures[f"start s, {count}"] = system.start_s
+        figures[f"order p50 ms, {count}"] = statistics.median(orders) * 1000
+    for count in counts:
+        figures[f"start, {count} / empty"] = figures[f"start s, {count}"] / figures["start s, 0"]
+        figures[f"order p50, {count} / empty"] = figures[f"order p50 ms, {count}"] / figures["order p50 ms, 0"]
+    return figures
+
+
+async def _lone_orders(system: System, alerts: int) -> list[float]:
+    await asyncio.sleep(SETTLE_S)
+    await run(system, count=min(10, alerts), at_once=1)
+    return (await run(system, count=alerts, at_once=1)).orders
+
+
+def _with_history(make: type[System], count: int) -> System:
+    """A system that was stopped with so many alerts of the past in its store; gone with this process."""
+    if count in _filled:
+        return _filled[count]
+    _filled[count] = system = make()
+    system.__enter__()
+    atexit.register(system.__exit__)
+    asyncio.run(run(system, count=2, at_once=1))
+    system.stop()
+    if count:
+        filling.fill(system.directory / "data" / "kekbridge.db", count)
+    return system
