@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from kekbridge import whereabouts
 from kekbridge.admin.access import make_token
-from kekbridge.admin.desk import Desk
-from kekbridge.admin.server import AdminServer
+from kekbridge.admin.door import Door, Listener
 from kekbridge.delivery import Readiness
+from kekbridge.durations import Durations
 from kekbridge.engine import Engine
 from kekbridge.equity import EquityWatch
 from kekbridge.errors import KekbridgeError
@@ -22,6 +23,9 @@ from kekbridge.log import get_logger
 from kekbridge.notify import NOTIFY_URLS, Notifier, channels_of
 from kekbridge.opening import Opened
 from kekbridge.risk.limits import account_limits
+
+if TYPE_CHECKING:
+    from kekbridge.admin.desk import Desk
 
 log = get_logger("kekbridge.operations")
 
@@ -61,29 +65,42 @@ class Operations:
             database=opened.database,
             clock=opened.clock,
         )
-        self._admin = self._build_admin(lockout, readiness) if opened.settings.admin.enabled else None
+        self._lockout, self._readiness = lockout, readiness
+        self._door = self._build_door() if opened.settings.admin.enabled else None
 
-    def _build_admin(self, lockout: Lockout, readiness: Callable[[], Readiness]) -> AdminServer:
+    def _build_door(self) -> Door:
+        token = make_token(self._opened.data_dir)
+        durations = Durations(
+            self._engine.outcomes.stages
+        )  # counts from the start, also what happens before the first look
+
+        def load() -> Callable[[], Listener]:
+            from kekbridge.admin import desk, server  # late: most bridges are looked at seldom
+
+            return lambda: server.AdminServer(self._build_desk(desk.Desk), token, durations)
+
+        wanted = self._opened.settings.admin
+        return Door(host=wanted.host, port=wanted.port, load=load)
+
+    def _build_desk(self, desk: type[Desk]) -> Desk:
         opened = self._opened
-        desk = Desk(
+        return desk(
             database=opened.database,
             exchange=opened.exchange,
             sealer=opened.sealer,
             settings=opened.settings,
-            readiness=readiness,
-            lockout=lockout,
+            readiness=self._readiness,
+            lockout=self._lockout,
             clock=opened.clock,
             stages=self._engine.outcomes.stages,
         )
-        wanted = opened.settings.admin
-        return AdminServer(desk, make_token(opened.data_dir), host=wanted.host, port=wanted.port)
 
     async def start(self) -> None:
         """Open the operator's door, note where everything is, start the clockwork. Raises ConfigError when the door cannot be opened."""
         exchange_url = self._opened.paper_url or self._opened.settings.exchange.base_url
         await whereabouts.note_exchange(self._opened.database, exchange_url, now=self._opened.clock())
-        if self._admin is not None:
-            url = await self._admin.start()
+        if self._door is not None:
+            url = self._door.open()
             log.info("admin_listening", url=url)
             await whereabouts.note_admin(self._opened.database, url, now=self._opened.clock())
         self.jobs.start()
@@ -98,8 +115,8 @@ class Operations:
     async def stop(self) -> None:
         """Cut the jobs and close the operator's door."""
         self.jobs.stop()
-        if self._admin is not None:
-            await self._admin.close()
+        if self._door is not None:
+            await self._door.close()
 
     async def _notify(self) -> None:
         """Tell the channels that the vault names, if any; nothing waits for them."""

@@ -7,8 +7,8 @@ bearer header or a session's cookie. Nothing changes by GET; a form must bring i
 from __future__ import annotations
 
 import asyncio
-import errno
 import hmac
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -21,12 +21,9 @@ from kekbridge.admin.desk import Desk
 from kekbridge.admin.lockouts import LockoutDesk
 from kekbridge.admin.pages import Pages
 from kekbridge.durations import Durations
-from kekbridge.errors import ConfigError, KekbridgeError
-from kekbridge.log import get_logger
+from kekbridge.errors import KekbridgeError
 from kekbridge.model import TradingState
 from kekbridge.wording import jsonable
-
-log = get_logger("kekbridge.admin")
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _HEADERS: Final = {
@@ -46,13 +43,10 @@ _MOST_BYTES: Final = 64 * 1024
 class AdminServer:
     """One per daemon: start() once, then close()."""
 
-    def __init__(self, desk: Desk, token: str, *, host: str, port: int) -> None:
-        """Raises ConfigError for a host that is not loopback."""
-        access.check_loopback(host)
+    def __init__(self, desk: Desk, token: str, durations: Durations) -> None:
         self._desk = desk
-        self._host, self._port = host, port
         self._sessions = Sessions(token)
-        self._durations = Durations(desk.stages)
+        self._durations = durations
         app = web.Application(middlewares=[self._guard], client_max_size=_MOST_BYTES)
         app.router.add_get("/api/state", self._state)
         app.router.add_post("/api/trading", self._trading)
@@ -65,19 +59,10 @@ class AdminServer:
         self._pages.register(app.router)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
 
-    async def start(self) -> str:
-        """Listen, on a free port when the wanted one is taken; returns the URL."""
+    async def start(self, listening: socket.socket) -> None:
+        """Answer whoever comes by this socket (door.py)."""
         await self._runner.setup()
-        try:
-            site = web.TCPSite(self._runner, self._host, self._port)
-            await site.start()
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise ConfigError(f"cannot listen on admin.host {self._host}: {error.strerror}") from None
-            log.warning("admin_port_taken", wanted=self._port)
-            await web.TCPSite(self._runner, self._host, 0).start()
-        host, port = self._runner.addresses[0][:2]
-        return f"http://{f'[{host}]' if ':' in str(host) else host}:{port}"
+        await web.SockSite(self._runner, listening).start()
 
     async def close(self) -> None:
         await self._runner.cleanup()
