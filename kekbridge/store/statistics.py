@@ -16,8 +16,8 @@ from typing import Final
 from kekbridge.model import Side
 from kekbridge.stages import Moments, stages_of
 from kekbridge.stats import Execution, Facts, Tally
-from kekbridge.store import equity, positions, results, times, webhooks
-from kekbridge.store.codec import decimal_text, optional_decimal
+from kekbridge.store import equity, funding, positions, results, times, webhooks
+from kekbridge.store.codec import optional_decimal
 
 SAMPLE: Final = 2000
 _LONG_AGO: Final = "0000"
@@ -45,7 +45,7 @@ def gather(
         wins=money.wins,
         realized=money.realized,
         fees=money.fees,
-        funding=_funding(connection, start) if webhook_id is None else None,
+        funding=funding.total(connection, since=start) if webhook_id is None else None,
         unrealized=sum((one for one in open_pnl if one is not None), Decimal(0)) if webhook_id is None else None,
         stops=_stops(connection, start, webhook_id),
         exposure=sum((abs(one.quantity * (one.mark_price or one.average_open_price)) for one in held), Decimal(0)),
@@ -53,19 +53,6 @@ def gather(
         per_day=_per_day(connection, since, now, webhook_id),
         equity=_equity(connection, since, now),
     )
-
-
-def add_funding(connection: sqlite3.Connection, symbol: str, at: datetime, fee: Decimal) -> None:
-    """Note one funding payment of the exchange's list (USDC, received negative); told again it changes nothing."""
-    connection.execute(
-        "INSERT OR REPLACE INTO funding (symbol, at, fee) VALUES (?, ?, ?)",
-        (symbol, times.to_text(at), decimal_text(fee)),
-    )
-
-
-def funding_known_until(connection: sqlite3.Connection) -> datetime | None:
-    """When the newest known payment was made."""
-    return times.optional_time(connection.execute("SELECT max(at) FROM funding").fetchone()[0])
 
 
 # What makes a row of each kind, for the hour that a period begins in.
@@ -181,11 +168,6 @@ def _executions(connection: sqlite3.Connection, start: str, webhook_id: str | No
         )
         for side, average, signal, reference in rows
     )
-
-
-def _funding(connection: sqlite3.Connection, start: str) -> Decimal:
-    rows = connection.execute("SELECT fee FROM funding WHERE at >= ?", (start,))
-    return sum((Decimal(fee) for (fee,) in rows), Decimal(0))
 
 
 def _stops(connection: sqlite3.Connection, start: str, webhook_id: str | None) -> tuple[int, int]:

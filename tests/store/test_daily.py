@@ -9,7 +9,7 @@ from decimal import Decimal
 from kekbridge.messages import words_of
 from kekbridge.model import AccountSnapshot, Flow
 from kekbridge.risk.equity import follow_peak
-from kekbridge.store import daily, equity, events, fills, statistics
+from kekbridge.store import daily, equity, events, fills, funding
 from kekbridge.store.admission import Decision, admit
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill
 
@@ -37,8 +37,8 @@ def test_the_day_is_summed_to_the_cent_and_nothing_of_its_neighbours(connection:
     midnight = datetime(2026, 1, 15, tzinfo=UTC)
     for at, pnl in ((midnight - timedelta(seconds=1), "500"), (midnight, "12.5"), (NOW, "-2.25")):
         fills.record(connection, [fill(realized_pnl=Decimal(pnl), fee=Decimal("0.5"), executed_at=at)])
-    statistics.add_funding(connection, "PERP_BTC_USDC", NOW, Decimal("0.25"))
-    statistics.add_funding(connection, "PERP_BTC_USDC", midnight + timedelta(days=1), Decimal(9))
+    funding.add(connection, "PERP_BTC_USDC", NOW, Decimal("0.25"))
+    funding.add(connection, "PERP_BTC_USDC", midnight + timedelta(days=1), Decimal(9))
     mark(connection, midnight - timedelta(minutes=1), "1000")
     mark(connection, NOW, "1509", ("deposit", Flow(NOW - timedelta(minutes=1), Decimal(500))))
     mark(connection, midnight + timedelta(days=1), "1600")
