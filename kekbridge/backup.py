@@ -28,7 +28,6 @@ from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
 
 LAST_BACKUP: Final = "last_backup"
-NAMED_BY_JOB: Final = "kekbridge-"
 _MANIFEST: Final = "manifest.json"
 _FORMAT: Final = 1
 # Sealed, or no secret: vault.json names the master key, vault.sealed is encrypted by the passphrase.

@@ -7,7 +7,6 @@ in reverse. What only some bridges have (the paper exchange, a certificate of it
 from __future__ import annotations
 
 import asyncio
-import getpass
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -160,7 +159,11 @@ def _auto_certificate(
 
 def _ask_on_terminal() -> Callable[[str], str] | None:
     """How to ask for the vault's passphrase: hidden, and only where somebody can answer."""
-    return getpass.getpass if sys.stdin is not None and sys.stdin.isatty() else None
+    if sys.stdin is None or not sys.stdin.isatty():
+        return None
+    from getpass import getpass
+
+    return getpass
 
 
 def _keep_own_prices(symbol: str, price: Decimal) -> bool:

@@ -9,15 +9,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from kekbridge import backup
 from kekbridge.config import BackupSettings
 from kekbridge.errors import ConfigError
 from kekbridge.log import get_logger
 
 log = get_logger("kekbridge.upkeep.nightly")
 
-_MADE_HERE: Final = re.compile(rf"{backup.NAMED_BY_JOB}[0-9]{{8}}T[0-9]{{6}}Z\.zip", re.ASCII)
-_HALF_MADE: Final = re.compile(rf"\.{backup.NAMED_BY_JOB}[0-9]{{8}}T[0-9]{{6}}Z\.zip\.[0-9a-f]+\.(db|zip).*", re.ASCII)
+# The name of a nightly backup, and of one that was not finished.
+_NAMED: Final = "kekbridge-"
+_MADE_HERE: Final = re.compile(rf"{_NAMED}[0-9]{{8}}T[0-9]{{6}}Z\.zip", re.ASCII)
+_HALF_MADE: Final = re.compile(rf"\.{_NAMED}[0-9]{{8}}T[0-9]{{6}}Z\.zip\.[0-9a-f]+\.(db|zip).*", re.ASCII)
 _LEFT_BEHIND: Final = timedelta(days=1)
 
 
@@ -40,8 +41,10 @@ class NightlyBackup:
         await asyncio.to_thread(self._run)
 
     def _run(self) -> None:
+        from kekbridge import backup  # late: once a day is seldom
+
         now = self._clock()
-        made = backup.make(self._data_dir, self._directory / f"{backup.NAMED_BY_JOB}{now:%Y%m%dT%H%M%S}Z.zip", now=now)
+        made = backup.make(self._data_dir, self._directory / f"{_NAMED}{now:%Y%m%dT%H%M%S}Z.zip", now=now)
         log.info("backup_made", file=str(made.file), bytes=made.bytes, alerts=made.alerts)
         try:
             self._tidy(now)

@@ -11,6 +11,7 @@ from typing import Protocol
 
 MASTER_KEY = "master-key"
 UNLOCKING = "vault-passphrase"
+SEALED_FILE = "vault.sealed"
 
 
 def orderly_secret(account_id: str) -> str:

@@ -1,7 +1,7 @@
 """Chooses the vault (design.md section 4): directory, OS keyring, passphrase file, and for paper only a key file.
 
 The data directory remembers which vault its master key was made in; that one is tried before the order above, so that a keyring
-appearing or vanishing never silently changes the key. Prompts only through the `ask` it is given.
+appearing or vanishing never silently changes the key. Prompts only through the `ask` it is given. A vault is imported when it is used.
 """
 
 from __future__ import annotations
@@ -13,12 +13,9 @@ from pathlib import Path
 from kekbridge.config import Vault as VaultSettings
 from kekbridge.errors import VaultError
 from kekbridge.model import Mode
-from kekbridge.vault.base import MASTER_KEY, UNLOCKING, OpenVault, Place
+from kekbridge.vault.base import MASTER_KEY, SEALED_FILE, UNLOCKING, OpenVault, Place
 from kekbridge.vault.directory import DirectoryVault
-from kekbridge.vault.key_file import KeyFileVault
 from kekbridge.vault.master import remembered_vault
-from kekbridge.vault.os_keyring import KeyringVault
-from kekbridge.vault.passphrase import FILE_NAME, PassphraseVault
 
 Ask = Callable[[str], str]
 
@@ -73,7 +70,7 @@ class _Search:
         self._mode = mode
         self._ask = ask
         self._environment = environment
-        self._sealed_file = data_dir / FILE_NAME
+        self._sealed_file = data_dir / SEALED_FILE
         given = settings.secrets_dir or environment.get("CREDENTIALS_DIRECTORY", "")
         self._directory = DirectoryVault(Path(given).expanduser()) if given else None
 
@@ -87,6 +84,8 @@ class _Search:
                     )
                 return self._directory
             case "keyring":
+                from kekbridge.vault.os_keyring import KeyringVault
+
                 return KeyringVault.find(self._data_dir, self._environment)
             case "file":
                 return self._open_sealed_file()
@@ -95,6 +94,8 @@ class _Search:
                     raise VaultError(
                         f"the key file is for paper mode only, not {self._mode.value}; use one of: {_WAYS_OUT}"
                     )
+                from kekbridge.vault.key_file import KeyFileVault
+
                 return KeyFileVault(self._data_dir)
 
     def open_if_meant(self, name: str) -> Place:
@@ -115,7 +116,7 @@ class _Search:
                 raise _NotMeant(error.message) from None
         return self.open(name)
 
-    def _open_sealed_file(self) -> PassphraseVault:
+    def _open_sealed_file(self) -> Place:
         passphrase = self._passphrase_credential()
         is_new = not self._sealed_file.exists()
         if passphrase is None and self._ask is not None:
@@ -127,6 +128,8 @@ class _Search:
                 f"{self._sealed_file} needs its passphrase: start on a terminal, or give it as the credential"
                 " vault-passphrase in vault.secrets_dir or $CREDENTIALS_DIRECTORY"
             )
+        from kekbridge.vault.passphrase import PassphraseVault
+
         make_or_open = PassphraseVault.create if is_new else PassphraseVault.open
         return make_or_open(self._sealed_file, passphrase)
 

@@ -20,7 +20,6 @@ import nacl.utils
 from kekbridge.errors import VaultError
 from kekbridge.vault.files import only_one, read_private, write_private
 
-FILE_NAME = "vault.sealed"
 _LOCK = "vault.sealed.lock"  # its own: the master key is made while vault.lock is held
 SHORTEST_PASSPHRASE = 12
 _KDF = nacl.pwhash.argon2id

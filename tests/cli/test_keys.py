@@ -17,7 +17,8 @@ from eth_account.messages import encode_typed_data
 from nacl.pwhash import argon2id
 
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
-from kekbridge.vault.passphrase import FILE_NAME, PassphraseVault
+from kekbridge.vault.base import SEALED_FILE
+from kekbridge.vault.passphrase import PassphraseVault
 from tests.cli.processes import DEADLINE_S, KEKBRIDGE, bare_environment, starting
 from tests.cli.venues import Venue, running_venue
 from tests.system.harness import WEBHOOK_PATH, call, timestamp
@@ -50,7 +51,7 @@ def live(tmp_path: Path, base_url: str) -> dict[str, str]:
     data_dir = tmp_path / "data"
     data_dir.mkdir(mode=0o700, exist_ok=True)
     PassphraseVault.create(
-        data_dir / FILE_NAME, PASSPHRASE, operations=argon2id.OPSLIMIT_MIN, memory=argon2id.MEMLIMIT_MIN
+        data_dir / SEALED_FILE, PASSPHRASE, operations=argon2id.OPSLIMIT_MIN, memory=argon2id.MEMLIMIT_MIN
     )
     return {
         "KEKBRIDGE_MODE": "live",

@@ -15,7 +15,8 @@ from eth_account.messages import encode_typed_data
 from nacl.pwhash import argon2id
 
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ADDRESS
-from kekbridge.vault.passphrase import FILE_NAME, PassphraseVault
+from kekbridge.vault.base import SEALED_FILE
+from kekbridge.vault.passphrase import PassphraseVault
 from tests.cli.processes import DEADLINE_S, KEKBRIDGE, bare_environment
 from tests.cli.terminal import at_terminal
 from tests.cli.venues import running_venue
@@ -35,7 +36,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
         passphrase.write_text(PASSPHRASE)
         passphrase.chmod(0o600)
         PassphraseVault.create(
-            data_dir / FILE_NAME, PASSPHRASE, operations=argon2id.OPSLIMIT_MIN, memory=argon2id.MEMLIMIT_MIN
+            data_dir / SEALED_FILE, PASSPHRASE, operations=argon2id.OPSLIMIT_MIN, memory=argon2id.MEMLIMIT_MIN
         )
         variables = bare_environment(data_dir) | {
             "KEKBRIDGE_MODE": "live",
