@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench import profiling
 from tests.bench.brackets import brackets
 from tests.bench.load import SETTLE_S, Result, run
 from tests.bench.markets import MANY
@@ -111,6 +112,15 @@ def sustained(make: type[System], size: Size) -> Figures:
         result = _drive(system, count=size.sustained, at_once=50, warm=0)
         spent = system.cpu_s() - before
         return {"alerts/s": size.sustained / result.elapsed_s, "cpu ms/alert": spent / size.sustained * 1000}
+
+
+def profile(make: type[System], size: Size) -> Figures:
+    """What the sustained alerts are made of: calls, which are exact, and shares of the CPU time, which the profiler distorts."""
+    with profiling.wrapped(make()) as system:
+        _drive(system, count=min(50, size.burst), at_once=min(50, size.burst))
+        profiling.begin(system)
+        _drive(system, count=size.sustained, at_once=50, warm=0)
+        return profiling.figures(system, size.sustained)
 
 
 def slow_exchange(make: type[System], size: Size) -> Figures:
@@ -249,6 +259,7 @@ SCENARIOS: Mapping[str, Scenario] = {
     "burst": Scenario("burst of 50", burst, (*ALL, ThrottledFlask)),
     "spread": Scenario("burst of 50, 50 markets", spread, SAFE),
     "sustained": Scenario("sustained, 50 at a time", sustained, ALL),
+    "profile": Scenario("sustained, profiled", profile, SAFE),
     "slow": Scenario("exchange answers after 1 s", slow_exchange, ALL),
     "limited": Scenario("exchange takes 10 a second", limited_exchange, (*ALL, ThrottledFlask)),
     "brackets": Scenario("exchange takes a bracket a second", limited_brackets, (Kekbridge,)),

@@ -144,6 +144,10 @@ class System:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    def wait(self, within_s: float) -> None:
+        """Until the system has ended by itself."""
+        self._processes[-1].wait(within_s)
+
     def __exit__(self, *_: object) -> None:
         while self._processes:
             self.stop()
