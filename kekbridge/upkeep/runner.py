@@ -85,9 +85,8 @@ class Runner:
 
     def plan(self) -> None:
         """Note the timetable and run what was missed; call it once more when jobs were added after the start."""
-        self._scheduler.add_job(
-            self._catch_up, "date", run_date=datetime.now(UTC), id=_CATCH_UP, name=_CATCH_UP, replace_existing=True
-        )
+        # A job of its own each time: APScheduler skips one that is still running, and the later jobs would not be in the timetable.
+        self._scheduler.add_job(self._catch_up, "date", run_date=datetime.now(UTC), name=_CATCH_UP)
 
     async def run_now(self, name: str) -> None:
         """Run a job outside its time and return when it is done; counted like every other run. Raises KeyError."""

@@ -123,3 +123,13 @@ async def test_a_daily_job_that_fails_is_tried_again_soon(database: Database, ru
     assert next_at is not None
     assert next_at <= datetime.now(UTC) + timedelta(hours=1)
     assert kinds(database) == ["job_failed"]
+
+
+async def test_jobs_that_are_added_during_the_first_look_are_planned_too(database: Database, runner: Runner) -> None:
+    """The jobs of a bridge that trades come right after the others: the second look is not skipped because the first still runs."""
+    runner.add(Job(name="early", run=Work(), every_s=3600))
+    runner.start()
+    await asyncio.sleep(0.001)  # the first look has begun and reads the store
+    runner.add(Job(name="late", run=Work(), every_s=3600))
+    runner.plan()
+    await until(lambda: set(runs(database)) == {"early", "late"})
