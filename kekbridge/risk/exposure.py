@@ -47,16 +47,11 @@ class Reach:
 
 def reach_of(position: Decimal, sums: Sums) -> Reach:
     """Worst case of one symbol: its signed position and what its open orders may still trade."""
-    return Reach(*_sides(position, sums))
+    return Reach(*sides(position, sums))
 
 
-def largest_reach(position: Decimal, sums: Sums) -> Decimal:
-    """`reach_of(...).largest`, for every symbol of every order: without the object in between."""
-    long, short = _sides(position, sums)
-    return long if long >= short else short
-
-
-def _sides(position: Decimal, sums: Sums) -> tuple[Decimal, Decimal]:
+def sides(position: Decimal, sums: Sums) -> tuple[Decimal, Decimal]:
+    """The long and the short of `reach_of`, without an object around them: it is asked for every symbol with every order."""
     from_below = position if position >= ZERO else min(ZERO, position + sums.exit_buys)
     from_above = position if position <= ZERO else max(ZERO, position - sums.exit_sells)
     long, short = from_below + sums.entry_buys, sums.entry_sells - from_above
@@ -83,7 +78,7 @@ def gross_notional(snapshot: AccountSnapshot, commitments: Mapping[str, Commitme
     total = ZERO
     for symbol in _symbols_at_stake(snapshot, commitments):
         own = commitments.get(symbol, UNCOMMITTED)
-        worst = largest_reach(snapshot.position_quantity(symbol), own.open)
+        worst = max(sides(snapshot.position_quantity(symbol), own.open))
         total += worst * price_of(symbol, snapshot, own)
     for foreign in snapshot.other_positions:
         price = snapshot.mark_price(foreign.symbol) or foreign.mark_price or foreign.average_open_price
@@ -175,7 +170,7 @@ def margin_needed(intent: OrderIntent, snapshot: AccountSnapshot, before: Commit
     symbol = intent.symbol
     position, mark = snapshot.position_quantity(symbol), price_of(symbol, snapshot, before)
     price = max(intent.reference_price, mark)
-    after, known = largest_reach(position, after_it.open), largest_reach(position, before.margined)
+    after, known = max(sides(position, after_it.open)), max(sides(position, before.margined))
     in_force = leverage_in_force(symbol, snapshot)
     held_back = margin_of(symbol, known, in_force, mark, snapshot)
     margin = margin_of(symbol, after, intent.leverage or in_force, price, snapshot)
@@ -190,7 +185,7 @@ def margin_promised(but: str, snapshot: AccountSnapshot, commitments: Mapping[st
             continue
         instrument = snapshot.instruments.get(symbol)
         position = snapshot.position_quantity(symbol)
-        after, known = largest_reach(position, own.open), largest_reach(position, own.margined)
+        after, known = max(sides(position, own.open)), max(sides(position, own.margined))
         if instrument is None or after == known:
             continue
         price, ratio = (
