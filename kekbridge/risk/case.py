@@ -47,11 +47,6 @@ def deny(rule: str, scope: str, found: str, limit: str, message: str) -> Verdict
     return Verdict(rule=rule, scope=scope, passed=False, found=found, limit=limit, message=message)
 
 
-def verdict(rule: str, scope: str, passed: bool, found: str, limit: str, message: Callable[[], str]) -> Verdict:
-    """A yes without words, or a no with the message, which is made for a no only."""
-    return allow(rule, scope, found, limit) if passed else deny(rule, scope, found, limit, message())
-
-
 def at_most(
     rule: str,
     scope: str,
