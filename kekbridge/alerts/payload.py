@@ -28,6 +28,7 @@ from kekbridge.alerts.vocabulary import (
     IDENTITY_FIELDS,
     IDENTITY_NAMES,
     KEY_PREFIXES,
+    STAMP_NAMES,
     STEPS_FIELD,
     canonical_name,
 )
@@ -39,7 +40,6 @@ __all__ = ["Message", "check_age", "fired_at", "interpret", "read_message", "tim
 # Values as JSON; one encoder for all, where json.dumps with an option makes a new one each time, and texts as it writes them.
 _encoded = json.JSONEncoder(ensure_ascii=False).encode
 _quoted = encode_basestring
-_STAMPS = frozenset({"timestamp", "signature"})  # neither has a second spelling
 
 MOST_STEPS = 20  # every step may need several orders, and an alert has a hundred order names (client_order_id_of)
 _LONGEST_SENDER_ID = 128
@@ -266,7 +266,7 @@ def _without_stamps(document: object) -> object:
     if isinstance(document, list):
         return [_without_stamps(one) for one in document]
     if isinstance(document, dict):
-        kept = {n: v for n, v in document.items() if n not in _STAMPS}
+        kept = {n: v for n, v in document.items() if n not in STAMP_NAMES}
         if isinstance(kept.get(STEPS_FIELD), list):
             kept[STEPS_FIELD] = _without_stamps(kept[STEPS_FIELD])
         return kept

@@ -58,6 +58,8 @@ _SPELLINGS = MappingProxyType({**{_snake(name): name for name in CANONICAL_FIELD
 IDENTITY_NAMES = MappingProxyType(
     {**{n: own for n, own in _SPELLINGS.items() if own in IDENTITY_FIELDS}, **{n: n for n in CREDENTIAL_FIELDS}}
 )
+# Every spelling of what changes when the same alert is sent again.
+STAMP_NAMES = frozenset({n for n, own in _SPELLINGS.items() if own in ("timestamp", "signature")})
 
 
 def canonical_name(name: str) -> str:
