@@ -33,7 +33,7 @@ from kekbridge.model import (
     Webhook,
 )
 from kekbridge.risk import rules
-from kekbridge.risk.case import is_exit, verdict, with_order
+from kekbridge.risk.case import allow, deny, is_exit, with_order
 from kekbridge.risk.equity import trip_of
 from kekbridge.store.admission import Decision
 from kekbridge.store.claiming import Recheck
@@ -235,18 +235,11 @@ def _room_in_queue(intent: OrderIntent, waiting: int, terms: Terms) -> tuple[Ver
     if is_exit(intent):
         return ()
     most = terms.max_waiting
-    return (
-        verdict(
-            "queue_full",
-            "account",
-            waiting < most,
-            str(waiting),
-            f"under {most}",
-            lambda: (
-                f"{waiting} orders are waiting to be sent, at most {most} may; send less, or raise queue.max_waiting"
-            ),
-        ),
-    )
+    found, limit = str(waiting), f"under {most}"
+    if waiting < most:
+        return (allow("queue_full", "account", found, limit),)
+    text = f"{waiting} orders are waiting to be sent, at most {most} may; send less, or raise queue.max_waiting"
+    return (deny("queue_full", "account", found, limit, text),)
 
 
 def _trips(denial: Verdict, notional: Decimal, webhook: Webhook, usage: Usage, terms: Terms) -> tuple[Trip, ...]:
@@ -276,7 +269,7 @@ def _conclude(
     trips: tuple[Trip, ...],
 ) -> Decision:
     first: Signal = alert.steps[0]
-    symbol = next((plan.symbol for plan in plans if plan.symbol), storable_text(first.symbol or "") or None)
+    symbol = next((plan.symbol for plan in plans if plan.symbol), None) or storable_text(first.symbol or "") or None
     cancels = tuple(plan.cancel for plan in plans if plan.cancel is not None)
     code = error = field = None
     status: Literal["admitted", "denied", "refused", "ignored"] = "admitted"

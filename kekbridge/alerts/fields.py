@@ -6,7 +6,6 @@ Called by payload.interpret(); foreign message shapes have been mapped to canoni
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -304,4 +303,4 @@ def _word(written: object) -> str:
     """A word in lower case with underscores, `Post-Only` -> `post_only`; the empty word for anything that is no text."""
     if not isinstance(written, str) or isinstance(written, NumberText):
         return ""
-    return re.sub(r"[ -]", "_", written.strip(" \t\r\n")).lower() if written.isascii() else ""
+    return written.strip(" \t\r\n").replace(" ", "_").replace("-", "_").lower() if written.isascii() else ""

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from json.encoder import encode_basestring
 from types import MappingProxyType
 from typing import Any
 
@@ -22,14 +23,23 @@ from kekbridge.alerts.signal import Alert, Signal
 from kekbridge.alerts.source import refuse_placeholder
 from kekbridge.alerts.strict_json import read_document, strip_body
 from kekbridge.alerts.timestamps import check_age, instant_of
-from kekbridge.alerts.vocabulary import CREDENTIAL_FIELDS, IDENTITY_FIELDS, KEY_PREFIXES, STEPS_FIELD, canonical_name
+from kekbridge.alerts.vocabulary import (
+    CREDENTIAL_FIELDS,
+    IDENTITY_FIELDS,
+    IDENTITY_NAMES,
+    KEY_PREFIXES,
+    STAMP_NAMES,
+    STEPS_FIELD,
+    canonical_name,
+)
 from kekbridge.errors import Refused, Unauthenticated, Unreadable
 from kekbridge.model import WebhookSettings
 
 __all__ = ["Message", "check_age", "fired_at", "interpret", "read_message", "timestamp_missing", "value_text"]
 
-# Texts as JSON; one encoder for all, where json.dumps with an option makes a new one each time.
-_quoted = json.JSONEncoder(ensure_ascii=False).encode
+# Values as JSON; one encoder for all, where json.dumps with an option makes a new one each time, and texts as it writes them.
+_encoded = json.JSONEncoder(ensure_ascii=False).encode
+_quoted = encode_basestring
 
 MOST_STEPS = 20  # every step may need several orders, and an alert has a hundred order names (client_order_id_of)
 _LONGEST_SENDER_ID = 128
@@ -201,8 +211,8 @@ def _identity_of(objects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     identity: dict[str, Any] = {}
     for one in objects:
         for name, value in one.items():
-            canonical = canonical_name(name)
-            if value is None or not (canonical in IDENTITY_FIELDS or canonical in CREDENTIAL_FIELDS):
+            canonical = IDENTITY_NAMES.get(name)
+            if canonical is None or value is None:
                 continue
             if canonical in IDENTITY_FIELDS and identity.get(canonical, value) != value:
                 raise Unreadable(
@@ -256,7 +266,7 @@ def _without_stamps(document: object) -> object:
     if isinstance(document, list):
         return [_without_stamps(one) for one in document]
     if isinstance(document, dict):
-        kept = {n: v for n, v in document.items() if canonical_name(n) not in ("timestamp", "signature")}
+        kept = {n: v for n, v in document.items() if n not in STAMP_NAMES}
         if isinstance(kept.get(STEPS_FIELD), list):
             kept[STEPS_FIELD] = _without_stamps(kept[STEPS_FIELD])
         return kept
@@ -265,15 +275,12 @@ def _without_stamps(document: object) -> object:
 
 def _canonical_text(value: object, *, is_sorted: bool = True) -> str:
     """Compact JSON with numbers as they were written (json.dumps would quote a NumberText); keys sorted or as they stand."""
-    if isinstance(value, NumberText):
-        return str(value)
+    if isinstance(value, str):
+        return str(value) if isinstance(value, NumberText) else _quoted(value)
     if isinstance(value, dict):
         items = sorted(value.items()) if is_sorted else value.items()
-        return (
-            "{"
-            + ",".join(f"{_quoted(name)}:{_canonical_text(inner, is_sorted=is_sorted)}" for name, inner in items)
-            + "}"
-        )
+        parts = [f"{_quoted(name)}:{_canonical_text(inner, is_sorted=is_sorted)}" for name, inner in items]
+        return f"{{{','.join(parts)}}}"
     if isinstance(value, list):
-        return "[" + ",".join(_canonical_text(inner, is_sorted=is_sorted) for inner in value) + "]"
-    return _quoted(value)
+        return f"[{','.join([_canonical_text(inner, is_sorted=is_sorted) for inner in value])}]"
+    return _encoded(value)

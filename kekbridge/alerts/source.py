@@ -56,11 +56,14 @@ class Source:
         self.settings = settings
         self._locked = {canonical_name(name): value for name, value in settings.locked.items()}
         self._defaults = {canonical_name(name): value for name, value in settings.defaults.items()}
+        self._has_own = bool(settings.locked or settings.defaults)
         self.is_entry = True
         self.warnings: list[str] = []
 
     def value(self, name: str) -> Any | None:
         """What counts for `name`, or None. Null and empty text are absent; an unexpanded placeholder is refused."""
+        if not self._has_own and self._fields.get(name) is None:
+            return None  # most fields of most alerts
         locked = self.locked(name) if self._locked else None
         if locked is not None:
             said = self._fields.get(name)
@@ -74,7 +77,7 @@ class Source:
         """What the message itself says; None for absent, null and empty text."""
         said = self._fields.get(name)
         if said is None:
-            return None  # most fields of most alerts
+            return None
         refuse_placeholder(name, said)
         return None if _is_blank(said) else said
 

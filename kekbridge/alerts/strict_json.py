@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NoReturn
 
 from kekbridge.alerts.numbers import NumberText
 from kekbridge.alerts.redaction import clip, printable
@@ -47,7 +47,8 @@ def read_document(stripped: bytes) -> dict[str, Any] | list[Any]:
             "the body is empty; set alert_message on every order of the strategy, or write a message in the alert",
         )
     text = _decode(stripped)
-    if text.count("[") + text.count("{") > _MOST_BRACKETS:
+    brackets = text.count("[") + text.count("{")
+    if brackets > _MOST_BRACKETS:
         # Before the parser sees it: where another library has raised the recursion limit, C recursion would end the process.
         _refuse_depth()
     if text.count(",") > _MOST_COMMAS:
@@ -56,13 +57,9 @@ def read_document(stripped: bytes) -> dict[str, Any] | list[Any]:
             f"the message has {text.count(','):,} commas, expected at most {_MOST_COMMAS:,}; an order needs twenty values",
         )
     try:
-        document = json.loads(
-            text,
-            parse_float=NumberText,
-            parse_int=NumberText,
-            parse_constant=_constant_refuser(text),
-            object_pairs_hook=_object_without_duplicates,
-        )
+        document = _DECODER.decode(text)
+    except _NoNumber as constant:
+        _refuse_constant(text, str(constant))
     except json.JSONDecodeError as error:
         _refuse_syntax(text, error)
     except RecursionError:
@@ -70,7 +67,9 @@ def read_document(stripped: bytes) -> dict[str, Any] | list[Any]:
     if not isinstance(document, (dict, list)):
         found = "a text" if isinstance(document, str) and not isinstance(document, NumberText) else "a single value"
         raise Unreadable("invalid_json", f"the body is {found}, expected one JSON object such as {{…}}")
-    _check_values(document)
+    # Without escapes there is no half character in UTF-8, and each level takes a bracket: most messages have nothing to be found.
+    if brackets >= _DEEPEST or "\\u" in text:
+        _check_values(document)
     return document
 
 
@@ -85,16 +84,21 @@ def _decode(stripped: bytes) -> str:
         ) from None
 
 
-def _constant_refuser(text: str) -> Callable[[str], NoReturn]:
-    def refuse(name: str) -> NoReturn:
-        at = next((m.start() for m in _LITERAL.finditer(text) if m.group() == name), 0)
-        raise Unreadable(
-            "invalid_json",
-            f"invalid JSON at {_place(text, at)}: {name} is not a number; the script computed nothing there (na), "
-            "send the field only when it has a value",
-        )
+class _NoNumber(Exception):
+    """NaN or an infinity, by its name."""
 
-    return refuse
+
+def _raise_constant(name: str) -> NoReturn:
+    raise _NoNumber(name)
+
+
+def _refuse_constant(text: str, name: str) -> NoReturn:
+    at = next((m.start() for m in _LITERAL.finditer(text) if m.group() == name), 0)
+    raise Unreadable(
+        "invalid_json",
+        f"invalid JSON at {_place(text, at)}: {name} is not a number; the script computed nothing there (na), "
+        "send the field only when it has a value",
+    ) from None
 
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -121,6 +125,15 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen[canonical] = name
         result[name] = value
     return result
+
+
+# One for all: json.loads with options makes a new one each time.
+_DECODER: Final = json.JSONDecoder(
+    parse_float=NumberText,
+    parse_int=NumberText,
+    parse_constant=_raise_constant,
+    object_pairs_hook=_object_without_duplicates,
+)
 
 
 def _refuse_syntax(text: str, error: json.JSONDecodeError) -> NoReturn:

@@ -147,6 +147,8 @@ def _refused(code: str, message: str) -> Refused:
 
 def _split_venue(upper: str) -> tuple[str, str]:
     """`BYBIT:SOLUSDT.P` -> venue and ticker; ccxt's settlement suffix (`ETH/USDT:USDT`) is no venue and goes away."""
+    if ":" not in upper:
+        return "", upper
     settled = _CCXT_SETTLE.fullmatch(upper)
     if settled:
         upper = settled.group(1)
@@ -209,16 +211,20 @@ def _market_of(base: str, listed: Collection[str]) -> tuple[str, Decimal] | None
     direct = f"PERP_{base}_USDC"
     if direct in listed:
         return direct, _ONE
-    unit, name = _unit_of(base)
-    others: list[tuple[str, Decimal]] = []
-    for multiplier in MULTIPLIERS:
-        symbol = f"PERP_{multiplier if multiplier > 1 else ''}{name}_USDC"
-        if symbol in listed:
-            others.append((symbol, Decimal(multiplier) / unit))
+    others = [other for other in _in_other_units(base) if other[0] in listed]
+    if not others:
+        return None
     same_unit = [other for other in others if other[1] == 1]
     if same_unit:
         return same_unit[0]
     return others[0] if len(others) == 1 else None
+
+
+@lru_cache(maxsize=512)
+def _in_other_units(base: str) -> tuple[tuple[str, Decimal], ...]:
+    """What the markets of a base would be called in every unit, each with its unit factor."""
+    unit, name = _unit_of(base)
+    return tuple((f"PERP_{many if many > 1 else ''}{name}_USDC", Decimal(many) / unit) for many in MULTIPLIERS)
 
 
 def _unit_of(base: str) -> tuple[int, str]:

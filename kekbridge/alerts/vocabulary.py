@@ -54,6 +54,13 @@ def _snake(name: str) -> str:
 
 _SPELLINGS = MappingProxyType({**{_snake(name): name for name in CANONICAL_FIELDS}, **{n: n for n in CANONICAL_FIELDS}})
 
+# Every spelling of what says who sent a message and which alert it is, with our name for it; a foreign credential keeps its own.
+IDENTITY_NAMES = MappingProxyType(
+    {**{n: own for n, own in _SPELLINGS.items() if own in IDENTITY_FIELDS}, **{n: n for n in CREDENTIAL_FIELDS}}
+)
+# Every spelling of what changes when the same alert is sent again.
+STAMP_NAMES = frozenset({n for n, own in _SPELLINGS.items() if own in ("timestamp", "signature")})
+
 
 def canonical_name(name: str) -> str:
     """`order_type` and `orderType` are `orderType`; a name that is not ours comes back unchanged (case matters)."""

@@ -47,11 +47,6 @@ def deny(rule: str, scope: str, found: str, limit: str, message: str) -> Verdict
     return Verdict(rule=rule, scope=scope, passed=False, found=found, limit=limit, message=message)
 
 
-def verdict(rule: str, scope: str, passed: bool, found: str, limit: str, message: Callable[[], str]) -> Verdict:
-    """A yes without words, or a no with the message, which is made for a no only."""
-    return allow(rule, scope, found, limit) if passed else deny(rule, scope, found, limit, message())
-
-
 def at_most(
     rule: str,
     scope: str,
@@ -84,18 +79,35 @@ def _at_most(show: Callable[[Decimal], str], limit: Decimal) -> str:
     return f"at most {show(limit)}"
 
 
+def within(
+    case: Case,
+    rule: str,
+    option: str,
+    found: Decimal,
+    show: Callable[[Decimal], str],
+    subject: Callable[[str], str],
+    first_fix: str = "lower the quantity",
+) -> list[Verdict]:
+    """`at_most` for each scope, with the limit that is called `option`."""
+    shown = show(found)
+    return [
+        at_most(rule, scope, found, getattr(limits, option), show, subject, option, first_fix, shown=shown)
+        for scope, limits in case.scopes
+    ]
+
+
 def fresh(rule: str, age: timedelta, limit_s: float, subject: str) -> Verdict:
     """Whether knowledge of `age` is young enough; `subject` begins the sentence of a no."""
     seconds = max(age.total_seconds(), 0.0)  # learnt after the alert came in: as fresh as can be
-    found, limit = f"{seconds:.1f} s", f"at most {limit_s:g} s"
-    return verdict(
-        rule,
-        "exchange",
-        seconds <= limit_s,
-        found,
-        limit,
-        lambda: f"{subject} {found} ago, {limit} are allowed; GET /readyz says more",
-    )
+    found, limit = f"{seconds:.1f} s", _at_most_seconds(limit_s)
+    if seconds <= limit_s:
+        return allow(rule, "exchange", found, limit)
+    return deny(rule, "exchange", found, limit, f"{subject} {found} ago, {limit} are allowed; GET /readyz says more")
+
+
+@lru_cache(maxsize=16)
+def _at_most_seconds(limit_s: float) -> str:
+    return f"at most {limit_s:g} s"
 
 
 def fix_for(scope: str, option: str, verb: str) -> str:

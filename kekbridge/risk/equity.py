@@ -55,6 +55,14 @@ def loss_of_day(usage: Usage, snapshot: AccountSnapshot, limits: Limits, scope: 
     return -(realized + exposure.unrealized_pnl(snapshot, limits.allowed_symbols))
 
 
+def losses_of_day(usage: Usage, snapshot: AccountSnapshot, webhook: Limits, account: Limits) -> tuple[Decimal, Decimal]:
+    """`loss_of_day` of a webhook and of the account, by their limits."""
+    open_pnl = exposure.unrealized_pnl(snapshot, account.allowed_symbols)
+    is_same = webhook.allowed_symbols == account.allowed_symbols
+    of_webhook = open_pnl if is_same else exposure.unrealized_pnl(snapshot, webhook.allowed_symbols)
+    return -(usage.realized_today + of_webhook), -(usage.account_realized_today + open_pnl)
+
+
 def trip_of(denial: Verdict, *, notional: Decimal, limits: Limits, now: datetime) -> Trip | None:
     """Whether a denied entry closes its scope: the day's limits until 00:00 UTC, the drawdown until somebody resumes.
 

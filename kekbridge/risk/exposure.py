@@ -24,6 +24,7 @@ from kekbridge.model import (
 )
 
 _MARGIN: Final = Context(prec=28)
+_ONE: Final = Decimal(1)
 _POWER: Final = Decimal("0.8")
 # What Orderly gives an account that never set it; used only while the exchange has not told the leverage in force.
 _UNTOLD_LEVERAGE: Final = Decimal(10)
@@ -46,9 +47,15 @@ class Reach:
 
 def reach_of(position: Decimal, sums: Sums) -> Reach:
     """Worst case of one symbol: its signed position and what its open orders may still trade."""
-    from_below = position if position >= 0 else min(ZERO, position + sums.exit_buys)
-    from_above = position if position <= 0 else max(ZERO, position - sums.exit_sells)
-    return Reach(long=max(ZERO, from_below + sums.entry_buys), short=max(ZERO, sums.entry_sells - from_above))
+    return Reach(*sides(position, sums))
+
+
+def sides(position: Decimal, sums: Sums) -> tuple[Decimal, Decimal]:
+    """The long and the short of `reach_of`, without an object around them: it is asked for every symbol with every order."""
+    from_below = position if position >= ZERO else min(ZERO, position + sums.exit_buys)
+    from_above = position if position <= ZERO else max(ZERO, position - sums.exit_sells)
+    long, short = from_below + sums.entry_buys, sums.entry_sells - from_above
+    return long if long > ZERO else ZERO, short if short > ZERO else ZERO
 
 
 def reach_in(symbol: str, snapshot: AccountSnapshot, commitments: Mapping[str, Commitment]) -> Reach:
@@ -68,12 +75,11 @@ def committed(before: Commitment, intent: OrderIntent, *, is_resting: bool = Fal
 
 def gross_notional(snapshot: AccountSnapshot, commitments: Mapping[str, Commitment]) -> Decimal:
     """USDC value of everything open at its worst, isolated positions included, at the mark (else the price known of it)."""
-    symbols = {symbol for symbol, position in snapshot.positions.items() if position.quantity != 0}
-    symbols |= {symbol for symbol, commitment in commitments.items() if commitment.has_entry}
     total = ZERO
-    for symbol in symbols:
-        price = price_of(symbol, snapshot, commitments.get(symbol, UNCOMMITTED))
-        total += reach_in(symbol, snapshot, commitments).largest * price
+    for symbol in _symbols_at_stake(snapshot, commitments):
+        own = commitments.get(symbol, UNCOMMITTED)
+        worst = max(sides(snapshot.position_quantity(symbol), own.open))
+        total += worst * price_of(symbol, snapshot, own)
     for foreign in snapshot.other_positions:
         price = snapshot.mark_price(foreign.symbol) or foreign.mark_price or foreign.average_open_price
         total += abs(foreign.quantity) * price
@@ -82,9 +88,9 @@ def gross_notional(snapshot: AccountSnapshot, commitments: Mapping[str, Commitme
 
 def price_of(symbol: str, snapshot: AccountSnapshot, commitment: Commitment = UNCOMMITTED) -> Decimal:
     """The mark; without one the position's own price, or what an open order was valued at."""
-    mark = snapshot.mark_price(symbol)
+    mark = snapshot.marks.get(symbol)
     if mark is not None:
-        return mark
+        return mark.price
     position = snapshot.positions.get(symbol)
     if position is not None:
         return position.mark_price or position.average_open_price
@@ -93,20 +99,28 @@ def price_of(symbol: str, snapshot: AccountSnapshot, commitment: Commitment = UN
 
 def open_symbols(snapshot: AccountSnapshot, commitments: Mapping[str, Commitment]) -> frozenset[str]:
     """Symbols with a position, whoever opened it, or with an entry on its way."""
-    held = {symbol for symbol, position in snapshot.positions.items() if position.quantity != 0}
-    held |= {position.symbol for position in snapshot.other_positions if position.quantity != 0}
-    return frozenset(held | {symbol for symbol, commitment in commitments.items() if commitment.has_entry})
+    others = {position.symbol for position in snapshot.other_positions if position.quantity}
+    return frozenset(_symbols_at_stake(snapshot, commitments) | others)
+
+
+def _symbols_at_stake(snapshot: AccountSnapshot, commitments: Mapping[str, Commitment]) -> set[str]:
+    """Symbols with a cross position, or with an entry on its way."""
+    held = {symbol for symbol, position in snapshot.positions.items() if position.quantity}
+    held.update([symbol for symbol, commitment in commitments.items() if commitment.has_entry])
+    return held
 
 
 def unrealized_pnl(snapshot: AccountSnapshot, symbols: Sequence[str] | None = None) -> Decimal:
     """USDC won or lost on open positions at the mark; of some symbols only, when given. Unknown marks count nothing."""
     total = ZERO
+    marks = snapshot.marks
     for position in (*snapshot.positions.values(), *snapshot.other_positions):
         if symbols is not None and not names_symbol(symbols, position.symbol):
             continue
-        mark = snapshot.mark_price(position.symbol) or position.mark_price
-        if mark is not None:
-            total += position.quantity * (mark - position.average_open_price)
+        mark = marks.get(position.symbol)
+        price = mark.price if mark and mark.price else position.mark_price
+        if price is not None:
+            total += position.quantity * (price - position.average_open_price)
     return total
 
 
@@ -120,13 +134,18 @@ def names_symbol(names: Sequence[str], symbol: str) -> bool:
 # ---------------------------------------------------------------------------------------------------------------- margin
 
 
-def initial_margin_ratio(instrument: Instrument, leverage: Decimal, notional: Decimal) -> Decimal:
-    """Orderly: IMR = max(1/leverage, base_imr, imr_factor * notional^0.8), orderly-api.md section 10."""
-    ratio = max(_MARGIN.divide(Decimal(1), leverage), instrument.base_imr)
+def least_margin_ratio(instrument: Instrument, leverage: Decimal) -> Decimal:
+    """The initial margin ratio while the notional is too small to count in it: max(1/leverage, base_imr)."""
+    return max(_MARGIN.divide(_ONE, leverage), instrument.base_imr)
+
+
+def initial_margin(notional: Decimal, least_ratio: Decimal, instrument: Instrument) -> Decimal:
+    """USDC. Orderly: IMR = max(1/leverage, base_imr, imr_factor * notional^0.8), orderly-api.md section 10."""
+    ratio = least_ratio
     # notional^0.8 is at most the notional (or 1): for most orders the costly power need not be taken.
-    if notional > 0 and instrument.imr_factor * max(notional, Decimal(1)) > ratio:
+    if notional > ZERO and instrument.imr_factor * (notional if notional > _ONE else _ONE) > ratio:
         ratio = max(ratio, _MARGIN.multiply(instrument.imr_factor, _MARGIN.power(notional, _POWER)))
-    return ratio
+    return notional * ratio if notional else ZERO
 
 
 def leverage_in_force(symbol: str, snapshot: AccountSnapshot) -> Decimal:
@@ -138,10 +157,9 @@ def leverage_in_force(symbol: str, snapshot: AccountSnapshot) -> Decimal:
 def margin_of(symbol: str, quantity: Decimal, leverage: Decimal, price: Decimal, snapshot: AccountSnapshot) -> Decimal:
     """Initial margin in USDC of `quantity` base units; zero for a symbol without rules."""
     instrument = snapshot.instruments.get(symbol)
-    notional = quantity * price
-    if instrument is None or notional == 0:
+    if instrument is None:
         return ZERO
-    return notional * initial_margin_ratio(instrument, leverage, notional)
+    return initial_margin(quantity * price, least_margin_ratio(instrument, leverage), instrument)
 
 
 def margin_needed(intent: OrderIntent, snapshot: AccountSnapshot, before: Commitment, after_it: Commitment) -> Decimal:
@@ -152,8 +170,7 @@ def margin_needed(intent: OrderIntent, snapshot: AccountSnapshot, before: Commit
     symbol = intent.symbol
     position, mark = snapshot.position_quantity(symbol), price_of(symbol, snapshot, before)
     price = max(intent.reference_price, mark)
-    after = reach_of(position, after_it.open).largest
-    known = reach_of(position, before.margined).largest
+    after, known = max(sides(position, after_it.open)), max(sides(position, before.margined))
     in_force = leverage_in_force(symbol, snapshot)
     held_back = margin_of(symbol, known, in_force, mark, snapshot)
     margin = margin_of(symbol, after, intent.leverage or in_force, price, snapshot)
@@ -166,11 +183,18 @@ def margin_promised(but: str, snapshot: AccountSnapshot, commitments: Mapping[st
     for symbol, own in commitments.items():
         if symbol == but or not own.has_new_entry:
             continue
-        price, leverage = price_of(symbol, snapshot, own), leverage_in_force(symbol, snapshot)
+        instrument = snapshot.instruments.get(symbol)
         position = snapshot.position_quantity(symbol)
-        after = margin_of(symbol, reach_of(position, own.open).largest, leverage, price, snapshot)
-        known = margin_of(symbol, reach_of(position, own.margined).largest, leverage, price, snapshot)
-        total += max(ZERO, after - known)
+        after, known = max(sides(position, own.open)), max(sides(position, own.margined))
+        if instrument is None or after == known:
+            continue
+        price, ratio = (
+            price_of(symbol, snapshot, own),
+            least_margin_ratio(instrument, leverage_in_force(symbol, snapshot)),
+        )
+        total += max(
+            ZERO, initial_margin(after * price, ratio, instrument) - initial_margin(known * price, ratio, instrument)
+        )
     return total
 
 

@@ -6,7 +6,7 @@ because both are asked and one no is enough. Exits pass every limit; only `halt`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import ROUND_DOWN, Decimal
@@ -34,13 +34,13 @@ from kekbridge.risk.case import (
     fix_for,
     fresh,
     is_exit,
-    verdict,
     with_order,
+    within,
 )
-from kekbridge.risk.equity import drawdown_of, loss_of_day
+from kekbridge.risk.equity import drawdown_of, losses_of_day
 from kekbridge.risk.limits import number, percent, times, usdc
 
-Rule = Callable[[Case], Iterator[Verdict]]
+Rule = Callable[[Case], Sequence[Verdict]]
 
 
 def judge(
@@ -77,7 +77,7 @@ def judge(
             with_this=committed_with(usage, intent),
         )
         for rule in RULES:
-            verdicts.extend(rule(case))
+            verdicts += rule(case)
     return tuple(verdicts)
 
 
@@ -114,56 +114,49 @@ def _trading_state(usage: Usage, intent: OrderIntent) -> Verdict:
     return deny("exits_only", "account", state, "running", f"only exits are allowed now{why}; kekbridge resume")
 
 
-def _snapshot_age(case: Case) -> Iterator[Verdict]:
-    yield fresh(
-        "not_ready",
-        case.now - case.snapshot.taken_at,
-        case.max_snapshot_age_s,
-        "the account was last heard of",
-    )
+def _snapshot_age(case: Case) -> Sequence[Verdict]:
+    age = case.now - case.snapshot.taken_at
+    return (fresh("not_ready", age, case.max_snapshot_age_s, "the account was last heard of"),)
 
 
-def _mark_age(case: Case) -> Iterator[Verdict]:
-    mark = case.snapshot.marks.get(case.intent.symbol)
+def _mark_age(case: Case) -> Sequence[Verdict]:
+    symbol, limit_s = case.intent.symbol, case.max_mark_age_s
+    mark = case.snapshot.marks.get(symbol)
     if mark is None:
-        text = f"no mark price of {case.intent.symbol} is known; send again in a moment"
-        yield deny("no_mark_price", "exchange", "none", f"at most {case.max_mark_age_s:g} s old", text)
-        return
-    yield fresh(
-        "no_mark_price", case.now - mark.at, case.max_mark_age_s, f"the mark price of {case.intent.symbol} was observed"
-    )
+        text = f"no mark price of {symbol} is known; send again in a moment"
+        return (deny("no_mark_price", "exchange", "none", f"at most {limit_s:g} s old", text),)
+    return (fresh("no_mark_price", case.now - mark.at, limit_s, f"the mark price of {symbol} was observed"),)
 
 
-def _allowed_symbols(case: Case) -> Iterator[Verdict]:
+def _allowed_symbols(case: Case) -> Sequence[Verdict]:
     symbol = case.intent.symbol
+    verdicts = []
     for scope, limits in case.scopes:
         allowed = limits.allowed_symbols
         if allowed is None:
-            yield allow("symbol_not_allowed", scope, symbol, NO_LIMIT)
+            verdicts.append(allow("symbol_not_allowed", scope, symbol, NO_LIMIT))
             continue
         names = ", ".join(allowed) or "none"
         if exposure.names_symbol(allowed, symbol):
-            yield allow("symbol_not_allowed", scope, symbol, names)
+            verdicts.append(allow("symbol_not_allowed", scope, symbol, names))
             continue
         text = f"{symbol} is not among the {scope}'s allowed symbols ({names}); {fix_for(scope, 'allowed_symbols', 'add it to')}"
-        yield deny("symbol_not_allowed", scope, symbol, names, text)
+        verdicts.append(deny("symbol_not_allowed", scope, symbol, names, text))
+    return verdicts
 
 
 # ---------------------------------------------------------------------------------------------------------- how much at once
 
 
-def _order_size(case: Case) -> Iterator[Verdict]:
+def _order_size(case: Case) -> Sequence[Verdict]:
     found = case.intent.quantity
     shown = number(found)
+    verdicts = []
     for scope, limits in case.scopes:
         low, high = limits.min_order_size, limits.max_order_size
-        if low is not None and found >= low:
-            yield allow("order_too_small", scope, shown, f"at least {number(low)}")
-        elif low is not None:
-            text = f"the order of {shown} {case.base} is under the {scope}'s smallest of {number(low)}; "
-            text += fix_for(scope, "min_order_size", "raise the quantity, or lower")
-            yield deny("order_too_small", scope, shown, f"at least {number(low)}", text)
-        yield at_most(
+        if low is not None:
+            verdicts.append(_at_least(case, scope, found, low, shown))
+        told = at_most(
             "order_too_large",
             scope,
             found,
@@ -173,38 +166,38 @@ def _order_size(case: Case) -> Iterator[Verdict]:
             "max_order_size",
             shown=shown,
         )
+        verdicts.append(told)
+    return verdicts
 
 
-def _position_size(case: Case) -> Iterator[Verdict]:
-    found = exposure.reach_in(case.intent.symbol, case.snapshot, case.with_this).on(case.intent.side)
-    shown = number(found)
-    for scope, limits in case.scopes:
-        yield at_most(
-            "position_too_large",
-            scope,
-            found,
-            limits.max_position_size,
-            number,
-            lambda shown: f"with this order and those on their way the position could be {shown} {case.base}, that",
-            "max_position_size",
-            shown=shown,
-        )
+def _at_least(case: Case, scope: str, found: Decimal, low: Decimal, shown: str) -> Verdict:
+    if found >= low:
+        return allow("order_too_small", scope, shown, f"at least {number(low)}")
+    text = f"the order of {shown} {case.base} is under the {scope}'s smallest of {number(low)}; "
+    text += fix_for(scope, "min_order_size", "raise the quantity, or lower")
+    return deny("order_too_small", scope, shown, f"at least {number(low)}", text)
 
 
-def _notional(case: Case) -> Iterator[Verdict]:
-    found = case.intent.notional
-    shown = usdc(found)
-    for scope, limits in case.scopes:
-        yield at_most(
-            "notional_too_large",
-            scope,
-            found,
-            limits.max_notional,
-            usdc,
-            lambda shown: f"the order's value of {shown}",
-            "max_notional",
-            shown=shown,
-        )
+def _position_size(case: Case) -> Sequence[Verdict]:
+    return within(
+        case,
+        "position_too_large",
+        "max_position_size",
+        exposure.reach_in(case.intent.symbol, case.snapshot, case.with_this).on(case.intent.side),
+        number,
+        lambda shown: f"with this order and those on their way the position could be {shown} {case.base}, that",
+    )
+
+
+def _notional(case: Case) -> Sequence[Verdict]:
+    return within(
+        case,
+        "notional_too_large",
+        "max_notional",
+        case.intent.notional,
+        usdc,
+        lambda shown: f"the order's value of {shown}",
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ how much a day
@@ -212,25 +205,28 @@ def _notional(case: Case) -> Iterator[Verdict]:
 _TOMORROW = "wait until 00:00 UTC"
 
 
-def _daily_limit(case: Case) -> Iterator[Verdict]:
+def _daily_limit(case: Case) -> Sequence[Verdict]:
+    notional = case.intent.notional
     traded = (case.usage.traded_today, case.usage.account_traded_today)
-    for (scope, limits), before in zip(case.scopes, traded, strict=True):
-        yield at_most(
+    return [
+        at_most(
             "daily_limit",
             scope,
-            before + case.intent.notional,
+            before + notional,
             limits.daily_limit,
             usdc,
             lambda shown: f"with this order {shown} would be traded today, that",
             "daily_limit",
             _TOMORROW,
         )
+        for (scope, limits), before in zip(case.scopes, traded, strict=True)
+    ]
 
 
-def _daily_orders(case: Case) -> Iterator[Verdict]:
+def _daily_orders(case: Case) -> Sequence[Verdict]:
     counted = (case.usage.orders_today, case.usage.account_orders_today)
-    for (scope, limits), before in zip(case.scopes, counted, strict=True):
-        yield at_most(
+    return [
+        at_most(
             "daily_orders",
             scope,
             Decimal(before + 1),
@@ -241,49 +237,56 @@ def _daily_orders(case: Case) -> Iterator[Verdict]:
             _TOMORROW,
             shown=str(before + 1),
         )
+        for (scope, limits), before in zip(case.scopes, counted, strict=True)
+    ]
 
 
-def _daily_loss(case: Case) -> Iterator[Verdict]:
-    for scope, limits in case.scopes:
-        loss = loss_of_day(case.usage, case.snapshot, limits, scope)
+def _daily_loss(case: Case) -> Sequence[Verdict]:
+    losses = losses_of_day(case.usage, case.snapshot, *(limits for _, limits in case.scopes))
+    verdicts = []
+    for (scope, limits), loss in zip(case.scopes, losses, strict=True):
         limit, shown = limits.max_daily_loss, usdc(loss)
         if limit is None:
-            yield allow("daily_loss", scope, shown, NO_LIMIT)
+            verdicts.append(allow("daily_loss", scope, shown, NO_LIMIT))
         elif loss < limit:
-            yield allow("daily_loss", scope, shown, f"under {usdc(limit)}")
+            verdicts.append(allow("daily_loss", scope, shown, f"under {usdc(limit)}"))
         else:
             text = f"the day's loss of {shown} reached the {scope}'s cut-off of {usdc(limit)}; it resets at 00:00 UTC"
-            yield deny("daily_loss", scope, shown, f"under {usdc(limit)}", text)
+            verdicts.append(deny("daily_loss", scope, shown, f"under {usdc(limit)}", text))
+    return verdicts
 
 
-def _drawdown(case: Case) -> Iterator[Verdict]:
+def _drawdown(case: Case) -> Sequence[Verdict]:
     peak, value = case.usage.equity_peak, case.snapshot.account_value
     fallen = drawdown_of(peak, value)
     shown = percent(fallen)
+    verdicts = []
     for scope, limits in case.scopes:
         limit = limits.max_drawdown
         if limit is None:
-            yield allow("drawdown", scope, shown, NO_LIMIT)
+            verdicts.append(allow("drawdown", scope, shown, NO_LIMIT))
         elif fallen < limit:
-            yield allow("drawdown", scope, shown, f"under {percent(limit)}")
+            verdicts.append(allow("drawdown", scope, shown, f"under {percent(limit)}"))
         else:
             text = f"equity of {usdc(value)} is {shown} under its peak of {usdc(peak or ZERO)}, the {scope}'s limit is "
             text += f"{percent(limit)}; kekbridge resume --reset-peak"
-            yield deny("drawdown", scope, shown, f"under {percent(limit)}", text)
+            verdicts.append(deny("drawdown", scope, shown, f"under {percent(limit)}", text))
+    return verdicts
 
 
 # ------------------------------------------------------------------------------------------------------ how much in all
 
 
-def _leverage(case: Case) -> Iterator[Verdict]:
+def _leverage(case: Case) -> Sequence[Verdict]:
     requested, value = case.intent.leverage, case.snapshot.account_value
     gross = exposure.gross_notional(case.snapshot, case.with_this)
     effective = gross / value if value > 0 else ZERO
     shown = times(effective)
+    verdicts = []
     for scope, limits in case.scopes:
         limit = limits.max_leverage
         if requested is not None:
-            yield at_most(
+            asked = at_most(
                 "leverage_too_high",
                 scope,
                 requested,
@@ -293,11 +296,12 @@ def _leverage(case: Case) -> Iterator[Verdict]:
                 "max_leverage",
                 "ask for less",
             )
+            verdicts.append(asked)
         if limit is not None and value <= 0:
             text = f"the account is worth {usdc(value)}: nothing can be opened on it; deposit first"
-            yield deny("leverage_too_high", scope, usdc(value), times(limit), text)
+            verdicts.append(deny("leverage_too_high", scope, usdc(value), times(limit), text))
             continue
-        yield at_most(
+        told = at_most(
             "leverage_too_high",
             scope,
             effective,
@@ -307,38 +311,39 @@ def _leverage(case: Case) -> Iterator[Verdict]:
             "max_leverage",
             shown=shown,
         )
+        verdicts.append(told)
     if requested is not None:
-        yield from _leverage_of_market(case, requested)
+        verdicts += _leverage_of_market(case, requested)
+    return verdicts
 
 
-def _leverage_of_market(case: Case, requested: Decimal) -> Iterator[Verdict]:
+def _leverage_of_market(case: Case, requested: Decimal) -> Sequence[Verdict]:
     """Orderly: the leverage of a symbol is at most 1 / base_imr, orderly-api.md section 9."""
     instrument = case.snapshot.instruments.get(case.intent.symbol)
     if instrument is None or instrument.base_imr <= 0:
-        return
+        return ()
     limit = (1 / instrument.base_imr).to_integral_value(rounding=ROUND_DOWN)
     found, bound, symbol = times(requested), times(limit), instrument.symbol
-    yield verdict(
-        "leverage_too_high",
-        "exchange",
-        requested <= limit,
-        found,
-        bound,
-        lambda: f"the requested leverage of {found} is over the exchange's {bound} in {symbol}; lower it",
-    )
+    if requested <= limit:
+        return (allow("leverage_too_high", "exchange", found, bound),)
+    text = f"the requested leverage of {found} is over the exchange's {bound} in {symbol}; lower it"
+    return (deny("leverage_too_high", "exchange", found, bound, text),)
 
 
-def _open_positions(case: Case) -> Iterator[Verdict]:
+def _open_positions(case: Case) -> Sequence[Verdict]:
     """Adding to a symbol that is open already passes: it opens nothing new."""
     held = exposure.open_symbols(case.snapshot, case.usage.commitments)
     is_new = case.intent.symbol not in held
     found = len(held) + 1 if is_new else len(held)
+    shown = str(found)
+    verdicts = []
     for scope, limits in case.scopes:
         limit = limits.max_open_positions
         if limit is None or not is_new:
-            yield allow("too_many_positions", scope, str(found), NO_LIMIT if limit is None else f"at most {limit}")
+            bound = NO_LIMIT if limit is None else f"at most {limit}"
+            verdicts.append(allow("too_many_positions", scope, shown, bound))
             continue
-        yield at_most(
+        told = at_most(
             "too_many_positions",
             scope,
             Decimal(found),
@@ -347,26 +352,24 @@ def _open_positions(case: Case) -> Iterator[Verdict]:
             lambda shown: f"this would be open position {shown}, that",
             "max_open_positions",
             "close one first",
-            shown=str(found),
+            shown=shown,
         )
+        verdicts.append(told)
+    return verdicts
 
 
-def _free_margin(case: Case) -> Iterator[Verdict]:
+def _free_margin(case: Case) -> Sequence[Verdict]:
     intent, snapshot, commitments = case.intent, case.snapshot, case.usage.commitments
     available = snapshot.free_collateral - exposure.margin_promised(intent.symbol, snapshot, commitments)
     before, after = commitments.get(intent.symbol, UNCOMMITTED), case.with_this[intent.symbol]
     needed = exposure.margin_needed(intent, snapshot, before, after)
     found, left = usdc(needed), usdc(available)
-    yield verdict(
-        "margin_insufficient",
-        "exchange",
-        needed <= 0 or needed <= available,
-        found,
-        f"at most {left}",
-        lambda: (
-            f"the order needs {found} of margin and fees, {left} of free collateral is left; lower the quantity, or deposit"
-        ),
+    if needed <= 0 or needed <= available:
+        return (allow("margin_insufficient", "exchange", found, f"at most {left}"),)
+    text = (
+        f"the order needs {found} of margin and fees, {left} of free collateral is left; lower the quantity, or deposit"
     )
+    return (deny("margin_insufficient", "exchange", found, f"at most {left}", text),)
 
 
 RULES: Final[tuple[Rule, ...]] = (

@@ -5,62 +5,63 @@ Part of the list in rules.py, which says in which order they are asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 
 from kekbridge.errors import ConfigError
 from kekbridge.model import ZERO, Verdict
 from kekbridge.risk import hours
-from kekbridge.risk.case import NO_LIMIT, Case, allow, at_most, deny, fix_for
+from kekbridge.risk.case import NO_LIMIT, Case, allow, at_most, deny, fix_for, within
 from kekbridge.risk.limits import number, percent
 
 
-def stop_loss(case: Case) -> Iterator[Verdict]:
+def stop_loss(case: Case) -> Sequence[Verdict]:
     """A trailing stop does not count: it is an order of its own and cannot be placed together with the entry."""
     stop = case.intent.stop_loss
     found = "none" if stop is None else number(stop)
+    verdicts = []
     for scope, limits in case.scopes:
         if not limits.require_stop_loss:
-            yield allow("stop_loss_required", scope, found, "not required")
+            verdicts.append(allow("stop_loss_required", scope, found, "not required"))
         elif stop is not None:
-            yield allow("stop_loss_required", scope, found, "required")
+            verdicts.append(allow("stop_loss_required", scope, found, "required"))
         else:
             text = f"the {scope} requires a stop loss and the alert has none; add stopLoss as a price or a percent"
-            yield deny("stop_loss_required", scope, found, "required", text)
+            verdicts.append(deny("stop_loss_required", scope, found, "required", text))
+    return verdicts
 
 
-def stop_distance(case: Case) -> Iterator[Verdict]:
+def stop_distance(case: Case) -> Sequence[Verdict]:
     """How far the stop loss is from the entry, as a share of it."""
     stop, entry = case.intent.stop_loss, case.intent.reference_price
     if stop is None or entry <= 0:
-        return
-    found = abs(entry - stop) / entry
-    shown = percent(found)
-    for scope, limits in case.scopes:
-        yield at_most(
-            "stop_loss_too_far",
-            scope,
-            found,
-            limits.max_stop_distance,
-            percent,
-            lambda shown: f"the stop loss {number(stop)} is {shown} from the entry {number(entry)}, that",
-            "max_stop_distance",
-            "move it nearer",
-            shown=shown,
-        )
+        return ()
+    return within(
+        case,
+        "stop_loss_too_far",
+        "max_stop_distance",
+        abs(entry - stop) / entry,
+        percent,
+        lambda shown: f"the stop loss {number(stop)} is {shown} from the entry {number(entry)}, that",
+        "move it nearer",
+    )
 
 
-def slippage(case: Case) -> Iterator[Verdict]:
+def slippage(case: Case) -> Sequence[Verdict]:
     """How much worse the mark is than the price the chart showed. A better price is no slippage."""
-    signal, mark = case.intent.signal_price, case.snapshot.mark_price(case.intent.symbol)
-    if signal is None or mark is None or signal <= 0:
-        return
+    signal = case.intent.signal_price
+    if signal is None or signal <= 0:
+        return ()
+    mark = case.snapshot.mark_price(case.intent.symbol)
+    if mark is None:
+        return ()
     found = max(ZERO, (mark - signal) * case.intent.side.sign / signal)
     shown = percent(found)
+    verdicts = []
     for scope, limits in case.scopes:
         bounds = (limits.max_slippage, case.intent.slippage if scope == "webhook" else None)
-        yield at_most(
+        told = at_most(
             "slippage_too_high",
             scope,
             found,
@@ -71,24 +72,30 @@ def slippage(case: Case) -> Iterator[Verdict]:
             "check the chart's venue, raise slippage",
             shown=shown,
         )
+        verdicts.append(told)
+    return verdicts
 
 
-def cooldown(case: Case) -> Iterator[Verdict]:
+def cooldown(case: Case) -> Sequence[Verdict]:
     """How long ago the webhook last entered this symbol."""
     last = case.usage.last_entry_at.get(case.intent.symbol)
+    verdicts = []
     for scope, limits in case.scopes:
         pause = limits.cooldown_s
         if not pause or last is None:
-            yield allow("cooldown", scope, "no entry yet" if last is None else "-", f"{pause} s" if pause else NO_LIMIT)
+            verdicts.append(
+                allow("cooldown", scope, "no entry yet" if last is None else "-", f"{pause} s" if pause else NO_LIMIT)
+            )
             continue
         passed_s = int((case.now - last).total_seconds())
         found, limit = f"{passed_s} s", f"at least {pause} s"
         if case.now - last >= timedelta(seconds=pause):
-            yield allow("cooldown", scope, found, limit)
+            verdicts.append(allow("cooldown", scope, found, limit))
             continue
         text = f"the last entry in {case.intent.symbol} was {passed_s} s ago, the {scope}'s cool-down is {pause} s; "
         text += f"wait {pause - passed_s} s, or {fix_for(scope, 'cooldown', 'lower')}"
-        yield deny("cooldown", scope, found, limit, text)
+        verdicts.append(deny("cooldown", scope, found, limit, text))
+    return verdicts
 
 
 @lru_cache(maxsize=16)
@@ -96,22 +103,24 @@ def _time_of_week(minute: datetime) -> str:
     return f"{minute:%a %H:%M} UTC"
 
 
-def trading_hours(case: Case) -> Iterator[Verdict]:
+def trading_hours(case: Case) -> Sequence[Verdict]:
     """Whether positions may be opened at this time of the week."""
     clock = _time_of_week(case.now.replace(second=0, microsecond=0))
+    verdicts = []
     for scope, limits in case.scopes:
         text = limits.trading_hours
         if not text:
-            yield allow("outside_trading_hours", scope, clock, NO_LIMIT)
+            verdicts.append(allow("outside_trading_hours", scope, clock, NO_LIMIT))
             continue
         try:
             opens_at = hours.next_opening(text, case.now)
         except ConfigError as error:  # a limit that cannot be read must not become no limit
-            yield deny("outside_trading_hours", scope, clock, text, error.message)
+            verdicts.append(deny("outside_trading_hours", scope, clock, text, error.message))
             continue
         if opens_at == case.now:
-            yield allow("outside_trading_hours", scope, clock, text)
+            verdicts.append(allow("outside_trading_hours", scope, clock, text))
             continue
         opening = "never" if opens_at is None else f"{opens_at:%a %Y-%m-%d %H:%M} UTC"
         reason = f"it is {clock}, the {scope} opens positions {text} only; the next opening is {opening}"
-        yield deny("outside_trading_hours", scope, clock, text, reason)
+        verdicts.append(deny("outside_trading_hours", scope, clock, text, reason))
+    return verdicts

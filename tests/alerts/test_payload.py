@@ -16,7 +16,14 @@ from kekbridge.alerts import payload
 from kekbridge.alerts.payload import Message, read_message
 from kekbridge.alerts.signal import Action, Alert, Signal
 from kekbridge.alerts.symbols import resolve
-from kekbridge.alerts.vocabulary import CANONICAL_FIELDS
+from kekbridge.alerts.vocabulary import (
+    CANONICAL_FIELDS,
+    CREDENTIAL_FIELDS,
+    IDENTITY_FIELDS,
+    IDENTITY_NAMES,
+    STAMP_NAMES,
+    canonical_name,
+)
 from kekbridge.errors import RequestRefused, Unreadable
 from kekbridge.model import OrderType, WebhookSettings
 
@@ -430,3 +437,15 @@ def test_random_json_never_crashes(value: Any, profile: str) -> None:
 def test_random_fields_never_crash(fields: dict[str, Any], profile: str, follow: str) -> None:
     """Known names with likely and unlikely values, in every profile and mode."""
     try_everything(json.dumps(fields).encode(), profile, follow)
+
+
+@pytest.mark.parametrize(
+    "name", ["apiKey", "api_key", "alertId", "alert_id", "timestamp", "signature", "secret", "token", "key"]
+)
+def test_identity_is_found_under_every_spelling(name: str) -> None:
+    """The tables that are asked for it hold what `canonical_name` would say of each name."""
+    own = canonical_name(name)
+    assert IDENTITY_NAMES[name] == own
+    assert own in IDENTITY_FIELDS or own in CREDENTIAL_FIELDS
+    assert (name in STAMP_NAMES) == (own in ("timestamp", "signature"))
+    assert own != "timestamp" or name == "timestamp"

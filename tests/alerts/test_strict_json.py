@@ -22,6 +22,25 @@ def test_a_raised_recursion_limit_does_not_let_nesting_through() -> None:
     assert caught.value.code == "invalid_json"
 
 
+@pytest.mark.parametrize("inner", ["1", '"x"', "[[[[[[[[[", ""])
+def test_a_message_has_at_most_eleven_levels_around_a_value(inner: str) -> None:
+    """However few brackets it takes, and whatever else of them stands in texts."""
+    value = f'"{inner}"' if inner.startswith("[") else inner
+    most = 11 if value else 12  # the innermost may be empty
+    read_document(f"{'[' * most}{value}{']' * most}".encode())
+    with pytest.raises(Unreadable, match="nested too deeply"):
+        read_document(f"{'[' * (most + 1)}{value}{']' * (most + 1)}".encode())
+
+
+@pytest.mark.parametrize("body", ['{"a":"\\ud800"}', '{"\\udfff":1}', '[{"a":["x\\ud83d"]}]'])
+def test_half_a_character_is_no_text(body: str) -> None:
+    """Only an escape can write one: the body itself is UTF-8. Both halves together are a character."""
+    with pytest.raises(Unreadable) as caught:
+        read_document(body.encode())
+    assert caught.value.code == "invalid_encoding"
+    assert read_document(b'{"a":"\\ud83d\\ude00"}') == {"a": "\U0001f600"}
+
+
 @pytest.mark.parametrize("unit", ['"",', "1,", '"a",', '{"a":1},{"a":2,"b":3,"c":4},'])
 def test_a_message_of_thousands_of_values_never_reaches_the_parser(unit: str) -> None:
     """The costliest 64 KiB are many small values: they are refused by their commas, whatever they are; 4,000 of them pass."""
