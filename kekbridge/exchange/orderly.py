@@ -145,11 +145,15 @@ class OrderlyExchange:
         return Health(
             is_reachable=self._fresh.is_reachable,
             is_maintenance=self._fresh.is_maintenance,
-            stream_is_live=self._private.is_live,
+            stream_is_live=self.stream_is_live,
             clock_offset_ms=self._wire.offset.ms,
             last_heard_at=self._account.heard_at,
             detail=self._fresh.detail,
         )
+
+    @property
+    def stream_is_live(self) -> bool:
+        return self._private.is_live
 
     async def start(self) -> None:
         """Connect and begin to keep the picture fresh. Returns after the first try, or after 3 s at most; it goes on trying."""
