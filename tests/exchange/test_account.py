@@ -299,5 +299,5 @@ def test_a_snapshot_stays_as_it_was_made(view: AccountView, clock: Clock) -> Non
     view.apply_leverage(BTC, Decimal(5))
     after = view.snapshot
     assert after is not None
-    assert (before.marks[BTC].price, before.leverage[BTC]) == (65000, 10)
-    assert (after.marks[BTC].price, after.leverage[BTC]) == (66000, 5)
+    assert (before.marks[BTC].price, before.leverage[BTC]) == (Decimal(65000), Decimal(10))
+    assert (after.marks[BTC].price, after.leverage[BTC]) == (Decimal(66000), Decimal(5))
