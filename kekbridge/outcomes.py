@@ -56,6 +56,7 @@ class Outcomes:
     def __init__(self) -> None:
         self.stages = StageWatch()
         self.acceptances: dict[str, Acceptance] = {}  # by client order id, of those being written down
+        self._open_acceptances: list[Acceptance] = []  # those that a report may still join, as far as is known here
         self.unbooked = Unbooked()
         self._watches: dict[str, list[Watch]] = {}
         self._is_stopping = False
@@ -86,13 +87,19 @@ class Outcomes:
         """True while somebody waits for the orders of this alert."""
         return alert_id in self._watches
 
+    def accepted(self, acceptance: Acceptance) -> None:
+        """It is being written down: a report may join it, until something is decided. Whoever wrote it takes it out of `acceptances`."""
+        self.acceptances[acceptance.client_order_id] = acceptance
+        self._open_acceptances.append(acceptance)
+
     def close_acceptances(self) -> None:
         """Something is decided by the account as it is seen now: a later report must not be stored before that decision.
 
         Else the room that the order held would be free again for a decision that does not see the position it became.
         """
-        for acceptance in self.acceptances.values():
+        for acceptance in self._open_acceptances:
             acceptance.close()
+        self._open_acceptances.clear()  # closed for good: there may be fifty of them at each of fifty decisions
 
     def publish(self, order: Order) -> None:
         """Tell everybody who waits for this order's alert, and whoever measures."""

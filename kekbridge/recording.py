@@ -132,7 +132,7 @@ class Recorder:
         """
         self._outcomes.stages.signed(name, accepted.sent_at)
         acceptance = Acceptance(name, order_id=accepted.order_id, now=self._clock(), signed_at=accepted.sent_at)
-        self._outcomes.acceptances[name] = acceptance
+        self._outcomes.accepted(acceptance)
         try:
             return await self._database.write_soon(acceptance.write)
         except StoreUnavailable as error:
