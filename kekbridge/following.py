@@ -133,7 +133,7 @@ class Follower:
             self._outcomes.unbooked.booked(order.client_order_id)
         if self._outcomes.is_awaited(order.alert_id):
             self._database.hurry()
-        updated = await asyncio.shield(stored)
+        updated = await stored  # the write stands, also when the wait for it is cut off
         self._outcomes.publish(updated)
         if executions and (updated.needs_stop or bodies.has_later_exits(updated.intent)):
             self._protection_changed()
