@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from kekbridge.bell import Bell
 from kekbridge.config import Queue
 from kekbridge.errors import ExchangeUnavailable, StoreUnavailable
 from kekbridge.exchange import bodies
@@ -94,8 +95,9 @@ class Follower:
         pause = _FIRST_LOOK_S
         expected = self._expected[name]
         while True:
-            await _wait(expected.event, _LOOK_WITH_STREAM_S if self._exchange.health.stream_is_live else pause)
-            expected.event.clear()
+            # Without a report in that time: ask.
+            await expected.bell.wait(_LOOK_WITH_STREAM_S if self._exchange.stream_is_live else pause)
+            expected.bell.clear()
             told, expected.report = expected.report, None
             if told is not None:
                 order = await self.apply(order, told)
@@ -131,7 +133,7 @@ class Follower:
             self._outcomes.unbooked.booked(order.client_order_id)
         if self._outcomes.is_awaited(order.alert_id):
             self._database.hurry()
-        updated = await asyncio.shield(stored)
+        updated = await stored  # the write stands, also when the wait for it is cut off
         self._outcomes.publish(updated)
         if executions and (updated.needs_stop or bodies.has_later_exits(updated.intent)):
             self._protection_changed()
@@ -220,7 +222,7 @@ class Follower:
         if not order.status.is_final:
             await (self.apply(order, report) if _is_whole(report) else self.look(order))
             if (expected := self._expected.get(order.client_order_id)) is not None:
-                expected.event.set()  # it began to be followed in this very moment
+                expected.bell.ring()  # it began to be followed in this very moment
         if report.is_algo:
             self._trades_wanted.set()
             self._protection_changed()
@@ -254,7 +256,7 @@ class Follower:
         """While the stream is silent, wish for everything that it would have told, every few seconds."""
         while True:
             await asyncio.sleep(_POLL_S)
-            if not self._exchange.health.stream_is_live:
+            if not self._exchange.stream_is_live:
                 self._trades_wanted.set()
                 self._protection_changed()
 
@@ -358,19 +360,11 @@ class _Expected:
     """What the stream told of an order that somebody stays with: the newest report that needs no asking, and that there was one."""
 
     may_rest: bool
-    event: asyncio.Event = field(default_factory=asyncio.Event)
+    bell: Bell = field(default_factory=Bell)
     report: OrderReport | None = None
 
     def take(self, report: OrderReport) -> None:
         if report.status is OrderStatus.ACCEPTED and not report.executed_quantity and not self.may_rest:
             return  # that an order at market is there says nothing of its end, which follows at once
         self.report = report if _is_whole(report) else None
-        self.event.set()
-
-
-async def _wait(event: asyncio.Event, timeout: float) -> None:
-    try:
-        async with asyncio.timeout(timeout):
-            await event.wait()
-    except TimeoutError:
-        pass  # no report came: ask
+        self.bell.ring()

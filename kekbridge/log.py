@@ -88,9 +88,11 @@ _UNPRINTABLE_IN_TRACEBACK = re.compile(_UNPRINTABLE.pattern.replace("\x00-\x1f",
 
 # Written down once: `bool | int | float` in a function is made anew with each call.
 _PLAIN = (bool, int, float)
+_PLAIN_TYPES = frozenset({bool, int, float, type(None)})
 _BYTES = (bytes, bytearray, memoryview)
 _LISTS = (list, tuple, set, frozenset)
 
+_FIRST = ("at", "level", "logger", "event")
 _JSON = json.JSONEncoder(ensure_ascii=False, default=str)
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -116,9 +118,14 @@ def _may_hold_secret(text: str) -> bool:
     """False when none of the shapes can be in it: what each of them begins with or consists of is missing."""
     if len(text) < _SHORTEST_SECRET:
         return False
-    if "wh" in text or "v1" in text or "ed25519:" in text or "sha256=" in text:
+    if _has_secret_word(text):
         return True
     return len(text) >= _SHORTEST_KEY and _LIKE_A_KEY.search(text) is not None
+
+
+def _has_secret_word(text: str) -> bool:
+    """True when it has what all the shapes but that of a bare key begin with."""
+    return "wh" in text or "v1" in text or "ed25519:" in text or "sha256=" in text
 
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
@@ -143,8 +150,6 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
         processors=[
             structlog.processors.add_log_level,
             _stamp,
-            structlog.processors.format_exc_info,  # a plain traceback: no values of locals
-            _clean,
             _render_json if as_json else _render_text,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
@@ -169,8 +174,9 @@ class _Lines:
 
     def msg(self, line: str) -> None:
         # One write per line, so that lines of threads do not mix; flushed, so that a killed daemon has said everything.
-        encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        line = line.encode(encoding, "backslashreplace").decode(encoding)
+        if not line.isascii():
+            encoding = getattr(self._stream, "encoding", None) or "utf-8"
+            line = line.encode(encoding, "backslashreplace").decode(encoding)
         try:
             self._stream.write(line + "\n")
             self._stream.flush()
@@ -197,14 +203,17 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
-def _stamp(logger: _Lines, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _stamp(logger: _Lines, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     event["at"] = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
     if logger.name:
         event["logger"] = logger.name
+    if "exc_info" in event:
+        event = structlog.processors.format_exc_info(logger, name, event)  # a plain traceback: no values of locals
     return event
 
 
-def _clean(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _clean(event: Mapping[str, Any]) -> dict[str, Any]:
+    event = dict(event)
     traceback = event.pop("exception", None)
     cleaned = {_clean_name(str(key)): _clean_value(str(key), value, 0) for key, value in event.items()}
     if traceback:
@@ -252,12 +261,52 @@ def _is_secret_name(name: str) -> bool:
     return name.lower().replace("_", "").replace("-", "") in _SECRET_NAMES
 
 
-def _render_json(_logger: object, _name: str, event: MutableMapping[str, Any]) -> str:
-    first = {key: event.pop(key) for key in ("at", "level", "logger", "event") if key in event}
+def _render_json(_logger: object, _name: str, event: Mapping[str, Any]) -> str:
+    if _is_plain(event):
+        line = _in_order(event)
+        if line.isascii() and line.isprintable() and "\\" not in line and not _has_secret_word(line):
+            return line  # as its cleaned copy would be
+    return _in_order(_clean(event))
+
+
+def _in_order(event: Mapping[str, Any]) -> str:
+    first = {key: event[key] for key in _FIRST if key in event}
     return _JSON.encode(first | dict(event))
 
 
-def _render_text(_logger: object, _name: str, event: MutableMapping[str, Any]) -> str:
+def _is_plain(event: Mapping[str, Any]) -> bool:
+    """True when cleaning could only change letters of texts, and no text is as long as a bare key: so it is with nearly every line of ours.
+
+    What the letters may hide shows in the whole line: escapes by a backslash, credentials by the words that they begin with.
+    """
+    if not _are_plain_names(tuple(event)):
+        return False
+    for value in event.values():
+        kind = type(value)
+        if kind is str:
+            if len(value) >= _SHORTEST_KEY:
+                return False
+        elif kind is list:
+            for inner in value:
+                if type(inner) is not str or len(inner) >= _SHORTEST_KEY:
+                    return False
+        elif kind not in _PLAIN_TYPES:
+            return False
+    return True
+
+
+# The calls' own names: every call has its own few.
+@lru_cache(maxsize=512)
+def _are_plain_names(names: tuple[str, ...]) -> bool:
+    """True when none of these names hides its value, is cleaned itself, or is the traceback's."""
+    return all(
+        type(name) is str and name != "exception" and not _is_secret_name(name) and _clean_name(name) == name
+        for name in names
+    )
+
+
+def _render_text(_logger: object, _name: str, event: Mapping[str, Any]) -> str:
+    event = _clean(event)
     traceback = event.pop("exception", None)
     logger = event.pop("logger", "")
     head = f"{event.pop('at', '')} {event.pop('level', ''):<7} {logger}{': ' if logger else ''}{event.pop('event', '')}"

@@ -5,25 +5,25 @@ Memory only. What is true stands in the store; a waiter that gives up, or a rest
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from kekbridge.acceptance import Acceptance
+from kekbridge.bell import Bell
 from kekbridge.model import Order
 from kekbridge.stagewatch import StageWatch
 from kekbridge.unbooked import Unbooked
 
 
 class Watch:
-    """The latest known orders of one alert, and an event for the moment when nothing more will happen soon.
+    """The latest known orders of one alert, and a bell for the moment when nothing more will happen soon.
 
     Orders that protect a position afterwards are left out: they may wait for days, and the sender did not ask for them.
     """
 
     def __init__(self, orders: Iterable[Order]) -> None:
         self._orders = {order.client_order_id: order for order in orders if not order.is_protective}
-        self._settled = asyncio.Event()
+        self._settled = Bell()
         self._look()
 
     @property
@@ -37,21 +37,17 @@ class Watch:
 
     async def wait(self, timeout: float) -> tuple[Order, ...]:
         """The orders once all are settled, or as they are when the timeout (seconds) is over."""
-        if timeout > 0 and not self._settled.is_set():
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._settled.wait()
-            except TimeoutError:
-                pass  # 202 then: the work goes on without the sender
+        if timeout > 0:
+            await self._settled.wait(timeout)  # 202 when it is over: the work goes on without the sender
         return self.orders
 
     def give_up(self) -> None:
         """End the wait with the orders as they are."""
-        self._settled.set()
+        self._settled.ring()
 
     def _look(self) -> None:
         if all(order.is_settled for order in self._orders.values()):
-            self._settled.set()
+            self._settled.ring()
 
 
 class Outcomes:
@@ -60,6 +56,7 @@ class Outcomes:
     def __init__(self) -> None:
         self.stages = StageWatch()
         self.acceptances: dict[str, Acceptance] = {}  # by client order id, of those being written down
+        self._open_acceptances: list[Acceptance] = []  # those that a report may still join, as far as is known here
         self.unbooked = Unbooked()
         self._watches: dict[str, list[Watch]] = {}
         self._is_stopping = False
@@ -90,13 +87,19 @@ class Outcomes:
         """True while somebody waits for the orders of this alert."""
         return alert_id in self._watches
 
+    def accepted(self, acceptance: Acceptance) -> None:
+        """It is being written down: a report may join it, until something is decided. Whoever wrote it takes it out of `acceptances`."""
+        self.acceptances[acceptance.client_order_id] = acceptance
+        self._open_acceptances.append(acceptance)
+
     def close_acceptances(self) -> None:
         """Something is decided by the account as it is seen now: a later report must not be stored before that decision.
 
         Else the room that the order held would be free again for a decision that does not see the position it became.
         """
-        for acceptance in self.acceptances.values():
+        for acceptance in self._open_acceptances:
             acceptance.close()
+        self._open_acceptances.clear()  # closed for good: there may be fifty of them at each of fifty decisions
 
     def publish(self, order: Order) -> None:
         """Tell everybody who waits for this order's alert, and whoever measures."""

@@ -47,7 +47,7 @@ class Recorder:
         self._outcomes = outcomes
         self._settings = settings
         self._clock = clock
-        self._notes: set[asyncio.Task[Any]] = set()
+        self._notes: set[asyncio.Future[Any]] = set()
         self.being_sent: set[str] = set()  # client order ids: claimed to be sent, no answer recorded yet
 
     # --------------------------------------------------------------------------------------------- our answer to a sender
@@ -57,18 +57,23 @@ class Recorder:
         if admitted.kind in ("duplicate", "conflict"):
             return
         self._outcomes.stages.answered(stages["answered"])
-        self._keep(self._note(admitted.alert.id, answer, stages))
-
-    async def _note(self, alert_id: str, answer: Answer, stages: Mapping[str, float]) -> None:
+        alert_id = admitted.alert.id
         try:
-            await self._database.write_soon(
-                alerts.set_answer,
-                alert_id,
-                status=answer.status,
-                answer=answer.body,
-                stages=stages,
-                now=self._clock(),
+            note = self._database.write_soon(
+                alerts.set_answer, alert_id, status=answer.status, answer=answer.body, stages=stages, now=self._clock()
             )
+        except StoreUnavailable as error:
+            log.warning("answer_not_noted", alert_id=alert_id, error=error.message)
+            return
+        self._notes.add(note)
+        note.add_done_callback(partial(self._noted, alert_id))
+
+    def _noted(self, alert_id: str, note: asyncio.Future[None]) -> None:
+        self._notes.discard(note)
+        if note.cancelled():
+            return  # whoever waited for it gave up; the write stands
+        try:
+            note.result()
         except StoreUnavailable as error:
             log.warning("answer_not_noted", alert_id=alert_id, error=error.message)
 
@@ -127,7 +132,7 @@ class Recorder:
         """
         self._outcomes.stages.signed(name, accepted.sent_at)
         acceptance = Acceptance(name, order_id=accepted.order_id, now=self._clock(), signed_at=accepted.sent_at)
-        self._outcomes.acceptances[name] = acceptance
+        self._outcomes.accepted(acceptance)
         try:
             return await self._database.write_soon(acceptance.write)
         except StoreUnavailable as error:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TypeVar
 
+from kekbridge.bell import Bell
 from kekbridge.canceling import Canceller
 from kekbridge.config import Queue
 from kekbridge.errors import KekbridgeError
@@ -59,9 +60,10 @@ class Worker:
         self._outcomes = outcomes
         self._clock = clock
         self._lanes = Lanes(settings.concurrency)
-        self._awake = asyncio.Event()
+        self._awake = Bell()
         self._stopping = asyncio.Event()
         self._stories: set[asyncio.Timeout] = set()  # what a stop leaves
+        self._in_line: set[Bell] = set()  # of the orders that wait to be in front
         self._start: Callable[[Order], object] | None = None  # while trading: puts an order on its way
         self._claimed: list[Order] = []  # claimed by their admission when nobody could start them
         self._has_waiting = True  # orders that stood in the queue at the last look, or came since
@@ -102,7 +104,7 @@ class Worker:
         for order in admitted.orders:
             if order.status is not OrderStatus.SUBMITTING:
                 self._has_waiting = True
-                self._awake.set()
+                self._awake.ring()
             elif self._start is None:
                 self._claimed.append(order)
             else:
@@ -126,10 +128,12 @@ class Worker:
     def stop(self) -> None:
         """Take no more orders; run() returns when those under way are recorded."""
         self._stopping.set()
-        self._awake.set()
+        self._awake.ring()
         for story in self._stories:
             story.reschedule(0)
         self._stories.clear()
+        for place in self._in_line:
+            place.ring()
 
     async def sleep_unless_stopping(self, seconds: float) -> None:
         try:
@@ -208,7 +212,7 @@ class Worker:
             # What is neither taken nor refused may stand in the queue again.
             self._has_waiting |= not isinstance(submission, Accepted | Refused)
             if self._has_waiting:
-                self._awake.set()
+                self._awake.ring()
 
     async def _send(self, order: Order, pipeline: Pipeline) -> Submission | None:
         if order.status is OrderStatus.SUBMITTING:
@@ -230,7 +234,7 @@ class Worker:
         if isinstance(sent.submission, Accepted):
             self._lanes.was_taken(order, now() - in_front_at)
             if self._has_waiting:
-                self._awake.set()
+                self._awake.ring()
             # Its end may be known before the answer is written down: both share a flush then.
             try:
                 await self._until_stopped(self._follower.follow(order))
@@ -247,17 +251,21 @@ class Worker:
     async def _is_in_front(self, order: Order) -> bool:
         """True once the exchange took all that stand before a claimed order; False when that will not happen while its claim holds, or
         the daemon stops."""
-        in_front: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        said: list[bool] = []
+        place = Bell()
 
         def tell(is_in_front: bool) -> None:
-            if not in_front.done():
-                in_front.set_result(is_in_front)
+            said.append(is_in_front)
+            place.ring()
 
         self._lanes.when_in_front(order, tell)
-        if in_front.done():
-            return in_front.result()
-        await self._until_stopped(asyncio.wait((in_front,), timeout=CLAIM_HOLDS_S))
-        return in_front.done() and in_front.result()
+        if not said and not self._stopping.is_set():
+            self._in_line.add(place)
+            try:
+                await place.wait(CLAIM_HOLDS_S)
+            finally:
+                self._in_line.discard(place)
+        return said == [True]
 
     async def _until_stopped(self, story: Awaitable[T]) -> T | None:
         """Follow a story, but leave it when the daemon stops (None): the store knows where it stands, the next start goes on."""
@@ -284,12 +292,7 @@ class Worker:
 
     async def _sleep(self) -> bool:
         """Until something may be startable: True when an order came, or one moved on while others waited; False after half a second."""
-        try:
-            async with asyncio.timeout(_IDLE_LOOK_S):
-                await self._awake.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await self._awake.wait(_IDLE_LOOK_S)
 
 
 def _look(

@@ -129,7 +129,7 @@ async def test_a_report_that_comes_too_late_is_written_alone(sent: tuple[sqlite3
 async def test_a_report_does_not_overtake_a_decision(house: House) -> None:
     """What is stored before a decision is in the picture it was given: an acceptance that waits in front of it takes nothing new."""
     acceptance = Acceptance("kb-a", order_id="7", now=LATER, signed_at=NOW)
-    house.daemon.engine.outcomes.acceptances["kb-a"] = acceptance
+    house.daemon.engine.outcomes.accepted(acceptance)
     await house.send()
     assert acceptance.join(lambda c, known: pytest.fail("written")) is None
 

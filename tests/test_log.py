@@ -178,3 +178,38 @@ def test_printable_leaves_ordinary_text_alone() -> None:
     """Letters of any script, accents and symbols are no control characters."""
     assert log.printable("größer ≥ 5 % 日本 ✓") == "größer ≥ 5 % 日本 ✓"
     assert log.printable("a\x1b]0;title\x07\n") == r"a\x1b]0;title\x07\x0a"
+
+
+_PIECES = st.sampled_from(
+    [
+        API_KEY,
+        API_KEY[:15],
+        ED25519_SECRET,
+        ED25519_SECRET[:42],
+        "v1,",
+        "whs_",
+        "sha256=" + "0f" * 12,
+        '"',
+        "\\",
+        "\x7f",
+        "\u202e",
+        "a b",
+    ]
+)
+
+
+@given(st.lists(st.one_of(_PIECES, st.text(max_size=12)), max_size=5).map("".join))
+def test_a_json_line_holds_the_cleaned_text_and_nothing_else(text: str) -> None:
+    """A line that takes the short way, because nothing in it looks like a secret, says what its cleaned copy would say."""
+    stream = io.StringIO()
+    log.configure("debug", "json", stream)
+    log.get_logger("test").info("plain", text=text, texts=[text], number=1, nothing=None, apiKey=text)
+    (line,) = lines_of(stream)
+    cleaned = log.printable(log.redact(text))
+    assert (line["text"], line["texts"], line["apiKey"]) == (cleaned, [cleaned], "[redacted]")
+    assert list(line)[:4] == ["at", "level", "logger", "event"]
+    stream = io.StringIO()
+    log.configure("debug", "json", stream)
+    log.get_logger("test").info("plain", text=text, number=1)
+    (line,) = lines_of(stream)
+    assert (line["text"], line["number"]) == (cleaned, 1)

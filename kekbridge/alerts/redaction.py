@@ -20,6 +20,8 @@ _SECRET_TEXT = re.compile(r"(?:wh_(?:live|test)_|whs_|ed25519:)[A-Za-z0-9_\-+/=]
 _LONGEST_TEXT = 500
 _LONGEST_NAME = 64
 _LONGEST_STORED = 16_384  # characters of one stored message, names included
+_SURELY_FITS = 100  # far below the longest text, and long enough for a symbol, a time or an id
+_SHORTEST_SECRET = 8  # of an apiKey; a shorter one might be a word of the message
 _MARK = "…"
 
 
@@ -69,7 +71,7 @@ def redact(document: Mapping[str, Any], *, secret: str | None) -> dict[str, Any]
 
 
 def _hide(text: str, secret: str | None) -> str:
-    if secret and len(secret) >= 8 and secret in text:
+    if secret and len(secret) >= _SHORTEST_SECRET and secret in text:
         text = text.replace(secret, shorten_secret(secret))
     if "wh" in text or "ed25519:" in text:  # what each of them begins with, and hardly anything else
         text = _SECRET_TEXT.sub(lambda match: shorten_secret(match.group()), text)
@@ -82,11 +84,17 @@ def _names_secret(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
 
 
+@lru_cache(maxsize=512)
+def _shown_name(name: str) -> str:
+    """A short name as it is stored, unless it holds the message's own secret."""
+    return clip(printable(_hide(name, None)), _LONGEST_NAME)
+
+
 class _Redactor:
     """One pass over one message, with a budget so that 64 KiB of nonsense do not become 64 KiB in the store."""
 
     def __init__(self, secret: str | None) -> None:
-        self._secret = secret
+        self._secret = secret if secret and len(secret) >= _SHORTEST_SECRET else None
         self._left = _LONGEST_STORED
 
     def mapping(self, value: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,10 +103,28 @@ class _Redactor:
             if self._left <= 0:
                 result[_MARK] = "cut"
                 break
-            shown = clip(printable(_hide(name, self._secret)), _LONGEST_NAME)
+            shown = self._name(name)
             self._left -= len(shown) + 4
             result[shown] = self._named(name, inner)
         return result
+
+    def _name(self, name: str) -> str:
+        if len(name) > _LONGEST_NAME or (self._secret is not None and self._secret in name):
+            return clip(printable(_hide(name, self._secret)), _LONGEST_NAME)
+        return _shown_name(name)
+
+    def _text(self, value: str) -> str:
+        is_plain = (
+            len(value) <= _SURELY_FITS <= self._left
+            and value.isascii()
+            and value.isprintable()
+            and "wh" not in value
+            and "ed25519:" not in value
+            and (self._secret is None or self._secret not in value)
+        )
+        if is_plain:
+            return str(value)  # nothing of it is hidden, escaped or cut: nearly every text
+        return clip(printable(_hide(str(value), self._secret)), min(_LONGEST_TEXT, max(self._left, 2)))
 
     def _named(self, name: str, value: object) -> Any:
         if isinstance(value, str) and value and _names_secret(name):
@@ -108,7 +134,7 @@ class _Redactor:
 
     def _any(self, value: object) -> Any:
         if isinstance(value, str):
-            text = clip(printable(_hide(str(value), self._secret)), min(_LONGEST_TEXT, max(self._left, 2)))
+            text = self._text(value)
             self._left -= len(text) + 4
             return text
         if isinstance(value, Mapping):

@@ -56,7 +56,7 @@ class AccountView:
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
         self._instruments: Mapping[str, Instrument] = MappingProxyType({})
-        self._marks: dict[str, Mark] = {}
+        self._marks: dict[str, Mark] = {}  # replaced as a whole, as the leverage: a snapshot shows what it was then
         self._held: dict[Key, _Held] = {}
         self._leverage: dict[str, Decimal] = {}
         self._max_leverage: Decimal | None = None
@@ -117,10 +117,12 @@ class AccountView:
 
     def apply_marks(self, prices: Mapping[str, Decimal], at: datetime) -> None:
         """Mark prices observed at a time; an older observation does not replace a newer one."""
+        marks = dict(self._marks)
         for symbol, price in prices.items():
-            known = self._marks.get(symbol)
+            known = marks.get(symbol)
             if price > 0 and (known is None or known.at <= at):
-                self._marks[symbol] = Mark(price, at)
+                marks[symbol] = Mark(price, at)
+        self._marks = marks
         self._snapshot = None
 
     def apply_info(self, data: Mapping[str, Any]) -> None:
@@ -134,7 +136,7 @@ class AccountView:
 
     def apply_leverage(self, symbol: str, leverage: Decimal) -> None:
         if self._leverage.get(symbol) != leverage:
-            self._leverage[symbol] = leverage
+            self._leverage = {**self._leverage, symbol: leverage}
             self._snapshot = None
 
     def apply_account(self, data: Mapping[str, Any], *, answered_ms: int) -> None:
@@ -270,11 +272,11 @@ class AccountView:
         return AccountSnapshot(
             taken_at=heard_at,
             instruments=self._instruments,
-            marks=MappingProxyType(dict(self._marks)),
+            marks=MappingProxyType(self._marks),
             positions=MappingProxyType(cross),
             account_value=self._account_value,
             free_collateral=self._free_collateral,
-            leverage=MappingProxyType(dict(self._leverage)),
+            leverage=MappingProxyType(self._leverage),
             max_leverage=self._max_leverage,
             taker_fee_rate=self._taker_fee_rate,
             other_positions=tuple(others),

@@ -21,6 +21,7 @@ import json
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, Decimal
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
 from kekbridge import errors
@@ -91,6 +92,8 @@ def create_request(order: Order) -> CreateRequest:
     return request_for(order.intent, order.client_order_id)
 
 
+# Made for the record when the order is claimed, and again a moment later to be sent: both are the same text. Any thread.
+@lru_cache(maxsize=128)
 def request_for(intent: OrderIntent, client_order_id: str) -> CreateRequest:
     """As `create_request`, for an intent and the id it shall have (at most 36 of [A-Za-z0-9-], no hyphen first)."""
     kind = order_kind(intent)

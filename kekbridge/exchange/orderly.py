@@ -145,11 +145,15 @@ class OrderlyExchange:
         return Health(
             is_reachable=self._fresh.is_reachable,
             is_maintenance=self._fresh.is_maintenance,
-            stream_is_live=self._private.is_live,
+            stream_is_live=self.stream_is_live,
             clock_offset_ms=self._wire.offset.ms,
             last_heard_at=self._account.heard_at,
             detail=self._fresh.detail,
         )
+
+    @property
+    def stream_is_live(self) -> bool:
+        return self._private.is_live
 
     async def start(self) -> None:
         """Connect and begin to keep the picture fresh. Returns after the first try, or after 3 s at most; it goes on trying."""
@@ -225,14 +229,19 @@ class OrderlyExchange:
             )
         if turn is None or not turn.is_held:
             turn = await self.wait_turn(order)
-        if self._clock() > order.expires_at:
+        now = self._clock()
+        if now > order.expires_at:
             turn.give_back()
             return Deferred(
                 "alert_expired", "the order's turn in the exchange's rate window came after its allowed age"
             )
-        sent_at = self._clock()
-        submission = await self.rest.create(request, turn)
-        return replace(submission, sent_at=sent_at) if isinstance(submission, Accepted | Unknown) else submission
+        match await self.rest.create(request, turn):
+            case Accepted(order_id):
+                return Accepted(order_id, sent_at=now)
+            case Unknown(reason):
+                return Unknown(reason, sent_at=now)
+            case answer:
+                return answer
 
     async def place_stop(
         self, *, symbol: str, side: Side, quantity: Decimal, trigger_price: Decimal, client_order_id: str

@@ -53,10 +53,10 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 def decimal_or_none(raw: object) -> Decimal | None:
     """A number, quoted or not; None for null, "", booleans, NaN, infinities and anything that is no number."""
+    if type(raw) is Decimal:  # as the decoder makes nearly all of them
+        return raw if raw.is_finite() else None
     if raw is None or isinstance(raw, bool):
         return None
-    if isinstance(raw, Decimal):
-        return raw if raw.is_finite() else None
     if isinstance(raw, int):
         return Decimal(raw)
     if isinstance(raw, str) and 0 < len(raw) <= _MAX_DIGITS:
@@ -102,7 +102,7 @@ def identifier(raw: object) -> str | None:
     return text if text.strip("0") else None
 
 
-_HOLDERS: Final = (dict, list)  # what has fields in it
+_HOLDERS: Final = frozenset({dict, list})  # what has fields in it, as the decoder makes it
 
 
 @lru_cache(maxsize=512)
@@ -113,7 +113,7 @@ def _snake(name: str) -> str:
 def snake_keys(value: object) -> Any:
     """A stream message with the field names of the REST API (the streams speak camelCase, section 12)."""
     if isinstance(value, dict):
-        return {_snake(key): snake_keys(item) if isinstance(item, _HOLDERS) else item for key, item in value.items()}
+        return {_snake(key): snake_keys(item) if type(item) in _HOLDERS else item for key, item in value.items()}
     if isinstance(value, list):
         return [snake_keys(item) for item in value]
     return value

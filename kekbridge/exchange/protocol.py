@@ -115,6 +115,10 @@ class Exchange(Protocol):
     @property
     def health(self) -> Health: ...
 
+    @property
+    def stream_is_live(self) -> bool:
+        """As in `health`, for those who ask nothing else."""
+
     async def start(self) -> None:
         """Connect, load rules and account, start keeping the snapshot fresh. Returns at once if the venue is down: health says so."""
 

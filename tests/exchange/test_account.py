@@ -287,3 +287,17 @@ def test_ledger_arithmetic(trades: list[tuple[Side, Decimal, int]]) -> None:
         elif position.quantity == 0 or (after.quantity > 0) != (position.quantity > 0):
             assert after.average_open_price == price
         position = after
+
+
+def test_a_snapshot_stays_as_it_was_made(view: AccountView, clock: Clock) -> None:
+    """What was decided on does not change under the decision: marks and leverages that come later are in the next snapshot only."""
+    view.apply_marks({BTC: Decimal(65000)}, clock.now)
+    view.apply_leverage(BTC, Decimal(10))
+    before = view.snapshot
+    assert before is not None
+    view.apply_marks({BTC: Decimal(66000)}, clock.now)
+    view.apply_leverage(BTC, Decimal(5))
+    after = view.snapshot
+    assert after is not None
+    assert (before.marks[BTC].price, before.leverage[BTC]) == (Decimal(65000), Decimal(10))
+    assert (after.marks[BTC].price, after.leverage[BTC]) == (Decimal(66000), Decimal(5))

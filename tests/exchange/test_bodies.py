@@ -313,3 +313,11 @@ def test_later_exits_never_exceed_what_was_executed(shares: list[D], quantity: D
     for exit_ in exits:
         assert (exit_.quantity - RULES.base_min) % RULES.base_tick == 0
         assert exit_.reduce_only
+
+
+def test_each_order_has_its_own_request() -> None:
+    """A request that was made before is made again only for the same intent and id; equal numbers are written alike."""
+    first = request_for(intent(quantity=D("1.50")), "kb-1")
+    assert request_for(intent(quantity=D("1.5")), "kb-1") == first
+    assert json.loads(request_for(intent(quantity=D("1.5")), "kb-2").text)["client_order_id"] == "kb-2"
+    assert json.loads(request_for(intent(quantity=D("1.6")), "kb-1").text)["order_quantity"] == "1.6"
