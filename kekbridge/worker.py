@@ -265,7 +265,7 @@ class Worker:
                 await place.wait(CLAIM_HOLDS_S)
             finally:
                 self._in_line.discard(place)
-        return said == [True]
+        return said[:1] == [True]  # what was said first
 
     async def _until_stopped(self, story: Awaitable[T]) -> T | None:
         """Follow a story, but leave it when the daemon stops (None): the store knows where it stands, the next start goes on."""
