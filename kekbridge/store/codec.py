@@ -136,6 +136,15 @@ def verdicts_to_json(verdicts: Iterable[Verdict]) -> str:
     return storable(f"[{','.join(parts)}]")
 
 
+def event_to_json(
+    sequence: int, at: str, kind: str, alert_id: str | None, client_order_id: str | None, data: str
+) -> str:
+    """As `to_json` would of the six in a list, only quicker: this is hashed for every event."""
+    alert = "null" if alert_id is None else _quoted(alert_id)
+    order = "null" if client_order_id is None else _quoted(client_order_id)
+    return storable(f"[{sequence},{_quoted(at)},{_quoted(kind)},{alert},{order},{_quoted(data)}]")
+
+
 def verdicts_from_json(text: str) -> tuple[Verdict, ...]:
     names = {field.name for field in fields(Verdict)}
     return tuple(

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from kekbridge.store import times
-from kekbridge.store.codec import from_json, to_json
+from kekbridge.store.codec import event_to_json, from_json, to_json
 from kekbridge.store.memory import recall, remember
 
 GENESIS: Final = "0" * 64
@@ -139,6 +139,9 @@ def _select(connection: sqlite3.Connection, rest: str, values: Sequence[object])
     )
 
 
-def _digest(previous: str, *parts: str | int | None) -> str:
+def _digest(
+    previous: str, sequence: int, at: str, kind: str, alert_id: str | None, client_order_id: str | None, data: str
+) -> str:
     """SHA-256 over the hash before and the canonical JSON of the row: a list, so that no two rows have the same text."""
-    return hashlib.sha256((previous + to_json(parts)).encode()).hexdigest()
+    text = event_to_json(sequence, at, kind, alert_id, client_order_id, data)
+    return hashlib.sha256((previous + text).encode()).hexdigest()

@@ -16,6 +16,7 @@ from kekbridge.store import times
 from kekbridge.store.codec import (
     EXACT,
     decimal_text,
+    event_to_json,
     from_json,
     intent_from_json,
     plain,
@@ -152,6 +153,16 @@ def test_verdicts_come_back_and_the_quick_way_writes_the_same(verdicts: list[Ver
     assert verdicts_from_json(text) == tuple(verdicts)
     later = json.dumps([one | {"later": 1} for one in json.loads(text)])
     assert verdicts_from_json(later) == tuple(verdicts)
+
+
+@given(st.integers(1), TEXT, st.none() | TEXT, st.none() | TEXT, TEXT)
+def test_an_event_is_hashed_over_the_text_that_its_list_has(
+    sequence: int, kind: str, alert_id: str | None, client_order_id: str | None, data: str
+) -> None:
+    """The quick way gives the canonical JSON: a history that was written before stays whole."""
+    at = "2026-01-01T00:00:00.000Z"
+    text = event_to_json(sequence, at, kind, alert_id, client_order_id, data)
+    assert text == to_json([sequence, at, kind, alert_id, client_order_id, data])
 
 
 @given(MOMENTS, MOMENTS)
