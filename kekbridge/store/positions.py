@@ -11,7 +11,7 @@ from typing import Final
 from kekbridge.model import AccountSnapshot, MarginMode, Position
 from kekbridge.store import times
 from kekbridge.store.codec import decimal_text, optional_decimal, optional_decimal_text
-from kekbridge.store.memory import forget, recall, remember
+from kekbridge.store.memory import forget, known, recall, remember
 
 # The values of _COLUMNS.
 _Row = tuple[str | None, ...]
@@ -23,11 +23,16 @@ _COLUMNS: Final = (
 _DELETE: Final = "DELETE FROM positions WHERE symbol = ? AND margin_mode = ?"
 _TABLE: Final = "positions"
 _ROWS: Final = "rows"
+_SHOWN: Final = "shown"
 _WRITE: Final = f"INSERT OR REPLACE INTO positions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def replace_all(connection: sqlite3.Connection, snapshot: AccountSnapshot, *, now: datetime) -> None:
     """Make the table equal to the account's open positions, cross and isolated; what is not open any more goes."""
+    shown = (snapshot.positions, snapshot.other_positions, snapshot.marks)
+    written: tuple[object, ...] = known(connection, _TABLE, _SHOWN) or ()
+    if written and all(one is other for one, other in zip(shown, written, strict=True)):
+        return  # the fills of a batch were all told by one picture
     wanted = [
         _row(position, position.mark_price or snapshot.mark_price(position.symbol), now)
         for position in snapshot.positions.values()
@@ -36,12 +41,15 @@ def replace_all(connection: sqlite3.Connection, snapshot: AccountSnapshot, *, no
     wanted += [_row(position, position.mark_price, now) for position in snapshot.other_positions if position.quantity]
     stored = recall(connection, _TABLE, _ROWS, _read)
     rows = {row[:2]: row for row in wanted}
-    if rows == stored:
-        return  # a fill is told by several messages
-    for key in stored.keys() - rows.keys():
-        connection.execute(_DELETE, key)
-    connection.executemany(_WRITE, [row for key, row in rows.items() if row != stored.get(key)])
-    remember(connection, _TABLE, _ROWS, rows)
+    if rows != stored:  # a fill is told by several messages
+        for key in stored.keys() - rows.keys():
+            connection.execute(_DELETE, key)
+        connection.executemany(_WRITE, [row for key, row in rows.items() if row != stored.get(key)])
+        remember(connection, _TABLE, _ROWS, rows)
+    if all(position.updated_at for position in (*snapshot.positions.values(), *snapshot.other_positions)):
+        remember(connection, _TABLE, _SHOWN, shown)  # the rows do not depend on `now`
+    else:
+        forget(connection, _TABLE, _SHOWN)
 
 
 def _read(connection: sqlite3.Connection) -> Mapping[_Row, _Row]:
