@@ -63,6 +63,10 @@ class Writer:
         self._jobs_since_checkpoint = 0
         self._is_closed = False
         self._closing = threading.Lock()  # nothing may be queued behind the end
+        # What this turn of the loop has said so far. All of it is queued at once: the requests of a burst share a flush then, instead of
+        # waking the thread one by one.
+        self._said: list[_Job | _Word] = []
+        self._told_by: asyncio.AbstractEventLoop | None = None  # whose next turn queues it
         # A daemon thread: what is not committed when the process ends was never acknowledged.
         self._thread = threading.Thread(target=self._run, name="kekbridge-writer", daemon=True)
         self._thread.start()
@@ -77,22 +81,37 @@ class Writer:
         with self._closing:
             if self._is_closed:
                 raise StoreUnavailable("store_unavailable", "the store is closed: kekbridge is stopping")
-            if self._queue.qsize() >= QUEUE_BOUND:
+            if self._queue.qsize() + len(self._said) >= QUEUE_BOUND:
                 raise StoreUnavailable("store_unavailable", f"{QUEUE_BOUND} writes are waiting for the disk already")
-            self._queue.put(_Job(run, loop, future, time.monotonic() + within_s))
+            self._said.append(_Job(run, loop, future, time.monotonic() + within_s))
+            if self._told_by is not loop:
+                self._told_by = loop
+                loop.call_soon(self._hand_over)
         return future
 
     def hurry(self) -> None:
         """Somebody waits for a job that may wait for others: flush what is queued now."""
-        self._queue.put(_Word.HURRY)
+        with self._closing:
+            (self._said.append if self._said else self._queue.put)(_Word.HURRY)
 
     def close(self) -> None:
         """Finish what waits, then close the connection. Blocks; calling it twice is harmless."""
         with self._closing:
             if not self._is_closed:
                 self._is_closed = True
+                self._queue_all()
                 self._queue.put(_Word.END)
         self._thread.join()
+
+    def _hand_over(self) -> None:
+        with self._closing:
+            self._queue_all()
+
+    def _queue_all(self) -> None:
+        for said in self._said:
+            self._queue.put(said)
+        self._said.clear()
+        self._told_by = None
 
     # ------------------------------------------------------------------------------------------------ on the thread
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -256,6 +257,23 @@ async def test_what_somebody_waits_for_is_flushed_at_once(database: Database) ->
     assert not later.done()
     writer.close()  # an end does not wait either
     await later
+
+
+async def test_what_one_turn_of_the_loop_writes_shares_a_flush(database: Database) -> None:
+    """The alerts of a bar close are read in one turn: the first does not take a flush of its own while the others are still read."""
+    writer = Writer(database.path)
+    statements: list[str] = []
+    await writer.submit(lambda connection: connection.set_trace_callback(statements.append))
+    statements.clear()
+    waiting = []
+    for _ in range(5):
+        waiting.append(writer.submit(lambda connection: None))
+        time.sleep(0.01)  # the same turn, in which the thread of the writer could run
+    await asyncio.gather(*waiting)
+    assert statements.count("COMMIT") == 1
+    unfinished = writer.submit(lambda connection: 7)
+    writer.close()  # also what this turn has just said
+    assert await unfinished == 7
 
 
 async def test_nobody_is_told_before_the_commit(database: Database) -> None:
