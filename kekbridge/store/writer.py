@@ -27,7 +27,7 @@ QUEUE_BOUND: Final = 10_000
 # Long enough for any burst that one account can send, short enough that the first of them does not wait for the last.
 BATCH_BOUND: Final = 256
 # Checkpoints flush twice and make the next commit flush once more: done when nobody waits, or when the log has grown long.
-_CHECKPOINT_IDLE_JOBS: Final = 128
+_CHECKPOINT_IDLE_JOBS: Final = 512
 _CHECKPOINT_JOBS: Final = 1024
 _IDLE_S: Final = 0.25
 _SHORTEST_WAIT_S: Final = 0.05
