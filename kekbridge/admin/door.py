@@ -68,7 +68,9 @@ class Door:
             self._socket.close()
 
     def _bind(self, port: int) -> socket.socket:
-        family, _, _, _, address = socket.getaddrinfo(self._host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.getaddrinfo(self._host, port, type=socket.SOCK_STREAM)
+        # "localhost" has two addresses: the one that people type.
+        family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
         listening = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
         listening.settimeout(0)
         return listening

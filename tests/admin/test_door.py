@@ -75,6 +75,17 @@ async def test_door_nobody_came_to_is_closed() -> None:
         assert loads.count == 0
 
 
+async def test_localhost_is_the_address_that_people_type() -> None:
+    """It may be IPv6 first on a machine; what is printed, and what the page is looked for at, is 127.0.0.1."""
+    door = Door(host="localhost", port=0, load=Loads())
+    url = door.open()
+    try:
+        assert url.startswith("http://127.0.0.1:")
+        assert await _ask(url) == "come in by /"
+    finally:
+        await door.close()
+
+
 async def test_taken_port_is_left_for_a_free_one() -> None:
     """Two bridges on one machine both have their page."""
     with socket.create_server(("127.0.0.1", 0)) as other:
