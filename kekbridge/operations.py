@@ -70,21 +70,22 @@ class Operations:
 
     def _build_door(self) -> Door:
         token = make_token(self._opened.data_dir)
-        durations = Durations(
-            self._engine.outcomes.stages
-        )  # counts from the start, also what happens before the first look
+        # Counts from now on: what happens before the first look is shown, too.
+        durations = Durations(self._engine.outcomes.stages)
 
         def load() -> Callable[[], Listener]:
-            from kekbridge.admin import desk, server  # late: most bridges are looked at seldom
+            from kekbridge.admin.server import AdminServer  # late: most bridges are looked at seldom
 
-            return lambda: server.AdminServer(self._build_desk(desk.Desk), token, durations)
+            return lambda: AdminServer(self._build_desk(), token, durations)
 
         wanted = self._opened.settings.admin
         return Door(host=wanted.host, port=wanted.port, load=load)
 
-    def _build_desk(self, desk: type[Desk]) -> Desk:
+    def _build_desk(self) -> Desk:
+        from kekbridge.admin.desk import Desk
+
         opened = self._opened
-        return desk(
+        return Desk(
             database=opened.database,
             exchange=opened.exchange,
             sealer=opened.sealer,

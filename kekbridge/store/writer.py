@@ -92,7 +92,10 @@ class Writer:
     def hurry(self) -> None:
         """Somebody waits for a job that may wait for others: flush what is queued now."""
         with self._closing:
-            (self._said.append if self._said else self._queue.put)(_Word.HURRY)
+            if self._said:
+                self._said.append(_Word.HURRY)
+            else:
+                self._queue.put(_Word.HURRY)
 
     def close(self) -> None:
         """Finish what waits, then close the connection. Blocks; calling it twice is harmless."""

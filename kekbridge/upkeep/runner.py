@@ -85,8 +85,11 @@ class Runner:
 
     def plan(self) -> None:
         """Note the timetable and run what was missed; call it once more when jobs were added after the start."""
-        # A job of its own each time: APScheduler skips one that is still running, and the later jobs would not be in the timetable.
-        self._scheduler.add_job(self._catch_up, "date", run_date=datetime.now(UTC), name=_CATCH_UP)
+        # Another job once there are more: APScheduler skips one that is still running, and they would not be in the timetable.
+        name = f"{_CATCH_UP} {len(self._jobs)} jobs"
+        self._scheduler.add_job(
+            self._catch_up, "date", run_date=datetime.now(UTC), id=name, name=name, replace_existing=True
+        )
 
     async def run_now(self, name: str) -> None:
         """Run a job outside its time and return when it is done; counted like every other run. Raises KeyError."""
