@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from kekbridge import messages
 from kekbridge.errors import ConfigError
 from kekbridge.model import Mode, RateLimits
+from kekbridge.model import notifications as messages
 
 APP_NAME = "kekbridge"
 ENVIRONMENT_PREFIX = "KEKBRIDGE_"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.house import House, running_house, running_paper
+from tests.bridge import House, running_house, running_paper
 
 # Property tests run on busy machines: no deadline for a single example.
 settings.register_profile("ci", deadline=None)

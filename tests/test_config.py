@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from kekbridge.config import Settings, default_data_dir, dotted_names, find_config_file, load_settings
 from kekbridge.errors import ConfigError
 from kekbridge.model import Mode
+from tests.paths import ROOT
 
-EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
+EXAMPLE = ROOT / "config.example.toml"
 
 
 def written(directory: Path, text: str) -> Path:

@@ -17,8 +17,8 @@ from kekbridge.cli.app import COMMANDS, app
 from kekbridge.codes import CODES
 from tests.cli.processes import DEADLINE_S, Served, bare_environment, paste, shells, starting
 from tests.cli.tree import walk
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # An HTML comment before a code block names it, invisible to the reader.
 BLOCKS = dict(re.findall(r"<!-- test: (\w+) -->\n[ ]*```sh\n(.*?)[ ]*```", README, re.DOTALL))

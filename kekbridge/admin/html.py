@@ -8,7 +8,7 @@ from decimal import Decimal
 from html import escape
 from typing import Final
 
-from kekbridge.wording import clean, money
+from kekbridge.formatting import clean, money
 
 _VOID: Final = frozenset({"input", "br", "meta", "link", "line", "polyline", "rect"})
 

@@ -7,11 +7,11 @@ from datetime import datetime
 
 from aiohttp import web
 
-from kekbridge.admin.access import SESSION
+from kekbridge.admin.auth import SESSION
 from kekbridge.errors import ConfigError
+from kekbridge.formatting import jsonable
 from kekbridge.ingress.lockout import Lockout, read_address
 from kekbridge.log import get_logger
-from kekbridge.wording import jsonable
 
 log = get_logger("kekbridge.admin.lockouts")
 

@@ -12,16 +12,16 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from kekbridge import limitbook
-from kekbridge.admin.access import SESSION
-from kekbridge.admin.alertpages import AlertPages, alert_row, alert_table
-from kekbridge.admin.desk import Desk
-from kekbridge.admin.forms import Forms, button, form_key
+from kekbridge.admin.actions import Forms, button, form_key
+from kekbridge.admin.alert_pages import AlertPages, alert_row, alert_table
+from kekbridge.admin.auth import SESSION
 from kekbridge.admin.html import Markup, bars, curve, gain, gauge, h, join, pairs, status, table
-from kekbridge.admin.webhookpages import WebhookPages
-from kekbridge.stats import Report
-from kekbridge.store import orders
-from kekbridge.wording import clock, market, moment, money, used_share
+from kekbridge.admin.service import Desk
+from kekbridge.admin.webhook_pages import WebhookPages
+from kekbridge.formatting import clock, market, moment, money, used_share
+from kekbridge.model.statistics import Report
+from kekbridge.reports import limits as limitbook
+from kekbridge.store import order_lifecycle as orders
 
 _MENU: Final = (
     ("/", "Overview"),

@@ -15,15 +15,15 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from kekbridge.admin import access
-from kekbridge.admin.access import COOKIE, SESSION, Session, Sessions
-from kekbridge.admin.desk import Desk
+from kekbridge.admin import auth as access
+from kekbridge.admin.auth import COOKIE, SESSION, Session, Sessions
 from kekbridge.admin.lockouts import LockoutDesk
 from kekbridge.admin.pages import Pages
-from kekbridge.durations import Durations
+from kekbridge.admin.service import Desk
 from kekbridge.errors import KekbridgeError
+from kekbridge.execution.durations import Durations
+from kekbridge.formatting import jsonable
 from kekbridge.model import TradingState
-from kekbridge.wording import jsonable
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _HEADERS: Final = {
@@ -132,7 +132,7 @@ class AdminServer:
         return web.json_response(jsonable((await self._desk.state())["trading"]))
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
-        from kekbridge import metrics  # late: most bridges are scraped by nobody
+        from kekbridge.admin import metrics  # late: most bridges are scraped by nobody
 
         page = metrics.page(self._durations, await self._desk.report(since=None), await self._desk.state())
         return web.Response(body=page, headers={"Content-Type": metrics.CONTENT_TYPE})

@@ -10,19 +10,13 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from kekbridge.alerts.exits import read_leverage, read_slippage, read_stop_loss, read_take_profits, read_trailing_stop
+from kekbridge.alerts.field_source import Source
 from kekbridge.alerts.numbers import NumberText, decimal_of
 from kekbridge.alerts.position import check_agreement, is_exit, is_reversal, read_target, with_implied_previous
-from kekbridge.alerts.protection import (
-    read_leverage,
-    read_slippage,
-    read_stop_loss,
-    read_take_profits,
-    read_trailing_stop,
-)
 from kekbridge.alerts.quantity import contracts_of, read_quantity
 from kekbridge.alerts.redaction import clip, printable, show
 from kekbridge.alerts.signal import Action, PositionSide, QuantityType, Signal, TargetPosition
-from kekbridge.alerts.source import Source
 from kekbridge.alerts.symbols import is_same_market
 from kekbridge.errors import Refused
 from kekbridge.model import OrderType, WebhookSettings

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from kekbridge.alerts.mapping import Profile, Route, Words, magnitude, percent, ratio, unless_zero
+from kekbridge.alerts.profile import Profile, Route, Words, magnitude, percent, ratio, unless_zero
 from kekbridge.errors import Refused
 
 _ORDER_SIDES: Words = {"long": "buy", "short": "sell"}

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
+from kekbridge.alerts.field_source import Source
 from kekbridge.alerts.numbers import NumberText, amount_of, decimal_of
 from kekbridge.alerts.position import closed_share, is_about, is_exit
 from kekbridge.alerts.redaction import show
 from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, TargetPosition
-from kekbridge.alerts.source import Source
 from kekbridge.errors import Refused
 
 Wanted = tuple[Amount | None, QuantityType | None, TargetPosition | None]

@@ -19,9 +19,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from kekbridge.alerts.mapping import Profile
+from kekbridge.alerts.field_names import CREDENTIAL_FIELDS, canonical_name
+from kekbridge.alerts.profile import Profile
 from kekbridge.alerts.profiles import find_profile
-from kekbridge.alerts.vocabulary import CREDENTIAL_FIELDS, canonical_name
 
 VERSION = "v1"
 _FORM = re.compile(r"v1:([A-Za-z0-9_]{1,64}\??(?:,[A-Za-z0-9_]{1,64}\??){0,63}):([0-9a-fA-F]{64})")

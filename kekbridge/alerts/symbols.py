@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 
+from kekbridge.alerts.field_source import refuse_placeholder
 from kekbridge.alerts.redaction import show
-from kekbridge.alerts.source import refuse_placeholder
-from kekbridge.alerts.tickers import (
+from kekbridge.alerts.symbol_tables import (
     BASE_ALIASES,
     CRYPTO_VENUES,
     FOREIGN_VENUES,

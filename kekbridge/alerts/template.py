@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from kekbridge.alerts.mapping import Profile
-from kekbridge.alerts.payload import read_message
+from kekbridge.alerts.message import read_message
+from kekbridge.alerts.profile import Profile
 from kekbridge.alerts.profiles import find_profile
 from kekbridge.alerts.redaction import show
 from kekbridge.alerts.signature import sign

@@ -31,10 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "risk": ("kekbridge.cli.risk:app", "Show limits and their use."),
     "stats": ("kekbridge.cli.stats:app", "Count alerts and orders, and sum what they won or lost."),
     "dashboard": ("kekbridge.cli.dashboard:app", "Watch and steer the running bridge on one screen."),
-    "halt": ("kekbridge.cli.trading:halt", "Stop all trading at once, exits too."),
-    "exits-only": ("kekbridge.cli.trading:exits_only", "Refuse entries at once; exits still pass."),
+    "halt": ("kekbridge.cli.trading_state:halt", "Stop all trading at once, exits too."),
+    "exits-only": ("kekbridge.cli.trading_state:exits_only", "Refuse entries at once; exits still pass."),
     "flatten": ("kekbridge.cli.flatten:flatten", "Halt, cancel every order, close every position."),
-    "resume": ("kekbridge.cli.trading:resume", "Trade again after halt or exits-only."),
+    "resume": ("kekbridge.cli.trading_state:resume", "Trade again after halt or exits-only."),
     "jobs": (
         "kekbridge.cli.jobs:app",
         "List what runs by the clock: last run and how long it took, next run, runs and failures.",

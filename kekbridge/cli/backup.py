@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kekbridge.cli.context import find_workspace, now
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
-from kekbridge.cli.workspace import find_workspace, now
 
 if TYPE_CHECKING:
-    from kekbridge.backup import Backup
+    from kekbridge.ops.backup import Backup
 
 backup = typer.Typer(rich_markup_mode=None, add_completion=False)
 restore = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -32,8 +32,8 @@ def back_up(
     The database as of one instant, the vault's sealed parts and the settings, with checksums. Secrets stay sealed; the key that opens
     them is not in it: keep that apart.
     """
-    from kekbridge import backup as bridge_backup
     from kekbridge.cli import render
+    from kekbridge.ops import backup as bridge_backup
 
     made = bridge_backup.make(find_workspace(context, data_dir, config).data_dir, file.absolute(), now=now())
     if as_json:
@@ -57,9 +57,9 @@ def bring_back(
     What is there is moved aside, not deleted. No order is sent again: the next start asks the exchange for every order that waited
     when the backup was made, and takes over the exchange's positions and fills. Alerts that came after the backup are not known any more.
     """
-    from kekbridge import backup as bridge_backup
     from kekbridge.cli import render
     from kekbridge.errors import AlreadyRunning
+    from kekbridge.ops import backup as bridge_backup
     from kekbridge.store.connections import FILE_NAME
     from kekbridge.store.lock import DaemonLock
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from kekbridge.cli.context import Workspace, find_workspace
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import Workspace, find_workspace
 
 app = typer.Typer(
     help="Show and check the settings.",
@@ -34,7 +34,7 @@ def show(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = 
 def check(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
     """Read the settings as `serve` would; exit code 2 and one line when something is wrong."""
     from kekbridge.cli import render
-    from kekbridge.preflight import check_settings
+    from kekbridge.daemon.preflight import check_settings
 
     workspace = find_workspace(context, data_dir, config)
     check_settings(workspace.settings)

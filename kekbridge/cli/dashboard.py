@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge.cli.admin_api import AdminApi, find_admin_api
+from kekbridge.cli.admin_client import AdminApi, find_admin_api
+from kekbridge.cli.context import find_workspace
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace
 from kekbridge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def _open_orders(state: dict[str, Any]) -> list[Text]:
 def _limits(state: dict[str, Any]) -> list[Text]:
     from rich.text import Text
 
-    from kekbridge.wording import used_share
+    from kekbridge.formatting import used_share
 
     used = [
         (used_share(line["used"], line["limit"]), scope["name"], line)

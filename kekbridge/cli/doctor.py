@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from kekbridge.cli.context import find_workspace, mode_in_force, now, opened
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace, mode_in_force, now, opened
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kekbridge.exchange.checks import Check
+    from kekbridge.exchange.orderly.checks import Check
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -44,9 +44,9 @@ def _examine(context: typer.Context, data_dir: Path | None, config: Path | None)
     import getpass
     import sys
 
-    from kekbridge import doctor as bridge_doctor
     from kekbridge.errors import ConfigError, NotFound
-    from kekbridge.exchange.checks import Check
+    from kekbridge.exchange.orderly.checks import Check
+    from kekbridge.ops import doctor as bridge_doctor
 
     try:
         workspace = find_workspace(context, data_dir, config)

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kekbridge.cli.context import find_workspace, now, opened
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace, now, opened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kekbridge.codes import Code
     from kekbridge.model import Fill, Verdict
+    from kekbridge.reports.alert_report import OrderStory, Story
     from kekbridge.store.alerts import StoredAlert
     from kekbridge.store.exits import Leg
-    from kekbridge.story import OrderStory, Story
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -40,9 +40,9 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Tell the whole story of one alert, or list every code."""
-    from kekbridge import story
     from kekbridge.codes import CODES
     from kekbridge.errors import ConfigError
+    from kekbridge.reports import alert_report as story
 
     if codes:
         _print_codes(list(CODES.values()), as_json=as_json)

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from kekbridge import values
+from kekbridge import parsing as values
+from kekbridge.cli.context import find_workspace, now, opened
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace, now, opened
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -41,8 +41,8 @@ def export(
 
     Amounts are exact decimals, times UTC. P&L is summed from the fills: realized as the exchange told it, fees, and the net of both.
     """
-    from kekbridge import exporting
     from kekbridge.cli import render
+    from kekbridge.reports import export as exporting
 
     began = None if since is None else values.instant("--since", since, now())
     ended = None if until is None else values.instant("--until", until, now())

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kekbridge.cli.context import Workspace, find_workspace, mode_in_force, now, opened
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import Workspace, find_workspace, mode_in_force, now, opened
 
 if TYPE_CHECKING:
-    from kekbridge.flatten import Flattened
+    from kekbridge.execution.flatten import Flattened
     from kekbridge.store.database import Database
 
 flatten = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -74,9 +74,10 @@ def _halt(database: Database) -> None:
 async def _run(workspace: Workspace, database: Database, deadline: int) -> Flattened:
     from contextlib import AsyncExitStack
 
-    from kekbridge import opening, whereabouts
     from kekbridge.cli import render
-    from kekbridge.flatten import flatten as make_flat
+    from kekbridge.daemon import resources as opening
+    from kekbridge.execution.flatten import flatten as make_flat
+    from kekbridge.store import daemon_addresses as whereabouts
     from kekbridge.vault import open_vault
 
     settings = workspace.settings.model_copy(update={"mode": mode_in_force(workspace, database)})

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from kekbridge import values
+from kekbridge import parsing as values
+from kekbridge.cli.context import find_workspace, now, opened
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace, now, opened
 
 if TYPE_CHECKING:
     import sqlite3
@@ -54,7 +54,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """List what happened, newest last: orders, limits, connections, jobs, changes of webhooks. With --json one line for each."""
-    from kekbridge.messages import MESSAGES
+    from kekbridge.model.notifications import MESSAGES
     from kekbridge.store import events
 
     kinds = tuple(kind or ())
@@ -82,8 +82,8 @@ def show(
 def _print(connection: sqlite3.Connection, found: Sequence[Event], *, as_json: bool) -> None:
     """One line each: when, how serious, what."""
     from kekbridge.cli import render
-    from kekbridge.messages import describe
-    from kekbridge.notify import order_facts
+    from kekbridge.model.notifications import describe
+    from kekbridge.ops.notifier import order_facts
 
     for event in found:
         severity, words = describe(event.kind, {**order_facts(connection, event), **event.data})

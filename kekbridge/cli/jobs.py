@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from kekbridge.cli.context import find_workspace, now, opened
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace, now, opened
 
 if TYPE_CHECKING:
-    from kekbridge.store.jobruns import JobRun
+    from kekbridge.store.job_runs import JobRun
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -21,7 +21,7 @@ def jobs(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = 
     from dataclasses import replace
 
     from kekbridge.cli import render
-    from kekbridge.store import jobruns
+    from kekbridge.store import job_runs as jobruns
     from kekbridge.store.lock import DaemonLock
 
     workspace = find_workspace(context, data_dir, config)

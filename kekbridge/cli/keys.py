@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge.cli.key_tools import Account, Venue, bench, checks_as_data, print_checks, read_secret
+from kekbridge.cli.context import now, opened
+from kekbridge.cli.key_session import Account, Venue, bench, checks_as_data, print_checks, read_secret
 from kekbridge.cli.keys_register import register
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
-from kekbridge.cli.workspace import now, opened
 
 if TYPE_CHECKING:
-    from kekbridge.cli.key_tools import Bench
-    from kekbridge.exchange.market import KeyInfo
-    from kekbridge.exchange.signing import Signer
+    from kekbridge.cli.key_session import Bench
+    from kekbridge.exchange.orderly.account_api import KeyInfo
+    from kekbridge.exchange.orderly.signing import Signer
 
 app = typer.Typer(
     help="The exchange key: add, make, register, check, restrict, remove.",
@@ -61,7 +61,7 @@ def add(
     """
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
-    from kekbridge.exchange.signing import Signer
+    from kekbridge.exchange.orderly.signing import Signer
     from kekbridge.vault import orderly_secret
 
     place = bench(context, data_dir, config, mode, account)
@@ -104,10 +104,10 @@ def generate(
 
     The account's present key stays in use until then.
     """
-    from kekbridge import orderlykeys
+    from kekbridge.cli import exchange_keys as orderlykeys
     from kekbridge.cli import render
-    from kekbridge.exchange.keydesk import NO_ACCOUNT
-    from kekbridge.exchange.signing import Signer
+    from kekbridge.exchange.orderly.key_management import NO_ACCOUNT
+    from kekbridge.exchange.orderly.signing import Signer
 
     place = bench(context, data_dir, config, mode, None, needs_account=False)
     secret = orderlykeys.new_secret()
@@ -258,7 +258,7 @@ def remove(
     as_json: Json = False,
 ) -> None:
     """Make a key worthless at the exchange, then forget it here. A running bridge cannot trade with it any more."""
-    from kekbridge import orderlykeys
+    from kekbridge.cli import exchange_keys as orderlykeys
     from kekbridge.cli import render
     from kekbridge.vault import orderly_secret
 

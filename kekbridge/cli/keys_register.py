@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge.cli.key_tools import Bench, Venue, bench
+from kekbridge.cli.key_session import Bench, Venue, bench
 from kekbridge.cli.options import ConfigFile, DataDir, Json
 from kekbridge.cli.wallet_prompt import Wallet, choose_wallet
 
 if TYPE_CHECKING:
-    from kekbridge.exchange.keydesk import KeyDesk
-    from kekbridge.exchange.market import KeyInfo
+    from kekbridge.exchange.orderly.account_api import KeyInfo
+    from kekbridge.exchange.orderly.key_management import KeyDesk
     from kekbridge.vault import OpenVault
 
 _BROKER = re.compile(r"[a-z0-9_-]{1,64}", re.ASCII)
@@ -113,8 +113,8 @@ _SHOWN = (
 
 async def _register(place: Bench, wanted: Wanted, wallet: Wallet, secret: str) -> dict[str, Any]:
     """The whole conversation with the exchange; returns what it then says about the key."""
-    from kekbridge.exchange.keydesk import NO_ACCOUNT
-    from kekbridge.exchange.signing import Signer
+    from kekbridge.exchange.orderly.key_management import NO_ACCOUNT
+    from kekbridge.exchange.orderly.signing import Signer
     from kekbridge.wallet import typed_data
 
     signer = Signer(NO_ACCOUNT, secret)
@@ -179,7 +179,7 @@ async def _added(desk: KeyDesk, account_id: str, orderly_key: str) -> KeyInfo:
 
 def _secret_to_register(place: Bench, vault: OpenVault) -> tuple[str, bool]:
     """The generated key, or the one that a read-only vault holds for the account; and whether it still waits for its account."""
-    from kekbridge import orderlykeys
+    from kekbridge.cli import exchange_keys as orderlykeys
     from kekbridge.errors import NotFound
     from kekbridge.vault import orderly_secret
 
@@ -194,7 +194,7 @@ def _secret_to_register(place: Bench, vault: OpenVault) -> tuple[str, bool]:
 
 def _keep(place: Bench, vault: OpenVault, account_id: str, secret: str, orderly_key: str) -> None:
     """The key belongs to its account now: under its name first, and only then no longer pending."""
-    from kekbridge import orderlykeys
+    from kekbridge.cli import exchange_keys as orderlykeys
     from kekbridge.vault import orderly_secret
 
     vault.set(orderly_secret(account_id), secret.encode())

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kekbridge.cli.context import find_workspace
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace
 
 app = typer.Typer(
     help="List addresses that are locked out, and let one in again.",
@@ -28,7 +28,7 @@ def list_lockouts(
     auth.lockout_failures, lockout_window_s and lockout_s say how many failures within which time shut an address out, and for how long.
     """
     from kekbridge.cli import render
-    from kekbridge.cli.admin_api import find_admin_api
+    from kekbridge.cli.admin_client import find_admin_api
 
     found = find_admin_api(find_workspace(context, data_dir, config)).get("/api/lockouts")
     if as_json:
@@ -56,7 +56,7 @@ def lift(
 ) -> None:
     """Listen to an address again at once. Its next failures are counted anew."""
     from kekbridge.cli import render
-    from kekbridge.cli.admin_api import find_admin_api
+    from kekbridge.cli.admin_client import find_admin_api
     from kekbridge.errors import NotFound
     from kekbridge.ingress.lockout import read_address
 

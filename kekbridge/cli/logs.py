@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge import values
+from kekbridge import parsing as values
+from kekbridge.cli.context import find_workspace, now, opened
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace, now, opened
 
 if TYPE_CHECKING:
     import sqlite3
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kekbridge.store.alerts import StoredAlert
     from kekbridge.store.database import Database
     from kekbridge.store.events import Event
-    from kekbridge.store.refusals import Refusal
+    from kekbridge.store.rejected_requests import Refusal
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -90,7 +90,7 @@ def logs(
     With --json one line of JSON for each. `kekbridge explain ALERT` tells the whole story of one; the first characters of its id do.
     """
     from kekbridge.cli import render
-    from kekbridge.webhooks import perp_symbol
+    from kekbridge.webhooks.registry import perp_symbol
 
     filters = Filters(
         webhook=webhook,
@@ -121,7 +121,8 @@ Entry = tuple[datetime, "StoredAlert | Refusal | Event"]
 
 def _entries(connection: sqlite3.Connection, filters: Filters) -> tuple[list[Entry], datetime | None]:
     """Alerts and refusals that pass the filters, oldest first; and how far back a text was looked for, unless everywhere."""
-    from kekbridge.store import alert_search, refusals
+    from kekbridge.store import alert_search
+    from kekbridge.store import rejected_requests as refusals
 
     search = alert_search.search(
         connection,
@@ -149,7 +150,7 @@ def _entries(connection: sqlite3.Connection, filters: Filters) -> tuple[list[Ent
 
 def _told(connection: sqlite3.Connection, filters: Filters) -> Sequence[Event]:
     """What is told of the bridge itself."""
-    from kekbridge.messages import MESSAGES
+    from kekbridge.model.notifications import MESSAGES
     from kekbridge.store import events
 
     return events.latest(
@@ -173,7 +174,7 @@ def _news(database: Database, filters: Filters, shown: list[Entry]) -> Iterator[
 
 def _identity(entry: StoredAlert | Refusal | Event) -> object:
     from kekbridge.store.events import Event
-    from kekbridge.store.refusals import Refusal
+    from kekbridge.store.rejected_requests import Refusal
 
     if isinstance(entry, Event):
         return entry.sequence
@@ -199,7 +200,7 @@ def _print(entries: list[Entry], *, as_json: bool, with_header: bool) -> None:
 
 def _data(entry: StoredAlert | Refusal | Event) -> dict[str, Any]:
     from kekbridge.cli import render
-    from kekbridge.messages import describe
+    from kekbridge.model.notifications import describe
     from kekbridge.store.events import Event
 
     if isinstance(entry, Event):
@@ -215,9 +216,9 @@ def _data(entry: StoredAlert | Refusal | Event) -> dict[str, Any]:
 
 def _line(at: datetime, entry: StoredAlert | Refusal | Event) -> Any:
     from kekbridge.cli import render
-    from kekbridge.messages import describe
+    from kekbridge.model.notifications import describe
     from kekbridge.store.events import Event
-    from kekbridge.store.refusals import Refusal
+    from kekbridge.store.rejected_requests import Refusal
 
     if isinstance(entry, Event):
         severity, words = describe(entry.kind, entry.data)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from kekbridge.cli.context import find_workspace, mode_in_force, open_the_vault, opened
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace, mode_in_force, open_the_vault, opened
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kekbridge.notify import Channel
+    from kekbridge.ops.notifier import Channel
     from kekbridge.vault import OpenVault
 
 app = typer.Typer(
@@ -39,7 +39,7 @@ def enter(context: typer.Context, data_dir: DataDir = None, config: ConfigFile =
     """
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
-    from kekbridge.notify import NOTIFY_URLS, channels_of
+    from kekbridge.ops.notifier import NOTIFY_URLS, channels_of
 
     text = sys.stdin.read()
     channels = channels_of(text.encode())
@@ -80,7 +80,7 @@ def channels(
 def events(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
     """List the events that are told and their words, with the names that your own words in [notify.templates] may use."""
     from kekbridge.cli import render
-    from kekbridge.messages import MESSAGES
+    from kekbridge.model.notifications import MESSAGES
 
     wanted = find_workspace(context, data_dir, config).settings.notify
     rows = [
@@ -130,6 +130,6 @@ def _vault(context: typer.Context, data_dir: Path | None, config: Path | None) -
 
 
 def _channels(context: typer.Context, data_dir: Path | None, config: Path | None) -> tuple[Channel, ...]:
-    from kekbridge.notify import NOTIFY_URLS, channels_of
+    from kekbridge.ops.notifier import NOTIFY_URLS, channels_of
 
     return channels_of(_vault(context, data_dir, config).get(NOTIFY_URLS))

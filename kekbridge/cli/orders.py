@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge import values
+from kekbridge import parsing as values
+from kekbridge.cli.context import find_workspace, now, opened
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace, now, opened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,8 +50,8 @@ def list_orders(
     """
     from kekbridge.cli import render
     from kekbridge.store import exits
-    from kekbridge.store import orders as stored
-    from kekbridge.webhooks import perp_symbol
+    from kekbridge.store import order_lifecycle as stored
+    from kekbridge.webhooks.registry import perp_symbol
 
     with opened(find_workspace(context, data_dir, config)) as database, database.snapshot() as connection:
         found = stored.list_orders(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kekbridge import values
+from kekbridge import parsing as values
+from kekbridge.cli.context import Workspace, find_workspace
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import Workspace, find_workspace
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
-from kekbridge.wording import (
+from kekbridge.formatting import (
     SHORT_ID,
     age,
     amount,

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from ulid import ULID
 
-from kekbridge import values
+from kekbridge import parsing as values
+from kekbridge.cli.context import find_workspace, now, open_sealer, opened, webhook_url
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace, now, open_sealer, opened, webhook_url
 from kekbridge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,11 +66,11 @@ def replay(
     Every verdict and the exact orders; nothing is sent or stored. The account, its positions and the day's use are those of this
     moment. The daemon must run.
     """
-    from kekbridge import webhooks
-    from kekbridge.cli import sending
-    from kekbridge.delivery import DryRun
+    from kekbridge.cli import send as sending
+    from kekbridge.ingress.http import DryRun
     from kekbridge.store import alerts
     from kekbridge.store import webhooks as stored_webhooks
+    from kekbridge.webhooks import registry as webhooks
 
     limits = values.assignments("--against-limits", against_limits or [])
     workspace = find_workspace(context, data_dir, config)
@@ -89,7 +89,7 @@ def replay(
 
 def _message(payload: Mapping[str, Any], api_key: str) -> bytes:
     """The stored message as a new one: our own apiKey, a name of its own, no signature. Raises ConfigError when it was stored cut."""
-    from kekbridge.alerts.vocabulary import CREDENTIAL_FIELDS, IDENTITY_FIELDS, canonical_name
+    from kekbridge.alerts.field_names import CREDENTIAL_FIELDS, IDENTITY_FIELDS, canonical_name
 
     dropped = IDENTITY_FIELDS | frozenset(CREDENTIAL_FIELDS)
 
@@ -111,7 +111,7 @@ def _message(payload: Mapping[str, Any], api_key: str) -> bytes:
 def _limits(given: Mapping[str, str], webhook: Webhook) -> dict[str, Any]:
     """Limits by their names in the webhook's settings, read as `webhook edit` reads them."""
     from kekbridge.store.codec import plain
-    from kekbridge.webhooktable import ROWS, apply
+    from kekbridge.webhooks.options import ROWS, apply
 
     rows = {row.parameter: row for row in ROWS if row.part == "limits"}
     asked: dict[str, Any] = {}

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from kekbridge.cli.context import find_workspace, now, opened
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace, now, opened
 
 app = typer.Typer(
     help="Show limits and their use.",
@@ -41,8 +41,8 @@ def show(
 
     Exits pass all of them. A scope that a limit closed takes exits only until the time shown, or until `kekbridge resume`.
     """
-    from kekbridge import limitbook
     from kekbridge.cli import render
+    from kekbridge.reports import limits as limitbook
 
     workspace = find_workspace(context, data_dir, config)
     with opened(workspace) as database, database.snapshot() as connection:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kekbridge import collector
+from kekbridge.cli.context import find_workspace
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace
+from kekbridge.daemon import process as collector
 
 if TYPE_CHECKING:
     from kekbridge.config import Settings
-    from kekbridge.daemon import Started
+    from kekbridge.daemon.app import Started
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -93,7 +93,8 @@ def serve(
     workspace = find_workspace(context, data_dir, config, given)
     if workspace.settings.tls.domain:
         workspace = find_workspace(context, data_dir, config, given | _public_place(workspace.settings))
-    from kekbridge import daemon, log
+    from kekbridge import log
+    from kekbridge.daemon import app as daemon
 
     log.configure(workspace.settings.log.level, workspace.settings.log.format)
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge import values
+from kekbridge import parsing as values
+from kekbridge.cli.context import find_workspace, now, opened
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace, now, opened
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from kekbridge.stats import Report, Slippage
+    from kekbridge.model.statistics import Report, Slippage
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -43,9 +43,9 @@ def stats(
     Every alert received is in exactly one group: refused, duplicate, expired, done, unknown or waiting. Profit and loss, fees and funding
     are the exchange's own records, summed exactly. Latencies and slippage are of the newest 2000 alerts and orders of the time chosen.
     """
-    from kekbridge import limitbook
     from kekbridge.cli import render
-    from kekbridge.stats import report
+    from kekbridge.model.statistics import report
+    from kekbridge.reports import limits as limitbook
     from kekbridge.store import statistics
 
     workspace = find_workspace(context, data_dir, config)
@@ -65,7 +65,7 @@ def stats(
 
 def _print(found: Report, *, is_of_webhook: bool) -> None:
     from kekbridge.cli import render
-    from kekbridge.stats import sparkline
+    from kekbridge.model.statistics import sparkline
 
     counts = found.counts
     render.heading(f"since {render.moment(found.since)} UTC" if found.since else "since the beginning", gap=False)
@@ -109,8 +109,8 @@ _TIMES = ("MEAN", "P50", "P95", "P99", "ALERTS")
 
 
 def _money(found: Report, *, is_of_webhook: bool) -> list[tuple[str, object]]:
-    from kekbridge.stats import sparkline
-    from kekbridge.wording import money
+    from kekbridge.formatting import money
+    from kekbridge.model.statistics import sparkline
 
     rows: list[tuple[str, object]] = [("realized", money(found.realized_pnl)), ("fees", money(found.fees))]
     if not is_of_webhook:

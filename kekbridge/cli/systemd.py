@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from kekbridge.cli.context import find_workspace
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace
 
 if TYPE_CHECKING:
-    from kekbridge.cli.workspace import Workspace
+    from kekbridge.cli.context import Workspace
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from kekbridge.cli.context import find_workspace, now, open_sealer, opened, webhook_url
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.cli.workspace import find_workspace, now, open_sealer, opened, webhook_url
 
 if TYPE_CHECKING:
     from kekbridge.alerts.template import Template
@@ -75,12 +75,12 @@ def template(
     One line on stdout and nothing else; what its parts mean, and where to send it, on stderr. Everything that stands fixed in it is
     signed: a changed field is refused. Placeholders such as {{ticker}} are filled in by TradingView.
     """
-    from kekbridge import webhooks
     from kekbridge.alerts.profiles import PROFILES
     from kekbridge.alerts.template import build
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
     from kekbridge.store import webhooks as stored
+    from kekbridge.webhooks import registry as webhooks
 
     workspace = find_workspace(context, data_dir, config)
     with opened(workspace) as database:

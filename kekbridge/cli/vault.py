@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kekbridge.cli.context import Workspace, find_workspace, open_the_vault, opened
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
-from kekbridge.cli.workspace import Workspace, find_workspace, open_the_vault, opened
 
 if TYPE_CHECKING:
     from kekbridge.model import Mode
@@ -114,14 +114,14 @@ def _choosing(workspace: Workspace, backend: str) -> Workspace:
 
 def _present(workspace: Workspace, vault: OpenVault, connection: sqlite3.Connection | None) -> list[str]:
     """The names of what is there, of all that kekbridge ever puts into a vault."""
-    from kekbridge.orderlykeys import secret_names
+    from kekbridge.cli.exchange_keys import secret_names
 
     names = secret_names(connection, workspace.settings.exchange.account_id)
     return [name for name in names if vault.get(name) is not None]
 
 
 def _mode(workspace: Workspace, connection: sqlite3.Connection | None) -> Mode:
-    from kekbridge import webhooks
+    from kekbridge.webhooks import registry as webhooks
 
     settings = workspace.settings
     if connection is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from kekbridge.cli.key_tools import read_line, read_secret
+from kekbridge.cli.key_session import read_line, read_secret
 from kekbridge.errors import ConfigError
 
 T = TypeVar("T")

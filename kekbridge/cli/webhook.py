@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kekbridge.cli import webhook_send
+from kekbridge.cli.context import Workspace, find_workspace, mode_in_force, now, open_sealer, opened, webhook_url
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 from kekbridge.cli.webhook_options import declare
-from kekbridge.cli.workspace import Workspace, find_workspace, mode_in_force, now, open_sealer, opened, webhook_url
 
 if TYPE_CHECKING:
     from kekbridge.model import Webhook
     from kekbridge.store.database import Database
-    from kekbridge.webhooks import Credentials
-    from kekbridge.webhooktable import Row
+    from kekbridge.webhooks.options import Row
+    from kekbridge.webhooks.registry import Credentials
 
 app = typer.Typer(
     help="Create, list, show, edit and switch webhooks.",
@@ -60,10 +60,10 @@ def create(
 
     A running daemon takes its alerts at once. Limits hold for entries; exits always pass. `none` takes a limit away.
     """
-    from kekbridge import webhooks
     from kekbridge.cli import render
     from kekbridge.model import WebhookSettings
-    from kekbridge.webhooktable import apply
+    from kekbridge.webhooks import registry as webhooks
+    from kekbridge.webhooks.options import apply
 
     webhooks.check_name(name)
     settings = apply(given, WebhookSettings())
@@ -156,9 +156,10 @@ def rotate(
     """
     from datetime import timedelta
 
-    from kekbridge import values, webhooks
+    from kekbridge import parsing as values
     from kekbridge.cli import render
     from kekbridge.store import webhooks as stored
+    from kekbridge.webhooks import registry as webhooks
 
     allowed = timedelta(seconds=0 if grace.strip() in ("0", "0s") else values.seconds("--grace", grace))
     workspace = find_workspace(context, data_dir, config)
@@ -195,9 +196,9 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one webhook with all its settings."""
-    from kekbridge import webhooks
     from kekbridge.cli import render
     from kekbridge.store import webhooks as stored
+    from kekbridge.webhooks import registry as webhooks
 
     workspace = find_workspace(context, data_dir, config)
     with opened(workspace) as database:
@@ -248,11 +249,11 @@ def edit(
 
     The others stay as they are. `none` takes a limit away.
     """
-    from kekbridge import webhooks
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
     from kekbridge.store import webhooks as stored
-    from kekbridge.webhooktable import apply
+    from kekbridge.webhooks import registry as webhooks
+    from kekbridge.webhooks.options import apply
 
     if new_name is None and not any(value not in (None, []) for value in given.values()):
         raise ConfigError(
@@ -354,7 +355,7 @@ def _as_data(webhook: Webhook, url: str, credentials: Credentials | None = None)
 def _print(shown: dict[str, Any]) -> None:
     """The same data for people: what is set first, then every limit by the name of its option."""
     from kekbridge.cli import render
-    from kekbridge.webhooktable import ROWS
+    from kekbridge.webhooks.options import ROWS
 
     settings = shown["settings"]
     rows: list[tuple[str, object]] = [

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kekbridge.model import WebhookSettings
-from kekbridge.webhooktable import ROWS, Row
+from kekbridge.webhooks.options import ROWS, Row
 
 
 def declare(command: Callable[..., None]) -> Callable[..., None]:

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from kekbridge import values
+from kekbridge import parsing as values
+from kekbridge.cli.context import find_workspace, mode_in_force, now, open_sealer, opened, webhook_url
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
-from kekbridge.cli.workspace import find_workspace, mode_in_force, now, open_sealer, opened, webhook_url
 
 EPILOG = examples(
     "kekbridge webhook test default                                   a heartbeat: trades nothing",
@@ -50,11 +50,11 @@ def send_test(
 
     An apiKey is put in where the message has none, and a signature where it carries none. Exit code 0 when it was taken.
     """
-    from kekbridge import webhooks
-    from kekbridge.cli import sending
-    from kekbridge.delivery import DryRun
+    from kekbridge.cli import send as sending
+    from kekbridge.ingress.http import DryRun
     from kekbridge.model import Mode
     from kekbridge.store import webhooks as stored
+    from kekbridge.webhooks import registry as webhooks
 
     filled = values.assignments("--fill", fill or [])
     workspace = find_workspace(context, data_dir, config)
@@ -75,7 +75,7 @@ def send_test(
 def _message(file: Path | None, api_key: str, filled: dict[str, str]) -> tuple[bytes, bool]:
     """The bytes to send, and whether they carry their own signature."""
     from kekbridge.alerts.template import fill
-    from kekbridge.values import wrong
+    from kekbridge.parsing import wrong
 
     stamp = now().strftime("%Y-%m-%dT%H:%M:%SZ")
     if file is None:

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from ulid import ULID
 
-from kekbridge import webhooks
 from kekbridge.alerts import template
 from kekbridge.cli import render
+from kekbridge.cli.context import Workspace, now, open_sealer, opened
 from kekbridge.cli.curl import curl_line
-from kekbridge.cli.workspace import Workspace, now, open_sealer, opened
 from kekbridge.model import Mode, Webhook, WebhookSettings
 from kekbridge.store import webhooks as stored
-from kekbridge.webhooks import Credentials
+from kekbridge.webhooks import registry as webhooks
+from kekbridge.webhooks.registry import Credentials
 
 if TYPE_CHECKING:
-    from kekbridge.daemon import Started
+    from kekbridge.daemon.app import Started
 
 FIRST_SYMBOL = "BTCUSDT.P"
 FIRST_QUANTITY = "0.001"

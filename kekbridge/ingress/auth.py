@@ -18,10 +18,10 @@ from functools import lru_cache
 from typing import Protocol
 
 from kekbridge.alerts import signature
-from kekbridge.alerts.payload import Message
-from kekbridge.delivery import DRY_RUN_HEADER, Caller, Delivery, proven_bytes, read_flag
+from kekbridge.alerts.message import Message
 from kekbridge.errors import Forbidden, Unauthenticated, VaultError
 from kekbridge.ingress.addresses import AllowList, parse_address
+from kekbridge.ingress.http import DRY_RUN_HEADER, Caller, Delivery, proven_bytes, read_flag
 from kekbridge.log import get_logger
 from kekbridge.model import Webhook
 from kekbridge.vault import Sealer

@@ -19,9 +19,7 @@ from typing import Any, cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
-from kekbridge import answers
 from kekbridge.config import Server
-from kekbridge.delivery import Answer, Delivery, Readiness
 from kekbridge.errors import (
     ConfigError,
     Forbidden,
@@ -32,12 +30,14 @@ from kekbridge.errors import (
     Unauthenticated,
     Unreadable,
 )
+from kekbridge.ingress import responses as answers
 from kekbridge.ingress.addresses import AllowList, Client, ClientAddresses, parse_address
 from kekbridge.ingress.auth import PROOF_HEADERS
-from kekbridge.ingress.certificates import CERTIFICATE_HEADER, FINGERPRINT_HEADER, PinnedCertificates
-from kekbridge.ingress.connections import BoundedServer
 from kekbridge.ingress.encoding import to_json
+from kekbridge.ingress.http import Answer, Delivery, Readiness
 from kekbridge.ingress.lockout import Lockout
+from kekbridge.ingress.server import BoundedServer
+from kekbridge.ingress.tls.client_certificates import CERTIFICATE_HEADER, FINGERPRINT_HEADER, PinnedCertificates
 from kekbridge.log import get_logger
 
 log = get_logger("kekbridge.ingress")

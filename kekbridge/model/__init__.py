@@ -20,17 +20,7 @@ from kekbridge.model.orders import (
     TakeProfit,
     client_order_id_of,
 )
-from kekbridge.model.risk import (
-    UNCOMMITTED,
-    Commitment,
-    EquityMark,
-    Flow,
-    Reservation,
-    Sums,
-    Trip,
-    Usage,
-    Verdict,
-)
+from kekbridge.model.risk import UNCOMMITTED, Commitment, EquityMark, Flow, Reservation, Sums, Trip, Usage, Verdict
 from kekbridge.model.state import Mode, TradingState
 from kekbridge.model.strategy import StrategyCourse, StrategyStep
 from kekbridge.model.webhooks import Limits, RateLimits, Webhook, WebhookSettings

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kekbridge.paper.engine import Engine
-from kekbridge.paper.records import Algo
+from kekbridge.paper.models import Algo
 from kekbridge.paper.requests import EXIT_PAIRS, AlgoRequest
+from kekbridge.paper.state import Engine
 
 
 def build_tree(engine: Engine, request: AlgoRequest, parent: Algo | None = None, root: Algo | None = None) -> Algo:

@@ -14,11 +14,11 @@ from typing import Any, Final
 from aiohttp import web
 
 from kekbridge.paper.auth import Gate
+from kekbridge.paper.codec import Refusal, decode_object, failure, integer, success
+from kekbridge.paper.exchange import Venue
 from kekbridge.paper.faults import Faults
-from kekbridge.paper.limits import TEN_PER_SECOND, Limit, Limiter
-from kekbridge.paper.records import Key
-from kekbridge.paper.venue import Venue
-from kekbridge.paper.wire import Refusal, decode_object, failure, integer, success
+from kekbridge.paper.models import Key
+from kekbridge.paper.rate_limits import TEN_PER_SECOND, Limit, Limiter
 
 MAX_BODY: Final = 1 << 20
 _BODY_TIMEOUT_S: Final = 10.0

@@ -16,9 +16,9 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
 from kekbridge.paper import identity
-from kekbridge.paper.engine import Engine
-from kekbridge.paper.records import Key
-from kekbridge.paper.wire import Refusal
+from kekbridge.paper.codec import Refusal
+from kekbridge.paper.models import Key
+from kekbridge.paper.state import Engine
 
 WINDOW_MS = 300_000
 

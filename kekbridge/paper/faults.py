@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from kekbridge.paper.wire import Refusal, integer, number
+from kekbridge.paper.codec import Refusal, integer, number
 
 KINDS: Final = frozenset(
     {

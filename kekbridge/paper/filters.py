@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
 
+from kekbridge.paper.codec import Refusal, plain
 from kekbridge.paper.instruments import Instrument
-from kekbridge.paper.wire import Refusal, plain
 
 _MAX_DECIMALS = 8
 

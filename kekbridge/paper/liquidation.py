@@ -9,11 +9,11 @@ from __future__ import annotations
 from decimal import Decimal
 
 from kekbridge.paper import filters, money
-from kekbridge.paper.algos import Algos
-from kekbridge.paper.clearing import CROSS, ISOLATED, Clearing
-from kekbridge.paper.engine import Engine
-from kekbridge.paper.records import ZERO, Position
-from kekbridge.paper.trading import Trading
+from kekbridge.paper.algo_orders import Algos
+from kekbridge.paper.matching import Trading
+from kekbridge.paper.models import ZERO, Position
+from kekbridge.paper.positions import CROSS, ISOLATED, Clearing
+from kekbridge.paper.state import Engine
 
 _SLICES = 10
 

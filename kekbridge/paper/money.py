@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final
 
 from kekbridge.paper.instruments import Instrument
-from kekbridge.paper.records import ZERO, Position
+from kekbridge.paper.models import ZERO, Position
 
 ONE: Final = Decimal(1)
 _POWER: Final = Decimal("0.8")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
-from kekbridge.paper.wire import Refusal, flag, integer, number, plain, word
+from kekbridge.paper.codec import Refusal, flag, integer, number, plain, word
 
 SIDES: Final = frozenset({"BUY", "SELL"})
 ORDER_TYPES: Final = frozenset({"LIMIT", "MARKET", "IOC", "FOK", "POST_ONLY", "ASK", "BID"})

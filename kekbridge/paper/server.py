@@ -17,18 +17,23 @@ from typing import Any
 
 from aiohttp import web
 
-from kekbridge.paper import routes_account, routes_algo, routes_orders, routes_public, routes_statistics, routes_wallet
 from kekbridge.paper.api import MAX_BODY, Api
 from kekbridge.paper.auth import Gate
-from kekbridge.paper.control import Controls
+from kekbridge.paper.codec import Refusal, failure
+from kekbridge.paper.control_api import Controls
+from kekbridge.paper.exchange import Venue
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
-from kekbridge.paper.ledger import Ledger
-from kekbridge.paper.limits import Limiter
+from kekbridge.paper.journal import Ledger
 from kekbridge.paper.prices import LiveFeed
+from kekbridge.paper.rate_limits import Limiter
+from kekbridge.paper.routes import account as routes_account
+from kekbridge.paper.routes import algo as routes_algo
+from kekbridge.paper.routes import orders as routes_orders
+from kekbridge.paper.routes import public as routes_public
+from kekbridge.paper.routes import statistics as routes_statistics
+from kekbridge.paper.routes import wallet as routes_wallet
 from kekbridge.paper.settings import PaperSettings, now_ms
 from kekbridge.paper.streams import Streams
-from kekbridge.paper.venue import Venue
-from kekbridge.paper.wire import Refusal, failure
 
 _TICK_S = 1.0
 _KEEPALIVE_S = 75.0

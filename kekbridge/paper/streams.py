@@ -12,12 +12,13 @@ from typing import Any, Final
 
 from aiohttp import WSMsgType, web
 
-from kekbridge.paper import reports, topics
+from kekbridge.paper import public_topics as topics
+from kekbridge.paper import stream_messages as reports
 from kekbridge.paper.auth import Gate
-from kekbridge.paper.engine import Notice
-from kekbridge.paper.records import Algo, Mark, Position, Trade
-from kekbridge.paper.venue import Venue
-from kekbridge.paper.wire import Refusal, encode, parse_json
+from kekbridge.paper.codec import Refusal, encode, parse_json
+from kekbridge.paper.exchange import Venue
+from kekbridge.paper.models import Algo, Mark, Position, Trade
+from kekbridge.paper.state import Notice
 
 PING_S: Final = 10.0
 MAX_UNANSWERED: Final = 10

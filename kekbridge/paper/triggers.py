@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from kekbridge.paper.records import ZERO, Algo
+from kekbridge.paper.models import ZERO, Algo
 
 
 def is_reached(node: Algo, mark: Decimal) -> bool:

@@ -11,17 +11,7 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Final
 
-from kekbridge.model import (
-    UNCOMMITTED,
-    ZERO,
-    AccountSnapshot,
-    Commitment,
-    Fill,
-    Instrument,
-    OrderIntent,
-    Side,
-    Sums,
-)
+from kekbridge.model import UNCOMMITTED, ZERO, AccountSnapshot, Commitment, Fill, Instrument, OrderIntent, Side, Sums
 
 _MARGIN: Final = Context(prec=28)
 _ONE: Final = Decimal(1)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from kekbridge.model import ZERO, AccountSnapshot, Limits, Usage
 from kekbridge.risk import exposure
-from kekbridge.risk.equity import drawdown_of, loss_of_day, next_midnight
+from kekbridge.risk.drawdown import drawdown_of, loss_of_day, next_midnight
 
 _NONE: Final = Limits(min_order_size=None, max_order_size=None, max_leverage=None, max_open_positions=None)
 _ROUND: Final = Context(prec=80, rounding=ROUND_HALF_EVEN)

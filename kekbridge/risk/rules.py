@@ -23,8 +23,9 @@ from kekbridge.model import (
     Verdict,
     Webhook,
 )
-from kekbridge.risk import exposure, terms
-from kekbridge.risk.case import (
+from kekbridge.risk import entry_rules as terms
+from kekbridge.risk import exposure
+from kekbridge.risk.check import (
     NO_LIMIT,
     Case,
     allow,
@@ -37,7 +38,7 @@ from kekbridge.risk.case import (
     with_order,
     within,
 )
-from kekbridge.risk.equity import drawdown_of, losses_of_day
+from kekbridge.risk.drawdown import drawdown_of, losses_of_day
 from kekbridge.risk.limits import number, percent, times, usdc
 
 Rule = Callable[[Case], Sequence[Verdict]]

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from kekbridge.errors import ConfigError, NotFound, StoreUnavailable
+from kekbridge.store.cache import Connection
 from kekbridge.store.codec import exact_sum
-from kekbridge.store.memory import Connection
 from kekbridge.store.migrations import MIGRATIONS, Step
 
 FILE_NAME: Final = "kekbridge.db"

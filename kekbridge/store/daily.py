@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Final
 
-from kekbridge.stats import group_of
+from kekbridge.model.statistics import group_of
 from kekbridge.store import equity, events, settings, times
 
 _TOLD: Final = "daily_summary_of"

@@ -14,8 +14,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from kekbridge.store import times
+from kekbridge.store.cache import recall, remember
 from kekbridge.store.codec import event_to_json, from_json, to_json
-from kekbridge.store.memory import recall, remember
 
 GENESIS: Final = "0" * 64
 _TABLE: Final = "events"

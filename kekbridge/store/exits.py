@@ -13,7 +13,8 @@ from datetime import datetime
 from decimal import Decimal
 
 from kekbridge.model import Order, OrderStatus
-from kekbridge.store import events, orders, times
+from kekbridge.store import events, times
+from kekbridge.store import order_lifecycle as orders
 from kekbridge.store.codec import from_json, to_json
 
 

@@ -11,7 +11,8 @@ from itertools import groupby
 from typing import Final
 
 from kekbridge.model import ZERO, Fill, Order, Side
-from kekbridge.store import events, ledger, results, times
+from kekbridge.store import events, results, times
+from kekbridge.store import reservations as ledger
 from kekbridge.store.codec import decimal_text, optional_decimal, optional_decimal_text
 
 _COLUMNS: Final = (

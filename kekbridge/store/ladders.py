@@ -10,7 +10,8 @@ import sqlite3
 from datetime import datetime
 
 from kekbridge.model import Order
-from kekbridge.store import events, orders, times
+from kekbridge.store import events, times
+from kekbridge.store import order_lifecycle as orders
 
 
 def want(connection: sqlite3.Connection, order: Order, *, now: datetime) -> None:

@@ -9,7 +9,8 @@ import sqlite3
 from collections.abc import Callable
 from typing import Final
 
-from kekbridge.store import ledger, results
+from kekbridge.store import reservations as ledger
+from kekbridge.store import results
 
 # One statement, or a function where SQL cannot do it: SQLite has no exact decimals.
 Step = str | Callable[[sqlite3.Connection], None]

@@ -16,7 +16,7 @@ from typing import Final
 from kekbridge.model import Order, OrderStatus, Purpose
 from kekbridge.store import times
 from kekbridge.store.alerts import NOTHING_TO_CLOSE
-from kekbridge.store.order_rows import COLUMNS, order_from
+from kekbridge.store.orders import COLUMNS, order_from
 
 EARLIER_LEG_FAILED: Final = "earlier_leg_failed"
 ALERT_EXPIRED: Final = "alert_expired"

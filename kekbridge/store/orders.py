@@ -1,383 +1,284 @@
-"""The life of an order: each step is one verb, allowed from certain states only, and one transaction with all it entails.
-
-With the row move its reservation, the day's totals, its alert's headline and the history. A step that cannot happen raises; news
-that came late (the stream was quicker than the answer) changes nothing. Finding orders: order_rows.py and order_queue.py.
-"""
+"""How an order is written as a row and read back, and the plain ways to find one. What may happen to an order is in orders.py."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
+from kekbridge.errors import NotFound
 from kekbridge.model import Order, OrderIntent, OrderStatus, Verdict
-from kekbridge.store import ledger
-from kekbridge.store.codec import storable
-from kekbridge.store.order_queue import (
-    ALERT_EXPIRED,
-    claimable,
-    count_waiting,
-    interrupted,
-    is_way_free,
-    overdue,
-    unfinished,
-)
-from kekbridge.store.order_rows import (
-    Departure,
-    OrderDetails,
-    by_order_id,
-    details,
-    find,
-    get,
-    insert,
-    list_orders,
-    note_signed,
-    of_alert,
-    replace_intent,
-)
-from kekbridge.store.order_steps import (
-    IllegalTransition,
-    Unwritten,
-    commit,
-    commit_with,
-    finished,
-    require,
-    tell,
-    tell_step,
+from kekbridge.store import times
+from kekbridge.store.cache import forget, known, recall, remember
+from kekbridge.store.codec import (
+    decimal_text,
+    intent_from_json,
+    optional_decimal,
+    optional_decimal_text,
+    to_json,
+    verdicts_from_json,
+    verdicts_to_json,
 )
 
-__all__ = [
-    "IllegalTransition",
-    "OrderDetails",
-    "Unwritten",
-    "apply_report",
-    "begin_accepted",
-    "by_order_id",
-    "claim",
-    "claimable",
-    "count_waiting",
-    "details",
-    "doubt",
-    "find",
-    "get",
-    "give_up_unknown",
-    "interrupted",
-    "is_way_free",
-    "list_orders",
-    "mark_accepted",
-    "mark_deferred",
-    "mark_denied",
-    "mark_expired",
-    "mark_rejected",
-    "mark_unknown",
-    "mark_unsent",
-    "of_alert",
-    "overdue",
-    "queue",
-    "unfinished",
-]
-
-_IN_FLIGHT: Final = frozenset({OrderStatus.SUBMITTING, OrderStatus.UNKNOWN})
-# The exchange has, or had, the order.
-_KNOWN_THERE: Final = frozenset(
-    {OrderStatus.ACCEPTED, OrderStatus.PARTIALLY_FILLED, OrderStatus.FILLED, OrderStatus.CANCELED}
+_TABLE: Final = "orders"
+_QUEUED: Final = "queued"
+_TIMES: Final = ("created_at", "expires_at", "next_attempt_at", "submitted_at", "accepted_at", "finished_at")
+COLUMNS: Final = (
+    "o.client_order_id, o.alert_id, o.webhook_id, o.leg, o.sequence, o.intent, o.status, o.created_at, o.expires_at, o.order_id,"
+    " o.executed_quantity, o.average_price, o.fee, o.realized_pnl, o.code, o.error, o.attempt, o.next_attempt_at, o.submitted_at,"
+    " o.accepted_at, o.finished_at"
 )
-# How far an order that is not final has come: reports that arrive late never take it back.
-_PROGRESS: Final = {
-    OrderStatus.QUEUED: 0,
-    OrderStatus.SUBMITTING: 1,
-    OrderStatus.UNKNOWN: 2,
-    OrderStatus.ACCEPTED: 3,
-    OrderStatus.PARTIALLY_FILLED: 4,
-}
 
 
-def queue(
-    connection: sqlite3.Connection, planned: Iterable[Order], *, departure: Departure | None = None
-) -> tuple[Order, ...]:
-    """Store the new orders of an alert, take their room from the limits, and return them with their place in the queue.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderDetails:
+    """What `explain` shows besides the order: the exact body last sent and when, the verdicts of the check right before sending."""
 
-    With a departure the first of them is stored as being sent: claimed, as `claim` would, and without being queued before.
-    """
-    stored: list[Order] = []
-    for order in planned:
-        stored.append(insert(connection, order, departure if not stored else None))
-        ledger.move(connection, None, stored[-1])
-    return tuple(stored)
+    request: str | None
+    verdicts: tuple[Verdict, ...]
+    signed_at: datetime | None = None
 
 
-def tell_departure(connection: sqlite3.Connection, order: Order, departure: Departure) -> None:
-    """The history's row of an order that was stored as being sent."""
-    tell_step(connection, order, {"attempt": order.attempt}, now=departure.at)
+def find(connection: sqlite3.Connection, client_order_id: str) -> Order | None:
+    """The order of this client order id, or None: it may be somebody else's."""
+    written: Order | None = known(connection, _TABLE, client_order_id)
+    if written is not None:
+        return written
+    row = connection.execute(
+        f"SELECT {COLUMNS} FROM orders o WHERE o.client_order_id = ?", (client_order_id,)
+    ).fetchone()
+    return None if row is None else order_from(row)
 
 
-def claim(
+def get(connection: sqlite3.Connection, client_order_id: str) -> Order:
+    """The order of this client order id. Raises NotFound."""
+    order = find(connection, client_order_id)
+    if order is None:
+        raise NotFound("not_found", f"there is no order {client_order_id[:40]}; `kekbridge orders` lists them")
+    return order
+
+
+def by_order_id(connection: sqlite3.Connection, order_id: str) -> Order | None:
+    """Our order that the exchange knows by `order_id`, or None when it is not one of ours."""
+    row = connection.execute(f"SELECT {COLUMNS} FROM orders o WHERE o.order_id = ?", (order_id,)).fetchone()
+    return None if row is None else order_from(row)
+
+
+def of_alert(connection: sqlite3.Connection, alert_id: str) -> tuple[Order, ...]:
+    """The orders of an alert (our id), in the order of its legs."""
+    rows = connection.execute(f"SELECT {COLUMNS} FROM orders o WHERE o.alert_id = ? ORDER BY o.leg", (alert_id,))
+    return tuple(order_from(row) for row in rows)
+
+
+def count_queued(connection: sqlite3.Connection) -> int:
+    """Orders that are stored and not sent yet."""
+    return recall(connection, _TABLE, _QUEUED, _count_queued)
+
+
+def _count_queued(connection: sqlite3.Connection) -> int:
+    query = "SELECT count(*) FROM orders INDEXED BY orders_open WHERE finished_at IS NULL AND status = 'queued'"
+    return int(connection.execute(query).fetchone()[0])
+
+
+def list_orders(
     connection: sqlite3.Connection,
-    client_order_id: str,
+    *,
+    webhook: str | None = None,
+    status: str | None = None,
+    symbol: str | None = None,
+    since: datetime | None = None,
+    open_only: bool = False,
+    limit: int = 100,
+) -> tuple[Order, ...]:
+    """The last `limit` orders that fit every filter given, newest last; `webhook` is a name or id."""
+    conditions: list[tuple[str, str | None]] = [
+        ("o.created_at >= ?", times.optional_text(since)),
+        ("o.status = ?", status),
+        ("o.symbol = ?", symbol),
+        ("? IN (o.webhook_id, (SELECT a.webhook_name FROM alerts a WHERE a.id = o.alert_id))", webhook),
+    ]
+    given = [(condition, value) for condition, value in conditions if value is not None]
+    where = ["o.finished_at IS NULL" if open_only else "TRUE", *(condition for condition, _ in given)]
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM orders o WHERE {' AND '.join(where)} ORDER BY o.sequence DESC LIMIT ?",
+        (*(value for _, value in given), limit),
+    ).fetchall()
+    return tuple(order_from(row) for row in reversed(rows))
+
+
+def details(connection: sqlite3.Connection, client_order_id: str) -> OrderDetails:
+    """The request as sent and the last verdicts of an order. Raises NotFound."""
+    row = connection.execute(
+        "SELECT request, verdicts, signed_at FROM orders WHERE client_order_id = ?", (client_order_id,)
+    ).fetchone()
+    if row is None:
+        raise NotFound("not_found", f"there is no order {client_order_id[:40]}; `kekbridge orders` lists them")
+    return OrderDetails(
+        request=row["request"],
+        verdicts=verdicts_from_json(row["verdicts"]),
+        signed_at=times.optional_time(row["signed_at"]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """An order leaves in the very transaction that stores it, at this moment, with this body."""
+
+    at: datetime
+    request: str | None
+
+
+def insert(connection: sqlite3.Connection, order: Order, departure: Departure | None = None) -> Order:
+    """Add a row; the sequence is given here, by the order of admission, and is in the order returned.
+
+    With a departure it is stored as being sent, for the first time and from that moment on.
+    """
+    intent = order.intent
+    status, attempt, sent_at = order.status, order.attempt, order.submitted_at
+    if departure is not None:
+        status, attempt, sent_at = OrderStatus.SUBMITTING, 1, departure.at
+    cursor = connection.execute(
+        "INSERT INTO orders (client_order_id, alert_id, webhook_id, leg, after_leg, symbol, side, order_type, purpose, quantity,"
+        " limit_price, trigger_price, stop_loss, reduce_only, intent, status, attempt, submitted_at, request, created_at, expires_at,"
+        " updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            order.client_order_id,
+            order.alert_id,
+            order.webhook_id,
+            order.leg,
+            intent.after_leg,
+            intent.symbol,
+            intent.side.value,
+            intent.order_type.value,
+            intent.purpose.value,
+            *_intent_columns(intent),
+            status.value,
+            attempt,
+            times.optional_text(sent_at),
+            None if departure is None else departure.request,
+            times.to_text(order.created_at),
+            times.to_text(order.expires_at),
+            times.to_text(order.created_at),
+        ),
+    )
+    sequence = cursor.lastrowid or 0  # which the rowid is
+    stored = _as_stored(order, sequence=sequence, status=status, attempt=attempt, submitted_at=sent_at)
+    if status is OrderStatus.QUEUED:
+        forget(connection, _TABLE, _QUEUED)
+    remember(connection, _TABLE, order.client_order_id, stored)
+    return stored
+
+
+def update(
+    connection: sqlite3.Connection,
+    before: Order,
+    order: Order,
     *,
     now: datetime,
-    intent: OrderIntent | None = None,
     request: str | None = None,
     verdicts: tuple[Verdict, ...] = (),
-    known: Order | None = None,
-) -> Order:
-    """queued -> submitting: from the commit on, the order counts as sent. `intent` replaces the admitted one (a resized close).
-
-    `known` is the order as this transaction read it already. Raises IllegalTransition when it is not queued, or too old to be sent.
-    """
-    before = known or get(connection, client_order_id)
-    require(before, "claim", {OrderStatus.QUEUED})
-    if now >= before.expires_at:
-        raise IllegalTransition(f"order {client_order_id} may not be claimed: it expired at {before.expires_at}")
-    after = replace(
-        before,
-        intent=intent or before.intent,
-        status=OrderStatus.SUBMITTING,
-        attempt=before.attempt + 1,
-        next_attempt_at=None,
-        submitted_at=now,
-        code=None,
-        error=None,
-    )
-    if after.intent != before.intent:
-        replace_intent(connection, client_order_id, after.intent)
-    return commit(connection, before, after, now=now, request=request, verdicts=verdicts)
-
-
-def mark_accepted(
-    connection: sqlite3.Connection,
-    client_order_id: str,
-    *,
-    order_id: str,
-    now: datetime,
     signed_at: datetime | None = None,
-) -> Order:
-    """The exchange took the order, signed and sent at `signed_at`, and named it `order_id`."""
-    before = get(connection, client_order_id)
-    if before.status in _KNOWN_THERE:
-        # The stream told it first; the answer only adds the name.
-        if before.order_id is None:
-            return commit(connection, before, replace(before, order_id=order_id), now=now, signed_at=signed_at)
-        if signed_at is not None:
-            note_signed(connection, client_order_id, signed_at)
-        return before
-    if before.status is not OrderStatus.UNKNOWN:  # one given up as unknown may still turn out to be there
-        require(before, "mark_accepted", _IN_FLIGHT)
-    return commit(connection, before, _accepted(before, order_id, now), now=now, signed_at=signed_at)
+) -> None:
+    """Write how far an order has come from `before`. For orders.py, which knows which changes are allowed.
 
-
-def begin_accepted(
-    connection: sqlite3.Connection,
-    client_order_id: str,
-    *,
-    order_id: str,
-    now: datetime,
-    signed_at: datetime | None = None,
-) -> Unwritten | None:
-    """`mark_accepted` for an order whose report is known, too: told in the history, and written by `apply_report`, which must follow.
-
-    None, and nothing is told, for an order that is not simply being sent.
+    `request`, `verdicts` and `signed_at` (when it left: a measure, which nothing decides by) keep their stored values when not given.
     """
-    before = get(connection, client_order_id)
-    if before.status is not OrderStatus.SUBMITTING or before.finished_at is not None:
-        return None
-    accepted = _accepted(before, order_id, now)
-    tell(connection, before, accepted, now=now)
-    return Unwritten(stored=before, order=accepted, now=now, signed_at=signed_at)
-
-
-def mark_rejected(
-    connection: sqlite3.Connection, client_order_id: str, *, code: str, error: str, now: datetime
-) -> Order:
-    """The exchange said no, or it is proven that it never took the order and it will not be sent again."""
-    before = get(connection, client_order_id)
-    require(before, "mark_rejected", _IN_FLIGHT)
-    return commit(connection, before, finished(before, OrderStatus.REJECTED, code, error, now), now=now)
-
-
-def mark_denied(
-    connection: sqlite3.Connection,
-    client_order_id: str,
-    *,
-    code: str,
-    error: str,
-    now: datetime,
-    verdicts: tuple[Verdict, ...] = (),
-) -> Order:
-    """A rule of ours said no right before sending; nothing was sent."""
-    before = get(connection, client_order_id)
-    require(before, "mark_denied", {OrderStatus.QUEUED, OrderStatus.SUBMITTING})
-    denied = finished(before, OrderStatus.DENIED, code, error, now)
-    return commit(connection, before, denied, now=now, verdicts=verdicts)
-
-
-def mark_expired(
-    connection: sqlite3.Connection,
-    client_order_id: str,
-    *,
-    now: datetime,
-    code: str = ALERT_EXPIRED,
-    error: str = "the alert waited longer than it may",
-) -> Order:
-    """It became too old before the exchange had it; also for an order in flight that is proven not to be there."""
-    before = get(connection, client_order_id)
-    require(before, "mark_expired", {OrderStatus.QUEUED, *_IN_FLIGHT})
-    return commit(connection, before, finished(before, OrderStatus.EXPIRED, code, error, now), now=now)
-
-
-def mark_unknown(
-    connection: sqlite3.Connection, client_order_id: str, *, reason: str, now: datetime, sent_at: datetime | None = None
-) -> Order:
-    """It was sent and no answer proves either case: it keeps its reservation and its place until it is looked up.
-
-    `sent_at` is when it left, which may be long after the claim: from then on the acceptance window counts.
-    """
-    before = get(connection, client_order_id)
-    if before.status in _KNOWN_THERE:
-        return before  # the stream knows better than the missing answer
-    require(before, "mark_unknown", _IN_FLIGHT)
-    unknown = replace(
-        before,
-        status=OrderStatus.UNKNOWN,
-        submitted_at=sent_at or before.submitted_at,
-        code="outcome_unknown",
-        error=storable(reason),
+    connection.execute(
+        "UPDATE orders SET status = ?, order_id = ?, executed_quantity = ?, average_price = ?, fee = ?, realized_pnl = ?,"
+        " code = ?, error = ?, attempt = ?, next_attempt_at = ?, submitted_at = ?, accepted_at = ?, finished_at = ?,"
+        " updated_at = ?, request = coalesce(?, request), verdicts = coalesce(?, verdicts),"
+        " signed_at = coalesce(?, signed_at) WHERE client_order_id = ?",
+        (
+            order.status.value,
+            order.order_id,
+            decimal_text(order.executed_quantity),
+            optional_decimal_text(order.average_price),
+            decimal_text(order.fee),
+            decimal_text(order.realized_pnl),
+            order.code,
+            order.error,
+            order.attempt,
+            times.optional_text(order.next_attempt_at),
+            times.optional_text(order.submitted_at),
+            times.optional_text(order.accepted_at),
+            times.optional_text(order.finished_at),
+            times.to_text(now),
+            request,
+            verdicts_to_json(verdicts) if verdicts else None,
+            times.optional_text(signed_at),
+            order.client_order_id,
+        ),
     )
-    return commit(connection, before, unknown, now=now)
+    if OrderStatus.QUEUED in (before.status, order.status):
+        forget(connection, _TABLE, _QUEUED)
+    if order.finished_at is None:
+        remember(connection, _TABLE, order.client_order_id, _as_stored(order))
+    else:
+        forget(connection, _TABLE, order.client_order_id)
 
 
-def doubt(connection: sqlite3.Connection, client_order_id: str, *, reason: str, now: datetime) -> Order:
-    """queued -> unknown, in a store brought back from a backup: it may have been sent since, so it is asked for, never just sent."""
-    before = get(connection, client_order_id)
-    require(before, "doubt", {OrderStatus.QUEUED})
-    sent_at = min(now, before.expires_at)  # later than that nobody can have sent it
-    doubted = replace(
-        before,
-        status=OrderStatus.UNKNOWN,
-        submitted_at=sent_at,
-        attempt=before.attempt + 1,
-        next_attempt_at=None,
-        code="outcome_unknown",
-        error=storable(reason),
-    )
-    return commit(connection, before, doubted, now=now)
-
-
-def give_up_unknown(connection: sqlite3.Connection, client_order_id: str, *, reason: str, now: datetime) -> Order:
-    """Nobody can tell any more and it is not sent again: the order ends as unknown, out of the way and without reservation.
-
-    Should the exchange name it after all, apply_report takes it up again.
-    """
-    before = get(connection, client_order_id)
-    require(before, "give_up_unknown", _IN_FLIGHT)
-    return commit(connection, before, finished(before, OrderStatus.UNKNOWN, "outcome_unknown", reason, now), now=now)
-
-
-def mark_unsent(connection: sqlite3.Connection, client_order_id: str, *, now: datetime) -> Order:
-    """submitting -> queued, as if it had never been claimed: it is proven that its request never left this machine."""
-    before = get(connection, client_order_id)
-    require(before, "mark_unsent", {OrderStatus.SUBMITTING})
-    queued = replace(before, status=OrderStatus.QUEUED, attempt=before.attempt - 1, submitted_at=None)
-    return commit(connection, before, queued, now=now)
-
-
-def mark_deferred(
-    connection: sqlite3.Connection,
-    client_order_id: str,
-    *,
-    next_attempt_at: datetime,
-    now: datetime,
-    code: str | None = None,
-    error: str | None = None,
-) -> Order:
-    """Back to the queue, in its old place: it is proven that the exchange did not take it, and it may be sent again then."""
-    before = get(connection, client_order_id)
-    if before.status in _KNOWN_THERE:
-        return before
-    require(before, "mark_deferred", _IN_FLIGHT)
-    deferred = replace(
-        before,
-        status=OrderStatus.QUEUED,
-        next_attempt_at=next_attempt_at,
-        code=code,
-        error=None if error is None else storable(error),
-    )
-    return commit(connection, before, deferred, now=now)
-
-
-def apply_report(
-    connection: sqlite3.Connection,
-    client_order_id: str,
-    *,
-    status: OrderStatus,
-    executed_quantity: Decimal,
-    average_price: Decimal | None = None,
-    fee: Decimal | None = None,
-    realized_pnl: Decimal | None = None,
-    order_id: str | None = None,
-    now: datetime,
-    code: str | None = None,
-    error: str | None = None,
-    known: Order | Unwritten | None = None,
-) -> Order:
-    """Record what the exchange says of an order; reports may repeat, come late or out of order.
-
-    A final order stays final and executed quantity never shrinks; figures of a report that knows of less are left out. More
-    executed than known is always recorded, also for an order believed dead: the exchange is right. Raises IllegalTransition for
-    an order that was never sent. `known` is the order as this transaction knows it already.
-    """
-    before = known.order if isinstance(known, Unwritten) else known or get(connection, client_order_id)
-    if before.attempt == 0:
-        raise IllegalTransition(f"order {client_order_id} was never sent, but the exchange reports it as {status}")
-    changes: dict[str, Any] = {"order_id": before.order_id or order_id}
-    if executed_quantity >= before.executed_quantity:
-        changes |= {
-            "executed_quantity": executed_quantity,
-            "average_price": before.average_price if average_price is None else average_price,
-            "fee": before.fee if fee is None else fee,
-            "realized_pnl": before.realized_pnl if realized_pnl is None else realized_pnl,
-        }
-    wanted = _status_after(before, max(executed_quantity, before.executed_quantity), status)
-    if wanted is not before.status:
-        changes |= {
-            "status": wanted,
-            "accepted_at": before.accepted_at or (now if wanted in _KNOWN_THERE else None),
-            "finished_at": (before.finished_at or now) if wanted.is_final else None,
-            "next_attempt_at": None,
-            "code": code,
-            "error": None if error is None else storable(error),
-        }
-    after = replace(before, **changes)
-    if isinstance(known, Unwritten):
-        return commit_with(connection, known, after, now=now)
-    return before if after == before else commit(connection, before, after, now=now)
-
-
-# ------------------------------------------------------------------------------------------------------------------- inside
-
-
-def _accepted(before: Order, order_id: str, now: datetime) -> Order:
-    return replace(
-        before,
-        status=OrderStatus.ACCEPTED,
-        order_id=order_id,
-        accepted_at=now,
-        finished_at=None,
-        code=None,
-        error=None,
+def note_signed(connection: sqlite3.Connection, client_order_id: str, at: datetime) -> None:
+    """Note when the request was signed and left: a measure, which nothing decides by."""
+    connection.execute(
+        "UPDATE orders SET signed_at = ? WHERE client_order_id = ?", (times.to_text(at), client_order_id)
     )
 
 
-def _status_after(before: Order, executed: Decimal, reported: OrderStatus) -> OrderStatus:
-    """The status that follows from a report, given what is known already; `executed` is how much traded by now."""
-    if before.status.is_final:
-        traded_after_all = executed > before.executed_quantity and reported is OrderStatus.FILLED
-        return OrderStatus.FILLED if traded_after_all else before.status
-    if reported.is_final:
-        return reported
-    if executed and _PROGRESS[reported] < _PROGRESS[OrderStatus.PARTIALLY_FILLED]:
-        reported = OrderStatus.PARTIALLY_FILLED  # some venues call an order accepted as long as any of it is open
-    return reported if _PROGRESS[reported] >= _PROGRESS[before.status] else before.status
+def replace_intent(connection: sqlite3.Connection, client_order_id: str, intent: OrderIntent) -> None:
+    """Write another size, price or stop than was admitted: what the check right before sending made of it."""
+    forget(connection, _TABLE, client_order_id)
+    connection.execute(
+        "UPDATE orders SET quantity = ?, limit_price = ?, trigger_price = ?, stop_loss = ?, reduce_only = ?, intent = ?"
+        " WHERE client_order_id = ?",
+        (*_intent_columns(intent), client_order_id),
+    )
+
+
+def _as_stored(order: Order, **changes: Any) -> Order:
+    """An order just written, with these changes, as it would be read again: its times are whole milliseconds."""
+    for name in _TIMES:
+        moment = changes.get(name) or getattr(order, name)
+        if moment is not None:
+            changes[name] = times.as_stored(moment)
+    return replace(order, **changes)
+
+
+def order_from(row: sqlite3.Row) -> Order:
+    """The order of a row that has COLUMNS first."""
+    return Order(
+        client_order_id=row[0],
+        alert_id=row[1],
+        webhook_id=row[2],
+        leg=row[3],
+        sequence=row[4],
+        intent=intent_from_json(row[5]),
+        status=OrderStatus(row[6]),
+        created_at=times.from_text(row[7]),
+        expires_at=times.from_text(row[8]),
+        order_id=row[9],
+        executed_quantity=Decimal(row[10]),
+        average_price=optional_decimal(row[11]),
+        fee=Decimal(row[12]),
+        realized_pnl=Decimal(row[13]),
+        code=row[14],
+        error=row[15],
+        attempt=row[16],
+        next_attempt_at=times.optional_time(row[17]),
+        submitted_at=times.optional_time(row[18]),
+        accepted_at=times.optional_time(row[19]),
+        finished_at=times.optional_time(row[20]),
+    )
+
+
+def _intent_columns(intent: OrderIntent) -> tuple[str | int | None, ...]:
+    """The columns an intent fills: a few for people with an SQLite tool, and the whole of it for us."""
+    return (
+        decimal_text(intent.quantity),
+        optional_decimal_text(intent.limit_price),
+        optional_decimal_text(intent.trigger_price),
+        optional_decimal_text(intent.stop_loss),
+        int(intent.reduce_only),
+        to_json(intent),
+    )

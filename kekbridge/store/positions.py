@@ -10,8 +10,8 @@ from typing import Final
 
 from kekbridge.model import AccountSnapshot, MarginMode, Position
 from kekbridge.store import times
+from kekbridge.store.cache import forget, known, recall, remember
 from kekbridge.store.codec import decimal_text, optional_decimal, optional_decimal_text
-from kekbridge.store.memory import forget, known, recall, remember
 
 # The values of _COLUMNS.
 _Row = tuple[str | None, ...]

@@ -13,8 +13,8 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Any, Final
 
+from kekbridge.store.cache import forget, recall, remember
 from kekbridge.store.codec import EXACT, decimal_text, optional_decimal
-from kekbridge.store.memory import forget, recall, remember
 
 _TABLE: Final = "results"
 _ZERO: Final = Decimal(0)

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from kekbridge.model import TradingState, Trip
 from kekbridge.store import events, times
+from kekbridge.store.cache import forget, recall
 from kekbridge.store.codec import from_json, to_json
-from kekbridge.store.memory import forget, recall
 
 ACCOUNT: Final = "account"
 _TABLE: Final = "settings"

@@ -14,8 +14,8 @@ from decimal import Decimal
 from typing import Final
 
 from kekbridge.model import Side
-from kekbridge.stages import Moments, stages_of
-from kekbridge.stats import Execution, Facts, Tally
+from kekbridge.model.latency import Moments, stages_of
+from kekbridge.model.statistics import Execution, Facts, Tally
 from kekbridge.store import equity, funding, positions, results, times, webhooks
 from kekbridge.store.codec import optional_decimal
 

@@ -10,7 +10,8 @@ import sqlite3
 from datetime import datetime
 
 from kekbridge.model import Order, Purpose, TradingState
-from kekbridge.store import order_queue, orders, settings
+from kekbridge.store import order_lifecycle as orders
+from kekbridge.store import order_queue, settings
 
 
 def is_due(connection: sqlite3.Connection, *, now: datetime) -> bool:

@@ -9,7 +9,10 @@ import sqlite3
 from datetime import datetime, timedelta
 
 from kekbridge.model import Order, Usage
-from kekbridge.store import courses, ledger, order_rows, settings, times
+from kekbridge.store import orders as order_rows
+from kekbridge.store import reservations as ledger
+from kekbridge.store import settings, times
+from kekbridge.store import strategy_positions as courses
 
 
 def read_usage(

@@ -14,7 +14,8 @@ from typing import Final
 
 from kekbridge.errors import ConfigError, NotFound
 from kekbridge.model import Webhook, WebhookSettings
-from kekbridge.store import courses, events, times
+from kekbridge.store import events, times
+from kekbridge.store import strategy_positions as courses
 from kekbridge.store.codec import settings_from_json, to_json
 from kekbridge.store.settings import get_value, set_value
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from kekbridge.errors import StoreUnavailable
+from kekbridge.store.cache import Connection, Memory
 from kekbridge.store.connections import WRITER_WAIT_S, connect, is_machine_trouble, unavailable
-from kekbridge.store.memory import Connection, Memory
 
 T = TypeVar("T")
 

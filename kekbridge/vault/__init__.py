@@ -4,8 +4,8 @@ The exchange secret and the master key exist here and in the memory of who uses 
 """
 
 from kekbridge.vault.base import MASTER_KEY, OpenVault, orderly_secret
+from kekbridge.vault.choose import open_vault
 from kekbridge.vault.master import master_key, move_secrets
-from kekbridge.vault.opening import open_vault
 from kekbridge.vault.sealing import Sealer
 
 __all__ = ["MASTER_KEY", "OpenVault", "Sealer", "master_key", "move_secrets", "open_vault", "orderly_secret"]

@@ -11,13 +11,14 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from kekbridge.admin.access import TOKEN_FILE, check_loopback, is_our_name, read_token
+from kekbridge.admin.auth import TOKEN_FILE, check_loopback, is_our_name, read_token
 from kekbridge.admin.html import h, table
 from kekbridge.errors import ConfigError
 from kekbridge.model import Limits, TradingState
-from kekbridge.store import conditions, jobruns, settings
+from kekbridge.store import conditions, settings
+from kekbridge.store import job_runs as jobruns
 from kekbridge.store import webhooks as stored
-from kekbridge.whereabouts import admin_address
+from kekbridge.store.daemon_addresses import admin_address
 from tests.system.desk import Desk, open_desk
 from tests.waiting import until
 

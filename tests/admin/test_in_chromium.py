@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from kekbridge.admin.access import read_token
+from kekbridge.admin.auth import read_token
 from kekbridge.model import TradingState, Webhook
 from kekbridge.store import settings
 from kekbridge.store import webhooks as stored
-from kekbridge.whereabouts import admin_address
+from kekbridge.store.daemon_addresses import admin_address
 from tests.admin.browser import CHROMIUM, Page, open_page
 from tests.system.desk import Desk, open_desk
 from tests.waiting import until

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kekbridge.alerts import payload
+from kekbridge.alerts import message as payload
 from kekbridge.alerts.signal import Action, Alert, Amount, QuantityType, Signal, TakeProfitWish
 from kekbridge.codes import CODES
 from kekbridge.errors import Refused

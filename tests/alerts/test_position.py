@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.alerts import payload
-from kekbridge.alerts.market import Market
-from kekbridge.alerts.moves import Move, decide_move
+from kekbridge.alerts import message as payload
 from kekbridge.alerts.signal import Amount, PositionSide, QuantityType, Signal, TargetPosition
 from kekbridge.errors import Refused
 from kekbridge.model import Instrument, WebhookSettings
+from kekbridge.planning.market_view import Market
+from kekbridge.planning.target import Move, decide_move
 
 ZERO = Decimal(0)
 BTC = Instrument(

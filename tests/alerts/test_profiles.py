@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kekbridge.alerts import payload
+from kekbridge.alerts import message as payload
 from kekbridge.alerts.profiles import PROFILES, find_profile
 from kekbridge.alerts.signal import Action, Alert, Amount, PositionSide, QuantityType, Signal
 from kekbridge.errors import Refused

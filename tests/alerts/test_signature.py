@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.alerts.payload import read_message
+from kekbridge.alerts.field_names import ORDER_FIELDS
+from kekbridge.alerts.message import read_message
 from kekbridge.alerts.signature import check, sign, verify
-from kekbridge.alerts.vocabulary import ORDER_FIELDS
 
 SECRET = "whs_0123456789abcdef"
 ORDER = {"apiKey": "wh_live_abc", "action": "buy", "symbol": "BTCUSDT.P", "quantity": "0.01"}

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from kekbridge.alerts import payload
+from kekbridge.alerts import message as payload
 from kekbridge.alerts.profiles import PROFILES
 from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, Signal
 from kekbridge.alerts.signature import check

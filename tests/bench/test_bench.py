@@ -6,11 +6,11 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.bench.scenarios import SCENARIOS
+from tests.paths import ROOT
 from tests.system.harness import clean_environment
 
 HAS_FLASK = all(importlib.util.find_spec(name) for name in ("flask", "ccxt"))
@@ -25,7 +25,7 @@ def test_scenario_runs(name: str) -> None:
     systems = "kekbridge,reference" + (",flask,flask throttled" if HAS_FLASK else "")
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench", name, "--rounds", "1", "--size", "smoke", "--systems", systems],
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=ROOT,
         env=clean_environment(),
         capture_output=True,
         text=True,

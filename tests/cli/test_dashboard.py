@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from kekbridge.cli.admin_api import AdminApi
+from kekbridge.cli.admin_client import AdminApi
 from kekbridge.cli.dashboard import Desk, screen
 from kekbridge.errors import ConfigError
 from tests.system.desk import open_desk

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from kekbridge import exporting
+from kekbridge.reports import export as exporting
 from kekbridge.store import events, fills
-from kekbridge.store.admission import admit
+from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill, intent

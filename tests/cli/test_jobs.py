@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from kekbridge.store import jobruns
+from kekbridge.store import job_runs as jobruns
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
 

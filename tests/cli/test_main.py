@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from kekbridge import __version__
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 # Modules whose import costs more than the rest of a `--help` together.
 HEAVY = ("rich", "pydantic", "aiohttp", "sqlite3", "sqlite_utils", "keyring", "apscheduler", "structlog", "asyncio")
 
@@ -22,11 +22,11 @@ LATE = (
     *(
         "kekbridge.admin.server",
         "kekbridge.cli.welcome",
-        "kekbridge.exchange.checks",
-        "kekbridge.ingress.autocert",
-        "kekbridge.jobs",
+        "kekbridge.exchange.orderly.checks",
+        "kekbridge.ingress.tls.acme",
+        "kekbridge.ops.jobs",
     ),
-    *("kekbridge.notify", "kekbridge.operations", "kekbridge.paper.server", "kekbridge.stats"),
+    *("kekbridge.ops.notifier", "kekbridge.daemon.operator", "kekbridge.paper.server", "kekbridge.model.statistics"),
 )
 
 
@@ -70,7 +70,7 @@ def test_help_imports_no_heavy_module() -> None:
 
 def test_the_door_opens_without_what_no_alert_needs() -> None:
     """Imports are nine tenths of a start: what the operator sees, what runs by the clock and what is rare is imported later."""
-    code = "import sys, kekbridge.cli.serve, kekbridge.daemon; print(*sys.modules)"
+    code = "import sys, kekbridge.cli.serve, kekbridge.daemon.app; print(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert set(done.stdout.split()).isdisjoint(LATE)

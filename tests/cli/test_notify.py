@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kekbridge.messages import MESSAGES
+from kekbridge.model.notifications import MESSAGES
 
 
 def test_urls_are_kept_and_never_shown(run: Any, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:

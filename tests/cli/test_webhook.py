@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from kekbridge import webhooks
 from kekbridge.errors import ConfigError
 from kekbridge.model import Limits, RateLimits, WebhookSettings
 from kekbridge.store import webhooks as stored
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
 from kekbridge.vault import Sealer, master_key, open_vault
-from kekbridge.webhooktable import ROWS, apply, text_of
+from kekbridge.webhooks import registry as webhooks
+from kekbridge.webhooks.options import ROWS, apply, text_of
 
 ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from kekbridge import webhooks
 from kekbridge.config import Vault
-from kekbridge.delivery import WEBHOOK_PATH
+from kekbridge.ingress.http import WEBHOOK_PATH
 from kekbridge.model import Mode
 from kekbridge.store import webhooks as stored
 from kekbridge.store.database import Database
 from kekbridge.vault import Sealer, master_key, open_vault
+from kekbridge.webhooks import registry as webhooks
 from tests.cli.processes import bare_environment, starting
 from tests.system.harness import call, wait_until
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from kekbridge.config import Server
-from kekbridge.delivery import Answer, Delivery, Readiness
+from kekbridge.ingress.http import Answer, Delivery, Readiness
 from kekbridge.ingress.listener import Listener, Refusal
 
 NOW = datetime(2026, 1, 15, 10, 30, 5, tzinfo=UTC)

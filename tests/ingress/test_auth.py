@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.alerts import signature
-from kekbridge.alerts.payload import read_message
-from kekbridge.credentials import new_credentials, standard_webhooks_secret
-from kekbridge.delivery import Caller, Delivery, DryRun, proven_bytes, read_flag
+from kekbridge.alerts.message import read_message
 from kekbridge.errors import Forbidden, RequestRefused, Unauthenticated
 from kekbridge.ingress.auth import Authenticator, verify_header, verify_standard
+from kekbridge.ingress.http import Caller, Delivery, DryRun, proven_bytes, read_flag
 from kekbridge.model import Mode, Webhook, WebhookSettings
 from kekbridge.vault import Sealer
+from kekbridge.webhooks.credentials import new_credentials, standard_webhooks_secret
 
 NOW = datetime(2026, 1, 15, 10, 30, 5, tzinfo=UTC)
 ORDER = {"action": "buy", "symbol": "BTCUSDT", "quantity": "0.5"}

@@ -9,16 +9,8 @@ from decimal import Decimal
 
 import pytest
 
-from kekbridge.delivery import Answer, Readiness
-from kekbridge.errors import (
-    Conflict,
-    Forbidden,
-    RateLimited,
-    Refused,
-    StoreUnavailable,
-    Unauthenticated,
-    Unreadable,
-)
+from kekbridge.errors import Conflict, Forbidden, RateLimited, Refused, StoreUnavailable, Unauthenticated, Unreadable
+from kekbridge.ingress.http import Answer, Readiness
 from kekbridge.ingress.listener import Refusal
 from tests.ingress.door import NOW, PATH, Door, Reply, opened
 

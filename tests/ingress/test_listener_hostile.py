@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kekbridge.config import Server
-from kekbridge.delivery import Answer
 from kekbridge.errors import ConfigError, Unauthenticated
 from kekbridge.ingress.addresses import AllowList
+from kekbridge.ingress.http import Answer
 from kekbridge.ingress.lockout import Lockout
 from tests.examples import examples
 from tests.ingress.door import PATH, QUICK, Door, Reply, opened

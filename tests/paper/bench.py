@@ -8,11 +8,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from kekbridge.paper.ledger import Ledger
-from kekbridge.paper.records import Algo, Order
+from kekbridge.paper.exchange import Venue
+from kekbridge.paper.journal import Ledger
+from kekbridge.paper.models import Algo, Order
 from kekbridge.paper.requests import parse_algo, parse_order
 from kekbridge.paper.settings import PaperSettings
-from kekbridge.paper.venue import Venue
 
 START_MS = 1_790_000_000_000
 

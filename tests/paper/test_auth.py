@@ -11,13 +11,13 @@ import aiohttp
 import pytest
 
 from kekbridge.paper.auth import Gate
+from kekbridge.paper.codec import Refusal
+from kekbridge.paper.exchange import Venue
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID
-from kekbridge.paper.ledger import Ledger
-from kekbridge.paper.records import Key
+from kekbridge.paper.journal import Ledger
+from kekbridge.paper.models import Key
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
-from kekbridge.paper.venue import Venue
-from kekbridge.paper.wire import Refusal
 from tests.paper.trader import BTC, Trader
 
 STAMP = 1649920583000

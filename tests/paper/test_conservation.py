@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kekbridge.paper.records import ZERO
-from kekbridge.paper.wire import Refusal
+from kekbridge.paper.codec import Refusal
+from kekbridge.paper.models import ZERO
 from tests.examples import examples
 from tests.paper.bench import Bench
 

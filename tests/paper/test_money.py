@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kekbridge.paper import money
 from kekbridge.paper.instruments import Instrument, load_instruments
-from kekbridge.paper.records import Position
+from kekbridge.paper.models import Position
 from kekbridge.paper.settings import PaperSettings
 from tests.paper.bench import Bench
 

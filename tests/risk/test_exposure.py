@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kekbridge.model import UNCOMMITTED, AccountSnapshot, Fill, OrderIntent, Reservation, Side, Usage
 from kekbridge.risk import exposure
-from kekbridge.risk.case import with_order
+from kekbridge.risk.check import with_order
 from kekbridge.risk.exposure import was_left
 from tests.trading import BTC, ETH, NOW, PEPE, committed_by, entry, exit_of, reserved, snapshot
 

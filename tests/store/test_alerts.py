@@ -12,7 +12,7 @@ import pytest
 from kekbridge.errors import NotFound
 from kekbridge.model import RateLimits, Usage, WebhookSettings
 from kekbridge.store import alert_search, alerts, webhooks
-from kekbridge.store.admission import Admission, Decision, admit
+from kekbridge.store.admissions import Admission, Decision, admit
 from kekbridge.store.alerts import StoredAlert
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft
 

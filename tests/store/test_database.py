@@ -25,9 +25,8 @@ from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
 from kekbridge.store.migrations import MIGRATIONS
 from kekbridge.store.writer import Writer
+from tests.paths import ROOT
 from tests.store.made import NOW
-
-ROOT = Path(__file__).parents[2]
 
 
 def note(connection: sqlite3.Connection, key: str, value: object = 1) -> str:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from kekbridge.model import Flow, TradingState, Trip
-from kekbridge.risk.equity import follow_peak
+from kekbridge.risk.drawdown import follow_peak
 from kekbridge.store import equity, events, settings
 from tests.trading import snapshot
 

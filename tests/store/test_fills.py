@@ -8,8 +8,9 @@ from datetime import timedelta
 from decimal import Decimal
 
 from kekbridge.model import Order, Side
-from kekbridge.store import events, fills, orders, results, times
-from kekbridge.store.admission import admit
+from kekbridge.store import events, fills, results, times
+from kekbridge.store import order_lifecycle as orders
+from kekbridge.store.admissions import admit
 from kekbridge.store.usage import read_usage
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill, intent
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from kekbridge import story
 from kekbridge.model import OrderStatus, WebhookSettings
-from kekbridge.store import alert_search, fills, orders, statistics, webhooks
-from kekbridge.store.admission import admit
+from kekbridge.reports import alert_report as story
+from kekbridge.store import alert_search, fills, statistics, webhooks
+from kekbridge.store import order_lifecycle as orders
+from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
 from tests.bench.filling import RARE, fill

@@ -10,9 +10,12 @@ import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
 from kekbridge.model import OrderStatus
-from kekbridge.stats import Report, report
-from kekbridge.store import exits, fills, ledger, orders, refusals, statistics
-from kekbridge.store.admission import admit
+from kekbridge.model.statistics import Report, report
+from kekbridge.store import exits, fills, statistics
+from kekbridge.store import order_lifecycle as orders
+from kekbridge.store import rejected_requests as refusals
+from kekbridge.store import reservations as ledger
+from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME, prepare_file
 from kekbridge.store.database import Database
 from kekbridge.store.exits import Leg

@@ -9,8 +9,8 @@ from decimal import Decimal
 import pytest
 
 from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType
-from kekbridge.store import orders
-from kekbridge.store.admission import admit
+from kekbridge.store import order_lifecycle as orders
+from kekbridge.store.admissions import admit
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent
 
 ETH, SOL = "PERP_ETH_USDC", "PERP_SOL_USDC"

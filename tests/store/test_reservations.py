@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from kekbridge.model import OrderType
-from kekbridge.store import ledger, orders
-from kekbridge.store.admission import admit
+from kekbridge.store import order_lifecycle as orders
+from kekbridge.store import reservations as ledger
+from kekbridge.store.admissions import admit
 from tests.store.made import NO_RATES, NOW, admitting, draft, intent
 
 

@@ -6,7 +6,7 @@ import sqlite3
 import time
 from datetime import UTC, datetime, timedelta
 
-from kekbridge.stats import report
+from kekbridge.model.statistics import report
 from kekbridge.store import events, statistics, times
 from kekbridge.store.database import Database
 

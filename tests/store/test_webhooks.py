@@ -13,7 +13,7 @@ import pytest
 from kekbridge.errors import ConfigError, NotFound
 from kekbridge.model import Limits, RateLimits, Webhook, WebhookSettings
 from kekbridge.store import events, webhooks
-from kekbridge.store.admission import admit
+from kekbridge.store.admissions import admit
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft
 
 FULL = WebhookSettings(

@@ -13,13 +13,13 @@ from typing import Any
 
 import aiohttp
 
-from kekbridge import webhooks
 from kekbridge.config import load_settings
-from kekbridge.daemon import Daemon
+from kekbridge.daemon.app import Daemon
 from kekbridge.model import Mode, Order, RateLimits, Webhook, WebhookSettings
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
-from kekbridge.store import orders as order_rows
+from kekbridge.store import order_lifecycle as order_rows
+from kekbridge.webhooks import registry as webhooks
 from tests.waiting import until
 
 PATIENT = RateLimits(per_minute=1000, per_hour=1000, per_day=1000)

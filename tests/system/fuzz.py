@@ -22,9 +22,10 @@ from typing import Any
 
 import aiohttp
 
+from tests.paths import DATA
 from tests.system.harness import WEBHOOK_PATH, Bridge, run_cli, running_bridge, timestamp
 
-PAYLOADS = Path(__file__).parents[1] / "data" / "alert-payloads.json"
+PAYLOADS = DATA / "alert-payloads.json"
 CONNECTIONS = 12
 TIMEOUT_S = 20.0
 ENVIRONMENT = {

@@ -27,6 +27,8 @@ from urllib.request import Request, urlopen
 
 import aiohttp
 
+from tests.paths import ROOT
+
 WEBHOOK_PATH = "/api/webhooks/tradingview"
 START_DEADLINE_S = 60.0
 _FIRST_PORT, _LAST_PORT = 10_000, 32_000
@@ -157,7 +159,7 @@ def clean_environment() -> dict[str, str]:
     """This environment without any kekbridge setting in it, and with modules compiled once, as an installation has them."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("KEKBRIDGE_")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    root = Path(__file__).resolve().parents[2]
+    root = ROOT
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH", "")]))
     return environment
 

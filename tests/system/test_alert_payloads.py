@@ -16,16 +16,17 @@ import pytest
 from ulid import ULID
 
 from kekbridge.config import load_settings
-from kekbridge.daemon import Daemon
-from kekbridge.delivery import WEBHOOK_PATH
+from kekbridge.daemon.app import Daemon
+from kekbridge.ingress.http import WEBHOOK_PATH
 from kekbridge.model import Order, RateLimits, WebhookSettings
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
-from kekbridge.store import orders as order_rows
+from kekbridge.store import order_lifecycle as order_rows
 from kekbridge.store import webhooks
+from tests.paths import DATA
 from tests.waiting import until
 
-COLLECTION = json.loads((Path(__file__).parents[1] / "data" / "alert-payloads.json").read_text(encoding="utf-8"))
+COLLECTION = json.loads((DATA / "alert-payloads.json").read_text(encoding="utf-8"))
 FIXTURE = COLLECTION["fixture"]
 CASES = {case["id"]: case for case in COLLECTION["cases"]}
 CLOCK = datetime.fromisoformat(FIXTURE["clock"])

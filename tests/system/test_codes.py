@@ -13,7 +13,9 @@ import pytest
 
 from kekbridge.codes import CODES
 from kekbridge.model import Limits, Order, OrderStatus, RateLimits, TradingState
-from kekbridge.store import alert_search, refusals, settings
+from kekbridge.store import alert_search, settings
+from kekbridge.store import rejected_requests as refusals
+from tests.paths import ROOT
 from tests.system.desk import Desk, open_desk
 from tests.waiting import until
 
@@ -25,15 +27,15 @@ LONG = {"marketPosition": "long", "marketPositionSize": "1"}
 ELSEWHERE = {
     "body_timeout": ("ingress/test_listener_hostile.py", "body_timeout"),
     "method_not_allowed": ("ingress/test_listener.py", "405"),
-    "certificate_not_allowed": ("ingress/test_certificates.py", "certificate_not_allowed"),
+    "certificate_not_allowed": ("ingress/tls/test_client_certificates.py", "certificate_not_allowed"),
     "locked_out": ("ingress/test_listener_hostile.py", "locked_out"),
     "internal_error": ("ingress/test_listener.py", "internal_error"),
     "store_unavailable": ("ingress/test_listener.py", "store_unavailable"),
-    "exchange_unreachable": ("exchange/test_orderly.py", "exchange_unreachable"),
-    "exchange_busy": ("exchange/test_orderly.py", "exchange_busy"),
+    "exchange_unreachable": ("exchange/orderly/test_client.py", "exchange_unreachable"),
+    "exchange_busy": ("exchange/orderly/test_client.py", "exchange_busy"),
     "symbol_ambiguous": ("alerts/test_symbols.py", "symbol_ambiguous"),
-    "market_closed": ("alerts/test_translate.py", "market_closed"),
-    "overtaken_by_exit": ("test_worker.py", "overtaken_by_exit"),
+    "market_closed": ("planning/test_translate.py", "market_closed"),
+    "overtaken_by_exit": ("execution/test_dispatcher.py", "overtaken_by_exit"),
     "no_mark_price": ("risk/test_rules.py", "no_mark_price"),
     "not_ready": ("risk/test_rules.py", "not_ready"),
     "config_invalid": ("test_config.py", "ConfigError"),
@@ -130,8 +132,8 @@ async def test_every_code_is_provoked(desk: Desk) -> None:
 def test_the_others_are_provoked_where_it_says(code: str) -> None:
     """The file named for a code exists and speaks of it."""
     file, text = ELSEWHERE[code]
-    path = Path(__file__).parents[1] / file
-    path = path if path.exists() else Path(__file__).parent / file
+    path = ROOT / "tests" / file
+    path = path if path.exists() else ROOT / "tests" / "system" / file
     assert text in path.read_text(encoding="utf-8")
     assert code in CODES
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.processes import DEADLINE_S, bare_environment, starting
-from tests.ingress.pebble import DOMAIN, Pebble, needs_pebble, running_pebble
+from tests.ingress.tls.pebble import DOMAIN, Pebble, needs_pebble, running_pebble
 from tests.system.harness import WEBHOOK_PATH, timestamp, wait_until
 
 

@@ -6,8 +6,8 @@ import asyncio
 import json
 from pathlib import Path
 
-from kekbridge import limitbook
 from kekbridge.config import load_settings
+from kekbridge.reports import limits as limitbook
 from tests.system.desk import open_desk
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from kekbridge.cli.main import run_command
-from kekbridge.delivery import DryRun, proven_bytes
+from kekbridge.ingress.http import DryRun, proven_bytes
 from kekbridge.model import Limits
 from kekbridge.store import alert_search, events
-from kekbridge.store import orders as order_rows
+from kekbridge.store import order_lifecycle as order_rows
 from tests.system.desk import Desk, open_desk
 
 BTC = "PERP_BTC_USDC"

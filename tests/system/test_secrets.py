@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 import base58
 import pytest
 
-from kekbridge.admin.access import TOKEN_FILE
+from kekbridge.admin.auth import TOKEN_FILE
 from tests.system.harness import WEBHOOK_PATH, Process, call, clean_environment, free_port, timestamp, wait_until
 
 MASTER_KEY = bytes(range(100, 132))
@@ -140,7 +140,7 @@ def test_the_running_daemon_may_write_no_core_file(played: Round) -> None:
 def test_a_crash_leaves_no_core_file_and_nothing_for_a_collector(tmp_path: Path) -> None:
     """After SIGABRT there is no file though the shell allowed one, and the kernel says that nothing was dumped, to a pipe neither."""
     code = (
-        "import os, resource; from kekbridge import coredumps\n"
+        "import os, resource; from kekbridge.daemon import coredumps\n"
         "hard = resource.getrlimit(resource.RLIMIT_CORE)[1]\n"
         "resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))\n"
         "coredumps.forbid()\n"

@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from kekbridge.stats import report
+from kekbridge.model.statistics import report
 from kekbridge.store import statistics
 from tests.system.desk import Desk, open_desk
 from tests.waiting import until

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from kekbridge.config import Vault
-from kekbridge.messages import MESSAGES
+from kekbridge.daemon.resources import prepare_data_dir
 from kekbridge.model import Mode, TradingState
-from kekbridge.notify import NOTIFY_URLS
-from kekbridge.opening import prepare_data_dir
+from kekbridge.model.notifications import MESSAGES
+from kekbridge.ops.notifier import NOTIFY_URLS
 from kekbridge.store import events, webhooks
 from kekbridge.vault import open_vault
-from tests.house import BTC, ETH, House, running_house, running_paper
+from tests.bridge import BTC, ETH, House, running_house, running_paper
 from tests.receiver import Receiver
 from tests.waiting import until
 

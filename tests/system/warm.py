@@ -21,7 +21,7 @@ from typing import Any
 from tests.system.harness import Bridge, Process, clean_environment
 
 _PRELOAD = [
-    "kekbridge.daemon",
+    "kekbridge.daemon.app",
     "kekbridge.log",
     *(f"kekbridge.cli.{name}" for name in ("app", "serve", "welcome", "paper", "webhook", "render")),
 ]

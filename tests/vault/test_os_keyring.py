@@ -17,8 +17,7 @@ from keyring.backends.chainer import ChainerBackend
 from kekbridge.errors import VaultError
 from kekbridge.vault import os_keyring
 from kekbridge.vault.os_keyring import KeyringVault
-
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
 
 needs_gnome_keyring = pytest.mark.skipif(
     not (shutil.which("gnome-keyring-daemon") and shutil.which("dbus-run-session")) and not os.environ.get("CI"),

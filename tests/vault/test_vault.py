@@ -22,6 +22,7 @@ from kekbridge.model import Mode
 from kekbridge.vault import MASTER_KEY, Sealer, master_key, move_secrets, open_vault, orderly_secret
 from kekbridge.vault.directory import DirectoryVault
 from kekbridge.vault.passphrase import PassphraseVault
+from tests.paths import ROOT
 
 KEY_FILE = VaultSettings(backend="key_file")
 PASSPHRASE = "five random words are good"
@@ -116,7 +117,7 @@ def test_opening_in_a_bare_environment_is_quick(data_dir: Path, tmp_path: Path) 
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(data_dir)],
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -149,7 +150,7 @@ def test_processes_that_start_together_end_with_one_key(data_dir: Path, tmp_path
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
         )
         for _ in range(4)
     ]

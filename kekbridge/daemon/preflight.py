@@ -1,0 +1,47 @@
+"""Settings that are well-formed and still cannot be served with: found before anything is opened, made or started.
+
+For `serve`, whose refusal is then one line and nothing else, and for `config check`, which promises to find what `serve` would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kekbridge.admin.auth import check_loopback
+from kekbridge.config import Server, Settings
+from kekbridge.errors import ConfigError
+from kekbridge.ingress.addresses import AllowList, ClientAddresses
+from kekbridge.ingress.tls.client_certificates import PinnedCertificates
+from kekbridge.ingress.tls.context import check_bind, serving_context
+
+
+def check_settings(settings: Settings, doors: Iterable[Server] = ()) -> None:
+    """Look at everything that needs no network and no secret. Raises ConfigError with the setting and the way out.
+
+    `doors`: where it will listen when sockets were handed over; else server.host counts.
+    """
+    for door in doors or (settings.server,):
+        check_bind(door, settings.tls)
+    _check_certificate(settings)
+    AllowList.parse(settings.auth.allowed_addresses, "auth.allowed_addresses")
+    PinnedCertificates(settings.auth.client_certificates)
+    ClientAddresses(settings.server.trusted_proxies, behind_proxy=settings.server.behind_proxy)
+    if settings.admin.enabled:
+        check_loopback(settings.admin.host)
+
+
+def _check_certificate(settings: Settings) -> None:
+    tls = settings.tls
+    if not tls.domain:
+        serving_context(tls)
+        return
+    if tls.cert or tls.key:
+        raise ConfigError(
+            "tls.domain and tls.cert are both set: let kekbridge get the certificate, or name the files, not both",
+            field="tls.domain",
+        )
+    from kekbridge.ingress.tls.acme import check_domain  # imported here: few bridges get their certificate themselves
+    from kekbridge.ingress.tls.acme_client import need_acme
+
+    check_domain(tls.domain)
+    need_acme()

@@ -1,0 +1,171 @@
+"""Opens what a daemon stands on, in order: directory, lock, vault, store, paper exchange, certificate, exchange client.
+
+The only place that knows which venue a mode means. Nothing here listens for alerts or trades; the stack it is given closes all of it
+in reverse. What only some bridges have (the paper exchange, a certificate of its own) is imported where it is opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kekbridge.config import Settings
+from kekbridge.errors import ConfigError
+from kekbridge.exchange.orderly.client import OrderlyExchange
+from kekbridge.exchange.orderly.signing import Signer
+from kekbridge.log import get_logger
+from kekbridge.model import Mode
+from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
+from kekbridge.store.database import Database
+from kekbridge.store.lock import DaemonLock
+from kekbridge.vault import OpenVault, Sealer, master_key, open_vault, orderly_secret
+
+if TYPE_CHECKING:
+    from kekbridge.ingress.tls.acme import AutoCertificate
+    from kekbridge.paper.server import PaperExchange
+
+log = get_logger("kekbridge.daemon.resources")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """What was opened. `tell_price` offers a price to the venue; only the embedded paper exchange may take it for its mark."""
+
+    settings: Settings
+    data_dir: Path
+    vault: OpenVault
+    sealer: Sealer
+    database: Database
+    exchange: OrderlyExchange
+    certificate: AutoCertificate | None
+    paper_url: str | None
+    tell_price: Callable[[str, Decimal], bool]
+    clock: Callable[[], datetime]
+
+
+async def open_all(
+    settings: Settings, data_dir: Path, stack: AsyncExitStack, *, clock: Callable[[], datetime]
+) -> Opened:
+    """Open everything in order; the stack closes it in reverse. Raises OperatorError."""
+    prepare_data_dir(data_dir)
+    stack.enter_context(DaemonLock(data_dir))
+    vault = await asyncio.to_thread(open_vault, settings.vault, data_dir, settings.mode, ask=_ask_on_terminal())
+    sealer = Sealer(await asyncio.to_thread(master_key, vault))
+    database = await asyncio.to_thread(Database.open, data_dir)
+    stack.push_async_callback(database.close)
+    paper = await _start_paper(settings, data_dir, stack)
+    certificate = _auto_certificate(settings, data_dir, database, clock)
+    if certificate is not None:
+        await certificate.ensure()
+    paper_url = paper.base_url if paper else None
+    exchange = exchange_client(settings, vault, paper_url, clock)
+    stack.push_async_callback(exchange.close)
+    return Opened(
+        settings=settings,
+        data_dir=data_dir,
+        vault=vault,
+        sealer=sealer,
+        database=database,
+        exchange=exchange,
+        certificate=certificate,
+        paper_url=paper_url,
+        tell_price=paper.hint_price if paper else _keep_own_prices,
+        clock=clock,
+    )
+
+
+def prepare_data_dir(data_dir: Path) -> None:
+    """Create the data directory for its owner only; raises ConfigError when that is not possible."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        data_dir.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"data directory {data_dir} cannot be used: {error.strerror}; name another with --data-dir"
+        ) from None
+
+
+async def _start_paper(settings: Settings, data_dir: Path, stack: AsyncExitStack) -> PaperExchange | None:
+    """The embedded paper exchange, unless the mode or an own base_url says otherwise; a taken port falls back to a free one."""
+    if settings.mode is not Mode.PAPER or settings.exchange.base_url:
+        return None
+    from kekbridge.paper.server import PaperExchange
+    from kekbridge.paper.settings import PaperSettings
+
+    paper = PaperExchange(
+        data_dir / "paper",
+        settings=PaperSettings(
+            prices=settings.paper.prices, balance=settings.paper.balance, rate_limits=settings.paper.rate_limits
+        ),
+    )
+    try:
+        await paper.start(port=settings.paper.port)
+    except OSError:
+        url = await paper.start(port=0)
+        log.warning("paper_port_taken", wanted=settings.paper.port, url=url)
+    stack.push_async_callback(paper.close)
+    return paper
+
+
+def exchange_client(
+    settings: Settings, vault: OpenVault, paper_url: str | None, clock: Callable[[], datetime]
+) -> OrderlyExchange:
+    """The one client, pointed at the venue of the mode."""
+    wanted = settings.exchange
+    if settings.mode is Mode.PAPER:
+        signer = Signer(wanted.account_id or PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET)
+        return OrderlyExchange("paper", wanted.base_url or paper_url or "", signer, wanted, clock=clock)
+    if not wanted.account_id:
+        raise ConfigError(
+            f"mode {settings.mode.value} needs exchange.account_id; set it in the config file or KEKBRIDGE_EXCHANGE_ACCOUNT_ID"
+        )
+    secret = vault.get(orderly_secret(wanted.account_id))
+    if secret is None:
+        raise ConfigError(
+            f"no Orderly key for account {wanted.account_id} in the vault; add it with `kekbridge keys add`"
+        )
+    return OrderlyExchange(
+        settings.mode.value,
+        wanted.base_url,  # empty: the published address of the mode; the streams follow it unless they are named
+        Signer(wanted.account_id, secret.decode()),
+        wanted,
+        ws_public_url=wanted.ws_public_url,
+        ws_private_url=wanted.ws_private_url,
+        clock=clock,
+    )
+
+
+def _auto_certificate(
+    settings: Settings, data_dir: Path, database: Database, clock: Callable[[], datetime]
+) -> AutoCertificate | None:
+    """What keeps the certificate of tls.domain; its news go into the history."""
+    if not settings.tls.domain:
+        return None
+    from kekbridge.ingress.tls.acme import AutoCertificate
+    from kekbridge.ops.expiry import note_renewal
+
+    async def report(kind: str, details: dict[str, str]) -> None:
+        await database.write(note_renewal, kind, details, now=clock())
+
+    return AutoCertificate(settings.tls, data_dir, host=settings.server.host, clock=clock, report=report)
+
+
+def _ask_on_terminal() -> Callable[[str], str] | None:
+    """How to ask for the vault's passphrase: hidden, and only where somebody can answer."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return None
+    from getpass import getpass
+
+    return getpass
+
+
+def _keep_own_prices(symbol: str, price: Decimal) -> bool:
+    """A real venue has its own marks, whatever an alert says."""
+    return False

@@ -1,0 +1,176 @@
+"""The one seam to the exchange: what the worker and the jobs may ask, and the answers they must handle.
+
+Three venues (live, testnet, paper) are one implementation with other addresses. Placing an order ends in one of four values, never in
+an exception: an answer that proves nothing is `Unknown`, and only `Refused` and `Deferred` prove that nothing was placed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Protocol
+
+from kekbridge.exchange.orderly.rate_limiter import Ticket
+from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus, OrderType, Side
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The exchange took the order and named it. Not a fill, not even surely resting. `sent_at`: when it was signed and left."""
+
+    order_id: str
+    sent_at: datetime | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The exchange said no, for good: `code` like `orderly:-1102`. Proof that no order exists."""
+
+    code: str
+    message: str
+    is_key_trouble: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Proven not accepted, but may be sent again: rate limit, maintenance, connection refused before the request was written."""
+
+    code: str
+    message: str
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The request may have reached the exchange and nothing proves either case. Ask by client order id; never send again blindly.
+
+    `sent_at` is when it left, after any wait for the rate window: from then on the exchange may still accept it for the receive window.
+    """
+
+    reason: str
+    sent_at: datetime | None = None
+
+
+Submission = Accepted | Refused | Deferred | Unknown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderReport:
+    """What the exchange says of one order (plain or algo), from a query or from the stream.
+
+    `order_id` is the exchange's; for algo orders the root's. `version` orders reports of one order (sequence or ms timestamp):
+    an older one than already seen is stale. `stop_is_live` is set for brackets: True when a stop-loss leg is active
+    and untriggered, False when it is not, None when the report does not say.
+    """
+
+    order_id: str
+    client_order_id: str | None
+    is_algo: bool
+    symbol: str
+    side: Side
+    order_type: OrderType | None
+    algo_type: str | None
+    status: OrderStatus
+    quantity: Decimal
+    executed_quantity: Decimal
+    average_price: Decimal | None
+    limit_price: Decimal | None
+    trigger_price: Decimal | None
+    fee: Decimal
+    realized_pnl: Decimal | None
+    reduce_only: bool
+    reason: str
+    created_at: datetime | None
+    updated_at: datetime
+    version: int = 0
+    stop_is_live: bool | None = None
+    children: tuple[OrderReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How the exchange looks from here, for /readyz and the start screen."""
+
+    is_reachable: bool
+    is_maintenance: bool
+    stream_is_live: bool
+    clock_offset_ms: int | None
+    last_heard_at: datetime | None
+    detail: str = ""
+
+
+class Exchange(Protocol):
+    """A venue. Methods that read raise ExchangeUnavailable when no usable answer came."""
+
+    @property
+    def name(self) -> str:
+        """`paper`, `testnet` or `live`."""
+
+    @property
+    def snapshot(self) -> AccountSnapshot | None:
+        """The latest picture of the account and markets; None before the first refresh."""
+
+    @property
+    def health(self) -> Health: ...
+
+    @property
+    def stream_is_live(self) -> bool:
+        """As in `health`, for those who ask nothing else."""
+
+    async def start(self) -> None:
+        """Connect, load rules and account, start keeping the snapshot fresh. Returns at once if the venue is down: health says so."""
+
+    async def close(self) -> None: ...
+
+    async def refresh(self) -> AccountSnapshot:
+        """Ask for account, positions and marks now; returns the new snapshot."""
+
+    def leverage_of(self, symbol: str) -> Decimal | None:
+        """The symbol's cross leverage as last heard; None while it is not known. Any thread."""
+
+    async def wait_turn(self, order: Order) -> Ticket:
+        """Wait for a place in the rate window of the order's create request; exits go first.
+
+        Taken before the order is committed as being sent: what is cut off while it waits was never on its way. Whoever does not
+        send gives it back.
+        """
+
+    def take_turn(self, order: Order) -> Ticket | None:
+        """The same when a place is free this instant, else None. Any thread."""
+
+    async def place(self, order: Order, turn: Ticket | None = None) -> Submission:
+        """Send exactly one create request for a stored order, in its turn; without one that is still held it waits for it."""
+
+    async def find(self, order: Order) -> OrderReport | None:
+        """Ask for an order by its client order id. None only when the exchange says that it does not exist."""
+
+    async def fills(self, report: OrderReport) -> tuple[Fill, ...]:
+        """All executions of an order, oldest first; those of a bracket's entry, not of its exits."""
+
+    async def exit_fills(self, report: OrderReport) -> tuple[Fill, ...]:
+        """The executions of a bracket's own stop loss and take-profit, oldest first."""
+
+    async def trades_since(self, since: datetime) -> tuple[Fill, ...]:
+        """All executions of the account since a time, oldest first."""
+
+    async def open_orders(self) -> tuple[OrderReport, ...]:
+        """Every open plain and algo order of the account, ours and others'."""
+
+    async def cancel(self, report: OrderReport) -> Submission:
+        """Ask for a cancel of one order; Accepted means the request was passed on."""
+
+    async def cancel_all(self, symbol: str | None = None) -> Submission:
+        """Cancel every plain order and every algo order of every type, of one symbol or of all."""
+
+    async def set_leverage(self, symbol: str, leverage: Decimal) -> Submission: ...
+
+    def listen(self, callback: Callable[[OrderReport], None]) -> None:
+        """Call back for every order report that the stream (or its polling stand-in) brings, on the event loop."""
+
+    def listen_positions(self, callback: Callable[[AccountSnapshot], None]) -> None:
+        """Call back whenever a position, a balance or the leverage of the account changed."""
+
+    def listen_gaps(self, callback: Callable[[], None]) -> None:
+        """Call back when reports may have been missed: whatever is unfinished must be asked for."""

@@ -1,0 +1,1 @@
+"""Orderly Network: REST client, private stream and account state behind `exchange.base.Exchange`."""

@@ -1,0 +1,419 @@
+"""Orderly's JSON -> our frozen values; the one place where their spelling is mapped to ours. Pure.
+
+Tolerant as the documents demand: twins of fields, nulls, quoted numbers, "false" as text, camelCase on the streams. A row that lacks
+what makes it that row (id, symbol, side) raises ParseError; callers skip or refuse it. Source: orderly-api.md sections 5 to 9, 12.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from functools import lru_cache
+from typing import Any, Final
+
+from kekbridge.exchange.base import OrderReport
+from kekbridge.model import ZERO, Fill, Instrument, MarginMode, OrderStatus, OrderType, Position, Side
+
+
+class ParseError(ValueError):
+    """A row lacks a field without which it means nothing."""
+
+
+_STATUS: Final[Mapping[str, OrderStatus]] = {
+    "NEW": OrderStatus.ACCEPTED,
+    "REPLACED": OrderStatus.ACCEPTED,  # after an edit, still open
+    "PARTIAL_FILLED": OrderStatus.PARTIALLY_FILLED,
+    "PARTIALLY_FILLED": OrderStatus.PARTIALLY_FILLED,
+    "FILLED": OrderStatus.FILLED,
+    "CANCELLED": OrderStatus.CANCELED,
+    "CANCELED": OrderStatus.CANCELED,
+    "REJECTED": OrderStatus.REJECTED,
+}
+_PLAIN_TYPES: Final[Mapping[str, OrderType]] = {
+    "MARKET": OrderType.MARKET,
+    "LIMIT": OrderType.LIMIT,
+    "IOC": OrderType.IOC,
+    "FOK": OrderType.FOK,
+    "POST_ONLY": OrderType.POST_ONLY,
+    "ASK": OrderType.LIMIT,
+    "BID": OrderType.LIMIT,
+}
+_SIDES: Final[Mapping[str, Side]] = {side.value: side for side in Side}
+_EXIT_LEAVES: Final = ("TAKE_PROFIT", "STOP_LOSS")
+_PAIRS: Final = ("TP_SL", "POSITIONAL_TP_SL")
+_MAX_DIGITS: Final = 64
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+# ------------------------------------------------------------------------------------------------------- single values
+
+
+def decimal_or_none(raw: object) -> Decimal | None:
+    """A number, quoted or not; None for null, "", booleans, NaN, infinities and anything that is no number."""
+    if type(raw) is Decimal:  # as the decoder makes nearly all of them
+        return raw if raw.is_finite() else None
+    if raw is None or isinstance(raw, bool):
+        return None
+    if isinstance(raw, int):
+        return Decimal(raw)
+    if isinstance(raw, str) and 0 < len(raw) <= _MAX_DIGITS:
+        try:
+            value = Decimal(raw)
+        except InvalidOperation:
+            return None
+        return value if value.is_finite() else None
+    return None
+
+
+def integer_or_none(raw: object) -> int | None:
+    """A whole number, quoted or not. Ids exceed 2^53, so nothing goes through a float."""
+    if type(raw) is int:  # not a bool, and nearly always
+        return raw
+    value = decimal_or_none(raw)
+    return int(value) if value is not None and value == value.to_integral_value() else None
+
+
+def moment(raw: object) -> datetime | None:
+    """Milliseconds since 1970 as an aware UTC datetime; None for 0, null and nonsense."""
+    value = integer_or_none(raw)
+    if value is None or not 0 < value < 10**14:
+        return None
+    return _EPOCH + timedelta(milliseconds=value)
+
+
+def milliseconds(at: datetime) -> int:
+    """The wire form of a time."""
+    return int(at.timestamp()) * 1000 + at.microsecond // 1000
+
+
+def is_true(raw: object) -> bool:
+    """`true` and "true" are true; "false", which plain truthiness would take for true, is not (section 7)."""
+    return raw is True or (isinstance(raw, str) and raw.lower() == "true")
+
+
+def identifier(raw: object) -> str | None:
+    """An id as text; null, "", 0 and "0" all mean that there is none (section 6)."""
+    if isinstance(raw, bool) or not isinstance(raw, int | str):
+        return None
+    text = str(raw)
+    return text if text.strip("0") else None
+
+
+_HOLDERS: Final = frozenset({dict, list})  # what has fields in it, as the decoder makes it
+
+
+@lru_cache(maxsize=512)
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower()
+
+
+def snake_keys(value: object) -> Any:
+    """A stream message with the field names of the REST API (the streams speak camelCase, section 12)."""
+    if isinstance(value, dict):
+        return {_snake(key): snake_keys(item) if type(item) in _HOLDERS else item for key, item in value.items()}
+    if isinstance(value, list):
+        return [snake_keys(item) for item in value]
+    return value
+
+
+def _first(row: Mapping[str, Any], *names: str) -> Any:
+    for name in names:
+        if row.get(name) is not None:
+            return row[name]
+    return None
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str) or not value:
+        raise ParseError(f"{name} is missing in an answer of the exchange")
+    return value
+
+
+def _side(row: Mapping[str, Any]) -> Side:
+    side = _SIDES.get(_text(row, "side").upper())
+    if side is None:
+        raise ParseError("side is neither BUY nor SELL in an answer of the exchange")
+    return side
+
+
+def _positive(raw: object) -> Decimal | None:
+    value = decimal_or_none(raw)
+    return value if value is not None and value > 0 else None
+
+
+# ----------------------------------------------------------------------------------------------------------------- orders
+
+
+def status_of(word: object, *, executed: Decimal, quantity: Decimal) -> OrderStatus:
+    """Orderly's status word as ours. A word that nobody documented counts as open: an order is never called finished on a guess."""
+    status = _STATUS.get(str(word).upper() if isinstance(word, str) else "", OrderStatus.ACCEPTED)
+    if status is OrderStatus.ACCEPTED and executed > 0:
+        return OrderStatus.PARTIALLY_FILLED if executed < quantity or quantity == 0 else OrderStatus.FILLED
+    return status
+
+
+def order_report(row: Mapping[str, Any]) -> OrderReport:
+    """A plain order from REST, or from `executionreport` after `snake_keys`."""
+    order_id = identifier(row.get("order_id"))
+    if order_id is None:
+        raise ParseError("order_id is missing in an answer of the exchange")
+    quantity = decimal_or_none(_first(row, "quantity", "order_quantity")) or ZERO
+    executed = decimal_or_none(_first(row, "total_executed_quantity", "executed_quantity", "executed")) or ZERO
+    updated = integer_or_none(_first(row, "updated_time", "timestamp", "created_time")) or 0
+    return OrderReport(
+        order_id=order_id,
+        client_order_id=identifier(row.get("client_order_id")),
+        is_algo=False,
+        symbol=_text(row, "symbol"),
+        side=_side(row),
+        order_type=_PLAIN_TYPES.get(str(_first(row, "type", "order_type")).upper()),
+        algo_type=None,
+        status=status_of(row.get("status"), executed=executed, quantity=quantity),
+        quantity=quantity,
+        executed_quantity=executed,
+        average_price=_average(row),
+        limit_price=_positive(_first(row, "price", "order_price")),
+        trigger_price=None,
+        fee=decimal_or_none(row.get("total_fee")) or ZERO,
+        realized_pnl=decimal_or_none(row.get("realized_pnl")),
+        reduce_only=is_true(row.get("reduce_only")),
+        reason=_reason(row),
+        created_at=moment(row.get("created_time")),
+        updated_at=moment(updated) or _EPOCH,
+        version=updated,
+    )
+
+
+def algo_report(row: Mapping[str, Any]) -> OrderReport:
+    """An algo order with its children, from REST or from `algoexecutionreportv2` after `snake_keys`.
+
+    For a BRACKET the figures are those of the entry: once it is executed the report says FILLED, though the exits still wait.
+    """
+    order_id = identifier(row.get("algo_order_id")) or identifier(row.get("order_id"))
+    if order_id is None:
+        raise ParseError("algo_order_id is missing in an answer of the exchange")
+    children = tuple(algo_report(child) for child in _child_rows(row))
+    algo_type = _text(row, "algo_type").upper()
+    quantity = decimal_or_none(row.get("quantity"))
+    if quantity is None:  # the root of a pair may have none; its legs have (section 7)
+        quantity = next((child.quantity for child in children), ZERO)
+    executed = decimal_or_none(_first(row, "total_executed_quantity", "executed_quantity")) or ZERO
+    if algo_type in _PAIRS and executed == 0:
+        executed = sum((child.executed_quantity for child in children), ZERO)
+    updated = integer_or_none(_first(row, "updated_time", "timestamp", "created_time")) or 0
+    return OrderReport(
+        order_id=order_id,
+        client_order_id=identifier(row.get("client_order_id")),
+        is_algo=True,
+        symbol=_text(row, "symbol"),
+        side=_algo_side(row, children),
+        order_type=_algo_order_type(row, algo_type),
+        algo_type=algo_type,
+        status=_algo_status(row, algo_type, executed, quantity),
+        quantity=quantity,
+        executed_quantity=executed,
+        average_price=_average(row),
+        limit_price=_positive(row.get("price")),
+        trigger_price=_positive(_first(row, "trigger_price", "activated_price")),
+        fee=decimal_or_none(row.get("total_fee")) or ZERO,
+        realized_pnl=decimal_or_none(row.get("realized_pnl")),
+        reduce_only=is_true(row.get("reduce_only")),
+        reason=_reason(row),
+        created_at=moment(row.get("created_time")),
+        updated_at=moment(updated) or _EPOCH,
+        version=updated,
+        stop_is_live=_stop_is_live(row, algo_type, children),
+        children=children,
+    )
+
+
+def is_root(row: Mapping[str, Any]) -> bool:
+    """True for the root of an algo order; a stream may also report a leg alone."""
+    return identifier(row.get("parent_algo_order_id")) is None
+
+
+def _algo_status(row: Mapping[str, Any], algo_type: str, executed: Decimal, quantity: Decimal) -> OrderStatus:
+    word = _first(row, "algo_status", "status", "root_algo_order_status", "root_algo_status")
+    status = status_of(word, executed=executed, quantity=quantity)
+    if algo_type == "BRACKET" and quantity > 0 and executed >= quantity:
+        # The entry is done, whatever the root says while (or after) its exits run.
+        return OrderStatus.FILLED
+    return status
+
+
+def _stop_is_live(row: Mapping[str, Any], algo_type: str, children: tuple[OrderReport, ...]) -> bool | None:
+    """Whether a stop-loss leg waits: activated, not triggered, not finished. None when the report shows no legs."""
+    if algo_type == "STOP_LOSS":
+        activated = row.get("is_activated")
+        is_active = activated is None or is_true(activated)
+        return is_active and not _has_fired(row) and _leaf_is_open(row)
+    if algo_type in ("STOP", "TRAILING_STOP") and is_true(row.get("reduce_only")):
+        return row.get("is_activated") in (None, True, "true") and not _has_fired(row) and _leaf_is_open(row)
+    if algo_type not in ("BRACKET", *_PAIRS) or not children:
+        return None
+    if algo_type in _PAIRS and not _leaf_is_open(row):
+        return False
+    return any(child.stop_is_live for child in children)
+
+
+def _leaf_is_open(row: Mapping[str, Any]) -> bool:
+    return status_of(_first(row, "algo_status", "status"), executed=ZERO, quantity=ZERO) is OrderStatus.ACCEPTED
+
+
+def _has_fired(row: Mapping[str, Any]) -> bool:
+    return is_true(_first(row, "is_triggered", "triggered")) or str(row.get("trigger_status")).upper() == "SUCCESS"
+
+
+def _child_rows(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    rows = row.get("child_orders")
+    return [child for child in rows if isinstance(child, Mapping)] if isinstance(rows, list) else []
+
+
+def _algo_side(row: Mapping[str, Any], children: tuple[OrderReport, ...]) -> Side:
+    """The root of a pair has no side of its own; its legs have."""
+    if row.get("side") is None and children:
+        return children[0].side
+    return _side(row)
+
+
+def _algo_order_type(row: Mapping[str, Any], algo_type: str) -> OrderType | None:
+    is_limit = str(row.get("type")).upper() == "LIMIT"
+    if algo_type == "BRACKET":
+        return OrderType.LIMIT if is_limit else OrderType.MARKET
+    if algo_type == "STOP":
+        return OrderType.STOP_LIMIT if is_limit else OrderType.STOP
+    return None
+
+
+def _average(row: Mapping[str, Any]) -> Decimal | None:
+    """Three spellings on three paths (section 15, trap 20); 0 before a fill means none."""
+    return _positive(_first(row, "average_executed_price", "avg_executed_price"))
+
+
+def _reason(row: Mapping[str, Any]) -> str:
+    reason = _first(row, "reason", "error_message")
+    return reason if isinstance(reason, str) and reason.lower() != "none" else ""
+
+
+# ------------------------------------------------------------------------------------------------------- fills, positions
+
+
+def trade(row: Mapping[str, Any]) -> Fill:
+    """A trade from REST. `order_id` is the plain order's, also for what an algo order caused."""
+    return _fill(
+        row,
+        trade_id=identifier(row.get("id")),
+        executed_at=moment(row.get("executed_timestamp")),
+        realized_pnl=decimal_or_none(row.get("realized_pnl")),
+        maker=row.get("is_maker"),
+    )
+
+
+def _fill(
+    row: Mapping[str, Any],
+    *,
+    trade_id: str | None,
+    executed_at: datetime | None,
+    realized_pnl: Decimal | None,
+    maker: object,
+) -> Fill:
+    order_id = identifier(row.get("order_id"))
+    price, quantity = _positive(row.get("executed_price")), _positive(row.get("executed_quantity"))
+    if trade_id is None or order_id is None or price is None or quantity is None or executed_at is None:
+        raise ParseError("a trade of the exchange lacks its id, order, price, quantity or time")
+    return Fill(
+        trade_id=trade_id,
+        order_id=order_id,
+        client_order_id=identifier(row.get("client_order_id")),
+        symbol=_text(row, "symbol"),
+        side=_side(row),
+        price=price,
+        quantity=quantity,
+        fee=decimal_or_none(row.get("fee")) or ZERO,
+        realized_pnl=realized_pnl,
+        is_maker=is_true(maker) or integer_or_none(maker) == 1,
+        executed_at=executed_at,
+    )
+
+
+def stream_fill(row: Mapping[str, Any]) -> Fill | None:
+    """The fill inside an `executionreport` (after `snake_keys`); None for a report without one (tradeId 0)."""
+    trade_id = identifier(row.get("trade_id"))
+    if trade_id is None or _positive(row.get("executed_quantity")) is None:
+        return None
+    return _fill(
+        row,
+        trade_id=trade_id,
+        executed_at=moment(row.get("timestamp")),
+        realized_pnl=None,  # a fill's own is not in this report, and the order's would be counted once per fill
+        maker=row.get("maker"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PositionRow:
+    """A position as reported, with what tells a newer report from an older one; `changed_ms` 0 and `seq` None when not said."""
+
+    position: Position
+    seq: int | None
+    changed_ms: int
+
+
+def position_row(row: Mapping[str, Any]) -> PositionRow:
+    """A position from REST, or from the `position` topic after `snake_keys`. Quantity zero is kept: it says "closed"."""
+    quantity = decimal_or_none(row.get("position_qty"))
+    if quantity is None:
+        raise ParseError("position_qty is missing in an answer of the exchange")
+    mode = MarginMode.ISOLATED if str(row.get("margin_mode")).upper() == "ISOLATED" else MarginMode.CROSS
+    changed = integer_or_none(_first(row, "updated_time", "timestamp")) or 0
+    position = Position(
+        symbol=_text(row, "symbol"),
+        quantity=quantity,
+        average_open_price=decimal_or_none(row.get("average_open_price")) or ZERO,
+        margin_mode=mode,
+        mark_price=_positive(row.get("mark_price")),
+        cost_position=decimal_or_none(row.get("cost_position")) or ZERO,
+        unsettled_pnl=decimal_or_none(row.get("unsettled_pnl")) or ZERO,
+        leverage=_positive(row.get("leverage")),
+        liquidation_price=_positive(row.get("est_liq_price")),
+        updated_at=moment(changed),
+    )
+    return PositionRow(position, integer_or_none(row.get("seq")), changed)
+
+
+def instrument(row: Mapping[str, Any]) -> Instrument:
+    """The trading rules of one symbol. Raises ParseError when a rule that orders are rounded by is missing."""
+    symbol = _text(row, "symbol")
+    required = (
+        "quote_min",
+        "quote_max",
+        "quote_tick",
+        "base_min",
+        "base_max",
+        "base_tick",
+        "min_notional",
+        "price_range",
+    )
+    values = {name: decimal_or_none(row.get(name)) for name in required}
+    numbers = {name: value for name, value in values.items() if value is not None}
+    if len(numbers) < len(required) or numbers["quote_tick"] <= 0 or numbers["base_tick"] <= 0:
+        raise ParseError(f"the trading rules of {symbol} are incomplete in the exchange's answer")
+    return Instrument(
+        symbol=symbol,
+        **numbers,
+        price_scope=decimal_or_none(row.get("price_scope")) or ZERO,
+        base_imr=decimal_or_none(row.get("base_imr")) or Decimal(1),
+        base_mmr=decimal_or_none(row.get("base_mmr")) or Decimal(1),
+        imr_factor=decimal_or_none(row.get("imr_factor")) or ZERO,
+        status=str(row.get("status") or "ACTIVE").upper(),
+    )
+
+
+def named(report: OrderReport, fill: Fill) -> Fill:
+    """A fill with the client order id of the order it belongs to (those of the stream carry it, trades carry none)."""
+    name = report.client_order_id
+    return fill if fill.client_order_id == name else replace(fill, client_order_id=name)

@@ -1,0 +1,1 @@
+"""Everything behind the durable queue: dispatch, submit, record, track, reconcile and protect."""

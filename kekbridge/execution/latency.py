@@ -1,0 +1,90 @@
+"""Tells how long each stage of an alert took, once, in the moment it is known. In memory: a restart begins anew.
+
+The store keeps the same figures for each alert; this is for those who count as things happen (the histograms of /metrics).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from kekbridge.model import Order, OrderStatus
+from kekbridge.model.latency import Moments, stages_of
+
+# More open orders than any exchange allows: those whose end nobody told must not pile up.
+_MOST_OPEN: Final = 20_000
+
+
+@dataclass(slots=True)
+class _Open:
+    """What is known of an alert that is under way, and which stages were told."""
+
+    received: datetime
+    fired: datetime | None
+    stored_ms: float
+    signed: datetime | None = None
+    told: set[str] = field(default_factory=set)
+
+    def moments(self, order: Order) -> Moments:
+        return Moments(
+            received=self.received,
+            fired=self.fired,
+            stored_ms=self.stored_ms,
+            signed=self.signed,
+            claimed=order.submitted_at,
+            accepted=order.accepted_at,
+            filled=order.finished_at if order.status is OrderStatus.FILLED else None,
+        )
+
+
+class StageWatch:
+    """Alerts received since the start. Every stage of each is told to every listener exactly once, in seconds."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[str, float], None]] = []
+        self._open: dict[str, _Open] = {}  # by the first order of an alert
+
+    def listen(self, listener: Callable[[str, float], None]) -> None:
+        """Call `listener(stage, seconds)` from now on."""
+        self._listeners.append(listener)
+
+    def stored(self, received: datetime, fired: datetime | None, milliseconds: float, first: str | None) -> None:
+        """An alert that is no repeat is on disk; `first` is the client order id of its first order, if it has one."""
+        known = _Open(received, fired, milliseconds)
+        self._tell(known, Moments(received=received, fired=fired, stored_ms=milliseconds))
+        if first is not None:
+            self._open[first] = known
+            while len(self._open) > _MOST_OPEN:
+                del self._open[next(iter(self._open))]
+
+    def answered(self, milliseconds: float) -> None:
+        """Its sender was answered."""
+        self._say("answered", milliseconds)
+
+    def signed(self, client_order_id: str, at: datetime | None) -> None:
+        """The request of an order was signed and left."""
+        known = self._open.get(client_order_id)
+        if known is not None and at is not None:
+            known.signed = at
+
+    def moved(self, order: Order) -> None:
+        """An order took a step; told again, it is no news."""
+        known = self._open.get(order.client_order_id)
+        if known is None:
+            return  # not the first of its alert, from before the start, or over
+        if order.accepted_at is not None or order.status.is_final:
+            self._tell(known, known.moments(order))
+        if order.status.is_final:
+            del self._open[order.client_order_id]
+
+    def _tell(self, known: _Open, moments: Moments) -> None:
+        for stage, milliseconds in stages_of(moments).items():
+            if stage not in known.told:
+                known.told.add(stage)
+                self._say(stage, milliseconds)
+
+    def _say(self, stage: str, milliseconds: float) -> None:
+        for listener in self._listeners:
+            listener(stage, milliseconds / 1000)

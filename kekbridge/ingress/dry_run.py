@@ -1,0 +1,125 @@
+"""A dry run: what would become of this message now, decided by the daemon's own code, with nothing stored, told or sent.
+
+Only the owner may ask (ingress/auth.py checks that the flag is signed). Answers with every verdict and the exact requests that would go
+to the exchange; the exchange itself is not asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from kekbridge.codes import status_of
+from kekbridge.errors import Refused
+from kekbridge.exchange.orderly import requests as bodies
+from kekbridge.ingress.http import Answer, Caller
+from kekbridge.model import CancelWish, OrderIntent, RateLimits, Usage, Webhook, client_order_id_of
+from kekbridge.store import admissions as admission
+from kekbridge.store.admissions import AlertDraft, Decision, Preview
+from kekbridge.store.codec import plain, settings_from_json, to_json
+from kekbridge.store.database import Database
+
+_REPEATS: Mapping[str, str] = {"duplicate": "duplicate", "conflict": "alert_id_reused"}
+
+
+def as_asked(caller: Caller) -> Caller:
+    """The caller with the limits that a dry run shall assume. Raises Refused(field_invalid) for a limit that does not exist."""
+    if caller.dry_run is None or not caller.dry_run.limits:
+        return caller
+    return replace(caller, webhook=_with_limits(caller.webhook, caller.dry_run.limits))
+
+
+async def rehearse(
+    database: Database,
+    draft: AlertDraft,
+    decide: Callable[[Usage], Decision],
+    webhook: Webhook,
+    account_rates: RateLimits,
+    *,
+    now: datetime,
+) -> Answer:
+    """Decide as an admission would, from the same usage, on a connection that cannot write. Always 200; `httpStatus` is the real one."""
+    seen = await database.read(
+        admission.preview,
+        draft,
+        decide,
+        rates=webhook.settings.rates,
+        account_rates=account_rates,
+        now=now,
+        cooldown_s=webhook.settings.limits.cooldown_s or 0,
+    )
+    body = _repeated(seen) if seen.decision is None else _decided(seen, seen.decision, draft.id)
+    return Answer(status=200, body={"dryRun": True, **{key: value for key, value in body.items() if value is not None}})
+
+
+def _with_limits(webhook: Webhook, limits: Mapping[str, Any]) -> Webhook:
+    stored = plain(webhook.settings)
+    unknown = sorted(limits.keys() - stored["limits"].keys())
+    if unknown:
+        raise _wrong_limit(unknown[0], "a limit's name", sorted(stored["limits"]))
+    stored["limits"] |= limits
+    try:
+        return replace(webhook, settings=settings_from_json(to_json(stored)))
+    except (ValidationError, TypeError):
+        raise _wrong_limit("limits", "values as `kekbridge webhook show NAME --json` writes them", ()) from None
+
+
+def _wrong_limit(found: str, expected: str, names: object) -> Refused:
+    hint = f" ({', '.join(map(str, names))})" if isinstance(names, list) else ""
+    return Refused("field_invalid", f"dry run: found {found[:40]!r}, expected {expected}{hint}", field="limits")
+
+
+def _repeated(seen: Preview) -> dict[str, Any]:
+    first = seen.first
+    code = _REPEATS[seen.kind]
+    told = f"alert {first.id} came before" if first else None
+    http_status = 200 if seen.kind == "duplicate" else status_of(code)
+    return {"success": http_status == 200, "status": seen.kind, "httpStatus": http_status, "code": code, "error": told}
+
+
+def _decided(seen: Preview, decision: Decision, alert_id: str) -> dict[str, Any]:
+    is_limited = seen.kind == "rate_limited"
+    code = "rate_limited" if is_limited else decision.code
+    http_status = 200 if seen.kind == "admitted" or code is None else status_of(code)
+    return {
+        "success": http_status < 300,
+        "status": seen.kind,
+        "httpStatus": http_status,
+        "code": code,
+        "error": f"wait {seen.retry_after_s} s" if is_limited else decision.error,
+        "field": decision.field,
+        "action": decision.action,
+        "symbol": decision.symbol,
+        "warnings": list(decision.warnings),
+        "verdicts": [verdict.as_dict() for verdict in decision.verdicts],
+        "orders": [_order(intent, leg, alert_id) for leg, intent in enumerate(decision.intents)],
+        "cancels": [_cancel(wish) for wish in decision.cancels],
+    }
+
+
+def _order(intent: OrderIntent, leg: int, alert_id: str) -> dict[str, Any]:
+    """One order: what it is, and the request that would be signed. Later legs are sized once more when their turn comes."""
+    request = bodies.request_for(intent, client_order_id_of(alert_id, leg))
+    shown = {
+        "side": intent.side.value,
+        "symbol": intent.symbol,
+        "quantity": bodies.number(intent.quantity),
+        "orderType": intent.order_type.value,
+        "purpose": intent.purpose.value,
+        "reduceOnly": intent.reduce_only,
+        "expectedPrice": intent.reference_price,
+        "leverage": intent.leverage,
+        "afterLeg": intent.after_leg,
+        "path": request.path,
+        "request": json.loads(request.text),
+    }
+    return {name: plain(value) for name, value in shown.items() if value is not None}
+
+
+def _cancel(wish: CancelWish) -> dict[str, Any]:
+    return {"symbol": wish.symbol, "comment": wish.comment}

@@ -1,0 +1,1 @@
+"""TLS of the public listener: server certificates, ACME and client-certificate pinning."""

@@ -1,0 +1,94 @@
+"""Checks of what runs by the clock: nightly backup, jobs, alerts that do not come or are about to end, who is told. Reads only."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from kekbridge.config import Settings
+from kekbridge.exchange.orderly.checks import Check
+from kekbridge.formatting import age, duration
+from kekbridge.model import Mode
+from kekbridge.ops.backup import LAST_BACKUP
+from kekbridge.ops.expected import ENDS_SOON
+from kekbridge.ops.nightly import directory_of
+from kekbridge.ops.notifier import NOTIFY_URLS, channels_of
+from kekbridge.store import conditions, times, webhooks
+from kekbridge.store import job_runs as jobruns
+from kekbridge.store import settings as stored_settings
+from kekbridge.vault import OpenVault
+
+_BACKUP_AGE: Final = timedelta(days=2)
+
+
+def checks(connection: sqlite3.Connection, settings: Settings, data_dir: Path, now: datetime) -> list[Check]:
+    """Everything about the daemon's chores that the store knows."""
+    return [
+        *_backup(connection, settings, data_dir, now),
+        *_jobs(connection),
+        *_expected(connection, now),
+    ]
+
+
+def _backup(connection: sqlite3.Connection, settings: Settings, data_dir: Path, now: datetime) -> Iterable[Check]:
+    last = stored_settings.get_value(connection, LAST_BACKUP)
+    at = times.optional_time(last) if isinstance(last, str) else None
+    wanted = settings.backup
+    plan = f"nightly at {wanted.at} UTC into {directory_of(wanted, data_dir)}" if wanted.nightly else "none at night"
+    if at is None or now - at > _BACKUP_AGE:
+        level: Any = "ok" if settings.mode is Mode.PAPER else "warning"
+        text = "no backup yet" if at is None else f"the last backup is of {at:%Y-%m-%d}"
+        fix = "let the daemon run at night" if wanted.nightly else "set backup.nightly = true"
+        yield Check("backup", level, f"{text}; {plan}", f"`kekbridge backup FILE`, or {fix}")
+    else:
+        yield Check("backup", "ok", f"last one {age(at, now)}; {plan}")
+    if wanted.nightly and not wanted.dir and settings.mode is Mode.LIVE:
+        text = "nightly backups lie beside the data: they are lost with its disk"
+        yield Check("backup place", "warning", text, "name a directory on another disk in backup.dir")
+
+
+def _jobs(connection: sqlite3.Connection) -> Iterable[Check]:
+    runs = jobruns.list_runs(connection)
+    failing = [run for run in runs if run.failures]
+    for run in failing:
+        text = f"{run.name} failed {run.failures} {'time' if run.failures == 1 else 'times'} in a row: {run.error}"
+        yield Check("job", "warning", text, "`kekbridge jobs`; the log says more")
+    if runs and not failing:
+        yield Check("jobs", "ok", f"{len(runs)} on the timetable, none failing")
+
+
+def _expected(connection: sqlite3.Connection, now: datetime) -> Iterable[Check]:
+    holding = conditions.holding(connection)
+    for webhook in webhooks.list_all(connection):
+        if not webhook.enabled:
+            continue
+        missed = holding.get(f"heartbeat:{webhook.id}")
+        if missed is not None:
+            every = duration(webhook.settings.expect_alert_every_s or 0)
+            text = f"{webhook.name}: none came for longer than {every} (since {age(missed.since, now)})"
+            yield Check("alerts", "warning", text, "see whether the alert still runs at TradingView")
+        ends_at = webhook.settings.alert_expires_at
+        if ends_at is None:
+            continue
+        fix = f"renew it there, then `kekbridge webhook edit {webhook.name} --alert-expires 60d`"
+        if ends_at <= now:
+            yield Check("alerts", "broken", f"{webhook.name}: its alert ended at TradingView {age(ends_at, now)}", fix)
+        elif ends_at - now <= ENDS_SOON:
+            yield Check("alerts", "warning", f"{webhook.name}: its alert ends at TradingView {age(ends_at, now)}", fix)
+        else:
+            yield Check("alerts", "ok", f"{webhook.name}: its alert ends at TradingView {age(ends_at, now)}")
+
+
+def channels(settings: Settings, vault: OpenVault | None) -> Iterable[Check]:
+    """Whether anybody is told when something happens."""
+    if vault is None:
+        return
+    found = channels_of(vault.get(NOTIFY_URLS))
+    if found:
+        yield Check("notify", "ok", ", ".join(channel.name for channel in found))
+        return
+    level: Any = "ok" if settings.mode is Mode.PAPER else "warning"
+    yield Check("notify", level, "nobody is told of fills, limits and trouble", "`kekbridge notify set`")

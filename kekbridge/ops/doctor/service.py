@@ -1,0 +1,100 @@
+"""Checks of the running daemon and of its systemd unit: is it up, has it reconciled, is it started at boot. Asks only this machine."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from kekbridge.exchange.orderly.checks import Check
+from kekbridge.model import Mode
+from kekbridge.store.lock import DaemonLock
+
+UNIT: Final = "kekbridge.service"
+_TIMEOUT_S: Final = 3.0
+
+
+def daemon_checks(data_dir: Path, url: str) -> list[Check]:
+    """Whether the daemon of this data directory runs and says that it is ready; `url` is where it listens on this machine."""
+    holder = DaemonLock.holder(data_dir)
+    if holder is None:
+        return [Check("daemon", "warning", "not running", "`kekbridge serve`, or systemctl start kekbridge")]
+    ready = _readiness(url)
+    if ready is None:
+        return [Check("daemon", "broken", f"process {holder} runs, but {url} does not answer", "see its log")]
+    if not ready.get("exchangeReachable"):
+        text = f"process {holder}: the exchange is not reached: {ready.get('detail') or 'no answer'}"
+        return [Check("daemon", "broken", text, "check the network; entries are held back meanwhile")]
+    if not ready.get("reconciled"):
+        return [
+            Check(
+                "daemon",
+                "broken",
+                f"process {holder} has not reconciled with the exchange yet",
+                "wait, then see the log",
+            )
+        ]
+    lines = [Check("daemon", "ok", f"process {holder}, {ready.get('mode')}, ready")]
+    if not ready.get("streamLive"):
+        lines.append(Check("stream", "warning", "down: the exchange is polled instead", "it is opened again by itself"))
+    else:
+        lines.append(Check("stream", "ok", "live"))
+    if ready.get("entriesHeld"):
+        lines.append(
+            Check("entries", "warning", "held back: the exchange left several orders unanswered", "see the log")
+        )
+    return lines
+
+
+def _readiness(url: str) -> dict[str, Any] | None:
+    """What /readyz says there; None when nothing of ours answers."""
+    parts = urlsplit(url)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname or "", parts.hostname or "")  # noqa: S104 - compared only
+    try:
+        connection: http.client.HTTPConnection
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            context.check_hostname = False  # this machine, by its address: the public check looks at the name
+            context.verify_mode = ssl.CERT_NONE
+            connection = http.client.HTTPSConnection(host, parts.port, timeout=_TIMEOUT_S, context=context)
+        else:
+            connection = http.client.HTTPConnection(host, parts.port, timeout=_TIMEOUT_S)
+        try:
+            connection.request("GET", "/readyz")
+            answer = json.loads(connection.getresponse().read(65_536))
+        finally:
+            connection.close()
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+    return answer if isinstance(answer, dict) and "reconciled" in answer else None
+
+
+def systemd_checks(mode: Mode) -> list[Check]:
+    """Whether the unit is there, enabled and running; nothing is said where there is no systemd."""
+    systemctl = shutil.which("systemctl")
+    if systemctl is None or not Path("/run/systemd/system").is_dir():
+        return []
+    enabled, active = (_ask(systemctl, verb) for verb in ("is-enabled", "is-active"))
+    if enabled in ("", "not-found"):
+        level: Any = "ok" if mode is Mode.PAPER else "warning"
+        return [Check("systemd", level, "no unit is installed", "`kekbridge install-systemd`")]
+    if active == "failed":
+        return [Check("systemd", "broken", f"{UNIT} failed", f"journalctl -u {UNIT} -n 50")]
+    if enabled != "enabled":
+        return [Check("systemd", "warning", f"{UNIT} is {enabled}: not started at boot", f"systemctl enable {UNIT}")]
+    return [Check("systemd", "ok", f"{UNIT} is {enabled}, {active}")]
+
+
+def _ask(systemctl: str, verb: str) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603 - a found program with constant arguments
+            [systemctl, verb, UNIT], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()

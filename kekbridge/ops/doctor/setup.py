@@ -1,0 +1,107 @@
+"""Checks of what was set up in the store: webhooks, limits, trading state, orders nobody knows the end of. Reads only."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final
+
+from kekbridge.config import Settings
+from kekbridge.exchange.orderly.checks import Check
+from kekbridge.model import Limits, Mode, RateLimits, TradingState, Webhook
+from kekbridge.risk.limits import account_limits, tighter
+from kekbridge.store import settings as stored_settings
+from kekbridge.store import webhooks
+
+# What keeps a runaway strategy from emptying an account; any one of them per webhook is enough.
+_BRAKES: Final = ("daily_limit", "daily_orders", "max_daily_loss", "max_drawdown")
+
+
+def checks(connection: sqlite3.Connection, settings: Settings, now: datetime) -> list[Check]:
+    """Everything about the store's rows."""
+    found = [webhook for webhook in webhooks.list_all(connection) if webhook.enabled]
+    return [
+        *_webhooks(found),
+        *_limits(found, account_limits(**settings.risk.limits()), settings.mode),
+        _rate(settings.risk.rates),
+        *_trading(connection, found, now),
+        *_unknown(connection),
+    ]
+
+
+def _webhooks(found: list[Webhook]) -> Iterable[Check]:
+    if not found:
+        fix = "`kekbridge webhook create NAME`"
+        yield Check("webhooks", "warning", "no webhook is enabled: every alert is refused", fix)
+        return
+    unsigned = _names(webhook for webhook in found if not webhook.settings.require_signature)
+    if unsigned:
+        text = f"no signature needed: {unsigned}; whoever sees one message can send any other"
+        yield Check(
+            "signatures", "warning", text, "`kekbridge webhook edit NAME --require-signature` and a new template"
+        )
+    undated = _names(webhook for webhook in found if not webhook.settings.require_timestamp)
+    if undated:
+        text = f"no timestamp needed: {undated}; an old message can be sent again later"
+        yield Check("timestamps", "warning", text, "`kekbridge webhook edit NAME --require-timestamp`")
+    if not unsigned and not undated:
+        yield Check("webhooks", "ok", f"{len(found)} enabled, signed and dated")
+
+
+def _limits(found: list[Webhook], account: Limits, mode: Mode) -> Iterable[Check]:
+    """On paper a missing limit costs nothing: it is told without a warning."""
+    bare = [
+        webhook
+        for webhook in found
+        if all(getattr(tighter(webhook.settings.limits, account), brake) is None for brake in _BRAKES)
+    ]
+    if bare:
+        level: Any = "ok" if mode is Mode.PAPER else "warning"
+        fix = "`kekbridge webhook edit NAME --max-daily-loss 500 --daily-limit 20000`, or [risk] in the settings"
+        yield Check("limits", level, f"no daily limit, loss cut-off or drawdown: {_names(bare)}", fix)
+    elif found:
+        yield Check("limits", "ok", "every webhook has a daily limit, loss cut-off or drawdown")
+    stopless = _names(webhook for webhook in found if not tighter(webhook.settings.limits, account).require_stop_loss)
+    if stopless and mode is not Mode.PAPER:
+        fix = "`kekbridge webhook edit NAME --require-stop-loss`"
+        yield Check("stop loss", "warning", f"entries pass without a stop loss: {stopless}", fix)
+
+
+def _rate(rates: RateLimits) -> Check:
+    """The one brake on all webhooks together: each has its own, but there may be many."""
+    numbers = ((rates.per_minute, "a minute"), (rates.per_hour, "an hour"), (rates.per_day, "a day"))
+    told = ", ".join(f"{number:,} {window}" for number, window in numbers if number)
+    if not told:
+        return Check(
+            "rates", "warning", "all webhooks together may send any number of alerts", "set [risk] rate_per_minute"
+        )
+    return Check("rates", "ok", f"all webhooks together: at most {told}")
+
+
+def _trading(connection: sqlite3.Connection, found: list[Webhook], now: datetime) -> Iterable[Check]:
+    scopes = [(stored_settings.ACCOUNT, "the account"), *((one.id, f"webhook {one.name}") for one in found)]
+    closed = False
+    for scope, name in scopes:
+        control = stored_settings.trading_control(connection, now=now, scope=scope)
+        if control.state is not TradingState.RUNNING:
+            closed = True
+            text = f"{name} is {control.state.value.replace('_', ' ')}: {control.reason}"
+            yield Check("trading", "warning", text, "`kekbridge resume` when the reason is over")
+    if not closed:
+        yield Check("trading", "ok", "entries and exits pass")
+
+
+def _unknown(connection: sqlite3.Connection) -> Iterable[Check]:
+    count = connection.execute(
+        "SELECT COUNT(*) FROM orders WHERE status = 'unknown' AND finished_at IS NULL"
+    ).fetchone()[0]
+    if count:
+        text = f"{count} {'order has' if count == 1 else 'orders have'} no known outcome"
+        yield Check(
+            "orders", "warning", text, "the daemon asks for them; `kekbridge orders --status unknown` lists them"
+        )
+
+
+def _names(found: Iterable[Webhook]) -> str:
+    return ", ".join(webhook.name for webhook in found)

@@ -1,0 +1,104 @@
+"""Watches the account's value: a mark every minute with its peak, and entries closed when a loss went over its limit between alerts.
+
+Alerts meet the same limits at their admission (decision.py); this is for the losses that no alert brings to notice. Sends no order.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+
+from kekbridge.exchange.base import Exchange
+from kekbridge.exchange.orderly.account_api import FundingPayment, Transfer
+from kekbridge.log import get_logger
+from kekbridge.model import AccountSnapshot, Limits, Trip, Usage
+from kekbridge.risk.drawdown import drawdown_of, follow_peak, loss_of_day, next_midnight
+from kekbridge.risk.limits import percent, usdc
+from kekbridge.store import equity as marks
+from kekbridge.store import funding, settings, webhooks
+from kekbridge.store.database import Database
+from kekbridge.store.usage import read_usage
+
+log = get_logger("kekbridge.ops.equity")
+
+MARK_EVERY_S = 60.0
+_LATE_FUNDING = timedelta(hours=1)
+_FIRST_FUNDING = timedelta(days=30)
+
+
+class EquityWatch:
+    """One per daemon; jobs.py calls `look` by the clock."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        exchange: Exchange,
+        transfers: Callable[[datetime], Awaitable[Sequence[Transfer]]],
+        funding: Callable[[datetime], Awaitable[Sequence[FundingPayment]]],
+        account_limits: Limits,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._database = database
+        self._exchange = exchange
+        self._transfers = transfers
+        self._funding = funding
+        self._account_limits = account_limits
+        self._clock = clock
+
+    async def look(self) -> None:
+        """Take a mark now, reckon the peak, close what tripped. Raises ExchangeUnavailable, StoreUnavailable.
+
+        The account is asked before its transfers: what moved its value is then in the list that is read after it.
+        """
+        since = await self._database.read(marks.flows_wanted_since, now=self._clock())
+        snapshot = await self._exchange.refresh()
+        moved = await self._transfers(since)
+        flows = [(transfer.id, transfer.flow) for transfer in moved]
+        now = self._clock()
+        mark = await self._database.write(marks.record, snapshot, flows, follow_peak, now=now)
+        tripped = await self._database.write(close_what_tripped, snapshot, self._account_limits, now=now)
+        for one in tripped:
+            log.warning("limit_tripped", scope=one.scope, rule=one.rule, reason=one.reason, until=one.until)
+        await self._note_funding(now)
+        log.debug("equity", value=mark.value, peak=mark.peak, flow=mark.flow)
+
+    async def _note_funding(self, now: datetime) -> None:
+        """Keep the funding payments for the statistics. The newest are read again: the exchange may list one late."""
+        known = await self._database.read(funding.known_until)
+        payments = await self._funding((known or now - _FIRST_FUNDING) - _LATE_FUNDING)
+        if payments:
+            await self._database.write(_add_funding, payments)
+
+
+def _add_funding(connection: sqlite3.Connection, payments: Sequence[FundingPayment]) -> None:
+    for payment in payments:
+        if payment.created_at is not None:
+            funding.add(connection, payment.symbol, payment.created_at, payment.fee)
+
+
+def close_what_tripped(
+    connection: sqlite3.Connection, snapshot: AccountSnapshot, account_limits: Limits, *, now: datetime
+) -> tuple[Trip, ...]:
+    """Close every scope whose loss or drawdown is over its limit and that is still open; returns what was closed."""
+    closed: list[Trip] = []
+    for webhook in webhooks.list_all(connection):
+        usage = read_usage(connection, webhook.id, now=now, cooldown_s=0)
+        found = (
+            *trips_of("webhook", webhook.settings.limits, usage, snapshot, now=now),
+            *trips_of("account", account_limits, usage, snapshot, now=now),
+        )
+        closed += [one for one in found if settings.trip(connection, one, webhook_id=webhook.id, now=now)]
+    return tuple(closed)
+
+
+def trips_of(scope: str, limits: Limits, usage: Usage, snapshot: AccountSnapshot, *, now: datetime) -> Iterable[Trip]:
+    """The drawdown and the day's loss of one scope, where they are over the limit. The drawdown first: it lasts longer."""
+    fallen, loss = drawdown_of(usage.equity_peak, snapshot.account_value), loss_of_day(usage, snapshot, limits, scope)
+    if limits.max_drawdown is not None and fallen >= limits.max_drawdown:
+        reason = f"drawdown {percent(fallen)}, limit {percent(limits.max_drawdown)}"
+        yield Trip(scope=scope, rule="drawdown", reason=reason, until=None)
+    if limits.max_daily_loss is not None and loss >= limits.max_daily_loss:
+        reason = f"daily_loss: {usdc(loss)}, limit {usdc(limits.max_daily_loss)}"
+        yield Trip(scope=scope, rule="daily_loss", reason=reason, until=next_midnight(now))

@@ -1,0 +1,111 @@
+"""Watches what ends on a day: the exchange key, the certificate served here, and the one the world sees at server.public_url."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sqlite3
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from kekbridge.errors import ConfigError, ExchangeUnavailable
+from kekbridge.exchange.orderly.account_api import KeyInfo
+from kekbridge.formatting import duration
+from kekbridge.log import get_logger
+from kekbridge.ops.conditions import Conditions
+from kekbridge.ops.pem import not_after
+from kekbridge.store import conditions, events
+
+log = get_logger("kekbridge.ops.expiry")
+
+_TIMEOUT_S: Final = 5.0
+
+
+class ExpiryWatch:
+    """`look` every hour. What cannot be asked now is no news: the next look asks again."""
+
+    def __init__(
+        self,
+        conditions: Conditions,
+        key: Callable[[], Awaitable[KeyInfo | None]],
+        *,
+        certificate_file: str,
+        public_url: str,
+        soon: timedelta,
+        clock: Callable[[], datetime],
+    ) -> None:
+        """`key` asks for our own key; `certificate_file` and `public_url` empty: there is none."""
+        self._conditions = conditions
+        self._key = key
+        self._certificate_file = certificate_file
+        self._public_url = public_url
+        self._soon = soon
+        self._clock = clock
+
+    async def look(self) -> None:
+        """Raises ConfigError for a certificate that cannot be read, StoreUnavailable."""
+        if self._certificate_file:
+            name, ends_at = await asyncio.to_thread(_end_of_file, self._certificate_file)
+            await self._judge("certificate", ends_at, {"name": name})
+        url = urlsplit(self._public_url)
+        if url.scheme == "https" and url.hostname:
+            served = await asyncio.to_thread(served_until, url.hostname, url.port or 443)
+            if served is not None:
+                await self._judge("certificate", served, {"name": url.hostname})
+        try:
+            key = await self._key()
+        except ExchangeUnavailable as error:
+            log.info("key_not_asked", error=error.message)
+            return
+        if key is not None and key.expires_at is not None:
+            await self._judge("key", key.expires_at, {})
+
+    async def _judge(self, subject: str, ends_at: datetime, about: Mapping[str, str]) -> None:
+        """Told when it ends soon, again when it has ended, and once more when a new one is there."""
+        left = ends_at - self._clock()
+        kind = None
+        if left <= self._soon:
+            kind = f"{subject}_expired" if left <= timedelta(0) else f"{subject}_expiring"
+        over = "key_renewed" if subject == "key" else "certificate_valid"
+        data = {"day": f"{ends_at:%Y-%m-%d}", "left": duration(max(left, timedelta(0))), **about}
+        name = ":".join((subject, *about.values()))
+        await self._conditions.note(name, kind, over=over, data=data)
+
+
+def _end_of_file(file: str) -> tuple[str, datetime]:
+    path = Path(file).expanduser()
+    try:
+        return path.name, not_after(path.read_text(encoding="ascii", errors="replace"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the certificate {path} cannot be read: {error}; name a PEM file in tls.cert") from None
+
+
+def served_until(host: str, port: int) -> datetime | None:
+    """The end of the certificate that is served there, trusted or not; None when there is no TLS connection now. Blocks."""
+    context = ssl.create_default_context()
+    context.check_hostname = False  # only its end is asked; whether it is the right one is the doctor's question
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((host, port), timeout=_TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=host) as secured,
+        ):
+            found = secured.getpeercert(binary_form=True)
+        return None if found is None else not_after(ssl.DER_cert_to_PEM_cert(found))
+    except (OSError, ValueError) as error:
+        log.info("public_certificate_not_seen", host=host, port=port, error=str(error))
+        return None
+
+
+def note_renewal(connection: sqlite3.Connection, kind: str, details: Mapping[str, str], *, now: datetime) -> None:
+    """What the keeper of the domain's certificate reports: a success always, of failures in a row the first."""
+    name = f"renewal:{details.get('domain', '')}"
+    if kind == "certificate_not_renewed":
+        conditions.begin(connection, name, kind, now=now, data=details)
+        return
+    conditions.end(connection, name, None, now=now)
+    events.append(connection, kind, now=now, data=details)

@@ -1,0 +1,123 @@
+"""Market data that a paper market can honestly show: a book around the mark, candles of the known price.
+
+There is no tape behind it: candles are flat at the mark except for the price range of the running day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+
+from kekbridge.paper import responses as views
+from kekbridge.paper.codec import Refusal, integer
+from kekbridge.paper.matching import Trading
+from kekbridge.paper.models import Mark
+from kekbridge.paper.state import Engine
+
+_MINUTE = 60_000
+_KLINE_MS = {
+    "1m": _MINUTE,
+    "5m": 5 * _MINUTE,
+    "15m": 15 * _MINUTE,
+    "30m": 30 * _MINUTE,
+    "1h": 60 * _MINUTE,
+    "4h": 240 * _MINUTE,
+    "12h": 720 * _MINUTE,
+    "1d": 1440 * _MINUTE,
+    "1w": 7 * 1440 * _MINUTE,
+    "1mon": 30 * 1440 * _MINUTE,
+    "1y": 365 * 1440 * _MINUTE,
+}
+_UDF = {
+    "1": "1m",
+    "5": "5m",
+    "15": "15m",
+    "30": "30m",
+    "60": "1h",
+    "240": "4h",
+    "720": "12h",
+    "D": "1d",
+    "1D": "1d",
+    "W": "1w",
+    "1W": "1w",
+    "M": "1mon",
+    "1M": "1mon",
+}
+_LEVELS = 20
+_CHUNK_USDC = Decimal(50_000)
+
+
+def depth(
+    trading: Trading, symbol: str, levels: int
+) -> tuple[list[tuple[Decimal, Decimal]], list[tuple[Decimal, Decimal]]]:
+    """(asks ascending, bids descending) of (price, quantity), one tick per level."""
+    engine = trading.engine
+    instrument, mark = engine.instruments[symbol], engine.marks[symbol].price
+    steps = max((_CHUNK_USDC / mark / instrument.base_tick).to_integral_value(), Decimal(1))
+    quantity = steps * instrument.base_tick
+    asks: list[tuple[Decimal, Decimal]] = []
+    bids: list[tuple[Decimal, Decimal]] = []
+    for level in range(max(1, min(levels, _LEVELS))):
+        ask, bid = trading.quote(symbol, level)
+        asks.append((ask, quantity))
+        if not bids or bid < bids[-1][0]:
+            bids.append((bid, quantity))
+    return asks, bids
+
+
+def klines(engine: Engine, symbol: str, kind: str, limit: int) -> list[dict[str, object]]:
+    """The newest `limit` candles, newest first; -1005 for an unknown type."""
+    length = _KLINE_MS.get(kind)
+    if length is None:
+        raise Refusal(-1005, f"type is {kind[:20]!r}; expected one of {', '.join(_KLINE_MS)}.")
+    price = engine.marks[symbol].price
+    last = engine.clock() // length * length
+    return [
+        {
+            "open": price,
+            "close": price,
+            "low": price,
+            "high": price,
+            "volume": 0,
+            "amount": 0,
+            "symbol": symbol,
+            "type": kind,
+            "start_timestamp": last - index * length,
+            "end_timestamp": last - index * length + length,
+        }
+        for index in range(limit)
+    ]
+
+
+def udf_history(engine: Engine, query: Mapping[str, str], *, amounts: bool) -> dict[str, object]:
+    """TradingView UDF candles; times in seconds."""
+    symbol = query.get("symbol", "")
+    engine.instrument(symbol)
+    kind = _UDF.get(query.get("resolution", ""))
+    if kind is None:
+        return {"s": "error", "errmsg": "unknown resolution"}
+    length = _KLINE_MS[kind]
+    end = (integer(query.get("to"), "to") or engine.clock() // 1000) * 1000
+    start = integer(query.get("from"), "from")
+    count = integer(query.get("limit"), "limit") or 1000
+    if start is not None:
+        count = min(count, max((end - start * 1000) // length, 0) + 1)
+    last = min(end, engine.clock()) // length * length
+    times = [(last - index * length) // 1000 for index in range(min(count, 1000))][::-1]
+    flat = [engine.marks[symbol].price] * len(times)
+    zeros = [0] * len(times)
+    answer: dict[str, object] = {"s": "ok", "t": times, "o": flat, "h": flat, "l": flat, "c": flat, "v": zeros}
+    return answer | {"a": zeros} if amounts else answer
+
+
+def funding_history(engine: Engine, mark: Mark) -> list[dict[str, int]]:
+    """Past funding rates, newest first: the last one known, as nothing older is kept."""
+    if not mark.last_funding_at:
+        return []
+    row: dict[str, object] = {
+        "symbol": mark.symbol,
+        "funding_rate": mark.last_rate,
+        "funding_rate_timestamp": mark.last_funding_at,
+        "next_funding_time": views.next_funding(engine, mark.symbol),
+    }
+    return [row]  # type: ignore[list-item]

@@ -1,0 +1,405 @@
+"""Positions and money of the paper account: fills, funding, settlement, margin, leverage (section 10).
+
+It books what happened; whether an order may happen is asked here (`margin_after`) but decided in trading.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from kekbridge.paper import money
+from kekbridge.paper.codec import Refusal, encode
+from kekbridge.paper.models import ZERO, Entry, Order, Position, Trade
+from kekbridge.paper.money import Margin
+from kekbridge.paper.state import Engine
+
+CROSS, ISOLATED = "CROSS", "ISOLATED"
+
+
+def signed(side: str, quantity: Decimal) -> Decimal:
+    """Quantity with the sign of its side."""
+    return quantity if side == "BUY" else -quantity
+
+
+class Clearing:
+    """Books fills and answers what the account can bear."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    # --- margin --------------------------------------------------------------------------------------------
+
+    def pending(self, symbol: str, margin_mode: str) -> tuple[Decimal, Decimal]:
+        """Open quantity of opening orders: (long, short), the short one negative or zero."""
+        longs, shorts = ZERO, ZERO
+        for order in self.engine.open_orders.values():
+            if order.symbol == symbol and order.margin_mode == margin_mode and not order.reduce_only:
+                if order.side == "BUY":
+                    longs += order.left
+                else:
+                    shorts -= order.left
+        return longs, shorts
+
+    def _pending_all(self) -> dict[tuple[str, str], tuple[Decimal, Decimal]]:
+        found: dict[tuple[str, str], tuple[Decimal, Decimal]] = {}
+        for order in self.engine.open_orders.values():
+            if order.reduce_only:
+                continue
+            key = (order.symbol, order.margin_mode)
+            longs, shorts = found.get(key, (ZERO, ZERO))
+            if order.side == "BUY":
+                found[key] = (longs + order.left, shorts)
+            else:
+                found[key] = (longs, shorts - order.left)
+        return found
+
+    def margin(self, extra: Order | None = None, leverage: dict[str, int] | None = None) -> Margin:
+        """The account now, optionally with one more order or other cross leverages."""
+        engine = self.engine
+        pending = self._pending_all()
+        if extra is not None:
+            key = (extra.symbol, extra.margin_mode)
+            longs, shorts = pending.get(key, (ZERO, ZERO))
+            more = signed(extra.side, extra.quantity)
+            pending[key] = (longs + max(more, ZERO), shorts + min(more, ZERO))
+        collateral = account_value = engine.account.balance
+        isolated = frozen = ZERO
+        sums = [ZERO] * 6
+        for key in pending.keys() | engine.positions.keys():
+            symbol, mode = key
+            if symbol not in engine.instruments:
+                continue
+            mark = engine.marks[symbol]
+            position = engine.positions.get(key) or Position(symbol, mode)
+            pnl = money.unsettled_pnl(position, mark.price, mark.funding_sum)
+            account_value += pnl
+            longs, shorts = pending.get(key, (ZERO, ZERO))
+            if mode == ISOLATED:
+                isolated += position.margin
+                frozen += self._isolated_order_margin(symbol, position.qty, longs, shorts)
+                continue
+            collateral += pnl
+            wanted = (leverage or {}).get(symbol, engine.leverage(symbol, CROSS))
+            _add(sums, self._cross_needs(symbol, position.qty, longs, shorts, wanted))
+        collateral -= isolated
+        return Margin(
+            balance=engine.account.balance,
+            collateral=collateral,
+            account_value=account_value,
+            free=collateral - sums[3] - frozen,
+            notional=sums[0],
+            notional_with_orders=sums[1],
+            initial=sums[2],
+            initial_with_orders=sums[3],
+            maintenance=sums[4],
+            maintenance_with_orders=sums[5],
+            isolated=isolated,
+            isolated_frozen=frozen,
+        )
+
+    def _cross_needs(
+        self, symbol: str, qty: Decimal, longs: Decimal, shorts: Decimal, leverage: int
+    ) -> tuple[Decimal, ...]:
+        instrument, price = self.engine.instruments[symbol], self.engine.marks[symbol].price
+        notional = abs(qty) * price
+        # Orders on both sides cannot both open: the larger resulting position counts.
+        total = max(abs(qty), abs(qty + longs), abs(qty + shorts)) * price
+        initial = money.initial_rate(instrument, leverage, notional)
+        initial_total = initial if total == notional else money.initial_rate(instrument, leverage, total)
+        maintenance = money.maintenance_rate(instrument, notional)
+        maintenance_total = maintenance if total == notional else money.maintenance_rate(instrument, total)
+        return (
+            notional,
+            total,
+            initial * notional,
+            initial_total * total,
+            maintenance * notional,
+            maintenance_total * total,
+        )
+
+    def _isolated_order_margin(self, symbol: str, qty: Decimal, longs: Decimal, shorts: Decimal) -> Decimal:
+        opening = max(abs(qty + longs), abs(qty + shorts), abs(qty)) - abs(qty)
+        return opening * self.engine.marks[symbol].price / self.engine.leverage(symbol, ISOLATED)
+
+    def check(self, order: Order) -> None:
+        """Refuse an opening order that the account cannot bear: -1101, and -1012 during liquidation."""
+        engine = self.engine
+        self.check_frozen()
+        if order.reduce_only:
+            return
+        instrument, price = engine.instruments[order.symbol], engine.marks[order.symbol].price
+        position = engine.positions.get((order.symbol, order.margin_mode))
+        held = position.qty if position else ZERO
+        longs, shorts = self.pending(order.symbol, order.margin_mode)
+        waiting = longs if order.side == "BUY" else shorts
+        after = held + waiting + signed(order.side, order.quantity)
+        if abs(after) <= max(abs(held), abs(held + waiting)):
+            return  # it makes nothing larger
+        limit = money.max_notional(instrument, engine.leverage(order.symbol, order.margin_mode))
+        if abs(after) * price > min(limit, instrument.global_max_oi_cap):
+            raise Refusal(-1101, f"The position would exceed the maximum notional of {limit:.2f} USDC.")
+        free = self.margin(order).free
+        if free < 0:
+            raise Refusal(-1101, f"The margin is insufficient: {-free:.2f} USDC are missing.")
+
+    def check_frozen(self) -> None:
+        """Refuse creates while a liquidation runs; -1012."""
+        if self.engine.account.frozen_until > self.engine.clock():
+            raise Refusal(-1012, "The account is in liquidation.")
+
+    # --- fills ---------------------------------------------------------------------------------------------
+
+    def fill(self, order: Order, price: Decimal, quantity: Decimal, *, is_maker: bool) -> Trade:
+        """Book one fill of an order: trade, position, order totals, journal, report."""
+        engine = self.engine
+        rate = engine.settings.maker_fee_bps if is_maker else engine.settings.taker_fee_bps
+        fee = money.fee_of(price, quantity, rate)
+        now = engine.clock()
+        position = engine.position(order.symbol, order.margin_mode)
+        realized = self.book(position, signed(order.side, quantity), price, fee, now)
+        trade = Trade(
+            trade_id=engine.next_id(),
+            order_id=order.order_id,
+            symbol=order.symbol,
+            side=order.side,
+            price=price,
+            quantity=quantity,
+            fee=fee,
+            is_maker=is_maker,
+            realized=realized,
+            at=now,
+            match_id=engine.next_seq(),
+            margin_mode=order.margin_mode,
+        )
+        engine.add_row(trade)
+        order.executed += quantity
+        order.value += price * quantity
+        order.fee += fee
+        order.realized += realized
+        order.updated = now
+        order.status = "FILLED" if order.executed == order.quantity else "PARTIAL_FILLED"
+        engine.touch(order)
+        engine.order_event(
+            "fill",
+            order,
+            quantity=quantity,
+            price=price,
+            fee=fee,
+            realized_pnl=realized,
+            trade_id=trade.trade_id,
+            is_maker=is_maker,
+            reduce_only=order.reduce_only,
+            algo_order_id=order.algo_id or None,
+            status=order.status,
+        )
+        return trade
+
+    def book(
+        self,
+        position: Position,
+        quantity: Decimal,
+        price: Decimal,
+        fee: Decimal,
+        now: int,
+        *,
+        kind: str = "normal",
+    ) -> Decimal:
+        """Change a position by a signed quantity at a price and return the realised PnL.
+
+        A change that turns the position round is booked as closing first, then opening anew.
+        """
+        engine, mark = self.engine, self.engine.marks[position.symbol]
+        before = position.qty
+        closing = min(abs(quantity), abs(before)) if before and (before > 0) != (quantity > 0) else ZERO
+        opening = abs(quantity) - closing
+        closing_fee = money.usdc(fee * closing / abs(quantity))
+        realized = ZERO
+        if closing:
+            part = closing if quantity > 0 else -closing
+            realized = money.apply_fill(position, part, price, closing_fee, mark.funding_sum)
+            position.closed_qty += closing
+            position.closed_value += closing * price
+            position.margin -= position.margin * closing / abs(before)
+            if position.qty == 0:
+                self._closed(position, now, "LONG" if before > 0 else "SHORT", kind=kind)
+        if opening:
+            part = opening if quantity > 0 else -opening
+            if position.qty == 0:
+                position.opened = now
+            money.apply_fill(position, part, price, fee - closing_fee, mark.funding_sum)
+            position.max_qty = max(position.max_qty, abs(position.qty))
+            position.entry_qty += opening
+            position.entry_value += opening * price
+            if position.margin_mode == ISOLATED:
+                position.margin += opening * price / engine.leverage(position.symbol, ISOLATED)
+        self.changed(position, now)
+        return realized
+
+    def replace(self, symbol: str, margin_mode: str, quantity: Decimal, now: int) -> None:
+        """Put a position at the current mark, as if it had just been opened without a fee."""
+        engine, mark = self.engine, self.engine.marks[symbol]
+        position = engine.position(symbol, margin_mode)
+        money.charge_funding(position, mark.funding_sum)
+        engine.account.balance += money.unsettled_pnl(position, mark.price, mark.funding_sum)
+        fresh = Position(symbol, margin_mode, last_funding=mark.funding_sum)
+        engine.positions[symbol, margin_mode] = fresh
+        if quantity:
+            self.book(fresh, quantity, mark.price, ZERO, now)
+        else:
+            self.changed(fresh, now)
+
+    def changed(self, position: Position, now: int) -> None:
+        """Stamp and store a position that has changed."""
+        position.updated = now
+        position.seq = self.engine.next_seq()
+        self.engine.touch(position)
+        self.engine.notice("position", position)
+
+    def _closed(self, position: Position, now: int, side: str, *, kind: str = "normal") -> None:
+        """The position is flat: write its history line and start its sums afresh."""
+        engine = self.engine
+        self.record(
+            "position_history",
+            {
+                "position_id": engine.next_id(),
+                "status": "closed",
+                "type": kind,
+                "symbol": position.symbol,
+                "avg_open_price": _ratio(position.entry_value, position.entry_qty),
+                "avg_close_price": _ratio(position.closed_value, position.closed_qty),
+                "max_position_qty": position.max_qty,
+                "closed_position_qty": position.closed_qty,
+                "side": side,
+                "trading_fee": position.fees,
+                "accumulated_funding_fee": position.funding,
+                "insurance_fund_fee": 0,
+                "liquidator_fee": 0,
+                "liquidation_id": None,
+                "realized_pnl": position.realized - position.fees - position.funding,
+                "open_timestamp": position.opened,
+                "close_timestamp": now,
+                "last_update_timestamp": now,
+                "leverage": engine.leverage(position.symbol, position.margin_mode),
+                "margin_mode": position.margin_mode,
+            },
+            now,
+        )
+        position.fees = position.funding = position.realized = ZERO
+        position.max_qty = position.closed_qty = position.closed_value = ZERO
+        position.entry_qty = position.entry_value = ZERO
+        if position.margin_mode == ISOLATED:
+            # An isolated position leaves nothing behind: margin and result return to the balance at once.
+            position.margin = ZERO
+            engine.account.balance -= position.cost
+            position.cost = ZERO
+
+    def funding_due(self, now: int) -> None:
+        """Pay funding when a full UTC funding hour has passed since the last look."""
+        for symbol, instrument in self.engine.instruments.items():
+            period = instrument.funding_period * 3_600_000
+            mark = self.engine.marks[symbol]
+            due = now // period * period
+            if mark.last_funding_at == 0:
+                mark.last_funding_at = due
+                self.engine.touch(mark)
+            elif due > mark.last_funding_at:
+                mark.last_funding_at = due
+                self.pay_funding(symbol, mark.funding_rate, now)
+
+    def pay_funding(self, symbol: str, rate: Decimal, now: int) -> None:
+        """One funding payment: the unitary sum grows by mark × rate; positive rate: longs pay."""
+        engine, mark = self.engine, self.engine.marks[symbol]
+        mark.funding_sum += money.shown(mark.price * rate)
+        mark.last_rate = rate
+        engine.touch(mark)
+        for position in [p for p in engine.positions.values() if p.symbol == symbol and p.qty]:
+            owed = money.charge_funding(position, mark.funding_sum)
+            self.record(
+                "funding_fee",
+                {
+                    "symbol": symbol,
+                    "funding_rate": rate,
+                    "mark_price": mark.price,
+                    "funding_fee": owed,
+                    "payment_type": "Pay" if owed > 0 else "Receive",
+                    "status": "Accrued",
+                    "created_time": now,
+                    "updated_time": now,
+                    "margin_mode": position.margin_mode,
+                },
+                now,
+            )
+            engine.event("funding", symbol=symbol, rate=rate, mark_price=mark.price, funding_fee=owed)
+            self.changed(position, now)
+
+    def settle(self, symbol: str | None, now: int) -> Decimal:
+        """Move unsettled PnL of cross positions into the balance, as any counterparty's settlement may do."""
+        engine = self.engine
+        old, rows = engine.account.balance, []
+        for position in list(engine.positions.values()):
+            if symbol not in (None, position.symbol) or position.symbol not in engine.instruments:
+                continue
+            if position.margin_mode != CROSS:
+                continue
+            mark = engine.marks[position.symbol]
+            money.charge_funding(position, mark.funding_sum)
+            amount = money.unsettled_pnl(position, mark.price, mark.funding_sum)
+            if not amount:
+                continue
+            engine.account.balance += amount
+            position.cost += amount
+            rows.append({"symbol": position.symbol, "settled_amount": amount})
+            self.changed(position, now)
+        moved = engine.account.balance - old
+        if rows:
+            engine.touch(engine.account)
+            body: dict[str, object] = {
+                "id": engine.next_id(),
+                "old_balance": old,
+                "new_balance": engine.account.balance,
+                "settled_amount": moved,
+                "requested_time": now,
+                "settled_time": now,
+                "symbols": rows,
+            }
+            self.record("pnl_settlement", body, now)
+            engine.event("settlement", settled_amount=moved, old_balance=old, new_balance=old + moved)
+            engine.notice("settle", body)
+        return moved
+
+    def transfer(self, amount: Decimal, now: int) -> dict[str, object]:
+        """Book a deposit, or a withdrawal (negative), as completed; the line of the asset history is returned."""
+        engine = self.engine
+        if engine.account.balance + amount < 0 or self.margin().free + amount < 0:
+            raise Refusal(-1101, "The withdrawal is larger than the free collateral.")
+        engine.account.balance += amount
+        engine.touch(engine.account)
+        body: dict[str, object] = {
+            "id": str(engine.next_id()),
+            "tx_id": f"0x{engine.next_seq():064x}",
+            "side": "DEPOSIT" if amount > 0 else "WITHDRAW",
+            "token": "USDC",
+            "amount": abs(amount),
+            "fee": 0,
+            "trans_status": "COMPLETED",
+            "created_time": now,
+            "updated_time": now,
+            "chain_id": "0",
+        }
+        self.record("asset_history", body, now)
+        engine.event("transfer", amount=amount, balance=engine.account.balance)
+        engine.notice("account", None)
+        return body
+
+    def record(self, book: str, body: dict[str, object], now: int) -> None:
+        """Add a line, in the shape that the API answers with, to an account history."""
+        self.engine.add_row(Entry(self.engine.next_id(), book, now, encode(body)))
+
+
+def _add(sums: list[Decimal], more: tuple[Decimal, ...]) -> None:
+    for index, value in enumerate(more):
+        sums[index] += value
+
+
+def _ratio(value: Decimal, quantity: Decimal) -> Decimal:
+    return money.shown(value / quantity) if quantity else ZERO

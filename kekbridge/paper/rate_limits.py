@@ -1,0 +1,45 @@
+"""Rate limits as sliding windows, one per endpoint and caller (orderly-api.md section 11). Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from kekbridge.paper.codec import Refusal
+
+Limit = tuple[int, int]
+"""At most so many calls within so many milliseconds."""
+
+TEN_PER_SECOND: Limit = (10, 1_000)
+ONE_PER_SECOND: Limit = (1, 1_000)
+FIVE_PER_SECOND: Limit = (5, 1_000)
+TWENTY_PER_SECOND: Limit = (20, 1_000)
+THIRTY_PER_SECOND: Limit = (30, 1_000)
+THIRTY_PER_TEN_SECONDS: Limit = (30, 10_000)
+FIVE_PER_TEN_SECONDS: Limit = (5, 10_000)
+TEN_PER_MINUTE: Limit = (10, 60_000)
+FIVE_PER_MINUTE: Limit = (5, 60_000)
+TWENTY_PER_MINUTE: Limit = (20, 60_000)
+
+
+class Limiter:
+    """Remembers the calls of every window; a refused call does not count."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self.enabled = enabled
+        self._calls: dict[str, deque[int]] = {}
+
+    def check(self, bucket: str, limit: Limit, now: int, cost: int = 1) -> None:
+        """Count a call; Refusal -1003 (HTTP 429) when the window is full."""
+        if not self.enabled:
+            return
+        count, window = limit
+        calls = self._calls.setdefault(bucket, deque())
+        while calls and calls[0] <= now - window:
+            calls.popleft()
+        if len(calls) + cost > count:
+            raise Refusal(-1003, f"Too many requests: at most {count} in {window / 1000:g} s.")
+        calls.extend([now] * cost)
+
+    def forget(self) -> None:
+        """Start every window anew."""
+        self._calls.clear()

@@ -1,0 +1,359 @@
+"""Answers of the REST API, snake_case, numbers as numbers (orderly-api.md sections 4 to 9). Shapes only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from kekbridge.paper import identity, money
+from kekbridge.paper.models import ZERO, Algo, Entry, Mark, Order, Position, Trade
+from kekbridge.paper.positions import CROSS, Clearing
+from kekbridge.paper.state import Engine
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+
+def page(rows: Sequence[Any], number: int, size: int) -> dict[str, object]:
+    """A page of rows with its meta block; pages start at 1."""
+    start = (number - 1) * size
+    return {
+        "rows": rows[start : start + size],
+        "meta": {"total": len(rows), "records_per_page": size, "current_page": number},
+    }
+
+
+# --- orders ------------------------------------------------------------------------------------------------
+
+
+def order_view(order: Order, hidden: Sequence[Trade] = ()) -> dict[str, object]:
+    """The order object; `hidden` are fills that the reader must not see yet (read lag)."""
+    executed, fee, realized, value = order.executed, order.fee, order.realized, order.value
+    status = order.status
+    if hidden:
+        executed -= sum((trade.quantity for trade in hidden), ZERO)
+        fee -= sum((trade.fee for trade in hidden), ZERO)
+        realized -= sum((trade.realized for trade in hidden), ZERO)
+        value -= sum((trade.price * trade.quantity for trade in hidden), ZERO)
+        status = "PARTIAL_FILLED" if executed else "NEW"
+    return {
+        "order_id": order.order_id,
+        "user_id": identity.PAPER_USER_ID,
+        "price": order.price,
+        "type": order.type,
+        "quantity": order.quantity,
+        "amount": order.amount,
+        "executed": executed,
+        "executed_quantity": executed,
+        "total_executed_quantity": executed,
+        "visible": order.visible,
+        "visible_quantity": order.visible,
+        "symbol": order.symbol,
+        "side": order.side,
+        "status": status,
+        "total_fee": fee,
+        "fee_asset": "USDC",
+        "client_order_id": order.client_order_id,
+        "average_executed_price": money.shown(value / executed) if executed else 0,
+        "created_time": order.created,
+        "updated_time": order.updated,
+        "realized_pnl": realized,
+        "reduce_only": order.reduce_only,
+        "order_tag": order.order_tag,
+        "margin_mode": order.margin_mode,
+    }
+
+
+def created_view(order: Order) -> dict[str, object]:
+    """The answer to a create: an id and no fill information (section 6)."""
+    by_amount = order.amount is not None
+    return {
+        "order_id": order.order_id,
+        "client_order_id": order.client_order_id,
+        "order_type": order.type,
+        "order_price": order.price,
+        "order_quantity": None if by_amount else order.quantity,
+        "order_amount": order.amount,
+        "error_message": "none",
+    }
+
+
+def trade_view(trade: Trade) -> dict[str, object]:
+    """The trade object."""
+    return {
+        "id": trade.trade_id,
+        "symbol": trade.symbol,
+        "fee": trade.fee,
+        "fee_asset": "USDC",
+        "side": trade.side,
+        "order_id": trade.order_id,
+        "executed_price": trade.price,
+        "executed_quantity": trade.quantity,
+        "executed_timestamp": trade.at,
+        "is_maker": 1 if trade.is_maker else 0,
+        "realized_pnl": trade.realized,
+        "match_id": trade.match_id,
+        "margin_mode": trade.margin_mode,
+        "order_enum_fee": None,
+        "order_enum_fee_rate": None,
+    }
+
+
+def algo_view(engine: Engine, node: Algo) -> dict[str, object]:
+    """The algo object with its children, recursively (section 7)."""
+    root = engine.algos[node.root_id]
+    return {
+        "algo_order_id": node.algo_order_id,
+        "parent_algo_order_id": node.parent_id,
+        "root_algo_order_id": node.root_id,
+        "client_order_id": node.client_order_id,
+        "symbol": node.symbol,
+        "algo_type": node.algo_type,
+        "algo_status": node.status,
+        "root_algo_order_status": root.status,
+        "root_algo_status": root.status,
+        "side": node.side,
+        "type": node.type,
+        "price": node.price,
+        "quantity": node.quantity,
+        "visible_quantity": node.quantity,
+        "trigger_price": node.trigger_price,
+        "trigger_price_type": "MARK_PRICE",
+        "trigger_time": node.trigger_time or None,
+        "trigger_status": node.trigger_status or None,
+        "is_triggered": node.is_triggered,
+        "is_activated": node.is_activated,
+        "reduce_only": node.reduce_only,
+        "executed_quantity": node.executed,
+        "total_executed_quantity": node.executed,
+        "average_executed_price": money.shown(node.average),
+        "total_fee": node.fee,
+        "fee_asset": "USDC",
+        "realized_pnl": node.realized,
+        "order_tag": node.order_tag,
+        "margin_mode": node.margin_mode,
+        "activated_price": node.activated_price,
+        "callback_rate": node.callback_rate,
+        "callback_value": node.callback_value,
+        "extreme_price": node.extreme_price,
+        "created_time": node.created,
+        "updated_time": node.updated,
+        "child_orders": [algo_view(engine, child) for child in engine.children.get(node.algo_order_id, ())],
+    }
+
+
+# --- account -----------------------------------------------------------------------------------------------
+
+
+def _sum_since(engine: Engine, position: Position, since: int) -> tuple[Decimal, Decimal]:
+    realized, fees = ZERO, ZERO
+    for trade in reversed(engine.trades.values()):
+        if trade.at < since:
+            break
+        if trade.symbol == position.symbol and trade.margin_mode == position.margin_mode:
+            realized += trade.realized
+            fees += trade.fee
+    return realized, fees
+
+
+def position_view(clearing: Clearing, position: Position, margin: money.Margin) -> dict[str, object]:
+    """The position object (section 9)."""
+    engine = clearing.engine
+    instrument, mark = engine.instruments[position.symbol], engine.marks[position.symbol]
+    leverage = engine.leverage(position.symbol, position.margin_mode)
+    notional = abs(position.qty) * mark.price
+    longs, shorts = clearing.pending(position.symbol, position.margin_mode)
+    with_orders = max(abs(position.qty), abs(position.qty + longs), abs(position.qty + shorts)) * mark.price
+    pnl = money.unsettled_pnl(position, mark.price, mark.funding_sum)
+    mmr = money.maintenance_rate(instrument, notional)
+    liquidation = ZERO
+    if position.qty:
+        if position.margin_mode == CROSS:
+            collateral, need = margin.collateral, margin.maintenance
+        else:
+            collateral, need = position.margin + pnl, mmr * notional
+        liquidation = money.liquidation_price(mark.price, position.qty, mmr, collateral, need)
+    realized, fees = _sum_since(engine, position, engine.clock() - DAY_MS)
+    unrealized = position.qty * (mark.price - position.average)
+    return {
+        "symbol": position.symbol,
+        "position_qty": position.qty,
+        "average_open_price": money.shown(position.average),
+        "cost_position": position.cost,
+        "settle_price": money.shown(position.cost / position.qty) if position.qty else 0,
+        "mark_price": mark.price,
+        "unsettled_pnl": pnl,
+        "est_liq_price": money.shown(liquidation),
+        "imr": money.shown(money.initial_rate(instrument, leverage, notional)),
+        "mmr": money.shown(mmr),
+        "IMR_withdraw_orders": money.shown(money.initial_rate(instrument, leverage, with_orders)),
+        "MMR_with_orders": money.shown(money.maintenance_rate(instrument, with_orders)),
+        "pending_long_qty": longs,
+        "pending_short_qty": shorts,
+        "last_sum_unitary_funding": position.last_funding,
+        "accrued_funding_fee": money.accrued_funding(position, mark.funding_sum),
+        "pnl_24_h": realized + unrealized,
+        "fee_24_h": fees,
+        "leverage": leverage,
+        "margin_mode": position.margin_mode,
+        "margin": money.shown(position.margin),
+        "seq": position.seq,
+        "timestamp": position.opened or position.updated,
+        "updated_time": position.updated,
+    }
+
+
+def visible_positions(clearing: Clearing) -> list[Position]:
+    """Rows with a quantity or with PnL that is not settled yet (section 9)."""
+    listed = clearing.engine.instruments
+    return [p for p in clearing.engine.positions.values() if p.symbol in listed and (p.qty or p.cost)]
+
+
+def totals_view(clearing: Clearing, margin: money.Margin) -> dict[str, object]:
+    """The account part of `/v1/positions`."""
+    shown = money.shown
+    rate = margin.initial / margin.notional if margin.notional else ZERO
+    rate_orders = margin.initial_with_orders / margin.notional_with_orders if margin.notional_with_orders else ZERO
+    keep = margin.maintenance / margin.notional if margin.notional else ZERO
+    keep_orders = margin.maintenance_with_orders / margin.notional_with_orders if margin.notional_with_orders else ZERO
+    return {
+        "current_margin_ratio_with_orders": shown(margin.ratio_with_orders),
+        "free_collateral": shown(margin.free),
+        "initial_margin_ratio": shown(rate),
+        "initial_margin_ratio_with_orders": shown(rate_orders),
+        "maintenance_margin_ratio": shown(keep),
+        "maintenance_margin_ratio_with_orders": shown(keep_orders),
+        "margin_ratio": shown(margin.ratio),
+        "open_margin_ratio": shown(margin.ratio_with_orders),
+        "total_collateral_value": shown(margin.collateral),
+        "account_value": shown(margin.account_value),
+    }
+
+
+def pnl_24h(clearing: Clearing) -> Decimal:
+    """PnL of the last 24 hours over all positions: realised then plus unrealised now."""
+    engine = clearing.engine
+    since, total = engine.clock() - DAY_MS, ZERO
+    for trade in reversed(engine.trades.values()):
+        if trade.at < since:
+            break
+        total += trade.realized
+    for position in visible_positions(clearing):
+        total += position.qty * (engine.marks[position.symbol].price - position.average)
+    return total
+
+
+def positions_view(clearing: Clearing) -> dict[str, Any]:
+    """The whole answer of `/v1/positions`."""
+    margin = clearing.margin()
+    return {
+        **totals_view(clearing, margin),
+        "total_pnl_24_h": pnl_24h(clearing),
+        "rows": [position_view(clearing, one, margin) for one in visible_positions(clearing)],
+    }
+
+
+def client_info_view(engine: Engine) -> dict[str, object]:
+    """Account settings; fee rates in basis points (section 9)."""
+    taker, maker = engine.settings.taker_fee_bps, engine.settings.maker_fee_bps
+    return {
+        "account_id": identity.PAPER_ACCOUNT_ID,
+        "email": engine.account.email,
+        "account_mode": "FUTURES",
+        "max_leverage": max(c.cross_leverage for c in engine.choices.values()),
+        "taker_fee_rate": taker,
+        "maker_fee_rate": maker,
+        "futures_taker_fee_rate": taker,
+        "futures_maker_fee_rate": maker,
+        "rwa_taker_fee_rate": taker,
+        "rwa_maker_fee_rate": maker,
+        "maintenance_cancel_orders": engine.account.maintenance_cancel,
+        "imr_factor": {name: one.imr_factor for name, one in engine.instruments.items()},
+        "max_notional": {
+            name: money.max_notional(one, engine.leverage(name, CROSS)).quantize(Decimal("0.01"))
+            for name, one in engine.instruments.items()
+        },
+    }
+
+
+def holding_view(clearing: Clearing) -> dict[str, object]:
+    """The settled USDC balance; it does not move with trades (section 10)."""
+    margin = clearing.margin()
+    return {
+        "holding": [
+            {
+                "token": "USDC",
+                "holding": clearing.engine.account.balance,
+                "frozen": 0,
+                "pending_short": 0,
+                "isolated_margin": money.shown(margin.isolated),
+                "isolated_order_frozen": money.shown(margin.isolated_frozen),
+                "updated_time": clearing.engine.clock(),
+            }
+        ]
+    }
+
+
+def entry_view(entry: Entry) -> dict[str, Any]:
+    """A history line as it was written."""
+    body: dict[str, Any] = json.loads(entry.body, parse_float=Decimal)
+    return body
+
+
+# --- market ------------------------------------------------------------------------------------------------
+
+
+def next_funding(engine: Engine, symbol: str) -> int:
+    """The next full UTC hour at which this symbol pays funding, in ms."""
+    period = engine.instruments[symbol].funding_period * HOUR_MS
+    return engine.clock() // period * period + period
+
+
+def traded_24h(engine: Engine) -> dict[str, tuple[Decimal, Decimal]]:
+    """(base volume, USDC amount) of the last 24 hours, by symbol: that of the paper account."""
+    since = engine.clock() - DAY_MS
+    found: dict[str, tuple[Decimal, Decimal]] = {}
+    for trade in reversed(engine.trades.values()):
+        if trade.at < since:
+            break
+        volume, amount = found.get(trade.symbol, (ZERO, ZERO))
+        found[trade.symbol] = (volume + trade.quantity, amount + trade.quantity * trade.price)
+    return found
+
+
+def futures_view(engine: Engine, mark: Mark, traded: dict[str, tuple[Decimal, Decimal]]) -> dict[str, object]:
+    """The futures object (section 4); `traded` comes from `traded_24h`."""
+    volume, amount = traded.get(mark.symbol, (ZERO, ZERO))
+    held = sum((abs(p.qty) for p in engine.positions.values() if p.symbol == mark.symbol), ZERO)
+    return {
+        "symbol": mark.symbol,
+        "index_price": mark.price,
+        "mark_price": mark.price,
+        "sum_unitary_funding": mark.funding_sum,
+        "est_funding_rate": mark.funding_rate,
+        "last_funding_rate": mark.last_rate,
+        "next_funding_time": next_funding(engine, mark.symbol),
+        "open_interest": held,
+        "24h_open": mark.open_24h or mark.price,
+        "24h_close": mark.price,
+        "24h_high": max(mark.high_24h, mark.price),
+        "24h_low": mark.low_24h or mark.price,
+        "24h_amount": amount,
+        "24h_volume": volume,
+    }
+
+
+def funding_view(engine: Engine, mark: Mark) -> dict[str, object]:
+    """One row of funding rates."""
+    now = engine.clock()
+    return {
+        "symbol": mark.symbol,
+        "est_funding_rate": mark.funding_rate,
+        "est_funding_rate_timestamp": now // 60_000 * 60_000,
+        "last_funding_rate": mark.last_rate,
+        "last_funding_rate_timestamp": mark.last_funding_at,
+        "next_funding_time": next_funding(engine, mark.symbol),
+        "sum_unitary_funding": mark.funding_sum,
+    }

@@ -1,0 +1,255 @@
+"""Public endpoints: rules, prices, funding, keys and accounts (orderly-api.md sections 3 and 4).
+
+Nothing here looks at signatures; clients send stale ones on public paths.
+"""
+
+from __future__ import annotations
+
+from kekbridge.paper import identity
+from kekbridge.paper import responses as views
+from kekbridge.paper.api import Call, Route
+from kekbridge.paper.codec import Refusal, encode
+from kekbridge.paper.market_data import depth, funding_history, klines, udf_history
+from kekbridge.paper.models import Mark
+from kekbridge.paper.rate_limits import FIVE_PER_TEN_SECONDS, ONE_PER_SECOND, TEN_PER_SECOND, THIRTY_PER_SECOND
+
+_VAULT = "0x816f722424B49Cf1275cc86DA9840Fbd5a6167e9"
+_CHAINS = (("Arbitrum", "42161", "ETH"), ("Arbitrum Sepolia", "421614", "ETH"))
+
+
+def system_info(call: Call) -> object:
+    if call.venue.maintenance():
+        return {"status": 2, "msg": "System is under maintenance."}
+    return {"status": 0, "msg": "System is functioning properly."}
+
+
+def info(call: Call) -> object:
+    return {"rows": [one.info() for one in call.venue.engine.instruments.values()]}
+
+
+def info_one(call: Call) -> object:
+    return call.venue.engine.instrument(call.path["symbol"]).info()
+
+
+def _mark(call: Call, symbol: str) -> Mark:
+    call.venue.engine.instrument(symbol)
+    return call.venue.engine.marks[symbol]
+
+
+def _marks(call: Call) -> list[Mark]:
+    engine = call.venue.engine
+    return [engine.marks[symbol] for symbol in engine.instruments]
+
+
+def futures(call: Call) -> object:
+    engine = call.venue.engine
+    traded = views.traded_24h(engine)
+    return {"rows": [views.futures_view(engine, mark, traded) for mark in _marks(call)]}
+
+
+def futures_one(call: Call) -> object:
+    engine = call.venue.engine
+    return views.futures_view(engine, _mark(call, call.path["symbol"]), views.traded_24h(engine))
+
+
+def market_trades(call: Call) -> object:
+    """Trades of the market; here the paper account's own are the only ones."""
+    symbol = _mark(call, call.query.get("symbol", "")).symbol
+    limit = call.int_of("limit") or 10
+    found = [t for t in reversed(call.venue.engine.trades.values()) if t.symbol == symbol][:limit]
+    return {
+        "rows": [
+            {
+                "symbol": symbol,
+                "side": trade.side,
+                "executed_price": trade.price,
+                "executed_quantity": trade.quantity,
+                "executed_timestamp": trade.at,
+            }
+            for trade in found
+        ]
+    }
+
+
+def funding_rates(call: Call) -> object:
+    return {"rows": [views.funding_view(call.venue.engine, mark) for mark in _marks(call)]}
+
+
+def funding_rate(call: Call) -> object:
+    return views.funding_view(call.venue.engine, _mark(call, call.path["symbol"]))
+
+
+def funding_rate_history(call: Call) -> object:
+    rows = funding_history(call.venue.engine, _mark(call, call.query.get("symbol", "")))
+    start, end = call.int_of("start_t"), call.int_of("end_t")
+    kept = [
+        row
+        for row in rows
+        if (start is None or row["funding_rate_timestamp"] >= start)
+        and (end is None or row["funding_rate_timestamp"] <= end)
+    ]
+    return views.page(kept, *call.paging(default=60))
+
+
+def token(_: Call) -> object:
+    details = [
+        {
+            "chain_id": chain_id,
+            "contract_address": "0xaf88d065e77c8cC2239327C5EDb3A432268e5831",
+            "decimals": 6,
+            "withdraw_fee": 1,
+            "cross_chain_withdrawal_fee": 2,
+            "display_name": "USDC",
+        }
+        for _, chain_id, _ in _CHAINS
+    ]
+    return {
+        "rows": [
+            {
+                "token": "USDC",
+                "token_hash": "0xd6aca1be9729c13d677335161321649cccae6a591554772516700f986f942eaa",
+                "decimals": 6,
+                "minimum_withdraw_amount": 1,
+                "base_weight": 1,
+                "discount_factor": None,
+                "haircut": 0,
+                "user_max_qty": -1,
+                "is_collateral": True,
+                "on_chain_swap": False,
+                "chain_details": details,
+            }
+        ]
+    }
+
+
+def chain_info(_: Call) -> object:
+    rows = [
+        {
+            "name": name,
+            "public_rpc_url": "",
+            "chain_id": chain_id,
+            "currency_symbol": currency,
+            "currency_decimal": 18,
+            "explorer_base_url": "",
+            "vault_address": _VAULT,
+            "broker_ids": [identity.PAPER_BROKER_ID],
+        }
+        for name, chain_id, currency in _CHAINS
+    ]
+    return {"rows": rows}
+
+
+def config(_: Call) -> object:
+    return {"available_futures_leverage": "1,2,3,4,5,10,15,20,50,100"}
+
+
+def leverage(call: Call) -> object:
+    return {"max_futures_leverage": str(call.venue.settings.max_leverage)}
+
+
+def announcement(_: Call) -> object:
+    return {"rows": []}
+
+
+def account(call: Call) -> object:
+    if call.query.get("account_id", "").lower() != identity.PAPER_ACCOUNT_ID:
+        raise Refusal(-1006, "The account does not exist.")
+    return {"address": identity.PAPER_ADDRESS, "broker_id": identity.PAPER_BROKER_ID}
+
+
+def get_account(call: Call) -> object:
+    query = call.query
+    known = query.get("address", "").lower() == identity.PAPER_ADDRESS.lower()
+    if not known or query.get("broker_id") != identity.PAPER_BROKER_ID or not call.venue.is_registered:
+        raise Refusal(-1006, "The account is not registered.")
+    return {"user_id": identity.PAPER_USER_ID, "account_id": identity.PAPER_ACCOUNT_ID}
+
+
+def get_broker(call: Call) -> object:
+    known = call.query.get("address", "").lower() == identity.PAPER_ADDRESS.lower()
+    return {"broker_id": [identity.PAPER_BROKER_ID] if known else []}
+
+
+def get_orderly_key(call: Call) -> object:
+    key = call.venue.engine.keys.get(call.query.get("orderly_key", ""))
+    known = call.query.get("account_id", "").lower() == identity.PAPER_ACCOUNT_ID
+    if key is None or not known or key.status != "ACTIVE":
+        raise Refusal(-1006, "The key does not exist.")
+    return {
+        "orderly_key": key.orderly_key,
+        "scope": key.scope,
+        "expiration": key.expiration,
+        "tag": key.tag,
+    }
+
+
+def broker_name(call: Call) -> object:
+    wanted = call.query.get("broker_id")
+    rows = [{"broker_id": identity.PAPER_BROKER_ID, "broker_name": identity.PAPER_BROKER_NAME}]
+    return {"rows": rows if wanted in (None, "", identity.PAPER_BROKER_ID) else []}
+
+
+def ip_info(call: Call) -> object:
+    return {"ip": call.peer, "city": "", "region": "", "checked": False}
+
+
+def orderbook(call: Call) -> object:
+    symbol = _mark(call, call.path["symbol"]).symbol
+    asks, bids = depth(call.venue.trading, symbol, call.int_of("max_level") or 100)
+    rows = [[{"price": price, "quantity": quantity} for price, quantity in side] for side in (asks, bids)]
+    return {"asks": rows[0], "bids": rows[1], "timestamp": call.now}
+
+
+def kline(call: Call) -> object:
+    symbol = _mark(call, call.query.get("symbol", "")).symbol
+    limit = min(call.int_of("limit") or 100, 1000)
+    return {"rows": klines(call.venue.engine, symbol, call.query.get("type", ""), limit)}
+
+
+def kline_history(call: Call) -> object:
+    return encode(udf_history(call.venue.engine, call.query, amounts=True))
+
+
+def history(call: Call) -> object:
+    return encode(udf_history(call.venue.engine, call.query, amounts=False))
+
+
+def tv_config(_: Call) -> object:
+    return encode(
+        {
+            "supported_resolutions": ["1", "5", "15", "30", "60", "240", "720", "1D", "1W", "1M"],
+            "supports_group_request": False,
+            "supports_marks": False,
+            "supports_search": False,
+            "supports_timescale_marks": False,
+        }
+    )
+
+
+ROUTES = (
+    Route("GET", "/v1/public/system_info", system_info, limit=ONE_PER_SECOND),
+    Route("GET", "/v1/public/info", info),
+    Route("GET", "/v1/public/info/{symbol}", info_one),
+    Route("GET", "/v1/public/futures", futures),
+    Route("GET", "/v1/public/futures/{symbol}", futures_one),
+    Route("GET", "/v1/public/market_trades", market_trades),
+    Route("GET", "/v1/public/funding_rates", funding_rates),
+    Route("GET", "/v1/public/funding_rate/{symbol}", funding_rate, limit=THIRTY_PER_SECOND),
+    Route("GET", "/v1/public/funding_rate_history", funding_rate_history),
+    Route("GET", "/v1/public/token", token),
+    Route("GET", "/v1/public/chain_info", chain_info),
+    Route("GET", "/v1/public/config", config),
+    Route("GET", "/v1/public/leverage", leverage),
+    Route("GET", "/v1/public/announcement", announcement),
+    Route("GET", "/v1/public/account", account),
+    Route("GET", "/v1/public/broker/name", broker_name),
+    Route("GET", "/v1/get_account", get_account),
+    Route("GET", "/v1/get_broker", get_broker),
+    Route("GET", "/v1/get_orderly_key", get_orderly_key),
+    Route("GET", "/v1/ip_info", ip_info),
+    Route("GET", "/v1/orderbook/{symbol}", orderbook, "read", TEN_PER_SECOND),
+    Route("GET", "/v1/kline", kline, "read", TEN_PER_SECOND),
+    Route("GET", "/v1/tv/kline_history", kline_history, limit=FIVE_PER_TEN_SECONDS, raw=True),
+    Route("GET", "/v1/tv/history", history, raw=True),
+    Route("GET", "/v1/tv/config", tv_config, raw=True),
+)

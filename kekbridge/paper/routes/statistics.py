@@ -1,0 +1,114 @@
+"""Statistics endpoints: traded volume, fees and PnL from the account's own trades (orderly-api.md section 10)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from kekbridge.paper import money
+from kekbridge.paper import responses as views
+from kekbridge.paper.api import Call, Route
+from kekbridge.paper.codec import Refusal
+from kekbridge.paper.models import ZERO
+from kekbridge.paper.rate_limits import TEN_PER_MINUTE
+from kekbridge.paper.state import Engine
+
+_DAYS_MS = 86_400_000
+
+
+def _traded(engine: Engine, since: int, until: int | None = None) -> tuple[Decimal, Decimal]:
+    """(USDC volume, fees) of own trades from `since` on."""
+    volume = fees = ZERO
+    for trade in reversed(engine.trades.values()):
+        if trade.at < since:
+            break
+        if until is None or trade.at < until:
+            volume += trade.price * trade.quantity
+            fees += trade.fee
+    return volume, fees
+
+
+def _year_start(now: int) -> int:
+    year = datetime.fromtimestamp(now / 1000, UTC).year
+    return int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) * 1000
+
+
+def statistics(call: Call) -> object:
+    engine, now = call.venue.engine, call.now
+    month, fees = _traded(engine, now - 30 * _DAYS_MS)
+    day, week = _traded(engine, now - _DAYS_MS)[0], _traded(engine, now - 7 * _DAYS_MS)[0]
+    year, ever = _traded(engine, _year_start(now))[0], _traded(engine, 0)[0]
+    first = next(iter(engine.trades.values()), None)
+    return {
+        "days_since_registration": (now - first.at) // _DAYS_MS if first else 0,
+        "fees_paid_last_30_days": fees,
+        "perp_fees_paid_last_30_days": fees,
+        "perp_trading_volume_last_24_hours": day,
+        "perp_trading_volume_last_7_days": week,
+        "perp_trading_volume_last_30_days": month,
+        "perp_trading_volume_ytd": year,
+        "perp_trading_volume_ltd": ever,
+        "trading_volume_last_24_hours": 0,
+        "trading_volume_last_30_days": 0,
+        "trading_volume_ytd": 0,
+    }
+
+
+def _dates(call: Call) -> list[str]:
+    try:
+        first = datetime.strptime(call.query.get("start_date", ""), "%Y-%m-%d").replace(tzinfo=UTC)
+        last = datetime.strptime(call.query.get("end_date", ""), "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise Refusal(-1005, "start_date and end_date must be dates like 2026-01-31.") from error
+    days = min((last - first).days, 90)
+    return [(first + timedelta(days=index)).strftime("%Y-%m-%d") for index in range(days + 1)]
+
+
+def _day(call: Call, date: str) -> tuple[int, Decimal, Decimal]:
+    start = int(datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=UTC).timestamp()) * 1000
+    inside = [t for t in call.venue.engine.trades.values() if start <= t.at < start + _DAYS_MS]
+    volume = sum((t.price * t.quantity for t in inside), ZERO)
+    return start, volume, sum((t.realized - t.fee for t in inside), ZERO)
+
+
+def statistics_daily(call: Call) -> object:
+    value = call.venue.clearing.margin().account_value
+    rows = []
+    for date in _dates(call):
+        start, volume, pnl = _day(call, date)
+        if volume:
+            rows.append(
+                {
+                    "date": date,
+                    "account_value": money.shown(value),
+                    "perp_volume": volume,
+                    "pnl": pnl,
+                    "snapshot_time": start + _DAYS_MS,
+                }
+            )
+    return views.page(rows, *call.paging())
+
+
+def volume_daily(call: Call) -> object:
+    rows = [{"date": date, "perp_volume": _day(call, date)[1]} for date in _dates(call)]
+    return [row for row in rows if row["perp_volume"]]
+
+
+def volume_stats(call: Call) -> object:
+    engine, now = call.venue.engine, call.now
+    return {
+        "perp_volume_ytd": _traded(engine, _year_start(now))[0],
+        "perp_volume_ltd": _traded(engine, 0)[0],
+        "perp_volume_today": _traded(engine, now // _DAYS_MS * _DAYS_MS)[0],
+        "perp_volume_last_1_day": _traded(engine, now - _DAYS_MS)[0],
+        "perp_volume_last_7_days": _traded(engine, now - 7 * _DAYS_MS)[0],
+        "perp_volume_last_30_days": _traded(engine, now - 30 * _DAYS_MS)[0],
+    }
+
+
+ROUTES = (
+    Route("GET", "/v1/client/statistics", statistics, "read", TEN_PER_MINUTE),
+    Route("GET", "/v1/client/statistics/daily", statistics_daily, "read", TEN_PER_MINUTE),
+    Route("GET", "/v1/volume/user/daily", volume_daily, "read", TEN_PER_MINUTE),
+    Route("GET", "/v1/volume/user/stats", volume_stats, "read", TEN_PER_MINUTE),
+)

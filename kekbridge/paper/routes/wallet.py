@@ -1,0 +1,136 @@
+"""What a wallet signs: registering the account and adding a key (orderly-api.md section 3).
+
+The paper exchange has one account; a wallet that registers is always its owner's. Signatures are checked with eth-account, which is
+imported when the first one arrives: nobody who only trades needs it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kekbridge.paper import identity
+from kekbridge.paper.api import Call, Route
+from kekbridge.paper.codec import Refusal, integer
+from kekbridge.paper.models import Key
+from kekbridge.paper.state import YEAR_MS
+
+# Small positive codes of these calls (section 3).
+_EXPIRED, _BAD_SIGNATURE, _OTHER_WALLET, _NO_BROKER = 2, 3, 9, 15
+NONCE_MS: Final = 120_000
+_WINDOW_MS: Final = 300_000
+_CONTRACT: Final = "0xCcCCccccCCCCcCCCCCCcCcCccCcCCCcCcccccccC"
+_FIELDS: Final = {
+    "Registration": (
+        ("brokerId", "string"),
+        ("chainId", "uint256"),
+        ("timestamp", "uint64"),
+        ("registrationNonce", "uint256"),
+    ),
+    "AddOrderlyKey": (
+        ("brokerId", "string"),
+        ("chainId", "uint256"),
+        ("orderlyKey", "string"),
+        ("scope", "string"),
+        ("timestamp", "uint64"),
+        ("expiration", "uint64"),
+    ),
+}
+_DOMAIN: Final = (("name", "string"), ("version", "string"), ("chainId", "uint256"), ("verifyingContract", "address"))
+
+
+def registration_nonce(call: Call) -> object:
+    nonce = str(random.randrange(10**11, 10**12))
+    nonces = call.venue.nonces
+    for old in [one for one, at in nonces.items() if call.now - at > NONCE_MS]:
+        del nonces[old]
+    nonces[nonce] = call.now
+    return {"registration_nonce": nonce}
+
+
+def register_account(call: Call) -> object:
+    message = _proven(call, "Registration")
+    issued = call.venue.nonces.pop(str(message["registrationNonce"]), None)
+    if issued is None or call.now - issued > NONCE_MS:
+        raise Refusal(_EXPIRED, "The registration nonce is unknown, used or expired.", status=400)
+    call.venue.is_registered = True
+    call.venue.engine.event("account_registered", account_id=identity.PAPER_ACCOUNT_ID)
+    return {"account_id": identity.PAPER_ACCOUNT_ID}
+
+
+def add_key(call: Call) -> object:
+    message = _proven(call, "AddOrderlyKey")
+    if not call.venue.is_registered:
+        raise Refusal(-1006, "The account is not registered.")
+    name, expiration = str(message["orderlyKey"]), message["expiration"]
+    if not name.startswith("ed25519:"):
+        raise Refusal(-1005, "orderlyKey must begin with ed25519: .")
+    scopes = set(str(message["scope"]).split(","))
+    if not scopes <= {"read", "trading", "asset"}:
+        raise Refusal(-1005, "scope must be of read, trading and asset.")
+    if not call.now < expiration <= call.now + YEAR_MS + _WINDOW_MS:
+        raise Refusal(-1005, "expiration must be within 365 days.")
+    key = Key(name, str(message["scope"]), expiration, str(message.get("tag") or "") or None)
+    engine = call.venue.engine
+    engine.add_row(key)
+    engine.touch(key)
+    engine.event("key_added", orderly_key=name, scope=key.scope, expiration=expiration)
+    return {"id": len(engine.keys), "orderly_key": name}
+
+
+def _proven(call: Call, kind: str) -> dict[str, Any]:
+    """The message of a body, once its wallet signature is checked; Refusal otherwise."""
+    message, signature, address = (call.body.get(name) for name in ("message", "signature", "userAddress"))
+    if not isinstance(message, Mapping) or not isinstance(signature, str) or not isinstance(address, str):
+        raise Refusal(-1005, "message, signature and userAddress are required.")
+    fields: dict[str, Any] = dict(message)
+    for name, type_ in _FIELDS[kind]:
+        if name not in fields:
+            raise Refusal(-1005, f"message.{name} is required.")
+        if type_ != "string":
+            fields[name] = integer(fields[name], name)
+    signed = {name: fields[name] for name, _ in _FIELDS[kind]}
+    if _signer(kind, signed, signature).lower() != address.lower():
+        raise Refusal(_OTHER_WALLET, "The address and the signature do not match.", status=400)
+    if fields["brokerId"] != identity.PAPER_BROKER_ID:
+        raise Refusal(_NO_BROKER, "The broker id does not exist.", status=400)
+    if address.lower() != identity.PAPER_ADDRESS.lower():
+        raise Refusal(-1005, f"This paper exchange knows the wallet {identity.PAPER_ADDRESS} only.")
+    if abs(call.now - fields["timestamp"]) > _WINDOW_MS:
+        raise Refusal(_EXPIRED, "The timestamp has expired.", status=400)
+    return fields
+
+
+def _signer(kind: str, message: dict[str, Any], signature: str) -> str:
+    try:
+        from eth_account import Account
+        from eth_account.messages import encode_typed_data
+    except ImportError:
+        raise Refusal(-1000, "Wallet signatures need the package eth-account here.") from None
+    typed = {
+        "types": {
+            "EIP712Domain": [{"name": name, "type": type_} for name, type_ in _DOMAIN],
+            kind: [{"name": name, "type": type_} for name, type_ in _FIELDS[kind]],
+        },
+        "primaryType": kind,
+        "domain": {
+            "name": "Orderly",
+            "version": "1",
+            "chainId": message["chainId"],
+            "verifyingContract": _CONTRACT,
+        },
+        "message": message,
+    }
+    try:
+        raw = bytes.fromhex(signature.removeprefix("0x"))
+        return str(Account.recover_message(encode_typed_data(full_message=typed), signature=raw))
+    except Exception:  # eth-keys raises its own kinds for values outside the curve
+        raise Refusal(_BAD_SIGNATURE, "The signature is not valid.", status=400) from None
+
+
+ROUTES = (
+    Route("GET", "/v1/registration_nonce", registration_nonce),
+    Route("POST", "/v1/register_account", register_account),
+    Route("POST", "/v1/orderly_key", add_key),
+)

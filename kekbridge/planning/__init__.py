@@ -1,0 +1,1 @@
+"""Signal + snapshot + usage -> judged order intents. Pure: no I/O."""

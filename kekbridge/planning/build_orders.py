@@ -1,0 +1,299 @@
+"""From a wished change of the position to the orders that make it: close first, then open, every number on the exchange's grid.
+
+What is built here is what is judged and sent. resize() looks once more at the real position, right before an order leaves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from kekbridge.alerts.signal import Amount, Signal
+from kekbridge.errors import Refused
+from kekbridge.model import (
+    ZERO,
+    AccountSnapshot,
+    Instrument,
+    OrderIntent,
+    OrderType,
+    Purpose,
+    Side,
+    TakeProfit,
+    WebhookSettings,
+)
+from kekbridge.planning import prices as levels
+from kekbridge.planning.market_view import Market
+from kekbridge.planning.prices import Prices
+from kekbridge.planning.sizing import DOWNWARDS, check_entry_size, on_grid, plain, shares_of, smallest_quantity
+from kekbridge.planning.target import Move, side_of
+
+_STOPS = frozenset({OrderType.STOP, OrderType.STOP_LIMIT})
+_MOST_CLOSING_ORDERS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Legs:
+    """The orders of one step, in the order they must be sent, with remarks on what was rounded or left out."""
+
+    intents: tuple[OrderIntent, ...]
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def build_legs(move: Move, signal: Signal, *, settings: WebhookSettings, market: Market, first_leg: int) -> Legs:
+    """The orders for `move`: exits of what is open against it, then the entry of the rest, then its trailing stop.
+
+    Legs are numbered from `first_leg`; an entry after an exit waits for it (`after_leg`). Raises Refused.
+    """
+    side = side_of(move.delta)
+    wanted = abs(move.delta)
+    open_against = abs(market.projected) if market.projected * side.sign < 0 else ZERO
+    to_close = min(wanted, open_against)
+    to_open = wanted - to_close
+    if to_close > 0 and to_open > 0 and on_grid(to_close, market.instrument) == 0:
+        to_close, to_open = ZERO, wanted  # a crumb that no order can close: the entry swallows it
+    exits = _exits(move, signal, side, to_close, market, is_reversal=to_open > 0)
+    notes = _rounding_note(to_close, sum((leg.quantity for leg in exits), ZERO), market)
+    if to_open == 0:
+        return Legs(exits, notes=notes)
+    if exits and signal.order_type in _STOPS:
+        raise Refused(
+            "order_type_unsupported",
+            f"orderType: found {signal.order_type} that would close {plain(to_close)} {market.instrument.base} and open the other "
+            "side, expected one or the other; send a close first, or use market",
+            field="orderType",
+        )
+    after_leg = first_leg + len(exits) - 1 if exits else None
+    entry = _entry(move, signal, side, to_open, market, settings, after_leg=after_leg, may_be_dropped=bool(exits))
+    if entry is None:
+        least = plain(smallest_quantity(market.instrument, market.exit_mark()))
+        left_out = f"after the close {plain(to_open)} {market.instrument.base} is left, under the smallest order of {least}: not opened"
+        return Legs(exits, notes=(*notes, left_out))
+    notes += _rounding_note(to_open, entry.quantity, market)
+    if signal.trailing_stop is None:
+        return Legs((*exits, entry), notes=notes)
+    trailing = _trailing_stop(signal.trailing_stop, entry, market, after_leg=first_leg + len(exits))
+    return Legs((*exits, entry, trailing), notes=notes)
+
+
+def resize(intent: OrderIntent, snapshot: AccountSnapshot) -> OrderIntent | None:
+    """The order as it should leave now, sized by the real position; None when nothing is left to do.
+
+    Exits follow the position (`close_fraction`), never exceed it and never change sides, unless flat is the target: then whatever is
+    open is closed. An entry with a `target_quantity` trades what is missing to it; it grows only when it had to wait for an
+    earlier leg, by what that leg left open.
+    """
+    position = snapshot.position_quantity(intent.symbol)
+    instrument = snapshot.instruments.get(intent.symbol)
+    if instrument is None:
+        return intent
+    if intent.purpose is Purpose.ENTRY:
+        return _resized_entry(intent, position, instrument)
+    if not intent.reduce_only:
+        return intent
+    if intent.target_quantity == 0 and position != 0:
+        intent = replace(intent, side=side_of(-position))
+    if position * intent.side.sign >= 0:
+        return None
+    open_quantity = abs(position)
+    wanted = intent.quantity
+    if intent.close_fraction is not None:
+        wanted = DOWNWARDS.multiply(open_quantity, min(intent.close_fraction, Decimal(1)))
+    quantity = on_grid(min(wanted, open_quantity, instrument.base_max), instrument)
+    if quantity <= 0:
+        return None
+    return _with_quantity(intent, quantity, instrument)
+
+
+# ------------------------------------------------------------------------------------------------------------- the orders
+
+
+def _exits(
+    move: Move, signal: Signal, side: Side, quantity: Decimal, market: Market, *, is_reversal: bool
+) -> tuple[OrderIntent, ...]:
+    """Reduce-only orders for `quantity`; more than one only where the position is larger than the exchange's largest order."""
+    if quantity == 0:
+        return ()
+    market.check_open(signal.order_type, is_entry=False)
+    prices = levels.prices_for(signal, side, market, is_entry=False)
+    is_whole = is_reversal or move.close_fraction == 1
+    sizes = _closing_sizes(quantity, market.instrument)
+    intent = OrderIntent(
+        symbol=market.symbol,
+        side=side,
+        order_type=signal.order_type,
+        quantity=sizes[0],
+        purpose=Purpose.EXIT,
+        reference_price=prices.reference,
+        reduce_only=True,
+        limit_price=prices.limit,
+        trigger_price=prices.trigger,
+        slippage=signal.slippage if signal.order_type is OrderType.MARKET else None,
+        signal_price=prices.signal,
+        # Each of several orders would take its share of what the one before left: those close by quantity.
+        close_fraction=None if len(sizes) > 1 else Decimal(1) if is_whole else move.close_fraction,
+        target_quantity=ZERO if move.target == 0 and not is_reversal else None,
+    )
+    return tuple(replace(intent, quantity=size) for size in sizes)
+
+
+def _closing_sizes(quantity: Decimal, instrument: Instrument) -> tuple[Decimal, ...]:
+    """Sizes that close `quantity` together, up to what the grid cannot express; only one unless `base_max` is in the way."""
+    sizes: list[Decimal] = []
+    left = quantity
+    while left > instrument.base_max and len(sizes) < _MOST_CLOSING_ORDERS:
+        sizes.append(on_grid(instrument.base_max, instrument))
+        left = DOWNWARDS.subtract(left, sizes[-1])
+    if left > instrument.base_max:
+        raise Refused(
+            "order_too_large",
+            f"quantity: closing {plain(quantity)} {instrument.base} would take more than {_MOST_CLOSING_ORDERS} orders of "
+            f"{plain(instrument.base_max)}, the exchange's largest; close it in parts",
+            field="quantity",
+        )
+    if (rest := on_grid(left, instrument)) > 0:
+        sizes.append(rest)
+    if not sizes:
+        raise Refused(
+            "quantity_too_small",
+            f"quantity: found {plain(quantity)} {instrument.base} to close, expected at least {plain(instrument.base_min)}, the "
+            f"exchange's smallest order; close {plain(instrument.base_min)} or more",
+            field="quantity",
+        )
+    return tuple(sizes)
+
+
+def _entry(
+    move: Move,
+    signal: Signal,
+    side: Side,
+    wanted: Decimal,
+    market: Market,
+    settings: WebhookSettings,
+    *,
+    after_leg: int | None,
+    may_be_dropped: bool,
+) -> OrderIntent | None:
+    """The opening order, its protection included. None when it `may_be_dropped` and is under the smallest order."""
+    market.check_open(signal.order_type, is_entry=True)
+    prices = levels.prices_for(signal, side, market, is_entry=True)
+    quantity = on_grid(wanted, market.instrument)
+    if may_be_dropped and quantity < smallest_quantity(market.instrument, prices.reference):
+        return None
+    check_entry_size(quantity, wanted=wanted, price=prices.reference, instrument=market.instrument)
+    stop_loss = levels.stop_price(signal, side, prices, market)
+    take_profits = _take_profits(signal, side, quantity, prices, market)
+    if (stop_loss is not None or take_profits) and signal.order_type not in (OrderType.MARKET, OrderType.LIMIT):
+        raise Refused(
+            "order_type_unsupported",
+            f"orderType: found {signal.order_type} with a stopLoss or takeProfit, expected market or limit: the exchange takes an "
+            "entry and its exits in one request for those only",
+            field="orderType",
+        )
+    target = move.target
+    if target is None and after_leg is not None:
+        target = DOWNWARDS.add(market.projected, move.delta)
+    return OrderIntent(
+        symbol=market.symbol,
+        side=side,
+        order_type=signal.order_type,
+        quantity=quantity,
+        purpose=Purpose.ENTRY,
+        reference_price=prices.reference,
+        limit_price=prices.limit,
+        trigger_price=prices.trigger,
+        stop_loss=stop_loss,
+        take_profits=take_profits,
+        slippage=_slippage_bound(signal, settings),
+        signal_price=prices.signal if signal.order_type is OrderType.MARKET else None,
+        leverage=signal.leverage,
+        after_leg=after_leg,
+        target_quantity=target,
+    )
+
+
+def _take_profits(
+    signal: Signal, side: Side, quantity: Decimal, prices: Prices, market: Market
+) -> tuple[TakeProfit, ...]:
+    if not signal.take_profits:
+        return ()
+    triggers = levels.take_profit_prices(signal, side, prices, market)
+    sizes = shares_of(quantity, [wish.share for wish in signal.take_profits], market.instrument)
+    return tuple(TakeProfit(trigger, size) for trigger, size in zip(triggers, sizes, strict=True))
+
+
+def _trailing_stop(distance: Amount, entry: OrderIntent, market: Market, *, after_leg: int) -> OrderIntent:
+    """A reduce-only trailing stop behind the entry. The exchange has none inside a bracket, so it is an order of its own."""
+    if not entry.order_type.is_immediate:
+        raise Refused(
+            "order_type_unsupported",
+            f"orderType: found {entry.order_type} with a trailingStop, expected market, ioc or fok: a trailing stop can only be placed "
+            "once the entry has filled; use stopLoss for resting entries",
+            field="orderType",
+        )
+    rate, value = levels.trailing_of(distance, market)
+    return OrderIntent(
+        symbol=entry.symbol,
+        side=entry.side.opposite,
+        order_type=OrderType.STOP,  # it rests: nobody must wait for its fill
+        quantity=entry.quantity,
+        purpose=Purpose.PROTECT,
+        reference_price=entry.reference_price,
+        reduce_only=True,
+        trailing_callback_rate=rate,
+        trailing_callback_value=value,
+        after_leg=after_leg,
+    )
+
+
+def _slippage_bound(signal: Signal, settings: WebhookSettings) -> Decimal | None:
+    """The tighter of the alert's slippage and the webhook's, for market orders: the exchange fills nothing beyond it."""
+    if signal.order_type is not OrderType.MARKET:
+        return None
+    bounds = [bound for bound in (signal.slippage, settings.limits.max_slippage) if bound is not None]
+    return min(bounds) if bounds else None
+
+
+# ---------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _resized_entry(intent: OrderIntent, position: Decimal, instrument: Instrument) -> OrderIntent | None:
+    if intent.target_quantity is None:
+        return intent
+    missing = DOWNWARDS.subtract(intent.target_quantity, position)
+    if missing * intent.side.sign <= 0:
+        return None
+    wanted = abs(missing)
+    if intent.after_leg is None:
+        wanted = min(wanted, intent.quantity)
+    quantity = on_grid(min(wanted, instrument.base_max), instrument)
+    if quantity < smallest_quantity(instrument, intent.reference_price):
+        return None
+    return _with_quantity(intent, quantity, instrument)
+
+
+def _with_quantity(intent: OrderIntent, quantity: Decimal, instrument: Instrument) -> OrderIntent:
+    """The same order in another size; take-profits keep their shares, those that become too small are left out."""
+    if quantity == intent.quantity:
+        return intent
+    scaled = tuple(
+        TakeProfit(wish.trigger_price, size)
+        for wish in intent.take_profits
+        if (size := _scaled(wish.quantity, quantity, intent.quantity, instrument)) > 0
+    )
+    return replace(intent, quantity=quantity, take_profits=scaled)
+
+
+def _scaled(part: Decimal, new_whole: Decimal, old_whole: Decimal, instrument: Instrument) -> Decimal:
+    if part == old_whole:
+        return new_whole
+    return on_grid(DOWNWARDS.divide(DOWNWARDS.multiply(part, new_whole), old_whole), instrument)
+
+
+def _rounding_note(wanted: Decimal, quantity: Decimal, market: Market) -> tuple[str, ...]:
+    if wanted == quantity:
+        return ()
+    step = plain(market.instrument.base_tick)
+    return (
+        f"quantity {plain(wanted)} was rounded down to {plain(quantity)} {market.instrument.base} (steps of {step})",
+    )

@@ -1,0 +1,360 @@
+"""What an alert wants of the position: one signed change, decided from the real position and never from a counter.
+
+The trader's words (buy, sell, close, flip) and a strategy's own position (tradingview.md section 2.1) meet here. Sizes are not rounded
+yet and no order exists; legs.py makes orders of a Move.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from kekbridge.alerts.signal import Action, QuantityType, Signal, TargetPosition
+from kekbridge.errors import Refused
+from kekbridge.model import ZERO, Side, StrategyStep, WebhookSettings
+from kekbridge.planning.market_view import Market
+from kekbridge.planning.prices import prices_for, stop_price
+from kekbridge.planning.sizing import DOWNWARDS, plain, quantity_of
+
+NOTHING_TO_CLOSE = "nothing_to_close"
+ALREADY_IN_POSITION = "already_in_position"
+OUT_OF_DATE = "out_of_date"
+_ONE = Decimal(1)
+_PERCENT = Decimal(100)
+_TRADES = (Action.BUY, Action.SELL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """A signed change of the position, in base units of the market, not rounded.
+
+    `close_fraction`: the part of the position that an exit closes, when its size is to follow the real position until it is sent.
+    `target`: the signed position wanted in the end, when that is what counts and not the change. `ignored_code`: there is nothing to do.
+    """
+
+    delta: Decimal = ZERO
+    close_fraction: Decimal | None = None
+    target: Decimal | None = None
+    ignored_code: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def decide_move(
+    signal: Signal, *, settings: WebhookSettings, market: Market, newer: StrategyStep | None = None
+) -> Move:
+    """The change that a buy, sell, close or flip asks for on `market.projected`. Raises Refused.
+
+    `newer`: a step of the strategy that fired after this one and was taken already (course.py).
+    """
+    target = signal.target
+    is_following = settings.follow == "position"
+    if target is not None and newer is not None:
+        return _catch_up(signal, target, newer, settings, market)
+    match signal.action:
+        case Action.CLOSE if target is not None and target.size == 0:
+            return _close(replace(signal, quantity=None), market)  # the strategy is flat: all of it, whatever it held
+        case Action.CLOSE if target is None or signal.quantity is not None:
+            return _close(signal, market)
+        case Action.FLIP:
+            return _flip(signal, market)
+        case _ if target is not None:
+            return _follow(signal, target, settings, market) if is_following else _step(signal, target, market)
+        case _ if is_following:
+            raise Refused(
+                "position_missing",
+                "marketPosition: missing, but this webhook follows the strategy's position; add marketPosition and "
+                "marketPositionSize, or set the webhook to follow signals",
+                field="marketPosition",
+            )
+        case _:
+            return _trade(signal, market)
+
+
+def side_of(signed: Decimal) -> Side:
+    return Side.BUY if signed > 0 else Side.SELL
+
+
+# --------------------------------------------------------------------------------------------------- the trader's own words
+
+
+def _trade(signal: Signal, market: Market) -> Move:
+    """Buy or sell: this much more or less, whatever is there; reduceOnly makes it a close that knows its side."""
+    side = Side.BUY if signal.action is Action.BUY else Side.SELL
+    projected = market.projected
+    if signal.reduce_only:
+        if projected * side.sign >= 0:
+            return _nothing_to_close(market)
+        return _reduce(signal, market, whole_target=None)
+    if signal.quantity is None:
+        raise Refused(
+            "quantity_missing",
+            "quantity: missing, an order that opens needs one; add quantity, or give the webhook a default quantity",
+            field="quantity",
+        )
+    if signal.is_reversal:
+        # The strategy was on the other side: ours ends at our own size, whether or not we still held what it held.
+        wanted = side.sign * _size(signal, side, market, is_entry=True)
+        is_there = projected * wanted > 0 and abs(projected) >= abs(wanted)
+        return Move(ignored_code=ALREADY_IN_POSITION) if is_there else _reach(wanted, market)
+    return Move(delta=side.sign * _size(signal, side, market, is_entry=projected * side.sign >= 0))
+
+
+def _close(signal: Signal, market: Market) -> Move:
+    """All of it, a part by quantity, or a share. Whole means whole: flat in the end, whichever side is open when it is sent."""
+    if market.projected == 0:
+        return _nothing_to_close(market)
+    return _reduce(signal, market, whole_target=ZERO)
+
+
+def _reduce(signal: Signal, market: Market, *, whole_target: Decimal | None) -> Move:
+    """A reduction of the open position by what the signal says, never more than is open; without a quantity all of it."""
+    projected = market.projected
+    whole = Move(delta=-projected, close_fraction=_ONE, target=whole_target)
+    if signal.quantity is None:
+        return whole
+    if _kind_of(signal) is QuantityType.PERCENT_POSITION:
+        if signal.quantity.value >= _PERCENT:
+            return whole
+        fraction = DOWNWARDS.divide(signal.quantity.value, _PERCENT)
+        return Move(delta=DOWNWARDS.multiply(-projected, fraction), close_fraction=fraction)
+    size = min(_size(signal, side_of(-projected), market, is_entry=False), abs(projected))
+    return Move(delta=size if projected < 0 else -size)
+
+
+def _flip(signal: Signal, market: Market) -> Move:
+    """The other side: what is open is closed, the same size (or the quantity given) is opened against it."""
+    projected = market.projected
+    if signal.target is not None and signal.target.size != 0 and signal.quantity is None:
+        return _reach(_units(signal.target.signed, market), market)
+    if projected == 0:
+        return _nothing_to_close(market, "there is no position to flip")
+    side = side_of(-projected)
+    size = abs(projected) if signal.quantity is None else _size(signal, side, market, is_entry=True)
+    return _reach(side.sign * size, market)
+
+
+# ------------------------------------------------------------------------------------------------ the strategy's position
+
+
+def _step(signal: Signal, target: TargetPosition, market: Market) -> Move:
+    """Signal mode: the strategy's own step, whatever the account holds; a gap before it is reported."""
+    move = _own_step(signal, target, market)
+    drift = _drift_warnings(target, market, "only the strategy's own step counts on this webhook")
+    return replace(move, warnings=drift + move.warnings)
+
+
+def _follow(signal: Signal, target: TargetPosition, settings: WebhookSettings, market: Market) -> Move:
+    """Position mode: to the strategy's position. A gap that was there before is closed with `resync`, else only reported."""
+    drift = _drift_warnings(
+        target, market, "it is corrected" if settings.resync else "resync is off: only the step counts"
+    )
+    if drift and not settings.resync:
+        move = _own_step(signal, target, market)
+        if _has_overtaken_its_close(target, market):
+            move = replace(move, delta=move.delta - market.projected)
+    else:
+        now = _units(target.signed, market)
+        move = _reach_by_step(now, market, _direction(signal, now, _before(target, market)))
+    return replace(move, warnings=drift + move.warnings)
+
+
+def _catch_up(
+    signal: Signal, target: TargetPosition, newer: StrategyStep, settings: WebhookSettings, market: Market
+) -> Move:
+    """Position mode, a step that a newer one has overtaken: what it names was left long ago, only the newer position counts.
+
+    Its own change is made up for as far as it leads there and no further. With `resync` whatever is missing to there is corrected, as
+    long as nothing is opened against the step's own direction.
+    """
+    newest = _units(newer.now, market)
+    now, before = _units(target.signed, market), _before(target, market)
+    direction = 0 if before is None and signal.action not in _TRADES else _direction(signal, now, before)
+    gap = DOWNWARDS.subtract(newest, market.projected)
+    if settings.resync:
+        move = _reach_by_step(newest, market, direction)
+    elif before is None or not _counts_contracts(signal) or gap * direction < market.instrument.base_tick:
+        move = Move(ignored_code=OUT_OF_DATE)
+    else:
+        move = Move(delta=direction * min(abs(now - before), abs(gap)))
+    told: tuple[str, ...] = (
+        f"out of date: this step led to {plain(now)} {market.instrument.base}, a newer one fired at {newer.fired_at:%H:%M:%S} and led to "
+        f"{plain(newest)}",
+    )
+    if abs(gap) > market.instrument.base_tick:
+        told += (
+            f"drift: the strategy holds {plain(newest)} {market.instrument.base}, the account {plain(market.projected)}",
+        )
+    return replace(move, ignored_code=OUT_OF_DATE if move.ignored_code else None, warnings=told)
+
+
+def _counts_contracts(signal: Signal) -> bool:
+    """True when the order's size is the strategy's own step, and not a share or a sum of the trader's choice."""
+    return signal.quantity is None or _kind_of(signal) is QuantityType.BASE
+
+
+def _has_overtaken_its_close(target: TargetPosition, market: Market) -> bool:
+    """True when a strategy that was flat opens one side while the account still holds the other.
+
+    Close and open of one bar can arrive swapped (tradingview.md section 2.6). The open brings the close with it, and the late close
+    then finds nothing on its side.
+    """
+    return _before(target, market) == 0 and market.projected * target.signed < 0
+
+
+def _own_step(signal: Signal, target: TargetPosition, market: Market) -> Move:
+    """From the strategy's previous position to its new one, applied to the real position (tradingview.md section 2.1)."""
+    now, before = _units(target.signed, market), _before(target, market)
+    direction = _direction(signal, now, before)
+    projected = market.projected
+    if now == 0:
+        return _full_close(market, direction)
+    if before is None:
+        return _reach_by_step(now, market, direction)
+    if before * now < 0:
+        # Reversal: what is really open is closed, never more. The strategy's doubled quantity says nothing about our position.
+        if projected * now > 0 and abs(projected) >= abs(now):
+            return Move(ignored_code=ALREADY_IN_POSITION)
+        return _reach(now, market)
+    if abs(now) < abs(before):
+        if projected * direction >= 0:
+            return _nothing_to_close(market)
+        return Move(delta=direction * min(abs(before) - abs(now), abs(projected)))
+    is_entry = projected * direction >= 0
+    size = abs(now - before)
+    if signal.quantity is not None:
+        size = _size(signal, side_of(Decimal(direction)), market, is_entry=is_entry)
+    return Move(delta=direction * size)
+
+
+def _full_close(market: Market, direction: int) -> Move:
+    """The strategy is flat: what is really open on its side is closed. A position on the other side is not this strategy's."""
+    projected = market.projected
+    if projected == 0:
+        return _nothing_to_close(market)
+    if projected * direction > 0:
+        held = "long" if projected > 0 else "short"
+        return _nothing_to_close(
+            market, f"the account is {held} {plain(abs(projected))}, on the other side than the strategy was"
+        )
+    return Move(delta=-projected, close_fraction=_ONE)
+
+
+def _reach_by_step(target: Decimal, market: Market, direction: int) -> Move:
+    """To `target`, but never opening anything against the direction of the strategy's own step.
+
+    Two fills of one second may arrive swapped: the late one then names a position that was already left, and going back to it
+    would re-open what is closed. Getting smaller is always allowed.
+    """
+    projected = market.projected
+    move = _reach(target, market)
+    if move.ignored_code or move.delta * direction > 0:
+        return move
+    if projected * target > 0 and abs(target) < abs(projected):
+        return move
+    if projected * target <= 0 and projected != 0:
+        return Move(delta=-projected, close_fraction=_ONE, target=ZERO)
+    code = NOTHING_TO_CLOSE if projected == 0 else ALREADY_IN_POSITION
+    text = f"the account holds {plain(projected)} and the alert's step leads away from {plain(target)}: nothing was re-opened"
+    return Move(ignored_code=code, warnings=(text,))
+
+
+def _reach(target: Decimal, market: Market) -> Move:
+    delta = DOWNWARDS.subtract(target, market.projected)
+    if delta == 0 or (market.projected != 0 and abs(delta) < market.instrument.base_tick):
+        return Move(ignored_code=NOTHING_TO_CLOSE if target == 0 else ALREADY_IN_POSITION)
+    return Move(delta=delta, close_fraction=_ONE if target == 0 else None, target=target)
+
+
+# ---------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _size(signal: Signal, side: Side, market: Market, *, is_entry: bool) -> Decimal:
+    """Base units that the signal's quantity means for an order on `side`; zero without a quantity."""
+    if signal.quantity is None:
+        return ZERO
+    kind = _kind_of(signal)
+    if kind is QuantityType.BASE:
+        return market.base_units(signal.quantity.value)
+    prices = prices_for(signal, side, market, is_entry=is_entry)
+    stop = stop_price(signal, side, prices, market) if kind is QuantityType.RISK_PERCENT else None
+    return quantity_of(
+        signal.quantity.value,
+        kind,
+        price=prices.reference,
+        account_value=market.account_value,
+        position=market.projected,
+        stop_price=stop,
+    )
+
+
+def _kind_of(signal: Signal) -> QuantityType:
+    """What the quantity counts. A percent without a type is a share of the position on exits, and refused on anything else."""
+    kind = signal.quantity_type
+    is_percent = signal.quantity is not None and signal.quantity.is_percent
+    if not is_percent or kind not in (None, QuantityType.BASE, QuantityType.USD):
+        return kind or QuantityType.BASE
+    if kind is None and (signal.reduce_only or signal.action is Action.CLOSE):
+        return QuantityType.PERCENT_POSITION
+    if kind is None:
+        raise Refused(
+            "quantity_type_missing",
+            "quantity: found a percent on an order that opens, expected to be told of what; "
+            'add "quantityType":"percent_equity", or another type',
+            field="quantity",
+        )
+    raise Refused(
+        "quantity_type_unsupported",
+        f"quantityType: found {kind} for a quantity with a percent sign, expected a percent type; leave % or the type out",
+        field="quantityType",
+    )
+
+
+def _units(contracts: Decimal, market: Market) -> Decimal:
+    return ZERO if contracts == 0 else market.base_units(contracts)
+
+
+def _direction(signal: Signal, now: Decimal, before: Decimal | None) -> int:
+    """+1 when the strategy's own step buys, -1 when it sells. Raises Refused(inconsistent_position) when its fields disagree."""
+    wanted = {Action.BUY: 1, Action.SELL: -1}.get(signal.action)
+    if before is None:
+        return wanted if wanted is not None else (-1 if now > 0 else 1)
+    if now == before:
+        raise _inconsistent(f"the position is {plain(now)} before and after the fill")
+    direction = 1 if now > before else -1
+    if wanted is not None and wanted != direction:
+        raise _inconsistent(f"a {signal.action} cannot lead from {plain(before)} to {plain(now)}")
+    return direction
+
+
+def _before(target: TargetPosition, market: Market) -> Decimal | None:
+    return None if target.previous_signed is None else _units(target.previous_signed, market)
+
+
+def has_drifted(signal: Signal, market: Market) -> bool:
+    """True when the account does not hold what the strategy believes it held before its step. Raises Refused."""
+    return signal.target is not None and bool(_drift_warnings(signal.target, market, ""))
+
+
+def _drift_warnings(target: TargetPosition, market: Market, remark: str) -> tuple[str, ...]:
+    """A warning when the account does not hold what the strategy believes it held before its step."""
+    if market.is_inverse:
+        return ()  # its sizes count dollars: not comparable
+    before = _before(target, market)
+    if before is None or abs(market.projected - before) <= market.instrument.base_tick:
+        return ()
+    return (
+        f"drift: the strategy held {plain(before)} {market.instrument.base} before this alert, "
+        f"the account {plain(market.projected)}; {remark}",
+    )
+
+
+def _nothing_to_close(market: Market, why: str | None = None) -> Move:
+    return Move(ignored_code=NOTHING_TO_CLOSE, warnings=(f"{market.symbol}: {why}",) if why else ())
+
+
+def _inconsistent(found: str) -> Refused:
+    return Refused(
+        "inconsistent_position",
+        f"marketPosition: {found}; take action, quantity and the position fields all from the strategy.* placeholders",
+        field="marketPosition",
+    )

@@ -1,0 +1,309 @@
+"""What orders take from the limits: open reservations, their sums, and the day's totals. Moved with each order, in its transaction.
+
+The rules are two functions of an order (`share_of`, `reservation_of`); everything stored here is their sum, so it can always be
+recomputed and compared. Deciding whether there is room is the business of risk, not of this file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+
+from kekbridge.model import UNCOMMITTED, ZERO, Commitment, Order, OrderStatus, OrderType, Purpose, Reservation
+from kekbridge.store import times
+from kekbridge.store.cache import forget, recall, remember
+from kekbridge.store.codec import EXACT, decimal_text
+
+ACCOUNT: Final = "account"
+
+_AT_THE_EXCHANGE: Final = frozenset({OrderStatus.ACCEPTED.value, OrderStatus.PARTIALLY_FILLED.value})
+_DAYS: Final = "daily_usage"
+_SUMS: Final = "commitments"
+_ALL_ORDERS: Final = "orders"
+_STOPS: Final = frozenset({OrderType.STOP.value, OrderType.STOP_LIMIT.value})
+
+
+# Symbol, is_entry, is_buy, is_resting, is_margined: which row of the commitments.
+_Kind = tuple[str, bool, bool, bool, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one order adds to the totals of its day: traded or reserved USDC, and a count."""
+
+    notional: Decimal
+    orders: int
+
+
+_NOTHING: Final = Share(ZERO, 0)
+_WHOLE_DIGITS: Final = 40
+
+
+def share_of(order: Order | None) -> Share:
+    """An order's part of the day it was admitted on.
+
+    Executed value always counts; what is still open counts for entries only, because an exit cannot be refused and so need not be
+    reserved. An entry counts as an order unless it ended without the exchange ever having had it.
+    """
+    if order is None:
+        return _NOTHING
+    intent = order.intent
+    price = intent.reference_price if order.average_price is None else order.average_price
+    notional = EXACT.multiply(order.executed_quantity, price)
+    if not order.is_entry:
+        return Share(notional, 0)
+    notional = EXACT.add(notional, EXACT.multiply(open_quantity(order), intent.reference_price))
+    never_there = order.finished_at is not None and order.order_id is None and not order.executed_quantity
+    return Share(notional, 0 if never_there else 1)
+
+
+def open_quantity(order: Order) -> Decimal:
+    """What of the order may still trade: nothing of a finished one, and never less than nothing."""
+    if order.finished_at is not None:
+        return ZERO
+    return max(EXACT.subtract(order.intent.quantity, order.executed_quantity), ZERO)
+
+
+def reservation_of(order: Order) -> Reservation | None:
+    """The room an order holds; None once it is finished. It rests when it can wait at the exchange."""
+    if order.finished_at is not None:
+        return None
+    intent = order.intent
+    quantity = open_quantity(order)
+    return Reservation(
+        client_order_id=order.client_order_id,
+        webhook_id=order.webhook_id,
+        symbol=intent.symbol,
+        quantity=quantity if intent.side.sign > 0 else -quantity,
+        notional=EXACT.multiply(quantity, intent.reference_price),
+        is_entry=intent.purpose is Purpose.ENTRY,
+        is_resting=intent.may_rest,
+        is_margined=_is_margined(order.status.value, intent.order_type.value),
+    )
+
+
+def _is_margined(status: str, order_type: str) -> bool:
+    """The exchange holds margin back for what is in its book; a stop order is not there before it triggers."""
+    return status in _AT_THE_EXCHANGE and order_type not in _STOPS
+
+
+def move(connection: sqlite3.Connection, before: Order | None, after: Order) -> None:
+    """Bring reservation, commitments and totals from one state of an order to the next; `before` is None when it is new."""
+    if before is not None and _takes_the_same(before, after):
+        return
+    held = None if before is None else reservation_of(before)
+    holds = reservation_of(after)
+    if holds != held:
+        _move_reservation(connection, held, holds)
+    old, new = share_of(before), share_of(after)
+    if old != new:
+        change = DayTotals(EXACT.subtract(new.notional, old.notional), new.orders - old.orders)
+        _add_to_day(connection, (after.webhook_id, ACCOUNT), times.day_of(after.created_at), change)
+
+
+def add_realized(connection: sqlite3.Connection, scopes: Iterable[str], day: str, realized_pnl: Decimal) -> None:
+    """Add realized P&L (USDC, may be negative) to the day of each scope: `account`, or a webhook's id."""
+    if realized_pnl:
+        _add_to_day(connection, scopes, day, DayTotals(realized_pnl=realized_pnl))
+
+
+def open_reservations(connection: sqlite3.Connection) -> tuple[Reservation, ...]:
+    """Every reservation of the account, oldest order first: for looks at the orders themselves, never on the way of an alert."""
+    rows = connection.execute(
+        "SELECT r.client_order_id, r.webhook_id, r.symbol, r.quantity, r.notional, r.is_entry, r.is_resting, o.status, o.order_type"
+        " FROM reservations r JOIN orders o ON o.client_order_id = r.client_order_id ORDER BY r.client_order_id"
+    )
+    return tuple(
+        Reservation(
+            client_order_id=name,
+            webhook_id=webhook_id,
+            symbol=symbol,
+            quantity=Decimal(quantity),
+            notional=Decimal(notional),
+            is_entry=bool(is_entry),
+            is_resting=bool(is_resting),
+            is_margined=_is_margined(status, order_type),
+        )
+        for name, webhook_id, symbol, quantity, notional, is_entry, is_resting, status, order_type in rows
+    )
+
+
+def open_commitments(connection: sqlite3.Connection, *, excluding: Order | None = None) -> dict[str, Commitment]:
+    """The account's open reservations added up by symbol, but for the one of `excluding` (an order as it is stored)."""
+    if not recall(connection, _SUMS, _ALL_ORDERS, _count_committed):
+        return {}
+    held = None if excluding is None else reservation_of(excluding)
+    left_out = None if held is None else _kind_of(held)
+    rows = connection.execute(
+        "SELECT symbol, is_entry, is_buy, is_resting, is_margined, quantity, orders,"
+        " (SELECT price FROM reservations r WHERE r.symbol = c.symbol AND price IS NOT NULL AND client_order_id IS NOT ?"
+        " ORDER BY price DESC LIMIT 1) FROM commitments c WHERE orders > 0",
+        (None if held is None else held.client_order_id,),
+    )
+    found: dict[str, Commitment] = {}
+    for symbol, is_entry, is_buy, is_resting, is_margined, text, orders, price in rows:
+        quantity = Decimal(text)
+        if held is not None and (symbol, is_entry, is_buy, is_resting, is_margined) == left_out:
+            if orders == 1:
+                continue
+            quantity = EXACT.subtract(quantity, held.quantity)
+        found[symbol] = found.get(symbol, UNCOMMITTED).plus(
+            quantity,
+            is_entry=bool(is_entry),
+            is_resting=bool(is_resting),
+            is_margined=bool(is_margined),
+            price=ZERO if price is None else Decimal(price),
+        )
+    return found
+
+
+def rebuild_commitments(connection: sqlite3.Connection) -> None:
+    """The commitments and the prices of the reservations, from the reservations: for a database that has none yet."""
+    forget(connection, _SUMS)
+    connection.execute("DELETE FROM commitments")
+    for held in open_reservations(connection):
+        _commit(connection, held, 1)
+        connection.execute(
+            "UPDATE reservations SET price = ? WHERE client_order_id = ?", (_price_text(held), held.client_order_id)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DayTotals:
+    """Running totals of one scope on one UTC day."""
+
+    notional: Decimal = ZERO
+    orders: int = 0
+    realized_pnl: Decimal = ZERO
+
+    def plus(self, other: DayTotals) -> DayTotals:
+        """The sum. Exact."""
+        return DayTotals(
+            EXACT.add(self.notional, other.notional),
+            self.orders + other.orders,
+            EXACT.add(self.realized_pnl, other.realized_pnl),
+        )
+
+
+_EMPTY_DAY: Final = DayTotals()
+
+
+def day_totals(connection: sqlite3.Connection, scope: str, day: str) -> DayTotals:
+    """The totals of a scope (a webhook's id, or `account`) on a UTC day `YYYY-MM-DD`."""
+    return recall(connection, _DAYS, (scope, day), _read_day, scope, day)
+
+
+def _read_day(connection: sqlite3.Connection, scope: str, day: str) -> DayTotals:
+    row = connection.execute(
+        "SELECT notional, orders, realized_pnl FROM daily_usage WHERE scope = ? AND day = ?", (scope, day)
+    ).fetchone()
+    return _EMPTY_DAY if row is None else DayTotals(Decimal(row[0]), row[1], Decimal(row[2]))
+
+
+def _add_to_day(connection: sqlite3.Connection, scopes: Iterable[str], day: str, change: DayTotals) -> None:
+    for scope in scopes:
+        totals = day_totals(connection, scope, day).plus(change)
+        connection.execute(
+            "INSERT OR REPLACE INTO daily_usage (scope, day, notional, orders, realized_pnl) VALUES (?, ?, ?, ?, ?)",
+            (scope, day, decimal_text(totals.notional), totals.orders, decimal_text(totals.realized_pnl)),
+        )
+        remember(connection, _DAYS, (scope, day), totals)
+
+
+# ------------------------------------------------------------------------------------------------------------- commitments
+
+
+def _move_reservation(connection: sqlite3.Connection, held: Reservation | None, holds: Reservation | None) -> None:
+    """The order's own row, and the sums that it is part of."""
+    if held is not None:
+        _commit(connection, held, -1)
+    if holds is not None:
+        _commit(connection, holds, 1)
+        if held is None or _row_of(held) != _row_of(holds):
+            _write_reservation(connection, holds)
+    elif held is not None:
+        connection.execute("DELETE FROM reservations WHERE client_order_id = ?", (held.client_order_id,))
+
+
+def _takes_the_same(before: Order, after: Order) -> bool:
+    """True for a step that moves nothing for certain, like the sending: most of them, so this is asked before anything is reckoned."""
+    kind = before.intent.order_type.value
+    return (
+        before.finished_at is None
+        and after.finished_at is None
+        and (before.intent is after.intent or before.intent == after.intent)
+        and before.executed_quantity == after.executed_quantity
+        and before.average_price == after.average_price
+        and _is_margined(before.status.value, kind) == _is_margined(after.status.value, kind)
+    )
+
+
+def _row_of(held: Reservation) -> tuple[object, ...]:
+    """What of a reservation is in its row; whether it is margined follows from its order."""
+    return held.symbol, held.quantity, held.notional, held.is_entry, held.is_resting
+
+
+def _kind_of(held: Reservation) -> _Kind:
+    """Which row of the commitments a reservation is part of."""
+    return held.symbol, held.is_entry, held.quantity > 0, held.is_resting, held.is_margined
+
+
+def _commit(connection: sqlite3.Connection, held: Reservation, orders: int) -> None:
+    """Add a reservation to its sum (`orders` 1), or take it off (-1). What is left of no order is exactly nothing."""
+    kind = _kind_of(held)
+    quantity, count = recall(connection, _SUMS, kind, _read_sum, kind)
+    together = recall(connection, _SUMS, _ALL_ORDERS, _count_committed)
+    count += orders
+    add = EXACT.add if orders > 0 else EXACT.subtract
+    quantity = add(quantity, held.quantity) if count else ZERO
+    connection.execute(
+        "INSERT OR REPLACE INTO commitments (symbol, is_entry, is_buy, is_resting, is_margined, quantity, orders)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (*kind, decimal_text(quantity), count),
+    )
+    remember(connection, _SUMS, kind, (quantity, count))
+    remember(connection, _SUMS, _ALL_ORDERS, together + orders)
+
+
+def _read_sum(connection: sqlite3.Connection, kind: _Kind) -> tuple[Decimal, int]:
+    row = connection.execute(
+        "SELECT quantity, orders FROM commitments"
+        " WHERE symbol = ? AND is_entry = ? AND is_buy = ? AND is_resting = ? AND is_margined = ?",
+        kind,
+    ).fetchone()
+    return (ZERO, 0) if row is None else (Decimal(row[0]), row[1])
+
+
+def _count_committed(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT coalesce(sum(orders), 0) FROM commitments").fetchone()[0])
+
+
+def _write_reservation(connection: sqlite3.Connection, held: Reservation) -> None:
+    connection.execute(
+        "INSERT INTO reservations (client_order_id, webhook_id, symbol, quantity, notional, is_entry, is_resting, price)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (client_order_id) DO UPDATE SET symbol = excluded.symbol,"
+        " quantity = excluded.quantity, notional = excluded.notional, is_entry = excluded.is_entry,"
+        " is_resting = excluded.is_resting, price = excluded.price",
+        (
+            held.client_order_id,
+            held.webhook_id,
+            held.symbol,
+            decimal_text(held.quantity),
+            decimal_text(held.notional),
+            held.is_entry,
+            held.is_resting,
+            _price_text(held),
+        ),
+    )
+
+
+def _price_text(held: Reservation) -> str | None:
+    """The price with as many zeros before it as make text order the order of prices, so that an index knows the highest."""
+    price = held.price
+    if not price:
+        return None
+    whole, point, fraction = decimal_text(price).partition(".")
+    return f"{whole:0>{_WHOLE_DIGITS}}{point}{fraction}"

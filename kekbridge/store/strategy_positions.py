@@ -1,0 +1,64 @@
+"""What the strategies behind webhooks told of their positions: one row a webhook and symbol, kept with the alert that added to it.
+
+Remembered over restarts, because a message that was overtaken may arrive after one. What follows from it is decided in alerts/.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from kekbridge.model import StrategyCourse, StrategyStep
+from kekbridge.store import times
+from kekbridge.store.cache import forget, recall
+from kekbridge.store.codec import optional_decimal, optional_decimal_text, to_json
+
+_TABLE: Final = "courses"
+
+
+def of_webhook(connection: sqlite3.Connection, webhook_id: str) -> Mapping[str, StrategyCourse]:
+    """The courses of a webhook by symbol."""
+    return recall(connection, _TABLE, webhook_id, _read, webhook_id)
+
+
+def _read(connection: sqlite3.Connection, webhook_id: str) -> Mapping[str, StrategyCourse]:
+    rows = connection.execute("SELECT symbol, start, steps FROM courses WHERE webhook_id = ?", (webhook_id,))
+    return {
+        row["symbol"]: StrategyCourse(
+            start=optional_decimal(row["start"]),
+            steps=tuple(
+                StrategyStep(
+                    fired_at=times.from_text(fired_at),
+                    before=None if before is None else Decimal(before),
+                    now=Decimal(now),
+                )
+                for fired_at, before, now in json.loads(row["steps"])
+            ),
+        )
+        for row in rows
+    }
+
+
+def save(
+    connection: sqlite3.Connection, webhook_id: str, courses: Iterable[tuple[str, StrategyCourse]], *, now: datetime
+) -> None:
+    """Replace the courses of these symbols."""
+    for symbol, course in courses:
+        forget(connection, _TABLE)
+        steps = [
+            (times.to_text(step.fired_at), optional_decimal_text(step.before), str(step.now)) for step in course.steps
+        ]
+        connection.execute(
+            "INSERT OR REPLACE INTO courses (webhook_id, symbol, start, steps, updated_at) VALUES (?, ?, ?, ?, ?)",
+            (webhook_id, symbol, optional_decimal_text(course.start), to_json(steps), times.to_text(now)),
+        )
+
+
+def remove(connection: sqlite3.Connection, webhook_id: str) -> None:
+    """The courses of a webhook that is deleted."""
+    forget(connection, _TABLE)
+    connection.execute("DELETE FROM courses WHERE webhook_id = ?", (webhook_id,))

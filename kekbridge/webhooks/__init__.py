@@ -1,0 +1,1 @@
+"""Create, edit and look up webhooks and their credentials."""

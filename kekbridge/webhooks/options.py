@@ -1,0 +1,171 @@
+"""Every setting of a webhook as one row: its option, how its text is read and written, what it is for.
+
+`webhook create`, `webhook edit` and the web page have their options from this table, so that they never differ. Decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from kekbridge import parsing as values
+from kekbridge.alerts.profiles import PROFILES
+from kekbridge.formatting import amount
+from kekbridge.ingress.addresses import AllowList
+from kekbridge.model import WebhookSettings
+from kekbridge.webhooks.registry import perp_symbol
+
+Reader = Callable[[str, str], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`part` is "limits", "rates" or "" (the webhook itself); `reader` None marks a switch; `is_many` an option given repeatedly."""
+
+    option: str
+    part: str
+    field: str
+    reader: Reader | None
+    metavar: str
+    help: str
+    is_many: bool = False
+    choices: tuple[str, ...] = ()
+
+    @property
+    def is_share(self) -> bool:
+        return self.reader is values.share
+
+    @property
+    def parameter(self) -> str:
+        return self.option.removeprefix("--").replace("-", "_")
+
+
+def _symbols(option: str, text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(perp_symbol(word, option) for word in values.words(option, text)))
+
+
+def _end(option: str, text: str) -> Any:
+    return values.coming(option, text, datetime.now(UTC))
+
+
+def _leverage(option: str, text: str) -> Any:
+    found = values.number(option, text)
+    if found > 100:
+        raise values.wrong(option, text, "a number from 1 to 100")
+    return found
+
+
+def _plain(_option: str, text: str) -> str:
+    return text
+
+
+_ABOVE = ("refuse", "lower")
+_FOLLOW = ("signal", "position")
+_NAMES = tuple(PROFILES)
+
+ROWS: tuple[Row, ...] = (
+    Row("--allowed-symbols", "limits", "allowed_symbols", _symbols, "BTC,ETH", "Trade these markets only."),
+    Row("--min-order-size", "limits", "min_order_size", values.number, "SIZE", "Smallest entry, in coins."),
+    Row("--max-order-size", "limits", "max_order_size", values.number, "SIZE", "Largest entry, in coins."),
+    Row("--max-position-size", "limits", "max_position_size", values.number, "SIZE", "Largest position of one market, in coins."),
+    Row("--max-notional", "limits", "max_notional", values.number, "USDC", "Largest value of one entry."),
+    Row("--daily-limit", "limits", "daily_limit", values.number, "USDC", "Value traded per UTC day."),
+    Row("--daily-orders", "limits", "daily_orders", values.count, "N", "Orders per UTC day."),
+    Row("--max-leverage", "limits", "max_leverage", _leverage, "X", "Highest leverage, 1 to 100."),
+    Row("--leverage-policy", "limits", "leverage_policy", _plain, "refuse|lower", "Above it: refuse, or lower it.", choices=_ABOVE),
+    Row("--max-open-positions", "limits", "max_open_positions", values.count, "N", "Markets with an open position."),
+    Row("--require-stop-loss", "limits", "require_stop_loss", None, "", "Refuse entries without a stop loss."),
+    Row("--max-stop-distance", "limits", "max_stop_distance", values.share, "SHARE", "Farthest stop loss from the entry, such as 5%."),
+    Row("--max-slippage", "limits", "max_slippage", values.share, "SHARE", "Farthest market price from the alert's price, such as 0.5%."),
+    Row("--max-daily-loss", "limits", "max_daily_loss", values.number, "USDC", "Loss of a UTC day after which only exits pass."),
+    Row("--max-drawdown", "limits", "max_drawdown", values.share, "SHARE", "Fall from the equity peak that stops entries, such as 20%."),
+    Row("--cooldown", "limits", "cooldown_s", values.seconds, "TIME", "Least time between two entries in a market, such as 90s or 5m."),
+    Row("--trading-hours", "limits", "trading_hours", _plain, "HOURS", 'When entries are allowed, such as "Mon-Fri 07:00-22:00 UTC".'),
+    Row("--rate-per-minute", "rates", "per_minute", values.count, "N", "Alerts per minute; exits are counted apart."),
+    Row("--rate-per-hour", "rates", "per_hour", values.count, "N", "Alerts per hour."),
+    Row("--rate-per-day", "rates", "per_day", values.count, "N", "Alerts per day."),
+    Row("--require-signature", "", "require_signature", None, "", "Demand a proof besides the apiKey."),
+    Row("--require-timestamp", "", "require_timestamp", None, "", "Demand a timestamp in the message."),
+    Row("--max-timestamp-age", "", "max_timestamp_age_s", values.seconds, "TIME", "Oldest alert that is still executed, such as 60s."),
+    Row("--follow", "", "follow", _plain, "signal|position", "Each alert is an order, or names a target position.", choices=_FOLLOW),
+    Row("--resync", "", "resync", None, "", "With --follow position: correct a gap to the strategy's position, not only report it."),
+    Row("--reorder-ms", "", "reorder_ms", values.count, "MS", "With --follow position: how long an alert waits for one it overtook."),
+    Row("--profile", "", "profile", _plain, "NAME", "Whose message format is understood: seed is kekbridge's own.", choices=_NAMES),
+    Row("--rescale-units", "", "rescale_units", None, "", "Trade PEPE alerts on the 1000PEPE market, sizes divided by 1000."),
+    Row("--expect-alert-every", "", "expect_alert_every_s", values.seconds, "TIME", "Tell when none came for so long, such as 25h."),
+    Row("--alert-expires", "", "alert_expires_at", _end, "DATE", "When TradingView ends the alert: 60d, or a date."),
+    Row("--default", "", "defaults", None, "FIELD=VALUE", "Value of a field that the message leaves out.", is_many=True),
+    Row("--lock", "", "locked", None, "FIELD=VALUE", "Value of a field that no message can change.", is_many=True),
+    Row("--alias", "", "aliases", None, "FROM=TO", "Trade the ticker FROM on the market TO.", is_many=True),
+    Row("--allow-address", "", "allowed_addresses", None, "NETWORK", "Accept senders from here only; or tradingview.", is_many=True),
+)  # fmt: skip
+
+# Fields that a word `none` empties; the others have no meaning without a value.
+MUST_HAVE_VALUE = frozenset({"leverage_policy", "follow", "profile", "reorder_ms", "per_minute", "per_hour", "per_day"})
+
+
+def apply(given: Mapping[str, Any], settings: WebhookSettings) -> WebhookSettings:
+    """The settings with every given option put in. Raises ConfigError naming the option, what was found and what is expected."""
+    changes: dict[str, dict[str, Any]] = {"limits": {}, "rates": {}, "": {}}
+    for row in ROWS:
+        text = given.get(row.parameter)
+        if text is None or text == []:
+            continue
+        changes[row.part][row.field] = _read(row, text)
+    return replace(
+        settings,
+        limits=replace(settings.limits, **changes["limits"]),
+        rates=replace(settings.rates, **changes["rates"]),
+        **changes[""],
+    )
+
+
+def _read(row: Row, text: Any) -> Any:
+    if row.is_many:
+        return _read_many(row, list(text))
+    if row.reader is None:
+        return bool(text)
+    if text == values.NONE and row.field not in MUST_HAVE_VALUE:
+        return None
+    if row.choices and text not in row.choices:
+        raise values.wrong(row.option, text, f"{', '.join(row.choices[:-1])} or {row.choices[-1]}")
+    return row.reader(row.option, text)
+
+
+def _read_many(row: Row, texts: list[str]) -> Any:
+    if texts == [values.NONE]:
+        return () if row.field == "allowed_addresses" else {}
+    if row.field == "allowed_addresses":
+        return _addresses(row.option, texts)
+    found = values.assignments(row.option, texts)
+    if row.field == "aliases":
+        return {ticker.upper(): perp_symbol(market, row.option) for ticker, market in found.items()}
+    return found
+
+
+def _addresses(option: str, texts: list[str]) -> tuple[str, ...]:
+    AllowList.parse(texts, option)
+    return tuple(text.strip() for text in texts)
+
+
+def text_of(row: Row, settings: WebhookSettings) -> str:
+    """A setting as it would be typed, so that `apply` reads it back; nothing for what is not set, several values on lines of their own."""
+    value = getattr(getattr(settings, row.part) if row.part else settings, row.field)
+    if value is None or value == () or value == {}:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if row.is_share:
+        return f"{amount(value * 100)}%"
+    if row.reader is values.seconds:
+        return f"{value}s"
+    if isinstance(value, Mapping):
+        return "\n".join(f"{name}={text}" for name, text in value.items())
+    if isinstance(value, tuple):
+        return ("\n" if row.is_many else ",").join(value)
+    return amount(value) if isinstance(value, Decimal) else str(value)

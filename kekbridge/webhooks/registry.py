@@ -1,0 +1,206 @@
+"""How a webhook comes into being: its name, its settings, its credentials, its address. Shared by `serve` and the command line.
+
+Secrets leave this module only inside Credentials, whose repr hides them; stored, they are always sealed. Decides nothing about alerts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sqlite3
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+from ulid import ULID
+
+from kekbridge.alerts.field_names import ORDER_FIELDS, canonical_name
+from kekbridge.alerts.profiles import PROFILES
+from kekbridge.config import Settings
+from kekbridge.errors import ConfigError, NotFound
+from kekbridge.ingress.http import WEBHOOK_PATH
+from kekbridge.model import Mode, Webhook, WebhookSettings
+from kekbridge.risk.trading_hours import parse_hours
+from kekbridge.store import settings as store_settings
+from kekbridge.store import webhooks as store_webhooks
+from kekbridge.store.webhooks import WebhookKey
+from kekbridge.vault import Sealer
+from kekbridge.webhooks.credentials import new_credentials
+
+FIRST_NAME: Final = "default"
+KEY_PREFIX_LENGTH: Final = 12
+# Store setting: where the last started daemon listened, and in which mode.
+_LISTENING: Final = "listening"
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_LISTED = re.compile(r"PERP_[A-Z0-9]{1,24}_USDC", re.ASCII)
+_BASE = re.compile(r"[A-Z0-9]{1,24}", re.ASCII)
+# Fiat currencies Orderly lists against the dollar: EURUSD is a base there, BTCUSD is not.
+_FIAT = frozenset({"EUR", "GBP", "AUD", "NZD", "CHF", "CAD"})
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a sender needs. Never logged, never stored in the clear."""
+
+    api_key: str = field(repr=False)
+    api_secret: str = field(repr=False)
+
+
+def create(
+    connection: sqlite3.Connection, sealer: Sealer, *, name: str, settings: WebhookSettings, mode: Mode, now: datetime
+) -> tuple[Webhook, Credentials]:
+    """Store a new webhook with fresh credentials; call it inside a write transaction.
+
+    `mode` chooses the key's prefix: `wh_live_` for live, `wh_test_` for paper and testnet. Raises ConfigError when the name is
+    unusable or taken, or when the settings contradict each other.
+    """
+    check_name(name)
+    check_settings(settings)
+    webhook = store_webhooks.create(connection, webhook_id=str(ULID()), name=name, settings=settings, now=now)
+    return webhook, _add_pair(connection, sealer, webhook, mode=mode, now=now)
+
+
+def rotate(
+    connection: sqlite3.Connection, sealer: Sealer, webhook: Webhook, *, mode: Mode, grace: timedelta, now: datetime
+) -> Credentials:
+    """Give a webhook a new pair; every older one works for the grace time more (0: not at all) and then is as unknown as a guess.
+
+    Call it inside a write transaction. A key that ends sooner anyway keeps its earlier end.
+    """
+    for key in valid_keys(connection, webhook, now=now):
+        if grace:
+            store_webhooks.expire_key(connection, key.id, at=now + grace, now=now)
+        else:
+            store_webhooks.revoke_key(connection, key.id, now=now)
+    return _add_pair(connection, sealer, webhook, mode=mode, now=now)
+
+
+def _add_pair(
+    connection: sqlite3.Connection, sealer: Sealer, webhook: Webhook, *, mode: Mode, now: datetime
+) -> Credentials:
+    """Make a pair and store it sealed."""
+    api_key, api_secret = new_credentials(mode)
+    store_webhooks.add_key(
+        connection,
+        key_id=str(ULID()),
+        webhook_id=webhook.id,
+        lookup=sealer.lookup(api_key),
+        prefix=api_key[:KEY_PREFIX_LENGTH],
+        sealed_key=sealer.seal(api_key.encode()),
+        sealed_secret=sealer.seal(api_secret.encode()),
+        now=now,
+    )
+    return Credentials(api_key, api_secret)
+
+
+def valid_keys(connection: sqlite3.Connection, webhook: Webhook, *, now: datetime) -> tuple[WebhookKey, ...]:
+    """The keys of a webhook that open it now, oldest first."""
+    return tuple(key for key in store_webhooks.list_keys(connection, webhook.id) if key_state(key, now) != "ended")
+
+
+def key_state(key: WebhookKey, now: datetime) -> Literal["valid", "ending", "ended"]:
+    """`ending`: it was replaced and still works; `ended`: expired or revoked, answered like an unknown one."""
+    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
+        return "ended"
+    return "valid" if key.expires_at is None else "ending"
+
+
+def credentials_of(connection: sqlite3.Connection, sealer: Sealer, webhook: Webhook, *, now: datetime) -> Credentials:
+    """The newest valid credentials of a webhook, opened for its owner. Raises NotFound when every key is expired or revoked."""
+    valid = valid_keys(connection, webhook, now=now)
+    if not valid:
+        raise NotFound("key_missing", f"webhook {webhook.name} has no valid key; `kekbridge webhook rotate` makes one")
+    newest = max(valid, key=lambda key: (key.created_at, key.id))
+    return Credentials(sealer.open(newest.sealed_key).decode(), sealer.open(newest.sealed_secret).decode())
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError unless the name is 1 to 64 of the characters A-Z a-z 0-9 . _ -"""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"webhook name {name[:80]!r} cannot be used; use 1 to 64 letters, digits, dots, dashes and underscores"
+        )
+
+
+def check_settings(settings: WebhookSettings) -> None:
+    """Raise ConfigError when a setting means nothing, or when two contradict each other so that no order could ever pass."""
+    limits = settings.limits
+    _check_order("--min-order-size", limits.min_order_size, "--max-order-size", limits.max_order_size)
+    _check_order("--min-order-size", limits.min_order_size, "--max-position-size", limits.max_position_size)
+    rates = settings.rates
+    _check_order("--rate-per-minute", rates.per_minute, "--rate-per-hour", rates.per_hour)
+    _check_order("--rate-per-hour", rates.per_hour, "--rate-per-day", rates.per_day)
+    if limits.trading_hours is not None:
+        parse_hours(limits.trading_hours)
+    if settings.profile not in PROFILES:
+        raise ConfigError(f"--profile: found {settings.profile[:40]!r}, expected one of {', '.join(PROFILES)}")
+    for option, fields in (("--default", settings.defaults), ("--lock", settings.locked)):
+        unknown = next((name for name in fields if canonical_name(name) not in ORDER_FIELDS), None)
+        if unknown is not None:
+            near = difflib.get_close_matches(unknown, ORDER_FIELDS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(sorted(ORDER_FIELDS))}"
+            raise ConfigError(f"{option}: {unknown[:40]!r} is no field of an order; {hint}")
+    overlap = sorted(settings.defaults.keys() & settings.locked.keys())
+    if overlap:
+        raise ConfigError(f"{overlap[0]} is given as --default and as --lock; keep one of the two")
+
+
+def _check_order(low_name: str, low: object, high_name: str, high: object) -> None:
+    if low is not None and high is not None and low > high:  # type: ignore[operator]  # both Decimal or both int
+        raise ConfigError(f"{low_name} {low} is larger than {high_name} {high}; no order could pass")
+
+
+def perp_symbol(text: str, option: str = "symbol") -> str:
+    """The exchange's name of a market given by its base: `btc` -> `PERP_BTC_USDC`; full names stay. Raises ConfigError.
+
+    A whole ticker such as BTCUSDT is refused: as a base it would name a market that does not exist, and block everything silently.
+    """
+    name = text.strip().upper()
+    if _LISTED.fullmatch(name):
+        return name
+    is_ticker = name.endswith(("USDT", "USDC")) or (name.endswith("USD") and name[:-3] not in _FIAT)
+    if not _BASE.fullmatch(name) or is_ticker:
+        raise ConfigError(f"{option}: found {text[:40]!r}; write the base (BTC) or the exchange's name (PERP_BTC_USDC)")
+    return f"PERP_{name}_USDC"
+
+
+def remember_address(
+    connection: sqlite3.Connection, webhook_url: str, mode: Mode, *, now: datetime, local_url: str = ""
+) -> None:
+    """Keep where the daemon listens (`local_url`: on this machine) and in which mode, for commands beside it without its options."""
+    told = {"webhook_url": webhook_url, "local_url": local_url, "mode": mode.value}
+    store_settings.set_value(connection, _LISTENING, told, now=now)
+
+
+def local_url_of(connection: sqlite3.Connection) -> str:
+    """Where the last started daemon listens on this machine; empty when none has said so."""
+    known = store_settings.get_value(connection, _LISTENING)
+    return str(known.get("local_url") or "") if isinstance(known, dict) else ""
+
+
+def address_of(connection: sqlite3.Connection, settings: Settings, *, is_running: bool) -> str:
+    """The URL to paste into TradingView: `server.public_url` if set, else where the running daemon listens, else where it would."""
+    server = settings.server
+    if server.public_url:
+        return server.public_url.rstrip("/") + WEBHOOK_PATH
+    known = store_settings.get_value(connection, _LISTENING) if is_running else None
+    if isinstance(known, dict) and isinstance(known.get("webhook_url"), str):
+        return str(known["webhook_url"])
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    if settings.tls.domain:
+        return domain_url(settings.tls.domain, server.port) + WEBHOOK_PATH
+    return f"{'https' if settings.tls.cert else 'http'}://{host}:{server.port}{WEBHOOK_PATH}"
+
+
+def domain_url(domain: str, port: int) -> str:
+    """The address of a name that we have a certificate for; the port is named unless it is HTTPS's own."""
+    return f"https://{domain}" + ("" if port == 443 else f":{port}")
+
+
+def mode_of(connection: sqlite3.Connection, configured: Mode, *, is_explicit: bool) -> Mode:
+    """The mode commands work in: the configured one if anybody configured it, else that of the last started daemon."""
+    known = store_settings.get_value(connection, _LISTENING)
+    if is_explicit or not isinstance(known, dict) or known.get("mode") not in set(Mode):
+        return configured
+    return Mode(known["mode"])

@@ -1,0 +1,133 @@
+"""The start screen: each thing that can be wrong with a key, a clock or a venue gets its own named line with a fix."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kekbridge.config import ExchangeSettings
+from kekbridge.exchange.orderly.checks import Check
+from kekbridge.exchange.orderly.client import OrderlyExchange
+from kekbridge.exchange.orderly.signing import Signer
+from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
+from kekbridge.paper.server import PaperExchange
+from kekbridge.paper.settings import PaperSettings
+
+Control = Callable[..., Awaitable[Any]]
+OTHER_SECRET = "ed25519:4wBqpZM9xaSheZzJSMawUKKwhdpChKbZ5eu5ky4Vigw"
+
+
+async def screen(base_url: str, *, name: str = "live", **changes: Any) -> dict[str, Check]:
+    """The checks by name, as a client of that venue would show them."""
+    secret = changes.pop("secret", PAPER_ORDERLY_SECRET)
+    clock = changes.pop("clock", lambda: datetime.now(UTC))
+    signer = Signer(changes.pop("account_id", PAPER_ACCOUNT_ID), secret)
+    exchange = OrderlyExchange(name, base_url, signer, ExchangeSettings(**changes), clock=clock)
+    try:
+        found = await exchange.checks()
+    finally:
+        await exchange.close()
+    for check in found:
+        assert "\n" not in check.text + check.fix
+        assert secret.removeprefix("ed25519:") not in check.text + check.fix
+        assert check.level == "ok" or check.fix or check.name in ("exchange", "clock", "expiry")
+    return {check.name: check for check in found}
+
+
+def in_days(days: float) -> int:
+    return int((time.time() + days * 86_400) * 1000)
+
+
+async def test_all_well(paper: PaperExchange) -> None:
+    """A paper venue as it comes: every line is ok."""
+    found = await screen(paper.base_url, name="paper")
+    assert set(found) == {"exchange", "clock", "key", "scopes", "expiry", "addresses", "account", "markets"}
+    assert {check.level for check in found.values()} == {"ok"}
+
+
+async def test_no_address_rule(paper: PaperExchange) -> None:
+    """With real money a key that works from everywhere is worth a warning (S10)."""
+    assert (await screen(paper.base_url))["addresses"].level == "warning"
+
+
+@pytest.mark.parametrize(
+    ("scope", "level"),
+    [("read,trading", "ok"), ("read,trading,asset", "warning"), ("read", "broken"), ("trading", "broken")],
+)
+async def test_scopes(paper: PaperExchange, control: Control, scope: str, level: str) -> None:
+    """Trading and reading are needed; the right to move funds is too much."""
+    await control("/paper/keys", {"orderly_key": PAPER_ORDERLY_KEY, "scope": scope})
+    assert (await screen(paper.base_url))["scopes"].level == level
+
+
+@pytest.mark.parametrize(("days", "level"), [(13.5, "warning"), (15, "ok"), (-1, "broken")])
+async def test_expiry(paper: PaperExchange, control: Control, days: float, level: str) -> None:
+    """Under 14 days warns, over is fine, past is broken."""
+    await control("/paper/keys", {"orderly_key": PAPER_ORDERLY_KEY, "expiration": in_days(days)})
+    found = await screen(paper.base_url)
+    assert found["expiry" if "expiry" in found else "key"].level == level
+
+
+async def test_unknown_key(paper: PaperExchange) -> None:
+    """A key that the exchange does not know is broken, by name, and the other checks still run."""
+    found = await screen(paper.base_url, secret=OTHER_SECRET)
+    assert found["key"].level == "broken"
+    assert found["addresses"].level == "broken"
+    assert found["account"].level == "ok"
+
+
+async def test_other_broker(paper: PaperExchange) -> None:
+    """The broker is read from the exchange and compared, never assumed (section 3)."""
+    found = await screen(paper.base_url, broker_id="woofi_pro")
+    assert found["account"].level == "warning"
+    assert "kek_ai" in found["account"].text
+
+
+async def test_clock_off(tmp_path: Path) -> None:
+    """A clock ten minutes off is told, and the signed checks still succeed: the difference is corrected."""
+    venue = PaperExchange(
+        tmp_path, settings=PaperSettings(prices="static"), clock=lambda: time.time_ns() // 1_000_000 + 600_000
+    )
+    url = await venue.start()
+    try:
+        found = await screen(url, name="paper")
+    finally:
+        await venue.close()
+    assert found["clock"].level == "warning"
+    assert "600" in found["clock"].text
+    assert found["addresses"].level == "ok"
+
+
+async def test_maintenance(paper: PaperExchange, control: Control) -> None:
+    """Maintenance is told first."""
+    await control("/paper/faults", {"fault": "maintenance"})
+    assert (await screen(paper.base_url))["exchange"].level == "warning"
+
+
+async def test_nobody_there() -> None:
+    """A venue that cannot be reached is one broken line, not eight."""
+    found = await screen("http://127.0.0.1:9")
+    assert [check.level for check in found.values()] == ["broken"]
+
+
+async def test_own_clock_jump_heals_itself(paper: PaperExchange) -> None:
+    """Our clock jumps by an hour in operation: the next answer corrects it and signed calls work again."""
+    shift = timedelta(0)
+    signer = Signer(PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET)
+    exchange = OrderlyExchange(
+        "paper", paper.base_url, signer, ExchangeSettings(), clock=lambda: datetime.now(UTC) + shift
+    )
+    try:
+        assert (await exchange.checks())[1].level == "ok"
+        shift = timedelta(hours=1)
+        await exchange.market.system_info()
+        assert await exchange.market.holding()
+        assert exchange.health.clock_offset_ms is not None
+        assert abs(exchange.health.clock_offset_ms + 3_600_000) < 5_000
+    finally:
+        await exchange.close()

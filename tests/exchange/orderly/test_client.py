@@ -1,0 +1,571 @@
+"""The whole client against the paper exchange over HTTP and WebSocket: orders, exits, faults, loss of the stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Protocol
+
+import pytest
+
+from kekbridge import errors
+from kekbridge.config import ExchangeSettings
+from kekbridge.exchange.base import Accepted, Deferred, OrderReport, Refused, Unknown
+from kekbridge.exchange.orderly import requests as bodies
+from kekbridge.exchange.orderly.client import OrderlyExchange
+from kekbridge.exchange.orderly.signing import Signer
+from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus, OrderType, Purpose, Side, TakeProfit
+from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
+from kekbridge.paper.server import PaperExchange
+
+BTC, ETH = "PERP_BTC_USDC", "PERP_ETH_USDC"
+Control = Callable[..., Awaitable[Any]]
+Until = Callable[[Callable[[], object]], Awaitable[None]]
+ClientFor = Callable[..., OrderlyExchange]
+
+
+class MakeOrder(Protocol):
+    def __call__(self, client_order_id: str, **intent: Any) -> Order: ...
+
+
+async def settled(exchange: OrderlyExchange, order: Order) -> OrderReport:
+    """Ask until the order is final."""
+    end = asyncio.get_running_loop().time() + 10
+    while True:
+        report = await exchange.find(order)
+        if report is not None and report.status.is_final:
+            return report
+        assert asyncio.get_running_loop().time() < end, f"{order.client_order_id} did not end: {report}"
+        await asyncio.sleep(0.02)
+
+
+def created(paper: PaperExchange, client_order_id: str) -> list[dict[str, Any]]:
+    return [
+        e for e in paper.journal() if e["event"] == "order_received" and e.get("client_order_id") == client_order_id
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------- snapshot
+
+
+async def test_snapshot_after_start(exchange: OrderlyExchange) -> None:
+    """Rules, marks, balance, leverage and fees are there; health says so."""
+    snapshot = exchange.snapshot
+    assert snapshot is not None
+    assert len(snapshot.instruments) >= 40
+    assert snapshot.mark_price(BTC) == 65000
+    assert snapshot.account_value == snapshot.free_collateral == 100_000
+    assert snapshot.taker_fee_rate == Decimal("0.00045")
+    assert snapshot.leverage[BTC] == 10
+    health = exchange.health
+    assert health.is_reachable
+    assert health.stream_is_live
+    assert not health.is_maintenance
+    assert health.clock_offset_ms is not None
+    assert abs(health.clock_offset_ms) < 500
+
+
+async def test_market_order_fills_and_shows_at_once(
+    exchange: OrderlyExchange, make_order: MakeOrder, until: Until
+) -> None:
+    """Accepted, filled, its trade read, the position in the snapshot, every step told by the stream."""
+    reports: list[OrderReport] = []
+    fills: list[Fill] = []
+    pictures: list[AccountSnapshot] = []
+    exchange.listen(reports.append)
+    exchange.listen_fills(fills.append)
+    exchange.listen_positions(pictures.append)
+    order = make_order("kb-market")
+    submission = await exchange.place(order)
+    assert isinstance(submission, Accepted)
+    report = await settled(exchange, order)
+    assert (report.order_id, report.status, report.executed_quantity) == (
+        submission.order_id,
+        OrderStatus.FILLED,
+        Decimal("0.01"),
+    )
+    (execution,) = await exchange.fills(report)
+    assert (execution.client_order_id, execution.price, execution.fee) == (
+        "kb-market",
+        report.average_price,
+        report.fee,
+    )
+    await until(lambda: [r.status for r in reports if r.client_order_id == "kb-market"][-1:] == [OrderStatus.FILLED])
+    await until(lambda: exchange.snapshot and exchange.snapshot.position_quantity(BTC) == Decimal("0.01"))
+    await until(lambda: pictures and pictures[-1].position_quantity(BTC) == Decimal("0.01"))
+    assert [fill.trade_id for fill in fills] == [execution.trade_id]
+
+
+async def test_what_the_stream_told_of_an_entry_is_what_the_trades_say(
+    exchange: OrderlyExchange, make_order: MakeOrder, until: Until
+) -> None:
+    """An execution that opens or adds is taken from the stream, field by field what a question would have brought; a close is asked for."""
+    reports: dict[str | None, OrderReport] = {}
+    exchange.listen(lambda report: reports.update({report.client_order_id: report}))
+
+    async def told(name: str, **changes: Any) -> tuple[Fill, ...]:
+        await exchange.place(make_order(name, **changes))
+        await until(lambda: name in reports and reports[name].status is OrderStatus.FILLED)
+        return await exchange.fills(reports[name])
+
+    for name, changes in (
+        ("kb-open", {}),
+        ("kb-add", {}),
+        ("kb-less", {"side": Side.SELL, "quantity": Decimal("0.005")}),
+        ("kb-turn", {"side": Side.SELL, "quantity": Decimal("0.1")}),
+    ):
+        first = await told(name, **changes)
+        again = await exchange.fills(reports[name])  # what the stream told is given once: this one asks
+        assert first == again, name
+        assert first[0].realized_pnl is not None
+
+
+async def test_fills_show_without_the_stream(
+    paper: PaperExchange, client_for: ClientFor, make_order: MakeOrder, control: Control
+) -> None:
+    """While the stream is down, reading an order's fills puts them into the snapshot; a later refresh agrees."""
+    await control("/paper/faults", {"fault": "stream_drop"})
+    client = client_for(paper.base_url)
+    try:
+        await client.start()
+        order = make_order("kb-blind")
+        await client.place(order)
+        await client.fills(await settled(client, order))
+        assert client.snapshot is not None
+        assert client.snapshot.position_quantity(BTC) == Decimal("0.01")
+        assert (await client.refresh()).position_quantity(BTC) == Decimal("0.01")
+        assert not client.health.stream_is_live
+    finally:
+        await client.close()
+
+
+async def test_closed_position_is_gone(exchange: OrderlyExchange, make_order: MakeOrder, until: Until) -> None:
+    """A reduce-only close larger than the position ends flat, never short."""
+    await settled(exchange, await placed(exchange, make_order("kb-open")))
+    exit_ = make_order("kb-close", side=Side.SELL, purpose=Purpose.EXIT, reduce_only=True, quantity=Decimal("0.05"))
+    await settled(exchange, await placed(exchange, exit_))
+    await until(lambda: exchange.snapshot is not None and not exchange.snapshot.positions)
+    assert (await exchange.refresh()).position_quantity(BTC) == 0
+
+
+async def placed(exchange: OrderlyExchange, order: Order) -> Order:
+    assert isinstance(await exchange.place(order), Accepted)
+    return order
+
+
+# --------------------------------------------------------------------------------------------------------------- exits
+
+
+async def test_bracket_through_its_stop(
+    exchange: OrderlyExchange, make_order: MakeOrder, control: Control, until: Until
+) -> None:
+    """Entry, live stop, price through it: the bracket's report stays the entry's, the position is flat, its sibling gone."""
+    order = make_order(
+        "kb-bracket", stop_loss=Decimal(64000), take_profits=(TakeProfit(Decimal(67000), Decimal("0.01")),)
+    )
+    await placed(exchange, order)
+    report = await settled(exchange, order)
+    assert (report.status, report.executed_quantity, report.average_price) == (
+        OrderStatus.FILLED,
+        Decimal("0.01"),
+        Decimal(65000),
+    )
+    assert report.stop_is_live is True
+    (stop,) = await exchange.live_stops(BTC)
+    assert (stop.side, stop.trigger_price, stop.quantity) == (Side.SELL, Decimal(64000), Decimal("0.01"))
+    assert [fill.side for fill in await exchange.fills(report)] == [Side.BUY]
+    await control("/paper/prices", {BTC: "63900"})
+    await until(lambda: exchange.snapshot is not None and exchange.snapshot.position_quantity(BTC) == 0)
+    after = await exchange.find(order)
+    assert after is not None
+    assert (after.status, after.executed_quantity, after.stop_is_live) == (OrderStatus.FILLED, Decimal("0.01"), False)
+    assert [fill.side for fill in await exchange.fills(after)] == [Side.BUY]
+    assert await exchange.open_orders() == ()
+    assert [fill.side for fill in await exchange.trades_since(datetime.now(UTC) - timedelta(minutes=5))] == [
+        Side.BUY,
+        Side.SELL,
+    ]
+
+
+async def test_several_take_profits(
+    exchange: OrderlyExchange, make_order: MakeOrder, control: Control, until: Until
+) -> None:
+    """Two take-profits: the bracket's stop covers the rest after the nearer one took its share, and closes all of it."""
+    wishes = (TakeProfit(Decimal(66000), Decimal("0.004")), TakeProfit(Decimal(68000), Decimal("0.006")))
+    order = make_order("kb-multi", stop_loss=Decimal(64000), take_profits=wishes)
+    await placed(exchange, order)
+    report = await settled(exchange, order)
+    assert report.stop_is_live is True, "the stop left the bracket and stands by itself"
+    assert exchange.snapshot is not None
+    (later,) = bodies.later_exits(order.intent, report.executed_quantity, exchange.snapshot.instruments[BTC])
+    exit_ = replace(order, client_order_id="kb-multi-tp", intent=later)
+    await placed(exchange, exit_)
+    await control("/paper/prices", {BTC: "66001"})
+    await until(lambda: exchange.snapshot and exchange.snapshot.position_quantity(BTC) == Decimal("0.006"))
+    assert (await settled(exchange, exit_)).executed_quantity == Decimal("0.004")
+    await control("/paper/prices", {BTC: "63999"})
+    await until(lambda: exchange.snapshot is not None and exchange.snapshot.position_quantity(BTC) == 0)
+    assert await exchange.open_orders() == ()
+
+
+async def test_a_foreign_stop_is_not_the_bracket_s(
+    exchange: OrderlyExchange, make_order: MakeOrder, until: Until
+) -> None:
+    """When the independent exit of a bracket is gone, some other stop in the same symbol does not stand in for it."""
+    order = make_order("kb-own", stop_loss=Decimal(64000), take_profits=(TakeProfit(Decimal(66000), Decimal("0.004")),))
+    await settled(exchange, await placed(exchange, order))
+    (own,) = [report for report in await exchange.open_orders() if report.algo_type == "POSITIONAL_TP_SL"]
+    await exchange.place_stop(
+        symbol=BTC,
+        side=Side.SELL,
+        quantity=Decimal("0.001"),
+        trigger_price=Decimal(60000),
+        client_order_id="kb-foreign",
+    )
+    assert isinstance(await exchange.cancel(own), Accepted)
+    end = asyncio.get_running_loop().time() + 10
+    while True:
+        report = await exchange.find(order)
+        assert report is not None
+        if report.stop_is_live is False:
+            break
+        assert asyncio.get_running_loop().time() < end
+        await asyncio.sleep(0.02)
+    assert [report.algo_type for report in await exchange.live_stops(BTC)] == ["STOP"]
+
+
+async def test_place_stop_protects_and_cancel_all_removes_everything(
+    exchange: OrderlyExchange, make_order: MakeOrder, until: Until
+) -> None:
+    """A stop for a position, a resting order, a trailing stop, a pair: one call ends them all."""
+    await settled(exchange, await placed(exchange, make_order("kb-base", quantity=Decimal("0.03"))))
+    stop = await exchange.place_stop(
+        symbol=BTC, side=Side.SELL, quantity=Decimal("0.01"), trigger_price=Decimal(60000), client_order_id="kb-stop"
+    )
+    assert isinstance(stop, Accepted)
+    protect = {"side": Side.SELL, "purpose": Purpose.PROTECT, "reduce_only": True}
+    await placed(exchange, make_order("kb-trail", trailing_callback_rate=Decimal("0.02"), **protect))
+    await placed(exchange, make_order("kb-pair", stop_loss=Decimal(61000), **protect))
+    await placed(exchange, make_order("kb-rest", order_type=OrderType.LIMIT, limit_price=Decimal(60000)))
+    reports = await exchange.open_orders()
+    assert {report.client_order_id for report in reports} == {"kb-stop", "kb-trail", "kb-pair", "kb-rest"}
+    assert {report.algo_type for report in await exchange.live_stops(BTC, Side.SELL)} == {
+        "STOP",
+        "TRAILING_STOP",
+        "STOP_LOSS",
+    }
+    assert await exchange.live_stops(BTC, Side.BUY) == ()
+    assert isinstance(await exchange.cancel_all(BTC), Accepted)
+    end = asyncio.get_running_loop().time() + 10
+    while await exchange.open_orders():
+        assert asyncio.get_running_loop().time() < end
+        await asyncio.sleep(0.05)
+
+
+async def test_cancel_one_and_cancel_again(exchange: OrderlyExchange, make_order: MakeOrder) -> None:
+    """A cancel is passed on; cancelling what is finished is refused with the exchange's code."""
+    order = await placed(exchange, make_order("kb-c", order_type=OrderType.LIMIT, limit_price=Decimal(60000)))
+    report = await exchange.find(order)
+    assert report is not None
+    assert report.status is OrderStatus.ACCEPTED
+    assert isinstance(await exchange.cancel(report), Accepted)
+    done = await settled(exchange, order)
+    assert done.status is OrderStatus.CANCELED
+    again = await exchange.cancel(done)
+    assert isinstance(again, Refused)
+    assert again.code == "orderly:-1006"
+
+
+async def test_edit_order(exchange: OrderlyExchange, make_order: MakeOrder) -> None:
+    """A resting order gets a new price and keeps its quantity and id."""
+    order = await placed(exchange, make_order("kb-e", order_type=OrderType.LIMIT, limit_price=Decimal(60000)))
+    report = await exchange.find(order)
+    assert report is not None
+    assert isinstance(await exchange.edit_order(report, price=Decimal(60500)), Accepted)
+    end = asyncio.get_running_loop().time() + 10
+    while True:
+        changed = await exchange.find(order)
+        assert changed is not None
+        if changed.limit_price == 60500:
+            break
+        assert asyncio.get_running_loop().time() < end
+        await asyncio.sleep(0.02)
+    assert (changed.quantity, changed.client_order_id) == (Decimal("0.01"), "kb-e")
+
+
+# ------------------------------------------------------------------------------------------------------ refused, unknown
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"quantity": Decimal("0.0001")}, "orderly:-1102"),
+        ({"order_type": OrderType.LIMIT, "limit_price": Decimal("60000.05")}, "orderly:-1103"),
+        ({"quantity": Decimal("0.000000001")}, "orderly:-1104"),
+        ({"order_type": OrderType.LIMIT, "limit_price": Decimal(70000)}, "orderly:-1105"),
+        ({"quantity": Decimal(2)}, "orderly:-1101"),
+        ({"stop_loss": Decimal(66000)}, "orderly:-1005"),
+        (
+            {"order_type": OrderType.IOC, "limit_price": Decimal(65000), "stop_loss": Decimal(64000)},
+            "order_type_unsupported",
+        ),
+    ],
+)
+async def test_refusals_keep_their_code(
+    exchange: OrderlyExchange, make_order: MakeOrder, fields: dict[str, Any], code: str
+) -> None:
+    """Each filter of the exchange is a definite no with its code, and nothing exists afterwards."""
+    await exchange.set_leverage(BTC, Decimal(1))
+    order = make_order("kb-no", **fields)
+    answer = await exchange.place(order)
+    assert isinstance(answer, Refused)
+    assert answer.code == code
+    assert await exchange.find(order) is None
+
+
+@pytest.mark.parametrize("fault", ["lose_answer", "reset_inside"])
+async def test_lost_answer_is_unknown_and_can_be_looked_up(
+    exchange: OrderlyExchange, paper: PaperExchange, make_order: MakeOrder, control: Control, fault: str
+) -> None:
+    """The order was carried out and the answer lost: Unknown, one create on the wire, found by its id."""
+    await control("/paper/faults", {"fault": fault, "path": "/v1/order", "count": 1})
+    order = make_order("kb-lost")
+    before = datetime.now(UTC)
+    answer = await exchange.place(order)
+    assert isinstance(answer, Unknown)
+    assert answer.sent_at is not None
+    assert before <= answer.sent_at <= datetime.now(UTC)
+    assert (await settled(exchange, order)).status is OrderStatus.FILLED
+    assert len(created(paper, "kb-lost")) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ({"fault": "reset_before"}, Unknown),
+        ({"fault": "html"}, Unknown),
+        ({"fault": "server_error"}, Unknown),
+        ({"fault": "server_error", "when": "after"}, Unknown),
+        ({"fault": "refuse", "code": -1012}, Unknown),
+        ({"fault": "refuse", "code": -1011}, Unknown),
+        ({"fault": "rate_limit"}, Deferred),
+        ({"fault": "refuse", "code": -1101}, Refused),
+    ],
+    ids=["reset", "html", "500", "500 after", "liquidation", "internal", "429", "margin"],
+)
+async def test_faults_are_judged(
+    exchange: OrderlyExchange, make_order: MakeOrder, control: Control, fault: dict[str, Any], kind: type
+) -> None:
+    """Each fault of the wire ends in the class that reliability.md section 5 gives it, with one create sent."""
+    await control("/paper/faults", {**fault, "path": "/v1/order", "count": 1})
+    assert isinstance(await exchange.place(make_order("kb-fault")), kind)
+
+
+async def test_timeout_is_unknown(
+    paper: PaperExchange, client_for: ClientFor, make_order: MakeOrder, control: Control
+) -> None:
+    """An answer that comes after our patience is unknown; the order is found once the exchange is heard again."""
+    client = client_for(paper.base_url, request_timeout_s=0.3)
+    try:
+        await client.start()
+        await control(
+            "/paper/faults", {"fault": "delay", "delay_ms": 1500, "when": "after", "path": "/v1/order", "count": 1}
+        )
+        order = make_order("kb-late")
+        assert isinstance(await client.place(order), Unknown)
+        assert (await settled(client, order)).status is OrderStatus.FILLED
+    finally:
+        await client.close()
+
+
+async def test_revoked_key(exchange: OrderlyExchange, make_order: MakeOrder, control: Control) -> None:
+    """A revoked key is key trouble for orders and names its code for questions."""
+    await control("/paper/faults", {"fault": "key_revoked"})
+    answer = await exchange.place(make_order("kb-key"))
+    assert isinstance(answer, Refused)
+    assert answer.is_key_trouble
+    with pytest.raises(errors.ExchangeUnavailable) as caught:
+        await exchange.refresh()
+    assert caught.value.code == "orderly:-1002"
+
+
+@pytest.mark.parametrize("fault", ["html", "server_error", "reset_before", "rate_limit"])
+async def test_a_broken_query_never_reads_as_not_found(
+    exchange: OrderlyExchange, make_order: MakeOrder, control: Control, fault: str
+) -> None:
+    """None means that the exchange said so; everything else raises."""
+    order = make_order("kb-nobody")
+    assert await exchange.find(order) is None
+    await control("/paper/faults", {"fault": fault, "path": "/v1/client/order/kb-nobody"})
+    with pytest.raises(errors.ExchangeUnavailable):
+        await exchange.find(order)
+
+
+async def test_maintenance_holds_entries_and_lets_exits_try(
+    exchange: OrderlyExchange, make_order: MakeOrder, control: Control, until: Until
+) -> None:
+    """In maintenance entries are deferred without being sent; an exit is tried and deferred by the exchange."""
+    await control("/paper/faults", {"fault": "maintenance"})
+    exit_ = make_order("kb-x", side=Side.SELL, purpose=Purpose.EXIT, reduce_only=True)
+    answer = await exchange.place(exit_)
+    assert isinstance(answer, Deferred)
+    assert answer.code == "orderly:-1011"
+    assert (await exchange.market.system_info()).is_maintenance
+    await until(lambda: exchange.health.is_maintenance)
+    answer = await exchange.place(make_order("kb-n"))
+    assert isinstance(answer, Deferred)
+    assert answer.code == "exchange_busy"
+
+
+async def test_own_clock_jump_is_not_key_trouble(paper: PaperExchange, make_order: MakeOrder) -> None:
+    """Our clock jumps while orders flow: the 401 that follows is the clock's fault, proves that nothing was placed, and heals itself."""
+    shift = timedelta(0)
+    signer = Signer(PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET)
+    client = OrderlyExchange(
+        "paper", paper.base_url, signer, ExchangeSettings(), clock=lambda: datetime.now(UTC) + shift
+    )
+    try:
+        await client.checks()
+        shift = timedelta(hours=-1)
+        answer = await client.place(make_order("kb-jump"))
+        assert isinstance(answer, Deferred)
+        assert isinstance(await client.place(make_order("kb-jump")), Accepted)
+        assert len(created(paper, "kb-jump")) == 1
+    finally:
+        await client.close()
+
+
+async def test_a_defect_in_a_listener_does_not_leave_the_bridge_blind(
+    exchange: OrderlyExchange, make_order: MakeOrder, until: Until
+) -> None:
+    """A listener that raises costs a reconnect, not the stream."""
+    reports: list[OrderReport] = []
+
+    def broken(report: OrderReport) -> None:
+        reports.append(report)
+        if len(reports) == 1:
+            raise KeyError("a defect")
+
+    exchange.listen(broken)
+    await settled(exchange, await placed(exchange, make_order("kb-d1")))
+    await until(lambda: reports and exchange.health.stream_is_live)
+    await settled(exchange, await placed(exchange, make_order("kb-d2")))
+    await until(lambda: any(report.client_order_id == "kb-d2" for report in reports))
+
+
+async def test_too_old_when_its_turn_comes(
+    exchange: OrderlyExchange, paper: PaperExchange, make_order: MakeOrder
+) -> None:
+    """An order whose age ran out while it waited for the window is not sent (promise 8)."""
+    order = replace(make_order("kb-old"), expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    answer = await exchange.place(order)
+    assert isinstance(answer, Deferred)
+    assert answer.code == "alert_expired"
+    assert created(paper, "kb-old") == []
+
+
+async def test_burst_meets_the_exchange_s_limit_exactly(
+    exchange: OrderlyExchange, paper: PaperExchange, make_order: MakeOrder
+) -> None:
+    """25 entries and an exit at once against a strict 10 a second: none refused, and the exit does not come last."""
+    answers = [
+        asyncio.create_task(exchange.place(make_order(f"kb-b{n}", symbol=ETH, quantity=Decimal("0.01"))))
+        for n in range(25)
+    ]
+    await asyncio.sleep(0)
+    exit_ = make_order(
+        "kb-bx", symbol=ETH, side=Side.SELL, purpose=Purpose.EXIT, reduce_only=True, quantity=Decimal("0.01")
+    )
+    answers.append(asyncio.create_task(exchange.place(exit_)))
+    assert {type(answer) for answer in await asyncio.gather(*answers)} == {Accepted}
+    received = [event["client_order_id"] for event in paper.journal() if event["event"] == "order_received"]
+    assert len(received) == 26
+    assert received.index("kb-bx") <= 11
+
+
+# ------------------------------------------------------------------------------------------------------------ leverage
+
+
+async def test_leverage(exchange: OrderlyExchange, paper: PaperExchange) -> None:
+    """Set once per symbol, read back, not asked again when known; nonsense never leaves."""
+    assert isinstance(await exchange.set_leverage(BTC, Decimal(5)), Accepted)
+    assert await exchange.market.leverage(BTC) == 5
+    assert exchange.snapshot is not None
+    assert exchange.snapshot.leverage[BTC] == 5
+    assert exchange.snapshot.leverage[ETH] == 10, "other symbols stay"
+    for _ in range(20):
+        assert isinstance(await exchange.set_leverage(BTC, Decimal(5)), Accepted)
+    for bad in ("0", "101", "2.5"):
+        assert isinstance(await exchange.set_leverage(BTC, Decimal(bad)), Refused)
+
+
+# ------------------------------------------------------------------------------------------------------------ the stream
+
+
+async def test_what_happened_while_the_stream_was_down(
+    exchange: OrderlyExchange, make_order: MakeOrder, control: Control, until: Until
+) -> None:
+    """After a loss: positions and open orders are fetched, and the gap is told so that unfinished orders are looked up."""
+    gaps: list[int] = []
+    reports: list[OrderReport] = []
+    exchange.listen_gaps(lambda: gaps.append(1))
+    order = await placed(exchange, make_order("kb-gap", order_type=OrderType.LIMIT, limit_price=Decimal(64000)))
+    await control("/paper/faults", {"fault": "stream_drop", "count": 1})
+    await until(lambda: not exchange.health.stream_is_live)
+    exchange.listen(reports.append)
+    await until(lambda: exchange.health.stream_is_live and gaps)
+    await until(lambda: any(report.client_order_id == "kb-gap" for report in reports))
+    await control("/paper/prices", {BTC: "63990"})
+    assert (await settled(exchange, order)).status is OrderStatus.FILLED
+    await until(lambda: exchange.snapshot and exchange.snapshot.position_quantity(BTC) == Decimal("0.01"))
+
+
+@pytest.mark.parametrize("fault", ["duplicate_reports", "reorder_reports"])
+async def test_repeated_and_reordered_reports(
+    exchange: OrderlyExchange, make_order: MakeOrder, control: Control, until: Until, fault: str
+) -> None:
+    """Reports that come twice or swapped leave the position right and every fill counted once."""
+    fills: list[Fill] = []
+    exchange.listen_fills(fills.append)
+    await control("/paper/faults", {"faults": [{"fault": fault}, {"fault": "partial_fills", "parts": 3}]})
+    order = await placed(exchange, make_order("kb-r", quantity=Decimal("0.03")))
+    await settled(exchange, order)
+    await until(lambda: sum((fill.quantity for fill in fills), Decimal(0)) == Decimal("0.03"))
+    await until(lambda: exchange.snapshot and exchange.snapshot.position_quantity(BTC) == Decimal("0.03"))
+    assert len({fill.trade_id for fill in fills}) == len(fills)
+
+
+async def test_marks_follow_the_public_stream(exchange: OrderlyExchange, control: Control, until: Until) -> None:
+    """A new mark arrives without being asked for."""
+    await control("/paper/prices", {BTC: "65432.1"})
+    await until(lambda: exchange.snapshot and exchange.snapshot.mark_price(BTC) == Decimal("65432.1"))
+
+
+# --------------------------------------------------------------------------------------------------------- life, addresses
+
+
+async def test_start_returns_when_the_venue_is_down_and_it_comes_later(
+    paper: PaperExchange, client_for: ClientFor, make_order: MakeOrder, until: Until
+) -> None:
+    """Start does not fail with the venue; the client finds it once it is there. Meanwhile nothing can have been placed."""
+    url = paper.base_url
+    port = int(url.rsplit(":", 1)[1])
+    await paper.close()
+    client = client_for(url)
+    try:
+        await client.start()
+        assert client.snapshot is None
+        assert not client.health.is_reachable
+        assert client.health.detail
+        with pytest.raises(errors.ExchangeUnavailable):
+            await client.refresh()
+        answer = await client.place(make_order("kb-down"))
+        assert isinstance(answer, Deferred)
+        assert answer.code == "exchange_unreachable"
+        await paper.start(port=port)
+        await until(lambda: client.health.is_reachable and client.health.stream_is_live and client.snapshot)
+    finally:
+        await client.close()

@@ -1,0 +1,346 @@
+"""The exchange's JSON as ours: the guide's own examples, its traps, and noise."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kekbridge.exchange.orderly import parsing as parse
+from kekbridge.model import MarginMode, OrderStatus, OrderType, Side
+
+ORDER = json.loads(
+    """{"order_id":1788643232,"user_id":24871,"price":2500.5,"type":"LIMIT","quantity":0.5,"amount":null,"executed":0.2,
+ "executed_quantity":0.2,"total_executed_quantity":0.2,"visible":0.5,"visible_quantity":0.5,"symbol":"PERP_ETH_USDC","side":"BUY",
+ "status":"PARTIAL_FILLED","total_fee":0.225,"fee_asset":"USDC","client_order_id":"kb-7f3a","average_executed_price":2500.1,
+ "created_time":1790000000100,"updated_time":1790000000450,"realized_pnl":0.0,"reduce_only":false,"order_tag":null,
+ "margin_mode":"CROSS"}""",
+    parse_float=Decimal,
+)
+EXECUTION = json.loads(
+    """{"symbol":"PERP_ETH_USDC","clientOrderId":"kb-7f3a","orderId":1788643232,"type":"MARKET","side":"BUY","quantity":0.5,
+ "price":0,"tradeId":9812331,"executedPrice":2500.1,"executedQuantity":0.2,"fee":0.225,"feeAsset":"USDC","totalExecutedQuantity":0.2,
+ "avgExecutedPrice":2500.1,"status":"PARTIAL_FILLED","reason":"","totalFee":0.225,"visibleQuantity":0,"timestamp":1790000000440,
+ "marginMode":"CROSS","maker":false,"match_id":"1790000000440000001","seq":1790000000440000002}""",
+    parse_float=Decimal,
+)
+TRADE = json.loads(
+    """{"id":9812331,"symbol":"PERP_ETH_USDC","fee":0.225,"fee_asset":"USDC","side":"BUY","order_id":1788643232,
+ "executed_price":2500.1,"executed_quantity":0.2,"executed_timestamp":1790000000440,"is_maker":0,"realized_pnl":0.0,
+ "match_id":1790000000440000001,"margin_mode":"CROSS","order_enum_fee":null,"order_enum_fee_rate":null}""",
+    parse_float=Decimal,
+)
+POSITION = json.loads(
+    """{"symbol":"PERP_ETH_USDC","position_qty":-0.5,"average_open_price":2500.1,"cost_position":-1249.49,"settle_price":2498.98,
+ "mark_price":2490.0,"unsettled_pnl":4.49,"est_liq_price":4410.2,"imr":0.1,"mmr":0.05,"leverage":10,"margin_mode":"CROSS","margin":0,
+ "seq":1790000000440000002,"timestamp":1790000000440,"updated_time":1790000000440}""",
+    parse_float=Decimal,
+)
+RULES = json.loads(
+    """{"symbol":"PERP_BTC_USDC","quote_min":0,"quote_max":200000,"quote_tick":0.1,"base_min":0.00001,"base_max":10,"base_tick":0.00001,
+ "min_notional":10,"price_range":0.01,"price_scope":0.6,"std_liquidation_fee":0.006,"base_mmr":0.006,"base_imr":0.01,
+ "imr_factor":0.000000375}""",
+    parse_float=Decimal,
+)
+
+
+def leaf(kind: str, **fields: Any) -> dict[str, Any]:
+    base = {
+        "algo_order_id": 90012004,
+        "parent_algo_order_id": 90012002,
+        "symbol": "PERP_ETH_USDC",
+        "algo_type": kind,
+        "algo_status": "NEW",
+        "side": "SELL",
+        "type": "MARKET",
+        "quantity": Decimal("0.5"),
+        "is_triggered": "false",
+        "is_activated": True,
+        "reduce_only": True,
+    }
+    return {**base, **fields}
+
+
+def bracket(stop: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    children = [leaf("TAKE_PROFIT")] + ([] if stop is None else [stop])
+    base = {
+        "algo_order_id": 90012001,
+        "parent_algo_order_id": 0,
+        "root_algo_order_id": 90012001,
+        "client_order_id": "kb-7f3a",
+        "symbol": "PERP_ETH_USDC",
+        "algo_type": "BRACKET",
+        "algo_status": "NEW",
+        "root_algo_status": "NEW",
+        "side": "BUY",
+        "type": "LIMIT",
+        "price": 2400,
+        "quantity": Decimal("0.5"),
+        "total_executed_quantity": 0,
+        "total_fee": 0,
+        "updated_time": 1790000000100,
+        "child_orders": [leaf("TP_SL", algo_order_id=90012002, parent_algo_order_id=90012001, child_orders=children)],
+    }
+    return {**base, **fields}
+
+
+def test_order_example() -> None:
+    """The guide's order object, field by field."""
+    report = parse.order_report(ORDER)
+    assert report.order_id == "1788643232"
+    assert report.client_order_id == "kb-7f3a"
+    assert (report.side, report.order_type, report.status) == (Side.BUY, OrderType.LIMIT, OrderStatus.PARTIALLY_FILLED)
+    assert (report.quantity, report.executed_quantity) == (Decimal("0.5"), Decimal("0.2"))
+    assert (report.average_price, report.limit_price, report.fee) == (
+        Decimal("2500.1"),
+        Decimal("2500.5"),
+        Decimal("0.225"),
+    )
+    assert report.updated_at == datetime(2026, 9, 21, 14, 13, 20, 450_000, UTC)
+    assert report.version == 1790000000450
+    assert report.stop_is_live is None
+
+
+def test_stream_and_rest_tell_the_same() -> None:
+    """camelCase of the stream and snake_case of REST give the same report of the same moment."""
+    row = parse.snake_keys(EXECUTION)
+    report = parse.order_report(row)
+    assert report.client_order_id == "kb-7f3a"
+    assert (report.executed_quantity, report.average_price, report.fee) == (
+        Decimal("0.2"),
+        Decimal("2500.1"),
+        Decimal("0.225"),
+    )
+    assert report.version == 1790000000440
+    fill = parse.stream_fill(row)
+    assert fill is not None
+    rest = parse.trade(TRADE)
+    assert (fill.trade_id, fill.order_id, fill.price, fill.quantity, fill.fee, fill.executed_at, fill.side, fill.is_maker) == (
+        rest.trade_id, rest.order_id, rest.price, rest.quantity, rest.fee, rest.executed_at, rest.side, rest.is_maker,
+    )  # fmt: skip
+
+
+def test_new_report_has_no_fill() -> None:
+    """A NEW report carries zeros where a fill would be; that is no fill of size zero."""
+    row = parse.snake_keys({**EXECUTION, "tradeId": 0, "executedPrice": 0, "executedQuantity": 0, "status": "NEW"})
+    assert parse.stream_fill(row) is None
+
+
+@pytest.mark.parametrize("missing", [None, "", "0", 0], ids=repr)
+def test_no_client_order_id(missing: object) -> None:
+    """null, "", "0" and 0 all mean that the order has no client order id."""
+    assert parse.order_report({**ORDER, "client_order_id": missing}).client_order_id is None
+
+
+@pytest.mark.parametrize(
+    ("word", "executed", "status"),
+    [
+        ("NEW", 0, OrderStatus.ACCEPTED),
+        ("REPLACED", 0, OrderStatus.ACCEPTED),
+        ("REPLACED", "0.1", OrderStatus.PARTIALLY_FILLED),
+        ("PARTIAL_FILLED", "0.1", OrderStatus.PARTIALLY_FILLED),
+        ("FILLED", "0.5", OrderStatus.FILLED),
+        ("CANCELLED", 0, OrderStatus.CANCELED),
+        ("CANCELLED", "0.1", OrderStatus.CANCELED),
+        ("REJECTED", 0, OrderStatus.REJECTED),
+        ("SOMETHING_NEW", 0, OrderStatus.ACCEPTED),
+        (None, 0, OrderStatus.ACCEPTED),
+    ],
+)
+def test_status_words(word: object, executed: object, status: OrderStatus) -> None:
+    """Each documented word, and an unknown one counts as open. CANCELLED keeps its executed quantity (trap 18)."""
+    report = parse.order_report({**ORDER, "status": word, "total_executed_quantity": executed})
+    assert report.status is status
+    assert report.executed_quantity == Decimal(str(executed))
+
+
+@pytest.mark.parametrize("twin", ["total_executed_quantity", "executed_quantity", "executed"])
+def test_twins_of_executed_quantity(twin: str) -> None:
+    """Any of the three names alone is enough."""
+    row = {k: v for k, v in ORDER.items() if k not in ("total_executed_quantity", "executed_quantity", "executed")}
+    assert parse.order_report({**row, twin: "0.2"}).executed_quantity == Decimal("0.2")
+
+
+@pytest.mark.parametrize("lost", ["order_id", "symbol", "side"])
+def test_a_row_without_its_core_is_no_order(lost: str) -> None:
+    """Without id, symbol or side a row is refused instead of guessed at."""
+    with pytest.raises(parse.ParseError):
+        parse.order_report({**ORDER, lost: None})
+
+
+def test_resting_bracket() -> None:
+    """A bracket whose entry rests: accepted, and its stop is not live yet."""
+    report = parse.algo_report(bracket(leaf("STOP_LOSS", is_activated=False)))
+    assert (report.status, report.order_type, report.algo_type) == (OrderStatus.ACCEPTED, OrderType.LIMIT, "BRACKET")
+    assert report.stop_is_live is False
+    assert report.limit_price == Decimal(2400)
+
+
+@pytest.mark.parametrize("word", ["NEW", "PARTIAL_FILLED", "FILLED"])
+def test_executed_bracket_counts_as_filled(word: str) -> None:
+    """Once the entry is executed the bracket is filled for us, whatever its root says while the exits wait."""
+    report = parse.algo_report(bracket(leaf("STOP_LOSS"), algo_status=word, total_executed_quantity=Decimal("0.5")))
+    assert report.status is OrderStatus.FILLED
+    assert report.stop_is_live is True
+
+
+def test_canceled_bracket_keeps_what_it_executed() -> None:
+    """An entry cut short is canceled with its quantity, and its stop still stands."""
+    report = parse.algo_report(
+        bracket(leaf("STOP_LOSS"), algo_status="CANCELLED", total_executed_quantity=Decimal("0.2"))
+    )
+    assert (report.status, report.executed_quantity, report.stop_is_live) == (
+        OrderStatus.CANCELED,
+        Decimal("0.2"),
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "live"),
+    [
+        ({}, True),
+        ({"is_triggered": False}, True),
+        ({"is_triggered": "true"}, False),
+        ({"is_triggered": True}, False),
+        ({"is_activated": False}, False),
+        ({"is_activated": "false"}, False),
+        ({"algo_status": "CANCELLED"}, False),
+        ({"algo_status": "REJECTED"}, False),
+        ({"trigger_status": "SUCCESS"}, False),
+        ({"trigger_status": "USELESS", "algo_status": "CANCELLED"}, False),
+    ],
+)
+def test_stop_is_live(fields: dict[str, Any], live: bool) -> None:
+    """A stop counts only while it is activated, untriggered and open; "false" as text is false (section 7)."""
+    report = parse.algo_report(bracket(leaf("STOP_LOSS", **fields), total_executed_quantity=Decimal("0.5")))
+    assert report.stop_is_live is live
+
+
+def test_no_legs_says_nothing_of_the_stop() -> None:
+    """A report without children neither confirms nor denies the stop."""
+    assert parse.algo_report(bracket(child_orders=[])).stop_is_live is None
+
+
+def test_pair_without_root_quantity() -> None:
+    """The root of a pair may lack quantity and side; its legs have them."""
+    report = parse.algo_report(
+        {
+            "algo_order_id": 1,
+            "symbol": "PERP_ETH_USDC",
+            "algo_type": "TP_SL",
+            "algo_status": "NEW",
+            "child_orders": [leaf("TAKE_PROFIT"), leaf("STOP_LOSS")],
+        }
+    )
+    assert (report.quantity, report.side, report.stop_is_live) == (Decimal("0.5"), Side.SELL, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "live"), [({}, True), ({"is_triggered": True}, False), ({"reduce_only": False}, None)]
+)
+def test_stop_order_as_protection(fields: dict[str, Any], live: bool | None) -> None:
+    """A reduce-only STOP is protection while it waits; one that may open a position never is."""
+    row = leaf("STOP", parent_algo_order_id=0, trigger_price=2300, **fields)
+    assert parse.algo_report(row).stop_is_live is live
+
+
+def test_position_example() -> None:
+    """The guide's position: signed quantity, exact seq beyond 2^53."""
+    row = parse.position_row(POSITION)
+    assert row.position.quantity == Decimal("-0.5")
+    assert row.position.margin_mode is MarginMode.CROSS
+    assert row.position.liquidation_price == Decimal("4410.2")
+    assert row.seq == 1790000000440000002
+    assert row.changed_ms == 1790000000440
+
+
+def test_old_position_example() -> None:
+    """Older answers lack margin mode, leverage and seq: they are optional."""
+    row = parse.position_row({"symbol": "PERP_ETH_USDC", "position_qty": 1, "est_liq_price": None})
+    assert (row.seq, row.position.leverage, row.position.liquidation_price) == (None, None, None)
+    assert row.position.margin_mode is MarginMode.CROSS
+
+
+def test_instrument_example() -> None:
+    """The guide's row of trading rules; a missing status means active."""
+    found = parse.instrument(RULES)
+    assert (found.quote_tick, found.base_tick, found.base) == (Decimal("0.1"), Decimal("0.00001"), "BTC")
+    assert found.status == "ACTIVE"
+
+
+@pytest.mark.parametrize("lost", ["quote_tick", "base_tick", "base_min", "price_range"])
+@pytest.mark.parametrize("value", [None, "x", 0])
+def test_incomplete_rules_are_no_rules(lost: str, value: object) -> None:
+    """A market whose steps are unknown or zero cannot be traded; zero is fine for what may be zero."""
+    if value == 0 and lost in ("base_min", "price_range"):
+        assert parse.instrument({**RULES, lost: value}).symbol == "PERP_BTC_USDC"
+        return
+    with pytest.raises(parse.ParseError):
+        parse.instrument({**RULES, lost: value})
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [
+        (1, Decimal(1)),
+        ("1.10", Decimal("1.10")),
+        (Decimal("1E-5"), Decimal("0.00001")),
+        ("1e-05", Decimal("0.00001")),
+        (None, None),
+        ("", None),
+        (True, None),
+        ("NaN", None),
+        ("Infinity", None),
+        ("abc", None),
+        ([], None),
+        ("9" * 65, None),
+    ],
+)
+def test_numbers(raw: object, value: Decimal | None) -> None:
+    """Numbers come quoted or not, in any notation; what is no number is none."""
+    assert parse.decimal_or_none(raw) == value
+
+
+@given(ms=st.integers(1, 10**13))
+def test_times_round_trip(ms: int) -> None:
+    """Milliseconds on the wire survive the way through datetime exactly."""
+    at = parse.moment(ms)
+    assert at is not None
+    assert parse.milliseconds(at) == ms
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.decimals(allow_nan=True),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*ORDER, *bracket(), *POSITION, *TRADE]), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    base=st.sampled_from([ORDER, bracket(), POSITION, TRADE, RULES]),
+    change=st.dictionaries(st.text(max_size=8), json_values),
+    data=st.data(),
+)
+def test_noise_is_read_or_refused(base: dict[str, Any], change: dict[str, Any], data: st.DataObject) -> None:
+    """Any value in any field: every reader returns a value or raises ParseError, nothing else."""
+    row = {**base, **change, data.draw(st.sampled_from(sorted(base))): data.draw(json_values)}
+    for read in (
+        parse.order_report,
+        parse.algo_report,
+        parse.trade,
+        parse.position_row,
+        parse.instrument,
+        parse.stream_fill,
+    ):
+        try:
+            read(parse.snake_keys(row))
+        except parse.ParseError:
+            continue

@@ -1,0 +1,157 @@
+"""Stream messages made into reports and fills: each once, none stale, noise skipped."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kekbridge.exchange.base import OrderReport
+from kekbridge.exchange.orderly.account_api import SystemInfo
+from kekbridge.exchange.orderly.account_state import AccountView
+from kekbridge.exchange.orderly.stream_feed import PRIVATE_TOPICS, PUBLIC_TOPICS, Feed
+from kekbridge.model import Fill, OrderStatus
+
+ETH = "PERP_ETH_USDC"
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+
+class Heard:
+    """A feed and everything that it called back with."""
+
+    def __init__(self) -> None:
+        self.reports: list[OrderReport] = []
+        self.fills: list[Fill] = []
+        self.account = 0
+        self.legs = 0
+        self.systems: list[SystemInfo] = []
+        self.view = AccountView(lambda: NOW)
+        self.feed = Feed(
+            self.view,
+            clock=lambda: NOW,
+            on_report=self.reports.append,
+            on_fill=self.fills.append,
+            on_account=self._moved,
+            on_leg=self._leg,
+            on_system=self.systems.append,
+        )
+
+    def _moved(self) -> None:
+        self.account += 1
+
+    def _leg(self) -> None:
+        self.legs += 1
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+def execution(status: str, seq: int, *, trade_id: int = 0, total: str = "0", **fields: Any) -> dict[str, Any]:
+    base = {
+        "symbol": ETH, "clientOrderId": "kb-1", "orderId": 7, "type": "MARKET", "side": "BUY", "quantity": Decimal("0.5"),
+        "tradeId": trade_id, "executedPrice": 2500 if trade_id else 0, "executedQuantity": Decimal("0.2") if trade_id else 0,
+        "totalExecutedQuantity": Decimal(total), "avgExecutedPrice": 2500 if trade_id else 0, "fee": 0, "status": status,
+        "timestamp": 1790000000000 + seq, "marginMode": "CROSS", "maker": False, "seq": 1790000000000000000 + seq,
+    }  # fmt: skip
+    return {**base, **fields}
+
+
+def test_repeated_and_late_reports_are_dropped_but_their_fills_count_once(heard: Heard) -> None:
+    """A duplicate says nothing, an older report after a newer one says nothing, and every fill counts exactly once."""
+    new = execution("NEW", 1)
+    first = execution("PARTIAL_FILLED", 2, trade_id=101, total="0.2")
+    second = execution("FILLED", 3, trade_id=102, total="0.5")
+    for message in (new, new, second, first, second, first, new):
+        heard.feed.take("executionreport", message)
+    assert [report.status for report in heard.reports] == [OrderStatus.ACCEPTED, OrderStatus.FILLED]
+    assert sorted(fill.trade_id for fill in heard.fills) == ["101", "102"]
+
+
+def test_an_execution_that_was_forgotten_does_no_harm(heard: Heard) -> None:
+    """Memory is bounded: what comes again later still is passed on (the store knows it), and moves no picture that was read since."""
+    first = execution("FILLED", 1, trade_id=1, total="0.2")
+    heard.feed.take("executionreport", first)
+    for number in range(2, 2_100):
+        fields = {"orderId": number + 100, "trade_id": number}
+        heard.feed.take("executionreport", execution("FILLED", number, total="0.2", **fields))
+    held = {"symbol": ETH, "position_qty": Decimal("419.8"), "average_open_price": 2500, "mark_price": 2500}
+    heard.view.apply_account({"free_collateral": 1, "rows": [held]}, answered_ms=1790000060000)
+    moves, told = heard.account, len(heard.fills)
+    heard.feed.take("executionreport", first)
+    assert len(heard.fills) == told + 1
+    assert heard.account == moves
+
+
+def test_algo_report_with_children(heard: Heard) -> None:
+    """v2 is one object with nested childOrders; a repetition in the same millisecond is dropped, a change is not."""
+    leg = {"algoOrderId": 3, "parentAlgoOrderId": 2, "symbol": ETH, "algoType": "STOP_LOSS", "side": "SELL", "isActivated": True,
+           "algoStatus": "NEW", "isTriggered": False, "quantity": 1}  # fmt: skip
+    pair = {
+        "algoOrderId": 2,
+        "parentAlgoOrderId": 1,
+        "symbol": ETH,
+        "algoType": "TP_SL",
+        "side": None,
+        "algoStatus": "NEW",
+        "childOrders": [leg],
+    }
+    root = {"algoOrderId": 1, "parentAlgoOrderId": 0, "clientOrderId": "kb-2", "symbol": ETH, "algoType": "BRACKET", "side": "BUY",
+            "type": "MARKET", "quantity": 1,
+            "totalExecutedQuantity": 0, "algoStatus": "NEW", "timestamp": 5, "childOrders": [pair]}  # fmt: skip
+    heard.feed.take("algoexecutionreportv2", root)
+    heard.feed.take("algoexecutionreportv2", root)
+    heard.feed.take("algoexecutionreportv2", {**root, "totalExecutedQuantity": 1, "averageExecutedPrice": 2500})
+    heard.feed.take("algoexecutionreportv2", {**root, "timestamp": 4})
+    assert [report.status for report in heard.reports] == [OrderStatus.ACCEPTED, OrderStatus.FILLED]
+    assert heard.reports[1].average_price == 2500
+    assert heard.reports[1].stop_is_live is True
+    heard.feed.take("algoexecutionreportv2", leg)
+    assert heard.legs == 1
+
+
+def test_positions_and_balance(heard: Heard) -> None:
+    """A changed position and any change of balance are told; a repeated position is not."""
+    message = {"positions": [{"symbol": ETH, "positionQty": 1, "averageOpenPrice": 2500, "seq": 5, "timestamp": 9}]}
+    heard.feed.take("position", message)
+    heard.feed.take("position", message)
+    assert heard.account == 1
+    heard.feed.take("balance", {"balances": {"USDC": {"holding": 5}}})
+    assert heard.account == 2
+
+
+def test_maintenance(heard: Heard) -> None:
+    """The topic is a list; status 2 is maintenance, with its announced end."""
+    heard.feed.take(
+        "maintenance_status",
+        [{"status": 2, "msg": "m", "scheduled_maintenance": {"startTime": 1790056800000, "endTime": 1790058600000}}],
+    )
+    (system,) = heard.systems
+    assert system.is_maintenance
+    assert system.ends_at == datetime(2026, 9, 22, 6, 30, tzinfo=UTC)
+
+
+noise = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=6) | st.decimals(allow_nan=True),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [*execution("NEW", 1), "positions", "childOrders", "algoType", "algoOrderId", "positionQty", "status"]
+            ),
+            inner,
+        )
+    ),
+    max_leaves=10,
+)
+
+
+@given(topic=st.sampled_from([*PRIVATE_TOPICS, *PUBLIC_TOPICS, "other"]), data=noise)
+def test_noise_never_raises(topic: str, data: object) -> None:
+    """No message, however odd, ends the stream."""
+    Heard().feed.take(topic, data)

@@ -1,0 +1,56 @@
+"""A database, a clock that is set by hand, and what the history says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from kekbridge.ops.conditions import Conditions
+from kekbridge.store import events
+from kekbridge.store.database import Database
+from kekbridge.store.events import Event
+
+
+@dataclass
+class Clock:
+    """Stands still until it is moved."""
+
+    now: datetime = datetime(2026, 1, 15, 10, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def move(self, **by: float) -> None:
+        self.now += timedelta(**by)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    opened = Database.open(tmp_path / "data")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def conditions(database: Database, clock: Clock) -> Conditions:
+    return Conditions(database, clock)
+
+
+@pytest.fixture
+def told(database: Database) -> Callable[[], list[Event]]:
+    """Events of the history but those of the set-up, oldest first."""
+
+    def read() -> list[Event]:
+        with database.snapshot() as connection:
+            return [event for event in events.list_events(connection) if not event.kind.startswith("webhook_")]
+
+    return read

@@ -1,0 +1,200 @@
+"""Backups: whole while the bridge works, sealed, checked before they are believed; and a restore that sends no order twice."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from kekbridge.errors import ConfigError
+from kekbridge.model import Order
+from kekbridge.ops import backup
+from kekbridge.store import events
+from kekbridge.store import order_lifecycle as orders
+from kekbridge.store.admissions import admit
+from kekbridge.store.connections import FILE_NAME
+from kekbridge.store.database import Database
+from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, intent
+from tests.system.harness import Process, call, clean_environment, run_cli, running_bridge, wait_until
+
+SLOW_FIRST_ORDER = {
+    "fault": "delay",
+    "delay_ms": 2500,
+    "when": "before",
+    "path": "/v1/order",
+    "method": "POST",
+    "count": 1,
+}
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data directory with one webhook and its secrets."""
+    directory = tmp_path / "data"
+    run_cli("webhook", "create", "w", data_dir=directory)
+    return directory
+
+
+def test_a_backup_opens_nothing(data_dir: Path, tmp_path: Path) -> None:
+    """Neither key, secret nor the key that opens them is in the file, which is its owner's only."""
+    shown = json.loads(run_cli("webhook", "show", "w", "--secret", "--json", data_dir=data_dir))
+    file = tmp_path / "b.zip"
+    run_cli("backup", str(file), data_dir=data_dir)
+    assert file.stat().st_mode & 0o077 == 0
+    with zipfile.ZipFile(file) as archive:
+        everything = b"".join(archive.read(name) for name in archive.namelist())
+        assert set(archive.namelist()) == {"manifest.json", FILE_NAME, "vault.json"}
+    for secret in (shown["apiKey"], shown["apiSecret"]):
+        assert secret.encode() not in everything
+    for key in (data_dir / "vault").iterdir():
+        assert key.read_bytes() not in everything
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["b.zip"]
+
+
+def test_the_way_there_and_back(data_dir: Path, tmp_path: Path) -> None:
+    """On an empty machine with the same key the restored webhook opens again; what was there is moved aside and asked about first."""
+    secret = json.loads(run_cli("webhook", "show", "w", "--secret", "--json", data_dir=data_dir))["apiSecret"]
+    file = tmp_path / "b.zip"
+    run_cli("backup", str(file), data_dir=data_dir)
+    fresh = tmp_path / "fresh"
+    fresh.mkdir(mode=0o700)
+    shutil.copytree(data_dir / "vault", fresh / "vault")
+    run_cli("restore", str(file), data_dir=fresh)
+    assert secret in run_cli("webhook", "show", "w", "--secret", data_dir=fresh)
+
+    run_cli("webhook", "create", "later", data_dir=data_dir)
+    assert run_cli("restore", str(file), data_dir=data_dir, stdin="", check=False).strip() == ""  # nobody said yes
+    assert "later" in run_cli("webhook", "list", data_dir=data_dir)
+    told = json.loads(run_cli("restore", str(file), "--yes", "--json", data_dir=data_dir))
+    assert "later" not in run_cli("webhook", "list", data_dir=data_dir)
+    assert "later" in run_cli("webhook", "list", data_dir=_as_data(Path(told["movedAside"]), tmp_path))
+
+
+def _as_data(moved_aside: Path, tmp_path: Path) -> Path:
+    """A data directory made of what a restore moved aside."""
+    return Path(shutil.copytree(moved_aside, tmp_path / "aside"))
+
+
+def _cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def _flip(data: bytes) -> bytes:
+    return data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
+
+
+def _foreign(data: bytes) -> bytes:
+    """A zip of something else, which would like to write outside."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("manifest.json", '{"format": 1, "files": {"../../evil": "00"}}')
+        archive.writestr("../../evil", data)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip, bytes.lower, _foreign])
+def test_a_damaged_backup_replaces_nothing(data_dir: Path, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """Cut short, one bit flipped, mangled by a transfer or something else: one line, and the data directory is as it was."""
+    file = tmp_path / "b.zip"
+    backup.make(data_dir, file, now=datetime.now(UTC))
+    before = sorted(path.name for path in data_dir.iterdir())
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ConfigError, match=r"b\.zip"):
+        backup.restore(file, data_dir, now=datetime.now(UTC))
+    assert sorted(path.name for path in data_dir.iterdir()) == before
+    assert not list(tmp_path.parent.rglob("evil"))
+
+
+def test_whatever_waited_is_in_doubt_after_a_restore(tmp_path: Path) -> None:
+    """An order queued in the backup may have been sent since: restored, it is unknown and no longer claimable; the chain holds."""
+    data_dir = tmp_path / "data"
+    database = Database.open(data_dir)
+    with database.transaction() as connection:
+        admit(connection, draft(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+    database.close_now()
+    file = tmp_path / "b.zip"
+    backup.make(data_dir, file, now=NOW)
+    backup.restore(file, data_dir, now=NOW)
+    database = Database.open(data_dir)
+    with database.snapshot() as connection:
+        assert orders.claimable(connection, now=NOW) == ()
+        (order,) = orders.interrupted(connection)
+        assert order.status.value == "unknown"
+        assert events.verify(connection) is None
+        assert events.list_events(connection)[-1].kind == "restored"
+    database.close_now()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("is_sent_after_the_backup", [True, False])
+def test_a_restore_under_a_running_trade_sends_nothing_twice(tmp_path: Path, *, is_sent_after_the_backup: bool) -> None:
+    """One order under way and one queued at the moment of the backup; sent afterwards or not: the exchange never sees two of any."""
+    with running_bridge(tmp_path, environment={"KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0"}) as bridge:
+        call(f"{bridge.paper_url}/paper/faults", SLOW_FIRST_ORDER)
+        # With a leverage of its own the second waits for the first.
+        sent = [bridge.send(alertId=f"b{number}", quantity="0.002", leverage="10") for number in range(2)]
+        assert [status for status, _ in sent] == [202, 202]
+        ids = [order.client_order_id for order in _orders_in(bridge.data_dir)]
+        file = tmp_path / "b.zip"
+        backup.make(bridge.data_dir, file, now=datetime.now(UTC))
+        with zipfile.ZipFile(file) as archive:
+            archive.extract(FILE_NAME, tmp_path)
+        waited = [order.client_order_id for order in _orders_in(tmp_path) if order.status.value == "queued"]
+        assert run_cli("restore", str(file), "--yes", data_dir=bridge.data_dir, check=False) == ""  # it runs
+        if is_sent_after_the_backup:
+            wait_until(lambda: set(bridge.orders_received()) >= set(ids), what="both orders at the exchange")
+        bridge.daemon.kill()
+        run_cli("restore", str(file), "--yes", data_dir=bridge.data_dir)
+        bridge.start_daemon()
+        bridge.wait_ready()
+        wait_until(lambda: not bridge.cli("orders", "--open"), deadline_s=60, what="every order's end")
+        received = bridge.orders_received()
+        assert set(received.values()) <= {1}
+        assert waited == [ids[1]]
+        found = {order["clientOrderId"]: order["status"] for order in bridge.cli("orders")}
+        assert found == {name: "filled" if received[name] else "unknown" for name in ids}
+        assert received[ids[1]] == is_sent_after_the_backup
+
+
+def _orders_in(directory: Path) -> tuple[Order, ...]:
+    database = Database.open(directory)
+    try:
+        with database.snapshot() as connection:
+            return orders.unfinished(connection)
+    finally:
+        database.close_now()
+
+
+def test_restore_refuses_while_a_daemon_runs(tmp_path: Path) -> None:
+    """Exit code 4, like a second daemon; the running one keeps its files."""
+    daemon = Process(
+        ["serve", "--port", "0", "--json", "--data-dir", str(tmp_path / "data")],
+        environment={
+            "KEKBRIDGE_PAPER_PORT": "0",
+            "KEKBRIDGE_PAPER_PRICES": "static",
+            "KEKBRIDGE_VAULT_BACKEND": "key_file",
+        },
+    )
+    daemon.start()
+    try:
+        file = tmp_path / "b.zip"
+        run_cli("backup", str(file), data_dir=tmp_path / "data")
+        done = subprocess.run(
+            [sys.executable, "-m", "kekbridge", "restore", str(file), "--yes", "--data-dir", str(tmp_path / "data")],
+            env=clean_environment(),
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 4
+        assert daemon.is_alive
+    finally:
+        daemon.kill()

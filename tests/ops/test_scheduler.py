@@ -1,0 +1,136 @@
+"""The clockwork: a job that fails, hangs or was missed is noted and told, and no other job feels it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from kekbridge.errors import StoreUnavailable
+from kekbridge.ops.scheduler import Job, Runner
+from kekbridge.store import events
+from kekbridge.store import job_runs as jobruns
+from kekbridge.store.database import Database
+from kekbridge.store.job_runs import JobRun
+from tests.waiting import until
+
+
+class Work:
+    """Counts its runs; raises or hangs as told."""
+
+    def __init__(self, trouble: Exception | None = None) -> None:
+        self.runs = 0
+        self.trouble = trouble
+        self.hangs = False
+
+    async def __call__(self) -> None:
+        self.runs += 1
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.trouble is not None:
+            raise self.trouble
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    opened = Database.open(tmp_path / "data")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def runner(database: Database) -> AsyncIterator[Runner]:
+    made = Runner(database)
+    yield made
+    made.stop()
+
+
+def runs(database: Database) -> dict[str, JobRun]:
+    with database.snapshot() as connection:
+        return {run.name: run for run in jobruns.list_runs(connection)}
+
+
+def kinds(database: Database) -> list[str]:
+    with database.snapshot() as connection:
+        return [event.kind for event in events.list_events(connection)]
+
+
+async def test_a_failing_job_is_counted_and_told_and_stops_no_other(database: Database, runner: Runner) -> None:
+    """A defect, an expected trouble and a sound job side by side: all go on running, the failing ones are told once each."""
+    defect, trouble, sound = Work(ValueError("defect")), Work(StoreUnavailable("store_unavailable", "locked")), Work()
+    for name, work in (("defect", defect), ("trouble", trouble), ("sound", sound)):
+        runner.add(Job(name=name, run=work, every_s=0.05, at_once=True))
+    runner.start()
+    await until(lambda: min(run.runs for run in runs(database).values()) >= 5 if runs(database) else False)
+    found = runs(database)
+    assert found["defect"].error == "ValueError: defect"
+    assert found["trouble"].error == "locked"
+    assert found["defect"].failures == found["defect"].failed >= 5
+    assert (found["sound"].failures, found["sound"].error) == (0, None)
+    assert kinds(database) == ["job_failed", "job_failed"]
+    defect.trouble = trouble.trouble = None
+    await until(lambda: kinds(database).count("job_recovered") == 2)
+
+
+async def test_a_hanging_job_is_cut(database: Database, runner: Runner) -> None:
+    """It is given its time and no more, counts as failed, and runs again."""
+    work = Work()
+    work.hangs = True
+    runner.add(Job(name="stuck", run=work, every_s=0.1, longest_s=0.05, at_once=True))
+    runner.start()
+    await until(lambda: work.runs >= 2)
+    await until(lambda: (runs(database)["stuck"].error or "").startswith("not finished after"))
+
+
+async def test_a_daily_job_that_was_missed_runs_at_the_start(database: Database) -> None:
+    """Due while no daemon ran: at once, and once. One that is new waits for its time; one that failed is tried again."""
+    now = datetime.now(UTC)
+    a_day_ago, an_hour_ago = now - timedelta(days=1, hours=1), now - timedelta(minutes=1)
+    far = f"{now + timedelta(hours=12):%H:%M}"
+    with database.transaction() as connection:
+        for name, error, at in (("missed", None, a_day_ago), ("done", None, an_hour_ago), ("failed", "x", an_hour_ago)):
+            jobruns.plan(connection, {"missed": None, "done": None, "failed": None}, now=a_day_ago)
+            jobruns.record(connection, name, error=error, took_ms=1, next_at=None, now=at)
+    work = {name: Work() for name in ("missed", "done", "failed", "new")}
+    runner = Runner(database)
+    for name, one in work.items():
+        runner.add(Job(name=name, run=one, daily_at=far))
+    runner.start()
+    try:
+        await until(lambda: work["missed"].runs == work["failed"].runs == 1)
+        runner.plan()  # as when more jobs were added: nothing is late twice
+        await until(lambda: runs(database)["missed"].runs == 2)
+        assert work["missed"].runs == 1
+        assert work["done"].runs == work["new"].runs == 0
+        planned = [run.next_at for run in runs(database).values()]
+        assert all(moment is not None and moment > now + timedelta(hours=11) for moment in planned)
+    finally:
+        runner.stop()
+
+
+async def test_a_daily_job_that_fails_is_tried_again_soon(database: Database, runner: Runner) -> None:
+    """Not a day later: within the hour."""
+    runner.add(
+        Job(
+            name="backup", run=Work(ValueError("disk full")), daily_at=f"{datetime.now(UTC) - timedelta(hours=2):%H:%M}"
+        )
+    )
+    runner.start()
+    await runner.run_now("backup")
+    next_at = runs(database)["backup"].next_at
+    assert next_at is not None
+    assert next_at <= datetime.now(UTC) + timedelta(hours=1)
+    assert kinds(database) == ["job_failed"]
+
+
+async def test_jobs_that_are_added_during_the_first_look_are_planned_too(database: Database, runner: Runner) -> None:
+    """The jobs of a bridge that trades come right after the others: the second look is not skipped because the first still runs."""
+    runner.add(Job(name="early", run=Work(), every_s=3600))
+    runner.start()
+    await asyncio.sleep(0.001)  # the first look has begun and reads the store
+    runner.add(Job(name="late", run=Work(), every_s=3600))
+    runner.plan()
+    await until(lambda: set(runs(database)) == {"early", "late"})

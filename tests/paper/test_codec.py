@@ -1,0 +1,64 @@
+"""Exact JSON in both directions, and numbers as clients really send them."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kekbridge.paper import codec as wire
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text()
+    | st.decimals(allow_nan=False, allow_infinity=False, places=12),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(VALUES)
+def test_encoding_is_exact_json(value: object) -> None:
+    """What is written reads back as the same value, Decimals to the last digit and never as 1E-5."""
+    text = wire.encode(value)
+    assert json.loads(text, parse_float=Decimal) == value
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12))
+def test_plain_has_no_exponent_and_loses_nothing(value: Decimal) -> None:
+    """plain() is what prices look like in answers and in the journal."""
+    text = wire.plain(value)
+    assert "e" not in text.lower()
+    assert Decimal(text) == value
+    assert not ("." in text and text.endswith("0"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [(1, 1), ("1", 1), ("1e-05", "0.00001"), (Decimal("1E-5"), "0.00001"), (" 2.50 ", "2.5"), (None, None), ("", None)],
+    ids=range(7),
+)
+def test_numbers_as_clients_send_them(raw: object, expected: object) -> None:
+    """JSON numbers, numeric text, exponents; None and "" mean not given."""
+    assert wire.number(raw, "x") == (None if expected is None else Decimal(str(expected)))
+
+
+@pytest.mark.parametrize(
+    "raw", [True, "abc", "NaN", "Infinity", "1e400", "1_000", [1], {}, "9" * 65, "١"], ids=range(10)
+)
+def test_what_is_no_number_is_refused(raw: object) -> None:
+    """-1005, never a crash, never a surprise."""
+    with pytest.raises(wire.Refusal) as caught:
+        wire.number(raw, "x")
+    assert caught.value.code == -1005
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"a":NaN}', b"\xff", b"[" * 100_000, b'"x"'], ids=range(6))
+def test_unreadable_bodies_are_refused(body: bytes) -> None:
+    """-1005 for anything that is not a JSON object."""
+    with pytest.raises(wire.Refusal):
+        wire.decode_object(body)

@@ -1,0 +1,276 @@
+"""What must hold for every alert, account and market: the grid, the direction of rounding, closes that never flip, targets met."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kekbridge.alerts import message as payload
+from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, Signal, TakeProfitWish, TargetPosition
+from kekbridge.errors import Refused, RequestRefused
+from kekbridge.model import Instrument, OrderIntent, OrderType, Purpose, Side, WebhookSettings
+from kekbridge.planning.build_orders import resize
+from kekbridge.planning.prices import ceil_price, floor_price
+from kekbridge.planning.sizing import on_grid
+from kekbridge.planning.translate import Plan, translate
+from tests.paths import DATA
+from tests.trading import BTC, D, instrument, snapshot
+
+sizes = st.decimals(min_value="0.0001", max_value=9, places=7)
+positions = st.sampled_from([D(0), D(0)]) | st.one_of(
+    sizes.map(lambda size: round(size, 5)), sizes.map(lambda size: -round(size, 5)), st.decimals(-30, 30, places=5)
+)
+settings = st.sampled_from(
+    [
+        WebhookSettings(),
+        WebhookSettings(),
+        WebhookSettings(follow="position"),
+        WebhookSettings(follow="position", resync=True),
+    ]
+)
+rules = st.builds(
+    instrument,
+    base_min=st.sampled_from([D("0.00001"), D("0.00015"), D("0.3")]),
+    base_tick=st.sampled_from([D("0.00001"), D("0.0001"), D("0.01")]),
+    base_max=st.sampled_from([D(10), D(7)]),
+    quote_tick=st.sampled_from([D("0.1"), D("0.01"), D("2.5")]),
+    min_notional=st.sampled_from([D(1), D(10)]),
+)
+
+
+@st.composite
+def signals(draw: st.DrawFn) -> Signal:
+    """Any step that trades: prices off the grid, levels mostly where they belong, a position of the strategy now and then."""
+    target = draw(st.none() | st.none() | targets())
+    action = draw(st.sampled_from([Action.BUY, Action.SELL, Action.CLOSE, Action.FLIP]))
+    if target is not None and target.previous_signed is not None and draw(st.integers(0, 9)):
+        action = Action.BUY if target.signed > target.previous_signed else Action.SELL
+    sign = 1 if action is Action.BUY else -1
+    unit = draw(st.sampled_from(QuantityType))
+    near = st.decimals(min_value=1, max_value=3000, places=3)
+    kind = draw(st.sampled_from([OrderType.MARKET, *OrderType]))
+    may_protect = kind in (OrderType.MARKET, OrderType.LIMIT)
+    percent = st.decimals("0.1", 9, places=2).map(lambda value: Amount(value, is_percent=True))
+    stops = st.none() | percent | near.map(lambda distance: Amount(D(62_000 if sign > 0 else 68_000) - distance * sign))
+    profits = percent | near.map(lambda distance: Amount(D(68_000 if sign > 0 else 62_000) + distance * sign))
+    return Signal(
+        action=action,
+        symbol="BTCUSDT.P",
+        quantity=draw(quantities(unit)),
+        quantity_type=unit,
+        order_type=kind,
+        price=draw(st.none() | near.map(lambda distance: D(64_000) + distance)),
+        limit_price=D(65_000) + draw(near) * draw(st.sampled_from([1, -1])),
+        trigger_price=D(65_000) + draw(near) * sign * draw(st.sampled_from([1, 1, 1, -1])),
+        stop_loss=draw(stops) if may_protect else None,
+        take_profits=tuple(TakeProfitWish(one) for one in draw(st.lists(profits, max_size=3))) if may_protect else (),
+        trailing_stop=draw(st.none() | percent) if kind.is_immediate else None,
+        reduce_only=draw(st.sampled_from([True, False, False])),
+        target=target,
+    )
+
+
+@st.composite
+def quantities(draw: st.DrawFn, unit: QuantityType) -> Amount | None:
+    if unit is QuantityType.BASE:
+        return draw(st.none() | sizes.map(Amount))
+    if unit is QuantityType.USD:
+        return Amount(draw(st.decimals(min_value=1, max_value=400_000, places=2)))
+    return Amount(draw(st.decimals(min_value="0.1", max_value=120, places=2)), is_percent=True)
+
+
+@st.composite
+def targets(draw: st.DrawFn) -> TargetPosition:
+    now, before = draw(positions), draw(st.none() | positions)
+    return TargetPosition(
+        side=_side(now),
+        size=abs(now),
+        previous_side=None if before is None else _side(before),
+        previous_size=None if before is None else abs(before),
+    )
+
+
+def _side(signed: Decimal) -> PositionSide:
+    return PositionSide.FLAT if signed == 0 else PositionSide.LONG if signed > 0 else PositionSide.SHORT
+
+
+def _plan(step: Signal, held: Decimal, market: Instrument, how: WebhookSettings) -> Plan | None:
+    """The plan, or None when the step is refused; nothing but a refusal may come out."""
+    account = snapshot({BTC: str(held)}, instruments={BTC: market})
+    try:
+        return translate(step, settings=how, snapshot=account, pending={})
+    except Refused:
+        return None
+
+
+@given(step=signals(), held=positions, market=rules, how=settings)
+def test_every_order_is_one_that_the_exchange_takes(
+    step: Signal, held: Decimal, market: Instrument, how: WebhookSettings
+) -> None:
+    """What is validated is what is sent: sizes and prices on the grid and in range, levels on the right side."""
+    made = _plan(step, held, market, how)
+    for intent in made.intents if made else ():
+        assert market.base_min <= intent.quantity <= market.base_max
+        assert on_grid(intent.quantity, market) == intent.quantity
+        for price in (intent.limit_price, intent.trigger_price, intent.stop_loss):
+            assert price is None or (0 < price <= market.quote_max and price % market.quote_tick == 0)
+        if intent.purpose is Purpose.ENTRY:
+            assert intent.notional >= market.min_notional
+            assert not intent.reduce_only
+            _check_bracket(intent, market)
+        else:
+            assert intent.reduce_only
+            assert not intent.is_bracket
+
+
+def _check_bracket(intent: OrderIntent, market: Instrument) -> None:
+    sign = intent.side.sign
+    if intent.stop_loss is not None:
+        assert (intent.reference_price - intent.stop_loss) * sign > 0
+    assert sum(part.quantity for part in intent.take_profits) <= intent.quantity
+    for part in intent.take_profits:
+        assert on_grid(part.quantity, market) == part.quantity > 0
+        assert (part.trigger_price - intent.reference_price) * sign > 0
+        assert part.trigger_price % market.quote_tick == 0
+
+
+@given(step=signals(), held=positions, market=rules, how=settings)
+def test_exits_never_flip_and_come_first(step: Signal, held: Decimal, market: Instrument, how: WebhookSettings) -> None:
+    """All exits of a step together are at most the position, and an entry against it waits until they are done."""
+    made = _plan(step, held, market, how)
+    if made is None:
+        return
+    exits = [intent for intent in made.intents if intent.purpose is Purpose.EXIT]
+    after = held + sum((intent.signed_quantity for intent in exits), D(0))
+    assert after * held >= 0
+    assert abs(after) <= abs(held)
+    assert len(exits) <= abs(held) // on_grid(market.base_max, market) + 1
+    purposes = [intent.purpose for intent in made.intents]
+    assert purposes == sorted(purposes, key=[Purpose.EXIT, Purpose.ENTRY, Purpose.PROTECT].index)
+    assert made.is_exit == (Purpose.ENTRY not in purposes)
+    for intent in made.intents:
+        if intent.purpose is Purpose.ENTRY and exits:
+            assert intent.after_leg == len(exits) - 1
+    is_reduce_only = step.reduce_only and step.target is None and step.action is not Action.FLIP
+    if step.action is Action.CLOSE or is_reduce_only:
+        assert how.follow == "position" or made.is_exit
+
+
+@given(
+    held=positions,
+    sizes_of_both=st.tuples(*[st.decimals(min_value="0.00001", max_value=30, places=5)] * 2),
+    is_long=st.booleans(),
+    market=rules,
+    how=st.sampled_from([WebhookSettings(follow="position", resync=True), WebhookSettings()]),
+)
+def test_a_reversal_ends_at_its_target(
+    held: Decimal, sizes_of_both: tuple[Decimal, Decimal], is_long: bool, market: Instrument, how: WebhookSettings
+) -> None:
+    """From whatever the account holds: the end is the strategy's new position, short of it by rounding at most, never beyond."""
+    before, now = sizes_of_both[0] * (1 if is_long else -1), sizes_of_both[1] * (-1 if is_long else 1)
+    step = Signal(
+        action=Action.BUY if now > before else Action.SELL,
+        symbol="BTCUSDT.P",
+        quantity=Amount(abs(now - before)),
+        quantity_type=QuantityType.BASE,
+        target=TargetPosition(side=_side(now), size=abs(now), previous_side=_side(before), previous_size=abs(before)),
+    )
+    made = _plan(step, held, market, how)
+    if made is None or made.ignored_code:
+        return
+    end = held
+    for intent in made.intents:
+        sent = resize(intent, snapshot({BTC: str(end)}, instruments={BTC: market}))
+        end += sent.signed_quantity if sent else D(0)
+    assert abs(end) <= max(abs(now), abs(held))
+    if made.intents[-1].purpose is Purpose.ENTRY:
+        assert (now - end) * made.intents[-1].side.sign >= 0  # not beyond
+        assert abs(now - end) < max(market.base_tick, market.base_min) * 2
+
+
+@given(
+    price=st.decimals(min_value="0.001", max_value=199_000, places=6),
+    tick=st.sampled_from([D("0.1"), D("0.01"), D("2.5"), D("0.00001")]),
+    least=st.sampled_from([D(0), D("0.05"), D(3)]),
+)
+def test_prices_are_rounded_to_the_next_step_only(price: Decimal, tick: Decimal, least: Decimal) -> None:
+    """Down is at most one step below, up at most one above, and both on the grid from quote_min."""
+    market = instrument(quote_tick=tick, quote_min=least)
+    down, up = floor_price(price, market), ceil_price(price, market)
+    assert down <= price <= up
+    assert up - down in (0, tick)
+    assert (down - least) % tick == 0
+
+
+CASES = json.loads((DATA / "alert-payloads.json").read_text())["cases"]
+BASES = ("BTC", "ETH", "SOL", "BNB", "DOT", "1000PEPE", "1000SHIB", "SPX", "W", "XAU", "EURUSD")
+LISTED = {
+    f"PERP_{base}_USDC": instrument(f"PERP_{base}_USDC", min_notional=D("0.0001"), base_max=D(1000)) for base in BASES
+}
+FIXTURE_MARKS = dict.fromkeys(LISTED, D(4)) | {
+    "PERP_BTC_USDC": D(65_000),
+    "PERP_ETH_USDC": D(1800),
+    "PERP_SOL_USDC": D(140),
+    "PERP_BNB_USDC": D(600),
+}
+# The late one of two swapped closes finds the position closed by the first: test_two_partial_closes_end_flat_in_either_order.
+LATE = "strat-two-partials-swapped-b"
+READABLE = [case for case in CASES if case["expect"]["decision"] == "accept" and case["id"] != LATE]
+
+
+@pytest.mark.parametrize("case", READABLE, ids=lambda case: case["id"])
+def test_accepted_messages_mean_the_documented_order(case: dict[str, Any]) -> None:
+    """alert-payloads.json: symbol, side, type, size, reduce-only, levels and target of every message that is to be accepted."""
+    how = WebhookSettings(require_signature=False, require_timestamp=False)
+    state = {symbol: D(size) for symbol, size in case.get("state", {}).items()}
+    account = snapshot({symbol: str(size) for symbol, size in state.items()}, instruments=LISTED, marks=FIXTURE_MARKS)
+    alert = payload.interpret(payload.read_message(case["body"].encode()), how)
+    made = translate(alert.steps[0], settings=how, snapshot=account, pending={})
+    expected = case["expect"]
+    assert made.symbol == expected["symbol"]
+    if "side" in expected:
+        assert {intent.side for intent in made.intents} == {Side(expected["side"])}
+    if "reduce_only" in expected:
+        assert {intent.reduce_only for intent in made.intents} == {expected["reduce_only"]}
+    for intent in made.intents:
+        _check_documented(intent, expected, state.get(intent.symbol, D(0)))
+    if "target" in expected:
+        end = state.get(expected["symbol"], D(0)) + sum(intent.signed_quantity for intent in made.intents)
+        assert end == D(expected["target"]["value"])
+
+
+def _check_documented(intent: OrderIntent, expected: dict[str, Any], held: Decimal) -> None:
+    wanted = {
+        "order_type": intent.order_type.value.upper(),
+        "price": intent.limit_price,
+        "signal_price": intent.signal_price,
+        "stop_loss": intent.stop_loss,
+        "take_profit": intent.take_profits[0].trigger_price if intent.take_profits else None,
+    }
+    for name, found in wanted.items():
+        if name in expected:
+            assert found == (expected[name] if name == "order_type" else D(expected[name]))
+    if "quantity" in expected:
+        value = D(expected["quantity"]["value"])
+        is_share = expected["quantity"]["mode"] == "percent_position"
+        assert intent.quantity == (abs(held) * value / 100 if is_share else value)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case not in READABLE], ids=lambda case: case["id"])
+def test_other_messages_make_no_order_they_should_not(case: dict[str, Any]) -> None:
+    """Refused, ignored and policy cases: no exception but a refusal; ignored ones make no order."""
+    how = WebhookSettings(require_signature=False, require_timestamp=False)
+    account = snapshot(case.get("state"), instruments=LISTED, marks=FIXTURE_MARKS)
+    try:
+        alert = payload.interpret(payload.read_message(case["body"].encode()), how)
+        made = translate(alert.steps[0], settings=how, snapshot=account, pending={})
+    except RequestRefused:
+        assert case["expect"]["decision"] in ("reject", "policy")
+        return
+    if case["expect"]["decision"] == "ignore" or case["id"] == LATE:
+        assert (made.intents, made.ignored_code) == ((), "nothing_to_close")

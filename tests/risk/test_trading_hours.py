@@ -1,0 +1,102 @@
+"""Trading hours: what can be written, when they are open, and when they open next."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kekbridge.errors import ConfigError
+from kekbridge.risk.trading_hours import is_open, next_opening, parse_hours
+
+MONDAY = datetime(2026, 1, 12, tzinfo=UTC)
+
+
+def at(day: int, clock: str) -> datetime:
+    """A moment of the week that begins on Monday, 12 January 2026."""
+    return MONDAY + timedelta(days=day, hours=int(clock[:2]), minutes=int(clock[3:]))
+
+
+@pytest.mark.parametrize(
+    ("text", "day", "clock", "expected"),
+    [
+        ("Mon-Fri 07:00-22:00 UTC", 0, "07:00", True),
+        ("Mon-Fri 07:00-22:00 UTC", 0, "06:59", False),
+        ("Mon-Fri 07:00-22:00 UTC", 4, "21:59", True),
+        ("Mon-Fri 07:00-22:00 UTC", 4, "22:00", False),
+        ("Mon-Fri 07:00-22:00 UTC", 5, "12:00", False),
+        ("mon-fri 07:00-22:00, sat 10:00-12:00", 5, "11:00", True),
+        ("Mon,Wed 08:00-09:00; Sun 08:00-09:00", 2, "08:30", True),
+        ("Mon,Wed 08:00-09:00; Sun 08:00-09:00", 1, "08:30", False),
+        ("Fri-Mon 00:00-24:00", 6, "23:59", True),
+        ("Fri-Mon 00:00-24:00", 1, "00:00", False),
+        ("22:00-06:00", 3, "23:00", True),
+        ("22:00-06:00", 3, "05:59", True),
+        ("22:00-06:00", 3, "06:00", False),
+        ("Fri 22:00-06:00", 5, "03:00", True),
+        ("Fri 22:00-06:00", 4, "03:00", False),
+        ("Sun 22:00-06:00", 0, "03:00", True),
+        ("Mon-Fri 07:00-22:00 & 09:00-24:00", 0, "08:00", False),
+        ("Mon-Fri 07:00-22:00 & 09:00-24:00", 0, "09:00", True),
+    ],
+)
+def test_windows(text: str, day: int, clock: str, *, expected: bool) -> None:
+    """The start belongs to the window, the end does not; days may wrap around the week, hours around midnight."""
+    assert is_open(text, at(day, clock)) is expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "  ",
+        "always",
+        "Mon-Fri",
+        "07-22",
+        "7:00-22:00",
+        "Mon-Fri 07:00-22:00 EST",
+        "Foo 07:00-08:00",
+        "07:00-25:00",
+        "07:60-08:00",
+        "Mon-Fri 07:00-22:00 UTC Sat 10:00-12:00",
+        "Mon 07:00-08:00 &",
+        "Mon 07:00-08:00 " * 40,
+    ],
+)
+def test_what_cannot_be_read_is_refused(text: str) -> None:
+    """In one line, with an example; never a guess."""
+    with pytest.raises(ConfigError) as refused:
+        parse_hours(text)
+    assert "Mon-Fri 07:00-22:00 UTC" in refused.value.message
+
+
+def test_other_time_zones_are_converted() -> None:
+    """The clock is UTC, whatever zone the moment is given in."""
+    assert is_open("Mon 07:00-08:00", datetime(2026, 1, 12, 9, 30, tzinfo=timezone(timedelta(hours=2))))
+
+
+@pytest.mark.parametrize(
+    ("text", "now", "expected"),
+    [
+        ("Mon-Fri 07:00-22:00", at(0, "12:00"), at(0, "12:00")),
+        ("Mon-Fri 07:00-22:00", at(4, "22:00"), at(7, "07:00")),
+        ("Mon 07:00-08:00", at(0, "08:00"), at(7, "07:00")),
+        ("Fri 22:00-06:00 & Sat 00:00-24:00", at(0, "08:00"), at(5, "00:00")),
+        ("Mon 07:00-08:00 & Tue 07:00-08:00", at(0, "08:00"), None),
+    ],
+)
+def test_the_next_opening(text: str, now: datetime, expected: datetime | None) -> None:
+    """A denial says when entries are allowed again; never, if that is so."""
+    assert next_opening(text, now) == expected
+
+
+@given(st.text(alphabet="monfrisat0123456789:-,;& UTC", max_size=40))
+def test_no_text_does_worse_than_a_refusal(text: str) -> None:
+    """Typed by people, stored, and read for every entry."""
+    try:
+        parse_hours(text)
+    except ConfigError:
+        return
+    assert next_opening(text, MONDAY) is None or is_open(text, next_opening(text, MONDAY) or MONDAY)

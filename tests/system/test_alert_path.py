@@ -1,0 +1,90 @@
+"""What must never happen on the way of an alert: a password hash, blocking DNS, synchronous HTTP, a sleeping thread."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from tests.bridge import House
+
+# C functions by name: whoever calls one of them on the loop stands still, and everybody with him.
+SLOW_CALLS = frozenset(
+    {
+        "crypto_pwhash",
+        "crypto_pwhash_str",
+        "crypto_pwhash_str_verify",
+        "scrypt",
+        "pbkdf2_hmac",
+        "hashpw",
+        "checkpw",
+        "getaddrinfo",
+        "gethostbyname",
+        "gethostbyname_ex",
+        "getfqdn",
+        "sleep",
+        "fork_exec",
+        "system",
+        "fsync",
+        "fdatasync",
+    }
+)
+SLOW_MODULES = ("requests", "urllib.request", "http.client", "subprocess", "nacl.pwhash", "argon2", "bcrypt", "keyring")
+
+
+@contextmanager
+def watched() -> Iterator[tuple[set[str], set[str]]]:
+    """Names of the C functions, and of the modules, that this thread enters inside the block."""
+    calls: set[str] = set()
+    modules: set[str] = set()
+
+    def look(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "c_call":
+            calls.add(getattr(argument, "__name__", ""))
+        elif event == "call":
+            modules.add(str(frame.f_globals.get("__name__", "")))
+
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        yield calls, modules
+    finally:
+        sys.setprofile(before)
+
+
+@pytest.mark.parametrize("fields", [{}, {"stopLoss": "5%", "quantity": "0.02"}, {"action": "close", "quantity": None}])
+async def test_nothing_on_the_way_of_an_alert_blocks_the_loop(house: House, fields: dict[str, Any]) -> None:
+    """Receiving, deciding, signing, sending and recording an order enters no slow function on the loop's thread.
+
+    The first alert warms up what is made once; the second is watched from its first byte to the recorded fill.
+    """
+    await house.send()
+    await house.send(quantity="0.01")
+    with watched() as (calls, modules):
+        _, answer = await house.send(**fields)
+        await house.until_stored(answer, "filled")
+    assert threading.current_thread() is threading.main_thread()
+    assert "crypto_sign" in calls  # it was looked at: the order was signed here
+    assert "kekbridge.execution.submitter" in modules
+    assert not calls & SLOW_CALLS
+    assert not [name for name in modules if name.startswith(SLOW_MODULES)]
+
+
+def test_the_watch_sees_what_it_forbids() -> None:
+    """The names are those that Python reports: a password hash, a resolver and a sleep are seen."""
+    import socket
+    import time
+
+    from nacl import pwhash
+
+    with watched() as (calls, modules):
+        pwhash.argon2id.kdf(32, b"secret", b"0" * 16, opslimit=1, memlimit=8192)
+        socket.getaddrinfo("127.0.0.1", 1)
+        time.sleep(0)
+    assert calls >= {"crypto_pwhash", "getaddrinfo", "sleep"}
+    assert any(name.startswith("nacl.pwhash") for name in modules)

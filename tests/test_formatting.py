@@ -1,0 +1,41 @@
+"""Amounts as people read them: rounded for the eye only, and shares of limits reckoned from their words."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from kekbridge.formatting import money, used_share
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("301.8400000000000000000000005", "301.84"),
+        ("-1234567.891", "-1,234,567.891"),
+        ("0.00000000499", "0"),
+        ("-0.000000001", "0"),
+        ("1E+3", "1,000"),
+    ],
+)
+def test_money_is_rounded_for_the_eye(value: str, words: str) -> None:
+    """At most eight decimals, thousands apart, no idle zeros, no minus before nothing."""
+    assert money(Decimal(value)) == words
+    assert money(None) == "-"
+
+
+@pytest.mark.parametrize(
+    ("used", "limit", "share"),
+    [
+        ("1,500.00 USDC", "20,000.00 USDC", "0.075"),
+        ("0.57x", "10x", "0.057"),
+        ("4 and 1 exits", "1,000", "0.004"),
+        ("closed", "Mon-Fri", None),
+        ("1", "0", None),
+        ("", "5", None),
+    ],
+)
+def test_how_much_of_a_limit_is_used(used: str, limit: str, share: str | None) -> None:
+    """From the numbers at the beginning of the words; nothing where there are none."""
+    assert used_share(used, limit) == (None if share is None else Decimal(share))
