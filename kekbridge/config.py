@@ -19,8 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from kekbridge.errors import ConfigError
-from kekbridge.model import Mode, RateLimits
-from kekbridge.model import notifications as messages
+from kekbridge.model import Mode, RateLimits, notifications
 
 APP_NAME = "kekbridge"
 ENVIRONMENT_PREFIX = "KEKBRIDGE_"
@@ -40,11 +39,11 @@ def _time_of_day(value: object) -> object:
 
 
 def _events(value: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(messages.check_event(kind) for kind in value)
+    return tuple(notifications.check_event(kind) for kind in value)
 
 
 def _templates(value: Mapping[str, str]) -> Mapping[str, str]:
-    return {kind: messages.check_template(kind, text) for kind, text in value.items()}
+    return {kind: notifications.check_template(kind, text) for kind, text in value.items()}
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]

@@ -9,17 +9,15 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from kekbridge import parsing as values
+from kekbridge import parsing
 from kekbridge.admin.html import Markup, gain, h, pairs, select, status, table, timeline
 from kekbridge.admin.service import Desk
 from kekbridge.codes import CODES
 from kekbridge.formatting import amount, clean, clock, duration, market, moment
 from kekbridge.model import Verdict
-from kekbridge.reports import alert_report as story
+from kekbridge.reports import alert_report
 from kekbridge.reports.alert_report import OrderStory, Story
-from kekbridge.store import alert_search
-from kekbridge.store import rejected_requests as refusals
-from kekbridge.store import webhooks as stored
+from kekbridge.store import alerts, rejected_requests, webhooks
 from kekbridge.webhooks.registry import perp_symbol
 
 _ROWS: Final = 100
@@ -44,12 +42,14 @@ class AlertPages:
     async def _log(self, request: web.Request) -> web.Response:
         asked = {name: request.query.get(name, "").strip() for name in _FILTERS}
         now = self._desk.clock()
-        since = values.instant("since", asked["since"], now) if asked["since"] else None
-        until = values.instant("until", asked["until"], now) if asked["until"] else None
+        since = parsing.instant("since", asked["since"], now) if asked["since"] else None
+        until = parsing.instant("until", asked["until"], now) if asked["until"] else None
         symbol = perp_symbol(asked["symbol"]) if asked["symbol"] else None
 
-        def read(connection: sqlite3.Connection) -> tuple[alert_search.Found, tuple[refusals.Refusal, ...], list[str]]:
-            found = alert_search.search(
+        def read(
+            connection: sqlite3.Connection,
+        ) -> tuple[alerts.Found, tuple[rejected_requests.Refusal, ...], list[str]]:
+            found = alerts.search(
                 connection,
                 webhook=asked["webhook"] or None,
                 status=asked["status"] or None,
@@ -63,11 +63,13 @@ class AlertPages:
             # Requests nobody vouched for have no webhook, symbol or message to filter by.
             shows = not (asked["webhook"] or asked["symbol"] or asked["text"]) and asked["status"] in ("", "refused")
             guesses = (
-                refusals.list_refusals(connection, since=since, until=until, code=asked["code"] or None, limit=_ROWS)
+                rejected_requests.list_refusals(
+                    connection, since=since, until=until, code=asked["code"] or None, limit=_ROWS
+                )
                 if shows
                 else ()
             )
-            return found, guesses, [one.name for one in stored.list_all(connection)]
+            return found, guesses, [one.name for one in webhooks.list_all(connection)]
 
         found, guesses, names = await self._desk.database.read(read)
         rows = [(one.received_at, alert_row(_told(one), now)) for one in found.alerts]
@@ -82,7 +84,7 @@ class AlertPages:
         return self._page(request, "Log", _search(asked, names), far, alert_table(row for _, row in rows[:_ROWS]))
 
     async def _alert(self, request: web.Request) -> web.Response:
-        told = await self._desk.database.read(story.read, request.match_info["alert"])
+        told = await self._desk.database.read(alert_report.read, request.match_info["alert"])
         alert = told.alert
         parts: list[object] = [
             h(
@@ -133,7 +135,7 @@ def _told(one: Any) -> dict[str, Any]:
     }
 
 
-def _guess_row(one: refusals.Refusal, now: datetime) -> tuple[object, ...]:
+def _guess_row(one: rejected_requests.Refusal, now: datetime) -> tuple[object, ...]:
     times = f"{one.count} x " if one.count > 1 else ""
     why = f"{one.code}: {times}from {one.remote}: {one.error}"
     return clock(one.last_at, now), None, None, None, status("refused"), why

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from kekbridge.admin import auth as access
+from kekbridge.admin import auth
 from kekbridge.errors import ConfigError
 from kekbridge.log import get_logger
 
@@ -36,7 +36,7 @@ class Door:
 
         Raises ConfigError for a host that is not loopback.
         """
-        access.check_loopback(host)
+        auth.check_loopback(host)
         self._host, self._port = host, port
         self._load = load
         self._socket: socket.socket | None = None

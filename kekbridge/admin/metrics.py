@@ -13,7 +13,7 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from kekbridge.execution.durations import Durations
+from kekbridge.execution.latency import Durations
 from kekbridge.model.statistics import Report
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"

@@ -20,8 +20,8 @@ from kekbridge.admin.service import Desk
 from kekbridge.admin.webhook_pages import WebhookPages
 from kekbridge.formatting import clock, market, moment, money, used_share
 from kekbridge.model.statistics import Report
-from kekbridge.reports import limits as limitbook
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.reports import limits
+from kekbridge.store import order_lifecycle
 
 _MENU: Final = (
     ("/", "Overview"),
@@ -137,7 +137,7 @@ class Pages:
         )
 
     async def _orders(self, request: web.Request) -> web.Response:
-        found = await self._desk.database.read(orders.list_orders, limit=_ROWS)
+        found = await self._desk.database.read(order_lifecycle.list_orders, limit=_ROWS)
         rows = [
             (
                 clock(one.created_at, self._desk.clock()),
@@ -197,7 +197,7 @@ class Pages:
         )
 
     async def _risk(self, request: web.Request) -> web.Response:
-        shown = await self._desk.database.read(limitbook.read, self._desk.settings, at=self._desk.clock())
+        shown = await self._desk.database.read(limits.read, self._desk.settings, at=self._desk.clock())
         parts: list[object] = []
         for scope in shown["scopes"]:
             title = "Account" if scope["scope"] == "account" else f"Webhook {scope['name']}"

@@ -10,20 +10,54 @@ import asyncio
 import hmac
 import socket
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from kekbridge.admin import auth as access
+from kekbridge.admin import auth
 from kekbridge.admin.auth import COOKIE, SESSION, Session, Sessions
-from kekbridge.admin.lockouts import LockoutDesk
 from kekbridge.admin.pages import Pages
 from kekbridge.admin.service import Desk
-from kekbridge.errors import KekbridgeError
-from kekbridge.execution.durations import Durations
+from kekbridge.errors import ConfigError, KekbridgeError
+from kekbridge.execution.latency import Durations
 from kekbridge.formatting import jsonable
+from kekbridge.ingress.lockout import Lockout, read_address
+from kekbridge.log import get_logger
 from kekbridge.model import TradingState
+
+log = get_logger("kekbridge.admin.lockouts")
+
+
+class LockoutDesk:
+    """Routes over the one lock-out of the daemon."""
+
+    def __init__(self, lockout: Lockout, clock: Callable[[], datetime]) -> None:
+        self._lockout = lockout
+        self._clock = clock
+
+    def register(self, router: web.UrlDispatcher) -> None:
+        router.add_get("/api/lockouts", self._list)
+        router.add_post("/api/lockouts/lift", self._lift)
+
+    async def _list(self, request: web.Request) -> web.Response:
+        return web.json_response(jsonable(self._lockout.locked(self._clock())))
+
+    async def _lift(self, request: web.Request) -> web.Response:
+        """`{"address": "203.0.113.7"}`, bearer token only. `lifted` is false when that address was not locked out."""
+        if SESSION in request:
+            return web.json_response({"success": False, "error": "use the token"}, status=403)
+        try:
+            address = read_address((await request.json())["address"])
+        except ConfigError as error:
+            return web.json_response({"success": False, "error": error.message}, status=400)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return web.json_response({"success": False, "error": 'expected {"address": "203.0.113.7"}'}, status=400)
+        is_lifted = self._lockout.release(address)
+        log.info("lockout_lifted", remote=str(address), lifted=is_lifted)
+        return web.json_response({"address": str(address), "lifted": is_lifted})
+
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _HEADERS: Final = {
@@ -84,7 +118,7 @@ class AdminServer:
         return response
 
     async def _admit(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        if not access.is_our_name(request.headers.get("Host", "")):
+        if not auth.is_our_name(request.headers.get("Host", "")):
             return self._complain(
                 request, 421, "use http://127.0.0.1 or http://localhost with the port of this listener"
             )

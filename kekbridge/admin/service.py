@@ -22,10 +22,8 @@ from kekbridge.ingress.lockout import Lockout
 from kekbridge.model import AccountSnapshot, Order, TradingState
 from kekbridge.model.notifications import describe
 from kekbridge.model.statistics import Report, report
-from kekbridge.reports import limits as limitbook
-from kekbridge.store import alert_search, conditions, equity, statistics, webhooks
-from kekbridge.store import job_runs as jobruns
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.reports import limits
+from kekbridge.store import alerts, conditions, equity, job_runs, order_lifecycle, statistics, webhooks
 from kekbridge.store import settings as control
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.conditions import Condition
@@ -119,12 +117,14 @@ def _stored_state(connection: sqlite3.Connection, configured: Settings, *, now: 
     day = report(statistics.gather(connection, since=now - timedelta(days=1), now=now))
     return {
         "trading": control.trading_control(connection, now=now),
-        "openOrders": [_order(order) for order in orders.list_orders(connection, open_only=True, limit=_SHOWN)],
-        "lastAlerts": [_alert(alert) for alert in alert_search.search(connection, limit=_SHOWN).alerts],
-        "limits": limitbook.read(connection, configured, at=now)["scopes"],
+        "openOrders": [
+            _order(order) for order in order_lifecycle.list_orders(connection, open_only=True, limit=_SHOWN)
+        ],
+        "lastAlerts": [_alert(alert) for alert in alerts.search(connection, limit=_SHOWN).alerts],
+        "limits": limits.read(connection, configured, at=now)["scopes"],
         "lastDay": day,
         "conditions": [_condition(one) for one in conditions.holding(connection).values()],
-        "jobs": jobruns.list_runs(connection),
+        "jobs": job_runs.list_runs(connection),
     }
 
 

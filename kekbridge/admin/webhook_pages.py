@@ -19,9 +19,9 @@ from kekbridge.alerts import template
 from kekbridge.errors import ConfigError
 from kekbridge.formatting import age, moment
 from kekbridge.model import Webhook, WebhookSettings
-from kekbridge.store import alert_search
+from kekbridge.store import alerts
 from kekbridge.store import webhooks as stored
-from kekbridge.webhooks import registry as webhooks
+from kekbridge.webhooks import registry
 from kekbridge.webhooks.options import MUST_HAVE_VALUE, ROWS, Row, apply, text_of
 
 _GRACES: Final = {
@@ -62,7 +62,7 @@ class WebhookPages:
         def read(connection: sqlite3.Connection) -> list[tuple[Webhook, str]]:
             found = []
             for one in stored.list_all(connection):
-                last = alert_search.search(connection, webhook=one.id, limit=1).alerts
+                last = alerts.search(connection, webhook=one.id, limit=1).alerts
                 found.append((one, age(last[0].received_at, now) if last else "never"))
             return found
 
@@ -92,7 +92,7 @@ class WebhookPages:
         desk = self._desk
 
         def make(connection: sqlite3.Connection) -> Webhook:
-            made, _ = webhooks.create(
+            made, _ = registry.create(
                 connection,
                 desk.sealer,
                 name=name,
@@ -133,11 +133,11 @@ class WebhookPages:
     async def _message(self, request: web.Request, found: Webhook) -> list[Markup]:
         """What to paste into TradingView's dialog; nothing when no key is valid."""
         desk = self._desk
-        keys = await desk.database.read(webhooks.valid_keys, found, now=desk.clock())
+        keys = await desk.database.read(registry.valid_keys, found, now=desk.clock())
         if not keys:
             return []
-        secret = await desk.database.read(webhooks.credentials_of, desk.sealer, found, now=desk.clock())
-        url = await desk.database.read(webhooks.address_of, desk.settings, is_running=True)
+        secret = await desk.database.read(registry.credentials_of, desk.sealer, found, now=desk.clock())
+        url = await desk.database.read(registry.address_of, desk.settings, is_running=True)
         usual = "position" if found.settings.follow == "position" else "strategy"
         kind = request.query.get("kind", usual)
         kind = kind if kind in _KINDS else usual
@@ -161,7 +161,7 @@ class WebhookPages:
         ]
 
     async def _keys(self, request: web.Request, found: Webhook) -> list[Markup]:
-        keys = await self._desk.database.read(webhooks.valid_keys, found, now=self._desk.clock())
+        keys = await self._desk.database.read(registry.valid_keys, found, now=self._desk.clock())
         rows = [
             (one.prefix + "…", moment(one.created_at), moment(one.expires_at), moment(one.last_used_at)) for one in keys
         ]
@@ -183,7 +183,7 @@ class WebhookPages:
             # Only what was changed: a date that has passed meanwhile could not be entered again.
             news = {row: text for row, text in typed.items() if text.split() != text_of(row, before).split()}
             after = apply({row.parameter: _given(row, text) for row, text in news.items()}, before)
-            webhooks.check_settings(after)
+            registry.check_settings(after)
             stored.change_settings(connection, identifier, after, now=desk.clock())
 
         await desk.database.write(change)
@@ -191,7 +191,7 @@ class WebhookPages:
 
     async def _rename(self, request: web.Request) -> web.Response:
         name = str((await request.post()).get("name", "")).strip()
-        webhooks.check_name(name)
+        registry.check_name(name)
         identifier = request.match_info["webhook"]
         await self._desk.database.write(stored.rename, identifier, name, now=self._desk.clock())
         raise web.HTTPSeeOther(f"/webhooks/{identifier}")
@@ -215,7 +215,7 @@ class WebhookPages:
             if what == "rotate":
                 found = stored.get(connection, identifier)
                 lasting = timedelta(seconds=int(grace))
-                webhooks.rotate(
+                registry.rotate(
                     connection, desk.sealer, found, mode=desk.settings.mode, grace=lasting, now=desk.clock()
                 )
             else:

@@ -87,10 +87,10 @@ def open_the_vault(workspace: Workspace, mode: Mode) -> OpenVault:
 
 def mode_in_force(workspace: Workspace, database: Database) -> Mode:
     """The configured mode; if nobody configured one, that of the last started daemon."""
-    from kekbridge.webhooks import registry as webhooks
+    from kekbridge.webhooks import registry
 
     with database.snapshot() as connection:
-        return webhooks.mode_of(
+        return registry.mode_of(
             connection, workspace.settings.mode, is_explicit="mode" in workspace.settings.model_fields_set
         )
 
@@ -98,10 +98,10 @@ def mode_in_force(workspace: Workspace, database: Database) -> Mode:
 def webhook_url(workspace: Workspace, connection: sqlite3.Connection) -> str:
     """Where TradingView must send to, as the running daemon has it, else as the settings say."""
     from kekbridge.store.lock import DaemonLock
-    from kekbridge.webhooks import registry as webhooks
+    from kekbridge.webhooks import registry
 
     is_running = DaemonLock.holder(workspace.data_dir) is not None
-    return webhooks.address_of(connection, workspace.settings, is_running=is_running)
+    return registry.address_of(connection, workspace.settings, is_running=is_running)
 
 
 def now() -> datetime:

@@ -12,7 +12,7 @@ from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kekbridge.exchange.orderly.checks import Check
+    from kekbridge.model.check import Check
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -45,7 +45,7 @@ def _examine(context: typer.Context, data_dir: Path | None, config: Path | None)
     import sys
 
     from kekbridge.errors import ConfigError, NotFound
-    from kekbridge.exchange.orderly.checks import Check
+    from kekbridge.model.check import Check
     from kekbridge.ops import doctor as bridge_doctor
 
     try:

@@ -14,8 +14,7 @@ import base58
 from nacl.signing import SigningKey
 
 from kekbridge.model import Mode
-from kekbridge.store import events, times
-from kekbridge.store import settings as store_settings
+from kekbridge.store import codec, events, settings
 from kekbridge.vault import MASTER_KEY, orderly_secret
 
 PENDING: Final = "orderly-pending"
@@ -44,10 +43,10 @@ def remember(connection: sqlite3.Connection, key: KnownKey, *, now: datetime) ->
         key.account_id: {
             "orderly_key": key.orderly_key,
             "mode": key.mode.value,
-            "added_at": times.to_text(key.added_at),
+            "added_at": codec.to_text(key.added_at),
         }
     }
-    store_settings.set_value(connection, _KNOWN, rows, now=now)
+    settings.set_value(connection, _KNOWN, rows, now=now)
     data = {"account_id": key.account_id, "orderly_key": key.orderly_key, "mode": key.mode.value}
     events.append(connection, "orderly_key_added", now=now, data=data)
 
@@ -58,7 +57,7 @@ def forget(connection: sqlite3.Connection, account_id: str, *, now: datetime) ->
     removed = rows.pop(account_id, None)
     if removed is None:
         return
-    store_settings.set_value(connection, _KNOWN, rows, now=now)
+    settings.set_value(connection, _KNOWN, rows, now=now)
     data = {"account_id": account_id, "orderly_key": removed["orderly_key"]}
     events.append(connection, "orderly_key_removed", now=now, data=data)
 
@@ -66,7 +65,7 @@ def forget(connection: sqlite3.Connection, account_id: str, *, now: datetime) ->
 def known(connection: sqlite3.Connection) -> tuple[KnownKey, ...]:
     """Every key that was entered or registered here and not removed, oldest first."""
     keys = [
-        KnownKey(account_id, row["orderly_key"], Mode(row["mode"]), times.from_text(row["added_at"]))
+        KnownKey(account_id, row["orderly_key"], Mode(row["mode"]), codec.from_text(row["added_at"]))
         for account_id, row in _rows(connection).items()
     ]
     return tuple(sorted(keys, key=lambda key: (key.added_at, key.account_id)))
@@ -81,5 +80,5 @@ def secret_names(connection: sqlite3.Connection | None, account_id: str) -> tupl
 
 
 def _rows(connection: sqlite3.Connection) -> dict[str, dict[str, str]]:
-    stored = store_settings.get_value(connection, _KNOWN)
+    stored = settings.get_value(connection, _KNOWN)
     return dict(stored) if isinstance(stored, dict) else {}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kekbridge.model import Fill, Verdict
     from kekbridge.reports.alert_report import OrderStory, Story
     from kekbridge.store.alerts import StoredAlert
-    from kekbridge.store.exits import Leg
+    from kekbridge.store.protection import Leg
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -42,7 +42,7 @@ def explain(
     """Tell the whole story of one alert, or list every code."""
     from kekbridge.codes import CODES
     from kekbridge.errors import ConfigError
-    from kekbridge.reports import alert_report as story
+    from kekbridge.reports import alert_report
 
     if codes:
         _print_codes(list(CODES.values()), as_json=as_json)
@@ -53,7 +53,7 @@ def explain(
         _print_codes([CODES[alert]], as_json=as_json)
         return
     with opened(find_workspace(context, data_dir, config)) as database, database.snapshot() as connection:
-        told = story.read(connection, alert)
+        told = alert_report.read(connection, alert)
     _print_json(told) if as_json else _print(told)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from kekbridge import parsing as values
+from kekbridge import parsing
 from kekbridge.cli.context import find_workspace, now, opened
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -44,8 +44,8 @@ def export(
     from kekbridge.cli import render
     from kekbridge.reports import export as exporting
 
-    began = None if since is None else values.instant("--since", since, now())
-    ended = None if until is None else values.instant("--until", until, now())
+    began = None if since is None else parsing.instant("--since", since, now())
+    ended = None if until is None else parsing.instant("--until", until, now())
     with opened(find_workspace(context, data_dir, config)) as database, database.snapshot() as connection:
         found = exporting.rows(connection, what, since=began, until=ended)
         is_json = as_json or form == "json"

@@ -75,18 +75,18 @@ async def _run(workspace: Workspace, database: Database, deadline: int) -> Flatt
     from contextlib import AsyncExitStack
 
     from kekbridge.cli import render
-    from kekbridge.daemon import resources as opening
+    from kekbridge.daemon import resources
     from kekbridge.execution.flatten import flatten as make_flat
-    from kekbridge.store import daemon_addresses as whereabouts
+    from kekbridge.store import daemon_addresses
     from kekbridge.vault import open_vault
 
     settings = workspace.settings.model_copy(update={"mode": mode_in_force(workspace, database)})
     ask = getpass.getpass if sys.stdin is not None and sys.stdin.isatty() else None
     vault = open_vault(settings.vault, workspace.data_dir, settings.mode, ask=ask)
     with database.snapshot() as connection:
-        address = whereabouts.exchange_address(connection, settings)
+        address = daemon_addresses.exchange_address(connection, settings)
     async with AsyncExitStack() as stack:
-        exchange = opening.exchange_client(settings, vault, address, now)
+        exchange = resources.exchange_client(settings, vault, address, now)
         stack.push_async_callback(exchange.close)
         await exchange.start()
         return await make_flat(exchange, clock=now, deadline_s=deadline, tell=render.note)

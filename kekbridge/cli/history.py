@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from kekbridge import parsing as values
+from kekbridge import parsing
 from kekbridge.cli.context import find_workspace, now, opened
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -60,8 +60,8 @@ def show(
     kinds = tuple(kind or ())
     if trouble:
         kinds = tuple(name for name, one in MESSAGES.items() if one.severity != "info" and (not kinds or name in kinds))
-    began = None if since is None else values.instant("--since", since, now())
-    ended = None if until is None else values.instant("--until", until, now())
+    began = None if since is None else parsing.instant("--since", since, now())
+    ended = None if until is None else parsing.instant("--until", until, now())
     with opened(find_workspace(context, data_dir, config)) as database:
         with database.snapshot() as connection:
             found = events.latest(connection, kinds=kinds, since=began, until=ended, limit=limit)

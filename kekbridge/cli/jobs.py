@@ -21,13 +21,13 @@ def jobs(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = 
     from dataclasses import replace
 
     from kekbridge.cli import render
-    from kekbridge.store import job_runs as jobruns
+    from kekbridge.store import job_runs
     from kekbridge.store.lock import DaemonLock
 
     workspace = find_workspace(context, data_dir, config)
     is_running = DaemonLock.holder(workspace.data_dir) is not None
     with opened(workspace) as database, database.snapshot() as connection:
-        runs = jobruns.list_runs(connection)
+        runs = job_runs.list_runs(connection)
     found = runs if is_running else tuple(replace(run, next_at=None) for run in runs)
     if as_json:
         render.as_json(found)

@@ -15,10 +15,10 @@ import typer
 from kekbridge.cli.context import Workspace, find_workspace, now, open_the_vault, opened
 
 if TYPE_CHECKING:
-    from kekbridge.exchange.orderly.checks import Check
     from kekbridge.exchange.orderly.key_management import KeyDesk
     from kekbridge.exchange.orderly.signing import Signer
     from kekbridge.model import Mode
+    from kekbridge.model.check import Check
     from kekbridge.vault import OpenVault
 
 Venue = Annotated[
@@ -83,12 +83,12 @@ class Bench:
 
     def remember(self, orderly_key: str, account_id: str) -> None:
         """Note in the store that the vault holds this account's key."""
-        from kekbridge.cli import exchange_keys as orderlykeys
+        from kekbridge.cli import exchange_keys
 
         at = now()
         with opened(self.workspace, create=True) as database, database.transaction() as connection:
-            key = orderlykeys.KnownKey(account_id, orderly_key, self.mode, at)
-            orderlykeys.remember(connection, key, now=at)
+            key = exchange_keys.KnownKey(account_id, orderly_key, self.mode, at)
+            exchange_keys.remember(connection, key, now=at)
 
 
 def bench(

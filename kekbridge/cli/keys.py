@@ -17,7 +17,7 @@ from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 
 if TYPE_CHECKING:
     from kekbridge.cli.key_session import Bench
-    from kekbridge.exchange.orderly.account_api import KeyInfo
+    from kekbridge.exchange.base import KeyInfo
     from kekbridge.exchange.orderly.signing import Signer
 
 app = typer.Typer(
@@ -104,19 +104,18 @@ def generate(
 
     The account's present key stays in use until then.
     """
-    from kekbridge.cli import exchange_keys as orderlykeys
-    from kekbridge.cli import render
+    from kekbridge.cli import exchange_keys, render
     from kekbridge.exchange.orderly.key_management import NO_ACCOUNT
     from kekbridge.exchange.orderly.signing import Signer
 
     place = bench(context, data_dir, config, mode, None, needs_account=False)
-    secret = orderlykeys.new_secret()
+    secret = exchange_keys.new_secret()
     shown: dict[str, Any] = {"orderlyKey": Signer(NO_ACCOUNT, secret).orderly_key}
     if print_secret:
         shown["secret"] = secret
     else:
         vault = place.vault
-        vault.set(orderlykeys.PENDING, secret.encode())
+        vault.set(exchange_keys.PENDING, secret.encode())
         shown["vault"] = vault.name
     if as_json:
         render.as_json(shown)
@@ -258,8 +257,7 @@ def remove(
     as_json: Json = False,
 ) -> None:
     """Make a key worthless at the exchange, then forget it here. A running bridge cannot trade with it any more."""
-    from kekbridge.cli import exchange_keys as orderlykeys
-    from kekbridge.cli import render
+    from kekbridge.cli import exchange_keys, render
     from kekbridge.vault import orderly_secret
 
     place = bench(context, data_dir, config, mode, account)
@@ -280,7 +278,7 @@ def remove(
     if is_own:
         vault.delete(orderly_secret(place.account_id))
         with opened(place.workspace, create=True) as database, database.transaction() as connection:
-            orderlykeys.forget(connection, place.account_id, now=now())
+            exchange_keys.forget(connection, place.account_id, now=now())
     if as_json:
         render.as_json({"orderlyKey": target, "removedAtExchange": not local, "removedHere": is_own})
     else:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge import parsing as values
+from kekbridge import parsing
 from kekbridge.cli.context import find_workspace, now, opened
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -97,8 +97,8 @@ def logs(
         status=status,
         code=code,
         symbol=None if symbol is None else perp_symbol(symbol, "--symbol"),
-        since=None if since is None else values.instant("--since", since, now()),
-        until=None if until is None else values.instant("--until", until, now()),
+        since=None if since is None else parsing.instant("--since", since, now()),
+        until=None if until is None else parsing.instant("--until", until, now()),
         text=text,
         limit=limit,
     )
@@ -121,10 +121,9 @@ Entry = tuple[datetime, "StoredAlert | Refusal | Event"]
 
 def _entries(connection: sqlite3.Connection, filters: Filters) -> tuple[list[Entry], datetime | None]:
     """Alerts and refusals that pass the filters, oldest first; and how far back a text was looked for, unless everywhere."""
-    from kekbridge.store import alert_search
-    from kekbridge.store import rejected_requests as refusals
+    from kekbridge.store import alerts, rejected_requests
 
-    search = alert_search.search(
+    search = alerts.search(
         connection,
         webhook=filters.webhook,
         status=filters.status,
@@ -139,7 +138,7 @@ def _entries(connection: sqlite3.Connection, filters: Filters) -> tuple[list[Ent
     if filters.shows_refusals:
         found += [
             (refusal.last_at, refusal)
-            for refusal in refusals.list_refusals(
+            for refusal in rejected_requests.list_refusals(
                 connection, since=filters.since, until=filters.until, code=filters.code, limit=filters.limit
             )
         ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge import parsing as values
+from kekbridge import parsing
 from kekbridge.cli.context import find_workspace, now, opened
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from kekbridge.cli.render import Line
     from kekbridge.model import Order, Position
-    from kekbridge.store.exits import Leg
+    from kekbridge.store.protection import Leg
 
 orders = typer.Typer(rich_markup_mode=None, add_completion=False)
 positions = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -49,8 +49,8 @@ def list_orders(
     What was asked, what was filled at which price, and why not if it was not.
     """
     from kekbridge.cli import render
-    from kekbridge.store import exits
     from kekbridge.store import order_lifecycle as stored
+    from kekbridge.store import protection
     from kekbridge.webhooks.registry import perp_symbol
 
     with opened(find_workspace(context, data_dir, config)) as database, database.snapshot() as connection:
@@ -59,11 +59,11 @@ def list_orders(
             webhook=webhook,
             status=status,
             symbol=None if symbol is None else perp_symbol(symbol, "--symbol"),
-            since=None if since is None else values.instant("--since", since, now()),
+            since=None if since is None else parsing.instant("--since", since, now()),
             open_only=only_open,
             limit=limit,
         )
-        legs = {order.client_order_id: exits.of_order(connection, order.client_order_id) for order in found}
+        legs = {order.client_order_id: protection.of_order(connection, order.client_order_id) for order in found}
     if as_json:
         render.as_json([order_data(order) | {"exits": render.jsonable(legs[order.client_order_id])} for order in found])
         return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kekbridge import parsing as values
+from kekbridge import parsing
 from kekbridge.cli.context import Workspace, find_workspace
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -74,7 +74,7 @@ def paper(
         {
             "paper.port": port,
             "paper.prices": prices,
-            "paper.balance": None if balance is None else values.number("--balance", balance),
+            "paper.balance": None if balance is None else parsing.number("--balance", balance),
             "paper.rate_limits": rate_limits,
         },
     )

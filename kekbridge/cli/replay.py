@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from ulid import ULID
 
-from kekbridge import parsing as values
+from kekbridge import parsing
 from kekbridge.cli.context import find_workspace, now, open_sealer, opened, webhook_url
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.errors import ConfigError
@@ -66,25 +66,25 @@ def replay(
     Every verdict and the exact orders; nothing is sent or stored. The account, its positions and the day's use are those of this
     moment. The daemon must run.
     """
-    from kekbridge.cli import send as sending
+    from kekbridge.cli import send
     from kekbridge.ingress.http import DryRun
     from kekbridge.store import alerts
     from kekbridge.store import webhooks as stored_webhooks
-    from kekbridge.webhooks import registry as webhooks
+    from kekbridge.webhooks import registry
 
-    limits = values.assignments("--against-limits", against_limits or [])
+    limits = parsing.assignments("--against-limits", against_limits or [])
     workspace = find_workspace(context, data_dir, config)
     with opened(workspace) as database:
         sealer = open_sealer(workspace, database)
         with database.snapshot() as connection:
             stored = alerts.find(connection, alert)
             chosen = stored_webhooks.find(connection, webhook or stored.webhook_id or stored.webhook_name or "")
-            credentials = webhooks.credentials_of(connection, sealer, chosen, now=now())
+            credentials = registry.credentials_of(connection, sealer, chosen, now=now())
             address = url or webhook_url(workspace, connection)
     body = _message(stored.payload, credentials.api_key)
     rehearsal = DryRun(limits=_limits(limits, chosen), is_replay=True)
-    headers = sending.headers_of(body, credentials.api_secret, rehearsal, is_signed=False)
-    return sending.show(sending.post(address, body, headers), as_json=as_json)
+    headers = send.headers_of(body, credentials.api_secret, rehearsal, is_signed=False)
+    return send.show(send.post(address, body, headers), as_json=as_json)
 
 
 def _message(payload: Mapping[str, Any], api_key: str) -> bytes:
@@ -121,7 +121,7 @@ def _limits(given: Mapping[str, str], webhook: Webhook) -> dict[str, Any]:
             known = ", ".join(option.replace("_", "-") for option in rows)
             raise ConfigError(f"--against-limits: {name[:40]!r} is no limit; use one of {known}")
         if row.reader is None and text not in ("yes", "no"):
-            raise values.wrong(f"--against-limits {name}", text, "yes or no")
+            raise parsing.wrong(f"--against-limits {name}", text, "yes or no")
         asked[row.parameter] = text if row.reader is not None else text == "yes"
     changed = plain(apply(asked, webhook.settings).limits)
     return {rows[name].field: changed[rows[name].field] for name in asked}

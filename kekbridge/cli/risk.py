@@ -42,11 +42,11 @@ def show(
     Exits pass all of them. A scope that a limit closed takes exits only until the time shown, or until `kekbridge resume`.
     """
     from kekbridge.cli import render
-    from kekbridge.reports import limits as limitbook
+    from kekbridge.reports import limits
 
     workspace = find_workspace(context, data_dir, config)
     with opened(workspace) as database, database.snapshot() as connection:
-        shown = limitbook.read(connection, workspace.settings, webhook, at=now())
+        shown = limits.read(connection, workspace.settings, webhook, at=now())
     if as_json:
         render.as_json(shown)
         return

@@ -9,13 +9,22 @@ import hashlib
 import hmac
 import http.client
 import json
+import shlex
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
+import typer
+
+from kekbridge import parsing
+from kekbridge.alerts.signature import sign
+from kekbridge.cli.context import find_workspace, mode_in_force, now, open_sealer, opened, webhook_url
+from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 from kekbridge.errors import ConfigError, KekbridgeError
 from kekbridge.ingress.http import DRY_RUN_HEADER, DryRun, proven_bytes
 
@@ -136,3 +145,107 @@ def _show_rehearsal(reply: Reply) -> None:
         render.pairs(
             [("would cancel", f"{wish.get('symbol') or 'every market'}, comment {wish.get('comment') or 'any'}")]
         )
+
+
+_NOW = '"$(date -u +%Y-%m-%dT%H:%M:%SZ)"'
+_SLOT = "<now>"
+
+
+def curl_line(url: str, fields: Mapping[str, str], api_secret: str) -> str:
+    """One line for sh, bash and zsh: POSTs `fields` with a template signature over all of them and the shell's own time.
+
+    The body stands in single quotes, broken once for the time: '…"timestamp":"'"$(date …)"'",…'. The timestamp is not signed, so the
+    same line works whenever it is pasted.
+    """
+    body = json.dumps(
+        {**fields, "timestamp": _SLOT, "signature": sign(api_secret, fields)}, ensure_ascii=True, separators=(",", ":")
+    )
+    before, after = body.split(_SLOT)
+    quoted = _single(before) + _NOW + _single(after)
+    return f"curl -sS {shlex.quote(url)} -H 'Content-Type: application/json' -d {quoted}"
+
+
+def _single(text: str) -> str:
+    """Single quotes whatever the text, as zsh would expand `!` and bash `$` elsewhere."""
+    return "'" + text.replace("'", "'\"'\"'") + "'"
+
+
+EPILOG = examples(
+    "kekbridge webhook test default                                   a heartbeat: trades nothing",
+    "kekbridge template default --kind indicator --symbol BTCUSDT.P --quantity 0.001 2>/dev/null > alert.json",
+    "kekbridge webhook test default --body alert.json --fill close=65000 --dry-run",
+    "kekbridge webhook test default --body alert.json --fill close=65000",
+)
+
+
+def _option(metavar: str, help_text: str, *names: str) -> Any:
+    return typer.Option(*names, metavar=metavar, help=help_text, show_default=False)
+
+
+def send_test(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The webhook's name or id.", show_default=False)],
+    body: Annotated[
+        Path | None, _option("FILE", "The message to send (- for stdin). Default: a ping.", "--body")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Decide, show everything, send and store nothing.")
+    ] = False,
+    fill: Annotated[
+        list[str] | None, _option("NAME=VALUE", "Replace {{NAME}} as TradingView would; timenow is now.", "--fill")
+    ] = None,
+    url: Annotated[str | None, _option("URL", "Send to this address instead of the daemon's own.", "--url")] = None,
+    yes: Yes = False,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> int:
+    """Send one signed alert to the running daemon, as TradingView would.
+
+    An apiKey is put in where the message has none, and a signature where it carries none. Exit code 0 when it was taken.
+    """
+    from kekbridge.cli import send
+    from kekbridge.ingress.http import DryRun
+    from kekbridge.model import Mode
+    from kekbridge.store import webhooks as stored
+    from kekbridge.webhooks import registry
+
+    filled = parsing.assignments("--fill", fill or [])
+    workspace = find_workspace(context, data_dir, config)
+    with opened(workspace) as database:
+        sealer, mode = open_sealer(workspace, database), mode_in_force(workspace, database)
+        with database.snapshot() as connection:
+            webhook = stored.find(connection, name)
+            credentials = registry.credentials_of(connection, sealer, webhook, now=now())
+            address = url or webhook_url(workspace, connection)
+    message, is_signed = _message(body, credentials.api_key, filled)
+    if body is not None and mode is Mode.LIVE and not dry_run and not yes:
+        typer.confirm("This may trade with real money. Send it?", abort=True, err=True)
+    rehearsal = DryRun() if dry_run else None
+    headers = send.headers_of(message, credentials.api_secret, rehearsal, is_signed=is_signed)
+    return send.show(send.post(address, message, headers), as_json=as_json)
+
+
+def _message(file: Path | None, api_key: str, filled: dict[str, str]) -> tuple[bytes, bool]:
+    """The bytes to send, and whether they carry their own signature."""
+    from kekbridge.alerts.template import fill
+    from kekbridge.parsing import wrong
+
+    stamp = now().strftime("%Y-%m-%dT%H:%M:%SZ")
+    if file is None:
+        return json.dumps({"apiKey": api_key, "action": "ping", "timestamp": stamp}).encode(), False
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise wrong(
+            "--body", str(file), f"a readable text file ({getattr(error, 'strerror', None) or 'not UTF-8'})"
+        ) from None
+    text = fill(text.strip(), {"timenow": stamp, **filled})
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return text.encode(), False  # sent as it is: the daemon's own words on it are what the sender wants to see
+    if isinstance(document, dict) and "apiKey" not in document and text.startswith("{"):
+        rest = text[1:].lstrip()
+        text = f'{{"apiKey":{json.dumps(api_key)}{"" if rest.startswith("}") else ","}{rest}'
+    return text.encode(), isinstance(document, dict) and bool(document.get("signature"))

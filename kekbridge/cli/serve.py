@@ -12,7 +12,7 @@ import typer
 
 from kekbridge.cli.context import find_workspace
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.daemon import process as collector
+from kekbridge.daemon import process
 
 if TYPE_CHECKING:
     from kekbridge.config import Settings
@@ -81,7 +81,7 @@ def serve(
     The first start creates the data directory and a webhook named `default`. Ctrl-C or SIGTERM stops in order; what is left continues at
     the next start. With --json one line of JSON says where it listens.
     """
-    collector.collect_rarely()
+    process.collect_rarely()
     given = {
         "mode": mode,
         "server.host": host,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge import parsing as values
+from kekbridge import parsing
 from kekbridge.cli.context import find_workspace, now, opened
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -49,7 +49,7 @@ def stats(
     from kekbridge.store import statistics
 
     workspace = find_workspace(context, data_dir, config)
-    start = None if since == _ALL else values.instant("--since", since, now())
+    start = None if since == _ALL else parsing.instant("--since", since, now())
     with opened(workspace) as database, database.snapshot() as connection:
         found = report(statistics.gather(connection, since=start, now=now(), webhook=webhook))
         limits = limitbook.read(connection, workspace.settings, webhook, at=now())["scopes"]

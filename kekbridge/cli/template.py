@@ -80,14 +80,14 @@ def template(
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
     from kekbridge.store import webhooks as stored
-    from kekbridge.webhooks import registry as webhooks
+    from kekbridge.webhooks import registry
 
     workspace = find_workspace(context, data_dir, config)
     with opened(workspace) as database:
         sealer = open_sealer(workspace, database)
         with database.snapshot() as connection:
             webhook = stored.find(connection, name)
-            credentials = webhooks.credentials_of(connection, sealer, webhook, now=now())
+            credentials = registry.credentials_of(connection, sealer, webhook, now=now())
             url = webhook_url(workspace, connection)
     chosen = profile or webhook.settings.profile
     if chosen not in PROFILES:

@@ -80,8 +80,7 @@ def trade_again(
     """
     from kekbridge.cli import render
     from kekbridge.model import TradingState
-    from kekbridge.store import equity, settings
-    from kekbridge.store import webhooks as stored
+    from kekbridge.store import equity, settings, webhooks
 
     why = reason or "by hand"
     with (
@@ -89,7 +88,7 @@ def trade_again(
         database.transaction() as connection,
     ):
         peak = equity.reset_peak(connection, by=_BY, now=now()) if reset_peak else None
-        scope = settings.ACCOUNT if webhook is None else stored.find(connection, webhook).id
+        scope = settings.ACCOUNT if webhook is None else webhooks.find(connection, webhook).id
         if webhook is None:
             settings.resume_all(connection, reason=why, by=_BY, now=now())
         else:

@@ -121,12 +121,12 @@ def _present(workspace: Workspace, vault: OpenVault, connection: sqlite3.Connect
 
 
 def _mode(workspace: Workspace, connection: sqlite3.Connection | None) -> Mode:
-    from kekbridge.webhooks import registry as webhooks
+    from kekbridge.webhooks import registry
 
     settings = workspace.settings
     if connection is None:
         return settings.mode
-    return webhooks.mode_of(connection, settings.mode, is_explicit="mode" in settings.model_fields_set)
+    return registry.mode_of(connection, settings.mode, is_explicit="mode" in settings.model_fields_set)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge.cli import webhook_send
+from kekbridge.cli import send
 from kekbridge.cli.context import Workspace, find_workspace, mode_in_force, now, open_sealer, opened, webhook_url
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 from kekbridge.cli.webhook_options import declare
@@ -31,7 +31,7 @@ app = typer.Typer(
     ),
 )
 
-app.command("test", epilog=webhook_send.EPILOG)(webhook_send.send_test)
+app.command("test", epilog=send.EPILOG)(send.send_test)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The webhook's name or id.", show_default=False)]
 
@@ -62,16 +62,16 @@ def create(
     """
     from kekbridge.cli import render
     from kekbridge.model import WebhookSettings
-    from kekbridge.webhooks import registry as webhooks
+    from kekbridge.webhooks import registry
     from kekbridge.webhooks.options import apply
 
-    webhooks.check_name(name)
+    registry.check_name(name)
     settings = apply(given, WebhookSettings())
     workspace = find_workspace(context, data_dir, config)
     with opened(workspace, create=True) as database:
         mode, sealer = mode_in_force(workspace, database), open_sealer(workspace, database)
         with database.transaction() as connection:
-            webhook, credentials = webhooks.create(
+            webhook, credentials = registry.create(
                 connection, sealer, name=name, settings=settings, mode=mode, now=now()
             )
         shown = _as_data(webhook, _url(workspace, database), credentials)
@@ -89,13 +89,13 @@ def list_webhooks(
 ) -> None:
     """List every webhook with its main limits and last alert."""
     from kekbridge.cli import render
-    from kekbridge.store import alert_search
+    from kekbridge.store import alerts
     from kekbridge.store import webhooks as stored
 
     workspace = find_workspace(context, data_dir, config)
     with opened(workspace) as database, database.snapshot() as connection:
         found = stored.list_all(connection)
-        last = {webhook.id: alert_search.search(connection, webhook=webhook.name, limit=1).alerts for webhook in found}
+        last = {webhook.id: alerts.search(connection, webhook=webhook.name, limit=1).alerts for webhook in found}
         url = webhook_url(workspace, connection)
     if as_json:
         render.as_json([_as_data(webhook, url) for webhook in found])
@@ -156,20 +156,20 @@ def rotate(
     """
     from datetime import timedelta
 
-    from kekbridge import parsing as values
+    from kekbridge import parsing
     from kekbridge.cli import render
     from kekbridge.store import webhooks as stored
-    from kekbridge.webhooks import registry as webhooks
+    from kekbridge.webhooks import registry
 
-    allowed = timedelta(seconds=0 if grace.strip() in ("0", "0s") else values.seconds("--grace", grace))
+    allowed = timedelta(seconds=0 if grace.strip() in ("0", "0s") else parsing.seconds("--grace", grace))
     workspace = find_workspace(context, data_dir, config)
     with opened(workspace) as database:
         mode, sealer = mode_in_force(workspace, database), open_sealer(workspace, database)
         with database.transaction() as connection:
             webhook = stored.find(connection, name)
-            ended = webhooks.valid_keys(connection, webhook, now=now())
+            ended = registry.valid_keys(connection, webhook, now=now())
             at = now()
-            credentials = webhooks.rotate(connection, sealer, webhook, mode=mode, grace=allowed, now=at)
+            credentials = registry.rotate(connection, sealer, webhook, mode=mode, grace=allowed, now=at)
         shown = _as_data(webhook, _url(workspace, database), credentials)
     shown["replaced"] = [
         {"id": key.id, "prefix": key.prefix, "expiresAt": min(at + allowed, key.expires_at or at + allowed)}
@@ -198,7 +198,7 @@ def show(
     """Show one webhook with all its settings."""
     from kekbridge.cli import render
     from kekbridge.store import webhooks as stored
-    from kekbridge.webhooks import registry as webhooks
+    from kekbridge.webhooks import registry
 
     workspace = find_workspace(context, data_dir, config)
     with opened(workspace) as database:
@@ -207,13 +207,13 @@ def show(
             webhook = stored.find(connection, name)
             keys = stored.list_keys(connection, webhook.id)
             url = webhook_url(workspace, connection)
-            credentials = None if sealer is None else webhooks.credentials_of(connection, sealer, webhook, now=now())
+            credentials = None if sealer is None else registry.credentials_of(connection, sealer, webhook, now=now())
     shown = _as_data(webhook, url, credentials)
     shown["keys"] = [
         {
             "id": key.id,
             "prefix": key.prefix,
-            "state": webhooks.key_state(key, now()),
+            "state": registry.key_state(key, now()),
             "createdAt": key.created_at,
             "lastUsedAt": key.last_used_at,
             "expiresAt": key.expires_at,
@@ -252,7 +252,7 @@ def edit(
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
     from kekbridge.store import webhooks as stored
-    from kekbridge.webhooks import registry as webhooks
+    from kekbridge.webhooks import registry
     from kekbridge.webhooks.options import apply
 
     if new_name is None and not any(value not in (None, []) for value in given.values()):
@@ -264,10 +264,10 @@ def edit(
         with database.transaction() as connection:
             webhook = stored.find(connection, name)
             settings = apply(given, webhook.settings)
-            webhooks.check_settings(settings)
+            registry.check_settings(settings)
             webhook = stored.change_settings(connection, webhook.id, settings, now=now())
             if new_name is not None:
-                webhooks.check_name(new_name)
+                registry.check_name(new_name)
                 webhook = stored.rename(connection, webhook.id, new_name, now=now())
         shown = _as_data(webhook, _url(workspace, database))
     if as_json:
@@ -375,9 +375,9 @@ def _print(shown: dict[str, Any]) -> None:
         render.table(columns, [_key_row(key) for key in shown["keys"]])
     render.heading("settings")
     parts = {"limits": settings["limits"], "rates": settings["rates"], "": settings}
-    values = [(row.option.removeprefix("--"), _words(row, parts[row.part][render.camel(row.field)])) for row in ROWS]
-    render.pairs([(name, value) for name, value in values if value not in (None, {}, [])], indent=2)
-    unset = [name for name, value in values if value in (None, {}, [])]
+    pairs = [(row.option.removeprefix("--"), _words(row, parts[row.part][render.camel(row.field)])) for row in ROWS]
+    render.pairs([(name, value) for name, value in pairs if value not in (None, {}, [])], indent=2)
+    unset = [name for name, value in pairs if value in (None, {}, [])]
     render.note(f"not set: {', '.join(unset)}")
 
 

@@ -15,10 +15,10 @@ from ulid import ULID
 from kekbridge.alerts import template
 from kekbridge.cli import render
 from kekbridge.cli.context import Workspace, now, open_sealer, opened
-from kekbridge.cli.curl import curl_line
+from kekbridge.cli.send import curl_line
 from kekbridge.model import Mode, Webhook, WebhookSettings
 from kekbridge.store import webhooks as stored
-from kekbridge.webhooks import registry as webhooks
+from kekbridge.webhooks import registry
 from kekbridge.webhooks.registry import Credentials
 
 if TYPE_CHECKING:
@@ -48,15 +48,15 @@ class Welcome:
         with opened(self._workspace) as database:
             sealer = open_sealer(self._workspace, database)
             with database.transaction() as connection:
-                webhooks.remember_address(
+                registry.remember_address(
                     connection, started.webhook_url, started.mode, local_url=started.url, now=now()
                 )
                 found = stored.list_all(connection)
                 if not found:
-                    return webhooks.create(
+                    return registry.create(
                         connection,
                         sealer,
-                        name=webhooks.FIRST_NAME,
+                        name=registry.FIRST_NAME,
                         settings=WebhookSettings(),
                         mode=started.mode,
                         now=now(),
@@ -64,7 +64,7 @@ class Welcome:
                 enabled = next((webhook for webhook in found if webhook.enabled), None)
                 if enabled is None or started.mode is not Mode.PAPER:
                     return enabled, None
-                return enabled, webhooks.credentials_of(connection, sealer, enabled, now=now())
+                return enabled, registry.credentials_of(connection, sealer, enabled, now=now())
 
 
 def _as_data(started: Started, webhook: Webhook | None, credentials: Credentials | None) -> dict[str, Any]:

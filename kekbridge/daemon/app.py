@@ -20,28 +20,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kekbridge.config import Server, Settings
-from kekbridge.daemon import coredumps
-from kekbridge.daemon import process as collector
+from kekbridge.daemon import process
+from kekbridge.daemon import process as coredumps
 from kekbridge.daemon.preflight import check_settings
 from kekbridge.daemon.resources import Opened, open_all
 from kekbridge.daemon.systemd import InheritedSocket, Supervisor, inherited_sockets
 from kekbridge.daemon.trading import Engine
 from kekbridge.errors import KekbridgeError
-from kekbridge.ingress.addresses import AllowList
-from kekbridge.ingress.attacks import AttackLog
-from kekbridge.ingress.audit import RefusalLog
-from kekbridge.ingress.http import WEBHOOK_PATH, Readiness
+from kekbridge.ingress.audit import AttackLog, RefusalLog
+from kekbridge.ingress.http import Readiness
 from kekbridge.ingress.listener import Listener
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.ingress.tls.client_certificates import PinnedCertificates
 from kekbridge.ingress.tls.context import serving_context
 from kekbridge.log import get_logger
 from kekbridge.model import Mode
+from kekbridge.model.networks import AllowList
+from kekbridge.model.webhooks import WEBHOOK_PATH
 from kekbridge.webhooks.registry import domain_url
 
 if TYPE_CHECKING:
     from kekbridge.daemon.operator import Operations
-    from kekbridge.exchange.orderly.checks import Check
+    from kekbridge.model.check import Check
 
 log = get_logger("kekbridge.daemon.app")
 
@@ -199,7 +199,7 @@ class Daemon:
         url = f"{'https' if self._tls.cert else 'http'}://{host}:{port}"
         domain = self._settings.tls.domain
         public_url = self._settings.server.public_url.rstrip("/") or (domain_url(domain, port) if domain else url)
-        collector.keep_what_is_there()
+        process.keep_what_is_there()
         return Started(
             mode=self._settings.mode,
             url=url,
@@ -228,7 +228,7 @@ class Daemon:
         )
         try:
             await self.operations.start()
-            collector.keep_what_is_there()
+            process.keep_what_is_there()
             yield
         finally:
             await asyncio.shield(self.operations.stop())

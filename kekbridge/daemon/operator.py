@@ -14,7 +14,7 @@ from kekbridge.admin.lazy_server import Door, Listener
 from kekbridge.daemon.resources import Opened
 from kekbridge.daemon.trading import Engine
 from kekbridge.errors import KekbridgeError
-from kekbridge.execution.durations import Durations
+from kekbridge.execution.latency import Durations
 from kekbridge.ingress.http import Readiness
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.log import get_logger
@@ -22,7 +22,7 @@ from kekbridge.ops.equity import EquityWatch
 from kekbridge.ops.jobs import Jobs
 from kekbridge.ops.notifier import NOTIFY_URLS, Notifier, channels_of
 from kekbridge.risk.limits import account_limits
-from kekbridge.store import daemon_addresses as whereabouts
+from kekbridge.store import daemon_addresses
 
 if TYPE_CHECKING:
     from kekbridge.admin.service import Desk
@@ -99,11 +99,11 @@ class Operations:
     async def start(self) -> None:
         """Open the operator's door, note where everything is, start the clockwork. Raises ConfigError when the door cannot be opened."""
         exchange_url = self._opened.paper_url or self._opened.settings.exchange.base_url
-        await whereabouts.note_exchange(self._opened.database, exchange_url, now=self._opened.clock())
+        await daemon_addresses.note_exchange(self._opened.database, exchange_url, now=self._opened.clock())
         if self._door is not None:
             url = self._door.open()
             log.info("admin_listening", url=url)
-            await whereabouts.note_admin(self._opened.database, url, now=self._opened.clock())
+            await daemon_addresses.note_admin(self._opened.database, url, now=self._opened.clock())
         self.jobs.start()
 
     async def run(self) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from kekbridge.admin.auth import check_loopback
 from kekbridge.config import Server, Settings
 from kekbridge.errors import ConfigError
-from kekbridge.ingress.addresses import AllowList, ClientAddresses
+from kekbridge.ingress.addresses import ClientAddresses
 from kekbridge.ingress.tls.client_certificates import PinnedCertificates
 from kekbridge.ingress.tls.context import check_bind, serving_context
+from kekbridge.model.networks import AllowList
 
 
 def check_settings(settings: Settings, doors: Iterable[Server] = ()) -> None:

@@ -21,8 +21,8 @@ from kekbridge.execution.submitter import Pipeline
 from kekbridge.execution.take_profits import TakeProfits
 from kekbridge.execution.tracker import Follower
 from kekbridge.execution.updates import Outcomes
+from kekbridge.ingress.audit import KeyUse
 from kekbridge.ingress.auth import Authenticator
-from kekbridge.ingress.keyuse import KeyUse
 from kekbridge.log import get_logger
 from kekbridge.planning.decide import Terms
 from kekbridge.risk.limits import account_limits

@@ -13,7 +13,8 @@ from decimal import Decimal
 from typing import Protocol
 
 from kekbridge.exchange.orderly.rate_limiter import Ticket
-from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus, OrderType, Side
+from kekbridge.model import AccountSnapshot, Fill, Flow, Order
+from kekbridge.model.orders import OrderReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,39 +55,6 @@ class Unknown:
 
 
 Submission = Accepted | Refused | Deferred | Unknown
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OrderReport:
-    """What the exchange says of one order (plain or algo), from a query or from the stream.
-
-    `order_id` is the exchange's; for algo orders the root's. `version` orders reports of one order (sequence or ms timestamp):
-    an older one than already seen is stale. `stop_is_live` is set for brackets: True when a stop-loss leg is active
-    and untriggered, False when it is not, None when the report does not say.
-    """
-
-    order_id: str
-    client_order_id: str | None
-    is_algo: bool
-    symbol: str
-    side: Side
-    order_type: OrderType | None
-    algo_type: str | None
-    status: OrderStatus
-    quantity: Decimal
-    executed_quantity: Decimal
-    average_price: Decimal | None
-    limit_price: Decimal | None
-    trigger_price: Decimal | None
-    fee: Decimal
-    realized_pnl: Decimal | None
-    reduce_only: bool
-    reason: str
-    created_at: datetime | None
-    updated_at: datetime
-    version: int = 0
-    stop_is_live: bool | None = None
-    children: tuple[OrderReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,3 +142,36 @@ class Exchange(Protocol):
 
     def listen_gaps(self, callback: Callable[[], None]) -> None:
         """Call back when reports may have been missed: whatever is unfinished must be asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """One registered key: scopes as the exchange writes them (`read,trading`), `ip_rule` ALLOW_ALL_IPS and the like."""
+
+    orderly_key: str
+    scopes: frozenset[str]
+    expires_at: datetime | None
+    tag: str
+    status: str = ""
+    ip_rule: str = ""
+    ip_list: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A deposit or withdrawal that moves the account's value; `flow` in USDC, withdrawals negative."""
+
+    id: str
+    flow: Flow
+
+
+@dataclass(frozen=True, slots=True)
+class FundingPayment:
+    """One funding payment; `fee` positive = paid."""
+
+    symbol: str
+    fee: Decimal
+    rate: Decimal | None
+    mark_price: Decimal | None
+    status: str
+    created_at: datetime | None

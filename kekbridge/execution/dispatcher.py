@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TypeVar
@@ -15,17 +16,16 @@ from typing import TypeVar
 from kekbridge.config import Queue
 from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.base import Accepted, Refused, Submission, Unknown
-from kekbridge.execution.bell import Bell
 from kekbridge.execution.canceller import Canceller
 from kekbridge.execution.in_flight import CLAIM_HOLDS_S, Lanes
-from kekbridge.execution.reconciler import Breaker, Recovery
+from kekbridge.execution.reconciler import Recovery
 from kekbridge.execution.submitter import Pipeline
 from kekbridge.execution.tracker import Follower
-from kekbridge.execution.updates import Outcomes
+from kekbridge.execution.updates import Bell, Outcomes
 from kekbridge.log import get_logger
 from kekbridge.model import Order, OrderStatus
-from kekbridge.store import order_lifecycle as order_rows
-from kekbridge.store import order_queue, sweeping
+from kekbridge.store import order_lifecycle, order_queue
+from kekbridge.store import order_lifecycle as sweeping
 from kekbridge.store.admissions import Admission
 from kekbridge.store.database import Database
 
@@ -287,7 +287,7 @@ class Worker:
         """Orders claimed while we stopped were never sent: give them back to the queue, so that the next start need not ask."""
         for order in self._claimed:
             await self._database.write(
-                order_rows.mark_deferred, order.client_order_id, next_attempt_at=self._clock(), now=self._clock()
+                order_lifecycle.mark_deferred, order.client_order_id, next_attempt_at=self._clock(), now=self._clock()
             )
 
     async def _sleep(self) -> bool:
@@ -301,3 +301,33 @@ def _look(
     """Whether anything in the queue is to be done now, and whether it holds anything at all."""
     heads = order_queue.claimable(connection, now=now, passable=passable, entries_allowed=entries_allowed)
     return bool(heads), bool(heads) or order_queue.is_any_waiting(connection)
+
+
+class Breaker:
+    """Holds entries back when the exchange stopped answering: after 5 unknown in a row, or half of the last 20.
+
+    It closes again by one successful question, never by trying an order. Exits always pass.
+    """
+
+    _IN_A_ROW = 5
+    _WINDOW = 20
+
+    def __init__(self) -> None:
+        self._last: deque[bool] = deque(maxlen=self._WINDOW)
+        self._is_open = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._is_open
+
+    def note(self, *, was_unknown: bool) -> None:
+        self._last.append(was_unknown)
+        recent = list(self._last)
+        in_a_row = len(recent) >= self._IN_A_ROW and all(recent[-self._IN_A_ROW :])
+        by_half = len(recent) == self._WINDOW and sum(recent) * 2 >= self._WINDOW
+        self._is_open = self._is_open or in_a_row or by_half
+
+    def close(self) -> None:
+        """A question was answered: the exchange is back."""
+        self._is_open = False
+        self._last.clear()

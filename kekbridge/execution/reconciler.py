@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
@@ -22,7 +21,7 @@ from kekbridge.execution.tracker import Follower
 from kekbridge.execution.updates import Outcomes
 from kekbridge.log import get_logger
 from kekbridge.model import Order, OrderStatus, Purpose
-from kekbridge.store import order_lifecycle as order_rows
+from kekbridge.store import order_lifecycle
 from kekbridge.store.database import Database
 
 log = get_logger("kekbridge.execution.reconciler")
@@ -31,36 +30,6 @@ _FIRST_QUESTION_S = 0.5
 _SLOWEST_QUESTION_S = 4.0
 _LOOK_FOR_ORPHANS_S = 2.0
 _ORPHAN_AGE = timedelta(seconds=5)
-
-
-class Breaker:
-    """Holds entries back when the exchange stopped answering: after 5 unknown in a row, or half of the last 20.
-
-    It closes again by one successful question, never by trying an order. Exits always pass.
-    """
-
-    _IN_A_ROW = 5
-    _WINDOW = 20
-
-    def __init__(self) -> None:
-        self._last: deque[bool] = deque(maxlen=self._WINDOW)
-        self._is_open = False
-
-    @property
-    def is_open(self) -> bool:
-        return self._is_open
-
-    def note(self, *, was_unknown: bool) -> None:
-        self._last.append(was_unknown)
-        recent = list(self._last)
-        in_a_row = len(recent) >= self._IN_A_ROW and all(recent[-self._IN_A_ROW :])
-        by_half = len(recent) == self._WINDOW and sum(recent) * 2 >= self._WINDOW
-        self._is_open = self._is_open or in_a_row or by_half
-
-    def close(self) -> None:
-        """A question was answered: the exchange is back."""
-        self._is_open = False
-        self._last.clear()
 
 
 class Recovery:
@@ -151,7 +120,7 @@ class Recovery:
         now = self._clock()
         if order.client_order_id in self._never_left:
             log.info("unsent_order_back_in_queue", client_order_id=order.client_order_id)
-            updated = await self._database.write(order_rows.mark_unsent, order.client_order_id, now=now)
+            updated = await self._database.write(order_lifecycle.mark_unsent, order.client_order_id, now=now)
             self._outcomes.publish(updated)
             return updated
         await self._tell_those_behind(order)
@@ -162,7 +131,7 @@ class Recovery:
         if may_resend and now < order.expires_at:
             log.warning("unknown_order_sent_again", client_order_id=order.client_order_id, purpose=order.intent.purpose)
             updated = await self._database.write(
-                order_rows.mark_deferred,
+                order_lifecycle.mark_deferred,
                 order.client_order_id,
                 code="outcome_unknown",
                 error="the exchange does not know the order and can no longer accept the first request: sent again",
@@ -172,7 +141,7 @@ class Recovery:
         else:
             log.error("unknown_order_left", client_order_id=order.client_order_id)
             updated = await self._database.write(
-                order_rows.give_up_unknown,
+                order_lifecycle.give_up_unknown,
                 order.client_order_id,
                 reason="no answer came, and the exchange does not know the order; it was not sent again",
                 now=now,
@@ -183,7 +152,7 @@ class Recovery:
     async def _tell_those_behind(self, order: Order) -> None:
         """Whoever stood in line behind an order of a process that is gone did not leave: that process never heard that it was taken."""
         if order.client_order_id in self._left_behind:
-            for other in await self._database.read(order_rows.interrupted):
+            for other in await self._database.read(order_lifecycle.interrupted):
                 is_of_that_time = other.client_order_id in self._left_behind and other.status is OrderStatus.SUBMITTING
                 if is_of_that_time and left_only_after(other, order):
                     self._never_left.add(other.client_order_id)
@@ -196,7 +165,7 @@ class Recovery:
         has returned.
         """
         await self._exchange.refresh()
-        unfinished = await self._database.read(order_rows.unfinished)
+        unfinished = await self._database.read(order_lifecycle.unfinished)
         in_flight = [order for order in unfinished if order.status in (OrderStatus.SUBMITTING, OrderStatus.UNKNOWN)]
         open_at_exchange = [order for order in unfinished if order.order_id and order not in in_flight]
         self._left_behind = {order.client_order_id for order in in_flight}
@@ -227,7 +196,7 @@ class Recovery:
             return True
         if order.status is OrderStatus.SUBMITTING:
             await self._database.write(
-                order_rows.mark_unknown,
+                order_lifecycle.mark_unknown,
                 order.client_order_id,
                 reason="the bridge stopped while the order was being sent",
                 now=self._clock(),
@@ -243,7 +212,7 @@ class Recovery:
         async with asyncio.TaskGroup() as group:
             while True:
                 try:
-                    interrupted = await self._database.read(order_rows.interrupted)
+                    interrupted = await self._database.read(order_lifecycle.interrupted)
                     for order in interrupted:
                         if self._is_orphan(order, is_handled) and not self._has_to_wait(order, interrupted):
                             group.create_task(self._adopt(order))

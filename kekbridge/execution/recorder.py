@@ -15,14 +15,12 @@ from typing import Any, Final, TypeVar
 from kekbridge.config import Queue
 from kekbridge.errors import StoreUnavailable
 from kekbridge.exchange.base import Accepted, Deferred, Refused, Submission, Unknown
-from kekbridge.execution.acceptance import Acceptance
-from kekbridge.execution.updates import Outcomes
+from kekbridge.execution.updates import Acceptance, Outcomes
 from kekbridge.failpoints import reach
 from kekbridge.ingress.http import Answer
 from kekbridge.log import get_logger
 from kekbridge.model import Order, Purpose
-from kekbridge.store import alerts, events
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.store import alerts, events, order_lifecycle
 from kekbridge.store import settings as store_settings
 from kekbridge.store.admissions import Admission
 from kekbridge.store.database import Database
@@ -164,7 +162,9 @@ class Recorder:
             case Deferred(code=code, message=message, retry_after_s=retry_after_s):
                 return self._defer(order, code, message, retry_after_s, now)
             case Unknown(reason=reason, sent_at=sent_at):
-                return lambda connection: orders.mark_unknown(connection, name, reason=reason, now=now, sent_at=sent_at)
+                return lambda connection: order_lifecycle.mark_unknown(
+                    connection, name, reason=reason, now=now, sent_at=sent_at
+                )
 
     def _defer(self, order: Order, code: str, message: str, retry_after_s: float | None, now: datetime) -> Step:
         """Back to the queue while attempts and age allow it; the schedule is columns, so a restart forgets nothing.
@@ -176,12 +176,12 @@ class Recorder:
         if is_tired or order.intent.purpose is Purpose.PROTECT:
             known = code if code in ("exchange_unreachable", "leverage_not_set") else "exchange_busy"
             text = message if known == code else f"{code}: {message}"
-            return lambda connection: orders.mark_rejected(connection, name, code=known, error=text, now=now)
+            return lambda connection: order_lifecycle.mark_rejected(connection, name, code=known, error=text, now=now)
         pause = retry_after_s if retry_after_s is not None else backoff_s(self._settings.backoff_s, order.attempt)
         if not order.is_entry:
             pause = min(pause, _LONGEST_EXIT_PAUSE_S)
         due = now + timedelta(seconds=pause)
-        return lambda connection: orders.mark_deferred(
+        return lambda connection: order_lifecycle.mark_deferred(
             connection, name, code=code, error=message, now=now, next_attempt_at=due
         )
 
@@ -198,9 +198,9 @@ def _refuse(connection: sqlite3.Connection, *, order: Order, refused: Refused, n
     elif order.intent.purpose is Purpose.EXIT:
         if order.attempt <= 1:
             due = now + timedelta(seconds=_SECOND_TRY_S)
-            return orders.mark_deferred(connection, name, code=code, error=error, now=now, next_attempt_at=due)
+            return order_lifecycle.mark_deferred(connection, name, code=code, error=error, now=now, next_attempt_at=due)
         events.append(connection, "exit_refused", now=now, alert_id=order.alert_id, client_order_id=name)
-    return orders.mark_rejected(connection, name, code=code, error=error, now=now)
+    return order_lifecycle.mark_rejected(connection, name, code=code, error=error, now=now)
 
 
 def backoff_s(base: float, attempt: int, jitter: float = 0.0) -> float:

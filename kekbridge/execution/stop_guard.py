@@ -15,14 +15,14 @@ from typing import Any
 
 from kekbridge.config import Queue
 from kekbridge.errors import ExchangeUnavailable, KekbridgeError
-from kekbridge.exchange.base import Accepted, Exchange, OrderReport, Submission
+from kekbridge.exchange.base import Accepted, Exchange, Submission
 from kekbridge.execution.submitter import request_text
 from kekbridge.failpoints import reach
 from kekbridge.log import get_logger
 from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Purpose
+from kekbridge.model.orders import OrderReport
 from kekbridge.risk.exposure import was_left
-from kekbridge.store import fills as fill_rows
-from kekbridge.store import order_lifecycle as order_rows
+from kekbridge.store import fills, order_lifecycle
 from kekbridge.store import protection as protections
 from kekbridge.store.database import Database
 from kekbridge.store.protection import Protection, ProtectionState
@@ -138,7 +138,7 @@ class Guard:
     async def _step(self, entry: Order, started: float) -> ProtectionState | None:
         """Look, and do the next thing; the state reached, or None when it has to be looked at again soon."""
         now = asyncio.get_running_loop().time
-        entry = await self._database.read(order_rows.get, entry.client_order_id)
+        entry = await self._database.read(order_lifecycle.get, entry.client_order_id)
         reach("W7")
         stand_ins = await self._look_at_stand_ins(entry)
         if stand_ins.is_undecided:
@@ -204,7 +204,7 @@ class Guard:
         Asked only when something looks naked. Where the exchange does not answer, the position counts as the entry's: better a stop too
         many than one too few.
         """
-        own = await self._database.read(fill_rows.of_order, entry.client_order_id)
+        own = await self._database.read(fills.of_order, entry.client_order_id)
         if not own or not entry.status.is_final:
             return False
         try:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -20,28 +20,134 @@ from kekbridge.alerts import message as payload
 from kekbridge.alerts.message import Message
 from kekbridge.config import Settings
 from kekbridge.errors import RequestRefused, StoreUnavailable
-from kekbridge.exchange.base import Deferred, Exchange, Submission
-from kekbridge.exchange.orderly import requests as bodies
+from kekbridge.exchange.base import Accepted, Deferred, Exchange, Submission, Unknown
+from kekbridge.exchange.orderly import requests
 from kekbridge.exchange.orderly.rate_limiter import Ticket
 from kekbridge.execution.recorder import Recorder
-from kekbridge.execution.turns import Departures, Turn, Turns
 from kekbridge.execution.updates import Outcomes
 from kekbridge.failpoints import reach
-from kekbridge.ingress import dry_run as rehearsal
-from kekbridge.ingress import responses as answers
+from kekbridge.ingress import dry_run, responses
 from kekbridge.ingress.http import Answer, Caller, Delivery
-from kekbridge.ingress.receiver import Drafter
-from kekbridge.ingress.reorder import Reorder
+from kekbridge.ingress.receiver import Drafter, Reorder
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Order, OrderStatus, Usage, Webhook, client_order_id_of
+from kekbridge.model.admission import AlertDraft, Decision, Recheck
 from kekbridge.planning import decide as decision
 from kekbridge.planning.decide import Terms
-from kekbridge.store import claims as claiming
-from kekbridge.store import order_lifecycle as orders
-from kekbridge.store.admissions import Admission, AlertDraft, Decision
-from kekbridge.store.claims import Claimed, Recheck
+from kekbridge.store import claims, order_lifecycle
+from kekbridge.store.admissions import Admission
+from kekbridge.store.claims import Claimed
 from kekbridge.store.database import Database
-from kekbridge.store.usage import read_usage
+from kekbridge.store.order_queue import NOT_TO_BE_SENT
+from kekbridge.store.reservations import read_usage
+
+
+class Departures(Protocol):
+    """The worker, as the request sees it."""
+
+    @property
+    def is_trading(self) -> bool:
+        """Orders may leave: the bridge's view has equalled the exchange's, and nobody stops."""
+
+    @property
+    def passable(self) -> frozenset[str]:
+        """Client order ids under way that another order may stand behind. Any thread."""
+
+    def enter(self, order: Order) -> bool:
+        """Put an order that is being claimed under way, if it may leave at once or in line. Any thread."""
+
+    def leave(self, order: Order) -> None:
+        """It does not leave after all. Any thread."""
+
+    def take(self, admitted: Admission) -> None:
+        """Orders or cancels were stored: send those already claimed, look at the queue for the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What an order has when it may leave: its place in the rate window (None: it is only to be finished), or why it cannot be sent."""
+
+    ticket: Ticket | None = None
+    trouble: Submission | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Leave:
+    """An order's permission to leave at once, given in the transaction that claims it."""
+
+    order: Order
+    ticket: Ticket
+
+
+class Turns:
+    """The turns of one daemon's orders."""
+
+    def __init__(self, exchange: Exchange, departures: Departures) -> None:
+        self._exchange = exchange
+        self._departures = departures
+        self._leaves: dict[str, _Leave] = {}  # of orders claimed to leave at once
+
+    def may_leave_now(self, order: Order) -> bool:
+        """Asked on the writer thread: with a free lane and a place in the rate window an order is claimed.
+
+        One that has to change its leverage first does not leave at once: only what does may be claimed.
+        """
+        if self._lacks_leverage(order) or not self._departures.enter(order):
+            return False
+        ticket = self._exchange.take_turn(order)
+        if ticket is None:
+            self._departures.leave(order)
+            return False
+        self._leaves[order.client_order_id] = _Leave(order, ticket)
+        return True
+
+    def take_back(self, name: str) -> None:
+        """An order does not leave after all: its lane and its place in the rate window are free again."""
+        leave = self._leaves.pop(name, None)
+        if leave is not None:
+            leave.ticket.give_back()
+            self._departures.leave(leave.order)
+
+    async def wait(self, order: Order, may_be_claimed: Callable[[Order], Awaitable[bool]]) -> Turn:
+        """Its leverage, then its place in the rate window, or what it was given with its claim.
+
+        `may_be_claimed` is asked before a leverage is changed: what may not be sent changes nothing.
+        """
+        leave = self._leaves.pop(order.client_order_id, None)
+        if leave is not None:
+            return Turn(leave.ticket)
+        if order.code in NOT_TO_BE_SENT:
+            return Turn()
+        trouble = await self._set_leverage(order, may_be_claimed)
+        return Turn(trouble=trouble) if trouble is not None else Turn(await self._exchange.wait_turn(order))
+
+    def _lacks_leverage(self, order: Order) -> bool:
+        """True for an entry whose symbol is not at the leverage that it asks for. Any thread."""
+        wanted = order.intent.leverage
+        return wanted is not None and order.is_entry and self._exchange.leverage_of(order.intent.symbol) != wanted
+
+    async def _set_leverage(
+        self, order: Order, may_be_claimed: Callable[[Order], Awaitable[bool]]
+    ) -> Submission | None:
+        """Bring the symbol to the leverage that the entry asks for; None when it is there, else why nothing is sent.
+
+        Only a few changes a minute are allowed: it may take long, and what may not be sent by now (its claim will say why) changes nothing.
+        """
+        wanted = order.intent.leverage
+        if wanted is None or not self._lacks_leverage(order):
+            return None
+        if not await may_be_claimed(order):
+            return None
+        answer = await self._exchange.set_leverage(order.intent.symbol, wanted)
+        match answer:
+            case Accepted():
+                return None
+            case Unknown(reason=reason):
+                # The order itself was not sent, and setting a leverage twice does no harm: try again.
+                return Deferred("leverage_not_set", f"leverage {wanted} could not be confirmed: {reason}")
+            case _:
+                return replace(answer, message=f"leverage {wanted} could not be set: {answer.message}")
+
 
 log = get_logger("kekbridge.execution.submitter")
 
@@ -110,7 +216,7 @@ class Pipeline:
         """
         started = time.perf_counter()
         message = payload.read_message(delivery.body)
-        caller = rehearsal.as_asked(self._door.authenticate(delivery, message))
+        caller = dry_run.as_asked(self._door.authenticate(delivery, message))
         if caller.webhook.settings.follow == "position" and not caller.is_dry_run:
             await self._wait_for_turn(message, caller.webhook)
         await self._outcomes.unbooked.wait()
@@ -118,7 +224,7 @@ class Pipeline:
         draft, decide = self._drafter.prepare(delivery, message, caller, snapshot)
         if caller.is_dry_run:
             rates = self._settings.risk.rates
-            return await rehearsal.rehearse(self._database, draft, decide, caller.webhook, rates, now=draft.received_at)
+            return await dry_run.rehearse(self._database, draft, decide, caller.webhook, rates, now=draft.received_at)
         reach("W0")
         admitted = await self._admit(draft, decide, caller.webhook)
         reach("W1")
@@ -169,7 +275,7 @@ class Pipeline:
         may_claim = self._turns.may_leave_now if self._departures.is_trading else _nobody_leaves
         try:
             return await self._database.write(
-                claiming.admit_and_claim,
+                claims.admit_and_claim,
                 draft,
                 decide,
                 rates=webhook.settings.rates,
@@ -188,14 +294,14 @@ class Pipeline:
 
     async def _answer(self, admitted: Admission, delivery: Delivery) -> Answer:
         """The answer to a stored alert; waits a moment for the outcome of its orders."""
-        known = answers.stored_answer(admitted)
+        known = responses.stored_answer(admitted)
         if known is not None:
             return known
         alert = admitted.alert
         spent = (self._clock() - delivery.received_at).total_seconds()
         with self._outcomes.watch(alert.id, admitted.orders) as watch:
             settled = await watch.wait(self._settings.server.respond_within_s - max(spent, 0))
-        return answers.order_answer(
+        return responses.order_answer(
             settled,
             alert_id=alert.alert_id or alert.id,
             now=self._clock(),
@@ -235,7 +341,7 @@ class Pipeline:
         self._outcomes.close_acceptances()
         try:
             claimed = await self._database.write(
-                claiming.claim_heads,
+                claims.claim_heads,
                 look,
                 passable=lambda: self._departures.passable,
                 entries_allowed=entries_allowed,
@@ -255,7 +361,7 @@ class Pipeline:
     async def give_back(self, order: Order) -> None:
         """A claimed order that stood in line does not leave after all: back to the queue, in its old place. Raises StoreUnavailable."""
         self._turns.take_back(order.client_order_id)
-        returned = await self._database.write(orders.mark_unsent, order.client_order_id, now=self._clock())
+        returned = await self._database.write(order_lifecycle.mark_unsent, order.client_order_id, now=self._clock())
         self._outcomes.publish(returned)
         log.info("order_stepped_back", client_order_id=order.client_order_id)
 
@@ -331,11 +437,11 @@ class Pipeline:
         now = self._clock()
         look = self._second_look(order, now)
         self._outcomes.close_acceptances()
-        return partial(claiming.claim_if_allowed, order=order, recheck=look, request_text=request_text, now=now)
+        return partial(claims.claim_if_allowed, order=order, recheck=look, request_text=request_text, now=now)
 
     async def _may_be_claimed(self, order: Order) -> bool:
         now = self._clock()
-        return await self._database.read(claiming.may_be_claimed, order, self._second_look(order, now), now=now)
+        return await self._database.read(claims.may_be_claimed, order, self._second_look(order, now), now=now)
 
     def _second_look(self, order: Order, now: datetime) -> Callable[[Usage, Webhook | None], Recheck]:
         return partial(decision.recheck, order=order, snapshot=self._known_account(), terms=self._terms, now=now)
@@ -352,7 +458,7 @@ def _nobody_leaves(_order: Order) -> bool:
 def request_text(order: Order) -> str | None:
     """The exact body that will be sent for an order; None when it cannot be expressed in one request, which `place` will refuse."""
     try:
-        return bodies.request_text(order)
+        return requests.request_text(order)
     except RequestRefused:
         return None
 

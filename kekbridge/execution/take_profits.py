@@ -14,11 +14,11 @@ from decimal import Decimal
 
 from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.base import Exchange, Submission
-from kekbridge.exchange.orderly import requests as bodies
+from kekbridge.exchange.orderly import requests
 from kekbridge.execution.submitter import request_text
 from kekbridge.log import get_logger
 from kekbridge.model import ZERO, AccountSnapshot, Order, OrderIntent, OrderStatus
-from kekbridge.store import ladders
+from kekbridge.store import protection
 from kekbridge.store import protection as protections
 from kekbridge.store.database import Database
 
@@ -60,7 +60,7 @@ class TakeProfits:
             await self._woken.wait()
             self._woken.clear()
             try:
-                for entry in await self._database.read(ladders.wanted):
+                for entry in await self._database.read(protection.entries_wanting_take_profits):
                     if not await self._step(entry):
                         self._woken.set()
             except KekbridgeError as error:
@@ -80,7 +80,7 @@ class TakeProfits:
         made = await self._database.read(protections.orders_for, entry)
         missing = [
             lacking
-            for wish in bodies.later_exits(entry.intent, entry.executed_quantity, instrument)
+            for wish in requests.later_exits(entry.intent, entry.executed_quantity, instrument)
             if (lacking := _lacking(wish, made, instrument.base_min)) is not None
         ]
         for intent in missing:
@@ -111,7 +111,7 @@ class TakeProfits:
 
     async def _finish(self, entry: Order, detail: str) -> None:
         self._flat_since.pop(entry.client_order_id, None)
-        await self._database.write(ladders.finish, entry, detail=detail, now=self._clock())
+        await self._database.write(protection.finish_take_profits, entry, detail=detail, now=self._clock())
 
 
 def _lacking(wish: OrderIntent, made: tuple[Order, ...], smallest: Decimal) -> OrderIntent | None:

@@ -14,19 +14,17 @@ from datetime import datetime, timedelta
 
 from kekbridge.config import Queue
 from kekbridge.errors import ExchangeUnavailable, StoreUnavailable
-from kekbridge.exchange.base import Exchange, OrderReport
-from kekbridge.exchange.orderly import requests as bodies
-from kekbridge.execution.bell import Bell
-from kekbridge.execution.updates import Outcomes
+from kekbridge.exchange.base import Exchange
+from kekbridge.exchange.orderly import requests
+from kekbridge.execution.updates import Bell, Outcomes
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus
-from kekbridge.store import exits, ladders
-from kekbridge.store import fills as fill_rows
-from kekbridge.store import order_lifecycle as order_rows
-from kekbridge.store import positions as position_rows
+from kekbridge.model.orders import OrderReport
+from kekbridge.store import fills, order_lifecycle, positions, protection
+from kekbridge.store import protection as ladders
 from kekbridge.store import protection as protections
 from kekbridge.store.database import Database
-from kekbridge.store.exits import Leg
+from kekbridge.store.protection import Leg
 
 log = get_logger("kekbridge.execution.tracker")
 
@@ -104,7 +102,7 @@ class Follower:
                 order = await self.apply(order, told)
             else:
                 # Somebody else may have asked meanwhile.
-                order = self._database.read_now(order_rows.get, name)
+                order = self._database.read_now(order_lifecycle.get, name)
                 order = order if order.is_settled else await self.look(order)
             if order.is_settled or asyncio.get_running_loop().time() >= deadline:
                 return order
@@ -136,7 +134,7 @@ class Follower:
             self._database.hurry()
         updated = await stored  # the write stands, also when the wait for it is cut off
         self._outcomes.publish(updated)
-        if executions and (updated.needs_stop or bodies.has_later_exits(updated.intent)):
+        if executions and (updated.needs_stop or requests.has_later_exits(updated.intent)):
             self._protection_changed()
         return updated
 
@@ -145,7 +143,7 @@ class Follower:
         now = self._clock()
         self._shown = self._exchange.snapshot
 
-        def write(connection: sqlite3.Connection, known: Order | order_rows.Unwritten | None = None) -> Order:
+        def write(connection: sqlite3.Connection, known: Order | order_lifecycle.Unwritten | None = None) -> Order:
             return record_report(connection, name, report, executions, self._shown, now=now, known=known)
 
         acceptance = self._outcomes.acceptances.get(name)
@@ -154,11 +152,11 @@ class Follower:
 
     async def look_at_exits(self) -> None:
         """Ask what became of the stop losses and take-profits that travelled with entries, and record their executions."""
-        for entry in await self._database.read(exits.open_entries):
+        for entry in await self._database.read(protection.open_entries):
             report = await self._exchange.find(entry)
             if report is None or not report.children:
                 continue
-            known = await self._database.read(exits.of_order, entry.client_order_id)
+            known = await self._database.read(protection.of_order, entry.client_order_id)
             legs = legs_of(report)
             if legs == known:
                 continue
@@ -215,7 +213,7 @@ class Follower:
     async def _take(self, report: OrderReport) -> None:
         """A report of an order that nobody stays with."""
         name = report.client_order_id
-        order = await self._database.read(order_rows.find, name) if name else None
+        order = await self._database.read(order_lifecycle.find, name) if name else None
         if order is None:
             if report.executed_quantity > 0:
                 self._trades_wanted.set()  # an exit of a bracket, or an order of somebody else
@@ -263,7 +261,7 @@ class Follower:
 
     async def look_at_all(self) -> None:
         """Ask for every order of ours that the exchange has or may have, and that nobody is following already."""
-        for order in await self._database.read(order_rows.unfinished):
+        for order in await self._database.read(order_lifecycle.unfinished):
             is_there = order.order_id is not None or order.status is OrderStatus.UNKNOWN
             if is_there and order.client_order_id not in self._expected:
                 await self.look(order)
@@ -271,17 +269,17 @@ class Follower:
     async def sync_trades(self) -> int:
         """Record every trade of the account since the last known one, ours and others'; returns how many were new."""
         now = self._clock()
-        last = await self._database.read(fill_rows.last_time)
+        last = await self._database.read(fills.last_time)
         since = (last or now - timedelta(days=1)) - _TRADE_OVERLAP
         trades = await self._exchange.trades_since(since)
-        return await self._database.write(fill_rows.record, trades)
+        return await self._database.write(fills.record, trades)
 
     async def save_positions(self, snapshot: AccountSnapshot) -> None:
         """Keep the positions table as the exchange sees it, for `kekbridge positions`."""
         now = self._clock()
         self._shown = newest = self._exchange.snapshot or snapshot
         await self._database.write_soon(
-            lambda connection: position_rows.replace_all(connection, self._shown or newest, now=now)
+            lambda connection: positions.replace_all(connection, self._shown or newest, now=now)
         )
 
 
@@ -293,15 +291,15 @@ def record_report(
     snapshot: AccountSnapshot | None,
     *,
     now: datetime,
-    known: Order | order_rows.Unwritten | None = None,
+    known: Order | order_lifecycle.Unwritten | None = None,
 ) -> Order:
     """One transaction: what the exchange says of the order, its fills, and the positions they led to.
 
     `known` is the order as this transaction has it already, accepted a moment ago.
     """
-    known = known or order_rows.get(connection, client_order_id)
-    fill_rows.record(connection, executions, order=known.order if isinstance(known, order_rows.Unwritten) else known)
-    updated = order_rows.apply_report(
+    known = known or order_lifecycle.get(connection, client_order_id)
+    fills.record(connection, executions, order=known.order if isinstance(known, order_lifecycle.Unwritten) else known)
+    updated = order_lifecycle.apply_report(
         connection,
         client_order_id,
         status=report.status,
@@ -314,13 +312,13 @@ def record_report(
         known=known,
     )
     if executions and snapshot is not None:
-        position_rows.replace_all(connection, snapshot, now=now)
+        positions.replace_all(connection, snapshot, now=now)
     if updated.needs_stop:
         protections.want(connection, updated, now=now)
-    if updated.executed_quantity and bodies.has_later_exits(updated.intent):
-        ladders.want(connection, updated, now=now)
+    if updated.executed_quantity and requests.has_later_exits(updated.intent):
+        ladders.want_take_profits(connection, updated, now=now)
     if updated.is_entry and updated.executed_quantity:
-        exits.note(connection, updated, legs_of(report), now=now)
+        protection.note(connection, updated, legs_of(report), now=now)
     return updated
 
 
@@ -328,8 +326,8 @@ def record_exits(
     connection: sqlite3.Connection, entry: Order, legs: tuple[Leg, ...], executions: tuple[Fill, ...], *, now: datetime
 ) -> None:
     """One transaction: what became of an entry's exits, and their executions."""
-    exits.note(connection, entry, legs, now=now)
-    fill_rows.record_exits(connection, executions, entry=entry)
+    protection.note(connection, entry, legs, now=now)
+    fills.record_exits(connection, executions, entry=entry)
 
 
 def legs_of(report: OrderReport) -> tuple[Leg, ...]:

@@ -5,14 +5,154 @@ Memory only. What is true stands in the store; a waiter that gives up, or a rest
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from typing import Final
 
-from kekbridge.execution.acceptance import Acceptance
-from kekbridge.execution.bell import Bell
 from kekbridge.execution.latency import StageWatch
-from kekbridge.execution.unbooked import Unbooked
 from kekbridge.model import Order
+from kekbridge.store import order_lifecycle
+
+# Writes a report within the transaction of the acceptance, and knows the order from there.
+Report = Callable[[sqlite3.Connection, Order | order_lifecycle.Unwritten], Order]
+
+
+class Acceptance:
+    """That the exchange took an order at `now`, signed and sent at `signed_at`. `write` is the writer thread's, all else the loop's."""
+
+    def __init__(self, client_order_id: str, *, order_id: str, now: datetime, signed_at: datetime | None) -> None:
+        self.client_order_id = client_order_id
+        self.order_id = order_id
+        self.now = now
+        self.signed_at = signed_at
+        self._joining = threading.Lock()
+        self._is_closed = False  # it is being written, or something was decided that must not see the report
+        self._report: Report | None = None
+        self._told: asyncio.Future[Order] | None = None
+
+    def join(self, report: Report) -> asyncio.Future[Order] | None:
+        """Let a report be written with it; the future has the order as it then stands. None when it is too late: write it alone."""
+        with self._joining:
+            if self._is_closed or self._report is not None:
+                return None
+            self._report = report
+        self._told = asyncio.get_running_loop().create_future()
+        return self._told
+
+    def close(self) -> None:
+        """Let no report join any more."""
+        self._is_closed = True
+
+    def write(self, connection: sqlite3.Connection) -> tuple[Order, Order | None]:
+        """One transaction: the order as accepted, and as the report that joined left it."""
+        with self._joining:
+            self._is_closed = True
+            report = self._report
+        if report is None:
+            return self.write_alone(connection), None
+        unwritten = order_lifecycle.begin_accepted(
+            connection, self.client_order_id, order_id=self.order_id, now=self.now, signed_at=self.signed_at
+        )
+        if unwritten is not None:
+            return unwritten.order, report(connection, unwritten)
+        accepted = self.write_alone(connection)
+        return accepted, report(connection, accepted)
+
+    def write_alone(self, connection: sqlite3.Connection) -> Order:
+        """The acceptance without any report."""
+        return order_lifecycle.mark_accepted(
+            connection, self.client_order_id, order_id=self.order_id, now=self.now, signed_at=self.signed_at
+        )
+
+    def tell(self, reported: Order) -> None:
+        """Hand the order on to whoever joined, after the flush and after the acceptance was told."""
+        if self._told is not None and not self._told.done():
+            self._told.set_result(reported)
+
+    def fail(self, error: BaseException) -> None:
+        """What joined was not written."""
+        if self._told is not None and not self._told.done():
+            self._told.set_exception(error)
+
+
+# Booking takes a few turns of the loop; where it takes an answer of the exchange, an alert must not wait for that.
+LONGEST_S: Final = 0.2
+
+
+class Unbooked:
+    """By client order id, of all orders whose report of an execution is not on its way into the store. The loop's thread only."""
+
+    def __init__(self) -> None:
+        self._orders: set[str] = set()
+        self._waiting: set[Bell] = set()
+
+    def heard(self, client_order_id: str) -> None:
+        """The account shows an execution of this order since now."""
+        self._orders.add(client_order_id)
+
+    def booked(self, client_order_id: str) -> None:
+        """What is known of the order stands in the writer's queue, in front of whatever is decided next."""
+        self._orders.discard(client_order_id)
+        if not self._orders:
+            for bell in self._waiting:
+                bell.ring()
+
+    async def wait(self) -> None:
+        """Return when nothing is unbooked, at the latest after LONGEST_S; at once, without a turn of the loop, when nothing is."""
+        if not self._orders:
+            return
+        now = asyncio.get_running_loop().time
+        deadline = now() + LONGEST_S
+        while self._orders and (left := deadline - now()) > 0:
+            bell = Bell()
+            self._waiting.add(bell)
+            try:
+                await bell.wait(left)
+            finally:
+                self._waiting.discard(bell)
+
+
+class Bell:
+    """Rung at any time, also before anybody listens; it stays rung until `clear`. One task at a time may wait."""
+
+    __slots__ = ("_waiter", "has_rung")
+
+    def __init__(self) -> None:
+        self.has_rung = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def ring(self) -> None:
+        """Wake whoever waits, or spare the next one the wait."""
+        self.has_rung = True
+        if self._waiter is not None:
+            _end(self._waiter)
+
+    def clear(self) -> None:
+        """Forget that it has rung."""
+        self.has_rung = False
+
+    async def wait(self, longest_s: float) -> bool:
+        """True once it has rung, at once if it has already; False after so many seconds."""
+        if self.has_rung:
+            return True
+        loop = asyncio.get_running_loop()
+        waiter = self._waiter = loop.create_future()
+        timer = loop.call_later(longest_s, _end, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+        return self.has_rung
+
+
+def _end(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class Watch:

@@ -7,18 +7,13 @@ account sends from TradingView's addresses (tradingview.md section 5).
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv6Address
 
-from kekbridge.errors import ConfigError
+from kekbridge.model.networks import Address, AllowList
 
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
-
-# TradingView's published webhook senders (help page 43000529348). The list can change: the setting takes networks too.
-TRADINGVIEW = ("52.89.214.238", "34.212.75.30", "54.218.53.128", "52.32.178.7")
 _LONGEST_CHAIN = 32
 
 
@@ -31,28 +26,6 @@ class Client:
 
     def __str__(self) -> str:
         return str(self.address) if self.address else "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class AllowList:
-    """Networks that may send. An empty list allows everybody."""
-
-    networks: tuple[Network, ...] = ()
-
-    @classmethod
-    def parse(cls, words: Iterable[str], setting: str) -> AllowList:
-        """From addresses, networks such as 10.0.0.0/8, and the word `tradingview`. Raises ConfigError that names `setting`."""
-        networks: list[Network] = []
-        for word in words:
-            texts: Sequence[str] = TRADINGVIEW if word.strip().lower() == "tradingview" else (word.strip(),)
-            networks += [_network(text, setting) for text in texts]
-        return cls(tuple(networks))
-
-    def allows(self, address: Address | None) -> bool:
-        """True for a listed address, and for every address when the list is empty. An unknown address is on no list."""
-        if not self.networks:
-            return True
-        return address is not None and any(_holds(network, address) for network in self.networks)
 
 
 class ClientAddresses:
@@ -120,17 +93,3 @@ def parse_address(text: str | None) -> Address | None:
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         return address.ipv4_mapped
     return address
-
-
-def _network(text: str, setting: str) -> Network:
-    try:
-        return ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        raise ConfigError(
-            f"{setting}: {text!r} is no address; write an address (203.0.113.7), a network (10.0.0.0/8) or tradingview",
-            field=setting,
-        ) from None
-
-
-def _holds(network: Network, address: Address) -> bool:
-    return network.version == address.version and address in network

@@ -20,10 +20,11 @@ from typing import Protocol
 from kekbridge.alerts import signature
 from kekbridge.alerts.message import Message
 from kekbridge.errors import Forbidden, Unauthenticated, VaultError
-from kekbridge.ingress.addresses import AllowList, parse_address
+from kekbridge.ingress.addresses import parse_address
 from kekbridge.ingress.http import DRY_RUN_HEADER, Caller, Delivery, proven_bytes, read_flag
 from kekbridge.log import get_logger
 from kekbridge.model import Webhook
+from kekbridge.model.networks import AllowList
 from kekbridge.vault import Sealer
 
 log = get_logger("kekbridge.ingress.auth")

@@ -16,11 +16,12 @@ from pydantic import ValidationError
 
 from kekbridge.codes import status_of
 from kekbridge.errors import Refused
-from kekbridge.exchange.orderly import requests as bodies
+from kekbridge.exchange.orderly import requests
 from kekbridge.ingress.http import Answer, Caller
 from kekbridge.model import CancelWish, OrderIntent, RateLimits, Usage, Webhook, client_order_id_of
-from kekbridge.store import admissions as admission
-from kekbridge.store.admissions import AlertDraft, Decision, Preview
+from kekbridge.model.admission import AlertDraft, Decision
+from kekbridge.store import admissions
+from kekbridge.store.admissions import Preview
 from kekbridge.store.codec import plain, settings_from_json, to_json
 from kekbridge.store.database import Database
 
@@ -45,7 +46,7 @@ async def rehearse(
 ) -> Answer:
     """Decide as an admission would, from the same usage, on a connection that cannot write. Always 200; `httpStatus` is the real one."""
     seen = await database.read(
-        admission.preview,
+        admissions.preview,
         draft,
         decide,
         rates=webhook.settings.rates,
@@ -104,11 +105,11 @@ def _decided(seen: Preview, decision: Decision, alert_id: str) -> dict[str, Any]
 
 def _order(intent: OrderIntent, leg: int, alert_id: str) -> dict[str, Any]:
     """One order: what it is, and the request that would be signed. Later legs are sized once more when their turn comes."""
-    request = bodies.request_for(intent, client_order_id_of(alert_id, leg))
+    request = requests.request_for(intent, client_order_id_of(alert_id, leg))
     shown = {
         "side": intent.side.value,
         "symbol": intent.symbol,
-        "quantity": bodies.number(intent.quantity),
+        "quantity": requests.number(intent.quantity),
         "orderType": intent.order_type.value,
         "purpose": intent.purpose.value,
         "reduceOnly": intent.reduce_only,

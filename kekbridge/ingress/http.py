@@ -15,9 +15,6 @@ from typing import Any, Final
 from kekbridge.errors import Unreadable
 from kekbridge.model import Webhook
 
-WEBHOOK_PATH: Final = "/api/webhooks/tradingview"  # where alerts come in; part of every URL that is printed
-
-
 DRY_RUN_HEADER: Final = "x-kekbridge-dry-run"
 
 

@@ -7,14 +7,17 @@ promises with a 5xx only that nothing was stored (design.md sections 1 and 3; pi
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
+from json.encoder import encode_basestring_ascii as _quoted
 from ssl import SSLContext
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
@@ -30,19 +33,19 @@ from kekbridge.errors import (
     Unauthenticated,
     Unreadable,
 )
-from kekbridge.ingress import responses as answers
-from kekbridge.ingress.addresses import AllowList, Client, ClientAddresses, parse_address
+from kekbridge.ingress import responses
+from kekbridge.ingress.addresses import Client, ClientAddresses, parse_address
 from kekbridge.ingress.auth import PROOF_HEADERS
-from kekbridge.ingress.encoding import to_json
 from kekbridge.ingress.http import Answer, Delivery, Readiness
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.ingress.server import BoundedServer
 from kekbridge.ingress.tls.client_certificates import CERTIFICATE_HEADER, FINGERPRINT_HEADER, PinnedCertificates
 from kekbridge.log import get_logger
+from kekbridge.model.networks import AllowList
+from kekbridge.model.webhooks import WEBHOOK_PATH
 
 log = get_logger("kekbridge.ingress")
 
-WEBHOOK_PATH = "/api/webhooks/tradingview"
 _METHODS = {WEBHOOK_PATH: ("POST",), "/healthz": ("GET", "HEAD"), "/readyz": ("GET", "HEAD")}
 _BACKLOG = 1024
 _HANDSHAKE_TIMEOUT_S = 5.0
@@ -313,12 +316,12 @@ class Listener:
 
 def _answer_of(error: RequestRefused | StoreUnavailable) -> Answer:
     if isinstance(error, RequestRefused):
-        return answers.refusal_answer(error)
+        return responses.refusal_answer(error)
     return Answer(status=503, body={"success": False, "code": error.code, "error": error.message}, retry_after_s=5)
 
 
 def _door_answer(code: str, message: str) -> Answer:
-    return answers.refusal_answer(RequestRefused(code, message))
+    return responses.refusal_answer(RequestRefused(code, message))
 
 
 def _proof_headers(request: web.BaseRequest) -> dict[str, str]:
@@ -353,3 +356,26 @@ def _allow_files(needed: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+# One encoder for all: json.dumps with options of its own makes a new one for each value.
+_encode: Final = json.JSONEncoder(allow_nan=False).encode
+
+
+def to_json(value: object) -> str:
+    """Compact JSON, ASCII only. Raises TypeError for what JSON cannot hold, ValueError for NaN and infinity."""
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            raise ValueError("JSON has no NaN and no infinity")
+        return format(value, "f")
+    if value is True or value is False:
+        return "true" if value else "false"
+    if type(value) is int:
+        return str(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_quoted(str(key))}:{to_json(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(to_json(inner) for inner in value) + "]"
+    return _encode(value)

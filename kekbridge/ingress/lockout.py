@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 from ipaddress import IPv6Address, ip_interface, ip_network
 
 from kekbridge.errors import ConfigError
-from kekbridge.ingress.addresses import Address, Client
+from kekbridge.ingress.addresses import Client
+from kekbridge.model.networks import Address
 
 _MOST_ADDRESSES = 10_000
 _IPV6_HOST_BITS = 64

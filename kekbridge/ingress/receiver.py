@@ -5,7 +5,9 @@ Reads the message and judges its age; touches no store and no network. What is d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -22,9 +24,46 @@ from kekbridge.config import Auth
 from kekbridge.errors import RequestRefused
 from kekbridge.ingress.http import Caller, Delivery
 from kekbridge.model import AccountSnapshot, Mark, Usage, Webhook
+from kekbridge.model.admission import AlertDraft, Decision
 from kekbridge.planning import decide as decision
 from kekbridge.planning.decide import Terms
-from kekbridge.store.admissions import AlertDraft, Decision
+
+
+class Reorder:
+    """One per daemon. Memory only: an alert that waits was not answered yet."""
+
+    def __init__(self) -> None:
+        self._moved: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    def moved(self, webhook_id: str) -> None:
+        """An alert of this webhook was admitted: what waits may follow from it."""
+        event = self._moved.pop(webhook_id, None)
+        if event is not None:
+            event.set()
+
+    async def wait_for_turn(
+        self, webhook_id: str, is_out_of_turn: Callable[[], Awaitable[bool]], *, reorder_ms: int
+    ) -> bool:
+        """Return once the alert follows from what is known, or after `reorder_ms`; True when it had to wait.
+
+        Looks again whenever another alert of the webhook was admitted.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + reorder_ms / 1000
+        has_waited = False
+        while await is_out_of_turn():
+            left = deadline - loop.time()
+            if left <= 0:
+                break
+            has_waited = True
+            event = self._moved[webhook_id]
+            try:
+                async with asyncio.timeout(left):
+                    await event.wait()
+            except TimeoutError:
+                break
+        return has_waited
+
 
 # TradingView's resends come within 25 s; without a timestamp a longer memory would eat real alerts.
 BODY_WINDOW_S: Final = 60

@@ -250,3 +250,36 @@ def client_order_id_of(alert_id: str, leg: int) -> str:
 
 
 _BASE36 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderReport:
+    """What the exchange says of one order (plain or algo), from a query or from the stream.
+
+    `order_id` is the exchange's; for algo orders the root's. `version` orders reports of one order (sequence or ms timestamp):
+    an older one than already seen is stale. `stop_is_live` is set for brackets: True when a stop-loss leg is active
+    and untriggered, False when it is not, None when the report does not say.
+    """
+
+    order_id: str
+    client_order_id: str | None
+    is_algo: bool
+    symbol: str
+    side: Side
+    order_type: OrderType | None
+    algo_type: str | None
+    status: OrderStatus
+    quantity: Decimal
+    executed_quantity: Decimal
+    average_price: Decimal | None
+    limit_price: Decimal | None
+    trigger_price: Decimal | None
+    fee: Decimal
+    realized_pnl: Decimal | None
+    reduce_only: bool
+    reason: str
+    created_at: datetime | None
+    updated_at: datetime
+    version: int = 0
+    stop_is_live: bool | None = None
+    children: tuple[OrderReport, ...] = ()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,3 +79,6 @@ class Webhook:
     enabled: bool
     created_at: datetime
     settings: WebhookSettings = field(default_factory=WebhookSettings)
+
+
+WEBHOOK_PATH: Final = "/api/webhooks/tradingview"  # where alerts come in; part of every URL that is printed

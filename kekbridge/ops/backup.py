@@ -6,24 +6,27 @@ not sealed (the paper vault's key file, an OS keyring, systemd credentials) are 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import sqlite3
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, Final
 
 from kekbridge import __version__
+from kekbridge.config import BackupSettings
 from kekbridge.errors import ConfigError
-from kekbridge.store import cancels, events, settings, times
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.log import get_logger
+from kekbridge.store import cancels, codec, events, order_lifecycle, settings
 from kekbridge.store.connections import FILE_NAME, connect, initialise
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
@@ -62,7 +65,7 @@ def make(data_dir: Path, file: Path, *, now: datetime) -> Backup:
     try:
         made = _write(data_dir, file, now)
         with database.transaction() as connection:
-            settings.set_value(connection, LAST_BACKUP, times.to_text(now), now=now)
+            settings.set_value(connection, LAST_BACKUP, codec.to_text(now), now=now)
     except OSError as error:
         raise ConfigError(f"the backup {file} cannot be written: {error.strerror}; name another place") from None
     finally:
@@ -80,7 +83,7 @@ def _write(data_dir: Path, file: Path, now: datetime) -> Backup:
         manifest = {
             "format": _FORMAT,
             "version": __version__,
-            "madeAt": times.to_text(now),
+            "madeAt": codec.to_text(now),
             **figures,
             "files": {name: _digest(path) for name, path in members.items()},
         }
@@ -157,7 +160,7 @@ def _make_safe(fresh: Path, found: Backup, now: datetime) -> None:
     """Migrate the copy, and doubt everything that waited in it: nothing of it may be sent without asking first."""
     path = fresh / FILE_NAME
     initialise(path)
-    why = f"it waited when the backup of {times.to_text(found.made_at)} was made, and may have been sent since"
+    why = f"it waited when the backup of {codec.to_text(found.made_at)} was made, and may have been sent since"
     with closing(connect(path)) as connection:
         _check(connection, path)
         connection.execute("BEGIN IMMEDIATE")
@@ -165,12 +168,12 @@ def _make_safe(fresh: Path, found: Backup, now: datetime) -> None:
             "SELECT client_order_id FROM orders WHERE status = 'queued' AND finished_at IS NULL"
         ).fetchall()
         for (client_order_id,) in waited:
-            orders.doubt(connection, client_order_id, reason=why, now=now)
+            order_lifecycle.doubt(connection, client_order_id, reason=why, now=now)
         for cancel in cancels.waiting(connection):
             cancels.finish(connection, cancel, canceled=0, error=f"not done: {why}", now=now)
         data = {"made_at": found.made_at, "version": found.version, "doubted": len(waited)}
         events.append(connection, "restored", now=now, data=data)
-        settings.set_value(connection, LAST_BACKUP, times.to_text(found.made_at), now=now)
+        settings.set_value(connection, LAST_BACKUP, codec.to_text(found.made_at), now=now)
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -246,7 +249,7 @@ def _manifest(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
 def _described(file: Path, manifest: Mapping[str, Any]) -> Backup:
     return Backup(
         file=file,
-        made_at=times.from_text(manifest["madeAt"]),
+        made_at=codec.from_text(manifest["madeAt"]),
         version=manifest["version"],
         alerts=manifest["alerts"],
         orders=manifest["orders"],
@@ -281,3 +284,54 @@ def _flush(path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)
         stack.callback(os.close, descriptor)
         os.fsync(descriptor)
+
+
+log = get_logger("kekbridge.ops.nightly")
+
+# The name of a nightly backup, and of one that was not finished.
+_NAMED: Final = "kekbridge-"
+_MADE_HERE: Final = re.compile(rf"{_NAMED}[0-9]{{8}}T[0-9]{{6}}Z\.zip", re.ASCII)
+_HALF_MADE: Final = re.compile(rf"\.{_NAMED}[0-9]{{8}}T[0-9]{{6}}Z\.zip\.[0-9a-f]+\.(db|zip).*", re.ASCII)
+_LEFT_BEHIND: Final = timedelta(days=1)
+
+
+def directory_of(settings: BackupSettings, data_dir: Path) -> Path:
+    """Where nightly backups go."""
+    return Path(settings.dir).expanduser() if settings.dir else data_dir / "backups"
+
+
+class NightlyBackup:
+    """`run` once a day. The newest `keep` stay; one is removed only after a newer one is whole."""
+
+    def __init__(self, settings: BackupSettings, data_dir: Path, clock: Callable[[], datetime]) -> None:
+        self._directory = directory_of(settings, data_dir)
+        self._data_dir = data_dir
+        self._keep = settings.keep
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Raises ConfigError when it cannot be written, StoreUnavailable."""
+        await asyncio.to_thread(self._run)
+
+    def _run(self) -> None:
+        from kekbridge.ops import backup  # late: once a day is seldom
+
+        now = self._clock()
+        made = backup.make(self._data_dir, self._directory / f"{_NAMED}{now:%Y%m%dT%H%M%S}Z.zip", now=now)
+        log.info("backup_made", file=str(made.file), bytes=made.bytes, alerts=made.alerts)
+        try:
+            self._tidy(now)
+        except OSError as error:
+            raise ConfigError(
+                f"old backups in {self._directory} cannot be removed: {error.strerror}; the new one is there"
+            ) from None
+
+    def _tidy(self, now: datetime) -> None:
+        found = sorted(path for path in self._directory.iterdir() if _MADE_HERE.fullmatch(path.name))
+        for old in found[: -self._keep]:
+            old.unlink()
+        for path in self._directory.iterdir():  # of a daemon that was killed in the middle
+            if _HALF_MADE.fullmatch(path.name):
+                changed_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                if now - changed_at > _LEFT_BEHIND:
+                    path.unlink()

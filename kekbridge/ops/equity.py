@@ -9,16 +9,15 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
-from kekbridge.exchange.base import Exchange
-from kekbridge.exchange.orderly.account_api import FundingPayment, Transfer
+from kekbridge.exchange.base import Exchange, FundingPayment, Transfer
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Limits, Trip, Usage
 from kekbridge.risk.drawdown import drawdown_of, follow_peak, loss_of_day, next_midnight
 from kekbridge.risk.limits import percent, usdc
+from kekbridge.store import equity, settings, webhooks
 from kekbridge.store import equity as marks
-from kekbridge.store import funding, settings, webhooks
 from kekbridge.store.database import Database
-from kekbridge.store.usage import read_usage
+from kekbridge.store.reservations import read_usage
 
 log = get_logger("kekbridge.ops.equity")
 
@@ -66,7 +65,7 @@ class EquityWatch:
 
     async def _note_funding(self, now: datetime) -> None:
         """Keep the funding payments for the statistics. The newest are read again: the exchange may list one late."""
-        known = await self._database.read(funding.known_until)
+        known = await self._database.read(equity.known_until)
         payments = await self._funding((known or now - _FIRST_FUNDING) - _LATE_FUNDING)
         if payments:
             await self._database.write(_add_funding, payments)
@@ -75,7 +74,7 @@ class EquityWatch:
 def _add_funding(connection: sqlite3.Connection, payments: Sequence[FundingPayment]) -> None:
     for payment in payments:
         if payment.created_at is not None:
-            funding.add(connection, payment.symbol, payment.created_at, payment.fee)
+            equity.add(connection, payment.symbol, payment.created_at, payment.fee)
 
 
 def close_what_tripped(

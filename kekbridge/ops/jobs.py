@@ -12,24 +12,20 @@ from pathlib import Path
 from typing import Final
 
 from kekbridge.config import Settings
-from kekbridge.exchange.orderly.account_api import KeyInfo
+from kekbridge.exchange.base import KeyInfo
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.execution.reconciler import Recovery
 from kekbridge.execution.stop_guard import Guard
 from kekbridge.execution.tracker import Follower
 from kekbridge.log import get_logger
+from kekbridge.ops.backup import NightlyBackup, directory_of
 from kekbridge.ops.conditions import Conditions
-from kekbridge.ops.daily import DailySummary
+from kekbridge.ops.daily import DailySummary, Retention
 from kekbridge.ops.discrepancies import Differences
-from kekbridge.ops.disk import DiskWatch
 from kekbridge.ops.equity import MARK_EVERY_S, EquityWatch
-from kekbridge.ops.expected import ExpectedAlerts
 from kekbridge.ops.expiry import ExpiryWatch
-from kekbridge.ops.nightly import NightlyBackup, directory_of
-from kekbridge.ops.retention import Retention
 from kekbridge.ops.scheduler import Job, Runner
-from kekbridge.ops.unprotected import UnprotectedPositions
-from kekbridge.ops.watches import ConnectionWatch
+from kekbridge.ops.watches import ConnectionWatch, DiskWatch, ExpectedAlerts, UnprotectedPositions
 from kekbridge.store import settings as store_settings
 from kekbridge.store.database import Database
 

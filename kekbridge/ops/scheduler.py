@@ -16,7 +16,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from kekbridge.errors import KekbridgeError, StoreUnavailable
 from kekbridge.log import get_logger
-from kekbridge.store import job_runs as jobruns
+from kekbridge.store import job_runs
 from kekbridge.store.database import Database
 from kekbridge.store.job_runs import JobRun
 
@@ -125,7 +125,7 @@ class Runner:
         is_rare = bool(job.daily_at) or job.every_s >= _RARE_S
         try:
             await self._database.write(
-                jobruns.record,
+                job_runs.record,
                 job.name,
                 error=error,
                 took_ms=took_ms,
@@ -140,12 +140,12 @@ class Runner:
         """Daily jobs that were due while no daemon ran, or that failed last time, run now; then the timetable is noted."""
         now = datetime.now(UTC)
         try:
-            known = {run.name: run for run in await self._database.read(jobruns.list_runs)}
+            known = {run.name: run for run in await self._database.read(job_runs.list_runs)}
             for name in self._jobs.keys() - self._caught_up:  # one that is being caught up is not late once more
                 self._caught_up.add(name)
                 if self._jobs[name].daily_at and _is_overdue(self._jobs[name], known.get(name), now):
                     self._advance(self._jobs[name], now)
-            await self._database.write(jobruns.plan, {name: self._next_at(name) for name in self._jobs}, now=now)
+            await self._database.write(job_runs.plan, {name: self._next_at(name) for name in self._jobs}, now=now)
         except StoreUnavailable as trouble:
             log.warning("timetable_not_noted", error=trouble.message)
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import shutil
+import sqlite3
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
 from typing import Final
 
 from kekbridge.exchange.base import Health
 from kekbridge.formatting import duration
+from kekbridge.model import ZERO, AccountSnapshot, Side, Webhook
+from kekbridge.model.orders import OrderReport
 from kekbridge.ops.conditions import Conditions
+from kekbridge.store import codec, webhooks
+from kekbridge.store.database import Database
 
 # Below a second an offset is the network's delay as much as the clock.
 _LEAST_SKEW_S: Final = 1.0
@@ -62,3 +73,183 @@ class ConnectionWatch:
             await self._conditions.note("clock", "clock_skew", over=None, data=data)
         else:
             await self._conditions.note("clock", None, over="clock_right")
+
+
+_MIB: Final = 1 << 20
+# Told to be over only with some more room than the limit: files come and go.
+_ENOUGH: Final = 1.1
+
+
+class DiskWatch:
+    """`look` every minute; `least_mb` 0 watches nothing."""
+
+    def __init__(self, conditions: Conditions, places: Sequence[Path], *, least_mb: int) -> None:
+        self._conditions = conditions
+        self._places = tuple(dict.fromkeys(places))
+        self._least = least_mb * _MIB
+
+    async def look(self) -> None:
+        known = await self._conditions.known()
+        for place in self._places:
+            if not place.is_dir():
+                continue  # no backup was made yet: its directory is made with the first
+            name = f"disk:{place}"
+            free = (await asyncio.to_thread(shutil.disk_usage, place)).free
+            is_low = free < (self._least * _ENOUGH if name in known else self._least)
+            data = {"free": size(free), "place": str(place)}
+            await self._conditions.note(name, "disk_low" if is_low else None, over="disk_enough", data=data)
+        await self._conditions.keep_only("disk:", {f"disk:{place}" for place in self._places})
+
+
+def size(free: int) -> str:
+    """`812 MiB`, `3.4 GiB`."""
+    return f"{free / (1 << 30):.1f} GiB" if free >= 1 << 30 else f"{free // _MIB} MiB"
+
+
+ENDS_SOON: Final = timedelta(days=7)
+# What was sent while no daemon ran is lost: a fresh one waits a little before it misses anything.
+_GRACE: Final = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """A webhook, when its last alert came, and since when its settings are as they are."""
+
+    webhook: Webhook
+    last_at: datetime | None
+    changed_at: datetime
+
+
+class ExpectedAlerts:
+    """`look` every few seconds."""
+
+    def __init__(self, database: Database, conditions: Conditions, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._conditions = conditions
+        self._clock = clock
+        self._started_at = clock()
+
+    async def look(self) -> None:
+        now = self._clock()
+        found = await self._database.read(read_expected)
+        for one in found:
+            await self._watch_beat(one, now)
+            await self._watch_end(one.webhook, now)
+        await self._conditions.keep_only("heartbeat:", {f"heartbeat:{one.webhook.id}" for one in found})
+        await self._conditions.keep_only("alert_end:", {f"alert_end:{one.webhook.id}" for one in found})
+
+    async def _watch_beat(self, one: Expected, now: datetime) -> None:
+        name, webhook = f"heartbeat:{one.webhook.id}", one.webhook
+        every_s = webhook.settings.expect_alert_every_s
+        if every_s is None:
+            await self._conditions.note(name, None, over=None)
+            return
+        every = timedelta(seconds=every_s)
+        since = max(one.last_at or one.changed_at, one.changed_at)
+        data = {"webhook": webhook.name, "every": duration(every)}
+        if now - since <= every:
+            over = "heartbeat_back" if since == one.last_at else None  # else its settings were changed: nothing came
+            await self._conditions.note(name, None, over=over, data=data)
+        elif now - self._started_at > min(every, _GRACE):
+            await self._conditions.note(
+                name, "heartbeat_missed", over=None, data=data | {"lasting": duration(now - since)}
+            )
+
+    async def _watch_end(self, webhook: Webhook, now: datetime) -> None:
+        ends_at, kind = webhook.settings.alert_expires_at, None
+        data: dict[str, object] = {"webhook": webhook.name}
+        if ends_at is not None and ends_at - now <= ENDS_SOON:
+            kind = "alert_ended" if ends_at <= now else "alert_expiring"
+            data |= {"day": f"{ends_at:%Y-%m-%d}", "left": duration(max(ends_at - now, timedelta(0)))}
+        await self._conditions.note(f"alert_end:{webhook.id}", kind, over=None, data=data)
+
+
+def read_expected(connection: sqlite3.Connection) -> tuple[Expected, ...]:
+    """Every enabled webhook that somebody waits for, with its last alert of any outcome: it did come."""
+    found: list[Expected] = []
+    for webhook in webhooks.list_all(connection):
+        wanted = webhook.settings
+        if not webhook.enabled or (wanted.expect_alert_every_s is None and wanted.alert_expires_at is None):
+            continue
+        last, changed = connection.execute(
+            "SELECT (SELECT max(received_at) FROM alerts WHERE webhook_id = ?1), updated_at FROM webhooks WHERE id = ?1",
+            (webhook.id,),
+        ).fetchone()
+        found.append(Expected(webhook=webhook, last_at=codec.optional_time(last), changed_at=codec.from_text(changed)))
+    return tuple(found)
+
+
+Stops = Callable[[str, Side], Awaitable[Sequence[OrderReport]]]
+"""The live stops of a symbol for one closing side."""
+
+
+class UnprotectedPositions:
+    """`look` every half minute. Told when two looks in a row found it: a stop may be on its way in one."""
+
+    def __init__(
+        self,
+        database: Database,
+        conditions: Conditions,
+        snapshot: Callable[[], AccountSnapshot | None],
+        stops: Stops,
+        *,
+        always: bool,
+    ) -> None:
+        """`always`: the account demands a stop for every position ([risk] require_stop_loss)."""
+        self._database = database
+        self._conditions = conditions
+        self._snapshot = snapshot
+        self._stops = stops
+        self._always = always
+        self._suspects: Mapping[str, Decimal] = {}
+
+    async def look(self) -> None:
+        """Raises ExchangeUnavailable, StoreUnavailable."""
+        snapshot = self._snapshot()
+        if snapshot is None:
+            return
+        held = _positions(snapshot)
+        wanted = set(held) if self._always else set(held) & await self._database.read(must_have_stop)
+        naked = {symbol: held[symbol] for symbol in sorted(wanted) if await self._is_naked(symbol, held[symbol])}
+        for symbol, quantity in naked.items():
+            if symbol in self._suspects:
+                data = {"symbol": symbol, "position": quantity}
+                await self._conditions.note(f"naked:{symbol}", "position_unprotected", over=None, data=data)
+        self._suspects = naked
+        for name in await self._conditions.known():
+            symbol = name.removeprefix("naked:")
+            if name.startswith("naked:") and symbol not in naked:
+                await self._conditions.note(name, None, over="position_protected", data={"symbol": symbol})
+
+    async def _is_naked(self, symbol: str, quantity: Decimal) -> bool:
+        """Not wholly covered. A stop of quantity zero closes whatever the position is then (orderly-api.md section 7)."""
+        stops = await self._stops(symbol, Side.SELL if quantity > 0 else Side.BUY)
+        if any(stop.quantity == ZERO for stop in stops):
+            return False
+        return sum((stop.quantity - stop.executed_quantity for stop in stops), ZERO) < abs(quantity)
+
+
+def _positions(snapshot: AccountSnapshot) -> dict[str, Decimal]:
+    found: dict[str, Decimal] = {}
+    for position in (*snapshot.positions.values(), *snapshot.other_positions):
+        if position.quantity:
+            found[position.symbol] = found.get(position.symbol, ZERO) + position.quantity
+    return found
+
+
+def must_have_stop(connection: sqlite3.Connection) -> set[str]:
+    """Markets where an entry of ours was given a stop that has not ended, or whose last entry came from a webhook that demands one."""
+    found = {
+        symbol
+        for (symbol,) in connection.execute(
+            "SELECT DISTINCT o.symbol FROM protections p JOIN orders o USING (client_order_id) WHERE p.state <> 'over'"
+        )
+    }
+    demanding = {one.id for one in webhooks.list_all(connection) if one.settings.limits.require_stop_loss}
+    if demanding:
+        rows = connection.execute(
+            "SELECT symbol, (SELECT webhook_id FROM orders WHERE purpose = 'entry' AND symbol = p.symbol"
+            " AND executed_quantity <> '0' ORDER BY sequence DESC LIMIT 1) FROM positions p"
+        )
+        found |= {symbol for symbol, webhook_id in rows if webhook_id in demanding}
+    return found

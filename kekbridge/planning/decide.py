@@ -29,14 +29,13 @@ from kekbridge.model import (
     Verdict,
     Webhook,
 )
+from kekbridge.model.admission import Decision, Recheck
 from kekbridge.planning.market_view import read_market
 from kekbridge.planning.target import has_drifted
 from kekbridge.planning.translate import History, Plan, place_in_course, resize, translate
 from kekbridge.risk import rules
 from kekbridge.risk.check import allow, deny, is_exit, with_order
 from kekbridge.risk.drawdown import trip_of
-from kekbridge.store.admissions import Decision
-from kekbridge.store.claims import Recheck
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

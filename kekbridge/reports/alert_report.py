@@ -14,12 +14,11 @@ from decimal import Decimal
 from kekbridge.formatting import plain
 from kekbridge.model import Fill, Order
 from kekbridge.model.latency import Moments, stages_of
-from kekbridge.store import alerts, events, exits, fills
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.store import alerts, events, fills, order_lifecycle, protection
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.events import Event
-from kekbridge.store.exits import Leg
 from kekbridge.store.order_lifecycle import OrderDetails
+from kekbridge.store.protection import Leg
 
 # What an order's line of history says of the exchange, in words.
 _SAID = {
@@ -82,7 +81,9 @@ def read(connection: sqlite3.Connection, reference: str) -> Story:
     """The story of the alert that `reference` names (see alerts.find). Raises NotFound."""
     alert = alerts.find(connection, reference)
     happened = events.of_alert(connection, alert.id)
-    told = tuple(_order_story(connection, order, alert, happened) for order in orders.of_alert(connection, alert.id))
+    told = tuple(
+        _order_story(connection, order, alert, happened) for order in order_lifecycle.of_alert(connection, alert.id)
+    )
     return Story(alert=alert, orders=told, events=happened, stages=stages_of(_moments(alert, told)))
 
 
@@ -92,9 +93,9 @@ def _order_story(
     name = order.client_order_id
     return OrderStory(
         order=order,
-        details=orders.details(connection, name),
+        details=order_lifecycle.details(connection, name),
         fills=fills.of_order(connection, name),
-        exits=exits.of_order(connection, name),
+        exits=protection.of_order(connection, name),
         exit_fills=fills.exits_of(connection, name),
         slippage=_slippage(order),
         answers=tuple(

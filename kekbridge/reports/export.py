@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import IO, Any, Final
 
-from kekbridge.store import times
+from kekbridge.store import codec
 
 # What each export selects: (query, column of the time that `since` and `until` compare with).
 QUERIES: Final[Mapping[str, tuple[str, str]]] = {
@@ -49,7 +49,7 @@ def rows(
     query, column = QUERIES[kind]
     found = connection.execute(
         f"{query} WHERE {column} >= ? AND {column} < ? ORDER BY {column}",
-        (times.optional_text(since) or "", times.optional_text(until) or "~"),
+        (codec.optional_text(since) or "", codec.optional_text(until) or "~"),
     )
     for row in found:
         yield dict(row)

@@ -12,10 +12,9 @@ from typing import Any
 from kekbridge.config import Settings
 from kekbridge.model import AccountSnapshot, EquityMark, Limits, MarginMode
 from kekbridge.risk.limits import LimitLine, account_limits, describe_usage
-from kekbridge.store import equity, positions, settings, webhooks
-from kekbridge.store import rate_limits as ratelimit
+from kekbridge.store import equity, positions, rate_limits, settings, webhooks
 from kekbridge.store.rate_limits import RateUse
-from kekbridge.store.usage import read_usage
+from kekbridge.store.reservations import read_usage
 
 
 def read(
@@ -26,10 +25,10 @@ def read(
     account = _account(connection, mark)
     chosen = (webhooks.find(connection, only),) if only else webhooks.list_all(connection)
     of_account = account_limits(**configured.risk.limits())
-    rates = ratelimit.use_of_account(connection, configured.risk.rates, at)
+    rates = rate_limits.use_of_account(connection, configured.risk.rates, at)
     scopes = [_scope(connection, "account", settings.ACCOUNT, of_account, rates, account, at)]
     for one in chosen:
-        rates = ratelimit.use_of_webhook(connection, one.id, one.settings.rates, at)
+        rates = rate_limits.use_of_webhook(connection, one.id, one.settings.rates, at)
         scopes.append(_scope(connection, one.name, one.id, one.settings.limits, rates, account, at))
     return {
         "at": at,

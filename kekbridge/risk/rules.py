@@ -23,8 +23,7 @@ from kekbridge.model import (
     Verdict,
     Webhook,
 )
-from kekbridge.risk import entry_rules as terms
-from kekbridge.risk import exposure
+from kekbridge.risk import entry_rules, exposure
 from kekbridge.risk.check import (
     NO_LIMIT,
     Case,
@@ -386,11 +385,11 @@ RULES: Final[tuple[Rule, ...]] = (
     _drawdown,
     _leverage,
     _open_positions,
-    terms.stop_loss,
-    terms.stop_distance,
+    entry_rules.stop_loss,
+    entry_rules.stop_distance,
     _free_margin,
-    terms.slippage,
-    terms.cooldown,
-    terms.trading_hours,
+    entry_rules.slippage,
+    entry_rules.cooldown,
+    entry_rules.trading_hours,
 )
 """The rules for entries, in the order in which `explain` shows them; the first no is the answer the sender gets."""

@@ -7,84 +7,39 @@ together. What may trade is decided by the pure function handed in; nothing here
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from kekbridge.model import (
-    CancelWish,
     Order,
-    OrderIntent,
     OrderStatus,
     RateLimits,
-    StrategyCourse,
-    Trip,
     Usage,
-    Verdict,
     client_order_id_of,
 )
-from kekbridge.store import alerts, cancels, drift, events, settings, times
-from kekbridge.store import order_lifecycle as orders
-from kekbridge.store import rate_limits as ratelimit
-from kekbridge.store import strategy_positions as courses
+from kekbridge.model.admission import AlertDraft, Decision
+from kekbridge.store import (
+    alerts,
+    cancels,
+    codec,
+    conditions,
+    events,
+    order_lifecycle,
+    rate_limits,
+    settings,
+    strategy_positions,
+)
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.codec import plain, storable
 from kekbridge.store.orders import Departure
 from kekbridge.store.rate_limits import UNLIMITED, Excess
-from kekbridge.store.usage import read_usage
+from kekbridge.store.reservations import read_usage
 
 RATE_LIMITED: Final = "rate_limited"
 _QUEUED: Final = OrderStatus.QUEUED.value
 _SUBMITTING: Final = OrderStatus.SUBMITTING.value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlertDraft:
-    """An authenticated alert before it is stored; `id` is its ULID, `payload` is redacted already.
-
-    `identity` is claimed for ever. Without one, an alert of the same fingerprint within `window_s` seconds is the duplicate.
-    """
-
-    id: str
-    webhook_id: str
-    webhook_name: str
-    alert_id: str | None
-    identity: str | None
-    window_s: int | None
-    fingerprint: str
-    received_at: datetime
-    fired_at: datetime | None
-    remote: str
-    proof: str
-    payload: Mapping[str, Any]
-    action: str | None
-    symbol: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """What is to become of an alert: orders (`admitted`), our no (`denied`, `refused`), or nothing to do (`ignored`).
-
-    `action` and `symbol`, when given, replace the sender's spelling in the draft.
-    """
-
-    status: Literal["admitted", "denied", "refused", "ignored"]
-    code: str | None = None
-    error: str | None = None
-    field: str | None = None
-    verdicts: tuple[Verdict, ...] = ()
-    intents: tuple[OrderIntent, ...] = ()
-    is_exit: bool = False
-    action: str | None = None
-    symbol: str | None = None
-    warnings: tuple[str, ...] = ()
-    claims_identity: bool = True  # False where the same alert may come again and be right (a stale timestamp)
-    cancels: tuple[CancelWish, ...] = ()
-    courses: tuple[
-        tuple[str, StrategyCourse], ...
-    ] = ()  # by symbol: what the strategy told so far, this alert included
-    trips: tuple[Trip, ...] = ()  # limits that this alert met and that close a scope for further entries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +80,7 @@ def admit(
     if first is not None:
         return _repeated(connection, draft, first, now=now)
     decision = decide(read_usage(connection, draft.webhook_id, now=now, cooldown_s=cooldown_s))
-    excess = ratelimit.find_excess(
+    excess = rate_limits.find_excess(
         connection, draft.webhook_id, rates=rates, account_rates=account_rates, is_exit=decision.is_exit, now=now
     )
     if excess is not None:
@@ -136,16 +91,16 @@ def admit(
     identity = _identity_of(draft) if decision.claims_identity else None
     alert = _insert(connection, draft, decision, status=status, identity=identity, now=now)
     if identity is not None:
-        ratelimit.count(connection, draft.webhook_id, is_exit=decision.is_exit, at=draft.received_at)
-    drift.note(connection, alert, now=now)
+        rate_limits.count(connection, draft.webhook_id, is_exit=decision.is_exit, at=draft.received_at)
+    conditions.note(connection, alert, now=now)
     cancels.queue(connection, draft.id, decision.cancels, now=now)
-    courses.save(connection, draft.webhook_id, decision.courses, now=now)
+    strategy_positions.save(connection, draft.webhook_id, decision.courses, now=now)
     for tripped in decision.trips:
         settings.trip(connection, tripped, webhook_id=draft.webhook_id, now=now)
-    stored = orders.queue(connection, planned, departure=departure)
+    stored = order_lifecycle.queue(connection, planned, departure=departure)
     _tell(connection, draft, alert, f"alert_{decision.status}", stored, now=now)
     if departure is not None:
-        orders.tell_departure(connection, stored[0], departure)
+        order_lifecycle.tell_departure(connection, stored[0], departure)
     return Admission(kind=decision.status, alert=alert, orders=stored, has_cancels=bool(decision.cancels))
 
 
@@ -191,7 +146,7 @@ def preview(
     if first is not None:
         return Preview(kind=_kind_of_repeat(draft, first), first=first)
     decision = decide(read_usage(connection, draft.webhook_id, now=now, cooldown_s=cooldown_s))
-    excess = ratelimit.find_excess(
+    excess = rate_limits.find_excess(
         connection, draft.webhook_id, rates=rates, account_rates=account_rates, is_exit=decision.is_exit, now=now
     )
     if excess is not None:
@@ -211,7 +166,7 @@ def _identity_of(draft: AlertDraft) -> str:
     if draft.identity is not None:
         return storable(draft.identity)
     if draft.window_s is not None:
-        return f"window:{draft.fingerprint}:{times.to_text(draft.received_at)}:{draft.id}"
+        return f"window:{draft.fingerprint}:{codec.to_text(draft.received_at)}:{draft.id}"
     return f"alert:{draft.id}"
 
 
@@ -222,7 +177,7 @@ def _claimed_before(connection: sqlite3.Connection, draft: AlertDraft) -> Stored
             "SELECT id FROM alerts WHERE webhook_id = ? AND identity = ?", (draft.webhook_id, storable(draft.identity))
         ).fetchone()
     elif draft.window_s is not None:
-        opened = times.to_text(draft.received_at - timedelta(seconds=draft.window_s))
+        opened = codec.to_text(draft.received_at - timedelta(seconds=draft.window_s))
         row = connection.execute(
             "SELECT id FROM alerts WHERE webhook_id = ? AND identity > ? AND identity < ? ORDER BY identity LIMIT 1",
             (draft.webhook_id, f"window:{draft.fingerprint}:{opened}~", f"window:{draft.fingerprint}:~"),
@@ -237,7 +192,7 @@ def _repeated(connection: sqlite3.Connection, draft: AlertDraft, first: StoredAl
     kind = _kind_of_repeat(draft, first)
     data = {"remote": draft.remote, "received_at": draft.received_at, "fingerprint": draft.fingerprint}
     events.append(connection, f"alert_{kind}", now=now, alert_id=first.id, data=data)
-    return Admission(kind=kind, alert=first, orders=orders.of_alert(connection, first.id))
+    return Admission(kind=kind, alert=first, orders=order_lifecycle.of_alert(connection, first.id))
 
 
 # --------------------------------------------------------------------------------------------------------------- rate limit

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from kekbridge.errors import NotFound
 from kekbridge.model import FIRST_PROTECTIVE_LEG, OrderStatus, Verdict
-from kekbridge.store import times
+from kekbridge.store import codec, settings
 from kekbridge.store.codec import from_json, storable, to_json, verdicts_from_json, verdicts_to_json
 
 NOTHING_TO_CLOSE: Final = "nothing_to_close"
@@ -82,8 +82,8 @@ def insert(connection: sqlite3.Connection, alert: StoredAlert) -> None:
             alert.alert_id,
             alert.identity,
             alert.fingerprint,
-            times.to_text(alert.received_at),
-            times.optional_text(alert.fired_at),
+            codec.to_text(alert.received_at),
+            codec.optional_text(alert.fired_at),
             alert.remote,
             alert.proof,
             to_json(alert.payload),
@@ -96,7 +96,7 @@ def insert(connection: sqlite3.Connection, alert: StoredAlert) -> None:
             alert.field,
             verdicts_to_json(alert.verdicts),
             to_json(alert.warnings),
-            times.to_text(alert.updated_at),
+            codec.to_text(alert.updated_at),
         ),
     )
 
@@ -148,7 +148,7 @@ def set_answer(
     _one(
         connection.execute(
             "UPDATE alerts SET answer_status = ?, answer = ?, stages = json_patch(stages, ?), updated_at = ? WHERE id = ?",
-            (status, to_json(answer), _stages_json(stages), times.to_text(now), alert_id),
+            (status, to_json(answer), _stages_json(stages), codec.to_text(now), alert_id),
         ),
         alert_id,
     )
@@ -159,7 +159,7 @@ def set_stages(connection: sqlite3.Connection, alert_id: str, stages: Mapping[st
     _one(
         connection.execute(
             "UPDATE alerts SET stages = json_patch(stages, ?), updated_at = ? WHERE id = ?",
-            (_stages_json(stages), times.to_text(now), alert_id),
+            (_stages_json(stages), codec.to_text(now), alert_id),
         ),
         alert_id,
     )
@@ -178,7 +178,7 @@ def set_status(
     _one(
         connection.execute(
             "UPDATE alerts SET status = ?, code = ?, error = ?, updated_at = ? WHERE id = ?",
-            (status, code, None if error is None else storable(error), times.to_text(now), alert_id),
+            (status, code, None if error is None else storable(error), codec.to_text(now), alert_id),
         ),
         alert_id,
     )
@@ -228,8 +228,8 @@ def from_row(row: sqlite3.Row) -> StoredAlert:
         alert_id=row["alert_id"],
         identity=row["identity"],
         fingerprint=row["fingerprint"],
-        received_at=times.from_text(row["received_at"]),
-        fired_at=times.optional_time(row["fired_at"]),
+        received_at=codec.from_text(row["received_at"]),
+        fired_at=codec.optional_time(row["fired_at"]),
         remote=row["remote"],
         proof=row["proof"],
         payload=from_json(row["payload"]),
@@ -245,5 +245,149 @@ def from_row(row: sqlite3.Row) -> StoredAlert:
         answer_status=row["answer_status"],
         answer=None if row["answer"] is None else from_json(row["answer"]),
         stages=json.loads(row["stages"]),
-        updated_at=times.from_text(row["updated_at"]),
+        updated_at=codec.from_text(row["updated_at"]),
     )
+
+
+_DONE_UNTIL: Final = "payloads_removed_until"
+# The dots mark what was left out, as they do where a message was shortened: such a one is not replayed.
+_REMOVED: Final = to_json({"removed": "… the text of old messages is not kept, see store.keep_payloads_days"})
+
+
+def remove_payloads(connection: sqlite3.Connection, *, before: datetime, now: datetime, limit: int = 500) -> int:
+    """Remove the payloads of the oldest alerts received before a time, at most `limit`; returns how many had one."""
+    start = str(settings.get_value(connection, _DONE_UNTIL) or "")
+    rows = connection.execute(
+        "SELECT id, received_at FROM alerts WHERE received_at >= ? AND received_at < ? AND payload <> ?"
+        " ORDER BY received_at LIMIT ?",
+        (start, codec.to_text(before), _REMOVED, limit),
+    ).fetchall()
+    connection.executemany("UPDATE alerts SET payload = ? WHERE id = ?", [(_REMOVED, row[0]) for row in rows])
+    if rows:
+        settings.set_value(connection, _DONE_UNTIL, rows[-1][1], now=now)
+    return len(rows)
+
+
+# Alerts read for a text; more would take longer than a person at a prompt likes to wait.
+LOOKED_THROUGH: Final = 25_000
+_TEXT: Final = "instr(lower(a.payload || ' ' || coalesce(a.alert_id, '') || ' ' || coalesce(a.error, '')), ?) > 0"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Alerts, newest last. `looked_back_to`: older ones were not looked through, which only a text can be the reason of."""
+
+    alerts: tuple[StoredAlert, ...]
+    looked_back_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """The filters as stored values; None asks nothing."""
+
+    webhook_ids: tuple[str, ...] | None  # several when a name was used again after a deletion
+    status: str | None
+    code: str | None
+    symbol: str | None
+    since: str
+    until: str
+
+
+def search(
+    connection: sqlite3.Connection,
+    *,
+    webhook: str | None = None,
+    status: str | None = None,
+    code: str | None = None,
+    symbol: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    text: str | None = None,
+    limit: int = 100,
+    look_through: int = LOOKED_THROUGH,
+) -> Found:
+    """The last `limit` alerts that fit every filter given.
+
+    `webhook` is a name or id; `text` is looked for in the payload, the alertId and the error; times are of receipt, `until` exclusive.
+    A text is looked for in the newest `look_through` alerts that fit the rest.
+    """
+    question = _Question(
+        webhook_ids=None if webhook is None else _ids_of(connection, webhook),
+        status=status,
+        code=code,
+        symbol=symbol,
+        since=codec.optional_text(since) or "",
+        until=codec.optional_text(until) or "~",
+    )
+    found: list[StoredAlert] = []
+    for looked, row in enumerate(_rows(connection, question, text), start=1):
+        if row["fits"]:
+            found.append(from_row(row))
+            if len(found) >= limit:
+                break
+        if looked >= look_through and text:
+            return Found(tuple(reversed(found)), codec.from_text(row["received_at"]))
+    return Found(tuple(reversed(found)))
+
+
+def _ids_of(connection: sqlite3.Connection, name_or_id: str) -> tuple[str, ...]:
+    """The webhook of this name or id; when there is none any more, those that had the name at their last alert."""
+    row = connection.execute(
+        "SELECT id FROM webhooks WHERE name = ?1 OR id = ?1 ORDER BY name <> ?1", (name_or_id,)
+    ).fetchone()
+    if row is not None:
+        return (row[0],)
+    rows = connection.execute(
+        "SELECT owner FROM (SELECT DISTINCT webhook_id AS owner FROM tallies WHERE kind = 'alert') WHERE ?1 IN (owner,"
+        " (SELECT a.webhook_name FROM alerts a WHERE a.webhook_id = owner ORDER BY a.received_at DESC LIMIT 1))",
+        (name_or_id,),
+    )
+    return tuple(identifier for (identifier,) in rows)
+
+
+def _rows(connection: sqlite3.Connection, question: _Question, text: str | None) -> Iterator[sqlite3.Row]:
+    """Alerts that fit all but the text, newest first, each with `fits` for the text."""
+    fits, told = (_TEXT, (text.lower(),)) if text else ("1", ())
+    where, values = _conditions(question)
+    for since, until in _spans(connection, question):
+        yield from connection.execute(
+            f"SELECT {COLUMNS}, {fits} AS fits FROM alerts a WHERE {where} AND a.received_at >= ? AND a.received_at < ?"
+            " ORDER BY a.received_at DESC, a.id DESC",
+            (*told, *values, since, until),
+        )
+
+
+def _conditions(question: _Question) -> tuple[str, tuple[str, ...]]:
+    """With a symbol its index leads (the plus keeps the webhook's out of the choice), which knows the webhook, too."""
+    plus = "+" if question.symbol or len(question.webhook_ids or ()) > 1 else ""
+    owners = question.webhook_ids
+    conditions: tuple[tuple[str, tuple[str, ...] | None], ...] = (
+        ("a.symbol = ?", _parameter(question.symbol)),
+        (f"{plus}a.webhook_id IN ({', '.join('?' * len(owners or ()))})", owners),
+        ("+a.status = ?", _parameter(question.status)),
+        ("+a.code = ?", _parameter(question.code)),
+    )
+    given = [(condition, values) for condition, values in conditions if values is not None]
+    return " AND ".join(condition for condition, _ in given) or "TRUE", tuple(
+        one for _, values in given for one in values
+    )
+
+
+def _parameter(value: str | None) -> tuple[str] | None:
+    return None if value is None else (value,)
+
+
+def _spans(connection: sqlite3.Connection, question: _Question) -> Iterator[tuple[str, str]]:
+    """Where to look, newest first: everywhere, or hour by hour where alerts of the status and code were counted."""
+    owners = question.webhook_ids
+    if question.status is None and question.code is None and len(owners or ()) <= 1:
+        yield question.since, question.until
+        return
+    wanted = f"webhook_id IN ({', '.join('?' * len(owners))})" if owners is not None else "TRUE"
+    hours = connection.execute(
+        "SELECT DISTINCT hour FROM tallies WHERE kind = 'alert' AND hour >= ? AND hour <= ? AND count > 0"
+        f" AND status = coalesce(?, status) AND code = coalesce(?, code) AND {wanted} ORDER BY hour DESC",
+        (question.since[:13], question.until[:13], question.status, question.code, *(owners or ())),
+    ).fetchall()
+    for (hour,) in hours:
+        yield max(hour, question.since), min(hour + "~", question.until)

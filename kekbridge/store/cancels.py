@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from kekbridge.model import CancelWish
-from kekbridge.store import alerts, events, times
+from kekbridge.store import alerts, codec, events
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ def queue(connection: sqlite3.Connection, alert_id: str, wishes: Iterable[Cancel
     for step, wish in enumerate(wishes):
         connection.execute(
             "INSERT INTO cancels (alert_id, step, symbol, comment, state, created_at) VALUES (?, ?, ?, ?, 'queued', ?)",
-            (alert_id, step, wish.symbol, wish.comment, times.to_text(now)),
+            (alert_id, step, wish.symbol, wish.comment, codec.to_text(now)),
         )
 
 
@@ -40,7 +40,7 @@ def waiting(connection: sqlite3.Connection) -> tuple[StoredCancel, ...]:
             alert_id=alert_id,
             step=step,
             wish=CancelWish(symbol=symbol, comment=comment),
-            created_at=times.from_text(created_at),
+            created_at=codec.from_text(created_at),
         )
         for alert_id, step, symbol, comment, created_at in rows
     )
@@ -53,7 +53,7 @@ def finish(
     state = "done" if error is None else "failed"
     connection.execute(
         "UPDATE cancels SET state = ?, canceled = ?, error = ?, finished_at = ? WHERE alert_id = ? AND step = ?",
-        (state, canceled, error, times.to_text(now), cancel.alert_id, cancel.step),
+        (state, canceled, error, codec.to_text(now), cancel.alert_id, cancel.step),
     )
     has_orders = connection.execute("SELECT 1 FROM orders WHERE alert_id = ? LIMIT 1", (cancel.alert_id,)).fetchone()
     if has_orders is None:
@@ -74,6 +74,6 @@ def ours_to_cancel(connection: sqlite3.Connection, wish: CancelWish, *, before: 
         " WHERE o.finished_at IS NULL AND o.purpose <> 'protect' AND o.created_at <= ?1"
         " AND (?2 IS NULL OR o.symbol = ?2) AND (?3 IS NULL OR json_extract(a.payload, '$.comment') = ?3)"
         " ORDER BY o.sequence",
-        (times.to_text(before), wish.symbol, wish.comment),
+        (codec.to_text(before), wish.symbol, wish.comment),
     )
     return tuple(row[0] for row in rows)

@@ -15,23 +15,12 @@ from typing import Protocol
 
 from kekbridge.errors import NotFound
 from kekbridge.failpoints import reach
-from kekbridge.model import Order, OrderIntent, OrderStatus, Purpose, RateLimits, Usage, Verdict, Webhook
-from kekbridge.store import order_lifecycle as orders
-from kekbridge.store import order_queue, webhooks
-from kekbridge.store.admissions import Admission, AlertDraft, Decision, admit
+from kekbridge.model import Order, OrderStatus, Purpose, RateLimits, Usage, Webhook
+from kekbridge.model.admission import AlertDraft, Decision, Recheck
+from kekbridge.store import order_lifecycle, order_queue, webhooks
+from kekbridge.store.admissions import Admission, admit
 from kekbridge.store.orders import Departure
-from kekbridge.store.usage import read_usage
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recheck:
-    """What the second look at a queued order says: SUBMITTING with the intent to be sent, or a final status with its reason."""
-
-    status: OrderStatus
-    intent: OrderIntent | None = None
-    code: str = ""
-    error: str = ""
-    verdicts: tuple[Verdict, ...] = ()
+from kekbridge.store.reservations import read_usage
 
 
 class SecondLook(Protocol):
@@ -67,7 +56,9 @@ def admit_and_claim(
         at = clock()
         if at >= first.expires_at or first.intent.after_leg is not None:
             return None
-        if not orders.is_way_free(connection, first.intent.symbol, passable=passable()) or not may_claim(first):
+        if not order_lifecycle.is_way_free(connection, first.intent.symbol, passable=passable()) or not may_claim(
+            first
+        ):
             return None
         return Departure(at, request_text(first))
 
@@ -148,7 +139,7 @@ def claim_if_allowed(
 
     One that ended while it waited for its turn (too old, canceled, trading halted) comes back as it is.
     """
-    current = orders.get(connection, order.client_order_id)
+    current = order_lifecycle.get(connection, order.client_order_id)
     if current.status.is_final:
         return current
     return _claim(connection, current, recheck, request_text=request_text, now=now)
@@ -162,7 +153,7 @@ def may_be_claimed(
     now: datetime,
 ) -> bool:
     """What `claim_if_allowed` would say now. Reads only: for what has to be done before the claim."""
-    current = orders.get(connection, order.client_order_id)
+    current = order_lifecycle.get(connection, order.client_order_id)
     is_queued = current.status is OrderStatus.QUEUED
     return is_queued and _second_look(connection, current, recheck, now=now).status is OrderStatus.SUBMITTING
 
@@ -197,14 +188,14 @@ def _claim(
     name = order.client_order_id
     match verdict.status:
         case OrderStatus.EXPIRED:
-            return orders.mark_expired(connection, name, now=now, code=verdict.code, error=verdict.error)
+            return order_lifecycle.mark_expired(connection, name, now=now, code=verdict.code, error=verdict.error)
         case OrderStatus.DENIED:
-            return orders.mark_denied(
+            return order_lifecycle.mark_denied(
                 connection, name, code=verdict.code, error=verdict.error, now=now, verdicts=verdict.verdicts
             )
         case _:
             _drop_overtaken(connection, order, now=now)
-            return orders.claim(
+            return order_lifecycle.claim(
                 connection,
                 name,
                 now=now,
@@ -223,8 +214,10 @@ def _drop_overtaken(connection: sqlite3.Connection, leaving: Order, *, now: date
     intent = leaving.intent
     if intent.purpose is not Purpose.EXIT or (intent.close_fraction != 1 and intent.target_quantity != 0):
         return
-    for order in orders.unfinished(connection):
+    for order in order_lifecycle.unfinished(connection):
         is_before = order.sequence < leaving.sequence and order.webhook_id == leaving.webhook_id
         if is_before and order.is_entry and order.status is OrderStatus.QUEUED and order.intent.symbol == intent.symbol:
             error = "a later alert closed the position before this entry could be sent"
-            orders.mark_denied(connection, order.client_order_id, code="overtaken_by_exit", error=error, now=now)
+            order_lifecycle.mark_denied(
+                connection, order.client_order_id, code="overtaken_by_exit", error=error, now=now
+            )

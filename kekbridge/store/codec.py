@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Context, Decimal, Inexact
 from enum import Enum, StrEnum
 from functools import cache, lru_cache
@@ -16,10 +16,44 @@ from json.encoder import encode_basestring
 from typing import TYPE_CHECKING, Any, Final
 
 from kekbridge.model import OrderIntent, Verdict, WebhookSettings
-from kekbridge.store import times
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
+
+
+# One moment stands in many columns of an alert, its orders and their history; equal moments have the same text, whatever their zone.
+@lru_cache(maxsize=256)
+def to_text(moment: datetime) -> str:
+    """UTC text with milliseconds (the rest is cut off). Raises ValueError for a naive datetime."""
+    if moment.tzinfo is UTC:  # nearly always
+        return moment.isoformat(timespec="milliseconds")[:23] + "Z"
+    if moment.tzinfo is None:
+        raise ValueError(f"time {moment.isoformat()} has no zone, expected an aware datetime in UTC")
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:23] + "Z"
+
+
+def from_text(text: str) -> datetime:
+    """The aware UTC datetime that `to_text` wrote."""
+    return datetime.fromisoformat(text)
+
+
+def optional_text(moment: datetime | None) -> str | None:
+    return None if moment is None else to_text(moment)
+
+
+def optional_time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def day_of(moment: datetime) -> str:
+    """The UTC day `YYYY-MM-DD` that daily limits count by."""
+    return to_text(moment)[:10]
+
+
+def as_stored(moment: datetime) -> datetime:
+    """What is read again of a moment that was written: its whole milliseconds."""
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
 
 # Running totals must equal their recomputation to the last digit, so sums and products are never rounded: 28 digits, Python's
 # default, are not enough for a size times an average price. A result that would need rounding raises instead.
@@ -61,7 +95,7 @@ def plain(value: object) -> Any:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, datetime):
-        return times.to_text(value)
+        return to_text(value)
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -109,7 +143,7 @@ _WRITERS: Final[Mapping[type, Callable[[Any], str]]] = {
     bool: lambda value: "true" if value else "false",
     int: str,
     Decimal: lambda value: f'"{decimal_text(value)}"',
-    datetime: lambda value: f'"{times.to_text(value)}"',
+    datetime: lambda value: f'"{to_text(value)}"',
     dict: _text_of_dict,
     list: _text_of_list,
     tuple: _text_of_list,

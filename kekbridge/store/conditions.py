@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from kekbridge.store import events, settings, times
+from kekbridge.store import codec, events, settings
+from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.codec import from_json
 
 _PREFIX: Final = "condition:"
@@ -33,7 +34,7 @@ def holding(connection: sqlite3.Connection) -> dict[str, Condition]:
 
 
 def _condition(kept: Mapping[str, Any]) -> Condition:
-    return Condition(kind=kept["kind"], since=times.from_text(kept["since"]), data=kept.get("data", {}))
+    return Condition(kind=kept["kind"], since=codec.from_text(kept["since"]), data=kept.get("data", {}))
 
 
 def begin(
@@ -50,7 +51,7 @@ def begin(
     if known is not None and known["kind"] == kind:
         return False
     settings.set_value(
-        connection, _PREFIX + name, {"kind": kind, "since": times.to_text(now), "data": data or {}}, now=now
+        connection, _PREFIX + name, {"kind": kind, "since": codec.to_text(now), "data": data or {}}, now=now
     )
     events.append(connection, kind, now=now, alert_id=alert_id, data=data)
     return True
@@ -70,3 +71,20 @@ def end(
     if forgotten and kind is not None:
         events.append(connection, kind, now=now, alert_id=alert_id, data=data)
     return forgotten
+
+
+_MARK: Final = "drift: "
+
+
+def note(connection: sqlite3.Connection, alert: StoredAlert, *, now: datetime) -> None:
+    """Call it in the transaction that stores the alert. One that was refused, or is about no market, says nothing of a position."""
+    if alert.symbol is None or alert.status in ("refused", "denied"):
+        return
+    name = f"drift:{alert.webhook_id}:{alert.symbol}"
+    found = next((text for text in alert.warnings if text.startswith(_MARK)), None)
+    data = {"webhook": alert.webhook_name, "symbol": alert.symbol}
+    if found is None:
+        end(connection, name, "position_in_step", now=now, data=data, alert_id=alert.id)
+        return
+    data["detail"] = found.removeprefix(_MARK)
+    begin(connection, name, "position_drift", now=now, data=data, alert_id=alert.id)

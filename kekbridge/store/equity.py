@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Final
 
 from kekbridge.model import AccountSnapshot, EquityMark, Flow
-from kekbridge.store import events, settings, times
+from kekbridge.store import codec, events, settings
 from kekbridge.store.codec import decimal_text
 
 # A transfer may be told late. Older marks are settled; younger ones are reckoned again with each new one.
@@ -34,13 +34,13 @@ def list_marks(
 ) -> tuple[EquityMark, ...]:
     """Marks from `since` on (before `until`), oldest first: the equity curve."""
     return _select(
-        connection, "WHERE at >= ? AND at < ? ORDER BY at", (times.to_text(since), times.optional_text(until) or "~")
+        connection, "WHERE at >= ? AND at < ? ORDER BY at", (codec.to_text(since), codec.optional_text(until) or "~")
     )
 
 
 def last_before(connection: sqlite3.Connection, moment: datetime) -> EquityMark | None:
     """The newest mark of before a moment; None when there is none."""
-    return _one(connection, "WHERE at < ? ORDER BY at DESC LIMIT 1", (times.to_text(moment),))
+    return _one(connection, "WHERE at < ? ORDER BY at DESC LIMIT 1", (codec.to_text(moment),))
 
 
 def flows_wanted_since(connection: sqlite3.Connection, *, now: datetime) -> datetime:
@@ -65,7 +65,7 @@ def record(
         connection.execute(
             "INSERT INTO transfers (id, at, amount) VALUES (?, ?, ?)"
             " ON CONFLICT (id) DO UPDATE SET at = excluded.at",  # its value stays the one of when it was seen first
-            (identifier, times.to_text(flow.at), decimal_text(flow.amount)),
+            (identifier, codec.to_text(flow.at), decimal_text(flow.amount)),
         )
     value = snapshot.account_value
     base = _base(connection, now)
@@ -73,7 +73,7 @@ def record(
         peaks: tuple[EquityMark, ...] = (EquityMark(now, value, Decimal(0), value),)
     else:
         younger = _select(
-            connection, "WHERE at > ? AND at < ? ORDER BY at", (times.to_text(base.at), times.to_text(now))
+            connection, "WHERE at > ? AND at < ? ORDER BY at", (codec.to_text(base.at), codec.to_text(now))
         )
         values = [*((mark.at, mark.value) for mark in younger), (now, value)]
         peaks = follow_peak(base, _value_before(connection, base), values, _flows_since(connection, base.at))
@@ -90,7 +90,7 @@ def reset_peak(connection: sqlite3.Connection, *, by: str, now: datetime) -> Dec
         return None
     before = settings.get_value(connection, settings.EQUITY_PEAK)
     settings.set_value(connection, settings.EQUITY_PEAK, newest.value, now=now)
-    settings.set_value(connection, _RESET_AT, times.to_text(newest.at), now=now)
+    settings.set_value(connection, _RESET_AT, codec.to_text(newest.at), now=now)
     _write(connection, EquityMark(newest.at, newest.value, newest.flow, newest.value))
     events.append(connection, "equity_peak_reset", now=now, data={"by": by, "from": before, "to": newest.value})
     return newest.value
@@ -99,9 +99,9 @@ def reset_peak(connection: sqlite3.Connection, *, by: str, now: datetime) -> Dec
 def _base(connection: sqlite3.Connection, now: datetime) -> EquityMark | None:
     """The newest settled mark since the last reset, else the first mark there is since then."""
     reset_at = settings.get_value(connection, _RESET_AT) or ""
-    settled = times.to_text(now - _SETTLED_AFTER)
+    settled = codec.to_text(now - _SETTLED_AFTER)
     found = _one(connection, "WHERE at >= ? AND at <= ? ORDER BY at DESC LIMIT 1", (reset_at, settled))
-    return found or _one(connection, "WHERE at >= ? AND at < ? ORDER BY at LIMIT 1", (reset_at, times.to_text(now)))
+    return found or _one(connection, "WHERE at >= ? AND at < ? ORDER BY at LIMIT 1", (reset_at, codec.to_text(now)))
 
 
 def _value_before(connection: sqlite3.Connection, base: EquityMark) -> Decimal | None:
@@ -111,15 +111,15 @@ def _value_before(connection: sqlite3.Connection, base: EquityMark) -> Decimal |
 
 def _flows_since(connection: sqlite3.Connection, at: datetime) -> list[Flow]:
     rows = connection.execute(
-        "SELECT at, amount FROM transfers WHERE at >= ? ORDER BY at", (times.to_text(at - _SETTLED_AFTER),)
+        "SELECT at, amount FROM transfers WHERE at >= ? ORDER BY at", (codec.to_text(at - _SETTLED_AFTER),)
     )
-    return [Flow(times.from_text(moment), Decimal(amount)) for moment, amount in rows]
+    return [Flow(codec.from_text(moment), Decimal(amount)) for moment, amount in rows]
 
 
 def _write(connection: sqlite3.Connection, peak: EquityMark) -> None:
     connection.execute(
         "INSERT OR REPLACE INTO equity_marks (at, account_value, flow, peak) VALUES (?, ?, ?, ?)",
-        (times.to_text(peak.at), decimal_text(peak.value), decimal_text(peak.flow), decimal_text(peak.peak)),
+        (codec.to_text(peak.at), decimal_text(peak.value), decimal_text(peak.flow), decimal_text(peak.peak)),
     )
 
 
@@ -130,5 +130,24 @@ def _one(connection: sqlite3.Connection, rest: str, values: tuple[object, ...]) 
 def _select(connection: sqlite3.Connection, rest: str, values: tuple[object, ...]) -> tuple[EquityMark, ...]:
     rows = connection.execute(f"SELECT at, account_value, flow, peak FROM equity_marks {rest}", values)
     return tuple(
-        EquityMark(times.from_text(at), Decimal(value), Decimal(flow), Decimal(peak)) for at, value, flow, peak in rows
+        EquityMark(codec.from_text(at), Decimal(value), Decimal(flow), Decimal(peak)) for at, value, flow, peak in rows
     )
+
+
+def add(connection: sqlite3.Connection, symbol: str, at: datetime, fee: Decimal) -> None:
+    """Note one payment of the exchange's list (USDC, received negative); told again it changes nothing."""
+    connection.execute(
+        "INSERT OR REPLACE INTO funding (symbol, at, fee) VALUES (?, ?, ?)",
+        (symbol, codec.to_text(at), decimal_text(fee)),
+    )
+
+
+def known_until(connection: sqlite3.Connection) -> datetime | None:
+    """When the newest known payment was made."""
+    return codec.optional_time(connection.execute("SELECT max(at) FROM funding").fetchone()[0])
+
+
+def total(connection: sqlite3.Connection, *, since: str) -> Decimal:
+    """What was paid since then (a stored time), in USDC."""
+    rows = connection.execute("SELECT fee FROM funding WHERE at >= ?", (since,))
+    return sum((Decimal(fee) for (fee,) in rows), Decimal(0))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from kekbridge.store import times
+from kekbridge.store import codec
 from kekbridge.store.cache import recall, remember
 from kekbridge.store.codec import event_to_json, from_json, to_json
 
@@ -45,7 +45,7 @@ def append(
 ) -> None:
     """Add an event after the last one; call it in the transaction of the change that it tells of."""
     last, previous = recall(connection, _TABLE, _HEAD, head)
-    sequence, at, text = last + 1, times.to_text(now), to_json(data or {})
+    sequence, at, text = last + 1, codec.to_text(now), to_json(data or {})
     digest = _digest(previous, sequence, at, kind, alert_id, client_order_id, text)
     connection.execute(
         "INSERT INTO events (sequence, at, kind, alert_id, client_order_id, data, previous_hash, hash)"
@@ -112,7 +112,7 @@ def latest(
     `of_alerts` False leaves out what belongs to an alert: an index finds the rest, however long the history is.
     """
     wanted = tuple(kinds)
-    conditions = [("at >= ?", times.optional_text(since)), ("at < ?", times.optional_text(until))]
+    conditions = [("at >= ?", codec.optional_text(since)), ("at < ?", codec.optional_text(until))]
     given = [(condition, value) for condition, value in conditions if value is not None]
     where = [] if of_alerts else ["alert_id IS NULL"]
     where += [condition for condition, _ in given] + ([f"kind IN ({', '.join('?' * len(wanted))})"] if wanted else [])
@@ -129,7 +129,7 @@ def _select(connection: sqlite3.Connection, rest: str, values: Sequence[object])
     return tuple(
         Event(
             sequence=sequence,
-            at=times.from_text(at),
+            at=codec.from_text(at),
             kind=kind,
             alert_id=alert_id,
             client_order_id=client_order_id,

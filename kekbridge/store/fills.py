@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 from kekbridge.model import ZERO, Fill, Order, Side
-from kekbridge.store import events, results, times
-from kekbridge.store import reservations as ledger
-from kekbridge.store.codec import decimal_text, optional_decimal, optional_decimal_text
+from kekbridge.store import codec, events, reservations
+from kekbridge.store.cache import forget, recall, remember
+from kekbridge.store.codec import EXACT, decimal_text, optional_decimal, optional_decimal_text
 
 _COLUMNS: Final = (
     "trade_id, order_id, client_order_id, symbol, side, price, quantity, fee, realized_pnl, is_maker, executed_at"
@@ -29,7 +30,7 @@ def record(connection: sqlite3.Connection, fills: Iterable[Fill], *, order: Orde
     """
     new = 0
     for order_id, told in groupby(fills, key=lambda fill: fill.order_id):
-        with results.follow(connection, order_id):
+        with follow(connection, order_id):
             new += sum(_record_one(connection, fill, order) for fill in told)
     return new
 
@@ -41,7 +42,7 @@ def record_exits(connection: sqlite3.Connection, fills: Iterable[Fill], *, entry
     """
     new = 0
     for fill in fills:
-        with results.follow(connection, fill.order_id):
+        with follow(connection, fill.order_id):
             new += _record_exit(connection, fill, entry)
     return new
 
@@ -56,7 +57,7 @@ def exits_of(connection: sqlite3.Connection, client_order_id: str) -> tuple[Fill
 
 def last_time(connection: sqlite3.Connection) -> datetime | None:
     """When the newest known fill was executed."""
-    return times.optional_time(connection.execute("SELECT max(executed_at) FROM fills").fetchone()[0])
+    return codec.optional_time(connection.execute("SELECT max(executed_at) FROM fills").fetchone()[0])
 
 
 def of_order(connection: sqlite3.Connection, client_order_id: str) -> tuple[Fill, ...]:
@@ -75,7 +76,7 @@ def list_fills(
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM fills WHERE executed_at >= ? AND (? IS NULL OR symbol = ?)"
         " ORDER BY executed_at DESC, trade_id DESC LIMIT ?",
-        (times.optional_text(since) or "", symbol, symbol, limit),
+        (codec.optional_text(since) or "", symbol, symbol, limit),
     ).fetchall()
     return tuple(_fill(row) for row in reversed(rows))
 
@@ -95,8 +96,8 @@ def _record_exit(connection: sqlite3.Connection, fill: Fill, entry: Order) -> bo
     )
     if row["webhook_id"] != entry.webhook_id:
         day, realized = row["executed_at"][:10], optional_decimal(row["realized_pnl"]) or ZERO
-        ledger.add_realized(connection, _scopes(row["webhook_id"]), day, -realized)
-        ledger.add_realized(connection, _scopes(entry.webhook_id), day, realized)
+        reservations.add_realized(connection, _scopes(row["webhook_id"]), day, -realized)
+        reservations.add_realized(connection, _scopes(entry.webhook_id), day, realized)
     events.append(
         connection,
         "exit_fill",
@@ -126,12 +127,12 @@ def _record_one(connection: sqlite3.Connection, fill: Fill, order: Order | None)
             decimal_text(fill.fee),
             optional_decimal_text(fill.realized_pnl),
             fill.is_maker,
-            times.to_text(fill.executed_at),
+            codec.to_text(fill.executed_at),
         ),
     ).rowcount
     if is_new:
-        day = times.day_of(fill.executed_at)
-        ledger.add_realized(connection, _scopes(webhook_id), day, fill.realized_pnl or ZERO)
+        day = codec.day_of(fill.executed_at)
+        reservations.add_realized(connection, _scopes(webhook_id), day, fill.realized_pnl or ZERO)
         data = {"trade_id": fill.trade_id, "symbol": fill.symbol, "side": fill.side, "price": fill.price}
         figures = {"quantity": fill.quantity, "fee": fill.fee, "realized_pnl": fill.realized_pnl}
         events.append(
@@ -161,8 +162,8 @@ def _complete(connection: sqlite3.Connection, fill: Fill, order: Order | None, k
         (ours, webhook_id, optional_decimal_text(realized), fill.trade_id),
     )
     day = known["executed_at"][:10]
-    ledger.add_realized(connection, _scopes(known["webhook_id"]), day, -(before or ZERO))
-    ledger.add_realized(connection, _scopes(webhook_id), day, realized or ZERO)
+    reservations.add_realized(connection, _scopes(known["webhook_id"]), day, -(before or ZERO))
+    reservations.add_realized(connection, _scopes(webhook_id), day, realized or ZERO)
 
 
 def _owner(
@@ -186,7 +187,7 @@ def _owner(
 
 
 def _scopes(webhook_id: str | None) -> tuple[str, ...]:
-    return (ledger.ACCOUNT,) if webhook_id is None else (ledger.ACCOUNT, webhook_id)
+    return (reservations.ACCOUNT,) if webhook_id is None else (reservations.ACCOUNT, webhook_id)
 
 
 def _fill(row: sqlite3.Row) -> Fill:
@@ -201,5 +202,112 @@ def _fill(row: sqlite3.Row) -> Fill:
         fee=Decimal(row["fee"]),
         realized_pnl=optional_decimal(row["realized_pnl"]),
         is_maker=bool(row["is_maker"]),
-        executed_at=times.from_text(row["executed_at"]),
+        executed_at=codec.from_text(row["executed_at"]),
     )
+
+
+_TABLE: Final = "results"
+_ZERO: Final = Decimal(0)
+# Hour of execution and webhook; '' for nobody's.
+Place = tuple[str, str]
+_FILLS: Final = "SELECT order_id, coalesce(webhook_id, ''), fee, realized_pnl, substr(executed_at, 1, 13) FROM fills"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """USDC paid and won or lost (fees not included), orders that closed something, and those of them that gained."""
+
+    fees: Decimal = _ZERO
+    realized: Decimal = _ZERO
+    closings: int = 0
+    wins: int = 0
+
+    def plus(self, other: Result, sign: int = 1) -> Result:
+        """The sum; with `sign` -1 the difference. Exact."""
+        return Result(
+            EXACT.add(self.fees, EXACT.multiply(other.fees, sign)),
+            EXACT.add(self.realized, EXACT.multiply(other.realized, sign)),
+            self.closings + other.closings * sign,
+            self.wins + other.wins * sign,
+        )
+
+
+@contextmanager
+def follow(connection: sqlite3.Connection, order_id: str) -> Iterator[None]:
+    """Move the sums with whatever is done inside to the fills of one order (the exchange's id)."""
+    before = _of_order(connection, order_id)
+    yield
+    after = _of_order(connection, order_id)
+    for place in before.keys() | after.keys():
+        change = after.get(place, Result()).plus(before.get(place, Result()), -1)
+        if change != Result():
+            _add(connection, place, change)
+
+
+def rebuild(connection: sqlite3.Connection) -> None:
+    """Sum all fills anew."""
+    sums: dict[Place, Result] = {}
+    rows = connection.execute(f"{_FILLS} ORDER BY order_id, executed_at, trade_id")
+    for _, fills in groupby(rows, key=lambda row: row[0]):
+        for place, share in shares_of(fills).items():
+            sums[place] = sums.get(place, Result()).plus(share)
+    forget(connection, _TABLE)
+    connection.execute("DELETE FROM results")
+    for place, one in sums.items():
+        _add(connection, place, one)
+
+
+def shares_of(fills: Iterable[Any]) -> Mapping[Place, Result]:
+    """What the fills of one order, oldest first, add to which hours; the order itself counts at its first closing fill."""
+    found: dict[Place, Result] = {}
+    first: Place | None = None
+    total = _ZERO
+    for _, webhook_id, fee, realized, hour in fills:
+        amount = optional_decimal(realized) or _ZERO
+        found[hour, webhook_id] = found.get((hour, webhook_id), Result()).plus(Result(Decimal(fee), amount))
+        if amount:
+            first = first or (hour, webhook_id)
+            total = EXACT.add(total, amount)
+    if first is not None:
+        found[first] = found[first].plus(Result(closings=1, wins=int(total > 0)))
+    return found
+
+
+def total(connection: sqlite3.Connection, *, since: str, webhook_id: str | None) -> Result:
+    """The sum from a time on (as stored) of everybody or one webhook; a closing order of the first hour counts if it is in that hour."""
+    rows = connection.execute(
+        "SELECT fees, realized_pnl, closings, wins FROM results WHERE hour >= ?1 AND (?2 IS NULL OR webhook_id = ?2)",
+        (since[:13], webhook_id),
+    )
+    found = Result()
+    for fees, realized, closings, wins in rows:
+        found = found.plus(Result(Decimal(fees), Decimal(realized), closings, wins))
+    if len(since) > 13:
+        early = connection.execute(
+            "SELECT fee, realized_pnl FROM fills"
+            " WHERE executed_at >= ?1 AND executed_at < ?2 AND (?3 IS NULL OR webhook_id = ?3)",
+            (since[:13], since, webhook_id),
+        )
+        for fee, realized in early:
+            found = found.plus(Result(Decimal(fee), optional_decimal(realized) or _ZERO), -1)
+    return found
+
+
+def _of_order(connection: sqlite3.Connection, order_id: str) -> Mapping[Place, Result]:
+    return shares_of(connection.execute(f"{_FILLS} WHERE order_id = ? ORDER BY executed_at, trade_id", (order_id,)))
+
+
+def _add(connection: sqlite3.Connection, place: Place, change: Result) -> None:
+    after = recall(connection, _TABLE, place, _read, place).plus(change)
+    connection.execute(
+        "INSERT OR REPLACE INTO results (hour, webhook_id, fees, realized_pnl, closings, wins) VALUES (?, ?, ?, ?, ?, ?)",
+        (*place, decimal_text(after.fees), decimal_text(after.realized), after.closings, after.wins),
+    )
+    remember(connection, _TABLE, place, after)
+
+
+def _read(connection: sqlite3.Connection, place: Place) -> Result:
+    row = connection.execute(
+        "SELECT fees, realized_pnl, closings, wins FROM results WHERE hour = ? AND webhook_id = ?", place
+    ).fetchone()
+    return Result() if row is None else Result(Decimal(row[0]), Decimal(row[1]), row[2], row[3])

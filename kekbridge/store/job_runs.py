@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from kekbridge.store import conditions, settings, times
+from kekbridge.store import codec, conditions, settings
 
 _PREFIX: Final = "job:"
 
@@ -41,7 +41,7 @@ def plan(connection: sqlite3.Connection, next_at: Mapping[str, datetime | None],
             settings.remove(connection, _PREFIX + run.name)
     for name, moment in next_at.items():
         kept = settings.get_value(connection, _PREFIX + name) or {}
-        _keep(connection, name, kept, now=now, next_at=times.optional_text(moment))
+        _keep(connection, name, kept, now=now, next_at=codec.optional_text(moment))
 
 
 def record(
@@ -62,8 +62,8 @@ def record(
         name,
         kept,
         now=now,
-        last_at=times.to_text(now),
-        next_at=times.optional_text(next_at),
+        last_at=codec.to_text(now),
+        next_at=codec.optional_text(next_at),
         took_ms=took_ms,
         runs=int(kept.get("runs", 0)) + 1,
         failed=int(kept.get("failed", 0)) + (error is not None),
@@ -86,17 +86,17 @@ def list_runs(connection: sqlite3.Connection) -> tuple[JobRun, ...]:
 def _keep(
     connection: sqlite3.Connection, name: str, kept: Mapping[str, Any], *, now: datetime, **changed: object
 ) -> None:
-    value = {"since": times.to_text(now), **kept, **changed}
+    value = {"since": codec.to_text(now), **kept, **changed}
     settings.set_value(connection, _PREFIX + name, value, now=now)
 
 
 def _run(key: str, updated_at: str, kept: Mapping[str, Any]) -> JobRun:
-    last_at = times.optional_time(kept.get("last_at"))
+    last_at = codec.optional_time(kept.get("last_at"))
     return JobRun(
         name=key.removeprefix(_PREFIX),
-        since=times.from_text(kept.get("since", updated_at)),
+        since=codec.from_text(kept.get("since", updated_at)),
         last_at=last_at,
-        next_at=times.optional_time(kept.get("next_at")),
+        next_at=codec.optional_time(kept.get("next_at")),
         took_ms=int(kept.get("took_ms", 0)),
         runs=int(kept.get("runs", 0)),
         failed=int(kept.get("failed", 0)),

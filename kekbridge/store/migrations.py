@@ -9,8 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Final
 
-from kekbridge.store import reservations as ledger
-from kekbridge.store import results
+from kekbridge.store import fills, reservations
 
 # One statement, or a function where SQL cannot do it: SQLite has no exact decimals.
 Step = str | Callable[[sqlite3.Connection], None]
@@ -376,7 +375,7 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
                 PRIMARY KEY (hour, webhook_id)
             ) STRICT, WITHOUT ROWID
             """,
-            results.rebuild,
+            fills.rebuild,
             # Refusals are forgotten some day, their number is not.
             "INSERT INTO tallies SELECT 'refusal', substr(minute, 1, 13), '', 'refused', code, sum(count)"
             " FROM refusals GROUP BY 2, 5",
@@ -430,7 +429,7 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
             # USDC a coin, with leading zeros; NULL where nothing is left to trade.
             "ALTER TABLE reservations ADD COLUMN price TEXT",
             "CREATE INDEX reservations_price ON reservations(symbol, price) WHERE price IS NOT NULL",
-            ledger.rebuild_commitments,
+            reservations.rebuild_commitments,
         ),
     ),
 )

@@ -13,8 +13,7 @@ from operator import attrgetter
 from typing import Final
 
 from kekbridge.model import Order, OrderStatus, Verdict
-from kekbridge.store import alerts, events
-from kekbridge.store import reservations as ledger
+from kekbridge.store import alerts, events, reservations
 from kekbridge.store.codec import storable
 from kekbridge.store.orders import update
 
@@ -102,7 +101,7 @@ def write(
 ) -> None:
     """Bring row, room and headline from one state of the order to another; `before` is how they stand."""
     update(connection, before, after, now=now, request=request, verdicts=verdicts, signed_at=signed_at)
-    ledger.move(connection, before, after)
+    reservations.move(connection, before, after)
     alerts.refresh_headline(connection, after.alert_id, now=now)
 
 

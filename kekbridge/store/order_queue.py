@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Final
 
 from kekbridge.model import Order, OrderStatus, Purpose
-from kekbridge.store import times
+from kekbridge.store import codec
 from kekbridge.store.alerts import NOTHING_TO_CLOSE
 from kekbridge.store.orders import COLUMNS, order_from
 
@@ -72,7 +72,7 @@ def overdue(connection: sqlite3.Connection, *, now: datetime, limit: int = 100) 
     rows = connection.execute(
         f"SELECT {COLUMNS} FROM orders o INDEXED BY orders_open WHERE o.finished_at IS NULL AND o.status = 'queued' AND o.expires_at <= ?"
         " ORDER BY o.sequence LIMIT ?",
-        (times.to_text(now), limit),
+        (codec.to_text(now), limit),
     )
     return tuple(order_from(row) for row in rows)
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from kekbridge.errors import NotFound
 from kekbridge.model import Order, OrderIntent, OrderStatus, Verdict
-from kekbridge.store import times
+from kekbridge.store import codec
 from kekbridge.store.cache import forget, known, recall, remember
 from kekbridge.store.codec import (
     decimal_text,
@@ -94,7 +94,7 @@ def list_orders(
 ) -> tuple[Order, ...]:
     """The last `limit` orders that fit every filter given, newest last; `webhook` is a name or id."""
     conditions: list[tuple[str, str | None]] = [
-        ("o.created_at >= ?", times.optional_text(since)),
+        ("o.created_at >= ?", codec.optional_text(since)),
         ("o.status = ?", status),
         ("o.symbol = ?", symbol),
         ("? IN (o.webhook_id, (SELECT a.webhook_name FROM alerts a WHERE a.id = o.alert_id))", webhook),
@@ -118,7 +118,7 @@ def details(connection: sqlite3.Connection, client_order_id: str) -> OrderDetail
     return OrderDetails(
         request=row["request"],
         verdicts=verdicts_from_json(row["verdicts"]),
-        signed_at=times.optional_time(row["signed_at"]),
+        signed_at=codec.optional_time(row["signed_at"]),
     )
 
 
@@ -156,11 +156,11 @@ def insert(connection: sqlite3.Connection, order: Order, departure: Departure | 
             *_intent_columns(intent),
             status.value,
             attempt,
-            times.optional_text(sent_at),
+            codec.optional_text(sent_at),
             None if departure is None else departure.request,
-            times.to_text(order.created_at),
-            times.to_text(order.expires_at),
-            times.to_text(order.created_at),
+            codec.to_text(order.created_at),
+            codec.to_text(order.expires_at),
+            codec.to_text(order.created_at),
         ),
     )
     sequence = cursor.lastrowid or 0  # which the rowid is
@@ -200,14 +200,14 @@ def update(
             order.code,
             order.error,
             order.attempt,
-            times.optional_text(order.next_attempt_at),
-            times.optional_text(order.submitted_at),
-            times.optional_text(order.accepted_at),
-            times.optional_text(order.finished_at),
-            times.to_text(now),
+            codec.optional_text(order.next_attempt_at),
+            codec.optional_text(order.submitted_at),
+            codec.optional_text(order.accepted_at),
+            codec.optional_text(order.finished_at),
+            codec.to_text(now),
             request,
             verdicts_to_json(verdicts) if verdicts else None,
-            times.optional_text(signed_at),
+            codec.optional_text(signed_at),
             order.client_order_id,
         ),
     )
@@ -222,7 +222,7 @@ def update(
 def note_signed(connection: sqlite3.Connection, client_order_id: str, at: datetime) -> None:
     """Note when the request was signed and left: a measure, which nothing decides by."""
     connection.execute(
-        "UPDATE orders SET signed_at = ? WHERE client_order_id = ?", (times.to_text(at), client_order_id)
+        "UPDATE orders SET signed_at = ? WHERE client_order_id = ?", (codec.to_text(at), client_order_id)
     )
 
 
@@ -241,7 +241,7 @@ def _as_stored(order: Order, **changes: Any) -> Order:
     for name in _TIMES:
         moment = changes.get(name) or getattr(order, name)
         if moment is not None:
-            changes[name] = times.as_stored(moment)
+            changes[name] = codec.as_stored(moment)
     return replace(order, **changes)
 
 
@@ -255,8 +255,8 @@ def order_from(row: sqlite3.Row) -> Order:
         sequence=row[4],
         intent=intent_from_json(row[5]),
         status=OrderStatus(row[6]),
-        created_at=times.from_text(row[7]),
-        expires_at=times.from_text(row[8]),
+        created_at=codec.from_text(row[7]),
+        expires_at=codec.from_text(row[8]),
         order_id=row[9],
         executed_quantity=Decimal(row[10]),
         average_price=optional_decimal(row[11]),
@@ -265,10 +265,10 @@ def order_from(row: sqlite3.Row) -> Order:
         code=row[14],
         error=row[15],
         attempt=row[16],
-        next_attempt_at=times.optional_time(row[17]),
-        submitted_at=times.optional_time(row[18]),
-        accepted_at=times.optional_time(row[19]),
-        finished_at=times.optional_time(row[20]),
+        next_attempt_at=codec.optional_time(row[17]),
+        submitted_at=codec.optional_time(row[18]),
+        accepted_at=codec.optional_time(row[19]),
+        finished_at=codec.optional_time(row[20]),
     )
 
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Final
 
 from kekbridge.model import AccountSnapshot, MarginMode, Position
-from kekbridge.store import times
+from kekbridge.store import codec
 from kekbridge.store.cache import forget, known, recall, remember
 from kekbridge.store.codec import decimal_text, optional_decimal, optional_decimal_text
 
@@ -80,7 +80,7 @@ def list_all(connection: sqlite3.Connection) -> tuple[Position, ...]:
             unsettled_pnl=Decimal(row["unsettled_pnl"]),
             leverage=optional_decimal(row["leverage"]),
             liquidation_price=optional_decimal(row["liquidation_price"]),
-            updated_at=times.from_text(row["updated_at"]),
+            updated_at=codec.from_text(row["updated_at"]),
         )
         for row in rows
     )
@@ -97,5 +97,5 @@ def _row(position: Position, mark_price: Decimal | None, now: datetime) -> _Row:
         decimal_text(position.unsettled_pnl),
         optional_decimal_text(position.leverage),
         optional_decimal_text(position.liquidation_price),
-        times.to_text(position.updated_at or now),
+        codec.to_text(position.updated_at or now),
     )

@@ -6,14 +6,15 @@ A row is made in the transaction that records the entry's first fill, so that no
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 
 from kekbridge.model import FIRST_PROTECTIVE_LEG, ZERO, Order, OrderIntent, OrderStatus, client_order_id_of
-from kekbridge.store import events, times
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.store import codec, events, order_lifecycle
+from kekbridge.store.codec import from_json, to_json
 
 
 class ProtectionState(StrEnum):
@@ -38,7 +39,7 @@ def want(connection: sqlite3.Connection, order: Order, *, now: datetime) -> None
     connection.execute(
         "INSERT INTO protections (client_order_id, state, naked_since, updated_at) VALUES (?, 'wanted', ?, ?)"
         " ON CONFLICT (client_order_id) DO NOTHING",
-        (order.client_order_id, times.to_text(now), times.to_text(now)),
+        (order.client_order_id, codec.to_text(now), codec.to_text(now)),
     )
 
 
@@ -49,9 +50,9 @@ def open_protections(connection: sqlite3.Connection) -> tuple[Protection, ...]:
     ).fetchall()
     return tuple(
         Protection(
-            order=orders.get(connection, name),
+            order=order_lifecycle.get(connection, name),
             state=ProtectionState(state),
-            naked_since=None if naked_since is None else times.from_text(naked_since),
+            naked_since=None if naked_since is None else codec.from_text(naked_since),
         )
         for name, state, naked_since in rows
     )
@@ -66,10 +67,10 @@ def mark(
     ).fetchone()
     if row is not None and (row[0], row[1]) == (state.value, detail):
         return
-    naked_since = times.to_text(now) if state is ProtectionState.WANTED else None
+    naked_since = codec.to_text(now) if state is ProtectionState.WANTED else None
     connection.execute(
         "UPDATE protections SET state = ?, detail = ?, naked_since = ?, updated_at = ? WHERE client_order_id = ?",
-        (state.value, detail, naked_since, times.to_text(now), order.client_order_id),
+        (state.value, detail, naked_since, codec.to_text(now), order.client_order_id),
     )
     events.append(
         connection,
@@ -85,7 +86,7 @@ def orders_for(connection: sqlite3.Connection, entry: Order) -> tuple[Order, ...
     """The orders that were made for an entry after it executed: stand-in stops, take-profits, closes; oldest first."""
     return tuple(
         order
-        for order in orders.of_alert(connection, entry.alert_id)
+        for order in order_lifecycle.of_alert(connection, entry.alert_id)
         if order.is_protective
         and order.intent.symbol == entry.intent.symbol
         and order.intent.side is not entry.intent.side
@@ -105,7 +106,7 @@ def add_order(
 
     `request_text` gives the body that will be sent, for the record.
     """
-    legs = [order.leg for order in orders.of_alert(connection, entry.alert_id)]
+    legs = [order.leg for order in order_lifecycle.of_alert(connection, entry.alert_id)]
     leg = max(FIRST_PROTECTIVE_LEG, max(legs) + 1)
     planned = replace(
         entry,
@@ -128,5 +129,100 @@ def add_order(
         accepted_at=None,
         finished_at=None,
     )
-    (stored,) = orders.queue(connection, [planned])
-    return orders.claim(connection, stored.client_order_id, now=now, request=request_text(stored))
+    (stored,) = order_lifecycle.queue(connection, [planned])
+    return order_lifecycle.claim(connection, stored.client_order_id, now=now, request=request_text(stored))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leg:
+    """One exit of a bracket: `kind` STOP_LOSS or TAKE_PROFIT, `status` as of an order; quantities in base units."""
+
+    kind: str
+    trigger_price: Decimal | None
+    status: OrderStatus
+    executed_quantity: Decimal
+    average_price: Decimal | None = None
+
+
+def note(connection: sqlite3.Connection, entry: Order, legs: Sequence[Leg], *, now: datetime) -> None:
+    """Remember what became of an entry's exits; nothing is written when nothing changed."""
+    if not legs or _text(legs) == _stored(connection, entry.client_order_id):
+        return
+    is_over = all(leg.status.is_final for leg in legs)
+    connection.execute(
+        "INSERT INTO exits (client_order_id, legs, is_over, updated_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (client_order_id) DO UPDATE SET legs = excluded.legs, is_over = excluded.is_over, updated_at = excluded.updated_at",
+        (entry.client_order_id, _text(legs), is_over, codec.to_text(now)),
+    )
+    events.append(
+        connection,
+        "exits",
+        now=now,
+        alert_id=entry.alert_id,
+        client_order_id=entry.client_order_id,
+        data={"legs": tuple(legs)},
+    )
+
+
+def of_order(connection: sqlite3.Connection, client_order_id: str) -> tuple[Leg, ...]:
+    """The exits of an entry as last told; empty when it has none or has not executed."""
+    text = _stored(connection, client_order_id)
+    return () if text is None else tuple(_leg(row) for row in from_json(text))
+
+
+def open_entries(connection: sqlite3.Connection) -> tuple[Order, ...]:
+    """The executed entries with an exit that is not finished, oldest first."""
+    names = connection.execute(
+        "SELECT client_order_id FROM exits WHERE is_over = 0 ORDER BY client_order_id"
+    ).fetchall()
+    return tuple(order_lifecycle.get(connection, name) for (name,) in names)
+
+
+def _stored(connection: sqlite3.Connection, client_order_id: str) -> str | None:
+    row = connection.execute("SELECT legs FROM exits WHERE client_order_id = ?", (client_order_id,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _text(legs: Sequence[Leg]) -> str:
+    return to_json(tuple(legs))
+
+
+def _leg(row: dict[str, str | None]) -> Leg:
+    trigger, average = row["trigger_price"], row["average_price"]
+    return Leg(
+        kind=str(row["kind"]),
+        trigger_price=None if trigger is None else Decimal(trigger),
+        status=OrderStatus(str(row["status"])),
+        executed_quantity=Decimal(str(row["executed_quantity"])),
+        average_price=None if average is None else Decimal(average),
+    )
+
+
+def want_take_profits(connection: sqlite3.Connection, order: Order, *, now: datetime) -> None:
+    """Remember that this executed entry has take-profits to be placed; nothing changes when it is remembered already."""
+    connection.execute(
+        "INSERT INTO ladders (client_order_id, state, updated_at) VALUES (?, 'wanted', ?) ON CONFLICT (client_order_id) DO NOTHING",
+        (order.client_order_id, codec.to_text(now)),
+    )
+
+
+def entries_wanting_take_profits(connection: sqlite3.Connection) -> tuple[Order, ...]:
+    """Every entry that may still lack a take-profit, oldest first."""
+    names = connection.execute("SELECT client_order_id FROM ladders WHERE state <> 'over' ORDER BY client_order_id")
+    return tuple(order_lifecycle.get(connection, name) for (name,) in names.fetchall())
+
+
+def finish_take_profits(connection: sqlite3.Connection, order: Order, *, detail: str, now: datetime) -> None:
+    """Nothing more is to be placed for this entry; `detail` says why, in the history too."""
+    connection.execute(
+        "UPDATE ladders SET state = 'over', detail = ?, updated_at = ? WHERE client_order_id = ?",
+        (detail, codec.to_text(now), order.client_order_id),
+    )
+    events.append(
+        connection,
+        "take_profits_placed",
+        now=now,
+        alert_id=order.alert_id,
+        client_order_id=order.client_order_id,
+        data={"detail": detail},
+    )

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Final
 
 from kekbridge.model import RateLimits
-from kekbridge.store import times
+from kekbridge.store import codec
 from kekbridge.store.cache import forget, known, recall, remember
 
 UNLIMITED: Final = RateLimits(per_minute=0, per_hour=0, per_day=0)
@@ -95,10 +95,10 @@ def count_entry(connection: sqlite3.Connection, *, at: datetime) -> None:
     where two alerts are admitted in another order than they came in.
     """
     _fill(connection, _OF_ALL)
-    newest = max(times.to_text(at), recall(connection, _TIMES, "newest", _newest))
+    newest = max(codec.to_text(at), recall(connection, _TIMES, "newest", _newest))
     connection.execute("INSERT INTO entry_times (at) VALUES (?)", (newest,))
     remember(connection, _TIMES, "newest", newest)
-    left = times.to_text(at - _LONGEST)
+    left = codec.to_text(at - _LONGEST)
     if recall(connection, _TIMES, "oldest", _oldest) <= left:
         connection.execute(
             "DELETE FROM entry_times WHERE number IN (SELECT number FROM entry_times ORDER BY number LIMIT ?) AND at <= ?",
@@ -146,7 +146,7 @@ def use_of_account(connection: sqlite3.Connection, rates: RateLimits, now: datet
 def _windows(rates: RateLimits, now: datetime) -> list[tuple[int, int, str]]:
     """Limit, length in seconds and opening time of each window that has a limit; 0 is none."""
     pairs = ((rates.per_minute, 60), (rates.per_hour, 3600), (rates.per_day, 86_400))
-    return [(limit, length, times.to_text(now - timedelta(seconds=length))) for limit, length in pairs if limit > 0]
+    return [(limit, length, codec.to_text(now - timedelta(seconds=length))) for limit, length in pairs if limit > 0]
 
 
 def _wait_s(
@@ -170,7 +170,7 @@ def _wait_s(
     for limit, length, opened in windows:
         at = None if free else nth_newest(limit, opened)
         if at is not None:
-            longest = max(longest, (times.from_text(at) + timedelta(seconds=length) - now).total_seconds())
+            longest = max(longest, (codec.from_text(at) + timedelta(seconds=length) - now).total_seconds())
     return math.ceil(longest)
 
 

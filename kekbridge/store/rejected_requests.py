@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from kekbridge.store import times
+from kekbridge.store import codec
 from kekbridge.store.codec import storable
 
 OTHERS: Final = "(others)"
@@ -53,7 +53,7 @@ def record_refusal(
     connection: sqlite3.Connection, *, remote: str, code: str, error: str, now: datetime, count: int = 1
 ) -> None:
     """Add `count` refusals to their minute's row; past 64 addresses a minute they are counted as `(others)`."""
-    at = times.to_text(now)
+    at = codec.to_text(now)
     minute = at[:16] + ":00.000Z"
     remote, error = storable(remote), storable(error)
     update = (
@@ -90,16 +90,16 @@ def list_refusals(
     rows = connection.execute(
         "SELECT minute, remote, code, error, count, last_at FROM refusals"
         " WHERE last_at >= ? AND last_at < ? AND code = coalesce(?, code) ORDER BY minute DESC, last_at DESC LIMIT ?",
-        (times.optional_text(since) or "", times.optional_text(until) or "~", code, limit),
+        (codec.optional_text(since) or "", codec.optional_text(until) or "~", code, limit),
     ).fetchall()
     return tuple(
         Refusal(
-            minute=times.from_text(minute),
+            minute=codec.from_text(minute),
             remote=remote,
             code=code,
             error=error,
             count=count,
-            last_at=times.from_text(last_at),
+            last_at=codec.from_text(last_at),
         )
         for minute, remote, code, error, count, last_at in reversed(rows)
     )

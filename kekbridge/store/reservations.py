@@ -9,11 +9,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
-from kekbridge.model import UNCOMMITTED, ZERO, Commitment, Order, OrderStatus, OrderType, Purpose, Reservation
-from kekbridge.store import times
+from kekbridge.model import UNCOMMITTED, ZERO, Commitment, Order, OrderStatus, OrderType, Purpose, Reservation, Usage
+from kekbridge.store import codec, settings, strategy_positions
+from kekbridge.store import orders as order_rows
 from kekbridge.store.cache import forget, recall, remember
 from kekbridge.store.codec import EXACT, decimal_text
 
@@ -101,7 +103,7 @@ def move(connection: sqlite3.Connection, before: Order | None, after: Order) -> 
     old, new = share_of(before), share_of(after)
     if old != new:
         change = DayTotals(EXACT.subtract(new.notional, old.notional), new.orders - old.orders)
-        _add_to_day(connection, (after.webhook_id, ACCOUNT), times.day_of(after.created_at), change)
+        _add_to_day(connection, (after.webhook_id, ACCOUNT), codec.day_of(after.created_at), change)
 
 
 def add_realized(connection: sqlite3.Connection, scopes: Iterable[str], day: str, realized_pnl: Decimal) -> None:
@@ -307,3 +309,53 @@ def _price_text(held: Reservation) -> str | None:
         return None
     whole, point, fraction = decimal_text(price).partition(".")
     return f"{whole:0>{_WHOLE_DIGITS}}{point}{fraction}"
+
+
+def read_usage(
+    connection: sqlite3.Connection,
+    webhook_id: str,
+    *,
+    now: datetime,
+    cooldown_s: int = 86_400,
+    excluding: Order | None = None,
+) -> Usage:
+    """What a webhook and the account have used at `now`.
+
+    `cooldown_s` is how far back `last_entry_at` looks; 0 asks nothing. `excluding` is an order, as it is stored, that is
+    checked again before it is sent: its own reservation, and its part of the day, are left out. So is the door that a limit closed when
+    a later alert found no room: this order had its room, and the limits themselves are judged again.
+    """
+    day = codec.day_of(now)
+    own, account = day_totals(connection, webhook_id, day), day_totals(connection, ACCOUNT, day)
+    is_of_today = excluding is not None and codec.day_of(excluding.created_at) == day
+    share = share_of(excluding if is_of_today else None)
+    control, peak = settings.state_and_peak(connection, webhook_id, now=now, without_trips=excluding is not None)
+    return Usage(
+        now=now,
+        trading_state=control.state,
+        trading_reason=control.reason,
+        waiting_orders=order_rows.count_queued(connection),
+        traded_today=own.notional - share.notional,
+        orders_today=own.orders - share.orders,
+        account_traded_today=account.notional - share.notional,
+        account_orders_today=account.orders - share.orders,
+        commitments=open_commitments(connection, excluding=excluding),
+        last_entry_at=_last_entries(connection, webhook_id, now, cooldown_s, excluding) if cooldown_s > 0 else {},
+        realized_today=own.realized_pnl,
+        account_realized_today=account.realized_pnl,
+        equity_peak=peak,
+        courses=strategy_positions.of_webhook(connection, webhook_id),
+    )
+
+
+def _last_entries(
+    connection: sqlite3.Connection, webhook_id: str, now: datetime, cooldown_s: int, excluding: Order | None
+) -> dict[str, datetime]:
+    """When the webhook last entered each symbol; entries that the exchange never had do not start a cool-down."""
+    rows = connection.execute(
+        "SELECT symbol, max(created_at) FROM orders WHERE webhook_id = ? AND purpose = 'entry' AND created_at > ?"
+        " AND client_order_id IS NOT ? AND NOT (status IN ('denied', 'expired', 'rejected') AND order_id IS NULL)"
+        " GROUP BY symbol",
+        (webhook_id, codec.to_text(now - timedelta(seconds=cooldown_s)), excluding and excluding.client_order_id),
+    )
+    return {symbol: codec.from_text(at) for symbol, at in rows}

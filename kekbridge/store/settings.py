@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from kekbridge.model import TradingState, Trip
-from kekbridge.store import events, times
+from kekbridge.store import codec, events
 from kekbridge.store.cache import forget, recall
 from kekbridge.store.codec import from_json, to_json
 
@@ -65,7 +65,7 @@ def set_value(connection: sqlite3.Connection, key: str, value: object, *, now: d
     connection.execute(
         "INSERT INTO settings (key, value, updated_at) VALUES (?, ?, ?)"
         " ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
-        (key, to_json(value), times.to_text(now)),
+        (key, to_json(value), codec.to_text(now)),
     )
 
 
@@ -156,7 +156,7 @@ def _over(connection: sqlite3.Connection, now: datetime) -> list[tuple[str, str]
     return connection.execute(
         "SELECT key, value FROM settings WHERE key LIKE ? AND json_extract(value, '$.state') <> 'running'"
         " AND json_extract(value, '$.until') <= ? ORDER BY key",
-        (_state_key("") + "%", times.to_text(now)),
+        (_state_key("") + "%", codec.to_text(now)),
     ).fetchall()
 
 
@@ -217,8 +217,8 @@ def _control(stored: Any | None, now: datetime) -> TradingControl:
         state=TradingState(stored["state"]),
         reason=stored["reason"],
         by=stored["by"],
-        since=times.optional_time(stored["since"]),
-        until=times.optional_time(stored["until"]),
+        since=codec.optional_time(stored["since"]),
+        until=codec.optional_time(stored["until"]),
     )
     if control.until is not None and control.until <= now:
         return TradingControl(state=TradingState.RUNNING, reason=f"{control.reason} (over)", since=control.until)

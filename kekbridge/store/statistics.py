@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Final
 
 from kekbridge.model import Side
 from kekbridge.model.latency import Moments, stages_of
-from kekbridge.model.statistics import Execution, Facts, Tally
-from kekbridge.store import equity, funding, positions, results, times, webhooks
+from kekbridge.model.statistics import Execution, Facts, Tally, group_of
+from kekbridge.store import codec, equity, events, fills, positions, settings, webhooks
+from kekbridge.store import equity as funding
 from kekbridge.store.codec import optional_decimal
 
 SAMPLE: Final = 2000
@@ -29,8 +30,8 @@ def gather(
 ) -> Facts:
     """Everything that stats.report needs. `webhook` is a name or id; raises NotFound for one that does not exist."""
     webhook_id = None if webhook is None else webhooks.find(connection, webhook).id
-    start = times.optional_text(since) or _LONG_AGO
-    money = results.total(connection, since=start, webhook_id=webhook_id)
+    start = codec.optional_text(since) or _LONG_AGO
+    money = fills.total(connection, since=start, webhook_id=webhook_id)
     held = positions.list_all(connection)
     open_pnl = [one.unrealized_pnl for one in held]
     mark = equity.latest(connection)
@@ -132,11 +133,11 @@ def moments_of(connection: sqlite3.Connection, alert_id: str, received: str, fir
         " WHERE alert_id = ? AND leg = 0",
         (alert_id,),
     ).fetchone()
-    claimed, signed, accepted, filled = (None,) * 4 if row is None else map(times.optional_time, row)
+    claimed, signed, accepted, filled = (None,) * 4 if row is None else map(codec.optional_time, row)
     noted = json.loads(stages)
     return Moments(
-        received=times.from_text(received),
-        fired=times.optional_time(fired),
+        received=codec.from_text(received),
+        fired=codec.optional_time(fired),
         stored_ms=noted.get("stored"),
         claimed=claimed,
         signed=signed,
@@ -197,16 +198,83 @@ def _equity(
     connection: sqlite3.Connection, since: datetime | None, now: datetime
 ) -> tuple[tuple[datetime, Decimal], ...]:
     """The account's value over the period (at most 90 days): the last mark of each of a few hundred equal parts."""
-    earliest = times.to_text(max(since or now - timedelta(days=90), now - timedelta(days=90)))
+    earliest = codec.to_text(max(since or now - timedelta(days=90), now - timedelta(days=90)))
     first = connection.execute("SELECT min(at) FROM equity_marks WHERE at >= ?", (earliest,)).fetchone()[0]
     if first is None:
         return ()
-    start = times.from_text(first)
+    start = codec.from_text(first)
     chosen: dict[datetime, Decimal] = {}
     for part in range(_POINTS):
-        end = times.to_text(start + (now - start) * (part + 1) / _POINTS)
+        end = codec.to_text(start + (now - start) * (part + 1) / _POINTS)
         at, value = connection.execute(
             "SELECT at, account_value FROM equity_marks WHERE at <= max(?, ?) ORDER BY at DESC LIMIT 1", (end, first)
         ).fetchone()
-        chosen[times.from_text(at)] = Decimal(value)
+        chosen[codec.from_text(at)] = Decimal(value)
     return tuple(chosen.items())
+
+
+_TOLD: Final = "daily_summary_of"
+
+
+def tell(connection: sqlite3.Connection, day: date, *, now: datetime) -> bool:
+    """Put the summary of a day into the history; False when that day, or a later one, was told already."""
+    if str(settings.get_value(connection, _TOLD) or "") >= day.isoformat():
+        return False
+    settings.set_value(connection, _TOLD, day.isoformat(), now=now)
+    events.append(connection, "daily_summary", now=now, data=figures(connection, day))
+    return True
+
+
+def figures(connection: sqlite3.Connection, day: date) -> dict[str, object]:
+    """Alerts and orders of the day, and the money of its fills: exact sums, told to the cent."""
+    began = datetime.combine(day, time(), UTC)
+    ended = began + timedelta(days=1)
+    span = (codec.to_text(began), codec.to_text(ended))
+    alerts = _counts(connection, "alert", day)
+    orders = _counts(connection, "order", day)
+    realized, fees, funding = Decimal(0), Decimal(0), Decimal(0)
+    for fee, pnl in connection.execute(
+        "SELECT fee, realized_pnl FROM fills WHERE executed_at >= ? AND executed_at < ?", span
+    ):
+        fees += Decimal(fee)
+        realized += Decimal(pnl or 0)
+    for (fee,) in connection.execute("SELECT fee FROM funding WHERE at >= ? AND at < ?", span):
+        funding += Decimal(fee)
+    value, change = _equity_change(connection, began, ended)
+    return {
+        "day": day.isoformat(),
+        "alerts": sum(alerts.values()),
+        "refused": sum(count for status, count in alerts.items() if group_of(status) == "refused"),
+        "orders": sum(orders.values()),
+        "filled": orders.get("filled", 0),
+        "realized_pnl": _cents(realized),
+        "fees": _cents(fees),
+        "funding": _cents(funding),
+        "net_pnl": f"{realized - fees - funding:+.2f}",
+        "equity": "not known" if value is None else f"{value:.2f} USDC",
+        "change": None if change is None else f"{change:+.2f}",
+    }
+
+
+def _counts(connection: sqlite3.Connection, kind: str, day: date) -> dict[str, int]:
+    rows = connection.execute(
+        "SELECT status, sum(count) FROM tallies WHERE kind = ? AND hour >= ? AND hour < ? GROUP BY status",
+        (kind, day.isoformat(), (day + timedelta(days=1)).isoformat()),
+    )
+    return {status: count for status, count in rows if count}
+
+
+def _equity_change(
+    connection: sqlite3.Connection, began: datetime, ended: datetime
+) -> tuple[Decimal | None, Decimal | None]:
+    """The account's value at the end of the day, and how it changed by trading: what came in or went out is left out."""
+    marks = equity.list_marks(connection, since=began, until=ended)
+    if not marks:
+        return None, None
+    before = equity.last_before(connection, began)
+    first, rest = (marks[0], marks[1:]) if before is None else (before, marks)
+    return marks[-1].value, marks[-1].value - first.value - sum((mark.flow for mark in rest), Decimal(0))
+
+
+def _cents(amount: Decimal) -> str:
+    return f"{amount:.2f}"

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Final
 
 from kekbridge.model import StrategyCourse, StrategyStep
-from kekbridge.store import times
+from kekbridge.store import codec
 from kekbridge.store.cache import forget, recall
 from kekbridge.store.codec import optional_decimal, optional_decimal_text, to_json
 
@@ -32,7 +32,7 @@ def _read(connection: sqlite3.Connection, webhook_id: str) -> Mapping[str, Strat
             start=optional_decimal(row["start"]),
             steps=tuple(
                 StrategyStep(
-                    fired_at=times.from_text(fired_at),
+                    fired_at=codec.from_text(fired_at),
                     before=None if before is None else Decimal(before),
                     now=Decimal(now),
                 )
@@ -50,11 +50,11 @@ def save(
     for symbol, course in courses:
         forget(connection, _TABLE)
         steps = [
-            (times.to_text(step.fired_at), optional_decimal_text(step.before), str(step.now)) for step in course.steps
+            (codec.to_text(step.fired_at), optional_decimal_text(step.before), str(step.now)) for step in course.steps
         ]
         connection.execute(
             "INSERT OR REPLACE INTO courses (webhook_id, symbol, start, steps, updated_at) VALUES (?, ?, ?, ?, ?)",
-            (webhook_id, symbol, optional_decimal_text(course.start), to_json(steps), times.to_text(now)),
+            (webhook_id, symbol, optional_decimal_text(course.start), to_json(steps), codec.to_text(now)),
         )
 
 

@@ -14,8 +14,7 @@ from typing import Final
 
 from kekbridge.errors import ConfigError, NotFound
 from kekbridge.model import Webhook, WebhookSettings
-from kekbridge.store import events, times
-from kekbridge.store import strategy_positions as courses
+from kekbridge.store import codec, events, strategy_positions
 from kekbridge.store.codec import settings_from_json, to_json
 from kekbridge.store.settings import get_value, set_value
 
@@ -50,7 +49,7 @@ def create(
 ) -> Webhook:
     """Add a webhook, enabled, without keys. Raises ConfigError when the name is taken."""
     _refuse_taken(connection, name)
-    at = times.to_text(now)
+    at = codec.to_text(now)
     connection.execute(
         "INSERT INTO webhooks (id, name, enabled, settings, created_at, updated_at) VALUES (?, ?, 1, ?, ?, ?)",
         (webhook_id, name, to_json(settings), at, at),
@@ -94,7 +93,7 @@ def rename(connection: sqlite3.Connection, webhook_id: str, name: str, *, now: d
         return before
     _refuse_taken(connection, name)
     connection.execute(
-        "UPDATE webhooks SET name = ?, updated_at = ? WHERE id = ?", (name, times.to_text(now), webhook_id)
+        "UPDATE webhooks SET name = ?, updated_at = ? WHERE id = ?", (name, codec.to_text(now), webhook_id)
     )
     _changed(connection, "webhook_renamed", webhook_id, now, {"from": before.name, "to": name})
     return get(connection, webhook_id)
@@ -107,7 +106,7 @@ def change_settings(
     get(connection, webhook_id)
     connection.execute(
         "UPDATE webhooks SET settings = ?, updated_at = ? WHERE id = ?",
-        (to_json(settings), times.to_text(now), webhook_id),
+        (to_json(settings), codec.to_text(now), webhook_id),
     )
     _changed(connection, "webhook_changed", webhook_id, now, {"settings": settings})
     return get(connection, webhook_id)
@@ -126,7 +125,7 @@ def disable(connection: sqlite3.Connection, webhook_id: str, *, now: datetime) -
 def delete(connection: sqlite3.Connection, webhook_id: str, *, now: datetime) -> None:
     """Remove a webhook and its keys; its alerts, orders and history stay. Raises NotFound."""
     webhook = get(connection, webhook_id)
-    courses.remove(connection, webhook_id)
+    strategy_positions.remove(connection, webhook_id)
     connection.execute("DELETE FROM webhooks WHERE id = ?", (webhook_id,))
     _changed(connection, "webhook_deleted", webhook_id, now, {"name": webhook.name})
 
@@ -155,7 +154,7 @@ def add_key(
     connection.execute(
         "INSERT INTO webhook_keys (id, webhook_id, lookup, prefix, sealed_key, sealed_secret, created_at)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (key_id, webhook_id, lookup, prefix, sealed_key, sealed_secret, times.to_text(now)),
+        (key_id, webhook_id, lookup, prefix, sealed_key, sealed_secret, codec.to_text(now)),
     )
     _changed(connection, "key_added", webhook_id, now, {"key_id": key_id, "prefix": prefix})
     return _get_key(connection, key_id)
@@ -166,7 +165,7 @@ def find_by_lookup(connection: sqlite3.Connection, lookup: bytes, now: datetime)
     row = connection.execute(
         f"SELECT {_COLUMNS}, {_KEY_COLUMNS} FROM webhook_keys k JOIN webhooks w ON w.id = k.webhook_id"
         " WHERE k.lookup = ? AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ?)",
-        (lookup, times.to_text(now)),
+        (lookup, codec.to_text(now)),
     ).fetchone()
     return None if row is None else (_webhook(row), _key(row))
 
@@ -184,7 +183,7 @@ def revoke_key(connection: sqlite3.Connection, key_id: str, *, now: datetime) ->
     """Make a key worthless at once. Raises NotFound."""
     key = _get_key(connection, key_id)
     connection.execute(
-        "UPDATE webhook_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?", (times.to_text(now), key_id)
+        "UPDATE webhook_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?", (codec.to_text(now), key_id)
     )
     _changed(connection, "key_revoked", key.webhook_id, now, {"key_id": key_id, "prefix": key.prefix})
     return _get_key(connection, key_id)
@@ -195,7 +194,7 @@ def expire_key(connection: sqlite3.Connection, key_id: str, *, at: datetime, now
     key = _get_key(connection, key_id)
     connection.execute(
         "UPDATE webhook_keys SET expires_at = min(coalesce(expires_at, ?1), ?1) WHERE id = ?2",
-        (times.to_text(at), key_id),
+        (codec.to_text(at), key_id),
     )
     _changed(connection, "key_expires", key.webhook_id, now, {"key_id": key_id, "prefix": key.prefix, "at": at})
     return _get_key(connection, key_id)
@@ -205,7 +204,7 @@ def touch_keys(connection: sqlite3.Connection, used: Mapping[str, datetime]) -> 
     """Note when keys (by id) were last used; older news than the stored ones change nothing."""
     connection.executemany(
         "UPDATE webhook_keys SET last_used_at = max(coalesce(last_used_at, ''), ?) WHERE id = ?",
-        [(times.to_text(at), key_id) for key_id, at in used.items()],
+        [(codec.to_text(at), key_id) for key_id, at in used.items()],
     )
 
 
@@ -215,7 +214,7 @@ def touch_keys(connection: sqlite3.Connection, used: Mapping[str, datetime]) -> 
 def _switch(connection: sqlite3.Connection, webhook_id: str, *, is_on: bool, now: datetime) -> Webhook:
     get(connection, webhook_id)
     connection.execute(
-        "UPDATE webhooks SET enabled = ?, updated_at = ? WHERE id = ?", (is_on, times.to_text(now), webhook_id)
+        "UPDATE webhooks SET enabled = ?, updated_at = ? WHERE id = ?", (is_on, codec.to_text(now), webhook_id)
     )
     _changed(connection, "webhook_enabled" if is_on else "webhook_disabled", webhook_id, now, {})
     return get(connection, webhook_id)
@@ -247,7 +246,7 @@ def _webhook(row: sqlite3.Row) -> Webhook:
         id=row[0],
         name=row[1],
         enabled=bool(row[2]),
-        created_at=times.from_text(row[3]),
+        created_at=codec.from_text(row[3]),
         settings=settings_from_json(row[4]),
     )
 
@@ -259,8 +258,8 @@ def _key(row: sqlite3.Row) -> WebhookKey:
         prefix=row["prefix"],
         sealed_key=row["sealed_key"],
         sealed_secret=row["sealed_secret"],
-        created_at=times.from_text(row["key_created_at"]),
-        expires_at=times.optional_time(row["expires_at"]),
-        revoked_at=times.optional_time(row["revoked_at"]),
-        last_used_at=times.optional_time(row["last_used_at"]),
+        created_at=codec.from_text(row["key_created_at"]),
+        expires_at=codec.optional_time(row["expires_at"]),
+        revoked_at=codec.optional_time(row["revoked_at"]),
+        last_used_at=codec.optional_time(row["last_used_at"]),
     )

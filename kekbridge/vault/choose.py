@@ -94,7 +94,7 @@ class _Search:
                     raise VaultError(
                         f"the key file is for paper mode only, not {self._mode.value}; use one of: {_WAYS_OUT}"
                     )
-                from kekbridge.vault.key_file import KeyFileVault
+                from kekbridge.vault.directory import KeyFileVault
 
                 return KeyFileVault(self._data_dir)
 

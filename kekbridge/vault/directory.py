@@ -5,11 +5,12 @@ Recommended on a VPS: systemd keeps them encrypted on disk and shows them to the
 
 from __future__ import annotations
 
+import urllib.parse
 from pathlib import Path
 from typing import NoReturn
 
 from kekbridge.errors import VaultError
-from kekbridge.vault.files import read_private
+from kekbridge.vault.files import make_private_directory, read_private, write_private
 
 
 class DirectoryVault:
@@ -49,3 +50,37 @@ class DirectoryVault:
             f"the secrets directory is read only: {file} must be {what} there by what fills it"
             " (systemd: LoadCredentialEncrypted=, Docker: secrets:)"
         )
+
+
+class KeyFileVault:
+    """Secrets as 0600 files."""
+
+    name = "key_file"
+    is_plain = True
+    is_writable = True
+
+    def __init__(self, data_dir: Path) -> None:
+        self._directory = data_dir / "vault"
+
+    def __repr__(self) -> str:
+        return f"KeyFileVault({str(self._directory)!r})"
+
+    @property
+    def title(self) -> str:
+        return f"0600 key file in {self._directory}"
+
+    def get(self, name: str) -> bytes | None:
+        return read_private(self._file(name))
+
+    def set(self, name: str, value: bytes) -> None:
+        make_private_directory(self._directory)
+        write_private(self._file(name), value)
+
+    def delete(self, name: str) -> None:
+        try:
+            self._file(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise VaultError(f"{self._file(name)} cannot be removed: {error.strerror}") from None
+
+    def _file(self, name: str) -> Path:
+        return self._directory / urllib.parse.quote(name, safe="")

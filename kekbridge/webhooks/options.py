@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from kekbridge import parsing as values
+from kekbridge import parsing
 from kekbridge.alerts.profiles import PROFILES
 from kekbridge.formatting import amount
-from kekbridge.ingress.addresses import AllowList
 from kekbridge.model import WebhookSettings
+from kekbridge.model.networks import AllowList
 from kekbridge.webhooks.registry import perp_symbol
 
 Reader = Callable[[str, str], Any]
@@ -36,7 +36,7 @@ class Row:
 
     @property
     def is_share(self) -> bool:
-        return self.reader is values.share
+        return self.reader is parsing.share
 
     @property
     def parameter(self) -> str:
@@ -44,17 +44,17 @@ class Row:
 
 
 def _symbols(option: str, text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(perp_symbol(word, option) for word in values.words(option, text)))
+    return tuple(dict.fromkeys(perp_symbol(word, option) for word in parsing.words(option, text)))
 
 
 def _end(option: str, text: str) -> Any:
-    return values.coming(option, text, datetime.now(UTC))
+    return parsing.coming(option, text, datetime.now(UTC))
 
 
 def _leverage(option: str, text: str) -> Any:
-    found = values.number(option, text)
+    found = parsing.number(option, text)
     if found > 100:
-        raise values.wrong(option, text, "a number from 1 to 100")
+        raise parsing.wrong(option, text, "a number from 1 to 100")
     return found
 
 
@@ -68,34 +68,34 @@ _NAMES = tuple(PROFILES)
 
 ROWS: tuple[Row, ...] = (
     Row("--allowed-symbols", "limits", "allowed_symbols", _symbols, "BTC,ETH", "Trade these markets only."),
-    Row("--min-order-size", "limits", "min_order_size", values.number, "SIZE", "Smallest entry, in coins."),
-    Row("--max-order-size", "limits", "max_order_size", values.number, "SIZE", "Largest entry, in coins."),
-    Row("--max-position-size", "limits", "max_position_size", values.number, "SIZE", "Largest position of one market, in coins."),
-    Row("--max-notional", "limits", "max_notional", values.number, "USDC", "Largest value of one entry."),
-    Row("--daily-limit", "limits", "daily_limit", values.number, "USDC", "Value traded per UTC day."),
-    Row("--daily-orders", "limits", "daily_orders", values.count, "N", "Orders per UTC day."),
+    Row("--min-order-size", "limits", "min_order_size", parsing.number, "SIZE", "Smallest entry, in coins."),
+    Row("--max-order-size", "limits", "max_order_size", parsing.number, "SIZE", "Largest entry, in coins."),
+    Row("--max-position-size", "limits", "max_position_size", parsing.number, "SIZE", "Largest position of one market, in coins."),
+    Row("--max-notional", "limits", "max_notional", parsing.number, "USDC", "Largest value of one entry."),
+    Row("--daily-limit", "limits", "daily_limit", parsing.number, "USDC", "Value traded per UTC day."),
+    Row("--daily-orders", "limits", "daily_orders", parsing.count, "N", "Orders per UTC day."),
     Row("--max-leverage", "limits", "max_leverage", _leverage, "X", "Highest leverage, 1 to 100."),
     Row("--leverage-policy", "limits", "leverage_policy", _plain, "refuse|lower", "Above it: refuse, or lower it.", choices=_ABOVE),
-    Row("--max-open-positions", "limits", "max_open_positions", values.count, "N", "Markets with an open position."),
+    Row("--max-open-positions", "limits", "max_open_positions", parsing.count, "N", "Markets with an open position."),
     Row("--require-stop-loss", "limits", "require_stop_loss", None, "", "Refuse entries without a stop loss."),
-    Row("--max-stop-distance", "limits", "max_stop_distance", values.share, "SHARE", "Farthest stop loss from the entry, such as 5%."),
-    Row("--max-slippage", "limits", "max_slippage", values.share, "SHARE", "Farthest market price from the alert's price, such as 0.5%."),
-    Row("--max-daily-loss", "limits", "max_daily_loss", values.number, "USDC", "Loss of a UTC day after which only exits pass."),
-    Row("--max-drawdown", "limits", "max_drawdown", values.share, "SHARE", "Fall from the equity peak that stops entries, such as 20%."),
-    Row("--cooldown", "limits", "cooldown_s", values.seconds, "TIME", "Least time between two entries in a market, such as 90s or 5m."),
+    Row("--max-stop-distance", "limits", "max_stop_distance", parsing.share, "SHARE", "Farthest stop loss from the entry, such as 5%."),
+    Row("--max-slippage", "limits", "max_slippage", parsing.share, "SHARE", "Farthest market price from the alert's price, such as 0.5%."),
+    Row("--max-daily-loss", "limits", "max_daily_loss", parsing.number, "USDC", "Loss of a UTC day after which only exits pass."),
+    Row("--max-drawdown", "limits", "max_drawdown", parsing.share, "SHARE", "Fall from the equity peak that stops entries, such as 20%."),
+    Row("--cooldown", "limits", "cooldown_s", parsing.seconds, "TIME", "Least time between two entries in a market, such as 90s or 5m."),
     Row("--trading-hours", "limits", "trading_hours", _plain, "HOURS", 'When entries are allowed, such as "Mon-Fri 07:00-22:00 UTC".'),
-    Row("--rate-per-minute", "rates", "per_minute", values.count, "N", "Alerts per minute; exits are counted apart."),
-    Row("--rate-per-hour", "rates", "per_hour", values.count, "N", "Alerts per hour."),
-    Row("--rate-per-day", "rates", "per_day", values.count, "N", "Alerts per day."),
+    Row("--rate-per-minute", "rates", "per_minute", parsing.count, "N", "Alerts per minute; exits are counted apart."),
+    Row("--rate-per-hour", "rates", "per_hour", parsing.count, "N", "Alerts per hour."),
+    Row("--rate-per-day", "rates", "per_day", parsing.count, "N", "Alerts per day."),
     Row("--require-signature", "", "require_signature", None, "", "Demand a proof besides the apiKey."),
     Row("--require-timestamp", "", "require_timestamp", None, "", "Demand a timestamp in the message."),
-    Row("--max-timestamp-age", "", "max_timestamp_age_s", values.seconds, "TIME", "Oldest alert that is still executed, such as 60s."),
+    Row("--max-timestamp-age", "", "max_timestamp_age_s", parsing.seconds, "TIME", "Oldest alert that is still executed, such as 60s."),
     Row("--follow", "", "follow", _plain, "signal|position", "Each alert is an order, or names a target position.", choices=_FOLLOW),
     Row("--resync", "", "resync", None, "", "With --follow position: correct a gap to the strategy's position, not only report it."),
-    Row("--reorder-ms", "", "reorder_ms", values.count, "MS", "With --follow position: how long an alert waits for one it overtook."),
+    Row("--reorder-ms", "", "reorder_ms", parsing.count, "MS", "With --follow position: how long an alert waits for one it overtook."),
     Row("--profile", "", "profile", _plain, "NAME", "Whose message format is understood: seed is kekbridge's own.", choices=_NAMES),
     Row("--rescale-units", "", "rescale_units", None, "", "Trade PEPE alerts on the 1000PEPE market, sizes divided by 1000."),
-    Row("--expect-alert-every", "", "expect_alert_every_s", values.seconds, "TIME", "Tell when none came for so long, such as 25h."),
+    Row("--expect-alert-every", "", "expect_alert_every_s", parsing.seconds, "TIME", "Tell when none came for so long, such as 25h."),
     Row("--alert-expires", "", "alert_expires_at", _end, "DATE", "When TradingView ends the alert: 60d, or a date."),
     Row("--default", "", "defaults", None, "FIELD=VALUE", "Value of a field that the message leaves out.", is_many=True),
     Row("--lock", "", "locked", None, "FIELD=VALUE", "Value of a field that no message can change.", is_many=True),
@@ -128,19 +128,19 @@ def _read(row: Row, text: Any) -> Any:
         return _read_many(row, list(text))
     if row.reader is None:
         return bool(text)
-    if text == values.NONE and row.field not in MUST_HAVE_VALUE:
+    if text == parsing.NONE and row.field not in MUST_HAVE_VALUE:
         return None
     if row.choices and text not in row.choices:
-        raise values.wrong(row.option, text, f"{', '.join(row.choices[:-1])} or {row.choices[-1]}")
+        raise parsing.wrong(row.option, text, f"{', '.join(row.choices[:-1])} or {row.choices[-1]}")
     return row.reader(row.option, text)
 
 
 def _read_many(row: Row, texts: list[str]) -> Any:
-    if texts == [values.NONE]:
+    if texts == [parsing.NONE]:
         return () if row.field == "allowed_addresses" else {}
     if row.field == "allowed_addresses":
         return _addresses(row.option, texts)
-    found = values.assignments(row.option, texts)
+    found = parsing.assignments(row.option, texts)
     if row.field == "aliases":
         return {ticker.upper(): perp_symbol(market, row.option) for ticker, market in found.items()}
     return found
@@ -162,7 +162,7 @@ def text_of(row: Row, settings: WebhookSettings) -> str:
         return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if row.is_share:
         return f"{amount(value * 100)}%"
-    if row.reader is values.seconds:
+    if row.reader is parsing.seconds:
         return f"{value}s"
     if isinstance(value, Mapping):
         return "\n".join(f"{name}={text}" for name, text in value.items())

@@ -5,9 +5,12 @@ Secrets leave this module only inside Credentials, whose repr hides them; stored
 
 from __future__ import annotations
 
+import base64
 import difflib
 import re
+import secrets
 import sqlite3
+import string
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -18,14 +21,13 @@ from kekbridge.alerts.field_names import ORDER_FIELDS, canonical_name
 from kekbridge.alerts.profiles import PROFILES
 from kekbridge.config import Settings
 from kekbridge.errors import ConfigError, NotFound
-from kekbridge.ingress.http import WEBHOOK_PATH
 from kekbridge.model import Mode, Webhook, WebhookSettings
+from kekbridge.model.webhooks import WEBHOOK_PATH
 from kekbridge.risk.trading_hours import parse_hours
 from kekbridge.store import settings as store_settings
-from kekbridge.store import webhooks as store_webhooks
+from kekbridge.store import webhooks
 from kekbridge.store.webhooks import WebhookKey
 from kekbridge.vault import Sealer
-from kekbridge.webhooks.credentials import new_credentials
 
 FIRST_NAME: Final = "default"
 KEY_PREFIX_LENGTH: Final = 12
@@ -57,7 +59,7 @@ def create(
     """
     check_name(name)
     check_settings(settings)
-    webhook = store_webhooks.create(connection, webhook_id=str(ULID()), name=name, settings=settings, now=now)
+    webhook = webhooks.create(connection, webhook_id=str(ULID()), name=name, settings=settings, now=now)
     return webhook, _add_pair(connection, sealer, webhook, mode=mode, now=now)
 
 
@@ -70,9 +72,9 @@ def rotate(
     """
     for key in valid_keys(connection, webhook, now=now):
         if grace:
-            store_webhooks.expire_key(connection, key.id, at=now + grace, now=now)
+            webhooks.expire_key(connection, key.id, at=now + grace, now=now)
         else:
-            store_webhooks.revoke_key(connection, key.id, now=now)
+            webhooks.revoke_key(connection, key.id, now=now)
     return _add_pair(connection, sealer, webhook, mode=mode, now=now)
 
 
@@ -81,7 +83,7 @@ def _add_pair(
 ) -> Credentials:
     """Make a pair and store it sealed."""
     api_key, api_secret = new_credentials(mode)
-    store_webhooks.add_key(
+    webhooks.add_key(
         connection,
         key_id=str(ULID()),
         webhook_id=webhook.id,
@@ -96,7 +98,7 @@ def _add_pair(
 
 def valid_keys(connection: sqlite3.Connection, webhook: Webhook, *, now: datetime) -> tuple[WebhookKey, ...]:
     """The keys of a webhook that open it now, oldest first."""
-    return tuple(key for key in store_webhooks.list_keys(connection, webhook.id) if key_state(key, now) != "ended")
+    return tuple(key for key in webhooks.list_keys(connection, webhook.id) if key_state(key, now) != "ended")
 
 
 def key_state(key: WebhookKey, now: datetime) -> Literal["valid", "ending", "ended"]:
@@ -204,3 +206,23 @@ def mode_of(connection: sqlite3.Connection, configured: Mode, *, is_explicit: bo
     if is_explicit or not isinstance(known, dict) or known.get("mode") not in set(Mode):
         return configured
     return Mode(known["mode"])
+
+
+_ALPHABET = string.ascii_letters + string.digits  # safe in URLs, shells and JSON, and selected whole by a double click
+_KEY_LENGTH = 32  # 190 bits
+_SECRET_LENGTH = 43  # 256 bits
+
+
+def new_credentials(mode: Mode) -> tuple[str, str]:
+    """A fresh (apiKey, apiSecret): `wh_live_…` for live, `wh_test_…` for paper and testnet, and `whs_…`."""
+    kind = "live" if mode is Mode.LIVE else "test"
+    return f"wh_{kind}_{_random_text(_KEY_LENGTH)}", f"whs_{_random_text(_SECRET_LENGTH)}"
+
+
+def standard_webhooks_secret(api_secret: str) -> str:
+    """The apiSecret as senders of Standard Webhooks want it: `whsec_` and the base64 of its bytes."""
+    return "whsec_" + base64.b64encode(api_secret.encode()).decode("ascii")
+
+
+def _random_text(length: int) -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))

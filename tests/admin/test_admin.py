@@ -15,9 +15,7 @@ from kekbridge.admin.auth import TOKEN_FILE, check_loopback, is_our_name, read_t
 from kekbridge.admin.html import h, table
 from kekbridge.errors import ConfigError
 from kekbridge.model import Limits, TradingState
-from kekbridge.store import conditions, settings
-from kekbridge.store import job_runs as jobruns
-from kekbridge.store import webhooks as stored
+from kekbridge.store import conditions, job_runs, settings, webhooks
 from kekbridge.store.daemon_addresses import admin_address
 from tests.system.desk import Desk, open_desk
 from tests.waiting import until
@@ -146,17 +144,17 @@ async def test_webhooks_by_page(visitor: Visitor) -> None:
     database = visitor.desk.daemon.database
     assert (await visitor.post("/webhooks", key=key, name="from page"))[0] == 409
     assert (await visitor.post("/webhooks", key=key, name="paged"))[0] == 303
-    made = await database.read(stored.find, "paged")
+    made = await database.read(webhooks.find, "paged")
     base = f"/webhooks/{made.id}"
     typed = {"max_order_size": "0.5", "daily_orders": "7", "max_leverage": ""}
     assert (await visitor.post(f"{base}/settings", key=key, **typed))[0] == 303
     assert (await visitor.post(f"{base}/settings", key=key, max_order_size="1e5"))[0] == 409
-    limits = (await database.read(stored.get, made.id)).settings.limits
+    limits = (await database.read(webhooks.get, made.id)).settings.limits
     assert (str(limits.max_order_size), limits.daily_orders, limits.max_leverage) == ("0.5", 7, None)
     await visitor.post(f"{base}/disable", key=key)
     await visitor.post(f"{base}/rotate", key=key)
-    assert not (await database.read(stored.get, made.id)).enabled
-    assert len(await database.read(stored.list_keys, made.id)) == 2
+    assert not (await database.read(webhooks.get, made.id)).enabled
+    assert len(await database.read(webhooks.list_keys, made.id)) == 2
     assert "wh_test_" in await visitor.page(base)
 
 
@@ -182,7 +180,7 @@ async def test_what_holds_and_what_fails_shows_everywhere(visitor: Visitor) -> N
     database, now = visitor.desk.daemon.database, visitor.desk.clock()
     data = {"webhook": "<b>x</b>", "lasting": "2 h", "every": "1 h"}
     await database.write(conditions.begin, "heartbeat:x", "heartbeat_missed", now=now, data=data)
-    await database.write(jobruns.record, "backup", error="disk full", took_ms=1, next_at=None, now=now)
+    await database.write(job_runs.record, "backup", error="disk full", took_ms=1, next_at=None, now=now)
     proof = {"Authorization": f"Bearer {visitor.token}"}
 
     async def metrics() -> str:

@@ -16,8 +16,7 @@ import pytest
 
 from kekbridge.admin.auth import read_token
 from kekbridge.model import TradingState, Webhook
-from kekbridge.store import settings
-from kekbridge.store import webhooks as stored
+from kekbridge.store import settings, webhooks
 from kekbridge.store.daemon_addresses import admin_address
 from tests.admin.browser import CHROMIUM, Page, open_page
 from tests.system.desk import Desk, open_desk
@@ -67,7 +66,7 @@ class Visit:
 
     def webhook(self, name: str) -> Webhook:
         with self.desk.daemon.database.snapshot() as connection:
-            return stored.find(connection, name)
+            return webhooks.find(connection, name)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kekbridge.alerts import message as payload
+from kekbridge.alerts import message
 from kekbridge.alerts.profiles import PROFILES, find_profile
 from kekbridge.alerts.signal import Action, Alert, Amount, PositionSide, QuantityType, Signal
 from kekbridge.errors import Refused
@@ -16,7 +16,7 @@ from kekbridge.model import OrderType, WebhookSettings
 
 
 def alert(profile: str, fields: dict[str, Any]) -> Alert:
-    return payload.interpret(payload.read_message(json.dumps(fields).encode()), WebhookSettings(profile=profile))
+    return message.interpret(message.read_message(json.dumps(fields).encode()), WebhookSettings(profile=profile))
 
 
 def one(profile: str, fields: dict[str, Any]) -> Signal:

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
-from kekbridge.store import results
+from kekbridge.store import fills
 
 # One alert in so many was denied, one is of a market that is seldom traded.
 DENIED_EACH = 20
@@ -54,7 +54,7 @@ def fill(path: Path, count: int) -> None:
         happened = {"sequence": None, "at": "n.at", "alert_id": "n.id", "client_order_id": "'kb-' || n.id"}
         for kind in ("alert_admitted", "order_accepted", "fill", "order_filled"):
             _copy(connection, "events", happened, of=f"kind = '{kind}'", which=traded)
-        results.rebuild(connection)
+        fills.rebuild(connection)
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:

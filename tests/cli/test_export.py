@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kekbridge.reports import export as exporting
+from kekbridge.reports import export
 from kekbridge.store import events, fills
 from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME
@@ -56,7 +56,7 @@ def test_pnl_is_the_exact_sum_of_the_fills(run: Any, filled: Path) -> None:
 
 def test_csv_and_json_say_the_same(run: Any, filled: Path) -> None:
     """Every kind in both forms: as many rows, and a header that names each column."""
-    for kind in exporting.KINDS:
+    for kind in export.KINDS:
         table = list(csv.DictReader(io.StringIO(run("export", kind).out)))
         assert table
         assert len(table) == len(json.loads(run("export", kind, "--json").out))

@@ -17,7 +17,7 @@ from kekbridge.store import webhooks as stored
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
 from kekbridge.vault import Sealer, master_key, open_vault
-from kekbridge.webhooks import registry as webhooks
+from kekbridge.webhooks import registry
 from kekbridge.webhooks.options import ROWS, apply, text_of
 
 ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
@@ -292,7 +292,7 @@ def test_url_follows_the_running_daemon(run: Any, data_dir: Path) -> None:
 
     run("webhook", "create", "one")
     with Database.open(data_dir).transaction() as connection:
-        webhooks.remember_address(
+        registry.remember_address(
             connection, "http://127.0.0.1:9999/api/webhooks/tradingview", Mode.PAPER, now=datetime.now(UTC)
         )
     with DaemonLock(data_dir):
@@ -309,10 +309,10 @@ def test_mode_follows_the_last_daemon_unless_configured(run: Any, data_dir: Path
 
     run("webhook", "create", "one")
     with Database.open(data_dir).transaction() as connection:
-        assert webhooks.mode_of(connection, Mode.PAPER, is_explicit=False) is Mode.PAPER
-        webhooks.remember_address(connection, "http://h/", Mode.LIVE, now=datetime.now(UTC))
-        assert webhooks.mode_of(connection, Mode.PAPER, is_explicit=False) is Mode.LIVE
-        assert webhooks.mode_of(connection, Mode.PAPER, is_explicit=True) is Mode.PAPER
+        assert registry.mode_of(connection, Mode.PAPER, is_explicit=False) is Mode.PAPER
+        registry.remember_address(connection, "http://h/", Mode.LIVE, now=datetime.now(UTC))
+        assert registry.mode_of(connection, Mode.PAPER, is_explicit=False) is Mode.LIVE
+        assert registry.mode_of(connection, Mode.PAPER, is_explicit=True) is Mode.PAPER
     # Live mode takes no key file: the command refuses as the daemon would, instead of sealing where it could not read.
     assert "paper mode only" in run("webhook", "create", "two").err
 

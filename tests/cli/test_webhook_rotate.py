@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from kekbridge.config import Vault
-from kekbridge.ingress.http import WEBHOOK_PATH
 from kekbridge.model import Mode
+from kekbridge.model.webhooks import WEBHOOK_PATH
 from kekbridge.store import webhooks as stored
 from kekbridge.store.database import Database
 from kekbridge.vault import Sealer, master_key, open_vault
-from kekbridge.webhooks import registry as webhooks
+from kekbridge.webhooks import registry
 from tests.cli.processes import bare_environment, starting
 from tests.system.harness import call, wait_until
 
@@ -78,7 +78,7 @@ def test_show_lists_keys_for_people(run: Any) -> None:
     made = run("webhook", "create", "main", "--json").data
     run("webhook", "rotate", "main", "--grace", "7d")
     shown = run("webhook", "show", "main").out
-    assert made["apiKey"][: webhooks.KEY_PREFIX_LENGTH] + "…" in shown
+    assert made["apiKey"][: registry.KEY_PREFIX_LENGTH] + "…" in shown
     assert made["apiKey"] not in shown
     assert "LAST USED" in shown
     assert "never" in shown

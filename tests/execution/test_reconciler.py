@@ -14,10 +14,9 @@ import aiohttp
 import pytest
 
 from kekbridge.errors import ExchangeUnavailable
-from kekbridge.execution.reconciler import Breaker
+from kekbridge.execution.dispatcher import Breaker
 from kekbridge.model import OrderStatus, TradingState
-from kekbridge.store import exits, times
-from kekbridge.store import fills as fill_rows
+from kekbridge.store import codec, fills, protection
 from tests.bridge import BTC, ETH, House, running_house, running_paper
 from tests.waiting import until
 
@@ -74,7 +73,7 @@ async def test_the_acceptance_window_counts_from_the_sending(tmp_path: Path) -> 
             await house.fault("withhold_reports")
             await house.fault("lose_answer", path="/v1/order", method="POST", count=1)
             _, answer = await house.send(action="close", quantity=None)
-            claimed_at = times.to_text(house.clock() - timedelta(seconds=30))
+            claimed_at = codec.to_text(house.clock() - timedelta(seconds=30))
         # What the disk holds when the kill comes between the sending and the answer: only the claim.
         with closing(sqlite3.connect(database)) as connection, connection:
             connection.execute(
@@ -175,10 +174,11 @@ async def test_what_happened_while_we_were_down_is_caught_up_with(tmp_path: Path
         async with running_house(tmp_path / "data", paper_url) as house:
             assert (await house.order(resting)).status is OrderStatus.FILLED
             legs = {
-                leg.kind: leg.status for leg in await house.daemon.database.read(exits.of_order, entry["clientOrderId"])
+                leg.kind: leg.status
+                for leg in await house.daemon.database.read(protection.of_order, entry["clientOrderId"])
             }
             assert legs == {"STOP_LOSS": OrderStatus.FILLED, "TAKE_PROFIT": OrderStatus.CANCELED}
-            assert len(await house.daemon.database.read(fill_rows.exits_of, entry["clientOrderId"])) == 1
+            assert len(await house.daemon.database.read(fills.exits_of, entry["clientOrderId"])) == 1
             assert await house.positions() == {BTC: D("0.01")}
 
 
@@ -220,7 +220,7 @@ async def test_what_stood_in_line_behind_a_lost_order_is_sent(tmp_path: Path, *,
             names = [answer["clientOrderId"] for _, answer in answers]
         with closing(sqlite3.connect(tmp_path / "data" / "kekbridge.db")) as connection, connection:
             # What the disk holds when the kill comes between the flush of the claims and the first request.
-            moment = times.to_text(datetime.now(UTC))
+            moment = codec.to_text(datetime.now(UTC))
             connection.execute(
                 "UPDATE orders SET status = 'submitting', attempt = 1, submitted_at = ? WHERE status = 'queued'",
                 (moment,),

@@ -12,8 +12,7 @@ import pytest
 
 from kekbridge.exchange.base import Deferred
 from kekbridge.model import Order, OrderStatus, OrderType, Purpose
-from kekbridge.store import order_lifecycle as order_rows
-from kekbridge.store import protection as protections
+from kekbridge.store import order_lifecycle, protection
 from tests.bridge import BTC, House, running_house, running_paper
 from tests.system.exposure import longest_naked_s
 from tests.waiting import until
@@ -23,7 +22,7 @@ D = Decimal
 
 async def _protective(house: House, answer: dict[str, object]) -> tuple[Order, ...]:
     entry = await house.order(answer)
-    return await house.daemon.database.read(protections.orders_for, entry)
+    return await house.daemon.database.read(protection.orders_for, entry)
 
 
 async def _until_state(house: House, answer: dict[str, object], state: str) -> None:
@@ -124,7 +123,7 @@ async def test_a_protective_order_never_waits_in_the_queue(hasty_house: House) -
     closes = [order for order in await _protective(house, answer) if order.intent.order_type is OrderType.MARKET]
     assert [order.status for order in closes] == [OrderStatus.REJECTED, OrderStatus.FILLED]
     assert closes[0].code == "exchange_busy"
-    waiting = await house.daemon.database.read(order_rows.count_waiting)
+    waiting = await house.daemon.database.read(order_lifecycle.count_waiting)
     assert waiting == 0
 
 
@@ -163,12 +162,12 @@ async def test_a_stop_waits_for_the_rate_window_only_as_long_as_it_may(house: Ho
     )
     now = datetime.now(UTC)
     stop = await house.daemon.database.write(
-        protections.add_order, entry, intent, now=now, expires_at=now + timedelta(days=1), request_text=lambda _: None
+        protection.add_order, entry, intent, now=now, expires_at=now + timedelta(days=1), request_text=lambda _: None
     )
     submission = await pipeline.submit(stop, 0.05)
     turn.give_back()
     assert isinstance(submission, Deferred)
-    stored = await house.daemon.database.read(order_rows.get, stop.client_order_id)
+    stored = await house.daemon.database.read(order_lifecycle.get, stop.client_order_id)
     assert (stored.status, stored.code) == (OrderStatus.REJECTED, "exchange_busy")
     assert await house.journal("order_received", client_order_id=stop.client_order_id) == []
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from kekbridge.model import Order, OrderStatus
 from kekbridge.planning.decide import pending_quantities
-from kekbridge.store import ladders
+from kekbridge.store import protection, reservations
 from kekbridge.store import protection as protections
-from kekbridge.store import reservations as ledger
-from kekbridge.store.usage import read_usage
+from kekbridge.store.reservations import read_usage
 from tests.bridge import BTC, House, running_house, running_paper
 from tests.waiting import until
 
@@ -24,7 +23,7 @@ async def _exits_of(house: House, answer: dict[str, object]) -> tuple[Order, ...
 
 async def _until_over(house: House) -> None:
     async def is_over() -> bool:
-        return await house.daemon.database.read(ladders.wanted) == ()
+        return await house.daemon.database.read(protection.entries_wanting_take_profits) == ()
 
     await until(is_over)
 
@@ -68,7 +67,7 @@ async def test_a_waiting_take_profit_takes_nothing_off_the_position(house: House
     """It may never trade: half of the position is half of what is held, and a strategy that held all of it has not drifted."""
     await house.send(quantity="0.02", stopLoss="2%", takeProfit=LADDER)
     await _until_over(house)
-    assert [held.is_resting for held in await house.daemon.database.read(ledger.open_reservations)] == [True]
+    assert [held.is_resting for held in await house.daemon.database.read(reservations.open_reservations)] == [True]
     usage = await house.daemon.database.read(read_usage, "", now=house.clock())
     assert not pending_quantities(usage)
     _, answer = await house.send(action="close", quantity="50%")

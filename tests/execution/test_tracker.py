@@ -5,10 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from kekbridge.model import OrderStatus
-from kekbridge.store import events, exits, times
-from kekbridge.store import fills as fill_rows
-from kekbridge.store import reservations as ledger
-from kekbridge.store import settings as store_settings
+from kekbridge.store import codec, events, fills, protection, reservations, settings
 from tests.bridge import BTC, ETH, House
 from tests.waiting import until
 
@@ -27,7 +24,7 @@ async def test_a_resting_order_is_told_by_the_stream(house: House) -> None:
     answer = await _resting(house)
     await house.control("prices", {BTC: "64700"})
     order = await house.until_stored(answer, "filled")
-    (fill,) = await house.daemon.database.read(fill_rows.of_order, order.client_order_id)
+    (fill,) = await house.daemon.database.read(fills.of_order, order.client_order_id)
     assert (fill.quantity, order.executed_quantity) == (D("0.01"), D("0.01"))
 
 
@@ -59,7 +56,7 @@ async def test_reports_that_come_twice_count_once(house: House) -> None:
     await house.control("prices", {BTC: "64700"})
     order = await house.until_stored(answer, "filled")
     await house.daemon.engine.recovery.reconcile()
-    recorded = await house.daemon.database.read(fill_rows.of_order, order.client_order_id)
+    recorded = await house.daemon.database.read(fills.of_order, order.client_order_id)
     assert sum((fill.quantity for fill in recorded), D(0)) == order.executed_quantity == D("0.01")
 
 
@@ -69,15 +66,15 @@ async def test_a_triggered_stop_is_the_entrys_own_story(house: House) -> None:
     await house.control("prices", {ETH: "1764"})
 
     async def is_told() -> bool:
-        legs = await house.daemon.database.read(exits.of_order, answer["clientOrderId"])
+        legs = await house.daemon.database.read(protection.of_order, answer["clientOrderId"])
         return bool(legs) and all(leg.status.is_final for leg in legs)
 
     await until(is_told)
-    legs = {leg.kind: leg for leg in await house.daemon.database.read(exits.of_order, answer["clientOrderId"])}
+    legs = {leg.kind: leg for leg in await house.daemon.database.read(protection.of_order, answer["clientOrderId"])}
     assert legs["STOP_LOSS"].status is OrderStatus.FILLED
     assert legs["STOP_LOSS"].executed_quantity == D("0.1")
     assert legs["TAKE_PROFIT"].status is OrderStatus.CANCELED
-    (fill,) = await house.daemon.database.read(fill_rows.exits_of, answer["clientOrderId"])
+    (fill,) = await house.daemon.database.read(fills.exits_of, answer["clientOrderId"])
     assert (fill.side.value, fill.quantity) == ("SELL", D("0.1"))
     entry = await house.order(answer)
     assert entry.executed_quantity == D("0.1")
@@ -85,13 +82,13 @@ async def test_a_triggered_stop_is_the_entrys_own_story(house: House) -> None:
     assert kinds.count("exit_fill") == 1
 
     async def loss_is_booked() -> bool:
-        day = times.day_of(house.clock())
-        own = await house.daemon.database.read(ledger.day_totals, entry.webhook_id, day)
-        account = await house.daemon.database.read(ledger.day_totals, ledger.ACCOUNT, day)
+        day = codec.day_of(house.clock())
+        own = await house.daemon.database.read(reservations.day_totals, entry.webhook_id, day)
+        account = await house.daemon.database.read(reservations.day_totals, reservations.ACCOUNT, day)
         return own.realized_pnl < 0 and own.realized_pnl == account.realized_pnl
 
     await until(loss_is_booked)
-    assert await house.daemon.database.read(exits.open_entries) == ()
+    assert await house.daemon.database.read(protection.open_entries) == ()
 
 
 async def test_an_exit_that_nobody_asked_for_is_not_told(house: House) -> None:
@@ -99,7 +96,7 @@ async def test_an_exit_that_nobody_asked_for_is_not_told(house: House) -> None:
     _, answer = await house.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="1%")
 
     async def kinds() -> list[str]:
-        return [leg.kind for leg in await house.daemon.database.read(exits.of_order, answer["clientOrderId"])]
+        return [leg.kind for leg in await house.daemon.database.read(protection.of_order, answer["clientOrderId"])]
 
     async def is_told() -> bool:
         return bool(await kinds())
@@ -118,4 +115,4 @@ async def test_positions_are_written_down_as_the_stream_tells_them(house: House)
         return row is not None and D(row[0]) == D("0.3")
 
     await until(is_seen)
-    assert await house.daemon.database.read(store_settings.get_value, "exchange_address") == house.paper_url
+    assert await house.daemon.database.read(settings.get_value, "exchange_address") == house.paper_url

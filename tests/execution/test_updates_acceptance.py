@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
-from kekbridge.exchange.base import OrderReport
-from kekbridge.execution.acceptance import Acceptance
 from kekbridge.execution.tracker import record_report
+from kekbridge.execution.updates import Acceptance
 from kekbridge.model import Fill, Order, OrderStatus, OrderType
-from kekbridge.store import events
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.model.orders import OrderReport
+from kekbridge.store import events, order_lifecycle
 from kekbridge.store.admissions import admit
 from kekbridge.store.connections import connect
 from kekbridge.store.database import Database
@@ -35,7 +34,7 @@ def sent(tmp_path: Path) -> Iterator[tuple[sqlite3.Connection, Order]]:
     with closing(connect(Database.open(tmp_path).path)) as connection:
         planned = admitting(intent())
         stored = admit(connection, draft(), planned, rates=NO_RATES, now=NOW, expires_at=EXPIRES).orders[0]
-        yield connection, orders.claim(connection, stored.client_order_id, now=NOW)
+        yield connection, order_lifecycle.claim(connection, stored.client_order_id, now=NOW)
 
 
 def report(order: Order, status: OrderStatus, executed: Decimal) -> OrderReport:
@@ -96,7 +95,7 @@ async def test_written_as_one_or_in_turn_is_the_same(
     connection, order = sent
     name = order.client_order_id
     if was_doubted:
-        orders.mark_unknown(connection, name, reason="no answer", now=NOW)
+        order_lifecycle.mark_unknown(connection, name, reason="no answer", now=NOW)
     told = report(order, status, executed)
     fills = (fill(order_id="7", client_order_id=name, quantity=executed),) if executed else ()
     found = []
@@ -104,7 +103,7 @@ async def test_written_as_one_or_in_turn_is_the_same(
         connection.execute("BEGIN")
         acceptance = Acceptance(name, order_id="7", now=LATER, signed_at=NOW)
         if is_one:
-            assert await as_one(connection, acceptance, told, fills) == orders.get(connection, name)
+            assert await as_one(connection, acceptance, told, fills) == order_lifecycle.get(connection, name)
         else:
             in_turn(connection, acceptance, told, fills)
         assert events.verify(connection) is None

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from kekbridge.execution.bell import Bell
+from kekbridge.execution.updates import Bell
 
 
 async def test_a_bell_that_has_rung_costs_no_turn_of_the_loop() -> None:

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from kekbridge.execution import unbooked
-from kekbridge.execution.unbooked import Unbooked
+from kekbridge.execution import updates
+from kekbridge.execution.updates import Unbooked
 
 
 async def test_nothing_unbooked_costs_no_turn_of_the_loop() -> None:
@@ -25,7 +25,7 @@ async def test_nothing_unbooked_costs_no_turn_of_the_loop() -> None:
 
 async def test_a_decision_waits_for_every_execution(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for one that is heard while it waits; the same order heard twice is booked once."""
-    monkeypatch.setattr(unbooked, "LONGEST_S", 60)
+    monkeypatch.setattr(updates, "LONGEST_S", 60)
     executions = Unbooked()
     executions.heard("a")
     executions.heard("a")

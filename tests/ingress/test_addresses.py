@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.errors import ConfigError
-from kekbridge.ingress.addresses import TRADINGVIEW, AllowList, ClientAddresses, parse_address
+from kekbridge.ingress.addresses import ClientAddresses, parse_address
+from kekbridge.model.networks import TRADINGVIEW, AllowList
 
 DIRECT = ClientAddresses((), behind_proxy=False)
 PROXIED = ClientAddresses(("127.0.0.1", "10.0.0.0/8", "fd00::/8"), behind_proxy=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kekbridge.ingress.keyuse import KeyUse
+from kekbridge.ingress.audit import KeyUse
 from kekbridge.model import WebhookSettings
 from kekbridge.store import webhooks
 from kekbridge.store.database import Database

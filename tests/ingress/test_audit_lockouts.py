@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kekbridge.errors import StoreUnavailable
-from kekbridge.ingress.attacks import EVENT, AttackLog
+from kekbridge.ingress.audit import EVENT, AttackLog
 from kekbridge.ingress.lockout import LockedOut
 from kekbridge.store import events
 from kekbridge.store.database import Database

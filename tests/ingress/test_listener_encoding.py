@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.ingress.encoding import to_json
+from kekbridge.ingress.listener import to_json
 from kekbridge.model import OrderStatus
 
 

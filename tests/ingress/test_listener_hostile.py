@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from kekbridge.config import Server
 from kekbridge.errors import ConfigError, Unauthenticated
-from kekbridge.ingress.addresses import AllowList
 from kekbridge.ingress.http import Answer
 from kekbridge.ingress.lockout import Lockout
+from kekbridge.model.networks import AllowList
 from tests.examples import examples
 from tests.ingress.door import PATH, QUICK, Door, Reply, opened
 from tests.waiting import until

@@ -12,7 +12,7 @@ import pytest
 from kekbridge.config import BackupSettings
 from kekbridge.errors import ConfigError
 from kekbridge.ops import backup
-from kekbridge.ops.nightly import NightlyBackup, directory_of
+from kekbridge.ops.backup import NightlyBackup, directory_of
 from kekbridge.store.database import Database
 from tests.ops.conftest import Clock
 

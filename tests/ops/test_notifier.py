@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from kekbridge.ops.notifier import Channel, Notifier, channels_of
-from kekbridge.store import events
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.store import events, order_lifecycle
 from kekbridge.store.admissions import admit
 from kekbridge.store.database import Database
 from tests.receiver import Receiver
@@ -111,7 +110,7 @@ async def test_an_order_is_told_with_its_figures(database: Database, receiver: R
     with database.transaction() as connection:
         admitted = admit(connection, draft(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
         name = admitted.orders[0].client_order_id
-        orders.mark_denied(connection, name, code="free_margin", error="too little margin", now=NOW)
+        order_lifecycle.mark_denied(connection, name, code="free_margin", error="too little margin", now=NOW)
     await until(lambda: len(receiver.lines()) == 1)
     await stopped(task)
     assert receiver.lines() == ["denied: buy 0.01 PERP_BTC_USDC: free_margin too little margin"]

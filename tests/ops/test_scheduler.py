@@ -11,8 +11,7 @@ import pytest
 
 from kekbridge.errors import StoreUnavailable
 from kekbridge.ops.scheduler import Job, Runner
-from kekbridge.store import events
-from kekbridge.store import job_runs as jobruns
+from kekbridge.store import events, job_runs
 from kekbridge.store.database import Database
 from kekbridge.store.job_runs import JobRun
 from tests.waiting import until
@@ -50,7 +49,7 @@ async def runner(database: Database) -> AsyncIterator[Runner]:
 
 def runs(database: Database) -> dict[str, JobRun]:
     with database.snapshot() as connection:
-        return {run.name: run for run in jobruns.list_runs(connection)}
+        return {run.name: run for run in job_runs.list_runs(connection)}
 
 
 def kinds(database: Database) -> list[str]:
@@ -92,8 +91,8 @@ async def test_a_daily_job_that_was_missed_runs_at_the_start(database: Database)
     far = f"{now + timedelta(hours=12):%H:%M}"
     with database.transaction() as connection:
         for name, error, at in (("missed", None, a_day_ago), ("done", None, an_hour_ago), ("failed", "x", an_hour_ago)):
-            jobruns.plan(connection, {"missed": None, "done": None, "failed": None}, now=a_day_ago)
-            jobruns.record(connection, name, error=error, took_ms=1, next_at=None, now=at)
+            job_runs.plan(connection, {"missed": None, "done": None, "failed": None}, now=a_day_ago)
+            job_runs.record(connection, name, error=error, took_ms=1, next_at=None, now=at)
     work = {name: Work() for name in ("missed", "done", "failed", "new")}
     runner = Runner(database)
     for name, one in work.items():

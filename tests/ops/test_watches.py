@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from kekbridge.errors import ConfigError, ExchangeUnavailable
-from kekbridge.exchange.orderly.account_api import KeyInfo
+from kekbridge.exchange.base import KeyInfo
 from kekbridge.ops.conditions import Conditions
-from kekbridge.ops.disk import DiskWatch
 from kekbridge.ops.expiry import ExpiryWatch, note_renewal, served_until
+from kekbridge.ops.watches import DiskWatch
 from kekbridge.store.database import Database
 from kekbridge.store.events import Event
 from tests.ops.conftest import Clock

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from kekbridge.model import WebhookSettings
+from kekbridge.model.admission import Decision
 from kekbridge.ops.conditions import Conditions
-from kekbridge.ops.expected import ExpectedAlerts
+from kekbridge.ops.watches import ExpectedAlerts
 from kekbridge.store import webhooks
-from kekbridge.store.admissions import Decision, admit
+from kekbridge.store.admissions import admit
 from kekbridge.store.database import Database
 from kekbridge.store.events import Event
 from tests.ops.conftest import Clock

@@ -6,12 +6,12 @@ import json
 from decimal import Decimal
 from typing import Any
 
-from kekbridge.alerts import message as payload
+from kekbridge.alerts import message
 from kekbridge.errors import Refused, Unauthenticated
 from kekbridge.model import Limits, Purpose, TradingState, Usage
+from kekbridge.model.admission import Decision
 from kekbridge.planning import decide as decision
 from kekbridge.planning.decide import Terms
-from kekbridge.store.admissions import Decision
 from tests.trading import BTC, NOW, snapshot, webhook
 
 D = Decimal
@@ -22,7 +22,7 @@ def decide(fields: dict[str, Any], *, usage: Usage | None = None, hook: Any = No
     """What is decided for a message of these fields."""
     made = hook or webhook()
     body = {"apiKey": "wh_test_x", "symbol": "BTCUSDT.P", **fields}
-    alert = payload.interpret(payload.read_message(json.dumps(body).encode()), made.settings)
+    alert = message.interpret(message.read_message(json.dumps(body).encode()), made.settings)
     return decision.decide(
         usage or Usage(now=NOW),
         alert=alert,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kekbridge.alerts.message import interpret, read_message
 from kekbridge.alerts.signal import Action, Alert, Amount, QuantityType, Signal, TakeProfitWish
 from kekbridge.alerts.template import build, fill
-from kekbridge.exchange.orderly import requests as bodies
+from kekbridge.exchange.orderly import requests
 from kekbridge.model import Limits, OrderIntent, OrderType, Purpose, Usage, WebhookSettings
 from kekbridge.planning.decide import Terms, decide
 from kekbridge.risk import exposure
@@ -113,12 +113,12 @@ def test_nothing_admitted_exceeds_a_limit(steps: list[Signal], rules: Limits, po
 def test_what_is_judged_is_what_is_sent(steps: list[Signal], positions: dict[str, str]) -> None:
     """The request's symbol, side, size and stop are the judged order's, to the last digit."""
     for intent, _ in _run(steps, Limits(max_leverage=None), positions):
-        request = json.loads(bodies.request_for(intent, "kb-1").text)
+        request = json.loads(requests.request_for(intent, "kb-1").text)
         assert (request["symbol"], request["side"]) == (intent.symbol, intent.side.value)
         assert Decimal(request.get("quantity") or request["order_quantity"]) == intent.quantity
         if intent.stop_loss is not None:
             triggers = [leg.get("trigger_price") for group in request["child_orders"] for leg in group["child_orders"]]
-            assert bodies.number(intent.stop_loss) in triggers
+            assert requests.number(intent.stop_loss) in triggers
 
 
 @given(limits, sizes, st.sampled_from([None, "50%", "100%"]))

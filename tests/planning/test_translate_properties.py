@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.alerts import message as payload
+from kekbridge.alerts import message
 from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, Signal, TakeProfitWish, TargetPosition
 from kekbridge.errors import Refused, RequestRefused
 from kekbridge.model import Instrument, OrderIntent, OrderType, Purpose, Side, WebhookSettings
@@ -229,7 +229,7 @@ def test_accepted_messages_mean_the_documented_order(case: dict[str, Any]) -> No
     how = WebhookSettings(require_signature=False, require_timestamp=False)
     state = {symbol: D(size) for symbol, size in case.get("state", {}).items()}
     account = snapshot({symbol: str(size) for symbol, size in state.items()}, instruments=LISTED, marks=FIXTURE_MARKS)
-    alert = payload.interpret(payload.read_message(case["body"].encode()), how)
+    alert = message.interpret(message.read_message(case["body"].encode()), how)
     made = translate(alert.steps[0], settings=how, snapshot=account, pending={})
     expected = case["expect"]
     assert made.symbol == expected["symbol"]
@@ -267,7 +267,7 @@ def test_other_messages_make_no_order_they_should_not(case: dict[str, Any]) -> N
     how = WebhookSettings(require_signature=False, require_timestamp=False)
     account = snapshot(case.get("state"), instruments=LISTED, marks=FIXTURE_MARKS)
     try:
-        alert = payload.interpret(payload.read_message(case["body"].encode()), how)
+        alert = message.interpret(message.read_message(case["body"].encode()), how)
         made = translate(alert.steps[0], settings=how, snapshot=account, pending={})
     except RequestRefused:
         assert case["expect"]["decision"] in ("reject", "policy")

@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 from kekbridge.model import Fill, OrderIntent, OrderType, Purpose, RateLimits, Side, Usage
-from kekbridge.store.admissions import AlertDraft, Decision
+from kekbridge.model.admission import AlertDraft, Decision
 
 NOW = datetime(2026, 1, 15, 10, 30, 5, tzinfo=UTC)
 EXPIRES = NOW + timedelta(seconds=60)

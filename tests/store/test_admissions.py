@@ -11,12 +11,11 @@ from decimal import Decimal
 import pytest
 
 from kekbridge.model import UNCOMMITTED, OrderStatus, RateLimits, Usage, Verdict, client_order_id_of
-from kekbridge.store import alerts, events
-from kekbridge.store import order_lifecycle as orders
-from kekbridge.store import reservations as ledger
-from kekbridge.store.admissions import Admission, AlertDraft, Decision, admit
+from kekbridge.model.admission import AlertDraft, Decision
+from kekbridge.store import alerts, events, order_lifecycle, reservations
+from kekbridge.store.admissions import Admission, admit
 from kekbridge.store.database import Database
-from kekbridge.store.usage import read_usage
+from kekbridge.store.reservations import read_usage
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent
 
 
@@ -54,13 +53,13 @@ def test_an_admitted_alert_is_stored_with_all_that_follows(connection: sqlite3.C
     assert admission.alert == alerts.get(connection, alert.id)
     assert (admission.alert.status, admission.alert.symbol) == ("queued", "PERP_BTC_USDC")
     assert (admission.alert.verdicts, admission.alert.warnings) == ((verdict,), ("late",))
-    assert admission.orders == orders.of_alert(connection, alert.id)
+    assert admission.orders == order_lifecycle.of_alert(connection, alert.id)
     assert [order.client_order_id for order in admission.orders] == [
         client_order_id_of(alert.id, leg) for leg in (0, 1)
     ]
     assert {order.status for order in admission.orders} == {OrderStatus.QUEUED}
     assert {order.expires_at for order in admission.orders} == {EXPIRES}
-    held = ledger.open_reservations(connection)
+    held = reservations.open_reservations(connection)
     assert [(one.quantity, one.is_entry) for one in held] == [(Decimal("-0.01"), False), (Decimal("0.01"), True)]
     usage = read_usage(connection, "hook", now=NOW)
     assert (usage.traded_today, usage.orders_today, usage.account_traded_today) == (Decimal(650), 1, Decimal(650))

@@ -11,8 +11,10 @@ import pytest
 
 from kekbridge.errors import NotFound
 from kekbridge.model import RateLimits, Usage, WebhookSettings
-from kekbridge.store import alert_search, alerts, webhooks
-from kekbridge.store.admissions import Admission, Decision, admit
+from kekbridge.model.admission import Decision
+from kekbridge.store import alerts, webhooks
+from kekbridge.store import alerts as alert_search
+from kekbridge.store.admissions import Admission, admit
 from kekbridge.store.alerts import StoredAlert
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft
 

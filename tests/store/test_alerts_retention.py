@@ -5,10 +5,9 @@ from __future__ import annotations
 import sqlite3
 from datetime import timedelta
 
-from kekbridge.store import alerts, events
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.store import alerts, events, order_lifecycle
 from kekbridge.store.admissions import admit
-from kekbridge.store.retention import remove_payloads
+from kekbridge.store.alerts import remove_payloads
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft
 
 
@@ -30,7 +29,7 @@ def test_old_messages_lose_their_text_and_nothing_else(connection: sqlite3.Conne
         now = alerts.get(connection, was.id)
         assert set(now.payload) == {"removed"}
         assert (now.status, now.identity, now.fingerprint) == (was.status, was.identity, was.fingerprint)
-        assert orders.of_alert(connection, was.id)
+        assert order_lifecycle.of_alert(connection, was.id)
     assert alerts.get(connection, young).payload["symbol"] == "BTCUSDT.P"
     assert events.head(connection) == head
     assert events.verify(connection) is None

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 
 from kekbridge.model import AccountSnapshot, Order, OrderStatus, Position, RateLimits, TradingState
 from kekbridge.model import StrategyCourse as Course
-from kekbridge.store import conditions, fills, positions, settings
-from kekbridge.store import order_lifecycle as orders
-from kekbridge.store.admissions import Decision, admit
+from kekbridge.model.admission import Decision
+from kekbridge.store import conditions, fills, order_lifecycle, positions, settings
+from kekbridge.store.admissions import admit
 from kekbridge.store.cache import forget, known, recall, remember
 from kekbridge.store.database import Database
 from kekbridge.store.events import verify
 from kekbridge.store.orders import Departure
-from kekbridge.store.usage import read_usage
+from kekbridge.store.reservations import read_usage
 from tests.store.made import NOW, admitting, draft, exit_intent, fill, intent
 
 Job = Callable[[sqlite3.Connection], object]
@@ -80,7 +80,7 @@ def step(number: int, now: datetime, status: OrderStatus) -> Job:
     """The oldest unfinished order is claimed, accepted, filled in part, or ends."""
 
     def run(connection: sqlite3.Connection) -> None:
-        for order in orders.unfinished(connection)[:1]:
+        for order in order_lifecycle.unfinished(connection)[:1]:
             _move(connection, order, number, now, status)
 
     return run
@@ -89,11 +89,11 @@ def step(number: int, now: datetime, status: OrderStatus) -> Job:
 def _move(connection: sqlite3.Connection, order: Order, number: int, now: datetime, status: OrderStatus) -> None:
     name = order.client_order_id
     if order.status is OrderStatus.QUEUED:
-        orders.claim(connection, name, now=now)
+        order_lifecycle.claim(connection, name, now=now)
     elif status is OrderStatus.REJECTED:
-        orders.mark_rejected(connection, name, code="no", error="no", now=now)
+        order_lifecycle.mark_rejected(connection, name, code="no", error="no", now=now)
     elif status is OrderStatus.ACCEPTED:
-        orders.mark_accepted(connection, name, order_id=name[-6:], now=now, signed_at=now)
+        order_lifecycle.mark_accepted(connection, name, order_id=name[-6:], now=now, signed_at=now)
     else:
         executed = order.intent.quantity / (1 if status is OrderStatus.FILLED else 2)
         told = fill(
@@ -103,8 +103,10 @@ def _move(connection: sqlite3.Connection, order: Order, number: int, now: dateti
             quantity=executed,
             realized_pnl=Decimal(number),
         )
-        fills.record(connection, (told,), order=orders.get(connection, name))
-        orders.apply_report(connection, name, status=status, executed_quantity=executed, now=now, fee=Decimal("0.01"))
+        fills.record(connection, (told,), order=order_lifecycle.get(connection, name))
+        order_lifecycle.apply_report(
+            connection, name, status=status, executed_quantity=executed, now=now, fee=Decimal("0.01")
+        )
 
 
 def picture(number: int, now: datetime) -> Job:
@@ -194,7 +196,10 @@ def content(database: Database) -> dict[str, list[tuple[object, ...]]]:
 def looks(connection: sqlite3.Connection) -> list[object]:
     """What decisions are made from."""
     usages = [read_usage(connection, hook, now=NOW) for hook in _HOOKS]
-    return [*usages, *(orders.get(connection, order.client_order_id) for order in orders.unfinished(connection))]
+    return [
+        *usages,
+        *(order_lifecycle.get(connection, order.client_order_id) for order in order_lifecycle.unfinished(connection)),
+    ]
 
 
 async def write_all(database: Database, jobs: list[Job]) -> None:
@@ -207,7 +212,7 @@ def write_plainly(database: Database, job: Job) -> None:
     try:
         with database.transaction() as connection:
             job(connection)
-    except (Refused, orders.IllegalTransition):
+    except (Refused, order_lifecycle.IllegalTransition):
         pass
 
 

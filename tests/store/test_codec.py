@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.model import OrderIntent, OrderType, Purpose, Side, TakeProfit, Verdict
-from kekbridge.store import times
+from kekbridge.store import codec
 from kekbridge.store.codec import (
     EXACT,
     decimal_text,
@@ -168,15 +168,15 @@ def test_an_event_is_hashed_over_the_text_that_its_list_has(
 @given(MOMENTS, MOMENTS)
 def test_the_order_of_times_is_the_order_of_their_texts(first: datetime, second: datetime) -> None:
     """The database compares text: windows and ages depend on it."""
-    one, two = times.to_text(first), times.to_text(second)
-    assert times.from_text(one) == first.replace(microsecond=first.microsecond // 1000 * 1000)
-    assert (one < two) == (times.from_text(one) < times.from_text(two))
+    one, two = codec.to_text(first), codec.to_text(second)
+    assert codec.from_text(one) == first.replace(microsecond=first.microsecond // 1000 * 1000)
+    assert (one < two) == (codec.from_text(one) < codec.from_text(two))
 
 
 def test_times_are_utc_whatever_zone_they_come_in() -> None:
     """A day starts at 00:00 UTC for everybody; a time without zone is a mistake."""
     local = datetime(2026, 1, 1, 1, 30, tzinfo=timezone(timedelta(hours=2)))
-    assert times.to_text(local) == "2025-12-31T23:30:00.000Z"
-    assert times.day_of(local) == "2025-12-31"
+    assert codec.to_text(local) == "2025-12-31T23:30:00.000Z"
+    assert codec.day_of(local) == "2025-12-31"
     with pytest.raises(ValueError, match="no zone"):
-        times.to_text(datetime(2026, 1, 1))  # noqa: DTZ001 - the mistake itself
+        codec.to_text(datetime(2026, 1, 1))  # noqa: DTZ001 - the mistake itself

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
+from kekbridge.model.admission import Decision
 from kekbridge.store import events
-from kekbridge.store.admissions import Decision, admit
+from kekbridge.store.admissions import admit
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft
 
 DRIFT = ("drift: the strategy held 1 BTC before this alert, the account 0; only its own step counts",)

@@ -8,10 +8,10 @@ from datetime import timedelta
 from decimal import Decimal
 
 from kekbridge.model import Order, Side
-from kekbridge.store import events, fills, results, times
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.store import codec, events, fills, order_lifecycle
+from kekbridge.store import fills as results
 from kekbridge.store.admissions import admit
-from kekbridge.store.usage import read_usage
+from kekbridge.store.reservations import read_usage
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill, intent
 
 
@@ -21,8 +21,8 @@ def sent(connection: sqlite3.Connection, order_id: str, webhook_id: str = "hook"
         connection, draft(webhook_id=webhook_id), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES
     )
     name = admission.orders[0].client_order_id
-    orders.claim(connection, name, now=NOW)
-    return orders.mark_accepted(connection, name, order_id=order_id, now=NOW)
+    order_lifecycle.claim(connection, name, now=NOW)
+    return order_lifecycle.mark_accepted(connection, name, order_id=order_id, now=NOW)
 
 
 def realized(connection: sqlite3.Connection, webhook_id: str = "hook", days: int = 0) -> tuple[Decimal, Decimal]:
@@ -132,5 +132,5 @@ def test_the_sums_by_hour_are_those_of_the_fills(connection: sqlite3.Connection)
     assert (every.closings, every.wins) == (3, 1)
     own = results.total(connection, since="0000", webhook_id="hook")
     assert (own.realized, own.closings) == (Decimal("-6.0"), 2)
-    late = results.total(connection, since=times.to_text(hours[2] + timedelta(seconds=1)), webhook_id=None)
+    late = results.total(connection, since=codec.to_text(hours[2] + timedelta(seconds=1)), webhook_id=None)
     assert (late.realized, late.fees) == (Decimal(0), Decimal(0))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sqlite3
 from datetime import timedelta
 
-from kekbridge.store import events
-from kekbridge.store import job_runs as jobruns
+from kekbridge.store import events, job_runs
 from tests.store.made import NOW
 
 
 def run(connection: sqlite3.Connection, error: str | None, **options: int) -> None:
-    jobruns.record(
+    job_runs.record(
         connection, "equity", error=error, took_ms=12, next_at=NOW + timedelta(minutes=1), now=NOW, **options
     )
 
@@ -21,11 +20,11 @@ def test_the_third_failure_in_a_row_is_told_once(connection: sqlite3.Connection)
     for _ in range(4):
         run(connection, "no answer")
     assert [event.kind for event in events.list_events(connection)] == ["job_failed"]
-    (found,) = jobruns.list_runs(connection)
+    (found,) = job_runs.list_runs(connection)
     assert (found.failures, found.failed, found.runs, found.error) == (4, 4, 4, "no answer")
     run(connection, None)
     run(connection, None)
-    (found,) = jobruns.list_runs(connection)
+    (found,) = job_runs.list_runs(connection)
     assert (found.failures, found.failed, found.runs, found.error) == (0, 4, 6, None)
     assert [event.kind for event in events.list_events(connection)] == ["job_failed", "job_recovered"]
 
@@ -39,9 +38,9 @@ def test_a_rare_job_is_told_at_once(connection: sqlite3.Connection) -> None:
 def test_the_plan_names_every_job_and_no_other(connection: sqlite3.Connection) -> None:
     """Jobs that have not run yet are listed with their time; what is no job any more goes; runs are kept."""
     run(connection, None)
-    jobruns.record(connection, "old", error=None, took_ms=1, next_at=None, now=NOW)
+    job_runs.record(connection, "old", error=None, took_ms=1, next_at=None, now=NOW)
     later = NOW + timedelta(hours=1)
-    jobruns.plan(connection, {"equity": later, "backup": later}, now=later)
-    backup, equity = jobruns.list_runs(connection)
+    job_runs.plan(connection, {"equity": later, "backup": later}, now=later)
+    backup, equity = job_runs.list_runs(connection)
     assert (backup.name, backup.last_at, backup.next_at, backup.runs, backup.since) == ("backup", None, later, 0, later)
     assert (equity.name, equity.last_at, equity.next_at, equity.runs, equity.since) == ("equity", NOW, later, 1, NOW)

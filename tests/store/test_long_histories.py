@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from kekbridge.model import OrderStatus, WebhookSettings
-from kekbridge.reports import alert_report as story
-from kekbridge.store import alert_search, fills, statistics, webhooks
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.reports import alert_report
+from kekbridge.store import alerts, fills, order_lifecycle, statistics, webhooks
 from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
@@ -37,11 +36,11 @@ def stored(data_dir: Path, count: int) -> Database:
             connection, alert, made.admitting(made.intent()), rates=made.NO_RATES, now=now, expires_at=end
         )
         name = admission.orders[0].client_order_id
-        orders.claim(connection, name, now=now)
-        orders.mark_accepted(connection, name, order_id="7", now=now)
+        order_lifecycle.claim(connection, name, now=now)
+        order_lifecycle.mark_accepted(connection, name, order_id="7", now=now)
         fills.record(connection, [made.fill(order_id="7", executed_at=now)])
         filled = {"executed_quantity": Decimal("0.01"), "average_price": Decimal(65000), "now": now}
-        orders.apply_report(connection, name, status=OrderStatus.FILLED, **filled)  # type: ignore[arg-type]
+        order_lifecycle.apply_report(connection, name, status=OrderStatus.FILLED, **filled)  # type: ignore[arg-type]
     fill(data_dir / FILE_NAME, count)
     return database
 
@@ -77,17 +76,17 @@ QUESTIONS: dict[str, Callable[[sqlite3.Connection], Any]] = {
     "all statistics": lambda c: statistics.gather(c, since=None, now=NOW),
     "statistics of a webhook": lambda c: statistics.gather(c, since=None, now=NOW, webhook="default"),
     "statistics since": lambda c: statistics.gather(c, since=NOW - timedelta(hours=25, minutes=30), now=NOW),
-    "the log": lambda c: alert_search.search(c),
-    "of a webhook": lambda c: alert_search.search(c, webhook="default"),
-    "of a deleted webhook": lambda c: alert_search.search(c, webhook="never-was"),
-    "of a status": lambda c: alert_search.search(c, status="denied", limit=20),
-    "of a status that none has": lambda c: alert_search.search(c, status="unknown"),
-    "of a code": lambda c: alert_search.search(c, code="daily_limit", limit=20),
-    "of a code that none has": lambda c: alert_search.search(c, code="cooldown"),
-    "of a rare market": lambda c: alert_search.search(c, symbol=RARE, limit=3),
-    "of a market none had": lambda c: alert_search.search(c, symbol="PERP_NONE_USDC", webhook="default"),
-    "a text": lambda c: alert_search.search(c, text="stands nowhere", look_through=500),
-    "an alert": lambda c: story.read(c, "01A00000000000000000000007"),
+    "the log": lambda c: alerts.search(c),
+    "of a webhook": lambda c: alerts.search(c, webhook="default"),
+    "of a deleted webhook": lambda c: alerts.search(c, webhook="never-was"),
+    "of a status": lambda c: alerts.search(c, status="denied", limit=20),
+    "of a status that none has": lambda c: alerts.search(c, status="unknown"),
+    "of a code": lambda c: alerts.search(c, code="daily_limit", limit=20),
+    "of a code that none has": lambda c: alerts.search(c, code="cooldown"),
+    "of a rare market": lambda c: alerts.search(c, symbol=RARE, limit=3),
+    "of a market none had": lambda c: alerts.search(c, symbol="PERP_NONE_USDC", webhook="default"),
+    "a text": lambda c: alerts.search(c, text="stands nowhere", look_through=500),
+    "an alert": lambda c: alert_report.read(c, "01A00000000000000000000007"),
 }
 
 
@@ -104,4 +103,4 @@ def test_the_figures_of_the_copies_fit(histories: tuple[Database, Database]) -> 
         facts = statistics.gather(connection, since=None, now=NOW)
         assert sum(one.count for one in facts.alerts) == MANY + 1
         assert facts.closings > MANY / 2
-        assert len(alert_search.search(connection, symbol=RARE).alerts) == MANY // 1000
+        assert len(alerts.search(connection, symbol=RARE).alerts) == MANY // 1000

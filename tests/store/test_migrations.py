@@ -11,15 +11,12 @@ from sqlite_utils.migrations import Migrations
 
 from kekbridge.model import OrderStatus
 from kekbridge.model.statistics import Report, report
-from kekbridge.store import exits, fills, statistics
-from kekbridge.store import order_lifecycle as orders
-from kekbridge.store import rejected_requests as refusals
-from kekbridge.store import reservations as ledger
+from kekbridge.store import fills, order_lifecycle, protection, rejected_requests, reservations, statistics
 from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME, prepare_file
 from kekbridge.store.database import Database
-from kekbridge.store.exits import Leg
 from kekbridge.store.migrations import MIGRATIONS
+from kekbridge.store.protection import Leg
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill, intent
 
 
@@ -47,8 +44,8 @@ def trade(database: Database) -> None:
             connection, draft(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES
         )  # fmt: skip
         name = admission.orders[0].client_order_id
-        orders.claim(connection, name, now=NOW)
-        entry = orders.mark_accepted(connection, name, order_id="7", now=NOW)
+        order_lifecycle.claim(connection, name, now=NOW)
+        entry = order_lifecycle.mark_accepted(connection, name, order_id="7", now=NOW)
         fills.record(connection, [fill(order_id="7")])
         later = fill(order_id="9", realized_pnl=Decimal("-1.25"), executed_at=NOW + timedelta(hours=2))
         fills.record(connection, [later])
@@ -56,13 +53,15 @@ def trade(database: Database) -> None:
         leg = Leg(
             kind="STOP_LOSS", trigger_price=Decimal(60000), status=OrderStatus.ACCEPTED, executed_quantity=Decimal(0)
         )
-        exits.note(connection, entry, [leg], now=NOW)
+        protection.note(connection, entry, [leg], now=NOW)
         hit = Leg(
             kind="STOP_LOSS", trigger_price=Decimal(60000), status=OrderStatus.FILLED, executed_quantity=Decimal(1)
         )
-        exits.note(connection, entry, [hit], now=NOW)
+        protection.note(connection, entry, [hit], now=NOW)
         for _ in range(3):
-            refusals.record_refusal(connection, remote="192.0.2.9", code="api_key_unknown", error="no", now=NOW)
+            rejected_requests.record_refusal(
+                connection, remote="192.0.2.9", code="api_key_unknown", error="no", now=NOW
+            )
 
 
 def reckoned(database: Database) -> tuple[Report, Report]:
@@ -105,10 +104,10 @@ def test_open_orders_of_an_older_version_keep_their_room(tmp_path: Path) -> None
         wish = admitting(intent(symbol=symbol, reference_price=Decimal(price)))
         with database.transaction() as connection:
             admission = admit(connection, draft(), wish, rates=NO_RATES, now=NOW, expires_at=EXPIRES)
-            orders.claim(connection, admission.orders[0].client_order_id, now=NOW)
-            orders.mark_accepted(connection, admission.orders[0].client_order_id, order_id="7", now=NOW)
+            order_lifecycle.claim(connection, admission.orders[0].client_order_id, now=NOW)
+            order_lifecycle.mark_accepted(connection, admission.orders[0].client_order_id, order_id="7", now=NOW)
     with database.transaction() as connection:
-        known = ledger.open_commitments(connection)
+        known = reservations.open_commitments(connection)
         assert known["PERP_BTC_USDC"].price == Decimal("65000.5")
         for step in (
             "DROP TABLE commitments",
@@ -120,7 +119,7 @@ def test_open_orders_of_an_older_version_keep_their_room(tmp_path: Path) -> None
     database.close_now()
     again = Database.open(tmp_path)
     with again.snapshot() as connection:
-        assert ledger.open_commitments(connection) == known
+        assert reservations.open_commitments(connection) == known
     again.close_now()
 
 

@@ -11,12 +11,10 @@ import pytest
 
 from kekbridge.errors import NotFound
 from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Sums, Verdict
-from kekbridge.store import alerts, events
-from kekbridge.store import order_lifecycle as orders
-from kekbridge.store import reservations as ledger
+from kekbridge.store import alerts, events, order_lifecycle, reservations
 from kekbridge.store.admissions import admit
 from kekbridge.store.order_lifecycle import IllegalTransition
-from kekbridge.store.usage import read_usage
+from kekbridge.store.reservations import read_usage
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent
 
 LATER = NOW + timedelta(seconds=1)
@@ -35,17 +33,17 @@ def order_in(connection: sqlite3.Connection, status: OrderStatus, wanted: OrderI
     if status is S.QUEUED:
         return order
     if status is S.DENIED:
-        return orders.mark_denied(connection, name, code="daily_limit", error="no", now=LATER)
+        return order_lifecycle.mark_denied(connection, name, code="daily_limit", error="no", now=LATER)
     if status is S.EXPIRED:
-        return orders.mark_expired(connection, name, now=LATER)
-    order = orders.claim(connection, name, now=LATER)
+        return order_lifecycle.mark_expired(connection, name, now=LATER)
+    order = order_lifecycle.claim(connection, name, now=LATER)
     if status is S.SUBMITTING:
         return order
     if status is S.REJECTED:
-        return orders.mark_rejected(connection, name, code="orderly:-1102", error="no", now=LATER)
+        return order_lifecycle.mark_rejected(connection, name, code="orderly:-1102", error="no", now=LATER)
     if status is S.UNKNOWN:
-        return orders.mark_unknown(connection, name, reason="time-out", now=LATER)
-    order = orders.mark_accepted(connection, name, order_id=f"ex-{name}", now=LATER)
+        return order_lifecycle.mark_unknown(connection, name, reason="time-out", now=LATER)
+    order = order_lifecycle.mark_accepted(connection, name, order_id=f"ex-{name}", now=LATER)
     if status is S.ACCEPTED:
         return order
     part = order.intent.quantity if status is S.FILLED else order.intent.quantity / 2
@@ -56,7 +54,7 @@ def report(
     connection: sqlite3.Connection, order: Order, status: OrderStatus, executed: Decimal, **changes: Any
 ) -> Order:
     values = {"average_price": Decimal(65100) if executed else None, "fee": Decimal("0.3"), "now": LATER}
-    return orders.apply_report(
+    return order_lifecycle.apply_report(
         connection, order.client_order_id, status=status, executed_quantity=executed, **values | changes
     )
 
@@ -64,14 +62,14 @@ def report(
 # -------------------------------------------------------------------------------------------------------- allowed steps
 
 VERBS: dict[str, Any] = {
-    "claim": lambda c, name: orders.claim(c, name, now=LATER),
-    "mark_accepted": lambda c, name: orders.mark_accepted(c, name, order_id="77", now=LATER),
-    "mark_rejected": lambda c, name: orders.mark_rejected(c, name, code="x", error="x", now=LATER),
-    "mark_denied": lambda c, name: orders.mark_denied(c, name, code="x", error="x", now=LATER),
-    "mark_unknown": lambda c, name: orders.mark_unknown(c, name, reason="x", now=LATER),
-    "give_up_unknown": lambda c, name: orders.give_up_unknown(c, name, reason="x", now=LATER),
-    "mark_deferred": lambda c, name: orders.mark_deferred(c, name, next_attempt_at=LATER, now=LATER),
-    "mark_expired": lambda c, name: orders.mark_expired(c, name, now=LATER),
+    "claim": lambda c, name: order_lifecycle.claim(c, name, now=LATER),
+    "mark_accepted": lambda c, name: order_lifecycle.mark_accepted(c, name, order_id="77", now=LATER),
+    "mark_rejected": lambda c, name: order_lifecycle.mark_rejected(c, name, code="x", error="x", now=LATER),
+    "mark_denied": lambda c, name: order_lifecycle.mark_denied(c, name, code="x", error="x", now=LATER),
+    "mark_unknown": lambda c, name: order_lifecycle.mark_unknown(c, name, reason="x", now=LATER),
+    "give_up_unknown": lambda c, name: order_lifecycle.give_up_unknown(c, name, reason="x", now=LATER),
+    "mark_deferred": lambda c, name: order_lifecycle.mark_deferred(c, name, next_attempt_at=LATER, now=LATER),
+    "mark_expired": lambda c, name: order_lifecycle.mark_expired(c, name, now=LATER),
 }
 # What a step leads to; "same" is late news that changes nothing; everything not listed is illegal.
 STEPS: dict[str, dict[OrderStatus, Any]] = {
@@ -121,12 +119,12 @@ def test_each_step_is_allowed_from_the_right_states_only(
             VERBS[verb](connection, before.client_order_id)
     else:
         after = VERBS[verb](connection, before.client_order_id)
-        assert after == orders.get(connection, before.client_order_id)
+        assert after == order_lifecycle.get(connection, before.client_order_id)
         if wanted != "same":
             assert after.status is wanted
             assert alerts.get(connection, before.alert_id).status == wanted.value
             return
-    assert orders.get(connection, before.client_order_id) == before
+    assert order_lifecycle.get(connection, before.client_order_id) == before
     assert len(events.list_events(connection)) == history
 
 
@@ -134,16 +132,18 @@ def test_an_order_too_old_cannot_be_claimed(connection: sqlite3.Connection) -> N
     """Promise 8, at the last gate: nothing is sent at or after its expiry, whoever asks."""
     order = admitted(connection)[0]
     with pytest.raises(IllegalTransition, match="expired"):
-        orders.claim(connection, order.client_order_id, now=EXPIRES)
-    assert orders.claim(connection, order.client_order_id, now=EXPIRES - timedelta(milliseconds=1)).attempt == 1
+        order_lifecycle.claim(connection, order.client_order_id, now=EXPIRES)
+    assert (
+        order_lifecycle.claim(connection, order.client_order_id, now=EXPIRES - timedelta(milliseconds=1)).attempt == 1
+    )
 
 
 def test_an_unknown_id_is_named(connection: sqlite3.Connection) -> None:
     """A step on an order that does not exist says so; a lookup of somebody else's order finds nothing."""
     with pytest.raises(NotFound, match="kb-nobody"):
-        orders.claim(connection, "kb-nobody", now=NOW)
-    assert orders.find(connection, "kb-nobody") is None
-    assert orders.by_order_id(connection, "4711") is None
+        order_lifecycle.claim(connection, "kb-nobody", now=NOW)
+    assert order_lifecycle.find(connection, "kb-nobody") is None
+    assert order_lifecycle.by_order_id(connection, "4711") is None
 
 
 # ------------------------------------------------------------------------------------------------------ what is recorded
@@ -154,21 +154,21 @@ def test_a_claim_records_what_will_be_sent(connection: sqlite3.Connection) -> No
     order = admitted(connection, exit_intent(quantity=Decimal(2)))[0]
     verdict = Verdict(rule="exit", scope="webhook", passed=True, found="", limit="")
     smaller = exit_intent(quantity=Decimal("0.5"))
-    claimed = orders.claim(
+    claimed = order_lifecycle.claim(
         connection, order.client_order_id, now=LATER, intent=smaller, request='{"a":1}', verdicts=(verdict,)
     )
     assert (claimed.status, claimed.intent, claimed.attempt, claimed.submitted_at) == (S.SUBMITTING, smaller, 1, LATER)
-    assert orders.get(connection, order.client_order_id) == claimed
-    shown = orders.details(connection, order.client_order_id)
+    assert order_lifecycle.get(connection, order.client_order_id) == claimed
+    shown = order_lifecycle.details(connection, order.client_order_id)
     assert (shown.request, shown.verdicts) == ('{"a":1}', (verdict,))
-    assert ledger.open_reservations(connection)[0].quantity == Decimal("-0.5")
+    assert reservations.open_reservations(connection)[0].quantity == Decimal("-0.5")
 
 
 def test_a_deferred_order_keeps_its_place_and_its_schedule(connection: sqlite3.Connection) -> None:
     """The retry is columns: attempt and time survive a restart, and the order is still the first of its symbol."""
     order = order_in(connection, S.SUBMITTING)
     at = LATER + timedelta(seconds=4)
-    deferred = orders.mark_deferred(
+    deferred = order_lifecycle.mark_deferred(
         connection, order.client_order_id, next_attempt_at=at, now=LATER, code="exchange_busy", error="429"
     )
     assert (deferred.status, deferred.attempt, deferred.next_attempt_at, deferred.code) == (
@@ -177,7 +177,7 @@ def test_a_deferred_order_keeps_its_place_and_its_schedule(connection: sqlite3.C
         at,
         "exchange_busy",
     )
-    again = orders.claim(connection, order.client_order_id, now=at)
+    again = order_lifecycle.claim(connection, order.client_order_id, now=at)
     assert (again.attempt, again.next_attempt_at, again.code, again.sequence) == (2, None, None, order.sequence)
 
 
@@ -185,13 +185,13 @@ def test_times_of_the_life_are_kept(connection: sqlite3.Connection) -> None:
     """explain shows when an order was made, sent, accepted and finished."""
     order = admitted(connection)[0]
     name = order.client_order_id
-    orders.claim(connection, name, now=NOW + timedelta(seconds=1))
-    orders.mark_accepted(connection, name, order_id="9", now=NOW + timedelta(seconds=2))
+    order_lifecycle.claim(connection, name, now=NOW + timedelta(seconds=1))
+    order_lifecycle.mark_accepted(connection, name, order_id="9", now=NOW + timedelta(seconds=2))
     done = report(connection, order, S.FILLED, Decimal("0.01"), now=NOW + timedelta(seconds=3))
     assert done.created_at == NOW
     times = (done.submitted_at, done.accepted_at, done.finished_at)
     assert times == tuple(NOW + timedelta(seconds=second) for second in (1, 2, 3))
-    assert orders.by_order_id(connection, "9") == done
+    assert order_lifecycle.by_order_id(connection, "9") == done
 
 
 def test_every_step_is_in_the_history(connection: sqlite3.Connection) -> None:
@@ -208,14 +208,14 @@ def test_orders_can_be_listed_by_what_a_trader_asks(connection: sqlite3.Connecti
     first = order_in(connection, S.FILLED)
     second = order_in(connection, S.ACCEPTED, intent(symbol="PERP_ETH_USDC"))
     third = admitted(connection, webhook_id="other", webhook_name="second")[0]
-    assert orders.list_orders(connection) == (first, second, third)
-    assert orders.list_orders(connection, limit=1) == (third,)
-    assert orders.list_orders(connection, open_only=True) == (second, third)
-    assert orders.list_orders(connection, symbol="PERP_ETH_USDC") == (second,)
-    assert orders.list_orders(connection, status="filled") == (first,)
-    assert orders.list_orders(connection, webhook="second") == (third,)
-    assert orders.list_orders(connection, webhook="hook") == (first, second)
-    assert orders.list_orders(connection, since=NOW + timedelta(seconds=1)) == ()
+    assert order_lifecycle.list_orders(connection) == (first, second, third)
+    assert order_lifecycle.list_orders(connection, limit=1) == (third,)
+    assert order_lifecycle.list_orders(connection, open_only=True) == (second, third)
+    assert order_lifecycle.list_orders(connection, symbol="PERP_ETH_USDC") == (second,)
+    assert order_lifecycle.list_orders(connection, status="filled") == (first,)
+    assert order_lifecycle.list_orders(connection, webhook="second") == (third,)
+    assert order_lifecycle.list_orders(connection, webhook="hook") == (first, second)
+    assert order_lifecycle.list_orders(connection, since=NOW + timedelta(seconds=1)) == ()
 
 
 # ---------------------------------------------------------------------------------------------------------------- reports
@@ -253,9 +253,9 @@ def test_the_stream_may_be_quicker_than_the_answer(connection: sqlite3.Connectio
     order = order_in(connection, S.SUBMITTING)
     filled = report(connection, order, S.FILLED, Decimal("0.01"))
     assert (filled.status, filled.order_id) == (S.FILLED, None)
-    named = orders.mark_accepted(connection, order.client_order_id, order_id="5", now=LATER)
+    named = order_lifecycle.mark_accepted(connection, order.client_order_id, order_id="5", now=LATER)
     assert (named.status, named.order_id) == (S.FILLED, "5")
-    assert orders.mark_unknown(connection, order.client_order_id, reason="late", now=LATER) == named
+    assert order_lifecycle.mark_unknown(connection, order.client_order_id, reason="late", now=LATER) == named
 
 
 def test_a_report_resolves_an_unknown_order(connection: sqlite3.Connection) -> None:
@@ -268,13 +268,13 @@ def test_a_report_resolves_an_unknown_order(connection: sqlite3.Connection) -> N
 def test_an_order_given_up_comes_back_when_the_exchange_names_it(connection: sqlite3.Connection) -> None:
     """Lost is not gone: a late report of an order nobody could find takes it up again, with its reservation."""
     order = order_in(connection, S.UNKNOWN)
-    given_up = orders.give_up_unknown(connection, order.client_order_id, reason="nobody knows", now=LATER)
+    given_up = order_lifecycle.give_up_unknown(connection, order.client_order_id, reason="nobody knows", now=LATER)
     assert given_up.finished_at == LATER
     assert alerts.get(connection, order.alert_id).status == "unknown"
-    assert ledger.open_reservations(connection) == ()
+    assert reservations.open_reservations(connection) == ()
     back = report(connection, order, S.ACCEPTED, Decimal(0), order_id="12")
     assert (back.status, back.finished_at) == (S.ACCEPTED, None)
-    assert len(ledger.open_reservations(connection)) == 1
+    assert len(reservations.open_reservations(connection)) == 1
 
 
 @pytest.mark.parametrize("status", [S.REJECTED, S.EXPIRED, S.CANCELED])
@@ -284,9 +284,9 @@ def test_what_traded_after_all_is_recorded(connection: sqlite3.Connection, statu
     if status is S.CANCELED:
         report(connection, order, S.CANCELED, Decimal(0), average_price=None)
     elif status is S.EXPIRED:
-        orders.mark_expired(connection, order.client_order_id, now=LATER)
+        order_lifecycle.mark_expired(connection, order.client_order_id, now=LATER)
     else:
-        orders.mark_rejected(connection, order.client_order_id, code="x", error="x", now=LATER)
+        order_lifecycle.mark_rejected(connection, order.client_order_id, code="x", error="x", now=LATER)
     assert read_usage(connection, "hook", now=NOW).traded_today == 0
     filled = report(connection, order, S.FILLED, Decimal("0.01"), order_id="8")
     assert filled.status is S.FILLED
@@ -304,11 +304,11 @@ def test_a_report_for_an_order_never_sent_is_a_mistake(connection: sqlite3.Conne
 def test_a_report_for_a_deferred_order_stops_the_second_sending(connection: sqlite3.Connection) -> None:
     """What was thought not to be there is there: it leaves the queue before it is sent twice."""
     order = order_in(connection, S.SUBMITTING)
-    orders.mark_deferred(connection, order.client_order_id, next_attempt_at=LATER, now=LATER)
+    order_lifecycle.mark_deferred(connection, order.client_order_id, next_attempt_at=LATER, now=LATER)
     report(connection, order, S.ACCEPTED, Decimal(0), order_id="3")
-    assert orders.claimable(connection, now=LATER) == ()
+    assert order_lifecycle.claimable(connection, now=LATER) == ()
     with pytest.raises(IllegalTransition):
-        orders.claim(connection, order.client_order_id, now=LATER)
+        order_lifecycle.claim(connection, order.client_order_id, now=LATER)
 
 
 # --------------------------------------------------------------------------------------------------------------- headline
@@ -334,15 +334,15 @@ def test_an_alerts_status_is_that_of_the_leg_that_matters_most(
     for leg, step in zip(legs, steps, strict=True):
         name = leg.client_order_id
         if step == "nothing":
-            orders.mark_denied(connection, name, code="nothing_to_close", error="flat", now=LATER)
+            order_lifecycle.mark_denied(connection, name, code="nothing_to_close", error="flat", now=LATER)
         elif step == "denied":
-            orders.mark_denied(connection, name, code="daily_limit", error="no", now=LATER)
+            order_lifecycle.mark_denied(connection, name, code="daily_limit", error="no", now=LATER)
         elif step != "queued":
-            orders.claim(connection, name, now=LATER)
+            order_lifecycle.claim(connection, name, now=LATER)
         if step == "unknown":
-            orders.mark_unknown(connection, name, reason="x", now=LATER)
+            order_lifecycle.mark_unknown(connection, name, reason="x", now=LATER)
         elif step == "rejected":
-            orders.mark_rejected(connection, name, code="orderly:-1101", error="margin", now=LATER)
+            order_lifecycle.mark_rejected(connection, name, code="orderly:-1101", error="margin", now=LATER)
         elif step == "filled":
             report(connection, leg, S.FILLED, Decimal("0.01"), order_id=name)
     alert = alerts.get(connection, legs[0].alert_id)
@@ -360,11 +360,11 @@ def test_a_fill_moves_from_the_reservation_to_the_days_total(connection: sqlite3
     order = order_in(connection, S.ACCEPTED, limit)
     assert read_usage(connection, "hook", now=NOW).traded_today == Decimal(65000)
     report(connection, order, S.PARTIALLY_FILLED, Decimal("0.25"), average_price=Decimal(64000))
-    held = ledger.open_reservations(connection)[0]
+    held = reservations.open_reservations(connection)[0]
     assert (held.quantity, held.notional, held.is_resting) == (Decimal("0.75"), Decimal(48750), True)
     assert read_usage(connection, "hook", now=NOW).traded_today == Decimal(16000) + Decimal(48750)
     report(connection, order, S.CANCELED, Decimal("0.25"), average_price=Decimal(64000))
-    assert ledger.open_reservations(connection) == ()
+    assert reservations.open_reservations(connection) == ()
     usage = read_usage(connection, "hook", now=NOW)
     assert (usage.traded_today, usage.orders_today) == (Decimal(16000), 1)
 
@@ -394,11 +394,11 @@ def test_an_unknown_order_counts_from_its_sending(connection: sqlite3.Connection
     """What waited long between its claim and its sending may be accepted long after: the time of sending is kept, if it is known."""
     sent_at = LATER + timedelta(seconds=40)
     waited = order_in(connection, S.SUBMITTING)
-    unknown = orders.mark_unknown(
+    unknown = order_lifecycle.mark_unknown(
         connection, waited.client_order_id, reason="x", now=sent_at + timedelta(seconds=1), sent_at=sent_at
     )
     assert unknown.submitted_at == sent_at
-    never_told = orders.mark_unknown(
+    never_told = order_lifecycle.mark_unknown(
         connection, order_in(connection, S.SUBMITTING).client_order_id, reason="x", now=sent_at
     )
     assert never_told.submitted_at == LATER

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.model import RateLimits, Usage
-from kekbridge.store import rate_limits as ratelimit
-from kekbridge.store.admissions import Admission, AlertDraft, Decision, admit, preview
+from kekbridge.model.admission import AlertDraft, Decision
+from kekbridge.store import rate_limits
+from kekbridge.store.admissions import Admission, admit, preview
 from kekbridge.store.connections import connect
 from kekbridge.store.database import Database
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent
@@ -108,7 +109,7 @@ def test_what_claims_nothing_is_not_counted(connection: sqlite3.Connection) -> N
 
     for judge in (decide, deny):
         admit(connection, draft(), judge, rates=NO_RATES, account_rates=TWO_A_MINUTE, now=NOW, expires_at=EXPIRES)
-    (use,) = ratelimit.use_of_account(connection, TWO_A_MINUTE, NOW)
+    (use,) = rate_limits.use_of_account(connection, TWO_A_MINUTE, NOW)
     assert (use.length_s, use.limit, use.used) == (60, 2, 1)
 
 
@@ -159,8 +160,8 @@ def test_it_agrees_with_a_plain_recount(offsets: list[int], minute: int, hour: i
     taken: list[int] = []
     for offset in offsets:
         now = NOW + timedelta(seconds=offset * 20)
-        excess = ratelimit.find_excess(
-            connection, "hook", rates=ratelimit.UNLIMITED, account_rates=rates, is_exit=False, now=now
+        excess = rate_limits.find_excess(
+            connection, "hook", rates=rate_limits.UNLIMITED, account_rates=rates, is_exit=False, now=now
         )
         fits = all(
             limit == 0 or sum(1 for one in taken if (offset - one) * 20 < length) < limit
@@ -169,14 +170,14 @@ def test_it_agrees_with_a_plain_recount(offsets: list[int], minute: int, hour: i
         assert (excess is None) == fits
         if fits:
             taken.append(offset)
-            ratelimit.count_entry(connection, at=now)
+            rate_limits.count_entry(connection, at=now)
     connection.close()
 
 
 def test_the_table_forgets_what_no_window_reaches(connection: sqlite3.Connection) -> None:
     """Days of alerts leave one day's rows, whose numbers have no gap."""
     for hour in range(24 * 5):
-        ratelimit.count_entry(connection, at=NOW + timedelta(hours=hour))
+        rate_limits.count_entry(connection, at=NOW + timedelta(hours=hour))
     kept = [number for (number,) in connection.execute("SELECT number FROM entry_times ORDER BY number")]
     assert kept == list(range(kept[0], kept[0] + 24))
 
@@ -203,8 +204,8 @@ def test_one_lookup_however_many_there_are(database: Database) -> None:
 
     connection.set_progress_handler(count, 10)
     rates = RateLimits(per_minute=600, per_hour=6_000, per_day=60_000)
-    excess = ratelimit.find_excess(
-        connection, "hook", rates=ratelimit.UNLIMITED, account_rates=rates, is_exit=False, now=NOW
+    excess = rate_limits.find_excess(
+        connection, "hook", rates=rate_limits.UNLIMITED, account_rates=rates, is_exit=False, now=NOW
     )
     connection.close()
     assert excess is not None

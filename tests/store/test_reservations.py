@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from kekbridge.model import OrderType
-from kekbridge.store import order_lifecycle as orders
-from kekbridge.store import reservations as ledger
+from kekbridge.store import order_lifecycle, reservations
 from kekbridge.store.admissions import admit
 from tests.store.made import NO_RATES, NOW, admitting, draft, intent
 
@@ -34,13 +33,13 @@ def test_margin_is_held_back_for_what_is_in_the_exchanges_book(
     name = admission.orders[0].client_order_id
 
     def is_margined_now() -> bool:
-        (reservation,) = ledger.open_reservations(connection)
+        (reservation,) = reservations.open_reservations(connection)
         assert reservation.is_resting
-        assert reservation == ledger.reservation_of(orders.get(connection, name))
+        assert reservation == reservations.reservation_of(order_lifecycle.get(connection, name))
         return reservation.is_margined
 
     assert not is_margined_now()
-    orders.claim(connection, name, now=NOW)
+    order_lifecycle.claim(connection, name, now=NOW)
     assert not is_margined_now()
-    orders.mark_accepted(connection, name, order_id="1", now=NOW)
+    order_lifecycle.mark_accepted(connection, name, order_id="1", now=NOW)
     assert is_margined_now() is is_margined

@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType, Purpose, Side
-from kekbridge.store import alerts, events, fills, times
-from kekbridge.store import order_lifecycle as orders
-from kekbridge.store import reservations as ledger
+from kekbridge.store import alerts, codec, events, fills, order_lifecycle, reservations
 from kekbridge.store.admissions import admit
 from kekbridge.store.database import Database
 from kekbridge.store.order_lifecycle import IllegalTransition
@@ -84,33 +82,33 @@ class Life(RuleBasedStateMachine):
 
     @rule(name=names)
     def claim(self, name: str) -> None:
-        self.step(orders.claim, name)
+        self.step(order_lifecycle.claim, name)
 
     @rule(name=names, quantity=AMOUNTS, price=PRICES)
     def claim_resized(self, name: str, quantity: Decimal, price: Decimal) -> None:
         """What the second look may change is the size, and what it is valued at; never market, side or kind of an order."""
-        resized = replace(orders.get(self.connection, name).intent, quantity=quantity, reference_price=price)
-        self.step(orders.claim, name, intent=resized)
+        resized = replace(order_lifecycle.get(self.connection, name).intent, quantity=quantity, reference_price=price)
+        self.step(order_lifecycle.claim, name, intent=resized)
 
     @rule(name=names)
     def accept(self, name: str) -> None:
-        self.step(orders.mark_accepted, name, order_id=f"x-{name}")
+        self.step(order_lifecycle.mark_accepted, name, order_id=f"x-{name}")
 
-    @rule(name=names, verb=st.sampled_from([orders.mark_rejected, orders.mark_denied]))
+    @rule(name=names, verb=st.sampled_from([order_lifecycle.mark_rejected, order_lifecycle.mark_denied]))
     def refuse(self, name: str, verb: Any) -> None:
         self.step(verb, name, code="x", error="x")
 
     @rule(name=names)
     def expire(self, name: str) -> None:
-        self.step(orders.mark_expired, name)
+        self.step(order_lifecycle.mark_expired, name)
 
-    @rule(name=names, verb=st.sampled_from([orders.mark_unknown, orders.give_up_unknown]))
+    @rule(name=names, verb=st.sampled_from([order_lifecycle.mark_unknown, order_lifecycle.give_up_unknown]))
     def lose(self, name: str, verb: Any) -> None:
         self.step(verb, name, reason="x")
 
     @rule(name=names)
     def defer(self, name: str) -> None:
-        self.step(orders.mark_deferred, name, next_attempt_at=self.now)
+        self.step(order_lifecycle.mark_deferred, name, next_attempt_at=self.now)
 
     @rule(
         name=names,
@@ -127,16 +125,16 @@ class Life(RuleBasedStateMachine):
         price=PRICES,
     )
     def report(self, name: str, status: OrderStatus, share: Decimal, price: Decimal) -> None:
-        before = orders.get(self.connection, name)
+        before = order_lifecycle.get(self.connection, name)
         self.step(
-            orders.apply_report,
+            order_lifecycle.apply_report,
             name,
             status=status,
             executed_quantity=before.intent.quantity * share,
             average_price=price if share else None,
             order_id=f"x-{name}",
         )
-        after = orders.get(self.connection, name)
+        after = order_lifecycle.get(self.connection, name)
         assert after.executed_quantity >= before.executed_quantity
         assert after.status.is_final or not before.status.is_final
 
@@ -146,12 +144,12 @@ class Life(RuleBasedStateMachine):
         told = fill(trade_id=f"t-{name}", order_id=order_id, realized_pnl=None, executed_at=self.now)
         fills.record(self.connection, [told])
         full = fill(trade_id=f"t-{name}", order_id=order_id, realized_pnl=pnl, executed_at=self.now)
-        fills.record(self.connection, [full, full], order=orders.get(self.connection, name) if knows else None)
+        fills.record(self.connection, [full, full], order=order_lifecycle.get(self.connection, name) if knows else None)
 
     # ------------------------------------------------------------------------------------------------------- invariants
 
     def all_orders(self) -> list[Order]:
-        return list(orders.list_orders(self.connection, limit=10_000))
+        return list(order_lifecycle.list_orders(self.connection, limit=10_000))
 
     @invariant()
     def totals_equal_their_recomputation(self) -> None:
@@ -169,18 +167,18 @@ class Life(RuleBasedStateMachine):
                 value += max(intent.quantity - order.executed_quantity, Decimal(0)) * intent.reference_price
             was_there = is_open or order.order_id is not None or order.executed_quantity > 0
             for scope in (order.webhook_id, "account"):
-                add(scope, times.day_of(order.created_at), value, int(order.is_entry and was_there), Decimal(0))
+                add(scope, codec.day_of(order.created_at), value, int(order.is_entry and was_there), Decimal(0))
         for row in self.connection.execute("SELECT webhook_id, realized_pnl, executed_at FROM fills"):
             pnl = Decimal(row["realized_pnl"] or 0)
             for scope in {row["webhook_id"], "account"} - {None}:
                 add(scope, row["executed_at"][:10], Decimal(0), 0, pnl)
         for scope, day in wanted:
-            stored = ledger.day_totals(self.connection, scope, day)
+            stored = reservations.day_totals(self.connection, scope, day)
             assert (stored.notional, stored.orders, stored.realized_pnl) == wanted[(scope, day)], (scope, day)
 
     @invariant()
     def reservations_are_exactly_the_open_orders(self) -> None:
-        held = {one.client_order_id: one for one in ledger.open_reservations(self.connection)}
+        held = {one.client_order_id: one for one in reservations.open_reservations(self.connection)}
         still_open = {order.client_order_id: order for order in self.all_orders() if order.finished_at is None}
         assert held.keys() == still_open.keys()
         for name, order in still_open.items():
@@ -192,11 +190,11 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def commitments_are_the_sums_of_the_reservations(self) -> None:
         """All together, and without one of them, to the last digit; what is left of no order is exactly nothing."""
-        held = ledger.open_reservations(self.connection)
-        assert ledger.open_commitments(self.connection) == committed_by(*held)
+        held = reservations.open_reservations(self.connection)
+        assert reservations.open_commitments(self.connection) == committed_by(*held)
         for one in held[-1:]:
-            order = orders.get(self.connection, one.client_order_id)
-            assert ledger.open_commitments(self.connection, excluding=order) == committed_by(*held[:-1])
+            order = order_lifecycle.get(self.connection, one.client_order_id)
+            assert reservations.open_commitments(self.connection, excluding=order) == committed_by(*held[:-1])
         left = self.connection.execute("SELECT quantity FROM commitments WHERE orders <= 0").fetchall()
         assert {quantity for (quantity,) in left} <= {"0"}
 

@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from kekbridge.model import ZERO, Order, Purpose, Sums, TradingState, Trip
-from kekbridge.store import order_lifecycle as orders
-from kekbridge.store import settings, sweeping
+from kekbridge.store import order_lifecycle, settings
+from kekbridge.store import order_lifecycle as sweeping
 from kekbridge.store.admissions import admit
-from kekbridge.store.usage import read_usage
+from kekbridge.store.reservations import read_usage
 from tests.store.made import NO_RATES, NOW, admitting, draft, exit_intent, intent
 
 ETH = "PERP_ETH_USDC"
@@ -59,7 +59,7 @@ def test_last_entries_are_per_symbol_and_webhook_and_as_far_back_as_asked(connec
     put(connection, NOW - timedelta(seconds=20), symbol=ETH)
     put(connection, webhook_id="other", symbol="PERP_SOL_USDC")
     denied = put(connection, NOW, symbol=ETH)
-    orders.mark_denied(connection, denied.client_order_id, code="x", error="x", now=NOW)
+    order_lifecycle.mark_denied(connection, denied.client_order_id, code="x", error="x", now=NOW)
     alert = draft()
     admit(
         connection,
@@ -107,4 +107,4 @@ def test_a_stop_of_trading_ends_each_webhooks_orders_by_what_they_are_for(connec
     ended = [each.client_order_id for each in sweeping.sweep(connection, now=NOW)]
     assert ended == [leaving.client_order_id, other.client_order_id]
     assert not sweeping.is_due(connection, now=NOW)
-    assert [each.client_order_id for each in orders.unfinished(connection)] == [protecting.client_order_id]
+    assert [each.client_order_id for each in order_lifecycle.unfinished(connection)] == [protecting.client_order_id]

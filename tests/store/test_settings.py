@@ -12,7 +12,7 @@ import pytest
 from kekbridge.model import TradingState
 from kekbridge.store import events, settings
 from kekbridge.store.database import Database
-from kekbridge.store.usage import read_usage
+from kekbridge.store.reservations import read_usage
 from tests.store.made import NOW
 
 RUNNING, EXITS_ONLY, HALTED = TradingState.RUNNING, TradingState.EXITS_ONLY, TradingState.HALTED

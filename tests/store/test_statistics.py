@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 from kekbridge.model.statistics import report
-from kekbridge.store import events, statistics, times
+from kekbridge.store import codec, events, statistics
 from kekbridge.store.database import Database
 
 NOW = datetime(2026, 3, 10, 12, 30, tzinfo=UTC)
@@ -18,7 +18,7 @@ _INSERT = (
 
 
 def add(connection: sqlite3.Connection, number: int, at: datetime, status: str, code: str | None = None) -> str:
-    name, text = f"{number:026d}", times.to_text(at)
+    name, text = f"{number:026d}", codec.to_text(at)
     connection.execute(_INSERT, (name, text, '{"action": "buy"}', status, code, text))
     return name
 

@@ -7,10 +7,12 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 from kekbridge.model import AccountSnapshot, Flow
+from kekbridge.model.admission import Decision
 from kekbridge.model.notifications import words_of
 from kekbridge.risk.drawdown import follow_peak
-from kekbridge.store import daily, equity, events, fills, funding
-from kekbridge.store.admissions import Decision, admit
+from kekbridge.store import equity, events, fills, statistics
+from kekbridge.store import equity as funding
+from kekbridge.store.admissions import admit
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill
 
 DAY = date(2026, 1, 15)
@@ -42,7 +44,7 @@ def test_the_day_is_summed_to_the_cent_and_nothing_of_its_neighbours(connection:
     mark(connection, midnight - timedelta(minutes=1), "1000")
     mark(connection, NOW, "1509", ("deposit", Flow(NOW - timedelta(minutes=1), Decimal(500))))
     mark(connection, midnight + timedelta(days=1), "1600")
-    assert daily.figures(connection, DAY) == {
+    assert statistics.figures(connection, DAY) == {
         "day": "2026-01-15",
         "alerts": 4,
         "refused": 1,
@@ -59,9 +61,9 @@ def test_the_day_is_summed_to_the_cent_and_nothing_of_its_neighbours(connection:
 
 def test_a_day_is_told_once_and_in_words(connection: sqlite3.Connection) -> None:
     """A job that runs twice, or late, tells no day again; a day without anything is told, too: it says that the bridge lives."""
-    assert daily.tell(connection, DAY, now=NOW)
-    assert not daily.tell(connection, DAY, now=NOW)
-    assert not daily.tell(connection, DAY - timedelta(days=1), now=NOW)
+    assert statistics.tell(connection, DAY, now=NOW)
+    assert not statistics.tell(connection, DAY, now=NOW)
+    assert not statistics.tell(connection, DAY - timedelta(days=1), now=NOW)
     (event,) = events.list_events(connection)
     assert words_of(event.kind, event.data) == (
         "info",

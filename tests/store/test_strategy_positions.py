@@ -7,9 +7,9 @@ from datetime import timedelta
 from decimal import Decimal
 
 from kekbridge.model import StrategyCourse, StrategyStep
-from kekbridge.store import strategy_positions as courses
+from kekbridge.store import strategy_positions
 from kekbridge.store.admissions import admit, preview
-from kekbridge.store.usage import read_usage
+from kekbridge.store.reservations import read_usage
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft
 
 BTC = "PERP_BTC_USDC"
@@ -32,13 +32,13 @@ def test_a_course_is_kept_exactly_and_by_webhook(connection: sqlite3.Connection)
 
 def test_the_newest_course_replaces_the_one_before(connection: sqlite3.Connection) -> None:
     """One row a webhook and symbol."""
-    courses.save(connection, "hook", [(BTC, COURSE)], now=NOW)
+    strategy_positions.save(connection, "hook", [(BTC, COURSE)], now=NOW)
     later = StrategyCourse(start=Decimal("0.5"), steps=COURSE.steps[:1])
-    courses.save(connection, "hook", [(BTC, later)], now=NOW)
-    assert courses.of_webhook(connection, "hook") == {BTC: later}
+    strategy_positions.save(connection, "hook", [(BTC, later)], now=NOW)
+    assert strategy_positions.of_webhook(connection, "hook") == {BTC: later}
 
 
 def test_a_dry_run_leaves_no_course(connection: sqlite3.Connection) -> None:
     """What is only looked at has not happened to the strategy."""
     preview(connection, draft(), admitting(courses=((BTC, COURSE),)), rates=NO_RATES, now=NOW)
-    assert not courses.of_webhook(connection, "hook")
+    assert not strategy_positions.of_webhook(connection, "hook")

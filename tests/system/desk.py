@@ -18,8 +18,8 @@ from kekbridge.daemon.app import Daemon
 from kekbridge.model import Mode, Order, RateLimits, Webhook, WebhookSettings
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
-from kekbridge.store import order_lifecycle as order_rows
-from kekbridge.webhooks import registry as webhooks
+from kekbridge.store import order_lifecycle
+from kekbridge.webhooks import registry
 from tests.waiting import until
 
 PATIENT = RateLimits(per_minute=1000, per_hour=1000, per_day=1000)
@@ -47,15 +47,15 @@ class Desk:
     session: aiohttp.ClientSession
     clock: Clock
     data_dir: Path
-    keys: dict[str, webhooks.Credentials] = field(default_factory=dict)
+    keys: dict[str, registry.Credentials] = field(default_factory=dict)
     made: dict[str, Webhook] = field(default_factory=dict)
     sent: int = 0
 
-    def add_webhook(self, name: str, **settings: Any) -> webhooks.Credentials:
+    def add_webhook(self, name: str, **settings: Any) -> registry.Credentials:
         """A webhook that needs no signature unless the test says so, and takes many alerts."""
         chosen = WebhookSettings(**{"require_signature": False, "rates": PATIENT, **settings})
         with self.daemon.database.transaction() as connection:
-            webhook, credentials = webhooks.create(
+            webhook, credentials = registry.create(
                 connection, self.daemon.sealer, name=name, settings=chosen, mode=Mode.PAPER, now=self.clock()
             )
         self.keys[name], self.made[name] = credentials, webhook
@@ -107,7 +107,7 @@ class Desk:
         await until(agrees)
 
     async def orders(self) -> tuple[Order, ...]:
-        return await self.daemon.database.read(order_rows.list_orders, limit=1000)
+        return await self.daemon.database.read(order_lifecycle.list_orders, limit=1000)
 
     async def jump_to(self, moment: datetime) -> None:
         """Move the clock, and wait until the bridge has heard the exchange at the new time."""

@@ -13,8 +13,7 @@ import pytest
 
 from kekbridge.codes import CODES
 from kekbridge.model import Limits, Order, OrderStatus, RateLimits, TradingState
-from kekbridge.store import alert_search, settings
-from kekbridge.store import rejected_requests as refusals
+from kekbridge.store import alerts, rejected_requests, settings
 from tests.paths import ROOT
 from tests.system.desk import Desk, open_desk
 from tests.waiting import until
@@ -154,7 +153,9 @@ async def _bodies(desk: Desk) -> dict[str, int]:
 
     def told() -> bool:
         with desk.daemon.database.snapshot() as connection:
-            return {"api_key_missing", "api_key_unknown"} <= {one.code for one in refusals.list_refusals(connection)}
+            return {"api_key_missing", "api_key_unknown"} <= {
+                one.code for one in rejected_requests.list_refusals(connection)
+            }
 
     await until(told)
     return met
@@ -330,7 +331,7 @@ async def _late(desk: Desk) -> dict[str, int]:
     await desk.send(action="cancel", alertId="not-cancelled")
 
     async def has_failed() -> bool:
-        found = (await desk.daemon.database.read(alert_search.search, limit=1000)).alerts
+        found = (await desk.daemon.database.read(alerts.search, limit=1000)).alerts
         return any((one.alert_id, one.code) == ("not-cancelled", "cancel_failed") for one in found)
 
     await until(has_failed)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kekbridge.model import Limits, TradingState
-from kekbridge.store import alert_search, equity, settings
+from kekbridge.store import alerts, equity, settings
 from tests.system.desk import Desk, open_desk
 
 MORNING = datetime(2026, 3, 10, 8, 0, tzinfo=UTC)
@@ -50,7 +50,7 @@ async def test_a_day(tmp_path: Path) -> None:
 
 async def _pong(desk: Desk) -> dict[str, object]:
     """The heartbeat's answer: it is stored and trades nothing."""
-    [stored] = (await desk.daemon.database.read(alert_search.search)).alerts
+    [stored] = (await desk.daemon.database.read(alerts.search)).alerts
     assert (stored.action, stored.status, await desk.orders()) == ("ping", "ignored", ())
     return {"success": True, "alertId": stored.alert_id, "status": "ignored", "code": "pong"}
 
@@ -66,9 +66,7 @@ async def _drift_and_resync(desk: Desk) -> None:
         "prevMarketPositionSize": "0.1",
     }
     await order(desk, "-0.05", webhook="follower", alertId="drifted", **position)
-    [stored] = [
-        one for one in (await desk.daemon.database.read(alert_search.search)).alerts if one.alert_id == "drifted"
-    ]
+    [stored] = [one for one in (await desk.daemon.database.read(alerts.search)).alerts if one.alert_id == "drifted"]
     assert any(warning.startswith("drift: the strategy held 0.1") for warning in stored.warnings)
     await order(desk, "0.15", webhook="resyncing", alertId="resynced", **position)
     await order(desk, "0.05", webhook="main", action="sell", quantity="0.1", reduceOnly=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kekbridge.model import Purpose
-from kekbridge.store import alert_search
+from kekbridge.store import alerts
 from tests.system.desk import Desk, fill, open_desk
 from tests.waiting import until
 
@@ -71,7 +71,7 @@ async def test_a_close_that_comes_after_a_restart_does_not_flatten_its_successor
         assert status in (200, 202), answer
         await desk.settled()
         assert await desk.position() == Decimal("0.2")
-        stored = (await desk.daemon.database.read(alert_search.search)).alerts[-1]
+        stored = (await desk.daemon.database.read(alerts.search)).alerts[-1]
         assert stored.warnings[0].startswith("out of date"), stored.warnings
         assert (stored.code == "out_of_date") is resync
 
@@ -94,7 +94,7 @@ async def test_a_lost_alert_is_reported_and_corrected_with_resync(desk: Desk) ->
     await desk.send("resyncing", alertId="two", **fill("buy", "0.15", "0.2"))
     await desk.settled()
     assert await desk.position() == Decimal("0.2")
-    stored = {one.alert_id: one.warnings for one in (await desk.daemon.database.read(alert_search.search)).alerts}
+    stored = {one.alert_id: one.warnings for one in (await desk.daemon.database.read(alerts.search)).alerts}
     assert any(text.startswith("drift: the strategy held 0.1 BTC") for text in stored["one"])
     assert any(text.startswith("drift: the strategy held 0.15 BTC") for text in stored["two"])
 

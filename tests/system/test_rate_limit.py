@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from kekbridge.config import load_settings
-from kekbridge.reports import limits as limitbook
+from kekbridge.reports import limits
 from tests.system.desk import open_desk
 
 
@@ -39,6 +39,6 @@ async def test_entries_of_many_webhooks_meet_one_limit_and_exits_pass(tmp_path: 
         status, answer = await desk.send("two", action="buy", quantity="0.001")
         assert (status, answer["code"]) == (429, "rate_limited")
         settings = load_settings(environment={}, overrides={"risk.rate_per_minute": 5})
-        shown = await desk.daemon.database.read(limitbook.read, settings, at=desk.clock())
+        shown = await desk.daemon.database.read(limits.read, settings, at=desk.clock())
         (line,) = [line for line in shown["scopes"][0]["limits"] if line.name == "alerts a minute"]
         assert (line.limit, line.used, line.left) == ("5", "5", "0")

@@ -17,8 +17,7 @@ import pytest
 from kekbridge.cli.main import run_command
 from kekbridge.ingress.http import DryRun, proven_bytes
 from kekbridge.model import Limits
-from kekbridge.store import alert_search, events
-from kekbridge.store import order_lifecycle as order_rows
+from kekbridge.store import alerts, events, order_lifecycle
 from tests.system.desk import Desk, open_desk
 
 BTC = "PERP_BTC_USDC"
@@ -61,7 +60,7 @@ def body_file(desk: Desk, directory: Path, **fields: Any) -> str:
 
 async def _traces(desk: Desk) -> tuple[int, int, int]:
     """How many alerts, orders and events are stored."""
-    stored = (await desk.daemon.database.read(alert_search.search, limit=1000)).alerts
+    stored = (await desk.daemon.database.read(alerts.search, limit=1000)).alerts
     return len(stored), len(await desk.orders()), (await desk.daemon.database.read(events.head))[0]
 
 
@@ -78,7 +77,7 @@ async def test_a_dry_run_shows_the_order_that_is_then_sent(desk: Desk, run: Run,
     code, answered = await run("webhook", "test", "main", "--body", file)
     assert (code, answered["status"]) == (0, "filled")
     [order] = await desk.orders()
-    details = await desk.daemon.database.read(order_rows.details, order.client_order_id)
+    details = await desk.daemon.database.read(order_lifecycle.details, order.client_order_id)
     promised, sent = told["orders"][0]["request"], json.loads(details.request or "")
     assert promised["algo_type"] == "BRACKET"
     assert promised | {"client_order_id": ""} == sent | {"client_order_id": ""}
@@ -124,7 +123,7 @@ async def test_a_flag_without_the_secret_is_refused(desk: Desk) -> None:
 async def test_a_replay_asks_what_an_old_alert_would_do_now(desk: Desk, run: Run, tmp_path: Path) -> None:
     """A stored alert under today's account, under another limit, and on another webhook; never live."""
     await run("webhook", "test", "main", "--body", body_file(desk, tmp_path))
-    [stored] = (await desk.daemon.database.read(alert_search.search)).alerts
+    [stored] = (await desk.daemon.database.read(alerts.search)).alerts
     await desk.settled()
     before = await _traces(desk)
     desk.add_webhook("tight", limits=Limits(max_notional=Decimal(100)))
@@ -148,7 +147,7 @@ async def test_an_alert_whose_text_was_removed_is_explained_but_not_replayed(
     await desk.settled()
     desk.clock.jump_to(desk.clock() + timedelta(days=91))
     await desk.daemon.operations.jobs.run_now("retention")
-    [stored] = (await desk.daemon.database.read(alert_search.search)).alerts
+    [stored] = (await desk.daemon.database.read(alerts.search)).alerts
     assert list(stored.payload) == ["removed"]
     code, told = await run("explain", stored.id)
     assert (code, told["status"], len(told["orders"])) == (0, "filled", 1)

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from kekbridge.model import Mode
-from kekbridge.webhooks.credentials import new_credentials, standard_webhooks_secret
+from kekbridge.webhooks.registry import new_credentials, standard_webhooks_secret
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from kekbridge.exchange.base import Refused, Submission
-from kekbridge.exchange.orderly import parsing as parse
+from kekbridge.exchange.base import FundingPayment, KeyInfo, Refused, Submission, Transfer
+from kekbridge.exchange.orderly import parsing
 from kekbridge.exchange.orderly.classify import Found, NotFound
 from kekbridge.exchange.orderly.orders_api import Rest, rows_of
 from kekbridge.exchange.orderly.rate_limiter import Endpoint
@@ -38,19 +38,6 @@ class SystemInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class KeyInfo:
-    """One registered key: scopes as the exchange writes them (`read,trading`), `ip_rule` ALLOW_ALL_IPS and the like."""
-
-    orderly_key: str
-    scopes: frozenset[str]
-    expires_at: datetime | None
-    tag: str
-    status: str = ""
-    ip_rule: str = ""
-    ip_list: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Owner:
     """Whose account it is: the wallet and the broker under which it was registered."""
 
@@ -64,26 +51,6 @@ class FundingRate:
     estimated: Decimal | None
     last: Decimal | None
     next_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """A deposit or withdrawal that moves the account's value; `flow` in USDC, withdrawals negative."""
-
-    id: str
-    flow: Flow
-
-
-@dataclass(frozen=True, slots=True)
-class FundingPayment:
-    """One funding payment; `fee` positive = paid."""
-
-    symbol: str
-    fee: Decimal
-    rate: Decimal | None
-    mark_price: Decimal | None
-    status: str
-    created_at: datetime | None
 
 
 class Market:
@@ -114,9 +81,9 @@ class Market:
         row = (rows_of(answer) or [answer.data])[0]  # flat in practice, rows in the OpenAPI file
         return FundingRate(
             symbol=symbol,
-            estimated=parse.decimal_or_none(row.get("est_funding_rate")),
-            last=parse.decimal_or_none(row.get("last_funding_rate")),
-            next_at=parse.moment(row.get("next_funding_time")),
+            estimated=parsing.decimal_or_none(row.get("est_funding_rate")),
+            last=parsing.decimal_or_none(row.get("last_funding_rate")),
+            next_at=parsing.moment(row.get("next_funding_time")),
         )
 
     async def owner(self, account_id: str) -> Owner | None:
@@ -149,7 +116,7 @@ class Market:
         rows = found.data.get("holding")
         balances: dict[str, Decimal] = {}
         for row in rows if isinstance(rows, list) else []:
-            amount = parse.decimal_or_none(row.get("holding")) if isinstance(row, Mapping) else None
+            amount = parsing.decimal_or_none(row.get("holding")) if isinstance(row, Mapping) else None
             if amount is not None:
                 balances[str(row.get("token"))] = amount
         return balances
@@ -165,13 +132,13 @@ class Market:
         path = f"/v1/client/leverage?symbol={symbol}&margin_mode={MarginMode.CROSS}"
         found = await self._rest.found(Endpoint.LEVERAGE_GET, path)
         row = next(iter(rows_of(found)), found.data)
-        return parse.decimal_or_none(row.get("leverage"))
+        return parsing.decimal_or_none(row.get("leverage"))
 
     async def leverages(self) -> dict[str, Decimal]:
         """The cross leverage of every symbol for which the exchange tells one; empty where the call does not exist."""
         chosen: dict[str, Decimal] = {}
         for row in rows_of(await self._rest.ask(Endpoint.LEVERAGE_GET, "/v1/client/leverages")):
-            value = parse.decimal_or_none(row.get("leverage"))
+            value = parsing.decimal_or_none(row.get("leverage"))
             if value is not None and str(row.get("margin_mode") or MarginMode.CROSS) == MarginMode.CROSS:
                 chosen[str(row.get("symbol"))] = value
         return chosen
@@ -193,7 +160,7 @@ class Market:
         A deposit counts once completed, a withdrawal from its request on, when the exchange takes it out of the account; a failed one
         never. The account's value holds other tokens at their index price. A token without one is left out, and told in the log.
         """
-        path = f"/v1/asset/history?start_t={parse.milliseconds(since - _LONGEST_TRANSFER)}&page=1&size=500"
+        path = f"/v1/asset/history?start_t={parsing.milliseconds(since - _LONGEST_TRANSFER)}&page=1&size=500"
         rows = rows_of(await self._rest.found(Endpoint.ASSET_HISTORY, path))
         prices = await self._token_prices({str(row.get("token") or _USDC) for row in rows})
         found = [transfer_of(row, prices) for row in rows]
@@ -217,19 +184,19 @@ class Market:
 
     async def funding_payments(self, since: datetime) -> tuple[FundingPayment, ...]:
         """Funding paid and received since a time, as the exchange lists it (latest first, at most 500)."""
-        path = f"/v1/funding_fee/history?start_t={parse.milliseconds(since)}&page=1&size=500"
+        path = f"/v1/funding_fee/history?start_t={parsing.milliseconds(since)}&page=1&size=500"
         payments = []
         for row in rows_of(await self._rest.found(Endpoint.FUNDING_HISTORY, path)):
-            fee = parse.decimal_or_none(row.get("funding_fee"))
+            fee = parsing.decimal_or_none(row.get("funding_fee"))
             if fee is not None:
                 payments.append(
                     FundingPayment(
                         symbol=str(row.get("symbol")),
                         fee=-abs(fee) if row.get("payment_type") == "Receive" else fee,
-                        rate=parse.decimal_or_none(row.get("funding_rate")),
-                        mark_price=parse.decimal_or_none(row.get("mark_price")),
+                        rate=parsing.decimal_or_none(row.get("funding_rate")),
+                        mark_price=parsing.decimal_or_none(row.get("mark_price")),
                         status=str(row.get("status") or ""),
-                        created_at=parse.moment(row.get("created_time")),
+                        created_at=parsing.moment(row.get("created_time")),
                     )
                 )
         return tuple(payments)
@@ -238,10 +205,10 @@ class Market:
 def transfer_of(row: Mapping[str, Any], prices: Mapping[str, Decimal]) -> Transfer | None:
     """From a row of the asset history; None for one that moved nothing, has no price, or cannot be read."""
     price = prices.get(str(row.get("token") or _USDC))
-    amount, side = parse.decimal_or_none(row.get("amount")), row.get("side")
+    amount, side = parsing.decimal_or_none(row.get("amount")), row.get("side")
     status = str(row.get("trans_status") or "").upper()
     is_deposit = side == "DEPOSIT"
-    moment = parse.moment(row.get("updated_time") if is_deposit else row.get("created_time"))
+    moment = parsing.moment(row.get("updated_time") if is_deposit else row.get("created_time"))
     if amount is None or price is None or moment is None or not row.get("id") or side not in ("DEPOSIT", "WITHDRAW"):
         return None
     if status == "FAILED" or (is_deposit and status != "COMPLETED"):
@@ -256,10 +223,10 @@ def system_info_of(data: Mapping[str, Any]) -> SystemInfo:
     window = planned if isinstance(planned, Mapping) else {}
     message = data.get("msg")
     return SystemInfo(
-        is_maintenance=parse.integer_or_none(data.get("status")) == 2,
+        is_maintenance=parsing.integer_or_none(data.get("status")) == 2,
         message=message if isinstance(message, str) else "",
-        starts_at=parse.moment(window.get("startTime") or window.get("start_time")),
-        ends_at=parse.moment(window.get("endTime") or window.get("end_time")),
+        starts_at=parsing.moment(window.get("startTime") or window.get("start_time")),
+        ends_at=parsing.moment(window.get("endTime") or window.get("end_time")),
     )
 
 
@@ -270,7 +237,7 @@ def key_info_of(row: Mapping[str, Any]) -> KeyInfo:
     return KeyInfo(
         orderly_key=str(row.get("orderly_key") or ""),
         scopes=frozenset(scope.strip() for scope in str(row.get("scope") or "").split(",") if scope.strip()),
-        expires_at=parse.moment(row.get("expiration")),
+        expires_at=parsing.moment(row.get("expiration")),
         tag=str(row.get("tag") or ""),
         status=str(row.get("key_status") or ""),
         ip_rule=str(row.get("ip_restriction_status") or ""),
@@ -282,7 +249,7 @@ def marks_of(rows: list[Mapping[str, Any]], *, price: str) -> dict[str, Decimal]
     """Symbol -> mark price, without the rows that have none."""
     found: dict[str, Decimal] = {}
     for row in rows:
-        value = parse.decimal_or_none(row.get(price))
+        value = parsing.decimal_or_none(row.get(price))
         if value is not None and value > 0 and isinstance(row.get("symbol"), str):
             found[row["symbol"]] = value
     return found

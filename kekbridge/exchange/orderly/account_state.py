@@ -13,7 +13,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final
 
-from kekbridge.exchange.orderly import parsing as parse
+from kekbridge.exchange.orderly import parsing
 from kekbridge.exchange.orderly.parsing import PositionRow
 from kekbridge.model import ZERO, AccountSnapshot, Fill, Instrument, MarginMode, Mark, Position
 
@@ -106,8 +106,8 @@ class AccountView:
             if row.get("broker_id"):
                 continue  # community markets: isolated margin only, another's listing (orderly-api.md section 13)
             try:
-                instrument = parse.instrument(row)
-            except parse.ParseError:
+                instrument = parsing.instrument(row)
+            except parsing.ParseError:
                 continue
             found[instrument.symbol] = instrument
         if found:
@@ -127,11 +127,11 @@ class AccountView:
 
     def apply_info(self, data: Mapping[str, Any]) -> None:
         """`GET /v1/client/info`. Fee rates there are basis points (section 9)."""
-        rate = parse.decimal_or_none(data.get("futures_taker_fee_rate"))
+        rate = parsing.decimal_or_none(data.get("futures_taker_fee_rate"))
         if rate is None:
-            rate = parse.decimal_or_none(data.get("taker_fee_rate"))
+            rate = parsing.decimal_or_none(data.get("taker_fee_rate"))
         self._taker_fee_rate = ZERO if rate is None else rate * _BASIS_POINT
-        self._max_leverage = parse.decimal_or_none(data.get("max_leverage"))
+        self._max_leverage = parsing.decimal_or_none(data.get("max_leverage"))
         self._snapshot = None
 
     def apply_leverage(self, symbol: str, leverage: Decimal) -> None:
@@ -148,8 +148,8 @@ class AccountView:
         seen: set[Key] = set()
         for raw in rows:
             try:
-                row = parse.position_row(raw)
-            except parse.ParseError:
+                row = parsing.position_row(raw)
+            except parsing.ParseError:
                 continue
             key = (row.position.symbol, row.position.margin_mode)
             seen.add(key)
@@ -159,11 +159,11 @@ class AccountView:
                 held.position = replace(held.position, quantity=ZERO, unsettled_pnl=ZERO, cost_position=ZERO)
         if answered_ms >= self._totals_ms:
             self._totals_ms = answered_ms
-            value = parse.decimal_or_none(data.get("account_value"))
+            value = parsing.decimal_or_none(data.get("account_value"))
             if value is None:
-                value = parse.decimal_or_none(data.get("total_collateral_value"))
+                value = parsing.decimal_or_none(data.get("total_collateral_value"))
             self._account_value = ZERO if value is None else value
-            self._free_collateral = parse.decimal_or_none(data.get("free_collateral")) or ZERO
+            self._free_collateral = parsing.decimal_or_none(data.get("free_collateral")) or ZERO
         self._heard_at = self._clock()
         self._snapshot = None
 
@@ -172,8 +172,8 @@ class AccountView:
         is_news = False
         for raw in rows:
             try:
-                row = parse.position_row(raw)
-            except parse.ParseError:
+                row = parsing.position_row(raw)
+            except parsing.ParseError:
                 continue
             is_news |= self._take((row.position.symbol, row.position.margin_mode), row, is_settled=False)
         self._heard_at = self._clock()
@@ -186,7 +186,7 @@ class AccountView:
             return False
         if held is None:
             return True
-        is_told = self._is_told(held, parse.milliseconds(fill.executed_at))
+        is_told = self._is_told(held, parsing.milliseconds(fill.executed_at))
         return not is_told and held.position.quantity * fill.side.sign >= 0
 
     def apply_fill(self, fill: Fill, margin_mode: MarginMode = MarginMode.CROSS) -> bool:
@@ -199,7 +199,7 @@ class AccountView:
         self._fills[fill.trade_id] = None
         if len(self._fills) > _REMEMBERED_FILLS:
             self._fills.popitem(last=False)
-        at = parse.milliseconds(fill.executed_at)
+        at = parsing.milliseconds(fill.executed_at)
         key = (fill.symbol, margin_mode)
         held = self._held.setdefault(key, _Held(Position(fill.symbol, ZERO, ZERO, margin_mode)))
         if self._is_told(held, at):

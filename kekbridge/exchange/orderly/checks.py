@@ -8,27 +8,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Final
 
 from kekbridge.errors import ExchangeUnavailable
-from kekbridge.exchange.orderly.account_api import KeyInfo, Market
+from kekbridge.exchange.base import KeyInfo
+from kekbridge.exchange.orderly.account_api import Market
 from kekbridge.exchange.orderly.signing import Signer
-
-Level = Literal["ok", "warning", "broken"]
+from kekbridge.model.check import Check
 
 _EXPIRY_WARNING: Final = timedelta(days=14)
 _CLOCK_WARNING_MS: Final = 5_000
 _NEEDED: Final = frozenset({"read", "trading"})
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the screen. `broken` means that orders will fail; `fix` is empty when there is nothing to do."""
-
-    name: str
-    level: Level
-    text: str
-    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)

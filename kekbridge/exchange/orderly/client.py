@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from kekbridge import errors
 from kekbridge.config import ExchangeSettings
-from kekbridge.exchange.base import Accepted, Deferred, Health, OrderReport, Refused, Submission, Unknown
-from kekbridge.exchange.orderly import parsing as parse
-from kekbridge.exchange.orderly import requests as bodies
+from kekbridge.exchange.base import Accepted, Deferred, Health, Refused, Submission, Unknown
+from kekbridge.exchange.orderly import parsing, requests
 from kekbridge.exchange.orderly.account_api import Market
 from kekbridge.exchange.orderly.account_state import AccountView
 from kekbridge.exchange.orderly.endpoints import ADDRESSES as ADDRESSES
@@ -32,9 +31,10 @@ from kekbridge.exchange.orderly.transport import Wire
 from kekbridge.exchange.orderly.websocket import Stream, StreamTimings
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderIntent, OrderType, Purpose, Side
+from kekbridge.model.orders import OrderReport
 
 if TYPE_CHECKING:
-    from kekbridge.exchange.orderly.checks import Check
+    from kekbridge.model.check import Check
 
 log = get_logger("kekbridge.exchange")
 
@@ -221,7 +221,7 @@ class OrderlyExchange:
         Deferred also when the turn came only after `expires_at`: too old to trade, and nothing was sent.
         """
         try:
-            request = bodies.create_request(order)
+            request = requests.create_request(order)
         except errors.Refused as refused:
             return Refused(refused.code, refused.message)
         if order.is_entry and self._fresh.is_maintenance:
@@ -258,7 +258,7 @@ class OrderlyExchange:
             reduce_only=True,
             trigger_price=trigger_price,
         )
-        request = bodies.request_for(intent, client_order_id)
+        request = requests.request_for(intent, client_order_id)
         return await self.rest.create(request, await self.rest.window(request, is_urgent=True))
 
     async def find(self, order: Order) -> OrderReport | None:
@@ -267,7 +267,7 @@ class OrderlyExchange:
         For a BRACKET the report is the entry's: quantity, price and fee of what it executed, FILLED although the exits still wait.
         """
         is_urgent = not order.is_entry
-        if bodies.order_kind(order.intent) is OrderKind.PLAIN:
+        if requests.order_kind(order.intent) is OrderKind.PLAIN:
             report = await self.rest.order_by_client_id(order.client_order_id, is_urgent=is_urgent)
         else:
             report = await self.rest.algo_by_client_id(order.client_order_id, is_urgent=is_urgent)
@@ -301,7 +301,7 @@ class OrderlyExchange:
         """All executions of an order, oldest first; those of a bracket's entry, not of its exits."""
         told = None if report.is_algo else self._feed.opening_fill(report.order_id, report.executed_quantity)
         if told is not None:
-            return (parse.named(report, told),)
+            return (parsing.named(report, told),)
         if report.is_algo:
             executions = await self.rest.algo_trades(report.order_id)
             if report.algo_type == "BRACKET":
@@ -312,7 +312,7 @@ class OrderlyExchange:
             # What we know of our own orders shows in the snapshot at once; the next word of the exchange replaces it.
             if self._account.apply_fill(fill):
                 self._account_moved()
-        return tuple(parse.named(report, fill) for fill in executions)
+        return tuple(parsing.named(report, fill) for fill in executions)
 
     async def exit_fills(self, report: OrderReport) -> tuple[Fill, ...]:
         """The executions of a bracket's own stop loss and take-profit, oldest first; they carry no client order id of ours."""
@@ -353,14 +353,14 @@ class OrderlyExchange:
     async def cancel_all(self, symbol: str | None = None) -> Submission:
         """Every plain order and every algo order of every type; the worst of the six answers is the answer."""
         calls = [self.rest.cancel_orders(symbol)]
-        calls += [self.rest.cancel_algos(algo_type, symbol) for algo_type in bodies.ALGO_TYPES]
+        calls += [self.rest.cancel_algos(algo_type, symbol) for algo_type in requests.ALGO_TYPES]
         return worst(list(await asyncio.gather(*calls)))
 
     async def edit_order(
         self, report: OrderReport, *, price: Decimal | None = None, quantity: Decimal | None = None
     ) -> Submission:
         """Change price or quantity of a resting plain order; Accepted means the request was passed on."""
-        return await self.rest.edit_order(bodies.edit_body(report, price=price, quantity=quantity))
+        return await self.rest.edit_order(requests.edit_body(report, price=price, quantity=quantity))
 
     def leverage_of(self, symbol: str) -> Decimal | None:
         """The symbol's cross leverage as last heard; None while it is not known. Any thread."""
@@ -420,7 +420,7 @@ class OrderlyExchange:
     # ------------------------------------------------------------------------------------------------------------- private
 
     def _clock_ms(self) -> int:
-        return parse.milliseconds(self._clock())
+        return parsing.milliseconds(self._clock())
 
     def _login(self) -> dict[str, object]:
         stamp = self._wire.signing_time_ms()
@@ -428,5 +428,5 @@ class OrderlyExchange:
 
 
 def _create_endpoint(order: Order) -> Endpoint:
-    is_algo = bodies.order_kind(order.intent).is_algo
+    is_algo = requests.order_kind(order.intent).is_algo
     return Endpoint.ALGO_CREATE if is_algo else Endpoint.ORDER_CREATE

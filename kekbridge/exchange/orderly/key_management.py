@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from kekbridge.errors import ExchangeUnavailable, OperatorError
+from kekbridge.exchange.base import KeyInfo
 from kekbridge.exchange.orderly import classify
-from kekbridge.exchange.orderly.account_api import KeyInfo, Owner, key_info_of
+from kekbridge.exchange.orderly.account_api import Owner, key_info_of
 from kekbridge.exchange.orderly.classify import Found, NotFound
 from kekbridge.exchange.orderly.endpoints import addresses_of
 from kekbridge.exchange.orderly.orders_api import rows_of

@@ -11,15 +11,14 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from kekbridge.errors import ExchangeUnavailable
-from kekbridge.exchange.base import Accepted, Deferred, OrderReport, Refused, Submission, Unknown
-from kekbridge.exchange.orderly import classify
-from kekbridge.exchange.orderly import parsing as parse
-from kekbridge.exchange.orderly import requests as bodies
+from kekbridge.exchange.base import Accepted, Deferred, Refused, Submission, Unknown
+from kekbridge.exchange.orderly import classify, parsing, requests
 from kekbridge.exchange.orderly.classify import Found, NotFound
 from kekbridge.exchange.orderly.rate_limiter import Endpoint, Pacer, Ticket
 from kekbridge.exchange.orderly.replies import Outcome, Reply
 from kekbridge.exchange.orderly.transport import Wire
 from kekbridge.model import Fill
+from kekbridge.model.orders import OrderReport
 
 T = TypeVar("T")
 
@@ -80,7 +79,7 @@ class Rest:
     ) -> Submission:
         """One POST, PUT or DELETE that creates no order."""
         ticket = await self._pacer.wait(endpoint, is_urgent=is_urgent)
-        text = b"" if body is None else bodies.dump(dict(body)).encode("ascii")
+        text = b"" if body is None else requests.dump(dict(body)).encode("ascii")
         outcome = await self._wire.send(method, path, body=text, ticket=ticket)
         self._note(endpoint, outcome)
         return classify.command(outcome, order_id=order_id)
@@ -92,12 +91,12 @@ class Rest:
 
     # ------------------------------------------------------------------------------------------------------------ create
 
-    async def window(self, request: bodies.CreateRequest, *, is_urgent: bool) -> Ticket:
+    async def window(self, request: requests.CreateRequest, *, is_urgent: bool) -> Ticket:
         """Wait until one more create of this kind fits into the exchange's window."""
         endpoint = Endpoint.ALGO_CREATE if request.kind.is_algo else Endpoint.ORDER_CREATE
         return await self._pacer.wait(endpoint, is_urgent=is_urgent)
 
-    async def create(self, request: bodies.CreateRequest, ticket: Ticket) -> Submission:
+    async def create(self, request: requests.CreateRequest, ticket: Ticket) -> Submission:
         """Send one create, once. The receive window bounds until when the exchange may still take it (reliability.md section 4)."""
         believed = self._wire.offset.ms
         outcome = await self._wire.send(
@@ -124,31 +123,33 @@ class Rest:
     async def order_by_client_id(self, client_order_id: str, *, is_urgent: bool = False) -> OrderReport | None:
         """A plain order by our id; None only when the exchange says that it does not exist."""
         answer = await self.ask(Endpoint.ORDER_GET, f"/v1/client/order/{client_order_id}", is_urgent=is_urgent)
-        return None if isinstance(answer, NotFound) else readable(parse.order_report, answer.data)
+        return None if isinstance(answer, NotFound) else readable(parsing.order_report, answer.data)
 
     async def order(self, order_id: str) -> OrderReport | None:
         """A plain order by the exchange's id."""
         answer = await self.ask(Endpoint.ORDER_GET, f"/v1/order/{order_id}")
-        return None if isinstance(answer, NotFound) else readable(parse.order_report, answer.data)
+        return None if isinstance(answer, NotFound) else readable(parsing.order_report, answer.data)
 
     async def orders(self, *, status: str = "INCOMPLETE", symbol: str | None = None) -> tuple[OrderReport, ...]:
         """Plain orders by status bundle (INCOMPLETE, COMPLETED) or status, newest first."""
         query = _query(status=status, symbol=symbol)
-        return tuple(_readable_rows(parse.order_report, await self._rows(Endpoint.ORDERS_LIST, f"/v1/orders?{query}")))
+        return tuple(
+            _readable_rows(parsing.order_report, await self._rows(Endpoint.ORDERS_LIST, f"/v1/orders?{query}"))
+        )
 
     async def order_trades(self, order_id: str) -> tuple[Fill, ...]:
         """The executions of one plain order, oldest first."""
         found = await self.ask(Endpoint.TRADES, f"/v1/order/{order_id}/trades")
-        return _in_order(_readable_rows(parse.trade, rows_of(found)))
+        return _in_order(_readable_rows(parsing.trade, rows_of(found)))
 
     async def trades(self, since: datetime, *, symbol: str | None = None) -> tuple[Fill, ...]:
         """All executions of the account since a time, oldest first."""
-        query = _query(symbol=symbol, start_t=str(parse.milliseconds(since)))
-        return _in_order(_readable_rows(parse.trade, await self._rows(Endpoint.TRADES, f"/v1/trades?{query}")))
+        query = _query(symbol=symbol, start_t=str(parsing.milliseconds(since)))
+        return _in_order(_readable_rows(parsing.trade, await self._rows(Endpoint.TRADES, f"/v1/trades?{query}")))
 
     async def edit_order(self, body: Mapping[str, Any]) -> Submission:
         """PUT an order that exists: symbol, side, order_type, order_id and the new price or quantity (section 6)."""
-        return await self.command(Endpoint.ORDER_EDIT, "PUT", bodies.ORDER_PATH, body, order_id=str(body["order_id"]))
+        return await self.command(Endpoint.ORDER_EDIT, "PUT", requests.ORDER_PATH, body, order_id=str(body["order_id"]))
 
     async def cancel_order(self, symbol: str, order_id: str) -> Submission:
         path = f"/v1/order?{_query(order_id=order_id, symbol=symbol)}"
@@ -169,26 +170,26 @@ class Rest:
     async def algo_by_client_id(self, client_order_id: str, *, is_urgent: bool = False) -> OrderReport | None:
         """An algo order by our id, with its children."""
         answer = await self.ask(Endpoint.ALGO_GET, f"/v1/algo/client/order/{client_order_id}", is_urgent=is_urgent)
-        return None if isinstance(answer, NotFound) else readable(parse.algo_report, answer.data)
+        return None if isinstance(answer, NotFound) else readable(parsing.algo_report, answer.data)
 
     async def algo(self, order_id: str) -> OrderReport | None:
         answer = await self.ask(Endpoint.ALGO_GET, f"/v1/algo/order/{order_id}")
-        return None if isinstance(answer, NotFound) else readable(parse.algo_report, answer.data)
+        return None if isinstance(answer, NotFound) else readable(parsing.algo_report, answer.data)
 
     async def algos(self, *, status: str = "INCOMPLETE", symbol: str | None = None) -> tuple[OrderReport, ...]:
         """Root algo orders by status bundle, newest first."""
         query = _query(status=status, symbol=symbol)
         rows = await self._rows(Endpoint.ALGOS_LIST, f"/v1/algo/orders?{query}")
-        return tuple(_readable_rows(parse.algo_report, rows))
+        return tuple(_readable_rows(parsing.algo_report, rows))
 
     async def algo_trades(self, order_id: str) -> tuple[Fill, ...]:
         """The executions of an algo order and of its children, oldest first."""
         found = await self.ask(Endpoint.ALGO_TRADES, f"/v1/algo/order/{order_id}/trades")
-        return _in_order(_readable_rows(parse.trade, rows_of(found)))
+        return _in_order(_readable_rows(parsing.trade, rows_of(found)))
 
     async def edit_algo(self, body: Mapping[str, Any]) -> Submission:
         """PUT an algo order: `order_id` of the root, and what changes (section 7). For a new quantity name both children."""
-        return await self.command(Endpoint.ALGO_EDIT, "PUT", bodies.ALGO_PATH, body, order_id=str(body["order_id"]))
+        return await self.command(Endpoint.ALGO_EDIT, "PUT", requests.ALGO_PATH, body, order_id=str(body["order_id"]))
 
     async def cancel_algo(self, symbol: str, order_id: str) -> Submission:
         path = f"/v1/algo/order?{_query(order_id=order_id, symbol=symbol)}"
@@ -214,7 +215,7 @@ class Rest:
             for row in batch:
                 rows.setdefault(row.get("id") or row.get("order_id") or row.get("algo_order_id") or len(rows), row)
             meta = found.data.get("meta")
-            total = parse.integer_or_none(meta.get("total")) if isinstance(meta, Mapping) else None
+            total = parsing.integer_or_none(meta.get("total")) if isinstance(meta, Mapping) else None
             is_last = len(batch) < _PAGE_SIZE if total is None else page * _PAGE_SIZE >= total
             if is_last or not batch:
                 break
@@ -231,7 +232,7 @@ def readable(read: Callable[[Mapping[str, Any]], T], row: Mapping[str, Any]) -> 
     """Parse one answer that must be readable; raises ExchangeUnavailable when it is not."""
     try:
         return read(row)
-    except parse.ParseError as error:
+    except parsing.ParseError as error:
         raise ExchangeUnavailable("exchange_unreachable", str(error)) from None
 
 
@@ -250,7 +251,7 @@ def _readable_rows(read: Callable[[Mapping[str, Any]], T], rows: list[Mapping[st
     for row in rows:
         try:
             found.append(read(row))
-        except parse.ParseError:
+        except parsing.ParseError:
             continue
     return found
 

@@ -14,8 +14,8 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Final
 
-from kekbridge.exchange.base import OrderReport
 from kekbridge.model import ZERO, Fill, Instrument, MarginMode, OrderStatus, OrderType, Position, Side
+from kekbridge.model.orders import OrderReport
 
 
 class ParseError(ValueError):

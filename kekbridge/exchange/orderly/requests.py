@@ -25,8 +25,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from kekbridge import errors
-from kekbridge.exchange.base import OrderReport
 from kekbridge.model import Instrument, Order, OrderIntent, OrderType, Purpose, Side, TakeProfit
+from kekbridge.model.orders import OrderReport
 
 ORDER_PATH: Final = "/v1/order"
 ALGO_PATH: Final = "/v1/algo/order"

@@ -12,12 +12,12 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from kekbridge.exchange.base import OrderReport
-from kekbridge.exchange.orderly import parsing as parse
+from kekbridge.exchange.orderly import parsing
 from kekbridge.exchange.orderly.account_api import SystemInfo, marks_of, system_info_of
 from kekbridge.exchange.orderly.account_state import AccountView
 from kekbridge.log import get_logger
 from kekbridge.model import ZERO, Fill, MarginMode
+from kekbridge.model.orders import OrderReport
 
 log = get_logger("kekbridge.exchange.orderly.stream_feed")
 
@@ -63,9 +63,9 @@ class Feed:
         """One message. What cannot be read is logged and skipped: the next poll tells the same facts."""
         try:
             if topic == "executionreport":
-                self._execution(parse.snake_keys(data))
+                self._execution(parsing.snake_keys(data))
             elif topic == "algoexecutionreportv2":
-                self._algo(parse.snake_keys(data))
+                self._algo(parsing.snake_keys(data))
             elif topic == "position":
                 self._positions(data)
             elif topic == "balance":
@@ -74,12 +74,12 @@ class Feed:
                 self._marks(data)
             elif topic == "maintenance_status":
                 self._maintenance(data)
-        except parse.ParseError as error:
+        except parsing.ParseError as error:
             log.warning("stream_row_unreadable", topic=topic, error=str(error))
 
     def _execution(self, row: Mapping[str, Any]) -> None:
-        report = parse.order_report(_mapping(row))
-        fill = parse.stream_fill(row)
+        report = parsing.order_report(_mapping(row))
+        fill = parsing.stream_fill(row)
         # A fill counts once by its trade id, also when its report comes late and is stale as a report.
         if fill is not None and fill.trade_id not in self._filled:
             _remember(self._filled, fill.trade_id, None)
@@ -91,12 +91,12 @@ class Feed:
             if self._account.apply_fill(fill, mode):
                 self._on_account()
             self._on_fill(fill)
-        self._pass_on(report, parse.integer_or_none(row.get("seq")) or 0)
+        self._pass_on(report, parsing.integer_or_none(row.get("seq")) or 0)
 
     def _algo(self, row: Mapping[str, Any]) -> None:
         row = _mapping(row)
-        if parse.is_root(row):
-            self._pass_on(parse.algo_report(row), 0)
+        if parsing.is_root(row):
+            self._pass_on(parsing.algo_report(row), 0)
         else:
             self._on_leg()  # a leg alone does not tell what became of the whole: ask
 
@@ -113,7 +113,7 @@ class Feed:
     def _positions(self, data: Any) -> None:
         rows = _mapping(data).get("positions")
         if isinstance(rows, list) and self._account.apply_positions(
-            [parse.snake_keys(row) for row in rows if isinstance(row, Mapping)]
+            [parsing.snake_keys(row) for row in rows if isinstance(row, Mapping)]
         ):
             self._on_account()
 
@@ -130,7 +130,7 @@ class Feed:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise parse.ParseError("the message carries no object")
+        raise parsing.ParseError("the message carries no object")
     return value
 
 

@@ -11,13 +11,13 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from kekbridge.errors import ExchangeUnavailable
-from kekbridge.exchange.base import OrderReport
 from kekbridge.exchange.orderly.account_api import Market, SystemInfo
 from kekbridge.exchange.orderly.account_state import AccountView
 from kekbridge.exchange.orderly.orders_api import Rest
 from kekbridge.exchange.orderly.replies import Outcome, Reply
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot
+from kekbridge.model.orders import OrderReport
 
 log = get_logger("kekbridge.exchange.orderly.sync")
 

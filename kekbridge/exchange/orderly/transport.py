@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -18,11 +19,47 @@ from aiohttp.connector import Connection
 from yarl import URL
 
 from kekbridge import __version__
-from kekbridge.exchange.orderly.offset import ClockOffset
 from kekbridge.exchange.orderly.rate_limiter import Ticket
 from kekbridge.exchange.orderly.replies import NoAnswer, NotSent, Outcome, Reply, read_reply
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.failpoints import reach_soon
+
+APPLIED_FROM_MS: Final = 500
+"""Below this the offset is reported but not applied: half of the smallest receive window that can be set is 250 ms away."""
+
+
+@dataclass(slots=True)
+class ClockOffset:
+    """The bounds that all recent answers agree on: exchange clock minus ours lies between `low` and `high` ms."""
+
+    low: float = float("-inf")
+    high: float = float("inf")
+
+    def observe(self, *, sent_ms: int, received_ms: int, server_ms: int) -> None:
+        """Learn from one answer: the exchange read its clock between our sending and our receiving.
+
+        Bounds that contradict the known ones mean that a clock was moved (or drifted): then only the new ones count.
+        """
+        if received_ms < sent_ms:
+            return  # our clock was set back in between: this answer says nothing
+        low, high = float(server_ms - received_ms), float(server_ms + 1 - sent_ms)
+        if low > self.high or high < self.low:
+            self.low, self.high = low, high
+        else:
+            self.low, self.high = max(low, self.low), min(high, self.high)
+
+    @property
+    def ms(self) -> int | None:
+        """The best estimate, None before the first answer; positive = the exchange is ahead of us."""
+        if self.low == float("-inf"):
+            return None
+        return round((self.low + self.high) / 2)
+
+    def correct(self, local_ms: int) -> int:
+        """The time to sign with."""
+        offset = self.ms
+        return local_ms + offset if offset is not None and abs(offset) >= APPLIED_FROM_MS else local_ms
+
 
 USER_AGENT: Final = (
     f"kekbridge/{__version__}"  # some fronts answer 403 to clients without a plain one (section 15, trap 25)

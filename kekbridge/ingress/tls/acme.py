@@ -18,8 +18,14 @@ from urllib.parse import urlsplit
 
 from kekbridge.config import Tls
 from kekbridge.errors import ConfigError, KekbridgeError
-from kekbridge.ingress.tls.acme_client import Authority, IssuanceFailed, Validity, need_acme, read_validity
-from kekbridge.ingress.tls.challenges import ChallengeServer
+from kekbridge.ingress.tls.acme_client import (
+    Authority,
+    ChallengeServer,
+    IssuanceFailed,
+    Validity,
+    need_acme,
+    read_validity,
+)
 from kekbridge.log import get_logger
 from kekbridge.vault.files import make_private_directory, read_private, write_private
 

@@ -13,20 +13,18 @@ from pathlib import Path
 
 from kekbridge.config import Settings
 from kekbridge.errors import KekbridgeError
-from kekbridge.exchange.orderly.checks import Check
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.model import Mode
-from kekbridge.ops.doctor import jobs as upkeep
-from kekbridge.ops.doctor import machine, service
-from kekbridge.ops.doctor import setup as rules
+from kekbridge.model.check import Check
+from kekbridge.ops.doctor import jobs, machine, service, setup
 from kekbridge.ops.doctor.reachability import public_url_checks
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
 from kekbridge.vault import OpenVault, master_key, open_vault, orderly_secret
 from kekbridge.vault.master import remembered_vault
-from kekbridge.webhooks import registry as webhooks
+from kekbridge.webhooks import registry
 
 Ask = Callable[[str], str] | None
 
@@ -41,7 +39,7 @@ def examine(settings: Settings, data_dir: Path, *, clock: Callable[[], datetime]
     vault, found = _vault(settings, data_dir, ask)
     lines += [found, *machine.certificate(settings.tls, now), *machine.proxy(settings)]
     url, rows = _store(settings, data_dir, now)
-    lines += [*rows, *upkeep.channels(settings, vault)]
+    lines += [*rows, *jobs.channels(settings, vault)]
     lines += asyncio.run(_exchange(settings, vault, clock))
     lines += service.daemon_checks(data_dir, url)
     lines += service.systemd_checks(settings.mode)
@@ -74,11 +72,11 @@ def _store(settings: Settings, data_dir: Path, now: datetime) -> tuple[str, list
         database = Database.open(data_dir, create=False)
         try:
             with database.snapshot() as connection:
-                url = webhooks.local_url_of(connection) or usual
+                url = registry.local_url_of(connection) or usual
                 return url, [
                     *machine.database(connection),
-                    *rules.checks(connection, settings, now),
-                    *upkeep.checks(connection, settings, data_dir, now),
+                    *setup.checks(connection, settings, now),
+                    *jobs.checks(connection, settings, data_dir, now),
                 ]
         finally:
             database.close_now()

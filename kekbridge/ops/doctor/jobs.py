@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from kekbridge.config import Settings
-from kekbridge.exchange.orderly.checks import Check
 from kekbridge.formatting import age, duration
 from kekbridge.model import Mode
-from kekbridge.ops.backup import LAST_BACKUP
-from kekbridge.ops.expected import ENDS_SOON
-from kekbridge.ops.nightly import directory_of
+from kekbridge.model.check import Check
+from kekbridge.ops.backup import LAST_BACKUP, directory_of
 from kekbridge.ops.notifier import NOTIFY_URLS, channels_of
-from kekbridge.store import conditions, times, webhooks
-from kekbridge.store import job_runs as jobruns
+from kekbridge.ops.watches import ENDS_SOON
+from kekbridge.store import codec, conditions, job_runs, webhooks
 from kekbridge.store import settings as stored_settings
 from kekbridge.vault import OpenVault
 
@@ -35,7 +33,7 @@ def checks(connection: sqlite3.Connection, settings: Settings, data_dir: Path, n
 
 def _backup(connection: sqlite3.Connection, settings: Settings, data_dir: Path, now: datetime) -> Iterable[Check]:
     last = stored_settings.get_value(connection, LAST_BACKUP)
-    at = times.optional_time(last) if isinstance(last, str) else None
+    at = codec.optional_time(last) if isinstance(last, str) else None
     wanted = settings.backup
     plan = f"nightly at {wanted.at} UTC into {directory_of(wanted, data_dir)}" if wanted.nightly else "none at night"
     if at is None or now - at > _BACKUP_AGE:
@@ -51,7 +49,7 @@ def _backup(connection: sqlite3.Connection, settings: Settings, data_dir: Path, 
 
 
 def _jobs(connection: sqlite3.Connection) -> Iterable[Check]:
-    runs = jobruns.list_runs(connection)
+    runs = job_runs.list_runs(connection)
     failing = [run for run in runs if run.failures]
     for run in failing:
         text = f"{run.name} failed {run.failures} {'time' if run.failures == 1 else 'times'} in a row: {run.error}"

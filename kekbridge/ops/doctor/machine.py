@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from kekbridge.config import Settings, Tls
-from kekbridge.exchange.orderly.checks import Check
-from kekbridge.ops.pem import not_after
+from kekbridge.model.check import Check
+from kekbridge.ops.expiry import not_after
 
 NO_DISK_BYTES: Final = 100 << 20
 EXPIRES_SOON: Final = timedelta(days=14)

@@ -17,9 +17,9 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from kekbridge.config import Settings
-from kekbridge.exchange.orderly.checks import Check
-from kekbridge.ingress.http import WEBHOOK_PATH
 from kekbridge.model import Mode
+from kekbridge.model.check import Check
+from kekbridge.model.webhooks import WEBHOOK_PATH
 from kekbridge.ops.doctor.machine import expiry_check
 
 _TRADINGVIEW_PORTS: Final = (80, 443)

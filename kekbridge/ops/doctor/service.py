@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from kekbridge.exchange.orderly.checks import Check
 from kekbridge.model import Mode
+from kekbridge.model.check import Check
 from kekbridge.store.lock import DaemonLock
 
 UNIT: Final = "kekbridge.service"

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from kekbridge.config import Settings
-from kekbridge.exchange.orderly.checks import Check
 from kekbridge.model import Limits, Mode, RateLimits, TradingState, Webhook
+from kekbridge.model.check import Check
 from kekbridge.risk.limits import account_limits, tighter
 from kekbridge.store import settings as stored_settings
 from kekbridge.store import webhooks

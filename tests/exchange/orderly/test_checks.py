@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from kekbridge.config import ExchangeSettings
-from kekbridge.exchange.orderly.checks import Check
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
+from kekbridge.model.check import Check
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings

@@ -13,11 +13,12 @@ import pytest
 
 from kekbridge import errors
 from kekbridge.config import ExchangeSettings
-from kekbridge.exchange.base import Accepted, Deferred, OrderReport, Refused, Unknown
-from kekbridge.exchange.orderly import requests as bodies
+from kekbridge.exchange.base import Accepted, Deferred, Refused, Unknown
+from kekbridge.exchange.orderly import requests
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus, OrderType, Purpose, Side, TakeProfit
+from kekbridge.model.orders import OrderReport
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.paper.server import PaperExchange
 
@@ -200,7 +201,7 @@ async def test_several_take_profits(
     report = await settled(exchange, order)
     assert report.stop_is_live is True, "the stop left the bracket and stands by itself"
     assert exchange.snapshot is not None
-    (later,) = bodies.later_exits(order.intent, report.executed_quantity, exchange.snapshot.instruments[BTC])
+    (later,) = requests.later_exits(order.intent, report.executed_quantity, exchange.snapshot.instruments[BTC])
     exit_ = replace(order, client_order_id="kb-multi-tp", intent=later)
     await placed(exchange, exit_)
     await control("/paper/prices", {BTC: "66001"})

@@ -18,10 +18,10 @@ import pytest
 import yaml
 from aiohttp import web
 
-from kekbridge.exchange.base import OrderReport
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.requests import ALGO_TYPES, OrderKind, edit_body, request_for
 from kekbridge.model import OrderIntent, OrderStatus, OrderType, Purpose, Side, TakeProfit
+from kekbridge.model.orders import OrderReport
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID
 from tests.paths import ROOT
 

@@ -11,7 +11,7 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from kekbridge import errors
-from kekbridge.exchange.orderly import requests as bodies
+from kekbridge.exchange.orderly import requests
 from kekbridge.exchange.orderly.requests import OrderKind, later_exits, order_kind, request_for
 from kekbridge.model import Instrument, OrderIntent, OrderType, Purpose, Side, TakeProfit
 
@@ -240,7 +240,7 @@ amounts = st.decimals(min_value="0.00000001", max_value=10**9, allow_nan=False, 
 @given(value=st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12))
 def test_numbers_are_plain_and_exact(value: D) -> None:
     """Any Decimal is sent without exponent and means the same number."""
-    text = bodies.number(value)
+    text = requests.number(value)
     assert "e" not in text.lower()
     assert D(text) == value
 
@@ -249,7 +249,7 @@ def test_numbers_are_plain_and_exact(value: D) -> None:
 def test_no_number_is_no_number(value: D) -> None:
     """NaN and infinities are refused instead of being written into a body."""
     with pytest.raises(ValueError):
-        bodies.number(value)
+        requests.number(value)
 
 
 @given(
@@ -281,7 +281,7 @@ def test_every_request(
     except errors.Refused:
         reject()  # which combinations are refused, and as what, is tested by name above
     found = json.loads(request.text)
-    assert request.text == bodies.dump(found), "one serialisation"
+    assert request.text == requests.dump(found), "one serialisation"
     assert found["client_order_id"] == "kb-x"
     assert found["margin_mode"] == "CROSS"
     assert request.path == ("/v1/algo/order" if request.kind.is_algo else "/v1/order")

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.exchange.base import OrderReport
 from kekbridge.exchange.orderly.account_api import SystemInfo
 from kekbridge.exchange.orderly.account_state import AccountView
 from kekbridge.exchange.orderly.stream_feed import PRIVATE_TOPICS, PUBLIC_TOPICS, Feed
 from kekbridge.model import Fill, OrderStatus
+from kekbridge.model.orders import OrderReport
 
 ETH = "PERP_ETH_USDC"
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.exchange.orderly.offset import APPLIED_FROM_MS, ClockOffset
+from kekbridge.exchange.orderly.transport import APPLIED_FROM_MS, ClockOffset
 
 
 def test_nothing_known() -> None:

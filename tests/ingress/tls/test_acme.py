@@ -16,8 +16,7 @@ import pytest
 from kekbridge.config import Tls
 from kekbridge.errors import ConfigError
 from kekbridge.ingress.tls.acme import AutoCertificate, check_domain
-from kekbridge.ingress.tls.acme_client import Validity, read_validity
-from kekbridge.ingress.tls.challenges import ChallengeServer
+from kekbridge.ingress.tls.acme_client import ChallengeServer, Validity, read_validity
 from kekbridge.ingress.tls.context import serving_context
 from tests.ingress.tls.pebble import DOMAIN, Pebble, needs_pebble, running_pebble
 from tests.system.harness import clean_environment, free_port

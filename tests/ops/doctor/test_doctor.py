@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from kekbridge.config import Settings, load_settings
-from kekbridge.exchange.orderly.checks import Check
+from kekbridge.model.check import Check
 from kekbridge.ops.doctor import examine, machine
-from kekbridge.ops.pem import not_after
+from kekbridge.ops.expiry import not_after
 from kekbridge.store.connections import FILE_NAME
 from tests.cli.processes import Served, bare_environment, starting
 from tests.paths import DATA

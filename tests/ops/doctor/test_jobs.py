@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 
 from kekbridge.config import Settings, Vault, load_settings
-from kekbridge.exchange.orderly.checks import Check
 from kekbridge.model import Mode, WebhookSettings
+from kekbridge.model.check import Check
 from kekbridge.ops import backup
-from kekbridge.ops.doctor import jobs as upkeep
+from kekbridge.ops.doctor import jobs
 from kekbridge.ops.notifier import NOTIFY_URLS
-from kekbridge.store import conditions, webhooks
-from kekbridge.store import job_runs as jobruns
+from kekbridge.store import conditions, job_runs, webhooks
 from kekbridge.store.database import Database
 from kekbridge.vault import open_vault
 from tests.store.made import NOW
@@ -35,7 +34,7 @@ def look(database: Database, path: Path, **overrides: Any) -> dict[str, Check]:
     named = {name.replace("__", "."): value for name, value in overrides.items()}
     settings = load_settings(environment={}, overrides={"mode": "live", **named})
     with database.snapshot() as connection:
-        return {check.name: check for check in upkeep.checks(connection, settings, path, NOW)}
+        return {check.name: check for check in jobs.checks(connection, settings, path, NOW)}
 
 
 def test_the_age_and_the_place_of_the_last_backup(database: Database, tmp_path: Path) -> None:
@@ -56,7 +55,7 @@ def test_failing_jobs_are_named(database: Database, tmp_path: Path) -> None:
     """With their error; when all work, one line says how many there are."""
 
     def ran(connection: sqlite3.Connection, error: str | None) -> None:
-        jobruns.record(connection, "equity", error=error, took_ms=1, next_at=None, now=NOW)
+        job_runs.record(connection, "equity", error=error, took_ms=1, next_at=None, now=NOW)
 
     with database.transaction() as connection:
         ran(connection, "no answer")
@@ -86,10 +85,10 @@ def test_nobody_to_tell_is_a_warning_where_money_is(tmp_path: Path) -> None:
     """Channels show by kind and fingerprint only."""
     vault = open_vault(Vault(backend="key_file"), tmp_path, Mode.PAPER)
     live = Settings(mode=Mode.LIVE)
-    assert [check.level for check in upkeep.channels(live, vault)] == ["warning"]
-    assert [check.level for check in upkeep.channels(Settings(), vault)] == ["ok"]
+    assert [check.level for check in jobs.channels(live, vault)] == ["warning"]
+    assert [check.level for check in jobs.channels(Settings(), vault)] == ["ok"]
     vault.set(NOTIFY_URLS, b"json://127.0.0.1/TOKEN")
-    (found,) = upkeep.channels(live, vault)
+    (found,) = jobs.channels(live, vault)
     assert found.level == "ok"
     assert "TOKEN" not in found.text
-    assert list(upkeep.channels(live, None)) == []
+    assert list(jobs.channels(live, None)) == []
