@@ -20,8 +20,9 @@ from kekbridge.model import Limits, Order, RateLimits, TradingState, WebhookSett
 from kekbridge.model.webhooks import WEBHOOK_PATH
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
-from kekbridge.store import order_lifecycle, webhooks
+from kekbridge.store import orders as order_rows
 from kekbridge.store import settings as store_settings
+from kekbridge.store import webhooks
 from tests.waiting import until
 
 KEY = "wh_test_house"
@@ -105,11 +106,11 @@ class House:
         ]
 
     async def orders(self) -> tuple[Order, ...]:
-        return await self.daemon.database.read(order_lifecycle.list_orders, limit=1000)
+        return await self.daemon.database.read(order_rows.list_orders, limit=1000)
 
     async def order(self, answer: dict[str, Any]) -> Order:
         """The stored order that an answer names."""
-        return await self.daemon.database.read(order_lifecycle.get, answer["clientOrderId"])
+        return await self.daemon.database.read(order_rows.get, answer["clientOrderId"])
 
     async def until_stored(self, answer: dict[str, Any], *statuses: str) -> Order:
         """Wait until the answered order has one of these statuses."""

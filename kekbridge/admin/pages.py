@@ -21,7 +21,7 @@ from kekbridge.admin.webhook_pages import WebhookPages
 from kekbridge.formatting import clock, market, moment, money, used_share
 from kekbridge.model.statistics import Report
 from kekbridge.reports import limits
-from kekbridge.store import order_lifecycle
+from kekbridge.store import orders as order_rows
 
 _MENU: Final = (
     ("/", "Overview"),
@@ -137,7 +137,7 @@ class Pages:
         )
 
     async def _orders(self, request: web.Request) -> web.Response:
-        found = await self._desk.database.read(order_lifecycle.list_orders, limit=_ROWS)
+        found = await self._desk.database.read(order_rows.list_orders, limit=_ROWS)
         rows = [
             (
                 clock(one.created_at, self._desk.clock()),

@@ -23,7 +23,8 @@ from kekbridge.model import AccountSnapshot, Order, TradingState
 from kekbridge.model.notifications import describe
 from kekbridge.model.statistics import Report, report
 from kekbridge.reports import limits
-from kekbridge.store import alerts, conditions, equity, job_runs, order_lifecycle, statistics, webhooks
+from kekbridge.store import alerts, conditions, equity, job_runs, statistics, webhooks
+from kekbridge.store import orders as order_rows
 from kekbridge.store import settings as control
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.conditions import Condition
@@ -117,9 +118,7 @@ def _stored_state(connection: sqlite3.Connection, configured: Settings, *, now: 
     day = report(statistics.gather(connection, since=now - timedelta(days=1), now=now))
     return {
         "trading": control.trading_control(connection, now=now),
-        "openOrders": [
-            _order(order) for order in order_lifecycle.list_orders(connection, open_only=True, limit=_SHOWN)
-        ],
+        "openOrders": [_order(order) for order in order_rows.list_orders(connection, open_only=True, limit=_SHOWN)],
         "lastAlerts": [_alert(alert) for alert in alerts.search(connection, limit=_SHOWN).alerts],
         "limits": limits.read(connection, configured, at=now)["scopes"],
         "lastDay": day,

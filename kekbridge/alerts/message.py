@@ -31,11 +31,9 @@ from kekbridge.alerts.numbers import NumberText
 from kekbridge.alerts.profiles import find_profile
 from kekbridge.alerts.redaction import holds_secret, redact, show
 from kekbridge.alerts.signal import Alert, Signal
-from kekbridge.alerts.timestamps import check_age, instant_of
+from kekbridge.alerts.timestamps import instant_of
 from kekbridge.errors import Refused, Unauthenticated, Unreadable
 from kekbridge.model import WebhookSettings
-
-__all__ = ["Message", "check_age", "fired_at", "interpret", "read_message", "timestamp_missing", "value_text"]
 
 # Values as JSON; one encoder for all, where json.dumps with an option makes a new one each time, and texts as it writes them.
 _encoded = json.JSONEncoder(ensure_ascii=False).encode

@@ -49,12 +49,12 @@ def list_orders(
     What was asked, what was filled at which price, and why not if it was not.
     """
     from kekbridge.cli import render
-    from kekbridge.store import order_lifecycle as stored
+    from kekbridge.store import orders as order_rows
     from kekbridge.store import protection
     from kekbridge.webhooks.registry import perp_symbol
 
     with opened(find_workspace(context, data_dir, config)) as database, database.snapshot() as connection:
-        found = stored.list_orders(
+        found = order_rows.list_orders(
             connection,
             webhook=webhook,
             status=status,

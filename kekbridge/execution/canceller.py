@@ -17,6 +17,7 @@ from kekbridge.execution.updates import Outcomes
 from kekbridge.log import get_logger
 from kekbridge.model import Order, OrderStatus
 from kekbridge.store import cancels, order_lifecycle
+from kekbridge.store import orders as order_rows
 from kekbridge.store.cancels import StoredCancel
 from kekbridge.store.database import Database
 
@@ -83,7 +84,7 @@ class Canceller:
         """Withdraw or cancel one order; None when it is finished, else the trouble in words."""
         trouble = "it is still being sent"
         for _ in range(_ATTEMPTS):
-            order = await self._database.read(order_lifecycle.get, name)
+            order = await self._database.read(order_rows.get, name)
             if order.status.is_final:
                 return None
             if order.status is OrderStatus.QUEUED:
@@ -117,7 +118,7 @@ class Canceller:
 
 def withdraw_if_queued(connection: sqlite3.Connection, name: str, *, now: datetime) -> Order:
     """Deny a queued order because a later alert cancelled it; one that is being sent by now is left as it is."""
-    order = order_lifecycle.get(connection, name)
+    order = order_rows.get(connection, name)
     if order.status is not OrderStatus.QUEUED:
         return order
     return order_lifecycle.mark_denied(

@@ -21,7 +21,7 @@ from kekbridge.execution.tracker import Follower
 from kekbridge.execution.updates import Outcomes
 from kekbridge.log import get_logger
 from kekbridge.model import Order, OrderStatus, Purpose
-from kekbridge.store import order_lifecycle
+from kekbridge.store import order_lifecycle, order_queue
 from kekbridge.store.database import Database
 
 log = get_logger("kekbridge.execution.reconciler")
@@ -152,7 +152,7 @@ class Recovery:
     async def _tell_those_behind(self, order: Order) -> None:
         """Whoever stood in line behind an order of a process that is gone did not leave: that process never heard that it was taken."""
         if order.client_order_id in self._left_behind:
-            for other in await self._database.read(order_lifecycle.interrupted):
+            for other in await self._database.read(order_queue.interrupted):
                 is_of_that_time = other.client_order_id in self._left_behind and other.status is OrderStatus.SUBMITTING
                 if is_of_that_time and left_only_after(other, order):
                     self._never_left.add(other.client_order_id)
@@ -165,7 +165,7 @@ class Recovery:
         has returned.
         """
         await self._exchange.refresh()
-        unfinished = await self._database.read(order_lifecycle.unfinished)
+        unfinished = await self._database.read(order_queue.unfinished)
         in_flight = [order for order in unfinished if order.status in (OrderStatus.SUBMITTING, OrderStatus.UNKNOWN)]
         open_at_exchange = [order for order in unfinished if order.order_id and order not in in_flight]
         self._left_behind = {order.client_order_id for order in in_flight}
@@ -212,7 +212,7 @@ class Recovery:
         async with asyncio.TaskGroup() as group:
             while True:
                 try:
-                    interrupted = await self._database.read(order_lifecycle.interrupted)
+                    interrupted = await self._database.read(order_queue.interrupted)
                     for order in interrupted:
                         if self._is_orphan(order, is_handled) and not self._has_to_wait(order, interrupted):
                             group.create_task(self._adopt(order))

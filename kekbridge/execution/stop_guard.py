@@ -22,7 +22,8 @@ from kekbridge.log import get_logger
 from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Purpose
 from kekbridge.model.orders import OrderReport
 from kekbridge.risk.exposure import was_left
-from kekbridge.store import fills, order_lifecycle
+from kekbridge.store import fills
+from kekbridge.store import orders as order_rows
 from kekbridge.store import protection as protections
 from kekbridge.store.database import Database
 from kekbridge.store.protection import Protection, ProtectionState
@@ -138,7 +139,7 @@ class Guard:
     async def _step(self, entry: Order, started: float) -> ProtectionState | None:
         """Look, and do the next thing; the state reached, or None when it has to be looked at again soon."""
         now = asyncio.get_running_loop().time
-        entry = await self._database.read(order_lifecycle.get, entry.client_order_id)
+        entry = await self._database.read(order_rows.get, entry.client_order_id)
         reach("W7")
         stand_ins = await self._look_at_stand_ins(entry)
         if stand_ins.is_undecided:

@@ -20,7 +20,8 @@ from kekbridge.execution.updates import Bell, Outcomes
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus
 from kekbridge.model.orders import OrderReport
-from kekbridge.store import fills, order_lifecycle, positions, protection
+from kekbridge.store import fills, order_journal, order_lifecycle, order_queue, positions, protection
+from kekbridge.store import orders as order_rows
 from kekbridge.store import protection as ladders
 from kekbridge.store import protection as protections
 from kekbridge.store.database import Database
@@ -102,7 +103,7 @@ class Follower:
                 order = await self.apply(order, told)
             else:
                 # Somebody else may have asked meanwhile.
-                order = self._database.read_now(order_lifecycle.get, name)
+                order = self._database.read_now(order_rows.get, name)
                 order = order if order.is_settled else await self.look(order)
             if order.is_settled or asyncio.get_running_loop().time() >= deadline:
                 return order
@@ -143,7 +144,7 @@ class Follower:
         now = self._clock()
         self._shown = self._exchange.snapshot
 
-        def write(connection: sqlite3.Connection, known: Order | order_lifecycle.Unwritten | None = None) -> Order:
+        def write(connection: sqlite3.Connection, known: Order | order_journal.Unwritten | None = None) -> Order:
             return record_report(connection, name, report, executions, self._shown, now=now, known=known)
 
         acceptance = self._outcomes.acceptances.get(name)
@@ -213,7 +214,7 @@ class Follower:
     async def _take(self, report: OrderReport) -> None:
         """A report of an order that nobody stays with."""
         name = report.client_order_id
-        order = await self._database.read(order_lifecycle.find, name) if name else None
+        order = await self._database.read(order_rows.find, name) if name else None
         if order is None:
             if report.executed_quantity > 0:
                 self._trades_wanted.set()  # an exit of a bracket, or an order of somebody else
@@ -261,7 +262,7 @@ class Follower:
 
     async def look_at_all(self) -> None:
         """Ask for every order of ours that the exchange has or may have, and that nobody is following already."""
-        for order in await self._database.read(order_lifecycle.unfinished):
+        for order in await self._database.read(order_queue.unfinished):
             is_there = order.order_id is not None or order.status is OrderStatus.UNKNOWN
             if is_there and order.client_order_id not in self._expected:
                 await self.look(order)
@@ -291,14 +292,14 @@ def record_report(
     snapshot: AccountSnapshot | None,
     *,
     now: datetime,
-    known: Order | order_lifecycle.Unwritten | None = None,
+    known: Order | order_journal.Unwritten | None = None,
 ) -> Order:
     """One transaction: what the exchange says of the order, its fills, and the positions they led to.
 
     `known` is the order as this transaction has it already, accepted a moment ago.
     """
-    known = known or order_lifecycle.get(connection, client_order_id)
-    fills.record(connection, executions, order=known.order if isinstance(known, order_lifecycle.Unwritten) else known)
+    known = known or order_rows.get(connection, client_order_id)
+    fills.record(connection, executions, order=known.order if isinstance(known, order_journal.Unwritten) else known)
     updated = order_lifecycle.apply_report(
         connection,
         client_order_id,

@@ -15,10 +15,10 @@ from typing import Final
 
 from kekbridge.execution.latency import StageWatch
 from kekbridge.model import Order
-from kekbridge.store import order_lifecycle
+from kekbridge.store import order_journal, order_lifecycle
 
 # Writes a report within the transaction of the acceptance, and knows the order from there.
-Report = Callable[[sqlite3.Connection, Order | order_lifecycle.Unwritten], Order]
+Report = Callable[[sqlite3.Connection, Order | order_journal.Unwritten], Order]
 
 
 class Acceptance:

@@ -20,6 +20,7 @@ from kekbridge.alerts import message as payload
 from kekbridge.alerts.message import Message
 from kekbridge.alerts.redaction import storable_text
 from kekbridge.alerts.signal import Alert
+from kekbridge.alerts.timestamps import check_age
 from kekbridge.config import Auth
 from kekbridge.errors import RequestRefused
 from kekbridge.ingress.http import Caller, Delivery
@@ -144,7 +145,7 @@ class Drafter:
             if webhook.settings.require_timestamp:
                 raise payload.timestamp_missing()
             return None
-        payload.check_age(
+        check_age(
             fired_at,
             now=now,
             max_age_s=webhook.settings.max_timestamp_age_s or self._settings.max_timestamp_age_s,

@@ -18,7 +18,8 @@ from kekbridge.exchange.base import Exchange
 from kekbridge.formatting import amount
 from kekbridge.model import ZERO, OrderStatus
 from kekbridge.model.orders import OrderReport
-from kekbridge.store import events, order_lifecycle, order_queue, positions
+from kekbridge.store import events, order_queue, positions
+from kekbridge.store import orders as order_rows
 from kekbridge.store.database import Database
 
 _REMEMBERED: Final = 2000
@@ -109,7 +110,7 @@ def _open_at_exchange(connection: sqlite3.Connection) -> dict[str, OrderState]:
 
 
 def _states(connection: sqlite3.Connection, names: tuple[str, ...]) -> dict[str, OrderState]:
-    found = (order_lifecycle.get(connection, name) for name in names)
+    found = (order_rows.get(connection, name) for name in names)
     return {order.client_order_id: (order.status, order.executed_quantity) for order in found}
 
 

@@ -18,7 +18,8 @@ from typing import Any, Final
 from kekbridge.errors import KekbridgeError, StoreUnavailable
 from kekbridge.log import get_logger
 from kekbridge.model.notifications import MESSAGES, SEVERITIES, Severity, words_of
-from kekbridge.store import events, order_lifecycle, settings
+from kekbridge.store import events, settings
+from kekbridge.store import orders as order_rows
 from kekbridge.store.database import Database
 from kekbridge.store.events import Event
 
@@ -190,7 +191,7 @@ def order_facts(connection: sqlite3.Connection, event: Event) -> dict[str, Any]:
     if event.client_order_id is None:
         return {}
     try:
-        order = order_lifecycle.get(connection, event.client_order_id)
+        order = order_rows.get(connection, event.client_order_id)
     except KekbridgeError:
         return {}
     intent = order.intent

@@ -30,9 +30,10 @@ from kekbridge.model import (
     Webhook,
 )
 from kekbridge.model.admission import Decision, Recheck
+from kekbridge.planning.build_orders import resize
 from kekbridge.planning.market_view import read_market
 from kekbridge.planning.target import has_drifted
-from kekbridge.planning.translate import History, Plan, place_in_course, resize, translate
+from kekbridge.planning.translate import History, Plan, place_in_course, translate
 from kekbridge.risk import rules
 from kekbridge.risk.check import allow, deny, is_exit, with_order
 from kekbridge.risk.drawdown import trip_of

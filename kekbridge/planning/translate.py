@@ -22,13 +22,11 @@ from kekbridge.model import (
     StrategyStep,
     WebhookSettings,
 )
-from kekbridge.planning.build_orders import build_legs, resize
+from kekbridge.planning.build_orders import build_legs
 from kekbridge.planning.market_view import Market, read_market, resolve
 from kekbridge.planning.sizing import DOWNWARDS
 from kekbridge.planning.strategy_position import take_step
 from kekbridge.planning.target import decide_move
-
-__all__ = ["History", "Plan", "place_in_course", "resize", "translate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

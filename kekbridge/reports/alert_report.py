@@ -14,10 +14,11 @@ from decimal import Decimal
 from kekbridge.formatting import plain
 from kekbridge.model import Fill, Order
 from kekbridge.model.latency import Moments, stages_of
-from kekbridge.store import alerts, events, fills, order_lifecycle, protection
+from kekbridge.store import alerts, events, fills, protection
+from kekbridge.store import orders as order_rows
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.events import Event
-from kekbridge.store.order_lifecycle import OrderDetails
+from kekbridge.store.orders import OrderDetails
 from kekbridge.store.protection import Leg
 
 # What an order's line of history says of the exchange, in words.
@@ -82,7 +83,7 @@ def read(connection: sqlite3.Connection, reference: str) -> Story:
     alert = alerts.find(connection, reference)
     happened = events.of_alert(connection, alert.id)
     told = tuple(
-        _order_story(connection, order, alert, happened) for order in order_lifecycle.of_alert(connection, alert.id)
+        _order_story(connection, order, alert, happened) for order in order_rows.of_alert(connection, alert.id)
     )
     return Story(alert=alert, orders=told, events=happened, stages=stages_of(_moments(alert, told)))
 
@@ -93,7 +94,7 @@ def _order_story(
     name = order.client_order_id
     return OrderStory(
         order=order,
-        details=order_lifecycle.details(connection, name),
+        details=order_rows.details(connection, name),
         fills=fills.of_order(connection, name),
         exits=protection.of_order(connection, name),
         exit_fills=fills.exits_of(connection, name),

@@ -31,6 +31,7 @@ from kekbridge.store import (
     settings,
     strategy_positions,
 )
+from kekbridge.store import orders as order_rows
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.codec import plain, storable
 from kekbridge.store.orders import Departure
@@ -192,7 +193,7 @@ def _repeated(connection: sqlite3.Connection, draft: AlertDraft, first: StoredAl
     kind = _kind_of_repeat(draft, first)
     data = {"remote": draft.remote, "received_at": draft.received_at, "fingerprint": draft.fingerprint}
     events.append(connection, f"alert_{kind}", now=now, alert_id=first.id, data=data)
-    return Admission(kind=kind, alert=first, orders=order_lifecycle.of_alert(connection, first.id))
+    return Admission(kind=kind, alert=first, orders=order_rows.of_alert(connection, first.id))
 
 
 # --------------------------------------------------------------------------------------------------------------- rate limit

@@ -18,6 +18,7 @@ from kekbridge.failpoints import reach
 from kekbridge.model import Order, OrderStatus, Purpose, RateLimits, Usage, Webhook
 from kekbridge.model.admission import AlertDraft, Decision, Recheck
 from kekbridge.store import order_lifecycle, order_queue, webhooks
+from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import Admission, admit
 from kekbridge.store.orders import Departure
 from kekbridge.store.reservations import read_usage
@@ -56,9 +57,7 @@ def admit_and_claim(
         at = clock()
         if at >= first.expires_at or first.intent.after_leg is not None:
             return None
-        if not order_lifecycle.is_way_free(connection, first.intent.symbol, passable=passable()) or not may_claim(
-            first
-        ):
+        if not order_queue.is_way_free(connection, first.intent.symbol, passable=passable()) or not may_claim(first):
             return None
         return Departure(at, request_text(first))
 
@@ -139,7 +138,7 @@ def claim_if_allowed(
 
     One that ended while it waited for its turn (too old, canceled, trading halted) comes back as it is.
     """
-    current = order_lifecycle.get(connection, order.client_order_id)
+    current = order_rows.get(connection, order.client_order_id)
     if current.status.is_final:
         return current
     return _claim(connection, current, recheck, request_text=request_text, now=now)
@@ -153,7 +152,7 @@ def may_be_claimed(
     now: datetime,
 ) -> bool:
     """What `claim_if_allowed` would say now. Reads only: for what has to be done before the claim."""
-    current = order_lifecycle.get(connection, order.client_order_id)
+    current = order_rows.get(connection, order.client_order_id)
     is_queued = current.status is OrderStatus.QUEUED
     return is_queued and _second_look(connection, current, recheck, now=now).status is OrderStatus.SUBMITTING
 
@@ -214,7 +213,7 @@ def _drop_overtaken(connection: sqlite3.Connection, leaving: Order, *, now: date
     intent = leaving.intent
     if intent.purpose is not Purpose.EXIT or (intent.close_fraction != 1 and intent.target_quantity != 0):
         return
-    for order in order_lifecycle.unfinished(connection):
+    for order in order_queue.unfinished(connection):
         is_before = order.sequence < leaving.sequence and order.webhook_id == leaving.webhook_id
         if is_before and order.is_entry and order.status is OrderStatus.QUEUED and order.intent.symbol == intent.symbol:
             error = "a later alert closed the position before this entry could be sent"

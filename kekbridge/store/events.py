@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from kekbridge.store import codec
-from kekbridge.store.cache import recall, remember
+from kekbridge.store import cache, codec
 from kekbridge.store.codec import event_to_json, from_json, to_json
 
 GENESIS: Final = "0" * 64
@@ -44,7 +43,7 @@ def append(
     data: Mapping[str, object] | None = None,
 ) -> None:
     """Add an event after the last one; call it in the transaction of the change that it tells of."""
-    last, previous = recall(connection, _TABLE, _HEAD, head)
+    last, previous = cache.recall(connection, _TABLE, _HEAD, head)
     sequence, at, text = last + 1, codec.to_text(now), to_json(data or {})
     digest = _digest(previous, sequence, at, kind, alert_id, client_order_id, text)
     connection.execute(
@@ -52,7 +51,7 @@ def append(
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (sequence, at, kind, alert_id, client_order_id, text, previous, digest),
     )
-    remember(connection, _TABLE, _HEAD, (sequence, digest))
+    cache.remember(connection, _TABLE, _HEAD, (sequence, digest))
 
 
 def verify(connection: sqlite3.Connection) -> int | None:

@@ -12,8 +12,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from kekbridge.model import ZERO, Fill, Order, Side
-from kekbridge.store import codec, events, reservations
-from kekbridge.store.cache import forget, recall, remember
+from kekbridge.store import cache, codec, events, reservations
 from kekbridge.store.codec import EXACT, decimal_text, optional_decimal, optional_decimal_text
 
 _COLUMNS: Final = (
@@ -251,7 +250,7 @@ def rebuild(connection: sqlite3.Connection) -> None:
     for _, fills in groupby(rows, key=lambda row: row[0]):
         for place, share in shares_of(fills).items():
             sums[place] = sums.get(place, Result()).plus(share)
-    forget(connection, _TABLE)
+    cache.forget(connection, _TABLE)
     connection.execute("DELETE FROM results")
     for place, one in sums.items():
         _add(connection, place, one)
@@ -298,12 +297,12 @@ def _of_order(connection: sqlite3.Connection, order_id: str) -> Mapping[Place, R
 
 
 def _add(connection: sqlite3.Connection, place: Place, change: Result) -> None:
-    after = recall(connection, _TABLE, place, _read, place).plus(change)
+    after = cache.recall(connection, _TABLE, place, _read, place).plus(change)
     connection.execute(
         "INSERT OR REPLACE INTO results (hour, webhook_id, fees, realized_pnl, closings, wins) VALUES (?, ?, ?, ?, ?, ?)",
         (*place, decimal_text(after.fees), decimal_text(after.realized), after.closings, after.wins),
     )
-    remember(connection, _TABLE, place, after)
+    cache.remember(connection, _TABLE, place, after)
 
 
 def _read(connection: sqlite3.Connection, place: Place) -> Result:

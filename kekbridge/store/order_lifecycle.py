@@ -28,57 +28,15 @@ from kekbridge.store.order_journal import (
 )
 from kekbridge.store.order_queue import (
     ALERT_EXPIRED,
-    claimable,
-    count_waiting,
-    interrupted,
-    is_way_free,
     overdue,
-    unfinished,
 )
 from kekbridge.store.orders import (
     Departure,
-    OrderDetails,
-    by_order_id,
-    details,
-    find,
     get,
     insert,
-    list_orders,
     note_signed,
-    of_alert,
     replace_intent,
 )
-
-__all__ = [
-    "IllegalTransition",
-    "OrderDetails",
-    "Unwritten",
-    "apply_report",
-    "begin_accepted",
-    "by_order_id",
-    "claim",
-    "claimable",
-    "count_waiting",
-    "details",
-    "doubt",
-    "find",
-    "get",
-    "give_up_unknown",
-    "interrupted",
-    "is_way_free",
-    "list_orders",
-    "mark_accepted",
-    "mark_deferred",
-    "mark_denied",
-    "mark_expired",
-    "mark_rejected",
-    "mark_unknown",
-    "mark_unsent",
-    "of_alert",
-    "overdue",
-    "queue",
-    "unfinished",
-]
 
 _IN_FLIGHT: Final = frozenset({OrderStatus.SUBMITTING, OrderStatus.UNKNOWN})
 # The exchange has, or had, the order.

@@ -10,8 +10,7 @@ from typing import Any, Final
 
 from kekbridge.errors import NotFound
 from kekbridge.model import Order, OrderIntent, OrderStatus, Verdict
-from kekbridge.store import codec
-from kekbridge.store.cache import forget, known, recall, remember
+from kekbridge.store import cache, codec
 from kekbridge.store.codec import (
     decimal_text,
     intent_from_json,
@@ -43,7 +42,7 @@ class OrderDetails:
 
 def find(connection: sqlite3.Connection, client_order_id: str) -> Order | None:
     """The order of this client order id, or None: it may be somebody else's."""
-    written: Order | None = known(connection, _TABLE, client_order_id)
+    written: Order | None = cache.known(connection, _TABLE, client_order_id)
     if written is not None:
         return written
     row = connection.execute(
@@ -74,7 +73,7 @@ def of_alert(connection: sqlite3.Connection, alert_id: str) -> tuple[Order, ...]
 
 def count_queued(connection: sqlite3.Connection) -> int:
     """Orders that are stored and not sent yet."""
-    return recall(connection, _TABLE, _QUEUED, _count_queued)
+    return cache.recall(connection, _TABLE, _QUEUED, _count_queued)
 
 
 def _count_queued(connection: sqlite3.Connection) -> int:
@@ -166,8 +165,8 @@ def insert(connection: sqlite3.Connection, order: Order, departure: Departure | 
     sequence = cursor.lastrowid or 0  # which the rowid is
     stored = _as_stored(order, sequence=sequence, status=status, attempt=attempt, submitted_at=sent_at)
     if status is OrderStatus.QUEUED:
-        forget(connection, _TABLE, _QUEUED)
-    remember(connection, _TABLE, order.client_order_id, stored)
+        cache.forget(connection, _TABLE, _QUEUED)
+    cache.remember(connection, _TABLE, order.client_order_id, stored)
     return stored
 
 
@@ -212,11 +211,11 @@ def update(
         ),
     )
     if OrderStatus.QUEUED in (before.status, order.status):
-        forget(connection, _TABLE, _QUEUED)
+        cache.forget(connection, _TABLE, _QUEUED)
     if order.finished_at is None:
-        remember(connection, _TABLE, order.client_order_id, _as_stored(order))
+        cache.remember(connection, _TABLE, order.client_order_id, _as_stored(order))
     else:
-        forget(connection, _TABLE, order.client_order_id)
+        cache.forget(connection, _TABLE, order.client_order_id)
 
 
 def note_signed(connection: sqlite3.Connection, client_order_id: str, at: datetime) -> None:
@@ -228,7 +227,7 @@ def note_signed(connection: sqlite3.Connection, client_order_id: str, at: dateti
 
 def replace_intent(connection: sqlite3.Connection, client_order_id: str, intent: OrderIntent) -> None:
     """Write another size, price or stop than was admitted: what the check right before sending made of it."""
-    forget(connection, _TABLE, client_order_id)
+    cache.forget(connection, _TABLE, client_order_id)
     connection.execute(
         "UPDATE orders SET quantity = ?, limit_price = ?, trigger_price = ?, stop_loss = ?, reduce_only = ?, intent = ?"
         " WHERE client_order_id = ?",

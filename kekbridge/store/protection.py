@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from kekbridge.model import FIRST_PROTECTIVE_LEG, ZERO, Order, OrderIntent, OrderStatus, client_order_id_of
 from kekbridge.store import codec, events, order_lifecycle
+from kekbridge.store import orders as order_rows
 from kekbridge.store.codec import from_json, to_json
 
 
@@ -50,7 +51,7 @@ def open_protections(connection: sqlite3.Connection) -> tuple[Protection, ...]:
     ).fetchall()
     return tuple(
         Protection(
-            order=order_lifecycle.get(connection, name),
+            order=order_rows.get(connection, name),
             state=ProtectionState(state),
             naked_since=None if naked_since is None else codec.from_text(naked_since),
         )
@@ -86,7 +87,7 @@ def orders_for(connection: sqlite3.Connection, entry: Order) -> tuple[Order, ...
     """The orders that were made for an entry after it executed: stand-in stops, take-profits, closes; oldest first."""
     return tuple(
         order
-        for order in order_lifecycle.of_alert(connection, entry.alert_id)
+        for order in order_rows.of_alert(connection, entry.alert_id)
         if order.is_protective
         and order.intent.symbol == entry.intent.symbol
         and order.intent.side is not entry.intent.side
@@ -106,7 +107,7 @@ def add_order(
 
     `request_text` gives the body that will be sent, for the record.
     """
-    legs = [order.leg for order in order_lifecycle.of_alert(connection, entry.alert_id)]
+    legs = [order.leg for order in order_rows.of_alert(connection, entry.alert_id)]
     leg = max(FIRST_PROTECTIVE_LEG, max(legs) + 1)
     planned = replace(
         entry,
@@ -175,7 +176,7 @@ def open_entries(connection: sqlite3.Connection) -> tuple[Order, ...]:
     names = connection.execute(
         "SELECT client_order_id FROM exits WHERE is_over = 0 ORDER BY client_order_id"
     ).fetchall()
-    return tuple(order_lifecycle.get(connection, name) for (name,) in names)
+    return tuple(order_rows.get(connection, name) for (name,) in names)
 
 
 def _stored(connection: sqlite3.Connection, client_order_id: str) -> str | None:
@@ -209,7 +210,7 @@ def want_take_profits(connection: sqlite3.Connection, order: Order, *, now: date
 def entries_wanting_take_profits(connection: sqlite3.Connection) -> tuple[Order, ...]:
     """Every entry that may still lack a take-profit, oldest first."""
     names = connection.execute("SELECT client_order_id FROM ladders WHERE state <> 'over' ORDER BY client_order_id")
-    return tuple(order_lifecycle.get(connection, name) for (name,) in names.fetchall())
+    return tuple(order_rows.get(connection, name) for (name,) in names.fetchall())
 
 
 def finish_take_profits(connection: sqlite3.Connection, order: Order, *, detail: str, now: datetime) -> None:

@@ -14,9 +14,8 @@ from decimal import Decimal
 from typing import Final
 
 from kekbridge.model import UNCOMMITTED, ZERO, Commitment, Order, OrderStatus, OrderType, Purpose, Reservation, Usage
-from kekbridge.store import codec, settings, strategy_positions
+from kekbridge.store import cache, codec, settings, strategy_positions
 from kekbridge.store import orders as order_rows
-from kekbridge.store.cache import forget, recall, remember
 from kekbridge.store.codec import EXACT, decimal_text
 
 ACCOUNT: Final = "account"
@@ -135,7 +134,7 @@ def open_reservations(connection: sqlite3.Connection) -> tuple[Reservation, ...]
 
 def open_commitments(connection: sqlite3.Connection, *, excluding: Order | None = None) -> dict[str, Commitment]:
     """The account's open reservations added up by symbol, but for the one of `excluding` (an order as it is stored)."""
-    if not recall(connection, _SUMS, _ALL_ORDERS, _count_committed):
+    if not cache.recall(connection, _SUMS, _ALL_ORDERS, _count_committed):
         return {}
     held = None if excluding is None else reservation_of(excluding)
     left_out = None if held is None else _kind_of(held)
@@ -164,7 +163,7 @@ def open_commitments(connection: sqlite3.Connection, *, excluding: Order | None 
 
 def rebuild_commitments(connection: sqlite3.Connection) -> None:
     """The commitments and the prices of the reservations, from the reservations: for a database that has none yet."""
-    forget(connection, _SUMS)
+    cache.forget(connection, _SUMS)
     connection.execute("DELETE FROM commitments")
     for held in open_reservations(connection):
         _commit(connection, held, 1)
@@ -195,7 +194,7 @@ _EMPTY_DAY: Final = DayTotals()
 
 def day_totals(connection: sqlite3.Connection, scope: str, day: str) -> DayTotals:
     """The totals of a scope (a webhook's id, or `account`) on a UTC day `YYYY-MM-DD`."""
-    return recall(connection, _DAYS, (scope, day), _read_day, scope, day)
+    return cache.recall(connection, _DAYS, (scope, day), _read_day, scope, day)
 
 
 def _read_day(connection: sqlite3.Connection, scope: str, day: str) -> DayTotals:
@@ -212,7 +211,7 @@ def _add_to_day(connection: sqlite3.Connection, scopes: Iterable[str], day: str,
             "INSERT OR REPLACE INTO daily_usage (scope, day, notional, orders, realized_pnl) VALUES (?, ?, ?, ?, ?)",
             (scope, day, decimal_text(totals.notional), totals.orders, decimal_text(totals.realized_pnl)),
         )
-        remember(connection, _DAYS, (scope, day), totals)
+        cache.remember(connection, _DAYS, (scope, day), totals)
 
 
 # ------------------------------------------------------------------------------------------------------------- commitments
@@ -256,8 +255,8 @@ def _kind_of(held: Reservation) -> _Kind:
 def _commit(connection: sqlite3.Connection, held: Reservation, orders: int) -> None:
     """Add a reservation to its sum (`orders` 1), or take it off (-1). What is left of no order is exactly nothing."""
     kind = _kind_of(held)
-    quantity, count = recall(connection, _SUMS, kind, _read_sum, kind)
-    together = recall(connection, _SUMS, _ALL_ORDERS, _count_committed)
+    quantity, count = cache.recall(connection, _SUMS, kind, _read_sum, kind)
+    together = cache.recall(connection, _SUMS, _ALL_ORDERS, _count_committed)
     count += orders
     add = EXACT.add if orders > 0 else EXACT.subtract
     quantity = add(quantity, held.quantity) if count else ZERO
@@ -266,8 +265,8 @@ def _commit(connection: sqlite3.Connection, held: Reservation, orders: int) -> N
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
         (*kind, decimal_text(quantity), count),
     )
-    remember(connection, _SUMS, kind, (quantity, count))
-    remember(connection, _SUMS, _ALL_ORDERS, together + orders)
+    cache.remember(connection, _SUMS, kind, (quantity, count))
+    cache.remember(connection, _SUMS, _ALL_ORDERS, together + orders)
 
 
 def _read_sum(connection: sqlite3.Connection, kind: _Kind) -> tuple[Decimal, int]:

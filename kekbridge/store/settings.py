@@ -14,8 +14,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from kekbridge.model import TradingState, Trip
-from kekbridge.store import codec, events
-from kekbridge.store.cache import forget, recall
+from kekbridge.store import cache, codec, events
 from kekbridge.store.codec import from_json, to_json
 
 ACCOUNT: Final = "account"
@@ -48,9 +47,9 @@ def get_value(connection: sqlite3.Connection, key: str) -> Any | None:
 
 def remove(connection: sqlite3.Connection, key: str) -> bool:
     """Forget a key; False when it was never set."""
-    if not recall(connection, _TABLE, key, _is_set, key):
+    if not cache.recall(connection, _TABLE, key, _is_set, key):
         return False
-    forget(connection, _TABLE)
+    cache.forget(connection, _TABLE)
     connection.execute("DELETE FROM settings WHERE key = ?", (key,))
     return True
 
@@ -61,7 +60,7 @@ def _is_set(connection: sqlite3.Connection, key: str) -> bool:
 
 def set_value(connection: sqlite3.Connection, key: str, value: object, *, now: datetime) -> None:
     """Set a key to anything JSON can hold; amounts and times are stored as text."""
-    forget(connection, _TABLE)
+    cache.forget(connection, _TABLE)
     connection.execute(
         "INSERT INTO settings (key, value, updated_at) VALUES (?, ?, ?)"
         " ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
@@ -182,7 +181,7 @@ def state_and_peak(
     `without_trips` leaves out what a limit closed by itself: for an order that was admitted while there was room, and that every limit
     judges anew anyway.
     """
-    stored, peak = recall(connection, _TABLE, ("state and peak", webhook_id), _stored_state_and_peak, webhook_id)
+    stored, peak = cache.recall(connection, _TABLE, ("state and peak", webhook_id), _stored_state_and_peak, webhook_id)
     controls = [_control(one, now) for one in stored]
     if without_trips:
         controls = [control for control in controls if not _is_trip(control)]

@@ -13,8 +13,7 @@ from decimal import Decimal
 from typing import Final
 
 from kekbridge.model import StrategyCourse, StrategyStep
-from kekbridge.store import codec
-from kekbridge.store.cache import forget, recall
+from kekbridge.store import cache, codec
 from kekbridge.store.codec import optional_decimal, optional_decimal_text, to_json
 
 _TABLE: Final = "courses"
@@ -22,7 +21,7 @@ _TABLE: Final = "courses"
 
 def of_webhook(connection: sqlite3.Connection, webhook_id: str) -> Mapping[str, StrategyCourse]:
     """The courses of a webhook by symbol."""
-    return recall(connection, _TABLE, webhook_id, _read, webhook_id)
+    return cache.recall(connection, _TABLE, webhook_id, _read, webhook_id)
 
 
 def _read(connection: sqlite3.Connection, webhook_id: str) -> Mapping[str, StrategyCourse]:
@@ -48,7 +47,7 @@ def save(
 ) -> None:
     """Replace the courses of these symbols."""
     for symbol, course in courses:
-        forget(connection, _TABLE)
+        cache.forget(connection, _TABLE)
         steps = [
             (codec.to_text(step.fired_at), optional_decimal_text(step.before), str(step.now)) for step in course.steps
         ]
@@ -60,5 +59,5 @@ def save(
 
 def remove(connection: sqlite3.Connection, webhook_id: str) -> None:
     """The courses of a webhook that is deleted."""
-    forget(connection, _TABLE)
+    cache.forget(connection, _TABLE)
     connection.execute("DELETE FROM courses WHERE webhook_id = ?", (webhook_id,))

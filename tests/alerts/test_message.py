@@ -23,6 +23,7 @@ from kekbridge.alerts.field_names import (
 from kekbridge.alerts.message import Message, read_message
 from kekbridge.alerts.signal import Action, Alert, Signal
 from kekbridge.alerts.symbols import resolve
+from kekbridge.alerts.timestamps import check_age
 from kekbridge.errors import RequestRefused, Unreadable
 from kekbridge.model import OrderType, WebhookSettings
 from tests.paths import DATA
@@ -76,7 +77,7 @@ def read_all(body: str) -> tuple[Message, Alert]:
     message = read_message(body.encode())
     fired_at = payload.fired_at(message)
     if fired_at is not None:
-        payload.check_age(fired_at, now=NOW, max_age_s=60, max_future_s=10)
+        check_age(fired_at, now=NOW, max_age_s=60, max_future_s=10)
     alert = payload.interpret(message, SETTINGS)
     for step in alert.steps:
         if step.symbol is not None:

@@ -12,7 +12,8 @@ import pytest
 
 from kekbridge.exchange.base import Deferred
 from kekbridge.model import Order, OrderStatus, OrderType, Purpose
-from kekbridge.store import order_lifecycle, protection
+from kekbridge.store import order_queue, protection
+from kekbridge.store import orders as order_rows
 from tests.bridge import BTC, House, running_house, running_paper
 from tests.system.exposure import longest_naked_s
 from tests.waiting import until
@@ -123,7 +124,7 @@ async def test_a_protective_order_never_waits_in_the_queue(hasty_house: House) -
     closes = [order for order in await _protective(house, answer) if order.intent.order_type is OrderType.MARKET]
     assert [order.status for order in closes] == [OrderStatus.REJECTED, OrderStatus.FILLED]
     assert closes[0].code == "exchange_busy"
-    waiting = await house.daemon.database.read(order_lifecycle.count_waiting)
+    waiting = await house.daemon.database.read(order_queue.count_waiting)
     assert waiting == 0
 
 
@@ -167,7 +168,7 @@ async def test_a_stop_waits_for_the_rate_window_only_as_long_as_it_may(house: Ho
     submission = await pipeline.submit(stop, 0.05)
     turn.give_back()
     assert isinstance(submission, Deferred)
-    stored = await house.daemon.database.read(order_lifecycle.get, stop.client_order_id)
+    stored = await house.daemon.database.read(order_rows.get, stop.client_order_id)
     assert (stored.status, stored.code) == (OrderStatus.REJECTED, "exchange_busy")
     assert await house.journal("order_received", client_order_id=stop.client_order_id) == []
 

@@ -18,6 +18,7 @@ from kekbridge.execution.updates import Acceptance
 from kekbridge.model import Fill, Order, OrderStatus, OrderType
 from kekbridge.model.orders import OrderReport
 from kekbridge.store import events, order_lifecycle
+from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import admit
 from kekbridge.store.connections import connect
 from kekbridge.store.database import Database
@@ -103,7 +104,7 @@ async def test_written_as_one_or_in_turn_is_the_same(
         connection.execute("BEGIN")
         acceptance = Acceptance(name, order_id="7", now=LATER, signed_at=NOW)
         if is_one:
-            assert await as_one(connection, acceptance, told, fills) == order_lifecycle.get(connection, name)
+            assert await as_one(connection, acceptance, told, fills) == order_rows.get(connection, name)
         else:
             in_turn(connection, acceptance, told, fills)
         assert events.verify(connection) is None

@@ -12,7 +12,8 @@ import pytest
 from kekbridge.exchange.orderly.requests import request_text as body_of
 from kekbridge.execution.recorder import backoff_s
 from kekbridge.model import OrderStatus, TradingState
-from kekbridge.store import events, order_lifecycle, webhooks
+from kekbridge.store import events, webhooks
+from kekbridge.store import orders as order_rows
 from tests.bridge import BTC, ETH, House
 from tests.waiting import until
 
@@ -26,7 +27,7 @@ async def test_the_exact_request_is_stored(house: House) -> None:
     _, second = await house.send(symbol="ETHUSDT.P", quantity="0.1")
     await house.until_stored(second, "filled")
     for answer in (first, second):
-        details = await house.daemon.database.read(order_lifecycle.details, answer["clientOrderId"])
+        details = await house.daemon.database.read(order_rows.details, answer["clientOrderId"])
         assert details.request == body_of(await house.order(answer))
 
 

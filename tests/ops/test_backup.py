@@ -17,7 +17,7 @@ import pytest
 from kekbridge.errors import ConfigError
 from kekbridge.model import Order
 from kekbridge.ops import backup
-from kekbridge.store import events, order_lifecycle
+from kekbridge.store import events, order_queue
 from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
@@ -124,8 +124,8 @@ def test_whatever_waited_is_in_doubt_after_a_restore(tmp_path: Path) -> None:
     backup.restore(file, data_dir, now=NOW)
     database = Database.open(data_dir)
     with database.snapshot() as connection:
-        assert order_lifecycle.claimable(connection, now=NOW) == ()
-        (order,) = order_lifecycle.interrupted(connection)
+        assert order_queue.claimable(connection, now=NOW) == ()
+        (order,) = order_queue.interrupted(connection)
         assert order.status.value == "unknown"
         assert events.verify(connection) is None
         assert events.list_events(connection)[-1].kind == "restored"
@@ -167,7 +167,7 @@ def _orders_in(directory: Path) -> tuple[Order, ...]:
     database = Database.open(directory)
     try:
         with database.snapshot() as connection:
-            return order_lifecycle.unfinished(connection)
+            return order_queue.unfinished(connection)
     finally:
         database.close_now()
 

@@ -12,7 +12,8 @@ import pytest
 
 from kekbridge.model import UNCOMMITTED, OrderStatus, RateLimits, Usage, Verdict, client_order_id_of
 from kekbridge.model.admission import AlertDraft, Decision
-from kekbridge.store import alerts, events, order_lifecycle, reservations
+from kekbridge.store import alerts, events, reservations
+from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import Admission, admit
 from kekbridge.store.database import Database
 from kekbridge.store.reservations import read_usage
@@ -53,7 +54,7 @@ def test_an_admitted_alert_is_stored_with_all_that_follows(connection: sqlite3.C
     assert admission.alert == alerts.get(connection, alert.id)
     assert (admission.alert.status, admission.alert.symbol) == ("queued", "PERP_BTC_USDC")
     assert (admission.alert.verdicts, admission.alert.warnings) == ((verdict,), ("late",))
-    assert admission.orders == order_lifecycle.of_alert(connection, alert.id)
+    assert admission.orders == order_rows.of_alert(connection, alert.id)
     assert [order.client_order_id for order in admission.orders] == [
         client_order_id_of(alert.id, leg) for leg in (0, 1)
     ]

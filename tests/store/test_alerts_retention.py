@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlite3
 from datetime import timedelta
 
-from kekbridge.store import alerts, events, order_lifecycle
+from kekbridge.store import alerts, events
+from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import admit
 from kekbridge.store.alerts import remove_payloads
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft
@@ -29,7 +30,7 @@ def test_old_messages_lose_their_text_and_nothing_else(connection: sqlite3.Conne
         now = alerts.get(connection, was.id)
         assert set(now.payload) == {"removed"}
         assert (now.status, now.identity, now.fingerprint) == (was.status, was.identity, was.fingerprint)
-        assert order_lifecycle.of_alert(connection, was.id)
+        assert order_rows.of_alert(connection, was.id)
     assert alerts.get(connection, young).payload["symbol"] == "BTCUSDT.P"
     assert events.head(connection) == head
     assert events.verify(connection) is None

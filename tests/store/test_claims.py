@@ -13,7 +13,8 @@ import pytest
 
 from kekbridge.model import Order, OrderStatus, TradingState, Usage, Webhook, WebhookSettings
 from kekbridge.model.admission import AlertDraft, Recheck
-from kekbridge.store import order_lifecycle, settings, webhooks
+from kekbridge.store import order_lifecycle, order_queue, settings, webhooks
+from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import Admission, admit
 from kekbridge.store.claims import Claimed, admit_and_claim, claim_heads, claim_if_allowed, may_be_claimed
 from kekbridge.store.database import Database
@@ -59,12 +60,12 @@ def test_an_order_that_waits_for_nothing_is_claimed_with_its_admission(connectio
     """One flush before the order leaves: "submitting", its attempt and the body to be sent are in the same transaction."""
     admission = take(connection, legs=2)
     assert statuses(admission) == [OrderStatus.SUBMITTING, OrderStatus.QUEUED]
-    assert admission.orders == order_lifecycle.of_alert(connection, admission.alert.id)
+    assert admission.orders == order_rows.of_alert(connection, admission.alert.id)
     name = admission.orders[0].client_order_id
     assert (
         admission.orders[0].submitted_at == NOW + WAITED
     )  # what waited for the writer did not leave when it was received
-    assert order_lifecycle.details(connection, name).request == body_of(admission.orders[0])
+    assert order_rows.details(connection, name).request == body_of(admission.orders[0])
 
 
 async def test_admission_and_claim_are_one_commit(database: Database) -> None:
@@ -90,7 +91,7 @@ def test_nothing_is_overtaken(connection: sqlite3.Connection) -> None:
 def test_an_alert_at_its_age_limit_is_stored_and_left_to_expire(connection: sqlite3.Connection) -> None:
     """Too old to claim must not mean unstorable: that would be a 503, and the alert would come again and again."""
     assert statuses(take(connection, expires_at=NOW)) == [OrderStatus.QUEUED]
-    assert len(order_lifecycle.overdue(connection, now=NOW)) == 1
+    assert len(order_queue.overdue(connection, now=NOW)) == 1
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_what_may_not_go_is_finished_with_its_reason(
     verdict = Recheck(status=status, code="why", error="because")
     ended = claim_if_allowed(connection, queued, lambda usage, webhook: verdict, request_text=body_of, now=NOW)
     assert (ended.status, ended.code, ended.error) == (status, "why", "because")
-    assert order_lifecycle.unfinished(connection) == ()
+    assert order_queue.unfinished(connection) == ()
 
 
 def test_the_second_look_sees_what_is_true_now(connection: sqlite3.Connection, queued: Order) -> None:
@@ -127,7 +128,7 @@ def test_the_second_look_sees_what_is_true_now(connection: sqlite3.Connection, q
     assert webhook is not None
     assert webhook.name == "main"
     assert (claimed.status, claimed.intent.quantity) == (OrderStatus.SUBMITTING, Decimal("0.005"))
-    assert order_lifecycle.details(connection, claimed.client_order_id).request == "0.005 of " + claimed.client_order_id
+    assert order_rows.details(connection, claimed.client_order_id).request == "0.005 of " + claimed.client_order_id
 
 
 def test_an_order_of_a_deleted_webhook_is_still_looked_at(connection: sqlite3.Connection, queued: Order) -> None:
@@ -189,7 +190,7 @@ async def test_all_that_may_leave_is_claimed_in_one_commit(database: Database) -
     assert claimed.has_more
     assert {(order.status, order.attempt) for order in claimed.leaving} == {(OrderStatus.SUBMITTING, 1)}
     for order in claimed.leaving:
-        assert (await database.read(order_lifecycle.details, order.client_order_id)).request == body_of(order)
+        assert (await database.read(order_rows.details, order.client_order_id)).request == body_of(order)
 
     again = await database.write(claim, passable=lambda: names(queued[:1]))
     assert (names(again.leaving), again.has_more) == (names(queued[2:]), False)
@@ -217,7 +218,7 @@ def test_only_what_leaves_at_once_is_claimed(connection: sqlite3.Connection) -> 
     put(connection, BTC)
     claimed = claim(connection, may_claim=lambda order: order.intent.symbol == ETH)
     assert (names(claimed.leaving), names(claimed.waiting)) == (names((other,)), names((first,)))
-    assert order_lifecycle.get(connection, first.client_order_id).status is OrderStatus.QUEUED
+    assert order_rows.get(connection, first.client_order_id).status is OrderStatus.QUEUED
 
 
 def test_what_the_second_look_denies_is_finished_among_the_others(connection: sqlite3.Connection) -> None:

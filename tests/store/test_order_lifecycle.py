@@ -11,9 +11,10 @@ import pytest
 
 from kekbridge.errors import NotFound
 from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Sums, Verdict
-from kekbridge.store import alerts, events, order_lifecycle, reservations
+from kekbridge.store import alerts, events, order_lifecycle, order_queue, reservations
+from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import admit
-from kekbridge.store.order_lifecycle import IllegalTransition
+from kekbridge.store.order_journal import IllegalTransition
 from kekbridge.store.reservations import read_usage
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent
 
@@ -119,12 +120,12 @@ def test_each_step_is_allowed_from_the_right_states_only(
             VERBS[verb](connection, before.client_order_id)
     else:
         after = VERBS[verb](connection, before.client_order_id)
-        assert after == order_lifecycle.get(connection, before.client_order_id)
+        assert after == order_rows.get(connection, before.client_order_id)
         if wanted != "same":
             assert after.status is wanted
             assert alerts.get(connection, before.alert_id).status == wanted.value
             return
-    assert order_lifecycle.get(connection, before.client_order_id) == before
+    assert order_rows.get(connection, before.client_order_id) == before
     assert len(events.list_events(connection)) == history
 
 
@@ -142,8 +143,8 @@ def test_an_unknown_id_is_named(connection: sqlite3.Connection) -> None:
     """A step on an order that does not exist says so; a lookup of somebody else's order finds nothing."""
     with pytest.raises(NotFound, match="kb-nobody"):
         order_lifecycle.claim(connection, "kb-nobody", now=NOW)
-    assert order_lifecycle.find(connection, "kb-nobody") is None
-    assert order_lifecycle.by_order_id(connection, "4711") is None
+    assert order_rows.find(connection, "kb-nobody") is None
+    assert order_rows.by_order_id(connection, "4711") is None
 
 
 # ------------------------------------------------------------------------------------------------------ what is recorded
@@ -158,8 +159,8 @@ def test_a_claim_records_what_will_be_sent(connection: sqlite3.Connection) -> No
         connection, order.client_order_id, now=LATER, intent=smaller, request='{"a":1}', verdicts=(verdict,)
     )
     assert (claimed.status, claimed.intent, claimed.attempt, claimed.submitted_at) == (S.SUBMITTING, smaller, 1, LATER)
-    assert order_lifecycle.get(connection, order.client_order_id) == claimed
-    shown = order_lifecycle.details(connection, order.client_order_id)
+    assert order_rows.get(connection, order.client_order_id) == claimed
+    shown = order_rows.details(connection, order.client_order_id)
     assert (shown.request, shown.verdicts) == ('{"a":1}', (verdict,))
     assert reservations.open_reservations(connection)[0].quantity == Decimal("-0.5")
 
@@ -191,7 +192,7 @@ def test_times_of_the_life_are_kept(connection: sqlite3.Connection) -> None:
     assert done.created_at == NOW
     times = (done.submitted_at, done.accepted_at, done.finished_at)
     assert times == tuple(NOW + timedelta(seconds=second) for second in (1, 2, 3))
-    assert order_lifecycle.by_order_id(connection, "9") == done
+    assert order_rows.by_order_id(connection, "9") == done
 
 
 def test_every_step_is_in_the_history(connection: sqlite3.Connection) -> None:
@@ -208,14 +209,14 @@ def test_orders_can_be_listed_by_what_a_trader_asks(connection: sqlite3.Connecti
     first = order_in(connection, S.FILLED)
     second = order_in(connection, S.ACCEPTED, intent(symbol="PERP_ETH_USDC"))
     third = admitted(connection, webhook_id="other", webhook_name="second")[0]
-    assert order_lifecycle.list_orders(connection) == (first, second, third)
-    assert order_lifecycle.list_orders(connection, limit=1) == (third,)
-    assert order_lifecycle.list_orders(connection, open_only=True) == (second, third)
-    assert order_lifecycle.list_orders(connection, symbol="PERP_ETH_USDC") == (second,)
-    assert order_lifecycle.list_orders(connection, status="filled") == (first,)
-    assert order_lifecycle.list_orders(connection, webhook="second") == (third,)
-    assert order_lifecycle.list_orders(connection, webhook="hook") == (first, second)
-    assert order_lifecycle.list_orders(connection, since=NOW + timedelta(seconds=1)) == ()
+    assert order_rows.list_orders(connection) == (first, second, third)
+    assert order_rows.list_orders(connection, limit=1) == (third,)
+    assert order_rows.list_orders(connection, open_only=True) == (second, third)
+    assert order_rows.list_orders(connection, symbol="PERP_ETH_USDC") == (second,)
+    assert order_rows.list_orders(connection, status="filled") == (first,)
+    assert order_rows.list_orders(connection, webhook="second") == (third,)
+    assert order_rows.list_orders(connection, webhook="hook") == (first, second)
+    assert order_rows.list_orders(connection, since=NOW + timedelta(seconds=1)) == ()
 
 
 # ---------------------------------------------------------------------------------------------------------------- reports
@@ -306,7 +307,7 @@ def test_a_report_for_a_deferred_order_stops_the_second_sending(connection: sqli
     order = order_in(connection, S.SUBMITTING)
     order_lifecycle.mark_deferred(connection, order.client_order_id, next_attempt_at=LATER, now=LATER)
     report(connection, order, S.ACCEPTED, Decimal(0), order_id="3")
-    assert order_lifecycle.claimable(connection, now=LATER) == ()
+    assert order_queue.claimable(connection, now=LATER) == ()
     with pytest.raises(IllegalTransition):
         order_lifecycle.claim(connection, order.client_order_id, now=LATER)
 

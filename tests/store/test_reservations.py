@@ -11,6 +11,7 @@ import pytest
 
 from kekbridge.model import OrderType
 from kekbridge.store import order_lifecycle, reservations
+from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import admit
 from tests.store.made import NO_RATES, NOW, admitting, draft, intent
 
@@ -35,7 +36,7 @@ def test_margin_is_held_back_for_what_is_in_the_exchanges_book(
     def is_margined_now() -> bool:
         (reservation,) = reservations.open_reservations(connection)
         assert reservation.is_resting
-        assert reservation == reservations.reservation_of(order_lifecycle.get(connection, name))
+        assert reservation == reservations.reservation_of(order_rows.get(connection, name))
         return reservation.is_margined
 
     assert not is_margined_now()

@@ -15,9 +15,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType, Purpose, Side
 from kekbridge.store import alerts, codec, events, fills, order_lifecycle, reservations
+from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import admit
 from kekbridge.store.database import Database
-from kekbridge.store.order_lifecycle import IllegalTransition
+from kekbridge.store.order_journal import IllegalTransition
 from tests.examples import examples
 from tests.store.made import NO_RATES, NOW, admitting, draft, fill
 from tests.trading import committed_by
@@ -87,7 +88,7 @@ class Life(RuleBasedStateMachine):
     @rule(name=names, quantity=AMOUNTS, price=PRICES)
     def claim_resized(self, name: str, quantity: Decimal, price: Decimal) -> None:
         """What the second look may change is the size, and what it is valued at; never market, side or kind of an order."""
-        resized = replace(order_lifecycle.get(self.connection, name).intent, quantity=quantity, reference_price=price)
+        resized = replace(order_rows.get(self.connection, name).intent, quantity=quantity, reference_price=price)
         self.step(order_lifecycle.claim, name, intent=resized)
 
     @rule(name=names)
@@ -125,7 +126,7 @@ class Life(RuleBasedStateMachine):
         price=PRICES,
     )
     def report(self, name: str, status: OrderStatus, share: Decimal, price: Decimal) -> None:
-        before = order_lifecycle.get(self.connection, name)
+        before = order_rows.get(self.connection, name)
         self.step(
             order_lifecycle.apply_report,
             name,
@@ -134,7 +135,7 @@ class Life(RuleBasedStateMachine):
             average_price=price if share else None,
             order_id=f"x-{name}",
         )
-        after = order_lifecycle.get(self.connection, name)
+        after = order_rows.get(self.connection, name)
         assert after.executed_quantity >= before.executed_quantity
         assert after.status.is_final or not before.status.is_final
 
@@ -144,12 +145,12 @@ class Life(RuleBasedStateMachine):
         told = fill(trade_id=f"t-{name}", order_id=order_id, realized_pnl=None, executed_at=self.now)
         fills.record(self.connection, [told])
         full = fill(trade_id=f"t-{name}", order_id=order_id, realized_pnl=pnl, executed_at=self.now)
-        fills.record(self.connection, [full, full], order=order_lifecycle.get(self.connection, name) if knows else None)
+        fills.record(self.connection, [full, full], order=order_rows.get(self.connection, name) if knows else None)
 
     # ------------------------------------------------------------------------------------------------------- invariants
 
     def all_orders(self) -> list[Order]:
-        return list(order_lifecycle.list_orders(self.connection, limit=10_000))
+        return list(order_rows.list_orders(self.connection, limit=10_000))
 
     @invariant()
     def totals_equal_their_recomputation(self) -> None:
@@ -193,7 +194,7 @@ class Life(RuleBasedStateMachine):
         held = reservations.open_reservations(self.connection)
         assert reservations.open_commitments(self.connection) == committed_by(*held)
         for one in held[-1:]:
-            order = order_lifecycle.get(self.connection, one.client_order_id)
+            order = order_rows.get(self.connection, one.client_order_id)
             assert reservations.open_commitments(self.connection, excluding=order) == committed_by(*held[:-1])
         left = self.connection.execute("SELECT quantity FROM commitments WHERE orders <= 0").fetchall()
         assert {quantity for (quantity,) in left} <= {"0"}

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from kekbridge.model import ZERO, Order, Purpose, Sums, TradingState, Trip
-from kekbridge.store import order_lifecycle, settings
+from kekbridge.store import order_lifecycle, order_queue, settings
 from kekbridge.store import order_lifecycle as sweeping
 from kekbridge.store.admissions import admit
 from kekbridge.store.reservations import read_usage
@@ -107,4 +107,4 @@ def test_a_stop_of_trading_ends_each_webhooks_orders_by_what_they_are_for(connec
     ended = [each.client_order_id for each in sweeping.sweep(connection, now=NOW)]
     assert ended == [leaving.client_order_id, other.client_order_id]
     assert not sweeping.is_due(connection, now=NOW)
-    assert [each.client_order_id for each in order_lifecycle.unfinished(connection)] == [protecting.client_order_id]
+    assert [each.client_order_id for each in order_queue.unfinished(connection)] == [protecting.client_order_id]

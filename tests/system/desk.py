@@ -18,7 +18,7 @@ from kekbridge.daemon.app import Daemon
 from kekbridge.model import Mode, Order, RateLimits, Webhook, WebhookSettings
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
-from kekbridge.store import order_lifecycle
+from kekbridge.store import orders as order_rows
 from kekbridge.webhooks import registry
 from tests.waiting import until
 
@@ -107,7 +107,7 @@ class Desk:
         await until(agrees)
 
     async def orders(self) -> tuple[Order, ...]:
-        return await self.daemon.database.read(order_lifecycle.list_orders, limit=1000)
+        return await self.daemon.database.read(order_rows.list_orders, limit=1000)
 
     async def jump_to(self, moment: datetime) -> None:
         """Move the clock, and wait until the bridge has heard the exchange at the new time."""

@@ -21,7 +21,8 @@ from kekbridge.model import Order, RateLimits, WebhookSettings
 from kekbridge.model.webhooks import WEBHOOK_PATH
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
-from kekbridge.store import order_lifecycle, webhooks
+from kekbridge.store import orders as order_rows
+from kekbridge.store import webhooks
 from tests.paths import DATA
 from tests.waiting import until
 
@@ -71,7 +72,7 @@ class Room:
         return {symbol: Decimal(quantity) for symbol, quantity in state["positions"].items()}
 
     async def orders(self) -> tuple[Order, ...]:
-        return await self.daemon.database.read(order_lifecycle.list_orders, limit=100)
+        return await self.daemon.database.read(order_rows.list_orders, limit=100)
 
     async def settled_orders(self) -> tuple[Order, ...]:
         async def all_settled() -> bool:

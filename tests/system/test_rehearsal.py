@@ -17,7 +17,8 @@ import pytest
 from kekbridge.cli.main import run_command
 from kekbridge.ingress.http import DryRun, proven_bytes
 from kekbridge.model import Limits
-from kekbridge.store import alerts, events, order_lifecycle
+from kekbridge.store import alerts, events
+from kekbridge.store import orders as order_rows
 from tests.system.desk import Desk, open_desk
 
 BTC = "PERP_BTC_USDC"
@@ -77,7 +78,7 @@ async def test_a_dry_run_shows_the_order_that_is_then_sent(desk: Desk, run: Run,
     code, answered = await run("webhook", "test", "main", "--body", file)
     assert (code, answered["status"]) == (0, "filled")
     [order] = await desk.orders()
-    details = await desk.daemon.database.read(order_lifecycle.details, order.client_order_id)
+    details = await desk.daemon.database.read(order_rows.details, order.client_order_id)
     promised, sent = told["orders"][0]["request"], json.loads(details.request or "")
     assert promised["algo_type"] == "BRACKET"
     assert promised | {"client_order_id": ""} == sent | {"client_order_id": ""}
