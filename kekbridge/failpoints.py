@@ -32,7 +32,7 @@ def _armed() -> _Armed:
     return _Armed(os.environ.get(VARIABLE, ""))
 
 
-def reach(name: str) -> None:
+def hit(name: str) -> None:
     """Die here when the armed place is `name`; `W5:3` dies the third time that W5 is reached."""
     armed = _armed()
     if armed.place != name:
@@ -42,7 +42,7 @@ def reach(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def reach_soon(name: str) -> None:
+def hit_soon(name: str) -> None:
     """The same a millisecond later: for places where the bytes have been handed over but are not written yet."""
     if _armed().place == name:
-        asyncio.get_running_loop().call_later(0.001, reach, name)
+        asyncio.get_running_loop().call_later(0.001, hit, name)

@@ -75,7 +75,7 @@ class House:
             "timestamp": self.clock().isoformat(),
             **fields,
         }
-        async with self.session.post(self.daemon.started.url + WEBHOOK_PATH, json=alert) as answer:
+        async with self.session.post(self.daemon.info.url + WEBHOOK_PATH, json=alert) as answer:
             return answer.status, await answer.json()
 
     async def control(self, path: str, body: Any = None) -> Any:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from kekbridge.admin.auth import SESSION
 from kekbridge.admin.html import Markup, h
-from kekbridge.admin.service import Desk
+from kekbridge.admin.service import AdminService
 from kekbridge.model import TradingState
 
 _BY: Final = "web page"
@@ -26,7 +26,7 @@ _ASKS: Final = {
 class Forms:
     """The levers, over one desk. `page` makes a whole page of a title and contents."""
 
-    def __init__(self, desk: Desk, page: Callable[..., web.Response]) -> None:
+    def __init__(self, desk: AdminService, page: Callable[..., web.Response]) -> None:
         self._desk = desk
         self._page = page
 

@@ -11,12 +11,12 @@ from aiohttp import web
 
 from kekbridge import parsing
 from kekbridge.admin.html import Markup, gain, h, pairs, select, status, table, timeline
-from kekbridge.admin.service import Desk
+from kekbridge.admin.service import AdminService
 from kekbridge.codes import CODES
 from kekbridge.formatting import amount, clean, clock, duration, market, moment
 from kekbridge.model import Verdict
 from kekbridge.reports import alert_report
-from kekbridge.reports.alert_report import OrderStory, Story
+from kekbridge.reports.alert_report import AlertReport, OrderTimeline
 from kekbridge.store import alerts, rejected_requests, webhooks
 from kekbridge.webhooks.registry import perp_symbol
 
@@ -31,7 +31,7 @@ _FILTERS: Final = ("webhook", "status", "code", "symbol", "since", "until", "tex
 class AlertPages:
     """Over one desk; `page` makes a whole page of a title and contents."""
 
-    def __init__(self, desk: Desk, page: Callable[..., web.Response]) -> None:
+    def __init__(self, desk: AdminService, page: Callable[..., web.Response]) -> None:
         self._desk = desk
         self._page = page
 
@@ -48,7 +48,7 @@ class AlertPages:
 
         def read(
             connection: sqlite3.Connection,
-        ) -> tuple[alerts.Found, tuple[rejected_requests.Refusal, ...], list[str]]:
+        ) -> tuple[alerts.SearchResult, tuple[rejected_requests.RejectedRequest, ...], list[str]]:
             found = alerts.search(
                 connection,
                 webhook=asked["webhook"] or None,
@@ -63,7 +63,7 @@ class AlertPages:
             # Requests nobody vouched for have no webhook, symbol or message to filter by.
             shows = not (asked["webhook"] or asked["symbol"] or asked["text"]) and asked["status"] in ("", "refused")
             guesses = (
-                rejected_requests.list_refusals(
+                rejected_requests.list_recent(
                     connection, since=since, until=until, code=asked["code"] or None, limit=_ROWS
                 )
                 if shows
@@ -135,7 +135,7 @@ def _told(one: Any) -> dict[str, Any]:
     }
 
 
-def _guess_row(one: rejected_requests.Refusal, now: datetime) -> tuple[object, ...]:
+def _guess_row(one: rejected_requests.RejectedRequest, now: datetime) -> tuple[object, ...]:
     times = f"{one.count} x " if one.count > 1 else ""
     why = f"{one.code}: {times}from {one.remote}: {one.error}"
     return clock(one.last_at, now), None, None, None, status("refused"), why
@@ -162,7 +162,7 @@ def _search(asked: Mapping[str, str], names: Iterable[str]) -> Markup:
     return h("form", *fields, h("button", "Filter"), clear, method="get", action="/log", class_="fields search")
 
 
-def _head(told: Story) -> list[tuple[str, object]]:
+def _head(told: AlertReport) -> list[tuple[str, object]]:
     alert = told.alert
     code = CODES.get(alert.code or "")
     fired = alert.fired_at
@@ -180,7 +180,7 @@ def _head(told: Story) -> list[tuple[str, object]]:
     ]
 
 
-def _order_parts(told: OrderStory) -> list[object]:
+def _order_parts(told: OrderTimeline) -> list[object]:
     order, intent = told.order, told.order.intent
     size = f"{amount(intent.quantity)} {market(intent.symbol)}"
     asked = f"Order {order.leg + 1}: {intent.side.value.lower()} {size} {intent.order_type.value.replace('_', ' ')}"
@@ -212,7 +212,7 @@ def _order_parts(told: OrderStory) -> list[object]:
     return parts
 
 
-def _order_facts(told: OrderStory) -> list[tuple[str, object]]:
+def _order_facts(told: OrderTimeline) -> list[tuple[str, object]]:
     order, intent = told.order, told.order.intent
     return [
         ("Status", status(order.status)),
@@ -236,7 +236,7 @@ def _order_facts(told: OrderStory) -> list[tuple[str, object]]:
     ]
 
 
-def _exit_parts(told: OrderStory) -> list[object]:
+def _exit_parts(told: OrderTimeline) -> list[object]:
     """What became of the stop loss and the take-profit that travelled with an entry."""
     legs = [
         (

@@ -20,7 +20,7 @@ log = get_logger("kekbridge.admin")
 _BACKLOG: Final = 128
 
 
-class Listener(Protocol):
+class AdminListener(Protocol):
     """What stands behind the door."""
 
     async def start(self, listening: socket.socket) -> None: ...
@@ -28,10 +28,10 @@ class Listener(Protocol):
     async def close(self) -> None: ...
 
 
-class Door:
+class LazyAdminServer:
     """One per daemon: open() once, then close()."""
 
-    def __init__(self, *, host: str, port: int, load: Callable[[], Callable[[], Listener]]) -> None:
+    def __init__(self, *, host: str, port: int, load: Callable[[], Callable[[], AdminListener]]) -> None:
         """`load` imports what makes the listener, in a thread; what it returns makes it, on the loop.
 
         Raises ConfigError for a host that is not loopback.
@@ -40,7 +40,7 @@ class Door:
         self._host, self._port = host, port
         self._load = load
         self._socket: socket.socket | None = None
-        self._listener: Listener | None = None
+        self._listener: AdminListener | None = None
         self._opening: asyncio.Task[None] | None = None
 
     def open(self) -> str:
@@ -53,7 +53,7 @@ class Door:
             log.warning("admin_port_taken", wanted=self._port)
             listening = self._bind(0)
         self._socket = listening
-        asyncio.get_running_loop().add_reader(listening, self._knocked, listening)
+        asyncio.get_running_loop().add_reader(listening, self._on_first_connection, listening)
         host, port = listening.getsockname()[:2]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -75,11 +75,11 @@ class Door:
         listening.settimeout(0)
         return listening
 
-    def _knocked(self, listening: socket.socket) -> None:
+    def _on_first_connection(self, listening: socket.socket) -> None:
         asyncio.get_running_loop().remove_reader(listening)
-        self._opening = asyncio.create_task(self._let_in(listening))
+        self._opening = asyncio.create_task(self._serve_connection(listening))
 
-    async def _let_in(self, listening: socket.socket) -> None:
+    async def _serve_connection(self, listening: socket.socket) -> None:
         try:
             make = await asyncio.to_thread(self._load)
             listener = make()

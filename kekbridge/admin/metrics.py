@@ -13,13 +13,13 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from kekbridge.execution.latency import Durations
+from kekbridge.execution.latency import LatencyHistograms
 from kekbridge.model.statistics import Report
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class _Page:
+class _MetricsPage:
     """A collector that has what is to be shown."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
@@ -30,15 +30,15 @@ class _Page:
         return self._metrics
 
 
-def page(durations: Durations, all_time: Report, state: Mapping[str, Any]) -> bytes:
+def page(durations: LatencyHistograms, all_time: Report, state: Mapping[str, Any]) -> bytes:
     """The whole page: what was counted since the start, the report of all time, and the operator's state of the moment."""
     registry = CollectorRegistry()
     shown = [_durations(durations), *_totals(all_time), *_moment(all_time, state), *_upkeep(state)]
-    registry.register(_Page(shown))
+    registry.register(_MetricsPage(shown))
     return generate_latest(registry)
 
 
-def _durations(durations: Durations) -> Metric:
+def _durations(durations: LatencyHistograms) -> Metric:
     family = HistogramMetricFamily(
         "kekbridge_stage_seconds",
         "Time of an alert to this stage: received since it fired, all others since it was received.",

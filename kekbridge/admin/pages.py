@@ -16,7 +16,7 @@ from kekbridge.admin.actions import Forms, button, form_key
 from kekbridge.admin.alert_pages import AlertPages, alert_row, alert_table
 from kekbridge.admin.auth import SESSION
 from kekbridge.admin.html import Markup, bars, curve, gain, gauge, h, join, pairs, status, table
-from kekbridge.admin.service import Desk
+from kekbridge.admin.service import AdminService
 from kekbridge.admin.webhook_pages import WebhookPages
 from kekbridge.formatting import clock, market, moment, money, used_share
 from kekbridge.model.statistics import Report
@@ -39,7 +39,7 @@ _REFRESH_S: Final = 15
 class Pages:
     """All pages over one desk."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: AdminService) -> None:
         self._desk = desk
         self._forms = Forms(desk, self.page)
         self._parts = (self._forms, AlertPages(desk, self.page), WebhookPages(desk, self.page))

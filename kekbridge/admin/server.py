@@ -19,9 +19,9 @@ from aiohttp import web
 from kekbridge.admin import auth
 from kekbridge.admin.auth import COOKIE, SESSION, Session, Sessions
 from kekbridge.admin.pages import Pages
-from kekbridge.admin.service import Desk
+from kekbridge.admin.service import AdminService
 from kekbridge.errors import ConfigError, KekbridgeError
-from kekbridge.execution.latency import Durations
+from kekbridge.execution.latency import LatencyHistograms
 from kekbridge.formatting import jsonable
 from kekbridge.ingress.lockout import Lockout, read_address
 from kekbridge.log import get_logger
@@ -30,7 +30,7 @@ from kekbridge.model import TradingState
 log = get_logger("kekbridge.admin.lockouts")
 
 
-class LockoutDesk:
+class LockoutRoutes:
     """Routes over the one lock-out of the daemon."""
 
     def __init__(self, lockout: Lockout, clock: Callable[[], datetime]) -> None:
@@ -77,7 +77,7 @@ _MOST_BYTES: Final = 64 * 1024
 class AdminServer:
     """One per daemon: start() once, then close()."""
 
-    def __init__(self, desk: Desk, token: str, durations: Durations) -> None:
+    def __init__(self, desk: AdminService, token: str, durations: LatencyHistograms) -> None:
         self._desk = desk
         self._sessions = Sessions(token)
         self._durations = durations
@@ -88,7 +88,7 @@ class AdminServer:
         app.router.add_get("/login", self._login_page)
         app.router.add_post("/login", self._login)
         app.router.add_post("/logout", self._logout)
-        LockoutDesk(desk.lockout, desk.clock).register(app.router)
+        LockoutRoutes(desk.lockout, desk.clock).register(app.router)
         self._pages = Pages(desk)
         self._pages.register(app.router)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)

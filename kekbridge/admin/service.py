@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from kekbridge.config import Settings
 from kekbridge.exchange.base import Exchange
-from kekbridge.execution.flatten import Flattened, flatten
-from kekbridge.execution.latency import StageWatch
+from kekbridge.execution.flatten import FlattenResult, flatten
+from kekbridge.execution.latency import LatencyTracker
 from kekbridge.formatting import jsonable
 from kekbridge.ingress.http import Readiness
 from kekbridge.ingress.lockout import Lockout
@@ -36,7 +36,7 @@ _FLATTEN_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Desk:
+class AdminService:
     """Everything the pages and the API work with."""
 
     database: Database
@@ -46,7 +46,7 @@ class Desk:
     readiness: Callable[[], Readiness]
     lockout: Lockout
     clock: Callable[[], datetime]
-    stages: StageWatch
+    stages: LatencyTracker
 
     async def state(self) -> dict[str, Any]:
         """The live state: what `kekbridge dashboard` shows. Plain JSON, camelCase, amounts and times as text."""
@@ -108,7 +108,7 @@ class Desk:
 
         await self.database.write(write)
 
-    async def flatten(self, *, by: str) -> Flattened:
+    async def flatten(self, *, by: str) -> FlattenResult:
         """Halt, cancel every order, close every position. Raises ExchangeUnavailable when the exchange stays silent."""
         await self.set_trading(TradingState.HALTED, reason="flatten", by=by)
         return await flatten(self.exchange, clock=self.clock, deadline_s=_FLATTEN_S, tell=lambda _: None)

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from kekbridge.admin.actions import button, form_key
 from kekbridge.admin.html import Markup, h, pairs, select, status, table
-from kekbridge.admin.service import Desk
+from kekbridge.admin.service import AdminService
 from kekbridge.alerts import template
 from kekbridge.errors import ConfigError
 from kekbridge.formatting import age, moment
@@ -43,7 +43,7 @@ _KINDS: Final = {
 class WebhookPages:
     """Over one desk; `page` makes a whole page of a title and contents."""
 
-    def __init__(self, desk: Desk, page: Callable[..., web.Response]) -> None:
+    def __init__(self, desk: AdminService, page: Callable[..., web.Response]) -> None:
         self._desk = desk
         self._page = page
 

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from kekbridge.alerts.numbers import amount_of, decimal_of
 from kekbridge.alerts.redaction import clip, printable, show
-from kekbridge.alerts.signal import Amount, TakeProfitWish
+from kekbridge.alerts.signal import Amount, TakeProfitSpec
 from kekbridge.errors import Refused
 
 _MOST_TAKE_PROFITS = 10
@@ -43,13 +43,13 @@ def read_trailing_stop(written: object) -> Amount:
     return distance
 
 
-def read_take_profits(written: object) -> tuple[TakeProfitWish, ...]:
+def read_take_profits(written: object) -> tuple[TakeProfitSpec, ...]:
     """One level, or a list of levels or of `{"price"|"percent": …, "share": percent of the entry}`.
 
     Raises Refused(take_profit_invalid); shares together may not exceed 100 percent.
     """
     if not isinstance(written, list):
-        return (TakeProfitWish(_level(written)),)
+        return (TakeProfitSpec(_level(written)),)
     if len(written) > _MOST_TAKE_PROFITS:
         raise _invalid(f"found {len(written)} levels, expected at most {_MOST_TAKE_PROFITS}")
     wishes = tuple(_wish(one) for one in written)
@@ -61,9 +61,9 @@ def read_take_profits(written: object) -> tuple[TakeProfitWish, ...]:
     return wishes
 
 
-def _wish(written: object) -> TakeProfitWish:
+def _wish(written: object) -> TakeProfitSpec:
     if not isinstance(written, Mapping):
-        return TakeProfitWish(_level(written))
+        return TakeProfitSpec(_level(written))
     unknown = [name for name in written if name not in _LEVEL_NAMES]
     if unknown:
         raise _invalid(
@@ -75,7 +75,7 @@ def _wish(written: object) -> TakeProfitWish:
     level = _level(price if price is not None else percent)
     if percent is not None:
         level = Amount(level.value, is_percent=True)
-    return TakeProfitWish(level, _share(written.get("share")))
+    return TakeProfitSpec(level, _share(written.get("share")))
 
 
 def _share(written: object) -> Decimal | None:

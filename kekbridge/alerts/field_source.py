@@ -48,7 +48,7 @@ def refuse_placeholder(name: str, value: object) -> None:
     )
 
 
-class Source:
+class FieldSource:
     """The fields of one step under one webhook's settings; collects warnings on the way."""
 
     def __init__(self, fields: Mapping[str, Any], settings: WebhookSettings) -> None:

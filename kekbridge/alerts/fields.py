@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from kekbridge.alerts.exits import read_leverage, read_slippage, read_stop_loss, read_take_profits, read_trailing_stop
-from kekbridge.alerts.field_source import Source
+from kekbridge.alerts.field_source import FieldSource
 from kekbridge.alerts.numbers import NumberText, decimal_of
 from kekbridge.alerts.position import check_agreement, is_exit, is_reversal, read_target, with_implied_previous
 from kekbridge.alerts.quantity import contracts_of, read_quantity
@@ -43,7 +43,7 @@ def read_signal(fields: Mapping[str, Any], settings: WebhookSettings) -> tuple[S
 
     Raises Refused with the code and field at fault; the message says what was found, what was expected and the fix.
     """
-    source = Source(fields, settings)
+    source = FieldSource(fields, settings)
     action, is_cancel_all = _read_action(source)
     if action is Action.PING:
         return Signal(action=action, symbol=None), source.warnings
@@ -56,7 +56,7 @@ def read_signal(fields: Mapping[str, Any], settings: WebhookSettings) -> tuple[S
     return _read_order(source, action, symbol, exchange), source.warnings
 
 
-def _read_order(source: Source, action: Action, symbol: str | None, exchange: str | None) -> Signal:
+def _read_order(source: FieldSource, action: Action, symbol: str | None, exchange: str | None) -> Signal:
     target = _read_target(source, action)
     reduce_only = _read_reduce_only(source, action) or (target is not None and is_exit(target, action))
     source.is_entry = not reduce_only  # webhook defaults and locks for sizes, stops and order types are about entries
@@ -97,7 +97,7 @@ def _read_order(source: Source, action: Action, symbol: str | None, exchange: st
     )
 
 
-def _read_action(source: Source) -> tuple[Action, bool]:
+def _read_action(source: FieldSource) -> tuple[Action, bool]:
     word = source.value("action")
     if word is None:
         implied = _implied_action(source)
@@ -117,7 +117,7 @@ def _read_action(source: Source) -> tuple[Action, bool]:
     return action, name in ("cancel_all", "cancelall")
 
 
-def _implied_action(source: Source) -> Action | None:
+def _implied_action(source: FieldSource) -> Action | None:
     """A webhook that follows positions needs no action: the target says where to go."""
     if source.settings.follow != "position":
         return None
@@ -132,7 +132,7 @@ def _implied_action(source: Source) -> Action | None:
     return Action.BUY if target.side is PositionSide.LONG else Action.SELL
 
 
-def _read_symbol(source: Source, *, is_required: bool) -> str | None:
+def _read_symbol(source: FieldSource, *, is_required: bool) -> str | None:
     said = source.message_value("symbol")
     locked = source.locked("symbol")
     if (
@@ -159,7 +159,7 @@ def _read_symbol(source: Source, *, is_required: bool) -> str | None:
     return symbol
 
 
-def _read_exchange(source: Source) -> str | None:
+def _read_exchange(source: FieldSource) -> str | None:
     exchange = source.value("exchange")
     if exchange is None:
         return None
@@ -172,7 +172,7 @@ def _read_exchange(source: Source) -> str | None:
     return exchange
 
 
-def _read_target(source: Source, action: Action) -> TargetPosition | None:
+def _read_target(source: FieldSource, action: Action) -> TargetPosition | None:
     target = read_target(source.value)
     if target is None:
         target = _from_sentiment(source)
@@ -190,13 +190,13 @@ def _read_target(source: Source, action: Action) -> TargetPosition | None:
     return with_implied_previous(target, action, contracts)
 
 
-def _from_sentiment(source: Source) -> TargetPosition | None:
+def _from_sentiment(source: FieldSource) -> TargetPosition | None:
     """Profiles whose service names only the direction after the fill: flat is a target, the others are not (no size)."""
     is_flat = _read_sentiment(source) is PositionSide.FLAT
     return TargetPosition(side=PositionSide.FLAT, size=Decimal(0)) if is_flat else None
 
 
-def _read_sentiment(source: Source) -> PositionSide | None:
+def _read_sentiment(source: FieldSource) -> PositionSide | None:
     word = source.value("sentiment")
     try:
         return None if word is None else PositionSide(_word(word))
@@ -206,7 +206,7 @@ def _read_sentiment(source: Source) -> PositionSide | None:
         ) from None
 
 
-def _read_reduce_only(source: Source, action: Action) -> bool:
+def _read_reduce_only(source: FieldSource, action: Action) -> bool:
     if action is Action.CLOSE:
         return True
     written = source.value("reduceOnly")
@@ -228,7 +228,7 @@ def _read_reduce_only(source: Source, action: Action) -> bool:
     return wanted
 
 
-def _read_order_type(source: Source) -> OrderType:
+def _read_order_type(source: FieldSource) -> OrderType:
     written = source.value("orderType")
     if written is None:
         return OrderType.MARKET
@@ -242,7 +242,7 @@ def _read_order_type(source: Source) -> OrderType:
     return kind
 
 
-def _read_prices(source: Source, kind: OrderType) -> tuple[Decimal | None, Decimal | None, Decimal | None]:
+def _read_prices(source: FieldSource, kind: OrderType) -> tuple[Decimal | None, Decimal | None, Decimal | None]:
     """Limit price, trigger price and signal price. `price` is the limit of a limit order only when limitPrice is absent."""
     price = _read_price(source, "price")
     limit_price, trigger_price = _read_price(source, "limitPrice"), _read_price(source, "triggerPrice")
@@ -260,7 +260,7 @@ def _read_prices(source: Source, kind: OrderType) -> tuple[Decimal | None, Decim
     return limit_price, trigger_price, price
 
 
-def _read_price(source: Source, name: str) -> Decimal | None:
+def _read_price(source: FieldSource, name: str) -> Decimal | None:
     written = source.value(name)
     if written is None:
         return None

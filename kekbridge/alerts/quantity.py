@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from kekbridge.alerts.field_source import Source
+from kekbridge.alerts.field_source import FieldSource
 from kekbridge.alerts.numbers import NumberText, amount_of, decimal_of
 from kekbridge.alerts.position import closed_share, is_about, is_exit
 from kekbridge.alerts.redaction import show
@@ -36,7 +36,7 @@ _TYPES = {
 }
 
 
-def contracts_of(source: Source, target: TargetPosition) -> Decimal | None:
+def contracts_of(source: FieldSource, target: TargetPosition) -> Decimal | None:
     """The quantity as the strategy's own contracts, which must agree with its position; None when it is the trader's own size.
 
     A quantity without a type is the strategy's. With a type it is the trader's, unless it is base units and just what the position
@@ -51,7 +51,7 @@ def contracts_of(source: Source, target: TargetPosition) -> Decimal | None:
     return written if before is None or is_about(abs(target.signed - before), written) else None
 
 
-def read_quantity(source: Source, action: Action, target: TargetPosition | None, *, reduce_only: bool) -> Wanted:
+def read_quantity(source: FieldSource, action: Action, target: TargetPosition | None, *, reduce_only: bool) -> Wanted:
     """Quantity, its unit, and the target to keep. Percent units come with `Amount.is_percent` set.
 
     The target is dropped where the order is sized by something else than the strategy's contracts (a lock, USD, a percent): then
@@ -72,7 +72,7 @@ def read_quantity(source: Source, action: Action, target: TargetPosition | None,
     return quantity, unit, target
 
 
-def _exit_to_target(source: Source, action: Action, target: TargetPosition) -> Wanted:
+def _exit_to_target(source: FieldSource, action: Action, target: TargetPosition) -> Wanted:
     """A fill that only made the strategy's position smaller. Its contracts count only where ours were sized by contracts too."""
     if action is Action.CLOSE:
         quantity, unit = _read_pair(source, action, reduce_only=True)
@@ -98,7 +98,7 @@ def _exit_to_target(source: Source, action: Action, target: TargetPosition) -> W
     return Amount(share, is_percent=True), QuantityType.PERCENT_POSITION, None
 
 
-def _is_sized_otherwise(source: Source, target: TargetPosition) -> bool:
+def _is_sized_otherwise(source: FieldSource, target: TargetPosition) -> bool:
     if source.locked("quantity") is not None or source.locked("quantityType") is not None:
         return True
     if source.message_value("quantity") is None:
@@ -106,7 +106,7 @@ def _is_sized_otherwise(source: Source, target: TargetPosition) -> bool:
     return contracts_of(source, target) is None
 
 
-def _read_pair(source: Source, action: Action, *, reduce_only: bool) -> tuple[Amount | None, QuantityType | None]:
+def _read_pair(source: FieldSource, action: Action, *, reduce_only: bool) -> tuple[Amount | None, QuantityType | None]:
     written, written_unit = _choose(source)
     if written is None:
         return None, None
@@ -130,7 +130,7 @@ def _read_pair(source: Source, action: Action, *, reduce_only: bool) -> tuple[Am
     return _checked(quantity, unit or QuantityType.BASE, reduce_only=reduce_only)
 
 
-def _choose(source: Source) -> tuple[object, object]:
+def _choose(source: FieldSource) -> tuple[object, object]:
     """The number that counts with the unit that belongs to it."""
     locked_unit = source.locked("quantityType")
     if source.locked("quantity") is not None:
@@ -156,7 +156,7 @@ def _choose(source: Source) -> tuple[object, object]:
     return default, unit
 
 
-def _percent_of(source: Source, action: Action, *, reduce_only: bool, written: object) -> QuantityType:
+def _percent_of(source: FieldSource, action: Action, *, reduce_only: bool, written: object) -> QuantityType:
     if reduce_only or action is Action.CLOSE:
         return QuantityType.PERCENT_POSITION
     raise Refused(

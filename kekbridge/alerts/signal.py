@@ -49,7 +49,7 @@ class Amount:
 
 
 @dataclass(frozen=True, slots=True)
-class TakeProfitWish:
+class TakeProfitSpec:
     """One take-profit as written: where, and which share of the entry (percent; None = what is left, evenly)."""
 
     level: Amount
@@ -90,7 +90,7 @@ class Signal:
     limit_price: Decimal | None = None
     trigger_price: Decimal | None = None
     stop_loss: Amount | None = None
-    take_profits: tuple[TakeProfitWish, ...] = ()
+    take_profits: tuple[TakeProfitSpec, ...] = ()
     trailing_stop: Amount | None = None
     reduce_only: bool = False
     leverage: Decimal | None = None

@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 from kekbridge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kekbridge.cli.context import Workspace
+    from kekbridge.cli.context import CliContext
 
 _ANSWER_S = 5.0
 
@@ -49,7 +49,7 @@ class AdminApi:
         return f"the admin listener at {self.address} answered {status}; restart the bridge"
 
 
-def find_admin_api(workspace: Workspace) -> AdminApi:
+def find_admin_api(workspace: CliContext) -> AdminApi:
     """The API of this data directory's daemon. Raises ConfigError when there never was one."""
     from kekbridge.admin.auth import read_token
     from kekbridge.cli.context import opened

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge.cli.context import find_workspace, now
+from kekbridge.cli.context import now, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def back_up(
     from kekbridge.cli import render
     from kekbridge.ops import backup as bridge_backup
 
-    made = bridge_backup.make(find_workspace(context, data_dir, config).data_dir, file.absolute(), now=now())
+    made = bridge_backup.make(resolve_context(context, data_dir, config).data_dir, file.absolute(), now=now())
     if as_json:
         render.as_json(_as_data(made))
         return
@@ -44,7 +44,7 @@ def back_up(
 
 
 @restore.command(epilog=examples("kekbridge restore kekbridge.zip", "kekbridge restore kekbridge.zip --yes"))
-def bring_back(
+def restore_backup(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `kekbridge backup` wrote.")],
     yes: Yes = False,
@@ -63,7 +63,7 @@ def bring_back(
     from kekbridge.store.connections import FILE_NAME
     from kekbridge.store.lock import DaemonLock
 
-    directory = find_workspace(context, data_dir, config).data_dir
+    directory = resolve_context(context, data_dir, config).data_dir
     found = bridge_backup.inspect(file)
     holder = DaemonLock.holder(directory)
     if holder is not None:

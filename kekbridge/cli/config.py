@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from kekbridge.cli.context import Workspace, find_workspace
+from kekbridge.cli.context import CliContext, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ def show(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = 
     """Print every setting, its value and whether it is the default or comes from the file or the environment."""
     from kekbridge.cli import render
 
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     rows = _rows(workspace)
     if as_json:
         render.as_json(workspace.settings.model_dump(mode="json"))
@@ -36,7 +36,7 @@ def check(context: typer.Context, data_dir: DataDir = None, config: ConfigFile =
     from kekbridge.cli import render
     from kekbridge.daemon.preflight import check_settings
 
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     check_settings(workspace.settings)
     changed = [name for name, _, source in _rows(workspace) if source != "default"]
     if as_json:
@@ -51,7 +51,7 @@ def path(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = 
     from kekbridge.cli import render
     from kekbridge.store.connections import FILE_NAME
 
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     places = {
         "config": _text(workspace.config_file),
         "dataDir": str(workspace.data_dir),
@@ -70,7 +70,7 @@ def path(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = 
     )
 
 
-def _rows(workspace: Workspace) -> list[tuple[str, object, str]]:
+def _rows(workspace: CliContext) -> list[tuple[str, object, str]]:
     import os
 
     from kekbridge.config import ENVIRONMENT_PREFIX, Settings, dotted_names

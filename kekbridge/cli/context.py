@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Workspace:
+class CliContext:
     """The data directory, the settings in force and the file they came from (None: defaults and environment only)."""
 
     data_dir: Path
@@ -35,12 +35,12 @@ class Workspace:
     config_file: Path | None
 
 
-def find_workspace(
+def resolve_context(
     context: typer.Context,
     data_dir: Path | None,
     config: Path | None,
     overrides: Mapping[str, Any] | None = None,
-) -> Workspace:
+) -> CliContext:
     """The workspace of this command; `overrides` are settings given as options (dotted names, None: not given).
 
     Raises ConfigError with one line when a file or setting is wrong.
@@ -50,11 +50,11 @@ def find_workspace(
     before = context.obj if isinstance(context.obj, Places) else Places()
     directory = (data_dir or before.data_dir or default_data_dir()).expanduser().absolute()
     file = find_config_file(config or before.config, directory)
-    return Workspace(directory, load_settings(file, overrides=overrides), file)
+    return CliContext(directory, load_settings(file, overrides=overrides), file)
 
 
 @contextmanager
-def opened(workspace: Workspace, *, create: bool = False) -> Iterator[Database]:
+def opened(workspace: CliContext, *, create: bool = False) -> Iterator[Database]:
     """The database of the workspace. Raises NotFound, naming the way out, when there is none yet and `create` is False."""
     from kekbridge.store.database import Database
 
@@ -65,7 +65,7 @@ def opened(workspace: Workspace, *, create: bool = False) -> Iterator[Database]:
         database.close_now()
 
 
-def open_sealer(workspace: Workspace, database: Database) -> Sealer:
+def open_sealer(workspace: CliContext, database: Database) -> Sealer:
     """The sealer of the webhooks' secrets: the vault that the settings, or the last started daemon's mode, name.
 
     Opens the vault, which may ask a keyring: call it before a transaction, not inside.
@@ -75,7 +75,7 @@ def open_sealer(workspace: Workspace, database: Database) -> Sealer:
     return Sealer(master_key(open_the_vault(workspace, mode_in_force(workspace, database))))
 
 
-def open_the_vault(workspace: Workspace, mode: Mode) -> OpenVault:
+def open_the_vault(workspace: CliContext, mode: Mode) -> OpenVault:
     """The vault that the settings name, or the first that this mode may use; asks for its passphrase where somebody can answer."""
     import getpass
 
@@ -85,7 +85,7 @@ def open_the_vault(workspace: Workspace, mode: Mode) -> OpenVault:
     return open_vault(workspace.settings.vault, workspace.data_dir, mode, ask=ask)
 
 
-def mode_in_force(workspace: Workspace, database: Database) -> Mode:
+def mode_in_force(workspace: CliContext, database: Database) -> Mode:
     """The configured mode; if nobody configured one, that of the last started daemon."""
     from kekbridge.webhooks import registry
 
@@ -95,7 +95,7 @@ def mode_in_force(workspace: Workspace, database: Database) -> Mode:
         )
 
 
-def webhook_url(workspace: Workspace, connection: sqlite3.Connection) -> str:
+def webhook_url(workspace: CliContext, connection: sqlite3.Connection) -> str:
     """Where TradingView must send to, as the running daemon has it, else as the settings say."""
     from kekbridge.store.lock import DaemonLock
     from kekbridge.webhooks import registry

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kekbridge.cli.admin_client import AdminApi, find_admin_api
-from kekbridge.cli.context import find_workspace
+from kekbridge.cli.context import resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.errors import ConfigError
 
@@ -53,8 +53,8 @@ def dashboard(
     """
     from kekbridge.cli import render
 
-    api = find_admin_api(find_workspace(context, data_dir, config))
-    desk = Desk(api)
+    api = find_admin_api(resolve_context(context, data_dir, config))
+    desk = DashboardClient(api)
     if show_token:
         if as_json:
             render.as_json({"url": api.address, "token": api.token})
@@ -66,7 +66,7 @@ def dashboard(
         _watch(desk)
 
 
-class Desk:
+class DashboardClient:
     """The daemon's admin API, as this command needs it."""
 
     def __init__(self, api: AdminApi) -> None:
@@ -81,7 +81,7 @@ class Desk:
         self._api.post("/api/trading", {"state": state, "reason": "by hand"})
 
 
-def _watch(desk: Desk) -> None:
+def _watch(desk: DashboardClient) -> None:
     """Draw until q or Ctrl-C."""
     from rich.live import Live
 

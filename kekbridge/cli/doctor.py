@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kekbridge.cli.context import find_workspace, mode_in_force, now, opened
+from kekbridge.cli.context import mode_in_force, now, opened, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _examine(context: typer.Context, data_dir: Path | None, config: Path | None)
     from kekbridge.ops import doctor as bridge_doctor
 
     try:
-        workspace = find_workspace(context, data_dir, config)
+        workspace = resolve_context(context, data_dir, config)
     except ConfigError as error:
         return (Check("settings", "broken", error.message, "correct it; config.example.toml lists every setting"),)
     settings = workspace.settings

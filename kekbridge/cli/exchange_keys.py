@@ -37,7 +37,7 @@ def new_secret() -> str:
     return "ed25519:" + base58.b58encode(bytes(SigningKey.generate())).decode("ascii")
 
 
-def remember(connection: sqlite3.Connection, key: KnownKey, *, now: datetime) -> None:
+def add_key(connection: sqlite3.Connection, key: KnownKey, *, now: datetime) -> None:
     """Note a key whose secret was put into the vault; the account's older one is replaced, as it is in the vault."""
     rows = _rows(connection) | {
         key.account_id: {
@@ -51,7 +51,7 @@ def remember(connection: sqlite3.Connection, key: KnownKey, *, now: datetime) ->
     events.append(connection, "orderly_key_added", now=now, data=data)
 
 
-def forget(connection: sqlite3.Connection, account_id: str, *, now: datetime) -> None:
+def remove_key(connection: sqlite3.Connection, account_id: str, *, now: datetime) -> None:
     """Note that the account's key was removed here; one that is not known is no error."""
     rows = _rows(connection)
     removed = rows.pop(account_id, None)
@@ -62,7 +62,7 @@ def forget(connection: sqlite3.Connection, account_id: str, *, now: datetime) ->
     events.append(connection, "orderly_key_removed", now=now, data=data)
 
 
-def known(connection: sqlite3.Connection) -> tuple[KnownKey, ...]:
+def known_key(connection: sqlite3.Connection) -> tuple[KnownKey, ...]:
     """Every key that was entered or registered here and not removed, oldest first."""
     keys = [
         KnownKey(account_id, row["orderly_key"], Mode(row["mode"]), codec.from_text(row["added_at"]))
@@ -75,7 +75,7 @@ def secret_names(connection: sqlite3.Connection | None, account_id: str) -> tupl
     """The vault's names that may hold something: master key, a pending key, the configured account's and every known account's."""
     accounts = [account_id] if account_id else []
     if connection is not None:
-        accounts += [key.account_id for key in known(connection)]
+        accounts += [key.account_id for key in known_key(connection)]
     return tuple(dict.fromkeys((MASTER_KEY, PENDING, "notify-urls", *map(orderly_secret, accounts))))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kekbridge.cli.context import find_workspace, now, opened
+from kekbridge.cli.context import now, opened, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from kekbridge.codes import Code
     from kekbridge.model import Fill, Verdict
-    from kekbridge.reports.alert_report import OrderStory, Story
+    from kekbridge.reports.alert_report import AlertReport, OrderTimeline
     from kekbridge.store.alerts import StoredAlert
     from kekbridge.store.protection import Leg
 
@@ -52,12 +52,12 @@ def explain(
     if alert in CODES:
         _print_codes([CODES[alert]], as_json=as_json)
         return
-    with opened(find_workspace(context, data_dir, config)) as database, database.snapshot() as connection:
+    with opened(resolve_context(context, data_dir, config)) as database, database.snapshot() as connection:
         told = alert_report.read(connection, alert)
     _print_json(told) if as_json else _print(told)
 
 
-def _print_json(told: Story) -> None:
+def _print_json(told: AlertReport) -> None:
     """One object: the alert's fields, and its orders with their requests, second verdicts and fills inside."""
     from kekbridge.cli import render
     from kekbridge.cli.orders import order_data
@@ -80,7 +80,7 @@ def _print_json(told: Story) -> None:
     render.as_json(render.jsonable(told.alert) | {"stages": stages, "orders": legs, "events": told.events})
 
 
-def _print(told: Story) -> None:
+def _print(told: AlertReport) -> None:
     from kekbridge.cli import render
 
     alert = told.alert
@@ -149,7 +149,7 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     )
 
 
-def _print_order(told: OrderStory) -> None:
+def _print_order(told: OrderTimeline) -> None:
     from kekbridge.cli import render
     from kekbridge.cli.orders import order_words
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from kekbridge import parsing
-from kekbridge.cli.context import find_workspace, now, opened
+from kekbridge.cli.context import now, opened, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -46,7 +46,7 @@ def export(
 
     began = None if since is None else parsing.instant("--since", since, now())
     ended = None if until is None else parsing.instant("--until", until, now())
-    with opened(find_workspace(context, data_dir, config)) as database, database.snapshot() as connection:
+    with opened(resolve_context(context, data_dir, config)) as database, database.snapshot() as connection:
         found = exporting.rows(connection, what, since=began, until=ended)
         is_json = as_json or form == "json"
         count = (exporting.write_json if is_json else exporting.write_csv)(found, sys.stdout)

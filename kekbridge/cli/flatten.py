@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge.cli.context import Workspace, find_workspace, mode_in_force, now, opened
+from kekbridge.cli.context import CliContext, mode_in_force, now, opened, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
-    from kekbridge.execution.flatten import Flattened
+    from kekbridge.execution.flatten import FlattenResult
     from kekbridge.store.database import Database
 
 flatten = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -24,7 +24,7 @@ NOT_FLAT = 1
 
 
 @flatten.command(epilog=examples("kekbridge flatten", "kekbridge flatten --yes --deadline 60 --json"))
-def close_everything(
+def flatten_account(
     context: typer.Context,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     deadline: Annotated[
@@ -43,7 +43,7 @@ def close_everything(
 
     from kekbridge import log
 
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     log.configure("error", workspace.settings.log.format)
     if not yes:
         question = (
@@ -71,7 +71,7 @@ def _halt(database: Database) -> None:
         render.note(f"Trading could not be halted ({error.message}); stop the daemon. Closing all the same.")
 
 
-async def _run(workspace: Workspace, database: Database, deadline: int) -> Flattened:
+async def _run(workspace: CliContext, database: Database, deadline: int) -> FlattenResult:
     from contextlib import AsyncExitStack
 
     from kekbridge.cli import render
@@ -92,7 +92,7 @@ async def _run(workspace: Workspace, database: Database, deadline: int) -> Flatt
         return await make_flat(exchange, clock=now, deadline_s=deadline, tell=render.note)
 
 
-def _print(result: Flattened, *, as_json: bool) -> None:
+def _print(result: FlattenResult, *, as_json: bool) -> None:
     from kekbridge.cli import render
     from kekbridge.cli.orders import position_data
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from kekbridge import parsing
-from kekbridge.cli.context import find_workspace, now, opened
+from kekbridge.cli.context import now, opened, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def show(
         kinds = tuple(name for name, one in MESSAGES.items() if one.severity != "info" and (not kinds or name in kinds))
     began = None if since is None else parsing.instant("--since", since, now())
     ended = None if until is None else parsing.instant("--until", until, now())
-    with opened(find_workspace(context, data_dir, config)) as database:
+    with opened(resolve_context(context, data_dir, config)) as database:
         with database.snapshot() as connection:
             found = events.latest(connection, kinds=kinds, since=began, until=ended, limit=limit)
             last = events.head(connection)[0]
@@ -122,7 +122,7 @@ def verify(
     from kekbridge.store import events
 
     kept = None if head is None else (_sequence(head), head.partition(":")[2].strip())
-    with opened(find_workspace(context, data_dir, config)) as database, database.snapshot() as connection:
+    with opened(resolve_context(context, data_dir, config)) as database, database.snapshot() as connection:
         broken_at = events.verify(connection)
         sequence, digest = events.head(connection)
         if broken_at is None and kept is not None and events.hash_at(connection, kept[0]) != kept[1]:
@@ -142,7 +142,7 @@ def head(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = 
     from kekbridge.cli import render
     from kekbridge.store import events
 
-    with opened(find_workspace(context, data_dir, config)) as database, database.snapshot() as connection:
+    with opened(resolve_context(context, data_dir, config)) as database, database.snapshot() as connection:
         sequence, digest = events.head(connection)
     if as_json:
         render.as_json({"events": sequence, "hash": digest})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kekbridge.cli.context import find_workspace, now, opened
+from kekbridge.cli.context import now, opened, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def jobs(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = 
     from kekbridge.store import job_runs
     from kekbridge.store.lock import DaemonLock
 
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     is_running = DaemonLock.holder(workspace.data_dir) is not None
     with opened(workspace) as database, database.snapshot() as connection:
         runs = job_runs.list_runs(connection)

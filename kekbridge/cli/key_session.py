@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kekbridge.cli.context import Workspace, find_workspace, now, open_the_vault, opened
+from kekbridge.cli.context import CliContext, now, open_the_vault, opened, resolve_context
 
 if TYPE_CHECKING:
-    from kekbridge.exchange.orderly.key_management import KeyDesk
+    from kekbridge.exchange.orderly.key_management import KeyManagement
     from kekbridge.exchange.orderly.signing import Signer
     from kekbridge.model import Mode
     from kekbridge.model.check import Check
@@ -32,10 +32,10 @@ Account = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class KeySession:
     """Where a key command works."""
 
-    workspace: Workspace
+    workspace: CliContext
     mode: Mode
     account_id: str
 
@@ -58,12 +58,12 @@ class Bench:
             )
         return Signer(self.account_id, secret.decode())
 
-    def desk(self, signer: Signer) -> KeyDesk:
+    def desk(self, signer: Signer) -> KeyManagement:
         """The exchange, for questions about keys."""
-        from kekbridge.exchange.orderly.key_management import KeyDesk
+        from kekbridge.exchange.orderly.key_management import KeyManagement
 
         wanted = self.workspace.settings.exchange
-        return KeyDesk(self.mode.value, wanted.base_url, signer, timeout_s=wanted.request_timeout_s)
+        return KeyManagement(self.mode.value, wanted.base_url, signer, timeout_s=wanted.request_timeout_s)
 
     def checks(self, signer: Signer) -> tuple[Check, ...]:
         """The exchange's answers about this key: reachable, clock, key, scopes, expiry, addresses, account, markets."""
@@ -88,10 +88,10 @@ class Bench:
         at = now()
         with opened(self.workspace, create=True) as database, database.transaction() as connection:
             key = exchange_keys.KnownKey(account_id, orderly_key, self.mode, at)
-            exchange_keys.remember(connection, key, now=at)
+            exchange_keys.add_key(connection, key, now=at)
 
 
-def bench(
+def key_session(
     context: typer.Context,
     data_dir: Path | None,
     config: Path | None,
@@ -99,12 +99,12 @@ def bench(
     account: str | None,
     *,
     needs_account: bool = True,
-) -> Bench:
+) -> KeySession:
     """Where this command works. Raises ConfigError when there is no venue with keys, or no account."""
     from kekbridge.errors import ConfigError
     from kekbridge.model import Mode
 
-    workspace = find_workspace(context, data_dir, config, {"mode": mode})
+    workspace = resolve_context(context, data_dir, config, {"mode": mode})
     if workspace.settings.mode is Mode.PAPER:
         raise ConfigError(
             'paper mode has its own key and needs no other; name the venue with --mode testnet or --mode live, or set mode = "live"'
@@ -116,7 +116,7 @@ def bench(
             " shows it)",
             field="exchange.account_id",
         )
-    return Bench(workspace, workspace.settings.mode, account_id)
+    return KeySession(workspace, workspace.settings.mode, account_id)
 
 
 def read_secret(what: str) -> str:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kekbridge.cli.context import now, opened
-from kekbridge.cli.key_session import Account, Venue, bench, checks_as_data, print_checks, read_secret
+from kekbridge.cli.key_session import Account, Venue, checks_as_data, key_session, print_checks, read_secret
 from kekbridge.cli.keys_register import register
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 
 if TYPE_CHECKING:
-    from kekbridge.cli.key_session import Bench
+    from kekbridge.cli.key_session import KeySession
     from kekbridge.exchange.base import KeyInfo
     from kekbridge.exchange.orderly.signing import Signer
 
@@ -64,7 +64,7 @@ def add(
     from kekbridge.exchange.orderly.signing import Signer
     from kekbridge.vault import orderly_secret
 
-    place = bench(context, data_dir, config, mode, account)
+    place = key_session(context, data_dir, config, mode, account)
     secret = read_secret("Orderly secret (ed25519:…)")
     signer = Signer(place.account_id, secret)
     checks = checks_as_data(place.checks(signer))
@@ -108,7 +108,7 @@ def generate(
     from kekbridge.exchange.orderly.key_management import NO_ACCOUNT
     from kekbridge.exchange.orderly.signing import Signer
 
-    place = bench(context, data_dir, config, mode, None, needs_account=False)
+    place = key_session(context, data_dir, config, mode, None, needs_account=False)
     secret = exchange_keys.new_secret()
     shown: dict[str, Any] = {"orderlyKey": Signer(NO_ACCOUNT, secret).orderly_key}
     if print_secret:
@@ -136,7 +136,7 @@ def list_keys(
     """List every key of the account as the exchange has it; the one in this vault is marked."""
     from kekbridge.cli import render
 
-    place = bench(context, data_dir, config, mode, account)
+    place = key_session(context, data_dir, config, mode, account)
     signer = place.signer(place.vault)
 
     async def ask() -> tuple[KeyInfo, ...]:
@@ -183,7 +183,7 @@ def check(
     """Ask the exchange about the key in the vault: scopes, expiry, address rule, wallet and broker. Exit code 1 if orders would fail."""
     from kekbridge.cli import render
 
-    place = bench(context, data_dir, config, mode, account)
+    place = key_session(context, data_dir, config, mode, account)
     checks = checks_as_data(place.checks(place.signer(place.vault)))
     if as_json:
         render.as_json(checks)
@@ -221,7 +221,7 @@ def restrict_ip(
     if (bool(addresses) + here + anywhere) != 1:
         raise ConfigError("name addresses, or --here, or --any: exactly one of the three")
     wanted = tuple(_check_address(text) for text in addresses or ())
-    place = bench(context, data_dir, config, mode, account)
+    place = key_session(context, data_dir, config, mode, account)
     signer = place.signer(place.vault)
 
     async def tell() -> tuple[str, ...]:
@@ -260,7 +260,7 @@ def remove(
     from kekbridge.cli import exchange_keys, render
     from kekbridge.vault import orderly_secret
 
-    place = bench(context, data_dir, config, mode, account)
+    place = key_session(context, data_dir, config, mode, account)
     vault = place.vault
     signer = place.signer(vault)
     target = orderly_key or signer.orderly_key
@@ -278,14 +278,14 @@ def remove(
     if is_own:
         vault.delete(orderly_secret(place.account_id))
         with opened(place.workspace, create=True) as database, database.transaction() as connection:
-            exchange_keys.forget(connection, place.account_id, now=now())
+            exchange_keys.remove_key(connection, place.account_id, now=now())
     if as_json:
         render.as_json({"orderlyKey": target, "removedAtExchange": not local, "removedHere": is_own})
     else:
         render.line(f"{target} is removed{'' if not local else ' from the vault; the exchange still accepts it'}")
 
 
-def _key_data(place: Bench, signer: Signer) -> dict[str, Any]:
+def _key_data(place: KeySession, signer: Signer) -> dict[str, Any]:
     return {"mode": place.mode, "accountId": place.account_id, "orderlyKey": signer.orderly_key}
 
 
@@ -302,7 +302,7 @@ def _as_data(key: KeyInfo, signer: Signer) -> dict[str, Any]:
     }
 
 
-def _tell_setting(place: Bench) -> None:
+def _tell_setting(place: KeySession) -> None:
     from kekbridge.cli import render
 
     if place.workspace.settings.exchange.account_id != place.account_id:

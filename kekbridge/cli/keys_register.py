@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
-from kekbridge.cli.key_session import Bench, Venue, bench, read_line, read_secret
+from kekbridge.cli.key_session import KeySession, Venue, key_session, read_line, read_secret
 from kekbridge.cli.options import ConfigFile, DataDir, Json
 from kekbridge.errors import ConfigError
 
 if TYPE_CHECKING:
     from kekbridge.exchange.base import KeyInfo
-    from kekbridge.exchange.orderly.key_management import KeyDesk
+    from kekbridge.exchange.orderly.key_management import KeyManagement
     from kekbridge.vault import OpenVault
 
 
@@ -52,7 +52,7 @@ Days = Annotated[int, typer.Option("--days", metavar="N", min=1, max=365, help="
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class KeyRequest:
     """What the key shall be."""
 
     broker_id: str
@@ -82,8 +82,8 @@ def register(
     from kekbridge.cli import render
     from kekbridge.wallet import typed_data
 
-    place = bench(context, data_dir, config, mode, None, needs_account=False)
-    wanted = Wanted(
+    place = key_session(context, data_dir, config, mode, None, needs_account=False)
+    wanted = KeyRequest(
         broker_id=_check_broker(broker or place.workspace.settings.exchange.broker_id),
         chain_id=chain or typed_data.CHAINS[place.mode.value],
         scope=_check_scope(scope),
@@ -115,7 +115,7 @@ _SHOWN = (
 )
 
 
-async def _register(place: Bench, wanted: Wanted, wallet: Wallet, secret: str) -> dict[str, Any]:
+async def _register(place: KeySession, wanted: KeyRequest, wallet: Wallet, secret: str) -> dict[str, Any]:
     """The whole conversation with the exchange; returns what it then says about the key."""
     from kekbridge.exchange.orderly.key_management import NO_ACCOUNT
     from kekbridge.exchange.orderly.signing import Signer
@@ -146,7 +146,7 @@ async def _register(place: Bench, wanted: Wanted, wallet: Wallet, secret: str) -
     }
 
 
-async def _account(desk: KeyDesk, wanted: Wanted, wallet: Wallet) -> str:
+async def _account(desk: KeyManagement, wanted: KeyRequest, wallet: Wallet) -> str:
     """The wallet's account at the broker, registered now if there is none. Raises ConfigError when it cannot be this wallet's."""
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
@@ -168,7 +168,7 @@ async def _account(desk: KeyDesk, wanted: Wanted, wallet: Wallet) -> str:
     return account_id
 
 
-async def _added(desk: KeyDesk, account_id: str, orderly_key: str) -> KeyInfo:
+async def _added(desk: KeyManagement, account_id: str, orderly_key: str) -> KeyInfo:
     """What the exchange says about the key that it just took. Raises ExchangeUnavailable when it does not know it."""
     from kekbridge.errors import ExchangeUnavailable
 
@@ -181,7 +181,7 @@ async def _added(desk: KeyDesk, account_id: str, orderly_key: str) -> KeyInfo:
     return key
 
 
-def _secret_to_register(place: Bench, vault: OpenVault) -> tuple[str, bool]:
+def _secret_to_register(place: KeySession, vault: OpenVault) -> tuple[str, bool]:
     """The generated key, or the one that a read-only vault holds for the account; and whether it still waits for its account."""
     from kekbridge.cli import exchange_keys
     from kekbridge.errors import NotFound
@@ -196,7 +196,7 @@ def _secret_to_register(place: Bench, vault: OpenVault) -> tuple[str, bool]:
     return placed.decode().strip(), False
 
 
-def _keep(place: Bench, vault: OpenVault, account_id: str, secret: str, orderly_key: str) -> None:
+def _keep(place: KeySession, vault: OpenVault, account_id: str, secret: str, orderly_key: str) -> None:
     """The key belongs to its account now: under its name first, and only then no longer pending."""
     from kekbridge.cli import exchange_keys
     from kekbridge.vault import orderly_secret

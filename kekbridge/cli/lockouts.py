@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kekbridge.cli.context import find_workspace
+from kekbridge.cli.context import resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 app = typer.Typer(
@@ -30,7 +30,7 @@ def list_lockouts(
     from kekbridge.cli import render
     from kekbridge.cli.admin_client import find_admin_api
 
-    found = find_admin_api(find_workspace(context, data_dir, config)).get("/api/lockouts")
+    found = find_admin_api(resolve_context(context, data_dir, config)).get("/api/lockouts")
     if as_json:
         render.as_json(found)
         return
@@ -61,7 +61,7 @@ def lift(
     from kekbridge.ingress.lockout import read_address
 
     wanted = read_address(address)
-    told = find_admin_api(find_workspace(context, data_dir, config)).post(
+    told = find_admin_api(resolve_context(context, data_dir, config)).post(
         "/api/lockouts/lift", {"address": str(wanted)}
     )
     if not told["lifted"]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kekbridge import parsing
-from kekbridge.cli.context import find_workspace, now, opened
+from kekbridge.cli.context import now, opened, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kekbridge.store.alerts import StoredAlert
     from kekbridge.store.database import Database
     from kekbridge.store.events import Event
-    from kekbridge.store.rejected_requests import Refusal
+    from kekbridge.store.rejected_requests import RejectedRequest
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -102,7 +102,7 @@ def logs(
         text=text,
         limit=limit,
     )
-    with opened(find_workspace(context, data_dir, config)) as database:
+    with opened(resolve_context(context, data_dir, config)) as database:
         with database.snapshot() as connection:
             entries, looked_back_to = _entries(connection, filters)
         if looked_back_to is not None:
@@ -116,7 +116,7 @@ def logs(
                 _print(news, as_json=as_json, with_header=False)
 
 
-Entry = tuple[datetime, "StoredAlert | Refusal | Event"]
+Entry = tuple[datetime, "StoredAlert | RejectedRequest | Event"]
 
 
 def _entries(connection: sqlite3.Connection, filters: Filters) -> tuple[list[Entry], datetime | None]:
@@ -138,7 +138,7 @@ def _entries(connection: sqlite3.Connection, filters: Filters) -> tuple[list[Ent
     if filters.shows_refusals:
         found += [
             (refusal.last_at, refusal)
-            for refusal in rejected_requests.list_refusals(
+            for refusal in rejected_requests.list_recent(
                 connection, since=filters.since, until=filters.until, code=filters.code, limit=filters.limit
             )
         ]
@@ -171,16 +171,16 @@ def _news(database: Database, filters: Filters, shown: list[Entry]) -> Iterator[
             yield fresh
 
 
-def _identity(entry: StoredAlert | Refusal | Event) -> object:
+def _identity(entry: StoredAlert | RejectedRequest | Event) -> object:
     from kekbridge.store.events import Event
-    from kekbridge.store.rejected_requests import Refusal
+    from kekbridge.store.rejected_requests import RejectedRequest
 
     if isinstance(entry, Event):
         return entry.sequence
-    return (entry.minute, entry.remote, entry.code) if isinstance(entry, Refusal) else entry.id
+    return (entry.minute, entry.remote, entry.code) if isinstance(entry, RejectedRequest) else entry.id
 
 
-def _state(entry: StoredAlert | Refusal | Event) -> object:
+def _state(entry: StoredAlert | RejectedRequest | Event) -> object:
     return getattr(entry, "status", None), getattr(entry, "count", None)
 
 
@@ -197,7 +197,7 @@ def _print(entries: list[Entry], *, as_json: bool, with_header: bool) -> None:
     sys.stdout.flush()
 
 
-def _data(entry: StoredAlert | Refusal | Event) -> dict[str, Any]:
+def _data(entry: StoredAlert | RejectedRequest | Event) -> dict[str, Any]:
     from kekbridge.cli import render
     from kekbridge.model.notifications import describe
     from kekbridge.store.events import Event
@@ -213,17 +213,17 @@ def _data(entry: StoredAlert | Refusal | Event) -> dict[str, Any]:
     return {"kind": "alert" if hasattr(entry, "status") else "refusal"} | dict(render.jsonable(entry))
 
 
-def _line(at: datetime, entry: StoredAlert | Refusal | Event) -> Any:
+def _line(at: datetime, entry: StoredAlert | RejectedRequest | Event) -> Any:
     from kekbridge.cli import render
     from kekbridge.model.notifications import describe
     from kekbridge.store.events import Event
-    from kekbridge.store.rejected_requests import Refusal
+    from kekbridge.store.rejected_requests import RejectedRequest
 
     if isinstance(entry, Event):
         severity, words = describe(entry.kind, entry.data)
         return render.Line((render.clock(at, now()), "-", "-", "-", "-", severity or ""), words)
 
-    if isinstance(entry, Refusal):
+    if isinstance(entry, RejectedRequest):
         times = f"{entry.count} x " if entry.count > 1 else ""
         return render.Line(
             (render.clock(at, now()), "-", "-", "-", "-", "refused"),

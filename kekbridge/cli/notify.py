@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kekbridge.cli.context import find_workspace, mode_in_force, open_the_vault, opened
+from kekbridge.cli.context import mode_in_force, open_the_vault, opened, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def events(context: typer.Context, data_dir: DataDir = None, config: ConfigFile 
     from kekbridge.cli import render
     from kekbridge.model.notifications import MESSAGES
 
-    wanted = find_workspace(context, data_dir, config).settings.notify
+    wanted = resolve_context(context, data_dir, config).settings.notify
     rows = [
         {
             "event": kind,
@@ -123,7 +123,7 @@ def try_out(context: typer.Context, data_dir: DataDir = None, config: ConfigFile
 
 
 def _vault(context: typer.Context, data_dir: Path | None, config: Path | None) -> OpenVault:
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     with opened(workspace, create=True) as database:
         mode = mode_in_force(workspace, database)
     return open_the_vault(workspace, mode)

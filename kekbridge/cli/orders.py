@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kekbridge import parsing
-from kekbridge.cli.context import find_workspace, now, opened
+from kekbridge.cli.context import now, opened, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def list_orders(
     from kekbridge.store import protection
     from kekbridge.webhooks.registry import perp_symbol
 
-    with opened(find_workspace(context, data_dir, config)) as database, database.snapshot() as connection:
+    with opened(resolve_context(context, data_dir, config)) as database, database.snapshot() as connection:
         found = order_rows.list_orders(
             connection,
             webhook=webhook,
@@ -86,7 +86,7 @@ def list_positions(
     from kekbridge.store import positions as stored
     from kekbridge.store.lock import DaemonLock
 
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     with opened(workspace) as database, database.snapshot() as connection:
         found = [position for position in stored.list_all(connection) if position.quantity != 0]
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from kekbridge import parsing
-from kekbridge.cli.context import Workspace, find_workspace
+from kekbridge.cli.context import CliContext, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def paper(
     """
     import asyncio
 
-    workspace = find_workspace(
+    workspace = resolve_context(
         context,
         data_dir,
         config,
@@ -81,7 +81,7 @@ def paper(
     asyncio.run(_run(workspace, as_json=as_json))
 
 
-async def _run(workspace: Workspace, *, as_json: bool) -> None:
+async def _run(workspace: CliContext, *, as_json: bool) -> None:
     """Listen, say so, wait for a signal, close in order."""
     import asyncio
     import signal
@@ -111,7 +111,7 @@ async def _run(workspace: Workspace, *, as_json: bool) -> None:
         await exchange.close()
 
 
-def _settings(workspace: Workspace) -> PaperSettings:
+def _settings(workspace: CliContext) -> PaperSettings:
     from kekbridge.paper.settings import PaperSettings
 
     chosen = workspace.settings.paper

@@ -14,7 +14,7 @@ import typer
 from ulid import ULID
 
 from kekbridge import parsing
-from kekbridge.cli.context import find_workspace, now, open_sealer, opened, webhook_url
+from kekbridge.cli.context import now, open_sealer, opened, resolve_context, webhook_url
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.errors import ConfigError
 
@@ -73,7 +73,7 @@ def replay(
     from kekbridge.webhooks import registry
 
     limits = parsing.assignments("--against-limits", against_limits or [])
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     with opened(workspace) as database:
         sealer = open_sealer(workspace, database)
         with database.snapshot() as connection:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kekbridge.cli.context import find_workspace, now, opened
+from kekbridge.cli.context import now, opened, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 app = typer.Typer(
@@ -44,7 +44,7 @@ def show(
     from kekbridge.cli import render
     from kekbridge.reports import limits
 
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     with opened(workspace) as database, database.snapshot() as connection:
         shown = limits.read(connection, workspace.settings, webhook, at=now())
     if as_json:

@@ -23,7 +23,7 @@ import typer
 
 from kekbridge import parsing
 from kekbridge.alerts.signature import sign
-from kekbridge.cli.context import find_workspace, mode_in_force, now, open_sealer, opened, webhook_url
+from kekbridge.cli.context import mode_in_force, now, open_sealer, opened, resolve_context, webhook_url
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 from kekbridge.errors import ConfigError, KekbridgeError
 from kekbridge.ingress.http import DRY_RUN_HEADER, DryRun, proven_bytes
@@ -37,7 +37,7 @@ class NotDelivered(KekbridgeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class SentReply:
     """What the daemon answered, and how long it took."""
 
     status: int
@@ -61,7 +61,7 @@ def headers_of(body: bytes, api_secret: str, dry_run: DryRun | None, *, is_signe
     return headers
 
 
-def post(url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+def post(url: str, body: bytes, headers: Mapping[str, str]) -> SentReply:
     """POST once. Raises NotDelivered with one line when there was no readable answer in time, ConfigError for an unusable URL."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -91,10 +91,10 @@ def post(url: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         raise NotDelivered(
             "not_delivered", f"{url} answered HTTP {response.status} without JSON: is this kekbridge's address?"
         )
-    return Reply(response.status, answered, spent)
+    return SentReply(response.status, answered, spent)
 
 
-def show(reply: Reply, *, as_json: bool) -> int:
+def show(reply: SentReply, *, as_json: bool) -> int:
     """Print the answer; returns the exit code: 0 when the alert was (or would be) taken, else 1."""
     from kekbridge.cli import render
 
@@ -108,7 +108,7 @@ def show(reply: Reply, *, as_json: bool) -> int:
     return 0 if reply.is_success else 1
 
 
-def _show_rehearsal(reply: Reply) -> None:
+def _show_rehearsal(reply: SentReply) -> None:
     from kekbridge.cli import render
     from kekbridge.cli.explain import print_verdicts
     from kekbridge.codes import CODES
@@ -211,7 +211,7 @@ def send_test(
     from kekbridge.webhooks import registry
 
     filled = parsing.assignments("--fill", fill or [])
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     with opened(workspace) as database:
         sealer, mode = open_sealer(workspace, database), mode_in_force(workspace, database)
         with database.snapshot() as connection:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kekbridge.cli.context import find_workspace
+from kekbridge.cli.context import resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.daemon import process
 
 if TYPE_CHECKING:
     from kekbridge.config import Settings
-    from kekbridge.daemon.app import Started
+    from kekbridge.daemon.app import StartupInfo
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -90,15 +90,15 @@ def serve(
         "tls.acme_directory": acme_directory,
         "tls.acme_ca_file": None if acme_ca is None else str(acme_ca),
     }
-    workspace = find_workspace(context, data_dir, config, given)
+    workspace = resolve_context(context, data_dir, config, given)
     if workspace.settings.tls.domain:
-        workspace = find_workspace(context, data_dir, config, given | _public_place(workspace.settings))
+        workspace = resolve_context(context, data_dir, config, given | _public_place(workspace.settings))
     from kekbridge import log
     from kekbridge.daemon import app as daemon
 
     log.configure(workspace.settings.log.level, workspace.settings.log.format)
 
-    def announce(started: Started) -> None:
+    def announce(started: StartupInfo) -> None:
         from kekbridge.cli.welcome import Welcome  # imported here: it is said when everything listens already
 
         Welcome(workspace).say(started, as_json=as_json)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kekbridge import parsing
-from kekbridge.cli.context import find_workspace, now, opened
+from kekbridge.cli.context import now, opened, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def stats(
     from kekbridge.reports import limits as limitbook
     from kekbridge.store import statistics
 
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     start = None if since == _ALL else parsing.instant("--since", since, now())
     with opened(workspace) as database, database.snapshot() as connection:
         found = report(statistics.gather(connection, since=start, now=now(), webhook=webhook))

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from kekbridge.cli.context import find_workspace
+from kekbridge.cli.context import resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
-    from kekbridge.cli.context import Workspace
+    from kekbridge.cli.context import CliContext
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -118,7 +118,7 @@ def install(
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
 
-    units = _units(find_workspace(context, data_dir, config))
+    units = _units(resolve_context(context, data_dir, config))
     if only_print:
         if as_json:
             render.as_json(units)
@@ -152,7 +152,7 @@ _NEXT: Final = (
 )
 
 
-def _units(workspace: Workspace) -> dict[str, str]:
+def _units(workspace: CliContext) -> dict[str, str]:
     from kekbridge.model import Mode
 
     command = _command()

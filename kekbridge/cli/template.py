@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from kekbridge.cli.context import find_workspace, now, open_sealer, opened, webhook_url
+from kekbridge.cli.context import now, open_sealer, opened, resolve_context, webhook_url
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def template(
     from kekbridge.store import webhooks as stored
     from kekbridge.webhooks import registry
 
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     with opened(workspace) as database:
         sealer = open_sealer(workspace, database)
         with database.snapshot() as connection:

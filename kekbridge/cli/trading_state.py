@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kekbridge.cli.context import find_workspace, now, opened
+from kekbridge.cli.context import now, opened, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; show
 
 
 @halt.command(epilog=examples("kekbridge halt", 'kekbridge halt --reason "exchange incident"'))
-def stop_all(
+def set_halted(
     context: typer.Context,
     reason: Reason = "",
     data_dir: DataDir = None,
@@ -40,7 +40,7 @@ def stop_all(
 
 
 @exits_only.command(epilog=examples("kekbridge exits-only", 'kekbridge exits-only --reason "news at 14:30"'))
-def refuse_entries(
+def set_exits_only(
     context: typer.Context,
     reason: Reason = "",
     data_dir: DataDir = None,
@@ -56,7 +56,7 @@ def refuse_entries(
 @resume.command(
     epilog=examples("kekbridge resume", "kekbridge resume --webhook btc-trend", "kekbridge resume --reset-peak")
 )
-def trade_again(
+def set_running(
     context: typer.Context,
     reason: Reason = "",
     webhook: Annotated[
@@ -84,7 +84,7 @@ def trade_again(
 
     why = reason or "by hand"
     with (
-        opened(find_workspace(context, data_dir, config), create=True) as database,
+        opened(resolve_context(context, data_dir, config), create=True) as database,
         database.transaction() as connection,
     ):
         peak = equity.reset_peak(connection, by=_BY, now=now()) if reset_peak else None
@@ -124,7 +124,7 @@ def _set(
     from kekbridge.cli import render
     from kekbridge.store import settings
 
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     with opened(workspace, create=True) as database, database.transaction() as connection:
         settings.set_trading_state(connection, state, reason=reason or "by hand", by=_BY, now=now())
         control = settings.trading_control(connection, now=now())

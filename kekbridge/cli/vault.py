@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kekbridge.cli.context import Workspace, find_workspace, open_the_vault, opened
+from kekbridge.cli.context import CliContext, open_the_vault, opened, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def status(context: typer.Context, data_dir: DataDir = None, config: ConfigFile 
     """Show which vault is in use, why, and the names of what is in it. Values are never shown."""
     from kekbridge.cli import render
 
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     with _store(workspace) as connection:
         mode = _mode(workspace, connection)
         vault = open_the_vault(workspace, mode)
@@ -78,7 +78,7 @@ def move(
     from kekbridge.store.lock import DaemonLock
     from kekbridge.vault import move_secrets
 
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     if DaemonLock.holder(workspace.data_dir) is not None:
         raise AlreadyRunning("already_running", "the bridge is running; stop it, move the vault, start it again")
     with _store(workspace) as connection:
@@ -105,14 +105,14 @@ def move(
         render.note(f'Now set  [vault] backend = "{to}"  (it is "{workspace.settings.vault.backend}").')
 
 
-def _choosing(workspace: Workspace, backend: str) -> Workspace:
+def _choosing(workspace: CliContext, backend: str) -> CliContext:
     """The same workspace with this vault in its settings."""
     settings = workspace.settings
     vault = settings.vault.model_copy(update={"backend": backend})
-    return Workspace(workspace.data_dir, settings.model_copy(update={"vault": vault}), workspace.config_file)
+    return CliContext(workspace.data_dir, settings.model_copy(update={"vault": vault}), workspace.config_file)
 
 
-def _present(workspace: Workspace, vault: OpenVault, connection: sqlite3.Connection | None) -> list[str]:
+def _present(workspace: CliContext, vault: OpenVault, connection: sqlite3.Connection | None) -> list[str]:
     """The names of what is there, of all that kekbridge ever puts into a vault."""
     from kekbridge.cli.exchange_keys import secret_names
 
@@ -120,7 +120,7 @@ def _present(workspace: Workspace, vault: OpenVault, connection: sqlite3.Connect
     return [name for name in names if vault.get(name) is not None]
 
 
-def _mode(workspace: Workspace, connection: sqlite3.Connection | None) -> Mode:
+def _mode(workspace: CliContext, connection: sqlite3.Connection | None) -> Mode:
     from kekbridge.webhooks import registry
 
     settings = workspace.settings
@@ -130,7 +130,7 @@ def _mode(workspace: Workspace, connection: sqlite3.Connection | None) -> Mode:
 
 
 @contextmanager
-def _store(workspace: Workspace) -> Iterator[sqlite3.Connection | None]:
+def _store(workspace: CliContext) -> Iterator[sqlite3.Connection | None]:
     """The store to read from; None in a data directory that has none yet."""
     from kekbridge.store.connections import FILE_NAME
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kekbridge.cli import send
-from kekbridge.cli.context import Workspace, find_workspace, mode_in_force, now, open_sealer, opened, webhook_url
+from kekbridge.cli.context import CliContext, mode_in_force, now, open_sealer, opened, resolve_context, webhook_url
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 from kekbridge.cli.webhook_options import declare
 
@@ -67,7 +67,7 @@ def create(
 
     registry.check_name(name)
     settings = apply(given, WebhookSettings())
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     with opened(workspace, create=True) as database:
         mode, sealer = mode_in_force(workspace, database), open_sealer(workspace, database)
         with database.transaction() as connection:
@@ -92,7 +92,7 @@ def list_webhooks(
     from kekbridge.store import alerts
     from kekbridge.store import webhooks as stored
 
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     with opened(workspace) as database, database.snapshot() as connection:
         found = stored.list_all(connection)
         last = {webhook.id: alerts.search(connection, webhook=webhook.name, limit=1).alerts for webhook in found}
@@ -162,7 +162,7 @@ def rotate(
     from kekbridge.webhooks import registry
 
     allowed = timedelta(seconds=0 if grace.strip() in ("0", "0s") else parsing.seconds("--grace", grace))
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     with opened(workspace) as database:
         mode, sealer = mode_in_force(workspace, database), open_sealer(workspace, database)
         with database.transaction() as connection:
@@ -200,7 +200,7 @@ def show(
     from kekbridge.store import webhooks as stored
     from kekbridge.webhooks import registry
 
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     with opened(workspace) as database:
         sealer = open_sealer(workspace, database) if secret else None
         with database.snapshot() as connection:
@@ -259,7 +259,7 @@ def edit(
         raise ConfigError(
             f"nothing to change; name an option, see `kekbridge webhook edit --help`: webhook {name} is as it was"
         )
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     with opened(workspace) as database:
         with database.transaction() as connection:
             webhook = stored.find(connection, name)
@@ -281,7 +281,7 @@ def enable(
     context: typer.Context, name: Name, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
 ) -> None:
     """Let a webhook take alerts again."""
-    _switch(find_workspace(context, data_dir, config), name, is_on=True, as_json=as_json)
+    _switch(resolve_context(context, data_dir, config), name, is_on=True, as_json=as_json)
 
 
 @app.command(epilog=examples("kekbridge webhook disable default"))
@@ -289,7 +289,7 @@ def disable(
     context: typer.Context, name: Name, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
 ) -> None:
     """Refuse every alert of a webhook, exits too (403)."""
-    _switch(find_workspace(context, data_dir, config), name, is_on=False, as_json=as_json)
+    _switch(resolve_context(context, data_dir, config), name, is_on=False, as_json=as_json)
 
 
 @app.command(epilog=examples("kekbridge webhook delete old", "kekbridge webhook delete old --yes"))
@@ -308,7 +308,7 @@ def delete(
     from kekbridge.cli import render
     from kekbridge.store import webhooks as stored
 
-    workspace = find_workspace(context, data_dir, config)
+    workspace = resolve_context(context, data_dir, config)
     with opened(workspace) as database:
         with database.snapshot() as connection:
             webhook = stored.find(connection, name)
@@ -322,7 +322,7 @@ def delete(
         render.line(f"webhook {webhook.name} is deleted")
 
 
-def _switch(workspace: Workspace, name: str, *, is_on: bool, as_json: bool) -> None:
+def _switch(workspace: CliContext, name: str, *, is_on: bool, as_json: bool) -> None:
     from kekbridge.cli import render
     from kekbridge.store import webhooks as stored
 
@@ -337,7 +337,7 @@ def _switch(workspace: Workspace, name: str, *, is_on: bool, as_json: bool) -> N
         render.line(f"webhook {webhook.name} is {'enabled' if is_on else 'disabled'}")
 
 
-def _url(workspace: Workspace, database: Database) -> str:
+def _url(workspace: CliContext, database: Database) -> str:
     with database.snapshot() as connection:
         return webhook_url(workspace, connection)
 

@@ -14,7 +14,7 @@ from ulid import ULID
 
 from kekbridge.alerts import template
 from kekbridge.cli import render
-from kekbridge.cli.context import Workspace, now, open_sealer, opened
+from kekbridge.cli.context import CliContext, now, open_sealer, opened
 from kekbridge.cli.send import curl_line
 from kekbridge.model import Mode, Webhook, WebhookSettings
 from kekbridge.store import webhooks as stored
@@ -22,7 +22,7 @@ from kekbridge.webhooks import registry
 from kekbridge.webhooks.registry import Credentials
 
 if TYPE_CHECKING:
-    from kekbridge.daemon.app import Started
+    from kekbridge.daemon.app import StartupInfo
 
 FIRST_SYMBOL = "BTCUSDT.P"
 FIRST_QUANTITY = "0.001"
@@ -31,10 +31,10 @@ FIRST_QUANTITY = "0.001"
 class Welcome:
     """The greeting of one start."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: CliContext) -> None:
         self._workspace = workspace
 
-    def say(self, started: Started, *, as_json: bool) -> None:
+    def say(self, started: StartupInfo, *, as_json: bool) -> None:
         """Create what a first start creates, then print; flushed, since somebody waits for it."""
         webhook, credentials = self._first_webhook(started)
         if as_json:
@@ -43,7 +43,7 @@ class Welcome:
             _print(started, webhook, credentials)
         sys.stdout.flush()
 
-    def _first_webhook(self, started: Started) -> tuple[Webhook | None, Credentials | None]:
+    def _first_webhook(self, started: StartupInfo) -> tuple[Webhook | None, Credentials | None]:
         """The webhook to show: the new one, else the first enabled one; credentials in paper mode only."""
         with opened(self._workspace) as database:
             sealer = open_sealer(self._workspace, database)
@@ -67,7 +67,7 @@ class Welcome:
                 return enabled, registry.credentials_of(connection, sealer, enabled, now=now())
 
 
-def _as_data(started: Started, webhook: Webhook | None, credentials: Credentials | None) -> dict[str, Any]:
+def _as_data(started: StartupInfo, webhook: Webhook | None, credentials: Credentials | None) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "mode": started.mode,
         "url": started.url,
@@ -88,7 +88,7 @@ def _as_data(started: Started, webhook: Webhook | None, credentials: Credentials
     return shown
 
 
-def _print(started: Started, webhook: Webhook | None, credentials: Credentials | None) -> None:
+def _print(started: StartupInfo, webhook: Webhook | None, credentials: Credentials | None) -> None:
     render.pairs(
         [
             ("mode", _MODES[started.mode]),
@@ -110,7 +110,7 @@ def _print(started: Started, webhook: Webhook | None, credentials: Credentials |
     render.line("\nReady. Ctrl-C stops.")
 
 
-def _print_trial(started: Started, webhook: Webhook, credentials: Credentials) -> None:
+def _print_trial(started: StartupInfo, webhook: Webhook, credentials: Credentials) -> None:
     """A message for TradingView and a line for a shell; each on one line, since people copy them."""
     message = template.build(
         "strategy", api_key=credentials.api_key, api_secret=credentials.api_secret, profile=webhook.settings.profile

@@ -23,11 +23,11 @@ from kekbridge.config import Server, Settings
 from kekbridge.daemon import process
 from kekbridge.daemon import process as coredumps
 from kekbridge.daemon.preflight import check_settings
-from kekbridge.daemon.resources import Opened, open_all
+from kekbridge.daemon.resources import Resources, open_all
 from kekbridge.daemon.systemd import InheritedSocket, Supervisor, inherited_sockets
-from kekbridge.daemon.trading import Engine
+from kekbridge.daemon.trading import TradingServices
 from kekbridge.errors import KekbridgeError
-from kekbridge.ingress.audit import AttackLog, RefusalLog
+from kekbridge.ingress.audit import LockoutLog, RejectedRequestLog
 from kekbridge.ingress.http import Readiness
 from kekbridge.ingress.listener import Listener
 from kekbridge.ingress.lockout import Lockout
@@ -40,7 +40,7 @@ from kekbridge.model.webhooks import WEBHOOK_PATH
 from kekbridge.webhooks.registry import domain_url
 
 if TYPE_CHECKING:
-    from kekbridge.daemon.operator import Operations
+    from kekbridge.daemon.operator import OperatorServices
     from kekbridge.model.check import Check
 
 log = get_logger("kekbridge.daemon.app")
@@ -50,7 +50,7 @@ _CLOCK: Callable[[], datetime] = lambda: datetime.now(UTC)  # noqa: E731 - a clo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
+class StartupInfo:
     """What a person or a script needs to know once everything listens."""
 
     mode: Mode
@@ -62,16 +62,16 @@ class Started:
     checks: tuple[Check, ...] = ()
 
 
-def serve(settings: Settings, data_dir: Path, *, announce: Callable[[Started], None]) -> int:
+def serve(settings: Settings, data_dir: Path, *, announce: Callable[[StartupInfo], None]) -> int:
     """Run the daemon until SIGTERM or SIGINT; returns the exit code. A second signal forces.
 
     Raises OperatorError (one line) when it cannot start.
     """
-    coredumps.forbid()
+    coredumps.disable_core_dumps()
     return asyncio.run(_serve(settings, data_dir, announce))
 
 
-async def _serve(settings: Settings, data_dir: Path, announce: Callable[[Started], None]) -> int:
+async def _serve(settings: Settings, data_dir: Path, announce: Callable[[StartupInfo], None]) -> int:
     stop = asyncio.Event()
     _install_signals(stop)
     supervisor = Supervisor.from_environment(os.environ)
@@ -79,8 +79,8 @@ async def _serve(settings: Settings, data_dir: Path, announce: Callable[[Started
     async with AsyncExitStack() as stack:
         daemon = await Daemon.build(settings, data_dir, stack, supervisor=supervisor, sockets=sockets)
         async with daemon.running():
-            await daemon.engine.wait_until_recovered(_SETTLE_S)
-            announce(replace(daemon.started, checks=await daemon.check_venue(_SETTLE_S)))
+            await daemon.trading.wait_until_recovered(_SETTLE_S)
+            announce(replace(daemon.info, checks=await daemon.check_exchange(_SETTLE_S)))
             supervisor.ready()
             await stop.wait()
             supervisor.stopping()
@@ -102,12 +102,12 @@ def _install_signals(stop: asyncio.Event) -> None:
 class Daemon:
     """All parts of a running bridge. Tests build one in-process; `serve` runs one as the process."""
 
-    started: Started
-    operations: Operations
+    info: StartupInfo
+    operator_services: OperatorServices
 
-    def __init__(self, opened: Opened, *, supervisor: Supervisor, sockets: Sequence[InheritedSocket]) -> None:
+    def __init__(self, opened: Resources, *, supervisor: Supervisor, sockets: Sequence[InheritedSocket]) -> None:
         settings, certificate = opened.settings, opened.certificate
-        self._opened = opened
+        self._resources = opened
         self._settings = settings
         self._tls = certificate.tls if certificate else settings.tls
         self._supervisor = supervisor
@@ -115,14 +115,14 @@ class Daemon:
         self.sealer = opened.sealer
         self.database = opened.database
         self.exchange = opened.exchange
-        self.engine = Engine(opened)
-        self.attacks = AttackLog(opened.database, clock=opened.clock)
-        self.refusals = RefusalLog(opened.database)
+        self.trading = TradingServices(opened)
+        self.lockout_log = LockoutLog(opened.database, clock=opened.clock)
+        self.rejected_requests = RejectedRequestLog(opened.database)
         self.lockout = Lockout(
             failures=settings.auth.lockout_failures,
             window_s=settings.auth.lockout_window_s,
             lockout_s=settings.auth.lockout_s,
-            told=self.attacks.note,
+            told=self.lockout_log.record,
         )
         self.listener = self._listener()
 
@@ -145,11 +145,11 @@ class Daemon:
     def _listener(self) -> Listener:
         auth = self._settings.auth
         return Listener(
-            self.engine.pipeline.receive,
+            self.trading.pipeline.receive,
             self.readiness,
             self._settings.server,
-            clock=self._opened.clock,
-            refused=self.refusals.note,
+            clock=self._resources.clock,
+            refused=self.rejected_requests.record,
             allowed=AllowList.parse(auth.allowed_addresses, "auth.allowed_addresses"),
             certificates=PinnedCertificates(auth.client_certificates),
             lockout=self.lockout,
@@ -163,14 +163,14 @@ class Daemon:
         Raises ConfigError when a door cannot be opened.
         """
         await self.exchange.start()
-        self.started = await self._open_door()
+        self.info = await self._open_listener()
         try:
             async with asyncio.TaskGroup() as group:
-                trading = group.create_task(self.engine.trade())
-                background = [group.create_task(story) for story in self._stories()]
+                trading = group.create_task(self.trading.trade())
+                background = [group.create_task(story) for story in self._background()]
                 try:
-                    async with self._operating():
-                        background.append(group.create_task(self.operations.run()))
+                    async with self._operator_services():
+                        background.append(group.create_task(self.operator_services.run()))
                         yield
                 finally:
                     await asyncio.shield(self._drain(trading))
@@ -182,58 +182,58 @@ class Daemon:
                 raise
             raise expected.exceptions[0] from None  # one line for the person who started it, no group's traceback
 
-    def _stories(self) -> list[Coroutine[Any, Any, None]]:
+    def _background(self) -> list[Coroutine[Any, Any, None]]:
         """What runs beside the trading from the first alert on."""
-        certificate = self._opened.certificate
+        certificate = self._resources.certificate
         return [
-            *self.engine.background(),
-            self.refusals.run(),
-            self.attacks.run(),
+            *self.trading.background(),
+            self.rejected_requests.run(),
+            self.lockout_log.run(),
             self._supervisor.run(self._is_alive, self._describe),
             *([certificate.run()] if certificate else []),
         ]
 
-    async def _open_door(self) -> Started:
+    async def _open_listener(self) -> StartupInfo:
         """Listen, and say where."""
         host, port = await self.listener.start([given.socket for given in self._sockets] or None)
         url = f"{'https' if self._tls.cert else 'http'}://{host}:{port}"
         domain = self._settings.tls.domain
         public_url = self._settings.server.public_url.rstrip("/") or (domain_url(domain, port) if domain else url)
-        process.keep_what_is_there()
-        return Started(
+        process.freeze_startup_objects()
+        return StartupInfo(
             mode=self._settings.mode,
             url=url,
             webhook_url=public_url + WEBHOOK_PATH,
-            vault=self._opened.vault.description,
-            data_dir=self._opened.data_dir,
-            paper_url=self._opened.paper_url,
+            vault=self._resources.vault.description,
+            data_dir=self._resources.data_dir,
+            paper_url=self._resources.paper_url,
         )
 
     @asynccontextmanager
-    async def _operating(self) -> AsyncIterator[None]:
+    async def _operator_services(self) -> AsyncIterator[None]:
         """Import and start what no alert waits for, after the first try to reconcile: it would be a third of the whole start.
 
         Imported by a thread: the loop goes on answering alerts. Raises ConfigError when the operator's door cannot be opened.
         """
-        await self.engine.tried_to_recover(_SETTLE_S)
+        await self.trading.wait_for_first_attempt(_SETTLE_S)
         await asyncio.to_thread(import_module, "kekbridge.daemon.operator")
-        from kekbridge.daemon.operator import Operations
+        from kekbridge.daemon.operator import OperatorServices
 
-        self.operations = Operations(
-            self._opened,
-            self.engine,
+        self.operator_services = OperatorServices(
+            self._resources,
+            self.trading,
             lockout=self.lockout,
             readiness=self.readiness,
             certificate_file=self._tls.cert,
         )
         try:
-            await self.operations.start()
-            process.keep_what_is_there()
+            await self.operator_services.start()
+            process.freeze_startup_objects()
             yield
         finally:
-            await asyncio.shield(self.operations.stop())
+            await asyncio.shield(self.operator_services.stop())
 
-    async def check_venue(self, longest_s: float) -> tuple[Check, ...]:
+    async def check_exchange(self, longest_s: float) -> tuple[Check, ...]:
         """What a trader should know of the key and the venue before trusting them; the paper account has nothing to check.
 
         Empty when the venue does not answer in time: /readyz and `kekbridge doctor` say more, and the start must not wait for it.
@@ -251,37 +251,37 @@ class Daemon:
         """Stop in order: nobody new, everybody inside answered, orders under way recorded."""
         log.info("stopping")
         await self.listener.stop_accepting()
-        self.engine.outcomes.stop_waiting()  # what waits in the backlog of a handed-over socket must not wait for this too
+        self.trading.updates.release_waiters()  # what waits in the backlog of a handed-over socket must not wait for this too
         await self.listener.close()  # requests under way get their answer: their alerts are stored
-        await self.engine.finish(trading)
-        await self.refusals.flush()
-        await self.attacks.flush()
+        await self.trading.finish(trading)
+        await self.rejected_requests.flush()
+        await self.lockout_log.flush()
 
     def _is_alive(self) -> bool:
         """For the watchdog: the event loop asks, so it runs."""
-        return self.engine.is_moving(self._supervisor.watchdog_s or 0.0)
+        return self.trading.is_moving(self._supervisor.watchdog_s or 0.0)
 
     def _describe(self) -> str:
         """One line for the supervisor."""
         seen, mode = self.readiness(), self._settings.mode.value
         if seen.is_ready:
-            return f"{mode}: trading, {self.engine.worker.orders_under_way} orders under way"
+            return f"{mode}: trading, {self.trading.dispatcher.orders_under_way} orders under way"
         return f"{mode}: not ready: {seen.detail['detail'] or 'reconciling with the exchange'}"
 
     def readiness(self) -> Readiness:
         """For /readyz: reconciled with the exchange, and the exchange reachable."""
         health = self.exchange.health
-        is_ready = self.engine.is_recovered and health.is_reachable and not health.is_maintenance
+        is_ready = self.trading.is_recovered and health.is_reachable and not health.is_maintenance
         return Readiness(
             is_ready=is_ready,
             detail={
                 "ready": is_ready,
                 "mode": self._settings.mode.value,
-                "reconciled": self.engine.is_recovered,
+                "reconciled": self.trading.is_recovered,
                 "exchangeReachable": health.is_reachable,
                 "exchangeMaintenance": health.is_maintenance,
                 "streamLive": health.stream_is_live,
-                "entriesHeld": self.engine.worker.breaker.is_open,
+                "entriesHeld": self.trading.dispatcher.breaker.is_open,
                 "detail": health.detail,
             },
         )

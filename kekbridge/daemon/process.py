@@ -21,7 +21,7 @@ def collect_rarely() -> None:
     gc.set_threshold(10_000, 20, 50)
 
 
-def keep_what_is_there() -> None:
+def freeze_startup_objects() -> None:
     """Leave everything allocated so far out of every later collection."""
     gc.freeze()
 
@@ -29,7 +29,7 @@ def keep_what_is_there() -> None:
 _PR_SET_DUMPABLE: Final = 4
 
 
-def forbid() -> None:
+def disable_core_dumps() -> None:
     """No core file from now on, and on Linux none to a crash collector either, which the limit alone does not stop (core(5), piping).
 
     It also keeps other processes of the same user from reading this one's memory and environment.

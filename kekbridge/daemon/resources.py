@@ -35,7 +35,7 @@ log = get_logger("kekbridge.daemon.resources")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
+class Resources:
     """What was opened. `tell_price` offers a price to the venue; only the embedded paper exchange may take it for its mark."""
 
     settings: Settings
@@ -52,7 +52,7 @@ class Opened:
 
 async def open_all(
     settings: Settings, data_dir: Path, stack: AsyncExitStack, *, clock: Callable[[], datetime]
-) -> Opened:
+) -> Resources:
     """Open everything in order; the stack closes it in reverse. Raises OperatorError."""
     prepare_data_dir(data_dir)
     stack.enter_context(DaemonLock(data_dir))
@@ -67,7 +67,7 @@ async def open_all(
     paper_url = paper.base_url if paper else None
     exchange = exchange_client(settings, vault, paper_url, clock)
     stack.push_async_callback(exchange.close)
-    return Opened(
+    return Resources(
         settings=settings,
         data_dir=data_dir,
         vault=vault,
@@ -149,10 +149,10 @@ def _auto_certificate(
     if not settings.tls.domain:
         return None
     from kekbridge.ingress.tls.acme import AutoCertificate
-    from kekbridge.ops.expiry import note_renewal
+    from kekbridge.ops.expiry import record_renewal
 
     async def report(kind: str, details: dict[str, str]) -> None:
-        await database.write(note_renewal, kind, details, now=clock())
+        await database.write(record_renewal, kind, details, now=clock())
 
     return AutoCertificate(settings.tls, data_dir, host=settings.server.host, clock=clock, report=report)
 

@@ -12,9 +12,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
-from kekbridge.exchange.orderly.rate_limiter import Ticket
+from kekbridge.exchange.orderly.rate_limiter import WindowPermit
 from kekbridge.model import AccountSnapshot, Fill, Flow, Order
-from kekbridge.model.orders import OrderReport
+from kekbridge.model.orders import OrderStatusReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Rejected:
     """The exchange said no, for good: `code` like `orderly:-1102`. Proof that no order exists."""
 
     code: str
@@ -35,7 +35,7 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Deferred:
+class Retryable:
     """Proven not accepted, but may be sent again: rate limit, maintenance, connection refused before the request was written."""
 
     code: str
@@ -54,7 +54,7 @@ class Unknown:
     sent_at: datetime | None = None
 
 
-Submission = Accepted | Refused | Deferred | Unknown
+Submission = Accepted | Rejected | Retryable | Unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,35 +98,35 @@ class Exchange(Protocol):
     def leverage_of(self, symbol: str) -> Decimal | None:
         """The symbol's cross leverage as last heard; None while it is not known. Any thread."""
 
-    async def wait_turn(self, order: Order) -> Ticket:
+    async def acquire_permit(self, order: Order) -> WindowPermit:
         """Wait for a place in the rate window of the order's create request; exits go first.
 
         Taken before the order is committed as being sent: what is cut off while it waits was never on its way. Whoever does not
         send gives it back.
         """
 
-    def take_turn(self, order: Order) -> Ticket | None:
+    def try_acquire_permit(self, order: Order) -> WindowPermit | None:
         """The same when a place is free this instant, else None. Any thread."""
 
-    async def place(self, order: Order, turn: Ticket | None = None) -> Submission:
+    async def submit(self, order: Order, turn: WindowPermit | None = None) -> Submission:
         """Send exactly one create request for a stored order, in its turn; without one that is still held it waits for it."""
 
-    async def find(self, order: Order) -> OrderReport | None:
+    async def find(self, order: Order) -> OrderStatusReport | None:
         """Ask for an order by its client order id. None only when the exchange says that it does not exist."""
 
-    async def fills(self, report: OrderReport) -> tuple[Fill, ...]:
+    async def fills(self, report: OrderStatusReport) -> tuple[Fill, ...]:
         """All executions of an order, oldest first; those of a bracket's entry, not of its exits."""
 
-    async def exit_fills(self, report: OrderReport) -> tuple[Fill, ...]:
+    async def exit_fills(self, report: OrderStatusReport) -> tuple[Fill, ...]:
         """The executions of a bracket's own stop loss and take-profit, oldest first."""
 
     async def trades_since(self, since: datetime) -> tuple[Fill, ...]:
         """All executions of the account since a time, oldest first."""
 
-    async def open_orders(self) -> tuple[OrderReport, ...]:
+    async def open_orders(self) -> tuple[OrderStatusReport, ...]:
         """Every open plain and algo order of the account, ours and others'."""
 
-    async def cancel(self, report: OrderReport) -> Submission:
+    async def cancel(self, report: OrderStatusReport) -> Submission:
         """Ask for a cancel of one order; Accepted means the request was passed on."""
 
     async def cancel_all(self, symbol: str | None = None) -> Submission:
@@ -134,7 +134,7 @@ class Exchange(Protocol):
 
     async def set_leverage(self, symbol: str, leverage: Decimal) -> Submission: ...
 
-    def listen(self, callback: Callable[[OrderReport], None]) -> None:
+    def listen(self, callback: Callable[[OrderStatusReport], None]) -> None:
         """Call back for every order report that the stream (or its polling stand-in) brings, on the event loop."""
 
     def listen_positions(self, callback: Callable[[AccountSnapshot], None]) -> None:

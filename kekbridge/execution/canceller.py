@@ -12,8 +12,8 @@ from datetime import datetime
 
 from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.base import Accepted, Exchange
-from kekbridge.execution.tracker import Follower
-from kekbridge.execution.updates import Outcomes
+from kekbridge.execution.tracker import OrderTracker
+from kekbridge.execution.updates import OrderUpdates
 from kekbridge.log import get_logger
 from kekbridge.model import Order, OrderStatus
 from kekbridge.store import cancels, order_lifecycle
@@ -28,7 +28,7 @@ _PAUSE_S = 0.5
 _SETTLE_S = 5.0
 
 
-class Canceller:
+class OrderCanceller:
     """One per daemon."""
 
     def __init__(
@@ -36,14 +36,14 @@ class Canceller:
         *,
         database: Database,
         exchange: Exchange,
-        follower: Follower,
-        outcomes: Outcomes,
+        follower: OrderTracker,
+        outcomes: OrderUpdates,
         clock: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._exchange = exchange
-        self._follower = follower
-        self._outcomes = outcomes
+        self._tracker = follower
+        self._updates = outcomes
         self._clock = clock
         self._woken = asyncio.Event()
 
@@ -56,7 +56,7 @@ class Canceller:
         while True:
             try:
                 for cancel in await self._database.read(cancels.waiting):
-                    await self._carry_out(cancel)
+                    await self._execute(cancel)
             except KekbridgeError as error:
                 log.error("cancels_not_done", code=error.code, error=error.message)
                 await asyncio.sleep(_PAUSE_S)
@@ -64,10 +64,10 @@ class Canceller:
             await self._woken.wait()
             self._woken.clear()
 
-    async def _carry_out(self, cancel: StoredCancel) -> None:
+    async def _execute(self, cancel: StoredCancel) -> None:
         names = await self._database.read(cancels.ours_to_cancel, cancel.wish, before=cancel.created_at)
         for name in names:  # what waits must not leave while we are busy with what is under way
-            self._outcomes.publish(await self._database.write(withdraw_if_queued, name, now=self._clock()))
+            self._updates.publish(await self._database.write(cancel_if_queued, name, now=self._clock()))
         troubles: list[str] = []
         done = 0
         for name in names:
@@ -88,18 +88,18 @@ class Canceller:
             if order.status.is_final:
                 return None
             if order.status is OrderStatus.QUEUED:
-                withdrawn = await self._database.write(withdraw_if_queued, name, now=self._clock())
-                self._outcomes.publish(withdrawn)
+                withdrawn = await self._database.write(cancel_if_queued, name, now=self._clock())
+                self._updates.publish(withdrawn)
                 continue
             if order.order_id is not None:
-                said = await self._cancel_there(order)
+                said = await self._cancel_at_exchange(order)
                 if said is None:
                     return None
                 trouble = said
             await asyncio.sleep(_PAUSE_S)
         return trouble
 
-    async def _cancel_there(self, order: Order) -> str | None:
+    async def _cancel_at_exchange(self, order: Order) -> str | None:
         report = await self._exchange.find(order)
         if report is None:
             return "the exchange does not know it"
@@ -109,14 +109,14 @@ class Canceller:
                 return str(answer)
         deadline = asyncio.get_running_loop().time() + _SETTLE_S
         while asyncio.get_running_loop().time() < deadline:
-            order = await self._follower.look(order)
+            order = await self._tracker.poll(order)
             if order.status.is_final:
                 return None
             await asyncio.sleep(_PAUSE_S / 5)
         return "the exchange took the cancel, but the order is still open"
 
 
-def withdraw_if_queued(connection: sqlite3.Connection, name: str, *, now: datetime) -> Order:
+def cancel_if_queued(connection: sqlite3.Connection, name: str, *, now: datetime) -> Order:
     """Deny a queued order because a later alert cancelled it; one that is being sent by now is left as it is."""
     order = order_rows.get(connection, name)
     if order.status is not OrderStatus.QUEUED:

@@ -15,13 +15,13 @@ from typing import TypeVar
 
 from kekbridge.config import Queue
 from kekbridge.errors import KekbridgeError
-from kekbridge.exchange.base import Accepted, Refused, Submission, Unknown
-from kekbridge.execution.canceller import Canceller
-from kekbridge.execution.in_flight import CLAIM_HOLDS_S, Lanes
-from kekbridge.execution.reconciler import Recovery
+from kekbridge.exchange.base import Accepted, Rejected, Submission, Unknown
+from kekbridge.execution.canceller import OrderCanceller
+from kekbridge.execution.in_flight import CLAIM_TTL_S, InFlightOrders
+from kekbridge.execution.reconciler import Reconciler
 from kekbridge.execution.submitter import Pipeline
-from kekbridge.execution.tracker import Follower
-from kekbridge.execution.updates import Bell, Outcomes
+from kekbridge.execution.tracker import OrderTracker
+from kekbridge.execution.updates import OrderUpdates, TimedEvent
 from kekbridge.log import get_logger
 from kekbridge.model import Order, OrderStatus
 from kekbridge.store import order_lifecycle, order_queue
@@ -39,17 +39,17 @@ _PAUSE_AFTER_TROUBLE_S = 1.0
 _SWEEP_S = 0.5
 
 
-class Worker:
+class OrderDispatcher:
     """One per daemon; run() is its whole life. It is the pipeline's `Departures`."""
 
     def __init__(
         self,
         *,
         database: Database,
-        follower: Follower,
-        recovery: Recovery,
-        canceller: Canceller,
-        outcomes: Outcomes,
+        follower: OrderTracker,
+        recovery: Reconciler,
+        canceller: OrderCanceller,
+        outcomes: OrderUpdates,
         settings: Queue,
         clock: Callable[[], datetime],
     ) -> None:
@@ -59,16 +59,16 @@ class Worker:
         self._canceller = canceller
         self._outcomes = outcomes
         self._clock = clock
-        self._lanes = Lanes(settings.concurrency)
-        self._awake = Bell()
+        self._lanes = InFlightOrders(settings.concurrency)
+        self._awake = TimedEvent()
         self._stopping = asyncio.Event()
         self._stories: set[asyncio.Timeout] = set()  # what a stop leaves
-        self._in_line: set[Bell] = set()  # of the orders that wait to be in front
+        self._in_line: set[TimedEvent] = set()  # of the orders that wait to be in front
         self._start: Callable[[Order], object] | None = None  # while trading: puts an order on its way
         self._claimed: list[Order] = []  # claimed by their admission when nobody could start them
         self._has_waiting = True  # orders that stood in the queue at the last look, or came since
         self._moved_at = float("inf")  # it has not begun
-        self.breaker = Breaker()
+        self.breaker = CircuitBreaker()
 
     # ---------------------------------------------------------------------------------------- for the pipeline (Departures)
 
@@ -78,7 +78,7 @@ class Worker:
 
     def leave(self, order: Order) -> None:
         """It does not leave after all. Any thread."""
-        self._lanes.leave(order)
+        self._lanes.remove(order)
 
     @property
     def is_trading(self) -> bool:
@@ -88,12 +88,12 @@ class Worker:
     @property
     def passable(self) -> frozenset[str]:
         """Client order ids under way that another order may stand behind. Any thread."""
-        return self._lanes.passable
+        return self._lanes.overlappable_ids
 
     @property
     def under_way(self) -> frozenset[str]:
         """Client order ids that have a place in a lane."""
-        return self._lanes.names
+        return self._lanes.ids
 
     def take(self, admitted: Admission) -> None:
         """Orders were stored: those claimed by their admission go at once, the queue is looked at for the others."""
@@ -104,7 +104,7 @@ class Worker:
         for order in admitted.orders:
             if order.status is not OrderStatus.SUBMITTING:
                 self._has_waiting = True
-                self._awake.ring()
+                self._awake.set()
             elif self._start is None:
                 self._claimed.append(order)
             else:
@@ -128,12 +128,12 @@ class Worker:
     def stop(self) -> None:
         """Take no more orders; run() returns when those under way are recorded."""
         self._stopping.set()
-        self._awake.ring()
+        self._awake.set()
         for story in self._stories:
             story.reschedule(0)
         self._stories.clear()
         for place in self._in_line:
-            place.ring()
+            place.set()
 
     async def sleep_unless_stopping(self, seconds: float) -> None:
         try:
@@ -167,8 +167,8 @@ class Worker:
         while True:
             try:
                 now = self._clock()
-                if await self._database.read(sweeping.is_due, now=now):
-                    for order in await self._database.write(sweeping.sweep, now=now):
+                if await self._database.read(sweeping.is_sweep_due, now=now):
+                    for order in await self._database.write(sweeping.expire_unsendable, now=now):
                         log.info("order_not_sent", client_order_id=order.client_order_id, code=order.code)
                         self._outcomes.publish(order)
             except KekbridgeError as error:
@@ -178,7 +178,7 @@ class Worker:
     async def _is_anything_ready(self) -> bool:
         """Look at the queue without touching it, for what nobody told of: deferred orders come due, other processes write, too."""
         is_ready, self._has_waiting = await self._database.read(
-            _look, now=self._clock(), passable=self._lanes.passable, entries_allowed=not self.breaker.is_open
+            _look, now=self._clock(), passable=self._lanes.overlappable_ids, entries_allowed=not self.breaker.is_open
         )
         return is_ready
 
@@ -188,10 +188,10 @@ class Worker:
         while has_moved and self._start is not None and not self._stopping.is_set():
             claimed = await pipeline.claim_next(entries_allowed=not self.breaker.is_open)
             self._has_waiting = claimed.has_more
-            for order in claimed.leaving:
+            for order in claimed.to_send_now:
                 self._start(order)
-            for order in claimed.waiting:
-                if self._lanes.enter(order):
+            for order in claimed.to_send_in_turn:
+                if self._lanes.try_add(order):
                     self._start(order)
             has_moved = bool(claimed.finished)  # the next one of that symbol may go
 
@@ -199,7 +199,7 @@ class Worker:
         """One order from its place in a lane to its outcome. Whatever goes wrong here stays in this lane."""
         submission: Submission | None = None
         try:
-            with self._follower.expecting(order):
+            with self._follower.expect(order):
                 submission = await self._send(order, pipeline)
         except KekbridgeError as error:
             log.error("order_stuck", client_order_id=order.client_order_id, code=error.code, error=error.message)
@@ -208,11 +208,11 @@ class Worker:
             log.exception("order_failed", client_order_id=order.client_order_id)
             await self.sleep_unless_stopping(_PAUSE_AFTER_TROUBLE_S)
         finally:
-            self._lanes.leave(order)
+            self._lanes.remove(order)
             # What is neither taken nor refused may stand in the queue again.
-            self._has_waiting |= not isinstance(submission, Accepted | Refused)
+            self._has_waiting |= not isinstance(submission, Accepted | Rejected)
             if self._has_waiting:
-                self._awake.ring()
+                self._awake.set()
 
     async def _send(self, order: Order, pipeline: Pipeline) -> Submission | None:
         if order.status is OrderStatus.SUBMITTING:
@@ -230,21 +230,21 @@ class Worker:
         sent = await pipeline.send(order, turn)
         if sent is None:
             return None
-        self.breaker.note(was_unknown=isinstance(sent.submission, Unknown))
+        self.breaker.record(was_unknown=isinstance(sent.submission, Unknown))
         if isinstance(sent.submission, Accepted):
-            self._lanes.was_taken(order, now() - in_front_at)
+            self._lanes.mark_accepted(order, now() - in_front_at)
             if self._has_waiting:
-                self._awake.ring()
+                self._awake.set()
             # Its end may be known before the answer is written down: both share a flush then.
             try:
-                await self._until_stopped(self._follower.follow(order))
+                await self._until_stopped(self._follower.track(order))
             finally:
                 await sent.recorded
         else:
-            self._lanes.block(order)
+            self._lanes.mark_blocked(order)
             recorded = await sent.recorded
             if isinstance(sent.submission, Unknown):
-                await self._until_stopped(self._recovery.resolve(recorded))
+                await self._until_stopped(self._recovery.resolve_unknown(recorded))
                 self.breaker.close()
         return sent.submission
 
@@ -252,17 +252,17 @@ class Worker:
         """True once the exchange took all that stand before a claimed order; False when that will not happen while its claim holds, or
         the daemon stops."""
         said: list[bool] = []
-        place = Bell()
+        place = TimedEvent()
 
         def tell(is_in_front: bool) -> None:
             said.append(is_in_front)
-            place.ring()
+            place.set()
 
-        self._lanes.when_in_front(order, tell)
+        self._lanes.on_clear(order, tell)
         if not said and not self._stopping.is_set():
             self._in_line.add(place)
             try:
-                await place.wait(CLAIM_HOLDS_S)
+                await place.wait(CLAIM_TTL_S)
             finally:
                 self._in_line.discard(place)
         return said[:1] == [True]  # what was said first
@@ -303,7 +303,7 @@ def _look(
     return bool(heads), bool(heads) or order_queue.is_any_waiting(connection)
 
 
-class Breaker:
+class CircuitBreaker:
     """Holds entries back when the exchange stopped answering: after 5 unknown in a row, or half of the last 20.
 
     It closes again by one successful question, never by trying an order. Exits always pass.
@@ -320,7 +320,7 @@ class Breaker:
     def is_open(self) -> bool:
         return self._is_open
 
-    def note(self, *, was_unknown: bool) -> None:
+    def record(self, *, was_unknown: bool) -> None:
         self._last.append(was_unknown)
         recent = list(self._last)
         in_a_row = len(recent) >= self._IN_A_ROW and all(recent[-self._IN_A_ROW :])

@@ -33,7 +33,7 @@ _CLOSE_LIFE = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
-class Flattened:
+class FlattenResult:
     """What is left: nothing, if all went well. `trouble` is the last thing the exchange said against it."""
 
     positions_closed: int
@@ -49,7 +49,7 @@ class Flattened:
 
 async def flatten(
     exchange: Exchange, *, clock: Callable[[], datetime], deadline_s: float, tell: Callable[[str], None]
-) -> Flattened:
+) -> FlattenResult:
     """Cancel plain and algo orders of all types, close all cross positions reduce-only, and verify; repeat until flat or out of time.
 
     Foreign orders and positions included: the operator asked for everything. Isolated positions are reported, not closed:
@@ -79,7 +79,7 @@ async def flatten(
             continue
         if (not left and not orders) or asyncio.get_running_loop().time() - started >= deadline_s:
             isolated = tuple(each for each in snapshot.other_positions if each.quantity)
-            return Flattened(len(closed), len(orders), left, trouble if left or orders else "", isolated)
+            return FlattenResult(len(closed), len(orders), left, trouble if left or orders else "", isolated)
         round_number += 1
         await asyncio.sleep(_PAUSE_S)
 
@@ -119,5 +119,5 @@ async def _close(
         created_at=now,
         expires_at=now + _CLOSE_LIFE,
     )
-    answer = await exchange.place(order)
+    answer = await exchange.submit(order)
     return "" if isinstance(answer, Accepted) else str(answer)

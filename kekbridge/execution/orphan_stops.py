@@ -25,7 +25,7 @@ _READ_LAG_S = 4.0  # a position may be visible this much later than its fill: "g
 _FRESH = timedelta(seconds=30)
 
 
-class Leftovers:
+class OrphanStopCanceller:
     """One per daemon. `cancel` ends one order by its name and returns None, or the trouble in words."""
 
     def __init__(
@@ -48,12 +48,12 @@ class Leftovers:
         """For ever: look every second. Nothing is asked of the exchange while no stop of ours waits without a position."""
         while True:
             try:
-                await self.look()
+                await self.poll()
             except KekbridgeError as error:
                 log.error("leftovers_not_canceled", code=error.code, error=error.message)
             await asyncio.sleep(_LOOK_EVERY_S)
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Cancel every stop whose position has been gone for longer than a read may lag behind."""
         snapshot = self._exchange.snapshot
         if snapshot is None or self._clock() - snapshot.taken_at > _FRESH:

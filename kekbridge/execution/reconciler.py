@@ -15,10 +15,10 @@ from datetime import datetime, timedelta
 from kekbridge.config import Settings
 from kekbridge.errors import ExchangeUnavailable, KekbridgeError, StoreUnavailable
 from kekbridge.exchange.base import Exchange
-from kekbridge.execution.in_flight import left_only_after
+from kekbridge.execution.in_flight import sent_only_after
 from kekbridge.execution.recorder import backoff_s
-from kekbridge.execution.tracker import Follower
-from kekbridge.execution.updates import Outcomes
+from kekbridge.execution.tracker import OrderTracker
+from kekbridge.execution.updates import OrderUpdates
 from kekbridge.log import get_logger
 from kekbridge.model import Order, OrderStatus, Purpose
 from kekbridge.store import order_lifecycle, order_queue
@@ -32,7 +32,7 @@ _LOOK_FOR_ORPHANS_S = 2.0
 _ORPHAN_AGE = timedelta(seconds=5)
 
 
-class Recovery:
+class Reconciler:
     """Resolves unknown orders, at start and in operation."""
 
     def __init__(
@@ -40,15 +40,15 @@ class Recovery:
         *,
         database: Database,
         exchange: Exchange,
-        follower: Follower,
-        outcomes: Outcomes,
+        follower: OrderTracker,
+        outcomes: OrderUpdates,
         settings: Settings,
         clock: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._exchange = exchange
-        self._follower = follower
-        self._outcomes = outcomes
+        self._tracker = follower
+        self._updates = outcomes
         self._settings = settings
         self._clock = clock
         self._under_way: set[str] = set()
@@ -58,7 +58,7 @@ class Recovery:
         )
         self._never_left: set[str] = set()  # of those left behind: what stood in line behind one that never arrived
 
-    async def resolve(self, order: Order) -> Order:
+    async def resolve_unknown(self, order: Order) -> Order:
         """Ask until the exchange knows the order, or until it is proven that it never will; returns the order as it then is."""
         name = order.client_order_id
         self._under_way.add(name)
@@ -86,9 +86,9 @@ class Recovery:
             else:
                 if report is not None:
                     log.info("unknown_order_found", client_order_id=order.client_order_id, status=report.status.value)
-                    return await self._follower.apply(order, report)
+                    return await self._tracker.apply(order, report)
                 if asked_at > window_end:
-                    return await self._never_arrived(order)
+                    return await self._not_found_after_window(order)
             asked += 1
             pause = min(backoff_s(_FIRST_QUESTION_S, asked, random.random() / 4), _SLOWEST_QUESTION_S)
             await asyncio.sleep(pause)
@@ -115,15 +115,15 @@ class Recovery:
             return max(sent_at, min(self._clock(), order.expires_at))
         return sent_at
 
-    async def _never_arrived(self, order: Order) -> Order:
+    async def _not_found_after_window(self, order: Order) -> Order:
         """The acceptance window is over and the exchange does not know the order."""
         now = self._clock()
         if order.client_order_id in self._never_left:
             log.info("unsent_order_back_in_queue", client_order_id=order.client_order_id)
-            updated = await self._database.write(order_lifecycle.mark_unsent, order.client_order_id, now=now)
-            self._outcomes.publish(updated)
+            updated = await self._database.write(order_lifecycle.requeue_unsent, order.client_order_id, now=now)
+            self._updates.publish(updated)
             return updated
-        await self._tell_those_behind(order)
+        await self._requeue_successors(order)
         # A protective order is not sent again: whoever guards the position has long sent the next one.
         may_resend = order.intent.purpose is Purpose.EXIT or (
             order.is_entry and self._settings.queue.resend_unknown_entries
@@ -141,23 +141,23 @@ class Recovery:
         else:
             log.error("unknown_order_left", client_order_id=order.client_order_id)
             updated = await self._database.write(
-                order_lifecycle.give_up_unknown,
+                order_lifecycle.close_unknown,
                 order.client_order_id,
                 reason="no answer came, and the exchange does not know the order; it was not sent again",
                 now=now,
             )
-        self._outcomes.publish(updated)
+        self._updates.publish(updated)
         return updated
 
-    async def _tell_those_behind(self, order: Order) -> None:
+    async def _requeue_successors(self, order: Order) -> None:
         """Whoever stood in line behind an order of a process that is gone did not leave: that process never heard that it was taken."""
         if order.client_order_id in self._left_behind:
             for other in await self._database.read(order_queue.interrupted):
                 is_of_that_time = other.client_order_id in self._left_behind and other.status is OrderStatus.SUBMITTING
-                if is_of_that_time and left_only_after(other, order):
+                if is_of_that_time and sent_only_after(other, order):
                     self._never_left.add(other.client_order_id)
 
-    async def recover(self) -> None:
+    async def reconcile_at_start(self) -> None:
         """The start-up path, after a crash or not: ask for what was in flight, catch up with what happened meanwhile.
 
         An order that the exchange does not know yet stays in flight: it holds its symbol and its room in the limits, `run` goes on
@@ -172,27 +172,29 @@ class Recovery:
         self._last_chance = asyncio.get_running_loop().time() + self._longest_window_s()
         async with asyncio.TaskGroup() as group:
             for symbol in {order.intent.symbol for order in in_flight}:
-                group.create_task(self._ask_in_turn([each for each in in_flight if each.intent.symbol == symbol]))
+                group.create_task(self._query_in_order([each for each in in_flight if each.intent.symbol == symbol]))
             for order in open_at_exchange:
-                group.create_task(self._follower.look(order))
-        await self._follower.look_at_exits()  # first: a trade is then known as the exit it was
-        await self._follower.sync_trades()
+                group.create_task(self._tracker.poll(order))
+        await self._tracker.poll_exits()  # first: a trade is then known as the exit it was
+        await self._tracker.sync_fills()
         snapshot = await self._exchange.refresh()
-        await self._follower.save_positions(snapshot)
+        await self._tracker.save_positions(snapshot)
         log.info("reconciled", in_flight=len(in_flight), open=len(open_at_exchange))
 
-    async def _ask_in_turn(self, orders: Sequence[Order]) -> None:
+    async def _query_in_order(self, orders: Sequence[Order]) -> None:
         """Ask for the orders of one symbol that were in flight, oldest first; what stands in line behind one that is not known waits."""
         missing: list[Order] = []
         for order in orders:
-            if not any(left_only_after(order, other) for other in missing) and not await self._is_known(order):
+            if not any(sent_only_after(order, other) for other in missing) and not await self._exists_at_exchange(
+                order
+            ):
                 missing.append(order)
 
-    async def _is_known(self, order: Order) -> bool:
+    async def _exists_at_exchange(self, order: Order) -> bool:
         """One question about an order that was in flight; what is not known then is marked so, in the same state as after a lost answer."""
         report = await self._exchange.find(order)
         if report is not None:
-            await self._follower.apply(order, report)
+            await self._tracker.apply(order, report)
             return True
         if order.status is OrderStatus.SUBMITTING:
             await self._database.write(
@@ -214,8 +216,8 @@ class Recovery:
                 try:
                     interrupted = await self._database.read(order_queue.interrupted)
                     for order in interrupted:
-                        if self._is_orphan(order, is_handled) and not self._has_to_wait(order, interrupted):
-                            group.create_task(self._adopt(order))
+                        if self._is_orphan(order, is_handled) and not self._is_within_window(order, interrupted):
+                            group.create_task(self._resolve_orphan(order))
                 except StoreUnavailable as error:
                     log.warning("orders_in_flight_not_readable", error=error.message)
                 await asyncio.sleep(_LOOK_FOR_ORPHANS_S)
@@ -227,14 +229,14 @@ class Recovery:
         # Between two steps of its own lane an order is nobody's for an instant.
         return name in self._left_behind or self._clock() - (order.submitted_at or order.created_at) > _ORPHAN_AGE
 
-    def _has_to_wait(self, order: Order, interrupted: Sequence[Order]) -> bool:
+    def _is_within_window(self, order: Order, interrupted: Sequence[Order]) -> bool:
         """True while one that it stood in line behind is not resolved."""
         is_free = order.status is OrderStatus.UNKNOWN or order.client_order_id in self._never_left
-        return not is_free and any(left_only_after(order, other) for other in interrupted)
+        return not is_free and any(sent_only_after(order, other) for other in interrupted)
 
-    async def _adopt(self, order: Order) -> None:
+    async def _resolve_orphan(self, order: Order) -> None:
         try:
-            await self.resolve(order)
+            await self.resolve_unknown(order)
         except KekbridgeError as error:
             log.error("order_not_resolved", client_order_id=order.client_order_id, error=error.message)
         except Exception:
@@ -242,7 +244,7 @@ class Recovery:
 
     async def reconcile(self) -> None:
         """The same comparison in operation: unfinished orders looked at, trades fetched, positions replaced."""
-        await self._follower.look_at_all()
-        await self._follower.look_at_exits()  # first: a trade is then known as the exit it was
-        await self._follower.sync_trades()
-        await self._follower.save_positions(await self._exchange.refresh())
+        await self._tracker.poll_open_orders()
+        await self._tracker.poll_exits()  # first: a trade is then known as the exit it was
+        await self._tracker.sync_fills()
+        await self._tracker.save_positions(await self._exchange.refresh())

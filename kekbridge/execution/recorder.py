@@ -14,10 +14,10 @@ from typing import Any, Final, TypeVar
 
 from kekbridge.config import Queue
 from kekbridge.errors import StoreUnavailable
-from kekbridge.exchange.base import Accepted, Deferred, Refused, Submission, Unknown
-from kekbridge.execution.updates import Acceptance, Outcomes
-from kekbridge.failpoints import reach
-from kekbridge.ingress.http import Answer
+from kekbridge.exchange.base import Accepted, Rejected, Retryable, Submission, Unknown
+from kekbridge.execution.updates import OrderUpdates, PendingAcceptance
+from kekbridge.failpoints import hit
+from kekbridge.ingress.http import WebhookResponse
 from kekbridge.log import get_logger
 from kekbridge.model import Order, Purpose
 from kekbridge.store import alerts, events, order_lifecycle
@@ -40,7 +40,7 @@ class Recorder:
     """What is written down after the fact; `drain` waits for all of it."""
 
     def __init__(
-        self, *, database: Database, outcomes: Outcomes, settings: Queue, clock: Callable[[], datetime]
+        self, *, database: Database, outcomes: OrderUpdates, settings: Queue, clock: Callable[[], datetime]
     ) -> None:
         self._database = database
         self._outcomes = outcomes
@@ -51,11 +51,11 @@ class Recorder:
 
     # --------------------------------------------------------------------------------------------- our answer to a sender
 
-    def note_answer(self, admitted: Admission, answer: Answer, stages: Mapping[str, float]) -> None:
+    def note_answer(self, admitted: Admission, answer: WebhookResponse, stages: Mapping[str, float]) -> None:
         """Write down what was answered. Not waited for: the sender must not pay for our diary."""
         if admitted.kind in ("duplicate", "conflict"):
             return
-        self._outcomes.stages.answered(stages["answered"])
+        self._outcomes.latency.on_answered(stages["answered"])
         alert_id = admitted.alert.id
         try:
             note = self._database.write_soon(
@@ -104,13 +104,13 @@ class Recorder:
                 recorded, reported = await self._commit_accepted(order.client_order_id, submission)
             else:
                 recorded = await self._commit(order, submission, claim)
-            reach("W9")
+            hit("W9")
         finally:
             self.being_sent.discard(order.client_order_id)
             acceptance = self._outcomes.acceptances.pop(order.client_order_id, None)
         self._tell(order, submission, recorded)
         if acceptance is not None and reported is not None:
-            acceptance.tell(reported)
+            acceptance.report(reported)
         return recorded
 
     def _tell(self, order: Order, submission: Submission, recorded: Order) -> None:
@@ -129,9 +129,9 @@ class Recorder:
 
         Until it is flushed a crash leaves the order "submitting", and the next start asks for it by its name.
         """
-        self._outcomes.stages.signed(name, accepted.sent_at)
-        acceptance = Acceptance(name, order_id=accepted.order_id, now=self._clock(), signed_at=accepted.sent_at)
-        self._outcomes.accepted(acceptance)
+        self._outcomes.latency.on_signed(name, accepted.sent_at)
+        acceptance = PendingAcceptance(name, order_id=accepted.order_id, now=self._clock(), signed_at=accepted.sent_at)
+        self._outcomes.add_acceptance(acceptance)
         try:
             return await self._database.write_soon(acceptance.write)
         except StoreUnavailable as error:
@@ -141,7 +141,7 @@ class Recorder:
             acceptance.fail(error)  # the report's fault, perhaps: the acceptance stands all the same
             return await self._database.write_soon(acceptance.write_alone), None
 
-    async def _commit(self, order: Order, submission: Refused | Deferred | Unknown, claim: Step | None) -> Order:
+    async def _commit(self, order: Order, submission: Rejected | Retryable | Unknown, claim: Step | None) -> Order:
         """Commit why the order was not taken, or that nobody knows; with `claim`, in one transaction with the claim of a queued order."""
         now = self._clock()
         if claim is None:
@@ -153,13 +153,13 @@ class Recorder:
 
         return await self._database.write(claim_and_step)
 
-    def _step(self, order: Order, submission: Refused | Deferred | Unknown, now: datetime) -> Step:
+    def _step(self, order: Order, submission: Rejected | Retryable | Unknown, now: datetime) -> Step:
         """The write that follows from an answer."""
         name = order.client_order_id
         match submission:
-            case Refused():
+            case Rejected():
                 return partial(_refuse, order=order, refused=submission, now=now)
-            case Deferred(code=code, message=message, retry_after_s=retry_after_s):
+            case Retryable(code=code, message=message, retry_after_s=retry_after_s):
                 return self._defer(order, code, message, retry_after_s, now)
             case Unknown(reason=reason, sent_at=sent_at):
                 return lambda connection: order_lifecycle.mark_unknown(
@@ -186,7 +186,7 @@ class Recorder:
         )
 
 
-def _refuse(connection: sqlite3.Connection, *, order: Order, refused: Refused, now: datetime) -> Order:
+def _refuse(connection: sqlite3.Connection, *, order: Order, refused: Rejected, now: datetime) -> Order:
     """A definite no: nothing is there, and the same again would be refused again (reliability.md section 5).
 
     An exit is sent once more, with size and price as the position then wants them. A key that is refused closes the account for entries.

@@ -17,10 +17,10 @@ from kekbridge.config import Queue
 from kekbridge.errors import ExchangeUnavailable, KekbridgeError
 from kekbridge.exchange.base import Accepted, Exchange, Submission
 from kekbridge.execution.submitter import request_text
-from kekbridge.failpoints import reach
+from kekbridge.failpoints import hit
 from kekbridge.log import get_logger
 from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Purpose
-from kekbridge.model.orders import OrderReport
+from kekbridge.model.orders import OrderStatusReport
 from kekbridge.risk.exposure import was_left
 from kekbridge.store import fills
 from kekbridge.store import orders as order_rows
@@ -38,23 +38,23 @@ _PROTECTIVE_LIFE = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Exposure:
+class StopCoverage:
     """What of an entry is still open, and how much of it no live stop covers (base units, unsigned)."""
 
     open: Decimal
-    naked: Decimal
+    uncovered: Decimal
 
 
 @dataclass(frozen=True, slots=True)
-class StandIns:
+class ReplacementOrders:
     """What orders of ours, made for an entry afterwards, do for it: closed already, covered by live stops, and not known yet."""
 
     closed: Decimal
     covered: Decimal
-    is_undecided: bool
+    is_unresolved: bool
 
 
-class Guard:
+class StopLossGuard:
     """One per daemon. `submit` is pipeline.submit: protective orders go the same way as all others, only without a queue.
 
     It gets the seconds that the order may wait for its place in the exchange's rate window; None: as long as it takes.
@@ -74,41 +74,41 @@ class Guard:
         self._settings = settings
         self._clock = clock
         self._submit = submit
-        self._woken = asyncio.Event()
-        self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._sending: set[asyncio.Task[Submission | None]] = set()
-        self._changed_meanwhile: set[str] = set()
+        self._wake_event = asyncio.Event()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._submissions: set[asyncio.Task[Submission | None]] = set()
+        self._changed_while_busy: set[str] = set()
 
     def wake(self) -> None:
         """An entry with a stop executed, or a stop changed."""
-        self._woken.set()
+        self._wake_event.set()
 
     async def run(self) -> None:
         """For ever: look after every open protection whenever something changed."""
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
-                    await self._woken.wait()
-                    self._woken.clear()
+                    await self._wake_event.wait()
+                    self._wake_event.clear()
                     try:
                         for protection in await self._database.read(protections.open_protections):
-                            self._look_after(protection, group)
+                            self._start_guarding(protection, group)
                     except KekbridgeError as error:
                         log.error("protections_not_readable", error=error.message)
                         await asyncio.sleep(_PAUSE_S)
-                        self._woken.set()
+                        self._wake_event.set()
         finally:
-            for task in self._sending:
+            for task in self._submissions:
                 task.cancel()
 
-    def _look_after(self, protection: Protection, group: asyncio.TaskGroup) -> None:
+    def _start_guarding(self, protection: Protection, group: asyncio.TaskGroup) -> None:
         name = protection.order.client_order_id
-        if name in self._under_way:
-            self._changed_meanwhile.add(name)  # it may have looked already: once more when it believes to be done
+        if name in self._tasks:
+            self._changed_while_busy.add(name)  # it may have looked already: once more when it believes to be done
             return
         task = group.create_task(self._guard(protection))
-        self._under_way[name] = task
-        task.add_done_callback(lambda _: self._under_way.pop(name, None))
+        self._tasks[name] = task
+        task.add_done_callback(lambda _: self._tasks.pop(name, None))
 
     async def _guard(self, protection: Protection) -> None:
         """One entry, until its stop is live or its position is gone. Trouble with the exchange is no reason to give up."""
@@ -117,7 +117,7 @@ class Guard:
         started = now()
         pause = _PAUSE_S
         while True:
-            self._changed_meanwhile.discard(name)
+            self._changed_while_busy.discard(name)
             try:
                 state = await self._step(protection.order, started)
             except KekbridgeError as error:
@@ -127,7 +127,7 @@ class Guard:
                 log.exception("protection_failed", client_order_id=name)
                 state = None
             if state is not None:
-                if name not in self._changed_meanwhile:
+                if name not in self._changed_while_busy:
                     return
                 started, pause = now(), _PAUSE_S  # another fill: its part has its own time
                 continue
@@ -140,29 +140,29 @@ class Guard:
         """Look, and do the next thing; the state reached, or None when it has to be looked at again soon."""
         now = asyncio.get_running_loop().time
         entry = await self._database.read(order_rows.get, entry.client_order_id)
-        reach("W7")
-        stand_ins = await self._look_at_stand_ins(entry)
-        if stand_ins.is_undecided:
+        hit("W7")
+        stand_ins = await self._poll_replacements(entry)
+        if stand_ins.is_unresolved:
             return None  # one more of the kind, sent before the first is known, could close what others opened
-        exposure, state = await self._look(entry, stand_ins)
+        exposure, state = await self._coverage_of(entry, stand_ins)
         if exposure.open == ZERO:
             if now() - started < _READ_LAG_S and state is not ProtectionState.OVER:
                 return None
             return await self._mark(entry, ProtectionState.OVER)
-        if exposure.naked == ZERO:
+        if exposure.uncovered == ZERO:
             return await self._mark(entry, state)
-        if await self._was_left(entry):
+        if await self._was_closed(entry):
             return await self._mark(entry, ProtectionState.OVER, "closed; what is open now was opened after that")
-        await self._mark(entry, ProtectionState.WANTED, f"{exposure.naked} of {exposure.open} without a stop")
-        log.warning("position_naked", client_order_id=entry.client_order_id, naked=str(exposure.naked))
+        await self._mark(entry, ProtectionState.WANTED, f"{exposure.uncovered} of {exposure.open} without a stop")
+        log.warning("position_naked", client_order_id=entry.client_order_id, naked=str(exposure.uncovered))
         left_s = started + self._settings.protect_within_s * _PATIENCE - now()
         if left_s > 0 and not self._is_past_stop(entry):
-            await self._send(entry, _stop_of(entry, exposure.naked), within_s=left_s)
+            await self._send(entry, _stop_of(entry, exposure.uncovered), within_s=left_s)
         else:
-            await self._flatten(entry, exposure.naked)
+            await self._flatten(entry, exposure.uncovered)
         return None  # believed only when it is seen at the exchange
 
-    async def _look_at_stand_ins(self, entry: Order) -> StandIns:
+    async def _poll_replacements(self, entry: Order) -> ReplacementOrders:
         """Ask for every order that was made for this entry afterwards: stops in its place, take-profits, closes."""
         closed = covered = ZERO
         is_undecided = False
@@ -180,26 +180,26 @@ class Guard:
                 covered += report.quantity - report.executed_quantity if report.status is OrderStatus.ACCEPTED else ZERO
             elif not order.intent.is_bracket and not report.status.is_final:
                 is_undecided = True  # a close that is being matched
-        return StandIns(closed, covered, is_undecided)
+        return ReplacementOrders(closed, covered, is_undecided)
 
-    async def _look(self, entry: Order, stand_ins: StandIns) -> tuple[Exposure, ProtectionState]:
+    async def _coverage_of(self, entry: Order, stand_ins: ReplacementOrders) -> tuple[StopCoverage, ProtectionState]:
         """Ask the exchange for the entry and its stop, and set both against the position."""
         report = await self._exchange.find(entry)
         unclosed = max(entry.executed_quantity - _exited(report) - stand_ins.closed, ZERO)
         if unclosed == ZERO:
-            return Exposure(ZERO, ZERO), ProtectionState.OVER
+            return StopCoverage(ZERO, ZERO), ProtectionState.OVER
         held = min(self._position_on_side(entry), unclosed)
         if held == ZERO:
-            return Exposure(ZERO, ZERO), ProtectionState.WANTED  # flat, or not visible yet
+            return StopCoverage(ZERO, ZERO), ProtectionState.WANTED  # flat, or not visible yet
         covered = stand_ins.covered
         if report is not None and report.stop_is_live:
             own = _live_stop_quantity(report) or held
             if own >= held:
-                return Exposure(held, ZERO), ProtectionState.LIVE
+                return StopCoverage(held, ZERO), ProtectionState.LIVE
             covered += own
-        return Exposure(held, max(held - covered, ZERO)), ProtectionState.REPLACED
+        return StopCoverage(held, max(held - covered, ZERO)), ProtectionState.REPLACED
 
-    async def _was_left(self, entry: Order) -> bool:
+    async def _was_closed(self, entry: Order) -> bool:
         """True when the entry's position was closed and what is open now is somebody else's: its stop went with it, as it should.
 
         Asked only when something looks naked. Where the exchange does not answer, the position counts as the entry's: better a stop too
@@ -247,13 +247,13 @@ class Guard:
             protections.add_order, entry, intent, now=now, expires_at=now + _PROTECTIVE_LIFE, request_text=request_text
         )
         sending = asyncio.create_task(self._submit(order, within_s))
-        self._sending.add(sending)
-        sending.add_done_callback(self._sent)
+        self._submissions.add(sending)
+        sending.add_done_callback(self._on_submitted)
         await asyncio.wait({sending}, timeout=within_s)
         return sending.result() if sending.done() else None
 
-    def _sent(self, sending: asyncio.Task[Submission | None]) -> None:
-        self._sending.discard(sending)
+    def _on_submitted(self, sending: asyncio.Task[Submission | None]) -> None:
+        self._submissions.discard(sending)
         if not sending.cancelled():
             sending.exception()  # told by whoever still waits for it
 
@@ -262,19 +262,19 @@ class Guard:
         return state
 
 
-def _exited(report: OrderReport | None) -> Decimal:
+def _exited(report: OrderStatusReport | None) -> Decimal:
     """What the entry's own exits (stop loss, take-profit) have closed already."""
     return ZERO if report is None else sum((leg.executed_quantity for leg in _leaves(report)), ZERO)
 
 
-def _live_stop_quantity(report: OrderReport) -> Decimal:
+def _live_stop_quantity(report: OrderStatusReport) -> Decimal:
     """Size of the entry's own live stop; zero when the exchange gives none (then it follows the position)."""
     return max(
         (leg.quantity for leg in _leaves(report) if leg.algo_type == "STOP_LOSS" and leg.stop_is_live), default=ZERO
     )
 
 
-def _leaves(report: OrderReport) -> tuple[OrderReport, ...]:
+def _leaves(report: OrderStatusReport) -> tuple[OrderStatusReport, ...]:
     if not report.children:
         return () if report.algo_type not in ("STOP_LOSS", "TAKE_PROFIT") else (report,)
     return tuple(leaf for child in report.children for leaf in _leaves(child))

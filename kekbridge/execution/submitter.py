@@ -20,29 +20,29 @@ from kekbridge.alerts import message as payload
 from kekbridge.alerts.message import Message
 from kekbridge.config import Settings
 from kekbridge.errors import RequestRefused, StoreUnavailable
-from kekbridge.exchange.base import Accepted, Deferred, Exchange, Submission, Unknown
+from kekbridge.exchange.base import Accepted, Exchange, Retryable, Submission, Unknown
 from kekbridge.exchange.orderly import requests
-from kekbridge.exchange.orderly.rate_limiter import Ticket
+from kekbridge.exchange.orderly.rate_limiter import WindowPermit
 from kekbridge.execution.recorder import Recorder
-from kekbridge.execution.updates import Outcomes
-from kekbridge.failpoints import reach
+from kekbridge.execution.updates import OrderUpdates
+from kekbridge.failpoints import hit
 from kekbridge.ingress import dry_run, responses
-from kekbridge.ingress.http import Answer, Caller, Delivery
+from kekbridge.ingress.http import Sender, WebhookRequest, WebhookResponse
 from kekbridge.ingress.receiver import Drafter, Reorder
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Order, OrderStatus, Usage, Webhook, client_order_id_of
-from kekbridge.model.admission import AlertDraft, Decision, Recheck
+from kekbridge.model.admission import Decision, NewAlert, Recheck
 from kekbridge.planning import decide as decision
-from kekbridge.planning.decide import Terms
+from kekbridge.planning.decide import AccountPolicy
 from kekbridge.store import claims, order_lifecycle
 from kekbridge.store.admissions import Admission
-from kekbridge.store.claims import Claimed
+from kekbridge.store.claims import ClaimedOrders
 from kekbridge.store.database import Database
 from kekbridge.store.order_queue import NOT_TO_BE_SENT
 from kekbridge.store.reservations import read_usage
 
 
-class Departures(Protocol):
+class Dispatcher(Protocol):
     """The worker, as the request sees it."""
 
     @property
@@ -64,28 +64,28 @@ class Departures(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class SendPermit:
     """What an order has when it may leave: its place in the rate window (None: it is only to be finished), or why it cannot be sent."""
 
-    ticket: Ticket | None = None
+    ticket: WindowPermit | None = None
     trouble: Submission | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Leave:
+class _Granted:
     """An order's permission to leave at once, given in the transaction that claims it."""
 
     order: Order
-    ticket: Ticket
+    ticket: WindowPermit
 
 
-class Turns:
+class SendPermits:
     """The turns of one daemon's orders."""
 
-    def __init__(self, exchange: Exchange, departures: Departures) -> None:
+    def __init__(self, exchange: Exchange, departures: Dispatcher) -> None:
         self._exchange = exchange
         self._departures = departures
-        self._leaves: dict[str, _Leave] = {}  # of orders claimed to leave at once
+        self._leaves: dict[str, _Granted] = {}  # of orders claimed to leave at once
 
     def may_leave_now(self, order: Order) -> bool:
         """Asked on the writer thread: with a free lane and a place in the rate window an order is claimed.
@@ -94,32 +94,36 @@ class Turns:
         """
         if self._lacks_leverage(order) or not self._departures.enter(order):
             return False
-        ticket = self._exchange.take_turn(order)
+        ticket = self._exchange.try_acquire_permit(order)
         if ticket is None:
             self._departures.leave(order)
             return False
-        self._leaves[order.client_order_id] = _Leave(order, ticket)
+        self._leaves[order.client_order_id] = _Granted(order, ticket)
         return True
 
     def take_back(self, name: str) -> None:
         """An order does not leave after all: its lane and its place in the rate window are free again."""
         leave = self._leaves.pop(name, None)
         if leave is not None:
-            leave.ticket.give_back()
+            leave.ticket.release()
             self._departures.leave(leave.order)
 
-    async def wait(self, order: Order, may_be_claimed: Callable[[Order], Awaitable[bool]]) -> Turn:
+    async def wait(self, order: Order, may_be_claimed: Callable[[Order], Awaitable[bool]]) -> SendPermit:
         """Its leverage, then its place in the rate window, or what it was given with its claim.
 
         `may_be_claimed` is asked before a leverage is changed: what may not be sent changes nothing.
         """
         leave = self._leaves.pop(order.client_order_id, None)
         if leave is not None:
-            return Turn(leave.ticket)
+            return SendPermit(leave.ticket)
         if order.code in NOT_TO_BE_SENT:
-            return Turn()
+            return SendPermit()
         trouble = await self._set_leverage(order, may_be_claimed)
-        return Turn(trouble=trouble) if trouble is not None else Turn(await self._exchange.wait_turn(order))
+        return (
+            SendPermit(trouble=trouble)
+            if trouble is not None
+            else SendPermit(await self._exchange.acquire_permit(order))
+        )
 
     def _lacks_leverage(self, order: Order) -> bool:
         """True for an entry whose symbol is not at the leverage that it asks for. Any thread."""
@@ -144,7 +148,7 @@ class Turns:
                 return None
             case Unknown(reason=reason):
                 # The order itself was not sent, and setting a leverage twice does no harm: try again.
-                return Deferred("leverage_not_set", f"leverage {wanted} could not be confirmed: {reason}")
+                return Retryable("leverage_not_set", f"leverage {wanted} could not be confirmed: {reason}")
             case _:
                 return replace(answer, message=f"leverage {wanted} could not be set: {answer.message}")
 
@@ -155,10 +159,10 @@ log = get_logger("kekbridge.execution.submitter")
 _TURNS_TO_LEAVE: Final = 2
 
 
-class Door(Protocol):
+class Authentication(Protocol):
     """Proves who sent a message; raises RequestRefused."""
 
-    def authenticate(self, delivery: Delivery, message: Message) -> Caller: ...
+    def authenticate(self, delivery: WebhookRequest, message: Message) -> Sender: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,14 +179,14 @@ class Pipeline:
     def __init__(
         self,
         *,
-        door: Door,
+        door: Authentication,
         database: Database,
         exchange: Exchange,
-        outcomes: Outcomes,
+        outcomes: OrderUpdates,
         settings: Settings,
-        terms: Terms,
+        terms: AccountPolicy,
         clock: Callable[[], datetime],
-        departures: Departures,
+        departures: Dispatcher,
         tell_price: Callable[[str, Decimal], bool],
     ) -> None:
         self._door = door
@@ -196,7 +200,7 @@ class Pipeline:
         self._drafter = Drafter(settings=settings.auth, terms=terms, clock=clock, tell_price=tell_price)
         self._recorder = Recorder(database=database, outcomes=outcomes, settings=settings.queue, clock=clock)
         self._reorder = Reorder()
-        self._turns = Turns(exchange, departures)
+        self._turns = SendPermits(exchange, departures)
 
     @property
     def being_sent(self) -> frozenset[str]:
@@ -209,25 +213,25 @@ class Pipeline:
 
     # ------------------------------------------------------------------------------------------------------ in the request
 
-    async def receive(self, delivery: Delivery) -> Answer:
+    async def receive(self, delivery: WebhookRequest) -> WebhookResponse:
         """Take one POST to its stored verdict and answer it.
 
         Raises RequestRefused for requests nobody vouches for, StoreUnavailable when nothing was stored.
         """
         started = time.perf_counter()
         message = payload.read_message(delivery.body)
-        caller = dry_run.as_asked(self._door.authenticate(delivery, message))
+        caller = dry_run.with_requested_limits(self._door.authenticate(delivery, message))
         if caller.webhook.settings.follow == "position" and not caller.is_dry_run:
             await self._wait_for_turn(message, caller.webhook)
-        await self._outcomes.unbooked.wait()
+        await self._outcomes.unrecorded_fills.wait()
         snapshot = self._known_account()
         draft, decide = self._drafter.prepare(delivery, message, caller, snapshot)
         if caller.is_dry_run:
             rates = self._settings.risk.rates
-            return await dry_run.rehearse(self._database, draft, decide, caller.webhook, rates, now=draft.received_at)
-        reach("W0")
+            return await dry_run.dry_run(self._database, draft, decide, caller.webhook, rates, now=draft.received_at)
+        hit("W0")
         admitted = await self._admit(draft, decide, caller.webhook)
-        reach("W1")
+        hit("W1")
         stages = {"stored": _milliseconds_since(started)}
         self._tell_stored(admitted, stages["stored"])
         self._departures.take(admitted)
@@ -245,7 +249,7 @@ class Pipeline:
         if admitted.kind not in ("duplicate", "conflict"):
             first = next((order.client_order_id for order in admitted.orders if order.leg == 0), None)
             alert = admitted.alert
-            self._outcomes.stages.stored(alert.received_at, alert.fired_at, milliseconds, first)
+            self._outcomes.latency.on_stored(alert.received_at, alert.fired_at, milliseconds, first)
 
     def _known_account(self) -> AccountSnapshot:
         snapshot = self._exchange.snapshot
@@ -263,11 +267,11 @@ class Pipeline:
 
         async def is_out_of_turn() -> bool:
             usage = await self._database.read(read_usage, webhook.id, now=self._clock(), cooldown_s=0)
-            return decision.is_out_of_turn(usage, alert=alert, webhook=webhook, snapshot=self._known_account())
+            return decision.is_out_of_order(usage, alert=alert, webhook=webhook, snapshot=self._known_account())
 
         await self._reorder.wait_for_turn(webhook.id, is_out_of_turn, reorder_ms=webhook.settings.reorder_ms)
 
-    async def _admit(self, draft: AlertDraft, decide: Callable[[Usage], Decision], webhook: Webhook) -> Admission:
+    async def _admit(self, draft: NewAlert, decide: Callable[[Usage], Decision], webhook: Webhook) -> Admission:
         max_age_s = max(self._settings.queue.max_age_s, webhook.settings.max_timestamp_age_s or 0)
         fired_at = min(draft.fired_at or draft.received_at, draft.received_at)
         self._outcomes.close_acceptances()
@@ -292,16 +296,16 @@ class Pipeline:
             self._turns.take_back(client_order_id_of(draft.id, 0))  # the claim was undone with everything else
             raise
 
-    async def _answer(self, admitted: Admission, delivery: Delivery) -> Answer:
+    async def _answer(self, admitted: Admission, delivery: WebhookRequest) -> WebhookResponse:
         """The answer to a stored alert; waits a moment for the outcome of its orders."""
-        known = responses.stored_answer(admitted)
+        known = responses.stored_response(admitted)
         if known is not None:
             return known
         alert = admitted.alert
         spent = (self._clock() - delivery.received_at).total_seconds()
-        with self._outcomes.watch(alert.id, admitted.orders) as watch:
+        with self._outcomes.wait_for(alert.id, admitted.orders) as watch:
             settled = await watch.wait(self._settings.server.respond_within_s - max(spent, 0))
-        return responses.order_answer(
+        return responses.order_response(
             settled,
             alert_id=alert.alert_id or alert.id,
             now=self._clock(),
@@ -310,7 +314,9 @@ class Pipeline:
             is_duplicate=admitted.kind == "duplicate",
         )
 
-    def _log_alert(self, admitted: Admission, answer: Answer, caller: Caller, stages: Mapping[str, float]) -> None:
+    def _log_alert(
+        self, admitted: Admission, answer: WebhookResponse, caller: Sender, stages: Mapping[str, float]
+    ) -> None:
         log.info(
             "alert",
             alert_id=admitted.alert.id,
@@ -324,7 +330,7 @@ class Pipeline:
 
     # ------------------------------------------------------------------------------------------------- behind the queue
 
-    async def claim_next(self, *, entries_allowed: bool) -> Claimed:
+    async def claim_next(self, *, entries_allowed: bool) -> ClaimedOrders:
         """Claim, with one flush, what stands in the queue and may leave this instant: `send` it at once, in the turn of `wait_turn`."""
         granted: list[str] = []
 
@@ -334,7 +340,7 @@ class Pipeline:
             granted.append(order.client_order_id)
             return True
 
-        await self._outcomes.unbooked.wait()
+        await self._outcomes.unrecorded_fills.wait()
         now = self._clock()
         # Taken in the moment in which the job is queued: what is stored before it runs is in the picture, what comes later is not.
         look = partial(decision.recheck, snapshot=self._known_account(), terms=self._terms, now=now)
@@ -361,7 +367,7 @@ class Pipeline:
     async def give_back(self, order: Order) -> None:
         """A claimed order that stood in line does not leave after all: back to the queue, in its old place. Raises StoreUnavailable."""
         self._turns.take_back(order.client_order_id)
-        returned = await self._database.write(order_lifecycle.mark_unsent, order.client_order_id, now=self._clock())
+        returned = await self._database.write(order_lifecycle.requeue_unsent, order.client_order_id, now=self._clock())
         self._outcomes.publish(returned)
         log.info("order_stepped_back", client_order_id=order.client_order_id)
 
@@ -374,7 +380,7 @@ class Pipeline:
             async with asyncio.timeout(within_s):
                 turn = await self.wait_turn(order)
         except TimeoutError:
-            late = Deferred(
+            late = Retryable(
                 "exchange_busy", f"no place in the exchange's rate window came free within {within_s:.1f} s"
             )
             await asyncio.shield(self._recorder.record(order, late))
@@ -385,14 +391,14 @@ class Pipeline:
         await asyncio.shield(sent.recorded)
         return sent.submission
 
-    async def wait_turn(self, order: Order) -> Turn:
+    async def wait_turn(self, order: Order) -> SendPermit:
         """Its leverage, and its place in the exchange's rate window, for `send`.
 
         Both come before the claim: whoever is stopped or killed while waiting for them finds the order queued, not perhaps sent.
         """
         return await self._turns.wait(order, self._may_be_claimed)
 
-    async def send(self, order: Order, turn: Turn) -> Sent | None:
+    async def send(self, order: Order, turn: SendPermit) -> Sent | None:
         """Check a queued order once more, commit "submitting", send it once in its turn and begin to record the answer.
 
         Returns None when it was not sent (expired, denied, or nothing left to close). Unknown is for recovery.py to resolve.
@@ -403,18 +409,18 @@ class Pipeline:
             return await self._send(order, turn.ticket)
         finally:
             if turn.ticket is not None:
-                turn.ticket.give_back()  # no effect once it was used
+                turn.ticket.release()  # no effect once it was used
 
-    async def _send(self, order: Order, ticket: Ticket | None) -> Sent | None:
+    async def _send(self, order: Order, ticket: WindowPermit | None) -> Sent | None:
         claimed = await self._claim(order)
         if claimed is None:
             return None
         being_sent = self._recorder.being_sent
         being_sent.add(order.client_order_id)
         try:
-            reach("W4")
-            submission = await self._exchange.place(claimed, ticket)
-            reach("W6")
+            hit("W4")
+            submission = await self._exchange.submit(claimed, ticket)
+            hit("W6")
         except BaseException:
             being_sent.discard(order.client_order_id)
             raise
@@ -424,8 +430,8 @@ class Pipeline:
         """The order as it will be sent, committed as submitting; None when it must not be sent any more."""
         if order.status is OrderStatus.SUBMITTING:
             return order  # claimed a moment ago, to leave at once
-        reach("W2" if order.intent.after_leg is None else "W8")
-        await self._outcomes.unbooked.wait()
+        hit("W2" if order.intent.after_leg is None else "W8")
+        await self._outcomes.unrecorded_fills.wait()
         claimed = await self._database.write(self._claiming(order))
         if not claimed.status.is_final:
             return claimed

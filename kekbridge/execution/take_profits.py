@@ -32,7 +32,7 @@ _NOT_THERE = (OrderStatus.REJECTED, OrderStatus.DENIED, OrderStatus.EXPIRED, Ord
 _IN_FLIGHT = (OrderStatus.QUEUED, OrderStatus.SUBMITTING, OrderStatus.UNKNOWN)
 
 
-class TakeProfits:
+class TakeProfitPlacer:
     """One per daemon. `submit` is pipeline.submit."""
 
     def __init__(

@@ -16,10 +16,10 @@ from kekbridge.config import Queue
 from kekbridge.errors import ExchangeUnavailable, StoreUnavailable
 from kekbridge.exchange.base import Exchange
 from kekbridge.exchange.orderly import requests
-from kekbridge.execution.updates import Bell, Outcomes
+from kekbridge.execution.updates import OrderUpdates, TimedEvent
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus
-from kekbridge.model.orders import OrderReport
+from kekbridge.model.orders import OrderStatusReport
 from kekbridge.store import fills, order_journal, order_lifecycle, order_queue, positions, protection
 from kekbridge.store import orders as order_rows
 from kekbridge.store import protection as ladders
@@ -40,7 +40,7 @@ _POLL_S = 2.0
 _TRADE_OVERLAP = timedelta(seconds=10)
 
 
-class Follower:
+class OrderTracker:
     """Follows orders to their end; one per daemon."""
 
     def __init__(
@@ -48,22 +48,22 @@ class Follower:
         *,
         database: Database,
         exchange: Exchange,
-        outcomes: Outcomes,
+        outcomes: OrderUpdates,
         settings: Queue,
         clock: Callable[[], datetime],
         protection_changed: Callable[[], None],
     ) -> None:
         self._database = database
         self._exchange = exchange
-        self._outcomes = outcomes
+        self._updates = outcomes
         self._settings = settings
         self._clock = clock
         self._protection_changed = protection_changed
         self._expected: dict[str, _Expected] = {}  # by client order id, of the orders being sent or followed
         # The newest picture of the account that anything to be written brought along. Each write stores this one, not its own: a report
         # that joins an acceptance is written before what was queued in between, which must not bring an older picture back.
-        self._shown: AccountSnapshot | None = None
-        self._inbox: asyncio.Queue[OrderReport] = asyncio.Queue(maxsize=10_000)
+        self._newest_snapshot: AccountSnapshot | None = None
+        self._inbox: asyncio.Queue[OrderStatusReport] = asyncio.Queue(maxsize=10_000)
         self._trades_wanted = asyncio.Event()
         self._positions_moved = asyncio.Event()
         exchange.listen(self._on_report)
@@ -73,7 +73,7 @@ class Follower:
     # ---------------------------------------------------------------------------------------------------- one order
 
     @contextmanager
-    def expecting(self, order: Order) -> Iterator[None]:
+    def expect(self, order: Order) -> Iterator[None]:
         """While inside, reports of this order are kept for `follow`: it is being sent, and the stream may be quicker than the answer."""
         name = order.client_order_id
         self._expected[name] = _Expected(may_rest=not order.intent.order_type.is_immediate)
@@ -81,16 +81,16 @@ class Follower:
             yield
         finally:
             told = self._expected.pop(name).report
-            self._outcomes.unbooked.booked(name)
+            self._updates.unrecorded_fills.discard(name)
             if told is not None:
                 self._on_report(told)  # nobody followed it: it is taken like any other
 
-    async def follow(self, order: Order) -> Order:
+    async def track(self, order: Order) -> Order:
         """Stay with an order that the exchange took until it is final or rests, at most `outcome_timeout_s`; returns it as last known."""
         name = order.client_order_id
         if name not in self._expected:
-            with self.expecting(order):
-                return await self.follow(order)
+            with self.expect(order):
+                return await self.track(order)
         deadline = asyncio.get_running_loop().time() + self._settings.outcome_timeout_s
         pause = _FIRST_LOOK_S
         expected = self._expected[name]
@@ -104,12 +104,12 @@ class Follower:
             else:
                 # Somebody else may have asked meanwhile.
                 order = self._database.read_now(order_rows.get, name)
-                order = order if order.is_settled else await self.look(order)
+                order = order if order.is_settled else await self.poll(order)
             if order.is_settled or asyncio.get_running_loop().time() >= deadline:
                 return order
             pause = min(pause * 2, _SLOWEST_LOOK_S)
 
-    async def look(self, order: Order) -> Order:
+    async def poll(self, order: Order) -> Order:
         """Ask the exchange about one order and record what it says; the order unchanged when there is no answer."""
         try:
             report = await self._exchange.find(order)
@@ -118,7 +118,7 @@ class Follower:
             return order
         return order if report is None else await self.apply(order, report)
 
-    async def apply(self, order: Order, report: OrderReport) -> Order:
+    async def apply(self, order: Order, report: OrderStatusReport) -> Order:
         """Record a report and its fills in one transaction, and tell whoever waits."""
         executions: tuple[Fill, ...] = ()
         if report.executed_quantity > order.executed_quantity:
@@ -130,28 +130,30 @@ class Follower:
         try:
             stored = self._store(order.client_order_id, report, executions)
         finally:
-            self._outcomes.unbooked.booked(order.client_order_id)
-        if self._outcomes.is_awaited(order.alert_id):
-            self._database.hurry()
+            self._updates.unrecorded_fills.discard(order.client_order_id)
+        if self._updates.is_awaited(order.alert_id):
+            self._database.flush_now()
         updated = await stored  # the write stands, also when the wait for it is cut off
-        self._outcomes.publish(updated)
+        self._updates.publish(updated)
         if executions and (updated.needs_stop or requests.has_later_exits(updated.intent)):
             self._protection_changed()
         return updated
 
-    def _store(self, name: str, report: OrderReport, executions: tuple[Fill, ...]) -> Awaitable[Order]:
+    def _store(self, name: str, report: OrderStatusReport, executions: tuple[Fill, ...]) -> Awaitable[Order]:
         """Begin to write down a report; one write with the order's acceptance while that waits for its flush."""
         now = self._clock()
-        self._shown = self._exchange.snapshot
+        self._newest_snapshot = self._exchange.snapshot
 
-        def write(connection: sqlite3.Connection, known: Order | order_journal.Unwritten | None = None) -> Order:
-            return record_report(connection, name, report, executions, self._shown, now=now, known=known)
+        def write(
+            connection: sqlite3.Connection, known: Order | order_journal.UnsavedTransition | None = None
+        ) -> Order:
+            return record_report(connection, name, report, executions, self._newest_snapshot, now=now, known=known)
 
-        acceptance = self._outcomes.acceptances.get(name)
+        acceptance = self._updates.acceptances.get(name)
         joined = None if acceptance is None else acceptance.join(write)
         return self._database.write_soon(write) if joined is None else joined
 
-    async def look_at_exits(self) -> None:
+    async def poll_exits(self) -> None:
         """Ask what became of the stop losses and take-profits that travelled with entries, and record their executions."""
         for entry in await self._database.read(protection.open_entries):
             report = await self._exchange.find(entry)
@@ -169,18 +171,18 @@ class Follower:
 
     # ------------------------------------------------------------------------------------------------------- the stream
 
-    def _on_report(self, report: OrderReport) -> None:
+    def _on_report(self, report: OrderStatusReport) -> None:
         """From the exchange's stream, in the moment in which the account shows what it tells.
 
         A full inbox drops the report: the reconciliation finds the same facts.
         """
         name = report.client_order_id
         if name and report.executed_quantity > 0:
-            self._outcomes.unbooked.heard(name)
+            self._updates.unrecorded_fills.add(name)
         try:
             self._inbox.put_nowait(report)
         except asyncio.QueueFull:
-            self._outcomes.unbooked.booked(name or "")
+            self._updates.unrecorded_fills.discard(name or "")
             log.error("report_inbox_full", client_order_id=report.client_order_id)
 
     def _on_gap(self) -> None:
@@ -205,13 +207,13 @@ class Follower:
                 self._expected[name].take(report)
                 continue
             try:
-                await self._take(report)
+                await self._handle_report(report)
             except StoreUnavailable as error:
                 log.error("report_not_stored", client_order_id=name, error=error.message)
             finally:
-                self._outcomes.unbooked.booked(name)
+                self._updates.unrecorded_fills.discard(name)
 
-    async def _take(self, report: OrderReport) -> None:
+    async def _handle_report(self, report: OrderStatusReport) -> None:
         """A report of an order that nobody stays with."""
         name = report.client_order_id
         order = await self._database.read(order_rows.find, name) if name else None
@@ -220,9 +222,9 @@ class Follower:
                 self._trades_wanted.set()  # an exit of a bracket, or an order of somebody else
             return
         if not order.status.is_final:
-            await (self.apply(order, report) if _is_whole(report) else self.look(order))
+            await (self.apply(order, report) if _is_whole(report) else self.poll(order))
             if (expected := self._expected.get(order.client_order_id)) is not None:
-                expected.bell.ring()  # it began to be followed in this very moment
+                expected.bell.set()  # it began to be followed in this very moment
         if report.is_algo:
             self._trades_wanted.set()
             self._protection_changed()
@@ -233,9 +235,9 @@ class Follower:
             await self._trades_wanted.wait()
             self._trades_wanted.clear()
             try:
-                await self.look_at_all()
-                await self.look_at_exits()
-                await self.sync_trades()
+                await self.poll_open_orders()
+                await self.poll_exits()
+                await self.sync_fills()
             except (ExchangeUnavailable, StoreUnavailable) as error:
                 log.warning("trades_not_synced", error=error.message)
 
@@ -260,14 +262,14 @@ class Follower:
                 self._trades_wanted.set()
                 self._protection_changed()
 
-    async def look_at_all(self) -> None:
+    async def poll_open_orders(self) -> None:
         """Ask for every order of ours that the exchange has or may have, and that nobody is following already."""
         for order in await self._database.read(order_queue.unfinished):
             is_there = order.order_id is not None or order.status is OrderStatus.UNKNOWN
             if is_there and order.client_order_id not in self._expected:
-                await self.look(order)
+                await self.poll(order)
 
-    async def sync_trades(self) -> int:
+    async def sync_fills(self) -> int:
         """Record every trade of the account since the last known one, ours and others'; returns how many were new."""
         now = self._clock()
         last = await self._database.read(fills.last_time)
@@ -278,28 +280,30 @@ class Follower:
     async def save_positions(self, snapshot: AccountSnapshot) -> None:
         """Keep the positions table as the exchange sees it, for `kekbridge positions`."""
         now = self._clock()
-        self._shown = newest = self._exchange.snapshot or snapshot
+        self._newest_snapshot = newest = self._exchange.snapshot or snapshot
         await self._database.write_soon(
-            lambda connection: positions.replace_all(connection, self._shown or newest, now=now)
+            lambda connection: positions.replace_all(connection, self._newest_snapshot or newest, now=now)
         )
 
 
 def record_report(
     connection: sqlite3.Connection,
     client_order_id: str,
-    report: OrderReport,
+    report: OrderStatusReport,
     executions: tuple[Fill, ...],
     snapshot: AccountSnapshot | None,
     *,
     now: datetime,
-    known: Order | order_journal.Unwritten | None = None,
+    known: Order | order_journal.UnsavedTransition | None = None,
 ) -> Order:
     """One transaction: what the exchange says of the order, its fills, and the positions they led to.
 
     `known` is the order as this transaction has it already, accepted a moment ago.
     """
     known = known or order_rows.get(connection, client_order_id)
-    fills.record(connection, executions, order=known.order if isinstance(known, order_journal.Unwritten) else known)
+    fills.record(
+        connection, executions, order=known.order if isinstance(known, order_journal.UnsavedTransition) else known
+    )
     updated = order_lifecycle.apply_report(
         connection,
         client_order_id,
@@ -331,7 +335,7 @@ def record_exits(
     fills.record_exits(connection, executions, entry=entry)
 
 
-def legs_of(report: OrderReport) -> tuple[Leg, ...]:
+def legs_of(report: OrderStatusReport) -> tuple[Leg, ...]:
     """The stop loss and take-profit of a bracket, whichever it has, as the exchange tells them."""
     found: list[Leg] = []
     for child in report.children:
@@ -350,7 +354,7 @@ def legs_of(report: OrderReport) -> tuple[Leg, ...]:
     return tuple(found)
 
 
-def _is_whole(report: OrderReport) -> bool:
+def _is_whole(report: OrderStatusReport) -> bool:
     """True for a report that says all there is to say now; an algo order's, and one that traded without a price, must be asked for."""
     return not report.is_algo and (not report.executed_quantity or report.average_price is not None)
 
@@ -360,11 +364,11 @@ class _Expected:
     """What the stream told of an order that somebody stays with: the newest report that needs no asking, and that there was one."""
 
     may_rest: bool
-    bell: Bell = field(default_factory=Bell)
-    report: OrderReport | None = None
+    bell: TimedEvent = field(default_factory=TimedEvent)
+    report: OrderStatusReport | None = None
 
-    def take(self, report: OrderReport) -> None:
+    def take(self, report: OrderStatusReport) -> None:
         if report.status is OrderStatus.ACCEPTED and not report.executed_quantity and not self.may_rest:
             return  # that an order at market is there says nothing of its end, which follows at once
         self.report = report if _is_whole(report) else None
-        self.bell.ring()
+        self.bell.set()

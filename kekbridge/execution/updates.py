@@ -13,15 +13,15 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Final
 
-from kekbridge.execution.latency import StageWatch
+from kekbridge.execution.latency import LatencyTracker
 from kekbridge.model import Order
 from kekbridge.store import order_journal, order_lifecycle
 
 # Writes a report within the transaction of the acceptance, and knows the order from there.
-Report = Callable[[sqlite3.Connection, Order | order_journal.Unwritten], Order]
+Report = Callable[[sqlite3.Connection, Order | order_journal.UnsavedTransition], Order]
 
 
-class Acceptance:
+class PendingAcceptance:
     """That the exchange took an order at `now`, signed and sent at `signed_at`. `write` is the writer thread's, all else the loop's."""
 
     def __init__(self, client_order_id: str, *, order_id: str, now: datetime, signed_at: datetime | None) -> None:
@@ -32,7 +32,7 @@ class Acceptance:
         self._joining = threading.Lock()
         self._is_closed = False  # it is being written, or something was decided that must not see the report
         self._report: Report | None = None
-        self._told: asyncio.Future[Order] | None = None
+        self._reported: asyncio.Future[Order] | None = None
 
     def join(self, report: Report) -> asyncio.Future[Order] | None:
         """Let a report be written with it; the future has the order as it then stands. None when it is too late: write it alone."""
@@ -40,8 +40,8 @@ class Acceptance:
             if self._is_closed or self._report is not None:
                 return None
             self._report = report
-        self._told = asyncio.get_running_loop().create_future()
-        return self._told
+        self._reported = asyncio.get_running_loop().create_future()
+        return self._reported
 
     def close(self) -> None:
         """Let no report join any more."""
@@ -68,47 +68,47 @@ class Acceptance:
             connection, self.client_order_id, order_id=self.order_id, now=self.now, signed_at=self.signed_at
         )
 
-    def tell(self, reported: Order) -> None:
+    def report(self, reported: Order) -> None:
         """Hand the order on to whoever joined, after the flush and after the acceptance was told."""
-        if self._told is not None and not self._told.done():
-            self._told.set_result(reported)
+        if self._reported is not None and not self._reported.done():
+            self._reported.set_result(reported)
 
     def fail(self, error: BaseException) -> None:
         """What joined was not written."""
-        if self._told is not None and not self._told.done():
-            self._told.set_exception(error)
+        if self._reported is not None and not self._reported.done():
+            self._reported.set_exception(error)
 
 
 # Booking takes a few turns of the loop; where it takes an answer of the exchange, an alert must not wait for that.
-LONGEST_S: Final = 0.2
+LONGEST_WAIT_S: Final = 0.2
 
 
-class Unbooked:
+class UnrecordedFills:
     """By client order id, of all orders whose report of an execution is not on its way into the store. The loop's thread only."""
 
     def __init__(self) -> None:
         self._orders: set[str] = set()
-        self._waiting: set[Bell] = set()
+        self._waiting: set[TimedEvent] = set()
 
-    def heard(self, client_order_id: str) -> None:
+    def add(self, client_order_id: str) -> None:
         """The account shows an execution of this order since now."""
         self._orders.add(client_order_id)
 
-    def booked(self, client_order_id: str) -> None:
+    def discard(self, client_order_id: str) -> None:
         """What is known of the order stands in the writer's queue, in front of whatever is decided next."""
         self._orders.discard(client_order_id)
         if not self._orders:
             for bell in self._waiting:
-                bell.ring()
+                bell.set()
 
     async def wait(self) -> None:
         """Return when nothing is unbooked, at the latest after LONGEST_S; at once, without a turn of the loop, when nothing is."""
         if not self._orders:
             return
         now = asyncio.get_running_loop().time
-        deadline = now() + LONGEST_S
+        deadline = now() + LONGEST_WAIT_S
         while self._orders and (left := deadline - now()) > 0:
-            bell = Bell()
+            bell = TimedEvent()
             self._waiting.add(bell)
             try:
                 await bell.wait(left)
@@ -116,28 +116,28 @@ class Unbooked:
                 self._waiting.discard(bell)
 
 
-class Bell:
+class TimedEvent:
     """Rung at any time, also before anybody listens; it stays rung until `clear`. One task at a time may wait."""
 
-    __slots__ = ("_waiter", "has_rung")
+    __slots__ = ("_waiter", "is_set")
 
     def __init__(self) -> None:
-        self.has_rung = False
+        self.is_set = False
         self._waiter: asyncio.Future[None] | None = None
 
-    def ring(self) -> None:
+    def set(self) -> None:
         """Wake whoever waits, or spare the next one the wait."""
-        self.has_rung = True
+        self.is_set = True
         if self._waiter is not None:
             _end(self._waiter)
 
     def clear(self) -> None:
         """Forget that it has rung."""
-        self.has_rung = False
+        self.is_set = False
 
     async def wait(self, longest_s: float) -> bool:
         """True once it has rung, at once if it has already; False after so many seconds."""
-        if self.has_rung:
+        if self.is_set:
             return True
         loop = asyncio.get_running_loop()
         waiter = self._waiter = loop.create_future()
@@ -147,7 +147,7 @@ class Bell:
         finally:
             timer.cancel()
             self._waiter = None
-        return self.has_rung
+        return self.is_set
 
 
 def _end(waiter: asyncio.Future[None]) -> None:
@@ -155,7 +155,7 @@ def _end(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
-class Watch:
+class OrderWaiter:
     """The latest known orders of one alert, and a bell for the moment when nothing more will happen soon.
 
     Orders that protect a position afterwards are left out: they may wait for days, and the sender did not ask for them.
@@ -163,8 +163,8 @@ class Watch:
 
     def __init__(self, orders: Iterable[Order]) -> None:
         self._orders = {order.client_order_id: order for order in orders if not order.is_protective}
-        self._settled = Bell()
-        self._look()
+        self._settled = TimedEvent()
+        self._check()
 
     @property
     def orders(self) -> tuple[Order, ...]:
@@ -173,7 +173,7 @@ class Watch:
     def update(self, order: Order) -> None:
         if not order.is_protective:
             self._orders[order.client_order_id] = order
-            self._look()
+            self._check()
 
     async def wait(self, timeout: float) -> tuple[Order, ...]:
         """The orders once all are settled, or as they are when the timeout (seconds) is over."""
@@ -181,53 +181,55 @@ class Watch:
             await self._settled.wait(timeout)  # 202 when it is over: the work goes on without the sender
         return self.orders
 
-    def give_up(self) -> None:
+    def stop(self) -> None:
         """End the wait with the orders as they are."""
-        self._settled.ring()
+        self._settled.set()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         if all(order.is_settled for order in self._orders.values()):
-            self._settled.ring()
+            self._settled.set()
 
 
-class Outcomes:
+class OrderUpdates:
     """All watches by alert id."""
 
     def __init__(self) -> None:
-        self.stages = StageWatch()
-        self.acceptances: dict[str, Acceptance] = {}  # by client order id, of those being written down
-        self._open_acceptances: list[Acceptance] = []  # those that a report may still join, as far as is known here
-        self.unbooked = Unbooked()
-        self._watches: dict[str, list[Watch]] = {}
+        self.latency = LatencyTracker()
+        self.acceptances: dict[str, PendingAcceptance] = {}  # by client order id, of those being written down
+        self._open_acceptances: list[
+            PendingAcceptance
+        ] = []  # those that a report may still join, as far as is known here
+        self.unrecorded_fills = UnrecordedFills()
+        self._waiters: dict[str, list[OrderWaiter]] = {}
         self._is_stopping = False
 
-    def stop_waiting(self) -> None:
+    def release_waiters(self) -> None:
         """The daemon stops: whoever waits is told what is known now, at once. Their alerts are stored, and others wait at the door."""
         self._is_stopping = True
-        for watches in self._watches.values():
+        for watches in self._waiters.values():
             for watch in watches:
-                watch.give_up()
+                watch.stop()
 
     @contextmanager
-    def watch(self, alert_id: str, orders: Iterable[Order]) -> Iterator[Watch]:
+    def wait_for(self, alert_id: str, orders: Iterable[Order]) -> Iterator[OrderWaiter]:
         """Follow the orders of an alert while inside the block."""
-        watch = Watch(orders)
+        watch = OrderWaiter(orders)
         if self._is_stopping:
-            watch.give_up()
-        watches = self._watches.setdefault(alert_id, [])
+            watch.stop()
+        watches = self._waiters.setdefault(alert_id, [])
         watches.append(watch)
         try:
             yield watch
         finally:
             watches.remove(watch)
             if not watches:
-                del self._watches[alert_id]
+                del self._waiters[alert_id]
 
     def is_awaited(self, alert_id: str) -> bool:
         """True while somebody waits for the orders of this alert."""
-        return alert_id in self._watches
+        return alert_id in self._waiters
 
-    def accepted(self, acceptance: Acceptance) -> None:
+    def add_acceptance(self, acceptance: PendingAcceptance) -> None:
         """It is being written down: a report may join it, until something is decided. Whoever wrote it takes it out of `acceptances`."""
         self.acceptances[acceptance.client_order_id] = acceptance
         self._open_acceptances.append(acceptance)
@@ -243,6 +245,6 @@ class Outcomes:
 
     def publish(self, order: Order) -> None:
         """Tell everybody who waits for this order's alert, and whoever measures."""
-        self.stages.moved(order)
-        for watch in self._watches.get(order.alert_id, ()):
+        self.latency.on_order_update(order)
+        for watch in self._waiters.get(order.alert_id, ()):
             watch.update(order)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from kekbridge.errors import StoreUnavailable
-from kekbridge.ingress.listener import Refusal
+from kekbridge.ingress.listener import ListenerRejection
 from kekbridge.ingress.lockout import LockedOut
 from kekbridge.log import get_logger
 from kekbridge.store import events, rejected_requests, webhooks
@@ -23,7 +23,7 @@ _COLLECT_S = 0.5
 _MOST_KINDS = 1000  # (address, code) kept between two writes; what is over is only logged
 
 
-class RefusalLog:
+class RejectedRequestLog:
     """Between the listener and the refusals table."""
 
     def __init__(self, database: Database) -> None:
@@ -33,7 +33,7 @@ class RefusalLog:
         self._waiting = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()  # the last flush, at the stop, must not count what is being written twice
 
-    def note(self, refusal: Refusal) -> None:
+    def record(self, refusal: ListenerRejection) -> None:
         """From the listener, once per refused request; it has logged it already."""
         key = (refusal.remote, refusal.code)
         if key in self._counts or len(self._counts) < _MOST_KINDS:
@@ -56,7 +56,7 @@ class RefusalLog:
     async def _write_all(self) -> None:
         self._waiting.clear()
         found = [
-            rejected_requests.Counted(
+            rejected_requests.RejectionCount(
                 remote=remote, code=code, error=reason, count=self._counts[remote, code], last_at=last_at
             )
             for (remote, code), (last_at, reason) in self._last.items()
@@ -64,7 +64,7 @@ class RefusalLog:
         if not found:
             return
         try:
-            await self._database.write(rejected_requests.record_refusals, found)
+            await self._database.write(rejected_requests.record_all, found)
         except StoreUnavailable as error:
             log.warning("refusals_not_stored", error=error.message)
             return
@@ -78,7 +78,7 @@ EVENT = "authentication_attack"
 _QUIET_S = 300.0
 
 
-class AttackLog:
+class LockoutLog:
     """Between the lock-outs and the history."""
 
     def __init__(self, database: Database, *, clock: Callable[[], datetime], quiet_s: float = _QUIET_S) -> None:
@@ -91,7 +91,7 @@ class AttackLog:
         self._failures = 0
         self._waiting = asyncio.Event()
 
-    def note(self, locked: LockedOut) -> None:
+    def record(self, locked: LockedOut) -> None:
         """From the lock-out, once per address that it shuts out."""
         self._first = self._first or locked
         self._addresses += 1
@@ -126,7 +126,7 @@ class AttackLog:
 _KEY_USE_COLLECT_S = 3.0
 
 
-class KeyUse:
+class KeyUsageLog:
     """Between the door and the keys' `last_used_at`."""
 
     def __init__(self, database: Database, *, collect_s: float = _KEY_USE_COLLECT_S) -> None:
@@ -135,7 +135,7 @@ class KeyUse:
         self._used: dict[str, datetime] = {}
         self._waiting = asyncio.Event()
 
-    def note(self, key_id: str, at: datetime) -> None:
+    def record(self, key_id: str, at: datetime) -> None:
         """From the door, once per proven request. Costs a dictionary entry per key."""
         self._used[key_id] = at
         self._waiting.set()

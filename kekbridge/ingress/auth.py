@@ -21,7 +21,7 @@ from kekbridge.alerts import signature
 from kekbridge.alerts.message import Message
 from kekbridge.errors import Forbidden, Unauthenticated, VaultError
 from kekbridge.ingress.addresses import parse_address
-from kekbridge.ingress.http import DRY_RUN_HEADER, Caller, Delivery, proven_bytes, read_flag
+from kekbridge.ingress.http import DRY_RUN_HEADER, Sender, WebhookRequest, proven_bytes, read_flag
 from kekbridge.log import get_logger
 from kekbridge.model import Webhook
 from kekbridge.model.networks import AllowList
@@ -55,7 +55,7 @@ FindKey = Callable[[bytes], tuple[Webhook, StoredKey] | None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Nobody:
+class _NoKey:
     """The key that unknown apiKeys are checked against."""
 
     id: str
@@ -63,7 +63,7 @@ class _Nobody:
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
+class VerifiedProof:
     """A proof that a request carries, and whether it holds."""
 
     name: str  # header, standard_webhooks or template
@@ -91,12 +91,12 @@ class Authenticator:
         # What unknown apiKeys are checked against, so that they take the way of known ones: a secret as long as a real one, and nobody's.
         self.nobodys_secret = "whs_" + secrets.token_hex(22)[:43]
         stranger = Webhook(id="", name="", enabled=False, created_at=datetime.fromtimestamp(0, UTC))
-        self._nobody = stranger, _Nobody("", sealer.seal(self.nobodys_secret.encode()))
+        self._nobody = stranger, _NoKey("", sealer.seal(self.nobodys_secret.encode()))
 
     def __repr__(self) -> str:
         return "Authenticator()"
 
-    def authenticate(self, delivery: Delivery, message: Message) -> Caller:
+    def authenticate(self, delivery: WebhookRequest, message: Message) -> Sender:
         """Who sent this, proven. Touches no network and waits for nothing.
 
         A webhook that requires a signature wants at least one proof, and every proof that is there must hold. Without that requirement the
@@ -122,7 +122,7 @@ class Authenticator:
         _check_may_send(webhook, delivery)
         flag = delivery.headers.get(DRY_RUN_HEADER)
         dry_run = None if flag is None else read_flag(flag)
-        return Caller(webhook=webhook, key_id=key.id, proof=proof, dry_run=dry_run)
+        return Sender(webhook=webhook, key_id=key.id, proof=proof, dry_run=dry_run)
 
     def _open(self, key: StoredKey) -> str | None:
         """The apiSecret of a key, None when it cannot be opened (another master key): an operator's problem, told in the log."""
@@ -138,22 +138,22 @@ class Authenticator:
         return opened
 
 
-def check_proofs(secret: str, delivery: Delivery, message: Message, *, profile: str) -> tuple[Proof, ...]:
+def check_proofs(secret: str, delivery: WebhookRequest, message: Message, *, profile: str) -> tuple[VerifiedProof, ...]:
     """Every proof the request carries, checked under the secret in constant time. Order: header, standard_webhooks, template.
 
     profile: the webhook's, which says what the fields under a template signature mean.
     """
     headers = delivery.headers
-    proofs: list[Proof] = []
+    proofs: list[VerifiedProof] = []
     if headers.get(SIGNATURE_HEADER):
         signed = proven_bytes(delivery.body, headers.get(DRY_RUN_HEADER))
-        proofs.append(Proof("header", verify_header(secret, headers[SIGNATURE_HEADER], signed)))
+        proofs.append(VerifiedProof("header", verify_header(secret, headers[SIGNATURE_HEADER], signed)))
     if headers.get(STANDARD_SIGNATURE):
         is_valid = verify_standard(secret.encode(), headers, delivery.body, delivery.received_at)
-        proofs.append(Proof("standard_webhooks", is_valid))
+        proofs.append(VerifiedProof("standard_webhooks", is_valid))
     if message.signature:
         checked = signature.check(secret, message.signature, message.texts, profile)
-        proofs.append(Proof("template", checked.is_valid, checked.reason))
+        proofs.append(VerifiedProof("template", checked.is_valid, checked.reason))
     return tuple(proofs)
 
 
@@ -184,7 +184,7 @@ def verify_standard(key: bytes, headers: Mapping[str, str], body: bytes, now: da
     return is_equal and is_recent and bool(identifier)
 
 
-def _decide(webhook: Webhook, proofs: tuple[Proof, ...], *, can_check: bool) -> str:
+def _decide(webhook: Webhook, proofs: tuple[VerifiedProof, ...], *, can_check: bool) -> str:
     """The name of the proof that counts, `none` where none is needed. Raises Unauthenticated."""
     valid = [proof.name for proof in proofs if proof.is_valid and can_check]
     if not webhook.settings.require_signature:
@@ -200,7 +200,7 @@ def _decide(webhook: Webhook, proofs: tuple[Proof, ...], *, can_check: bool) -> 
     return valid[0]
 
 
-def _check_dry_run(webhook: Webhook, delivery: Delivery, proofs: tuple[Proof, ...]) -> None:
+def _check_dry_run(webhook: Webhook, delivery: WebhookRequest, proofs: tuple[VerifiedProof, ...]) -> None:
     """Raise Unauthenticated unless a dry run's flag is signed: its verdicts tell about the account, so it is the owner's alone.
 
     A template signature covers a message that others may have seen; only the holder of the apiSecret can sign the flag with it.
@@ -215,7 +215,7 @@ def _check_dry_run(webhook: Webhook, delivery: Delivery, proofs: tuple[Proof, ..
         )
 
 
-def _check_may_send(webhook: Webhook, delivery: Delivery) -> None:
+def _check_may_send(webhook: Webhook, delivery: WebhookRequest) -> None:
     """Raise Forbidden for a proven sender that may not send now. Only who holds the secret learns this much."""
     if not webhook.enabled:
         raise Forbidden(

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from kekbridge.codes import status_of
 from kekbridge.errors import Refused
 from kekbridge.exchange.orderly import requests
-from kekbridge.ingress.http import Answer, Caller
-from kekbridge.model import CancelWish, OrderIntent, RateLimits, Usage, Webhook, client_order_id_of
-from kekbridge.model.admission import AlertDraft, Decision
+from kekbridge.ingress.http import Sender, WebhookResponse
+from kekbridge.model import CancelRequest, OrderIntent, RateLimits, Usage, Webhook, client_order_id_of
+from kekbridge.model.admission import Decision, NewAlert
 from kekbridge.store import admissions
 from kekbridge.store.admissions import Preview
 from kekbridge.store.codec import plain, settings_from_json, to_json
@@ -28,22 +28,22 @@ from kekbridge.store.database import Database
 _REPEATS: Mapping[str, str] = {"duplicate": "duplicate", "conflict": "alert_id_reused"}
 
 
-def as_asked(caller: Caller) -> Caller:
+def with_requested_limits(caller: Sender) -> Sender:
     """The caller with the limits that a dry run shall assume. Raises Refused(field_invalid) for a limit that does not exist."""
     if caller.dry_run is None or not caller.dry_run.limits:
         return caller
     return replace(caller, webhook=_with_limits(caller.webhook, caller.dry_run.limits))
 
 
-async def rehearse(
+async def dry_run(
     database: Database,
-    draft: AlertDraft,
+    draft: NewAlert,
     decide: Callable[[Usage], Decision],
     webhook: Webhook,
     account_rates: RateLimits,
     *,
     now: datetime,
-) -> Answer:
+) -> WebhookResponse:
     """Decide as an admission would, from the same usage, on a connection that cannot write. Always 200; `httpStatus` is the real one."""
     seen = await database.read(
         admissions.preview,
@@ -55,7 +55,9 @@ async def rehearse(
         cooldown_s=webhook.settings.limits.cooldown_s or 0,
     )
     body = _repeated(seen) if seen.decision is None else _decided(seen, seen.decision, draft.id)
-    return Answer(status=200, body={"dryRun": True, **{key: value for key, value in body.items() if value is not None}})
+    return WebhookResponse(
+        status=200, body={"dryRun": True, **{key: value for key, value in body.items() if value is not None}}
+    )
 
 
 def _with_limits(webhook: Webhook, limits: Mapping[str, Any]) -> Webhook:
@@ -122,5 +124,5 @@ def _order(intent: OrderIntent, leg: int, alert_id: str) -> dict[str, Any]:
     return {name: plain(value) for name, value in shown.items() if value is not None}
 
 
-def _cancel(wish: CancelWish) -> dict[str, Any]:
+def _cancel(wish: CancelRequest) -> dict[str, Any]:
     return {"symbol": wish.symbol, "comment": wish.comment}

@@ -38,7 +38,7 @@ class DryRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class WebhookRequest:
     """One POST: the exact bytes, the few headers that can carry a proof (lower-case names), and the sender's address."""
 
     body: bytes
@@ -48,7 +48,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
+class Sender:
     """Who sent it, proven. `proof` is one of none, header, standard_webhooks, template; `dry_run` is None for a real alert."""
 
     webhook: Webhook
@@ -62,7 +62,7 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class WebhookResponse:
     """What the sender gets: an HTTP status, a JSON body, and for 429 the seconds of Retry-After."""
 
     status: int

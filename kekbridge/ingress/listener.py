@@ -36,7 +36,7 @@ from kekbridge.errors import (
 from kekbridge.ingress import responses
 from kekbridge.ingress.addresses import Client, ClientAddresses, parse_address
 from kekbridge.ingress.auth import PROOF_HEADERS
-from kekbridge.ingress.http import Answer, Delivery, Readiness
+from kekbridge.ingress.http import Readiness, WebhookRequest, WebhookResponse
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.ingress.server import BoundedServer
 from kekbridge.ingress.tls.client_certificates import CERTIFICATE_HEADER, FINGERPRINT_HEADER, PinnedCertificates
@@ -56,7 +56,7 @@ _GUESSES = frozenset({"unauthorized", "signature_missing", "signature_invalid", 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class ListenerRejection:
     """A request to the webhook path that the pipeline did not answer: `code` and `reason` are the real ones, not the sender's."""
 
     remote: str
@@ -71,12 +71,12 @@ class Listener:
 
     def __init__(
         self,
-        receive: Callable[[Delivery], Awaitable[Answer]],
+        receive: Callable[[WebhookRequest], Awaitable[WebhookResponse]],
         readiness: Callable[[], Readiness],
         settings: Server,
         *,
         clock: Callable[[], datetime],
-        refused: Callable[[Refusal], None] | None = None,
+        refused: Callable[[ListenerRejection], None] | None = None,
         allowed: AllowList | None = None,
         certificates: PinnedCertificates | None = None,
         lockout: Lockout | None = None,
@@ -180,7 +180,7 @@ class Listener:
             answer = _door_answer("method_not_allowed", f"found {request.method[:16]}, expected {' or '.join(allowed)}")
             return self._respond(answer, close=True, headers={"Allow": ", ".join(allowed)})
         if path == "/healthz":
-            return self._respond(Answer(status=200, body={"status": "ok"}), close=request.can_read_body)
+            return self._respond(WebhookResponse(status=200, body={"status": "ok"}), close=request.can_read_body)
         if path == "/readyz":
             return self._respond(self._ready_answer(), close=request.can_read_body)
         return await self._take(request)
@@ -193,7 +193,9 @@ class Listener:
         try:
             self._check_admitted(request, client, received_at)
             body = await self._read_body(request)
-            delivery = Delivery(body=body, headers=_proof_headers(request), remote=remote, received_at=received_at)
+            delivery = WebhookRequest(
+                body=body, headers=_proof_headers(request), remote=remote, received_at=received_at
+            )
             with self._protected(request):
                 answer = await self._receive(delivery)
             response = self._respond(answer)
@@ -281,7 +283,7 @@ class Listener:
         if is_locked_now:
             log.warning("address_locked_out", remote=str(client))
         if self._refused is not None:
-            refusal = Refusal(
+            refusal = ListenerRejection(
                 remote=str(client), received_at=received_at, status=answer.status, code=error.code, reason=error.message
             )
             try:
@@ -290,16 +292,18 @@ class Listener:
                 log.exception("refusal_not_recorded", code=error.code)
         return self._respond(answer, close=request.can_read_body)
 
-    def _ready_answer(self) -> Answer:
+    def _ready_answer(self) -> WebhookResponse:
         try:
             readiness = self._readiness()
         except Exception:
             log.exception("readiness_unknown")
-            return Answer(status=503, body={"status": "unknown"})
+            return WebhookResponse(status=503, body={"status": "unknown"})
         status = "ready" if readiness.is_ready else "not_ready"
-        return Answer(status=200 if readiness.is_ready else 503, body={**readiness.detail, "status": status})
+        return WebhookResponse(status=200 if readiness.is_ready else 503, body={**readiness.detail, "status": status})
 
-    def _respond(self, answer: Answer, *, close: bool = False, headers: dict[str, str] | None = None) -> web.Response:
+    def _respond(
+        self, answer: WebhookResponse, *, close: bool = False, headers: dict[str, str] | None = None
+    ) -> web.Response:
         response = web.Response(
             status=answer.status,
             body=to_json(answer.body).encode(),
@@ -314,14 +318,16 @@ class Listener:
         return response
 
 
-def _answer_of(error: RequestRefused | StoreUnavailable) -> Answer:
+def _answer_of(error: RequestRefused | StoreUnavailable) -> WebhookResponse:
     if isinstance(error, RequestRefused):
-        return responses.refusal_answer(error)
-    return Answer(status=503, body={"success": False, "code": error.code, "error": error.message}, retry_after_s=5)
+        return responses.refusal_response(error)
+    return WebhookResponse(
+        status=503, body={"success": False, "code": error.code, "error": error.message}, retry_after_s=5
+    )
 
 
-def _door_answer(code: str, message: str) -> Answer:
-    return responses.refusal_answer(RequestRefused(code, message))
+def _door_answer(code: str, message: str) -> WebhookResponse:
+    return responses.refusal_response(RequestRefused(code, message))
 
 
 def _proof_headers(request: web.BaseRequest) -> dict[str, str]:

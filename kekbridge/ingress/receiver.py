@@ -23,11 +23,11 @@ from kekbridge.alerts.signal import Alert
 from kekbridge.alerts.timestamps import check_age
 from kekbridge.config import Auth
 from kekbridge.errors import RequestRefused
-from kekbridge.ingress.http import Caller, Delivery
+from kekbridge.ingress.http import Sender, WebhookRequest
 from kekbridge.model import AccountSnapshot, Mark, Usage, Webhook
-from kekbridge.model.admission import AlertDraft, Decision
+from kekbridge.model.admission import Decision, NewAlert
 from kekbridge.planning import decide as decision
-from kekbridge.planning.decide import Terms
+from kekbridge.planning.decide import AccountPolicy
 
 
 class Reorder:
@@ -77,7 +77,7 @@ class Drafter:
         self,
         *,
         settings: Auth,
-        terms: Terms,
+        terms: AccountPolicy,
         clock: Callable[[], datetime],
         tell_price: Callable[[str, Decimal], bool],
     ) -> None:
@@ -87,8 +87,8 @@ class Drafter:
         self._tell_price = tell_price
 
     def prepare(
-        self, delivery: Delivery, message: Message, caller: Caller, snapshot: AccountSnapshot
-    ) -> tuple[AlertDraft, Callable[[Usage], Decision]]:
+        self, delivery: WebhookRequest, message: Message, caller: Sender, snapshot: AccountSnapshot
+    ) -> tuple[NewAlert, Callable[[Usage], Decision]]:
         """The row to be stored and the pure function that decides it, inside the transaction."""
         identifier = str(ULID.from_datetime(delivery.received_at))
         fired_at: datetime | None = None
@@ -112,7 +112,7 @@ class Drafter:
             decide = lambda usage: refused  # noqa: E731 - the same shape as the partial above
         step = alert.steps[0] if alert else None
         return (
-            AlertDraft(
+            NewAlert(
                 id=identifier,
                 webhook_id=caller.webhook.id,
                 webhook_name=caller.webhook.name,

@@ -24,7 +24,7 @@ FIRST_REQUEST_S: Final = 3.0
 _LOOK_AGAIN_S: Final = 0.01
 
 
-class Connection(RequestHandler):
+class BoundedConnection(RequestHandler):
     """aiohttp's connection, which also knows whether a stop may drop it.
 
     aiohttp itself takes a connection for idle when no request of it has been read: also one that was accepted a moment ago and whose
@@ -69,7 +69,7 @@ class BoundedServer(web.Server):
         }
         self._max_connections = max_connections
         # From the acceptance on, so that a TLS handshake under way counts; one that fails is forgotten with its object.
-        self._accepted: WeakSet[Connection] = WeakSet()
+        self._accepted: WeakSet[BoundedConnection] = WeakSet()
         self._open: dict[RequestHandler, asyncio.Transport] = {}  # oldest first
         self._busy: set[RequestHandler] = set()
 
@@ -96,9 +96,9 @@ class BoundedServer(web.Server):
     def open_connections(self) -> int:
         return len(self._open)
 
-    def __call__(self) -> Connection:
+    def __call__(self) -> BoundedConnection:
         """The protocol for a connection that was accepted just now."""
-        connection = Connection(self, loop=self._loop, **self._options)
+        connection = BoundedConnection(self, loop=self._loop, **self._options)
         self._accepted.add(connection)
         return connection
 
@@ -113,7 +113,7 @@ class BoundedServer(web.Server):
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         self._open.pop(handler, None)
-        if isinstance(handler, Connection):
+        if isinstance(handler, BoundedConnection):
             self._accepted.discard(handler)
         super().connection_lost(handler, exc)
 

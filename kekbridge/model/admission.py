@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from kekbridge.model import CancelWish, OrderIntent, OrderStatus, StrategyCourse, Trip, Verdict
+from kekbridge.model import CancelRequest, LimitBreach, OrderIntent, OrderStatus, StrategyHistory, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AlertDraft:
+class NewAlert:
     """An authenticated alert before it is stored; `id` is its ULID, `payload` is redacted already.
 
     `identity` is claimed for ever. Without one, an alert of the same fingerprint within `window_s` seconds is the duplicate.
@@ -51,11 +51,11 @@ class Decision:
     symbol: str | None = None
     warnings: tuple[str, ...] = ()
     claims_identity: bool = True  # False where the same alert may come again and be right (a stale timestamp)
-    cancels: tuple[CancelWish, ...] = ()
-    courses: tuple[
-        tuple[str, StrategyCourse], ...
+    cancels: tuple[CancelRequest, ...] = ()
+    strategy_histories: tuple[
+        tuple[str, StrategyHistory], ...
     ] = ()  # by symbol: what the strategy told so far, this alert included
-    trips: tuple[Trip, ...] = ()  # limits that this alert met and that close a scope for further entries
+    breaches: tuple[LimitBreach, ...] = ()  # limits that this alert met and that close a scope for further entries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 STAGES: Final = ("received", "stored", "admitted", "signed", "accepted", "filled", "answered")
 
 
-class Moments(NamedTuple):
+class AlertTimestamps(NamedTuple):
     """When what happened to an alert and its first order; `stored_ms` and `answered_ms` were measured since its receipt."""
 
     received: datetime
@@ -22,7 +22,7 @@ class Moments(NamedTuple):
     answered_ms: float | None = None
 
 
-def stages_of(moments: Moments) -> dict[str, float]:
+def stages_of(moments: AlertTimestamps) -> dict[str, float]:
     """Every stage that is known, in milliseconds: STAGES says since when.
 
     Admitted is when the commit was on disk that lets the order leave: for most orders the one that stored the alert.

@@ -35,7 +35,7 @@ _ALWAYS: Final = ("event", "at")
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class Notification:
     """How an event is told. `names` may stand in braces in a trader's own words for it."""
 
     severity: Severity
@@ -43,17 +43,17 @@ class Message:
     names: tuple[str, ...]
 
 
-def _order(severity: Severity, words: str, *more: str) -> Message:
-    return Message(severity, words, (*_OF_ORDER, *more, *_ALWAYS))
+def _order(severity: Severity, words: str, *more: str) -> Notification:
+    return Notification(severity, words, (*_OF_ORDER, *more, *_ALWAYS))
 
 
-def _other(severity: Severity, words: str, *more: str) -> Message:
+def _other(severity: Severity, words: str, *more: str) -> Notification:
     """Every name of the usual words, and those in `more`, may be used."""
     found = tuple(dict.fromkeys(match[1] for match in _PLACEHOLDER.finditer(words) if match[1]))
-    return Message(severity, words, (*found, *more, *_ALWAYS))
+    return Notification(severity, words, (*found, *more, *_ALWAYS))
 
 
-MESSAGES: Final[Mapping[str, Message]] = {
+MESSAGES: Final[Mapping[str, Notification]] = {
     # ------------------------------------------------------------------------------------------------ orders and alerts
     "order_filled": _order("info", "filled: {side} {executed_quantity} {symbol} at {average_price}", "fee", "realized_pnl"),
     "order_rejected": _order("warning", "rejected by the exchange: {side} {quantity} {symbol}: {code} {error}"),

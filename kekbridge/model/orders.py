@@ -163,7 +163,7 @@ class OrderIntent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CancelWish:
+class CancelRequest:
     """Open orders to be cancelled: of one symbol or (None) of all, with a comment only those that carry it."""
 
     symbol: str | None
@@ -253,7 +253,7 @@ _BASE36 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OrderReport:
+class OrderStatusReport:
     """What the exchange says of one order (plain or algo), from a query or from the stream.
 
     `order_id` is the exchange's; for algo orders the root's. `version` orders reports of one order (sequence or ms timestamp):
@@ -282,4 +282,4 @@ class OrderReport:
     updated_at: datetime
     version: int = 0
     stop_is_live: bool | None = None
-    children: tuple[OrderReport, ...] = ()
+    children: tuple[OrderStatusReport, ...] = ()

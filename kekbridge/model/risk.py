@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from kekbridge.model.market import ZERO
 from kekbridge.model.state import TradingState
-from kekbridge.model.strategy import StrategyCourse
+from kekbridge.model.strategy import StrategyHistory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
+class SideTotals:
     """What orders of one symbol may still trade, in base units without sign, by side and purpose."""
 
     entry_buys: Decimal = ZERO
@@ -70,15 +70,15 @@ class Sums:
     exit_buys: Decimal = ZERO
     exit_sells: Decimal = ZERO
 
-    def plus(self, quantity: Decimal, *, is_entry: bool) -> Sums:
+    def plus(self, quantity: Decimal, *, is_entry: bool) -> SideTotals:
         """With a signed `quantity` more."""
         if is_entry:
             if quantity > 0:
-                return Sums(self.entry_buys + quantity, self.entry_sells, self.exit_buys, self.exit_sells)
-            return Sums(self.entry_buys, self.entry_sells - quantity, self.exit_buys, self.exit_sells)
+                return SideTotals(self.entry_buys + quantity, self.entry_sells, self.exit_buys, self.exit_sells)
+            return SideTotals(self.entry_buys, self.entry_sells - quantity, self.exit_buys, self.exit_sells)
         if quantity > 0:
-            return Sums(self.entry_buys, self.entry_sells, self.exit_buys + quantity, self.exit_sells)
-        return Sums(self.entry_buys, self.entry_sells, self.exit_buys, self.exit_sells - quantity)
+            return SideTotals(self.entry_buys, self.entry_sells, self.exit_buys + quantity, self.exit_sells)
+        return SideTotals(self.entry_buys, self.entry_sells, self.exit_buys, self.exit_sells - quantity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +89,8 @@ class Commitment:
     whose margin the exchange does not hold back yet. `price`: the highest that one of them was valued at, zero when unknown.
     """
 
-    open: Sums = Sums()
-    margined: Sums = Sums()
+    open: SideTotals = SideTotals()
+    margined: SideTotals = SideTotals()
     sure: Decimal = ZERO
     has_entry: bool = False
     has_new_entry: bool = False
@@ -144,7 +144,7 @@ class Usage:
     realized_today: Decimal = ZERO
     account_realized_today: Decimal = ZERO
     equity_peak: Decimal | None = None
-    courses: Mapping[str, StrategyCourse] = field(default_factory=dict)
+    strategy_histories: Mapping[str, StrategyHistory] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class EquityMark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trip:
+class LimitBreach:
     """A limit that closes a scope (`webhook` or `account`) for entries; `until` None: until somebody resumes."""
 
     scope: str

@@ -20,7 +20,7 @@ class StrategyStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StrategyCourse:
+class StrategyHistory:
     """The last steps of one webhook in one market, in the order of their arrival; `start` is where the first of them began, if known."""
 
     start: Decimal | None

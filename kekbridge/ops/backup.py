@@ -168,7 +168,7 @@ def _make_safe(fresh: Path, found: Backup, now: datetime) -> None:
             "SELECT client_order_id FROM orders WHERE status = 'queued' AND finished_at IS NULL"
         ).fetchall()
         for (client_order_id,) in waited:
-            order_lifecycle.doubt(connection, client_order_id, reason=why, now=now)
+            order_lifecycle.mark_unknown_after_restore(connection, client_order_id, reason=why, now=now)
         for cancel in cancels.waiting(connection):
             cancels.finish(connection, cancel, canceled=0, error=f"not done: {why}", now=now)
         data = {"made_at": found.made_at, "version": found.version, "doubted": len(waited)}

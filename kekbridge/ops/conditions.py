@@ -24,7 +24,7 @@ class Conditions:
             self._holding = {name: one.kind for name, one in found.items()}
         return dict(self._holding)  # its own: whoever goes through it may change conditions meanwhile
 
-    async def note(
+    async def update(
         self, name: str, kind: str | None, *, over: str | None, data: Mapping[str, object] | None = None
     ) -> None:
         """Tell `kind` if the condition has not been told so; with None tell `over` (None: nothing) if it had been."""
@@ -44,4 +44,4 @@ class Conditions:
     async def keep_only(self, prefix: str, names: set[str]) -> None:
         """Forget, without a word, the conditions under `prefix` whose subject is gone."""
         for name in [name for name in await self.known() if name.startswith(prefix) and name not in names]:
-            await self.note(name, None, over=None)
+            await self.update(name, None, over=None)

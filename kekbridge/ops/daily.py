@@ -13,7 +13,7 @@ from kekbridge.store.alerts import remove_payloads
 from kekbridge.store.database import Database
 
 
-class _Tell(Protocol):
+class _DayReader(Protocol):
     def __call__(self, connection: sqlite3.Connection, day: date, /, *, now: datetime) -> bool: ...
 
 
@@ -31,7 +31,7 @@ class DailySummary:
         await self._database.write(tell, now.date() - timedelta(days=1), now=now)
 
 
-def _load() -> _Tell:
+def _load() -> _DayReader:
     # Late: what is needed once a day need not be kept in memory until then.
     from kekbridge.store import statistics
 
@@ -44,7 +44,7 @@ log = get_logger("kekbridge.ops.retention")
 _PAUSE_S: Final = 0.05
 
 
-class Retention:
+class PayloadRetention:
     """`run` once a day; `keep_days` 0 keeps everything."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime], *, keep_days: int) -> None:

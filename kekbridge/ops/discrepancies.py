@@ -17,7 +17,7 @@ from typing import Final
 from kekbridge.exchange.base import Exchange
 from kekbridge.formatting import amount
 from kekbridge.model import ZERO, OrderStatus
-from kekbridge.model.orders import OrderReport
+from kekbridge.model.orders import OrderStatusReport
 from kekbridge.store import events, order_queue, positions
 from kekbridge.store import orders as order_rows
 from kekbridge.store.database import Database
@@ -38,7 +38,7 @@ class _Books:
     trades: int
 
 
-class Differences:
+class Discrepancies:
     """Wraps a reconciliation. One per daemon."""
 
     def __init__(self, database: Database, exchange: Exchange, clock: Callable[[], datetime]) -> None:
@@ -59,7 +59,7 @@ class Differences:
             await self._compare_orders(before)
         await self._compare_positions()
 
-    def _on_report(self, report: OrderReport) -> None:
+    def _on_report(self, report: OrderStatusReport) -> None:
         if report.client_order_id is not None:
             self._told[report.client_order_id] = (report.status, report.executed_quantity)
             self._told.move_to_end(report.client_order_id)

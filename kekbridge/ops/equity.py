@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from kekbridge.exchange.base import Exchange, FundingPayment, Transfer
 from kekbridge.log import get_logger
-from kekbridge.model import AccountSnapshot, Limits, Trip, Usage
+from kekbridge.model import AccountSnapshot, LimitBreach, Limits, Usage
 from kekbridge.risk.drawdown import drawdown_of, follow_peak, loss_of_day, next_midnight
 from kekbridge.risk.limits import percent, usdc
 from kekbridge.store import equity, settings, webhooks
@@ -46,7 +46,7 @@ class EquityWatch:
         self._account_limits = account_limits
         self._clock = clock
 
-    async def look(self) -> None:
+    async def run(self) -> None:
         """Take a mark now, reckon the peak, close what tripped. Raises ExchangeUnavailable, StoreUnavailable.
 
         The account is asked before its transfers: what moved its value is then in the list that is read after it.
@@ -57,13 +57,13 @@ class EquityWatch:
         flows = [(transfer.id, transfer.flow) for transfer in moved]
         now = self._clock()
         mark = await self._database.write(marks.record, snapshot, flows, follow_peak, now=now)
-        tripped = await self._database.write(close_what_tripped, snapshot, self._account_limits, now=now)
+        tripped = await self._database.write(close_breached, snapshot, self._account_limits, now=now)
         for one in tripped:
             log.warning("limit_tripped", scope=one.scope, rule=one.rule, reason=one.reason, until=one.until)
-        await self._note_funding(now)
+        await self._save_funding(now)
         log.debug("equity", value=mark.value, peak=mark.peak, flow=mark.flow)
 
-    async def _note_funding(self, now: datetime) -> None:
+    async def _save_funding(self, now: datetime) -> None:
         """Keep the funding payments for the statistics. The newest are read again: the exchange may list one late."""
         known = await self._database.read(equity.known_until)
         payments = await self._funding((known or now - _FIRST_FUNDING) - _LATE_FUNDING)
@@ -77,27 +77,29 @@ def _add_funding(connection: sqlite3.Connection, payments: Sequence[FundingPayme
             equity.add(connection, payment.symbol, payment.created_at, payment.fee)
 
 
-def close_what_tripped(
+def close_breached(
     connection: sqlite3.Connection, snapshot: AccountSnapshot, account_limits: Limits, *, now: datetime
-) -> tuple[Trip, ...]:
+) -> tuple[LimitBreach, ...]:
     """Close every scope whose loss or drawdown is over its limit and that is still open; returns what was closed."""
-    closed: list[Trip] = []
+    closed: list[LimitBreach] = []
     for webhook in webhooks.list_all(connection):
         usage = read_usage(connection, webhook.id, now=now, cooldown_s=0)
         found = (
-            *trips_of("webhook", webhook.settings.limits, usage, snapshot, now=now),
-            *trips_of("account", account_limits, usage, snapshot, now=now),
+            *breaches_of("webhook", webhook.settings.limits, usage, snapshot, now=now),
+            *breaches_of("account", account_limits, usage, snapshot, now=now),
         )
         closed += [one for one in found if settings.trip(connection, one, webhook_id=webhook.id, now=now)]
     return tuple(closed)
 
 
-def trips_of(scope: str, limits: Limits, usage: Usage, snapshot: AccountSnapshot, *, now: datetime) -> Iterable[Trip]:
+def breaches_of(
+    scope: str, limits: Limits, usage: Usage, snapshot: AccountSnapshot, *, now: datetime
+) -> Iterable[LimitBreach]:
     """The drawdown and the day's loss of one scope, where they are over the limit. The drawdown first: it lasts longer."""
     fallen, loss = drawdown_of(usage.equity_peak, snapshot.account_value), loss_of_day(usage, snapshot, limits, scope)
     if limits.max_drawdown is not None and fallen >= limits.max_drawdown:
         reason = f"drawdown {percent(fallen)}, limit {percent(limits.max_drawdown)}"
-        yield Trip(scope=scope, rule="drawdown", reason=reason, until=None)
+        yield LimitBreach(scope=scope, rule="drawdown", reason=reason, until=None)
     if limits.max_daily_loss is not None and loss >= limits.max_daily_loss:
         reason = f"daily_loss: {usdc(loss)}, limit {usdc(limits.max_daily_loss)}"
-        yield Trip(scope=scope, rule="daily_loss", reason=reason, until=next_midnight(now))
+        yield LimitBreach(scope=scope, rule="daily_loss", reason=reason, until=next_midnight(now))

@@ -45,7 +45,7 @@ class ExpiryWatch:
         self._soon = soon
         self._clock = clock
 
-    async def look(self) -> None:
+    async def run(self) -> None:
         """Raises ConfigError for a certificate that cannot be read, StoreUnavailable."""
         if self._certificate_file:
             name, ends_at = await asyncio.to_thread(_end_of_file, self._certificate_file)
@@ -72,7 +72,7 @@ class ExpiryWatch:
         over = "key_renewed" if subject == "key" else "certificate_valid"
         data = {"day": f"{ends_at:%Y-%m-%d}", "left": duration(max(left, timedelta(0))), **about}
         name = ":".join((subject, *about.values()))
-        await self._conditions.note(name, kind, over=over, data=data)
+        await self._conditions.update(name, kind, over=over, data=data)
 
 
 def _end_of_file(file: str) -> tuple[str, datetime]:
@@ -100,7 +100,7 @@ def served_until(host: str, port: int) -> datetime | None:
         return None
 
 
-def note_renewal(connection: sqlite3.Connection, kind: str, details: Mapping[str, str], *, now: datetime) -> None:
+def record_renewal(connection: sqlite3.Connection, kind: str, details: Mapping[str, str], *, now: datetime) -> None:
     """What the keeper of the domain's certificate reports: a success always, of failures in a row the first."""
     name = f"renewal:{details.get('domain', '')}"
     if kind == "certificate_not_renewed":

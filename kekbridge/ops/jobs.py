@@ -14,17 +14,17 @@ from typing import Final
 from kekbridge.config import Settings
 from kekbridge.exchange.base import KeyInfo
 from kekbridge.exchange.orderly.client import OrderlyExchange
-from kekbridge.execution.reconciler import Recovery
-from kekbridge.execution.stop_guard import Guard
-from kekbridge.execution.tracker import Follower
+from kekbridge.execution.reconciler import Reconciler
+from kekbridge.execution.stop_guard import StopLossGuard
+from kekbridge.execution.tracker import OrderTracker
 from kekbridge.log import get_logger
 from kekbridge.ops.backup import NightlyBackup, directory_of
 from kekbridge.ops.conditions import Conditions
-from kekbridge.ops.daily import DailySummary, Retention
-from kekbridge.ops.discrepancies import Differences
+from kekbridge.ops.daily import DailySummary, PayloadRetention
+from kekbridge.ops.discrepancies import Discrepancies
 from kekbridge.ops.equity import MARK_EVERY_S, EquityWatch
 from kekbridge.ops.expiry import ExpiryWatch
-from kekbridge.ops.scheduler import Job, Runner
+from kekbridge.ops.scheduler import Job, JobRunner
 from kekbridge.ops.watches import ConnectionWatch, DiskWatch, ExpectedAlerts, UnprotectedPositions
 from kekbridge.store import settings as store_settings
 from kekbridge.store.database import Database
@@ -49,9 +49,9 @@ class Jobs:
         data_dir: Path,
         certificate_file: str,
         exchange: OrderlyExchange,
-        follower: Follower,
-        recovery: Recovery,
-        guard: Guard,
+        follower: OrderTracker,
+        recovery: Reconciler,
+        guard: StopLossGuard,
         equity: EquityWatch,
         database: Database,
         clock: Callable[[], datetime],
@@ -65,8 +65,8 @@ class Jobs:
         self._equity = equity
         self._database = database
         self._clock = clock
-        self._differences = Differences(database, exchange, clock)
-        self._runner = Runner(database)
+        self._differences = Discrepancies(database, exchange, clock)
+        self._runner = JobRunner(database)
         self._conditions = Conditions(database, clock)
         self._add_watches(data_dir, certificate_file)
         self._add_daily(data_dir)
@@ -93,10 +93,10 @@ class Jobs:
         )
         watch_s = min(_WATCH_EVERY_S, settings.notify.down_after_s / 2)
         for job in (
-            Job(name="connection", run=connection.look, every_s=watch_s),
-            Job(name="heartbeat", run=expected.look, every_s=_LOOK_EVERY_S),
-            Job(name="disk", run=disk.look, every_s=_DISK_EVERY_S, at_once=True),
-            Job(name="expiry", run=expiry.look, every_s=_EXPIRY_EVERY_S, at_once=True),
+            Job(name="connection", run=connection.run, every_s=watch_s),
+            Job(name="heartbeat", run=expected.run, every_s=_LOOK_EVERY_S),
+            Job(name="disk", run=disk.run, every_s=_DISK_EVERY_S, at_once=True),
+            Job(name="expiry", run=expiry.run, every_s=_EXPIRY_EVERY_S, at_once=True),
             Job(name="limits", run=self._roll_over, every_s=_LOOK_EVERY_S, at_once=True),
         ):
             self._runner.add(job)
@@ -104,7 +104,7 @@ class Jobs:
     def _add_daily(self, data_dir: Path) -> None:
         settings = self._settings
         summary = DailySummary(self._database, self._clock)
-        retention = Retention(self._database, self._clock, keep_days=settings.store.keep_payloads_days)
+        retention = PayloadRetention(self._database, self._clock, keep_days=settings.store.keep_payloads_days)
         self._runner.add(Job(name="summary", run=summary.run, daily_at=settings.notify.summary_at))
         self._runner.add(Job(name="retention", run=retention.run, daily_at=_RETENTION_AT, longest_s=_LONG_S))
         if settings.backup.nightly:
@@ -127,9 +127,9 @@ class Jobs:
         )
         for job in (
             Job(name="reconcile", run=self._reconcile, every_s=settings.queue.reconcile_every_s),
-            Job(name="equity", run=self._equity.look, every_s=MARK_EVERY_S, at_once=True),
+            Job(name="equity", run=self._equity.run, every_s=MARK_EVERY_S, at_once=True),
             Job(name="positions", run=self._save_positions, every_s=settings.exchange.refresh_s),
-            Job(name="protection", run=unprotected.look, every_s=_LOOK_EVERY_S),
+            Job(name="protection", run=unprotected.run, every_s=_LOOK_EVERY_S),
         ):
             self._runner.add(job)
         self._runner.plan()
@@ -160,4 +160,4 @@ class Jobs:
 
     async def _own_key(self) -> KeyInfo | None:
         signer = self._exchange.signer
-        return await self._exchange.market.key(signer.account_id, signer.orderly_key)
+        return await self._exchange.account_api.key(signer.account_id, signer.orderly_key)

@@ -49,7 +49,7 @@ class Job:
         return today if today <= now else today - _DAY
 
 
-class Runner:
+class JobRunner:
     """The clockwork. Jobs may be added before and after `start`, which needs a running loop."""
 
     def __init__(self, database: Database) -> None:

@@ -15,7 +15,7 @@ from typing import Final
 from kekbridge.exchange.base import Health
 from kekbridge.formatting import duration
 from kekbridge.model import ZERO, AccountSnapshot, Side, Webhook
-from kekbridge.model.orders import OrderReport
+from kekbridge.model.orders import OrderStatusReport
 from kekbridge.ops.conditions import Conditions
 from kekbridge.store import codec, webhooks
 from kekbridge.store.database import Database
@@ -44,7 +44,7 @@ class ConnectionWatch:
         self._seconds = seconds
         self._away_since: dict[str, float] = {}
 
-    async def look(self) -> None:
+    async def run(self) -> None:
         health = self._health()
         await self._watch("exchange", health.is_reachable, health.detail or "no answer")
         if health.is_reachable:  # else the stream is down, too, and once is enough
@@ -57,12 +57,12 @@ class ConnectionWatch:
     async def _watch(self, name: str, is_there: bool, detail: str) -> None:
         if is_there:
             self._away_since.pop(name, None)
-            await self._conditions.note(name, None, over=f"{name}_back")
+            await self._conditions.update(name, None, over=f"{name}_back")
             return
         lasting = self._seconds() - self._away_since.setdefault(name, self._seconds())
         if lasting >= self._after_s:
             data = {"lasting": duration(lasting), "detail": detail}
-            await self._conditions.note(name, f"{name}_down", over=None, data=data)
+            await self._conditions.update(name, f"{name}_down", over=None, data=data)
 
     async def _compare(self, offset_s: float) -> None:
         """`offset_s` positive: the exchange's clock is ahead. Told over the tolerance, over again when well under it."""
@@ -70,9 +70,9 @@ class ConnectionWatch:
         if abs(offset_s) > (self._skew_s / 2 if known else self._skew_s):
             direction = "behind" if offset_s > 0 else "ahead of"
             data = {"seconds": f"{abs(offset_s):.1f}", "direction": direction}
-            await self._conditions.note("clock", "clock_skew", over=None, data=data)
+            await self._conditions.update("clock", "clock_skew", over=None, data=data)
         else:
-            await self._conditions.note("clock", None, over="clock_right")
+            await self._conditions.update("clock", None, over="clock_right")
 
 
 _MIB: Final = 1 << 20
@@ -88,7 +88,7 @@ class DiskWatch:
         self._places = tuple(dict.fromkeys(places))
         self._least = least_mb * _MIB
 
-    async def look(self) -> None:
+    async def run(self) -> None:
         known = await self._conditions.known()
         for place in self._places:
             if not place.is_dir():
@@ -97,7 +97,7 @@ class DiskWatch:
             free = (await asyncio.to_thread(shutil.disk_usage, place)).free
             is_low = free < (self._least * _ENOUGH if name in known else self._least)
             data = {"free": size(free), "place": str(place)}
-            await self._conditions.note(name, "disk_low" if is_low else None, over="disk_enough", data=data)
+            await self._conditions.update(name, "disk_low" if is_low else None, over="disk_enough", data=data)
         await self._conditions.keep_only("disk:", {f"disk:{place}" for place in self._places})
 
 
@@ -129,7 +129,7 @@ class ExpectedAlerts:
         self._clock = clock
         self._started_at = clock()
 
-    async def look(self) -> None:
+    async def run(self) -> None:
         now = self._clock()
         found = await self._database.read(read_expected)
         for one in found:
@@ -142,16 +142,16 @@ class ExpectedAlerts:
         name, webhook = f"heartbeat:{one.webhook.id}", one.webhook
         every_s = webhook.settings.expect_alert_every_s
         if every_s is None:
-            await self._conditions.note(name, None, over=None)
+            await self._conditions.update(name, None, over=None)
             return
         every = timedelta(seconds=every_s)
         since = max(one.last_at or one.changed_at, one.changed_at)
         data = {"webhook": webhook.name, "every": duration(every)}
         if now - since <= every:
             over = "heartbeat_back" if since == one.last_at else None  # else its settings were changed: nothing came
-            await self._conditions.note(name, None, over=over, data=data)
+            await self._conditions.update(name, None, over=over, data=data)
         elif now - self._started_at > min(every, _GRACE):
-            await self._conditions.note(
+            await self._conditions.update(
                 name, "heartbeat_missed", over=None, data=data | {"lasting": duration(now - since)}
             )
 
@@ -161,7 +161,7 @@ class ExpectedAlerts:
         if ends_at is not None and ends_at - now <= ENDS_SOON:
             kind = "alert_ended" if ends_at <= now else "alert_expiring"
             data |= {"day": f"{ends_at:%Y-%m-%d}", "left": duration(max(ends_at - now, timedelta(0)))}
-        await self._conditions.note(f"alert_end:{webhook.id}", kind, over=None, data=data)
+        await self._conditions.update(f"alert_end:{webhook.id}", kind, over=None, data=data)
 
 
 def read_expected(connection: sqlite3.Connection) -> tuple[Expected, ...]:
@@ -179,7 +179,7 @@ def read_expected(connection: sqlite3.Connection) -> tuple[Expected, ...]:
     return tuple(found)
 
 
-Stops = Callable[[str, Side], Awaitable[Sequence[OrderReport]]]
+Stops = Callable[[str, Side], Awaitable[Sequence[OrderStatusReport]]]
 """The live stops of a symbol for one closing side."""
 
 
@@ -203,25 +203,25 @@ class UnprotectedPositions:
         self._always = always
         self._suspects: Mapping[str, Decimal] = {}
 
-    async def look(self) -> None:
+    async def run(self) -> None:
         """Raises ExchangeUnavailable, StoreUnavailable."""
         snapshot = self._snapshot()
         if snapshot is None:
             return
         held = _positions(snapshot)
         wanted = set(held) if self._always else set(held) & await self._database.read(must_have_stop)
-        naked = {symbol: held[symbol] for symbol in sorted(wanted) if await self._is_naked(symbol, held[symbol])}
+        naked = {symbol: held[symbol] for symbol in sorted(wanted) if await self._is_unprotected(symbol, held[symbol])}
         for symbol, quantity in naked.items():
             if symbol in self._suspects:
                 data = {"symbol": symbol, "position": quantity}
-                await self._conditions.note(f"naked:{symbol}", "position_unprotected", over=None, data=data)
+                await self._conditions.update(f"naked:{symbol}", "position_unprotected", over=None, data=data)
         self._suspects = naked
         for name in await self._conditions.known():
             symbol = name.removeprefix("naked:")
             if name.startswith("naked:") and symbol not in naked:
-                await self._conditions.note(name, None, over="position_protected", data={"symbol": symbol})
+                await self._conditions.update(name, None, over="position_protected", data={"symbol": symbol})
 
-    async def _is_naked(self, symbol: str, quantity: Decimal) -> bool:
+    async def _is_unprotected(self, symbol: str, quantity: Decimal) -> bool:
         """Not wholly covered. A stop of quantity zero closes whatever the position is then (orderly-api.md section 7)."""
         stops = await self._stops(symbol, Side.SELL if quantity > 0 else Side.BUY)
         if any(stop.quantity == ZERO for stop in stops):

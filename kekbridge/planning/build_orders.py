@@ -22,17 +22,17 @@ from kekbridge.model import (
     WebhookSettings,
 )
 from kekbridge.planning import prices as levels
-from kekbridge.planning.market_view import Market
+from kekbridge.planning.market_view import MarketView
 from kekbridge.planning.prices import Prices
 from kekbridge.planning.sizing import DOWNWARDS, check_entry_size, on_grid, plain, shares_of, smallest_quantity
-from kekbridge.planning.target import Move, side_of
+from kekbridge.planning.target import PositionChange, side_of
 
 _STOPS = frozenset({OrderType.STOP, OrderType.STOP_LIMIT})
 _MOST_CLOSING_ORDERS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Legs:
+class PlannedOrders:
     """The orders of one step, in the order they must be sent, with remarks on what was rounded or left out."""
 
     intents: tuple[OrderIntent, ...]
@@ -40,7 +40,9 @@ class Legs:
     notes: tuple[str, ...] = ()
 
 
-def build_legs(move: Move, signal: Signal, *, settings: WebhookSettings, market: Market, first_leg: int) -> Legs:
+def build_orders(
+    move: PositionChange, signal: Signal, *, settings: WebhookSettings, market: MarketView, first_leg: int
+) -> PlannedOrders:
     """The orders for `move`: exits of what is open against it, then the entry of the rest, then its trailing stop.
 
     Legs are numbered from `first_leg`; an entry after an exit waits for it (`after_leg`). Raises Refused.
@@ -55,7 +57,7 @@ def build_legs(move: Move, signal: Signal, *, settings: WebhookSettings, market:
     exits = _exits(move, signal, side, to_close, market, is_reversal=to_open > 0)
     notes = _rounding_note(to_close, sum((leg.quantity for leg in exits), ZERO), market)
     if to_open == 0:
-        return Legs(exits, notes=notes)
+        return PlannedOrders(exits, notes=notes)
     if exits and signal.order_type in _STOPS:
         raise Refused(
             "order_type_unsupported",
@@ -68,12 +70,12 @@ def build_legs(move: Move, signal: Signal, *, settings: WebhookSettings, market:
     if entry is None:
         least = plain(smallest_quantity(market.instrument, market.exit_mark()))
         left_out = f"after the close {plain(to_open)} {market.instrument.base} is left, under the smallest order of {least}: not opened"
-        return Legs(exits, notes=(*notes, left_out))
+        return PlannedOrders(exits, notes=(*notes, left_out))
     notes += _rounding_note(to_open, entry.quantity, market)
     if signal.trailing_stop is None:
-        return Legs((*exits, entry), notes=notes)
+        return PlannedOrders((*exits, entry), notes=notes)
     trailing = _trailing_stop(signal.trailing_stop, entry, market, after_leg=first_leg + len(exits))
-    return Legs((*exits, entry, trailing), notes=notes)
+    return PlannedOrders((*exits, entry, trailing), notes=notes)
 
 
 def resize(intent: OrderIntent, snapshot: AccountSnapshot) -> OrderIntent | None:
@@ -109,7 +111,7 @@ def resize(intent: OrderIntent, snapshot: AccountSnapshot) -> OrderIntent | None
 
 
 def _exits(
-    move: Move, signal: Signal, side: Side, quantity: Decimal, market: Market, *, is_reversal: bool
+    move: PositionChange, signal: Signal, side: Side, quantity: Decimal, market: MarketView, *, is_reversal: bool
 ) -> tuple[OrderIntent, ...]:
     """Reduce-only orders for `quantity`; more than one only where the position is larger than the exchange's largest order."""
     if quantity == 0:
@@ -164,11 +166,11 @@ def _closing_sizes(quantity: Decimal, instrument: Instrument) -> tuple[Decimal, 
 
 
 def _entry(
-    move: Move,
+    move: PositionChange,
     signal: Signal,
     side: Side,
     wanted: Decimal,
-    market: Market,
+    market: MarketView,
     settings: WebhookSettings,
     *,
     after_leg: int | None,
@@ -213,7 +215,7 @@ def _entry(
 
 
 def _take_profits(
-    signal: Signal, side: Side, quantity: Decimal, prices: Prices, market: Market
+    signal: Signal, side: Side, quantity: Decimal, prices: Prices, market: MarketView
 ) -> tuple[TakeProfit, ...]:
     if not signal.take_profits:
         return ()
@@ -222,7 +224,7 @@ def _take_profits(
     return tuple(TakeProfit(trigger, size) for trigger, size in zip(triggers, sizes, strict=True))
 
 
-def _trailing_stop(distance: Amount, entry: OrderIntent, market: Market, *, after_leg: int) -> OrderIntent:
+def _trailing_stop(distance: Amount, entry: OrderIntent, market: MarketView, *, after_leg: int) -> OrderIntent:
     """A reduce-only trailing stop behind the entry. The exchange has none inside a bracket, so it is an order of its own."""
     if not entry.order_type.is_immediate:
         raise Refused(
@@ -290,7 +292,7 @@ def _scaled(part: Decimal, new_whole: Decimal, old_whole: Decimal, instrument: I
     return on_grid(DOWNWARDS.divide(DOWNWARDS.multiply(part, new_whole), old_whole), instrument)
 
 
-def _rounding_note(wanted: Decimal, quantity: Decimal, market: Market) -> tuple[str, ...]:
+def _rounding_note(wanted: Decimal, quantity: Decimal, market: MarketView) -> tuple[str, ...]:
     if wanted == quantity:
         return ()
     step = plain(market.instrument.base_tick)

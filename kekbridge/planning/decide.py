@@ -18,13 +18,13 @@ from kekbridge.alerts.signal import Alert, Signal
 from kekbridge.errors import RequestRefused
 from kekbridge.model import (
     AccountSnapshot,
+    LimitBreach,
     Limits,
     Order,
     OrderIntent,
     OrderStatus,
     OrderType,
-    StrategyCourse,
-    Trip,
+    StrategyHistory,
     Usage,
     Verdict,
     Webhook,
@@ -33,14 +33,14 @@ from kekbridge.model.admission import Decision, Recheck
 from kekbridge.planning.build_orders import resize
 from kekbridge.planning.market_view import read_market
 from kekbridge.planning.target import has_drifted
-from kekbridge.planning.translate import History, Plan, place_in_course, translate
+from kekbridge.planning.translate import KnownHistory, Plan, locate_step, translate
 from kekbridge.risk import rules
 from kekbridge.risk.check import allow, deny, is_exit, with_order
-from kekbridge.risk.drawdown import trip_of
+from kekbridge.risk.drawdown import breach_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class AccountPolicy:
     """What holds for every alert: the account's own limits, and how old the bridge's knowledge may be."""
 
     account_limits: Limits
@@ -55,7 +55,7 @@ def decide(
     alert: Alert,
     webhook: Webhook,
     snapshot: AccountSnapshot,
-    terms: Terms,
+    terms: AccountPolicy,
     fired_at: datetime | None = None,
 ) -> Decision:
     """Turn the steps of an alert into judged order intents. `fired_at`: None when its age does not count, as in a replay.
@@ -69,19 +69,19 @@ def decide(
     plans: list[Plan] = []
     denied: tuple[OrderIntent, Verdict] | None = None
     refusal: RequestRefused | None = None
-    courses: dict[str, StrategyCourse] = {}
+    courses: dict[str, StrategyHistory] = {}
     read = partial(translate, settings=webhook.settings, snapshot=snapshot)
     judge_leg = partial(_judge_leg, webhook=webhook, snapshot=snapshot, terms=terms)
     for step in alert.steps:
-        history = History(fired_at, {**usage.courses, **courses})
+        history = KnownHistory(fired_at, {**usage.strategy_histories, **courses})
         try:
             plan = read(step, pending=pending_quantities(usage), first_leg=len(kept), history=history)
         except RequestRefused as refused:
             refusal = refused
             break
         plans.append(plan)
-        if plan.symbol is not None and plan.course is not None:
-            courses[plan.symbol] = plan.course
+        if plan.symbol is not None and plan.strategy_history is not None:
+            courses[plan.symbol] = plan.strategy_history
         warnings += (*plan.warnings, *plan.notes)
         for intent in plan.intents:
             leg, judged = judge_leg(intent, len(kept), intent is plan.intents[0], usage=usage)
@@ -108,16 +108,16 @@ def _judge_leg(
     webhook: Webhook,
     snapshot: AccountSnapshot,
     usage: Usage,
-    terms: Terms,
+    terms: AccountPolicy,
 ) -> tuple[OrderIntent, tuple[Verdict, ...]]:
     """One order as it may be sent, behind the legs before it, and what the rules say of it."""
     allowed = rules.apply_leverage_policy(intent, webhook=webhook, account_limits=terms.account_limits)
-    judged = judge(allowed, webhook=webhook, snapshot=snapshot, usage=usage, terms=terms)
+    judged = check_rules(allowed, webhook=webhook, snapshot=snapshot, usage=usage, terms=terms)
     judged += _room_in_queue(allowed, usage.waiting_orders + number, terms)
     return _after_the_leg_before(allowed, leg=number, starts_step=starts_step), judged
 
 
-def is_out_of_turn(usage: Usage, *, alert: Alert, webhook: Webhook, snapshot: AccountSnapshot) -> bool:
+def is_out_of_order(usage: Usage, *, alert: Alert, webhook: Webhook, snapshot: AccountSnapshot) -> bool:
     """True when an alert of a webhook that follows a position does not start from the position we know: perhaps it overtook another.
 
     One that was itself overtaken has nothing to wait for.
@@ -127,22 +127,22 @@ def is_out_of_turn(usage: Usage, *, alert: Alert, webhook: Webhook, snapshot: Ac
     step = alert.steps[0]
     try:
         market = read_market(step, settings=webhook.settings, snapshot=snapshot, pending=pending_quantities(usage))
-        _, newer = place_in_course(step, webhook.settings, market, History(alert.fired_at, usage.courses))
+        _, newer = locate_step(step, webhook.settings, market, KnownHistory(alert.fired_at, usage.strategy_histories))
         return newer is None and has_drifted(step, market)
     except RequestRefused:
         return False
 
 
-def judge(
+def check_rules(
     intent: OrderIntent,
     *,
     webhook: Webhook,
     snapshot: AccountSnapshot,
     usage: Usage,
-    terms: Terms,
+    terms: AccountPolicy,
 ) -> tuple[Verdict, ...]:
     """Every rule's verdict on one order, for the webhook and for the account."""
-    return rules.judge(
+    return rules.check_rules(
         (intent,),
         webhook=webhook,
         account_limits=terms.account_limits,
@@ -160,7 +160,7 @@ def recheck(
     *,
     order: Order,
     snapshot: AccountSnapshot,
-    terms: Terms,
+    terms: AccountPolicy,
     now: datetime,
 ) -> Recheck:
     """The same rules as at admission on a queued order, with what is known now; for the transaction that claims it.
@@ -178,7 +178,7 @@ def recheck(
     if intent is None:
         text = f"{order.intent.symbol} has no position left to close"
         return Recheck(status=OrderStatus.DENIED, code="nothing_to_close", error=text)
-    verdicts = judge(
+    verdicts = check_rules(
         intent,
         webhook=webhook or _deleted(order),
         snapshot=snapshot,
@@ -230,7 +230,7 @@ def pending_quantities(usage: Usage) -> Mapping[str, Decimal]:
     return {symbol: commitment.sure for symbol, commitment in usage.commitments.items() if commitment.sure}
 
 
-def _room_in_queue(intent: OrderIntent, waiting: int, terms: Terms) -> tuple[Verdict, ...]:
+def _room_in_queue(intent: OrderIntent, waiting: int, terms: AccountPolicy) -> tuple[Verdict, ...]:
     """Whether the queue takes one more entry; exits always find room. Not asked again for an order that is in the queue."""
     if is_exit(intent):
         return ()
@@ -242,10 +242,12 @@ def _room_in_queue(intent: OrderIntent, waiting: int, terms: Terms) -> tuple[Ver
     return (deny("queue_full", "account", found, limit, text),)
 
 
-def _trips(denial: Verdict, notional: Decimal, webhook: Webhook, usage: Usage, terms: Terms) -> tuple[Trip, ...]:
+def _trips(
+    denial: Verdict, notional: Decimal, webhook: Webhook, usage: Usage, terms: AccountPolicy
+) -> tuple[LimitBreach, ...]:
     """The scope that a denial closes for further entries, if it was a day's limit or the drawdown that said no."""
     limits = terms.account_limits if denial.scope == "account" else webhook.settings.limits
-    tripped = trip_of(denial, notional=notional, limits=limits, now=usage.now)
+    tripped = breach_of(denial, notional=notional, limits=limits, now=usage.now)
     return () if tripped is None else (tripped,)
 
 
@@ -265,8 +267,8 @@ def _conclude(
     *,
     denial: Verdict | None,
     refusal: RequestRefused | None,
-    courses: tuple[tuple[str, StrategyCourse], ...],
-    trips: tuple[Trip, ...],
+    courses: tuple[tuple[str, StrategyHistory], ...],
+    trips: tuple[LimitBreach, ...],
 ) -> Decision:
     first: Signal = alert.steps[0]
     symbol = next((plan.symbol for plan in plans if plan.symbol), None) or storable_text(first.symbol or "") or None
@@ -294,8 +296,8 @@ def _conclude(
         symbol=symbol,
         warnings=tuple(warnings),
         cancels=cancels,
-        courses=courses,
-        trips=trips,
+        strategy_histories=courses,
+        breaches=trips,
     )
 
 

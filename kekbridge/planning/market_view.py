@@ -22,7 +22,7 @@ _RESTING = frozenset({OrderType.LIMIT, OrderType.POST_ONLY})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Market:
+class MarketView:
     """`projected` is the signed position once our orders on their way have traded; `fallback_price` serves exits without a mark."""
 
     instrument: Instrument
@@ -88,11 +88,11 @@ class Market:
 
 def read_market(
     signal: Signal, *, settings: WebhookSettings, snapshot: AccountSnapshot, pending: Mapping[str, Decimal]
-) -> Market:
+) -> MarketView:
     """The market that a signal names. Raises Refused with one of the symbol_… codes."""
     match = resolve(signal, settings=settings, snapshot=snapshot)
     position = snapshot.positions.get(match.symbol)
-    return Market(
+    return MarketView(
         instrument=snapshot.instruments[match.symbol],
         unit_factor=match.unit_factor,
         is_inverse=match.is_inverse,

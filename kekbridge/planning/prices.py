@@ -13,7 +13,7 @@ from typing import Final
 from kekbridge.alerts.signal import Amount, Signal
 from kekbridge.errors import Refused
 from kekbridge.model import ZERO, Instrument, OrderType, Side
-from kekbridge.planning.market_view import Market
+from kekbridge.planning.market_view import MarketView
 from kekbridge.planning.sizing import DOWNWARDS, plain
 
 _UPWARDS: Final = Context(prec=80, rounding=ROUND_UP)
@@ -50,7 +50,7 @@ def ceil_price(price: Decimal, instrument: Instrument) -> Decimal:
     return down if down == price else DOWNWARDS.add(down, instrument.quote_tick)
 
 
-def prices_for(signal: Signal, side: Side, market: Market, *, is_entry: bool) -> Prices:
+def prices_for(signal: Signal, side: Side, market: MarketView, *, is_entry: bool) -> Prices:
     """Rounded prices of the order that `signal` would make on `side`.
 
     Limit: BUY down, SELL up. Trigger: an entry later (BUY up, SELL down), an exit sooner (BUY down, SELL up).
@@ -71,7 +71,7 @@ def prices_for(signal: Signal, side: Side, market: Market, *, is_entry: bool) ->
     return Prices(limit=limit, trigger=trigger, signal=market.price(signal.price), reference=reference, nearest=nearest)
 
 
-def stop_price(signal: Signal, side: Side, prices: Prices, market: Market) -> Decimal | None:
+def stop_price(signal: Signal, side: Side, prices: Prices, market: MarketView) -> Decimal | None:
     """The stop loss of an entry on `side`: rounded towards the entry. Raises Refused: stop_loss_wrong_side, stop_loss_invalid."""
     if signal.stop_loss is None:
         return None
@@ -95,7 +95,7 @@ def stop_price(signal: Signal, side: Side, prices: Prices, market: Market) -> De
     return stop
 
 
-def take_profit_prices(signal: Signal, side: Side, prices: Prices, market: Market) -> tuple[Decimal, ...]:
+def take_profit_prices(signal: Signal, side: Side, prices: Prices, market: MarketView) -> tuple[Decimal, ...]:
     """Trigger prices of an entry's take-profits, as written in order, rounded towards the entry: the gain is taken sooner.
 
     Raises Refused: take_profit_wrong_side, take_profit_invalid.
@@ -124,7 +124,7 @@ def take_profit_prices(signal: Signal, side: Side, prices: Prices, market: Marke
     return tuple(levels)
 
 
-def trailing_of(distance: Amount, market: Market) -> tuple[Decimal | None, Decimal | None]:
+def trailing_of(distance: Amount, market: MarketView) -> tuple[Decimal | None, Decimal | None]:
     """(callback rate as a fraction, callback value in price), one of them None; a price distance is rounded down: nearer.
 
     Raises Refused(trailing_stop_invalid).
@@ -142,7 +142,7 @@ def trailing_of(distance: Amount, market: Market) -> tuple[Decimal | None, Decim
     return None, value
 
 
-def _limit_price(signal: Signal, side: Side, market: Market) -> Decimal | None:
+def _limit_price(signal: Signal, side: Side, market: MarketView) -> Decimal | None:
     if not signal.order_type.has_limit_price:
         return None
     raw = market.price(signal.limit_price if signal.limit_price is not None else signal.price)
@@ -152,7 +152,7 @@ def _limit_price(signal: Signal, side: Side, market: Market) -> Decimal | None:
     return _in_range(rounded, raw, "limitPrice", market.instrument)
 
 
-def _trigger_price(signal: Signal, side: Side, market: Market, mark: Decimal, *, is_entry: bool) -> Decimal | None:
+def _trigger_price(signal: Signal, side: Side, market: MarketView, mark: Decimal, *, is_entry: bool) -> Decimal | None:
     if signal.order_type not in (OrderType.STOP, OrderType.STOP_LIMIT):
         return None
     raw = market.price(signal.trigger_price)
@@ -183,7 +183,7 @@ def _in_range(price: Decimal, raw: Decimal, name: str, instrument: Instrument) -
     )
 
 
-def _level(level: Amount, reference: Decimal, direction: int, market: Market) -> Decimal:
+def _level(level: Amount, reference: Decimal, direction: int, market: MarketView) -> Decimal:
     if not level.is_percent:
         return DOWNWARDS.multiply(level.value, market.unit_factor)
     # Rounded towards the entry already here, so that the grid cannot carry it back out.

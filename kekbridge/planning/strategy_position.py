@@ -14,7 +14,7 @@ from decimal import Context, Decimal
 from itertools import groupby
 
 from kekbridge.alerts.signal import TargetPosition
-from kekbridge.model import StrategyCourse, StrategyStep
+from kekbridge.model import StrategyHistory, StrategyStep
 
 # TradingView stops an alert that fires 15 times in 3 minutes, and a message is refused as stale long before 32 more have come.
 _MOST_STEPS = 32
@@ -23,9 +23,9 @@ _EXACT = Context(prec=10)
 _SMALLEST = Decimal("1e-8")
 
 
-def take_step(
-    course: StrategyCourse | None, target: TargetPosition, *, fired_at: datetime, held: Decimal
-) -> tuple[StrategyCourse, StrategyStep | None]:
+def add_step(
+    course: StrategyHistory | None, target: TargetPosition, *, fired_at: datetime, held: Decimal
+) -> tuple[StrategyHistory, StrategyStep | None]:
     """Add a message to the course; also returns the newer step that has overtaken it, or None when it is itself the newest.
 
     `held`: the account's position in the strategy's contracts, taken for the strategy's own while nothing else is known.
@@ -76,16 +76,16 @@ def _walk(steps: Iterable[StrategyStep], position: Decimal | None) -> Decimal | 
     return position
 
 
-def _shortened(start: Decimal | None, steps: tuple[StrategyStep, ...]) -> StrategyCourse:
+def _shortened(start: Decimal | None, steps: tuple[StrategyStep, ...]) -> StrategyHistory:
     """The course without the oldest steps, once there are too many."""
     too_many = len(steps) - _MOST_STEPS
     if too_many <= 0:
-        return StrategyCourse(start=start, steps=steps)
+        return StrategyHistory(start=start, steps=steps)
     dropped = sorted(steps, key=_fired_at)[:too_many]
     kept = list(steps)
     for step in dropped:
         kept.remove(step)
-    return StrategyCourse(start=_newest(start, dropped).now, steps=tuple(kept))
+    return StrategyHistory(start=_newest(start, dropped).now, steps=tuple(kept))
 
 
 def _fired_at(step: StrategyStep) -> datetime:

@@ -12,7 +12,7 @@ from decimal import Decimal
 from kekbridge.alerts.signal import Action, QuantityType, Signal, TargetPosition
 from kekbridge.errors import Refused
 from kekbridge.model import ZERO, Side, StrategyStep, WebhookSettings
-from kekbridge.planning.market_view import Market
+from kekbridge.planning.market_view import MarketView
 from kekbridge.planning.prices import prices_for, stop_price
 from kekbridge.planning.sizing import DOWNWARDS, plain, quantity_of
 
@@ -25,7 +25,7 @@ _TRADES = (Action.BUY, Action.SELL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
+class PositionChange:
     """A signed change of the position, in base units of the market, not rounded.
 
     `close_fraction`: the part of the position that an exit closes, when its size is to follow the real position until it is sent.
@@ -39,9 +39,9 @@ class Move:
     warnings: tuple[str, ...] = ()
 
 
-def decide_move(
-    signal: Signal, *, settings: WebhookSettings, market: Market, newer: StrategyStep | None = None
-) -> Move:
+def position_change(
+    signal: Signal, *, settings: WebhookSettings, market: MarketView, newer: StrategyStep | None = None
+) -> PositionChange:
     """The change that a buy, sell, close or flip asks for on `market.projected`. Raises Refused.
 
     `newer`: a step of the strategy that fired after this one and was taken already (course.py).
@@ -77,7 +77,7 @@ def side_of(signed: Decimal) -> Side:
 # --------------------------------------------------------------------------------------------------- the trader's own words
 
 
-def _trade(signal: Signal, market: Market) -> Move:
+def _trade(signal: Signal, market: MarketView) -> PositionChange:
     """Buy or sell: this much more or less, whatever is there; reduceOnly makes it a close that knows its side."""
     side = Side.BUY if signal.action is Action.BUY else Side.SELL
     projected = market.projected
@@ -95,33 +95,33 @@ def _trade(signal: Signal, market: Market) -> Move:
         # The strategy was on the other side: ours ends at our own size, whether or not we still held what it held.
         wanted = side.sign * _size(signal, side, market, is_entry=True)
         is_there = projected * wanted > 0 and abs(projected) >= abs(wanted)
-        return Move(ignored_code=ALREADY_IN_POSITION) if is_there else _reach(wanted, market)
-    return Move(delta=side.sign * _size(signal, side, market, is_entry=projected * side.sign >= 0))
+        return PositionChange(ignored_code=ALREADY_IN_POSITION) if is_there else _reach(wanted, market)
+    return PositionChange(delta=side.sign * _size(signal, side, market, is_entry=projected * side.sign >= 0))
 
 
-def _close(signal: Signal, market: Market) -> Move:
+def _close(signal: Signal, market: MarketView) -> PositionChange:
     """All of it, a part by quantity, or a share. Whole means whole: flat in the end, whichever side is open when it is sent."""
     if market.projected == 0:
         return _nothing_to_close(market)
     return _reduce(signal, market, whole_target=ZERO)
 
 
-def _reduce(signal: Signal, market: Market, *, whole_target: Decimal | None) -> Move:
+def _reduce(signal: Signal, market: MarketView, *, whole_target: Decimal | None) -> PositionChange:
     """A reduction of the open position by what the signal says, never more than is open; without a quantity all of it."""
     projected = market.projected
-    whole = Move(delta=-projected, close_fraction=_ONE, target=whole_target)
+    whole = PositionChange(delta=-projected, close_fraction=_ONE, target=whole_target)
     if signal.quantity is None:
         return whole
     if _kind_of(signal) is QuantityType.PERCENT_POSITION:
         if signal.quantity.value >= _PERCENT:
             return whole
         fraction = DOWNWARDS.divide(signal.quantity.value, _PERCENT)
-        return Move(delta=DOWNWARDS.multiply(-projected, fraction), close_fraction=fraction)
+        return PositionChange(delta=DOWNWARDS.multiply(-projected, fraction), close_fraction=fraction)
     size = min(_size(signal, side_of(-projected), market, is_entry=False), abs(projected))
-    return Move(delta=size if projected < 0 else -size)
+    return PositionChange(delta=size if projected < 0 else -size)
 
 
-def _flip(signal: Signal, market: Market) -> Move:
+def _flip(signal: Signal, market: MarketView) -> PositionChange:
     """The other side: what is open is closed, the same size (or the quantity given) is opened against it."""
     projected = market.projected
     if signal.target is not None and signal.target.size != 0 and signal.quantity is None:
@@ -136,14 +136,14 @@ def _flip(signal: Signal, market: Market) -> Move:
 # ------------------------------------------------------------------------------------------------ the strategy's position
 
 
-def _step(signal: Signal, target: TargetPosition, market: Market) -> Move:
+def _step(signal: Signal, target: TargetPosition, market: MarketView) -> PositionChange:
     """Signal mode: the strategy's own step, whatever the account holds; a gap before it is reported."""
     move = _own_step(signal, target, market)
     drift = _drift_warnings(target, market, "only the strategy's own step counts on this webhook")
     return replace(move, warnings=drift + move.warnings)
 
 
-def _follow(signal: Signal, target: TargetPosition, settings: WebhookSettings, market: Market) -> Move:
+def _follow(signal: Signal, target: TargetPosition, settings: WebhookSettings, market: MarketView) -> PositionChange:
     """Position mode: to the strategy's position. A gap that was there before is closed with `resync`, else only reported."""
     drift = _drift_warnings(
         target, market, "it is corrected" if settings.resync else "resync is off: only the step counts"
@@ -159,8 +159,8 @@ def _follow(signal: Signal, target: TargetPosition, settings: WebhookSettings, m
 
 
 def _catch_up(
-    signal: Signal, target: TargetPosition, newer: StrategyStep, settings: WebhookSettings, market: Market
-) -> Move:
+    signal: Signal, target: TargetPosition, newer: StrategyStep, settings: WebhookSettings, market: MarketView
+) -> PositionChange:
     """Position mode, a step that a newer one has overtaken: what it names was left long ago, only the newer position counts.
 
     Its own change is made up for as far as it leads there and no further. With `resync` whatever is missing to there is corrected, as
@@ -173,9 +173,9 @@ def _catch_up(
     if settings.resync:
         move = _reach_by_step(newest, market, direction)
     elif before is None or not _counts_contracts(signal) or gap * direction < market.instrument.base_tick:
-        move = Move(ignored_code=OUT_OF_DATE)
+        move = PositionChange(ignored_code=OUT_OF_DATE)
     else:
-        move = Move(delta=direction * min(abs(now - before), abs(gap)))
+        move = PositionChange(delta=direction * min(abs(now - before), abs(gap)))
     told: tuple[str, ...] = (
         f"out of date: this step led to {plain(now)} {market.instrument.base}, a newer one fired at {newer.fired_at:%H:%M:%S} and led to "
         f"{plain(newest)}",
@@ -192,7 +192,7 @@ def _counts_contracts(signal: Signal) -> bool:
     return signal.quantity is None or _kind_of(signal) is QuantityType.BASE
 
 
-def _has_overtaken_its_close(target: TargetPosition, market: Market) -> bool:
+def _has_overtaken_its_close(target: TargetPosition, market: MarketView) -> bool:
     """True when a strategy that was flat opens one side while the account still holds the other.
 
     Close and open of one bar can arrive swapped (tradingview.md section 2.6). The open brings the close with it, and the late close
@@ -201,7 +201,7 @@ def _has_overtaken_its_close(target: TargetPosition, market: Market) -> bool:
     return _before(target, market) == 0 and market.projected * target.signed < 0
 
 
-def _own_step(signal: Signal, target: TargetPosition, market: Market) -> Move:
+def _own_step(signal: Signal, target: TargetPosition, market: MarketView) -> PositionChange:
     """From the strategy's previous position to its new one, applied to the real position (tradingview.md section 2.1)."""
     now, before = _units(target.signed, market), _before(target, market)
     direction = _direction(signal, now, before)
@@ -213,20 +213,20 @@ def _own_step(signal: Signal, target: TargetPosition, market: Market) -> Move:
     if before * now < 0:
         # Reversal: what is really open is closed, never more. The strategy's doubled quantity says nothing about our position.
         if projected * now > 0 and abs(projected) >= abs(now):
-            return Move(ignored_code=ALREADY_IN_POSITION)
+            return PositionChange(ignored_code=ALREADY_IN_POSITION)
         return _reach(now, market)
     if abs(now) < abs(before):
         if projected * direction >= 0:
             return _nothing_to_close(market)
-        return Move(delta=direction * min(abs(before) - abs(now), abs(projected)))
+        return PositionChange(delta=direction * min(abs(before) - abs(now), abs(projected)))
     is_entry = projected * direction >= 0
     size = abs(now - before)
     if signal.quantity is not None:
         size = _size(signal, side_of(Decimal(direction)), market, is_entry=is_entry)
-    return Move(delta=direction * size)
+    return PositionChange(delta=direction * size)
 
 
-def _full_close(market: Market, direction: int) -> Move:
+def _full_close(market: MarketView, direction: int) -> PositionChange:
     """The strategy is flat: what is really open on its side is closed. A position on the other side is not this strategy's."""
     projected = market.projected
     if projected == 0:
@@ -236,10 +236,10 @@ def _full_close(market: Market, direction: int) -> Move:
         return _nothing_to_close(
             market, f"the account is {held} {plain(abs(projected))}, on the other side than the strategy was"
         )
-    return Move(delta=-projected, close_fraction=_ONE)
+    return PositionChange(delta=-projected, close_fraction=_ONE)
 
 
-def _reach_by_step(target: Decimal, market: Market, direction: int) -> Move:
+def _reach_by_step(target: Decimal, market: MarketView, direction: int) -> PositionChange:
     """To `target`, but never opening anything against the direction of the strategy's own step.
 
     Two fills of one second may arrive swapped: the late one then names a position that was already left, and going back to it
@@ -252,23 +252,23 @@ def _reach_by_step(target: Decimal, market: Market, direction: int) -> Move:
     if projected * target > 0 and abs(target) < abs(projected):
         return move
     if projected * target <= 0 and projected != 0:
-        return Move(delta=-projected, close_fraction=_ONE, target=ZERO)
+        return PositionChange(delta=-projected, close_fraction=_ONE, target=ZERO)
     code = NOTHING_TO_CLOSE if projected == 0 else ALREADY_IN_POSITION
     text = f"the account holds {plain(projected)} and the alert's step leads away from {plain(target)}: nothing was re-opened"
-    return Move(ignored_code=code, warnings=(text,))
+    return PositionChange(ignored_code=code, warnings=(text,))
 
 
-def _reach(target: Decimal, market: Market) -> Move:
+def _reach(target: Decimal, market: MarketView) -> PositionChange:
     delta = DOWNWARDS.subtract(target, market.projected)
     if delta == 0 or (market.projected != 0 and abs(delta) < market.instrument.base_tick):
-        return Move(ignored_code=NOTHING_TO_CLOSE if target == 0 else ALREADY_IN_POSITION)
-    return Move(delta=delta, close_fraction=_ONE if target == 0 else None, target=target)
+        return PositionChange(ignored_code=NOTHING_TO_CLOSE if target == 0 else ALREADY_IN_POSITION)
+    return PositionChange(delta=delta, close_fraction=_ONE if target == 0 else None, target=target)
 
 
 # ---------------------------------------------------------------------------------------------------------------- helpers
 
 
-def _size(signal: Signal, side: Side, market: Market, *, is_entry: bool) -> Decimal:
+def _size(signal: Signal, side: Side, market: MarketView, *, is_entry: bool) -> Decimal:
     """Base units that the signal's quantity means for an order on `side`; zero without a quantity."""
     if signal.quantity is None:
         return ZERO
@@ -309,7 +309,7 @@ def _kind_of(signal: Signal) -> QuantityType:
     )
 
 
-def _units(contracts: Decimal, market: Market) -> Decimal:
+def _units(contracts: Decimal, market: MarketView) -> Decimal:
     return ZERO if contracts == 0 else market.base_units(contracts)
 
 
@@ -326,16 +326,16 @@ def _direction(signal: Signal, now: Decimal, before: Decimal | None) -> int:
     return direction
 
 
-def _before(target: TargetPosition, market: Market) -> Decimal | None:
+def _before(target: TargetPosition, market: MarketView) -> Decimal | None:
     return None if target.previous_signed is None else _units(target.previous_signed, market)
 
 
-def has_drifted(signal: Signal, market: Market) -> bool:
+def has_drifted(signal: Signal, market: MarketView) -> bool:
     """True when the account does not hold what the strategy believes it held before its step. Raises Refused."""
     return signal.target is not None and bool(_drift_warnings(signal.target, market, ""))
 
 
-def _drift_warnings(target: TargetPosition, market: Market, remark: str) -> tuple[str, ...]:
+def _drift_warnings(target: TargetPosition, market: MarketView, remark: str) -> tuple[str, ...]:
     """A warning when the account does not hold what the strategy believes it held before its step."""
     if market.is_inverse:
         return ()  # its sizes count dollars: not comparable
@@ -348,8 +348,8 @@ def _drift_warnings(target: TargetPosition, market: Market, remark: str) -> tupl
     )
 
 
-def _nothing_to_close(market: Market, why: str | None = None) -> Move:
-    return Move(ignored_code=NOTHING_TO_CLOSE, warnings=(f"{market.symbol}: {why}",) if why else ())
+def _nothing_to_close(market: MarketView, why: str | None = None) -> PositionChange:
+    return PositionChange(ignored_code=NOTHING_TO_CLOSE, warnings=(f"{market.symbol}: {why}",) if why else ())
 
 
 def _inconsistent(found: str) -> Refused:

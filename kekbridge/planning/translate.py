@@ -15,18 +15,18 @@ from kekbridge.alerts.signal import Action, Signal
 from kekbridge.errors import Refused
 from kekbridge.model import (
     AccountSnapshot,
-    CancelWish,
+    CancelRequest,
     OrderIntent,
     Purpose,
-    StrategyCourse,
+    StrategyHistory,
     StrategyStep,
     WebhookSettings,
 )
-from kekbridge.planning.build_orders import build_legs
-from kekbridge.planning.market_view import Market, read_market, resolve
+from kekbridge.planning.build_orders import build_orders
+from kekbridge.planning.market_view import MarketView, read_market, resolve
 from kekbridge.planning.sizing import DOWNWARDS
-from kekbridge.planning.strategy_position import take_step
-from kekbridge.planning.target import decide_move
+from kekbridge.planning.strategy_position import add_step
+from kekbridge.planning.target import position_change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,21 +42,21 @@ class Plan:
     intents: tuple[OrderIntent, ...] = ()
     is_exit: bool = False
     ignored_code: str | None = None
-    cancel: CancelWish | None = None
+    cancel: CancelRequest | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    course: StrategyCourse | None = None
+    strategy_history: StrategyHistory | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class KnownHistory:
     """When the message fired (None: unknown, or it does not count) and what its strategy told before it, by symbol."""
 
     fired_at: datetime | None = None
-    courses: Mapping[str, StrategyCourse] = field(default_factory=dict)
+    strategy_histories: Mapping[str, StrategyHistory] = field(default_factory=dict)
 
 
-_UNKNOWN = History()
+_UNKNOWN = KnownHistory()
 
 
 def translate(
@@ -66,7 +66,7 @@ def translate(
     snapshot: AccountSnapshot,
     pending: Mapping[str, Decimal],
     first_leg: int = 0,
-    history: History = _UNKNOWN,
+    history: KnownHistory = _UNKNOWN,
 ) -> Plan:
     """Plan one step of an alert on what the account holds and has on its way.
 
@@ -78,32 +78,36 @@ def translate(
     if signal.action is Action.CANCEL:
         return _plan_cancel(signal, settings=settings, snapshot=snapshot)
     market = read_market(signal, settings=settings, snapshot=snapshot, pending=pending)
-    course, newer = place_in_course(signal, settings, market, history)
-    move = decide_move(signal, settings=settings, market=market, newer=newer)
+    course, newer = locate_step(signal, settings, market, history)
+    move = position_change(signal, settings=settings, market=market, newer=newer)
     warnings = market.warnings + move.warnings
     if move.ignored_code is not None:
         return Plan(
-            symbol=market.symbol, is_exit=True, ignored_code=move.ignored_code, warnings=warnings, course=course
+            symbol=market.symbol,
+            is_exit=True,
+            ignored_code=move.ignored_code,
+            warnings=warnings,
+            strategy_history=course,
         )
-    legs = build_legs(move, signal, settings=settings, market=market, first_leg=first_leg)
+    legs = build_orders(move, signal, settings=settings, market=market, first_leg=first_leg)
     return Plan(
         symbol=market.symbol,
         intents=legs.intents,
         is_exit=all(intent.purpose is not Purpose.ENTRY for intent in legs.intents),
         warnings=warnings + legs.warnings,
         notes=legs.notes,
-        course=course,
+        strategy_history=course,
     )
 
 
-def place_in_course(
-    signal: Signal, settings: WebhookSettings, market: Market, history: History
-) -> tuple[StrategyCourse | None, StrategyStep | None]:
+def locate_step(
+    signal: Signal, settings: WebhookSettings, market: MarketView, history: KnownHistory
+) -> tuple[StrategyHistory | None, StrategyStep | None]:
     """The strategy's course with this step, and the newer step that has overtaken it; nothing without position mode or timestamp."""
     if settings.follow != "position" or signal.target is None or history.fired_at is None:
         return None, None
     held = DOWNWARDS.multiply(market.projected, market.unit_factor)
-    return take_step(history.courses.get(market.symbol), signal.target, fired_at=history.fired_at, held=held)
+    return add_step(history.strategy_histories.get(market.symbol), signal.target, fired_at=history.fired_at, held=held)
 
 
 def _plan_cancel(signal: Signal, *, settings: WebhookSettings, snapshot: AccountSnapshot) -> Plan:
@@ -116,7 +120,7 @@ def _plan_cancel(signal: Signal, *, settings: WebhookSettings, snapshot: Account
                 'symbol: missing, a cancel needs one; add "symbol":"{{ticker}}", or use cancel_all',
                 field="symbol",
             )
-        return Plan(symbol=None, is_exit=True, cancel=CancelWish(symbol=None, comment=comment))
+        return Plan(symbol=None, is_exit=True, cancel=CancelRequest(symbol=None, comment=comment))
     match = resolve(signal, settings=settings, snapshot=snapshot)
-    wish = CancelWish(symbol=match.symbol, comment=comment)
+    wish = CancelRequest(symbol=match.symbol, comment=comment)
     return Plan(symbol=match.symbol, is_exit=True, cancel=wish, warnings=match.warnings)

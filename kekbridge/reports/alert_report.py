@@ -13,7 +13,7 @@ from decimal import Decimal
 
 from kekbridge.formatting import plain
 from kekbridge.model import Fill, Order
-from kekbridge.model.latency import Moments, stages_of
+from kekbridge.model.latency import AlertTimestamps, stages_of
 from kekbridge.store import alerts, events, fills, protection
 from kekbridge.store import orders as order_rows
 from kekbridge.store.alerts import StoredAlert
@@ -37,7 +37,7 @@ _SAID = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slippage:
+class FillSlippage:
     """How much worse than expected, as a fraction; negative is better."""
 
     against: str  # "signal price" or "mark"
@@ -46,7 +46,7 @@ class Slippage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ExchangeReply:
     """One thing that the exchange, or the bridge on its way there, said of an order; `ms` since the alert was received."""
 
     at: datetime
@@ -56,7 +56,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OrderStory:
+class OrderTimeline:
     """One order with all that belongs to it. `details.request` is the exact body; signatures travel in headers and are not kept."""
 
     order: Order
@@ -64,35 +64,35 @@ class OrderStory:
     fills: tuple[Fill, ...]
     exits: tuple[Leg, ...]
     exit_fills: tuple[Fill, ...]
-    slippage: tuple[Slippage, ...]
-    answers: tuple[Answer, ...]
+    slippage: tuple[FillSlippage, ...]
+    answers: tuple[ExchangeReply, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
+class AlertReport:
     """Everything stored about an alert. `stages` in milliseconds, in the order of stages.STAGES."""
 
     alert: StoredAlert
-    orders: tuple[OrderStory, ...]
+    orders: tuple[OrderTimeline, ...]
     events: tuple[Event, ...]
     stages: Mapping[str, float]
 
 
-def read(connection: sqlite3.Connection, reference: str) -> Story:
+def read(connection: sqlite3.Connection, reference: str) -> AlertReport:
     """The story of the alert that `reference` names (see alerts.find). Raises NotFound."""
     alert = alerts.find(connection, reference)
     happened = events.of_alert(connection, alert.id)
     told = tuple(
         _order_story(connection, order, alert, happened) for order in order_rows.of_alert(connection, alert.id)
     )
-    return Story(alert=alert, orders=told, events=happened, stages=stages_of(_moments(alert, told)))
+    return AlertReport(alert=alert, orders=told, events=happened, stages=stages_of(_moments(alert, told)))
 
 
 def _order_story(
     connection: sqlite3.Connection, order: Order, alert: StoredAlert, happened: tuple[Event, ...]
-) -> OrderStory:
+) -> OrderTimeline:
     name = order.client_order_id
-    return OrderStory(
+    return OrderTimeline(
         order=order,
         details=order_rows.details(connection, name),
         fills=fills.of_order(connection, name),
@@ -100,7 +100,7 @@ def _order_story(
         exit_fills=fills.exits_of(connection, name),
         slippage=_slippage(order),
         answers=tuple(
-            Answer(
+            ExchangeReply(
                 at=event.at,
                 ms=(event.at - alert.received_at).total_seconds() * 1000,
                 what=_SAID[event.kind],
@@ -116,21 +116,21 @@ def _order_story(
     )
 
 
-def _slippage(order: Order) -> tuple[Slippage, ...]:
+def _slippage(order: Order) -> tuple[FillSlippage, ...]:
     """Of an order that traded: against the price of the signal, if it told one, and against the mark when it was decided."""
     expected = (("signal price", order.intent.signal_price), ("mark", order.intent.reference_price))
     if order.average_price is None:
         return ()
     return tuple(
-        Slippage(against=name, expected=price, share=(order.average_price - price) * order.intent.side.sign / price)
+        FillSlippage(against=name, expected=price, share=(order.average_price - price) * order.intent.side.sign / price)
         for name, price in expected
         if price
     )
 
 
-def _moments(alert: StoredAlert, told: tuple[OrderStory, ...]) -> Moments:
+def _moments(alert: StoredAlert, told: tuple[OrderTimeline, ...]) -> AlertTimestamps:
     """Of the alert and its first order."""
-    moments = Moments(
+    moments = AlertTimestamps(
         received=alert.received_at,
         fired=alert.fired_at,
         stored_ms=alert.stages.get("stored"),
@@ -139,7 +139,7 @@ def _moments(alert: StoredAlert, told: tuple[OrderStory, ...]) -> Moments:
     first = next((one for one in told if one.order.leg == 0), None)
     if first is None:
         return moments
-    return Moments(
+    return AlertTimestamps(
         received=moments.received,
         fired=moments.fired,
         stored_ms=moments.stored_ms,

@@ -16,7 +16,7 @@ NO_LIMIT: Final = "no limit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
+class RuleInput:
     """One order before the rules, with everything they may look at. `usage` leaves the order itself out."""
 
     intent: OrderIntent
@@ -80,7 +80,7 @@ def _at_most(show: Callable[[Decimal], str], limit: Decimal) -> str:
 
 
 def within(
-    case: Case,
+    case: RuleInput,
     rule: str,
     option: str,
     found: Decimal,

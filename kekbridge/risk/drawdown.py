@@ -11,7 +11,7 @@ from decimal import Context, Decimal
 from itertools import pairwise
 from typing import Final
 
-from kekbridge.model import ZERO, AccountSnapshot, EquityMark, Flow, Limits, Trip, Usage, Verdict
+from kekbridge.model import ZERO, AccountSnapshot, EquityMark, Flow, LimitBreach, Limits, Usage, Verdict
 from kekbridge.risk import exposure
 
 # The exchange's clock and ours differ, and a transfer may show in the account a little before or after its own time.
@@ -63,19 +63,19 @@ def losses_of_day(usage: Usage, snapshot: AccountSnapshot, webhook: Limits, acco
     return -(usage.realized_today + of_webhook), -(usage.account_realized_today + open_pnl)
 
 
-def trip_of(denial: Verdict, *, notional: Decimal, limits: Limits, now: datetime) -> Trip | None:
+def breach_of(denial: Verdict, *, notional: Decimal, limits: Limits, now: datetime) -> LimitBreach | None:
     """Whether a denied entry closes its scope: the day's limits until 00:00 UTC, the drawdown until somebody resumes.
 
     An order that alone is larger than a whole day's traded value is refused for its size and closes nothing.
     """
     if denial.rule == "drawdown":
-        return Trip(scope=denial.scope, rule="drawdown", reason=f"drawdown {denial.found}", until=None)
+        return LimitBreach(scope=denial.scope, rule="drawdown", reason=f"drawdown {denial.found}", until=None)
     if denial.rule not in ("daily_limit", "daily_orders", "daily_loss"):
         return None
     if denial.rule == "daily_limit" and (limits.daily_limit is None or notional > limits.daily_limit):
         return None
     reason = f"{denial.rule}: {denial.found}, {denial.limit}"
-    return Trip(scope=denial.scope, rule=denial.rule, reason=reason, until=next_midnight(now))
+    return LimitBreach(scope=denial.scope, rule=denial.rule, reason=reason, until=next_midnight(now))
 
 
 def next_midnight(now: datetime) -> datetime:

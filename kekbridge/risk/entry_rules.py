@@ -12,14 +12,14 @@ from functools import lru_cache
 from kekbridge.errors import ConfigError
 from kekbridge.model import ZERO, Verdict
 from kekbridge.risk import trading_hours as hours
-from kekbridge.risk.check import NO_LIMIT, Case, allow, at_most, deny, fix_for, within
-from kekbridge.risk.limits import number, percent
+from kekbridge.risk.check import NO_LIMIT, RuleInput, allow, at_most, deny, fix_for, within
+from kekbridge.risk.limits import limit_number, percent
 
 
-def stop_loss(case: Case) -> Sequence[Verdict]:
+def stop_loss(case: RuleInput) -> Sequence[Verdict]:
     """A trailing stop does not count: it is an order of its own and cannot be placed together with the entry."""
     stop = case.intent.stop_loss
-    found = "none" if stop is None else number(stop)
+    found = "none" if stop is None else limit_number(stop)
     verdicts = []
     for scope, limits in case.scopes:
         if not limits.require_stop_loss:
@@ -32,7 +32,7 @@ def stop_loss(case: Case) -> Sequence[Verdict]:
     return verdicts
 
 
-def stop_distance(case: Case) -> Sequence[Verdict]:
+def stop_distance(case: RuleInput) -> Sequence[Verdict]:
     """How far the stop loss is from the entry, as a share of it."""
     stop, entry = case.intent.stop_loss, case.intent.reference_price
     if stop is None or entry <= 0:
@@ -43,12 +43,12 @@ def stop_distance(case: Case) -> Sequence[Verdict]:
         "max_stop_distance",
         abs(entry - stop) / entry,
         percent,
-        lambda shown: f"the stop loss {number(stop)} is {shown} from the entry {number(entry)}, that",
+        lambda shown: f"the stop loss {limit_number(stop)} is {shown} from the entry {limit_number(entry)}, that",
         "move it nearer",
     )
 
 
-def slippage(case: Case) -> Sequence[Verdict]:
+def slippage(case: RuleInput) -> Sequence[Verdict]:
     """How much worse the mark is than the price the chart showed. A better price is no slippage."""
     signal = case.intent.signal_price
     if signal is None or signal <= 0:
@@ -67,7 +67,9 @@ def slippage(case: Case) -> Sequence[Verdict]:
             found,
             min((bound for bound in bounds if bound is not None), default=None),
             percent,
-            lambda shown: f"the mark {number(mark)} is {shown} worse than the signal's {number(signal)}, that",
+            lambda shown: (
+                f"the mark {limit_number(mark)} is {shown} worse than the signal's {limit_number(signal)}, that"
+            ),
             "max_slippage",
             "check the chart's venue, raise slippage",
             shown=shown,
@@ -76,7 +78,7 @@ def slippage(case: Case) -> Sequence[Verdict]:
     return verdicts
 
 
-def cooldown(case: Case) -> Sequence[Verdict]:
+def cooldown(case: RuleInput) -> Sequence[Verdict]:
     """How long ago the webhook last entered this symbol."""
     last = case.usage.last_entry_at.get(case.intent.symbol)
     verdicts = []
@@ -103,7 +105,7 @@ def _time_of_week(minute: datetime) -> str:
     return f"{minute:%a %H:%M} UTC"
 
 
-def trading_hours(case: Case) -> Sequence[Verdict]:
+def trading_hours(case: RuleInput) -> Sequence[Verdict]:
     """Whether positions may be opened at this time of the week."""
     clock = _time_of_week(case.now.replace(second=0, microsecond=0))
     verdicts = []

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Final
 
-from kekbridge.model import UNCOMMITTED, ZERO, AccountSnapshot, Commitment, Fill, Instrument, OrderIntent, Side, Sums
+from kekbridge.model import (
+    UNCOMMITTED,
+    ZERO,
+    AccountSnapshot,
+    Commitment,
+    Fill,
+    Instrument,
+    OrderIntent,
+    Side,
+    SideTotals,
+)
 
 _MARGIN: Final = Context(prec=28)
 _ONE: Final = Decimal(1)
@@ -21,7 +31,7 @@ _UNTOLD_LEVERAGE: Final = Decimal(10)
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class PositionRange:
     """The largest long and short position that may come about, as absolute base units."""
 
     long: Decimal
@@ -35,12 +45,12 @@ class Reach:
         return self.long if side is Side.BUY else self.short
 
 
-def reach_of(position: Decimal, sums: Sums) -> Reach:
+def range_of(position: Decimal, sums: SideTotals) -> PositionRange:
     """Worst case of one symbol: its signed position and what its open orders may still trade."""
-    return Reach(*sides(position, sums))
+    return PositionRange(*sides(position, sums))
 
 
-def sides(position: Decimal, sums: Sums) -> tuple[Decimal, Decimal]:
+def sides(position: Decimal, sums: SideTotals) -> tuple[Decimal, Decimal]:
     """The long and the short of `reach_of`, without an object around them: it is asked for every symbol with every order."""
     from_below = position if position >= ZERO else min(ZERO, position + sums.exit_buys)
     from_above = position if position <= ZERO else max(ZERO, position - sums.exit_sells)
@@ -48,8 +58,8 @@ def sides(position: Decimal, sums: Sums) -> tuple[Decimal, Decimal]:
     return long if long > ZERO else ZERO, short if short > ZERO else ZERO
 
 
-def reach_in(symbol: str, snapshot: AccountSnapshot, commitments: Mapping[str, Commitment]) -> Reach:
-    return reach_of(snapshot.position_quantity(symbol), commitments.get(symbol, UNCOMMITTED).open)
+def range_in(symbol: str, snapshot: AccountSnapshot, commitments: Mapping[str, Commitment]) -> PositionRange:
+    return range_of(snapshot.position_quantity(symbol), commitments.get(symbol, UNCOMMITTED).open)
 
 
 def committed(before: Commitment, intent: OrderIntent, *, is_resting: bool = False) -> Commitment:

@@ -75,12 +75,12 @@ def describe_usage(
         _plain_line(
             "allowed symbols", ", ".join(limits.allowed_symbols) if limits.allowed_symbols is not None else None
         ),
-        _plain_line("smallest order", limits.min_order_size and f"{number(limits.min_order_size)} coins"),
-        _plain_line("largest order", limits.max_order_size and f"{number(limits.max_order_size)} coins"),
-        _plain_line("largest position", limits.max_position_size and f"{number(limits.max_position_size)} coins"),
+        _plain_line("smallest order", limits.min_order_size and f"{limit_number(limits.min_order_size)} coins"),
+        _plain_line("largest order", limits.max_order_size and f"{limit_number(limits.max_order_size)} coins"),
+        _plain_line("largest position", limits.max_position_size and f"{limit_number(limits.max_position_size)} coins"),
         _plain_line("largest order value", limits.max_notional and usdc(limits.max_notional)),
         _used_line("traded a day", limits.daily_limit, traded, usdc, midnight),
-        _used_line("orders a day", _decimal(limits.daily_orders), Decimal(orders), number, midnight),
+        _used_line("orders a day", _decimal(limits.daily_orders), Decimal(orders), limit_number, midnight),
     ]
     lines += _account_lines(limits, usage, snapshot, midnight, is_account=is_account)
     lines += [
@@ -93,7 +93,7 @@ def describe_usage(
     return tuple(line for line in lines if line is not None)
 
 
-def number(value: Decimal) -> str:
+def limit_number(value: Decimal) -> str:
     """Plain notation without trailing zeros, at most twelve decimals."""
     text = format(value, "f")
     if len(text) - text.find(".") > _LONGEST_FRACTION and "." in text:
@@ -110,12 +110,12 @@ def usdc(value: Decimal) -> str:
 
 def percent(fraction: Decimal) -> str:
     """A fraction as percent, four decimals at most: 0.005 is `0.5 %`."""
-    return f"{number(_ROUND.quantize(fraction * 100, _FOUR_DECIMALS))} %"
+    return f"{limit_number(_ROUND.quantize(fraction * 100, _FOUR_DECIMALS))} %"
 
 
 def times(value: Decimal) -> str:
     """A multiple, two decimals at most: `2.5x`."""
-    return f"{number(_ROUND.quantize(value, _CENT))}x"
+    return f"{limit_number(_ROUND.quantize(value, _CENT))}x"
 
 
 def _account_lines(
@@ -141,7 +141,7 @@ def _account_lines(
         _used_line("loss a day", limits.max_daily_loss, loss, usdc, midnight),
         _used_line("drawdown", limits.max_drawdown, fallen, percent, "kekbridge resume --reset-peak"),
         _used_line("leverage", limits.max_leverage, leverage, times, ""),
-        _used_line("open positions", _decimal(limits.max_open_positions), held, number, ""),
+        _used_line("open positions", _decimal(limits.max_open_positions), held, limit_number, ""),
     ]
 
 

@@ -26,7 +26,7 @@ from kekbridge.model import (
 from kekbridge.risk import entry_rules, exposure
 from kekbridge.risk.check import (
     NO_LIMIT,
-    Case,
+    RuleInput,
     allow,
     at_most,
     committed_with,
@@ -38,12 +38,12 @@ from kekbridge.risk.check import (
     within,
 )
 from kekbridge.risk.drawdown import drawdown_of, losses_of_day
-from kekbridge.risk.limits import number, percent, times, usdc
+from kekbridge.risk.limits import limit_number, percent, times, usdc
 
-Rule = Callable[[Case], Sequence[Verdict]]
+Rule = Callable[[RuleInput], Sequence[Verdict]]
 
 
-def judge(
+def check_rules(
     intents: tuple[OrderIntent, ...],
     *,
     webhook: Webhook,
@@ -66,7 +66,7 @@ def judge(
         if is_exit(intent):
             verdicts.append(allow("exit", "account", f"reduce-only {intent.side}", "exits pass every limit"))
             continue
-        case = Case(
+        case = RuleInput(
             intent=intent,
             snapshot=snapshot,
             usage=usage,
@@ -114,12 +114,12 @@ def _trading_state(usage: Usage, intent: OrderIntent) -> Verdict:
     return deny("exits_only", "account", state, "running", f"only exits are allowed now{why}; kekbridge resume")
 
 
-def _snapshot_age(case: Case) -> Sequence[Verdict]:
+def _snapshot_age(case: RuleInput) -> Sequence[Verdict]:
     age = case.now - case.snapshot.taken_at
     return (fresh("not_ready", age, case.max_snapshot_age_s, "the account was last heard of"),)
 
 
-def _mark_age(case: Case) -> Sequence[Verdict]:
+def _mark_age(case: RuleInput) -> Sequence[Verdict]:
     symbol, limit_s = case.intent.symbol, case.max_mark_age_s
     mark = case.snapshot.marks.get(symbol)
     if mark is None:
@@ -128,7 +128,7 @@ def _mark_age(case: Case) -> Sequence[Verdict]:
     return (fresh("no_mark_price", case.now - mark.at, limit_s, f"the mark price of {symbol} was observed"),)
 
 
-def _allowed_symbols(case: Case) -> Sequence[Verdict]:
+def _allowed_symbols(case: RuleInput) -> Sequence[Verdict]:
     symbol = case.intent.symbol
     verdicts = []
     for scope, limits in case.scopes:
@@ -148,9 +148,9 @@ def _allowed_symbols(case: Case) -> Sequence[Verdict]:
 # ---------------------------------------------------------------------------------------------------------- how much at once
 
 
-def _order_size(case: Case) -> Sequence[Verdict]:
+def _order_size(case: RuleInput) -> Sequence[Verdict]:
     found = case.intent.quantity
-    shown = number(found)
+    shown = limit_number(found)
     verdicts = []
     for scope, limits in case.scopes:
         low, high = limits.min_order_size, limits.max_order_size
@@ -161,7 +161,7 @@ def _order_size(case: Case) -> Sequence[Verdict]:
             scope,
             found,
             high,
-            number,
+            limit_number,
             lambda shown: f"the order of {shown} {case.base}",
             "max_order_size",
             shown=shown,
@@ -170,26 +170,26 @@ def _order_size(case: Case) -> Sequence[Verdict]:
     return verdicts
 
 
-def _at_least(case: Case, scope: str, found: Decimal, low: Decimal, shown: str) -> Verdict:
+def _at_least(case: RuleInput, scope: str, found: Decimal, low: Decimal, shown: str) -> Verdict:
     if found >= low:
-        return allow("order_too_small", scope, shown, f"at least {number(low)}")
-    text = f"the order of {shown} {case.base} is under the {scope}'s smallest of {number(low)}; "
+        return allow("order_too_small", scope, shown, f"at least {limit_number(low)}")
+    text = f"the order of {shown} {case.base} is under the {scope}'s smallest of {limit_number(low)}; "
     text += fix_for(scope, "min_order_size", "raise the quantity, or lower")
-    return deny("order_too_small", scope, shown, f"at least {number(low)}", text)
+    return deny("order_too_small", scope, shown, f"at least {limit_number(low)}", text)
 
 
-def _position_size(case: Case) -> Sequence[Verdict]:
+def _position_size(case: RuleInput) -> Sequence[Verdict]:
     return within(
         case,
         "position_too_large",
         "max_position_size",
-        exposure.reach_in(case.intent.symbol, case.snapshot, case.with_this).on(case.intent.side),
-        number,
+        exposure.range_in(case.intent.symbol, case.snapshot, case.with_this).on(case.intent.side),
+        limit_number,
         lambda shown: f"with this order and those on their way the position could be {shown} {case.base}, that",
     )
 
 
-def _notional(case: Case) -> Sequence[Verdict]:
+def _notional(case: RuleInput) -> Sequence[Verdict]:
     return within(
         case,
         "notional_too_large",
@@ -205,7 +205,7 @@ def _notional(case: Case) -> Sequence[Verdict]:
 _TOMORROW = "wait until 00:00 UTC"
 
 
-def _daily_limit(case: Case) -> Sequence[Verdict]:
+def _daily_limit(case: RuleInput) -> Sequence[Verdict]:
     notional = case.intent.notional
     traded = (case.usage.traded_today, case.usage.account_traded_today)
     return [
@@ -223,7 +223,7 @@ def _daily_limit(case: Case) -> Sequence[Verdict]:
     ]
 
 
-def _daily_orders(case: Case) -> Sequence[Verdict]:
+def _daily_orders(case: RuleInput) -> Sequence[Verdict]:
     counted = (case.usage.orders_today, case.usage.account_orders_today)
     return [
         at_most(
@@ -231,7 +231,7 @@ def _daily_orders(case: Case) -> Sequence[Verdict]:
             scope,
             Decimal(before + 1),
             None if limits.daily_orders is None else Decimal(limits.daily_orders),
-            number,
+            limit_number,
             lambda shown: f"this would be order {shown} of the day, that",
             "daily_orders",
             _TOMORROW,
@@ -241,7 +241,7 @@ def _daily_orders(case: Case) -> Sequence[Verdict]:
     ]
 
 
-def _daily_loss(case: Case) -> Sequence[Verdict]:
+def _daily_loss(case: RuleInput) -> Sequence[Verdict]:
     losses = losses_of_day(case.usage, case.snapshot, *(limits for _, limits in case.scopes))
     verdicts = []
     for (scope, limits), loss in zip(case.scopes, losses, strict=True):
@@ -256,7 +256,7 @@ def _daily_loss(case: Case) -> Sequence[Verdict]:
     return verdicts
 
 
-def _drawdown(case: Case) -> Sequence[Verdict]:
+def _drawdown(case: RuleInput) -> Sequence[Verdict]:
     peak, value = case.usage.equity_peak, case.snapshot.account_value
     fallen = drawdown_of(peak, value)
     shown = percent(fallen)
@@ -277,7 +277,7 @@ def _drawdown(case: Case) -> Sequence[Verdict]:
 # ------------------------------------------------------------------------------------------------------ how much in all
 
 
-def _leverage(case: Case) -> Sequence[Verdict]:
+def _leverage(case: RuleInput) -> Sequence[Verdict]:
     requested, value = case.intent.leverage, case.snapshot.account_value
     gross = exposure.gross_notional(case.snapshot, case.with_this)
     effective = gross / value if value > 0 else ZERO
@@ -317,7 +317,7 @@ def _leverage(case: Case) -> Sequence[Verdict]:
     return verdicts
 
 
-def _leverage_of_market(case: Case, requested: Decimal) -> Sequence[Verdict]:
+def _leverage_of_market(case: RuleInput, requested: Decimal) -> Sequence[Verdict]:
     """Orderly: the leverage of a symbol is at most 1 / base_imr, orderly-api.md section 9."""
     instrument = case.snapshot.instruments.get(case.intent.symbol)
     if instrument is None or instrument.base_imr <= 0:
@@ -330,7 +330,7 @@ def _leverage_of_market(case: Case, requested: Decimal) -> Sequence[Verdict]:
     return (deny("leverage_too_high", "exchange", found, bound, text),)
 
 
-def _open_positions(case: Case) -> Sequence[Verdict]:
+def _open_positions(case: RuleInput) -> Sequence[Verdict]:
     """Adding to a symbol that is open already passes: it opens nothing new."""
     held = exposure.open_symbols(case.snapshot, case.usage.commitments)
     is_new = case.intent.symbol not in held
@@ -348,7 +348,7 @@ def _open_positions(case: Case) -> Sequence[Verdict]:
             scope,
             Decimal(found),
             Decimal(limit),
-            number,
+            limit_number,
             lambda shown: f"this would be open position {shown}, that",
             "max_open_positions",
             "close one first",
@@ -358,7 +358,7 @@ def _open_positions(case: Case) -> Sequence[Verdict]:
     return verdicts
 
 
-def _free_margin(case: Case) -> Sequence[Verdict]:
+def _free_margin(case: RuleInput) -> Sequence[Verdict]:
     intent, snapshot, commitments = case.intent, case.snapshot, case.usage.commitments
     available = snapshot.free_collateral - exposure.margin_promised(intent.symbol, snapshot, commitments)
     before, after = commitments.get(intent.symbol, UNCOMMITTED), case.with_this[intent.symbol]

@@ -19,7 +19,7 @@ from kekbridge.model import (
     Usage,
     client_order_id_of,
 )
-from kekbridge.model.admission import AlertDraft, Decision
+from kekbridge.model.admission import Decision, NewAlert
 from kekbridge.store import (
     alerts,
     cancels,
@@ -34,7 +34,7 @@ from kekbridge.store import (
 from kekbridge.store import orders as order_rows
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.codec import plain, storable
-from kekbridge.store.orders import Departure
+from kekbridge.store.orders import ImmediateClaim
 from kekbridge.store.rate_limits import UNLIMITED, Excess
 from kekbridge.store.reservations import read_usage
 
@@ -54,14 +54,14 @@ class Admission:
     has_cancels: bool = False  # it stored cancel steps, to be carried out now
 
 
-def _stay(_connection: sqlite3.Connection, _order: Order) -> Departure | None:
+def _stay(_connection: sqlite3.Connection, _order: Order) -> ImmediateClaim | None:
     """Every order is queued."""
     return None
 
 
 def admit(
     connection: sqlite3.Connection,
-    draft: AlertDraft,
+    draft: NewAlert,
     decide: Callable[[Usage], Decision],
     *,
     rates: RateLimits,
@@ -69,7 +69,7 @@ def admit(
     now: datetime,
     expires_at: datetime,
     cooldown_s: int = 86_400,
-    depart: Callable[[sqlite3.Connection, Order], Departure | None] = _stay,
+    depart: Callable[[sqlite3.Connection, Order], ImmediateClaim | None] = _stay,
 ) -> Admission:
     """Store an alert with everything that follows from it; call it inside one write transaction.
 
@@ -95,17 +95,17 @@ def admit(
         rate_limits.count(connection, draft.webhook_id, is_exit=decision.is_exit, at=draft.received_at)
     conditions.note(connection, alert, now=now)
     cancels.queue(connection, draft.id, decision.cancels, now=now)
-    strategy_positions.save(connection, draft.webhook_id, decision.courses, now=now)
-    for tripped in decision.trips:
+    strategy_positions.save(connection, draft.webhook_id, decision.strategy_histories, now=now)
+    for tripped in decision.breaches:
         settings.trip(connection, tripped, webhook_id=draft.webhook_id, now=now)
     stored = order_lifecycle.queue(connection, planned, departure=departure)
     _tell(connection, draft, alert, f"alert_{decision.status}", stored, now=now)
     if departure is not None:
-        order_lifecycle.tell_departure(connection, stored[0], departure)
+        order_lifecycle.append_immediate_claim(connection, stored[0], departure)
     return Admission(kind=decision.status, alert=alert, orders=stored, has_cancels=bool(decision.cancels))
 
 
-def _planned(draft: AlertDraft, decision: Decision, *, now: datetime, expires_at: datetime) -> tuple[Order, ...]:
+def _planned(draft: NewAlert, decision: Decision, *, now: datetime, expires_at: datetime) -> tuple[Order, ...]:
     return tuple(
         Order(
             client_order_id=client_order_id_of(draft.id, leg),
@@ -134,7 +134,7 @@ class Preview:
 
 def preview(
     connection: sqlite3.Connection,
-    draft: AlertDraft,
+    draft: NewAlert,
     decide: Callable[[Usage], Decision],
     *,
     rates: RateLimits,
@@ -158,11 +158,11 @@ def preview(
 # --------------------------------------------------------------------------------------------------------------- duplicates
 
 
-def _kind_of_repeat(draft: AlertDraft, first: StoredAlert) -> Literal["duplicate", "conflict"]:
+def _kind_of_repeat(draft: NewAlert, first: StoredAlert) -> Literal["duplicate", "conflict"]:
     return "duplicate" if first.fingerprint == draft.fingerprint else "conflict"
 
 
-def _identity_of(draft: AlertDraft) -> str:
+def _identity_of(draft: NewAlert) -> str:
     """What the alert claims. One without identity claims its fingerprint at its time, else only itself."""
     if draft.identity is not None:
         return storable(draft.identity)
@@ -171,7 +171,7 @@ def _identity_of(draft: AlertDraft) -> str:
     return f"alert:{draft.id}"
 
 
-def _claimed_before(connection: sqlite3.Connection, draft: AlertDraft) -> StoredAlert | None:
+def _claimed_before(connection: sqlite3.Connection, draft: NewAlert) -> StoredAlert | None:
     """The alert that claimed the same identity, or the first of the same fingerprint within the window."""
     if draft.identity is not None:
         row = connection.execute(
@@ -188,7 +188,7 @@ def _claimed_before(connection: sqlite3.Connection, draft: AlertDraft) -> Stored
     return None if row is None else alerts.get(connection, row[0])
 
 
-def _repeated(connection: sqlite3.Connection, draft: AlertDraft, first: StoredAlert, *, now: datetime) -> Admission:
+def _repeated(connection: sqlite3.Connection, draft: NewAlert, first: StoredAlert, *, now: datetime) -> Admission:
     """Nothing is decided again: the first outcome stands. The history notes that it came again, and from where."""
     kind = _kind_of_repeat(draft, first)
     data = {"remote": draft.remote, "received_at": draft.received_at, "fingerprint": draft.fingerprint}
@@ -201,7 +201,7 @@ def _repeated(connection: sqlite3.Connection, draft: AlertDraft, first: StoredAl
 
 def _limited(
     connection: sqlite3.Connection,
-    draft: AlertDraft,
+    draft: NewAlert,
     decision: Decision,
     excess: Excess,
     *,
@@ -240,7 +240,7 @@ def _describe(excess: Excess, kind: str) -> str:
 
 def _insert(
     connection: sqlite3.Connection,
-    draft: AlertDraft,
+    draft: NewAlert,
     decision: Decision,
     *,
     status: str,
@@ -279,7 +279,7 @@ def _insert(
 
 def _tell(
     connection: sqlite3.Connection,
-    draft: AlertDraft,
+    draft: NewAlert,
     alert: StoredAlert,
     kind: str,
     stored: tuple[Order, ...],

@@ -274,7 +274,7 @@ _TEXT: Final = "instr(lower(a.payload || ' ' || coalesce(a.alert_id, '') || ' ' 
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """Alerts, newest last. `looked_back_to`: older ones were not looked through, which only a text can be the reason of."""
 
     alerts: tuple[StoredAlert, ...]
@@ -282,7 +282,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class _SearchTerms:
     """The filters as stored values; None asks nothing."""
 
     webhook_ids: tuple[str, ...] | None  # several when a name was used again after a deletion
@@ -305,13 +305,13 @@ def search(
     text: str | None = None,
     limit: int = 100,
     look_through: int = LOOKED_THROUGH,
-) -> Found:
+) -> SearchResult:
     """The last `limit` alerts that fit every filter given.
 
     `webhook` is a name or id; `text` is looked for in the payload, the alertId and the error; times are of receipt, `until` exclusive.
     A text is looked for in the newest `look_through` alerts that fit the rest.
     """
-    question = _Question(
+    question = _SearchTerms(
         webhook_ids=None if webhook is None else _ids_of(connection, webhook),
         status=status,
         code=code,
@@ -326,8 +326,8 @@ def search(
             if len(found) >= limit:
                 break
         if looked >= look_through and text:
-            return Found(tuple(reversed(found)), codec.from_text(row["received_at"]))
-    return Found(tuple(reversed(found)))
+            return SearchResult(tuple(reversed(found)), codec.from_text(row["received_at"]))
+    return SearchResult(tuple(reversed(found)))
 
 
 def _ids_of(connection: sqlite3.Connection, name_or_id: str) -> tuple[str, ...]:
@@ -345,7 +345,7 @@ def _ids_of(connection: sqlite3.Connection, name_or_id: str) -> tuple[str, ...]:
     return tuple(identifier for (identifier,) in rows)
 
 
-def _rows(connection: sqlite3.Connection, question: _Question, text: str | None) -> Iterator[sqlite3.Row]:
+def _rows(connection: sqlite3.Connection, question: _SearchTerms, text: str | None) -> Iterator[sqlite3.Row]:
     """Alerts that fit all but the text, newest first, each with `fits` for the text."""
     fits, told = (_TEXT, (text.lower(),)) if text else ("1", ())
     where, values = _conditions(question)
@@ -357,7 +357,7 @@ def _rows(connection: sqlite3.Connection, question: _Question, text: str | None)
         )
 
 
-def _conditions(question: _Question) -> tuple[str, tuple[str, ...]]:
+def _conditions(question: _SearchTerms) -> tuple[str, tuple[str, ...]]:
     """With a symbol its index leads (the plus keeps the webhook's out of the choice), which knows the webhook, too."""
     plus = "+" if question.symbol or len(question.webhook_ids or ()) > 1 else ""
     owners = question.webhook_ids
@@ -377,7 +377,7 @@ def _parameter(value: str | None) -> tuple[str] | None:
     return None if value is None else (value,)
 
 
-def _spans(connection: sqlite3.Connection, question: _Question) -> Iterator[tuple[str, str]]:
+def _spans(connection: sqlite3.Connection, question: _SearchTerms) -> Iterator[tuple[str, str]]:
     """Where to look, newest first: everywhere, or hour by hour where alerts of the status and code were counted."""
     owners = question.webhook_ids
     if question.status is None and question.code is None and len(owners or ()) <= 1:

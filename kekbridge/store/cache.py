@@ -17,7 +17,7 @@ T = TypeVar("T")
 _MOST_FACTS: Final = 1000
 
 
-class Memory:
+class WriterCache:
     """Facts by table and key, never changed in place. One connection's, which must be inside a write transaction."""
 
     def __init__(self) -> None:
@@ -39,21 +39,21 @@ class Memory:
 class Connection(sqlite3.Connection):
     """A connection of kekbridge; the writer's has a memory, all others read."""
 
-    memory: Memory | None = None
+    memory: WriterCache | None = None
 
 
-def known(connection: sqlite3.Connection, table: str, key: Hashable) -> Any | None:
+def get(connection: sqlite3.Connection, table: str, key: Hashable) -> Any | None:
     """The fact, or None when it is not remembered."""
-    memory: Memory | None = getattr(connection, "memory", None)
+    memory: WriterCache | None = getattr(connection, "memory", None)
     if memory is None:
         return None
     facts = memory.facts.get(table)
     return None if facts is None else facts.get(key)
 
 
-def remember(connection: sqlite3.Connection, table: str, key: Hashable, fact: object) -> None:
+def put(connection: sqlite3.Connection, table: str, key: Hashable, fact: object) -> None:
     """From now on this is the fact; not None. For what was just read, or written, in this transaction."""
-    memory: Memory | None = getattr(connection, "memory", None)
+    memory: WriterCache | None = getattr(connection, "memory", None)
     if memory is None:
         return
     facts = memory.facts.setdefault(table, {})
@@ -62,7 +62,7 @@ def remember(connection: sqlite3.Connection, table: str, key: Hashable, fact: ob
     facts[key] = fact
 
 
-def recall(
+def get_or_load(
     connection: sqlite3.Connection,
     table: str,
     key: Hashable,
@@ -72,16 +72,16 @@ def recall(
     **kwargs: P.kwargs,
 ) -> T:
     """The fact; what is not remembered is read, `read(connection, …)`, and remembered from then on."""
-    fact: T | None = known(connection, table, key)
+    fact: T | None = get(connection, table, key)
     if fact is None:
         fact = read(connection, *args, **kwargs)
-        remember(connection, table, key, fact)
+        put(connection, table, key, fact)
     return fact
 
 
-def forget(connection: sqlite3.Connection, table: str, *keys: Hashable) -> None:
+def invalidate(connection: sqlite3.Connection, table: str, *keys: Hashable) -> None:
     """These facts of a table, without keys all of them: they are about to be changed, or were, or nobody will ask again."""
-    memory: Memory | None = getattr(connection, "memory", None)
+    memory: WriterCache | None = getattr(connection, "memory", None)
     if memory is None:
         return
     if not keys:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from kekbridge.model import CancelWish
+from kekbridge.model import CancelRequest
 from kekbridge.store import alerts, codec, events
 
 
@@ -17,11 +17,11 @@ class StoredCancel:
 
     alert_id: str
     step: int
-    wish: CancelWish
+    wish: CancelRequest
     created_at: datetime
 
 
-def queue(connection: sqlite3.Connection, alert_id: str, wishes: Iterable[CancelWish], *, now: datetime) -> None:
+def queue(connection: sqlite3.Connection, alert_id: str, wishes: Iterable[CancelRequest], *, now: datetime) -> None:
     """Store the cancel steps of an alert that is being admitted."""
     for step, wish in enumerate(wishes):
         connection.execute(
@@ -39,7 +39,7 @@ def waiting(connection: sqlite3.Connection) -> tuple[StoredCancel, ...]:
         StoredCancel(
             alert_id=alert_id,
             step=step,
-            wish=CancelWish(symbol=symbol, comment=comment),
+            wish=CancelRequest(symbol=symbol, comment=comment),
             created_at=codec.from_text(created_at),
         )
         for alert_id, step, symbol, comment, created_at in rows
@@ -63,7 +63,7 @@ def finish(
     events.append(connection, f"cancel_{state}", now=now, alert_id=cancel.alert_id, data=data)
 
 
-def ours_to_cancel(connection: sqlite3.Connection, wish: CancelWish, *, before: datetime) -> tuple[str, ...]:
+def ours_to_cancel(connection: sqlite3.Connection, wish: CancelRequest, *, before: datetime) -> tuple[str, ...]:
     """Client order ids of our open orders that a cancel admitted at `before` means: its symbol, its comment, older than it.
 
     Exits that protect an open position are no orders of their own here (they belong to a filled entry), and protective orders are

@@ -14,17 +14,17 @@ from functools import partial
 from typing import Protocol
 
 from kekbridge.errors import NotFound
-from kekbridge.failpoints import reach
+from kekbridge.failpoints import hit
 from kekbridge.model import Order, OrderStatus, Purpose, RateLimits, Usage, Webhook
-from kekbridge.model.admission import AlertDraft, Decision, Recheck
+from kekbridge.model.admission import Decision, NewAlert, Recheck
 from kekbridge.store import order_lifecycle, order_queue, webhooks
 from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import Admission, admit
-from kekbridge.store.orders import Departure
+from kekbridge.store.orders import ImmediateClaim
 from kekbridge.store.reservations import read_usage
 
 
-class SecondLook(Protocol):
+class RecheckFn(Protocol):
     """Judges an order of the queue by what is used now, without the order itself, and by its webhook (None: deleted)."""
 
     def __call__(self, usage: Usage, webhook: Webhook | None, *, order: Order) -> Recheck: ...
@@ -32,7 +32,7 @@ class SecondLook(Protocol):
 
 def admit_and_claim(
     connection: sqlite3.Connection,
-    draft: AlertDraft,
+    draft: NewAlert,
     decide: Callable[[Usage], Decision],
     *,
     rates: RateLimits,
@@ -53,13 +53,13 @@ def admit_and_claim(
     sent.
     """
 
-    def depart(connection: sqlite3.Connection, first: Order) -> Departure | None:
+    def depart(connection: sqlite3.Connection, first: Order) -> ImmediateClaim | None:
         at = clock()
         if at >= first.expires_at or first.intent.after_leg is not None:
             return None
         if not order_queue.is_way_free(connection, first.intent.symbol, passable=passable()) or not may_claim(first):
             return None
-        return Departure(at, request_text(first))
+        return ImmediateClaim(at, request_text(first))
 
     admission = admit(
         connection,
@@ -72,30 +72,30 @@ def admit_and_claim(
         cooldown_s=cooldown_s,
         depart=depart,
     )
-    reach("W3")
+    hit("W3")
     return admission
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
+class ClaimedOrders:
     """What one look at the queue did."""
 
-    leaving: tuple[Order, ...]  # claimed: each is sent as soon as this is on the disk
+    to_send_now: tuple[Order, ...]  # claimed: each is sent as soon as this is on the disk
     finished: tuple[Order, ...]  # not to be sent, said the second look
-    waiting: tuple[Order, ...]  # heads of the queue that may not leave this instant
+    to_send_in_turn: tuple[Order, ...]  # heads of the queue that may not leave this instant
     has_more: bool  # something stands in the queue still
 
 
 def claim_heads(
     connection: sqlite3.Connection,
-    recheck: SecondLook,
+    recheck: RecheckFn,
     *,
     passable: Callable[[], Collection[str]],
     entries_allowed: bool,
     may_claim: Callable[[Order], bool],
     request_text: Callable[[Order], str | None],
     now: datetime,
-) -> Claimed:
+) -> ClaimedOrders:
     """Claim, in one flush, whatever stands at the head of its symbol's queue and may leave this instant or in line.
 
     `passable`, `may_claim` and `request_text` as in `admit_and_claim`; `recheck` is made of the order it judges. An order that is not to be
@@ -112,14 +112,14 @@ def claim_heads(
             if order.code in order_queue.NOT_TO_BE_SENT or not may_claim(order):
                 waiting.append(order)
                 continue
-            reach("W2" if order.intent.after_leg is None else "W8")
+            hit("W2" if order.intent.after_leg is None else "W8")
             told = _claim(connection, order, partial(recheck, order=order), request_text=request_text, now=now)
             (finished if told.status.is_final else leaving).append(told)
         has_moved = len(leaving) > count
-    return Claimed(
-        leaving=tuple(leaving),
+    return ClaimedOrders(
+        to_send_now=tuple(leaving),
         finished=tuple(finished),
-        waiting=tuple(waiting),
+        to_send_in_turn=tuple(waiting),
         has_more=order_queue.is_any_waiting(connection),
     )
 

@@ -19,12 +19,12 @@ _EXCHANGE_ADDRESS: Final = "exchange_address"
 _ADMIN_ADDRESS: Final = "admin_address"
 
 
-async def note_exchange(database: Database, url: str, *, now: datetime) -> None:
+async def save_exchange_address(database: Database, url: str, *, now: datetime) -> None:
     """For commands that must reach the exchange without the daemon: the embedded one may have had to take another port."""
     await _note(database, _EXCHANGE_ADDRESS, url, now)
 
 
-async def note_admin(database: Database, url: str, *, now: datetime) -> None:
+async def save_admin_address(database: Database, url: str, *, now: datetime) -> None:
     """Where the operator's requests are taken."""
     await _note(database, _ADMIN_ADDRESS, url, now)
 

@@ -79,10 +79,10 @@ class Database:
         """
         return self._submit(lambda connection: function(connection, *args, **kwargs), within_s=SOON_S)
 
-    def hurry(self) -> None:
+    def flush_now(self) -> None:
         """Somebody waits for what was written with `write_soon`: it has its flush now."""
         if self._writer is not None:
-            self._writer.hurry()
+            self._writer.flush_now()
 
     def _submit(self, run: Callable[[sqlite3.Connection], T], *, within_s: float) -> asyncio.Future[T]:
         self._refuse_when_closed()

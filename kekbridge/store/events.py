@@ -43,7 +43,7 @@ def append(
     data: Mapping[str, object] | None = None,
 ) -> None:
     """Add an event after the last one; call it in the transaction of the change that it tells of."""
-    last, previous = cache.recall(connection, _TABLE, _HEAD, head)
+    last, previous = cache.get_or_load(connection, _TABLE, _HEAD, head)
     sequence, at, text = last + 1, codec.to_text(now), to_json(data or {})
     digest = _digest(previous, sequence, at, kind, alert_id, client_order_id, text)
     connection.execute(
@@ -51,7 +51,7 @@ def append(
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (sequence, at, kind, alert_id, client_order_id, text, previous, digest),
     )
-    cache.remember(connection, _TABLE, _HEAD, (sequence, digest))
+    cache.put(connection, _TABLE, _HEAD, (sequence, digest))
 
 
 def verify(connection: sqlite3.Connection) -> int | None:

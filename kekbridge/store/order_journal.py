@@ -29,7 +29,7 @@ class IllegalTransition(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unwritten:
+class UnsavedTransition:
     """A step that the history tells of already and the tables will with the next one, which must follow in the same transaction.
 
     `stored` is the order as its row is, `order` as the step left it at `now`; `signed_at` goes to the row as well.
@@ -79,7 +79,7 @@ def commit(
     return after
 
 
-def commit_with(connection: sqlite3.Connection, unwritten: Unwritten, after: Order, *, now: datetime) -> Order:
+def commit_with(connection: sqlite3.Connection, unwritten: UnsavedTransition, after: Order, *, now: datetime) -> Order:
     """Write an unwritten step together with the one that follows it; `after` may be its own order when nothing follows."""
     if after == unwritten.order:
         now = unwritten.now
@@ -101,7 +101,7 @@ def write(
 ) -> None:
     """Bring row, room and headline from one state of the order to another; `before` is how they stand."""
     update(connection, before, after, now=now, request=request, verdicts=verdicts, signed_at=signed_at)
-    reservations.move(connection, before, after)
+    reservations.update(connection, before, after)
     alerts.refresh_headline(connection, after.alert_id, now=now)
 
 

@@ -18,7 +18,7 @@ from kekbridge.store import order_queue, reservations, settings
 from kekbridge.store.codec import storable
 from kekbridge.store.order_journal import (
     IllegalTransition,
-    Unwritten,
+    UnsavedTransition,
     commit,
     commit_with,
     finished,
@@ -30,13 +30,7 @@ from kekbridge.store.order_queue import (
     ALERT_EXPIRED,
     overdue,
 )
-from kekbridge.store.orders import (
-    Departure,
-    get,
-    insert,
-    note_signed,
-    replace_intent,
-)
+from kekbridge.store.orders import ImmediateClaim, get, insert, note_signed, replace_intent
 
 _IN_FLIGHT: Final = frozenset({OrderStatus.SUBMITTING, OrderStatus.UNKNOWN})
 # The exchange has, or had, the order.
@@ -54,7 +48,7 @@ _PROGRESS: Final = {
 
 
 def queue(
-    connection: sqlite3.Connection, planned: Iterable[Order], *, departure: Departure | None = None
+    connection: sqlite3.Connection, planned: Iterable[Order], *, departure: ImmediateClaim | None = None
 ) -> tuple[Order, ...]:
     """Store the new orders of an alert, take their room from the limits, and return them with their place in the queue.
 
@@ -63,11 +57,11 @@ def queue(
     stored: list[Order] = []
     for order in planned:
         stored.append(insert(connection, order, departure if not stored else None))
-        reservations.move(connection, None, stored[-1])
+        reservations.update(connection, None, stored[-1])
     return tuple(stored)
 
 
-def tell_departure(connection: sqlite3.Connection, order: Order, departure: Departure) -> None:
+def append_immediate_claim(connection: sqlite3.Connection, order: Order, departure: ImmediateClaim) -> None:
     """The history's row of an order that was stored as being sent."""
     tell_step(connection, order, {"attempt": order.attempt}, now=departure.at)
 
@@ -134,7 +128,7 @@ def begin_accepted(
     order_id: str,
     now: datetime,
     signed_at: datetime | None = None,
-) -> Unwritten | None:
+) -> UnsavedTransition | None:
     """`mark_accepted` for an order whose report is known, too: told in the history, and written by `apply_report`, which must follow.
 
     None, and nothing is told, for an order that is not simply being sent.
@@ -144,7 +138,7 @@ def begin_accepted(
         return None
     accepted = _accepted(before, order_id, now)
     tell(connection, before, accepted, now=now)
-    return Unwritten(stored=before, order=accepted, now=now, signed_at=signed_at)
+    return UnsavedTransition(stored=before, order=accepted, now=now, signed_at=signed_at)
 
 
 def mark_rejected(
@@ -207,7 +201,9 @@ def mark_unknown(
     return commit(connection, before, unknown, now=now)
 
 
-def doubt(connection: sqlite3.Connection, client_order_id: str, *, reason: str, now: datetime) -> Order:
+def mark_unknown_after_restore(
+    connection: sqlite3.Connection, client_order_id: str, *, reason: str, now: datetime
+) -> Order:
     """queued -> unknown, in a store brought back from a backup: it may have been sent since, so it is asked for, never just sent."""
     before = get(connection, client_order_id)
     require(before, "doubt", {OrderStatus.QUEUED})
@@ -224,7 +220,7 @@ def doubt(connection: sqlite3.Connection, client_order_id: str, *, reason: str, 
     return commit(connection, before, doubted, now=now)
 
 
-def give_up_unknown(connection: sqlite3.Connection, client_order_id: str, *, reason: str, now: datetime) -> Order:
+def close_unknown(connection: sqlite3.Connection, client_order_id: str, *, reason: str, now: datetime) -> Order:
     """Nobody can tell any more and it is not sent again: the order ends as unknown, out of the way and without reservation.
 
     Should the exchange name it after all, apply_report takes it up again.
@@ -234,7 +230,7 @@ def give_up_unknown(connection: sqlite3.Connection, client_order_id: str, *, rea
     return commit(connection, before, finished(before, OrderStatus.UNKNOWN, "outcome_unknown", reason, now), now=now)
 
 
-def mark_unsent(connection: sqlite3.Connection, client_order_id: str, *, now: datetime) -> Order:
+def requeue_unsent(connection: sqlite3.Connection, client_order_id: str, *, now: datetime) -> Order:
     """submitting -> queued, as if it had never been claimed: it is proven that its request never left this machine."""
     before = get(connection, client_order_id)
     require(before, "mark_unsent", {OrderStatus.SUBMITTING})
@@ -279,7 +275,7 @@ def apply_report(
     now: datetime,
     code: str | None = None,
     error: str | None = None,
-    known: Order | Unwritten | None = None,
+    known: Order | UnsavedTransition | None = None,
 ) -> Order:
     """Record what the exchange says of an order; reports may repeat, come late or out of order.
 
@@ -287,7 +283,7 @@ def apply_report(
     executed than known is always recorded, also for an order believed dead: the exchange is right. Raises IllegalTransition for
     an order that was never sent. `known` is the order as this transaction knows it already.
     """
-    before = known.order if isinstance(known, Unwritten) else known or get(connection, client_order_id)
+    before = known.order if isinstance(known, UnsavedTransition) else known or get(connection, client_order_id)
     if before.attempt == 0:
         raise IllegalTransition(f"order {client_order_id} was never sent, but the exchange reports it as {status}")
     changes: dict[str, Any] = {"order_id": before.order_id or order_id}
@@ -309,7 +305,7 @@ def apply_report(
             "error": None if error is None else storable(error),
         }
     after = replace(before, **changes)
-    if isinstance(known, Unwritten):
+    if isinstance(known, UnsavedTransition):
         return commit_with(connection, known, after, now=now)
     return before if after == before else commit(connection, before, after, now=now)
 
@@ -341,7 +337,7 @@ def _status_after(before: Order, executed: Decimal, reported: OrderStatus) -> Or
     return reported if _PROGRESS[reported] >= _PROGRESS[before.status] else before.status
 
 
-def is_due(connection: sqlite3.Connection, *, now: datetime) -> bool:
+def is_sweep_due(connection: sqlite3.Connection, *, now: datetime) -> bool:
     """True when `sweep` would find something to do. Reads only: it is asked twice a second, however many orders wait."""
     if not order_queue.is_any_waiting(connection):
         return False
@@ -350,7 +346,7 @@ def is_due(connection: sqlite3.Connection, *, now: datetime) -> bool:
     )
 
 
-def sweep(connection: sqlite3.Connection, *, now: datetime) -> tuple[Order, ...]:
+def expire_unsendable(connection: sqlite3.Connection, *, now: datetime) -> tuple[Order, ...]:
     """Expire what is too old and deny what the trading state forbids, each in the order of admission; returns what was finished."""
     finished = [mark_expired(connection, order.client_order_id, now=now) for order in overdue(connection, now=now)]
     denied: list[tuple[Order, str, str]] = []

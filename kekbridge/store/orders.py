@@ -42,7 +42,7 @@ class OrderDetails:
 
 def find(connection: sqlite3.Connection, client_order_id: str) -> Order | None:
     """The order of this client order id, or None: it may be somebody else's."""
-    written: Order | None = cache.known(connection, _TABLE, client_order_id)
+    written: Order | None = cache.get(connection, _TABLE, client_order_id)
     if written is not None:
         return written
     row = connection.execute(
@@ -73,7 +73,7 @@ def of_alert(connection: sqlite3.Connection, alert_id: str) -> tuple[Order, ...]
 
 def count_queued(connection: sqlite3.Connection) -> int:
     """Orders that are stored and not sent yet."""
-    return cache.recall(connection, _TABLE, _QUEUED, _count_queued)
+    return cache.get_or_load(connection, _TABLE, _QUEUED, _count_queued)
 
 
 def _count_queued(connection: sqlite3.Connection) -> int:
@@ -122,14 +122,14 @@ def details(connection: sqlite3.Connection, client_order_id: str) -> OrderDetail
 
 
 @dataclass(frozen=True, slots=True)
-class Departure:
+class ImmediateClaim:
     """An order leaves in the very transaction that stores it, at this moment, with this body."""
 
     at: datetime
     request: str | None
 
 
-def insert(connection: sqlite3.Connection, order: Order, departure: Departure | None = None) -> Order:
+def insert(connection: sqlite3.Connection, order: Order, departure: ImmediateClaim | None = None) -> Order:
     """Add a row; the sequence is given here, by the order of admission, and is in the order returned.
 
     With a departure it is stored as being sent, for the first time and from that moment on.
@@ -165,8 +165,8 @@ def insert(connection: sqlite3.Connection, order: Order, departure: Departure | 
     sequence = cursor.lastrowid or 0  # which the rowid is
     stored = _as_stored(order, sequence=sequence, status=status, attempt=attempt, submitted_at=sent_at)
     if status is OrderStatus.QUEUED:
-        cache.forget(connection, _TABLE, _QUEUED)
-    cache.remember(connection, _TABLE, order.client_order_id, stored)
+        cache.invalidate(connection, _TABLE, _QUEUED)
+    cache.put(connection, _TABLE, order.client_order_id, stored)
     return stored
 
 
@@ -211,11 +211,11 @@ def update(
         ),
     )
     if OrderStatus.QUEUED in (before.status, order.status):
-        cache.forget(connection, _TABLE, _QUEUED)
+        cache.invalidate(connection, _TABLE, _QUEUED)
     if order.finished_at is None:
-        cache.remember(connection, _TABLE, order.client_order_id, _as_stored(order))
+        cache.put(connection, _TABLE, order.client_order_id, _as_stored(order))
     else:
-        cache.forget(connection, _TABLE, order.client_order_id)
+        cache.invalidate(connection, _TABLE, order.client_order_id)
 
 
 def note_signed(connection: sqlite3.Connection, client_order_id: str, at: datetime) -> None:
@@ -227,7 +227,7 @@ def note_signed(connection: sqlite3.Connection, client_order_id: str, at: dateti
 
 def replace_intent(connection: sqlite3.Connection, client_order_id: str, intent: OrderIntent) -> None:
     """Write another size, price or stop than was admitted: what the check right before sending made of it."""
-    cache.forget(connection, _TABLE, client_order_id)
+    cache.invalidate(connection, _TABLE, client_order_id)
     connection.execute(
         "UPDATE orders SET quantity = ?, limit_price = ?, trigger_price = ?, stop_loss = ?, reduce_only = ?, intent = ?"
         " WHERE client_order_id = ?",

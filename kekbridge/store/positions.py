@@ -29,7 +29,7 @@ _WRITE: Final = f"INSERT OR REPLACE INTO positions ({_COLUMNS}) VALUES (?, ?, ?,
 def replace_all(connection: sqlite3.Connection, snapshot: AccountSnapshot, *, now: datetime) -> None:
     """Make the table equal to the account's open positions, cross and isolated; what is not open any more goes."""
     shown = (snapshot.positions, snapshot.other_positions, snapshot.marks)
-    written: tuple[object, ...] = cache.known(connection, _TABLE, _SHOWN) or ()
+    written: tuple[object, ...] = cache.get(connection, _TABLE, _SHOWN) or ()
     if written and all(one is other for one, other in zip(shown, written, strict=True)):
         return  # the fills of a batch were all told by one picture
     wanted = [
@@ -38,17 +38,17 @@ def replace_all(connection: sqlite3.Connection, snapshot: AccountSnapshot, *, no
         if position.quantity
     ]
     wanted += [_row(position, position.mark_price, now) for position in snapshot.other_positions if position.quantity]
-    stored = cache.recall(connection, _TABLE, _ROWS, _read)
+    stored = cache.get_or_load(connection, _TABLE, _ROWS, _read)
     rows = {row[:2]: row for row in wanted}
     if rows != stored:  # a fill is told by several messages
         for key in stored.keys() - rows.keys():
             connection.execute(_DELETE, key)
         connection.executemany(_WRITE, [row for key, row in rows.items() if row != stored.get(key)])
-        cache.remember(connection, _TABLE, _ROWS, rows)
+        cache.put(connection, _TABLE, _ROWS, rows)
     if all(position.updated_at for position in (*snapshot.positions.values(), *snapshot.other_positions)):
-        cache.remember(connection, _TABLE, _SHOWN, shown)  # the rows do not depend on `now`
+        cache.put(connection, _TABLE, _SHOWN, shown)  # the rows do not depend on `now`
     else:
-        cache.forget(connection, _TABLE, _SHOWN)
+        cache.invalidate(connection, _TABLE, _SHOWN)
 
 
 def _read(connection: sqlite3.Connection) -> Mapping[_Row, _Row]:
@@ -58,7 +58,7 @@ def _read(connection: sqlite3.Connection) -> Mapping[_Row, _Row]:
 
 def upsert(connection: sqlite3.Connection, position: Position, *, now: datetime) -> None:
     """Write one position; a flat one is removed."""
-    cache.forget(connection, _TABLE)
+    cache.invalidate(connection, _TABLE)
     if position.quantity:
         connection.execute(_WRITE, _row(position, position.mark_price, now))
     else:

@@ -94,16 +94,16 @@ def count_entry(connection: sqlite3.Connection, *, at: datetime) -> None:
     where two alerts are admitted in another order than they came in.
     """
     _fill(connection, _OF_ALL)
-    newest = max(codec.to_text(at), cache.recall(connection, _TIMES, "newest", _newest))
+    newest = max(codec.to_text(at), cache.get_or_load(connection, _TIMES, "newest", _newest))
     connection.execute("INSERT INTO entry_times (at) VALUES (?)", (newest,))
-    cache.remember(connection, _TIMES, "newest", newest)
+    cache.put(connection, _TIMES, "newest", newest)
     left = codec.to_text(at - _LONGEST)
-    if cache.recall(connection, _TIMES, "oldest", _oldest) <= left:
+    if cache.get_or_load(connection, _TIMES, "oldest", _oldest) <= left:
         connection.execute(
             "DELETE FROM entry_times WHERE number IN (SELECT number FROM entry_times ORDER BY number LIMIT ?) AND at <= ?",
             (_FORGOTTEN_AT_ONCE, left),
         )
-        cache.forget(connection, _TIMES, "oldest")
+        cache.invalidate(connection, _TIMES, "oldest")
 
 
 def _newest(connection: sqlite3.Connection) -> str:
@@ -159,12 +159,12 @@ def _wait_s(
 
     A window of N is full when the N-th newest counted alert still lies in it, and has room when that one leaves.
     """
-    room: _Room | None = cache.known(connection, _ROOMS, whose)
+    room: _Room | None = cache.get(connection, _ROOMS, whose)
     if room is not None and room.free and room.rates == rates and room.since <= now:
         return 0
     windows = _windows(rates, now)
     free = min((_free(limit, opened, nth_newest) for limit, _, opened in windows), default=_ANY_NUMBER)
-    cache.remember(connection, _ROOMS, whose, _Room(rates, now, free))
+    cache.put(connection, _ROOMS, whose, _Room(rates, now, free))
     longest = 0.0
     for limit, length, opened in windows:
         at = None if free else nth_newest(limit, opened)
@@ -185,9 +185,9 @@ def _free(limit: int, opened: str, nth_newest: Callable[[int, str], str | None])
 
 def _fill(connection: sqlite3.Connection, whose: _Whose) -> None:
     """One more was counted."""
-    room: _Room | None = cache.known(connection, _ROOMS, whose)
+    room: _Room | None = cache.get(connection, _ROOMS, whose)
     if room is not None:
-        cache.remember(connection, _ROOMS, whose, _Room(room.rates, room.since, max(room.free - 1, 0)))
+        cache.put(connection, _ROOMS, whose, _Room(room.rates, room.since, max(room.free - 1, 0)))
 
 
 def _nth_of_webhook(

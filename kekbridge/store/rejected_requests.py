@@ -21,7 +21,7 @@ _ROWS: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class RejectedRequest:
     """All requests of one minute, from one address, refused with one code; `error` is the latest reason."""
 
     minute: datetime
@@ -33,7 +33,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counted:
+class RejectionCount:
     """Requests of a moment from one address, refused with one code; `error` is the latest reason."""
 
     remote: str
@@ -43,13 +43,13 @@ class Counted:
     last_at: datetime
 
 
-def record_refusals(connection: sqlite3.Connection, found: Sequence[Counted]) -> None:
+def record_all(connection: sqlite3.Connection, found: Sequence[RejectionCount]) -> None:
     """Add all of them in one transaction: a flood of many kinds must not cost a flush for each."""
     for one in found:
-        record_refusal(connection, remote=one.remote, code=one.code, error=one.error, now=one.last_at, count=one.count)
+        record(connection, remote=one.remote, code=one.code, error=one.error, now=one.last_at, count=one.count)
 
 
-def record_refusal(
+def record(
     connection: sqlite3.Connection, *, remote: str, code: str, error: str, now: datetime, count: int = 1
 ) -> None:
     """Add `count` refusals to their minute's row; past 64 addresses a minute they are counted as `(others)`."""
@@ -78,14 +78,14 @@ def _forget_oldest(connection: sqlite3.Connection) -> None:
         connection.execute("DELETE FROM refusals WHERE minute <= ?", (row[0],))
 
 
-def list_refusals(
+def list_recent(
     connection: sqlite3.Connection,
     *,
     since: datetime | None = None,
     until: datetime | None = None,
     code: str | None = None,
     limit: int = 100,
-) -> tuple[Refusal, ...]:
+) -> tuple[RejectedRequest, ...]:
     """Refusals by the time of their last request, newest last."""
     rows = connection.execute(
         "SELECT minute, remote, code, error, count, last_at FROM refusals"
@@ -93,7 +93,7 @@ def list_refusals(
         (codec.optional_text(since) or "", codec.optional_text(until) or "~", code, limit),
     ).fetchall()
     return tuple(
-        Refusal(
+        RejectedRequest(
             minute=codec.from_text(minute),
             remote=remote,
             code=code,

@@ -32,18 +32,18 @@ _Kind = tuple[str, bool, bool, bool, bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class DailyShare:
     """What one order adds to the totals of its day: traded or reserved USDC, and a count."""
 
     notional: Decimal
     orders: int
 
 
-_NOTHING: Final = Share(ZERO, 0)
+_NOTHING: Final = DailyShare(ZERO, 0)
 _WHOLE_DIGITS: Final = 40
 
 
-def share_of(order: Order | None) -> Share:
+def daily_share(order: Order | None) -> DailyShare:
     """An order's part of the day it was admitted on.
 
     Executed value always counts; what is still open counts for entries only, because an exit cannot be refused and so need not be
@@ -55,10 +55,10 @@ def share_of(order: Order | None) -> Share:
     price = intent.reference_price if order.average_price is None else order.average_price
     notional = EXACT.multiply(order.executed_quantity, price)
     if not order.is_entry:
-        return Share(notional, 0)
+        return DailyShare(notional, 0)
     notional = EXACT.add(notional, EXACT.multiply(open_quantity(order), intent.reference_price))
     never_there = order.finished_at is not None and order.order_id is None and not order.executed_quantity
-    return Share(notional, 0 if never_there else 1)
+    return DailyShare(notional, 0 if never_there else 1)
 
 
 def open_quantity(order: Order) -> Decimal:
@@ -91,7 +91,7 @@ def _is_margined(status: str, order_type: str) -> bool:
     return status in _AT_THE_EXCHANGE and order_type not in _STOPS
 
 
-def move(connection: sqlite3.Connection, before: Order | None, after: Order) -> None:
+def update(connection: sqlite3.Connection, before: Order | None, after: Order) -> None:
     """Bring reservation, commitments and totals from one state of an order to the next; `before` is None when it is new."""
     if before is not None and _takes_the_same(before, after):
         return
@@ -99,7 +99,7 @@ def move(connection: sqlite3.Connection, before: Order | None, after: Order) -> 
     holds = reservation_of(after)
     if holds != held:
         _move_reservation(connection, held, holds)
-    old, new = share_of(before), share_of(after)
+    old, new = daily_share(before), daily_share(after)
     if old != new:
         change = DayTotals(EXACT.subtract(new.notional, old.notional), new.orders - old.orders)
         _add_to_day(connection, (after.webhook_id, ACCOUNT), codec.day_of(after.created_at), change)
@@ -134,7 +134,7 @@ def open_reservations(connection: sqlite3.Connection) -> tuple[Reservation, ...]
 
 def open_commitments(connection: sqlite3.Connection, *, excluding: Order | None = None) -> dict[str, Commitment]:
     """The account's open reservations added up by symbol, but for the one of `excluding` (an order as it is stored)."""
-    if not cache.recall(connection, _SUMS, _ALL_ORDERS, _count_committed):
+    if not cache.get_or_load(connection, _SUMS, _ALL_ORDERS, _count_committed):
         return {}
     held = None if excluding is None else reservation_of(excluding)
     left_out = None if held is None else _kind_of(held)
@@ -163,7 +163,7 @@ def open_commitments(connection: sqlite3.Connection, *, excluding: Order | None 
 
 def rebuild_commitments(connection: sqlite3.Connection) -> None:
     """The commitments and the prices of the reservations, from the reservations: for a database that has none yet."""
-    cache.forget(connection, _SUMS)
+    cache.invalidate(connection, _SUMS)
     connection.execute("DELETE FROM commitments")
     for held in open_reservations(connection):
         _commit(connection, held, 1)
@@ -194,7 +194,7 @@ _EMPTY_DAY: Final = DayTotals()
 
 def day_totals(connection: sqlite3.Connection, scope: str, day: str) -> DayTotals:
     """The totals of a scope (a webhook's id, or `account`) on a UTC day `YYYY-MM-DD`."""
-    return cache.recall(connection, _DAYS, (scope, day), _read_day, scope, day)
+    return cache.get_or_load(connection, _DAYS, (scope, day), _read_day, scope, day)
 
 
 def _read_day(connection: sqlite3.Connection, scope: str, day: str) -> DayTotals:
@@ -211,7 +211,7 @@ def _add_to_day(connection: sqlite3.Connection, scopes: Iterable[str], day: str,
             "INSERT OR REPLACE INTO daily_usage (scope, day, notional, orders, realized_pnl) VALUES (?, ?, ?, ?, ?)",
             (scope, day, decimal_text(totals.notional), totals.orders, decimal_text(totals.realized_pnl)),
         )
-        cache.remember(connection, _DAYS, (scope, day), totals)
+        cache.put(connection, _DAYS, (scope, day), totals)
 
 
 # ------------------------------------------------------------------------------------------------------------- commitments
@@ -255,8 +255,8 @@ def _kind_of(held: Reservation) -> _Kind:
 def _commit(connection: sqlite3.Connection, held: Reservation, orders: int) -> None:
     """Add a reservation to its sum (`orders` 1), or take it off (-1). What is left of no order is exactly nothing."""
     kind = _kind_of(held)
-    quantity, count = cache.recall(connection, _SUMS, kind, _read_sum, kind)
-    together = cache.recall(connection, _SUMS, _ALL_ORDERS, _count_committed)
+    quantity, count = cache.get_or_load(connection, _SUMS, kind, _read_sum, kind)
+    together = cache.get_or_load(connection, _SUMS, _ALL_ORDERS, _count_committed)
     count += orders
     add = EXACT.add if orders > 0 else EXACT.subtract
     quantity = add(quantity, held.quantity) if count else ZERO
@@ -265,8 +265,8 @@ def _commit(connection: sqlite3.Connection, held: Reservation, orders: int) -> N
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
         (*kind, decimal_text(quantity), count),
     )
-    cache.remember(connection, _SUMS, kind, (quantity, count))
-    cache.remember(connection, _SUMS, _ALL_ORDERS, together + orders)
+    cache.put(connection, _SUMS, kind, (quantity, count))
+    cache.put(connection, _SUMS, _ALL_ORDERS, together + orders)
 
 
 def _read_sum(connection: sqlite3.Connection, kind: _Kind) -> tuple[Decimal, int]:
@@ -327,7 +327,7 @@ def read_usage(
     day = codec.day_of(now)
     own, account = day_totals(connection, webhook_id, day), day_totals(connection, ACCOUNT, day)
     is_of_today = excluding is not None and codec.day_of(excluding.created_at) == day
-    share = share_of(excluding if is_of_today else None)
+    share = daily_share(excluding if is_of_today else None)
     control, peak = settings.state_and_peak(connection, webhook_id, now=now, without_trips=excluding is not None)
     return Usage(
         now=now,
@@ -343,7 +343,7 @@ def read_usage(
         realized_today=own.realized_pnl,
         account_realized_today=account.realized_pnl,
         equity_peak=peak,
-        courses=strategy_positions.of_webhook(connection, webhook_id),
+        strategy_histories=strategy_positions.of_webhook(connection, webhook_id),
     )
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from kekbridge.model import TradingState, Trip
+from kekbridge.model import LimitBreach, TradingState
 from kekbridge.store import cache, codec, events
 from kekbridge.store.codec import from_json, to_json
 
@@ -47,9 +47,9 @@ def get_value(connection: sqlite3.Connection, key: str) -> Any | None:
 
 def remove(connection: sqlite3.Connection, key: str) -> bool:
     """Forget a key; False when it was never set."""
-    if not cache.recall(connection, _TABLE, key, _is_set, key):
+    if not cache.get_or_load(connection, _TABLE, key, _is_set, key):
         return False
-    cache.forget(connection, _TABLE)
+    cache.invalidate(connection, _TABLE)
     connection.execute("DELETE FROM settings WHERE key = ?", (key,))
     return True
 
@@ -60,7 +60,7 @@ def _is_set(connection: sqlite3.Connection, key: str) -> bool:
 
 def set_value(connection: sqlite3.Connection, key: str, value: object, *, now: datetime) -> None:
     """Set a key to anything JSON can hold; amounts and times are stored as text."""
-    cache.forget(connection, _TABLE)
+    cache.invalidate(connection, _TABLE)
     connection.execute(
         "INSERT INTO settings (key, value, updated_at) VALUES (?, ?, ?)"
         " ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
@@ -92,7 +92,7 @@ def close_for_entries(connection: sqlite3.Connection, *, reason: str, by: str, n
         set_trading_state(connection, TradingState.EXITS_ONLY, reason=reason, by=by, now=now)
 
 
-def trip(connection: sqlite3.Connection, tripped: Trip, *, webhook_id: str, now: datetime) -> bool:
+def trip(connection: sqlite3.Connection, tripped: LimitBreach, *, webhook_id: str, now: datetime) -> bool:
     """Close the trip's scope for entries; False when it is closed at least as long already. One event per trip, not per refused alert."""
     scope = ACCOUNT if tripped.scope == ACCOUNT else webhook_id
     control = trading_control(connection, now=now, scope=scope)
@@ -181,7 +181,9 @@ def state_and_peak(
     `without_trips` leaves out what a limit closed by itself: for an order that was admitted while there was room, and that every limit
     judges anew anyway.
     """
-    stored, peak = cache.recall(connection, _TABLE, ("state and peak", webhook_id), _stored_state_and_peak, webhook_id)
+    stored, peak = cache.get_or_load(
+        connection, _TABLE, ("state and peak", webhook_id), _stored_state_and_peak, webhook_id
+    )
     controls = [_control(one, now) for one in stored]
     if without_trips:
         controls = [control for control in controls if not _is_trip(control)]

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Final
 
 from kekbridge.model import Side
-from kekbridge.model.latency import Moments, stages_of
+from kekbridge.model.latency import AlertTimestamps, stages_of
 from kekbridge.model.statistics import Execution, Facts, Tally, group_of
 from kekbridge.store import codec, equity, events, fills, positions, settings, webhooks
 from kekbridge.store import equity as funding
@@ -126,7 +126,9 @@ def _latencies(connection: sqlite3.Connection, start: str, webhook_id: str | Non
     return found
 
 
-def moments_of(connection: sqlite3.Connection, alert_id: str, received: str, fired: str | None, stages: str) -> Moments:
+def moments_of(
+    connection: sqlite3.Connection, alert_id: str, received: str, fired: str | None, stages: str
+) -> AlertTimestamps:
     """When what happened to an alert, of its stored texts, and to its first order."""
     row = connection.execute(
         "SELECT submitted_at, signed_at, accepted_at, iif(status = 'filled', finished_at, NULL) FROM orders"
@@ -135,7 +137,7 @@ def moments_of(connection: sqlite3.Connection, alert_id: str, received: str, fir
     ).fetchone()
     claimed, signed, accepted, filled = (None,) * 4 if row is None else map(codec.optional_time, row)
     noted = json.loads(stages)
-    return Moments(
+    return AlertTimestamps(
         received=codec.from_text(received),
         fired=codec.optional_time(fired),
         stored_ms=noted.get("stored"),

@@ -12,22 +12,22 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from kekbridge.model import StrategyCourse, StrategyStep
+from kekbridge.model import StrategyHistory, StrategyStep
 from kekbridge.store import cache, codec
 from kekbridge.store.codec import optional_decimal, optional_decimal_text, to_json
 
 _TABLE: Final = "courses"
 
 
-def of_webhook(connection: sqlite3.Connection, webhook_id: str) -> Mapping[str, StrategyCourse]:
+def of_webhook(connection: sqlite3.Connection, webhook_id: str) -> Mapping[str, StrategyHistory]:
     """The courses of a webhook by symbol."""
-    return cache.recall(connection, _TABLE, webhook_id, _read, webhook_id)
+    return cache.get_or_load(connection, _TABLE, webhook_id, _read, webhook_id)
 
 
-def _read(connection: sqlite3.Connection, webhook_id: str) -> Mapping[str, StrategyCourse]:
+def _read(connection: sqlite3.Connection, webhook_id: str) -> Mapping[str, StrategyHistory]:
     rows = connection.execute("SELECT symbol, start, steps FROM courses WHERE webhook_id = ?", (webhook_id,))
     return {
-        row["symbol"]: StrategyCourse(
+        row["symbol"]: StrategyHistory(
             start=optional_decimal(row["start"]),
             steps=tuple(
                 StrategyStep(
@@ -43,11 +43,11 @@ def _read(connection: sqlite3.Connection, webhook_id: str) -> Mapping[str, Strat
 
 
 def save(
-    connection: sqlite3.Connection, webhook_id: str, courses: Iterable[tuple[str, StrategyCourse]], *, now: datetime
+    connection: sqlite3.Connection, webhook_id: str, courses: Iterable[tuple[str, StrategyHistory]], *, now: datetime
 ) -> None:
     """Replace the courses of these symbols."""
     for symbol, course in courses:
-        cache.forget(connection, _TABLE)
+        cache.invalidate(connection, _TABLE)
         steps = [
             (codec.to_text(step.fired_at), optional_decimal_text(step.before), str(step.now)) for step in course.steps
         ]
@@ -59,5 +59,5 @@ def save(
 
 def remove(connection: sqlite3.Connection, webhook_id: str) -> None:
     """The courses of a webhook that is deleted."""
-    cache.forget(connection, _TABLE)
+    cache.invalidate(connection, _TABLE)
     connection.execute("DELETE FROM courses WHERE webhook_id = ?", (webhook_id,))

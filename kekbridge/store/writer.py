@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from kekbridge.errors import StoreUnavailable
-from kekbridge.store.cache import Connection, Memory
+from kekbridge.store.cache import Connection, WriterCache
 from kekbridge.store.connections import WRITER_WAIT_S, connect, is_machine_trouble, unavailable
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class _Job:
     error: BaseException | None = None
 
 
-class _Word(Enum):
+class _Control(Enum):
     """What else is said to the thread, in its place among the jobs."""
 
     HURRY = "hurry"  # whatever came before it waits no longer for others
@@ -57,16 +57,16 @@ class Writer:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._queue: queue.SimpleQueue[_Job | _Word] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Job | _Control] = queue.SimpleQueue()
         self._connection: Connection | None = None
-        self._memory = Memory()
+        self._memory = WriterCache()
         self._jobs_since_checkpoint = 0
         self._is_closed = False
         self._closing = threading.Lock()  # nothing may be queued behind the end
         # What this turn of the loop has said so far. All of it is queued at once: the requests of a burst share a flush then, instead of
         # waking the thread one by one.
-        self._said: list[_Job | _Word] = []
-        self._told_by: asyncio.AbstractEventLoop | None = None  # whose next turn queues it
+        self._pending: list[_Job | _Control] = []
+        self._flush_scheduled_on: asyncio.AbstractEventLoop | None = None  # whose next turn queues it
         # A daemon thread: what is not committed when the process ends was never acknowledged.
         self._thread = threading.Thread(target=self._run, name="kekbridge-writer", daemon=True)
         self._thread.start()
@@ -81,21 +81,21 @@ class Writer:
         with self._closing:
             if self._is_closed:
                 raise StoreUnavailable("store_unavailable", "the store is closed: kekbridge is stopping")
-            if self._queue.qsize() + len(self._said) >= QUEUE_BOUND:
+            if self._queue.qsize() + len(self._pending) >= QUEUE_BOUND:
                 raise StoreUnavailable("store_unavailable", f"{QUEUE_BOUND} writes are waiting for the disk already")
-            self._said.append(_Job(run, loop, future, time.monotonic() + within_s))
-            if self._told_by is not loop:
-                self._told_by = loop
+            self._pending.append(_Job(run, loop, future, time.monotonic() + within_s))
+            if self._flush_scheduled_on is not loop:
+                self._flush_scheduled_on = loop
                 loop.call_soon(self._hand_over)
         return future
 
-    def hurry(self) -> None:
+    def flush_now(self) -> None:
         """Somebody waits for a job that may wait for others: flush what is queued now."""
         with self._closing:
-            if self._said:
-                self._said.append(_Word.HURRY)
+            if self._pending:
+                self._pending.append(_Control.HURRY)
             else:
-                self._queue.put(_Word.HURRY)
+                self._queue.put(_Control.HURRY)
 
     def close(self) -> None:
         """Finish what waits, then close the connection. Blocks; calling it twice is harmless."""
@@ -103,7 +103,7 @@ class Writer:
             if not self._is_closed:
                 self._is_closed = True
                 self._queue_all()
-                self._queue.put(_Word.END)
+                self._queue.put(_Control.END)
         self._thread.join()
 
     def _hand_over(self) -> None:
@@ -111,10 +111,10 @@ class Writer:
             self._queue_all()
 
     def _queue_all(self) -> None:
-        for said in self._said:
+        for said in self._pending:
             self._queue.put(said)
-        self._said.clear()
-        self._told_by = None
+        self._pending.clear()
+        self._flush_scheduled_on = None
 
     # ------------------------------------------------------------------------------------------------ on the thread
 
@@ -144,7 +144,7 @@ class Writer:
         try:
             while len(batch) < BATCH_BOUND:
                 said = self._next(due) if batch else self._first()
-                if said is _Word.END:
+                if said is _Control.END:
                     return batch, True
                 if isinstance(said, _Job):
                     batch.append(said)
@@ -155,11 +155,11 @@ class Writer:
             pass  # nothing more to share the flush with
         return batch, False
 
-    def _first(self) -> _Job | _Word:
+    def _first(self) -> _Job | _Control:
         """What comes next, however long it takes; raises queue.Empty in a quiet moment that is good for a checkpoint."""
         return self._queue.get(timeout=_IDLE_S if self._jobs_since_checkpoint >= _CHECKPOINT_IDLE_JOBS else None)
 
-    def _next(self, due: float) -> _Job | _Word:
+    def _next(self, due: float) -> _Job | _Control:
         """What comes until then; raises queue.Empty."""
         left = due - time.monotonic()
         return self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait()
@@ -175,7 +175,7 @@ class Writer:
                 # Nothing beside it to be kept when it fails: the transaction itself is what it takes back.
                 _run_job(connection, batch[0])
                 if batch[0].error is not None:
-                    self._take_back(connection, "ROLLBACK")
+                    self._restore_savepoint(connection, "ROLLBACK")
                     return
             else:
                 for job in batch:
@@ -191,7 +191,7 @@ class Writer:
     def _connect(self) -> Connection:
         if self._connection is None:
             self._connection = connect(self._path)
-            self._connection.memory = self._memory = Memory()
+            self._connection.memory = self._memory = WriterCache()
         return self._connection
 
     def _begin(self, connection: sqlite3.Connection, due: float) -> None:
@@ -212,10 +212,10 @@ class Writer:
         connection.execute("SAVEPOINT job")
         _run_job(connection, job)
         if job.error is not None:
-            self._take_back(connection, "ROLLBACK TO job")
+            self._restore_savepoint(connection, "ROLLBACK TO job")
         connection.execute("RELEASE job")
 
-    def _take_back(self, connection: sqlite3.Connection, statement: str) -> None:
+    def _restore_savepoint(self, connection: sqlite3.Connection, statement: str) -> None:
         connection.execute(statement)
         self._memory.forget_all()
 

@@ -96,11 +96,11 @@ async def test_every_page_on_every_screen(visit: Visit) -> None:
     await desk.send(action="buy", quantity="0.02", orderType="limit", limitPrice="30000")
     await desk.send(action="buy", quantity="0.01", symbol="NOPEUSDT.P")
     await desk.post(b'{"apiKey": "nobody"}')
-    await desk.daemon.refusals.flush()
+    await desk.daemon.rejected_requests.flush()
     await desk.settled()
     for price in ("65100", "64200", "66300", "65900"):
         await desk.control("prices", {"PERP_BTC_USDC": price})
-        await desk.daemon.operations.equity.look()
+        await desk.daemon.operator_services.equity.run()
     for path, name in (
         *(("/", "overview"), ("/log", "log"), ("/orders", "orders"), ("/positions", "positions")),
         *(("/stats?days=all", "stats"), ("/risk", "risk"), ("/webhooks", "webhooks"), ("/confirm/flatten", "flatten")),

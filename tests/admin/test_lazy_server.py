@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from kekbridge.admin.lazy_server import Door
+from kekbridge.admin.lazy_server import LazyAdminServer
 from kekbridge.errors import ConfigError
 
 
@@ -50,7 +50,7 @@ async def _ask(url: str) -> str:
 async def test_listener_is_made_at_the_first_knock() -> None:
     """Nothing is loaded before somebody comes; all who come while it loads are answered, and it is loaded once."""
     loads = Loads()
-    door = Door(host="127.0.0.1", port=0, load=loads)
+    door = LazyAdminServer(host="127.0.0.1", port=0, load=loads)
     url = door.open()
     try:
         await asyncio.sleep(0)
@@ -67,7 +67,7 @@ async def test_listener_is_made_at_the_first_knock() -> None:
 async def test_door_nobody_came_to_is_closed() -> None:
     """A bridge that nobody looked at stops like any other, and its port is free again."""
     loads = Loads()
-    door = Door(host="127.0.0.1", port=0, load=loads)
+    door = LazyAdminServer(host="127.0.0.1", port=0, load=loads)
     url = door.open()
     await door.close()
     port = int(url.rpartition(":")[2])
@@ -77,7 +77,7 @@ async def test_door_nobody_came_to_is_closed() -> None:
 
 async def test_localhost_is_the_address_that_people_type() -> None:
     """It may be IPv6 first on a machine; what is printed, and what the page is looked for at, is 127.0.0.1."""
-    door = Door(host="localhost", port=0, load=Loads())
+    door = LazyAdminServer(host="localhost", port=0, load=Loads())
     url = door.open()
     try:
         assert url.startswith("http://127.0.0.1:")
@@ -89,7 +89,7 @@ async def test_localhost_is_the_address_that_people_type() -> None:
 async def test_taken_port_is_left_for_a_free_one() -> None:
     """Two bridges on one machine both have their page."""
     with socket.create_server(("127.0.0.1", 0)) as other:
-        door = Door(host="127.0.0.1", port=other.getsockname()[1], load=Loads())
+        door = LazyAdminServer(host="127.0.0.1", port=other.getsockname()[1], load=Loads())
         url = door.open()
         try:
             assert await _ask(url) == "come in by /"
@@ -101,7 +101,7 @@ async def test_taken_port_is_left_for_a_free_one() -> None:
 def test_other_hosts_are_refused(host: str) -> None:
     """The page is for this machine only."""
     with pytest.raises(ConfigError, match="expected a loopback address"):
-        Door(host=host, port=0, load=Loads())
+        LazyAdminServer(host=host, port=0, load=Loads())
 
 
 async def test_page_that_cannot_be_made_hurts_nobody() -> None:
@@ -110,7 +110,7 @@ async def test_page_that_cannot_be_made_hurts_nobody() -> None:
     def fail() -> Callable[[], Hall]:
         raise ImportError("half an installation")
 
-    door = Door(host="127.0.0.1", port=0, load=fail)
+    door = LazyAdminServer(host="127.0.0.1", port=0, load=fail)
     url = door.open()
     with pytest.raises(aiohttp.ClientError):
         await _ask(url)

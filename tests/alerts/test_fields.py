@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kekbridge.alerts import message as payload
-from kekbridge.alerts.signal import Action, Alert, Amount, QuantityType, Signal, TakeProfitWish
+from kekbridge.alerts.signal import Action, Alert, Amount, QuantityType, Signal, TakeProfitSpec
 from kekbridge.codes import CODES
 from kekbridge.errors import Refused
 from kekbridge.model import OrderType, WebhookSettings
@@ -235,9 +235,9 @@ def test_stops_and_profits() -> None:
     )
     assert signal.stop_loss == Amount(Decimal(2), is_percent=True)
     assert signal.take_profits == (
-        TakeProfitWish(Amount(Decimal(68000)), Decimal(50)),
-        TakeProfitWish(Amount(Decimal(6), is_percent=True), Decimal(25)),
-        TakeProfitWish(Amount(Decimal(9), is_percent=True)),
+        TakeProfitSpec(Amount(Decimal(68000)), Decimal(50)),
+        TakeProfitSpec(Amount(Decimal(6), is_percent=True), Decimal(25)),
+        TakeProfitSpec(Amount(Decimal(9), is_percent=True)),
     )
     assert signal.trailing_stop == Amount(Decimal(500))
 

@@ -14,8 +14,8 @@ from kekbridge.alerts import message as payload
 from kekbridge.alerts.signal import Amount, PositionSide, QuantityType, Signal, TargetPosition
 from kekbridge.errors import Refused
 from kekbridge.model import Instrument, WebhookSettings
-from kekbridge.planning.market_view import Market
-from kekbridge.planning.target import Move, decide_move
+from kekbridge.planning.market_view import MarketView
+from kekbridge.planning.target import PositionChange, position_change
 
 ZERO = Decimal(0)
 BTC = Instrument(
@@ -55,12 +55,12 @@ def refusal(fields: dict[str, Any]) -> Refused:
     return caught.value
 
 
-def move(signal: Signal, held: str, **settings: Any) -> Move:
-    market = Market(
+def move(signal: Signal, held: str, **settings: Any) -> PositionChange:
+    market = MarketView(
         instrument=BTC, unit_factor=Decimal(1), is_inverse=False, mark=Decimal(65000), fallback_price=None,
         projected=Decimal(held), account_value=Decimal(100_000),
     )  # fmt: skip
-    return decide_move(signal, settings=WebhookSettings(**settings), market=market)
+    return position_change(signal, settings=WebhookSettings(**settings), market=market)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from kekbridge.cli.admin_client import AdminApi
-from kekbridge.cli.dashboard import Desk, screen
+from kekbridge.cli.dashboard import DashboardClient, screen
 from kekbridge.errors import ConfigError
 from tests.system.desk import open_desk
 from tests.system.harness import run_cli
@@ -118,8 +118,8 @@ async def test_the_command_shows_the_running_bridge(tmp_path: Path) -> None:
         await desk.settled()
         told = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--json", data_dir=desk.data_dir))
         door = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--token", "--json", data_dir=desk.data_dir))
-        await asyncio.to_thread(Desk(AdminApi(door["url"], door["token"])).steer, "halted")
-        after = await asyncio.to_thread(Desk(AdminApi(door["url"], door["token"])).state)
+        await asyncio.to_thread(DashboardClient(AdminApi(door["url"], door["token"])).steer, "halted")
+        after = await asyncio.to_thread(DashboardClient(AdminApi(door["url"], door["token"])).state)
     assert told["account"]["positions"][0]["quantity"] == "0.01"
     assert after["trading"]["state"] == "halted"
     assert any("BTC" in line for line in drawn(after))
@@ -128,4 +128,4 @@ async def test_the_command_shows_the_running_bridge(tmp_path: Path) -> None:
 def test_nobody_there_is_one_line() -> None:
     """A bridge that is down is said so, with what to do."""
     with pytest.raises(ConfigError, match="is `kekbridge serve` running"):
-        Desk(AdminApi("http://127.0.0.1:9", "token")).state()
+        DashboardClient(AdminApi("http://127.0.0.1:9", "token")).state()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from kekbridge.execution.flatten import Flattened, flatten
+from kekbridge.execution.flatten import FlattenResult, flatten
 from tests.bridge import BTC, ETH, House
 
 D = Decimal
 
 
-async def _flatten(house: House, *, deadline_s: float = 20.0) -> tuple[Flattened, list[str]]:
+async def _flatten(house: House, *, deadline_s: float = 20.0) -> tuple[FlattenResult, list[str]]:
     told: list[str] = []
     result = await flatten(
         house.daemon.exchange, clock=lambda: datetime.now(UTC), deadline_s=deadline_s, tell=told.append

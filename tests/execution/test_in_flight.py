@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.execution.in_flight import Lanes, left_only_after, may_join
+from kekbridge.execution.in_flight import InFlightOrders, can_overlap, sent_only_after
 from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType, Side
 from tests.trading import ETH, NOW, PEPE, D, entry, exit_of
 
@@ -31,34 +31,34 @@ def order(name: str, intent: OrderIntent | None = None) -> Order:
 
 def test_a_symbol_is_free_again_when_its_orders_left() -> None:
     """`leave` makes room, and calling it twice, or for an order that never entered, makes no more."""
-    lanes = Lanes(concurrency=5)
+    lanes = InFlightOrders(concurrency=5)
     close, later = order("a", exit_of()), order("b", exit_of())
-    assert lanes.enter(close)
-    assert not lanes.enter(later)
-    lanes.leave(later)
-    assert not lanes.enter(later)
-    lanes.leave(close)
-    lanes.leave(close)
-    assert lanes.enter(later)
-    assert lanes.names == {"b"}
+    assert lanes.try_add(close)
+    assert not lanes.try_add(later)
+    lanes.remove(later)
+    assert not lanes.try_add(later)
+    lanes.remove(close)
+    lanes.remove(close)
+    assert lanes.try_add(later)
+    assert lanes.ids == {"b"}
 
 
 def test_only_so_many_symbols_are_busy() -> None:
     """Concurrency counts symbols: another order of a busy one is no further lane."""
-    lanes = Lanes(concurrency=2)
-    assert lanes.enter(order("a"))
-    assert lanes.enter(order("b", entry(symbol=ETH)))
-    assert not lanes.enter(order("c", entry(symbol=PEPE)))
-    lanes.leave(order("a"))
-    assert lanes.enter(order("c", entry(symbol=PEPE)))
+    lanes = InFlightOrders(concurrency=2)
+    assert lanes.try_add(order("a"))
+    assert lanes.try_add(order("b", entry(symbol=ETH)))
+    assert not lanes.try_add(order("c", entry(symbol=PEPE)))
+    lanes.remove(order("a"))
+    assert lanes.try_add(order("c", entry(symbol=PEPE)))
     assert len(lanes) == 2
 
 
 def test_an_order_enters_once() -> None:
     """The queue may show an order again before it is claimed: it must not be sent twice."""
-    lanes = Lanes(concurrency=5)
-    assert lanes.enter(order("a"))
-    assert not lanes.enter(order("a"))
+    lanes = InFlightOrders(concurrency=5)
+    assert lanes.try_add(order("a"))
+    assert not lanes.try_add(order("a"))
 
 
 @pytest.mark.parametrize(
@@ -77,44 +77,44 @@ def test_an_order_enters_once() -> None:
 def test_whatever_depends_on_what_came_before_waits(changes: dict[str, Any]) -> None:
     """Another side, a size that follows from the position, a stop, a price, a leverage: in turn, and nothing joins it either."""
     plain, other = order("a"), order("b", entry(**changes))
-    assert not may_join(other, [plain])
-    assert not may_join(plain, [other])
+    assert not can_overlap(other, [plain])
+    assert not can_overlap(plain, [other])
 
 
 def test_exits_wait_and_are_waited_for() -> None:
     """A close is sized by the position, which the entries before it are about to change."""
-    assert not may_join(order("a", exit_of()), [order("b")])
-    assert not may_join(order("a"), [order("b", exit_of())])
+    assert not can_overlap(order("a", exit_of()), [order("b")])
+    assert not can_overlap(order("a"), [order("b", exit_of())])
 
 
 def test_an_entry_joins_when_the_exchange_took_those_before_it() -> None:
     """The order of admission is the order at the exchange: nobody leaves before the one in front is known to be there."""
-    lanes = Lanes(concurrency=1)
+    lanes = InFlightOrders(concurrency=1)
     first, second = order("a"), order("b")
-    assert lanes.enter(first)
-    assert not lanes.enter(second)
-    lanes.was_taken(first, 1.0)
-    assert lanes.enter(second)
-    assert not lanes.enter(order("c"))
+    assert lanes.try_add(first)
+    assert not lanes.try_add(second)
+    lanes.mark_accepted(first, 1.0)
+    assert lanes.try_add(second)
+    assert not lanes.try_add(order("c"))
 
 
 class Line:
     """Lanes whose exchange answered within 10 ms so far, and what those that stand in line were told."""
 
     def __init__(self, *names: str) -> None:
-        self.lanes = Lanes(concurrency=1)
+        self.lanes = InFlightOrders(concurrency=1)
         self.told: dict[str, bool] = {}
         self.orders = {name: order(name) for name in names}
         early = order("early")
-        assert self.lanes.enter(early)
-        self.lanes.was_taken(early, 0.01)
-        self.lanes.leave(early)
+        assert self.lanes.try_add(early)
+        self.lanes.mark_accepted(early, 0.01)
+        self.lanes.remove(early)
         for each in self.orders.values():
             assert self.lanes.line_up(each)
 
     def wait(self, *names: str) -> None:
         for name in names:
-            self.lanes.when_in_front(self.orders[name], partial(self.told.__setitem__, name))
+            self.lanes.on_clear(self.orders[name], partial(self.told.__setitem__, name))
 
 
 def test_in_line_each_is_told_when_the_one_before_it_is_taken() -> None:
@@ -122,11 +122,11 @@ def test_in_line_each_is_told_when_the_one_before_it_is_taken() -> None:
     line = Line("a", "b", "c")
     line.wait("c", "b", "a")
     assert line.told == {"a": True}
-    line.lanes.was_taken(line.orders["a"], 0.01)
+    line.lanes.mark_accepted(line.orders["a"], 0.01)
     assert line.told == {"a": True, "b": True}
-    line.lanes.leave(line.orders["a"])
+    line.lanes.remove(line.orders["a"])
     assert "c" not in line.told
-    line.lanes.was_taken(line.orders["b"], 0.01)
+    line.lanes.mark_accepted(line.orders["b"], 0.01)
     assert line.told == {"a": True, "b": True, "c": True}
 
 
@@ -143,43 +143,43 @@ def test_behind_one_that_was_not_taken_nobody_leaves(ending: str, *, is_early: b
     assert (line.told["b"], line.told["c"]) == (False, False)
     assert not line.lanes.line_up(order("d"))
     for name in ("a", "b", "c"):
-        line.lanes.leave(line.orders[name])
+        line.lanes.remove(line.orders[name])
     assert line.lanes.line_up(order("d"))
 
 
 def test_what_is_blocked_is_not_passable() -> None:
     """Nothing is claimed behind an order of which nobody knows, though it is under way still."""
     line = Line("a", "b")
-    assert line.lanes.passable == {"a", "b"}
-    line.lanes.block(line.orders["a"])
-    assert line.lanes.passable == frozenset()
-    assert line.lanes.names == {"a", "b"}
+    assert line.lanes.overlappable_ids == {"a", "b"}
+    line.lanes.mark_blocked(line.orders["a"])
+    assert line.lanes.overlappable_ids == frozenset()
+    assert line.lanes.ids == {"a", "b"}
 
 
 @pytest.mark.parametrize(("slowest_s", "longest"), [(0.001, 10), (0.025, 10), (0.1, 2), (0.2, 1), (3.0, 1)])
 def test_the_line_is_as_long_as_the_exchange_is_quick(slowest_s: float, longest: int) -> None:
     """Claimed ahead is what should be through before its claim grows old; at a slow exchange nothing."""
-    lanes = Lanes(concurrency=1)
+    lanes = InFlightOrders(concurrency=1)
     for after_s in (0.001, slowest_s, 0.001):
         early = order("early")
-        lanes.enter(early)
-        lanes.was_taken(early, after_s)
-        lanes.leave(early)
+        lanes.try_add(early)
+        lanes.mark_accepted(early, after_s)
+        lanes.remove(early)
     assert [lanes.line_up(order(str(number))) for number in range(12)].count(True) == longest
 
 
 def test_after_one_that_was_not_taken_lines_are_short() -> None:
     """Where one is refused the next one may be, too: nothing is claimed ahead until some were taken again."""
     line = Line("a")
-    line.lanes.block(line.orders["a"])
-    line.lanes.leave(line.orders["a"])
+    line.lanes.mark_blocked(line.orders["a"])
+    line.lanes.remove(line.orders["a"])
     assert line.lanes.line_up(order("b"))
     assert not line.lanes.line_up(order("c"))
 
 
 def test_before_the_first_answer_there_is_no_line() -> None:
     """Nobody knows yet how quick the exchange is."""
-    lanes = Lanes(concurrency=1)
+    lanes = InFlightOrders(concurrency=1)
     assert lanes.line_up(order("a"))
     assert not lanes.line_up(order("b"))
 
@@ -187,15 +187,15 @@ def test_before_the_first_answer_there_is_no_line() -> None:
 def test_only_the_front_enters_unclaimed() -> None:
     """An order that waits for its place in the rate window before it is claimed does not stand in line: it would not wait there."""
     line = Line("a")
-    assert not line.lanes.enter(order("b"))
-    line.lanes.was_taken(line.orders["a"], 0.01)
-    assert line.lanes.enter(order("b"))
+    assert not line.lanes.try_add(order("b"))
+    line.lanes.mark_accepted(line.orders["a"], 0.01)
+    assert line.lanes.try_add(order("b"))
 
 
 @given(st.lists(st.sampled_from(["line_up", "taken", "refused", "leave"]), max_size=40))
 def test_the_order_of_the_line_is_the_order_of_leaving(steps: list[str]) -> None:
     """Whatever happens, an order is told to leave only when all that entered before it were taken or had left as taken."""
-    lanes = Lanes(concurrency=1)
+    lanes = InFlightOrders(concurrency=1)
     inside: list[Order] = []  # in the order of entering
     taken: set[str] = set()
     told: dict[str, bool] = {}
@@ -205,19 +205,19 @@ def test_the_order_of_the_line_is_the_order_of_leaving(steps: list[str]) -> None
             each = order(str(number))
             if lanes.line_up(each):
                 inside.append(each)
-                lanes.when_in_front(each, partial(told.__setitem__, str(number)))
+                lanes.on_clear(each, partial(told.__setitem__, str(number)))
         elif step == "taken" and in_front:
             taken.add(in_front[0].client_order_id)
-            lanes.was_taken(in_front[0], 0.001)
+            lanes.mark_accepted(in_front[0], 0.001)
         elif step == "refused" and in_front:
-            lanes.block(in_front[0])
-            lanes.leave(in_front[0])
+            lanes.mark_blocked(in_front[0])
+            lanes.remove(in_front[0])
             inside.remove(in_front[0])
         elif step == "leave" and inside and inside[0].client_order_id in taken:
-            lanes.leave(inside.pop(0))
+            lanes.remove(inside.pop(0))
         sent_off = [each for each in inside if told.get(each.client_order_id) is False]
         for each in sent_off:
-            lanes.leave(each)
+            lanes.remove(each)
             inside.remove(each)
         leaving = [each for each in inside if told.get(each.client_order_id) and each.client_order_id not in taken]
         assert len(leaving) <= 1
@@ -228,24 +228,24 @@ def test_the_order_of_the_line_is_the_order_of_leaving(steps: list[str]) -> None
 def test_what_a_start_may_conclude() -> None:
     """Of two orders in flight the later one left only after the earlier was taken, where the lanes let it stand in line at all."""
     first, second = replace(order("a"), sequence=1), replace(order("b"), sequence=2)
-    assert left_only_after(second, first)
-    assert not left_only_after(first, second)
-    assert not left_only_after(second, replace(first, intent=entry(symbol=ETH)))
-    assert not left_only_after(second, replace(first, intent=entry(side=Side.SELL)))
-    assert not left_only_after(second, replace(first, intent=exit_of()))
-    assert not left_only_after(replace(second, intent=exit_of()), first)
+    assert sent_only_after(second, first)
+    assert not sent_only_after(first, second)
+    assert not sent_only_after(second, replace(first, intent=entry(symbol=ETH)))
+    assert not sent_only_after(second, replace(first, intent=entry(side=Side.SELL)))
+    assert not sent_only_after(second, replace(first, intent=exit_of()))
+    assert not sent_only_after(replace(second, intent=exit_of()), first)
 
 
 @given(st.lists(st.sampled_from([Side.BUY, Side.SELL]), max_size=8))
 def test_entries_join_their_own_side_only(sides: list[Side]) -> None:
     """Whatever the order of arrival, all orders under way in a lane are of one side."""
-    lanes = Lanes(concurrency=1)
+    lanes = InFlightOrders(concurrency=1)
     inside: list[Side] = []
     for number, side in enumerate(sides):
         each = order(str(number), entry(str(number + 1), side=side))
-        if lanes.enter(each):
+        if lanes.try_add(each):
             inside.append(side)
-            lanes.was_taken(each, 1.0)
+            lanes.mark_accepted(each, 1.0)
     assert len(set(inside)) <= 1
     assert len(inside) == sum(side is sides[0] for side in sides)
     assert len(lanes) == len(inside)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from kekbridge.execution.latency import StageWatch
+from kekbridge.execution.latency import LatencyTracker
 from kekbridge.model import Order, OrderStatus
 from tests.store.made import intent
 
@@ -36,17 +36,17 @@ def order(name: str = "kb-1", **changes: object) -> Order:
 def test_every_stage_is_told_once() -> None:
     """Repeated, late and early news of an order change no count; the figures are those of the first time."""
     told: list[tuple[str, float]] = []
-    watch = StageWatch()
+    watch = LatencyTracker()
     watch.listen(lambda stage, seconds: told.append((stage, seconds)))
-    watch.stored(NOW, NOW - timedelta(seconds=1), 4.0, "kb-1")
-    watch.answered(20.0)
+    watch.on_stored(NOW, NOW - timedelta(seconds=1), 4.0, "kb-1")
+    watch.on_answered(20.0)
     accepted = order(status=OrderStatus.ACCEPTED, accepted_at=after(12))
     filled = replace(accepted, status=OrderStatus.FILLED, finished_at=after(30), executed_quantity=Decimal("0.01"))
-    watch.moved(order())
-    watch.signed("kb-1", after(6))
+    watch.on_order_update(order())
+    watch.on_signed("kb-1", after(6))
     for step in (accepted, accepted, filled, filled, accepted):
-        watch.moved(step)
-    watch.moved(order("another"))
+        watch.on_order_update(step)
+    watch.on_order_update(order("another"))
     assert told == [
         ("received", 1.0),
         ("stored", 0.004),
@@ -61,8 +61,8 @@ def test_every_stage_is_told_once() -> None:
 def test_an_order_that_never_left_has_no_later_stages() -> None:
     """Denied before it was sent: stored, and nothing after it."""
     told: list[str] = []
-    watch = StageWatch()
+    watch = LatencyTracker()
     watch.listen(lambda stage, _: told.append(stage))
-    watch.stored(NOW, None, 4.0, "kb-1")
-    watch.moved(order(status=OrderStatus.DENIED, submitted_at=None, finished_at=after(5)))
+    watch.on_stored(NOW, None, 4.0, "kb-1")
+    watch.on_order_update(order(status=OrderStatus.DENIED, submitted_at=None, finished_at=after(5)))
     assert told == ["stored"]

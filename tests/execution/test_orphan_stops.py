@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from kekbridge.execution.orphan_stops import Leftovers
+from kekbridge.execution.orphan_stops import OrphanStopCanceller
 from kekbridge.model import Order, OrderStatus, OrderType
 from kekbridge.store import alerts, events
 from tests.bridge import BTC, House
@@ -67,18 +67,18 @@ async def test_a_stop_of_what_is_left_stays(house: House) -> None:
         return None
 
     inside = house.daemon
-    leftovers = Leftovers(
+    leftovers = OrphanStopCanceller(
         database=inside.database, exchange=inside.exchange, cancel=cancel, clock=house.clock, patience_s=0
     )
     await house.send(action="close", quantity="0.01")
     await house.send(quantity="0.03")
     for _ in range(3):
-        await leftovers.look()
+        await leftovers.poll()
     assert canceled == []
     await house.send(action="close", quantity=None)
 
     async def is_noticed() -> bool:
-        await leftovers.look()
+        await leftovers.poll()
         return bool(canceled)
 
     await until(is_noticed)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kekbridge.exchange.base import Deferred
+from kekbridge.exchange.base import Retryable
 from kekbridge.model import Order, OrderStatus, OrderType, Purpose
 from kekbridge.store import order_queue, protection
 from kekbridge.store import orders as order_rows
@@ -106,8 +106,8 @@ async def test_only_the_naked_part_is_closed(hasty_house: House) -> None:
     _, naked = await house.send(stopLoss="2%", quantity="0.01")
     await _until_state(house, naked, "over")
     assert await house.positions() == {BTC: D("0.02")}
-    await house.daemon.engine.recovery.reconcile()
-    house.daemon.engine.guard.wake()
+    await house.daemon.trading.reconciler.reconcile()
+    house.daemon.trading.stop_guard.wake()
     await _until_state(house, safe, "live")
     assert await house.positions() == {BTC: D("0.02")}
 
@@ -152,8 +152,8 @@ async def test_a_stop_waits_for_the_rate_window_only_as_long_as_it_may(house: Ho
     """No place in the window in time: the protective order is over without a request, and nothing of it comes later."""
     _, answer = await house.send(stopLoss="2%")
     entry = await house.order(answer)
-    exchange, pipeline = house.daemon.exchange, house.daemon.engine.pipeline
-    turn = await exchange.wait_turn(entry)  # brackets and stops share a window of one a second: it is full now
+    exchange, pipeline = house.daemon.exchange, house.daemon.trading.pipeline
+    turn = await exchange.acquire_permit(entry)  # brackets and stops share a window of one a second: it is full now
     intent = replace(
         entry.intent,
         order_type=OrderType.STOP,
@@ -166,8 +166,8 @@ async def test_a_stop_waits_for_the_rate_window_only_as_long_as_it_may(house: Ho
         protection.add_order, entry, intent, now=now, expires_at=now + timedelta(days=1), request_text=lambda _: None
     )
     submission = await pipeline.submit(stop, 0.05)
-    turn.give_back()
-    assert isinstance(submission, Deferred)
+    turn.release()
+    assert isinstance(submission, Retryable)
     stored = await house.daemon.database.read(order_rows.get, stop.client_order_id)
     assert (stored.status, stored.code) == (OrderStatus.REJECTED, "exchange_busy")
     assert await house.journal("order_received", client_order_id=stop.client_order_id) == []

@@ -55,7 +55,7 @@ async def test_reports_that_come_twice_count_once(house: House) -> None:
     answer = await _resting(house)
     await house.control("prices", {BTC: "64700"})
     order = await house.until_stored(answer, "filled")
-    await house.daemon.engine.recovery.reconcile()
+    await house.daemon.trading.reconciler.reconcile()
     recorded = await house.daemon.database.read(fills.of_order, order.client_order_id)
     assert sum((fill.quantity for fill in recorded), D(0)) == order.executed_quantity == D("0.01")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
-from kekbridge.execution.updates import Outcomes
+from kekbridge.execution.updates import OrderUpdates
 from kekbridge.model import FIRST_PROTECTIVE_LEG, Order, OrderStatus, OrderType, Purpose, client_order_id_of
 from tests.store.made import NOW, intent
 
@@ -32,8 +32,8 @@ def order(leg: int = 0, status: OrderStatus = OrderStatus.QUEUED, **changes: obj
 
 async def test_a_waiter_is_woken_when_every_leg_is_settled() -> None:
     """Two legs: the first outcome does not wake, the second does, and both are told in their order."""
-    outcomes = Outcomes()
-    with outcomes.watch(ALERT, [order(0), order(1)]) as watch:
+    outcomes = OrderUpdates()
+    with outcomes.wait_for(ALERT, [order(0), order(1)]) as watch:
         waiting = asyncio.create_task(watch.wait(20))
         outcomes.publish(order(1, OrderStatus.FILLED))
         await asyncio.sleep(0)
@@ -44,29 +44,29 @@ async def test_a_waiter_is_woken_when_every_leg_is_settled() -> None:
 
 async def test_a_resting_order_settles_and_a_market_order_does_not() -> None:
     """Accepted is the end of waiting for a limit order, which may rest for days, but not for a market order."""
-    outcomes = Outcomes()
+    outcomes = OrderUpdates()
     limit = intent(order_type=OrderType.LIMIT, limit_price=Decimal(64000))
-    with outcomes.watch(ALERT, [order(0, intent=limit)]) as watch:
+    with outcomes.wait_for(ALERT, [order(0, intent=limit)]) as watch:
         outcomes.publish(order(0, OrderStatus.ACCEPTED, intent=limit))
         assert (await watch.wait(0.001))[0].is_settled
-    with outcomes.watch(ALERT, [order(0)]) as watch:
+    with outcomes.wait_for(ALERT, [order(0)]) as watch:
         outcomes.publish(order(0, OrderStatus.ACCEPTED))
         assert not (await watch.wait(0.001))[0].is_settled
 
 
 async def test_protective_orders_keep_nobody_waiting() -> None:
     """A stop that kekbridge added afterwards waits for days: it neither delays the answer nor shows in it."""
-    outcomes = Outcomes()
+    outcomes = OrderUpdates()
     stop = order(FIRST_PROTECTIVE_LEG, OrderStatus.QUEUED, intent=intent(purpose=Purpose.PROTECT, reduce_only=True))
-    with outcomes.watch(ALERT, [order(0, OrderStatus.FILLED), stop]) as watch:
+    with outcomes.wait_for(ALERT, [order(0, OrderStatus.FILLED), stop]) as watch:
         outcomes.publish(stop)
         assert [each.leg for each in await watch.wait(20)] == [0]
 
 
 async def test_a_waiter_that_gives_up_leaves_nothing_behind() -> None:
     """After the block a publication reaches nobody, and other alerts never did."""
-    outcomes = Outcomes()
-    with outcomes.watch(ALERT, [order(0)]) as watch:
+    outcomes = OrderUpdates()
+    with outcomes.wait_for(ALERT, [order(0)]) as watch:
         assert (await watch.wait(0))[0].status is OrderStatus.QUEUED
         outcomes.publish(replace(order(0, OrderStatus.FILLED), alert_id="another"))
         assert watch.orders[0].status is OrderStatus.QUEUED

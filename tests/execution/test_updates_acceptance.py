@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from kekbridge.execution.tracker import record_report
-from kekbridge.execution.updates import Acceptance
+from kekbridge.execution.updates import PendingAcceptance
 from kekbridge.model import Fill, Order, OrderStatus, OrderType
-from kekbridge.model.orders import OrderReport
+from kekbridge.model.orders import OrderStatusReport
 from kekbridge.store import events, order_lifecycle
 from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import admit
@@ -38,8 +38,8 @@ def sent(tmp_path: Path) -> Iterator[tuple[sqlite3.Connection, Order]]:
         yield connection, order_lifecycle.claim(connection, stored.client_order_id, now=NOW)
 
 
-def report(order: Order, status: OrderStatus, executed: Decimal) -> OrderReport:
-    return OrderReport(
+def report(order: Order, status: OrderStatus, executed: Decimal) -> OrderStatusReport:
+    return OrderStatusReport(
         order_id="7",
         client_order_id=order.client_order_id,
         is_algo=False,
@@ -69,13 +69,15 @@ def content(connection: sqlite3.Connection) -> dict[str, list[tuple[Any, ...]]]:
     return found
 
 
-def in_turn(connection: sqlite3.Connection, acceptance: Acceptance, told: OrderReport, fills: tuple[Fill, ...]) -> None:
+def in_turn(
+    connection: sqlite3.Connection, acceptance: PendingAcceptance, told: OrderStatusReport, fills: tuple[Fill, ...]
+) -> None:
     acceptance.write_alone(connection)
     record_report(connection, acceptance.client_order_id, told, fills, None, now=LAST)
 
 
 async def as_one(
-    connection: sqlite3.Connection, acceptance: Acceptance, told: OrderReport, fills: tuple[Fill, ...]
+    connection: sqlite3.Connection, acceptance: PendingAcceptance, told: OrderStatusReport, fills: tuple[Fill, ...]
 ) -> Order | None:
     joined = acceptance.join(
         lambda c, known: record_report(c, acceptance.client_order_id, told, fills, None, now=LAST, known=known)
@@ -102,7 +104,7 @@ async def test_written_as_one_or_in_turn_is_the_same(
     found = []
     for is_one in (False, True):
         connection.execute("BEGIN")
-        acceptance = Acceptance(name, order_id="7", now=LATER, signed_at=NOW)
+        acceptance = PendingAcceptance(name, order_id="7", now=LATER, signed_at=NOW)
         if is_one:
             assert await as_one(connection, acceptance, told, fills) == order_rows.get(connection, name)
         else:
@@ -118,19 +120,19 @@ async def test_written_as_one_or_in_turn_is_the_same(
 async def test_a_report_that_comes_too_late_is_written_alone(sent: tuple[sqlite3.Connection, Order]) -> None:
     """Once the writer has begun, or when another report joined already, nothing is taken along that would be lost."""
     connection, order = sent
-    acceptance = Acceptance(order.client_order_id, order_id="7", now=LATER, signed_at=NOW)
+    acceptance = PendingAcceptance(order.client_order_id, order_id="7", now=LATER, signed_at=NOW)
     accepted, reported = acceptance.write(connection)
     assert (accepted.status, reported) == (OrderStatus.ACCEPTED, None)
     assert acceptance.join(lambda c, known: order) is None
-    other = Acceptance(order.client_order_id, order_id="7", now=LATER, signed_at=NOW)
+    other = PendingAcceptance(order.client_order_id, order_id="7", now=LATER, signed_at=NOW)
     assert other.join(lambda c, known: order) is not None
     assert other.join(lambda c, known: order) is None
 
 
 async def test_a_report_does_not_overtake_a_decision(house: House) -> None:
     """What is stored before a decision is in the picture it was given: an acceptance that waits in front of it takes nothing new."""
-    acceptance = Acceptance("kb-a", order_id="7", now=LATER, signed_at=NOW)
-    house.daemon.engine.outcomes.accepted(acceptance)
+    acceptance = PendingAcceptance("kb-a", order_id="7", now=LATER, signed_at=NOW)
+    house.daemon.trading.updates.add_acceptance(acceptance)
     await house.send()
     assert acceptance.join(lambda c, known: pytest.fail("written")) is None
 
@@ -139,15 +141,15 @@ async def test_who_joined_is_told_or_learns_why_not(sent: tuple[sqlite3.Connecti
     """The future of a joined report ends with the order, or with what went wrong; told again changes nothing."""
     _, order = sent
     for fails in (False, True):
-        acceptance = Acceptance(order.client_order_id, order_id="7", now=LATER, signed_at=NOW)
+        acceptance = PendingAcceptance(order.client_order_id, order_id="7", now=LATER, signed_at=NOW)
         joined = acceptance.join(lambda c, known: order)
         assert isinstance(joined, asyncio.Future)
         if fails:
             acceptance.fail(OSError("gone"))
-            acceptance.tell(order)
+            acceptance.report(order)
             with pytest.raises(OSError, match="gone"):
                 await joined
         else:
-            acceptance.tell(order)
+            acceptance.report(order)
             acceptance.fail(OSError("gone"))
             assert await joined is order

@@ -11,8 +11,8 @@ from decimal import Decimal
 from typing import Any
 
 from kekbridge.config import Server
-from kekbridge.ingress.http import Answer, Delivery, Readiness
-from kekbridge.ingress.listener import Listener, Refusal
+from kekbridge.ingress.http import Readiness, WebhookRequest, WebhookResponse
+from kekbridge.ingress.listener import Listener, ListenerRejection
 
 NOW = datetime(2026, 1, 15, 10, 30, 5, tzinfo=UTC)
 PATH = "/api/webhooks/tradingview"
@@ -23,9 +23,11 @@ class Door:
     """A listener with a pipeline that records deliveries and answers or raises what the test says."""
 
     def __init__(self, settings: Server = QUICK, **options: Any) -> None:
-        self.deliveries: list[Delivery] = []
-        self.refusals: list[Refusal] = []
-        self.outcome: Answer | Exception = Answer(status=202, body={"success": True, "status": "queued"})
+        self.deliveries: list[WebhookRequest] = []
+        self.refusals: list[ListenerRejection] = []
+        self.outcome: WebhookResponse | Exception = WebhookResponse(
+            status=202, body={"success": True, "status": "queued"}
+        )
         self.gate: asyncio.Event | None = None
         self.finished = 0
         self.readiness: Readiness | Exception = Readiness(is_ready=True, detail={"exchange": "reachable"})
@@ -37,7 +39,7 @@ class Door:
     def connections(self) -> int:
         return self.listener.open_connections
 
-    async def receive(self, delivery: Delivery) -> Answer:
+    async def receive(self, delivery: WebhookRequest) -> WebhookResponse:
         self.deliveries.append(delivery)
         if self.gate is not None:
             await self.gate.wait()

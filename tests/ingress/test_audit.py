@@ -4,52 +4,52 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from kekbridge.ingress.audit import RefusalLog
-from kekbridge.ingress.listener import Refusal
-from kekbridge.store.rejected_requests import list_refusals
+from kekbridge.ingress.audit import RejectedRequestLog
+from kekbridge.ingress.listener import ListenerRejection
+from kekbridge.store.rejected_requests import list_recent
 from tests.bridge import House
 from tests.store.made import NOW
 from tests.waiting import until
 
 
-def refusal(remote: str = "192.0.2.9", code: str = "api_key_unknown") -> Refusal:
+def refusal(remote: str = "192.0.2.9", code: str = "api_key_unknown") -> ListenerRejection:
     """One turned-away request."""
-    return Refusal(remote=remote, received_at=NOW, status=401, code=code, reason="no such key")
+    return ListenerRejection(remote=remote, received_at=NOW, status=401, code=code, reason="no such key")
 
 
 async def test_a_flood_is_one_row(house: House) -> None:
     """A thousand refusals of one sender and reason are one row with their number."""
     database = house.daemon.database
-    collected = RefusalLog(database)
+    collected = RejectedRequestLog(database)
     for _ in range(1000):
-        collected.note(refusal())
-    collected.note(refusal(code="signature_invalid"))
+        collected.record(refusal())
+    collected.record(refusal(code="signature_invalid"))
     await collected.flush()
-    rows = await database.read(list_refusals, since=NOW - timedelta(minutes=1))
+    rows = await database.read(list_recent, since=NOW - timedelta(minutes=1))
     assert {(row.code, row.count) for row in rows} == {("api_key_unknown", 1000), ("signature_invalid", 1)}
 
 
 async def test_a_flood_from_everywhere_is_bounded(house: House) -> None:
     """Every request from another address: memory and table stay small, whatever comes."""
     database = house.daemon.database
-    collected = RefusalLog(database)
+    collected = RejectedRequestLog(database)
     for number in range(5000):
-        collected.note(refusal(remote=f"2001:db8::{number:x}"))
+        collected.record(refusal(remote=f"2001:db8::{number:x}"))
     await collected.flush()
-    rows = await database.read(list_refusals, since=NOW - timedelta(minutes=1), limit=10_000)
+    rows = await database.read(list_recent, since=NOW - timedelta(minutes=1), limit=10_000)
     assert 0 < len(rows) <= 1000
 
 
 async def test_nothing_is_lost_while_the_store_is_away(house: House) -> None:
     """Another program holds the database: the counts stay in memory and are written, once, when it is free again."""
     database = house.daemon.database
-    collected = RefusalLog(database)
-    collected.note(refusal())
+    collected = RejectedRequestLog(database)
+    collected.record(refusal())
     with database.transaction():
         await collected.flush()
     await collected.flush()
     await collected.flush()
-    (row,) = await database.read(list_refusals, since=NOW - timedelta(minutes=1))
+    (row,) = await database.read(list_recent, since=NOW - timedelta(minutes=1))
     assert row.count == 1
 
 
@@ -59,7 +59,7 @@ async def test_the_running_log_writes_soon(house: House) -> None:
     assert status == 401
 
     async def is_there() -> bool:
-        rows = await house.daemon.database.read(list_refusals)
+        rows = await house.daemon.database.read(list_recent)
         return any(row.code == "api_key_unknown" for row in rows)
 
     await until(is_there)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kekbridge.ingress.audit import KeyUse
+from kekbridge.ingress.audit import KeyUsageLog
 from kekbridge.model import WebhookSettings
 from kekbridge.store import webhooks
 from kekbridge.store.database import Database
@@ -46,9 +46,9 @@ async def used_at(database: Database) -> list[datetime | None]:
 
 async def test_the_latest_use_is_written(database: Database) -> None:
     """Many uses of a key are one row change with the latest time; other keys stay untouched."""
-    use = KeyUse(database, collect_s=0)
+    use = KeyUsageLog(database, collect_s=0)
     for seconds in range(100):
-        use.note("one", NOW + timedelta(seconds=seconds))
+        use.record("one", NOW + timedelta(seconds=seconds))
     running = asyncio.create_task(use.run())
     try:
 
@@ -62,12 +62,12 @@ async def test_the_latest_use_is_written(database: Database) -> None:
 
 async def test_what_could_not_be_written_is_kept(database: Database) -> None:
     """A store that is gone costs nothing: the use stays in memory, newer news win, and nothing is raised."""
-    use = KeyUse(database)
-    use.note("one", NOW)
+    use = KeyUsageLog(database)
+    use.record("one", NOW)
     await database.close()
     await use.flush()
-    use.note("one", NOW + timedelta(seconds=1))
-    use.note("two", NOW)
+    use.record("one", NOW + timedelta(seconds=1))
+    use.record("two", NOW)
     await use.flush()
     again = Database.open(database.path.parent)
     use._database = again

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kekbridge.errors import StoreUnavailable
-from kekbridge.ingress.audit import EVENT, AttackLog
+from kekbridge.ingress.audit import EVENT, LockoutLog
 from kekbridge.ingress.lockout import LockedOut
 from kekbridge.store import events
 from kekbridge.store.database import Database
@@ -53,13 +53,13 @@ def told(database: Database) -> list[Event]:
 
 async def test_the_first_is_told_soon_and_the_rest_together(database: Database) -> None:
     """One address makes an event; a thousand more within the quiet time make one more, with their number and all failures."""
-    attacks = AttackLog(database, clock=lambda: NOW, quiet_s=1.5)
+    attacks = LockoutLog(database, clock=lambda: NOW, quiet_s=1.5)
     running = asyncio.create_task(attacks.run())
     try:
-        attacks.note(locked(1))
+        attacks.record(locked(1))
         await until(lambda: len(told(database)) == 1)
         for number in range(1000):
-            attacks.note(locked(number % 250 + 2))
+            attacks.record(locked(number % 250 + 2))
         await until(lambda: len(told(database)) == 2)
     finally:
         running.cancel()
@@ -72,8 +72,8 @@ async def test_the_first_is_told_soon_and_the_rest_together(database: Database) 
 
 async def test_a_stop_writes_what_was_collected(database: Database) -> None:
     """Nothing is lost at a stop, and nothing is written twice."""
-    attacks = AttackLog(database, clock=lambda: NOW)
-    attacks.note(locked(1))
+    attacks = LockoutLog(database, clock=lambda: NOW)
+    attacks.record(locked(1))
     await attacks.flush()
     await attacks.flush()
     assert [event.data["addresses"] for event in told(database)] == [1]
@@ -82,11 +82,11 @@ async def test_a_stop_writes_what_was_collected(database: Database) -> None:
 async def test_without_a_store_it_is_kept(tmp_path: Path) -> None:
     """A store that is not available delays the event and does not end the daemon's task."""
     database = Away(Database.open(tmp_path).path)
-    attacks = AttackLog(database, clock=lambda: NOW)
+    attacks = LockoutLog(database, clock=lambda: NOW)
     database.is_away = True
-    attacks.note(locked(1))
+    attacks.record(locked(1))
     await attacks.flush()
-    attacks.note(locked(2))
+    attacks.record(locked(2))
     database.is_away = False
     await attacks.flush()
     assert [(event.data["address"], event.data["count"]) for event in told(database)] == [("203.0.113.1", 40)]

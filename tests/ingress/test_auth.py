@@ -20,7 +20,7 @@ from kekbridge.alerts import signature
 from kekbridge.alerts.message import read_message
 from kekbridge.errors import Forbidden, RequestRefused, Unauthenticated
 from kekbridge.ingress.auth import Authenticator, verify_header, verify_standard
-from kekbridge.ingress.http import Caller, Delivery, DryRun, proven_bytes, read_flag
+from kekbridge.ingress.http import DryRun, Sender, WebhookRequest, proven_bytes, read_flag
 from kekbridge.model import Mode, Webhook, WebhookSettings
 from kekbridge.vault import Sealer
 from kekbridge.webhooks.registry import new_credentials, standard_webhooks_secret
@@ -76,8 +76,8 @@ class World:
             "webhook-signature": "v1," + base64.b64encode(digest).decode(),
         }
 
-    def send(self, body: bytes, headers: dict[str, str] | None = None, remote: str = "203.0.113.7") -> Caller:
-        delivery = Delivery(body=body, headers=headers or {}, remote=remote, received_at=NOW)
+    def send(self, body: bytes, headers: dict[str, str] | None = None, remote: str = "203.0.113.7") -> Sender:
+        delivery = WebhookRequest(body=body, headers=headers or {}, remote=remote, received_at=NOW)
         return self.authenticator.authenticate(delivery, read_message(body))
 
     def code(self, body: bytes, headers: dict[str, str] | None = None, remote: str = "203.0.113.7") -> str:

@@ -10,8 +10,8 @@ from decimal import Decimal
 import pytest
 
 from kekbridge.errors import Conflict, Forbidden, RateLimited, Refused, StoreUnavailable, Unauthenticated, Unreadable
-from kekbridge.ingress.http import Answer, Readiness
-from kekbridge.ingress.listener import Refusal
+from kekbridge.ingress.http import Readiness, WebhookResponse
+from kekbridge.ingress.listener import ListenerRejection
 from tests.ingress.door import NOW, PATH, Door, Reply, opened
 
 
@@ -39,7 +39,9 @@ async def test_a_delivery_is_the_exact_bytes_and_the_proof_headers_only(door: Do
 
 async def test_amounts_are_exact_json_numbers(door: Door) -> None:
     """executedPrice is a number with every digit, not a float and not a text."""
-    door.outcome = Answer(status=200, body={"executedPrice": Decimal("65000.10"), "executedQuantity": Decimal("1E-8")})
+    door.outcome = WebhookResponse(
+        status=200, body={"executedPrice": Decimal("65000.10"), "executedQuantity": Decimal("1E-8")}
+    )
     reply = await door.send()
     assert reply.body == b'{"executedPrice":65000.10,"executedQuantity":0.00000001}'
 
@@ -103,14 +105,14 @@ async def test_a_bug_is_not_a_request_to_send_again(door: Door) -> None:
 
 async def test_an_answer_that_cannot_be_written_as_json_is_a_bug_too(door: Door) -> None:
     """Never a 500, whatever the pipeline hands over."""
-    door.outcome = Answer(status=200, body={"executedPrice": Decimal("NaN")})
+    door.outcome = WebhookResponse(status=200, body={"executedPrice": Decimal("NaN")})
     assert (await door.send()).status == 422
 
 
 async def test_a_failing_record_of_a_refusal_does_not_change_the_answer() -> None:
     """Book-keeping about strangers must not break the door."""
 
-    def broken(_refusal: Refusal) -> None:
+    def broken(_refusal: ListenerRejection) -> None:
         raise RuntimeError("no room")
 
     async with opened(refused=broken) as door:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kekbridge.config import Server
 from kekbridge.errors import ConfigError, Unauthenticated
-from kekbridge.ingress.http import Answer
+from kekbridge.ingress.http import WebhookResponse
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.model.networks import AllowList
 from tests.examples import examples
@@ -298,7 +298,7 @@ async def test_failed_authentications_lock_an_address_out() -> None:
         door.outcome = Unauthenticated("api_key_unknown", "x")
         assert [(await door.send()).status for _ in range(3)] == [401] * 3
         asked = len(door.deliveries)
-        door.outcome = Answer(status=202, body={})
+        door.outcome = WebhookResponse(status=202, body={})
         reply = await door.send()
         assert (reply.status, reply.json["code"], reply.headers["retry-after"]) == (429, "locked_out", "300")
         assert len(door.deliveries) == asked
@@ -311,7 +311,7 @@ async def test_a_valid_alert_forgives_earlier_failures() -> None:
         for _ in range(5):
             door.outcome = Unauthenticated("signature_invalid", "x")
             assert [(await door.send()).status for _ in range(2)] == [401, 401]
-            door.outcome = Answer(status=202, body={})
+            door.outcome = WebhookResponse(status=202, body={})
             assert (await door.send()).status == 202
 
 

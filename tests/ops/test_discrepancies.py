@@ -24,7 +24,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 async def reconcile(house: House, times: int = 1) -> None:
     for _ in range(times):
-        await house.daemon.operations.jobs.run_now("reconcile")
+        await house.daemon.operator_services.jobs.run_now("reconcile")
 
 
 def told(house: House) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kekbridge.errors import StoreUnavailable
-from kekbridge.ops.scheduler import Job, Runner
+from kekbridge.ops.scheduler import Job, JobRunner
 from kekbridge.store import events, job_runs
 from kekbridge.store.database import Database
 from kekbridge.store.job_runs import JobRun
@@ -41,8 +41,8 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def runner(database: Database) -> AsyncIterator[Runner]:
-    made = Runner(database)
+async def runner(database: Database) -> AsyncIterator[JobRunner]:
+    made = JobRunner(database)
     yield made
     made.stop()
 
@@ -57,7 +57,7 @@ def kinds(database: Database) -> list[str]:
         return [event.kind for event in events.list_events(connection)]
 
 
-async def test_a_failing_job_is_counted_and_told_and_stops_no_other(database: Database, runner: Runner) -> None:
+async def test_a_failing_job_is_counted_and_told_and_stops_no_other(database: Database, runner: JobRunner) -> None:
     """A defect, an expected trouble and a sound job side by side: all go on running, the failing ones are told once each."""
     defect, trouble, sound = Work(ValueError("defect")), Work(StoreUnavailable("store_unavailable", "locked")), Work()
     for name, work in (("defect", defect), ("trouble", trouble), ("sound", sound)):
@@ -74,7 +74,7 @@ async def test_a_failing_job_is_counted_and_told_and_stops_no_other(database: Da
     await until(lambda: kinds(database).count("job_recovered") == 2)
 
 
-async def test_a_hanging_job_is_cut(database: Database, runner: Runner) -> None:
+async def test_a_hanging_job_is_cut(database: Database, runner: JobRunner) -> None:
     """It is given its time and no more, counts as failed, and runs again."""
     work = Work()
     work.hangs = True
@@ -94,7 +94,7 @@ async def test_a_daily_job_that_was_missed_runs_at_the_start(database: Database)
             job_runs.plan(connection, {"missed": None, "done": None, "failed": None}, now=a_day_ago)
             job_runs.record(connection, name, error=error, took_ms=1, next_at=None, now=at)
     work = {name: Work() for name in ("missed", "done", "failed", "new")}
-    runner = Runner(database)
+    runner = JobRunner(database)
     for name, one in work.items():
         runner.add(Job(name=name, run=one, daily_at=far))
     runner.start()
@@ -110,7 +110,7 @@ async def test_a_daily_job_that_was_missed_runs_at_the_start(database: Database)
         runner.stop()
 
 
-async def test_a_daily_job_that_fails_is_tried_again_soon(database: Database, runner: Runner) -> None:
+async def test_a_daily_job_that_fails_is_tried_again_soon(database: Database, runner: JobRunner) -> None:
     """Not a day later: within the hour."""
     runner.add(
         Job(
@@ -125,7 +125,7 @@ async def test_a_daily_job_that_fails_is_tried_again_soon(database: Database, ru
     assert kinds(database) == ["job_failed"]
 
 
-async def test_jobs_that_are_added_during_the_first_look_are_planned_too(database: Database, runner: Runner) -> None:
+async def test_jobs_that_are_added_during_the_first_look_are_planned_too(database: Database, runner: JobRunner) -> None:
     """The jobs of a bridge that trades come right after the others: the second look is not skipped because the first still runs."""
     runner.add(Job(name="early", run=Work(), every_s=3600))
     runner.start()

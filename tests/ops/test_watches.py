@@ -14,7 +14,7 @@ import pytest
 from kekbridge.errors import ConfigError, ExchangeUnavailable
 from kekbridge.exchange.base import KeyInfo
 from kekbridge.ops.conditions import Conditions
-from kekbridge.ops.expiry import ExpiryWatch, note_renewal, served_until
+from kekbridge.ops.expiry import ExpiryWatch, record_renewal, served_until
 from kekbridge.ops.watches import DiskWatch
 from kekbridge.store.database import Database
 from kekbridge.store.events import Event
@@ -32,9 +32,9 @@ async def test_a_filling_disk_is_told_by_place(
     places = (tmp_path, tmp_path / "not made yet")
     no_disk_has_that = DiskWatch(conditions, places, least_mb=1 << 40)
     for _ in range(3):
-        await no_disk_has_that.look()
-    await DiskWatch(conditions, places, least_mb=1).look()
-    await DiskWatch(conditions, places, least_mb=0).look()
+        await no_disk_has_that.run()
+    await DiskWatch(conditions, places, least_mb=1).run()
+    await DiskWatch(conditions, places, least_mb=0).run()
     assert [event.kind for event in told()] == ["disk_low", "disk_enough"]
     assert told()[0].data["place"] == str(tmp_path)
     assert told()[0].data["free"].endswith(("GiB", "MiB"))
@@ -63,7 +63,7 @@ async def test_the_key_is_told_before_and_after_its_end(
 ) -> None:
     """Two weeks before, at the end, and when a new one is there; an exchange that does not answer is no news."""
     key = Key(clock() + timedelta(days=15))
-    look = watch(conditions, clock, key).look
+    look = watch(conditions, clock, key).run
     for _ in range(20):
         await look()
         clock.move(days=1)
@@ -79,7 +79,7 @@ async def test_the_certificate_served_here_is_watched(
     conditions: Conditions, clock: Clock, told: Callable[[], list[Event]]
 ) -> None:
     """By its file; one that cannot be read fails the job, with the setting to correct."""
-    look = watch(conditions, clock, Key(None), certificate_file=str(TLS / "first.pem")).look
+    look = watch(conditions, clock, Key(None), certificate_file=str(TLS / "first.pem")).run
     for moment in (ENDS - timedelta(days=15), ENDS - timedelta(days=13), ENDS + timedelta(days=1)):
         clock.now = moment
         await look()
@@ -87,7 +87,7 @@ async def test_the_certificate_served_here_is_watched(
     assert [event.kind for event in told()] == ["certificate_expiring", "certificate_expired"]
     assert told()[0].data["name"] == "first.pem"
     with pytest.raises(ConfigError, match=r"tls\.cert"):
-        await watch(conditions, clock, Key(None), certificate_file=str(TLS / "first.key")).look()
+        await watch(conditions, clock, Key(None), certificate_file=str(TLS / "first.key")).run()
 
 
 @pytest.fixture
@@ -111,8 +111,8 @@ async def test_the_certificate_the_world_sees_is_watched(
     """A proxy's certificate is not in our files: it is read from a connection. Nobody there is no news."""
     assert await asyncio.to_thread(served_until, "127.0.0.1", served) == ENDS
     clock.now = ENDS - timedelta(days=1)
-    await watch(conditions, clock, Key(None), public_url=f"https://127.0.0.1:{served}").look()
-    await watch(conditions, clock, Key(None), public_url="https://127.0.0.1:1").look()
+    await watch(conditions, clock, Key(None), public_url=f"https://127.0.0.1:{served}").run()
+    await watch(conditions, clock, Key(None), public_url="https://127.0.0.1:1").run()
     assert [(event.kind, event.data["name"]) for event in told()] == [("certificate_expiring", "127.0.0.1")]
 
 
@@ -126,6 +126,6 @@ async def test_renewals_that_fail_are_told_once(
         "certificate_renewed",
         "certificate_not_renewed",
     ):
-        await database.write(note_renewal, kind, {"domain": "bridge.example.com"}, now=clock())
+        await database.write(record_renewal, kind, {"domain": "bridge.example.com"}, now=clock())
     kinds = [event.kind for event in told()]
     assert kinds == ["certificate_not_renewed", "certificate_renewed", "certificate_not_renewed"]

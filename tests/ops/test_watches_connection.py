@@ -33,7 +33,7 @@ class Bench:
         self.health = replace(GOOD, **health)
         for _ in range(int(seconds // 10)):
             self.seconds += 10
-            await self.watch.look()
+            await self.watch.run()
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ class Bench:
     async def go_on(self, minutes: int) -> None:
         for _ in range(minutes):
             self.clock.move(minutes=1)
-            await self.watch.look()
+            await self.watch.run()
 
 
 @pytest.fixture
@@ -111,12 +111,12 @@ async def test_the_end_of_an_alert_is_told_a_week_before_and_on_its_day(
     bench.change(alert_expires_at=bench.clock() + timedelta(days=8))
     for _ in range(10):
         bench.clock.move(days=1)
-        await bench.watch.look()
+        await bench.watch.run()
     ends = bench.clock() + timedelta(days=30)
     bench.change(alert_expires_at=ends)
-    await bench.watch.look()
+    await bench.watch.run()
     assert [event.kind for event in told()] == ["alert_expiring", "alert_ended"]
     assert told()[0].data == {"webhook": "trend", "day": "2026-01-23", "left": "7 d"}
     bench.clock.move(days=29)
-    await bench.watch.look()
+    await bench.watch.run()
     assert told()[-1].data["left"] == "1 d"

@@ -17,7 +17,7 @@ async def look(house: House, times: int = 2) -> list[tuple[str, str]]:
     """So many looks; everything told so far."""
     await house.daemon.exchange.refresh()
     for _ in range(times):
-        await house.daemon.operations.jobs.run_now("protection")
+        await house.daemon.operator_services.jobs.run_now("protection")
     with house.daemon.database.snapshot() as connection:
         found = events.latest(connection, kinds=["position_unprotected", "position_protected"])
     return [(event.kind, str(event.data.get("position", ""))) for event in found]
@@ -68,5 +68,5 @@ async def test_a_webhook_that_demands_stops_is_enough(tmp_path: Path, paper: str
             (hook,) = webhooks.list_all(connection)
             wanted = replace(hook.settings, limits=Limits(require_stop_loss=True))
             webhooks.change_settings(connection, hook.id, wanted, now=house.clock())
-        await house.daemon.operations.jobs.run_now("positions")
+        await house.daemon.operator_services.jobs.run_now("positions")
         assert await look(house) == [("position_unprotected", "0.01")]

@@ -11,11 +11,13 @@ from kekbridge.errors import Refused, Unauthenticated
 from kekbridge.model import Limits, Purpose, TradingState, Usage
 from kekbridge.model.admission import Decision
 from kekbridge.planning import decide as decision
-from kekbridge.planning.decide import Terms
+from kekbridge.planning.decide import AccountPolicy
 from tests.trading import BTC, NOW, snapshot, webhook
 
 D = Decimal
-TERMS = Terms(account_limits=Limits(max_order_size=None, min_order_size=None), max_snapshot_age_s=30, max_mark_age_s=60)
+TERMS = AccountPolicy(
+    account_limits=Limits(max_order_size=None, min_order_size=None), max_snapshot_age_s=30, max_mark_age_s=60
+)
 
 
 def decide(fields: dict[str, Any], *, usage: Usage | None = None, hook: Any = None, view: Any = None) -> Decision:

@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.alerts.message import interpret, read_message
-from kekbridge.alerts.signal import Action, Alert, Amount, QuantityType, Signal, TakeProfitWish
+from kekbridge.alerts.signal import Action, Alert, Amount, QuantityType, Signal, TakeProfitSpec
 from kekbridge.alerts.template import build, fill
 from kekbridge.exchange.orderly import requests
 from kekbridge.model import Limits, OrderIntent, OrderType, Purpose, Usage, WebhookSettings
-from kekbridge.planning.decide import Terms, decide
+from kekbridge.planning.decide import AccountPolicy, decide
 from kekbridge.risk import exposure
 from kekbridge.risk.check import with_order
 from tests.trading import BTC, ETH, MARKS, NOW, D, snapshot, webhook
 
-TERMS = Terms(account_limits=Limits(max_leverage=D(3)), max_snapshot_age_s=30, max_mark_age_s=60)
+TERMS = AccountPolicy(account_limits=Limits(max_leverage=D(3)), max_snapshot_age_s=30, max_mark_age_s=60)
 SYMBOLS = {"BTCUSDT.P": BTC, "ETHUSDT.P": ETH}
 
 sizes = st.decimals(min_value="0.0001", max_value=5, places=6)
@@ -53,7 +53,7 @@ def signals(draw: st.DrawFn) -> Signal:
         order_type=order_type,
         limit_price=mark if order_type is OrderType.LIMIT else None,
         stop_loss=stop,
-        take_profits=draw(st.sampled_from([(), (TakeProfitWish(Amount(D(3), is_percent=True)),)])) if stop else (),
+        take_profits=draw(st.sampled_from([(), (TakeProfitSpec(Amount(D(3), is_percent=True)),)])) if stop else (),
     )
 
 
@@ -97,7 +97,7 @@ def test_nothing_admitted_exceeds_a_limit(steps: list[Signal], rules: Limits, po
         assert rules.max_notional is None or intent.notional <= rules.max_notional
         assert rules.daily_limit is None or usage.traded_today <= rules.daily_limit
         assert rules.daily_orders is None or usage.orders_today <= rules.daily_orders
-        reach = exposure.reach_in(intent.symbol, account, usage.commitments).on(intent.side)
+        reach = exposure.range_in(intent.symbol, account, usage.commitments).on(intent.side)
         assert rules.max_position_size is None or reach <= rules.max_position_size
         gross = exposure.gross_notional(account, usage.commitments)
         most = min(D(3), rules.max_leverage or D(3))

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, Signal, TargetPosition
-from kekbridge.model import ZERO, StrategyCourse, WebhookSettings
-from kekbridge.planning.strategy_position import take_step
-from kekbridge.planning.translate import History, Plan, translate
+from kekbridge.model import ZERO, StrategyHistory, WebhookSettings
+from kekbridge.planning.strategy_position import add_step
+from kekbridge.planning.translate import KnownHistory, Plan, translate
 from tests.trading import BTC, NOW, D, snapshot
 
 FOLLOW = WebhookSettings(follow="position", reorder_ms=0)
@@ -28,7 +28,7 @@ class Account:
     def __init__(self, held: int, settings: WebhookSettings) -> None:
         self.held = D(held)
         self.settings = settings
-        self.courses: dict[str, StrategyCourse] = {}
+        self.courses: dict[str, StrategyHistory] = {}
 
     def take(self, step: Step, *, with_time: bool = True, quantity: Amount | None = None, **more: object) -> Plan:
         second, before, now = step
@@ -47,10 +47,10 @@ class Account:
             settings=self.settings,
             snapshot=snapshot({BTC: str(self.held)} if self.held else {}),
             pending={},
-            history=History(at(second) if with_time else None, self.courses),
+            history=KnownHistory(at(second) if with_time else None, self.courses),
         )
-        if plan.course is not None:
-            self.courses[BTC] = plan.course
+        if plan.strategy_history is not None:
+            self.courses[BTC] = plan.strategy_history
         self.held += sum((intent.signed_quantity for intent in plan.intents), ZERO)
         return plan
 
@@ -170,9 +170,9 @@ def test_the_noise_of_doubles_breaks_no_chain() -> None:
     noisy = TargetPosition(
         side=PositionSide.LONG, size=D("0.1"), previous_side=PositionSide.LONG, previous_size=D("0.30000000000000004")
     )
-    course, newer = take_step(None, noisy, fired_at=NOW, held=D("0.3"))
+    course, newer = add_step(None, noisy, fired_at=NOW, held=D("0.3"))
     assert newer is None
-    _, newer = take_step(course, first, fired_at=NOW, held=D("0.1"))
+    _, newer = add_step(course, first, fired_at=NOW, held=D("0.1"))
     assert newer is not None
     assert newer.now == D("0.1")
 
@@ -188,8 +188,8 @@ def test_only_the_last_steps_are_kept() -> None:
 def test_a_step_without_the_position_before_it_is_ordered_by_its_time_only() -> None:
     """An alert may name the new position only: a later second is newer, within one second the last that came counts."""
     wish = TargetPosition(side=PositionSide.LONG, size=D(1))
-    course, _ = take_step(None, wish, fired_at=at(1), held=ZERO)
-    _, newer = take_step(course, TargetPosition(side=PositionSide.FLAT, size=ZERO), fired_at=at(1), held=D(1))
+    course, _ = add_step(None, wish, fired_at=at(1), held=ZERO)
+    _, newer = add_step(course, TargetPosition(side=PositionSide.FLAT, size=ZERO), fired_at=at(1), held=D(1))
     assert newer is None
-    _, newer = take_step(course, TargetPosition(side=PositionSide.FLAT, size=ZERO), fired_at=at(0), held=D(1))
+    _, newer = add_step(course, TargetPosition(side=PositionSide.FLAT, size=ZERO), fired_at=at(0), held=D(1))
     assert newer == course.steps[0]

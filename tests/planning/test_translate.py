@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, TakeProfitWish, TargetPosition
+from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, TakeProfitSpec, TargetPosition
 from kekbridge.errors import Refused
-from kekbridge.model import CancelWish, Limits, OrderType, Purpose, Side, TakeProfit, WebhookSettings
+from kekbridge.model import CancelRequest, Limits, OrderType, Purpose, Side, TakeProfit, WebhookSettings
 from kekbridge.planning.translate import Plan, translate
 from tests.trading import BTC, ETH, INSTRUMENTS, PEPE, D, instrument, signal, snapshot
 
@@ -296,7 +296,7 @@ def test_exits_are_rounded_towards_the_entry(
 ) -> None:
     """Stop nearer, gain sooner: both are less risk than what was written."""
     (entry,) = plan(
-        action, stop_loss=Amount(D(stop)), take_profits=(TakeProfitWish(Amount(D(profit))),), **base("0.01")
+        action, stop_loss=Amount(D(stop)), take_profits=(TakeProfitSpec(Amount(D(profit))),), **base("0.01")
     ).intents
     assert entry.stop_loss == D(rounded_stop)
     assert entry.take_profits == (TakeProfit(D(rounded_profit), D("0.01")),)
@@ -304,7 +304,7 @@ def test_exits_are_rounded_towards_the_entry(
 
 def test_percent_levels_are_of_the_entry() -> None:
     """Of the limit price for limit orders, of the mark for market orders."""
-    levels: dict[str, Any] = {"stop_loss": share("2"), "take_profits": (TakeProfitWish(share("4")),)}
+    levels: dict[str, Any] = {"stop_loss": share("2"), "take_profits": (TakeProfitSpec(share("4")),)}
     (market,) = plan(Action.BUY, price=D(64_900), **levels, **base("0.01")).intents
     assert (market.stop_loss, market.take_profits[0].trigger_price) == (D(63_700), D(67_600))
     (limit,) = plan(Action.BUY, order_type=OrderType.LIMIT, limit_price=D(60_000), **levels, **base("0.01")).intents
@@ -318,9 +318,9 @@ def test_percent_levels_are_of_the_entry() -> None:
         (Action.BUY, {"stop_loss": Amount(D(65_000))}, "stop_loss_wrong_side"),
         (Action.BUY, {"stop_loss": Amount(D(64_950)), "price": D(64_900)}, "stop_loss_wrong_side"),
         (Action.SELL, {"stop_loss": Amount(D(64_000))}, "stop_loss_wrong_side"),
-        (Action.SELL, {"take_profits": (TakeProfitWish(Amount(D(68_000))),)}, "take_profit_wrong_side"),
-        (Action.BUY, {"take_profits": (TakeProfitWish(Amount(D(64_000))),)}, "take_profit_wrong_side"),
-        (Action.SELL, {"take_profits": (TakeProfitWish(share("100")),)}, "take_profit_invalid"),
+        (Action.SELL, {"take_profits": (TakeProfitSpec(Amount(D(68_000))),)}, "take_profit_wrong_side"),
+        (Action.BUY, {"take_profits": (TakeProfitSpec(Amount(D(64_000))),)}, "take_profit_wrong_side"),
+        (Action.SELL, {"take_profits": (TakeProfitSpec(share("100")),)}, "take_profit_invalid"),
         (
             Action.BUY,
             {"order_type": OrderType.LIMIT, "limit_price": D(66_000), "stop_loss": Amount(D(65_500))},
@@ -336,9 +336,9 @@ def test_levels_on_the_wrong_side_are_refused(action: Action, fields: dict[str, 
 def test_several_take_profits_share_the_entry() -> None:
     """Shares in percent; the last one takes the crumbs of rounding."""
     wishes = (
-        TakeProfitWish(Amount(D(66_000)), D(33)),
-        TakeProfitWish(Amount(D(67_000)), D(33)),
-        TakeProfitWish(Amount(D(68_000))),
+        TakeProfitSpec(Amount(D(66_000)), D(33)),
+        TakeProfitSpec(Amount(D(67_000)), D(33)),
+        TakeProfitSpec(Amount(D(68_000))),
     )
     (entry,) = plan(Action.BUY, take_profits=wishes, **base("0.001")).intents
     assert [profit.quantity for profit in entry.take_profits] == [D("0.00033"), D("0.00033"), D("0.00034")]
@@ -629,9 +629,9 @@ def test_a_ping_and_a_cancel_make_no_orders() -> None:
     ping = plan(Action.PING, None)
     assert (ping.ignored_code, ping.intents, ping.symbol) == ("pong", (), None)
     by_comment = plan(Action.CANCEL, "ETHUSDT.P", comment="grid")
-    assert by_comment.cancel == CancelWish(symbol=ETH, comment="grid")
-    assert plan(Action.CANCEL, "ETHUSDT.P", comment="x", cancel_all=True).cancel == CancelWish(symbol=ETH)
-    assert plan(Action.CANCEL, None, cancel_all=True).cancel == CancelWish(symbol=None)
+    assert by_comment.cancel == CancelRequest(symbol=ETH, comment="grid")
+    assert plan(Action.CANCEL, "ETHUSDT.P", comment="x", cancel_all=True).cancel == CancelRequest(symbol=ETH)
+    assert plan(Action.CANCEL, None, cancel_all=True).cancel == CancelRequest(symbol=None)
     assert refusal(Action.CANCEL, None) == ("symbol_missing", "symbol")
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.alerts import message
-from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, Signal, TakeProfitWish, TargetPosition
+from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, Signal, TakeProfitSpec, TargetPosition
 from kekbridge.errors import Refused, RequestRefused
 from kekbridge.model import Instrument, OrderIntent, OrderType, Purpose, Side, WebhookSettings
 from kekbridge.planning.build_orders import resize
@@ -68,7 +68,7 @@ def signals(draw: st.DrawFn) -> Signal:
         limit_price=D(65_000) + draw(near) * draw(st.sampled_from([1, -1])),
         trigger_price=D(65_000) + draw(near) * sign * draw(st.sampled_from([1, 1, 1, -1])),
         stop_loss=draw(stops) if may_protect else None,
-        take_profits=tuple(TakeProfitWish(one) for one in draw(st.lists(profits, max_size=3))) if may_protect else (),
+        take_profits=tuple(TakeProfitSpec(one) for one in draw(st.lists(profits, max_size=3))) if may_protect else (),
         trailing_stop=draw(st.none() | percent) if kind.is_immediate else None,
         reduce_only=draw(st.sampled_from([True, False, False])),
         target=target,

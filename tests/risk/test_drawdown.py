@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.model import ZERO, EquityMark, Flow, Limits, Verdict
-from kekbridge.risk.drawdown import drawdown_of, follow_peak, next_midnight, trip_of
+from kekbridge.risk.drawdown import breach_of, drawdown_of, follow_peak, next_midnight
 
 D = Decimal
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -86,21 +86,21 @@ def denial(rule: str) -> Verdict:
 @pytest.mark.parametrize("rule", ["daily_limit", "daily_orders", "daily_loss"])
 def test_a_days_limit_closes_until_midnight(rule: str) -> None:
     """UTC midnight, named in the reason's time."""
-    trip = trip_of(denial(rule), notional=D(10), limits=Limits(daily_limit=D(100)), now=NOON)
+    trip = breach_of(denial(rule), notional=D(10), limits=Limits(daily_limit=D(100)), now=NOON)
     assert trip is not None
     assert (trip.scope, trip.until) == ("webhook", datetime(2026, 3, 11, tzinfo=UTC))
 
 
 def test_a_drawdown_closes_until_somebody_resumes() -> None:
-    trip = trip_of(denial("drawdown"), notional=D(10), limits=Limits(), now=NOON)
+    trip = breach_of(denial("drawdown"), notional=D(10), limits=Limits(), now=NOON)
     assert trip is not None
     assert trip.until is None
 
 
 def test_one_order_over_a_whole_days_value_closes_nothing() -> None:
     """It is refused for its size; smaller ones must still pass."""
-    assert trip_of(denial("daily_limit"), notional=D(101), limits=Limits(daily_limit=D(100)), now=NOON) is None
-    assert trip_of(denial("order_too_large"), notional=D(1), limits=Limits(), now=NOON) is None
+    assert breach_of(denial("daily_limit"), notional=D(101), limits=Limits(daily_limit=D(100)), now=NOON) is None
+    assert breach_of(denial("order_too_large"), notional=D(1), limits=Limits(), now=NOON) is None
 
 
 def test_midnight_is_utc_whatever_the_zone() -> None:

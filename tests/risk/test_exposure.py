@@ -67,7 +67,7 @@ def test_sums_say_what_every_single_order_says(
     )
     for symbol in sums:
         own = [one for one in reservations if one.symbol == symbol]
-        assert exposure.reach_in(symbol, state, sums) == _reach(symbol, state, own)
+        assert exposure.range_in(symbol, state, sums) == _reach(symbol, state, own)
         assert exposure.price_of(symbol, state, sums[symbol]) == _price(symbol, state, own)
         assert sums[symbol].sure == sum(one.quantity for one in own if not one.is_resting)
     assert exposure.gross_notional(state, sums) == _gross(state, reservations)
@@ -81,13 +81,13 @@ def test_sums_say_what_every_single_order_says(
     )
     after = with_order(Usage(now=NOW, commitments=sums), intent).commitments
     assert exposure.gross_notional(state, after) == _gross(state, [*reservations, this])
-    assert exposure.reach_in(intent.symbol, state, after) == _reach(intent.symbol, state, [*reservations, this])
+    assert exposure.range_in(intent.symbol, state, after) == _reach(intent.symbol, state, [*reservations, this])
 
 
 # ------------------------------------------------------------------------------- the same, from every order that is open
 
 
-def _reach(symbol: str, state: AccountSnapshot, reservations: Sequence[Reservation]) -> exposure.Reach:
+def _reach(symbol: str, state: AccountSnapshot, reservations: Sequence[Reservation]) -> exposure.PositionRange:
     position = state.position_quantity(symbol)
     own = [one for one in reservations if one.symbol == symbol]
     buys = sum((one.quantity for one in own if one.is_entry and one.quantity > 0), D(0))
@@ -96,7 +96,7 @@ def _reach(symbol: str, state: AccountSnapshot, reservations: Sequence[Reservati
     exit_sells = sum((-one.quantity for one in own if not one.is_entry and one.quantity <= 0), D(0))
     from_below = position if position >= 0 else min(D(0), position + exit_buys)
     from_above = position if position <= 0 else max(D(0), position - exit_sells)
-    return exposure.Reach(long=max(D(0), from_below + buys), short=max(D(0), sells - from_above))
+    return exposure.PositionRange(long=max(D(0), from_below + buys), short=max(D(0), sells - from_above))
 
 
 def _price(symbol: str, state: AccountSnapshot, reservations: Sequence[Reservation]) -> Decimal:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kekbridge.config import Risk
 from kekbridge.model import Limits, Usage
 from kekbridge.risk import rules
-from kekbridge.risk.limits import account_limits, describe_usage, number, percent, tighter, usdc
+from kekbridge.risk.limits import account_limits, describe_usage, limit_number, percent, tighter, usdc
 from tests.trading import BTC, ETH, NOTHING, NOW, D, committed_by, entry, reserved, snapshot, webhook
 
 
@@ -83,7 +83,7 @@ def test_judging_by_the_tighter_is_judging_by_both(one: Limits, other: Limits, q
     """`risk show` prints the tighter limits: they must allow exactly what webhook and account both allow."""
 
     def passes(webhook_limits: Limits, account: Limits) -> bool:
-        verdicts = rules.judge(
+        verdicts = rules.check_rules(
             (entry(str(quantity)),),
             webhook=webhook(webhook_limits),
             account_limits=account,
@@ -149,10 +149,10 @@ def test_every_limit_has_its_line() -> None:
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (number(D("1E+3")), "1000"),
-        (number(D("0.00000001")), "0.00000001"),
-        (number(D("-0")), "0"),
-        (number(D(10) ** 40), "1" + "0" * 40),
+        (limit_number(D("1E+3")), "1000"),
+        (limit_number(D("0.00000001")), "0.00000001"),
+        (limit_number(D("-0")), "0"),
+        (limit_number(D(10) ** 40), "1" + "0" * 40),
         (usdc(D("1234567.891")), "1,234,567.89 USDC"),
         (percent(D("0.005")), "0.5 %"),
         (percent(D("1") / D("3")), "33.3333 %"),

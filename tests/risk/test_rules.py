@@ -54,7 +54,7 @@ def judged(
     reservations: tuple[Reservation, ...] = (),
     **usage: Any,
 ) -> tuple[Verdict, ...]:
-    return rules.judge(
+    return rules.check_rules(
         intents,
         webhook=webhook(limits),
         account_limits=account,
@@ -411,7 +411,7 @@ def test_no_burst_gets_past_a_limit(
     taken: list[Reservation] = []
     for symbol, side, quantity in orders:
         intent = entry(str(quantity), side, symbol)
-        verdicts = rules.judge(
+        verdicts = rules.check_rules(
             (intent,),
             webhook=webhook(limits),
             account_limits=limits,

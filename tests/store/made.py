@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 from kekbridge.model import Fill, OrderIntent, OrderType, Purpose, RateLimits, Side, Usage
-from kekbridge.model.admission import AlertDraft, Decision
+from kekbridge.model.admission import Decision, NewAlert
 
 NOW = datetime(2026, 1, 15, 10, 30, 5, tzinfo=UTC)
 EXPIRES = NOW + timedelta(seconds=60)
@@ -35,7 +35,7 @@ def exit_intent(**changes: Any) -> OrderIntent:
     return intent(**{"side": Side.SELL, "purpose": Purpose.EXIT, "reduce_only": True} | changes)
 
 
-def draft(**changes: Any) -> AlertDraft:
+def draft(**changes: Any) -> NewAlert:
     """An alert with an identity of its own, received now; its id has the shape of a ULID and grows."""
     number = next(_numbers)
     values: dict[str, Any] = {
@@ -54,7 +54,7 @@ def draft(**changes: Any) -> AlertDraft:
         "action": "buy",
         "symbol": "BTCUSDT.P",
     }
-    return AlertDraft(**values | changes)
+    return NewAlert(**values | changes)
 
 
 def admitting(*intents: OrderIntent, **changes: Any) -> Any:

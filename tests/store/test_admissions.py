@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 
 from kekbridge.model import UNCOMMITTED, OrderStatus, RateLimits, Usage, Verdict, client_order_id_of
-from kekbridge.model.admission import AlertDraft, Decision
+from kekbridge.model.admission import Decision, NewAlert
 from kekbridge.store import alerts, events, reservations
 from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import Admission, admit
@@ -21,7 +21,7 @@ from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_inte
 
 
 def take(
-    connection: sqlite3.Connection, alert: AlertDraft, *, rates: RateLimits = NO_RATES, is_exit: bool = False
+    connection: sqlite3.Connection, alert: NewAlert, *, rates: RateLimits = NO_RATES, is_exit: bool = False
 ) -> Admission:
     """Admit with one order, at the time of receipt."""
     decide = admitting(exit_intent() if is_exit else intent(), is_exit=is_exit)

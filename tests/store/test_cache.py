@@ -17,14 +17,14 @@ from hypothesis import settings as trying
 from hypothesis import strategies as st
 
 from kekbridge.model import AccountSnapshot, Order, OrderStatus, Position, RateLimits, TradingState
-from kekbridge.model import StrategyCourse as Course
+from kekbridge.model import StrategyHistory as Course
 from kekbridge.model.admission import Decision
 from kekbridge.store import cache, conditions, fills, order_journal, order_lifecycle, order_queue, positions, settings
 from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import admit
 from kekbridge.store.database import Database
 from kekbridge.store.events import verify
-from kekbridge.store.orders import Departure
+from kekbridge.store.orders import ImmediateClaim
 from kekbridge.store.reservations import read_usage
 from tests.store.made import NOW, admitting, draft, exit_intent, fill, intent
 
@@ -53,7 +53,7 @@ def alert(number: int, now: datetime, is_exit: bool) -> Job:
         is_exit=is_exit,
         symbol=symbol,
         warnings=("drift: they differ",) if number % 5 == 0 else (),
-        courses=((symbol, Course(start=Decimal(number), steps=())),) if number % 4 == 0 else (),
+        strategy_histories=((symbol, Course(start=Decimal(number), steps=())),) if number % 4 == 0 else (),
     )
     incoming = draft(
         id=f"01KF{number:022d}",
@@ -63,7 +63,7 @@ def alert(number: int, now: datetime, is_exit: bool) -> Job:
         fingerprint=str(number),
         received_at=now,
     )
-    departure = Departure(now + timedelta(microseconds=4711), None) if number % 2 else None
+    departure = ImmediateClaim(now + timedelta(microseconds=4711), None) if number % 2 else None
     return lambda connection: admit(
         connection,
         incoming,
@@ -254,21 +254,21 @@ def test_the_tables_are_as_if_nothing_were_remembered(steps: list[tuple[str, int
 
 async def test_a_fact_outlives_its_transaction(database: Database) -> None:
     """What is remembered in one transaction is known in the next ones; on other connections nothing is."""
-    await database.write(cache.remember, "table", "key", 1)
-    assert await database.write(cache.known, "table", "key") == 1
-    assert await database.write(cache.recall, "table", "key", lambda _: 2) == 1
+    await database.write(cache.put, "table", "key", 1)
+    assert await database.write(cache.get, "table", "key") == 1
+    assert await database.write(cache.get_or_load, "table", "key", lambda _: 2) == 1
     with database.transaction() as connection:
-        cache.remember(connection, "table", "key", 2)
-        assert cache.known(connection, "table", "key") is None
-        assert cache.recall(connection, "table", "key", lambda _: 3) == 3
+        cache.put(connection, "table", "key", 2)
+        assert cache.get(connection, "table", "key") is None
+        assert cache.get_or_load(connection, "table", "key", lambda _: 3) == 3
 
 
 async def test_what_others_commit_is_not_overlooked(database: Database) -> None:
     """A commit of the command line, whatever it changed, makes the writer read again."""
-    await database.write(cache.remember, "table", "key", 1)
+    await database.write(cache.put, "table", "key", 1)
     with database.transaction() as connection:
         settings.set_value(connection, "any", 1, now=NOW)
-    assert await database.write(cache.known, "table", "key") is None
+    assert await database.write(cache.get, "table", "key") is None
 
 
 @pytest.mark.parametrize("beside_others", [False, True])
@@ -276,25 +276,25 @@ async def test_what_is_taken_back_is_not_remembered(database: Database, beside_o
     """A job that fails leaves no fact behind, alone or among others, and the next job of its batch reads again."""
 
     def fail(connection: sqlite3.Connection) -> None:
-        cache.remember(connection, "table", "key", 1)
+        cache.put(connection, "table", "key", 1)
         raise Refused
 
     failing = database.write(fail)
-    found = [database.write(cache.known, "table", "key")] if beside_others else []
+    found = [database.write(cache.get, "table", "key")] if beside_others else []
     answers = await asyncio.gather(failing, *found, return_exceptions=True)
     assert isinstance(answers[0], Refused)
     assert answers[1:] == [None] * len(found)
-    assert await database.write(cache.known, "table", "key") is None
+    assert await database.write(cache.get, "table", "key") is None
 
 
 async def test_one_fact_or_all_of_a_table_can_be_forgotten(database: Database) -> None:
     """Forgetting reaches no other key when one is named, and no other table."""
     for table, key in (("a", 1), ("a", 2), ("a", 3), ("b", 1)):
-        await database.write(cache.remember, table, key, "fact")
-    await database.write(cache.forget, "a", 1)
-    assert [await database.write(cache.known, "a", key) for key in (1, 2, 3)] == [None, "fact", "fact"]
-    await database.write(cache.forget, "a")
-    assert [await database.write(cache.known, table, key) for table, key in (("a", 2), ("b", 1))] == [None, "fact"]
+        await database.write(cache.put, table, key, "fact")
+    await database.write(cache.invalidate, "a", 1)
+    assert [await database.write(cache.get, "a", key) for key in (1, 2, 3)] == [None, "fact", "fact"]
+    await database.write(cache.invalidate, "a")
+    assert [await database.write(cache.get, table, key) for table, key in (("a", 2), ("b", 1))] == [None, "fact"]
 
 
 async def test_memory_is_bounded(database: Database) -> None:
@@ -302,11 +302,11 @@ async def test_memory_is_bounded(database: Database) -> None:
 
     def fill_up(connection: sqlite3.Connection) -> int:
         for number in range(5000):
-            cache.remember(connection, "table", number, "fact")
-        return sum(cache.known(connection, "table", number) is not None for number in range(5000))
+            cache.put(connection, "table", number, "fact")
+        return sum(cache.get(connection, "table", number) is not None for number in range(5000))
 
     assert await database.write(fill_up) <= 1000
-    assert await database.write(cache.known, "table", 4999) == "fact"
+    assert await database.write(cache.get, "table", 4999) == "fact"
 
 
 async def test_what_the_writer_itself_changes_is_seen_at_once(database: Database) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from kekbridge.model import Order, OrderStatus, TradingState, Usage, Webhook, WebhookSettings
-from kekbridge.model.admission import AlertDraft, Recheck
+from kekbridge.model.admission import NewAlert, Recheck
 from kekbridge.store import order_lifecycle, order_queue, settings, webhooks
 from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import Admission, admit
-from kekbridge.store.claims import Claimed, admit_and_claim, claim_heads, claim_if_allowed, may_be_claimed
+from kekbridge.store.claims import ClaimedOrders, admit_and_claim, claim_heads, claim_if_allowed, may_be_claimed
 from kekbridge.store.database import Database
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent
 
@@ -25,7 +25,7 @@ WAITED = timedelta(milliseconds=7)
 
 def take(
     connection: sqlite3.Connection,
-    alert: AlertDraft | None = None,
+    alert: NewAlert | None = None,
     *,
     is_lane_free: bool = True,
     expires_at: datetime = EXPIRES,
@@ -155,7 +155,7 @@ def put(connection: sqlite3.Connection, symbol: str) -> Order:
     ).orders[0]
 
 
-def claim(connection: sqlite3.Connection, /, **changes: Any) -> Claimed:
+def claim(connection: sqlite3.Connection, /, **changes: Any) -> ClaimedOrders:
     def may(usage: Usage, webhook: Webhook | None, *, order: Order) -> Recheck:
         return Recheck(status=OrderStatus.SUBMITTING, intent=order.intent)
 
@@ -186,14 +186,14 @@ async def test_all_that_may_leave_is_claimed_in_one_commit(database: Database) -
     statements.clear()
     claimed = await database.write(claim)
     assert statements.count("COMMIT") == 1
-    assert (names(claimed.leaving), claimed.waiting, claimed.finished) == (names(queued[:2]), (), ())
+    assert (names(claimed.to_send_now), claimed.to_send_in_turn, claimed.finished) == (names(queued[:2]), (), ())
     assert claimed.has_more
-    assert {(order.status, order.attempt) for order in claimed.leaving} == {(OrderStatus.SUBMITTING, 1)}
-    for order in claimed.leaving:
+    assert {(order.status, order.attempt) for order in claimed.to_send_now} == {(OrderStatus.SUBMITTING, 1)}
+    for order in claimed.to_send_now:
         assert (await database.read(order_rows.details, order.client_order_id)).request == body_of(order)
 
     again = await database.write(claim, passable=lambda: names(queued[:1]))
-    assert (names(again.leaving), again.has_more) == (names(queued[2:]), False)
+    assert (names(again.to_send_now), again.has_more) == (names(queued[2:]), False)
 
 
 async def test_orders_of_one_symbol_are_claimed_in_line(database: Database) -> None:
@@ -208,8 +208,8 @@ async def test_orders_of_one_symbol_are_claimed_in_line(database: Database) -> N
 
     claimed = await database.write(claim, passable=lambda: lined_up, may_claim=may_claim)
     in_line = [queued[0], queued[2], queued[1], queued[3]]
-    assert names(claimed.leaving) == names(in_line)
-    assert (names(claimed.waiting), claimed.has_more) == (names(queued[4:]), True)
+    assert names(claimed.to_send_now) == names(in_line)
+    assert (names(claimed.to_send_in_turn), claimed.has_more) == (names(queued[4:]), True)
 
 
 def test_only_what_leaves_at_once_is_claimed(connection: sqlite3.Connection) -> None:
@@ -217,7 +217,7 @@ def test_only_what_leaves_at_once_is_claimed(connection: sqlite3.Connection) -> 
     first, other = put(connection, BTC), put(connection, ETH)
     put(connection, BTC)
     claimed = claim(connection, may_claim=lambda order: order.intent.symbol == ETH)
-    assert (names(claimed.leaving), names(claimed.waiting)) == (names((other,)), names((first,)))
+    assert (names(claimed.to_send_now), names(claimed.to_send_in_turn)) == (names((other,)), names((first,)))
     assert order_rows.get(connection, first.client_order_id).status is OrderStatus.QUEUED
 
 
@@ -231,7 +231,7 @@ def test_what_the_second_look_denies_is_finished_among_the_others(connection: sq
         return Recheck(status=OrderStatus.DENIED, code="why", error="because")
 
     claimed = claim(connection, recheck=look)
-    assert (names(claimed.leaving), names(claimed.finished)) == (names((other,)), names((denied,)))
+    assert (names(claimed.to_send_now), names(claimed.finished)) == (names((other,)), names((denied,)))
     assert (claimed.finished[0].status, claimed.finished[0].code) == (OrderStatus.DENIED, "why")
     assert not claimed.has_more
 
@@ -240,7 +240,7 @@ def test_what_is_too_old_is_not_asked_to_leave(connection: sqlite3.Connection) -
     """It is to be finished, takes no place from one that may leave, and comes back with its code."""
     old = put(connection, BTC)
     claimed = claim(connection, now=EXPIRES, may_claim=lambda order: pytest.fail("asked"))
-    assert [(order.client_order_id, order.code) for order in claimed.waiting] == [
+    assert [(order.client_order_id, order.code) for order in claimed.to_send_in_turn] == [
         (old.client_order_id, "alert_expired")
     ]
 

@@ -244,11 +244,11 @@ async def test_what_somebody_waits_for_is_flushed_at_once(database: Database) ->
     """`hurry` ends the wait of everything queued before it, in one commit, and of nothing that comes later."""
     writer = Writer(database.path)
     statements: list[str] = []
-    writer.hurry()  # nothing waits
+    writer.flush_now()  # nothing waits
     await writer.submit(lambda connection: connection.set_trace_callback(statements.append))
     statements.clear()
     waiting = [writer.submit(lambda connection: None, within_s=3600) for _ in range(3)]
-    writer.hurry()
+    writer.flush_now()
     await asyncio.gather(*waiting)
     assert statements.count("COMMIT") == 1
     later = writer.submit(lambda connection: None, within_s=3600)

@@ -6,7 +6,7 @@ import sqlite3
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from kekbridge.model import Flow, TradingState, Trip
+from kekbridge.model import Flow, LimitBreach, TradingState
 from kekbridge.risk.drawdown import follow_peak
 from kekbridge.store import equity, events, settings
 from tests.trading import snapshot
@@ -63,8 +63,8 @@ def test_without_a_mark_there_is_nothing_to_reset(connection: sqlite3.Connection
     assert equity.reset_peak(connection, by="test", now=NOON) is None
 
 
-def trip(rule: str, until: datetime | None) -> Trip:
-    return Trip(scope="webhook", rule=rule, reason=rule, until=until)
+def trip(rule: str, until: datetime | None) -> LimitBreach:
+    return LimitBreach(scope="webhook", rule=rule, reason=rule, until=until)
 
 
 def test_a_trip_closes_one_webhook_once(connection: sqlite3.Connection) -> None:

@@ -59,9 +59,7 @@ def trade(database: Database) -> None:
         )
         protection.note(connection, entry, [hit], now=NOW)
         for _ in range(3):
-            rejected_requests.record_refusal(
-                connection, remote="192.0.2.9", code="api_key_unknown", error="no", now=NOW
-            )
+            rejected_requests.record(connection, remote="192.0.2.9", code="api_key_unknown", error="no", now=NOW)
 
 
 def reckoned(database: Database) -> tuple[Report, Report]:

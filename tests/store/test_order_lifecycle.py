@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kekbridge.errors import NotFound
-from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Sums, Verdict
+from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, SideTotals, Verdict
 from kekbridge.store import alerts, events, order_lifecycle, order_queue, reservations
 from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import admit
@@ -68,7 +68,7 @@ VERBS: dict[str, Any] = {
     "mark_rejected": lambda c, name: order_lifecycle.mark_rejected(c, name, code="x", error="x", now=LATER),
     "mark_denied": lambda c, name: order_lifecycle.mark_denied(c, name, code="x", error="x", now=LATER),
     "mark_unknown": lambda c, name: order_lifecycle.mark_unknown(c, name, reason="x", now=LATER),
-    "give_up_unknown": lambda c, name: order_lifecycle.give_up_unknown(c, name, reason="x", now=LATER),
+    "give_up_unknown": lambda c, name: order_lifecycle.close_unknown(c, name, reason="x", now=LATER),
     "mark_deferred": lambda c, name: order_lifecycle.mark_deferred(c, name, next_attempt_at=LATER, now=LATER),
     "mark_expired": lambda c, name: order_lifecycle.mark_expired(c, name, now=LATER),
 }
@@ -269,7 +269,7 @@ def test_a_report_resolves_an_unknown_order(connection: sqlite3.Connection) -> N
 def test_an_order_given_up_comes_back_when_the_exchange_names_it(connection: sqlite3.Connection) -> None:
     """Lost is not gone: a late report of an order nobody could find takes it up again, with its reservation."""
     order = order_in(connection, S.UNKNOWN)
-    given_up = order_lifecycle.give_up_unknown(connection, order.client_order_id, reason="nobody knows", now=LATER)
+    given_up = order_lifecycle.close_unknown(connection, order.client_order_id, reason="nobody knows", now=LATER)
     assert given_up.finished_at == LATER
     assert alerts.get(connection, order.alert_id).status == "unknown"
     assert reservations.open_reservations(connection) == ()
@@ -375,7 +375,7 @@ def test_exits_reserve_no_value_but_count_what_they_traded(connection: sqlite3.C
     order = order_in(connection, S.ACCEPTED, exit_intent())
     usage = read_usage(connection, "hook", now=NOW)
     assert (usage.traded_today, usage.orders_today) == (ZERO, 0)
-    assert usage.commitments[order.intent.symbol].open == Sums(exit_sells=Decimal("0.01"))
+    assert usage.commitments[order.intent.symbol].open == SideTotals(exit_sells=Decimal("0.01"))
     report(connection, order, S.FILLED, Decimal("0.01"))
     assert read_usage(connection, "hook", now=NOW).traded_today == Decimal(651)
 

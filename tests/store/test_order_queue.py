@@ -141,7 +141,7 @@ def test_a_later_leg_is_given_up_when_the_earlier_one_failed(connection: sqlite3
     else:
         order_lifecycle.claim(connection, name, now=NOW)
         if ending == "given up":
-            order_lifecycle.give_up_unknown(connection, name, reason="x", now=NOW)
+            order_lifecycle.close_unknown(connection, name, reason="x", now=NOW)
         else:
             order_lifecycle.mark_rejected(connection, name, code="x", error="x", now=NOW)
     (found,) = order_queue.claimable(connection, now=NOW)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.model import RateLimits, Usage
-from kekbridge.model.admission import AlertDraft, Decision
+from kekbridge.model.admission import Decision, NewAlert
 from kekbridge.store import rate_limits
 from kekbridge.store.admissions import Admission, admit, preview
 from kekbridge.store.connections import connect
@@ -24,7 +24,7 @@ TWO_A_MINUTE = RateLimits(per_minute=2, per_hour=0, per_day=0)
 
 def take(
     connection: sqlite3.Connection,
-    alert: AlertDraft,
+    alert: NewAlert,
     *,
     rates: RateLimits = NO_RATES,
     account_rates: RateLimits = NO_RATES,

@@ -11,7 +11,7 @@ from tests.store.made import NOW
 
 def refuse(connection: sqlite3.Connection, remote: str = "192.0.2.1", seconds: float = 0, **changes: object) -> None:
     values: dict[str, object] = {"code": "unauthorized", "error": "no such key"}
-    rejected_requests.record_refusal(
+    rejected_requests.record(
         connection,
         remote=remote,
         now=NOW + timedelta(seconds=seconds),
@@ -25,7 +25,7 @@ def test_the_same_refusal_within_a_minute_is_one_row(connection: sqlite3.Connect
     refuse(connection, seconds=10, error="wrong signature", count=5)
     refuse(connection, seconds=20, code="body_too_large")
     refuse(connection, seconds=60)
-    found = rejected_requests.list_refusals(connection)
+    found = rejected_requests.list_recent(connection)
     assert [(one.code, one.count, one.error) for one in found] == [
         ("unauthorized", 6, "wrong signature"),
         ("body_too_large", 1, "no such key"),
@@ -33,16 +33,16 @@ def test_the_same_refusal_within_a_minute_is_one_row(connection: sqlite3.Connect
     ]
     assert found[0].minute == NOW.replace(second=0)
     assert found[0].last_at == NOW + timedelta(seconds=10)
-    assert rejected_requests.list_refusals(connection, limit=1) == found[2:]
-    assert rejected_requests.list_refusals(connection, since=NOW + timedelta(seconds=60)) == found[2:]
-    assert rejected_requests.list_refusals(connection, until=NOW + timedelta(seconds=20)) == found[:1]
+    assert rejected_requests.list_recent(connection, limit=1) == found[2:]
+    assert rejected_requests.list_recent(connection, since=NOW + timedelta(seconds=60)) == found[2:]
+    assert rejected_requests.list_recent(connection, until=NOW + timedelta(seconds=20)) == found[:1]
 
 
 def test_many_addresses_at_once_are_summed_up(connection: sqlite3.Connection) -> None:
     """A distributed flood makes a bounded number of rows, and none of it is left uncounted."""
     for number in range(500):
         refuse(connection, remote=f"198.51.100.{number}")
-    found = rejected_requests.list_refusals(connection, limit=1000)
+    found = rejected_requests.list_recent(connection, limit=1000)
     assert len(found) == 65
     assert sum(one.count for one in found) == 500
     assert {one.count for one in found if one.remote == rejected_requests.OTHERS} == {436}
@@ -56,4 +56,4 @@ def test_old_rows_make_room(connection: sqlite3.Connection) -> None:
     rows = connection.execute("SELECT count(*), min(minute) FROM refusals").fetchone()
     assert 19_900 <= rows[0] <= 20_001
     assert rows[1] > "2020-01-01T00:00:00.000Z"
-    assert rejected_requests.list_refusals(connection, since=NOW)[0].count == 1
+    assert rejected_requests.list_recent(connection, since=NOW)[0].count == 1

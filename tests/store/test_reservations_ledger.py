@@ -103,7 +103,7 @@ class Life(RuleBasedStateMachine):
     def expire(self, name: str) -> None:
         self.step(order_lifecycle.mark_expired, name)
 
-    @rule(name=names, verb=st.sampled_from([order_lifecycle.mark_unknown, order_lifecycle.give_up_unknown]))
+    @rule(name=names, verb=st.sampled_from([order_lifecycle.mark_unknown, order_lifecycle.close_unknown]))
     def lose(self, name: str, verb: Any) -> None:
         self.step(verb, name, reason="x")
 

@@ -6,7 +6,7 @@ import sqlite3
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from kekbridge.model import ZERO, Order, Purpose, Sums, TradingState, Trip
+from kekbridge.model import ZERO, LimitBreach, Order, Purpose, SideTotals, TradingState
 from kekbridge.store import order_lifecycle, order_queue, settings
 from kekbridge.store import order_lifecycle as sweeping
 from kekbridge.store.admissions import admit
@@ -29,7 +29,7 @@ def test_webhook_and_account_are_counted_apart(connection: sqlite3.Connection) -
     usage = read_usage(connection, "hook", now=NOW)
     assert (usage.traded_today, usage.account_traded_today) == (Decimal(650), Decimal(1950))
     assert (usage.orders_today, usage.account_orders_today) == (1, 2)
-    assert usage.commitments["PERP_BTC_USDC"].open == Sums(entry_buys=Decimal("0.03"))
+    assert usage.commitments["PERP_BTC_USDC"].open == SideTotals(entry_buys=Decimal("0.03"))
 
 
 def test_a_new_day_starts_empty_but_open_orders_stay(connection: sqlite3.Connection) -> None:
@@ -79,17 +79,17 @@ def test_last_entries_are_per_symbol_and_webhook_and_as_far_back_as_asked(connec
 def test_a_limit_that_trips_later_does_not_take_back_what_it_admitted(connection: sqlite3.Connection) -> None:
     """200 alerts, room for 10: the refused 11th closes the door, and the 10 that wait in the queue go through all the same."""
     order = put(connection)
-    trip = Trip(scope="webhook", rule="daily_orders", reason="11 orders", until=NOW + timedelta(hours=1))
+    trip = LimitBreach(scope="webhook", rule="daily_orders", reason="11 orders", until=NOW + timedelta(hours=1))
     settings.trip(connection, trip, webhook_id="hook", now=NOW)
     assert read_usage(connection, "hook", now=NOW).trading_state is TradingState.EXITS_ONLY
     again = read_usage(connection, "hook", now=NOW, excluding=order)
     assert again.trading_state is TradingState.RUNNING
-    assert sweeping.sweep(connection, now=NOW) == ()
+    assert sweeping.expire_unsendable(connection, now=NOW) == ()
 
     settings.set_trading_state(connection, TradingState.EXITS_ONLY, reason="news", by="operator", now=NOW)
     again = read_usage(connection, "hook", now=NOW, excluding=order)
     assert again.trading_state is TradingState.EXITS_ONLY
-    assert [each.client_order_id for each in sweeping.sweep(connection, now=NOW)] == [order.client_order_id]
+    assert [each.client_order_id for each in sweeping.expire_unsendable(connection, now=NOW)] == [order.client_order_id]
 
 
 def test_a_stop_of_trading_ends_each_webhooks_orders_by_what_they_are_for(connection: sqlite3.Connection) -> None:
@@ -97,14 +97,14 @@ def test_a_stop_of_trading_ends_each_webhooks_orders_by_what_they_are_for(connec
     entry, leaving = put(connection), put(connection, purpose=Purpose.EXIT, reduce_only=True)
     protecting = put(connection, purpose=Purpose.PROTECT, reduce_only=True)
     other = put(connection, webhook_id="other")
-    assert not sweeping.is_due(connection, now=NOW)
+    assert not sweeping.is_sweep_due(connection, now=NOW)
     settings.set_trading_state(connection, TradingState.EXITS_ONLY, reason="", by="operator", now=NOW, scope="hook")
-    assert sweeping.is_due(connection, now=NOW)
-    assert [(each.client_order_id, each.code) for each in sweeping.sweep(connection, now=NOW)] == [
+    assert sweeping.is_sweep_due(connection, now=NOW)
+    assert [(each.client_order_id, each.code) for each in sweeping.expire_unsendable(connection, now=NOW)] == [
         (entry.client_order_id, "exits_only")
     ]
     settings.set_trading_state(connection, TradingState.HALTED, reason="", by="operator", now=NOW)
-    ended = [each.client_order_id for each in sweeping.sweep(connection, now=NOW)]
+    ended = [each.client_order_id for each in sweeping.expire_unsendable(connection, now=NOW)]
     assert ended == [leaving.client_order_id, other.client_order_id]
-    assert not sweeping.is_due(connection, now=NOW)
+    assert not sweeping.is_sweep_due(connection, now=NOW)
     assert [each.client_order_id for each in order_queue.unfinished(connection)] == [protecting.client_order_id]

@@ -77,7 +77,7 @@ class Desk:
         return await self.post(json.dumps(self.message(webhook, **fields)).encode())
 
     async def post(self, body: bytes, headers: Mapping[str, str] | None = None) -> tuple[int, dict[str, Any]]:
-        async with self.session.post(self.daemon.started.webhook_url, data=body, headers=headers or {}) as answer:
+        async with self.session.post(self.daemon.info.webhook_url, data=body, headers=headers or {}) as answer:
             return answer.status, await answer.json()
 
     async def control(self, path: str, body: Any = None) -> Any:

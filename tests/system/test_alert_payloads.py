@@ -117,7 +117,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
         daemon = await Daemon.build(settings, tmp_path / "data", stack, clock=clock)
         _make_webhook(daemon)
         await stack.enter_async_context(daemon.running())
-        yield Room(daemon, paper_url, daemon.started.url + WEBHOOK_PATH, session)
+        yield Room(daemon, paper_url, daemon.info.url + WEBHOOK_PATH, session)
 
 
 def _make_webhook(daemon: Daemon) -> None:

@@ -148,13 +148,13 @@ async def _bodies(desk: Desk) -> dict[str, int]:
         else:
             assert answer["code"] == code, answer
         met[code] = status
-    async with desk.session.get(desk.daemon.started.url + "/nothing") as missing:
+    async with desk.session.get(desk.daemon.info.url + "/nothing") as missing:
         met["not_found"] = missing.status
 
     def told() -> bool:
         with desk.daemon.database.snapshot() as connection:
             return {"api_key_missing", "api_key_unknown"} <= {
-                one.code for one in rejected_requests.list_refusals(connection)
+                one.code for one in rejected_requests.list_recent(connection)
             }
 
     await until(told)
@@ -240,7 +240,7 @@ async def _used_up(desk: Desk) -> dict[str, int]:
     )
     assert answer.get("code") == "out_of_date", answer
     met["out_of_date"] = status
-    await desk.daemon.operations.equity.look()
+    await desk.daemon.operator_services.equity.run()
     await desk.control("prices", {BTC: "49000"})
 
     async def is_seen() -> bool:

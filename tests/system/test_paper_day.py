@@ -95,16 +95,16 @@ async def test_a_drawdown_closes_the_account_until_the_peak_is_reset(tmp_path: P
         await desk.control("prices", {BTC: "50000"})
         desk.add_webhook("main")
         await order(desk, "1", action="buy", quantity="1")
-        await desk.daemon.operations.equity.look()
+        await desk.daemon.operator_services.equity.run()
         await desk.jump_to(MORNING + timedelta(hours=1))
         await desk.control("transfer", {"amount": "-40000"})
         await desk.jump_to(MORNING + timedelta(hours=1, minutes=1))
-        await desk.daemon.operations.equity.look()
+        await desk.daemon.operator_services.equity.run()
         assert await _state(desk) is TradingState.RUNNING
 
         await desk.jump_to(MORNING + timedelta(hours=2))
         await desk.control("prices", {BTC: "46000"})
-        await desk.daemon.operations.equity.look()
+        await desk.daemon.operator_services.equity.run()
         assert await _state(desk) is TradingState.EXITS_ONLY
         status, answer = await desk.send(action="buy", quantity="0.1")
         assert (status, answer["code"]) == (422, "exits_only")
@@ -112,12 +112,12 @@ async def test_a_drawdown_closes_the_account_until_the_peak_is_reset(tmp_path: P
 
         await desk.jump_to(MORNING + timedelta(days=2))
         await desk.control("prices", {BTC: "46000"})
-        await desk.daemon.operations.equity.look()
+        await desk.daemon.operator_services.equity.run()
         assert await _state(desk) is TradingState.EXITS_ONLY
         with desk.daemon.database.transaction() as connection:
             equity.reset_peak(connection, by="test", now=desk.clock())
             settings.resume_all(connection, reason="test", by="test", now=desk.clock())
-        await desk.daemon.operations.equity.look()
+        await desk.daemon.operator_services.equity.run()
         assert await _state(desk) is TradingState.RUNNING
         await order(desk, "0", action="close")
 

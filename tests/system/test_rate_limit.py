@@ -21,7 +21,7 @@ async def test_entries_of_many_webhooks_meet_one_limit_and_exits_pass(tmp_path: 
         ]
 
         async def post(body: dict[str, object]) -> tuple[int, str | None, dict[str, object]]:
-            url = desk.daemon.started.webhook_url
+            url = desk.daemon.info.webhook_url
             async with desk.session.post(url, data=json.dumps(body)) as answer:
                 return answer.status, answer.headers.get("Retry-After"), await answer.json()
 

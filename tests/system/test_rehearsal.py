@@ -42,7 +42,7 @@ def run(desk: Desk, capsys: pytest.CaptureFixture[str]) -> Run:
     async def run_arguments(*arguments: str) -> tuple[int, Any]:
         capsys.readouterr()
         sends = arguments[0] in ("replay", "webhook")
-        url = ("--url", desk.daemon.started.webhook_url) if sends else ()
+        url = ("--url", desk.daemon.info.webhook_url) if sends else ()
         code = await asyncio.to_thread(run_command, [*arguments, *url, "--json"])
         out = capsys.readouterr().out
         lines = [line for line in out.splitlines() if line.startswith("{")]
@@ -147,7 +147,7 @@ async def test_an_alert_whose_text_was_removed_is_explained_but_not_replayed(
     await run("webhook", "test", "main", "--body", body_file(desk, tmp_path))
     await desk.settled()
     desk.clock.jump_to(desk.clock() + timedelta(days=91))
-    await desk.daemon.operations.jobs.run_now("retention")
+    await desk.daemon.operator_services.jobs.run_now("retention")
     [stored] = (await desk.daemon.database.read(alerts.search)).alerts
     assert list(stored.payload) == ["removed"]
     code, told = await run("explain", stored.id)
@@ -161,7 +161,7 @@ async def test_risk_show_counts_what_was_used(desk: Desk, run: Run, tmp_path: Pa
     desk.add_webhook("daily", limits=Limits(daily_limit=Decimal(2000)))
     await desk.send("daily", action="buy", quantity="0.01")
     await desk.settled()
-    await desk.daemon.operations.equity.look()
+    await desk.daemon.operator_services.equity.run()
     code, book = await run("risk", "show", "--webhook", "daily")
     assert code == 0
     [account, webhook] = book["scopes"]

@@ -69,8 +69,8 @@ async def test_stats_equal_the_exchanges_journal(tmp_path: Path) -> None:
     async with open_desk(tmp_path) as desk:
         desk.add_webhook("main")
         await trade(desk)
-        await desk.daemon.refusals.flush()
-        await desk.daemon.operations.equity.look()
+        await desk.daemon.rejected_requests.flush()
+        await desk.daemon.operator_services.equity.run()
         found = report(await desk.daemon.database.read(statistics.gather, since=None, now=desk.clock()))
         wanted = sums(await desk.control("journal"))
         stored = await desk.daemon.database.read(lambda c: c.execute("SELECT count(*) FROM fills").fetchone()[0])

@@ -87,7 +87,7 @@ async def house(tmp_path: Path, receiver: Receiver) -> AsyncIterator[House]:
 async def run(house: House, *names: str) -> None:
     """Let these jobs do what the clock would let them do."""
     for name in names:
-        await house.daemon.operations.jobs.run_now(name)
+        await house.daemon.operator_services.jobs.run_now(name)
 
 
 async def trade(house: House, receiver: Receiver) -> None:

@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from kekbridge.exchange.base import FundingPayment, KeyInfo, Refused, Submission, Transfer
+from kekbridge.exchange.base import FundingPayment, KeyInfo, Rejected, Submission, Transfer
 from kekbridge.exchange.orderly import parsing
 from kekbridge.exchange.orderly.classify import Found, NotFound
-from kekbridge.exchange.orderly.orders_api import Rest, rows_of
+from kekbridge.exchange.orderly.orders_api import OrdersApi, rows_of
 from kekbridge.exchange.orderly.rate_limiter import Endpoint
 from kekbridge.log import get_logger
 from kekbridge.model import Flow, MarginMode
@@ -53,10 +53,10 @@ class FundingRate:
     next_at: datetime | None
 
 
-class Market:
+class AccountApi:
     """Account, key and market calls over one `Rest`."""
 
-    def __init__(self, rest: Rest) -> None:
+    def __init__(self, rest: OrdersApi) -> None:
         self._rest = rest
 
     # ------------------------------------------------------------------------------------------------------------- public
@@ -75,7 +75,7 @@ class Market:
         return marks_of(rows, price="mark_price")
 
     async def funding_rate(self, symbol: str) -> FundingRate | None:
-        answer = await self._rest.ask(Endpoint.PUBLIC, f"/v1/public/funding_rate/{symbol}", is_signed=False)
+        answer = await self._rest.query(Endpoint.PUBLIC, f"/v1/public/funding_rate/{symbol}", is_signed=False)
         if isinstance(answer, NotFound):
             return None
         row = (rows_of(answer) or [answer.data])[0]  # flat in practice, rows in the OpenAPI file
@@ -89,7 +89,7 @@ class Market:
     async def owner(self, account_id: str) -> Owner | None:
         """The way to learn which broker an account belongs to (section 3)."""
         path = f"/v1/public/account?account_id={account_id}"
-        answer = await self._rest.ask(Endpoint.PUBLIC, path, is_signed=False)
+        answer = await self._rest.query(Endpoint.PUBLIC, path, is_signed=False)
         if isinstance(answer, NotFound):
             return None
         return Owner(str(answer.data.get("address") or ""), str(answer.data.get("broker_id") or ""))
@@ -97,7 +97,7 @@ class Market:
     async def key(self, account_id: str, orderly_key: str) -> KeyInfo | None:
         """Whether a key is registered for an account, its scopes and its expiry; unsigned, so it works with a broken key."""
         path = f"/v1/get_orderly_key?account_id={account_id}&orderly_key={orderly_key}"
-        answer = await self._rest.ask(Endpoint.PUBLIC, path, is_signed=False)
+        answer = await self._rest.query(Endpoint.PUBLIC, path, is_signed=False)
         return None if isinstance(answer, NotFound) else key_info_of(answer.data)
 
     # ------------------------------------------------------------------------------------------------------------- signed
@@ -137,7 +137,7 @@ class Market:
     async def leverages(self) -> dict[str, Decimal]:
         """The cross leverage of every symbol for which the exchange tells one; empty where the call does not exist."""
         chosen: dict[str, Decimal] = {}
-        for row in rows_of(await self._rest.ask(Endpoint.LEVERAGE_GET, "/v1/client/leverages")):
+        for row in rows_of(await self._rest.query(Endpoint.LEVERAGE_GET, "/v1/client/leverages")):
             value = parsing.decimal_or_none(row.get("leverage"))
             if value is not None and str(row.get("margin_mode") or MarginMode.CROSS) == MarginMode.CROSS:
                 chosen[str(row.get("symbol"))] = value
@@ -256,6 +256,6 @@ def marks_of(rows: list[Mapping[str, Any]], *, price: str) -> dict[str, Decimal]
 
 
 def _is_missing_path(answer: Submission) -> bool:
-    if isinstance(answer, Refused):
+    if isinstance(answer, Rejected):
         return answer.code == "orderly:-1006"
     return getattr(answer, "reason", "").startswith("HTTP 404")

@@ -50,7 +50,7 @@ class _Held:
         return shown[1]
 
 
-class AccountView:
+class AccountState:
     """Mutable holder behind `snapshot`. `clock` gives the local time as aware UTC; times of the exchange are ms."""
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
@@ -95,7 +95,7 @@ class AccountView:
 
     # ------------------------------------------------------------------------------------------------------------ in
 
-    def heard(self) -> None:
+    def mark_alive(self) -> None:
         """The exchange was heard and nothing had changed: a stream's ping while all topics are subscribed."""
         self._heard_at = self._clock()
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from kekbridge.errors import ExchangeUnavailable
 from kekbridge.exchange.base import KeyInfo
-from kekbridge.exchange.orderly.account_api import Market
+from kekbridge.exchange.orderly.account_api import AccountApi
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.model.check import Check
 
@@ -22,19 +22,19 @@ _NEEDED: Final = frozenset({"read", "trading"})
 
 
 @dataclass(frozen=True, slots=True)
-class Venue:
+class VenueUnderCheck:
     """What the checks look at."""
 
     name: str
     base_url: str
-    market: Market
+    account_api: AccountApi
     signer: Signer
     broker_id: str
     clock: Callable[[], datetime]
     clock_offset_ms: Callable[[], int | None]
 
 
-async def run_checks(venue: Venue) -> tuple[Check, ...]:
+async def run_checks(venue: VenueUnderCheck) -> tuple[Check, ...]:
     """Ask everything once. A check that cannot be made is a line of its own; when the venue is down it is the only one."""
     system = await _safely("exchange", _system(venue))
     if system[0].level == "broken":
@@ -63,8 +63,8 @@ async def _safely(name: str, check: Awaitable[tuple[Check, ...]]) -> tuple[Check
         return (Check(name, "broken", error.message, fix),)
 
 
-async def _system(venue: Venue) -> tuple[Check, ...]:
-    system = await venue.market.system_info()
+async def _system(venue: VenueUnderCheck) -> tuple[Check, ...]:
+    system = await venue.account_api.system_info()
     if system.is_maintenance:
         until = f" until {system.ends_at:%Y-%m-%d %H:%M} UTC" if system.ends_at else ""
         return (
@@ -90,8 +90,8 @@ def _clock(offset_ms: int | None) -> Check:
     return Check("clock", "ok", f"within {abs(offset_ms)} ms of the exchange's")
 
 
-async def _key(venue: Venue) -> tuple[Check, ...]:
-    key = await venue.market.key(venue.signer.account_id, venue.signer.orderly_key)
+async def _key(venue: VenueUnderCheck) -> tuple[Check, ...]:
+    key = await venue.account_api.key(venue.signer.account_id, venue.signer.orderly_key)
     if key is None:
         text = f"the exchange does not know {venue.signer.orderly_key} for account {venue.signer.account_id}"
         fix = "check exchange.account_id, or register the key: `kekbridge keys register`"
@@ -130,8 +130,8 @@ def _expiry(key: KeyInfo, now: datetime) -> Check:
     return Check("expiry", "ok", f"the key is valid until {day}")
 
 
-async def _addresses(venue: Venue) -> tuple[Check, ...]:
-    keys = await venue.market.keys()
+async def _addresses(venue: VenueUnderCheck) -> tuple[Check, ...]:
+    keys = await venue.account_api.keys()
     own = next((key for key in keys if key.orderly_key == venue.signer.orderly_key), None)
     if own is None:
         return (
@@ -151,8 +151,8 @@ async def _addresses(venue: Venue) -> tuple[Check, ...]:
     return (Check("addresses", "warning", "the key works from every address", fix),)
 
 
-async def _account(venue: Venue) -> tuple[Check, ...]:
-    owner = await venue.market.owner(venue.signer.account_id)
+async def _account(venue: VenueUnderCheck) -> tuple[Check, ...]:
+    owner = await venue.account_api.owner(venue.signer.account_id)
     if owner is None:
         return (
             Check(
@@ -168,8 +168,8 @@ async def _account(venue: Venue) -> tuple[Check, ...]:
     return (Check("account", "ok", f"wallet {owner.address}, broker {owner.broker_id}"),)
 
 
-async def _markets(venue: Venue) -> tuple[Check, ...]:
-    rules, marks = await venue.market.rules(), await venue.market.marks()
+async def _markets(venue: VenueUnderCheck) -> tuple[Check, ...]:
+    rules, marks = await venue.account_api.rules(), await venue.account_api.marks()
     if not rules or not marks:
         return (
             Check(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from kekbridge.exchange.base import Accepted, Deferred, Refused, Submission, Unknown
-from kekbridge.exchange.orderly.replies import NoAnswer, NotSent, Outcome, Reply
+from kekbridge.exchange.base import Accepted, Rejected, Retryable, Submission, Unknown
+from kekbridge.exchange.orderly.replies import HttpReply, NoReply, NotSent, Outcome
 
 
 class _Verdict(Enum):
@@ -79,14 +79,14 @@ class Unavailable:
 Answer = Found | NotFound | Unavailable
 
 
-def code_text(reply: Reply) -> str:
+def code_text(reply: HttpReply) -> str:
     """The stable name of an exchange's answer: `orderly:-1102`, or `orderly:http-502` where it gave no code."""
     return f"orderly:{reply.code}" if reply.code is not None else f"orderly:http-{reply.status}"
 
 
 def create(outcome: Outcome) -> Submission:
     """Judge the answer to a create: the order exists (Accepted), certainly does not (Refused, Deferred), or may (Unknown)."""
-    if not isinstance(outcome, Reply):
+    if not isinstance(outcome, HttpReply):
         return _without_reply(outcome)
     if not _is_yes(outcome):
         return _no(outcome)
@@ -98,7 +98,7 @@ def create(outcome: Outcome) -> Submission:
 
 def command(outcome: Outcome, *, order_id: str = "") -> Submission:
     """Judge the answer to a cancel, an edit or a setting: Accepted means that the request was passed on, not that it is done."""
-    if not isinstance(outcome, Reply):
+    if not isinstance(outcome, HttpReply):
         return _without_reply(outcome)
     if not _is_yes(outcome):
         return _no(outcome)
@@ -108,7 +108,7 @@ def command(outcome: Outcome, *, order_id: str = "") -> Submission:
 def query(outcome: Outcome) -> Answer:
     """Judge the answer to a question; "does not exist" is told from "server broken" by code, and for -1000 by its message."""
     match outcome:
-        case NotSent(reason) | NoAnswer(reason):
+        case NotSent(reason) | NoReply(reason):
             return Unavailable("exchange_unreachable", reason)
     if _is_yes(outcome):
         return Found(outcome.data, outcome.timestamp_ms)
@@ -119,39 +119,39 @@ def query(outcome: Outcome) -> Answer:
     return Unavailable(code_text(outcome), outcome.described)
 
 
-def is_maintenance(reply: Reply) -> bool:
+def is_maintenance(reply: HttpReply) -> bool:
     """True for an answer that names maintenance: -1011 with such a text was seen, the status is not documented (section 14)."""
     return reply.is_json and reply.code == -1011 and bool(_MAINTENANCE.search(reply.message))
 
 
-def _is_yes(reply: Reply) -> bool:
+def _is_yes(reply: HttpReply) -> bool:
     return reply.is_json and reply.success and 200 <= reply.status < 300
 
 
-def _without_reply(outcome: NotSent | NoAnswer) -> Submission:
+def _without_reply(outcome: NotSent | NoReply) -> Submission:
     if isinstance(outcome, NotSent):
-        return Deferred("exchange_unreachable", outcome.reason)
+        return Retryable("exchange_unreachable", outcome.reason)
     return Unknown(outcome.reason)
 
 
-def _no(reply: Reply) -> Submission:
+def _no(reply: HttpReply) -> Submission:
     code, message = code_text(reply), reply.message or f"HTTP {reply.status}"
     if reply.status == 429:
         # The status itself says that the request was turned away, whoever in front of the exchange wrote the body.
-        return Deferred("orderly:-1003", message, max(reply.retry_after_s or 0.0, _MIN_RETRY_S))
+        return Retryable("orderly:-1003", message, max(reply.retry_after_s or 0.0, _MIN_RETRY_S))
     if not reply.is_json or reply.success or reply.code is None:
         return Unknown(reply.described)
     if is_maintenance(reply):
-        return Deferred(code, message, reply.retry_after_s or _MAINTENANCE_RETRY_S)
+        return Retryable(code, message, reply.retry_after_s or _MAINTENANCE_RETRY_S)
     verdict = _CODES.get(reply.code, _Verdict.UNKNOWN)
     if reply.status >= 500 and verdict is not _Verdict.DEFERRED:
         return Unknown(reply.described)  # a server that broke while saying no proves nothing
     if verdict is _Verdict.KEY or (verdict is _Verdict.REFUSED and _KEY_WORDS.search(message)):
-        return Refused(code, message, is_key_trouble=True)
+        return Rejected(code, message, is_key_trouble=True)
     if verdict is _Verdict.REFUSED:
-        return Refused(code, message)
+        return Rejected(code, message)
     if verdict is _Verdict.DEFERRED:
-        return Deferred(code, message, max(reply.retry_after_s or 0.0, _MIN_RETRY_S))
+        return Retryable(code, message, max(reply.retry_after_s or 0.0, _MIN_RETRY_S))
     return Unknown(reply.described)
 
 

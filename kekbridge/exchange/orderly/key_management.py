@@ -17,9 +17,9 @@ from kekbridge.exchange.orderly.account_api import Owner, key_info_of
 from kekbridge.exchange.orderly.classify import Found, NotFound
 from kekbridge.exchange.orderly.endpoints import addresses_of
 from kekbridge.exchange.orderly.orders_api import rows_of
-from kekbridge.exchange.orderly.replies import Reply
+from kekbridge.exchange.orderly.replies import HttpReply
 from kekbridge.exchange.orderly.signing import Signer
-from kekbridge.exchange.orderly.transport import Wire
+from kekbridge.exchange.orderly.transport import Transport
 
 # Codes of the wallet calls are small and positive, unlike all others.
 _WALLET_CODES: Final = {
@@ -32,18 +32,18 @@ _WALLET_CODES: Final = {
 NO_ACCOUNT: Final = "0x" + "0" * 64
 
 
-class KeyRefused(OperatorError):
+class KeyRejected(OperatorError):
     """The exchange said no to a key command; nothing was changed."""
 
     exit_code = 1
 
 
-class KeyDesk:
+class KeyManagement:
     """The key calls of one venue, for one account. `async with` opens and closes the connection."""
 
     def __init__(self, name: str, base_url: str, signer: Signer, *, timeout_s: float) -> None:
         """`signer` holds the key that signs account calls; its account may be NO_ACCOUNT as long as only wallet calls are made."""
-        self._wire = Wire(addresses_of(name, base_url, "", "").rest, signer, timeout_s=timeout_s)
+        self._wire = Transport(addresses_of(name, base_url, "", "").rest, signer, timeout_s=timeout_s)
 
     async def __aenter__(self) -> Self:
         await self._wire.open()
@@ -66,31 +66,31 @@ class KeyDesk:
 
     async def account_of(self, address: str, broker_id: str) -> str | None:
         """The account id of a wallet at a broker, None when it is not registered there."""
-        found = await self._ask(f"/v1/get_account?address={address}&broker_id={broker_id}")
+        found = await self._query(f"/v1/get_account?address={address}&broker_id={broker_id}")
         return None if isinstance(found, NotFound) else str(found.data.get("account_id") or "") or None
 
     async def owner(self, account_id: str) -> Owner | None:
         """Wallet and broker of an account."""
-        found = await self._ask(f"/v1/public/account?account_id={account_id}")
+        found = await self._query(f"/v1/public/account?account_id={account_id}")
         if isinstance(found, NotFound):
             return None
         return Owner(str(found.data.get("address") or ""), str(found.data.get("broker_id") or ""))
 
     async def key(self, account_id: str, orderly_key: str) -> KeyInfo | None:
         """Scopes and expiry of a registered key, None when the account has no such key."""
-        found = await self._ask(f"/v1/get_orderly_key?account_id={account_id}&orderly_key={orderly_key}")
+        found = await self._query(f"/v1/get_orderly_key?account_id={account_id}&orderly_key={orderly_key}")
         return None if isinstance(found, NotFound) else key_info_of(found.data)
 
     async def own_address(self) -> str:
         """The internet address that the exchange sees us come from."""
-        found = await self._ask("/v1/ip_info")
+        found = await self._query("/v1/ip_info")
         return "" if isinstance(found, NotFound) else str(found.data.get("ip") or "")
 
     # ------------------------------------------------------------------------------------------------------ wallet-signed
 
     async def registration_nonce(self) -> int:
         """A number to sign into a registration; good for two minutes, once."""
-        found = await self._ask("/v1/registration_nonce")
+        found = await self._query("/v1/registration_nonce")
         text = "" if isinstance(found, NotFound) else str(found.data.get("registration_nonce") or "")
         if not text.isascii() or not text.isdigit():
             raise ExchangeUnavailable("exchange_unreachable", "the exchange gave no registration nonce; try again")
@@ -98,48 +98,48 @@ class KeyDesk:
 
     async def register_account(self, message: Mapping[str, object], signature: str, address: str) -> str:
         """Open the account; the new account id. Raises KeyRefused."""
-        data = await self._tell("/v1/register_account", _wallet_body(message, signature, address), is_signed=False)
+        data = await self._command("/v1/register_account", _wallet_body(message, signature, address), is_signed=False)
         return str(data.get("account_id") or "")
 
     async def add_key(self, message: Mapping[str, object], signature: str, address: str) -> str:
         """Add a key to the account; the key's name as the exchange has it. Raises KeyRefused."""
-        data = await self._tell("/v1/orderly_key", _wallet_body(message, signature, address), is_signed=False)
+        data = await self._command("/v1/orderly_key", _wallet_body(message, signature, address), is_signed=False)
         return str(data.get("orderly_key") or "")
 
     # --------------------------------------------------------------------------------------------------------- key-signed
 
     async def keys(self) -> tuple[KeyInfo, ...]:
         """All keys of the account with their address rules."""
-        return tuple(key_info_of(row) for row in rows_of(await self._ask("/v1/client/key_info", is_signed=True)))
+        return tuple(key_info_of(row) for row in rows_of(await self._query("/v1/client/key_info", is_signed=True)))
 
     async def remove(self, orderly_key: str) -> None:
         """Make a key worthless for good. Raises KeyRefused."""
-        await self._tell("/v1/client/remove_orderly_key", {"orderly_key": orderly_key})
+        await self._command("/v1/client/remove_orderly_key", {"orderly_key": orderly_key})
 
     async def restrict(self, orderly_key: str, addresses: tuple[str, ...]) -> None:
         """Let a key be used from these addresses or ranges only. Raises KeyRefused."""
         body = {"orderly_key": orderly_key, "ip_restriction_list": ",".join(addresses)}
-        await self._tell("/v1/client/set_orderly_key_ip_restriction", body)
+        await self._command("/v1/client/set_orderly_key_ip_restriction", body)
 
     async def allow_everywhere(self, orderly_key: str) -> None:
         """Take the address rule of a key away. Raises KeyRefused."""
         body = {"orderly_key": orderly_key, "reset_mode": "ALLOW_ALL_IPS"}
-        await self._tell("/v1/client/reset_orderly_key_ip_restriction", body)
+        await self._command("/v1/client/reset_orderly_key_ip_restriction", body)
 
     # ------------------------------------------------------------------------------------------------------------- inside
 
-    async def _ask(self, path: str, *, is_signed: bool = False) -> Found | NotFound:
+    async def _query(self, path: str, *, is_signed: bool = False) -> Found | NotFound:
         outcome = await self._wire.send("GET", path, is_signed=is_signed)
         answer = classify.query(outcome)
         if isinstance(answer, classify.Unavailable):
-            if isinstance(outcome, Reply) and outcome.is_json and outcome.status < 500:
+            if isinstance(outcome, HttpReply) and outcome.is_json and outcome.status < 500:
                 raise _refused(path, outcome)
             raise ExchangeUnavailable(answer.code, f"{self.base_url} gave no usable answer: {answer.reason}")
         return answer
 
-    async def _tell(self, path: str, body: Mapping[str, object], *, is_signed: bool = True) -> Mapping[str, Any]:
+    async def _command(self, path: str, body: Mapping[str, object], *, is_signed: bool = True) -> Mapping[str, Any]:
         outcome = await self._wire.send("POST", path, body=_json(body), is_signed=is_signed)
-        if not isinstance(outcome, Reply):
+        if not isinstance(outcome, HttpReply):
             raise ExchangeUnavailable(
                 "exchange_unreachable",
                 f"{self.base_url} gave no answer ({outcome.reason}); look with `kekbridge keys list` before trying again",
@@ -158,7 +158,7 @@ def _json(body: Mapping[str, object]) -> bytes:
     return json.dumps(body, separators=(",", ":")).encode("ascii")
 
 
-def _refused(path: str, reply: Reply) -> KeyRefused:
+def _refused(path: str, reply: HttpReply) -> KeyRejected:
     meaning = _WALLET_CODES.get(reply.code or 0)
     hint = f": {meaning}" if meaning else ""
-    return KeyRefused("key_refused", f"the exchange refused {path.partition('?')[0]} ({reply.described}){hint}")
+    return KeyRejected("key_refused", f"the exchange refused {path.partition('?')[0]} ({reply.described}){hint}")

@@ -11,14 +11,14 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from kekbridge.errors import ExchangeUnavailable
-from kekbridge.exchange.base import Accepted, Deferred, Refused, Submission, Unknown
+from kekbridge.exchange.base import Accepted, Rejected, Retryable, Submission, Unknown
 from kekbridge.exchange.orderly import classify, parsing, requests
 from kekbridge.exchange.orderly.classify import Found, NotFound
-from kekbridge.exchange.orderly.rate_limiter import Endpoint, Pacer, Ticket
-from kekbridge.exchange.orderly.replies import Outcome, Reply
-from kekbridge.exchange.orderly.transport import Wire
+from kekbridge.exchange.orderly.rate_limiter import Endpoint, RateLimiter, WindowPermit
+from kekbridge.exchange.orderly.replies import HttpReply, Outcome
+from kekbridge.exchange.orderly.transport import Transport
 from kekbridge.model import Fill
-from kekbridge.model.orders import OrderReport
+from kekbridge.model.orders import OrderStatusReport
 
 T = TypeVar("T")
 
@@ -28,13 +28,13 @@ _MAX_PAGES: Final = 40
 _CLOCK_JUMP_MS: Final = 60_000
 
 
-class Rest:
+class OrdersApi:
     """The signed calls about orders. `on_outcome` hears of every answer and every failure (for health and logs)."""
 
     def __init__(
         self,
-        wire: Wire,
-        pacer: Pacer,
+        wire: Transport,
+        pacer: RateLimiter,
         *,
         recv_window_ms: int,
         on_outcome: Callable[[Outcome], None] = lambda outcome: None,
@@ -46,13 +46,13 @@ class Rest:
 
     # ----------------------------------------------------------------------------------------------------- the two ways
 
-    async def ask(
+    async def query(
         self, endpoint: Endpoint, path: str, *, is_signed: bool = True, is_urgent: bool = False
     ) -> Found | NotFound:
         """One GET. Raises ExchangeUnavailable (`code` says why) when the answer proves nothing."""
-        ticket = await self._pacer.wait(endpoint, is_urgent=is_urgent)
+        ticket = await self._pacer.acquire(endpoint, is_urgent=is_urgent)
         outcome = await self._wire.send("GET", path, is_signed=is_signed, ticket=ticket)
-        self._note(endpoint, outcome)
+        self._record_outcome(endpoint, outcome)
         answer = classify.query(outcome)
         if isinstance(answer, classify.Unavailable):
             raise ExchangeUnavailable(
@@ -62,7 +62,7 @@ class Rest:
 
     async def found(self, endpoint: Endpoint, path: str, *, is_signed: bool = True, is_urgent: bool = False) -> Found:
         """As `ask`, for things that must exist: "does not exist" raises as well."""
-        answer = await self.ask(endpoint, path, is_signed=is_signed, is_urgent=is_urgent)
+        answer = await self.query(endpoint, path, is_signed=is_signed, is_urgent=is_urgent)
         if isinstance(answer, NotFound):
             raise ExchangeUnavailable("orderly:-1006", f"the exchange knows no GET {path.partition('?')[0]}")
         return answer
@@ -78,25 +78,25 @@ class Rest:
         is_urgent: bool = False,
     ) -> Submission:
         """One POST, PUT or DELETE that creates no order."""
-        ticket = await self._pacer.wait(endpoint, is_urgent=is_urgent)
+        ticket = await self._pacer.acquire(endpoint, is_urgent=is_urgent)
         text = b"" if body is None else requests.dump(dict(body)).encode("ascii")
         outcome = await self._wire.send(method, path, body=text, ticket=ticket)
-        self._note(endpoint, outcome)
+        self._record_outcome(endpoint, outcome)
         return classify.command(outcome, order_id=order_id)
 
-    def _note(self, endpoint: Endpoint, outcome: Outcome) -> None:
-        if isinstance(outcome, Reply) and (outcome.status == 429 or outcome.code == -1003):
-            self._pacer.hold(endpoint, outcome.retry_after_s)
+    def _record_outcome(self, endpoint: Endpoint, outcome: Outcome) -> None:
+        if isinstance(outcome, HttpReply) and (outcome.status == 429 or outcome.code == -1003):
+            self._pacer.pause(endpoint, outcome.retry_after_s)
         self._on_outcome(outcome)
 
     # ------------------------------------------------------------------------------------------------------------ create
 
-    async def window(self, request: requests.CreateRequest, *, is_urgent: bool) -> Ticket:
+    async def acquire_permit(self, request: requests.CreateRequest, *, is_urgent: bool) -> WindowPermit:
         """Wait until one more create of this kind fits into the exchange's window."""
         endpoint = Endpoint.ALGO_CREATE if request.kind.is_algo else Endpoint.ORDER_CREATE
-        return await self._pacer.wait(endpoint, is_urgent=is_urgent)
+        return await self._pacer.acquire(endpoint, is_urgent=is_urgent)
 
-    async def create(self, request: requests.CreateRequest, ticket: Ticket) -> Submission:
+    async def create(self, request: requests.CreateRequest, ticket: WindowPermit) -> Submission:
         """Send one create, once. The receive window bounds until when the exchange may still take it (reliability.md section 4)."""
         believed = self._wire.offset.ms
         outcome = await self._wire.send(
@@ -106,10 +106,10 @@ class Rest:
             recv_window_ms=self._recv_window_ms,
             ticket=ticket,
         )
-        self._note(Endpoint.ALGO_CREATE if request.kind.is_algo else Endpoint.ORDER_CREATE, outcome)
+        self._record_outcome(Endpoint.ALGO_CREATE if request.kind.is_algo else Endpoint.ORDER_CREATE, outcome)
         submission = classify.create(outcome)
-        if isinstance(submission, Refused) and submission.is_key_trouble and self._clock_jumped(believed):
-            return Deferred(
+        if isinstance(submission, Rejected) and submission.is_key_trouble and self._clock_jumped(believed):
+            return Retryable(
                 submission.code, "this machine's clock had moved; the difference is known now, sign again", 1.0
             )
         return submission
@@ -120,17 +120,17 @@ class Rest:
 
     # ------------------------------------------------------------------------------------------------------------ orders
 
-    async def order_by_client_id(self, client_order_id: str, *, is_urgent: bool = False) -> OrderReport | None:
+    async def order_by_client_id(self, client_order_id: str, *, is_urgent: bool = False) -> OrderStatusReport | None:
         """A plain order by our id; None only when the exchange says that it does not exist."""
-        answer = await self.ask(Endpoint.ORDER_GET, f"/v1/client/order/{client_order_id}", is_urgent=is_urgent)
+        answer = await self.query(Endpoint.ORDER_GET, f"/v1/client/order/{client_order_id}", is_urgent=is_urgent)
         return None if isinstance(answer, NotFound) else readable(parsing.order_report, answer.data)
 
-    async def order(self, order_id: str) -> OrderReport | None:
+    async def order(self, order_id: str) -> OrderStatusReport | None:
         """A plain order by the exchange's id."""
-        answer = await self.ask(Endpoint.ORDER_GET, f"/v1/order/{order_id}")
+        answer = await self.query(Endpoint.ORDER_GET, f"/v1/order/{order_id}")
         return None if isinstance(answer, NotFound) else readable(parsing.order_report, answer.data)
 
-    async def orders(self, *, status: str = "INCOMPLETE", symbol: str | None = None) -> tuple[OrderReport, ...]:
+    async def orders(self, *, status: str = "INCOMPLETE", symbol: str | None = None) -> tuple[OrderStatusReport, ...]:
         """Plain orders by status bundle (INCOMPLETE, COMPLETED) or status, newest first."""
         query = _query(status=status, symbol=symbol)
         return tuple(
@@ -139,7 +139,7 @@ class Rest:
 
     async def order_trades(self, order_id: str) -> tuple[Fill, ...]:
         """The executions of one plain order, oldest first."""
-        found = await self.ask(Endpoint.TRADES, f"/v1/order/{order_id}/trades")
+        found = await self.query(Endpoint.TRADES, f"/v1/order/{order_id}/trades")
         return _in_order(_readable_rows(parsing.trade, rows_of(found)))
 
     async def trades(self, since: datetime, *, symbol: str | None = None) -> tuple[Fill, ...]:
@@ -167,16 +167,16 @@ class Rest:
 
     # -------------------------------------------------------------------------------------------------------------- algos
 
-    async def algo_by_client_id(self, client_order_id: str, *, is_urgent: bool = False) -> OrderReport | None:
+    async def algo_by_client_id(self, client_order_id: str, *, is_urgent: bool = False) -> OrderStatusReport | None:
         """An algo order by our id, with its children."""
-        answer = await self.ask(Endpoint.ALGO_GET, f"/v1/algo/client/order/{client_order_id}", is_urgent=is_urgent)
+        answer = await self.query(Endpoint.ALGO_GET, f"/v1/algo/client/order/{client_order_id}", is_urgent=is_urgent)
         return None if isinstance(answer, NotFound) else readable(parsing.algo_report, answer.data)
 
-    async def algo(self, order_id: str) -> OrderReport | None:
-        answer = await self.ask(Endpoint.ALGO_GET, f"/v1/algo/order/{order_id}")
+    async def algo(self, order_id: str) -> OrderStatusReport | None:
+        answer = await self.query(Endpoint.ALGO_GET, f"/v1/algo/order/{order_id}")
         return None if isinstance(answer, NotFound) else readable(parsing.algo_report, answer.data)
 
-    async def algos(self, *, status: str = "INCOMPLETE", symbol: str | None = None) -> tuple[OrderReport, ...]:
+    async def algos(self, *, status: str = "INCOMPLETE", symbol: str | None = None) -> tuple[OrderStatusReport, ...]:
         """Root algo orders by status bundle, newest first."""
         query = _query(status=status, symbol=symbol)
         rows = await self._rows(Endpoint.ALGOS_LIST, f"/v1/algo/orders?{query}")
@@ -184,7 +184,7 @@ class Rest:
 
     async def algo_trades(self, order_id: str) -> tuple[Fill, ...]:
         """The executions of an algo order and of its children, oldest first."""
-        found = await self.ask(Endpoint.ALGO_TRADES, f"/v1/algo/order/{order_id}/trades")
+        found = await self.query(Endpoint.ALGO_TRADES, f"/v1/algo/order/{order_id}/trades")
         return _in_order(_readable_rows(parsing.trade, rows_of(found)))
 
     async def edit_algo(self, body: Mapping[str, Any]) -> Submission:
@@ -238,7 +238,7 @@ def readable(read: Callable[[Mapping[str, Any]], T], row: Mapping[str, Any]) -> 
 
 def worst(submissions: list[Submission]) -> Submission:
     """Several commands told as one: unknown outweighs deferred, deferred refused, refused accepted."""
-    for kind in (Unknown, Deferred, Refused):
+    for kind in (Unknown, Retryable, Rejected):
         for submission in submissions:
             if isinstance(submission, kind):
                 return submission

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from kekbridge.model import ZERO, Fill, Instrument, MarginMode, OrderStatus, OrderType, Position, Side
-from kekbridge.model.orders import OrderReport
+from kekbridge.model.orders import OrderStatusReport
 
 
 class ParseError(ValueError):
@@ -156,7 +156,7 @@ def status_of(word: object, *, executed: Decimal, quantity: Decimal) -> OrderSta
     return status
 
 
-def order_report(row: Mapping[str, Any]) -> OrderReport:
+def order_report(row: Mapping[str, Any]) -> OrderStatusReport:
     """A plain order from REST, or from `executionreport` after `snake_keys`."""
     order_id = identifier(row.get("order_id"))
     if order_id is None:
@@ -164,7 +164,7 @@ def order_report(row: Mapping[str, Any]) -> OrderReport:
     quantity = decimal_or_none(_first(row, "quantity", "order_quantity")) or ZERO
     executed = decimal_or_none(_first(row, "total_executed_quantity", "executed_quantity", "executed")) or ZERO
     updated = integer_or_none(_first(row, "updated_time", "timestamp", "created_time")) or 0
-    return OrderReport(
+    return OrderStatusReport(
         order_id=order_id,
         client_order_id=identifier(row.get("client_order_id")),
         is_algo=False,
@@ -188,7 +188,7 @@ def order_report(row: Mapping[str, Any]) -> OrderReport:
     )
 
 
-def algo_report(row: Mapping[str, Any]) -> OrderReport:
+def algo_report(row: Mapping[str, Any]) -> OrderStatusReport:
     """An algo order with its children, from REST or from `algoexecutionreportv2` after `snake_keys`.
 
     For a BRACKET the figures are those of the entry: once it is executed the report says FILLED, though the exits still wait.
@@ -205,7 +205,7 @@ def algo_report(row: Mapping[str, Any]) -> OrderReport:
     if algo_type in _PAIRS and executed == 0:
         executed = sum((child.executed_quantity for child in children), ZERO)
     updated = integer_or_none(_first(row, "updated_time", "timestamp", "created_time")) or 0
-    return OrderReport(
+    return OrderStatusReport(
         order_id=order_id,
         client_order_id=identifier(row.get("client_order_id")),
         is_algo=True,
@@ -245,7 +245,7 @@ def _algo_status(row: Mapping[str, Any], algo_type: str, executed: Decimal, quan
     return status
 
 
-def _stop_is_live(row: Mapping[str, Any], algo_type: str, children: tuple[OrderReport, ...]) -> bool | None:
+def _stop_is_live(row: Mapping[str, Any], algo_type: str, children: tuple[OrderStatusReport, ...]) -> bool | None:
     """Whether a stop-loss leg waits: activated, not triggered, not finished. None when the report shows no legs."""
     if algo_type == "STOP_LOSS":
         activated = row.get("is_activated")
@@ -273,7 +273,7 @@ def _child_rows(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [child for child in rows if isinstance(child, Mapping)] if isinstance(rows, list) else []
 
 
-def _algo_side(row: Mapping[str, Any], children: tuple[OrderReport, ...]) -> Side:
+def _algo_side(row: Mapping[str, Any], children: tuple[OrderStatusReport, ...]) -> Side:
     """The root of a pair has no side of its own; its legs have."""
     if row.get("side") is None and children:
         return children[0].side
@@ -413,7 +413,7 @@ def instrument(row: Mapping[str, Any]) -> Instrument:
     )
 
 
-def named(report: OrderReport, fill: Fill) -> Fill:
+def named(report: OrderStatusReport, fill: Fill) -> Fill:
     """A fill with the client order id of the order it belongs to (those of the stream carry it, trades carry none)."""
     name = report.client_order_id
     return fill if fill.client_order_id == name else replace(fill, client_order_id=name)

@@ -92,11 +92,11 @@ def scaled(factor: int) -> Mapping[Endpoint, Rate]:
 # Ticket.answered); 40 ms of room cover the rest, at 0.16 s for a burst of 50 orders. What they do not cover comes back as 429, which
 # proves that nothing happened.
 JITTER_S: Final = 0.04
-_WAYS: Final = 64
+_SAMPLES: Final = 64
 _SHORTEST_SLEEP_S: Final = 0.0005
 
 
-class Ticket:
+class WindowPermit:
     """A place in the window. It counts from the grant on, and its time is set when the request is really written (`stamp`):
     a burst that first has to open connections leaves late, and the next window must not close up on it."""
 
@@ -110,27 +110,27 @@ class Ticket:
     @property
     def is_held(self) -> bool:
         """True until the request leaves or the place is given back."""
-        return self._window.holds(self)
+        return self._window.is_held(self)
 
-    def stamp(self) -> None:
+    def mark_sent(self) -> None:
         """The request leaves now."""
-        self._window.stamp(self)
+        self._window.mark_sent(self)
 
-    def answered(self, exchange_ms: int | None = None) -> None:
+    def mark_answered(self, exchange_ms: int | None = None) -> None:
         """The answer is here (or will never come): the exchange counted the request at some time before now.
 
         It took part of the round trip to come back, so what exceeds the shortest round trip may have been spent before it was counted.
         `exchange_ms` is when the exchange wrote the answer, in Unix milliseconds of its own clock: what the answer then spent on its way
         back, or waiting for a busy loop to read it, was after that.
         """
-        self._window.answered(self, exchange_ms)
+        self._window.mark_answered(self, exchange_ms)
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Nothing was sent: the place is free again. No effect once stamped."""
-        self._window.give_back(self)
+        self._window.release(self)
 
 
-class Pacer:
+class RateLimiter:
     """The windows of one key. `wait` before each request, `stamp` when it leaves, `hold` after a 429, `close` at the end."""
 
     def __init__(
@@ -141,20 +141,20 @@ class Pacer:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter_s: float = JITTER_S,
     ) -> None:
-        ways = _Ways()
+        ways = _RoundTrips()
         self._windows = {name: _Window(rate, monotonic, sleep, jitter_s, ways) for name, rate in rates.items()}
 
-    async def wait(self, endpoint: Endpoint, *, is_urgent: bool = False) -> Ticket:
+    async def acquire(self, endpoint: Endpoint, *, is_urgent: bool = False) -> WindowPermit:
         """Return when one more request fits; urgent ones (exits, protection, questions about them) overtake the others."""
-        return await self._windows[endpoint].wait(is_urgent=is_urgent)
+        return await self._windows[endpoint].acquire(is_urgent=is_urgent)
 
-    def take(self, endpoint: Endpoint) -> Ticket | None:
+    def try_acquire(self, endpoint: Endpoint) -> WindowPermit | None:
         """A place that is free this instant and that nobody waits for, else None. The one method that any thread may call."""
-        return self._windows[endpoint].take()
+        return self._windows[endpoint].try_acquire()
 
-    def hold(self, endpoint: Endpoint, seconds: float | None = None) -> None:
+    def pause(self, endpoint: Endpoint, seconds: float | None = None) -> None:
         """After a 429: let nothing out for a whole window (or `seconds`, if that is longer)."""
-        self._windows[endpoint].hold(seconds or 0.0)
+        self._windows[endpoint].pause(seconds or 0.0)
 
     def waiting(self, endpoint: Endpoint) -> int:
         """How many requests wait for this window now."""
@@ -166,13 +166,13 @@ class Pacer:
             await window.close()
 
 
-class _Ways:
+class _RoundTrips:
     """How quick the way to the exchange was at best, learnt from all requests: those of one burst may all have been held up."""
 
     def __init__(self) -> None:
-        self._round_trips: deque[float] = deque(maxlen=_WAYS)
+        self._round_trips: deque[float] = deque(maxlen=_SAMPLES)
         self._out: deque[float] = deque(
-            maxlen=_WAYS
+            maxlen=_SAMPLES
         )  # from departure to the exchange's clock: the way and the clocks' difference
 
     def counted_by(self, left_at: float, answered_at: float, exchange_ms: int | None) -> float:
@@ -194,17 +194,17 @@ class _Window:
         monotonic: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
         jitter_s: float,
-        ways: _Ways,
+        ways: _RoundTrips,
     ) -> None:
         self._count = rate.count
         self._length = rate.window_s + jitter_s
         self._monotonic = monotonic
         self._sleep = sleep
-        self._stamped: list[Ticket] = []
+        self._stamped: list[WindowPermit] = []
         self._ways = ways
-        self._unstamped: set[Ticket] = set()
+        self._unstamped: set[WindowPermit] = set()
         self._held_until = float("-inf")
-        self._queue: list[tuple[int, int, asyncio.Future[Ticket]]] = []
+        self._queue: list[tuple[int, int, asyncio.Future[WindowPermit]]] = []
         self._order = itertools.count()
         self._places = threading.Lock()  # places are also taken on the writer thread
         self._timer: asyncio.Task[None] | None = None
@@ -214,27 +214,27 @@ class _Window:
     def waiting(self) -> int:
         return sum(not future.done() for _, _, future in self._queue)
 
-    async def wait(self, *, is_urgent: bool) -> Ticket:
-        future: asyncio.Future[Ticket] = asyncio.get_running_loop().create_future()
+    async def acquire(self, *, is_urgent: bool) -> WindowPermit:
+        future: asyncio.Future[WindowPermit] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._queue, (0 if is_urgent else 1, next(self._order), future))
         self._grant()
         try:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
-                future.result().give_back()  # granted in the very moment of giving up
+                future.result().release()  # granted in the very moment of giving up
             raise
 
-    def take(self) -> Ticket | None:
+    def try_acquire(self) -> WindowPermit | None:
         with self._places:
             now = self._monotonic()
             is_wanted = any(not future.done() for _, _, future in self._queue)
-            return None if is_wanted or not self._has_room(now) else self._new_ticket()
+            return None if is_wanted or not self._has_room(now) else self._new_permit()
 
-    def holds(self, ticket: Ticket) -> bool:
+    def is_held(self, ticket: WindowPermit) -> bool:
         return ticket in self._unstamped
 
-    def stamp(self, ticket: Ticket) -> None:
+    def mark_sent(self, ticket: WindowPermit) -> None:
         if ticket in self._unstamped:
             with self._places:
                 ticket.at = ticket.left_at = self._monotonic()
@@ -243,18 +243,18 @@ class _Window:
             if self._queue:
                 self._grant()
 
-    def answered(self, ticket: Ticket, exchange_ms: int | None) -> None:
+    def mark_answered(self, ticket: WindowPermit, exchange_ms: int | None) -> None:
         if ticket.left_at is None:
             return
         ticket.at = self._ways.counted_by(ticket.left_at, self._monotonic(), exchange_ms)
 
-    def give_back(self, ticket: Ticket) -> None:
+    def release(self, ticket: WindowPermit) -> None:
         if ticket in self._unstamped:
             self._unstamped.discard(ticket)
             if self._queue:
                 self._grant()
 
-    def hold(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> None:
         self._held_until = max(self._held_until, self._monotonic() + max(seconds, self._length))
 
     async def close(self) -> None:
@@ -278,7 +278,7 @@ class _Window:
                 if not self._has_room(now):
                     break
                 heapq.heappop(self._queue)
-                future.set_result(self._new_ticket())
+                future.set_result(self._new_permit())
         if self._queue:
             self._set_alarm(now)
 
@@ -289,8 +289,8 @@ class _Window:
             self._stamped = [ticket for ticket in self._stamped if now < self._ends_at(ticket)]
         return len(self._stamped) + len(self._unstamped) < self._count
 
-    def _new_ticket(self) -> Ticket:
-        ticket = Ticket(self)
+    def _new_permit(self) -> WindowPermit:
+        ticket = WindowPermit(self)
         self._unstamped.add(ticket)
         return ticket
 
@@ -307,7 +307,7 @@ class _Window:
         self._wakes_at = due
         self._timer = asyncio.ensure_future(self._alarm(due))
 
-    def _ends_at(self, ticket: Ticket) -> float:
+    def _ends_at(self, ticket: WindowPermit) -> float:
         """When a stamped place is free again."""
         return (ticket.at or 0.0) + self._length
 

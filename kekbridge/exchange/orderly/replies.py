@@ -16,7 +16,7 @@ _MAX_BRACKETS = 8_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class HttpReply:
     """An HTTP answer, read to its end. `is_json` is False for HTML, empty and broken bodies: then only `status` means anything.
 
     `success` is the answer's own claim; `code` its integer error code (also when it came as text); `retry_after_s` the header.
@@ -46,26 +46,26 @@ class NotSent:
 
 
 @dataclass(frozen=True, slots=True)
-class NoAnswer:
+class NoReply:
     """The request was (perhaps partly) written and no complete answer came: the exchange may have acted on it."""
 
     reason: str
 
 
-Outcome = Reply | NotSent | NoAnswer
+Outcome = HttpReply | NotSent | NoReply
 
 
-def read_reply(status: int, body: bytes, *, retry_after: str | None = None) -> Reply:
+def read_reply(status: int, body: bytes, *, retry_after: str | None = None) -> HttpReply:
     """Read an answer defensively: failures without the exchange's own JSON exist (orderly-api.md section 11)."""
     wait = _seconds(retry_after)
     payload = read_object(body)
     if payload is None:
-        return Reply(status=status, is_json=False, success=False, message=_excerpt(body), retry_after_s=wait)
+        return HttpReply(status=status, is_json=False, success=False, message=_excerpt(body), retry_after_s=wait)
     data = payload.get("data")
     if not isinstance(data, dict):
         # Some answers carry their fields beside `success` (section 7, cancel), and one carries a bare list.
         data = {"rows": data} if isinstance(data, list) else payload
-    return Reply(
+    return HttpReply(
         status=status,
         is_json=True,
         success=payload.get("success") is True,

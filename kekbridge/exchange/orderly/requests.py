@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from kekbridge import errors
 from kekbridge.model import Instrument, Order, OrderIntent, OrderType, Purpose, Side, TakeProfit
-from kekbridge.model.orders import OrderReport
+from kekbridge.model.orders import OrderStatusReport
 
 ORDER_PATH: Final = "/v1/order"
 ALGO_PATH: Final = "/v1/algo/order"
@@ -108,7 +108,9 @@ def request_text(order: Order) -> str:
     return create_request(order).text
 
 
-def edit_body(report: OrderReport, *, price: Decimal | None = None, quantity: Decimal | None = None) -> dict[str, Any]:
+def edit_body(
+    report: OrderStatusReport, *, price: Decimal | None = None, quantity: Decimal | None = None
+) -> dict[str, Any]:
     """The body that changes a resting plain order. Price, quantity and id go together: what is left out might be taken for a change."""
     limit = price if price is not None else report.limit_price
     body: dict[str, Any] = {

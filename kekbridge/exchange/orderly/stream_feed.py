@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from kekbridge.exchange.orderly import parsing
 from kekbridge.exchange.orderly.account_api import SystemInfo, marks_of, system_info_of
-from kekbridge.exchange.orderly.account_state import AccountView
+from kekbridge.exchange.orderly.account_state import AccountState
 from kekbridge.log import get_logger
 from kekbridge.model import ZERO, Fill, MarginMode
-from kekbridge.model.orders import OrderReport
+from kekbridge.model.orders import OrderStatusReport
 
 log = get_logger("kekbridge.exchange.orderly.stream_feed")
 
@@ -28,15 +28,15 @@ PUBLIC_TOPICS: Final = ("markprices", "maintenance_status")
 _REMEMBERED: Final = 2_000
 
 
-class Feed:
+class StreamFeed:
     """`on_report` gets each new order report, `on_fill` each execution once, `on_account` whenever position or balance moved."""
 
     def __init__(
         self,
-        account: AccountView,
+        account: AccountState,
         *,
         clock: Callable[[], datetime],
-        on_report: Callable[[OrderReport], None],
+        on_report: Callable[[OrderStatusReport], None],
         on_fill: Callable[[Fill], None],
         on_account: Callable[[], None],
         on_leg: Callable[[], None],
@@ -59,7 +59,7 @@ class Feed:
         fill = self._opening.pop(order_id, None)
         return fill if fill is not None and fill.quantity == quantity else None
 
-    def take(self, topic: str, data: Any) -> None:
+    def handle(self, topic: str, data: Any) -> None:
         """One message. What cannot be read is logged and skipped: the next poll tells the same facts."""
         try:
             if topic == "executionreport":
@@ -100,7 +100,7 @@ class Feed:
         else:
             self._on_leg()  # a leg alone does not tell what became of the whole: ask
 
-    def _pass_on(self, report: OrderReport, seq: int) -> None:
+    def _pass_on(self, report: OrderStatusReport, seq: int) -> None:
         """Drop what is older than the last report of this order, by seq and then time, and what says the same again."""
         key = f"{'algo' if report.is_algo else 'order'} {report.order_id}"
         mark = (seq, report.version, hash(report))

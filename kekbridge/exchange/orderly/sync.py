@@ -11,13 +11,13 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from kekbridge.errors import ExchangeUnavailable
-from kekbridge.exchange.orderly.account_api import Market, SystemInfo
-from kekbridge.exchange.orderly.account_state import AccountView
-from kekbridge.exchange.orderly.orders_api import Rest
-from kekbridge.exchange.orderly.replies import Outcome, Reply
+from kekbridge.exchange.orderly.account_api import AccountApi, SystemInfo
+from kekbridge.exchange.orderly.account_state import AccountState
+from kekbridge.exchange.orderly.orders_api import OrdersApi
+from kekbridge.exchange.orderly.replies import HttpReply, Outcome
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot
-from kekbridge.model.orders import OrderReport
+from kekbridge.model.orders import OrderStatusReport
 
 log = get_logger("kekbridge.exchange.orderly.sync")
 
@@ -30,14 +30,14 @@ _SPACING_S: Final = 0.5
 _FIRST_RETRY_S: Final = 0.5
 
 
-class Freshness:
+class AccountSync:
     """The loop and its knowledge. The owner sets the callbacks before `run`."""
 
     def __init__(
         self,
-        market: Market,
-        rest: Rest,
-        account: AccountView,
+        market: AccountApi,
+        rest: OrdersApi,
+        account: AccountState,
         *,
         clock: Callable[[], datetime],
         refresh_s: float,
@@ -56,9 +56,9 @@ class Freshness:
         self._failure = ""
         self._system: SystemInfo | None = None
         self._system_at: datetime | None = None
-        self.tried = asyncio.Event()
+        self.first_attempt = asyncio.Event()
         self.has_marks: Callable[[], bool] = lambda: False
-        self.on_report: Callable[[OrderReport], None] = lambda report: None
+        self.on_report: Callable[[OrderStatusReport], None] = lambda report: None
         self.on_account: Callable[[], None] = lambda: None
         self.on_gap: Callable[[], None] = lambda: None
 
@@ -91,9 +91,9 @@ class Freshness:
 
     # ------------------------------------------------------------------------------------------------------- what is heard
 
-    def note(self, outcome: Outcome) -> None:
+    def record_outcome(self, outcome: Outcome) -> None:
         """Every answer and every failure of any call, orders included."""
-        if isinstance(outcome, Reply):
+        if isinstance(outcome, HttpReply):
             if outcome.is_json and outcome.status < 500:
                 self._answered_at = self._clock()
                 self._failure = ""
@@ -107,27 +107,27 @@ class Freshness:
         if not self._one_at_a_time.locked():
             self._wanted.set()  # an order met it: look now whether the exchange is there, not at the next tick
 
-    def take_system(self, system: SystemInfo) -> None:
+    def on_system_status(self, system: SystemInfo) -> None:
         was = self.is_maintenance
         self._system, self._system_at = system, self._clock()
         if was != system.is_maintenance:
             log.warning("exchange_maintenance", is_maintenance=system.is_maintenance, message=system.message)
 
-    def stream_came(self) -> None:
+    def on_stream_connected(self) -> None:
         """Logged in and subscribed: what happened meanwhile was missed and is fetched now (section 12)."""
         self._is_resync_due = True
         self._is_synced = False
         self._wanted.set()
 
-    def stream_went(self, reason: str) -> None:
+    def on_stream_lost(self, reason: str) -> None:
         self._is_synced = False
 
-    def sign_of_life(self) -> None:
+    def on_stream_frame(self) -> None:
         """Any frame of the private stream: what it did not report has not changed, once we have caught up with it."""
         if self._is_synced:
-            self._account.heard()
+            self._account.mark_alive()
 
-    def want(self) -> None:
+    def request_refresh(self) -> None:
         """Refresh soon."""
         self._wanted.set()
 
@@ -147,12 +147,12 @@ class Freshness:
                 failures += 1
                 self._failure = error.message
                 log.warning("exchange_not_readable", code=error.code, error=error.message, failures=failures)
-            self.tried.set()
+            self.first_attempt.set()
             await asyncio.sleep(_SPACING_S)
             retry_s = min(_FIRST_RETRY_S * 2 ** min(failures, 10), self._refresh_s)
-            await self._until_wanted(retry_s if failures else max(self._refresh_s - _SPACING_S, 0.0))
+            await self._wait_for_request(retry_s if failures else max(self._refresh_s - _SPACING_S, 0.0))
 
-    async def _until_wanted(self, seconds: float) -> None:
+    async def _wait_for_request(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
                 await self._wanted.wait()
@@ -233,7 +233,7 @@ class Freshness:
         """Best effort: an exchange in trouble shows it in the answers that matter; this one has 1 call a second per address."""
         self._read_at["system"] = self._clock()
         try:
-            self.take_system(await self._market.system_info())
+            self.on_system_status(await self._market.system_info())
         except ExchangeUnavailable as error:
             log.warning("system_info_not_readable", code=error.code, error=error.message)
 

@@ -19,10 +19,10 @@ from aiohttp.connector import Connection
 from yarl import URL
 
 from kekbridge import __version__
-from kekbridge.exchange.orderly.rate_limiter import Ticket
-from kekbridge.exchange.orderly.replies import NoAnswer, NotSent, Outcome, Reply, read_reply
+from kekbridge.exchange.orderly.rate_limiter import WindowPermit
+from kekbridge.exchange.orderly.replies import HttpReply, NoReply, NotSent, Outcome, read_reply
 from kekbridge.exchange.orderly.signing import Signer
-from kekbridge.failpoints import reach_soon
+from kekbridge.failpoints import hit_soon
 
 APPLIED_FROM_MS: Final = 500
 """Below this the offset is reported but not applied: half of the smallest receive window that can be set is 250 ms away."""
@@ -79,7 +79,7 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Wire:
+class Transport:
     """The connection to one venue with one key. `open` before use, `close` at the end.
 
     Needs a running event loop from `open` on. `offset` is learnt from every answer and applied to signing when large.
@@ -135,7 +135,7 @@ class Wire:
         body: bytes = b"",
         is_signed: bool = True,
         recv_window_ms: int | None = None,
-        ticket: Ticket | None = None,
+        ticket: WindowPermit | None = None,
     ) -> Outcome:
         """Send once. `path` from `/v1` with its query, in characters that need no percent-encoding (section 2).
 
@@ -143,12 +143,12 @@ class Wire:
         """
         if not _PLAIN_CHARACTERS.issuperset(path):
             if ticket is not None:
-                ticket.give_back()
+                ticket.release()
             raise ValueError(f"the path {path!r} has characters that would be percent-encoded")
-        marks = _Departure(ticket, self._clock_ms)
+        marks = _SendTrace(ticket, self._clock_ms)
         if self._session is None:
             if ticket is not None:
-                ticket.give_back()
+                ticket.release()
             return NotSent("the connection to the exchange is not open")
         sent_ms = self._clock_ms()
         headers = {"Content-Type": "application/json"} if body else {}
@@ -168,10 +168,10 @@ class Wire:
         finally:
             _departing.set(None)
             marks.end()
-        return NoAnswer(reason) if marks.has_left else NotSent(reason)
+        return NoReply(reason) if marks.has_left else NotSent(reason)
 
     async def _exchange(
-        self, method: str, path: str, body: bytes, headers: dict[str, str], marks: _Departure
+        self, method: str, path: str, body: bytes, headers: dict[str, str], marks: _SendTrace
     ) -> Outcome:
         async with self.session.request(
             method,
@@ -187,7 +187,7 @@ class Wire:
             self._learn_clock(reply, response.headers.get("Date"), marks.left_ms or received_ms, received_ms)
             return reply
 
-    def _learn_clock(self, reply: Reply, date: str | None, sent_ms: int, received_ms: int) -> None:
+    def _learn_clock(self, reply: HttpReply, date: str | None, sent_ms: int, received_ms: int) -> None:
         if reply.timestamp_ms is not None:
             self.offset.observe(sent_ms=sent_ms, received_ms=received_ms, server_ms=reply.timestamp_ms)
         elif date is not None:
@@ -199,12 +199,12 @@ class Wire:
                 self.offset.observe(sent_ms=sent_ms - 1000, received_ms=received_ms, server_ms=server_ms)
 
 
-class _Departure:
+class _SendTrace:
     """Whether and when the first byte of a request was handed to a connection, and what became of its place in the rate window."""
 
     __slots__ = ("_clock_ms", "_ticket", "answered_ms", "has_left", "left_ms")
 
-    def __init__(self, ticket: Ticket | None, clock_ms: Callable[[], int]) -> None:
+    def __init__(self, ticket: WindowPermit | None, clock_ms: Callable[[], int]) -> None:
         self._ticket = ticket
         self._clock_ms = clock_ms
         self.has_left = False
@@ -215,20 +215,20 @@ class _Departure:
         self.has_left = True
         self.left_ms = self._clock_ms()
         if self._ticket is not None:
-            self._ticket.stamp()
+            self._ticket.mark_sent()
 
     def end(self) -> None:
         """The answer is read, or will not be."""
         if self._ticket is None:
             return
         if self.has_left:
-            self._ticket.answered(self.answered_ms)
+            self._ticket.mark_answered(self.answered_ms)
         else:
-            self._ticket.give_back()
+            self._ticket.release()
 
 
 # Of the request that this task is making; aiohttp has no other cheap way to tell one request from another below the session.
-_departing: ContextVar[_Departure | None] = ContextVar("departing", default=None)
+_departing: ContextVar[_SendTrace | None] = ContextVar("departing", default=None)
 
 
 class _Request(aiohttp.ClientRequest):
@@ -240,7 +240,7 @@ class _Request(aiohttp.ClientRequest):
         if departure is not None:
             departure.now()
             if self.method == "POST":
-                reach_soon("W5")
+                hit_soon("W5")
         return await super().send(conn)
 
 

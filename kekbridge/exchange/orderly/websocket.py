@@ -35,11 +35,11 @@ class StreamTimings:
     refused_pause_s: float = 5.0
 
 
-class _Lost(Exception):
+class _ConnectionLost(Exception):
     """The connection is of no use any more; the text says why."""
 
 
-class _Turned(_Lost):
+class _SessionReplaced(_ConnectionLost):
     """The exchange turned the login or a subscription down: trying again at once would not help."""
 
 
@@ -109,8 +109,8 @@ class Stream:
             log.info("stream_live", stream=self.name, topics=len(self._topics))
             self._on_live()
             await self._read(socket)
-        except _Lost as lost:
-            return was_live, str(lost), isinstance(lost, _Turned)
+        except _ConnectionLost as lost:
+            return was_live, str(lost), isinstance(lost, _SessionReplaced)
         except TimeoutError:
             return was_live, "the exchange did not confirm login and topics in time", False
         except (aiohttp.ClientError, OSError) as error:
@@ -142,7 +142,7 @@ class Stream:
                 frame = await socket.receive(timeout=self._timings.silence_s / 2)
             except TimeoutError:
                 if time.monotonic() - heard >= self._timings.silence_s * 0.9:
-                    raise _Lost(f"silent for {self._timings.silence_s:g} s") from None
+                    raise _ConnectionLost(f"silent for {self._timings.silence_s:g} s") from None
                 await _send(socket, {"event": "ping"})
                 continue
             heard = time.monotonic()
@@ -150,9 +150,9 @@ class Stream:
 
     async def _take(self, socket: aiohttp.ClientWebSocketResponse, frame: aiohttp.WSMessage) -> None:
         if frame.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED):
-            raise (_Turned if _LOGIN_ID in self._pending else _Lost)("closed by the exchange")
+            raise (_SessionReplaced if _LOGIN_ID in self._pending else _ConnectionLost)("closed by the exchange")
         if frame.type is aiohttp.WSMsgType.ERROR:
-            raise _Lost(one_line(f"broken frame: {frame.data}"))
+            raise _ConnectionLost(one_line(f"broken frame: {frame.data}"))
         message = _message_of(frame)
         if message is None:
             return
@@ -171,7 +171,7 @@ class Stream:
             self._pending.discard(name)
             return
         why = one_line(message.get("errorMsg")) or "no reason given"
-        raise _Turned(f"the exchange refused {name}: {why}")
+        raise _SessionReplaced(f"the exchange refused {name}: {why}")
 
 
 def _message_of(frame: aiohttp.WSMessage) -> Mapping[str, Any] | None:

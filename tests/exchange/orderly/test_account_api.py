@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from kekbridge.exchange.base import Accepted, Refused, Unknown
+from kekbridge.exchange.base import Accepted, Rejected, Unknown
 from kekbridge.exchange.orderly.account_api import key_info_of, marks_of, system_info_of
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_BROKER_ID, PAPER_ORDERLY_KEY
@@ -23,38 +23,43 @@ ClientFor = Callable[..., OrderlyExchange]
 
 async def test_key_and_owner(exchange: OrderlyExchange) -> None:
     """The key's scopes and expiry, the owner's wallet and broker."""
-    key = await exchange.market.key(PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY)
+    key = await exchange.account_api.key(PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY)
     assert key is not None
     assert key.scopes == {"read", "trading"}
     assert key.expires_at is not None
     assert key.expires_at > datetime.now(UTC)
-    assert await exchange.market.key(PAPER_ACCOUNT_ID, "ed25519:9C6hybhQ6Aycep9jaUnP6uL9ZYvDjUp1aSkFWPUFJtpj") is None
-    owner = await exchange.market.owner(PAPER_ACCOUNT_ID)
+    assert (
+        await exchange.account_api.key(PAPER_ACCOUNT_ID, "ed25519:9C6hybhQ6Aycep9jaUnP6uL9ZYvDjUp1aSkFWPUFJtpj") is None
+    )
+    owner = await exchange.account_api.owner(PAPER_ACCOUNT_ID)
     assert owner is not None
     assert (owner.address, owner.broker_id) == (PAPER_ADDRESS, PAPER_BROKER_ID)
-    assert [known.orderly_key for known in await exchange.market.keys()] == [PAPER_ORDERLY_KEY]
+    assert [known.orderly_key for known in await exchange.account_api.keys()] == [PAPER_ORDERLY_KEY]
 
 
 async def test_holding_and_funding(exchange: OrderlyExchange, control: Control) -> None:
     """Balances by token; funding paid is positive, received negative."""
-    assert await exchange.market.holding() == {"USDC": Decimal(100_000)}
-    rate = await exchange.market.funding_rate(BTC)
+    assert await exchange.account_api.holding() == {"USDC": Decimal(100_000)}
+    rate = await exchange.account_api.funding_rate(BTC)
     assert rate is not None
     assert rate.next_at is not None
     await control("/paper/positions", {BTC: "1"})
     since = datetime.now(UTC) - timedelta(minutes=1)
     await control("/paper/funding", {BTC: "0.0001"})
-    (payment,) = await exchange.market.funding_payments(since)
+    (payment,) = await exchange.account_api.funding_payments(since)
     assert (payment.symbol, payment.fee) == (BTC, Decimal("6.5"))
     await control("/paper/funding", {BTC: "-0.0001"})
-    assert sorted(one.fee for one in await exchange.market.funding_payments(since)) == [Decimal("-6.5"), Decimal("6.5")]
+    assert sorted(one.fee for one in await exchange.account_api.funding_payments(since)) == [
+        Decimal("-6.5"),
+        Decimal("6.5"),
+    ]
 
 
 async def test_marks_and_rules(exchange: OrderlyExchange) -> None:
     """Every listed market has a mark."""
-    marks = await exchange.market.marks()
+    marks = await exchange.account_api.marks()
     assert marks[BTC] == 65000
-    assert {row["symbol"] for row in await exchange.market.rules()} == set(marks)
+    assert {row["symbol"] for row in await exchange.account_api.rules()} == set(marks)
 
 
 class OldVenue:
@@ -100,24 +105,24 @@ async def test_leverage_falls_back_to_the_singular_path(
     """Plural first, singular where that does not exist, always with the symbol (section 9)."""
     old_venue.plural = missing()
     client = client_for(old_venue.url)
-    await client._wire.open()
+    await client._transport.open()
     try:
-        assert isinstance(await client.market.set_leverage(BTC, 5), Accepted)
+        assert isinstance(await client.account_api.set_leverage(BTC, 5), Accepted)
     finally:
         await client.close()
     assert old_venue.calls == ["/v1/client/leverages", "/v1/client/leverage"]
 
 
-@pytest.mark.parametrize(("code", "status", "kind"), [(-1101, 400, Refused), (-1000, 500, Unknown)])
+@pytest.mark.parametrize(("code", "status", "kind"), [(-1101, 400, Rejected), (-1000, 500, Unknown)])
 async def test_leverage_refusals_do_not_fall_back(
     old_venue: OldVenue, client_for: ClientFor, code: int, status: int, kind: type
 ) -> None:
     """A refusal by margin, or a broken server, is not "no such path"."""
     old_venue.plural = web.json_response({"success": False, "code": code, "message": "m"}, status=status)
     client = client_for(old_venue.url)
-    await client._wire.open()
+    await client._transport.open()
     try:
-        assert isinstance(await client.market.set_leverage(BTC, 5), kind)
+        assert isinstance(await client.account_api.set_leverage(BTC, 5), kind)
     finally:
         await client.close()
     assert old_venue.calls == ["/v1/client/leverages"]
@@ -178,12 +183,12 @@ async def test_transfers_of_every_token_are_valued(client_for: ClientFor) -> Non
     server = TestServer(app)
     await server.start_server()
     client = client_for(str(server.make_url("")).rstrip("/"))
-    await client._wire.open()
+    await client._transport.open()
     try:
         since = datetime.now(UTC)
-        found = await client.market.transfers(since)
+        found = await client.account_api.transfers(since)
         del moved[1:]
-        await client.market.transfers(since)
+        await client.account_api.transfers(since)
     finally:
         await client.close()
         await server.close()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.exchange.orderly.account_state import READ_LAG_MS, AccountView, filled
+from kekbridge.exchange.orderly.account_state import READ_LAG_MS, AccountState, filled
 from kekbridge.exchange.orderly.parsing import milliseconds
 from kekbridge.model import Fill, MarginMode, Position, Side
 
@@ -41,9 +41,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def view(clock: Clock) -> AccountView:
+def view(clock: Clock) -> AccountState:
     """A flat account with 10,000 USDC and the rules of one market, read at T0."""
-    fresh = AccountView(clock)
+    fresh = AccountState(clock)
     fresh.apply_instruments([RULES])
     fresh.apply_account(account(), answered_ms=T0)
     return fresh
@@ -71,14 +71,14 @@ def fill(trade_id: int, quantity: str, ms: int, *, side: Side = Side.BUY, price:
     )  # fmt: skip
 
 
-def held(view: AccountView) -> Decimal:
+def held(view: AccountState) -> Decimal:
     assert view.snapshot is not None
     return view.snapshot.position_quantity(BTC)
 
 
 def test_no_snapshot_before_positions_and_rules(clock: Clock) -> None:
     """There is no picture until both the account and the markets were read."""
-    view = AccountView(clock)
+    view = AccountState(clock)
     assert view.snapshot is None
     view.apply_account(account(), answered_ms=T0)
     assert view.snapshot is None
@@ -86,7 +86,7 @@ def test_no_snapshot_before_positions_and_rules(clock: Clock) -> None:
     assert view.snapshot is not None
 
 
-def test_snapshot_is_immutable_and_stable(view: AccountView) -> None:
+def test_snapshot_is_immutable_and_stable(view: AccountState) -> None:
     """A snapshot handed out never changes; an unchanged account gives the same object."""
     before = view.snapshot
     assert before is view.snapshot
@@ -98,7 +98,7 @@ def test_snapshot_is_immutable_and_stable(view: AccountView) -> None:
         before.positions[BTC] = before.positions  # type: ignore[index]
 
 
-def test_rest_answer_older_than_own_fill_does_not_undo_it(view: AccountView) -> None:
+def test_rest_answer_older_than_own_fill_does_not_undo_it(view: AccountState) -> None:
     """A list of positions made before our newest fill is not believed for that symbol, row or gap alike."""
     view.apply_fill(fill(1, "0.5", T0 + 1000))
     view.apply_account(account(), answered_ms=T0 + 900)
@@ -107,7 +107,7 @@ def test_rest_answer_older_than_own_fill_does_not_undo_it(view: AccountView) -> 
     assert held(view) == Decimal("0.5")
 
 
-def test_read_lag_after_a_fill_is_waited_out(view: AccountView) -> None:
+def test_read_lag_after_a_fill_is_waited_out(view: AccountState) -> None:
     """An answer made shortly after a fill may still lack it; a later one is the truth."""
     view.apply_fill(fill(1, "0.5", T0 + 1000))
     view.apply_account(account(), answered_ms=T0 + 1000 + READ_LAG_MS)
@@ -116,14 +116,14 @@ def test_read_lag_after_a_fill_is_waited_out(view: AccountView) -> None:
     assert held(view) == 0
 
 
-def test_rest_answer_with_the_fill_is_believed_at_once(view: AccountView) -> None:
+def test_rest_answer_with_the_fill_is_believed_at_once(view: AccountState) -> None:
     """A row changed at or after the fill contains it."""
     view.apply_fill(fill(1, "0.5", T0 + 1000))
     view.apply_account(account(row("0.7", T0 + 1000)), answered_ms=T0 + 1001)
     assert held(view) == Decimal("0.7")
 
 
-def test_fill_after_its_position_is_not_counted_twice(view: AccountView) -> None:
+def test_fill_after_its_position_is_not_counted_twice(view: AccountState) -> None:
     """When the position message came first, the fill's own report adds nothing; the same fill never counts twice."""
     view.apply_positions([row("0.5", T0 + 10, seq=5)])
     assert view.apply_fill(fill(1, "0.5", T0 + 10)) is False
@@ -133,13 +133,13 @@ def test_fill_after_its_position_is_not_counted_twice(view: AccountView) -> None
     assert held(view) == Decimal("0.6")
 
 
-def test_fills_of_long_ago_are_already_known(view: AccountView) -> None:
+def test_fills_of_long_ago_are_already_known(view: AccountState) -> None:
     """Fills fetched while catching up after a crash make no position out of the past."""
     assert view.apply_fill(fill(1, "0.5", T0 - READ_LAG_MS - 1)) is False
     assert held(view) == 0
 
 
-def test_stale_positions_are_dropped_by_seq(view: AccountView) -> None:
+def test_stale_positions_are_dropped_by_seq(view: AccountState) -> None:
     """Stream messages that arrive in the wrong order end in the newest state."""
     view.apply_positions([row("0.5", T0 + 10, seq=5)])
     view.apply_positions([row("0.3", T0 + 10, seq=4)])
@@ -150,7 +150,7 @@ def test_stale_positions_are_dropped_by_seq(view: AccountView) -> None:
     assert held(view) == 0
 
 
-def test_stale_totals_are_dropped(view: AccountView) -> None:
+def test_stale_totals_are_dropped(view: AccountState) -> None:
     """Account value and free collateral follow the newest answer."""
     view.apply_account(account(value=12000, free=11000), answered_ms=T0 + 100)
     view.apply_account(account(value=9000, free=1000), answered_ms=T0 + 50)
@@ -159,7 +159,7 @@ def test_stale_totals_are_dropped(view: AccountView) -> None:
     assert view.snapshot.free_collateral == 11000
 
 
-def test_isolated_positions_stand_apart(view: AccountView) -> None:
+def test_isolated_positions_stand_apart(view: AccountState) -> None:
     """A cross and an isolated position of one symbol never mix (trap 16)."""
     rows = [row("0.5", T0), row("-2", T0, margin_mode="ISOLATED")]
     view.apply_account(account(*rows), answered_ms=T0 + 1)
@@ -169,7 +169,7 @@ def test_isolated_positions_stand_apart(view: AccountView) -> None:
     assert (other.quantity, other.margin_mode) == (Decimal(-2), MarginMode.ISOLATED)
 
 
-def test_zero_rows_are_no_positions(view: AccountView) -> None:
+def test_zero_rows_are_no_positions(view: AccountState) -> None:
     """A symbol may stay listed with quantity 0 while PnL is unsettled; that is flat."""
     view.apply_account(account(row("0", T0, unsettled_pnl=5)), answered_ms=T0 + 1)
     assert view.snapshot is not None
@@ -177,7 +177,7 @@ def test_zero_rows_are_no_positions(view: AccountView) -> None:
     assert view.held_symbols == frozenset()
 
 
-def test_a_growing_fill_takes_free_collateral_at_once(view: AccountView) -> None:
+def test_a_growing_fill_takes_free_collateral_at_once(view: AccountState) -> None:
     """Between a fill and the next totals the room shrinks by the initial margin and the fee, so that two entries cannot share it."""
     view.apply_leverage(BTC, Decimal(10))
     view.apply_fill(fill(1, "0.1", T0 + 10))
@@ -189,7 +189,7 @@ def test_a_growing_fill_takes_free_collateral_at_once(view: AccountView) -> None
     assert view.snapshot.free_collateral == before - Decimal("0.1")
 
 
-def test_fee_rates_are_basis_points(view: AccountView) -> None:
+def test_fee_rates_are_basis_points(view: AccountState) -> None:
     """4.5 in the answer is 0.045 %."""
     view.apply_info({"futures_taker_fee_rate": Decimal("4.5"), "taker_fee_rate": 5, "max_leverage": 20})
     assert view.snapshot is not None
@@ -197,7 +197,7 @@ def test_fee_rates_are_basis_points(view: AccountView) -> None:
     assert view.snapshot.max_leverage == 20
 
 
-def test_marks(view: AccountView, clock: Clock) -> None:
+def test_marks(view: AccountState, clock: Clock) -> None:
     """Older observations and prices that are none do not replace a mark; held positions carry it."""
     view.apply_marks({BTC: Decimal(65000)}, clock.now)
     view.apply_marks({BTC: Decimal(60000)}, clock.now - timedelta(seconds=1))
@@ -208,7 +208,7 @@ def test_marks(view: AccountView, clock: Clock) -> None:
     assert view.snapshot.positions[BTC].unrealized_pnl == 0
 
 
-def test_builder_markets_and_broken_rules_are_left_out(view: AccountView) -> None:
+def test_builder_markets_and_broken_rules_are_left_out(view: AccountState) -> None:
     """Community listings and rows without steps are no markets; an answer with none keeps the old rules."""
     listed = view.apply_instruments(
         [RULES, {**RULES, "symbol": "PERP_X_USDC_b", "broker_id": "b"}, {"symbol": "PERP_Y_USDC"}, {}]
@@ -219,13 +219,13 @@ def test_builder_markets_and_broken_rules_are_left_out(view: AccountView) -> Non
     assert set(view.snapshot.instruments) == {BTC}
 
 
-def test_age_follows_what_was_heard(view: AccountView, clock: Clock) -> None:
+def test_age_follows_what_was_heard(view: AccountState, clock: Clock) -> None:
     """A mark says nothing of the account; a sign of life of the private stream does."""
     clock.now += timedelta(seconds=20)
     view.apply_marks({BTC: Decimal(65000)}, clock.now)
     assert view.snapshot is not None
     assert view.snapshot.taken_at == at(T0)
-    view.heard()
+    view.mark_alive()
     assert view.snapshot.taken_at == clock.now
 
 
@@ -242,7 +242,7 @@ def test_age_follows_what_was_heard(view: AccountView, clock: Clock) -> None:
 def test_any_order_of_arrival_ends_in_the_truth(trades: list[tuple[Side, Decimal, int]], chance: Any) -> None:
     """Fills and position messages, shuffled and repeated: once all have come the quantity is the exchange's own."""
     clock = Clock()
-    view = AccountView(clock)
+    view = AccountState(clock)
     view.apply_instruments([RULES])
     view.apply_account(account(), answered_ms=T0)
     total = Decimal(0)
@@ -289,7 +289,7 @@ def test_ledger_arithmetic(trades: list[tuple[Side, Decimal, int]]) -> None:
         position = after
 
 
-def test_a_snapshot_stays_as_it_was_made(view: AccountView, clock: Clock) -> None:
+def test_a_snapshot_stays_as_it_was_made(view: AccountState, clock: Clock) -> None:
     """What was decided on does not change under the decision: marks and leverages that come later are in the next snapshot only."""
     view.apply_marks({BTC: Decimal(65000)}, clock.now)
     view.apply_leverage(BTC, Decimal(10))

@@ -125,8 +125,8 @@ async def test_own_clock_jump_heals_itself(paper: PaperExchange) -> None:
     try:
         assert (await exchange.checks())[1].level == "ok"
         shift = timedelta(hours=1)
-        await exchange.market.system_info()
-        assert await exchange.market.holding()
+        await exchange.account_api.system_info()
+        assert await exchange.account_api.holding()
         assert exchange.health.clock_offset_ms is not None
         assert abs(exchange.health.clock_offset_ms + 3_600_000) < 5_000
     finally:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.exchange.base import Accepted, Deferred, Refused, Unknown
+from kekbridge.exchange.base import Accepted, Rejected, Retryable, Unknown
 from kekbridge.exchange.orderly import classify
 from kekbridge.exchange.orderly.classify import Found, NotFound, Unavailable
-from kekbridge.exchange.orderly.replies import NoAnswer, NotSent, Outcome, read_reply
+from kekbridge.exchange.orderly.replies import NoReply, NotSent, Outcome, read_reply
 
 
 def says(status: int, payload: Any, retry_after: str | None = None) -> Outcome:
@@ -30,21 +30,21 @@ HTML = b"<html><body>403 Forbidden</body></html>"
 def test_definite_refusals(code: int) -> None:
     """The documented refusals of a create prove that no order exists, and keep their code."""
     answer = classify.create(fails(400, code, "no"))
-    assert answer == Refused(f"orderly:{code}", "no")
+    assert answer == Rejected(f"orderly:{code}", "no")
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, -1001), (401, -1002), (400, -1002)])
 def test_key_trouble(status: int, code: int) -> None:
     """A broken or revoked key is a refusal of its own kind: trading must stop."""
     answer = classify.create(fails(status, code))
-    assert isinstance(answer, Refused)
+    assert isinstance(answer, Rejected)
     assert answer.is_key_trouble
 
 
 def test_key_trouble_under_another_code() -> None:
     """-1004 with "orderly key error" is about the key (section 11)."""
     answer = classify.create(fails(400, -1004, "orderly key error"))
-    assert isinstance(answer, Refused)
+    assert isinstance(answer, Rejected)
     assert answer.is_key_trouble
 
 
@@ -62,23 +62,23 @@ def test_key_trouble_under_another_code() -> None:
 )
 def test_proven_not_accepted(outcome: Outcome) -> None:
     """Rate limits, maintenance and a connection that never opened: nothing was placed, it may be sent again."""
-    assert isinstance(classify.create(outcome), Deferred)
+    assert isinstance(classify.create(outcome), Retryable)
 
 
 def test_rate_limit_waits_a_window() -> None:
     """Retry-After is believed, and never shorter than one second."""
     answer = classify.create(says(429, {"success": False, "code": -1003}, retry_after="7"))
-    assert isinstance(answer, Deferred)
+    assert isinstance(answer, Retryable)
     assert answer.retry_after_s == 7
     answer = classify.create(fails(429, -1003))
-    assert isinstance(answer, Deferred)
+    assert isinstance(answer, Retryable)
     assert answer.retry_after_s == 1
 
 
 @pytest.mark.parametrize(
     "outcome",
     [
-        NoAnswer("timeout"),
+        NoReply("timeout"),
         fails(500, -1000, "unknown error"),
         fails(400, -1000),
         fails(400, -1011, "internal"),
@@ -125,7 +125,7 @@ def test_accepted(data: dict[str, Any]) -> None:
 
 def test_connector_style_400_is_no_exception_and_no_yes() -> None:
     """HTTP 400 with a JSON error is judged by its code, also when the code came as text (trap 11)."""
-    assert classify.create(fails(400, "-1103", "tick")) == Refused("orderly:-1103", "tick")
+    assert classify.create(fails(400, "-1103", "tick")) == Rejected("orderly:-1103", "tick")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_command_accepted(outcome: Outcome) -> None:
 @pytest.mark.parametrize("code", [-1005, -1006])
 def test_cancel_of_a_finished_order(code: int) -> None:
     """Nothing to cancel is a refusal, under either code that has been seen."""
-    assert classify.command(fails(400, code)) == Refused(f"orderly:{code}", "HTTP 400")
+    assert classify.command(fails(400, code)) == Rejected(f"orderly:{code}", "HTTP 400")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_query_not_found(outcome: Outcome) -> None:
         read_reply(404, HTML),
         read_reply(404, b"does not exist"),
         read_reply(500, b'{"code":-1000'),
-        NoAnswer("reset"),
+        NoReply("reset"),
         NotSent("refused"),
     ],
 )
@@ -193,7 +193,7 @@ def test_query_found() -> None:
 def test_noise_is_never_a_yes_nor_a_refusal(status: int, body: bytes) -> None:
     """Random bytes under any status prove nothing, except that 429 always means "not taken"."""
     answer = classify.create(read_reply(status, body))
-    assert isinstance(answer, Deferred if status == 429 else Unknown)
+    assert isinstance(answer, Retryable if status == 429 else Unknown)
 
 
 @given(
@@ -210,6 +210,6 @@ def test_yes_needs_a_clear_yes(status: int, code: object, success: object, order
         assert status == 200
         assert success is True
         assert order_id
-    if isinstance(answer, Refused):
+    if isinstance(answer, Rejected):
         assert success is not True
         assert status < 500

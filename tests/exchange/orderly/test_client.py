@@ -13,12 +13,12 @@ import pytest
 
 from kekbridge import errors
 from kekbridge.config import ExchangeSettings
-from kekbridge.exchange.base import Accepted, Deferred, Refused, Unknown
+from kekbridge.exchange.base import Accepted, Rejected, Retryable, Unknown
 from kekbridge.exchange.orderly import requests
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus, OrderType, Purpose, Side, TakeProfit
-from kekbridge.model.orders import OrderReport
+from kekbridge.model.orders import OrderStatusReport
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.paper.server import PaperExchange
 
@@ -32,7 +32,7 @@ class MakeOrder(Protocol):
     def __call__(self, client_order_id: str, **intent: Any) -> Order: ...
 
 
-async def settled(exchange: OrderlyExchange, order: Order) -> OrderReport:
+async def settled(exchange: OrderlyExchange, order: Order) -> OrderStatusReport:
     """Ask until the order is final."""
     end = asyncio.get_running_loop().time() + 10
     while True:
@@ -73,14 +73,14 @@ async def test_market_order_fills_and_shows_at_once(
     exchange: OrderlyExchange, make_order: MakeOrder, until: Until
 ) -> None:
     """Accepted, filled, its trade read, the position in the snapshot, every step told by the stream."""
-    reports: list[OrderReport] = []
+    reports: list[OrderStatusReport] = []
     fills: list[Fill] = []
     pictures: list[AccountSnapshot] = []
     exchange.listen(reports.append)
     exchange.listen_fills(fills.append)
     exchange.listen_positions(pictures.append)
     order = make_order("kb-market")
-    submission = await exchange.place(order)
+    submission = await exchange.submit(order)
     assert isinstance(submission, Accepted)
     report = await settled(exchange, order)
     assert (report.order_id, report.status, report.executed_quantity) == (
@@ -104,11 +104,11 @@ async def test_what_the_stream_told_of_an_entry_is_what_the_trades_say(
     exchange: OrderlyExchange, make_order: MakeOrder, until: Until
 ) -> None:
     """An execution that opens or adds is taken from the stream, field by field what a question would have brought; a close is asked for."""
-    reports: dict[str | None, OrderReport] = {}
+    reports: dict[str | None, OrderStatusReport] = {}
     exchange.listen(lambda report: reports.update({report.client_order_id: report}))
 
     async def told(name: str, **changes: Any) -> tuple[Fill, ...]:
-        await exchange.place(make_order(name, **changes))
+        await exchange.submit(make_order(name, **changes))
         await until(lambda: name in reports and reports[name].status is OrderStatus.FILLED)
         return await exchange.fills(reports[name])
 
@@ -133,7 +133,7 @@ async def test_fills_show_without_the_stream(
     try:
         await client.start()
         order = make_order("kb-blind")
-        await client.place(order)
+        await client.submit(order)
         await client.fills(await settled(client, order))
         assert client.snapshot is not None
         assert client.snapshot.position_quantity(BTC) == Decimal("0.01")
@@ -153,7 +153,7 @@ async def test_closed_position_is_gone(exchange: OrderlyExchange, make_order: Ma
 
 
 async def placed(exchange: OrderlyExchange, order: Order) -> Order:
-    assert isinstance(await exchange.place(order), Accepted)
+    assert isinstance(await exchange.submit(order), Accepted)
     return order
 
 
@@ -276,7 +276,7 @@ async def test_cancel_one_and_cancel_again(exchange: OrderlyExchange, make_order
     done = await settled(exchange, order)
     assert done.status is OrderStatus.CANCELED
     again = await exchange.cancel(done)
-    assert isinstance(again, Refused)
+    assert isinstance(again, Rejected)
     assert again.code == "orderly:-1006"
 
 
@@ -321,8 +321,8 @@ async def test_refusals_keep_their_code(
     """Each filter of the exchange is a definite no with its code, and nothing exists afterwards."""
     await exchange.set_leverage(BTC, Decimal(1))
     order = make_order("kb-no", **fields)
-    answer = await exchange.place(order)
-    assert isinstance(answer, Refused)
+    answer = await exchange.submit(order)
+    assert isinstance(answer, Rejected)
     assert answer.code == code
     assert await exchange.find(order) is None
 
@@ -335,7 +335,7 @@ async def test_lost_answer_is_unknown_and_can_be_looked_up(
     await control("/paper/faults", {"fault": fault, "path": "/v1/order", "count": 1})
     order = make_order("kb-lost")
     before = datetime.now(UTC)
-    answer = await exchange.place(order)
+    answer = await exchange.submit(order)
     assert isinstance(answer, Unknown)
     assert answer.sent_at is not None
     assert before <= answer.sent_at <= datetime.now(UTC)
@@ -352,8 +352,8 @@ async def test_lost_answer_is_unknown_and_can_be_looked_up(
         ({"fault": "server_error", "when": "after"}, Unknown),
         ({"fault": "refuse", "code": -1012}, Unknown),
         ({"fault": "refuse", "code": -1011}, Unknown),
-        ({"fault": "rate_limit"}, Deferred),
-        ({"fault": "refuse", "code": -1101}, Refused),
+        ({"fault": "rate_limit"}, Retryable),
+        ({"fault": "refuse", "code": -1101}, Rejected),
     ],
     ids=["reset", "html", "500", "500 after", "liquidation", "internal", "429", "margin"],
 )
@@ -362,7 +362,7 @@ async def test_faults_are_judged(
 ) -> None:
     """Each fault of the wire ends in the class that reliability.md section 5 gives it, with one create sent."""
     await control("/paper/faults", {**fault, "path": "/v1/order", "count": 1})
-    assert isinstance(await exchange.place(make_order("kb-fault")), kind)
+    assert isinstance(await exchange.submit(make_order("kb-fault")), kind)
 
 
 async def test_timeout_is_unknown(
@@ -376,7 +376,7 @@ async def test_timeout_is_unknown(
             "/paper/faults", {"fault": "delay", "delay_ms": 1500, "when": "after", "path": "/v1/order", "count": 1}
         )
         order = make_order("kb-late")
-        assert isinstance(await client.place(order), Unknown)
+        assert isinstance(await client.submit(order), Unknown)
         assert (await settled(client, order)).status is OrderStatus.FILLED
     finally:
         await client.close()
@@ -385,8 +385,8 @@ async def test_timeout_is_unknown(
 async def test_revoked_key(exchange: OrderlyExchange, make_order: MakeOrder, control: Control) -> None:
     """A revoked key is key trouble for orders and names its code for questions."""
     await control("/paper/faults", {"fault": "key_revoked"})
-    answer = await exchange.place(make_order("kb-key"))
-    assert isinstance(answer, Refused)
+    answer = await exchange.submit(make_order("kb-key"))
+    assert isinstance(answer, Rejected)
     assert answer.is_key_trouble
     with pytest.raises(errors.ExchangeUnavailable) as caught:
         await exchange.refresh()
@@ -411,13 +411,13 @@ async def test_maintenance_holds_entries_and_lets_exits_try(
     """In maintenance entries are deferred without being sent; an exit is tried and deferred by the exchange."""
     await control("/paper/faults", {"fault": "maintenance"})
     exit_ = make_order("kb-x", side=Side.SELL, purpose=Purpose.EXIT, reduce_only=True)
-    answer = await exchange.place(exit_)
-    assert isinstance(answer, Deferred)
+    answer = await exchange.submit(exit_)
+    assert isinstance(answer, Retryable)
     assert answer.code == "orderly:-1011"
-    assert (await exchange.market.system_info()).is_maintenance
+    assert (await exchange.account_api.system_info()).is_maintenance
     await until(lambda: exchange.health.is_maintenance)
-    answer = await exchange.place(make_order("kb-n"))
-    assert isinstance(answer, Deferred)
+    answer = await exchange.submit(make_order("kb-n"))
+    assert isinstance(answer, Retryable)
     assert answer.code == "exchange_busy"
 
 
@@ -431,9 +431,9 @@ async def test_own_clock_jump_is_not_key_trouble(paper: PaperExchange, make_orde
     try:
         await client.checks()
         shift = timedelta(hours=-1)
-        answer = await client.place(make_order("kb-jump"))
-        assert isinstance(answer, Deferred)
-        assert isinstance(await client.place(make_order("kb-jump")), Accepted)
+        answer = await client.submit(make_order("kb-jump"))
+        assert isinstance(answer, Retryable)
+        assert isinstance(await client.submit(make_order("kb-jump")), Accepted)
         assert len(created(paper, "kb-jump")) == 1
     finally:
         await client.close()
@@ -443,9 +443,9 @@ async def test_a_defect_in_a_listener_does_not_leave_the_bridge_blind(
     exchange: OrderlyExchange, make_order: MakeOrder, until: Until
 ) -> None:
     """A listener that raises costs a reconnect, not the stream."""
-    reports: list[OrderReport] = []
+    reports: list[OrderStatusReport] = []
 
-    def broken(report: OrderReport) -> None:
+    def broken(report: OrderStatusReport) -> None:
         reports.append(report)
         if len(reports) == 1:
             raise KeyError("a defect")
@@ -462,8 +462,8 @@ async def test_too_old_when_its_turn_comes(
 ) -> None:
     """An order whose age ran out while it waited for the window is not sent (promise 8)."""
     order = replace(make_order("kb-old"), expires_at=datetime.now(UTC) - timedelta(seconds=1))
-    answer = await exchange.place(order)
-    assert isinstance(answer, Deferred)
+    answer = await exchange.submit(order)
+    assert isinstance(answer, Retryable)
     assert answer.code == "alert_expired"
     assert created(paper, "kb-old") == []
 
@@ -473,14 +473,14 @@ async def test_burst_meets_the_exchange_s_limit_exactly(
 ) -> None:
     """25 entries and an exit at once against a strict 10 a second: none refused, and the exit does not come last."""
     answers = [
-        asyncio.create_task(exchange.place(make_order(f"kb-b{n}", symbol=ETH, quantity=Decimal("0.01"))))
+        asyncio.create_task(exchange.submit(make_order(f"kb-b{n}", symbol=ETH, quantity=Decimal("0.01"))))
         for n in range(25)
     ]
     await asyncio.sleep(0)
     exit_ = make_order(
         "kb-bx", symbol=ETH, side=Side.SELL, purpose=Purpose.EXIT, reduce_only=True, quantity=Decimal("0.01")
     )
-    answers.append(asyncio.create_task(exchange.place(exit_)))
+    answers.append(asyncio.create_task(exchange.submit(exit_)))
     assert {type(answer) for answer in await asyncio.gather(*answers)} == {Accepted}
     received = [event["client_order_id"] for event in paper.journal() if event["event"] == "order_received"]
     assert len(received) == 26
@@ -493,14 +493,14 @@ async def test_burst_meets_the_exchange_s_limit_exactly(
 async def test_leverage(exchange: OrderlyExchange, paper: PaperExchange) -> None:
     """Set once per symbol, read back, not asked again when known; nonsense never leaves."""
     assert isinstance(await exchange.set_leverage(BTC, Decimal(5)), Accepted)
-    assert await exchange.market.leverage(BTC) == 5
+    assert await exchange.account_api.leverage(BTC) == 5
     assert exchange.snapshot is not None
     assert exchange.snapshot.leverage[BTC] == 5
     assert exchange.snapshot.leverage[ETH] == 10, "other symbols stay"
     for _ in range(20):
         assert isinstance(await exchange.set_leverage(BTC, Decimal(5)), Accepted)
     for bad in ("0", "101", "2.5"):
-        assert isinstance(await exchange.set_leverage(BTC, Decimal(bad)), Refused)
+        assert isinstance(await exchange.set_leverage(BTC, Decimal(bad)), Rejected)
 
 
 # ------------------------------------------------------------------------------------------------------------ the stream
@@ -511,7 +511,7 @@ async def test_what_happened_while_the_stream_was_down(
 ) -> None:
     """After a loss: positions and open orders are fetched, and the gap is told so that unfinished orders are looked up."""
     gaps: list[int] = []
-    reports: list[OrderReport] = []
+    reports: list[OrderStatusReport] = []
     exchange.listen_gaps(lambda: gaps.append(1))
     order = await placed(exchange, make_order("kb-gap", order_type=OrderType.LIMIT, limit_price=Decimal(64000)))
     await control("/paper/faults", {"fault": "stream_drop", "count": 1})
@@ -563,8 +563,8 @@ async def test_start_returns_when_the_venue_is_down_and_it_comes_later(
         assert client.health.detail
         with pytest.raises(errors.ExchangeUnavailable):
             await client.refresh()
-        answer = await client.place(make_order("kb-down"))
-        assert isinstance(answer, Deferred)
+        answer = await client.submit(make_order("kb-down"))
+        assert isinstance(answer, Retryable)
         assert answer.code == "exchange_unreachable"
         await paper.start(port=port)
         await until(lambda: client.health.is_reachable and client.health.stream_is_live and client.snapshot)

@@ -21,7 +21,7 @@ from aiohttp import web
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.requests import ALGO_TYPES, OrderKind, edit_body, request_for
 from kekbridge.model import OrderIntent, OrderStatus, OrderType, Purpose, Side, TakeProfit
-from kekbridge.model.orders import OrderReport
+from kekbridge.model.orders import OrderStatusReport
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID
 from tests.paths import ROOT
 
@@ -128,7 +128,7 @@ def test_create_bodies(spec: dict[str, Any], intent: OrderIntent) -> None:
 
 def test_edit_body(spec: dict[str, Any]) -> None:
     """The edit of a resting order fits its schema; the id is text there."""
-    report = OrderReport(
+    report = OrderStatusReport(
         order_id="5", client_order_id="kb-1", is_algo=False, symbol=BTC, side=Side.BUY, order_type=OrderType.LIMIT, algo_type=None,
         status=OrderStatus.ACCEPTED, quantity=D("0.01"), executed_quantity=D(0), average_price=None, limit_price=D(60000),
         trigger_price=None, fee=D(0), realized_pnl=None, reduce_only=False, reason="", created_at=None, updated_at=datetime.now(UTC),
@@ -178,7 +178,7 @@ async def requests(client_for: ClientFor) -> AsyncIterator[list[tuple[str, str]]
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     exchange = client_for(f"http://127.0.0.1:{runner.addresses[0][1]}")
-    await exchange._wire.open()
+    await exchange._transport.open()
     await asyncio.gather(
         *calls(exchange), return_exceptions=True
     )  # an empty yes is no order: what counts is what was asked
@@ -188,7 +188,7 @@ async def requests(client_for: ClientFor) -> AsyncIterator[list[tuple[str, str]]
 
 
 def calls(exchange: OrderlyExchange) -> list[Coroutine[Any, Any, Any]]:
-    rest, market, since = exchange.rest, exchange.market, datetime.now(UTC)
+    rest, market, since = exchange.orders_api, exchange.account_api, datetime.now(UTC)
     return [
         rest.order_by_client_id("kb-1"), rest.order("5"), rest.orders(symbol=BTC), rest.orders(), rest.order_trades("5"),
         rest.trades(since), rest.trades(since, symbol=BTC), rest.cancel_order(BTC, "5"), rest.cancel_order_by_client_id(BTC, "kb-1"),

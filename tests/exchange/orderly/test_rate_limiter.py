@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kekbridge.exchange.orderly.rate_limiter import JITTER_S, RATES, Endpoint, Pacer, Rate, Ticket
+from kekbridge.exchange.orderly.rate_limiter import JITTER_S, RATES, Endpoint, Rate, RateLimiter, WindowPermit
 from tests.examples import examples
 
 CREATE = Endpoint.ORDER_CREATE
@@ -57,8 +57,8 @@ class FakeTime:
         await asyncio.gather(*tasks)
 
 
-def pacer_of(time: FakeTime, count: int = 10, window_s: float = 1.0) -> Pacer:
-    return Pacer({CREATE: Rate(count, window_s)}, monotonic=time.monotonic, sleep=time.sleep)
+def pacer_of(time: FakeTime, count: int = 10, window_s: float = 1.0) -> RateLimiter:
+    return RateLimiter({CREATE: Rate(count, window_s)}, monotonic=time.monotonic, sleep=time.sleep)
 
 
 def most_in_a_window(times: list[float], window_s: float) -> int:
@@ -73,8 +73,8 @@ async def test_burst_of_fifty() -> None:
     sent: list[float] = []
 
     async def one() -> None:
-        ticket = await pacer.wait(CREATE)
-        ticket.stamp()
+        ticket = await pacer.acquire(CREATE)
+        ticket.mark_sent()
         sent.append(time.now)
 
     await asyncio.gather(*(one() for _ in range(50)))
@@ -100,9 +100,9 @@ def test_no_window_overflows(count: int, window_s: float, gaps: list[float], del
         sent: list[float] = []
 
         async def one(delay: float) -> None:
-            ticket = await pacer.wait(CREATE)
+            ticket = await pacer.acquire(CREATE)
             await time.sleep(delay)
-            ticket.stamp()
+            ticket.mark_sent()
             sent.append(time.now)
 
         tasks = []
@@ -136,13 +136,13 @@ def test_the_exchange_s_own_window_does_not_overflow(
         counted: list[float] = []
 
         async def one(out: float, back: float) -> None:
-            ticket = await pacer.wait(CREATE)
-            ticket.stamp()
+            ticket = await pacer.acquire(CREATE)
+            ticket.mark_sent()
             await time.sleep_beside(out)
             counted.append(time.now)
             told_ms = None if ahead_s is None else int((time.now + ahead_s) * 1000)
             await time.sleep_beside(back)
-            ticket.answered(told_ms)
+            ticket.mark_answered(told_ms)
 
         await one(0.01, 0.01)
         tasks = [asyncio.create_task(one(out, back)) for out, back in ways]
@@ -165,15 +165,15 @@ async def test_an_answer_that_is_read_late(told_s: float | None, longest_s: floa
     counted; a clock that was set in between, or tells nothing, costs no more than the round trip, and never shortens the second."""
     time = FakeTime()
     pacer = pacer_of(time, count=1)
-    ticket = await pacer.wait(CREATE)
-    ticket.stamp()
-    ticket.answered(round(time.now * 1000))
-    ticket = await pacer.wait(CREATE)
-    ticket.stamp()
+    ticket = await pacer.acquire(CREATE)
+    ticket.mark_sent()
+    ticket.mark_answered(round(time.now * 1000))
+    ticket = await pacer.acquire(CREATE)
+    ticket.mark_sent()
     left_at = time.now
     await time.sleep(0.5)
-    ticket.answered(None if told_s is None else round((left_at + told_s) * 1000))
-    await pacer.wait(CREATE)
+    ticket.mark_answered(None if told_s is None else round((left_at + told_s) * 1000))
+    await pacer.acquire(CREATE)
     assert 1.0 <= time.now - left_at <= longest_s + JITTER_S + 0.002  # the exchange's milliseconds are whole ones
     await pacer.close()
 
@@ -185,8 +185,8 @@ async def test_exits_overtake() -> None:
     order: list[str] = []
 
     async def one(name: str, *, is_urgent: bool = False) -> None:
-        ticket = await pacer.wait(CREATE, is_urgent=is_urgent)
-        ticket.stamp()
+        ticket = await pacer.acquire(CREATE, is_urgent=is_urgent)
+        ticket.mark_sent()
         order.append(name)
 
     tasks = [asyncio.create_task(one(f"entry{n}")) for n in range(3)]
@@ -201,12 +201,12 @@ async def test_a_request_that_did_not_leave_gives_its_place_back() -> None:
     """A place taken for a request that was never written is free again at once."""
     time = FakeTime()
     pacer = pacer_of(time, count=1)
-    (await pacer.wait(CREATE)).give_back()
-    ticket = await pacer.wait(CREATE)
+    (await pacer.acquire(CREATE)).release()
+    ticket = await pacer.acquire(CREATE)
     assert time.now == 1000.0
-    ticket.stamp()
-    ticket.give_back()  # no effect once it has left
-    await pacer.wait(CREATE)
+    ticket.mark_sent()
+    ticket.release()  # no effect once it has left
+    await pacer.acquire(CREATE)
     assert time.now >= 1001.0
     await pacer.close()
 
@@ -215,12 +215,12 @@ async def test_places_count_while_a_request_is_on_its_way_out() -> None:
     """A granted request that has not left yet holds its place for as long as it takes."""
     time = FakeTime()
     pacer = pacer_of(time, count=1)
-    first = await pacer.wait(CREATE)
-    waiting = asyncio.create_task(pacer.wait(CREATE))
+    first = await pacer.acquire(CREATE)
+    waiting = asyncio.create_task(pacer.acquire(CREATE))
     for _ in range(5):
         await time.sleep(1)
     assert not waiting.done()
-    first.stamp()
+    first.mark_sent()
     await waiting
     assert time.now >= 1006.0 + JITTER_S
     await pacer.close()
@@ -230,12 +230,12 @@ async def test_hold_after_429() -> None:
     """After a refusal nothing leaves for a whole window, or for as long as the exchange asked."""
     time = FakeTime()
     pacer = pacer_of(time)
-    pacer.hold(CREATE)
-    await pacer.wait(CREATE)
+    pacer.pause(CREATE)
+    await pacer.acquire(CREATE)
     assert time.now >= 1001.0
-    pacer.hold(CREATE, 7)
+    pacer.pause(CREATE, 7)
     before = time.now
-    await pacer.wait(CREATE, is_urgent=True)
+    await pacer.acquire(CREATE, is_urgent=True)
     assert time.now >= before + 7
     await pacer.close()
 
@@ -244,26 +244,26 @@ async def test_giving_up_frees_the_place() -> None:
     """A waiter that is cancelled, before or in the moment of its grant, leaves no place taken."""
     time = FakeTime()
     pacer = pacer_of(time, count=1)
-    first = await pacer.wait(CREATE)
-    waiting = asyncio.create_task(pacer.wait(CREATE))
+    first = await pacer.acquire(CREATE)
+    waiting = asyncio.create_task(pacer.acquire(CREATE))
     await asyncio.sleep(0)
-    first.give_back()  # grants `waiting`, which has not run yet
+    first.release()  # grants `waiting`, which has not run yet
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    late = asyncio.create_task(pacer.wait(CREATE))
+    late = asyncio.create_task(pacer.acquire(CREATE))
     await asyncio.sleep(0)
     late_ticket = await late
-    assert isinstance(late_ticket, Ticket)
+    assert isinstance(late_ticket, WindowPermit)
     assert pacer.waiting(CREATE) == 0
     await pacer.close()
 
 
 async def test_close_cancels_the_waiting() -> None:
     """Nobody hangs on a closed pacer."""
-    pacer = Pacer({CREATE: Rate(1, 1000)})
-    (await pacer.wait(CREATE)).stamp()
-    waiting = asyncio.create_task(pacer.wait(CREATE))
+    pacer = RateLimiter({CREATE: Rate(1, 1000)})
+    (await pacer.acquire(CREATE)).mark_sent()
+    waiting = asyncio.create_task(pacer.acquire(CREATE))
     await asyncio.sleep(0)
     await pacer.close()
     with pytest.raises(asyncio.CancelledError):
@@ -293,31 +293,31 @@ async def test_a_place_taken_at_once_counts_and_never_overtakes() -> None:
     """`take` gives what is free this instant; a place given back is free again, and whoever waits goes first."""
     time = FakeTime()
     pacer = pacer_of(time, count=2)
-    first, second = pacer.take(CREATE), pacer.take(CREATE)
+    first, second = pacer.try_acquire(CREATE), pacer.try_acquire(CREATE)
     assert first is not None
     assert second is not None
-    assert pacer.take(CREATE) is None
-    first.give_back()
+    assert pacer.try_acquire(CREATE) is None
+    first.release()
     assert not first.is_held
-    third = pacer.take(CREATE)
+    third = pacer.try_acquire(CREATE)
     assert third is not None
-    waiting = asyncio.create_task(pacer.wait(CREATE))
+    waiting = asyncio.create_task(pacer.acquire(CREATE))
     await asyncio.sleep(0)
-    second.give_back()
-    assert pacer.take(CREATE) is None
+    second.release()
+    assert pacer.try_acquire(CREATE) is None
     granted = await waiting
-    granted.stamp()
+    granted.mark_sent()
     assert not granted.is_held
     await pacer.close()
 
 
 def test_places_taken_by_many_threads_are_never_too_many() -> None:
     """Orders are claimed on the writer thread while others are granted on the loop: the window holds what it holds."""
-    pacer = Pacer({CREATE: Rate(50, 60)})
-    taken: list[Ticket] = []
+    pacer = RateLimiter({CREATE: Rate(50, 60)})
+    taken: list[WindowPermit] = []
 
     def take_all() -> None:
-        while (ticket := pacer.take(CREATE)) is not None:
+        while (ticket := pacer.try_acquire(CREATE)) is not None:
             taken.append(ticket)
 
     threads = [threading.Thread(target=take_all) for _ in range(8)]

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.exchange.orderly.account_api import SystemInfo
-from kekbridge.exchange.orderly.account_state import AccountView
-from kekbridge.exchange.orderly.stream_feed import PRIVATE_TOPICS, PUBLIC_TOPICS, Feed
+from kekbridge.exchange.orderly.account_state import AccountState
+from kekbridge.exchange.orderly.stream_feed import PRIVATE_TOPICS, PUBLIC_TOPICS, StreamFeed
 from kekbridge.model import Fill, OrderStatus
-from kekbridge.model.orders import OrderReport
+from kekbridge.model.orders import OrderStatusReport
 
 ETH = "PERP_ETH_USDC"
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -24,13 +24,13 @@ class Heard:
     """A feed and everything that it called back with."""
 
     def __init__(self) -> None:
-        self.reports: list[OrderReport] = []
+        self.reports: list[OrderStatusReport] = []
         self.fills: list[Fill] = []
         self.account = 0
         self.legs = 0
         self.systems: list[SystemInfo] = []
-        self.view = AccountView(lambda: NOW)
-        self.feed = Feed(
+        self.view = AccountState(lambda: NOW)
+        self.feed = StreamFeed(
             self.view,
             clock=lambda: NOW,
             on_report=self.reports.append,
@@ -68,7 +68,7 @@ def test_repeated_and_late_reports_are_dropped_but_their_fills_count_once(heard:
     first = execution("PARTIAL_FILLED", 2, trade_id=101, total="0.2")
     second = execution("FILLED", 3, trade_id=102, total="0.5")
     for message in (new, new, second, first, second, first, new):
-        heard.feed.take("executionreport", message)
+        heard.feed.handle("executionreport", message)
     assert [report.status for report in heard.reports] == [OrderStatus.ACCEPTED, OrderStatus.FILLED]
     assert sorted(fill.trade_id for fill in heard.fills) == ["101", "102"]
 
@@ -76,14 +76,14 @@ def test_repeated_and_late_reports_are_dropped_but_their_fills_count_once(heard:
 def test_an_execution_that_was_forgotten_does_no_harm(heard: Heard) -> None:
     """Memory is bounded: what comes again later still is passed on (the store knows it), and moves no picture that was read since."""
     first = execution("FILLED", 1, trade_id=1, total="0.2")
-    heard.feed.take("executionreport", first)
+    heard.feed.handle("executionreport", first)
     for number in range(2, 2_100):
         fields = {"orderId": number + 100, "trade_id": number}
-        heard.feed.take("executionreport", execution("FILLED", number, total="0.2", **fields))
+        heard.feed.handle("executionreport", execution("FILLED", number, total="0.2", **fields))
     held = {"symbol": ETH, "position_qty": Decimal("419.8"), "average_open_price": 2500, "mark_price": 2500}
     heard.view.apply_account({"free_collateral": 1, "rows": [held]}, answered_ms=1790000060000)
     moves, told = heard.account, len(heard.fills)
-    heard.feed.take("executionreport", first)
+    heard.feed.handle("executionreport", first)
     assert len(heard.fills) == told + 1
     assert heard.account == moves
 
@@ -104,30 +104,30 @@ def test_algo_report_with_children(heard: Heard) -> None:
     root = {"algoOrderId": 1, "parentAlgoOrderId": 0, "clientOrderId": "kb-2", "symbol": ETH, "algoType": "BRACKET", "side": "BUY",
             "type": "MARKET", "quantity": 1,
             "totalExecutedQuantity": 0, "algoStatus": "NEW", "timestamp": 5, "childOrders": [pair]}  # fmt: skip
-    heard.feed.take("algoexecutionreportv2", root)
-    heard.feed.take("algoexecutionreportv2", root)
-    heard.feed.take("algoexecutionreportv2", {**root, "totalExecutedQuantity": 1, "averageExecutedPrice": 2500})
-    heard.feed.take("algoexecutionreportv2", {**root, "timestamp": 4})
+    heard.feed.handle("algoexecutionreportv2", root)
+    heard.feed.handle("algoexecutionreportv2", root)
+    heard.feed.handle("algoexecutionreportv2", {**root, "totalExecutedQuantity": 1, "averageExecutedPrice": 2500})
+    heard.feed.handle("algoexecutionreportv2", {**root, "timestamp": 4})
     assert [report.status for report in heard.reports] == [OrderStatus.ACCEPTED, OrderStatus.FILLED]
     assert heard.reports[1].average_price == 2500
     assert heard.reports[1].stop_is_live is True
-    heard.feed.take("algoexecutionreportv2", leg)
+    heard.feed.handle("algoexecutionreportv2", leg)
     assert heard.legs == 1
 
 
 def test_positions_and_balance(heard: Heard) -> None:
     """A changed position and any change of balance are told; a repeated position is not."""
     message = {"positions": [{"symbol": ETH, "positionQty": 1, "averageOpenPrice": 2500, "seq": 5, "timestamp": 9}]}
-    heard.feed.take("position", message)
-    heard.feed.take("position", message)
+    heard.feed.handle("position", message)
+    heard.feed.handle("position", message)
     assert heard.account == 1
-    heard.feed.take("balance", {"balances": {"USDC": {"holding": 5}}})
+    heard.feed.handle("balance", {"balances": {"USDC": {"holding": 5}}})
     assert heard.account == 2
 
 
 def test_maintenance(heard: Heard) -> None:
     """The topic is a list; status 2 is maintenance, with its announced end."""
-    heard.feed.take(
+    heard.feed.handle(
         "maintenance_status",
         [{"status": 2, "msg": "m", "scheduled_maintenance": {"startTime": 1790056800000, "endTime": 1790058600000}}],
     )
@@ -154,4 +154,4 @@ noise = st.recursive(
 @given(topic=st.sampled_from([*PRIVATE_TOPICS, *PUBLIC_TOPICS, "other"]), data=noise)
 def test_noise_never_raises(topic: str, data: object) -> None:
     """No message, however odd, ends the stream."""
-    Heard().feed.take(topic, data)
+    Heard().feed.handle(topic, data)

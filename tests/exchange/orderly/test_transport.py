@@ -12,10 +12,10 @@ import pytest
 from nacl.signing import VerifyKey
 
 from kekbridge import __version__
-from kekbridge.exchange.orderly.rate_limiter import Endpoint, Pacer, Rate
-from kekbridge.exchange.orderly.replies import NoAnswer, NotSent, Reply
+from kekbridge.exchange.orderly.rate_limiter import Endpoint, Rate, RateLimiter
+from kekbridge.exchange.orderly.replies import HttpReply, NoReply, NotSent
 from kekbridge.exchange.orderly.signing import Signer
-from kekbridge.exchange.orderly.transport import Wire
+from kekbridge.exchange.orderly.transport import Transport
 
 SIGNER = Signer(
     "0x1486549202a0f260571dee401599c58ec79b04953008749ff2ab32576130bd83",
@@ -82,8 +82,8 @@ async def serving(reply: Handler | None = None) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def wired(url: str, timeout_s: float = 5.0) -> AsyncIterator[Wire]:
-    wire = Wire(url, SIGNER, timeout_s=timeout_s)
+async def wired(url: str, timeout_s: float = 5.0) -> AsyncIterator[Transport]:
+    wire = Transport(url, SIGNER, timeout_s=timeout_s)
     await wire.open()
     try:
         yield wire
@@ -158,7 +158,7 @@ async def test_unknown_host_is_not_sent() -> None:
 
 async def test_not_open_is_not_sent() -> None:
     """A transport that is not open (or is closed) sends nothing and says so."""
-    wire = Wire("http://127.0.0.1:9", SIGNER, timeout_s=1)
+    wire = Transport("http://127.0.0.1:9", SIGNER, timeout_s=1)
     assert isinstance(await wire.send("POST", "/v1/order", body=b"{}"), NotSent)
 
 
@@ -176,7 +176,7 @@ async def test_not_open_is_not_sent() -> None:
 async def test_cut_answers_are_no_answer(reply: Handler) -> None:
     """After the first byte has left, whatever goes wrong proves nothing."""
     async with serving(reply) as server, wired(server.url) as wire:
-        assert isinstance(await wire.send("POST", "/v1/order", body=b"{}"), NoAnswer)
+        assert isinstance(await wire.send("POST", "/v1/order", body=b"{}"), NoReply)
         assert len(server.requests) == 1
 
 
@@ -187,7 +187,7 @@ async def test_timeout_is_no_answer() -> None:
         await reader.read(1)
 
     async with serving(silent) as server, wired(server.url, timeout_s=0.1) as wire:
-        assert isinstance(await wire.send("POST", "/v1/order", body=b"{}"), NoAnswer)
+        assert isinstance(await wire.send("POST", "/v1/order", body=b"{}"), NoReply)
 
 
 async def test_create_is_never_sent_twice_on_a_dead_connection() -> None:
@@ -204,8 +204,8 @@ async def test_create_is_never_sent_twice_on_a_dead_connection() -> None:
             writer.close()
 
     async with serving(once_then_cut) as server, wired(server.url) as wire:
-        assert isinstance(await wire.send("GET", "/v1/positions"), Reply)
-        assert isinstance(await wire.send("POST", "/v1/order", body=b"{}"), NoAnswer)
+        assert isinstance(await wire.send("GET", "/v1/positions"), HttpReply)
+        assert isinstance(await wire.send("POST", "/v1/order", body=b"{}"), NoReply)
     assert sum(request.startswith(b"POST") for request in server.requests) == 1
 
 
@@ -215,7 +215,7 @@ async def test_redirects_are_not_followed() -> None:
         target = f"Location: {other.url}/v1/order"
         async with serving(sends(answer(b"", "307 Temporary Redirect", target))) as server, wired(server.url) as wire:
             reply = await wire.send("POST", "/v1/order", body=b"{}")
-        assert isinstance(reply, Reply)
+        assert isinstance(reply, HttpReply)
         assert reply.status == 307
         assert other.requests == []
 
@@ -232,7 +232,7 @@ async def test_html_is_a_reply_that_is_no_json() -> None:
     """A page of the front is an answer of somebody, not of the exchange."""
     async with serving(sends(answer(b"<html>no</html>", "403 Forbidden"))) as server, wired(server.url) as wire:
         reply = await wire.send("GET", "/v1/positions")
-    assert isinstance(reply, Reply)
+    assert isinstance(reply, HttpReply)
     assert (reply.status, reply.is_json) == (403, False)
 
 
@@ -255,14 +255,14 @@ async def test_clock_is_learnt_from_the_date_header() -> None:
 @pytest.mark.parametrize("is_up", [True, False])
 async def test_ticket_counts_what_left(is_up: bool) -> None:
     """The place in the rate window is used up by what left, and given back by what did not."""
-    pacer = Pacer({Endpoint.ORDER_CREATE: Rate(1, 1000)})
+    pacer = RateLimiter({Endpoint.ORDER_CREATE: Rate(1, 1000)})
     async with serving() as server:
         url = server.url if is_up else "http://127.0.0.1:9"
         async with wired(url) as wire:
-            ticket = await pacer.wait(Endpoint.ORDER_CREATE)
+            ticket = await pacer.acquire(Endpoint.ORDER_CREATE)
             await wire.send("POST", "/v1/order", body=b"{}", ticket=ticket)
             assert (ticket.at is not None) is is_up
-    next_one = asyncio.create_task(pacer.wait(Endpoint.ORDER_CREATE))
+    next_one = asyncio.create_task(pacer.acquire(Endpoint.ORDER_CREATE))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert next_one.done() is not is_up
