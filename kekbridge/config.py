@@ -177,7 +177,7 @@ class Paper(_Section):
 
 
 class Vault(_Section):
-    """Where secrets live. `backend` auto tries them in the order of design.md section 4."""
+    """Where secrets live. `backend` auto tries them in the order of docs/internals/architecture.md section 4."""
 
     backend: Literal["auto", "directory", "keyring", "file", "key_file"] = "auto"
     secrets_dir: str = ""

@@ -1,4 +1,4 @@
-"""Named places where a test may end the process as `kill -9` would: W0 to W9 of reliability.md section 4.
+"""Named places where a test may end the process as `kill -9` would: W0 to W9 of docs/internals/architecture.md section 9.
 
 Inert unless KEKBRIDGE_TEST_CRASH_AT names the place when the first one is reached: each costs one comparison otherwise. It knows nothing of
 the pipeline.

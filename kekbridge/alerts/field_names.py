@@ -11,7 +11,7 @@ from types import MappingProxyType
 # Who sent it and which alert it is: common to all steps of a message, never part of an order.
 IDENTITY_FIELDS = frozenset({"apiKey", "alertId", "timestamp", "signature"})
 
-# What decides an order. A field that is not here is kept in the log and otherwise ignored (design.md section 5).
+# What decides an order. A field that is not here is kept in the log and otherwise ignored (docs/internals/architecture.md section 5).
 ORDER_FIELDS = frozenset(
     {
         "action",

@@ -1,4 +1,6 @@
-"""One step of a message to one Signal: every field of design.md section 5 read, checked and completed from the webhook's settings.
+"""One step of a message to one Signal: every field read, checked and completed from the webhook's settings.
+
+Fields: docs/internals/architecture.md section 5.
 
 Only fields that the step uses are looked at: an empty stopLoss on a close must not block the exit. Nothing here knows the market.
 Called by payload.interpret(); foreign message shapes have been mapped to canonical names by profiles.py before.

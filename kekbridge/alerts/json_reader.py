@@ -155,7 +155,7 @@ def _refuse_syntax(text: str, error: json.JSONDecodeError) -> NoReturn:
 
 
 def _hint(text: str, error: json.JSONDecodeError) -> str:
-    """What such a mistake usually is in an alert (tradingview.md section 4, frequent damage)."""
+    """What such a mistake usually is in an alert (docs/internals/tradingview.md section 4, frequent damage)."""
     here, before = text[error.pos : error.pos + 2], text[: error.pos].rstrip()[-1:]
     if error.msg == "Extra data":
         if here[:1] in "{[":

@@ -59,7 +59,7 @@ class Message:
 
     @property
     def texts(self) -> dict[str, str]:
-        """What a template signature signs (design.md 4 (c)): each top-level name as written and its value as text.
+        """What a template signature signs (docs/internals/architecture.md section 4 (c)): each top-level name as written, its value text.
 
         The steps of an array are one text named `steps`. Made when it is asked for: most proofs are headers over the body.
         """
@@ -84,7 +84,7 @@ class Message:
 
 
 def read_message(body: bytes) -> Message:
-    """Read one request body; the Content-Type is not asked, TradingView's is wrong too often (tradingview.md section 1).
+    """Read one request body; the Content-Type is not asked, TradingView's is wrong too often (docs/internals/tradingview.md section 1).
 
     Accepts an object, an array of objects (steps of one message; apiKey, alertId, timestamp and signature in the first or in each), or an
     object with `steps` (its other fields hold for every step that does not say otherwise).

@@ -1,4 +1,6 @@
-"""The strategy's own position in an alert: reading it, and whether action and quantity agree with it (tradingview.md section 2.1).
+"""The strategy's own position in an alert: reading it, and whether action and quantity agree with it.
+
+Source: docs/internals/tradingview.md section 2.1.
 
 A strategy alert names the order that filled and the position before and after. Together they are redundant, and that is their worth:
 what contradicts itself is refused. fields.py calls this; what to trade for a target is decided in translate.py.

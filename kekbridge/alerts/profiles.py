@@ -238,7 +238,8 @@ _COMMUNITY = Profile(
 
 _KEKDEX = Profile(
     name="kekdex",
-    # Two shapes. The alert body that the front end proposes to its users is our own fields (orderly-api.md section 3); its `signature` is
+    # Two shapes. The alert body that the front end proposes to its users is our own fields
+    # (docs/internals/orderly.md section 3); its `signature` is
     # the strategy's order id and proves nothing, so it needs a webhook without a required signature. The others are the order fields it
     # sends to Orderly, and `amount` of its own trade notifications, which is in base units.
     title="KEK DEX and other Orderly front ends",

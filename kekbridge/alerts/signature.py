@@ -1,4 +1,6 @@
-"""The template signature: proof that a message was printed by its owner, for a sender that can compute nothing (design.md section 4 (c)).
+"""The template signature: proof that a message was printed by its owner, for a sender that can compute nothing.
+
+Rules: docs/internals/architecture.md section 4 (c).
 
 Form: `v1:<name,name,…>:<hex HMAC-SHA256>`. The HMAC covers a compact JSON array of [name, text] pairs sorted by name, where text is the
 field's value as it stands in the message (a number's digits, not its value). A name with `?` behind it (`quantity?`) marks a field that

@@ -1,4 +1,7 @@
-"""What is known about tickers and venues: tables for symbols.py. Data only; sources: tradingview.md section 6, general knowledge."""
+"""What is known about tickers and venues: tables for symbols.py. Data only.
+
+Sources: docs/internals/tradingview.md section 6, general knowledge.
+"""
 
 from __future__ import annotations
 

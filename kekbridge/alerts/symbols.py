@@ -1,4 +1,6 @@
-"""From the ticker of a chart to the one market it means, or to a refusal: never to the nearest guess (tradingview.md section 6).
+"""From the ticker of a chart to the one market it means, or to a refusal: never to the nearest guess.
+
+Rules: docs/internals/tradingview.md section 6.
 
 The exchange's own list decides everything; a ticker is taken only when exactly one listed market can be meant. Pure and quick: a few
 microseconds, set lookups on the list; only a refusal searches it for suggestions. Called by translate.py.

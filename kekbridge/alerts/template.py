@@ -22,7 +22,7 @@ from kekbridge.errors import ConfigError
 KINDS = ("strategy", "indicator", "close", "flip", "position", "ping", "pine")
 # For a message with a fixed action and no size given: shown in the explanation, and small.
 DEFAULT_QUANTITY = "0.01"
-_LONGEST_MESSAGE = 4000  # the alert dialog's limit, tradingview.md section 1.2
+_LONGEST_MESSAGE = 4000  # the alert dialog's limit, docs/internals/tradingview.md section 1.2
 _PLACEHOLDER = re.compile(r"\{\{[^{}]+\}\}")
 
 _STRATEGY_POSITION = {

@@ -28,7 +28,7 @@ from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 from kekbridge.errors import ConfigError, KekbridgeError
 from kekbridge.ingress.http import DRY_RUN_HEADER, DryRun, proven_bytes
 
-TIME_LIMIT_S: Final = 3.0  # tradingview.md section 1: longer than this and TradingView gives up
+TIME_LIMIT_S: Final = 3.0  # docs/internals/tradingview.md section 1: longer than this and TradingView gives up
 _MOST_ANSWERED = 1_000_000
 
 

@@ -142,7 +142,7 @@ def install(
         render.line(f"  {step}")
 
 
-# The credentials' names are those that the vault asks for (design.md section 4): no colon is allowed in them.
+# The credentials' names are those that the vault asks for (docs/internals/architecture.md section 4): no colon is allowed in them.
 _NEXT: Final = (
     "sudo mkdir -p /etc/credstore.encrypted && sudo chmod 700 /etc/credstore.encrypted",
     "head -c 32 /dev/urandom | base64 | sudo systemd-creds encrypt --name=master-key - /etc/credstore.encrypted/master-key",

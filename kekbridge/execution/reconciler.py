@@ -1,7 +1,8 @@
 """Orders whose outcome is not known, and the start after a crash, which is the same thing.
 
 An unknown order is resolved by asking for its client order id, never by sending it again blindly. Only when the acceptance
-window is over is "does not exist" proof (reliability.md section 4); then exits go back to the queue, entries as the setting says. An order
+window is over is "does not exist" proof
+(docs/internals/reliability.md section 4); then exits go back to the queue, entries as the setting says. An order
 that was claimed in line behind one that never arrived did not leave either (lanes.py): it goes back, whatever the setting.
 """
 

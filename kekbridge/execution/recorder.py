@@ -187,7 +187,7 @@ class Recorder:
 
 
 def _refuse(connection: sqlite3.Connection, *, order: Order, refused: Rejected, now: datetime) -> Order:
-    """A definite no: nothing is there, and the same again would be refused again (reliability.md section 5).
+    """A definite no: nothing is there, and the same again would be refused again (docs/internals/reliability.md section 5).
 
     An exit is sent once more, with size and price as the position then wants them. A key that is refused closes the account for entries.
     """

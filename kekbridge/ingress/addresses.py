@@ -1,7 +1,7 @@
 """Whose address a request comes from, and whether that address may knock.
 
 X-Forwarded-For is believed only as far as configured proxies wrote it. An address is never authentication: everybody with a TradingView
-account sends from TradingView's addresses (tradingview.md section 5).
+account sends from TradingView's addresses (docs/internals/tradingview.md section 5).
 """
 
 from __future__ import annotations

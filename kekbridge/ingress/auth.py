@@ -1,7 +1,7 @@
 """Proves who sent a message: an apiKey that is known, and the proofs that go with it.
 
 The sender is told the same neutral sentence for every failure (listener.py); the reasons raised here are for the log. An unknown apiKey
-costs the same work as a known one, so the time of an answer tells nothing (design.md section 4).
+costs the same work as a known one, so the time of an answer tells nothing (docs/internals/architecture.md section 4).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The public door: takes POSTs apart into deliveries, hands them to the pipeline and puts its answers on the wire.
 
 Knows HTTP and nothing of alerts. Keeps every connection within bounds of size, time and number, answers no input with a 500, and
-promises with a 5xx only that nothing was stored (design.md sections 1 and 3; pitfalls.md 3.1).
+promises with a 5xx only that nothing was stored.
+Rules: docs/internals/architecture.md sections 1 and 3, docs/internals/reliability.md section 8.1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the sender is told: stored facts to an HTTP status and body, by the table of design.md section 3. Pure.
+"""What the sender is told: stored facts to an HTTP status and body, by the table of docs/internals/architecture.md section 3. Pure.
 
 One function serves the first answer and every duplicate of it, so that a resend learns what became of the first.
 """

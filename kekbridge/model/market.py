@@ -22,7 +22,7 @@ class MarginMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """Trading rules of one symbol. Source: Orderly `GET /v1/public/info`, orderly-api.md section 5."""
+    """Trading rules of one symbol. Source: Orderly `GET /v1/public/info`, docs/internals/orderly.md section 5."""
 
     symbol: str
     quote_min: Decimal

@@ -25,7 +25,7 @@ class RateLimits:
 class Limits:
     """What a webhook, or the whole account, may do. None means no limit. Exits pass every one of these.
 
-    Sizes in base units, notionals and losses in USDC, ratios as fractions (0.05 = 5 %). Defaults: design.md section 6.
+    Sizes in base units, notionals and losses in USDC, ratios as fractions (0.05 = 5 %). Defaults: docs/internals/architecture.md section 6.
     """
 
     allowed_symbols: tuple[str, ...] | None = None

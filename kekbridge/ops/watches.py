@@ -222,7 +222,7 @@ class UnprotectedPositions:
                 await self._conditions.update(name, None, over="position_protected", data={"symbol": symbol})
 
     async def _is_unprotected(self, symbol: str, quantity: Decimal) -> bool:
-        """Not wholly covered. A stop of quantity zero closes whatever the position is then (orderly-api.md section 7)."""
+        """Not wholly covered. A stop of quantity zero closes whatever the position is then (docs/internals/orderly.md section 7)."""
         stops = await self._stops(symbol, Side.SELL if quantity > 0 else Side.BUY)
         if any(stop.quantity == ZERO for stop in stops):
             return False

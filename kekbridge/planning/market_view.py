@@ -15,7 +15,7 @@ from kekbridge.errors import Refused
 from kekbridge.model import ZERO, AccountSnapshot, Instrument, OrderType, WebhookSettings
 from kekbridge.planning.sizing import DOWNWARDS
 
-# Orderly's market states, orderly-api.md section 14. A missing status is an active market; one that nobody documented takes exits only.
+# Orderly's market states, docs/internals/orderly.md section 14. A missing status means active; an undocumented one takes exits only.
 _ACTIVE = frozenset({"", "ACTIVE"})
 _SHUT = frozenset({"NEW", "PENDING", "DELISTED"})
 _RESTING = frozenset({OrderType.LIMIT, OrderType.POST_ONLY})

@@ -18,7 +18,8 @@ from kekbridge.planning.sizing import DOWNWARDS, plain
 
 _UPWARDS: Final = Context(prec=80, rounding=ROUND_UP)
 _PERCENT: Final = Decimal(100)
-# What Orderly's own front end allows for callback_rate (orderly-api.md section 7); a refused trailing stop would leave a bare position.
+# What Orderly's own front end allows for callback_rate (docs/internals/orderly.md section 7); a rejected trailing stop would leave the
+# position without one.
 _TRAIL_FROM, _TRAIL_TO = Decimal("0.001"), Decimal("0.05")
 
 
@@ -34,7 +35,7 @@ class Prices:
 
 
 def floor_price(price: Decimal, instrument: Instrument) -> Decimal:
-    """The next price down on the grid `quote_min + n * quote_tick` (Orderly: price filter, orderly-api.md section 5)."""
+    """The next price down on the grid `quote_min + n * quote_tick` (Orderly: price filter, docs/internals/orderly.md section 5)."""
     if instrument.quote_tick <= 0:
         return price
     above = DOWNWARDS.subtract(price, instrument.quote_min)

@@ -24,7 +24,7 @@ _CENT: Final = Decimal("0.01")
 def on_grid(quantity: Decimal, instrument: Instrument) -> Decimal:
     """The largest size that is not above `quantity` and that the exchange takes; zero when even `base_min` is above it.
 
-    The grid starts at `base_min`, not at zero (Orderly: size filter, orderly-api.md section 5).
+    The grid starts at `base_min`, not at zero (Orderly: size filter, docs/internals/orderly.md section 5).
     """
     if quantity < instrument.base_min or quantity <= 0:
         return ZERO

@@ -1,7 +1,8 @@
 """Which step of a strategy is the newest, however its messages arrived.
 
 A later second is newer. Fills of one second share their timestamp, but each names the position before and after it: they are links of one
-chain, and the end of the chain is where the strategy stands (tradingview.md sections 2.1 and 2.2). What is to be done with a message
+chain, and the end of the chain is where the strategy stands
+(docs/internals/tradingview.md sections 2.1 and 2.2). What is to be done with a message
 that is not the newest is decided in moves.py.
 """
 

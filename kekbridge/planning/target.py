@@ -1,6 +1,7 @@
 """What an alert wants of the position: one signed change, decided from the real position and never from a counter.
 
-The trader's words (buy, sell, close, flip) and a strategy's own position (tradingview.md section 2.1) meet here. Sizes are not rounded
+The trader's words (buy, sell, close, flip) and a strategy's own position meet here
+(docs/internals/tradingview.md section 2.1). Sizes are not rounded
 yet and no order exists; legs.py makes orders of a Move.
 """
 
@@ -195,14 +196,15 @@ def _counts_contracts(signal: Signal) -> bool:
 def _has_overtaken_its_close(target: TargetPosition, market: MarketView) -> bool:
     """True when a strategy that was flat opens one side while the account still holds the other.
 
-    Close and open of one bar can arrive swapped (tradingview.md section 2.6). The open brings the close with it, and the late close
+    Close and open of one bar can arrive swapped (docs/internals/tradingview.md section 2.2). The open brings the close with it, and the
+    late close
     then finds nothing on its side.
     """
     return _before(target, market) == 0 and market.projected * target.signed < 0
 
 
 def _own_step(signal: Signal, target: TargetPosition, market: MarketView) -> PositionChange:
-    """From the strategy's previous position to its new one, applied to the real position (tradingview.md section 2.1)."""
+    """From the strategy's previous position to its new one, applied to the real position (docs/internals/tradingview.md section 2.1)."""
     now, before = _units(target.signed, market), _before(target, market)
     direction = _direction(signal, now, before)
     projected = market.projected

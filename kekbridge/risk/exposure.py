@@ -140,7 +140,7 @@ def least_margin_ratio(instrument: Instrument, leverage: Decimal) -> Decimal:
 
 
 def initial_margin(notional: Decimal, least_ratio: Decimal, instrument: Instrument) -> Decimal:
-    """USDC. Orderly: IMR = max(1/leverage, base_imr, imr_factor * notional^0.8), orderly-api.md section 10."""
+    """USDC. Orderly: IMR = max(1/leverage, base_imr, imr_factor * notional^0.8), docs/internals/orderly.md section 10."""
     ratio = least_ratio
     # notional^0.8 is at most the notional (or 1): for most orders the costly power need not be taken.
     if notional > ZERO and instrument.imr_factor * (notional if notional > _ONE else _ONE) > ratio:

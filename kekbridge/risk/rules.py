@@ -318,7 +318,7 @@ def _leverage(case: RuleInput) -> Sequence[Verdict]:
 
 
 def _leverage_of_market(case: RuleInput, requested: Decimal) -> Sequence[Verdict]:
-    """Orderly: the leverage of a symbol is at most 1 / base_imr, orderly-api.md section 9."""
+    """Orderly: the leverage of a symbol is at most 1 / base_imr, docs/internals/orderly.md section 9."""
     instrument = case.snapshot.instruments.get(case.intent.symbol)
     if instrument is None or instrument.base_imr <= 0:
         return ()

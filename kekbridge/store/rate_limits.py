@@ -1,7 +1,7 @@
 """How many alerts a webhook, and all of them together, may send in any sliding minute, hour and day: read and counted while admitting.
 
 Exact and cheap: the question is only when the N-th newest counted alert arrived. Exits have an allowance of their own at their webhook, and
-none over all webhooks: one strategy's noise never keeps another from closing (design.md section 1, promise 6).
+none over all webhooks: one strategy's noise never keeps another from closing (docs/internals/architecture.md section 1, promise 6).
 """
 
 from __future__ import annotations

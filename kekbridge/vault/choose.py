@@ -1,4 +1,4 @@
-"""Chooses the vault (design.md section 4): directory, OS keyring, passphrase file, and for paper only a key file.
+"""Chooses the vault (docs/internals/architecture.md section 4): directory, OS keyring, passphrase file, and for paper only a key file.
 
 The data directory remembers which vault its master key was made in; that one is tried before the order above, so that a keyring
 appearing or vanishing never silently changes the key. Prompts only through the `ask` it is given. A vault is imported when it is used.

@@ -1,7 +1,7 @@
 """The operating system's keyring: Secret Service, KWallet, macOS Keychain, Windows Credential Manager.
 
 Backends that store in the clear, store nothing or prompt on stdin are refused by name. D-Bus can hang, so every call runs in a thread
-with a deadline. Facts about backends: pitfalls.md 3.6.
+with a deadline. Facts about backends: docs/internals/reliability.md section 8.6.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What the master key does: seals webhook credentials for the database and makes the keyed hash that finds them.
 
-Knows nothing of where the master key lives. A stolen database alone opens nothing and finds nothing (design.md section 4).
+Knows nothing of where the master key lives. A stolen database alone opens nothing and finds nothing
+(docs/internals/architecture.md section 4).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Sealer:
         self._lookup_key = _derive(master, b"kekbridge look")
 
     def __repr__(self) -> str:
-        # PyNaCl prints raw keys in its own repr (pitfalls.md 3.7): nothing of it may show here.
+        # PyNaCl prints raw keys in its own repr (docs/internals/reliability.md section 8.7): nothing of it may show here.
         return "Sealer()"
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -1,6 +1,6 @@
 """Wallet arithmetic with eth-account, the extra `wallet`: digests, signatures, who signed, and the account id of a wallet.
 
-A wallet's private key is an argument here and nothing keeps it. Vectors: orderly-api.md section 3.
+A wallet's private key is an argument here and nothing keeps it. Vectors: docs/internals/orderly.md section 3.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The two messages that a wallet signs off-chain: opening an account and adding an Orderly key, as EIP-712 typed data.
 
-Pure data in the shape that wallets take (`eth_signTypedData_v4`). Nothing here signs or sends. Fields and domain: orderly-api.md
+Pure data in the shape that wallets take (`eth_signTypedData_v4`). Nothing here signs or sends. Fields and domain: docs/internals/orderly.md
 section 3.
 """
 

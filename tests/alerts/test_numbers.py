@@ -45,7 +45,7 @@ def test_plain_numbers_are_exact(text: str) -> None:
     ids=lambda value: f"{type(value).__name__} {value!r}"[:40],
 )  # fmt: skip
 def test_what_only_looks_like_a_number(value: object) -> None:
-    """Nothing is repaired, no bomb goes off, booleans are no numbers (pitfalls.md section 3.5)."""
+    """Nothing is repaired, no bomb goes off, booleans are no numbers (docs/internals/reliability.md section 8.5)."""
     assert decimal_of(value) is None
 
 

@@ -1,4 +1,4 @@
-"""The strategy's position in an alert: the table of tradingview.md section 2.1, contradictions, and sizes of the trader's own."""
+"""The strategy's position in an alert: the table of docs/internals/tradingview.md section 2.1, contradictions, the trader's own sizes."""
 
 from __future__ import annotations
 

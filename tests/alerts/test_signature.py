@@ -29,7 +29,7 @@ def is_proven(fields: Mapping[str, Any], signature: str, profile: str = "seed") 
 
 
 def test_the_canonical_form_is_the_documented_one() -> None:
-    """design.md section 4 (c), built by hand: a signer written by anyone else gets the same bytes."""
+    """docs/internals/architecture.md section 4 (c), built by hand: a signer written by anyone else gets the same bytes."""
     canonical = json.dumps(sorted([name, text] for name, text in ORDER.items()), separators=(",", ":"))
     digest = hmac.new(SECRET.encode(), canonical.encode(), hashlib.sha256).hexdigest()
     assert sign(SECRET, ORDER) == f"v1:action,apiKey,quantity,symbol:{digest}"

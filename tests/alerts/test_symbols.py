@@ -1,4 +1,4 @@
-"""Tickers: the table of tradingview.md section 6 row by row, aliases, units, and that nothing is ever guessed."""
+"""Tickers: the table of docs/internals/tradingview.md section 6 row by row, aliases, units, and that nothing is ever guessed."""
 
 from __future__ import annotations
 
@@ -122,14 +122,14 @@ def test_the_table_is_whole() -> None:
 
 @pytest.mark.parametrize(("row", "text", "exchange", "symbol"), ACCEPTED)
 def test_tickers_that_mean_one_market(row: int, text: str, exchange: str | None, symbol: str) -> None:
-    """tradingview.md section 6: the tickers that are accepted, each with its market, in single units."""
+    """docs/internals/tradingview.md section 6: the tickers that are accepted, each with its market, in single units."""
     found = match(text, exchange)
     assert (found.symbol, found.unit_factor) == (symbol, Decimal(1)), f"row {row}"
 
 
 @pytest.mark.parametrize(("row", "text", "exchange", "code"), REFUSED)
 def test_tickers_that_are_refused(row: int, text: str, exchange: str | None, code: str) -> None:
-    """tradingview.md section 6: fail closed, with the code that says why."""
+    """docs/internals/tradingview.md section 6: fail closed, with the code that says why."""
     assert refusal(text, exchange).code == code, f"row {row}"
 
 

@@ -37,7 +37,7 @@ INSTANT = datetime(2026, 1, 15, 10, 30, 3, tzinfo=UTC)
     ids=lambda value: f"{type(value).__name__} {value}",
 )
 def test_spellings_of_one_instant(value: str) -> None:
-    """TradingView, Pine's str.format_time, and scripts (tradingview.md section 2)."""
+    """TradingView, Pine's str.format_time, and scripts (docs/internals/tradingview.md section 2)."""
     assert instant_of(value) == INSTANT
 
 

@@ -130,7 +130,7 @@ def test_in_line_each_is_told_when_the_one_before_it_is_taken() -> None:
     assert line.told == {"a": True, "b": True, "c": True}
 
 
-@pytest.mark.parametrize("ending", ["block", "leave"])
+@pytest.mark.parametrize("ending", ["mark_blocked", "remove"])
 @pytest.mark.parametrize("is_early", [True, False])
 def test_behind_one_that_was_not_taken_nobody_leaves(ending: str, *, is_early: bool) -> None:
     """Refused, put off, unknown or given up: whoever stands behind it goes back to the queue, also one that asks only afterwards."""

@@ -25,7 +25,7 @@ async def test_nothing_unbooked_costs_no_turn_of_the_loop() -> None:
 
 async def test_a_decision_waits_for_every_execution(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for one that is heard while it waits; the same order heard twice is booked once."""
-    monkeypatch.setattr(updates, "LONGEST_S", 60)
+    monkeypatch.setattr(updates, "LONGEST_WAIT_S", 60)
     executions = UnrecordedFills()
     executions.add("a")
     executions.add("a")

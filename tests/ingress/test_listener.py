@@ -60,7 +60,7 @@ async def test_amounts_are_exact_json_numbers(door: Door) -> None:
     ids=lambda value: getattr(value, "code", None),
 )
 async def test_refusals_keep_their_status_code_and_reason(door: Door, error: Exception, status: int, code: str) -> None:
-    """The table of design.md section 3; the daemon hears of each one."""
+    """The table of docs/internals/architecture.md section 3; the daemon hears of each one."""
     door.outcome = error
     reply = await door.send()
     assert reply.status == status

@@ -1,4 +1,4 @@
-"""The table of HTTP answers (design.md section 3): each state of an alert has one status and one body."""
+"""The table of HTTP answers (docs/internals/architecture.md section 3): each state of an alert has one status and one body."""
 
 from __future__ import annotations
 

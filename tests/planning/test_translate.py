@@ -251,7 +251,7 @@ def test_too_small_names_what_would_do() -> None:
 
 
 def test_a_small_rest_can_be_closed() -> None:
-    """min_notional does not hold for reduce-only orders (orderly-api.md section 5)."""
+    """min_notional does not hold for reduce-only orders (docs/internals/orderly.md section 5)."""
     assert legs(plan(Action.CLOSE, held="0.00001")) == [(Side.SELL, D("0.00001"), Purpose.EXIT)]
 
 
@@ -463,7 +463,7 @@ RESYNC = WebhookSettings(follow="position", resync=True)
 def test_the_table_of_fills_on_an_account_in_step(
     settings: WebhookSettings, before: str, now: str, action: Action, contracts: str, expected: list[Any]
 ) -> None:
-    """tradingview.md section 2.1, in every mode: when the account holds what the strategy held, all modes do the same."""
+    """docs/internals/tradingview.md section 2.1, in every mode: when the account holds what the strategy held, all modes do the same."""
     made = plan(action, held=before, settings=settings, target=target(now, before), **base(contracts))
     assert legs(made) == expected
     assert not any("drift" in warning for warning in made.warnings)
@@ -614,7 +614,7 @@ def test_a_close_with_the_strategys_flat_position_closes_all() -> None:
     ],
 )
 def test_market_states(status: str, kind: OrderType, *, entry_allowed: bool, exit_allowed: bool) -> None:
-    """orderly-api.md section 14: what a market does not take now is refused before it is sent."""
+    """docs/internals/orderly.md section 14: what a market does not take now is refused before it is sent."""
     account = {"instruments": {**INSTRUMENTS, BTC: instrument(status=status)}}
     fields = base("0.01") | {"order_type": kind, "limit_price": D(65_000) if kind is OrderType.LIMIT else None}
     for action, held, is_allowed in ((Action.BUY, None, entry_allowed), (Action.CLOSE, "0.5", exit_allowed)):

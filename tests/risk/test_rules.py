@@ -225,7 +225,7 @@ def test_a_webhook_is_not_charged_with_positions_it_may_not_trade() -> None:
 
 
 def test_requested_leverage_is_limited_also_by_the_market() -> None:
-    """The webhook's ceiling, and 1/base_imr of the market (orderly-api.md section 9)."""
+    """The webhook's ceiling, and 1/base_imr of the market (docs/internals/orderly.md section 9)."""
     assert denial(entry(leverage=D(6)), limits=replace(NOTHING, max_leverage=D(5))) == ("leverage_too_high", "webhook")
     assert denial(entry(leverage=D(5)), limits=replace(NOTHING, max_leverage=D(5))) is None
     ten = snapshot(instruments={BTC: instrument(base_imr=D("0.1"))})
@@ -288,7 +288,7 @@ def test_free_collateral_must_cover_margin_and_fee() -> None:
     [({}, 10, "650"), ({}, 100, "65"), ({"base_imr": D("0.2")}, 10, "1300"), ({"imr_factor": D("0.01")}, 10, "72987")],
 )
 def test_the_initial_margin_ratio_is_the_exchanges(rules_of_market: dict[str, Any], leverage: int, margin: str) -> None:
-    """IMR = max(1/leverage, base_imr, imr_factor * notional^0.8), orderly-api.md section 10."""
+    """IMR = max(1/leverage, base_imr, imr_factor * notional^0.8), docs/internals/orderly.md section 10."""
     market = {BTC: instrument(**rules_of_market)}
     for free, expected in ((D(margin) + 1, None), (D(margin) - 1, ("margin_insufficient", "exchange"))):
         state = snapshot(instruments=market, leverage={BTC: D(leverage)}, free_collateral=free)

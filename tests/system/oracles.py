@@ -1,4 +1,4 @@
-"""What must hold after every run, whatever was killed: I1 to I12 of reliability.md section 6.
+"""What must hold after every run, whatever was killed: I1 to I12 of docs/internals/reliability.md section 6.
 
 Judged from outside: the sender's own log, the daemon's database read with sqlite3, its log file, and the paper exchange's journal as
 the witness that the daemon cannot touch. Each oracle returns the breaches it found, in words that name the alert or order.

@@ -31,7 +31,7 @@ FIXTURE = COLLECTION["fixture"]
 CASES = {case["id"]: case for case in COLLECTION["cases"]}
 CLOCK = datetime.fromisoformat(FIXTURE["clock"])
 
-# Where the collection leaves a choice, design.md section 5 makes it: these differ from the collection's own default.
+# Where the collection leaves a choice, docs/internals/architecture.md section 5 makes it: these differ from the collection's own default.
 REFUSED_BY_POLICY = {"percent-quantity-string", "time-missing"}
 # The collection trades 0.01 of everything; Orderly's real smallest sizes would refuse that for some symbols.
 SMALL_SIZES = {"base_min": Decimal("0.001"), "base_tick": Decimal("0.001"), "min_notional": Decimal(0)}

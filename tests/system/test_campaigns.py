@@ -27,7 +27,7 @@ async def test_campaign(name: str) -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 async def test_crash_point(point: str) -> None:
-    """Killed at the named point of reliability.md section 4, the bridge comes back with the state that the table asks for."""
+    """Killed at the named point of docs/internals/architecture.md section 9, the bridge comes back in the state that the table gives."""
     outcome = await crash_point(SEED, 1, point)
     _check(outcome)
     assert outcome.trials == 1

@@ -140,10 +140,10 @@ def test_the_running_daemon_may_write_no_core_file(played: Round) -> None:
 def test_a_crash_leaves_no_core_file_and_nothing_for_a_collector(tmp_path: Path) -> None:
     """After SIGABRT there is no file though the shell allowed one, and the kernel says that nothing was dumped, to a pipe neither."""
     code = (
-        "import os, resource; from kekbridge.daemon import coredumps\n"
+        "import os, resource; from kekbridge.daemon.process import disable_core_dumps\n"
         "hard = resource.getrlimit(resource.RLIMIT_CORE)[1]\n"
         "resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))\n"
-        "coredumps.forbid()\n"
+        "disable_core_dumps()\n"
         "os.abort()"
     )
     crashed = os.posix_spawn(

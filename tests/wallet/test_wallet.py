@@ -42,7 +42,7 @@ VECTORS = [
 
 @pytest.mark.parametrize(("typed", "digest", "signature"), VECTORS)
 def test_published_vectors(typed: dict[str, Any], digest: str, signature: str) -> None:
-    """Digest and signature of both messages are those of orderly-api.md section 3, and recovering gives the wallet."""
+    """Digest and signature of both messages are those of docs/internals/orderly.md section 3, and recovering gives the wallet."""
     assert signing.digest(typed).hex() == digest
     assert signing.sign(typed, WALLET_KEY) == signature
     assert signing.sign(typed, f" 0x{WALLET_KEY}\n") == signature

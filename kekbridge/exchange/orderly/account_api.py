@@ -1,6 +1,6 @@
 """Every REST call about the account, the key and the markets, as typed methods: what may be asked besides orders.
 
-Same rules as rest.py, which it sends through. Calls: orderly-api.md sections 3, 4, 9 and 10.
+Same rules as rest.py, which it sends through. Calls: docs/internals/orderly.md sections 3, 4, 9 and 10.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from kekbridge.model import ZERO, AccountSnapshot, Fill, Instrument, MarginMode,
 
 Key = tuple[str, MarginMode]
 
-# How long the exchange's own reads may trail behind an execution (reliability.md section 6 counts up to 3 s). A list of positions that
+# How long the exchange's own reads may trail behind an execution
+# (docs/internals/reliability.md section 6 counts up to 3 s). A list of positions that
 # was made longer than this after our last fill is the truth, also when it lacks the position.
 READ_LAG_MS: Final = 5_000
 _REMEMBERED_FILLS: Final = (
@@ -104,7 +105,7 @@ class AccountState:
         found: dict[str, Instrument] = {}
         for row in rows:
             if row.get("broker_id"):
-                continue  # community markets: isolated margin only, another's listing (orderly-api.md section 13)
+                continue  # community markets: isolated margin only, another's listing (docs/internals/orderly.md section 13)
             try:
                 instrument = parsing.instrument(row)
             except parsing.ParseError:
@@ -284,7 +285,7 @@ class AccountState:
 
 
 def filled(position: Position, fill: Fill) -> Position:
-    """A position after one execution by the ledger's arithmetic (orderly-api.md section 10); funding comes with the next report."""
+    """A position after one execution, by the ledger's arithmetic (docs/internals/orderly.md section 10); funding comes later."""
     change = fill.quantity * fill.side.sign
     after = position.quantity + change
     if after == 0:

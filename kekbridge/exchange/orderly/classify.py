@@ -1,7 +1,7 @@
 """What an answer proves: accepted, refused for good, not accepted but may wait, or unknown. Pure, one table.
 
 The rule behind the table: only an answer that is documented to mean "no" counts as a no. Everything else that is not a clear yes is
-unknown, and is asked about instead of sent again. Sources: orderly-api.md section 11, reliability.md section 5.
+unknown, and is asked about instead of sent again. Sources: docs/internals/orderly.md section 11, docs/internals/reliability.md section 5.
 """
 
 from __future__ import annotations

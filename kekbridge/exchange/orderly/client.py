@@ -293,7 +293,7 @@ class OrderlyExchange:
                 fee = sum((fill.fee for fill in executions), Decimal(0))
                 report = replace(report, average_price=value / quantity, fee=report.fee or fee)
         if order.intent.stop_loss is not None and report.executed_quantity > 0 and report.stop_is_live is None:
-            # A POSITIONAL_TP_SL leaves its bracket with the first fill and stands by itself then (section 7).
+            # A POSITIONAL_TP_SL leaves its bracket with the first fill and stands by itself then (docs/internals/orderly.md section 7).
             is_live = any(
                 root.algo_type == "POSITIONAL_TP_SL" and root.stop_is_live and root.side is order.intent.side.opposite
                 for root in await self.orders_api.algos(symbol=report.symbol)

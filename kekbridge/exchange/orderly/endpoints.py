@@ -30,7 +30,7 @@ ADDRESSES: Final = {
         "wss://ws-private-evm.orderly.org/v2/ws/private/stream",
     ),
 }
-"""Orderly's published addresses (orderly-api.md section 1); the paper exchange tells its own."""
+"""Orderly's published addresses (docs/internals/orderly.md section 1); the paper exchange tells its own."""
 
 
 def addresses_of(name: str, base_url: str, ws_public_url: str, ws_private_url: str) -> Addresses:

@@ -1,6 +1,7 @@
 """Registering, listing, restricting and removing Orderly keys: what the command line asks the exchange about keys.
 
-One question at a time, each sent once; a refusal is an OperatorError that says what the exchange said. Calls: orderly-api.md section 3.
+One question at a time, each sent once; a refusal is an OperatorError that says what the exchange said.
+Calls: docs/internals/orderly.md section 3.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every REST call of orders and algo orders, by name: waits for its rate window, sends once, judges the answer by the one table.
 
 Reads raise ExchangeUnavailable when no usable answer came; commands return a Submission and never raise for what the network did.
-Nothing is sent a second time here. Calls: orderly-api.md sections 6 and 7.
+Nothing is sent a second time here. Calls: docs/internals/orderly.md sections 6 and 7.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class OrdersApi:
         return await self._pacer.acquire(endpoint, is_urgent=is_urgent)
 
     async def create(self, request: requests.CreateRequest, ticket: WindowPermit) -> Submission:
-        """Send one create, once. The receive window bounds until when the exchange may still take it (reliability.md section 4)."""
+        """Send one create, once. The receive window bounds how long it may still be accepted (docs/internals/reliability.md section 4)."""
         believed = self._wire.offset.ms
         outcome = await self._wire.send(
             "POST",

@@ -1,7 +1,8 @@
 """Orderly's JSON -> our frozen values; the one place where their spelling is mapped to ours. Pure.
 
 Tolerant as the documents demand: twins of fields, nulls, quoted numbers, "false" as text, camelCase on the streams. A row that lacks
-what makes it that row (id, symbol, side) raises ParseError; callers skip or refuse it. Source: orderly-api.md sections 5 to 9, 12.
+what makes it that row (id, symbol, side) raises ParseError; callers skip or refuse it.
+Source: docs/internals/orderly.md sections 5 to 9, 12.
 """
 
 from __future__ import annotations

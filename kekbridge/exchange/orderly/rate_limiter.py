@@ -1,7 +1,7 @@
 """Wait for the exchange's rate windows: at most N requests in ANY window of a given length, per endpoint; exits go first.
 
 A sliding window over the real sends, not a token bucket: a bucket of 10 lets up to 20 into one second, and the exchange refuses
-(performance.md section 5). Clock and sleep are arguments. Knows nothing of requests but the name of their endpoint.
+(docs/internals/reliability.md section 9.2). Clock and sleep are arguments. Knows nothing of requests but the name of their endpoint.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final
 
 
 class Endpoint(StrEnum):
-    """The windows of orderly-api.md sections 3 to 10. Lookups by id and by client id share one: which is counted where is not said."""
+    """The windows of docs/internals/orderly.md sections 3 to 10. Lookups by id and by client id share one: not documented."""
 
     ORDER_CREATE = "order_create"
     ORDER_EDIT = "order_edit"

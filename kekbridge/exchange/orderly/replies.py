@@ -56,7 +56,7 @@ Outcome = HttpReply | NotSent | NoReply
 
 
 def read_reply(status: int, body: bytes, *, retry_after: str | None = None) -> HttpReply:
-    """Read an answer defensively: failures without the exchange's own JSON exist (orderly-api.md section 11)."""
+    """Read an answer defensively: failures without the exchange's own JSON exist (docs/internals/orderly.md section 11)."""
     wait = _seconds(retry_after)
     payload = read_object(body)
     if payload is None:

@@ -1,6 +1,6 @@
 """Order -> the one request that creates it: path and JSON text. Pure; sending is somebody else's job.
 
-Field names and shapes: orderly-api.md sections 6 and 7. What always holds here: `margin_mode` is said (a trader may have another
+Field names and shapes: docs/internals/orderly.md sections 6 and 7. What always holds here: `margin_mode` is said (a trader may have another
 default in the front end), `order_tag` never (it would override the trader's referral), exits are reduce-only, numbers are plain decimal
 strings, and one order is one request: an entry and its stop travel together as a BRACKET or not at all.
 

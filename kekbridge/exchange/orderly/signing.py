@@ -1,7 +1,7 @@
 """Prove to Orderly that a request is the trader's: ed25519 over timestamp, method, path and the exact body bytes.
 
 The only place that holds the secret key in memory. It must never print, pickle, log or hand it out; callers get signatures and the
-public half. Rules: orderly-api.md section 2.
+public half. Rules: docs/internals/orderly.md section 2.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Signer:
         return base64.urlsafe_b64encode(self._key.sign(message).signature).decode("ascii")
 
     def __repr__(self) -> str:
-        # PyNaCl prints the raw seed in str() of a key (pitfalls.md 3.7): nothing of it may show here.
+        # PyNaCl prints the raw seed in str() of a key (docs/internals/reliability.md section 8.7): nothing of it may show here.
         return f"Signer(account_id={self._account_id!r}, orderly_key={self._orderly_key!r})"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:

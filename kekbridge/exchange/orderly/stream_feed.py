@@ -1,6 +1,7 @@
 """What the streams say, made into reports, fills, positions and marks; stale and repeated messages are dropped here.
 
-Takes messages by topic (stream.py brings them), updates the AccountView and calls back. No I/O. Topics: orderly-api.md section 12.
+Takes messages by topic (stream.py brings them), updates the AccountView and calls back. No I/O.
+Topics: docs/internals/orderly.md section 12.
 """
 
 from __future__ import annotations

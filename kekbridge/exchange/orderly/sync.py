@@ -114,7 +114,7 @@ class AccountSync:
             log.warning("exchange_maintenance", is_maintenance=system.is_maintenance, message=system.message)
 
     def on_stream_connected(self) -> None:
-        """Logged in and subscribed: what happened meanwhile was missed and is fetched now (section 12)."""
+        """Logged in and subscribed: what happened meanwhile was missed and is fetched now (docs/internals/orderly.md section 12)."""
         self._is_resync_due = True
         self._is_synced = False
         self._wanted.set()

@@ -1,7 +1,8 @@
 """The signed transport: one request out, one Outcome back. Never retries, never judges, never raises for what the network did.
 
 One kept-warm session; the very bytes that were signed are sent. Whether a request can have reached the exchange is decided here, by
-watching for the moment in which its first byte is handed to a connection. Rules: orderly-api.md sections 1 and 2, pitfalls.md 3.1.
+watching for the moment in which its first byte is handed to a connection.
+Rules: docs/internals/orderly.md sections 1 and 2, docs/internals/reliability.md section 8.1.
 """
 
 from __future__ import annotations

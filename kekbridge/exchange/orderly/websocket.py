@@ -1,6 +1,7 @@
 """One WebSocket connection that is kept up: log in, subscribe, read, answer pings, notice silence, come back after a loss.
 
-It knows topics only as names and hands every message on; what a message means is feed.py's business. Protocol: orderly-api.md section 12.
+It knows topics only as names and hands every message on; what a message means is feed.py's business.
+Protocol: docs/internals/orderly.md section 12.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Checks the client certificate that a TLS proxy saw: TradingView presents one, and a pinned fingerprint tells it from everybody else's.
 
 A second lock before the real one: it proves "TradingView", never "this trader". The subject proves nothing, anybody can sign himself one;
-so the fingerprint is compared, and only our own proxy's word for it counts (tradingview.md section 5).
+so the fingerprint is compared, and only our own proxy's word for it counts (docs/internals/tradingview.md section 5).
 """
 
 from __future__ import annotations

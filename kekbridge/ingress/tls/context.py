@@ -1,6 +1,7 @@
 """Serves HTTPS from certificate files and takes up renewed ones without dropping a connection; decides which addresses may do without.
 
-A webhook's secret crosses the network in every message, so plain HTTP on a public address is refused at start (design.md section 4).
+A webhook's secret crosses the network in every message, so plain HTTP on a public address is refused at start
+(docs/internals/architecture.md section 4).
 Getting certificates is not done here.
 """
 

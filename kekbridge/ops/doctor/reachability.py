@@ -1,6 +1,6 @@
 """The way from TradingView to here, walked once: name, IPv4, port, certificate, and a request through it that comes back to us.
 
-TradingView posts to ports 80 and 443 of IPv4 addresses and waits 3 s (tradingview.md section 1). The request carries no key.
+TradingView posts to ports 80 and 443 of IPv4 addresses and waits 3 s (docs/internals/tradingview.md section 1). The request carries no key.
 """
 
 from __future__ import annotations

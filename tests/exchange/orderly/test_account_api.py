@@ -102,7 +102,7 @@ async def old_venue() -> AsyncIterator[OldVenue]:
 async def test_leverage_falls_back_to_the_singular_path(
     old_venue: OldVenue, client_for: ClientFor, missing: Callable[[], web.Response]
 ) -> None:
-    """Plural first, singular where that does not exist, always with the symbol (section 9)."""
+    """Plural first, singular where that does not exist, always with the symbol (docs/internals/orderly.md section 9)."""
     old_venue.plural = missing()
     client = client_for(old_venue.url)
     await client._transport.open()

@@ -271,7 +271,7 @@ def test_any_order_of_arrival_ends_in_the_truth(trades: list[tuple[Side, Decimal
     )
 )
 def test_ledger_arithmetic(trades: list[tuple[Side, Decimal, int]]) -> None:
-    """Quantity and cost add up exactly, the average of a flat position is none, and reducing never moves it (section 10)."""
+    """Quantity and cost add up exactly; reducing never moves the average, flat has none (docs/internals/orderly.md section 10)."""
     position = Position(BTC, Decimal(0), Decimal(0))
     quantity = cost = Decimal(0)
     for index, (side, size, price) in enumerate(trades):

@@ -82,7 +82,7 @@ async def test_unknown_key(paper: PaperExchange) -> None:
 
 
 async def test_other_broker(paper: PaperExchange) -> None:
-    """The broker is read from the exchange and compared, never assumed (section 3)."""
+    """The broker is read from the exchange and compared, never assumed (docs/internals/orderly.md section 3)."""
     found = await screen(paper.base_url, broker_id="woofi_pro")
     assert found["account"].level == "warning"
     assert "kek_ai" in found["account"].text

@@ -42,7 +42,7 @@ def test_key_trouble(status: int, code: int) -> None:
 
 
 def test_key_trouble_under_another_code() -> None:
-    """-1004 with "orderly key error" is about the key (section 11)."""
+    """-1004 with "orderly key error" is about the key (docs/internals/orderly.md section 11)."""
     answer = classify.create(fails(400, -1004, "orderly key error"))
     assert isinstance(answer, Rejected)
     assert answer.is_key_trouble

@@ -360,7 +360,7 @@ async def test_lost_answer_is_unknown_and_can_be_looked_up(
 async def test_faults_are_judged(
     exchange: OrderlyExchange, make_order: MakeOrder, control: Control, fault: dict[str, Any], kind: type
 ) -> None:
-    """Each fault of the wire ends in the class that reliability.md section 5 gives it, with one create sent."""
+    """Each fault of the wire ends in the class that docs/internals/reliability.md section 5 gives it, with one create sent."""
     await control("/paper/faults", {**fault, "path": "/v1/order", "count": 1})
     assert isinstance(await exchange.submit(make_order("kb-fault")), kind)
 

@@ -29,7 +29,7 @@ SPEC = ROOT.parent / "shared" / "reference" / "orderly-openapi.yaml"
 BTC = "PERP_BTC_USDC"
 D = Decimal
 ClientFor = Callable[..., OrderlyExchange]
-# The file calls all of these required for every algo order; its own texts and orderly-api.md section 7 say which kind needs which.
+# The file marks all of these as required for every algo order; its texts and docs/internals/orderly.md section 7 name those of each kind.
 REQUIRED = {
     "STOP": ["symbol", "algo_type", "quantity", "side", "type", "trigger_price"],
     "BRACKET": ["symbol", "algo_type", "quantity", "side", "type", "child_orders"],

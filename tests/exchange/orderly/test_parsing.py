@@ -217,7 +217,7 @@ def test_canceled_bracket_keeps_what_it_executed() -> None:
     ],
 )
 def test_stop_is_live(fields: dict[str, Any], live: bool) -> None:
-    """A stop counts only while it is activated, untriggered and open; "false" as text is false (section 7)."""
+    """A stop counts only while it is activated, untriggered and open; "false" as text is false (docs/internals/orderly.md section 7)."""
     report = parsing.algo_report(bracket(leaf("STOP_LOSS", **fields), total_executed_quantity=Decimal("0.5")))
     assert report.stop_is_live is live
 

@@ -67,7 +67,7 @@ def most_in_a_window(times: list[float], window_s: float) -> int:
 
 
 async def test_burst_of_fifty() -> None:
-    """50 at once at 10 a second: the last leaves within 4.4 s and no window ever holds 11 (performance.md goal 5)."""
+    """50 at once at 10 a second: the last leaves within 4.4 s, no window holds 11 (docs/internals/reliability.md section 9.3, goal 5)."""
     time = FakeTime()
     pacer = pacer_of(time)
     sent: list[float] = []

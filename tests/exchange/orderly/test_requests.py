@@ -66,7 +66,7 @@ def test_market_entry() -> None:
 
 @pytest.mark.parametrize("kind", [OrderType.LIMIT, OrderType.IOC, OrderType.FOK, OrderType.POST_ONLY])
 def test_priced_types(kind: OrderType) -> None:
-    """Every type with a limit price names its price; slippage belongs to MARKET alone (section 6)."""
+    """Every type with a limit price names its price; slippage belongs to MARKET alone (docs/internals/orderly.md section 6)."""
     found = body(order_type=kind, limit_price=D("2400.50"), slippage=D("0.01"))
     assert found["order_type"] == kind.value.upper()
     assert found["order_price"] == "2400.5"

@@ -1,4 +1,4 @@
-"""The signer against every vector of orderly-api.md section 2, and what it must never show."""
+"""The signer against every vector of docs/internals/orderly.md section 2, and what it must never show."""
 
 from __future__ import annotations
 

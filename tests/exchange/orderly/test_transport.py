@@ -191,7 +191,7 @@ async def test_timeout_is_no_answer() -> None:
 
 
 async def test_create_is_never_sent_twice_on_a_dead_connection() -> None:
-    """A pooled connection that dies under a POST: one request arrives in all, and the outcome is unknown (pitfalls.md 3.1)."""
+    """A pooled connection that dies under a POST: one request arrives, outcome unknown (docs/internals/reliability.md section 8.1)."""
     answered = 0
 
     async def once_then_cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
