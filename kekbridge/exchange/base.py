@@ -54,7 +54,7 @@ class Unknown:
     sent_at: datetime | None = None
 
 
-Submission = Accepted | Rejected | Retryable | Unknown
+SubmitResult = Accepted | Rejected | Retryable | Unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ class Exchange(Protocol):
     def try_acquire_permit(self, order: Order) -> WindowPermit | None:
         """The same when a place is free this instant, else None. Any thread."""
 
-    async def submit(self, order: Order, turn: WindowPermit | None = None) -> Submission:
+    async def submit(self, order: Order, turn: WindowPermit | None = None) -> SubmitResult:
         """Send exactly one create request for a stored order, in its turn; without one that is still held it waits for it."""
 
     async def find(self, order: Order) -> OrderStatusReport | None:
@@ -126,13 +126,13 @@ class Exchange(Protocol):
     async def open_orders(self) -> tuple[OrderStatusReport, ...]:
         """Every open plain and algo order of the account, ours and others'."""
 
-    async def cancel(self, report: OrderStatusReport) -> Submission:
+    async def cancel(self, report: OrderStatusReport) -> SubmitResult:
         """Ask for a cancel of one order; Accepted means the request was passed on."""
 
-    async def cancel_all(self, symbol: str | None = None) -> Submission:
+    async def cancel_all(self, symbol: str | None = None) -> SubmitResult:
         """Cancel every plain order and every algo order of every type, of one symbol or of all."""
 
-    async def set_leverage(self, symbol: str, leverage: Decimal) -> Submission: ...
+    async def set_leverage(self, symbol: str, leverage: Decimal) -> SubmitResult: ...
 
     def listen(self, callback: Callable[[OrderStatusReport], None]) -> None:
         """Call back for every order report that the stream (or its polling stand-in) brings, on the event loop."""

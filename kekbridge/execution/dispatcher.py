@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from kekbridge.config import Queue
 from kekbridge.errors import KekbridgeError
-from kekbridge.exchange.base import Accepted, Rejected, Submission, Unknown
+from kekbridge.exchange.base import Accepted, Rejected, SubmitResult, Unknown
 from kekbridge.execution.canceller import OrderCanceller
 from kekbridge.execution.in_flight import CLAIM_TTL_S, InFlightOrders
 from kekbridge.execution.reconciler import Reconciler
@@ -197,7 +197,7 @@ class OrderDispatcher:
 
     async def _run_order(self, order: Order, pipeline: Pipeline) -> None:
         """One order from its place in a lane to its outcome. Whatever goes wrong here stays in this lane."""
-        submission: Submission | None = None
+        submission: SubmitResult | None = None
         try:
             with self._follower.expect(order):
                 submission = await self._send(order, pipeline)
@@ -214,7 +214,7 @@ class OrderDispatcher:
             if self._has_waiting:
                 self._awake.set()
 
-    async def _send(self, order: Order, pipeline: Pipeline) -> Submission | None:
+    async def _send(self, order: Order, pipeline: Pipeline) -> SubmitResult | None:
         if order.status is OrderStatus.SUBMITTING:
             if not await self._is_in_front(order):
                 await pipeline.give_back(order)
@@ -230,8 +230,8 @@ class OrderDispatcher:
         sent = await pipeline.send(order, turn)
         if sent is None:
             return None
-        self.breaker.record(was_unknown=isinstance(sent.submission, Unknown))
-        if isinstance(sent.submission, Accepted):
+        self.breaker.record(was_unknown=isinstance(sent.result, Unknown))
+        if isinstance(sent.result, Accepted):
             self._lanes.mark_accepted(order, now() - in_front_at)
             if self._has_waiting:
                 self._awake.set()
@@ -243,10 +243,10 @@ class OrderDispatcher:
         else:
             self._lanes.mark_blocked(order)
             recorded = await sent.recorded
-            if isinstance(sent.submission, Unknown):
+            if isinstance(sent.result, Unknown):
                 await self._until_stopped(self._recovery.resolve_unknown(recorded))
                 self.breaker.close()
-        return sent.submission
+        return sent.result
 
     async def _is_in_front(self, order: Order) -> bool:
         """True once the exchange took all that stand before a claimed order; False when that will not happen while its claim holds, or

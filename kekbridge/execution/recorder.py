@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from kekbridge.config import Queue
 from kekbridge.errors import StoreUnavailable
-from kekbridge.exchange.base import Accepted, Rejected, Retryable, Submission, Unknown
+from kekbridge.exchange.base import Accepted, Rejected, Retryable, SubmitResult, Unknown
 from kekbridge.execution.updates import OrderUpdates, PendingAcceptance
 from kekbridge.failpoints import hit
 from kekbridge.ingress.http import WebhookResponse
@@ -89,7 +89,7 @@ class Recorder:
 
     # ------------------------------------------------------------------------------------------- the exchange's answer to us
 
-    def record(self, order: Order, submission: Submission, claim: Step | None = None) -> asyncio.Task[Order]:
+    def record(self, order: Order, submission: SubmitResult, claim: Step | None = None) -> asyncio.Task[Order]:
         """Begin to write down what the exchange said of an order that was being sent; the task has the order as it then stands.
 
         It raises StoreUnavailable. Whoever waits for the order hears of it after the flush. `claim` claims an order that never was sent,
@@ -97,7 +97,7 @@ class Recorder:
         """
         return self._keep(self._write_down(order, submission, claim))
 
-    async def _write_down(self, order: Order, submission: Submission, claim: Step | None) -> Order:
+    async def _write_down(self, order: Order, submission: SubmitResult, claim: Step | None) -> Order:
         reported: Order | None = None
         try:
             if isinstance(submission, Accepted):
@@ -113,7 +113,7 @@ class Recorder:
             acceptance.report(reported)
         return recorded
 
-    def _tell(self, order: Order, submission: Submission, recorded: Order) -> None:
+    def _tell(self, order: Order, submission: SubmitResult, recorded: Order) -> None:
         self._outcomes.publish(recorded)
         log.info(
             "order",

@@ -15,7 +15,7 @@ from typing import Any
 
 from kekbridge.config import Queue
 from kekbridge.errors import ExchangeUnavailable, KekbridgeError
-from kekbridge.exchange.base import Accepted, Exchange, Submission
+from kekbridge.exchange.base import Accepted, Exchange, SubmitResult
 from kekbridge.execution.submitter import request_text
 from kekbridge.failpoints import hit
 from kekbridge.log import get_logger
@@ -67,7 +67,7 @@ class StopLossGuard:
         exchange: Exchange,
         settings: Queue,
         clock: Callable[[], datetime],
-        submit: Callable[[Order, float | None], Coroutine[Any, Any, Submission | None]],
+        submit: Callable[[Order, float | None], Coroutine[Any, Any, SubmitResult | None]],
     ) -> None:
         self._database = database
         self._exchange = exchange
@@ -76,7 +76,7 @@ class StopLossGuard:
         self._submit = submit
         self._wake_event = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._submissions: set[asyncio.Task[Submission | None]] = set()
+        self._submissions: set[asyncio.Task[SubmitResult | None]] = set()
         self._changed_while_busy: set[str] = set()
 
     def wake(self) -> None:
@@ -237,7 +237,7 @@ class StopLossGuard:
             await self._mark(entry, ProtectionState.FLATTENED, f"closed {naked}: no stop could be placed")
             await self._exchange.refresh()
 
-    async def _send(self, entry: Order, intent: OrderIntent, *, within_s: float | None = None) -> Submission | None:
+    async def _send(self, entry: Order, intent: OrderIntent, *, within_s: float | None = None) -> SubmitResult | None:
         """Store it and send it. After `within_s` seconds it is waited for no longer: the time to close the position has come.
 
         A request that is on its way goes on; what became of it is seen with the next look.
@@ -252,7 +252,7 @@ class StopLossGuard:
         await asyncio.wait({sending}, timeout=within_s)
         return sending.result() if sending.done() else None
 
-    def _on_submitted(self, sending: asyncio.Task[Submission | None]) -> None:
+    def _on_submitted(self, sending: asyncio.Task[SubmitResult | None]) -> None:
         self._submissions.discard(sending)
         if not sending.cancelled():
             sending.exception()  # told by whoever still waits for it

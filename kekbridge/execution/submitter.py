@@ -20,7 +20,7 @@ from kekbridge.alerts import message as payload
 from kekbridge.alerts.message import Message
 from kekbridge.config import Settings
 from kekbridge.errors import RequestRefused, StoreUnavailable
-from kekbridge.exchange.base import Accepted, Exchange, Retryable, Submission, Unknown
+from kekbridge.exchange.base import Accepted, Exchange, Retryable, SubmitResult, Unknown
 from kekbridge.exchange.orderly import requests
 from kekbridge.exchange.orderly.rate_limiter import WindowPermit
 from kekbridge.execution.recorder import Recorder
@@ -68,7 +68,7 @@ class SendPermit:
     """What an order has when it may leave: its place in the rate window (None: it is only to be finished), or why it cannot be sent."""
 
     ticket: WindowPermit | None = None
-    trouble: Submission | None = None
+    trouble: SubmitResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class SendPermits:
 
     async def _set_leverage(
         self, order: Order, may_be_claimed: Callable[[Order], Awaitable[bool]]
-    ) -> Submission | None:
+    ) -> SubmitResult | None:
         """Bring the symbol to the leverage that the entry asks for; None when it is there, else why nothing is sent.
 
         Only a few changes a minute are allowed: it may take long, and what may not be sent by now (its claim will say why) changes nothing.
@@ -166,10 +166,10 @@ class Authentication(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class SentOrder:
     """What the exchange answered, and the order as it stands once that is written down. `recorded` raises StoreUnavailable."""
 
-    submission: Submission
+    result: SubmitResult
     recorded: asyncio.Task[Order]
 
 
@@ -371,7 +371,7 @@ class Pipeline:
         self._outcomes.publish(returned)
         log.info("order_stepped_back", client_order_id=order.client_order_id)
 
-    async def submit(self, order: Order, within_s: float | None = None) -> Submission | None:
+    async def submit(self, order: Order, within_s: float | None = None) -> SubmitResult | None:
         """Take its turn, `send`, and wait until the answer is written down.
 
         Without a turn within `within_s` seconds (None: however long it takes) nothing is sent, and that is written down.
@@ -389,7 +389,7 @@ class Pipeline:
         if sent is None:
             return None
         await asyncio.shield(sent.recorded)
-        return sent.submission
+        return sent.result
 
     async def wait_turn(self, order: Order) -> SendPermit:
         """Its leverage, and its place in the exchange's rate window, for `send`.
@@ -398,20 +398,20 @@ class Pipeline:
         """
         return await self._turns.wait(order, self._may_be_claimed)
 
-    async def send(self, order: Order, turn: SendPermit) -> Sent | None:
+    async def send(self, order: Order, turn: SendPermit) -> SentOrder | None:
         """Check a queued order once more, commit "submitting", send it once in its turn and begin to record the answer.
 
         Returns None when it was not sent (expired, denied, or nothing left to close). Unknown is for recovery.py to resolve.
         """
         if turn.trouble is not None:
-            return Sent(turn.trouble, self._recorder.record(order, turn.trouble, self._claiming(order)))
+            return SentOrder(turn.trouble, self._recorder.record(order, turn.trouble, self._claiming(order)))
         try:
             return await self._send(order, turn.ticket)
         finally:
             if turn.ticket is not None:
                 turn.ticket.release()  # no effect once it was used
 
-    async def _send(self, order: Order, ticket: WindowPermit | None) -> Sent | None:
+    async def _send(self, order: Order, ticket: WindowPermit | None) -> SentOrder | None:
         claimed = await self._claim(order)
         if claimed is None:
             return None
@@ -424,7 +424,7 @@ class Pipeline:
         except BaseException:
             being_sent.discard(order.client_order_id)
             raise
-        return Sent(submission, self._recorder.record(claimed, submission))
+        return SentOrder(submission, self._recorder.record(claimed, submission))
 
     async def _claim(self, order: Order) -> Order | None:
         """The order as it will be sent, committed as submitting; None when it must not be sent any more."""

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from kekbridge.errors import KekbridgeError
-from kekbridge.exchange.base import Exchange, Submission
+from kekbridge.exchange.base import Exchange, SubmitResult
 from kekbridge.exchange.orderly import requests
 from kekbridge.execution.submitter import request_text
 from kekbridge.log import get_logger
@@ -41,7 +41,7 @@ class TakeProfitPlacer:
         database: Database,
         exchange: Exchange,
         clock: Callable[[], datetime],
-        submit: Callable[[Order], Awaitable[Submission | None]],
+        submit: Callable[[Order], Awaitable[SubmitResult | None]],
     ) -> None:
         self._database = database
         self._exchange = exchange

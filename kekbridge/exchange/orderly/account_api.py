@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from kekbridge.exchange.base import FundingPayment, KeyInfo, Rejected, Submission, Transfer
+from kekbridge.exchange.base import FundingPayment, KeyInfo, Rejected, SubmitResult, Transfer
 from kekbridge.exchange.orderly import parsing
-from kekbridge.exchange.orderly.classify import Found, NotFound
+from kekbridge.exchange.orderly.classify import Found, Missing
 from kekbridge.exchange.orderly.orders_api import OrdersApi, rows_of
 from kekbridge.exchange.orderly.rate_limiter import Endpoint
 from kekbridge.log import get_logger
@@ -76,7 +76,7 @@ class AccountApi:
 
     async def funding_rate(self, symbol: str) -> FundingRate | None:
         answer = await self._rest.query(Endpoint.PUBLIC, f"/v1/public/funding_rate/{symbol}", is_signed=False)
-        if isinstance(answer, NotFound):
+        if isinstance(answer, Missing):
             return None
         row = (rows_of(answer) or [answer.data])[0]  # flat in practice, rows in the OpenAPI file
         return FundingRate(
@@ -90,7 +90,7 @@ class AccountApi:
         """The way to learn which broker an account belongs to (section 3)."""
         path = f"/v1/public/account?account_id={account_id}"
         answer = await self._rest.query(Endpoint.PUBLIC, path, is_signed=False)
-        if isinstance(answer, NotFound):
+        if isinstance(answer, Missing):
             return None
         return Owner(str(answer.data.get("address") or ""), str(answer.data.get("broker_id") or ""))
 
@@ -98,7 +98,7 @@ class AccountApi:
         """Whether a key is registered for an account, its scopes and its expiry; unsigned, so it works with a broken key."""
         path = f"/v1/get_orderly_key?account_id={account_id}&orderly_key={orderly_key}"
         answer = await self._rest.query(Endpoint.PUBLIC, path, is_signed=False)
-        return None if isinstance(answer, NotFound) else key_info_of(answer.data)
+        return None if isinstance(answer, Missing) else key_info_of(answer.data)
 
     # ------------------------------------------------------------------------------------------------------------- signed
 
@@ -143,7 +143,7 @@ class AccountApi:
                 chosen[str(row.get("symbol"))] = value
         return chosen
 
-    async def set_leverage(self, symbol: str, leverage: int) -> Submission:
+    async def set_leverage(self, symbol: str, leverage: int) -> SubmitResult:
         """Plural path first, the singular one where that does not exist (section 9). 5 calls a minute.
 
         The symbol is always named: without it every symbol's leverage would change.
@@ -255,7 +255,7 @@ def marks_of(rows: list[Mapping[str, Any]], *, price: str) -> dict[str, Decimal]
     return found
 
 
-def _is_missing_path(answer: Submission) -> bool:
+def _is_missing_path(answer: SubmitResult) -> bool:
     if isinstance(answer, Rejected):
         return answer.code == "orderly:-1006"
     return getattr(answer, "reason", "").startswith("HTTP 404")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from kekbridge.exchange.base import Accepted, Rejected, Retryable, Submission, Unknown
-from kekbridge.exchange.orderly.replies import HttpReply, NoReply, NotSent, Outcome
+from kekbridge.exchange.base import Accepted, Rejected, Retryable, SubmitResult, Unknown
+from kekbridge.exchange.orderly.replies import HttpReply, NoReply, NotSent, TransportResult
 
 
 class _Verdict(Enum):
@@ -64,7 +64,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class NotFound:
+class Missing:
     """The exchange says that the thing does not exist."""
 
 
@@ -76,7 +76,7 @@ class Unavailable:
     reason: str
 
 
-Answer = Found | NotFound | Unavailable
+QueryResult = Found | Missing | Unavailable
 
 
 def code_text(reply: HttpReply) -> str:
@@ -84,7 +84,7 @@ def code_text(reply: HttpReply) -> str:
     return f"orderly:{reply.code}" if reply.code is not None else f"orderly:http-{reply.status}"
 
 
-def create(outcome: Outcome) -> Submission:
+def create(outcome: TransportResult) -> SubmitResult:
     """Judge the answer to a create: the order exists (Accepted), certainly does not (Refused, Deferred), or may (Unknown)."""
     if not isinstance(outcome, HttpReply):
         return _without_reply(outcome)
@@ -96,7 +96,7 @@ def create(outcome: Outcome) -> Submission:
     return Accepted(order_id)
 
 
-def command(outcome: Outcome, *, order_id: str = "") -> Submission:
+def command(outcome: TransportResult, *, order_id: str = "") -> SubmitResult:
     """Judge the answer to a cancel, an edit or a setting: Accepted means that the request was passed on, not that it is done."""
     if not isinstance(outcome, HttpReply):
         return _without_reply(outcome)
@@ -105,7 +105,7 @@ def command(outcome: Outcome, *, order_id: str = "") -> Submission:
     return Accepted(order_id)
 
 
-def query(outcome: Outcome) -> Answer:
+def query(outcome: TransportResult) -> QueryResult:
     """Judge the answer to a question; "does not exist" is told from "server broken" by code, and for -1000 by its message."""
     match outcome:
         case NotSent(reason) | NoReply(reason):
@@ -113,9 +113,9 @@ def query(outcome: Outcome) -> Answer:
     if _is_yes(outcome):
         return Found(outcome.data, outcome.timestamp_ms)
     if outcome.is_json and outcome.code == -1006 and outcome.status < 500:
-        return NotFound()
+        return Missing()
     if outcome.is_json and outcome.code == -1000 and _MISSING.search(outcome.message):
-        return NotFound()
+        return Missing()
     return Unavailable(code_text(outcome), outcome.described)
 
 
@@ -128,13 +128,13 @@ def _is_yes(reply: HttpReply) -> bool:
     return reply.is_json and reply.success and 200 <= reply.status < 300
 
 
-def _without_reply(outcome: NotSent | NoReply) -> Submission:
+def _without_reply(outcome: NotSent | NoReply) -> SubmitResult:
     if isinstance(outcome, NotSent):
         return Retryable("exchange_unreachable", outcome.reason)
     return Unknown(outcome.reason)
 
 
-def _no(reply: HttpReply) -> Submission:
+def _no(reply: HttpReply) -> SubmitResult:
     code, message = code_text(reply), reply.message or f"HTTP {reply.status}"
     if reply.status == 429:
         # The status itself says that the request was turned away, whoever in front of the exchange wrote the body.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from kekbridge import errors
 from kekbridge.config import ExchangeSettings
-from kekbridge.exchange.base import Accepted, Health, Rejected, Retryable, Submission, Unknown
+from kekbridge.exchange.base import Accepted, Health, Rejected, Retryable, SubmitResult, Unknown
 from kekbridge.exchange.orderly import parsing, requests
 from kekbridge.exchange.orderly.account_api import AccountApi
 from kekbridge.exchange.orderly.account_state import AccountState
@@ -219,7 +219,7 @@ class OrderlyExchange:
         """A place that is free this instant, else None. Any thread."""
         return self._rate_limiter.try_acquire(_create_endpoint(order))
 
-    async def submit(self, order: Order, turn: WindowPermit | None = None) -> Submission:
+    async def submit(self, order: Order, turn: WindowPermit | None = None) -> SubmitResult:
         """Send exactly one create for a stored order, in its turn; without one that is still held it waits for it.
 
         Deferred also when the turn came only after `expires_at`: too old to trade, and nothing was sent.
@@ -250,7 +250,7 @@ class OrderlyExchange:
 
     async def place_stop(
         self, *, symbol: str, side: Side, quantity: Decimal, trigger_price: Decimal, client_order_id: str
-    ) -> Submission:
+    ) -> SubmitResult:
         """A reduce-only STOP at market that protects a position: `side` is the closing side."""
         intent = OrderIntent(
             symbol=symbol,
@@ -348,13 +348,13 @@ class OrderlyExchange:
                 found.append(report)
         return tuple(found)
 
-    async def cancel(self, report: OrderStatusReport) -> Submission:
+    async def cancel(self, report: OrderStatusReport) -> SubmitResult:
         """Ask for a cancel of one order; Accepted means the request was passed on. A finished order is Refused (-1006)."""
         if report.is_algo:
             return await self.orders_api.cancel_algo(report.symbol, report.order_id)
         return await self.orders_api.cancel_order(report.symbol, report.order_id)
 
-    async def cancel_all(self, symbol: str | None = None) -> Submission:
+    async def cancel_all(self, symbol: str | None = None) -> SubmitResult:
         """Every plain order and every algo order of every type; the worst of the six answers is the answer."""
         calls = [self.orders_api.cancel_orders(symbol)]
         calls += [self.orders_api.cancel_algos(algo_type, symbol) for algo_type in requests.ALGO_TYPES]
@@ -362,7 +362,7 @@ class OrderlyExchange:
 
     async def edit_order(
         self, report: OrderStatusReport, *, price: Decimal | None = None, quantity: Decimal | None = None
-    ) -> Submission:
+    ) -> SubmitResult:
         """Change price or quantity of a resting plain order; Accepted means the request was passed on."""
         return await self.orders_api.edit_order(requests.edit_body(report, price=price, quantity=quantity))
 
@@ -370,7 +370,7 @@ class OrderlyExchange:
         """The symbol's cross leverage as last heard; None while it is not known. Any thread."""
         return self._account.leverage_of(symbol)
 
-    async def set_leverage(self, symbol: str, leverage: Decimal) -> Submission:
+    async def set_leverage(self, symbol: str, leverage: Decimal) -> SubmitResult:
         """Set the cross leverage of one symbol (a whole number, 1 to 100); asks nothing when it is known to be that already."""
         if leverage != leverage.to_integral_value() or not 1 <= leverage <= 100:
             return Rejected("leverage_invalid", f"leverage {leverage} is not a whole number from 1 to 100")

@@ -15,7 +15,7 @@ from kekbridge.errors import ExchangeUnavailable, OperatorError
 from kekbridge.exchange.base import KeyInfo
 from kekbridge.exchange.orderly import classify
 from kekbridge.exchange.orderly.account_api import Owner, key_info_of
-from kekbridge.exchange.orderly.classify import Found, NotFound
+from kekbridge.exchange.orderly.classify import Found, Missing
 from kekbridge.exchange.orderly.endpoints import addresses_of
 from kekbridge.exchange.orderly.orders_api import rows_of
 from kekbridge.exchange.orderly.replies import HttpReply
@@ -68,31 +68,31 @@ class KeyManagement:
     async def account_of(self, address: str, broker_id: str) -> str | None:
         """The account id of a wallet at a broker, None when it is not registered there."""
         found = await self._query(f"/v1/get_account?address={address}&broker_id={broker_id}")
-        return None if isinstance(found, NotFound) else str(found.data.get("account_id") or "") or None
+        return None if isinstance(found, Missing) else str(found.data.get("account_id") or "") or None
 
     async def owner(self, account_id: str) -> Owner | None:
         """Wallet and broker of an account."""
         found = await self._query(f"/v1/public/account?account_id={account_id}")
-        if isinstance(found, NotFound):
+        if isinstance(found, Missing):
             return None
         return Owner(str(found.data.get("address") or ""), str(found.data.get("broker_id") or ""))
 
     async def key(self, account_id: str, orderly_key: str) -> KeyInfo | None:
         """Scopes and expiry of a registered key, None when the account has no such key."""
         found = await self._query(f"/v1/get_orderly_key?account_id={account_id}&orderly_key={orderly_key}")
-        return None if isinstance(found, NotFound) else key_info_of(found.data)
+        return None if isinstance(found, Missing) else key_info_of(found.data)
 
     async def own_address(self) -> str:
         """The internet address that the exchange sees us come from."""
         found = await self._query("/v1/ip_info")
-        return "" if isinstance(found, NotFound) else str(found.data.get("ip") or "")
+        return "" if isinstance(found, Missing) else str(found.data.get("ip") or "")
 
     # ------------------------------------------------------------------------------------------------------ wallet-signed
 
     async def registration_nonce(self) -> int:
         """A number to sign into a registration; good for two minutes, once."""
         found = await self._query("/v1/registration_nonce")
-        text = "" if isinstance(found, NotFound) else str(found.data.get("registration_nonce") or "")
+        text = "" if isinstance(found, Missing) else str(found.data.get("registration_nonce") or "")
         if not text.isascii() or not text.isdigit():
             raise ExchangeUnavailable("exchange_unreachable", "the exchange gave no registration nonce; try again")
         return int(text)
@@ -129,7 +129,7 @@ class KeyManagement:
 
     # ------------------------------------------------------------------------------------------------------------- inside
 
-    async def _query(self, path: str, *, is_signed: bool = False) -> Found | NotFound:
+    async def _query(self, path: str, *, is_signed: bool = False) -> Found | Missing:
         outcome = await self._wire.send("GET", path, is_signed=is_signed)
         answer = classify.query(outcome)
         if isinstance(answer, classify.Unavailable):

@@ -11,11 +11,11 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from kekbridge.errors import ExchangeUnavailable
-from kekbridge.exchange.base import Accepted, Rejected, Retryable, Submission, Unknown
+from kekbridge.exchange.base import Accepted, Rejected, Retryable, SubmitResult, Unknown
 from kekbridge.exchange.orderly import classify, parsing, requests
-from kekbridge.exchange.orderly.classify import Found, NotFound
+from kekbridge.exchange.orderly.classify import Found, Missing
 from kekbridge.exchange.orderly.rate_limiter import Endpoint, RateLimiter, WindowPermit
-from kekbridge.exchange.orderly.replies import HttpReply, Outcome
+from kekbridge.exchange.orderly.replies import HttpReply, TransportResult
 from kekbridge.exchange.orderly.transport import Transport
 from kekbridge.model import Fill
 from kekbridge.model.orders import OrderStatusReport
@@ -37,7 +37,7 @@ class OrdersApi:
         pacer: RateLimiter,
         *,
         recv_window_ms: int,
-        on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+        on_outcome: Callable[[TransportResult], None] = lambda outcome: None,
     ) -> None:
         self._wire = wire
         self._pacer = pacer
@@ -48,7 +48,7 @@ class OrdersApi:
 
     async def query(
         self, endpoint: Endpoint, path: str, *, is_signed: bool = True, is_urgent: bool = False
-    ) -> Found | NotFound:
+    ) -> Found | Missing:
         """One GET. Raises ExchangeUnavailable (`code` says why) when the answer proves nothing."""
         ticket = await self._pacer.acquire(endpoint, is_urgent=is_urgent)
         outcome = await self._wire.send("GET", path, is_signed=is_signed, ticket=ticket)
@@ -63,7 +63,7 @@ class OrdersApi:
     async def found(self, endpoint: Endpoint, path: str, *, is_signed: bool = True, is_urgent: bool = False) -> Found:
         """As `ask`, for things that must exist: "does not exist" raises as well."""
         answer = await self.query(endpoint, path, is_signed=is_signed, is_urgent=is_urgent)
-        if isinstance(answer, NotFound):
+        if isinstance(answer, Missing):
             raise ExchangeUnavailable("orderly:-1006", f"the exchange knows no GET {path.partition('?')[0]}")
         return answer
 
@@ -76,7 +76,7 @@ class OrdersApi:
         *,
         order_id: str = "",
         is_urgent: bool = False,
-    ) -> Submission:
+    ) -> SubmitResult:
         """One POST, PUT or DELETE that creates no order."""
         ticket = await self._pacer.acquire(endpoint, is_urgent=is_urgent)
         text = b"" if body is None else requests.dump(dict(body)).encode("ascii")
@@ -84,7 +84,7 @@ class OrdersApi:
         self._record_outcome(endpoint, outcome)
         return classify.command(outcome, order_id=order_id)
 
-    def _record_outcome(self, endpoint: Endpoint, outcome: Outcome) -> None:
+    def _record_outcome(self, endpoint: Endpoint, outcome: TransportResult) -> None:
         if isinstance(outcome, HttpReply) and (outcome.status == 429 or outcome.code == -1003):
             self._pacer.pause(endpoint, outcome.retry_after_s)
         self._on_outcome(outcome)
@@ -96,7 +96,7 @@ class OrdersApi:
         endpoint = Endpoint.ALGO_CREATE if request.kind.is_algo else Endpoint.ORDER_CREATE
         return await self._pacer.acquire(endpoint, is_urgent=is_urgent)
 
-    async def create(self, request: requests.CreateRequest, ticket: WindowPermit) -> Submission:
+    async def create(self, request: requests.CreateRequest, ticket: WindowPermit) -> SubmitResult:
         """Send one create, once. The receive window bounds how long it may still be accepted (docs/internals/reliability.md section 4)."""
         believed = self._wire.offset.ms
         outcome = await self._wire.send(
@@ -123,12 +123,12 @@ class OrdersApi:
     async def order_by_client_id(self, client_order_id: str, *, is_urgent: bool = False) -> OrderStatusReport | None:
         """A plain order by our id; None only when the exchange says that it does not exist."""
         answer = await self.query(Endpoint.ORDER_GET, f"/v1/client/order/{client_order_id}", is_urgent=is_urgent)
-        return None if isinstance(answer, NotFound) else readable(parsing.order_report, answer.data)
+        return None if isinstance(answer, Missing) else readable(parsing.order_report, answer.data)
 
     async def order(self, order_id: str) -> OrderStatusReport | None:
         """A plain order by the exchange's id."""
         answer = await self.query(Endpoint.ORDER_GET, f"/v1/order/{order_id}")
-        return None if isinstance(answer, NotFound) else readable(parsing.order_report, answer.data)
+        return None if isinstance(answer, Missing) else readable(parsing.order_report, answer.data)
 
     async def orders(self, *, status: str = "INCOMPLETE", symbol: str | None = None) -> tuple[OrderStatusReport, ...]:
         """Plain orders by status bundle (INCOMPLETE, COMPLETED) or status, newest first."""
@@ -147,19 +147,19 @@ class OrdersApi:
         query = _query(symbol=symbol, start_t=str(parsing.milliseconds(since)))
         return _in_order(_readable_rows(parsing.trade, await self._rows(Endpoint.TRADES, f"/v1/trades?{query}")))
 
-    async def edit_order(self, body: Mapping[str, Any]) -> Submission:
+    async def edit_order(self, body: Mapping[str, Any]) -> SubmitResult:
         """PUT an order that exists: symbol, side, order_type, order_id and the new price or quantity (section 6)."""
         return await self.command(Endpoint.ORDER_EDIT, "PUT", requests.ORDER_PATH, body, order_id=str(body["order_id"]))
 
-    async def cancel_order(self, symbol: str, order_id: str) -> Submission:
+    async def cancel_order(self, symbol: str, order_id: str) -> SubmitResult:
         path = f"/v1/order?{_query(order_id=order_id, symbol=symbol)}"
         return await self.command(Endpoint.ORDER_CANCEL, "DELETE", path, order_id=order_id, is_urgent=True)
 
-    async def cancel_order_by_client_id(self, symbol: str, client_order_id: str) -> Submission:
+    async def cancel_order_by_client_id(self, symbol: str, client_order_id: str) -> SubmitResult:
         path = f"/v1/client/order?{_query(client_order_id=client_order_id, symbol=symbol)}"
         return await self.command(Endpoint.ORDER_CANCEL, "DELETE", path, is_urgent=True)
 
-    async def cancel_orders(self, symbol: str | None = None) -> Submission:
+    async def cancel_orders(self, symbol: str | None = None) -> SubmitResult:
         """Every plain order of a symbol, or all. Algo orders stay: see `cancel_algos`."""
         query = _query(symbol=symbol)
         path = f"/v1/orders?{query}" if query else "/v1/orders"
@@ -170,11 +170,11 @@ class OrdersApi:
     async def algo_by_client_id(self, client_order_id: str, *, is_urgent: bool = False) -> OrderStatusReport | None:
         """An algo order by our id, with its children."""
         answer = await self.query(Endpoint.ALGO_GET, f"/v1/algo/client/order/{client_order_id}", is_urgent=is_urgent)
-        return None if isinstance(answer, NotFound) else readable(parsing.algo_report, answer.data)
+        return None if isinstance(answer, Missing) else readable(parsing.algo_report, answer.data)
 
     async def algo(self, order_id: str) -> OrderStatusReport | None:
         answer = await self.query(Endpoint.ALGO_GET, f"/v1/algo/order/{order_id}")
-        return None if isinstance(answer, NotFound) else readable(parsing.algo_report, answer.data)
+        return None if isinstance(answer, Missing) else readable(parsing.algo_report, answer.data)
 
     async def algos(self, *, status: str = "INCOMPLETE", symbol: str | None = None) -> tuple[OrderStatusReport, ...]:
         """Root algo orders by status bundle, newest first."""
@@ -187,19 +187,19 @@ class OrdersApi:
         found = await self.query(Endpoint.ALGO_TRADES, f"/v1/algo/order/{order_id}/trades")
         return _in_order(_readable_rows(parsing.trade, rows_of(found)))
 
-    async def edit_algo(self, body: Mapping[str, Any]) -> Submission:
+    async def edit_algo(self, body: Mapping[str, Any]) -> SubmitResult:
         """PUT an algo order: `order_id` of the root, and what changes (section 7). For a new quantity name both children."""
         return await self.command(Endpoint.ALGO_EDIT, "PUT", requests.ALGO_PATH, body, order_id=str(body["order_id"]))
 
-    async def cancel_algo(self, symbol: str, order_id: str) -> Submission:
+    async def cancel_algo(self, symbol: str, order_id: str) -> SubmitResult:
         path = f"/v1/algo/order?{_query(order_id=order_id, symbol=symbol)}"
         return await self.command(Endpoint.ALGO_CANCEL, "DELETE", path, order_id=order_id, is_urgent=True)
 
-    async def cancel_algo_by_client_id(self, symbol: str, client_order_id: str) -> Submission:
+    async def cancel_algo_by_client_id(self, symbol: str, client_order_id: str) -> SubmitResult:
         path = f"/v1/algo/client/order?{_query(client_order_id=client_order_id, symbol=symbol)}"
         return await self.command(Endpoint.ALGO_CANCEL, "DELETE", path, is_urgent=True)
 
-    async def cancel_algos(self, algo_type: str, symbol: str | None = None) -> Submission:
+    async def cancel_algos(self, algo_type: str, symbol: str | None = None) -> SubmitResult:
         """Every algo order of one root type (bodies.ALGO_TYPES)."""
         path = f"/v1/algo/orders?{_query(symbol=symbol, algo_type=algo_type)}"
         return await self.command(Endpoint.ALGOS_CANCEL, "DELETE", path, is_urgent=True)
@@ -222,7 +222,7 @@ class OrdersApi:
         return list(rows.values())
 
 
-def rows_of(answer: Found | NotFound) -> list[Mapping[str, Any]]:
+def rows_of(answer: Found | Missing) -> list[Mapping[str, Any]]:
     """The `rows` of a list answer; empty when there are none."""
     rows = answer.data.get("rows") if isinstance(answer, Found) else None
     return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
@@ -236,7 +236,7 @@ def readable(read: Callable[[Mapping[str, Any]], T], row: Mapping[str, Any]) -> 
         raise ExchangeUnavailable("exchange_unreachable", str(error)) from None
 
 
-def worst(submissions: list[Submission]) -> Submission:
+def worst(submissions: list[SubmitResult]) -> SubmitResult:
     """Several commands told as one: unknown outweighs deferred, deferred refused, refused accepted."""
     for kind in (Unknown, Retryable, Rejected):
         for submission in submissions:

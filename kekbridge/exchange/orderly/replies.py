@@ -52,7 +52,7 @@ class NoReply:
     reason: str
 
 
-Outcome = HttpReply | NotSent | NoReply
+TransportResult = HttpReply | NotSent | NoReply
 
 
 def read_reply(status: int, body: bytes, *, retry_after: str | None = None) -> HttpReply:

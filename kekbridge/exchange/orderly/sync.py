@@ -14,7 +14,7 @@ from kekbridge.errors import ExchangeUnavailable
 from kekbridge.exchange.orderly.account_api import AccountApi, SystemInfo
 from kekbridge.exchange.orderly.account_state import AccountState
 from kekbridge.exchange.orderly.orders_api import OrdersApi
-from kekbridge.exchange.orderly.replies import HttpReply, Outcome
+from kekbridge.exchange.orderly.replies import HttpReply, TransportResult
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot
 from kekbridge.model.orders import OrderStatusReport
@@ -91,7 +91,7 @@ class AccountSync:
 
     # ------------------------------------------------------------------------------------------------------- what is heard
 
-    def record_outcome(self, outcome: Outcome) -> None:
+    def record_outcome(self, outcome: TransportResult) -> None:
         """Every answer and every failure of any call, orders included."""
         if isinstance(outcome, HttpReply):
             if outcome.is_json and outcome.status < 500:

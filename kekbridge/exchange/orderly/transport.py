@@ -21,7 +21,7 @@ from yarl import URL
 
 from kekbridge import __version__
 from kekbridge.exchange.orderly.rate_limiter import WindowPermit
-from kekbridge.exchange.orderly.replies import HttpReply, NoReply, NotSent, Outcome, read_reply
+from kekbridge.exchange.orderly.replies import HttpReply, NoReply, NotSent, TransportResult, read_reply
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.failpoints import hit_soon
 
@@ -137,7 +137,7 @@ class Transport:
         is_signed: bool = True,
         recv_window_ms: int | None = None,
         ticket: WindowPermit | None = None,
-    ) -> Outcome:
+    ) -> TransportResult:
         """Send once. `path` from `/v1` with its query, in characters that need no percent-encoding (section 2).
 
         `ticket` is stamped when the request leaves and given back when it provably did not.
@@ -173,7 +173,7 @@ class Transport:
 
     async def _exchange(
         self, method: str, path: str, body: bytes, headers: dict[str, str], marks: _SendTrace
-    ) -> Outcome:
+    ) -> TransportResult:
         async with self.session.request(
             method,
             URL(self.base_url + path, encoded=True),

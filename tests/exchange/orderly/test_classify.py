@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from kekbridge.exchange.base import Accepted, Rejected, Retryable, Unknown
 from kekbridge.exchange.orderly import classify
-from kekbridge.exchange.orderly.classify import Found, NotFound, Unavailable
-from kekbridge.exchange.orderly.replies import NoReply, NotSent, Outcome, read_reply
+from kekbridge.exchange.orderly.classify import Found, Missing, Unavailable
+from kekbridge.exchange.orderly.replies import NoReply, NotSent, TransportResult, read_reply
 
 
-def says(status: int, payload: Any, retry_after: str | None = None) -> Outcome:
+def says(status: int, payload: Any, retry_after: str | None = None) -> TransportResult:
     return read_reply(status, json.dumps(payload).encode(), retry_after=retry_after)
 
 
-def fails(status: int, code: int | str, message: str = "") -> Outcome:
+def fails(status: int, code: int | str, message: str = "") -> TransportResult:
     return says(status, {"success": False, "code": code, "message": message})
 
 
@@ -60,7 +60,7 @@ def test_key_trouble_under_another_code() -> None:
         NotSent("refused"),
     ],
 )
-def test_proven_not_accepted(outcome: Outcome) -> None:
+def test_proven_not_accepted(outcome: TransportResult) -> None:
     """Rate limits, maintenance and a connection that never opened: nothing was placed, it may be sent again."""
     assert isinstance(classify.create(outcome), Retryable)
 
@@ -104,7 +104,7 @@ def test_rate_limit_waits_a_window() -> None:
         read_reply(200, b"[" * 100_000),
     ],
 )
-def test_unknown(outcome: Outcome) -> None:
+def test_unknown(outcome: TransportResult) -> None:
     """Whatever is neither a documented yes nor a documented no stays unknown."""
     assert isinstance(classify.create(outcome), Unknown)
 
@@ -136,7 +136,7 @@ def test_connector_style_400_is_no_exception_and_no_yes() -> None:
         says(200, {"success": True}),
     ],
 )
-def test_command_accepted(outcome: Outcome) -> None:
+def test_command_accepted(outcome: TransportResult) -> None:
     """Cancel and edit answers carry their status in data or beside success; both mean "passed on"."""
     assert classify.command(outcome, order_id="7") == Accepted("7")
 
@@ -158,9 +158,9 @@ def test_cancel_of_a_finished_order(code: int) -> None:
         fails(500, -1000, "order not exist"),
     ],
 )
-def test_query_not_found(outcome: Outcome) -> None:
+def test_query_not_found(outcome: TransportResult) -> None:
     """ "Does not exist" comes as -1006, or as -1000 with that text."""
-    assert classify.query(outcome) == NotFound()
+    assert classify.query(outcome) == Missing()
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_query_not_found(outcome: Outcome) -> None:
         NotSent("refused"),
     ],
 )
-def test_query_unavailable(outcome: Outcome) -> None:
+def test_query_unavailable(outcome: TransportResult) -> None:
     """A broken server, a page of HTML or a refusal never reads as "not found": that would let an order be sent twice."""
     assert isinstance(classify.query(outcome), Unavailable)
 
