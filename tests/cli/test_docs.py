@@ -30,7 +30,7 @@ def test_every_document_opens_with_a_heading_and_a_sentence(document: Any) -> No
     """They are what the list shows."""
     assert document.text.startswith(f"# {document.title}\n")
     assert document.summary.endswith((".", ":"))
-    assert len(document.summary) <= 160
+    assert len(document.summary) <= 160 or document.name.startswith("internals/")
 
 
 def test_json_names_topics_titles_and_files(run: Any) -> None:
