@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("kekbridge.cli.doctor:app", "Check everything, from the settings to the way from TradingView."),
     "install-systemd": ("kekbridge.cli.systemd:app", "Write a hardened systemd service and socket."),
     "config": ("kekbridge.cli.config:app", "Show and check the settings."),
+    "docs": ("kekbridge.cli.docs:app", "Read the documents: alerts, limits, going live, operations and more."),
     "paper": ("kekbridge.cli.paper:app", "Run the paper exchange alone, for any Orderly client."),
 }
 

@@ -57,7 +57,9 @@ def _vault(settings: Settings, data_dir: Path, ask: Ask) -> tuple[OpenVault | No
             return vault, Check("vault", "ok", f"{vault.description}; the first start makes the master key")
         master_key(vault)
     except KekbridgeError as error:
-        return None, Check("vault", "broken", error.message, "make that vault available again, see README, Security")
+        return None, Check(
+            "vault", "broken", error.message, "make that vault available again; `kekbridge docs live` explains vaults"
+        )
     if vault.is_plain and settings.mode is not Mode.PAPER:
         return vault, Check("vault", "warning", f"{vault.description} is not encrypted", "use systemd credentials")
     return vault, Check("vault", "ok", vault.description)
