@@ -49,12 +49,19 @@ def plain(value: object) -> str:
     return str(value)
 
 
-def amount(value: Decimal | None) -> str:
-    """A decimal in plain notation without idle zeros: `1E+3` -> `1000`, `0.0100` -> `0.01`."""
-    if value is None:
-        return "-"
+def format_decimal(value: Decimal) -> str:
+    """Plain notation: no exponent, no trailing zeros (`1E+3` -> `1000`, `0.0100` -> `0.01`). Raises ValueError for NaN and infinities."""
+    if not value.is_finite():
+        raise ValueError(f"{value} is not a finite number")
     text = format(value, "f")
-    return text.rstrip("0").rstrip(".") or "0" if "." in text else text
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
+
+
+def amount(value: Decimal | None) -> str:
+    """As `format_decimal`, for tables: None is a dash."""
+    return "-" if value is None else format_decimal(value)
 
 
 def money(value: Decimal | None, *, places: int = 8) -> str:

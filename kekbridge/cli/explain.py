@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from kekbridge.codes import Code
     from kekbridge.model import Fill, Verdict
+    from kekbridge.model.orders import ExitStatus
     from kekbridge.reports.alert_report import AlertReport, OrderTimeline
     from kekbridge.store.alerts import StoredAlert
-    from kekbridge.store.protection import Leg
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -190,7 +190,7 @@ def _print_order(told: OrderTimeline) -> None:
         render.pairs([(f"fill {render.moment(fill.executed_at)}", words)], indent=2)
 
 
-def _print_exits(legs: Sequence[Leg], executions: Sequence[Fill]) -> None:
+def _print_exits(legs: Sequence[ExitStatus], executions: Sequence[Fill]) -> None:
     """What became of the stop loss and take-profit that travelled with the order, and what the exchange traded for them."""
     from kekbridge.cli import render
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from kekbridge.cli.render import Line
     from kekbridge.model import Order, Position
-    from kekbridge.store.protection import Leg
+    from kekbridge.model.orders import ExitStatus
 
 orders = typer.Typer(rich_markup_mode=None, add_completion=False)
 positions = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -140,7 +140,7 @@ def order_words(order: Order) -> str:
     return " ".join(parts)
 
 
-def _order_line(order: Order, legs: Sequence[Leg]) -> Line:
+def _order_line(order: Order, legs: Sequence[ExitStatus]) -> Line:
     from kekbridge.cli import render
 
     filled = render.amount(order.executed_quantity)

@@ -145,7 +145,7 @@ class Daemon:
     def _listener(self) -> Listener:
         auth = self._settings.auth
         return Listener(
-            self.trading.pipeline.receive,
+            self.trading.receiver.receive,
             self.readiness,
             self._settings.server,
             clock=self._resources.clock,
@@ -265,7 +265,7 @@ class Daemon:
         """One line for the supervisor."""
         seen, mode = self.readiness(), self._settings.mode.value
         if seen.is_ready:
-            return f"{mode}: trading, {self.trading.dispatcher.orders_under_way} orders under way"
+            return f"{mode}: trading, {self.trading.dispatcher.in_flight_count} orders under way"
         return f"{mode}: not ready: {seen.detail['detail'] or 'reconciling with the exchange'}"
 
     def readiness(self) -> Readiness:
@@ -281,7 +281,7 @@ class Daemon:
                 "exchangeReachable": health.is_reachable,
                 "exchangeMaintenance": health.is_maintenance,
                 "streamLive": health.stream_is_live,
-                "entriesHeld": self.trading.dispatcher.breaker.is_open,
+                "entriesHeld": self.trading.dispatcher.entries_are_held,
                 "detail": health.detail,
             },
         )

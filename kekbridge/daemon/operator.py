@@ -48,8 +48,8 @@ class OperatorServices:
         self.equity = EquityWatch(
             database=opened.database,
             exchange=opened.exchange,
-            transfers=opened.exchange.account_api.transfers,
-            funding=opened.exchange.account_api.funding_payments,
+            transfers=opened.exchange.transfers,
+            funding=opened.exchange.funding_payments,
             account_limits=account_limits(**opened.settings.risk.limits()),
             clock=opened.clock,
         )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from kekbridge.config import Settings
 from kekbridge.errors import ConfigError
+from kekbridge.exchange.base import Exchange
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.log import get_logger
@@ -43,7 +44,7 @@ class Resources:
     vault: OpenVault
     sealer: Sealer
     database: Database
-    exchange: OrderlyExchange
+    exchange: Exchange
     certificate: AutoCertificate | None
     paper_url: str | None
     tell_price: Callable[[str, Decimal], bool]

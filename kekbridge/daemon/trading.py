@@ -1,6 +1,6 @@
-"""The parts that trade, built from what was opened: pipeline, worker, follower, recovery, guard, take-profits, and their one life.
+"""The services that trade, built from the opened resources: receiver, submitter, dispatcher, tracker, reconciler, protection.
 
-Nothing trades before the bridge's view equals the exchange's. Who knocks at the door, and who is told, is the business of daemon.py.
+Nothing trades before our view equals the exchange's. The public listener and the operator's side are the part of app.py.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from kekbridge.daemon.resources import Resources
 from kekbridge.errors import KekbridgeError
 from kekbridge.execution.canceller import OrderCanceller
 from kekbridge.execution.dispatcher import OrderDispatcher
+from kekbridge.execution.in_flight import InFlightOrders
 from kekbridge.execution.orphan_stops import OrphanStopCanceller
 from kekbridge.execution.reconciler import Reconciler
+from kekbridge.execution.recorder import Recorder
 from kekbridge.execution.stop_guard import StopLossGuard
-from kekbridge.execution.submitter import Pipeline
+from kekbridge.execution.submitter import OrderSubmitter
 from kekbridge.execution.take_profits import TakeProfitPlacer
 from kekbridge.execution.tracker import OrderTracker
 from kekbridge.execution.updates import OrderUpdates
 from kekbridge.ingress.audit import KeyUsageLog
 from kekbridge.ingress.auth import Authenticator
+from kekbridge.ingress.receiver import AlertReceiver
 from kekbridge.log import get_logger
 from kekbridge.planning.decide import AccountPolicy
 from kekbridge.risk.limits import account_limits
@@ -34,39 +37,22 @@ _RECOVERY_PAUSE_S: Final = 1.0
 
 
 class TradingServices:
-    """One per daemon: `trade` and the `background` run as its tasks, `stop` and `drain` end it."""
+    """One per daemon: `trade` and the `background` run as its tasks, `finish` ends them."""
 
-    def __init__(self, opened: Resources) -> None:
-        terms = _terms(opened)
-        self._settings = opened.settings
+    def __init__(self, resources: Resources) -> None:
+        database, exchange, clock = resources.database, resources.exchange, resources.clock
+        settings, policy = resources.settings, _account_policy(resources)
+        self._settings = settings
         self._recovered = asyncio.Event()
         self._first_attempt = asyncio.Event()
-        self.updates = OrderUpdates()
-        self.key_usage = KeyUsageLog(opened.database)
-        self._build_trackers(opened)
-        self.pipeline = self._pipeline(opened, terms)
-        self.stop_guard = StopLossGuard(
-            database=opened.database,
-            exchange=opened.exchange,
-            settings=opened.settings.queue,
-            clock=opened.clock,
-            submit=self.pipeline.submit,
-        )
-        self.take_profits = TakeProfitPlacer(
-            database=opened.database, exchange=opened.exchange, clock=opened.clock, submit=self.pipeline.submit
-        )
-        self.orphan_stops = OrphanStopCanceller(
-            database=opened.database, exchange=opened.exchange, cancel=self.canceller.cancel, clock=opened.clock
-        )
-
-    def _build_trackers(self, opened: Resources) -> None:
-        """Those that ask and are told what becomes of orders, and the worker that sends them."""
-        database, exchange, clock, outcomes = opened.database, opened.exchange, opened.clock, self.updates
+        self.updates = updates = OrderUpdates()
+        self.key_usage = KeyUsageLog(database)
+        self.recorder = Recorder(database=database, updates=updates, settings=settings.queue, clock=clock)
         self.tracker = OrderTracker(
             database=database,
             exchange=exchange,
-            outcomes=outcomes,
-            settings=opened.settings.queue,
+            outcomes=updates,
+            settings=settings.queue,
             clock=clock,
             protection_changed=self._check_protection,
         )
@@ -74,39 +60,61 @@ class TradingServices:
             database=database,
             exchange=exchange,
             follower=self.tracker,
-            outcomes=outcomes,
-            settings=opened.settings,
+            outcomes=updates,
+            settings=settings,
             clock=clock,
         )
         self.canceller = OrderCanceller(
-            database=database, exchange=exchange, follower=self.tracker, outcomes=outcomes, clock=clock
+            database=database, exchange=exchange, follower=self.tracker, outcomes=updates, clock=clock
+        )
+        in_flight = InFlightOrders(settings.queue.concurrency)
+        self.submitter = OrderSubmitter(
+            database=database,
+            exchange=exchange,
+            recorder=self.recorder,
+            updates=updates,
+            policy=policy,
+            in_flight=in_flight,
+            clock=clock,
         )
         self.dispatcher = OrderDispatcher(
             database=database,
-            follower=self.tracker,
-            recovery=self.reconciler,
+            submitter=self.submitter,
+            in_flight=in_flight,
+            tracker=self.tracker,
+            reconciler=self.reconciler,
             canceller=self.canceller,
-            outcomes=outcomes,
-            settings=opened.settings.queue,
+            updates=updates,
             clock=clock,
         )
-
-    def _pipeline(self, opened: Resources, terms: AccountPolicy) -> Pipeline:
-        database, clock = opened.database, opened.clock
-        return Pipeline(
-            door=Authenticator(
+        self.receiver = AlertReceiver(
+            authentication=Authenticator(
                 lambda lookup: database.read_now(webhooks.find_by_lookup, lookup, clock()),
-                opened.sealer,
+                resources.sealer,
                 used=self.key_usage.record,
             ),
             database=database,
-            exchange=opened.exchange,
-            outcomes=self.updates,
-            settings=opened.settings,
-            terms=terms,
+            exchange=exchange,
+            submitter=self.submitter,
+            on_admitted=self.dispatcher.on_admitted,
+            updates=updates,
+            settings=settings,
+            policy=policy,
             clock=clock,
-            departures=self.dispatcher,
-            tell_price=opened.tell_price,
+            tell_price=resources.tell_price,
+        )
+        self.stop_guard = StopLossGuard(
+            database=database,
+            exchange=exchange,
+            settings=settings.queue,
+            clock=clock,
+            submit=self.submitter.submit,
+        )
+        self.take_profits = TakeProfitPlacer(
+            database=database, exchange=exchange, clock=clock, submit=self.submitter.submit
+        )
+        self.orphan_stops = OrphanStopCanceller(
+            database=database, exchange=exchange, cancel=self.canceller.cancel, clock=clock
         )
 
     # ------------------------------------------------------------------------------------------------------------- life
@@ -151,7 +159,7 @@ class TradingServices:
             return
         self._recovered.set()
         self._check_protection()
-        await self.dispatcher.run(self.pipeline)
+        await self.dispatcher.run()
 
     def background(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """What runs beside it until cancelled; whatever may send waits for the first reconciliation."""
@@ -171,7 +179,8 @@ class TradingServices:
         _, late = await asyncio.wait({trading}, timeout=self._settings.server.shutdown_timeout_s)
         if late:
             log.warning("lanes_cut", detail="orders under way are looked up at the next start")
-        await self.pipeline.drain()
+        await self.receiver.drain()
+        await self.recorder.drain()
         await self.key_usage.flush()
 
     def is_moving(self, limit_s: float) -> bool:
@@ -179,7 +188,9 @@ class TradingServices:
         return not self.is_recovered or self.dispatcher.is_stopping or self.dispatcher.idle_for_s() < limit_s
 
     async def _resolve_orphans(self) -> None:
-        await self.reconciler.run(lambda name: name in self.pipeline.being_sent or name in self.dispatcher.under_way)
+        await self.reconciler.run(
+            lambda name: name in self.submitter.submitting_ids or name in self.dispatcher.in_flight_ids
+        )
 
     def _check_protection(self) -> None:
         """An entry executed, or an exit of one changed: are its stop and its take-profits there?"""
@@ -191,8 +202,8 @@ class TradingServices:
         await work()
 
 
-def _terms(opened: Resources) -> AccountPolicy:
-    settings = opened.settings
+def _account_policy(resources: Resources) -> AccountPolicy:
+    settings = resources.settings
     return AccountPolicy(
         account_limits=account_limits(**settings.risk.limits()),
         max_snapshot_age_s=settings.exchange.max_snapshot_age_s,

@@ -12,8 +12,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
-from kekbridge.exchange.orderly.rate_limiter import WindowPermit
-from kekbridge.model import AccountSnapshot, Fill, Flow, Order
+from kekbridge.errors import RequestRefused
+from kekbridge.model import AccountSnapshot, Fill, Flow, Instrument, Order, OrderIntent, Side
+from kekbridge.model.check import Check
 from kekbridge.model.orders import OrderStatusReport
 
 
@@ -57,6 +58,23 @@ class Unknown:
 SubmitResult = Accepted | Rejected | Retryable | Unknown
 
 
+class Permit(Protocol):
+    """One slot of the exchange's rate-limit window."""
+
+    def release(self) -> None:
+        """Give the slot back unused; no effect once a request was sent with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestDescription:
+    """The one request that creates an order, as it would be signed and sent."""
+
+    #: Path of the exchange's API, such as `/v1/order`.
+    path: str
+    #: The exact body text.
+    body: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """How the exchange looks from here, for /readyz and the start screen."""
@@ -98,18 +116,29 @@ class Exchange(Protocol):
     def leverage_of(self, symbol: str) -> Decimal | None:
         """The symbol's cross leverage as last heard; None while it is not known. Any thread."""
 
-    async def acquire_permit(self, order: Order) -> WindowPermit:
+    async def acquire_permit(self, order: Order) -> Permit:
         """Wait for a place in the rate window of the order's create request; exits go first.
 
         Taken before the order is committed as being sent: what is cut off while it waits was never on its way. Whoever does not
         send gives it back.
         """
 
-    def try_acquire_permit(self, order: Order) -> WindowPermit | None:
+    def try_acquire_permit(self, order: Order) -> Permit | None:
         """The same when a place is free this instant, else None. Any thread."""
 
-    async def submit(self, order: Order, turn: WindowPermit | None = None) -> SubmitResult:
+    async def submit(self, order: Order, turn: Permit | None = None) -> SubmitResult:
         """Send exactly one create request for a stored order, in its turn; without one that is still held it waits for it."""
+
+    def describe_request(self, intent: OrderIntent, client_order_id: str) -> RequestDescription:
+        """The request that would create this order. Any thread. Raises errors.Refused if no single request can express the intent."""
+
+    def exits_after_fill(
+        self, intent: OrderIntent, executed: Decimal, instrument: Instrument
+    ) -> tuple[OrderIntent, ...]:
+        """The take-profits to place once an entry has executed `executed` base units, nearest first: those its own request cannot carry."""
+
+    def carries_all_exits(self, intent: OrderIntent) -> bool:
+        """True if the request that creates the order carries all its exits, so that `exits_after_fill` is empty. Any thread."""
 
     async def find(self, order: Order) -> OrderStatusReport | None:
         """Ask for an order by its client order id. None only when the exchange says that it does not exist."""
@@ -122,6 +151,21 @@ class Exchange(Protocol):
 
     async def trades_since(self, since: datetime) -> tuple[Fill, ...]:
         """All executions of the account since a time, oldest first."""
+
+    async def live_stops(self, symbol: str, side: Side | None = None) -> tuple[OrderStatusReport, ...]:
+        """The stop losses that wait in a market, of one closing side or of both."""
+
+    async def transfers(self, since: datetime) -> tuple[Transfer, ...]:
+        """Deposits and withdrawals that settled since a time."""
+
+    async def funding_payments(self, since: datetime) -> tuple[FundingPayment, ...]:
+        """The account's funding payments since a time."""
+
+    async def own_key(self) -> KeyInfo | None:
+        """The key that signs our requests, as registered at the exchange; None if the exchange does not know it."""
+
+    async def checks(self) -> tuple[Check, ...]:
+        """Key, scopes, expiry, addresses, clock, maintenance, markets: what `serve` and `doctor` show."""
 
     async def open_orders(self) -> tuple[OrderStatusReport, ...]:
         """Every open plain and algo order of the account, ours and others'."""
@@ -142,6 +186,14 @@ class Exchange(Protocol):
 
     def listen_gaps(self, callback: Callable[[], None]) -> None:
         """Call back when reports may have been missed: whatever is unfinished must be asked for."""
+
+
+def request_text(exchange: Exchange, order: Order) -> str | None:
+    """The exact body text that `submit` will send for an order, for the record; None if it cannot be expressed, which `submit` rejects."""
+    try:
+        return exchange.describe_request(order.intent, order.client_order_id).body
+    except RequestRefused:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -17,12 +17,10 @@ from kekbridge.errors import StoreUnavailable
 from kekbridge.exchange.base import Accepted, Rejected, Retryable, SubmitResult, Unknown
 from kekbridge.execution.updates import OrderUpdates, PendingAcceptance
 from kekbridge.failpoints import hit
-from kekbridge.ingress.http import WebhookResponse
 from kekbridge.log import get_logger
 from kekbridge.model import Order, Purpose
-from kekbridge.store import alerts, events, order_lifecycle
+from kekbridge.store import events, order_lifecycle
 from kekbridge.store import settings as store_settings
-from kekbridge.store.admissions import Admission
 from kekbridge.store.database import Database
 
 T = TypeVar("T")
@@ -40,86 +38,57 @@ class Recorder:
     """What is written down after the fact; `drain` waits for all of it."""
 
     def __init__(
-        self, *, database: Database, outcomes: OrderUpdates, settings: Queue, clock: Callable[[], datetime]
+        self, *, database: Database, updates: OrderUpdates, settings: Queue, clock: Callable[[], datetime]
     ) -> None:
         self._database = database
-        self._outcomes = outcomes
+        self._updates = updates
         self._settings = settings
         self._clock = clock
-        self._notes: set[asyncio.Future[Any]] = set()
-        self.being_sent: set[str] = set()  # client order ids: claimed to be sent, no answer recorded yet
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self.submitting_ids: set[str] = set()  # client order ids: claimed to be sent, no answer recorded yet
 
-    # --------------------------------------------------------------------------------------------- our answer to a sender
-
-    def note_answer(self, admitted: Admission, answer: WebhookResponse, stages: Mapping[str, float]) -> None:
-        """Write down what was answered. Not waited for: the sender must not pay for our diary."""
-        if admitted.kind in ("duplicate", "conflict"):
-            return
-        self._outcomes.latency.on_answered(stages["answered"])
-        alert_id = admitted.alert.id
-        try:
-            note = self._database.write_soon(
-                alerts.set_answer, alert_id, status=answer.status, answer=answer.body, stages=stages, now=self._clock()
-            )
-        except StoreUnavailable as error:
-            log.warning("answer_not_noted", alert_id=alert_id, error=error.message)
-            return
-        self._notes.add(note)
-        note.add_done_callback(partial(self._noted, alert_id))
-
-    def _noted(self, alert_id: str, note: asyncio.Future[None]) -> None:
-        self._notes.discard(note)
-        if note.cancelled():
-            return  # whoever waited for it gave up; the write stands
-        try:
-            note.result()
-        except StoreUnavailable as error:
-            log.warning("answer_not_noted", alert_id=alert_id, error=error.message)
-
-    def _keep(self, story: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(story)
-        self._notes.add(task)
-        task.add_done_callback(self._notes.discard)
+    def _track_task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return task
 
     async def drain(self) -> None:
-        """Wait until every answer, given or received, is written down."""
-        while self._notes:
-            await asyncio.gather(*self._notes, return_exceptions=True)
+        """Wait until every answer is recorded."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    # ------------------------------------------------------------------------------------------- the exchange's answer to us
-
-    def record(self, order: Order, submission: SubmitResult, claim: Step | None = None) -> asyncio.Task[Order]:
+    def record(self, order: Order, result: SubmitResult, claim: Step | None = None) -> asyncio.Task[Order]:
         """Begin to write down what the exchange said of an order that was being sent; the task has the order as it then stands.
 
         It raises StoreUnavailable. Whoever waits for the order hears of it after the flush. `claim` claims an order that never was sent,
         because what it needs before (its leverage) was not to be had: the store never shows it as being sent.
         """
-        return self._keep(self._write_down(order, submission, claim))
+        return self._track_task(self._save(order, result, claim))
 
-    async def _write_down(self, order: Order, submission: SubmitResult, claim: Step | None) -> Order:
+    async def _save(self, order: Order, result: SubmitResult, claim: Step | None) -> Order:
         reported: Order | None = None
         try:
-            if isinstance(submission, Accepted):
-                recorded, reported = await self._commit_accepted(order.client_order_id, submission)
+            if isinstance(result, Accepted):
+                recorded, reported = await self._commit_accepted(order.client_order_id, result)
             else:
-                recorded = await self._commit(order, submission, claim)
+                recorded = await self._commit(order, result, claim)
             hit("W9")
         finally:
-            self.being_sent.discard(order.client_order_id)
-            acceptance = self._outcomes.acceptances.pop(order.client_order_id, None)
-        self._tell(order, submission, recorded)
+            self.submitting_ids.discard(order.client_order_id)
+            acceptance = self._updates.acceptances.pop(order.client_order_id, None)
+        self._publish(order, result, recorded)
         if acceptance is not None and reported is not None:
             acceptance.report(reported)
         return recorded
 
-    def _tell(self, order: Order, submission: SubmitResult, recorded: Order) -> None:
-        self._outcomes.publish(recorded)
+    def _publish(self, order: Order, result: SubmitResult, recorded: Order) -> None:
+        self._updates.publish(recorded)
         log.info(
             "order",
             alert_id=order.alert_id,
             client_order_id=order.client_order_id,
-            outcome=type(submission).__name__.lower(),
+            outcome=type(result).__name__.lower(),
             status=recorded.status.value,
             code=recorded.code,
         )
@@ -129,9 +98,9 @@ class Recorder:
 
         Until it is flushed a crash leaves the order "submitting", and the next start asks for it by its name.
         """
-        self._outcomes.latency.on_signed(name, accepted.sent_at)
+        self._updates.latency.on_signed(name, accepted.sent_at)
         acceptance = PendingAcceptance(name, order_id=accepted.order_id, now=self._clock(), signed_at=accepted.sent_at)
-        self._outcomes.add_acceptance(acceptance)
+        self._updates.add_acceptance(acceptance)
         try:
             return await self._database.write_soon(acceptance.write)
         except StoreUnavailable as error:
@@ -141,24 +110,24 @@ class Recorder:
             acceptance.fail(error)  # the report's fault, perhaps: the acceptance stands all the same
             return await self._database.write_soon(acceptance.write_alone), None
 
-    async def _commit(self, order: Order, submission: Rejected | Retryable | Unknown, claim: Step | None) -> Order:
+    async def _commit(self, order: Order, result: Rejected | Retryable | Unknown, claim: Step | None) -> Order:
         """Commit why the order was not taken, or that nobody knows; with `claim`, in one transaction with the claim of a queued order."""
         now = self._clock()
         if claim is None:
-            return await self._database.write(self._step(order, submission, now))
+            return await self._database.write(self._step(order, result, now))
 
         def claim_and_step(connection: sqlite3.Connection) -> Order:
             claimed = claim(connection)
-            return claimed if claimed.status.is_final else self._step(claimed, submission, now)(connection)
+            return claimed if claimed.status.is_final else self._step(claimed, result, now)(connection)
 
         return await self._database.write(claim_and_step)
 
-    def _step(self, order: Order, submission: Rejected | Retryable | Unknown, now: datetime) -> Step:
+    def _step(self, order: Order, result: Rejected | Retryable | Unknown, now: datetime) -> Step:
         """The write that follows from an answer."""
         name = order.client_order_id
-        match submission:
+        match result:
             case Rejected():
-                return partial(_refuse, order=order, refused=submission, now=now)
+                return partial(_refuse, order=order, refused=result, now=now)
             case Retryable(code=code, message=message, retry_after_s=retry_after_s):
                 return self._defer(order, code, message, retry_after_s, now)
             case Unknown(reason=reason, sent_at=sent_at):

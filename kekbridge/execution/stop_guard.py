@@ -11,16 +11,16 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from kekbridge.config import Queue
 from kekbridge.errors import ExchangeUnavailable, KekbridgeError
-from kekbridge.exchange.base import Accepted, Exchange, SubmitResult
-from kekbridge.execution.submitter import request_text
+from kekbridge.exchange.base import Accepted, Exchange, SubmitResult, request_text
 from kekbridge.failpoints import hit
 from kekbridge.log import get_logger
 from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Purpose
-from kekbridge.model.orders import OrderStatusReport
+from kekbridge.model.orders import ExitKind, OrderStatusReport
 from kekbridge.risk.exposure import was_left
 from kekbridge.store import fills
 from kekbridge.store import orders as order_rows
@@ -244,7 +244,12 @@ class StopLossGuard:
         """
         now = self._clock()
         order = await self._database.write(
-            protections.add_order, entry, intent, now=now, expires_at=now + _PROTECTIVE_LIFE, request_text=request_text
+            protections.add_order,
+            entry,
+            intent,
+            now=now,
+            expires_at=now + _PROTECTIVE_LIFE,
+            request_text=partial(request_text, self._exchange),
         )
         sending = asyncio.create_task(self._submit(order, within_s))
         self._submissions.add(sending)
@@ -263,21 +268,14 @@ class StopLossGuard:
 
 
 def _exited(report: OrderStatusReport | None) -> Decimal:
-    """What the entry's own exits (stop loss, take-profit) have closed already."""
-    return ZERO if report is None else sum((leg.executed_quantity for leg in _leaves(report)), ZERO)
+    """What the entry's own exits (stop loss, take-profit) have closed already, in base units."""
+    return ZERO if report is None else sum((each.executed_quantity for each in report.exits), ZERO)
 
 
 def _live_stop_quantity(report: OrderStatusReport) -> Decimal:
-    """Size of the entry's own live stop; zero when the exchange gives none (then it follows the position)."""
-    return max(
-        (leg.quantity for leg in _leaves(report) if leg.algo_type == "STOP_LOSS" and leg.stop_is_live), default=ZERO
-    )
-
-
-def _leaves(report: OrderStatusReport) -> tuple[OrderStatusReport, ...]:
-    if not report.children:
-        return () if report.algo_type not in ("STOP_LOSS", "TAKE_PROFIT") else (report,)
-    return tuple(leaf for child in report.children for leaf in _leaves(child))
+    """Size of the entry's own live stop in base units; zero if the exchange gives none (then it follows the position)."""
+    stops = (each for each in report.exits if each.kind is ExitKind.STOP_LOSS and each.is_live)
+    return max((each.quantity for each in stops), default=ZERO)
 
 
 def _stop_of(entry: Order, quantity: Decimal) -> OrderIntent:

@@ -11,11 +11,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 
 from kekbridge.errors import KekbridgeError
-from kekbridge.exchange.base import Exchange, SubmitResult
-from kekbridge.exchange.orderly import requests
-from kekbridge.execution.submitter import request_text
+from kekbridge.exchange.base import Exchange, SubmitResult, request_text
 from kekbridge.log import get_logger
 from kekbridge.model import ZERO, AccountSnapshot, Order, OrderIntent, OrderStatus
 from kekbridge.store import protection
@@ -80,7 +79,7 @@ class TakeProfitPlacer:
         made = await self._database.read(protections.orders_for, entry)
         missing = [
             lacking
-            for wish in requests.later_exits(entry.intent, entry.executed_quantity, instrument)
+            for wish in self._exchange.exits_after_fill(entry.intent, entry.executed_quantity, instrument)
             if (lacking := _lacking(wish, made, instrument.base_min)) is not None
         ]
         for intent in missing:
@@ -104,7 +103,12 @@ class TakeProfitPlacer:
             intent = replace(intent, take_profits=(), signal_price=intent.take_profits[0].trigger_price)
         now = self._clock()
         order = await self._database.write(
-            protections.add_order, entry, intent, now=now, expires_at=now + _LIFE, request_text=request_text
+            protections.add_order,
+            entry,
+            intent,
+            now=now,
+            expires_at=now + _LIFE,
+            request_text=partial(request_text, self._exchange),
         )
         log.info("take_profit", client_order_id=order.client_order_id, quantity=str(intent.quantity))
         await self._submit(order)

@@ -15,17 +15,15 @@ from datetime import datetime, timedelta
 from kekbridge.config import Queue
 from kekbridge.errors import ExchangeUnavailable, StoreUnavailable
 from kekbridge.exchange.base import Exchange
-from kekbridge.exchange.orderly import requests
 from kekbridge.execution.updates import OrderUpdates, TimedEvent
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus
-from kekbridge.model.orders import OrderStatusReport
+from kekbridge.model.orders import ExitStatus, OrderStatusReport
 from kekbridge.store import fills, order_journal, order_lifecycle, order_queue, positions, protection
 from kekbridge.store import orders as order_rows
 from kekbridge.store import protection as ladders
 from kekbridge.store import protection as protections
 from kekbridge.store.database import Database
-from kekbridge.store.protection import Leg
 
 log = get_logger("kekbridge.execution.tracker")
 
@@ -128,26 +126,36 @@ class OrderTracker:
                 # The order's own figures suffice for the answer; the trades come with the next reconciliation.
                 log.warning("fills_not_readable", client_order_id=order.client_order_id, error=error.message)
         try:
-            stored = self._store(order.client_order_id, report, executions)
+            stored = self._store(order, report, executions)
         finally:
             self._updates.unrecorded_fills.discard(order.client_order_id)
         if self._updates.is_awaited(order.alert_id):
             self._database.flush_now()
         updated = await stored  # the write stands, also when the wait for it is cut off
         self._updates.publish(updated)
-        if executions and (updated.needs_stop or requests.has_later_exits(updated.intent)):
+        if executions and (updated.needs_stop or not self._exchange.carries_all_exits(updated.intent)):
             self._protection_changed()
         return updated
 
-    def _store(self, name: str, report: OrderStatusReport, executions: tuple[Fill, ...]) -> Awaitable[Order]:
+    def _store(self, order: Order, report: OrderStatusReport, executions: tuple[Fill, ...]) -> Awaitable[Order]:
         """Begin to write down a report; one write with the order's acceptance while that waits for its flush."""
-        now = self._clock()
+        name, now = order.client_order_id, self._clock()
+        has_later_exits = not self._exchange.carries_all_exits(order.intent)
         self._newest_snapshot = self._exchange.snapshot
 
         def write(
             connection: sqlite3.Connection, known: Order | order_journal.UnsavedTransition | None = None
         ) -> Order:
-            return record_report(connection, name, report, executions, self._newest_snapshot, now=now, known=known)
+            return record_report(
+                connection,
+                name,
+                report,
+                executions,
+                self._newest_snapshot,
+                now=now,
+                has_later_exits=has_later_exits,
+                known=known,
+            )
 
         acceptance = self._updates.acceptances.get(name)
         joined = None if acceptance is None else acceptance.join(write)
@@ -157,10 +165,10 @@ class OrderTracker:
         """Ask what became of the stop losses and take-profits that travelled with entries, and record their executions."""
         for entry in await self._database.read(protection.open_entries):
             report = await self._exchange.find(entry)
-            if report is None or not report.children:
+            if report is None or not report.exits:
                 continue
             known = await self._database.read(protection.of_order, entry.client_order_id)
-            legs = legs_of(report)
+            legs = report.exits
             if legs == known:
                 continue
             executions: tuple[Fill, ...] = ()
@@ -294,64 +302,41 @@ def record_report(
     snapshot: AccountSnapshot | None,
     *,
     now: datetime,
+    has_later_exits: bool = False,
     known: Order | order_journal.UnsavedTransition | None = None,
 ) -> Order:
-    """One transaction: what the exchange says of the order, its fills, and the positions they led to.
+    """One transaction: what the exchange reports about the order, its fills, and the positions they led to.
 
-    `known` is the order as this transaction has it already, accepted a moment ago.
+    `has_later_exits`: take-profits have to be placed after its fill. `known` is the order as this transaction has it already,
+    accepted a moment ago.
     """
     known = known or order_rows.get(connection, client_order_id)
     fills.record(
         connection, executions, order=known.order if isinstance(known, order_journal.UnsavedTransition) else known
     )
-    updated = order_lifecycle.apply_report(
-        connection,
-        client_order_id,
-        status=report.status,
-        executed_quantity=report.executed_quantity,
-        average_price=report.average_price,
-        fee=report.fee,
-        realized_pnl=report.realized_pnl,
-        order_id=report.order_id,
-        now=now,
-        known=known,
-    )
+    updated = order_lifecycle.apply_report(connection, client_order_id, report, now=now, known=known)
     if executions and snapshot is not None:
         positions.replace_all(connection, snapshot, now=now)
     if updated.needs_stop:
         protections.want(connection, updated, now=now)
-    if updated.executed_quantity and requests.has_later_exits(updated.intent):
+    if updated.executed_quantity and has_later_exits:
         ladders.want_take_profits(connection, updated, now=now)
     if updated.is_entry and updated.executed_quantity:
-        protection.note(connection, updated, legs_of(report), now=now)
+        protection.note(connection, updated, report.exits, now=now)
     return updated
 
 
 def record_exits(
-    connection: sqlite3.Connection, entry: Order, legs: tuple[Leg, ...], executions: tuple[Fill, ...], *, now: datetime
+    connection: sqlite3.Connection,
+    entry: Order,
+    legs: tuple[ExitStatus, ...],
+    executions: tuple[Fill, ...],
+    *,
+    now: datetime,
 ) -> None:
     """One transaction: what became of an entry's exits, and their executions."""
     protection.note(connection, entry, legs, now=now)
     fills.record_exits(connection, executions, entry=entry)
-
-
-def legs_of(report: OrderStatusReport) -> tuple[Leg, ...]:
-    """The stop loss and take-profit of a bracket, whichever it has, as the exchange tells them."""
-    found: list[Leg] = []
-    for child in report.children:
-        found += legs_of(child)
-        # The exchange makes both legs of a pair; one without a trigger was not asked for.
-        if child.algo_type in ("STOP_LOSS", "TAKE_PROFIT") and child.trigger_price:
-            found.append(
-                Leg(
-                    kind=child.algo_type,
-                    trigger_price=child.trigger_price,
-                    status=child.status,
-                    executed_quantity=child.executed_quantity,
-                    average_price=child.average_price,
-                )
-            )
-    return tuple(found)
 
 
 def _is_whole(report: OrderStatusReport) -> bool:

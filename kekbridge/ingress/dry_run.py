@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
 
 from kekbridge.codes import status_of
 from kekbridge.errors import Refused
-from kekbridge.exchange.orderly import requests
+from kekbridge.exchange.base import Exchange
+from kekbridge.formatting import format_decimal
 from kekbridge.ingress.http import Sender, WebhookResponse
 from kekbridge.model import CancelRequest, OrderIntent, RateLimits, Usage, Webhook, client_order_id_of
 from kekbridge.model.admission import Decision, NewAlert
@@ -37,24 +37,23 @@ def with_requested_limits(caller: Sender) -> Sender:
 
 async def dry_run(
     database: Database,
-    draft: NewAlert,
+    exchange: Exchange,
+    alert: NewAlert,
     decide: Callable[[Usage], Decision],
     webhook: Webhook,
     account_rates: RateLimits,
-    *,
-    now: datetime,
 ) -> WebhookResponse:
     """Decide as an admission would, from the same usage, on a connection that cannot write. Always 200; `httpStatus` is the real one."""
     seen = await database.read(
         admissions.preview,
-        draft,
+        alert,
         decide,
         rates=webhook.settings.rates,
         account_rates=account_rates,
-        now=now,
+        now=alert.received_at,
         cooldown_s=webhook.settings.limits.cooldown_s or 0,
     )
-    body = _repeated(seen) if seen.decision is None else _decided(seen, seen.decision, draft.id)
+    body = _repeated(seen) if seen.decision is None else _decided(seen, seen.decision, alert.id, exchange)
     return WebhookResponse(
         status=200, body={"dryRun": True, **{key: value for key, value in body.items() if value is not None}}
     )
@@ -85,7 +84,7 @@ def _repeated(seen: Preview) -> dict[str, Any]:
     return {"success": http_status == 200, "status": seen.kind, "httpStatus": http_status, "code": code, "error": told}
 
 
-def _decided(seen: Preview, decision: Decision, alert_id: str) -> dict[str, Any]:
+def _decided(seen: Preview, decision: Decision, alert_id: str, exchange: Exchange) -> dict[str, Any]:
     is_limited = seen.kind == "rate_limited"
     code = "rate_limited" if is_limited else decision.code
     http_status = 200 if seen.kind == "admitted" or code is None else status_of(code)
@@ -100,18 +99,18 @@ def _decided(seen: Preview, decision: Decision, alert_id: str) -> dict[str, Any]
         "symbol": decision.symbol,
         "warnings": list(decision.warnings),
         "verdicts": [verdict.as_dict() for verdict in decision.verdicts],
-        "orders": [_order(intent, leg, alert_id) for leg, intent in enumerate(decision.intents)],
+        "orders": [_order(intent, leg, alert_id, exchange) for leg, intent in enumerate(decision.intents)],
         "cancels": [_cancel(wish) for wish in decision.cancels],
     }
 
 
-def _order(intent: OrderIntent, leg: int, alert_id: str) -> dict[str, Any]:
+def _order(intent: OrderIntent, leg: int, alert_id: str, exchange: Exchange) -> dict[str, Any]:
     """One order: what it is, and the request that would be signed. Later legs are sized once more when their turn comes."""
-    request = requests.request_for(intent, client_order_id_of(alert_id, leg))
+    request = exchange.describe_request(intent, client_order_id_of(alert_id, leg))
     shown = {
         "side": intent.side.value,
         "symbol": intent.symbol,
-        "quantity": requests.number(intent.quantity),
+        "quantity": format_decimal(intent.quantity),
         "orderType": intent.order_type.value,
         "purpose": intent.purpose.value,
         "reduceOnly": intent.reduce_only,
@@ -119,7 +118,7 @@ def _order(intent: OrderIntent, leg: int, alert_id: str) -> dict[str, Any]:
         "leverage": intent.leverage,
         "afterLeg": intent.after_leg,
         "path": request.path,
-        "request": json.loads(request.text),
+        "request": json.loads(request.body),
     }
     return {name: plain(value) for name, value in shown.items() if value is not None}
 

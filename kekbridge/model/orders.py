@@ -5,12 +5,12 @@ No behaviour beyond arithmetic on own fields. A quantity is in base units (coins
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from kekbridge.model.market import ZERO
+from kekbridge.model.market import ZERO, MarginMode
 
 # Below are the legs that an alert asked for, from here on what kekbridge added to protect them.
 FIRST_PROTECTIVE_LEG = 50
@@ -252,34 +252,74 @@ def client_order_id_of(alert_id: str, leg: int) -> str:
 _BASE36 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OrderStatusReport:
-    """What the exchange says of one order (plain or algo), from a query or from the stream.
+class ExitKind(StrEnum):
+    """What an exit that belongs to an entry does. The values are stored."""
 
-    `order_id` is the exchange's; for algo orders the root's. `version` orders reports of one order (sequence or ms timestamp):
-    an older one than already seen is stale. `stop_is_live` is set for brackets: True when a stop-loss leg is active
-    and untriggered, False when it is not, None when the report does not say.
+    STOP_LOSS = "STOP_LOSS"
+    TAKE_PROFIT = "TAKE_PROFIT"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitStatus:
+    """One exit that travelled with an entry (the stop loss or take-profit of a bracket), as the exchange last reported it.
+
+    Two of them are equal when their stored facts are; `quantity` and `is_live` are known only in a fresh report.
     """
 
+    kind: ExitKind
+    #: Trigger price in quote currency; None if the exchange did not give one.
+    trigger_price: Decimal | None
+    status: OrderStatus
+    #: Quantity closed by this exit so far, in base units.
+    executed_quantity: Decimal
+    #: Average price of what it closed; None before the first fill.
+    average_price: Decimal | None = None
+    #: Size in base units; zero if it follows the position.
+    quantity: Decimal = field(default=ZERO, compare=False)
+    #: True while it waits for its trigger: activated, not triggered, not finished.
+    is_live: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderStatusReport:
+    """What the exchange reports about one order, from a query or from its stream."""
+
+    #: The exchange's id; for an algo order the id of its root.
     order_id: str
+    #: Our id; None for orders placed elsewhere.
     client_order_id: str | None
+    #: Placed as an algo order: its report may lack prices and fees, which the fills then give.
     is_algo: bool
     symbol: str
     side: Side
+    #: None where the exchange names a type that no alert can ask for.
     order_type: OrderType | None
-    algo_type: str | None
+    #: The exchange's own name of an algo order's type. Opaque outside `exchange.orderly`.
+    venue_type: str | None
     status: OrderStatus
+    #: Order quantity and what of it has executed, in base units.
     quantity: Decimal
     executed_quantity: Decimal
+    #: Average price of the executed part; None before the first fill or where the report does not say.
     average_price: Decimal | None
     limit_price: Decimal | None
     trigger_price: Decimal | None
+    #: Fees so far in USDC, positive = paid.
     fee: Decimal
+    #: Realized P&L in USDC; None where the report does not say.
     realized_pnl: Decimal | None
     reduce_only: bool
+    #: Why it was rejected or canceled, in the exchange's words; empty if it did not say.
     reason: str
     created_at: datetime | None
     updated_at: datetime
+    #: Orders the reports of one order (sequence number or ms timestamp): a lower one than already seen is stale.
     version: int = 0
+    #: Brackets only: whether a stop-loss exit is active and untriggered; None when the report does not say.
     stop_is_live: bool | None = None
+    #: Margin mode of the position that the order belongs to; None where the report does not say.
+    margin_mode: MarginMode | None = None
+    #: The exits that belong to this order and have a trigger price.
+    exits: tuple[ExitStatus, ...] = ()
+    #: The legs of an algo order as the exchange nests them. Opaque outside `exchange.orderly`.
     children: tuple[OrderStatusReport, ...] = ()

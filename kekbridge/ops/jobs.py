@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from kekbridge.config import Settings
-from kekbridge.exchange.base import KeyInfo
-from kekbridge.exchange.orderly.client import OrderlyExchange
+from kekbridge.exchange.base import Exchange
 from kekbridge.execution.reconciler import Reconciler
 from kekbridge.execution.stop_guard import StopLossGuard
 from kekbridge.execution.tracker import OrderTracker
@@ -48,7 +47,7 @@ class Jobs:
         settings: Settings,
         data_dir: Path,
         certificate_file: str,
-        exchange: OrderlyExchange,
+        exchange: Exchange,
         follower: OrderTracker,
         recovery: Reconciler,
         guard: StopLossGuard,
@@ -85,7 +84,7 @@ class Jobs:
         disk = DiskWatch(conditions, places, least_mb=settings.store.warn_free_mb)
         expiry = ExpiryWatch(
             conditions,
-            self._own_key,
+            self._exchange.own_key,
             certificate_file=certificate_file,
             public_url=settings.server.public_url,
             soon=timedelta(days=settings.notify.expiry_days),
@@ -157,7 +156,3 @@ class Jobs:
         if await self._database.read(store_settings.has_something_over, now=now):
             for scope in await self._database.write(store_settings.end_what_is_over, now=now):
                 log.info("limit_over", scope=scope)
-
-    async def _own_key(self) -> KeyInfo | None:
-        signer = self._exchange.signer
-        return await self._exchange.account_api.key(signer.account_id, signer.orderly_key)

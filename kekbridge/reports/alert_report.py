@@ -14,12 +14,12 @@ from decimal import Decimal
 from kekbridge.formatting import plain
 from kekbridge.model import Fill, Order
 from kekbridge.model.latency import AlertTimestamps, stages_of
+from kekbridge.model.orders import ExitStatus
 from kekbridge.store import alerts, events, fills, protection
 from kekbridge.store import orders as order_rows
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.events import Event
 from kekbridge.store.orders import OrderDetails
-from kekbridge.store.protection import Leg
 
 # What an order's line of history says of the exchange, in words.
 _SAID = {
@@ -62,7 +62,7 @@ class OrderTimeline:
     order: Order
     details: OrderDetails
     fills: tuple[Fill, ...]
-    exits: tuple[Leg, ...]
+    exits: tuple[ExitStatus, ...]
     exit_fills: tuple[Fill, ...]
     slippage: tuple[FillSlippage, ...]
     answers: tuple[ExchangeReply, ...]

@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from kekbridge.model import Order, OrderIntent, OrderStatus, Purpose, TradingState, Verdict
+from kekbridge.model.orders import OrderStatusReport
 from kekbridge.store import order_queue, reservations, settings
 from kekbridge.store.codec import storable
 from kekbridge.store.order_journal import (
@@ -265,44 +266,39 @@ def mark_deferred(
 def apply_report(
     connection: sqlite3.Connection,
     client_order_id: str,
+    report: OrderStatusReport,
     *,
-    status: OrderStatus,
-    executed_quantity: Decimal,
-    average_price: Decimal | None = None,
-    fee: Decimal | None = None,
-    realized_pnl: Decimal | None = None,
-    order_id: str | None = None,
     now: datetime,
-    code: str | None = None,
-    error: str | None = None,
     known: Order | UnsavedTransition | None = None,
 ) -> Order:
-    """Record what the exchange says of an order; reports may repeat, come late or out of order.
+    """Record what the exchange reports about an order; reports may repeat, come late or out of order.
 
     A final order stays final and executed quantity never shrinks; figures of a report that knows of less are left out. More
-    executed than known is always recorded, also for an order believed dead: the exchange is right. Raises IllegalTransition for
-    an order that was never sent. `known` is the order as this transaction knows it already.
+    executed than known is always recorded, also for an order believed dead: the exchange is right. `known` is the order as this
+    transaction has it already. Raises IllegalTransition for an order that was never sent.
     """
     before = known.order if isinstance(known, UnsavedTransition) else known or get(connection, client_order_id)
     if before.attempt == 0:
-        raise IllegalTransition(f"order {client_order_id} was never sent, but the exchange reports it as {status}")
-    changes: dict[str, Any] = {"order_id": before.order_id or order_id}
-    if executed_quantity >= before.executed_quantity:
+        raise IllegalTransition(
+            f"order {client_order_id} was never sent, but the exchange reports it as {report.status}"
+        )
+    changes: dict[str, Any] = {"order_id": before.order_id or report.order_id}
+    if report.executed_quantity >= before.executed_quantity:
         changes |= {
-            "executed_quantity": executed_quantity,
-            "average_price": before.average_price if average_price is None else average_price,
-            "fee": before.fee if fee is None else fee,
-            "realized_pnl": before.realized_pnl if realized_pnl is None else realized_pnl,
+            "executed_quantity": report.executed_quantity,
+            "average_price": before.average_price if report.average_price is None else report.average_price,
+            "fee": report.fee,
+            "realized_pnl": before.realized_pnl if report.realized_pnl is None else report.realized_pnl,
         }
-    wanted = _status_after(before, max(executed_quantity, before.executed_quantity), status)
-    if wanted is not before.status:
+    status = _status_after(before, max(report.executed_quantity, before.executed_quantity), report.status)
+    if status is not before.status:
         changes |= {
-            "status": wanted,
-            "accepted_at": before.accepted_at or (now if wanted in _KNOWN_THERE else None),
-            "finished_at": (before.finished_at or now) if wanted.is_final else None,
+            "status": status,
+            "accepted_at": before.accepted_at or (now if status in _KNOWN_THERE else None),
+            "finished_at": (before.finished_at or now) if status.is_final else None,
             "next_attempt_at": None,
-            "code": code,
-            "error": None if error is None else storable(error),
+            "code": None,
+            "error": None,
         }
     after = replace(before, **changes)
     if isinstance(known, UnsavedTransition):

@@ -13,6 +13,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from kekbridge.model import FIRST_PROTECTIVE_LEG, ZERO, Order, OrderIntent, OrderStatus, client_order_id_of
+from kekbridge.model.orders import ExitKind, ExitStatus
 from kekbridge.store import codec, events, order_lifecycle
 from kekbridge.store import orders as order_rows
 from kekbridge.store.codec import from_json, to_json
@@ -134,18 +135,7 @@ def add_order(
     return order_lifecycle.claim(connection, stored.client_order_id, now=now, request=request_text(stored))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leg:
-    """One exit of a bracket: `kind` STOP_LOSS or TAKE_PROFIT, `status` as of an order; quantities in base units."""
-
-    kind: str
-    trigger_price: Decimal | None
-    status: OrderStatus
-    executed_quantity: Decimal
-    average_price: Decimal | None = None
-
-
-def note(connection: sqlite3.Connection, entry: Order, legs: Sequence[Leg], *, now: datetime) -> None:
+def note(connection: sqlite3.Connection, entry: Order, legs: Sequence[ExitStatus], *, now: datetime) -> None:
     """Remember what became of an entry's exits; nothing is written when nothing changed."""
     if not legs or _text(legs) == _stored(connection, entry.client_order_id):
         return
@@ -161,11 +151,11 @@ def note(connection: sqlite3.Connection, entry: Order, legs: Sequence[Leg], *, n
         now=now,
         alert_id=entry.alert_id,
         client_order_id=entry.client_order_id,
-        data={"legs": tuple(legs)},
+        data={"legs": tuple(_facts(leg) for leg in legs)},
     )
 
 
-def of_order(connection: sqlite3.Connection, client_order_id: str) -> tuple[Leg, ...]:
+def of_order(connection: sqlite3.Connection, client_order_id: str) -> tuple[ExitStatus, ...]:
     """The exits of an entry as last told; empty when it has none or has not executed."""
     text = _stored(connection, client_order_id)
     return () if text is None else tuple(_leg(row) for row in from_json(text))
@@ -184,14 +174,25 @@ def _stored(connection: sqlite3.Connection, client_order_id: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def _text(legs: Sequence[Leg]) -> str:
-    return to_json(tuple(legs))
+def _text(legs: Sequence[ExitStatus]) -> str:
+    return to_json(tuple(_facts(leg) for leg in legs))
 
 
-def _leg(row: dict[str, str | None]) -> Leg:
+def _facts(exit_status: ExitStatus) -> dict[str, object]:
+    """What is stored of an exit: the names and their order are part of the database and of the history."""
+    return {
+        "kind": exit_status.kind.value,
+        "trigger_price": exit_status.trigger_price,
+        "status": exit_status.status,
+        "executed_quantity": exit_status.executed_quantity,
+        "average_price": exit_status.average_price,
+    }
+
+
+def _leg(row: dict[str, str | None]) -> ExitStatus:
     trigger, average = row["trigger_price"], row["average_price"]
-    return Leg(
-        kind=str(row["kind"]),
+    return ExitStatus(
+        kind=ExitKind(str(row["kind"])),
         trigger_price=None if trigger is None else Decimal(trigger),
         status=OrderStatus(str(row["status"])),
         executed_quantity=Decimal(str(row["executed_quantity"])),

@@ -131,21 +131,21 @@ async def test_a_deferred_order_is_sent_when_its_time_comes(house: House) -> Non
 async def test_the_worker_shows_that_it_moves(house: House) -> None:
     """The watchdog looks at this: an idle worker still looks at its queue twice a second."""
     assert house.daemon.trading.dispatcher.idle_for_s() < 5
-    assert house.daemon.trading.dispatcher.orders_under_way == 0
+    assert house.daemon.trading.dispatcher.in_flight_count == 0
 
 
 async def test_a_close_that_overtakes_an_entry_ends_it(house: House) -> None:
     """Entries are held by the breaker, a close passes: the entry before it is dropped, or it would open again what was left."""
     await house.send(quantity="0.02")
     for _ in range(5):
-        house.daemon.trading.dispatcher.breaker.record(was_unknown=True)
+        house.daemon.trading.submitter.breaker.record(was_unknown=True)
     _, entry = await house.send(quantity="0.03")
     _, other = await house.send(symbol="ETHUSDT.P", quantity="0.1")
     _, leaving = await house.send(action="close", quantity=None)
     await house.until_stored(leaving, "filled")
     order = await house.order(entry)
     assert (order.status, order.code) == (OrderStatus.DENIED, "overtaken_by_exit")
-    house.daemon.trading.dispatcher.breaker.close()
+    house.daemon.trading.submitter.breaker.close()
     await house.until_stored(other, "filled")
     assert await house.positions() == {ETH: D("0.1")}
 

@@ -110,7 +110,7 @@ class Line:
         self.lanes.mark_accepted(early, 0.01)
         self.lanes.remove(early)
         for each in self.orders.values():
-            assert self.lanes.line_up(each)
+            assert self.lanes.try_add(each, pipelined=True)
 
     def wait(self, *names: str) -> None:
         for name in names:
@@ -141,10 +141,10 @@ def test_behind_one_that_was_not_taken_nobody_leaves(ending: str, *, is_early: b
     if not is_early:
         line.wait("b", "c")
     assert (line.told["b"], line.told["c"]) == (False, False)
-    assert not line.lanes.line_up(order("d"))
+    assert not line.lanes.try_add(order("d"), pipelined=True)
     for name in ("a", "b", "c"):
         line.lanes.remove(line.orders[name])
-    assert line.lanes.line_up(order("d"))
+    assert line.lanes.try_add(order("d"), pipelined=True)
 
 
 def test_what_is_blocked_is_not_passable() -> None:
@@ -165,7 +165,7 @@ def test_the_line_is_as_long_as_the_exchange_is_quick(slowest_s: float, longest:
         lanes.try_add(early)
         lanes.mark_accepted(early, after_s)
         lanes.remove(early)
-    assert [lanes.line_up(order(str(number))) for number in range(12)].count(True) == longest
+    assert [lanes.try_add(order(str(number)), pipelined=True) for number in range(12)].count(True) == longest
 
 
 def test_after_one_that_was_not_taken_lines_are_short() -> None:
@@ -173,15 +173,15 @@ def test_after_one_that_was_not_taken_lines_are_short() -> None:
     line = Line("a")
     line.lanes.mark_blocked(line.orders["a"])
     line.lanes.remove(line.orders["a"])
-    assert line.lanes.line_up(order("b"))
-    assert not line.lanes.line_up(order("c"))
+    assert line.lanes.try_add(order("b"), pipelined=True)
+    assert not line.lanes.try_add(order("c"), pipelined=True)
 
 
 def test_before_the_first_answer_there_is_no_line() -> None:
     """Nobody knows yet how quick the exchange is."""
     lanes = InFlightOrders(concurrency=1)
-    assert lanes.line_up(order("a"))
-    assert not lanes.line_up(order("b"))
+    assert lanes.try_add(order("a"), pipelined=True)
+    assert not lanes.try_add(order("b"), pipelined=True)
 
 
 def test_only_the_front_enters_unclaimed() -> None:
@@ -203,7 +203,7 @@ def test_the_order_of_the_line_is_the_order_of_leaving(steps: list[str]) -> None
         in_front = [each for each in inside if told.get(each.client_order_id) and each.client_order_id not in taken]
         if step == "line_up":
             each = order(str(number))
-            if lanes.line_up(each):
+            if lanes.try_add(each, pipelined=True):
                 inside.append(each)
                 lanes.on_clear(each, partial(told.__setitem__, str(number)))
         elif step == "taken" and in_front:

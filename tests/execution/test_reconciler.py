@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from kekbridge.errors import ExchangeUnavailable
-from kekbridge.execution.dispatcher import CircuitBreaker
+from kekbridge.execution.submitter import CircuitBreaker
 from kekbridge.model import OrderStatus, TradingState
 from kekbridge.store import codec, fills, protection
 from tests.bridge import BTC, ETH, House, running_house, running_paper
@@ -103,7 +103,7 @@ async def test_an_answer_that_could_not_be_stored_is_asked_for_later(tmp_path: P
         await until(is_accepted)
         with closing(sqlite3.connect(database, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            await until(lambda: not house.daemon.trading.pipeline.being_sent)  # its own write has been given up
+            await until(lambda: not house.daemon.trading.submitter.submitting_ids)  # its own write has been given up
             other.execute("ROLLBACK")
         _, answer = await sending
         assert (await house.order(answer)).status is OrderStatus.SUBMITTING
@@ -145,7 +145,7 @@ async def test_nothing_leaves_before_the_views_are_equal(tmp_path: Path) -> None
         await _control(paper_url, "faults", {"fault": "server_error", "status": 500, "path": "/v1/trades"})
         async with running_house(tmp_path / "data", paper_url, ready=False, server__respond_within_s=0) as house:
             _, answer = await house.send()
-            assert not house.daemon.trading.dispatcher.is_trading
+            assert not house.daemon.trading.submitter.is_dispatching
             order = await house.order(answer)
             assert (order.status, order.attempt) == (OrderStatus.QUEUED, 0)
             await house.clear_faults()
@@ -215,7 +215,7 @@ async def test_what_stood_in_line_behind_a_lost_order_is_sent(tmp_path: Path, *,
         async with running_house(tmp_path / "data", paper_url) as house:
             answers = [await house.send()] if is_first_known else []
             for _ in range(5):
-                house.daemon.trading.dispatcher.breaker.record(was_unknown=True)
+                house.daemon.trading.submitter.breaker.record(was_unknown=True)
             answers += [await house.send(quantity=f"0.0{number}") for number in (2, 3, 4)]
             names = [answer["clientOrderId"] for _, answer in answers]
         with closing(sqlite3.connect(tmp_path / "data" / "kekbridge.db")) as connection, connection:

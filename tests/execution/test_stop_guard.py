@@ -152,7 +152,7 @@ async def test_a_stop_waits_for_the_rate_window_only_as_long_as_it_may(house: Ho
     """No place in the window in time: the protective order is over without a request, and nothing of it comes later."""
     _, answer = await house.send(stopLoss="2%")
     entry = await house.order(answer)
-    exchange, pipeline = house.daemon.exchange, house.daemon.trading.pipeline
+    exchange, submitter = house.daemon.exchange, house.daemon.trading.submitter
     turn = await exchange.acquire_permit(entry)  # brackets and stops share a window of one a second: it is full now
     intent = replace(
         entry.intent,
@@ -165,7 +165,7 @@ async def test_a_stop_waits_for_the_rate_window_only_as_long_as_it_may(house: Ho
     stop = await house.daemon.database.write(
         protection.add_order, entry, intent, now=now, expires_at=now + timedelta(days=1), request_text=lambda _: None
     )
-    submission = await pipeline.submit(stop, 0.05)
+    submission = await submitter.submit(stop, 0.05)
     turn.release()
     assert isinstance(submission, Retryable)
     stored = await house.daemon.database.read(order_rows.get, stop.client_order_id)

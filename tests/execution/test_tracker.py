@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from kekbridge.model import OrderStatus
+from kekbridge.model.orders import ExitKind
 from kekbridge.store import codec, events, fills, protection, reservations, settings
 from tests.bridge import BTC, ETH, House
 from tests.waiting import until
@@ -71,9 +72,9 @@ async def test_a_triggered_stop_is_the_entrys_own_story(house: House) -> None:
 
     await until(is_told)
     legs = {leg.kind: leg for leg in await house.daemon.database.read(protection.of_order, answer["clientOrderId"])}
-    assert legs["STOP_LOSS"].status is OrderStatus.FILLED
-    assert legs["STOP_LOSS"].executed_quantity == D("0.1")
-    assert legs["TAKE_PROFIT"].status is OrderStatus.CANCELED
+    assert legs[ExitKind.STOP_LOSS].status is OrderStatus.FILLED
+    assert legs[ExitKind.STOP_LOSS].executed_quantity == D("0.1")
+    assert legs[ExitKind.TAKE_PROFIT].status is OrderStatus.CANCELED
     (fill,) = await house.daemon.database.read(fills.exits_of, answer["clientOrderId"])
     assert (fill.side.value, fill.quantity) == ("SELL", D("0.1"))
     entry = await house.order(answer)

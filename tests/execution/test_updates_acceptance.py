@@ -46,7 +46,7 @@ def report(order: Order, status: OrderStatus, executed: Decimal) -> OrderStatusR
         symbol=order.intent.symbol,
         side=order.intent.side,
         order_type=OrderType.MARKET,
-        algo_type=None,
+        venue_type=None,
         status=status,
         quantity=order.intent.quantity,
         executed_quantity=executed,

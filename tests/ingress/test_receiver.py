@@ -67,7 +67,7 @@ async def test_an_entry_that_waits_for_its_leverage_is_queued(house: House) -> N
     answered = asyncio.create_task(house.send(leverage="7"))
 
     async def is_asked_for() -> bool:
-        return house.daemon.trading.dispatcher.orders_under_way == 1
+        return house.daemon.trading.dispatcher.in_flight_count == 1
 
     await until(is_asked_for)
     (order,) = await house.orders()
@@ -75,21 +75,21 @@ async def test_an_entry_that_waits_for_its_leverage_is_queued(house: House) -> N
     await house.set_state(TradingState.HALTED)
     _, answer = await answered
     assert (await house.until_stored(answer, "denied")).code == "trading_halted"
-    await until(lambda: house.daemon.trading.dispatcher.orders_under_way == 0)
+    await until(lambda: house.daemon.trading.dispatcher.in_flight_count == 0)
     assert await house.journal("order_accepted") == []
 
 
 async def test_what_may_not_be_sent_changes_no_leverage(house: House) -> None:
     """Its limits became too tight while it was held back: the symbol keeps the leverage that it has."""
     for _ in range(5):
-        house.daemon.trading.dispatcher.breaker.record(was_unknown=True)
+        house.daemon.trading.submitter.breaker.record(was_unknown=True)
     _, answer = await house.send(leverage="7")
     order = await house.order(answer)
     with house.daemon.database.transaction() as connection:
         webhook = webhooks.get(connection, order.webhook_id)
         tighter = replace(webhook.settings, limits=replace(webhook.settings.limits, max_order_size=D("0.005")))
         webhooks.change_settings(connection, webhook.id, tighter, now=house.clock())
-    house.daemon.trading.dispatcher.breaker.close()
+    house.daemon.trading.submitter.breaker.close()
     assert (await house.until_stored(answer, "denied")).code == "order_too_large"
     assert await house.journal("leverage_set") == []
 

@@ -7,8 +7,9 @@ from decimal import Decimal
 from itertools import count
 from typing import Any
 
-from kekbridge.model import Fill, OrderIntent, OrderType, Purpose, RateLimits, Side, Usage
+from kekbridge.model import Fill, OrderIntent, OrderStatus, OrderType, Purpose, RateLimits, Side, Usage
 from kekbridge.model.admission import Decision, NewAlert
+from kekbridge.model.orders import OrderStatusReport
 
 NOW = datetime(2026, 1, 15, 10, 30, 5, tzinfo=UTC)
 EXPIRES = NOW + timedelta(seconds=60)
@@ -28,6 +29,32 @@ def intent(**changes: Any) -> OrderIntent:
         "reference_price": Decimal(65000),
     }
     return OrderIntent(**values | changes)
+
+
+def status_report(client_order_id: str, status: OrderStatus, executed: Decimal, **changes: Any) -> OrderStatusReport:
+    """What the exchange reports about a plain market order of ours."""
+    values: dict[str, Any] = {
+        "order_id": "9001",
+        "client_order_id": client_order_id,
+        "is_algo": False,
+        "symbol": "PERP_BTC_USDC",
+        "side": Side.BUY,
+        "order_type": OrderType.MARKET,
+        "venue_type": None,
+        "status": status,
+        "quantity": Decimal("0.01"),
+        "executed_quantity": executed,
+        "average_price": Decimal(65000) if executed else None,
+        "limit_price": None,
+        "trigger_price": None,
+        "fee": Decimal(0),
+        "realized_pnl": None,
+        "reduce_only": False,
+        "reason": "",
+        "created_at": NOW,
+        "updated_at": NOW,
+    }
+    return OrderStatusReport(**values | changes)
 
 
 def exit_intent(**changes: Any) -> OrderIntent:

@@ -26,7 +26,7 @@ from kekbridge.store.database import Database
 from kekbridge.store.events import verify
 from kekbridge.store.orders import ImmediateClaim
 from kekbridge.store.reservations import read_usage
-from tests.store.made import NOW, admitting, draft, exit_intent, fill, intent
+from tests.store.made import NOW, admitting, draft, exit_intent, fill, intent, status_report
 
 Job = Callable[[sqlite3.Connection], object]
 
@@ -104,9 +104,8 @@ def _move(connection: sqlite3.Connection, order: Order, number: int, now: dateti
             realized_pnl=Decimal(number),
         )
         fills.record(connection, (told,), order=order_rows.get(connection, name))
-        order_lifecycle.apply_report(
-            connection, name, status=status, executed_quantity=executed, now=now, fee=Decimal("0.01")
-        )
+        report = status_report(name, status, executed, average_price=None, fee=Decimal("0.01"))
+        order_lifecycle.apply_report(connection, name, report, now=now)
 
 
 def picture(number: int, now: datetime) -> Job:

@@ -39,8 +39,8 @@ def stored(data_dir: Path, count: int) -> Database:
         order_lifecycle.claim(connection, name, now=now)
         order_lifecycle.mark_accepted(connection, name, order_id="7", now=now)
         fills.record(connection, [made.fill(order_id="7", executed_at=now)])
-        filled = {"executed_quantity": Decimal("0.01"), "average_price": Decimal(65000), "now": now}
-        order_lifecycle.apply_report(connection, name, status=OrderStatus.FILLED, **filled)  # type: ignore[arg-type]
+        report = made.status_report(name, OrderStatus.FILLED, Decimal("0.01"))
+        order_lifecycle.apply_report(connection, name, report, now=now)
     fill(data_dir / FILE_NAME, count)
     return database
 

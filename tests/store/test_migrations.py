@@ -10,13 +10,13 @@ import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
 from kekbridge.model import OrderStatus
+from kekbridge.model.orders import ExitKind, ExitStatus
 from kekbridge.model.statistics import Report, report
 from kekbridge.store import fills, order_lifecycle, protection, rejected_requests, reservations, statistics
 from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME, prepare_file
 from kekbridge.store.database import Database
 from kekbridge.store.migrations import MIGRATIONS
-from kekbridge.store.protection import Leg
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill, intent
 
 
@@ -50,12 +50,18 @@ def trade(database: Database) -> None:
         later = fill(order_id="9", realized_pnl=Decimal("-1.25"), executed_at=NOW + timedelta(hours=2))
         fills.record(connection, [later])
         fills.record_exits(connection, [later], entry=entry)
-        leg = Leg(
-            kind="STOP_LOSS", trigger_price=Decimal(60000), status=OrderStatus.ACCEPTED, executed_quantity=Decimal(0)
+        leg = ExitStatus(
+            kind=ExitKind.STOP_LOSS,
+            trigger_price=Decimal(60000),
+            status=OrderStatus.ACCEPTED,
+            executed_quantity=Decimal(0),
         )
         protection.note(connection, entry, [leg], now=NOW)
-        hit = Leg(
-            kind="STOP_LOSS", trigger_price=Decimal(60000), status=OrderStatus.FILLED, executed_quantity=Decimal(1)
+        hit = ExitStatus(
+            kind=ExitKind.STOP_LOSS,
+            trigger_price=Decimal(60000),
+            status=OrderStatus.FILLED,
+            executed_quantity=Decimal(1),
         )
         protection.note(connection, entry, [hit], now=NOW)
         for _ in range(3):

@@ -16,7 +16,7 @@ from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import admit
 from kekbridge.store.order_journal import IllegalTransition
 from kekbridge.store.reservations import read_usage
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent
+from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent, status_report
 
 LATER = NOW + timedelta(seconds=1)
 S = OrderStatus
@@ -54,10 +54,10 @@ def order_in(connection: sqlite3.Connection, status: OrderStatus, wanted: OrderI
 def report(
     connection: sqlite3.Connection, order: Order, status: OrderStatus, executed: Decimal, **changes: Any
 ) -> Order:
-    values = {"average_price": Decimal(65100) if executed else None, "fee": Decimal("0.3"), "now": LATER}
-    return order_lifecycle.apply_report(
-        connection, order.client_order_id, status=status, executed_quantity=executed, **values | changes
-    )
+    values = {"average_price": Decimal(65100) if executed else None, "fee": Decimal("0.3")} | changes
+    now = values.pop("now", LATER)
+    told = status_report(order.client_order_id, status, executed, **values)
+    return order_lifecycle.apply_report(connection, order.client_order_id, told, now=now)
 
 
 # -------------------------------------------------------------------------------------------------------- allowed steps
@@ -250,10 +250,10 @@ def test_a_repeated_report_writes_nothing(connection: sqlite3.Connection) -> Non
 
 
 def test_the_stream_may_be_quicker_than_the_answer(connection: sqlite3.Connection) -> None:
-    """A fill that arrives before the HTTP answer stands; the answer then only adds the exchange's id."""
+    """A fill that arrives before the HTTP answer is kept; the answer then changes nothing."""
     order = order_in(connection, S.SUBMITTING)
-    filled = report(connection, order, S.FILLED, Decimal("0.01"))
-    assert (filled.status, filled.order_id) == (S.FILLED, None)
+    filled = report(connection, order, S.FILLED, Decimal("0.01"), order_id="5")
+    assert (filled.status, filled.order_id) == (S.FILLED, "5")
     named = order_lifecycle.mark_accepted(connection, order.client_order_id, order_id="5", now=LATER)
     assert (named.status, named.order_id) == (S.FILLED, "5")
     assert order_lifecycle.mark_unknown(connection, order.client_order_id, reason="late", now=LATER) == named

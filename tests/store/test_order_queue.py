@@ -11,7 +11,7 @@ import pytest
 from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType
 from kekbridge.store import order_lifecycle, order_queue
 from kekbridge.store.admissions import admit
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent
+from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent, status_report
 
 ETH, SOL = "PERP_ETH_USDC", "PERP_SOL_USDC"
 
@@ -28,9 +28,8 @@ def finish(connection: sqlite3.Connection, order: Order, status: OrderStatus) ->
     """Send an order and let the exchange end it."""
     order_lifecycle.claim(connection, order.client_order_id, now=NOW)
     order_lifecycle.mark_accepted(connection, order.client_order_id, order_id=f"x{order.sequence}", now=NOW)
-    order_lifecycle.apply_report(
-        connection, order.client_order_id, status=status, executed_quantity=order.intent.quantity, now=NOW
-    )
+    report = status_report(order.client_order_id, status, order.intent.quantity)
+    order_lifecycle.apply_report(connection, order.client_order_id, report, now=NOW)
 
 
 def test_first_in_first_out_within_a_symbol(connection: sqlite3.Connection) -> None:
@@ -114,9 +113,8 @@ def test_a_later_leg_goes_when_the_earlier_one_is_done(connection: sqlite3.Conne
     order_lifecycle.claim(connection, close.client_order_id, now=NOW)
     order_lifecycle.mark_accepted(connection, close.client_order_id, order_id="1", now=NOW)
     assert order_queue.claimable(connection, now=NOW) == ()
-    order_lifecycle.apply_report(
-        connection, close.client_order_id, status=ending, executed_quantity=close.intent.quantity, now=NOW
-    )
+    report = status_report(close.client_order_id, ending, close.intent.quantity)
+    order_lifecycle.apply_report(connection, close.client_order_id, report, now=NOW)
     (ready,) = order_queue.claimable(connection, now=NOW)
     assert (ready.client_order_id, ready.code) == (entry.client_order_id, None)
 

@@ -20,7 +20,7 @@ from kekbridge.store.admissions import admit
 from kekbridge.store.database import Database
 from kekbridge.store.order_journal import IllegalTransition
 from tests.examples import examples
-from tests.store.made import NO_RATES, NOW, admitting, draft, fill
+from tests.store.made import NO_RATES, NOW, admitting, draft, fill, status_report
 from tests.trading import committed_by
 
 AMOUNTS = st.decimals(min_value="0.0001", max_value="99999", places=4)
@@ -56,10 +56,10 @@ class Life(RuleBasedStateMachine):
         self.database.close_now()
         self.directory.cleanup()
 
-    def step(self, verb: Any, name: str, **arguments: Any) -> None:
+    def step(self, verb: Any, name: str, *given: Any, **arguments: Any) -> None:
         """Try a step; one that is not possible now must change nothing, which the invariants check."""
         try:
-            verb(self.connection, name, now=self.now, **arguments)
+            verb(self.connection, name, *given, now=self.now, **arguments)
         except IllegalTransition:
             pass
 
@@ -130,10 +130,13 @@ class Life(RuleBasedStateMachine):
         self.step(
             order_lifecycle.apply_report,
             name,
-            status=status,
-            executed_quantity=before.intent.quantity * share,
-            average_price=price if share else None,
-            order_id=f"x-{name}",
+            status_report(
+                name,
+                status,
+                before.intent.quantity * share,
+                average_price=price if share else None,
+                order_id=f"x-{name}",
+            ),
         )
         after = order_rows.get(self.connection, name)
         assert after.executed_quantity >= before.executed_quantity

@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING, Final
 
 from kekbridge import errors
 from kekbridge.config import ExchangeSettings
-from kekbridge.exchange.base import Accepted, Health, Rejected, Retryable, SubmitResult, Unknown
+from kekbridge.exchange.base import (
+    Accepted,
+    FundingPayment,
+    Health,
+    KeyInfo,
+    Permit,
+    Rejected,
+    RequestDescription,
+    Retryable,
+    SubmitResult,
+    Transfer,
+    Unknown,
+)
 from kekbridge.exchange.orderly import parsing, requests
 from kekbridge.exchange.orderly.account_api import AccountApi
 from kekbridge.exchange.orderly.account_state import AccountState
@@ -30,7 +42,7 @@ from kekbridge.exchange.orderly.sync import AccountSync
 from kekbridge.exchange.orderly.transport import Transport
 from kekbridge.exchange.orderly.websocket import Stream, StreamTimings
 from kekbridge.log import get_logger
-from kekbridge.model import AccountSnapshot, Fill, Order, OrderIntent, OrderType, Purpose, Side
+from kekbridge.model import AccountSnapshot, Fill, Instrument, Order, OrderIntent, OrderType, Purpose, Side
 from kekbridge.model.orders import OrderStatusReport
 
 if TYPE_CHECKING:
@@ -205,6 +217,18 @@ class OrderlyExchange:
         )
         return await run_checks(venue)
 
+    async def transfers(self, since: datetime) -> tuple[Transfer, ...]:
+        """As in `Exchange`."""
+        return await self.account_api.transfers(since)
+
+    async def funding_payments(self, since: datetime) -> tuple[FundingPayment, ...]:
+        """As in `Exchange`."""
+        return await self.account_api.funding_payments(since)
+
+    async def own_key(self) -> KeyInfo | None:
+        """As in `Exchange`."""
+        return await self.account_api.key(self.signer.account_id, self.signer.orderly_key)
+
     async def refresh(self) -> AccountSnapshot:
         """Ask for account, positions and marks now. Raises ExchangeUnavailable when any of them gave no usable answer."""
         return await self._sync.refresh()
@@ -219,7 +243,22 @@ class OrderlyExchange:
         """A place that is free this instant, else None. Any thread."""
         return self._rate_limiter.try_acquire(_create_endpoint(order))
 
-    async def submit(self, order: Order, turn: WindowPermit | None = None) -> SubmitResult:
+    def describe_request(self, intent: OrderIntent, client_order_id: str) -> RequestDescription:
+        """As in `Exchange`."""
+        request = requests.request_for(intent, client_order_id)
+        return RequestDescription(request.path, request.text)
+
+    def exits_after_fill(
+        self, intent: OrderIntent, executed: Decimal, instrument: Instrument
+    ) -> tuple[OrderIntent, ...]:
+        """As in `Exchange`."""
+        return requests.later_exits(intent, executed, instrument)
+
+    def carries_all_exits(self, intent: OrderIntent) -> bool:
+        """As in `Exchange`."""
+        return not requests.has_later_exits(intent)
+
+    async def submit(self, order: Order, permit: Permit | None = None) -> SubmitResult:
         """Send exactly one create for a stored order, in its turn; without one that is still held it waits for it.
 
         Deferred also when the turn came only after `expires_at`: too old to trade, and nothing was sent.
@@ -232,15 +271,14 @@ class OrderlyExchange:
             return Retryable(
                 "exchange_busy", self._sync.detail or "the exchange is in maintenance", self._settings.refresh_s
             )
-        if turn is None or not turn.is_held:
-            turn = await self.acquire_permit(order)
+        held = permit if isinstance(permit, WindowPermit) and permit.is_held else await self.acquire_permit(order)
         now = self._clock()
         if now > order.expires_at:
-            turn.release()
+            held.release()
             return Retryable(
                 "alert_expired", "the order's turn in the exchange's rate window came after its allowed age"
             )
-        match await self.orders_api.create(request, turn):
+        match await self.orders_api.create(request, held):
             case Accepted(order_id):
                 return Accepted(order_id, sent_at=now)
             case Unknown(reason):
@@ -295,7 +333,7 @@ class OrderlyExchange:
         if order.intent.stop_loss is not None and report.executed_quantity > 0 and report.stop_is_live is None:
             # A POSITIONAL_TP_SL leaves its bracket with the first fill and stands by itself then (docs/internals/orderly.md section 7).
             is_live = any(
-                root.algo_type == "POSITIONAL_TP_SL" and root.stop_is_live and root.side is order.intent.side.opposite
+                root.venue_type == "POSITIONAL_TP_SL" and root.stop_is_live and root.side is order.intent.side.opposite
                 for root in await self.orders_api.algos(symbol=report.symbol)
             )
             report = replace(report, stop_is_live=is_live)
@@ -308,7 +346,7 @@ class OrderlyExchange:
             return (parsing.named(report, told),)
         if report.is_algo:
             executions = await self.orders_api.algo_trades(report.order_id)
-            if report.algo_type == "BRACKET":
+            if report.venue_type == "BRACKET":
                 executions = tuple(fill for fill in executions if fill.side is report.side)
         else:
             executions = await self.orders_api.order_trades(report.order_id)
@@ -320,7 +358,7 @@ class OrderlyExchange:
 
     async def exit_fills(self, report: OrderStatusReport) -> tuple[Fill, ...]:
         """The executions of a bracket's own stop loss and take-profit, oldest first; they carry no client order id of ours."""
-        if report.algo_type != "BRACKET":
+        if report.venue_type != "BRACKET":
             return ()
         executions = await self.orders_api.algo_trades(report.order_id)
         return tuple(fill for fill in executions if fill.side is not report.side)

@@ -8,7 +8,7 @@ Source: docs/internals/orderly.md sections 5 to 9, 12.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from kekbridge.model import ZERO, Fill, Instrument, MarginMode, OrderStatus, OrderType, Position, Side
-from kekbridge.model.orders import OrderStatusReport
+from kekbridge.model.orders import ExitKind, ExitStatus, OrderStatusReport
 
 
 class ParseError(ValueError):
@@ -44,6 +44,7 @@ _PLAIN_TYPES: Final[Mapping[str, OrderType]] = {
 }
 _SIDES: Final[Mapping[str, Side]] = {side.value: side for side in Side}
 _EXIT_LEAVES: Final = ("TAKE_PROFIT", "STOP_LOSS")
+_MARGIN_MODES: Final = frozenset(MarginMode)
 _PAIRS: Final = ("TP_SL", "POSITIONAL_TP_SL")
 _MAX_DIGITS: Final = 64
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -172,7 +173,7 @@ def order_report(row: Mapping[str, Any]) -> OrderStatusReport:
         symbol=_text(row, "symbol"),
         side=_side(row),
         order_type=_PLAIN_TYPES.get(str(_first(row, "type", "order_type")).upper()),
-        algo_type=None,
+        venue_type=None,
         status=status_of(row.get("status"), executed=executed, quantity=quantity),
         quantity=quantity,
         executed_quantity=executed,
@@ -213,7 +214,7 @@ def algo_report(row: Mapping[str, Any]) -> OrderStatusReport:
         symbol=_text(row, "symbol"),
         side=_algo_side(row, children),
         order_type=_algo_order_type(row, algo_type),
-        algo_type=algo_type,
+        venue_type=algo_type,
         status=_algo_status(row, algo_type, executed, quantity),
         quantity=quantity,
         executed_quantity=executed,
@@ -228,8 +229,35 @@ def algo_report(row: Mapping[str, Any]) -> OrderStatusReport:
         updated_at=moment(updated) or _EPOCH,
         version=updated,
         stop_is_live=_stop_is_live(row, algo_type, children),
+        margin_mode=_margin_mode(row),
+        exits=_exits_of(children),
         children=children,
     )
+
+
+def _exits_of(legs: Iterable[OrderStatusReport]) -> tuple[ExitStatus, ...]:
+    """The stop losses and take-profits among the legs, at any depth. A pair always has both; one without a trigger was not asked for."""
+    found: list[ExitStatus] = []
+    for leg in legs:
+        found += leg.exits
+        if leg.venue_type in _EXIT_LEAVES and leg.trigger_price:
+            found.append(
+                ExitStatus(
+                    kind=ExitKind(leg.venue_type),
+                    trigger_price=leg.trigger_price,
+                    status=leg.status,
+                    executed_quantity=leg.executed_quantity,
+                    average_price=leg.average_price,
+                    quantity=leg.quantity,
+                    is_live=bool(leg.stop_is_live),
+                )
+            )
+    return tuple(found)
+
+
+def _margin_mode(row: Mapping[str, Any]) -> MarginMode | None:
+    mode = _text(row, "margin_mode").upper() if row.get("margin_mode") else ""
+    return MarginMode(mode) if mode in _MARGIN_MODES else None
 
 
 def is_root(row: Mapping[str, Any]) -> bool:

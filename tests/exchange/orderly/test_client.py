@@ -218,7 +218,7 @@ async def test_a_foreign_stop_is_not_the_bracket_s(
     """When the independent exit of a bracket is gone, some other stop in the same symbol does not stand in for it."""
     order = make_order("kb-own", stop_loss=Decimal(64000), take_profits=(TakeProfit(Decimal(66000), Decimal("0.004")),))
     await settled(exchange, await placed(exchange, order))
-    (own,) = [report for report in await exchange.open_orders() if report.algo_type == "POSITIONAL_TP_SL"]
+    (own,) = [report for report in await exchange.open_orders() if report.venue_type == "POSITIONAL_TP_SL"]
     await exchange.place_stop(
         symbol=BTC,
         side=Side.SELL,
@@ -235,7 +235,7 @@ async def test_a_foreign_stop_is_not_the_bracket_s(
             break
         assert asyncio.get_running_loop().time() < end
         await asyncio.sleep(0.02)
-    assert [report.algo_type for report in await exchange.live_stops(BTC)] == ["STOP"]
+    assert [report.venue_type for report in await exchange.live_stops(BTC)] == ["STOP"]
 
 
 async def test_place_stop_protects_and_cancel_all_removes_everything(
@@ -253,7 +253,7 @@ async def test_place_stop_protects_and_cancel_all_removes_everything(
     await placed(exchange, make_order("kb-rest", order_type=OrderType.LIMIT, limit_price=Decimal(60000)))
     reports = await exchange.open_orders()
     assert {report.client_order_id for report in reports} == {"kb-stop", "kb-trail", "kb-pair", "kb-rest"}
-    assert {report.algo_type for report in await exchange.live_stops(BTC, Side.SELL)} == {
+    assert {report.venue_type for report in await exchange.live_stops(BTC, Side.SELL)} == {
         "STOP",
         "TRAILING_STOP",
         "STOP_LOSS",

@@ -129,7 +129,7 @@ def test_create_bodies(spec: dict[str, Any], intent: OrderIntent) -> None:
 def test_edit_body(spec: dict[str, Any]) -> None:
     """The edit of a resting order fits its schema; the id is text there."""
     report = OrderStatusReport(
-        order_id="5", client_order_id="kb-1", is_algo=False, symbol=BTC, side=Side.BUY, order_type=OrderType.LIMIT, algo_type=None,
+        order_id="5", client_order_id="kb-1", is_algo=False, symbol=BTC, side=Side.BUY, order_type=OrderType.LIMIT, venue_type=None,
         status=OrderStatus.ACCEPTED, quantity=D("0.01"), executed_quantity=D(0), average_price=None, limit_price=D(60000),
         trigger_price=None, fee=D(0), realized_pnl=None, reduce_only=False, reason="", created_at=None, updated_at=datetime.now(UTC),
     )  # fmt: skip

@@ -176,7 +176,7 @@ def test_a_row_without_its_core_is_no_order(lost: str) -> None:
 def test_resting_bracket() -> None:
     """A bracket whose entry rests: accepted, and its stop is not live yet."""
     report = parsing.algo_report(bracket(leaf("STOP_LOSS", is_activated=False)))
-    assert (report.status, report.order_type, report.algo_type) == (OrderStatus.ACCEPTED, OrderType.LIMIT, "BRACKET")
+    assert (report.status, report.order_type, report.venue_type) == (OrderStatus.ACCEPTED, OrderType.LIMIT, "BRACKET")
     assert report.stop_is_live is False
     assert report.limit_price == Decimal(2400)
 
