@@ -8,10 +8,11 @@ from typing import Any
 
 from kekbridge.paper import filters
 from kekbridge.paper.algo_orders import Algos
+from kekbridge.paper.algo_requests import EXIT_PAIRS, LEAVES
 from kekbridge.paper.codec import Refusal, flag, integer
 from kekbridge.paper.matching import EDIT_DELAY_MS
 from kekbridge.paper.models import Algo
-from kekbridge.paper.requests import EXIT_PAIRS, LEAVES, positive
+from kekbridge.paper.requests import positive
 
 Change = Callable[[], None]
 

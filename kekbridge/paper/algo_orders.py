@@ -6,14 +6,22 @@ linked by parent ids; every leaf that fires makes its sibling useless (OCO).
 
 from __future__ import annotations
 
-from kekbridge.paper import filters, triggers
-from kekbridge.paper.algo_requests import check_numbers, check_triggers
-from kekbridge.paper.algo_tree import build_tree
+from kekbridge.paper import filters
+from kekbridge.paper.algo_requests import (
+    EXIT_PAIRS,
+    LEAVES,
+    AlgoRequest,
+    build_tree,
+    check_numbers,
+    check_triggers,
+    is_reached,
+    trail,
+)
 from kekbridge.paper.codec import Refusal
 from kekbridge.paper.matching import EDIT_DELAY_MS, Trading
 from kekbridge.paper.models import ZERO, Algo, Order, Position, Trade
 from kekbridge.paper.positions import Clearing
-from kekbridge.paper.requests import EXIT_PAIRS, LEAVES, AlgoRequest, OrderRequest
+from kekbridge.paper.requests import OrderRequest
 from kekbridge.paper.state import Engine
 
 MAX_TP_SL = 10
@@ -141,8 +149,8 @@ class Algos:
         mark = self.engine.marks[node.symbol].price
         if node.algo_type == "TRAILING_STOP":
             self.engine.touch(node)
-            return triggers.trail(node, mark)
-        return triggers.is_reached(node, mark)
+            return trail(node, mark)
+        return is_reached(node, mark)
 
     def fire(self, node: Algo) -> None:
         """The trigger is reached: send the plain order, make the sibling useless."""

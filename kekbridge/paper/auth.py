@@ -15,9 +15,9 @@ import base58
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
-from kekbridge.paper import identity
 from kekbridge.paper.codec import Refusal
 from kekbridge.paper.models import Key
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID
 from kekbridge.paper.state import Engine
 
 WINDOW_MS = 300_000
@@ -69,7 +69,7 @@ class Gate:
         if not orderly_key.startswith("ed25519:"):
             raise Refusal(-1001, "orderly-key must begin with ed25519: .")
         key = self.engine.keys.get(orderly_key)
-        known = account_id.lower() == identity.PAPER_ACCOUNT_ID
+        known = account_id.lower() == PAPER_ACCOUNT_ID
         if key is None or not known or key.status != "ACTIVE":
             raise Refusal(-1002, "The key is not registered for this account.")
         if key.expiration <= self.engine.clock():

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from kekbridge.paper import identity, money
+from kekbridge.paper import money
 from kekbridge.paper.models import ZERO, Algo, Entry, Mark, Order, Position, Trade
 from kekbridge.paper.positions import CROSS, Clearing
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_USER_ID
 from kekbridge.paper.state import Engine
 
 HOUR_MS = 3_600_000
@@ -40,7 +41,7 @@ def order_view(order: Order, hidden: Sequence[Trade] = ()) -> dict[str, object]:
         status = "PARTIAL_FILLED" if executed else "NEW"
     return {
         "order_id": order.order_id,
-        "user_id": identity.PAPER_USER_ID,
+        "user_id": PAPER_USER_ID,
         "price": order.price,
         "type": order.type,
         "quantity": order.quantity,
@@ -259,7 +260,7 @@ def client_info_view(engine: Engine) -> dict[str, object]:
     """Account settings; fee rates in basis points (section 9)."""
     taker, maker = engine.settings.taker_fee_bps, engine.settings.maker_fee_bps
     return {
-        "account_id": identity.PAPER_ACCOUNT_ID,
+        "account_id": PAPER_ACCOUNT_ID,
         "email": engine.account.email,
         "account_mode": "FUTURES",
         "max_leverage": max(c.cross_leverage for c in engine.choices.values()),

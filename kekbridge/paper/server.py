@@ -22,7 +22,6 @@ from kekbridge.paper.auth import Gate
 from kekbridge.paper.codec import Refusal, failure
 from kekbridge.paper.control_api import Controls
 from kekbridge.paper.exchange import Venue
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 from kekbridge.paper.journal import Ledger
 from kekbridge.paper.prices import LiveFeed
 from kekbridge.paper.rate_limits import Limiter
@@ -32,7 +31,7 @@ from kekbridge.paper.routes import orders as routes_orders
 from kekbridge.paper.routes import public as routes_public
 from kekbridge.paper.routes import statistics as routes_statistics
 from kekbridge.paper.routes import wallet as routes_wallet
-from kekbridge.paper.settings import PaperSettings, now_ms
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET, PaperSettings, now_ms
 from kekbridge.paper.streams import Streams
 
 _TICK_S = 1.0

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from kekbridge.paper import identity
 from kekbridge.paper.codec import Refusal
 from kekbridge.paper.instruments import Instrument
 from kekbridge.paper.journal import Ledger
 from kekbridge.paper.models import Account, Algo, Choice, Entry, Key, Mark, Order, Position, Record, Trade
-from kekbridge.paper.settings import PaperSettings
+from kekbridge.paper.settings import PAPER_KEY_SCOPE, PAPER_KEY_TAG, PAPER_ORDERLY_KEY, PaperSettings
 
 Notice = tuple[str, Any]
 Later = Callable[[int, Callable[[], None]], None]
@@ -75,14 +74,14 @@ class Engine:
                 self.touch(self.account)
             for symbol, instrument in self.instruments.items():
                 self._list(symbol, instrument)
-            if identity.PAPER_ORDERLY_KEY not in self.keys:
+            if PAPER_ORDERLY_KEY not in self.keys:
                 now = self.clock()
                 self.add_row(
                     Key(
-                        identity.PAPER_ORDERLY_KEY,
-                        identity.PAPER_KEY_SCOPE,
+                        PAPER_ORDERLY_KEY,
+                        PAPER_KEY_SCOPE,
                         now + YEAR_MS,
-                        identity.PAPER_KEY_TAG,
+                        PAPER_KEY_TAG,
                     )
                 )
 

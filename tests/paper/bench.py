@@ -8,10 +8,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from kekbridge.paper.algo_requests import parse_algo
 from kekbridge.paper.exchange import Venue
 from kekbridge.paper.journal import Ledger
 from kekbridge.paper.models import Algo, Order
-from kekbridge.paper.requests import parse_algo, parse_order
+from kekbridge.paper.requests import parse_order
 from kekbridge.paper.settings import PaperSettings
 
 START_MS = 1_790_000_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID
 from tests.paper.trader import BTC, ETH, SOL, Trader
 
 

@@ -13,11 +13,10 @@ import pytest
 from kekbridge.paper.auth import Gate
 from kekbridge.paper.codec import Refusal
 from kekbridge.paper.exchange import Venue
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID
 from kekbridge.paper.journal import Ledger
 from kekbridge.paper.models import Key
 from kekbridge.paper.server import PaperExchange
-from kekbridge.paper.settings import PaperSettings
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PaperSettings
 from tests.paper.trader import BTC, Trader
 
 STAMP = 1649920583000

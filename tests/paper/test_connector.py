@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 from kekbridge.paper.server import PaperExchange
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 from tests.paper.trader import BTC, DEADLINE_S, ETH
 
 with warnings.catch_warnings():

@@ -14,9 +14,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from kekbridge.paper import identity
 from kekbridge.paper.server import PaperExchange, run_paper
-from kekbridge.paper.settings import PaperSettings
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PaperSettings
 from tests.paper.trader import BTC, ETH, Trader, until
 
 SETTINGS = PaperSettings(prices="static", rate_limits=False)
@@ -166,12 +165,12 @@ async def test_run_paper_tells_how_to_reach_it(tmp_path: Path) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert told["account_id"] == identity.PAPER_ACCOUNT_ID
+    assert told["account_id"] == PAPER_ACCOUNT_ID
     assert told["orderly_secret"].startswith("ed25519:")
 
 
 def test_identity_is_importable_without_the_server() -> None:
     """The constants cost no import of aiohttp."""
-    code = "import sys, kekbridge.paper.identity; print('aiohttp' in sys.modules)"
+    code = "import sys, kekbridge.paper.settings; print('aiohttp' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

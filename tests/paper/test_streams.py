@@ -14,7 +14,7 @@ from urllib.parse import quote
 import aiohttp
 import pytest
 
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID
 from tests.paper.trader import BTC, DEADLINE_S, ETH, Trader
 
 PRIVATE = f"/v2/ws/private/stream/{PAPER_ACCOUNT_ID}"

@@ -14,7 +14,7 @@ import aiohttp
 import base58
 from nacl.signing import SigningKey
 
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 
 BTC, ETH, SOL = "PERP_BTC_USDC", "PERP_ETH_USDC", "PERP_SOL_USDC"
 DEADLINE_S = 10.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kekbridge.paper import identity, money
+from kekbridge.paper import money
 from kekbridge.paper import responses as views
 from kekbridge.paper.api import Call, Route
 from kekbridge.paper.codec import Refusal, flag, integer, word
@@ -17,6 +17,7 @@ from kekbridge.paper.rate_limits import (
     TWENTY_PER_SECOND,
 )
 from kekbridge.paper.requests import MARGIN_MODES, positive, required_symbol
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID
 
 # --- account and positions ---------------------------------------------------------------------------------
 
@@ -239,7 +240,7 @@ def remove_key(call: Call) -> object:
 def ip_restriction(call: Call) -> object:
     key = _named_key(call, call.query.get("orderly_key"))
     return {
-        "account_id": identity.PAPER_ACCOUNT_ID,
+        "account_id": PAPER_ACCOUNT_ID,
         "orderly_key": key.orderly_key,
         "ip_restriction_list": key.ip_list,
         "tag": key.tag,

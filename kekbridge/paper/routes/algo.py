@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from kekbridge.paper import responses as views
+from kekbridge.paper.algo_requests import parse_algo
 from kekbridge.paper.api import Call, Route
 from kekbridge.paper.codec import Refusal, flag, integer
 from kekbridge.paper.exchange import Venue
 from kekbridge.paper.models import OPEN_STATUSES, Algo
 from kekbridge.paper.rate_limits import FIVE_PER_SECOND, ONE_PER_SECOND
-from kekbridge.paper.requests import client_id, parse_algo
+from kekbridge.paper.requests import client_id
 from kekbridge.paper.routes.orders import statuses
 
 _TYPE_WORDS = {"TPSL": "TP_SL", "POSITIONAL_TPSL": "POSITIONAL_TP_SL"}

@@ -5,13 +5,13 @@ Nothing here looks at signatures; clients send stale ones on public paths.
 
 from __future__ import annotations
 
-from kekbridge.paper import identity
 from kekbridge.paper import responses as views
 from kekbridge.paper.api import Call, Route
 from kekbridge.paper.codec import Refusal, encode
 from kekbridge.paper.market_data import depth, funding_history, klines, udf_history
 from kekbridge.paper.models import Mark
 from kekbridge.paper.rate_limits import FIVE_PER_TEN_SECONDS, ONE_PER_SECOND, TEN_PER_SECOND, THIRTY_PER_SECOND
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_BROKER_ID, PAPER_BROKER_NAME, PAPER_USER_ID
 
 _VAULT = "0x816f722424B49Cf1275cc86DA9840Fbd5a6167e9"
 _CHAINS = (("Arbitrum", "42161", "ETH"), ("Arbitrum Sepolia", "421614", "ETH"))
@@ -132,7 +132,7 @@ def chain_info(_: Call) -> object:
             "currency_decimal": 18,
             "explorer_base_url": "",
             "vault_address": _VAULT,
-            "broker_ids": [identity.PAPER_BROKER_ID],
+            "broker_ids": [PAPER_BROKER_ID],
         }
         for name, chain_id, currency in _CHAINS
     ]
@@ -152,27 +152,27 @@ def announcement(_: Call) -> object:
 
 
 def account(call: Call) -> object:
-    if call.query.get("account_id", "").lower() != identity.PAPER_ACCOUNT_ID:
+    if call.query.get("account_id", "").lower() != PAPER_ACCOUNT_ID:
         raise Refusal(-1006, "The account does not exist.")
-    return {"address": identity.PAPER_ADDRESS, "broker_id": identity.PAPER_BROKER_ID}
+    return {"address": PAPER_ADDRESS, "broker_id": PAPER_BROKER_ID}
 
 
 def get_account(call: Call) -> object:
     query = call.query
-    known = query.get("address", "").lower() == identity.PAPER_ADDRESS.lower()
-    if not known or query.get("broker_id") != identity.PAPER_BROKER_ID or not call.venue.is_registered:
+    known = query.get("address", "").lower() == PAPER_ADDRESS.lower()
+    if not known or query.get("broker_id") != PAPER_BROKER_ID or not call.venue.is_registered:
         raise Refusal(-1006, "The account is not registered.")
-    return {"user_id": identity.PAPER_USER_ID, "account_id": identity.PAPER_ACCOUNT_ID}
+    return {"user_id": PAPER_USER_ID, "account_id": PAPER_ACCOUNT_ID}
 
 
 def get_broker(call: Call) -> object:
-    known = call.query.get("address", "").lower() == identity.PAPER_ADDRESS.lower()
-    return {"broker_id": [identity.PAPER_BROKER_ID] if known else []}
+    known = call.query.get("address", "").lower() == PAPER_ADDRESS.lower()
+    return {"broker_id": [PAPER_BROKER_ID] if known else []}
 
 
 def get_orderly_key(call: Call) -> object:
     key = call.venue.engine.keys.get(call.query.get("orderly_key", ""))
-    known = call.query.get("account_id", "").lower() == identity.PAPER_ACCOUNT_ID
+    known = call.query.get("account_id", "").lower() == PAPER_ACCOUNT_ID
     if key is None or not known or key.status != "ACTIVE":
         raise Refusal(-1006, "The key does not exist.")
     return {
@@ -185,8 +185,8 @@ def get_orderly_key(call: Call) -> object:
 
 def broker_name(call: Call) -> object:
     wanted = call.query.get("broker_id")
-    rows = [{"broker_id": identity.PAPER_BROKER_ID, "broker_name": identity.PAPER_BROKER_NAME}]
-    return {"rows": rows if wanted in (None, "", identity.PAPER_BROKER_ID) else []}
+    rows = [{"broker_id": PAPER_BROKER_ID, "broker_name": PAPER_BROKER_NAME}]
+    return {"rows": rows if wanted in (None, "", PAPER_BROKER_ID) else []}
 
 
 def ip_info(call: Call) -> object:

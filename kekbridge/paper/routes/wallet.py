@@ -10,10 +10,10 @@ import random
 from collections.abc import Mapping
 from typing import Any, Final
 
-from kekbridge.paper import identity
 from kekbridge.paper.api import Call, Route
 from kekbridge.paper.codec import Refusal, integer
 from kekbridge.paper.models import Key
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_BROKER_ID
 from kekbridge.paper.state import YEAR_MS
 
 # Small positive codes of these calls (section 3).
@@ -55,8 +55,8 @@ def register_account(call: Call) -> object:
     if issued is None or call.now - issued > NONCE_MS:
         raise Refusal(_EXPIRED, "The registration nonce is unknown, used or expired.", status=400)
     call.venue.is_registered = True
-    call.venue.engine.event("account_registered", account_id=identity.PAPER_ACCOUNT_ID)
-    return {"account_id": identity.PAPER_ACCOUNT_ID}
+    call.venue.engine.event("account_registered", account_id=PAPER_ACCOUNT_ID)
+    return {"account_id": PAPER_ACCOUNT_ID}
 
 
 def add_key(call: Call) -> object:
@@ -93,10 +93,10 @@ def _proven(call: Call, kind: str) -> dict[str, Any]:
     signed = {name: fields[name] for name, _ in _FIELDS[kind]}
     if _signer(kind, signed, signature).lower() != address.lower():
         raise Refusal(_OTHER_WALLET, "The address and the signature do not match.", status=400)
-    if fields["brokerId"] != identity.PAPER_BROKER_ID:
+    if fields["brokerId"] != PAPER_BROKER_ID:
         raise Refusal(_NO_BROKER, "The broker id does not exist.", status=400)
-    if address.lower() != identity.PAPER_ADDRESS.lower():
-        raise Refusal(-1005, f"This paper exchange knows the wallet {identity.PAPER_ADDRESS} only.")
+    if address.lower() != PAPER_ADDRESS.lower():
+        raise Refusal(-1005, f"This paper exchange knows the wallet {PAPER_ADDRESS} only.")
     if abs(call.now - fields["timestamp"]) > _WINDOW_MS:
         raise Refusal(_EXPIRED, "The timestamp has expired.", status=400)
     return fields
