@@ -8,11 +8,11 @@ from decimal import Decimal
 from typing import Any, Final
 
 from kekbridge.paper import filters
-from kekbridge.paper.codec import Refusal, flag, number, plain, word
-from kekbridge.paper.instruments import Instrument
-from kekbridge.paper.models import ZERO, Algo
+from kekbridge.paper.codec import ApiError, format_decimal, parse_flag, parse_number, parse_text
+from kekbridge.paper.instruments import PaperInstrument
+from kekbridge.paper.models import ZERO, AlgoNode
 from kekbridge.paper.requests import MARGIN_MODES, SIDES, client_id, order_tag_of, positive, required_symbol
-from kekbridge.paper.state import Engine
+from kekbridge.paper.state import ExchangeState
 
 ALGO_ROOTS: Final = frozenset({"STOP", "TP_SL", "POSITIONAL_TP_SL", "BRACKET", "TRAILING_STOP"})
 EXIT_PAIRS: Final = frozenset({"TP_SL", "POSITIONAL_TP_SL"})
@@ -45,25 +45,25 @@ def parse_algo(body: Mapping[str, Any]) -> AlgoRequest:
     """Read an algo create request and its shape; unknown fields (also duplicated order_* ones) are ignored."""
     request = _node(body, required_symbol(body), depth=0)
     if request.algo_type not in ALGO_ROOTS:
-        raise Refusal(-1005, f"algo_type {request.algo_type} cannot be a root order.")
+        raise ApiError(-1005, f"algo_type {request.algo_type} cannot be a root order.")
     _check_shape(request)
     return request
 
 
 def _node(body: Mapping[str, Any], symbol: str, depth: int) -> AlgoRequest:
     if depth > 2 or not isinstance(body, Mapping):
-        raise Refusal(-1005, "child_orders are nested too deeply or are no objects.")
-    algo_type = word(body.get("algo_type"), "algo_type", ALGO_ROOTS | LEAVES)
+        raise ApiError(-1005, "child_orders are nested too deeply or are no objects.")
+    algo_type = parse_text(body.get("algo_type"), "algo_type", ALGO_ROOTS | LEAVES)
     if algo_type is None:
-        raise Refusal(-1005, "algo_type is missing.")
-    if (word(body.get("symbol"), "symbol") or symbol) != symbol:
-        raise Refusal(-1005, "child_orders must be for the symbol of the root.")
-    trigger_type = word(body.get("trigger_price_type"), "trigger_price_type")
+        raise ApiError(-1005, "algo_type is missing.")
+    if (parse_text(body.get("symbol"), "symbol") or symbol) != symbol:
+        raise ApiError(-1005, "child_orders must be for the symbol of the root.")
+    trigger_type = parse_text(body.get("trigger_price_type"), "trigger_price_type")
     if trigger_type not in (None, "MARK_PRICE"):
-        raise Refusal(-1005, "trigger_price_type must be MARK_PRICE.")
+        raise ApiError(-1005, "trigger_price_type must be MARK_PRICE.")
     children = body.get("child_orders") or []
     if not isinstance(children, list):
-        raise Refusal(-1005, "child_orders must be a list.")
+        raise ApiError(-1005, "child_orders must be a list.")
 
     def camel(snake: str, other: str) -> Decimal | None:
         # The SDK sends snake_case, OpenAPI lists camelCase (orderly-api.md section 7): take both.
@@ -72,15 +72,15 @@ def _node(body: Mapping[str, Any], symbol: str, depth: int) -> AlgoRequest:
     return AlgoRequest(
         symbol=symbol,
         algo_type=algo_type,
-        side=word(body.get("side"), "side", SIDES),
-        type=word(body.get("type"), "type", _ALGO_TYPES),
-        quantity=number(body.get("quantity"), "quantity"),
-        price=number(body.get("price"), "price"),
+        side=parse_text(body.get("side"), "side", SIDES),
+        type=parse_text(body.get("type"), "type", _ALGO_TYPES),
+        quantity=parse_number(body.get("quantity"), "quantity"),
+        price=parse_number(body.get("price"), "price"),
         trigger_price=positive(body.get("trigger_price"), "trigger_price"),
-        reduce_only=flag(body.get("reduce_only"), "reduce_only"),
+        reduce_only=parse_flag(body.get("reduce_only"), "reduce_only"),
         client_order_id=client_id(body.get("client_order_id")),
         order_tag=order_tag_of(body.get("order_tag")),
-        margin_mode=word(body.get("margin_mode"), "margin_mode", MARGIN_MODES),
+        margin_mode=parse_text(body.get("margin_mode"), "margin_mode", MARGIN_MODES),
         activated_price=camel("activated_price", "activatedPrice"),
         callback_rate=camel("callback_rate", "callbackRate"),
         callback_value=camel("callback_value", "callbackValue"),
@@ -90,7 +90,7 @@ def _node(body: Mapping[str, Any], symbol: str, depth: int) -> AlgoRequest:
 
 def _need(present: object, name: str, kind: str) -> None:
     if present is None:
-        raise Refusal(-1005, f"{name} is missing; {kind} needs it.")
+        raise ApiError(-1005, f"{name} is missing; {kind} needs it.")
 
 
 def _check_shape(root: AlgoRequest) -> None:
@@ -104,42 +104,42 @@ def _check_shape(root: AlgoRequest) -> None:
     _need(root.type, "type", kind)
     _need(root.quantity, "quantity", kind)
     if root.type == "CLOSE_POSITION":
-        raise Refusal(-1005, "type CLOSE_POSITION is for the children of POSITIONAL_TP_SL.")
+        raise ApiError(-1005, "type CLOSE_POSITION is for the children of POSITIONAL_TP_SL.")
     if root.type == "LIMIT":
         _need(root.price, "price", "type LIMIT")
     if kind == "STOP":
         _need(root.trigger_price, "trigger_price", kind)
     elif kind == "TRAILING_STOP":
         if root.type != "MARKET":
-            raise Refusal(-1005, "TRAILING_STOP takes type MARKET only.")
+            raise ApiError(-1005, "TRAILING_STOP takes type MARKET only.")
         if (root.callback_rate is None) == (root.callback_value is None):
-            raise Refusal(-1005, "Give either callback_rate or callback_value.")
+            raise ApiError(-1005, "Give either callback_rate or callback_value.")
         if root.callback_rate is not None and root.callback_rate >= 1:
-            raise Refusal(-1005, "callback_rate is a fraction below 1.")
+            raise ApiError(-1005, "callback_rate is a fraction below 1.")
     else:
         _check_bracket(root)
 
 
 def _check_bracket(root: AlgoRequest) -> None:
     if len(root.children) != 1 or root.children[0].algo_type not in EXIT_PAIRS:
-        raise Refusal(-1005, "BRACKET needs one child of type TP_SL or POSITIONAL_TP_SL.")
+        raise ApiError(-1005, "BRACKET needs one child of type TP_SL or POSITIONAL_TP_SL.")
     _check_pair(root.children[0])
     if any(leaf.side == root.side for leaf in root.children[0].children):
-        raise Refusal(-1005, "The exits of a BRACKET must be on the other side of its entry.")
+        raise ApiError(-1005, "The exits of a BRACKET must be on the other side of its entry.")
 
 
 def _check_pair(pair: AlgoRequest) -> None:
     kinds = [leaf.algo_type for leaf in pair.children]
     if not 1 <= len(kinds) <= 2 or len(set(kinds)) != len(kinds) or not set(kinds) <= LEAVES:
-        raise Refusal(-1005, f"{pair.algo_type} needs a TAKE_PROFIT, a STOP_LOSS, or one of each.")
+        raise ApiError(-1005, f"{pair.algo_type} needs a TAKE_PROFIT, a STOP_LOSS, or one of each.")
     if len({leaf.side for leaf in pair.children}) != 1:
-        raise Refusal(-1005, "Both exits must have the same side.")
+        raise ApiError(-1005, "Both exits must have the same side.")
     for leaf in pair.children:
         _need(leaf.side, "side", leaf.algo_type)
         _need(leaf.trigger_price, "trigger_price", leaf.algo_type)
         _need(leaf.type, "type", leaf.algo_type)
         if (leaf.type == "CLOSE_POSITION") != (pair.algo_type == "POSITIONAL_TP_SL"):
-            raise Refusal(-1005, "type CLOSE_POSITION belongs to POSITIONAL_TP_SL; TP_SL takes MARKET or LIMIT.")
+            raise ApiError(-1005, "type CLOSE_POSITION belongs to POSITIONAL_TP_SL; TP_SL takes MARKET or LIMIT.")
         if leaf.type == "LIMIT":
             _need(leaf.price, "price", "type LIMIT")
 
@@ -147,7 +147,7 @@ def _check_pair(pair: AlgoRequest) -> None:
 # --- checks against the market -------------------------------------------------------------------------------
 
 
-def check_numbers(request: AlgoRequest, instrument: Instrument) -> None:
+def check_numbers(request: AlgoRequest, instrument: PaperInstrument) -> None:
     """Sizes on the step, prices and triggers on the tick, in the whole tree; -1104 and -1103."""
     if request.quantity is not None and request.algo_type != "POSITIONAL_TP_SL":
         filters.check_size(instrument, request.quantity, "quantity")
@@ -184,25 +184,30 @@ def _walk(request: AlgoRequest) -> list[AlgoRequest]:
     return found
 
 
-def _wrong_side(name: str, trigger: Decimal, above: bool, reference: Decimal) -> Refusal:
+def _wrong_side(name: str, trigger: Decimal, above: bool, reference: Decimal) -> ApiError:
     place = "above" if above else "below"
-    return Refusal(-1005, f"The {name} trigger_price {plain(trigger)} must be {place} the price {plain(reference)}.")
+    return ApiError(
+        -1005,
+        f"The {name} trigger_price {format_decimal(trigger)} must be {place} the price {format_decimal(reference)}.",
+    )
 
 
 # --- rows ----------------------------------------------------------------------------------------------------
 
 
-def build_tree(engine: Engine, request: AlgoRequest, parent: Algo | None = None, root: Algo | None = None) -> Algo:
+def build_tree(
+    state: ExchangeState, request: AlgoRequest, parent: AlgoNode | None = None, root: AlgoNode | None = None
+) -> AlgoNode:
     """Store the rows of a checked request and return its topmost node."""
-    now, new_id = engine.clock(), engine.next_id()
+    now, new_id = state.clock(), state.next_id()
     mode = root.margin_mode if root else request.margin_mode
-    node = Algo(
+    node = AlgoNode(
         algo_order_id=new_id,
         parent_id=parent.algo_order_id if parent else 0,
         root_id=root.algo_order_id if root else new_id,
         symbol=request.symbol,
         algo_type=request.algo_type,
-        margin_mode=mode or engine.choices[request.symbol].margin_mode,
+        margin_mode=mode or state.symbol_settings[request.symbol].margin_mode,
         created=now,
         updated=now,
         client_order_id=request.client_order_id,
@@ -219,35 +224,35 @@ def build_tree(engine: Engine, request: AlgoRequest, parent: Algo | None = None,
     )
     if node.algo_type == "TRAILING_STOP":
         node.is_activated = node.activated_price is None
-        node.extreme_price = engine.marks[node.symbol].price if node.is_activated else None
+        node.extreme_price = state.marks[node.symbol].price if node.is_activated else None
     if root is not None and root.algo_type == "BRACKET":
         node.is_activated = False  # the exits wake up with the entry's first fill
         if node.algo_type != "POSITIONAL_TP_SL" and node.type != "CLOSE_POSITION":
             node.quantity = root.quantity
     elif parent is not None and parent.algo_type == "TP_SL":
         node.quantity = parent.quantity
-    engine.add_row(node)
+    state.add(node)
     for child in request.children if node.algo_type not in ("STOP", "TRAILING_STOP") else ():
-        build_tree(engine, child, node, root or node)
+        build_tree(state, child, node, root or node)
     if node.algo_type in EXIT_PAIRS and len(request.children) == 1:
-        _idle_sibling(engine, node, request.children[0], root or node)
+        _add_inactive_sibling(state, node, request.children[0], root or node)
     return node
 
 
-def _idle_sibling(engine: Engine, pair: Algo, present: AlgoRequest, root: Algo) -> None:
+def _add_inactive_sibling(state: ExchangeState, pair: AlgoNode, present: AlgoRequest, root: AlgoNode) -> None:
     # One of the two legs alone is allowed; the stored order still shows both, the other switched off.
     other = "STOP_LOSS" if present.algo_type == "TAKE_PROFIT" else "TAKE_PROFIT"
     leaf = build_tree(
-        engine, AlgoRequest(pair.symbol, other, side=present.side, type=present.type, reduce_only=True), pair, root
+        state, AlgoRequest(pair.symbol, other, side=present.side, type=present.type, reduce_only=True), pair, root
     )
     leaf.is_activated = False
-    engine.touch(leaf)
+    state.save(leaf)
 
 
 # --- triggers ------------------------------------------------------------------------------------------------
 
 
-def is_reached(node: Algo, mark: Decimal) -> bool:
+def is_trigger_reached(node: AlgoNode, mark: Decimal) -> bool:
     """True when the mark stands at or beyond a fixed trigger that is active."""
     if not node.is_activated or node.trigger_price is None or node.side is None:
         return False
@@ -258,7 +263,7 @@ def is_reached(node: Algo, mark: Decimal) -> bool:
     return False
 
 
-def trail(node: Algo, mark: Decimal) -> bool:
+def update_trailing_stop(node: AlgoNode, mark: Decimal) -> bool:
     """Move a trailing stop's trigger behind the best mark since its activation; True when the mark has come back to it."""
     sell = node.side == "SELL"
     if not node.is_activated:

@@ -20,7 +20,7 @@ _MAX_EXPONENT: Final = 30
 _MAX_BRACKETS: Final = 500
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """The exchange says no: a documented code and one sentence (orderly-api.md section 11)."""
 
     def __init__(self, code: int, message: str, *, status: int | None = None) -> None:
@@ -30,7 +30,7 @@ class Refusal(Exception):
         self.status = status if status is not None else HTTP_STATUS.get(code, 400)
 
 
-def plain(value: Decimal) -> str:
+def format_decimal(value: Decimal) -> str:
     """Decimal text without exponent and without trailing zeros."""
     text = format(value, "f")
     if "." in text:
@@ -57,7 +57,7 @@ def _write(value: object, put: Callable[[str], None]) -> None:
     elif isinstance(value, int):
         put(str(value))
     elif isinstance(value, Decimal):
-        put(plain(value))
+        put(format_decimal(value))
     elif isinstance(value, Mapping):
         put("{")
         for index, (key, item) in enumerate(value.items()):
@@ -96,41 +96,41 @@ def decode_object(body: bytes) -> dict[str, Any]:
     try:
         value = parse_json(body or b"{}")
     except ValueError as error:
-        raise Refusal(-1005, "The request body is not valid JSON.") from error
+        raise ApiError(-1005, "The request body is not valid JSON.") from error
     if not isinstance(value, dict):
-        raise Refusal(-1005, "The request body must be a JSON object.")
+        raise ApiError(-1005, "The request body must be a JSON object.")
     return value
 
 
-def number(raw: object, name: str) -> Decimal | None:
+def parse_number(raw: object, name: str) -> Decimal | None:
     """A number as clients send it: JSON number, numeric text, exponent form; None and "" mean not given."""
     if raw is None or raw == "":
         return None
     if isinstance(raw, bool) or not isinstance(raw, int | Decimal | str):
-        raise Refusal(-1005, f"{name} must be a number.")
+        raise ApiError(-1005, f"{name} must be a number.")
     text = str(raw).strip()
     if len(text) > _MAX_NUMBER_TEXT or not text.isascii() or "_" in text:
-        raise Refusal(-1005, f"{name} must be a number.")
+        raise ApiError(-1005, f"{name} must be a number.")
     try:
         value = Decimal(text)
     except InvalidOperation as error:
-        raise Refusal(-1005, f"{name} must be a number.") from error
+        raise ApiError(-1005, f"{name} must be a number.") from error
     if not value.is_finite() or abs(value.adjusted()) > _MAX_EXPONENT:
-        raise Refusal(-1005, f"{name} must be a number of ordinary size.")
+        raise ApiError(-1005, f"{name} must be a number of ordinary size.")
     return value
 
 
-def integer(raw: object, name: str) -> int | None:
+def parse_integer(raw: object, name: str) -> int | None:
     """A whole number (ids and times come as numbers or as text); None and "" mean not given."""
-    value = number(raw, name)
+    value = parse_number(raw, name)
     if value is None:
         return None
     if value != value.to_integral_value():
-        raise Refusal(-1005, f"{name} must be a whole number.")
+        raise ApiError(-1005, f"{name} must be a whole number.")
     return int(value)
 
 
-def flag(raw: object, name: str) -> bool:
+def parse_flag(raw: object, name: str) -> bool:
     """A boolean as clients send it: true, "true", "True", "1"; absent means false."""
     if isinstance(raw, bool):
         return raw
@@ -141,19 +141,19 @@ def flag(raw: object, name: str) -> bool:
         return True
     if text in ("false", "0"):
         return False
-    raise Refusal(-1005, f"{name} must be true or false.")
+    raise ApiError(-1005, f"{name} must be true or false.")
 
 
-def word(raw: object, name: str, allowed: frozenset[str] | None = None) -> str | None:
+def parse_text(raw: object, name: str, allowed: frozenset[str] | None = None) -> str | None:
     """A text value, upper-cased and checked when a set of words is given."""
     if raw is None or raw == "":
         return None
     if not isinstance(raw, str):
-        raise Refusal(-1005, f"{name} must be text.")
+        raise ApiError(-1005, f"{name} must be text.")
     if allowed is None:
         return raw
     if raw.upper() not in allowed:
-        raise Refusal(-1005, f"{name} is {raw[:40]!r}; expected one of {', '.join(sorted(allowed))}.")
+        raise ApiError(-1005, f"{name} is {raw[:40]!r}; expected one of {', '.join(sorted(allowed))}.")
     return raw.upper()
 
 
@@ -162,6 +162,6 @@ def success(data: object, now: int) -> str:
     return encode({"success": True, "timestamp": now, "data": data})
 
 
-def failure(refusal: Refusal, now: int) -> str:
+def failure(error: ApiError, now: int) -> str:
     """The body of a refused request; the timestamp is an extra that clients ignore."""
-    return encode({"success": False, "code": refusal.code, "message": refusal.message, "timestamp": now})
+    return encode({"success": False, "code": error.code, "message": error.message, "timestamp": now})

@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from kekbridge.paper.codec import Refusal, integer, number
+from kekbridge.paper.codec import ApiError, parse_integer, parse_number
 
 KINDS: Final = frozenset(
     {
@@ -78,7 +78,7 @@ class Fault:
     topic: str | None = None
     rng: random.Random = field(default_factory=random.Random)
 
-    def shown(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, object]:
         """What `GET /paper/faults` answers."""
         probability = None if self.probability is None else str(self.probability)
         return {
@@ -111,50 +111,50 @@ class Faults:
             return
         listed = body.get("faults", [body])
         if not isinstance(listed, list):
-            raise Refusal(-1005, "faults must be a list of objects.")
+            raise ApiError(-1005, "faults must be a list of objects.")
         self.armed.extend([self._read(one, index) for index, one in enumerate(listed)])
 
     def _read(self, body: object, index: int) -> Fault:
         if not isinstance(body, Mapping):
-            raise Refusal(-1005, "Each fault must be an object.")
+            raise ApiError(-1005, "Each fault must be an object.")
         kind = body.get("fault", body.get("kind"))
         if kind not in KINDS:
-            raise Refusal(-1005, f"fault is {kind!r}; expected one of {', '.join(sorted(KINDS))}.")
-        chance = number(body.get("probability"), "probability")
+            raise ApiError(-1005, f"fault is {kind!r}; expected one of {', '.join(sorted(KINDS))}.")
+        chance = parse_number(body.get("probability"), "probability")
         when = str(body.get("when", "before"))
         if when not in ("before", "after"):
-            raise Refusal(-1005, "when must be before or after.")
-        seed = integer(body.get("seed"), "seed")
+            raise ApiError(-1005, "when must be before or after.")
+        seed = parse_integer(body.get("seed"), "seed")
         unknown = set(body) - {*Fault.__slots__, "fault", "kind", "seed"}
         if unknown:
-            raise Refusal(-1005, f"unknown field {sorted(unknown)[0]!r} in a fault.")
+            raise ApiError(-1005, f"unknown field {sorted(unknown)[0]!r} in a fault.")
         return Fault(
             kind=str(kind),
             path=body.get("path"),
             method=str(body["method"]).upper() if body.get("method") else None,
             symbol=body.get("symbol"),
             algo_type=body.get("algo_type"),
-            count=integer(body.get("count"), "count"),
+            count=parse_integer(body.get("count"), "count"),
             probability=None if chance is None else float(chance),
-            delay_ms=integer(body.get("delay_ms"), "delay_ms") or 0,
+            delay_ms=parse_integer(body.get("delay_ms"), "delay_ms") or 0,
             when=when,
-            parts=integer(body.get("parts", body.get("n")), "parts") or 2,
-            code=integer(body.get("code"), "code") or -1000,
+            parts=parse_integer(body.get("parts", body.get("n")), "parts") or 2,
+            code=parse_integer(body.get("code"), "code") or -1000,
             message=str(body.get("message", "fault injected by POST /paper/faults")),
-            status=integer(body.get("status"), "status"),
+            status=parse_integer(body.get("status"), "status"),
             topic=body.get("topic"),
             rng=random.Random((self.seed + index) if seed is None else seed),
         )
 
-    def active(self, kind: str) -> bool:
+    def is_armed(self, kind: str) -> bool:
         """Whether a standing fault of this kind is armed (nothing is used up)."""
         return any(fault.kind == kind for fault in self.armed)
 
-    def standing(self, kind: str) -> Fault | None:
+    def find(self, kind: str) -> Fault | None:
         """The standing fault of this kind, if any."""
         return next((fault for fault in self.armed if fault.kind == kind), None)
 
-    def take(
+    def hit(
         self,
         kind: str,
         *,
@@ -179,11 +179,11 @@ class Faults:
                 continue
             if fault.symbol is not None and symbol is not None and fault.symbol != symbol:
                 continue
-            if self._strikes(fault):
+            if self._fires(fault):
                 return fault
         return None
 
-    def _strikes(self, fault: Fault) -> bool:
+    def _fires(self, fault: Fault) -> bool:
         if fault.probability is not None and fault.rng.random() >= fault.probability:
             return False
         if fault.count is not None:
@@ -192,14 +192,14 @@ class Faults:
                 self.armed.remove(fault)
         return True
 
-    def take_parts(self, symbol: str) -> int:
+    def fill_parts(self, symbol: str) -> int:
         """Into how many fills an order of this symbol is to be cut; 1 without the fault."""
         for fault in self.armed:
-            if fault.kind == "partial_fills" and fault.symbol in (None, symbol) and self._strikes(fault):
+            if fault.kind == "partial_fills" and fault.symbol in (None, symbol) and self._fires(fault):
                 return max(fault.parts, 1)
         return 1
 
     def read_lag_ms(self) -> int:
         """How long new orders and fills stay invisible to reads."""
-        fault = self.standing("read_lag")
+        fault = self.find("read_lag")
         return fault.delay_ms if fault else 0

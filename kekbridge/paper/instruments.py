@@ -17,7 +17,7 @@ _INTEGERS = frozenset({"funding_period", "created_time", "updated_time", "liquid
 
 
 @dataclass(frozen=True, slots=True)
-class Instrument:
+class PaperInstrument:
     """Trading rules of one perpetual; prices in USDC, sizes in base units (orderly-api.md section 5)."""
 
     symbol: str
@@ -53,14 +53,14 @@ class Instrument:
         return {name: getattr(self, name) for name in self.__slots__ if name != "mark_price"}
 
 
-def _instrument(row: dict[str, Any]) -> Instrument:
+def _instrument(row: dict[str, Any]) -> PaperInstrument:
     values: dict[str, Any] = {}
     for key, value in row.items():
         values[key] = value if key == "symbol" or key in _INTEGERS else Decimal(value)
-    return Instrument(**values)
+    return PaperInstrument(**values)
 
 
-def load_instruments(settings: PaperSettings) -> dict[str, Instrument]:
+def load_instruments(settings: PaperSettings) -> dict[str, PaperInstrument]:
     """The snapshot, restricted and overridden as the settings say; ValueError names an unknown symbol."""
     text = resources.files("kekbridge.paper").joinpath("instruments.json").read_text(encoding="utf-8")
     listed = {row["symbol"]: _instrument(row) for row in json.loads(text)}
@@ -68,7 +68,7 @@ def load_instruments(settings: PaperSettings) -> dict[str, Instrument]:
     for symbol in (*wanted, *settings.marks, *settings.rules):
         if symbol not in listed:
             raise ValueError(f"paper symbol {symbol!r} is not in the built-in list of instruments")
-    chosen: dict[str, Instrument] = {}
+    chosen: dict[str, PaperInstrument] = {}
     for symbol in wanted:
         instrument = replace(listed[symbol], **dict(settings.rules.get(symbol, {})))  # type: ignore[arg-type]
         if symbol in settings.marks:

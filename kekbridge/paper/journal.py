@@ -14,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from kekbridge.paper.codec import plain
+from kekbridge.paper.codec import format_decimal
 from kekbridge.paper.models import RECORD_TYPES, Record, from_text, to_text
 
 _SCHEMA = """
@@ -26,11 +26,11 @@ create table if not exists journal (seq integer primary key, body text not null)
 
 def _journal_value(value: object) -> str:
     if isinstance(value, Decimal):
-        return plain(value)
+        return format_decimal(value)
     raise TypeError(f"cannot journal {type(value).__name__}")
 
 
-class Ledger:
+class PaperJournal:
     """One open paper.db. Used from the event loop's thread only: a commit costs some 50 µs."""
 
     def __init__(self, path: Path) -> None:
@@ -78,7 +78,7 @@ class Ledger:
         """Forget everything: the fresh account of `POST /paper/reset`."""
         self._db.executescript("begin immediate; delete from rows; delete from journal; commit;")
 
-    def journal(self, after: int = 0) -> list[dict[str, Any]]:
+    def events(self, after: int = 0) -> list[dict[str, Any]]:
         """Every event after sequence number `after`, oldest first, each with its `seq`."""
         rows = self._db.execute("select seq, body from journal where seq > ? order by seq", (after,))
         return [{"seq": seq, **json.loads(body)} for seq, body in rows]

@@ -19,7 +19,7 @@ Row = TypeVar("Row")
 
 
 @dataclass(slots=True)
-class Account:
+class PaperAccount:
     """Balances, switches and counters of the one paper account; USDC, ms, basis points."""
 
     kind: ClassVar[str] = "account"
@@ -38,7 +38,7 @@ class Account:
 
 
 @dataclass(slots=True)
-class Key:
+class ApiKey:
     """A registered ed25519 key; `expiration` in ms."""
 
     kind: ClassVar[str] = "key"
@@ -56,7 +56,7 @@ class Key:
 
 
 @dataclass(slots=True)
-class Order:
+class PaperOrder:
     """A plain order; `value` is the sum of price × quantity over its fills."""
 
     kind: ClassVar[str] = "order"
@@ -106,7 +106,7 @@ class Order:
 
 
 @dataclass(slots=True)
-class Algo:
+class AlgoNode:
     """One node of an algo order tree (orderly-api.md section 7)."""
 
     kind: ClassVar[str] = "algo"
@@ -156,7 +156,7 @@ class Algo:
 
 
 @dataclass(slots=True)
-class Trade:
+class PaperTrade:
     """One fill; fee in USDC, positive = paid."""
 
     kind: ClassVar[str] = "trade"
@@ -179,7 +179,7 @@ class Trade:
 
 
 @dataclass(slots=True)
-class Position:
+class PaperPosition:
     """The net position of a symbol in one margin mode; bookkeeping of orderly-api.md section 10."""
 
     kind: ClassVar[str] = "position"
@@ -208,7 +208,7 @@ class Position:
 
 
 @dataclass(slots=True)
-class Mark:
+class PaperMark:
     """The price of a symbol, where it came from, and its funding sum."""
 
     kind: ClassVar[str] = "mark"
@@ -230,7 +230,7 @@ class Mark:
 
 
 @dataclass(slots=True)
-class Choice:
+class SymbolSettings:
     """What the trader chose for a symbol: leverage per margin mode, default margin mode."""
 
     kind: ClassVar[str] = "choice"
@@ -245,7 +245,7 @@ class Choice:
 
 
 @dataclass(slots=True)
-class Entry:
+class HistoryEntry:
     """A line of an account history; `body` is exact JSON text in the shape that the API answers with."""
 
     kind: ClassVar[str] = "entry"
@@ -259,8 +259,28 @@ class Entry:
         return str(self.entry_id)
 
 
-Record = Account | Key | Order | Algo | Trade | Position | Mark | Choice | Entry
-RECORD_TYPES: tuple[type[Record], ...] = (Account, Key, Order, Algo, Trade, Position, Mark, Choice, Entry)
+Record = (
+    PaperAccount
+    | ApiKey
+    | PaperOrder
+    | AlgoNode
+    | PaperTrade
+    | PaperPosition
+    | PaperMark
+    | SymbolSettings
+    | HistoryEntry
+)
+RECORD_TYPES: tuple[type[Record], ...] = (
+    PaperAccount,
+    ApiKey,
+    PaperOrder,
+    AlgoNode,
+    PaperTrade,
+    PaperPosition,
+    PaperMark,
+    SymbolSettings,
+    HistoryEntry,
+)
 
 
 def _columns(cls: type[Any]) -> tuple[frozenset[str], tuple[str, ...]]:

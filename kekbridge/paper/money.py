@@ -11,8 +11,8 @@ from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 from typing import Final
 
-from kekbridge.paper.instruments import Instrument
-from kekbridge.paper.models import ZERO, Position
+from kekbridge.paper.instruments import PaperInstrument
+from kekbridge.paper.models import ZERO, PaperPosition
 
 ONE: Final = Decimal(1)
 _POWER: Final = Decimal("0.8")
@@ -22,50 +22,50 @@ _DISPLAY: Final = Decimal("0.00000001")
 NO_POSITION_RATIO: Final = Decimal(10)
 
 
-def usdc(amount: Decimal) -> Decimal:
+def round_usdc(amount: Decimal) -> Decimal:
     """An amount at the precision of the ledger: 6 decimals."""
     return amount.quantize(_USDC, rounding=ROUND_HALF_UP)
 
 
-def shown(value: Decimal) -> Decimal:
+def rounded(value: Decimal) -> Decimal:
     """A quotient as answers show it: 8 decimals."""
     return value.quantize(_DISPLAY, rounding=ROUND_HALF_UP)
 
 
-def fee_of(price: Decimal, quantity: Decimal, rate_bps: Decimal) -> Decimal:
+def trading_fee(price: Decimal, quantity: Decimal, rate_bps: Decimal) -> Decimal:
     """Trading fee in USDC; the rate is in basis points, positive = paid."""
-    return usdc(price * quantity * rate_bps / 10_000)
+    return round_usdc(price * quantity * rate_bps / 10_000)
 
 
-def initial_rate(instrument: Instrument, leverage: int, notional: Decimal) -> Decimal:
+def initial_margin_rate(instrument: PaperInstrument, leverage: int, notional: Decimal) -> Decimal:
     """IMR: max(1/leverage, base_imr, imr_factor × notional^0.8)."""
     rate = max(ONE / leverage, instrument.base_imr)
-    return _grown(rate, instrument.imr_factor, notional)
+    return _tiered_rate(rate, instrument.imr_factor, notional)
 
 
-def maintenance_rate(instrument: Instrument, notional: Decimal) -> Decimal:
+def maintenance_margin_rate(instrument: PaperInstrument, notional: Decimal) -> Decimal:
     """MMR: max(base_mmr, base_mmr/base_imr × imr_factor × notional^0.8)."""
     scale = instrument.base_mmr / instrument.base_imr * instrument.imr_factor
-    return _grown(instrument.base_mmr, scale, notional)
+    return _tiered_rate(instrument.base_mmr, scale, notional)
 
 
-def _grown(rate: Decimal, factor: Decimal, notional: Decimal) -> Decimal:
+def _tiered_rate(rate: Decimal, factor: Decimal, notional: Decimal) -> Decimal:
     """max(rate, factor × notional^0.8); the power, which is slow, only where it can win."""
-    return rate if notional <= _knee(rate, factor) else max(rate, factor * notional**_POWER)
+    return rate if notional <= _threshold_notional(rate, factor) else max(rate, factor * notional**_POWER)
 
 
 @lru_cache(maxsize=4096)
-def _knee(rate: Decimal, factor: Decimal) -> Decimal:
+def _threshold_notional(rate: Decimal, factor: Decimal) -> Decimal:
     """The notional at which factor × notional^0.8 reaches the rate."""
     return (rate / factor) ** _INVERSE_POWER
 
 
-def max_notional(instrument: Instrument, leverage: int) -> Decimal:
+def max_notional(instrument: PaperInstrument, leverage: int) -> Decimal:
     """Largest notional a leverage allows: (1/(leverage × imr_factor))^(1/0.8)."""
-    return _knee(ONE / leverage, instrument.imr_factor)
+    return _threshold_notional(ONE / leverage, instrument.imr_factor)
 
 
-def max_leverage(instrument: Instrument, notional: Decimal, ceiling: int) -> int:
+def max_leverage(instrument: PaperInstrument, notional: Decimal, ceiling: int) -> int:
     """Highest leverage for a position of this notional: floor(min(1/(imr_factor·n^0.8), 1/base_imr))."""
     limit = ONE / instrument.base_imr
     if notional:
@@ -73,17 +73,17 @@ def max_leverage(instrument: Instrument, notional: Decimal, ceiling: int) -> int
     return min(int(limit), ceiling)
 
 
-def accrued_funding(position: Position, funding_sum: Decimal) -> Decimal:
+def accrued_funding(position: PaperPosition, funding_sum: Decimal) -> Decimal:
     """Funding owed since the position was last touched; positive = paid by the position."""
     return position.qty * (funding_sum - position.last_funding)
 
 
-def unsettled_pnl(position: Position, mark: Decimal, funding_sum: Decimal) -> Decimal:
+def unsettled_pnl(position: PaperPosition, mark: Decimal, funding_sum: Decimal) -> Decimal:
     """Unrealised + realised − fees − funding since the last settlement."""
     return position.qty * mark - position.cost - accrued_funding(position, funding_sum)
 
 
-def charge_funding(position: Position, funding_sum: Decimal) -> Decimal:
+def charge_funding(position: PaperPosition, funding_sum: Decimal) -> Decimal:
     """Move accrued funding into the cost (the ledger does so before every change); return the amount."""
     owed = accrued_funding(position, funding_sum)
     position.cost += owed
@@ -92,7 +92,9 @@ def charge_funding(position: Position, funding_sum: Decimal) -> Decimal:
     return owed
 
 
-def apply_fill(position: Position, quantity: Decimal, price: Decimal, fee: Decimal, funding_sum: Decimal) -> Decimal:
+def apply_fill(
+    position: PaperPosition, quantity: Decimal, price: Decimal, fee: Decimal, funding_sum: Decimal
+) -> Decimal:
     """Book a signed fill into the position and return its realised PnL (fee not included)."""
     charge_funding(position, funding_sum)
     before = position.qty
@@ -123,7 +125,7 @@ def liquidation_price(mark: Decimal, qty: Decimal, rate: Decimal, collateral: De
 
 
 @dataclass(frozen=True, slots=True)
-class Margin:
+class MarginSummary:
     """Where the cross account stands; all USDC, ratios as fractions."""
 
     balance: Decimal

@@ -25,7 +25,7 @@ _SILENCE_S: Final = 30.0
 _ERRORS: Final = (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError)
 
 
-class DaemonResolver(AbstractResolver):
+class DaemonThreadResolver(AbstractResolver):
     """Looks names up in threads that do not hold up the end of the process.
 
     The loop's own executor is joined at exit, and a lookup without a network may hang for many seconds.
@@ -73,7 +73,7 @@ class DaemonResolver(AbstractResolver):
         """Nothing to close."""
 
 
-class LiveFeed:
+class LivePriceFeed:
     """Feeds live marks into `apply` until cancelled."""
 
     def __init__(self, settings: PaperSettings, apply: Apply) -> None:
@@ -84,7 +84,7 @@ class LiveFeed:
         """Stream when it works; one REST look before each attempt keeps prices fresh meanwhile."""
         pause = self._settings.live_interval_s
         timeout = aiohttp.ClientTimeout(total=None, connect=self._settings.live_timeout_s)
-        connector = aiohttp.TCPConnector(resolver=DaemonResolver())
+        connector = aiohttp.TCPConnector(resolver=DaemonThreadResolver())
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=True) as session:
             while True:
                 reached = await self._poll(session)
@@ -100,7 +100,7 @@ class LiveFeed:
             async with asyncio.timeout(self._settings.live_timeout_s):
                 async with session.get(url) as answer:
                     body = json.loads(await answer.read(), parse_float=Decimal)
-            self._take(body["data"]["rows"], "mark_price")
+            self._apply_rows(body["data"]["rows"], "mark_price")
         except _ERRORS:
             return False
         return True
@@ -121,12 +121,12 @@ class LiveFeed:
                     if body.get("event") == "ping":
                         await stream.send_str('{"event":"pong"}')
                     elif body.get("topic") == "markprices":
-                        self._take(body["data"], "price")
+                        self._apply_rows(body["data"], "price")
                         gave = True
         except _ERRORS:
             return gave
 
-    def _take(self, rows: list[Mapping[str, Any]], name: str) -> None:
+    def _apply_rows(self, rows: list[Mapping[str, Any]], name: str) -> None:
         marks: dict[str, Decimal] = {}
         for row in rows:
             with contextlib.suppress(InvalidOperation):

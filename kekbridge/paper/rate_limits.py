@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from kekbridge.paper.codec import Refusal
+from kekbridge.paper.codec import ApiError
 
 Limit = tuple[int, int]
 """At most so many calls within so many milliseconds."""
@@ -21,7 +21,7 @@ FIVE_PER_MINUTE: Limit = (5, 60_000)
 TWENTY_PER_MINUTE: Limit = (20, 60_000)
 
 
-class Limiter:
+class RequestLimiter:
     """Remembers the calls of every window; a refused call does not count."""
 
     def __init__(self, *, enabled: bool) -> None:
@@ -37,9 +37,9 @@ class Limiter:
         while calls and calls[0] <= now - window:
             calls.popleft()
         if len(calls) + cost > count:
-            raise Refusal(-1003, f"Too many requests: at most {count} in {window / 1000:g} s.")
+            raise ApiError(-1003, f"Too many requests: at most {count} in {window / 1000:g} s.")
         calls.extend([now] * cost)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Start every window anew."""
         self._calls.clear()

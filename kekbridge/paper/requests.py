@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from kekbridge.paper.codec import Refusal, flag, integer, number, plain, word
+from kekbridge.paper.codec import ApiError, format_decimal, parse_flag, parse_integer, parse_number, parse_text
 
 SIDES: Final = frozenset({"BUY", "SELL"})
 ORDER_TYPES: Final = frozenset({"LIMIT", "MARKET", "IOC", "FOK", "POST_ONLY", "ASK", "BID"})
@@ -43,62 +43,62 @@ def client_id(raw: object) -> str | None:
     if raw is None or raw == "":
         return None
     if isinstance(raw, bool) or not isinstance(raw, str | int):
-        raise Refusal(-1005, "client_order_id must be text.")
+        raise ApiError(-1005, "client_order_id must be text.")
     text = str(raw)
     if len(text) > _MAX_CLIENT_ID:
-        raise Refusal(-1005, f"client_order_id has {len(text)} characters; at most {_MAX_CLIENT_ID} are allowed.")
+        raise ApiError(-1005, f"client_order_id has {len(text)} characters; at most {_MAX_CLIENT_ID} are allowed.")
     if text.startswith("-") or not text.isascii() or not text.isprintable():
-        raise Refusal(-1005, "client_order_id must be plain ASCII and must not begin with a hyphen.")
+        raise ApiError(-1005, "client_order_id must be plain ASCII and must not begin with a hyphen.")
     return text
 
 
 def order_tag_of(raw: object) -> str | None:
-    tag = word(raw, "order_tag")
+    tag = parse_text(raw, "order_tag")
     if tag is not None and len(tag) > _MAX_TAG:
-        raise Refusal(-1005, f"order_tag has {len(tag)} characters; at most {_MAX_TAG} are allowed.")
+        raise ApiError(-1005, f"order_tag has {len(tag)} characters; at most {_MAX_TAG} are allowed.")
     return tag
 
 
 def required_symbol(body: Mapping[str, Any]) -> str:
     """The `symbol` field, which must be there."""
-    symbol = word(body.get("symbol"), "symbol")
+    symbol = parse_text(body.get("symbol"), "symbol")
     if symbol is None:
-        raise Refusal(-1005, "symbol is missing.")
+        raise ApiError(-1005, "symbol is missing.")
     return symbol
 
 
 def positive(raw: object, name: str) -> Decimal | None:
     """A number above zero, or None when it is not given."""
-    value = number(raw, name)
+    value = parse_number(raw, name)
     if value is not None and value <= 0:
-        raise Refusal(-1005, f"{name} must be above 0.")
+        raise ApiError(-1005, f"{name} must be above 0.")
     return value
 
 
 def parse_order(body: Mapping[str, Any], *, batch: bool = False) -> OrderRequest:
     """Read a create request. In a batch `reduce_only` is not supported and silently ignored (section 6)."""
-    side = word(body.get("side"), "side", SIDES)
-    kind = word(body.get("order_type"), "order_type", ORDER_TYPES)
+    side = parse_text(body.get("side"), "side", SIDES)
+    kind = parse_text(body.get("order_type"), "order_type", ORDER_TYPES)
     if side is None or kind is None:
-        raise Refusal(-1005, f"{'side' if side is None else 'order_type'} is missing.")
-    quantity = number(body.get("order_quantity"), "order_quantity")
+        raise ApiError(-1005, f"{'side' if side is None else 'order_type'} is missing.")
+    quantity = parse_number(body.get("order_quantity"), "order_quantity")
     amount = positive(body.get("order_amount"), "order_amount")
-    price = number(body.get("order_price"), "order_price")
+    price = parse_number(body.get("order_price"), "order_price")
     if kind in PRICED and price is None:
-        raise Refusal(-1005, f"order_price is missing; {kind} orders need one.")
+        raise ApiError(-1005, f"order_price is missing; {kind} orders need one.")
     if (quantity is None) == (amount is None):
-        raise Refusal(-1005, "Give either order_quantity or order_amount.")
+        raise ApiError(-1005, "Give either order_quantity or order_amount.")
     if amount is not None and kind in PRICED:
-        raise Refusal(-1005, "order_amount is for MARKET, ASK and BID orders only.")
-    visible = number(body.get("visible_quantity"), "visible_quantity")
+        raise ApiError(-1005, "order_amount is for MARKET, ASK and BID orders only.")
+    visible = parse_number(body.get("visible_quantity"), "visible_quantity")
     if kind == "POST_ONLY" and visible is not None and visible != quantity:
-        raise Refusal(-1005, "visible_quantity is not for POST_ONLY orders.")
-    level = integer(body.get("level"), "level") or 0
+        raise ApiError(-1005, "visible_quantity is not for POST_ONLY orders.")
+    level = parse_integer(body.get("level"), "level") or 0
     if not 0 <= level <= _MAX_LEVEL:
-        raise Refusal(-1005, "level must be between 0 and 4.")
-    slippage = number(body.get("slippage"), "slippage")
+        raise ApiError(-1005, "level must be between 0 and 4.")
+    slippage = parse_number(body.get("slippage"), "slippage")
     if slippage is not None and not 0 < slippage < 1:
-        raise Refusal(-1005, f"slippage is {plain(slippage)}; it is a fraction between 0 and 1.")
+        raise ApiError(-1005, f"slippage is {format_decimal(slippage)}; it is a fraction between 0 and 1.")
     return OrderRequest(
         symbol=required_symbol(body),
         side=side,
@@ -108,10 +108,10 @@ def parse_order(body: Mapping[str, Any], *, batch: bool = False) -> OrderRequest
         amount=amount,
         visible=visible,
         client_order_id=client_id(body.get("client_order_id")),
-        reduce_only=False if batch else flag(body.get("reduce_only"), "reduce_only"),
+        reduce_only=False if batch else parse_flag(body.get("reduce_only"), "reduce_only"),
         order_tag=order_tag_of(body.get("order_tag")),
         slippage=slippage if kind == "MARKET" else None,
         level=level,
-        adjust=flag(body.get("post_only_adjust"), "post_only_adjust"),
-        margin_mode=word(body.get("margin_mode"), "margin_mode", MARGIN_MODES),
+        adjust=parse_flag(body.get("post_only_adjust"), "post_only_adjust"),
+        margin_mode=parse_text(body.get("margin_mode"), "margin_mode", MARGIN_MODES),
     )

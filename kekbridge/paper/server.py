@@ -17,14 +17,14 @@ from typing import Any
 
 from aiohttp import web
 
-from kekbridge.paper.api import MAX_BODY, Api
-from kekbridge.paper.auth import Gate
-from kekbridge.paper.codec import Refusal, failure
-from kekbridge.paper.control_api import Controls
-from kekbridge.paper.exchange import Venue
-from kekbridge.paper.journal import Ledger
-from kekbridge.paper.prices import LiveFeed
-from kekbridge.paper.rate_limits import Limiter
+from kekbridge.paper.api import MAX_BODY, RestApi
+from kekbridge.paper.auth import SignatureVerifier
+from kekbridge.paper.codec import ApiError, failure
+from kekbridge.paper.control_api import ControlApi
+from kekbridge.paper.exchange import SimulatedExchange
+from kekbridge.paper.journal import PaperJournal
+from kekbridge.paper.prices import LivePriceFeed
+from kekbridge.paper.rate_limits import RequestLimiter
 from kekbridge.paper.routes import account as routes_account
 from kekbridge.paper.routes import algo as routes_algo
 from kekbridge.paper.routes import orders as routes_orders
@@ -53,30 +53,30 @@ class PaperExchange:
         self.settings = settings
         self.clock = clock
         self.base_url = ""
-        self._venue: Venue | None = None
-        self._ledger: Ledger | None = None
+        self._exchange: SimulatedExchange | None = None
+        self._journal: PaperJournal | None = None
         self._runner: web.AppRunner | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._timers: set[asyncio.TimerHandle] = set()
 
     @property
-    def venue(self) -> Venue:
+    def exchange(self) -> SimulatedExchange:
         """The running exchange; RuntimeError before `start`."""
-        if self._venue is None:
+        if self._exchange is None:
             raise RuntimeError("the paper exchange is not started")
-        return self._venue
+        return self._exchange
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
         """Open the file, listen, and return the base URL, for example "http://127.0.0.1:8090"."""
-        self._ledger = Ledger(self.data_dir / "paper.db")
-        self._venue = venue = Venue(self._ledger, self.settings, self.clock, self._later)
-        gate, limiter = Gate(venue.engine), Limiter(enabled=self.settings.rate_limits)
+        self._journal = PaperJournal(self.data_dir / "paper.db")
+        self._exchange = exchange = SimulatedExchange(self._journal, self.settings, self.clock, self._schedule)
+        verifier, limiter = SignatureVerifier(exchange.state), RequestLimiter(enabled=self.settings.rate_limits)
         app = web.Application(client_max_size=MAX_BODY, middlewares=[_json_errors(self.clock)])
-        api = Api(venue, gate, limiter)
+        api = RestApi(exchange, verifier, limiter)
         for module in (routes_public, routes_orders, routes_algo, routes_account, routes_statistics, routes_wallet):
             api.mount(app, module.ROUTES)
-        Controls(venue, limiter).mount(app)
-        streams = Streams(venue, gate)
+        ControlApi(exchange, limiter).mount(app)
+        streams = Streams(exchange, verifier)
         streams.mount(app)
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=_KEEPALIVE_S, shutdown_timeout=2.0)
         await self._runner.setup()
@@ -84,11 +84,11 @@ class PaperExchange:
         bound = self._runner.addresses[0]
         shown = f"[{bound[0]}]" if ":" in str(bound[0]) else bound[0]
         self.base_url = f"http://{shown}:{bound[1]}"
-        venue.resume()
+        exchange.resume()
         self._tasks.append(asyncio.create_task(self._tick()))
         self._tasks.append(asyncio.create_task(streams.run()))
         if self.settings.prices == "live":
-            feed = LiveFeed(self.settings, venue.live_prices)
+            feed = LivePriceFeed(self.settings, exchange.apply_live_prices)
             self._tasks.append(asyncio.create_task(feed.run()))
         return self.base_url
 
@@ -104,25 +104,25 @@ class PaperExchange:
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
-        if self._ledger is not None:
-            self._ledger.close()
-            self._ledger = None
-        self._venue = None
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        self._exchange = None
 
     def hint_price(self, symbol: str, price: Decimal) -> bool:
         """Tell the price that an alert named; False when a better one is known or the symbol is not listed."""
-        return self.venue.hint_price(symbol, price)
+        return self.exchange.hint_price(symbol, price)
 
     def set_prices(self, marks: Mapping[str, Decimal]) -> None:
         """Set marks as `POST /paper/prices` does; Refusal for an unknown symbol."""
         for symbol, price in marks.items():
-            self.venue.set_price(symbol, price, "override")
+            self.exchange.set_price(symbol, price, "override")
 
     def journal(self, after: int = 0) -> list[dict[str, Any]]:
         """The journal as `GET /paper/journal` answers it."""
-        return self.venue.engine.ledger.journal(after)
+        return self.exchange.state.journal.events(after)
 
-    def _later(self, delay_ms: int, action: Callable[[], None]) -> None:
+    def _schedule(self, delay_ms: int, action: Callable[[], None]) -> None:
         def run() -> None:
             self._timers.discard(handle)
             action()
@@ -133,7 +133,7 @@ class PaperExchange:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
-            self.venue.tick()
+            self.exchange.tick()
 
 
 def _json_errors(clock: Callable[[], int]) -> Any:
@@ -146,8 +146,8 @@ def _json_errors(clock: Callable[[], int]) -> Any:
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            refusal = Refusal(-1006 if error.status == 404 else -1005, error.reason, status=error.status)
-            return web.Response(status=error.status, text=failure(refusal, clock()), content_type="application/json")
+            api_error = ApiError(-1006 if error.status == 404 else -1005, error.reason, status=error.status)
+            return web.Response(status=error.status, text=failure(api_error, clock()), content_type="application/json")
         return answer
 
     return middleware

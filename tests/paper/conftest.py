@@ -14,7 +14,7 @@ from tests.paper.trader import Trader
 
 
 @pytest.fixture
-async def exchange(tmp_path: Path) -> AsyncIterator[PaperExchange]:
+async def paper(tmp_path: Path) -> AsyncIterator[PaperExchange]:
     """A static exchange without rate limits."""
     paper = PaperExchange(tmp_path, settings=PaperSettings(prices="static", rate_limits=False))
     await paper.start()
@@ -30,6 +30,6 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @pytest.fixture
-async def trader(exchange: PaperExchange, session: aiohttp.ClientSession) -> Trader:
+async def trader(paper: PaperExchange, session: aiohttp.ClientSession) -> Trader:
     """The owner of the paper account."""
-    return Trader(session, exchange.base_url)
+    return Trader(session, paper.base_url)

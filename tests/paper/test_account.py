@@ -75,20 +75,20 @@ async def test_leverage_by_both_paths_and_for_all_symbols(trader: Trader) -> Non
         {"symbol": "PERP_WIF_USDC", "leverage": 11},
         {},
     ):
-        assert await trader.refused("POST", "/v1/client/leverages", bad) == (400, -1005)
+        assert await trader.rejected("POST", "/v1/client/leverages", bad) == (400, -1005)
 
 
 async def test_margin_bounds_orders_and_leverage(trader: Trader) -> None:
     """-1101 when the margin does not suffice, for an order, for open orders together, for a leverage."""
     await trader.ok("POST", "/v1/client/leverages", {"symbol": BTC, "leverage": 1})
     body = {"symbol": BTC, "side": "BUY", "order_type": "MARKET", "order_quantity": "2"}
-    assert await trader.refused("POST", "/v1/order", body) == (400, -1101)
+    assert await trader.rejected("POST", "/v1/order", body) == (400, -1101)
     await trader.order(order_type="LIMIT", order_price="64000", order_quantity="1")
-    assert await trader.refused("POST", "/v1/order", body | {"order_quantity": "1"}) == (400, -1101)
+    assert await trader.rejected("POST", "/v1/order", body | {"order_quantity": "1"}) == (400, -1101)
     await trader.ok("DELETE", "/v1/orders")
     await trader.ok("POST", "/v1/client/leverages", {"symbol": BTC, "leverage": 10})
     await trader.done(await trader.order(order_quantity="5"))
-    assert await trader.refused("POST", "/v1/client/leverages", {"symbol": BTC, "leverage": 1}) == (400, -1101)
+    assert await trader.rejected("POST", "/v1/client/leverages", {"symbol": BTC, "leverage": 1}) == (400, -1101)
 
 
 async def test_exits_pass_whatever_the_margin_says(trader: Trader) -> None:
@@ -97,7 +97,7 @@ async def test_exits_pass_whatever_the_margin_says(trader: Trader) -> None:
     await trader.done(await trader.order(order_quantity="10"))
     await trader.prices(BTC="57000")
     body = {"symbol": BTC, "side": "BUY", "order_type": "MARKET", "order_quantity": "1"}
-    assert await trader.refused("POST", "/v1/order", body) == (400, -1101)
+    assert await trader.rejected("POST", "/v1/order", body) == (400, -1101)
     assert (await trader.done(await trader.order(side="SELL", order_quantity="1")))["status"] == "FILLED"
 
 
@@ -153,7 +153,7 @@ async def test_liquidation_takes_the_position_and_freezes_orders(trader: Trader)
     assert await trader.position() == 10
     await trader.prices(BTC=str(liquidation_price.quantize(Decimal("0.1")) - 300))
     body = {"symbol": SOL, "side": "BUY", "order_type": "MARKET", "order_quantity": "1"}
-    assert await trader.refused("POST", "/v1/order", body) == (400, -1012)
+    assert await trader.rejected("POST", "/v1/order", body) == (400, -1012)
     assert await trader.position() < 10
     assert (await trader.ok("GET", f"/v1/order/{resting}"))["status"] == "CANCELLED"
     (entry,) = (await trader.ok("GET", "/v1/liquidations"))["rows"]
@@ -178,7 +178,7 @@ async def test_default_margin_mode(trader: Trader) -> None:
     await trader.ok("POST", "/v1/client/margin_mode", {"symbol": ETH, "default_margin_mode": "ISOLATED"})
     assert (await trader.done(await trader.order(symbol=ETH, order_quantity="0.1")))["margin_mode"] == "ISOLATED"
     body = {"symbol": ETH, "default_margin_mode": "CROSS"}
-    assert await trader.refused("POST", "/v1/client/margin_mode", body) == (400, -1005)
+    assert await trader.rejected("POST", "/v1/client/margin_mode", body) == (400, -1005)
 
 
 async def test_statistics_count_own_trades(trader: Trader) -> None:

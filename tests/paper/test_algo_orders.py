@@ -180,16 +180,16 @@ async def test_stop_limit_rests_after_its_trigger(trader: Trader) -> None:
 async def test_malformed_or_wrong_sided_algos_are_refused(trader: Trader, body: dict[str, object]) -> None:
     """Section 7: required fields, shapes, and triggers on the wrong side of the price: -1005."""
     sent = {key: value for key, value in body.items() if value is not None}
-    assert await trader.refused("POST", "/v1/algo/order", sent) == (400, -1005)
+    assert await trader.rejected("POST", "/v1/algo/order", sent) == (400, -1005)
 
 
 async def test_algo_filters_use_their_codes(trader: Trader) -> None:
     """Ticks, steps and client ids are checked like those of plain orders."""
-    assert await trader.refused("POST", "/v1/algo/order", bracket(quantity="0.00001")) == (400, -1104)
+    assert await trader.rejected("POST", "/v1/algo/order", bracket(quantity="0.00001")) == (400, -1104)
     off_tick = pair("TP_SL", child_orders=[leaf("STOP_LOSS", "1700.001")])
-    assert await trader.refused("POST", "/v1/algo/order", off_tick) == (400, -1103)
+    assert await trader.rejected("POST", "/v1/algo/order", off_tick) == (400, -1103)
     await place(trader, bracket(client_order_id="kb-same"))
-    assert await trader.refused("POST", "/v1/algo/order", bracket(client_order_id="kb-same")) == (409, -1007)
+    assert await trader.rejected("POST", "/v1/algo/order", bracket(client_order_id="kb-same")) == (409, -1007)
 
 
 async def test_at_most_ten_untriggered_tp_sl(trader: Trader) -> None:
@@ -197,14 +197,14 @@ async def test_at_most_ten_untriggered_tp_sl(trader: Trader) -> None:
     await trader.control("/paper/positions", {ETH: "10"})
     for _ in range(10):
         await place(trader, pair("TP_SL"))
-    assert await trader.refused("POST", "/v1/algo/order", pair("TP_SL")) == (400, -1005)
+    assert await trader.rejected("POST", "/v1/algo/order", pair("TP_SL")) == (400, -1005)
 
 
 async def test_one_positional_per_symbol_and_side(trader: Trader) -> None:
     """Section 7: one untriggered POSITIONAL_TP_SL per symbol and side."""
     await trader.control("/paper/positions", {ETH: "1"})
     await place(trader, pair("POSITIONAL_TP_SL"))
-    assert await trader.refused("POST", "/v1/algo/order", pair("POSITIONAL_TP_SL")) == (400, -1005)
+    assert await trader.rejected("POST", "/v1/algo/order", pair("POSITIONAL_TP_SL")) == (400, -1005)
     other = [leaf("STOP_LOSS", "1900", "BUY", type="CLOSE_POSITION")]
     await place(trader, pair("POSITIONAL_TP_SL", child_orders=other))
 
@@ -279,7 +279,7 @@ async def test_cancelled_bracket_entry_takes_its_exits_along(trader: Trader) -> 
     root = await trader.until_algo(root_id, lambda o: o["algo_status"] == "CANCELLED")
     assert {one["algo_status"] for one in exits(root)} == {"CANCELLED"}
     assert (await trader.ok("GET", "/v1/orders?status=INCOMPLETE"))["rows"] == []
-    assert await trader.refused("DELETE", f"/v1/algo/order?order_id={root_id}&symbol={ETH}") == (400, -1006)
+    assert await trader.rejected("DELETE", f"/v1/algo/order?order_id={root_id}&symbol={ETH}") == (400, -1006)
 
 
 async def test_partly_filled_bracket_keeps_guarding_what_was_filled(trader: Trader) -> None:
@@ -329,13 +329,13 @@ async def test_edit_moves_triggers_and_switches_legs_off(trader: Trader) -> None
         {"order_id": take["algo_order_id"], "quantity": "0.3"},
         {"order_id": stop["algo_order_id"], "quantity": "0.4"},
     ]
-    assert await trader.refused("PUT", "/v1/algo/order", {"order_id": root_id, "child_orders": sizes}) == (400, -1005)
+    assert await trader.rejected("PUT", "/v1/algo/order", {"order_id": root_id, "child_orders": sizes}) == (400, -1005)
     same = [{**one, "quantity": "0.3"} for one in sizes]
     await trader.ok("PUT", "/v1/algo/order", {"order_id": root_id, "child_orders": same})
     await trader.until_algo(root_id, lambda o: o["quantity"] == Decimal("0.3"))
     await trader.prices(ETH="1749")
     assert await trader.position(ETH) == Decimal("0.7")
-    assert await trader.refused("PUT", "/v1/algo/order", change) == (400, -1006)
+    assert await trader.rejected("PUT", "/v1/algo/order", change) == (400, -1006)
 
 
 async def test_trailing_stop_follows_and_fires(trader: Trader) -> None:
@@ -372,7 +372,7 @@ async def test_refused_algo_entry_leaves_no_order(trader: Trader) -> None:
         price="1900",
         child_orders=[{"symbol": ETH, "algo_type": "TP_SL", "child_orders": [leaf("TAKE_PROFIT", "1950")]}],
     )
-    assert await trader.refused("POST", "/v1/algo/order", refused) == (400, -1105)
+    assert await trader.rejected("POST", "/v1/algo/order", refused) == (400, -1105)
     assert (await trader.ok("GET", "/v1/algo/orders"))["rows"] == []
 
     async def no_orders() -> bool | None:

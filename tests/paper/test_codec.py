@@ -30,8 +30,8 @@ def test_encoding_is_exact_json(value: object) -> None:
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12))
 def test_plain_has_no_exponent_and_loses_nothing(value: Decimal) -> None:
-    """plain() is what prices look like in answers and in the journal."""
-    text = wire.plain(value)
+    """format_decimal() is what prices look like in answers and in the journal."""
+    text = wire.format_decimal(value)
     assert "e" not in text.lower()
     assert Decimal(text) == value
     assert not ("." in text and text.endswith("0"))
@@ -44,7 +44,7 @@ def test_plain_has_no_exponent_and_loses_nothing(value: Decimal) -> None:
 )
 def test_numbers_as_clients_send_them(raw: object, expected: object) -> None:
     """JSON numbers, numeric text, exponents; None and "" mean not given."""
-    assert wire.number(raw, "x") == (None if expected is None else Decimal(str(expected)))
+    assert wire.parse_number(raw, "x") == (None if expected is None else Decimal(str(expected)))
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,13 @@ def test_numbers_as_clients_send_them(raw: object, expected: object) -> None:
 )
 def test_what_is_no_number_is_refused(raw: object) -> None:
     """-1005, never a crash, never a surprise."""
-    with pytest.raises(wire.Refusal) as caught:
-        wire.number(raw, "x")
+    with pytest.raises(wire.ApiError) as caught:
+        wire.parse_number(raw, "x")
     assert caught.value.code == -1005
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"a":NaN}', b"\xff", b"[" * 100_000, b'"x"'], ids=range(6))
 def test_unreadable_bodies_are_refused(body: bytes) -> None:
     """-1005 for anything that is not a JSON object."""
-    with pytest.raises(wire.Refusal):
+    with pytest.raises(wire.ApiError):
         wire.decode_object(body)

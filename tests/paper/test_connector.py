@@ -29,13 +29,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @contextmanager
-def connector(exchange: PaperExchange) -> Iterator[Any]:
+def connector(paper: PaperExchange) -> Iterator[Any]:
     """A REST client as its users build it, pointed at the paper exchange."""
     client = Rest(
         orderly_key=PAPER_ORDERLY_KEY,
         orderly_secret=PAPER_ORDERLY_SECRET,
         orderly_account_id=PAPER_ACCOUNT_ID,
-        orderly_api_url=exchange.base_url,
+        orderly_api_url=paper.base_url,
     )
     try:
         yield client
@@ -58,9 +58,9 @@ def data(answer: dict[str, Any]) -> Any:
     return answer["data"]
 
 
-async def test_a_whole_round_of_plain_orders(exchange: PaperExchange) -> None:
+async def test_a_whole_round_of_plain_orders(paper: PaperExchange) -> None:
     """Markets, limit, edit, cancel by id and client id, market, batch, trades, positions, leverage."""
-    with connector(exchange) as client:
+    with connector(paper) as client:
         await asyncio.to_thread(_plain_round, client)
 
 
@@ -110,11 +110,11 @@ def _plain_round(client: Any) -> None:
     assert data(client.get_one_position_info(BTC))["position_qty"] == 0
 
 
-async def test_a_whole_round_of_algo_orders(exchange: PaperExchange) -> None:
+async def test_a_whole_round_of_algo_orders(paper: PaperExchange) -> None:
     """STOP, TP_SL and BRACKET through the connector's own arguments; a bracket runs into its stop."""
-    with connector(exchange) as client:
+    with connector(paper) as client:
         bracket_id = await asyncio.to_thread(_algo_round, client)
-        exchange.set_prices({ETH: Decimal(1690)})
+        paper.set_prices({ETH: Decimal(1690)})
         root = await asyncio.to_thread(lambda: data(client.get_algo_order(bracket_id)))
     take, stop = root["child_orders"][0]["child_orders"]
     assert (take["algo_status"], stop["algo_status"]) == ("CANCELLED", "FILLED")
@@ -153,7 +153,7 @@ def _algo_round(client: Any) -> int:
     return int(bracket["order_id"])
 
 
-async def test_errors_reach_its_users(exchange: PaperExchange) -> None:
+async def test_errors_reach_its_users(paper: PaperExchange) -> None:
     """A 400 comes back as a dict with success false, a 409 raises with the code."""
 
     def run(client: Any) -> None:
@@ -164,16 +164,16 @@ async def test_errors_reach_its_users(exchange: PaperExchange) -> None:
             client.create_order(BTC, "LIMIT", "BUY", order_price=64000, order_quantity=0.001, client_order_id="e")
         assert caught.value.error_code == -1007
 
-    with connector(exchange) as client:
+    with connector(paper) as client:
         await asyncio.to_thread(run, client)
 
 
 @contextmanager
-def stream(exchange: PaperExchange, path: str, *, private: bool) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+def stream(paper: PaperExchange, path: str, *, private: bool) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
     """The connector's threaded WebSocket client and what it heard."""
     heard: list[dict[str, Any]] = []
     client = OrderlyWebsocketClient(
-        exchange.base_url.replace("http", "ws") + path,
+        paper.base_url.replace("http", "ws") + path,
         orderly_account_id=PAPER_ACCOUNT_ID,
         orderly_key=PAPER_ORDERLY_KEY,
         orderly_secret=PAPER_ORDERLY_SECRET,
@@ -190,14 +190,14 @@ def stream(exchange: PaperExchange, path: str, *, private: bool) -> Iterator[tup
         client.socket_manager.ws.shutdown()
 
 
-async def test_streams(exchange: PaperExchange) -> None:
+async def test_streams(paper: PaperExchange) -> None:
     """Login, executionreport, algo reports, position and balance on the private stream; marks on the public one."""
-    with connector(exchange) as rest:
-        await asyncio.to_thread(_stream_round, exchange, rest)
+    with connector(paper) as rest:
+        await asyncio.to_thread(_stream_round, paper, rest)
 
 
-def _stream_round(exchange: PaperExchange, rest: Any) -> None:
-    with stream(exchange, "/v2/ws/private/stream", private=True) as (client, heard):
+def _stream_round(paper: PaperExchange, rest: Any) -> None:
+    with stream(paper, "/v2/ws/private/stream", private=True) as (client, heard):
         for topic in ("executionreport", "algoexecutionreportv2", "position", "balance"):
             client.send_message_to_server({"id": topic, "event": "subscribe", "topic": topic})
         eventually(lambda: {m.get("id") for m in heard if m.get("success")} >= {"executionreport", "balance"})
@@ -209,6 +209,6 @@ def _stream_round(exchange: PaperExchange, rest: Any) -> None:
 
         eventually(lambda: statuses() == ["NEW", "FILLED"])
         eventually(lambda: any(m.get("topic") == "position" for m in heard))
-    with stream(exchange, "/ws/stream", private=False) as (client, heard):
+    with stream(paper, "/ws/stream", private=False) as (client, heard):
         client.send_message_to_server({"id": "m", "event": "subscribe", "topic": f"{BTC}@markprice"})
         eventually(lambda: any(m.get("topic") == f"{BTC}@markprice" for m in heard))

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kekbridge.paper.codec import Refusal
+from kekbridge.paper.codec import ApiError
 from kekbridge.paper.models import ZERO
 from tests.examples import examples
-from tests.paper.bench import Bench
+from tests.paper.offline_exchange import OfflineExchange
 
 BTC, ETH = "PERP_BTC_USDC", "PERP_ETH_USDC"
 START = {BTC: Decimal(65000), ETH: Decimal(1800)}
@@ -45,20 +45,20 @@ def room(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def play(bench: Bench, step: dict[str, object]) -> None:
+def play(offline: OfflineExchange, step: dict[str, object]) -> None:
     """One step of a story."""
-    engine, venue = bench.venue.engine, bench.venue
+    state, exchange = offline.exchange.state, offline.exchange
     symbol = str(step.get("symbol", BTC))
-    mark = engine.marks[symbol].price
-    tick = engine.instruments[symbol].quote_tick
+    mark = state.marks[symbol].price
+    tick = state.instruments[symbol].quote_tick
     match step["kind"]:
         case "order":
-            quantity = Decimal(str(step["steps"])) * engine.instruments[symbol].base_tick * 5
-            with engine.transaction():
-                venue.arm({})
-                venue.arm({"fault": "partial_fills", "parts": step["parts"], "count": 1})
-            with contextlib.suppress(Refusal):
-                bench.order(
+            quantity = Decimal(str(step["steps"])) * state.instruments[symbol].base_tick * 5
+            with state.transaction():
+                exchange.arm_faults({})
+                exchange.arm_faults({"fault": "partial_fills", "parts": step["parts"], "count": 1})
+            with contextlib.suppress(ApiError):
+                offline.order(
                     symbol=symbol,
                     side=step["side"],
                     order_type=step["order_type"],
@@ -68,33 +68,33 @@ def play(bench: Bench, step: dict[str, object]) -> None:
                     margin_mode=step["margin_mode"],
                 )
         case "price":
-            bench.price(symbol, (mark * (1000 + int(str(step["move"]))) / 1000).quantize(tick))
+            offline.price(symbol, (mark * (1000 + int(str(step["move"]))) / 1000).quantize(tick))
         case "funding":
-            with engine.transaction():
-                venue.clearing.pay_funding(symbol, Decimal(int(str(step["rate"]))) / 10_000, bench.now)
-                venue.liquidation.check()
+            with state.transaction():
+                exchange.portfolio.pay_funding(symbol, Decimal(int(str(step["rate"]))) / 10_000, offline.now)
+                exchange.liquidation.check()
         case "settle":
-            with engine.transaction():
-                venue.clearing.settle(None, bench.now)
+            with state.transaction():
+                exchange.portfolio.settle(None, offline.now)
         case "cancel":
-            with engine.transaction():
-                venue.trading.cancel_all(None)
-    bench.run()
+            with state.transaction():
+                exchange.matching.cancel_all(None)
+    offline.run()
 
 
-def owed_by_trades(bench: Bench) -> Decimal:
+def owed_by_trades(offline: OfflineExchange) -> Decimal:
     """What the account is worth, reckoned from trades, liquidations and funding alone."""
-    engine = bench.venue.engine
-    worth = engine.account.started_with
-    held = dict.fromkeys(engine.instruments, ZERO)
-    for trade in engine.trades.values():
+    state = offline.exchange.state
+    worth = state.account.started_with
+    held = dict.fromkeys(state.instruments, ZERO)
+    for trade in state.trades.values():
         quantity = trade.quantity if trade.side == "BUY" else -trade.quantity
         held[trade.symbol] += quantity
         worth -= quantity * trade.price + trade.fee
-    for event in bench.ledger.journal():
+    for event in offline.journal.events():
         if event["event"] == "funding":
             worth -= Decimal(event["funding_fee"])
-    return worth + sum((quantity * engine.marks[symbol].price for symbol, quantity in held.items()), ZERO)
+    return worth + sum((quantity * state.marks[symbol].price for symbol, quantity in held.items()), ZERO)
 
 
 @settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -104,19 +104,19 @@ def test_value_equals_trades_fees_and_funding_exactly(room: Path, story: list[di
     path = room / "paper.db"
     for old in room.glob("paper.db*"):
         old.unlink()
-    bench = Bench(path)
+    offline = OfflineExchange(path)
     try:
         for step in story:
-            play(bench, step)
-        engine = bench.venue.engine
-        if engine.entries["liquidations"]:
+            play(offline, step)
+        state = offline.exchange.state
+        if state.history["liquidations"]:
             return  # liquidation fees and the insurance fund are checked in test_liquidation
-        value = engine.account.balance
-        for position in engine.positions.values():
-            value += position.qty * engine.marks[position.symbol].price - position.cost
-        assert value == bench.venue.clearing.margin().account_value == owed_by_trades(bench)
+        value = state.account.balance
+        for position in state.positions.values():
+            value += position.qty * state.marks[position.symbol].price - position.cost
+        assert value == offline.exchange.portfolio.margin().account_value == owed_by_trades(offline)
     finally:
-        bench.ledger.close()
+        offline.journal.close()
 
 
 @settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -126,15 +126,15 @@ def test_orders_never_overfill_and_reduce_only_never_flips(room: Path, story: li
     path = room / "paper.db"
     for old in room.glob("paper.db*"):
         old.unlink()
-    bench = Bench(path)
+    offline = OfflineExchange(path)
     try:
         for step in story:
-            play(bench, step)
-        engine = bench.venue.engine
+            play(offline, step)
+        state = offline.exchange.state
         held: dict[tuple[str, str], Decimal] = {}
-        liquidated = bool(engine.entries["liquidations"])
-        for trade in engine.trades.values():
-            order = engine.orders[trade.order_id]
+        liquidated = bool(state.history["liquidations"])
+        for trade in state.trades.values():
+            order = state.orders[trade.order_id]
             key = (trade.symbol, trade.margin_mode)
             before = held.get(key, ZERO)
             after = before + (trade.quantity if trade.side == "BUY" else -trade.quantity)
@@ -142,15 +142,15 @@ def test_orders_never_overfill_and_reduce_only_never_flips(room: Path, story: li
             if order.reduce_only and not liquidated:
                 assert abs(after) < abs(before)
                 assert after * before >= 0
-        for order in engine.orders.values():
-            trades = engine.trades_of[order.order_id]
+        for order in state.orders.values():
+            trades = state.trades_of[order.order_id]
             assert order.executed == sum((t.quantity for t in trades), ZERO) <= order.quantity
             assert order.fee == sum((t.fee for t in trades), ZERO)
             assert (order.status == "FILLED") == (order.executed == order.quantity)
         if not liquidated:
-            assert held == {key: p.qty for key, p in engine.positions.items() if key in held}
+            assert held == {key: p.qty for key, p in state.positions.items() if key in held}
     finally:
-        bench.ledger.close()
+        offline.journal.close()
 
 
 @settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -160,14 +160,14 @@ def test_a_restart_changes_nothing(room: Path, story: list[dict[str, object]]) -
     path = room / "paper.db"
     for old in room.glob("paper.db*"):
         old.unlink()
-    bench = Bench(path)
+    offline = OfflineExchange(path)
     for step in story:
-        play(bench, step)
-    before = bench.venue.engine
-    bench.ledger.close()
-    again = Bench(path)
+        play(offline, step)
+    before = offline.exchange.state
+    offline.journal.close()
+    again = OfflineExchange(path)
     try:
-        after = again.venue.engine
+        after = again.exchange.state
         assert after.account == before.account
         assert after.orders == before.orders
         assert after.trades == before.trades
@@ -175,4 +175,4 @@ def test_a_restart_changes_nothing(room: Path, story: list[dict[str, object]]) -
         stored = {key: p for key, p in before.positions.items() if p.updated}
         assert {key: p for key, p in after.positions.items() if p.updated} == stored
     finally:
-        again.ledger.close()
+        again.journal.close()

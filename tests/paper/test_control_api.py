@@ -47,7 +47,7 @@ async def test_reset_is_a_fresh_account(trader: Trader) -> None:
     assert (await trader.ok("GET", "/v1/positions"))["total_collateral_value"] == 100_000
     assert (await trader.raw("GET", f"/v1/public/futures/{BTC}"))[1]["data"]["mark_price"] == 65000
     assert await trader.raw("GET", "/paper/faults") == (200, {"faults": []})
-    assert await trader.refused("GET", "/v1/client/order/kb-r") == (400, -1006)
+    assert await trader.rejected("GET", "/v1/client/order/kb-r") == (400, -1006)
 
 
 async def test_journal_is_text_numbers_oldest_first(trader: Trader) -> None:
@@ -58,8 +58,8 @@ async def test_journal_is_text_numbers_oldest_first(trader: Trader) -> None:
     fill = next(e for e in events if e["event"] == "fill")
     assert (fill["quantity"], fill["price"], fill["side"], fill["client_order_id"]) == ("0.01", "65000", "BUY", "kb-j")
     assert isinstance(fill["t"], int)
-    _, later = await trader.raw("GET", f"/paper/journal?after={events[0]['seq']}")
-    assert later == events[1:]
+    _, schedule = await trader.raw("GET", f"/paper/journal?after={events[0]['seq']}")
+    assert schedule == events[1:]
 
 
 async def test_state_summary(trader: Trader) -> None:
@@ -70,13 +70,13 @@ async def test_state_summary(trader: Trader) -> None:
     assert (state["marks"][BTC], state["positions"], len(state["open_orders"])) == ("65000", {BTC: "0.5"}, 1)
 
 
-async def test_hints_give_way_to_overrides(trader: Trader, exchange: PaperExchange) -> None:
+async def test_hints_give_way_to_overrides(trader: Trader, paper: PaperExchange) -> None:
     """A hinted price moves a mark that nobody else sets, never one that was overridden."""
     assert await trader.control("/paper/hints", {BTC: "64321"}) == {BTC: "64321"}
     await trader.prices(BTC="65000")
     assert await trader.control("/paper/hints", {BTC: "1000"}) == {BTC: "65000"}
-    assert exchange.hint_price(ETH, Decimal("1777")) is True
-    assert exchange.hint_price("PERP_NOPE_USDC", Decimal(1)) is False
+    assert paper.hint_price(ETH, Decimal("1777")) is True
+    assert paper.hint_price("PERP_NOPE_USDC", Decimal(1)) is False
 
 
 async def test_rate_limit_switch(trader: Trader) -> None:

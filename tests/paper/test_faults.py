@@ -32,7 +32,7 @@ async def test_reset_before_leaves_nothing(trader: Trader) -> None:
     await trader.control("/paper/faults", {"fault": "reset_before", "path": "/v1/order", "count": 1})
     with pytest.raises(aiohttp.ClientError):
         await trader.call("POST", "/v1/order", MARKET)
-    assert await trader.refused("GET", "/v1/client/order/kb-f") == (400, -1006)
+    assert await trader.rejected("GET", "/v1/client/order/kb-f") == (400, -1006)
     assert await trader.journal() == []
 
 
@@ -61,16 +61,16 @@ async def test_refusing_faults_carry_nothing_out(
 ) -> None:
     """These answer with their code and make no order."""
     await trader.control("/paper/faults", {**fault, "path": "/v1/order"})
-    assert await trader.refused("POST", "/v1/order", MARKET) == (status, code)
+    assert await trader.rejected("POST", "/v1/order", MARKET) == (status, code)
     await trader.control("/paper/faults", {})
-    assert await trader.refused("GET", "/v1/client/order/kb-f") == (400, -1006)
+    assert await trader.rejected("GET", "/v1/client/order/kb-f") == (400, -1006)
     assert await events(trader, "order_accepted") == 0
 
 
 async def test_server_error_after_acceptance(trader: Trader) -> None:
     """A 500 proves nothing: with when=after the order was taken."""
     await trader.control("/paper/faults", {"fault": "server_error", "path": "/v1/order", "when": "after", "count": 1})
-    assert await trader.refused("POST", "/v1/order", MARKET) == (500, -1000)
+    assert await trader.rejected("POST", "/v1/order", MARKET) == (500, -1000)
     assert (await trader.ok("GET", "/v1/client/order/kb-f"))["client_order_id"] == "kb-f"
 
 
@@ -107,8 +107,8 @@ async def test_read_lag_hides_orders_fills_and_positions(trader: Trader) -> None
     """read_lag: a fresh order is -1006 for a while, and the position is the old one."""
     await trader.control("/paper/faults", {"fault": "read_lag", "delay_ms": 60_000})
     order_id = await trader.order(client_order_id="kb-lag")
-    assert await trader.refused("GET", "/v1/client/order/kb-lag") == (400, -1006)
-    assert await trader.refused("GET", f"/v1/order/{order_id}") == (400, -1006)
+    assert await trader.rejected("GET", "/v1/client/order/kb-lag") == (400, -1006)
+    assert await trader.rejected("GET", f"/v1/order/{order_id}") == (400, -1006)
 
     async def filled() -> bool | None:
         return True if await events(trader, "fill") else None
@@ -153,7 +153,7 @@ async def test_refuse_only_one_kind_of_algo(trader: Trader) -> None:
         "quantity": "0.01",
         "trigger_price": "60000",
     }
-    assert await trader.refused("POST", "/v1/algo/order", stop) == (400, -1005)
+    assert await trader.rejected("POST", "/v1/algo/order", stop) == (400, -1005)
     await trader.order()
 
 

@@ -11,24 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.paper import money
-from kekbridge.paper.instruments import Instrument, load_instruments
-from kekbridge.paper.models import Position
+from kekbridge.paper.instruments import PaperInstrument, load_instruments
+from kekbridge.paper.models import PaperPosition
 from kekbridge.paper.settings import PaperSettings
-from tests.paper.bench import Bench
+from tests.paper.offline_exchange import OfflineExchange
 
 D = Decimal
 BTC = "PERP_BTC_USDC"
 
 
 @pytest.fixture
-def btc() -> Instrument:
+def btc() -> PaperInstrument:
     """The BTC row of section 5."""
     return load_instruments(PaperSettings(prices="static"))[BTC]
 
 
 def test_example_position_of_section_9() -> None:
     """q −0.5 at 2500.1, fee 0.56: cost −1249.49, settle price 2498.98, unsettled 4.49 at 2490."""
-    position = Position(BTC, "CROSS")
+    position = PaperPosition(BTC, "CROSS")
     money.apply_fill(position, D("-0.5"), D("2500.1"), D("0.56"), D(0))
     assert position.cost == D("-1249.49")
     assert position.cost / position.qty == D("2498.98")
@@ -37,28 +37,28 @@ def test_example_position_of_section_9() -> None:
 
 def test_fee_example_of_section_6() -> None:
     """0.2 at 2500.1 with 4.5 bps is 0.225."""
-    assert money.fee_of(D("2500.1"), D("0.2"), D("4.5")) == D("0.225009")
+    assert money.trading_fee(D("2500.1"), D("0.2"), D("4.5")) == D("0.225009")
 
 
 def test_funding_comes_first() -> None:
     """A fill charges funding on the quantity held before it."""
-    position = Position(BTC, "CROSS", last_funding=D(500))
+    position = PaperPosition(BTC, "CROSS", last_funding=D(500))
     money.apply_fill(position, D(2), D(100), D(0), D(500))
     money.apply_fill(position, D(1), D(100), D(0), D("500.5"))
     assert (position.cost, position.funding, position.last_funding) == (D(301), D(1), D("500.5"))
 
 
-def test_rates(btc: Instrument) -> None:
+def test_rates(btc: PaperInstrument) -> None:
     """IMR and MMR: leverage, base rate and size factor, whichever is largest."""
-    assert money.initial_rate(btc, 10, D(1000)) == D("0.1")
-    assert money.initial_rate(btc, 100, D(1000)) == D("0.01")
-    assert money.maintenance_rate(btc, D(0)) == D("0.006")
-    large = money.initial_rate(btc, 100, D(10_000_000))
+    assert money.initial_margin_rate(btc, 10, D(1000)) == D("0.1")
+    assert money.initial_margin_rate(btc, 100, D(1000)) == D("0.01")
+    assert money.maintenance_margin_rate(btc, D(0)) == D("0.006")
+    large = money.initial_margin_rate(btc, 100, D(10_000_000))
     assert large == btc.imr_factor * D(10_000_000) ** D("0.8")
     assert money.max_leverage(btc, D(10_000_000), 100) == int(1 / large)
     limit = money.max_notional(btc, 20)
-    assert money.initial_rate(btc, 20, limit) == D("0.05")
-    assert money.initial_rate(btc, 20, limit * D("1.001")) > D("0.05")
+    assert money.initial_margin_rate(btc, 20, limit) == D("0.05")
+    assert money.initial_margin_rate(btc, 20, limit * D("1.001")) > D("0.05")
     assert money.max_leverage(btc, limit * D("0.999"), 100) == 20
     assert money.max_leverage(btc, limit * D("1.001"), 100) == 19
 
@@ -79,21 +79,21 @@ def test_at_the_liquidation_price_the_margin_is_just_gone(qty: Decimal, mark: De
 
 def test_liquidation_accounts_for_every_usdc(tmp_path: Path) -> None:
     """Balance, costs, liquidation fees and the insurance fund add up; the account never ends below zero."""
-    bench = Bench(tmp_path / "paper.db", PaperSettings(prices="static", balance=D(10_000), leverage=20))
-    bench.order(order_quantity="2")
-    bench.run()
-    bench.price(BTC, "55000")
-    engine = bench.venue.engine
-    (event,) = [e for e in bench.ledger.journal() if e["event"] == "liquidation"]
+    offline = OfflineExchange(tmp_path / "paper.db", PaperSettings(prices="static", balance=D(10_000), leverage=20))
+    offline.order(order_quantity="2")
+    offline.run()
+    offline.price(BTC, "55000")
+    state = offline.exchange.state
+    (event,) = [e for e in offline.journal.events() if e["event"] == "liquidation"]
     (handed,) = event["positions"]
     assert D(handed["position_qty"]) == 2
-    assert bench.held(BTC) == 0
+    assert offline.held(BTC) == 0
     fees = D(handed["abs_liquidator_fee"]) + D(handed["abs_insurance_fund_fee"])
     lost = 10_000 + 2 * (D(55000) - 65000) - D("58.5") - fees
-    value = bench.venue.clearing.margin().account_value
+    value = offline.exchange.portfolio.margin().account_value
     assert lost < 0
     assert value == 0
-    (entry,) = engine.entries["liquidations"]
+    (entry,) = state.history["liquidations"]
     assert json.loads(entry.body, parse_float=D)["transfer_amount_to_insurance_fund"] == lost
-    assert engine.account.frozen_until > bench.now
-    bench.ledger.close()
+    assert state.account.frozen_until > offline.now
+    offline.journal.close()

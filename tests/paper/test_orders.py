@@ -144,7 +144,7 @@ async def test_batch_ignores_reduce_only(trader: Trader) -> None:
     assert (answers[1]["order_id"], answers[1]["error_message"] != "none") == (0, True)
     await trader.until_position(BTC, "-0.01")
     eleven = {"orders": [rows[0]] * 11}
-    assert await trader.refused("POST", "/v1/batch-order", eleven) == (400, -1005)
+    assert await trader.rejected("POST", "/v1/batch-order", eleven) == (400, -1005)
 
 
 async def test_client_id_is_unique_among_open_orders_only(trader: Trader) -> None:
@@ -152,7 +152,7 @@ async def test_client_id_is_unique_among_open_orders_only(trader: Trader) -> Non
     limit = {"order_type": "LIMIT", "order_price": "64000", "client_order_id": "kb-x"}
     first = await trader.order(**limit)
     body = {"symbol": BTC, "side": "BUY", "order_quantity": "0.01", **limit}
-    assert await trader.refused("POST", "/v1/order", body) == (409, -1007)
+    assert await trader.rejected("POST", "/v1/order", body) == (409, -1007)
     await trader.ok("DELETE", f"/v1/client/order?client_order_id=kb-x&symbol={BTC}")
     await trader.done(first)
     second = await trader.order(client_order_id="kb-x")
@@ -192,7 +192,7 @@ async def test_filters_answer_with_the_documented_code(trader: Trader, fields: d
     """Section 5: price -1103, range -1105, size -1104, notional -1102, margin -1101, the rest -1005."""
     body = {"symbol": BTC, "side": "BUY", "order_type": "LIMIT", "order_price": "64500", "order_quantity": "0.01"}
     sent = {k: v for k, v in (body | fields).items() if v is not None}
-    assert await trader.refused("POST", "/v1/order", sent) == (400, code)
+    assert await trader.rejected("POST", "/v1/order", sent) == (400, code)
     received, refused = (await trader.journal())[-2:]
     assert (received["event"], refused["event"], refused["code"]) == ("order_received", "order_refused", code)
 
@@ -237,8 +237,8 @@ async def test_edit_changes_price_and_quantity_later(trader: Trader) -> None:
     assert answer == {"status": "EDIT_SENT"}
     order = await trader.until_order(order_id, lambda o: o["price"] == 64100)
     assert (order["quantity"], order["status"]) == (Decimal("0.02"), "NEW")
-    assert await trader.refused("PUT", "/v1/order", body | {"order_price": "64100.05"}) == (400, -1103)
-    assert await trader.refused("PUT", "/v1/order", body | {"order_id": 1}) == (400, -1006)
+    assert await trader.rejected("PUT", "/v1/order", body | {"order_price": "64100.05"}) == (400, -1103)
+    assert await trader.rejected("PUT", "/v1/order", body | {"order_id": 1}) == (400, -1006)
 
 
 async def test_cancel_is_asynchronous_and_finished_orders_refuse_it(trader: Trader) -> None:
@@ -247,9 +247,9 @@ async def test_cancel_is_asynchronous_and_finished_orders_refuse_it(trader: Trad
     path = f"/v1/order?order_id={order_id}&symbol={BTC}"
     assert await trader.ok("DELETE", path) == {"status": "CANCEL_SENT"}
     assert (await trader.done(order_id))["status"] == "CANCELLED"
-    assert await trader.refused("DELETE", path) == (400, -1006)
-    assert await trader.refused("DELETE", f"/v1/order?order_id=5&symbol={BTC}") == (400, -1006)
-    assert await trader.refused("GET", "/v1/order/5") == (400, -1006)
+    assert await trader.rejected("DELETE", path) == (400, -1006)
+    assert await trader.rejected("DELETE", f"/v1/order?order_id=5&symbol={BTC}") == (400, -1006)
+    assert await trader.rejected("GET", "/v1/order/5") == (400, -1006)
 
 
 async def test_batch_cancels_and_cancel_all(trader: Trader) -> None:
@@ -261,7 +261,7 @@ async def test_batch_cancels_and_cancel_all(trader: Trader) -> None:
     await trader.ok("DELETE", "/v1/client/batch-order?client_order_ids=kb-2,kb-none")
     for order_id in ids[:3]:
         await trader.done(order_id)
-    assert await trader.refused("DELETE", "/v1/batch-order?order_ids=1,2") == (400, -1006)
+    assert await trader.rejected("DELETE", "/v1/batch-order?order_ids=1,2") == (400, -1006)
     await trader.ok("DELETE", f"/v1/orders?symbol={BTC}")
     await trader.done(ids[3])
     assert (await trader.ok("GET", f"/v1/order/{other}"))["status"] == "NEW"
@@ -286,14 +286,14 @@ async def test_listing_filters_sorts_and_pages(trader: Trader) -> None:
     data = await trader.ok("GET", "/v1/orders?size=2&page=2&status=INCOMPLETE")
     assert [row["order_id"] for row in data["rows"]] == [resting[0]]
     assert data["meta"] == {"total": 3, "records_per_page": 2, "current_page": 2}
-    assert await trader.refused("GET", "/v1/orders?size=501") == (400, -1005)
-    assert await trader.refused("GET", "/v1/orders?status=OPEN") == (400, -1005)
+    assert await trader.rejected("GET", "/v1/orders?size=501") == (400, -1005)
+    assert await trader.rejected("GET", "/v1/orders?status=OPEN") == (400, -1005)
 
 
 async def test_dead_mans_switch(trader: Trader) -> None:
     """cancel_all_after accepts 0 and 5000 to 900000 ms and answers the expected time."""
     assert await trader.ok("POST", "/v1/order/cancel_all_after", {"trigger_after": 0}) == {"expected_trigger_time": 0}
-    assert await trader.refused("POST", "/v1/order/cancel_all_after", {"trigger_after": 4999}) == (400, -1005)
+    assert await trader.rejected("POST", "/v1/order/cancel_all_after", {"trigger_after": 4999}) == (400, -1005)
     assert (await trader.ok("POST", "/v1/order/cancel_all_after", {"trigger_after": 60000}))[
         "expected_trigger_time"
     ] > 0

@@ -15,30 +15,30 @@ from tests.paper.trader import BTC, ETH, Trader, until
 
 
 @pytest.fixture
-async def follower(exchange: PaperExchange, tmp_path: Path) -> AsyncIterator[PaperExchange]:
+async def follower(paper: PaperExchange, tmp_path: Path) -> AsyncIterator[PaperExchange]:
     """An exchange that follows another one's public prices."""
     live = PaperSettings(
         prices="live",
         rate_limits=False,
-        live_url=exchange.base_url,
-        live_stream_url=exchange.base_url.replace("http", "ws") + "/ws/stream/anybody",
+        live_url=paper.base_url,
+        live_stream_url=paper.base_url.replace("http", "ws") + "/ws/stream/anybody",
         live_interval_s=0.05,
     )
-    paper = PaperExchange(tmp_path / "follower", settings=live)
-    await paper.start()
-    yield paper
-    await paper.close()
+    follower = PaperExchange(tmp_path / "follower", settings=live)
+    await follower.start()
+    yield follower
+    await follower.close()
 
 
 def mark(paper: PaperExchange, symbol: str) -> Decimal:
     """The mark in force."""
-    return paper.venue.engine.marks[symbol].price
+    return paper.exchange.state.marks[symbol].price
 
 
-async def test_follows_live_marks_and_keeps_overrides(exchange: PaperExchange, follower: PaperExchange) -> None:
+async def test_follows_live_marks_and_keeps_overrides(paper: PaperExchange, follower: PaperExchange) -> None:
     """Marks come from the live venue; a symbol that was set by hand stays as set."""
     follower.set_prices({ETH: Decimal(1234)})
-    exchange.set_prices({BTC: Decimal(71000), ETH: Decimal(2222)})
+    paper.set_prices({BTC: Decimal(71000), ETH: Decimal(2222)})
 
     async def followed() -> bool | None:
         return True if mark(follower, BTC) == 71000 else None
@@ -49,7 +49,7 @@ async def test_follows_live_marks_and_keeps_overrides(exchange: PaperExchange, f
 
 
 async def test_triggers_run_on_live_marks(
-    exchange: PaperExchange, follower: PaperExchange, session: aiohttp.ClientSession
+    paper: PaperExchange, follower: PaperExchange, session: aiohttp.ClientSession
 ) -> None:
     """A stop fires when the live mark reaches it."""
     trader = Trader(session, follower.base_url)
@@ -64,7 +64,7 @@ async def test_triggers_run_on_live_marks(
         "reduce_only": True,
     }
     await trader.ok("POST", "/v1/algo/order", stop)
-    exchange.set_prices({BTC: Decimal(63990)})
+    paper.set_prices({BTC: Decimal(63990)})
     await trader.until_position(BTC, "0")
 
 

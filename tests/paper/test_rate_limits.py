@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.paper.codec import Refusal
-from kekbridge.paper.rate_limits import Limiter
+from kekbridge.paper.codec import ApiError
+from kekbridge.paper.rate_limits import RequestLimiter
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
 from tests.paper.trader import BTC, Trader
@@ -19,7 +19,7 @@ from tests.paper.trader import BTC, Trader
 @given(st.lists(st.integers(0, 400), max_size=60))
 def test_no_window_ever_holds_more_than_the_limit(gaps: list[int]) -> None:
     """However calls arrive, at most 10 pass in any 1000 ms; and one that is due does pass."""
-    limiter, now, passed = Limiter(enabled=True), 0, list[int]()
+    limiter, now, passed = RequestLimiter(enabled=True), 0, list[int]()
     for gap in gaps:
         now += gap
         due = sum(1 for at in passed if at > now - 1000) < 10
@@ -27,7 +27,7 @@ def test_no_window_ever_holds_more_than_the_limit(gaps: list[int]) -> None:
             limiter.check("k", (10, 1000), now)
             passed.append(now)
             continue
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(ApiError) as caught:
             limiter.check("k", (10, 1000), now)
         assert (caught.value.code, caught.value.status) == (-1003, 429)
 

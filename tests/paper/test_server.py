@@ -116,12 +116,12 @@ async def test_kill_9_loses_no_accepted_order(tmp_path: Path, session: aiohttp.C
     await paper.close()
 
 
-async def test_fifty_creates_at_one_instant(exchange: PaperExchange, trader: Trader) -> None:
+async def test_fifty_creates_at_one_instant(paper: PaperExchange, trader: Trader) -> None:
     """A burst is answered completely, every order fills once."""
     ids = await asyncio.gather(*(trader.order(symbol=ETH, order_quantity="0.01") for _ in range(50)))
     assert len(set(ids)) == 50
     await trader.until_position(ETH, "0.5")
-    assert exchange.journal()[-1]["event"] == "fill"
+    assert paper.journal()[-1]["event"] == "fill"
 
 
 async def test_restricted_instruments_and_start_marks(tmp_path: Path, session: aiohttp.ClientSession) -> None:
@@ -150,7 +150,7 @@ async def test_file_is_private_and_close_is_repeatable(tmp_path: Path) -> None:
     await paper.close()
     await paper.close()
     with pytest.raises(RuntimeError):
-        _ = paper.venue
+        _ = paper.exchange
 
 
 async def test_run_paper_tells_how_to_reach_it(tmp_path: Path) -> None:

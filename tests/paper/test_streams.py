@@ -21,7 +21,7 @@ PRIVATE = f"/v2/ws/private/stream/{PAPER_ACCOUNT_ID}"
 PUBLIC = f"/ws/stream/{PAPER_ACCOUNT_ID}"
 
 
-class Listener:
+class StreamClient:
     """One WebSocket client that keeps everything it hears."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
@@ -71,10 +71,10 @@ class Listener:
 
 
 @asynccontextmanager
-async def connected(trader: Trader, path: str) -> AsyncIterator[Listener]:
+async def connected(trader: Trader, path: str) -> AsyncIterator[StreamClient]:
     """An open connection."""
     async with trader.session.ws_connect(trader.base_url + path) as socket:
-        yield Listener(socket)
+        yield StreamClient(socket)
 
 
 def login(trader: Trader) -> dict[str, object]:
@@ -85,7 +85,7 @@ def login(trader: Trader) -> dict[str, object]:
 
 
 @asynccontextmanager
-async def logged_in(trader: Trader, *wanted: str) -> AsyncIterator[Listener]:
+async def logged_in(trader: Trader, *wanted: str) -> AsyncIterator[StreamClient]:
     """A private connection that follows some topics."""
     async with connected(trader, PRIVATE) as listener:
         await listener.say(**login(trader))
@@ -205,7 +205,7 @@ async def test_login_by_query(trader: Trader) -> None:
         f"orderly_key={quote(trader.orderly_key, safe='')}&timestamp={stamp}&sign={quote(trader.sign(stamp), safe='')}"
     )
     async with trader.session.ws_connect(f"{trader.base_url}{PRIVATE}?{query}") as socket:
-        listener = Listener(socket)
+        listener = StreamClient(socket)
         assert (await listener.hear(lambda m: m.get("event") == "auth"))["success"] is True
         await listener.say(event="subscribe", topic="balance")
         assert (await listener.hear(lambda m: m.get("event") == "subscribe"))["success"] is True

@@ -64,7 +64,7 @@ class Trader:
         assert (status, answer.get("success")) == (200, True), answer
         return answer["data"]
 
-    async def refused(self, method: str, path: str, body: object = None) -> tuple[int, int]:
+    async def rejected(self, method: str, path: str, body: object = None) -> tuple[int, int]:
         """(HTTP status, code) of a signed request that must fail."""
         status, answer = await self.call(method, path, body)
         assert answer["success"] is False, answer

@@ -9,27 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from kekbridge.paper.algo_requests import parse_algo
-from kekbridge.paper.exchange import Venue
-from kekbridge.paper.journal import Ledger
-from kekbridge.paper.models import Algo, Order
+from kekbridge.paper.exchange import SimulatedExchange
+from kekbridge.paper.journal import PaperJournal
+from kekbridge.paper.models import AlgoNode, PaperOrder
 from kekbridge.paper.requests import parse_order
 from kekbridge.paper.settings import PaperSettings
 
 START_MS = 1_790_000_000_000
 
 
-class Bench:
+class OfflineExchange:
     """One venue on a hand-driven clock."""
 
     def __init__(self, path: Path, settings: PaperSettings | None = None) -> None:
         self.now = START_MS
         self._timers: list[tuple[int, int, Callable[[], None]]] = []
         self._count = 0
-        self.ledger = Ledger(path)
+        self.journal = PaperJournal(path)
         self.settings = settings or PaperSettings(prices="static")
-        self.venue = Venue(self.ledger, self.settings, lambda: self.now, self._later)
+        self.exchange = SimulatedExchange(self.journal, self.settings, lambda: self.now, self._schedule)
 
-    def _later(self, delay_ms: int, action: Callable[[], None]) -> None:
+    def _schedule(self, delay_ms: int, action: Callable[[], None]) -> None:
         self._count += 1
         heapq.heappush(self._timers, (self.now + delay_ms, self._count, action))
 
@@ -40,23 +40,23 @@ class Bench:
             self.now = max(self.now, at)
             action()
 
-    def order(self, **fields: Any) -> Order:
+    def order(self, **fields: Any) -> PaperOrder:
         """Send a plain order (BTC, BUY, MARKET, 0.01 unless said); Refusal when it is refused."""
         body = {"symbol": "PERP_BTC_USDC", "side": "BUY", "order_type": "MARKET", "order_quantity": "0.01"}
-        trading = self.venue.trading
-        with self.venue.engine.transaction():
-            return trading.place(trading.build(parse_order({**body, **fields})))
+        matching = self.exchange.matching
+        with self.exchange.state.transaction():
+            return matching.place(matching.build(parse_order({**body, **fields})))
 
-    def algo(self, body: Mapping[str, Any]) -> Algo:
+    def algo(self, body: Mapping[str, Any]) -> AlgoNode:
         """Send an algo order."""
-        with self.venue.engine.transaction():
-            return self.venue.algos.place(parse_algo(body))
+        with self.exchange.state.transaction():
+            return self.exchange.algo_orders.place(parse_algo(body))
 
     def price(self, symbol: str, price: str | Decimal) -> None:
         """Set a mark."""
-        self.venue.set_price(symbol, Decimal(price), "override")
+        self.exchange.set_price(symbol, Decimal(price), "override")
 
     def held(self, symbol: str, mode: str = "CROSS") -> Decimal:
         """The signed quantity held."""
-        position = self.venue.engine.positions.get((symbol, mode))
+        position = self.exchange.state.positions.get((symbol, mode))
         return position.qty if position else Decimal(0)
