@@ -137,7 +137,16 @@ class RestApi:
             if self.faults.hit("key_revoked", method=method, path=path):
                 raise ApiError(-1002, "The key is not registered for this account.")
             key = self.verifier.check_request(request.headers, method, request.raw_path, body, route.scope)
-        call = self._new_call(request, key, now)
+        call = Call(
+            exchange=self.exchange,
+            query=request.query,
+            path=request.match_info,
+            body={},
+            key=key,
+            now=now,
+            peer=request.remote or "",
+            limiter=self.limiter,
+        )
         if route.creates is None:
             self._apply_request_faults(route, method, path, None)
             self.limiter.check(f"{key.orderly_key if key else 'ip'} {method} {route.path}", route.limit, now)
@@ -183,18 +192,6 @@ class RestApi:
             kind = str(algo_type) if algo_type else None
             if fault := hit("refuse", method=method, path=path, algo_type=kind):
                 raise ApiError(fault.code, fault.message, status=fault.status)
-
-    def _new_call(self, request: web.Request, key: ApiKey | None, now: int) -> Call:
-        return Call(
-            exchange=self.exchange,
-            query=request.query,
-            path=request.match_info,
-            body={},
-            key=key,
-            now=now,
-            peer=request.remote or "",
-            limiter=self.limiter,
-        )
 
 
 def _check_age(request: web.Request, now: int) -> None:

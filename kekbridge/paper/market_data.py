@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
 from kekbridge.paper import responses
 from kekbridge.paper.codec import ApiError, parse_integer
@@ -15,7 +16,7 @@ from kekbridge.paper.models import PaperMark
 from kekbridge.paper.state import ExchangeState
 
 _MINUTE = 60_000
-_KLINE_MS = {
+KLINE_MS = {
     "1m": _MINUTE,
     "5m": 5 * _MINUTE,
     "15m": 15 * _MINUTE,
@@ -67,9 +68,9 @@ def depth(
 
 def klines(state: ExchangeState, symbol: str, kind: str, limit: int) -> list[dict[str, object]]:
     """The newest `limit` candles, newest first; -1005 for an unknown type."""
-    length = _KLINE_MS.get(kind)
+    length = KLINE_MS.get(kind)
     if length is None:
-        raise ApiError(-1005, f"type is {kind[:20]!r}; expected one of {', '.join(_KLINE_MS)}.")
+        raise ApiError(-1005, f"type is {kind[:20]!r}; expected one of {', '.join(KLINE_MS)}.")
     price = state.marks[symbol].price
     last = state.clock() // length * length
     return [
@@ -96,7 +97,7 @@ def udf_history(state: ExchangeState, query: Mapping[str, str], *, amounts: bool
     kind = _UDF.get(query.get("resolution", ""))
     if kind is None:
         return {"s": "error", "errmsg": "unknown resolution"}
-    length = _KLINE_MS[kind]
+    length = KLINE_MS[kind]
     end = (parse_integer(query.get("to"), "to") or state.clock() // 1000) * 1000
     start = parse_integer(query.get("from"), "from")
     count = parse_integer(query.get("limit"), "limit") or 1000
@@ -110,14 +111,14 @@ def udf_history(state: ExchangeState, query: Mapping[str, str], *, amounts: bool
     return answer | {"a": zeros} if amounts else answer
 
 
-def funding_history(state: ExchangeState, mark: PaperMark) -> list[dict[str, int]]:
+def funding_history(state: ExchangeState, mark: PaperMark) -> list[dict[str, Any]]:
     """Past funding rates, newest first: the last one known, as nothing older is kept."""
     if not mark.last_funding_at:
         return []
-    row: dict[str, object] = {
+    row: dict[str, Any] = {
         "symbol": mark.symbol,
         "funding_rate": mark.last_rate,
         "funding_rate_timestamp": mark.last_funding_at,
         "next_funding_time": responses.next_funding(state, mark.symbol),
     }
-    return [row]  # type: ignore[list-item]
+    return [row]

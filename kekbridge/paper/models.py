@@ -86,7 +86,6 @@ class PaperOrder:
     resting: bool = False
     cancel_sent: bool = False
     algo_id: int = 0
-    liquidation: bool = False
 
     @property
     def row_id(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kekbridge.paper import stream_messages
 from kekbridge.paper.exchange import SimulatedExchange
-from kekbridge.paper.market_data import depth
+from kekbridge.paper.market_data import KLINE_MS, depth
 from kekbridge.paper.models import ZERO
 from kekbridge.paper.responses import traded_24h
 
@@ -23,18 +23,7 @@ PRIVATE_TOPICS = frozenset(
     }
 )
 LIST_TOPICS = frozenset({"markprices", "indexprices", "bbos", "tickers", "maintenance_status", "announcement"})
-_KLINE_MS = {
-    "1m": 60_000,
-    "5m": 300_000,
-    "15m": 900_000,
-    "30m": 1_800_000,
-    "1h": 3_600_000,
-    "4h": 14_400_000,
-    "12h": 43_200_000,
-    "1d": 86_400_000,
-    "1w": 604_800_000,
-    "1M": 2_592_000_000,
-}
+_KLINE_MS = {name: length for name, length in KLINE_MS.items() if name not in ("1mon", "1y")} | {"1M": KLINE_MS["1mon"]}
 _SYMBOL_KINDS = frozenset(
     {
         "markprice",
@@ -83,7 +72,7 @@ def snapshot(exchange: SimulatedExchange, topic: str) -> object | None:
             return [_bbo(exchange, mark.symbol) for mark in listed]
         case "tickers":
             traded = traded_24h(state)
-            return [stream_messages.ticker(mark, traded.get(mark.symbol, (ZERO, ZERO)), 0) for mark in listed]
+            return [stream_messages.ticker(mark, traded.get(mark.symbol, (ZERO, ZERO))) for mark in listed]
         case "maintenance_status":
             status, text = (2, "System is under maintenance.") if exchange.in_maintenance() else (0, "ok")
             return [{"status": status, "msg": text, "scheduled_maintenance": None}]
@@ -104,7 +93,7 @@ def _symbol_snapshot(exchange: SimulatedExchange, symbol: str, kind: str) -> obj
             return _bbo(exchange, symbol)
         case "ticker":
             traded = traded_24h(exchange.state).get(symbol, (ZERO, ZERO))
-            return stream_messages.ticker(mark, traded, 0)
+            return stream_messages.ticker(mark, traded)
         case "estfundingrate":
             return stream_messages.funding(exchange.state, mark)
         case "openinterest":

@@ -9,8 +9,7 @@ await exchange.close()
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from kekbridge.paper.routes import orders as routes_orders
 from kekbridge.paper.routes import public as routes_public
 from kekbridge.paper.routes import statistics as routes_statistics
 from kekbridge.paper.routes import wallet as routes_wallet
-from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET, PaperSettings, now_ms
+from kekbridge.paper.settings import PaperSettings, now_ms
 from kekbridge.paper.streams import Streams
 
 _TICK_S = 1.0
@@ -113,11 +112,6 @@ class PaperExchange:
         """Tell the price that an alert named; False when a better one is known or the symbol is not listed."""
         return self.exchange.hint_price(symbol, price)
 
-    def set_prices(self, marks: Mapping[str, Decimal]) -> None:
-        """Set marks as `POST /paper/prices` does; Refusal for an unknown symbol."""
-        for symbol, price in marks.items():
-            self.exchange.set_price(symbol, price, "override")
-
     def journal(self, after: int = 0) -> list[dict[str, Any]]:
         """The journal as `GET /paper/journal` answers it."""
         return self.exchange.state.journal.events(after)
@@ -151,28 +145,3 @@ def _json_errors(clock: Callable[[], int]) -> Any:
         return answer
 
     return middleware
-
-
-async def run_paper(
-    host: str,
-    port: int,
-    data_dir: Path,
-    settings: PaperSettings,
-    on_ready: Callable[[dict[str, str]], None],
-) -> None:
-    """Run a paper exchange until cancelled; `on_ready` gets base_url, account_id, orderly_key, orderly_secret."""
-    exchange = PaperExchange(data_dir, settings=settings)
-    base_url = await exchange.start(host, port)
-    try:
-        on_ready(
-            {
-                "base_url": base_url,
-                "account_id": PAPER_ACCOUNT_ID,
-                "orderly_key": PAPER_ORDERLY_KEY,
-                "orderly_secret": PAPER_ORDERLY_SECRET,
-            }
-        )
-        await asyncio.Event().wait()
-    finally:
-        with contextlib.suppress(Exception):
-            await exchange.close()

@@ -205,7 +205,7 @@ def public_trade(trade: PaperTrade) -> dict[str, object]:
     return {"symbol": trade.symbol, "price": trade.price, "size": trade.quantity, "side": trade.side}
 
 
-def ticker(mark: PaperMark, traded: tuple[Decimal, Decimal], count: int) -> dict[str, object]:
+def ticker(mark: PaperMark, traded: tuple[Decimal, Decimal]) -> dict[str, object]:
     """`{symbol}@ticker`."""
     return {
         "symbol": mark.symbol,
@@ -215,7 +215,7 @@ def ticker(mark: PaperMark, traded: tuple[Decimal, Decimal], count: int) -> dict
         "low": mark.low_24h or mark.price,
         "volume": traded[0],
         "amount": traded[1],
-        "count": count,
+        "count": 0,
     }
 
 

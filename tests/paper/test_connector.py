@@ -114,7 +114,7 @@ async def test_a_whole_round_of_algo_orders(paper: PaperExchange) -> None:
     """STOP, TP_SL and BRACKET through the connector's own arguments; a bracket runs into its stop."""
     with connector(paper) as client:
         bracket_id = await asyncio.to_thread(_algo_round, client)
-        paper.set_prices({ETH: Decimal(1690)})
+        paper.exchange.set_price(ETH, Decimal(1690), "override")
         root = await asyncio.to_thread(lambda: data(client.get_algo_order(bracket_id)))
     take, stop = root["child_orders"][0]["child_orders"]
     assert (take["algo_status"], stop["algo_status"]) == ("CANCELLED", "FILLED")

@@ -37,8 +37,9 @@ def mark(paper: PaperExchange, symbol: str) -> Decimal:
 
 async def test_follows_live_marks_and_keeps_overrides(paper: PaperExchange, follower: PaperExchange) -> None:
     """Marks come from the live venue; a symbol that was set by hand stays as set."""
-    follower.set_prices({ETH: Decimal(1234)})
-    paper.set_prices({BTC: Decimal(71000), ETH: Decimal(2222)})
+    follower.exchange.set_price(ETH, Decimal(1234), "override")
+    paper.exchange.set_price(BTC, Decimal(71000), "override")
+    paper.exchange.set_price(ETH, Decimal(2222), "override")
 
     async def followed() -> bool | None:
         return True if mark(follower, BTC) == 71000 else None
@@ -64,7 +65,7 @@ async def test_triggers_run_on_live_marks(
         "reduce_only": True,
     }
     await trader.ok("POST", "/v1/algo/order", stop)
-    paper.set_prices({BTC: Decimal(63990)})
+    paper.exchange.set_price(BTC, Decimal(63990), "override")
     await trader.until_position(BTC, "0")
 
 

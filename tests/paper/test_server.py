@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -14,19 +13,23 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from kekbridge.paper.server import PaperExchange, run_paper
-from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PaperSettings
+from kekbridge.paper.server import PaperExchange
+from kekbridge.paper.settings import PaperSettings
 from tests.paper.trader import BTC, ETH, Trader, until
 
 SETTINGS = PaperSettings(prices="static", rate_limits=False)
 RUNNER = """
-import asyncio, json, sys
+import asyncio, sys
 from pathlib import Path
-from kekbridge.paper.server import run_paper
+from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
-settings = PaperSettings(prices="static", rate_limits=False)
-ready = lambda told: print(json.dumps(told), flush=True)
-asyncio.run(run_paper("127.0.0.1", 0, Path(sys.argv[1]), settings, ready))
+
+async def run():
+    paper = PaperExchange(Path(sys.argv[1]), settings=PaperSettings(prices="static", rate_limits=False))
+    print(await paper.start(), flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(run())
 """
 
 
@@ -83,9 +86,7 @@ async def test_kill_9_loses_no_accepted_order(tmp_path: Path, session: aiohttp.C
         sys.executable, "-c", RUNNER, str(tmp_path), stdout=subprocess.PIPE, cwd=Path.cwd()
     )
     assert process.stdout is not None
-    told = json.loads(await process.stdout.readline())
-    assert set(told) == {"base_url", "account_id", "orderly_key", "orderly_secret"}
-    trader = Trader(session, told["base_url"])
+    trader = Trader(session, (await process.stdout.readline()).decode().strip())
     answered: list[int] = []
 
     async def send(number: int) -> None:
@@ -151,22 +152,6 @@ async def test_file_is_private_and_close_is_repeatable(tmp_path: Path) -> None:
     await paper.close()
     with pytest.raises(RuntimeError):
         _ = paper.exchange
-
-
-async def test_run_paper_tells_how_to_reach_it(tmp_path: Path) -> None:
-    """run_paper runs until cancelled and hands out address, account and key."""
-    told: dict[str, str] = {}
-    task = asyncio.create_task(run_paper("127.0.0.1", 0, tmp_path, SETTINGS, told.update))
-
-    async def ready() -> bool | None:
-        return True if told else None
-
-    await until(ready)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert told["account_id"] == PAPER_ACCOUNT_ID
-    assert told["orderly_secret"].startswith("ed25519:")
 
 
 def test_identity_is_importable_without_the_server() -> None:

@@ -15,15 +15,14 @@ from kekbridge.paper.state import ExchangeState
 _DAYS_MS = 86_400_000
 
 
-def _traded(state: ExchangeState, since: int, until: int | None = None) -> tuple[Decimal, Decimal]:
+def _traded(state: ExchangeState, since: int) -> tuple[Decimal, Decimal]:
     """(USDC volume, fees) of own trades from `since` on."""
     volume = fees = ZERO
     for trade in reversed(state.trades.values()):
         if trade.at < since:
             break
-        if until is None or trade.at < until:
-            volume += trade.price * trade.quantity
-            fees += trade.fee
+        volume += trade.price * trade.quantity
+        fees += trade.fee
     return volume, fees
 
 
