@@ -1,4 +1,7 @@
-"""Edits of algo orders: new triggers, prices, quantities, legs switched off (orderly-api.md section 7)."""
+"""Edits of algo orders: new triggers, prices and quantities, exits activated or deactivated.
+
+See docs/internals/orderly.md, section 7.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,24 @@ from kekbridge.paper.algo_requests import EXIT_PAIRS, LEAVES
 from kekbridge.paper.codec import ApiError, parse_flag, parse_integer
 from kekbridge.paper.matching import EDIT_DELAY_MS
 from kekbridge.paper.models import AlgoNode
-from kekbridge.paper.requests import positive
+from kekbridge.paper.requests import parse_positive
 
 Change = Callable[[], None]
 
 
 class AlgoEdits:
-    """Checks an edit at once and applies it a moment later (EDIT_SENT)."""
+    """Checks edits at once and applies them a moment later (EDIT_SENT)."""
 
     def __init__(self, algo_orders: AlgoOrders) -> None:
         self.algo_orders = algo_orders
         self.state = algo_orders.state
 
     def request_edit(self, node: AlgoNode, body: Mapping[str, Any]) -> None:
-        """Check and schedule the edit of a tree; Refusal when any part of it is not allowed."""
+        """Check and schedule the edit of a tree; ApiError -1005, -1006, -1103 or -1104 if any part is not allowed."""
         changes: list[Change] = []
-        self._collect(node, body, changes)
-        sizes = self._sizes(body)
-        if len(set(sizes)) > 1:
+        self._collect_changes(node, body, changes)
+        quantities = self._quantities(body)
+        if len(set(quantities)) > 1:
             raise ApiError(-1005, "Both children must be sent with the same quantity.")
         if not changes:
             raise ApiError(-1005, "Nothing to edit was given.")
@@ -48,26 +51,26 @@ class AlgoEdits:
                     quantity=node.quantity,
                 )
                 self.algo_orders.report(node)
-                # A trigger that the edit moved behind the mark fires now.
+                # A trigger that the edit moved beyond the mark price fires now.
                 self.algo_orders.on_mark(node.symbol)
 
         self.state.schedule(EDIT_DELAY_MS, apply)
 
-    def _sizes(self, body: Mapping[str, Any]) -> list[Decimal]:
+    def _quantities(self, body: Mapping[str, Any]) -> list[Decimal]:
         found: list[Decimal] = []
         for child in body.get("child_orders") or []:
-            size = positive(child.get("quantity"), "quantity")
-            if size is not None:
-                found.append(size)
-            found.extend(self._sizes(child))
+            quantity = parse_positive(child.get("quantity"), "quantity")
+            if quantity is not None:
+                found.append(quantity)
+            found.extend(self._quantities(child))
         return found
 
-    def _collect(self, node: AlgoNode, body: Mapping[str, Any], changes: list[Change]) -> None:
+    def _collect_changes(self, node: AlgoNode, body: Mapping[str, Any], changes: list[Change]) -> None:
         instrument = self.state.instruments[node.symbol]
         if node.is_triggered and node.algo_type not in ("BRACKET",):
             raise ApiError(-1006, "The algo order is triggered already.")
         for name in ("trigger_price", "price", "quantity", "activated_price", "callback_rate", "callback_value"):
-            value = positive(body.get(name), name)
+            value = parse_positive(body.get(name), name)
             if value is None:
                 continue
             if name in ("trigger_price", "price"):
@@ -88,7 +91,7 @@ class AlgoEdits:
             found = self.state.algos.get(child_id or 0)
             if found is None or found.root_id != node.root_id:
                 raise ApiError(-1006, f"child order {child_id} does not belong to this algo order.")
-            self._collect(found, child, changes)
+            self._collect_changes(found, child, changes)
 
     def _set_value(self, node: AlgoNode, name: str, value: Decimal) -> None:
         setattr(node, name, value)
@@ -103,7 +106,7 @@ class AlgoEdits:
                 parent.quantity = value
                 self.state.save(parent)
         if name == "trigger_price" and node.algo_type in LEAVES and parent is not None:
-            # A leg that did not exist comes to life with its first trigger, unless the entry is still awaited.
+            # An exit that was not given at first is activated by its first trigger, unless the entry is unfilled.
             node.is_activated = parent.is_activated
             siblings = self.state.children[parent.algo_order_id]
             node.type = node.type or next((leaf.type for leaf in siblings if leaf.type), "MARKET")

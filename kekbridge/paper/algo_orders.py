@@ -1,7 +1,7 @@
-"""Algo orders: STOP, TP_SL, POSITIONAL_TP_SL, BRACKET, TRAILING_STOP (orderly-api.md section 7).
+"""Algo orders: STOP, TP_SL, POSITIONAL_TP_SL, BRACKET, TRAILING_STOP. See docs/internals/orderly.md, section 7.
 
-They wait for the mark price, then send a plain order through `Trading` and follow its fills. Trees are rows
-linked by parent ids; every leaf that fires makes its sibling useless (OCO).
+A node waits for the mark price to reach its trigger, then sends a plain order to the matching engine and follows its
+fills. The nodes of a tree are linked by parent IDs; a triggered exit cancels its sibling (OCO).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_TP_SL = 10
 
 
 class AlgoOrders:
-    """Owns the life of algo orders."""
+    """Accepts, triggers, follows and cancels algo orders."""
 
     def __init__(self, state: ExchangeState, portfolio: Portfolio, matching: MatchingEngine) -> None:
         self.state = state
@@ -40,7 +40,7 @@ class AlgoOrders:
     # --- acceptance ----------------------------------------------------------------------------------------
 
     def place(self, request: AlgoRequest) -> AlgoNode:
-        """Check and accept an algo order tree; Refusal with the documented code otherwise."""
+        """Check and accept an algo order; return its root. ApiError with Orderly's code if a check fails."""
         state = self.state
         instrument = state.instrument(request.symbol)
         mark = state.marks[request.symbol].price
@@ -115,22 +115,22 @@ class AlgoOrders:
     # --- trees ---------------------------------------------------------------------------------------------
 
     def exit_side(self, pair: AlgoNode) -> str | None:
-        """The side of the exits of a pair."""
+        """Return the side of the exits of a pair; None without exits."""
         return next((leaf.side for leaf in self.state.children[pair.algo_order_id]), None)
 
     def tree(self, node: AlgoNode) -> list[AlgoNode]:
-        """The node and everything below it."""
+        """Return a node and all nodes below it."""
         found = [node]
         for child in self.state.children.get(node.algo_order_id, ()):
             found.extend(self.tree(child))
         return found
 
     def is_tree_open(self, node: AlgoNode) -> bool:
-        """Whether anything in the tree of this node is still open."""
+        """Return whether any node of the tree that contains this node is open."""
         return any(one.is_open for one in self.tree(self.root(node)))
 
     def root(self, node: AlgoNode) -> AlgoNode:
-        """The root of the node's tree."""
+        """Return the root of the tree that contains a node."""
         return self.state.algos[node.root_id]
 
     def report(self, node: AlgoNode) -> None:
@@ -140,7 +140,7 @@ class AlgoOrders:
     # --- triggers ------------------------------------------------------------------------------------------
 
     def on_mark(self, symbol: str) -> None:
-        """The mark has moved: advance trailing extremes, fire what is reached."""
+        """Update trailing stops after a mark price change and fire the nodes whose trigger is reached."""
         for node in [a for a in self.state.open_algos.values() if a.symbol == symbol]:
             if node.is_open and not node.is_triggered and self._reached(node):
                 self.fire(node)
@@ -153,7 +153,7 @@ class AlgoOrders:
         return is_trigger_reached(node, mark)
 
     def fire(self, node: AlgoNode) -> None:
-        """The trigger is reached: send the plain order, make the sibling useless."""
+        """Trigger a node: send its plain order and cancel its sibling."""
         state = self.state
         now = state.clock()
         node.is_triggered, node.trigger_status, node.trigger_time = True, "SUCCESS", now
@@ -212,7 +212,7 @@ class AlgoOrders:
             return
         self.matching.place(order, algo_id=node.algo_order_id)
         node.plain_id = order.order_id
-        # The mark that fired it is the market it trades in: no gap in which the price could be called stale.
+        # Match at once, at the mark price that triggered it: the price must not change between trigger and fill.
         self.matching.match(order)
 
     # --- following plain orders ----------------------------------------------------------------------------
@@ -258,7 +258,7 @@ class AlgoOrders:
             self._end(parent, status, "")
 
     def _activate_exits(self, root: AlgoNode) -> None:
-        """The entry has filled (more): size and activate its exits."""
+        """After a fill of the entry: size and activate its exits."""
         state = self.state
         for pair in list(state.children[root.algo_order_id]):
             if not pair.is_open or pair.is_triggered:
@@ -272,12 +272,12 @@ class AlgoOrders:
                 state.save(node)
             self._lose_stop(pair)
             for leaf in state.children[pair.algo_order_id]:
-                # The mark may have passed a trigger between acceptance and fill.
+                # The mark price may have passed a trigger between acceptance and fill.
                 if leaf.is_open and not leaf.is_triggered and self._reached(leaf):
                     state.schedule(EDIT_DELAY_MS, lambda leaf=leaf: self._fire_if_reached(leaf))  # type: ignore[misc]
 
     def _lose_stop(self, pair: AlgoNode) -> None:
-        """The fault `lose_stop`: the exchange gives up the stop of an entry that has just filled."""
+        """Apply the fault lose_stop: reject the stop loss of an entry that was just filled."""
         stops = [leaf for leaf in self.state.children[pair.algo_order_id] if leaf.algo_type == "STOP_LOSS"]
         if stops and stops[0].is_open and self.matching.faults.hit("lose_stop", symbol=pair.symbol):
             self._end(stops[0], "REJECTED", "fault injected by POST /paper/faults")
@@ -288,7 +288,10 @@ class AlgoOrders:
                 self.fire(leaf)
 
     def _detach_positional_exits(self, root: AlgoNode, pair: AlgoNode) -> bool:
-        """A bracket's positional exit becomes independent and replaces an earlier one (section 7)."""
+        """Make the positional exits of a bracket a tree of their own that replaces an earlier one.
+
+        False if the earlier one is triggered already: then the new exits are canceled.
+        """
         state = self.state
         side = self.exit_side(pair)
         for other in list(state.open_algos.values()):
@@ -312,7 +315,7 @@ class AlgoOrders:
         return True
 
     def _cancel_orphaned_exits(self, position: PaperPosition, order: PaperOrder) -> None:
-        """TP/SL of a position end when it is closed or has turned round (release notes 2024-02)."""
+        """Cancel the exits of a position that was closed or flipped (Orderly release notes 2024-02)."""
         for pair in list(self.state.open_algos.values()):
             if pair.algo_type not in EXIT_PAIRS or not pair.is_open or pair.is_triggered:
                 continue
@@ -327,8 +330,7 @@ class AlgoOrders:
                 self.cancel_tree(pair, "the position is closed")
 
     def _awaits_entry(self, pair: AlgoNode, order: PaperOrder) -> bool:
-        # A fill that opens in the direction the exits protect can leave the position on the other side
-        # (it reduced an opposite one): such a fresh exit stays.
+        # While the entry is still filling, it may only have reduced an opposite position so far: its exits stay.
         root = self.root(pair)
         return root.algo_type == "BRACKET" and order.algo_id == root.algo_order_id and order.is_open
 
@@ -352,19 +354,19 @@ class AlgoOrders:
         )
 
     def cancel_tree(self, node: AlgoNode, reason: str) -> None:
-        """End whatever is still open in the tree of a node, now."""
+        """Cancel all open nodes at and below a node at once."""
         for one in self.tree(node):
             self._end(one, "CANCELLED", reason)
         self.report(node)
 
     def find_open(self, node: AlgoNode | None, symbol: str | None) -> AlgoNode:
-        """The algo order when its tree is open (and of that symbol), else Refusal -1006."""
+        """Return a node of an open tree (of `symbol`, if given); ApiError -1006 if there is none."""
         if node is None or (symbol is not None and node.symbol != symbol) or not self.is_tree_open(node):
             raise ApiError(-1006, "The algo order does not exist or is already completed.")
         return node
 
     def request_cancel(self, node: AlgoNode) -> None:
-        """CANCEL_SENT: the order ends a moment later, unless it is triggered and filled first."""
+        """Schedule the cancel of a tree (CANCEL_SENT); it may still be triggered and filled before that."""
 
         def now() -> None:
             with self.state.transaction():
@@ -373,7 +375,7 @@ class AlgoOrders:
         self.state.schedule(EDIT_DELAY_MS, now)
 
     def _cancel_now(self, node: AlgoNode) -> None:
-        # A leg is not cancelled alone (that is an edit, is_activated false): its pair is.
+        # A single exit cannot be canceled (deactivating it is an edit): cancel its pair.
         target = self.state.algos.get(node.parent_id, node) if node.algo_type in LEAVES else node
         entry = self.state.open_orders.get(target.plain_id)
         if entry is not None:
@@ -383,12 +385,15 @@ class AlgoOrders:
             if order is not None:
                 self.matching.cancel(order, "canceled by the client")
         if target.algo_type == "BRACKET" and target.executed and entry is not None:
-            self.report(target)  # the exits keep guarding what was filled
+            self.report(target)  # the exits keep protecting the filled quantity
             return
         self.cancel_tree(target, "canceled by the client")
 
     def cancel_all(self, symbol: str | None, algo_type: str | None) -> None:
-        """Ask for the end of every open algo order; type STOP includes TAKE_PROFIT and STOP_LOSS (docs)."""
+        """Schedule the cancel of every open algo order, optionally of one symbol or type.
+
+        As documented by Orderly, type STOP includes TAKE_PROFIT and STOP_LOSS.
+        """
         for node in list(self.state.open_algos.values()):
             root = self.root(node)
             if symbol not in (None, node.symbol):

@@ -1,6 +1,6 @@
-"""The way of a REST request: read, faults, signature, rate limit, handler, faults, answer.
+"""REST requests: read, verify the signature, apply rate limit and faults, run the handler, respond.
 
-Handlers are plain functions over a `Call`; they never await, so a request changes the exchange in one step.
+Handlers are functions of a `Call`. They never await, so that a request changes the exchange in one step.
 """
 
 from __future__ import annotations
@@ -28,23 +28,31 @@ _HTML: Final = "<html><head><title>403 Forbidden</title></head><body><h1>403 For
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, already read and authenticated."""
+    """One request, read and authenticated, as its handler sees it."""
 
+    #: The exchange.
     exchange: SimulatedExchange
+    #: Query string.
     query: Mapping[str, str]
+    #: Variable parts of the path.
     path: Mapping[str, str]
+    #: JSON body of a POST or PUT; empty otherwise.
     body: dict[str, Any]
+    #: Key that signed the request; None for public endpoints.
     key: ApiKey | None
+    #: Time of arrival, ms.
     now: int
+    #: IP address of the client.
     peer: str
+    #: Rate limiter, for handlers that count a request more than once.
     limiter: RequestLimiter
 
     def query_int(self, name: str) -> int | None:
-        """A whole number of the query."""
+        """Return a whole number of the query string, None if not given; ApiError -1005 otherwise."""
         return parse_integer(self.query.get(name), name)
 
     def paging(self, default: int = 25, most: int = 500) -> tuple[int, int]:
-        """(page, size) of the query; Refusal -1005 when out of range."""
+        """Return (page, size) of the query string; ApiError -1005 if out of range. `most` is the largest size."""
         number, size = self.query_int("page") or 1, self.query_int("size") or default
         if number < 1 or not 1 <= size <= most:
             raise ApiError(-1005, f"page must be at least 1 and size between 1 and {most}.")
@@ -56,20 +64,26 @@ Handler = Callable[[Call], object]
 
 @dataclass(frozen=True, slots=True)
 class ApiRoute:
-    """One endpoint. `scope` None means public; `creates` names what a create request makes, for the journal."""
+    """One endpoint."""
 
+    #: HTTP method.
     method: str
+    #: Path, with {names} of variable parts.
     path: str
+    #: Function that returns the data of the response.
     handler: Handler
+    #: Scope that the key needs; None: public, unsigned.
     scope: str | None = None
+    #: Rate limit.
     limit: Limit = TEN_PER_SECOND
+    #: What it creates, for the journal: order, batch or algo; None: nothing.
     creates: str | None = None
+    #: Whether the handler returns the whole response text (UDF endpoints).
     raw: bool = False
-    """The handler's value is the whole answer, not wrapped (UDF endpoints)."""
 
 
 class RestApi:
-    """Serves routes of one venue."""
+    """Serves the REST endpoints of one exchange."""
 
     def __init__(self, exchange: SimulatedExchange, verifier: SignatureVerifier, limiter: RequestLimiter) -> None:
         self.exchange = exchange
@@ -77,7 +91,7 @@ class RestApi:
         self.limiter = limiter
 
     def mount(self, app: web.Application, routes: Iterable[ApiRoute]) -> None:
-        """Add routes to an application."""
+        """Add endpoints to an application."""
         for route in routes:
             app.router.add_route(route.method, route.path, self._endpoint(route))
 
@@ -92,7 +106,7 @@ class RestApi:
         """The armed faults."""
         return self.exchange.faults
 
-    # --- the way of a request ------------------------------------------------------------------------------
+    # --- request handling ---------------------------------------------------------------------------------
 
     async def _serve(self, request: web.Request, route: ApiRoute) -> web.StreamResponse:
         method, path = request.method, request.path
@@ -155,9 +169,9 @@ class RestApi:
         return self._create(call, route, request, body)
 
     def _create(self, call: Call, route: ApiRoute, request: web.Request, body: bytes) -> object:
-        """A create request: journalled as received before anything can refuse it."""
+        """Handle a create request, which is in the journal as received before any check can reject it."""
         method, path, state = request.method, request.path, self.exchange.state
-        # Readable or not, the journal must show that a signed create arrived.
+        # The journal must show every signed create, also one with an invalid body.
         with contextlib.suppress(ApiError):
             call.body.update(decode_object(body))
         orders = _orders_of(call.body)
@@ -178,7 +192,7 @@ class RestApi:
             raise
 
     def _apply_request_faults(self, route: ApiRoute, method: str, path: str, algo_type: object) -> None:
-        """Faults that refuse a request before it is looked at."""
+        """Raise the ApiError of faults that reject a request before it is checked."""
         hit = self.faults.hit
         if hit("rate_limit", method=method, path=path):
             raise ApiError(-1003, "Too many requests.")
@@ -195,7 +209,7 @@ class RestApi:
 
 
 def _check_age(request: web.Request, now: int) -> None:
-    """`x-recv-window` on creates: how old, in ms, the request may be (orderly-api.md section 2)."""
+    """Reject a create older than its `x-recv-window` header in ms; ApiError -1005."""
     window = parse_integer(request.headers.get("x-recv-window"), "x-recv-window")
     stamp = parse_integer(request.headers.get("orderly-timestamp"), "orderly-timestamp")
     if window is not None and stamp is not None and now - stamp > window:
@@ -218,7 +232,7 @@ def _orders_of(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _order_facts(order: Mapping[str, Any], creates: str | None) -> dict[str, object]:
-    """What a create request said, for the journal: as text, unchecked."""
+    """Return the fields of a create request for the journal, as unchecked text."""
 
     def text(*names: str) -> str | None:
         for name in names:
@@ -266,7 +280,7 @@ def _children(order: Mapping[str, Any]) -> list[dict[str, object]]:
     return found[:4]
 
 
-# --- bytes -------------------------------------------------------------------------------------------------
+# --- connection---------------------------------------------------------------------------------------------
 
 
 async def _read(request: web.Request) -> bytes:
@@ -280,14 +294,14 @@ async def _read(request: web.Request) -> bytes:
 
 
 def _abort(request: web.Request) -> web.Response:
-    """Cut the connection without an answer."""
+    """Cut the connection without a response."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=500)
 
 
 async def _send_half(request: web.Request, text: str) -> web.StreamResponse:
-    """Send half an answer, then cut the connection."""
+    """Send half of a response, then cut the connection."""
     data = text.encode()
     response = web.StreamResponse(headers={"Content-Type": _JSON, "Content-Length": str(len(data))})
     with contextlib.suppress(ConnectionError):

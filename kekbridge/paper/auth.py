@@ -1,7 +1,7 @@
-"""Who signed this? ed25519 checks of requests and stream logins (orderly-api.md section 2).
+"""Signatures (ed25519) of requests and stream logins. See docs/internals/orderly.md, section 2.
 
-Order of checks: headers, timestamp, key, signature, scope (section 16). It accepts the four base64 spellings
-and a signature over the raw or the percent-decoded path.
+Checked in this order: headers, timestamp, key, signature, scope. Accepts base64 in both alphabets, with and without
+padding, and a signature over the raw or the percent-decoded path.
 """
 
 from __future__ import annotations
@@ -20,18 +20,22 @@ from kekbridge.paper.models import ApiKey
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID
 from kekbridge.paper.state import ExchangeState
 
+#: Largest difference between a timestamp and the clock.
 WINDOW_MS = 300_000
 
 
 class SignatureVerifier:
-    """Checks signatures against the registered keys."""
+    """Verifies signatures against the registered keys."""
 
     def __init__(self, state: ExchangeState) -> None:
         self.state = state
         self._verify_keys: dict[str, VerifyKey] = {}
 
     def check_request(self, headers: Mapping[str, str], method: str, target: str, body: bytes, scope: str) -> ApiKey:
-        """The key that signed a REST request, or the Refusal."""
+        """Return the key that signed a REST request; ApiError -1001 or -1002 if it is not valid.
+
+        `target` is the path with its query string; `scope` is the scope that the key needs.
+        """
         account_id = headers.get("orderly-account-id")
         orderly_key = headers.get("orderly-key")
         signature = headers.get("orderly-signature")
@@ -52,7 +56,7 @@ class SignatureVerifier:
         return key
 
     def check_login(self, account_id: str, orderly_key: str, stamp: str, signature: str) -> ApiKey:
-        """The key of a stream login; the signed message is the timestamp's digits."""
+        """Return the key of a stream login, which signs `stamp` (ms) alone; ApiError -1001 or -1002 if not valid."""
         self._check_stamp(stamp)
         key = self._check_key(account_id, orderly_key)
         if not self._is_valid(orderly_key, stamp.encode(), signature):
@@ -92,7 +96,7 @@ class SignatureVerifier:
 
 
 def decode_signature(text: str) -> bytes | None:
-    """64 signature bytes from base64, url-safe or standard, padded or not; None when it is neither."""
+    """Return the 64 bytes of a base64 signature (standard or URL-safe, padded or not); None if it is not one."""
     try:
         raw = base64.b64decode(text.strip().rstrip("=").translate(str.maketrans("-_", "+/")) + "==", validate=True)
     except (binascii.Error, ValueError):

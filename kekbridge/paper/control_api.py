@@ -1,6 +1,6 @@
-"""The unsigned `/paper/...` paths for tests and tinkering: prices, positions, faults, journal. Loopback only.
+"""Control API: unsigned `/paper/...` paths that set prices, positions and faults and show the journal. Loopback only.
 
-POST bodies are JSON objects; a bad one is a 400 with one line of JSON, and then nothing has changed.
+POST bodies are JSON objects; an invalid one gets a 400 with one line of JSON and changes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Control = Callable[[Mapping[str, Any], Mapping[str, str]], object]
 
 
 class ControlApi:
-    """The control paths of one venue."""
+    """Serves the control paths of one exchange."""
 
     def __init__(self, exchange: SimulatedExchange, limiter: RequestLimiter) -> None:
         self.exchange = exchange
@@ -50,14 +50,14 @@ class ControlApi:
         async def endpoint(request: web.Request) -> web.Response:
             try:
                 if not _is_loopback(request.remote):
-                    raise ApiError(-1002, "The control paths answer to this machine only.", status=403)
+                    raise ApiError(-1002, "The control paths accept requests from this machine only.", status=403)
                 body = decode_object(await request.read()) if request.method == "POST" else {}
                 with self.exchange.state.transaction():
-                    answer = control(body, request.query)
+                    data = control(body, request.query)
             except ApiError as error:
-                told = {"success": False, "code": error.code, "error": error.message}
-                return web.Response(status=error.status, text=encode(told), content_type="application/json")
-            return web.Response(text=encode(answer), content_type="application/json")
+                body = {"success": False, "code": error.code, "error": error.message}
+                return web.Response(status=error.status, text=encode(body), content_type="application/json")
+            return web.Response(text=encode(data), content_type="application/json")
 
         return endpoint
 
@@ -74,20 +74,20 @@ class ControlApi:
         return found
 
     def prices(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
-        """Set marks; they stick until reset. Triggers, matching and liquidation are done on answer."""
+        """Set mark prices by symbol until reset. Triggers, matching and liquidation are done before the response."""
         wanted = self._numbers(body, above_zero=True)
         for symbol, price in wanted.items():
             self.exchange.set_price(symbol, price, "override")
         return {symbol: str(price) for symbol, price in wanted.items()}
 
     def hints(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
-        """Prices that alerts told: used where nothing better is known. Answers with the marks in force."""
+        """Set prices that alerts contained where no better one is known; return the mark prices in force."""
         for symbol, price in self._numbers(body, above_zero=True).items():
             self.exchange.hint_price(symbol, price)
         return {symbol: str(self.exchange.state.marks[symbol].price) for symbol in body}
 
     def positions(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
-        """Set all positions at the current marks; what is not named becomes flat. Orders stay."""
+        """Set all positions at the mark prices: symbol -> signed quantity; others are closed. Orders stay."""
         wanted = self._numbers(body, above_zero=False)
         self.exchange.set_positions(wanted)
         return {symbol: str(quantity) for symbol, quantity in wanted.items()}
@@ -95,7 +95,7 @@ class ControlApi:
     # --- money ---------------------------------------------------------------------------------------------
 
     def funding(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
-        """Make a funding payment happen now: {"PERP_BTC_USDC": "0.0001"} (rate; positive: longs pay)."""
+        """Pay funding now: {"PERP_BTC_USDC": "0.0001"} (rate as a fraction; positive: longs pay)."""
         rates = self._numbers(body, above_zero=False)
         now = self.exchange.state.clock()
         for symbol, rate in rates.items():
@@ -104,7 +104,7 @@ class ControlApi:
         return {symbol: str(rate) for symbol, rate in rates.items()}
 
     def settle(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
-        """Settle unsettled PnL into the balance, of one `symbol` or of all."""
+        """Settle PnL to the balance, of one `symbol` or of all."""
         symbol = body.get("symbol")
         if symbol is not None:
             self.exchange.state.instrument(str(symbol))
@@ -112,7 +112,7 @@ class ControlApi:
         return {"settled_amount": str(moved)}
 
     def transfer(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
-        """A deposit, or with a negative amount a withdrawal, completed at once: {"amount": "5000"}."""
+        """Deposit USDC, or withdraw with a negative amount: {"amount": "5000"}."""
         amount = parse_number(body.get("amount"), "amount")
         if not amount:
             raise ApiError(-1005, "amount must be a number other than 0.")
@@ -123,7 +123,7 @@ class ControlApi:
     # --- switches ------------------------------------------------------------------------------------------
 
     def limits(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
-        """Switch rate limits: {"enabled": false}."""
+        """Switch rate limits on or off: {"enabled": false}."""
         if "enabled" in body:
             self.limiter.enabled = parse_flag(body["enabled"], "enabled")
         return {"enabled": self.limiter.enabled}
@@ -133,31 +133,31 @@ class ControlApi:
         return self.exchange.set_key(body)
 
     def faults(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
-        """Arm faults; {} clears them (see `faults`)."""
+        """Arm faults; {} clears them. See faults.py."""
         self.exchange.arm_faults(body)
         return self.armed({}, {})
 
     def armed(self, _: Mapping[str, Any], __: Mapping[str, str]) -> object:
-        """What is armed."""
+        """List the armed faults."""
         return {"faults": [fault.as_json() for fault in self.exchange.faults.armed]}
 
     def reset(self, _: Mapping[str, Any], __: Mapping[str, str]) -> object:
-        """Fresh account, empty journal, no faults; rate windows start anew."""
+        """Start over with a fresh account, an empty journal, no faults and empty rate limit windows."""
         self.exchange.reset()
         self.limiter.reset()
         return {"reset": True}
 
-    # --- looking in ----------------------------------------------------------------------------------------
+    # --- inspection ----------------------------------------------------------------------------------------
 
     def list_events(self, _: Mapping[str, Any], query: Mapping[str, str]) -> object:
-        """Every event, oldest first; `?after=SEQ` gives the newer ones only."""
+        """List journal events, oldest first; `?after=SEQ` only newer ones."""
         after = query.get("after", "0")
         if not (after.isascii() and after.isdigit()):
             raise ApiError(-1005, "after must be a sequence number.")
         return self.exchange.state.journal.events(int(after))
 
     def show_state(self, _: Mapping[str, Any], __: Mapping[str, str]) -> object:
-        """Marks, balance, positions, open orders; numbers as text."""
+        """Show mark prices, balance, positions and open orders; numbers as text."""
         state, portfolio = self.exchange.state, self.exchange.portfolio
         margin = portfolio.margin()
         return _as_text(

@@ -1,7 +1,6 @@
-"""The whole exchange without its network: prices in, orders in, consequences out.
+"""The simulated exchange without its network: state, portfolio, matching, algo orders and liquidation together.
 
-It composes engine, clearing, trading and algo orders, and holds what happens when a mark moves or time
-passes. The server and the tests drive it.
+Handles mark price changes, the passing of time, faults and keys. The server and tests call it.
 """
 
 from __future__ import annotations
@@ -25,13 +24,16 @@ from kekbridge.paper.positions import CROSS, Portfolio
 from kekbridge.paper.settings import PaperSettings
 from kekbridge.paper.state import YEAR_MS, ExchangeState, Schedule, StreamUpdate
 
+#: A live price younger than this takes precedence over a hint.
 LIVE_FRESH_MS = 60_000
-_STORE_MS = 60_000
-_LAG_KEPT_MS = 10_000
+#: How often an unused live price is stored at least.
+_STORE_INTERVAL_MS = 60_000
+#: How long position snapshots are kept at least while reads lag.
+_SNAPSHOTS_KEPT_MS = 10_000
 
 
 class SimulatedExchange:
-    """One paper exchange; all methods run on one thread and finish at once."""
+    """One paper exchange. Its methods run on one thread and never wait."""
 
     def __init__(
         self, journal: PaperJournal, settings: PaperSettings, clock: Callable[[], int], schedule: Schedule
@@ -47,32 +49,35 @@ class SimulatedExchange:
         self.algo_edits = AlgoEdits(self.algo_orders)
         self.liquidation = Liquidation(self.state, self.portfolio, self.matching, self.algo_orders)
         self.is_registered = settings.registered
-        self.nonces: dict[str, int] = {}  # registration nonces given out, and when
+        self.nonces: dict[str, int] = {}  # issued registration nonces -> time of issue, ms
 
     def resume(self) -> None:
-        """After a start: carry on with what was under way."""
+        """After a start: match orders that were accepted but not matched, finish requested cancels."""
         with self.state.transaction():
             self.matching.resume()
 
     # --- prices --------------------------------------------------------------------------------------------
 
     def set_price(self, symbol: str, price: Decimal, source: str) -> None:
-        """Move a mark: triggers, resting orders and liquidation follow before this returns."""
+        """Set a mark price in USDC; triggers, resting orders and liquidation follow before this returns.
+
+        `source` is hint, live or override. ApiError -1005 for an unknown symbol.
+        """
         state = self.state
         with state.transaction():
             state.instrument(symbol)
             mark = state.marks[symbol]
             if source == "override":
-                # Whoever sets a price by hand expects orders sent before to have met the old one.
+                # A price set by hand applies to later orders only: match earlier ones at the old price first.
                 self.matching.match_pending(symbol)
             changed, now = mark.price != price, state.clock()
             if mark.source == "snapshot" and source != "snapshot":
                 mark.open_24h = mark.high_24h = mark.low_24h = price
-            # Live marks come every second; where nothing hangs on one, storing it once a minute is enough.
-            worth_storing = source != "live" or now - mark.at >= _STORE_MS or self._needs_mark(symbol)
+            # Live prices arrive every second; without positions or orders, storing one per minute is enough.
+            must_store = source != "live" or now - mark.at >= _STORE_INTERVAL_MS or self._needs_mark(symbol)
             mark.price, mark.source = price, source
             mark.high_24h, mark.low_24h = max(mark.high_24h, price), min(mark.low_24h or price, price)
-            if worth_storing:
+            if must_store:
                 state.save(mark)
             mark.at = now
             if not changed:
@@ -97,14 +102,14 @@ class SimulatedExchange:
         )
 
     def apply_live_prices(self, marks: Mapping[str, Decimal]) -> None:
-        """Live marks, all at once; an override sticks until reset, unlisted symbols are passed over."""
+        """Set live mark prices; skips unlisted symbols and those overridden by hand, which stay so until reset."""
         with self.state.transaction():
             for symbol, price in marks.items():
                 if symbol in self.state.instruments and self.state.marks[symbol].source != "override":
                     self.set_price(symbol, price, "live")
 
     def hint_price(self, symbol: str, price: Decimal) -> bool:
-        """A price that an alert told: used only without an override and without a fresh live price."""
+        """Set a mark price that an alert contained, unless it is overridden or live and fresh; return whether it was set."""
         mark = self.state.marks.get(symbol)
         if mark is None or symbol not in self.state.instruments or mark.source == "override":
             return False
@@ -116,9 +121,10 @@ class SimulatedExchange:
     # --- controls ------------------------------------------------------------------------------------------
 
     def set_positions(self, wanted: Mapping[str, Decimal]) -> None:
-        """Set cross positions at the current marks; symbols not named become flat. Orders stay as they are.
+        """Set cross positions at the current mark prices; positions of other symbols are closed. Orders stay.
 
-        The result of the replaced positions goes to the balance, so the account's value does not jump.
+        `wanted` maps symbols to signed quantities. The PnL of replaced positions goes to the balance, so that the
+        account value does not change.
         """
         state = self.state
         with state.transaction():
@@ -136,14 +142,14 @@ class SimulatedExchange:
                 )
 
     def reset(self) -> None:
-        """Fresh account, start prices, empty journal; armed faults are cleared."""
+        """Start over with a fresh account, start prices, an empty journal and no faults."""
         self.faults.armed.clear()
         self.state.reset()
 
     # --- time ----------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Once a second: dead man's switch, funding at full UTC hours."""
+        """Run the dead man's switch, due funding and the liquidation check; called once per second."""
         state = self.state
         with state.transaction():
             now = state.clock()
@@ -158,7 +164,7 @@ class SimulatedExchange:
     # --- faults and keys -----------------------------------------------------------------------------------
 
     def arm_faults(self, body: Mapping[str, Any]) -> None:
-        """Arm or clear faults; orders that a cleared fault held back are matched now."""
+        """Arm or clear faults (see faults.py); match orders that a cleared fault held back."""
         before = self.in_maintenance()
         self.faults.arm(body)
         self.state.publish("faults", None)
@@ -170,7 +176,7 @@ class SimulatedExchange:
         self.matching.match_pending()
 
     def set_key(self, body: Mapping[str, Any]) -> dict[str, object]:
-        """Register or change a key without a wallet, for tests of scope, expiry and removal."""
+        """Register or change a key without a wallet signature; ApiError -1005 for a malformed one."""
         name = body.get("orderly_key")
         if not isinstance(name, str) or not name.startswith("ed25519:"):
             raise ApiError(-1005, "orderly_key must be text that begins with ed25519: .")
@@ -194,18 +200,18 @@ class SimulatedExchange:
     # --- read lag ------------------------------------------------------------------------------------------
 
     def _snapshot_positions(self, _: list[StreamUpdate]) -> None:
-        """While reads lag, keep what `/v1/positions` would have said after every change."""
+        """While the read_lag fault is armed, keep the response of `/v1/positions` after every change."""
         lag = self.faults.read_lag_ms()
         if not lag:
             self._position_snapshots.clear()
             return
         now = self.state.clock()
         self._position_snapshots.append((now, responses.positions_json(self.portfolio)))
-        while len(self._position_snapshots) > 1 and self._position_snapshots[1][0] < now - max(lag, _LAG_KEPT_MS):
+        while len(self._position_snapshots) > 1 and self._position_snapshots[1][0] < now - max(lag, _SNAPSHOTS_KEPT_MS):
             self._position_snapshots.popleft()
 
     def positions_json(self) -> dict[str, Any]:
-        """The answer of `/v1/positions`, as old as the read lag wants it."""
+        """Return the response of `/v1/positions`, delayed by the read_lag fault."""
         lag = self.faults.read_lag_ms()
         if not lag or not self._position_snapshots:
             return responses.positions_json(self.portfolio)

@@ -1,7 +1,7 @@
-"""Liquidation: when the margin is gone, orders end and positions are handed over until it suffices again.
+"""Liquidation: below the maintenance margin, cancel orders and reduce positions until the margin is sufficient.
 
-Simplified from orderly-api.md section 10: positions shrink in tenths, all at once, at the mark, paying
-`std_liquidation_fee`; what then is missing is paid by the insurance fund.
+Simpler than the real one (docs/internals/orderly.md, section 10): positions shrink in tenths, at once, at the mark
+price, and pay `std_liquidation_fee`. The insurance fund pays a negative account value.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SLICES = 10
 
 
 class Liquidation:
-    """Watches the margin and takes positions away."""
+    """Checks the margin and liquidates positions."""
 
     def __init__(
         self, state: ExchangeState, portfolio: Portfolio, matching: MatchingEngine, algo_orders: AlgoOrders
@@ -30,7 +30,7 @@ class Liquidation:
         self.algo_orders = algo_orders
 
     def check(self) -> None:
-        """Liquidate what the account can no longer carry; cheap when nothing is wrong."""
+        """Liquidate the positions whose margin is below the maintenance margin."""
         held = [p for p in self.state.positions.values() if p.qty and p.symbol in self.state.instruments]
         if not held:
             return
@@ -129,5 +129,5 @@ class Liquidation:
 
 def _add_to(row: dict[str, object], name: str, more: Decimal) -> None:
     before = row[name]
-    assert isinstance(before, Decimal)  # noqa: S101  rows are made a few lines above
+    assert isinstance(before, Decimal)  # noqa: S101  the row is created a few lines above
     row[name] = before + more

@@ -1,6 +1,6 @@
-"""Market data that a paper market can honestly show: a book around the mark, candles of the known price.
+"""Market data of the paper exchange: order book around the mark price, candles, funding history.
 
-There is no tape behind it: candles are flat at the mark except for the price range of the running day.
+There is no price history: every candle is flat at the current mark price.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from kekbridge.paper.models import PaperMark
 from kekbridge.paper.state import ExchangeState
 
 _MINUTE = 60_000
+#: Length in ms of each candle type of the REST API.
 KLINE_MS = {
     "1m": _MINUTE,
     "5m": 5 * _MINUTE,
@@ -29,6 +30,7 @@ KLINE_MS = {
     "1mon": 30 * 1440 * _MINUTE,
     "1y": 365 * 1440 * _MINUTE,
 }
+#: TradingView resolution -> candle type.
 _UDF = {
     "1": "1m",
     "5": "5m",
@@ -44,17 +46,18 @@ _UDF = {
     "M": "1mon",
     "1M": "1mon",
 }
+#: Order book: levels per side, and the size of each in USDC.
 _LEVELS = 20
-_CHUNK_USDC = Decimal(50_000)
+_LEVEL_USDC = Decimal(50_000)
 
 
 def depth(
     matching: MatchingEngine, symbol: str, levels: int
 ) -> tuple[list[tuple[Decimal, Decimal]], list[tuple[Decimal, Decimal]]]:
-    """(asks ascending, bids descending) of (price, quantity), one tick per level."""
+    """Return (asks ascending, bids descending), each a list of (price in USDC, quantity in base units)."""
     state = matching.state
     instrument, mark = state.instruments[symbol], state.marks[symbol].price
-    steps = max((_CHUNK_USDC / mark / instrument.base_tick).to_integral_value(), Decimal(1))
+    steps = max((_LEVEL_USDC / mark / instrument.base_tick).to_integral_value(), Decimal(1))
     quantity = steps * instrument.base_tick
     asks: list[tuple[Decimal, Decimal]] = []
     bids: list[tuple[Decimal, Decimal]] = []
@@ -67,7 +70,7 @@ def depth(
 
 
 def klines(state: ExchangeState, symbol: str, kind: str, limit: int) -> list[dict[str, object]]:
-    """The newest `limit` candles, newest first; -1005 for an unknown type."""
+    """Return the last `limit` candles, newest first; ApiError -1005 for an unknown type."""
     length = KLINE_MS.get(kind)
     if length is None:
         raise ApiError(-1005, f"type is {kind[:20]!r}; expected one of {', '.join(KLINE_MS)}.")
@@ -91,7 +94,7 @@ def klines(state: ExchangeState, symbol: str, kind: str, limit: int) -> list[dic
 
 
 def udf_history(state: ExchangeState, query: Mapping[str, str], *, amounts: bool) -> dict[str, object]:
-    """TradingView UDF candles; times in seconds."""
+    """Return candles in TradingView's UDF format, with times in seconds; `amounts` adds the volume in USDC."""
     symbol = query.get("symbol", "")
     state.instrument(symbol)
     kind = _UDF.get(query.get("resolution", ""))
@@ -112,7 +115,7 @@ def udf_history(state: ExchangeState, query: Mapping[str, str], *, amounts: bool
 
 
 def funding_history(state: ExchangeState, mark: PaperMark) -> list[dict[str, Any]]:
-    """Past funding rates, newest first: the last one known, as nothing older is kept."""
+    """Return past funding rates: only the last one is known."""
     if not mark.last_funding_at:
         return []
     row: dict[str, Any] = {

@@ -1,7 +1,7 @@
-"""Plain orders: accepted, matched a moment later, edited, cancelled (orderly-api.md section 6).
+"""Matching engine: accepts, matches, edits and cancels plain orders. See docs/internals/orderly.md, section 6.
 
-Liquidity is endless at the mark: what crosses the mark trades at the mark as taker; what rests trades at its
-own price when the mark comes to it. Create answers never wait for matching.
+Liquidity at the mark price is unlimited: an order that crosses it fills there as taker; a resting order fills at its
+own price as maker once the mark price reaches it. The response to a create is sent before the order is matched.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from kekbridge.paper.requests import OrderRequest
 from kekbridge.paper.state import ExchangeState
 
 _CROSSING = frozenset({"IOC", "FOK"})
+#: Pause between the partial fills of one order.
 PART_DELAY_MS = 5
+#: Time from an accepted edit or cancel request to its effect.
 EDIT_DELAY_MS = 2
 
 
 class MatchingEngine:
-    """Owns the life of plain orders. `on_fill` and `on_done` let algo orders follow them."""
+    """Manages plain orders. `on_fill` and `on_done` are called so that algo orders can follow them."""
 
     def __init__(self, state: ExchangeState, portfolio: Portfolio, faults: Faults) -> None:
         self.state = state
@@ -35,10 +37,10 @@ class MatchingEngine:
     # --- acceptance ----------------------------------------------------------------------------------------
 
     def build(self, request: OrderRequest, *, closing: bool = False) -> PaperOrder:
-        """Turn a request into an order that has passed every filter, or raise the Refusal.
+        """Check a request and return the order, not accepted yet; ApiError with Orderly's code if a check fails.
 
-        Order of checks: symbol, price/size/notional/range, client id, margin (section 16 of the guide).
-        `closing` skips the size limits, for whole-position exits of any size.
+        Checked in this order: symbol, price, quantity, notional, price range, client order ID, margin. `closing`
+        skips the quantity limits, so that an exit can close a position of any size.
         """
         state = self.state
         instrument = state.instrument(request.symbol)
@@ -89,7 +91,7 @@ class MatchingEngine:
         return ask if request.type == "ASK" else bid
 
     def quote(self, symbol: str, level: int = 0) -> tuple[Decimal, Decimal]:
-        """The book around the mark: (ask, bid) of a level, one tick per level."""
+        """Return (ask, bid) of a level of the order book around the mark price, in USDC; levels are one tick apart."""
         tick = self.state.instruments[symbol].quote_tick
         mark = self.state.marks[symbol].price
         ask = filters.floor_to(mark, tick) + tick * (level + 1)
@@ -97,7 +99,7 @@ class MatchingEngine:
         return ask, max(bid, tick)
 
     def _check_client_id(self, client_order_id: str | None) -> None:
-        # Unique among OPEN orders only (section 6): a finished order frees its id, so doubles are not hidden.
+        # Unique among open orders only, as on Orderly: a finished order frees its ID, so it does not prevent duplicates.
         if client_order_id is None:
             return
         earlier = self.state.orders.get(self.state.order_by_client.get(client_order_id, 0))
@@ -105,7 +107,7 @@ class MatchingEngine:
             raise ApiError(-1007, f"client_order_id {client_order_id} belongs to an open order.")
 
     def place(self, order: PaperOrder, *, algo_id: int = 0) -> PaperOrder:
-        """Accept a built order: it becomes NEW and is matched `match_delay_ms` later."""
+        """Accept a checked order: it becomes NEW and is matched `match_delay_ms` later."""
         state = self.state
         order.order_id = state.next_id()
         order.algo_id = algo_id
@@ -125,20 +127,20 @@ class MatchingEngine:
         return order
 
     def report(self, order: PaperOrder, trade: PaperTrade | None = None, status: str | None = None) -> None:
-        """Queue an execution report for the private stream."""
+        """Queue an execution report for the private stream; `status` overrides that of the order."""
         self.state.publish("executionreport", stream_messages.execution(self.state, order, trade, status))
 
     # --- matching ------------------------------------------------------------------------------------------
 
     def match_if_new(self, order_id: int) -> None:
-        """The moment after acceptance: match an order that has not rested yet."""
+        """Match an accepted order that is neither resting nor partly filled."""
         with self.state.transaction():
             order = self.state.open_orders.get(order_id)
             if order is not None and not order.resting and not order.executed:
                 self.match(order)
 
     def match(self, order: PaperOrder) -> None:
-        """Match a fresh order against the mark, by its type."""
+        """Match a new order against the mark price, by its type."""
         mark = self.state.marks[order.symbol].price
         if order.type == "MARKET" and self.faults.is_armed("no_fill"):
             return
@@ -167,13 +169,13 @@ class MatchingEngine:
 
     @staticmethod
     def crosses(order: PaperOrder, mark: Decimal) -> bool:
-        """Whether a priced order would trade at this mark."""
+        """Return whether an order would fill at this mark price."""
         if order.price is None:
             return True
         return order.price >= mark if order.side == "BUY" else order.price <= mark
 
     def _trade_at(self, order: PaperOrder, price: Decimal, *, is_maker: bool = False) -> None:
-        """Trade what may be traded at this price; a reduce-only order never more than the position."""
+        """Fill an order at a price; a reduce-only order at most by the position, the rest is canceled."""
         quantity = order.left
         if order.reduce_only:
             quantity = min(quantity, self.reducible(order))
@@ -218,7 +220,7 @@ class MatchingEngine:
         self.state.schedule(PART_DELAY_MS, next_part)
 
     def reducible(self, order: PaperOrder) -> Decimal:
-        """How much of the position an order of this side can close."""
+        """Return how much of the position, in base units, an order of this side can close."""
         position = self.state.positions.get((order.symbol, order.margin_mode))
         if position is None or position.qty == 0 or (position.qty > 0) == (order.side == "BUY"):
             return ZERO
@@ -233,7 +235,7 @@ class MatchingEngine:
             self.on_done(order)
 
     def on_mark(self, symbol: str) -> None:
-        """The mark has moved: trade what it reached, cancel what it left outside the price scope."""
+        """Fill resting orders that the new mark price reaches; cancel those outside the price scope."""
         mark = self.state.marks[symbol].price
         scope = self.state.instruments[symbol].price_scope
         for order in [o for o in self.state.open_orders.values() if o.symbol == symbol and o.resting]:
@@ -247,7 +249,7 @@ class MatchingEngine:
                 self.cancel(order, "outside the price range")
 
     def resume(self) -> None:
-        """After a restart: carry on with orders that were accepted but not matched, and cancels under way."""
+        """After a restart: match orders that were accepted but not matched, finish requested cancels."""
         for order in list(self.state.open_orders.values()):
             if order.cancel_sent:
                 self.cancel(order, "canceled by the client")
@@ -255,7 +257,7 @@ class MatchingEngine:
                 self.match(order)
 
     def match_pending(self, symbol: str | None = None) -> None:
-        """Match at once what is accepted but not matched; orders being filled in parts go on by themselves."""
+        """Match accepted orders now that are neither resting nor partly filled, of one symbol or of all (None)."""
         for order in list(self.state.open_orders.values()):
             if symbol in (None, order.symbol) and not order.resting and not order.executed:
                 self.match(order)
@@ -263,7 +265,7 @@ class MatchingEngine:
     # --- cancel and edit -----------------------------------------------------------------------------------
 
     def cancel(self, order: PaperOrder, reason: str) -> None:
-        """End an open order now."""
+        """Cancel an open order at once."""
         state = self.state
         order.status = "CANCELLED"
         order.reason = reason
@@ -282,7 +284,7 @@ class MatchingEngine:
         self.on_done(order)
 
     def request_cancel(self, order: PaperOrder) -> None:
-        """CANCEL_SENT: the order ends a moment later, unless it is filled first."""
+        """Schedule the cancel of an open order (CANCEL_SENT); it may still be filled before that."""
         order.cancel_sent = True
         self.state.save(order)
 
@@ -294,13 +296,13 @@ class MatchingEngine:
         self.state.schedule(EDIT_DELAY_MS, now)
 
     def find_open(self, order: PaperOrder | None, symbol: str | None) -> PaperOrder:
-        """The order when it is open (and of that symbol), else the Refusal -1006 of a finished order."""
+        """Return an open order (of `symbol`, if given); ApiError -1006 if there is none."""
         if order is None or not order.is_open or (symbol is not None and order.symbol != symbol):
             raise ApiError(-1006, "The order does not exist or is already completed.")
         return order
 
     def request_edit(self, order: PaperOrder, price: Decimal | None, quantity: Decimal | None) -> None:
-        """EDIT_SENT: check the new values now, apply them a moment later."""
+        """Check new values now and schedule the edit (EDIT_SENT); ApiError with Orderly's code if a check fails."""
         instrument, mark = self.state.instruments[order.symbol], self.state.marks[order.symbol].price
         if order.price is None:
             raise ApiError(-1005, f"A {order.type} order has nothing to edit.")
@@ -355,7 +357,7 @@ class MatchingEngine:
                 self._trade_at(order, mark)
 
     def cancel_all(self, symbol: str | None, margin_mode: str | None = None) -> None:
-        """Ask for the end of every open plain order, of one symbol when given."""
+        """Schedule the cancel of every open plain order, optionally of one symbol or margin mode."""
         for order in list(self.state.open_orders.values()):
             if symbol in (None, order.symbol) and margin_mode in (None, order.margin_mode):
                 self.request_cancel(order)

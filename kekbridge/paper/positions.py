@@ -1,6 +1,6 @@
-"""Positions and money of the paper account: fills, funding, settlement, margin, leverage (section 10).
+"""Positions and balance of the account: margin, fills, funding, settlement, transfers.
 
-It books what happened; whether an order may happen is asked here (`margin_after`) but decided in trading.
+See docs/internals/orderly.md, sections 9 and 10. Amounts are in USDC, quantities in base units.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ CROSS, ISOLATED = "CROSS", "ISOLATED"
 
 
 def signed(side: str, quantity: Decimal) -> Decimal:
-    """Quantity with the sign of its side."""
+    """Return a quantity with the sign of its side: BUY positive, SELL negative."""
     return quantity if side == "BUY" else -quantity
 
 
 class Portfolio:
-    """Books fills and answers what the account can bear."""
+    """Books fills, funding and transfers, and checks the margin."""
 
     def __init__(self, state: ExchangeState) -> None:
         self.state = state
@@ -30,7 +30,7 @@ class Portfolio:
     # --- margin --------------------------------------------------------------------------------------------
 
     def open_quantities(self, symbol: str, margin_mode: str) -> tuple[Decimal, Decimal]:
-        """Open quantity of opening orders: (long, short), the short one negative or zero."""
+        """Return the open quantity of orders that are not reduce-only: (long, short), short negative or 0."""
         longs, shorts = ZERO, ZERO
         for order in self.state.open_orders.values():
             if order.symbol == symbol and order.margin_mode == margin_mode and not order.reduce_only:
@@ -54,7 +54,7 @@ class Portfolio:
         return found
 
     def margin(self, extra: PaperOrder | None = None, leverage: dict[str, int] | None = None) -> MarginSummary:
-        """The account now, optionally with one more order or other cross leverages."""
+        """Return the margin totals, optionally with one more order or with other cross leverages by symbol."""
         state = self.state
         pending = self._all_open_quantities()
         if extra is not None:
@@ -80,7 +80,7 @@ class Portfolio:
                 continue
             collateral += pnl
             wanted = (leverage or {}).get(symbol, state.leverage(symbol, CROSS))
-            _add(sums, self._cross_needs(symbol, position.qty, longs, shorts, wanted))
+            _add(sums, self._cross_requirements(symbol, position.qty, longs, shorts, wanted))
         collateral -= isolated
         return MarginSummary(
             balance=state.account.balance,
@@ -97,12 +97,12 @@ class Portfolio:
             isolated_frozen=frozen,
         )
 
-    def _cross_needs(
+    def _cross_requirements(
         self, symbol: str, qty: Decimal, longs: Decimal, shorts: Decimal, leverage: int
     ) -> tuple[Decimal, ...]:
         instrument, price = self.state.instruments[symbol], self.state.marks[symbol].price
         notional = abs(qty) * price
-        # Orders on both sides cannot both open: the larger resulting position counts.
+        # Long and short orders do not add up: the larger resulting position counts.
         total = max(abs(qty), abs(qty + longs), abs(qty + shorts)) * price
         initial = money.initial_margin_rate(instrument, leverage, notional)
         initial_total = initial if total == notional else money.initial_margin_rate(instrument, leverage, total)
@@ -122,7 +122,7 @@ class Portfolio:
         return opening * self.state.marks[symbol].price / self.state.leverage(symbol, ISOLATED)
 
     def check_margin(self, order: PaperOrder) -> None:
-        """Refuse an opening order that the account cannot bear: -1101, and -1012 during liquidation."""
+        """Reject an order that opens more than the margin allows (ApiError -1101), or any after a liquidation (-1012)."""
         state = self.state
         self.check_liquidation_freeze()
         if order.reduce_only:
@@ -134,7 +134,7 @@ class Portfolio:
         waiting = longs if order.side == "BUY" else shorts
         after = held + waiting + signed(order.side, order.quantity)
         if abs(after) <= max(abs(held), abs(held + waiting)):
-            return  # it makes nothing larger
+            return  # it makes the position no larger
         limit = money.max_notional(instrument, state.leverage(order.symbol, order.margin_mode))
         if abs(after) * price > min(limit, instrument.global_max_oi_cap):
             raise ApiError(-1101, f"The position would exceed the maximum notional of {limit:.2f} USDC.")
@@ -143,14 +143,14 @@ class Portfolio:
             raise ApiError(-1101, f"The margin is insufficient: {-free:.2f} USDC are missing.")
 
     def check_liquidation_freeze(self) -> None:
-        """Refuse creates while a liquidation runs; -1012."""
+        """Reject creates shortly after a liquidation; ApiError -1012."""
         if self.state.account.frozen_until > self.state.clock():
             raise ApiError(-1012, "The account is in liquidation.")
 
     # --- fills ---------------------------------------------------------------------------------------------
 
     def fill(self, order: PaperOrder, price: Decimal, quantity: Decimal, *, is_maker: bool) -> PaperTrade:
-        """Book one fill of an order: trade, position, order totals, journal, report."""
+        """Book one fill of an order: trade, position, order totals and journal event."""
         state = self.state
         rate = state.settings.maker_fee_bps if is_maker else state.settings.taker_fee_bps
         fee = money.trading_fee(price, quantity, rate)
@@ -204,9 +204,10 @@ class Portfolio:
         *,
         kind: str = "normal",
     ) -> Decimal:
-        """Change a position by a signed quantity at a price and return the realised PnL.
+        """Change a position by a signed quantity at a price; return the realized PnL in USDC, before the fee.
 
-        A change that turns the position round is booked as closing first, then opening anew.
+        A change that flips the position is booked as a close followed by an open. `kind` is the type of the history
+        line of a closed position: normal or liquidated.
         """
         state, mark = self.state, self.state.marks[position.symbol]
         before = position.qty
@@ -236,7 +237,7 @@ class Portfolio:
         return realized
 
     def replace_position(self, symbol: str, margin_mode: str, quantity: Decimal, now: int) -> None:
-        """Put a position at the current mark, as if it had just been opened without a fee."""
+        """Set a position at the mark price, as if just opened without a fee; the old one's PnL goes to the balance."""
         state, mark = self.state, self.state.marks[symbol]
         position = state.position(symbol, margin_mode)
         money.charge_funding(position, mark.funding_sum)
@@ -249,14 +250,14 @@ class Portfolio:
             self.save_position(fresh, now)
 
     def save_position(self, position: PaperPosition, now: int) -> None:
-        """Stamp and store a position that has changed."""
+        """Stamp, save and publish a changed position."""
         position.updated = now
         position.seq = self.state.next_seq()
         self.state.save(position)
         self.state.publish("position", position)
 
     def _record_closed(self, position: PaperPosition, now: int, side: str, *, kind: str = "normal") -> None:
-        """The position is flat: write its history line and start its sums afresh."""
+        """Write the history line of a closed position and reset its sums."""
         state = self.state
         self.add_history(
             "position_history",
@@ -288,13 +289,13 @@ class Portfolio:
         position.max_qty = position.closed_qty = position.closed_value = ZERO
         position.entry_qty = position.entry_value = ZERO
         if position.margin_mode == ISOLATED:
-            # An isolated position leaves nothing behind: margin and result return to the balance at once.
+            # Margin and PnL of a closed isolated position return to the balance at once.
             position.margin = ZERO
             state.account.balance -= position.cost
             position.cost = ZERO
 
     def pay_due_funding(self, now: int) -> None:
-        """Pay funding when a full UTC funding hour has passed since the last look."""
+        """Pay the funding of every symbol whose funding time (UTC) has passed since the last call; `now` in ms."""
         for symbol, instrument in self.state.instruments.items():
             period = instrument.funding_period * 3_600_000
             mark = self.state.marks[symbol]
@@ -307,7 +308,7 @@ class Portfolio:
                 self.pay_funding(symbol, mark.funding_rate, now)
 
     def pay_funding(self, symbol: str, rate: Decimal, now: int) -> None:
-        """One funding payment: the unitary sum grows by mark × rate; positive rate: longs pay."""
+        """Pay funding once: mark price × rate per base unit; a positive rate: longs pay."""
         state, mark = self.state, self.state.marks[symbol]
         mark.funding_sum += money.rounded(mark.price * rate)
         mark.last_rate = rate
@@ -333,7 +334,7 @@ class Portfolio:
             self.save_position(position, now)
 
     def settle(self, symbol: str | None, now: int) -> Decimal:
-        """Move unsettled PnL of cross positions into the balance, as any counterparty's settlement may do."""
+        """Move the unsettled PnL of cross positions, of one symbol or of all (None), to the balance; return the sum."""
         state = self.state
         old, rows = state.account.balance, []
         for position in list(state.positions.values()):
@@ -368,7 +369,10 @@ class Portfolio:
         return moved
 
     def transfer(self, amount: Decimal, now: int) -> dict[str, object]:
-        """Book a deposit, or a withdrawal (negative), as completed; the line of the asset history is returned."""
+        """Book a deposit (positive) or withdrawal (negative); return its line of the asset history.
+
+        ApiError -1101 if a withdrawal is larger than the free collateral.
+        """
         state = self.state
         if state.account.balance + amount < 0 or self.margin().free + amount < 0:
             raise ApiError(-1101, "The withdrawal is larger than the free collateral.")
@@ -392,7 +396,7 @@ class Portfolio:
         return body
 
     def add_history(self, book: str, body: dict[str, object], now: int) -> None:
-        """Add a line, in the shape that the API answers with, to an account history."""
+        """Add a line, in the shape of the API response, to an account history."""
         self.state.add(HistoryEntry(self.state.next_id(), book, now, encode(body)))
 
 

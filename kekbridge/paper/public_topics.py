@@ -1,4 +1,7 @@
-"""What a public topic says right now: names to data (orderly-api.md section 12). No connections here."""
+"""Public stream topics: which exist, and their current data. See docs/internals/orderly.md, section 12.
+
+Knows nothing of connections; streams.py subscribes and sends.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ PRIVATE_TOPICS = frozenset(
     }
 )
 LIST_TOPICS = frozenset({"markprices", "indexprices", "bbos", "tickers", "maintenance_status", "announcement"})
+# The stream has no yearly candle and spells the monthly one differently from REST.
 _KLINE_MS = {name: length for name, length in KLINE_MS.items() if name not in ("1mon", "1y")} | {"1M": KLINE_MS["1mon"]}
 _SYMBOL_KINDS = frozenset(
     {
@@ -36,14 +40,14 @@ _SYMBOL_KINDS = frozenset(
         "orderbookupdate",
     }
 )
+#: Kinds that are pushed every 15 s instead of every second.
 SLOW = frozenset({"estfundingrate"})
-"""Kinds that are pushed every 15 s instead of every second."""
+#: Kinds that are pushed on change only.
 ON_CHANGE_ONLY = frozenset({"trade", "maintenance_status", "announcement"})
-"""Kinds that are pushed on change only."""
 
 
 def subscription_error(exchange: SimulatedExchange, topic: str) -> str | None:
-    """Why a public topic cannot be subscribed, in the words of the exchange; None when it can."""
+    """Return Orderly's error message if a public topic cannot be subscribed, else None."""
     if topic in LIST_TOPICS:
         return None
     symbol, at, kind = topic.partition("@")
@@ -60,7 +64,7 @@ def subscription_error(exchange: SimulatedExchange, topic: str) -> str | None:
 
 
 def snapshot(exchange: SimulatedExchange, topic: str) -> object | None:
-    """The data of a topic now; None when it has nothing to say by itself."""
+    """Return the current data of a topic; None if it has only events."""
     state = exchange.state
     listed = [state.marks[symbol] for symbol in state.instruments]
     match topic:
@@ -116,6 +120,6 @@ def _bbo(exchange: SimulatedExchange, symbol: str) -> dict[str, object]:
 
 
 def book(exchange: SimulatedExchange, symbol: str) -> dict[str, object]:
-    """The order book as the stream shows it."""
+    """Return the order book in the shape of the stream."""
     asks, bids = depth(exchange.matching, symbol, 100)
     return {"symbol": symbol, "asks": [list(one) for one in asks], "bids": [list(one) for one in bids]}

@@ -1,4 +1,7 @@
-"""What an order request says: JSON bodies become frozen values or a Refusal -1005. No market knowledge here."""
+"""Order requests: JSON bodies to frozen values. See docs/internals/orderly.md, section 6.
+
+Checks types and shape only (ApiError -1005); prices and quantities are checked against the market in filters.py.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +23,40 @@ _MAX_LEVEL: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class OrderRequest:
-    """A plain order as asked for (orderly-api.md section 6)."""
+    """A plain order as requested."""
 
+    #: Symbol, such as PERP_BTC_USDC.
     symbol: str
+    #: BUY or SELL.
     side: str
+    #: LIMIT, MARKET, IOC, FOK, POST_ONLY, ASK or BID.
     type: str
+    #: Limit price in USDC; None for MARKET, ASK and BID.
     price: Decimal | None = None
+    #: Order quantity in base units; None: `amount` is given.
     quantity: Decimal | None = None
+    #: Order size in USDC (MARKET, ASK, BID); None: `quantity` is given.
     amount: Decimal | None = None
+    #: Visible quantity in base units; None: all of it.
     visible: Decimal | None = None
+    #: Client order ID; None if the client gave none.
     client_order_id: str | None = None
+    #: Whether the order may only reduce a position.
     reduce_only: bool = False
+    #: Order tag of the client (at most 128 characters); None without one.
     order_tag: str | None = None
+    #: Largest accepted move of the mark price before the fill, as a fraction; None: any.
     slippage: Decimal | None = None
+    #: ASK and BID: level of the order book whose price is taken, 0 to 4.
     level: int = 0
+    #: POST_ONLY: move the price instead of canceling.
     adjust: bool = False
+    #: CROSS or ISOLATED; None: the symbol's default.
     margin_mode: str | None = None
 
 
-def client_id(raw: object) -> str | None:
-    """A client order id: at most 36 visible ASCII characters, no hyphen in front (orderly-api.md section 6)."""
+def parse_client_order_id(raw: object) -> str | None:
+    """Return a client order ID: at most 36 printable ASCII characters, no leading hyphen; None if not given."""
     if raw is None or raw == "":
         return None
     if isinstance(raw, bool) or not isinstance(raw, str | int):
@@ -52,23 +69,23 @@ def client_id(raw: object) -> str | None:
     return text
 
 
-def order_tag_of(raw: object) -> str | None:
+def parse_order_tag(raw: object) -> str | None:
     tag = parse_text(raw, "order_tag")
     if tag is not None and len(tag) > _MAX_TAG:
         raise ApiError(-1005, f"order_tag has {len(tag)} characters; at most {_MAX_TAG} are allowed.")
     return tag
 
 
-def required_symbol(body: Mapping[str, Any]) -> str:
-    """The `symbol` field, which must be there."""
+def parse_symbol(body: Mapping[str, Any]) -> str:
+    """Return the `symbol` field; ApiError -1005 if it is missing."""
     symbol = parse_text(body.get("symbol"), "symbol")
     if symbol is None:
         raise ApiError(-1005, "symbol is missing.")
     return symbol
 
 
-def positive(raw: object, name: str) -> Decimal | None:
-    """A number above zero, or None when it is not given."""
+def parse_positive(raw: object, name: str) -> Decimal | None:
+    """Return a number above 0, None if not given; ApiError -1005 for anything else."""
     value = parse_number(raw, name)
     if value is not None and value <= 0:
         raise ApiError(-1005, f"{name} must be above 0.")
@@ -76,13 +93,13 @@ def positive(raw: object, name: str) -> Decimal | None:
 
 
 def parse_order(body: Mapping[str, Any], *, batch: bool = False) -> OrderRequest:
-    """Read a create request. In a batch `reduce_only` is not supported and silently ignored (section 6)."""
+    """Read a create request; ApiError -1005 if it is malformed. In a batch Orderly ignores `reduce_only` silently."""
     side = parse_text(body.get("side"), "side", SIDES)
     kind = parse_text(body.get("order_type"), "order_type", ORDER_TYPES)
     if side is None or kind is None:
         raise ApiError(-1005, f"{'side' if side is None else 'order_type'} is missing.")
     quantity = parse_number(body.get("order_quantity"), "order_quantity")
-    amount = positive(body.get("order_amount"), "order_amount")
+    amount = parse_positive(body.get("order_amount"), "order_amount")
     price = parse_number(body.get("order_price"), "order_price")
     if kind in PRICED and price is None:
         raise ApiError(-1005, f"order_price is missing; {kind} orders need one.")
@@ -100,16 +117,16 @@ def parse_order(body: Mapping[str, Any], *, batch: bool = False) -> OrderRequest
     if slippage is not None and not 0 < slippage < 1:
         raise ApiError(-1005, f"slippage is {format_decimal(slippage)}; it is a fraction between 0 and 1.")
     return OrderRequest(
-        symbol=required_symbol(body),
+        symbol=parse_symbol(body),
         side=side,
         type=kind,
         price=price if kind in PRICED else None,
         quantity=quantity,
         amount=amount,
         visible=visible,
-        client_order_id=client_id(body.get("client_order_id")),
+        client_order_id=parse_client_order_id(body.get("client_order_id")),
         reduce_only=False if batch else parse_flag(body.get("reduce_only"), "reduce_only"),
-        order_tag=order_tag_of(body.get("order_tag")),
+        order_tag=parse_order_tag(body.get("order_tag")),
         slippage=slippage if kind == "MARKET" else None,
         level=level,
         adjust=parse_flag(body.get("post_only_adjust"), "post_only_adjust"),

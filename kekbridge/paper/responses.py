@@ -1,4 +1,4 @@
-"""Answers of the REST API, snake_case, numbers as numbers (orderly-api.md sections 4 to 9). Shapes only."""
+"""Bodies of REST responses, with Orderly's snake_case names. See docs/internals/orderly.md, sections 4 to 9."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DAY_MS = 24 * HOUR_MS
 
 
 def page(rows: Sequence[Any], number: int, size: int) -> dict[str, object]:
-    """A page of rows with its meta block; pages start at 1."""
+    """Return page `number` (from 1) of rows, `size` rows per page, with Orderly's meta block."""
     start = (number - 1) * size
     return {
         "rows": rows[start : start + size],
@@ -30,7 +30,7 @@ def page(rows: Sequence[Any], number: int, size: int) -> dict[str, object]:
 
 
 def order_json(order: PaperOrder, hidden: Sequence[PaperTrade] = ()) -> dict[str, object]:
-    """The order object; `hidden` are fills that the reader must not see yet (read lag)."""
+    """Return the order object without the `hidden` fills (fault read_lag)."""
     executed, fee, realized, value = order.executed, order.fee, order.realized, order.value
     status = order.status
     if hidden:
@@ -68,7 +68,7 @@ def order_json(order: PaperOrder, hidden: Sequence[PaperTrade] = ()) -> dict[str
 
 
 def created_order_json(order: PaperOrder) -> dict[str, object]:
-    """The answer to a create: an id and no fill information (section 6)."""
+    """Return the response to a create: an ID, and nothing about fills."""
     by_amount = order.amount is not None
     return {
         "order_id": order.order_id,
@@ -82,7 +82,7 @@ def created_order_json(order: PaperOrder) -> dict[str, object]:
 
 
 def trade_json(trade: PaperTrade) -> dict[str, object]:
-    """The trade object."""
+    """Return the trade object."""
     return {
         "id": trade.trade_id,
         "symbol": trade.symbol,
@@ -103,7 +103,7 @@ def trade_json(trade: PaperTrade) -> dict[str, object]:
 
 
 def algo_json(state: ExchangeState, node: AlgoNode) -> dict[str, object]:
-    """The algo object with its children, recursively (section 7)."""
+    """Return the algo order object with its children, recursively."""
     root = state.algos[node.root_id]
     return {
         "algo_order_id": node.algo_order_id,
@@ -160,7 +160,7 @@ def _sum_since(state: ExchangeState, position: PaperPosition, since: int) -> tup
 
 
 def position_json(portfolio: Portfolio, position: PaperPosition, margin: money.MarginSummary) -> dict[str, object]:
-    """The position object (section 9)."""
+    """Return the position object."""
     state = portfolio.state
     instrument, mark = state.instruments[position.symbol], state.marks[position.symbol]
     leverage = state.leverage(position.symbol, position.margin_mode)
@@ -207,13 +207,13 @@ def position_json(portfolio: Portfolio, position: PaperPosition, margin: money.M
 
 
 def visible_positions(portfolio: Portfolio) -> list[PaperPosition]:
-    """Rows with a quantity or with PnL that is not settled yet (section 9)."""
+    """Return the positions that Orderly lists: those with a quantity or with unsettled PnL."""
     listed = portfolio.state.instruments
     return [p for p in portfolio.state.positions.values() if p.symbol in listed and (p.qty or p.cost)]
 
 
 def totals_json(portfolio: Portfolio, margin: money.MarginSummary) -> dict[str, object]:
-    """The account part of `/v1/positions`."""
+    """Return the account totals of `/v1/positions`."""
     shown = money.rounded
     rate = margin.initial / margin.notional if margin.notional else ZERO
     rate_orders = margin.initial_with_orders / margin.notional_with_orders if margin.notional_with_orders else ZERO
@@ -234,7 +234,7 @@ def totals_json(portfolio: Portfolio, margin: money.MarginSummary) -> dict[str, 
 
 
 def pnl_24h(portfolio: Portfolio) -> Decimal:
-    """PnL of the last 24 hours over all positions: realised then plus unrealised now."""
+    """Return the PnL of all positions in USDC: realized in the last 24 hours plus unrealized."""
     state = portfolio.state
     since, total = state.clock() - DAY_MS, ZERO
     for trade in reversed(state.trades.values()):
@@ -247,7 +247,7 @@ def pnl_24h(portfolio: Portfolio) -> Decimal:
 
 
 def positions_json(portfolio: Portfolio) -> dict[str, Any]:
-    """The whole answer of `/v1/positions`."""
+    """Return the response of `/v1/positions`."""
     margin = portfolio.margin()
     return {
         **totals_json(portfolio, margin),
@@ -257,7 +257,7 @@ def positions_json(portfolio: Portfolio) -> dict[str, Any]:
 
 
 def client_info_json(state: ExchangeState) -> dict[str, object]:
-    """Account settings; fee rates in basis points (section 9)."""
+    """Return the account settings; fee rates in basis points."""
     taker, maker = state.settings.taker_fee_bps, state.settings.maker_fee_bps
     return {
         "account_id": PAPER_ACCOUNT_ID,
@@ -280,7 +280,7 @@ def client_info_json(state: ExchangeState) -> dict[str, object]:
 
 
 def holding_json(portfolio: Portfolio) -> dict[str, object]:
-    """The settled USDC balance; it does not move with trades (section 10)."""
+    """Return the settled USDC balance, which does not change with fills."""
     margin = portfolio.margin()
     return {
         "holding": [
@@ -298,7 +298,7 @@ def holding_json(portfolio: Portfolio) -> dict[str, object]:
 
 
 def history_json(entry: HistoryEntry) -> dict[str, Any]:
-    """A history line as it was written."""
+    """Return a history line as it was written."""
     body: dict[str, Any] = json.loads(entry.body, parse_float=Decimal)
     return body
 
@@ -307,13 +307,13 @@ def history_json(entry: HistoryEntry) -> dict[str, Any]:
 
 
 def next_funding(state: ExchangeState, symbol: str) -> int:
-    """The next full UTC hour at which this symbol pays funding, in ms."""
+    """Return the next funding time of a symbol (a full UTC hour), ms."""
     period = state.instruments[symbol].funding_period * HOUR_MS
     return state.clock() // period * period + period
 
 
 def traded_24h(state: ExchangeState) -> dict[str, tuple[Decimal, Decimal]]:
-    """(base volume, USDC amount) of the last 24 hours, by symbol: that of the paper account."""
+    """Return (base volume, USDC amount) of the account's own trades of the last 24 hours, by symbol."""
     since = state.clock() - DAY_MS
     found: dict[str, tuple[Decimal, Decimal]] = {}
     for trade in reversed(state.trades.values()):
@@ -327,7 +327,7 @@ def traded_24h(state: ExchangeState) -> dict[str, tuple[Decimal, Decimal]]:
 def futures_json(
     state: ExchangeState, mark: PaperMark, traded: dict[str, tuple[Decimal, Decimal]]
 ) -> dict[str, object]:
-    """The futures object (section 4); `traded` comes from `traded_24h`."""
+    """Return the futures object; `traded` is the result of `traded_24h`."""
     volume, amount = traded.get(mark.symbol, (ZERO, ZERO))
     held = sum((abs(p.qty) for p in state.positions.values() if p.symbol == mark.symbol), ZERO)
     return {
@@ -349,7 +349,7 @@ def futures_json(
 
 
 def funding_json(state: ExchangeState, mark: PaperMark) -> dict[str, object]:
-    """One row of funding rates."""
+    """Return the funding rate object."""
     now = state.clock()
     return {
         "symbol": mark.symbol,

@@ -1,9 +1,9 @@
-"""The paper exchange as a server: composition, start, stop. REST, control paths and streams share one port.
+"""Paper exchange server: start and stop. REST API, control API and streams share one port.
 
-exchange = PaperExchange(data_dir, settings=PaperSettings(prices="static"))
-base_url = await exchange.start(port=0)
+paper = PaperExchange(data_dir, settings=PaperSettings(prices="static"))
+base_url = await paper.start(port=0)
 ...
-await exchange.close()
+await paper.close()
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DEFAULTS = PaperSettings()
 
 
 class PaperExchange:
-    """One paper exchange; its state lives in `data_dir/paper.db` across restarts and kill -9."""
+    """One paper exchange. Its state is in `data_dir/paper.db` and survives restarts and kill -9."""
 
     def __init__(
         self,
@@ -60,13 +60,13 @@ class PaperExchange:
 
     @property
     def exchange(self) -> SimulatedExchange:
-        """The running exchange; RuntimeError before `start`."""
+        """The exchange behind the server; RuntimeError unless started."""
         if self._exchange is None:
             raise RuntimeError("the paper exchange is not started")
         return self._exchange
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Open the file, listen, and return the base URL, for example "http://127.0.0.1:8090"."""
+        """Open the database, listen (port 0: a free port) and return the base URL, such as "http://127.0.0.1:8090"."""
         self._journal = PaperJournal(self.data_dir / "paper.db")
         self._exchange = exchange = SimulatedExchange(self._journal, self.settings, self.clock, self._schedule)
         verifier, limiter = SignatureVerifier(exchange.state), RequestLimiter(enabled=self.settings.rate_limits)
@@ -92,7 +92,7 @@ class PaperExchange:
         return self.base_url
 
     async def close(self) -> None:
-        """Stop listening, finish running requests, close the file. Safe to call twice."""
+        """Stop listening, finish running requests, close the database. Can be called twice."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -109,11 +109,11 @@ class PaperExchange:
         self._exchange = None
 
     def hint_price(self, symbol: str, price: Decimal) -> bool:
-        """Tell the price that an alert named; False when a better one is known or the symbol is not listed."""
+        """Set a mark price (USDC) that an alert contained; False if a better one is known or the symbol is not listed."""
         return self.exchange.hint_price(symbol, price)
 
     def journal(self, after: int = 0) -> list[dict[str, Any]]:
-        """The journal as `GET /paper/journal` answers it."""
+        """Return the events that `GET /paper/journal` lists."""
         return self.exchange.state.journal.events(after)
 
     def _schedule(self, delay_ms: int, action: Callable[[], None]) -> None:
@@ -131,7 +131,7 @@ class PaperExchange:
 
 
 def _json_errors(clock: Callable[[], int]) -> Any:
-    """Answers that aiohttp makes itself (unknown path, wrong method, too large) become the exchange's JSON."""
+    """Turn aiohttp's own error responses (unknown path, wrong method, body too large) into Orderly's JSON."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Any) -> web.StreamResponse:

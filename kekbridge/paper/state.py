@@ -1,7 +1,7 @@
-"""The state of the paper exchange in memory, and the one way to change it: inside a transaction.
+"""State of the paper exchange in memory, and the transactions that change it.
 
-Every change is noted with `touch`, every fact with `event`; leaving the outermost transaction stores both
-together and only then tells the listeners (streams). No matching or money rules here.
+Inside `transaction`, `save` marks changed rows, `record_event` adds to the journal and `publish` queues stream
+updates. Leaving the outermost transaction commits rows and events together, then hands the updates to the listeners.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ from kekbridge.paper.models import (
 )
 from kekbridge.paper.settings import PAPER_KEY_SCOPE, PAPER_KEY_TAG, PAPER_ORDERLY_KEY, PaperSettings
 
+#: (topic or name of the change, its data): input of the streams.
 StreamUpdate = tuple[str, Any]
+#: Calls an action after a delay in ms.
 Schedule = Callable[[int, Callable[[], None]], None]
 YEAR_MS = 365 * 86_400_000
 
 
 class ExchangeState:
-    """Rows, indexes, ids and transactions. Not thread-safe: it lives on one event loop."""
+    """Rows, indexes, IDs and transactions. Not thread-safe: use it on one event loop."""
 
     def __init__(
         self,
@@ -50,8 +52,8 @@ class ExchangeState:
         self.clock = clock
         self.schedule = schedule
         self.listeners: list[Callable[[list[StreamUpdate]], None]] = []
-        self._depth = 0
-        self._touched: dict[tuple[str, str], Record] = {}
+        self._transaction_depth = 0
+        self._changed_rows: dict[tuple[str, str], Record] = {}
         self._events: list[dict[str, object]] = []
         self._updates: list[StreamUpdate] = []
         self._clear()
@@ -140,13 +142,13 @@ class ExchangeState:
                 self.history[record.book].append(record)
 
     def add(self, record: Record) -> None:
-        """Put a new row into the state."""
+        """Add a new row to the state and save it."""
         self._index(record)
         self.save(record)
 
     def save(self, record: Record) -> None:
-        """Note that a row has changed, so that it is stored with the running transaction."""
-        self._touched[record.kind, record.row_id] = record
+        """Store a changed row with the running transaction."""
+        self._changed_rows[record.kind, record.row_id] = record
         match record:
             case PaperOrder() if not record.is_open:
                 self.open_orders.pop(record.order_id, None)
@@ -160,34 +162,36 @@ class ExchangeState:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Changes inside belong together; the outermost one stores them and then tells the listeners."""
-        self._depth += 1
+        """Group changes; leaving the outermost transaction commits them and calls the listeners.
+
+        After an ApiError it commits, too: a rejected request leaves its events in the journal.
+        """
+        self._transaction_depth += 1
         try:
             yield
         finally:
-            # Also after a Refusal: the journal must say that somebody asked and was refused.
-            self._depth -= 1
-            if self._depth == 0:
+            self._transaction_depth -= 1
+            if self._transaction_depth == 0:
                 self._commit()
 
     def _commit(self) -> None:
-        if not self._touched and not self._events and not self._updates:
+        if not self._changed_rows and not self._events and not self._updates:
             return
-        rows = list(self._touched.values())
+        rows = list(self._changed_rows.values())
         if any(row.kind in ("order", "algo", "trade", "entry", "position") for row in rows):
             rows.append(self.account)  # the counters
         events, updates = self._events, self._updates
-        self._touched, self._events, self._updates = {}, [], []
+        self._changed_rows, self._events, self._updates = {}, [], []
         self.journal.commit({(row.kind, row.row_id): row for row in rows}.values(), events)
         for listener in self.listeners:
             listener(updates)
 
     def record_event(self, name: str, **facts: object) -> None:
-        """Write a line into the journal; None values are kept, Decimals become text."""
+        """Add an event to the journal; None values are kept, Decimals become text."""
         self._events.append({"event": name, "t": self.clock(), **facts})
 
     def record_order_event(self, name: str, order: PaperOrder, **facts: object) -> None:
-        """A line about a plain order: which one it is, and what is told of it."""
+        """Add an event about a plain order to the journal."""
         self.record_event(
             name,
             symbol=order.symbol,
@@ -198,7 +202,10 @@ class ExchangeState:
         )
 
     def record_algo_event(self, name: str, node: AlgoNode, *, client_order_id: str | None, **facts: object) -> None:
-        """A line about a node of an algo order; whose name it goes by depends on what happened."""
+        """Add an event about an algo order node to the journal.
+
+        `client_order_id` is that of the node or of its root, depending on the event.
+        """
         self.record_event(
             name,
             algo=True,
@@ -209,37 +216,37 @@ class ExchangeState:
         )
 
     def publish(self, topic: str, data: object) -> None:
-        """Queue something for the streams; it leaves after the transaction is stored."""
+        """Queue an update for the streams; it is sent after the commit."""
         self._updates.append((topic, data))
 
     def reset(self) -> None:
-        """A fresh account: flat, no orders, start balance, start prices, journal emptied."""
+        """Start over with a fresh account: no positions or orders, start balance and prices, empty journal."""
         self.journal.clear()
-        self._touched, self._events, self._updates = {}, [], []
+        self._changed_rows, self._events, self._updates = {}, [], []
         self._clear()
         self._load()
 
-    # --- look-ups ------------------------------------------------------------------------------------------
+    # --- lookups -------------------------------------------------------------------------------------------
 
     def next_id(self) -> int:
-        """A new id for orders, algo orders, trades and history lines (one rising sequence)."""
+        """Return a new ID; orders, algo orders, trades and history lines share one sequence."""
         self.account.next_id += 1
         return self.account.next_id
 
     def next_seq(self) -> int:
-        """A rising number beyond 2^53, as the exchange's `seq` and `match_id` are."""
+        """Return a rising number beyond 2^53, like Orderly's `seq` and `match_id`."""
         self.account.next_seq += 1
         return 1_790_000_000_000_000_000 + self.account.next_seq
 
     def instrument(self, symbol: str) -> PaperInstrument:
-        """The rules of a listed symbol; Refusal -1005 for an unknown one."""
+        """Return the trading rules of a listed symbol; ApiError -1005 for an unknown one."""
         found = self.instruments.get(symbol)
         if found is None:
             raise ApiError(-1005, f"symbol {symbol[:40]!r} is not listed.")
         return found
 
     def position(self, symbol: str, margin_mode: str) -> PaperPosition:
-        """The position row, made on first use."""
+        """Return the position row, created on first use."""
         found = self.positions.get((symbol, margin_mode))
         if found is None:
             found = PaperPosition(symbol, margin_mode, last_funding=self.marks[symbol].funding_sum)
@@ -247,6 +254,6 @@ class ExchangeState:
         return found
 
     def leverage(self, symbol: str, margin_mode: str) -> int:
-        """The leverage chosen for a symbol in a margin mode."""
+        """Return the leverage of a symbol in a margin mode (CROSS or ISOLATED)."""
         choice = self.symbol_settings[symbol]
         return choice.cross_leverage if margin_mode == "CROSS" else choice.isolated_leverage

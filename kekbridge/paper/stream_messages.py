@@ -1,4 +1,4 @@
-"""Messages of the streams, camelCase as there (orderly-api.md section 12). Shapes only, no sending."""
+"""Bodies of stream messages, with Orderly's camelCase names. See docs/internals/orderly.md, section 12."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kekbridge.paper.state import ExchangeState
 def execution(
     state: ExchangeState, order: PaperOrder, trade: PaperTrade | None, status: str | None
 ) -> dict[str, object]:
-    """One executionreport: the change of one order, with the fill when there is one."""
+    """`executionreport`: the change of one order, with its fill if there is one."""
     return {
         "symbol": order.symbol,
         "clientOrderId": order.client_order_id or "",
@@ -91,7 +91,7 @@ def _algo(state: ExchangeState, node: AlgoNode) -> dict[str, object]:
 
 
 def algo_flat(state: ExchangeState, tree: list[AlgoNode]) -> list[dict[str, object]]:
-    """algoexecutionreport: a flat list, one object per node."""
+    """`algoexecutionreport`: a flat list, one object per node."""
     rows = []
     for node in tree:
         row = _algo(state, node)
@@ -100,7 +100,7 @@ def algo_flat(state: ExchangeState, tree: list[AlgoNode]) -> list[dict[str, obje
 
 
 def algo_nested(state: ExchangeState, node: AlgoNode) -> dict[str, object]:
-    """algoexecutionreportv2: one object with nested childOrders."""
+    """`algoexecutionreportv2`: one object with nested childOrders."""
     children = state.children.get(node.algo_order_id, ())
     return {
         **_algo(state, node),
@@ -110,7 +110,7 @@ def algo_nested(state: ExchangeState, node: AlgoNode) -> dict[str, object]:
 
 
 def position(portfolio: Portfolio, row: PaperPosition, margin: money.MarginSummary) -> dict[str, object]:
-    """One entry of the position topic; quantity 0 when closed."""
+    """One entry of `position`; quantity 0 if closed."""
     view = position_json(portfolio, row, margin)
     mark = portfolio.state.marks[row.symbol]
     return {
@@ -143,7 +143,7 @@ def position(portfolio: Portfolio, row: PaperPosition, margin: money.MarginSumma
 
 
 def balance(portfolio: Portfolio, margin: money.MarginSummary) -> dict[str, object]:
-    """The balance topic."""
+    """`balance`."""
     return {
         "balances": {
             "USDC": {
@@ -161,7 +161,7 @@ def balance(portfolio: Portfolio, margin: money.MarginSummary) -> dict[str, obje
 
 
 def account(portfolio: Portfolio, margin: money.MarginSummary, symbol: str | None) -> dict[str, object]:
-    """The account topic, whose message has no topic/data wrapper in the docs' example."""
+    """`account`; `symbol` adds the leverage of one symbol."""
     state = portfolio.state
     detail: dict[str, object] = {
         "marginMode": "REGULAR_MARGIN",
@@ -206,7 +206,7 @@ def public_trade(trade: PaperTrade) -> dict[str, object]:
 
 
 def ticker(mark: PaperMark, traded: tuple[Decimal, Decimal]) -> dict[str, object]:
-    """`{symbol}@ticker`."""
+    """`{symbol}@ticker`; `traded` is (base volume, USDC amount) of 24 hours."""
     return {
         "symbol": mark.symbol,
         "open": mark.open_24h or mark.price,
@@ -229,7 +229,7 @@ def funding(state: ExchangeState, mark: PaperMark) -> dict[str, object]:
 
 
 def candle(mark: PaperMark, kind: str, start: int, length: int) -> dict[str, object]:
-    """`{symbol}@kline_*`."""
+    """`{symbol}@kline_*`; `start` and `length` in ms."""
     return {
         "symbol": mark.symbol,
         "type": kind,

@@ -1,6 +1,7 @@
-"""Both WebSocket streams of the exchange: logins, subscriptions, pushes, keep-alive (orderly-api.md section 12).
+"""WebSocket streams, private and public: logins, subscriptions, reports, keep-alive.
 
-Publishing never waits: every connection has its own queue and writer. The report faults act here.
+See docs/internals/orderly.md, section 12. Publishing never waits: every connection has its own queue and writer. The
+faults of reports and streams are applied here.
 """
 
 from __future__ import annotations
@@ -20,23 +21,26 @@ from kekbridge.paper.models import AlgoNode, PaperMark, PaperPosition, PaperTrad
 from kekbridge.paper.state import StreamUpdate
 
 PING_S: Final = 10.0
+#: A connection with more unanswered pings than this is closed.
 MAX_UNANSWERED: Final = 10
 _TICK_S: Final = 1.0
+#: Topics in SLOW are pushed once per this many ticks.
 _SLOW_TICKS: Final = 15
+#: How long a report is held back by reorder_reports if no other report follows.
 _REORDER_FLUSH_S: Final = 0.25
 
 
 class StreamConnection:
-    """One client: what it may see, what it wants, and its outgoing queue."""
+    """One client connection: its login, its topics and its outgoing queue."""
 
     def __init__(self, socket: web.WebSocketResponse, account_id: str, *, private: bool) -> None:
         self.socket = socket
         self.account_id = account_id
         self.private = private
-        self.key: str | None = None
-        self.topics: dict[str, frozenset[str]] = {}
-        self.unanswered = 0
-        self.held: str | None = None
+        self.key: str | None = None  # Orderly key of the login
+        self.topics: dict[str, frozenset[str]] = {}  # topic -> symbols; empty: all
+        self.unanswered = 0  # pings since the last pong
+        self.held: str | None = None  # report held back by reorder_reports
         self._queue: asyncio.Queue[str | None] = asyncio.Queue()
 
     def send(self, message: Mapping[str, object]) -> None:
@@ -44,15 +48,15 @@ class StreamConnection:
         self._queue.put_nowait(encode(message))
 
     def send_text(self, text: str) -> None:
-        """Queue a message that is text already."""
+        """Queue a message that is encoded already."""
         self._queue.put_nowait(text)
 
     def finish(self) -> None:
-        """Close the connection after what is queued."""
+        """Close the connection after the queued messages."""
         self._queue.put_nowait(None)
 
     async def write(self) -> None:
-        """Send what is queued until the end or until the client is gone."""
+        """Send queued messages until `finish` or until the client has disconnected."""
         with contextlib.suppress(ConnectionError):
             while (text := await self._queue.get()) is not None:
                 await self.socket.send_str(text)
@@ -60,7 +64,7 @@ class StreamConnection:
 
 
 class Streams:
-    """All open connections of one venue."""
+    """All open connections of one exchange."""
 
     def __init__(self, exchange: SimulatedExchange, verifier: SignatureVerifier) -> None:
         self.exchange = exchange
@@ -106,7 +110,7 @@ class Streams:
         finally:
             self._connections.discard(connection)
             connection.finish()
-            # A client that is gone without a goodbye must not keep the writer waiting.
+            # The writer must not wait for a client that disconnected without a close frame.
             with contextlib.suppress(asyncio.TimeoutError, ConnectionError):
                 await asyncio.wait_for(writer, 1.0)
         return socket
@@ -169,11 +173,11 @@ class Streams:
             self._reply_error(connection, message_id, event, "missing required parameter topic")
             return
         if topic in public_topics.PRIVATE_TOPICS:
-            trouble = None if connection.key is not None else "Auth is needed."
+            problem = None if connection.key is not None else "Auth is needed."
         else:
-            trouble = public_topics.subscription_error(self.exchange, topic)
-        if trouble is not None:
-            self._reply_error(connection, message_id, event, trouble)
+            problem = public_topics.subscription_error(self.exchange, topic)
+        if problem is not None:
+            self._reply_error(connection, message_id, event, problem)
             return
         self._reply(connection, message_id, event, success=True)
         if event == "unsubscribe":
@@ -246,7 +250,7 @@ class Streams:
         ]
 
     def _report(self, topic: str, data: object, symbol: str | None) -> None:
-        """Send a private report; this is where reports get lost, doubled, or out of order."""
+        """Send a private report, subject to the faults that lose, duplicate or reorder reports."""
         subscribers = self._subscribers(topic, symbol)
         faults = self.exchange.faults
         if not subscribers or faults.is_armed("stream_silence"):
@@ -333,7 +337,7 @@ class Streams:
     # --- time ----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Push what is periodic and keep connections alive, until cancelled."""
+        """Push periodic topics and ping connections until canceled."""
         ticks = 0
         while True:
             await asyncio.sleep(_TICK_S)
@@ -359,7 +363,7 @@ class Streams:
 
 
 def _send_held(connection: StreamConnection, text: str | None) -> None:
-    """Send a held report, unless that happened already."""
+    """Send a held report unless it was sent already."""
     if text is not None and connection.held == text:
         connection.held = None
         connection.send_text(text)

@@ -1,4 +1,7 @@
-"""Endpoints of account, positions, leverage, keys and histories (orderly-api.md sections 3, 9 and 10)."""
+"""Endpoints of account, positions, leverage, keys and histories.
+
+See docs/internals/orderly.md, sections 3, 9 and 10.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from kekbridge.paper.rate_limits import (
     TWENTY_PER_MINUTE,
     TWENTY_PER_SECOND,
 )
-from kekbridge.paper.requests import MARGIN_MODES, positive, required_symbol
+from kekbridge.paper.requests import MARGIN_MODES, parse_positive, parse_symbol
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID
 
 # --- account and positions ---------------------------------------------------------------------------------
@@ -46,7 +49,7 @@ def positions_lite(call: Call) -> object:
 
 
 def position(call: Call) -> object:
-    """One position, flat; a symbol without one answers zeros (not documented either way)."""
+    """Return one position; zeros for a symbol without one (Orderly documents no response for it)."""
     state, portfolio = call.exchange.state, call.exchange.portfolio
     symbol = call.path["symbol"]
     state.instrument(symbol)
@@ -119,7 +122,7 @@ def get_leverages(call: Call) -> object:
 
 
 def set_leverage(call: Call) -> object:
-    """One symbol, or all of them (each capped at its own maximum) when none is given."""
+    """Set the leverage of one symbol, or without `symbol` of all, each capped at its maximum."""
     state, body = call.exchange.state, call.body
     wanted = parse_integer(body.get("leverage"), "leverage")
     if wanted is None or not 1 <= wanted <= state.settings.max_leverage:
@@ -157,7 +160,7 @@ def get_margin_modes(call: Call) -> object:
 
 def set_margin_mode(call: Call) -> object:
     state = call.exchange.state
-    symbol = required_symbol(call.body)
+    symbol = parse_symbol(call.body)
     state.instrument(symbol)
     raw = call.body.get("default_margin_mode", call.body.get("margin_mode"))
     mode = parse_text(raw, "default_margin_mode", MARGIN_MODES)
@@ -176,8 +179,8 @@ def set_margin_mode(call: Call) -> object:
 def position_margin(call: Call) -> object:
     """Add or reduce the margin of an isolated position."""
     state, portfolio = call.exchange.state, call.exchange.portfolio
-    symbol = required_symbol(call.body)
-    amount = positive(call.body.get("amount"), "amount")
+    symbol = parse_symbol(call.body)
+    amount = parse_positive(call.body.get("amount"), "amount")
     kind = parse_text(call.body.get("type"), "type", frozenset({"ADD", "REDUCE"}))
     state.instrument(symbol)
     held = state.positions.get((symbol, ISOLATED))
@@ -220,7 +223,7 @@ def key_info(call: Call) -> object:
     return {"rows": [_key_row(key) for key in keys if wanted in (None, key.status)]}
 
 
-def _named_key(call: Call, raw: object) -> ApiKey:
+def _active_key(call: Call, raw: object) -> ApiKey:
     key = call.exchange.state.keys.get(str(raw))
     if key is None or key.status != "ACTIVE":
         raise ApiError(-1006, "The key does not exist.")
@@ -228,7 +231,7 @@ def _named_key(call: Call, raw: object) -> ApiKey:
 
 
 def remove_key(call: Call) -> object:
-    key = _named_key(call, call.body.get("orderly_key"))
+    key = _active_key(call, call.body.get("orderly_key"))
     key.status = "REMOVED"
     call.exchange.state.save(key)
     call.exchange.state.record_event("key_removed", orderly_key=key.orderly_key)
@@ -237,7 +240,7 @@ def remove_key(call: Call) -> object:
 
 
 def ip_restriction(call: Call) -> object:
-    key = _named_key(call, call.query.get("orderly_key"))
+    key = _active_key(call, call.query.get("orderly_key"))
     return {
         "account_id": PAPER_ACCOUNT_ID,
         "orderly_key": key.orderly_key,
@@ -247,9 +250,9 @@ def ip_restriction(call: Call) -> object:
 
 
 def set_ip_restriction(call: Call) -> object:
-    """Stored and shown; not enforced, as every caller of a paper exchange is on loopback."""
+    """Store the IP restriction of a key. Not enforced: every client of a paper exchange is on loopback."""
     source = call.body or dict(call.query)
-    key = _named_key(call, source.get("orderly_key"))
+    key = _active_key(call, source.get("orderly_key"))
     key.ip_list = str(source.get("ip_restriction_list") or "")
     key.ip_status = "ALLOW_RESTRICTION_LIST" if key.ip_list else "ALLOW_ALL_IPS"
     call.exchange.state.save(key)
@@ -258,7 +261,7 @@ def set_ip_restriction(call: Call) -> object:
 
 def reset_ip_restriction(call: Call) -> object:
     source = call.body or dict(call.query)
-    key = _named_key(call, source.get("orderly_key"))
+    key = _active_key(call, source.get("orderly_key"))
     mode = parse_text(source.get("reset_mode"), "reset_mode", frozenset({"ALLOW_ALL_IPS", "DISALLOW_ALL_IPS"}))
     key.ip_list, key.ip_status = "", mode or "ALLOW_ALL_IPS"
     call.exchange.state.save(key)

@@ -1,4 +1,4 @@
-"""Endpoints of algo orders (orderly-api.md section 7)."""
+"""Endpoints of algo orders. See docs/internals/orderly.md, section 7."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from kekbridge.paper.codec import ApiError, parse_flag, parse_integer
 from kekbridge.paper.exchange import SimulatedExchange
 from kekbridge.paper.models import OPEN_STATUSES, AlgoNode
 from kekbridge.paper.rate_limits import FIVE_PER_SECOND, ONE_PER_SECOND
-from kekbridge.paper.requests import client_id
-from kekbridge.paper.routes.orders import statuses
+from kekbridge.paper.requests import parse_client_order_id
+from kekbridge.paper.routes.orders import parse_statuses
 
+#: OpenAPI spells these filter values without underscore; SDK, CLI and ccxt use the names of the root types.
 _ALGO_TYPE_NAMES = {"TPSL": "TP_SL", "POSITIONAL_TPSL": "POSITIONAL_TP_SL"}
-"""OpenAPI's spelling of the filter values; SDK, CLI and ccxt use the root type names."""
 
 
 def _visible(exchange: SimulatedExchange, node: AlgoNode) -> bool:
@@ -56,7 +56,7 @@ def _by_client(exchange: SimulatedExchange, wanted: str | None) -> AlgoNode | No
 
 
 def cancel_by_client(call: Call) -> object:
-    wanted = client_id(call.query.get("client_order_id"))
+    wanted = parse_client_order_id(call.query.get("client_order_id"))
     if wanted is None:
         raise ApiError(-1005, "client_order_id is missing.")
     return _cancel(call, _by_client(call.exchange, wanted))
@@ -76,23 +76,23 @@ def _algo_type_of(raw: str | None) -> str | None:
 
 def get(call: Call) -> object:
     node = call.exchange.state.algos.get(parse_integer(call.path["order_id"], "order_id") or 0)
-    return _show(call, node)
+    return _visible_node(call, node)
 
 
 def get_by_client(call: Call) -> object:
-    return _show(call, _by_client(call.exchange, call.path["client_order_id"]))
+    return _visible_node(call, _by_client(call.exchange, call.path["client_order_id"]))
 
 
-def _show(call: Call, node: AlgoNode | None) -> object:
+def _visible_node(call: Call, node: AlgoNode | None) -> object:
     if node is None or not _visible(call.exchange, node):
         raise ApiError(-1006, "The algo order does not exist.")
     return responses.algo_json(call.exchange.state, node)
 
 
 def listing(call: Call) -> object:
-    """Root orders. An order counts as INCOMPLETE while anything in its tree is open."""
+    """List root orders; one counts as INCOMPLETE while any node of its tree is open."""
     query, exchange = call.query, call.exchange
-    wanted, kind = statuses(query.get("status")), _algo_type_of(query.get("algo_type"))
+    wanted, kind = parse_statuses(query.get("status")), _algo_type_of(query.get("algo_type"))
     start, end = call.query_int("start_t"), call.query_int("end_t")
     triggered = parse_flag(query["is_triggered"], "is_triggered") if query.get("is_triggered") else None
     found: list[AlgoNode] = []
@@ -116,15 +116,15 @@ def listing(call: Call) -> object:
         found.append(root)
     answer = responses.page(found, *call.paging())
     rows = answer["rows"]
-    assert isinstance(rows, list)  # noqa: S101  page() makes one
+    assert isinstance(rows, list)  # noqa: S101  page() returns a list
     return {**answer, "rows": [responses.algo_json(exchange.state, root) for root in rows]}
 
 
 def _matches_status(exchange: SimulatedExchange, root: AlgoNode, wanted: frozenset[str]) -> bool:
-    alive = exchange.algo_orders.is_tree_open(root)
+    is_open = exchange.algo_orders.is_tree_open(root)
     if wanted == OPEN_STATUSES:
-        return alive
-    return root.status in wanted and not (alive and "CANCELLED" in wanted and "FILLED" in wanted)
+        return is_open
+    return root.status in wanted and not (is_open and "CANCELLED" in wanted and "FILLED" in wanted)
 
 
 def trades(call: Call) -> object:

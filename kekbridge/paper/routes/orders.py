@@ -1,4 +1,4 @@
-"""Endpoints of plain orders and trades (orderly-api.md section 6)."""
+"""Endpoints of plain orders and trades. See docs/internals/orderly.md, section 6."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kekbridge.paper.codec import ApiError, parse_integer, parse_number, parse_t
 from kekbridge.paper.exchange import SimulatedExchange
 from kekbridge.paper.models import OPEN_STATUSES, PaperOrder, PaperTrade
 from kekbridge.paper.rate_limits import ONE_PER_SECOND, TEN_PER_SECOND
-from kekbridge.paper.requests import SIDES, client_id, parse_order, required_symbol
+from kekbridge.paper.requests import SIDES, parse_client_order_id, parse_order, parse_symbol
 
 MAX_BATCH = 10
 _STATUSES: dict[str, frozenset[str]] = {
@@ -27,8 +27,8 @@ _SORTS: dict[str, tuple[str, bool]] = {
 _DEAD_MAN_MIN, _DEAD_MAN_MAX = 5_000, 900_000
 
 
-def statuses(raw: str | None) -> frozenset[str] | None:
-    """The statuses behind a filter word or bundle."""
+def parse_statuses(raw: str | None) -> frozenset[str] | None:
+    """Return the order statuses that a `status` filter selects; None without one; ApiError -1005 if unknown."""
     if not raw:
         return None
     found = _STATUSES.get(raw.upper())
@@ -41,7 +41,7 @@ def statuses(raw: str | None) -> frozenset[str] | None:
 
 
 def hidden_trades(exchange: SimulatedExchange, order: PaperOrder) -> list[PaperTrade]:
-    """Fills that the read-lag fault keeps from readers."""
+    """Return the fills of an order that the fault read_lag hides."""
     lag = exchange.faults.read_lag_ms()
     if not lag:
         return []
@@ -50,12 +50,12 @@ def hidden_trades(exchange: SimulatedExchange, order: PaperOrder) -> list[PaperT
 
 
 def is_visible(exchange: SimulatedExchange, order: PaperOrder) -> bool:
-    """Whether readers may see this order yet."""
+    """Return whether reads show an order already (fault read_lag)."""
     lag = exchange.faults.read_lag_ms()
     return not lag or order.created <= exchange.state.clock() - lag
 
 
-def _show(exchange: SimulatedExchange, order: PaperOrder | None) -> dict[str, object]:
+def _visible_order(exchange: SimulatedExchange, order: PaperOrder | None) -> dict[str, object]:
     if order is None or not is_visible(exchange, order):
         raise ApiError(-1006, "The order does not exist.")
     return responses.order_json(order, hidden_trades(exchange, order))
@@ -108,7 +108,7 @@ def create_batch(call: Call) -> object:
 def edit(call: Call) -> object:
     body, matching = call.body, call.exchange.matching
     order_id = parse_integer(body.get("order_id"), "order_id")
-    symbol = required_symbol(body)
+    symbol = parse_symbol(body)
     order = matching.find_open(call.exchange.state.orders.get(order_id or 0), symbol)
     side = parse_text(body.get("side"), "side", SIDES)
     if side is not None and side != order.side:
@@ -135,7 +135,7 @@ def cancel(call: Call) -> object:
 
 def cancel_by_client(call: Call) -> object:
     matching = call.exchange.matching
-    wanted = client_id(call.query.get("client_order_id"))
+    wanted = parse_client_order_id(call.query.get("client_order_id"))
     if wanted is None:
         raise ApiError(-1005, "client_order_id is missing.")
     order = matching.find_open(_by_client(call.exchange, wanted), call.query.get("symbol"))
@@ -174,7 +174,7 @@ def cancel_batch_by_client(call: Call) -> object:
 
 
 def cancel_all_after(call: Call) -> object:
-    """The dead man's switch; `trigger_after` in ms, 0 disarms (section 6)."""
+    """Arm the dead man's switch in `trigger_after` ms; 0 disarms it."""
     after = parse_integer(call.body.get("trigger_after", call.body.get("trigger_in")), "trigger_after")
     if after is None or not (after == 0 or _DEAD_MAN_MIN <= after <= _DEAD_MAN_MAX):
         raise ApiError(-1005, f"trigger_after must be 0 or between {_DEAD_MAN_MIN} and {_DEAD_MAN_MAX} ms.")
@@ -189,29 +189,29 @@ def cancel_all_after(call: Call) -> object:
 
 def get(call: Call) -> object:
     order_id = parse_integer(call.path["order_id"], "order_id")
-    return _show(call.exchange, call.exchange.state.orders.get(order_id or 0))
+    return _visible_order(call.exchange, call.exchange.state.orders.get(order_id or 0))
 
 
 def get_by_client(call: Call) -> object:
-    """By client id; of a reused one the newest order (choice of section 6)."""
+    """Return the newest visible order with a client order ID."""
     wanted, exchange = call.path["client_order_id"], call.exchange
     order = _by_client(exchange, wanted)
     if order is not None and not is_visible(exchange, order):
         older = [o for o in exchange.state.orders.values() if o.client_order_id == wanted]
         order = next((o for o in reversed(older) if is_visible(exchange, o)), None)
-    return _show(exchange, order)
+    return _visible_order(exchange, order)
 
 
 def listing(call: Call) -> object:
     query, exchange = call.query, call.exchange
-    wanted, tag = statuses(query.get("status")), query.get("order_tag")
+    wanted, tag = parse_statuses(query.get("status")), query.get("order_tag")
     start, end = call.query_int("start_t"), call.query_int("end_t")
     sort = _SORTS.get(query.get("sort_by") or "CREATED_TIME_DESC")
     if sort is None:
         raise ApiError(-1005, f"sort_by must be one of {', '.join(_SORTS)}.")
     rows: list[tuple[PaperOrder, dict[str, object]]] = []
     symbol, side, kind = query.get("symbol"), query.get("side"), query.get("order_type")
-    # An open order is always among the open ones: no need to walk through years of history for it.
+    # Open orders are indexed: for INCOMPLETE there is no need to scan the whole history.
     source = exchange.state.open_orders if wanted == OPEN_STATUSES and not exchange.faults.armed else None
     for order in (exchange.state.orders if source is None else source).values():
         if symbol not in (None, "", order.symbol) or side not in (None, "", order.side):

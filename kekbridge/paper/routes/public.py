@@ -1,6 +1,6 @@
-"""Public endpoints: rules, prices, funding, keys and accounts (orderly-api.md sections 3 and 4).
+"""Public endpoints: trading rules, prices, funding, keys and accounts.
 
-Nothing here looks at signatures; clients send stale ones on public paths.
+See docs/internals/orderly.md, sections 3 and 4. Signatures are ignored here: clients send stale ones to public paths.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def futures_one(call: Call) -> object:
 
 
 def market_trades(call: Call) -> object:
-    """Trades of the market; here the paper account's own are the only ones."""
+    """List the trades of a market: the account's own, there are no others."""
     symbol = _mark(call, call.query.get("symbol", "")).symbol
     limit = call.query_int("limit") or 10
     found = [t for t in reversed(call.exchange.state.trades.values()) if t.symbol == symbol][:limit]

@@ -1,4 +1,4 @@
-"""Statistics endpoints: traded volume, fees and PnL from the account's own trades (orderly-api.md section 10)."""
+"""Endpoints of statistics: traded volume, fees and PnL of the account's own trades."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DAYS_MS = 86_400_000
 
 
 def _traded(state: ExchangeState, since: int) -> tuple[Decimal, Decimal]:
-    """(USDC volume, fees) of own trades from `since` on."""
+    """Return (volume, fees) in USDC of the account's trades since a time in ms."""
     volume = fees = ZERO
     for trade in reversed(state.trades.values()):
         if trade.at < since:

@@ -1,7 +1,7 @@
-"""What a wallet signs: registering the account and adding a key (orderly-api.md section 3).
+"""Endpoints signed by a wallet: register the account, add a key. See docs/internals/orderly.md, section 3.
 
-The paper exchange has one account; a wallet that registers is always its owner's. Signatures are checked with eth-account, which is
-imported when the first one arrives: nobody who only trades needs it.
+The paper exchange has one account, of one wallet. eth-account, which verifies the signatures, is imported with the
+first request: trading does not need it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from kekbridge.paper.models import ApiKey
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_BROKER_ID
 from kekbridge.paper.state import YEAR_MS
 
-# Small positive codes of these calls (section 3).
+# Error codes of these calls only.
 _EXPIRED, _BAD_SIGNATURE, _OTHER_WALLET, _NO_BROKER = 2, 3, 9, 15
+#: How long a registration nonce is valid.
 NONCE_MS: Final = 120_000
 _WINDOW_MS: Final = 300_000
 _CONTRACT: Final = "0xCcCCccccCCCCcCCCCCCcCcCccCcCCCcCcccccccC"
@@ -80,7 +81,7 @@ def add_key(call: Call) -> object:
 
 
 def _verified_message(call: Call, kind: str) -> dict[str, Any]:
-    """The message of a body, once its wallet signature is checked; Refusal otherwise."""
+    """Return the message of a body after checking its wallet signature; ApiError if anything is wrong."""
     message, signature, address = (call.body.get(name) for name in ("message", "signature", "userAddress"))
     if not isinstance(message, Mapping) or not isinstance(signature, str) or not isinstance(address, str):
         raise ApiError(-1005, "message, signature and userAddress are required.")
@@ -96,7 +97,7 @@ def _verified_message(call: Call, kind: str) -> dict[str, Any]:
     if fields["brokerId"] != PAPER_BROKER_ID:
         raise ApiError(_NO_BROKER, "The broker id does not exist.", status=400)
     if address.lower() != PAPER_ADDRESS.lower():
-        raise ApiError(-1005, f"This paper exchange knows the wallet {PAPER_ADDRESS} only.")
+        raise ApiError(-1005, f"This paper exchange has an account for the wallet {PAPER_ADDRESS} only.")
     if abs(call.now - fields["timestamp"]) > _WINDOW_MS:
         raise ApiError(_EXPIRED, "The timestamp has expired.", status=400)
     return fields
@@ -107,7 +108,7 @@ def _recover_signer(kind: str, message: dict[str, Any], signature: str) -> str:
         from eth_account import Account
         from eth_account.messages import encode_typed_data
     except ImportError:
-        raise ApiError(-1000, "Wallet signatures need the package eth-account here.") from None
+        raise ApiError(-1000, "Verifying a wallet signature requires the package eth-account.") from None
     typed = {
         "types": {
             "EIP712Domain": [{"name": name, "type": type_} for name, type_ in _DOMAIN],
@@ -125,7 +126,7 @@ def _recover_signer(kind: str, message: dict[str, Any], signature: str) -> str:
     try:
         raw = bytes.fromhex(signature.removeprefix("0x"))
         return str(Account.recover_message(encode_typed_data(full_message=typed), signature=raw))
-    except Exception:  # eth-keys raises its own kinds for values outside the curve
+    except Exception:  # eth-keys raises exceptions of its own for values outside the curve
         raise ApiError(_BAD_SIGNATURE, "The signature is not valid.", status=400) from None
 
 
