@@ -130,7 +130,7 @@ def headers(key: str, signature: str, stamp: int = STAMP) -> dict[str, str]:
 def test_documented_vectors_pass(
     verifier: SignatureVerifier, key: str, method: str, target: str, body: str, signature: str
 ) -> None:
-    """Every request vector of section 2 is accepted, and refused when one byte differs."""
+    """Every documented request vector is accepted, and rejected with one byte changed."""
     assert verifier.check_request(headers(key, signature), method, target, body.encode(), "trading").orderly_key == key
     with pytest.raises(ApiError) as caught:
         verifier.check_request(headers(key, signature), method, target + "x", body.encode(), "trading")
@@ -139,7 +139,7 @@ def test_documented_vectors_pass(
 
 @pytest.mark.parametrize(("key", "signature"), LOGINS, ids=["A", "B"])
 def test_documented_logins_pass(verifier: SignatureVerifier, key: str, signature: str) -> None:
-    """The login message is the timestamp's digits alone."""
+    """The signed login message is the timestamp alone."""
     assert verifier.check_login(PAPER_ACCOUNT_ID, key, str(STAMP), signature).orderly_key == key
 
 
@@ -154,13 +154,13 @@ def test_documented_logins_pass(verifier: SignatureVerifier, key: str, signature
     ids=["url-safe", "url-safe unpadded", "standard", "standard unpadded"],
 )
 def test_four_spellings_of_base64(verifier: SignatureVerifier, spell: Callable[[str], str]) -> None:
-    """Url-safe or standard alphabet, padded or not: all four are in use."""
+    """Standard and URL-safe base64 are accepted, padded or not."""
     for key, method, target, body, signature in VECTORS:
         verifier.check_request(headers(key, spell(signature)), method, target, body.encode(), "read")
 
 
 def test_signature_over_raw_or_decoded_path(verifier: SignatureVerifier) -> None:
-    """The vector signs a literal comma; a client that sends %2C signed the plain text."""
+    """A client that sends %2C may have signed the comma."""
     *_, signature = VECTORS[8]
     verifier.check_request(
         headers(KEY_B, signature), "DELETE", "/v1/batch-order?order_ids=78151%2C78152", b"", "trading"
@@ -169,7 +169,7 @@ def test_signature_over_raw_or_decoded_path(verifier: SignatureVerifier) -> None
 
 @pytest.mark.parametrize("off", [-300_001, 300_001])
 def test_timestamp_window(verifier: SignatureVerifier, off: int) -> None:
-    """More than 300 s away is refused before the signature is looked at."""
+    """A timestamp more than 300 s off is rejected before the signature is checked."""
     with pytest.raises(ApiError) as caught:
         verifier.check_request(headers(KEY_A, "nonsense", STAMP + off), "GET", "/v1/positions", b"", "read")
     assert (caught.value.code, caught.value.status) == (-1001, 401)
@@ -177,13 +177,13 @@ def test_timestamp_window(verifier: SignatureVerifier, off: int) -> None:
 
 
 async def test_missing_headers(trader: Trader) -> None:
-    """A signed path without headers: 401, -1001."""
+    """A signed path without signature headers is answered with 401, -1001."""
     status, answer = await trader.raw("GET", "/v1/positions")
     assert (status, answer["success"], answer["code"]) == (401, False, -1001)
 
 
 async def test_public_paths_ignore_stale_headers(trader: Trader) -> None:
-    """Clients reuse their session and send stale auth headers to public paths."""
+    """Stale signature headers, which clients send from their session, are ignored on public paths."""
     stale = trader.headers("GET", "/v1/other", stamp=1)
     async with trader.session.get(trader.base_url + "/v1/public/futures/" + BTC, headers=stale) as answer:
         assert answer.status == 200
@@ -200,7 +200,7 @@ MARKET = {"symbol": BTC, "side": "BUY", "order_type": "MARKET", "order_quantity"
 
 
 async def test_scope(paper: PaperExchange, session: aiohttp.ClientSession) -> None:
-    """A read key reads and sets leverage, but places no order: -1002."""
+    """A read key can read and set leverage, but not place orders (-1002)."""
     other = await second_key(paper, session, scope="read")
     await other.ok("GET", "/v1/orders")
     await other.ok("POST", "/v1/client/leverages", {"symbol": BTC, "leverage": 5})
@@ -208,7 +208,7 @@ async def test_scope(paper: PaperExchange, session: aiohttp.ClientSession) -> No
 
 
 async def test_expired_unknown_and_removed_keys(paper: PaperExchange, session: aiohttp.ClientSession) -> None:
-    """-1002 for a key that is expired, unknown or removed."""
+    """Expired, unknown and removed keys are rejected with -1002."""
     stranger = Trader(session, paper.base_url, SECRET_B, KEY_B)
     assert await stranger.rejected("GET", "/v1/positions") == (401, -1002)
     other = await second_key(paper, session, expiration=time.time_ns() // 1_000_000 - 1)
@@ -218,8 +218,8 @@ async def test_expired_unknown_and_removed_keys(paper: PaperExchange, session: a
     assert await other.rejected("GET", "/v1/positions") == (401, -1002)
 
 
-async def test_a_refused_signature_is_not_journalled_as_an_order(trader: Trader) -> None:
-    """order_received stands for creates whose signature was valid."""
+async def test_invalid_signature_is_not_journaled(trader: Trader) -> None:
+    """order_received is recorded only for creates with a valid signature."""
     bad = {"orderly-signature": base64.b64encode(b"0" * 64).decode()}
     status, answer = await trader.call("POST", "/v1/order", MARKET, **bad)
     assert (status, answer["code"]) == (401, -1001)

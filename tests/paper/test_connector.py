@@ -58,8 +58,8 @@ def data(answer: dict[str, Any]) -> Any:
     return answer["data"]
 
 
-async def test_a_whole_round_of_plain_orders(paper: PaperExchange) -> None:
-    """Markets, limit, edit, cancel by id and client id, market, batch, trades, positions, leverage."""
+async def test_plain_orders(paper: PaperExchange) -> None:
+    """Markets, limit, edit, cancels, market, batch, trades, positions and leverage work with the connector."""
     with connector(paper) as client:
         await asyncio.to_thread(_plain_round, client)
 
@@ -110,8 +110,8 @@ def _plain_round(client: Any) -> None:
     assert data(client.get_one_position_info(BTC))["position_qty"] == 0
 
 
-async def test_a_whole_round_of_algo_orders(paper: PaperExchange) -> None:
-    """STOP, TP_SL and BRACKET through the connector's own arguments; a bracket runs into its stop."""
+async def test_algo_orders(paper: PaperExchange) -> None:
+    """STOP, TP_SL and BRACKET work with the connector's own arguments; a bracket is stopped out."""
     with connector(paper) as client:
         bracket_id = await asyncio.to_thread(_algo_round, client)
         paper.exchange.set_price(ETH, Decimal(1690), "override")
@@ -153,8 +153,8 @@ def _algo_round(client: Any) -> int:
     return int(bracket["order_id"])
 
 
-async def test_errors_reach_its_users(paper: PaperExchange) -> None:
-    """A 400 comes back as a dict with success false, a 409 raises with the code."""
+async def test_errors(paper: PaperExchange) -> None:
+    """A 400 is returned as a dict with success false, a 409 is raised with its code."""
 
     def run(client: Any) -> None:
         refused = client.create_order(BTC, "LIMIT", "BUY", order_price=64000.05, order_quantity=0.001)
@@ -191,7 +191,7 @@ def stream(paper: PaperExchange, path: str, *, private: bool) -> Iterator[tuple[
 
 
 async def test_streams(paper: PaperExchange) -> None:
-    """Login, executionreport, algo reports, position and balance on the private stream; marks on the public one."""
+    """Login, reports, position and balance work on the private stream, mark prices on the public one."""
     with connector(paper) as rest:
         await asyncio.to_thread(_stream_round, paper, rest)
 

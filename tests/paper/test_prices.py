@@ -35,8 +35,8 @@ def mark(paper: PaperExchange, symbol: str) -> Decimal:
     return paper.exchange.state.marks[symbol].price
 
 
-async def test_follows_live_marks_and_keeps_overrides(paper: PaperExchange, follower: PaperExchange) -> None:
-    """Marks come from the live venue; a symbol that was set by hand stays as set."""
+async def test_live_marks_are_followed_except_overrides(paper: PaperExchange, follower: PaperExchange) -> None:
+    """Mark prices follow the live exchange; a price set by hand stays."""
     follower.exchange.set_price(ETH, Decimal(1234), "override")
     paper.exchange.set_price(BTC, Decimal(71000), "override")
     paper.exchange.set_price(ETH, Decimal(2222), "override")
@@ -52,7 +52,7 @@ async def test_follows_live_marks_and_keeps_overrides(paper: PaperExchange, foll
 async def test_triggers_run_on_live_marks(
     paper: PaperExchange, follower: PaperExchange, session: aiohttp.ClientSession
 ) -> None:
-    """A stop fires when the live mark reaches it."""
+    """A stop is triggered when the live mark price reaches it."""
     trader = Trader(session, follower.base_url)
     await trader.done(await trader.order())
     stop = {
@@ -70,7 +70,7 @@ async def test_triggers_run_on_live_marks(
 
 
 async def test_unreachable_live_prices_change_nothing(tmp_path: Path, session: aiohttp.ClientSession) -> None:
-    """Nothing listens there: start, orders and stop work as if prices were static."""
+    """Without a connection, start, orders and stop work as with static prices."""
     dead = PaperSettings(
         prices="live", live_url="http://127.0.0.1:9", live_stream_url="ws://127.0.0.1:9/x", live_interval_s=0.01
     )

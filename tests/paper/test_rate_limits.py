@@ -18,7 +18,7 @@ from tests.paper.trader import BTC, Trader
 
 @given(st.lists(st.integers(0, 400), max_size=60))
 def test_no_window_ever_holds_more_than_the_limit(gaps: list[int]) -> None:
-    """However calls arrive, at most 10 pass in any 1000 ms; and one that is due does pass."""
+    """At most 10 calls pass in any 1000 ms, and every call within the limit passes."""
     limiter, now, passed = RequestLimiter(enabled=True), 0, list[int]()
     for gap in gaps:
         now += gap
@@ -33,7 +33,7 @@ def test_no_window_ever_holds_more_than_the_limit(gaps: list[int]) -> None:
 
 
 async def test_limits_are_on_by_default(tmp_path: Path, session: aiohttp.ClientSession) -> None:
-    """Eleven orders at one instant: ten pass, one is 429 and stands as refused in the journal."""
+    """Of eleven orders at one instant ten pass; one is a 429 and is in the journal as rejected."""
     paper = PaperExchange(tmp_path, settings=PaperSettings(prices="static"), clock=lambda: 1_790_000_000_000)
     trader = Trader(session, await paper.start())
     body = '{"symbol":"PERP_BTC_USDC","side":"BUY","order_type":"MARKET","order_quantity":"0.001"}'
@@ -63,10 +63,10 @@ async def test_limits_are_on_by_default(tmp_path: Path, session: aiohttp.ClientS
     ],
     ids=range(8),
 )
-async def test_tight_windows(
+async def test_limits_of_endpoints(
     tmp_path: Path, session: aiohttp.ClientSession, method: str, path: str, count: int
 ) -> None:
-    """The tight windows of the guide, one endpoint at a time, on a clock that stands still."""
+    """Endpoints have their documented limits."""
     paper = PaperExchange(tmp_path, settings=PaperSettings(prices="static"), clock=lambda: 1_790_000_000_000)
     trader = Trader(session, await paper.start())
     statuses: list[int] = []

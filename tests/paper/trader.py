@@ -121,6 +121,11 @@ class Trader:
         """The signed quantity held."""
         return Decimal((await self.ok("GET", f"/v1/position/{symbol}"))["position_qty"])
 
+    async def position_row(self, symbol: str, margin_mode: str = "CROSS") -> dict[str, Any]:
+        """Return the position object of a symbol."""
+        found: dict[str, Any] = await self.ok("GET", f"/v1/position/{symbol}?margin_mode={margin_mode}")
+        return found
+
     async def until_position(self, symbol: str, quantity: str) -> None:
         """Wait until the position has this quantity."""
 

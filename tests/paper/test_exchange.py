@@ -122,7 +122,7 @@ def test_value_equals_trades_fees_and_funding_exactly(room: Path, story: list[di
 @settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(story=STORY)
 def test_orders_never_overfill_and_reduce_only_never_flips(room: Path, story: list[dict[str, object]]) -> None:
-    """executed ≤ quantity, trades add up to executed, and no reduce-only fill opens or turns a position."""
+    """executed ≤ quantity, trades add up to executed, and no reduce-only fill opens or flips a position."""
     path = room / "paper.db"
     for old in room.glob("paper.db*"):
         old.unlink()
@@ -155,8 +155,8 @@ def test_orders_never_overfill_and_reduce_only_never_flips(room: Path, story: li
 
 @settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(story=STORY)
-def test_a_restart_changes_nothing(room: Path, story: list[dict[str, object]]) -> None:
-    """What is read back from the file equals what was in memory, row by row."""
+def test_restart_restores_every_row(room: Path, story: list[dict[str, object]]) -> None:
+    """Rows read from the file equal those in memory."""
     path = room / "paper.db"
     for old in room.glob("paper.db*"):
         old.unlink()
