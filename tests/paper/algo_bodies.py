@@ -9,7 +9,7 @@ from tests.paper.trader import ETH, Trader
 
 
 def leaf(kind: str, trigger: str, side: str = "SELL", **more: object) -> dict[str, object]:
-    """One exit."""
+    """Return one exit."""
     return {
         "symbol": ETH,
         "algo_type": kind,
@@ -21,7 +21,7 @@ def leaf(kind: str, trigger: str, side: str = "SELL", **more: object) -> dict[st
 
 
 def bracket(middle: str = "TP_SL", **more: object) -> dict[str, object]:
-    """A market bracket around 1800."""
+    """Return a BRACKET around a price of 1800 with exits at 1900 and 1700; `middle` is the type of the pair."""
     kind = "CLOSE_POSITION" if middle == "POSITIONAL_TP_SL" else "MARKET"
     exits = [leaf("TAKE_PROFIT", "1900", type=kind), leaf("STOP_LOSS", "1700", type=kind)]
     return {
@@ -35,7 +35,7 @@ def bracket(middle: str = "TP_SL", **more: object) -> dict[str, object]:
 
 
 def pair(kind: str, **more: object) -> dict[str, object]:
-    """TP_SL or POSITIONAL_TP_SL at the root."""
+    """Return a TP_SL or POSITIONAL_TP_SL as root."""
     leaf_type = "CLOSE_POSITION" if kind == "POSITIONAL_TP_SL" else "MARKET"
     body: dict[str, object] = {
         "symbol": ETH,
@@ -47,12 +47,12 @@ def pair(kind: str, **more: object) -> dict[str, object]:
 
 
 async def place(trader: Trader, body: Mapping[str, object]) -> int:
-    """Create an algo order and return the root's id."""
+    """Create an algo order and return the ID of its root."""
     order_id: int = (await trader.ok("POST", "/v1/algo/order", body))["order_id"]
     return order_id
 
 
 def exits(root: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(take profit, stop loss) of a bracket with TP_SL."""
+    """Return (take profit, stop loss) of a bracket with TP_SL."""
     take, stop = root["child_orders"][0]["child_orders"]
     return take, stop

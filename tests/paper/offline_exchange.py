@@ -1,17 +1,16 @@
-"""A paper exchange without a network for fast tests: its clock and timers move only when told."""
+"""A paper exchange without a network for fast tests: the test advances its clock and timers."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from kekbridge.paper.algo_requests import parse_algo
 from kekbridge.paper.exchange import SimulatedExchange
 from kekbridge.paper.journal import PaperJournal
-from kekbridge.paper.models import AlgoNode, PaperOrder
+from kekbridge.paper.models import PaperOrder
 from kekbridge.paper.requests import parse_order
 from kekbridge.paper.settings import PaperSettings
 
@@ -19,7 +18,7 @@ START_MS = 1_790_000_000_000
 
 
 class OfflineExchange:
-    """One venue on a hand-driven clock."""
+    """One simulated exchange on a manual clock."""
 
     def __init__(self, path: Path, settings: PaperSettings | None = None) -> None:
         self.now = START_MS
@@ -34,29 +33,24 @@ class OfflineExchange:
         heapq.heappush(self._timers, (self.now + delay_ms, self._count, action))
 
     def run(self) -> None:
-        """Let every timer fire, in order."""
+        """Run all timers in order, and advance the clock with them."""
         while self._timers:
             at, _, action = heapq.heappop(self._timers)
             self.now = max(self.now, at)
             action()
 
     def order(self, **fields: Any) -> PaperOrder:
-        """Send a plain order (BTC, BUY, MARKET, 0.01 unless said); Refusal when it is refused."""
+        """Place a plain order (default: BTC, BUY, MARKET, 0.01); ApiError if it is rejected."""
         body = {"symbol": "PERP_BTC_USDC", "side": "BUY", "order_type": "MARKET", "order_quantity": "0.01"}
         matching = self.exchange.matching
         with self.exchange.state.transaction():
             return matching.place(matching.build(parse_order({**body, **fields})))
 
-    def algo(self, body: Mapping[str, Any]) -> AlgoNode:
-        """Send an algo order."""
-        with self.exchange.state.transaction():
-            return self.exchange.algo_orders.place(parse_algo(body))
-
     def price(self, symbol: str, price: str | Decimal) -> None:
-        """Set a mark."""
+        """Set a mark price."""
         self.exchange.set_price(symbol, Decimal(price), "override")
 
     def held(self, symbol: str, mode: str = "CROSS") -> Decimal:
-        """The signed quantity held."""
+        """Return the signed quantity of a position."""
         position = self.exchange.state.positions.get((symbol, mode))
         return position.qty if position else Decimal(0)

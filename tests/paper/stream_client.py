@@ -20,50 +20,50 @@ PUBLIC = f"/ws/stream/{PAPER_ACCOUNT_ID}"
 
 
 class StreamClient:
-    """One WebSocket client that keeps everything it hears."""
+    """One WebSocket connection that keeps every message it receives."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
-        self.heard: list[dict[str, Any]] = []
+        self.messages: list[dict[str, Any]] = []
 
-    async def say(self, **message: object) -> None:
+    async def send(self, **message: object) -> None:
         """Send a message."""
         await self.socket.send_str(json.dumps(message))
 
-    async def hear(self, is_it: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The first message, past or future, that is it."""
-        for known in self.heard:
-            if is_it(known):
+    async def receive(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Return the first message, received or to come, that meets a condition."""
+        for known in self.messages:
+            if condition(known):
                 return known
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 raw = await self.socket.receive()
                 assert raw.type == aiohttp.WSMsgType.TEXT, raw
                 message: dict[str, Any] = json.loads(raw.data, parse_float=Decimal)
-                self.heard.append(message)
-                if is_it(message):
+                self.messages.append(message)
+                if condition(message):
                     return message
 
-    async def answer(self, message_id: object) -> dict[str, Any]:
-        """The answer to the message with this id."""
-        return await self.hear(lambda m: m.get("id") == message_id)
+    async def reply(self, message_id: object) -> dict[str, Any]:
+        """Return the reply to the message with this ID."""
+        return await self.receive(lambda m: m.get("id") == message_id)
 
-    async def topic(self, name: str, is_it: Callable[[Any], bool] = lambda _: True) -> Any:
-        """The data of a message of a topic."""
-        found = await self.hear(lambda m: m.get("topic") == name and is_it(m["data"]))
+    async def topic(self, name: str, condition: Callable[[Any], bool] = lambda _: True) -> Any:
+        """Return the data of the first message of a topic, optionally one that meets a condition."""
+        found = await self.receive(lambda m: m.get("topic") == name and condition(m["data"]))
         return found["data"]
 
     async def closed(self) -> None:
-        """Wait for the end of the connection."""
+        """Wait until the connection is closed."""
         async with asyncio.timeout(DEADLINE_S):
             while (await self.socket.receive()).type == aiohttp.WSMsgType.TEXT:
                 pass
 
     def reports(self, order_id: int) -> list[str]:
-        """The statuses heard of one order."""
+        """Return the statuses in the execution reports of one order."""
         return [
             m["data"]["status"]
-            for m in self.heard
+            for m in self.messages
             if m.get("topic") == "executionreport" and m["data"]["orderId"] == order_id
         ]
 
@@ -76,19 +76,19 @@ async def connected(trader: Trader, path: str) -> AsyncIterator[StreamClient]:
 
 
 def login(trader: Trader) -> dict[str, object]:
-    """The auth message; the signed text is the timestamp alone."""
+    """Return the auth message; its signature covers the timestamp alone."""
     stamp = time.time_ns() // 1_000_000
     params = {"orderly_key": trader.orderly_key, "sign": trader.sign(str(stamp)), "timestamp": stamp}
     return {"id": "a", "event": "auth", "params": params}
 
 
 @asynccontextmanager
-async def logged_in(trader: Trader, *wanted: str) -> AsyncIterator[StreamClient]:
-    """A private connection that follows some topics."""
-    async with connected(trader, PRIVATE) as listener:
-        await listener.say(**login(trader))
-        assert (await listener.hear(lambda m: m.get("event") == "auth"))["success"] is True
-        for name in wanted:
-            await listener.say(id=name, event="subscribe", topic=name)
-            assert (await listener.answer(name))["success"] is True
-        yield listener
+async def logged_in(trader: Trader, *topics: str) -> AsyncIterator[StreamClient]:
+    """A private connection, logged in and subscribed to topics."""
+    async with connected(trader, PRIVATE) as client:
+        await client.send(**login(trader))
+        assert (await client.receive(lambda m: m.get("event") == "auth"))["success"] is True
+        for name in topics:
+            await client.send(id=name, event="subscribe", topic=name)
+            assert (await client.reply(name))["success"] is True
+        yield client

@@ -172,12 +172,12 @@ async def test_exits_of_a_partly_filled_bracket_follow_the_filled_quantity(trade
 
 async def test_rejected_bracket_leaves_no_order(trader: Trader) -> None:
     """A bracket whose entry fails a filter is rejected as a whole."""
-    refused = bracket(
+    rejected = bracket(
         type="LIMIT",
         price="1900",
         child_orders=[{"symbol": ETH, "algo_type": "TP_SL", "child_orders": [leaf("TAKE_PROFIT", "1950")]}],
     )
-    assert await trader.rejected("POST", "/v1/algo/order", refused) == (400, -1105)
+    assert await trader.rejected("POST", "/v1/algo/order", rejected) == (400, -1105)
     assert (await trader.ok("GET", "/v1/algo/orders"))["rows"] == []
 
     async def no_orders() -> bool | None:

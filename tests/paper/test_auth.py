@@ -1,4 +1,4 @@
-"""Signatures, keys and scopes: orderly-api.md section 2, with its test vectors."""
+"""Signatures, keys and scopes, with the test vectors of docs/internals/orderly.md, section 2."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ LOGINS = [
 
 @pytest.fixture
 def verifier(tmp_path: Path) -> SignatureVerifier:
-    """A verifier at the time of the vectors, with their keys registered."""
+    """A verifier at the time of the test vectors, with their keys registered."""
     exchange = SimulatedExchange(
         PaperJournal(tmp_path / "paper.db"), PaperSettings(prices="static"), lambda: STAMP, lambda _ms, _run: None
     )
@@ -113,7 +113,7 @@ def verifier(tmp_path: Path) -> SignatureVerifier:
 
 
 def headers(key: str, signature: str, stamp: int = STAMP) -> dict[str, str]:
-    """The four headers."""
+    """Return the headers of a signed request."""
     return {
         "orderly-account-id": PAPER_ACCOUNT_ID,
         "orderly-key": key,
@@ -190,7 +190,7 @@ async def test_public_paths_ignore_stale_headers(trader: Trader) -> None:
 
 
 async def second_key(paper: PaperExchange, session: aiohttp.ClientSession, **fields: object) -> Trader:
-    """A trader with key B as registered by the control path."""
+    """Register key B through the control API and return a client that uses it."""
     other = Trader(session, paper.base_url, SECRET_B, KEY_B)
     await other.control("/paper/keys", {"orderly_key": KEY_B, **fields})
     return other
@@ -209,8 +209,8 @@ async def test_scope(paper: PaperExchange, session: aiohttp.ClientSession) -> No
 
 async def test_expired_unknown_and_removed_keys(paper: PaperExchange, session: aiohttp.ClientSession) -> None:
     """Expired, unknown and removed keys are rejected with -1002."""
-    stranger = Trader(session, paper.base_url, SECRET_B, KEY_B)
-    assert await stranger.rejected("GET", "/v1/positions") == (401, -1002)
+    unregistered = Trader(session, paper.base_url, SECRET_B, KEY_B)
+    assert await unregistered.rejected("GET", "/v1/positions") == (401, -1002)
     other = await second_key(paper, session, expiration=time.time_ns() // 1_000_000 - 1)
     assert await other.rejected("GET", "/v1/positions") == (401, -1002)
     other = await second_key(paper, session, expiration=time.time_ns() // 1_000_000 + 60_000)

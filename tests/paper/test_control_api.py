@@ -16,8 +16,8 @@ async def test_prices_are_set_all_or_none(trader: Trader) -> None:
     assert await trader.control("/paper/prices", {BTC: "66000", ETH: 1900}) == {BTC: "66000", ETH: "1900"}
     status, answer = await trader.raw("POST", "/paper/prices", {BTC: "1", "PERP_X_USDC": "2"})
     assert (status, "PERP_X_USDC" in answer["error"]) == (400, True)
-    _, told = await trader.raw("GET", f"/v1/public/futures/{BTC}")
-    assert told["data"]["mark_price"] == 66000
+    _, response = await trader.raw("GET", f"/v1/public/futures/{BTC}")
+    assert response["data"]["mark_price"] == 66000
     for bad in ({BTC: "0"}, {BTC: None}, {BTC: "x"}, [1]):
         assert (await trader.raw("POST", "/paper/prices", bad))[0] == 400
 

@@ -1,4 +1,4 @@
-"""Conservation laws under random orders, prices, funding and settlements: nothing is made, nothing is lost."""
+"""Invariants of the whole exchange under random orders, prices, funding, settlements and restarts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from tests.examples import examples
 from tests.paper.offline_exchange import OfflineExchange
 
 BTC, ETH = "PERP_BTC_USDC", "PERP_ETH_USDC"
-START = {BTC: Decimal(65000), ETH: Decimal(1800)}
 
 SYMBOLS = st.sampled_from([BTC, ETH])
 ORDERS = st.fixed_dictionaries(
@@ -36,17 +35,17 @@ PRICES = st.fixed_dictionaries({"kind": st.just("price"), "symbol": SYMBOLS, "mo
 FUNDING = st.fixed_dictionaries({"kind": st.just("funding"), "symbol": SYMBOLS, "rate": st.integers(-30, 30)})
 SETTLE = st.just({"kind": "settle"})
 CANCEL = st.just({"kind": "cancel"})
-STORY = st.lists(st.one_of(ORDERS, ORDERS, ORDERS, PRICES, PRICES, FUNDING, SETTLE, CANCEL), max_size=30)
+STEPS = st.lists(st.one_of(ORDERS, ORDERS, ORDERS, PRICES, PRICES, FUNDING, SETTLE, CANCEL), max_size=30)
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Path:
-    """A directory for the many benches of one property."""
+def directory(tmp_path: Path) -> Path:
+    """A directory for the database of each example."""
     return tmp_path
 
 
-def play(offline: OfflineExchange, step: dict[str, object]) -> None:
-    """One step of a story."""
+def apply_step(offline: OfflineExchange, step: dict[str, object]) -> None:
+    """Apply one random step to the exchange."""
     state, exchange = offline.exchange.state, offline.exchange
     symbol = str(step.get("symbol", BTC))
     mark = state.marks[symbol].price
@@ -82,8 +81,8 @@ def play(offline: OfflineExchange, step: dict[str, object]) -> None:
     offline.run()
 
 
-def owed_by_trades(offline: OfflineExchange) -> Decimal:
-    """What the account is worth, reckoned from trades, liquidations and funding alone."""
+def value_from_trades(offline: OfflineExchange) -> Decimal:
+    """Return the account value computed from trades and funding alone."""
     state = offline.exchange.state
     worth = state.account.started_with
     held = dict.fromkeys(state.instruments, ZERO)
@@ -98,38 +97,38 @@ def owed_by_trades(offline: OfflineExchange) -> Decimal:
 
 
 @settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(story=STORY)
-def test_value_equals_trades_fees_and_funding_exactly(room: Path, story: list[dict[str, object]]) -> None:
+@given(steps=STEPS)
+def test_value_equals_trades_fees_and_funding_exactly(directory: Path, steps: list[dict[str, object]]) -> None:
     """balance + Σ(position × mark − cost) = start − Σ(signed cash of trades) − fees − funding, to the last digit."""
-    path = room / "paper.db"
-    for old in room.glob("paper.db*"):
+    path = directory / "paper.db"
+    for old in directory.glob("paper.db*"):
         old.unlink()
     offline = OfflineExchange(path)
     try:
-        for step in story:
-            play(offline, step)
+        for step in steps:
+            apply_step(offline, step)
         state = offline.exchange.state
         if state.history["liquidations"]:
-            return  # liquidation fees and the insurance fund are checked in test_liquidation
+            return  # liquidation fees and the insurance fund are tested in test_liquidation.py
         value = state.account.balance
         for position in state.positions.values():
             value += position.qty * state.marks[position.symbol].price - position.cost
-        assert value == offline.exchange.portfolio.margin().account_value == owed_by_trades(offline)
+        assert value == offline.exchange.portfolio.margin().account_value == value_from_trades(offline)
     finally:
         offline.journal.close()
 
 
 @settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(story=STORY)
-def test_orders_never_overfill_and_reduce_only_never_flips(room: Path, story: list[dict[str, object]]) -> None:
+@given(steps=STEPS)
+def test_orders_never_overfill_and_reduce_only_never_flips(directory: Path, steps: list[dict[str, object]]) -> None:
     """executed ≤ quantity, trades add up to executed, and no reduce-only fill opens or flips a position."""
-    path = room / "paper.db"
-    for old in room.glob("paper.db*"):
+    path = directory / "paper.db"
+    for old in directory.glob("paper.db*"):
         old.unlink()
     offline = OfflineExchange(path)
     try:
-        for step in story:
-            play(offline, step)
+        for step in steps:
+            apply_step(offline, step)
         state = offline.exchange.state
         held: dict[tuple[str, str], Decimal] = {}
         liquidated = bool(state.history["liquidations"])
@@ -154,15 +153,15 @@ def test_orders_never_overfill_and_reduce_only_never_flips(room: Path, story: li
 
 
 @settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(story=STORY)
-def test_restart_restores_every_row(room: Path, story: list[dict[str, object]]) -> None:
+@given(steps=STEPS)
+def test_restart_restores_every_row(directory: Path, steps: list[dict[str, object]]) -> None:
     """Rows read from the file equal those in memory."""
-    path = room / "paper.db"
-    for old in room.glob("paper.db*"):
+    path = directory / "paper.db"
+    for old in directory.glob("paper.db*"):
         old.unlink()
     offline = OfflineExchange(path)
-    for step in story:
-        play(offline, step)
+    for step in steps:
+        apply_step(offline, step)
     before = offline.exchange.state
     offline.journal.close()
     again = OfflineExchange(path)

@@ -1,4 +1,4 @@
-"""Fault switches: what a client meets on a bad day (reliability.md section 6)."""
+"""Fault injection (docs/internals/reliability.md, section 6)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MARKET = {"symbol": BTC, "side": "BUY", "order_type": "MARKET", "order_quantity"
 
 
 async def events(trader: Trader, name: str) -> int:
-    """How often an event stands in the journal."""
+    """Return how many events of a name are in the journal."""
     return sum(1 for event in await trader.journal() if event["event"] == name)
 
 

@@ -38,8 +38,8 @@ async def test_filters_answer_with_the_documented_code(trader: Trader, fields: d
     body = {"symbol": BTC, "side": "BUY", "order_type": "LIMIT", "order_price": "64500", "order_quantity": "0.01"}
     sent = {k: v for k, v in (body | fields).items() if v is not None}
     assert await trader.rejected("POST", "/v1/order", sent) == (400, code)
-    received, refused = (await trader.journal())[-2:]
-    assert (received["event"], refused["event"], refused["code"]) == ("order_received", "order_refused", code)
+    received, rejected = (await trader.journal())[-2:]
+    assert (received["event"], rejected["event"], rejected["code"]) == ("order_received", "order_refused", code)
 
 
 async def test_price_range_edges_are_inside(trader: Trader) -> None:

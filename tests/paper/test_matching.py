@@ -31,8 +31,8 @@ async def test_create_is_journaled_before_it_is_matched(trader: Trader) -> None:
     """An order is NEW first and fills later; the journal has received, accepted, fill in this order."""
     order_id = await trader.order(client_order_id="kb-order")
     await trader.done(order_id)
-    told = [e["event"] for e in await trader.journal() if e["client_order_id"] == "kb-order"]
-    assert told == ["order_received", "order_accepted", "fill"]
+    listed = [e["event"] for e in await trader.journal() if e["client_order_id"] == "kb-order"]
+    assert listed == ["order_received", "order_accepted", "fill"]
 
 
 async def test_limit_rests_and_fills_as_maker_at_its_price(trader: Trader) -> None:

@@ -19,7 +19,7 @@ BTC = "PERP_BTC_USDC"
 
 @pytest.fixture
 def btc() -> PaperInstrument:
-    """The BTC row of section 5."""
+    """The trading rules of PERP_BTC_USDC."""
     return load_instruments(PaperSettings(prices="static"))[BTC]
 
 

@@ -1,4 +1,4 @@
-"""Live prices: followed when reachable, never in the way when not."""
+"""Live mark prices from another exchange's public API."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.paper.trader import BTC, ETH, Trader, until
 
 @pytest.fixture
 async def follower(paper: PaperExchange, tmp_path: Path) -> AsyncIterator[PaperExchange]:
-    """An exchange that follows another one's public prices."""
+    """A paper exchange whose live prices come from `paper`."""
     live = PaperSettings(
         prices="live",
         rate_limits=False,
         live_url=paper.base_url,
-        live_stream_url=paper.base_url.replace("http", "ws") + "/ws/stream/anybody",
+        live_stream_url=paper.base_url.replace("http", "ws") + "/ws/stream/anyone",
         live_interval_s=0.05,
     )
     follower = PaperExchange(tmp_path / "follower", settings=live)
@@ -31,7 +31,7 @@ async def follower(paper: PaperExchange, tmp_path: Path) -> AsyncIterator[PaperE
 
 
 def mark(paper: PaperExchange, symbol: str) -> Decimal:
-    """The mark in force."""
+    """Return the current mark price."""
     return paper.exchange.state.marks[symbol].price
 
 

@@ -1,4 +1,4 @@
-"""Rate limits: sliding windows, not buckets (orderly-api.md section 11)."""
+"""Rate limits: sliding windows (docs/internals/orderly.md, section 11)."""
 
 from __future__ import annotations
 
