@@ -42,8 +42,8 @@ def numbers_in(text: str) -> set[str]:
 
 
 def find_document(name: str) -> Path | None:
-    """A cited document: relative to the package, or to the repository's root."""
-    return next((found for found in (PACKAGE / name, ROOT / name) if found.is_file()), None)
+    """A cited document: relative to the package, to its documents, or to the repository's root."""
+    return next((found for found in (PACKAGE / name, PACKAGE / "docs" / name, ROOT / name) if found.is_file()), None)
 
 
 def citations(text: str) -> list[tuple[str, set[str]]]:

@@ -123,7 +123,7 @@ def _announce(base_url: str, data_dir: Path, *, as_json: bool) -> None:
     import sys
 
     from kekbridge.cli import render
-    from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
+    from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 
     identity = {
         "base_url": base_url,

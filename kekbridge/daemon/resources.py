@@ -23,7 +23,7 @@ from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.log import get_logger
 from kekbridge.model import Mode
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
 from kekbridge.vault import OpenVault, Sealer, master_key, open_vault, orderly_secret

@@ -14,7 +14,7 @@ from eth_account import Account
 from eth_account.messages import encode_typed_data
 from nacl.pwhash import argon2id
 
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ADDRESS
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS
 from kekbridge.vault.base import SEALED_FILE
 from kekbridge.vault.passphrase import PassphraseVault
 from tests.cli.processes import DEADLINE_S, KEKBRIDGE, bare_environment

@@ -25,7 +25,7 @@ class Venue:
         """A registered key's record, None when there is none."""
 
         async def look() -> Any:
-            return self.exchange.venue.engine.keys.get(orderly_key)
+            return self.exchange.exchange.state.keys.get(orderly_key)
 
         return asyncio.run_coroutine_threadsafe(look(), self._loop).result(20)
 

@@ -14,6 +14,7 @@ import pytest
 
 from kekbridge.config import Vault
 from kekbridge.daemon.resources import prepare_data_dir
+from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.model import Mode, TradingState
 from kekbridge.model.notifications import MESSAGES
 from kekbridge.ops.notifier import NOTIFY_URLS
@@ -163,7 +164,9 @@ async def keep_waiting(house: House, receiver: Receiver) -> None:
 
 async def age(house: House, tmp_path: Path, receiver: Receiver) -> None:
     """A key near its end, a clock that is set wrong, a backup without a place, the day's end."""
-    signer = house.daemon.exchange.signer
+    exchange = house.daemon.exchange
+    assert isinstance(exchange, OrderlyExchange)
+    signer = exchange.signer
     for days in (5, 300):
         expiration = int((house.clock() + timedelta(days=days)).timestamp() * 1000)
         await house.control("keys", {"orderly_key": signer.orderly_key, "expiration": expiration})

@@ -15,7 +15,7 @@ from kekbridge.cli.main import run_command
 from kekbridge.config import Vault
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.model import Mode
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 from kekbridge.vault import master_key, open_vault, orderly_secret
 
 needs_systemd_creds = pytest.mark.skipif(

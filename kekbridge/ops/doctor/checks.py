@@ -19,7 +19,7 @@ from kekbridge.model import Mode
 from kekbridge.model.check import Check
 from kekbridge.ops.doctor import jobs, machine, service, setup
 from kekbridge.ops.doctor.reachability import public_url_checks
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
 from kekbridge.vault import OpenVault, master_key, open_vault, orderly_secret

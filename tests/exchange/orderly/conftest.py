@@ -17,9 +17,8 @@ from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.exchange.orderly.websocket import StreamTimings
 from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType, Purpose, Side
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.paper.server import PaperExchange
-from kekbridge.paper.settings import PaperSettings
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET, PaperSettings
 
 BTC = "PERP_BTC_USDC"
 QUICK = StreamTimings(first_pause_s=0.05, longest_pause_s=0.2, refused_pause_s=0.2)

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 from kekbridge.exchange.base import Accepted, Rejected, Unknown
 from kekbridge.exchange.orderly.account_api import key_info_of, marks_of, system_info_of
 from kekbridge.exchange.orderly.client import OrderlyExchange
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_BROKER_ID, PAPER_ORDERLY_KEY
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_BROKER_ID, PAPER_ORDERLY_KEY
 
 BTC = "PERP_BTC_USDC"
 Control = Callable[..., Awaitable[Any]]

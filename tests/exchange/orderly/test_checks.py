@@ -14,9 +14,8 @@ from kekbridge.config import ExchangeSettings
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.model.check import Check
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 from kekbridge.paper.server import PaperExchange
-from kekbridge.paper.settings import PaperSettings
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET, PaperSettings
 
 Control = Callable[..., Awaitable[Any]]
 OTHER_SECRET = "ed25519:4wBqpZM9xaSheZzJSMawUKKwhdpChKbZ5eu5ky4Vigw"

@@ -19,8 +19,8 @@ from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus, OrderType, Purpose, Side, TakeProfit
 from kekbridge.model.orders import OrderStatusReport
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.paper.server import PaperExchange
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 
 BTC, ETH = "PERP_BTC_USDC", "PERP_ETH_USDC"
 Control = Callable[..., Awaitable[Any]]

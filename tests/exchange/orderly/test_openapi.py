@@ -22,7 +22,7 @@ from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.requests import ALGO_TYPES, OrderKind, edit_body, request_for
 from kekbridge.model import OrderIntent, OrderStatus, OrderType, Purpose, Side, TakeProfit
 from kekbridge.model.orders import OrderStatusReport
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID
 from tests.paths import ROOT
 
 SPEC = ROOT.parent / "shared" / "reference" / "orderly-openapi.yaml"
