@@ -1,4 +1,4 @@
-"""What reaches the screen: never a control character or markup from outside, exact numbers, short words for times."""
+"""Output: no control characters or markup from outside text, exact numbers, short times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kekbridge.cli import render
 from kekbridge.model import Mode
 
 NOW = datetime(2026, 11, 22, 16, 8, 6, tzinfo=UTC)
-# What an alert could carry to fool whoever reads the log: clear the screen, rename the window, hide or reverse text, fake a line.
+# Attacks on a reader of the log: clear the screen, rename the window, hide or reverse text, fake a line.
 HOSTILE = "\x1b[2J\x1b]0;pwned\x07[/][bold]buy[/bold]\u202egnol\u200b\u2066\x9b31m\r\nfake line\ud800"
 
 
@@ -26,7 +26,7 @@ def is_unsafe(character: str) -> bool:
 
 @given(st.text(st.characters(codec=None, exclude_categories=())))
 def test_nothing_unsafe_survives(text: str) -> None:
-    """Whatever comes from outside: no control, direction, invisible or line-breaking character is printed."""
+    """No control, direction, invisible or line-breaking character of any text is printed."""
     assert not any(is_unsafe(character) for character in render.clean(text))
 
 
@@ -36,8 +36,8 @@ def test_ordinary_text_is_untouched(text: str) -> None:
     assert render.clean(text) == (text or "-")
 
 
-def test_markup_is_text_in_every_place(capsys: pytest.CaptureFixture[str]) -> None:
-    """`[/]` in an alert is neither an error nor a style, `[bold]` not swallowed: in tables, pairs, headings and log lines."""
+def test_markup_is_plain_text_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    """`[/]` in an alert is neither an error nor a style, and `[bold]` is printed: in tables, pairs, headings and log lines."""
     render.table([render.Column("A"), render.Column("B", is_status=True)], [(HOSTILE, HOSTILE)])
     render.pairs([("name", HOSTILE)])
     render.heading(HOSTILE)
@@ -51,7 +51,7 @@ def test_markup_is_text_in_every_place(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_json_is_ascii_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """Scripts get the value itself; a terminal that shows the JSON gets no control character."""
+    """Scripts get the exact value; a terminal that shows the JSON gets no control character."""
     render.as_json({"text": HOSTILE})
     out = capsys.readouterr().out
     assert out.isascii()
@@ -77,7 +77,7 @@ class Sample:
     missing: None = None
 
 
-def test_json_of_our_values() -> None:
+def test_json_of_domain_values() -> None:
     """Fields in camelCase, decimals and times as text, keys of mappings as they are."""
     at = datetime(2026, 1, 2, 3, 4, 5, 678_900, tzinfo=timezone(timedelta(hours=2)))
     sample = Sample(Decimal("1E-7"), at, Mode.PAPER, {"stop_loss": Decimal("1E+3")})
@@ -94,7 +94,7 @@ def test_json_of_our_values() -> None:
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=8, min_value=-(10**12), max_value=10**12))
 def test_amounts_keep_their_value(value: Decimal) -> None:
-    """An amount on the screen is the amount: plain notation, only idle zeros dropped."""
+    """An amount on the screen is the amount: plain notation, without trailing zeros."""
     text = render.amount(value)
     assert Decimal(text) == value
     assert "E" not in text
@@ -114,12 +114,12 @@ def test_amounts_keep_their_value(value: Decimal) -> None:
     ],
 )
 def test_durations_in_two_units(seconds: float, text: str) -> None:
-    """Short enough to read, exact enough to act on."""
+    """At most two units."""
     assert render.duration(seconds) == text
 
 
 def test_ages_and_clock() -> None:
-    """How long ago; a clock that is ahead is not hidden; the date only where it is needed."""
+    """Ages in the past and in the future; the clock shows a date only for other days."""
     assert render.age(NOW - timedelta(seconds=3), NOW) == "3.0 s ago"
     assert render.age(NOW + timedelta(minutes=5), NOW) == "in 5 min"
     assert render.clock(NOW, NOW) == "16:08:06"
@@ -138,8 +138,8 @@ def test_ages_and_clock() -> None:
         ({"k": 1}, "k=1"),
     ],
 )
-def test_plain_words(value: object, text: str) -> None:
-    """Nothing is a dash, switches are words, lists are commas."""
+def test_values_as_text(value: object, text: str) -> None:
+    """An empty value is a dash, booleans are yes and no, lists are comma-separated."""
     assert render.clean(value) == text
 
 
@@ -148,5 +148,5 @@ def test_plain_words(value: object, text: str) -> None:
     [("PERP_BTC_USDC", "BTC"), ("BTCUSDT.P", "BTCUSDT.P"), (None, "-"), ("PERP_1000PEPE_USDC", "1000PEPE")],
 )
 def test_market_names(symbol: str | None, name: str) -> None:
-    """Markets by their base, unknown spellings as they came."""
+    """A market is shown by its base; unknown symbols stay as they are."""
     assert render.market(symbol) == name

@@ -23,7 +23,8 @@ from tests.system.harness import Bridge, Process, clean_environment
 _PRELOAD = [
     "kekbridge.daemon.app",
     "kekbridge.log",
-    *(f"kekbridge.cli.{name}" for name in ("app", "serve", "welcome", "paper", "webhook", "render")),
+    "kekbridge.alerts.template",
+    *(f"kekbridge.cli.{name}" for name in ("app", "serve", "send", "paper", "webhook", "render")),
 ]
 _PR_SET_PTRACER, _ANYBODY = 0x59616D61, 2**64 - 1
 _MAINS = ["pytest", "tests.system.campaigns.run"]
