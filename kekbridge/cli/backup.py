@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kekbridge import formatting
 from kekbridge.cli.context import now, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 
@@ -54,8 +55,8 @@ def restore_backup(
 ) -> None:
     """Restore a backup into the data directory; stop the daemon first.
 
-    Existing data is moved aside, not deleted. No order is sent again: at the next start the bridge looks up every order that was
-    waiting when the backup was made, and takes over positions and fills from the exchange. Alerts received after the backup are lost.
+    Existing data is moved aside, not deleted. No order is sent again: at the next start the bridge looks up every order that was waiting
+    when the backup was made, and takes over positions and fills from the exchange. Alerts received after the backup are no longer known.
     """
     from kekbridge.cli import render
     from kekbridge.errors import AlreadyRunning
@@ -71,7 +72,7 @@ def restore_backup(
             "already_running", f"the daemon (process {holder}) is using {directory}; stop it before restoring"
         )
     if (directory / FILE_NAME).exists() and not yes:
-        made_at = render.moment(backup_file.made_at)
+        made_at = formatting.moment(backup_file.made_at)
         typer.confirm(
             f"Replace the data in {directory} with the backup of {made_at} UTC ({backup_file.alerts} alerts)?",
             abort=True,
@@ -82,7 +83,7 @@ def restore_backup(
         render.as_json({"restored": _as_data(backup_file), "movedAside": None if old is None else str(old)})
         return
     render.line(
-        f"restored {backup_file.alerts} alerts and {backup_file.orders} orders, as of {render.moment(backup_file.made_at)} UTC"
+        f"restored {backup_file.alerts} alerts and {backup_file.orders} orders, as of {formatting.moment(backup_file.made_at)} UTC"
     )
     if old is not None:
         render.note(f"The earlier data is in {old}")
@@ -90,6 +91,4 @@ def restore_backup(
 
 
 def _as_data(backup: Backup) -> dict[str, Any]:
-    from kekbridge.cli import render
-
-    return {**render.jsonable(backup), "file": str(backup.file)}
+    return {**formatting.jsonable(backup), "file": str(backup.file)}

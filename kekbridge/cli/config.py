@@ -18,7 +18,7 @@ app = typer.Typer(
 
 @app.command(epilog=examples("kekbridge config show", "KEKBRIDGE_SERVER_PORT=9000 kekbridge config show --json"))
 def show(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
-    """Print every setting with its value and source: default, file or environment."""
+    """Print every setting with its value and source."""
     from kekbridge.cli import render
 
     context = resolve_context(ctx, data_dir, config)
@@ -32,7 +32,7 @@ def show(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None
 
 @app.command(epilog=examples("kekbridge config check", "kekbridge config check --config /etc/kekbridge.toml"))
 def check(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
-    """Check the settings as `serve` does; exit code 2 and one line if something is wrong."""
+    """Check the settings as `serve` does. Exit code 2 and one line if something is wrong."""
     from kekbridge.cli import render
     from kekbridge.daemon.preflight import check_settings
 
@@ -47,7 +47,7 @@ def check(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = Non
 
 @app.command(epilog=examples("kekbridge config path", 'sqlite3 "$(kekbridge config path --json | jq -r .database)"'))
 def path(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
-    """Print the paths of the settings file, the data directory and the database."""
+    """Print the paths of settings, data directory and database."""
     from kekbridge.cli import render
     from kekbridge.store.connections import FILE_NAME
 

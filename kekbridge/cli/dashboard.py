@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kekbridge import formatting
 from kekbridge.cli.admin_client import AdminApi, find_admin_api
 from kekbridge.cli.context import resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
@@ -171,7 +172,7 @@ def _header(state: dict[str, Any]) -> list[Text]:
     first.append(f" {state['mode'].upper()} ", style="reverse")
     first.append(f" {_state_text(trading['state'])}", style=_style(trading["state"]))
     if trading["state"] != "running" and trading["reason"]:
-        first.append(f" ({_clean(trading['reason'])})")
+        first.append(f" ({formatting.clean(trading['reason'])})")
     first.append("  ")
     first.append(
         "ready" if ready["ready"] else f"not ready: {ready['detail'] or 'reconciling'}",
@@ -207,7 +208,7 @@ def _conditions(state: dict[str, Any]) -> list[Text]:
     from rich.text import Text
 
     active = sorted(state["conditions"], key=lambda one: str(one["since"]))
-    shown = [Text(f"! {_clean(one['words'])}", style="bold yellow") for one in active[-_SHOWN_CONDITIONS:]]
+    shown = [Text(f"! {formatting.clean(one['words'])}", style="bold yellow") for one in active[-_SHOWN_CONDITIONS:]]
     more = len(active) - len(shown)
     return [Text(f"! {more} more: `kekbridge doctor`", style="yellow"), *shown] if more else shown
 
@@ -265,10 +266,10 @@ def _limits(state: dict[str, Any]) -> list[Text]:
         part = max(min(share, Decimal(1)), Decimal(0))
         row = Text(f"{share * 100:>4.0f} % ")
         row.append(f"{'█' * round(part * 10):<10}", style="red" if part >= Decimal("0.9") else "green")
-        row.append(f"  {_clean(name)}: {line['name']} {line['used']} of {line['limit']}")
+        row.append(f"  {formatting.clean(name)}: {line['name']} {line['used']} of {line['limit']}")
         rows.append(row)
     closed = [
-        f"{_clean(scope['name'])}: {_state_text(scope['state'])}"
+        f"{formatting.clean(scope['name'])}: {_state_text(scope['state'])}"
         for scope in state["limits"][1:]
         if scope["state"] != "running"
     ]
@@ -283,10 +284,14 @@ def _alerts(state: dict[str, Any], count: int) -> list[Text]:
     rows = [Text(f"{'TIME':<9}{'WEBHOOK':<11}{'ALERT':<11}{'STATUS':<12}WHY", style="bold")]
     for one in state["lastAlerts"][-count:]:
         alert = " ".join(part for part in (one["action"], _market(one["symbol"] or "")) if part)
-        row = Text(f"{one['receivedAt'][11:19]:<9}{_clean(one['webhook'])[:10]:<11}{_clean(alert)[:10]:<11}")
+        row = Text(
+            f"{one['receivedAt'][11:19]:<9}{formatting.clean(one['webhook'])[:10]:<11}{formatting.clean(alert)[:10]:<11}"
+        )
         status = "part filled" if one["status"] == "partially_filled" else one["status"]
         row.append(f"{status:<12}", style=_style(one["status"]))
-        row.append(_clean(": ".join(part for part in (one["code"], one["error"]) if part) or " "), style="dim")
+        row.append(
+            formatting.clean(": ".join(part for part in (one["code"], one["error"]) if part) or " "), style="dim"
+        )
         rows.append(row)
     return rows if len(rows) > 1 else [Text("no alerts yet", style="dim")]
 
@@ -299,7 +304,7 @@ def _footer(pending: str | None, error_text: str, width: int) -> Text:
             f" {_state_text(pending)}: press y to confirm, any other key to cancel ", style="bold reverse yellow"
         )
     elif error_text:
-        footer = Text(f" {_clean(error_text)} ", style="bold reverse red")
+        footer = Text(f" {formatting.clean(error_text)} ", style="bold reverse red")
     else:
         footer = Text(" h halt   e exits only   r resume   q quit ", style="reverse")
     footer.truncate(width, overflow="ellipsis")
@@ -316,16 +321,8 @@ def _style(status: str) -> str:
     return render.STATUS_STYLES.get(status, "")
 
 
-def _clean(value: object) -> str:
-    from kekbridge.cli import render
-
-    return render.clean(value)
-
-
 def _market(symbol: str) -> str:
-    from kekbridge.cli import render
-
-    return render.market(symbol) if symbol else ""
+    return formatting.market(symbol) if symbol else ""
 
 
 def _money(value: str | None) -> str:

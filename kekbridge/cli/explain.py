@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kekbridge import formatting
 from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -23,7 +24,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @app.command(
     epilog=examples(
-        "kekbridge explain 01KAN5V6Q2R8S      an id, or its start, from `kekbridge logs`",
+        "kekbridge explain 01KAN5V6Q2R8S      an id, or its start, as `logs` shows it",
         "kekbridge explain my-alert-17        an alertId, or a client order id",
         "kekbridge explain timestamp_stale    what a code means and how to fix it",
         "kekbridge explain --codes",
@@ -70,17 +71,17 @@ def _print_json(report: AlertReport) -> None:
         | {
             "request": one.details.request,
             "signedAt": one.details.signed_at,
-            "verdictsBeforeSending": render.jsonable(one.details.verdicts),
-            "answers": render.jsonable(one.answers),
-            "fills": render.jsonable(one.fills),
-            "exits": render.jsonable(one.exits),
-            "exitFills": render.jsonable(one.exit_fills),
-            "slippage": render.jsonable(one.slippage),
+            "verdictsBeforeSending": formatting.jsonable(one.details.verdicts),
+            "answers": formatting.jsonable(one.answers),
+            "fills": formatting.jsonable(one.fills),
+            "exits": formatting.jsonable(one.exits),
+            "exitFills": formatting.jsonable(one.exit_fills),
+            "slippage": formatting.jsonable(one.slippage),
         }
         for one in report.orders
     ]
     stages = {name: round(value, 3) for name, value in report.stages.items()}
-    render.as_json(render.jsonable(report.alert) | {"stages": stages, "orders": legs, "events": report.events})
+    render.as_json(formatting.jsonable(report.alert) | {"stages": stages, "orders": legs, "events": report.events})
 
 
 def _print_report(report: AlertReport) -> None:
@@ -113,12 +114,12 @@ def _print_alert(alert: StoredAlert) -> None:
         ("alert", alert.id),
         ("alertId", alert.alert_id),
         ("webhook", alert.webhook_name),
-        ("received", f"{render.moment(alert.received_at)} UTC ({render.age(alert.received_at, now())})"),
-        ("from", f"{render.plain(alert.remote)}, proof: {render.plain(alert.proof)}"),
+        ("received", f"{formatting.moment(alert.received_at)} UTC ({formatting.age(alert.received_at, now())})"),
+        ("from", f"{formatting.plain(alert.remote)}, proof: {formatting.plain(alert.proof)}"),
     ]
     if alert.fired_at is not None:
-        delay = render.duration(alert.received_at - alert.fired_at)
-        rows.append(("fired", f"{render.moment(alert.fired_at)} UTC, {delay} before it was received"))
+        delay = formatting.duration(alert.received_at - alert.fired_at)
+        rows.append(("fired", f"{formatting.moment(alert.fired_at)} UTC, {delay} before it was received"))
     rows += [("action", " ".join(part for part in (alert.action, alert.symbol) if part)), ("status", alert.status)]
     if alert.code:
         rows.append(("code", alert.code))
@@ -163,7 +164,7 @@ def _print_order(timeline: OrderTimeline) -> None:
         ("status", order.status),
         ("client order id", order.client_order_id),
         ("order id", order.order_id),
-        ("filled", f"{render.amount(order.executed_quantity)} at {render.amount(order.average_price)}"),
+        ("filled", f"{formatting.amount(order.executed_quantity)} at {formatting.amount(order.average_price)}"),
         ("fee (USDC)", order.fee),
         ("expected price", intent.reference_price),
     ]
@@ -171,7 +172,10 @@ def _print_order(timeline: OrderTimeline) -> None:
         ("stop loss", intent.stop_loss),
         (
             "take profits",
-            [f"{render.amount(one.quantity)} at {render.amount(one.trigger_price)}" for one in intent.take_profits],
+            [
+                f"{formatting.amount(one.quantity)} at {formatting.amount(one.trigger_price)}"
+                for one in intent.take_profits
+            ],
         ),
         ("realized P&L", order.realized_pnl or None),
         *((f"slippage vs {one.against}", f"{one.share * 100:+.3f} %") for one in timeline.slippage),
@@ -187,8 +191,8 @@ def _print_order(timeline: OrderTimeline) -> None:
         )
     for fill in timeline.fills:
         maker = "maker" if fill.is_maker else "taker"
-        text = f"{render.amount(fill.quantity)} at {render.amount(fill.price)}, fee {render.amount(fill.fee)} ({maker})"
-        render.pairs([(f"fill {render.moment(fill.executed_at)}", text)], indent=2)
+        text = f"{formatting.amount(fill.quantity)} at {formatting.amount(fill.price)}, fee {formatting.amount(fill.fee)} ({maker})"
+        render.pairs([(f"fill {formatting.moment(fill.executed_at)}", text)], indent=2)
 
 
 def _print_exits(legs: Sequence[ExitStatus], executions: Sequence[Fill]) -> None:
@@ -202,15 +206,15 @@ def _print_exits(legs: Sequence[ExitStatus], executions: Sequence[Fill]) -> None
     for leg in legs:
         if leg.trigger_price is None and not leg.executed_quantity:
             continue  # the exchange reports both of a pair, also the one not requested
-        text = f"{leg.status}, trigger {render.amount(leg.trigger_price)}"
+        text = f"{leg.status}, trigger {formatting.amount(leg.trigger_price)}"
         if leg.executed_quantity:
-            text += f", {render.amount(leg.executed_quantity)} at {render.amount(leg.average_price)}"
+            text += f", {formatting.amount(leg.executed_quantity)} at {formatting.amount(leg.average_price)}"
         rows.append((leg.kind.replace("_", " ").lower(), text))
     for fill in executions:
-        text = f"{fill.side.lower()} {render.amount(fill.quantity)} at {render.amount(fill.price)}"
-        rows.append((f"fill {render.moment(fill.executed_at)}", f"{text}, fee {render.amount(fill.fee)}"))
+        text = f"{fill.side.lower()} {formatting.amount(fill.quantity)} at {formatting.amount(fill.price)}"
+        rows.append((f"fill {formatting.moment(fill.executed_at)}", f"{text}, fee {formatting.amount(fill.fee)}"))
         if fill.realized_pnl is not None:
-            rows.append(("realized P&L", render.amount(fill.realized_pnl)))
+            rows.append(("realized P&L", formatting.amount(fill.realized_pnl)))
     render.pairs(rows, indent=4)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kekbridge import formatting
 from kekbridge.cli.context import CliContext, mode_in_force, now, open_database, open_vault, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -111,4 +112,4 @@ def _print_result(result: FlattenResult, *, as_json: bool) -> None:
         )
         return
     left = ", ".join(f"{position.symbol} {position.quantity}" for position in result.positions_left) or "no positions"
-    render.line(f"NOT flat: {left} and {result.orders_left} orders are still open; {render.clean(result.trouble)}")
+    render.line(f"NOT flat: {left} and {result.orders_left} orders are still open; {formatting.clean(result.trouble)}")

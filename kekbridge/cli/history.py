@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from kekbridge import parsing
+from kekbridge import formatting, parsing
 from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -53,7 +53,10 @@ def show(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """List events, newest last: orders, limits, connections, jobs, webhook changes. With --json one line per event."""
+    """List events, newest last.
+
+    Orders, limits, connections, jobs and webhook changes. With --json one line per event.
+    """
     from kekbridge.model.notifications import MESSAGES
     from kekbridge.store import events
 
@@ -88,9 +91,9 @@ def _print(connection: sqlite3.Connection, listed: Sequence[Event], *, as_json: 
     for event in listed:
         severity, text = describe(event.kind, {**order_facts(connection, event), **event.data})
         if as_json:
-            render.as_json(render.jsonable(event) | {"severity": severity, "words": text})
+            render.as_json(formatting.jsonable(event) | {"severity": severity, "words": text})
         else:
-            render.line(f"{render.clock(event.at, now()):<11}  {severity or '':<7}  {text}")
+            render.line(f"{formatting.clock(event.at, now()):<11}  {severity or '':<7}  {text}")
     sys.stdout.flush()
 
 
@@ -112,9 +115,10 @@ def verify(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> int:
-    """Recompute the hash chain; exit code 1 when an event was changed, moved or removed.
+    """Recompute and check the hash chain.
 
-    Events cut off at the end are detected only with a head that you stored elsewhere: save one regularly, or keep backups.
+    Exit code 1 if an event was changed, moved or removed. Events cut off at the end are detected only with a head that you stored
+    elsewhere: save one regularly, or keep backups.
     """
     from kekbridge.cli import render
     from kekbridge.store import events
@@ -136,7 +140,7 @@ def verify(
 
 @app.command(epilog=examples("kekbridge history head", "kekbridge history head >> /mnt/elsewhere/heads"))
 def head(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
-    """Print number and hash of the last event; store them elsewhere for `history verify --head`."""
+    """Print number and hash of the last event. Store them elsewhere for `history verify --head`."""
     from kekbridge.cli import render
     from kekbridge.store import events
 

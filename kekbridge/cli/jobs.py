@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from kekbridge import formatting
 from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -43,9 +44,7 @@ def jobs(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None
 
 
 def _row(run: JobRun) -> tuple[object, ...]:
-    from kekbridge.cli import render
-
-    times = [None if moment is None else render.age(moment, now()) for moment in (run.last_at, run.next_at)]
-    took = None if run.last_at is None else render.duration(run.took_ms / 1000)
+    times = [None if moment is None else formatting.age(moment, now()) for moment in (run.last_at, run.next_at)]
+    took = None if run.last_at is None else formatting.duration(run.took_ms / 1000)
     failed = f"{run.failed}, {run.failures} in a row" if run.failures else run.failed
     return run.name, times[0], took, times[1], run.runs, failed, run.error

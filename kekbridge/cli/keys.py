@@ -55,10 +55,10 @@ def add(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Store the secret of an existing key in the vault; read from a hidden prompt or stdin.
+    """Store the secret of an existing key in the vault.
 
-    The secret is base58 of 32 or 64 bytes, with or without `ed25519:`. If the exchange can be reached, scopes, expiry and IP restriction
-    are checked.
+    The secret is read from a hidden prompt or stdin: base58 of 32 or 64 bytes, with or without `ed25519:`. If the exchange can be
+    reached, scopes, expiry and IP restriction are checked.
     """
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
@@ -136,7 +136,7 @@ def list_keys(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """List every key of the account at the exchange; the one in this vault is marked."""
+    """List the account's keys at the exchange. The one in this vault is marked."""
     from kekbridge.cli import render
 
     session = key_session(ctx, data_dir, config, mode, account)
@@ -183,7 +183,10 @@ def check(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> int:
-    """Check the key in the vault with the exchange: scopes, expiry, IP restriction, wallet, broker. Exit code 1 if orders would fail."""
+    """Check the key in the vault with the exchange.
+
+    Checks scopes, expiry, IP restriction, wallet and broker. Exit code 1 if orders would fail.
+    """
     from kekbridge.cli import render
 
     session = key_session(ctx, data_dir, config, mode, account)
@@ -217,7 +220,7 @@ def restrict_ip(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Restrict the key to certain IP addresses: a stolen copy is then useless elsewhere."""
+    """Restrict the key to certain IP addresses. A stolen copy is then useless elsewhere."""
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
 

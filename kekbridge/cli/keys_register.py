@@ -82,10 +82,10 @@ def register(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Register the key from `keys generate` for your account, signed by your wallet. A wallet without an account gets one first.
+    """Register the generated key; your wallet signs it.
 
-    --wallet prints the message to sign (eth_signTypedData_v4) and reads the signature; --sign reads the wallet's private key from a
-    hidden prompt and never stores it. Without either, a terminal asks which.
+    A wallet without an account gets one first. --wallet prints the message to sign (eth_signTypedData_v4) and reads the signature; --sign
+    reads the wallet's private key from a hidden prompt and never stores it. Without either, a terminal asks which.
     """
     from kekbridge.cli import render
     from kekbridge.wallet import typed_data

@@ -23,7 +23,7 @@ app = typer.Typer(
 def list_lockouts(
     ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
 ) -> None:
-    """List locked-out addresses with their failures and the end of each lockout.
+    """List locked-out addresses.
 
     The settings auth.lockout_failures, lockout_window_s and lockout_s define a lockout. A restart of the bridge clears them all.
     """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge import parsing
+from kekbridge import formatting, parsing
 from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -75,7 +75,7 @@ def _option(metavar: str, help_text: str) -> Any:
         "kekbridge logs",
         "kekbridge logs -f --webhook default",
         "kekbridge logs --since 24h --status denied",
-        "kekbridge logs --since 7d --json | jq -r 'select(.code) | .code' | sort | uniq -c",
+        "kekbridge logs --since 7d --json | jq -r '.code // empty' | sort | uniq -c",
     )
 )
 def logs(
@@ -115,7 +115,7 @@ def logs(
             entries, looked_back_to = _entries(connection, filters)
         if looked_back_to is not None:
             older = f"use --until {looked_back_to:%Y-%m-%dT%H:%M:%S} for older ones"
-            render.note(f"Searched messages back to {render.moment(looked_back_to)} UTC; {older}.")
+            render.note(f"Searched messages back to {formatting.moment(looked_back_to)} UTC; {older}.")
         elif not entries and not as_json and not follow:
             render.note(
                 "No entries. `kekbridge serve` receives alerts; `kekbridge template NAME` prints a message to send."
@@ -208,7 +208,6 @@ def _print(entries: list[Entry], *, as_json: bool, with_header: bool) -> None:
 
 
 def _data(entry: StoredAlert | RejectedRequest | Event) -> dict[str, Any]:
-    from kekbridge.cli import render
     from kekbridge.model.notifications import describe
     from kekbridge.store.events import Event
 
@@ -217,10 +216,10 @@ def _data(entry: StoredAlert | RejectedRequest | Event) -> dict[str, Any]:
         named = {"kind": "event", "event": entry.kind, "severity": severity, "words": text}
         return named | {
             "sequence": entry.sequence,
-            "at": render.jsonable(entry.at),
-            "data": render.jsonable(entry.data),
+            "at": formatting.jsonable(entry.at),
+            "data": formatting.jsonable(entry.data),
         }
-    return {"kind": "alert" if hasattr(entry, "status") else "refusal"} | dict(render.jsonable(entry))
+    return {"kind": "alert" if hasattr(entry, "status") else "refusal"} | dict(formatting.jsonable(entry))
 
 
 def _line(at: datetime, entry: StoredAlert | RejectedRequest | Event) -> Any:
@@ -231,22 +230,22 @@ def _line(at: datetime, entry: StoredAlert | RejectedRequest | Event) -> Any:
 
     if isinstance(entry, Event):
         severity, text = describe(entry.kind, entry.data)
-        return render.Line((render.clock(at, now()), "-", "-", "-", "-", severity or ""), text)
+        return render.Line((formatting.clock(at, now()), "-", "-", "-", "-", severity or ""), text)
 
     if isinstance(entry, RejectedRequest):
         times = f"{entry.count} x " if entry.count > 1 else ""
         return render.Line(
-            (render.clock(at, now()), "-", "-", "-", "-", "refused"),
+            (formatting.clock(at, now()), "-", "-", "-", "-", "refused"),
             f"{entry.code}: {times}from {entry.remote}: {entry.error}",
         )
     detail = ": ".join(part for part in (entry.code, entry.error) if part)
     return render.Line(
         (
-            render.clock(at, now()),
-            render.short_id(entry.id),
+            formatting.clock(at, now()),
+            formatting.short_id(entry.id),
             entry.webhook_name,
             entry.action,
-            render.market(entry.symbol),
+            formatting.market(entry.symbol),
             entry.status,
         ),
         detail,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from kekbridge import formatting
 from kekbridge.cli.context import mode_in_force, open_database, open_vault, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -33,9 +34,10 @@ app = typer.Typer(
     ),
 )
 def enter(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
-    """Read apprise URLs from stdin, one per line, and store them in the vault; they replace the earlier ones.
+    """Read apprise URLs from stdin and store them in the vault.
 
-    A URL contains a token, so it is never an argument. The daemon reads the channels when it starts.
+    One URL per line; they replace the earlier ones. A URL contains a token, so it is never an argument. The daemon reads the channels
+    when it starts.
     """
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
@@ -78,7 +80,10 @@ def channels(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = 
 
 @app.command(epilog=examples("kekbridge notify events", "kekbridge notify events --json | jq -r '.[].event'"))
 def events(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
-    """List notifications with their texts and the fields that [notify.templates] may use in yours."""
+    """List notifications with their texts.
+
+    Texts of your own in [notify.templates] may use the fields shown.
+    """
     from kekbridge.cli import render
     from kekbridge.model.notifications import MESSAGES
 
@@ -99,14 +104,14 @@ def events(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = No
     for row in rows:
         text = str(row["words"])
         render.line(f"{row['event']} ({row['severity']}{', muted' if row['muted'] else ''})")
-        render.line(f"  {render.clean(text)}")
+        render.line(f"  {formatting.clean(text)}")
         more = [f"{{{name}}}" for name in MESSAGES[str(row["event"])].names if f"{{{name}}}" not in text]
         render.line(f"  also {' '.join(more)}")
 
 
 @app.command("test", epilog=examples("kekbridge notify test", "kekbridge notify test --json"))
 def try_out(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> int:
-    """Send a test message to every channel; exit code 1 if any delivery failed."""
+    """Send a test message to every channel. Exit code 1 if any delivery failed."""
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
 

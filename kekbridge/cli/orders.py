@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge import parsing
+from kekbridge import formatting, parsing
 from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -29,7 +29,7 @@ def _option(metavar: str, help_text: str) -> Any:
     epilog=examples(
         "kekbridge orders",
         "kekbridge orders --open --symbol BTC",
-        "kekbridge orders --since 24h --json | jq '.[] | {symbol, status, averagePrice}'",
+        "kekbridge orders --since 24h --json | jq '.[] | {symbol, averagePrice}'",
     )
 )
 def list_orders(
@@ -66,7 +66,7 @@ def list_orders(
         legs = {order.client_order_id: protection.of_order(connection, order.client_order_id) for order in listed}
     if as_json:
         render.as_json(
-            [order_data(order) | {"exits": render.jsonable(legs[order.client_order_id])} for order in listed]
+            [order_data(order) | {"exits": formatting.jsonable(legs[order.client_order_id])} for order in listed]
         )
         return
     if not listed:
@@ -114,29 +114,26 @@ def list_positions(
 
 def order_data(order: Order) -> dict[str, Any]:
     """Return an order for JSON: its own fields and those of its intent, flat."""
-    from kekbridge.cli import render
 
-    data: dict[str, Any] = render.jsonable(order)
+    data: dict[str, Any] = formatting.jsonable(order)
     intent = data.pop("intent")
     return data | {key: value for key, value in intent.items() if key not in data}
 
 
 def position_data(position: Position) -> dict[str, Any]:
     """Return a position for JSON, with unrealized P&L at the mark price."""
-    from kekbridge.cli import render
 
-    data: dict[str, Any] = render.jsonable(position)
-    return data | {"unrealizedPnl": render.jsonable(position.unrealized_pnl)}
+    data: dict[str, Any] = formatting.jsonable(position)
+    return data | {"unrealizedPnl": formatting.jsonable(position.unrealized_pnl)}
 
 
 def order_text(order: Order) -> str:
     """Describe an order in short: `buy 0.001 limit 65000`, `sell 0.5 market (exit)`."""
-    from kekbridge.cli import render
 
     intent = order.intent
-    parts = [intent.side.value.lower(), render.amount(intent.quantity), intent.order_type.value]
+    parts = [intent.side.value.lower(), formatting.amount(intent.quantity), intent.order_type.value]
     if intent.limit_price is not None:
-        parts.append(render.amount(intent.limit_price))
+        parts.append(formatting.amount(intent.limit_price))
     if not order.is_entry:
         parts.append(f"({intent.purpose.value})")
     return " ".join(parts)
@@ -145,13 +142,13 @@ def order_text(order: Order) -> str:
 def _order_line(order: Order, legs: Sequence[ExitStatus]) -> Line:
     from kekbridge.cli import render
 
-    filled = render.amount(order.executed_quantity)
+    filled = formatting.amount(order.executed_quantity)
     if order.average_price is not None:
-        filled += f" at {render.amount(order.average_price)}"
+        filled += f" at {formatting.amount(order.average_price)}"
     cells = (
-        render.clock(order.created_at, now()),
-        render.short_id(order.alert_id),
-        render.market(order.intent.symbol),
+        formatting.clock(order.created_at, now()),
+        formatting.short_id(order.alert_id),
+        formatting.market(order.intent.symbol),
         order_text(order),
         filled,
         order.status,
@@ -162,16 +159,14 @@ def _order_line(order: Order, legs: Sequence[ExitStatus]) -> Line:
 
 
 def _position_row(position: Position) -> tuple[object, ...]:
-    from kekbridge.cli import render
-
     pnl = position.unrealized_pnl
     return (
-        render.market(position.symbol),
+        formatting.market(position.symbol),
         "long" if position.quantity > 0 else "short",
         abs(position.quantity),
         position.average_open_price,
         position.mark_price,
         None if pnl is None else f"{pnl:+.2f}",
         position.liquidation_price,
-        None if position.updated_at is None else render.age(position.updated_at, now()),
+        None if position.updated_at is None else formatting.age(position.updated_at, now()),
     )

@@ -12,50 +12,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
-from kekbridge.formatting import (
-    SHORT_ID,
-    age,
-    amount,
-    camel,
-    clean,
-    clock,
-    duration,
-    jsonable,
-    market,
-    moment,
-    plain,
-    short_id,
-)
+from kekbridge.formatting import clean, jsonable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
-
-__all__ = [
-    "SHORT_ID",
-    "Column",
-    "Line",
-    "age",
-    "amount",
-    "as_json",
-    "camel",
-    "clean",
-    "clock",
-    "console",
-    "duration",
-    "heading",
-    "jsonable",
-    "line",
-    "lines",
-    "market",
-    "moment",
-    "note",
-    "pairs",
-    "paragraph",
-    "plain",
-    "short_id",
-    "table",
-]
 
 # Width in a pipe: rows are not wrapped, so that grep and awk see one row per line.
 _PIPE_WIDTH = 220

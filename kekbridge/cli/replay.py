@@ -30,7 +30,8 @@ _ELLIPSIS: Final = "…"  # marks parts of a stored message that were left out o
     epilog=examples(
         "kekbridge replay 01KAN5V6Q2R8S",
         "kekbridge replay my-alert-17 --webhook tighter",
-        "kekbridge replay my-alert-17 --against-limits max-order-size=0.5 --against-limits daily-limit=none",
+        "kekbridge replay my-alert-17 --against-limits max-order-size=0.5 \\",
+        "    --against-limits daily-limit=none",
     )
 )
 def replay(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kekbridge import formatting
 from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -37,9 +38,10 @@ def show(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Show every limit that is set: what is used, what is left, and when it resets.
+    """Show every limit that is set.
 
-    Limits never block exits. A scope closed by a limit accepts only exits until the time usage, or until `kekbridge resume`.
+    USED and LEFT are the current usage, RESETS when it starts at zero again. Limits never block exits. A scope closed by a limit accepts
+    only exits until the time shown, or until `kekbridge resume`.
     """
     from kekbridge.cli import render
     from kekbridge.reports import limits
@@ -63,7 +65,7 @@ def _print_account(usage: dict[str, Any]) -> None:
         return
     render.pairs(
         [
-            ("equity", f"{render.amount(usage['equity'])} USDC, {render.age(usage['equityAt'], usage['at'])}"),
+            ("equity", f"{formatting.amount(usage['equity'])} USDC, {formatting.age(usage['equityAt'], usage['at'])}"),
             ("peak", f"{usage['equityPeak']} USDC, adjusted for deposits and withdrawals"),
         ]
     )

@@ -179,7 +179,8 @@ TEST_EXAMPLES = examples(
     "kekbridge webhook test default                       a ping, trades nothing",
     "kekbridge template default --kind indicator --symbol BTCUSDT.P \\",
     "    --quantity 0.001 > alert.json",
-    "kekbridge webhook test default --body alert.json --fill close=65000 --dry-run",
+    "kekbridge webhook test default --body alert.json --fill close=65000 \\",
+    "    --dry-run",
     "kekbridge webhook test default --body alert.json --fill close=65000",
 )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge import parsing
+from kekbridge import formatting, parsing
 from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -56,7 +56,7 @@ def stats(
         totals = report(statistics.gather(connection, since=start, now=now(), webhook=webhook))
         limits = limit_report.read(connection, context.settings, webhook, at=now())["scopes"]
     if as_json:
-        render.as_json(render.jsonable(totals) | {"limits": limits})
+        render.as_json(formatting.jsonable(totals) | {"limits": limits})
         return
     _print_report(totals, is_for_webhook=webhook is not None)
     used = [line for scope in limits for line in _limit_usage(scope)]
@@ -70,7 +70,7 @@ def _print_report(totals: Report, *, is_for_webhook: bool) -> None:
     from kekbridge.model.statistics import sparkline
 
     counts = totals.counts
-    render.heading(f"since {render.moment(totals.since)} UTC" if totals.since else "all time", gap=False)
+    render.heading(f"since {formatting.moment(totals.since)} UTC" if totals.since else "all time", gap=False)
     groups = ("done", "refused", "duplicate", "expired", "unknown", "waiting")
     parts = ", ".join(f"{getattr(counts, name)} {name}" for name in groups)
     rows: list[tuple[str, object]] = [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kekbridge import formatting
 from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
@@ -96,7 +97,7 @@ def set_running(
             )
         control = settings.trading_control(connection, now=now(), scope=scope)
     if as_json:
-        render.as_json(render.jsonable(control) | ({"equityPeak": peak} if reset_peak else {}))
+        render.as_json(formatting.jsonable(control) | ({"equityPeak": peak} if reset_peak else {}))
         return
     render.line(_STATE_TEXTS["running"] if webhook is None else f"webhook {webhook} resumed: entries and exits pass")
     if reset_peak:

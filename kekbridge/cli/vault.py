@@ -69,9 +69,9 @@ def move(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Move every secret to another vault: all are written and verified there before any is removed here.
+    """Move every secret to another vault.
 
-    Stop the bridge first; it uses the new vault from its next start.
+    All are written and verified there before any is removed here. Stop the bridge first; it uses the new vault from its next start.
     """
     from kekbridge.cli import render
     from kekbridge.errors import AlreadyRunning, ConfigError

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kekbridge import formatting
 from kekbridge.cli import send
 from kekbridge.cli.context import (
     CliContext,
@@ -36,8 +37,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
     epilog=examples(
-        "kekbridge webhook create btc-trend --allowed-symbols BTC --max-order-size 0.5",
-        "kekbridge webhook show btc-trend",
+        "kekbridge webhook create btc --allowed-symbols BTC --max-order-size 0.5",
+        "kekbridge webhook show btc",
     ),
 )
 
@@ -63,7 +64,8 @@ def _with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
         )
         for row in ROWS
     ]
-    command.__signature__ = inspect.Signature([*own[:data_dir_index], *parameters, *own[data_dir_index:]])  # type: ignore[attr-defined]  # takes precedence over the real one
+    signature = inspect.Signature([*own[:data_dir_index], *parameters, *own[data_dir_index:]])
+    command.__signature__ = signature  # type: ignore[attr-defined]  # takes precedence over the real one
     return command
 
 
@@ -167,7 +169,7 @@ def list_webhooks(
                 "signature" if webhook.settings.require_signature else "NO SIGNATURE",
                 "any" if webhook.settings.limits.allowed_symbols is None else webhook.settings.limits.allowed_symbols,
                 webhook.settings.limits.max_order_size,
-                render.age(last[webhook.id][-1].received_at, now()) if last[webhook.id] else "never",
+                formatting.age(last[webhook.id][-1].received_at, now()) if last[webhook.id] else "never",
             )
             for webhook in webhooks
         ],
@@ -197,9 +199,10 @@ def rotate(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Give a webhook a new key and secret; the old pair stays valid for the grace period.
+    """Give a webhook a new key and secret.
 
-    Paste the new message into every alert during that time. `webhook show` lists when each key was last used.
+    The old pair stays valid for the grace period: paste the new message into every alert during that time. `webhook show` lists when each
+    key was last used.
     """
     from datetime import timedelta
 
@@ -228,7 +231,7 @@ def rotate(
     titles = {"name": "name", "webhookUrl": "webhook URL", "apiKey": "apiKey", "apiSecret": "apiSecret"}
     render.pairs([(title, shown[key]) for key, title in titles.items()])
     for key in shown["replaced"]:
-        until = f"is valid until {render.plain(key['expiresAt'])} UTC" if grace_time else "is revoked"
+        until = f"is valid until {formatting.plain(key['expiresAt'])} UTC" if grace_time else "is revoked"
         render.note(f"The old key {key['prefix']}… {until}.")
     render.note(f"Message with the new key:  kekbridge template {webhook.name}")
 
@@ -387,12 +390,11 @@ def _current_url(context: CliContext, database: Database) -> str:
 
 def _as_data(webhook: Webhook, url: str, credentials: Credentials | None = None) -> dict[str, Any]:
     """Return a webhook as `--json` prints it; credentials only if given."""
-    from kekbridge.cli import render
 
     shown: dict[str, Any] = {"id": webhook.id, "name": webhook.name, "enabled": webhook.enabled, "webhookUrl": url}
     if credentials is not None:
         shown |= {"apiKey": credentials.api_key, "apiSecret": credentials.api_secret}
-    return shown | {"createdAt": webhook.created_at, "settings": render.jsonable(webhook.settings)}
+    return shown | {"createdAt": webhook.created_at, "settings": formatting.jsonable(webhook.settings)}
 
 
 def _print(shown: dict[str, Any]) -> None:
@@ -418,7 +420,8 @@ def _print(shown: dict[str, Any]) -> None:
     render.heading("settings")
     parts = {"limits": settings["limits"], "rates": settings["rates"], "": settings}
     pairs = [
-        (row.option.removeprefix("--"), _setting_text(row, parts[row.part][render.camel(row.field)])) for row in ROWS
+        (row.option.removeprefix("--"), _setting_text(row, parts[row.part][formatting.camel(row.field)]))
+        for row in ROWS
     ]
     render.pairs([(name, value) for name, value in pairs if value not in (None, {}, [])], indent=2)
     unset = [name for name, value in pairs if value in (None, {}, [])]
@@ -426,17 +429,13 @@ def _print(shown: dict[str, Any]) -> None:
 
 
 def _key_row(key: dict[str, Any]) -> tuple[object, ...]:
-    from kekbridge.cli import render
-
-    used = render.age(key["lastUsedAt"], now()) if key["lastUsedAt"] else "never"
+    used = formatting.age(key["lastUsedAt"], now()) if key["lastUsedAt"] else "never"
     end = key["revokedAt"] or key["expiresAt"]
-    return f"{key['prefix']}…", key["createdAt"], used, "-" if end is None else render.age(end, now())
+    return f"{key['prefix']}…", key["createdAt"], used, "-" if end is None else formatting.age(end, now())
 
 
 def _setting_text(row: Row, value: Any) -> Any:
     """Return a setting as its option takes it."""
     from decimal import Decimal
 
-    from kekbridge.cli import render
-
-    return f"{render.amount(Decimal(value) * 100)}%" if value is not None and row.is_share else value
+    return f"{formatting.amount(Decimal(value) * 100)}%" if value is not None and row.is_share else value
