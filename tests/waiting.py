@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-DEADLINE_S = 20.0
+#: Passed only on failure: long enough for a busy machine, short of pytest's own timeout.
+DEADLINE_S = 60.0
 
 
 async def until(condition: Callable[[], Awaitable[bool] | bool], *, deadline_s: float = DEADLINE_S) -> None:

@@ -155,7 +155,7 @@ def test_a_restore_under_a_running_trade_sends_nothing_twice(tmp_path: Path, *, 
         run_cli("restore", str(file), "--yes", data_dir=bridge.data_dir)
         bridge.start_daemon()
         bridge.wait_ready()
-        wait_until(lambda: not bridge.cli("orders", "--open"), deadline_s=60, what="every order's end")
+        wait_until(lambda: not bridge.cli("orders", "--open"), what="every order's end")
         received = bridge.orders_received()
         assert set(received.values()) <= {1}
         assert waited == [ids[1]]

@@ -15,7 +15,8 @@ import aiohttp
 import pytest
 
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID
-from tests.paper.trader import BTC, DEADLINE_S, ETH, Trader
+from tests.paper.trader import BTC, ETH, Trader
+from tests.waiting import DEADLINE_S
 
 PRIVATE = f"/v2/ws/private/stream/{PAPER_ACCOUNT_ID}"
 PUBLIC = f"/ws/stream/{PAPER_ACCOUNT_ID}"

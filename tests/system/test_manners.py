@@ -221,7 +221,7 @@ def test_a_second_signal_forces(tmp_path: Path) -> None:
         sender.join()
         bridge.start_daemon()
         bridge.wait_ready()
-        wait_until(lambda: bridge.cli("orders")[-1]["status"] == "filled", deadline_s=40, what="the fill")
+        wait_until(lambda: bridge.cli("orders")[-1]["status"] == "filled", what="the fill")
         assert set(bridge.orders_received().values()) == {1}
 
 

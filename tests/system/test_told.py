@@ -229,7 +229,7 @@ async def test_a_receiver_that_is_down_holds_up_no_order(house: House, receiver:
     await until(lambda: receiver.refused >= 1)
     assert receiver.lines() == []
     receiver.status = 200
-    await until(lambda: told(receiver)["order_filled"] == len(names), deadline_s=40)
+    await until(lambda: told(receiver)["order_filled"] == len(names))
     with house.daemon.database.snapshot() as connection:
         stored = [event.kind for event in events.list_events(connection) if event.kind in MESSAGES]
     await until(lambda: sum(told(receiver).values()) >= len(stored))
