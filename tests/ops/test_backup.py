@@ -27,7 +27,7 @@ from tests.system.harness import Process, call, clean_environment, run_cli, runn
 
 SLOW_FIRST_ORDER = {
     "fault": "delay",
-    "delay_ms": 2500,
+    "delay_ms": 4000,
     "when": "before",
     "path": "/v1/order",
     "method": "POST",
@@ -148,8 +148,8 @@ def test_a_restore_under_a_running_trade_sends_nothing_twice(tmp_path: Path, *, 
         with zipfile.ZipFile(file) as archive:
             archive.extract(FILE_NAME, tmp_path)
         waited = [order.client_order_id for order in _orders_in(tmp_path) if order.status.value == "queued"]
-        assert run_cli("restore", str(file), "--yes", data_dir=bridge.data_dir, check=False) == ""  # it runs
         if is_sent_after_the_backup:
+            assert run_cli("restore", str(file), "--yes", data_dir=bridge.data_dir, check=False) == ""  # it runs
             wait_until(lambda: set(bridge.orders_received()) >= set(ids), what="both orders at the exchange")
         bridge.daemon.kill()
         run_cli("restore", str(file), "--yes", data_dir=bridge.data_dir)

@@ -20,6 +20,7 @@ from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus, OrderType, Purpose, Side, TakeProfit
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.paper.server import PaperExchange
+from tests.system.harness import free_port
 
 BTC, ETH = "PERP_BTC_USDC", "PERP_ETH_USDC"
 Control = Callable[..., Awaitable[Any]]
@@ -368,11 +369,11 @@ async def test_timeout_is_unknown(
     paper: PaperExchange, client_for: ClientFor, make_order: MakeOrder, control: Control
 ) -> None:
     """An answer that comes after our patience is unknown; the order is found once the exchange is heard again."""
-    client = client_for(paper.base_url, request_timeout_s=0.3)
+    client = client_for(paper.base_url, request_timeout_s=1)
     try:
         await client.start()
         await control(
-            "/paper/faults", {"fault": "delay", "delay_ms": 1500, "when": "after", "path": "/v1/order", "count": 1}
+            "/paper/faults", {"fault": "delay", "delay_ms": 3000, "when": "after", "path": "/v1/order", "count": 1}
         )
         order = make_order("kb-late")
         assert isinstance(await client.place(order), Unknown)
@@ -551,10 +552,9 @@ async def test_start_returns_when_the_venue_is_down_and_it_comes_later(
     paper: PaperExchange, client_for: ClientFor, make_order: MakeOrder, until: Until
 ) -> None:
     """Start does not fail with the venue; the client finds it once it is there. Meanwhile nothing can have been placed."""
-    url = paper.base_url
-    port = int(url.rsplit(":", 1)[1])
     await paper.close()
-    client = client_for(url)
+    port = free_port()  # the old one may be given to any connection now
+    client = client_for(f"http://127.0.0.1:{port}")
     try:
         await client.start()
         assert client.snapshot is None
