@@ -23,6 +23,7 @@ import pytest
 from kekbridge.alerts import signature
 from tests.system.harness import WEBHOOK_PATH, Bridge, run_cli, running_bridge, timestamp
 from tests.timing import median_interval
+from tests.waiting import DEADLINE_S
 
 ENVIRONMENT = {"KEKBRIDGE_AUTH_LOCKOUT_FAILURES": "100000000", "KEKBRIDGE_LOG_LEVEL": "error"}
 SIGNED = ("apiKey", "action", "symbol", "quantity")
@@ -47,7 +48,7 @@ def message(bridge: Bridge, **fields: Any) -> dict[str, Any]:
 def post(bridge: Bridge, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
     request = Request(bridge.url + WEBHOOK_PATH, data=body, headers=headers or {})  # noqa: S310 - loopback http only
     try:
-        with urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback http only
+        with urlopen(request, timeout=DEADLINE_S) as answer:  # noqa: S310 - loopback http only
             return answer.status, answer.read()
     except HTTPError as error:
         return error.code, error.read()

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 from tests.system.harness import WEBHOOK_PATH, Bridge, running_bridge, wait_until
+from tests.waiting import DEADLINE_S
 
 ORDERS = 25
 WINDOW = 10
@@ -26,7 +27,7 @@ def states(bridge: Bridge) -> Counter[str]:
 
 def send(bridge: Bridge, number: int) -> None:
     body = json.dumps(bridge.alert(alertId=f"turn-{number}", price=None)).encode()
-    with urlopen(Request(bridge.url + WEBHOOK_PATH, data=body), timeout=10) as answer:  # noqa: S310 - loopback http only
+    with urlopen(Request(bridge.url + WEBHOOK_PATH, data=body), timeout=DEADLINE_S) as answer:  # noqa: S310 - loopback http only
         assert answer.status in (200, 202)
 
 
