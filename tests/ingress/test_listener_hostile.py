@@ -96,7 +96,7 @@ async def test_no_junk_gets_a_500(door: Door, number: int) -> None:
     assert (await door.send()).status == 202
 
 
-@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     start=st.sampled_from([b"", POST, b"GET /healthz HTTP/1.1\r\n", POST + b"Transfer-Encoding: chunked\r\n\r\n"]),
     middle=st.binary(max_size=300),

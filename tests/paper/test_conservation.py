@@ -97,7 +97,7 @@ def owed_by_trades(bench: Bench) -> Decimal:
     return worth + sum((quantity * engine.marks[symbol].price for symbol, quantity in held.items()), ZERO)
 
 
-@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(story=STORY)
 def test_value_equals_trades_fees_and_funding_exactly(room: Path, story: list[dict[str, object]]) -> None:
     """balance + Σ(position × mark − cost) = start − Σ(signed cash of trades) − fees − funding, to the last digit."""
@@ -119,7 +119,7 @@ def test_value_equals_trades_fees_and_funding_exactly(room: Path, story: list[di
         bench.ledger.close()
 
 
-@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(story=STORY)
 def test_orders_never_overfill_and_reduce_only_never_flips(room: Path, story: list[dict[str, object]]) -> None:
     """executed ≤ quantity, trades add up to executed, and no reduce-only fill opens or turns a position."""
@@ -153,7 +153,7 @@ def test_orders_never_overfill_and_reduce_only_never_flips(room: Path, story: li
         bench.ledger.close()
 
 
-@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(story=STORY)
 def test_a_restart_changes_nothing(room: Path, story: list[dict[str, object]]) -> None:
     """What is read back from the file equals what was in memory, row by row."""
