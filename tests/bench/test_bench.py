@@ -26,7 +26,7 @@ def test_scenario_runs(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench", name, "--rounds", "1", "--size", "smoke", "--systems", systems],
         cwd=ROOT,
-        env=clean_environment(),
+        env=clean_environment() | {"KEKBRIDGE_BENCH_SETTLE_S": "0"},
         capture_output=True,
         text=True,
         check=False,
