@@ -21,6 +21,7 @@ from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus, OrderType
 from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.paper.server import PaperExchange
 from tests.system.harness import free_port
+from tests.waiting import DEADLINE_S
 
 BTC, ETH = "PERP_BTC_USDC", "PERP_ETH_USDC"
 Control = Callable[..., Awaitable[Any]]
@@ -34,7 +35,7 @@ class MakeOrder(Protocol):
 
 async def settled(exchange: OrderlyExchange, order: Order) -> OrderReport:
     """Ask until the order is final."""
-    end = asyncio.get_running_loop().time() + 10
+    end = asyncio.get_running_loop().time() + DEADLINE_S
     while True:
         report = await exchange.find(order)
         if report is not None and report.status.is_final:
@@ -227,7 +228,7 @@ async def test_a_foreign_stop_is_not_the_bracket_s(
         client_order_id="kb-foreign",
     )
     assert isinstance(await exchange.cancel(own), Accepted)
-    end = asyncio.get_running_loop().time() + 10
+    end = asyncio.get_running_loop().time() + DEADLINE_S
     while True:
         report = await exchange.find(order)
         assert report is not None
@@ -260,7 +261,7 @@ async def test_place_stop_protects_and_cancel_all_removes_everything(
     }
     assert await exchange.live_stops(BTC, Side.BUY) == ()
     assert isinstance(await exchange.cancel_all(BTC), Accepted)
-    end = asyncio.get_running_loop().time() + 10
+    end = asyncio.get_running_loop().time() + DEADLINE_S
     while await exchange.open_orders():
         assert asyncio.get_running_loop().time() < end
         await asyncio.sleep(0.05)
@@ -286,7 +287,7 @@ async def test_edit_order(exchange: OrderlyExchange, make_order: MakeOrder) -> N
     report = await exchange.find(order)
     assert report is not None
     assert isinstance(await exchange.edit_order(report, price=Decimal(60500)), Accepted)
-    end = asyncio.get_running_loop().time() + 10
+    end = asyncio.get_running_loop().time() + DEADLINE_S
     while True:
         changed = await exchange.find(order)
         assert changed is not None
