@@ -16,7 +16,6 @@ from tests.system.harness import clean_environment
 HAS_FLASK = all(importlib.util.find_spec(name) for name in ("flask", "ccxt"))
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", list(SCENARIOS))
 def test_scenario_runs(name: str) -> None:
     """Each scenario ends by itself and tells at least one figure of kekbridge."""

@@ -133,7 +133,6 @@ def test_whatever_waited_is_in_doubt_after_a_restore(tmp_path: Path) -> None:
     database.close_now()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("is_sent_after_the_backup", [True, False])
 def test_a_restore_under_a_running_trade_sends_nothing_twice(tmp_path: Path, *, is_sent_after_the_backup: bool) -> None:
     """One order under way and one queued at the moment of the backup; sent afterwards or not: the exchange never sees two of any."""

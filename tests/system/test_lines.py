@@ -6,8 +6,6 @@ import asyncio
 from functools import partial
 from pathlib import Path
 
-import pytest
-
 from tests.system.harness import Bridge, call, running_bridge, wait_until
 from tests.system.test_turns import send, states
 
@@ -23,7 +21,6 @@ def have_ended(bridge: Bridge, count: int) -> bool:
     return found["filled"] + found["unknown"] == count
 
 
-@pytest.mark.timeout(300)
 def test_kill_with_orders_in_line(tmp_path: Path) -> None:
     """kill -9 in the middle of bursts of one market: no order twice, and of each line at most the one in front is left as unknown."""
     settings = {
