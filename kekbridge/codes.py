@@ -56,7 +56,7 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("quantity_missing", 422, "An opening order needs a quantity.", "Add quantity, or give the webhook a default quantity."),
     ("quantity_not_a_number", 422, "The quantity is not a plain decimal number.", "Write 1250.5, not 1,250.5."),
     ("quantity_not_positive", 422, "The quantity is zero or negative.", 'str.format("{0}") keeps only three decimals: use str.tostring.'),
-    ("quantity_type_missing", 422, "A percent quantity on an opening order does not say what it is a percent of.", "Add quantityType: percent_equity, percent_position or risk_percent."),
+    ("quantity_type_missing", 422, "A percent quantity on an opening order needs a quantityType.", "Add quantityType: percent_equity, percent_position or risk_percent."),
     ("quantity_type_unknown", 422, "The quantityType is unknown.", "Use base, usd, percent_equity, percent_position or risk_percent."),
     ("quantity_type_unsupported", 422, "This quantityType cannot be used here.", "Use base, or add what the type needs."),
     ("quantity_too_small", 422, "Rounded down to the exchange's step, the quantity is zero or below the minimum.", "Send at least the size given in the error message."),

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from kekbridge import __version__
 
-# Exit codes (docs/answers.md): 0 done, 1 failed or abandoned, 2 usage or settings, 3 not found, 4 already running, 130 Ctrl-C.
+# Exit codes (docs/answers.md): 0 done, 1 failed or canceled, 2 usage or settings, 3 not found, 4 already running, 130 Ctrl-C.
 FAILED = 1
 INTERRUPTED = 130
 

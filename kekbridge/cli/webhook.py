@@ -123,11 +123,11 @@ def create(
             webhook, credentials = registry.create(
                 connection, sealer, name=name, settings=settings, mode=mode, now=now()
             )
-        shown = _as_data(webhook, _current_url(context, database), credentials)
+        data = _as_data(webhook, _current_url(context, database), credentials)
     if as_json:
-        render.as_json(shown)
+        render.as_json(data)
         return
-    _print(shown)
+    _print(data)
     render.note(f"Message for TradingView:     kekbridge template {name}")
     render.note(f"Show the secret again:       kekbridge webhook show {name} --secret")
 
@@ -220,17 +220,17 @@ def rotate(
             replaced = registry.valid_keys(connection, webhook, now=now())
             at = now()
             credentials = registry.rotate(connection, sealer, webhook, mode=mode, grace=grace_time, now=at)
-        shown = _as_data(webhook, _current_url(context, database), credentials)
-    shown["replaced"] = [
+        data = _as_data(webhook, _current_url(context, database), credentials)
+    data["replaced"] = [
         {"id": key.id, "prefix": key.prefix, "expiresAt": min(at + grace_time, key.expires_at or at + grace_time)}
         for key in replaced
     ]
     if as_json:
-        render.as_json(shown)
+        render.as_json(data)
         return
     titles = {"name": "name", "webhookUrl": "webhook URL", "apiKey": "apiKey", "apiSecret": "apiSecret"}
-    render.pairs([(title, shown[key]) for key, title in titles.items()])
-    for key in shown["replaced"]:
+    render.pairs([(title, data[key]) for key, title in titles.items()])
+    for key in data["replaced"]:
         until = f"is valid until {formatting.plain(key['expiresAt'])} UTC" if grace_time else "is revoked"
         render.note(f"The old key {key['prefix']}… {until}.")
     render.note(f"Message with the new key:  kekbridge template {webhook.name}")
@@ -258,8 +258,8 @@ def show(
             keys = stored.list_keys(connection, webhook.id)
             url = webhook_url(context, connection)
             credentials = None if sealer is None else registry.credentials_of(connection, sealer, webhook, now=now())
-    shown = _as_data(webhook, url, credentials)
-    shown["keys"] = [
+    data = _as_data(webhook, url, credentials)
+    data["keys"] = [
         {
             "id": key.id,
             "prefix": key.prefix,
@@ -272,9 +272,9 @@ def show(
         for key in keys
     ]
     if as_json:
-        render.as_json(shown)
+        render.as_json(data)
     else:
-        _print(shown)
+        _print(data)
 
 
 @app.command(
@@ -315,11 +315,11 @@ def edit(
             if new_name is not None:
                 registry.check_name(new_name)
                 webhook = stored.rename(connection, webhook.id, new_name, now=now())
-        shown = _as_data(webhook, _current_url(context, database))
+        data = _as_data(webhook, _current_url(context, database))
     if as_json:
-        render.as_json(shown)
+        render.as_json(data)
     else:
-        _print(shown)
+        _print(data)
 
 
 @app.command(epilog=examples("kekbridge webhook enable default"))
@@ -391,32 +391,32 @@ def _current_url(context: CliContext, database: Database) -> str:
 def _as_data(webhook: Webhook, url: str, credentials: Credentials | None = None) -> dict[str, Any]:
     """Return a webhook as `--json` prints it; credentials only if given."""
 
-    shown: dict[str, Any] = {"id": webhook.id, "name": webhook.name, "enabled": webhook.enabled, "webhookUrl": url}
+    data: dict[str, Any] = {"id": webhook.id, "name": webhook.name, "enabled": webhook.enabled, "webhookUrl": url}
     if credentials is not None:
-        shown |= {"apiKey": credentials.api_key, "apiSecret": credentials.api_secret}
-    return shown | {"createdAt": webhook.created_at, "settings": formatting.jsonable(webhook.settings)}
+        data |= {"apiKey": credentials.api_key, "apiSecret": credentials.api_secret}
+    return data | {"createdAt": webhook.created_at, "settings": formatting.jsonable(webhook.settings)}
 
 
-def _print(shown: dict[str, Any]) -> None:
+def _print(data: dict[str, Any]) -> None:
     """Print a webhook for people: identity, keys, then every setting under the name of its option."""
     from kekbridge.cli import render
 
-    settings = shown["settings"]
+    settings = data["settings"]
     rows: list[tuple[str, object]] = [
-        ("name", shown["name"]),
-        ("id", shown["id"]),
-        ("state", "enabled" if shown["enabled"] else "disabled"),
-        ("webhook URL", shown["webhookUrl"]),
+        ("name", data["name"]),
+        ("id", data["id"]),
+        ("state", "enabled" if data["enabled"] else "disabled"),
+        ("webhook URL", data["webhookUrl"]),
     ]
-    rows += [(key, shown[key]) for key in ("apiKey", "apiSecret") if key in shown]
+    rows += [(key, data[key]) for key in ("apiKey", "apiSecret") if key in data]
     render.pairs(rows)
-    if shown.get("keys"):
+    if data.get("keys"):
         render.heading("keys")
         columns = [
             *(render.Column(title) for title in ("PREFIX", "CREATED")),
             *(render.Column(title, justify="right") for title in ("LAST USED", "EXPIRES")),
         ]
-        render.table(columns, [_key_row(key) for key in shown["keys"]])
+        render.table(columns, [_key_row(key) for key in data["keys"]])
     render.heading("settings")
     parts = {"limits": settings["limits"], "rates": settings["rates"], "": settings}
     pairs = [
