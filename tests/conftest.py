@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.bridge import House, running_house, running_paper
+from tests.bridge import Bridge, quick_bridge, running_paper
 
 # Property tests run on busy machines: no deadline for a single example.
 settings.register_profile("ci", deadline=None)
@@ -21,17 +21,17 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
     """A daemon in this process, with its paper exchange, ready to trade."""
-    async with running_paper(tmp_path / "paper") as paper_url, running_house(tmp_path / "data", paper_url) as inside:
+    async with running_paper(tmp_path / "paper") as paper_url, quick_bridge(tmp_path, paper_url) as inside:
         yield inside
 
 
 @pytest.fixture
-async def hasty_house(tmp_path: Path) -> AsyncIterator[House]:
+async def hasty_bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
     """The same, with half the time to protect a position and few attempts for an entry: what ends badly ends sooner."""
     async with (
         running_paper(tmp_path / "paper") as paper_url,
-        running_house(tmp_path / "data", paper_url, queue__protect_within_s=2.5, queue__attempts=3) as inside,
+        quick_bridge(tmp_path, paper_url, queue__protect_within_s=2.5, queue__attempts=3) as inside,
     ):
         yield inside

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.system.harness import Bridge, running_bridge, wait_until
+from tests.system.harness import BridgeProcess, bridge_process, wait_until
 
 _HELD = ("TRXUSDT.P", "NEARUSDT.P")
 _ENTERED = ("BTCUSDT.P", "ETHUSDT.P", "SOLUSDT.P", "BNBUSDT.P", "XRPUSDT.P", "DOGEUSDT.P", "LINKUSDT.P", "AVAXUSDT.P")
@@ -19,11 +19,11 @@ def brackets(count: int) -> dict[str, float]:
     """Entries with a stop in `count` markets at one moment, then two closes: when they were taken, and what was refused."""
     with tempfile.TemporaryDirectory(prefix="kekbridge-bench-") as directory:
         environment = {"KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0"}
-        with running_bridge(Path(directory), environment=environment, webhook_arguments=_WIDE) as bridge:
+        with bridge_process(Path(directory), environment=environment, webhook_arguments=_WIDE) as bridge:
             return _measure(bridge, _ENTERED[:count])
 
 
-def _measure(bridge: Bridge, symbols: tuple[str, ...]) -> dict[str, float]:
+def _measure(bridge: BridgeProcess, symbols: tuple[str, ...]) -> dict[str, float]:
     for symbol in _HELD:
         bridge.send(symbol=symbol, quantity="100")
     wait_until(lambda: len(_taken(bridge)) == len(_HELD), what="the positions to be closed")
@@ -47,7 +47,7 @@ def _measure(bridge: Bridge, symbols: tuple[str, ...]) -> dict[str, float]:
     }
 
 
-def _taken(bridge: Bridge) -> list[dict[str, Any]]:
+def _taken(bridge: BridgeProcess) -> list[dict[str, Any]]:
     """Orders of ours that the exchange took, a bracket once."""
     return [event for event in bridge.journal() if event["event"] == "order_accepted" and event["client_order_id"]]
 

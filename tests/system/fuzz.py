@@ -23,7 +23,7 @@ from typing import Any
 import aiohttp
 
 from tests.paths import DATA
-from tests.system.harness import WEBHOOK_PATH, Bridge, run_cli, running_bridge, timestamp
+from tests.system.harness import WEBHOOK_PATH, BridgeProcess, bridge_process, run_cli, timestamp
 
 PAYLOADS = DATA / "alert-payloads.json"
 CONNECTIONS = 12
@@ -236,7 +236,7 @@ class Bodies:
         return start + b'"symbol":"' + b"A" * size + b'"}'
 
 
-async def attack(bridge: Bridge, bodies: Bodies, count: int, report: Report) -> None:
+async def attack(bridge: BridgeProcess, bodies: Bodies, count: int, report: Report) -> None:
     """Send `count` bodies over a few connections at once."""
     remaining = iter(range(count))
     connector = aiohttp.TCPConnector(limit=CONNECTIONS)
@@ -277,7 +277,7 @@ def run(directory: Path, *, bodies: int, seed: int) -> Report:
     """The whole campaign against a fresh bridge."""
     report = Report()
     options = {"environment": ENVIRONMENT, "webhook_arguments": ("--rate-per-minute", "1000000")}
-    with running_bridge(directory, **options) as bridge:
+    with bridge_process(directory, **options) as bridge:
         arguments = ("webhook", "create", "open", "--no-require-signature", "--allowed-symbols", "WOO", "--json")
         rates = ("--rate-per-minute", "1000000", "--rate-per-hour", "1000000", "--rate-per-day", "1000000")
         opened = json.loads(run_cli(*arguments, *rates, data_dir=bridge.data_dir))

@@ -181,7 +181,7 @@ def run_cli(*arguments: str, data_dir: Path, stdin: str | None = None, check: bo
 
 
 @dataclass
-class Bridge:
+class BridgeProcess:
     """A paper exchange and a daemon as two processes on one data directory, with one webhook."""
 
     directory: Path
@@ -302,9 +302,9 @@ class Bridge:
 
 
 @contextmanager
-def running_bridge(directory: Path, **options: Any) -> Iterator[Bridge]:
+def bridge_process(directory: Path, **options: Any) -> Iterator[BridgeProcess]:
     """A started bridge, stopped at the end whatever happens."""
-    bridge = Bridge(directory, **options)
+    bridge = BridgeProcess(directory, **options)
     try:
         bridge.start()
         bridge.wait_ready()

@@ -20,7 +20,7 @@ from typing import Any
 
 from kekbridge.codes import CODES
 from tests.system.exposure import longest_naked_s
-from tests.system.harness import Bridge, Sent
+from tests.system.harness import BridgeProcess, Sent
 
 Row = dict[str, Any]
 
@@ -82,7 +82,7 @@ class Findings:
             self.longest_naked_s = max(self.longest_naked_s or 0.0, other.longest_naked_s)
 
 
-def gather(bridge: Bridge, sent: Iterable[Sent], starts_ms: Iterable[int] = ()) -> Evidence:
+def gather(bridge: BridgeProcess, sent: Iterable[Sent], starts_ms: Iterable[int] = ()) -> Evidence:
     """Read everything; the daemon may be running or dead."""
     with sqlite3.connect(f"file:{database_file(bridge)}?mode=ro", uri=True) as connection:
         connection.row_factory = sqlite3.Row
@@ -104,7 +104,7 @@ def gather(bridge: Bridge, sent: Iterable[Sent], starts_ms: Iterable[int] = ()) 
     )
 
 
-def database_file(bridge: Bridge) -> Path:
+def database_file(bridge: BridgeProcess) -> Path:
     return bridge.data_dir / "kekbridge.db"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.bridge import House
+from tests.bridge import Bridge
 
 # C functions by name: whoever calls one of them on the loop stands still, and everybody with him.
 SLOW_CALLS = frozenset(
@@ -58,16 +58,16 @@ def watched() -> Iterator[tuple[set[str], set[str]]]:
 
 
 @pytest.mark.parametrize("fields", [{}, {"stopLoss": "5%", "quantity": "0.02"}, {"action": "close", "quantity": None}])
-async def test_nothing_on_the_way_of_an_alert_blocks_the_loop(house: House, fields: dict[str, Any]) -> None:
+async def test_nothing_on_the_way_of_an_alert_blocks_the_loop(bridge: Bridge, fields: dict[str, Any]) -> None:
     """Receiving, deciding, signing, sending and recording an order enters no slow function on the loop's thread.
 
     The first alert warms up what is made once; the second is watched from its first byte to the recorded fill.
     """
-    await house.send()
-    await house.send(quantity="0.01")
+    await bridge.send()
+    await bridge.send(quantity="0.01")
     with watched() as (calls, modules):
-        _, answer = await house.send(**fields)
-        await house.until_stored(answer, "filled")
+        _, answer = await bridge.send(**fields)
+        await bridge.until_stored(answer, "filled")
     assert threading.current_thread() is threading.main_thread()
     assert "crypto_sign" in calls  # it was looked at: the order was signed here
     assert "kekbridge.execution.submitter" in modules

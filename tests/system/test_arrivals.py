@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.desk import Desk, fill, open_desk
+from tests.bridge import Bridge, position_fields, running_bridge
 
 BTC = "PERP_BTC_USDC"
 SEQUENCES = int(os.environ.get("KEKBRIDGE_TEST_SEQUENCES", "8"))
@@ -25,22 +25,22 @@ SIZES = [Decimal(tenths) / 10 for tenths in range(-3, 4)]
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with open_desk(tmp_path) as opened:
+async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
+    async with running_bridge(tmp_path) as opened:
         await opened.control("prices", {BTC: "50000"})
         yield opened
 
 
-def messages(desk: Desk, chance: random.Random) -> tuple[list[dict[str, Any]], Decimal]:
+def messages(bridge: Bridge, chance: random.Random) -> tuple[list[dict[str, Any]], Decimal]:
     """Some fills of a strategy that begins flat, at most two of them in one second, and where it ends."""
     position = began_at = Decimal(0)
     second = fills = 0
     made: list[dict[str, Any]] = []
     for _ in range(chance.randint(2, 5)):
         after = chance.choice([size for size in SIZES if size not in (position, began_at)])
-        stamp = desk.clock() - timedelta(seconds=30 - second)
+        stamp = bridge.clock() - timedelta(seconds=30 - second)
         action = "buy" if after > position else "sell"
-        made.append({"timestamp": f"{stamp:%Y-%m-%dT%H:%M:%SZ}", **fill(action, str(position), str(after))})
+        made.append({"timestamp": f"{stamp:%Y-%m-%dT%H:%M:%SZ}", **position_fields(action, str(position), str(after))})
         position = after
         fills += 1
         if fills == 2 or chance.random() < 0.5:
@@ -50,21 +50,21 @@ def messages(desk: Desk, chance: random.Random) -> tuple[list[dict[str, Any]], D
 
 @pytest.mark.parametrize("resync", [False, True])
 @pytest.mark.parametrize("together", [False, True])
-async def test_any_order_of_arrival_ends_where_the_strategy_is(desk: Desk, resync: bool, together: bool) -> None:
+async def test_any_order_of_arrival_ends_where_the_strategy_is(bridge: Bridge, resync: bool, together: bool) -> None:
     """An account in step stays in step, with and without resync, whatever overtakes what."""
     for seed in range(SEQUENCES):
         chance = random.Random(seed)
         name = f"follower-{seed}"
-        desk.add_webhook(name, follow="position", resync=resync, reorder_ms=chance.choice([0, 50, 300]))
-        made, wanted = messages(desk, chance)
+        bridge.add_webhook(name, follow="position", resync=resync, reorder_ms=chance.choice([0, 50, 300]))
+        made, wanted = messages(bridge, chance)
         chance.shuffle(made)
         if together:
-            await asyncio.gather(*(desk.send(name, **fields) for fields in made))
+            await asyncio.gather(*(bridge.send(name, **fields) for fields in made))
         else:
             for fields in made:
-                await desk.send(name, **fields)
-        await desk.settled()
-        assert await desk.position() == wanted, (seed, made)
-        await desk.send(name, action="close")
-        await desk.settled()
-        await desk.seen({})
+                await bridge.send(name, **fields)
+        await bridge.until_settled()
+        assert await bridge.position() == wanted, (seed, made)
+        await bridge.send(name, action="close")
+        await bridge.until_settled()
+        await bridge.until_positions({})

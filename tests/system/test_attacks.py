@@ -20,29 +20,29 @@ import aiohttp
 import pytest
 
 from kekbridge.alerts import signature
-from tests.system.harness import WEBHOOK_PATH, Bridge, run_cli, running_bridge, timestamp
+from tests.system.harness import WEBHOOK_PATH, BridgeProcess, bridge_process, run_cli, timestamp
 
 ENVIRONMENT = {"KEKBRIDGE_AUTH_LOCKOUT_FAILURES": "100000000", "KEKBRIDGE_LOG_LEVEL": "error"}
 SIGNED = ("apiKey", "action", "symbol", "quantity")
 
 
 @pytest.fixture(scope="module")
-def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
+def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeProcess]:
     """A daemon whose webhook requires a signature, as by default."""
     arguments = ("--rate-per-minute", "100000")
     directory = tmp_path_factory.mktemp("attacks")
-    with running_bridge(directory, environment=ENVIRONMENT, webhook_arguments=arguments) as running:
+    with bridge_process(directory, environment=ENVIRONMENT, webhook_arguments=arguments) as running:
         yield running
 
 
-def message(bridge: Bridge, **fields: Any) -> dict[str, Any]:
+def message(bridge: BridgeProcess, **fields: Any) -> dict[str, Any]:
     """An order of the owner, signed as a template is, with whatever an attacker changed afterwards."""
     order = {"apiKey": bridge.webhook["apiKey"], "action": "buy", "symbol": "BTCUSDT.P", "quantity": "0.001"}
     signed = signature.sign(bridge.webhook["apiSecret"], {name: order[name] for name in SIGNED})
     return {**order, "timestamp": timestamp(), "signature": signed, **fields}
 
 
-def post(bridge: Bridge, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+def post(bridge: BridgeProcess, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
     request = Request(bridge.url + WEBHOOK_PATH, data=body, headers=headers or {})  # noqa: S310 - loopback http only
     try:
         with urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback http only
@@ -51,7 +51,7 @@ def post(bridge: Bridge, body: bytes, headers: dict[str, str] | None = None) -> 
         return error.code, error.read()
 
 
-def placed(bridge: Bridge) -> int:
+def placed(bridge: BridgeProcess) -> int:
     return sum(event["event"] == "order_received" for event in bridge.journal())
 
 
@@ -79,7 +79,7 @@ ALTERED: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 @pytest.mark.parametrize(("name", "changes"), ALTERED, ids=[name for name, _ in ALTERED])
-def test_nothing_altered_is_admitted(bridge: Bridge, name: str, changes: dict[str, Any]) -> None:
+def test_nothing_altered_is_admitted(bridge: BridgeProcess, name: str, changes: dict[str, Any]) -> None:
     """Each forged message is 401, with the one neutral answer, and no order follows."""
     before = placed(bridge)
     status, answer = post(bridge, json.dumps(message(bridge, **changes)).encode())
@@ -88,7 +88,7 @@ def test_nothing_altered_is_admitted(bridge: Bridge, name: str, changes: dict[st
     assert placed(bridge) == before
 
 
-def test_a_stolen_message_is_one_order(bridge: Bridge) -> None:
+def test_a_stolen_message_is_one_order(bridge: BridgeProcess) -> None:
     """A recorded message, sent again and again, is the duplicate of its first and never a second order."""
     recorded = json.dumps(message(bridge)).encode()
     assert post(bridge, recorded)[0] == 200
@@ -99,7 +99,7 @@ def test_a_stolen_message_is_one_order(bridge: Bridge) -> None:
     assert placed(bridge) == before
 
 
-def test_a_header_signature_holds_for_its_body_only(bridge: Bridge) -> None:
+def test_a_header_signature_holds_for_its_body_only(bridge: BridgeProcess) -> None:
     """An HMAC of one body does not carry another, nor one made with another secret."""
     body = json.dumps(message(bridge, signature=None, alertId="header")).encode()
     other = body.replace(b"0.001", b"0.009")
@@ -112,7 +112,7 @@ def test_a_header_signature_holds_for_its_body_only(bridge: Bridge) -> None:
     assert post(bridge, body, {"X-Webhook-Signature": f"sha256={digest}"})[0] == 200
 
 
-def test_a_disabled_webhook_is_shut(bridge: Bridge) -> None:
+def test_a_disabled_webhook_is_shut(bridge: BridgeProcess) -> None:
     """Disabling takes effect with the next alert and says so only to who holds the secret."""
     made = json.loads(
         run_cli("webhook", "create", "shut", "--no-require-signature", "--json", data_dir=bridge.data_dir)
@@ -127,14 +127,14 @@ def test_a_disabled_webhook_is_shut(bridge: Bridge) -> None:
 def test_forged_addresses_do_not_help(tmp_path: Path) -> None:
     """With an allowlist, headers that claim an allowed address are worth nothing from a peer that is no trusted proxy."""
     environment = {**ENVIRONMENT, "KEKBRIDGE_AUTH_ALLOWED_ADDRESSES": "tradingview"}
-    with running_bridge(tmp_path, environment=environment) as bridge:
+    with bridge_process(tmp_path, environment=environment) as bridge:
         for header in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "CF-Connecting-IP", "True-Client-IP"):
             value = "for=52.89.214.238" if header == "Forwarded" else "52.89.214.238"
             assert post(bridge, json.dumps(bridge.alert()).encode(), {header: value})[0] == 403
         assert placed(bridge) == 0
 
 
-def test_unknown_key_and_wrong_signature_take_the_same_time(bridge: Bridge) -> None:
+def test_unknown_key_and_wrong_signature_take_the_same_time(bridge: BridgeProcess) -> None:
     """Medians of many interleaved samples differ by less than one sample differs from the next: nothing to learn from time."""
     known = json.dumps(message(bridge, quantity="0.5")).encode()
     unknown = json.dumps(message(bridge, quantity="0.5", apiKey="wh_test_" + "B" * 32)).encode()
@@ -155,7 +155,7 @@ def test_unknown_key_and_wrong_signature_take_the_same_time(bridge: Bridge) -> N
     assert abs(one - other) < quartiles[2] - quartiles[0]
 
 
-def test_the_owner_is_served_through_flood_and_slow_connections(bridge: Bridge) -> None:
+def test_the_owner_is_served_through_flood_and_slow_connections(bridge: BridgeProcess) -> None:
     """500 connections that never finish, and a flood of forged messages: signed alerts are answered with their fill all the while."""
     forged = json.dumps(message(bridge, quantity="7")).encode()
 

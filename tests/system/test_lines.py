@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from pathlib import Path
 
-from tests.system.harness import Bridge, call, running_bridge, wait_until
+from tests.system.harness import BridgeProcess, bridge_process, call, wait_until
 from tests.system.test_turns import send, states
 
 BURST = 12
@@ -14,7 +14,7 @@ LIVES = 4
 SLOW = {"fault": "delay", "path": "/v1/order", "method": "POST", "delay_ms": 20}
 
 
-def have_ended(bridge: Bridge, count: int) -> bool:
+def have_ended(bridge: BridgeProcess, count: int) -> bool:
     """True when so many orders are filled, or left as unknown."""
     found = states(bridge)
     return found["filled"] + found["unknown"] == count
@@ -29,7 +29,7 @@ def test_kill_with_orders_in_line(tmp_path: Path) -> None:
         "KEKBRIDGE_EXCHANGE_REQUEST_TIMEOUT_S": "1",
         "KEKBRIDGE_QUEUE_CLOCK_TOLERANCE_S": "0.2",
     }
-    with running_bridge(tmp_path, environment=settings) as bridge:
+    with bridge_process(tmp_path, environment=settings) as bridge:
         call(f"{bridge.paper_url}/paper/faults", SLOW)
         sent, longest = 0, 0
         for life in range(LIVES):

@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from tests.system.harness import Bridge, call, clean_environment, running_bridge, wait_until
+from tests.system.harness import BridgeProcess, bridge_process, call, clean_environment, wait_until
 
 ETH = "PERP_ETH_USDC"
 
 
 @pytest.fixture(scope="module")
-def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
-    with running_bridge(tmp_path_factory.mktemp("manners")) as running:
+def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeProcess]:
+    with bridge_process(tmp_path_factory.mktemp("manners")) as running:
         yield running
 
 
@@ -57,7 +57,7 @@ def _refusal(done: subprocess.CompletedProcess[str]) -> str:
 # ------------------------------------------------------------------------------------------------ a stop loss, all told
 
 
-def test_a_stop_that_fires_is_told_by_every_command(bridge: Bridge) -> None:
+def test_a_stop_that_fires_is_told_by_every_command(bridge: BridgeProcess) -> None:
     """Bracket entry, then the mark passes the stop: flat, the take-profit gone, and orders, positions and explain say so."""
     status, answer = bridge.send(alertId="bracket", symbol="ETHUSDT.P", quantity="0.1", stopLoss="1%", takeProfit="2%")
     assert (status, answer["status"]) == (200, "filled")
@@ -78,14 +78,14 @@ def test_a_stop_that_fires_is_told_by_every_command(bridge: Bridge) -> None:
     assert {leg["kind"] for leg in row["exits"]} == {"STOP_LOSS", "TAKE_PROFIT"}
 
 
-def _position(bridge: Bridge) -> list[dict[str, Any]]:
+def _position(bridge: BridgeProcess) -> list[dict[str, Any]]:
     return [position for position in bridge.cli("positions") if position["symbol"] == ETH]
 
 
 # ------------------------------------------------------------------------------------------------- halt, flatten, resume
 
 
-def test_halt_survives_a_restart_and_resume_ends_it(bridge: Bridge) -> None:
+def test_halt_survives_a_restart_and_resume_ends_it(bridge: BridgeProcess) -> None:
     """`halt` refuses the next alert, also after a restart; `resume` trades again."""
     assert _command("halt", data_dir=bridge.data_dir).returncode == 0
     assert bridge.send(alertId="halted")[1]["code"] == "trading_halted"
@@ -98,7 +98,7 @@ def test_halt_survives_a_restart_and_resume_ends_it(bridge: Bridge) -> None:
     assert (status, answer["status"]) == (200, "filled")
 
 
-def test_flatten_works_while_the_daemon_is_stuck(bridge: Bridge) -> None:
+def test_flatten_works_while_the_daemon_is_stuck(bridge: BridgeProcess) -> None:
     """A stopped daemon process: `flatten` halts, closes everything itself, says so, and leaves trading halted."""
     bridge.send(alertId="to-be-closed", quantity="0.002", stopLoss="2%")
     # Stopped in the middle of a commit it would keep the database locked, and `flatten` could only say so.
@@ -116,7 +116,7 @@ def test_flatten_works_while_the_daemon_is_stuck(bridge: Bridge) -> None:
     assert _command("resume", data_dir=bridge.data_dir).returncode == 0
 
 
-def _is_noted(bridge: Bridge, alert_id: str) -> bool:
+def _is_noted(bridge: BridgeProcess, alert_id: str) -> bool:
     with closing(sqlite3.connect(bridge.data_dir / "kekbridge.db")) as connection:
         row = connection.execute("SELECT answer_status FROM alerts WHERE alert_id = ?", (alert_id,)).fetchone()
     return row is not None and row[0] is not None
@@ -129,7 +129,7 @@ def test_flatten_without_an_exchange_is_one_line(tmp_path: Path) -> None:
     assert "kekbridge serve" in _refusal(done)
 
 
-def test_flatten_asks_first(bridge: Bridge) -> None:
+def test_flatten_asks_first(bridge: BridgeProcess) -> None:
     """Without --yes and without an answer nothing is done."""
     done = _command("flatten", data_dir=bridge.data_dir)
     assert done.returncode == 1
@@ -139,14 +139,14 @@ def test_flatten_asks_first(bridge: Bridge) -> None:
 # --------------------------------------------------------------------------------------------------------- other processes
 
 
-def test_a_second_daemon_is_refused(bridge: Bridge) -> None:
+def test_a_second_daemon_is_refused(bridge: BridgeProcess) -> None:
     """Two daemons on one data directory would send each other's orders: exit code 4, one line that names the first."""
     done = _command("serve", "--port", "0", data_dir=bridge.data_dir)
     assert done.returncode == 4
     assert str(bridge.daemon.pid) in _refusal(done)
 
 
-def test_a_locked_database_is_503_and_recovers(bridge: Bridge) -> None:
+def test_a_locked_database_is_503_and_recovers(bridge: BridgeProcess) -> None:
     """Another program holds the database: the alert is not stored and may come again, and then it is traded once."""
     locker = sqlite3.connect(bridge.data_dir / "kekbridge.db", isolation_level=None)
     locker.execute("BEGIN IMMEDIATE")
@@ -191,7 +191,7 @@ def test_a_data_directory_that_cannot_be_used_is_one_line(tmp_path: Path) -> Non
 
 def test_a_stop_drains_what_is_under_way(tmp_path: Path) -> None:
     """SIGTERM while an order waits for the exchange's answer: the answer is still recorded and the sender still answered."""
-    with running_bridge(tmp_path) as bridge:
+    with bridge_process(tmp_path) as bridge:
         _slow_orders(bridge, delay_ms=1200)
         answers: list[tuple[int, dict[str, Any]]] = []
         sender = threading.Thread(target=lambda: answers.append(bridge.send(alertId="under-way")))
@@ -210,7 +210,7 @@ def test_a_stop_drains_what_is_under_way(tmp_path: Path) -> None:
 
 def test_a_second_signal_forces(tmp_path: Path) -> None:
     """An operator who cannot wait sends SIGTERM twice: the process ends at once, and the next start finds the order."""
-    with running_bridge(tmp_path) as bridge:
+    with bridge_process(tmp_path) as bridge:
         _slow_orders(bridge, delay_ms=4000)
         sender = threading.Thread(target=_ignoring_cuts, args=(bridge, "cut"))
         sender.start()
@@ -225,13 +225,13 @@ def test_a_second_signal_forces(tmp_path: Path) -> None:
         assert set(bridge.orders_received().values()) == {1}
 
 
-def _slow_orders(bridge: Bridge, *, delay_ms: int) -> None:
+def _slow_orders(bridge: BridgeProcess, *, delay_ms: int) -> None:
     """The exchange carries orders out at once and answers late."""
     fault = {"fault": "delay", "path": "/v1/order", "method": "POST", "delay_ms": delay_ms, "when": "after", "count": 1}
     call(f"{bridge.paper_url}/paper/faults", fault)
 
 
-def _ignoring_cuts(bridge: Bridge, alert_id: str) -> None:
+def _ignoring_cuts(bridge: BridgeProcess, alert_id: str) -> None:
     try:
         bridge.send(alertId=alert_id)
     except OSError:
@@ -244,7 +244,7 @@ def _ignoring_cuts(bridge: Bridge, alert_id: str) -> None:
 def test_the_supervisor_holds_the_socket_through_a_restart(tmp_path: Path) -> None:
     """LISTEN_FDS: alerts that arrive while no daemon runs wait in the backlog and are answered by the next one; READY is told."""
     with (
-        running_bridge(tmp_path) as bridge,
+        bridge_process(tmp_path) as bridge,
         socket.create_server(("127.0.0.1", 0), backlog=64) as door,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear,
     ):
@@ -275,7 +275,7 @@ def test_the_supervisor_holds_the_socket_through_a_restart(tmp_path: Path) -> No
         assert set(bridge.orders_received().values()) == {1}
 
 
-def _supervised(bridge: Bridge, door: socket.socket, notify: Path) -> subprocess.Popen[bytes]:
+def _supervised(bridge: BridgeProcess, door: socket.socket, notify: Path) -> subprocess.Popen[bytes]:
     """`serve` with the door as file 3, as systemd starts it; the shell is there because LISTEN_PID must name the process itself."""
     script = f'exec 3<&{door.fileno()}; export LISTEN_PID=$$; exec "$0" -m kekbridge serve --json'
     return subprocess.Popen(

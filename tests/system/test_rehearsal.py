@@ -19,30 +19,30 @@ from kekbridge.ingress.http import DryRun, proven_bytes
 from kekbridge.model import Limits
 from kekbridge.store import alerts, events
 from kekbridge.store import orders as order_rows
-from tests.system.desk import Desk, open_desk
+from tests.bridge import Bridge, running_bridge
 
 BTC = "PERP_BTC_USDC"
 Run = Callable[..., Awaitable[tuple[int, Any]]]
 
 
 @pytest.fixture
-async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
+async def bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bridge]:
     monkeypatch.setenv("KEKBRIDGE_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("KEKBRIDGE_VAULT_BACKEND", "key_file")
-    async with open_desk(tmp_path) as opened:
+    async with running_bridge(tmp_path) as opened:
         await opened.control("prices", {BTC: "50000"})
         opened.add_webhook("main", require_signature=True, limits=Limits(max_order_size=Decimal("0.5")))
         yield opened
 
 
 @pytest.fixture
-def run(desk: Desk, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(bridge: Bridge, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command with --json beside the bridge; its exit code and what it printed."""
 
     async def run_arguments(*arguments: str) -> tuple[int, Any]:
         capsys.readouterr()
         sends = arguments[0] in ("replay", "webhook")
-        url = ("--url", desk.daemon.info.webhook_url) if sends else ()
+        url = ("--url", bridge.daemon.info.webhook_url) if sends else ()
         code = await asyncio.to_thread(run_command, [*arguments, *url, "--json"])
         out = capsys.readouterr().out
         lines = [line for line in out.splitlines() if line.startswith("{")]
@@ -51,7 +51,7 @@ def run(desk: Desk, capsys: pytest.CaptureFixture[str]) -> Run:
     return run_arguments
 
 
-def body_file(desk: Desk, directory: Path, **fields: Any) -> str:
+def body_file(bridge: Bridge, directory: Path, **fields: Any) -> str:
     """A message to send, without the timestamp that the command fills in."""
     file = directory / "alert.json"
     message = {"action": "buy", "symbol": "BTCUSDT.P", "quantity": "0.01", "timestamp": "{{timenow}}", **fields}
@@ -59,75 +59,75 @@ def body_file(desk: Desk, directory: Path, **fields: Any) -> str:
     return str(file)
 
 
-async def _traces(desk: Desk) -> tuple[int, int, int]:
+async def _traces(bridge: Bridge) -> tuple[int, int, int]:
     """How many alerts, orders and events are stored."""
-    stored = (await desk.daemon.database.read(alerts.search, limit=1000)).alerts
-    return len(stored), len(await desk.orders()), (await desk.daemon.database.read(events.head))[0]
+    stored = (await bridge.daemon.database.read(alerts.search, limit=1000)).alerts
+    return len(stored), len(await bridge.orders()), (await bridge.daemon.database.read(events.head))[0]
 
 
-async def test_a_dry_run_shows_the_order_that_is_then_sent(desk: Desk, run: Run, tmp_path: Path) -> None:
+async def test_a_dry_run_shows_the_order_that_is_then_sent(bridge: Bridge, run: Run, tmp_path: Path) -> None:
     """Verdicts and the exact request, nothing stored; the real alert then sends that very request, but for its name."""
-    file = body_file(desk, tmp_path, stopLoss="2%")
-    before = await _traces(desk)
+    file = body_file(bridge, tmp_path, stopLoss="2%")
+    before = await _traces(bridge)
     code, told = await run("webhook", "test", "main", "--body", file, "--dry-run")
     assert (code, told["dryRun"], told["status"], told["httpStatus"]) == (0, True, "admitted", 200)
     assert all(verdict["passed"] for verdict in told["verdicts"])
-    assert await _traces(desk) == before
-    assert await desk.position() == 0
+    assert await _traces(bridge) == before
+    assert await bridge.position() == 0
 
     code, answered = await run("webhook", "test", "main", "--body", file)
     assert (code, answered["status"]) == (0, "filled")
-    [order] = await desk.orders()
-    details = await desk.daemon.database.read(order_rows.details, order.client_order_id)
+    [order] = await bridge.orders()
+    details = await bridge.daemon.database.read(order_rows.details, order.client_order_id)
     promised, sent = told["orders"][0]["request"], json.loads(details.request or "")
     assert promised["algo_type"] == "BRACKET"
     assert promised | {"client_order_id": ""} == sent | {"client_order_id": ""}
-    assert await desk.position() == Decimal("0.01")
+    assert await bridge.position() == Decimal("0.01")
 
 
-async def test_a_dry_run_says_no_as_the_daemon_would(desk: Desk, run: Run, tmp_path: Path) -> None:
+async def test_a_dry_run_says_no_as_the_daemon_would(bridge: Bridge, run: Run, tmp_path: Path) -> None:
     """The same code and status as the real answer; exit code 1."""
-    file = body_file(desk, tmp_path, quantity="1")
+    file = body_file(bridge, tmp_path, quantity="1")
     code, told = await run("webhook", "test", "main", "--body", file, "--dry-run")
     assert (code, told["status"], told["httpStatus"], told["code"]) == (1, "denied", 422, "order_too_large")
     code, answered = await run("webhook", "test", "main", "--body", file)
     assert (code, answered["httpStatus"], answered["code"]) == (1, 422, "order_too_large")
 
 
-async def test_without_a_body_it_is_a_heartbeat(desk: Desk, run: Run) -> None:
+async def test_without_a_body_it_is_a_heartbeat(bridge: Bridge, run: Run) -> None:
     """`webhook test NAME` alone never trades: a signed ping, stored and answered."""
     code, answered = await run("webhook", "test", "main")
     assert (code, answered["code"]) == (0, "pong")
-    assert await desk.orders() == ()
+    assert await bridge.orders() == ()
 
 
-async def test_a_flag_without_the_secret_is_refused(desk: Desk) -> None:
+async def test_a_flag_without_the_secret_is_refused(bridge: Bridge) -> None:
     """Whoever has only seen a message can neither rehearse it nor turn a rehearsal into an order."""
-    keys = desk.keys["main"]
-    body = json.dumps(desk.message(action="buy", quantity="0.01")).encode()
+    keys = bridge.credentials["main"]
+    body = json.dumps(bridge.message(action="buy", quantity="0.01")).encode()
 
     def signed(data: bytes) -> str:
         return hmac.new(keys.api_secret.encode(), data, hashlib.sha256).hexdigest()
 
     flag = DryRun().flag
-    status, _ = await desk.post(body, {"X-Kekbridge-Dry-Run": flag, "X-Webhook-Signature": signed(body)})
+    status, _ = await bridge.post(body, {"X-Kekbridge-Dry-Run": flag, "X-Webhook-Signature": signed(body)})
     assert status == 401
-    status, _ = await desk.post(body, {"X-Webhook-Signature": signed(proven_bytes(body, flag))})
+    status, _ = await bridge.post(body, {"X-Webhook-Signature": signed(proven_bytes(body, flag))})
     assert status == 401
-    status, told = await desk.post(
+    status, told = await bridge.post(
         body, {"X-Kekbridge-Dry-Run": flag, "X-Webhook-Signature": signed(proven_bytes(body, flag))}
     )
     assert (status, told["dryRun"]) == (200, True)
-    assert await desk.orders() == ()
+    assert await bridge.orders() == ()
 
 
-async def test_a_replay_asks_what_an_old_alert_would_do_now(desk: Desk, run: Run, tmp_path: Path) -> None:
+async def test_a_replay_asks_what_an_old_alert_would_do_now(bridge: Bridge, run: Run, tmp_path: Path) -> None:
     """A stored alert under today's account, under another limit, and on another webhook; never live."""
-    await run("webhook", "test", "main", "--body", body_file(desk, tmp_path))
-    [stored] = (await desk.daemon.database.read(alerts.search)).alerts
-    await desk.settled()
-    before = await _traces(desk)
-    desk.add_webhook("tight", limits=Limits(max_notional=Decimal(100)))
+    await run("webhook", "test", "main", "--body", body_file(bridge, tmp_path))
+    [stored] = (await bridge.daemon.database.read(alerts.search)).alerts
+    await bridge.until_settled()
+    before = await _traces(bridge)
+    bridge.add_webhook("tight", limits=Limits(max_notional=Decimal(100)))
     code, told = await run("replay", stored.id)
     assert (code, told["status"], told["orders"][0]["request"]["order_quantity"]) == (0, "admitted", "0.01")
     code, told = await run("replay", stored.id, "--against-limits", "max-order-size=0.005")
@@ -136,32 +136,32 @@ async def test_a_replay_asks_what_an_old_alert_would_do_now(desk: Desk, run: Run
     assert (code, told["code"]) == (1, "notional_too_large")
     code, told = await run("replay", stored.id, "--webhook", "tight", "--against-limits", "max-notional=none")
     assert (code, told["status"]) == (0, "admitted")
-    assert (await _traces(desk))[:2] == before[:2]
+    assert (await _traces(bridge))[:2] == before[:2]
     assert (await run("replay", stored.id, "--against-limits", "no-such=1"))[0] == 2
 
 
 async def test_an_alert_whose_text_was_removed_is_explained_but_not_replayed(
-    desk: Desk, run: Run, tmp_path: Path
+    bridge: Bridge, run: Run, tmp_path: Path
 ) -> None:
     """After store.keep_payloads_days its story, its orders and the history's chain are whole; the message itself is gone."""
-    await run("webhook", "test", "main", "--body", body_file(desk, tmp_path))
-    await desk.settled()
-    desk.clock.jump_to(desk.clock() + timedelta(days=91))
-    await desk.daemon.operator_services.jobs.run_now("retention")
-    [stored] = (await desk.daemon.database.read(alerts.search)).alerts
+    await run("webhook", "test", "main", "--body", body_file(bridge, tmp_path))
+    await bridge.until_settled()
+    bridge.clock.jump_to(bridge.clock() + timedelta(days=91))
+    await bridge.daemon.operator_services.jobs.run_now("retention")
+    [stored] = (await bridge.daemon.database.read(alerts.search)).alerts
     assert list(stored.payload) == ["removed"]
     code, told = await run("explain", stored.id)
     assert (code, told["status"], len(told["orders"])) == (0, "filled", 1)
     assert (await run("replay", stored.id))[0] == 2
-    assert await desk.daemon.database.read(events.verify) is None
+    assert await bridge.daemon.database.read(events.verify) is None
 
 
-async def test_risk_show_counts_what_was_used(desk: Desk, run: Run, tmp_path: Path) -> None:
+async def test_risk_show_counts_what_was_used(bridge: Bridge, run: Run, tmp_path: Path) -> None:
     """Limit, used, left and reset of a day's value after an order of 500 USDC; edited limits show at once."""
-    desk.add_webhook("daily", limits=Limits(daily_limit=Decimal(2000)))
-    await desk.send("daily", action="buy", quantity="0.01")
-    await desk.settled()
-    await desk.daemon.operator_services.equity.run()
+    bridge.add_webhook("daily", limits=Limits(daily_limit=Decimal(2000)))
+    await bridge.send("daily", action="buy", quantity="0.01")
+    await bridge.until_settled()
+    await bridge.daemon.operator_services.equity.run()
     code, book = await run("risk", "show", "--webhook", "daily")
     assert code == 0
     [account, webhook] = book["scopes"]

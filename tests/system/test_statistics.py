@@ -9,13 +9,13 @@ from typing import Any
 
 from kekbridge.model.statistics import report
 from kekbridge.store import statistics
-from tests.system.desk import Desk, open_desk
+from tests.bridge import Bridge, running_bridge
 from tests.waiting import until
 
 BTC = "PERP_BTC_USDC"
 
 
-async def trade(desk: Desk) -> None:
+async def trade(bridge: Bridge) -> None:
     """Entries, an addition, a partial close at a gain, a flip at a loss, funding paid and received, a duplicate, refusals."""
     for price, fields in (
         ("50000", {"action": "buy", "quantity": "0.2"}),
@@ -24,19 +24,19 @@ async def trade(desk: Desk) -> None:
         ("48000", {"action": "flip"}),
         ("47000.5", {"action": "close"}),
     ):
-        await desk.control("prices", {BTC: price})
-        status, answer = await desk.send(**fields)
+        await bridge.control("prices", {BTC: price})
+        status, answer = await bridge.send(**fields)
         assert status == 200, answer
-        await desk.settled()
-        snapshot = await desk.daemon.exchange.refresh()
+        await bridge.until_settled()
+        snapshot = await bridge.daemon.exchange.refresh()
         held = {symbol: one.quantity for symbol, one in snapshot.positions.items() if one.quantity}
-        await desk.seen(held)
-        await desk.control("funding", {BTC: "0.000123" if price < "52000" else "-0.00031"})
+        await bridge.until_positions(held)
+        await bridge.control("funding", {BTC: "0.000123" if price < "52000" else "-0.00031"})
     message: dict[str, Any] = {"action": "ping", "symbol": None, "alertId": "again"}
-    await desk.send(**message)
-    await desk.send(**message)
-    assert (await desk.send(action="buy", quantity="1", symbol="NOPEUSDT.P"))[0] == 422
-    assert (await desk.post(b'{"apiKey": "nobody"}'))[0] == 401
+    await bridge.send(**message)
+    await bridge.send(**message)
+    assert (await bridge.send(action="buy", quantity="1", symbol="NOPEUSDT.P"))[0] == 422
+    assert (await bridge.post(b'{"apiKey": "nobody"}'))[0] == 401
 
 
 def sums(journal: list[dict[str, Any]]) -> dict[str, Decimal | int]:
@@ -66,14 +66,14 @@ def sums(journal: list[dict[str, Any]]) -> dict[str, Decimal | int]:
 
 async def test_stats_equal_the_exchanges_journal(tmp_path: Path) -> None:
     """P&L, fees, funding and fills to the last unit, and what they come to is the account's value; every request is in one group."""
-    async with open_desk(tmp_path) as desk:
-        desk.add_webhook("main")
-        await trade(desk)
-        await desk.daemon.rejected_requests.flush()
-        await desk.daemon.operator_services.equity.run()
-        found = report(await desk.daemon.database.read(statistics.gather, since=None, now=desk.clock()))
-        wanted = sums(await desk.control("journal"))
-        stored = await desk.daemon.database.read(lambda c: c.execute("SELECT count(*) FROM fills").fetchone()[0])
+    async with running_bridge(tmp_path) as bridge:
+        bridge.add_webhook("main")
+        await trade(bridge)
+        await bridge.daemon.rejected_requests.flush()
+        await bridge.daemon.operator_services.equity.run()
+        found = report(await bridge.daemon.database.read(statistics.gather, since=None, now=bridge.clock()))
+        wanted = sums(await bridge.control("journal"))
+        stored = await bridge.daemon.database.read(lambda c: c.execute("SELECT count(*) FROM fills").fetchone()[0])
     assert stored == wanted["fills"]
     assert (found.fees, found.funding, found.realized_pnl) == (wanted["fees"], wanted["funding"], wanted["booked"])
     assert wanted["funding"] != 0
@@ -93,19 +93,19 @@ async def test_stats_equal_the_exchanges_journal(tmp_path: Path) -> None:
 
 async def test_what_is_not_decided_yet_is_counted_too(tmp_path: Path) -> None:
     """While one order's outcome is unknown another waits behind it; later one is done and one expired, and the sum always fits."""
-    async with open_desk(tmp_path, server__respond_within_s=0.2) as desk:
-        desk.add_webhook("main")
+    async with running_bridge(tmp_path, server__respond_within_s=0.2) as bridge:
+        bridge.add_webhook("main")
 
         async def groups() -> tuple[int, ...]:
-            found = report(await desk.daemon.database.read(statistics.gather, since=None, now=desk.clock())).counts
+            found = report(await bridge.daemon.database.read(statistics.gather, since=None, now=bridge.clock())).counts
             parts = (found.refused, found.duplicate, found.expired, found.done, found.unknown, found.waiting)
-            assert found.received == sum(parts) == desk.sent
+            assert found.received == sum(parts) == bridge.sent
             return parts
 
         lost = {"fault": "lose_answer", "path": "/v1/order", "method": "POST", "count": 1}
         silent = [{"fault": "read_lag", "delay_ms": 600_000}, {"fault": "withhold_reports"}]
-        await desk.control("faults", {"faults": [lost, *silent]})
-        await desk.send(action="buy", quantity="0.01")
+        await bridge.control("faults", {"faults": [lost, *silent]})
+        await bridge.send(action="buy", quantity="0.01")
 
         async def stands_at(*wanted: int) -> None:
             async def does() -> bool:
@@ -114,11 +114,11 @@ async def test_what_is_not_decided_yet_is_counted_too(tmp_path: Path) -> None:
             await until(does)
 
         await stands_at(0, 0, 0, 0, 1, 0)
-        assert (await desk.send(action="buy", quantity="0.02"))[0] == 202
+        assert (await bridge.send(action="buy", quantity="0.02"))[0] == 202
         assert await groups() == (0, 0, 0, 0, 1, 1)
-        desk.clock.jump_to(desk.clock() + timedelta(seconds=70))
+        bridge.clock.jump_to(bridge.clock() + timedelta(seconds=70))
         await stands_at(0, 0, 1, 0, 1, 0)
-        await desk.control("faults", {})
-        await desk.settled()
+        await bridge.control("faults", {})
+        await bridge.until_settled()
         await stands_at(0, 0, 1, 1, 0, 0)
-        assert await desk.position() == Decimal("0.01")
+        assert await bridge.position() == Decimal("0.01")

@@ -14,7 +14,7 @@ from kekbridge.alerts.profiles import PROFILES
 from kekbridge.alerts.template import KINDS, build, fill
 from kekbridge.errors import ConfigError
 from kekbridge.model import Order
-from tests.system.desk import Desk, open_desk
+from tests.bridge import Bridge, running_bridge
 
 BTC = "PERP_BTC_USDC"
 FOREIGN = sorted(set(PROFILES) - {"seed"})
@@ -23,19 +23,19 @@ WITHOUT = {(profile, "pine") for profile in FOREIGN}
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with open_desk(tmp_path) as opened:
+async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
+    async with running_bridge(tmp_path) as opened:
         await opened.control("prices", {BTC: "65000"})
         yield opened
 
 
-def values_of(desk: Desk, *, before: str, after: str) -> dict[str, str]:
+def values_of(bridge: Bridge, *, before: str, after: str) -> dict[str, str]:
     """The placeholders of a strategy's fill that leads from one position to another (not short)."""
     change = Decimal(after) - Decimal(before)
     return {
         "ticker": "BTCUSDT.P",
         "exchange": "BYBIT",
-        "timenow": desk.clock().strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "timenow": bridge.clock().strftime("%Y-%m-%dT%H:%M:%SZ"),
         "close": "65000",
         "strategy.order.action": "buy" if change > 0 else "sell",
         "strategy.order.contracts": str(abs(change)),
@@ -49,7 +49,7 @@ def values_of(desk: Desk, *, before: str, after: str) -> dict[str, str]:
         "side": "buy",
         "str.tostring(quantity)": "0.01",
         "str.tostring(close)": "65000",
-        "str.tostring(timenow)": str(int(desk.clock().timestamp() * 1000)),
+        "str.tostring(timenow)": str(int(bridge.clock().timestamp() * 1000)),
     }
 
 
@@ -60,19 +60,19 @@ def pine_message(source: str, function: str, values: dict[str, str]) -> str:
     return "".join(part[1:-1] if part.startswith("'") else values[part.strip()] for part in parts)
 
 
-async def traded(desk: Desk, message: str) -> Order:
+async def traded(bridge: Bridge, message: str) -> Order:
     """Send what TradingView would; the last order that came of it."""
-    status, answer = await desk.post(message.encode())
+    status, answer = await bridge.post(message.encode())
     assert status in (200, 202), answer
     assert answer["success"] is True
-    return (await desk.settled())[-1]
+    return (await bridge.until_settled())[-1]
 
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))
-async def test_every_kind_is_accepted(desk: Desk, profile: str) -> None:
+async def test_every_kind_is_accepted(bridge: Bridge, profile: str) -> None:
     """Signed and taken: an entry, an add, a close, a flip, a followed position and a heartbeat, each ending where it should."""
-    keys = desk.add_webhook("main", profile=profile, require_signature=True)
-    followed = desk.add_webhook("followed", profile=profile, require_signature=True, follow="position", reorder_ms=50)
+    keys = bridge.add_webhook("main", profile=profile, require_signature=True)
+    followed = bridge.add_webhook("followed", profile=profile, require_signature=True, follow="position", reorder_ms=50)
     wanted = Decimal(0)
     for kind in KINDS:
         if (profile, kind) in WITHOUT:
@@ -86,17 +86,17 @@ async def test_every_kind_is_accepted(desk: Desk, profile: str) -> None:
         made = build(kind, api_key=used.api_key, api_secret=used.api_secret, profile=profile, **given)
         before = wanted
         wanted = _expected(kind, before)
-        values = values_of(desk, before=str(max(before, Decimal(0))), after=str(max(wanted, Decimal(0))))
+        values = values_of(bridge, before=str(max(before, Decimal(0))), after=str(max(wanted, Decimal(0))))
         message = pine_message(made.message, "kekOrder", values) if kind == "pine" else fill(made.message, values)
         if kind == "ping":
-            status, answer = await desk.post(message.encode())
+            status, answer = await bridge.post(message.encode())
             assert (status, answer["code"]) == (200, "pong")
             continue
-        await traded(desk, message)
-        assert await desk.position() == wanted, (kind, message)
-        await desk.seen({BTC: wanted} if wanted else {})
+        await traded(bridge, message)
+        assert await bridge.position() == wanted, (kind, message)
+        await bridge.until_positions({BTC: wanted} if wanted else {})
         if wanted < 0:
-            await desk.hold(BTC="0")
+            await bridge.set_positions(BTC="0")
             wanted = Decimal(0)
 
 
@@ -112,36 +112,36 @@ def _expected(kind: str, before: Decimal) -> Decimal:
     }.get(kind, before)
 
 
-async def test_a_flip_turns_a_position_around(desk: Desk) -> None:
+async def test_a_flip_turns_a_position_around(bridge: Bridge) -> None:
     """The flip template on an open long ends in a short of the same size."""
-    keys = desk.add_webhook("main", require_signature=True)
-    await desk.hold(BTC="0.02")
+    keys = bridge.add_webhook("main", require_signature=True)
+    await bridge.set_positions(BTC="0.02")
     made = build("flip", api_key=keys.api_key, api_secret=keys.api_secret)
-    await traded(desk, fill(made.message, values_of(desk, before="0.02", after="0")))
-    assert await desk.position() == Decimal("-0.02")
+    await traded(bridge, fill(made.message, values_of(bridge, before="0.02", after="0")))
+    assert await bridge.position() == Decimal("-0.02")
 
 
-async def test_the_pine_close_closes(desk: Desk) -> None:
+async def test_the_pine_close_closes(bridge: Bridge) -> None:
     """The second function of the Pine snippet makes a message that closes the whole position."""
-    keys = desk.add_webhook("main", require_signature=True)
-    await desk.hold(BTC="0.02")
+    keys = bridge.add_webhook("main", require_signature=True)
+    await bridge.set_positions(BTC="0.02")
     made = build("pine", api_key=keys.api_key, api_secret=keys.api_secret)
-    await traded(desk, pine_message(made.message, "kekClose", values_of(desk, before="0.02", after="0")))
-    assert await desk.position() == 0
+    await traded(bridge, pine_message(made.message, "kekClose", values_of(bridge, before="0.02", after="0")))
+    assert await bridge.position() == 0
 
 
-async def test_a_changed_field_is_refused(desk: Desk) -> None:
+async def test_a_changed_field_is_refused(bridge: Bridge) -> None:
     """What the template signed cannot be changed by whoever sees the message: 401, and nothing is ordered."""
-    keys = desk.add_webhook("main", require_signature=True)
+    keys = bridge.add_webhook("main", require_signature=True)
     made = build("indicator", api_key=keys.api_key, api_secret=keys.api_secret, quantity="0.01")
-    message = json.loads(fill(made.message, values_of(desk, before="0", after="0.01")))
-    status, _ = await desk.post(json.dumps({**message, "quantity": "1"}).encode())
-    assert (status, await desk.orders()) == (401, ())
+    message = json.loads(fill(made.message, values_of(bridge, before="0", after="0.01")))
+    status, _ = await bridge.post(json.dumps({**message, "quantity": "1"}).encode())
+    assert (status, await bridge.orders()) == (401, ())
 
 
-async def test_the_front_ends_own_message_is_understood(desk: Desk) -> None:
+async def test_the_front_ends_own_message_is_understood(bridge: Bridge) -> None:
     """KEK DEX proposes this body to its users; its `signature` is an order id, so the webhook must not require one."""
-    keys = desk.add_webhook("kek", profile="kekdex")
+    keys = bridge.add_webhook("kek", profile="kekdex")
     body = {
         "action": "{{strategy.order.action}}",
         "symbol": "{{ticker}}",
@@ -154,6 +154,6 @@ async def test_the_front_ends_own_message_is_understood(desk: Desk) -> None:
         "signature": "Long entry",
         "timestamp": "{{timenow}}",
     }
-    order = await traded(desk, fill(json.dumps(body), values_of(desk, before="0", after="0.05")))
+    order = await traded(bridge, fill(json.dumps(body), values_of(bridge, before="0", after="0.05")))
     assert (order.intent.quantity, order.intent.stop_loss) == (Decimal("0.05"), Decimal(63000))
     assert [one.trigger_price for one in order.intent.take_profits] == [Decimal(68000)]

@@ -20,7 +20,7 @@ from kekbridge.model.notifications import MESSAGES
 from kekbridge.ops.notifier import NOTIFY_URLS
 from kekbridge.store import events, webhooks
 from kekbridge.vault import open_vault
-from tests.bridge import BTC, ETH, House, running_house, running_paper
+from tests.bridge import BTC, ETH, Bridge, quick_bridge, running_paper
 from tests.receiver import Receiver
 from tests.waiting import until
 
@@ -57,7 +57,7 @@ def told(receiver: Receiver) -> Counter[str]:
 
 
 @pytest.fixture
-async def house(tmp_path: Path, receiver: Receiver) -> AsyncIterator[House]:
+async def bridge(tmp_path: Path, receiver: Receiver) -> AsyncIterator[Bridge]:
     """A bridge with one channel, which demands a stop for every position."""
     data_dir = tmp_path / "data"
     prepare_data_dir(data_dir)
@@ -73,133 +73,133 @@ async def house(tmp_path: Path, receiver: Receiver) -> AsyncIterator[House]:
     }
     async with (
         running_paper(tmp_path / "paper", rate_limits=False) as paper_url,
-        running_house(data_dir, paper_url, **options) as house,
+        quick_bridge(tmp_path, paper_url, **options) as bridge,
     ):
 
         def has_begun() -> bool:
-            with house.daemon.database.snapshot() as connection:
+            with bridge.daemon.database.snapshot() as connection:
                 found = connection.execute("SELECT 1 FROM settings WHERE key LIKE 'notified:%'").fetchone()
             return found is not None
 
         await until(has_begun)
-        yield house
+        yield bridge
 
 
-async def run(house: House, *names: str) -> None:
+async def run(bridge: Bridge, *names: str) -> None:
     """Let these jobs do what the clock would let them do."""
     for name in names:
-        await house.daemon.operator_services.jobs.run_now(name)
+        await bridge.daemon.operator_services.jobs.run_now(name)
 
 
-async def trade(house: House, receiver: Receiver) -> None:
+async def trade(bridge: Bridge, receiver: Receiver) -> None:
     """Orders and their stops: well, refused, without an answer, stop lost, stop impossible."""
-    await house.send(stopLoss="2%")
-    await house.fault("lose_stop", count=1)
-    await house.send(stopLoss="2%", quantity="0.02")
+    await bridge.send(stopLoss="2%")
+    await bridge.fault("lose_stop", count=1)
+    await bridge.send(stopLoss="2%", quantity="0.02")
     await until(lambda: told(receiver)["protection_replaced"] == 1)
-    await house.send()  # without a stop
-    await house.fault("refuse", code=-1101, count=1)
-    await house.send(stopLoss="2%")
-    await house.fault("lose_answer", path="/v1/algo/order", method="POST", count=1)
-    await house.send(stopLoss="2%")
-    await house.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="2%")
-    await house.fault("refuse", code=-1103, symbol=ETH, count=2)
-    _, leaving = await house.send(action="close", symbol="ETHUSDT.P", quantity=None)
-    await house.until_stored(leaving, "rejected")
-    await house.clear_faults()
+    await bridge.send()  # without a stop
+    await bridge.fault("refuse", code=-1101, count=1)
+    await bridge.send(stopLoss="2%")
+    await bridge.fault("lose_answer", path="/v1/algo/order", method="POST", count=1)
+    await bridge.send(stopLoss="2%")
+    await bridge.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="2%")
+    await bridge.fault("refuse", code=-1103, symbol=ETH, count=2)
+    _, leaving = await bridge.send(action="close", symbol="ETHUSDT.P", quantity=None)
+    await bridge.until_stored(leaving, "rejected")
+    await bridge.clear_faults()
 
 
-async def lose_a_stop_for_good(house: House) -> None:
-    await house.fault("lose_stop", count=1)
-    await house.fault("refuse", algo_type="STOP", code=-1101)
-    await house.send(stopLoss="2%", symbol="SOLUSDT.P", quantity="1")
-    await house.until_flat("PERP_SOL_USDC")
-    await house.clear_faults()
+async def lose_a_stop_for_good(bridge: Bridge) -> None:
+    await bridge.fault("lose_stop", count=1)
+    await bridge.fault("refuse", algo_type="STOP", code=-1101)
+    await bridge.send(stopLoss="2%", symbol="SOLUSDT.P", quantity="1")
+    await bridge.until_flat("PERP_SOL_USDC")
+    await bridge.clear_faults()
 
 
-async def lose_the_exchange(house: House, receiver: Receiver) -> None:
-    await house.fault("stream_drop")
-    await house.control("prices", {BTC: "64900"})
+async def lose_the_exchange(bridge: Bridge, receiver: Receiver) -> None:
+    await bridge.fault("stream_drop")
+    await bridge.control("prices", {BTC: "64900"})
     await until(lambda: told(receiver)["stream_down"] == 1)
-    await house.clear_faults()
+    await bridge.clear_faults()
     await until(lambda: told(receiver)["stream_back"] == 1)
-    await house.fault("server_error", method="GET")
+    await bridge.fault("server_error", method="GET")
     await until(lambda: told(receiver)["exchange_down"] == 1)
-    await house.clear_faults()
+    await bridge.clear_faults()
     await until(lambda: told(receiver)["exchange_back"] == 1)
 
 
-async def surprise(house: House) -> None:
+async def surprise(bridge: Bridge) -> None:
     """Positions that no trade explains and that have no stop, and a strategy that believes something else."""
-    await run(house, "reconcile")
-    await house.control("positions", {ETH: "0.3"})
-    await run(house, "reconcile", "reconcile", "protection", "protection")
-    await house.control("positions", {ETH: "0"})
-    await run(house, "reconcile", "protection")
+    await run(bridge, "reconcile")
+    await bridge.control("positions", {ETH: "0.3"})
+    await run(bridge, "reconcile", "reconcile", "protection", "protection")
+    await bridge.control("positions", {ETH: "0"})
+    await run(bridge, "reconcile", "protection")
     step = {"marketPosition": "long", "marketPositionSize": "1", "prevMarketPosition": "long", "stopLoss": "2%"}
-    await house.send(**step, prevMarketPositionSize="0.99")
-    held = (await house.positions())[BTC]
-    await house.send(**step | {"marketPositionSize": str(held + Decimal("0.01"))}, prevMarketPositionSize=str(held))
+    await bridge.send(**step, prevMarketPositionSize="0.99")
+    held = (await bridge.positions())[BTC]
+    await bridge.send(**step | {"marketPositionSize": str(held + Decimal("0.01"))}, prevMarketPositionSize=str(held))
 
 
-async def keep_waiting(house: House, receiver: Receiver) -> None:
+async def keep_waiting(bridge: Bridge, receiver: Receiver) -> None:
     """An alert that is expected every second, and one that ends at TradingView."""
-    with house.daemon.database.transaction() as connection:
+    with bridge.daemon.database.transaction() as connection:
         (hook,) = webhooks.list_all(connection)
-        ends_at = house.clock() + timedelta(days=3)
+        ends_at = bridge.clock() + timedelta(days=3)
         wanted = replace(hook.settings, expect_alert_every_s=1, alert_expires_at=ends_at)
-        webhooks.change_settings(connection, hook.id, wanted, now=house.clock())
+        webhooks.change_settings(connection, hook.id, wanted, now=bridge.clock())
 
     async def is_missed() -> bool:
-        await run(house, "heartbeat")
+        await run(bridge, "heartbeat")
         return told(receiver)["heartbeat_missed"] >= 1
 
     await until(is_missed)
-    with house.daemon.database.transaction() as connection:
-        wanted = replace(wanted, expect_alert_every_s=3600, alert_expires_at=house.clock())
-        webhooks.change_settings(connection, hook.id, wanted, now=house.clock())
-    await house.send(action="ping")
-    await run(house, "heartbeat")
+    with bridge.daemon.database.transaction() as connection:
+        wanted = replace(wanted, expect_alert_every_s=3600, alert_expires_at=bridge.clock())
+        webhooks.change_settings(connection, hook.id, wanted, now=bridge.clock())
+    await bridge.send(action="ping")
+    await run(bridge, "heartbeat")
 
 
-async def age(house: House, tmp_path: Path, receiver: Receiver) -> None:
+async def age(bridge: Bridge, tmp_path: Path, receiver: Receiver) -> None:
     """A key near its end, a clock that is set wrong, a backup without a place, the day's end."""
-    exchange = house.daemon.exchange
+    exchange = bridge.daemon.exchange
     assert isinstance(exchange, OrderlyExchange)
     signer = exchange.signer
     for days in (5, 300):
-        expiration = int((house.clock() + timedelta(days=days)).timestamp() * 1000)
-        await house.control("keys", {"orderly_key": signer.orderly_key, "expiration": expiration})
-        await run(house, "expiry")
-    await run(house, "backup", "summary", "summary")
+        expiration = int((bridge.clock() + timedelta(days=days)).timestamp() * 1000)
+        await bridge.control("keys", {"orderly_key": signer.orderly_key, "expiration": expiration})
+        await run(bridge, "expiry")
+    await run(bridge, "backup", "summary", "summary")
     (tmp_path / "blocked").unlink()
-    await run(house, "backup")
-    house.clock.offset = timedelta(seconds=30)
+    await run(bridge, "backup")
+    bridge.clock.offset = timedelta(seconds=30)
     await until(lambda: told(receiver)["clock_skew"] == 1)
-    house.clock.offset = timedelta(0)
+    bridge.clock.offset = timedelta(0)
     await until(lambda: told(receiver)["clock_right"] == 1)
 
 
-async def attack(house: House) -> None:
+async def attack(bridge: Bridge) -> None:
     """Keys that nobody knows, until the address is locked out: the last thing that comes in from here."""
     for _ in range(25):
-        await house.send(apiKey="wh_test_nobody")
+        await bridge.send(apiKey="wh_test_nobody")
 
 
-async def test_every_event_reaches_the_trader(house: House, receiver: Receiver, tmp_path: Path) -> None:
+async def test_every_event_reaches_the_trader(bridge: Bridge, receiver: Receiver, tmp_path: Path) -> None:
     """Each kind of the table arrives at a receiver; those that are conditions arrive once however often they were looked at."""
-    await trade(house, receiver)
-    await lose_a_stop_for_good(house)
-    await surprise(house)
-    await keep_waiting(house, receiver)
-    await lose_the_exchange(house, receiver)
-    await house.set_state(TradingState.HALTED)
-    await house.set_state(TradingState.RUNNING)
-    await age(house, tmp_path, receiver)
-    await attack(house)
-    with house.daemon.database.transaction() as connection:
+    await trade(bridge, receiver)
+    await lose_a_stop_for_good(bridge)
+    await surprise(bridge)
+    await keep_waiting(bridge, receiver)
+    await lose_the_exchange(bridge, receiver)
+    await bridge.set_state(TradingState.HALTED)
+    await bridge.set_state(TradingState.RUNNING)
+    await age(bridge, tmp_path, receiver)
+    await attack(bridge)
+    with bridge.daemon.database.transaction() as connection:
         for kind in sorted(BY_HISTORY):
-            events.append(connection, kind, now=house.clock(), data={"error": "x", "free": "1 MiB"})
+            events.append(connection, kind, now=bridge.clock(), data={"error": "x", "free": "1 MiB"})
     missing: set[str] = set()
 
     def is_complete() -> bool:
@@ -221,19 +221,19 @@ async def test_every_event_reaches_the_trader(house: House, receiver: Receiver, 
     assert set(found) <= set(MESSAGES)
 
 
-async def test_a_receiver_that_is_down_holds_up_no_order(house: House, receiver: Receiver) -> None:
+async def test_a_receiver_that_is_down_holds_up_no_order(bridge: Bridge, receiver: Receiver) -> None:
     """Orders are filled at once meanwhile; when it is back, each message arrives, once and in order."""
     receiver.status = 503
     names = []
     for _ in range(6):
-        status, answer = await house.send(stopLoss="2%")
+        status, answer = await bridge.send(stopLoss="2%")
         assert (status, answer["status"]) == (200, "filled")
         names.append(answer["clientOrderId"])
     await until(lambda: receiver.refused >= 1)
     assert receiver.lines() == []
     receiver.status = 200
     await until(lambda: told(receiver)["order_filled"] == len(names), deadline_s=40)
-    with house.daemon.database.snapshot() as connection:
+    with bridge.daemon.database.snapshot() as connection:
         stored = [event.kind for event in events.list_events(connection) if event.kind in MESSAGES]
     await until(lambda: sum(told(receiver).values()) >= len(stored))
     assert [line.partition("|")[0] for line in receiver.lines()][: len(stored)] == stored

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tests.system.harness import Bridge, Process, clean_environment
+from tests.system.harness import BridgeProcess, Process, clean_environment
 
 _PRELOAD = [
     "kekbridge.daemon.app",
@@ -133,7 +133,7 @@ class WarmProcess(Process):
         return int(self._fork.exitcode)
 
 
-class WarmBridge(Bridge):
+class WarmBridge(BridgeProcess):
     """A bridge that starts, and whose daemon restarts, in a few tenths of a second."""
 
     def start(self) -> None:

@@ -19,7 +19,7 @@ from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any
 
-from tests.system.harness import Bridge, Sent, TradingView, call
+from tests.system.harness import BridgeProcess, Sent, TradingView, call
 from tests.system.oracles import Evidence, Findings, database_file, gather, judge
 from tests.system.warm import WarmBridge
 
@@ -59,7 +59,7 @@ class Outcome:
 class Run:
     """One bridge under test, everything that was sent to it, and every start of its daemon."""
 
-    bridge: Bridge
+    bridge: BridgeProcess
     rng: random.Random
     sent: list[Sent] = field(default_factory=list)
     starts_ms: list[int] = field(default_factory=list)
@@ -174,7 +174,7 @@ def running(
     *,
     environment: Mapping[str, str] | None = None,
     webhook: tuple[str, ...] = (),
-    bridge_type: type[Bridge] = WarmBridge,
+    bridge_type: type[BridgeProcess] = WarmBridge,
     small_disk: str | None = None,
 ) -> Iterator[Run]:
     """A fresh bridge in a directory of its own, ready; everything ends with the block.
@@ -185,7 +185,7 @@ def running(
         bridge = bridge_type(
             Path(name),
             environment={**SETTINGS, **(environment or {})},
-            webhook_arguments=(*Bridge.webhook_arguments, *webhook),
+            webhook_arguments=(*BridgeProcess.webhook_arguments, *webhook),
         )
         if small_disk is not None:
             bridge.data_dir.mkdir(mode=0o700)
