@@ -55,6 +55,10 @@ class Clock:
     def __call__(self) -> datetime:
         return datetime.now(UTC) + self.offset
 
+    @classmethod
+    def starting_at(cls, moment: datetime) -> Clock:
+        return cls(moment - datetime.now(UTC))
+
     def jump_to(self, moment: datetime) -> None:
         self.offset = moment - datetime.now(UTC)
 
@@ -228,17 +232,15 @@ async def running_bridge(
     paper_url: str | None = None,
     *,
     ready: bool = True,
-    start: datetime | None = None,
+    clock: Clock | None = None,
     **overrides: Any,
 ) -> AsyncIterator[Bridge]:
     """Run a daemon without webhooks on `directory`/data, ready to trade unless `ready` is False.
 
     Without `paper_url` it gets a paper exchange of its own, which has no rate limits and shares the movable clock.
-    `start`: where the clock begins. `overrides`: settings by dotted name, with `__` for the dot.
+    `overrides`: settings by dotted name, with `__` for the dot.
     """
-    clock = Clock()
-    if start is not None:
-        clock.jump_to(start)
+    clock = clock or Clock()
     async with AsyncExitStack() as stack:
         if paper_url is None:
             paper = running_paper(directory / "paper", clock=clock, rate_limits=False)

@@ -9,7 +9,7 @@ from typing import Any
 
 from kekbridge.model import Limits, TradingState
 from kekbridge.store import alerts, equity, settings, webhooks
-from tests.bridge import Bridge, running_bridge
+from tests.bridge import Bridge, Clock, running_bridge
 
 MORNING = datetime(2026, 3, 10, 8, 0, tzinfo=UTC)
 MIDNIGHT = datetime(2026, 3, 11, tzinfo=UTC)
@@ -27,7 +27,7 @@ async def order(bridge: Bridge, wanted: str, **fields: Any) -> None:
 
 async def test_a_day(tmp_path: Path) -> None:
     """Ping, entry with bracket, add, partial close, flip, drift, resync, daily limit -> exits only, a close passes, midnight resumes."""
-    async with running_bridge(tmp_path, start=MORNING) as bridge:
+    async with running_bridge(tmp_path, clock=Clock.starting_at(MORNING)) as bridge:
         await bridge.control("prices", {BTC: "50000"})
         bridge.add_webhook("main", limits=Limits(daily_limit=Decimal(20_000)))
         bridge.add_webhook("follower", follow="position", reorder_ms=50)
@@ -92,7 +92,7 @@ async def _limit_closes_the_webhook(bridge: Bridge) -> None:
 
 async def test_a_drawdown_closes_the_account_until_the_peak_is_reset(tmp_path: Path) -> None:
     """A fall from the peak beyond the limit leaves exits only; a withdrawal is no loss; `resume --reset-peak` opens again."""
-    async with running_bridge(tmp_path, start=MORNING, risk__max_drawdown="0.05") as bridge:
+    async with running_bridge(tmp_path, clock=Clock.starting_at(MORNING), risk__max_drawdown="0.05") as bridge:
         await bridge.control("prices", {BTC: "50000"})
         bridge.add_webhook("main")
         await order(bridge, "1", action="buy", quantity="1")

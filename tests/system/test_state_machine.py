@@ -30,8 +30,8 @@ from kekbridge.model import TradingState
 from kekbridge.store import settings as stored
 from kekbridge.store.connections import connect
 from tests.system.campaigns.run import SETTINGS
+from tests.system.forked import ForkedBridge
 from tests.system.harness import WEBHOOK_PATH, call, timestamp, wait_until
-from tests.system.warm import WarmBridge
 
 _ENVIRONMENT = {
     **SETTINGS,
@@ -65,7 +65,7 @@ class Bridge(RuleBasedStateMachine):
         self.state = TradingState.RUNNING
         self.alerts: list[tuple[dict[str, Any], int, dict[str, Any]]] = []
         self._directory = tempfile.TemporaryDirectory(prefix="kekbridge-machine-")
-        self.bridge = WarmBridge(Path(self._directory.name), environment=_ENVIRONMENT)
+        self.bridge = ForkedBridge(Path(self._directory.name), environment=_ENVIRONMENT)
         self.bridge.start()
         call(f"{self.bridge.paper_url}/paper/limits", {"enabled": False})
         self.bridge.wait_ready()

@@ -13,22 +13,22 @@ from typing import Any
 
 from tests.system.campaigns.run import Outcome, Run, running
 from tests.system.disk import TRACER, Disk, write_image
+from tests.system.forked import ForkedBridge, ForkedProcess
 from tests.system.harness import Process, wait_until
 from tests.system.oracles import Findings, database_file
-from tests.system.warm import WarmBridge, WarmProcess
 
 _IN_FLIGHT = 12
 _NAME = "R3 power cut: unflushed writes dropped or torn"
 
 
-class TracedBridge(WarmBridge):
+class TracedBridge(ForkedBridge):
     """A bridge whose daemon's writes are followed, so that the power can be cut."""
 
     disk: Disk
 
     def _new_daemon(self) -> Process:
         tracer = (*TRACER, "-o", str(self.trace_path))
-        return WarmProcess(
+        return ForkedProcess(
             self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path, tracer=tracer
         )
 

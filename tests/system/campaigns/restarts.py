@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 from tests.system.campaigns.run import Outcome, Run, running
+from tests.system.forked import SocketBridge
 from tests.system.harness import Sent
-from tests.system.warm import SocketBridge
 
 _PER_SECOND = 30
 _ORDERS = 0.1  # share of the alerts that trade: with more, a busy machine would only grow the queue

@@ -19,9 +19,9 @@ from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any
 
+from tests.system.forked import ForkedBridge
 from tests.system.harness import BridgeProcess, Sent, TradingView, call
 from tests.system.oracles import Evidence, Findings, database_file, gather, judge
-from tests.system.warm import WarmBridge
 
 SETTINGS = {
     "KEKBRIDGE_EXCHANGE_RECV_WINDOW_MS": "500",
@@ -174,7 +174,7 @@ def running(
     *,
     environment: Mapping[str, str] | None = None,
     webhook: tuple[str, ...] = (),
-    bridge_type: type[BridgeProcess] = WarmBridge,
+    bridge_type: type[BridgeProcess] = ForkedBridge,
     small_disk: str | None = None,
 ) -> Iterator[Run]:
     """A fresh bridge in a directory of its own, ready; everything ends with the block.

@@ -7,21 +7,21 @@ import shutil
 from pathlib import Path
 
 from tests.system.campaigns.run import Outcome, running
+from tests.system.forked import ForkedBridge, ForkedProcess
 from tests.system.harness import Process
 from tests.system.oracles import Findings
-from tests.system.warm import WarmBridge, WarmProcess
 
 _CALLS = "pwrite64,write,fdatasync,fsync,recvfrom,read,sendto,sendmsg,writev"
 _LINE = re.compile(r"^(\d+)\s+(?:<\.\.\. )?(\w+)(?:\(| resumed>)(.*)$")
 MARK = "order-of-calls-"
 
 
-class StracedBridge(WarmBridge):
+class StracedBridge(ForkedBridge):
     """A bridge whose daemon runs under strace."""
 
     def _new_daemon(self) -> Process:
         trace = ("strace", "-f", "-y", "-s", "9000", "-e", f"trace={_CALLS}", "-o", str(self.trace_path))
-        return WarmProcess(
+        return ForkedProcess(
             self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path, tracer=trace
         )
 

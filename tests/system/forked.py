@@ -68,7 +68,7 @@ def _be_traced(tracer: tuple[str, ...]) -> None:
         time.sleep(0.005)
 
 
-class WarmProcess(Process):
+class ForkedProcess(Process):
     """The same face as harness.Process."""
 
     def __init__(
@@ -133,7 +133,7 @@ class WarmProcess(Process):
         return int(self._fork.exitcode)
 
 
-class WarmBridge(BridgeProcess):
+class ForkedBridge(BridgeProcess):
     """A bridge that starts, and whose daemon restarts, in a few tenths of a second."""
 
     def start(self) -> None:
@@ -142,19 +142,19 @@ class WarmBridge(BridgeProcess):
             raise AssertionError(f"the daemon did not start: {self.log_path.read_text()[-2000:]}")
 
     def _new_paper(self) -> Process:
-        return WarmProcess(self.paper_options(), environment={}, log=self.directory / "paper.log")
+        return ForkedProcess(self.paper_options(), environment={}, log=self.directory / "paper.log")
 
     def _create_webhook(self, arguments: list[str]) -> dict[str, Any]:
-        command = WarmProcess(arguments, environment=self.daemon_environment(), log=self.log_path)
+        command = ForkedProcess(arguments, environment=self.daemon_environment(), log=self.log_path)
         created = command.start()
         assert command.wait() == 0
         return created
 
     def _new_daemon(self) -> Process:
-        return WarmProcess(self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path)
+        return ForkedProcess(self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path)
 
 
-class SocketBridge(WarmBridge):
+class SocketBridge(ForkedBridge):
     """A bridge whose listening socket is held here, as systemd does: daemons come and go, connections wait in the backlog."""
 
     def __post_init__(self) -> None:
@@ -167,7 +167,7 @@ class SocketBridge(WarmBridge):
         self.daemon = self._new_daemon()
 
     def _new_daemon(self) -> Process:
-        return WarmProcess(
+        return ForkedProcess(
             self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path, listener=self.listener
         )
 
