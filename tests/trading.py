@@ -1,4 +1,4 @@
-"""Accounts and markets for the tests of pure code: the rules of real markets, marks and positions given by the test."""
+"""Accounts, markets and orders for tests of pure code: real instrument rules; the test chooses marks and positions."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def exit_of(quantity: str = "0.1", side: Side = Side.SELL, **fields: Any) -> Ord
 
 
 def committed_by(*reservations: Reservation) -> dict[str, Commitment]:
-    """Reservations as usage carries them."""
+    """Sum reservations by symbol, as usage holds them."""
     sums: dict[str, Commitment] = {}
     for one in reservations:
         sums[one.symbol] = sums.get(one.symbol, UNCOMMITTED).with_reservation(one)
@@ -134,7 +134,7 @@ def committed_by(*reservations: Reservation) -> dict[str, Commitment]:
 
 
 def reserved(quantity: str, symbol: str = BTC, *, name: str = "kb-1", **fields: Any) -> Reservation:
-    """Room taken by an order on its way, valued at the mark."""
+    """The reservation of an unfinished order, valued at the mark."""
     values: dict[str, Any] = {
         "client_order_id": name,
         "webhook_id": "W",

@@ -1,4 +1,4 @@
-"""Waiting for a condition with a deadline, never for a time."""
+"""Wait for a condition with a deadline, instead of sleeping for a fixed time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DEADLINE_S = 20.0
 
 
 async def until(condition: Callable[[], Awaitable[bool] | bool], *, deadline_s: float = DEADLINE_S) -> None:
-    """Return as soon as the condition holds; fail when it does not within the deadline."""
+    """Return as soon as the condition holds; fail if it does not within `deadline_s` seconds."""
     try:
         async with asyncio.timeout(deadline_s):
             while True:

@@ -229,7 +229,7 @@ async def test_a_receiver_that_is_down_holds_up_no_order(bridge: Bridge, receive
         status, answer = await bridge.send(stopLoss="2%")
         assert (status, answer["status"]) == (200, "filled")
         names.append(answer["clientOrderId"])
-    await until(lambda: receiver.refused >= 1)
+    await until(lambda: receiver.rejected >= 1)
     assert receiver.lines() == []
     receiver.status = 200
     await until(lambda: told(receiver)["order_filled"] == len(names), deadline_s=40)
