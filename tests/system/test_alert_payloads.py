@@ -1,4 +1,4 @@
-"""Every alert of the shared collection through the real listener, against the paper exchange, with the collection's clock and markets."""
+"""Every alert of the shared collection through a running bridge, with the collection's clock and markets."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ FIXTURE = COLLECTION["fixture"]
 CASES = {case["id"]: case for case in COLLECTION["cases"]}
 CLOCK = datetime.fromisoformat(FIXTURE["clock"])
 
-# Where the collection leaves a choice, docs/internals/architecture.md section 5 makes it: these differ from the collection's own default.
+# The collection leaves these to the implementation; docs/internals/architecture.md section 5 decides against its default.
 REFUSED_BY_POLICY = {"percent-quantity-string", "time-missing"}
-# The collection trades 0.01 of everything; Orderly's real smallest sizes would refuse that for some symbols.
+# The collection trades 0.01 of every symbol, which is below Orderly's minimum size for some.
 SMALL_SIZES = {"base_min": Decimal("0.001"), "base_tick": Decimal("0.001"), "min_notional": Decimal(0)}
 ORDER_TYPES = {"MARKET": "market", "LIMIT": "limit"}
 
@@ -74,7 +74,7 @@ async def _post(bridge: Bridge, case: dict[str, Any]) -> tuple[int, dict[str, An
 
 @pytest.mark.parametrize("case_id", list(CASES))
 async def test_case(bridge: Bridge, case_id: str) -> None:
-    """Each alert gets the decision of the collection: the order it names, or none; never a 5xx."""
+    """Each alert leads to the collection's decision: the order it names, or none; never a 5xx."""
     case = CASES[case_id]
     before = CASES.get(case.get("sequence_after", ""))
     await _set_positions(bridge, (before or case).get("state", {}))

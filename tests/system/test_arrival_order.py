@@ -1,7 +1,7 @@
-"""A strategy's messages through a running bridge in any order, together or apart: the account ends where the strategy is.
+"""A strategy's alerts arrive in any order, at once or one by one: the account ends at the strategy's position.
 
-The pure rule is proven in tests/alerts/test_course.py; here the queue, orders under way and waiting alerts have their say, too.
-More of it: KEKBRIDGE_TEST_SEQUENCES=200.
+tests/planning/test_strategy_position.py tests the pure rule; here queue, orders in flight and waiting alerts take part.
+KEKBRIDGE_TEST_SEQUENCES=200 runs more sequences.
 """
 
 from __future__ import annotations
@@ -31,40 +31,42 @@ async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
         yield opened
 
 
-def messages(bridge: Bridge, chance: random.Random) -> tuple[list[dict[str, Any]], Decimal]:
-    """Some fills of a strategy that begins flat, at most two of them in one second, and where it ends."""
+def random_fills(bridge: Bridge, chance: random.Random) -> tuple[list[dict[str, Any]], Decimal]:
+    """Build alerts of a strategy that starts flat, at most two per second; return them and its final position."""
     position = began_at = Decimal(0)
     second = fills = 0
-    made: list[dict[str, Any]] = []
+    alerts: list[dict[str, Any]] = []
     for _ in range(chance.randint(2, 5)):
         after = chance.choice([size for size in SIZES if size not in (position, began_at)])
         stamp = bridge.clock() - timedelta(seconds=30 - second)
         action = "buy" if after > position else "sell"
-        made.append({"timestamp": f"{stamp:%Y-%m-%dT%H:%M:%SZ}", **position_fields(action, str(position), str(after))})
+        alerts.append(
+            {"timestamp": f"{stamp:%Y-%m-%dT%H:%M:%SZ}", **position_fields(action, str(position), str(after))}
+        )
         position = after
         fills += 1
         if fills == 2 or chance.random() < 0.5:
             second, fills, began_at = second + 1, 0, position
-    return made, position
+    return alerts, position
 
 
 @pytest.mark.parametrize("resync", [False, True])
-@pytest.mark.parametrize("together", [False, True])
-async def test_any_order_of_arrival_ends_where_the_strategy_is(bridge: Bridge, resync: bool, together: bool) -> None:
-    """An account in step stays in step, with and without resync, whatever overtakes what."""
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_any_order_of_arrival_ends_at_the_strategys_position(bridge: Bridge, resync: bool, at_once: bool) -> None:
+    """An account that follows a strategy stays in step with it, with and without resync, in any order of arrival."""
     for seed in range(SEQUENCES):
         chance = random.Random(seed)
         name = f"follower-{seed}"
         bridge.add_webhook(name, follow="position", resync=resync, reorder_ms=chance.choice([0, 50, 300]))
-        made, wanted = messages(bridge, chance)
-        chance.shuffle(made)
-        if together:
-            await asyncio.gather(*(bridge.send(name, **fields) for fields in made))
+        alerts, wanted = random_fills(bridge, chance)
+        chance.shuffle(alerts)
+        if at_once:
+            await asyncio.gather(*(bridge.send(name, **fields) for fields in alerts))
         else:
-            for fields in made:
+            for fields in alerts:
                 await bridge.send(name, **fields)
         await bridge.until_settled()
-        assert await bridge.position() == wanted, (seed, made)
+        assert await bridge.position() == wanted, (seed, alerts)
         await bridge.send(name, action="close")
         await bridge.until_settled()
         await bridge.until_positions({})

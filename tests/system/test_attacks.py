@@ -1,4 +1,4 @@
-"""Attacks on a running daemon: nothing forged is admitted, strangers learn nothing, and the owner is served all the while."""
+"""Attacks on a running daemon: no forged alert is admitted, responses reveal nothing, and the owner's alerts are served meanwhile."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIGNED = ("apiKey", "action", "symbol", "quantity")
 
 @pytest.fixture(scope="module")
 def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeProcess]:
-    """A daemon whose webhook requires a signature, as by default."""
+    """Run a daemon whose webhook requires a signature, which is the default."""
     arguments = ("--rate-per-minute", "100000")
     directory = tmp_path_factory.mktemp("attacks")
     with bridge_process(directory, environment=ENVIRONMENT, webhook_arguments=arguments) as running:
@@ -36,7 +36,7 @@ def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeProcess]:
 
 
 def message(bridge: BridgeProcess, **fields: Any) -> dict[str, Any]:
-    """An order of the owner, signed as a template is, with whatever an attacker changed afterwards."""
+    """Build a signed order of the owner, with the fields that an attacker changed afterwards."""
     order = {"apiKey": bridge.webhook["apiKey"], "action": "buy", "symbol": "BTCUSDT.P", "quantity": "0.001"}
     signed = signature.sign(bridge.webhook["apiSecret"], {name: order[name] for name in SIGNED})
     return {**order, "timestamp": timestamp(), "signature": signed, **fields}
@@ -79,8 +79,8 @@ ALTERED: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 @pytest.mark.parametrize(("name", "changes"), ALTERED, ids=[name for name, _ in ALTERED])
-def test_nothing_altered_is_admitted(bridge: BridgeProcess, name: str, changes: dict[str, Any]) -> None:
-    """Each forged message is 401, with the one neutral answer, and no order follows."""
+def test_an_altered_message_is_rejected(bridge: BridgeProcess, name: str, changes: dict[str, Any]) -> None:
+    """Each forged message is answered with the same 401, and no order follows."""
     before = placed(bridge)
     status, answer = post(bridge, json.dumps(message(bridge, **changes)).encode())
     assert (status, json.loads(answer)["code"]) == (401, "unauthorized")
@@ -89,7 +89,7 @@ def test_nothing_altered_is_admitted(bridge: BridgeProcess, name: str, changes: 
 
 
 def test_a_stolen_message_is_one_order(bridge: BridgeProcess) -> None:
-    """A recorded message, sent again and again, is the duplicate of its first and never a second order."""
+    """A recorded message that is sent again is a duplicate, and never a second order."""
     recorded = json.dumps(message(bridge)).encode()
     assert post(bridge, recorded)[0] == 200
     before = placed(bridge)
@@ -99,8 +99,8 @@ def test_a_stolen_message_is_one_order(bridge: BridgeProcess) -> None:
     assert placed(bridge) == before
 
 
-def test_a_header_signature_holds_for_its_body_only(bridge: BridgeProcess) -> None:
-    """An HMAC of one body does not carry another, nor one made with another secret."""
+def test_a_header_signature_is_valid_for_its_body_only(bridge: BridgeProcess) -> None:
+    """An HMAC of another body, or with another secret, is rejected."""
     body = json.dumps(message(bridge, signature=None, alertId="header")).encode()
     other = body.replace(b"0.001", b"0.009")
     digest = hmac.new(bridge.webhook["apiSecret"].encode(), body, hashlib.sha256).hexdigest()
@@ -112,20 +112,20 @@ def test_a_header_signature_holds_for_its_body_only(bridge: BridgeProcess) -> No
     assert post(bridge, body, {"X-Webhook-Signature": f"sha256={digest}"})[0] == 200
 
 
-def test_a_disabled_webhook_is_shut(bridge: BridgeProcess) -> None:
-    """Disabling takes effect with the next alert and says so only to who holds the secret."""
+def test_a_disabled_webhook_is_rejected(bridge: BridgeProcess) -> None:
+    """Disabling takes effect with the next alert: 403 with its key, and 401 after deletion."""
     made = json.loads(
-        run_cli("webhook", "create", "shut", "--no-require-signature", "--json", data_dir=bridge.data_dir)
+        run_cli("webhook", "create", "disabled", "--no-require-signature", "--json", data_dir=bridge.data_dir)
     )
-    run_cli("webhook", "disable", "shut", data_dir=bridge.data_dir)
+    run_cli("webhook", "disable", "disabled", data_dir=bridge.data_dir)
     alert = message(bridge, apiKey=made["apiKey"], signature=None)
     assert post(bridge, json.dumps(alert).encode())[0] == 403
-    run_cli("webhook", "delete", "shut", "--yes", data_dir=bridge.data_dir)
+    run_cli("webhook", "delete", "disabled", "--yes", data_dir=bridge.data_dir)
     assert post(bridge, json.dumps(alert).encode())[0] == 401
 
 
 def test_forged_addresses_do_not_help(tmp_path: Path) -> None:
-    """With an allowlist, headers that claim an allowed address are worth nothing from a peer that is no trusted proxy."""
+    """With an allowlist, headers that claim an allowed address are ignored unless the peer is a trusted proxy."""
     environment = {**ENVIRONMENT, "KEKBRIDGE_AUTH_ALLOWED_ADDRESSES": "tradingview"}
     with bridge_process(tmp_path, environment=environment) as bridge:
         for header in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "CF-Connecting-IP", "True-Client-IP"):
@@ -135,7 +135,7 @@ def test_forged_addresses_do_not_help(tmp_path: Path) -> None:
 
 
 def test_unknown_key_and_wrong_signature_take_the_same_time(bridge: BridgeProcess) -> None:
-    """Medians of many interleaved samples differ by less than one sample differs from the next: nothing to learn from time."""
+    """Medians of many interleaved samples differ by less than the samples' interquartile range, so timing reveals nothing."""
     known = json.dumps(message(bridge, quantity="0.5")).encode()
     unknown = json.dumps(message(bridge, quantity="0.5", apiKey="wh_test_" + "B" * 32)).encode()
     samples: dict[bytes, list[float]] = {known: [], unknown: []}
@@ -156,7 +156,7 @@ def test_unknown_key_and_wrong_signature_take_the_same_time(bridge: BridgeProces
 
 
 def test_the_owner_is_served_through_flood_and_slow_connections(bridge: BridgeProcess) -> None:
-    """500 connections that never finish, and a flood of forged messages: signed alerts are answered with their fill all the while."""
+    """Signed alerts are answered with their fill despite 500 unfinished connections and a flood of forged messages."""
     forged = json.dumps(message(bridge, quantity="7")).encode()
 
     async def flood(session: aiohttp.ClientSession, until: asyncio.Event) -> int:

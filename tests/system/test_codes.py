@@ -1,4 +1,4 @@
-"""Every published code is provoked in a running bridge, or named here with the test that provokes it: no code without a cause."""
+"""Every published code is provoked in a running bridge, or listed here with the test that provokes it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BTC = "PERP_BTC_USDC"
 BUY: dict[str, Any] = {"action": "buy", "quantity": "0.01"}
 LONG = {"marketPosition": "long", "marketPositionSize": "1"}
 
-# Codes whose cause needs another machine, another process or a special door: (test file, a text that stands in it).
+# Codes that need another machine, another process or a special listener: (test file, a text in it).
 ELSEWHERE = {
     "body_timeout": ("ingress/test_listener_hostile.py", "body_timeout"),
     "method_not_allowed": ("ingress/test_listener.py", "405"),
@@ -42,7 +42,7 @@ ELSEWHERE = {
     "already_running": ("store/test_database.py", "AlreadyRunning"),
 }
 
-# Messages on a webhook without limits, and the code that each is answered with.
+# Alerts to a webhook without limits, by the code of their response.
 MESSAGES: dict[str, dict[str, Any]] = {
     "placeholder_unexpanded": {**BUY, "symbol": "{{ticker}}"},
     "action_missing": {"action": None, "quantity": "1"},
@@ -81,7 +81,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "field_invalid": {**BUY, "reduceOnly": "perhaps"},
 }
 
-# One limit each, and the order that meets it.
+# Limits, and an order that breaches each.
 LIMITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "symbol_not_allowed": ({"allowed_symbols": ("PERP_ETH_USDC",)}, BUY),
     "order_too_small": ({"min_order_size": Decimal(1)}, BUY),
@@ -117,9 +117,9 @@ async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
 
 
 async def test_every_code_is_provoked(bridge: Bridge) -> None:
-    """Each code is met by a message, a limit or an event; the table has none that nothing can cause."""
+    """Each code in the table is caused by an alert, a limit or an event."""
     met: dict[str, int] = {}
-    for provoke in (_bodies, _door, _messages, _limits, _states, _orders, _queue):
+    for provoke in (_bodies, _authentication, _messages, _limits, _states, _orders, _queue):
         met |= await provoke(bridge)
     unmet = CODES.keys() - met.keys() - ELSEWHERE.keys()
     assert not unmet, f"nothing provoked {sorted(unmet)}"
@@ -128,17 +128,15 @@ async def test_every_code_is_provoked(bridge: Bridge) -> None:
 
 
 @pytest.mark.parametrize("code", sorted(ELSEWHERE))
-def test_the_others_are_provoked_where_it_says(code: str) -> None:
-    """The file named for a code exists and speaks of it."""
+def test_other_codes_are_provoked_in_the_named_file(code: str) -> None:
+    """The file named for a code exists and contains the text."""
     file, text = ELSEWHERE[code]
-    path = ROOT / "tests" / file
-    path = path if path.exists() else ROOT / "tests" / "system" / file
-    assert text in path.read_text(encoding="utf-8")
+    assert text in (ROOT / "tests" / file).read_text(encoding="utf-8")
     assert code in CODES
 
 
 async def _bodies(bridge: Bridge) -> dict[str, int]:
-    """Bodies that no webhook is needed for; 401 tells its reason to the log alone."""
+    """Bodies that need no webhook; a 401 has its reason in the log only."""
     met = {}
     for code, body in BODIES.items():
         status, answer = await bridge.post(body)
@@ -151,20 +149,20 @@ async def _bodies(bridge: Bridge) -> dict[str, int]:
     async with bridge.session.get(bridge.daemon.info.url + "/nothing") as missing:
         met["not_found"] = missing.status
 
-    def told() -> bool:
+    def are_stored() -> bool:
         with bridge.daemon.database.snapshot() as connection:
             return {"api_key_missing", "api_key_unknown"} <= {
                 one.code for one in rejected_requests.list_recent(connection)
             }
 
-    await until(told)
+    await until(are_stored)
     return met
 
 
-async def _door(bridge: Bridge) -> dict[str, int]:
-    """Who may not come in, or not like this."""
+async def _authentication(bridge: Bridge) -> dict[str, int]:
+    """Alerts that are rejected before they are read as an order."""
     bridge.add_webhook("signed", require_signature=True)
-    bridge.add_webhook("shut", allowed_addresses=("203.0.113.0/24",))
+    bridge.add_webhook("restricted", allowed_addresses=("203.0.113.0/24",))
     bridge.add_webhook("off")
     bridge.add_webhook("slow", rates=RateLimits(per_minute=1, per_hour=1, per_day=1))
     with bridge.daemon.database.transaction() as connection:
@@ -173,7 +171,7 @@ async def _door(bridge: Bridge) -> dict[str, int]:
     met = {
         "signature_missing": (await bridge.send("signed", **BUY))[0],
         "signature_invalid": (await bridge.send("signed", **BUY, signature="v1:apiKey:" + "0" * 64))[0],
-        "address_not_allowed": (await bridge.send("shut", **BUY))[0],
+        "address_not_allowed": (await bridge.send("restricted", **BUY))[0],
         "webhook_disabled": (await bridge.send("off", **BUY))[0],
         "timestamp_missing": (await bridge.send(**BUY, timestamp=None))[0],
         "timestamp_stale": (await bridge.send(**BUY, timestamp=old.strftime("%Y-%m-%dT%H:%M:%SZ")))[0],
@@ -210,7 +208,7 @@ async def _limits(bridge: Bridge) -> dict[str, int]:
 
 
 async def _used_up(bridge: Bridge) -> dict[str, int]:
-    """Limits that only show after something traded or was lost."""
+    """Limits that depend on earlier trades or losses."""
     bridge.add_webhook("few", limits=Limits(daily_orders=1, cooldown_s=None))
     bridge.add_webhook("calm", limits=Limits(cooldown_s=600))
     bridge.add_webhook("narrow", limits=Limits(max_open_positions=1))
@@ -269,7 +267,7 @@ async def _states(bridge: Bridge) -> dict[str, int]:
 
 
 async def _orders(bridge: Bridge) -> dict[str, int]:
-    """Codes that an order gets on its way: cancelled, refused, lost, too late, its step before failed."""
+    """Codes of stored orders: canceled, rejected, unknown, expired, or an earlier leg failed."""
     await bridge.send(**BUY, alertId="resting", orderType="limit", limitPrice="40000")
     await bridge.control("faults", {"fault": "refuse", "code": -1005, "message": "not today", "count": 1})
     status, refused = await bridge.send(**BUY)
@@ -290,11 +288,11 @@ async def _orders(bridge: Bridge) -> dict[str, int]:
     await asyncio.gather(slow, queued)
     await bridge.until_settled()
     met["canceled_by_alert"] = _status_of(await bridge.orders(), "canceled_by_alert")
-    return met | await _late(bridge)
+    return met | await _late_or_failed(bridge)
 
 
-async def _late(bridge: Bridge) -> dict[str, int]:
-    """Too old when its turn comes; sent and not answered; not to be cancelled."""
+async def _late_or_failed(bridge: Bridge) -> dict[str, int]:
+    """Expired in the queue; sent without an answer; leverage not set; cancel failed."""
     await bridge.control("faults", {"fault": "delay", "delay_ms": 1200, "path": "/v1/order", "count": 1})
     slow = asyncio.create_task(bridge.send(**BUY))
     await until(lambda: _has(bridge, OrderStatus.SUBMITTING))

@@ -1,4 +1,4 @@
-"""The trader is told: every event of the table reaches a receiver, most of them provoked in a running bridge; none is told twice."""
+"""Notifications: every kind reaches a receiver, most of them provoked in a running bridge, and none is sent twice."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.bridge import BTC, ETH, Bridge, quick_bridge, running_paper
 from tests.receiver import Receiver
 from tests.waiting import until
 
-# What would need a broken machine, hours, or a second process: put into the history as the part itself would, each of which has its
-# own test (upkeep/test_watches.py, store/test_orders.py, test_backup.py, ingress/test_lockout.py …).
+# Kinds that would need a broken machine, hours, or a second process. They are appended to the history; the tests of ops, store and ingress
+# check that their causes append them.
 BY_HISTORY = {
     "order_denied",
     "order_expired",
@@ -41,7 +41,7 @@ BY_HISTORY = {
     "restored",
     "orderly_key_removed",
 }
-# The name of the event in front: the line itself says which one it is.
+# Templates that put the kind in front of the text.
 NAMED = {kind: f"{kind}| {message.words}" for kind, message in MESSAGES.items()}
 
 
@@ -52,13 +52,13 @@ def receiver() -> Iterator[Receiver]:
     made.close()
 
 
-def told(receiver: Receiver) -> Counter[str]:
+def counts(receiver: Receiver) -> Counter[str]:
     return Counter(line.partition("|")[0] for line in receiver.lines())
 
 
 @pytest.fixture
 async def bridge(tmp_path: Path, receiver: Receiver) -> AsyncIterator[Bridge]:
-    """A bridge with one channel, which demands a stop for every position."""
+    """A bridge with one notification channel that requires a stop for every position."""
     data_dir = tmp_path / "data"
     prepare_data_dir(data_dir)
     open_vault(Vault(backend="key_file"), data_dir, Mode.PAPER).set(NOTIFY_URLS, receiver.url.encode())
@@ -68,7 +68,7 @@ async def bridge(tmp_path: Path, receiver: Receiver) -> AsyncIterator[Bridge]:
         "notify__down_after_s": 0.5,
         "exchange__refresh_s": 1.0,
         "risk__require_stop_loss": True,
-        "queue__protect_within_s": 3.0,  # the exchange takes one bracket or stop a second: a stop must find its turn
+        "queue__protect_within_s": 3.0,  # the exchange accepts one bracket or stop a second, so a stop may have to wait
         "backup__dir": str(tmp_path / "blocked" / "backups"),
     }
     async with (
@@ -86,17 +86,17 @@ async def bridge(tmp_path: Path, receiver: Receiver) -> AsyncIterator[Bridge]:
 
 
 async def run(bridge: Bridge, *names: str) -> None:
-    """Let these jobs do what the clock would let them do."""
+    """Run these jobs now."""
     for name in names:
         await bridge.daemon.operator_services.jobs.run_now(name)
 
 
 async def trade(bridge: Bridge, receiver: Receiver) -> None:
-    """Orders and their stops: well, refused, without an answer, stop lost, stop impossible."""
+    """Orders and stops that succeed, are rejected, get no answer, are lost, or cannot be placed."""
     await bridge.send(stopLoss="2%")
     await bridge.fault("lose_stop", count=1)
     await bridge.send(stopLoss="2%", quantity="0.02")
-    await until(lambda: told(receiver)["protection_replaced"] == 1)
+    await until(lambda: counts(receiver)["protection_replaced"] == 1)
     await bridge.send()  # without a stop
     await bridge.fault("refuse", code=-1101, count=1)
     await bridge.send(stopLoss="2%")
@@ -104,8 +104,8 @@ async def trade(bridge: Bridge, receiver: Receiver) -> None:
     await bridge.send(stopLoss="2%")
     await bridge.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="2%")
     await bridge.fault("refuse", code=-1103, symbol=ETH, count=2)
-    _, leaving = await bridge.send(action="close", symbol="ETHUSDT.P", quantity=None)
-    await bridge.until_stored(leaving, "rejected")
+    _, close = await bridge.send(action="close", symbol="ETHUSDT.P", quantity=None)
+    await bridge.until_stored(close, "rejected")
     await bridge.clear_faults()
 
 
@@ -120,17 +120,17 @@ async def lose_a_stop_for_good(bridge: Bridge) -> None:
 async def lose_the_exchange(bridge: Bridge, receiver: Receiver) -> None:
     await bridge.fault("stream_drop")
     await bridge.control("prices", {BTC: "64900"})
-    await until(lambda: told(receiver)["stream_down"] == 1)
+    await until(lambda: counts(receiver)["stream_down"] == 1)
     await bridge.clear_faults()
-    await until(lambda: told(receiver)["stream_back"] == 1)
+    await until(lambda: counts(receiver)["stream_back"] == 1)
     await bridge.fault("server_error", method="GET")
-    await until(lambda: told(receiver)["exchange_down"] == 1)
+    await until(lambda: counts(receiver)["exchange_down"] == 1)
     await bridge.clear_faults()
-    await until(lambda: told(receiver)["exchange_back"] == 1)
+    await until(lambda: counts(receiver)["exchange_back"] == 1)
 
 
-async def surprise(bridge: Bridge) -> None:
-    """Positions that no trade explains and that have no stop, and a strategy that believes something else."""
+async def unexplained_positions(bridge: Bridge) -> None:
+    """Positions without a trade or a stop, and a strategy whose position differs from the account's."""
     await run(bridge, "reconcile")
     await bridge.control("positions", {ETH: "0.3"})
     await run(bridge, "reconcile", "reconcile", "protection", "protection")
@@ -142,8 +142,8 @@ async def surprise(bridge: Bridge) -> None:
     await bridge.send(**step | {"marketPositionSize": str(held + Decimal("0.01"))}, prevMarketPositionSize=str(held))
 
 
-async def keep_waiting(bridge: Bridge, receiver: Receiver) -> None:
-    """An alert that is expected every second, and one that ends at TradingView."""
+async def missed_heartbeat(bridge: Bridge, receiver: Receiver) -> None:
+    """An alert expected every second that does not come, and one that expires at TradingView."""
     with bridge.daemon.database.transaction() as connection:
         (hook,) = webhooks.list_all(connection)
         ends_at = bridge.clock() + timedelta(days=3)
@@ -152,7 +152,7 @@ async def keep_waiting(bridge: Bridge, receiver: Receiver) -> None:
 
     async def is_missed() -> bool:
         await run(bridge, "heartbeat")
-        return told(receiver)["heartbeat_missed"] >= 1
+        return counts(receiver)["heartbeat_missed"] >= 1
 
     await until(is_missed)
     with bridge.daemon.database.transaction() as connection:
@@ -162,8 +162,8 @@ async def keep_waiting(bridge: Bridge, receiver: Receiver) -> None:
     await run(bridge, "heartbeat")
 
 
-async def age(bridge: Bridge, tmp_path: Path, receiver: Receiver) -> None:
-    """A key near its end, a clock that is set wrong, a backup without a place, the day's end."""
+async def operations(bridge: Bridge, tmp_path: Path, receiver: Receiver) -> None:
+    """An expiring key, a backup that fails, the daily summary, and a wrong clock."""
     exchange = bridge.daemon.exchange
     assert isinstance(exchange, OrderlyExchange)
     signer = exchange.signer
@@ -175,27 +175,27 @@ async def age(bridge: Bridge, tmp_path: Path, receiver: Receiver) -> None:
     (tmp_path / "blocked").unlink()
     await run(bridge, "backup")
     bridge.clock.offset = timedelta(seconds=30)
-    await until(lambda: told(receiver)["clock_skew"] == 1)
+    await until(lambda: counts(receiver)["clock_skew"] == 1)
     bridge.clock.offset = timedelta(0)
-    await until(lambda: told(receiver)["clock_right"] == 1)
+    await until(lambda: counts(receiver)["clock_right"] == 1)
 
 
 async def attack(bridge: Bridge) -> None:
-    """Keys that nobody knows, until the address is locked out: the last thing that comes in from here."""
+    """Unknown keys until the address is locked out; no alert is accepted from here afterwards."""
     for _ in range(25):
-        await bridge.send(apiKey="wh_test_nobody")
+        await bridge.send(apiKey="wh_test_unknown")
 
 
-async def test_every_event_reaches_the_trader(bridge: Bridge, receiver: Receiver, tmp_path: Path) -> None:
-    """Each kind of the table arrives at a receiver; those that are conditions arrive once however often they were looked at."""
+async def test_every_kind_is_sent(bridge: Bridge, receiver: Receiver, tmp_path: Path) -> None:
+    """Each kind arrives at a receiver; a condition arrives once, however often it was checked."""
     await trade(bridge, receiver)
     await lose_a_stop_for_good(bridge)
-    await surprise(bridge)
-    await keep_waiting(bridge, receiver)
+    await unexplained_positions(bridge)
+    await missed_heartbeat(bridge, receiver)
     await lose_the_exchange(bridge, receiver)
     await bridge.set_state(TradingState.HALTED)
     await bridge.set_state(TradingState.RUNNING)
-    await age(bridge, tmp_path, receiver)
+    await operations(bridge, tmp_path, receiver)
     await attack(bridge)
     with bridge.daemon.database.transaction() as connection:
         for kind in sorted(BY_HISTORY):
@@ -204,15 +204,15 @@ async def test_every_event_reaches_the_trader(bridge: Bridge, receiver: Receiver
 
     def is_complete() -> bool:
         missing.clear()
-        missing.update(set(MESSAGES) - set(told(receiver)))
+        missing.update(set(MESSAGES) - set(counts(receiver)))
         return not missing
 
     try:
         await until(is_complete)
     except AssertionError:
-        raise AssertionError(f"never told: {sorted(missing)}") from None
-    found = told(receiver)
-    # A clock that jumps makes a few requests too old: half a second without the exchange may be told once more.
+        raise AssertionError(f"never sent: {sorted(missing)}") from None
+    found = counts(receiver)
+    # A clock that jumps makes a few requests too old, so half a second without the exchange may be notified once more.
     once = {
         *(kind for kind in MESSAGES if kind.split("_")[0] in ("clock", "key", "heartbeat", "job")),
         *("position_unprotected", "position_protected", "daily_summary", "position_drift", "position_in_step"),
@@ -221,8 +221,8 @@ async def test_every_event_reaches_the_trader(bridge: Bridge, receiver: Receiver
     assert set(found) <= set(MESSAGES)
 
 
-async def test_a_receiver_that_is_down_holds_up_no_order(bridge: Bridge, receiver: Receiver) -> None:
-    """Orders are filled at once meanwhile; when it is back, each message arrives, once and in order."""
+async def test_a_receiver_that_is_down_delays_no_order(bridge: Bridge, receiver: Receiver) -> None:
+    """Orders fill at once meanwhile; when it is back, each message arrives once and in order."""
     receiver.status = 503
     names = []
     for _ in range(6):
@@ -232,8 +232,8 @@ async def test_a_receiver_that_is_down_holds_up_no_order(bridge: Bridge, receive
     await until(lambda: receiver.rejected >= 1)
     assert receiver.lines() == []
     receiver.status = 200
-    await until(lambda: told(receiver)["order_filled"] == len(names), deadline_s=40)
+    await until(lambda: counts(receiver)["order_filled"] == len(names), deadline_s=40)
     with bridge.daemon.database.snapshot() as connection:
         stored = [event.kind for event in events.list_events(connection) if event.kind in MESSAGES]
-    await until(lambda: sum(told(receiver).values()) >= len(stored))
+    await until(lambda: sum(counts(receiver).values()) >= len(stored))
     assert [line.partition("|")[0] for line in receiver.lines()][: len(stored)] == stored

@@ -17,7 +17,7 @@ BTC = "PERP_BTC_USDC"
 
 
 async def order(bridge: Bridge, wanted: str, **fields: Any) -> None:
-    """Send, expect a fill, and the position that follows from it."""
+    """Send an alert, and expect a fill and the position `wanted`."""
     status, answer = await bridge.send(**fields)
     assert (status, answer["status"]) == (200, "filled"), answer
     await bridge.until_settled()
@@ -42,21 +42,21 @@ async def test_a_day(tmp_path: Path) -> None:
         await order(bridge, "-0.1", action="flip")
 
         await _drift_and_resync(bridge)
-        await _limit_closes_the_webhook(bridge)
+        await _daily_limit_is_breached(bridge)
 
         await bridge.jump_to(MIDNIGHT + timedelta(seconds=30))
         await order(bridge, "0.02", action="buy", quantity="0.02")
 
 
 async def _pong(bridge: Bridge) -> dict[str, object]:
-    """The heartbeat's answer: it is stored and trades nothing."""
+    """Return the expected response to a heartbeat, which is stored and does not trade."""
     [stored] = (await bridge.daemon.database.read(alerts.search)).alerts
     assert (stored.action, stored.status, await bridge.orders()) == ("ping", "ignored", ())
     return {"success": True, "alertId": stored.alert_id, "status": "ignored", "code": "pong"}
 
 
 async def _drift_and_resync(bridge: Bridge) -> None:
-    """The strategy believes in a long of 0.1, the account is short 0.1: reported, and corrected only where resync is on."""
+    """The strategy is long 0.1, the account short 0.1: this is reported, and corrected only with resync."""
     position = {
         "action": "buy",
         "quantity": "0.05",
@@ -72,8 +72,8 @@ async def _drift_and_resync(bridge: Bridge) -> None:
     await order(bridge, "0.05", webhook="main", action="sell", quantity="0.1", reduceOnly=True)
 
 
-async def _limit_closes_the_webhook(bridge: Bridge) -> None:
-    """Over the day's value: refused, then nothing but exits until midnight, on this webhook alone."""
+async def _daily_limit_is_breached(bridge: Bridge) -> None:
+    """Beyond the daily limit an entry is denied, then only exits pass until midnight, on this webhook only."""
     status, answer = await bridge.send(action="buy", quantity="0.1")
     assert (status, answer["code"]) == (422, "daily_limit")
     status, answer = await bridge.send(action="buy", quantity="0.001")

@@ -1,4 +1,4 @@
-"""Webhooks that follow a strategy's position, in a running bridge: reversals, swapped and lost alerts; cancels, several steps."""
+"""Webhooks that follow a strategy's position: reversals, swapped and lost alerts; also cancels and alerts with several steps."""
 
 from __future__ import annotations
 
@@ -39,11 +39,13 @@ async def test_a_reversal_closes_first_and_opens_the_rest(bridge: Bridge) -> Non
 
 @pytest.mark.parametrize("resync", [False, True])
 @pytest.mark.parametrize("gap_s", [0.0, 0.1])
-async def test_swapped_alerts_of_one_bar_end_right(bridge: Bridge, resync: bool, gap_s: float) -> None:
-    """The open of the other side overtakes the close: within reorder_ms the position still ends where the strategy is."""
+async def test_swapped_alerts_of_one_bar_end_at_the_strategys_position(
+    bridge: Bridge, resync: bool, gap_s: float
+) -> None:
+    """If the open of the other side overtakes the close within reorder_ms, the position still ends at the strategy's."""
     bridge.add_webhook("follower", follow="position", resync=resync, reorder_ms=2000)
     await bridge.set_positions(BTC="0.2")
-    stamp = bridge.message("follower")["timestamp"]  # of the bar that both belong to
+    stamp = bridge.message("follower")["timestamp"]  # both alerts belong to the same bar
     opened = asyncio.create_task(bridge.send("follower", timestamp=stamp, **position_fields("sell", "0", "-0.1")))
     await asyncio.sleep(gap_s)
     closed = await bridge.send("follower", timestamp=stamp, **position_fields("sell", "0.2", "0"))
@@ -54,8 +56,8 @@ async def test_swapped_alerts_of_one_bar_end_right(bridge: Bridge, resync: bool,
 
 
 @pytest.mark.parametrize("resync", [False, True])
-async def test_a_close_that_comes_after_a_restart_does_not_flatten_its_successor(tmp_path: Path, resync: bool) -> None:
-    """Close and open arrive swapped, the close long after reorder_ms and after a restart: it is out of date, the position stays."""
+async def test_a_late_close_after_a_restart_does_not_close_the_next_position(tmp_path: Path, resync: bool) -> None:
+    """A swapped close that arrives after reorder_ms and a restart is out of date, and the position stays."""
     async with running_bridge(tmp_path) as bridge:
         await bridge.control("prices", {BTC: "50000"})
         bridge.add_webhook("follower", follow="position", resync=resync, reorder_ms=10)
@@ -75,15 +77,15 @@ async def test_a_close_that_comes_after_a_restart_does_not_flatten_its_successor
         assert (stored.code == "out_of_date") is resync
 
 
-async def test_an_alert_that_follows_from_the_position_does_not_wait(bridge: Bridge) -> None:
-    """reorder_ms costs nothing while nothing is out of turn: an answer comes long before it is over."""
+async def test_an_alert_in_order_does_not_wait(bridge: Bridge) -> None:
+    """An alert that continues from the known position is answered long before reorder_ms is over."""
     bridge.add_webhook("follower", follow="position", reorder_ms=600_000)
     status, answer = await bridge.send("follower", **position_fields("buy", "0", "0.1"))
     assert (status, answer["status"]) == (200, "filled")
 
 
 async def test_a_lost_alert_is_reported_and_corrected_with_resync(bridge: Bridge) -> None:
-    """The strategy was long before and the account is flat: a warning names both; with resync the position becomes the strategy's."""
+    """The strategy was long and the account is flat: a warning names both; with resync the position becomes the strategy's."""
     bridge.add_webhook("reporting", follow="position", reorder_ms=50)
     bridge.add_webhook("resyncing", follow="position", resync=True, reorder_ms=50)
     await bridge.send("reporting", alertId="one", **position_fields("buy", "0.1", "0.15"))
@@ -98,7 +100,7 @@ async def test_a_lost_alert_is_reported_and_corrected_with_resync(bridge: Bridge
     assert any(text.startswith("drift: the strategy held 0.15 BTC") for text in stored["two"])
 
 
-async def test_the_close_of_a_position_never_opened_is_answered_politely(bridge: Bridge) -> None:
+async def test_the_close_of_a_position_that_was_never_opened_is_no_error(bridge: Bridge) -> None:
     """An alert created while the strategy was in a position closes first: 200, no order, nothing opened."""
     bridge.add_webhook("follower", follow="position", reorder_ms=50)
     status, answer = await bridge.send("follower", **position_fields("sell", "0.2", "0"))
@@ -134,8 +136,8 @@ async def test_a_cancel_takes_stop_orders_too(bridge: Bridge) -> None:
     await until(none_is_left)
 
 
-async def test_steps_run_in_order_and_stop_at_the_first_no(bridge: Bridge) -> None:
-    """Close, then open another market, then one that is refused: the first two trade, the third is named, the fourth never starts."""
+async def test_steps_run_in_order_and_stop_at_the_first_denial(bridge: Bridge) -> None:
+    """Of four steps whose third is denied, the first two trade, the response names the third, and the fourth never starts."""
     await bridge.set_positions(BTC="0.1")
     steps = [
         {"action": "close"},

@@ -1,4 +1,4 @@
-"""The rate limit of all webhooks together, at the door of a running bridge."""
+"""The rate limit shared by all webhooks, in a running bridge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.bridge import running_bridge
 
 
 async def test_entries_of_many_webhooks_meet_one_limit_and_exits_pass(tmp_path: Path) -> None:
-    """Twelve entries at once from three webhooks, room for five: five are taken, seven get 429 with a wait; a close still trades."""
+    """Of twelve entries at once from three webhooks with a limit of five, seven get 429 with Retry-After; a close still trades."""
     async with running_bridge(tmp_path, risk__rate_per_minute=5) as bridge:
         for name in ("one", "two", "three"):
             bridge.add_webhook(name)

@@ -1,4 +1,4 @@
-"""Without any live price, paper trading happens at the price that the alert tells."""
+"""Without a live price, paper trades at the alert's price."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tests.system.harness import Process, call, free_port, run_cli, timestamp
 
 
-def test_paper_trades_at_the_alerts_price_when_nothing_better_is_known(tmp_path: Path) -> None:
+def test_paper_trades_at_the_alerts_price_without_a_better_one(tmp_path: Path) -> None:
     """Prices: live Orderly marks when reachable, else the alert's signal price, else the snapshot; an override wins over all."""
     data_dir = tmp_path / "data"
     made = run_cli("webhook", "create", "open", "--no-require-signature", "--json", data_dir=data_dir)

@@ -1,4 +1,4 @@
-"""Statistics against the outside witness: what `stats` shows equals what is recomputed from the paper exchange's own journal."""
+"""Statistics equal the figures recomputed from the paper exchange's journal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BTC = "PERP_BTC_USDC"
 
 
 async def trade(bridge: Bridge) -> None:
-    """Entries, an addition, a partial close at a gain, a flip at a loss, funding paid and received, a duplicate, refusals."""
+    """Entries, an addition, a partial close at a gain, a flip at a loss, funding paid and received, a duplicate, rejections."""
     for price, fields in (
         ("50000", {"action": "buy", "quantity": "0.2"}),
         ("51000", {"action": "buy", "quantity": "0.1"}),
@@ -40,7 +40,7 @@ async def trade(bridge: Bridge) -> None:
 
 
 def sums(journal: list[dict[str, Any]]) -> dict[str, Decimal | int]:
-    """What the exchange booked, and realized P&L from the executions alone, by average cost; nothing of kekbridge is used."""
+    """Sum the exchange's bookings, and compute realized P&L from its fills by average cost, without kekbridge's code."""
     held, cost, realized, fees, count = Decimal(0), Decimal(0), Decimal(0), Decimal(0), 0
     booked, funding = Decimal(0), Decimal(0)
     for event in journal:
@@ -65,7 +65,7 @@ def sums(journal: list[dict[str, Any]]) -> dict[str, Decimal | int]:
 
 
 async def test_stats_equal_the_exchanges_journal(tmp_path: Path) -> None:
-    """P&L, fees, funding and fills to the last unit, and what they come to is the account's value; every request is in one group."""
+    """P&L, fees, funding and fills are exact and add up to the account value; every request is counted in one group."""
     async with running_bridge(tmp_path) as bridge:
         bridge.add_webhook("main")
         await trade(bridge)
@@ -91,8 +91,8 @@ async def test_stats_equal_the_exchanges_journal(tmp_path: Path) -> None:
     assert found.fill_rate == 1
 
 
-async def test_what_is_not_decided_yet_is_counted_too(tmp_path: Path) -> None:
-    """While one order's outcome is unknown another waits behind it; later one is done and one expired, and the sum always fits."""
+async def test_undecided_alerts_are_counted_too(tmp_path: Path) -> None:
+    """An unknown order and one that waits behind it are counted, later as done and expired; the groups always add up."""
     async with running_bridge(tmp_path, server__respond_within_s=0.2) as bridge:
         bridge.add_webhook("main")
 
@@ -107,18 +107,18 @@ async def test_what_is_not_decided_yet_is_counted_too(tmp_path: Path) -> None:
         await bridge.control("faults", {"faults": [lost, *silent]})
         await bridge.send(action="buy", quantity="0.01")
 
-        async def stands_at(*wanted: int) -> None:
-            async def does() -> bool:
+        async def until_groups_are(*wanted: int) -> None:
+            async def are_equal() -> bool:
                 return await groups() == wanted
 
-            await until(does)
+            await until(are_equal)
 
-        await stands_at(0, 0, 0, 0, 1, 0)
+        await until_groups_are(0, 0, 0, 0, 1, 0)
         assert (await bridge.send(action="buy", quantity="0.02"))[0] == 202
         assert await groups() == (0, 0, 0, 0, 1, 1)
         bridge.clock.jump_to(bridge.clock() + timedelta(seconds=70))
-        await stands_at(0, 0, 1, 0, 1, 0)
+        await until_groups_are(0, 0, 1, 0, 1, 0)
         await bridge.control("faults", {})
         await bridge.until_settled()
-        await stands_at(0, 0, 1, 1, 0, 0)
+        await until_groups_are(0, 0, 1, 1, 0, 0)
         assert await bridge.position() == Decimal("0.01")

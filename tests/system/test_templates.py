@@ -1,4 +1,4 @@
-"""What `kekbridge template` prints, filled in as TradingView fills it, becomes an order of the real listener: every kind, every profile."""
+"""Templates of `kekbridge template`, filled in as TradingView does, are accepted by a running bridge: every kind and profile."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.bridge import Bridge, running_bridge
 
 BTC = "PERP_BTC_USDC"
 FOREIGN = sorted(set(PROFILES) - {"seed"})
-# What a service's message cannot say at all, and the template therefore refuses to print.
+# Kinds that the profile's message format cannot express.
 WITHOUT = {(profile, "pine") for profile in FOREIGN}
 
 
@@ -30,7 +30,7 @@ async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
 
 
 def values_of(bridge: Bridge, *, before: str, after: str) -> dict[str, str]:
-    """The placeholders of a strategy's fill that leads from one position to another (not short)."""
+    """Return the placeholder values of a strategy's fill between two positions, neither of them short."""
     change = Decimal(after) - Decimal(before)
     return {
         "ticker": "BTCUSDT.P",
@@ -54,14 +54,14 @@ def values_of(bridge: Bridge, *, before: str, after: str) -> dict[str, str]:
 
 
 def pine_message(source: str, function: str, values: dict[str, str]) -> str:
-    """What the printed Pine function gives: literals joined with the values of its expressions."""
+    """Evaluate the printed Pine function: literals joined with the values of its expressions."""
     expression = source.split(f"\n{function}(", 1)[1].split("=>\n", 1)[1].split("\n", 1)[0].strip()
     parts = re.findall(r"'[^']*'|[^+\s][^+]*", expression)
     return "".join(part[1:-1] if part.startswith("'") else values[part.strip()] for part in parts)
 
 
-async def traded(bridge: Bridge, message: str) -> Order:
-    """Send what TradingView would; the last order that came of it."""
+async def trade(bridge: Bridge, message: str) -> Order:
+    """Send a message; return the last order it led to."""
     status, answer = await bridge.post(message.encode())
     assert status in (200, 202), answer
     assert answer["success"] is True
@@ -70,7 +70,7 @@ async def traded(bridge: Bridge, message: str) -> Order:
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 async def test_every_kind_is_accepted(bridge: Bridge, profile: str) -> None:
-    """Signed and taken: an entry, an add, a close, a flip, a followed position and a heartbeat, each ending where it should."""
+    """A signed message of each kind is accepted and ends at the expected position."""
     keys = bridge.add_webhook("main", profile=profile, require_signature=True)
     followed = bridge.add_webhook("followed", profile=profile, require_signature=True, follow="position", reorder_ms=50)
     wanted = Decimal(0)
@@ -92,7 +92,7 @@ async def test_every_kind_is_accepted(bridge: Bridge, profile: str) -> None:
             status, answer = await bridge.post(message.encode())
             assert (status, answer["code"]) == (200, "pong")
             continue
-        await traded(bridge, message)
+        await trade(bridge, message)
         assert await bridge.position() == wanted, (kind, message)
         await bridge.until_positions({BTC: wanted} if wanted else {})
         if wanted < 0:
@@ -101,7 +101,7 @@ async def test_every_kind_is_accepted(bridge: Bridge, profile: str) -> None:
 
 
 def _expected(kind: str, before: Decimal) -> Decimal:
-    """The position after a template of this kind was filled in by `values_of` and traded."""
+    """Return the position after a template of this kind, filled in by `values_of`, was traded."""
     return {
         "strategy": Decimal("0.05"),
         "indicator": before + Decimal("0.01"),
@@ -112,26 +112,26 @@ def _expected(kind: str, before: Decimal) -> Decimal:
     }.get(kind, before)
 
 
-async def test_a_flip_turns_a_position_around(bridge: Bridge) -> None:
+async def test_a_flip_reverses_a_position(bridge: Bridge) -> None:
     """The flip template on an open long ends in a short of the same size."""
     keys = bridge.add_webhook("main", require_signature=True)
     await bridge.set_positions(BTC="0.02")
     made = build("flip", api_key=keys.api_key, api_secret=keys.api_secret)
-    await traded(bridge, fill(made.message, values_of(bridge, before="0.02", after="0")))
+    await trade(bridge, fill(made.message, values_of(bridge, before="0.02", after="0")))
     assert await bridge.position() == Decimal("-0.02")
 
 
 async def test_the_pine_close_closes(bridge: Bridge) -> None:
-    """The second function of the Pine snippet makes a message that closes the whole position."""
+    """The second function of the Pine snippet builds a message that closes the whole position."""
     keys = bridge.add_webhook("main", require_signature=True)
     await bridge.set_positions(BTC="0.02")
     made = build("pine", api_key=keys.api_key, api_secret=keys.api_secret)
-    await traded(bridge, pine_message(made.message, "kekClose", values_of(bridge, before="0.02", after="0")))
+    await trade(bridge, pine_message(made.message, "kekClose", values_of(bridge, before="0.02", after="0")))
     assert await bridge.position() == 0
 
 
-async def test_a_changed_field_is_refused(bridge: Bridge) -> None:
-    """What the template signed cannot be changed by whoever sees the message: 401, and nothing is ordered."""
+async def test_a_changed_field_is_rejected(bridge: Bridge) -> None:
+    """A message with a changed signed field is answered 401 and places no order."""
     keys = bridge.add_webhook("main", require_signature=True)
     made = build("indicator", api_key=keys.api_key, api_secret=keys.api_secret, quantity="0.01")
     message = json.loads(fill(made.message, values_of(bridge, before="0", after="0.01")))
@@ -139,8 +139,8 @@ async def test_a_changed_field_is_refused(bridge: Bridge) -> None:
     assert (status, await bridge.orders()) == (401, ())
 
 
-async def test_the_front_ends_own_message_is_understood(bridge: Bridge) -> None:
-    """KEK DEX proposes this body to its users; its `signature` is an order id, so the webhook must not require one."""
+async def test_the_front_ends_own_message_is_accepted(bridge: Bridge) -> None:
+    """KEK DEX suggests this body to its users; its `signature` is an order id, so the webhook must not require one."""
     keys = bridge.add_webhook("kek", profile="kekdex")
     body = {
         "action": "{{strategy.order.action}}",
@@ -154,6 +154,6 @@ async def test_the_front_ends_own_message_is_understood(bridge: Bridge) -> None:
         "signature": "Long entry",
         "timestamp": "{{timenow}}",
     }
-    order = await traded(bridge, fill(json.dumps(body), values_of(bridge, before="0", after="0.05")))
+    order = await trade(bridge, fill(json.dumps(body), values_of(bridge, before="0", after="0.05")))
     assert (order.intent.quantity, order.intent.stop_loss) == (Decimal("0.05"), Decimal(63000))
     assert [one.trigger_price for one in order.intent.take_profits] == [Decimal(68000)]
