@@ -114,11 +114,11 @@ def test_a_header_signature_is_valid_for_its_body_only(bridge: BridgeProcess) ->
 
 def test_a_disabled_webhook_is_rejected(bridge: BridgeProcess) -> None:
     """Disabling takes effect with the next alert: 403 with its key, and 401 after deletion."""
-    made = json.loads(
+    webhook = json.loads(
         run_cli("webhook", "create", "disabled", "--no-require-signature", "--json", data_dir=bridge.data_dir)
     )
     run_cli("webhook", "disable", "disabled", data_dir=bridge.data_dir)
-    alert = message(bridge, apiKey=made["apiKey"], signature=None)
+    alert = message(bridge, apiKey=webhook["apiKey"], signature=None)
     assert post(bridge, json.dumps(alert).encode())[0] == 403
     run_cli("webhook", "delete", "disabled", "--yes", data_dir=bridge.data_dir)
     assert post(bridge, json.dumps(alert).encode())[0] == 401

@@ -47,9 +47,9 @@ NAMED = {kind: f"{kind}| {message.words}" for kind, message in MESSAGES.items()}
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    made = Receiver()
-    yield made
-    made.close()
+    server = Receiver()
+    yield server
+    server.close()
 
 
 def counts(receiver: Receiver) -> Counter[str]:

@@ -52,7 +52,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     orderly_secret = str(exchange["orderly_secret"])
     environment = _environment(directory, exchange)
     _fill_vault(directory / "secrets", orderly_secret)
-    made = json.loads(
+    webhook = json.loads(
         _command("webhook", "create", "test", "--no-require-signature", "--json", environment=environment)
     )
     port = free_port()
@@ -64,7 +64,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         wait_until(lambda: call(f"{url}/readyz")["ready"], what="/readyz")
         shown["the ready line"] = json.dumps({**started, "webhook": None}).encode()
         shown["checks"] = json.dumps(started["checks"]).encode()
-        shown |= _send_alerts(url + WEBHOOK_PATH, made)
+        shown |= _send_alerts(url + WEBHOOK_PATH, webhook)
         shown["/proc environ"] = _environment_of(daemon.pid)
         shown["/proc cmdline"] = Path(f"/proc/{daemon.pid}/cmdline").read_bytes()
         shown["/proc limits"] = Path(f"/proc/{daemon.pid}/limits").read_bytes()
@@ -80,8 +80,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         yield Session(
             directory,
             {
-                "apiKey": made["apiKey"].encode(),
-                "apiSecret": made["apiSecret"].encode(),
+                "apiKey": webhook["apiKey"].encode(),
+                "apiSecret": webhook["apiSecret"].encode(),
                 "Orderly seed": base58.b58decode(orderly_secret.removeprefix("ed25519:"))[:32],
                 "master key": MASTER_KEY,
                 "notify URL": NOTIFY_URL.rpartition("/")[2].encode(),
@@ -197,10 +197,10 @@ def _fill_vault(secrets: Path, orderly_secret: str) -> None:
         file.write_bytes(content)
 
 
-def _send_alerts(url: str, made: dict[str, Any]) -> dict[str, bytes]:
+def _send_alerts(url: str, webhook: dict[str, Any]) -> dict[str, bytes]:
     """Send valid, denied and invalid alerts; return their responses."""
     alert = {
-        "apiKey": made["apiKey"],
+        "apiKey": webhook["apiKey"],
         "action": "buy",
         "symbol": "BTCUSDT.P",
         "quantity": "0.001",
@@ -208,10 +208,10 @@ def _send_alerts(url: str, made: dict[str, Any]) -> dict[str, bytes]:
     }
     bodies: dict[str, Any] = {
         "order": {**alert, "alertId": "one"},
-        "secret in a comment": {**alert, "alertId": "two", "comment": f"my secret is {made['apiSecret']}"},
-        "secret as symbol": {**alert, "alertId": "three", "symbol": made["apiSecret"]},
-        "key as action": {**alert, "alertId": made["apiKey"], "action": made["apiKey"]},
-        "wrong key": {**alert, "apiKey": made["apiKey"][:-1] + "x"},
+        "secret in a comment": {**alert, "alertId": "two", "comment": f"my secret is {webhook['apiSecret']}"},
+        "secret as symbol": {**alert, "alertId": "three", "symbol": webhook["apiSecret"]},
+        "key as action": {**alert, "alertId": webhook["apiKey"], "action": webhook["apiKey"]},
+        "wrong key": {**alert, "apiKey": webhook["apiKey"][:-1] + "x"},
         "stale": {**alert, "timestamp": "2020-01-01T00:00:00Z"},
         "refused": {**alert, "alertId": "four", "quantity": "1000000"},
     }

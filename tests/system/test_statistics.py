@@ -36,7 +36,7 @@ async def trade(bridge: Bridge) -> None:
     await bridge.send(**message)
     await bridge.send(**message)
     assert (await bridge.send(action="buy", quantity="1", symbol="NOPEUSDT.P"))[0] == 422
-    assert (await bridge.post(b'{"apiKey": "nobody"}'))[0] == 401
+    assert (await bridge.post(b'{"apiKey": "unknown"}'))[0] == 401
 
 
 def sums(journal: list[dict[str, Any]]) -> dict[str, Decimal | int]:

@@ -71,7 +71,7 @@ async def trade(bridge: Bridge, message: str) -> Order:
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 async def test_every_kind_is_accepted(bridge: Bridge, profile: str) -> None:
     """A signed message of each kind is accepted and ends at the expected position."""
-    keys = bridge.add_webhook("main", profile=profile, require_signature=True)
+    credentials = bridge.add_webhook("main", profile=profile, require_signature=True)
     followed = bridge.add_webhook("followed", profile=profile, require_signature=True, follow="position", reorder_ms=50)
     wanted = Decimal(0)
     for kind in KINDS:
@@ -82,12 +82,14 @@ async def test_every_kind_is_accepted(bridge: Bridge, profile: str) -> None:
         given = {"quantity": "0.01", "stop_loss": "2%"} if kind == "indicator" else {}
         if profile not in ("seed", "kekdex", "traderspost"):
             given.pop("stop_loss", None)
-        used = followed if kind == "position" else keys
-        made = build(kind, api_key=used.api_key, api_secret=used.api_secret, profile=profile, **given)
+        used = followed if kind == "position" else credentials
+        template = build(kind, api_key=used.api_key, api_secret=used.api_secret, profile=profile, **given)
         before = wanted
         wanted = _expected(kind, before)
         values = values_of(bridge, before=str(max(before, Decimal(0))), after=str(max(wanted, Decimal(0))))
-        message = pine_message(made.message, "kekOrder", values) if kind == "pine" else fill(made.message, values)
+        message = (
+            pine_message(template.message, "kekOrder", values) if kind == "pine" else fill(template.message, values)
+        )
         if kind == "ping":
             status, answer = await bridge.post(message.encode())
             assert (status, answer["code"]) == (200, "pong")
@@ -114,34 +116,34 @@ def _expected(kind: str, before: Decimal) -> Decimal:
 
 async def test_a_flip_reverses_a_position(bridge: Bridge) -> None:
     """The flip template on an open long ends in a short of the same size."""
-    keys = bridge.add_webhook("main", require_signature=True)
+    credentials = bridge.add_webhook("main", require_signature=True)
     await bridge.set_positions(BTC="0.02")
-    made = build("flip", api_key=keys.api_key, api_secret=keys.api_secret)
-    await trade(bridge, fill(made.message, values_of(bridge, before="0.02", after="0")))
+    template = build("flip", api_key=credentials.api_key, api_secret=credentials.api_secret)
+    await trade(bridge, fill(template.message, values_of(bridge, before="0.02", after="0")))
     assert await bridge.position() == Decimal("-0.02")
 
 
 async def test_the_pine_close_closes(bridge: Bridge) -> None:
     """The second function of the Pine snippet builds a message that closes the whole position."""
-    keys = bridge.add_webhook("main", require_signature=True)
+    credentials = bridge.add_webhook("main", require_signature=True)
     await bridge.set_positions(BTC="0.02")
-    made = build("pine", api_key=keys.api_key, api_secret=keys.api_secret)
-    await trade(bridge, pine_message(made.message, "kekClose", values_of(bridge, before="0.02", after="0")))
+    template = build("pine", api_key=credentials.api_key, api_secret=credentials.api_secret)
+    await trade(bridge, pine_message(template.message, "kekClose", values_of(bridge, before="0.02", after="0")))
     assert await bridge.position() == 0
 
 
 async def test_a_changed_field_is_rejected(bridge: Bridge) -> None:
     """A message with a changed signed field is answered 401 and places no order."""
-    keys = bridge.add_webhook("main", require_signature=True)
-    made = build("indicator", api_key=keys.api_key, api_secret=keys.api_secret, quantity="0.01")
-    message = json.loads(fill(made.message, values_of(bridge, before="0", after="0.01")))
+    credentials = bridge.add_webhook("main", require_signature=True)
+    template = build("indicator", api_key=credentials.api_key, api_secret=credentials.api_secret, quantity="0.01")
+    message = json.loads(fill(template.message, values_of(bridge, before="0", after="0.01")))
     status, _ = await bridge.post(json.dumps({**message, "quantity": "1"}).encode())
     assert (status, await bridge.orders()) == (401, ())
 
 
 async def test_the_front_ends_own_message_is_accepted(bridge: Bridge) -> None:
     """KEK DEX suggests this body to its users; its `signature` is an order id, so the webhook must not require one."""
-    keys = bridge.add_webhook("kek", profile="kekdex")
+    credentials = bridge.add_webhook("kek", profile="kekdex")
     body = {
         "action": "{{strategy.order.action}}",
         "symbol": "{{ticker}}",
@@ -150,7 +152,7 @@ async def test_the_front_ends_own_message_is_accepted(bridge: Bridge) -> None:
         "orderType": "market",
         "stopLoss": "63000",
         "takeProfit": "68000",
-        "apiKey": keys.api_key,
+        "apiKey": credentials.api_key,
         "signature": "Long entry",
         "timestamp": "{{timenow}}",
     }
