@@ -6,7 +6,7 @@ Such a run exceeds the usual time limit: use `pytest -o timeout=3600`.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,30 @@ from hypothesis import HealthCheck, settings
 
 from tests.bridge import Bridge, quick_bridge, running_paper
 
-# No deadline for a single example: test machines are often busy.
-settings.register_profile("ci", deadline=None)
-settings.register_profile("release", deadline=None, max_examples=10_000, suppress_health_check=[HealthCheck.too_slow])
+# Neither an example nor its generation has a time limit, because test machines are often busy. Ordinary runs use the same examples each
+# time, so that none fails by chance; a release run tries new ones.
+_NO_TIME_LIMIT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", _NO_TIME_LIMIT, derandomize=True)
+settings.register_profile("release", _NO_TIME_LIMIT, max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+#: Starting workers takes longer than it saves when at most this many files or tests are named.
+_FEW = 3
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)  # optional: -p no:xdist does not know it
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int, int]:
+    """One worker per core, at least 2 because many tests mostly wait; none for a few files or for -k."""
+    cores = yield
+    few = len(config.args) <= _FEW and all(argument.partition("::")[0].endswith(".py") for argument in config.args)
+    return 0 if few or config.option.keyword else max(2, cores)
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Let -p no:xdist accept the options that pyproject.toml always passes."""
+    if not pluginmanager.hasplugin("xdist"):
+        parser.addoption("--numprocesses", help="ignored: xdist is off")
+        parser.addoption("--dist", help="ignored: xdist is off")
 
 
 @pytest.fixture

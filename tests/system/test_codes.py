@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from datetime import timedelta
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import pytest
 from kekbridge.codes import CODES
 from kekbridge.model import Limits, Order, OrderStatus, RateLimits, TradingState
 from kekbridge.store import alerts, rejected_requests
-from tests.bridge import Bridge, running_bridge
+from tests.bridge import Bridge, Clock, running_bridge
 from tests.paths import ROOT
 from tests.waiting import until
 
 BTC = "PERP_BTC_USDC"
+NOON = datetime(2026, 3, 11, 12, tzinfo=UTC)  # far from midnight, when daily limits reset
 BUY: dict[str, Any] = {"action": "buy", "quantity": "0.01"}
 LONG = {"marketPosition": "long", "marketPositionSize": "1"}
 
@@ -93,7 +95,7 @@ LIMITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "stop_loss_required": ({"require_stop_loss": True}, BUY),
     "stop_loss_too_far": ({"max_stop_distance": Decimal("0.01")}, {**BUY, "stopLoss": "5%"}),
     "slippage_too_high": ({"max_slippage": Decimal("0.001")}, {**BUY, "price": "45000"}),
-    "outside_trading_hours": ({"trading_hours": "Mon 00:00-00:01 UTC"}, BUY),
+    "outside_trading_hours": ({"trading_hours": "Mon 00:00-00:01 UTC"}, BUY),  # NOON is a Wednesday
 }
 
 BODIES: dict[str, bytes] = {
@@ -110,7 +112,9 @@ BODIES: dict[str, bytes] = {
 
 @pytest.fixture
 async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
-    async with running_bridge(tmp_path, queue__max_waiting=3, queue__attempts=1) as opened:
+    async with running_bridge(
+        tmp_path, clock=Clock.starting_at(NOON), queue__max_waiting=3, queue__attempts=1
+    ) as opened:
         await opened.control("prices", {BTC: "50000"})
         opened.add_webhook("main", limits=Limits(max_leverage=None))
         yield opened
@@ -279,28 +283,20 @@ async def _orders(bridge: Bridge) -> dict[str, int]:
     await bridge.until_settled()
     met["earlier_leg_failed"] = _status_of(await bridge.orders(), "earlier_leg_failed")
 
-    await bridge.control("faults", {"fault": "delay", "delay_ms": 800, "path": "/v1/order", "count": 1})
-    slow = asyncio.create_task(bridge.send(**BUY))
-    await until(lambda: _has(bridge, OrderStatus.SUBMITTING))
-    queued = asyncio.create_task(bridge.send(**BUY, orderType="limit", limitPrice="40000"))
-    await until(lambda: _has(bridge, OrderStatus.QUEUED))
-    await bridge.send(action="cancel")
-    await asyncio.gather(slow, queued)
-    await bridge.until_settled()
+    with _entries_held(bridge):
+        await bridge.send(**BUY, orderType="limit", limitPrice="40000")
+        await bridge.send(action="cancel")
+        await bridge.until_settled()
     met["canceled_by_alert"] = _status_of(await bridge.orders(), "canceled_by_alert")
     return met | await _late_or_failed(bridge)
 
 
 async def _late_or_failed(bridge: Bridge) -> dict[str, int]:
     """Expired in the queue; sent without an answer; leverage not set; cancel failed."""
-    await bridge.control("faults", {"fault": "delay", "delay_ms": 1200, "path": "/v1/order", "count": 1})
-    slow = asyncio.create_task(bridge.send(**BUY))
-    await until(lambda: _has(bridge, OrderStatus.SUBMITTING))
-    queued = asyncio.create_task(bridge.send(**BUY, orderType="limit", limitPrice="40000"))
-    await until(lambda: _has(bridge, OrderStatus.QUEUED))
-    await bridge.jump_to(bridge.clock() + timedelta(seconds=70))
-    await asyncio.gather(slow, queued)
-    await bridge.until_settled()
+    with _entries_held(bridge):
+        await bridge.send(**BUY, orderType="limit", limitPrice="40000")
+        await bridge.jump_to(bridge.clock() + timedelta(seconds=70))
+        await bridge.until_settled()
     met = {"alert_expired": _status_of(await bridge.orders(), "alert_expired")}
 
     lost = {"fault": "lose_answer", "path": "/v1/order", "method": "POST", "count": 1}
@@ -308,7 +304,11 @@ async def _late_or_failed(bridge: Bridge) -> dict[str, int]:
     await bridge.control("faults", {"faults": [lost, *silent]})
     status, unknown = await bridge.send(**BUY)
     assert status == 202, unknown
-    await until(lambda: _has(bridge, OrderStatus.UNKNOWN))
+
+    async def is_unknown() -> bool:
+        return any(order.status is OrderStatus.UNKNOWN for order in await bridge.orders())
+
+    await until(is_unknown)
     assert "outcome_unknown" in {order.code for order in await bridge.orders()}
     met["outcome_unknown"] = 200
     await bridge.control("faults", {})
@@ -335,19 +335,25 @@ async def _late_or_failed(bridge: Bridge) -> dict[str, int]:
     return met | {"cancel_failed": status}
 
 
-async def _has(bridge: Bridge, status: OrderStatus) -> bool:
-    return any(order.status is status for order in await bridge.orders())
-
-
 def _status_of(orders: tuple[Order, ...], code: str) -> int:
     assert code in {order.code for order in orders}
     return 422
 
 
 async def _queue(bridge: Bridge) -> dict[str, int]:
-    """More entries than may wait, while the exchange is slow."""
-    await bridge.control("faults", {"fault": "delay", "delay_ms": 700, "path": "/v1/order", "count": 1})
-    answers = await asyncio.gather(*(bridge.send(**BUY, orderType="limit", limitPrice="40000") for _ in range(8)))
+    """More entries than the queue may hold."""
+    with _entries_held(bridge):
+        answers = await asyncio.gather(*(bridge.send(**BUY, orderType="limit", limitPrice="40000") for _ in range(8)))
     await bridge.until_settled()
     full = [status for status, answer in answers if answer.get("code") == "queue_full"]
     return {"queue_full": full[0]} if full else {}
+
+
+@contextmanager
+def _entries_held(bridge: Bridge) -> Iterator[None]:
+    """Keep new entries queued, as after five orders without an answer."""
+    breaker = bridge.daemon.trading.submitter.breaker
+    for _ in range(5):
+        breaker.record(was_unknown=True)
+    yield
+    breaker.close()

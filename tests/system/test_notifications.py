@@ -118,15 +118,17 @@ async def lose_a_stop_for_good(bridge: Bridge) -> None:
 
 
 async def lose_the_exchange(bridge: Bridge, receiver: Receiver) -> None:
+    """Expect more of each than before: on a busy machine half a second without a response may have been notified already."""
+    before = counts(receiver)
     await bridge.fault("stream_drop")
     await bridge.control("prices", {BTC: "64900"})
-    await until(lambda: counts(receiver)["stream_down"] == 1)
+    await until(lambda: counts(receiver)["stream_down"] > before["stream_down"])
     await bridge.clear_faults()
-    await until(lambda: counts(receiver)["stream_back"] == 1)
+    await until(lambda: counts(receiver)["stream_back"] > before["stream_back"])
     await bridge.fault("server_error", method="GET")
-    await until(lambda: counts(receiver)["exchange_down"] == 1)
+    await until(lambda: counts(receiver)["exchange_down"] > before["exchange_down"])
     await bridge.clear_faults()
-    await until(lambda: counts(receiver)["exchange_back"] == 1)
+    await until(lambda: counts(receiver)["exchange_back"] > before["exchange_back"])
 
 
 async def unexplained_positions(bridge: Bridge) -> None:
@@ -232,7 +234,7 @@ async def test_a_receiver_that_is_down_delays_no_order(bridge: Bridge, receiver:
     await until(lambda: receiver.rejected >= 1)
     assert receiver.lines() == []
     receiver.status = 200
-    await until(lambda: counts(receiver)["order_filled"] == len(names), deadline_s=40)
+    await until(lambda: counts(receiver)["order_filled"] == len(names))
     with bridge.daemon.database.snapshot() as connection:
         stored = [event.kind for event in events.list_events(connection) if event.kind in MESSAGES]
     await until(lambda: sum(counts(receiver).values()) >= len(stored))

@@ -43,7 +43,7 @@ async def test_swapped_alerts_of_one_bar_end_at_the_strategys_position(
     bridge: Bridge, resync: bool, gap_s: float
 ) -> None:
     """If the open of the other side overtakes the close within reorder_ms, the position still ends at the strategy's."""
-    bridge.add_webhook("follower", follow="position", resync=resync, reorder_ms=2000)
+    bridge.add_webhook("follower", follow="position", resync=resync, reorder_ms=30_000)
     await bridge.set_positions(BTC="0.2")
     stamp = bridge.message("follower")["timestamp"]  # both alerts belong to the same bar
     opened = asyncio.create_task(bridge.send("follower", timestamp=stamp, **position_fields("sell", "0", "-0.1")))

@@ -43,7 +43,7 @@ async def _try_kind(run: Run, trials: int, name: str, fault: _StorageFault) -> F
     for number in range(trials):
         await _must_be_stored(run, findings, f"R11 {name} {number}: before")
         await fault(run, findings)
-        await run.until(run.bridge.is_ready, deadline_s=30)
+        await run.until(run.bridge.is_ready)
         await _must_be_stored(run, findings, f"R11 {name} {number}: after", tries=8)
     await run.settle()
     findings.add(run.findings())
@@ -111,7 +111,7 @@ async def _read_only(run: Run, findings: Findings) -> None:
     try:
         log_before = len(run.bridge.log_path.read_text().splitlines())
         await asyncio.to_thread(run.bridge.start_daemon)
-        code = await asyncio.to_thread(run.bridge.daemon.wait, deadline_s=20)
+        code = await asyncio.to_thread(run.bridge.daemon.wait)
         log_lines = run.bridge.log_path.read_text().splitlines()[log_before:]
         if code == 0 or len(log_lines) != 1:
             findings.failures.append(f"R11 read-only: ended with {code} and logged {log_lines}")
