@@ -162,7 +162,7 @@ class AlertReceiver:
                 alert=alert,
                 webhook=sender.webhook,
                 snapshot=snapshot,
-                terms=self._policy,
+                policy=self._policy,
                 fired_at=fired_at,
             )
         except RequestRefused as refusal:

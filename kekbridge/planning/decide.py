@@ -55,7 +55,7 @@ def decide(
     alert: Alert,
     webhook: Webhook,
     snapshot: AccountSnapshot,
-    terms: AccountPolicy,
+    policy: AccountPolicy,
     fired_at: datetime | None = None,
 ) -> Decision:
     """Turn the steps of an alert into judged order intents. `fired_at`: None when its age does not count, as in a replay.
@@ -71,7 +71,7 @@ def decide(
     refusal: RequestRefused | None = None
     courses: dict[str, StrategyHistory] = {}
     read = partial(translate, settings=webhook.settings, snapshot=snapshot)
-    judge_leg = partial(_judge_leg, webhook=webhook, snapshot=snapshot, terms=terms)
+    judge_leg = partial(_judge_leg, webhook=webhook, snapshot=snapshot, policy=policy)
     for step in alert.steps:
         history = KnownHistory(fired_at, {**usage.strategy_histories, **courses})
         try:
@@ -95,7 +95,7 @@ def decide(
                 usage = with_order(usage, leg)
         if denied is not None:
             break
-    trips = _trips(denied[1], denied[0].notional, webhook, usage, terms) if denied else ()
+    trips = _trips(denied[1], denied[0].notional, webhook, usage, policy) if denied else ()
     denial, told = denied[1] if denied else None, tuple(courses.items())
     return _conclude(alert, plans, kept, verdicts, warnings, denial=denial, refusal=refusal, courses=told, trips=trips)
 
@@ -108,12 +108,12 @@ def _judge_leg(
     webhook: Webhook,
     snapshot: AccountSnapshot,
     usage: Usage,
-    terms: AccountPolicy,
+    policy: AccountPolicy,
 ) -> tuple[OrderIntent, tuple[Verdict, ...]]:
     """One order as it may be sent, behind the legs before it, and what the rules say of it."""
-    allowed = rules.apply_leverage_policy(intent, webhook=webhook, account_limits=terms.account_limits)
-    judged = check_rules(allowed, webhook=webhook, snapshot=snapshot, usage=usage, terms=terms)
-    judged += _room_in_queue(allowed, usage.waiting_orders + number, terms)
+    allowed = rules.apply_leverage_policy(intent, webhook=webhook, account_limits=policy.account_limits)
+    judged = check_rules(allowed, webhook=webhook, snapshot=snapshot, usage=usage, policy=policy)
+    judged += _room_in_queue(allowed, usage.waiting_orders + number, policy)
     return _after_the_leg_before(allowed, leg=number, starts_step=starts_step), judged
 
 
@@ -139,18 +139,18 @@ def check_rules(
     webhook: Webhook,
     snapshot: AccountSnapshot,
     usage: Usage,
-    terms: AccountPolicy,
+    policy: AccountPolicy,
 ) -> tuple[Verdict, ...]:
     """Every rule's verdict on one order, for the webhook and for the account."""
     return rules.check_rules(
         (intent,),
         webhook=webhook,
-        account_limits=terms.account_limits,
+        account_limits=policy.account_limits,
         snapshot=snapshot,
         usage=usage,
         now=usage.now,
-        max_snapshot_age_s=terms.max_snapshot_age_s,
-        max_mark_age_s=terms.max_mark_age_s,
+        max_snapshot_age_s=policy.max_snapshot_age_s,
+        max_mark_age_s=policy.max_mark_age_s,
     )
 
 
@@ -160,7 +160,7 @@ def recheck(
     *,
     order: Order,
     snapshot: AccountSnapshot,
-    terms: AccountPolicy,
+    policy: AccountPolicy,
     now: datetime,
 ) -> Recheck:
     """The same rules as at admission on a queued order, with what is known now; for the transaction that claims it.
@@ -183,7 +183,7 @@ def recheck(
         webhook=webhook or _deleted(order),
         snapshot=snapshot,
         usage=usage,
-        terms=terms,
+        policy=policy,
     )
     denial = rules.first_denial(verdicts)
     if denial is not None:
@@ -230,11 +230,11 @@ def pending_quantities(usage: Usage) -> Mapping[str, Decimal]:
     return {symbol: commitment.sure for symbol, commitment in usage.commitments.items() if commitment.sure}
 
 
-def _room_in_queue(intent: OrderIntent, waiting: int, terms: AccountPolicy) -> tuple[Verdict, ...]:
+def _room_in_queue(intent: OrderIntent, waiting: int, policy: AccountPolicy) -> tuple[Verdict, ...]:
     """Whether the queue takes one more entry; exits always find room. Not asked again for an order that is in the queue."""
     if is_exit(intent):
         return ()
-    most = terms.max_waiting
+    most = policy.max_waiting
     found, limit = str(waiting), f"under {most}"
     if waiting < most:
         return (allow("queue_full", "account", found, limit),)
@@ -243,10 +243,10 @@ def _room_in_queue(intent: OrderIntent, waiting: int, terms: AccountPolicy) -> t
 
 
 def _trips(
-    denial: Verdict, notional: Decimal, webhook: Webhook, usage: Usage, terms: AccountPolicy
+    denial: Verdict, notional: Decimal, webhook: Webhook, usage: Usage, policy: AccountPolicy
 ) -> tuple[LimitBreach, ...]:
     """The scope that a denial closes for further entries, if it was a day's limit or the drawdown that said no."""
-    limits = terms.account_limits if denial.scope == "account" else webhook.settings.limits
+    limits = policy.account_limits if denial.scope == "account" else webhook.settings.limits
     tripped = breach_of(denial, notional=notional, limits=limits, now=usage.now)
     return () if tripped is None else (tripped,)
 

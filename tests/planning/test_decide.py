@@ -15,7 +15,7 @@ from kekbridge.planning.decide import AccountPolicy
 from tests.trading import BTC, NOW, snapshot, webhook
 
 D = Decimal
-TERMS = AccountPolicy(
+POLICY = AccountPolicy(
     account_limits=Limits(max_order_size=None, min_order_size=None), max_snapshot_age_s=30, max_mark_age_s=60
 )
 
@@ -30,7 +30,7 @@ def decide(fields: dict[str, Any], *, usage: Usage | None = None, hook: Any = No
         alert=alert,
         webhook=made,
         snapshot=view or snapshot(),
-        terms=TERMS,
+        policy=POLICY,
     )
 
 

@@ -20,7 +20,7 @@ from kekbridge.risk import exposure
 from kekbridge.risk.check import with_order
 from tests.trading import BTC, ETH, MARKS, NOW, D, snapshot, webhook
 
-TERMS = AccountPolicy(account_limits=Limits(max_leverage=D(3)), max_snapshot_age_s=30, max_mark_age_s=60)
+POLICY = AccountPolicy(account_limits=Limits(max_leverage=D(3)), max_snapshot_age_s=30, max_mark_age_s=60)
 SYMBOLS = {"BTCUSDT.P": BTC, "ETHUSDT.P": ETH}
 
 sizes = st.decimals(min_value="0.0001", max_value=5, places=6)
@@ -79,7 +79,7 @@ def _run(steps: Sequence[Signal], rules: Limits, positions: dict[str, str]) -> l
     admitted = []
     for step in steps:
         alert = Alert(alert_id=None, fired_at=NOW, steps=(step,))
-        decided = decide(usage, alert=alert, webhook=hook, snapshot=account, terms=TERMS)
+        decided = decide(usage, alert=alert, webhook=hook, snapshot=account, policy=POLICY)
         for intent in decided.intents:
             usage = with_order(usage, intent)
             if intent.purpose is Purpose.ENTRY:
@@ -136,7 +136,7 @@ def test_a_close_passes_every_limit_and_never_flips(rules: Limits, size: Decimal
         alert=alert,
         webhook=webhook(rules),
         snapshot=snapshot({BTC: str(open_size)}),
-        terms=TERMS,
+        policy=POLICY,
     )
     assert decided.status == "admitted", decided
     assert all(intent.reduce_only for intent in decided.intents)
