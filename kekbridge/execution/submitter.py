@@ -25,7 +25,7 @@ from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Order, OrderStatus, Usage, Webhook
 from kekbridge.model.admission import Recheck
 from kekbridge.planning import decide as decision
-from kekbridge.planning.decide import AccountPolicy
+from kekbridge.risk.check import AccountPolicy
 from kekbridge.store import claims, order_lifecycle
 from kekbridge.store.claims import ClaimedOrders
 from kekbridge.store.database import Database

@@ -17,7 +17,7 @@ from tests.trading import BTC, D, snapshot
 amounts = st.decimals(min_value="0.00001", max_value=9, places=5)
 
 
-def exit_of(quantity: str, side: Side = Side.SELL, **fields: Any) -> OrderIntent:
+def exit_order(quantity: str, side: Side = Side.SELL, **fields: Any) -> OrderIntent:
     return OrderIntent(
         symbol=BTC,
         side=side,
@@ -30,8 +30,8 @@ def exit_of(quantity: str, side: Side = Side.SELL, **fields: Any) -> OrderIntent
     )
 
 
-def entry_of(quantity: str, side: Side = Side.SELL, **fields: Any) -> OrderIntent:
-    return replace(exit_of(quantity, side), purpose=Purpose.ENTRY, reduce_only=False, **fields)
+def entry_order(quantity: str, side: Side = Side.SELL, **fields: Any) -> OrderIntent:
+    return replace(exit_order(quantity, side), purpose=Purpose.ENTRY, reduce_only=False, **fields)
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ def entry_of(quantity: str, side: Side = Side.SELL, **fields: Any) -> OrderInten
 )
 def test_an_exit_follows_the_real_position(held: str | None, fields: dict[str, Any], expected: str | None) -> None:
     """Capped by what is open; a share is taken of what is open now; nothing left, nothing sent; base_max holds."""
-    resized = resize(exit_of("0.02", **fields), snapshot({BTC: held} if held else None))
+    resized = resize(exit_order("0.02", **fields), snapshot({BTC: held} if held else None))
     assert (None if resized is None else resized.quantity) == (None if expected is None else D(expected))
 
 
 def test_a_close_to_flat_changes_sides_with_the_position() -> None:
     """`close` means flat: if the position was flipped while the close waited, the other side is closed."""
-    resized = resize(exit_of("0.02", close_fraction=D(1), target_quantity=D(0)), snapshot({BTC: "-0.07"}))
+    resized = resize(exit_order("0.02", close_fraction=D(1), target_quantity=D(0)), snapshot({BTC: "-0.07"}))
     assert resized is not None
     assert (resized.side, resized.quantity) == (Side.BUY, D("0.07"))
 
@@ -68,7 +68,7 @@ def test_a_close_to_flat_changes_sides_with_the_position() -> None:
 def test_an_exit_never_flips_a_position(held: Decimal, quantity: Decimal, share: Decimal | None) -> None:
     """Whatever happened while it waited: after it the position is smaller or gone, never on the other side."""
     for target in (None, D(0)):
-        intent = exit_of(str(quantity), close_fraction=share, target_quantity=target)
+        intent = exit_order(str(quantity), close_fraction=share, target_quantity=target)
         resized = resize(intent, snapshot({BTC: str(held)}))
         if resized is not None:
             after = held + resized.signed_quantity
@@ -82,14 +82,14 @@ def test_an_exit_never_flips_a_position(held: Decimal, quantity: Decimal, share:
 )
 def test_the_second_leg_of_a_reversal_trades_what_is_missing(held: str | None, expected: str | None) -> None:
     """Also after a close that filled in part only: the end is the target, never doubled (a rest under 10 USDC is left)."""
-    leg = entry_of("0.5", after_leg=0, target_quantity=D("-0.5"))
+    leg = entry_order("0.5", after_leg=0, target_quantity=D("-0.5"))
     resized = resize(leg, snapshot({BTC: held} if held else None))
     assert (None if resized is None else resized.quantity) == (None if expected is None else D(expected))
 
 
 def test_an_entry_that_waited_for_nothing_never_grows() -> None:
     """An order before it that failed must not double this one."""
-    leg = entry_of("0.5", Side.BUY, target_quantity=D(1))
+    leg = entry_order("0.5", Side.BUY, target_quantity=D(1))
     resized = resize(leg, snapshot())
     assert resized is not None
     assert resized.quantity == D("0.5")
@@ -98,11 +98,11 @@ def test_an_entry_that_waited_for_nothing_never_grows() -> None:
 def test_take_profits_keep_their_shares() -> None:
     """Half the entry, half of each part."""
     parts = (TakeProfit(D(60_000), D("0.2")), TakeProfit(D(55_000), D("0.2")))
-    resized = resize(entry_of("0.4", after_leg=0, target_quantity=D("-0.2"), take_profits=parts), snapshot())
+    resized = resize(entry_order("0.4", after_leg=0, target_quantity=D("-0.2"), take_profits=parts), snapshot())
     assert resized is not None
     assert [part.quantity for part in resized.take_profits] == [D("0.1"), D("0.1")]
     whole = resize(
-        entry_of("0.4", after_leg=0, target_quantity=D("-0.2"), take_profits=(TakeProfit(D(60_000), D("0.4")),)),
+        entry_order("0.4", after_leg=0, target_quantity=D("-0.2"), take_profits=(TakeProfit(D(60_000), D("0.4")),)),
         snapshot(),
     )
     assert whole is not None
@@ -111,5 +111,5 @@ def test_take_profits_keep_their_shares() -> None:
 
 def test_orders_without_a_target_are_sent_as_they_were_judged() -> None:
     """A plain entry is what the trader said, whatever the position."""
-    plain = entry_of("0.5", Side.BUY)
+    plain = entry_order("0.5", Side.BUY)
     assert resize(plain, snapshot({BTC: "3"})) is plain
