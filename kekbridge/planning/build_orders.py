@@ -34,7 +34,7 @@ from kekbridge.planning.sizing import (
 from kekbridge.planning.target import PositionChange, side_of
 
 _STOPS = frozenset({OrderType.STOP, OrderType.STOP_LIMIT})
-_MOST_CLOSING_ORDERS = 20
+_MAX_CLOSING_ORDERS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +152,13 @@ def _closing_sizes(quantity: Decimal, instrument: Instrument) -> tuple[Decimal, 
     """Sizes on the grid that together close `quantity`; more than one only above `base_max`."""
     sizes: list[Decimal] = []
     left = quantity
-    while left > instrument.base_max and len(sizes) < _MOST_CLOSING_ORDERS:
+    while left > instrument.base_max and len(sizes) < _MAX_CLOSING_ORDERS:
         sizes.append(floor_quantity(instrument.base_max, instrument))
         left = ROUND_DOWN_CONTEXT.subtract(left, sizes[-1])
     if left > instrument.base_max:
         raise Refused(
             "order_too_large",
-            f"quantity: closing {format_12dp(quantity)} {instrument.base} would take more than {_MOST_CLOSING_ORDERS} orders of "
+            f"quantity: closing {format_12dp(quantity)} {instrument.base} would take more than {_MAX_CLOSING_ORDERS} orders of "
             f"{format_12dp(instrument.base_max)}, the exchange's maximum; close it in parts",
             field="quantity",
         )

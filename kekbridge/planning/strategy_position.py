@@ -17,7 +17,7 @@ from kekbridge.alerts.signal import TargetPosition
 from kekbridge.model import StrategyHistory, StrategyStep
 
 # TradingView stops an alert that fires 15 times in 3 minutes, and a message is refused as stale long before 32 more have arrived.
-_MOST_STEPS = 32
+_MAX_STEPS = 32
 # TradingView's sizes are doubles: 0.1 + 0.2 and 0.3 must be the same position.
 _EXACT = Context(prec=10)
 _SMALLEST = Decimal("1e-8")
@@ -80,7 +80,7 @@ def _follow_chain(steps: Iterable[StrategyStep], position: Decimal | None) -> De
 
 def _shortened(start: Decimal | None, steps: tuple[StrategyStep, ...]) -> StrategyHistory:
     """Drop the oldest steps beyond the maximum."""
-    excess = len(steps) - _MOST_STEPS
+    excess = len(steps) - _MAX_STEPS
     if excess <= 0:
         return StrategyHistory(start=start, steps=steps)
     dropped = sorted(steps, key=_fired_at)[:excess]

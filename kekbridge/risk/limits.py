@@ -19,7 +19,7 @@ from kekbridge.risk.drawdown import drawdown_of, loss_of_day, next_midnight
 _NONE: Final = Limits(min_order_size=None, max_order_size=None, max_leverage=None, max_open_positions=None)
 _ROUND: Final = Context(prec=80, rounding=ROUND_HALF_EVEN)
 _TWELVE_DECIMALS, _FOUR_DECIMALS, _CENT = Decimal("1e-12"), Decimal("1e-4"), Decimal("0.01")
-_MOST_DECIMALS: Final = 12
+_MAX_DECIMALS: Final = 12
 _LARGER_IS_TIGHTER: Final = frozenset({"min_order_size", "cooldown_s"})
 
 
@@ -102,7 +102,7 @@ def describe_usage(
 def limit_number(value: Decimal) -> str:
     """Plain notation without trailing zeros, rounded to twelve decimals."""
     text = format_decimal(value)
-    if len(text.partition(".")[2]) <= _MOST_DECIMALS:
+    if len(text.partition(".")[2]) <= _MAX_DECIMALS:
         return text
     return format_decimal(_ROUND.quantize(value, _TWELVE_DECIMALS))
 

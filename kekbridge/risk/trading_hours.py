@@ -20,7 +20,7 @@ _WINDOW: Final = re.compile(
     rf"\s*(?:(?P<days>{_RANGE}(?:\s*,\s*{_RANGE})*)\s+)?(?P<start>\d\d:\d\d)\s*-\s*(?P<end>\d\d:\d\d)(?:\s*(?:utc|z))?\s*(?:[,;]|$)"
 )
 _DAY_MINUTES: Final = 24 * 60
-_LONGEST: Final = 400
+_MAX_LENGTH: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def parse_hours(text: str) -> tuple[tuple[Window, ...], ...]:
 
     A window without days applies every day; `24:00` is the midnight that ends the day. Raises ConfigError quoting the unreadable part.
     """
-    if len(text) > _LONGEST:
+    if len(text) > _MAX_LENGTH:
         raise _unreadable(text[:40])
     return tuple(_parse_group(group) for group in text.split("&"))
 
