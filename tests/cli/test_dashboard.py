@@ -14,7 +14,7 @@ from rich.console import Console
 from kekbridge.cli.admin_client import AdminApi
 from kekbridge.cli.dashboard import DashboardClient, screen
 from kekbridge.errors import ConfigError
-from tests.system.desk import open_desk
+from tests.bridge import running_bridge
 from tests.system.harness import run_cli
 
 
@@ -114,12 +114,14 @@ def test_a_key_asks_for_confirmation_and_errors_are_shown() -> None:
 
 async def test_the_command_shows_the_running_bridge(tmp_path: Path) -> None:
     """`dashboard --json` prints the live state and `--token` the access to the web pages, without further options."""
-    async with open_desk(tmp_path, admin__port=0) as desk:
-        desk.add_webhook("main")
-        await desk.send(action="buy", quantity="0.01")
-        await desk.settled()
-        state = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--json", data_dir=desk.data_dir))
-        access = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--token", "--json", data_dir=desk.data_dir))
+    async with running_bridge(tmp_path, admin__port=0) as bridge:
+        bridge.add_webhook("main")
+        await bridge.send(action="buy", quantity="0.01")
+        await bridge.until_settled()
+        state = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--json", data_dir=bridge.data_dir))
+        access = json.loads(
+            await asyncio.to_thread(run_cli, "dashboard", "--token", "--json", data_dir=bridge.data_dir)
+        )
         await asyncio.to_thread(DashboardClient(AdminApi(access["url"], access["token"])).set_trading_state, "halted")
         after = await asyncio.to_thread(DashboardClient(AdminApi(access["url"], access["token"])).state)
     assert state["account"]["positions"][0]["quantity"] == "0.01"
