@@ -129,7 +129,13 @@ def committed_by(*reservations: Reservation) -> dict[str, Commitment]:
     """Reservations as usage carries them."""
     sums: dict[str, Commitment] = {}
     for one in reservations:
-        sums[one.symbol] = sums.get(one.symbol, UNCOMMITTED).with_reservation(one)
+        sums[one.symbol] = sums.get(one.symbol, UNCOMMITTED).plus(
+            one.quantity,
+            is_entry=one.is_entry,
+            is_resting=one.is_resting,
+            is_margined=one.is_margined,
+            price=one.price,
+        )
     return sums
 
 

@@ -187,12 +187,12 @@ async def test_what_holds_and_what_fails_shows_everywhere(visitor: Visitor) -> N
         async with visitor.session.get(visitor.url + "/metrics", headers=proof) as answer:
             return await answer.text()
 
-    assert "no alert came for 2 h, webhook &lt;b&gt;x&lt;/b&gt; expects one every 1 h" in await visitor.page("/")
+    assert "no alert for 2 h, webhook &lt;b&gt;x&lt;/b&gt; expects one every 1 h" in await visitor.page("/")
     assert 'kekbridge_condition{event="heartbeat_missed"} 1.0' in await metrics()
     assert 'kekbridge_job_failures{job="backup"} 1.0' in await metrics()
     assert 'kekbridge_job_failed_total{job="backup"} 1.0' in await metrics()
     await database.write(conditions.end, "heartbeat:x", "heartbeat_back", now=now)
-    assert "no alert came" not in await visitor.page("/")
+    assert "no alert for" not in await visitor.page("/")
     assert 'kekbridge_condition{event="heartbeat_missed"}' not in await metrics()
 
 

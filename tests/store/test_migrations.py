@@ -11,7 +11,7 @@ from sqlite_utils.migrations import Migrations
 
 from kekbridge.model import OrderStatus
 from kekbridge.model.orders import ExitKind, ExitStatus
-from kekbridge.model.statistics import Report, report
+from kekbridge.model.statistics import Report, build_report
 from kekbridge.store import fills, order_lifecycle, protection, rejected_requests, reservations, statistics
 from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME, prepare_file
@@ -71,7 +71,7 @@ def trade(database: Database) -> None:
 def reckoned(database: Database) -> tuple[Report, Report]:
     with database.snapshot() as connection:
         every, late = (
-            report(statistics.gather(connection, since=since, now=NOW + timedelta(hours=3)))
+            build_report(statistics.gather(connection, since=since, now=NOW + timedelta(hours=3)))
             for since in (None, NOW + timedelta(hours=1, minutes=5))
         )
     return every, late

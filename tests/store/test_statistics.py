@@ -6,7 +6,7 @@ import sqlite3
 import time
 from datetime import UTC, datetime, timedelta
 
-from kekbridge.model.statistics import report
+from kekbridge.model.statistics import build_report
 from kekbridge.store import codec, events, statistics
 from kekbridge.store.database import Database
 
@@ -30,7 +30,7 @@ def test_tallies_follow_every_change(connection: sqlite3.Connection) -> None:
     connection.execute("UPDATE alerts SET status = 'filled' WHERE id = ?", (first,))
     events.append(connection, "alert_duplicate", now=NOW, alert_id=first)
     events.append(connection, "something_else", now=NOW, alert_id=first)
-    counts = report(statistics.gather(connection, since=None, now=NOW)).counts
+    counts = build_report(statistics.gather(connection, since=None, now=NOW)).counts
     assert (counts.received, counts.done, counts.refused, counts.duplicate, counts.waiting) == (3, 1, 1, 1, 0)
 
 
@@ -39,13 +39,13 @@ def test_a_period_begins_within_an_hour(connection: sqlite3.Connection) -> None:
     since = NOW - timedelta(hours=3)
     for number, minutes in enumerate((-31, -30, -1, 0, 1, 60)):
         add(connection, number, since + timedelta(minutes=minutes), "filled")
-    assert report(statistics.gather(connection, since=since, now=NOW)).counts.done == 3
+    assert build_report(statistics.gather(connection, since=since, now=NOW)).counts.done == 3
 
 
 def test_latencies_are_those_measured(connection: sqlite3.Connection) -> None:
     """A stage is known for those alerts that came so far."""
     add(connection, 1, NOW, "filled")
-    found = report(statistics.gather(connection, since=None, now=NOW)).latency_ms
+    found = build_report(statistics.gather(connection, since=None, now=NOW)).latency_ms
     assert {stage: one.mean for stage, one in found.items()} == {"stored": 2.5}
 
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from kekbridge.model import AccountSnapshot, Flow
 from kekbridge.model.admission import Decision
-from kekbridge.model.notifications import words_of
+from kekbridge.model.notifications import render_notification
 from kekbridge.risk.drawdown import follow_peak
 from kekbridge.store import equity, events, fills, statistics
 from kekbridge.store import equity as funding
@@ -65,7 +65,7 @@ def test_a_day_is_told_once_and_in_words(connection: sqlite3.Connection) -> None
     assert not statistics.tell(connection, DAY, now=NOW)
     assert not statistics.tell(connection, DAY - timedelta(days=1), now=NOW)
     (event,) = events.list_events(connection)
-    assert words_of(event.kind, event.data) == (
+    assert render_notification(event.kind, event.data) == (
         "info",
         "2026-01-15: 0 alerts (0 refused), 0 orders (0 filled), P&L +0.00 USDC after 0.00 fees and 0.00 funding,"
         " equity not known",

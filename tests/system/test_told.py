@@ -42,7 +42,7 @@ BY_HISTORY = {
     "orderly_key_removed",
 }
 # The name of the event in front: the line itself says which one it is.
-NAMED = {kind: f"{kind}| {message.words}" for kind, message in MESSAGES.items()}
+NAMED = {kind: f"{kind}| {message.template}" for kind, message in MESSAGES.items()}
 
 
 @pytest.fixture
