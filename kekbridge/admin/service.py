@@ -74,7 +74,9 @@ class AdminService:
 
     async def report(self, *, since: datetime | None, webhook: str | None = None) -> Report:
         """The statistics of a period. Raises NotFound for an unknown webhook."""
-        return build_report(await self.database.read(statistics.gather, since=since, now=self.clock(), webhook=webhook))
+        return build_report(
+            await self.database.read(statistics.gather_facts, since=since, now=self.clock(), webhook=webhook)
+        )
 
     async def set_trading(self, state: TradingState, *, reason: str, by: str) -> None:
         """Halt, exits only, or resume everything, as the commands of these names do."""
@@ -115,14 +117,14 @@ class AdminService:
 
 
 def _stored_state(connection: sqlite3.Connection, configured: Settings, *, now: datetime) -> dict[str, Any]:
-    day = build_report(statistics.gather(connection, since=now - timedelta(days=1), now=now))
+    day = build_report(statistics.gather_facts(connection, since=now - timedelta(days=1), now=now))
     return {
         "trading": control.trading_control(connection, now=now),
         "openOrders": [_order(order) for order in order_rows.list_orders(connection, open_only=True, limit=_SHOWN)],
         "lastAlerts": [_alert(alert) for alert in alerts.search(connection, limit=_SHOWN).alerts],
         "limits": limits.read(connection, configured, at=now)["scopes"],
         "lastDay": day,
-        "conditions": [_condition(one) for one in conditions.holding(connection).values()],
+        "conditions": [_condition(one) for one in conditions.list_active(connection).values()],
         "jobs": job_runs.list_runs(connection),
     }
 

@@ -51,7 +51,7 @@ def stats(
     workspace = resolve_context(context, data_dir, config)
     start = None if since == _ALL else parsing.instant("--since", since, now())
     with opened(workspace) as database, database.snapshot() as connection:
-        found = build_report(statistics.gather(connection, since=start, now=now(), webhook=webhook))
+        found = build_report(statistics.gather_facts(connection, since=start, now=now(), webhook=webhook))
         limits = limitbook.read(connection, workspace.settings, webhook, at=now())["scopes"]
     if as_json:
         render.as_json(render.jsonable(found) | {"limits": limits})

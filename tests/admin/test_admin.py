@@ -180,7 +180,7 @@ async def test_what_holds_and_what_fails_shows_everywhere(visitor: Visitor) -> N
     database, now = visitor.desk.daemon.database, visitor.desk.clock()
     data = {"webhook": "<b>x</b>", "lasting": "2 h", "every": "1 h"}
     await database.write(conditions.begin, "heartbeat:x", "heartbeat_missed", now=now, data=data)
-    await database.write(job_runs.record, "backup", error="disk full", took_ms=1, next_at=None, now=now)
+    await database.write(job_runs.record_run, "backup", error="disk full", took_ms=1, next_at=None, now=now)
     proof = {"Authorization": f"Bearer {visitor.token}"}
 
     async def metrics() -> str:

@@ -23,7 +23,7 @@ async def _exits_of(house: House, answer: dict[str, object]) -> tuple[Order, ...
 
 async def _until_over(house: House) -> None:
     async def is_over() -> bool:
-        return await house.daemon.database.read(protection.entries_wanting_take_profits) == ()
+        return await house.daemon.database.read(protection.entries_missing_take_profits) == ()
 
     await until(is_over)
 

@@ -23,7 +23,7 @@ from kekbridge.store.admissions import admit
 from kekbridge.store.connections import connect
 from kekbridge.store.database import Database
 from tests.bridge import House
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill, intent
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, fill, intent, new_alert
 
 LATER, LAST = NOW + timedelta(milliseconds=5), NOW + timedelta(milliseconds=9)
 _TABLES = ("orders", "alerts", "reservations", "daily_usage", "fills", "results", "events", "protections", "exits")
@@ -34,7 +34,7 @@ def sent(tmp_path: Path) -> Iterator[tuple[sqlite3.Connection, Order]]:
     """An order being sent."""
     with closing(connect(Database.open(tmp_path).path)) as connection:
         planned = admitting(intent())
-        stored = admit(connection, draft(), planned, rates=NO_RATES, now=NOW, expires_at=EXPIRES).orders[0]
+        stored = admit(connection, new_alert(), planned, rates=NO_RATES, now=NOW, expires_at=EXPIRES).orders[0]
         yield connection, order_lifecycle.claim(connection, stored.client_order_id, now=NOW)
 
 

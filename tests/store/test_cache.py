@@ -26,7 +26,7 @@ from kekbridge.store.database import Database
 from kekbridge.store.events import verify
 from kekbridge.store.orders import ImmediateClaim
 from kekbridge.store.reservations import read_usage
-from tests.store.made import NOW, admitting, draft, exit_intent, fill, intent, status_report
+from tests.store.factories import NOW, admitting, exit_intent, fill, intent, new_alert, status_report
 
 Job = Callable[[sqlite3.Connection], object]
 
@@ -55,7 +55,7 @@ def alert(number: int, now: datetime, is_exit: bool) -> Job:
         warnings=("drift: they differ",) if number % 5 == 0 else (),
         strategy_histories=((symbol, Course(start=Decimal(number), steps=())),) if number % 4 == 0 else (),
     )
-    incoming = draft(
+    incoming = new_alert(
         id=f"01KF{number:022d}",
         webhook_id=_HOOKS[number % 3 % 2],
         alert_id=None,
@@ -63,7 +63,7 @@ def alert(number: int, now: datetime, is_exit: bool) -> Job:
         fingerprint=str(number),
         received_at=now,
     )
-    departure = ImmediateClaim(now + timedelta(microseconds=4711), None) if number % 2 else None
+    immediate_claim = ImmediateClaim(now + timedelta(microseconds=4711), None) if number % 2 else None
     return lambda connection: admit(
         connection,
         incoming,
@@ -72,7 +72,7 @@ def alert(number: int, now: datetime, is_exit: bool) -> Job:
         account_rates=_MORE,
         now=now,
         expires_at=now + timedelta(hours=1),
-        depart=lambda *_: departure,
+        claim_first=lambda *_: immediate_claim,
     )
 
 
@@ -322,7 +322,7 @@ async def test_what_the_writer_itself_changes_is_seen_at_once(database: Database
     kinds = []
     for _ in range(3):
         admitted = await database.write(
-            admit, draft(), admitting(), rates=rates, now=NOW, expires_at=NOW + timedelta(hours=1)
+            admit, new_alert(), admitting(), rates=rates, now=NOW, expires_at=NOW + timedelta(hours=1)
         )
         kinds.append(admitted.kind)
     assert kinds == ["admitted", "admitted", "rate_limited"]

@@ -16,9 +16,9 @@ from kekbridge.model.admission import NewAlert, Recheck
 from kekbridge.store import order_lifecycle, order_queue, settings, webhooks
 from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import Admission, admit
-from kekbridge.store.claims import ClaimedOrders, admit_and_claim, claim_heads, claim_if_allowed, may_be_claimed
+from kekbridge.store.claims import ClaimedOrders, admit_and_claim, claim_heads, claim_if_allowed, would_claim
 from kekbridge.store.database import Database
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, exit_intent, intent, new_alert
 
 WAITED = timedelta(milliseconds=7)
 
@@ -34,7 +34,7 @@ def take(
     intents = [intent(after_leg=leg - 1 if leg else None) for leg in range(legs)]
     return admit_and_claim(
         connection,
-        alert or draft(),
+        alert or new_alert(),
         admitting(*intents),
         rates=NO_RATES,
         account_rates=NO_RATES,
@@ -42,8 +42,8 @@ def take(
         expires_at=expires_at,
         cooldown_s=0,
         clock=lambda: NOW + WAITED,
-        passable=frozenset,
-        may_claim=lambda order: is_lane_free,
+        overlappable_ids=frozenset,
+        try_claim=lambda order: is_lane_free,
         request_text=body_of,
     )
 
@@ -80,12 +80,12 @@ async def test_admission_and_claim_are_one_commit(database: Database) -> None:
 
 def test_nothing_is_overtaken(connection: sqlite3.Connection) -> None:
     """A second order of the symbol, a busy lane, and a resend leave the queue as it is."""
-    first = draft()
+    first = new_alert()
     take(connection, first)
     assert statuses(take(connection)) == [OrderStatus.QUEUED]
-    again = take(connection, draft(identity=first.identity, fingerprint=first.fingerprint))
+    again = take(connection, new_alert(identity=first.identity, fingerprint=first.fingerprint))
     assert (again.kind, again.orders[0].attempt) == ("duplicate", 1)
-    assert statuses(take(connection, draft(), is_lane_free=False)) == [OrderStatus.QUEUED]
+    assert statuses(take(connection, new_alert(), is_lane_free=False)) == [OrderStatus.QUEUED]
 
 
 def test_an_alert_at_its_age_limit_is_stored_and_left_to_expire(connection: sqlite3.Connection) -> None:
@@ -151,7 +151,7 @@ BTC, ETH, SOL = "PERP_BTC_USDC", "PERP_ETH_USDC", "PERP_SOL_USDC"
 def put(connection: sqlite3.Connection, symbol: str) -> Order:
     """A queued order."""
     return admit(
-        connection, draft(), admitting(intent(symbol=symbol)), rates=NO_RATES, now=NOW, expires_at=EXPIRES
+        connection, new_alert(), admitting(intent(symbol=symbol)), rates=NO_RATES, now=NOW, expires_at=EXPIRES
     ).orders[0]
 
 
@@ -160,9 +160,9 @@ def claim(connection: sqlite3.Connection, /, **changes: Any) -> ClaimedOrders:
         return Recheck(status=OrderStatus.SUBMITTING, intent=order.intent)
 
     arguments = {
-        "passable": frozenset,
+        "overlappable_ids": frozenset,
         "entries_allowed": True,
-        "may_claim": lambda order: True,
+        "try_claim": lambda order: True,
         "request_text": body_of,
         "now": NOW + WAITED,
     }
@@ -192,7 +192,7 @@ async def test_all_that_may_leave_is_claimed_in_one_commit(database: Database) -
     for order in claimed.to_send_now:
         assert (await database.read(order_rows.details, order.client_order_id)).request == body_of(order)
 
-    again = await database.write(claim, passable=lambda: names(queued[:1]))
+    again = await database.write(claim, overlappable_ids=lambda: names(queued[:1]))
     assert (names(again.to_send_now), again.has_more) == (names(queued[2:]), False)
 
 
@@ -201,12 +201,12 @@ async def test_orders_of_one_symbol_are_claimed_in_line(database: Database) -> N
     queued = [await database.write(put, symbol) for symbol in (BTC, BTC, ETH, BTC, BTC)]
     lined_up: list[str] = []
 
-    def may_claim(order: Order) -> bool:
+    def try_claim(order: Order) -> bool:
         may = len(lined_up) < 4
         lined_up.extend([order.client_order_id] if may else [])
         return may
 
-    claimed = await database.write(claim, passable=lambda: lined_up, may_claim=may_claim)
+    claimed = await database.write(claim, overlappable_ids=lambda: lined_up, try_claim=try_claim)
     in_line = [queued[0], queued[2], queued[1], queued[3]]
     assert names(claimed.to_send_now) == names(in_line)
     assert (names(claimed.to_send_in_turn), claimed.has_more) == (names(queued[4:]), True)
@@ -216,7 +216,7 @@ def test_only_what_leaves_at_once_is_claimed(connection: sqlite3.Connection) -> 
     """No lane, no place in the rate window: the order stays queued, and nothing behind it is looked at."""
     first, other = put(connection, BTC), put(connection, ETH)
     put(connection, BTC)
-    claimed = claim(connection, may_claim=lambda order: order.intent.symbol == ETH)
+    claimed = claim(connection, try_claim=lambda order: order.intent.symbol == ETH)
     assert (names(claimed.to_send_now), names(claimed.to_send_in_turn)) == (names((other,)), names((first,)))
     assert order_rows.get(connection, first.client_order_id).status is OrderStatus.QUEUED
 
@@ -239,7 +239,7 @@ def test_what_the_second_look_denies_is_finished_among_the_others(connection: sq
 def test_what_is_too_old_is_not_asked_to_leave(connection: sqlite3.Connection) -> None:
     """It is to be finished, takes no place from one that may leave, and comes back with its code."""
     old = put(connection, BTC)
-    claimed = claim(connection, now=EXPIRES, may_claim=lambda order: pytest.fail("asked"))
+    claimed = claim(connection, now=EXPIRES, try_claim=lambda order: pytest.fail("asked"))
     assert [(order.client_order_id, order.code) for order in claimed.to_send_in_turn] == [
         (old.client_order_id, "alert_expired")
     ]
@@ -250,7 +250,7 @@ def test_the_look_before_the_claim_changes_nothing(connection: sqlite3.Connectio
     order = put(connection, SOL)
     before = list(connection.iterdump())
     for status, expected in ((OrderStatus.SUBMITTING, True), (OrderStatus.DENIED, False)):
-        assert may_be_claimed(connection, order, partial(saying, Recheck(status=status)), now=NOW) is expected
+        assert would_claim(connection, order, partial(saying, Recheck(status=status)), now=NOW) is expected
     assert list(connection.iterdump()) == before
     order_lifecycle.mark_denied(connection, order.client_order_id, code="x", error="x", now=NOW)
-    assert not may_be_claimed(connection, order, partial(saying, Recheck(status=OrderStatus.SUBMITTING)), now=NOW)
+    assert not would_claim(connection, order, partial(saying, Recheck(status=OrderStatus.SUBMITTING)), now=NOW)

@@ -26,7 +26,7 @@ from kekbridge.store.lock import DaemonLock
 from kekbridge.store.migrations import MIGRATIONS
 from kekbridge.store.writer import Writer
 from tests.paths import ROOT
-from tests.store.made import NOW
+from tests.store.factories import NOW
 
 
 def note(connection: sqlite3.Connection, key: str, value: object = 1) -> str:

@@ -69,8 +69,8 @@ def trip(rule: str, until: datetime | None) -> LimitBreach:
 
 def test_a_trip_closes_one_webhook_once(connection: sqlite3.Connection) -> None:
     """The second refusal of the day adds no event; the account stays open; midnight opens again."""
-    assert settings.trip(connection, trip("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
-    assert not settings.trip(connection, trip("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
+    assert settings.close_for_breach(connection, trip("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
+    assert not settings.close_for_breach(connection, trip("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
     assert len(events.list_events(connection)) == 1
     assert settings.trading_control(connection, now=NOON, scope="w").state is TradingState.EXITS_ONLY
     assert settings.trading_control(connection, now=NOON).state is TradingState.RUNNING
@@ -79,23 +79,23 @@ def test_a_trip_closes_one_webhook_once(connection: sqlite3.Connection) -> None:
 
 def test_a_drawdown_outlasts_a_days_limit(connection: sqlite3.Connection) -> None:
     """The longer closing wins, whichever came first."""
-    settings.trip(connection, trip("daily_loss", MIDNIGHT), webhook_id="w", now=NOON)
-    assert settings.trip(connection, trip("drawdown", None), webhook_id="w", now=NOON)
-    assert not settings.trip(connection, trip("daily_loss", MIDNIGHT), webhook_id="w", now=NOON)
+    settings.close_for_breach(connection, trip("daily_loss", MIDNIGHT), webhook_id="w", now=NOON)
+    assert settings.close_for_breach(connection, trip("drawdown", None), webhook_id="w", now=NOON)
+    assert not settings.close_for_breach(connection, trip("daily_loss", MIDNIGHT), webhook_id="w", now=NOON)
     assert settings.trading_control(connection, now=MIDNIGHT, scope="w").state is TradingState.EXITS_ONLY
 
 
 def test_a_trip_never_loosens_a_halt(connection: sqlite3.Connection) -> None:
     """Halted by hand stays halted."""
     settings.set_trading_state(connection, TradingState.HALTED, reason="x", by="x", now=NOON, scope="w")
-    assert not settings.trip(connection, trip("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
+    assert not settings.close_for_breach(connection, trip("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
     assert settings.trading_control(connection, now=NOON, scope="w").state is TradingState.HALTED
 
 
 def test_resume_opens_the_account_and_every_webhook(connection: sqlite3.Connection) -> None:
     """One command after a bad day."""
     settings.set_trading_state(connection, TradingState.EXITS_ONLY, reason="x", by="x", now=NOON)
-    settings.trip(connection, trip("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
+    settings.close_for_breach(connection, trip("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
     assert settings.resume_all(connection, reason="y", by="y", now=NOON) == ("w",)
     for scope in ("account", "w"):
         assert settings.trading_control(connection, now=NOON, scope=scope).state is TradingState.RUNNING

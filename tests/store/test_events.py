@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from kekbridge.store import events
-from tests.store.made import NOW
+from tests.store.factories import NOW
 
 
 def write(connection: sqlite3.Connection, number: int = 6) -> None:

@@ -9,16 +9,15 @@ from decimal import Decimal
 
 from kekbridge.model import Order, Side
 from kekbridge.store import codec, events, fills, order_lifecycle
-from kekbridge.store import fills as results
 from kekbridge.store.admissions import admit
 from kekbridge.store.reservations import read_usage
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill, intent
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, fill, intent, new_alert
 
 
 def sent(connection: sqlite3.Connection, order_id: str, webhook_id: str = "hook") -> Order:
     """An entry that the exchange knows by `order_id`."""
     admission = admit(
-        connection, draft(webhook_id=webhook_id), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES
+        connection, new_alert(webhook_id=webhook_id), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES
     )
     name = admission.orders[0].client_order_id
     order_lifecycle.claim(connection, name, now=NOW)
@@ -66,7 +65,7 @@ def test_the_day_is_that_of_the_execution(connection: sqlite3.Connection) -> Non
     fills.record(connection, [before, after])
     assert realized(connection) == (Decimal(-1), Decimal(-1))
     assert realized(connection, days=1) == (Decimal(-2), Decimal(-2))
-    assert fills.last_time(connection) == midnight
+    assert fills.last_executed_at(connection) == midnight
 
 
 def test_a_stop_that_the_exchange_triggered_is_the_loss_of_who_entered(connection: sqlite3.Connection) -> None:
@@ -108,7 +107,7 @@ def test_the_exchanges_own_order_id_is_enough(connection: sqlite3.Connection) ->
     assert fills.list_fills(connection, symbol="PERP_W_USDC", since=NOW) == (theirs,)
     assert fills.list_fills(connection, limit=1) == (theirs,)
     assert fills.list_fills(connection, since=NOW + timedelta(seconds=1)) == ()
-    assert fills.last_time(connection) == NOW
+    assert fills.last_executed_at(connection) == NOW
 
 
 def test_the_sums_by_hour_are_those_of_the_fills(connection: sqlite3.Connection) -> None:
@@ -125,12 +124,12 @@ def test_the_sums_by_hour_are_those_of_the_fills(connection: sqlite3.Connection)
     fills.record(connection, [exit_fill])
     fills.record_exits(connection, [exit_fill], entry=entry)
     kept = sums(connection)
-    results.rebuild(connection)
+    fills.rebuild_results(connection)
     assert sums(connection) == kept
-    every = results.total(connection, since="0000", webhook_id=None)
+    every = fills.sum_results(connection, since="0000", webhook_id=None)
     assert every.realized == Decimal("-6.99999999999999999999999999999")
     assert (every.closings, every.wins) == (3, 1)
-    own = results.total(connection, since="0000", webhook_id="hook")
+    own = fills.sum_results(connection, since="0000", webhook_id="hook")
     assert (own.realized, own.closings) == (Decimal("-6.0"), 2)
-    late = results.total(connection, since=codec.to_text(hours[2] + timedelta(seconds=1)), webhook_id=None)
+    late = fills.sum_results(connection, since=codec.time_text(hours[2] + timedelta(seconds=1)), webhook_id=None)
     assert (late.realized, late.fees) == (Decimal(0), Decimal(0))

@@ -17,7 +17,7 @@ from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME, prepare_file
 from kekbridge.store.database import Database
 from kekbridge.store.migrations import MIGRATIONS
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill, intent
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, fill, intent, new_alert
 
 
 def old_database(data_dir: Path) -> None:
@@ -41,7 +41,7 @@ def trade(database: Database) -> None:
     """An entry whose stop was hit, fills of two webhooks in two hours, a refused guess."""
     with database.transaction() as connection:
         admission = admit(
-            connection, draft(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES
+            connection, new_alert(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES
         )  # fmt: skip
         name = admission.orders[0].client_order_id
         order_lifecycle.claim(connection, name, now=NOW)
@@ -56,14 +56,14 @@ def trade(database: Database) -> None:
             status=OrderStatus.ACCEPTED,
             executed_quantity=Decimal(0),
         )
-        protection.note(connection, entry, [leg], now=NOW)
+        protection.record_exits(connection, entry, [leg], now=NOW)
         hit = ExitStatus(
             kind=ExitKind.STOP_LOSS,
             trigger_price=Decimal(60000),
             status=OrderStatus.FILLED,
             executed_quantity=Decimal(1),
         )
-        protection.note(connection, entry, [hit], now=NOW)
+        protection.record_exits(connection, entry, [hit], now=NOW)
         for _ in range(3):
             rejected_requests.record(connection, remote="192.0.2.9", code="api_key_unknown", error="no", now=NOW)
 
@@ -71,7 +71,7 @@ def trade(database: Database) -> None:
 def reckoned(database: Database) -> tuple[Report, Report]:
     with database.snapshot() as connection:
         every, late = (
-            build_report(statistics.gather(connection, since=since, now=NOW + timedelta(hours=3)))
+            build_report(statistics.gather_facts(connection, since=since, now=NOW + timedelta(hours=3)))
             for since in (None, NOW + timedelta(hours=1, minutes=5))
         )
     return every, late
@@ -107,7 +107,7 @@ def test_open_orders_of_an_older_version_keep_their_room(tmp_path: Path) -> None
     for symbol, price in (("PERP_BTC_USDC", "65000.5"), ("PERP_BTC_USDC", "9000"), ("PERP_ETH_USDC", "1800")):
         wish = admitting(intent(symbol=symbol, reference_price=Decimal(price)))
         with database.transaction() as connection:
-            admission = admit(connection, draft(), wish, rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+            admission = admit(connection, new_alert(), wish, rates=NO_RATES, now=NOW, expires_at=EXPIRES)
             order_lifecycle.claim(connection, admission.orders[0].client_order_id, now=NOW)
             order_lifecycle.mark_accepted(connection, admission.orders[0].client_order_id, order_id="7", now=NOW)
     with database.transaction() as connection:

@@ -16,14 +16,14 @@ from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import admit
 from kekbridge.store.order_journal import IllegalTransition
 from kekbridge.store.reservations import read_usage
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent, status_report
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, exit_intent, intent, new_alert, status_report
 
 LATER = NOW + timedelta(seconds=1)
 S = OrderStatus
 
 
 def admitted(connection: sqlite3.Connection, *intents: OrderIntent, **changes: Any) -> tuple[Order, ...]:
-    alert = draft(**changes)
+    alert = new_alert(**changes)
     return admit(connection, alert, admitting(*intents), rates=NO_RATES, now=NOW, expires_at=EXPIRES).orders
 
 
@@ -68,7 +68,7 @@ VERBS: dict[str, Any] = {
     "mark_rejected": lambda c, name: order_lifecycle.mark_rejected(c, name, code="x", error="x", now=LATER),
     "mark_denied": lambda c, name: order_lifecycle.mark_denied(c, name, code="x", error="x", now=LATER),
     "mark_unknown": lambda c, name: order_lifecycle.mark_unknown(c, name, reason="x", now=LATER),
-    "give_up_unknown": lambda c, name: order_lifecycle.close_unknown(c, name, reason="x", now=LATER),
+    "close_unknown": lambda c, name: order_lifecycle.close_unknown(c, name, reason="x", now=LATER),
     "mark_deferred": lambda c, name: order_lifecycle.mark_deferred(c, name, next_attempt_at=LATER, now=LATER),
     "mark_expired": lambda c, name: order_lifecycle.mark_expired(c, name, now=LATER),
 }
@@ -93,7 +93,7 @@ STEPS: dict[str, dict[OrderStatus, Any]] = {
         S.FILLED: "same",
         S.CANCELED: "same",
     },
-    "give_up_unknown": {S.SUBMITTING: S.UNKNOWN, S.UNKNOWN: S.UNKNOWN},
+    "close_unknown": {S.SUBMITTING: S.UNKNOWN, S.UNKNOWN: S.UNKNOWN},
     "mark_deferred": {
         S.SUBMITTING: S.QUEUED,
         S.UNKNOWN: S.QUEUED,

@@ -11,13 +11,13 @@ import pytest
 from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType
 from kekbridge.store import order_lifecycle, order_queue
 from kekbridge.store.admissions import admit
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent, status_report
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, exit_intent, intent, new_alert, status_report
 
 ETH, SOL = "PERP_ETH_USDC", "PERP_SOL_USDC"
 
 
 def put(connection: sqlite3.Connection, *intents: OrderIntent) -> tuple[Order, ...]:
-    return admit(connection, draft(), admitting(*intents), rates=NO_RATES, now=NOW, expires_at=EXPIRES).orders
+    return admit(connection, new_alert(), admitting(*intents), rates=NO_RATES, now=NOW, expires_at=EXPIRES).orders
 
 
 def names(found: tuple[Order, ...]) -> list[str]:
@@ -57,15 +57,15 @@ def test_behind_one_that_is_passable_the_next_is_seen(connection: sqlite3.Connec
     believes."""
     first, second = put(connection, intent())[0], put(connection, intent())[0]
     taken, symbol = {first.client_order_id}, first.intent.symbol
-    assert names(order_queue.claimable(connection, now=NOW, passable=taken)) == names((first,))
+    assert names(order_queue.claimable(connection, now=NOW, overlappable_ids=taken)) == names((first,))
     order_lifecycle.claim(connection, first.client_order_id, now=NOW)
     assert order_queue.claimable(connection, now=NOW) == ()
-    assert names(order_queue.claimable(connection, now=NOW, passable=taken)) == names((second,))
-    assert not order_queue.is_way_free(connection, symbol, passable=taken)
+    assert names(order_queue.claimable(connection, now=NOW, overlappable_ids=taken)) == names((second,))
+    assert not order_queue.is_symbol_free(connection, symbol, overlappable_ids=taken)
     order_lifecycle.claim(connection, second.client_order_id, now=NOW)
-    assert order_queue.is_way_free(connection, symbol, passable={*taken, second.client_order_id})
+    assert order_queue.is_symbol_free(connection, symbol, overlappable_ids={*taken, second.client_order_id})
     order_lifecycle.mark_unknown(connection, first.client_order_id, reason="x", now=NOW)
-    assert not order_queue.is_way_free(connection, symbol, passable={*taken, second.client_order_id})
+    assert not order_queue.is_symbol_free(connection, symbol, overlappable_ids={*taken, second.client_order_id})
 
 
 def test_an_exit_waits_for_an_older_entry_of_its_symbol(connection: sqlite3.Connection) -> None:
@@ -162,14 +162,14 @@ def test_what_is_too_old_comes_back_marked(connection: sqlite3.Connection) -> No
 def test_the_way_is_free_when_nothing_of_the_symbol_is_open(connection: sqlite3.Connection) -> None:
     """Claiming in the admitting transaction must never overtake: queued, being sent and unknown orders of the symbol are in the way."""
     symbol = intent().symbol
-    assert order_queue.is_way_free(connection, symbol)
+    assert order_queue.is_symbol_free(connection, symbol)
     first = put(connection, intent())[0]
-    assert not order_queue.is_way_free(connection, symbol)
-    assert order_queue.is_way_free(connection, ETH)
+    assert not order_queue.is_symbol_free(connection, symbol)
+    assert order_queue.is_symbol_free(connection, ETH)
     order_lifecycle.claim(connection, first.client_order_id, now=NOW)
-    assert not order_queue.is_way_free(connection, symbol)
+    assert not order_queue.is_symbol_free(connection, symbol)
     order_lifecycle.mark_accepted(connection, first.client_order_id, order_id="1", now=NOW)
-    assert order_queue.is_way_free(connection, symbol)
+    assert order_queue.is_symbol_free(connection, symbol)
 
 
 def test_a_start_finds_what_was_in_flight(connection: sqlite3.Connection) -> None:
@@ -195,7 +195,7 @@ def test_finding_the_next_order_reads_the_open_ones_only(connection: sqlite3.Con
     order_queue.unfinished(connection)
     order_queue.interrupted(connection)
     order_queue.count_waiting(connection)
-    order_queue.is_way_free(connection, put(connection, intent())[0].intent.symbol)
+    order_queue.is_symbol_free(connection, put(connection, intent())[0].intent.symbol)
     connection.set_trace_callback(None)
     reads = [statement for statement in plans if statement.startswith("SELECT") and "FROM orders" in statement]
     assert len(reads) >= 7

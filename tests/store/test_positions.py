@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from kekbridge.model import AccountSnapshot, MarginMode, Mark, Position
 from kekbridge.store import positions
-from tests.store.made import NOW
+from tests.store.factories import NOW
 
 BTC = Position(
     symbol="PERP_BTC_USDC",

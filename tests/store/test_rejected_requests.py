@@ -6,7 +6,7 @@ import sqlite3
 from datetime import timedelta
 
 from kekbridge.store import rejected_requests
-from tests.store.made import NOW
+from tests.store.factories import NOW
 
 
 def refuse(connection: sqlite3.Connection, remote: str = "192.0.2.1", seconds: float = 0, **changes: object) -> None:

@@ -13,7 +13,7 @@ from kekbridge.model import TradingState
 from kekbridge.store import events, settings
 from kekbridge.store.database import Database
 from kekbridge.store.reservations import read_usage
-from tests.store.made import NOW
+from tests.store.factories import NOW
 
 RUNNING, EXITS_ONLY, HALTED = TradingState.RUNNING, TradingState.EXITS_ONLY, TradingState.HALTED
 
@@ -90,10 +90,10 @@ def test_what_is_over_is_told_to_run_again_once(connection: sqlite3.Connection) 
             scope=scope,
         )
     later = NOW + timedelta(hours=1)
-    assert not settings.has_something_over(connection, now=NOW)
-    assert settings.end_what_is_over(connection, now=later) == ("account",)
-    assert settings.end_what_is_over(connection, now=later) == ()
-    assert settings.end_what_is_over(connection, now=later + timedelta(days=9)) == ("hook",)
+    assert not settings.has_elapsed_stop(connection, now=NOW)
+    assert settings.resume_elapsed(connection, now=later) == ("account",)
+    assert settings.resume_elapsed(connection, now=later) == ()
+    assert settings.resume_elapsed(connection, now=later + timedelta(days=9)) == ("hook",)
     last = events.latest(connection, limit=1)[0]
     assert (last.kind, last.data["state"], last.data["scope"]) == ("trading_state", "running", "hook")
     assert last.data["reason"] == "daily_loss (over)"

@@ -10,7 +10,7 @@ from kekbridge.model import StrategyHistory, StrategyStep
 from kekbridge.store import strategy_positions
 from kekbridge.store.admissions import admit, preview
 from kekbridge.store.reservations import read_usage
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, new_alert
 
 BTC = "PERP_BTC_USDC"
 COURSE = StrategyHistory(
@@ -25,7 +25,7 @@ COURSE = StrategyHistory(
 def test_a_course_is_kept_exactly_and_by_webhook(connection: sqlite3.Connection) -> None:
     """What was decided with an alert is what the next decision of the same webhook sees; another webhook sees nothing of it."""
     decide = admitting(courses=((BTC, COURSE),))
-    admit(connection, draft(), decide, rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+    admit(connection, new_alert(), decide, rates=NO_RATES, now=NOW, expires_at=EXPIRES)
     assert read_usage(connection, "hook", now=NOW).strategy_histories == {BTC: COURSE}
     assert not read_usage(connection, "other", now=NOW).strategy_histories
 
@@ -40,5 +40,5 @@ def test_the_newest_course_replaces_the_one_before(connection: sqlite3.Connectio
 
 def test_a_dry_run_leaves_no_course(connection: sqlite3.Connection) -> None:
     """What is only looked at has not happened to the strategy."""
-    preview(connection, draft(), admitting(courses=((BTC, COURSE),)), rates=NO_RATES, now=NOW)
+    preview(connection, new_alert(), admitting(courses=((BTC, COURSE),)), rates=NO_RATES, now=NOW)
     assert not strategy_positions.of_webhook(connection, "hook")

@@ -14,7 +14,7 @@ from kekbridge.errors import ConfigError, NotFound
 from kekbridge.model import Limits, RateLimits, Webhook, WebhookSettings
 from kekbridge.store import events, webhooks
 from kekbridge.store.admissions import admit
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, new_alert
 
 FULL = WebhookSettings(
     limits=Limits(
@@ -161,7 +161,7 @@ def test_deleting_a_webhook_keeps_its_history(connection: sqlite3.Connection) ->
     """Keys go at once; alerts, orders and events stay to be explained."""
     made = make(connection)
     lookup = give_key(connection, made)
-    alert = draft(webhook_id=made.id)
+    alert = new_alert(webhook_id=made.id)
     admit(connection, alert, admitting(), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
     webhooks.delete(connection, made.id, now=NOW)
     assert webhooks.find_by_lookup(connection, lookup, NOW) is None

@@ -71,7 +71,7 @@ async def test_stats_equal_the_exchanges_journal(tmp_path: Path) -> None:
         await trade(desk)
         await desk.daemon.rejected_requests.flush()
         await desk.daemon.operator_services.equity.run()
-        found = build_report(await desk.daemon.database.read(statistics.gather, since=None, now=desk.clock()))
+        found = build_report(await desk.daemon.database.read(statistics.gather_facts, since=None, now=desk.clock()))
         wanted = sums(await desk.control("journal"))
         stored = await desk.daemon.database.read(lambda c: c.execute("SELECT count(*) FROM fills").fetchone()[0])
     assert stored == wanted["fills"]
@@ -98,7 +98,7 @@ async def test_what_is_not_decided_yet_is_counted_too(tmp_path: Path) -> None:
 
         async def groups() -> tuple[int, ...]:
             found = build_report(
-                await desk.daemon.database.read(statistics.gather, since=None, now=desk.clock())
+                await desk.daemon.database.read(statistics.gather_facts, since=None, now=desk.clock())
             ).counts
             parts = (found.refused, found.duplicate, found.expired, found.done, found.unknown, found.waiting)
             assert found.received == sum(parts) == desk.sent

@@ -62,7 +62,7 @@ def exit_intent(**changes: Any) -> OrderIntent:
     return intent(**{"side": Side.SELL, "purpose": Purpose.EXIT, "reduce_only": True} | changes)
 
 
-def draft(**changes: Any) -> NewAlert:
+def new_alert(**changes: Any) -> NewAlert:
     """An alert with an identity of its own, received now; its id has the shape of a ULID and grows."""
     number = next(_numbers)
     values: dict[str, Any] = {

@@ -20,7 +20,7 @@ from kekbridge.store.admissions import admit
 from kekbridge.store.database import Database
 from kekbridge.store.order_journal import IllegalTransition
 from tests.examples import examples
-from tests.store.made import NO_RATES, NOW, admitting, draft, fill, status_report
+from tests.store.factories import NO_RATES, NOW, admitting, fill, new_alert, status_report
 from tests.trading import committed_by
 
 AMOUNTS = st.decimals(min_value="0.0001", max_value="99999", places=4)
@@ -65,7 +65,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(target=names, intents=st.lists(INTENTS, min_size=1, max_size=3), webhook=st.sampled_from(["a", "b"]))
     def alert(self, intents: list[OrderIntent], webhook: str) -> Any:
-        alert = draft(webhook_id=webhook, received_at=self.now)
+        alert = new_alert(webhook_id=webhook, received_at=self.now)
         admission = admit(
             self.connection,
             alert,
