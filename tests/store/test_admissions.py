@@ -1,4 +1,4 @@
-"""Admission: one alert, one verdict, all or nothing; duplicates, rates and limits under concurrency."""
+"""Admission: one alert, one verdict, all or nothing; duplicates, rate limits, and limits under concurrency."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pytest
 
 from kekbridge.model import UNCOMMITTED, OrderStatus, RateLimits, Usage, Verdict, client_order_id_of
 from kekbridge.model.admission import Decision, NewAlert
-from kekbridge.store import alerts, events, reservations
-from kekbridge.store import orders as order_rows
+from kekbridge.store import alerts, events, orders, reservations
 from kekbridge.store.admissions import Admission, admit
 from kekbridge.store.database import Database
 from kekbridge.store.reservations import read_usage
@@ -54,7 +53,7 @@ def test_an_admitted_alert_is_stored_with_all_that_follows(connection: sqlite3.C
     assert admission.alert == alerts.get(connection, alert.id)
     assert (admission.alert.status, admission.alert.symbol) == ("queued", "PERP_BTC_USDC")
     assert (admission.alert.verdicts, admission.alert.warnings) == ((verdict,), ("late",))
-    assert admission.orders == order_rows.of_alert(connection, alert.id)
+    assert admission.orders == orders.of_alert(connection, alert.id)
     assert [order.client_order_id for order in admission.orders] == [
         client_order_id_of(alert.id, leg) for leg in (0, 1)
     ]
@@ -68,7 +67,7 @@ def test_an_admitted_alert_is_stored_with_all_that_follows(connection: sqlite3.C
 
 
 @pytest.mark.parametrize("status", ["denied", "refused", "ignored"])
-def test_what_is_not_admitted_is_stored_without_orders(connection: sqlite3.Connection, status: str) -> None:
+def test_alert_that_is_not_admitted_is_stored_without_orders(connection: sqlite3.Connection, status: str) -> None:
     """Every request ends in one stored verdict; a refused one takes no room."""
     alert = new_alert()
 
@@ -83,8 +82,8 @@ def test_what_is_not_admitted_is_stored_without_orders(connection: sqlite3.Conne
     assert count(connection, "orders") == count(connection, "reservations") == count(connection, "daily_usage") == 0
 
 
-async def test_an_admission_that_fails_leaves_nothing(database: Database) -> None:
-    """An order that cannot be stored takes its alert, the orders before it, its reservations and its history back with it."""
+async def test_failed_admission_is_rolled_back(database: Database) -> None:
+    """An order that cannot be stored rolls back its alert, the orders before it, its reservations and its events."""
     unstorable = admitting(intent(), intent(quantity=Decimal("NaN")))
     with pytest.raises(ValueError, match="finite"):
         await database.write(admit, new_alert(), unstorable, rates=NO_RATES, now=NOW, expires_at=EXPIRES)
@@ -109,8 +108,8 @@ def test_text_that_utf_8_cannot_hold_is_stored_readably(connection: sqlite3.Conn
 # ------------------------------------------------------------------------------------------------------------- duplicates
 
 
-def test_the_same_alert_again_gets_the_first_outcome(connection: sqlite3.Connection) -> None:
-    """A resend makes no second order, and is answered with what the first one became, however much later."""
+def test_duplicate_gets_the_first_outcome(connection: sqlite3.Connection) -> None:
+    """A resend creates no second order and is answered with the outcome of the first one, however much later."""
     alert = new_alert()
     first = take(connection, alert)
     alerts.set_response(connection, alert.id, status=200, answer={"status": "filled"}, stages={"stored": 1.5}, now=NOW)
@@ -123,7 +122,7 @@ def test_the_same_alert_again_gets_the_first_outcome(connection: sqlite3.Connect
     assert [event.kind for event in events.of_alert(connection, alert.id)] == ["alert_admitted", "alert_duplicate"]
 
 
-def test_the_same_identity_with_other_content_is_a_conflict(connection: sqlite3.Connection) -> None:
+def test_same_identity_with_other_content_is_a_conflict(connection: sqlite3.Connection) -> None:
     """A reused alertId is refused, never merged (409)."""
     alert = new_alert()
     take(connection, alert)
@@ -133,7 +132,7 @@ def test_the_same_identity_with_other_content_is_a_conflict(connection: sqlite3.
 
 
 def test_identities_are_per_webhook(connection: sqlite3.Connection) -> None:
-    """Two strategies may number their alerts alike."""
+    """Two strategies may use the same alertIds."""
     alert = new_alert()
     take(connection, alert)
     assert take(connection, replace(alert, id=new_alert().id, webhook_id="other")).kind == "admitted"
@@ -154,8 +153,8 @@ def test_without_identity_the_same_body_counts_once_within_its_window(
     assert take(connection, other).kind == "admitted"
 
 
-def test_the_window_starts_with_the_first_not_with_the_latest_copy(connection: sqlite3.Connection) -> None:
-    """A sender that repeats itself every 40 s must not be silenced for ever."""
+def test_window_starts_with_the_first_copy(connection: sqlite3.Connection) -> None:
+    """A sender that repeats itself every 40 s must not be ignored for ever."""
     alert = new_alert(identity=None, window_s=60)
     kinds = [
         take(connection, replace(alert, id=new_alert().id, received_at=NOW + timedelta(seconds=seconds))).kind
@@ -175,10 +174,8 @@ def test_the_window_starts_with_the_first_not_with_the_latest_copy(connection: s
         (RateLimits(per_minute=100, per_hour=100, per_day=3), 86_400),
     ],
 )
-def test_each_window_slides_and_says_exactly_when_there_is_room(
-    connection: sqlite3.Connection, rates: RateLimits, length: int
-) -> None:
-    """Of any three in the window a fourth is refused, with the seconds until the oldest leaves it; then it is taken."""
+def test_each_window_slides(connection: sqlite3.Connection, rates: RateLimits, length: int) -> None:
+    """With room for three, a fourth is refused with the seconds until the oldest leaves the window; then it is admitted."""
     for offset in (0, 10, 20):
         assert take(connection, new_alert(received_at=NOW + timedelta(seconds=offset)), rates=rates).kind == "admitted"
     early = take(connection, new_alert(received_at=NOW + timedelta(seconds=30.5)), rates=rates)
@@ -191,8 +188,8 @@ def test_each_window_slides_and_says_exactly_when_there_is_room(
     assert (late.kind, late.retry_after_s) == ("rate_limited", 10)
 
 
-def test_exits_have_their_own_allowance(connection: sqlite3.Connection) -> None:
-    """A close is never refused because entries used the allowance up."""
+def test_exits_have_their_own_limit(connection: sqlite3.Connection) -> None:
+    """An exit is never refused because entries used up their limit."""
     rates = RateLimits(per_minute=2, per_hour=100, per_day=100)
     kinds = [
         take(connection, new_alert(), rates=rates, is_exit=is_exit).kind
@@ -201,8 +198,8 @@ def test_exits_have_their_own_allowance(connection: sqlite3.Connection) -> None:
     assert kinds == ["admitted", "admitted", "rate_limited", "admitted", "admitted", "rate_limited"]
 
 
-def test_a_rate_limited_alert_claims_nothing_and_counts_for_nothing(connection: sqlite3.Connection) -> None:
-    """The same alert may be sent again later and then succeeds; hammering does not prolong the wait."""
+def test_rate_limited_alert_claims_and_counts_nothing(connection: sqlite3.Connection) -> None:
+    """The same alert may be sent again later and then succeeds; repeating it does not prolong the wait."""
     rates = RateLimits(per_minute=1, per_hour=100, per_day=100)
     take(connection, new_alert(), rates=rates)
     alert = new_alert(received_at=NOW + timedelta(seconds=1))
@@ -215,8 +212,8 @@ def test_a_rate_limited_alert_claims_nothing_and_counts_for_nothing(connection: 
     assert count(connection, "alerts") == 7
 
 
-def test_webhooks_are_limited_apart_and_denied_alerts_count(connection: sqlite3.Connection) -> None:
-    """One noisy strategy does not silence another; a strategy that is denied all the time is noisy, too."""
+def test_webhooks_have_separate_limits_and_denied_alerts_count(connection: sqlite3.Connection) -> None:
+    """One noisy strategy does not block another; denied alerts are noise, too."""
     rates = RateLimits(per_minute=1, per_hour=100, per_day=100)
 
     def deny(usage: Usage) -> Decision:
@@ -231,7 +228,7 @@ def test_webhooks_are_limited_apart_and_denied_alerts_count(connection: sqlite3.
 
 
 async def test_200_alerts_at_once_with_room_for_10_admit_exactly_10(database: Database) -> None:
-    """M3: every decision sees the reservations of all those before it, so a limit holds at every instant."""
+    """Every decision sees the reservations of all those before it, so a limit holds at every instant."""
     limit = Decimal(6500)
 
     def decide(usage: Usage) -> Decision:
@@ -256,8 +253,8 @@ async def test_200_alerts_at_once_with_room_for_10_admit_exactly_10(database: Da
         assert events.verify(connection) is None
 
 
-async def test_the_same_alert_many_times_at_once_makes_one_order(database: Database) -> None:
-    """R5: four copies in the same batch are one admission and three duplicates that name it."""
+async def test_simultaneous_duplicates_create_one_order(database: Database) -> None:
+    """Four copies in the same batch are one admission and three duplicates that refer to it."""
     alert = new_alert()
     copies = [replace(alert, id=new_alert().id) for _ in range(4)]
     outcomes = await asyncio.gather(

@@ -15,8 +15,8 @@ def kinds(connection: sqlite3.Connection) -> list[str]:
     return [event.kind for event in events.list_events(connection)]
 
 
-def test_a_condition_is_told_once_until_it_is_over(connection: sqlite3.Connection) -> None:
-    """Looking every minute tells once; after the end it is armed again."""
+def test_condition_has_one_event_until_it_ends(connection: sqlite3.Connection) -> None:
+    """Checking every minute appends one event; after the end a new one can begin."""
     for _ in range(3):
         conditions.begin(connection, "stream", "stream_down", now=NOW, data={"lasting": "1 min"})
     known = conditions.Condition(kind="stream_down", since=NOW, data={"lasting": "1 min"})
@@ -27,8 +27,8 @@ def test_a_condition_is_told_once_until_it_is_over(connection: sqlite3.Connectio
     assert kinds(connection) == ["stream_down", "stream_back", "stream_down"]
 
 
-def test_a_condition_that_gets_worse_is_told_again(connection: sqlite3.Connection) -> None:
-    """Expiring and then expired are two messages of one condition with one end; conditions of other names are their own."""
+def test_condition_that_gets_worse_has_another_event(connection: sqlite3.Connection) -> None:
+    """Expiring and then expired are two events of one condition with one end; conditions of other names are independent."""
     for kind in ("key_expiring", "key_expiring", "key_expired", "key_expired"):
         conditions.begin(connection, "key", kind, now=NOW)
     conditions.begin(connection, "certificate", "certificate_expired", now=NOW)
@@ -54,8 +54,8 @@ def drift_events(connection: sqlite3.Connection) -> list[tuple[str, str]]:
     return [(event.kind, str(event.data["symbol"])) for event in events.latest(connection, kinds=kinds)]
 
 
-def test_drift_is_told_when_it_begins_and_when_it_is_over(connection: sqlite3.Connection) -> None:
-    """Ten alerts that find the same difference are one message; the alert that finds none is the other."""
+def test_drift_has_one_event_when_it_begins_and_ends(connection: sqlite3.Connection) -> None:
+    """Ten alerts that find the same difference append one event; the first alert that finds none appends the other."""
     happen(connection)
     for _ in range(3):
         happen(connection, *DRIFT)
@@ -72,7 +72,7 @@ def test_drift_is_told_when_it_begins_and_when_it_is_over(connection: sqlite3.Co
     assert str(first.data["detail"]).startswith("the strategy held 1 BTC")
 
 
-def test_what_was_refused_says_nothing_of_positions(connection: sqlite3.Connection) -> None:
+def test_refused_alerts_do_not_change_drift(connection: sqlite3.Connection) -> None:
     """An alert that was not followed neither begins nor ends a drift; nor does one of another webhook."""
     happen(connection, *DRIFT)
     happen(connection, status="refused")

@@ -1,4 +1,4 @@
-"""What is asked of a long history costs as many of the database's own steps as of a short one: counts, so that no clock decides."""
+"""Queries over a long history cost as many SQLite steps as over a short one: counted, so that no clock is involved."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EACH = 100  # of the database's steps are counted as one
 
 
 def stored(data_dir: Path, count: int) -> Database:
-    """A database with `count` finished alerts of one webhook, made from one that went the whole way."""
+    """A database with `count` finished alerts of one webhook, copied from one that was executed."""
     database = Database.open(data_dir)
     now = datetime.now(UTC)
     with database.transaction() as connection:
@@ -97,13 +97,13 @@ QUESTIONS: dict[str, Callable[[sqlite3.Connection], Any]] = {
 
 @pytest.mark.parametrize("name", list(QUESTIONS))
 def test_ten_times_the_history_is_no_more_work(histories: tuple[Database, Database], name: str) -> None:
-    """Ten times the alerts, orders, fills and history: the same work, give or take the depth of a tree and an hour's tally."""
+    """Ten times the alerts, orders, fills and events: the same work, except for the depth of a tree and an hour's tally."""
     few, many = (steps(database, QUESTIONS[name]) for database in histories)
     assert many <= 1.3 * few + 20
 
 
-def test_the_figures_of_the_copies_fit(histories: tuple[Database, Database]) -> None:
-    """The measure is of something: the long history really is counted, summed and found."""
+def test_long_history_is_really_counted(histories: tuple[Database, Database]) -> None:
+    """The measurement is meaningful: the long history is counted, summed and found."""
     with histories[1].snapshot() as connection:
         facts = statistics.gather_facts(connection, since=None, now=NOW)
         assert sum(one.count for one in facts.alerts) == MANY + 1

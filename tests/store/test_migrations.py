@@ -1,4 +1,4 @@
-"""Databases of earlier versions: what they hold is counted and summed as if this version had recorded it."""
+"""Databases of earlier versions are counted and summed as if this version had recorded them."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def reckoned(database: Database) -> tuple[Report, Report]:
     return every, late
 
 
-def test_a_first_version_is_counted_and_summed_as_this_one(tmp_path: Path) -> None:
-    """Rows of 0001 brought to the newest tables give the same statistics as rows recorded with them."""
+def test_first_version_gives_the_same_statistics(tmp_path: Path) -> None:
+    """Rows of 0001 migrated to the newest tables give the same statistics as rows recorded with them."""
     new = Database.open(tmp_path / "new")
     trade(new)
     fresh = reckoned(new)
@@ -102,12 +102,12 @@ def test_a_first_version_is_counted_and_summed_as_this_one(tmp_path: Path) -> No
 
 
 def test_open_orders_of_an_older_version_keep_their_room(tmp_path: Path) -> None:
-    """What is open when the sums come into being is in them, with its price, as if it had been admitted with them."""
+    """Orders open during the migration are in the sums with their price, as if admitted with them."""
     database = Database.open(tmp_path)
     for symbol, price in (("PERP_BTC_USDC", "65000.5"), ("PERP_BTC_USDC", "9000"), ("PERP_ETH_USDC", "1800")):
-        wish = admitting(intent(symbol=symbol, reference_price=Decimal(price)))
+        decide = admitting(intent(symbol=symbol, reference_price=Decimal(price)))
         with database.transaction() as connection:
-            admission = admit(connection, new_alert(), wish, rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+            admission = admit(connection, new_alert(), decide, rates=NO_RATES, now=NOW, expires_at=EXPIRES)
             order_lifecycle.claim(connection, admission.orders[0].client_order_id, now=NOW)
             order_lifecycle.mark_accepted(connection, admission.orders[0].client_order_id, order_id="7", now=NOW)
     with database.transaction() as connection:
@@ -127,8 +127,8 @@ def test_open_orders_of_an_older_version_keep_their_room(tmp_path: Path) -> None
     again.close_now()
 
 
-def test_refusals_stay_counted_after_they_are_forgotten(tmp_path: Path) -> None:
-    """The rows of requests nobody vouched for are few and go some day; received = sum of the groups must not shrink by that."""
+def test_rejected_requests_stay_counted_after_deletion(tmp_path: Path) -> None:
+    """Old rows of unauthenticated requests are deleted; received = sum of the groups must not shrink by that."""
     database = Database.open(tmp_path / "data")
     trade(database)
     with database.transaction() as connection:

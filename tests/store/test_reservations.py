@@ -23,13 +23,18 @@ from tests.store.factories import NO_RATES, NOW, admitting, exit_intent, intent,
         (OrderType.STOP, {"trigger_price": Decimal(70_000)}, False),
     ],
 )
-def test_margin_is_held_back_for_what_is_in_the_exchanges_book(
+def test_only_orders_in_the_book_are_margined(
     connection: sqlite3.Connection, kind: OrderType, prices: dict[str, Any], *, is_margined: bool
 ) -> None:
-    """Queued and sent orders are not known there yet; a stop order has no margin before it triggers."""
-    wish = intent(order_type=kind, **prices)
+    """Queued and submitted orders are not at the exchange yet; a stop order has no margin before its trigger."""
+    order_intent = intent(order_type=kind, **prices)
     admission = admit(
-        connection, new_alert(), admitting(wish), rates=NO_RATES, now=NOW, expires_at=NOW + timedelta(seconds=60)
+        connection,
+        new_alert(),
+        admitting(order_intent),
+        rates=NO_RATES,
+        now=NOW,
+        expires_at=NOW + timedelta(seconds=60),
     )
     name = admission.orders[0].client_order_id
 
@@ -55,8 +60,8 @@ def put(connection: sqlite3.Connection, at: datetime = NOW, webhook_id: str = "h
     return admit(connection, alert, decide, rates=NO_RATES, now=at, expires_at=at + timedelta(minutes=1)).orders[0]
 
 
-def test_webhook_and_account_are_counted_apart(connection: sqlite3.Connection) -> None:
-    """The account's day is the sum of all webhooks'; open reservations are everybody's."""
+def test_webhook_and_account_are_counted_separately(connection: sqlite3.Connection) -> None:
+    """The account's day is the sum over all webhooks; commitments are those of the whole account."""
     put(connection)
     put(connection, webhook_id="other", quantity=Decimal("0.02"))
     usage = read_usage(connection, "hook", now=NOW)
@@ -65,15 +70,15 @@ def test_webhook_and_account_are_counted_apart(connection: sqlite3.Connection) -
     assert usage.commitments["PERP_BTC_USDC"].open == SideTotals(entry_buys=Decimal("0.03"))
 
 
-def test_a_new_day_starts_empty_but_open_orders_stay(connection: sqlite3.Connection) -> None:
-    """At 00:00 UTC the daily limits are free again; what still waits keeps its room in the position limits."""
+def test_new_day_starts_empty_but_open_orders_stay(connection: sqlite3.Connection) -> None:
+    """At 00:00 UTC the daily limits are free again; open orders keep their room in the position limits."""
     put(connection)
     usage = read_usage(connection, "hook", now=NOW + timedelta(days=1))
     assert (usage.traded_today, usage.orders_today, len(usage.commitments)) == (ZERO, 0, 1)
 
 
-def test_the_second_look_does_not_count_the_order_itself(connection: sqlite3.Connection) -> None:
-    """An order that fills the limit exactly must pass its re-check, on the day of admission and after midnight."""
+def test_recheck_does_not_count_the_order_itself(connection: sqlite3.Connection) -> None:
+    """An order that fills the limit exactly must pass its recheck, on the day of admission and after midnight."""
     put(connection)
     second = put(connection, symbol=ETH)
     usage = read_usage(connection, "hook", now=NOW, excluding=second)
@@ -85,8 +90,8 @@ def test_the_second_look_does_not_count_the_order_itself(connection: sqlite3.Con
     assert (tomorrow.traded_today, tomorrow.orders_today) == (ZERO, 0)
 
 
-def test_last_entries_are_per_symbol_and_webhook_and_as_far_back_as_asked(connection: sqlite3.Connection) -> None:
-    """The cool-down looks at this webhook's entries only; exits and entries that never reached the exchange start none."""
+def test_last_entries_are_per_symbol_and_webhook(connection: sqlite3.Connection) -> None:
+    """Only this webhook's entries start a cool-down; exits and entries that never reached the exchange start none."""
     put(connection, NOW - timedelta(seconds=100))
     put(connection, NOW - timedelta(seconds=50))
     put(connection, NOW - timedelta(seconds=20), symbol=ETH)
@@ -109,11 +114,11 @@ def test_last_entries_are_per_symbol_and_webhook_and_as_far_back_as_asked(connec
     assert read_usage(connection, "hook", now=NOW, cooldown_s=0).last_entry_at == {}
 
 
-def test_a_limit_that_trips_later_does_not_take_back_what_it_admitted(connection: sqlite3.Connection) -> None:
-    """200 alerts, room for 10: the refused 11th closes the door, and the 10 that wait in the queue go through all the same."""
+def test_later_breach_does_not_deny_admitted_orders(connection: sqlite3.Connection) -> None:
+    """200 alerts, room for 10: the denied 11th closes the webhook, and the 10 queued orders are sent all the same."""
     order = put(connection)
-    trip = LimitBreach(scope="webhook", rule="daily_orders", reason="11 orders", until=NOW + timedelta(hours=1))
-    settings.close_for_breach(connection, trip, webhook_id="hook", now=NOW)
+    breach = LimitBreach(scope="webhook", rule="daily_orders", reason="11 orders", until=NOW + timedelta(hours=1))
+    settings.close_for_breach(connection, breach, webhook_id="hook", now=NOW)
     assert read_usage(connection, "hook", now=NOW).trading_state is TradingState.EXITS_ONLY
     again = read_usage(connection, "hook", now=NOW, excluding=order)
     assert again.trading_state is TradingState.RUNNING
@@ -127,8 +132,8 @@ def test_a_limit_that_trips_later_does_not_take_back_what_it_admitted(connection
     ]
 
 
-def test_a_stop_of_trading_ends_each_webhooks_orders_by_what_they_are_for(connection: sqlite3.Connection) -> None:
-    """Exits-only ends entries and leaves exits; a halted webhook loses both, another one's stay; protection always stays."""
+def test_trading_state_denies_queued_orders_by_purpose(connection: sqlite3.Connection) -> None:
+    """Exits-only ends entries and keeps exits; a halted webhook loses both, another one's stay; protection always stays."""
     entry, leaving = put(connection), put(connection, purpose=Purpose.EXIT, reduce_only=True)
     protecting = put(connection, purpose=Purpose.PROTECT, reduce_only=True)
     other = put(connection, webhook_id="other")

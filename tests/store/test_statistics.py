@@ -31,7 +31,7 @@ def add(connection: sqlite3.Connection, number: int, at: datetime, status: str, 
 
 
 def test_tallies_follow_every_change(connection: sqlite3.Connection) -> None:
-    """An alert is counted where it stands now, repeats by the history, and nothing twice."""
+    """An alert is counted under its current status, duplicates by the history, and nothing twice."""
     first = add(connection, 1, NOON - timedelta(hours=2), "queued")
     add(connection, 2, NOON - timedelta(hours=2), "refused", "rate_limited")
     connection.execute("UPDATE alerts SET status = 'filled' WHERE id = ?", (first,))
@@ -41,8 +41,8 @@ def test_tallies_follow_every_change(connection: sqlite3.Connection) -> None:
     assert (counts.received, counts.done, counts.refused, counts.duplicate, counts.waiting) == (3, 1, 1, 1, 0)
 
 
-def test_a_period_begins_within_an_hour(connection: sqlite3.Connection) -> None:
-    """Alerts of the first hour that came before `since` are not counted, those at it are."""
+def test_period_may_begin_within_an_hour(connection: sqlite3.Connection) -> None:
+    """Alerts of the first hour before `since` are not counted, one at `since` is."""
     since = NOON - timedelta(hours=3)
     for number, minutes in enumerate((-31, -30, -1, 0, 1, 60)):
         add(connection, number, since + timedelta(minutes=minutes), "filled")
@@ -50,14 +50,14 @@ def test_a_period_begins_within_an_hour(connection: sqlite3.Connection) -> None:
 
 
 def test_latencies_are_those_measured(connection: sqlite3.Connection) -> None:
-    """A stage is known for those alerts that came so far."""
+    """A stage is known for the alerts that reached it."""
     add(connection, 1, NOON, "filled")
     found = build_report(statistics.gather_facts(connection, since=None, now=NOON)).latency_ms
     assert {stage: one.mean for stage, one in found.items()} == {"stored": 2.5}
 
 
 def test_a_long_history_costs_little(database: Database) -> None:
-    """A hundred times the alerts: a small multiple of the time, not a hundred times it."""
+    """A hundred times the alerts take a small multiple of the time."""
 
     def insert_alerts(first: int, count: int) -> None:
         with database.transaction() as connection:
@@ -94,7 +94,7 @@ def mark(connection: sqlite3.Connection, at: datetime, value: str, *flows: tuple
     equity.record(connection, snapshot, flows, follow_peak, now=at)
 
 
-def test_the_day_is_summed_to_the_cent_and_nothing_of_its_neighbours(connection: sqlite3.Connection) -> None:
+def test_daily_summary_covers_exactly_its_day(connection: sqlite3.Connection) -> None:
     """Alerts, orders, fills and funding from midnight to midnight; a deposit is no gain."""
     for _ in range(3):
         admit(connection, new_alert(), admitting(), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
@@ -123,8 +123,8 @@ def test_the_day_is_summed_to_the_cent_and_nothing_of_its_neighbours(connection:
     }
 
 
-def test_a_day_is_told_once_and_in_words(connection: sqlite3.Connection) -> None:
-    """A job that runs twice, or late, tells no day again; a day without anything is told, too: it says that the bridge lives."""
+def test_daily_summary_is_recorded_once(connection: sqlite3.Connection) -> None:
+    """A job that runs twice, or late, repeats no day; a day without activity is recorded, too: it shows that the daemon runs."""
     assert statistics.record_daily_summary(connection, DAY, now=NOW)
     assert not statistics.record_daily_summary(connection, DAY, now=NOW)
     assert not statistics.record_daily_summary(connection, DAY - timedelta(days=1), now=NOW)
