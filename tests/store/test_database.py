@@ -219,25 +219,23 @@ async def test_pending_writes_share_a_commit(database: Database) -> None:
 
 async def test_deferred_writes_share_a_flush_in_order(database: Database) -> None:
     """They go with the next write that must not wait, in order of the calls; alone they are flushed after a delay."""
-    commits: list[str] = []
-
-    def watch(connection: sqlite3.Connection) -> None:
-        connection.set_trace_callback(lambda statement: commits.append(statement) if statement == "COMMIT" else None)
+    statements: list[str] = []
 
     def number(connection: sqlite3.Connection) -> int:
         taken = len(keys(connection))
         put_key(connection, f"n{taken}")
         return taken
 
-    await database.write(watch)
-    commits.clear()
-    waiting = [asyncio.ensure_future(database.write_soon(number)) for _ in range(3)]
+    writer = Writer(database.path)
+    await writer.submit(lambda connection: connection.set_trace_callback(statements.append))
+    statements.clear()
+    waiting = [writer.submit(number, within_s=3600) for _ in range(3)]
     await asyncio.sleep(0)
-    assert await database.write(number) == 3
+    assert await writer.submit(number) == 3
     assert await asyncio.gather(*waiting) == [0, 1, 2]
-    assert commits == ["COMMIT"]
+    assert statements.count("COMMIT") == 1
+    writer.close()
     assert await database.write_soon(number) == 4
-    assert commits == ["COMMIT"] * 2
 
 
 async def test_flush_now_flushes_everything_before_it(database: Database) -> None:
