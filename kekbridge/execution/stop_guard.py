@@ -263,7 +263,7 @@ class StopLossGuard:
             sending.exception()  # told by whoever still waits for it
 
     async def _mark(self, entry: Order, state: ProtectionState, detail: str = "") -> ProtectionState:
-        await self._database.write(protections.mark, entry, state, detail=detail, now=self._clock())
+        await self._database.write(protections.set_state, entry, state, detail=detail, now=self._clock())
         return state
 
 

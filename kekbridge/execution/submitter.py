@@ -159,7 +159,7 @@ class OrderSubmitter:
         """Claim, with one flush, the heads of the queue that may be sent this instant: `send` them at once, with `acquire_permit`."""
         granted: list[str] = []
 
-        def may_claim(order: Order) -> bool:
+        def try_claim(order: Order) -> bool:
             if not self.try_claim(order):
                 return False
             granted.append(order.client_order_id)
@@ -174,9 +174,9 @@ class OrderSubmitter:
             claimed = await self._database.write(
                 claims.claim_heads,
                 recheck,
-                passable=lambda: self._in_flight.overlappable_ids,
+                overlappable_ids=lambda: self._in_flight.overlappable_ids,
                 entries_allowed=entries_allowed,
-                may_claim=may_claim,
+                try_claim=try_claim,
                 request_text=self._request_text,
                 now=now,
             )
@@ -299,7 +299,7 @@ class OrderSubmitter:
         if wanted is None or not self._lacks_leverage(order):
             return None
         now = self._clock()
-        if not await self._database.read(claims.may_be_claimed, order, self._recheck(order, now), now=now):
+        if not await self._database.read(claims.would_claim, order, self._recheck(order, now), now=now):
             return None
         result = await self._exchange.set_leverage(order.intent.symbol, wanted)
         match result:

@@ -231,8 +231,8 @@ class AlertReceiver:
                 expires_at=fired_at + timedelta(seconds=max_age_s),
                 cooldown_s=webhook.settings.limits.cooldown_s or 0,
                 clock=self._clock,
-                passable=lambda: self._submitter.overlappable_ids,
-                may_claim=try_claim,
+                overlappable_ids=lambda: self._submitter.overlappable_ids,
+                try_claim=try_claim,
                 request_text=partial(request_text, self._exchange),
             )
         except Exception:
@@ -274,7 +274,7 @@ class AlertReceiver:
         alert_id = admitted.alert.id
         try:
             saving = self._database.write_soon(
-                alerts.set_answer,
+                alerts.set_response,
                 alert_id,
                 status=response.status,
                 answer=response.body,

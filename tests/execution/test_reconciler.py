@@ -73,7 +73,7 @@ async def test_the_acceptance_window_counts_from_the_sending(tmp_path: Path) -> 
             await bridge.fault("withhold_reports")
             await bridge.fault("lose_answer", path="/v1/order", method="POST", count=1)
             _, answer = await bridge.send(action="close", quantity=None)
-            claimed_at = codec.to_text(bridge.clock() - timedelta(seconds=30))
+            claimed_at = codec.time_text(bridge.clock() - timedelta(seconds=30))
         # What the disk holds when the kill comes between the sending and the answer: only the claim.
         with closing(sqlite3.connect(database)) as connection, connection:
             connection.execute(
@@ -175,7 +175,7 @@ async def test_what_happened_while_we_were_down_is_caught_up_with(tmp_path: Path
             assert (await bridge.order(resting)).status is OrderStatus.FILLED
             legs = {
                 leg.kind: leg.status
-                for leg in await bridge.daemon.database.read(protection.of_order, entry["clientOrderId"])
+                for leg in await bridge.daemon.database.read(protection.exits_of, entry["clientOrderId"])
             }
             assert legs == {"STOP_LOSS": OrderStatus.FILLED, "TAKE_PROFIT": OrderStatus.CANCELED}
             assert len(await bridge.daemon.database.read(fills.exits_of, entry["clientOrderId"])) == 1
@@ -220,7 +220,7 @@ async def test_what_stood_in_line_behind_a_lost_order_is_sent(tmp_path: Path, *,
             names = [answer["clientOrderId"] for _, answer in answers]
         with closing(sqlite3.connect(tmp_path / "data" / "kekbridge.db")) as connection, connection:
             # What the disk holds when the kill comes between the flush of the claims and the first request.
-            moment = codec.to_text(datetime.now(UTC))
+            moment = codec.time_text(datetime.now(UTC))
             connection.execute(
                 "UPDATE orders SET status = 'submitting', attempt = 1, submitted_at = ? WHERE status = 'queued'",
                 (moment,),

@@ -23,7 +23,7 @@ async def _exits_of(bridge: Bridge, answer: dict[str, object]) -> tuple[Order, .
 
 async def _until_over(bridge: Bridge) -> None:
     async def is_over() -> bool:
-        return await bridge.daemon.database.read(protection.entries_wanting_take_profits) == ()
+        return await bridge.daemon.database.read(protection.entries_missing_take_profits) == ()
 
     await until(is_over)
 

@@ -67,11 +67,11 @@ async def test_a_triggered_stop_is_the_entrys_own_story(bridge: Bridge) -> None:
     await bridge.control("prices", {ETH: "1764"})
 
     async def is_told() -> bool:
-        legs = await bridge.daemon.database.read(protection.of_order, answer["clientOrderId"])
+        legs = await bridge.daemon.database.read(protection.exits_of, answer["clientOrderId"])
         return bool(legs) and all(leg.status.is_final for leg in legs)
 
     await until(is_told)
-    legs = {leg.kind: leg for leg in await bridge.daemon.database.read(protection.of_order, answer["clientOrderId"])}
+    legs = {leg.kind: leg for leg in await bridge.daemon.database.read(protection.exits_of, answer["clientOrderId"])}
     assert legs[ExitKind.STOP_LOSS].status is OrderStatus.FILLED
     assert legs[ExitKind.STOP_LOSS].executed_quantity == D("0.1")
     assert legs[ExitKind.TAKE_PROFIT].status is OrderStatus.CANCELED
@@ -85,11 +85,11 @@ async def test_a_triggered_stop_is_the_entrys_own_story(bridge: Bridge) -> None:
     async def loss_is_booked() -> bool:
         day = codec.day_of(bridge.clock())
         own = await bridge.daemon.database.read(reservations.day_totals, entry.webhook_id, day)
-        account = await bridge.daemon.database.read(reservations.day_totals, reservations.ACCOUNT, day)
+        account = await bridge.daemon.database.read(reservations.day_totals, settings.ACCOUNT, day)
         return own.realized_pnl < 0 and own.realized_pnl == account.realized_pnl
 
     await until(loss_is_booked)
-    assert await bridge.daemon.database.read(protection.open_entries) == ()
+    assert await bridge.daemon.database.read(protection.entries_with_open_exits) == ()
 
 
 async def test_an_exit_that_nobody_asked_for_is_not_told(bridge: Bridge) -> None:
@@ -97,7 +97,7 @@ async def test_an_exit_that_nobody_asked_for_is_not_told(bridge: Bridge) -> None
     _, answer = await bridge.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="1%")
 
     async def kinds() -> list[str]:
-        return [leg.kind for leg in await bridge.daemon.database.read(protection.of_order, answer["clientOrderId"])]
+        return [leg.kind for leg in await bridge.daemon.database.read(protection.exits_of, answer["clientOrderId"])]
 
     async def is_told() -> bool:
         return bool(await kinds())

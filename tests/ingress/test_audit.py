@@ -8,7 +8,7 @@ from kekbridge.ingress.audit import RejectedRequestLog
 from kekbridge.ingress.listener import ListenerRejection
 from kekbridge.store.rejected_requests import list_recent
 from tests.bridge import Bridge
-from tests.store.made import NOW
+from tests.store.factories import NOW
 from tests.waiting import until
 
 
