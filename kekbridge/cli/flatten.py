@@ -89,7 +89,7 @@ async def _run(workspace: CliContext, database: Database, deadline: int) -> Flat
         exchange = resources.exchange_client(settings, vault, address, now)
         stack.push_async_callback(exchange.close)
         await exchange.start()
-        return await make_flat(exchange, clock=now, deadline_s=deadline, tell=render.note)
+        return await make_flat(exchange, clock=now, deadline_s=deadline, on_progress=render.note)
 
 
 def _print(result: FlattenResult, *, as_json: bool) -> None:
@@ -103,7 +103,7 @@ def _print(result: FlattenResult, *, as_json: bool) -> None:
             "ordersLeft": result.orders_left,
             "positionsLeft": [position_data(position) for position in result.positions_left],
             "isolatedPositions": [position_data(position) for position in result.isolated],
-            "trouble": result.trouble,
+            "trouble": result.error,
         }
         render.as_json(told)
         return
@@ -113,4 +113,4 @@ def _print(result: FlattenResult, *, as_json: bool) -> None:
         render.line(f"flat: {result.positions_closed} positions closed, no order left; halted until `kekbridge resume`")
         return
     left = ", ".join(f"{position.symbol} {position.quantity}" for position in result.positions_left) or "no position"
-    render.line(f"NOT flat: {left} and {result.orders_left} orders left; {render.clean(result.trouble)}")
+    render.line(f"NOT flat: {left} and {result.orders_left} orders left; {render.clean(result.error)}")
