@@ -51,7 +51,7 @@ class TradingServices:
         self.tracker = OrderTracker(
             database=database,
             exchange=exchange,
-            outcomes=updates,
+            updates=updates,
             settings=settings.queue,
             clock=clock,
             protection_changed=self._check_protection,
@@ -59,13 +59,13 @@ class TradingServices:
         self.reconciler = Reconciler(
             database=database,
             exchange=exchange,
-            follower=self.tracker,
-            outcomes=updates,
+            tracker=self.tracker,
+            updates=updates,
             settings=settings,
             clock=clock,
         )
         self.canceller = OrderCanceller(
-            database=database, exchange=exchange, follower=self.tracker, outcomes=updates, clock=clock
+            database=database, exchange=exchange, tracker=self.tracker, updates=updates, clock=clock
         )
         in_flight = InFlightOrders(settings.queue.concurrency)
         self.submitter = OrderSubmitter(
