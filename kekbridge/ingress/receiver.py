@@ -51,9 +51,9 @@ BODY_WINDOW_S: Final = 60
 
 
 class Authentication(Protocol):
-    """Proves who sent a message; raises RequestRefused."""
+    """Authenticates the sender of a message; raises RequestRefused."""
 
-    def authenticate(self, delivery: WebhookRequest, message: Message) -> Sender: ...
+    def authenticate(self, request: WebhookRequest, message: Message) -> Sender: ...
 
 
 class AlertReceiver:
@@ -71,9 +71,9 @@ class AlertReceiver:
         settings: Settings,
         policy: AccountPolicy,
         clock: Callable[[], datetime],
-        tell_price: Callable[[str, Decimal], bool],
+        offer_price: Callable[[str, Decimal], bool],
     ) -> None:
-        """`on_admitted` is called with every stored alert; `tell_price` offers the venue a price and is True if it became the mark."""
+        """`on_admitted` is called with every stored alert; `offer_price` offers the venue a price, and is True if it became the mark."""
         self._authentication = authentication
         self._database = database
         self._exchange = exchange
@@ -83,14 +83,14 @@ class AlertReceiver:
         self._settings = settings
         self._policy = policy
         self._clock = clock
-        self._tell_price = tell_price
+        self._offer_price = offer_price
         self._reordering = AlertReordering()
         self._saving: set[asyncio.Future[None]] = set()  # responses being written to the store
 
     async def receive(self, request: WebhookRequest) -> WebhookResponse:
         """Take one POST to its stored verdict and respond.
 
-        Raises RequestRefused for a request that no webhook vouches for, StoreUnavailable when nothing was stored.
+        Raises RequestRefused for a request that cannot be read or authenticated, StoreUnavailable when nothing was stored.
         """
         started = time.perf_counter()
         message = messages.read_message(request.body)
@@ -193,7 +193,7 @@ class AlertReceiver:
         """The account as it looks once the venue uses the alert's own prices as marks, which only the paper exchange may do."""
         offered = decision.signal_prices(alert, webhook=webhook, snapshot=snapshot)
         used = {
-            symbol: Mark(price, self._clock()) for symbol, price in offered.items() if self._tell_price(symbol, price)
+            symbol: Mark(price, self._clock()) for symbol, price in offered.items() if self._offer_price(symbol, price)
         }
         return replace(snapshot, marks={**snapshot.marks, **used}) if used else snapshot
 

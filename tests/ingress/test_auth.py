@@ -227,8 +227,8 @@ def test_unknown_keys_meet_the_same_work(world: World) -> None:
         with pytest.raises(Unauthenticated):
             world.send(sent, headers)
     assert len(world.lookups) == 2
-    assert len(world.authenticator.nobodys_secret) == len(world.api_secret)
-    signed = hmac.new(world.authenticator.nobodys_secret.encode(), unknown, hashlib.sha256).hexdigest()
+    assert len(world.authenticator.dummy_secret) == len(world.api_secret)
+    signed = hmac.new(world.authenticator.dummy_secret.encode(), unknown, hashlib.sha256).hexdigest()
     assert world.code(unknown, {"x-webhook-signature": signed}) == "api_key_unknown", (
         "even the right proof of nobody is refused"
     )
