@@ -70,7 +70,7 @@ class Recorder:
                 recorded, reported = await self._commit_accepted(order.client_order_id, result)
             else:
                 recorded = await self._commit(order, result, claim)
-            hit("W9")
+            hit("W9")  # stored, not published yet
         finally:
             self.submitting_ids.discard(order.client_order_id)
             acceptance = self._updates.acceptances.pop(order.client_order_id, None)

@@ -145,7 +145,7 @@ class StopLossGuard:
         """Check the entry's stop and do the next thing; returns the state reached, or None if it must be checked again soon."""
         now = asyncio.get_running_loop().time
         entry = await self._database.read(order_rows.get, entry.client_order_id)
-        hit("W7")
+        hit("W7")  # the entry executed, its stop is not verified yet
         replacements = await self._poll_replacements(entry)
         if replacements.is_unresolved:
             return None  # a second close before the first is resolved could close a position that is not this entry's
