@@ -88,7 +88,7 @@ class TradingServices:
             clock=clock,
         )
         self.receiver = AlertReceiver(
-            authentication=Authenticator(
+            authenticator=Authenticator(
                 lambda lookup: database.read_now(webhooks.find_by_lookup, lookup, clock()),
                 resources.sealer,
                 on_key_used=self.key_usage.record,

@@ -248,9 +248,9 @@ class OrderSubmitter:
         submitting_ids = self._recorder.submitting_ids
         submitting_ids.add(order.client_order_id)
         try:
-            hit("W4")
+            hit("W4")  # claimed, not sent yet
             result = await self._exchange.submit(claimed, permit)
-            hit("W6")
+            hit("W6")  # answered, not stored yet
         except BaseException:
             submitting_ids.discard(order.client_order_id)
             raise
@@ -292,8 +292,8 @@ class OrderSubmitter:
     async def _ensure_leverage(self, order: Order) -> SubmitResult | None:
         """Set the symbol's leverage as the entry asks; None once it is set, else why nothing is sent.
 
-        Only a few changes a minute are allowed, so this may take long; an order that may not be sent by now changes nothing, its claim
-        will say why.
+        Only a few changes a minute are allowed, so this may take long; an order that may not be sent by now changes nothing, and its claim
+        records why.
         """
         wanted = order.intent.leverage
         if wanted is None or not self._lacks_leverage(order):

@@ -269,7 +269,7 @@ class OrderTracker:
                 self._protection_changed()
 
     async def poll_open_orders(self) -> None:
-        """Query every order of ours that the exchange has or may have and that is not tracked already."""
+        """Query every unfinished order that the exchange has or may have and that is not tracked already."""
         for order in await self._database.read(order_queue.unfinished):
             may_exist = order.order_id is not None or order.status is OrderStatus.UNKNOWN
             if may_exist and order.client_order_id not in self._expected:

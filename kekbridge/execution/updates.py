@@ -1,6 +1,6 @@
 """Order updates in memory: who waits for the outcome of an alert, and what of an order is not written to the store yet.
 
-The store holds the truth: a waiter that gives up, or a restart, loses nothing. On the event loop's thread where not said otherwise.
+The store holds the truth: a waiter that gives up, or a restart, loses nothing. On the event loop's thread unless noted otherwise.
 """
 
 from __future__ import annotations

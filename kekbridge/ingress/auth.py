@@ -100,8 +100,8 @@ class Authenticator:
     def authenticate(self, request: WebhookRequest, message: Message) -> Sender:
         """Authenticate a message; touches no network and never waits.
 
-        A webhook that requires a signature needs at least one proof, and every proof that is present must be valid. One that
-        requires none accepts the random apiKey alone, and the other proofs do not matter.
+        A webhook that requires a signature needs at least one proof, and every proof that is present must be valid. One that requires
+        none accepts the random apiKey alone, and the other proofs do not matter.
         Raises Unauthenticated (no valid proof) or Forbidden (valid, but the webhook is disabled or the address is not allowed).
         """
         api_key = message.api_key or request.headers.get(API_KEY_HEADER, "").strip()

@@ -112,9 +112,9 @@ class Listener:
     # -------------------------------------------------------------------------------------------------------- life
 
     async def start(self, sockets: list[socket.socket] | None = None) -> tuple[str, int]:
-        """Listen on server.host and server.port (0: any free one), or on sockets that were handed over. Returns host and port in use.
+        """Listen on server.host and server.port (0: any free one), or on inherited sockets. Returns host and port in use.
 
-        Raises ConfigError when the address is taken or not allowed.
+        Raises ConfigError if the address is in use or not allowed.
         """
         settings = self._settings
         _allow_files(settings.max_connections + _SPARE_FILES)
