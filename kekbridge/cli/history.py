@@ -85,11 +85,11 @@ def show(
 def _print(connection: sqlite3.Connection, listed: Sequence[Event], *, as_json: bool) -> None:
     """Print one line per event: time, severity, text."""
     from kekbridge.cli import render
-    from kekbridge.model.notifications import describe
+    from kekbridge.model.notifications import describe_event
     from kekbridge.ops.notifier import order_facts
 
     for event in listed:
-        severity, text = describe(event.kind, {**order_facts(connection, event), **event.data})
+        severity, text = describe_event(event.kind, {**order_facts(connection, event), **event.data})
         if as_json:
             render.as_json(formatting.jsonable(event) | {"severity": severity, "words": text})
         else:

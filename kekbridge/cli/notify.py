@@ -93,7 +93,7 @@ def events(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = No
             "event": kind,
             "severity": message.severity,
             "muted": kind in notify.mute,
-            "words": notify.templates.get(kind, message.words),
+            "words": notify.templates.get(kind, message.template),
             "names": message.names,
         }
         for kind, message in MESSAGES.items()

@@ -63,7 +63,7 @@ def list_orders(
             open_only=only_open,
             limit=limit,
         )
-        legs = {order.client_order_id: protection.of_order(connection, order.client_order_id) for order in listed}
+        legs = {order.client_order_id: protection.exits_of(connection, order.client_order_id) for order in listed}
     if as_json:
         render.as_json(
             [order_data(order) | {"exits": formatting.jsonable(legs[order.client_order_id])} for order in listed]

@@ -111,7 +111,7 @@ def _message(payload: Mapping[str, Any], api_key: str) -> bytes:
 
 def _read_limits(given: Mapping[str, str], webhook: Webhook) -> dict[str, Any]:
     """Parse limits as `webhook edit` does; returns them under their names in the webhook's settings."""
-    from kekbridge.store.codec import plain
+    from kekbridge.store.codec import to_jsonable
     from kekbridge.webhooks.options import ROWS, apply
 
     rows = {row.parameter: row for row in ROWS if row.part == "limits"}
@@ -124,5 +124,5 @@ def _read_limits(given: Mapping[str, str], webhook: Webhook) -> dict[str, Any]:
         if row.reader is None and text not in ("yes", "no"):
             raise parsing.wrong(f"--against-limits {name}", text, "yes or no")
         requested[row.parameter] = text if row.reader is not None else text == "yes"
-    changed = plain(apply(requested, webhook.settings).limits)
+    changed = to_jsonable(apply(requested, webhook.settings).limits)
     return {rows[name].field: changed[rows[name].field] for name in requested}

@@ -46,14 +46,14 @@ def stats(
     are exact sums of the exchange's own records. Latency and slippage cover the newest 2000 alerts and orders of the period.
     """
     from kekbridge.cli import render
-    from kekbridge.model.statistics import report
+    from kekbridge.model.statistics import build_report
     from kekbridge.reports import limits as limit_report
     from kekbridge.store import statistics
 
     context = resolve_context(ctx, data_dir, config)
     start = None if since == _ALL else parsing.instant("--since", since, now())
     with open_database(context) as database, database.snapshot() as connection:
-        totals = report(statistics.gather(connection, since=start, now=now(), webhook=webhook))
+        totals = build_report(statistics.gather_facts(connection, since=start, now=now(), webhook=webhook))
         limits = limit_report.read(connection, context.settings, webhook, at=now())["scopes"]
     if as_json:
         render.as_json(formatting.jsonable(totals) | {"limits": limits})
