@@ -25,7 +25,7 @@ from kekbridge.store.admissions import admit
 from kekbridge.store.connections import connect
 from kekbridge.store.database import Database
 from tests.bridge import Bridge
-from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, fill, intent
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, fill, intent, new_alert
 
 ALERT = "01KF0000000000000000000001"
 LATER, LAST = NOW + timedelta(milliseconds=5), NOW + timedelta(milliseconds=9)
