@@ -12,7 +12,6 @@ from typing import Any, Final
 # Signed off-chain, checked by no contract: a marker address in place of one.
 OFF_CHAIN_CONTRACT: Final = "0xCcCCccccCCCCcCCCCCCcCcCccCcCCCcCcccccccC"
 CHAINS: Final = {"live": 42161, "testnet": 421614}  # Arbitrum and its test network; any chain of the broker will do
-MAX_DAYS: Final = 365
 DAY_MS: Final = 86_400_000
 SCOPES: Final = ("read", "trading", "asset")
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 
-from kekbridge.exchange.orderly.requests import request_text as body_of
+from kekbridge.exchange.base import request_text
 from kekbridge.execution.recorder import backoff_s
 from kekbridge.model import OrderStatus, TradingState
 from kekbridge.store import events, webhooks
@@ -28,7 +28,7 @@ async def test_the_exact_request_is_stored(house: House) -> None:
     await house.until_stored(second, "filled")
     for answer in (first, second):
         details = await house.daemon.database.read(order_rows.details, answer["clientOrderId"])
-        assert details.request == body_of(await house.order(answer))
+        assert details.request == request_text(house.daemon.exchange, await house.order(answer))
 
 
 async def test_the_wanted_leverage_is_set_before_the_entry(house: House) -> None:

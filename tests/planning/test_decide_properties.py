@@ -14,6 +14,7 @@ from kekbridge.alerts.message import interpret, read_message
 from kekbridge.alerts.signal import Action, Alert, Amount, QuantityType, Signal, TakeProfitSpec
 from kekbridge.alerts.template import build, fill
 from kekbridge.exchange.orderly import requests
+from kekbridge.formatting import format_decimal
 from kekbridge.model import Limits, OrderIntent, OrderType, Purpose, Usage, WebhookSettings
 from kekbridge.planning.decide import AccountPolicy, decide
 from kekbridge.risk import exposure
@@ -118,7 +119,7 @@ def test_what_is_judged_is_what_is_sent(steps: list[Signal], positions: dict[str
         assert Decimal(request.get("quantity") or request["order_quantity"]) == intent.quantity
         if intent.stop_loss is not None:
             triggers = [leg.get("trigger_price") for group in request["child_orders"] for leg in group["child_orders"]]
-            assert requests.number(intent.stop_loss) in triggers
+            assert format_decimal(intent.stop_loss) in triggers
 
 
 @given(limits, sizes, st.sampled_from([None, "50%", "100%"]))

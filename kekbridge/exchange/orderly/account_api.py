@@ -45,14 +45,6 @@ class Owner:
     broker_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class FundingRate:
-    symbol: str
-    estimated: Decimal | None
-    last: Decimal | None
-    next_at: datetime | None
-
-
 class AccountApi:
     """Account, key and market calls over one `Rest`."""
 
@@ -73,18 +65,6 @@ class AccountApi:
         """Mark prices of all symbols; a null one means that there is none (section 4)."""
         rows = rows_of(await self._rest.found(Endpoint.PUBLIC, "/v1/public/futures", is_signed=False))
         return marks_of(rows, price="mark_price")
-
-    async def funding_rate(self, symbol: str) -> FundingRate | None:
-        answer = await self._rest.query(Endpoint.PUBLIC, f"/v1/public/funding_rate/{symbol}", is_signed=False)
-        if isinstance(answer, Missing):
-            return None
-        row = (rows_of(answer) or [answer.data])[0]  # flat in practice, rows in the OpenAPI file
-        return FundingRate(
-            symbol=symbol,
-            estimated=parsing.decimal_or_none(row.get("est_funding_rate")),
-            last=parsing.decimal_or_none(row.get("last_funding_rate")),
-            next_at=parsing.moment(row.get("next_funding_time")),
-        )
 
     async def owner(self, account_id: str) -> Owner | None:
         """The way to learn which broker an account belongs to (section 3)."""
@@ -110,29 +90,11 @@ class AccountApi:
         """Account settings: fee rates in basis points, maximum leverage. 10 calls a minute."""
         return (await self._rest.found(Endpoint.CLIENT_INFO, "/v1/client/info")).data
 
-    async def holding(self) -> dict[str, Decimal]:
-        """Settled balances by token. They do not move with trades (section 10): for room to trade see free_collateral."""
-        found = await self._rest.found(Endpoint.HOLDING, "/v1/client/holding")
-        rows = found.data.get("holding")
-        balances: dict[str, Decimal] = {}
-        for row in rows if isinstance(rows, list) else []:
-            amount = parsing.decimal_or_none(row.get("holding")) if isinstance(row, Mapping) else None
-            if amount is not None:
-                balances[str(row.get("token"))] = amount
-        return balances
-
     async def keys(self) -> tuple[KeyInfo, ...]:
         """All keys of the account with their address rules. 10 calls a minute."""
         return tuple(
             key_info_of(row) for row in rows_of(await self._rest.found(Endpoint.KEY_INFO, "/v1/client/key_info"))
         )
-
-    async def leverage(self, symbol: str) -> Decimal | None:
-        """The cross leverage of one symbol. 1 call a second."""
-        path = f"/v1/client/leverage?symbol={symbol}&margin_mode={MarginMode.CROSS}"
-        found = await self._rest.found(Endpoint.LEVERAGE_GET, path)
-        row = next(iter(rows_of(found)), found.data)
-        return parsing.decimal_or_none(row.get("leverage"))
 
     async def leverages(self) -> dict[str, Decimal]:
         """The cross leverage of every symbol for which the exchange tells one; empty where the call does not exist."""

@@ -87,10 +87,6 @@ class AccountState:
         """When the exchange was last heard about the account."""
         return self._heard_at
 
-    @property
-    def held_symbols(self) -> frozenset[str]:
-        return frozenset(symbol for (symbol, _), held in self._held.items() if held.position.quantity)
-
     def leverage_of(self, symbol: str) -> Decimal | None:
         return self._leverage.get(symbol)
 

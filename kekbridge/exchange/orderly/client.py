@@ -42,7 +42,7 @@ from kekbridge.exchange.orderly.sync import AccountSync
 from kekbridge.exchange.orderly.transport import Transport
 from kekbridge.exchange.orderly.websocket import Stream, StreamTimings
 from kekbridge.log import get_logger
-from kekbridge.model import AccountSnapshot, Fill, Instrument, Order, OrderIntent, OrderType, Purpose, Side
+from kekbridge.model import AccountSnapshot, Fill, Instrument, Order, OrderIntent, Side
 from kekbridge.model.orders import OrderStatusReport
 
 if TYPE_CHECKING:
@@ -106,7 +106,6 @@ class OrderlyExchange:
             self._account,
             clock=clock,
             on_report=self._notify_report,
-            on_fill=self._notify_fill,
             on_account=self._on_account_changed,
             on_leg=self._notify_gap,
             on_system=self._sync.on_system_status,
@@ -116,7 +115,6 @@ class OrderlyExchange:
         self._tasks: list[asyncio.Task[None]] = []
         self._report_listeners: list[Callable[[OrderStatusReport], None]] = []
         self._account_listeners: list[Callable[[AccountSnapshot], None]] = []
-        self._fill_listeners: list[Callable[[Fill], None]] = []
         self._gap_listeners: list[Callable[[], None]] = []
 
     def _make_streams(self, addresses: Addresses, timings: StreamTimings) -> tuple[Stream, Stream]:
@@ -286,23 +284,6 @@ class OrderlyExchange:
             case answer:
                 return answer
 
-    async def place_stop(
-        self, *, symbol: str, side: Side, quantity: Decimal, trigger_price: Decimal, client_order_id: str
-    ) -> SubmitResult:
-        """A reduce-only STOP at market that protects a position: `side` is the closing side."""
-        intent = OrderIntent(
-            symbol=symbol,
-            side=side,
-            order_type=OrderType.STOP,
-            quantity=quantity,
-            purpose=Purpose.PROTECT,
-            reference_price=trigger_price,
-            reduce_only=True,
-            trigger_price=trigger_price,
-        )
-        request = requests.request_for(intent, client_order_id)
-        return await self.orders_api.create(request, await self.orders_api.acquire_permit(request, is_urgent=True))
-
     async def find(self, order: Order) -> OrderStatusReport | None:
         """Ask for an order by its client order id. None only when the exchange says that it does not exist.
 
@@ -398,12 +379,6 @@ class OrderlyExchange:
         calls += [self.orders_api.cancel_algos(algo_type, symbol) for algo_type in requests.ALGO_TYPES]
         return worst(list(await asyncio.gather(*calls)))
 
-    async def edit_order(
-        self, report: OrderStatusReport, *, price: Decimal | None = None, quantity: Decimal | None = None
-    ) -> SubmitResult:
-        """Change price or quantity of a resting plain order; Accepted means the request was passed on."""
-        return await self.orders_api.edit_order(requests.edit_body(report, price=price, quantity=quantity))
-
     def leverage_of(self, symbol: str) -> Decimal | None:
         """The symbol's cross leverage as last heard; None while it is not known. Any thread."""
         return self._account.leverage_of(symbol)
@@ -428,10 +403,6 @@ class OrderlyExchange:
     def listen_positions(self, callback: Callable[[AccountSnapshot], None]) -> None:
         self._account_listeners.append(callback)
 
-    def listen_fills(self, callback: Callable[[Fill], None]) -> None:
-        """Call back for every execution that the stream brings, once per trade, whosever order it was."""
-        self._fill_listeners.append(callback)
-
     def listen_gaps(self, callback: Callable[[], None]) -> None:
         """Call back when reports may have been missed (the stream came back): ask for every unfinished order by its id."""
         self._gap_listeners.append(callback)
@@ -439,10 +410,6 @@ class OrderlyExchange:
     def _notify_report(self, report: OrderStatusReport) -> None:
         for callback in self._report_listeners:
             callback(report)
-
-    def _notify_fill(self, fill: Fill) -> None:
-        for callback in self._fill_listeners:
-            callback(fill)
 
     def _notify_account(self) -> None:
         snapshot = self._account.snapshot

@@ -125,39 +125,24 @@ class OrdersApi:
         answer = await self.query(Endpoint.ORDER_GET, f"/v1/client/order/{client_order_id}", is_urgent=is_urgent)
         return None if isinstance(answer, Missing) else readable(parsing.order_report, answer.data)
 
-    async def order(self, order_id: str) -> OrderStatusReport | None:
-        """A plain order by the exchange's id."""
-        answer = await self.query(Endpoint.ORDER_GET, f"/v1/order/{order_id}")
-        return None if isinstance(answer, Missing) else readable(parsing.order_report, answer.data)
-
-    async def orders(self, *, status: str = "INCOMPLETE", symbol: str | None = None) -> tuple[OrderStatusReport, ...]:
-        """Plain orders by status bundle (INCOMPLETE, COMPLETED) or status, newest first."""
-        query = _query(status=status, symbol=symbol)
-        return tuple(
-            _readable_rows(parsing.order_report, await self._rows(Endpoint.ORDERS_LIST, f"/v1/orders?{query}"))
-        )
+    async def orders(self) -> tuple[OrderStatusReport, ...]:
+        """All open plain orders, newest first."""
+        rows = await self._rows(Endpoint.ORDERS_LIST, "/v1/orders?status=INCOMPLETE")
+        return tuple(_readable_rows(parsing.order_report, rows))
 
     async def order_trades(self, order_id: str) -> tuple[Fill, ...]:
         """The executions of one plain order, oldest first."""
         found = await self.query(Endpoint.TRADES, f"/v1/order/{order_id}/trades")
         return _in_order(_readable_rows(parsing.trade, rows_of(found)))
 
-    async def trades(self, since: datetime, *, symbol: str | None = None) -> tuple[Fill, ...]:
+    async def trades(self, since: datetime) -> tuple[Fill, ...]:
         """All executions of the account since a time, oldest first."""
-        query = _query(symbol=symbol, start_t=str(parsing.milliseconds(since)))
-        return _in_order(_readable_rows(parsing.trade, await self._rows(Endpoint.TRADES, f"/v1/trades?{query}")))
-
-    async def edit_order(self, body: Mapping[str, Any]) -> SubmitResult:
-        """PUT an order that exists: symbol, side, order_type, order_id and the new price or quantity (section 6)."""
-        return await self.command(Endpoint.ORDER_EDIT, "PUT", requests.ORDER_PATH, body, order_id=str(body["order_id"]))
+        path = f"/v1/trades?start_t={parsing.milliseconds(since)}"
+        return _in_order(_readable_rows(parsing.trade, await self._rows(Endpoint.TRADES, path)))
 
     async def cancel_order(self, symbol: str, order_id: str) -> SubmitResult:
         path = f"/v1/order?{_query(order_id=order_id, symbol=symbol)}"
         return await self.command(Endpoint.ORDER_CANCEL, "DELETE", path, order_id=order_id, is_urgent=True)
-
-    async def cancel_order_by_client_id(self, symbol: str, client_order_id: str) -> SubmitResult:
-        path = f"/v1/client/order?{_query(client_order_id=client_order_id, symbol=symbol)}"
-        return await self.command(Endpoint.ORDER_CANCEL, "DELETE", path, is_urgent=True)
 
     async def cancel_orders(self, symbol: str | None = None) -> SubmitResult:
         """Every plain order of a symbol, or all. Algo orders stay: see `cancel_algos`."""
@@ -172,13 +157,9 @@ class OrdersApi:
         answer = await self.query(Endpoint.ALGO_GET, f"/v1/algo/client/order/{client_order_id}", is_urgent=is_urgent)
         return None if isinstance(answer, Missing) else readable(parsing.algo_report, answer.data)
 
-    async def algo(self, order_id: str) -> OrderStatusReport | None:
-        answer = await self.query(Endpoint.ALGO_GET, f"/v1/algo/order/{order_id}")
-        return None if isinstance(answer, Missing) else readable(parsing.algo_report, answer.data)
-
-    async def algos(self, *, status: str = "INCOMPLETE", symbol: str | None = None) -> tuple[OrderStatusReport, ...]:
-        """Root algo orders by status bundle, newest first."""
-        query = _query(status=status, symbol=symbol)
+    async def algos(self, *, symbol: str | None = None) -> tuple[OrderStatusReport, ...]:
+        """Open algo orders (roots, with their children), of one symbol or all, newest first."""
+        query = _query(status="INCOMPLETE", symbol=symbol)
         rows = await self._rows(Endpoint.ALGOS_LIST, f"/v1/algo/orders?{query}")
         return tuple(_readable_rows(parsing.algo_report, rows))
 
@@ -187,17 +168,9 @@ class OrdersApi:
         found = await self.query(Endpoint.ALGO_TRADES, f"/v1/algo/order/{order_id}/trades")
         return _in_order(_readable_rows(parsing.trade, rows_of(found)))
 
-    async def edit_algo(self, body: Mapping[str, Any]) -> SubmitResult:
-        """PUT an algo order: `order_id` of the root, and what changes (section 7). For a new quantity name both children."""
-        return await self.command(Endpoint.ALGO_EDIT, "PUT", requests.ALGO_PATH, body, order_id=str(body["order_id"]))
-
     async def cancel_algo(self, symbol: str, order_id: str) -> SubmitResult:
         path = f"/v1/algo/order?{_query(order_id=order_id, symbol=symbol)}"
         return await self.command(Endpoint.ALGO_CANCEL, "DELETE", path, order_id=order_id, is_urgent=True)
-
-    async def cancel_algo_by_client_id(self, symbol: str, client_order_id: str) -> SubmitResult:
-        path = f"/v1/algo/client/order?{_query(client_order_id=client_order_id, symbol=symbol)}"
-        return await self.command(Endpoint.ALGO_CANCEL, "DELETE", path, is_urgent=True)
 
     async def cancel_algos(self, algo_type: str, symbol: str | None = None) -> SubmitResult:
         """Every algo order of one root type (bodies.ALGO_TYPES)."""

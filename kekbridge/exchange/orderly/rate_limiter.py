@@ -22,21 +22,18 @@ class Endpoint(StrEnum):
     """The windows of docs/internals/orderly.md sections 3 to 10. Lookups by id and by client id share one: not documented."""
 
     ORDER_CREATE = "order_create"
-    ORDER_EDIT = "order_edit"
     ORDER_CANCEL = "order_cancel"
     ORDERS_CANCEL = "orders_cancel"
     ORDER_GET = "order_get"
     ORDERS_LIST = "orders_list"
     TRADES = "trades"
     ALGO_CREATE = "algo_create"
-    ALGO_EDIT = "algo_edit"
     ALGO_CANCEL = "algo_cancel"
     ALGOS_CANCEL = "algos_cancel"
     ALGO_GET = "algo_get"
     ALGOS_LIST = "algos_list"
     ALGO_TRADES = "algo_trades"
     POSITIONS = "positions"
-    HOLDING = "holding"
     CLIENT_INFO = "client_info"
     LEVERAGE_GET = "leverage_get"
     LEVERAGE_SET = "leverage_set"
@@ -57,21 +54,18 @@ class Rate:
 
 RATES: Final[Mapping[Endpoint, Rate]] = {
     Endpoint.ORDER_CREATE: Rate(10, 1),
-    Endpoint.ORDER_EDIT: Rate(10, 1),
     Endpoint.ORDER_CANCEL: Rate(10, 1),
     Endpoint.ORDERS_CANCEL: Rate(10, 1),
     Endpoint.ORDER_GET: Rate(10, 1),
     Endpoint.ORDERS_LIST: Rate(10, 1),
     Endpoint.TRADES: Rate(10, 1),
     Endpoint.ALGO_CREATE: Rate(1, 1),
-    Endpoint.ALGO_EDIT: Rate(5, 1),
     Endpoint.ALGO_CANCEL: Rate(5, 1),
     Endpoint.ALGOS_CANCEL: Rate(5, 1),
     Endpoint.ALGO_GET: Rate(10, 1),
     Endpoint.ALGOS_LIST: Rate(5, 1),
     Endpoint.ALGO_TRADES: Rate(10, 1),
     Endpoint.POSITIONS: Rate(30, 10),
-    Endpoint.HOLDING: Rate(10, 1),
     Endpoint.CLIENT_INFO: Rate(10, 60),
     Endpoint.LEVERAGE_GET: Rate(1, 1),
     Endpoint.LEVERAGE_SET: Rate(5, 60),

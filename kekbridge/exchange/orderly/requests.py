@@ -25,8 +25,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from kekbridge import errors
+from kekbridge.formatting import format_decimal
 from kekbridge.model import Instrument, Order, OrderIntent, OrderType, Purpose, Side, TakeProfit
-from kekbridge.model.orders import OrderStatusReport
 
 ORDER_PATH: Final = "/v1/order"
 ALGO_PATH: Final = "/v1/algo/order"
@@ -103,30 +103,6 @@ def request_for(intent: OrderIntent, client_order_id: str) -> CreateRequest:
     return CreateRequest(kind, ALGO_PATH if kind.is_algo else ORDER_PATH, dump(body))
 
 
-def request_text(order: Order) -> str:
-    """The exact body text that `place` will send for this order, for the record. Raises as `create_request`."""
-    return create_request(order).text
-
-
-def edit_body(
-    report: OrderStatusReport, *, price: Decimal | None = None, quantity: Decimal | None = None
-) -> dict[str, Any]:
-    """The body that changes a resting plain order. Price, quantity and id go together: what is left out might be taken for a change."""
-    limit = price if price is not None else report.limit_price
-    body: dict[str, Any] = {
-        "order_id": report.order_id,
-        "symbol": report.symbol,
-        "side": report.side.value,
-        "order_type": _PLAIN_TYPES.get(report.order_type or OrderType.LIMIT, "LIMIT"),
-        "order_quantity": number(quantity if quantity is not None else report.quantity),
-    }
-    if limit is not None:
-        body["order_price"] = number(limit)
-    if report.client_order_id is not None:
-        body["client_order_id"] = report.client_order_id
-    return body
-
-
 def later_exits(intent: OrderIntent, executed: Decimal, instrument: Instrument) -> tuple[OrderIntent, ...]:
     """The take-profits that the entry's own request could not carry, nearest first, for `executed` base units of the entry.
 
@@ -165,16 +141,6 @@ def has_later_exits(intent: OrderIntent) -> bool:
     return len(intent.take_profits) > 1 or _bracket_take_profit(intent) is None
 
 
-def number(value: Decimal) -> str:
-    """A Decimal as plain text: no exponent, no trailing zeros. Raises ValueError for NaN and infinities."""
-    if not value.is_finite():
-        raise ValueError(f"{value} is not a number that can be sent")
-    text = format(value, "f")
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
-
-
 def dump(body: dict[str, Any]) -> str:
     """The one serialisation: what is signed, sent and stored is this text."""
     return _encode(body)
@@ -188,12 +154,12 @@ def _plain(intent: OrderIntent) -> dict[str, Any]:
         "symbol": intent.symbol,
         "side": intent.side.value,
         "order_type": _PLAIN_TYPES[intent.order_type],
-        "order_quantity": number(intent.quantity),
+        "order_quantity": format_decimal(intent.quantity),
     }
     if intent.order_type.has_limit_price:
-        body["order_price"] = number(_limit_price(intent))
+        body["order_price"] = format_decimal(_limit_price(intent))
     elif intent.slippage is not None:
-        body["slippage"] = number(intent.slippage)  # a fraction; MARKET only (section 6)
+        body["slippage"] = format_decimal(intent.slippage)  # a fraction; MARKET only (section 6)
     if _is_exit(intent):
         body["reduce_only"] = True
     return body
@@ -209,13 +175,13 @@ def _stop(intent: OrderIntent) -> dict[str, Any]:
         "algo_type": "STOP",
         "type": "LIMIT" if intent.order_type is OrderType.STOP_LIMIT else "MARKET",
         "side": intent.side.value,
-        "quantity": number(intent.quantity),
-        "trigger_price": number(intent.trigger_price),
+        "quantity": format_decimal(intent.quantity),
+        "trigger_price": format_decimal(intent.trigger_price),
         "trigger_price_type": _MARK,
         "reduce_only": _is_exit(intent),
     }
     if intent.order_type is OrderType.STOP_LIMIT:
-        body["price"] = number(_limit_price(intent))
+        body["price"] = format_decimal(_limit_price(intent))
     return body
 
 
@@ -227,17 +193,17 @@ def _trailing(intent: OrderIntent) -> dict[str, Any]:
         "algo_type": "TRAILING_STOP",
         "type": "MARKET",
         "side": intent.side.value,
-        "quantity": number(intent.quantity),
+        "quantity": format_decimal(intent.quantity),
         "trigger_price_type": _MARK,
         "reduce_only": _is_exit(intent),
     }
     # snake_case and exactly one of the two: SDK and CLI send it so, the OpenAPI file has other names (section 7).
     if intent.trailing_callback_rate is not None:
-        body["callback_rate"] = number(intent.trailing_callback_rate)
+        body["callback_rate"] = format_decimal(intent.trailing_callback_rate)
     elif intent.trailing_callback_value is not None:
-        body["callback_value"] = number(intent.trailing_callback_value)
+        body["callback_value"] = format_decimal(intent.trailing_callback_value)
     if intent.trigger_price is not None:
-        body["activated_price"] = number(intent.trigger_price)
+        body["activated_price"] = format_decimal(intent.trigger_price)
     return body
 
 
@@ -253,11 +219,11 @@ def _bracket(intent: OrderIntent) -> dict[str, Any]:
         "algo_type": "BRACKET",
         "type": "LIMIT" if intent.order_type is OrderType.LIMIT else "MARKET",
         "side": intent.side.value,
-        "quantity": number(intent.quantity),
+        "quantity": format_decimal(intent.quantity),
         "child_orders": [{"symbol": intent.symbol, "algo_type": pair_type, "child_orders": leaves}],
     }
     if intent.order_type is OrderType.LIMIT:
-        body["price"] = number(_limit_price(intent))
+        body["price"] = format_decimal(_limit_price(intent))
     return body
 
 
@@ -270,7 +236,7 @@ def _exit_pair(intent: OrderIntent) -> dict[str, Any]:
     return {
         "symbol": intent.symbol,
         "algo_type": "TP_SL",
-        "quantity": number(intent.quantity),
+        "quantity": format_decimal(intent.quantity),
         "trigger_price_type": _MARK,
         "child_orders": _leaves(intent, intent.side, take_profit, leaf_type="MARKET"),
     }
@@ -285,7 +251,7 @@ def _leaves(intent: OrderIntent, side: Side, take_profit: TakeProfit | None, *, 
             "side": side.value,
             "type": leaf_type,
             "trigger_price_type": _MARK,
-            "trigger_price": number(level),
+            "trigger_price": format_decimal(level),
             "reduce_only": True,  # a leftover exit without it would open a position (section 15, trap 6)
         }
         for algo_type, level in levels

@@ -30,7 +30,7 @@ _REMEMBERED: Final = 2_000
 
 
 class StreamFeed:
-    """`on_report` gets each new order report, `on_fill` each execution once, `on_account` whenever position or balance moved."""
+    """`on_report` gets each new order report, `on_account` is called whenever position or balance moved."""
 
     def __init__(
         self,
@@ -38,7 +38,6 @@ class StreamFeed:
         *,
         clock: Callable[[], datetime],
         on_report: Callable[[OrderStatusReport], None],
-        on_fill: Callable[[Fill], None],
         on_account: Callable[[], None],
         on_leg: Callable[[], None],
         on_system: Callable[[SystemInfo], None],
@@ -46,7 +45,6 @@ class StreamFeed:
         self._account = account
         self._clock = clock
         self._on_report = on_report
-        self._on_fill = on_fill
         self._on_account = on_account
         self._on_leg = on_leg
         self._on_system = on_system
@@ -91,7 +89,6 @@ class StreamFeed:
                 _remember(self._opening, fill.order_id, replace(fill, realized_pnl=ZERO))
             if self._account.apply_fill(fill, mode):
                 self._on_account()
-            self._on_fill(fill)
         self._pass_on(report, parsing.integer_or_none(row.get("seq")) or 0)
 
     def _algo(self, row: Mapping[str, Any]) -> None:

@@ -174,7 +174,6 @@ def test_zero_rows_are_no_positions(view: AccountState) -> None:
     view.apply_account(account(row("0", T0, unsettled_pnl=5)), answered_ms=T0 + 1)
     assert view.snapshot is not None
     assert not view.snapshot.positions
-    assert view.held_symbols == frozenset()
 
 
 def test_a_growing_fill_takes_free_collateral_at_once(view: AccountState) -> None:

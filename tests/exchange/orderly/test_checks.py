@@ -125,7 +125,7 @@ async def test_own_clock_jump_heals_itself(paper: PaperExchange) -> None:
         assert (await exchange.checks())[1].level == "ok"
         shift = timedelta(hours=1)
         await exchange.account_api.system_info()
-        assert await exchange.account_api.holding()
+        assert await exchange.account_api.keys()
         assert exchange.health.clock_offset_ms is not None
         assert abs(exchange.health.clock_offset_ms + 3_600_000) < 5_000
     finally:
