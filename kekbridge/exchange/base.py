@@ -32,7 +32,7 @@ class Rejected:
 
     code: str
     message: str
-    is_key_trouble: bool = False
+    is_key_rejected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +178,10 @@ class Exchange(Protocol):
 
     async def set_leverage(self, symbol: str, leverage: Decimal) -> SubmitResult: ...
 
-    def listen(self, callback: Callable[[OrderStatusReport], None]) -> None:
+    def listen_reports(self, callback: Callable[[OrderStatusReport], None]) -> None:
         """Call back for every order report that the stream (or its polling stand-in) brings, on the event loop."""
 
-    def listen_positions(self, callback: Callable[[AccountSnapshot], None]) -> None:
+    def listen_account(self, callback: Callable[[AccountSnapshot], None]) -> None:
         """Call back whenever a position, a balance or the leverage of the account changed."""
 
     def listen_gaps(self, callback: Callable[[], None]) -> None:

@@ -161,7 +161,7 @@ def _refuse(connection: sqlite3.Connection, *, order: Order, refused: Rejected, 
     An exit is sent once more, with size and price as the position then wants them. A key that is refused closes the account for entries.
     """
     name, code, error = order.client_order_id, refused.code, refused.message
-    if refused.is_key_trouble:
+    if refused.is_key_rejected:
         reason = f"the exchange refused the key ({code}): see `kekbridge keys check`, then `kekbridge resume`"
         store_settings.close_for_entries(connection, reason=reason, by="kekbridge", now=now)
     elif order.intent.purpose is Purpose.EXIT:

@@ -48,7 +48,7 @@ class Discrepancies:
         self._told: OrderedDict[str, OrderState] = OrderedDict()
         self._books: _Books | None = None
         self._suspects: Mapping[str, Decimal] = {}
-        exchange.listen(self._on_report)
+        exchange.listen_reports(self._on_report)
 
     async def around(self, reconcile: Callable[[], Awaitable[None]]) -> None:
         """Reconcile, and tell what that changed although the stream was there to tell it. Raises what `reconcile` does."""

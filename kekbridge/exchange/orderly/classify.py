@@ -147,7 +147,7 @@ def _no(reply: HttpReply) -> SubmitResult:
     if reply.status >= 500 and verdict is not _Verdict.DEFERRED:
         return Unknown(reply.described)  # a server that broke while saying no proves nothing
     if verdict is _Verdict.KEY or (verdict is _Verdict.REFUSED and _KEY_WORDS.search(message)):
-        return Rejected(code, message, is_key_trouble=True)
+        return Rejected(code, message, is_key_rejected=True)
     if verdict is _Verdict.REFUSED:
         return Rejected(code, message)
     if verdict is _Verdict.DEFERRED:

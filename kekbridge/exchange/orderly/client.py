@@ -397,10 +397,10 @@ class OrderlyExchange:
 
     # ----------------------------------------------------------------------------------------------------------- listeners
 
-    def listen(self, callback: Callable[[OrderStatusReport], None]) -> None:
+    def listen_reports(self, callback: Callable[[OrderStatusReport], None]) -> None:
         self._report_listeners.append(callback)
 
-    def listen_positions(self, callback: Callable[[AccountSnapshot], None]) -> None:
+    def listen_account(self, callback: Callable[[AccountSnapshot], None]) -> None:
         self._account_listeners.append(callback)
 
     def listen_gaps(self, callback: Callable[[], None]) -> None:

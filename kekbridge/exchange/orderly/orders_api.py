@@ -108,7 +108,7 @@ class OrdersApi:
         )
         self._record_outcome(Endpoint.ALGO_CREATE if request.kind.is_algo else Endpoint.ORDER_CREATE, outcome)
         submission = classify.create(outcome)
-        if isinstance(submission, Rejected) and submission.is_key_trouble and self._clock_jumped(believed):
+        if isinstance(submission, Rejected) and submission.is_key_rejected and self._clock_jumped(believed):
             return Retryable(
                 submission.code, "this machine's clock had moved; the difference is known now, sign again", 1.0
             )

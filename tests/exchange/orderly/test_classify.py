@@ -38,14 +38,14 @@ def test_key_trouble(status: int, code: int) -> None:
     """A broken or revoked key is a refusal of its own kind: trading must stop."""
     answer = classify.create(fails(status, code))
     assert isinstance(answer, Rejected)
-    assert answer.is_key_trouble
+    assert answer.is_key_rejected
 
 
 def test_key_trouble_under_another_code() -> None:
     """-1004 with "orderly key error" is about the key (docs/internals/orderly.md section 11)."""
     answer = classify.create(fails(400, -1004, "orderly key error"))
     assert isinstance(answer, Rejected)
-    assert answer.is_key_trouble
+    assert answer.is_key_rejected
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,8 @@ async def test_market_order_fills_and_shows_at_once(
     """Accepted, filled, its trade read, the position in the snapshot, every step told by the stream."""
     reports: list[OrderStatusReport] = []
     pictures: list[AccountSnapshot] = []
-    exchange.listen(reports.append)
-    exchange.listen_positions(pictures.append)
+    exchange.listen_reports(reports.append)
+    exchange.listen_account(pictures.append)
     order = make_order("kb-market")
     submission = await exchange.submit(order)
     assert isinstance(submission, Accepted)
@@ -102,7 +102,7 @@ async def test_what_the_stream_told_of_an_entry_is_what_the_trades_say(
 ) -> None:
     """An execution that opens or adds is taken from the stream, field by field what a question would have brought; a close is asked for."""
     reports: dict[str | None, OrderStatusReport] = {}
-    exchange.listen(lambda report: reports.update({report.client_order_id: report}))
+    exchange.listen_reports(lambda report: reports.update({report.client_order_id: report}))
 
     async def told(name: str, **changes: Any) -> tuple[Fill, ...]:
         await exchange.submit(make_order(name, **changes))
@@ -367,7 +367,7 @@ async def test_revoked_key(exchange: OrderlyExchange, make_order: MakeOrder, con
     await control("/paper/faults", {"fault": "key_revoked"})
     answer = await exchange.submit(make_order("kb-key"))
     assert isinstance(answer, Rejected)
-    assert answer.is_key_trouble
+    assert answer.is_key_rejected
     with pytest.raises(errors.ExchangeUnavailable) as caught:
         await exchange.refresh()
     assert caught.value.code == "orderly:-1002"
@@ -430,7 +430,7 @@ async def test_a_defect_in_a_listener_does_not_leave_the_bridge_blind(
         if len(reports) == 1:
             raise KeyError("a defect")
 
-    exchange.listen(broken)
+    exchange.listen_reports(broken)
     await settled(exchange, await placed(exchange, make_order("kb-d1")))
     await until(lambda: reports and exchange.health.stream_is_live)
     await settled(exchange, await placed(exchange, make_order("kb-d2")))
@@ -496,7 +496,7 @@ async def test_what_happened_while_the_stream_was_down(
     order = await placed(exchange, make_order("kb-gap", order_type=OrderType.LIMIT, limit_price=Decimal(64000)))
     await control("/paper/faults", {"fault": "stream_drop", "count": 1})
     await until(lambda: not exchange.health.stream_is_live)
-    exchange.listen(reports.append)
+    exchange.listen_reports(reports.append)
     await until(lambda: exchange.health.stream_is_live and gaps)
     await until(lambda: any(report.client_order_id == "kb-gap" for report in reports))
     await control("/paper/prices", {BTC: "63990"})
