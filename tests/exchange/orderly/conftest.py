@@ -21,7 +21,7 @@ from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET, PaperSettings
 
 BTC = "PERP_BTC_USDC"
-QUICK = StreamTimings(first_pause_s=0.05, longest_pause_s=0.2, refused_pause_s=0.2)
+QUICK = StreamTimings(first_delay_s=0.05, max_delay_s=0.2, refused_delay_s=0.2)
 
 
 class MakeOrder(Protocol):

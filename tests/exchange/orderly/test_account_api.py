@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from kekbridge.exchange.base import Accepted, Rejected, Unknown
-from kekbridge.exchange.orderly.account_api import key_info_of, marks_of, system_info_of
+from kekbridge.exchange.orderly.account_api import key_info_of, prices_of, system_info_of
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_BROKER_ID, PAPER_ORDERLY_KEY
 
@@ -153,7 +153,7 @@ def test_a_null_mark_is_no_mark() -> None:
         {"symbol": "B", "mark_price": 0},
         {"symbol": "C", "mark_price": "1.5"},
     ]
-    assert marks_of(rows, price="mark_price") == {"C": Decimal("1.5")}
+    assert prices_of(rows, "mark_price") == {"C": Decimal("1.5")}
 
 
 async def test_transfers_of_every_token_are_valued(client_for: ClientFor) -> None:

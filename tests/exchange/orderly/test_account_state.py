@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.exchange.orderly.account_state import READ_LAG_MS, AccountState, filled
+from kekbridge.exchange.orderly.account_state import READ_LAG_MS, AccountState, position_after
 from kekbridge.exchange.orderly.parsing import milliseconds
 from kekbridge.model import Fill, MarginMode, Position, Side
 
@@ -275,7 +275,7 @@ def test_ledger_arithmetic(trades: list[tuple[Side, Decimal, int]]) -> None:
     quantity = cost = Decimal(0)
     for index, (side, size, price) in enumerate(trades):
         one = fill(index, str(size), T0 + index, side=side, price=str(price))
-        after = filled(position, one)
+        after = position_after(position, one)
         quantity += size * side.sign
         cost += size * side.sign * price + one.fee
         assert (after.quantity, after.cost_position) == (quantity, cost)

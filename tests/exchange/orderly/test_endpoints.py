@@ -5,22 +5,22 @@ from __future__ import annotations
 import pytest
 
 from kekbridge import errors
-from kekbridge.exchange.orderly.endpoints import ADDRESSES, addresses_of
+from kekbridge.exchange.orderly.endpoints import PUBLISHED, resolve_urls
 
 
 @pytest.mark.parametrize(
     ("name", "base_url", "rest", "private"),
     [
-        ("live", "", ADDRESSES["live"].rest, ADDRESSES["live"].ws_private),
-        ("testnet", "", ADDRESSES["testnet"].rest, ADDRESSES["testnet"].ws_private),
-        ("live", "https://testnet-api.orderly.org/", ADDRESSES["testnet"].rest, ADDRESSES["testnet"].ws_private),
+        ("live", "", PUBLISHED["live"].rest, PUBLISHED["live"].ws_private),
+        ("testnet", "", PUBLISHED["testnet"].rest, PUBLISHED["testnet"].ws_private),
+        ("live", "https://testnet-api.orderly.org/", PUBLISHED["testnet"].rest, PUBLISHED["testnet"].ws_private),
         ("paper", "http://127.0.0.1:8090", "http://127.0.0.1:8090", "ws://127.0.0.1:8090/v2/ws/private/stream"),
         ("live", "https://proxy.example", "https://proxy.example", "wss://proxy.example/v2/ws/private/stream"),
     ],
 )
 def test_addresses(name: str, base_url: str, rest: str, private: str) -> None:
     """Published addresses by name; any other address carries its own streams."""
-    found = addresses_of(name, base_url, "", "")
+    found = resolve_urls(name, base_url, "", "")
     assert (found.rest, found.ws_private) == (rest, private)
 
 
@@ -28,5 +28,5 @@ def test_addresses(name: str, base_url: str, rest: str, private: str) -> None:
 def test_no_address(base_url: str) -> None:
     """A missing or malformed address is a setting to fix, named."""
     with pytest.raises(errors.ConfigError) as caught:
-        addresses_of("paper", base_url, "", "")
+        resolve_urls("paper", base_url, "", "")
     assert caught.value.field == "exchange.base_url"

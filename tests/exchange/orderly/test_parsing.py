@@ -107,7 +107,7 @@ def test_order_example() -> None:
 
 
 def test_stream_and_rest_tell_the_same() -> None:
-    """camelCase of the stream and snake_case of REST give the same report of the same moment."""
+    """camelCase of the stream and snake_case of REST give the same report of the same datetime_or_none."""
     row = parsing.snake_keys(EXECUTION)
     report = parsing.order_report(row)
     assert report.client_order_id == "kb-7f3a"
@@ -310,7 +310,7 @@ def test_numbers(raw: object, value: Decimal | None) -> None:
 @given(ms=st.integers(1, 10**13))
 def test_times_round_trip(ms: int) -> None:
     """Milliseconds on the wire survive the way through datetime exactly."""
-    at = parsing.moment(ms)
+    at = parsing.datetime_or_none(ms)
     assert at is not None
     assert parsing.milliseconds(at) == ms
 

@@ -281,7 +281,7 @@ def test_every_request(
     except errors.Refused:
         reject()  # which combinations are refused, and as what, is tested by name above
     found = json.loads(request.text)
-    assert request.text == requests.dump(found), "one serialisation"
+    assert request.text == requests.encode(found), "one serialisation"
     assert found["client_order_id"] == "kb-x"
     assert found["margin_mode"] == "CROSS"
     assert request.path == ("/v1/algo/order" if request.kind.is_algo else "/v1/order")

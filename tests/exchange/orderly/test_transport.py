@@ -260,8 +260,8 @@ async def test_ticket_counts_what_left(is_up: bool) -> None:
         url = server.url if is_up else "http://127.0.0.1:9"
         async with wired(url) as wire:
             ticket = await pacer.acquire(Endpoint.ORDER_CREATE)
-            await wire.send("POST", "/v1/order", body=b"{}", ticket=ticket)
-            assert (ticket.at is not None) is is_up
+            await wire.send("POST", "/v1/order", body=b"{}", permit=ticket)
+            assert (ticket.sent_at is not None) is is_up
     next_one = asyncio.create_task(pacer.acquire(Endpoint.ORDER_CREATE))
     await asyncio.sleep(0)
     await asyncio.sleep(0)

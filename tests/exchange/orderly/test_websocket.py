@@ -14,7 +14,7 @@ from aiohttp import web
 
 from kekbridge.exchange.orderly.websocket import Stream, StreamTimings
 
-FAST = StreamTimings(silence_s=0.3, handshake_s=2, first_pause_s=0.02, longest_pause_s=0.05, refused_pause_s=0.05)
+FAST = StreamTimings(silence_s=0.3, handshake_s=2, first_delay_s=0.02, max_delay_s=0.05, refused_delay_s=0.05)
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 
 
