@@ -101,7 +101,7 @@ def webhook_url(workspace: CliContext, connection: sqlite3.Connection) -> str:
     from kekbridge.webhooks import registry
 
     is_running = DaemonLock.holder(workspace.data_dir) is not None
-    return registry.address_of(connection, workspace.settings, is_running=is_running)
+    return registry.webhook_url(connection, workspace.settings, is_running=is_running)
 
 
 def now() -> datetime:

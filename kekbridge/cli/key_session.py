@@ -54,7 +54,7 @@ class KeySession:
         if secret is None:
             raise NotFound(
                 "key_missing",
-                f"no Orderly key of {self.account_id} in the {vault.place.title}; add it with `kekbridge keys add`",
+                f"no Orderly key of {self.account_id} in the {vault.title}; add it with `kekbridge keys add`",
             )
         return Signer(self.account_id, secret.decode())
 

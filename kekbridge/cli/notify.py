@@ -56,7 +56,7 @@ def enter(context: typer.Context, data_dir: DataDir = None, config: ConfigFile =
     if as_json:
         render.as_json([channel.name for channel in channels])
     else:
-        render.line(f"{len(channels)} channels kept in the {vault.place.title}; they hold from the daemon's next start")
+        render.line(f"{len(channels)} channels kept in the {vault.title}; they hold from the daemon's next start")
 
 
 @app.command(epilog=examples("kekbridge notify channels", "kekbridge notify channels --json"))

@@ -86,21 +86,17 @@ def move(
         source = open_the_vault(workspace, mode)
         names = _present(workspace, source, connection)
     if source.name == to:
-        raise ConfigError(f"the secrets are in the {source.place.title} already; nothing was moved")
+        raise ConfigError(f"the secrets are in the {source.title} already; nothing was moved")
     if not source.is_writable:
-        raise ConfigError(
-            f"the {source.place.title} is read only: take its files out of there by hand after copying them"
-        )
+        raise ConfigError(f"the {source.title} is read only: take its files out of there by hand after copying them")
     target = open_the_vault(_choosing(workspace, to), mode)
     if not yes:
-        typer.confirm(
-            f"Move {', '.join(names)} from {source.place.title} to {target.place.title}?", abort=True, err=True
-        )
+        typer.confirm(f"Move {', '.join(names)} from {source.title} to {target.title}?", abort=True, err=True)
     move_secrets(source, target, names)
     if as_json:
         render.as_json({"from": source.name, "to": target.name, "names": names})
         return
-    render.line(f"moved {', '.join(names)} to the {target.place.title}")
+    render.line(f"moved {', '.join(names)} to the {target.title}")
     if workspace.settings.vault.backend not in ("auto", to):
         render.note(f'Now set  [vault] backend = "{to}"  (it is "{workspace.settings.vault.backend}").')
 

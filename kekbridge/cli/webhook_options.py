@@ -36,7 +36,7 @@ def declare(command: Callable[..., None]) -> Callable[..., None]:
 def _type_of(row: Row) -> Any:
     if row.is_many:
         return list[str] | None
-    return bool | None if row.reader is None else str | None
+    return bool | None if row.parser is None else str | None
 
 
 def _option(row: Row) -> Any:
@@ -46,6 +46,6 @@ def _option(row: Row) -> Any:
     help_text = (
         row.help if usual in (None, (), {}, False) else f"{row.help} Default: {'yes' if usual is True else usual}."
     )
-    if row.reader is None and not row.is_many:
+    if row.parser is None and not row.is_many:
         return typer.Option(f"{row.option}/--no-{row.option.removeprefix('--')}", help=help_text, show_default=False)
     return typer.Option(row.option, metavar=row.metavar, help=help_text, show_default=False)

@@ -48,9 +48,7 @@ class Welcome:
         with opened(self._workspace) as database:
             sealer = open_sealer(self._workspace, database)
             with database.transaction() as connection:
-                registry.remember_address(
-                    connection, started.webhook_url, started.mode, local_url=started.url, now=now()
-                )
+                registry.save_addresses(connection, started.webhook_url, started.mode, local_url=started.url, now=now())
                 found = stored.list_all(connection)
                 if not found:
                     return registry.create(

@@ -171,7 +171,7 @@ def test_every_option_of_the_table_has_its_setting(row: Any) -> None:
         (("--allow-address", "example.com"), "--allow-address"),
         (("--default", "quantity"), "name=value"),
         (("--lock", "quantty=1"), "did you mean quantity?"),
-        (("--lock", "apiKey=1"), "is no field of an order"),
+        (("--lock", "apiKey=1"), "is not a field of an order"),
         (("--default", "quantity=1", "--lock", "quantity=2"), "keep one of the two"),
         (("--min-order-size", "2", "--max-order-size", "1"), "--min-order-size 2 is larger than --max-order-size 1"),
         (("--rate-per-minute", "200"), "--rate-per-minute 200 is larger than --rate-per-hour 100"),
@@ -292,7 +292,7 @@ def test_url_follows_the_running_daemon(run: Any, data_dir: Path) -> None:
 
     run("webhook", "create", "one")
     with Database.open(data_dir).transaction() as connection:
-        registry.remember_address(
+        registry.save_addresses(
             connection, "http://127.0.0.1:9999/api/webhooks/tradingview", Mode.PAPER, now=datetime.now(UTC)
         )
     with DaemonLock(data_dir):
@@ -310,7 +310,7 @@ def test_mode_follows_the_last_daemon_unless_configured(run: Any, data_dir: Path
     run("webhook", "create", "one")
     with Database.open(data_dir).transaction() as connection:
         assert registry.mode_of(connection, Mode.PAPER, is_explicit=False) is Mode.PAPER
-        registry.remember_address(connection, "http://h/", Mode.LIVE, now=datetime.now(UTC))
+        registry.save_addresses(connection, "http://h/", Mode.LIVE, now=datetime.now(UTC))
         assert registry.mode_of(connection, Mode.PAPER, is_explicit=False) is Mode.LIVE
         assert registry.mode_of(connection, Mode.PAPER, is_explicit=True) is Mode.PAPER
     # Live mode takes no key file: the command refuses as the daemon would, instead of sealing where it could not read.
@@ -344,7 +344,7 @@ def test_options_apply_to_given_settings() -> None:
 def test_a_setting_is_written_as_it_is_read() -> None:
     """What the web page shows of a setting is what may be typed for it: read back, nothing changed."""
     given = {
-        row.parameter: ["quantity=1"] if row.is_many else True if row.reader is None else text
+        row.parameter: ["quantity=1"] if row.is_many else True if row.parser is None else text
         for row in ROWS
         for text in [EVERY.get(row.parameter, "7")]
     }
@@ -355,7 +355,7 @@ def test_a_setting_is_written_as_it_is_read() -> None:
         row.parameter: written[row.parameter].splitlines()
         if row.is_many
         else written[row.parameter] == "yes"
-        if row.reader is None
+        if row.parser is None
         else written[row.parameter]
         for row in ROWS
     }

@@ -184,7 +184,7 @@ def test_a_foreign_entry_is_an_error(tmp_path: Path) -> None:
     vault = KeyringVault(backend, tmp_path)
     vault.set("master-key", b"x")
     backend.entries = dict.fromkeys(backend.entries, "not base64 !")
-    with pytest.raises(VaultError, match="not one of kekbridge's"):
+    with pytest.raises(VaultError, match="not written by kekbridge"):
         vault.get("master-key")
 
 

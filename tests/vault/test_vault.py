@@ -177,7 +177,7 @@ def test_a_lost_master_key_is_never_replaced_in_silence(data_dir: Path) -> None:
     vault = open_vault(KEY_FILE, data_dir, Mode.PAPER)
     master_key(vault)
     vault.delete(MASTER_KEY)
-    with pytest.raises(VaultError, match="was made in the vault 'key_file'"):
+    with pytest.raises(VaultError, match="was created in the vault 'key_file'"):
         master_key(vault)
     assert vault.get(MASTER_KEY) is None
 

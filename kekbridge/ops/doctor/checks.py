@@ -23,7 +23,7 @@ from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
 from kekbridge.vault import OpenVault, master_key, open_vault, orderly_secret
-from kekbridge.vault.master import remembered_vault
+from kekbridge.vault.master import recorded_vault
 from kekbridge.webhooks import registry
 
 Ask = Callable[[str], str] | None
@@ -53,7 +53,7 @@ def _vault(settings: Settings, data_dir: Path, ask: Ask) -> tuple[OpenVault | No
         return None, Check("vault", "ok", "nothing is sealed yet; the first start chooses the vault")
     try:
         vault = open_vault(settings.vault, data_dir, settings.mode, ask=ask)
-        if remembered_vault(data_dir) is None:
+        if recorded_vault(data_dir) is None:
             return vault, Check("vault", "ok", f"{vault.description}; the first start makes the master key")
         master_key(vault)
     except KekbridgeError as error:
@@ -105,7 +105,7 @@ async def _exchange(settings: Settings, vault: OpenVault | None, clock: Callable
             return [Check("exchange", "warning", "not asked: the key is in a vault that cannot be opened")]
         secret = vault.get(orderly_secret(wanted.account_id))
         if secret is None:
-            text = f"no Orderly key for account {wanted.account_id} in the {vault.place.title}"
+            text = f"no Orderly key for account {wanted.account_id} in the {vault.title}"
             return [Check("exchange", "broken", text, "add it with `kekbridge keys add`")]
         signer = Signer(wanted.account_id, secret.decode())
     exchange = OrderlyExchange(settings.mode.value, wanted.base_url, signer, wanted, clock=clock)

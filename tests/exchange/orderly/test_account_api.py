@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from kekbridge.exchange.base import Accepted, Rejected, Unknown
-from kekbridge.exchange.orderly.account_api import key_info_of, prices_of, system_info_of
+from kekbridge.exchange.orderly.account_api import key_info_of, prices_of, system_info_of, transfer_of
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_BROKER_ID, PAPER_ORDERLY_KEY
 
@@ -195,3 +195,57 @@ async def test_transfers_of_every_token_are_valued(client_for: ClientFor) -> Non
         "4": Decimal(70),
     }
     assert asked == ["/v1/asset/history", "/v1/public/futures", "/v1/asset/history"]
+
+
+# --------------------------------------------------------------------------------------------------------- transfers
+
+CREATED, UPDATED = 1_773_144_000_000, 1_773_144_060_000  # 12:00 and 12:01 UTC
+PRICES = {"USDC": Decimal(1)}
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    """A completed deposit as the exchange lists it."""
+    whole = {
+        "id": "230707030600002",
+        "side": "DEPOSIT",
+        "token": "USDC",
+        "amount": Decimal("555.5"),
+        "fee": 0,
+        "trans_status": "COMPLETED",
+        "created_time": CREATED,
+        "updated_time": UPDATED,
+    }
+    return whole | changes
+
+
+def test_a_deposit_counts_when_completed() -> None:
+    """Money that is on its way is not in the account yet."""
+    found = transfer_of(row(), PRICES)
+    assert found is not None
+    assert (found.flow.amount, found.flow.at) == (Decimal("555.5"), datetime(2026, 3, 10, 12, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("status", ["PENDING", "PROCESSING", "COMPLETED", "PENDING_REBALANCE"])
+def test_a_withdrawal_counts_from_its_request(status: str) -> None:
+    """The exchange takes it out of the account at once."""
+    found = transfer_of(row(side="WITHDRAW", trans_status=status), PRICES)
+    assert found is not None
+    assert (found.flow.amount, found.flow.at) == (Decimal("-555.5"), datetime(2026, 3, 10, 12, 0, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trans_status": "PROCESSING"},
+        {"trans_status": "FAILED"},
+        {"side": "WITHDRAW", "trans_status": "FAILED"},
+        {"side": "SOMETHING"},
+        {"amount": None},
+        {"id": ""},
+        {"updated_time": None},
+        {"token": "WITHOUT-PRICE"},
+    ],
+)
+def test_what_moved_nothing_or_cannot_be_read_is_left_out(changes: dict[str, Any]) -> None:
+    """Half-read money would move the peak."""
+    assert transfer_of(row(**changes), PRICES) is None

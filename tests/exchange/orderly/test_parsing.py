@@ -107,7 +107,7 @@ def test_order_example() -> None:
 
 
 def test_stream_and_rest_tell_the_same() -> None:
-    """camelCase of the stream and snake_case of REST give the same report of the same datetime_or_none."""
+    """camelCase of the stream and snake_case of REST give equal reports."""
     row = parsing.snake_keys(EXECUTION)
     report = parsing.order_report(row)
     assert report.client_order_id == "kb-7f3a"
