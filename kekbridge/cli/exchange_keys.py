@@ -43,7 +43,7 @@ def add_key(connection: sqlite3.Connection, key: KnownKey, *, now: datetime) -> 
         key.account_id: {
             "orderly_key": key.orderly_key,
             "mode": key.mode.value,
-            "added_at": codec.to_text(key.added_at),
+            "added_at": codec.time_text(key.added_at),
         }
     }
     settings.set_value(connection, _KNOWN, rows, now=now)
@@ -65,7 +65,7 @@ def remove_key(connection: sqlite3.Connection, account_id: str, *, now: datetime
 def known_key(connection: sqlite3.Connection) -> tuple[KnownKey, ...]:
     """Every key that was entered or registered here and not removed, oldest first."""
     keys = [
-        KnownKey(account_id, row["orderly_key"], Mode(row["mode"]), codec.from_text(row["added_at"]))
+        KnownKey(account_id, row["orderly_key"], Mode(row["mode"]), codec.parse_time(row["added_at"]))
         for account_id, row in _rows(connection).items()
     ]
     return tuple(sorted(keys, key=lambda key: (key.added_at, key.account_id)))

@@ -82,11 +82,11 @@ def show(
 def _print(connection: sqlite3.Connection, found: Sequence[Event], *, as_json: bool) -> None:
     """One line each: when, how serious, what."""
     from kekbridge.cli import render
-    from kekbridge.model.notifications import describe
+    from kekbridge.model.notifications import describe_event
     from kekbridge.ops.notifier import order_facts
 
     for event in found:
-        severity, words = describe(event.kind, {**order_facts(connection, event), **event.data})
+        severity, words = describe_event(event.kind, {**order_facts(connection, event), **event.data})
         if as_json:
             render.as_json(render.jsonable(event) | {"severity": severity, "words": words})
         else:

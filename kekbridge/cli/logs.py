@@ -199,11 +199,11 @@ def _print(entries: list[Entry], *, as_json: bool, with_header: bool) -> None:
 
 def _data(entry: StoredAlert | RejectedRequest | Event) -> dict[str, Any]:
     from kekbridge.cli import render
-    from kekbridge.model.notifications import describe
+    from kekbridge.model.notifications import describe_event
     from kekbridge.store.events import Event
 
     if isinstance(entry, Event):
-        severity, words = describe(entry.kind, entry.data)
+        severity, words = describe_event(entry.kind, entry.data)
         named = {"kind": "event", "event": entry.kind, "severity": severity, "words": words}
         return named | {
             "sequence": entry.sequence,
@@ -215,12 +215,12 @@ def _data(entry: StoredAlert | RejectedRequest | Event) -> dict[str, Any]:
 
 def _line(at: datetime, entry: StoredAlert | RejectedRequest | Event) -> Any:
     from kekbridge.cli import render
-    from kekbridge.model.notifications import describe
+    from kekbridge.model.notifications import describe_event
     from kekbridge.store.events import Event
     from kekbridge.store.rejected_requests import RejectedRequest
 
     if isinstance(entry, Event):
-        severity, words = describe(entry.kind, entry.data)
+        severity, words = describe_event(entry.kind, entry.data)
         return render.Line((render.clock(at, now()), "-", "-", "-", "-", severity or ""), words)
 
     if isinstance(entry, RejectedRequest):

@@ -88,7 +88,7 @@ def events(context: typer.Context, data_dir: DataDir = None, config: ConfigFile 
             "event": kind,
             "severity": message.severity,
             "muted": kind in wanted.mute,
-            "words": wanted.templates.get(kind, message.words),
+            "words": wanted.templates.get(kind, message.template),
             "names": message.names,
         }
         for kind, message in MESSAGES.items()

@@ -63,7 +63,7 @@ def list_orders(
             open_only=only_open,
             limit=limit,
         )
-        legs = {order.client_order_id: protection.of_order(connection, order.client_order_id) for order in found}
+        legs = {order.client_order_id: protection.exits_of(connection, order.client_order_id) for order in found}
     if as_json:
         render.as_json([order_data(order) | {"exits": render.jsonable(legs[order.client_order_id])} for order in found])
         return

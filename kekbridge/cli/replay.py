@@ -110,7 +110,7 @@ def _message(payload: Mapping[str, Any], api_key: str) -> bytes:
 
 def _limits(given: Mapping[str, str], webhook: Webhook) -> dict[str, Any]:
     """Limits by their names in the webhook's settings, read as `webhook edit` reads them."""
-    from kekbridge.store.codec import plain
+    from kekbridge.store.codec import to_jsonable
     from kekbridge.webhooks.options import ROWS, apply
 
     rows = {row.parameter: row for row in ROWS if row.part == "limits"}
@@ -123,5 +123,5 @@ def _limits(given: Mapping[str, str], webhook: Webhook) -> dict[str, Any]:
         if row.parser is None and text not in ("yes", "no"):
             raise parsing.wrong(f"--against-limits {name}", text, "yes or no")
         asked[row.parameter] = text if row.parser is not None else text == "yes"
-    changed = plain(apply(asked, webhook.settings).limits)
+    changed = to_jsonable(apply(asked, webhook.settings).limits)
     return {rows[name].field: changed[rows[name].field] for name in asked}

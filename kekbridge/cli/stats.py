@@ -44,14 +44,14 @@ def stats(
     are the exchange's own records, summed exactly. Latencies and slippage are of the newest 2000 alerts and orders of the time chosen.
     """
     from kekbridge.cli import render
-    from kekbridge.model.statistics import report
+    from kekbridge.model.statistics import build_report
     from kekbridge.reports import limits as limitbook
     from kekbridge.store import statistics
 
     workspace = resolve_context(context, data_dir, config)
     start = None if since == _ALL else parsing.instant("--since", since, now())
     with opened(workspace) as database, database.snapshot() as connection:
-        found = report(statistics.gather(connection, since=start, now=now(), webhook=webhook))
+        found = build_report(statistics.gather_facts(connection, since=start, now=now(), webhook=webhook))
         limits = limitbook.read(connection, workspace.settings, webhook, at=now())["scopes"]
     if as_json:
         render.as_json(render.jsonable(found) | {"limits": limits})

@@ -13,7 +13,7 @@ from pathlib import Path
 from kekbridge.config import Vault as VaultSettings
 from kekbridge.errors import VaultError
 from kekbridge.model import Mode
-from kekbridge.vault.base import MASTER_KEY, UNLOCK_CREDENTIAL, SEALED_FILE, OpenVault, VaultBackend
+from kekbridge.vault.base import MASTER_KEY, SEALED_FILE, UNLOCK_CREDENTIAL, OpenVault, VaultBackend
 from kekbridge.vault.directory import DirectoryVault
 from kekbridge.vault.master import recorded_vault
 

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from kekbridge.admin.lazy_server import LazyAdminServer
 from kekbridge.errors import ConfigError
+from tests.system.harness import free_port
 
 
 class Hall:
@@ -67,10 +68,10 @@ async def test_listener_is_made_at_the_first_knock() -> None:
 async def test_door_nobody_came_to_is_closed() -> None:
     """A bridge that nobody looked at stops like any other, and its port is free again."""
     loads = Loads()
-    door = LazyAdminServer(host="127.0.0.1", port=0, load=loads)
-    url = door.open()
+    port = free_port()  # the system gives it to no other connection meanwhile
+    door = LazyAdminServer(host="127.0.0.1", port=port, load=loads)
+    assert door.open().endswith(f":{port}")
     await door.close()
-    port = int(url.rpartition(":")[2])
     with socket.create_server(("127.0.0.1", port)):
         assert loads.count == 0
 

@@ -17,7 +17,7 @@ from kekbridge.store import events, fills
 from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill, intent
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, fill, intent, new_alert
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def filled(data_dir: Path) -> Path:
     """Two fills of one market and one of another, an alert whose text is a formula."""
     database = Database.open(data_dir)
     with database.transaction() as connection:
-        hostile = draft(action='=HYPERLINK("http://evil")', remote="@x")
+        hostile = new_alert(action='=HYPERLINK("http://evil")', remote="@x")
         admit(connection, hostile, admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
         told = [
             fill(fee=Decimal("0.1"), realized_pnl=Decimal("-0.300000000000000000001")),
@@ -107,7 +107,7 @@ def test_history_tells_what_happened_in_words(run: Any, filled: Path) -> None:
     listed = run("history", "list", "--limit", "3").out.splitlines()
     assert [line[13:].strip() for line in listed] == [
         "failure  job backup failed: disk[2J full",
-        "warning  the exchange's stream has been down for 2 min; orders are asked for instead",
+        "warning  the exchange's stream has been down for 2 min; orders are polled instead",
         "webhook renamed: from a, to b",
     ]
     everything = run("history", "list", "--json", "--limit", "1000").out.splitlines()

@@ -18,9 +18,9 @@ def test_jobs_show_when_and_how_they_ran(run: Any, data_dir: Path) -> None:
     now = datetime.now(UTC)
     with Database.open(data_dir).transaction() as connection:
         later = now + timedelta(hours=1)
-        job_runs.plan(connection, {"backup": later, "equity": None}, now=now)
+        job_runs.save_schedule(connection, {"backup": later, "equity": None}, now=now)
         for error in (None, "no answer", "no answer"):
-            job_runs.record(connection, "equity", error=error, took_ms=1500, next_at=later, now=now)
+            job_runs.record_run(connection, "equity", error=error, took_ms=1500, next_at=later, now=now)
     backup, equity = run("jobs", "--json").data
     assert (backup["name"], backup["lastAt"], backup["nextAt"], backup["runs"]) == ("backup", None, None, 0)
     assert (equity["tookMs"], equity["runs"], equity["failed"], equity["failures"]) == (1500, 3, 2, 2)

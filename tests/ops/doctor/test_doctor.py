@@ -139,7 +139,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 def test_a_running_bridge_is_asked_and_a_message_loops_through(served: Served) -> None:
     """Beside a daemon on a port of its own choice doctor finds it, and walks through the public URL back to it."""
     url = json.loads(served.line(lambda text: True))["url"]
-    wait_until(lambda: call(url + "/readyz")["streamLive"], deadline_s=60)
+    wait_until(lambda: call(url + "/readyz")["streamLive"])
     served.environment["KEKBRIDGE_SERVER_PUBLIC_URL"] = url
     # TradingView knows ports 80 and 443 only; on this machine itself another is taken as it is.
     found = {check["name"]: check for check in served.data("doctor")["checks"]}
