@@ -1,4 +1,4 @@
-"""Which address leads where."""
+"""Base URLs and the stream URLs that belong to them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from kekbridge.exchange.orderly.endpoints import PUBLISHED, resolve_urls
         ("live", "https://proxy.example", "https://proxy.example", "wss://proxy.example/v2/ws/private/stream"),
     ],
 )
-def test_addresses(name: str, base_url: str, rest: str, private: str) -> None:
-    """Published addresses by name; any other address carries its own streams."""
+def test_resolve_urls(name: str, base_url: str, rest: str, private: str) -> None:
+    """Published URLs by name; any other base URL has the streams on its own host."""
     found = resolve_urls(name, base_url, "", "")
     assert (found.rest, found.ws_private) == (rest, private)
 
 
 @pytest.mark.parametrize("base_url", ["", "127.0.0.1:8090", "ftp://x"])
-def test_no_address(base_url: str) -> None:
-    """A missing or malformed address is a setting to fix, named."""
+def test_invalid_base_url(base_url: str) -> None:
+    """A missing or malformed URL is a ConfigError that names the setting."""
     with pytest.raises(errors.ConfigError) as caught:
         resolve_urls("paper", base_url, "", "")
     assert caught.value.field == "exchange.base_url"
