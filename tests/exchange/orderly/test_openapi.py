@@ -1,4 +1,4 @@
-"""Every request that the client can produce validates against Orderly's OpenAPI file, except where that file is known to be wrong.
+"""Every request of the client validates against Orderly's OpenAPI file, except where that file is known to be wrong.
 
 The file is large and not ours; it is read from ../shared beside the repository when it is there.
 """
@@ -93,7 +93,7 @@ def intents() -> Iterator[tuple[str, OrderIntent]]:
     one, two = TakeProfit(D(67000), D("0.01")), TakeProfit(D(66000), D("0.005"))
     yield "bracket", make(stop_loss=D(64000), take_profits=(one,))
     yield "limit bracket", make(order_type=OrderType.LIMIT, limit_price=D(64500), stop_loss=D(64000))
-    yield "several take-profits", make(stop_loss=D(64000), take_profits=(one, two))
+    yield "several handle-profits", make(stop_loss=D(64000), take_profits=(one, two))
     yield (
         "pair",
         make(side=Side.SELL, purpose=Purpose.PROTECT, reduce_only=True, stop_loss=D(64000), take_profits=(one,)),
@@ -152,15 +152,15 @@ def operation_of(spec: dict[str, Any], method: str, path: str) -> dict[str, Any]
 
 @pytest.fixture
 async def requests(client_for: ClientFor) -> AsyncIterator[list[tuple[str, str]]]:
-    """Method and target of every call that the client has, as a server hears them that answers each with an empty yes."""
-    heard: list[tuple[str, str]] = []
+    """Method and target of every call of the client, received by a server that answers each with an empty success."""
+    received: list[tuple[str, str]] = []
 
-    async def take(request: web.Request) -> web.Response:
-        heard.append((request.method, request.raw_path))
+    async def handle(request: web.Request) -> web.Response:
+        received.append((request.method, request.raw_path))
         return web.Response(text='{"success":true,"timestamp":1,"data":{"rows":[]}}', content_type="application/json")
 
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", take)
+    app.router.add_route("*", "/{path:.*}", handle)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -168,8 +168,8 @@ async def requests(client_for: ClientFor) -> AsyncIterator[list[tuple[str, str]]
     await exchange._transport.open()
     await asyncio.gather(
         *calls(exchange), return_exceptions=True
-    )  # an empty yes is no order: what counts is what was asked
-    yield heard
+    )  # an empty success is no order: only the requests count
+    yield received
     await exchange.close()
     await runner.cleanup()
 
