@@ -16,6 +16,8 @@ from decimal import Decimal
 from functools import lru_cache, partial
 from typing import Any, TextIO
 
+from kekbridge.formatting import REDACTED, SHORTEST_BARE_KEY, escape_unprintable, has_secret_prefix, redact_secrets
+
 # structlog colours tracebacks with rich where it is installed. Ours are plain, and rich with its lexers would be a sixth of the daemon's
 # start and 3 MiB of it: while structlog looks for it, it is not there. The command line imports it by itself.
 _rich = sys.modules.get("rich")
@@ -28,7 +30,6 @@ finally:
     else:
         sys.modules["rich"] = _rich
 
-_REDACTED = "[redacted]"
 _LONGEST_TEXT = 2_000
 _LONGEST_TRACEBACK = 20_000
 _DEEPEST = 6
@@ -58,34 +59,6 @@ _SECRET_NAMES = frozenset(
     }
 )
 
-# What our credentials and the exchange's keys look like, wherever they turn up (an exception's text, a library's message).
-# Public ed25519 keys have the form of secret ones, so they are shortened too.
-_SECRET_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"\b(wh_(?:test|live)_[A-Za-z0-9]{4})[A-Za-z0-9]{4,}"), r"\1…"),
-    (re.compile(r"\b(whs_|whsec_)[A-Za-z0-9+/=_-]{8,}"), r"\1…"),
-    (re.compile(r"\b(ed25519:)[1-9A-HJ-NP-Za-km-z]{16,}"), r"\1…"),
-    (re.compile(r"\b(sha256=)[0-9A-Fa-f]{16,}"), r"\1…"),
-    (re.compile(r"\b(v1:[A-Za-z0-9_,?.-]*:)[0-9A-Fa-f]{16,}"), r"\1…"),
-    (re.compile(r"\b(v1,)[A-Za-z0-9+/=]{24,}"), r"\1…"),
-    # A bare base58 key: 32 bytes are 43 or 44 characters, 64 bytes 86 to 88. Both cases and a digit, so that no word is hit.
-    (
-        re.compile(
-            r"(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9a-z]*[A-Z])(?=[0-9A-Z]*[a-z])"
-            r"(?:[1-9A-HJ-NP-Za-km-z]{43,44}|[1-9A-HJ-NP-Za-km-z]{86,88})(?![A-Za-z0-9])"
-        ),
-        _REDACTED,
-    ),
-)
-
-# The shortest that any of the shapes takes, and the shortest bare key.
-_SHORTEST_SECRET = 12
-_SHORTEST_KEY = 43
-_LIKE_A_KEY = re.compile(r"[1-9A-HJ-NP-Za-km-z]{43}")
-
-# C0, DEL, C1, line and paragraph separators, bidirectional overrides, zero-width joiners of the same family, lone surrogates.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-_UNPRINTABLE_IN_TRACEBACK = re.compile(_UNPRINTABLE.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
-
 # Written down once: `bool | int | float` in a function is made anew with each call.
 _PLAIN = (bool, int, float)
 _PLAIN_TYPES = frozenset({bool, int, float, type(None)})
@@ -96,36 +69,6 @@ _FIRST = ("at", "level", "logger", "event")
 _JSON = json.JSONEncoder(ensure_ascii=False, default=str)
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-
-
-def printable(text: str) -> str:
-    r"""Text from outside, safe for a terminal or a log: control and direction characters become visible escapes such as \x1b."""
-    if text.isascii() and text.isprintable():
-        return text
-    return _UNPRINTABLE.sub(_escape, text)
-
-
-def redact(text: str) -> str:
-    """The text with everything that looks like a credential or an ed25519 key shortened to its kind."""
-    if not _may_hold_secret(text):
-        return text  # nearly every text of nearly every line
-    for shape, replacement in _SECRET_SHAPES:
-        text = shape.sub(replacement, text)
-    return text
-
-
-def _may_hold_secret(text: str) -> bool:
-    """False when none of the shapes can be in it: what each of them begins with or consists of is missing."""
-    if len(text) < _SHORTEST_SECRET:
-        return False
-    if _has_secret_word(text):
-        return True
-    return len(text) >= _SHORTEST_KEY and _LIKE_A_KEY.search(text) is not None
-
-
-def _has_secret_word(text: str) -> bool:
-    """True when it has what all the shapes but that of a bare key begin with."""
-    return "wh" in text or "v1" in text or "ed25519:" in text or "sha256=" in text
 
 
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
@@ -198,11 +141,6 @@ class _Forward(logging.Handler):
             self.handleError(record)
 
 
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-
 def _stamp(logger: _Lines, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     event["at"] = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
     if logger.name:
@@ -217,8 +155,8 @@ def _clean(event: Mapping[str, Any]) -> dict[str, Any]:
     traceback = event.pop("exception", None)
     cleaned = {_clean_name(str(key)): _clean_value(str(key), value, 0) for key, value in event.items()}
     if traceback:
-        text = redact(str(traceback)[-_LONGEST_TRACEBACK:])
-        cleaned["exception"] = _UNPRINTABLE_IN_TRACEBACK.sub(_escape, text)
+        text = redact_secrets(str(traceback)[-_LONGEST_TRACEBACK:])
+        cleaned["exception"] = escape_unprintable(text, keep="\n")
     return cleaned
 
 
@@ -226,11 +164,11 @@ def _clean_value(name: str, value: object, depth: int) -> object:
     if value is None:
         return value
     if type(value) is str:  # most values of most lines
-        return _REDACTED if _is_secret_name(name) else _clean_text(value)
+        return REDACTED if _is_secret_name(name) else _clean_text(value)
     if isinstance(value, _PLAIN):
         return value
     if _is_secret_name(name):
-        return _REDACTED
+        return REDACTED
     if isinstance(value, Decimal):
         return format(value, "f") if value.is_finite() else str(value)
     if isinstance(value, _BYTES):
@@ -247,13 +185,13 @@ def _clean_value(name: str, value: object, depth: int) -> object:
 def _clean_text(text: str) -> str:
     if len(text) > _LONGEST_TEXT:
         text = text[:_LONGEST_TEXT] + "…"
-    return printable(redact(text))
+    return escape_unprintable(redact_secrets(text))
 
 
 # Names are those of our own calls, again and again; what a message of somebody brings along is forgotten soon.
 @lru_cache(maxsize=512)
 def _clean_name(name: str) -> str:
-    return printable(redact(name))
+    return escape_unprintable(redact_secrets(name))
 
 
 @lru_cache(maxsize=512)
@@ -264,7 +202,7 @@ def _is_secret_name(name: str) -> bool:
 def _render_json(_logger: object, _name: str, event: Mapping[str, Any]) -> str:
     if _is_plain(event):
         line = _in_order(event)
-        if line.isascii() and line.isprintable() and "\\" not in line and not _has_secret_word(line):
+        if line.isprintable() and "\\" not in line and not has_secret_prefix(line):
             return line  # as its cleaned copy would be
     return _in_order(_clean(event))
 
@@ -284,11 +222,11 @@ def _is_plain(event: Mapping[str, Any]) -> bool:
     for value in event.values():
         kind = type(value)
         if kind is str:
-            if len(value) >= _SHORTEST_KEY:
+            if len(value) >= SHORTEST_BARE_KEY:
                 return False
         elif kind is list:
             for inner in value:
-                if type(inner) is not str or len(inner) >= _SHORTEST_KEY:
+                if type(inner) is not str or len(inner) >= SHORTEST_BARE_KEY:
                     return False
         elif kind not in _PLAIN_TYPES:
             return False

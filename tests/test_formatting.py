@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from kekbridge.formatting import money, used_share
+from kekbridge.formatting import escape_unprintable, money, used_share
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,9 @@ def test_money_is_rounded_for_the_eye(value: str, words: str) -> None:
 def test_how_much_of_a_limit_is_used(used: str, limit: str, share: str | None) -> None:
     """From the numbers at the beginning of the words; nothing where there are none."""
     assert used_share(used, limit) == (None if share is None else Decimal(share))
+
+
+def test_escaping_leaves_ordinary_text_alone() -> None:
+    """Letters of any script, accents and symbols are no control characters."""
+    assert escape_unprintable("größer ≥ 5 % 日本 ✓") == "größer ≥ 5 % 日本 ✓"
+    assert escape_unprintable("a\x1b]0;title\x07\n") == r"a\x1b]0;title\x07\x0a"

@@ -13,7 +13,7 @@ from kekbridge import parsing
 from kekbridge.admin.html import Markup, gain, h, pairs, select, status, table, timeline
 from kekbridge.admin.service import AdminService
 from kekbridge.codes import CODES
-from kekbridge.formatting import amount, clean, clock, duration, market, moment
+from kekbridge.formatting import amount, clock, duration, market, moment, to_text
 from kekbridge.model import Verdict
 from kekbridge.reports import alert_report
 from kekbridge.reports.alert_report import AlertReport, OrderTimeline
@@ -172,7 +172,7 @@ def _head(told: AlertReport) -> list[tuple[str, object]]:
         ("Why", alert.error or (code.meaning if code else None)),
         ("Fix", code.fix if code else None),
         ("Webhook", alert.webhook_name),
-        ("Received", f"{moment(alert.received_at)} UTC from {clean(alert.remote)}, proof {clean(alert.proof)}"),
+        ("Received", f"{moment(alert.received_at)} UTC from {to_text(alert.remote)}, proof {to_text(alert.proof)}"),
         ("Fired", fired and f"{moment(fired)} UTC, {duration(alert.received_at - fired)} before it was received"),
         ("Alert", alert.id),
         ("Sender's id", alert.alert_id),

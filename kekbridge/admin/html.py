@@ -8,7 +8,7 @@ from decimal import Decimal
 from html import escape
 from typing import Final
 
-from kekbridge.formatting import clean, money
+from kekbridge.formatting import money, to_text
 
 _VOID: Final = frozenset({"input", "br", "meta", "link", "line", "polyline", "rect"})
 
@@ -38,7 +38,7 @@ def join(children: Iterable[object]) -> Markup:
 
 
 def _text(value: object) -> str:
-    return escape(value) if isinstance(value, str) else escape(clean(value))
+    return escape(value) if isinstance(value, str) else escape(to_text(value))
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str, is_slim: bool = False) -> Markup:
@@ -54,13 +54,13 @@ def _cell(title: str, value: object) -> Markup:
     kind = "number" if isinstance(value, Decimal) else None
     if value in (None, ""):
         kind = "nothing"
-    shown = money(value) if isinstance(value, Decimal) else value if isinstance(value, Markup) else clean(value)
+    shown = money(value) if isinstance(value, Decimal) else value if isinstance(value, Markup) else to_text(value)
     return h("td", shown, class_=kind, data_label=title)
 
 
 def status(value: object) -> Markup:
     """A status in its colour."""
-    word = clean(value)
+    word = to_text(value)
     kind = word if word.replace("_", "").isalpha() else ""
     return h("span", word.replace("_", " "), class_=f"status {kind}")
 
@@ -146,7 +146,7 @@ def gauge(name: str, used: str, limit: str, share: Decimal | None) -> Markup:
 def pairs(rows: Iterable[tuple[str, object]]) -> Markup:
     """Names and values; those without a value are left out."""
     shown = [
-        (h("dt", name), h("dd", value if isinstance(value, Markup) else clean(value)))
+        (h("dt", name), h("dd", value if isinstance(value, Markup) else to_text(value)))
         for name, value in rows
         if value not in (None, "")
     ]

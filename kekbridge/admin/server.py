@@ -22,7 +22,7 @@ from kekbridge.admin.pages import Pages
 from kekbridge.admin.service import AdminService
 from kekbridge.errors import ConfigError, KekbridgeError
 from kekbridge.execution.latency import LatencyHistograms
-from kekbridge.formatting import jsonable
+from kekbridge.formatting import to_jsonable
 from kekbridge.ingress.lockout import Lockout, read_address
 from kekbridge.log import get_logger
 from kekbridge.model import TradingState
@@ -42,7 +42,7 @@ class LockoutRoutes:
         router.add_post("/api/lockouts/lift", self._lift)
 
     async def _list(self, request: web.Request) -> web.Response:
-        return web.json_response(jsonable(self._lockout.locked(self._clock())))
+        return web.json_response(to_jsonable(self._lockout.locked(self._clock())))
 
     async def _lift(self, request: web.Request) -> web.Response:
         """`{"address": "203.0.113.7"}`, bearer token only. `lifted` is false when that address was not locked out."""
@@ -163,7 +163,7 @@ class AdminServer:
                 request, 400, 'expected {"state": "halted", "exits_only" or "running", "reason": "…"}'
             )
         await self._desk.set_trading(state, reason=reason, by="dashboard")
-        return web.json_response(jsonable((await self._desk.state())["trading"]))
+        return web.json_response(to_jsonable((await self._desk.state())["trading"]))
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
         from kekbridge.admin import metrics  # late: most bridges are scraped by nobody

@@ -16,7 +16,7 @@ from kekbridge.config import Settings
 from kekbridge.exchange.base import Exchange
 from kekbridge.execution.flatten import FlattenResult, flatten
 from kekbridge.execution.latency import LatencyTracker
-from kekbridge.formatting import jsonable
+from kekbridge.formatting import to_jsonable
 from kekbridge.ingress.http import Readiness
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.model import AccountSnapshot, Order, TradingState
@@ -69,7 +69,7 @@ class AdminService:
             "account": None if snapshot is None else _account(snapshot),
             "lockouts": self.lockout.locked(self.clock()),
         }
-        found: dict[str, Any] = jsonable(live | stored)
+        found: dict[str, Any] = to_jsonable(live | stored)
         return found
 
     async def report(self, *, since: datetime | None, webhook: str | None = None) -> Report:

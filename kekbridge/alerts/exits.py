@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from kekbridge.alerts.numbers import amount_of, decimal_of
-from kekbridge.alerts.redaction import clip, printable, show
+from kekbridge.alerts.redaction import clip, show
 from kekbridge.alerts.signal import Amount, TakeProfitSpec
 from kekbridge.errors import Refused
+from kekbridge.formatting import escape_unprintable
 
 _MOST_TAKE_PROFITS = 10
 _WHOLE = Decimal(100)
@@ -67,7 +68,7 @@ def _wish(written: object) -> TakeProfitSpec:
     unknown = [name for name in written if name not in _LEVEL_NAMES]
     if unknown:
         raise _invalid(
-            f"found the field '{clip(printable(unknown[0]), 40)}' in a level, expected price or percent, and share"
+            f"found the field '{clip(escape_unprintable(unknown[0]), 40)}' in a level, expected price or percent, and share"
         )
     price, percent = written.get("price"), written.get("percent")
     if (price is None) == (percent is None):

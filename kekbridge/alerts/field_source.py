@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from kekbridge.alerts.field_names import canonical_name
-from kekbridge.alerts.redaction import clip, printable, show
+from kekbridge.alerts.redaction import clip, show
 from kekbridge.errors import Refused
+from kekbridge.formatting import escape_unprintable
 from kekbridge.model import WebhookSettings
 
 _PLACEHOLDER = re.compile(r"\{\{[^{}]*\}\}")
@@ -39,7 +40,7 @@ def refuse_placeholder(name: str, value: object) -> None:
     if not isinstance(value, str) or ("{{" not in value and "}}" not in value):
         return
     found = _PLACEHOLDER.search(value)
-    shown = clip(printable(found.group() if found else value), 60)
+    shown = clip(escape_unprintable(found.group() if found else value), 60)
     raise Refused(
         "placeholder_unexpanded",
         f"{name}: found {shown}, which TradingView did not replace; strategy placeholders work in strategy alerts only, "

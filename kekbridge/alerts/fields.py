@@ -17,10 +17,11 @@ from kekbridge.alerts.field_source import FieldSource
 from kekbridge.alerts.numbers import NumberText, decimal_of
 from kekbridge.alerts.position import check_agreement, is_exit, is_reversal, read_target, with_implied_previous
 from kekbridge.alerts.quantity import contracts_of, read_quantity
-from kekbridge.alerts.redaction import clip, printable, show
+from kekbridge.alerts.redaction import clip, show
 from kekbridge.alerts.signal import Action, PositionSide, QuantityType, Signal, TargetPosition
 from kekbridge.alerts.symbols import is_same_market
 from kekbridge.errors import Refused
+from kekbridge.formatting import escape_unprintable
 from kekbridge.model import OrderType, WebhookSettings
 
 _LONGEST_SYMBOL = 64
@@ -292,7 +293,7 @@ def _unused_price(name: str, kind: OrderType, meant: str) -> Refused:
 def _comment(written: object) -> str | None:
     if not isinstance(written, str) or not written.strip():
         return None
-    return clip(printable(str(written)), _LONGEST_COMMENT)
+    return clip(escape_unprintable(str(written)), _LONGEST_COMMENT)
 
 
 def _word(written: object) -> str:

@@ -13,8 +13,9 @@ from typing import Any, Final, NoReturn
 
 from kekbridge.alerts.field_names import canonical_name
 from kekbridge.alerts.numbers import NumberText
-from kekbridge.alerts.redaction import clip, printable
+from kekbridge.alerts.redaction import clip
 from kekbridge.errors import Unreadable
+from kekbridge.formatting import escape_unprintable
 
 _DEEPEST = 12  # a message with steps and take-profit lists needs four levels
 _MOST_BRACKETS = 5000
@@ -113,13 +114,14 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(name) > _LONGEST_NAME:
             raise Unreadable(
                 "invalid_json",
-                f"the name of a field has {len(name):,} characters, expected at most {_LONGEST_NAME}: {clip(printable(name[:40]), 32)}",
+                f"the name of a field has {len(name):,} characters, expected at most {_LONGEST_NAME}: "
+                f"{clip(escape_unprintable(name[:40]), 32)}",
             )
         # order_type beside orderType is the same mistake as writing one of them twice: which one is meant?
         canonical = canonical_name(name)
         if canonical in seen:
-            shown = clip(printable(name), 40)
-            other = clip(printable(seen[canonical]), 40)
+            shown = clip(escape_unprintable(name), 40)
+            other = clip(escape_unprintable(seen[canonical]), 40)
             twice = f"'{shown}' occurs twice" if shown == other else f"'{other}' and '{shown}' are the same field"
             raise Unreadable("duplicate_key", f"{twice}; remove one of the two", field=shown)
         seen[canonical] = name

@@ -29,10 +29,11 @@ from kekbridge.alerts.fields import read_signal
 from kekbridge.alerts.json_reader import read_document, strip_body
 from kekbridge.alerts.numbers import NumberText
 from kekbridge.alerts.profiles import find_profile
-from kekbridge.alerts.redaction import holds_secret, redact, show
+from kekbridge.alerts.redaction import redact, show
 from kekbridge.alerts.signal import Alert, Signal
 from kekbridge.alerts.timestamps import instant_of
 from kekbridge.errors import Refused, Unauthenticated, Unreadable
+from kekbridge.formatting import holds_credential
 from kekbridge.model import WebhookSettings
 
 # Values as JSON; one encoder for all, where json.dumps with an option makes a new one each time, and texts as it writes them.
@@ -247,7 +248,7 @@ def _sender_id(value: object) -> str | None:
             f"alertId: found {show(value)}, expected a printable text or number of at most {_LONGEST_SENDER_ID} characters",
             field="alertId",
         )
-    if holds_secret(value):
+    if holds_credential(value):
         # It names the alert in logs, answers and the store: a credential there would be written down in the clear.
         raise Unreadable(
             "field_invalid",

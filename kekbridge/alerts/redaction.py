@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from kekbridge.formatting import escape_unprintable, has_credential_prefix, redact_credentials
+
 _SECRET_NAME = re.compile(
     r"api_?key|signature|pass_?phrase|passw|secret|token|private|credential|authori|^auth$|^key$|^code$", re.I
 )
-# Our own keys and secrets, and Orderly keys, wherever they were pasted.
-_SECRET_TEXT = re.compile(r"(?:wh_(?:live|test)_|whs_|ed25519:)[A-Za-z0-9_\-+/=]{4,}")
 
 _LONGEST_TEXT = 500
 _LONGEST_NAME = 64
@@ -27,16 +27,7 @@ _MARK = "…"
 
 def shorten_secret(text: str) -> str:
     """The first characters of a secret, enough to recognise it and useless to anyone else: `wh_live_9fK2…`."""
-    return printable(text[: min(12, len(text) // 4)]) + _MARK
-
-
-def printable(text: str) -> str:
-    """Control, format and other invisible characters as JSON escapes, so that no terminal or log acts on them."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else (f"\\u{ord(c):04x}" if ord(c) <= 0xFFFF else f"\\U{ord(c):08x}") for c in text
-    )
+    return escape_unprintable(text[: min(12, len(text) // 4)]) + _MARK
 
 
 def clip(text: str, limit: int) -> str:
@@ -51,18 +42,13 @@ def show(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f"'{clip(printable(_hide(value[:200], None)), 48)}'"
+        return f"'{clip(escape_unprintable(redact_credentials(value[:200])), 48)}'"
     return "a list" if isinstance(value, (list, tuple)) else "an object"
-
-
-def holds_secret(text: str) -> bool:
-    """True when a text contains what looks like a webhook's key or secret, or an Orderly key."""
-    return _SECRET_TEXT.search(text) is not None
 
 
 def storable_text(text: str, limit: int = 48) -> str:
     """A text of the message for a column of its own: printable, short, secrets shortened."""
-    return clip(printable(_hide(text, None)), limit)
+    return clip(escape_unprintable(redact_credentials(text)), limit)
 
 
 def redact(document: Mapping[str, Any], *, secret: str | None) -> dict[str, Any]:
@@ -73,9 +59,7 @@ def redact(document: Mapping[str, Any], *, secret: str | None) -> dict[str, Any]
 def _hide(text: str, secret: str | None) -> str:
     if secret and len(secret) >= _SHORTEST_SECRET and secret in text:
         text = text.replace(secret, shorten_secret(secret))
-    if "wh" in text or "ed25519:" in text:  # what each of them begins with, and hardly anything else
-        text = _SECRET_TEXT.sub(lambda match: shorten_secret(match.group()), text)
-    return text
+    return redact_credentials(text)
 
 
 # Names are those of a trader's own templates, again and again; what a stranger makes up is forgotten soon.
@@ -87,7 +71,7 @@ def _names_secret(name: str) -> bool:
 @lru_cache(maxsize=512)
 def _shown_name(name: str) -> str:
     """A short name as it is stored, unless it holds the message's own secret."""
-    return clip(printable(_hide(name, None)), _LONGEST_NAME)
+    return clip(escape_unprintable(redact_credentials(name)), _LONGEST_NAME)
 
 
 class _Redactor:
@@ -110,21 +94,19 @@ class _Redactor:
 
     def _name(self, name: str) -> str:
         if len(name) > _LONGEST_NAME or (self._secret is not None and self._secret in name):
-            return clip(printable(_hide(name, self._secret)), _LONGEST_NAME)
+            return clip(escape_unprintable(_hide(name, self._secret)), _LONGEST_NAME)
         return _shown_name(name)
 
     def _text(self, value: str) -> str:
         is_plain = (
             len(value) <= _SURELY_FITS <= self._left
-            and value.isascii()
             and value.isprintable()
-            and "wh" not in value
-            and "ed25519:" not in value
+            and not has_credential_prefix(value)
             and (self._secret is None or self._secret not in value)
         )
         if is_plain:
             return str(value)  # nothing of it is hidden, escaped or cut: nearly every text
-        return clip(printable(_hide(str(value), self._secret)), min(_LONGEST_TEXT, max(self._left, 2)))
+        return clip(escape_unprintable(_hide(str(value), self._secret)), min(_LONGEST_TEXT, max(self._left, 2)))
 
     def _named(self, name: str, value: object) -> Any:
         if isinstance(value, str) and value and _names_secret(name):

@@ -88,4 +88,4 @@ def restore_backup(
 def _as_data(made: Backup) -> dict[str, Any]:
     from kekbridge.cli import render
 
-    return {**render.jsonable(made), "file": str(made.file)}
+    return {**render.to_jsonable(made), "file": str(made.file)}

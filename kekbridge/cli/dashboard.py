@@ -307,7 +307,7 @@ def _style(status: str) -> str:
 def _clean(value: object) -> str:
     from kekbridge.cli import render
 
-    return render.clean(value)
+    return render.to_text(value)
 
 
 def _market(symbol: str) -> str:

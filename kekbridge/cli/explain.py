@@ -67,17 +67,17 @@ def _print_json(told: AlertReport) -> None:
         | {
             "request": one.details.request,
             "signedAt": one.details.signed_at,
-            "verdictsBeforeSending": render.jsonable(one.details.verdicts),
-            "answers": render.jsonable(one.answers),
-            "fills": render.jsonable(one.fills),
-            "exits": render.jsonable(one.exits),
-            "exitFills": render.jsonable(one.exit_fills),
-            "slippage": render.jsonable(one.slippage),
+            "verdictsBeforeSending": render.to_jsonable(one.details.verdicts),
+            "answers": render.to_jsonable(one.answers),
+            "fills": render.to_jsonable(one.fills),
+            "exits": render.to_jsonable(one.exits),
+            "exitFills": render.to_jsonable(one.exit_fills),
+            "slippage": render.to_jsonable(one.slippage),
         }
         for one in told.orders
     ]
     stages = {name: round(value, 3) for name, value in told.stages.items()}
-    render.as_json(render.jsonable(told.alert) | {"stages": stages, "orders": legs, "events": told.events})
+    render.as_json(render.to_jsonable(told.alert) | {"stages": stages, "orders": legs, "events": told.events})
 
 
 def _print(told: AlertReport) -> None:
@@ -111,7 +111,7 @@ def _print_alert(alert: StoredAlert) -> None:
         ("alertId", alert.alert_id),
         ("webhook", alert.webhook_name),
         ("received", f"{render.moment(alert.received_at)} UTC ({render.age(alert.received_at, now())})"),
-        ("from", f"{render.plain(alert.remote)}, proof: {render.plain(alert.proof)}"),
+        ("from", f"{render.to_text(alert.remote)}, proof: {render.to_text(alert.proof)}"),
     ]
     if alert.fired_at is not None:
         delay = render.duration(alert.received_at - alert.fired_at)

@@ -113,4 +113,4 @@ def _print(result: FlattenResult, *, as_json: bool) -> None:
         render.line(f"flat: {result.positions_closed} positions closed, no order left; halted until `kekbridge resume`")
         return
     left = ", ".join(f"{position.symbol} {position.quantity}" for position in result.positions_left) or "no position"
-    render.line(f"NOT flat: {left} and {result.orders_left} orders left; {render.clean(result.trouble)}")
+    render.line(f"NOT flat: {left} and {result.orders_left} orders left; {render.to_text(result.trouble)}")

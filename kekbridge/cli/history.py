@@ -88,7 +88,7 @@ def _print(connection: sqlite3.Connection, found: Sequence[Event], *, as_json: b
     for event in found:
         severity, words = describe(event.kind, {**order_facts(connection, event), **event.data})
         if as_json:
-            render.as_json(render.jsonable(event) | {"severity": severity, "words": words})
+            render.as_json(render.to_jsonable(event) | {"severity": severity, "words": words})
         else:
             render.line(f"{render.clock(event.at, now()):<11}  {severity or '':<7}  {words}")
     sys.stdout.flush()

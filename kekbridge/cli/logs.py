@@ -207,10 +207,10 @@ def _data(entry: StoredAlert | RejectedRequest | Event) -> dict[str, Any]:
         named = {"kind": "event", "event": entry.kind, "severity": severity, "words": words}
         return named | {
             "sequence": entry.sequence,
-            "at": render.jsonable(entry.at),
-            "data": render.jsonable(entry.data),
+            "at": render.to_jsonable(entry.at),
+            "data": render.to_jsonable(entry.data),
         }
-    return {"kind": "alert" if hasattr(entry, "status") else "refusal"} | dict(render.jsonable(entry))
+    return {"kind": "alert" if hasattr(entry, "status") else "refusal"} | dict(render.to_jsonable(entry))
 
 
 def _line(at: datetime, entry: StoredAlert | RejectedRequest | Event) -> Any:

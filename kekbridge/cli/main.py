@@ -78,7 +78,9 @@ def _usage(error: Exception) -> int:
 
 def _complain(message: str) -> None:
     """One line on stderr; what came from outside may stand in it, so control characters go."""
-    line = "".join(character for character in " ".join(message.split()) if character.isprintable())
+    from kekbridge.formatting import sanitize
+
+    line = " ".join(sanitize(message).split())
     sys.stderr.write(f"kekbridge: {line}\n")
 
 

@@ -99,7 +99,7 @@ def events(context: typer.Context, data_dir: DataDir = None, config: ConfigFile 
     for row in rows:
         words = str(row["words"])
         render.line(f"{row['event']} ({row['severity']}{', muted' if row['muted'] else ''})")
-        render.line(f"  {render.clean(words)}")
+        render.line(f"  {render.to_text(words)}")
         more = [f"{{{name}}}" for name in MESSAGES[str(row["event"])].names if f"{{{name}}}" not in words]
         render.line(f"  also {' '.join(more)}")
 

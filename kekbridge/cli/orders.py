@@ -65,7 +65,9 @@ def list_orders(
         )
         legs = {order.client_order_id: protection.of_order(connection, order.client_order_id) for order in found}
     if as_json:
-        render.as_json([order_data(order) | {"exits": render.jsonable(legs[order.client_order_id])} for order in found])
+        render.as_json(
+            [order_data(order) | {"exits": render.to_jsonable(legs[order.client_order_id])} for order in found]
+        )
         return
     if not found:
         render.note("No open order." if only_open else "No order yet. `kekbridge logs` shows what came in.")
@@ -114,7 +116,7 @@ def order_data(order: Order) -> dict[str, Any]:
     """An order for scripts: its own fields and those of its intent side by side."""
     from kekbridge.cli import render
 
-    shown: dict[str, Any] = render.jsonable(order)
+    shown: dict[str, Any] = render.to_jsonable(order)
     intent = shown.pop("intent")
     return shown | {key: value for key, value in intent.items() if key not in shown}
 
@@ -123,8 +125,8 @@ def position_data(position: Position) -> dict[str, Any]:
     """A position for scripts, with the gain or loss at the mark."""
     from kekbridge.cli import render
 
-    shown: dict[str, Any] = render.jsonable(position)
-    return shown | {"unrealizedPnl": render.jsonable(position.unrealized_pnl)}
+    shown: dict[str, Any] = render.to_jsonable(position)
+    return shown | {"unrealizedPnl": render.to_jsonable(position.unrealized_pnl)}
 
 
 def order_words(order: Order) -> str:

@@ -17,14 +17,13 @@ from kekbridge.formatting import (
     age,
     amount,
     camel,
-    clean,
     clock,
     duration,
-    jsonable,
     market,
     moment,
-    plain,
     short_id,
+    to_jsonable,
+    to_text,
 )
 
 if TYPE_CHECKING:
@@ -39,12 +38,10 @@ __all__ = [
     "amount",
     "as_json",
     "camel",
-    "clean",
     "clock",
     "console",
     "duration",
     "heading",
-    "jsonable",
     "line",
     "lines",
     "market",
@@ -52,9 +49,10 @@ __all__ = [
     "note",
     "pairs",
     "paragraph",
-    "plain",
     "short_id",
     "table",
+    "to_jsonable",
+    "to_text",
 ]
 
 # A pipe has no width: rows stay whole, so that grep and awk see one row per line.
@@ -115,7 +113,7 @@ def pairs(rows: Iterable[tuple[str, object]], *, indent: int = 0) -> None:
     In a pipe each stays on its line, and rich is not imported: a daemon under a supervisor would keep its 3 MiB for one greeting.
     """
     if not sys.stdout.isatty():
-        texts = [(name, clean(value)) for name, value in rows]
+        texts = [(name, to_text(value)) for name, value in rows]
         width = max((len(name) for name, _ in texts), default=0)
         for name, text in texts:
             line(f"{'':{indent}}{name:<{width}}  {text}".rstrip())
@@ -128,7 +126,7 @@ def pairs(rows: Iterable[tuple[str, object]], *, indent: int = 0) -> None:
     shown.add_column(no_wrap=True)
     shown.add_column(overflow="fold")
     for name, value in rows:
-        shown.add_row(Text(name, style="bold"), Text(clean(value), style=_style_of(value)))
+        shown.add_row(Text(name, style="bold"), Text(to_text(value), style=_style_of(value)))
     _show(Padding(shown, (0, 0, 0, indent), expand=False))
 
 
@@ -147,7 +145,7 @@ def lines(titles: Mapping[str, int], shown: Sequence[Line], *, with_header: bool
     """
     from rich.text import Text
 
-    texts = [[clean(cell) for cell in one.cells] for one in shown]
+    texts = [[to_text(cell) for cell in one.cells] for one in shown]
     widths = [
         max([least, len(title), *(len(text[index]) for text in texts)])
         for index, (title, least) in enumerate(titles.items())
@@ -159,7 +157,7 @@ def lines(titles: Mapping[str, int], shown: Sequence[Line], *, with_header: bool
         cells = [Text(cell.ljust(width)) for cell, width in zip(text, widths, strict=True)]
         cells[-1].stylize(_style_of(text[-1]))
         whole = Text("  ").join(cells)
-        detail = clean(one.detail) if one.detail else ""
+        detail = to_text(one.detail) if one.detail else ""
         is_beside = not screen.is_terminal or whole.cell_len + 2 + len(detail) <= screen.width
         if detail and is_beside:
             whole.append(f"  {detail}", style="dim")
@@ -174,7 +172,7 @@ def heading(text: str, *, gap: bool = True) -> None:
 
     if gap:
         line("")
-    _show(Text(clean(text), style="bold"))
+    _show(Text(to_text(text), style="bold"))
 
 
 def paragraph(text: str, *, indent: int = 0) -> None:
@@ -182,7 +180,7 @@ def paragraph(text: str, *, indent: int = 0) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    _show(Padding(Text(clean(text)), (0, 0, 0, indent), expand=False))
+    _show(Padding(Text(to_text(text)), (0, 0, 0, indent), expand=False))
 
 
 def line(text: str) -> None:
@@ -192,12 +190,12 @@ def line(text: str) -> None:
 
 def note(text: str) -> None:
     """A message for the person, on stderr: data on stdout stays clean."""
-    sys.stderr.write(f"{clean(text)}\n")
+    sys.stderr.write(f"{to_text(text)}\n")
 
 
 def as_json(value: object) -> None:
     """One line of JSON on stdout, ASCII only: C1 control characters would pass through JSON unescaped."""
-    sys.stdout.write(json.dumps(jsonable(value), separators=(",", ":")) + "\n")
+    sys.stdout.write(json.dumps(to_jsonable(value), separators=(",", ":")) + "\n")
 
 
 def console() -> Console:
@@ -222,7 +220,7 @@ def _cell(value: object, column: Column) -> Text:
     from rich.text import Text
 
     style = _style_of(value) if column.is_status else ""
-    return Text(clean(value), style=style)
+    return Text(to_text(value), style=style)
 
 
 def _style_of(value: object) -> str:

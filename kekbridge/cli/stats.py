@@ -54,7 +54,7 @@ def stats(
         found = report(statistics.gather(connection, since=start, now=now(), webhook=webhook))
         limits = limitbook.read(connection, workspace.settings, webhook, at=now())["scopes"]
     if as_json:
-        render.as_json(render.jsonable(found) | {"limits": limits})
+        render.as_json(render.to_jsonable(found) | {"limits": limits})
         return
     _print(found, is_of_webhook=webhook is not None)
     used = [line for scope in limits for line in _used(scope)]

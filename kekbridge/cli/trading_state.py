@@ -95,7 +95,7 @@ def set_running(
             settings.set_trading_state(connection, TradingState.RUNNING, reason=why, by=_BY, now=now(), scope=scope)
         control = settings.trading_control(connection, now=now(), scope=scope)
     if as_json:
-        render.as_json(render.jsonable(control) | ({"equityPeak": peak} if reset_peak else {}))
+        render.as_json(render.to_jsonable(control) | ({"equityPeak": peak} if reset_peak else {}))
         return
     render.line(_WORDS["running"] if webhook is None else f"webhook {webhook}: entries and exits pass")
     if reset_peak:

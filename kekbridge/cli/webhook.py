@@ -181,7 +181,7 @@ def rotate(
     titles = {"name": "name", "webhookUrl": "webhook URL", "apiKey": "apiKey", "apiSecret": "apiSecret"}
     render.pairs([(title, shown[key]) for key, title in titles.items()])
     for key in shown["replaced"]:
-        until = f"works until {render.plain(key['expiresAt'])} UTC" if allowed else "is refused from now on"
+        until = f"works until {render.to_text(key['expiresAt'])} UTC" if allowed else "is refused from now on"
         render.note(f"The old key {key['prefix']}… {until}.")
     render.note(f"The message with the new key:  kekbridge template {webhook.name}")
 
@@ -349,7 +349,7 @@ def _as_data(webhook: Webhook, url: str, credentials: Credentials | None = None)
     shown: dict[str, Any] = {"id": webhook.id, "name": webhook.name, "enabled": webhook.enabled, "webhookUrl": url}
     if credentials is not None:
         shown |= {"apiKey": credentials.api_key, "apiSecret": credentials.api_secret}
-    return shown | {"createdAt": webhook.created_at, "settings": render.jsonable(webhook.settings)}
+    return shown | {"createdAt": webhook.created_at, "settings": render.to_jsonable(webhook.settings)}
 
 
 def _print(shown: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from kekbridge.formatting import plain
+from kekbridge.formatting import to_text
 from kekbridge.model import Fill, Order
 from kekbridge.model.latency import AlertTimestamps, stages_of
 from kekbridge.model.orders import ExitStatus
@@ -105,7 +105,7 @@ def _order_story(
                 ms=(event.at - alert.received_at).total_seconds() * 1000,
                 what=_SAID[event.kind],
                 figures=", ".join(
-                    f"{key.replace('_', ' ')} {plain(value)}"
+                    f"{key.replace('_', ' ')} {to_text(value)}"
                     for key, value in event.data.items()
                     if value not in (None, "") and key != "finished_at"
                 ),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.alerts.redaction import clip, holds_secret, printable, redact, shorten_secret
+from kekbridge.alerts.redaction import clip, redact, shorten_secret
+from kekbridge.formatting import escape_unprintable, holds_credential
 
 SECRET = "wh_live_0123456789abcdefghij"
 ODD = "oddSecret0123456789"  # a secret that no pattern knows
@@ -27,7 +28,7 @@ def test_no_secret_and_no_control_character_is_stored(text: str, secret: str | N
         assert len(shown) <= 500
         assert SECRET[:13] not in shown
         assert secret is None or secret not in shown
-    if text.isascii() and text.isprintable() and not holds_secret(text) and ODD not in text and len(text) <= 64:
+    if text.isascii() and text.isprintable() and not holds_credential(text) and ODD not in text and len(text) <= 64:
         assert stored["comment"] == text
         assert text in stored
 
@@ -44,4 +45,4 @@ def test_long_texts_are_cut_and_the_budget_holds() -> None:
     assert redact({"a": "x" * 501}, secret=None)["a"] == clip("x" * 501, 500)
     stored = redact({f"n{number}": "y" * 90 for number in range(400)}, secret=None)
     assert sum(len(name) + len(value) + 8 for name, value in stored.items()) <= 16_384 + 100
-    assert printable(list(stored)[-1]) == "…"
+    assert escape_unprintable(list(stored)[-1]) == "…"

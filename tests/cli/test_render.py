@@ -27,13 +27,13 @@ def is_unsafe(character: str) -> bool:
 @given(st.text(st.characters(codec=None, exclude_categories=())))
 def test_nothing_unsafe_survives(text: str) -> None:
     """Whatever comes from outside: no control, direction, invisible or line-breaking character is printed."""
-    assert not any(is_unsafe(character) for character in render.clean(text))
+    assert not any(is_unsafe(character) for character in render.to_text(text))
 
 
 @given(st.text(st.characters(exclude_categories=("C", "Z"))))
 def test_ordinary_text_is_untouched(text: str) -> None:
     """Printable text of any script is printed as it is."""
-    assert render.clean(text) == (text or "-")
+    assert render.to_text(text) == (text or "-")
 
 
 def test_markup_is_text_in_every_place(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +81,7 @@ def test_json_of_our_values() -> None:
     """Fields in camelCase, decimals and times as text, keys of mappings as they are."""
     at = datetime(2026, 1, 2, 3, 4, 5, 678_900, tzinfo=timezone(timedelta(hours=2)))
     sample = Sample(Decimal("1E-7"), at, Mode.PAPER, {"stop_loss": Decimal("1E+3")})
-    assert render.jsonable([sample]) == [
+    assert render.to_jsonable([sample]) == [
         {
             "maxOrderSize": "0.0000001",
             "createdAt": "2026-01-02T01:04:05.678Z",
@@ -140,7 +140,7 @@ def test_ages_and_clock() -> None:
 )
 def test_plain_words(value: object, text: str) -> None:
     """Nothing is a dash, switches are words, lists are commas."""
-    assert render.clean(value) == text
+    assert render.to_text(value) == text
 
 
 @pytest.mark.parametrize(

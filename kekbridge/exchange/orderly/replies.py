@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, NoReturn
 
+from kekbridge.formatting import sanitize
+
 _SHOWN = 160
 _MAX_BRACKETS = 8_000
 
@@ -97,8 +99,7 @@ def one_line(value: object) -> str:
     """Foreign text made fit for a log line: printable characters only, bounded."""
     if not isinstance(value, str):
         return ""
-    text = "".join(char if char.isprintable() else " " for char in value[: 4 * _SHOWN])
-    return " ".join(text.split())[:_SHOWN]
+    return " ".join(sanitize(value[: 4 * _SHOWN]).split())[:_SHOWN]
 
 
 def _excerpt(body: bytes) -> str:
