@@ -20,7 +20,7 @@ from kekbridge.exchange.base import Accepted, Exchange, SubmitResult, request_te
 from kekbridge.failpoints import hit
 from kekbridge.log import get_logger
 from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Purpose
-from kekbridge.model.orders import ExitKind, OrderStatusReport
+from kekbridge.model.orders import OrderStatusReport
 from kekbridge.risk.exposure import was_left
 from kekbridge.store import fills
 from kekbridge.store import orders as order_rows
@@ -193,7 +193,7 @@ class StopLossGuard:
             return StopCoverage(ZERO, ZERO), ProtectionState.WANTED  # flat, or not visible yet
         covered = stand_ins.covered
         if report is not None and report.stop_is_live:
-            own = _live_stop_quantity(report) or held
+            own = report.live_stop_quantity or held
             if own >= held:
                 return StopCoverage(held, ZERO), ProtectionState.LIVE
             covered += own
@@ -270,12 +270,6 @@ class StopLossGuard:
 def _exited(report: OrderStatusReport | None) -> Decimal:
     """What the entry's own exits (stop loss, take-profit) have closed already, in base units."""
     return ZERO if report is None else sum((each.executed_quantity for each in report.exits), ZERO)
-
-
-def _live_stop_quantity(report: OrderStatusReport) -> Decimal:
-    """Size of the entry's own live stop in base units; zero if the exchange gives none (then it follows the position)."""
-    stops = (each for each in report.exits if each.kind is ExitKind.STOP_LOSS and each.is_live)
-    return max((each.quantity for each in stops), default=ZERO)
 
 
 def _stop_of(entry: Order, quantity: Decimal) -> OrderIntent:

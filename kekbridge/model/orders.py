@@ -5,7 +5,7 @@ No behaviour beyond arithmetic on own fields. A quantity is in base units (coins
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -261,10 +261,7 @@ class ExitKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExitStatus:
-    """One exit that travelled with an entry (the stop loss or take-profit of a bracket), as the exchange last reported it.
-
-    Two of them are equal when their stored facts are; `quantity` and `is_live` are known only in a fresh report.
-    """
+    """One exit that travelled with an entry (the stop loss or take-profit of a bracket), as last reported. Stored as it is."""
 
     kind: ExitKind
     #: Trigger price in quote currency; None if the exchange did not give one.
@@ -274,10 +271,6 @@ class ExitStatus:
     executed_quantity: Decimal
     #: Average price of what it closed; None before the first fill.
     average_price: Decimal | None = None
-    #: Size in base units; zero if it follows the position.
-    quantity: Decimal = field(default=ZERO, compare=False)
-    #: True while it waits for its trigger: activated, not triggered, not finished.
-    is_live: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,6 +310,8 @@ class OrderStatusReport:
     version: int = 0
     #: Brackets only: whether a stop-loss exit is active and untriggered; None when the report does not say.
     stop_is_live: bool | None = None
+    #: Size of its live stop-loss exits in base units; zero if none is live, or if the exchange gives no size (it follows the position).
+    live_stop_quantity: Decimal = ZERO
     #: Margin mode of the position that the order belongs to; None where the report does not say.
     margin_mode: MarginMode | None = None
     #: The exits that belong to this order and have a trigger price.

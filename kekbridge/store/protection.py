@@ -151,7 +151,7 @@ def note(connection: sqlite3.Connection, entry: Order, legs: Sequence[ExitStatus
         now=now,
         alert_id=entry.alert_id,
         client_order_id=entry.client_order_id,
-        data={"legs": tuple(_facts(leg) for leg in legs)},
+        data={"legs": tuple(legs)},
     )
 
 
@@ -175,18 +175,7 @@ def _stored(connection: sqlite3.Connection, client_order_id: str) -> str | None:
 
 
 def _text(legs: Sequence[ExitStatus]) -> str:
-    return to_json(tuple(_facts(leg) for leg in legs))
-
-
-def _facts(exit_status: ExitStatus) -> dict[str, object]:
-    """What is stored of an exit: the names and their order are part of the database and of the history."""
-    return {
-        "kind": exit_status.kind.value,
-        "trigger_price": exit_status.trigger_price,
-        "status": exit_status.status,
-        "executed_quantity": exit_status.executed_quantity,
-        "average_price": exit_status.average_price,
-    }
+    return to_json(tuple(legs))
 
 
 def _leg(row: dict[str, str | None]) -> ExitStatus:

@@ -8,7 +8,7 @@ Source: docs/internals/orderly.md sections 5 to 9, 12.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -231,6 +231,7 @@ def algo_report(row: Mapping[str, Any]) -> OrderStatusReport:
         stop_is_live=_stop_is_live(row, algo_type, children),
         margin_mode=_margin_mode(row),
         exits=_exits_of(children),
+        live_stop_quantity=_live_stop_quantity(children),
         children=children,
     )
 
@@ -248,11 +249,15 @@ def _exits_of(legs: Iterable[OrderStatusReport]) -> tuple[ExitStatus, ...]:
                     status=leg.status,
                     executed_quantity=leg.executed_quantity,
                     average_price=leg.average_price,
-                    quantity=leg.quantity,
-                    is_live=bool(leg.stop_is_live),
                 )
             )
     return tuple(found)
+
+
+def _live_stop_quantity(legs: Sequence[OrderStatusReport]) -> Decimal:
+    """Size of the largest live stop loss among the legs, at any depth."""
+    sizes = [leg.quantity for leg in legs if leg.venue_type == "STOP_LOSS" and leg.stop_is_live]
+    return max((*sizes, *(leg.live_stop_quantity for leg in legs)), default=ZERO)
 
 
 def _margin_mode(row: Mapping[str, Any]) -> MarginMode | None:
