@@ -129,21 +129,9 @@ def position_data(position: Position) -> dict[str, Any]:
     return shown | {"unrealizedPnl": render.to_jsonable(position.unrealized_pnl)}
 
 
-def order_words(order: Order) -> str:
-    """`buy 0.001 limit 65000`, `sell 0.5 market (exit)`."""
-    from kekbridge.cli import render
-
-    intent = order.intent
-    parts = [intent.side.value.lower(), render.amount(intent.quantity), intent.order_type.value]
-    if intent.limit_price is not None:
-        parts.append(render.amount(intent.limit_price))
-    if not order.is_entry:
-        parts.append(f"({intent.purpose.value})")
-    return " ".join(parts)
-
-
 def _order_line(order: Order, legs: Sequence[ExitStatus]) -> Line:
     from kekbridge.cli import render
+    from kekbridge.reports.alert_report import describe_order
 
     filled = render.amount(order.executed_quantity)
     if order.average_price is not None:
@@ -152,7 +140,7 @@ def _order_line(order: Order, legs: Sequence[ExitStatus]) -> Line:
         render.clock(order.created_at, now()),
         render.short_id(order.alert_id),
         render.market(order.intent.symbol),
-        order_words(order),
+        describe_order(order),
         filled,
         order.status,
     )
