@@ -121,7 +121,7 @@ def _limits(given: Mapping[str, str], webhook: Webhook) -> dict[str, Any]:
             known = ", ".join(option.replace("_", "-") for option in rows)
             raise ConfigError(f"--against-limits: {name[:40]!r} is no limit; use one of {known}")
         if row.reader is None and text not in ("yes", "no"):
-            raise parsing.wrong(f"--against-limits {name}", text, "yes or no")
+            raise parsing.invalid(f"--against-limits {name}", text, "yes or no")
         asked[row.parameter] = text if row.reader is not None else text == "yes"
     changed = plain(apply(asked, webhook.settings).limits)
     return {rows[name].field: changed[rows[name].field] for name in asked}

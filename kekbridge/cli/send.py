@@ -229,7 +229,7 @@ def send_test(
 def _message(file: Path | None, api_key: str, filled: dict[str, str]) -> tuple[bytes, bool]:
     """The bytes to send, and whether they carry their own signature."""
     from kekbridge.alerts.template import fill
-    from kekbridge.parsing import wrong
+    from kekbridge.parsing import invalid
 
     stamp = now().strftime("%Y-%m-%dT%H:%M:%SZ")
     if file is None:
@@ -237,7 +237,7 @@ def _message(file: Path | None, api_key: str, filled: dict[str, str]) -> tuple[b
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise wrong(
+        raise invalid(
             "--body", str(file), f"a readable text file ({getattr(error, 'strerror', None) or 'not UTF-8'})"
         ) from None
     text = fill(text.strip(), {"timenow": stamp, **filled})
