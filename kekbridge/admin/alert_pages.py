@@ -1,4 +1,4 @@
-"""The log and the story of one alert as pages: what `kekbridge logs` and `kekbridge explain` tell, by the same functions. Reads only."""
+"""Web pages of the log and of one alert, from the functions behind `kekbridge logs` and `kekbridge explain`. Read-only."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from aiohttp import web
 
 from kekbridge import parsing
 from kekbridge.admin.html import Markup, gain, h, pairs, select, status, table, timeline
-from kekbridge.admin.service import AdminService
-from kekbridge.formatting import SHORT_ID, clock, market, moment
+from kekbridge.admin.service import AdminService, alert_data
+from kekbridge.formatting import SHORT_ID, clock, market, moment, to_jsonable
 from kekbridge.reports import alert_report
 from kekbridge.reports.alert_report import Section
 from kekbridge.store import alerts, rejected_requests, webhooks
@@ -28,64 +28,67 @@ _FILTERS: Final = ("webhook", "status", "code", "symbol", "since", "until", "tex
 
 
 class AlertPages:
-    """Over one desk; `page` makes a whole page of a title and contents."""
+    """Handlers of the log and the alert pages. `page` renders a whole page from a title and contents."""
 
-    def __init__(self, desk: AdminService, page: Callable[..., web.Response]) -> None:
-        self._desk = desk
+    def __init__(self, service: AdminService, page: Callable[..., web.Response]) -> None:
+        self._service = service
         self._page = page
 
     def register(self, router: web.UrlDispatcher) -> None:
+        """Add the routes."""
         router.add_get("/log", self._log)
         router.add_get("/log/{alert}", self._alert)
 
     async def _log(self, request: web.Request) -> web.Response:
-        asked = {name: request.query.get(name, "").strip() for name in _FILTERS}
-        now = self._desk.clock()
-        since = parsing.instant("since", asked["since"], now) if asked["since"] else None
-        until = parsing.instant("until", asked["until"], now) if asked["until"] else None
-        symbol = perp_symbol(asked["symbol"]) if asked["symbol"] else None
+        filters = {name: request.query.get(name, "").strip() for name in _FILTERS}
+        now = self._service.clock()
+        since = parsing.instant("since", filters["since"], now) if filters["since"] else None
+        until = parsing.instant("until", filters["until"], now) if filters["until"] else None
+        symbol = perp_symbol(filters["symbol"]) if filters["symbol"] else None
 
         def read(
             connection: sqlite3.Connection,
         ) -> tuple[alerts.SearchResult, tuple[rejected_requests.RejectedRequest, ...], list[str]]:
             found = alerts.search(
                 connection,
-                webhook=asked["webhook"] or None,
-                status=asked["status"] or None,
-                code=asked["code"] or None,
+                webhook=filters["webhook"] or None,
+                status=filters["status"] or None,
+                code=filters["code"] or None,
                 symbol=symbol,
                 since=since,
                 until=until,
-                text=asked["text"] or None,
+                text=filters["text"] or None,
                 limit=_ROWS,
             )
-            # Requests nobody vouched for have no webhook, symbol or message to filter by.
-            shows = not (asked["webhook"] or asked["symbol"] or asked["text"]) and asked["status"] in ("", "refused")
-            guesses = (
+            # Unauthenticated requests have no webhook, symbol or message to filter by.
+            includes_rejected = not (filters["webhook"] or filters["symbol"] or filters["text"]) and filters[
+                "status"
+            ] in ("", "refused")
+            rejected = (
                 rejected_requests.list_recent(
-                    connection, since=since, until=until, code=asked["code"] or None, limit=_ROWS
+                    connection, since=since, until=until, code=filters["code"] or None, limit=_ROWS
                 )
-                if shows
+                if includes_rejected
                 else ()
             )
-            return found, guesses, [one.name for one in webhooks.list_all(connection)]
+            return found, rejected, [one.name for one in webhooks.list_all(connection)]
 
-        found, guesses, names = await self._desk.database.read(read)
-        rows = [(one.received_at, alert_row(_told(one), now)) for one in found.alerts]
-        rows += [(one.last_at, _guess_row(one, now)) for one in guesses]
+        found, rejected, names = await self._service.database.read(read)
+        rows = [(one.received_at, alert_row(to_jsonable(alert_data(one)), now)) for one in found.alerts]
+        rows += [(one.last_at, _rejected_row(one, now)) for one in rejected]
         rows.sort(key=lambda row: row[0], reverse=True)
-        far = None
+        search_limit = None
         if found.looked_back_to is not None:
-            further = (
-                f"looked for the text back to {moment(found.looked_back_to)} UTC; fill in until to look further back"
-            )
-            far = h("p", further, class_="dim")
-        return self._page(request, "Log", _search(asked, names), far, alert_table(row for _, row in rows[:_ROWS]))
+            hint = f"Searched back to {moment(found.looked_back_to)} UTC; set Until to search further back."
+            search_limit = h("p", hint, class_="dim")
+        return self._page(
+            request, "Log", _search(filters, names), search_limit, alert_table(row for _, row in rows[:_ROWS])
+        )
 
     async def _alert(self, request: web.Request) -> web.Response:
-        report = await self._desk.database.read(alert_report.read, request.match_info["alert"])
+        report = await self._service.database.read(alert_report.read, request.match_info["alert"])
         parts: list[object] = []
-        sections = report.sections(self._desk.clock())
+        sections = report.sections(self._service.clock())
         for section in sections:
             if section.kind in (
                 "alert",
@@ -101,42 +104,30 @@ class AlertPages:
 
 
 def alert_row(one: Mapping[str, Any], now: datetime) -> tuple[object, ...]:
-    """One alert of the log, of its plain JSON."""
-    says = " ".join(part for part in (one["action"], market(one["symbol"]) if one["symbol"] else None) if part)
+    """A row of the alert table, from an alert's JSON."""
+    requested = " ".join(part for part in (one["action"], market(one["symbol"]) if one["symbol"] else None) if part)
     return (
         clock(datetime.fromisoformat(one["receivedAt"]), now),
         h("a", one["id"][:13], href=f"/log/{one['id']}"),
         one["webhook"],
-        says,
+        requested,
         status(one["status"]),
         ": ".join(part for part in (one["code"], one["error"]) if part),
     )
 
 
 def alert_table(rows: Iterable[tuple[object, ...]]) -> Markup:
-    return table(("Time (UTC)", "Alert", "Webhook", "Says", "Status", "Why"), rows, empty="Nothing here.")
+    """The table of alerts, from `alert_row`."""
+    return table(("Time (UTC)", "Alert", "Webhook", "Action", "Status", "Why"), rows, empty="No alerts.")
 
 
-def _told(one: Any) -> dict[str, Any]:
-    return {
-        "id": one.id,
-        "receivedAt": one.received_at.isoformat(),
-        "webhook": one.webhook_name,
-        "action": one.action,
-        "symbol": one.symbol,
-        "status": one.status,
-        "code": one.code,
-        "error": one.error,
-    }
-
-
-def _guess_row(one: rejected_requests.RejectedRequest, now: datetime) -> tuple[object, ...]:
+def _rejected_row(one: rejected_requests.RejectedRequest, now: datetime) -> tuple[object, ...]:
     times = f"{one.count} x " if one.count > 1 else ""
     why = f"{one.code}: {times}from {one.remote}: {one.error}"
     return clock(one.last_at, now), None, None, None, status("refused"), why
 
 
-def _search(asked: Mapping[str, str], names: Iterable[str]) -> Markup:
+def _search(filters: Mapping[str, str], names: Iterable[str]) -> Markup:
     hints = {
         "symbol": "BTC",
         "since": "24h or a UTC time",
@@ -146,14 +137,14 @@ def _search(asked: Mapping[str, str], names: Iterable[str]) -> Markup:
     }
     choices = {"webhook": list(names), "status": list(_STATUSES)}
     fields = []
-    for name, value in asked.items():
+    for name, value in filters.items():
         if name in choices:
             options = dict.fromkeys([*choices[name], *([value] if value else [])])
             entry = select(name, value, [("", "any"), *((one, one.replace("_", " ")) for one in options)])
         else:
             entry = h("input", name=name, value=value, placeholder=hints[name], autocomplete="off")
         fields.append(h("label", name.capitalize(), entry))
-    clear = h("a", "Clear", href="/log", class_="button") if any(asked.values()) else None
+    clear = h("a", "Clear", href="/log", class_="button") if any(filters.values()) else None
     return h("form", *fields, h("button", "Filter"), clear, method="get", action="/log", class_="fields search")
 
 
