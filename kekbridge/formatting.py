@@ -140,12 +140,12 @@ def format_decimal(value: Decimal) -> str:
 
 
 def amount(value: Decimal | None) -> str:
-    """As `format_decimal`, for tables: None is a dash."""
+    """`format_decimal` for tables; None is a dash."""
     return "-" if value is None else format_decimal(value)
 
 
 def money(value: Decimal | None, *, places: int = 8) -> str:
-    """An amount for reading: thousands apart, at most `places` decimals (half up), no idle zeros. The exact one is in `--json`."""
+    """An amount for reading: thousands separators, at most `places` decimals (rounded half up), no trailing zeros."""
     if value is None:
         return "-"
     text = f"{value.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP, EXACT):,f}"
@@ -154,10 +154,10 @@ def money(value: Decimal | None, *, places: int = 8) -> str:
 
 
 def used_share(used: str, limit: str) -> Decimal | None:
-    """How much of a limit is used, as far as its words begin with numbers: `1,500.00 USDC`, `20,000.00 USDC` -> 0.075."""
+    """The used fraction of a limit: `1,500.00 USDC`, `20,000.00 USDC` -> 0.075. None if either text does not begin with a number."""
     numbers = []
-    for words in (used, limit):
-        first = words.split(maxsplit=1)[0] if words.split() else ""
+    for value in (used, limit):
+        first = value.split(maxsplit=1)[0] if value.split() else ""
         text = "".join(one for one in first if one.isdigit() or one in ".-")
         try:
             numbers.append(Decimal(text))
@@ -167,36 +167,36 @@ def used_share(used: str, limit: str) -> Decimal | None:
 
 
 def moment(at: datetime | None) -> str:
-    """`2026-11-22 16:08:06`, always UTC: day boundaries of the limits are UTC, too."""
+    """`2026-11-22 16:08:06` in UTC, as the days of the limits; None is a dash."""
     return "-" if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def clock(at: datetime, today: datetime) -> str:
-    """The time of day if it is today's (UTC), else day and minute: short enough for a log line."""
+    """The time of day if `at` is today (UTC), else day and minute: short for log lines."""
     utc = at.astimezone(UTC)
     return utc.strftime("%H:%M:%S" if utc.date() == today.astimezone(UTC).date() else "%m-%d %H:%M")
 
 
 def short_id(identifier: str) -> str:
-    """The beginning of an id, enough for `kekbridge explain`: ten characters of time, the rest chance."""
+    """The beginning of an id, enough for `kekbridge explain`: ten characters of time, three random ones."""
     return identifier[:SHORT_ID]
 
 
 def market(symbol: str | None) -> str:
-    """`PERP_BTC_USDC` -> `BTC`; what is no such name stays as it is."""
+    """`PERP_BTC_USDC` -> `BTC`; other names are unchanged."""
     if symbol and symbol.startswith("PERP_") and symbol.endswith("_USDC"):
         return symbol[5:-5]
     return symbol or "-"
 
 
 def age(at: datetime, now: datetime) -> str:
-    """`3 s ago`; a time ahead of ours reads `in 3 s`."""
+    """`3 s ago`; a future time is `in 3 s`."""
     elapsed = (now - at).total_seconds()
     return f"in {duration(-elapsed)}" if elapsed < 0 else f"{duration(elapsed)} ago"
 
 
 def duration(seconds: float | timedelta) -> str:
-    """Two units at most: `12 ms`, `4.2 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
+    """At most two units: `12 ms`, `4.2 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
     total = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
     if total < 1:
         return f"{total * 1000:.0f} ms"
@@ -211,7 +211,7 @@ def duration(seconds: float | timedelta) -> str:
 
 
 def to_jsonable(value: object) -> Any:
-    """Plain JSON of our values: fields in camelCase as in alerts, decimals and times as text; keys of mappings stay as they are."""
+    """A value as JSON types: dataclass fields in camelCase, decimals and times as text; keys of mappings are unchanged."""
     if is_dataclass(value) and not isinstance(value, type):
         return {camel(field.name): to_jsonable(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

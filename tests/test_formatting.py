@@ -1,4 +1,4 @@
-"""Amounts as people read them: rounded for the eye only, and shares of limits reckoned from their words."""
+"""Formatted amounts, used fractions of limits, hostile text and secrets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kekbridge.formatting import escape_unprintable, money, used_share
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "text"),
     [
         ("301.8400000000000000000000005", "301.84"),
         ("-1234567.891", "-1,234,567.891"),
@@ -19,9 +19,9 @@ from kekbridge.formatting import escape_unprintable, money, used_share
         ("1E+3", "1,000"),
     ],
 )
-def test_money_is_rounded_for_the_eye(value: str, words: str) -> None:
-    """At most eight decimals, thousands apart, no idle zeros, no minus before nothing."""
-    assert money(Decimal(value)) == words
+def test_money_is_rounded_for_reading(value: str, text: str) -> None:
+    """At most eight decimals, thousands separators, no trailing zeros, no negative zero."""
+    assert money(Decimal(value)) == text
     assert money(None) == "-"
 
 
@@ -36,12 +36,12 @@ def test_money_is_rounded_for_the_eye(value: str, words: str) -> None:
         ("", "5", None),
     ],
 )
-def test_how_much_of_a_limit_is_used(used: str, limit: str, share: str | None) -> None:
-    """From the numbers at the beginning of the words; nothing where there are none."""
+def test_used_share_of_a_limit(used: str, limit: str, share: str | None) -> None:
+    """From the leading numbers; None if there are none."""
     assert used_share(used, limit) == (None if share is None else Decimal(share))
 
 
 def test_escaping_leaves_ordinary_text_alone() -> None:
-    """Letters of any script, accents and symbols are no control characters."""
+    """Letters of any script, accents and symbols stay; control characters become escapes."""
     assert escape_unprintable("größer ≥ 5 % 日本 ✓") == "größer ≥ 5 % 日本 ✓"
     assert escape_unprintable("a\x1b]0;title\x07\n") == r"a\x1b]0;title\x07\x0a"
