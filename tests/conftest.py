@@ -6,7 +6,7 @@ Such a run needs more than the usual time: pytest -o timeout=3600.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,30 @@ from hypothesis import HealthCheck, settings
 
 from tests.bridge import House, running_house, running_paper
 
-# Property tests run on busy machines: no deadline for a single example.
-settings.register_profile("ci", deadline=None)
-settings.register_profile("release", deadline=None, max_examples=10_000, suppress_health_check=[HealthCheck.too_slow])
+# Property tests run on busy machines: neither an example nor its generation has a time limit. Ordinary runs try the same examples each
+# time, so that none fails by chance; a release run looks for new ones.
+_UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", _UNHURRIED, derandomize=True)
+settings.register_profile("release", _UNHURRIED, max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+#: Starting workers takes longer than it saves when at most this many files or tests are named.
+_FEW = 3
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)  # optional: -p no:xdist does not know it
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int, int]:
+    """One worker per core, at least 2 because many tests mostly wait; none for a few files or for -k."""
+    cores = yield
+    few = len(config.args) <= _FEW and all(argument.partition("::")[0].endswith(".py") for argument in config.args)
+    return 0 if few or config.option.keyword else max(2, cores)
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Let -p no:xdist accept the options that pyproject.toml always passes."""
+    if not pluginmanager.hasplugin("xdist"):
+        parser.addoption("--numprocesses", help="ignored: xdist is off")
+        parser.addoption("--dist", help="ignored: xdist is off")
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
-DEADLINE_S = 20.0
+#: Passed only on failure: long enough for a busy machine, short of pytest's own timeout.
+DEADLINE_S = 60.0
 
 
 async def until(condition: Callable[[], Awaitable[bool] | bool], *, deadline_s: float = DEADLINE_S) -> None:
@@ -19,3 +21,23 @@ async def until(condition: Callable[[], Awaitable[bool] | bool], *, deadline_s: 
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"the condition did not come true within {deadline_s:.0f} s") from None
+
+
+@asynccontextmanager
+async def measuring_stalls() -> AsyncIterator[Callable[[], float]]:
+    """The seconds by which this process was woken too late so far: what a busy machine adds to a promised time."""
+    loop = asyncio.get_running_loop()
+    late_s = 0.0
+
+    async def measure() -> None:
+        nonlocal late_s
+        while True:
+            due = loop.time() + 0.05
+            await asyncio.sleep(0.05)
+            late_s += loop.time() - due
+
+    measuring = asyncio.create_task(measure())
+    try:
+        yield lambda: late_s
+    finally:
+        measuring.cancel()

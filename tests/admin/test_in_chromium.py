@@ -22,10 +22,7 @@ from tests.admin.browser import CHROMIUM, Page, open_page
 from tests.system.desk import Desk, open_desk
 from tests.waiting import until
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="Chromium is not installed"),
-    pytest.mark.timeout(240),
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="Chromium is not installed")
 WIDTHS = (1280, 390)
 
 

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from kekbridge.admin.lazy_server import LazyAdminServer
 from kekbridge.errors import ConfigError
+from tests.system.harness import free_port
 
 
 class Server:
@@ -67,10 +68,10 @@ async def test_the_server_is_loaded_on_the_first_connection() -> None:
 async def test_an_unused_socket_is_closed() -> None:
     """Without any connection it closes, and its port is free again."""
     loader = Loader()
-    lazy = LazyAdminServer(host="127.0.0.1", port=0, load=loader)
-    url = lazy.open()
+    port = free_port()  # the system assigns it to no other connection meanwhile
+    lazy = LazyAdminServer(host="127.0.0.1", port=port, load=loader)
+    assert lazy.open().endswith(f":{port}")
     await lazy.close()
-    port = int(url.rpartition(":")[2])
     with socket.create_server(("127.0.0.1", port)):
         assert loader.count == 0
 

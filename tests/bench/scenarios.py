@@ -159,7 +159,7 @@ def every_alert_twice(make: type[System], size: Size) -> Figures:
 
 def memory(make: type[System], size: Size) -> Figures:
     with make() as system:
-        time.sleep(1)
+        time.sleep(SETTLE_S)
         idle = system.pss_mib()
         first, second = size.loaded
         _drive(system, count=first, at_once=50, warm=0)
@@ -191,10 +191,10 @@ def flushes(make: type[System], size: Size) -> Figures:
         with _traced(make) as system:
             trace = system.directory / "trace"
             _drive(system, count=5, at_once=1, warm=0)
-            time.sleep(1.0)
+            time.sleep(SETTLE_S)
             before = _count(trace)
             _drive(system, count=count, at_once=at_once, warm=0)
-            time.sleep(1.0)
+            time.sleep(SETTLE_S)
             figures[f"per alert, {title}"] = (_count(trace) - before) / count
     return figures
 

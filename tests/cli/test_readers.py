@@ -70,7 +70,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Served, dict[str, Any]]]:
     with starting(bare_environment(tmp_path / "data")) as start:
         bridge = start("serve", "--json")
         told = json.loads(bridge.line(lambda text: True))
-        wait_until(lambda: call(told["url"] + "/readyz")["ready"], deadline_s=60)
+        wait_until(lambda: call(told["url"] + "/readyz")["ready"])
         yield bridge, bridge.data("webhook", "create", "w", "--no-require-signature", "--no-require-timestamp")
 
 

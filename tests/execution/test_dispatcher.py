@@ -85,21 +85,24 @@ async def test_behind_an_order_that_is_not_taken_the_line_goes_back(house: House
     assert len(set(taken)) == len(taken)
 
 
-async def test_a_halt_reaches_a_line_at_a_slow_exchange(house: House) -> None:
+async def test_a_halt_reaches_a_line_at_a_slow_exchange(tmp_path: Path) -> None:
     """A claim holds for half a second: what stands behind an order that hangs goes back to the queue, and is denied there."""
-    await house.send(quantity="0.001")
-    await house.fault("delay", path="/v1/order", method="POST", when="after", delay_ms=550, count=1)
-    sending = [asyncio.create_task(house.send(quantity="0.001")) for _ in range(4)]
+    async with (
+        running_paper(tmp_path / "paper") as paper_url,
+        running_house(tmp_path / "house", paper_url, exchange__request_timeout_s=10) as house,
+    ):
+        await house.send(quantity="0.001")
+        await house.fault("delay", path="/v1/order", method="POST", when="after", delay_ms=3000, count=1)
+        sending = [asyncio.create_task(house.send(quantity="0.001")) for _ in range(4)]
 
-    async def are_stored() -> bool:
-        return len(await house.orders()) == 5
+        async def are_stored() -> bool:
+            return len(await house.orders()) == 5
 
-    await until(are_stored)
-    await house.set_state(TradingState.HALTED)
-    answers = [await each for each in sending]
-    stored = [await house.until_stored(answer, "filled", "denied") for _, answer in answers]
-    assert sorted(order.status for order in stored) == [*[OrderStatus.DENIED] * 3, OrderStatus.FILLED]
-    await house.set_state(TradingState.RUNNING)
+        await until(are_stored)
+        await house.set_state(TradingState.HALTED)
+        answers = [await each for each in sending]
+        stored = [await house.until_stored(answer, "filled", "denied") for _, answer in answers]
+        assert sorted(order.status for order in stored) == [*[OrderStatus.DENIED] * 3, OrderStatus.FILLED]
 
 
 async def test_an_order_behind_a_busy_lane_expires_in_time(house: House) -> None:

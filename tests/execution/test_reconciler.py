@@ -48,7 +48,7 @@ async def test_a_clock_that_jumps_ahead_proves_nothing(tmp_path: Path) -> None:
     """Ten minutes jump while an order is looked up, and reads lag: "does not exist" is no proof before the window has really passed."""
     async with (
         running_paper(tmp_path / "paper") as paper_url,
-        running_house(tmp_path / "data", paper_url, exchange__recv_window_ms=4_000) as house,
+        running_house(tmp_path / "data", paper_url, exchange__recv_window_ms=15_000) as house,
     ):
         await house.send()
         await house.fault("read_lag", delay_ms=2500)
@@ -65,7 +65,7 @@ async def test_a_clock_that_jumps_ahead_proves_nothing(tmp_path: Path) -> None:
 async def test_the_acceptance_window_counts_from_the_sending(tmp_path: Path) -> None:
     """Claimed long ago, sent just now (it had waited for the rate window), then a crash: not found at once is no proof yet."""
     database = tmp_path / "data" / "kekbridge.db"
-    slow: dict[str, Any] = {"exchange__recv_window_ms": 4_000, "server__shutdown_timeout_s": 0.5}
+    slow: dict[str, Any] = {"exchange__recv_window_ms": 15_000, "server__shutdown_timeout_s": 0.5}
     async with running_paper(tmp_path / "paper") as paper_url:
         async with running_house(tmp_path / "data", paper_url, **slow) as house:
             await house.send()
@@ -91,10 +91,10 @@ async def test_an_answer_that_could_not_be_stored_is_asked_for_later(tmp_path: P
     database = tmp_path / "data" / "kekbridge.db"
     async with (
         running_paper(tmp_path / "paper") as paper_url,
-        running_house(tmp_path / "data", paper_url, exchange__request_timeout_s=5) as house,
+        running_house(tmp_path / "data", paper_url, exchange__request_timeout_s=10) as house,
     ):
         await house.fault("withhold_reports")
-        await house.fault("delay", path="/v1/order", method="POST", when="after", delay_ms=1000, count=1)
+        await house.fault("delay", path="/v1/order", method="POST", when="after", delay_ms=3000, count=1)
         sending = asyncio.ensure_future(house.send())
 
         async def is_accepted() -> bool:
@@ -191,7 +191,7 @@ async def _control(paper_url: str, what: str, body: dict[str, Any]) -> None:
 async def test_an_unresolved_order_does_not_hold_the_other_symbols(tmp_path: Path) -> None:
     """After a start, the symbol of an order in flight waits for its answer; every other symbol trades at once."""
     async with running_paper(tmp_path / "paper") as paper_url:
-        slow: dict[str, Any] = {"exchange__recv_window_ms": 8_000}
+        slow: dict[str, Any] = {"exchange__recv_window_ms": 30_000}
         async with running_house(tmp_path / "data", paper_url, server__shutdown_timeout_s=0.5, **slow) as house:
             await house.fault("reset_before", path="/v1/order", method="POST", count=1)
             _, stuck = await house.send()

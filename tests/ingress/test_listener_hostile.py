@@ -96,7 +96,7 @@ async def test_no_junk_gets_a_500(door: Door, number: int) -> None:
     assert (await door.send()).status == 202
 
 
-@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     start=st.sampled_from([b"", POST, b"GET /healthz HTTP/1.1\r\n", POST + b"Transfer-Encoding: chunked\r\n\r\n"]),
     middle=st.binary(max_size=300),
@@ -170,25 +170,24 @@ async def test_an_alert_is_finished_though_its_sender_left(door: Door) -> None:
     await until(lambda: door.finished == 1)
 
 
-async def test_a_sender_that_leaves_within_its_body_is_no_alert_and_no_error(
-    door: Door, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_sender_that_leaves_within_its_body_is_no_alert_and_no_error(caplog: pytest.LogCaptureFixture) -> None:
     """Half a body is nothing; it is not worth a traceback either."""
-    for leave in ("abort", "close", "half-close"):
-        _, writer = await asyncio.open_connection(door.host, door.port)
-        writer.write(POST + b"Content-Length: 50\r\n\r\nhalf")
-        await writer.drain()
-        await until(lambda: door.connections == 1)
-        if leave == "abort":
-            writer.transport.abort()
-        elif leave == "close":
+    async with opened(Server(port=0, body_timeout_s=60)) as door:
+        for leave in ("abort", "close", "half-close"):
+            _, writer = await asyncio.open_connection(door.host, door.port)
+            writer.write(POST + b"Content-Length: 50\r\n\r\nhalf")
+            await writer.drain()
+            await until(lambda: door.connections == 1)
+            if leave == "abort":
+                writer.transport.abort()
+            elif leave == "close":
+                writer.close()
+            else:
+                writer.write_eof()
+            await until(lambda: door.connections == 0)
             writer.close()
-        else:
-            writer.write_eof()
-        await until(lambda: door.connections == 0)
-        writer.close()
-    assert door.deliveries == []
-    assert door.refusals == []
+        assert door.deliveries == []
+        assert door.refusals == []
     assert [record for record in caplog.records if record.exc_info] == []
 
 

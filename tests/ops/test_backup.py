@@ -31,7 +31,7 @@ from tests.system.harness import Process, call, clean_environment, run_cli, runn
 
 SLOW_FIRST_ORDER = {
     "fault": "delay",
-    "delay_ms": 2500,
+    "delay_ms": 4000,
     "when": "before",
     "path": "/v1/order",
     "method": "POST",
@@ -137,7 +137,6 @@ def test_queued_orders_are_unknown_after_a_restore(tmp_path: Path) -> None:
     database.close_now()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("is_sent_after_the_backup", [True, False])
 def test_a_restore_under_a_running_trade_sends_nothing_twice(tmp_path: Path, *, is_sent_after_the_backup: bool) -> None:
     """One order in flight and one queued at the backup, sent afterwards or not: the exchange never gets one twice."""
@@ -152,16 +151,14 @@ def test_a_restore_under_a_running_trade_sends_nothing_twice(tmp_path: Path, *, 
         with zipfile.ZipFile(file) as archive:
             archive.extract(FILE_NAME, tmp_path)
         queued = [order.client_order_id for order in _orders_in(tmp_path) if order.status.value == "queued"]
-        assert (
-            run_cli("restore", str(file), "--yes", data_dir=bridge.data_dir, check=False) == ""
-        )  # refused while it runs
         if is_sent_after_the_backup:
+            assert run_cli("restore", str(file), "--yes", data_dir=bridge.data_dir, check=False) == ""
             wait_until(lambda: set(bridge.orders_received()) >= set(ids), what="both orders at the exchange")
         bridge.daemon.kill()
         run_cli("restore", str(file), "--yes", data_dir=bridge.data_dir)
         bridge.start_daemon()
         bridge.wait_ready()
-        wait_until(lambda: not bridge.cli("orders", "--open"), deadline_s=60, what="all orders final")
+        wait_until(lambda: not bridge.cli("orders", "--open"), what="all orders final")
         received = bridge.orders_received()
         assert set(received.values()) <= {1}
         assert queued == [ids[1]]

@@ -13,7 +13,8 @@ from typing import Any
 import aiohttp
 
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID
-from tests.paper.trader import DEADLINE_S, Trader
+from tests.paper.trader import Trader
+from tests.waiting import DEADLINE_S
 
 PRIVATE = f"/v2/ws/private/stream/{PAPER_ACCOUNT_ID}"
 PUBLIC = f"/ws/stream/{PAPER_ACCOUNT_ID}"

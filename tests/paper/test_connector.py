@@ -16,7 +16,8 @@ import pytest
 
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
-from tests.paper.trader import BTC, DEADLINE_S, ETH
+from tests.paper.trader import BTC, ETH
+from tests.waiting import DEADLINE_S
 
 with warnings.catch_warnings():
     # Its dependencies (web3, websockets, pkg_resources) warn at import.

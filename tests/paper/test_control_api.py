@@ -79,12 +79,13 @@ async def test_hints_give_way_to_overrides(trader: Trader, paper: PaperExchange)
 
 
 async def test_rate_limit_switch(trader: Trader) -> None:
-    """POST /paper/limits switches the rate limits on and off."""
+    """POST /paper/limits switches the rate limits on: the sixth leverage change of a minute is 429."""
     await trader.control("/paper/limits", {"enabled": True})
     body = {"symbol": BTC, "side": "BUY", "order_type": "MARKET", "order_quantity": "0.01"}
-    answers = [(await trader.call("POST", "/v1/algo/order", {}))[0] for _ in range(2)]
-    assert answers == [400, 429]
+    answers = [(await trader.call("POST", "/v1/client/leverages", {}))[0] for _ in range(6)]
+    assert answers == [400] * 5 + [429]
     await trader.control("/paper/limits", {"enabled": False})
+    assert (await trader.call("POST", "/v1/client/leverages", {}))[0] == 400
     assert (await trader.call("POST", "/v1/order", body))[0] == 200
 
 

@@ -96,7 +96,7 @@ def value_from_trades(offline: OfflineExchange) -> Decimal:
     return worth + sum((quantity * state.marks[symbol].price for symbol, quantity in held.items()), ZERO)
 
 
-@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=STEPS)
 def test_value_equals_trades_fees_and_funding_exactly(directory: Path, steps: list[dict[str, object]]) -> None:
     """balance + Σ(position × mark − cost) = start − Σ(signed cash of trades) − fees − funding, to the last digit."""
@@ -118,7 +118,7 @@ def test_value_equals_trades_fees_and_funding_exactly(directory: Path, steps: li
         offline.journal.close()
 
 
-@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=STEPS)
 def test_orders_never_overfill_and_reduce_only_never_flips(directory: Path, steps: list[dict[str, object]]) -> None:
     """executed ≤ quantity, trades add up to executed, and no reduce-only fill opens or flips a position."""
@@ -152,7 +152,7 @@ def test_orders_never_overfill_and_reduce_only_never_flips(directory: Path, step
         offline.journal.close()
 
 
-@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=STEPS)
 def test_restart_restores_every_row(directory: Path, steps: list[dict[str, object]]) -> None:
     """Rows read from the file equal those in memory."""

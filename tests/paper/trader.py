@@ -18,9 +18,9 @@ import base58
 from nacl.signing import SigningKey
 
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
+from tests.waiting import DEADLINE_S
 
 BTC, ETH, SOL = "PERP_BTC_USDC", "PERP_ETH_USDC", "PERP_SOL_USDC"
-DEADLINE_S = 10.0
 Found = TypeVar("Found")
 
 

@@ -219,25 +219,23 @@ async def test_writes_that_wait_together_are_committed_together(database: Databa
 
 async def test_what_may_wait_shares_a_flush_and_keeps_its_place(database: Database) -> None:
     """A diary's writes go with the next one that may not wait, in the order in which all were asked for; alone they go by themselves."""
-    commits: list[str] = []
-
-    def watch(connection: sqlite3.Connection) -> None:
-        connection.set_trace_callback(lambda statement: commits.append(statement) if statement == "COMMIT" else None)
+    statements: list[str] = []
 
     def number(connection: sqlite3.Connection) -> int:
         taken = len(keys(connection))
         note(connection, f"n{taken}")
         return taken
 
-    await database.write(watch)
-    commits.clear()
-    waiting = [asyncio.ensure_future(database.write_soon(number)) for _ in range(3)]
+    writer = Writer(database.path)
+    await writer.submit(lambda connection: connection.set_trace_callback(statements.append))
+    statements.clear()
+    waiting = [writer.submit(number, within_s=3600) for _ in range(3)]
     await asyncio.sleep(0)
-    assert await database.write(number) == 3
+    assert await writer.submit(number) == 3
     assert await asyncio.gather(*waiting) == [0, 1, 2]
-    assert commits == ["COMMIT"]
+    assert statements.count("COMMIT") == 1
+    writer.close()
     assert await database.write_soon(number) == 4
-    assert commits == ["COMMIT"] * 2
 
 
 async def test_what_somebody_waits_for_is_flushed_at_once(database: Database) -> None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 CALLS = "openat,pwrite64,write,ftruncate,fsync,fdatasync,unlink,rename"
+#: Whether strace can follow the daemon: it forbids core dumps, and only root may read the memory of such a process.
+CAN_TRACE_DAEMON = shutil.which("strace") is not None and os.geteuid() == 0
 TRACER = ("strace", "-f", "-y", "-xx", "-s", "200000", "-e", f"trace={CALLS}")
 _SECTOR = 512
 _SHARED_MEMORY = "-shm"  # SQLite's index of the log lives in memory: it is built anew after a crash

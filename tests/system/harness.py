@@ -28,18 +28,24 @@ from urllib.request import Request, urlopen
 import aiohttp
 
 from tests.paths import ROOT
+from tests.waiting import DEADLINE_S
 
 WEBHOOK_PATH = "/api/webhooks/tradingview"
-START_DEADLINE_S = 60.0
 _FIRST_PORT, _LAST_PORT = 10_000, 32_000
 
 
 def free_port() -> int:
-    """A port that was free a moment ago, from a range that the system gives to no outgoing connection meanwhile."""
+    """A free port, from a range that the system gives to no outgoing connection; no other test process gets the same one.
+
+    The claim is a UDP socket with the same number, which stays open until this process ends.
+    """
     for _ in range(1000):
-        with socket.socket() as listener, suppress(OSError):
+        claim = socket.socket(type=socket.SOCK_DGRAM)
+        with claim, socket.socket() as listener, suppress(OSError):
             port = random.randint(_FIRST_PORT, _LAST_PORT)
+            claim.bind(("127.0.0.1", port))
             listener.bind(("127.0.0.1", port))
+            claim.detach()
             return port
     raise AssertionError("no free port was found")
 
@@ -49,7 +55,7 @@ def timestamp() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def call(url: str, body: object = None, *, timeout: float = 10.0) -> Any:
+def call(url: str, body: object = None, *, timeout: float = DEADLINE_S) -> Any:
     """GET or POST some JSON; the decoded answer whatever its status."""
     data = None if body is None else json.dumps(body).encode()
     request = Request(url, data=data, headers={"Content-Type": "application/json"})  # noqa: S310 - loopback http only
@@ -60,7 +66,7 @@ def call(url: str, body: object = None, *, timeout: float = 10.0) -> Any:
         return json.load(error)
 
 
-def wait_until(condition: Any, *, deadline_s: float = 20.0, what: str = "the condition") -> Any:
+def wait_until(condition: Any, *, deadline_s: float = DEADLINE_S, what: str = "the condition") -> Any:
     """Poll until the condition gives something true; fails after the deadline."""
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
@@ -133,14 +139,14 @@ class Process:
             os.killpg(self.process.pid, signal.SIGKILL)  # it leads its own session: a prefix goes with its child
         self._reap()
 
-    def terminate(self, *, deadline_s: float = 30.0) -> int:
+    def terminate(self, *, deadline_s: float = DEADLINE_S) -> int:
         """SIGTERM; returns the exit code."""
         assert self.process is not None
         if self.is_alive:
             os.killpg(self.process.pid, signal.SIGTERM)
         return self.wait(deadline_s=deadline_s)
 
-    def wait(self, *, deadline_s: float = 30.0) -> int:
+    def wait(self, *, deadline_s: float = DEADLINE_S) -> int:
         """Wait for its end; returns the exit code. Killed when it takes too long."""
         assert self.process is not None
         try:
@@ -245,7 +251,7 @@ class Bridge:
         self.daemon = self._new_daemon()
         self.daemon.start()
 
-    def wait_ready(self, deadline_s: float = START_DEADLINE_S) -> None:
+    def wait_ready(self, deadline_s: float = DEADLINE_S) -> None:
         """Wait until /readyz says 200: reconciled with the exchange."""
         wait_until(self.is_ready, deadline_s=deadline_s, what="/readyz")
 
@@ -295,7 +301,7 @@ class Bridge:
         body = json.dumps(self.alert(**fields)).encode()
         request = Request(self.url + WEBHOOK_PATH, data=body)  # noqa: S310 - loopback http only
         try:
-            with urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback http only
+            with urlopen(request, timeout=DEADLINE_S) as answer:  # noqa: S310 - loopback http only
                 return answer.status, json.load(answer)
         except HTTPError as error:
             return error.code, json.load(error)

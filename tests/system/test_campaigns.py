@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from tests.system.campaign import CAMPAIGNS, table
 from tests.system.campaigns.kills import POINTS, crash_point
 from tests.system.campaigns.run import Outcome
+from tests.system.disk import CAN_TRACE_DAEMON
 
 SEED = 4
-# R2 has a test per point; R4 needs strace.
-NAMES = [name for name in CAMPAIGNS if name not in ("R2", "R4")]
+needs_tracing = pytest.mark.skipif(not CAN_TRACE_DAEMON, reason="needs strace and root")
+# R2 has a test per point, R4 more to check.
+NAMES = [
+    pytest.param(name, marks=needs_tracing if name == "R3" else ()) for name in CAMPAIGNS if name not in ("R2", "R4")
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,7 +35,7 @@ async def test_crash_point(point: str) -> None:
     assert outcome.trials == 1
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@needs_tracing
 async def test_the_log_is_flushed_before_the_answer_leaves() -> None:
     """R4: for every alert the write into the log, its flush and the 2xx come in this order."""
     campaign, small, _ = CAMPAIGNS["R4"]

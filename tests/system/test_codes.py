@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from datetime import timedelta
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.system.desk import Desk, open_desk
 from tests.waiting import until
 
 BTC = "PERP_BTC_USDC"
+NOON = datetime(2026, 3, 11, 12, tzinfo=UTC)  # far from the midnight at which daily limits begin again
 BUY: dict[str, Any] = {"action": "buy", "quantity": "0.01"}
 LONG = {"marketPosition": "long", "marketPositionSize": "1"}
 
@@ -93,7 +95,7 @@ LIMITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "stop_loss_required": ({"require_stop_loss": True}, BUY),
     "stop_loss_too_far": ({"max_stop_distance": Decimal("0.01")}, {**BUY, "stopLoss": "5%"}),
     "slippage_too_high": ({"max_slippage": Decimal("0.001")}, {**BUY, "price": "45000"}),
-    "outside_trading_hours": ({"trading_hours": "Mon 00:00-00:01 UTC"}, BUY),
+    "outside_trading_hours": ({"trading_hours": "Mon 00:00-00:01 UTC"}, BUY),  # NOON is a Wednesday
 }
 
 BODIES: dict[str, bytes] = {
@@ -110,7 +112,7 @@ BODIES: dict[str, bytes] = {
 
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with open_desk(tmp_path, queue__max_waiting=3, queue__attempts=1) as opened:
+    async with open_desk(tmp_path, start=NOON, queue__max_waiting=3, queue__attempts=1) as opened:
         await opened.control("prices", {BTC: "50000"})
         opened.add_webhook("main", limits=Limits(max_leverage=None))
         yield opened
@@ -285,28 +287,20 @@ async def _orders(desk: Desk) -> dict[str, int]:
     await desk.settled()
     met["earlier_leg_failed"] = _status_of(await desk.orders(), "earlier_leg_failed")
 
-    await desk.control("faults", {"fault": "delay", "delay_ms": 800, "path": "/v1/order", "count": 1})
-    slow = asyncio.create_task(desk.send(**BUY))
-    await until(lambda: _has(desk, OrderStatus.SUBMITTING))
-    queued = asyncio.create_task(desk.send(**BUY, orderType="limit", limitPrice="40000"))
-    await until(lambda: _has(desk, OrderStatus.QUEUED))
-    await desk.send(action="cancel")
-    await asyncio.gather(slow, queued)
-    await desk.settled()
+    with _entries_held(desk):
+        await desk.send(**BUY, orderType="limit", limitPrice="40000")
+        await desk.send(action="cancel")
+        await desk.settled()
     met["canceled_by_alert"] = _status_of(await desk.orders(), "canceled_by_alert")
     return met | await _late(desk)
 
 
 async def _late(desk: Desk) -> dict[str, int]:
     """Too old when its turn comes; sent and not answered; not to be cancelled."""
-    await desk.control("faults", {"fault": "delay", "delay_ms": 1200, "path": "/v1/order", "count": 1})
-    slow = asyncio.create_task(desk.send(**BUY))
-    await until(lambda: _has(desk, OrderStatus.SUBMITTING))
-    queued = asyncio.create_task(desk.send(**BUY, orderType="limit", limitPrice="40000"))
-    await until(lambda: _has(desk, OrderStatus.QUEUED))
-    await desk.jump_to(desk.clock() + timedelta(seconds=70))
-    await asyncio.gather(slow, queued)
-    await desk.settled()
+    with _entries_held(desk):
+        await desk.send(**BUY, orderType="limit", limitPrice="40000")
+        await desk.jump_to(desk.clock() + timedelta(seconds=70))
+        await desk.settled()
     met = {"alert_expired": _status_of(await desk.orders(), "alert_expired")}
 
     lost = {"fault": "lose_answer", "path": "/v1/order", "method": "POST", "count": 1}
@@ -314,7 +308,11 @@ async def _late(desk: Desk) -> dict[str, int]:
     await desk.control("faults", {"faults": [lost, *silent]})
     status, unknown = await desk.send(**BUY)
     assert status == 202, unknown
-    await until(lambda: _has(desk, OrderStatus.UNKNOWN))
+
+    async def is_unknown() -> bool:
+        return any(order.status is OrderStatus.UNKNOWN for order in await desk.orders())
+
+    await until(is_unknown)
     assert "outcome_unknown" in {order.code for order in await desk.orders()}
     met["outcome_unknown"] = 200
     await desk.control("faults", {})
@@ -341,19 +339,25 @@ async def _late(desk: Desk) -> dict[str, int]:
     return met | {"cancel_failed": status}
 
 
-async def _has(desk: Desk, status: OrderStatus) -> bool:
-    return any(order.status is status for order in await desk.orders())
-
-
 def _status_of(orders: tuple[Order, ...], code: str) -> int:
     assert code in {order.code for order in orders}
     return 422
 
 
 async def _queue(desk: Desk) -> dict[str, int]:
-    """More entries than may wait, while the exchange is slow."""
-    await desk.control("faults", {"fault": "delay", "delay_ms": 700, "path": "/v1/order", "count": 1})
-    answers = await asyncio.gather(*(desk.send(**BUY, orderType="limit", limitPrice="40000") for _ in range(8)))
+    """More entries than may wait."""
+    with _entries_held(desk):
+        answers = await asyncio.gather(*(desk.send(**BUY, orderType="limit", limitPrice="40000") for _ in range(8)))
     await desk.settled()
     full = [status for status, answer in answers if answer.get("code") == "queue_full"]
     return {"queue_full": full[0]} if full else {}
+
+
+@contextmanager
+def _entries_held(desk: Desk) -> Iterator[None]:
+    """Keep new entries in the queue, as after five orders without an answer."""
+    breaker = desk.daemon.trading.submitter.breaker
+    for _ in range(5):
+        breaker.record(was_unknown=True)
+    yield
+    breaker.close()

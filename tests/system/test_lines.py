@@ -11,6 +11,7 @@ from tests.system.test_turns import send, states
 
 BURST = 12
 LIVES = 4
+MOST_LIVES = 12  # on a busy machine the exchange may be too slow for a line, or the line gone before the kill
 SLOW = {"fault": "delay", "path": "/v1/order", "method": "POST", "delay_ms": 20}
 
 
@@ -31,8 +32,8 @@ def test_kill_with_orders_in_line(tmp_path: Path) -> None:
     }
     with running_bridge(tmp_path, environment=settings) as bridge:
         call(f"{bridge.paper_url}/paper/faults", SLOW)
-        sent, longest = 0, 0
-        for life in range(LIVES):
+        sent = longest = life = 0
+        while life < LIVES or (longest <= 1 and life < MOST_LIVES):
             for number in range(3):  # the exchange is known to be quick enough
                 send(bridge, 1000 * life + number)
             wait_until(lambda: not states(bridge)["submitting"] and not states(bridge)["queued"], what="a quiet bridge")
@@ -44,9 +45,10 @@ def test_kill_with_orders_in_line(tmp_path: Path) -> None:
             bridge.daemon.kill()
             longest = max(longest, states(bridge)["submitting"])
             sent += 3 + BURST
+            life += 1
             bridge.start_daemon()
-            wait_until(partial(have_ended, bridge, sent), deadline_s=40, what="all orders")
+            wait_until(partial(have_ended, bridge, sent), what="all orders")
         assert set(bridge.orders_received().values()) == {1}
-        assert states(bridge)["unknown"] <= LIVES
+        assert states(bridge)["unknown"] <= life
         assert states(bridge)["filled"] == len(bridge.orders_received()) == sent - states(bridge)["unknown"]
         assert longest > 1, "no life ended with a line"

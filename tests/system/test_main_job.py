@@ -88,7 +88,7 @@ def test_a_burst_of_fifty_is_stored_and_ordered(tmp_path: Path) -> None:
     with running_bridge(tmp_path) as bridge:
         answers = asyncio.run(_burst(bridge, 50))
         assert all(status in (200, 202) for status, _ in answers), answers
-        wait_until(lambda: len(bridge.orders_received()) == 50, deadline_s=30, what="50 orders at the exchange")
+        wait_until(lambda: len(bridge.orders_received()) == 50, what="50 orders at the exchange")
         assert set(bridge.orders_received().values()) == {1}
         rows = {alert["id"]: alert for alert in bridge.logs()}
         assert len(rows) == 50
@@ -115,12 +115,12 @@ def test_a_stop_in_the_middle_of_a_burst_loses_nothing(tmp_path: Path) -> None:
             return await burst
 
         answers = asyncio.run(burst_and_stop())
-        assert bridge.daemon.wait(deadline_s=10) == 0
+        assert bridge.daemon.wait() == 0
         bridge.start_daemon()
         bridge.wait_ready()
         acknowledged = {answer["alertId"] for status, answer in answers if status in (200, 202)}
         assert acknowledged
-        states = wait_until(lambda: _all_ended(bridge), deadline_s=30, what="an end state for every alert")
+        states = wait_until(lambda: _all_ended(bridge), what="an end state for every alert")
         assert acknowledged <= set(states)
         assert set(bridge.orders_received().values()) <= {1}
 

@@ -41,7 +41,7 @@ async def test_a_reversal_closes_first_and_opens_the_rest(desk: Desk) -> None:
 @pytest.mark.parametrize("gap_s", [0.0, 0.1])
 async def test_swapped_alerts_of_one_bar_end_right(desk: Desk, resync: bool, gap_s: float) -> None:
     """The open of the other side overtakes the close: within reorder_ms the position still ends where the strategy is."""
-    desk.add_webhook("follower", follow="position", resync=resync, reorder_ms=2000)
+    desk.add_webhook("follower", follow="position", resync=resync, reorder_ms=30_000)
     await desk.hold(BTC="0.2")
     stamp = desk.message("follower")["timestamp"]  # of the bar that both belong to
     opened = asyncio.create_task(desk.send("follower", timestamp=stamp, **fill("sell", "0", "-0.1")))

@@ -20,6 +20,7 @@ import pytest
 
 from kekbridge.admin.auth import TOKEN_FILE
 from tests.system.harness import WEBHOOK_PATH, Process, call, clean_environment, free_port, timestamp, wait_until
+from tests.waiting import DEADLINE_S
 
 MASTER_KEY = bytes(range(100, 132))
 NOTIFY_URL = "json://127.0.0.1:9/a-token-of-somebodys-channel"
@@ -182,7 +183,7 @@ def _admin(url: str, token: str) -> dict[str, bytes]:
     for path, proof in (("/api/state", token), ("/metrics", token), ("/api/state", "wrong"), ("/api/nothing", token)):
         request = Request(url + path, headers={"Authorization": f"Bearer {proof}"})  # noqa: S310 - loopback http only
         try:
-            with urlopen(request, timeout=20) as answer:  # noqa: S310 - loopback http only
+            with urlopen(request, timeout=DEADLINE_S) as answer:  # noqa: S310 - loopback http only
                 shown[f"admin {path} {answer.status}"] = answer.read()
         except HTTPError as error:
             shown[f"admin {path} {error.code}"] = error.read()

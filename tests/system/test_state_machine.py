@@ -32,6 +32,7 @@ from kekbridge.store.connections import connect
 from tests.system.campaigns.run import SETTINGS
 from tests.system.harness import WEBHOOK_PATH, call, timestamp, wait_until
 from tests.system.warm import WarmBridge
+from tests.waiting import DEADLINE_S
 
 _ENVIRONMENT = {
     **SETTINGS,
@@ -216,7 +217,7 @@ class Bridge(RuleBasedStateMachine):
     def _post(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         request = Request(self.bridge.url + WEBHOOK_PATH, data=json.dumps(body).encode())  # noqa: S310 - loopback http only
         try:
-            with urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback http only
+            with urlopen(request, timeout=DEADLINE_S) as answer:  # noqa: S310 - loopback http only
                 return answer.status, json.load(answer)
         except HTTPError as error:
             return error.code, json.load(error)

@@ -118,15 +118,17 @@ async def lose_a_stop_for_good(house: House) -> None:
 
 
 async def lose_the_exchange(house: House, receiver: Receiver) -> None:
+    """More of each than before: on a busy machine half a second without an answer may have been told already."""
+    before = told(receiver)
     await house.fault("stream_drop")
     await house.control("prices", {BTC: "64900"})
-    await until(lambda: told(receiver)["stream_down"] == 1)
+    await until(lambda: told(receiver)["stream_down"] > before["stream_down"])
     await house.clear_faults()
-    await until(lambda: told(receiver)["stream_back"] == 1)
+    await until(lambda: told(receiver)["stream_back"] > before["stream_back"])
     await house.fault("server_error", method="GET")
-    await until(lambda: told(receiver)["exchange_down"] == 1)
+    await until(lambda: told(receiver)["exchange_down"] > before["exchange_down"])
     await house.clear_faults()
-    await until(lambda: told(receiver)["exchange_back"] == 1)
+    await until(lambda: told(receiver)["exchange_back"] > before["exchange_back"])
 
 
 async def surprise(house: House) -> None:
@@ -232,7 +234,7 @@ async def test_a_receiver_that_is_down_holds_up_no_order(house: House, receiver:
     await until(lambda: receiver.refused >= 1)
     assert receiver.lines() == []
     receiver.status = 200
-    await until(lambda: told(receiver)["order_filled"] == len(names), deadline_s=40)
+    await until(lambda: told(receiver)["order_filled"] == len(names))
     with house.daemon.database.snapshot() as connection:
         stored = [event.kind for event in events.list_events(connection) if event.kind in MESSAGES]
     await until(lambda: sum(told(receiver).values()) >= len(stored))

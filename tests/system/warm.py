@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.system.harness import Bridge, Process, clean_environment
+from tests.waiting import DEADLINE_S
 
 _PRELOAD = [
     "kekbridge.daemon.app",
@@ -122,12 +123,12 @@ class WarmProcess(Process):
             os.kill(self.pid, signal.SIGKILL)
         self._fork.join()
 
-    def terminate(self, *, deadline_s: float = 30.0) -> int:
+    def terminate(self, *, deadline_s: float = DEADLINE_S) -> int:
         if self.is_alive:
             os.kill(self.pid, signal.SIGTERM)
         return self.wait(deadline_s=deadline_s)
 
-    def wait(self, *, deadline_s: float = 30.0) -> int:
+    def wait(self, *, deadline_s: float = DEADLINE_S) -> int:
         self._fork.join(deadline_s)
         self.kill()
         return int(self._fork.exitcode)

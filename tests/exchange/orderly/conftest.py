@@ -19,6 +19,7 @@ from kekbridge.exchange.orderly.websocket import StreamTimings
 from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType, Purpose, Side
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET, PaperSettings
+from tests.waiting import DEADLINE_S
 
 BTC = "PERP_BTC_USDC"
 QUICK = StreamTimings(first_pause_s=0.05, longest_pause_s=0.2, refused_pause_s=0.2)
@@ -113,7 +114,7 @@ def new_client(base_url: str, **settings: Any) -> OrderlyExchange:
     return OrderlyExchange("paper", base_url, signer, ExchangeSettings(**settings), stream_timings=QUICK)
 
 
-async def eventually(claim: Callable[[], object], deadline_s: float = 15.0) -> None:
+async def eventually(claim: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
     """Wait until the claim holds."""
     loop = asyncio.get_running_loop()
     end = loop.time() + deadline_s

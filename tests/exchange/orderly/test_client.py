@@ -21,6 +21,8 @@ from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus, OrderType
 from kekbridge.model.orders import OrderStatusReport
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
+from tests.system.harness import free_port
+from tests.waiting import DEADLINE_S
 
 BTC, ETH = "PERP_BTC_USDC", "PERP_ETH_USDC"
 Control = Callable[..., Awaitable[Any]]
@@ -34,7 +36,7 @@ class MakeOrder(Protocol):
 
 async def settled(exchange: OrderlyExchange, order: Order) -> OrderStatusReport:
     """Ask until the order is final."""
-    end = asyncio.get_running_loop().time() + 10
+    end = asyncio.get_running_loop().time() + DEADLINE_S
     while True:
         report = await exchange.find(order)
         if report is not None and report.status.is_final:
@@ -227,7 +229,7 @@ async def test_a_foreign_stop_is_not_the_bracket_s(
         client_order_id="kb-foreign",
     )
     assert isinstance(await exchange.cancel(own), Accepted)
-    end = asyncio.get_running_loop().time() + 10
+    end = asyncio.get_running_loop().time() + DEADLINE_S
     while True:
         report = await exchange.find(order)
         assert report is not None
@@ -260,7 +262,7 @@ async def test_place_stop_protects_and_cancel_all_removes_everything(
     }
     assert await exchange.live_stops(BTC, Side.BUY) == ()
     assert isinstance(await exchange.cancel_all(BTC), Accepted)
-    end = asyncio.get_running_loop().time() + 10
+    end = asyncio.get_running_loop().time() + DEADLINE_S
     while await exchange.open_orders():
         assert asyncio.get_running_loop().time() < end
         await asyncio.sleep(0.05)
@@ -286,7 +288,7 @@ async def test_edit_order(exchange: OrderlyExchange, make_order: MakeOrder) -> N
     report = await exchange.find(order)
     assert report is not None
     assert isinstance(await exchange.edit_order(report, price=Decimal(60500)), Accepted)
-    end = asyncio.get_running_loop().time() + 10
+    end = asyncio.get_running_loop().time() + DEADLINE_S
     while True:
         changed = await exchange.find(order)
         assert changed is not None
@@ -369,11 +371,11 @@ async def test_timeout_is_unknown(
     paper: PaperExchange, client_for: ClientFor, make_order: MakeOrder, control: Control
 ) -> None:
     """An answer that comes after our patience is unknown; the order is found once the exchange is heard again."""
-    client = client_for(paper.base_url, request_timeout_s=0.3)
+    client = client_for(paper.base_url, request_timeout_s=1)
     try:
         await client.start()
         await control(
-            "/paper/faults", {"fault": "delay", "delay_ms": 1500, "when": "after", "path": "/v1/order", "count": 1}
+            "/paper/faults", {"fault": "delay", "delay_ms": 3000, "when": "after", "path": "/v1/order", "count": 1}
         )
         order = make_order("kb-late")
         assert isinstance(await client.submit(order), Unknown)
@@ -552,10 +554,9 @@ async def test_start_returns_when_the_venue_is_down_and_it_comes_later(
     paper: PaperExchange, client_for: ClientFor, make_order: MakeOrder, until: Until
 ) -> None:
     """Start does not fail with the venue; the client finds it once it is there. Meanwhile nothing can have been placed."""
-    url = paper.base_url
-    port = int(url.rsplit(":", 1)[1])
     await paper.close()
-    client = client_for(url)
+    port = free_port()  # the old one may be given to any connection now
+    client = client_for(f"http://127.0.0.1:{port}")
     try:
         await client.start()
         assert client.snapshot is None

@@ -186,7 +186,7 @@ async def test_timeout_is_no_answer() -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
 
-    async with serving(silent) as server, wired(server.url, timeout_s=0.1) as wire:
+    async with serving(silent) as server, wired(server.url, timeout_s=1) as wire:
         assert isinstance(await wire.send("POST", "/v1/order", body=b"{}"), NoReply)
 
 

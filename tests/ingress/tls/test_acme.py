@@ -91,7 +91,7 @@ async def test_a_certificate_is_obtained_kept_and_renewed(pebble: Pebble, tmp_pa
     assert again.news == []
     renewing = asyncio.create_task(bridge.certificate.run())
     try:
-        await until(lambda: len(bridge.news) > 1, deadline_s=60)
+        await until(lambda: len(bridge.news) > 1)
     finally:
         renewing.cancel()
     assert bridge.kinds[:2] == ["certificate_renewed", "certificate_renewed"]

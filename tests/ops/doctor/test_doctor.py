@@ -141,7 +141,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 def test_a_running_bridge_is_checked_through_its_public_url(served: Served) -> None:
     """The daemon is found on a random port, and a message through the public URL reaches it."""
     url = json.loads(served.line(lambda text: True))["url"]
-    wait_until(lambda: call(url + "/readyz")["streamLive"], deadline_s=60)
+    wait_until(lambda: call(url + "/readyz")["streamLive"])
     served.environment["KEKBRIDGE_SERVER_PUBLIC_URL"] = url
     # TradingView posts to ports 80 and 443 only; loopback addresses may have any port.
     found = {check["name"]: check for check in served.data("doctor")["checks"]}

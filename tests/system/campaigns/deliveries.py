@@ -96,7 +96,7 @@ def _start_and_wait(second: Process, findings: Findings) -> None:
     if second.start():
         findings.failures.append("R10: a second daemon started")
         second.kill()
-    elif second.wait(deadline_s=20) == 0:
+    elif second.wait() == 0:
         findings.failures.append("R10: a second daemon ended with exit code 0")
 
 
@@ -274,7 +274,7 @@ async def filled_while_down(seed: int, trials: int) -> Outcome:
             sending = asyncio.create_task(
                 run.send(run.alert(action="buy", symbol=symbol, quantity=MARKETS[symbol], stopLoss="5%"))
             )
-            await run.until(lambda name=MARKET_OF[symbol]: name in positions(run), deadline_s=5)  # type: ignore[misc]
+            await run.until(lambda name=MARKET_OF[symbol]: name in positions(run))  # type: ignore[misc]
             await asyncio.sleep(run.rng.uniform(0, 0.3))
             run.bridge.daemon.kill()
             run.faults()
@@ -282,7 +282,7 @@ async def filled_while_down(seed: int, trials: int) -> Outcome:
             await asyncio.to_thread(run.restart)
             await sending
             await run.until(lambda: not run.waiting())
-            await run.until(lambda: _all_protected(run), deadline_s=15)
+            await run.until(lambda: _all_protected(run))
             if not _all_protected(run):
                 findings.failures.append(f"R8 trial {number}: no stop {time.monotonic() - killed:.1f} s after the kill")
             await run.send(run.alert(action="close", symbol=symbol, quantity=None))

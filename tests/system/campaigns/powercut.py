@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.system.campaigns.run import Outcome, Run, running
-from tests.system.disk import TRACER, Disk, write_image
+from tests.system.disk import CAN_TRACE_DAEMON, TRACER, Disk, write_image
 from tests.system.harness import Process, wait_until
 from tests.system.oracles import Findings, database_file
 from tests.system.warm import WarmBridge, WarmProcess
@@ -53,8 +53,8 @@ class TracedBridge(WarmBridge):
 async def power_cuts(seed: int, cuts: int) -> Outcome:
     """R3: alerts arrive, the power goes at a random moment, the next life starts from what was flushed; the exchange goes on."""
     findings = Findings()
-    if shutil.which("strace") is None:
-        return Outcome(_NAME, 0, findings, seed, note="strace is not installed: not run")
+    if not CAN_TRACE_DAEMON:
+        return Outcome(_NAME, 0, findings, seed, note="needs strace and root: not run")
     # Answered as soon as it is stored: the more is acknowledged before a cut, the more the cut can show.
     environment = {"KEKBRIDGE_QUEUE_MAX_AGE_S": "30", "KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0"}
     with running(seed, environment=environment, bridge_type=TracedBridge) as run:

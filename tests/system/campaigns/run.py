@@ -157,7 +157,7 @@ class Run:
 
     async def settle(self, *, deadline_s: float = SETTLE_S) -> None:
         """Wait until nothing is on its way."""
-        await self.until(self.bridge.is_ready, deadline_s=30)
+        await self.until(self.bridge.is_ready)
         await self.until(lambda: not self.waiting(), deadline_s=deadline_s)
         await asyncio.sleep(0.3)  # the last report's transaction, and the diary of answers
 

@@ -43,7 +43,7 @@ async def _try_kind(run: Run, trials: int, name: str, trouble: _Trouble) -> Find
     for number in range(trials):
         await _must_pass(run, findings, f"R11 {name} {number}: before")
         await trouble(run, findings)
-        await run.until(run.bridge.is_ready, deadline_s=30)
+        await run.until(run.bridge.is_ready)
         await _must_pass(run, findings, f"R11 {name} {number}: after", tries=8)
     await run.settle()
     findings.add(run.findings())
@@ -111,7 +111,7 @@ async def _read_only(run: Run, findings: Findings) -> None:
     try:
         log_before = len(run.bridge.log_path.read_text().splitlines())
         await asyncio.to_thread(run.bridge.start_daemon)
-        code = await asyncio.to_thread(run.bridge.daemon.wait, deadline_s=20)
+        code = await asyncio.to_thread(run.bridge.daemon.wait)
         said = run.bridge.log_path.read_text().splitlines()[log_before:]
         if code == 0 or len(said) != 1:
             findings.failures.append(f"R11 read-only: ended with {code} and said {said}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 from tests.system.campaigns.run import Outcome, running
+from tests.system.disk import CAN_TRACE_DAEMON
 from tests.system.harness import Process
 from tests.system.oracles import Findings
 from tests.system.warm import WarmBridge, WarmProcess
@@ -33,8 +33,8 @@ class StracedBridge(WarmBridge):
 async def order_of_calls(seed: int, alerts: int) -> Outcome:
     """R4: for each alert its bytes go into the -wal, that file is flushed, and only then the answer is written."""
     findings = Findings()
-    if shutil.which("strace") is None:
-        return Outcome("R4 flushed before the 2xx (strace)", 0, findings, seed, note="strace is not installed: not run")
+    if not CAN_TRACE_DAEMON:
+        return Outcome("R4 flushed before the 2xx (strace)", 0, findings, seed, note="needs strace and root: not run")
     with running(seed, bridge_type=StracedBridge) as run:
         for number in range(alerts):
             alert = {**run.any_alert(), "alertId": f"{MARK}{number:05}"}
