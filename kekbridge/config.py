@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -50,7 +50,6 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Amount = Annotated[Decimal, Field(gt=0)]
-Fraction = Annotated[Decimal, Field(gt=0, le=1)]
 TimeOfDay = Annotated[str, BeforeValidator(_time_of_day)]
 Events = Annotated[Words, AfterValidator(_events)]
 Templates = Annotated[Mapping[str, str], AfterValidator(_templates)]
@@ -343,7 +342,3 @@ def _describe(error: ErrorDetails, file: Path | None) -> str:
         return f"unknown setting {name}{where}; {hint}"
     text = error["msg"].removeprefix("Value error, ")
     return f"setting {name}{where}: {text[0].lower()}{text[1:]}"
-
-
-MODES: tuple[str, ...] = tuple(mode.value for mode in Mode)
-VAULT_BACKENDS: tuple[str, ...] = get_args(Vault.model_fields["backend"].annotation)

@@ -19,8 +19,8 @@ EXACT: Final = Context(prec=400)
 # ------------------------------------------------------------------------------------------------- secrets and hostile text
 REDACTED: Final = "[redacted]"
 
-# What credentials look like, with what replaces them. First those with a prefix that names their kind: apiKey and apiSecret of a webhook,
-# and keys of the exchange. Public ed25519 keys have the form of secret ones, so they are shortened too.
+# Patterns of credentials with their replacements. First those with a prefix that names their kind: apiKey and apiSecret of a webhook,
+# and exchange keys. Public ed25519 keys look like secret ones, so they are shortened too.
 _CREDENTIAL_SHAPES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"(wh_(?:test|live)_[A-Za-z0-9]{4})[A-Za-z0-9+/=_-]{4,}"), r"\1…"),
     (re.compile(r"(whs_|whsec_|ed25519:)[A-Za-z0-9+/=_-]{8,}"), r"\1…"),

@@ -212,7 +212,7 @@ def _in_order(event: Mapping[str, Any]) -> str:
 
 
 def _is_plain(event: Mapping[str, Any]) -> bool:
-    """True if the event has only short plain values under harmless names, as nearly every event of ours.
+    """True if the event has only short plain values under harmless names, as nearly all of our events.
 
     Cleaning can then change characters only, and the rendered line shows whether it would: escapes contain a backslash, credentials
     begin with a known prefix.

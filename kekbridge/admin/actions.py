@@ -32,6 +32,7 @@ class TradingForms:
         self._page = page
 
     def register(self, router: web.UrlDispatcher) -> None:
+        """Add the routes."""
         router.add_get("/confirm/{what}", self._confirm)
         router.add_post("/trading/{what}", self._change_trading)
 

@@ -90,10 +90,7 @@ class AlertPages:
         parts: list[object] = []
         sections = report.sections(self._service.clock())
         for section in sections:
-            if section.kind in (
-                "alert",
-                "order",
-            ):  # the message stands beside the alert, the replies beside their order
+            if section.kind in ("alert", "order"):  # followed by what is shown beside it: message, replies
                 beside = next(sections)
                 parts.append(h("div", _section(section), _section(beside), class_="columns"))
             elif section.kind == "stages":
