@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from kekbridge.formatting import escape_unprintable, money, used_share
+from kekbridge.formatting import escape_unprintable, money, redact_credentials, redact_secrets, sanitize, used_share
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,30 @@ def test_escaping_leaves_ordinary_text_alone() -> None:
     """Letters of any script, accents and symbols stay; control characters become escapes."""
     assert escape_unprintable("größer ≥ 5 % 日本 ✓") == "größer ≥ 5 % 日本 ✓"
     assert escape_unprintable("a\x1b]0;title\x07\n") == r"a\x1b]0;title\x07\x0a"
+
+
+def test_sanitized_text_is_one_printable_line() -> None:
+    """Whitespace of any kind becomes a space; control, direction and invisible characters are removed."""
+    assert sanitize("a\r\nb\tc\u00a0d \x1b[2J\u202e\u200b\ud800e") == "a b c d [2Je"
+    assert sanitize("größer ≥ 5 % 日本 ✓") == "größer ≥ 5 % 日本 ✓"
+
+
+@pytest.mark.parametrize(
+    ("text", "shortened"),
+    [
+        ("key wh_live_0123456789abcdef!", "key wh_live_0123…!"),
+        ("xwhs_0123456789abcdef", "xwhs_…"),
+        ("ed25519:0123456789abcdef", "ed25519:…"),
+    ],
+)
+def test_credentials_are_shortened_to_their_kind(text: str, shortened: str) -> None:
+    """By the same patterns in messages and in the log; a shortened one stays as it is."""
+    assert redact_credentials(text) == redact_secrets(text) == shortened
+    assert redact_credentials(shortened) == redact_secrets(shortened) == shortened
+
+
+def test_bare_keys_are_redacted_in_the_log_only() -> None:
+    """An alert's own ids may look like a key without prefix and stay readable in its stored copy."""
+    key = "3yZe7d9sT4L1f8qWmKp2xVbNcRgHjUe5oAiD6QwXzYt"
+    assert redact_credentials(key) == key
+    assert redact_secrets(f"key {key}") == "key [redacted]"

@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from decimal import Decimal
+from html import escape
 from pathlib import Path
 
 import aiohttp
@@ -15,6 +16,7 @@ from kekbridge.admin.auth import TOKEN_FILE, check_loopback, is_our_name, read_t
 from kekbridge.admin.html import h, table
 from kekbridge.errors import ConfigError
 from kekbridge.model import Limits, TradingState
+from kekbridge.reports import alert_report
 from kekbridge.store import conditions, job_runs, settings, webhooks
 from kekbridge.store.daemon_addresses import admin_address
 from tests.system.desk import Desk, open_desk
@@ -123,7 +125,7 @@ async def test_trading_controls(browser: Browser) -> None:
 
 
 async def test_pages_show_alerts_and_orders(browser: Browser) -> None:
-    """Every page renders; an alert's page shows its order; text from outside is never markup."""
+    """Every page renders; an alert's page has every section of its report; text from outside is never markup."""
     await browser.desk.send(action="buy", quantity="0.01", alertId="<script>alert(1)</script>")
     await browser.desk.settled()
     await browser.log_in()
@@ -134,7 +136,9 @@ async def test_pages_show_alerts_and_orders(browser: Browser) -> None:
     report = await browser.page(found[1])
     assert "&lt;script&gt;" in report
     assert "<script" not in report
-    assert "Order 1" in report
+    with browser.desk.daemon.database.snapshot() as connection:
+        sections = alert_report.read(connection, found[1].removeprefix("/log/")).sections(browser.desk.clock())
+        assert all(escape(section.title) in report for section in sections)
     assert "BTC" in await browser.page("/positions")
 
 

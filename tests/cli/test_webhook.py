@@ -178,7 +178,7 @@ def test_every_option_of_the_table_has_its_setting(row: Any) -> None:
         (("--rate-per-minute", "none"), "--rate-per-minute: found 'none'"),
         (("--trading-hours", "always"), "trading hours"),
         (("--profile", "nobody"), "--profile"),
-        (("--alert-expires", "2020-01-01"), "--alert-expires: found '2020-01-01', expected in how long"),
+        (("--alert-expires", "2020-01-01"), "--alert-expires: found '2020-01-01', expected a duration from now"),
     ],
 )
 def test_a_wrong_limit_is_refused_in_one_line(
