@@ -55,7 +55,7 @@ class OrderCanceller:
         """For ever: do what waits, oldest first."""
         while True:
             try:
-                for cancel in await self._database.read(cancels.waiting):
+                for cancel in await self._database.read(cancels.list_queued):
                     await self._execute(cancel)
             except KekbridgeError as error:
                 log.error("cancels_not_done", code=error.code, error=error.message)
@@ -65,7 +65,7 @@ class OrderCanceller:
             self._woken.clear()
 
     async def _execute(self, cancel: StoredCancel) -> None:
-        names = await self._database.read(cancels.ours_to_cancel, cancel.wish, before=cancel.created_at)
+        names = await self._database.read(cancels.find_orders_to_cancel, cancel.request, before=cancel.created_at)
         for name in names:  # what waits must not leave while we are busy with what is under way
             self._updates.publish(await self._database.write(cancel_if_queued, name, now=self._clock()))
         troubles: list[str] = []
@@ -76,7 +76,7 @@ class OrderCanceller:
             if trouble:
                 troubles.append(f"{name}: {trouble}")
         await self._database.write(
-            cancels.finish, cancel, canceled=done, error="; ".join(troubles) or None, now=self._clock()
+            cancels.finish_cancel, cancel, canceled=done, error="; ".join(troubles) or None, now=self._clock()
         )
         log.info("cancel", alert_id=cancel.alert_id, canceled=done, failed=len(troubles))
 

@@ -153,7 +153,7 @@ class OrderDispatcher:
         while True:
             try:
                 now = self._clock()
-                if await self._database.read(order_lifecycle.is_sweep_due, now=now):
+                if await self._database.read(order_lifecycle.has_unsendable, now=now):
                     for order in await self._database.write(order_lifecycle.expire_unsendable, now=now):
                         log.info("order_not_sent", client_order_id=order.client_order_id, code=order.code)
                         self._updates.publish(order)
@@ -166,7 +166,7 @@ class OrderDispatcher:
         is_ready, self._has_waiting = await self._database.read(
             _poll_queue,
             now=self._clock(),
-            passable=self._in_flight.overlappable_ids,
+            overlappable_ids=self._in_flight.overlappable_ids,
             entries_allowed=not self._submitter.breaker.is_open,
         )
         return is_ready
@@ -281,8 +281,10 @@ class OrderDispatcher:
 
 
 def _poll_queue(
-    connection: sqlite3.Connection, *, now: datetime, passable: frozenset[str], entries_allowed: bool
+    connection: sqlite3.Connection, *, now: datetime, overlappable_ids: frozenset[str], entries_allowed: bool
 ) -> tuple[bool, bool]:
     """Whether anything in the queue can be done now, and whether it holds anything at all."""
-    heads = order_queue.claimable(connection, now=now, passable=passable, entries_allowed=entries_allowed)
+    heads = order_queue.claimable(
+        connection, now=now, overlappable_ids=overlappable_ids, entries_allowed=entries_allowed
+    )
     return bool(heads), bool(heads) or order_queue.is_any_waiting(connection)

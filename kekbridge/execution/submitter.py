@@ -25,7 +25,7 @@ from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Order, OrderStatus, Usage, Webhook
 from kekbridge.model.admission import Recheck
 from kekbridge.planning import decide as decision
-from kekbridge.planning.decide import AccountPolicy
+from kekbridge.risk.check import AccountPolicy
 from kekbridge.store import claims, order_lifecycle
 from kekbridge.store.claims import ClaimedOrders
 from kekbridge.store.database import Database
@@ -159,7 +159,7 @@ class OrderSubmitter:
         """Claim, with one flush, the heads of the queue that may be sent this instant: `send` them at once, with `acquire_permit`."""
         granted: list[str] = []
 
-        def may_claim(order: Order) -> bool:
+        def try_claim(order: Order) -> bool:
             if not self.try_claim(order):
                 return False
             granted.append(order.client_order_id)
@@ -168,15 +168,15 @@ class OrderSubmitter:
         await self._updates.unrecorded_fills.wait()
         now = self._clock()
         # Bound when the job is queued: what is stored before it runs is in this snapshot, what comes later is not.
-        recheck = partial(decision.recheck, snapshot=self._snapshot(), terms=self._policy, now=now)
+        recheck = partial(decision.recheck, snapshot=self._snapshot(), policy=self._policy, now=now)
         self._updates.close_acceptances()
         try:
             claimed = await self._database.write(
                 claims.claim_heads,
                 recheck,
-                passable=lambda: self._in_flight.overlappable_ids,
+                overlappable_ids=lambda: self._in_flight.overlappable_ids,
                 entries_allowed=entries_allowed,
-                may_claim=may_claim,
+                try_claim=try_claim,
                 request_text=self._request_text,
                 now=now,
             )
@@ -276,7 +276,7 @@ class OrderSubmitter:
         return partial(claims.claim_if_allowed, order=order, recheck=recheck, request_text=self._request_text, now=now)
 
     def _recheck(self, order: Order, now: datetime) -> Callable[[Usage, Webhook | None], Recheck]:
-        return partial(decision.recheck, order=order, snapshot=self._snapshot(), terms=self._policy, now=now)
+        return partial(decision.recheck, order=order, snapshot=self._snapshot(), policy=self._policy, now=now)
 
     def _snapshot(self) -> AccountSnapshot:
         snapshot = self._exchange.snapshot
@@ -299,7 +299,7 @@ class OrderSubmitter:
         if wanted is None or not self._lacks_leverage(order):
             return None
         now = self._clock()
-        if not await self._database.read(claims.may_be_claimed, order, self._recheck(order, now), now=now):
+        if not await self._database.read(claims.would_claim, order, self._recheck(order, now), now=now):
             return None
         result = await self._exchange.set_leverage(order.intent.symbol, wanted)
         match result:

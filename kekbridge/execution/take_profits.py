@@ -59,7 +59,7 @@ class TakeProfitPlacer:
             await self._woken.wait()
             self._woken.clear()
             try:
-                for entry in await self._database.read(protection.entries_wanting_take_profits):
+                for entry in await self._database.read(protection.entries_missing_take_profits):
                     if not await self._step(entry):
                         self._woken.set()
             except KekbridgeError as error:

@@ -163,11 +163,11 @@ class OrderTracker:
 
     async def poll_exits(self) -> None:
         """Ask what became of the stop losses and take-profits that travelled with entries, and record their executions."""
-        for entry in await self._database.read(protection.open_entries):
+        for entry in await self._database.read(protection.entries_with_open_exits):
             report = await self._exchange.find(entry)
             if report is None or not report.exits:
                 continue
-            known = await self._database.read(protection.of_order, entry.client_order_id)
+            known = await self._database.read(protection.exits_of, entry.client_order_id)
             legs = report.exits
             if legs == known:
                 continue
@@ -280,7 +280,7 @@ class OrderTracker:
     async def sync_fills(self) -> int:
         """Record every trade of the account since the last known one, ours and others'; returns how many were new."""
         now = self._clock()
-        last = await self._database.read(fills.last_time)
+        last = await self._database.read(fills.last_executed_at)
         since = (last or now - timedelta(days=1)) - _TRADE_OVERLAP
         trades = await self._exchange.trades_since(since)
         return await self._database.write(fills.record, trades)
@@ -318,11 +318,11 @@ def record_report(
     if executions and snapshot is not None:
         positions.replace_all(connection, snapshot, now=now)
     if updated.needs_stop:
-        protections.want(connection, updated, now=now)
+        protections.require_stop(connection, updated, now=now)
     if updated.executed_quantity and has_later_exits:
-        ladders.want_take_profits(connection, updated, now=now)
+        ladders.require_take_profits(connection, updated, now=now)
     if updated.is_entry and updated.executed_quantity:
-        protection.note(connection, updated, report.exits, now=now)
+        protection.record_exits(connection, updated, report.exits, now=now)
     return updated
 
 
@@ -335,7 +335,7 @@ def record_exits(
     now: datetime,
 ) -> None:
     """One transaction: what became of an entry's exits, and their executions."""
-    protection.note(connection, entry, legs, now=now)
+    protection.record_exits(connection, entry, legs, now=now)
     fills.record_exits(connection, executions, entry=entry)
 
 

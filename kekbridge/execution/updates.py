@@ -54,7 +54,7 @@ class PendingAcceptance:
             report = self._report
         if report is None:
             return self.write_alone(connection), None
-        unwritten = order_lifecycle.begin_accepted(
+        unwritten = order_lifecycle.begin_acceptance(
             connection, self.client_order_id, order_id=self.order_id, now=self.now, signed_at=self.signed_at
         )
         if unwritten is not None:

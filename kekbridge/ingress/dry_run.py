@@ -22,7 +22,7 @@ from kekbridge.model import CancelRequest, OrderIntent, RateLimits, Usage, Webho
 from kekbridge.model.admission import Decision, NewAlert
 from kekbridge.store import admissions
 from kekbridge.store.admissions import Preview
-from kekbridge.store.codec import plain, settings_from_json, to_json
+from kekbridge.store.codec import settings_from_json, to_json, to_jsonable
 from kekbridge.store.database import Database
 
 _REPEATS: Mapping[str, str] = {"duplicate": "duplicate", "conflict": "alert_id_reused"}
@@ -60,7 +60,7 @@ async def dry_run(
 
 
 def _with_limits(webhook: Webhook, limits: Mapping[str, Any]) -> Webhook:
-    stored = plain(webhook.settings)
+    stored = to_jsonable(webhook.settings)
     unknown = sorted(limits.keys() - stored["limits"].keys())
     if unknown:
         raise _wrong_limit(unknown[0], "a limit's name", sorted(stored["limits"]))
@@ -120,7 +120,7 @@ def _order(intent: OrderIntent, leg: int, alert_id: str, exchange: Exchange) -> 
         "path": request.path,
         "request": json.loads(request.body),
     }
-    return {name: plain(value) for name, value in shown.items() if value is not None}
+    return {name: to_jsonable(value) for name, value in shown.items() if value is not None}
 
 
 def _cancel(wish: CancelRequest) -> dict[str, Any]:

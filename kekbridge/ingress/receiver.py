@@ -35,7 +35,7 @@ from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Mark, Order, Usage, Webhook, client_order_id_of
 from kekbridge.model.admission import Decision, NewAlert
 from kekbridge.planning import decide as decision
-from kekbridge.planning.decide import AccountPolicy
+from kekbridge.risk.check import AccountPolicy
 from kekbridge.store import alerts, claims
 from kekbridge.store.admissions import Admission
 from kekbridge.store.database import Database
@@ -162,7 +162,7 @@ class AlertReceiver:
                 alert=alert,
                 webhook=sender.webhook,
                 snapshot=snapshot,
-                terms=self._policy,
+                policy=self._policy,
                 fired_at=fired_at,
             )
         except RequestRefused as refusal:
@@ -231,8 +231,8 @@ class AlertReceiver:
                 expires_at=fired_at + timedelta(seconds=max_age_s),
                 cooldown_s=webhook.settings.limits.cooldown_s or 0,
                 clock=self._clock,
-                passable=lambda: self._submitter.overlappable_ids,
-                may_claim=try_claim,
+                overlappable_ids=lambda: self._submitter.overlappable_ids,
+                try_claim=try_claim,
                 request_text=partial(request_text, self._exchange),
             )
         except Exception:
@@ -274,7 +274,7 @@ class AlertReceiver:
         alert_id = admitted.alert.id
         try:
             saving = self._database.write_soon(
-                alerts.set_answer,
+                alerts.set_response,
                 alert_id,
                 status=response.status,
                 answer=response.body,

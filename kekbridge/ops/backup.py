@@ -81,7 +81,7 @@ def make(data_dir: Path, file: Path, *, now: datetime) -> Backup:
     try:
         backup = _write(data_dir, file, now)
         with database.transaction() as connection:
-            settings.set_value(connection, LAST_BACKUP, codec.to_text(now), now=now)
+            settings.set_value(connection, LAST_BACKUP, codec.time_text(now), now=now)
     except OSError as error:
         raise ConfigError(f"the backup {file} cannot be written: {error.strerror}; choose another path") from None
     finally:
@@ -99,7 +99,7 @@ def _write(data_dir: Path, file: Path, now: datetime) -> Backup:
         manifest = {
             "format": _FORMAT,
             "version": __version__,
-            "madeAt": codec.to_text(now),
+            "madeAt": codec.time_text(now),
             **counts,
             "files": {name: _digest(path) for name, path in members.items()},
         }
@@ -176,7 +176,7 @@ def _invalidate_queue(fresh: Path, found: Backup, now: datetime) -> None:
     """Migrate the copy; mark its queued orders unknown and finish its queued cancels, since they may have been sent meanwhile."""
     path = fresh / FILE_NAME
     initialise(path)
-    reason = f"queued when the backup of {codec.to_text(found.made_at)} was made, may have been sent since"
+    reason = f"queued when the backup of {codec.time_text(found.made_at)} was made, may have been sent since"
     with closing(connect(path)) as connection:
         _check(connection, path)
         connection.execute("BEGIN IMMEDIATE")
@@ -185,11 +185,11 @@ def _invalidate_queue(fresh: Path, found: Backup, now: datetime) -> None:
         ).fetchall()
         for (client_order_id,) in queued:
             order_lifecycle.mark_unknown_after_restore(connection, client_order_id, reason=reason, now=now)
-        for cancel in cancels.waiting(connection):
-            cancels.finish(connection, cancel, canceled=0, error=f"not executed: {reason}", now=now)
+        for cancel in cancels.list_queued(connection):
+            cancels.finish_cancel(connection, cancel, canceled=0, error=f"not executed: {reason}", now=now)
         data = {"made_at": found.made_at, "version": found.version, "doubted": len(queued)}
         events.append(connection, "restored", now=now, data=data)
-        settings.set_value(connection, LAST_BACKUP, codec.to_text(found.made_at), now=now)
+        settings.set_value(connection, LAST_BACKUP, codec.time_text(found.made_at), now=now)
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -265,7 +265,7 @@ def _manifest(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
 def _described(file: Path, manifest: Mapping[str, Any]) -> Backup:
     return Backup(
         file=file,
-        made_at=codec.from_text(manifest["madeAt"]),
+        made_at=codec.parse_time(manifest["madeAt"]),
         version=manifest["version"],
         alerts=manifest["alerts"],
         orders=manifest["orders"],

@@ -20,7 +20,7 @@ class Conditions:
     async def active(self) -> Mapping[str, str]:
         """The event kind of each condition in force, by the condition's name."""
         if self._active is None:
-            found = await self._database.read(conditions.holding)
+            found = await self._database.read(conditions.list_active)
             self._active = {name: one.kind for name, one in found.items()}
         return dict(self._active)  # a copy: callers update conditions while they iterate
 

@@ -40,7 +40,7 @@ def _load() -> _SummaryWriter:
     # Imported late: it is needed once a day.
     from kekbridge.store import statistics
 
-    return statistics.tell
+    return statistics.record_daily_summary
 
 
 class PayloadRetention:

@@ -155,6 +155,6 @@ class Jobs:
     async def _end_expired_limits(self) -> None:
         """Daily limits reset at midnight by themselves; publish that the entries they had stopped are allowed again."""
         now = self._clock()
-        if await self._database.read(store_settings.has_something_over, now=now):
-            for scope in await self._database.write(store_settings.end_what_is_over, now=now):
+        if await self._database.read(store_settings.has_elapsed_stop, now=now):
+            for scope in await self._database.write(store_settings.resume_elapsed, now=now):
                 log.info("limit_over", scope=scope)

@@ -279,7 +279,7 @@ def _timeline(
         order=order,
         details=order_rows.details(connection, client_order_id),
         fills=fills.of_order(connection, client_order_id),
-        exits=protection.of_order(connection, client_order_id),
+        exits=protection.exits_of(connection, client_order_id),
         exit_fills=fills.exits_of(connection, client_order_id),
         slippage=_slippage(order),
         answers=tuple(

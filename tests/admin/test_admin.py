@@ -19,7 +19,7 @@ from kekbridge.model import Limits, TradingState
 from kekbridge.reports import alert_report
 from kekbridge.store import conditions, job_runs, settings, webhooks
 from kekbridge.store.daemon_addresses import admin_address
-from tests.system.desk import Desk, open_desk
+from tests.bridge import Bridge, running_bridge
 from tests.waiting import until
 
 
@@ -27,7 +27,7 @@ from tests.waiting import until
 class Browser:
     """A browser session with a running bridge."""
 
-    desk: Desk
+    bridge: Bridge
     url: str
     token: str
     session: aiohttp.ClientSession
@@ -51,22 +51,22 @@ class Browser:
         return found[1]
 
     def state(self) -> TradingState:
-        with self.desk.daemon.database.snapshot() as connection:
-            return settings.trading_control(connection, now=self.desk.clock()).state
+        with self.bridge.daemon.database.snapshot() as connection:
+            return settings.trading_control(connection, now=self.bridge.clock()).state
 
 
 @pytest.fixture
 async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
-    async with open_desk(tmp_path, admin__port=0) as desk:
-        with desk.daemon.database.snapshot() as connection:
+    async with running_bridge(tmp_path, admin__port=0) as bridge:
+        with bridge.daemon.database.snapshot() as connection:
             url = admin_address(connection)
-        token = read_token(desk.data_dir)
+        token = read_token(bridge.data_dir)
         assert url is not None
         assert token is not None
-        desk.add_webhook("main")
+        bridge.add_webhook("main")
         jar = aiohttp.CookieJar(unsafe=True)  # "unsafe" lets it keep cookies of addresses
         async with aiohttp.ClientSession(cookie_jar=jar) as session:
-            yield Browser(desk, url, token, session)
+            yield Browser(bridge, url, token, session)
 
 
 async def test_every_page_needs_the_token(browser: Browser) -> None:
@@ -76,7 +76,7 @@ async def test_every_page_needs_the_token(browser: Browser) -> None:
     async with browser.session.get(browser.url + "/", allow_redirects=False) as answer:
         assert (answer.status, answer.headers["Location"]) == (303, "/login")
     assert (await browser.post("/login", token="wrong"))[0] == 401
-    assert (browser.desk.data_dir / TOKEN_FILE).stat().st_mode & 0o777 == 0o600
+    assert (browser.bridge.data_dir / TOKEN_FILE).stat().st_mode & 0o777 == 0o600
 
 
 async def test_foreign_hosts_and_origins_are_refused(browser: Browser) -> None:
@@ -115,19 +115,19 @@ async def test_trading_controls(browser: Browser) -> None:
     assert "lunch" in await browser.page("/")
     await browser.post("/trading/reset-peak", key=key)
     assert browser.state() is TradingState.RUNNING
-    await browser.desk.send(action="buy", quantity="0.01")
-    await browser.desk.settled()
+    await browser.bridge.send(action="buy", quantity="0.01")
+    await browser.bridge.until_settled()
     status, text = await browser.post("/trading/flatten", key=key)
     assert status == 200
     assert "<h1>Flat</h1>" in text
-    assert await browser.desk.position() == 0
+    assert await browser.bridge.position() == 0
     assert browser.state() is TradingState.HALTED
 
 
 async def test_pages_show_alerts_and_orders(browser: Browser) -> None:
     """Every page renders; an alert's page has every section of its report; text from outside is never markup."""
-    await browser.desk.send(action="buy", quantity="0.01", alertId="<script>alert(1)</script>")
-    await browser.desk.settled()
+    await browser.bridge.send(action="buy", quantity="0.01", alertId="<script>alert(1)</script>")
+    await browser.bridge.until_settled()
     await browser.log_in()
     for path in ("/", "/log", "/orders", "/positions", "/stats", "/stats?days=all", "/risk", "/webhooks"):
         assert "<script" not in await browser.page(path)
@@ -136,8 +136,8 @@ async def test_pages_show_alerts_and_orders(browser: Browser) -> None:
     report = await browser.page(found[1])
     assert "&lt;script&gt;" in report
     assert "<script" not in report
-    with browser.desk.daemon.database.snapshot() as connection:
-        sections = alert_report.read(connection, found[1].removeprefix("/log/")).sections(browser.desk.clock())
+    with browser.bridge.daemon.database.snapshot() as connection:
+        sections = alert_report.read(connection, found[1].removeprefix("/log/")).sections(browser.bridge.clock())
         assert all(escape(section.title) in report for section in sections)
     assert "BTC" in await browser.page("/positions")
 
@@ -145,7 +145,7 @@ async def test_pages_show_alerts_and_orders(browser: Browser) -> None:
 async def test_webhook_pages(browser: Browser) -> None:
     """Create, limit, disable and rotate through the same functions as the command line, with the same errors."""
     key = await browser.log_in()
-    database = browser.desk.daemon.database
+    database = browser.bridge.daemon.database
     assert (await browser.post("/webhooks", key=key, name="from page"))[0] == 409
     assert (await browser.post("/webhooks", key=key, name="paged"))[0] == 303
     webhook = await database.read(webhooks.find, "paged")
@@ -164,8 +164,8 @@ async def test_webhook_pages(browser: Browser) -> None:
 
 async def test_metrics_and_state_agree_with_the_exchange(browser: Browser) -> None:
     """Position, counts and status match what was traded."""
-    await browser.desk.send(action="buy", quantity="0.01")
-    await browser.desk.settled()
+    await browser.bridge.send(action="buy", quantity="0.01")
+    await browser.bridge.until_settled()
     proof = {"Authorization": f"Bearer {browser.token}"}
     async with browser.session.get(browser.url + "/metrics", headers=proof) as answer:
         page = await answer.text()
@@ -181,22 +181,22 @@ async def test_metrics_and_state_agree_with_the_exchange(browser: Browser) -> No
 async def test_conditions_and_job_failures_are_shown(browser: Browser) -> None:
     """A condition in force is on the overview, as text, and in the metrics until it ends; so are failures of a job."""
     await browser.log_in()
-    database, now = browser.desk.daemon.database, browser.desk.clock()
+    database, now = browser.bridge.daemon.database, browser.bridge.clock()
     data = {"webhook": "<b>x</b>", "lasting": "2 h", "every": "1 h"}
     await database.write(conditions.begin, "heartbeat:x", "heartbeat_missed", now=now, data=data)
-    await database.write(job_runs.record, "backup", error="disk full", took_ms=1, next_at=None, now=now)
+    await database.write(job_runs.record_run, "backup", error="disk full", took_ms=1, next_at=None, now=now)
     proof = {"Authorization": f"Bearer {browser.token}"}
 
     async def metrics() -> str:
         async with browser.session.get(browser.url + "/metrics", headers=proof) as answer:
             return await answer.text()
 
-    assert "no alert came for 2 h, webhook &lt;b&gt;x&lt;/b&gt; expects one every 1 h" in await browser.page("/")
+    assert "no alert for 2 h, webhook &lt;b&gt;x&lt;/b&gt; expects one every 1 h" in await browser.page("/")
     assert 'kekbridge_condition{event="heartbeat_missed"} 1.0' in await metrics()
     assert 'kekbridge_job_failures{job="backup"} 1.0' in await metrics()
     assert 'kekbridge_job_failed_total{job="backup"} 1.0' in await metrics()
     await database.write(conditions.end, "heartbeat:x", "heartbeat_back", now=now)
-    assert "no alert came" not in await browser.page("/")
+    assert "no alert for" not in await browser.page("/")
     assert 'kekbridge_condition{event="heartbeat_missed"}' not in await metrics()
 
 
@@ -223,10 +223,10 @@ async def test_scraping_does_not_change_the_counts(browser: Browser) -> None:
         async with browser.session.get(browser.url + "/metrics", headers=proof) as answer:
             return dict(re.findall(r'kekbridge_stage_seconds_count\{stage="(\w+)"\} ([\d.]+)', await answer.text()))
 
-    await browser.desk.send(action="buy", quantity="0.01")
-    await browser.desk.send(action="ping", symbol=None, alertId="twice")
-    await browser.desk.send(action="ping", symbol=None, alertId="twice")
-    await browser.desk.settled()
+    await browser.bridge.send(action="buy", quantity="0.01")
+    await browser.bridge.send(action="ping", symbol=None, alertId="twice")
+    await browser.bridge.send(action="ping", symbol=None, alertId="twice")
+    await browser.bridge.until_settled()
     once = {"admitted": "1.0", "signed": "1.0", "accepted": "1.0", "filled": "1.0"}
     expected = {"received": "2.0", "stored": "2.0", "answered": "2.0"} | once
     assert await counts() == expected
@@ -235,10 +235,10 @@ async def test_scraping_does_not_change_the_counts(browser: Browser) -> None:
 
 async def test_entries_of_a_closed_webhook_are_resumed(browser: Browser) -> None:
     """The risk page names the webhook that a limit closed and the reason, and resumes only that webhook."""
-    browser.desk.add_webhook("tight", limits=Limits(daily_limit=Decimal(1000)))
+    browser.bridge.add_webhook("tight", limits=Limits(daily_limit=Decimal(1000)))
     for _ in range(2):
-        await browser.desk.send(webhook="tight", action="buy", quantity="0.01")
-    await browser.desk.settled()
+        await browser.bridge.send(webhook="tight", action="buy", quantity="0.01")
+    await browser.bridge.until_settled()
     key = await browser.log_in()
     page = await browser.page("/risk")
     assert "daily_limit" in page
@@ -249,13 +249,13 @@ async def test_entries_of_a_closed_webhook_are_resumed(browser: Browser) -> None
 
 async def test_pnl_follows_the_mark_price(browser: Browser) -> None:
     """The overview's P&L is that of the positions shown beside it, at the current mark price."""
-    await browser.desk.send(action="buy", quantity="0.01")
-    await browser.desk.settled()
+    await browser.bridge.send(action="buy", quantity="0.01")
+    await browser.bridge.until_settled()
     await browser.log_in()
-    await browser.desk.control("prices", {"PERP_BTC_USDC": "66000"})
+    await browser.bridge.control("prices", {"PERP_BTC_USDC": "66000"})
 
     async def is_shown() -> bool:
-        await browser.desk.daemon.exchange.refresh()
+        await browser.bridge.daemon.exchange.refresh()
         return (await browser.page("/")).count("+10.00") == 2
 
     await until(is_shown)

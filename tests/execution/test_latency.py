@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from kekbridge.execution.latency import LatencyTracker
 from kekbridge.model import Order, OrderStatus
-from tests.store.made import intent
+from tests.store.factories import intent
 
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 

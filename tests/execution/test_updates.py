@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from kekbridge.execution.updates import OrderUpdates
 from kekbridge.model import FIRST_PROTECTIVE_LEG, Order, OrderStatus, OrderType, Purpose, client_order_id_of
-from tests.store.made import NOW, intent
+from tests.store.factories import NOW, intent
 
 ALERT = "01KF0000000000000000000001"
 

@@ -10,7 +10,7 @@ from kekbridge.errors import RateLimited, Refused, Unauthenticated
 from kekbridge.ingress import responses
 from kekbridge.model import FIRST_PROTECTIVE_LEG, OrderStatus, OrderType, Purpose
 from tests.execution.test_updates import order
-from tests.store.made import NOW, exit_intent, intent
+from tests.store.factories import NOW, exit_intent, intent
 
 D = Decimal
 FILL = {"executed_quantity": D("0.01"), "average_price": D(65000), "order_id": "77"}

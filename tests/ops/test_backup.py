@@ -26,8 +26,8 @@ from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
 from tests.ops.conftest import Clock
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, intent
-from tests.system.harness import Process, call, clean_environment, run_cli, running_bridge, wait_until
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, intent, new_alert
+from tests.system.harness import Process, bridge_process, call, clean_environment, run_cli, wait_until
 
 SLOW_FIRST_ORDER = {
     "fault": "delay",
@@ -122,7 +122,7 @@ def test_queued_orders_are_unknown_after_a_restore(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     database = Database.open(data_dir)
     with database.transaction() as connection:
-        admit(connection, draft(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+        admit(connection, new_alert(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
     database.close_now()
     file = tmp_path / "b.zip"
     backup.make(data_dir, file, now=NOW)
@@ -140,7 +140,7 @@ def test_queued_orders_are_unknown_after_a_restore(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_sent_after_the_backup", [True, False])
 def test_a_restore_under_a_running_trade_sends_nothing_twice(tmp_path: Path, *, is_sent_after_the_backup: bool) -> None:
     """One order in flight and one queued at the backup, sent afterwards or not: the exchange never gets one twice."""
-    with running_bridge(tmp_path, environment={"KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0"}) as bridge:
+    with bridge_process(tmp_path, environment={"KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0"}) as bridge:
         call(f"{bridge.paper_url}/paper/faults", SLOW_FIRST_ORDER)
         # An order with its own leverage waits for its predecessor.
         sent = [bridge.send(alertId=f"b{number}", quantity="0.002", leverage="10") for number in range(2)]

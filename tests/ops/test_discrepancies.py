@@ -10,61 +10,61 @@ from typing import Any
 import pytest
 
 from kekbridge.store import events
-from tests.bridge import BTC, ETH, House, running_house, running_paper
+from tests.bridge import BTC, ETH, Bridge, quick_bridge, running_paper
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
     async with (
         running_paper(tmp_path / "paper", rate_limits=False) as paper_url,
-        running_house(tmp_path / "data", paper_url, queue__reconcile_every_s=3600) as opened,
+        quick_bridge(tmp_path, paper_url, queue__reconcile_every_s=3600) as opened,
     ):
         yield opened
 
 
-async def reconcile(house: House, times: int = 1) -> None:
+async def reconcile(bridge: Bridge, times: int = 1) -> None:
     for _ in range(times):
-        await house.daemon.operator_services.jobs.run_now("reconcile")
+        await bridge.daemon.operator_services.jobs.run_now("reconcile")
 
 
-def published(house: House) -> list[str]:
-    with house.daemon.database.snapshot() as connection:
+def published(bridge: Bridge) -> list[str]:
+    with bridge.daemon.database.snapshot() as connection:
         found = events.latest(connection, kinds=["reconciliation_difference"])
     return [str(event.data["detail"]) for event in found]
 
 
-async def test_a_fill_missing_from_the_stream_is_published(house: House) -> None:
+async def test_a_fill_missing_from_the_stream_is_published(bridge: Bridge) -> None:
     """The reconciliation stores the order; that the stream did not report it is published once."""
-    _, answer = await house.send(orderType="limit", limitPrice="64800")
-    await reconcile(house)
-    await house.fault("withhold_reports")
-    await house.control("prices", {BTC: "64700"})
-    await reconcile(house, 3)
-    assert published(house) == [
+    _, answer = await bridge.send(orderType="limit", limitPrice="64800")
+    await reconcile(bridge)
+    await bridge.fault("withhold_reports")
+    await bridge.control("prices", {BTC: "64700"})
+    await reconcile(bridge, 3)
+    assert published(bridge) == [
         f"order {answer['clientOrderId']} is filled, 0.01 executed; the stream did not report it"
     ]
 
 
-async def test_a_position_without_fills_is_published_once(house: House) -> None:
+async def test_a_position_without_fills_is_published_once(bridge: Bridge) -> None:
     """Published with the expected quantity when a second check finds the same gap; then it is the new baseline."""
-    await reconcile(house)
-    await house.control("positions", {ETH: "0.3"})
-    await reconcile(house)
-    assert published(house) == []
-    await reconcile(house, 3)
-    assert published(house) == ["PERP_ETH_USDC is 0.3, by its fills it should be 0"]
-    await house.send(symbol="ETHUSDT.P", quantity="0.1")
-    await house.control("positions", {ETH: "0"})
-    await reconcile(house, 3)
-    assert published(house)[1:] == ["PERP_ETH_USDC is 0, by its fills it should be 0.4"]
+    await reconcile(bridge)
+    await bridge.control("positions", {ETH: "0.3"})
+    await reconcile(bridge)
+    assert published(bridge) == []
+    await reconcile(bridge, 3)
+    assert published(bridge) == ["PERP_ETH_USDC is 0.3, by its fills it should be 0"]
+    await bridge.send(symbol="ETHUSDT.P", quantity="0.1")
+    await bridge.control("positions", {ETH: "0"})
+    await reconcile(bridge, 3)
+    assert published(bridge)[1:] == ["PERP_ETH_USDC is 0, by its fills it should be 0.4"]
 
 
-async def test_ordinary_trading_has_no_differences(house: House) -> None:
+async def test_ordinary_trading_has_no_differences(bridge: Bridge) -> None:
     """Entries, exits, brackets, resting and canceled orders, with reconciliations in between: nothing is published."""
 
     async def keep_reconciling() -> None:
         while True:
-            await reconcile(house)
+            await reconcile(bridge)
 
     reconciling = asyncio.create_task(keep_reconciling())
     orders: list[dict[str, Any]] = [
@@ -76,14 +76,14 @@ async def test_ordinary_trading_has_no_differences(house: House) -> None:
         {"action": "cancel"},
         {"action": "close", "quantity": "50%"},
         {"action": "flip", "symbol": "ETHUSDT.P", "quantity": "0.2"},
-        {"action": "close"},
+        {"action": "close", "quantity": "0.01"},
     ]
     for number in range(3):
         for order in orders:
-            status, answer = await house.send(**order)
+            status, answer = await bridge.send(**order)
             assert status in (200, 202), answer
-        await house.control("prices", {BTC: str(65000 + number)})
+        await bridge.control("prices", {BTC: str(65000 + number)})
     reconciling.cancel()
     await asyncio.gather(reconciling, return_exceptions=True)
-    await reconcile(house, 3)
-    assert published(house) == []
+    await reconcile(bridge, 3)
+    assert published(bridge) == []

@@ -15,7 +15,7 @@ from kekbridge.store import events, order_lifecycle
 from kekbridge.store.admissions import admit
 from kekbridge.store.database import Database
 from tests.receiver import Receiver
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, intent
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, intent, new_alert
 from tests.waiting import until
 
 
@@ -64,7 +64,7 @@ async def test_events_are_sent_once_also_after_a_restart(database: Database, rec
     channel = Channel(receiver.url)
     task = await start(database, channel)
     happen(database, "trading_state", state="halted", scope="account", by="command line", reason="storm")
-    await until(lambda: len(receiver.got) == 1)
+    await until(lambda: len(receiver.received) == 1)
     await stop(task)
     happen(database, "job_failed", job="backup", error="disk full")  # while no daemon runs
     task = await start(database, channel)
@@ -74,8 +74,8 @@ async def test_events_are_sent_once_also_after_a_restart(database: Database, rec
         "trading is halted (account), by command line: storm",
         "job backup failed: disk full",
     ]
-    assert receiver.got[1]["type"] == "failure"
-    assert [message["title"] for message in receiver.got] == ["kekbridge: warning", "kekbridge: failure"]
+    assert receiver.received[1]["type"] == "failure"
+    assert [message["title"] for message in receiver.received] == ["kekbridge: warning", "kekbridge: failure"]
 
 
 async def test_a_receiver_that_was_down_gets_everything_later(database: Database, receiver: Receiver) -> None:
@@ -83,7 +83,7 @@ async def test_a_receiver_that_was_down_gets_everything_later(database: Database
     task = await start(database, Channel(receiver.url))
     receiver.status = 503
     happen(database, "restored", made_at="2026-01-01")
-    await until(lambda: receiver.refused >= 1)
+    await until(lambda: receiver.rejected >= 1)
     for number in range(30):
         await database.write(events.append, "job_failed", now=NOW, data={"job": f"j{number}", "error": "x"})
     receiver.status = 200
@@ -108,7 +108,7 @@ async def test_order_messages_contain_the_order(database: Database, receiver: Re
     """Side, quantity, symbol and reason come from the order, not from its event."""
     task = await start(database, Channel(receiver.url))
     with database.transaction() as connection:
-        admitted = admit(connection, draft(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+        admitted = admit(connection, new_alert(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
         client_order_id = admitted.orders[0].client_order_id
         order_lifecycle.mark_denied(connection, client_order_id, code="free_margin", error="too little margin", now=NOW)
     await until(lambda: len(receiver.lines()) == 1)

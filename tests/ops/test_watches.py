@@ -23,10 +23,10 @@ from kekbridge.store import events, webhooks
 from kekbridge.store.admissions import admit
 from kekbridge.store.database import Database
 from kekbridge.store.events import Event
-from tests.bridge import BTC, ETH, House, running_house, running_paper
+from tests.bridge import BTC, ETH, Bridge, quick_bridge, running_paper
 from tests.ops.conftest import Clock
 from tests.paths import DATA
-from tests.store.made import NO_RATES, draft
+from tests.store.factories import NO_RATES, new_alert
 
 TLS = DATA / "tls"
 #: Expiry of first.pem.
@@ -155,7 +155,7 @@ class WebhookBench:
             webhooks.change_settings(connection, "hook", wanted, now=self.clock())
 
     def alert(self, *, status: Any = "ignored") -> None:
-        made = draft(received_at=self.clock())
+        made = new_alert(received_at=self.clock())
         with self.database.transaction() as connection:
             admit(
                 connection,
@@ -246,12 +246,12 @@ async def test_the_end_of_an_alert_is_published_a_week_before_and_on_its_day(
 # ----------------------------------------------------------------------------------------------- unprotected positions
 
 
-async def check_protection(house: House, times: int = 2) -> list[tuple[str, str]]:
+async def check_protection(bridge: Bridge, times: int = 2) -> list[tuple[str, str]]:
     """Run the check; return everything published so far."""
-    await house.daemon.exchange.refresh()
+    await bridge.daemon.exchange.refresh()
     for _ in range(times):
-        await house.daemon.operator_services.jobs.run_now("protection")
-    with house.daemon.database.snapshot() as connection:
+        await bridge.daemon.operator_services.jobs.run_now("protection")
+    with bridge.daemon.database.snapshot() as connection:
         found = events.latest(connection, kinds=["position_unprotected", "position_protected"])
     return [(event.kind, str(event.data.get("position", ""))) for event in found]
 
@@ -264,45 +264,45 @@ async def paper(tmp_path: Path) -> AsyncIterator[str]:
 
 async def test_positions_without_stops_are_allowed_by_default(tmp_path: Path, paper: str) -> None:
     """A trader may trade without stops: nothing is published, also about positions opened elsewhere."""
-    async with running_house(tmp_path / "data", paper) as house:
-        await house.send()
-        await house.control("positions", {ETH: "-0.3"})
-        assert await check_protection(house) == []
+    async with quick_bridge(tmp_path, paper) as bridge:
+        await bridge.send()
+        await bridge.control("positions", {ETH: "-0.3"})
+        assert await check_protection(bridge) == []
 
 
 async def test_require_stop_loss_covers_every_position(tmp_path: Path, paper: str) -> None:
     """Published with its size at the second check only; ended when the position is closed."""
-    async with running_house(tmp_path / "data", paper, risk__require_stop_loss=True) as house:
-        _, answer = await house.send(stopLoss="2%")
-        await house.until_stored(answer, "filled")
-        await house.control("positions", {ETH: "-0.3"})
-        assert await check_protection(house, 1) == []
-        assert await check_protection(house, 3) == [("position_unprotected", "-0.3")]
-        await house.control("positions", {ETH: "0"})
-        assert await check_protection(house) == [("position_unprotected", "-0.3"), ("position_protected", "")]
+    async with quick_bridge(tmp_path, paper, risk__require_stop_loss=True) as bridge:
+        _, answer = await bridge.send(stopLoss="2%")
+        await bridge.until_stored(answer, "filled")
+        await bridge.control("positions", {ETH: "-0.3"})
+        assert await check_protection(bridge, 1) == []
+        assert await check_protection(bridge, 3) == [("position_unprotected", "-0.3")]
+        await bridge.control("positions", {ETH: "0"})
+        assert await check_protection(bridge) == [("position_unprotected", "-0.3"), ("position_protected", "")]
 
 
 async def test_a_stop_for_a_part_of_the_position_is_not_enough(tmp_path: Path, paper: str) -> None:
     """A position opened with a stop must stay covered when it grows by a trade made elsewhere."""
-    async with running_house(tmp_path / "data", paper) as house:
-        _, answer = await house.send(stopLoss="2%")
-        await house.until_stored(answer, "filled")
-        assert await check_protection(house) == []
-        await house.control("positions", {BTC: "0.05"})
-        assert await check_protection(house) == [("position_unprotected", "0.05")]
+    async with quick_bridge(tmp_path, paper) as bridge:
+        _, answer = await bridge.send(stopLoss="2%")
+        await bridge.until_stored(answer, "filled")
+        assert await check_protection(bridge) == []
+        await bridge.control("positions", {BTC: "0.05"})
+        assert await check_protection(bridge) == [("position_unprotected", "0.05")]
 
 
 async def test_a_webhook_that_requires_stops_covers_its_positions(tmp_path: Path, paper: str) -> None:
     """The webhook of the last entry decides whether the position must have a stop."""
-    async with running_house(tmp_path / "data", paper) as house:
-        await house.send()
-        assert await check_protection(house) == []
-        with house.daemon.database.transaction() as connection:
+    async with quick_bridge(tmp_path, paper) as bridge:
+        await bridge.send()
+        assert await check_protection(bridge) == []
+        with bridge.daemon.database.transaction() as connection:
             (hook,) = webhooks.list_all(connection)
             wanted = replace(hook.settings, limits=Limits(require_stop_loss=True))
-            webhooks.change_settings(connection, hook.id, wanted, now=house.clock())
-        await house.daemon.operator_services.jobs.run_now("positions")
-        assert await check_protection(house) == [("position_unprotected", "0.01")]
+            webhooks.change_settings(connection, hook.id, wanted, now=bridge.clock())
+        await bridge.daemon.operator_services.jobs.run_now("positions")
+        assert await check_protection(bridge) == [("position_unprotected", "0.01")]
 
 
 # -------------------------------------------------------------------------------------------------------------- expiry
