@@ -79,7 +79,7 @@ class TradingForms:
                 request,
                 "Flat" if result.is_flat else "NOT flat",
                 h("p", summary, " Trading is halted until you resume it."),
-                h("p", result.trouble) if result.trouble else None,
+                h("p", result.error) if result.error else None,
             )
         states = {"halt": TradingState.HALTED, "exits-only": TradingState.EXITS_ONLY, "resume": TradingState.RUNNING}
         form = await request.post()

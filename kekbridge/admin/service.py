@@ -121,7 +121,7 @@ class AdminService:
     async def flatten(self, *, by: str) -> FlattenResult:
         """Halt, cancel every order, close every position, within 30 s. Raises ExchangeUnavailable if the exchange does not answer."""
         await self.set_trading(TradingState.HALTED, reason="flatten", by=by)
-        return await flatten(self.exchange, clock=self.clock, deadline_s=_FLATTEN_S, tell=lambda _: None)
+        return await flatten(self.exchange, clock=self.clock, deadline_s=_FLATTEN_S, on_progress=lambda _: None)
 
 
 def _stored_state(connection: sqlite3.Connection, configured: Settings, *, now: datetime) -> dict[str, Any]:

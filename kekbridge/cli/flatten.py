@@ -84,7 +84,7 @@ async def _run(context: CliContext, database: Database, deadline: int) -> Flatte
         exchange = resources.exchange_client(settings, vault, address, now)
         stack.push_async_callback(exchange.close)
         await exchange.start()
-        return await execution.flatten(exchange, clock=now, deadline_s=deadline, tell=render.note)
+        return await execution.flatten(exchange, clock=now, deadline_s=deadline, on_progress=render.note)
 
 
 def _print_result(result: FlattenResult, *, as_json: bool) -> None:
@@ -98,7 +98,7 @@ def _print_result(result: FlattenResult, *, as_json: bool) -> None:
             "ordersLeft": result.orders_left,
             "positionsLeft": [position_data(position) for position in result.positions_left],
             "isolatedPositions": [position_data(position) for position in result.isolated],
-            "trouble": result.trouble,
+            "trouble": result.error,
         }
         render.as_json(data)
         return
@@ -112,6 +112,4 @@ def _print_result(result: FlattenResult, *, as_json: bool) -> None:
         )
         return
     left = ", ".join(f"{position.symbol} {position.quantity}" for position in result.positions_left) or "no positions"
-    render.line(
-        f"NOT flat: {left} and {result.orders_left} orders are still open; {formatting.to_text(result.trouble)}"
-    )
+    render.line(f"NOT flat: {left} and {result.orders_left} orders are still open; {formatting.to_text(result.error)}")
