@@ -56,7 +56,7 @@ def restore_backup(
     """Restore a backup into the data directory; stop the daemon first.
 
     Existing data is moved aside, not deleted. No order is sent again: at the next start the bridge looks up every order that was waiting
-    when the backup was made, and takes over positions and fills from the exchange. Alerts received after the backup are no longer known.
+    when the backup was created, and takes over positions and fills from the exchange. Alerts received after the backup are no longer known.
     """
     from kekbridge.cli import render
     from kekbridge.errors import AlreadyRunning

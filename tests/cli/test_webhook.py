@@ -40,32 +40,32 @@ def test_create_prints_everything_a_sender_needs(run: Any, data_dir: Path) -> No
     """`create --json` is one object with id, name, URL and both credentials; keys of paper mode have their own prefix."""
     result = run("webhook", "create", "first", "--json")
     assert result.code == 0
-    made = result.data
-    assert ULID.fullmatch(made["id"])
-    assert made["name"] == "first"
-    assert made["enabled"] is True
-    assert made["webhookUrl"] == "http://127.0.0.1:8080/api/webhooks/tradingview"
-    assert re.fullmatch(r"wh_test_[A-Za-z0-9]{20,}", made["apiKey"])
-    assert re.fullmatch(r"whs_[A-Za-z0-9]{20,}", made["apiSecret"])
-    assert made["settings"]["requireSignature"] is True
+    created = result.data
+    assert ULID.fullmatch(created["id"])
+    assert created["name"] == "first"
+    assert created["enabled"] is True
+    assert created["webhookUrl"] == "http://127.0.0.1:8080/api/webhooks/tradingview"
+    assert re.fullmatch(r"wh_test_[A-Za-z0-9]{20,}", created["apiKey"])
+    assert re.fullmatch(r"whs_[A-Za-z0-9]{20,}", created["apiSecret"])
+    assert created["settings"]["requireSignature"] is True
     assert result.err == ""
 
 
 def test_credentials_are_stored_sealed_and_found_by_the_daemon(run: Any, data_dir: Path) -> None:
     """The daemon finds the key by its keyed hash and opens the secret; no file contains either in plain text."""
-    made = run("webhook", "create", "first", "--json").data
+    created = run("webhook", "create", "first", "--json").data
     settings = load_settings()
     sealer = Sealer(master_key(open_vault(settings.vault, data_dir, Mode.PAPER)))
     with Database.open(data_dir).snapshot() as connection:
-        found = stored.find_by_lookup(connection, sealer.lookup(made["apiKey"]), datetime.now(UTC))
+        found = stored.find_by_lookup(connection, sealer.lookup(created["apiKey"]), datetime.now(UTC))
     assert found is not None
-    assert found[0].id == made["id"]
-    assert sealer.open(found[1].sealed_secret).decode() == made["apiSecret"]
+    assert found[0].id == created["id"]
+    assert sealer.open(found[1].sealed_secret).decode() == created["apiSecret"]
     for file in data_dir.rglob("*"):
         if file.is_file():
             content = file.read_bytes()
-            assert made["apiSecret"].encode() not in content
-            assert made["apiKey"].encode() not in content
+            assert created["apiSecret"].encode() not in content
+            assert created["apiKey"].encode() not in content
 
 
 def test_data_is_for_its_owner_only(run: Any, data_dir: Path) -> None:
@@ -218,16 +218,16 @@ def test_names_are_unique(run: Any) -> None:
 
 def test_show_prints_the_secret_only_on_request(run: Any) -> None:
     """Credentials are shown again only with --secret."""
-    made = run("webhook", "create", "one", "--json").data
+    created = run("webhook", "create", "one", "--json").data
     without_secret = run("webhook", "show", "one", "--json")
     assert "apiSecret" not in without_secret.data
     assert (
-        made["apiSecret"]
+        created["apiSecret"]
         not in without_secret.out + run("webhook", "show", "one").out + run("webhook", "list", "--json").out
     )
     with_secret = run("webhook", "show", "one", "--secret", "--json").data
-    assert (with_secret["apiKey"], with_secret["apiSecret"]) == (made["apiKey"], made["apiSecret"])
-    assert made["apiSecret"] in run("webhook", "show", made["id"], "--secret").out
+    assert (with_secret["apiKey"], with_secret["apiSecret"]) == (created["apiKey"], created["apiSecret"])
+    assert created["apiSecret"] in run("webhook", "show", created["id"], "--secret").out
 
 
 def test_edit_changes_only_what_is_named(run: Any, data_dir: Path) -> None:
@@ -284,8 +284,8 @@ def test_an_unknown_name_is_exit_code_3(run: Any, verb: str) -> None:
 def test_url_is_the_public_one_if_set(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """TradingView needs the address that is reachable from outside."""
     monkeypatch.setenv("KEKBRIDGE_SERVER_PUBLIC_URL", "https://bridge.example.com/")
-    made = run("webhook", "create", "one", "--json").data
-    assert made["webhookUrl"] == "https://bridge.example.com/api/webhooks/tradingview"
+    created = run("webhook", "create", "one", "--json").data
+    assert created["webhookUrl"] == "https://bridge.example.com/api/webhooks/tradingview"
 
 
 def test_url_follows_the_running_daemon(run: Any, data_dir: Path) -> None:
@@ -296,8 +296,8 @@ def test_url_follows_the_running_daemon(run: Any, data_dir: Path) -> None:
             connection, "http://127.0.0.1:9999/api/webhooks/tradingview", Mode.PAPER, now=datetime.now(UTC)
         )
     with DaemonLock(data_dir):
-        made = run("webhook", "create", "two", "--json").data
-    assert made["webhookUrl"] == "http://127.0.0.1:9999/api/webhooks/tradingview"
+        created = run("webhook", "create", "two", "--json").data
+    assert created["webhookUrl"] == "http://127.0.0.1:9999/api/webhooks/tradingview"
     assert ":8080/" in run("webhook", "show", "two", "--json").data["webhookUrl"]
 
 
@@ -430,11 +430,11 @@ def test_templates_use_the_newest_pair(run: Any) -> None:
 
 def test_show_lists_keys_for_people(run: Any) -> None:
     """Prefix, creation, last use and expiry of each key; never the key itself."""
-    made = run("webhook", "create", "main", "--json").data
+    created = run("webhook", "create", "main", "--json").data
     run("webhook", "rotate", "main", "--grace", "7d")
     shown = run("webhook", "show", "main").out
-    assert made["apiKey"][: registry.KEY_PREFIX_LENGTH] + "…" in shown
-    assert made["apiKey"] not in shown
+    assert created["apiKey"][: registry.KEY_PREFIX_LENGTH] + "…" in shown
+    assert created["apiKey"] not in shown
     assert "LAST USED" in shown
     assert "never" in shown
     assert "in 6 d 23 h" in shown or "in 7 d" in shown
