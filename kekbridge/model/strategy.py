@@ -1,6 +1,6 @@
 """What a strategy told of its own position, step by step: how a webhook that follows it knows which message is the newest.
 
-Values only; alerts/course.py reads the order out of them. Sizes are the strategy's own contracts, signed, short negative.
+Values only; planning/strategy_position.py derives their order. Sizes are the strategy's own contracts, signed, short negative.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from kekbridge.store import orders as order_rows
 from kekbridge.store.admissions import admit
 from kekbridge.store.connections import connect
 from kekbridge.store.database import Database
-from tests.bridge import House
+from tests.bridge import Bridge
 from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill, intent
 
 LATER, LAST = NOW + timedelta(milliseconds=5), NOW + timedelta(milliseconds=9)
@@ -129,11 +129,11 @@ async def test_a_report_that_comes_too_late_is_written_alone(sent: tuple[sqlite3
     assert other.join(lambda c, known: order) is None
 
 
-async def test_a_report_does_not_overtake_a_decision(house: House) -> None:
+async def test_a_report_does_not_overtake_a_decision(bridge: Bridge) -> None:
     """What is stored before a decision is in the picture it was given: an acceptance that waits in front of it takes nothing new."""
     acceptance = PendingAcceptance("kb-a", order_id="7", now=LATER, signed_at=NOW)
-    house.daemon.trading.updates.add_acceptance(acceptance)
-    await house.send()
+    bridge.daemon.trading.updates.add_acceptance(acceptance)
+    await bridge.send()
     assert acceptance.join(lambda c, known: pytest.fail("written")) is None
 
 
