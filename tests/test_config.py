@@ -232,7 +232,7 @@ def test_config_file_in_the_data_directory_is_found(tmp_path: Path, monkeypatch:
         (
             "notify.mute",
             "order_fillled",
-            "setting notify.mute: 'order_fillled' is no event; did you mean order_filled?",
+            "setting notify.mute: 'order_fillled' is not an event; did you mean order_filled?",
         ),
         ("notify.templates", {"order_filled": "{sied}"}, "setting notify.templates: order_filled: {sied} is not known"),
         ("backup.at", "25:00", 'setting backup.at: expected a time of day in UTC such as "03:30"'),

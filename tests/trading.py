@@ -129,7 +129,13 @@ def commitments_of(*reservations: Reservation) -> dict[str, Commitment]:
     """The sums by symbol that Usage holds for these reservations."""
     commitments: dict[str, Commitment] = {}
     for one in reservations:
-        commitments[one.symbol] = commitments.get(one.symbol, UNCOMMITTED).with_reservation(one)
+        commitments[one.symbol] = commitments.get(one.symbol, UNCOMMITTED).plus(
+            one.quantity,
+            is_entry=one.is_entry,
+            is_resting=one.is_resting,
+            is_margined=one.is_margined,
+            price=one.price,
+        )
     return commitments
 
 

@@ -20,8 +20,8 @@ from kekbridge.formatting import jsonable
 from kekbridge.ingress.http import Readiness
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.model import AccountSnapshot, Order, TradingState
-from kekbridge.model.notifications import describe
-from kekbridge.model.statistics import Report, report
+from kekbridge.model.notifications import describe_event
+from kekbridge.model.statistics import Report, build_report
 from kekbridge.reports import limits
 from kekbridge.store import alerts, conditions, equity, job_runs, statistics, webhooks
 from kekbridge.store import orders as order_rows
@@ -74,7 +74,9 @@ class AdminService:
 
     async def report(self, *, since: datetime | None, webhook: str | None = None) -> Report:
         """The statistics of a period. Raises NotFound for an unknown webhook."""
-        return report(await self.database.read(statistics.gather, since=since, now=self.clock(), webhook=webhook))
+        return build_report(
+            await self.database.read(statistics.gather_facts, since=since, now=self.clock(), webhook=webhook)
+        )
 
     async def set_trading(self, state: TradingState, *, reason: str, by: str) -> None:
         """Halt, exits only, or resume everything, as the commands of these names do."""
@@ -111,25 +113,25 @@ class AdminService:
     async def flatten(self, *, by: str) -> FlattenResult:
         """Halt, cancel every order, close every position. Raises ExchangeUnavailable when the exchange stays silent."""
         await self.set_trading(TradingState.HALTED, reason="flatten", by=by)
-        return await flatten(self.exchange, clock=self.clock, deadline_s=_FLATTEN_S, tell=lambda _: None)
+        return await flatten(self.exchange, clock=self.clock, deadline_s=_FLATTEN_S, on_progress=lambda _: None)
 
 
 def _stored_state(connection: sqlite3.Connection, configured: Settings, *, now: datetime) -> dict[str, Any]:
-    day = report(statistics.gather(connection, since=now - timedelta(days=1), now=now))
+    day = build_report(statistics.gather_facts(connection, since=now - timedelta(days=1), now=now))
     return {
         "trading": control.trading_control(connection, now=now),
         "openOrders": [_order(order) for order in order_rows.list_orders(connection, open_only=True, limit=_SHOWN)],
         "lastAlerts": [_alert(alert) for alert in alerts.search(connection, limit=_SHOWN).alerts],
         "limits": limits.read(connection, configured, at=now)["scopes"],
         "lastDay": day,
-        "conditions": [_condition(one) for one in conditions.holding(connection).values()],
+        "conditions": [_condition(one) for one in conditions.list_active(connection).values()],
         "jobs": job_runs.list_runs(connection),
     }
 
 
 def _condition(one: Condition) -> dict[str, Any]:
     """What holds now, in the words in which it was told."""
-    severity, words = describe(one.kind, one.data)
+    severity, words = describe_event(one.kind, one.data)
     return {"event": one.kind, "severity": severity, "words": words, "since": one.since}
 
 

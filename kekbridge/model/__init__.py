@@ -1,7 +1,7 @@
-"""The words of the trade: frozen values that every other room speaks in. One file a topic; rooms import them all from here.
+"""Domain model: frozen value types shared by every package, one file per topic, imported from here.
 
 No behaviour beyond arithmetic on their own fields, no I/O, no imports from the rest of the package. Money, prices and sizes are Decimal,
-times are aware UTC datetimes; a quantity is in base units (coins) and a notional in USDC unless a name says otherwise.
+times are aware UTC datetimes; a quantity is in base units (coins) and a notional in USDC unless stated otherwise.
 """
 
 from __future__ import annotations

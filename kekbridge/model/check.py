@@ -1,4 +1,4 @@
-"""One line of a health check: what was looked at, how it stands, and what to do about it."""
+"""One line of a health check."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ Level = Literal["ok", "warning", "broken"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the screen. `broken` means that orders will fail; `fix` is empty when there is nothing to do."""
+    """What was checked, the result, and the fix."""
 
     name: str
+    #: `broken`: orders will fail.
     level: Level
+    #: What was found.
     text: str
+    #: What to do about it; empty if nothing.
     fix: str = ""

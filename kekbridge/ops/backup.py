@@ -65,7 +65,7 @@ def make(data_dir: Path, file: Path, *, now: datetime) -> Backup:
     try:
         made = _write(data_dir, file, now)
         with database.transaction() as connection:
-            settings.set_value(connection, LAST_BACKUP, codec.to_text(now), now=now)
+            settings.set_value(connection, LAST_BACKUP, codec.time_text(now), now=now)
     except OSError as error:
         raise ConfigError(f"the backup {file} cannot be written: {error.strerror}; name another place") from None
     finally:
@@ -83,7 +83,7 @@ def _write(data_dir: Path, file: Path, now: datetime) -> Backup:
         manifest = {
             "format": _FORMAT,
             "version": __version__,
-            "madeAt": codec.to_text(now),
+            "madeAt": codec.time_text(now),
             **figures,
             "files": {name: _digest(path) for name, path in members.items()},
         }
@@ -160,7 +160,7 @@ def _make_safe(fresh: Path, found: Backup, now: datetime) -> None:
     """Migrate the copy, and doubt everything that waited in it: nothing of it may be sent without asking first."""
     path = fresh / FILE_NAME
     initialise(path)
-    why = f"it waited when the backup of {codec.to_text(found.made_at)} was made, and may have been sent since"
+    why = f"it waited when the backup of {codec.time_text(found.made_at)} was made, and may have been sent since"
     with closing(connect(path)) as connection:
         _check(connection, path)
         connection.execute("BEGIN IMMEDIATE")
@@ -169,11 +169,11 @@ def _make_safe(fresh: Path, found: Backup, now: datetime) -> None:
         ).fetchall()
         for (client_order_id,) in waited:
             order_lifecycle.mark_unknown_after_restore(connection, client_order_id, reason=why, now=now)
-        for cancel in cancels.waiting(connection):
-            cancels.finish(connection, cancel, canceled=0, error=f"not done: {why}", now=now)
+        for cancel in cancels.list_queued(connection):
+            cancels.finish_cancel(connection, cancel, canceled=0, error=f"not done: {why}", now=now)
         data = {"made_at": found.made_at, "version": found.version, "doubted": len(waited)}
         events.append(connection, "restored", now=now, data=data)
-        settings.set_value(connection, LAST_BACKUP, codec.to_text(found.made_at), now=now)
+        settings.set_value(connection, LAST_BACKUP, codec.time_text(found.made_at), now=now)
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -249,7 +249,7 @@ def _manifest(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
 def _described(file: Path, manifest: Mapping[str, Any]) -> Backup:
     return Backup(
         file=file,
-        made_at=codec.from_text(manifest["madeAt"]),
+        made_at=codec.parse_time(manifest["madeAt"]),
         version=manifest["version"],
         alerts=manifest["alerts"],
         orders=manifest["orders"],

@@ -20,7 +20,7 @@ class Conditions:
     async def known(self) -> Mapping[str, str]:
         """The event by which each condition that holds was told, by the condition's name."""
         if self._holding is None:
-            found = await self._database.read(conditions.holding)
+            found = await self._database.read(conditions.list_active)
             self._holding = {name: one.kind for name, one in found.items()}
         return dict(self._holding)  # its own: whoever goes through it may change conditions meanwhile
 

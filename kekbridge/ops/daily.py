@@ -35,7 +35,7 @@ def _load() -> _DayReader:
     # Late: what is needed once a day need not be kept in memory until then.
     from kekbridge.store import statistics
 
-    return statistics.tell
+    return statistics.record_daily_summary
 
 
 log = get_logger("kekbridge.ops.retention")

@@ -65,7 +65,7 @@ class EquityWatch:
 
     async def _save_funding(self, now: datetime) -> None:
         """Keep the funding payments for the statistics. The newest are read again: the exchange may list one late."""
-        known = await self._database.read(equity.known_until)
+        known = await self._database.read(equity.last_funding_at)
         payments = await self._funding((known or now - _FIRST_FUNDING) - _LATE_FUNDING)
         if payments:
             await self._database.write(_add_funding, payments)
@@ -74,7 +74,7 @@ class EquityWatch:
 def _add_funding(connection: sqlite3.Connection, payments: Sequence[FundingPayment]) -> None:
     for payment in payments:
         if payment.created_at is not None:
-            equity.add(connection, payment.symbol, payment.created_at, payment.fee)
+            equity.record_funding(connection, payment.symbol, payment.created_at, payment.fee)
 
 
 def close_breached(
@@ -88,7 +88,7 @@ def close_breached(
             *breaches_of("webhook", webhook.settings.limits, usage, snapshot, now=now),
             *breaches_of("account", account_limits, usage, snapshot, now=now),
         )
-        closed += [one for one in found if settings.trip(connection, one, webhook_id=webhook.id, now=now)]
+        closed += [one for one in found if settings.close_for_breach(connection, one, webhook_id=webhook.id, now=now)]
     return tuple(closed)
 
 

@@ -153,6 +153,6 @@ class Jobs:
     async def _roll_over(self) -> None:
         """Days' limits count anew by themselves at midnight; what they had closed is told to be open again."""
         now = self._clock()
-        if await self._database.read(store_settings.has_something_over, now=now):
-            for scope in await self._database.write(store_settings.end_what_is_over, now=now):
+        if await self._database.read(store_settings.has_elapsed_stop, now=now):
+            for scope in await self._database.write(store_settings.resume_elapsed, now=now):
                 log.info("limit_over", scope=scope)

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from kekbridge.errors import KekbridgeError, StoreUnavailable
 from kekbridge.log import get_logger
-from kekbridge.model.notifications import MESSAGES, SEVERITIES, Severity, words_of
+from kekbridge.model.notifications import MESSAGES, SEVERITIES, Severity, render_notification
 from kekbridge.store import events, settings
 from kekbridge.store import orders as order_rows
 from kekbridge.store.database import Database
@@ -183,7 +183,7 @@ class Notifier:
         if event.kind not in MESSAGES:
             return None
         facts = {**order_facts(connection, event), **event.data, "at": event.at}
-        return words_of(event.kind, facts, self._templates)
+        return render_notification(event.kind, facts, self._templates)
 
 
 def order_facts(connection: sqlite3.Connection, event: Event) -> dict[str, Any]:

@@ -125,13 +125,13 @@ class JobRunner:
         is_rare = bool(job.daily_at) or job.every_s >= _RARE_S
         try:
             await self._database.write(
-                job_runs.record,
+                job_runs.record_run,
                 job.name,
                 error=error,
                 took_ms=took_ms,
                 next_at=self._next_at(job.name),
                 now=now,
-                told_after=1 if is_rare else 3,
+                report_after=1 if is_rare else 3,
             )
         except StoreUnavailable as trouble:
             log.warning("job_run_not_noted", job=job.name, error=trouble.message)
@@ -145,7 +145,9 @@ class JobRunner:
                 self._caught_up.add(name)
                 if self._jobs[name].daily_at and _is_overdue(self._jobs[name], known.get(name), now):
                     self._advance(self._jobs[name], now)
-            await self._database.write(job_runs.plan, {name: self._next_at(name) for name in self._jobs}, now=now)
+            await self._database.write(
+                job_runs.save_schedule, {name: self._next_at(name) for name in self._jobs}, now=now
+            )
         except StoreUnavailable as trouble:
             log.warning("timetable_not_noted", error=trouble.message)
 

@@ -175,7 +175,7 @@ def read_expected(connection: sqlite3.Connection) -> tuple[Expected, ...]:
             "SELECT (SELECT max(received_at) FROM alerts WHERE webhook_id = ?1), updated_at FROM webhooks WHERE id = ?1",
             (webhook.id,),
         ).fetchone()
-        found.append(Expected(webhook=webhook, last_at=codec.optional_time(last), changed_at=codec.from_text(changed)))
+        found.append(Expected(webhook=webhook, last_at=codec.optional_time(last), changed_at=codec.parse_time(changed)))
     return tuple(found)
 
 

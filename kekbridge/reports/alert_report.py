@@ -96,7 +96,7 @@ def _order_story(
         order=order,
         details=order_rows.details(connection, name),
         fills=fills.of_order(connection, name),
-        exits=protection.of_order(connection, name),
+        exits=protection.exits_of(connection, name),
         exit_fills=fills.exits_of(connection, name),
         slippage=_slippage(order),
         answers=tuple(

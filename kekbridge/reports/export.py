@@ -49,7 +49,7 @@ def rows(
     query, column = QUERIES[kind]
     found = connection.execute(
         f"{query} WHERE {column} >= ? AND {column} < ? ORDER BY {column}",
-        (codec.optional_text(since) or "", codec.optional_text(until) or "~"),
+        (codec.optional_time_text(since) or "", codec.optional_time_text(until) or "~"),
     )
     for row in found:
         yield dict(row)

@@ -180,19 +180,19 @@ async def test_what_holds_and_what_fails_shows_everywhere(visitor: Visitor) -> N
     database, now = visitor.bridge.daemon.database, visitor.bridge.clock()
     data = {"webhook": "<b>x</b>", "lasting": "2 h", "every": "1 h"}
     await database.write(conditions.begin, "heartbeat:x", "heartbeat_missed", now=now, data=data)
-    await database.write(job_runs.record, "backup", error="disk full", took_ms=1, next_at=None, now=now)
+    await database.write(job_runs.record_run, "backup", error="disk full", took_ms=1, next_at=None, now=now)
     proof = {"Authorization": f"Bearer {visitor.token}"}
 
     async def metrics() -> str:
         async with visitor.session.get(visitor.url + "/metrics", headers=proof) as answer:
             return await answer.text()
 
-    assert "no alert came for 2 h, webhook &lt;b&gt;x&lt;/b&gt; expects one every 1 h" in await visitor.page("/")
+    assert "no alert for 2 h, webhook &lt;b&gt;x&lt;/b&gt; expects one every 1 h" in await visitor.page("/")
     assert 'kekbridge_condition{event="heartbeat_missed"} 1.0' in await metrics()
     assert 'kekbridge_job_failures{job="backup"} 1.0' in await metrics()
     assert 'kekbridge_job_failed_total{job="backup"} 1.0' in await metrics()
     await database.write(conditions.end, "heartbeat:x", "heartbeat_back", now=now)
-    assert "no alert came" not in await visitor.page("/")
+    assert "no alert for" not in await visitor.page("/")
     assert 'kekbridge_condition{event="heartbeat_missed"}' not in await metrics()
 
 

@@ -54,7 +54,7 @@ def fill(path: Path, count: int) -> None:
         happened = {"sequence": None, "at": "n.at", "alert_id": "n.id", "client_order_id": "'kb-' || n.id"}
         for kind in ("alert_admitted", "order_accepted", "fill", "order_filled"):
             _copy(connection, "events", happened, of=f"kind = '{kind}'", which=traded)
-        fills.rebuild(connection)
+        fills.rebuild_results(connection)
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:

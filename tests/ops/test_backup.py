@@ -21,7 +21,7 @@ from kekbridge.store import events, order_queue
 from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, intent
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, intent, new_alert
 from tests.system.harness import Process, bridge_process, call, clean_environment, run_cli, wait_until
 
 SLOW_FIRST_ORDER = {
@@ -117,7 +117,7 @@ def test_whatever_waited_is_in_doubt_after_a_restore(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     database = Database.open(data_dir)
     with database.transaction() as connection:
-        admit(connection, draft(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+        admit(connection, new_alert(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
     database.close_now()
     file = tmp_path / "b.zip"
     backup.make(data_dir, file, now=NOW)

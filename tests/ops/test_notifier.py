@@ -15,7 +15,7 @@ from kekbridge.store import events, order_lifecycle
 from kekbridge.store.admissions import admit
 from kekbridge.store.database import Database
 from tests.receiver import Receiver
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, intent
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, intent, new_alert
 from tests.waiting import until
 
 
@@ -108,7 +108,7 @@ async def test_an_order_is_told_with_its_figures(database: Database, receiver: R
     """Side, size, market and reason come from the order, whatever its event holds."""
     task = await started(database, Channel(receiver.url))
     with database.transaction() as connection:
-        admitted = admit(connection, draft(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+        admitted = admit(connection, new_alert(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
         name = admitted.orders[0].client_order_id
         order_lifecycle.mark_denied(connection, name, code="free_margin", error="too little margin", now=NOW)
     await until(lambda: len(receiver.lines()) == 1)

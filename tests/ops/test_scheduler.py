@@ -91,8 +91,8 @@ async def test_a_daily_job_that_was_missed_runs_at_the_start(database: Database)
     far = f"{now + timedelta(hours=12):%H:%M}"
     with database.transaction() as connection:
         for name, error, at in (("missed", None, a_day_ago), ("done", None, an_hour_ago), ("failed", "x", an_hour_ago)):
-            job_runs.plan(connection, {"missed": None, "done": None, "failed": None}, now=a_day_ago)
-            job_runs.record(connection, name, error=error, took_ms=1, next_at=None, now=at)
+            job_runs.save_schedule(connection, {"missed": None, "done": None, "failed": None}, now=a_day_ago)
+            job_runs.record_run(connection, name, error=error, took_ms=1, next_at=None, now=at)
     work = {name: Work() for name in ("missed", "done", "failed", "new")}
     runner = JobRunner(database)
     for name, one in work.items():

@@ -18,7 +18,7 @@ from kekbridge.store.admissions import admit
 from kekbridge.store.database import Database
 from kekbridge.store.events import Event
 from tests.ops.conftest import Clock
-from tests.store.made import NO_RATES, draft
+from tests.store.factories import NO_RATES, new_alert
 
 HOUR = 3600
 
@@ -38,7 +38,7 @@ class Bench:
             webhooks.change_settings(connection, "hook", wanted, now=self.clock())
 
     def alert(self, *, status: Any = "ignored") -> None:
-        made = draft(received_at=self.clock())
+        made = new_alert(received_at=self.clock())
         with self.database.transaction() as connection:
             admit(
                 connection,

@@ -1,4 +1,4 @@
-"""What is asked of a long history costs as many of the database's own steps as of a short one: counts, so that no clock decides."""
+"""Queries over a long history cost as many SQLite steps as over a short one: counted, so that no clock is involved."""
 
 from __future__ import annotations
 
@@ -18,28 +18,33 @@ from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
 from tests.bench.filling import RARE, fill
-from tests.store import made
+from tests.store import factories
 
 FEW, MANY = 3000, 30_000
 EACH = 100  # of the database's steps are counted as one
 
 
 def stored(data_dir: Path, count: int) -> Database:
-    """A database with `count` finished alerts of one webhook, made from one that went the whole way."""
+    """A database with `count` finished alerts of one webhook, copied from one that was executed."""
     database = Database.open(data_dir)
     now = datetime.now(UTC)
     with database.transaction() as connection:
         webhooks.create(connection, webhook_id="hook", name="default", settings=WebhookSettings(), now=now)
-        alert = made.draft(received_at=now, symbol="PERP_BTC_USDC")
+        alert = factories.new_alert(received_at=now, symbol="PERP_BTC_USDC")
         end = now + timedelta(minutes=1)
         admission = admit(
-            connection, alert, made.admitting(made.intent()), rates=made.NO_RATES, now=now, expires_at=end
+            connection,
+            alert,
+            factories.admitting(factories.intent()),
+            rates=factories.NO_RATES,
+            now=now,
+            expires_at=end,
         )
         name = admission.orders[0].client_order_id
         order_lifecycle.claim(connection, name, now=now)
         order_lifecycle.mark_accepted(connection, name, order_id="7", now=now)
-        fills.record(connection, [made.fill(order_id="7", executed_at=now)])
-        report = made.status_report(name, OrderStatus.FILLED, Decimal("0.01"))
+        fills.record(connection, [factories.fill(order_id="7", executed_at=now)])
+        report = factories.status_report(name, OrderStatus.FILLED, Decimal("0.01"))
         order_lifecycle.apply_report(connection, name, report, now=now)
     fill(data_dir / FILE_NAME, count)
     return database
@@ -73,9 +78,9 @@ def steps(database: Database, ask: Callable[[sqlite3.Connection], Any]) -> int:
 
 NOW = datetime.now(UTC)
 QUESTIONS: dict[str, Callable[[sqlite3.Connection], Any]] = {
-    "all statistics": lambda c: statistics.gather(c, since=None, now=NOW),
-    "statistics of a webhook": lambda c: statistics.gather(c, since=None, now=NOW, webhook="default"),
-    "statistics since": lambda c: statistics.gather(c, since=NOW - timedelta(hours=25, minutes=30), now=NOW),
+    "all statistics": lambda c: statistics.gather_facts(c, since=None, now=NOW),
+    "statistics of a webhook": lambda c: statistics.gather_facts(c, since=None, now=NOW, webhook="default"),
+    "statistics since": lambda c: statistics.gather_facts(c, since=NOW - timedelta(hours=25, minutes=30), now=NOW),
     "the log": lambda c: alerts.search(c),
     "of a webhook": lambda c: alerts.search(c, webhook="default"),
     "of a deleted webhook": lambda c: alerts.search(c, webhook="never-was"),
@@ -92,15 +97,15 @@ QUESTIONS: dict[str, Callable[[sqlite3.Connection], Any]] = {
 
 @pytest.mark.parametrize("name", list(QUESTIONS))
 def test_ten_times_the_history_is_no_more_work(histories: tuple[Database, Database], name: str) -> None:
-    """Ten times the alerts, orders, fills and history: the same work, give or take the depth of a tree and an hour's tally."""
+    """Ten times the alerts, orders, fills and events: the same work, except for the depth of a tree and an hour's tally."""
     few, many = (steps(database, QUESTIONS[name]) for database in histories)
     assert many <= 1.3 * few + 20
 
 
-def test_the_figures_of_the_copies_fit(histories: tuple[Database, Database]) -> None:
-    """The measure is of something: the long history really is counted, summed and found."""
+def test_long_history_is_really_counted(histories: tuple[Database, Database]) -> None:
+    """The measurement is meaningful: the long history is counted, summed and found."""
     with histories[1].snapshot() as connection:
-        facts = statistics.gather(connection, since=None, now=NOW)
+        facts = statistics.gather_facts(connection, since=None, now=NOW)
         assert sum(one.count for one in facts.alerts) == MANY + 1
         assert facts.closings > MANY / 2
         assert len(alerts.search(connection, symbol=RARE).alerts) == MANY // 1000

@@ -1,4 +1,4 @@
-"""The queue: which order may go next, and which must wait, expire or be given up."""
+"""The queue: which order may be sent next, and which has to wait, expire or be denied."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType
 from kekbridge.store import order_lifecycle, order_queue
 from kekbridge.store.admissions import admit
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent, status_report
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, exit_intent, intent, new_alert, status_report
 
 ETH, SOL = "PERP_ETH_USDC", "PERP_SOL_USDC"
 
 
 def put(connection: sqlite3.Connection, *intents: OrderIntent) -> tuple[Order, ...]:
-    return admit(connection, draft(), admitting(*intents), rates=NO_RATES, now=NOW, expires_at=EXPIRES).orders
+    return admit(connection, new_alert(), admitting(*intents), rates=NO_RATES, now=NOW, expires_at=EXPIRES).orders
 
 
 def names(found: tuple[Order, ...]) -> list[str]:
@@ -33,7 +33,7 @@ def finish(connection: sqlite3.Connection, order: Order, status: OrderStatus) ->
 
 
 def test_first_in_first_out_within_a_symbol(connection: sqlite3.Connection) -> None:
-    """Only the oldest open order of a symbol is given, until it is out of the way."""
+    """Only the oldest open order of a symbol is returned, until it no longer holds back others."""
     first, second = put(connection, intent())[0], put(connection, intent())[0]
     assert names(order_queue.claimable(connection, now=NOW)) == names((first,))
     order_lifecycle.claim(connection, first.client_order_id, now=NOW)
@@ -45,39 +45,38 @@ def test_first_in_first_out_within_a_symbol(connection: sqlite3.Connection) -> N
 
 
 def test_symbols_do_not_wait_for_each_other_and_exits_go_first(connection: sqlite3.Connection) -> None:
-    """Parallel across symbols; of several symbols the one with an exit is served before older entries."""
+    """Symbols are independent; of several symbols one with an exit comes before older entries."""
     entry = put(connection, intent())[0]
     other = put(connection, intent(symbol=ETH))[0]
     leaving = put(connection, exit_intent(symbol=SOL))[0]
     assert names(order_queue.claimable(connection, now=NOW)) == names((leaving, entry, other))
 
 
-def test_behind_one_that_is_passable_the_next_is_seen(connection: sqlite3.Connection) -> None:
-    """Taken but not written down yet, or in line itself. Queued again or unknown it holds the next one back, whatever the sender
-    believes."""
+def test_order_behind_an_overlappable_one_is_claimable(connection: sqlite3.Connection) -> None:
+    """An order that is queued again or unknown holds back the next one, even if it is listed as overlappable."""
     first, second = put(connection, intent())[0], put(connection, intent())[0]
     taken, symbol = {first.client_order_id}, first.intent.symbol
-    assert names(order_queue.claimable(connection, now=NOW, passable=taken)) == names((first,))
+    assert names(order_queue.claimable(connection, now=NOW, overlappable_ids=taken)) == names((first,))
     order_lifecycle.claim(connection, first.client_order_id, now=NOW)
     assert order_queue.claimable(connection, now=NOW) == ()
-    assert names(order_queue.claimable(connection, now=NOW, passable=taken)) == names((second,))
-    assert not order_queue.is_way_free(connection, symbol, passable=taken)
+    assert names(order_queue.claimable(connection, now=NOW, overlappable_ids=taken)) == names((second,))
+    assert not order_queue.is_symbol_free(connection, symbol, overlappable_ids=taken)
     order_lifecycle.claim(connection, second.client_order_id, now=NOW)
-    assert order_queue.is_way_free(connection, symbol, passable={*taken, second.client_order_id})
+    assert order_queue.is_symbol_free(connection, symbol, overlappable_ids={*taken, second.client_order_id})
     order_lifecycle.mark_unknown(connection, first.client_order_id, reason="x", now=NOW)
-    assert not order_queue.is_way_free(connection, symbol, passable={*taken, second.client_order_id})
+    assert not order_queue.is_symbol_free(connection, symbol, overlappable_ids={*taken, second.client_order_id})
 
 
-def test_an_exit_waits_for_an_older_entry_of_its_symbol(connection: sqlite3.Connection) -> None:
-    """Overtaking within a symbol would close nothing and then open: the order of the alerts is the order of the orders."""
+def test_exit_waits_for_an_older_entry_of_its_symbol(connection: sqlite3.Connection) -> None:
+    """Overtaking within a symbol would close nothing and then open: orders keep the order of the alerts."""
     entry, leaving = put(connection, intent())[0], put(connection, exit_intent())[0]
     assert names(order_queue.claimable(connection, now=NOW)) == names((entry,))
     # While no entry may be sent at all, exits must not wait behind them.
     assert names(order_queue.claimable(connection, now=NOW, entries_allowed=False)) == names((leaving,))
 
 
-def test_an_unknown_entry_holds_exits_back_even_when_entries_are_not_allowed(connection: sqlite3.Connection) -> None:
-    """A close sized while an entry may or may not exist could be of the wrong size."""
+def test_unknown_entry_holds_exits_back_even_without_entries_allowed(connection: sqlite3.Connection) -> None:
+    """A close sized while an entry may or may not exist could have the wrong size."""
     entry = put(connection, intent())[0]
     put(connection, exit_intent())
     order_lifecycle.claim(connection, entry.client_order_id, now=NOW)
@@ -85,8 +84,8 @@ def test_an_unknown_entry_holds_exits_back_even_when_entries_are_not_allowed(con
     assert order_queue.claimable(connection, now=NOW, entries_allowed=False) == ()
 
 
-def test_a_resting_order_is_not_in_the_way(connection: sqlite3.Connection) -> None:
-    """A limit order may wait in the book for days; what comes later trades meanwhile."""
+def test_resting_order_holds_back_no_other(connection: sqlite3.Connection) -> None:
+    """A limit order may rest in the book for days; later orders trade in the meantime."""
     resting = put(connection, intent(order_type=OrderType.LIMIT, limit_price=Decimal(60000)))[0]
     later = put(connection, intent())[0]
     order_lifecycle.claim(connection, resting.client_order_id, now=NOW)
@@ -94,8 +93,8 @@ def test_a_resting_order_is_not_in_the_way(connection: sqlite3.Connection) -> No
     assert names(order_queue.claimable(connection, now=NOW)) == names((later,))
 
 
-def test_a_deferred_order_waits_for_its_time_and_keeps_its_place(connection: sqlite3.Connection) -> None:
-    """The back-off holds the later orders of the symbol back: a retry does not change their order."""
+def test_deferred_order_waits_and_keeps_its_place(connection: sqlite3.Connection) -> None:
+    """The back-off holds back later orders of the symbol: a retry does not change their order."""
     first = put(connection, intent())[0]
     put(connection, intent())
     order_lifecycle.claim(connection, first.client_order_id, now=NOW)
@@ -106,8 +105,8 @@ def test_a_deferred_order_waits_for_its_time_and_keeps_its_place(connection: sql
 
 
 @pytest.mark.parametrize("ending", [OrderStatus.FILLED, OrderStatus.CANCELED])
-def test_a_later_leg_goes_when_the_earlier_one_is_done(connection: sqlite3.Connection, ending: OrderStatus) -> None:
-    """A flip closes first; the new position is opened when the close is over, not when it is merely accepted."""
+def test_later_leg_follows_when_the_earlier_one_is_done(connection: sqlite3.Connection, ending: OrderStatus) -> None:
+    """A flip closes first; the new position is opened when the close is finished, not merely accepted."""
     close, entry = put(connection, exit_intent(), intent(symbol=ETH, after_leg=0))
     assert names(order_queue.claimable(connection, now=NOW)) == names((close,))
     order_lifecycle.claim(connection, close.client_order_id, now=NOW)
@@ -119,8 +118,8 @@ def test_a_later_leg_goes_when_the_earlier_one_is_done(connection: sqlite3.Conne
     assert (ready.client_order_id, ready.code) == (entry.client_order_id, None)
 
 
-def test_a_close_that_found_nothing_makes_way(connection: sqlite3.Connection) -> None:
-    """Flipping from flat: the close is denied with nothing_to_close, and the entry goes."""
+def test_close_with_nothing_to_close_lets_the_next_leg_follow(connection: sqlite3.Connection) -> None:
+    """Flipping from flat: the close is denied with nothing_to_close, and the entry is sent."""
     close, _ = put(connection, exit_intent(), intent(after_leg=0))
     order_lifecycle.mark_denied(connection, close.client_order_id, code="nothing_to_close", error="flat", now=NOW)
     (ready,) = order_queue.claimable(connection, now=NOW)
@@ -128,8 +127,8 @@ def test_a_close_that_found_nothing_makes_way(connection: sqlite3.Connection) ->
 
 
 @pytest.mark.parametrize("ending", ["denied", "rejected", "expired", "given up", "missing"])
-def test_a_later_leg_is_given_up_when_the_earlier_one_failed(connection: sqlite3.Connection, ending: str) -> None:
-    """It comes back marked, so that the worker denies it: it must neither be sent nor wait for ever."""
+def test_later_leg_is_denied_when_the_earlier_one_failed(connection: sqlite3.Connection, ending: str) -> None:
+    """It is returned with a code, for the dispatcher to deny it: it must neither be sent nor wait for ever."""
     close, entry = put(connection, exit_intent(), intent(after_leg=7 if ending == "missing" else 0))
     name = close.client_order_id
     if ending == "denied":
@@ -146,8 +145,8 @@ def test_a_later_leg_is_given_up_when_the_earlier_one_failed(connection: sqlite3
     assert (found.client_order_id, found.code) == (entry.client_order_id, "earlier_leg_failed")
 
 
-def test_what_is_too_old_comes_back_marked(connection: sqlite3.Connection) -> None:
-    """An expired order is handed out to be finished, never as one to send; behind another it is found by `overdue`."""
+def test_expired_order_is_returned_with_a_code(connection: sqlite3.Connection) -> None:
+    """It is returned to be finished, never to be sent; behind another order it is found by `overdue`."""
     first, second = put(connection, intent())[0], put(connection, intent())[0]
     early = EXPIRES - timedelta(milliseconds=1)
     assert order_queue.claimable(connection, now=early)[0].code is None
@@ -159,21 +158,21 @@ def test_what_is_too_old_comes_back_marked(connection: sqlite3.Connection) -> No
     assert order_queue.overdue(connection, now=EXPIRES) == order_queue.unfinished(connection) == ()
 
 
-def test_the_way_is_free_when_nothing_of_the_symbol_is_open(connection: sqlite3.Connection) -> None:
-    """Claiming in the admitting transaction must never overtake: queued, being sent and unknown orders of the symbol are in the way."""
+def test_symbol_is_free_when_no_order_holds_back(connection: sqlite3.Connection) -> None:
+    """A claim at admission must never overtake: queued, submitting and unknown orders of the symbol hold back."""
     symbol = intent().symbol
-    assert order_queue.is_way_free(connection, symbol)
+    assert order_queue.is_symbol_free(connection, symbol)
     first = put(connection, intent())[0]
-    assert not order_queue.is_way_free(connection, symbol)
-    assert order_queue.is_way_free(connection, ETH)
+    assert not order_queue.is_symbol_free(connection, symbol)
+    assert order_queue.is_symbol_free(connection, ETH)
     order_lifecycle.claim(connection, first.client_order_id, now=NOW)
-    assert not order_queue.is_way_free(connection, symbol)
+    assert not order_queue.is_symbol_free(connection, symbol)
     order_lifecycle.mark_accepted(connection, first.client_order_id, order_id="1", now=NOW)
-    assert order_queue.is_way_free(connection, symbol)
+    assert order_queue.is_symbol_free(connection, symbol)
 
 
-def test_a_start_finds_what_was_in_flight(connection: sqlite3.Connection) -> None:
-    """W4 to W6: submitting and unknown are asked for; queued, resting and finished ones are told apart from them."""
+def test_interrupted_orders_are_found_at_start(connection: sqlite3.Connection) -> None:
+    """Submitting and unknown orders are queried; queued, resting and finished ones are distinguished from them."""
     queued, sending, unknown, resting, done = (put(connection, intent(symbol=f"PERP_{i}_USDC"))[0] for i in range(5))
     for order in (sending, unknown, resting):
         order_lifecycle.claim(connection, order.client_order_id, now=NOW)
@@ -185,8 +184,8 @@ def test_a_start_finds_what_was_in_flight(connection: sqlite3.Connection) -> Non
     assert order_queue.count_waiting(connection) == 1
 
 
-def test_finding_the_next_order_reads_the_open_ones_only(connection: sqlite3.Connection) -> None:
-    """The queue must be as quick after a million orders as after ten: no plan scans the table of orders."""
+def test_queue_reads_open_orders_only(connection: sqlite3.Connection) -> None:
+    """The queue must be as quick after a million orders as after ten: no plan scans the orders table."""
     plans: list[str] = []
     connection.set_trace_callback(lambda statement: plans.append(statement))
     order_queue.claimable(connection, now=NOW)
@@ -195,7 +194,7 @@ def test_finding_the_next_order_reads_the_open_ones_only(connection: sqlite3.Con
     order_queue.unfinished(connection)
     order_queue.interrupted(connection)
     order_queue.count_waiting(connection)
-    order_queue.is_way_free(connection, put(connection, intent())[0].intent.symbol)
+    order_queue.is_symbol_free(connection, put(connection, intent())[0].intent.symbol)
     connection.set_trace_callback(None)
     reads = [statement for statement in plans if statement.startswith("SELECT") and "FROM orders" in statement]
     assert len(reads) >= 7

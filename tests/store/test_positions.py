@@ -1,4 +1,4 @@
-"""The positions table is the exchange's picture, nothing more and nothing less."""
+"""The positions table contains exactly the positions that the exchange reported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from kekbridge.model import AccountSnapshot, MarginMode, Mark, Position
 from kekbridge.store import positions
-from tests.store.made import NOW
+from tests.store.factories import NOW
 
 BTC = Position(
     symbol="PERP_BTC_USDC",
@@ -35,8 +35,8 @@ def snapshot(*cross: Position, others: tuple[Position, ...] = ()) -> AccountSnap
     )
 
 
-def test_the_table_becomes_what_the_exchange_shows(connection: sqlite3.Connection) -> None:
-    """Closed positions go, flat ones are not listed, marks are filled in, isolated ones stand beside cross ones."""
+def test_table_equals_the_snapshot(connection: sqlite3.Connection) -> None:
+    """Closed positions are removed, flat ones not listed, marks filled in, isolated ones kept beside cross ones."""
     isolated = replace(BTC, margin_mode=MarginMode.ISOLATED, quantity=Decimal(1), mark_price=Decimal(7))
     positions.replace_all(connection, snapshot(BTC, ETH, others=(isolated,)), now=NOW)
     assert positions.list_all(connection) == (
@@ -51,7 +51,7 @@ def test_the_table_becomes_what_the_exchange_shows(connection: sqlite3.Connectio
 
 
 def test_one_position_is_written_or_removed(connection: sqlite3.Connection) -> None:
-    """A single update replaces its own row only; going flat removes it."""
+    """A single update replaces its own row only; a flat position is removed."""
     positions.upsert(connection, ETH, now=NOW)
     positions.upsert(connection, BTC, now=NOW)
     positions.upsert(connection, replace(ETH, quantity=Decimal(3), updated_at=NOW - timedelta(hours=1)), now=NOW)

@@ -42,7 +42,7 @@ BY_HISTORY = {
     "orderly_key_removed",
 }
 # Templates that put the kind in front of the text.
-NAMED = {kind: f"{kind}| {message.words}" for kind, message in MESSAGES.items()}
+NAMED = {kind: f"{kind}| {message.template}" for kind, message in MESSAGES.items()}
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from kekbridge.model.statistics import report
+from kekbridge.model.statistics import build_report
 from kekbridge.store import statistics
 from tests.bridge import Bridge, running_bridge
 from tests.waiting import until
@@ -71,7 +71,7 @@ async def test_stats_equal_the_exchanges_journal(tmp_path: Path) -> None:
         await trade(bridge)
         await bridge.daemon.rejected_requests.flush()
         await bridge.daemon.operator_services.equity.run()
-        found = report(await bridge.daemon.database.read(statistics.gather, since=None, now=bridge.clock()))
+        found = build_report(await bridge.daemon.database.read(statistics.gather_facts, since=None, now=bridge.clock()))
         wanted = sums(await bridge.control("journal"))
         stored = await bridge.daemon.database.read(lambda c: c.execute("SELECT count(*) FROM fills").fetchone()[0])
     assert stored == wanted["fills"]
@@ -97,7 +97,9 @@ async def test_undecided_alerts_are_counted_too(tmp_path: Path) -> None:
         bridge.add_webhook("main")
 
         async def groups() -> tuple[int, ...]:
-            found = report(await bridge.daemon.database.read(statistics.gather, since=None, now=bridge.clock())).counts
+            found = build_report(
+                await bridge.daemon.database.read(statistics.gather_facts, since=None, now=bridge.clock())
+            ).counts
             parts = (found.refused, found.duplicate, found.expired, found.done, found.unknown, found.waiting)
             assert found.received == sum(parts) == bridge.sent
             return parts

@@ -59,7 +59,7 @@ def _jobs(connection: sqlite3.Connection) -> Iterable[Check]:
 
 
 def _expected(connection: sqlite3.Connection, now: datetime) -> Iterable[Check]:
-    holding = conditions.holding(connection)
+    holding = conditions.list_active(connection)
     for webhook in webhooks.list_all(connection):
         if not webhook.enabled:
             continue

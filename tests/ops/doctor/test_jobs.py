@@ -20,7 +20,7 @@ from kekbridge.ops.notifier import NOTIFY_URLS
 from kekbridge.store import conditions, job_runs, webhooks
 from kekbridge.store.database import Database
 from kekbridge.vault import open_vault
-from tests.store.made import NOW
+from tests.store.factories import NOW
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_failing_jobs_are_named(database: Database, tmp_path: Path) -> None:
     """With their error; when all work, one line says how many there are."""
 
     def ran(connection: sqlite3.Connection, error: str | None) -> None:
-        job_runs.record(connection, "equity", error=error, took_ms=1, next_at=None, now=NOW)
+        job_runs.record_run(connection, "equity", error=error, took_ms=1, next_at=None, now=NOW)
 
     with database.transaction() as connection:
         ran(connection, "no answer")

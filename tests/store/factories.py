@@ -1,4 +1,4 @@
-"""Values for the store's tests, each with plain defaults and any field replaceable."""
+"""Values for tests of the store, with defaults for every field."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def intent(**changes: Any) -> OrderIntent:
 
 
 def status_report(client_order_id: str, status: OrderStatus, executed: Decimal, **changes: Any) -> OrderStatusReport:
-    """What the exchange reports about a plain market order of ours."""
+    """A report about a market order."""
     values: dict[str, Any] = {
         "order_id": "9001",
         "client_order_id": client_order_id,
@@ -62,8 +62,8 @@ def exit_intent(**changes: Any) -> OrderIntent:
     return intent(**{"side": Side.SELL, "purpose": Purpose.EXIT, "reduce_only": True} | changes)
 
 
-def draft(**changes: Any) -> NewAlert:
-    """An alert with an identity of its own, received now; its id has the shape of a ULID and grows."""
+def new_alert(**changes: Any) -> NewAlert:
+    """An alert with its own identity, received at NOW; its id looks like a ULID, and later ones are larger."""
     number = next(_numbers)
     values: dict[str, Any] = {
         "id": f"01KF{number:022d}",
@@ -85,7 +85,7 @@ def draft(**changes: Any) -> NewAlert:
 
 
 def admitting(*intents: OrderIntent, **changes: Any) -> Any:
-    """A decision function that admits these orders whatever the usage is."""
+    """A decision function that admits these orders for any usage."""
 
     def decide(usage: Usage) -> Decision:
         return Decision(status="admitted", intents=intents or (intent(),), **changes)

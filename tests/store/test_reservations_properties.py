@@ -1,4 +1,4 @@
-"""Reservations and the day's totals always equal their recomputation from the orders, whatever happens in whatever order."""
+"""Reservations and the day's totals always equal their recomputation from the orders, for any sequence of events."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType, Purpose, Side
-from kekbridge.store import alerts, codec, events, fills, order_lifecycle, reservations
-from kekbridge.store import orders as order_rows
+from kekbridge.store import alerts, codec, events, fills, order_lifecycle, orders, reservations
 from kekbridge.store.admissions import admit
 from kekbridge.store.database import Database
 from kekbridge.store.order_journal import IllegalTransition
 from tests.examples import examples
-from tests.store.made import NO_RATES, NOW, admitting, draft, fill, status_report
+from tests.store.factories import NO_RATES, NOW, admitting, fill, new_alert, status_report
 from tests.trading import commitments_of
 
 AMOUNTS = st.decimals(min_value="0.0001", max_value="99999", places=4)
@@ -65,7 +64,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(target=names, intents=st.lists(INTENTS, min_size=1, max_size=3), webhook=st.sampled_from(["a", "b"]))
     def alert(self, intents: list[OrderIntent], webhook: str) -> Any:
-        alert = draft(webhook_id=webhook, received_at=self.now)
+        alert = new_alert(webhook_id=webhook, received_at=self.now)
         admission = admit(
             self.connection,
             alert,
@@ -87,8 +86,8 @@ class Life(RuleBasedStateMachine):
 
     @rule(name=names, quantity=AMOUNTS, price=PRICES)
     def claim_resized(self, name: str, quantity: Decimal, price: Decimal) -> None:
-        """What the second look may change is the size, and what it is valued at; never market, side or kind of an order."""
-        resized = replace(order_rows.get(self.connection, name).intent, quantity=quantity, reference_price=price)
+        """A recheck may change the size and its value, never symbol, side or type."""
+        resized = replace(orders.get(self.connection, name).intent, quantity=quantity, reference_price=price)
         self.step(order_lifecycle.claim, name, intent=resized)
 
     @rule(name=names)
@@ -126,7 +125,7 @@ class Life(RuleBasedStateMachine):
         price=PRICES,
     )
     def report(self, name: str, status: OrderStatus, share: Decimal, price: Decimal) -> None:
-        before = order_rows.get(self.connection, name)
+        before = orders.get(self.connection, name)
         self.step(
             order_lifecycle.apply_report,
             name,
@@ -138,22 +137,22 @@ class Life(RuleBasedStateMachine):
                 order_id=f"x-{name}",
             ),
         )
-        after = order_rows.get(self.connection, name)
+        after = orders.get(self.connection, name)
         assert after.executed_quantity >= before.executed_quantity
         assert after.status.is_final or not before.status.is_final
 
     @rule(name=consumes(names), pnl=st.none() | PRICES.map(lambda price: price - 100000), knows=st.booleans())
     def trade(self, name: str, pnl: Decimal | None, knows: bool) -> None:
-        order_id = f"x-{name}" if knows else "somebody else's"
-        told = fill(trade_id=f"t-{name}", order_id=order_id, realized_pnl=None, executed_at=self.now)
-        fills.record(self.connection, [told])
+        order_id = f"x-{name}" if knows else "foreign"
+        reported = fill(trade_id=f"t-{name}", order_id=order_id, realized_pnl=None, executed_at=self.now)
+        fills.record(self.connection, [reported])
         full = fill(trade_id=f"t-{name}", order_id=order_id, realized_pnl=pnl, executed_at=self.now)
-        fills.record(self.connection, [full, full], order=order_rows.get(self.connection, name) if knows else None)
+        fills.record(self.connection, [full, full], order=orders.get(self.connection, name) if knows else None)
 
     # ------------------------------------------------------------------------------------------------------- invariants
 
     def all_orders(self) -> list[Order]:
-        return list(order_rows.list_orders(self.connection, limit=10_000))
+        return list(orders.list_orders(self.connection, limit=10_000))
 
     @invariant()
     def totals_equal_their_recomputation(self) -> None:
@@ -197,7 +196,7 @@ class Life(RuleBasedStateMachine):
         held = reservations.open_reservations(self.connection)
         assert reservations.open_commitments(self.connection) == commitments_of(*held)
         for one in held[-1:]:
-            order = order_rows.get(self.connection, one.client_order_id)
+            order = orders.get(self.connection, one.client_order_id)
             assert reservations.open_commitments(self.connection, excluding=order) == commitments_of(*held[:-1])
         left = self.connection.execute("SELECT quantity FROM commitments WHERE orders <= 0").fetchall()
         assert {quantity for (quantity,) in left} <= {"0"}
