@@ -95,12 +95,6 @@ def open_stops(connection: sqlite3.Connection) -> tuple[Order, ...]:
     )
 
 
-def count_waiting(connection: sqlite3.Connection) -> int:
-    """Number of queued orders."""
-    row = connection.execute("SELECT count(*) FROM orders WHERE finished_at IS NULL AND status = 'queued'").fetchone()
-    return int(row[0])
-
-
 def is_any_waiting(connection: sqlite3.Connection) -> bool:
     """True if an order is queued."""
     row = connection.execute(
