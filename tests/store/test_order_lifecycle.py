@@ -71,7 +71,7 @@ VERBS: dict[str, Any] = {
     "mark_deferred": lambda c, name: order_lifecycle.mark_deferred(c, name, next_attempt_at=LATER, now=LATER),
     "mark_expired": lambda c, name: order_lifecycle.mark_expired(c, name, now=LATER),
 }
-# What a step leads to; "same" is late news that changes nothing; everything not listed is illegal.
+# Status after a transition; "same" is late news that changes nothing; everything not listed is illegal.
 STEPS: dict[str, dict[OrderStatus, Any]] = {
     "claim": {S.QUEUED: S.SUBMITTING},
     "mark_accepted": {
