@@ -1,4 +1,4 @@
-"""Every document that code or tests cite is in the repository and has the cited section; what the internals name exists."""
+"""Documents and sections cited by code, tests and internal documents exist; so do modules that architecture.md names."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.paths import ROOT
 PACKAGE = ROOT / "kekbridge"
 INTERNALS = PACKAGE / "docs" / "internals"
 SOURCES = sorted(file for part in ("kekbridge", "tests") for file in (ROOT / part).rglob("*.py"))
-# A line of prose may end anywhere: also behind the document's name, and inside a comment.
+# A citation may be wrapped anywhere, also inside a comment.
 BREAK = r"\s+(?:#:?\s+)?"
 NUMBER = r"\d+(?:\.\d+)*"
 NUMBERS = rf"{NUMBER}(?:(?:,|,?{BREAK}and|{BREAK}to){BREAK}{NUMBER}|,{BREAK}{NUMBER})*"
 DOCUMENT = re.compile(
     r"(?<![\w/.*-])(?P<document>[A-Za-z][\w/.-]*\.md)\b" rf"(?:{BREAK}sections?{BREAK}(?P<sections>{NUMBERS}))?"
 )
-# Behind the document's name it is part of that citation; alone it means the document that the same file names elsewhere.
+# After a document's name it belongs to that citation; alone it refers to a document the same file names elsewhere.
 BARE = re.compile(rf"(?<!\.md)(?<!\.md\s)(?<!\.md\s#\s)\bsections?{BREAK}(?P<sections>{NUMBERS})")
 HEADING = re.compile(rf"^#{{2,3}} ({NUMBER})[. ]", re.MULTILINE)
 RANGE = re.compile(rf"({NUMBER}){BREAK}to{BREAK}({NUMBER})")
@@ -29,12 +29,12 @@ MODULE = re.compile(r"`((?:[a-z_]+/)*[a-z_]+\.(?:py|toml|json))`")
 
 @cache
 def sections_of(document: Path) -> frozenset[str]:
-    """Numbers of the headings of a document."""
+    """Return the section numbers of a document."""
     return frozenset(HEADING.findall(document.read_text(encoding="utf-8")))
 
 
 def numbers_in(text: str) -> set[str]:
-    """The section numbers in `3, 4 and 9` or `5 to 9, 12`."""
+    """Return the section numbers in `3, 4 and 9` or `5 to 9, 12`."""
     numbers = set(re.findall(NUMBER, text))
     for first, last in RANGE.findall(text):
         numbers |= {str(number) for number in range(int(first), int(last) + 1)}
@@ -42,17 +42,17 @@ def numbers_in(text: str) -> set[str]:
 
 
 def find_document(name: str) -> Path | None:
-    """A cited document: relative to the package, to its documents, or to the repository's root."""
+    """Find a cited document relative to the package, to its documents, or to the repository's root."""
     return next((found for found in (PACKAGE / name, PACKAGE / "docs" / name, ROOT / name) if found.is_file()), None)
 
 
 def citations(text: str) -> list[tuple[str, set[str]]]:
-    """Every document that a text names, each with the sections it is cited for."""
+    """Return every document that a text cites, with the cited sections."""
     return [(found["document"], numbers_in(found["sections"] or "")) for found in DOCUMENT.finditer(text)]
 
 
 def problems_in(text: str) -> list[str]:
-    """What is wrong with the citations of one source file."""
+    """Describe the broken citations of one source file."""
     problems: list[str] = []
     cited: set[str] = set()
     for name, sections in citations(text):
@@ -69,18 +69,18 @@ def problems_in(text: str) -> list[str]:
 
 
 def test_cited_documents_and_sections_exist() -> None:
-    """A reader can look up every source that a comment or docstring names."""
+    """Every document and section cited in a comment or docstring exists."""
     found = {
         str(file.relative_to(ROOT)): problems_in(file.read_text(encoding="utf-8"))
         for file in SOURCES
-        if file != Path(__file__)  # its own examples are broken on purpose
+        if file != Path(__file__)  # its examples are broken on purpose
     }
     assert {file: problems for file, problems in found.items() if problems} == {}
 
 
 @pytest.mark.parametrize("document", sorted(INTERNALS.glob("*.md")), ids=lambda file: file.name)
 def test_internals_cite_sections_that_exist(document: Path) -> None:
-    """The documents cite each other by file name, and themselves by section alone."""
+    """Internal documents cite each other by file name, and their own sections by number."""
     text = document.read_text(encoding="utf-8")
     for name, sections in citations(text):
         beside = INTERNALS / name.removeprefix("docs/internals/")
@@ -92,7 +92,7 @@ def test_internals_cite_sections_that_exist(document: Path) -> None:
 
 
 def test_architecture_names_modules_that_exist() -> None:
-    """Paths in architecture.md lead somewhere: in the package, at the root, or (a bare name) in a package named beside it."""
+    """Paths in architecture.md exist in the package or at the root; a bare file name exists somewhere in the package."""
     names = {file.name for file in PACKAGE.rglob("*.py")}
     for path in set(MODULE.findall((INTERNALS / "architecture.md").read_text(encoding="utf-8"))):
         if "/" in path:
@@ -113,5 +113,5 @@ def test_architecture_names_modules_that_exist() -> None:
     ],
 )
 def test_a_broken_citation_is_found(text: str, problems: list[str]) -> None:
-    """The check itself: a missing document or section, and a section without a document, are problems."""
+    """The check finds missing documents, missing sections, and sections without a document."""
     assert problems_in(text) == problems

@@ -1,4 +1,4 @@
-"""README and documents are true: commands run as printed, what is named exists, links resolve, CI runs the README's test command."""
+"""README and documents are correct: commands run as printed, names exist, links resolve, CI runs the README's test command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DIRECTORY = ROOT / "kekbridge" / "docs"
-# What users read; `internals` is for developers and may name what is not theirs.
+# Documents for users; `internals` is for developers and may use names of other projects.
 USER_DOCUMENTS = {"README.md": README} | {
     path.name: path.read_text(encoding="utf-8") for path in sorted(DIRECTORY.glob("*.md"))
 }
@@ -40,7 +40,7 @@ ALL_DOCUMENTS = [ROOT / "README.md", *sorted(DIRECTORY.rglob("*.md"))]
 # An HTML comment before a code block names it, invisible to the reader.
 _BLOCK = re.compile(r"<!-- test: (\w+) -->\n[ ]*```sh\n(.*?)[ ]*```", re.DOTALL)
 BLOCKS = dict(_BLOCK.findall(README))
-# Every block of every document, but for the two commands that install.
+# Every block of every document except the two that install.
 RUNNABLE = [
     pytest.param(block, id=f"{path.relative_to(ROOT)}:{name}")
     for path in ALL_DOCUMENTS
@@ -54,8 +54,8 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="the README
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory in which `.venv/bin/kekbridge` is this package, as after the README's first command."""
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory whose `.venv/bin/kekbridge` runs this package, as after the README's first command."""
     directory = tmp_path_factory.mktemp("clone")
     command = directory / ".venv" / "bin" / "kekbridge"
     command.parent.mkdir(parents=True)
@@ -65,9 +65,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def served(place: Path) -> Iterator[Served]:
-    """The bridge as the README's first command leaves it running, with one order placed by the printed line."""
-    with starting(bare_environment(place / "data")) as start:
+def served(clone: Path) -> Iterator[Served]:
+    """A bridge as started by the README's first command, with one order placed by the printed curl line."""
+    with starting(bare_environment(clone / "data")) as start:
         bridge = start("serve")
         bridge.line(lambda text: text.startswith("Ready."))
         assert paste(shells()[0], bridge.line(lambda text: text.startswith("curl ")))["status"] == "filled"
@@ -75,27 +75,27 @@ def served(place: Path) -> Iterator[Served]:
 
 
 def plain_lines(block: str) -> str:
-    """A block without the indentation of its list."""
+    """Remove the indentation of a block in a list."""
     return "\n".join(line.strip() for line in block.splitlines())
 
 
 def script(name: str) -> str:
-    """A block of the README, without the indentation of its list."""
+    """Return a block of the README without indentation."""
     return plain_lines(BLOCKS[name])
 
 
 def section(name: str, heading: str) -> str:
-    """The text of a document below one of its headings."""
+    """Return the text of a document below a heading."""
     return USER_DOCUMENTS[name].split(f"## {heading}\n")[1].split("\n## ")[0]
 
 
 def in_backticks(text: str) -> set[str]:
-    """What a document quotes in running text and tables."""
+    """Return the inline code of a document, without its code blocks."""
     return set(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
 
 
 def test_run_and_test_are_one_line_each() -> None:
-    """One command to run, one to test: nothing before them, no root, only Python."""
+    """One command to run and one to test, which need nothing but Python, and no root."""
     for name, end in (("run", "/kekbridge serve"), ("test", "/pytest")):
         line = script(name)
         assert "\n" not in line
@@ -105,12 +105,12 @@ def test_run_and_test_are_one_line_each() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    """A trader reads it in five minutes; everything else is in the documents."""
+    """It takes five minutes to read; details are in the documents."""
     assert len(README.encode()) <= 7_500
 
 
 def test_ci_runs_the_command_of_the_readme() -> None:
-    """CI has no test command of its own: it reads the README's, with the same result as this test."""
+    """CI has no test command of its own: it extracts the README's."""
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     (program,) = re.findall(r"awk '(.*?)' README\.md", ci)
     found = subprocess.run(["awk", program, "README.md"], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -119,7 +119,7 @@ def test_ci_runs_the_command_of_the_readme() -> None:
 
 
 def test_every_document_for_users_has_blocks_that_run() -> None:
-    """A block that lost its name would no longer be run: those that exist are counted by document."""
+    """The number of named blocks per document is fixed, because a block without its name would not be run."""
     counts = {name: len(_BLOCK.findall(text)) for name, text in USER_DOCUMENTS.items()}
     assert counts == {
         "README.md": 5,
@@ -129,7 +129,7 @@ def test_every_document_for_users_has_blocks_that_run() -> None:
         "limits.md": 2,
         "live.md": 1,
         "operations.md": 7,
-        "public-address.md": 0,  # its commands need a name and a certificate
+        "public-address.md": 0,  # its commands need a domain and a certificate
         "security.md": 1,
         "settings.md": 1,
     }
@@ -137,16 +137,16 @@ def test_every_document_for_users_has_blocks_that_run() -> None:
 
 @needs_curl
 @pytest.mark.parametrize("block", RUNNABLE)
-def test_every_block_runs(block: str, served: Served, place: Path) -> None:
-    """Blocks pasted into a shell beside the running bridge, each line without an error."""
+def test_every_block_runs(block: str, served: Served, clone: Path) -> None:
+    """Each block runs in a shell beside the running bridge without an error."""
     if "webhook create btc-trend" in block:
         served.run("webhook", "delete", "btc-trend", "--yes")
     elif "btc-trend" in block:  # the webhook that another block creates
         served.run("webhook", "create", "btc-trend")
     done = subprocess.run(
         ["sh", "-e", "-c", plain_lines(block)],
-        cwd=place,
-        env=served.environment | {"PATH": f"{place / '.venv' / 'bin'}:{os.environ['PATH']}"},
+        cwd=clone,
+        env=served.environment | {"PATH": f"{clone / '.venv' / 'bin'}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=DEADLINE_S * 2,
@@ -157,15 +157,15 @@ def test_every_block_runs(block: str, served: Served, place: Path) -> None:
 
 
 @needs_curl
-def test_looking_shows_the_order(served: Served) -> None:
-    """After the line, `orders`, `positions` and `logs` all speak of it."""
+def test_read_commands_show_the_order(served: Served) -> None:
+    """After the curl line, `orders` and `logs` show its order."""
     assert "buy 0.001 market" in served.run("orders").stdout
     assert "filled" in served.run("logs").stdout
 
 
 @each_document
 def test_options_exist(name: str) -> None:
-    """Every option in texts, tables and blocks can be typed after some command (or belongs to pip, a campaign or the benchmark)."""
+    """Every option in text, tables and blocks exists in some command, in pip, a campaign or the benchmark."""
     known = {
         option
         for _, command in walk(get_command(app))
@@ -186,7 +186,7 @@ def test_options_exist(name: str) -> None:
 
 @each_document
 def test_commands_exist(name: str) -> None:
-    """`kekbridge something` can be typed, with its subcommand if it is a group."""
+    """Every `kekbridge COMMAND` exists, with its subcommand if it is a group."""
     tree = {" ".join(path): command for path, command in walk(get_command(app))}
     text = USER_DOCUMENTS[name]
     code = "\n".join((*re.findall(r"```\w*\n(.*?)```", text, re.DOTALL), *in_backticks(text)))
@@ -200,7 +200,7 @@ def test_commands_exist(name: str) -> None:
 
 @each_document
 def test_settings_exist(name: str) -> None:
-    """`section.name`, `[section]` and KEKBRIDGE_ variables are settings."""
+    """Every `section.name`, `[section]` and KEKBRIDGE_ variable is a setting."""
     text = USER_DOCUMENTS[name]
     sections = "|".join(sorted(SECTIONS))
     dotted = set(re.findall(rf"`((?:{sections})\.[a-z_]+)(?: = [^`]*)?`", text))
@@ -211,7 +211,7 @@ def test_settings_exist(name: str) -> None:
 
 
 @each_document
-def test_words_of_the_program_exist(name: str) -> None:
+def test_identifiers_exist(name: str) -> None:
     """A `snake_case` or `camelCase` word in backticks is a code, setting, event, status, field or metric that exists."""
     statuses = {status.value for status in OrderStatus} | {kind.value for kind in OrderType}
     units = {unit.value for unit in QuantityType} | {action.value for action in Action} | {"cancel_all"}
@@ -224,22 +224,22 @@ def test_words_of_the_program_exist(name: str) -> None:
 
 
 def test_metrics_exist() -> None:
-    """Every metric of the panels is one that /metrics can show."""
+    """Every metric in operations.md is exported."""
     source = (ROOT / "kekbridge" / "admin" / "metrics.py").read_text(encoding="utf-8")
     for metric in set(re.findall(r"kekbridge_([a-z_]+)", USER_DOCUMENTS["operations.md"])):
         assert re.search(rf'"(kekbridge_)?{metric.removesuffix("_total").removesuffix("_bucket")}"', source), metric
 
 
-def test_status_table_is_that_of_the_codes() -> None:
-    """Every status that a code can answer with is explained, and no other."""
+def test_the_status_table_is_complete() -> None:
+    """answers.md explains every HTTP status of the codes, and no other."""
     rows = re.findall(r"^\| ([0-9, ]+) \|", section("answers.md", "HTTP statuses"), re.MULTILINE)
     explained = {int(number) for row in rows for number in row.split(",")}
     answered = {code.status for code in CODES.values() if code.status is not None} | {200, 202}
-    assert explained == answered - {404, 405, 408}  # a wrong path, method or a cut connection is no alert
+    assert explained == answered - {404, 405, 408}  # a wrong path or method or a broken connection is no alert
 
 
-def test_exit_code_table_is_that_of_the_commands() -> None:
-    """Every exit code that a command ends with is explained, and no other."""
+def test_the_exit_code_table_is_complete() -> None:
+    """answers.md explains every exit code, and no other."""
     explained = {
         int(code) for code in re.findall(r"^\| ([0-9]+) \|", section("answers.md", "Exit codes"), re.MULTILINE)
     }
@@ -247,8 +247,8 @@ def test_exit_code_table_is_that_of_the_commands() -> None:
     assert explained == {0, main.FAILED, main.INTERRUPTED} | errors
 
 
-def test_field_and_word_tables_are_complete() -> None:
-    """Every field, action, unit, order type, profile and kind of template that an alert may use is explained in alerts.md."""
+def test_the_tables_of_fields_and_values_are_complete() -> None:
+    """alerts.md explains every field, action, unit, order type, profile and kind of template."""
     quoted = in_backticks(USER_DOCUMENTS["alerts.md"])
     words = {*Action, *QuantityType, *OrderType}
     assert {str(word.value) for word in words} | (CANONICAL_FIELDS - {"steps"}) | set(CREDENTIAL_FIELDS) <= quoted
@@ -256,7 +256,7 @@ def test_field_and_word_tables_are_complete() -> None:
 
 
 def test_limit_table_is_complete() -> None:
-    """Every limit and rate of a webhook, and every limit of the account, is explained in limits.md."""
+    """limits.md explains every limit and rate of a webhook, and every limit of the account."""
     text = USER_DOCUMENTS["limits.md"]
     options = {row.option for row in ROWS if row.part in ("limits", "rates")}
     assert options <= set(re.findall(r"--[a-z-]+", text))
@@ -264,7 +264,7 @@ def test_limit_table_is_complete() -> None:
 
 
 def test_section_table_is_complete() -> None:
-    """settings.md explains every section, and every mode and vault is named."""
+    """settings.md names every section and mode, and live.md every vault."""
     assert {f"[{name}]" for name in SECTIONS} <= in_backticks(USER_DOCUMENTS["settings.md"])
     assert {mode.value for mode in Mode} <= in_backticks(USER_DOCUMENTS["settings.md"])
     assert set(VAULT_BACKENDS) - {"auto"} <= in_backticks(USER_DOCUMENTS["live.md"])
@@ -272,7 +272,7 @@ def test_section_table_is_complete() -> None:
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=str(path.relative_to(ROOT))) for path in ALL_DOCUMENTS])
 def test_links_resolve(path: Path) -> None:
-    """Links into the repository and between documents lead to a file, and to a heading that it has."""
+    """Links into the repository and between documents lead to an existing file and heading."""
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
         if re.match(r"[a-z]+:", target):
             continue
@@ -285,16 +285,16 @@ def test_links_resolve(path: Path) -> None:
 
 
 def test_the_readme_links_every_document_for_users() -> None:
-    """The index is complete."""
+    """The README's index of documents is complete."""
     linked = set(re.findall(r"\]\(kekbridge/docs/([a-z-]+\.md)\)", README.split("## Documents")[1]))
     assert linked == set(USER_DOCUMENTS) - {"README.md"}
 
 
 @needs_curl
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(not os.environ.get("CI"), reason="installs everything anew: done in CI")
-def test_the_first_command_works_in_a_fresh_clone(tmp_path: Path) -> None:
-    """README's first command, as printed, in a clean clone and an empty home: it serves, and the printed line is filled."""
+@pytest.mark.skipif(not os.environ.get("CI"), reason="installs everything: done in CI")
+def test_the_first_command_works_in_a_new_clone(tmp_path: Path) -> None:
+    """In a clean clone and an empty home the README's first command serves, and the order of its printed curl line is filled."""
     clone = tmp_path / "kekbridge"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True, capture_output=True)
     environment = bare_environment(tmp_path / "data") | {"HOME": str(tmp_path)}

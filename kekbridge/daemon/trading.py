@@ -27,7 +27,7 @@ from kekbridge.ingress.audit import KeyUsageLog
 from kekbridge.ingress.auth import Authenticator
 from kekbridge.ingress.receiver import AlertReceiver
 from kekbridge.log import get_logger
-from kekbridge.planning.decide import AccountPolicy
+from kekbridge.risk.check import AccountPolicy
 from kekbridge.risk.limits import account_limits
 from kekbridge.store import webhooks
 

@@ -14,7 +14,7 @@ from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.base import Exchange
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Order
-from kekbridge.risk.exposure import was_left
+from kekbridge.risk.exposure import went_flat
 from kekbridge.store import events, fills, order_queue
 from kekbridge.store.database import Database
 
@@ -78,7 +78,7 @@ class OrphanStopCanceller:
             return True
         since = order.accepted_at or order.created_at
         later = await self._database.read(fills.list_fills, symbol=order.intent.symbol, since=since)
-        return was_left(side, held, later)
+        return went_flat(side, held, later)
 
     async def _end(self, order: Order) -> None:
         trouble = await self._cancel(order.client_order_id)

@@ -21,7 +21,7 @@ from kekbridge.failpoints import hit
 from kekbridge.log import get_logger
 from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Purpose
 from kekbridge.model.orders import OrderStatusReport
-from kekbridge.risk.exposure import was_left
+from kekbridge.risk.exposure import went_flat
 from kekbridge.store import fills
 from kekbridge.store import orders as order_rows
 from kekbridge.store import protection as protections
@@ -214,7 +214,7 @@ class StopLossGuard:
             return False
         known = {fill.trade_id for fill in own}
         later = [fill for fill in told if fill.symbol == entry.intent.symbol and fill.trade_id not in known]
-        return was_left(entry.intent.side, self._position_on_side(entry), later)
+        return went_flat(entry.intent.side, self._position_on_side(entry), later)
 
     def _position_on_side(self, entry: Order) -> Decimal:
         """How much is open in the direction of the entry, as the account was last seen."""

@@ -35,7 +35,7 @@ from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Mark, Order, Usage, Webhook, client_order_id_of
 from kekbridge.model.admission import Decision, NewAlert
 from kekbridge.planning import decide as decision
-from kekbridge.planning.decide import AccountPolicy
+from kekbridge.risk.check import AccountPolicy
 from kekbridge.store import alerts, claims
 from kekbridge.store.admissions import Admission
 from kekbridge.store.database import Database
@@ -162,7 +162,7 @@ class AlertReceiver:
                 alert=alert,
                 webhook=sender.webhook,
                 snapshot=snapshot,
-                terms=self._policy,
+                policy=self._policy,
                 fired_at=fired_at,
             )
         except RequestRefused as refusal:

@@ -17,7 +17,7 @@ from kekbridge.errors import ConfigError
 from kekbridge.model import Limits, TradingState
 from kekbridge.store import conditions, job_runs, settings, webhooks
 from kekbridge.store.daemon_addresses import admin_address
-from tests.system.desk import Desk, open_desk
+from tests.bridge import Bridge, running_bridge
 from tests.waiting import until
 
 
@@ -25,7 +25,7 @@ from tests.waiting import until
 class Visitor:
     """A browser, and the bridge it looks at."""
 
-    desk: Desk
+    bridge: Bridge
     url: str
     token: str
     session: aiohttp.ClientSession
@@ -49,22 +49,22 @@ class Visitor:
         return found[1]
 
     def state(self) -> TradingState:
-        with self.desk.daemon.database.snapshot() as connection:
-            return settings.trading_control(connection, now=self.desk.clock()).state
+        with self.bridge.daemon.database.snapshot() as connection:
+            return settings.trading_control(connection, now=self.bridge.clock()).state
 
 
 @pytest.fixture
 async def visitor(tmp_path: Path) -> AsyncIterator[Visitor]:
-    async with open_desk(tmp_path, admin__port=0) as desk:
-        with desk.daemon.database.snapshot() as connection:
+    async with running_bridge(tmp_path, admin__port=0) as bridge:
+        with bridge.daemon.database.snapshot() as connection:
             url = admin_address(connection)
-        token = read_token(desk.data_dir)
+        token = read_token(bridge.data_dir)
         assert url is not None
         assert token is not None
-        desk.add_webhook("main")
+        bridge.add_webhook("main")
         jar = aiohttp.CookieJar(unsafe=True)  # "unsafe" lets it keep cookies of addresses
         async with aiohttp.ClientSession(cookie_jar=jar) as session:
-            yield Visitor(desk, url, token, session)
+            yield Visitor(bridge, url, token, session)
 
 
 async def test_nobody_without_the_token(visitor: Visitor) -> None:
@@ -74,7 +74,7 @@ async def test_nobody_without_the_token(visitor: Visitor) -> None:
     async with visitor.session.get(visitor.url + "/", allow_redirects=False) as answer:
         assert (answer.status, answer.headers["Location"]) == (303, "/login")
     assert (await visitor.post("/login", token="wrong"))[0] == 401
-    assert (visitor.desk.data_dir / TOKEN_FILE).stat().st_mode & 0o777 == 0o600
+    assert (visitor.bridge.data_dir / TOKEN_FILE).stat().st_mode & 0o777 == 0o600
 
 
 async def test_no_other_page_reaches_it(visitor: Visitor) -> None:
@@ -113,19 +113,19 @@ async def test_the_levers(visitor: Visitor) -> None:
     assert "lunch" in await visitor.page("/")
     await visitor.post("/trading/reset-peak", key=key)
     assert visitor.state() is TradingState.RUNNING
-    await visitor.desk.send(action="buy", quantity="0.01")
-    await visitor.desk.settled()
+    await visitor.bridge.send(action="buy", quantity="0.01")
+    await visitor.bridge.until_settled()
     status, text = await visitor.post("/trading/flatten", key=key)
     assert status == 200
     assert "<h1>Flat</h1>" in text
-    assert await visitor.desk.position() == 0
+    assert await visitor.bridge.position() == 0
     assert visitor.state() is TradingState.HALTED
 
 
 async def test_the_pages_show_what_happened(visitor: Visitor) -> None:
     """Every page answers; the alert's own page tells its order; what came from outside is text, never markup."""
-    await visitor.desk.send(action="buy", quantity="0.01", alertId="<script>alert(1)</script>")
-    await visitor.desk.settled()
+    await visitor.bridge.send(action="buy", quantity="0.01", alertId="<script>alert(1)</script>")
+    await visitor.bridge.until_settled()
     await visitor.log_in()
     for path in ("/", "/log", "/orders", "/positions", "/stats", "/stats?days=all", "/risk", "/webhooks"):
         assert "<script" not in await visitor.page(path)
@@ -141,7 +141,7 @@ async def test_the_pages_show_what_happened(visitor: Visitor) -> None:
 async def test_webhooks_by_page(visitor: Visitor) -> None:
     """Create, limit, disable and rotate through the same functions as the command line, with the same refusals."""
     key = await visitor.log_in()
-    database = visitor.desk.daemon.database
+    database = visitor.bridge.daemon.database
     assert (await visitor.post("/webhooks", key=key, name="from page"))[0] == 409
     assert (await visitor.post("/webhooks", key=key, name="paged"))[0] == 303
     made = await database.read(webhooks.find, "paged")
@@ -160,8 +160,8 @@ async def test_webhooks_by_page(visitor: Visitor) -> None:
 
 async def test_metrics_and_state_agree_with_the_exchange(visitor: Visitor) -> None:
     """The position, the counts and the fees are those of what was traded."""
-    await visitor.desk.send(action="buy", quantity="0.01")
-    await visitor.desk.settled()
+    await visitor.bridge.send(action="buy", quantity="0.01")
+    await visitor.bridge.until_settled()
     proof = {"Authorization": f"Bearer {visitor.token}"}
     async with visitor.session.get(visitor.url + "/metrics", headers=proof) as answer:
         page = await answer.text()
@@ -177,7 +177,7 @@ async def test_metrics_and_state_agree_with_the_exchange(visitor: Visitor) -> No
 async def test_what_holds_and_what_fails_shows_everywhere(visitor: Visitor) -> None:
     """A condition stands on the overview in its words, as text, and in the metrics until it is over; so do a job's failures."""
     await visitor.log_in()
-    database, now = visitor.desk.daemon.database, visitor.desk.clock()
+    database, now = visitor.bridge.daemon.database, visitor.bridge.clock()
     data = {"webhook": "<b>x</b>", "lasting": "2 h", "every": "1 h"}
     await database.write(conditions.begin, "heartbeat:x", "heartbeat_missed", now=now, data=data)
     await database.write(job_runs.record_run, "backup", error="disk full", took_ms=1, next_at=None, now=now)
@@ -219,10 +219,10 @@ async def test_looking_does_not_change_the_counts(visitor: Visitor) -> None:
         async with visitor.session.get(visitor.url + "/metrics", headers=proof) as answer:
             return dict(re.findall(r'kekbridge_stage_seconds_count\{stage="(\w+)"\} ([\d.]+)', await answer.text()))
 
-    await visitor.desk.send(action="buy", quantity="0.01")
-    await visitor.desk.send(action="ping", symbol=None, alertId="twice")
-    await visitor.desk.send(action="ping", symbol=None, alertId="twice")
-    await visitor.desk.settled()
+    await visitor.bridge.send(action="buy", quantity="0.01")
+    await visitor.bridge.send(action="ping", symbol=None, alertId="twice")
+    await visitor.bridge.send(action="ping", symbol=None, alertId="twice")
+    await visitor.bridge.until_settled()
     once = {"admitted": "1.0", "signed": "1.0", "accepted": "1.0", "filled": "1.0"}
     wanted = {"received": "2.0", "stored": "2.0", "answered": "2.0"} | once
     assert await counts() == wanted
@@ -231,10 +231,10 @@ async def test_looking_does_not_change_the_counts(visitor: Visitor) -> None:
 
 async def test_a_webhook_that_a_limit_closed_is_opened_again(visitor: Visitor) -> None:
     """The risk page says which one and why, and opens that one only."""
-    visitor.desk.add_webhook("tight", limits=Limits(daily_limit=Decimal(1000)))
+    visitor.bridge.add_webhook("tight", limits=Limits(daily_limit=Decimal(1000)))
     for _ in range(2):
-        await visitor.desk.send(webhook="tight", action="buy", quantity="0.01")
-    await visitor.desk.settled()
+        await visitor.bridge.send(webhook="tight", action="buy", quantity="0.01")
+    await visitor.bridge.until_settled()
     key = await visitor.log_in()
     page = await visitor.page("/risk")
     assert "daily_limit" in page
@@ -245,13 +245,13 @@ async def test_a_webhook_that_a_limit_closed_is_opened_again(visitor: Visitor) -
 
 async def test_profit_moves_with_the_mark(visitor: Visitor) -> None:
     """The overview's profit and loss is that of the positions beside it, at the mark of this moment."""
-    await visitor.desk.send(action="buy", quantity="0.01")
-    await visitor.desk.settled()
+    await visitor.bridge.send(action="buy", quantity="0.01")
+    await visitor.bridge.until_settled()
     await visitor.log_in()
-    await visitor.desk.control("prices", {"PERP_BTC_USDC": "66000"})
+    await visitor.bridge.control("prices", {"PERP_BTC_USDC": "66000"})
 
     async def is_told() -> bool:
-        await visitor.desk.daemon.exchange.refresh()
+        await visitor.bridge.daemon.exchange.refresh()
         return (await visitor.page("/")).count("+10.00") == 2
 
     await until(is_told)

@@ -19,7 +19,7 @@ from kekbridge.model import TradingState, Webhook
 from kekbridge.store import settings, webhooks
 from kekbridge.store.daemon_addresses import admin_address
 from tests.admin.browser import CHROMIUM, Page, open_page
-from tests.system.desk import Desk, open_desk
+from tests.bridge import Bridge, running_bridge
 from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="Chromium is not installed")
@@ -38,7 +38,7 @@ def artifacts() -> Path:
 class Visit:
     """A browser that is logged in, and the bridge that it looks at."""
 
-    desk: Desk
+    bridge: Bridge
     page: Page
     url: str
 
@@ -58,46 +58,46 @@ class Visit:
         await self.page.be_wide(1280)
 
     def trading(self) -> TradingState:
-        with self.desk.daemon.database.snapshot() as connection:
-            return settings.trading_control(connection, now=self.desk.clock()).state
+        with self.bridge.daemon.database.snapshot() as connection:
+            return settings.trading_control(connection, now=self.bridge.clock()).state
 
     def webhook(self, name: str) -> Webhook:
-        with self.desk.daemon.database.snapshot() as connection:
+        with self.bridge.daemon.database.snapshot() as connection:
             return webhooks.find(connection, name)
 
 
 @pytest.fixture
 async def visit(tmp_path: Path) -> AsyncIterator[Visit]:
     """Logged in with the token, as a person does."""
-    async with open_desk(tmp_path, admin__port=0) as desk, open_page() as page:
-        desk.add_webhook("main")
-        with desk.daemon.database.snapshot() as connection:
+    async with running_bridge(tmp_path, admin__port=0) as bridge, open_page() as page:
+        bridge.add_webhook("main")
+        with bridge.daemon.database.snapshot() as connection:
             url = admin_address(connection)
         assert url is not None
         await page.be_wide(1280)
         await page.goto(url)
         assert await page.text("h1") == "kekbridge"
         await page.picture(artifacts() / "login.png")
-        await page.fill("input[name=token]", str(read_token(desk.data_dir)))
+        await page.fill("input[name=token]", str(read_token(bridge.data_dir)))
         await page.press("main button")
         assert await page.text("h1") == "Overview"
-        yield Visit(desk, page, url)
+        yield Visit(bridge, page, url)
         assert page.complaints == []
 
 
 async def test_every_page_on_every_screen(visit: Visit) -> None:
     """All pages of a bridge that has traded, at 1280 and 390 pixels."""
-    desk = visit.desk
-    await desk.send(action="buy", quantity="0.01", stopLoss="2%", comment="<b>bold</b>")
-    await desk.send(action="buy", quantity="1", symbol="ETHUSDT.P")
-    await desk.send(action="buy", quantity="0.02", orderType="limit", limitPrice="30000")
-    await desk.send(action="buy", quantity="0.01", symbol="NOPEUSDT.P")
-    await desk.post(b'{"apiKey": "nobody"}')
-    await desk.daemon.rejected_requests.flush()
-    await desk.settled()
+    bridge = visit.bridge
+    await bridge.send(action="buy", quantity="0.01", stopLoss="2%", comment="<b>bold</b>")
+    await bridge.send(action="buy", quantity="1", symbol="ETHUSDT.P")
+    await bridge.send(action="buy", quantity="0.02", orderType="limit", limitPrice="30000")
+    await bridge.send(action="buy", quantity="0.01", symbol="NOPEUSDT.P")
+    await bridge.post(b'{"apiKey": "nobody"}')
+    await bridge.daemon.rejected_requests.flush()
+    await bridge.until_settled()
     for price in ("65100", "64200", "66300", "65900"):
-        await desk.control("prices", {"PERP_BTC_USDC": price})
-        await desk.daemon.operator_services.equity.run()
+        await bridge.control("prices", {"PERP_BTC_USDC": price})
+        await bridge.daemon.operator_services.equity.run()
     for path, name in (
         *(("/", "overview"), ("/log", "log"), ("/orders", "orders"), ("/positions", "positions")),
         *(("/stats?days=all", "stats"), ("/risk", "risk"), ("/webhooks", "webhooks"), ("/confirm/flatten", "flatten")),
@@ -121,9 +121,9 @@ async def test_every_page_on_every_screen(visit: Visit) -> None:
 
 async def test_the_log_is_filtered(visit: Visit) -> None:
     """The form's filters are those of `kekbridge logs`."""
-    await visit.desk.send(action="buy", quantity="0.01")
-    await visit.desk.send(action="buy", quantity="1", symbol="ETHUSDT.P")
-    await visit.desk.settled()
+    await visit.bridge.send(action="buy", quantity="0.01")
+    await visit.bridge.send(action="buy", quantity="1", symbol="ETHUSDT.P")
+    await visit.bridge.until_settled()
     await visit.goto("/log")
     await visit.page.fill("input[name=symbol]", "ETH")
     await visit.page.fill("select[name=status]", "filled")
@@ -177,8 +177,8 @@ async def test_a_webhook_is_made_and_changed(visit: Visit) -> None:
 async def test_trading_is_steered(visit: Visit) -> None:
     """Halt and flatten ask on a page of their own; each lever does what its name says, and the overview shows it."""
     page = visit.page
-    await visit.desk.send(action="buy", quantity="0.01")
-    await visit.desk.settled()
+    await visit.bridge.send(action="buy", quantity="0.01")
+    await visit.bridge.until_settled()
     await visit.goto("/")
     await page.press("a[href='/confirm/halt']")
     assert visit.trading() is TradingState.RUNNING
@@ -190,12 +190,12 @@ async def test_trading_is_steered(visit: Visit) -> None:
     await page.press("form[action='/trading/resume'] button")
     assert visit.trading() is TradingState.RUNNING
     await page.press("a[href='/confirm/flatten']")
-    assert await visit.desk.position() != 0
+    assert await visit.bridge.position() != 0
     await page.press("form[action='/trading/flatten'] button")
     assert await page.text("h1") == "Flat"
 
     async def is_flat() -> bool:
-        return await visit.desk.position() == 0
+        return await visit.bridge.position() == 0
 
     await until(is_flat)
     await visit.page.picture(artifacts() / "flat.png")

@@ -1,4 +1,4 @@
-"""Fills a stopped daemon's database with alerts, orders, fills and history of the past: copies of those it has, under other names."""
+"""Fill a stopped daemon's database with past alerts, orders, fills and events: copies of its own under other ids."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 from kekbridge.store import fills
 
-# One alert in so many was denied, one is of a market that is seldom traded.
+# One alert in DENIED_EACH was denied, one in RARE_EACH is for a rarely traded market.
 DENIED_EACH = 20
 RARE_EACH = 1000
 RARE = "PERP_DOGE_USDC"
 
 
 def fill(path: Path, count: int) -> None:
-    """Add `count` finished alerts with their orders, fills and history, a second apart.
+    """Add `count` finished alerts with their orders, fills and events, a second apart.
 
-    The last one is 25 hours old, so that all rate windows are empty: what a full one costs depends on its limit, not on the history.
+    The last one is 25 hours old, so that all rate windows are empty: the cost of a full one depends on its limit, not on the history.
     """
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -64,7 +64,7 @@ def fill(path: Path, count: int) -> None:
 def _copy(
     connection: sqlite3.Connection, table: str, changed: Mapping[str, str | None], *, of: str, which: str = "TRUE"
 ) -> None:
-    """Copy the first row that is `of` this kind, once for each number that is `which`."""
+    """Copy the first row that matches `of`, once for each number that matches `which`; `changed` maps columns to SQL."""
     columns = [
         row[1] for row in connection.execute(f"PRAGMA table_info({table})") if changed.get(row[1], "") is not None
     ]

@@ -14,7 +14,7 @@ from rich.console import Console
 from kekbridge.cli.admin_client import AdminApi
 from kekbridge.cli.dashboard import DashboardClient, screen
 from kekbridge.errors import ConfigError
-from tests.system.desk import open_desk
+from tests.bridge import running_bridge
 from tests.system.harness import run_cli
 
 
@@ -112,12 +112,12 @@ def test_a_lever_asks_first_and_trouble_is_shown() -> None:
 
 async def test_the_command_shows_the_running_bridge(tmp_path: Path) -> None:
     """`dashboard --json` is the live state, `--token` opens the pages, and both are found without options."""
-    async with open_desk(tmp_path, admin__port=0) as desk:
-        desk.add_webhook("main")
-        await desk.send(action="buy", quantity="0.01")
-        await desk.settled()
-        told = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--json", data_dir=desk.data_dir))
-        door = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--token", "--json", data_dir=desk.data_dir))
+    async with running_bridge(tmp_path, admin__port=0) as bridge:
+        bridge.add_webhook("main")
+        await bridge.send(action="buy", quantity="0.01")
+        await bridge.until_settled()
+        told = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--json", data_dir=bridge.data_dir))
+        door = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--token", "--json", data_dir=bridge.data_dir))
         await asyncio.to_thread(DashboardClient(AdminApi(door["url"], door["token"])).steer, "halted")
         after = await asyncio.to_thread(DashboardClient(AdminApi(door["url"], door["token"])).state)
     assert told["account"]["positions"][0]["quantity"] == "0.01"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kekbridge.execution.in_flight import InFlightOrders, can_overlap, sent_only_after
 from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType, Side
-from tests.trading import ETH, NOW, PEPE, D, entry, exit_of
+from tests.trading import ETH, NOW, PEPE, D, entry, exit_order
 
 
 def order(name: str, intent: OrderIntent | None = None) -> Order:
@@ -32,7 +32,7 @@ def order(name: str, intent: OrderIntent | None = None) -> Order:
 def test_a_symbol_is_free_again_when_its_orders_left() -> None:
     """`leave` makes room, and calling it twice, or for an order that never entered, makes no more."""
     lanes = InFlightOrders(concurrency=5)
-    close, later = order("a", exit_of()), order("b", exit_of())
+    close, later = order("a", exit_order()), order("b", exit_order())
     assert lanes.try_add(close)
     assert not lanes.try_add(later)
     lanes.remove(later)
@@ -83,8 +83,8 @@ def test_whatever_depends_on_what_came_before_waits(changes: dict[str, Any]) -> 
 
 def test_exits_wait_and_are_waited_for() -> None:
     """A close is sized by the position, which the entries before it are about to change."""
-    assert not can_overlap(order("a", exit_of()), [order("b")])
-    assert not can_overlap(order("a"), [order("b", exit_of())])
+    assert not can_overlap(order("a", exit_order()), [order("b")])
+    assert not can_overlap(order("a"), [order("b", exit_order())])
 
 
 def test_an_entry_joins_when_the_exchange_took_those_before_it() -> None:
@@ -232,8 +232,8 @@ def test_what_a_start_may_conclude() -> None:
     assert not sent_only_after(first, second)
     assert not sent_only_after(second, replace(first, intent=entry(symbol=ETH)))
     assert not sent_only_after(second, replace(first, intent=entry(side=Side.SELL)))
-    assert not sent_only_after(second, replace(first, intent=exit_of()))
-    assert not sent_only_after(replace(second, intent=exit_of()), first)
+    assert not sent_only_after(second, replace(first, intent=exit_order()))
+    assert not sent_only_after(replace(second, intent=exit_order()), first)
 
 
 @given(st.lists(st.sampled_from([Side.BUY, Side.SELL]), max_size=8))

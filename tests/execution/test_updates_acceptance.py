@@ -17,12 +17,11 @@ from kekbridge.execution.tracker import record_report
 from kekbridge.execution.updates import PendingAcceptance
 from kekbridge.model import Fill, Order, OrderStatus, OrderType
 from kekbridge.model.orders import OrderStatusReport
-from kekbridge.store import events, order_lifecycle
-from kekbridge.store import orders as order_rows
+from kekbridge.store import events, order_lifecycle, orders
 from kekbridge.store.admissions import admit
 from kekbridge.store.connections import connect
 from kekbridge.store.database import Database
-from tests.bridge import House
+from tests.bridge import Bridge
 from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, fill, intent, new_alert
 
 LATER, LAST = NOW + timedelta(milliseconds=5), NOW + timedelta(milliseconds=9)
@@ -106,7 +105,7 @@ async def test_written_as_one_or_in_turn_is_the_same(
         connection.execute("BEGIN")
         acceptance = PendingAcceptance(name, order_id="7", now=LATER, signed_at=NOW)
         if is_one:
-            assert await as_one(connection, acceptance, told, fills) == order_rows.get(connection, name)
+            assert await as_one(connection, acceptance, told, fills) == orders.get(connection, name)
         else:
             in_turn(connection, acceptance, told, fills)
         assert events.verify(connection) is None
@@ -129,11 +128,11 @@ async def test_a_report_that_comes_too_late_is_written_alone(sent: tuple[sqlite3
     assert other.join(lambda c, known: order) is None
 
 
-async def test_a_report_does_not_overtake_a_decision(house: House) -> None:
+async def test_a_report_does_not_overtake_a_decision(bridge: Bridge) -> None:
     """What is stored before a decision is in the picture it was given: an acceptance that waits in front of it takes nothing new."""
     acceptance = PendingAcceptance("kb-a", order_id="7", now=LATER, signed_at=NOW)
-    house.daemon.trading.updates.add_acceptance(acceptance)
-    await house.send()
+    bridge.daemon.trading.updates.add_acceptance(acceptance)
+    await bridge.send()
     assert acceptance.join(lambda c, known: pytest.fail("written")) is None
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from kekbridge.ingress.audit import RejectedRequestLog
 from kekbridge.ingress.listener import ListenerRejection
 from kekbridge.store.rejected_requests import list_recent
-from tests.bridge import House
+from tests.bridge import Bridge
 from tests.store.factories import NOW
 from tests.waiting import until
 
@@ -17,9 +17,9 @@ def refusal(remote: str = "192.0.2.9", code: str = "api_key_unknown") -> Listene
     return ListenerRejection(remote=remote, received_at=NOW, status=401, code=code, reason="no such key")
 
 
-async def test_a_flood_is_one_row(house: House) -> None:
+async def test_a_flood_is_one_row(bridge: Bridge) -> None:
     """A thousand refusals of one sender and reason are one row with their number."""
-    database = house.daemon.database
+    database = bridge.daemon.database
     collected = RejectedRequestLog(database)
     for _ in range(1000):
         collected.record(refusal())
@@ -29,9 +29,9 @@ async def test_a_flood_is_one_row(house: House) -> None:
     assert {(row.code, row.count) for row in rows} == {("api_key_unknown", 1000), ("signature_invalid", 1)}
 
 
-async def test_a_flood_from_everywhere_is_bounded(house: House) -> None:
+async def test_a_flood_from_everywhere_is_bounded(bridge: Bridge) -> None:
     """Every request from another address: memory and table stay small, whatever comes."""
-    database = house.daemon.database
+    database = bridge.daemon.database
     collected = RejectedRequestLog(database)
     for number in range(5000):
         collected.record(refusal(remote=f"2001:db8::{number:x}"))
@@ -40,9 +40,9 @@ async def test_a_flood_from_everywhere_is_bounded(house: House) -> None:
     assert 0 < len(rows) <= 1000
 
 
-async def test_nothing_is_lost_while_the_store_is_away(house: House) -> None:
+async def test_nothing_is_lost_while_the_store_is_away(bridge: Bridge) -> None:
     """Another program holds the database: the counts stay in memory and are written, once, when it is free again."""
-    database = house.daemon.database
+    database = bridge.daemon.database
     collected = RejectedRequestLog(database)
     collected.record(refusal())
     with database.transaction():
@@ -53,13 +53,13 @@ async def test_nothing_is_lost_while_the_store_is_away(house: House) -> None:
     assert row.count == 1
 
 
-async def test_the_running_log_writes_soon(house: House) -> None:
+async def test_the_running_log_writes_soon(bridge: Bridge) -> None:
     """What is refused at the door stands in the table a moment later."""
-    status, _ = await house.send(apiKey="wh_test_wrong")
+    status, _ = await bridge.send(apiKey="wh_test_wrong")
     assert status == 401
 
     async def is_there() -> bool:
-        rows = await house.daemon.database.read(list_recent)
+        rows = await bridge.daemon.database.read(list_recent)
         return any(row.code == "api_key_unknown" for row in rows)
 
     await until(is_there)

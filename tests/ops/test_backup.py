@@ -22,7 +22,7 @@ from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
 from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, intent, new_alert
-from tests.system.harness import Process, call, clean_environment, run_cli, running_bridge, wait_until
+from tests.system.harness import Process, bridge_process, call, clean_environment, run_cli, wait_until
 
 SLOW_FIRST_ORDER = {
     "fault": "delay",
@@ -135,7 +135,7 @@ def test_whatever_waited_is_in_doubt_after_a_restore(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_sent_after_the_backup", [True, False])
 def test_a_restore_under_a_running_trade_sends_nothing_twice(tmp_path: Path, *, is_sent_after_the_backup: bool) -> None:
     """One order under way and one queued at the moment of the backup; sent afterwards or not: the exchange never sees two of any."""
-    with running_bridge(tmp_path, environment={"KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0"}) as bridge:
+    with bridge_process(tmp_path, environment={"KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0"}) as bridge:
         call(f"{bridge.paper_url}/paper/faults", SLOW_FIRST_ORDER)
         # With a leverage of its own the second waits for the first.
         sent = [bridge.send(alertId=f"b{number}", quantity="0.002", leverage="10") for number in range(2)]

@@ -64,7 +64,7 @@ async def test_what_happens_is_told_once_also_after_a_restart(database: Database
     channel = Channel(receiver.url)
     task = await started(database, channel)
     happen(database, "trading_state", state="halted", scope="account", by="command line", reason="storm")
-    await until(lambda: len(receiver.got) == 1)
+    await until(lambda: len(receiver.received) == 1)
     await stopped(task)
     happen(database, "job_failed", job="backup", error="disk full")  # while nobody runs
     task = await started(database, channel)
@@ -74,8 +74,8 @@ async def test_what_happens_is_told_once_also_after_a_restart(database: Database
         "trading is halted (account), by command line: storm",
         "job backup failed: disk full",
     ]
-    assert receiver.got[1]["type"] == "failure"
-    assert [message["title"] for message in receiver.got] == ["kekbridge: warning", "kekbridge: failure"]
+    assert receiver.received[1]["type"] == "failure"
+    assert [message["title"] for message in receiver.received] == ["kekbridge: warning", "kekbridge: failure"]
 
 
 async def test_a_receiver_that_was_down_gets_everything_once_later(database: Database, receiver: Receiver) -> None:
@@ -83,7 +83,7 @@ async def test_a_receiver_that_was_down_gets_everything_once_later(database: Dat
     task = await started(database, Channel(receiver.url))
     receiver.status = 503
     happen(database, "restored", made_at="2026-01-01")
-    await until(lambda: receiver.refused >= 1)
+    await until(lambda: receiver.rejected >= 1)
     for number in range(30):
         await database.write(events.append, "job_failed", now=NOW, data={"job": f"j{number}", "error": "x"})
     receiver.status = 200

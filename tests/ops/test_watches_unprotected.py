@@ -10,15 +10,15 @@ import pytest
 
 from kekbridge.model import Limits
 from kekbridge.store import events, webhooks
-from tests.bridge import BTC, ETH, House, running_house, running_paper
+from tests.bridge import BTC, ETH, Bridge, quick_bridge, running_paper
 
 
-async def look(house: House, times: int = 2) -> list[tuple[str, str]]:
+async def look(bridge: Bridge, times: int = 2) -> list[tuple[str, str]]:
     """So many looks; everything told so far."""
-    await house.daemon.exchange.refresh()
+    await bridge.daemon.exchange.refresh()
     for _ in range(times):
-        await house.daemon.operator_services.jobs.run_now("protection")
-    with house.daemon.database.snapshot() as connection:
+        await bridge.daemon.operator_services.jobs.run_now("protection")
+    with bridge.daemon.database.snapshot() as connection:
         found = events.latest(connection, kinds=["position_unprotected", "position_protected"])
     return [(event.kind, str(event.data.get("position", ""))) for event in found]
 
@@ -31,42 +31,42 @@ async def paper(tmp_path: Path) -> AsyncIterator[str]:
 
 async def test_where_no_stop_is_demanded_none_is_missed(tmp_path: Path, paper: str) -> None:
     """A trader may trade without stops: then silence is right, also about positions opened elsewhere."""
-    async with running_house(tmp_path / "data", paper) as house:
-        await house.send()
-        await house.control("positions", {ETH: "-0.3"})
-        assert await look(house) == []
+    async with quick_bridge(tmp_path, paper) as bridge:
+        await bridge.send()
+        await bridge.control("positions", {ETH: "-0.3"})
+        assert await look(bridge) == []
 
 
 async def test_an_account_that_demands_stops_misses_every_one(tmp_path: Path, paper: str) -> None:
     """One look is no proof; the second tells it with its size, further ones do not; closed, it is over."""
-    async with running_house(tmp_path / "data", paper, risk__require_stop_loss=True) as house:
-        _, answer = await house.send(stopLoss="2%")
-        await house.until_stored(answer, "filled")
-        await house.control("positions", {ETH: "-0.3"})
-        assert await look(house, 1) == []
-        assert await look(house, 3) == [("position_unprotected", "-0.3")]
-        await house.control("positions", {ETH: "0"})
-        assert await look(house) == [("position_unprotected", "-0.3"), ("position_protected", "")]
+    async with quick_bridge(tmp_path, paper, risk__require_stop_loss=True) as bridge:
+        _, answer = await bridge.send(stopLoss="2%")
+        await bridge.until_stored(answer, "filled")
+        await bridge.control("positions", {ETH: "-0.3"})
+        assert await look(bridge, 1) == []
+        assert await look(bridge, 3) == [("position_unprotected", "-0.3")]
+        await bridge.control("positions", {ETH: "0"})
+        assert await look(bridge) == [("position_unprotected", "-0.3"), ("position_protected", "")]
 
 
 async def test_a_stop_that_covers_a_part_is_not_enough(tmp_path: Path, paper: str) -> None:
     """The position grew beyond its stop by a hand elsewhere: what was bought with a stop must be covered."""
-    async with running_house(tmp_path / "data", paper) as house:
-        _, answer = await house.send(stopLoss="2%")
-        await house.until_stored(answer, "filled")
-        assert await look(house) == []
-        await house.control("positions", {BTC: "0.05"})
-        assert await look(house) == [("position_unprotected", "0.05")]
+    async with quick_bridge(tmp_path, paper) as bridge:
+        _, answer = await bridge.send(stopLoss="2%")
+        await bridge.until_stored(answer, "filled")
+        assert await look(bridge) == []
+        await bridge.control("positions", {BTC: "0.05"})
+        assert await look(bridge) == [("position_unprotected", "0.05")]
 
 
 async def test_a_webhook_that_demands_stops_is_enough(tmp_path: Path, paper: str) -> None:
     """Its last entry decides whose position it is: its stop canceled by hand is missed."""
-    async with running_house(tmp_path / "data", paper) as house:
-        await house.send()
-        assert await look(house) == []
-        with house.daemon.database.transaction() as connection:
+    async with quick_bridge(tmp_path, paper) as bridge:
+        await bridge.send()
+        assert await look(bridge) == []
+        with bridge.daemon.database.transaction() as connection:
             (hook,) = webhooks.list_all(connection)
             wanted = replace(hook.settings, limits=Limits(require_stop_loss=True))
-            webhooks.change_settings(connection, hook.id, wanted, now=house.clock())
-        await house.daemon.operator_services.jobs.run_now("positions")
-        assert await look(house) == [("position_unprotected", "0.01")]
+            webhooks.change_settings(connection, hook.id, wanted, now=bridge.clock())
+        await bridge.daemon.operator_services.jobs.run_now("positions")
+        assert await look(bridge) == [("position_unprotected", "0.01")]

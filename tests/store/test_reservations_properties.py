@@ -20,7 +20,7 @@ from kekbridge.store.database import Database
 from kekbridge.store.order_journal import IllegalTransition
 from tests.examples import examples
 from tests.store.factories import NO_RATES, NOW, admitting, fill, new_alert, status_report
-from tests.trading import committed_by
+from tests.trading import commitments_of
 
 AMOUNTS = st.decimals(min_value="0.0001", max_value="99999", places=4)
 PRICES = st.decimals(min_value="0.000001", max_value="200000", places=6)
@@ -194,10 +194,10 @@ class OrderMachine(RuleBasedStateMachine):
     def commitments_are_the_sums_of_the_reservations(self) -> None:
         """All together, and without one of them, to the last digit; the sum of no orders is exactly zero."""
         held = reservations.open_reservations(self.connection)
-        assert reservations.open_commitments(self.connection) == committed_by(*held)
+        assert reservations.open_commitments(self.connection) == commitments_of(*held)
         for one in held[-1:]:
             order = orders.get(self.connection, one.client_order_id)
-            assert reservations.open_commitments(self.connection, excluding=order) == committed_by(*held[:-1])
+            assert reservations.open_commitments(self.connection, excluding=order) == commitments_of(*held[:-1])
         left = self.connection.execute("SELECT quantity FROM commitments WHERE orders <= 0").fetchall()
         assert {quantity for (quantity,) in left} <= {"0"}
 

@@ -1,4 +1,4 @@
-"""The main job as a trader sees it: real processes, real files, alerts by HTTP, the paper exchange's journal as witness."""
+"""End to end: real processes and files, alerts over HTTP, results checked in the paper exchange's journal."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.system.harness import WEBHOOK_PATH, Bridge, running_bridge, wait_until
+from tests.system.harness import WEBHOOK_PATH, BridgeProcess, bridge_process, wait_until
 
 SYMBOLS = ("BTCUSDT.P", "ETHUSDT.P", "SOLUSDT.P", "BNBUSDT.P", "XRPUSDT.P")
 QUANTITIES = {"BTCUSDT.P": "0.001", "ETHUSDT.P": "0.01", "SOLUSDT.P": "0.2", "BNBUSDT.P": "0.05", "XRPUSDT.P": "20"}
 
 
 @pytest.fixture(scope="module")
-def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
-    with running_bridge(tmp_path_factory.mktemp("bridge")) as running:
+def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeProcess]:
+    with bridge_process(tmp_path_factory.mktemp("bridge")) as running:
         yield running
 
 
-def test_an_alert_becomes_a_fill_and_its_resend_does_not(bridge: Bridge) -> None:
-    """A market alert answers 200 with its fill; the same alert again answers the first outcome and places nothing."""
+def test_an_alert_is_filled_and_its_resend_is_a_duplicate(bridge: BridgeProcess) -> None:
+    """A market alert is answered 200 with its fill; the same alert again gets the first outcome and places no order."""
     status, first = bridge.send(alertId="first", quantity="0.002")
     assert (status, first["status"], first["executedQuantity"]) == (200, "filled", 0.002)
     assert first["executedPrice"] > 0
@@ -36,8 +36,8 @@ def test_an_alert_becomes_a_fill_and_its_resend_does_not(bridge: Bridge) -> None
     assert bridge.orders_received()[first["clientOrderId"]] == 1
 
 
-def test_the_same_id_with_another_content_is_a_conflict(bridge: Bridge) -> None:
-    """An alertId that comes again with another order is 409 and never an order."""
+def test_the_same_id_with_another_body_is_a_conflict(bridge: BridgeProcess) -> None:
+    """A reused alertId with another order is answered 409 and places no order."""
     bridge.send(alertId="reused", quantity="0.001")
     before = sum(bridge.orders_received().values())
     status, answer = bridge.send(alertId="reused", quantity="0.004")
@@ -45,22 +45,22 @@ def test_the_same_id_with_another_content_is_a_conflict(bridge: Bridge) -> None:
     assert sum(bridge.orders_received().values()) == before
 
 
-def test_the_commands_tell_the_story(bridge: Bridge) -> None:
-    """orders, positions, logs and explain agree with what was answered."""
-    _, answer = bridge.send(alertId="story", action="buy", symbol="ETHUSDT.P", quantity="0.05")
+def test_read_commands_agree_with_the_response(bridge: BridgeProcess) -> None:
+    """orders, positions, logs and explain agree with the response."""
+    _, answer = bridge.send(alertId="explained", action="buy", symbol="ETHUSDT.P", quantity="0.05")
     orders = {order["clientOrderId"]: order for order in bridge.cli("orders")}
     assert orders[answer["clientOrderId"]]["status"] == "filled"
     positions = {position["symbol"]: position for position in bridge.cli("positions")}
     assert positions["PERP_ETH_USDC"]["quantity"] == "0.05"
-    assert any(alert["alertId"] == "story" and alert["status"] == "filled" for alert in bridge.logs())
-    story = bridge.cli("explain", "story")
-    assert story["status"] == "filled"
-    assert {verdict["passed"] for verdict in story["verdicts"]} == {True}
-    assert story["orders"][0]["clientOrderId"] == answer["clientOrderId"]
+    assert any(alert["alertId"] == "explained" and alert["status"] == "filled" for alert in bridge.logs())
+    report = bridge.cli("explain", "explained")
+    assert report["status"] == "filled"
+    assert {verdict["passed"] for verdict in report["verdicts"]} == {True}
+    assert report["orders"][0]["clientOrderId"] == answer["clientOrderId"]
 
 
-def test_a_bracket_protects_its_entry(bridge: Bridge) -> None:
-    """An alert with stopLoss and takeProfit is one bracket request; the entry fills and the exits wait at the exchange."""
+def test_a_bracket_protects_its_entry(bridge: BridgeProcess) -> None:
+    """An alert with stopLoss and takeProfit is one bracket request; the entry fills and the exits rest at the exchange."""
     status, answer = bridge.send(
         alertId="bracket", symbol="SOLUSDT.P", quantity="1", stopLoss="5%", takeProfit="10%", price=None
     )
@@ -74,8 +74,8 @@ def test_a_bracket_protects_its_entry(bridge: Bridge) -> None:
     assert received[0]["algo"] is True
 
 
-def test_a_close_is_reduce_only_and_flat_is_polite(bridge: Bridge) -> None:
-    """close closes what is really open; closing again places no order and is no error of the sender."""
+def test_a_close_of_a_flat_position_is_no_error(bridge: BridgeProcess) -> None:
+    """close closes the open position; a second close places no order and is answered 200."""
     bridge.send(symbol="BNBUSDT.P", quantity="0.1", alertId="open-bnb")
     status, answer = bridge.send(action="close", symbol="BNBUSDT.P", alertId="close-bnb", quantity=None)
     assert (status, answer["status"], answer["executedQuantity"]) == (200, "filled", 0.1)
@@ -84,8 +84,8 @@ def test_a_close_is_reduce_only_and_flat_is_polite(bridge: Bridge) -> None:
 
 
 def test_a_burst_of_fifty_is_stored_and_ordered(tmp_path: Path) -> None:
-    """50 alerts at one moment on 5 symbols: no 5xx, 50 stored, 50 orders, each symbol's in order of arrival."""
-    with running_bridge(tmp_path) as bridge:
+    """50 alerts at once on 5 symbols: no 5xx, 50 stored, 50 orders, those of a symbol in order of arrival."""
+    with bridge_process(tmp_path) as bridge:
         answers = asyncio.run(_burst(bridge, 50))
         assert all(status in (200, 202) for status, _ in answers), answers
         wait_until(lambda: len(bridge.orders_received()) == 50, what="50 orders at the exchange")
@@ -104,13 +104,13 @@ def test_a_burst_of_fifty_is_stored_and_ordered(tmp_path: Path) -> None:
 
 
 def test_a_stop_in_the_middle_of_a_burst_loses_nothing(tmp_path: Path) -> None:
-    """SIGTERM during a burst: it exits in time; after the restart every acknowledged alert has one order and an end state."""
-    with running_bridge(tmp_path) as bridge:
+    """After SIGTERM during a burst it exits in time; after the restart every acknowledged alert has one order and a final status."""
+    with bridge_process(tmp_path) as bridge:
 
         async def burst_and_stop() -> list[tuple[int | None, dict[str, object]]]:
             burst = asyncio.create_task(_burst(bridge, 50))
             while not burst.done() and not await asyncio.to_thread(bridge.orders_received):
-                pass  # each look is a request: the first order at the exchange is the middle of the burst
+                pass  # the first order at the exchange marks the middle of the burst; each check is a request
             os.kill(bridge.daemon.pid, signal.SIGTERM)
             return await burst
 
@@ -120,18 +120,18 @@ def test_a_stop_in_the_middle_of_a_burst_loses_nothing(tmp_path: Path) -> None:
         bridge.wait_ready()
         acknowledged = {answer["alertId"] for status, answer in answers if status in (200, 202)}
         assert acknowledged
-        states = wait_until(lambda: _all_ended(bridge), what="an end state for every alert")
+        states = wait_until(lambda: _all_ended(bridge), what="a final status for every alert")
         assert acknowledged <= set(states)
         assert set(bridge.orders_received().values()) <= {1}
 
 
-def _all_ended(bridge: Bridge) -> dict[str, str] | None:
+def _all_ended(bridge: BridgeProcess) -> dict[str, str] | None:
     states = {alert["alertId"]: alert["status"] for alert in bridge.logs()}
     return None if {"queued", "submitting", "accepted", "unknown"} & set(states.values()) else states
 
 
-async def _burst(bridge: Bridge, count: int) -> list[tuple[int | None, dict[str, object]]]:
-    """Send alerts at the same moment, each on a connection of its own; None where the connection was cut or refused."""
+async def _burst(bridge: BridgeProcess, count: int) -> list[tuple[int | None, dict[str, object]]]:
+    """Send alerts at once, each on its own connection; the status is None for a broken or refused connection."""
 
     async def one(session: aiohttp.ClientSession, number: int) -> tuple[int | None, dict[str, object]]:
         symbol = SYMBOLS[number % len(SYMBOLS)]

@@ -1,4 +1,4 @@
-"""What must never happen on the way of an alert: a password hash, blocking DNS, synchronous HTTP, a sleeping thread."""
+"""No blocking call on the event loop while an alert is handled: password hash, DNS lookup, synchronous HTTP, sleep, flush."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.bridge import House
+from tests.bridge import Bridge
 
-# C functions by name: whoever calls one of them on the loop stands still, and everybody with him.
+# C functions that would block the event loop, by name.
 SLOW_CALLS = frozenset(
     {
         "crypto_pwhash",
@@ -39,18 +39,18 @@ SLOW_MODULES = ("requests", "urllib.request", "http.client", "subprocess", "nacl
 
 @contextmanager
 def watched() -> Iterator[tuple[set[str], set[str]]]:
-    """Names of the C functions, and of the modules, that this thread enters inside the block."""
+    """Collect the names of the C functions and modules that this thread enters inside the block."""
     calls: set[str] = set()
     modules: set[str] = set()
 
-    def look(frame: FrameType, event: str, argument: Any) -> None:
+    def record(frame: FrameType, event: str, argument: Any) -> None:
         if event == "c_call":
             calls.add(getattr(argument, "__name__", ""))
         elif event == "call":
             modules.add(str(frame.f_globals.get("__name__", "")))
 
     before = sys.getprofile()
-    sys.setprofile(look)
+    sys.setprofile(record)
     try:
         yield calls, modules
     finally:
@@ -58,25 +58,25 @@ def watched() -> Iterator[tuple[set[str], set[str]]]:
 
 
 @pytest.mark.parametrize("fields", [{}, {"stopLoss": "5%", "quantity": "0.02"}, {"action": "close", "quantity": None}])
-async def test_nothing_on_the_way_of_an_alert_blocks_the_loop(house: House, fields: dict[str, Any]) -> None:
-    """Receiving, deciding, signing, sending and recording an order enters no slow function on the loop's thread.
+async def test_handling_an_alert_never_blocks_the_loop(bridge: Bridge, fields: dict[str, Any]) -> None:
+    """Receiving, deciding, signing, sending and recording an order calls no slow function on the loop's thread.
 
-    The first alert warms up what is made once; the second is watched from its first byte to the recorded fill.
+    The first alerts create what is created once; the last is recorded from its first byte to its stored fill.
     """
-    await house.send()
-    await house.send(quantity="0.01")
+    await bridge.send()
+    await bridge.send(quantity="0.01")
     with watched() as (calls, modules):
-        _, answer = await house.send(**fields)
-        await house.until_stored(answer, "filled")
+        _, answer = await bridge.send(**fields)
+        await bridge.until_stored(answer, "filled")
     assert threading.current_thread() is threading.main_thread()
-    assert "crypto_sign" in calls  # it was looked at: the order was signed here
+    assert "crypto_sign" in calls  # the order was signed on this thread
     assert "kekbridge.execution.submitter" in modules
     assert not calls & SLOW_CALLS
     assert not [name for name in modules if name.startswith(SLOW_MODULES)]
 
 
-def test_the_watch_sees_what_it_forbids() -> None:
-    """The names are those that Python reports: a password hash, a resolver and a sleep are seen."""
+def test_slow_calls_are_detected() -> None:
+    """The names are those that Python reports: a password hash, a resolver and a sleep are detected."""
     import socket
     import time
 

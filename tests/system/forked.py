@@ -1,6 +1,6 @@
-"""A daemon in a new process without the second that Python spends on imports: forked from a server that has imported everything.
+"""Processes that start without the second Python spends on imports: forked from a server that has imported everything.
 
-State comes from the disk alone, as with a fresh interpreter: the server has imported modules and run nothing. A kill -9 hits the fork only.
+As with a new interpreter, all state comes from disk: the server has imported modules and run nothing. A kill -9 hits the fork only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tests.system.harness import Bridge, Process, clean_environment
+from tests.system.harness import BridgeProcess, Process, clean_environment
 from tests.waiting import DEADLINE_S
 
 _PRELOAD = [
@@ -26,11 +26,11 @@ _PRELOAD = [
     "kekbridge.log",
     *(f"kekbridge.cli.{name}" for name in ("app", "serve", "welcome", "paper", "webhook", "render")),
 ]
-_PR_SET_PTRACER, _ANYBODY = 0x59616D61, 2**64 - 1
+_PR_SET_PTRACER, _PR_SET_PTRACER_ANY = 0x59616D61, 2**64 - 1
 _MAINS = ["pytest", "tests.system.campaigns.run"]
 
 
-def _become(
+def _run_in_fork(
     arguments: list[str],
     environment: dict[str, str],
     log: str,
@@ -38,14 +38,14 @@ def _become(
     listener: socket.socket | None,
     tracer: tuple[str, ...],
 ) -> None:
-    """In the fork: take over streams, environment and the supervisor's socket, then be the command."""
+    """In the fork: take over streams, environment and the supervisor's socket, then run the command."""
     os.setsid()
     if tracer:
-        _be_traced(tracer)
+        _attach_tracer(tracer)
     os.environ.clear()
     os.environ.update(environment)
     if listener is not None:
-        moved = os.dup(stdout.fileno())  # wherever the pipe is now, file 3 belongs to the socket
+        moved = os.dup(stdout.fileno())  # the pipe may be file 3 now, which the socket needs
         os.dup2(listener.fileno(), 3)
         os.dup2(moved, 1)
         os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
@@ -57,10 +57,10 @@ def _become(
     sys.exit(run_command(arguments))
 
 
-def _be_traced(tracer: tuple[str, ...]) -> None:
-    """Go on only when every call of ours is seen. The tracer ends by itself after our last one."""
-    # Where the kernel lets only parents trace (Yama), a child needs leave.
-    ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(_ANYBODY), 0, 0, 0)
+def _attach_tracer(tracer: tuple[str, ...]) -> None:
+    """Start the tracer and return once it is attached. It ends by itself after this process's last call."""
+    # Under Yama only a parent may trace, so permit any process.
+    ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(_PR_SET_PTRACER_ANY), 0, 0, 0)
     subprocess.Popen([*tracer, "-p", str(os.getpid())], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 20
     while "TracerPid:\t0\n" in Path("/proc/self/status").read_text():
@@ -69,8 +69,8 @@ def _be_traced(tracer: tuple[str, ...]) -> None:
         time.sleep(0.005)
 
 
-class WarmProcess(Process):
-    """The same face as harness.Process."""
+class ForkedProcess(Process):
+    """A harness.Process that is forked instead of executed."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class WarmProcess(Process):
         listener: socket.socket | None = None,
         tracer: tuple[str, ...] = (),
     ) -> None:
-        """`listener`: a socket that is handed over; `tracer`: a command that is told to follow the process."""
+        """`listener`: a socket to pass on as systemd does; `tracer`: a command that is started with `-p PID` to trace the process."""
         super().__init__(arguments, environment=environment, log=log)
         self._listener = listener
         self._tracer = tracer
@@ -89,23 +89,23 @@ class WarmProcess(Process):
 
     def start(self) -> dict[str, Any]:
         context = multiprocessing.get_context("forkserver")
-        # Each fork runs the main module's imports again: those that are there already cost nothing.
+        # Each fork imports the main module again, which costs nothing if the server has imported it.
         context.set_forkserver_preload([*_PRELOAD, *(name for name in _MAINS if name in sys.modules)])
-        ours, theirs = context.Pipe(duplex=False)
+        read_end, write_end = context.Pipe(duplex=False)
         environment = {**clean_environment(), **self._environment}
         self._fork = context.Process(
-            target=_become,
-            args=(self._arguments, environment, str(self._log), theirs, self._listener, self._tracer),
+            target=_run_in_fork,
+            args=(self._arguments, environment, str(self._log), write_end, self._listener, self._tracer),
             daemon=True,
         )
         self._fork.start()
-        theirs.close()
-        with os.fdopen(os.dup(ours.fileno()), encoding="utf-8") as printed:
+        write_end.close()
+        with os.fdopen(os.dup(read_end.fileno()), encoding="utf-8") as printed:
             line = printed.readline()
-        ours.close()
+        read_end.close()
         if line:
             self.started = self._decode(line)
-        # Without a line it died before it was ready, which a crash point may well have wanted.
+        # Without a line it died before it was ready, as some failpoints intend.
         return self.started
 
     @property
@@ -134,8 +134,8 @@ class WarmProcess(Process):
         return int(self._fork.exitcode)
 
 
-class WarmBridge(Bridge):
-    """A bridge that starts, and whose daemon restarts, in a few tenths of a second."""
+class ForkedBridge(BridgeProcess):
+    """A bridge of forked processes: it starts and restarts in a few tenths of a second."""
 
     def start(self) -> None:
         super().start()
@@ -143,20 +143,20 @@ class WarmBridge(Bridge):
             raise AssertionError(f"the daemon did not start: {self.log_path.read_text()[-2000:]}")
 
     def _new_paper(self) -> Process:
-        return WarmProcess(self.paper_options(), environment={}, log=self.directory / "paper.log")
+        return ForkedProcess(self.paper_options(), environment={}, log=self.directory / "paper.log")
 
     def _create_webhook(self, arguments: list[str]) -> dict[str, Any]:
-        command = WarmProcess(arguments, environment=self.daemon_environment(), log=self.log_path)
+        command = ForkedProcess(arguments, environment=self.daemon_environment(), log=self.log_path)
         created = command.start()
         assert command.wait() == 0
         return created
 
     def _new_daemon(self) -> Process:
-        return WarmProcess(self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path)
+        return ForkedProcess(self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path)
 
 
-class SocketBridge(WarmBridge):
-    """A bridge whose listening socket is held here, as systemd does: daemons come and go, connections wait in the backlog."""
+class SocketBridge(ForkedBridge):
+    """A bridge whose listening socket is held by this process, as by systemd: connections wait in the backlog between two daemons."""
 
     def __post_init__(self) -> None:
         self.listener = socket.socket()
@@ -168,7 +168,7 @@ class SocketBridge(WarmBridge):
         self.daemon = self._new_daemon()
 
     def _new_daemon(self) -> Process:
-        return WarmProcess(
+        return ForkedProcess(
             self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path, listener=self.listener
         )
 

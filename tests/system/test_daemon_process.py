@@ -1,4 +1,4 @@
-"""The daemon's manners as its operator sees them: signals, supervisors, halting, and starts that cannot be."""
+"""The daemon process as its operator sees it: signals, supervisor, halt and flatten, and starts that fail."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from typing import Any
 
 import pytest
 
-from tests.system.harness import Bridge, call, clean_environment, running_bridge, wait_until
+from tests.system.harness import BridgeProcess, bridge_process, call, clean_environment, wait_until
 from tests.waiting import DEADLINE_S
 
 ETH = "PERP_ETH_USDC"
 
 
 @pytest.fixture(scope="module")
-def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
-    with running_bridge(tmp_path_factory.mktemp("manners")) as running:
+def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeProcess]:
+    with bridge_process(tmp_path_factory.mktemp("daemon")) as running:
         yield running
 
 
 def _command(*arguments: str, data_dir: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, whatever its end is."""
+    """Run a command to its end, with any exit code."""
     return subprocess.run(
         [sys.executable, "-m", "kekbridge", *arguments],
         env={
@@ -47,30 +47,30 @@ def _command(*arguments: str, data_dir: Path, **environment: str) -> subprocess.
     )
 
 
-def _refusal(done: subprocess.CompletedProcess[str]) -> str:
-    """The one line that a refused start says, log lines left out."""
+def _error_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the command's one-line error, without log lines."""
     lines = [line for line in done.stderr.splitlines() if line.startswith("kekbridge: ")]
     assert len(lines) == 1, done.stderr
     assert "Traceback" not in done.stderr
     return lines[0]
 
 
-# ------------------------------------------------------------------------------------------------ a stop loss, all told
+# ------------------------------------------------------------------------------------------------ a stop loss, end to end
 
 
-def test_a_stop_that_fires_is_told_by_every_command(bridge: Bridge) -> None:
-    """Bracket entry, then the mark passes the stop: flat, the take-profit gone, and orders, positions and explain say so."""
+def test_a_triggered_stop_shows_in_every_command(bridge: BridgeProcess) -> None:
+    """A bracket whose stop is triggered ends flat with its take-profit canceled, and orders, positions and explain show it."""
     status, answer = bridge.send(alertId="bracket", symbol="ETHUSDT.P", quantity="0.1", stopLoss="1%", takeProfit="2%")
     assert (status, answer["status"]) == (200, "filled")
     call(f"{bridge.paper_url}/paper/prices", {ETH: "1764"})
     wait_until(lambda: not _position(bridge), what="the position to be closed")
 
-    def told() -> dict[str, str] | None:
+    def exits() -> dict[str, str] | None:
         (order,) = bridge.cli("explain", "bracket")["orders"]
         legs = {leg["kind"]: leg["status"] for leg in order["exits"]}
         return legs if order["exitFills"] and legs.get("TAKE_PROFIT") == "canceled" else None
 
-    assert wait_until(told, what="the exits")["STOP_LOSS"] == "filled"
+    assert wait_until(exits, what="the exits")["STOP_LOSS"] == "filled"
     (order,) = bridge.cli("explain", "bracket")["orders"]
     (fill,) = order["exitFills"]
     assert (fill["side"], fill["quantity"]) == ("SELL", "0.1")
@@ -79,15 +79,15 @@ def test_a_stop_that_fires_is_told_by_every_command(bridge: Bridge) -> None:
     assert {leg["kind"] for leg in row["exits"]} == {"STOP_LOSS", "TAKE_PROFIT"}
 
 
-def _position(bridge: Bridge) -> list[dict[str, Any]]:
+def _position(bridge: BridgeProcess) -> list[dict[str, Any]]:
     return [position for position in bridge.cli("positions") if position["symbol"] == ETH]
 
 
 # ------------------------------------------------------------------------------------------------- halt, flatten, resume
 
 
-def test_halt_survives_a_restart_and_resume_ends_it(bridge: Bridge) -> None:
-    """`halt` refuses the next alert, also after a restart; `resume` trades again."""
+def test_halt_survives_a_restart_and_resume_ends_it(bridge: BridgeProcess) -> None:
+    """`halt` denies alerts, also after a restart; `resume` trades again."""
     assert _command("halt", data_dir=bridge.data_dir).returncode == 0
     assert bridge.send(alertId="halted")[1]["code"] == "trading_halted"
     assert bridge.daemon.terminate() == 0
@@ -99,29 +99,29 @@ def test_halt_survives_a_restart_and_resume_ends_it(bridge: Bridge) -> None:
     assert (status, answer["status"]) == (200, "filled")
 
 
-def test_flatten_works_while_the_daemon_is_stuck(bridge: Bridge) -> None:
-    """A stopped daemon process: `flatten` halts, closes everything itself, says so, and leaves trading halted."""
+def test_flatten_works_while_the_daemon_is_stuck(bridge: BridgeProcess) -> None:
+    """With the daemon's process stopped, `flatten` halts trading, closes everything itself, reports it, and leaves trading halted."""
     bridge.send(alertId="to-be-closed", quantity="0.002", stopLoss="2%")
-    # Stopped in the middle of a commit it would keep the database locked, and `flatten` could only say so.
-    wait_until(lambda: _is_noted(bridge, "to-be-closed"), what="the note of the answer")
+    # A process stopped during a commit would keep the database locked, and `flatten` would fail.
+    wait_until(lambda: _response_is_stored(bridge, "to-be-closed"), what="the stored response")
     os.kill(bridge.daemon.pid, signal.SIGSTOP)
     try:
         done = _command("flatten", "--yes", "--json", data_dir=bridge.data_dir)
     finally:
         os.kill(bridge.daemon.pid, signal.SIGCONT)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["flat"], told["positionsLeft"], told["ordersLeft"]) == (True, [], 0)
-    assert told["positionsClosed"] >= 1
+    result = json.loads(done.stdout)
+    assert (result["flat"], result["positionsLeft"], result["ordersLeft"]) == (True, [], 0)
+    assert result["positionsClosed"] >= 1
     wait_until(lambda: bridge.send()[1].get("code") == "trading_halted", what="the halt in the daemon")
     assert _command("resume", data_dir=bridge.data_dir).returncode == 0
 
 
-def _is_noted(bridge: Bridge, alert_id: str) -> bool:
+def _response_is_stored(bridge: BridgeProcess, alert_id: str) -> bool:
     return _is_stored(bridge, alert_id, "AND answer_status IS NOT NULL")
 
 
-def _is_stored(bridge: Bridge, alert_id: str, condition: str = "") -> bool:
+def _is_stored(bridge: BridgeProcess, alert_id: str, condition: str = "") -> bool:
     """Read from the file: a command would take a second or more to start."""
     with closing(sqlite3.connect(bridge.data_dir / "kekbridge.db")) as connection:
         query = f"SELECT 1 FROM alerts WHERE alert_id = ? {condition}"
@@ -129,14 +129,14 @@ def _is_stored(bridge: Bridge, alert_id: str, condition: str = "") -> bool:
 
 
 def test_flatten_without_an_exchange_is_one_line(tmp_path: Path) -> None:
-    """No paper exchange has ever run here: one line says what to do, and nothing hangs."""
+    """If no paper exchange has ever run here, a one-line error names the fix, and nothing hangs."""
     done = _command("flatten", "--yes", data_dir=tmp_path / "data")
     assert done.returncode == 2
-    assert "kekbridge serve" in _refusal(done)
+    assert "kekbridge serve" in _error_line(done)
 
 
-def test_flatten_asks_first(bridge: Bridge) -> None:
-    """Without --yes and without an answer nothing is done."""
+def test_flatten_asks_first(bridge: BridgeProcess) -> None:
+    """Without --yes and without a confirmation nothing is done."""
     done = _command("flatten", data_dir=bridge.data_dir)
     assert done.returncode == 1
     assert bridge.send(alertId="not-flattened")[1].get("code") != "trading_halted"
@@ -145,15 +145,15 @@ def test_flatten_asks_first(bridge: Bridge) -> None:
 # --------------------------------------------------------------------------------------------------------- other processes
 
 
-def test_a_second_daemon_is_refused(bridge: Bridge) -> None:
-    """Two daemons on one data directory would send each other's orders: exit code 4, one line that names the first."""
+def test_a_second_daemon_does_not_start(bridge: BridgeProcess) -> None:
+    """Two daemons on one data directory would send each other's orders: exit code 4 and one line with the first one's process id."""
     done = _command("serve", "--port", "0", data_dir=bridge.data_dir)
     assert done.returncode == 4
-    assert str(bridge.daemon.pid) in _refusal(done)
+    assert str(bridge.daemon.pid) in _error_line(done)
 
 
-def test_a_locked_database_is_503_and_recovers(bridge: Bridge) -> None:
-    """Another program holds the database: the alert is not stored and may come again, and then it is traded once."""
+def test_a_locked_database_is_503_and_recovers(bridge: BridgeProcess) -> None:
+    """While another program locks the database an alert is not stored; sent again later, it is traded once."""
     locker = sqlite3.connect(bridge.data_dir / "kekbridge.db", isolation_level=None)
     locker.execute("BEGIN IMMEDIATE")
     try:
@@ -167,11 +167,11 @@ def test_a_locked_database_is_503_and_recovers(bridge: Bridge) -> None:
     assert "duplicate" not in answer
 
 
-# ----------------------------------------------------------------------------------------------- starts that cannot be
+# ----------------------------------------------------------------------------------------------- starts that fail
 
 
-def test_a_vault_that_is_gone_is_one_line(tmp_path: Path) -> None:
-    """The configured place for secrets does not exist: no start, one line."""
+def test_a_missing_vault_is_one_line(tmp_path: Path) -> None:
+    """Without the configured secrets directory the daemon does not start: one line names it."""
     done = _command(
         "serve",
         "--port",
@@ -181,44 +181,44 @@ def test_a_vault_that_is_gone_is_one_line(tmp_path: Path) -> None:
         KEKBRIDGE_VAULT_SECRETS_DIR=str(tmp_path / "gone"),
     )
     assert done.returncode != 0
-    assert str(tmp_path / "gone") in _refusal(done)
+    assert str(tmp_path / "gone") in _error_line(done)
 
 
-def test_a_data_directory_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
-    """A file where the directory should be: no start, one line with the way out."""
+def test_an_unusable_data_directory_is_one_line(tmp_path: Path) -> None:
+    """If the data directory is a file, the daemon does not start: one line names the option to change."""
     (tmp_path / "data").write_text("occupied")
     done = _command("serve", "--port", "0", data_dir=tmp_path / "data")
     assert done.returncode == 2
-    assert "--data-dir" in _refusal(done)
+    assert "--data-dir" in _error_line(done)
 
 
 # --------------------------------------------------------------------------------------------------------------- signals
 
 
-def test_a_stop_drains_what_is_under_way(tmp_path: Path) -> None:
-    """SIGTERM while an order waits for the exchange's answer: the answer is still recorded and the sender still answered."""
-    with running_bridge(tmp_path) as bridge:
+def test_sigterm_waits_for_orders_in_flight(tmp_path: Path) -> None:
+    """After SIGTERM the exchange's response to an order in flight is still recorded, and the sender answered."""
+    with bridge_process(tmp_path) as bridge:
         _slow_orders(bridge, delay_ms=1200)
         answers: list[tuple[int, dict[str, Any]]] = []
-        sender = threading.Thread(target=lambda: answers.append(bridge.send(alertId="under-way")))
+        sender = threading.Thread(target=lambda: answers.append(bridge.send(alertId="in-flight")))
         sender.start()
-        wait_until(lambda: _is_stored(bridge, "under-way"), what="the alert to be stored")
+        wait_until(lambda: _is_stored(bridge, "in-flight"), what="the alert to be stored")
         assert bridge.daemon.terminate() == 0
         sender.join()
         assert answers[0][0] in (200, 202)
         states = {row["alertId"]: row["status"] for row in bridge.logs()}
-        assert states["under-way"] in ("accepted", "filled")
+        assert states["in-flight"] in ("accepted", "filled")
         bridge.start_daemon()
         bridge.wait_ready()
         wait_until(lambda: bridge.cli("orders")[-1]["status"] == "filled", what="the fill")
         assert set(bridge.orders_received().values()) == {1}
 
 
-def test_a_second_signal_forces(tmp_path: Path) -> None:
-    """An operator who cannot wait sends SIGTERM twice: the process ends at once, and the next start finds the order."""
-    with running_bridge(tmp_path) as bridge:
+def test_a_second_sigterm_forces_the_exit(tmp_path: Path) -> None:
+    """A second SIGTERM ends the process at once, and the next start finds the order."""
+    with bridge_process(tmp_path) as bridge:
         _slow_orders(bridge, delay_ms=4000)
-        sender = threading.Thread(target=_ignoring_cuts, args=(bridge, "cut"))
+        sender = threading.Thread(target=_send_ignoring_broken_connection, args=(bridge, "cut"))
         sender.start()
         wait_until(lambda: _is_stored(bridge, "cut"), what="the alert to be stored")
         os.kill(bridge.daemon.pid, signal.SIGTERM)
@@ -231,59 +231,59 @@ def test_a_second_signal_forces(tmp_path: Path) -> None:
         assert set(bridge.orders_received().values()) == {1}
 
 
-def _slow_orders(bridge: Bridge, *, delay_ms: int) -> None:
-    """The exchange carries orders out at once and answers late."""
+def _slow_orders(bridge: BridgeProcess, *, delay_ms: int) -> None:
+    """Make the exchange execute orders at once and respond late."""
     fault = {"fault": "delay", "path": "/v1/order", "method": "POST", "delay_ms": delay_ms, "when": "after", "count": 1}
     call(f"{bridge.paper_url}/paper/faults", fault)
 
 
-def _ignoring_cuts(bridge: Bridge, alert_id: str) -> None:
+def _send_ignoring_broken_connection(bridge: BridgeProcess, alert_id: str) -> None:
     try:
         bridge.send(alertId=alert_id)
     except OSError:
-        pass  # the connection is cut with the process
+        pass  # the connection breaks when the process ends
 
 
 # ------------------------------------------------------------------------------------------------------------ a supervisor
 
 
-def test_the_supervisor_holds_the_socket_through_a_restart(tmp_path: Path) -> None:
-    """LISTEN_FDS: alerts that arrive while no daemon runs wait in the backlog and are answered by the next one; READY is told."""
+def test_the_supervisors_socket_survives_a_restart(tmp_path: Path) -> None:
+    """LISTEN_FDS: alerts that arrive while no daemon runs wait in the backlog for the next one, which reports READY and WATCHDOG."""
     with (
-        running_bridge(tmp_path) as bridge,
-        socket.create_server(("127.0.0.1", 0), backlog=64) as door,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear,
+        bridge_process(tmp_path) as bridge,
+        socket.create_server(("127.0.0.1", 0), backlog=64) as listener,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify_socket,
     ):
         bridge.daemon.terminate()
-        ear.bind(str(tmp_path / "notify"))
-        ear.settimeout(DEADLINE_S)
-        bridge.url = f"http://127.0.0.1:{door.getsockname()[1]}"
-        first = _supervised(bridge, door, tmp_path / "notify")
-        assert _words_until(ear, "READY=1")
+        notify_socket.bind(str(tmp_path / "notify"))
+        notify_socket.settimeout(DEADLINE_S)
+        bridge.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        first = _supervised(bridge, listener, tmp_path / "notify")
+        assert _receive(notify_socket, "READY=1")
         assert bridge.send(alertId="before")[0] == 200
         first.terminate()
         assert first.wait(DEADLINE_S) == 0
-        assert _words_until(ear, "STOPPING=1")
+        assert _receive(notify_socket, "STOPPING=1")
 
         answers: list[int] = []
         sender = threading.Thread(target=lambda: answers.append(bridge.send(alertId="meanwhile")[0]))
-        sender.start()  # nobody listens now but the kernel
-        second = _supervised(bridge, door, tmp_path / "notify")
+        sender.start()  # only the kernel accepts connections now
+        second = _supervised(bridge, listener, tmp_path / "notify")
         try:
-            assert _words_until(ear, "READY=1")
+            assert _receive(notify_socket, "READY=1")
             sender.join(DEADLINE_S)
             assert answers
             assert answers[0] in (200, 202)
-            assert _words_until(ear, "WATCHDOG=1")
+            assert _receive(notify_socket, "WATCHDOG=1")
         finally:
             second.terminate()
             second.wait(DEADLINE_S)
         assert set(bridge.orders_received().values()) == {1}
 
 
-def _supervised(bridge: Bridge, door: socket.socket, notify: Path) -> subprocess.Popen[bytes]:
-    """`serve` with the door as file 3, as systemd starts it; the shell is there because LISTEN_PID must name the process itself."""
-    script = f'exec 3<&{door.fileno()}; export LISTEN_PID=$$; exec "$0" -m kekbridge serve --json'
+def _supervised(bridge: BridgeProcess, listener: socket.socket, notify: Path) -> subprocess.Popen[bytes]:
+    """Run `serve` with the listener as file 3, as systemd does; through a shell, because LISTEN_PID must be the process's own id."""
+    script = f'exec 3<&{listener.fileno()}; export LISTEN_PID=$$; exec "$0" -m kekbridge serve --json'
     return subprocess.Popen(
         ["/bin/bash", "-c", script, sys.executable],
         env={
@@ -295,14 +295,14 @@ def _supervised(bridge: Bridge, door: socket.socket, notify: Path) -> subprocess
             "NOTIFY_SOCKET": str(notify),
             "WATCHDOG_USEC": "4000000",
         },
-        pass_fds=[door.fileno()],
+        pass_fds=[listener.fileno()],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
 
 
-def _words_until(ear: socket.socket, word: str) -> bool:
-    """Read what the daemon tells until it says this; TimeoutError when it does not."""
-    while word not in ear.recv(4096).decode().split("\n"):
+def _receive(notify_socket: socket.socket, message: str) -> bool:
+    """Read the daemon's notifications until this message; raise TimeoutError if it does not come."""
+    while message not in notify_socket.recv(4096).decode().split("\n"):
         pass
     return True
