@@ -75,7 +75,7 @@ class Forms:
                 request,
                 "Flat" if result.is_flat else "NOT flat",
                 h("p", words, " Trading is halted until you resume it."),
-                h("p", result.trouble) if result.trouble else None,
+                h("p", result.error) if result.error else None,
             )
         wanted = {"halt": TradingState.HALTED, "exits-only": TradingState.EXITS_ONLY, "resume": TradingState.RUNNING}
         told = await request.post()

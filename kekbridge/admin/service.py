@@ -113,7 +113,7 @@ class AdminService:
     async def flatten(self, *, by: str) -> FlattenResult:
         """Halt, cancel every order, close every position. Raises ExchangeUnavailable when the exchange stays silent."""
         await self.set_trading(TradingState.HALTED, reason="flatten", by=by)
-        return await flatten(self.exchange, clock=self.clock, deadline_s=_FLATTEN_S, tell=lambda _: None)
+        return await flatten(self.exchange, clock=self.clock, deadline_s=_FLATTEN_S, on_progress=lambda _: None)
 
 
 def _stored_state(connection: sqlite3.Connection, configured: Settings, *, now: datetime) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`kekbridge explain`: the whole story of one alert, in the order it happened; or what a code means. Reads only."""
+"""`kekbridge explain`: everything that happened to one alert, in order; or what a code means. Reads only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kekbridge.cli.context import now, opened, resolve_context
+from kekbridge import formatting
+from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -23,23 +24,23 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @app.command(
     epilog=examples(
-        "kekbridge explain 01KAN5V6Q2R8S        the id (or its beginning) that `kekbridge logs` shows",
-        "kekbridge explain my-alert-17          the alertId of the message; a client order id does, too",
-        "kekbridge explain timestamp_stale      what a code means and how to fix it",
+        "kekbridge explain 01KAN5V6Q2R8S      an id, or its start, as `logs` shows it",
+        "kekbridge explain my-alert-17        an alertId, or a client order id",
+        "kekbridge explain timestamp_stale    what a code means and how to fix it",
         "kekbridge explain --codes",
     )
 )
 def explain(
-    context: typer.Context,
+    ctx: typer.Context,
     alert: Annotated[
-        str | None, typer.Argument(metavar="ALERT", help="An alert, an order, or a code.", show_default=False)
+        str | None, typer.Argument(metavar="ALERT", help="An alert, an order or a code.", show_default=False)
     ] = None,
-    codes: Annotated[bool, typer.Option("--codes", help="List every code with its meaning and its fix.")] = False,
+    codes: Annotated[bool, typer.Option("--codes", help="List every code with its meaning and fix.")] = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Tell the whole story of one alert, or list every code."""
+    """Show everything that happened to one alert, or explain codes."""
     from kekbridge.codes import CODES
     from kekbridge.errors import ConfigError
     from kekbridge.reports import alert_report
@@ -48,17 +49,20 @@ def explain(
         _print_codes(list(CODES.values()), as_json=as_json)
         return
     if alert is None:
-        raise ConfigError("no alert is named; give the id that `kekbridge logs` shows, or --codes")
+        raise ConfigError("no alert given; name an id from `kekbridge logs`, or use --codes")
     if alert in CODES:
         _print_codes([CODES[alert]], as_json=as_json)
         return
-    with opened(resolve_context(context, data_dir, config)) as database, database.snapshot() as connection:
-        told = alert_report.read(connection, alert)
-    _print_json(told) if as_json else _print(told)
+    with open_database(resolve_context(ctx, data_dir, config)) as database, database.snapshot() as connection:
+        report = alert_report.read(connection, alert)
+    if as_json:
+        _print_json(report)
+    else:
+        _print_report(report)
 
 
-def _print_json(told: AlertReport) -> None:
-    """One object: the alert's fields, and its orders with their requests, second verdicts and fills inside."""
+def _print_json(report: AlertReport) -> None:
+    """Print one object: the alert, and its orders with requests, verdicts of the recheck and fills inside."""
     from kekbridge.cli import render
     from kekbridge.cli.orders import order_data
 
@@ -67,38 +71,38 @@ def _print_json(told: AlertReport) -> None:
         | {
             "request": one.details.request,
             "signedAt": one.details.signed_at,
-            "verdictsBeforeSending": render.jsonable(one.details.verdicts),
-            "answers": render.jsonable(one.answers),
-            "fills": render.jsonable(one.fills),
-            "exits": render.jsonable(one.exits),
-            "exitFills": render.jsonable(one.exit_fills),
-            "slippage": render.jsonable(one.slippage),
+            "verdictsBeforeSending": formatting.jsonable(one.details.verdicts),
+            "answers": formatting.jsonable(one.answers),
+            "fills": formatting.jsonable(one.fills),
+            "exits": formatting.jsonable(one.exits),
+            "exitFills": formatting.jsonable(one.exit_fills),
+            "slippage": formatting.jsonable(one.slippage),
         }
-        for one in told.orders
+        for one in report.orders
     ]
-    stages = {name: round(value, 3) for name, value in told.stages.items()}
-    render.as_json(render.jsonable(told.alert) | {"stages": stages, "orders": legs, "events": told.events})
+    stages = {name: round(value, 3) for name, value in report.stages.items()}
+    render.as_json(formatting.jsonable(report.alert) | {"stages": stages, "orders": legs, "events": report.events})
 
 
-def _print(told: AlertReport) -> None:
+def _print_report(report: AlertReport) -> None:
     from kekbridge.cli import render
 
-    alert = told.alert
+    alert = report.alert
     _print_alert(alert)
     if alert.verdicts:
         render.heading("rules at admission")
         print_verdicts(alert.verdicts)
-    for one in told.orders:
+    for one in report.orders:
         _print_order(one)
         _print_exits(one.exits, one.exit_fills)
         failed = [verdict for verdict in one.details.verdicts if not verdict.passed]
         if failed:
-            render.heading("  rules right before sending")
+            render.heading("  rules at the recheck before sending")
             print_verdicts(failed)
-    render.heading("milliseconds (received: after it fired; others: after it was received)")
-    render.pairs([(stage, f"{value:.1f}") for stage, value in told.stages.items()], indent=2)
+    render.heading("latency in ms (received: since the alert fired; others: since it was received)")
+    render.pairs([(stage, f"{value:.1f}") for stage, value in report.stages.items()], indent=2)
     if alert.answer is not None:
-        render.heading(f"answered with HTTP {alert.answer_status}")
+        render.heading(f"response: HTTP {alert.answer_status}")
         render.pairs(alert.answer.items(), indent=2)
 
 
@@ -110,13 +114,13 @@ def _print_alert(alert: StoredAlert) -> None:
         ("alert", alert.id),
         ("alertId", alert.alert_id),
         ("webhook", alert.webhook_name),
-        ("received", f"{render.moment(alert.received_at)} UTC ({render.age(alert.received_at, now())})"),
-        ("from", f"{render.plain(alert.remote)}, proof: {render.plain(alert.proof)}"),
+        ("received", f"{formatting.moment(alert.received_at)} UTC ({formatting.age(alert.received_at, now())})"),
+        ("from", f"{formatting.plain(alert.remote)}, proof: {formatting.plain(alert.proof)}"),
     ]
     if alert.fired_at is not None:
-        delay = render.duration(alert.received_at - alert.fired_at)
-        rows.append(("fired", f"{render.moment(alert.fired_at)} UTC, {delay} before it was received"))
-    rows += [("says", " ".join(part for part in (alert.action, alert.symbol) if part)), ("status", alert.status)]
+        delay = formatting.duration(alert.received_at - alert.fired_at)
+        rows.append(("fired", f"{formatting.moment(alert.fired_at)} UTC, {delay} before it was received"))
+    rows += [("action", " ".join(part for part in (alert.action, alert.symbol) if part)), ("status", alert.status)]
     if alert.code:
         rows.append(("code", alert.code))
         known = CODES.get(alert.code)
@@ -130,7 +134,7 @@ def _print_alert(alert: StoredAlert) -> None:
 
 
 def print_verdicts(verdicts: Sequence[Verdict]) -> None:
-    """A table of what every rule found, its limit, and whether it passed."""
+    """Print a table of verdicts: the rule, the value it found, its limit, passed or denied."""
     from kekbridge.cli import render
 
     columns = [
@@ -149,18 +153,18 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     )
 
 
-def _print_order(told: OrderTimeline) -> None:
+def _print_order(timeline: OrderTimeline) -> None:
     from kekbridge.cli import render
-    from kekbridge.cli.orders import order_words
+    from kekbridge.cli.orders import order_text
 
-    order = told.order
+    order = timeline.order
     intent = order.intent
-    render.heading(f"order {order.leg + 1}: {order_words(order)} {intent.symbol}")
+    render.heading(f"order {order.leg + 1}: {order_text(order)} {intent.symbol}")
     rows: list[tuple[str, object]] = [
         ("status", order.status),
         ("client order id", order.client_order_id),
         ("order id", order.order_id),
-        ("filled", f"{render.amount(order.executed_quantity)} at {render.amount(order.average_price)}"),
+        ("filled", f"{formatting.amount(order.executed_quantity)} at {formatting.amount(order.average_price)}"),
         ("fee (USDC)", order.fee),
         ("expected price", intent.reference_price),
     ]
@@ -168,48 +172,49 @@ def _print_order(told: OrderTimeline) -> None:
         ("stop loss", intent.stop_loss),
         (
             "take profits",
-            [f"{render.amount(one.quantity)} at {render.amount(one.trigger_price)}" for one in intent.take_profits],
+            [
+                f"{formatting.amount(one.quantity)} at {formatting.amount(one.trigger_price)}"
+                for one in intent.take_profits
+            ],
         ),
         ("realized P&L", order.realized_pnl or None),
-        *((f"to the {one.against}", f"{one.share * 100:+.3f} % (slippage)") for one in told.slippage),
+        *((f"slippage vs {one.against}", f"{one.share * 100:+.3f} %") for one in timeline.slippage),
         ("attempts", order.attempt if order.attempt > 1 else None),
         ("code", order.code),
         ("why", order.error),
-        ("request", told.details.request),
+        ("request", timeline.details.request),
     ]
     render.pairs([*rows, *((name, value) for name, value in optional if value not in (None, "", []))], indent=2)
-    for answer in told.answers:
+    for answer in timeline.answers:
         render.pairs(
             [(f"+{answer.ms:.0f} ms", f"{answer.what}: {answer.figures}" if answer.figures else answer.what)], indent=2
         )
-    for fill in told.fills:
+    for fill in timeline.fills:
         maker = "maker" if fill.is_maker else "taker"
-        words = (
-            f"{render.amount(fill.quantity)} at {render.amount(fill.price)}, fee {render.amount(fill.fee)} ({maker})"
-        )
-        render.pairs([(f"fill {render.moment(fill.executed_at)}", words)], indent=2)
+        text = f"{formatting.amount(fill.quantity)} at {formatting.amount(fill.price)}, fee {formatting.amount(fill.fee)} ({maker})"
+        render.pairs([(f"fill {formatting.moment(fill.executed_at)}", text)], indent=2)
 
 
 def _print_exits(legs: Sequence[ExitStatus], executions: Sequence[Fill]) -> None:
-    """What became of the stop loss and take-profit that travelled with the order, and what the exchange traded for them."""
+    """Print the stop loss and take-profit attached to the order, and their fills."""
     from kekbridge.cli import render
 
     if not legs and not executions:
         return
-    render.heading("  exits at the exchange")
+    render.heading("  attached exits")
     rows: list[tuple[str, object]] = []
     for leg in legs:
         if leg.trigger_price is None and not leg.executed_quantity:
-            continue  # the exchange always names both of a pair
-        words = f"{leg.status}, trigger {render.amount(leg.trigger_price)}"
+            continue  # the exchange reports both of a pair, also the one not requested
+        text = f"{leg.status}, trigger {formatting.amount(leg.trigger_price)}"
         if leg.executed_quantity:
-            words += f", {render.amount(leg.executed_quantity)} at {render.amount(leg.average_price)}"
-        rows.append((leg.kind.replace("_", " ").lower(), words))
+            text += f", {formatting.amount(leg.executed_quantity)} at {formatting.amount(leg.average_price)}"
+        rows.append((leg.kind.replace("_", " ").lower(), text))
     for fill in executions:
-        words = f"{fill.side.lower()} {render.amount(fill.quantity)} at {render.amount(fill.price)}"
-        rows.append((f"fill {render.moment(fill.executed_at)}", f"{words}, fee {render.amount(fill.fee)}"))
+        text = f"{fill.side.lower()} {formatting.amount(fill.quantity)} at {formatting.amount(fill.price)}"
+        rows.append((f"fill {formatting.moment(fill.executed_at)}", f"{text}, fee {formatting.amount(fill.fee)}"))
         if fill.realized_pnl is not None:
-            rows.append(("realized P&L", render.amount(fill.realized_pnl)))
+            rows.append(("realized P&L", formatting.amount(fill.realized_pnl)))
     render.pairs(rows, indent=4)
 
 
