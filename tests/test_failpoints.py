@@ -1,4 +1,4 @@
-"""An armed failpoint ends the process like kill -9; all others do nothing."""
+"""A failpoint ends the process as kill -9 does, if it is armed, and not otherwise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-PROGRAM = "from kekbridge.failpoints import hit\nfor n in range(5):\n hit('W5'); print(n, flush=True)"
+HIT_W5 = "from kekbridge.failpoints import hit\nfor n in range(5):\n hit('W5'); print(n, flush=True)"
 
 
 @pytest.mark.parametrize(
@@ -23,12 +23,12 @@ PROGRAM = "from kekbridge.failpoints import hit\nfor n in range(5):\n hit('W5');
     ],
 )
 def test_dies_at_the_armed_failpoint(armed: str | None, code: int, printed: str) -> None:
-    """Only the named failpoint kills, at its n-th hit; without the variable none does."""
+    """Only the named failpoint kills, the n-th time it is reached; without the variable nothing happens."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     environment.pop("KEKBRIDGE_TEST_CRASH_AT", None)
     if armed:
         environment["KEKBRIDGE_TEST_CRASH_AT"] = armed
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", HIT_W5], env=environment, capture_output=True, text=True, timeout=30, check=False
     )
     assert (done.returncode, done.stdout.split()) == (code, printed.split())

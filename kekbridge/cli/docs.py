@@ -1,6 +1,6 @@
-"""`kekbridge docs`: the documents inside the package, listed by topic or shown. Reads only the package.
+"""`kekbridge docs`: list or show the documents that are part of the package.
 
-Every Markdown file below `kekbridge/docs` is a topic, named by its path there without the suffix.
+Every Markdown file below `kekbridge/docs` is a topic, named after its path without the suffix.
 """
 
 from __future__ import annotations
@@ -44,41 +44,42 @@ class Document:
 
 @app.command(
     epilog=examples(
-        "kekbridge docs                      the topics",
+        "kekbridge docs                      list the topics",
         "kekbridge docs alerts",
         "kekbridge docs limits | grep -i drawdown",
     )
 )
 def docs(
-    context: typer.Context,
+    ctx: typer.Context,
     topic: Annotated[
         str | None,
-        typer.Argument(metavar="TOPIC", help="A topic of the list. Default: list the topics.", show_default=False),
+        typer.Argument(metavar="TOPIC", help="Document to show. Default: list all topics.", show_default=False),
     ] = None,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Read the documents: alerts, limits, going live, operations and more.
+    """Read the documentation: alerts, limits, going live, operations.
 
-    A document is shown in a pager on a terminal, and as plain Markdown in a pipe.
+    On a terminal a document is shown in a pager; in a pipe it is plain Markdown.
     """
-    found = documents()
+    available = documents()
     if topic is not None:
-        _show(_find(found, topic), as_json=as_json)
+        _show(_find(available, topic), as_json=as_json)
     elif as_json:
-        render.as_json([{"name": one.name, "title": one.title, "path": one.path} for one in found])
+        render.as_json([{"name": one.name, "title": one.title, "path": one.path} for one in available])
     else:
         render.table(
-            [render.Column("TOPIC"), render.Column("ABOUT", shrinks=True)], [(one.name, one.summary) for one in found]
+            [render.Column("TOPIC"), render.Column("ABOUT", shrinks=True)],
+            [(one.name, one.summary) for one in available],
         )
         render.note("Read one with `kekbridge docs TOPIC`.")
 
 
 def documents() -> tuple[Document, ...]:
-    """Every document of the package by name, those in folders last."""
-    found = (_read(name, file) for name, file in _markdown_files(files("kekbridge") / "docs"))
-    return tuple(sorted(found, key=lambda one: (one.name.count("/"), one.name)))
+    """Return every document of the package by name, those in folders last."""
+    documents = (_read(name, file) for name, file in _markdown_files(files("kekbridge") / "docs"))
+    return tuple(sorted(documents, key=lambda one: (one.name.count("/"), one.name)))
 
 
 def _markdown_files(directory: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
@@ -97,17 +98,17 @@ def _read(name: str, file: Traversable) -> Document:
     return Document(name, heading.lstrip("# "), sentence[0] if sentence else paragraph, str(file), text)
 
 
-def _find(found: tuple[Document, ...], topic: str) -> Document:
-    """The document of that name. Raises NotFound with the nearest topic."""
-    by_name = {one.name: one for one in found}
+def _find(available: tuple[Document, ...], topic: str) -> Document:
+    """Return the document of that name. Raises NotFound with the closest topic."""
+    by_name = {one.name: one for one in available}
     document = by_name.get(topic.strip().lower().removesuffix(".md"))
     if document is not None:
         return document
-    # `architecture` is as near to `internals/architecture` as a typing error is.
+    # `architecture` alone suggests `internals/architecture`, as a misspelt topic suggests the right one.
     inner = [name for name in by_name if name.rpartition("/")[2] == topic]
-    near = inner or get_close_matches(topic, by_name, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "`kekbridge docs` lists the topics"
-    raise NotFound("not_found", f"there is no document {topic[:64]!r}; {hint}")
+    closest = inner or get_close_matches(topic, by_name, n=1, cutoff=0.5)
+    hint = f"did you mean {closest[0]}?" if closest else "`kekbridge docs` lists the topics"
+    raise NotFound("not_found", f"no document {topic[:64]!r}; {hint}")
 
 
 def _show(document: Document, *, as_json: bool) -> None:
@@ -120,10 +121,10 @@ def _show(document: Document, *, as_json: bool) -> None:
 
 
 def _page(text: str) -> None:
-    """Render the Markdown and hand it to the terminal's pager."""
+    """Show rendered Markdown in the terminal's pager."""
     from rich.markdown import Markdown
 
-    os.environ.setdefault("LESS", "FRX")  # as git does: keep colours, and do not stop at a text that fits the screen
+    os.environ.setdefault("LESS", "FRX")  # as git does: keep colours, and exit at once if the text fits the screen
     screen = render.console()
     with screen.pager(styles=True):
         screen.print(Markdown(text, hyperlinks=False))

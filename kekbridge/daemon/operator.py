@@ -1,6 +1,6 @@
-"""What the operator has beside the trading: the admin listener, the jobs that run by the clock, and the notifications.
+"""The operator services: admin listener, scheduled jobs, and notifications.
 
-No alert waits for any of it, so the daemon imports and starts this once it has tried to reconcile. Nothing here decides on an order.
+No alert waits for any of them, so the daemon imports and starts them after its first attempt to reconcile. Nothing here decides on orders.
 """
 
 from __future__ import annotations
@@ -31,110 +31,110 @@ log = get_logger("kekbridge.daemon.operator")
 
 
 class OperatorServices:
-    """One per daemon: `start` once, then `run` as a task, and `stop` before the door is closed."""
+    """One per daemon: `start` once, then `run` as a task, and `stop` before the public listener is closed."""
 
     def __init__(
         self,
-        opened: Resources,
-        engine: TradingServices,
+        resources: Resources,
+        trading: TradingServices,
         *,
         lockout: Lockout,
         readiness: Callable[[], Readiness],
         certificate_file: str,
     ) -> None:
         """`certificate_file`: what the listener serves, empty for plain HTTP. Raises ConfigError for an admin.host that is not loopback."""
-        self._resources = opened
-        self._trading = engine
+        self._resources = resources
+        self._trading = trading
         self.equity = EquityWatch(
-            database=opened.database,
-            exchange=opened.exchange,
-            transfers=opened.exchange.transfers,
-            funding=opened.exchange.funding_payments,
-            account_limits=account_limits(**opened.settings.risk.limits()),
-            clock=opened.clock,
+            database=resources.database,
+            exchange=resources.exchange,
+            transfers=resources.exchange.transfers,
+            funding=resources.exchange.funding_payments,
+            account_limits=account_limits(**resources.settings.risk.limits()),
+            clock=resources.clock,
         )
         self.jobs = Jobs(
-            settings=opened.settings,
-            data_dir=opened.data_dir,
+            settings=resources.settings,
+            data_dir=resources.data_dir,
             certificate_file=certificate_file,
-            exchange=opened.exchange,
-            follower=engine.tracker,
-            recovery=engine.reconciler,
-            guard=engine.stop_guard,
+            exchange=resources.exchange,
+            tracker=trading.tracker,
+            reconciler=trading.reconciler,
+            stop_guard=trading.stop_guard,
             equity=self.equity,
-            database=opened.database,
-            clock=opened.clock,
+            database=resources.database,
+            clock=resources.clock,
         )
         self._lockout, self._readiness = lockout, readiness
-        self._door = self._build_admin_server() if opened.settings.admin.enabled else None
+        self._admin_server = self._build_admin_server() if resources.settings.admin.enabled else None
 
     def _build_admin_server(self) -> LazyAdminServer:
         token = make_token(self._resources.data_dir)
-        # Counts from now on: what happens before the first look is shown, too.
+        # Counts from now on, so that /metrics shows what happens before its first request too.
         durations = LatencyHistograms(self._trading.updates.latency)
 
         def load() -> Callable[[], AdminListener]:
-            from kekbridge.admin.server import AdminServer  # late: most bridges are looked at seldom
+            from kekbridge.admin.server import AdminServer  # imported late: most bridges are rarely looked at
 
             return lambda: AdminServer(self._build_admin_service(), token, durations)
 
-        wanted = self._resources.settings.admin
-        return LazyAdminServer(host=wanted.host, port=wanted.port, load=load)
+        admin = self._resources.settings.admin
+        return LazyAdminServer(host=admin.host, port=admin.port, load=load)
 
     def _build_admin_service(self) -> AdminService:
         from kekbridge.admin.service import AdminService
 
-        opened = self._resources
+        resources = self._resources
         return AdminService(
-            database=opened.database,
-            exchange=opened.exchange,
-            sealer=opened.sealer,
-            settings=opened.settings,
+            database=resources.database,
+            exchange=resources.exchange,
+            sealer=resources.sealer,
+            settings=resources.settings,
             readiness=self._readiness,
             lockout=self._lockout,
-            clock=opened.clock,
+            clock=resources.clock,
             stages=self._trading.updates.latency,
         )
 
     async def start(self) -> None:
-        """Open the operator's door, note where everything is, start the clockwork. Raises ConfigError when the door cannot be opened."""
+        """Open the admin listener, store the daemon's addresses, start the jobs. Raises ConfigError if the listener cannot be opened."""
         exchange_url = self._resources.paper_url or self._resources.settings.exchange.base_url
         await daemon_addresses.save_exchange_address(
             self._resources.database, exchange_url, now=self._resources.clock()
         )
-        if self._door is not None:
-            url = self._door.open()
+        if self._admin_server is not None:
+            url = self._admin_server.open()
             log.info("admin_listening", url=url)
             await daemon_addresses.save_admin_address(self._resources.database, url, now=self._resources.clock())
         self.jobs.start()
 
     async def run(self) -> None:
-        """Until cancelled: the jobs of a bridge that trades, once it does, and the notifications."""
+        """Until cancelled: send notifications, and start the jobs that need the exchange once it is reconciled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._notify())
-            await self._trading.wait_recovered()
+            await self._trading.wait_until_reconciled()
             self.jobs.start_trading()
 
     async def stop(self) -> None:
-        """Cut the jobs and close the operator's door."""
+        """Stop the jobs and close the admin listener."""
         self.jobs.stop()
-        if self._door is not None:
-            await self._door.close()
+        if self._admin_server is not None:
+            await self._admin_server.close()
 
     async def _notify(self) -> None:
-        """Tell the channels that the vault names, if any; nothing waits for them."""
-        opened, wanted = self._resources, self._resources.settings.notify
+        """Send notifications to the channels that the vault names, if any."""
+        resources, notify = self._resources, self._resources.settings.notify
         try:
-            channels = channels_of(await asyncio.to_thread(opened.vault.get, NOTIFY_URLS))
+            channels = channels_of(await asyncio.to_thread(resources.vault.get, NOTIFY_URLS))
         except KekbridgeError as error:
             log.error("no_notifications", error=error.message)
             return
         await Notifier(
-            opened.database,
+            resources.database,
             channels,
-            clock=opened.clock,
-            mute=wanted.mute,
-            least=wanted.least,
-            digest_s=wanted.digest_s,
-            templates=wanted.templates,
+            clock=resources.clock,
+            mute=notify.mute,
+            least=notify.least,
+            digest_s=notify.digest_s,
+            templates=notify.templates,
         ).run()

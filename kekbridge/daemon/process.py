@@ -1,7 +1,4 @@
-"""Python's garbage collector, told that this process lives long: few collections, and none of what was there from the start.
-
-Full collections of everything imported are pauses of 20 to 30 ms in the middle of an alert, and 50 ms of the start.
-"""
+"""Process-wide settings of the daemon: garbage collection tuned for a long life, and no core dumps."""
 
 from __future__ import annotations
 
@@ -12,9 +9,11 @@ import sys
 from contextlib import suppress
 from typing import Final
 
+_PR_SET_DUMPABLE: Final = 4
+
 
 def collect_rarely() -> None:
-    """Look seldom for cycles; before the imports, which make many objects and next to no garbage.
+    """Collect garbage rarely. Call it before the imports, which create many objects and next to no garbage.
 
     Each alert's connection leaves ten objects in a cycle: 10,000 of them are 2 MiB and a collection of a millisecond.
     """
@@ -22,15 +21,15 @@ def collect_rarely() -> None:
 
 
 def freeze_startup_objects() -> None:
-    """Leave everything allocated so far out of every later collection."""
+    """Exclude everything allocated so far from later collections.
+
+    Full collections of everything imported are pauses of 20 to 30 ms in the middle of an alert, and 50 ms of the start.
+    """
     gc.freeze()
 
 
-_PR_SET_DUMPABLE: Final = 4
-
-
 def disable_core_dumps() -> None:
-    """No core file from now on, and on Linux none to a crash collector either, which the limit alone does not stop (core(5), piping).
+    """Write no core file and, on Linux, give none to a crash collector, which the limit alone does not prevent (core(5), piping).
 
     It also keeps other processes of the same user from reading this one's memory and environment.
     """

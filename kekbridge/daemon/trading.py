@@ -1,6 +1,6 @@
 """The services that trade, built from the opened resources: receiver, submitter, dispatcher, tracker, reconciler, protection.
 
-Nothing trades before our view equals the exchange's. The public listener and the operator's side are the part of app.py.
+Nothing trades before the bridge's view equals the exchange's. The listener and the operator services are built in app.py.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from kekbridge.store import webhooks
 
 log = get_logger("kekbridge.daemon.trading")
 
-_RECOVERY_PAUSE_S: Final = 1.0
+_RECONCILE_PAUSE_S: Final = 1.0
 
 
 class TradingServices:
-    """One per daemon: `trade` and the `background` run as its tasks, `finish` ends them."""
+    """One per daemon: `trade` and `background` run as its tasks, `finish` ends them."""
 
     def __init__(self, resources: Resources) -> None:
         database, exchange, clock = resources.database, resources.exchange, resources.clock
         settings, policy = resources.settings, _account_policy(resources)
         self._settings = settings
-        self._recovered = asyncio.Event()
+        self._reconciled = asyncio.Event()
         self._first_attempt = asyncio.Event()
         self.updates = updates = OrderUpdates()
         self.key_usage = KeyUsageLog(database)
@@ -51,21 +51,21 @@ class TradingServices:
         self.tracker = OrderTracker(
             database=database,
             exchange=exchange,
-            outcomes=updates,
+            updates=updates,
             settings=settings.queue,
             clock=clock,
-            protection_changed=self._check_protection,
+            protection_changed=self._wake_protection,
         )
         self.reconciler = Reconciler(
             database=database,
             exchange=exchange,
-            follower=self.tracker,
-            outcomes=updates,
+            tracker=self.tracker,
+            updates=updates,
             settings=settings,
             clock=clock,
         )
         self.canceller = OrderCanceller(
-            database=database, exchange=exchange, follower=self.tracker, outcomes=updates, clock=clock
+            database=database, exchange=exchange, tracker=self.tracker, updates=updates, clock=clock
         )
         in_flight = InFlightOrders(settings.queue.concurrency)
         self.submitter = OrderSubmitter(
@@ -88,10 +88,10 @@ class TradingServices:
             clock=clock,
         )
         self.receiver = AlertReceiver(
-            authentication=Authenticator(
+            authenticator=Authenticator(
                 lambda lookup: database.read_now(webhooks.find_by_lookup, lookup, clock()),
                 resources.sealer,
-                used=self.key_usage.record,
+                on_key_used=self.key_usage.record,
             ),
             database=database,
             exchange=exchange,
@@ -101,7 +101,7 @@ class TradingServices:
             settings=settings,
             policy=policy,
             clock=clock,
-            tell_price=resources.tell_price,
+            offer_price=resources.offer_price,
         )
         self.stop_guard = StopLossGuard(
             database=database,
@@ -120,32 +120,28 @@ class TradingServices:
     # ------------------------------------------------------------------------------------------------------------- life
 
     @property
-    def is_recovered(self) -> bool:
+    def is_reconciled(self) -> bool:
         """True once the bridge's view has equalled the exchange's."""
-        return self._recovered.is_set()
+        return self._reconciled.is_set()
 
-    async def wait_until_recovered(self, longest_s: float) -> None:
-        """Give the first reconciliation a moment: whoever reads "Ready" may send an entry at once, which not_ready would refuse."""
+    async def wait_until_reconciled(self, longest_s: float | None = None) -> None:
+        """Return after the first reconciliation, or after `longest_s` seconds: an entry sent before it is refused as not_ready."""
         try:
             async with asyncio.timeout(longest_s):
-                await self._recovered.wait()
+                await self._reconciled.wait()
         except TimeoutError:
             log.warning(
                 "announced_unreconciled", detail="the exchange does not answer; entries are refused until it does"
             )
 
-    async def wait_recovered(self) -> None:
-        """Return once the bridge's view has equalled the exchange's."""
-        await self._recovered.wait()
-
     async def wait_for_first_attempt(self, longest_s: float) -> None:
-        """Return after the first reconciliation, whatever came of it, or after `longest_s` at most."""
+        """Return after the first attempt to reconcile, successful or not, or after `longest_s` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(longest_s):
                 await self._first_attempt.wait()
 
     async def trade(self) -> None:
-        """Reconcile, say so, and send orders until stopped."""
+        """Reconcile, then send orders until stopped."""
         while not self.dispatcher.is_stopping:
             try:
                 await self.reconciler.reconcile_at_start()
@@ -154,51 +150,51 @@ class TradingServices:
                 log.warning("not_reconciled", error=str(errors.exceptions[0]))
             finally:
                 self._first_attempt.set()
-            await self.dispatcher.sleep_unless_stopping(_RECOVERY_PAUSE_S)
+            await self.dispatcher.sleep_unless_stopping(_RECONCILE_PAUSE_S)
         if self.dispatcher.is_stopping:
             return
-        self._recovered.set()
-        self._check_protection()
+        self._reconciled.set()
+        self._wake_protection()
         await self.dispatcher.run()
 
     def background(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        """What runs beside it until cancelled; whatever may send waits for the first reconciliation."""
+        """What runs beside `trade` until cancelled; everything that may send orders waits for the first reconciliation."""
         return (
             self.tracker.run(),
             self.key_usage.run(),
-            self._when_recovered(self.stop_guard.run),
-            self._when_recovered(self.take_profits.run),
-            self._when_recovered(self.orphan_stops.run),
-            self._when_recovered(self._resolve_orphans),
-            self._when_recovered(self.canceller.run),
+            self._when_reconciled(self.stop_guard.run),
+            self._when_reconciled(self.take_profits.run),
+            self._when_reconciled(self.orphan_stops.run),
+            self._when_reconciled(self._resolve_orphans),
+            self._when_reconciled(self.canceller.run),
         )
 
     async def finish(self, trading: asyncio.Task[None]) -> None:
-        """Take no more orders, and wait for those under way, at most `server.shutdown_timeout_s`, and for every note."""
+        """Send no more orders; wait for those in flight, at most `server.shutdown_timeout_s`, and for every write."""
         self.dispatcher.stop()
         _, late = await asyncio.wait({trading}, timeout=self._settings.server.shutdown_timeout_s)
         if late:
-            log.warning("lanes_cut", detail="orders under way are looked up at the next start")
+            log.warning("lanes_cut", detail="orders in flight are looked up at the next start")
         await self.receiver.drain()
         await self.recorder.drain()
         await self.key_usage.flush()
 
     def is_moving(self, limit_s: float) -> bool:
-        """For the watchdog: once trading has begun the worker must have moved within the limit."""
-        return not self.is_recovered or self.dispatcher.is_stopping or self.dispatcher.idle_for_s() < limit_s
+        """For the watchdog: once trading has begun, the dispatcher must have polled the queue within `limit_s` seconds."""
+        return not self.is_reconciled or self.dispatcher.is_stopping or self.dispatcher.idle_for_s() < limit_s
 
     async def _resolve_orphans(self) -> None:
         await self.reconciler.run(
-            lambda name: name in self.submitter.submitting_ids or name in self.dispatcher.in_flight_ids
+            lambda order_id: order_id in self.submitter.submitting_ids or order_id in self.dispatcher.in_flight_ids
         )
 
-    def _check_protection(self) -> None:
-        """An entry executed, or an exit of one changed: are its stop and its take-profits there?"""
+    def _wake_protection(self) -> None:
+        """An entry executed, or an exit of one changed: check its stop and its take-profits."""
         self.stop_guard.wake()
         self.take_profits.wake()
 
-    async def _when_recovered(self, work: Callable[[], Awaitable[None]]) -> None:
-        await self._recovered.wait()
+    async def _when_reconciled(self, work: Callable[[], Awaitable[None]]) -> None:
+        await self._reconciled.wait()
         await work()
 
 

@@ -1,7 +1,7 @@
-"""Decide when a queued order goes: first in, first out within a symbol, in parallel across symbols, exits first.
+"""Decide when a queued order is sent: first in, first out within a symbol, in parallel across symbols, exits first.
 
-What may be sent beside what is in_flight.py's knowledge. Whether an order goes, and what becomes of it, is the work of submitter.py,
-tracker.py and reconciler.py.
+Which orders may be sent beside each other is decided in in_flight.py; sending an order and following it to its outcome is the work of
+submitter.py, tracker.py and reconciler.py.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SWEEP_EVERY_S = 0.5
 
 
 class OrderDispatcher:
-    """One per daemon; `run` is its whole life. It owns the submitter: nothing else takes orders from the queue."""
+    """Dispatches the queued orders of one daemon while `run` runs. It owns the submitter: nothing else claims orders."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class OrderDispatcher:
     # ------------------------------------------------------------------------------------------------------------ life
 
     def on_admitted(self, admitted: Admission) -> None:
-        """An alert was stored: send the order claimed by its admission at once, and look at the queue for the others."""
+        """An alert was stored: send the order claimed by its admission at once, and poll the queue for the others."""
         if admitted.has_cancels:
             self._canceller.wake()
         if admitted.kind != "admitted":
@@ -149,7 +149,7 @@ class OrderDispatcher:
         await self._requeue_claimed()
 
     async def _sweep(self) -> None:
-        """For ever: finish queued orders that may not be sent any more (too old, trading stopped), wherever they are in the queue."""
+        """Until cancelled: finish queued orders that may no longer be sent (too old, trading stopped), wherever they are in the queue."""
         while True:
             try:
                 now = self._clock()
@@ -172,7 +172,7 @@ class OrderDispatcher:
         return is_ready
 
     async def _dispatch_ready(self) -> None:
-        """Start what may go: everything that may leave at once is claimed with one flush; the others wait for a permit each."""
+        """Start what may be sent: orders that can be sent at once are claimed with one flush; the others wait for a permit each."""
         has_moved = True
         while has_moved and self._spawn is not None and not self._stopping.is_set():
             claimed = await self._submitter.claim_ready(entries_allowed=not self._submitter.breaker.is_open)
@@ -182,10 +182,10 @@ class OrderDispatcher:
             for order in claimed.to_send_in_turn:
                 if self._in_flight.try_add(order):
                     self._spawn(order)
-            has_moved = bool(claimed.finished)  # the next one of that symbol may go
+            has_moved = bool(claimed.finished)  # the next one of that symbol may be sent
 
     async def _run_order(self, order: Order) -> None:
-        """One order from its place in flight to its result. Errors stay with this order."""
+        """Send one order that is in flight, and follow it to its outcome. Errors affect only this order."""
         result: SubmitResult | None = None
         try:
             with self._tracker.expect(order):
@@ -257,7 +257,7 @@ class OrderDispatcher:
         return answers[:1] == [True]  # the first callback counts
 
     async def _unless_stopped(self, work: Awaitable[T]) -> T | None:
-        """Wait for work, but leave it when the daemon stops (None): what is stored lets the next start go on."""
+        """Wait for work; None if the daemon stops first, since the next start continues from what is stored."""
         scope = asyncio.timeout(None)  # no deadline until a stop sets one
         try:
             async with scope:

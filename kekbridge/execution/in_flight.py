@@ -34,7 +34,7 @@ class _Entry:
     is_accepted: bool = False
     #: It was not accepted, or that is unknown: nothing behind it is sent.
     is_blocked: bool = False
-    #: Called once with whether the way before it is clear.
+    #: Called once: True if it is clear to be sent, False if that will not happen.
     callback: Callable[[bool], None] | None = None
 
 
@@ -59,13 +59,13 @@ class InFlightOrders:
 
     @property
     def overlappable_ids(self) -> frozenset[str]:
-        """Client order ids of those that another order may wait behind: accepted, or not known to have failed."""
+        """Client order ids of those that another order may be claimed behind: accepted, or not known to have failed."""
         with self._lock:
             entries = [item for each in self._by_symbol.values() for item in each.items()]
             return frozenset(name for name, entry in entries if not entry.is_blocked)
 
     def try_add(self, order: Order, *, pipelined: bool = False) -> bool:
-        """Add an order if it may be sent now; once True it keeps its place until `remove`.
+        """Add an order if it may be sent now; once True it stays in flight until `remove`.
 
         `pipelined`: it is being claimed, so it may also wait behind others and be sent once they are accepted (`on_clear`).
         """
@@ -157,7 +157,7 @@ def _notify(notifications: Iterable[tuple[Callable[[bool], None], bool]]) -> Non
 def can_overlap(order: Order, others: Iterable[Order]) -> bool:
     """True if an order may be sent although the others, accepted before it, have no known final state yet.
 
-    Plain market entries of one side may: their sizes are fixed, their room in the limits is reserved, and whichever fills first, the
+    Plain market entries of one side may: their sizes are fixed, their share of the limits is reserved, and whichever fills first, the
     position is the same. Orders sized by the position, brackets (a symbol has one positional stop), limit orders and orders that may have
     to change the symbol's leverage wait.
     """

@@ -24,7 +24,7 @@ from kekbridge.failpoints import hit
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Order, OrderStatus, Usage, Webhook
 from kekbridge.model.admission import Recheck
-from kekbridge.planning import decide as decision
+from kekbridge.planning import decide
 from kekbridge.risk.check import AccountPolicy
 from kekbridge.store import claims, order_lifecycle
 from kekbridge.store.claims import ClaimedOrders
@@ -55,7 +55,7 @@ class SentOrder:
 
 @dataclass(frozen=True, slots=True)
 class _Granted:
-    """Permission to send at once, given to an order inside the transaction that claims it."""
+    """A permit to send an order at once, acquired inside the transaction that claims it."""
 
     order: Order
     permit: Permit
@@ -147,7 +147,7 @@ class OrderSubmitter:
         return True
 
     def cancel_claim(self, client_order_id: str) -> None:
-        """A claim was undone, or its order is not sent after all: its place in flight and its permit are free again."""
+        """A claim was undone, or its order is not sent after all: remove it from the orders in flight and release its permit."""
         granted = self._granted.pop(client_order_id, None)
         if granted is not None:
             granted.permit.release()
@@ -168,7 +168,7 @@ class OrderSubmitter:
         await self._updates.unrecorded_fills.wait()
         now = self._clock()
         # Bound when the job is queued: what is stored before it runs is in this snapshot, what comes later is not.
-        recheck = partial(decision.recheck, snapshot=self._snapshot(), policy=self._policy, now=now)
+        recheck = partial(decide.recheck, snapshot=self._snapshot(), policy=self._policy, now=now)
         self._updates.close_acceptances()
         try:
             claimed = await self._database.write(
@@ -190,7 +190,7 @@ class OrderSubmitter:
         return claimed
 
     async def requeue(self, order: Order) -> None:
-        """Put a claimed order that was not sent back into its place in the queue. Raises StoreUnavailable."""
+        """Requeue a claimed order that was not sent, with its old position in the queue. Raises StoreUnavailable."""
         self.cancel_claim(order.client_order_id)
         requeued = await self._database.write(order_lifecycle.requeue_unsent, order.client_order_id, now=self._clock())
         self._updates.publish(requeued)
@@ -206,7 +206,7 @@ class OrderSubmitter:
                 permit = await self.acquire_permit(order)
         except TimeoutError:
             late = Retryable(
-                "exchange_busy", f"no place in the exchange's rate window came free within {within_s:.1f} s"
+                "exchange_busy", f"the exchange's rate limit left no room for this order within {within_s:.1f} s"
             )
             await asyncio.shield(self._recorder.record(order, late))
             return late
@@ -248,9 +248,9 @@ class OrderSubmitter:
         submitting_ids = self._recorder.submitting_ids
         submitting_ids.add(order.client_order_id)
         try:
-            hit("W4")
+            hit("W4")  # claimed, not sent yet
             result = await self._exchange.submit(claimed, permit)
-            hit("W6")
+            hit("W6")  # answered, not stored yet
         except BaseException:
             submitting_ids.discard(order.client_order_id)
             raise
@@ -260,7 +260,7 @@ class OrderSubmitter:
         """Commit "submitting"; the order as it will be sent, or None if it must not be sent any more."""
         if order.status is OrderStatus.SUBMITTING:
             return order  # claimed a moment ago, to be sent at once
-        hit("W2" if order.intent.after_leg is None else "W8")
+        hit("W2" if order.intent.after_leg is None else "W8")  # W8: between two legs of an alert
         await self._updates.unrecorded_fills.wait()
         claimed = await self._database.write(self._claim_step(order))
         if not claimed.status.is_final:
@@ -276,7 +276,7 @@ class OrderSubmitter:
         return partial(claims.claim_if_allowed, order=order, recheck=recheck, request_text=self._request_text, now=now)
 
     def _recheck(self, order: Order, now: datetime) -> Callable[[Usage, Webhook | None], Recheck]:
-        return partial(decision.recheck, order=order, snapshot=self._snapshot(), policy=self._policy, now=now)
+        return partial(decide.recheck, order=order, snapshot=self._snapshot(), policy=self._policy, now=now)
 
     def _snapshot(self) -> AccountSnapshot:
         snapshot = self._exchange.snapshot
@@ -292,8 +292,8 @@ class OrderSubmitter:
     async def _ensure_leverage(self, order: Order) -> SubmitResult | None:
         """Set the symbol's leverage as the entry asks; None once it is set, else why nothing is sent.
 
-        Only a few changes a minute are allowed, so this may take long; an order that may not be sent by now changes nothing, its claim
-        will say why.
+        Only a few changes a minute are allowed, so this may take long; an order that may not be sent by now changes nothing, and its claim
+        records why.
         """
         wanted = order.intent.leverage
         if wanted is None or not self._lacks_leverage(order):

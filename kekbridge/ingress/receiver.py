@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from ulid import ULID
 
@@ -30,6 +30,7 @@ from kekbridge.execution.submitter import OrderSubmitter
 from kekbridge.execution.updates import OrderUpdates
 from kekbridge.failpoints import hit
 from kekbridge.ingress import dry_run, responses
+from kekbridge.ingress.auth import Authenticator
 from kekbridge.ingress.http import Sender, WebhookRequest, WebhookResponse
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Mark, Order, Usage, Webhook, client_order_id_of
@@ -50,19 +51,13 @@ _LOOP_TURNS_TO_SEND: Final = 2
 BODY_WINDOW_S: Final = 60
 
 
-class Authentication(Protocol):
-    """Proves who sent a message; raises RequestRefused."""
-
-    def authenticate(self, delivery: WebhookRequest, message: Message) -> Sender: ...
-
-
 class AlertReceiver:
     """Receives the alerts of one daemon."""
 
     def __init__(
         self,
         *,
-        authentication: Authentication,
+        authenticator: Authenticator,
         database: Database,
         exchange: Exchange,
         submitter: OrderSubmitter,
@@ -71,10 +66,10 @@ class AlertReceiver:
         settings: Settings,
         policy: AccountPolicy,
         clock: Callable[[], datetime],
-        tell_price: Callable[[str, Decimal], bool],
+        offer_price: Callable[[str, Decimal], bool],
     ) -> None:
-        """`on_admitted` is called with every stored alert; `tell_price` offers the venue a price and is True if it became the mark."""
-        self._authentication = authentication
+        """`on_admitted` is called with every stored alert; `offer_price` offers the exchange a price, and is True if it became the mark."""
+        self._authenticator = authenticator
         self._database = database
         self._exchange = exchange
         self._submitter = submitter
@@ -83,18 +78,18 @@ class AlertReceiver:
         self._settings = settings
         self._policy = policy
         self._clock = clock
-        self._tell_price = tell_price
+        self._offer_price = offer_price
         self._reordering = AlertReordering()
         self._saving: set[asyncio.Future[None]] = set()  # responses being written to the store
 
     async def receive(self, request: WebhookRequest) -> WebhookResponse:
         """Take one POST to its stored verdict and respond.
 
-        Raises RequestRefused for a request that no webhook vouches for, StoreUnavailable when nothing was stored.
+        Raises RequestRefused for a request that cannot be read or authenticated, StoreUnavailable when nothing was stored.
         """
         started = time.perf_counter()
         message = messages.read_message(request.body)
-        sender = dry_run.with_requested_limits(self._authentication.authenticate(request, message))
+        sender = dry_run.with_requested_limits(self._authenticator.authenticate(request, message))
         if sender.webhook.settings.follow == "position" and not sender.is_dry_run:
             await self._wait_for_predecessor(message, sender.webhook)
         await self._updates.unrecorded_fills.wait()
@@ -103,9 +98,9 @@ class AlertReceiver:
             return await dry_run.dry_run(
                 self._database, self._exchange, alert, decide, sender.webhook, self._settings.risk.rates
             )
-        hit("W0")
+        hit("W0")  # nothing stored yet
         admitted = await self._admit(alert, decide, sender.webhook)
-        hit("W1")
+        hit("W1")  # stored, nothing sent or answered yet
         stages = {"stored": _milliseconds_since(started)}
         self._measure_stored(admitted, stages["stored"])
         self._on_admitted(admitted)
@@ -133,7 +128,7 @@ class AlertReceiver:
         return snapshot
 
     async def _wait_for_predecessor(self, message: Message, webhook: Webhook) -> None:
-        """Let an alert wait a moment for the one it may have overtaken; whether it fits then is part of its decision."""
+        """Let an alert wait a moment for the one it may have overtaken; whether it is in order then is part of its decision."""
         try:
             alert = messages.interpret(message, webhook.settings)
         except RequestRefused:
@@ -190,10 +185,10 @@ class AlertReceiver:
         )
 
     def _with_signal_prices(self, alert: Alert, webhook: Webhook, snapshot: AccountSnapshot) -> AccountSnapshot:
-        """The account as it looks once the venue uses the alert's own prices as marks, which only the paper exchange may do."""
+        """The snapshot once the exchange uses the alert's own prices as marks, which only the paper exchange does."""
         offered = decision.signal_prices(alert, webhook=webhook, snapshot=snapshot)
         used = {
-            symbol: Mark(price, self._clock()) for symbol, price in offered.items() if self._tell_price(symbol, price)
+            symbol: Mark(price, self._clock()) for symbol, price in offered.items() if self._offer_price(symbol, price)
         }
         return replace(snapshot, marks={**snapshot.marks, **used}) if used else snapshot
 
@@ -242,7 +237,7 @@ class AlertReceiver:
             raise
 
     def _measure_stored(self, admitted: Admission, milliseconds: float) -> None:
-        """Before the dispatcher can report on the order."""
+        """Record the stored stage; before the dispatcher can publish the order."""
         if admitted.kind not in ("duplicate", "conflict"):
             first = next((order.client_order_id for order in admitted.orders if order.leg == 0), None)
             alert = admitted.alert
@@ -327,30 +322,27 @@ class AlertReordering:
         if event is not None:
             event.set()
 
-    async def wait(self, webhook_id: str, is_out_of_order: Callable[[], Awaitable[bool]], *, reorder_ms: int) -> bool:
-        """Return once the alert follows from what is known, or after `reorder_ms`; True if it had to wait.
+    async def wait(self, webhook_id: str, is_out_of_order: Callable[[], Awaitable[bool]], *, reorder_ms: int) -> None:
+        """Return once the alert follows from what is known, or after `reorder_ms`.
 
         Checks again whenever another alert of the webhook was admitted.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + reorder_ms / 1000
-        has_waited = False
         while await is_out_of_order():
             left = deadline - loop.time()
             if left <= 0:
                 break
-            has_waited = True
             event = self._admitted[webhook_id]
             try:
                 async with asyncio.timeout(left):
                     await event.wait()
             except TimeoutError:
                 break
-        return has_waited
 
 
 def _identity(message: Message, fired_at: datetime | None) -> str | None:
-    """What makes a second message the same alert for ever: the sender's id, else the body when it carries a timestamp."""
+    """Identity by which a later message is the same alert: the sender's id, else the body if it has a timestamp."""
     if message.sender_id:
         return f"id:{message.sender_id}"
     return f"body:{message.body_digest}" if fired_at else None

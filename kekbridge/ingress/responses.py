@@ -1,6 +1,6 @@
-"""What the sender is told: stored facts to an HTTP status and body, by the table of docs/internals/architecture.md section 3. Pure.
+"""Responses: from stored facts to an HTTP status and body, by the table of docs/internals/architecture.md section 3. Pure.
 
-One function serves the first answer and every duplicate of it, so that a resend learns what became of the first.
+The same function serves the first response and those to duplicates, so that a resend gets the outcome of the first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CODES = {OrderStatus.EXPIRED: "alert_expired", OrderStatus.DENIED: "denied", Or
 
 
 def refusal_response(error: RequestRefused, *, alert_id: str | None = None) -> WebhookResponse:
-    """The answer to a request that was refused before or instead of becoming an order."""
+    """The response to a request that was refused before or instead of becoming an order."""
     status = error.status
     if status == 401:
         return WebhookResponse(status=401, body={"success": False, "code": "unauthorized", "error": NEUTRAL_401})
@@ -41,7 +41,7 @@ def refusal_response(error: RequestRefused, *, alert_id: str | None = None) -> W
 def refused_alert_response(
     *, alert_id: str, status: str, code: str, error: str | None, field: str | None = None, is_duplicate: bool = False
 ) -> WebhookResponse:
-    """The answer to a stored alert without orders: refused, denied, or nothing to do."""
+    """The response to a stored alert without orders: refused, denied, or nothing to do."""
     http_status = status_of(code)
     if http_status == 401:
         return WebhookResponse(status=401, body={"success": False, "code": "unauthorized", "error": NEUTRAL_401})
@@ -56,7 +56,7 @@ def refused_alert_response(
 
 
 def stored_response(admitted: Admission) -> WebhookResponse | None:
-    """The answer to an alert whose outcome is known with its admission; None when it has orders, whose outcome is worth a wait."""
+    """The response to an alert whose outcome is known with its admission; None if it has orders, whose outcome is worth a wait."""
     alert = admitted.alert
     public_id = alert.alert_id or alert.id
     is_duplicate = admitted.kind == "duplicate"
@@ -64,7 +64,7 @@ def stored_response(admitted: Admission) -> WebhookResponse | None:
         limited = RateLimited("rate_limited", alert.error or "", retry_after_s=admitted.retry_after_s or 1)
         return refusal_response(limited, alert_id=public_id)
     if admitted.kind == "conflict":
-        text = f"alertId {public_id} came before with another content; give every alert its own alertId"
+        text = f"alertId {public_id} came before with different content; give every alert its own alertId"
         return refusal_response(RequestRefused("alert_id_reused", text), alert_id=public_id)
     if admitted.orders:
         return None
@@ -81,7 +81,7 @@ def stored_response(admitted: Admission) -> WebhookResponse | None:
 
 
 def cancel_response(*, alert_id: str, status: str, error: str | None, is_duplicate: bool) -> WebhookResponse:
-    """The answer to an alert that only cancels: 202 until it is done, which takes as long as the exchange does."""
+    """The response to an alert that only cancels: 202 until it is executed, which takes as long as the exchange does."""
     body: dict[str, Any] = {"success": status != "failed", "alertId": alert_id, "status": status}
     if error:
         body |= {"code": "cancel_failed", "error": error}
@@ -100,11 +100,11 @@ def order_response(
     error: str | None = None,
     is_duplicate: bool = False,
 ) -> WebhookResponse:
-    """The answer to an admitted alert: 200 with the outcome, 202 while it is not known, 422 when it came to nothing.
+    """The response to an admitted alert: 200 with the outcome, 202 while it is not known, 422 if its order failed.
 
-    `code` and `error` say why the alert's later steps were left out, if they were.
+    `code` and `error` explain why later steps of the alert were left out, if they were.
     """
-    orders = [order for order in orders if not order.is_protective]  # what guards a position is not what was asked for
+    orders = [order for order in orders if not order.is_protective]  # the sender did not ask for those
     order = headline(orders)
     body: dict[str, Any] = {"success": True, "alertId": alert_id, "status": order.status.value}
     if order.status in _FAILED:
@@ -125,13 +125,13 @@ def order_response(
     if is_duplicate:
         body["duplicate"] = True
         if http_status == 202:
-            http_status = 200  # a stored alert: the resend needs no further attempt
+            http_status = 200  # the alert is stored: no further resend is needed
     body["timestamp"] = int(now.timestamp() * 1000)
     return WebhookResponse(status=http_status, body={key: value for key, value in body.items() if value is not None})
 
 
 def headline(orders: Sequence[Order]) -> Order:
-    """The order that speaks for the alert: the first one that failed, else the first still moving, else the last entry, else the last."""
+    """The order whose status is the alert's: the first that failed, else the first not final, else the last entry, else the last."""
     for order in orders:
         if order.status in _FAILED and order.code != "earlier_leg_failed":
             return order

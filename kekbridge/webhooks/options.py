@@ -45,7 +45,7 @@ class Row:
     @property
     def is_share(self) -> bool:
         """True for a fraction that is shown and typed as a percentage."""
-        return self.parser is parsing.share
+        return self.parser is parsing.ratio
 
     @property
     def parameter(self) -> str:
@@ -54,17 +54,17 @@ class Row:
 
 
 def _symbols(option: str, text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(perp_symbol(word, option) for word in parsing.words(option, text)))
+    return tuple(dict.fromkeys(perp_symbol(word, option) for word in parsing.text_list(option, text)))
 
 
 def _future_time(option: str, text: str) -> Any:
-    return parsing.coming(option, text, datetime.now(UTC))
+    return parsing.future_instant(option, text, datetime.now(UTC))
 
 
 def _leverage(option: str, text: str) -> Any:
     leverage = parsing.number(option, text)
     if leverage > 100:
-        raise parsing.wrong(option, text, "a number from 1 to 100")
+        raise parsing.invalid(option, text, "a number from 1 to 100")
     return leverage
 
 
@@ -88,10 +88,10 @@ ROWS: tuple[Row, ...] = (
     Row("--leverage-policy", "limits", "leverage_policy", _as_is, "refuse|lower", "Above it: refuse, or lower it.", choices=_POLICIES),
     Row("--max-open-positions", "limits", "max_open_positions", parsing.count, "N", "Markets with an open position."),
     Row("--require-stop-loss", "limits", "require_stop_loss", None, "", "Refuse entries without a stop loss."),
-    Row("--max-stop-distance", "limits", "max_stop_distance", parsing.share, "SHARE", "Farthest stop loss from the entry, such as 5%."),
-    Row("--max-slippage", "limits", "max_slippage", parsing.share, "SHARE", "Farthest market price from the alert's price, such as 0.5%."),
+    Row("--max-stop-distance", "limits", "max_stop_distance", parsing.ratio, "SHARE", "Farthest stop loss from the entry, such as 5%."),
+    Row("--max-slippage", "limits", "max_slippage", parsing.ratio, "SHARE", "Farthest market price from the alert's price, such as 0.5%."),
     Row("--max-daily-loss", "limits", "max_daily_loss", parsing.number, "USDC", "Loss of a UTC day after which only exits pass."),
-    Row("--max-drawdown", "limits", "max_drawdown", parsing.share, "SHARE", "Fall from the equity peak that stops entries, such as 20%."),
+    Row("--max-drawdown", "limits", "max_drawdown", parsing.ratio, "SHARE", "Fall from the equity peak that stops entries, such as 20%."),
     Row("--cooldown", "limits", "cooldown_s", parsing.seconds, "TIME", "Least time between two entries in a market, such as 90s or 5m."),
     Row("--trading-hours", "limits", "trading_hours", _as_is, "HOURS", 'When entries are allowed, such as "Mon-Fri 07:00-22:00 UTC".'),
     Row("--rate-per-minute", "rates", "per_minute", parsing.count, "N", "Alerts per minute; exits are counted separately."),
@@ -141,7 +141,7 @@ def _parse(row: Row, text: Any) -> Any:
     if text == parsing.NONE and row.field not in REQUIRED_FIELDS:
         return None
     if row.choices and text not in row.choices:
-        raise parsing.wrong(row.option, text, f"{', '.join(row.choices[:-1])} or {row.choices[-1]}")
+        raise parsing.invalid(row.option, text, f"{', '.join(row.choices[:-1])} or {row.choices[-1]}")
     return row.parser(row.option, text)
 
 

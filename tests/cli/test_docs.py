@@ -1,4 +1,4 @@
-"""`kekbridge docs`: every document of the package, listed, piped as Markdown and paged on a terminal."""
+"""`kekbridge docs`: lists every document of the package, prints Markdown in a pipe, pages on a terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_markdown_file_is_a_topic(run: Any) -> None:
 
 @pytest.mark.parametrize("document", documents(), ids=lambda one: one.name)
 def test_every_document_opens_with_a_heading_and_a_sentence(document: Any) -> None:
-    """They are what the list shows."""
+    """The list shows both."""
     assert document.text.startswith(f"# {document.title}\n")
     assert document.summary.endswith((".", ":"))
     assert len(document.summary) <= 160 or document.name.startswith("internals/")
@@ -62,7 +62,7 @@ def test_a_topic_in_a_pipe_is_its_markdown(run: Any) -> None:
     ],
 )
 def test_an_unknown_topic_is_one_line_and_exit_code_3(run: Any, topic: str, hint: str) -> None:
-    """As for other names that do not exist."""
+    """Same as for other unknown names."""
     shown = run("docs", topic)
     assert shown.code == 3
     assert shown.out == ""
@@ -71,7 +71,7 @@ def test_an_unknown_topic_is_one_line_and_exit_code_3(run: Any, topic: str, hint
 
 
 def test_a_topic_on_a_terminal_is_rendered_and_paged(tmp_path: Path) -> None:
-    """Markdown becomes headings and tables, and the pager that the person chose shows it."""
+    """Markdown is rendered to headings and tables, in the pager named by $PAGER."""
     pager = tmp_path / "pager"
     pager.write_text("#!/bin/sh\necho paged with LESS=$LESS\ncat\n", encoding="utf-8")
     pager.chmod(0o755)

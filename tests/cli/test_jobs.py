@@ -1,4 +1,4 @@
-"""`kekbridge jobs`: the timetable as a person and a script read it."""
+"""`kekbridge jobs`: table and JSON of the scheduled jobs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from kekbridge.store.lock import DaemonLock
 
 
 def test_jobs_show_when_and_how_they_ran(run: Any, data_dir: Path) -> None:
-    """Last and next run, duration, failures with their reason; without a daemon nothing is next."""
+    """Last and next run, duration, failures with their reason; no next run without a daemon."""
     run("webhook", "create", "w")
-    assert "run while `kekbridge serve` does" in run("jobs").err
+    assert "jobs run while `kekbridge serve` does" in run("jobs").err
     now = datetime.now(UTC)
     with Database.open(data_dir).transaction() as connection:
         later = now + timedelta(hours=1)

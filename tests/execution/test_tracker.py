@@ -1,4 +1,4 @@
-"""What becomes of orders the exchange took: by the stream, by asking after a gap, and by polling while the stream is away."""
+"""The tracker learns the outcome of accepted orders from the stream, by queries after a gap, and by polling while the stream is down."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ async def _resting(bridge: Bridge) -> dict[str, object]:
     return answer
 
 
-async def test_a_resting_order_is_told_by_the_stream(bridge: Bridge) -> None:
-    """The market comes to a limit order: its fill is known without anybody asking."""
+async def test_the_stream_reports_the_fill_of_a_resting_order(bridge: Bridge) -> None:
+    """The market reaches a limit order: its fill is known without a query."""
     answer = await _resting(bridge)
     await bridge.control("prices", {BTC: "64700"})
     order = await bridge.until_stored(answer, "filled")
@@ -29,8 +29,8 @@ async def test_a_resting_order_is_told_by_the_stream(bridge: Bridge) -> None:
     assert (fill.quantity, order.executed_quantity) == (D("0.01"), D("0.01"))
 
 
-async def test_polling_goes_on_while_the_stream_is_away(bridge: Bridge) -> None:
-    """No stream at all: the fill of a resting order is found by asking, within seconds."""
+async def test_orders_are_polled_while_the_stream_is_down(bridge: Bridge) -> None:
+    """Without any stream the fill of a resting order is found by polling, within seconds."""
     answer = await _resting(bridge)
     await bridge.fault("stream_drop")
     await until(lambda: not bridge.daemon.exchange.health.stream_is_live)
@@ -39,8 +39,8 @@ async def test_polling_goes_on_while_the_stream_is_away(bridge: Bridge) -> None:
     assert not bridge.daemon.exchange.health.stream_is_live
 
 
-async def test_after_a_gap_everything_unfinished_is_asked_for(bridge: Bridge) -> None:
-    """Reports withheld, then the stream breaks once: after it came back the missed fill is known."""
+async def test_unfinished_orders_are_queried_after_a_gap(bridge: Bridge) -> None:
+    """Reports withheld, then the stream drops once: after it reconnects the missed fill is known."""
     answer = await _resting(bridge)
     await bridge.fault("withhold_reports")
     await bridge.control("prices", {BTC: "64700"})
@@ -50,7 +50,7 @@ async def test_after_a_gap_everything_unfinished_is_asked_for(bridge: Bridge) ->
     await bridge.until_stored(answer, "filled")
 
 
-async def test_reports_that_come_twice_count_once(bridge: Bridge) -> None:
+async def test_duplicate_reports_count_once(bridge: Bridge) -> None:
     """Every report doubled: one fill, one quantity, one fee."""
     await bridge.fault("duplicate_reports")
     answer = await _resting(bridge)
@@ -61,16 +61,16 @@ async def test_reports_that_come_twice_count_once(bridge: Bridge) -> None:
     assert sum((fill.quantity for fill in recorded), D(0)) == order.executed_quantity == D("0.01")
 
 
-async def test_a_triggered_stop_is_the_entrys_own_story(bridge: Bridge) -> None:
-    """The mark passes the stop: both exits, the exchange's own trade and its loss are recorded with the entry and its webhook."""
+async def test_a_triggered_stop_is_recorded_with_its_entry(bridge: Bridge) -> None:
+    """The mark price passes the stop: both exits, the exchange's own trade and its loss are recorded with the entry and its webhook."""
     _, answer = await bridge.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="1%", takeProfit="2%")
     await bridge.control("prices", {ETH: "1764"})
 
-    async def is_told() -> bool:
+    async def is_recorded() -> bool:
         legs = await bridge.daemon.database.read(protection.exits_of, answer["clientOrderId"])
         return bool(legs) and all(leg.status.is_final for leg in legs)
 
-    await until(is_told)
+    await until(is_recorded)
     legs = {leg.kind: leg for leg in await bridge.daemon.database.read(protection.exits_of, answer["clientOrderId"])}
     assert legs[ExitKind.STOP_LOSS].status is OrderStatus.FILLED
     assert legs[ExitKind.STOP_LOSS].executed_quantity == D("0.1")
@@ -82,38 +82,38 @@ async def test_a_triggered_stop_is_the_entrys_own_story(bridge: Bridge) -> None:
     kinds = [event.kind for event in await bridge.daemon.database.read(events.of_alert, entry.alert_id)]
     assert kinds.count("exit_fill") == 1
 
-    async def loss_is_booked() -> bool:
+    async def is_loss_counted() -> bool:
         day = codec.day_of(bridge.clock())
         own = await bridge.daemon.database.read(reservations.day_totals, entry.webhook_id, day)
         account = await bridge.daemon.database.read(reservations.day_totals, settings.ACCOUNT, day)
         return own.realized_pnl < 0 and own.realized_pnl == account.realized_pnl
 
-    await until(loss_is_booked)
+    await until(is_loss_counted)
     assert await bridge.daemon.database.read(protection.entries_with_open_exits) == ()
 
 
-async def test_an_exit_that_nobody_asked_for_is_not_told(bridge: Bridge) -> None:
-    """A stop alone: the pair's other leg exists at the exchange, but has no trigger and is no take-profit of the trader's."""
+async def test_an_exit_that_was_not_requested_is_not_recorded(bridge: Bridge) -> None:
+    """A stop alone: the pair's other leg exists at the exchange, but has no trigger and is no take-profit that the trader set."""
     _, answer = await bridge.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="1%")
 
     async def kinds() -> list[str]:
         return [leg.kind for leg in await bridge.daemon.database.read(protection.exits_of, answer["clientOrderId"])]
 
-    async def is_told() -> bool:
+    async def is_recorded() -> bool:
         return bool(await kinds())
 
-    await until(is_told)
+    await until(is_recorded)
     assert await kinds() == ["STOP_LOSS"]
 
 
-async def test_positions_are_written_down_as_the_stream_tells_them(bridge: Bridge) -> None:
-    """`kekbridge positions` sees a position that somebody else opened."""
+async def test_positions_of_the_stream_are_stored(bridge: Bridge) -> None:
+    """`kekbridge positions` shows a position that kekbridge did not open."""
     await bridge.control("positions", {ETH: "0.3"})
 
-    async def is_seen() -> bool:
+    async def is_stored() -> bool:
         with bridge.daemon.database.snapshot() as connection:
             row = connection.execute("SELECT quantity FROM positions WHERE symbol = ?", (ETH,)).fetchone()
         return row is not None and D(row[0]) == D("0.3")
 
-    await until(is_seen)
+    await until(is_stored)
     assert await bridge.daemon.database.read(settings.get_value, "exchange_address") == bridge.paper_url

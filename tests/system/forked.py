@@ -24,7 +24,8 @@ from tests.waiting import DEADLINE_S
 _PRELOAD = [
     "kekbridge.daemon.app",
     "kekbridge.log",
-    *(f"kekbridge.cli.{name}" for name in ("app", "serve", "welcome", "paper", "webhook", "render")),
+    "kekbridge.alerts.template",
+    *(f"kekbridge.cli.{name}" for name in ("app", "serve", "send", "paper", "webhook", "render")),
 ]
 _PR_SET_PTRACER, _PR_SET_PTRACER_ANY = 0x59616D61, 2**64 - 1
 _MAINS = ["pytest", "tests.system.campaigns.run"]

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, NoReturn
 
+from kekbridge.formatting import sanitize
+
 _MAX_CHARACTERS = 160
 _MAX_BRACKETS = 8_000
 
@@ -104,8 +106,7 @@ def sanitize_line(value: object) -> str:
     """Text from outside as one log line: printable characters only, at most 160; empty for anything but text."""
     if not isinstance(value, str):
         return ""
-    text = "".join(char if char.isprintable() else " " for char in value[: 4 * _MAX_CHARACTERS])
-    return " ".join(text.split())[:_MAX_CHARACTERS]
+    return " ".join(sanitize(value[: 4 * _MAX_CHARACTERS]).split())[:_MAX_CHARACTERS]
 
 
 def _excerpt(body: bytes) -> str:

@@ -1,4 +1,4 @@
-"""`keys register` at a terminal: it asks who signs, mends slips, hides the key; off a terminal it refuses in one line."""
+"""`keys register` on a terminal asks how to sign, repeats a question after an error and hides the key; elsewhere it needs an option."""
 
 from __future__ import annotations
 
@@ -12,50 +12,32 @@ from typing import Any
 import pytest
 from eth_account import Account
 from eth_account.messages import encode_typed_data
-from nacl.pwhash import argon2id
 
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS
-from kekbridge.vault.base import SEALED_FILE
-from kekbridge.vault.passphrase import PassphraseVault
 from tests.cli.processes import DEADLINE_S, KEKBRIDGE, bare_environment
 from tests.cli.terminal import at_terminal
-from tests.cli.venues import running_venue
+from tests.cli.venues import live_environment, running_venue
 
 WALLET_KEY = "01" * 32
-PASSPHRASE = "five random words are enough"
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Live mode at a venue that runs, a vault that costs little to open, and a key that waits to be registered."""
+    """Live mode at a running paper exchange, with a key that is not registered yet."""
     with running_venue(tmp_path / "venue") as venue:
-        secrets, data_dir = tmp_path / "secrets", tmp_path / "data"
-        for directory in (secrets, data_dir):
-            directory.mkdir(mode=0o700)
-        passphrase = secrets / "vault-passphrase"
-        passphrase.write_text(PASSPHRASE)
-        passphrase.chmod(0o600)
-        PassphraseVault.create(
-            data_dir / SEALED_FILE, PASSPHRASE, operations=argon2id.OPSLIMIT_MIN, memory=argon2id.MEMLIMIT_MIN
-        )
-        variables = bare_environment(data_dir) | {
-            "KEKBRIDGE_MODE": "live",
-            "KEKBRIDGE_EXCHANGE_BASE_URL": venue.base_url,
-            "KEKBRIDGE_EXCHANGE_ACCOUNT_ID": PAPER_ACCOUNT_ID,
-            "KEKBRIDGE_VAULT_BACKEND": "file",
-            "KEKBRIDGE_VAULT_SECRETS_DIR": str(secrets),
-        }
+        variables = bare_environment(tmp_path / "data") | live_environment(tmp_path, venue.base_url)
         subprocess.run([*KEKBRIDGE, "keys", "generate"], env=variables, capture_output=True, check=True)
         yield variables
 
 
 def signature(message: dict[str, Any], key: str) -> str:
+    """Sign typed data with a private key, as a wallet does."""
     signed = Account.sign_message(encode_typed_data(full_message=message), private_key="0x" + key)
     return "0x" + bytes(signed.signature).hex()
 
 
 def test_pasting_a_wallets_signature(environment: dict[str, str]) -> None:
-    """1: the address is asked for, the message printed, the signature pasted; a slip at each question is asked again."""
+    """Choice 1: asks for the address, prints the message, reads the signature; each question is repeated after an error."""
     with at_terminal("keys", "register", environment=environment) as terminal:
         terminal.expect("1 or 2: ")
         terminal.type("yes")
@@ -67,9 +49,9 @@ def test_pasting_a_wallets_signature(environment: dict[str, str]) -> None:
         terminal.expect("40 hex digits; try again")
         terminal.type(PAPER_ADDRESS)
         printed = terminal.expect(f"Signature of AddOrderlyKey by {PAPER_ADDRESS}: ")
-        found = re.search(r"^\{.*\}\r?$", printed, re.MULTILINE)
-        assert found is not None
-        message = json.loads(found[0])
+        match = re.search(r"^\{.*\}\r?$", printed, re.MULTILINE)
+        assert match is not None
+        message = json.loads(match[0])
         terminal.type(signature(message, "02" * 32))
         terminal.expect("try again")
         terminal.expect(f"by {PAPER_ADDRESS}: ")
@@ -81,15 +63,15 @@ def test_pasting_a_wallets_signature(environment: dict[str, str]) -> None:
 
 
 def test_signing_with_a_hidden_key(environment: dict[str, str]) -> None:
-    """2: the wallet's key is typed unseen, a mistyped one is asked again, and it is nowhere on the screen."""
+    """Choice 2: the wallet's key is typed at a hidden prompt, repeated after a typing error, and never on the screen."""
     with at_terminal("keys", "register", environment=environment) as terminal:
         seen = terminal.expect("1 or 2: ")
         terminal.type("2")
-        seen += terminal.expect("Private key of the wallet (not kept): ")
-        assert not terminal.shows_what_is_typed
+        seen += terminal.expect("Private key of the wallet (not stored): ")
+        assert not terminal.echoes_input
         terminal.type(WALLET_KEY[:-2])
         seen += terminal.expect("nothing was signed; try again")
-        seen += terminal.expect("(not kept): ")
+        seen += terminal.expect("(not stored): ")
         terminal.type(WALLET_KEY)
         code, rest = terminal.end()
     assert code == 0, rest
@@ -97,19 +79,19 @@ def test_signing_with_a_hidden_key(environment: dict[str, str]) -> None:
     assert WALLET_KEY[:-2] not in seen + rest
 
 
-def test_three_slips_end_it(environment: dict[str, str]) -> None:
-    """Nobody is asked for ever: the third wrong answer is exit code 2, and nothing was sent."""
+def test_three_errors_end_the_command(environment: dict[str, str]) -> None:
+    """The third wrong answer is exit code 2, and nothing was sent."""
     with at_terminal("keys", "register", "--sign", environment=environment) as terminal:
         for _ in range(3):
-            terminal.expect("(not kept): ")
+            terminal.expect("(not stored): ")
             terminal.type("no key")
         code, screen = terminal.end()
     assert code == 2
     assert screen.count("nothing was signed") >= 1
 
 
-def test_off_a_terminal_it_is_one_line(environment: dict[str, str]) -> None:
-    """A script must say who signs; both at once is refused too."""
+def test_without_a_terminal_an_option_is_required(environment: dict[str, str]) -> None:
+    """A script must choose --wallet or --sign; both at once are refused too."""
     for extra in ((), ("--sign", "--wallet", PAPER_ADDRESS)):
         done = subprocess.run(
             [*KEKBRIDGE, "keys", "register", *extra],

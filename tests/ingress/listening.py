@@ -1,4 +1,4 @@
-"""A listener on a free port with a pipeline that does what the test says, and raw bytes in and out."""
+"""A listener on a free port with a receiver that the test controls, and raw bytes in and out."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ PATH = "/api/webhooks/tradingview"
 QUICK = Server(port=0, body_timeout_s=0.3, idle_timeout_s=0.5, shutdown_timeout_s=5)
 
 
-class Door:
-    """A listener with a pipeline that records deliveries and answers or raises what the test says."""
+class ListeningServer:
+    """A listener whose receiver records the requests and returns or raises `outcome`, once `may_respond` is set if it is given."""
 
     def __init__(self, settings: Server = QUICK, **options: Any) -> None:
-        self.deliveries: list[WebhookRequest] = []
-        self.refusals: list[ListenerRejection] = []
+        self.requests: list[WebhookRequest] = []
+        self.rejections: list[ListenerRejection] = []
         self.outcome: WebhookResponse | Exception = WebhookResponse(
             status=202, body={"success": True, "status": "queued"}
         )
-        self.gate: asyncio.Event | None = None
+        self.may_respond: asyncio.Event | None = None
         self.finished = 0
         self.readiness: Readiness | Exception = Readiness(is_ready=True, detail={"exchange": "reachable"})
         self.host, self.port = "127.0.0.1", 0
-        options.setdefault("refused", self.refusals.append)
+        options.setdefault("on_refused", self.rejections.append)
         self.listener = Listener(self.receive, self.ready, settings, clock=lambda: NOW, **options)
 
     @property
     def connections(self) -> int:
         return self.listener.open_connections
 
-    async def receive(self, delivery: WebhookRequest) -> WebhookResponse:
-        self.deliveries.append(delivery)
-        if self.gate is not None:
-            await self.gate.wait()
+    async def receive(self, request: WebhookRequest) -> WebhookResponse:
+        self.requests.append(request)
+        if self.may_respond is not None:
+            await self.may_respond.wait()
         self.finished += 1
         if isinstance(self.outcome, Exception):
             raise self.outcome
@@ -53,29 +53,29 @@ class Door:
             raise self.readiness
         return self.readiness
 
-    async def raw(self, request: bytes) -> bytes:
-        """Everything the server says to these bytes until it closes; what it said before a reset, too."""
+    async def send_raw(self, request: bytes) -> bytes:
+        """Send bytes and return everything the server sends until it closes or resets the connection."""
         reader, writer = await asyncio.open_connection(self.host, self.port)
-        said = b""
+        received = b""
         try:
             async with asyncio.timeout(20):
                 writer.write(request)
                 while part := await reader.read(65_536):
-                    said += part
+                    received += part
         except ConnectionError:
             pass
         finally:
             writer.close()
-        return said
+        return received
 
     async def send(self, body: bytes = b"{}", *, method: str = "POST", path: str = PATH, **headers: str) -> Reply:
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
         head += "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-        return Reply(await self.raw(head.encode() + b"\r\n" + body))
+        return Reply(await self.send_raw(head.encode() + b"\r\n" + body))
 
 
 class Reply:
-    """One HTTP response, taken apart."""
+    """One parsed HTTP response."""
 
     def __init__(self, raw: bytes) -> None:
         head, _, self.body = raw.partition(b"\r\n\r\n")
@@ -91,13 +91,13 @@ class Reply:
 
 
 @asynccontextmanager
-async def opened(settings: Server = QUICK, **options: Any) -> AsyncIterator[Door]:
-    """A listening door; what is under way is let go when the test ends."""
-    door = Door(settings, **options)
+async def listening(settings: Server = QUICK, **options: Any) -> AsyncIterator[ListeningServer]:
+    """Run a listener inside the block; requests that wait for `may_respond` are released at its end."""
+    server = ListeningServer(settings, **options)
     try:
-        door.host, door.port = await door.listener.start()
-        yield door
+        server.host, server.port = await server.listener.start()
+        yield server
     finally:
-        if door.gate is not None:
-            door.gate.set()
-        await door.listener.close()
+        if server.may_respond is not None:
+            server.may_respond.set()
+        await server.listener.close()
