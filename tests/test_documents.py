@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.core import TyperGroup
@@ -21,7 +22,7 @@ from kekbridge.alerts.template import KINDS
 from kekbridge.cli import main
 from kekbridge.cli.app import app
 from kekbridge.codes import CODES
-from kekbridge.config import VAULT_BACKENDS, Settings, dotted_names
+from kekbridge.config import Settings, Vault, dotted_names
 from kekbridge.errors import AlreadyRunning, ConfigError, NotFound
 from kekbridge.model import Mode, OrderStatus, OrderType
 from kekbridge.model.notifications import MESSAGES
@@ -47,6 +48,7 @@ RUNNABLE = [
     for name, block in _BLOCK.findall(path.read_text(encoding="utf-8"))
     if name not in ("run", "test")
 ]
+VAULT_BACKENDS = get_args(Vault.model_fields["backend"].annotation)
 SECTIONS = {name.partition(".")[0] for name in dotted_names() if "." in name}
 each_document = pytest.mark.parametrize("name", USER_DOCUMENTS)
 

@@ -1,4 +1,4 @@
-"""Values as people and scripts read them: safe text, exact amounts, short times, JSON, shares of limits."""
+"""Formatted values, safe text, redacted secrets, JSON, used fractions of limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.formatting import age, amount, clean, clock, duration, jsonable, market, money, used_share
+from kekbridge.formatting import (
+    age,
+    amount,
+    clock,
+    duration,
+    escape_unprintable,
+    market,
+    money,
+    redact_credentials,
+    redact_secrets,
+    sanitize,
+    to_jsonable,
+    to_text,
+    used_share,
+)
 from kekbridge.model import Mode
 
 NOW = datetime(2026, 11, 22, 16, 8, 6, tzinfo=UTC)
@@ -22,7 +36,7 @@ def is_unsafe(character: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "text"),
     [
         ("301.8400000000000000000000005", "301.84"),
         ("-1234567.891", "-1,234,567.891"),
@@ -31,9 +45,9 @@ def is_unsafe(character: str) -> bool:
         ("1E+3", "1,000"),
     ],
 )
-def test_money_is_rounded_for_the_eye(value: str, words: str) -> None:
-    """At most eight decimals, thousands apart, no idle zeros, no minus before nothing."""
-    assert money(Decimal(value)) == words
+def test_money_is_rounded_for_reading(value: str, text: str) -> None:
+    """At most eight decimals, thousands separators, no trailing zeros, no negative zero."""
+    assert money(Decimal(value)) == text
     assert money(None) == "-"
 
 
@@ -48,21 +62,54 @@ def test_money_is_rounded_for_the_eye(value: str, words: str) -> None:
         ("", "5", None),
     ],
 )
-def test_how_much_of_a_limit_is_used(used: str, limit: str, share: str | None) -> None:
-    """From the numbers at the beginning of the words; nothing where there are none."""
+def test_used_share_of_a_limit(used: str, limit: str, share: str | None) -> None:
+    """From the leading numbers; None if there are none."""
     assert used_share(used, limit) == (None if share is None else Decimal(share))
+
+
+def test_escaping_leaves_ordinary_text_alone() -> None:
+    """Letters of any script, accents and symbols stay; control characters become escapes."""
+    assert escape_unprintable("größer ≥ 5 % 日本 ✓") == "größer ≥ 5 % 日本 ✓"
+    assert escape_unprintable("a\x1b]0;title\x07\n") == r"a\x1b]0;title\x07\x0a"
+
+
+def test_sanitized_text_is_one_printable_line() -> None:
+    """Whitespace of any kind becomes a space; control, direction and invisible characters are removed."""
+    assert sanitize("a\r\nb\tc\u00a0d \x1b[2J\u202e\u200b\ud800e") == "a b c d [2Je"
+    assert sanitize("größer ≥ 5 % 日本 ✓") == "größer ≥ 5 % 日本 ✓"
+
+
+@pytest.mark.parametrize(
+    ("text", "shortened"),
+    [
+        ("key wh_live_0123456789abcdef!", "key wh_live_0123…!"),
+        ("xwhs_0123456789abcdef", "xwhs_…"),
+        ("ed25519:0123456789abcdef", "ed25519:…"),
+    ],
+)
+def test_credentials_are_shortened_to_their_kind(text: str, shortened: str) -> None:
+    """By the same patterns in messages and in the log; a shortened one stays as it is."""
+    assert redact_credentials(text) == redact_secrets(text) == shortened
+    assert redact_credentials(shortened) == redact_secrets(shortened) == shortened
+
+
+def test_bare_keys_are_redacted_in_the_log_only() -> None:
+    """An alert's own ids may look like a key without prefix and stay readable in its stored copy."""
+    key = "3yZe7d9sT4L1f8qWmKp2xVbNcRgHjUe5oAiD6QwXzYt"
+    assert redact_credentials(key) == key
+    assert redact_secrets(f"key {key}") == "key [redacted]"
 
 
 @given(st.text(st.characters(codec=None, exclude_categories=())))
 def test_nothing_unsafe_survives(text: str) -> None:
     """No control, direction, invisible or line-breaking character of any text is printed."""
-    assert not any(is_unsafe(character) for character in clean(text))
+    assert not any(is_unsafe(character) for character in to_text(text))
 
 
 @given(st.text(st.characters(exclude_categories=("C", "Z"))))
 def test_ordinary_text_is_untouched(text: str) -> None:
     """Printable text of any script is printed as it is."""
-    assert clean(text) == (text or "-")
+    assert to_text(text) == (text or "-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +125,7 @@ def test_json_of_domain_values() -> None:
     """Fields in camelCase, decimals and times as text, keys of mappings as they are."""
     at = datetime(2026, 1, 2, 3, 4, 5, 678_900, tzinfo=timezone(timedelta(hours=2)))
     sample = Sample(Decimal("1E-7"), at, Mode.PAPER, {"stop_loss": Decimal("1E+3")})
-    assert jsonable([sample]) == [
+    assert to_jsonable([sample]) == [
         {
             "maxOrderSize": "0.0000001",
             "createdAt": "2026-01-02T01:04:05.678Z",
@@ -137,7 +184,7 @@ def test_ages_and_clock() -> None:
 )
 def test_values_as_text(value: object, text: str) -> None:
     """An empty value is a dash, booleans are yes and no, lists are comma-separated."""
-    assert clean(value) == text
+    assert to_text(value) == text
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from kekbridge.alerts.numbers import parse_amount
-from kekbridge.alerts.redaction import clip, escape_unprintable, show
+from kekbridge.alerts.redaction import clip, show
 from kekbridge.alerts.signal import Amount, TakeProfitSpec
 from kekbridge.errors import Refused
+from kekbridge.formatting import escape_unprintable
 
 _MAX_TAKE_PROFITS = 10
 _HUNDRED = Decimal(100)

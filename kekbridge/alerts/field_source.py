@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from kekbridge.alerts.field_names import canonical_name
-from kekbridge.alerts.redaction import clip, escape_unprintable, show
+from kekbridge.alerts.redaction import clip, show
 from kekbridge.errors import Refused
+from kekbridge.formatting import escape_unprintable
 from kekbridge.model import WebhookSettings
 
 _PLACEHOLDER = re.compile(r"\{\{[^{}]*\}\}")

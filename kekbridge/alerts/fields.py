@@ -15,10 +15,11 @@ from kekbridge.alerts.field_source import FieldSource
 from kekbridge.alerts.numbers import NumberText, parse_amount, parse_decimal
 from kekbridge.alerts.position import check_agreement, is_exit, is_reversal, read_target, with_implied_previous
 from kekbridge.alerts.quantity import read_quantity, strategy_contracts
-from kekbridge.alerts.redaction import clip, escape_unprintable, show
+from kekbridge.alerts.redaction import clip, show
 from kekbridge.alerts.signal import Action, PositionSide, QuantityType, Signal, TargetPosition
 from kekbridge.alerts.symbols import is_same_market
 from kekbridge.errors import Refused
+from kekbridge.formatting import escape_unprintable
 from kekbridge.model import OrderType, WebhookSettings
 
 _MAX_SYMBOL_LENGTH = 64
@@ -60,9 +61,8 @@ def read_signal(fields: Mapping[str, Any], settings: WebhookSettings) -> tuple[S
 def _read_order(source: FieldSource, action: Action, symbol: str | None, exchange: str | None) -> Signal:
     target = _read_target(source, action)
     reduce_only = _read_reduce_only(source, action) or (target is not None and is_exit(target, action))
-    source.is_entry = (
-        not reduce_only
-    )  # the webhook's defaults and locks for sizes, stops and order types apply to entries
+    # The webhook's defaults and locks for sizes, stops and order types apply to entries.
+    source.is_entry = not reduce_only
     order_type = _read_order_type(source)
     limit_price, trigger_price, price = _read_prices(source, order_type)
     written_stop = None if reduce_only else source.protective_value("stopLoss", "stop_loss_empty")

@@ -13,8 +13,9 @@ from typing import Any, Final, NoReturn
 
 from kekbridge.alerts.field_names import canonical_name
 from kekbridge.alerts.numbers import NumberText
-from kekbridge.alerts.redaction import clip, escape_unprintable
+from kekbridge.alerts.redaction import clip
 from kekbridge.errors import Unreadable
+from kekbridge.formatting import escape_unprintable
 
 _MAX_DEPTH = 12  # a message with steps and take-profit lists needs four levels
 _MAX_BRACKETS = 5000

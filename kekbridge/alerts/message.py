@@ -29,10 +29,11 @@ from kekbridge.alerts.fields import read_signal
 from kekbridge.alerts.json_reader import read_document, strip_body
 from kekbridge.alerts.numbers import NumberText
 from kekbridge.alerts.profiles import find_profile
-from kekbridge.alerts.redaction import holds_secret, redact, show
+from kekbridge.alerts.redaction import redact, show
 from kekbridge.alerts.signal import Alert, Signal
 from kekbridge.alerts.timestamps import parse_timestamp
 from kekbridge.errors import Refused, Unauthenticated, Unreadable
+from kekbridge.formatting import holds_credential
 from kekbridge.model import WebhookSettings
 
 # Shared: json.dumps with options creates a new encoder on each call.
@@ -256,7 +257,7 @@ def _sender_id(value: object) -> str | None:
             f"alertId: found {show(value)}, expected a printable text or number of at most {_MAX_SENDER_ID_LENGTH} characters",
             field="alertId",
         )
-    if holds_secret(value):
+    if holds_credential(value):
         # The id is written to logs, responses and the store: a credential in it would be exposed.
         raise Unreadable(
             "field_invalid",

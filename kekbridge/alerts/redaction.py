@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from kekbridge.formatting import escape_unprintable, has_credential_prefix, redact_credentials
+
 _SECRET_NAME = re.compile(
     r"api_?key|signature|pass_?phrase|passw|secret|token|private|credential|authori|^auth$|^key$|^code$", re.I
 )
-# Our own keys and secrets, and Orderly keys, wherever they were pasted.
-_SECRET_TEXT = re.compile(r"(?:wh_(?:live|test)_|whs_|ed25519:)[A-Za-z0-9_\-+/=]{4,}")
-
 _MAX_TEXT_LENGTH = 500
 _MAX_NAME_LENGTH = 64
 _MAX_STORED_LENGTH = 16_384  # characters of one stored message, names included
@@ -27,15 +26,6 @@ _MARK = "…"
 def shorten_secret(text: str) -> str:
     """The first characters of a secret, enough for its owner to recognise it: `wh_live_9fK2…`."""
     return escape_unprintable(text[: min(12, len(text) // 4)]) + _MARK
-
-
-def escape_unprintable(text: str) -> str:
-    """Write control, format and other invisible characters as JSON escapes, so that no terminal or log interprets them."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else (f"\\u{ord(c):04x}" if ord(c) <= 0xFFFF else f"\\U{ord(c):08x}") for c in text
-    )
 
 
 def clip(text: str, limit: int) -> str:
@@ -50,18 +40,13 @@ def show(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f"'{clip(escape_unprintable(_hide(value[:200], None)), 48)}'"
+        return f"'{clip(escape_unprintable(redact_credentials(value[:200])), 48)}'"
     return "a list" if isinstance(value, (list, tuple)) else "an object"
-
-
-def holds_secret(text: str) -> bool:
-    """Return whether a text contains what looks like a webhook's key or secret, or an Orderly key."""
-    return _SECRET_TEXT.search(text) is not None
 
 
 def storable_text(text: str, limit: int = 48) -> str:
     """Format a text of the message for a separate column: printable, short, secrets shortened."""
-    return clip(escape_unprintable(_hide(text, None)), limit)
+    return clip(escape_unprintable(redact_credentials(text)), limit)
 
 
 def redact(document: Mapping[str, Any], *, secret: str | None) -> dict[str, Any]:
@@ -72,9 +57,7 @@ def redact(document: Mapping[str, Any], *, secret: str | None) -> dict[str, Any]
 def _hide(text: str, secret: str | None) -> str:
     if secret and len(secret) >= _MIN_SECRET_LENGTH and secret in text:
         text = text.replace(secret, shorten_secret(secret))
-    if "wh" in text or "ed25519:" in text:  # a cheap test for the prefixes of the pattern
-        text = _SECRET_TEXT.sub(lambda match: shorten_secret(match.group()), text)
-    return text
+    return redact_credentials(text)
 
 
 # Nearly all names come from the trader's own templates and repeat.
@@ -86,7 +69,7 @@ def _names_secret(name: str) -> bool:
 @lru_cache(maxsize=512)
 def _shown_name(name: str) -> str:
     """The stored form of a short name that does not contain the message's own secret."""
-    return clip(escape_unprintable(_hide(name, None)), _MAX_NAME_LENGTH)
+    return clip(escape_unprintable(redact_credentials(name)), _MAX_NAME_LENGTH)
 
 
 class _Redactor:
@@ -115,10 +98,8 @@ class _Redactor:
     def _text(self, value: str) -> str:
         is_plain = (
             len(value) <= _FAST_PATH_LENGTH <= self._budget
-            and value.isascii()
             and value.isprintable()
-            and "wh" not in value
-            and "ed25519:" not in value
+            and not has_credential_prefix(value)
             and (self._secret is None or self._secret not in value)
         )
         if is_plain:

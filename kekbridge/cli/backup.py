@@ -91,4 +91,4 @@ def restore_backup(
 
 
 def _as_data(backup: Backup) -> dict[str, Any]:
-    return {**formatting.jsonable(backup), "file": str(backup.file)}
+    return {**formatting.to_jsonable(backup), "file": str(backup.file)}

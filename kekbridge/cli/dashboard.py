@@ -172,7 +172,7 @@ def _header(state: dict[str, Any]) -> list[Text]:
     first.append(f" {state['mode'].upper()} ", style="reverse")
     first.append(f" {_state_text(trading['state'])}", style=_style(trading["state"]))
     if trading["state"] != "running" and trading["reason"]:
-        first.append(f" ({formatting.clean(trading['reason'])})")
+        first.append(f" ({formatting.to_text(trading['reason'])})")
     first.append("  ")
     first.append(
         "ready" if ready["ready"] else f"not ready: {ready['detail'] or 'reconciling'}",
@@ -208,7 +208,7 @@ def _conditions(state: dict[str, Any]) -> list[Text]:
     from rich.text import Text
 
     active = sorted(state["conditions"], key=lambda one: str(one["since"]))
-    shown = [Text(f"! {formatting.clean(one['words'])}", style="bold yellow") for one in active[-_SHOWN_CONDITIONS:]]
+    shown = [Text(f"! {formatting.to_text(one['words'])}", style="bold yellow") for one in active[-_SHOWN_CONDITIONS:]]
     more = len(active) - len(shown)
     return [Text(f"! {more} more: `kekbridge doctor`", style="yellow"), *shown] if more else shown
 
@@ -266,10 +266,10 @@ def _limits(state: dict[str, Any]) -> list[Text]:
         part = max(min(share, Decimal(1)), Decimal(0))
         row = Text(f"{share * 100:>4.0f} % ")
         row.append(f"{'█' * round(part * 10):<10}", style="red" if part >= Decimal("0.9") else "green")
-        row.append(f"  {formatting.clean(name)}: {line['name']} {line['used']} of {line['limit']}")
+        row.append(f"  {formatting.to_text(name)}: {line['name']} {line['used']} of {line['limit']}")
         rows.append(row)
     closed = [
-        f"{formatting.clean(scope['name'])}: {_state_text(scope['state'])}"
+        f"{formatting.to_text(scope['name'])}: {_state_text(scope['state'])}"
         for scope in state["limits"][1:]
         if scope["state"] != "running"
     ]
@@ -285,12 +285,12 @@ def _alerts(state: dict[str, Any], count: int) -> list[Text]:
     for one in state["lastAlerts"][-count:]:
         alert = " ".join(part for part in (one["action"], _market(one["symbol"] or "")) if part)
         row = Text(
-            f"{one['receivedAt'][11:19]:<9}{formatting.clean(one['webhook'])[:10]:<11}{formatting.clean(alert)[:10]:<11}"
+            f"{one['receivedAt'][11:19]:<9}{formatting.to_text(one['webhook'])[:10]:<11}{formatting.to_text(alert)[:10]:<11}"
         )
         status = "part filled" if one["status"] == "partially_filled" else one["status"]
         row.append(f"{status:<12}", style=_style(one["status"]))
         row.append(
-            formatting.clean(": ".join(part for part in (one["code"], one["error"]) if part) or " "), style="dim"
+            formatting.to_text(": ".join(part for part in (one["code"], one["error"]) if part) or " "), style="dim"
         )
         rows.append(row)
     return rows if len(rows) > 1 else [Text("no alerts yet", style="dim")]
@@ -304,7 +304,7 @@ def _footer(pending: str | None, error_text: str, width: int) -> Text:
             f" {_state_text(pending)}: press y to confirm, any other key to cancel ", style="bold reverse yellow"
         )
     elif error_text:
-        footer = Text(f" {formatting.clean(error_text)} ", style="bold reverse red")
+        footer = Text(f" {formatting.to_text(error_text)} ", style="bold reverse red")
     else:
         footer = Text(" h halt   e exits only   r resume   q quit ", style="reverse")
     footer.truncate(width, overflow="ellipsis")

@@ -112,4 +112,4 @@ def _print_result(result: FlattenResult, *, as_json: bool) -> None:
         )
         return
     left = ", ".join(f"{position.symbol} {position.quantity}" for position in result.positions_left) or "no positions"
-    render.line(f"NOT flat: {left} and {result.orders_left} orders are still open; {formatting.clean(result.error)}")
+    render.line(f"NOT flat: {left} and {result.orders_left} orders are still open; {formatting.to_text(result.error)}")

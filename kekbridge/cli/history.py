@@ -91,7 +91,7 @@ def _print(connection: sqlite3.Connection, listed: Sequence[Event], *, as_json: 
     for event in listed:
         severity, text = describe_event(event.kind, {**order_facts(connection, event), **event.data})
         if as_json:
-            render.as_json(formatting.jsonable(event) | {"severity": severity, "words": text})
+            render.as_json(formatting.to_jsonable(event) | {"severity": severity, "words": text})
         else:
             render.line(f"{formatting.clock(event.at, now()):<11}  {severity or '':<7}  {text}")
     sys.stdout.flush()

@@ -216,10 +216,10 @@ def _data(entry: StoredAlert | RejectedRequest | Event) -> dict[str, Any]:
         named = {"kind": "event", "event": entry.kind, "severity": severity, "words": text}
         return named | {
             "sequence": entry.sequence,
-            "at": formatting.jsonable(entry.at),
-            "data": formatting.jsonable(entry.data),
+            "at": formatting.to_jsonable(entry.at),
+            "data": formatting.to_jsonable(entry.data),
         }
-    return {"kind": "alert" if hasattr(entry, "status") else "refusal"} | dict(formatting.jsonable(entry))
+    return {"kind": "alert" if hasattr(entry, "status") else "refusal"} | dict(formatting.to_jsonable(entry))
 
 
 def _line(at: datetime, entry: StoredAlert | RejectedRequest | Event) -> Any:

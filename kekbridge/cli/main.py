@@ -80,7 +80,9 @@ def _print_usage_error(error: Exception) -> int:
 
 def _print_error(message: str) -> None:
     """Print one line on stderr without control characters: the message may quote outside text."""
-    line = "".join(character for character in " ".join(message.split()) if character.isprintable())
+    from kekbridge.formatting import sanitize
+
+    line = " ".join(sanitize(message).split())
     sys.stderr.write(f"kekbridge: {line}\n")
 
 

@@ -60,7 +60,7 @@ def enter(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = Non
     if as_json:
         render.as_json([channel.name for channel in channels])
     else:
-        render.line(f"stored {len(channels)} channels in the {vault.place.title}; used from the daemon's next start")
+        render.line(f"stored {len(channels)} channels in the {vault.title}; used from the daemon's next start")
 
 
 @app.command(epilog=examples("kekbridge notify channels", "kekbridge notify channels --json"))
@@ -104,7 +104,7 @@ def events(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = No
     for row in rows:
         text = str(row["words"])
         render.line(f"{row['event']} ({row['severity']}{', muted' if row['muted'] else ''})")
-        render.line(f"  {formatting.clean(text)}")
+        render.line(f"  {formatting.to_text(text)}")
         more = [f"{{{name}}}" for name in MESSAGES[str(row["event"])].names if f"{{{name}}}" not in text]
         render.line(f"  also {' '.join(more)}")
 

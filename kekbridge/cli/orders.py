@@ -66,7 +66,7 @@ def list_orders(
         legs = {order.client_order_id: protection.exits_of(connection, order.client_order_id) for order in listed}
     if as_json:
         render.as_json(
-            [order_data(order) | {"exits": formatting.jsonable(legs[order.client_order_id])} for order in listed]
+            [order_data(order) | {"exits": formatting.to_jsonable(legs[order.client_order_id])} for order in listed]
         )
         return
     if not listed:
@@ -115,7 +115,7 @@ def list_positions(
 def order_data(order: Order) -> dict[str, Any]:
     """Return an order for JSON: its own fields and those of its intent, flat."""
 
-    data: dict[str, Any] = formatting.jsonable(order)
+    data: dict[str, Any] = formatting.to_jsonable(order)
     intent = data.pop("intent")
     return data | {key: value for key, value in intent.items() if key not in data}
 
@@ -123,24 +123,13 @@ def order_data(order: Order) -> dict[str, Any]:
 def position_data(position: Position) -> dict[str, Any]:
     """Return a position for JSON, with unrealized P&L at the mark price."""
 
-    data: dict[str, Any] = formatting.jsonable(position)
-    return data | {"unrealizedPnl": formatting.jsonable(position.unrealized_pnl)}
-
-
-def order_text(order: Order) -> str:
-    """Describe an order in short: `buy 0.001 limit 65000`, `sell 0.5 market (exit)`."""
-
-    intent = order.intent
-    parts = [intent.side.value.lower(), formatting.amount(intent.quantity), intent.order_type.value]
-    if intent.limit_price is not None:
-        parts.append(formatting.amount(intent.limit_price))
-    if not order.is_entry:
-        parts.append(f"({intent.purpose.value})")
-    return " ".join(parts)
+    data: dict[str, Any] = formatting.to_jsonable(position)
+    return data | {"unrealizedPnl": formatting.to_jsonable(position.unrealized_pnl)}
 
 
 def _order_line(order: Order, legs: Sequence[ExitStatus]) -> Line:
     from kekbridge.cli import render
+    from kekbridge.reports.alert_report import describe_order
 
     filled = formatting.amount(order.executed_quantity)
     if order.average_price is not None:
@@ -149,7 +138,7 @@ def _order_line(order: Order, legs: Sequence[ExitStatus]) -> Line:
         formatting.clock(order.created_at, now()),
         formatting.short_id(order.alert_id),
         formatting.market(order.intent.symbol),
-        order_text(order),
+        describe_order(order),
         filled,
         order.status,
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
-from kekbridge.formatting import clean, jsonable
+from kekbridge.formatting import to_jsonable, to_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -80,7 +80,7 @@ def pairs(rows: Iterable[tuple[str, object]], *, indent: int = 0) -> None:
     In a pipe nothing wraps and rich is not imported: a daemon under a supervisor would keep its 3 MiB for the start message.
     """
     if not sys.stdout.isatty():
-        texts = [(name, clean(value)) for name, value in rows]
+        texts = [(name, to_text(value)) for name, value in rows]
         width = max((len(name) for name, _ in texts), default=0)
         for name, text in texts:
             line(f"{'':{indent}}{name:<{width}}  {text}".rstrip())
@@ -93,7 +93,7 @@ def pairs(rows: Iterable[tuple[str, object]], *, indent: int = 0) -> None:
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in rows:
-        grid.add_row(Text(name, style="bold"), Text(clean(value), style=_style_of(value)))
+        grid.add_row(Text(name, style="bold"), Text(to_text(value), style=_style_of(value)))
     _show(Padding(grid, (0, 0, 0, indent), expand=False))
 
 
@@ -114,7 +114,7 @@ def lines(titles: Mapping[str, int], rows: Sequence[Line], *, with_header: bool 
     """
     from rich.text import Text
 
-    texts = [[clean(cell) for cell in row.cells] for row in rows]
+    texts = [[to_text(cell) for cell in row.cells] for row in rows]
     widths = [
         max([least, len(title), *(len(text[index]) for text in texts)])
         for index, (title, least) in enumerate(titles.items())
@@ -126,7 +126,7 @@ def lines(titles: Mapping[str, int], rows: Sequence[Line], *, with_header: bool 
         cells = [Text(cell.ljust(width)) for cell, width in zip(text, widths, strict=True)]
         cells[-1].stylize(_style_of(text[-1]))
         whole = Text("  ").join(cells)
-        detail = clean(row.detail) if row.detail else ""
+        detail = to_text(row.detail) if row.detail else ""
         is_beside = not screen.is_terminal or whole.cell_len + 2 + len(detail) <= screen.width
         if detail and is_beside:
             whole.append(f"  {detail}", style="dim")
@@ -141,7 +141,7 @@ def heading(text: str, *, gap: bool = True) -> None:
 
     if gap:
         line("")
-    _show(Text(clean(text), style="bold"))
+    _show(Text(to_text(text), style="bold"))
 
 
 def paragraph(text: str, *, indent: int = 0) -> None:
@@ -149,7 +149,7 @@ def paragraph(text: str, *, indent: int = 0) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    _show(Padding(Text(clean(text)), (0, 0, 0, indent), expand=False))
+    _show(Padding(Text(to_text(text)), (0, 0, 0, indent), expand=False))
 
 
 def line(text: str) -> None:
@@ -159,12 +159,12 @@ def line(text: str) -> None:
 
 def note(text: str) -> None:
     """Print a message on stderr, so that stdout holds only data."""
-    sys.stderr.write(f"{clean(text)}\n")
+    sys.stderr.write(f"{to_text(text)}\n")
 
 
 def as_json(value: object) -> None:
     """Print one line of JSON on stdout, ASCII only: JSON would leave C1 control characters unescaped."""
-    sys.stdout.write(json.dumps(jsonable(value), separators=(",", ":")) + "\n")
+    sys.stdout.write(json.dumps(to_jsonable(value), separators=(",", ":")) + "\n")
 
 
 def console() -> Console:
@@ -189,7 +189,7 @@ def _cell(value: object, column: Column) -> Text:
     from rich.text import Text
 
     style = _style_of(value) if column.is_status else ""
-    return Text(clean(value), style=style)
+    return Text(to_text(value), style=style)
 
 
 def _style_of(value: object) -> str:

@@ -233,7 +233,7 @@ def send_test(
 def _build_message(file: Path | None, api_key: str, values: dict[str, str]) -> tuple[bytes, bool]:
     """Return the bytes to send, and whether they contain a signature."""
     from kekbridge.alerts.template import fill
-    from kekbridge.parsing import wrong
+    from kekbridge.parsing import invalid
 
     stamp = now().strftime("%Y-%m-%dT%H:%M:%SZ")
     if file is None:
@@ -241,7 +241,7 @@ def _build_message(file: Path | None, api_key: str, values: dict[str, str]) -> t
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise wrong(
+        raise invalid(
             "--body", str(file), f"a readable text file ({getattr(error, 'strerror', None) or 'not UTF-8'})"
         ) from None
     text = fill(text.strip(), {"timenow": stamp, **values})

@@ -56,7 +56,7 @@ def stats(
         totals = build_report(statistics.gather_facts(connection, since=start, now=now(), webhook=webhook))
         limits = limit_report.read(connection, context.settings, webhook, at=now())["scopes"]
     if as_json:
-        render.as_json(formatting.jsonable(totals) | {"limits": limits})
+        render.as_json(formatting.to_jsonable(totals) | {"limits": limits})
         return
     _print_report(totals, is_for_webhook=webhook is not None)
     used = [line for scope in limits for line in _limit_usage(scope)]

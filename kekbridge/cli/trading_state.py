@@ -97,7 +97,7 @@ def set_running(
             )
         control = settings.trading_control(connection, now=now(), scope=scope)
     if as_json:
-        render.as_json(formatting.jsonable(control) | ({"equityPeak": peak} if reset_peak else {}))
+        render.as_json(formatting.to_jsonable(control) | ({"equityPeak": peak} if reset_peak else {}))
         return
     render.line(_STATE_TEXTS["running"] if webhook is None else f"webhook {webhook} resumed: entries and exits pass")
     if reset_peak:

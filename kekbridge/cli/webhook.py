@@ -72,7 +72,7 @@ def _with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
 def _option_type(row: Row) -> Any:
     if row.is_many:
         return list[str] | None
-    return bool | None if row.reader is None else str | None
+    return bool | None if row.parser is None else str | None
 
 
 def _option(row: Row) -> Any:
@@ -80,7 +80,7 @@ def _option(row: Row) -> Any:
     default = getattr(getattr(defaults, row.part) if row.part else defaults, row.field)
     has_default = default not in (None, (), {}, False)
     help_text = f"{row.help} Default: {'yes' if default is True else default}." if has_default else row.help
-    if row.reader is None and not row.is_many:
+    if row.parser is None and not row.is_many:
         return typer.Option(f"{row.option}/--no-{row.option.removeprefix('--')}", help=help_text, show_default=False)
     return typer.Option(row.option, metavar=row.metavar, help=help_text, show_default=False)
 
@@ -231,7 +231,7 @@ def rotate(
     titles = {"name": "name", "webhookUrl": "webhook URL", "apiKey": "apiKey", "apiSecret": "apiSecret"}
     render.pairs([(title, data[key]) for key, title in titles.items()])
     for key in data["replaced"]:
-        until = f"is valid until {formatting.plain(key['expiresAt'])} UTC" if grace_time else "is revoked"
+        until = f"is valid until {formatting.to_text(key['expiresAt'])} UTC" if grace_time else "is revoked"
         render.note(f"The old key {key['prefix']}… {until}.")
     render.note(f"Message with the new key:  kekbridge template {webhook.name}")
 
@@ -394,7 +394,7 @@ def _as_data(webhook: Webhook, url: str, credentials: Credentials | None = None)
     data: dict[str, Any] = {"id": webhook.id, "name": webhook.name, "enabled": webhook.enabled, "webhookUrl": url}
     if credentials is not None:
         data |= {"apiKey": credentials.api_key, "apiSecret": credentials.api_secret}
-    return data | {"createdAt": webhook.created_at, "settings": formatting.jsonable(webhook.settings)}
+    return data | {"createdAt": webhook.created_at, "settings": formatting.to_jsonable(webhook.settings)}
 
 
 def _print(data: dict[str, Any]) -> None:

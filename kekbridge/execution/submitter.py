@@ -24,7 +24,7 @@ from kekbridge.failpoints import hit
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Order, OrderStatus, Usage, Webhook
 from kekbridge.model.admission import Recheck
-from kekbridge.planning import decide as decision
+from kekbridge.planning import decide
 from kekbridge.risk.check import AccountPolicy
 from kekbridge.store import claims, order_lifecycle
 from kekbridge.store.claims import ClaimedOrders
@@ -168,7 +168,7 @@ class OrderSubmitter:
         await self._updates.unrecorded_fills.wait()
         now = self._clock()
         # Bound when the job is queued: what is stored before it runs is in this snapshot, what comes later is not.
-        recheck = partial(decision.recheck, snapshot=self._snapshot(), policy=self._policy, now=now)
+        recheck = partial(decide.recheck, snapshot=self._snapshot(), policy=self._policy, now=now)
         self._updates.close_acceptances()
         try:
             claimed = await self._database.write(
@@ -276,7 +276,7 @@ class OrderSubmitter:
         return partial(claims.claim_if_allowed, order=order, recheck=recheck, request_text=self._request_text, now=now)
 
     def _recheck(self, order: Order, now: datetime) -> Callable[[Usage, Webhook | None], Recheck]:
-        return partial(decision.recheck, order=order, snapshot=self._snapshot(), policy=self._policy, now=now)
+        return partial(decide.recheck, order=order, snapshot=self._snapshot(), policy=self._policy, now=now)
 
     def _snapshot(self) -> AccountSnapshot:
         snapshot = self._exchange.snapshot

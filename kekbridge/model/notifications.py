@@ -14,6 +14,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, Literal
 
+from kekbridge.formatting import sanitize
+
 Severity = Literal["info", "warning", "failure"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("info", "warning", "failure")
 
@@ -155,7 +157,7 @@ def fill_template(template: str, facts: Mapping[str, Any]) -> str:
     def substitute(match: re.Match[str]) -> str:
         return match[0][0] if match[1] is None else as_text(facts.get(match[1]))
 
-    line = " ".join(printable(_PLACEHOLDER.sub(substitute, template)).split())
+    line = " ".join(sanitize(_PLACEHOLDER.sub(substitute, template)).split())
     return line.replace(" ()", "").rstrip(" :.(,")[:_LONGEST_LINE]
 
 
@@ -169,12 +171,7 @@ def as_text(value: object) -> str:
         text = f"{value:%Y-%m-%d %H:%M} UTC"
     else:
         text = str(getattr(value, "value", value))
-    return printable(text)[:_LONGEST_VALUE]
-
-
-def printable(text: str) -> str:
-    """Remove control and direction characters, which could hide or forge what follows; line ends become spaces."""
-    return "".join(character for character in text.replace("\n", " ").replace("\t", " ") if character.isprintable())
+    return sanitize(text)[:_LONGEST_VALUE]
 
 
 def check_event(kind: str) -> str:
@@ -182,7 +179,7 @@ def check_event(kind: str) -> str:
     if kind not in MESSAGES:
         near = difflib.get_close_matches(kind, MESSAGES, n=1)
         hint = f"did you mean {near[0]}?" if near else "`kekbridge notify events` lists them"
-        raise ValueError(f"{printable(kind)[:60]!r} is not an event; {hint}")
+        raise ValueError(f"{sanitize(kind)[:60]!r} is not an event; {hint}")
     return kind
 
 

@@ -78,16 +78,6 @@ class OrderStatus(StrEnum):
     def is_final(self) -> bool:
         return self in _FINAL
 
-    @property
-    def is_live(self) -> bool:
-        """True while the exchange may still fill it, as far as we know."""
-        return self in (
-            OrderStatus.SUBMITTING,
-            OrderStatus.UNKNOWN,
-            OrderStatus.ACCEPTED,
-            OrderStatus.PARTIALLY_FILLED,
-        )
-
 
 _FINAL = frozenset(
     {OrderStatus.FILLED, OrderStatus.CANCELED, OrderStatus.EXPIRED, OrderStatus.DENIED, OrderStatus.REJECTED}

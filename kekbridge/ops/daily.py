@@ -1,4 +1,4 @@
-"""Sums up the day before, once each day; the message is told by the notifier like every other event."""
+"""Daily jobs: a summary of the previous day, and removal of old message texts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from kekbridge.log import get_logger
 from kekbridge.store.alerts import remove_payloads
 from kekbridge.store.database import Database
 
+log = get_logger("kekbridge.ops.retention")
 
-class _DayReader(Protocol):
+# Pause between two batches, so that the writer thread is free for alerts.
+_PAUSE_S: Final = 0.05
+
+
+class _SummaryWriter(Protocol):
     def __call__(self, connection: sqlite3.Connection, day: date, /, *, now: datetime) -> bool: ...
 
 
 class DailySummary:
-    """`run` once a day."""
+    """Job, once a day: store the previous UTC day's summary as a history event, which the notifier sends like any other."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         self._database = database
@@ -26,26 +31,20 @@ class DailySummary:
 
     async def run(self) -> None:
         """Raises StoreUnavailable."""
-        tell = await asyncio.to_thread(_load)
+        write_summary = await asyncio.to_thread(_load)
         now = self._clock()
-        await self._database.write(tell, now.date() - timedelta(days=1), now=now)
+        await self._database.write(write_summary, now.date() - timedelta(days=1), now=now)
 
 
-def _load() -> _DayReader:
-    # Late: what is needed once a day need not be kept in memory until then.
+def _load() -> _SummaryWriter:
+    # Imported late: it is needed once a day.
     from kekbridge.store import statistics
 
     return statistics.record_daily_summary
 
 
-log = get_logger("kekbridge.ops.retention")
-
-# Between two steps the writer is free for alerts.
-_PAUSE_S: Final = 0.05
-
-
 class PayloadRetention:
-    """`run` once a day; `keep_days` 0 keeps everything."""
+    """Job, once a day: remove message texts older than `keep_days`; 0 keeps everything."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime], *, keep_days: int) -> None:
         self._database = database
@@ -53,7 +52,7 @@ class PayloadRetention:
         self._keep_days = keep_days
 
     async def run(self) -> None:
-        """Raises StoreUnavailable; what was done until then stays done."""
+        """Raises StoreUnavailable; batches removed before stay removed."""
         if not self._keep_days:
             return
         now, total = self._clock(), 0

@@ -1,4 +1,4 @@
-"""Watches what ends on a day: the exchange key, the certificate served here, and the one the world sees at server.public_url."""
+"""Expiry job: the exchange key, the certificate served here, and the one served at server.public_url."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TIMEOUT_S: Final = 5.0
 
 
 class ExpiryWatch:
-    """`look` every hour. What cannot be asked now is no news: the next look asks again."""
+    """Job, every hour: publish what expires soon or has expired. What cannot be checked now is checked at the next run."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class ExpiryWatch:
         soon: timedelta,
         clock: Callable[[], datetime],
     ) -> None:
-        """`key` asks for our own key; `certificate_file` and `public_url` empty: there is none."""
+        """`key` queries our exchange key; `soon`: how long before expiry to warn. Empty file and URL are not checked."""
         self._conditions = conditions
         self._key = key
         self._certificate_file = certificate_file
@@ -46,25 +46,25 @@ class ExpiryWatch:
         self._clock = clock
 
     async def run(self) -> None:
-        """Raises ConfigError for a certificate that cannot be read, StoreUnavailable."""
+        """Raises ConfigError if the certificate cannot be read, StoreUnavailable."""
         if self._certificate_file:
-            name, ends_at = await asyncio.to_thread(_end_of_file, self._certificate_file)
-            await self._judge("certificate", ends_at, {"name": name})
+            name, ends_at = await asyncio.to_thread(_expiry_of_file, self._certificate_file)
+            await self._update("certificate", ends_at, {"name": name})
         url = urlsplit(self._public_url)
         if url.scheme == "https" and url.hostname:
             served = await asyncio.to_thread(served_until, url.hostname, url.port or 443)
             if served is not None:
-                await self._judge("certificate", served, {"name": url.hostname})
+                await self._update("certificate", served, {"name": url.hostname})
         try:
             key = await self._key()
         except ExchangeUnavailable as error:
             log.info("key_not_asked", error=error.message)
             return
         if key is not None and key.expires_at is not None:
-            await self._judge("key", key.expires_at, {})
+            await self._update("key", key.expires_at, {})
 
-    async def _judge(self, subject: str, ends_at: datetime, about: Mapping[str, str]) -> None:
-        """Told when it ends soon, again when it has ended, and once more when a new one is there."""
+    async def _update(self, subject: str, ends_at: datetime, about: Mapping[str, str]) -> None:
+        """Publish when it expires soon, when it has expired, and when it was renewed."""
         left = ends_at - self._clock()
         kind = None
         if left <= self._soon:
@@ -75,7 +75,7 @@ class ExpiryWatch:
         await self._conditions.update(name, kind, over=over, data=data)
 
 
-def _end_of_file(file: str) -> tuple[str, datetime]:
+def _expiry_of_file(file: str) -> tuple[str, datetime]:
     path = Path(file).expanduser()
     try:
         return path.name, not_after(path.read_text(encoding="ascii", errors="replace"))
@@ -84,9 +84,9 @@ def _end_of_file(file: str) -> tuple[str, datetime]:
 
 
 def served_until(host: str, port: int) -> datetime | None:
-    """The end of the certificate that is served there, trusted or not; None when there is no TLS connection now. Blocks."""
+    """Expiry of the certificate served at an address, trusted or not; None without a TLS connection within 5 s. Blocks."""
     context = ssl.create_default_context()
-    context.check_hostname = False  # only its end is asked; whether it is the right one is the doctor's question
+    context.check_hostname = False  # only the expiry matters here; `kekbridge doctor` verifies the chain
     context.verify_mode = ssl.CERT_NONE
     try:
         with (
@@ -101,7 +101,7 @@ def served_until(host: str, port: int) -> datetime | None:
 
 
 def record_renewal(connection: sqlite3.Connection, kind: str, details: Mapping[str, str], *, now: datetime) -> None:
-    """What the keeper of the domain's certificate reports: a success always, of failures in a row the first."""
+    """Store an outcome of the ACME renewal: every success, and the first of consecutive failures."""
     name = f"renewal:{details.get('domain', '')}"
     if kind == "certificate_not_renewed":
         conditions.begin(connection, name, kind, now=now, data=details)
@@ -111,10 +111,10 @@ def record_renewal(connection: sqlite3.Connection, kind: str, details: Mapping[s
 
 
 def not_after(pem: str) -> datetime:
-    """The end of validity of the first certificate in a PEM text (X.509: RFC 5280, 4.1). Raises ValueError."""
+    """Expiry of the first certificate in a PEM text (RFC 5280, section 4.1). Raises ValueError if there is none."""
     begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
     if begin not in pem or end not in pem:
-        raise ValueError("no certificate in it")
+        raise ValueError("it contains no certificate")
     first = pem[pem.index(begin) : pem.index(end) + len(end)]
     try:
         certificate_der = ssl.PEM_cert_to_DER_cert(first + "\n")
@@ -136,11 +136,11 @@ def not_after(pem: str) -> datetime:
 
 
 def _element(der: bytes) -> tuple[int, bytes, bytes]:
-    """Tag, content and what follows of the first DER element."""
+    """Split off the first DER element: its tag, its content, and the rest."""
     tag, length, start = der[0], der[1], 2
     if length & 0x80:
         count = length & 0x7F
         length, start = int.from_bytes(der[2 : 2 + count], "big"), 2 + count
     if start + length > len(der):
-        raise ValueError("cut short")
+        raise ValueError("truncated")
     return tag, der[start : start + length], der[start + length :]

@@ -1,4 +1,7 @@
-"""Watches the way to the exchange: is it reached, does its stream live, do both clocks agree. Asks nothing itself."""
+"""Periodic checks that publish conditions: exchange connection and clock, free disk space, missing alerts, positions without a stop.
+
+Each class is one job (jobs.py). Conditions keep what was already published, so that each change is sent once.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,22 @@ from kekbridge.ops.conditions import Conditions
 from kekbridge.store import codec, webhooks
 from kekbridge.store.database import Database
 
-# Below a second an offset is the network's delay as much as the clock.
-_LEAST_SKEW_S: Final = 1.0
+#: How long before its end an alert at TradingView counts as expiring.
+ENDS_SOON: Final = timedelta(days=7)
+# Below one second, a clock offset cannot be told from network delay.
+_MIN_SKEW_S: Final = 1.0
+_MIB: Final = 1 << 20
+# A disk is no longer low only above 1.1 times the limit, since files come and go.
+_DISK_HYSTERESIS: Final = 1.1
+# Alerts sent while no daemon ran are lost, so a new daemon waits before it reports a missing one.
+_GRACE: Final = timedelta(minutes=5)
+
+#: Returns the live stops of a symbol that close with the given side.
+FetchStops = Callable[[str, Side], Awaitable[Sequence[OrderStatusReport]]]
 
 
 class ConnectionWatch:
-    """`look` every few seconds. What is away for less than `after_s` is not told: a stream is opened anew now and then."""
+    """Job, every few seconds: is the exchange reachable, is its stream live, do the clocks agree. Sends no request itself."""
 
     def __init__(
         self,
@@ -36,38 +49,39 @@ class ConnectionWatch:
         clock_tolerance_s: float,
         seconds: Callable[[], float],
     ) -> None:
-        """`seconds`: a clock that nobody sets, for how long something lasts."""
+        """`after_s`: shortest outage that is published, since streams reconnect now and then; `seconds`: a monotonic clock."""
         self._conditions = conditions
         self._health = health
         self._after_s = after_s
-        self._skew_s = max(clock_tolerance_s, _LEAST_SKEW_S)
+        self._skew_s = max(clock_tolerance_s, _MIN_SKEW_S)
         self._seconds = seconds
-        self._away_since: dict[str, float] = {}
+        self._down_since: dict[str, float] = {}
 
     async def run(self) -> None:
+        """Raises StoreUnavailable."""
         health = self._health()
-        await self._watch("exchange", health.is_reachable, health.detail or "no answer")
-        if health.is_reachable:  # else the stream is down, too, and once is enough
-            await self._watch("stream", health.stream_is_live, "")
+        await self._check("exchange", health.is_reachable, health.detail or "no answer")
+        if health.is_reachable:  # else the stream is down too, and one message is enough
+            await self._check("stream", health.stream_is_live, "")
         else:
-            self._away_since.pop("stream", None)
+            self._down_since.pop("stream", None)
         if health.clock_offset_ms is not None:
-            await self._compare(health.clock_offset_ms / 1000)
+            await self._check_clock(health.clock_offset_ms / 1000)
 
-    async def _watch(self, name: str, is_there: bool, detail: str) -> None:
-        if is_there:
-            self._away_since.pop(name, None)
+    async def _check(self, name: str, is_up: bool, detail: str) -> None:
+        if is_up:
+            self._down_since.pop(name, None)
             await self._conditions.update(name, None, over=f"{name}_back")
             return
-        lasting = self._seconds() - self._away_since.setdefault(name, self._seconds())
-        if lasting >= self._after_s:
-            data = {"lasting": duration(lasting), "detail": detail}
+        down_s = self._seconds() - self._down_since.setdefault(name, self._seconds())
+        if down_s >= self._after_s:
+            data = {"lasting": duration(down_s), "detail": detail}
             await self._conditions.update(name, f"{name}_down", over=None, data=data)
 
-    async def _compare(self, offset_s: float) -> None:
-        """`offset_s` positive: the exchange's clock is ahead. Told over the tolerance, over again when well under it."""
-        known = "clock" in await self._conditions.known()
-        if abs(offset_s) > (self._skew_s / 2 if known else self._skew_s):
+    async def _check_clock(self, offset_s: float) -> None:
+        """`offset_s` is positive if the exchange's clock is ahead. The condition begins above the tolerance and ends below half of it."""
+        is_active = "clock" in await self._conditions.active()
+        if abs(offset_s) > (self._skew_s / 2 if is_active else self._skew_s):
             direction = "behind" if offset_s > 0 else "ahead of"
             data = {"seconds": f"{abs(offset_s):.1f}", "direction": direction}
             await self._conditions.update("clock", "clock_skew", over=None, data=data)
@@ -75,13 +89,8 @@ class ConnectionWatch:
             await self._conditions.update("clock", None, over="clock_right")
 
 
-_MIB: Final = 1 << 20
-# Told to be over only with some more room than the limit: files come and go.
-_ENOUGH: Final = 1.1
-
-
 class DiskWatch:
-    """`look` every minute; `least_mb` 0 watches nothing."""
+    """Job, every minute: is there enough free disk space. `least_mb` in MiB; 0 disables the check."""
 
     def __init__(self, conditions: Conditions, places: Sequence[Path], *, least_mb: int) -> None:
         self._conditions = conditions
@@ -89,39 +98,38 @@ class DiskWatch:
         self._least = least_mb * _MIB
 
     async def run(self) -> None:
-        known = await self._conditions.known()
+        """Raises StoreUnavailable."""
+        active = await self._conditions.active()
         for place in self._places:
             if not place.is_dir():
-                continue  # no backup was made yet: its directory is made with the first
+                continue  # the backup directory is created with the first backup
             name = f"disk:{place}"
             free = (await asyncio.to_thread(shutil.disk_usage, place)).free
-            is_low = free < (self._least * _ENOUGH if name in known else self._least)
-            data = {"free": size(free), "place": str(place)}
+            is_low = free < (self._least * _DISK_HYSTERESIS if name in active else self._least)
+            data = {"free": _size(free), "place": str(place)}
             await self._conditions.update(name, "disk_low" if is_low else None, over="disk_enough", data=data)
         await self._conditions.keep_only("disk:", {f"disk:{place}" for place in self._places})
 
 
-def size(free: int) -> str:
+def _size(free: int) -> str:
     """`812 MiB`, `3.4 GiB`."""
     return f"{free / (1 << 30):.1f} GiB" if free >= 1 << 30 else f"{free // _MIB} MiB"
 
 
-ENDS_SOON: Final = timedelta(days=7)
-# What was sent while no daemon ran is lost: a fresh one waits a little before it misses anything.
-_GRACE: Final = timedelta(minutes=5)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """A webhook, when its last alert came, and since when its settings are as they are."""
+    """A webhook whose alerts are expected."""
 
+    #: The webhook with its settings.
     webhook: Webhook
+    #: When its last alert was received, of any outcome; None before the first.
     last_at: datetime | None
+    #: When its settings were last changed.
     changed_at: datetime
 
 
 class ExpectedAlerts:
-    """`look` every few seconds."""
+    """Job, every half minute: did each webhook get the alerts it expects, and does its TradingView alert end soon."""
 
     def __init__(self, database: Database, conditions: Conditions, clock: Callable[[], datetime]) -> None:
         self._database = database
@@ -130,15 +138,16 @@ class ExpectedAlerts:
         self._started_at = clock()
 
     async def run(self) -> None:
+        """Raises StoreUnavailable."""
         now = self._clock()
         found = await self._database.read(read_expected)
         for one in found:
-            await self._watch_beat(one, now)
-            await self._watch_end(one.webhook, now)
+            await self._check_heartbeat(one, now)
+            await self._check_end(one.webhook, now)
         await self._conditions.keep_only("heartbeat:", {f"heartbeat:{one.webhook.id}" for one in found})
         await self._conditions.keep_only("alert_end:", {f"alert_end:{one.webhook.id}" for one in found})
 
-    async def _watch_beat(self, one: Expected, now: datetime) -> None:
+    async def _check_heartbeat(self, one: Expected, now: datetime) -> None:
         name, webhook = f"heartbeat:{one.webhook.id}", one.webhook
         every_s = webhook.settings.expect_alert_every_s
         if every_s is None:
@@ -148,14 +157,16 @@ class ExpectedAlerts:
         since = max(one.last_at or one.changed_at, one.changed_at)
         data = {"webhook": webhook.name, "every": duration(every)}
         if now - since <= every:
-            over = "heartbeat_back" if since == one.last_at else None  # else its settings were changed: nothing came
+            over = (
+                "heartbeat_back" if since == one.last_at else None
+            )  # else the settings were changed and no alert was received
             await self._conditions.update(name, None, over=over, data=data)
         elif now - self._started_at > min(every, _GRACE):
             await self._conditions.update(
                 name, "heartbeat_missed", over=None, data=data | {"lasting": duration(now - since)}
             )
 
-    async def _watch_end(self, webhook: Webhook, now: datetime) -> None:
+    async def _check_end(self, webhook: Webhook, now: datetime) -> None:
         ends_at, kind = webhook.settings.alert_expires_at, None
         data: dict[str, object] = {"webhook": webhook.name}
         if ends_at is not None and ends_at - now <= ENDS_SOON:
@@ -165,11 +176,11 @@ class ExpectedAlerts:
 
 
 def read_expected(connection: sqlite3.Connection) -> tuple[Expected, ...]:
-    """Every enabled webhook that somebody waits for, with its last alert of any outcome: it did come."""
+    """Every enabled webhook with an expected interval or an end date, and its last alert of any outcome."""
     found: list[Expected] = []
     for webhook in webhooks.list_all(connection):
-        wanted = webhook.settings
-        if not webhook.enabled or (wanted.expect_alert_every_s is None and wanted.alert_expires_at is None):
+        expected = webhook.settings
+        if not webhook.enabled or (expected.expect_alert_every_s is None and expected.alert_expires_at is None):
             continue
         last, changed = connection.execute(
             "SELECT (SELECT max(received_at) FROM alerts WHERE webhook_id = ?1), updated_at FROM webhooks WHERE id = ?1",
@@ -179,23 +190,19 @@ def read_expected(connection: sqlite3.Connection) -> tuple[Expected, ...]:
     return tuple(found)
 
 
-Stops = Callable[[str, Side], Awaitable[Sequence[OrderStatusReport]]]
-"""The live stops of a symbol for one closing side."""
-
-
 class UnprotectedPositions:
-    """`look` every half minute. Told when two looks in a row found it: a stop may be on its way in one."""
+    """Job, every half minute: has every position a stop that must have one. Published if two checks in a row find none."""
 
     def __init__(
         self,
         database: Database,
         conditions: Conditions,
         snapshot: Callable[[], AccountSnapshot | None],
-        stops: Stops,
+        stops: FetchStops,
         *,
         always: bool,
     ) -> None:
-        """`always`: the account demands a stop for every position ([risk] require_stop_loss)."""
+        """`always`: every position must have a stop ([risk] require_stop_loss)."""
         self._database = database
         self._conditions = conditions
         self._snapshot = snapshot
@@ -209,20 +216,22 @@ class UnprotectedPositions:
         if snapshot is None:
             return
         held = _positions(snapshot)
-        wanted = set(held) if self._always else set(held) & await self._database.read(must_have_stop)
-        naked = {symbol: held[symbol] for symbol in sorted(wanted) if await self._is_unprotected(symbol, held[symbol])}
-        for symbol, quantity in naked.items():
+        required = set(held) if self._always else set(held) & await self._database.read(must_have_stop)
+        unprotected = {
+            symbol: held[symbol] for symbol in sorted(required) if await self._is_unprotected(symbol, held[symbol])
+        }
+        for symbol, quantity in unprotected.items():
             if symbol in self._suspects:
                 data = {"symbol": symbol, "position": quantity}
                 await self._conditions.update(f"naked:{symbol}", "position_unprotected", over=None, data=data)
-        self._suspects = naked
-        for name in await self._conditions.known():
+        self._suspects = unprotected
+        for name in await self._conditions.active():
             symbol = name.removeprefix("naked:")
-            if name.startswith("naked:") and symbol not in naked:
+            if name.startswith("naked:") and symbol not in unprotected:
                 await self._conditions.update(name, None, over="position_protected", data={"symbol": symbol})
 
     async def _is_unprotected(self, symbol: str, quantity: Decimal) -> bool:
-        """Not wholly covered. A stop of quantity zero closes whatever the position is then (docs/internals/orderly.md section 7)."""
+        """True if stops cover less than the position. A stop of quantity zero closes all of it (docs/internals/orderly.md section 7)."""
         stops = await self._stops(symbol, Side.SELL if quantity > 0 else Side.BUY)
         if any(stop.quantity == ZERO for stop in stops):
             return False
@@ -238,7 +247,7 @@ def _positions(snapshot: AccountSnapshot) -> dict[str, Decimal]:
 
 
 def must_have_stop(connection: sqlite3.Connection) -> set[str]:
-    """Markets where an entry of ours was given a stop that has not ended, or whose last entry came from a webhook that demands one."""
+    """Symbols with an unfinished stop of one of our entries, or whose last entry came from a webhook that requires a stop."""
     found = {
         symbol
         for (symbol,) in connection.execute(

@@ -50,7 +50,7 @@ def decide(
     """Turn the steps of an alert into judged order intents. `fired_at`: None if the alert's age does not count, as in a replay.
 
     Steps are translated in order; the first one that is refused or denied ends the list. Orders before it are kept, so that a close
-    goes through although the entry behind it may not. Later legs wait for the leg before them.
+    is sent even if the entry after it is refused or denied. Later legs wait for the leg before them.
     """
     kept: list[OrderIntent] = []
     verdicts: list[Verdict] = []

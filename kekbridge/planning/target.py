@@ -53,9 +53,8 @@ def position_change(
         return _catch_up(signal, target, newer, settings, market)
     match signal.action:
         case Action.CLOSE if target is not None and target.size == 0:
-            return _close(
-                replace(signal, quantity=None), market
-            )  # the strategy is flat: close everything, whatever it held
+            # The strategy is flat: close everything, whatever size it held.
+            return _close(replace(signal, quantity=None), market)
         case Action.CLOSE if target is None or signal.quantity is not None:
             return _close(signal, market)
         case Action.FLIP:

@@ -182,17 +182,6 @@ def set_response(
     )
 
 
-def set_stages(connection: sqlite3.Connection, alert_id: str, stages: Mapping[str, float], *, now: datetime) -> None:
-    """Add measured stages (milliseconds since receipt) to those stored. Raises NotFound."""
-    _require_one(
-        connection.execute(
-            "UPDATE alerts SET stages = json_patch(stages, ?), updated_at = ? WHERE id = ?",
-            (_stages_json(stages), codec.time_text(now), alert_id),
-        ),
-        alert_id,
-    )
-
-
 def set_status(
     connection: sqlite3.Connection,
     alert_id: str,

@@ -206,4 +206,4 @@ def _refuse_foreign(connection: sqlite3.Connection, applied: list[str], path: Pa
             "upgrade kekbridge, or restore a backup of this version"
         )
     if not applied and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None:
-        raise ConfigError(f"{path} is another program's database; use another --data-dir")
+        raise ConfigError(f"{path} is a database of another program; use another --data-dir")

@@ -60,7 +60,7 @@ def record(connection: sqlite3.Connection, fills: Iterable[Fill], *, order: Orde
     """
     new = 0
     for order_id, fills_of_order in groupby(fills, key=lambda fill: fill.order_id):
-        with _results_updated(connection, order_id):
+        with _updating_results(connection, order_id):
             new += sum(_record_one(connection, fill, order) for fill in fills_of_order)
     return new
 
@@ -72,7 +72,7 @@ def record_exits(connection: sqlite3.Connection, fills: Iterable[Fill], *, entry
     """
     new = 0
     for fill in fills:
-        with _results_updated(connection, fill.order_id):
+        with _updating_results(connection, fill.order_id):
             new += _record_exit(connection, fill, entry)
     return new
 
@@ -273,7 +273,7 @@ def rebuild_results(connection: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def _results_updated(connection: sqlite3.Connection, order_id: str) -> Iterator[None]:
+def _updating_results(connection: sqlite3.Connection, order_id: str) -> Iterator[None]:
     """Update the results by what the block changes in the fills of one order (the exchange's id)."""
     before = _order_shares(connection, order_id)
     yield

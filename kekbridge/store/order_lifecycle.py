@@ -328,7 +328,7 @@ def mark_expired(
     *,
     now: datetime,
     code: str = ALERT_EXPIRED,
-    error: str = "the alert waited longer than it may",
+    error: str = "the alert waited longer than allowed",
 ) -> Order:
     """The order became too old before it was sent; also for one in flight that is proven not to be at the exchange."""
     before = get(connection, client_order_id)

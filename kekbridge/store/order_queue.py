@@ -49,7 +49,7 @@ def claimable(
         " LEFT JOIN orders e ON e.alert_id = o.alert_id AND e.leg = o.after_leg"
         f" WHERE o.sequence IN (SELECT min(sequence) FROM orders WHERE {_BLOCKS_LATER}{skip_entries} GROUP BY symbol)"
         " AND o.status = 'queued' ORDER BY o.purpose = 'entry', o.sequence",
-        (_names(overlappable_ids),),
+        (_to_json_array(overlappable_ids),),
     )
     ready = (_when_ready(order_from(row), row, now) for row in rows)
     return tuple(order for order in ready if order is not None)
@@ -58,12 +58,12 @@ def claimable(
 def is_symbol_free(connection: sqlite3.Connection, symbol: str, *, overlappable_ids: Collection[str] = ()) -> bool:
     """True if no stored order would hold back a new order of the symbol."""
     earlier = connection.execute(
-        f"SELECT 1 FROM orders WHERE {_BLOCKS_LATER} AND symbol = ? LIMIT 1", (_names(overlappable_ids), symbol)
+        f"SELECT 1 FROM orders WHERE {_BLOCKS_LATER} AND symbol = ? LIMIT 1", (_to_json_array(overlappable_ids), symbol)
     ).fetchone()
     return earlier is None
 
 
-def _names(overlappable_ids: Collection[str]) -> str:
+def _to_json_array(overlappable_ids: Collection[str]) -> str:
     return json.dumps(sorted(overlappable_ids))
 
 
@@ -93,12 +93,6 @@ def open_stops(connection: sqlite3.Connection) -> tuple[Order, ...]:
         connection,
         "o.status = 'accepted' AND o.purpose = 'protect' AND o.order_type = 'stop' AND o.order_id IS NOT NULL",
     )
-
-
-def count_waiting(connection: sqlite3.Connection) -> int:
-    """Number of queued orders."""
-    row = connection.execute("SELECT count(*) FROM orders WHERE finished_at IS NULL AND status = 'queued'").fetchone()
-    return int(row[0])
 
 
 def is_any_waiting(connection: sqlite3.Connection) -> bool:

@@ -72,12 +72,6 @@ def get(connection: sqlite3.Connection, client_order_id: str) -> Order:
     return order
 
 
-def by_order_id(connection: sqlite3.Connection, order_id: str) -> Order | None:
-    """The order with this id of the exchange; None if it is not one of ours."""
-    row = connection.execute(f"SELECT {COLUMNS} FROM orders o WHERE o.order_id = ?", (order_id,)).fetchone()
-    return None if row is None else order_from(row)
-
-
 def of_alert(connection: sqlite3.Connection, alert_id: str) -> tuple[Order, ...]:
     """The orders of an alert (our id), in the order of its legs."""
     rows = connection.execute(f"SELECT {COLUMNS} FROM orders o WHERE o.alert_id = ? ORDER BY o.leg", (alert_id,))

@@ -54,15 +54,6 @@ def _read(connection: sqlite3.Connection) -> Mapping[_Row, _Row]:
     return {row[:2]: tuple(row) for row in rows}
 
 
-def upsert(connection: sqlite3.Connection, position: Position, *, now: datetime) -> None:
-    """Write one position, or remove it if it is flat."""
-    cache.invalidate(connection, _TABLE)
-    if position.quantity:
-        connection.execute(_WRITE, _row(position, position.mark_price, now))
-    else:
-        connection.execute(_DELETE, (position.symbol, position.margin_mode.value))
-
-
 def list_all(connection: sqlite3.Connection) -> tuple[Position, ...]:
     """Every open position, by symbol."""
     rows = connection.execute("SELECT * FROM positions ORDER BY symbol, margin_mode")

@@ -58,11 +58,11 @@ def open_protections(connection: sqlite3.Connection) -> tuple[Protection, ...]:
     ).fetchall()
     return tuple(
         Protection(
-            order=orders.get(connection, name),
+            order=orders.get(connection, client_order_id),
             state=ProtectionState(state),
             naked_since=None if naked_since is None else codec.parse_time(naked_since),
         )
-        for name, state, naked_since in rows
+        for client_order_id, state, naked_since in rows
     )
 
 
@@ -172,10 +172,8 @@ def exits_of(connection: sqlite3.Connection, client_order_id: str) -> tuple[Exit
 
 def entries_with_open_exits(connection: sqlite3.Connection) -> tuple[Order, ...]:
     """Executed entries with an unfinished exit, oldest first."""
-    names = connection.execute(
-        "SELECT client_order_id FROM exits WHERE is_over = 0 ORDER BY client_order_id"
-    ).fetchall()
-    return tuple(orders.get(connection, name) for (name,) in names)
+    rows = connection.execute("SELECT client_order_id FROM exits WHERE is_over = 0 ORDER BY client_order_id").fetchall()
+    return tuple(orders.get(connection, client_order_id) for (client_order_id,) in rows)
 
 
 def _stored(connection: sqlite3.Connection, client_order_id: str) -> str | None:
@@ -211,8 +209,8 @@ def require_take_profits(connection: sqlite3.Connection, order: Order, *, now: d
 
 def entries_missing_take_profits(connection: sqlite3.Connection) -> tuple[Order, ...]:
     """Entries that may still lack a take-profit, oldest first."""
-    names = connection.execute("SELECT client_order_id FROM ladders WHERE state <> 'over' ORDER BY client_order_id")
-    return tuple(orders.get(connection, name) for (name,) in names.fetchall())
+    rows = connection.execute("SELECT client_order_id FROM ladders WHERE state <> 'over' ORDER BY client_order_id")
+    return tuple(orders.get(connection, client_order_id) for (client_order_id,) in rows.fetchall())
 
 
 def finish_take_profits(connection: sqlite3.Connection, order: Order, *, detail: str, now: datetime) -> None:

@@ -1,6 +1,6 @@
-"""The pages as a person meets them in a real browser, wide and on a phone: every lever works, nothing overflows, nothing is complained of.
+"""The web pages in a real browser, at desktop and phone width: every button works, nothing overflows, no errors.
 
-Screenshots are kept in KEKBRIDGE_TEST_ARTIFACTS, by default a directory `kekbridge-test-artifacts` among the temporary files.
+Screenshots go to KEKBRIDGE_TEST_ARTIFACTS, by default `kekbridge-test-artifacts` in the directory of temporary files.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ WIDTHS = (1280, 390)
 
 
 def artifacts() -> Path:
-    """Where pictures are kept."""
-    place = os.environ.get("KEKBRIDGE_TEST_ARTIFACTS") or Path(tempfile.gettempdir()) / "kekbridge-test-artifacts"
-    kept = Path(place)
-    kept.mkdir(parents=True, exist_ok=True)
-    return kept
+    """Directory of the screenshots."""
+    configured = os.environ.get("KEKBRIDGE_TEST_ARTIFACTS") or Path(tempfile.gettempdir()) / "kekbridge-test-artifacts"
+    directory = Path(configured)
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
 
 
 @dataclass
 class Visit:
-    """A browser that is logged in, and the bridge that it looks at."""
+    """A logged-in browser and its bridge."""
 
     bridge: Bridge
     page: Page
@@ -45,16 +45,16 @@ class Visit:
     async def goto(self, path: str) -> None:
         await self.page.goto(self.url + path)
 
-    async def look(self, path: str, name: str) -> None:
-        """See a page on both screens, light and dark: it fits, and there is a picture of it."""
+    async def check_page(self, path: str, name: str) -> None:
+        """Open a page at both widths; check that it fits; take screenshots."""
         for width in WIDTHS:
             await self.page.be_wide(width)
             await self.goto(path)
             assert await self.page.overflow() == 0, f"{path} is wider than {width} pixels"
             assert await self.page.text("h1")
-            picture = artifacts() / f"{name}-{width}.png"
-            await self.page.picture(picture)
-            assert int.from_bytes(picture.read_bytes()[16:20]) == width
+            screenshot = artifacts() / f"{name}-{width}.png"
+            await self.page.picture(screenshot)
+            assert int.from_bytes(screenshot.read_bytes()[16:20]) == width
         await self.page.be_wide(1280)
 
     def trading(self) -> TradingState:
@@ -68,7 +68,7 @@ class Visit:
 
 @pytest.fixture
 async def visit(tmp_path: Path) -> AsyncIterator[Visit]:
-    """Logged in with the token, as a person does."""
+    """A browser logged in with the token."""
     async with running_bridge(tmp_path, admin__port=0) as bridge, open_page() as page:
         bridge.add_webhook("main")
         with bridge.daemon.database.snapshot() as connection:
@@ -82,11 +82,11 @@ async def visit(tmp_path: Path) -> AsyncIterator[Visit]:
         await page.press("main button")
         assert await page.text("h1") == "Overview"
         yield Visit(bridge, page, url)
-        assert page.complaints == []
+        assert page.errors == []
 
 
 async def test_every_page_on_every_screen(visit: Visit) -> None:
-    """All pages of a bridge that has traded, at 1280 and 390 pixels."""
+    """All pages of a bridge with orders and positions, at 1280 and 390 pixels."""
     bridge = visit.bridge
     await bridge.send(action="buy", quantity="0.01", stopLoss="2%", comment="<b>bold</b>")
     await bridge.send(action="buy", quantity="1", symbol="ETHUSDT.P")
@@ -102,24 +102,24 @@ async def test_every_page_on_every_screen(visit: Visit) -> None:
         *(("/", "overview"), ("/log", "log"), ("/orders", "orders"), ("/positions", "positions")),
         *(("/stats?days=all", "stats"), ("/risk", "risk"), ("/webhooks", "webhooks"), ("/confirm/flatten", "flatten")),
     ):
-        await visit.look(path, name)
+        await visit.check_page(path, name)
     await visit.goto("/log")
     assert "api_key_unknown" in await visit.page.text()
     links = await visit.page.evaluate("[...document.querySelectorAll('td a')].map(one => one.pathname)")
-    await visit.look(links[-1], "alert")
-    story = await visit.page.text()
+    await visit.check_page(links[-1], "alert")
+    report = await visit.page.text()
     for words in ("<b>bold</b>", "Signed", "Slippage to mark", "stop loss", "Answered with HTTP 200"):
-        assert words in story
-    await visit.look(links[0], "refused-alert")
+        assert words in report
+    await visit.check_page(links[0], "refused-alert")
     assert "symbol_unknown" in await visit.page.text()
     hook = visit.webhook("main")
-    await visit.look(f"/webhooks/{hook.id}", "webhook")
+    await visit.check_page(f"/webhooks/{hook.id}", "webhook")
     await visit.page.be_wide(1280, dark=True)
     await visit.goto("/")
     await visit.page.picture(artifacts() / "overview-dark.png")
 
 
-async def test_the_log_is_filtered(visit: Visit) -> None:
+async def test_log_filters(visit: Visit) -> None:
     """The form's filters are those of `kekbridge logs`."""
     await visit.bridge.send(action="buy", quantity="0.01")
     await visit.bridge.send(action="buy", quantity="1", symbol="ETHUSDT.P")
@@ -133,8 +133,8 @@ async def test_the_log_is_filtered(visit: Visit) -> None:
     assert "buy ETH" in rows[0]
 
 
-async def test_a_webhook_is_made_and_changed(visit: Visit) -> None:
-    """Create, every kind of setting, disable and enable, a new key, another name, deletion with a question first."""
+async def test_webhooks_are_created_and_changed(visit: Visit) -> None:
+    """Create, every kind of setting, disable and enable, a new key, rename, delete after confirmation."""
     page = visit.page
     await visit.goto("/webhooks")
     await page.fill("#new-name", "from-page")
@@ -174,8 +174,8 @@ async def test_a_webhook_is_made_and_changed(visit: Visit) -> None:
     assert "renamed" not in await page.text()
 
 
-async def test_trading_is_steered(visit: Visit) -> None:
-    """Halt and flatten ask on a page of their own; each lever does what its name says, and the overview shows it."""
+async def test_trading_controls(visit: Visit) -> None:
+    """Halt and flatten ask for confirmation; each control changes the state, and the overview shows it."""
     page = visit.page
     await visit.bridge.send(action="buy", quantity="0.01")
     await visit.bridge.until_settled()

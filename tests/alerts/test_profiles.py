@@ -94,7 +94,7 @@ def test_threecommas_brackets() -> None:
     )
     assert (signal.action, signal.quantity_type) == (Action.SELL, QuantityType.USD)
     assert signal.stop_loss == Amount(Decimal(2), is_percent=True)
-    levels = [(wish.level.value, wish.share) for wish in signal.take_profits]
+    levels = [(take_profit.level.value, take_profit.share) for take_profit in signal.take_profits]
     assert levels == [(Decimal("1.5"), Decimal(60)), (Decimal(3), Decimal(40))]
 
 
@@ -228,7 +228,7 @@ def test_wundertrading() -> None:
     assert (signal.action, signal.symbol, signal.exchange) == (Action.BUY, "ETHUSDT", "Bybit")
     assert (signal.quantity, signal.quantity_type) == (Amount(Decimal(100)), QuantityType.USD)
     assert signal.stop_loss == Amount(Decimal(2), is_percent=True)
-    assert [(wish.level.value, wish.share) for wish in signal.take_profits] == [
+    assert [(take_profit.level.value, take_profit.share) for take_profit in signal.take_profits] == [
         (Decimal(1), Decimal(50)),
         (Decimal(2), Decimal(50)),
     ]

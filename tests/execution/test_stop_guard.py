@@ -12,8 +12,8 @@ import pytest
 
 from kekbridge.exchange.base import Retryable
 from kekbridge.model import Order, OrderStatus, OrderType, Purpose
-from kekbridge.store import order_queue, protection
 from kekbridge.store import orders as order_rows
+from kekbridge.store import protection
 from tests.bridge import BTC, Bridge, quick_bridge, running_paper
 from tests.system.exposure import longest_naked_s
 from tests.waiting import until
@@ -124,7 +124,7 @@ async def test_a_protective_order_never_waits_in_the_queue(hasty_bridge: Bridge)
     closes = [order for order in await _protective(bridge, answer) if order.intent.order_type is OrderType.MARKET]
     assert [order.status for order in closes] == [OrderStatus.REJECTED, OrderStatus.FILLED]
     assert closes[0].code == "exchange_busy"
-    waiting = await bridge.daemon.database.read(order_queue.count_waiting)
+    waiting = await bridge.daemon.database.read(order_rows.count_queued)
     assert waiting == 0
 
 

@@ -1,4 +1,4 @@
-"""The timetable: one job that fails is logged and stops neither itself nor the others."""
+"""Scheduled jobs: a failing job stops neither itself nor the others."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tests.bridge import BTC, ETH, quick_bridge, running_paper
 from tests.waiting import until
 
 
-async def test_reconciling_goes_on_after_the_exchange_was_away(tmp_path: Path) -> None:
-    """Reads fail for a while, then a foreign position appears: the jobs are still running and find it."""
+async def test_reconciliation_continues_after_an_outage(tmp_path: Path) -> None:
+    """After reads failed for a while, the jobs still run and find a position opened elsewhere."""
     async with (
         running_paper(tmp_path / "paper") as paper_url,
         quick_bridge(tmp_path, paper_url, queue__reconcile_every_s=0.2, exchange__refresh_s=0.5) as bridge,
@@ -29,8 +29,8 @@ async def test_reconciling_goes_on_after_the_exchange_was_away(tmp_path: Path) -
         await until(lambda: bridge.daemon.readiness().is_ready)
 
 
-async def test_a_report_that_never_came_is_found_by_the_job(tmp_path: Path) -> None:
-    """The stream lives but lost the fill of a resting order: the next reconciliation records it."""
+async def test_a_lost_report_is_found_by_the_job(tmp_path: Path) -> None:
+    """The stream is live but lost the fill of a resting order: the next reconciliation stores it."""
     async with (
         running_paper(tmp_path / "paper") as paper_url,
         quick_bridge(tmp_path, paper_url, queue__reconcile_every_s=0.5) as bridge,

@@ -311,9 +311,8 @@ def test_margin_of_open_orders_is_not_available() -> None:
     eth = D(650) / D(180)
     other = reservation(str(round(eth, 4)), ETH)
     assert denial(entry(), reservations=(other,), **kwargs) == ("margin_insufficient", "exchange")
-    unsent = reservation(
-        "0.1", is_resting=True
-    )  # a limit order in our queue: the exchange does not reserve its margin yet
+    # A limit order in our queue: the exchange does not reserve its margin yet.
+    unsent = reservation("0.1", is_resting=True)
     assert denial(entry(), reservations=(unsent,), **kwargs) == ("margin_insufficient", "exchange")
     for seen in (reservation("0.1", is_margined=True), replace(other, is_margined=True)):
         assert denial(entry(), reservations=(seen,), **kwargs) is None

@@ -184,15 +184,14 @@ def test_response_and_stages_are_stored(connection: sqlite3.Connection) -> None:
     alerts.set_response(
         connection, alert.id, status=202, answer=answer, stages={"parsed": 0.1234567, "stored": 2}, now=NOW
     )
-    alerts.set_stages(connection, alert.id, {"stored": 3.5, "filled": 40.25}, now=NOW)
+    later = {"stored": 3.5, "filled": 40.25}
+    alerts.set_response(connection, alert.id, status=202, answer=answer, stages=later, now=NOW)
     stored = alerts.get(connection, alert.id)
     assert stored.answer_status == 202
     assert stored.answer == {"success": True, "executedPrice": "65000.10", "timestamp": 1768473005000}
     assert stored.stages == {"parsed": 0.123, "stored": 3.5, "filled": 40.25}
     with pytest.raises(NotFound):
         alerts.set_response(connection, "missing", status=200, answer={}, stages={}, now=NOW)
-    with pytest.raises(NotFound):
-        alerts.set_stages(connection, "missing", {}, now=NOW)
     with pytest.raises(NotFound):
         alerts.set_status(connection, "missing", status="done", now=NOW)
 

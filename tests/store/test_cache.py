@@ -46,14 +46,14 @@ _MORE = RateLimits(per_minute=4, per_hour=0, per_day=12)
 
 
 class Refused(Exception):
-    """What a job that is to be taken back raises."""
+    """Raised by a job that is to be rolled back."""
 
 
 # ------------------------------------------------------------------------------------------- what a job may do to the tables
 
 
 def alert(number: int, now: datetime, is_exit: bool) -> Job:
-    """An alert that is admitted if the rates allow it; every other order leaves at once."""
+    """An alert that is admitted if the rates allow it; every other order is claimed at once."""
     symbol = _SYMBOLS[number % 2]
     order = (exit_intent if is_exit else intent)(symbol=symbol, quantity=Decimal(number % 7 + 1) / 100)
     decision = Decision(
@@ -76,7 +76,7 @@ def alert(number: int, now: datetime, is_exit: bool) -> Job:
     return lambda connection: admit(
         connection,
         incoming,
-        lambda usage: replace(decision, error=repr(usage)),  # what was seen is stored, and so compared
+        lambda usage: replace(decision, error=repr(usage)),  # the usage is stored, and so compared
         rates=_FEW,
         account_rates=_MORE,
         now=now,
@@ -118,7 +118,7 @@ def _move(connection: sqlite3.Connection, order: Order, number: int, now: dateti
 
 
 def snapshot_job(number: int, now: datetime) -> Job:
-    """The account as it is shown: one, two or no positions."""
+    """A snapshot with one, two or no positions."""
     shown = {
         symbol: Position(symbol=symbol, quantity=Decimal(number), average_open_price=Decimal(1), updated_at=now)
         for symbol in _SYMBOLS[: number % 3]
@@ -128,7 +128,7 @@ def snapshot_job(number: int, now: datetime) -> Job:
 
 
 def fact(number: int, now: datetime) -> Job:
-    """A halt or its end, a condition that begins or is over, the peak of the equity."""
+    """A halt or its end, a condition that begins or ends, or the equity peak."""
     scope = _HOOKS[number % 2]
 
     def run(connection: sqlite3.Connection) -> None:
@@ -202,7 +202,7 @@ def content(database: Database) -> dict[str, list[tuple[object, ...]]]:
 
 
 def looks(connection: sqlite3.Connection) -> list[object]:
-    """What decisions are made from."""
+    """The data that decisions use."""
     usages = [read_usage(connection, hook, now=NOW) for hook in _HOOKS]
     return [
         *usages,
@@ -216,7 +216,7 @@ async def write_all(database: Database, jobs: list[Job]) -> None:
 
 
 def write_plainly(database: Database, job: Job) -> None:
-    """On a connection that remembers nothing."""
+    """On a connection without a cache."""
     try:
         with database.transaction() as connection:
             job(connection)

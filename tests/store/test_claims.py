@@ -26,7 +26,7 @@ def take(
     connection: sqlite3.Connection,
     alert: NewAlert | None = None,
     *,
-    is_lane_free: bool = True,
+    can_be_sent: bool = True,
     expires_at: datetime = EXPIRES,
     legs: int = 1,
 ) -> Admission:
@@ -42,7 +42,7 @@ def take(
         cooldown_s=0,
         clock=lambda: NOW + WAITED,
         overlappable_ids=frozenset,
-        try_claim=lambda order: is_lane_free,
+        try_claim=lambda order: can_be_sent,
         request_text=body_of,
     )
 
@@ -61,9 +61,7 @@ def test_order_with_nothing_before_it_is_claimed_at_admission(connection: sqlite
     assert statuses(admission) == [OrderStatus.SUBMITTING, OrderStatus.QUEUED]
     assert admission.orders == orders.of_alert(connection, admission.alert.id)
     name = admission.orders[0].client_order_id
-    assert (
-        admission.orders[0].submitted_at == NOW + WAITED
-    )  # what waited for the writer did not leave when it was received
+    assert admission.orders[0].submitted_at == NOW + WAITED  # claimed when the writer ran, not when it was received
     assert orders.details(connection, name).request == body_of(admission.orders[0])
 
 
@@ -84,7 +82,7 @@ def test_no_order_is_overtaken(connection: sqlite3.Connection) -> None:
     assert statuses(take(connection)) == [OrderStatus.QUEUED]
     again = take(connection, new_alert(identity=first.identity, fingerprint=first.fingerprint))
     assert (again.kind, again.orders[0].attempt) == ("duplicate", 1)
-    assert statuses(take(connection, new_alert(), is_lane_free=False)) == [OrderStatus.QUEUED]
+    assert statuses(take(connection, new_alert(), can_be_sent=False)) == [OrderStatus.QUEUED]
 
 
 def test_alert_at_its_age_limit_is_stored_and_expires(connection: sqlite3.Connection) -> None:
@@ -97,7 +95,7 @@ def test_alert_at_its_age_limit_is_stored_and_expires(connection: sqlite3.Connec
 def queued(connection: sqlite3.Connection) -> Order:
     webhook_settings = WebhookSettings()
     webhooks.create(connection, webhook_id="hook", name="main", settings=webhook_settings, now=NOW)
-    return take(connection, is_lane_free=False).orders[0]
+    return take(connection, can_be_sent=False).orders[0]
 
 
 @pytest.mark.parametrize("status", [OrderStatus.DENIED, OrderStatus.EXPIRED])
@@ -168,7 +166,7 @@ def claim(connection: sqlite3.Connection, /, **changes: Any) -> ClaimedOrders:
     return claim_heads(connection, changes.pop("recheck", may), **{**arguments, **changes})
 
 
-def saying(verdict: Recheck, usage: Usage, webhook: Webhook | None) -> Recheck:
+def fixed_recheck(verdict: Recheck, usage: Usage, webhook: Webhook | None) -> Recheck:
     """A recheck that returns this decision."""
     return verdict
 
@@ -198,14 +196,14 @@ async def test_all_claimable_orders_are_claimed_in_one_commit(database: Database
 async def test_overlapping_orders_of_one_symbol_are_claimed_together(database: Database) -> None:
     """Orders that may follow one claimed just before share its flush, in order of admission, until one may not."""
     queued = [await database.write(put, symbol) for symbol in (BTC, BTC, ETH, BTC, BTC)]
-    lined_up: list[str] = []
+    in_flight: list[str] = []
 
     def try_claim(order: Order) -> bool:
-        may = len(lined_up) < 4
-        lined_up.extend([order.client_order_id] if may else [])
+        may = len(in_flight) < 4
+        in_flight.extend([order.client_order_id] if may else [])
         return may
 
-    claimed = await database.write(claim, overlappable_ids=lambda: lined_up, try_claim=try_claim)
+    claimed = await database.write(claim, overlappable_ids=lambda: in_flight, try_claim=try_claim)
     in_line = [queued[0], queued[2], queued[1], queued[3]]
     assert names(claimed.to_send_now) == names(in_line)
     assert (names(claimed.to_send_in_turn), claimed.has_more) == (names(queued[4:]), True)
@@ -249,7 +247,7 @@ def test_would_claim_changes_nothing(connection: sqlite3.Connection) -> None:
     order = put(connection, SOL)
     before = list(connection.iterdump())
     for status, expected in ((OrderStatus.SUBMITTING, True), (OrderStatus.DENIED, False)):
-        assert would_claim(connection, order, partial(saying, Recheck(status=status)), now=NOW) is expected
+        assert would_claim(connection, order, partial(fixed_recheck, Recheck(status=status)), now=NOW) is expected
     assert list(connection.iterdump()) == before
     order_lifecycle.mark_denied(connection, order.client_order_id, code="x", error="x", now=NOW)
-    assert not would_claim(connection, order, partial(saying, Recheck(status=OrderStatus.SUBMITTING)), now=NOW)
+    assert not would_claim(connection, order, partial(fixed_recheck, Recheck(status=OrderStatus.SUBMITTING)), now=NOW)

@@ -39,7 +39,7 @@ def keys(connection: sqlite3.Connection) -> set[str]:
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """A process of its own that runs `code`; stdout is a pipe."""
+    """A process that runs `code`; stdout is a pipe."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         cwd=ROOT,
@@ -242,7 +242,7 @@ async def test_flush_now_flushes_everything_before_it(database: Database) -> Non
     """It ends the wait of all writes queued before it, in one commit, and of none that comes later."""
     writer = Writer(database.path)
     statements: list[str] = []
-    writer.flush_now()  # nothing waits
+    writer.flush_now()  # nothing is pending
     await writer.submit(lambda connection: connection.set_trace_callback(statements.append))
     statements.clear()
     waiting = [writer.submit(lambda connection: None, within_s=3600) for _ in range(3)]
@@ -252,7 +252,7 @@ async def test_flush_now_flushes_everything_before_it(database: Database) -> Non
     later = writer.submit(lambda connection: None, within_s=3600)
     await asyncio.sleep(0.05)
     assert not later.done()
-    writer.close()  # an end does not wait either
+    writer.close()  # a shutdown does not wait either
     await later
 
 
@@ -265,7 +265,7 @@ async def test_writes_of_one_loop_iteration_share_a_flush(database: Database) ->
     waiting = []
     for _ in range(5):
         waiting.append(writer.submit(lambda connection: None))
-        time.sleep(0.01)  # the same turn, in which the thread of the writer could run
+        time.sleep(0.01)  # the same iteration, in which the writer thread could run
     await asyncio.gather(*waiting)
     assert statements.count("COMMIT") == 1
     unfinished = writer.submit(lambda connection: 7)
@@ -515,7 +515,7 @@ async def main():
         print("stored")
     except StoreUnavailable as error:
         print("refused", "\\n" in error.message)
-    for file in data_dir.iterdir():  # the log beside it was made with the mode of the file
+    for file in data_dir.iterdir():  # the log has the mode of the file
         file.chmod(0o600)
     await write("kept")
     print(database.read_now(settings.get_value, "kept"), database.read_now(settings.get_value, "refused"))
@@ -523,7 +523,7 @@ async def main():
 
 asyncio.run(main())
 """
-    with tempfile.TemporaryDirectory() as directory:  # pytest's own would not let another user through
+    with tempfile.TemporaryDirectory() as directory:  # pytest's directory is closed to another user
         process = python(code, directory)
         output, _ = process.communicate(timeout=60)
     assert output.splitlines() == ["refused False", "1 None"]

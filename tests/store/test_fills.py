@@ -15,7 +15,7 @@ from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, fill, inten
 
 
 def sent(connection: sqlite3.Connection, order_id: str, webhook_id: str = "hook") -> Order:
-    """An entry that the exchange knows by `order_id`."""
+    """An accepted entry with this order id."""
     admission = admit(
         connection, new_alert(webhook_id=webhook_id), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES
     )
@@ -98,7 +98,7 @@ def test_later_report_completes_a_fill(connection: sqlite3.Connection) -> None:
     fills.record(connection, [replace(bare, realized_pnl=Decimal(3))])
     assert realized(connection, "first") == (Decimal(13), Decimal(13))
     fills.record(connection, [replace(bare, realized_pnl=Decimal(-2))])
-    fills.record(connection, [bare])  # the stream, which does not say it, takes nothing back
+    fills.record(connection, [bare])  # a stream report without it removes nothing
     assert realized(connection, "first") == (Decimal(8), Decimal(8))
 
 

@@ -21,7 +21,7 @@ from tests.bench.filling import RARE, fill
 from tests.store import factories
 
 FEW, MANY = 3000, 30_000
-EACH = 100  # of the database's steps are counted as one
+EACH = 100  # SQLite steps per count
 
 
 def stored(data_dir: Path, count: int) -> Database:

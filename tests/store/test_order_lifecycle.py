@@ -71,7 +71,7 @@ VERBS: dict[str, Any] = {
     "mark_deferred": lambda c, name: order_lifecycle.mark_deferred(c, name, next_attempt_at=LATER, now=LATER),
     "mark_expired": lambda c, name: order_lifecycle.mark_expired(c, name, now=LATER),
 }
-# What a step leads to; "same" is late news that changes nothing; everything not listed is illegal.
+# Status after a transition; "same" is late news that changes nothing; everything not listed is illegal.
 STEPS: dict[str, dict[OrderStatus, Any]] = {
     "claim": {S.QUEUED: S.SUBMITTING},
     "mark_accepted": {
@@ -143,7 +143,6 @@ def test_unknown_id_is_named_in_the_error(connection: sqlite3.Connection) -> Non
     with pytest.raises(NotFound, match="kb-missing"):
         order_lifecycle.claim(connection, "kb-missing", now=NOW)
     assert orders.find(connection, "kb-missing") is None
-    assert orders.by_order_id(connection, "4711") is None
 
 
 # ------------------------------------------------------------------------------------------------------ what is recorded
@@ -191,7 +190,7 @@ def test_timestamps_are_stored(connection: sqlite3.Connection) -> None:
     assert done.created_at == NOW
     times = (done.submitted_at, done.accepted_at, done.finished_at)
     assert times == tuple(NOW + timedelta(seconds=second) for second in (1, 2, 3))
-    assert orders.by_order_id(connection, "9") == done
+    assert orders.get(connection, done.client_order_id) == done
 
 
 def test_every_transition_has_an_event(connection: sqlite3.Connection) -> None:

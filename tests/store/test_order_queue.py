@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType
-from kekbridge.store import order_lifecycle, order_queue
+from kekbridge.store import order_lifecycle, order_queue, orders
 from kekbridge.store.admissions import admit
 from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, exit_intent, intent, new_alert, status_report
 
@@ -181,7 +181,7 @@ def test_interrupted_orders_are_found_at_start(connection: sqlite3.Connection) -
     finish(connection, done, OrderStatus.FILLED)
     assert names(order_queue.interrupted(connection)) == names((sending, unknown))
     assert names(order_queue.unfinished(connection)) == names((queued, sending, unknown, resting))
-    assert order_queue.count_waiting(connection) == 1
+    assert orders.count_queued(connection) == 1
 
 
 def test_queue_reads_open_orders_only(connection: sqlite3.Connection) -> None:
@@ -193,7 +193,7 @@ def test_queue_reads_open_orders_only(connection: sqlite3.Connection) -> None:
     order_queue.overdue(connection, now=NOW)
     order_queue.unfinished(connection)
     order_queue.interrupted(connection)
-    order_queue.count_waiting(connection)
+    orders.count_queued(connection)
     order_queue.is_symbol_free(connection, put(connection, intent())[0].intent.symbol)
     connection.set_trace_callback(None)
     reads = [statement for statement in plans if statement.startswith("SELECT") and "FROM orders" in statement]

@@ -50,13 +50,8 @@ def test_table_equals_the_snapshot(connection: sqlite3.Connection) -> None:
     assert positions.list_all(connection) == (replace(BTC, mark_price=Decimal(65000), updated_at=later),)
 
 
-def test_one_position_is_written_or_removed(connection: sqlite3.Connection) -> None:
-    """A single update replaces its own row only; a flat position is removed."""
-    positions.upsert(connection, ETH, now=NOW)
-    positions.upsert(connection, BTC, now=NOW)
-    positions.upsert(connection, replace(ETH, quantity=Decimal(3), updated_at=NOW - timedelta(hours=1)), now=NOW)
-    found = positions.list_all(connection)
-    assert [(one.symbol, one.quantity) for one in found] == [(BTC.symbol, BTC.quantity), (ETH.symbol, Decimal(3))]
-    assert found[1].updated_at == NOW - timedelta(hours=1)
-    positions.upsert(connection, replace(BTC, quantity=Decimal(0)), now=NOW)
-    assert [one.symbol for one in positions.list_all(connection)] == [ETH.symbol]
+def test_position_keeps_its_own_time(connection: sqlite3.Connection) -> None:
+    """A position with a time of its own is stored with that time, not with the time of writing."""
+    earlier = NOW - timedelta(hours=1)
+    positions.replace_all(connection, snapshot(BTC, replace(ETH, updated_at=earlier)), now=NOW)
+    assert [one.updated_at for one in positions.list_all(connection)] == [NOW, earlier]

@@ -36,8 +36,8 @@ INTENTS = st.builds(
 SHARES = st.sampled_from([Decimal(0), Decimal("0.3"), Decimal("0.7"), Decimal(1)])
 
 
-class Life(RuleBasedStateMachine):
-    """Random alerts, steps, reports and fills over midnight; the sums are checked after each."""
+class OrderMachine(RuleBasedStateMachine):
+    """Random alerts, transitions, reports and fills across midnight; the sums are checked after each."""
 
     names: Bundle[str] = Bundle("names")
 
@@ -56,7 +56,7 @@ class Life(RuleBasedStateMachine):
         self.directory.cleanup()
 
     def step(self, verb: Any, name: str, *given: Any, **arguments: Any) -> None:
-        """Try a step; one that is not possible now must change nothing, which the invariants check."""
+        """Try a transition; one that is not allowed must change nothing, which the invariants check."""
         try:
             verb(self.connection, name, *given, now=self.now, **arguments)
         except IllegalTransition:
@@ -192,7 +192,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def commitments_are_the_sums_of_the_reservations(self) -> None:
-        """All together, and without one of them, to the last digit; what is left of no order is exactly nothing."""
+        """All together, and without one of them, to the last digit; the sum of no orders is exactly zero."""
         held = reservations.open_reservations(self.connection)
         assert reservations.open_commitments(self.connection) == commitments_of(*held)
         for one in held[-1:]:
@@ -215,7 +215,7 @@ class Life(RuleBasedStateMachine):
         assert events.verify(self.connection) is None
 
 
-TestLife = Life.TestCase
-TestLife.settings = settings(
+TestOrderMachine = OrderMachine.TestCase
+TestOrderMachine.settings = settings(
     max_examples=examples(40), stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -90,9 +90,9 @@ def test_errors_for_taken_and_unknown_names(connection: sqlite3.Connection) -> N
     """One line with the fix."""
     make(connection, "scalper")
     make(connection, "swing")
-    with pytest.raises(ConfigError, match="scalper exists already"):
+    with pytest.raises(ConfigError, match="scalper already exists"):
         make(connection, "scalper")
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         webhooks.rename(connection, "id-swing", "scalper", now=NOW)
     with pytest.raises(NotFound, match="did you mean scalper"):
         webhooks.find(connection, "scaler")

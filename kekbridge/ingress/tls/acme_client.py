@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from aiohttp import web
 
 from kekbridge.errors import ConfigError, KekbridgeError
+from kekbridge.formatting import sanitize
 from kekbridge.vault.files import read_private, write_private
 
 if TYPE_CHECKING:
@@ -251,5 +252,4 @@ def _validation_failure(error: Any, domain: str) -> str:
 
 
 def _one_line(error: object) -> str:
-    text = "".join(character if character.isprintable() else " " for character in str(error))
-    return " ".join(text.split())[:300] or type(error).__name__
+    return " ".join(sanitize(str(error)).split())[:300] or type(error).__name__
