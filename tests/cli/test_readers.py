@@ -119,8 +119,7 @@ def test_logs_show_events_of_the_bridge(run: Any, data_dir: Path) -> None:
         "min;",
         "orders",
         "are",
-        "asked",
-        "for",
+        "polled",
         "instead",
     ]
     (found,) = [json.loads(line) for line in run("logs", "--json").out.splitlines()]
