@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from kekbridge import log
 from kekbridge.formatting import escape_unprintable, redact_secrets
 from kekbridge.model import Mode
-from kekbridge.webhooks.registry import new_credentials, standard_webhooks_secret
+from kekbridge.webhooks.registry import new_credentials
+from tests.standard_webhooks import standard_webhooks_secret
 
 API_KEY, API_SECRET = new_credentials(Mode.LIVE)
 ED25519_SECRET = "3yZe7d9sT4L1f8qWmKp2xVbNcRgHjUe5oAiD6QwXzYt"  # base58, 43 characters, made up

@@ -22,7 +22,7 @@ from kekbridge.model import Webhook, WebhookSettings
 from kekbridge.store import alerts
 from kekbridge.store import webhooks as stored
 from kekbridge.webhooks import registry
-from kekbridge.webhooks.options import MUST_HAVE_VALUE, ROWS, Row, apply, text_of
+from kekbridge.webhooks.options import REQUIRED_FIELDS, ROWS, Row, apply, text_of
 
 _GRACES: Final = {
     "0": "stops working at once",
@@ -142,7 +142,7 @@ class WebhookPages:
         if not keys:
             return []
         secret = await service.database.read(registry.credentials_of, service.sealer, found, now=service.clock())
-        url = await service.database.read(registry.address_of, service.settings, is_running=True)
+        url = await service.database.read(registry.webhook_url, service.settings, is_running=True)
         usual = "position" if found.settings.follow == "position" else "strategy"
         kind = request.query.get("kind", usual)
         kind = kind if kind in _KINDS else usual
@@ -251,7 +251,7 @@ def _settings_form(request: web.Request, found: Webhook, path: str) -> Markup:
 def _field(row: Row, settings: WebhookSettings) -> Markup:
     """An input for one setting, with the help text of the command line."""
     text = text_of(row, settings)
-    if row.choices or (row.reader is None and not row.is_many):
+    if row.choices or (row.parser is None and not row.is_many):
         choices: Mapping[str, Any] = {one: one for one in row.choices or ("yes", "no")}
         entry = select(row.parameter, text, choices.items())
     elif row.is_many:
@@ -265,8 +265,8 @@ def _given(row: Row, text: str) -> object:
     """The entered text as an option of the command line: an empty field removes a limit."""
     if row.is_many:
         return [line.strip() for line in text.splitlines() if line.strip()] or ["none"]
-    if row.reader is None:
+    if row.parser is None:
         return text == "yes"
-    if text.strip() or row.field in MUST_HAVE_VALUE:
+    if text.strip() or row.field in REQUIRED_FIELDS:
         return text.strip()
     return "none"

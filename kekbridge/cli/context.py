@@ -108,7 +108,7 @@ def webhook_url(context: CliContext, connection: sqlite3.Connection) -> str:
     from kekbridge.webhooks import registry
 
     is_running = DaemonLock.holder(context.data_dir) is not None
-    return registry.address_of(connection, context.settings, is_running=is_running)
+    return registry.webhook_url(connection, context.settings, is_running=is_running)
 
 
 def now() -> datetime:

@@ -56,7 +56,7 @@ class KeySession:
         if secret is None:
             raise NotFound(
                 "key_missing",
-                f"no Orderly key for {self.account_id} in the {vault.place.title}; add one with `kekbridge keys add`",
+                f"no Orderly key for {self.account_id} in the {vault.title}; add one with `kekbridge keys add`",
             )
         return Signer(self.account_id, secret.decode())
 

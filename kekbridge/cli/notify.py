@@ -60,7 +60,7 @@ def enter(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = Non
     if as_json:
         render.as_json([channel.name for channel in channels])
     else:
-        render.line(f"stored {len(channels)} channels in the {vault.place.title}; used from the daemon's next start")
+        render.line(f"stored {len(channels)} channels in the {vault.title}; used from the daemon's next start")
 
 
 @app.command(epilog=examples("kekbridge notify channels", "kekbridge notify channels --json"))

@@ -121,8 +121,8 @@ def _read_limits(given: Mapping[str, str], webhook: Webhook) -> dict[str, Any]:
         if row is None:
             known = ", ".join(option.replace("_", "-") for option in rows)
             raise ConfigError(f"--against-limits: {name[:40]!r} is not a limit; use one of {known}")
-        if row.reader is None and text not in ("yes", "no"):
+        if row.parser is None and text not in ("yes", "no"):
             raise parsing.invalid(f"--against-limits {name}", text, "yes or no")
-        requested[row.parameter] = text if row.reader is not None else text == "yes"
+        requested[row.parameter] = text if row.parser is not None else text == "yes"
     changed = to_jsonable(apply(requested, webhook.settings).limits)
     return {rows[name].field: changed[rows[name].field] for name in requested}

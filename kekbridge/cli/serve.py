@@ -144,7 +144,7 @@ def _first_webhook(context: CliContext, info: StartupInfo) -> tuple[Webhook | No
     with open_database(context) as database:
         sealer = open_sealer(context, database)
         with database.transaction() as connection:
-            registry.remember_address(connection, info.webhook_url, info.mode, local_url=info.url, now=now())
+            registry.save_addresses(connection, info.webhook_url, info.mode, local_url=info.url, now=now())
             webhooks = stored.list_all(connection)
             if not webhooks:
                 return registry.create(

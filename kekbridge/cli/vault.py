@@ -86,19 +86,17 @@ def move(
         source = open_vault(context, mode)
         names = _stored_names(context, source, connection)
     if source.name == to:
-        raise ConfigError(f"the secrets are already in the {source.place.title}; nothing was moved")
+        raise ConfigError(f"the secrets are already in the {source.title}; nothing was moved")
     if not source.is_writable:
-        raise ConfigError(f"the {source.place.title} is read-only; copy its files by hand, then remove them there")
+        raise ConfigError(f"the {source.title} is read-only; copy its files by hand, then remove them there")
     target = open_vault(_with_backend(context, to), mode)
     if not yes:
-        typer.confirm(
-            f"Move {', '.join(names)} from {source.place.title} to {target.place.title}?", abort=True, err=True
-        )
+        typer.confirm(f"Move {', '.join(names)} from {source.title} to {target.title}?", abort=True, err=True)
     move_secrets(source, target, names)
     if as_json:
         render.as_json({"from": source.name, "to": target.name, "names": names})
         return
-    render.line(f"moved {', '.join(names)} to the {target.place.title}")
+    render.line(f"moved {', '.join(names)} to the {target.title}")
     if context.settings.vault.backend not in ("auto", to):
         render.note(f'Now set  [vault] backend = "{to}"  (currently "{context.settings.vault.backend}").')
 

@@ -72,7 +72,7 @@ def _with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
 def _option_type(row: Row) -> Any:
     if row.is_many:
         return list[str] | None
-    return bool | None if row.reader is None else str | None
+    return bool | None if row.parser is None else str | None
 
 
 def _option(row: Row) -> Any:
@@ -80,7 +80,7 @@ def _option(row: Row) -> Any:
     default = getattr(getattr(defaults, row.part) if row.part else defaults, row.field)
     has_default = default not in (None, (), {}, False)
     help_text = f"{row.help} Default: {'yes' if default is True else default}." if has_default else row.help
-    if row.reader is None and not row.is_many:
+    if row.parser is None and not row.is_many:
         return typer.Option(f"{row.option}/--no-{row.option.removeprefix('--')}", help=help_text, show_default=False)
     return typer.Option(row.option, metavar=row.metavar, help=help_text, show_default=False)
 

@@ -163,7 +163,7 @@ def _reject(connection: sqlite3.Connection, *, order: Order, rejected: Rejected,
     An exit is sent once more, with size and price as the position then requires. A rejected key closes the account for entries.
     """
     client_order_id, code, error = order.client_order_id, rejected.code, rejected.message
-    if rejected.is_key_trouble:
+    if rejected.is_key_rejected:
         reason = f"the exchange rejected the API key ({code}): run `kekbridge keys check`, then `kekbridge resume`"
         store_settings.close_for_entries(connection, reason=reason, by="kekbridge", now=now)
     elif order.intent.purpose is Purpose.EXIT:

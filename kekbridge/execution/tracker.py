@@ -63,8 +63,8 @@ class OrderTracker:
         self._inbox: asyncio.Queue[OrderStatusReport] = asyncio.Queue(maxsize=10_000)
         self._sync_requested = asyncio.Event()
         self._positions_changed = asyncio.Event()
-        exchange.listen(self._on_report)
-        exchange.listen_positions(lambda _: self._positions_changed.set())
+        exchange.listen_reports(self._on_report)
+        exchange.listen_account(lambda _: self._positions_changed.set())
         exchange.listen_gaps(self._on_gap)
 
     # ---------------------------------------------------------------------------------------------------- one order

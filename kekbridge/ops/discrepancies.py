@@ -50,7 +50,7 @@ class Discrepancies:
         self._reported: OrderedDict[str, OrderState] = OrderedDict()
         self._baseline: _Baseline | None = None
         self._unexplained: Mapping[str, Decimal] = {}
-        exchange.listen(self._record_report)
+        exchange.listen_reports(self._record_report)
 
     async def around(self, reconcile: Callable[[], Awaitable[None]]) -> None:
         """Reconcile, and publish what changed although the stream was live. Raises what `reconcile` raises."""

@@ -175,7 +175,7 @@ def test_every_option_of_the_table_has_its_setting(row: Any) -> None:
         (("--allow-address", "example.com"), "--allow-address"),
         (("--default", "quantity"), "name=value"),
         (("--lock", "quantty=1"), "did you mean quantity?"),
-        (("--lock", "apiKey=1"), "is no field of an order"),
+        (("--lock", "apiKey=1"), "is not a field of an order"),
         (("--default", "quantity=1", "--lock", "quantity=2"), "keep one of the two"),
         (("--min-order-size", "2", "--max-order-size", "1"), "--min-order-size 2 is larger than --max-order-size 1"),
         (("--rate-per-minute", "200"), "--rate-per-minute 200 is larger than --rate-per-hour 100"),
@@ -292,7 +292,7 @@ def test_url_follows_the_running_daemon(run: Any, data_dir: Path) -> None:
     """Commands without --port use the port of the running daemon."""
     run("webhook", "create", "one")
     with Database.open(data_dir).transaction() as connection:
-        registry.remember_address(
+        registry.save_addresses(
             connection, "http://127.0.0.1:9999/api/webhooks/tradingview", Mode.PAPER, now=datetime.now(UTC)
         )
     with DaemonLock(data_dir):
@@ -306,7 +306,7 @@ def test_mode_follows_the_last_daemon_unless_configured(run: Any, data_dir: Path
     run("webhook", "create", "one")
     with Database.open(data_dir).transaction() as connection:
         assert registry.mode_of(connection, Mode.PAPER, is_explicit=False) is Mode.PAPER
-        registry.remember_address(connection, "http://h/", Mode.LIVE, now=datetime.now(UTC))
+        registry.save_addresses(connection, "http://h/", Mode.LIVE, now=datetime.now(UTC))
         assert registry.mode_of(connection, Mode.PAPER, is_explicit=False) is Mode.LIVE
         assert registry.mode_of(connection, Mode.PAPER, is_explicit=True) is Mode.PAPER
     # Live mode accepts no key file: the command refuses as the daemon does, instead of sealing a secret that the daemon cannot open.
@@ -340,7 +340,7 @@ def test_options_apply_to_given_settings() -> None:
 def test_a_settings_text_reads_back_unchanged() -> None:
     """The text that the web page shows for a setting is valid input for it and gives the same value."""
     given = {
-        row.parameter: ["quantity=1"] if row.is_many else True if row.reader is None else text
+        row.parameter: ["quantity=1"] if row.is_many else True if row.parser is None else text
         for row in ROWS
         for text in [EVERY.get(row.parameter, "7")]
     }
@@ -351,7 +351,7 @@ def test_a_settings_text_reads_back_unchanged() -> None:
         row.parameter: written[row.parameter].splitlines()
         if row.is_many
         else written[row.parameter] == "yes"
-        if row.reader is None
+        if row.parser is None
         else written[row.parameter]
         for row in ROWS
     }

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 
-from kekbridge.exchange.orderly.requests import request_text as body_of
+from kekbridge.exchange.base import request_text
 from kekbridge.execution.recorder import backoff_s
 from kekbridge.execution.submitter import CircuitBreaker
 from kekbridge.model import OrderStatus, TradingState
@@ -29,7 +29,7 @@ async def test_the_exact_request_is_stored(bridge: Bridge) -> None:
     await bridge.until_stored(second, "filled")
     for answer in (first, second):
         details = await bridge.daemon.database.read(order_rows.details, answer["clientOrderId"])
-        assert details.request == body_of(await bridge.order(answer))
+        assert details.request == request_text(bridge.daemon.exchange, await bridge.order(answer))
 
 
 async def test_the_leverage_is_set_before_the_entry(bridge: Bridge) -> None:

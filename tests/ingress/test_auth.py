@@ -23,7 +23,8 @@ from kekbridge.ingress.auth import Authenticator, verify_header, verify_standard
 from kekbridge.ingress.http import DryRun, Sender, WebhookRequest, proven_bytes, read_flag
 from kekbridge.model import Mode, Webhook, WebhookSettings
 from kekbridge.vault import Sealer
-from kekbridge.webhooks.registry import new_credentials, standard_webhooks_secret
+from kekbridge.webhooks.registry import new_credentials
+from tests.standard_webhooks import standard_webhooks_secret
 
 NOW = datetime(2026, 1, 15, 10, 30, 5, tzinfo=UTC)
 ORDER = {"action": "buy", "symbol": "BTCUSDT", "quantity": "0.5"}

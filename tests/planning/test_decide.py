@@ -16,6 +16,7 @@ from kekbridge.alerts.signal import Action, Alert, Amount, QuantityType, Signal,
 from kekbridge.alerts.template import build, fill
 from kekbridge.errors import Refused, Unauthenticated
 from kekbridge.exchange.orderly import requests
+from kekbridge.formatting import format_decimal
 from kekbridge.model import (
     AccountSnapshot,
     Limits,
@@ -198,7 +199,7 @@ def test_the_request_is_the_judged_order(steps: list[Signal], positions: dict[st
         assert Decimal(request.get("quantity") or request["order_quantity"]) == intent.quantity
         if intent.stop_loss is not None:
             triggers = [leg.get("trigger_price") for group in request["child_orders"] for leg in group["child_orders"]]
-            assert requests.number(intent.stop_loss) in triggers
+            assert format_decimal(intent.stop_loss) in triggers
 
 
 @given(limits, sizes, st.sampled_from([None, "50%", "100%"]))

@@ -1,4 +1,4 @@
-"""Credentials as systemd makes them: the lines that `install-systemd` prints run with the real systemd-creds, opened as a vault."""
+"""systemd credentials: the commands that `install-systemd` prints, run with the real systemd-creds and opened as a vault."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ needs_systemd_creds = pytest.mark.skipif(
 
 
 @needs_systemd_creds
-def test_the_printed_lines_make_credentials_that_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_printed_commands_create_credentials_that_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Encrypted by the printed commands, decrypted as systemd does at the start: a live vault with master key and Orderly key."""
     assert run_command(["install-systemd", "--directory", str(tmp_path), "--data-dir", str(tmp_path / "data")]) == 0
     printed = capsys.readouterr().out

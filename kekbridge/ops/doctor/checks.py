@@ -23,7 +23,7 @@ from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
 from kekbridge.vault import OpenVault, master_key, open_vault, orderly_secret
-from kekbridge.vault.master import remembered_vault
+from kekbridge.vault.master import recorded_vault
 from kekbridge.webhooks import registry
 
 AskPassphrase = Callable[[str], str] | None
@@ -55,7 +55,7 @@ def _vault(settings: Settings, data_dir: Path, ask: AskPassphrase) -> tuple[Open
         return None, Check("vault", "ok", "no secrets yet; the first start chooses the vault")
     try:
         vault = open_vault(settings.vault, data_dir, settings.mode, ask=ask)
-        if remembered_vault(data_dir) is None:
+        if recorded_vault(data_dir) is None:
             return vault, Check("vault", "ok", f"{vault.description}; the first start creates the master key")
         master_key(vault)
     except KekbridgeError as error:
@@ -107,7 +107,7 @@ async def _exchange(settings: Settings, vault: OpenVault | None, clock: Callable
             return [Check("exchange", "warning", "not checked: the key is in a vault that cannot be opened")]
         secret = vault.get(orderly_secret(configured.account_id))
         if secret is None:
-            text = f"no Orderly key for account {configured.account_id} in the {vault.place.title}"
+            text = f"no Orderly key for account {configured.account_id} in the {vault.title}"
             return [Check("exchange", "broken", text, "add it with `kekbridge keys add`")]
         signer = Signer(configured.account_id, secret.decode())
     exchange = OrderlyExchange(settings.mode.value, configured.base_url, signer, configured, clock=clock)
