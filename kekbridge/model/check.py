@@ -12,6 +12,7 @@ Level = Literal["ok", "warning", "broken"]
 class Check:
     """What was checked, the result, and the fix."""
 
+    #: What is checked, one or two words: the first column of `doctor`.
     name: str
     #: `broken`: orders will fail.
     level: Level

@@ -55,9 +55,11 @@ class Instrument:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A mark price in USDC and when it was observed."""
+    """A mark price."""
 
+    #: In USDC.
     price: Decimal
+    #: When it was observed.
     at: datetime
 
 

@@ -284,6 +284,7 @@ class ExitKind(StrEnum):
 class ExitStatus:
     """One exit that travelled with an entry (the stop loss or take-profit of a bracket), as last reported. Stored as it is."""
 
+    #: Stop loss or take-profit.
     kind: ExitKind
     #: Trigger price in quote currency; None if the exchange did not give one.
     trigger_price: Decimal | None

@@ -20,6 +20,7 @@ from kekbridge.model.strategy import StrategyHistory
 class Verdict:
     """What one rule found for one order. Stored whether it passed or not, for `explain`."""
 
+    #: The rule's code (codes.py).
     rule: str
     #: Whose limit: `webhook`, `account` or `exchange`.
     scope: str
@@ -123,6 +124,7 @@ UNCOMMITTED: Final = Commitment()
 class Usage:
     """How much of every limit is used, read in the same transaction that will add to it. Days are UTC."""
 
+    #: When it was read.
     now: datetime
     #: The stricter of the account's and the webhook's.
     trading_state: TradingState = TradingState.RUNNING
@@ -152,6 +154,7 @@ class Usage:
 class Flow:
     """A deposit or withdrawal: changes equity, but is neither profit nor loss."""
 
+    #: When it was booked.
     at: datetime
     #: USDC, withdrawals negative.
     amount: Decimal
@@ -161,6 +164,7 @@ class Flow:
 class EquityMark:
     """The account's equity at one time."""
 
+    #: When the account was read.
     at: datetime
     #: Account value in USDC.
     value: Decimal

@@ -36,6 +36,7 @@ _BARS: Final = "▁▂▃▄▅▆▇█"
 class Tally:
     """Number of alerts, orders or duplicates with one status and code."""
 
+    #: Status of the alert or order; for duplicates the kind of suppression.
     status: str
     #: Empty if there is none. For orders: `sent` once one was sent, else empty.
     code: str

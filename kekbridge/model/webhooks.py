@@ -17,8 +17,9 @@ WEBHOOK_PATH: Final = "/api/webhooks/tradingview"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimits:
-    """Alerts allowed in any sliding minute, hour and day; 0 is no limit. Exits are counted apart under the same numbers."""
+    """Alerts allowed in a sliding window; 0 is no limit. Exits are counted apart under the same numbers."""
 
+    #: In any minute, hour and day.
     per_minute: int = 10
     per_hour: int = 100
     per_day: int = 1000
@@ -67,7 +68,9 @@ class Limits:
 class WebhookSettings:
     """Everything about a webhook that its owner may change while the daemon runs."""
 
+    #: Risk limits of this webhook; those of the account apply besides.
     limits: Limits = field(default_factory=Limits)
+    #: Alerts it may send.
     rates: RateLimits = field(default_factory=RateLimits)
     #: False: the random apiKey alone authenticates the sender.
     require_signature: bool = True
@@ -105,6 +108,7 @@ class Webhook:
     """A named endpoint configuration; its credentials are not part of this value."""
 
     id: str
+    #: Unique; as the owner named it.
     name: str
     #: False: its alerts are refused.
     enabled: bool

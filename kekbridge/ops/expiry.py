@@ -111,7 +111,7 @@ def record_renewal(connection: sqlite3.Connection, kind: str, details: Mapping[s
 
 
 def not_after(pem: str) -> datetime:
-    """Expiry of the first certificate in a PEM text (RFC 5280, section 4.1). Raises ValueError if there is none."""
+    """Expiry of the first certificate in a PEM text (RFC 5280). Raises ValueError if there is none."""
     begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
     if begin not in pem or end not in pem:
         raise ValueError("it contains no certificate")
