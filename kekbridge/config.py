@@ -1,7 +1,7 @@
-"""Settings: defaults, then the TOML file, then KEKBRIDGE_… variables, then the command line; frozen once loaded.
+"""Settings: defaults, overridden by the TOML file, KEKBRIDGE_… variables and the command line; frozen once loaded.
 
-Unknown keys are errors that name the nearest known one. `config.example.toml` documents every setting and is tested to equal these
-defaults. Secrets are never settings: they live in the vault. Reading the file and the environment is all the I/O done here.
+Unknown keys are errors that name the nearest known one. `config.example.toml` documents every setting; a test compares it with these
+defaults. Secrets are never settings: they live in the vault. The only I/O is reading the file and the environment.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from kekbridge.errors import ConfigError
-from kekbridge.model import Mode, RateLimits
-from kekbridge.model import notifications as messages
+from kekbridge.model import Mode, RateLimits, notifications
 
 APP_NAME = "kekbridge"
 ENVIRONMENT_PREFIX = "KEKBRIDGE_"
-# Variables that are not settings of the file: they say where it and the data are.
+# Variables that are not settings: paths of the settings file and the data directory.
 _PATH_VARIABLES = frozenset({"KEKBRIDGE_CONFIG", "KEKBRIDGE_DATA_DIR"})
 
 
 def _split_words(value: object) -> object:
-    """Environment variables carry lists as comma-separated text."""
+    """Split a list from an environment variable at its commas."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
@@ -40,18 +39,17 @@ def _time_of_day(value: object) -> object:
 
 
 def _events(value: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(messages.check_event(kind) for kind in value)
+    return tuple(notifications.check_event(kind) for kind in value)
 
 
 def _templates(value: Mapping[str, str]) -> Mapping[str, str]:
-    return {kind: messages.check_template(kind, text) for kind, text in value.items()}
+    return {kind: notifications.check_template(kind, text) for kind, text in value.items()}
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Amount = Annotated[Decimal, Field(gt=0)]
-Fraction = Annotated[Decimal, Field(gt=0, le=1)]
 TimeOfDay = Annotated[str, BeforeValidator(_time_of_day)]
 Events = Annotated[Words, AfterValidator(_events)]
 Templates = Annotated[Mapping[str, str], AfterValidator(_templates)]
@@ -78,7 +76,7 @@ class Server(_Section):
 
 
 class Tls(_Section):
-    """HTTPS on the public listener: PEM files, re-read when they change (both or neither), or a domain to get a certificate for."""
+    """HTTPS on the public listener: PEM files (both or neither), re-read when they change, or a domain to obtain a certificate for."""
 
     cert: str = ""
     key: str = ""
@@ -102,7 +100,7 @@ class Auth(_Section):
 
 
 class ExchangeSettings(_Section):
-    """Where orders go. The secret key is in the vault; `base_url` empty means the mode's own address."""
+    """Exchange account and connection. The secret key is in the vault; an empty `base_url` is the mode's default."""
 
     base_url: str = ""
     ws_public_url: str = ""
@@ -118,7 +116,7 @@ class ExchangeSettings(_Section):
 
 
 class Admin(_Section):
-    """The listener for the operator: pages, live state, metrics. Loopback only, whatever is set."""
+    """Admin listener: web pages, live state, metrics. Only loopback addresses are accepted."""
 
     enabled: bool = True
     host: str = "127.0.0.1"
@@ -126,7 +124,7 @@ class Admin(_Section):
 
 
 class Queue(_Section):
-    """How stored orders travel to the exchange."""
+    """How stored orders are sent to the exchange."""
 
     concurrency: Annotated[int, Field(ge=1, le=50)] = 5
     max_age_s: Annotated[int, Field(ge=1, le=3600)] = 60
@@ -141,7 +139,7 @@ class Queue(_Section):
 
 
 class Risk(_Section):
-    """Limits of the whole account; each webhook has its own besides, and the tighter one wins. 0 or empty: no limit."""
+    """Limits of the whole account, besides those of each webhook; the tighter one applies. 0 or empty: no limit."""
 
     allowed_symbols: Words = ()
     max_order_size: Annotated[Decimal, Field(ge=0)] = Decimal(0)
@@ -159,12 +157,12 @@ class Risk(_Section):
     rate_per_day: Annotated[int, Field(ge=0, le=1_000_000)] = 60_000
 
     def limits(self) -> dict[str, Any]:
-        """What risk/limits.py makes the account's limits of."""
+        """The arguments of `risk.limits.account_limits`."""
         return self.model_dump(exclude={"rate_per_minute", "rate_per_hour", "rate_per_day"})
 
     @property
     def rates(self) -> RateLimits:
-        """How many alerts all webhooks together may send; exits are not counted."""
+        """Alerts that all webhooks together may send; exits are not counted."""
         return RateLimits(per_minute=self.rate_per_minute, per_hour=self.rate_per_hour, per_day=self.rate_per_day)
 
 
@@ -178,21 +176,21 @@ class Paper(_Section):
 
 
 class Vault(_Section):
-    """Where secrets live. `backend` auto tries them in the order of design.md section 4."""
+    """Where secrets are stored. `backend` auto tries the vaults in the order of docs/internals/architecture.md section 4."""
 
     backend: Literal["auto", "directory", "keyring", "file", "key_file"] = "auto"
     secrets_dir: str = ""
 
 
 class Store(_Section):
-    """How long what came in is kept, and when a filling disk is told of."""
+    """How long message texts are kept, and from which free space on the disk is low."""
 
     keep_payloads_days: Annotated[int, Field(ge=0, le=36_500)] = 90
     warn_free_mb: Annotated[int, Field(ge=0)] = 1024
 
 
 class BackupSettings(_Section):
-    """The nightly backup, made by the daemon itself."""
+    """Nightly backup by the daemon."""
 
     nightly: bool = True
     at: TimeOfDay = "03:30"
@@ -201,12 +199,14 @@ class BackupSettings(_Section):
 
 
 class Log(_Section):
+    """Log level and format."""
+
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "text", "json"] = "auto"
 
 
 class Notify(_Section):
-    """What the trader is told. Where to is a secret: `kekbridge notify set` puts it into the vault."""
+    """Which notifications are sent. The channels are secrets: `kekbridge notify set` stores them in the vault."""
 
     mute: Events = ()
     least: Literal["info", "warning", "failure"] = "info"
@@ -218,7 +218,7 @@ class Notify(_Section):
 
 
 class Settings(_Section):
-    """Everything that can be set, with safe defaults: paper mode, loopback, signatures required."""
+    """All settings, with safe defaults: paper mode, loopback, signatures required."""
 
     mode: Mode = Mode.PAPER
     server: Server = Server()
@@ -237,19 +237,19 @@ class Settings(_Section):
 
 
 def default_data_dir() -> Path:
-    """KEKBRIDGE_DATA_DIR, else the platform's place for user data."""
-    given = os.environ.get("KEKBRIDGE_DATA_DIR")
-    if given:
-        return Path(given).expanduser()
-    import platformdirs  # imported here: most commands get the directory from an option or the environment
+    """KEKBRIDGE_DATA_DIR, else the platform's directory for user data."""
+    configured = os.environ.get("KEKBRIDGE_DATA_DIR")
+    if configured:
+        return Path(configured).expanduser()
+    import platformdirs  # late: most commands get the directory from an option or the environment
 
     return Path(platformdirs.user_data_dir(APP_NAME, appauthor=False))
 
 
 def find_config_file(given: Path | None, data_dir: Path) -> Path | None:
-    """The file named on the command line or in KEKBRIDGE_CONFIG, else `config.toml` in the data directory, else None.
+    """The file given by option or KEKBRIDGE_CONFIG, else `config.toml` in the data directory, else None.
 
-    Raises ConfigError when a named file does not exist.
+    Raises ConfigError if the given file does not exist.
     """
     named = given or (Path(os.environ["KEKBRIDGE_CONFIG"]) if os.environ.get("KEKBRIDGE_CONFIG") else None)
     if named is not None:
@@ -258,8 +258,8 @@ def find_config_file(given: Path | None, data_dir: Path) -> Path | None:
                 f"config file {named} does not exist; name an existing one with --config, or leave it out"
             )
         return named
-    usual = data_dir / "config.toml"
-    return usual if usual.is_file() else None
+    default = data_dir / "config.toml"
+    return default if default.is_file() else None
 
 
 def load_settings(
@@ -268,16 +268,16 @@ def load_settings(
     environment: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Settings from defaults, file, environment and overrides (dotted names such as `server.port`), later ones winning.
+    """Load settings from defaults, file, environment and overrides (by dotted names such as `server.port`); later ones win.
 
     Raises ConfigError with one line that names the setting, what was found and what is expected.
     """
     values: dict[str, Any] = _read_toml(file) if file else {}
     for name, value in _environment_values(os.environ if environment is None else environment):
-        _place(values, name, value)
+        _set_value(values, name, value)
     for name, value in (overrides or {}).items():
         if value is not None:
-            _place(values, name, value)
+            _set_value(values, name, value)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -285,7 +285,7 @@ def load_settings(
 
 
 def dotted_names() -> tuple[str, ...]:
-    """Every setting by its dotted name, in the order of the example file."""
+    """The dotted name of every setting, in the order of the example file."""
     names: list[str] = []
     for name, field in Settings.model_fields.items():
         section = field.annotation
@@ -313,7 +313,7 @@ def _environment_values(environment: Mapping[str, str]) -> list[tuple[str, str]]
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable in _PATH_VARIABLES:
             continue
         if variable.startswith("KEKBRIDGE_TEST_"):
-            continue  # crash points and the like: inert outside the test harness
+            continue  # failpoints and other switches of the test harness
         if variable not in known:
             near = difflib.get_close_matches(variable, known, n=1)
             hint = f"did you mean {near[0]}?" if near else "`kekbridge config show` lists the settings"
@@ -322,7 +322,7 @@ def _environment_values(environment: Mapping[str, str]) -> list[tuple[str, str]]
     return found
 
 
-def _place(values: dict[str, Any], name: str, value: object) -> None:
+def _set_value(values: dict[str, Any], name: str, value: object) -> None:
     *sections, last = name.split(".")
     target = values
     for section in sections:
@@ -342,7 +342,3 @@ def _describe(error: ErrorDetails, file: Path | None) -> str:
         return f"unknown setting {name}{where}; {hint}"
     text = error["msg"].removeprefix("Value error, ")
     return f"setting {name}{where}: {text[0].lower()}{text[1:]}"
-
-
-MODES: tuple[str, ...] = tuple(mode.value for mode in Mode)
-VAULT_BACKENDS: tuple[str, ...] = get_args(Vault.model_fields["backend"].annotation)

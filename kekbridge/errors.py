@@ -1,21 +1,21 @@
-"""The exception tree, split by what the caller must do. Codes and their HTTP statuses stand in codes.py.
+"""Exceptions, by what the caller must do. Codes and their HTTP statuses are in codes.py.
 
 KekbridgeError
 ├── RequestRefused             refuse the request; the sender gets 4xx, nothing is retried
 │   ├── Unreadable             400  the body is not a message
 │   ├── TooLarge               413  the body is over the cap
-│   ├── Unauthenticated        401  one neutral sentence outwards; the real reason only in the log
+│   ├── Unauthenticated        401  the sender gets a neutral sentence, the log the real reason
 │   ├── Forbidden              403  known sender, but the webhook is disabled or the address not allowed
 │   ├── Conflict               409  the same alertId with another body
 │   ├── Refused                422  understood, but it cannot become an order
 │   └── RateLimited            429  carries retry_after_s
 ├── StoreUnavailable           503  nothing was stored: the only reason for a 5xx
-├── ExchangeUnavailable        the exchange could not be asked; look again later
-└── OperatorError              tell the operator in one line and stop (exit code 2 unless the class says otherwise)
+├── ExchangeUnavailable        a query to the exchange failed; try again later
+└── OperatorError              print one line for the operator and exit (code 2 unless the class has another)
     ├── ConfigError            a setting, file or argument is wrong
-    ├── VaultError             no place for secrets, or a secret is missing
+    ├── VaultError             no usable vault, or a secret is missing
     ├── AlreadyRunning         another daemon holds the data directory
-    └── NotFound               the named thing does not exist (exit code 3)
+    └── NotFound               the named webhook, alert or order does not exist (exit code 3)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kekbridge.codes import status_of
 
 
 class KekbridgeError(Exception):
-    """Base of everything kekbridge raises on purpose: a stable code and one line for a person, never a secret."""
+    """Base of all expected errors: a stable code and one line for people, which never contains a secret."""
 
     def __init__(self, code: str, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
@@ -37,10 +37,11 @@ class KekbridgeError(Exception):
 
 
 class RequestRefused(KekbridgeError):
-    """The request cannot be taken; `status` is the HTTP status the code table gives."""
+    """The request is refused with a 4xx status."""
 
     @property
     def status(self) -> int:
+        """HTTP status of the code."""
         return status_of(self.code)
 
 
@@ -53,19 +54,19 @@ class TooLarge(RequestRefused):
 
 
 class Unauthenticated(RequestRefused):
-    """No valid proof of the sender (401). `message` is for the log; the sender gets the neutral sentence only."""
+    """The sender is not authenticated (401). `message` is for the log; the sender gets only a neutral sentence."""
 
 
 class Forbidden(RequestRefused):
-    """The sender is known, but may not send now (403)."""
+    """The sender is known but not allowed to send (403)."""
 
 
 class Conflict(RequestRefused):
-    """An alertId came again with other content (409)."""
+    """An alertId was sent again with another body (409)."""
 
 
 class Refused(RequestRefused):
-    """Understood, but no order can be made of it (422; 400 where a field cannot be read at all)."""
+    """Understood, but it cannot become an order (422; 400 if a field cannot be read at all)."""
 
 
 class RateLimited(RequestRefused):
@@ -77,15 +78,15 @@ class RateLimited(RequestRefused):
 
 
 class StoreUnavailable(KekbridgeError):
-    """The alert could not be stored (disk full, locked, read-only): the sender is asked to send again with 503."""
+    """The alert could not be stored (disk full, locked, read-only). 503 makes the sender send it again."""
 
 
 class ExchangeUnavailable(KekbridgeError):
-    """A question to the exchange got no usable answer. It says nothing about any order."""
+    """A query to the exchange got no usable reply. It implies nothing about any order."""
 
 
 class OperatorError(KekbridgeError):
-    """Something the operator must fix. The command line prints `message` on one line and exits with `exit_code`."""
+    """An error the operator must fix. The command line prints `message` and exits with `exit_code`."""
 
     exit_code = 2
 
@@ -98,7 +99,7 @@ class ConfigError(OperatorError):
 
 
 class VaultError(OperatorError):
-    """No usable place for secrets, or a secret that should be there is not."""
+    """No usable vault, or a required secret is missing from it."""
 
     def __init__(self, message: str, *, code: str = "vault_unavailable") -> None:
         super().__init__(code, message)

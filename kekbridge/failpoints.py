@@ -1,11 +1,7 @@
-"""Named places where a test may end the process as `kill -9` would: W0 to W9 of reliability.md section 4.
+"""Failpoints: named places where a test may end the process as `kill -9` would.
 
-Inert unless KEKBRIDGE_TEST_CRASH_AT names the place when the first one is reached: each costs one comparison otherwise. It knows nothing of
-the pipeline.
-
-W0 before the commit of an alert - W1 committed, not answered - W2 answered, not picked up - W3 inside the admitting transaction -
-W4 "submitting" committed, not sent - W5 sent, no answer - W6 answered, not recorded - W7 filled, stop not seen - W8 between two legs -
-W9 recorded, nobody told.
+Inert unless KEKBRIDGE_TEST_CRASH_AT names one when the first is reached; each costs one comparison otherwise. What a crash at W0 to W9
+leaves, and what the next start does, is in docs/internals/architecture.md section 9.
 """
 
 from __future__ import annotations
@@ -19,30 +15,30 @@ VARIABLE = "KEKBRIDGE_TEST_CRASH_AT"
 
 
 class _Armed:
-    """The place where this process is to end, and how often it must be reached first; no place when none is named."""
+    """The failpoint that ends this process, and how often it must be reached; an empty name for none."""
 
     def __init__(self, text: str) -> None:
-        self.place, _, times = text.partition(":")
+        self.name, _, times = text.partition(":")
         self.left = int(times or "1")
 
 
 @cache
 def _armed() -> _Armed:
-    """Looked up when the first place is reached, and not again: an alert passes eight of them."""
+    """Read at the first failpoint only: an alert passes eight of them."""
     return _Armed(os.environ.get(VARIABLE, ""))
 
 
-def reach(name: str) -> None:
-    """Die here when the armed place is `name`; `W5:3` dies the third time that W5 is reached."""
+def hit(name: str) -> None:
+    """Kill the process if the armed failpoint is `name`; `W5:3` kills it the third time that W5 is reached."""
     armed = _armed()
-    if armed.place != name:
+    if armed.name != name:
         return
     armed.left -= 1
     if armed.left <= 0:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def reach_soon(name: str) -> None:
-    """The same a millisecond later: for places where the bytes have been handed over but are not written yet."""
-    if _armed().place == name:
-        asyncio.get_running_loop().call_later(0.001, reach, name)
+def hit_soon(name: str) -> None:
+    """The same a millisecond later, for places where bytes were handed to the connection but are not written yet."""
+    if _armed().name == name:
+        asyncio.get_running_loop().call_later(0.001, hit, name)

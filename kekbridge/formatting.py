@@ -1,11 +1,11 @@
-"""Values as people and scripts read them: amounts, times, ages, names; JSON in camelCase. Pure, for the command line and the admin pages.
+"""Text for people, logs and scripts: amounts, times, names, JSON; hostile characters removed or escaped, credentials hidden.
 
-Whatever came from outside becomes plain printable text here; nothing is interpreted.
+Pure, and light: log.py imports it at the very start.
 """
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -15,23 +15,103 @@ from typing import Any, Final
 
 SHORT_ID: Final = 13
 EXACT: Final = Context(prec=400)
-_UNSAFE_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+
+# ------------------------------------------------------------------------------------------------- secrets and hostile text
+REDACTED: Final = "[redacted]"
+
+# Patterns of credentials with their replacements. First those with a prefix that names their kind: apiKey and apiSecret of a webhook,
+# and exchange keys. Public ed25519 keys look like secret ones, so they are shortened too.
+_CREDENTIAL_SHAPES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
+    (re.compile(r"(wh_(?:test|live)_[A-Za-z0-9]{4})[A-Za-z0-9+/=_-]{4,}"), r"\1…"),
+    (re.compile(r"(whs_|whsec_|ed25519:)[A-Za-z0-9+/=_-]{8,}"), r"\1…"),
+)
+_SECRET_SHAPES: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
+    *_CREDENTIAL_SHAPES,
+    (re.compile(r"\b(sha256=)[0-9A-Fa-f]{16,}"), r"\1…"),
+    (re.compile(r"\b(v1:[A-Za-z0-9_,?.-]*:)[0-9A-Fa-f]{16,}"), r"\1…"),
+    (re.compile(r"\b(v1,)[A-Za-z0-9+/=]{24,}"), r"\1…"),
+    # A bare base58 key: 32 bytes are 43 or 44 characters, 64 bytes 86 to 88. Both cases and a digit, so that no word matches.
+    (
+        re.compile(
+            r"(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9a-z]*[A-Z])(?=[0-9A-Z]*[a-z])"
+            r"(?:[1-9A-HJ-NP-Za-km-z]{43,44}|[1-9A-HJ-NP-Za-km-z]{86,88})(?![A-Za-z0-9])"
+        ),
+        REDACTED,
+    ),
+)
+_SHORTEST_SECRET: Final = 12
+#: Length of the shortest secret without a prefix.
+SHORTEST_BARE_KEY: Final = 43
+_LIKE_A_KEY: Final = re.compile(r"[1-9A-HJ-NP-Za-km-z]{43}")
 
 
-def clean(value: object) -> str:
-    """Plain printable text of anything: line ends become spaces; control, direction and invisible characters go.
-
-    Escape sequences in an alert could otherwise clear the screen or rename the window of whoever reads the log.
-    """
-    text = value if isinstance(value, str) and value else plain(value)
-    if text.isascii() and text.isprintable():
+def redact_secrets(text: str) -> str:
+    """Shorten everything that looks like a credential, a signature or a bare base58 key to its kind."""
+    if len(text) < _SHORTEST_SECRET:
         return text
-    spaced = text.replace("\r\n", " ").translate({9: " ", 10: " ", 13: " "})
-    return "".join(character for character in spaced if unicodedata.category(character) not in _UNSAFE_CATEGORIES)
+    if not has_secret_prefix(text) and (len(text) < SHORTEST_BARE_KEY or _LIKE_A_KEY.search(text) is None):
+        return text  # nearly every text of nearly every log line
+    for shape, replacement in _SECRET_SHAPES:
+        text = shape.sub(replacement, text)
+    return text
 
 
-def plain(value: object) -> str:
-    """The usual text of a value: decimals without exponent, times in UTC to the second, nothing as a dash."""
+def redact_credentials(text: str) -> str:
+    """Shorten only what is named as a credential by its prefix: an alert's own ids and hashes stay readable."""
+    if has_credential_prefix(text):
+        for shape, replacement in _CREDENTIAL_SHAPES:
+            text = shape.sub(replacement, text)
+    return text
+
+
+def holds_credential(text: str) -> bool:
+    """True if `redact_credentials` would change the text."""
+    return has_credential_prefix(text) and any(shape.search(text) for shape, _ in _CREDENTIAL_SHAPES)
+
+
+def has_credential_prefix(text: str) -> bool:
+    """False if no webhook credential and no named exchange key can be in the text. Cheap."""
+    return "wh" in text or "ed25519:" in text
+
+
+def has_secret_prefix(text: str) -> bool:
+    """False if no secret but a bare key can be in the text. Cheap."""
+    return "wh" in text or "v1" in text or "ed25519:" in text or "sha256=" in text
+
+
+def sanitize(text: str) -> str:
+    """One printable line: whitespace becomes spaces; control, direction and other invisible characters are removed.
+
+    Escape sequences in an alert could otherwise clear the screen or rename the window of the terminal that shows it.
+    """
+    if text.isprintable():
+        return text
+    spaced = text.replace("\r\n", " ")
+    return "".join(
+        character if character.isprintable() else " "
+        for character in spaced
+        if character.isprintable() or character.isspace()
+    )
+
+
+def escape_unprintable(text: str, *, keep: str = "") -> str:
+    r"""Make characters visible that a terminal or log would act on: `\x1b`, `\u202e`. Those in `keep` stay."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character in keep else _escape(ord(character)) for character in text
+    )
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+# -------------------------------------------------------------------------------------------------------- values for people
+def to_text(value: object) -> str:
+    """Printable text of any value: decimals without exponent, times in UTC to the second, a dash for None and empty values."""
+    if isinstance(value, str) and value:
+        return sanitize(value)
     if value is None or value == "":
         return "-"
     if isinstance(value, bool):
@@ -43,22 +123,29 @@ def plain(value: object) -> str:
     if isinstance(value, Enum):
         return str(value.value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}={plain(inner)}" for key, inner in value.items()) or "-"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(plain(inner) for inner in value) or "-"
-    return str(value)
+        return ", ".join(f"{sanitize(str(key))}={to_text(inner)}" for key, inner in value.items()) or "-"
+    if isinstance(value, Sequence):
+        return ", ".join(to_text(inner) for inner in value) or "-"
+    return sanitize(str(value))
+
+
+def format_decimal(value: Decimal) -> str:
+    """Plain notation: no exponent, no trailing zeros (`1E+3` -> `1000`, `0.0100` -> `0.01`). Raises ValueError for NaN and infinities."""
+    if not value.is_finite():
+        raise ValueError(f"{value} is not a finite number")
+    text = format(value, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
 
 
 def amount(value: Decimal | None) -> str:
-    """A decimal in plain notation without idle zeros: `1E+3` -> `1000`, `0.0100` -> `0.01`."""
-    if value is None:
-        return "-"
-    text = format(value, "f")
-    return text.rstrip("0").rstrip(".") or "0" if "." in text else text
+    """`format_decimal` for tables; None is a dash."""
+    return "-" if value is None else format_decimal(value)
 
 
 def money(value: Decimal | None, *, places: int = 8) -> str:
-    """An amount for reading: thousands apart, at most `places` decimals (half up), no idle zeros. The exact one is in `--json`."""
+    """An amount for reading: thousands separators, at most `places` decimals (rounded half up), no trailing zeros."""
     if value is None:
         return "-"
     text = f"{value.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP, EXACT):,f}"
@@ -67,10 +154,10 @@ def money(value: Decimal | None, *, places: int = 8) -> str:
 
 
 def used_share(used: str, limit: str) -> Decimal | None:
-    """How much of a limit is used, as far as its words begin with numbers: `1,500.00 USDC`, `20,000.00 USDC` -> 0.075."""
+    """The used fraction of a limit: `1,500.00 USDC`, `20,000.00 USDC` -> 0.075. None if either text does not begin with a number."""
     numbers = []
-    for words in (used, limit):
-        first = words.split(maxsplit=1)[0] if words.split() else ""
+    for value in (used, limit):
+        first = value.split(maxsplit=1)[0] if value.split() else ""
         text = "".join(one for one in first if one.isdigit() or one in ".-")
         try:
             numbers.append(Decimal(text))
@@ -80,36 +167,36 @@ def used_share(used: str, limit: str) -> Decimal | None:
 
 
 def moment(at: datetime | None) -> str:
-    """`2026-11-22 16:08:06`, always UTC: day boundaries of the limits are UTC, too."""
+    """`2026-11-22 16:08:06` in UTC, as the days of the limits; None is a dash."""
     return "-" if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def clock(at: datetime, today: datetime) -> str:
-    """The time of day if it is today's (UTC), else day and minute: short enough for a log line."""
+    """The time of day if `at` is today (UTC), else day and minute: short for log lines."""
     utc = at.astimezone(UTC)
     return utc.strftime("%H:%M:%S" if utc.date() == today.astimezone(UTC).date() else "%m-%d %H:%M")
 
 
 def short_id(identifier: str) -> str:
-    """The beginning of an id, enough for `kekbridge explain`: ten characters of time, the rest chance."""
+    """The beginning of an id, enough for `kekbridge explain`: ten characters of time, three random ones."""
     return identifier[:SHORT_ID]
 
 
 def market(symbol: str | None) -> str:
-    """`PERP_BTC_USDC` -> `BTC`; what is no such name stays as it is."""
+    """`PERP_BTC_USDC` -> `BTC`; other names are unchanged."""
     if symbol and symbol.startswith("PERP_") and symbol.endswith("_USDC"):
         return symbol[5:-5]
     return symbol or "-"
 
 
 def age(at: datetime, now: datetime) -> str:
-    """`3 s ago`; a time ahead of ours reads `in 3 s`."""
+    """`3 s ago`; a future time is `in 3 s`."""
     elapsed = (now - at).total_seconds()
     return f"in {duration(-elapsed)}" if elapsed < 0 else f"{duration(elapsed)} ago"
 
 
 def duration(seconds: float | timedelta) -> str:
-    """Two units at most: `12 ms`, `4.2 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
+    """At most two units: `12 ms`, `4.2 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
     total = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
     if total < 1:
         return f"{total * 1000:.0f} ms"
@@ -123,12 +210,12 @@ def duration(seconds: float | timedelta) -> str:
     return f"{whole} s"
 
 
-def jsonable(value: object) -> Any:
-    """Plain JSON of our values: fields in camelCase as in alerts, decimals and times as text; keys of mappings stay as they are."""
+def to_jsonable(value: object) -> Any:
+    """A value as JSON types: dataclass fields in camelCase, decimals and times as text; keys of mappings are unchanged."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {camel(field.name): jsonable(getattr(value, field.name)) for field in fields(value)}
+        return {camel(field.name): to_jsonable(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): jsonable(inner) for key, inner in value.items()}
+        return {str(key): to_jsonable(inner) for key, inner in value.items()}
     if isinstance(value, Decimal):
         return format(value, "f")
     if isinstance(value, datetime):
@@ -138,7 +225,7 @@ def jsonable(value: object) -> Any:
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [jsonable(inner) for inner in value]
+        return [to_jsonable(inner) for inner in value]
     return value
 
 

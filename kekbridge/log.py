@@ -1,7 +1,6 @@
-"""Structured logging with redaction: one line per event, as key=value text or JSON, never a secret and never a raw control character.
+"""Structured logging: one line per event, as key=value text or JSON, without secrets and control characters.
 
-Every record, ours or a library's, passes the same processors. This module decides how a line looks, never what is worth a line; it must
-not be imported by the pure rooms.
+Records of libraries pass the same processors. This module decides how a line looks, not what is logged; pure packages must not import it.
 """
 
 from __future__ import annotations
@@ -16,8 +15,10 @@ from decimal import Decimal
 from functools import lru_cache, partial
 from typing import Any, TextIO
 
-# structlog colours tracebacks with rich where it is installed. Ours are plain, and rich with its lexers would be a sixth of the daemon's
-# start and 3 MiB of it: while structlog looks for it, it is not there. The command line imports it by itself.
+from kekbridge.formatting import REDACTED, SHORTEST_BARE_KEY, escape_unprintable, has_secret_prefix, redact_secrets
+
+# structlog imports rich for coloured tracebacks if it is installed. Ours are plain, and rich would cost a sixth of the daemon's start time
+# and 3 MiB, so it is hidden during this import. The command line imports rich itself.
 _rich = sys.modules.get("rich")
 sys.modules["rich"] = None  # type: ignore[assignment]
 try:
@@ -28,12 +29,11 @@ finally:
     else:
         sys.modules["rich"] = _rich
 
-_REDACTED = "[redacted]"
-_LONGEST_TEXT = 2_000
-_LONGEST_TRACEBACK = 20_000
-_DEEPEST = 6
+_MAX_TEXT = 2_000
+_MAX_TRACEBACK = 20_000
+_MAX_DEPTH = 6
 
-# Names are compared without case, dashes and underscores, so apiKey, api_key and X-Api-Key are one.
+# Compared without case, dashes and underscores: apiKey, api_key and Api-Key are the same.
 _SECRET_NAMES = frozenset(
     {
         "apikey",
@@ -58,35 +58,7 @@ _SECRET_NAMES = frozenset(
     }
 )
 
-# What our credentials and the exchange's keys look like, wherever they turn up (an exception's text, a library's message).
-# Public ed25519 keys have the form of secret ones, so they are shortened too.
-_SECRET_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"\b(wh_(?:test|live)_[A-Za-z0-9]{4})[A-Za-z0-9]{4,}"), r"\1…"),
-    (re.compile(r"\b(whs_|whsec_)[A-Za-z0-9+/=_-]{8,}"), r"\1…"),
-    (re.compile(r"\b(ed25519:)[1-9A-HJ-NP-Za-km-z]{16,}"), r"\1…"),
-    (re.compile(r"\b(sha256=)[0-9A-Fa-f]{16,}"), r"\1…"),
-    (re.compile(r"\b(v1:[A-Za-z0-9_,?.-]*:)[0-9A-Fa-f]{16,}"), r"\1…"),
-    (re.compile(r"\b(v1,)[A-Za-z0-9+/=]{24,}"), r"\1…"),
-    # A bare base58 key: 32 bytes are 43 or 44 characters, 64 bytes 86 to 88. Both cases and a digit, so that no word is hit.
-    (
-        re.compile(
-            r"(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9a-z]*[A-Z])(?=[0-9A-Z]*[a-z])"
-            r"(?:[1-9A-HJ-NP-Za-km-z]{43,44}|[1-9A-HJ-NP-Za-km-z]{86,88})(?![A-Za-z0-9])"
-        ),
-        _REDACTED,
-    ),
-)
-
-# The shortest that any of the shapes takes, and the shortest bare key.
-_SHORTEST_SECRET = 12
-_SHORTEST_KEY = 43
-_LIKE_A_KEY = re.compile(r"[1-9A-HJ-NP-Za-km-z]{43}")
-
-# C0, DEL, C1, line and paragraph separators, bidirectional overrides, zero-width joiners of the same family, lone surrogates.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
-_UNPRINTABLE_IN_TRACEBACK = re.compile(_UNPRINTABLE.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
-
-# Written down once: `bool | int | float` in a function is made anew with each call.
+# Constants, since `bool | int | float` inside a function is built on each call.
 _PLAIN = (bool, int, float)
 _PLAIN_TYPES = frozenset({bool, int, float, type(None)})
 _BYTES = (bytes, bytearray, memoryview)
@@ -98,50 +70,20 @@ _JSON = json.JSONEncoder(ensure_ascii=False, default=str)
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def printable(text: str) -> str:
-    r"""Text from outside, safe for a terminal or a log: control and direction characters become visible escapes such as \x1b."""
-    if text.isascii() and text.isprintable():
-        return text
-    return _UNPRINTABLE.sub(_escape, text)
-
-
-def redact(text: str) -> str:
-    """The text with everything that looks like a credential or an ed25519 key shortened to its kind."""
-    if not _may_hold_secret(text):
-        return text  # nearly every text of nearly every line
-    for shape, replacement in _SECRET_SHAPES:
-        text = shape.sub(replacement, text)
-    return text
-
-
-def _may_hold_secret(text: str) -> bool:
-    """False when none of the shapes can be in it: what each of them begins with or consists of is missing."""
-    if len(text) < _SHORTEST_SECRET:
-        return False
-    if _has_secret_word(text):
-        return True
-    return len(text) >= _SHORTEST_KEY and _LIKE_A_KEY.search(text) is not None
-
-
-def _has_secret_word(text: str) -> bool:
-    """True when it has what all the shapes but that of a bare key begin with."""
-    return "wh" in text or "v1" in text or "ed25519:" in text or "sha256=" in text
-
-
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
-    """A logger whose lines carry its name. The one door to structlog: nothing else imports it.
+    """Return a logger whose lines contain its name. The only access to structlog.
 
-    It follows configure(), also when made before it, up to its first line.
+    A logger uses the configuration in force at its first line, also if it was created before `configure`.
     """
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(name)
     return logger
 
 
 def configure(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:  # noqa: A002 - the setting's name
-    """Send every record from now on to `stream` (default: stderr) at `level` and above.
+    """Write all records of `level` and above to `stream` (default: stderr).
 
-    format: "text" (key=value), "json", or "auto": text on a terminal, JSON otherwise. Libraries are heard from warning upwards, from info
-    upwards at level debug: their debug lines quote headers and bodies.
+    `format`: "text" (key=value), "json", or "auto" (text on a terminal, else JSON). Records of libraries are written from warning on, at
+    level debug from info on: their debug lines quote headers and bodies.
     """
     out = sys.stderr if stream is None else stream
     as_json = format == "json" or (format == "auto" and not out.isatty())
@@ -153,7 +95,7 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
             _render_json if as_json else _render_text,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=partial(_Lines, out),
+        logger_factory=partial(_LineWriter, out),
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
@@ -165,15 +107,15 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
     logging.captureWarnings(capture=True)
 
 
-class _Lines:
-    """Writes finished lines; `name` is what get_logger was given."""
+class _LineWriter:
+    """Writes rendered lines; `name` is the logger's."""
 
     def __init__(self, stream: TextIO, name: str = "") -> None:
         self._stream = stream
         self.name = name
 
     def msg(self, line: str) -> None:
-        # One write per line, so that lines of threads do not mix; flushed, so that a killed daemon has said everything.
+        # One write per line, so that threads do not mix lines; flushed, so that a killed daemon loses none.
         if not line.isascii():
             encoding = getattr(self._stream, "encoding", None) or "utf-8"
             line = line.encode(encoding, "backslashreplace").decode(encoding)
@@ -187,28 +129,23 @@ class _Lines:
 
 
 class _Forward(logging.Handler):
-    """Hands a library's record to structlog, so that it is cleaned and rendered like ours."""
+    """Passes records of libraries to structlog, so that they are redacted and rendered like ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             exc_info = record.exc_info if record.exc_info and record.exc_info[0] else None
             level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
             structlog.get_logger(record.name).log(level, record.getMessage(), exc_info=exc_info)
-        except Exception:  # a log line must never break what it reports on
+        except Exception:  # logging must never break the code that logs
             self.handleError(record)
 
 
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-
-def _stamp(logger: _Lines, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _stamp(logger: _LineWriter, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     event["at"] = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
     if logger.name:
         event["logger"] = logger.name
     if "exc_info" in event:
-        event = structlog.processors.format_exc_info(logger, name, event)  # a plain traceback: no values of locals
+        event = structlog.processors.format_exc_info(logger, name, event)  # a plain traceback, without values of locals
     return event
 
 
@@ -217,8 +154,8 @@ def _clean(event: Mapping[str, Any]) -> dict[str, Any]:
     traceback = event.pop("exception", None)
     cleaned = {_clean_name(str(key)): _clean_value(str(key), value, 0) for key, value in event.items()}
     if traceback:
-        text = redact(str(traceback)[-_LONGEST_TRACEBACK:])
-        cleaned["exception"] = _UNPRINTABLE_IN_TRACEBACK.sub(_escape, text)
+        text = redact_secrets(str(traceback)[-_MAX_TRACEBACK:])
+        cleaned["exception"] = escape_unprintable(text, keep="\n")
     return cleaned
 
 
@@ -226,16 +163,16 @@ def _clean_value(name: str, value: object, depth: int) -> object:
     if value is None:
         return value
     if type(value) is str:  # most values of most lines
-        return _REDACTED if _is_secret_name(name) else _clean_text(value)
+        return REDACTED if _is_secret_name(name) else _clean_text(value)
     if isinstance(value, _PLAIN):
         return value
     if _is_secret_name(name):
-        return _REDACTED
+        return REDACTED
     if isinstance(value, Decimal):
         return format(value, "f") if value.is_finite() else str(value)
     if isinstance(value, _BYTES):
         return f"<{len(value)} bytes>"
-    if depth >= _DEEPEST:
+    if depth >= _MAX_DEPTH:
         return "…"
     if isinstance(value, Mapping):
         return {_clean_name(str(key)): _clean_value(str(key), inner, depth + 1) for key, inner in value.items()}
@@ -245,15 +182,15 @@ def _clean_value(name: str, value: object, depth: int) -> object:
 
 
 def _clean_text(text: str) -> str:
-    if len(text) > _LONGEST_TEXT:
-        text = text[:_LONGEST_TEXT] + "…"
-    return printable(redact(text))
+    if len(text) > _MAX_TEXT:
+        text = text[:_MAX_TEXT] + "…"
+    return escape_unprintable(redact_secrets(text))
 
 
-# Names are those of our own calls, again and again; what a message of somebody brings along is forgotten soon.
+# Names are mostly those of our own calls; names from messages are soon evicted.
 @lru_cache(maxsize=512)
 def _clean_name(name: str) -> str:
-    return printable(redact(name))
+    return escape_unprintable(redact_secrets(name))
 
 
 @lru_cache(maxsize=512)
@@ -264,8 +201,8 @@ def _is_secret_name(name: str) -> bool:
 def _render_json(_logger: object, _name: str, event: Mapping[str, Any]) -> str:
     if _is_plain(event):
         line = _in_order(event)
-        if line.isascii() and line.isprintable() and "\\" not in line and not _has_secret_word(line):
-            return line  # as its cleaned copy would be
+        if line.isprintable() and "\\" not in line and not has_secret_prefix(line):
+            return line  # redaction would not change it
     return _in_order(_clean(event))
 
 
@@ -275,30 +212,30 @@ def _in_order(event: Mapping[str, Any]) -> str:
 
 
 def _is_plain(event: Mapping[str, Any]) -> bool:
-    """True when cleaning could only change letters of texts, and no text is as long as a bare key: so it is with nearly every line of ours.
+    """True if the event has only short plain values under harmless names, as nearly all of our events.
 
-    What the letters may hide shows in the whole line: escapes by a backslash, credentials by the words that they begin with.
+    Cleaning can then change characters only, and the rendered line shows whether it would: escapes contain a backslash, credentials
+    begin with a known prefix.
     """
     if not _are_plain_names(tuple(event)):
         return False
     for value in event.values():
         kind = type(value)
         if kind is str:
-            if len(value) >= _SHORTEST_KEY:
+            if len(value) >= SHORTEST_BARE_KEY:
                 return False
         elif kind is list:
             for inner in value:
-                if type(inner) is not str or len(inner) >= _SHORTEST_KEY:
+                if type(inner) is not str or len(inner) >= SHORTEST_BARE_KEY:
                     return False
         elif kind not in _PLAIN_TYPES:
             return False
     return True
 
 
-# The calls' own names: every call has its own few.
 @lru_cache(maxsize=512)
 def _are_plain_names(names: tuple[str, ...]) -> bool:
-    """True when none of these names hides its value, is cleaned itself, or is the traceback's."""
+    """True if no name is a secret's, is changed by cleaning, or is the traceback's."""
     return all(
         type(name) is str and name != "exception" and not _is_secret_name(name) and _clean_name(name) == name
         for name in names
@@ -315,7 +252,7 @@ def _render_text(_logger: object, _name: str, event: Mapping[str, Any]) -> str:
 
 
 def _text_of(value: object) -> str:
-    """A value on the line: bare when it is one word, else as JSON, so that a space or quote cannot forge a field."""
+    """A value on a text line: bare if it is one word, else as JSON, so that a space or quote cannot forge a field."""
     if isinstance(value, str):
         return value if value and not re.search(r'[\s"=]', value) else json.dumps(value, ensure_ascii=False)
     return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,6 +1,6 @@
-"""Reads what a person types after an option: amounts, shares, durations, times, lists. Pure; one line says what would have been right.
+"""Parse option values that people type: amounts, fractions, durations, times, lists.
 
-Every function takes the option's name and the text, and raises ConfigError naming both.
+Pure. Every function takes the option's name and the text; a ConfigError names both and what was expected.
 """
 
 from __future__ import annotations
@@ -19,86 +19,86 @@ _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def number(option: str, text: str) -> Decimal:
-    """A positive plain decimal: `1.5`."""
+    """Parse a positive decimal: `1.5`."""
     if not _NUMBER.fullmatch(text) or Decimal(text) == 0:
-        raise wrong(option, text, "a positive decimal number such as 1.5")
+        raise invalid(option, text, "a positive decimal number such as 1.5")
     return Decimal(text)
 
 
 def count(option: str, text: str) -> int:
-    """A positive whole number."""
+    """Parse a positive whole number."""
     if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or int(text) == 0:
-        raise wrong(option, text, "a positive whole number such as 10")
+        raise invalid(option, text, "a positive whole number such as 10")
     return int(text)
 
 
-def share(option: str, text: str) -> Decimal:
-    """A fraction up to 1, or a percentage: `0.05` and `5%` are the same."""
-    plain, percent = (text[:-1].strip(), True) if text.endswith("%") else (text, False)
-    if _NUMBER.fullmatch(plain):
-        value = Decimal(plain) / 100 if percent else Decimal(plain)
+def ratio(option: str, text: str) -> Decimal:
+    """Parse a fraction above 0 and up to 1, or a percentage: `0.05` and `5%` are equal."""
+    digits, is_percent = (text[:-1].strip(), True) if text.endswith("%") else (text, False)
+    if _NUMBER.fullmatch(digits):
+        value = Decimal(digits) / 100 if is_percent else Decimal(digits)
         if 0 < value <= 1:
             return value
-    raise wrong(option, text, "a percentage such as 5%, or a fraction such as 0.05")
+    raise invalid(option, text, "a percentage such as 5%, or a fraction such as 0.05")
 
 
 def seconds(option: str, text: str) -> int:
-    """A duration in whole seconds: `90`, `90s`, `5m`, `2h`, `7d`."""
+    """Parse a duration; return whole seconds: `90`, `90s`, `5m`, `2h`, `7d`."""
     match = _DURATION.fullmatch(text)
     if match is None or int(match[1]) == 0:
-        raise wrong(option, text, "a duration such as 90s, 5m, 2h or 7d")
+        raise invalid(option, text, "a duration such as 90s, 5m, 2h or 7d")
     return int(match[1]) * _SECONDS[match[2] or "s"]
 
 
 def instant(option: str, text: str, now: datetime) -> datetime:
-    """A moment: how long ago (`2h`), a UTC date (`2026-11-22`) or an ISO time (`2026-11-22T16:00Z`; without a zone: UTC)."""
+    """Parse a time: a duration ago (`2h`), a date (`2026-11-22`) or an ISO time (`2026-11-22T16:00Z`); UTC unless it has a zone."""
     match = _DURATION.fullmatch(text)
     if match and match[2]:
         return now - timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise wrong(option, text, "how long ago (2h, 7d), or a UTC time such as 2026-11-22T16:00") from None
+        raise invalid(option, text, "a duration ago (2h, 7d), or a UTC time such as 2026-11-22T16:00") from None
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
-def coming(option: str, text: str, now: datetime) -> datetime:
-    """A moment ahead: in how long (`60d`), a UTC date or an ISO time that is not past."""
+def future_instant(option: str, text: str, now: datetime) -> datetime:
+    """Parse a future time: a duration from now (`60d`), a UTC date or an ISO time."""
     match = _DURATION.fullmatch(text)
     if match and match[2] and int(match[1]):
         return now + timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
-    expected = "in how long (60d), or a coming UTC date such as 2030-01-31"
+    expected = "a duration from now (60d), or a future UTC date such as 2030-01-31"
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise wrong(option, text, expected) from None
+        raise invalid(option, text, expected) from None
     at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     if at <= now:
-        raise wrong(option, text, expected)
+        raise invalid(option, text, expected)
     return at
 
 
-def words(option: str, text: str) -> tuple[str, ...]:
-    """A comma-separated list: `BTC,ETH`."""
+def text_list(option: str, text: str) -> tuple[str, ...]:
+    """Parse a comma-separated list: `BTC,ETH`."""
     found = tuple(part.strip() for part in text.split(",") if part.strip())
     if not found:
-        raise wrong(option, text, "a comma-separated list such as BTC,ETH")
+        raise invalid(option, text, "a comma-separated list such as BTC,ETH")
     return found
 
 
 def assignments(option: str, texts: Sequence[str]) -> dict[str, str]:
-    """Repeated `key=value` options; a key given twice is an error."""
+    """Parse repeated `name=value` options; a name given twice is an error."""
     found: dict[str, str] = {}
     for text in texts:
         key, separator, value = text.partition("=")
         if not separator or not key.strip() or not value.strip():
-            raise wrong(option, text, "name=value")
+            raise invalid(option, text, "name=value")
         if key.strip() in found:
             raise ConfigError(f"{option}: {key.strip()} is given twice; keep one of the two")
         found[key.strip()] = value.strip()
     return found
 
 
-def wrong(option: str, text: str, expected: str) -> ConfigError:
-    """The one line every reader here answers with."""
+def invalid(option: str, text: str, expected: str) -> ConfigError:
+    """The error for a value that cannot be parsed."""
     return ConfigError(f"{option}: found {text!r}, expected {expected}")

@@ -1,9 +1,9 @@
-"""A whole daemon in this process, with a real database and a real paper exchange: what the core's own tests talk to."""
+"""A daemon and a paper exchange inside the test's process, with a real database, alerts over HTTP and a clock that tests can move."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,76 +14,109 @@ from typing import Any
 import aiohttp
 from ulid import ULID
 
-from kekbridge.config import Settings, load_settings
+from kekbridge.config import load_settings
 from kekbridge.daemon.app import Daemon
-from kekbridge.ingress.http import WEBHOOK_PATH
-from kekbridge.model import Limits, Order, RateLimits, TradingState, WebhookSettings
+from kekbridge.model import Limits, Mode, Order, RateLimits, TradingState, WebhookSettings
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
-from kekbridge.store import order_lifecycle as order_rows
+from kekbridge.store import orders as order_rows
 from kekbridge.store import settings as store_settings
 from kekbridge.store import webhooks
+from kekbridge.webhooks import registry
 from tests.waiting import until
 
-KEY = "wh_test_house"
 BTC, ETH, SOL = "PERP_BTC_USDC", "PERP_ETH_USDC", "PERP_SOL_USDC"
 
-# Short, so that an unknown order is decided within a second; the rules are the same.
-QUICK = {
+_SETTINGS: dict[str, Any] = {
     "server.port": 0,
     "vault.backend": "key_file",
     "log.level": "error",
-    "exchange.recv_window_ms": 500,
-    "exchange.request_timeout_s": 0.6,
-    "queue.clock_tolerance_s": 0.1,
-    "queue.backoff_s": 0.2,
-    "queue.attempts": 10,
     "risk.rate_per_minute": 0,
     "risk.rate_per_hour": 0,
     "risk.rate_per_day": 0,
 }
+# Short waits: an unknown order is resolved within a second, by the same rules.
+_QUICK: dict[str, Any] = {
+    "exchange__recv_window_ms": 500,
+    "exchange__request_timeout_s": 0.6,
+    "queue__clock_tolerance_s": 0.1,
+    "queue__backoff_s": 0.2,
+    "queue__attempts": 10,
+}
+_MANY_ALERTS = RateLimits(per_minute=10_000, per_hour=10_000, per_day=10_000)
 
 
 @dataclass
 class Clock:
-    """Real time that can be moved."""
+    """Real time plus an offset that tests change."""
 
     offset: timedelta = timedelta(0)
 
     def __call__(self) -> datetime:
         return datetime.now(UTC) + self.offset
 
+    @classmethod
+    def starting_at(cls, moment: datetime) -> Clock:
+        return cls(moment - datetime.now(UTC))
+
+    def jump_to(self, moment: datetime) -> None:
+        self.offset = moment - datetime.now(UTC)
+
 
 @dataclass
-class House:
-    """A daemon, its paper exchange and one webhook without signature."""
+class Bridge:
+    """A running daemon, the paper exchange it trades on, and what tests do with them."""
 
     daemon: Daemon
     paper_url: str
     session: aiohttp.ClientSession
     clock: Clock
-    _numbers: Any = field(default_factory=itertools.count)
+    data_dir: Path
+    #: By webhook name; those of an earlier run on the same data directory are included.
+    credentials: dict[str, registry.Credentials] = field(default_factory=dict)
+    #: Number of messages built so far.
+    sent: int = 0
 
-    async def send(self, **fields: Any) -> tuple[int, dict[str, Any]]:
-        """POST one alert; `timestamp` and `alertId` are given unless named."""
-        alert = {
-            "apiKey": KEY,
-            "alertId": f"alert-{next(self._numbers)}",
-            "action": "buy",
+    def add_webhook(self, name: str = "main", **settings: Any) -> registry.Credentials:
+        """Create a webhook with high rate limits and, unless `settings` require one, without signature."""
+        chosen = WebhookSettings(**{"require_signature": False, "rates": _MANY_ALERTS, **settings})
+        with self.daemon.database.transaction() as connection:
+            _, self.credentials[name] = registry.create(
+                connection, self.daemon.sealer, name=name, settings=chosen, mode=Mode.PAPER, now=self.clock()
+            )
+        return self.credentials[name]
+
+    def message(self, webhook: str = "main", **fields: Any) -> dict[str, Any]:
+        """Build an alert as TradingView sends it, with a unique alertId and the present time; a field given as None is left out.
+
+        Without `action` and `steps` it is a market order: buy 0.01 BTC.
+        """
+        self.sent += 1
+        order = {} if {"action", "steps"} & fields.keys() else {"action": "buy", "quantity": "0.01"}
+        whole = {
+            "apiKey": self.credentials[webhook].api_key,
+            "timestamp": self.clock().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "alertId": str(ULID()),
             "symbol": "BTCUSDT.P",
-            "quantity": "0.01",
-            "timestamp": self.clock().isoformat(),
+            **order,
             **fields,
         }
-        async with self.session.post(self.daemon.started.url + WEBHOOK_PATH, json=alert) as answer:
-            return answer.status, await answer.json()
+        return {name: value for name, value in whole.items() if value is not None}
+
+    async def send(self, webhook: str = "main", **fields: Any) -> tuple[int, dict[str, Any]]:
+        """POST one alert; return the response's status and body. `fields`: see `message`."""
+        return await self.post(json.dumps(self.message(webhook, **fields)).encode())
+
+    async def post(self, body: bytes, headers: Mapping[str, str] | None = None) -> tuple[int, dict[str, Any]]:
+        async with self.session.post(self.daemon.info.webhook_url, data=body, headers=headers or {}) as response:
+            return response.status, await response.json()
 
     async def control(self, path: str, body: Any = None) -> Any:
-        """Call one of the paper exchange's control paths."""
+        """Call one of the paper exchange's control paths: GET without a body, else POST."""
         method = "GET" if body is None else "POST"
-        async with self.session.request(method, f"{self.paper_url}/paper/{path}", json=body) as answer:
-            assert answer.status == 200, await answer.text()
-            return await answer.json()
+        async with self.session.request(method, f"{self.paper_url}/paper/{path}", json=body) as response:
+            assert response.status == 200, await response.text()
+            return await response.json()
 
     async def fault(self, kind: str, **fields: Any) -> None:
         """Arm one fault of the exchange."""
@@ -93,12 +126,38 @@ class House:
         await self.control("faults", {})
 
     async def positions(self) -> dict[str, Decimal]:
-        """What the exchange itself holds, flat symbols left out."""
+        """Return the open positions at the exchange by symbol."""
         state = await self.control("state")
         return {symbol: Decimal(text) for symbol, text in state["positions"].items() if Decimal(text)}
 
+    async def position(self, symbol: str = BTC) -> Decimal:
+        return (await self.positions()).get(symbol, Decimal(0))
+
+    async def set_positions(self, **quantities: str) -> None:
+        """Set positions at the exchange, and wait until the bridge sees them and no others: `BTC="0.5"`."""
+        wanted = {f"PERP_{base}_USDC": quantity for base, quantity in quantities.items()}
+        await self.control("positions", wanted)
+        await self.until_positions({name: Decimal(quantity) for name, quantity in wanted.items() if Decimal(quantity)})
+
+    async def until_positions(self, wanted: Mapping[str, Decimal]) -> None:
+        """Wait until the bridge sees exactly these positions."""
+
+        async def agrees() -> bool:
+            snapshot = await self.daemon.exchange.refresh()
+            return {name: each.quantity for name, each in snapshot.positions.items() if each.quantity} == dict(wanted)
+
+        await until(agrees)
+
+    async def until_flat(self, symbol: str) -> None:
+        """Wait until the exchange holds no position of this symbol."""
+
+        async def is_flat() -> bool:
+            return symbol not in await self.positions()
+
+        await until(is_flat)
+
     async def journal(self, event: str, **fields: Any) -> list[dict[str, Any]]:
-        """The exchange's own record of one kind of event."""
+        """Return the exchange's own records of one kind of event, oldest first."""
         return [
             row
             for row in await self.control("journal")
@@ -109,67 +168,58 @@ class House:
         return await self.daemon.database.read(order_rows.list_orders, limit=1000)
 
     async def order(self, answer: dict[str, Any]) -> Order:
-        """The stored order that an answer names."""
+        """Return the stored order that a response names."""
         return await self.daemon.database.read(order_rows.get, answer["clientOrderId"])
 
     async def until_stored(self, answer: dict[str, Any], *statuses: str) -> Order:
-        """Wait until the answered order has one of these statuses."""
+        """Wait until the order that a response names has one of these statuses."""
 
-        async def has_come() -> bool:
+        async def has_status() -> bool:
             return (await self.order(answer)).status.value in statuses
 
-        await until(has_come)
+        await until(has_status)
         return await self.order(answer)
 
-    async def until_flat(self, symbol: str) -> None:
-        async def is_flat() -> bool:
-            return symbol not in await self.positions()
+    async def until_settled(self) -> tuple[Order, ...]:
+        """Return all orders as soon as every one is settled."""
 
-        await until(is_flat)
+        async def all_settled() -> bool:
+            return all(order.is_settled for order in await self.orders())
+
+        await until(all_settled)
+        return await self.orders()
 
     async def set_state(self, state: TradingState) -> None:
-        """What `kekbridge halt` and its sisters do, from another connection."""
+        """Set the trading state from another connection, as `kekbridge halt` does."""
         with self.daemon.database.transaction() as connection:
             store_settings.set_trading_state(connection, state, reason="test", by="test", now=self.clock())
 
     async def until_ready(self) -> None:
         await until(lambda: self.daemon.readiness().is_ready)
 
+    async def jump_to(self, moment: datetime) -> None:
+        """Move the clock, and wait until the bridge has market data of the new time."""
+        self.clock.jump_to(moment)
+        await self.daemon.exchange.refresh()
 
-def quick_settings(paper_url: str, **overrides: Any) -> Settings:
-    """Settings with short waits; overrides by dotted name with __ for the dot."""
-    named = {name.replace("__", "."): value for name, value in overrides.items()}
-    return load_settings(environment={}, overrides={**QUICK, "exchange.base_url": paper_url, **named})
+        def is_fresh() -> bool:
+            snapshot = self.daemon.exchange.snapshot
+            return snapshot is not None and all(mark.at >= moment for mark in snapshot.marks.values())
 
-
-def add_webhook(daemon: Daemon, limits: Limits | None = None) -> None:
-    """The one webhook of the house; nothing when it is there already."""
-    now = datetime.now(UTC)
-    settings = WebhookSettings(
-        require_signature=False,
-        rates=RateLimits(per_minute=10_000, per_hour=10_000, per_day=10_000),
-        limits=limits or Limits(max_leverage=None),
-    )
-    with daemon.database.transaction() as connection:
-        if webhooks.list_all(connection):
-            return
-        webhook = webhooks.create(connection, webhook_id=str(ULID()), name="house", settings=settings, now=now)
-        webhooks.add_key(
-            connection,
-            key_id=str(ULID()),
-            webhook_id=webhook.id,
-            lookup=daemon.sealer.lookup(KEY),
-            prefix=KEY[:8],
-            sealed_key=daemon.sealer.seal(KEY.encode()),
-            sealed_secret=daemon.sealer.seal(b"whs_unused"),
-            now=now,
-        )
+        await until(is_fresh)
 
 
 @asynccontextmanager
-async def running_paper(directory: Path, **settings: Any) -> AsyncIterator[str]:
-    """A paper exchange with built-in prices; gives its address."""
-    paper = PaperExchange(directory, settings=PaperSettings(prices="static", **settings))
+async def running_paper(
+    directory: Path, *, clock: Callable[[], datetime] | None = None, **settings: Any
+) -> AsyncIterator[str]:
+    """Run a paper exchange with built-in prices; yields its address. Without `clock` it uses the real time."""
+    clock = clock or Clock()
+    paper = PaperExchange(
+        directory,
+        settings=PaperSettings(prices="static", **settings),
+        clock=lambda: int(clock().timestamp() * 1000),
+    )
     try:
         yield await paper.start(port=0)
     finally:
@@ -177,17 +227,61 @@ async def running_paper(directory: Path, **settings: Any) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def running_house(
-    directory: Path, paper_url: str, *, ready: bool = True, **overrides: Any
-) -> AsyncIterator[House]:
-    """A daemon on `directory`, ready to trade unless told otherwise."""
-    clock = Clock()
+async def running_bridge(
+    directory: Path,
+    paper_url: str | None = None,
+    *,
+    ready: bool = True,
+    clock: Clock | None = None,
+    **overrides: Any,
+) -> AsyncIterator[Bridge]:
+    """Run a daemon without webhooks on `directory`/data, ready to trade unless `ready` is False.
+
+    Without `paper_url` it gets a paper exchange of its own, which has no rate limits and shares the movable clock.
+    `overrides`: settings by dotted name, with `__` for the dot.
+    """
+    clock = clock or Clock()
     async with AsyncExitStack() as stack:
+        if paper_url is None:
+            paper = running_paper(directory / "paper", clock=clock, rate_limits=False)
+            paper_url = await stack.enter_async_context(paper)
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        daemon = await Daemon.build(quick_settings(paper_url, **overrides), directory, stack, clock=clock)
-        add_webhook(daemon)
+        named = {name.replace("__", "."): value for name, value in overrides.items()}
+        settings = load_settings(environment={}, overrides={**_SETTINGS, "exchange.base_url": paper_url, **named})
+        daemon = await Daemon.build(settings, directory / "data", stack, clock=clock)
         await stack.enter_async_context(daemon.running())
-        house = House(daemon, paper_url, session, clock)
+        with daemon.database.snapshot() as connection:
+            credentials = {
+                webhook.name: registry.credentials_of(connection, daemon.sealer, webhook, now=clock())
+                for webhook in webhooks.list_all(connection)
+            }
+        bridge = Bridge(daemon, paper_url, session, clock, directory / "data", credentials)
         if ready:
-            await house.until_ready()
-        yield house
+            await bridge.until_ready()
+        yield bridge
+
+
+@asynccontextmanager
+async def quick_bridge(directory: Path, paper_url: str, **options: Any) -> AsyncIterator[Bridge]:
+    """Run a bridge with short waits and the webhook "main", which has no leverage limit. `options`: see `running_bridge`."""
+    async with running_bridge(directory, paper_url, **{**_QUICK, **options}) as bridge:
+        if not bridge.credentials:
+            bridge.add_webhook(limits=Limits(max_leverage=None))
+        yield bridge
+
+
+def position_fields(action: str, before: str, after: str) -> dict[str, Any]:
+    """Return the fields of a strategy's alert about one fill; sizes are signed: `-0.1` is a short."""
+    change = abs(Decimal(after) - Decimal(before))
+
+    def side(size: str) -> str:
+        return "flat" if Decimal(size) == 0 else "long" if Decimal(size) > 0 else "short"
+
+    return {
+        "action": action,
+        "quantity": str(change),
+        "marketPosition": side(after),
+        "marketPositionSize": str(abs(Decimal(after))),
+        "prevMarketPosition": side(before),
+        "prevMarketPositionSize": str(abs(Decimal(before))),
+    }

@@ -1,6 +1,6 @@
-"""Fixtures that several rooms share, and how long property tests try: HYPOTHESIS_PROFILE=release makes 10,000 examples of each.
+"""Fixtures shared by several packages, and Hypothesis profiles: HYPOTHESIS_PROFILE=release runs 10,000 examples per property test.
 
-Such a run needs more than the usual time: pytest -o timeout=3600.
+Such a run exceeds the usual time limit: use `pytest -o timeout=3600`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.bridge import House, running_house, running_paper
+from tests.bridge import Bridge, quick_bridge, running_paper
 
-# Property tests run on busy machines: neither an example nor its generation has a time limit. Ordinary runs try the same examples each
-# time, so that none fails by chance; a release run looks for new ones.
-_UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", _UNHURRIED, derandomize=True)
-settings.register_profile("release", _UNHURRIED, max_examples=10_000)
+# Neither an example nor its generation has a time limit, because test machines are often busy. Ordinary runs use the same examples each
+# time, so that none fails by chance; a release run tries new ones.
+_NO_TIME_LIMIT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", _NO_TIME_LIMIT, derandomize=True)
+settings.register_profile("release", _NO_TIME_LIMIT, max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 #: Starting workers takes longer than it saves when at most this many files or tests are named.
@@ -41,17 +41,17 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    """A daemon in this process, with its paper exchange, ready to trade."""
-    async with running_paper(tmp_path / "paper") as paper_url, running_house(tmp_path / "data", paper_url) as inside:
+async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
+    """A daemon in this process with its paper exchange, short waits and the webhook "main", ready to trade."""
+    async with running_paper(tmp_path / "paper") as paper_url, quick_bridge(tmp_path, paper_url) as inside:
         yield inside
 
 
 @pytest.fixture
-async def hasty_house(tmp_path: Path) -> AsyncIterator[House]:
-    """The same, with half the time to protect a position and few attempts for an entry: what ends badly ends sooner."""
+async def hasty_bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
+    """Like `bridge`, with half the time to protect a position and few attempts per entry, so that failures come sooner."""
     async with (
         running_paper(tmp_path / "paper") as paper_url,
-        running_house(tmp_path / "data", paper_url, queue__protect_within_s=2.5, queue__attempts=3) as inside,
+        quick_bridge(tmp_path, paper_url, queue__protect_within_s=2.5, queue__attempts=3) as inside,
     ):
         yield inside

@@ -1,12 +1,12 @@
-"""How many examples a property test takes that needs a server, a file or many steps for each of them."""
+"""Number of examples for property tests whose examples are expensive: a server, a file or many steps each."""
 
 from __future__ import annotations
 
 from hypothesis import settings
 
-_USUAL = 100  # hypothesis' own default
+_DEFAULT = 100  # max_examples of Hypothesis by default
 
 
 def examples(count: int) -> int:
-    """`count` in an ordinary run, and as many times more as the profile in use takes of the others: a hundredfold in a release run."""
-    return count * settings().max_examples // _USUAL
+    """Return `count` scaled by the Hypothesis profile: unchanged in an ordinary run, a hundredfold in a release run."""
+    return count * settings().max_examples // _DEFAULT

@@ -1,4 +1,4 @@
-"""A place that messages are sent to: a real HTTP server that apprise posts to."""
+"""A real HTTP server that receives the notifications apprise posts."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any
 
 
 class Receiver:
-    """A place that messages are sent to over HTTP; `status` is what it answers."""
+    """A notification channel over HTTP. Requests answered 200 are kept in `received`; `status` is its response to the next ones."""
 
     def __init__(self) -> None:
         self.status = 200
-        self.got: list[dict[str, Any]] = []
-        self.refused = 0
+        self.received: list[dict[str, Any]] = []
+        self.rejected = 0
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if receiver.status == 200:
-                    receiver.got.append(body)
+                    receiver.received.append(body)
                 else:
-                    receiver.refused += 1
+                    receiver.rejected += 1
                 self.send_response(receiver.status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
             def log_message(self, *args: Any) -> None:
-                """Not on the screen of the tests."""
+                """Keep the tests' output free of request lines."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
@@ -40,7 +40,7 @@ class Receiver:
         return f"json://127.0.0.1:{self.server.server_address[1]}/secret-path"
 
     def lines(self) -> list[str]:
-        return [line for message in self.got for line in str(message["message"]).splitlines()]
+        return [line for message in self.received for line in str(message["message"]).splitlines()]
 
     def close(self) -> None:
         self.server.shutdown()

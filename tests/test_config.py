@@ -1,4 +1,4 @@
-"""Settings: defaults, file, environment and options in that order; every mistake is one line that helps."""
+"""Settings: defaults, file, environment and options in that order; every mistake is an error of one line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def setting(values: Any, name: str) -> Any:
 
 
 def complaint(file: Path | None = None, environment: dict[str, str] | None = None, **overrides: Any) -> str:
-    """The one line a wrong configuration is refused with."""
+    """The error message of an invalid configuration."""
     with pytest.raises(ConfigError) as raised:
         load_settings(file, environment=environment or {}, overrides=overrides)
     assert raised.value.exit_code == 2
@@ -71,8 +71,8 @@ def test_example_explains_every_section() -> None:
 # ------------------------------------------------------------------------------------------------------------- layers
 
 
-def test_without_anything_it_is_paper_on_loopback() -> None:
-    """The defaults are safe: paper mode, loopback, no proxy believed."""
+def test_defaults_are_paper_on_loopback() -> None:
+    """The defaults are safe: paper mode, loopback, no trusted proxy."""
     settings = load_settings(environment={})
     assert settings.mode is Mode.PAPER
     assert settings.server.host == "127.0.0.1"
@@ -90,8 +90,8 @@ def test_each_layer_wins_over_the_one_before(tmp_path: Path) -> None:
     assert settings.server.idle_timeout_s == Settings().server.idle_timeout_s
 
 
-def test_environment_carries_lists_numbers_and_switches() -> None:
-    """A variable is text: lists are split at commas, decimals stay exact, switches are words."""
+def test_environment_lists_numbers_and_booleans() -> None:
+    """A variable is text: lists are split at commas, decimals stay exact, booleans are words."""
     settings = load_settings(
         environment={
             "KEKBRIDGE_SERVER_TRUSTED_PROXIES": "127.0.0.1, 10.0.0.0/8",
@@ -113,14 +113,14 @@ def test_decimals_of_the_file_are_exact(tmp_path: Path) -> None:
 
 
 def test_settings_cannot_be_changed_once_loaded() -> None:
-    """Settings are frozen: nothing in the daemon can move a limit behind the owner's back."""
+    """Settings are frozen: the daemon cannot change a limit unnoticed."""
     settings = load_settings(environment={})
     with pytest.raises(ValidationError):
         settings.server.port = 1
 
 
-def test_variables_that_say_where_things_are_are_no_settings() -> None:
-    """KEKBRIDGE_CONFIG and KEKBRIDGE_DATA_DIR are read elsewhere and are no unknown settings."""
+def test_path_variables_are_not_settings() -> None:
+    """KEKBRIDGE_CONFIG and KEKBRIDGE_DATA_DIR are read elsewhere and are not reported as unknown settings."""
     environment = {"KEKBRIDGE_CONFIG": "/nowhere.toml", "KEKBRIDGE_DATA_DIR": "/nowhere"}
     assert load_settings(environment=environment) == Settings()
 
@@ -129,19 +129,19 @@ def test_variables_that_say_where_things_are_are_no_settings() -> None:
 
 
 def test_unknown_setting_names_the_nearest_one(tmp_path: Path) -> None:
-    """A misspelt setting is an error with a suggestion, never ignored: a limit that is not read protects nobody."""
+    """A misspelt setting is an error with a suggestion, never ignored: a limit that is not read does not protect."""
     message = complaint(written(tmp_path, "[risk]\nmax_leverge = 3\n"))
     assert "risk.max_leverge" in message
     assert "did you mean risk.max_leverage?" in message
 
 
-def test_unknown_section_says_where_the_names_are(tmp_path: Path) -> None:
+def test_unknown_section_points_to_the_list_of_settings(tmp_path: Path) -> None:
     """A name that resembles nothing points at the list of settings."""
     assert "kekbridge config show" in complaint(written(tmp_path, "[zzzzzzzzzzzz]\nq = 1\n"))
 
 
 def test_unknown_variable_names_the_nearest_one() -> None:
-    """The environment is held to the same rule as the file."""
+    """The same rule applies to the environment."""
     message = complaint(environment={"KEKBRIDGE_SERVER_PROT": "1"})
     assert "KEKBRIDGE_SERVER_PROT" in message
     assert "did you mean KEKBRIDGE_SERVER_PORT?" in message
@@ -174,7 +174,7 @@ def test_wrong_value_from_the_environment_is_refused() -> None:
 
 
 def test_broken_toml_names_line_and_column(tmp_path: Path) -> None:
-    """A file that is no TOML is refused with the place of the mistake."""
+    """A file that is not TOML is refused with the position of the mistake."""
     message = complaint(written(tmp_path, "[server\nport = 1\n"))
     assert "not valid TOML" in message
     assert "line 1" in message
@@ -186,7 +186,7 @@ def test_value_where_a_section_belongs_is_refused(tmp_path: Path) -> None:
     assert "write [server] and host" in message
 
 
-def test_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_binary_file_is_refused(tmp_path: Path) -> None:
     """Bytes that are not UTF-8 are one line, not a traceback."""
     file = tmp_path / "config.toml"
     file.write_bytes(b"\xff\xfe\x00")
@@ -197,7 +197,7 @@ def test_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_data_directory_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """KEKBRIDGE_DATA_DIR names the data directory; without it the platform's place is used."""
+    """KEKBRIDGE_DATA_DIR names the data directory; without it the platform's directory is used."""
     monkeypatch.setenv("KEKBRIDGE_DATA_DIR", str(tmp_path / "data"))
     assert default_data_dir() == tmp_path / "data"
     monkeypatch.delenv("KEKBRIDGE_DATA_DIR")
@@ -206,7 +206,7 @@ def test_data_directory_from_the_environment(tmp_path: Path, monkeypatch: pytest
 
 
 def test_config_file_named_by_option_or_environment_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A named file that is not there is an error: running on the defaults instead would lift limits silently."""
+    """A named file that does not exist is an error: the defaults would silently remove limits."""
     monkeypatch.delenv("KEKBRIDGE_CONFIG", raising=False)
     with pytest.raises(ConfigError):
         find_config_file(tmp_path / "missing.toml", tmp_path)
@@ -232,14 +232,14 @@ def test_config_file_in_the_data_directory_is_found(tmp_path: Path, monkeypatch:
         (
             "notify.mute",
             "order_fillled",
-            "setting notify.mute: 'order_fillled' is no event; did you mean order_filled?",
+            "setting notify.mute: 'order_fillled' is not an event; did you mean order_filled?",
         ),
         ("notify.templates", {"order_filled": "{sied}"}, "setting notify.templates: order_filled: {sied} is not known"),
         ("backup.at", "25:00", 'setting backup.at: expected a time of day in UTC such as "03:30"'),
         ("notify.summary_at", "3:30", "setting notify.summary_at: expected a time of day"),
     ],
 )
-def test_words_and_times_are_checked_when_the_settings_are_loaded(name: str, value: object, expected: str) -> None:
+def test_templates_and_times_are_checked_on_load(name: str, value: object, expected: str) -> None:
     """A misspelt event or placeholder is found at the start, not when the message is due."""
     with pytest.raises(ConfigError) as caught:
         load_settings(environment={}, overrides={name: value})

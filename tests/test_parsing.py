@@ -1,4 +1,4 @@
-"""What people type after options: exact values, or one line that says what would have been right."""
+"""Option values: parsed exactly, or refused in one line that names what was expected."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge import parsing as values
+from kekbridge import parsing
 from kekbridge.errors import ConfigError
 
 NOW = datetime(2026, 11, 22, 16, 0, tzinfo=UTC)
@@ -19,33 +19,33 @@ NOW = datetime(2026, 11, 22, 16, 0, tzinfo=UTC)
 def test_numbers_are_exact(number: Decimal) -> None:
     """A limit is the number that was typed, to the last digit."""
     text = format(number, "f")
-    assert values.number("--x", text) == number
-    assert format(values.number("--x", text), "f") == text
+    assert parsing.number("--x", text) == number
+    assert format(parsing.number("--x", text), "f") == text
 
 
 @pytest.mark.parametrize(
     "text", ["", "0", "0.0", "-1", "+1", "1e3", "1_000", "1,5", " 1", "nan", "inf", "٣", ".5", "5.", "0x1"]
 )
-def test_what_is_no_plain_positive_number_is_refused(text: str) -> None:
-    """Decimal itself would take most of these; a limit must not mean something else than it looks like."""
+def test_other_numbers_are_refused(text: str) -> None:
+    """Decimal would accept most of these; a limit must not mean something else than it looks like."""
     with pytest.raises(ConfigError, match=r"--x: found .*, expected a positive decimal number"):
-        values.number("--x", text)
+        parsing.number("--x", text)
 
 
 @pytest.mark.parametrize(
-    ("text", "share"),
+    ("text", "ratio"),
     [("5%", "0.05"), ("0.05", "0.05"), ("100%", "1"), ("1", "1"), ("0.5 %", "0.005"), ("0.01%", "0.0001")],
 )
-def test_shares_may_be_percentages(text: str, share: str) -> None:
-    """`5%` and `0.05` are the same share."""
-    assert values.share("--x", text) == Decimal(share)
+def test_ratios_may_be_percentages(text: str, ratio: str) -> None:
+    """`5%` and `0.05` are equal."""
+    assert parsing.ratio("--x", text) == Decimal(ratio)
 
 
 @pytest.mark.parametrize("text", ["5", "101%", "0%", "0", "%", "-5%", "5%%", "five"])
-def test_shares_over_the_whole_are_refused(text: str) -> None:
+def test_ratios_above_one_are_refused(text: str) -> None:
     """`5` where 5 % was meant would be a limit of 500 %: refused instead of guessed."""
     with pytest.raises(ConfigError, match="expected a percentage"):
-        values.share("--x", text)
+        parsing.ratio("--x", text)
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_shares_over_the_whole_are_refused(text: str) -> None:
 )
 def test_durations(text: str, seconds: int) -> None:
     """Seconds, or a number with its unit."""
-    assert values.seconds("--x", text) == seconds
+    assert parsing.seconds("--x", text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "0", "-5", "5y", "5M", "m", "1h30m"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
-    """Unknown units are refused, not taken for seconds."""
+def test_invalid_durations_are_refused(text: str) -> None:
+    """Unknown units are refused, not read as seconds."""
     with pytest.raises(ConfigError, match="expected a duration"):
-        values.seconds("--x", text)
+        parsing.seconds("--x", text)
 
 
 @pytest.mark.parametrize(
@@ -76,35 +76,35 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
     ],
 )
 def test_instants(text: str, expected: datetime) -> None:
-    """How long ago, or a time; without a zone it is UTC, like everything kekbridge prints."""
-    assert values.instant("--since", text, NOW) == expected
+    """A duration ago, or a time; without a zone it is UTC, like everything kekbridge prints."""
+    assert parsing.instant("--since", text, NOW) == expected
 
 
 @pytest.mark.parametrize("text", ["yesterday", "", "2026-13-01", "10:30", "12"])
-def test_what_is_no_instant_is_refused(text: str) -> None:
-    """A bare number says neither unit nor zone."""
+def test_invalid_instants_are_refused(text: str) -> None:
+    """A bare number has neither unit nor zone."""
     with pytest.raises(ConfigError, match="--since: found"):
-        values.instant("--since", text, NOW)
+        parsing.instant("--since", text, NOW)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("60d", NOW + timedelta(days=60)), ("2030-01-31", datetime(2030, 1, 31, tzinfo=UTC))],
 )
-def test_coming_moments(text: str, expected: datetime) -> None:
-    """How long until then, or a date; what is past is refused."""
-    assert values.coming("--until", text, NOW) == expected
-    for wrong in ("2020-01-01", "0d", "soon", "12"):
+def test_future_instants(text: str, expected: datetime) -> None:
+    """A duration from now, or a date; past times are refused."""
+    assert parsing.future_instant("--until", text, NOW) == expected
+    for invalid in ("2020-01-01", "0d", "soon", "12"):
         with pytest.raises(ConfigError, match="--until: found"):
-            values.coming("--until", wrong, NOW)
+            parsing.future_instant("--until", invalid, NOW)
 
 
 def test_lists_and_assignments() -> None:
     """Comma-separated words, and repeated name=value; a name given twice is refused."""
-    assert values.words("--x", "BTC, ETH,,") == ("BTC", "ETH")
-    assert values.assignments("--x", ["a=1", "b = c=d "]) == {"a": "1", "b": "c=d"}
-    for wrong in (["a"], ["=1"], ["a="], ["a=1", "a=2"]):
+    assert parsing.text_list("--x", "BTC, ETH,,") == ("BTC", "ETH")
+    assert parsing.assignments("--x", ["a=1", "b = c=d "]) == {"a": "1", "b": "c=d"}
+    for invalid in (["a"], ["=1"], ["a="], ["a=1", "a=2"]):
         with pytest.raises(ConfigError, match="--x"):
-            values.assignments("--x", wrong)
+            parsing.assignments("--x", invalid)
     with pytest.raises(ConfigError, match="comma-separated"):
-        values.words("--x", " , ")
+        parsing.text_list("--x", " , ")

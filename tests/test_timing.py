@@ -19,7 +19,7 @@ noise_s = st.floats(-1, 1)
 
 @given(st.integers(21, 1200))
 def test_the_error_rate_is_as_stated_and_no_smaller_than_needed(count: int) -> None:
-    """Out of `count` fair coins, as few heads as are left out on one side come up in at most half of one in a million runs."""
+    """The differences left out on each side are as many as an error rate of half of one in a million permits, and no more."""
     low, high = median_interval(range(count))
     assert low + high == count - 1
 
@@ -37,8 +37,10 @@ def test_the_interval_contains_the_median(differences: list[float]) -> None:
 
 
 @given(st.lists(noise_s, min_size=150, max_size=150), st.booleans())
-def test_a_difference_is_found_whatever_three_pairs_in_eight_look_like(disturbed: list[float], is_slower: bool) -> None:
-    """1 ms between the requests of each other pair: the whole interval is 1 ms or more away from zero."""
+def test_a_difference_is_found_although_three_pairs_in_eight_are_disturbed(
+    disturbed: list[float], is_slower: bool
+) -> None:
+    """If all other pairs differ by 1 ms, the whole interval is at least 1 ms from zero."""
     sign = 1 if is_slower else -1
     low, high = median_interval([sign * 0.001] * (PAIRS - len(disturbed)) + disturbed)
     assert low >= 0.001 if is_slower else high <= -0.001
@@ -46,7 +48,7 @@ def test_a_difference_is_found_whatever_three_pairs_in_eight_look_like(disturbed
 
 @pytest.mark.parametrize("planted_s", [0.0, 0.001, -0.001])
 def test_a_planted_millisecond_is_found_on_a_busy_machine(planted_s: float) -> None:
-    """A third of the pairs disturbed by 20 ms on average, either way: 1 ms is seen to be more than 0.5 ms, and nothing is not."""
+    """With a third of the pairs disturbed by 20 ms on average, 1 ms is found to exceed 0.5 ms, and a difference of 0 is not."""
     rng = Random(1)
 
     def noise() -> float:
@@ -56,7 +58,7 @@ def test_a_planted_millisecond_is_found_on_a_busy_machine(planted_s: float) -> N
     assert (low > 500e-6, high < -500e-6) == (planted_s > 0, planted_s < 0)
 
 
-def test_too_few_differences_are_no_judgement() -> None:
-    """Twenty heads in a row come up once in a million runs."""
+def test_too_few_differences_raise() -> None:
+    """Twenty equal signs in a row have a chance of about one in a million."""
     with pytest.raises(ValueError, match="20 differences"):
         median_interval([1.0] * 20)

@@ -8,10 +8,10 @@ from itertools import accumulate
 
 
 def median_interval(differences: Sequence[float], *, one_in: int = 1_000_000) -> tuple[float, float]:
-    """The interval that contains the true median difference, except in one of `one_in` runs.
+    """Return an interval that contains the true median difference, except in one of `one_in` runs.
 
-    It is the inverted sign test: each difference lies above the median with a probability of 1/2, so how many do is binomial, whatever
-    their distribution. At one in a million it takes 21 differences or more.
+    It inverts the sign test: each difference is above the median with a probability of 1/2, so their number is binomial for any
+    distribution. One in a million needs at least 21 differences; with fewer it raises ValueError.
     """
     count = len(differences)
     tails = accumulate(math.comb(count, above) for above in range(count // 2 + 1))

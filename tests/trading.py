@@ -1,4 +1,4 @@
-"""Accounts and markets for the tests of pure code: the rules of real markets, marks and positions given by the test."""
+"""Builders of accounts, markets, orders and limits for tests of pure code. Instruments have the rules of real markets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ D = Decimal
 
 
 def instrument(symbol: str = BTC, **changes: Any) -> Instrument:
-    """BTC's rules on mainnet in 2025, with changes."""
+    """An instrument with BTC's rules on mainnet in 2025, with changes."""
     rules: dict[str, Any] = {
         "quote_min": D(0),
         "quote_max": D(200_000),
@@ -72,7 +72,7 @@ def snapshot(
     instruments: Mapping[str, Instrument] | None = None,
     **changes: Any,
 ) -> AccountSnapshot:
-    """An account of 100,000 USDC with signed positions by symbol, opened at the mark."""
+    """An account worth 100,000 USDC with signed positions by symbol, opened at the mark."""
     prices = MARKS if marks is None else marks
     values: dict[str, Any] = {
         "taken_at": NOW,
@@ -94,7 +94,7 @@ def signal(action: Action, symbol: str | None = "BTCUSDT.P", **fields: Any) -> S
 
 
 def webhook(limits: Limits | None = None, **settings: Any) -> Webhook:
-    """A webhook with the default limits, or with those given."""
+    """A webhook with the default limits or the given ones."""
     return Webhook(
         id="W",
         name="test",
@@ -104,7 +104,7 @@ def webhook(limits: Limits | None = None, **settings: Any) -> Webhook:
     )
 
 
-NOTHING = Limits(min_order_size=None, max_order_size=None, max_leverage=None, max_open_positions=None)
+NO_LIMITS = Limits(min_order_size=None, max_order_size=None, max_leverage=None, max_open_positions=None)
 
 
 def entry(quantity: str = "0.1", side: Side = Side.BUY, symbol: str = BTC, **fields: Any) -> OrderIntent:
@@ -120,23 +120,29 @@ def entry(quantity: str = "0.1", side: Side = Side.BUY, symbol: str = BTC, **fie
     return OrderIntent(**(values | fields))
 
 
-def exit_of(quantity: str = "0.1", side: Side = Side.SELL, **fields: Any) -> OrderIntent:
+def exit_order(quantity: str = "0.1", side: Side = Side.SELL, **fields: Any) -> OrderIntent:
     """A reduce-only market order."""
     return entry(quantity, side, purpose=Purpose.EXIT, reduce_only=True, **fields)
 
 
-def committed_by(*reservations: Reservation) -> dict[str, Commitment]:
-    """Reservations as usage carries them."""
-    sums: dict[str, Commitment] = {}
+def commitments_of(*reservations: Reservation) -> dict[str, Commitment]:
+    """The sums by symbol that Usage holds for these reservations."""
+    commitments: dict[str, Commitment] = {}
     for one in reservations:
-        sums[one.symbol] = sums.get(one.symbol, UNCOMMITTED).with_reservation(one)
-    return sums
+        commitments[one.symbol] = commitments.get(one.symbol, UNCOMMITTED).plus(
+            one.quantity,
+            is_entry=one.is_entry,
+            is_resting=one.is_resting,
+            is_margined=one.is_margined,
+            price=one.price,
+        )
+    return commitments
 
 
-def reserved(quantity: str, symbol: str = BTC, *, name: str = "kb-1", **fields: Any) -> Reservation:
-    """Room taken by an order on its way, valued at the mark."""
+def reservation(quantity: str, symbol: str = BTC, *, client_order_id: str = "kb-1", **fields: Any) -> Reservation:
+    """The reservation of an entry of signed `quantity`, valued at the mark."""
     values: dict[str, Any] = {
-        "client_order_id": name,
+        "client_order_id": client_order_id,
         "webhook_id": "W",
         "symbol": symbol,
         "quantity": D(quantity),

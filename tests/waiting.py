@@ -1,4 +1,4 @@
-"""Waiting for a condition with a deadline, never for a time."""
+"""Wait for a condition with a deadline, instead of sleeping for a fixed time."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-#: Passed only on failure: long enough for a busy machine, short of pytest's own timeout.
+#: Reached on failure only: long enough for a busy machine, shorter than pytest's timeout.
 DEADLINE_S = 60.0
 
 
 async def until(condition: Callable[[], Awaitable[bool] | bool], *, deadline_s: float = DEADLINE_S) -> None:
-    """Return as soon as the condition holds; fail when it does not within the deadline."""
+    """Return as soon as the condition holds; fail if it does not within `deadline_s` seconds."""
     try:
         async with asyncio.timeout(deadline_s):
             while True:
@@ -25,7 +25,7 @@ async def until(condition: Callable[[], Awaitable[bool] | bool], *, deadline_s: 
 
 @asynccontextmanager
 async def measuring_stalls() -> AsyncIterator[Callable[[], float]]:
-    """The seconds by which this process was woken too late so far: what a busy machine adds to a promised time."""
+    """Yield a function that returns how many seconds too late this process was woken so far, which a busy machine adds to a limit."""
     loop = asyncio.get_running_loop()
     late_s = 0.0
 

@@ -1,6 +1,7 @@
-"""The levers of trading on the pages: halt, exits only, resume, flatten. Every change is a POST with the session's key.
+"""Trading controls of the web pages: halt, exits only, resume, flatten, reset the equity peak.
 
-The work is done by the functions the command line calls; what is destructive asks on a page of its own first.
+Every change is a POST with the session's form key; destructive ones are confirmed on a page of their own. The work is done by the
+functions that the command line calls.
 """
 
 from __future__ import annotations
@@ -12,30 +13,31 @@ from aiohttp import web
 
 from kekbridge.admin.auth import SESSION
 from kekbridge.admin.html import Markup, h
-from kekbridge.admin.service import Desk
+from kekbridge.admin.service import AdminService
 from kekbridge.model import TradingState
 
 _BY: Final = "web page"
-_ASKS: Final = {
-    "halt": "Stop all trading, exits too? Open positions and their stops at the exchange stay as they are.",
-    "reset-peak": "Let the equity peak be today's equity and trade again? The drawdown counts from here on.",
-    "flatten": "Halt trading, cancel every order and close every position of the account, also those made elsewhere?",
+_CONFIRMATIONS: Final = {
+    "halt": "Stop all trading, including exits? Open positions and their stops at the exchange are left as they are.",
+    "reset-peak": "Reset the equity peak to the current equity and resume trading? Drawdowns count from there.",
+    "flatten": "Halt trading, cancel every order and close every position of the account, including those opened elsewhere?",
 }
 
 
-class Forms:
-    """The levers, over one desk. `page` makes a whole page of a title and contents."""
+class TradingForms:
+    """Buttons and handlers of the trading controls. `page` renders a whole page from a title and contents."""
 
-    def __init__(self, desk: Desk, page: Callable[..., web.Response]) -> None:
-        self._desk = desk
+    def __init__(self, service: AdminService, page: Callable[..., web.Response]) -> None:
+        self._service = service
         self._page = page
 
     def register(self, router: web.UrlDispatcher) -> None:
+        """Add the routes."""
         router.add_get("/confirm/{what}", self._confirm)
-        router.add_post("/trading/{what}", self._steer)
+        router.add_post("/trading/{what}", self._change_trading)
 
-    def levers(self, request: web.Request, state: Mapping[str, Any]) -> Markup:
-        """Halt, exits only, resume, flatten: those that would change something."""
+    def controls(self, request: web.Request, state: Mapping[str, Any]) -> Markup:
+        """The controls that would change the current state."""
         now = state["trading"]["state"]
         shown: list[Markup] = []
         if now != "halted":
@@ -49,15 +51,17 @@ class Forms:
 
     async def _confirm(self, request: web.Request) -> web.Response:
         what = request.match_info["what"]
-        if what not in _ASKS:
-            raise web.HTTPNotFound(text="no such page")
+        if what not in _CONFIRMATIONS:
+            raise web.HTTPNotFound(text="page not found")
         reason = (
-            [h("input", name="reason", placeholder="Why, for the history", maxlength="200")] if what == "halt" else []
+            [h("input", name="reason", placeholder="Reason, kept in the history", maxlength="200")]
+            if what == "halt"
+            else []
         )
         return self._page(
             request,
             "Are you sure?",
-            h("p", _ASKS[what]),
+            h("p", _CONFIRMATIONS[what]),
             h(
                 "div",
                 button(request, f"/trading/{what}", f"Yes, {what.replace('-', ' ')}", *reason, kind="bad"),
@@ -66,40 +70,40 @@ class Forms:
             ),
         )
 
-    async def _steer(self, request: web.Request) -> web.Response:
+    async def _change_trading(self, request: web.Request) -> web.Response:
         what = request.match_info["what"]
         if what == "flatten":
-            result = await self._desk.flatten(by=_BY)
-            words = f"{result.positions_closed} positions closed, {len(result.positions_left)} left, {result.orders_left} orders left."
+            result = await self._service.flatten(by=_BY)
+            summary = f"{result.positions_closed} positions closed, {len(result.positions_left)} left, {result.orders_left} orders left."
             return self._page(
                 request,
                 "Flat" if result.is_flat else "NOT flat",
-                h("p", words, " Trading is halted until you resume it."),
-                h("p", result.trouble) if result.trouble else None,
+                h("p", summary, " Trading is halted until you resume it."),
+                h("p", result.error) if result.error else None,
             )
-        wanted = {"halt": TradingState.HALTED, "exits-only": TradingState.EXITS_ONLY, "resume": TradingState.RUNNING}
-        told = await request.post()
-        webhook = str(told.get("webhook", ""))
+        states = {"halt": TradingState.HALTED, "exits-only": TradingState.EXITS_ONLY, "resume": TradingState.RUNNING}
+        form = await request.post()
+        webhook = str(form.get("webhook", ""))
         if what == "reset-peak":
-            await self._desk.reset_peak(by=_BY)
+            await self._service.reset_peak(by=_BY)
         elif what == "resume" and webhook:
-            await self._desk.resume_webhook(webhook, by=_BY)
-        elif what in wanted:
-            reason = str(told.get("reason", "")).strip()[:200] or "by hand"
-            await self._desk.set_trading(wanted[what], reason=reason, by=_BY)
+            await self._service.resume_webhook(webhook, by=_BY)
+        elif what in states:
+            reason = str(form.get("reason", "")).strip()[:200] or "by hand"
+            await self._service.set_trading(states[what], reason=reason, by=_BY)
         else:
-            raise web.HTTPNotFound(text="no such lever")
+            raise web.HTTPNotFound(text="action not found")
         raise web.HTTPSeeOther("/risk" if webhook or what == "reset-peak" else "/")
 
 
 def form_key(request: web.Request) -> Markup | None:
-    """The hidden field that every form of a session must bring back."""
+    """The hidden field that proves a form was served to this session; None without a session."""
     session = request.get(SESSION)
     return None if session is None else h("input", type="hidden", name="key", value=session.form_key)
 
 
-def button(request: web.Request, path: str, words: str, *more: Markup, kind: str | None = None) -> Markup:
-    """One lever: a form with its button, and `more` fields before it."""
+def button(request: web.Request, path: str, label: str, *inputs: Markup, kind: str | None = None) -> Markup:
+    """A form that posts to `path`: `inputs`, then its button."""
     return h(
-        "form", form_key(request), *more, h("button", words, class_=kind), method="post", action=path, class_="row"
+        "form", form_key(request), *inputs, h("button", label, class_=kind), method="post", action=path, class_="row"
     )

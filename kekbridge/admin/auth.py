@@ -1,7 +1,7 @@
-"""Who may use the admin listener: the holder of the token, from this machine, by a name of this machine.
+"""Authentication for the admin listener: a token, from this machine only, under a host name of this machine.
 
-The token is a file in the data directory that only its owner can read. Browsers get a session cookie for it, and a second secret in each
-form, so that another page that the same browser shows can neither read nor change anything.
+The token is a file in the data directory that only its owner can read. Browsers exchange it for a session cookie and get a second secret
+in each form, so that another page open in the same browser can neither read nor change anything.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from kekbridge.errors import ConfigError
 TOKEN_FILE: Final = "admin-token"  # noqa: S105 - a file's name
 COOKIE: Final = "kekbridge-session"
 _SESSION_LIFE: Final = timedelta(hours=12)
-_MOST_SESSIONS: Final = 64
+_MAX_SESSIONS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A browser that has shown the token; `form_key` must come back with every form."""
+    """A logged-in browser."""
 
+    #: Secret that every form of the session must return.
     form_key: str
+    #: Expiry, UTC.
     ends_at: datetime
 
 
@@ -38,7 +40,7 @@ SESSION: Final = web.RequestKey("session", Session)
 
 
 def read_token(data_dir: Path) -> str | None:
-    """The token of this data directory; None before the first start."""
+    """Read the token of a data directory; None before the first start."""
     try:
         return (data_dir / TOKEN_FILE).read_text(encoding="ascii").strip() or None
     except FileNotFoundError:
@@ -46,11 +48,11 @@ def read_token(data_dir: Path) -> str | None:
 
 
 def make_token(data_dir: Path) -> str:
-    """The token of this data directory, made when there is none. Raises ConfigError when the file cannot be used."""
+    """Read the token of a data directory, or create it. Raises ConfigError if the file cannot be used."""
     try:
-        known = read_token(data_dir)
-        if known is not None:
-            return known
+        existing = read_token(data_dir)
+        if existing is not None:
+            return existing
         token = secrets.token_urlsafe(32)
         file = os.open(data_dir / TOKEN_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(file, "w", encoding="ascii") as opened:
@@ -58,12 +60,12 @@ def make_token(data_dir: Path) -> str:
         return token
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{data_dir / TOKEN_FILE} cannot be used ({error.__class__.__name__}); let its owner read and write it"
+            f"{data_dir / TOKEN_FILE} cannot be used ({error.__class__.__name__}); make it readable and writable by its owner"
         ) from None
 
 
 def check_loopback(host: str) -> None:
-    """Raise ConfigError for an address that others could reach."""
+    """Raise ConfigError for an address that other machines could reach."""
     try:
         is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -75,7 +77,7 @@ def check_loopback(host: str) -> None:
 
 
 def is_our_name(authority: str) -> bool:
-    """Whether a Host header names this machine: a foreign name that resolves to it is a page trying to read what is here."""
+    """True if a Host header names this machine. A foreign name that resolves to it is a DNS rebinding attack."""
     try:
         name = urlsplit(f"//{authority}").hostname
     except ValueError:
@@ -89,28 +91,30 @@ def is_our_name(authority: str) -> bool:
 
 
 class Sessions:
-    """The browsers that are logged in; kept in memory, so that a restart ends all of them."""
+    """Sessions of logged-in browsers: at most 64, for 12 hours. In memory, so that a restart ends them."""
 
     def __init__(self, token: str) -> None:
         self._token = token
         self._open: dict[str, Session] = {}
 
     def is_token(self, given: str) -> bool:
-        """Compared in constant time."""
+        """Compare with the token in constant time."""
         return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token.encode())
 
     def begin(self, now: datetime) -> str:
-        """A new session's cookie."""
-        self._open = {name: one for name, one in self._open.items() if one.ends_at > now}
-        while len(self._open) >= _MOST_SESSIONS:
+        """Start a session; return its cookie."""
+        self._open = {cookie: one for cookie, one in self._open.items() if one.ends_at > now}
+        while len(self._open) >= _MAX_SESSIONS:
             del self._open[next(iter(self._open))]
-        name = secrets.token_urlsafe(32)
-        self._open[name] = Session(secrets.token_urlsafe(32), now + _SESSION_LIFE)
-        return name
+        cookie = secrets.token_urlsafe(32)
+        self._open[cookie] = Session(secrets.token_urlsafe(32), now + _SESSION_LIFE)
+        return cookie
 
     def find(self, cookie: str | None, now: datetime) -> Session | None:
+        """The session of a cookie; None if unknown or expired."""
         found = self._open.get(cookie or "")
         return found if found is not None and found.ends_at > now else None
 
     def end(self, cookie: str | None) -> None:
+        """End the session of a cookie, if there is one."""
         self._open.pop(cookie or "", None)

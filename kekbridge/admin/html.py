@@ -1,4 +1,4 @@
-"""HTML put together so that nothing from outside can become markup: every text is escaped, only `Markup` passes as it is."""
+"""HTML builder: every text is escaped, only `Markup` passes unchanged, so that outside text cannot become markup."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ from decimal import Decimal
 from html import escape
 from typing import Final
 
-from kekbridge.formatting import clean, money
+from kekbridge.formatting import money, to_text
 
 _VOID: Final = frozenset({"input", "br", "meta", "link", "line", "polyline", "rect"})
 
 
 class Markup(str):
-    """Text that is HTML already: made by this module only."""
+    """Finished HTML. Only this module creates it."""
 
     __slots__ = ()
 
 
 def h(tag: str, *children: object, **attributes: object) -> Markup:
-    """One element. Attributes: a trailing underscore is dropped, others become dashes; None and False are left out."""
-    words = [tag]
+    """Build one element. Attribute names: a trailing underscore is dropped, others become dashes. None and False omit the attribute."""
+    parts = [tag]
     for name, value in attributes.items():
         if value is None or value is False:
             continue
-        plain = name.rstrip("_").replace("_", "-")
-        words.append(plain if value is True else f'{plain}="{escape(str(value), quote=True)}"')
-    inside = " ".join(words)
-    # The slash means nothing in HTML, and everything inside SVG.
+        attribute = name.rstrip("_").replace("_", "-")
+        parts.append(attribute if value is True else f'{attribute}="{escape(str(value), quote=True)}"')
+    inside = " ".join(parts)
+    # HTML ignores the slash, SVG requires it.
     return Markup(f"<{inside} />") if tag in _VOID else Markup(f"<{inside}>{join(children)}</{tag}>")
 
 
 def join(children: Iterable[object]) -> Markup:
-    """Elements and texts in a row; texts are escaped, None is nothing."""
+    """Concatenate elements and texts; texts are escaped, None is skipped."""
     return Markup("".join(one if isinstance(one, Markup) else _text(one) for one in children if one is not None))
 
 
 def _text(value: object) -> str:
-    return escape(value) if isinstance(value, str) else escape(clean(value))
+    return escape(value) if isinstance(value, str) else escape(to_text(value))
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str, is_slim: bool = False) -> Markup:
-    """A table; on a phone each row is a card with the titles before the values, unless it is slim enough to stay a table."""
+    """Build a table. On a phone each row becomes a card with the titles before the values, unless the table is slim."""
     body = [h("tr", *(_cell(title, value) for title, value in zip(titles, row, strict=True))) for row in rows]
     if not body:
         return h("p", empty, class_="dim")
@@ -54,34 +54,34 @@ def _cell(title: str, value: object) -> Markup:
     kind = "number" if isinstance(value, Decimal) else None
     if value in (None, ""):
         kind = "nothing"
-    shown = money(value) if isinstance(value, Decimal) else value if isinstance(value, Markup) else clean(value)
+    shown = money(value) if isinstance(value, Decimal) else value if isinstance(value, Markup) else to_text(value)
     return h("td", shown, class_=kind, data_label=title)
 
 
 def status(value: object) -> Markup:
     """A status in its colour."""
-    word = clean(value)
-    kind = word if word.replace("_", "").isalpha() else ""
-    return h("span", word.replace("_", " "), class_=f"status {kind}")
+    text = to_text(value)
+    kind = text if text.replace("_", "").isalpha() else ""
+    return h("span", text.replace("_", " "), class_=f"status {kind}")
 
 
 def gain(value: Decimal | None) -> Markup:
-    """USDC won or lost, with its sign and in its colour."""
+    """A profit or loss in USDC with its sign, in its colour."""
     if value is None:
         return Markup("-")
     return h("span", f"{value:+,.2f}", class_="good" if value > 0 else "bad" if value < 0 else None)
 
 
 def select(name: str, chosen: str, options: Iterable[tuple[str, str]]) -> Markup:
-    """A choice of (value, words)."""
-    made = [h("option", words, value=value, selected=value == chosen) for value, words in options]
-    return h("select", *made, name=name)
+    """A drop-down list of (value, label)."""
+    elements = [h("option", label, value=value, selected=value == chosen) for value, label in options]
+    return h("select", *elements, name=name)
 
 
 def curve(points: Sequence[tuple[datetime, Decimal]], *, label: str) -> Markup:
-    """A line over time as inline SVG, with its least and greatest value."""
+    """A line chart over time as inline SVG, with its minimum and maximum."""
     if len(points) < 2:
-        return h("p", f"{label}: not enough data yet, one point a minute.", class_="dim")
+        return h("p", f"{label}: not enough data yet (one point per minute).", class_="dim")
     low, high = min(value for _, value in points), max(value for _, value in points)
     start, whole = points[0][0], (points[-1][0] - points[0][0]).total_seconds() or 1.0
     spread = high - low or Decimal(1)
@@ -89,7 +89,7 @@ def curve(points: Sequence[tuple[datetime, Decimal]], *, label: str) -> Markup:
         f"{(at - start).total_seconds() / whole * 600:.1f},{110 - float((value - low) / spread) * 100:.1f}"
         for at, value in points
     )
-    picture = h(
+    chart = h(
         "svg",
         h("polyline", points=drawn),
         viewBox="0 0 600 120",
@@ -99,12 +99,12 @@ def curve(points: Sequence[tuple[datetime, Decimal]], *, label: str) -> Markup:
         preserveAspectRatio="none",
     )
     ends = f"{start:%m-%d %H:%M} to {points[-1][0]:%m-%d %H:%M} UTC"
-    told = f"{label}: now {points[-1][1]:,.2f} USDC, least {low:,.2f}, most {high:,.2f}, {ends}"
-    return h("figure", picture, h("figcaption", told))
+    caption = f"{label}: now {points[-1][1]:,.2f} USDC, low {low:,.2f}, high {high:,.2f}, {ends}"
+    return h("figure", chart, h("figcaption", caption))
 
 
 def bars(days: Sequence[tuple[date, int]], *, label: str) -> Markup:
-    """One bar for each day as inline SVG."""
+    """A bar chart by day as inline SVG."""
     most = max((count for _, count in days), default=0) or 1
     width = 600 / max(len(days), 1)
     drawn = [
@@ -117,22 +117,22 @@ def bars(days: Sequence[tuple[date, int]], *, label: str) -> Markup:
         )
         for index, (_, count) in enumerate(days)
     ]
-    picture = h(
+    chart = h(
         "svg", *drawn, viewBox="0 0 600 120", role="img", aria_label=label, class_="bars", preserveAspectRatio="none"
     )
     ends = f", {days[0][0]:%m-%d} to {days[-1][0]:%m-%d}" if days else ""
-    words = f"{label}: {sum(count for _, count in days)}, at most {max((c for _, c in days), default=0)} a day{ends}"
-    return h("figure", picture, h("figcaption", words))
+    caption = f"{label}: {sum(count for _, count in days)} in total, at most {max((c for _, c in days), default=0)} per day{ends}"
+    return h("figure", chart, h("figcaption", caption))
 
 
 def gauge(name: str, used: str, limit: str, share: Decimal | None) -> Markup:
-    """A limit with how much of it is used."""
+    """A limit with a bar of its used share; no bar if the share is unknown."""
     filled = None
     if share is not None:
         part = min(max(float(share), 0.0), 1.0) * 100
         filled = h(
             "svg",
-            h("rect", width="100", height="6", class_="room"),
+            h("rect", width="100", height="6", class_="free"),
             h("rect", width=f"{part:.1f}", height="6", class_="full" if part >= 90 else "used"),
             viewBox="0 0 100 6",
             preserveAspectRatio="none",
@@ -144,9 +144,9 @@ def gauge(name: str, used: str, limit: str, share: Decimal | None) -> Markup:
 
 
 def pairs(rows: Iterable[tuple[str, object]]) -> Markup:
-    """Names and values; those without a value are left out."""
+    """A list of names and values; empty values are left out."""
     shown = [
-        (h("dt", name), h("dd", value if isinstance(value, Markup) else clean(value)))
+        (h("dt", name), h("dd", value if isinstance(value, Markup) else to_text(value)))
         for name, value in rows
         if value not in (None, "")
     ]
@@ -154,11 +154,11 @@ def pairs(rows: Iterable[tuple[str, object]]) -> Markup:
 
 
 def timeline(stages: Mapping[str, float]) -> Markup:
-    """How long each stage took, as bars that begin at the receipt."""
+    """Latency in milliseconds by stage, as bars that begin at the receipt."""
     longest = max((value for name, value in stages.items() if name != "received"), default=0.0) or 1.0
     rows = []
     for name, milliseconds in stages.items():
-        if name == "received":  # before the others' beginning, and mostly the network's
+        if name == "received":  # measured from when the alert fired, and mostly network time
             rows.append(h("div", h("b", name), h("span", f"{milliseconds:,.1f} ms"), class_="limit"))
             continue
         bar = h("rect", width=f"{max(milliseconds / longest * 100, 0.5):.1f}", height="6", class_="used")

@@ -1,6 +1,6 @@
-"""Where the admin listener is reached: its socket is open from the start, what stands behind it is made at the first knock.
+"""Lazy admin server: the socket is bound at start, the server is imported and built on the first connection.
 
-Most bridges are looked at seldom, and nobody should pay for the pages with memory before. Who knocks waits in the socket's backlog.
+The pages of most bridges are opened rarely and should cost no memory before. Connections wait in the socket's backlog meanwhile.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from kekbridge.admin import auth as access
+from kekbridge.admin import auth
 from kekbridge.errors import ConfigError
 from kekbridge.log import get_logger
 
@@ -20,31 +20,35 @@ log = get_logger("kekbridge.admin")
 _BACKLOG: Final = 128
 
 
-class Listener(Protocol):
-    """What stands behind the door."""
+class AdminListener(Protocol):
+    """The server that is loaded on the first connection."""
 
-    async def start(self, listening: socket.socket) -> None: ...
+    async def start(self, listening: socket.socket) -> None:
+        """Serve connections of this listening socket."""
+        ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Stop serving."""
+        ...
 
 
-class Door:
-    """One per daemon: open() once, then close()."""
+class LazyAdminServer:
+    """The admin socket of one daemon. Call `open` once, then `close`."""
 
-    def __init__(self, *, host: str, port: int, load: Callable[[], Callable[[], Listener]]) -> None:
-        """`load` imports what makes the listener, in a thread; what it returns makes it, on the loop.
+    def __init__(self, *, host: str, port: int, load: Callable[[], Callable[[], AdminListener]]) -> None:
+        """`load` runs in a thread: it imports the server and returns its factory, which runs on the loop.
 
         Raises ConfigError for a host that is not loopback.
         """
-        access.check_loopback(host)
+        auth.check_loopback(host)
         self._host, self._port = host, port
         self._load = load
         self._socket: socket.socket | None = None
-        self._listener: Listener | None = None
-        self._opening: asyncio.Task[None] | None = None
+        self._listener: AdminListener | None = None
+        self._loading: asyncio.Task[None] | None = None
 
     def open(self) -> str:
-        """Listen, on a free port when the wanted one is taken; returns the URL. Raises ConfigError when the host cannot be used."""
+        """Listen, on any free port if the configured one is in use; return the URL. Raises ConfigError if the host cannot be used."""
         try:
             listening = self._bind(self._port)
         except OSError as error:
@@ -53,13 +57,14 @@ class Door:
             log.warning("admin_port_taken", wanted=self._port)
             listening = self._bind(0)
         self._socket = listening
-        asyncio.get_running_loop().add_reader(listening, self._knocked, listening)
+        asyncio.get_running_loop().add_reader(listening, self._on_first_connection, listening)
         host, port = listening.getsockname()[:2]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def close(self) -> None:
-        if self._opening is not None:
-            await asyncio.wait([self._opening])  # an import cannot be cut
+        """Close the socket and the server, if it was loaded."""
+        if self._loading is not None:
+            await asyncio.wait([self._loading])  # an import cannot be cancelled
         elif self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket)
         if self._listener is not None:
@@ -69,23 +74,23 @@ class Door:
 
     def _bind(self, port: int) -> socket.socket:
         found = socket.getaddrinfo(self._host, port, type=socket.SOCK_STREAM)
-        # "localhost" has two addresses: the one that people type.
+        # "localhost" has two addresses; prefer IPv4, the one that people type.
         family, _, _, _, address = min(found, key=lambda one: one[0] != socket.AF_INET)
         listening = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
         listening.settimeout(0)
         return listening
 
-    def _knocked(self, listening: socket.socket) -> None:
+    def _on_first_connection(self, listening: socket.socket) -> None:
         asyncio.get_running_loop().remove_reader(listening)
-        self._opening = asyncio.create_task(self._let_in(listening))
+        self._loading = asyncio.create_task(self._load_and_serve(listening))
 
-    async def _let_in(self, listening: socket.socket) -> None:
+    async def _load_and_serve(self, listening: socket.socket) -> None:
         try:
-            make = await asyncio.to_thread(self._load)
-            listener = make()
+            factory = await asyncio.to_thread(self._load)
+            listener = factory()
             await listener.start(listening)
         except Exception:
-            log.exception("admin_failed")  # the operator's page is gone, the trading is not
+            log.exception("admin_failed")  # the pages are lost, trading goes on
             listening.close()
             self._socket = None
             return

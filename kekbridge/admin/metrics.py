@@ -1,6 +1,6 @@
-"""`/metrics` in Prometheus' words: totals from the store, which survive restarts, gauges of the moment, and latency histograms.
+"""Prometheus metrics: totals from the store (which survive restarts), gauges of the current state, latency histograms.
 
-Imported when somebody asks for the page: prometheus_client is a megabyte that a bridge nobody scrapes does not need.
+Imported on the first scrape: prometheus_client takes a megabyte of memory.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from kekbridge.execution.durations import Durations
+from kekbridge.execution.latency import LatencyHistograms
 from kekbridge.model.statistics import Report
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class _Page:
-    """A collector that has what is to be shown."""
+class _MetricsPage:
+    """A Prometheus collector of metrics that are already built."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        """For the registry."""
+        """Return the metrics to the registry."""
         return self._metrics
 
 
-def page(durations: Durations, all_time: Report, state: Mapping[str, Any]) -> bytes:
-    """The whole page: what was counted since the start, the report of all time, and the operator's state of the moment."""
+def page(histograms: LatencyHistograms, all_time: Report, state: Mapping[str, Any]) -> bytes:
+    """Render the page from the latency histograms, the statistics of all time and the state of `AdminService.state`."""
     registry = CollectorRegistry()
-    shown = [_durations(durations), *_totals(all_time), *_moment(all_time, state), *_upkeep(state)]
-    registry.register(_Page(shown))
+    shown = [_latency(histograms), *_totals(all_time), *_gauges(all_time, state), *_operations(state)]
+    registry.register(_MetricsPage(shown))
     return generate_latest(registry)
 
 
-def _durations(durations: Durations) -> Metric:
+def _latency(histograms: LatencyHistograms) -> Metric:
     family = HistogramMetricFamily(
         "kekbridge_stage_seconds",
-        "Time of an alert to this stage: received since it fired, all others since it was received.",
+        "Time of an alert to this stage: received since it fired, others since it was received.",
         labels=["stage"],
     )
-    for stage, histogram in durations.by_stage.items():
+    for stage, histogram in histograms.by_stage.items():
         family.add_metric([stage], histogram.buckets, histogram.sum_s)
         family.add_sample(f"{family.name}_created", {"stage": stage}, histogram.created_at)
     return family
@@ -52,31 +52,31 @@ def _durations(durations: Durations) -> Metric:
 
 def _totals(found: Report) -> Iterable[Metric]:
     counts = found.counts
-    plain = {
-        "alerts_received": ("Requests to the webhook path, vouched for or not.", counts.received),
-        "alerts_duplicate": ("Alerts that came again.", counts.duplicate),
-        "orders_sent": ("Orders that left for the exchange.", counts.sent),
+    counters = {
+        "alerts_received": ("Requests to the webhook path, authenticated or not.", counts.received),
+        "alerts_duplicate": ("Duplicate alerts.", counts.duplicate),
+        "orders_sent": ("Orders sent to the exchange.", counts.sent),
         "orders_filled": ("Orders filled.", counts.filled),
-        "orders_rejected": ("Orders the exchange refused.", counts.rejected),
+        "orders_rejected": ("Orders rejected by the exchange.", counts.rejected),
     }
-    for name, (text, value) in plain.items():
+    for name, (text, value) in counters.items():
         yield CounterMetricFamily(f"kekbridge_{name}", text, value=value)
     refused = CounterMetricFamily("kekbridge_alerts_refused", "Alerts refused, by code.", labels=["code"])
     for code, count in counts.by_code.items():
         refused.add_metric([code], count)
     yield refused
-    groups = GaugeMetricFamily("kekbridge_alerts", "All alerts by what became of them.", labels=["outcome"])
+    groups = GaugeMetricFamily("kekbridge_alerts", "All alerts by outcome.", labels=["outcome"])
     for name in ("done", "refused", "duplicate", "expired", "unknown", "waiting"):
         groups.add_metric([name], getattr(counts, name))
     yield groups
 
 
-def _moment(found: Report, state: Mapping[str, Any]) -> Iterable[Metric]:
+def _gauges(found: Report, state: Mapping[str, Any]) -> Iterable[Metric]:
     account = state["account"]
     values: dict[str, tuple[str, Any]] = {
         "ready": ("1 when alerts can become orders.", state["ready"]["ready"]),
         "exchange_reachable": ("1 when the exchange answers.", state["exchange"]["reachable"]),
-        "stream_live": ("1 when the private stream lives.", state["exchange"]["streamLive"]),
+        "stream_live": ("1 when the private stream is connected.", state["exchange"]["streamLive"]),
         "realized_pnl_usdc": ("Realized profit and loss since the beginning.", found.realized_pnl),
         "fees_usdc": ("Fees since the beginning.", found.fees),
         "funding_usdc": ("Funding paid since the beginning, received negative.", found.funding),
@@ -85,9 +85,9 @@ def _moment(found: Report, state: Mapping[str, Any]) -> Iterable[Metric]:
             account and Decimal(account["unrealizedPnl"]),
         ),
         "leverage": ("Value of all positions over the account's.", found.leverage),
-        "fill_rate": ("Share of the finished orders that were filled.", found.fill_rate),
+        "fill_rate": ("Share of finished orders that were filled.", found.fill_rate),
         "win_rate": ("Share of closing orders with a gain.", found.win_rate),
-        "stop_hit_rate": ("Share of the decided stops that were hit.", found.stop_hit_rate),
+        "stop_hit_rate": ("Share of finished stops that were hit.", found.stop_hit_rate),
         "slippage_mean": ("Mean slippage against the mark, a fraction.", _mean(found)),
         "account_value_usdc": ("Account value.", account and Decimal(account["value"])),
         "free_collateral_usdc": ("Free collateral.", account and Decimal(account["free"])),
@@ -97,7 +97,7 @@ def _moment(found: Report, state: Mapping[str, Any]) -> Iterable[Metric]:
     for name, (text, value) in values.items():
         if value is not None:
             yield GaugeMetricFamily(f"kekbridge_{name}", text, value=float(value))
-    trading = GaugeMetricFamily("kekbridge_trading_state", "1 for the state in force.", labels=["state"])
+    trading = GaugeMetricFamily("kekbridge_trading_state", "1 for the current state.", labels=["state"])
     for name in ("running", "exits_only", "halted"):
         trading.add_metric([name], 1 if state["trading"]["state"] == name else 0)
     yield trading
@@ -107,7 +107,7 @@ def _moment(found: Report, state: Mapping[str, Any]) -> Iterable[Metric]:
     yield held
 
 
-def _upkeep(state: Mapping[str, Any]) -> Iterable[Metric]:
+def _operations(state: Mapping[str, Any]) -> Iterable[Metric]:
     failures = GaugeMetricFamily("kekbridge_job_failures", "Failures in a row of each job.", labels=["job"])
     runs = CounterMetricFamily("kekbridge_job_runs", "Runs of each job.", labels=["job"])
     failed = CounterMetricFamily("kekbridge_job_failed", "Failed runs of each job.", labels=["job"])
@@ -116,7 +116,7 @@ def _upkeep(state: Mapping[str, Any]) -> Iterable[Metric]:
         runs.add_metric([job["name"]], job["runs"])
         failed.add_metric([job["name"]], job["failed"])
     yield from (failures, runs, failed)
-    holding = GaugeMetricFamily("kekbridge_condition", "How many conditions of an event hold now.", labels=["event"])
+    holding = GaugeMetricFamily("kekbridge_condition", "Conditions in force, by event.", labels=["event"])
     for event, count in Counter(one["event"] for one in state["conditions"]).items():
         holding.add_metric([event], count)
     yield holding

@@ -1,6 +1,6 @@
-"""The pages of the admin listener: what is, as HTML made on the server. Reads only; forms.py changes things.
+"""Web pages of the admin listener: overview, orders, positions, statistics and risk, rendered on the server.
 
-No script at all: charts are inline SVG, and every lever is a form.
+Read-only; changes go through actions.py and webhook_pages.py. No scripts: charts are inline SVG, every button is a form.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from kekbridge.admin.actions import Forms, button, form_key
+from kekbridge.admin.actions import TradingForms, button, form_key
 from kekbridge.admin.alert_pages import AlertPages, alert_row, alert_table
 from kekbridge.admin.auth import SESSION
 from kekbridge.admin.html import Markup, bars, curve, gain, gauge, h, join, pairs, status, table
-from kekbridge.admin.service import Desk
+from kekbridge.admin.service import AdminService
 from kekbridge.admin.webhook_pages import WebhookPages
 from kekbridge.formatting import clock, market, moment, money, used_share
 from kekbridge.model.statistics import Report
-from kekbridge.reports import limits as limitbook
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.reports import limits
+from kekbridge.store import orders as order_rows
 
 _MENU: Final = (
     ("/", "Overview"),
@@ -37,16 +37,17 @@ _REFRESH_S: Final = 15
 
 
 class Pages:
-    """All pages over one desk."""
+    """All pages of one daemon."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._forms = Forms(desk, self.page)
-        self._parts = (self._forms, AlertPages(desk, self.page), WebhookPages(desk, self.page))
+    def __init__(self, service: AdminService) -> None:
+        self._service = service
+        self._forms = TradingForms(service, self.page)
+        self._parts = (self._forms, AlertPages(service, self.page), WebhookPages(service, self.page))
         own = files("kekbridge.admin")
         self._style, self._icon = (own.joinpath(name).read_text(encoding="utf-8") for name in ("style.css", "icon.svg"))
 
     def register(self, router: web.UrlDispatcher) -> None:
+        """Add the routes of every page."""
         router.add_get("/style.css", self._send_style)
         router.add_get("/icon.svg", self._send_icon)
         router.add_get("/", self._overview)
@@ -60,17 +61,17 @@ class Pages:
     # ------------------------------------------------------------------------------------------------------- frame
 
     def page(self, request: web.Request | None, title: str, *content: object, is_live: bool = False) -> web.Response:
-        """A whole page with the menu; without it for those who are not logged in. A live one loads itself anew."""
+        """Render a page, with the menu if there is a request of a session. A live page reloads itself every 15 s."""
         session = None if request is None else request.get(SESSION)
         menu = None
         if request is not None:
             links = [
                 h("a", name, href=path, class_="here" if _is_in(request.path, path) else None) for path, name in _MENU
             ]
-            leave = None
+            log_out = None
             if session is not None:
-                leave = h("form", form_key(request), h("button", "Log out"), method="post", action="/logout")
-            menu = h("nav", h("b", "kekbridge"), *links, leave)
+                log_out = h("form", form_key(request), h("button", "Log out"), method="post", action="/logout")
+            menu = h("nav", h("b", "kekbridge"), *links, log_out)
         document = h(
             "html",
             h(
@@ -87,12 +88,19 @@ class Pages:
         )
         return web.Response(text=f"<!doctype html>{document}", content_type="text/html")
 
-    def complaint(self, status_code: int, message: str) -> web.Response:
-        response = self.page(None, "Not done", h("p", message), h("p", h("a", "Back to the overview", href="/")))
+    def error(self, status_code: int, message: str, *, is_form: bool) -> web.Response:
+        """Render an error page; `is_form`: the request was a form that changed nothing."""
+        response = self.page(
+            None,
+            "Could not save" if is_form else "Error",
+            h("p", message),
+            h("p", h("a", "Back to the overview", href="/")),
+        )
         response.set_status(status_code)
         return response
 
-    def login(self, trouble: str = "", *, status: int = 200) -> web.Response:
+    def login(self, error: str = "", *, status: int = 200) -> web.Response:
+        """Render the login form, with what was wrong with the last attempt."""
         form = h(
             "form",
             h("label", "Token", h("input", type="password", name="token", autofocus=True, autocomplete="off")),
@@ -102,7 +110,7 @@ class Pages:
             class_="card",
         )
         hint = h("p", "Print it with: ", h("code", "kekbridge dashboard --token"), class_="dim")
-        response = self.page(None, "kekbridge", h("p", trouble, class_="bad") if trouble else None, form, hint)
+        response = self.page(None, "kekbridge", h("p", error, class_="bad") if error else None, form, hint)
         response.set_status(status)
         return response
 
@@ -115,32 +123,32 @@ class Pages:
     # ------------------------------------------------------------------------------------------------------- pages
 
     async def _overview(self, request: web.Request) -> web.Response:
-        state = await self._desk.state()
-        found = await self._desk.report(since=self._desk.clock() - timedelta(days=7))
+        state = await self._service.state()
+        found = await self._service.report(since=self._service.clock() - timedelta(days=7))
         return self.page(
             request,
             "Overview",
             _banner(state),
-            self._forms.levers(request, state),
+            self._forms.controls(request, state),
             h("div", _tiles(state, found), class_="tiles"),
             h(
                 "div",
                 curve(found.equity, label="Equity, 7 days"),
-                bars(list(found.alerts_per_day.items()), label="Alerts a day"),
+                bars(list(found.alerts_per_day.items()), label="Alerts per day"),
                 class_="columns",
             ),
             h("h2", "Positions"),
             _positions_table(state),
-            h("h2", "Last alerts"),
-            alert_table(alert_row(one, self._desk.clock()) for one in state["lastAlerts"][::-1][:10]),
+            h("h2", "Latest alerts"),
+            alert_table(alert_row(one, self._service.clock()) for one in state["lastAlerts"][::-1][:10]),
             is_live=True,
         )
 
     async def _orders(self, request: web.Request) -> web.Response:
-        found = await self._desk.database.read(orders.list_orders, limit=_ROWS)
+        found = await self._service.database.read(order_rows.list_orders, limit=_ROWS)
         rows = [
             (
-                clock(one.created_at, self._desk.clock()),
+                clock(one.created_at, self._service.clock()),
                 h("a", one.alert_id[:13], href=f"/log/{one.alert_id}"),
                 market(one.intent.symbol),
                 one.intent.side.value.lower(),
@@ -154,17 +162,17 @@ class Pages:
             for one in reversed(found)
         ]
         titles = ("Time (UTC)", "Alert", "Market", "Side", "Type", "Quantity", "Filled", "At", "Status", "Why")
-        return self.page(request, "Orders", table(titles, rows, empty="No order yet."))
+        return self.page(request, "Orders", table(titles, rows, empty="No orders yet."))
 
     async def _positions(self, request: web.Request) -> web.Response:
-        return self.page(request, "Positions", _positions_table(await self._desk.state()))
+        return self.page(request, "Positions", _positions_table(await self._service.state()))
 
     async def _stats(self, request: web.Request) -> web.Response:
         periods = {"1": "24 hours", "7": "7 days", "30": "30 days", "all": "All"}
         chosen = request.query.get("days", "7")
         chosen = chosen if chosen in periods else "7"
-        since = None if chosen == "all" else self._desk.clock() - timedelta(days=int(chosen))
-        found = await self._desk.report(since=since)
+        since = None if chosen == "all" else self._service.clock() - timedelta(days=int(chosen))
+        found = await self._service.report(since=since)
         links = [
             h("a", name, href=f"/stats?days={key}", class_="here" if key == chosen else None)
             for key, name in periods.items()
@@ -186,18 +194,18 @@ class Pages:
             h(
                 "div",
                 curve(found.equity, label="Equity"),
-                bars(list(found.alerts_per_day.items()), label="Alerts a day"),
+                bars(list(found.alerts_per_day.items()), label="Alerts per day"),
                 class_="columns",
             ),
-            h("h2", "Milliseconds"),
-            h("p", "received: since the alert fired; all others: since it was received.", class_="dim"),
+            h("h2", "Latency in milliseconds"),
+            h("p", "received: since the alert fired; others: since it was received.", class_="dim"),
             table(
-                ("Stage", "Mean", "p50", "p95", "p99", "Alerts"), times, empty="No alert in this time.", is_slim=True
+                ("Stage", "Mean", "p50", "p95", "p99", "Alerts"), times, empty="No alerts in this period.", is_slim=True
             ),
         )
 
     async def _risk(self, request: web.Request) -> web.Response:
-        shown = await self._desk.database.read(limitbook.read, self._desk.settings, at=self._desk.clock())
+        shown = await self._service.database.read(limits.read, self._service.settings, at=self._service.clock())
         parts: list[object] = []
         for scope in shown["scopes"]:
             title = "Account" if scope["scope"] == "account" else f"Webhook {scope['name']}"
@@ -206,7 +214,7 @@ class Pages:
                 parts.append(h("p", scope["reason"]))
             if scope["scope"] != "account" and scope["state"] != "running":
                 named = h("input", type="hidden", name="webhook", value=scope["name"])
-                parts.append(button(request, "/trading/resume", "Let entries pass again", named))
+                parts.append(button(request, "/trading/resume", "Resume entries", named))
             used = [
                 gauge(one.name, one.used, one.limit, used_share(one.used, one.limit))
                 for one in scope["limits"]
@@ -215,20 +223,18 @@ class Pages:
             parts.append(h("div", *used, class_="limits"))
             parts.append(pairs([(one.name, one.limit) for one in scope["limits"] if not one.used]))
         if shown["equityPeak"] is not None:
-            peak, anew = (
-                money(Decimal(str(shown["equityPeak"]))),
-                h("a", "Count anew…", href="/confirm/reset-peak", class_="button"),
-            )
-            parts.append(h("p", f"Equity peak, which drawdowns count from: {peak} USDC ", anew, class_="row"))
+            peak = money(Decimal(str(shown["equityPeak"])))
+            reset = h("a", "Reset…", href="/confirm/reset-peak", class_="button")
+            parts.append(h("p", f"Equity peak that drawdowns are measured from: {peak} USDC ", reset, class_="row"))
         return self.page(request, "Risk", *parts)
 
 
 def _banner(state: dict[str, Any]) -> Markup:
     trading, ready = state["trading"], state["ready"]
-    words = [status(trading["state"]), status(state["mode"])]
+    parts = [status(trading["state"]), status(state["mode"])]
     if trading["reason"] and trading["state"] != "running":
-        words.append(h("span", trading["reason"]))
-    words.append(
+        parts.append(h("span", trading["reason"]))
+    parts.append(
         h(
             "span",
             "ready" if ready["ready"] else f"not ready: {ready['detail'] or 'reconciling'}",
@@ -236,12 +242,12 @@ def _banner(state: dict[str, Any]) -> Markup:
         )
     )
     stream = state["exchange"]["streamLive"]
-    words.append(h("span", "stream live" if stream else "stream down", class_="good" if stream else "bad"))
-    return join((h("p", *words, class_="banner"), *(_trouble(one) for one in state["conditions"])))
+    parts.append(h("span", "stream live" if stream else "stream down", class_="good" if stream else "bad"))
+    return join((h("p", *parts, class_="banner"), *(_condition(one) for one in state["conditions"])))
 
 
-def _trouble(one: dict[str, Any]) -> Markup:
-    """Something that holds and that somebody should know: since when, in the words of its message."""
+def _condition(one: dict[str, Any]) -> Markup:
+    """A condition in force, in the words of its notification, and since when."""
     since = datetime.fromisoformat(one["since"])
     return h("p", h("span", one["words"], class_="bad"), f" since {moment(since)} UTC")
 
@@ -272,7 +278,9 @@ def _positions_table(state: dict[str, Any]) -> Markup:
         )
         for one in (state["account"] or {"positions": []})["positions"]
     ]
-    return table(("Market", "Side", "Quantity", "Entry", "Mark", "P&L", "Liquidation"), rows, empty="No open position.")
+    return table(
+        ("Market", "Side", "Quantity", "Entry", "Mark", "P&L", "Liquidation"), rows, empty="No open positions."
+    )
 
 
 def _count_pairs(found: Report) -> list[tuple[str, Any]]:
@@ -280,7 +288,7 @@ def _count_pairs(found: Report) -> list[tuple[str, Any]]:
     names = ("received", "done", "refused", "duplicate", "expired", "unknown", "waiting")
     rows: list[tuple[str, Any]] = [(name.capitalize(), str(getattr(counts, name))) for name in names]
     rows += [
-        ("Refused by", ", ".join(f"{code} {count}" for code, count in counts.by_code.items())),
+        ("Refusals by code", ", ".join(f"{code} {count}" for code, count in counts.by_code.items())),
         ("Success", _percent(found.success_rate)),
         ("Orders", f"{counts.sent} sent, {counts.filled} filled, {counts.rejected} rejected"),
         ("Fill rate", _percent(found.fill_rate)),
@@ -309,5 +317,5 @@ def _percent(value: Decimal | None) -> str:
 
 
 def _is_in(path: str, part: str) -> bool:
-    """Whether a page belongs to a part of the menu."""
+    """True if a page belongs to a menu entry."""
     return path == part or (part != "/" and path.startswith(f"{part}/"))

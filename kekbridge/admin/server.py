@@ -1,7 +1,7 @@
-"""The admin listener: one aiohttp server on loopback with guards before every request, the JSON API, the metrics and the pages.
+"""Admin HTTP server on loopback: JSON API, metrics and web pages.
 
-Guards, in order: the Host header must name this machine, a browser's Origin must be this listener, and the token must be proven by a
-bearer header or a session's cookie. Nothing changes by GET; a form must bring its session's key back.
+Every request is checked first, in this order: the Host header names this machine, a browser's Origin is this listener, and a bearer
+token or a session cookie authenticates it. GET changes nothing; a form must return its session's form key.
 """
 
 from __future__ import annotations
@@ -10,41 +10,78 @@ import asyncio
 import hmac
 import socket
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from kekbridge.admin import auth as access
+from kekbridge.admin import auth
 from kekbridge.admin.auth import COOKIE, SESSION, Session, Sessions
-from kekbridge.admin.lockouts import LockoutDesk
 from kekbridge.admin.pages import Pages
-from kekbridge.admin.service import Desk
-from kekbridge.errors import KekbridgeError
-from kekbridge.execution.durations import Durations
-from kekbridge.formatting import jsonable
+from kekbridge.admin.service import AdminService
+from kekbridge.errors import ConfigError, KekbridgeError
+from kekbridge.execution.latency import LatencyHistograms
+from kekbridge.formatting import to_jsonable
+from kekbridge.ingress.lockout import Lockout, read_address
+from kekbridge.log import get_logger
 from kekbridge.model import TradingState
+
+log = get_logger("kekbridge.admin.lockouts")
+
+
+class LockoutRoutes:
+    """API for `kekbridge lockouts`: list lockouts, lift one."""
+
+    def __init__(self, lockout: Lockout, clock: Callable[[], datetime]) -> None:
+        self._lockout = lockout
+        self._clock = clock
+
+    def register(self, router: web.UrlDispatcher) -> None:
+        """Add the routes."""
+        router.add_get("/api/lockouts", self._list)
+        router.add_post("/api/lockouts/lift", self._lift)
+
+    async def _list(self, request: web.Request) -> web.Response:
+        return web.json_response(to_jsonable(self._lockout.locked(self._clock())))
+
+    async def _lift(self, request: web.Request) -> web.Response:
+        """`{"address": "203.0.113.7"}`, bearer token only. `lifted` is false when that address was not locked out."""
+        if SESSION in request:
+            return web.json_response(
+                {"success": False, "error": "send the bearer token instead of a session cookie"}, status=403
+            )
+        try:
+            address = read_address((await request.json())["address"])
+        except ConfigError as error:
+            return web.json_response({"success": False, "error": error.message}, status=400)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return web.json_response({"success": False, "error": 'expected {"address": "203.0.113.7"}'}, status=400)
+        is_lifted = self._lockout.release(address)
+        log.info("lockout_lifted", remote=str(address), lifted=is_lifted)
+        return web.json_response({"address": str(address), "lifted": is_lifted})
+
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none';"
     " frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    # Not "no-referrer": browsers then send forms with `Origin: null`, which nothing tells from a foreign page.
+    # Not "no-referrer": browsers then send forms with `Origin: null`, as a foreign page would.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_OPEN: Final = frozenset({"/login", "/style.css", "/icon.svg"})
+_PUBLIC_PATHS: Final = frozenset({"/login", "/style.css", "/icon.svg"})
 _MOST_BYTES: Final = 64 * 1024
 
 
 class AdminServer:
-    """One per daemon: start() once, then close()."""
+    """The server of one daemon. Call `start` once, then `close`."""
 
-    def __init__(self, desk: Desk, token: str, durations: Durations) -> None:
-        self._desk = desk
+    def __init__(self, service: AdminService, token: str, durations: LatencyHistograms) -> None:
+        self._service = service
         self._sessions = Sessions(token)
         self._durations = durations
         app = web.Application(middlewares=[self._guard], client_max_size=_MOST_BYTES)
@@ -54,17 +91,18 @@ class AdminServer:
         app.router.add_get("/login", self._login_page)
         app.router.add_post("/login", self._login)
         app.router.add_post("/logout", self._logout)
-        LockoutDesk(desk.lockout, desk.clock).register(app.router)
-        self._pages = Pages(desk)
+        LockoutRoutes(service.lockout, service.clock).register(app.router)
+        self._pages = Pages(service)
         self._pages.register(app.router)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
 
     async def start(self, listening: socket.socket) -> None:
-        """Answer whoever comes by this socket (door.py)."""
+        """Serve connections of this listening socket (see lazy_server.py)."""
         await self._runner.setup()
         await web.SockSite(self._runner, listening).start()
 
     async def close(self) -> None:
+        """Stop serving; open requests get 1 s to finish."""
         await self._runner.cleanup()
 
     # ------------------------------------------------------------------------------------------------------- guards
@@ -72,69 +110,65 @@ class AdminServer:
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         try:
-            response = await self._admit(request, handler)
+            response = await self._authorize(request, handler)
         except web.HTTPException as error:
             response = error
         except KekbridgeError as error:
-            response = self._complain(request, 409, error.message)
+            response = self._error(request, 409, error.message)
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
         if isinstance(response, web.HTTPException):
             raise response
         return response
 
-    async def _admit(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        if not access.is_our_name(request.headers.get("Host", "")):
-            return self._complain(
-                request, 421, "use http://127.0.0.1 or http://localhost with the port of this listener"
-            )
+    async def _authorize(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        if not auth.is_our_name(request.headers.get("Host", "")):
+            return self._error(request, 421, "use http://127.0.0.1 or http://localhost with this listener's port")
         origin = request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != request.headers.get("Host"):
-            return self._complain(request, 403, "this request comes from another page")
-        if request.path in _OPEN:
+            return self._error(request, 403, "this request comes from another page")
+        if request.path in _PUBLIC_PATHS:
             return await handler(request)
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._sessions.is_token(given.strip()):
             return await handler(request)
-        session = self._sessions.find(request.cookies.get(COOKIE), self._desk.clock())
+        session = self._sessions.find(request.cookies.get(COOKIE), self._service.clock())
         if session is None:
             if request.path.startswith("/api/") or request.path == "/metrics":
-                return self._complain(request, 401, "send the token: Authorization: Bearer …")
+                return self._error(request, 401, "send the token: Authorization: Bearer …")
             raise web.HTTPSeeOther("/login")
         if request.method != "GET" and not await _has_form_key(request, session):
-            return self._complain(request, 403, "this form is too old; load the page again")
+            return self._error(request, 403, "this form has expired; reload the page")
         request[SESSION] = session
         return await handler(request)
 
-    def _complain(self, request: web.Request, status: int, message: str) -> web.Response:
+    def _error(self, request: web.Request, status: int, message: str) -> web.Response:
         if request.path.startswith("/api/") or request.path == "/metrics":
             return web.json_response({"success": False, "error": message}, status=status)
-        return self._pages.complaint(status, message)
+        return self._pages.error(status, message, is_form=request.method == "POST")
 
     # ---------------------------------------------------------------------------------------------------------- API
 
     async def _state(self, request: web.Request) -> web.Response:
-        return web.json_response(await self._desk.state())
+        return web.json_response(await self._service.state())
 
     async def _trading(self, request: web.Request) -> web.Response:
         """`{"state": "halted" | "exits_only" | "running", "reason": "…"}`, bearer token only: a browser uses the forms."""
         if SESSION in request:
-            return self._complain(request, 403, "use the token")
+            return self._error(request, 403, "send the bearer token instead of a session cookie")
         try:
-            told: Any = await request.json()
-            state = TradingState(told["state"])
-            reason = str(told.get("reason") or "by hand")[:200]
+            body: Any = await request.json()
+            state = TradingState(body["state"])
+            reason = str(body.get("reason") or "by hand")[:200]
         except (ValueError, KeyError, TypeError, AttributeError):
-            return self._complain(
-                request, 400, 'expected {"state": "halted", "exits_only" or "running", "reason": "…"}'
-            )
-        await self._desk.set_trading(state, reason=reason, by="dashboard")
-        return web.json_response(jsonable((await self._desk.state())["trading"]))
+            return self._error(request, 400, 'expected {"state": "halted", "exits_only" or "running", "reason": "…"}')
+        await self._service.set_trading(state, reason=reason, by="dashboard")
+        return web.json_response(to_jsonable((await self._service.state())["trading"]))
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
-        from kekbridge.admin import metrics  # late: most bridges are scraped by nobody
+        from kekbridge.admin import metrics  # late: most bridges are never scraped
 
-        page = metrics.page(self._durations, await self._desk.report(since=None), await self._desk.state())
+        page = metrics.page(self._durations, await self._service.report(since=None), await self._service.state())
         return web.Response(body=page, headers={"Content-Type": metrics.CONTENT_TYPE})
 
     # -------------------------------------------------------------------------------------------------------- login
@@ -149,7 +183,12 @@ class AdminServer:
             return self._pages.login("That is not the token of this data directory.", status=401)
         response = web.HTTPSeeOther("/")
         response.set_cookie(
-            COOKIE, self._sessions.begin(self._desk.clock()), httponly=True, samesite="Strict", path="/", max_age=43_200
+            COOKIE,
+            self._sessions.begin(self._service.clock()),
+            httponly=True,
+            samesite="Strict",
+            path="/",
+            max_age=43_200,
         )
         raise response
 

@@ -1,6 +1,6 @@
-"""What the admin listener can show and do: live state from the exchange client and the store, and the few levers of an operator.
+"""What the admin listener can show and do: live state from the exchange client and the store, and the operator's controls.
 
-The same functions as the command line's (store, webhooks, flatten, stats): nothing is decided here.
+It calls the same functions as the command line (store, webhooks, flatten, statistics); nothing is decided here.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from typing import Any, Final
 
 from kekbridge.config import Settings
 from kekbridge.exchange.base import Exchange
-from kekbridge.execution.flatten import Flattened, flatten
-from kekbridge.execution.latency import StageWatch
-from kekbridge.formatting import jsonable
+from kekbridge.execution.flatten import FlattenResult, flatten
+from kekbridge.execution.latency import LatencyTracker
+from kekbridge.formatting import to_jsonable
 from kekbridge.ingress.http import Readiness
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.model import AccountSnapshot, Order, TradingState
-from kekbridge.model.notifications import describe
-from kekbridge.model.statistics import Report, report
-from kekbridge.reports import limits as limitbook
-from kekbridge.store import alert_search, conditions, equity, statistics, webhooks
-from kekbridge.store import job_runs as jobruns
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.model.notifications import describe_event
+from kekbridge.model.statistics import Report, build_report
+from kekbridge.reports import limits
+from kekbridge.store import alerts, conditions, equity, job_runs, statistics, webhooks
+from kekbridge.store import orders as order_rows
 from kekbridge.store import settings as control
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.conditions import Condition
@@ -37,28 +36,36 @@ _FLATTEN_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Desk:
-    """Everything the pages and the API work with."""
+class AdminService:
+    """The service behind the pages, the admin API and the terminal dashboard."""
 
+    #: The daemon's store.
     database: Database
+    #: The exchange that the daemon trades on.
     exchange: Exchange
+    #: Seals and opens webhook credentials.
     sealer: Sealer
+    #: The settings in force.
     settings: Settings
+    #: Whether alerts can become orders now.
     readiness: Callable[[], Readiness]
+    #: Addresses locked out after failed authentications.
     lockout: Lockout
+    #: Current time, UTC.
     clock: Callable[[], datetime]
-    stages: StageWatch
+    #: Collects the latency of each alert.
+    stages: LatencyTracker
 
     async def state(self) -> dict[str, Any]:
-        """The live state: what `kekbridge dashboard` shows. Plain JSON, camelCase, amounts and times as text."""
+        """The live state that `kekbridge dashboard` shows, as JSON: camelCase names, amounts and times as text."""
         stored = await self.database.read(_stored_state, self.settings, now=self.clock())
         snapshot = self.exchange.snapshot
-        seen = self.readiness()
+        readiness = self.readiness()
         health = self.exchange.health
         live = {
             "at": self.clock(),
             "mode": self.settings.mode,
-            "ready": dict(seen.detail),
+            "ready": dict(readiness.detail),
             "exchange": {
                 "name": self.exchange.name,
                 "reachable": health.is_reachable,
@@ -70,15 +77,17 @@ class Desk:
             "account": None if snapshot is None else _account(snapshot),
             "lockouts": self.lockout.locked(self.clock()),
         }
-        found: dict[str, Any] = jsonable(live | stored)
-        return found
+        state: dict[str, Any] = to_jsonable(live | stored)
+        return state
 
     async def report(self, *, since: datetime | None, webhook: str | None = None) -> Report:
         """The statistics of a period. Raises NotFound for an unknown webhook."""
-        return report(await self.database.read(statistics.gather, since=since, now=self.clock(), webhook=webhook))
+        return build_report(
+            await self.database.read(statistics.gather_facts, since=since, now=self.clock(), webhook=webhook)
+        )
 
     async def set_trading(self, state: TradingState, *, reason: str, by: str) -> None:
-        """Halt, exits only, or resume everything, as the commands of these names do."""
+        """Halt, allow exits only, or resume all scopes, like the commands of these names."""
 
         def write(connection: sqlite3.Connection) -> None:
             now = self.clock()
@@ -90,7 +99,7 @@ class Desk:
         await self.database.write(write)
 
     async def resume_webhook(self, name: str, *, by: str) -> None:
-        """Open one webhook again that a limit closed. Raises NotFound."""
+        """Resume entries of one webhook that a limit closed. Raises NotFound."""
 
         def write(connection: sqlite3.Connection) -> None:
             scope = webhooks.find(connection, name).id
@@ -101,7 +110,7 @@ class Desk:
         await self.database.write(write)
 
     async def reset_peak(self, *, by: str) -> None:
-        """Let the equity peak be today's equity, and trade again: the drawdown starts anew."""
+        """Reset the equity peak to the current equity and resume trading."""
 
         def write(connection: sqlite3.Connection) -> None:
             equity.reset_peak(connection, by=by, now=self.clock())
@@ -109,28 +118,28 @@ class Desk:
 
         await self.database.write(write)
 
-    async def flatten(self, *, by: str) -> Flattened:
-        """Halt, cancel every order, close every position. Raises ExchangeUnavailable when the exchange stays silent."""
+    async def flatten(self, *, by: str) -> FlattenResult:
+        """Halt, cancel every order, close every position, within 30 s. Raises ExchangeUnavailable if the exchange does not answer."""
         await self.set_trading(TradingState.HALTED, reason="flatten", by=by)
-        return await flatten(self.exchange, clock=self.clock, deadline_s=_FLATTEN_S, tell=lambda _: None)
+        return await flatten(self.exchange, clock=self.clock, deadline_s=_FLATTEN_S, on_progress=lambda _: None)
 
 
 def _stored_state(connection: sqlite3.Connection, configured: Settings, *, now: datetime) -> dict[str, Any]:
-    day = report(statistics.gather(connection, since=now - timedelta(days=1), now=now))
+    day = build_report(statistics.gather_facts(connection, since=now - timedelta(days=1), now=now))
     return {
         "trading": control.trading_control(connection, now=now),
-        "openOrders": [_order(order) for order in orders.list_orders(connection, open_only=True, limit=_SHOWN)],
-        "lastAlerts": [_alert(alert) for alert in alert_search.search(connection, limit=_SHOWN).alerts],
-        "limits": limitbook.read(connection, configured, at=now)["scopes"],
+        "openOrders": [_order(order) for order in order_rows.list_orders(connection, open_only=True, limit=_SHOWN)],
+        "lastAlerts": [alert_data(alert) for alert in alerts.search(connection, limit=_SHOWN).alerts],
+        "limits": limits.read(connection, configured, at=now)["scopes"],
         "lastDay": day,
-        "conditions": [_condition(one) for one in conditions.holding(connection).values()],
-        "jobs": jobruns.list_runs(connection),
+        "conditions": [_condition(one) for one in conditions.list_active(connection).values()],
+        "jobs": job_runs.list_runs(connection),
     }
 
 
 def _condition(one: Condition) -> dict[str, Any]:
-    """What holds now, in the words in which it was told."""
-    severity, words = describe(one.kind, one.data)
+    """A condition in force, in the words of its notification."""
+    severity, words = describe_event(one.kind, one.data)
     return {"event": one.kind, "severity": severity, "words": words, "since": one.since}
 
 
@@ -174,7 +183,8 @@ def _order(order: Order) -> dict[str, Any]:
     }
 
 
-def _alert(alert: StoredAlert) -> dict[str, Any]:
+def alert_data(alert: StoredAlert) -> dict[str, Any]:
+    """The fields of an alert that lists show."""
     return {
         "id": alert.id,
         "receivedAt": alert.received_at,

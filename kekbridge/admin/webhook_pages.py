@@ -1,6 +1,6 @@
-"""Webhooks on the pages: list, create, every setting, message to paste, keys, rename, rotate, switch, delete.
+"""Web pages of the webhooks: list, create, settings, message to paste, keys, rename, enable and disable, delete.
 
-The settings are the table that `kekbridge webhook edit` has its options from: same reading, same refusals.
+The settings form is built from webhooks/options.py, the table behind the options of `kekbridge webhook edit`: same parser, same errors.
 """
 
 from __future__ import annotations
@@ -14,55 +14,56 @@ from aiohttp import web
 
 from kekbridge.admin.actions import button, form_key
 from kekbridge.admin.html import Markup, h, pairs, select, status, table
-from kekbridge.admin.service import Desk
+from kekbridge.admin.service import AdminService
 from kekbridge.alerts import template
 from kekbridge.errors import ConfigError
 from kekbridge.formatting import age, moment
 from kekbridge.model import Webhook, WebhookSettings
-from kekbridge.store import alert_search
+from kekbridge.store import alerts
 from kekbridge.store import webhooks as stored
-from kekbridge.webhooks import registry as webhooks
-from kekbridge.webhooks.options import MUST_HAVE_VALUE, ROWS, Row, apply, text_of
+from kekbridge.webhooks import registry
+from kekbridge.webhooks.options import REQUIRED_FIELDS, ROWS, Row, apply, text_of
 
 _GRACES: Final = {
-    "0": "stops at once",
-    "3600": "works 1 hour more",
-    "86400": "works 24 hours more",
-    "604800": "works 7 days more",
+    "0": "stops working at once",
+    "3600": "works for 1 more hour",
+    "86400": "works for 24 more hours",
+    "604800": "works for 7 more days",
 }
-_GROUPS: Final = (("limits", "Limits of entries"), ("rates", "Alerts taken"), ("", "Message, proof and position"))
+_GROUPS: Final = (("limits", "Entry limits"), ("rates", "Rate limits"), ("", "Message, authentication and position"))
 _KINDS: Final = {
     "strategy": "a strategy's orders",
     "position": "a strategy's position",
     "close": "close the position",
-    "flip": "turn the position around",
+    "flip": "reverse the position",
     "ping": "a heartbeat",
 }
 
 
 class WebhookPages:
-    """Over one desk; `page` makes a whole page of a title and contents."""
+    """Handlers of the webhook pages. `page` renders a whole page from a title and contents."""
 
-    def __init__(self, desk: Desk, page: Callable[..., web.Response]) -> None:
-        self._desk = desk
+    def __init__(self, service: AdminService, page: Callable[..., web.Response]) -> None:
+        self._service = service
         self._page = page
 
     def register(self, router: web.UrlDispatcher) -> None:
+        """Add the routes."""
         router.add_get("/webhooks", self._list)
         router.add_post("/webhooks", self._create)
         router.add_get("/webhooks/{webhook}", self._show)
-        router.add_get("/webhooks/{webhook}/delete", self._ask)
+        router.add_get("/webhooks/{webhook}/delete", self._confirm_delete)
         router.add_post("/webhooks/{webhook}/settings", self._edit)
         router.add_post("/webhooks/{webhook}/rename", self._rename)
-        router.add_post("/webhooks/{webhook}/{what}", self._switch)
+        router.add_post("/webhooks/{webhook}/{what}", self._change)
 
     async def _list(self, request: web.Request) -> web.Response:
-        now = self._desk.clock()
+        now = self._service.clock()
 
         def read(connection: sqlite3.Connection) -> list[tuple[Webhook, str]]:
             found = []
             for one in stored.list_all(connection):
-                last = alert_search.search(connection, webhook=one.id, limit=1).alerts
+                last = alerts.search(connection, webhook=one.id, limit=1).alerts
                 found.append((one, age(last[0].received_at, now) if last else "never"))
             return found
 
@@ -71,42 +72,42 @@ class WebhookPages:
                 h("a", one.name, href=f"/webhooks/{one.id}"),
                 status("enabled" if one.enabled else "disabled"),
                 one.settings.follow,
-                "signature" if one.settings.require_signature else h("span", "NO SIGNATURE", class_="bad"),
+                "signature" if one.settings.require_signature else h("span", "key only, no signature", class_="bad"),
                 last,
                 moment(one.created_at),
             )
-            for one, last in await self._desk.database.read(read)
+            for one, last in await self._service.database.read(read)
         ]
         name = h("input", name="name", required=True, maxlength="64", pattern="[A-Za-z0-9._\\-]+", id="new-name")
         create = h(
             "form", form_key(request), h("label", "Name", name), h("button", "Create"), method="post", action="/webhooks",
             class_="row",
         )  # fmt: skip
-        titles = ("Name", "State", "Each alert is a", "Proof", "Last alert", "Created (UTC)")
+        titles = ("Name", "State", "Follows", "Authentication", "Last alert", "Created (UTC)")
         return self._page(
-            request, "Webhooks", table(titles, rows, empty="No webhook yet."), h("h2", "New webhook"), create
+            request, "Webhooks", table(titles, rows, empty="No webhooks yet."), h("h2", "New webhook"), create
         )
 
     async def _create(self, request: web.Request) -> web.Response:
         name = str((await request.post()).get("name", "")).strip()
-        desk = self._desk
+        service = self._service
 
         def make(connection: sqlite3.Connection) -> Webhook:
-            made, _ = webhooks.create(
+            made, _ = registry.create(
                 connection,
-                desk.sealer,
+                service.sealer,
                 name=name,
                 settings=WebhookSettings(),
-                mode=desk.settings.mode,
-                now=desk.clock(),
+                mode=service.settings.mode,
+                now=service.clock(),
             )
             return made
 
-        made = await desk.database.write(make)
+        made = await service.database.write(make)
         raise web.HTTPSeeOther(f"/webhooks/{made.id}")
 
     async def _show(self, request: web.Request) -> web.Response:
-        found = await self._desk.database.read(stored.get, request.match_info["webhook"])
+        found = await self._service.database.read(stored.get, request.match_info["webhook"])
         base = f"/webhooks/{found.id}"
         name = h("input", name="name", value=found.name, required=True, maxlength="64", pattern="[A-Za-z0-9._\\-]+")
         switch = ("disable", "Disable") if found.enabled else ("enable", "Enable")
@@ -124,20 +125,24 @@ class WebhookPages:
             *await self._message(request, found),
             *await self._keys(request, found),
             h("h2", "Settings"),
-            h("p", "They hold from the next alert on. An empty field: no limit. Exits pass every limit.", class_="dim"),
+            h(
+                "p",
+                "Changes apply from the next alert on. An empty field means no limit. Exits are never limited.",
+                class_="dim",
+            ),
             _settings_form(request, found, f"{base}/settings"),
             h("h2", "Name"),
             button(request, f"{base}/rename", "Rename", name),
         )
 
     async def _message(self, request: web.Request, found: Webhook) -> list[Markup]:
-        """What to paste into TradingView's dialog; nothing when no key is valid."""
-        desk = self._desk
-        keys = await desk.database.read(webhooks.valid_keys, found, now=desk.clock())
+        """URL and message for TradingView's alert dialog; empty when no key is valid."""
+        service = self._service
+        keys = await service.database.read(registry.valid_keys, found, now=service.clock())
         if not keys:
             return []
-        secret = await desk.database.read(webhooks.credentials_of, desk.sealer, found, now=desk.clock())
-        url = await desk.database.read(webhooks.address_of, desk.settings, is_running=True)
+        secret = await service.database.read(registry.credentials_of, service.sealer, found, now=service.clock())
+        url = await service.database.read(registry.webhook_url, service.settings, is_running=True)
         usual = "position" if found.settings.follow == "position" else "strategy"
         kind = request.query.get("kind", usual)
         kind = kind if kind in _KINDS else usual
@@ -145,8 +150,8 @@ class WebhookPages:
             kind, api_key=secret.api_key, api_secret=secret.api_secret, profile=found.settings.profile
         )
         links = [
-            h("a", words, href=f"/webhooks/{found.id}?kind={key}", class_="here" if key == kind else None)
-            for key, words in _KINDS.items()
+            h("a", label, href=f"/webhooks/{found.id}?kind={key}", class_="here" if key == kind else None)
+            for key, label in _KINDS.items()
         ]
         message = h("textarea", made.message, readonly=True, rows="5", aria_label="Message", spellcheck="false")
         return [
@@ -154,59 +159,63 @@ class WebhookPages:
             pairs([("Webhook URL", h("code", url)), ("Message for", h("span", *links, class_="row"))]),
             h(
                 "details",
-                h("summary", "Message to paste (it holds the key: whoever sees it can send it)"),
+                h("summary", "Message to paste (contains the key: keep it secret)"),
                 message,
                 open=bool(request.query.get("kind")),
             ),
         ]
 
     async def _keys(self, request: web.Request, found: Webhook) -> list[Markup]:
-        keys = await self._desk.database.read(webhooks.valid_keys, found, now=self._desk.clock())
+        keys = await self._service.database.read(registry.valid_keys, found, now=self._service.clock())
         rows = [
             (one.prefix + "…", moment(one.created_at), moment(one.expires_at), moment(one.last_used_at)) for one in keys
         ]
         rotate = button(
             request,
             f"/webhooks/{found.id}/rotate",
-            "Make a new key",
-            h("label", "The old one", select("grace", "86400", _GRACES.items())),
+            "Create new key",
+            h("label", "The current key", select("grace", "86400", _GRACES.items())),
         )
-        return [h("h2", "Keys"), table(("Key", "Made", "Ends", "Last used"), rows, empty="No valid key."), rotate]
+        return [
+            h("h2", "Keys"),
+            table(("Key", "Created", "Expires", "Last used"), rows, empty="No valid keys."),
+            rotate,
+        ]
 
     async def _edit(self, request: web.Request) -> web.Response:
-        told = await request.post()
-        typed = {row: str(told[row.parameter]) for row in ROWS if row.parameter in told}
-        desk, identifier = self._desk, request.match_info["webhook"]
+        form = await request.post()
+        entered = {row: str(form[row.parameter]) for row in ROWS if row.parameter in form}
+        service, identifier = self._service, request.match_info["webhook"]
 
         def change(connection: sqlite3.Connection) -> None:
             before = stored.get(connection, identifier).settings
-            # Only what was changed: a date that has passed meanwhile could not be entered again.
-            news = {row: text for row, text in typed.items() if text.split() != text_of(row, before).split()}
-            after = apply({row.parameter: _given(row, text) for row, text in news.items()}, before)
-            webhooks.check_settings(after)
-            stored.change_settings(connection, identifier, after, now=desk.clock())
+            # Only changed fields are parsed: an expiry date that has passed meanwhile would be rejected.
+            changed = {row: text for row, text in entered.items() if text.split() != text_of(row, before).split()}
+            after = apply({row.parameter: _given(row, text) for row, text in changed.items()}, before)
+            registry.check_settings(after)
+            stored.change_settings(connection, identifier, after, now=service.clock())
 
-        await desk.database.write(change)
+        await service.database.write(change)
         raise web.HTTPSeeOther(f"/webhooks/{identifier}")
 
     async def _rename(self, request: web.Request) -> web.Response:
         name = str((await request.post()).get("name", "")).strip()
-        webhooks.check_name(name)
+        registry.check_name(name)
         identifier = request.match_info["webhook"]
-        await self._desk.database.write(stored.rename, identifier, name, now=self._desk.clock())
+        await self._service.database.write(stored.rename, identifier, name, now=self._service.clock())
         raise web.HTTPSeeOther(f"/webhooks/{identifier}")
 
-    async def _ask(self, request: web.Request) -> web.Response:
-        found = await self._desk.database.read(stored.get, request.match_info["webhook"])
-        words = "Its keys stop working at once: alerts that still use them get 401. Its alerts and orders stay in the history."
+    async def _confirm_delete(self, request: web.Request) -> web.Response:
+        found = await self._service.database.read(stored.get, request.match_info["webhook"])
+        warning = "Its keys stop working at once: alerts that still use them get 401. Its alerts and orders stay in the history."
         yes = button(request, f"/webhooks/{found.id}/delete", f"Yes, delete {found.name}", kind="bad")
         no = h("a", "No", href=f"/webhooks/{found.id}", class_="button")
-        return self._page(request, f"Delete webhook {found.name}?", h("p", words), h("div", yes, no, class_="row"))
+        return self._page(request, f"Delete webhook {found.name}?", h("p", warning), h("div", yes, no, class_="row"))
 
-    async def _switch(self, request: web.Request) -> web.Response:
-        desk, identifier, what = self._desk, request.match_info["webhook"], request.match_info["what"]
+    async def _change(self, request: web.Request) -> web.Response:
+        service, identifier, what = self._service, request.match_info["webhook"], request.match_info["what"]
         if what not in ("enable", "disable", "rotate", "delete"):
-            raise web.HTTPNotFound(text="no such lever")
+            raise web.HTTPNotFound(text="action not found")
         grace = str((await request.post()).get("grace", "86400"))
         if grace not in _GRACES:
             raise ConfigError(f"grace: found {grace[:20]!r}, expected one of {', '.join(_GRACES)} seconds")
@@ -214,16 +223,16 @@ class WebhookPages:
         def change(connection: sqlite3.Connection) -> None:
             if what == "rotate":
                 found = stored.get(connection, identifier)
-                lasting = timedelta(seconds=int(grace))
-                webhooks.rotate(
-                    connection, desk.sealer, found, mode=desk.settings.mode, grace=lasting, now=desk.clock()
+                remaining = timedelta(seconds=int(grace))
+                registry.rotate(
+                    connection, service.sealer, found, mode=service.settings.mode, grace=remaining, now=service.clock()
                 )
             else:
                 {"enable": stored.enable, "disable": stored.disable, "delete": stored.delete}[what](
-                    connection, identifier, now=desk.clock()
+                    connection, identifier, now=service.clock()
                 )
 
-        await desk.database.write(change)
+        await service.database.write(change)
         raise web.HTTPSeeOther("/webhooks" if what == "delete" else f"/webhooks/{identifier}")
 
 
@@ -240,24 +249,24 @@ def _settings_form(request: web.Request, found: Webhook, path: str) -> Markup:
 
 
 def _field(row: Row, settings: WebhookSettings) -> Markup:
-    """A setting with what the command line says of it."""
+    """An input for one setting, with the help text of the command line."""
     text = text_of(row, settings)
-    if row.choices or (row.reader is None and not row.is_many):
+    if row.choices or (row.parser is None and not row.is_many):
         choices: Mapping[str, Any] = {one: one for one in row.choices or ("yes", "no")}
         entry = select(row.parameter, text, choices.items())
     elif row.is_many:
-        entry = h("textarea", text, name=row.parameter, rows="2", placeholder=f"{row.metavar}, one a line")
+        entry = h("textarea", text, name=row.parameter, rows="2", placeholder=f"{row.metavar}, one per line")
     else:
         entry = h("input", name=row.parameter, value=text, placeholder=row.metavar, autocomplete="off")
     return h("label", h("b", row.option.removeprefix("--").replace("-", " ")), entry, h("span", row.help))
 
 
 def _given(row: Row, text: str) -> object:
-    """What a person typed as the command line would have it: nothing takes a limit away."""
+    """The entered text as an option of the command line: an empty field removes a limit."""
     if row.is_many:
         return [line.strip() for line in text.splitlines() if line.strip()] or ["none"]
-    if row.reader is None:
+    if row.parser is None:
         return text == "yes"
-    if text.strip() or row.field in MUST_HAVE_VALUE:
+    if text.strip() or row.field in REQUIRED_FIELDS:
         return text.strip()
     return "none"

@@ -1,1 +1,1 @@
-"""What an alert says, as pure functions: bytes to Signal, Signal to order intents. No I/O, no clock of its own."""
+"""Reading alerts: from the bytes of a request to Signals. Pure functions; no I/O, no clock."""

@@ -1,17 +1,14 @@
-"""The names an alert may use: canonical fields, their other spelling, and which of them carry identity or credentials.
-
-Data and one lookup; payload.py, fields.py, signature.py and profiles.py agree on names through this module only.
-"""
+"""Field names of an alert: canonical names, accepted spellings, and which of them carry identity or credentials."""
 
 from __future__ import annotations
 
 import re
 from types import MappingProxyType
 
-# Who sent it and which alert it is: common to all steps of a message, never part of an order.
+# Identify sender and alert; common to all steps of a message, never part of an order.
 IDENTITY_FIELDS = frozenset({"apiKey", "alertId", "timestamp", "signature"})
 
-# What decides an order. A field that is not here is kept in the log and otherwise ignored (design.md section 5).
+# Define an order. A field that is not listed here is kept in the log and otherwise ignored (docs/internals/architecture.md section 5).
 ORDER_FIELDS = frozenset(
     {
         "action",
@@ -42,8 +39,8 @@ STEPS_FIELD = "steps"
 
 CANONICAL_FIELDS = IDENTITY_FIELDS | ORDER_FIELDS | {STEPS_FIELD}
 
-# Where alerts written for other services carry their secret. Read only when there is no apiKey, and only when the value looks like
-# one of our keys: another service's secret must never be mistaken for ours.
+# Where alerts written for other services carry their secret. Read only if there is no apiKey, and only if the value looks like
+# a kekbridge key: another service's secret must never be mistaken for one.
 CREDENTIAL_FIELDS = ("apikey", "secret", "passphrase", "token", "key")
 KEY_PREFIXES = ("wh_live_", "wh_test_")
 
@@ -54,14 +51,14 @@ def _snake(name: str) -> str:
 
 _SPELLINGS = MappingProxyType({**{_snake(name): name for name in CANONICAL_FIELDS}, **{n: n for n in CANONICAL_FIELDS}})
 
-# Every spelling of what says who sent a message and which alert it is, with our name for it; a foreign credential keeps its own.
+# Canonical name by every spelling of the identity fields; another service's credential field keeps its own name.
 IDENTITY_NAMES = MappingProxyType(
     {**{n: own for n, own in _SPELLINGS.items() if own in IDENTITY_FIELDS}, **{n: n for n in CREDENTIAL_FIELDS}}
 )
-# Every spelling of what changes when the same alert is sent again.
+# Every spelling of the fields that change when the same alert is sent again.
 STAMP_NAMES = frozenset({n for n, own in _SPELLINGS.items() if own in ("timestamp", "signature")})
 
 
 def canonical_name(name: str) -> str:
-    """`order_type` and `orderType` are `orderType`; a name that is not ours comes back unchanged (case matters)."""
+    """Return `orderType` for `order_type` and `orderType`; an unknown name is returned unchanged (case matters)."""
     return _SPELLINGS.get(name, name)

@@ -1,7 +1,7 @@
-"""From the bytes of a request to an Alert: what was said, by whom it claims to be sent, when it fired. Pure; the second step of receive().
+"""Read a request body into a Message, and a Message into an Alert with its Signals. Pure.
 
-read_message() needs nothing but the bytes and runs before anyone is trusted; interpret() runs once the webhook is known.
-The meaning of single fields is in fields.py, foreign message shapes in profiles.py; nothing here knows the account or the market.
+read_message() needs only the bytes and runs before authentication; interpret() runs once the webhook is known.
+fields.py reads single fields, profiles.py maps other services' formats. Must not know the account or the market.
 """
 
 from __future__ import annotations
@@ -29,41 +29,43 @@ from kekbridge.alerts.fields import read_signal
 from kekbridge.alerts.json_reader import read_document, strip_body
 from kekbridge.alerts.numbers import NumberText
 from kekbridge.alerts.profiles import find_profile
-from kekbridge.alerts.redaction import holds_secret, redact, show
+from kekbridge.alerts.redaction import redact, show
 from kekbridge.alerts.signal import Alert, Signal
-from kekbridge.alerts.timestamps import check_age, instant_of
+from kekbridge.alerts.timestamps import parse_timestamp
 from kekbridge.errors import Refused, Unauthenticated, Unreadable
+from kekbridge.formatting import holds_credential
 from kekbridge.model import WebhookSettings
 
-__all__ = ["Message", "check_age", "fired_at", "interpret", "read_message", "timestamp_missing", "value_text"]
+# Shared: json.dumps with options creates a new encoder on each call.
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
+_quote = encode_basestring
 
-# Values as JSON; one encoder for all, where json.dumps with an option makes a new one each time, and texts as it writes them.
-_encoded = json.JSONEncoder(ensure_ascii=False).encode
-_quoted = encode_basestring
-
-MOST_STEPS = 20  # every step may need several orders, and an alert has a hundred order names (client_order_id_of)
-_LONGEST_SENDER_ID = 128
+_MAX_STEPS = 20  # a step may need several orders, and an alert has a hundred client order ids (client_order_id_of)
+_MAX_SENDER_ID_LENGTH = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One readable body. Nothing in it is trusted or even understood yet.
+    """One parsed body, neither authenticated nor interpreted yet."""
 
-    `steps` has the objects as written, what stands beside the steps merged into each.
-    """
-
+    #: Fields of each step as written, with the common fields merged in.
     steps: tuple[Mapping[str, Any], ...]
+    #: Key of the webhook, from `apiKey` or another service's credential field.
     api_key: str | None
+    #: Template signature.
     signature: str | None
+    #: `alertId`, the sender's own id of the alert.
     sender_id: str | None
+    #: SHA-256 (hex) of the body without outer whitespace.
     body_digest: str
+    #: The parsed JSON.
     document: dict[str, Any] | list[Any]
 
     @property
     def texts(self) -> dict[str, str]:
-        """What a template signature signs (design.md 4 (c)): each top-level name as written and its value as text.
+        """What a template signature covers (docs/internals/architecture.md section 4 (c)): value text by top-level name as written.
 
-        The steps of an array are one text named `steps`. Made when it is asked for: most proofs are headers over the body.
+        The steps of an array are one text named `steps`. Computed on demand: most proofs are headers over the body.
         """
         if isinstance(self.document, dict):
             return {name: value_text(value) for name, value in self.document.items()}
@@ -72,24 +74,24 @@ class Message:
         return {**texts, STEPS_FIELD: value_text(bare)}
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the content without timestamp and signature: what makes two messages the same order.
+        """SHA-256 (hex) of the content without timestamp and signature.
 
-        The same alert sent again with a fresh timestamp has the same fingerprint, any other change gives another one.
+        The same alert with a new timestamp has the same fingerprint; any other change gives another one.
         """
         return hashlib.sha256(_canonical_text(_without_stamps(self.document)).encode()).hexdigest()
 
     def redacted(self) -> dict[str, Any]:
-        """The message as it may be stored: secrets shortened, invisible characters escaped, size bounded."""
+        """The message in the form that may be stored: secrets shortened, invisible characters escaped, size bounded."""
         if isinstance(self.document, list):
             return redact({STEPS_FIELD: self.document}, secret=self.api_key)
         return redact(self.document, secret=self.api_key)
 
 
 def read_message(body: bytes) -> Message:
-    """Read one request body; the Content-Type is not asked, TradingView's is wrong too often (tradingview.md section 1).
+    """Parse one request body, whatever its Content-Type: TradingView's is often wrong (docs/internals/tradingview.md section 1).
 
     Accepts an object, an array of objects (steps of one message; apiKey, alertId, timestamp and signature in the first or in each), or an
-    object with `steps` (its other fields hold for every step that does not say otherwise).
+    object with `steps` (its other fields apply to every step that does not override them).
     Raises Unreadable: empty_body, not_an_order, invalid_json, duplicate_key, invalid_encoding, field_invalid.
     """
     stripped = strip_body(body)
@@ -106,16 +108,16 @@ def read_message(body: bytes) -> Message:
 
 
 def fired_at(message: Message, profile: str = "seed") -> datetime | None:
-    """When the message says it fired; None when it does not say. Raises Refused(placeholder_unexpanded | field_invalid)."""
+    """The time at which the alert fired, as stated by the message, or None. Raises Refused(placeholder_unexpanded | field_invalid)."""
     value = find_profile(profile).timestamp_of(message.steps[0])
     if value is None or value == "":
         return None
     refuse_placeholder("timestamp", value)
-    return instant_of(value)
+    return parse_timestamp(value)
 
 
 def timestamp_missing() -> Unauthenticated:
-    """The refusal for a webhook that wants to know how old a message is."""
+    """The error for a message without a timestamp on a webhook that requires one."""
     return Unauthenticated(
         "timestamp_missing",
         'timestamp: missing, expected the time the alert fired; add "timestamp":"{{timenow}}", or create the webhook with '
@@ -125,9 +127,9 @@ def timestamp_missing() -> Unauthenticated:
 
 
 def interpret(message: Message, settings: WebhookSettings) -> Alert:
-    """What the message means on a webhook with these settings: its profile, defaults, locked fields and mode applied.
+    """Read the message's steps into Signals, applying the webhook's profile, defaults, locked fields and mode.
 
-    Raises Refused with the code, the field, what was found, what was expected and the fix; with several steps also which one.
+    Raises Refused with code, field, what was found, what was expected and the fix; for several steps also the step's number.
     """
     profile = find_profile(settings.profile)
     if message.sender_id is not None:
@@ -136,14 +138,14 @@ def interpret(message: Message, settings: WebhookSettings) -> Alert:
     signals: list[Signal] = []
     for number, step in enumerate(message.steps, start=1):
         try:
-            signal, said = read_signal(profile.canonical(step), settings)
+            signal, step_warnings = read_signal(profile.canonical(step), settings)
         except Refused as refusal:
             if len(message.steps) == 1:
                 raise
-            where = f"step {number} of {len(message.steps)}: {refusal.message}"
-            raise Refused(refusal.code, where, field=refusal.field) from None
+            text = f"step {number} of {len(message.steps)}: {refusal.message}"
+            raise Refused(refusal.code, text, field=refusal.field) from None
         signals.append(signal)
-        warnings += said
+        warnings += step_warnings
     return Alert(
         alert_id=message.sender_id,
         fired_at=fired_at(message, settings.profile),
@@ -154,13 +156,13 @@ def interpret(message: Message, settings: WebhookSettings) -> Alert:
 
 
 def value_text(value: object) -> str:
-    """The text of a value that a template signature covers: a text itself, a number as it is written, anything else as compact JSON."""
+    """The form of a value that a template signature covers: a text itself, a number as written, anything else as compact JSON."""
     if isinstance(value, str):
         return str(value)
     return _canonical_text(value, is_sorted=False)
 
 
-# ------------------------------------------------------------------------------------------------- shapes of a message
+# ---------------------------------------------------------------------------------------------------------------- steps
 
 _Parts = tuple[dict[str, Any], list[dict[str, Any]]]
 
@@ -183,16 +185,22 @@ def _split_array(document: list[Any]) -> _Parts:
 
 def _check_steps(listed: object) -> list[dict[str, Any]]:
     if not isinstance(listed, list) or not listed or not all(isinstance(step, dict) for step in listed):
-        found = "an empty list" if listed == [] else f"{show(listed)} with something else in it"
+        found = (
+            "an empty list"
+            if listed == []
+            else "other values in the list"
+            if isinstance(listed, list)
+            else show(listed)
+        )
         raise Unreadable(
             "invalid_json",
             f'steps: found {found}, expected a list of objects such as [{{"action":"close"}},{{"action":"buy"}}]',
             field=STEPS_FIELD,
         )
-    if len(listed) > MOST_STEPS:
+    if len(listed) > _MAX_STEPS:
         raise Unreadable(
             "field_invalid",
-            f"steps: found {len(listed)}, expected at most {MOST_STEPS}; send several alerts",
+            f"steps: found {len(listed)}, expected at most {_MAX_STEPS}; send several alerts",
             field=STEPS_FIELD,
         )
     if any(STEPS_FIELD in step for step in listed):
@@ -201,13 +209,13 @@ def _check_steps(listed: object) -> list[dict[str, Any]]:
 
 
 def _merge(common: Mapping[str, Any], step: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands beside the steps holds for each that does not say otherwise, whatever spelling either uses."""
+    """Add the common fields to a step unless it has its own, in either spelling."""
     own = {canonical_name(name) for name in step}
     return {**{name: value for name, value in common.items() if canonical_name(name) not in own}, **step}
 
 
 def _identity_of(objects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """apiKey, alertId, timestamp and signature of the whole message; given more than once they must agree."""
+    """apiKey, alertId, timestamp and signature of the whole message; repeated ones must be equal."""
     identity: dict[str, Any] = {}
     for one in objects:
         for name, value in one.items():
@@ -217,7 +225,7 @@ def _identity_of(objects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             if canonical in IDENTITY_FIELDS and identity.get(canonical, value) != value:
                 raise Unreadable(
                     "field_invalid",
-                    f"{canonical}: the steps of one message carry different values, expected the same in each or only in the first",
+                    f"{canonical}: found different values in the steps of one message, expected the same in each or only in the first",
                     field=canonical,
                 )
             identity.setdefault(canonical, value)
@@ -240,17 +248,17 @@ def _api_key(identity: Mapping[str, Any]) -> str | None:
 
 
 def _sender_id(value: object) -> str | None:
-    """The sender's own name for the alert. Too long is refused, not cut: two alerts with one name would be one order."""
+    """The sender's own id of the alert. One that is too long is refused, not cut: two alerts with one id would be one order."""
     if value is None or value == "":
         return None
-    if not isinstance(value, str) or len(value) > _LONGEST_SENDER_ID or not value.isprintable() or not value.strip():
+    if not isinstance(value, str) or len(value) > _MAX_SENDER_ID_LENGTH or not value.isprintable() or not value.strip():
         raise Unreadable(
             "field_invalid",
-            f"alertId: found {show(value)}, expected a printable text or number of at most {_LONGEST_SENDER_ID} characters",
+            f"alertId: found {show(value)}, expected a printable text or number of at most {_MAX_SENDER_ID_LENGTH} characters",
             field="alertId",
         )
-    if holds_secret(value):
-        # It names the alert in logs, answers and the store: a credential there would be written down in the clear.
+    if holds_credential(value):
+        # The id is written to logs, responses and the store: a credential in it would be exposed.
         raise Unreadable(
             "field_invalid",
             f"alertId: found a credential ({show(value)}), expected an id of the alert",
@@ -274,13 +282,13 @@ def _without_stamps(document: object) -> object:
 
 
 def _canonical_text(value: object, *, is_sorted: bool = True) -> str:
-    """Compact JSON with numbers as they were written (json.dumps would quote a NumberText); keys sorted or as they stand."""
+    """Compact JSON with numbers as written (json.dumps would quote a NumberText); keys sorted or in their own order."""
     if isinstance(value, str):
-        return str(value) if isinstance(value, NumberText) else _quoted(value)
+        return str(value) if isinstance(value, NumberText) else _quote(value)
     if isinstance(value, dict):
         items = sorted(value.items()) if is_sorted else value.items()
-        parts = [f"{_quoted(name)}:{_canonical_text(inner, is_sorted=is_sorted)}" for name, inner in items]
+        parts = [f"{_quote(name)}:{_canonical_text(inner, is_sorted=is_sorted)}" for name, inner in items]
         return f"{{{','.join(parts)}}}"
     if isinstance(value, list):
         return f"[{','.join([_canonical_text(inner, is_sorted=is_sorted) for inner in value])}]"
-    return _encoded(value)
+    return _to_json(value)

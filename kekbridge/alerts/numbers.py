@@ -1,6 +1,6 @@
-"""Numbers as alerts write them: exact decimals from strict text, percents, and the refusal of everything that only looks like one.
+"""Strict parsing of numbers and percents in alerts to exact decimals.
 
-Nothing is repaired: `1,250.5`, ` 1`, `1_000`, `$5`, `NaN`, full-width digits and exponent bombs are not numbers here.
+Nothing is repaired: `1,250.5`, ` 1`, `1_000`, `$5`, `NaN`, full-width digits and huge exponents are not accepted.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from decimal import Decimal
 
 from kekbridge.alerts.signal import Amount
 
-# Forty digits hold every double that a script can print in full; twelve powers of ten hold 1e-05 and the like but no bomb.
+# Forty digits hold every double printed in full; exponents up to twelve allow 1e-05 and the like, but no huge numbers.
 _NUMBER = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE]([+-]?[0-9]{1,2}))?")
 _LARGEST_EXPONENT = 12
 
 
 class NumberText(str):
-    """A JSON number, kept as the text it was written as: its digits are what was signed and what becomes a Decimal."""
+    """A JSON number as written: its digits are what was signed and what becomes a Decimal."""
 
     __slots__ = ()
 
 
-def decimal_of(value: object) -> Decimal | None:
-    """The exact value of a JSON number or of a text that is one plain decimal number; None for anything else.
+def parse_decimal(value: object) -> Decimal | None:
+    """Parse a JSON number, or a text that is one plain decimal number; None for anything else.
 
-    A minus sign is read so that callers can tell "negative" from "not a number"; a plus sign and a bare leading dot are not accepted.
+    A minus sign is accepted so that callers can distinguish negative from invalid; a plus sign and a bare leading dot are not.
     """
     if not isinstance(value, str):
         return None  # booleans, null, lists and objects are not numbers
@@ -37,10 +37,10 @@ def decimal_of(value: object) -> Decimal | None:
     return Decimal(value)
 
 
-def amount_of(value: object) -> Amount | None:
-    """A plain number, or one directly followed by `%`; None for anything else."""
+def parse_amount(value: object) -> Amount | None:
+    """Parse a plain number, or one directly followed by `%`; None for anything else."""
     if isinstance(value, str) and value.endswith("%"):
-        percent = decimal_of(value[:-1])
+        percent = parse_decimal(value[:-1])
         return None if percent is None else Amount(percent, is_percent=True)
-    plain = decimal_of(value)
-    return None if plain is None else Amount(plain)
+    number = parse_decimal(value)
+    return None if number is None else Amount(number)

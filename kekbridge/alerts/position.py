@@ -1,7 +1,7 @@
-"""The strategy's own position in an alert: reading it, and whether action and quantity agree with it (tradingview.md section 2.1).
+"""Read the strategy's own position from an alert and check that action and quantity agree with it.
 
-A strategy alert names the order that filled and the position before and after. Together they are redundant, and that is their worth:
-what contradicts itself is refused. fields.py calls this; what to trade for a target is decided in translate.py.
+A strategy alert names the order that filled and the position before and after it (docs/internals/tradingview.md section 2.1). This is
+redundant, so contradictions are detected and refused. planning/target.py decides what to trade for a target.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from decimal import Decimal
 
-from kekbridge.alerts.numbers import decimal_of
+from kekbridge.alerts.numbers import parse_decimal
 from kekbridge.alerts.redaction import show
 from kekbridge.alerts.signal import Action, PositionSide, TargetPosition
 from kekbridge.errors import Refused
@@ -22,9 +22,9 @@ _RANK = {PositionSide.SHORT: -1, PositionSide.FLAT: 0, PositionSide.LONG: 1}
 
 
 def read_target(value: Lookup) -> TargetPosition | None:
-    """The position after the fill (and before it, if told) from marketPosition… or the signed positionSize; None without either.
+    """Read the position after the fill (and before it, if given) from marketPosition… or the signed positionSize; None without either.
 
-    Raises Refused: field_invalid for a word or number that cannot be read, inconsistent_position for fields that contradict each other.
+    Raises Refused: field_invalid for an unreadable value, inconsistent_position for fields that contradict each other.
     """
     side = _side(value, "marketPosition")
     signed = _signed_size(value("positionSize"))
@@ -43,15 +43,16 @@ def read_target(value: Lookup) -> TargetPosition | None:
         )
     previous_side, previous_size = _previous(value)
     target = TargetPosition(side=side, size=size, previous_side=previous_side, previous_size=previous_size)
-    if signed is not None and not is_about(signed, target.signed):
+    if signed is not None and not nearly_equal(signed, target.signed):
         raise _inconsistent("positionSize", f"positionSize is {signed} but marketPosition is {side} {size}", _FIX)
     return target
 
 
 def check_agreement(action: Action, contracts: Decimal | None, target: TargetPosition) -> None:
-    """Raise Refused(inconsistent_position) unless `action` and `contracts` (base units) lead from the previous position to the new one.
+    """Check that `action` and `contracts` (base units) lead from the previous position to the new one.
 
-    contracts None: the quantity is not the strategy's own (percent, USD), so only directions are compared.
+    `contracts`: None if the quantity is not the strategy's own (percent, USD); then only directions are compared.
+    Raises Refused(inconsistent_position).
     """
     now, before = target.signed, target.previous_signed
     if action is Action.CLOSE:
@@ -64,11 +65,11 @@ def check_agreement(action: Action, contracts: Decimal | None, target: TargetPos
     direction = 1 if action is Action.BUY else -1
     if before is not None:
         change = now - before
-        if is_about(now, before):
+        if nearly_equal(now, before):
             raise _inconsistent("marketPosition", f"the position is the same before and after the fill ({now})", _FIX)
         if (change > 0) != (direction > 0):
             raise _inconsistent("action", f"a {action} cannot lead from {before} to {now}", _FIX)
-        if contracts is not None and not is_about(abs(change), contracts):
+        if contracts is not None and not nearly_equal(abs(change), contracts):
             raise _inconsistent(
                 "quantity",
                 f"quantity is {contracts} but the position changes by {abs(change)} ({before} to {now})",
@@ -81,39 +82,39 @@ def check_agreement(action: Action, contracts: Decimal | None, target: TargetPos
 
 
 def with_implied_previous(target: TargetPosition, action: Action, contracts: Decimal | None) -> TargetPosition:
-    """The target with the position before the fill worked out from the order, when the alert did not say it."""
+    """Add the position before the fill, derived from the order, if the alert does not have it."""
     if target.previous_signed is not None or contracts is None or action not in (Action.BUY, Action.SELL):
         return target
     change = contracts if action is Action.BUY else -contracts
-    before = Decimal(0) if is_about(target.signed, change) else target.signed - change  # float noise around flat
+    before = Decimal(0) if nearly_equal(target.signed, change) else target.signed - change  # float noise around flat
     side = _side_of(before)
     if target.previous_side is not None and target.previous_side is not side:
         raise _inconsistent(
             "prevMarketPosition",
-            f"prevMarketPosition is {target.previous_side} but the order means it was {side}",
+            f"prevMarketPosition is {target.previous_side} but the order implies {side}",
             _FIX,
         )
     return TargetPosition(side=target.side, size=target.size, previous_side=side, previous_size=abs(before))
 
 
 def is_exit(target: TargetPosition, action: Action) -> bool:
-    """True when the fill only made the position smaller: it may be executed reduce-only, and no limit stops it."""
+    """Return whether the fill only reduced the position: then it is executed reduce-only and no limit blocks it."""
     if target.side is PositionSide.FLAT:
         return True
     before = target.previous_signed
     if before is not None:
         return before * target.signed > 0 and abs(target.signed) < abs(before)
-    # A sell after which the strategy is still long can only have been a partial close.
+    # A sell after which the strategy is still long was a partial close.
     return action is (Action.SELL if target.side is PositionSide.LONG else Action.BUY)
 
 
 def is_reversal(target: TargetPosition) -> bool:
-    """True when the fill led from one side to the other."""
+    """Return whether the fill led from one side to the other."""
     return target.previous_side is not None and _RANK[target.side] * _RANK[target.previous_side] == -1
 
 
-def closed_share(target: TargetPosition) -> Decimal | None:
-    """Percent of the previous position that the fill closed, or None when that was not told."""
+def closed_percent(target: TargetPosition) -> Decimal | None:
+    """Percent of the previous position that the fill closed; None if the previous size is unknown or zero."""
     if target.previous_size is None or target.previous_size == 0:
         return None
     return (target.previous_size - target.size) / target.previous_size * 100
@@ -136,20 +137,20 @@ def _side(value: Lookup, name: str) -> PositionSide | None:
     except ValueError:
         raise Refused(
             "field_invalid",
-            f"{name}: found {show(word)}, expected long, short or flat; write the strategy.* placeholder",
+            f"{name}: found {show(word)}, expected long, short or flat; use the strategy.* placeholder",
             field=name,
         ) from None
 
 
 def _size(value: Lookup, name: str, side: PositionSide) -> Decimal | None:
-    written = value(name)
-    if written is None:
+    raw = value(name)
+    if raw is None:
         return Decimal(0) if side is PositionSide.FLAT else None
-    size = decimal_of(written)
+    size = parse_decimal(raw)
     if size is None or size < 0:
         raise Refused(
             "field_invalid",
-            f"{name}: found {show(written)}, expected a plain number without a sign; a signed size goes into positionSize",
+            f"{name}: found {show(raw)}, expected a plain number without a sign; use positionSize for a signed size",
             field=name,
         )
     if (size == 0) != (side is PositionSide.FLAT):
@@ -157,14 +158,14 @@ def _size(value: Lookup, name: str, side: PositionSide) -> Decimal | None:
     return size
 
 
-def _signed_size(written: object) -> Decimal | None:
-    if written is None:
+def _signed_size(raw: object) -> Decimal | None:
+    if raw is None:
         return None
-    size = decimal_of(written)
+    size = parse_decimal(raw)
     if size is None:
         raise Refused(
             "field_invalid",
-            f"positionSize: found {show(written)}, expected a plain number, negative for a short",
+            f"positionSize: found {show(raw)}, expected a plain number, negative for a short",
             field="positionSize",
         )
     return size
@@ -174,8 +175,8 @@ def _side_of(signed: Decimal) -> PositionSide:
     return PositionSide.LONG if signed > 0 else PositionSide.SHORT if signed < 0 else PositionSide.FLAT
 
 
-def is_about(one: Decimal, other: Decimal) -> bool:
-    """Equal but for the noise of doubles."""
+def nearly_equal(one: Decimal, other: Decimal) -> bool:
+    """Return whether two sizes are equal apart from the rounding noise of doubles."""
     return abs(one - other) <= _NOISE * max(abs(one), abs(other))
 
 

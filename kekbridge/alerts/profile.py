@@ -1,127 +1,135 @@
-"""How a profile works: which field of another service's alert is which of ours, and back. The services themselves are in profiles.py.
+"""Map the fields of another service's alert to canonical fields and back. The services are listed in profiles.py.
 
-A mapping renames, replaces words and converts units that the service states. What it cannot follow faithfully it refuses by name: a stop
-loss that is silently dropped is worse than a refusal.
+A profile renames fields, translates words and converts units that the service documents. What it cannot map faithfully it refuses by
+name: a stop loss that is silently dropped is worse than a refusal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
 from kekbridge.alerts.field_names import IDENTITY_FIELDS, ORDER_FIELDS, STEPS_FIELD, canonical_name
 from kekbridge.alerts.field_source import refuse_placeholder
-from kekbridge.alerts.numbers import NumberText, decimal_of
+from kekbridge.alerts.numbers import NumberText, parse_decimal
 from kekbridge.alerts.redaction import show
 from kekbridge.errors import ConfigError, Refused
+from kekbridge.formatting import format_decimal
 
 Convert = Callable[[Any], Any]
 Words = Mapping[str, str | Mapping[str, str]]
 
 
-def plain(value: Any) -> Any:
-    """The value as it is."""
+def unchanged(value: Any) -> Any:
+    """Keep the value."""
     return value
 
 
 def percent(value: Any) -> Any:
-    """A bare number that the service means as percent: 5 -> "5%"."""
-    return value if decimal_of(value) is None else f"{value}%"
+    """Convert a bare number that the service defines as percent: 5 -> "5%"."""
+    return value if parse_decimal(value) is None else f"{value}%"
 
 
 def ratio(value: Any) -> Any:
-    """A fraction that we write as percent: 0.02 -> "2%"."""
-    number = decimal_of(value)
-    return value if number is None else f"{plain_text(number * 100)}%"
+    """Convert a fraction to percent: 0.02 -> "2%"."""
+    number = parse_decimal(value)
+    return value if number is None else f"{format_decimal(number * 100)}%"
 
 
 def magnitude(value: Any) -> Any:
-    """A percent whose sign only says up or down: -2 -> "2%"; the field itself says on which side it lies."""
-    number = decimal_of(value)
-    return value if number is None else f"{plain_text(abs(number))}%"
+    """Convert a percent whose sign is only the direction: -2 -> "2%"; the field implies the side."""
+    number = parse_decimal(value)
+    return value if number is None else f"{format_decimal(abs(number))}%"
 
 
 def unless_zero(value: Any) -> Any | None:
-    """A number of which zero means "none"."""
-    return None if decimal_of(value) == 0 else value
-
-
-def plain_text(number: Decimal) -> str:
-    """A decimal without exponent and trailing zeros, `2.00` -> `2`."""
-    text = f"{number:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    """Convert a number whose zero means none."""
+    return None if parse_decimal(value) == 0 else value
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """`path` in the service's message (`strategy.order_action`; `code#1` is the second part of a text split at `_`) to our `target`."""
+class FieldMapping:
+    """Maps one field of a service's message to a canonical field."""
 
+    #: Path in the message, such as `strategy.order_action`; `code#1` is the second part of a text split at `_`.
     path: str
+    #: Canonical field.
     target: str
-    convert: Convert = plain
+    #: Conversion of the value.
+    convert: Convert = unchanged
 
     @property
-    def top(self) -> str:
+    def top_level_name(self) -> str:
+        """Name of the top-level field in the message."""
         return self.path.split(".")[0].split("#")[0]
 
     @property
     def is_writable(self) -> bool:
-        """Whether a template can put a value there."""
-        return "#" not in self.path and self.convert in (plain, percent, unless_zero)
+        """Whether a template can write this field."""
+        return "#" not in self.path and self.convert in (unchanged, percent, unless_zero)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One service's message shape. `words` translate values (their word in lower case to ours, or to several of our fields).
+    """One service's message format.
 
-    Our own names keep working beside the service's wherever it has no field of that name, so a stopLoss can be added to any of them.
+    Canonical names also work unless the service has a field of that name, so a stopLoss can be added to any format.
     """
 
+    #: Name of the profile, as in `webhook --profile`.
     name: str
+    #: Name of the service.
     title: str
-    routes: tuple[Route, ...] = ()
+    #: How its fields map to canonical ones.
+    mappings: tuple[FieldMapping, ...] = ()
+    #: By canonical field: the service's word in lower case to ours, or to several fields.
     words: Mapping[str, Words] = field(default_factory=dict)
+    #: Path of a field that cannot be followed -> why, or what to write instead.
     unsupported: Mapping[str, str] = field(default_factory=dict)
+    #: Fields that do not affect the order.
     ignored: frozenset[str] = frozenset()
-    needs_unit: bool = False  # the service takes a quantity's unit from a setting of its own that we cannot know
+    #: The service may take a quantity's unit from its own settings, so the message must state it.
+    needs_unit: bool = False
 
     def canonical(self, step: Mapping[str, Any]) -> dict[str, Any]:
-        """The order fields of a step under our names. Raises Refused(field_invalid) for what the profile cannot follow."""
+        """Map a step's order fields to canonical names. Raises Refused(field_invalid) for what the profile cannot map."""
         self._refuse_unsupported(step)
         found: dict[str, Any] = {}
-        for route in self.routes:
-            value = _at(step, route.path)
-            value = None if value is None else route.convert(value)
-            if value is not None and route.target in ORDER_FIELDS | {"sentiment"}:
-                self._put(found, route, value)
+        for mapping in self.mappings:
+            value = _value_at(step, mapping.path)
+            value = None if value is None else mapping.convert(value)
+            if value is not None and mapping.target in ORDER_FIELDS | {"sentiment"}:
+                self._put(found, mapping, value)
         for name, value in step.items():
             own = canonical_name(name)
             if own in ORDER_FIELDS and name not in self._foreign_names and value is not None:
                 if own in found:
-                    raise _twice(own, name)
+                    raise _given_twice(own, name)
                 found[own] = value
         result = self._translated(found)
-        if self.needs_unit and "quantityType" not in result and decimal_of(result.get("quantity")) is not None:
+        if self.needs_unit and "quantityType" not in result and parse_decimal(result.get("quantity")) is not None:
             raise Refused(
                 "quantity_type_missing",
-                f"quantity: found {show(result['quantity'])} without its unit, expected one beside it as {self.title} defines it",
+                f"quantity: found {show(result['quantity'])} without a unit, expected one as {self.title} defines it",
                 field="quantity",
             )
         return result
 
     def timestamp_of(self, step: Mapping[str, Any]) -> Any | None:
-        """When the step says it fired, as written; our own `timestamp` first."""
+        """The step's timestamp as written; the canonical `timestamp` takes precedence."""
         own = step.get("timestamp")  # its only spelling
         if own is not None:
             return own
-        return next((_at(step, r.path) for r in self.routes if r.target == "timestamp" and _at(step, r.path)), None)
+        return next(
+            (_value_at(step, r.path) for r in self.mappings if r.target == "timestamp" and _value_at(step, r.path)),
+            None,
+        )
 
     def targets_of(self, name: str) -> frozenset[str]:
-        """Our fields that the top-level field `name` of a message feeds; empty when this profile ignores it."""
-        targets = {route.target for route in self.routes if route.top == name}
+        """Canonical fields that the top-level field `name` of a message affects; empty if the profile ignores it."""
+        targets = {mapping.target for mapping in self.mappings if mapping.top_level_name == name}
         if any(path.split(".")[0] == name for path in self.unsupported):
             targets.add("unsupported")
         own = canonical_name(name)
@@ -130,43 +138,45 @@ class Profile:
         return frozenset(targets)
 
     def render(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """A message in the service's shape that canonical() reads back as `fields`.
+        """Write `fields` in the service's format, so that canonical() reads them back.
 
-        Raises ConfigError for a field that the shape has no place for.
+        Raises ConfigError for a field that the format does not have.
         """
         document: dict[str, Any] = {}
         if self.needs_unit and "quantity" in fields and not str(fields["quantity"]).endswith("%"):
             fields = {"quantityType": "base", **fields}
         for target, value in fields.items():
-            path, written = self._place_of(target, value)
+            path, converted = self._path_of(target, value)
             inner = document
             *parents, last = path.split(".")
             for parent in parents:
                 inner = inner.setdefault(parent, {})
-            inner[last] = written
+            inner[last] = converted
         return document
 
     def is_nested(self, target: str) -> bool:
-        """Whether the service keeps this field inside an object beside others."""
-        return any(route.target == target and "." in route.path for route in self.routes)
+        """Whether the service has this field inside a nested object."""
+        return any(mapping.target == target and "." in mapping.path for mapping in self.mappings)
 
     @cached_property
     def _foreign_names(self) -> frozenset[str]:
-        return frozenset({r.top for r in self.routes} | {p.split(".")[0] for p in self.unsupported} | self.ignored)
+        return frozenset(
+            {r.top_level_name for r in self.mappings} | {p.split(".")[0] for p in self.unsupported} | self.ignored
+        )
 
     def _refuse_unsupported(self, step: Mapping[str, Any]) -> None:
         for path, reason in self.unsupported.items():
-            value = _at(step, path)
-            if value not in (None, "", False) and value != [] and decimal_of(value) != 0:
+            value = _value_at(step, path)
+            if value not in (None, "", False) and value != [] and parse_decimal(value) != 0:
                 raise Refused(
                     "field_invalid", f"{path}: found {show(value)}, which cannot be followed: {reason}", field=path
                 )
 
-    def _put(self, found: dict[str, Any], route: Route, value: Any) -> None:
-        """Two fields for one of ours must agree: a service's limit price in two places is two orders."""
-        if route.target in found and found[route.target] != value:
-            raise _twice(route.target, route.path)
-        found[route.target] = value
+    def _put(self, found: dict[str, Any], mapping: FieldMapping, value: Any) -> None:
+        """Set a canonical field; two fields of the message that map to it must agree."""
+        if mapping.target in found and found[mapping.target] != value:
+            raise _given_twice(mapping.target, mapping.path)
+        found[mapping.target] = value
 
     def _translated(self, found: dict[str, Any]) -> dict[str, Any]:
         result = dict(found)
@@ -179,28 +189,28 @@ class Profile:
             if isinstance(meaning, str):
                 result[target] = meaning
             elif meaning is not None:
-                # Words that say several things at once, as exit_long does. Of these only how much may be said otherwise.
+                # A word that sets several fields, such as exit_long. The message may override only its quantity.
                 if "quantity" in meaning and "quantity" not in result:
                     result.pop("quantityType", None)
                 result = {**meaning, **result, **{name: value for name, value in meaning.items() if name != "quantity"}}
         return result
 
-    def _place_of(self, target: str, value: Any) -> tuple[str, Any]:
+    def _path_of(self, target: str, value: Any) -> tuple[str, Any]:
         is_percent = isinstance(value, str) and value.endswith("%")
-        for route in self.routes:
-            if route.target != target or not route.is_writable:
+        for mapping in self.mappings:
+            if mapping.target != target or not mapping.is_writable:
                 continue
-            if route.convert is percent:
+            if mapping.convert is percent:
                 if is_percent:
-                    return route.path, value.removesuffix("%")
-            elif not is_percent or not any(r.convert is percent for r in self.routes if r.target == target):
-                return route.path, value
+                    return mapping.path, value.removesuffix("%")
+            elif not is_percent or not any(r.convert is percent for r in self.mappings if r.target == target):
+                return mapping.path, value
         if target not in self._foreign_names:
             return target, value
-        raise ConfigError(f"profile {self.name} has no place for {target}; use --profile seed", field=target)
+        raise ConfigError(f"profile {self.name} has no field for {target}; use --profile seed", field=target)
 
 
-def _at(step: Mapping[str, Any], path: str) -> Any | None:
+def _value_at(step: Mapping[str, Any], path: str) -> Any | None:
     path, _, part = path.partition("#")
     value: Any = step
     for name in path.split("."):
@@ -212,7 +222,7 @@ def _at(step: Mapping[str, Any], path: str) -> Any | None:
     return pieces[index] if index < len(pieces) and pieces[index] not in ("", "NONE") else None
 
 
-def _twice(target: str, name: str) -> Refused:
+def _given_twice(target: str, name: str) -> Refused:
     return Refused(
         "field_invalid", f"{target}: given twice with different values (also as {name}); remove one", field=target
     )

@@ -1,7 +1,7 @@
-"""Alert bodies of other services, as data, so that a trader moves over without rewriting alerts. How they are applied: mapping.py.
+"""Profiles: the message formats of other services, so that a trader can switch without rewriting alerts. profile.py applies them.
 
-Only fields that the services document are mapped. Their credentials are not: the message must carry our apiKey, in `apiKey` or in the
-field that held the service's own secret. A quantity never gets another unit than the service gave it.
+Only fields that the services document are mapped. Their credentials are not: the message must carry kekbridge's apiKey, in `apiKey` or
+in the field that held the service's own secret. A quantity keeps the unit that the service gave it.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from kekbridge.alerts.profile import Profile, Route, Words, magnitude, percent, ratio, unless_zero
+from kekbridge.alerts.profile import FieldMapping, Profile, Words, magnitude, percent, ratio, unless_zero
 from kekbridge.errors import Refused
 
 _ORDER_SIDES: Words = {"long": "buy", "short": "sell"}
-# The strategy placeholders under the names that most public bots give them.
+# Names of the strategy placeholders in most public bots.
 _POSITION = ("market_position", "market_position_size", "prev_market_position", "prev_market_position_size")
 
 
-def _position_routes(prefix: str) -> tuple[Route, ...]:
+def _position_mappings(prefix: str) -> tuple[FieldMapping, ...]:
     names = ("marketPosition", "marketPositionSize", "prevMarketPosition", "prevMarketPositionSize")
-    return tuple(Route(f"{prefix}.{theirs}", ours) for theirs, ours in zip(_POSITION, names, strict=True))
+    return tuple(FieldMapping(f"{prefix}.{theirs}", ours) for theirs, ours in zip(_POSITION, names, strict=True))
 
 
 def _exit_of(action: str) -> Mapping[str, str]:
-    """Leave one side only: an order in the other direction that can never open anything; all of it unless the message says how much."""
+    """Close one side only: a reduce-only order for the whole position unless the message has a quantity."""
     return {"action": action, "reduceOnly": "true", "quantity": "100%"}
 
 
-# Signal bots name the side with the action.
+# Actions of signal bots name the side.
 _BOT_ACTIONS: Words = {
     "enter_long": "buy",
     "enter_short": "sell",
@@ -68,7 +68,9 @@ def _is_enabled(name: str, value: Any) -> bool:
     ]
     if any(kind not in (None, "market") for kind in kinds):
         raise Refused(
-            "field_invalid", f"{name}: only market exits can be followed, found another order_type", field=name
+            "field_invalid",
+            f"{name}: found an order_type other than market, expected market; other exits are not supported",
+            field=name,
         )
     return True
 
@@ -76,18 +78,18 @@ def _is_enabled(name: str, value: Any) -> bool:
 _THREECOMMAS = Profile(
     name="3commas",
     title="3Commas signal bot",
-    routes=(
-        Route("action", "action"),
-        Route("tv_instrument", "symbol"),
-        Route("tv_exchange", "exchange"),
-        Route("trigger_price", "price"),
-        Route("order.amount", "quantity"),
-        Route("order.currency_type", "quantityType"),
-        Route("order.order_type", "orderType"),
-        Route("order.price", "limitPrice"),
-        Route("stop_loss", "stopLoss", _threecommas_stop),
-        Route("take_profit", "takeProfit", _threecommas_profits),
-        *_position_routes("strategy_info"),
+    mappings=(
+        FieldMapping("action", "action"),
+        FieldMapping("tv_instrument", "symbol"),
+        FieldMapping("tv_exchange", "exchange"),
+        FieldMapping("trigger_price", "price"),
+        FieldMapping("order.amount", "quantity"),
+        FieldMapping("order.currency_type", "quantityType"),
+        FieldMapping("order.order_type", "orderType"),
+        FieldMapping("order.price", "limitPrice"),
+        FieldMapping("stop_loss", "stopLoss", _threecommas_stop),
+        FieldMapping("take_profit", "takeProfit", _threecommas_profits),
+        *_position_mappings("strategy_info"),
     ),
     words={
         "action": _BOT_ACTIONS,
@@ -102,24 +104,24 @@ _THREECOMMAS = Profile(
 _TRADERSPOST = Profile(
     name="traderspost",
     title="TradersPost",
-    routes=(
-        Route("ticker", "symbol"),
-        Route("action", "action"),
-        Route("sentiment", "sentiment"),
-        Route("quantity", "quantity"),
-        Route("quantityType", "quantityType"),
-        Route("price", "price"),
-        Route("signalPrice", "price"),
-        Route("orderType", "orderType"),
-        Route("limitPrice", "limitPrice"),
-        Route("stopPrice", "triggerPrice"),
-        Route("stopLoss.stopPrice", "stopLoss"),
-        Route("stopLoss.percent", "stopLoss", percent),
-        Route("stopLoss.trailPrice", "trailingStop"),
-        Route("stopLoss.trailPercent", "trailingStop", percent),
-        Route("takeProfit.limitPrice", "takeProfit"),
-        Route("takeProfit.percent", "takeProfit", percent),
-        Route("time", "timestamp"),
+    mappings=(
+        FieldMapping("ticker", "symbol"),
+        FieldMapping("action", "action"),
+        FieldMapping("sentiment", "sentiment"),
+        FieldMapping("quantity", "quantity"),
+        FieldMapping("quantityType", "quantityType"),
+        FieldMapping("price", "price"),
+        FieldMapping("signalPrice", "price"),
+        FieldMapping("orderType", "orderType"),
+        FieldMapping("limitPrice", "limitPrice"),
+        FieldMapping("stopPrice", "triggerPrice"),
+        FieldMapping("stopLoss.stopPrice", "stopLoss"),
+        FieldMapping("stopLoss.percent", "stopLoss", percent),
+        FieldMapping("stopLoss.trailPrice", "trailingStop"),
+        FieldMapping("stopLoss.trailPercent", "trailingStop", percent),
+        FieldMapping("takeProfit.limitPrice", "takeProfit"),
+        FieldMapping("takeProfit.percent", "takeProfit", percent),
+        FieldMapping("time", "timestamp"),
     ),
     words={
         "action": {"exit": "close"},
@@ -128,13 +130,13 @@ _TRADERSPOST = Profile(
     },
     unsupported={
         "stopLoss.amount": "write stopLoss.percent or stopLoss.stopPrice",
-        "stopLoss.limitPrice": "stops are market orders here; write stopLoss.stopPrice alone",
+        "stopLoss.limitPrice": "stops are market orders; write only stopLoss.stopPrice",
         "takeProfit.amount": "write takeProfit.percent or takeProfit.limitPrice",
-        "trailAmount": "a trailing entry is not available",
-        "trailPercent": "a trailing entry is not available",
-        "trailPrice": "a trailing entry is not available",
-        "optionType": "there are no options here",
-        "delay": "orders are placed at once",
+        "trailAmount": "trailing entries are not supported",
+        "trailPercent": "trailing entries are not supported",
+        "trailPrice": "trailing entries are not supported",
+        "optionType": "options are not supported",
+        "delay": "orders are placed immediately",
         "test": "use `kekbridge webhook test NAME --dry-run`",
     },
     ignored=frozenset({"interval", "extras", "timeInForce", "extendedHours", "cancel"}),
@@ -145,18 +147,18 @@ _TRADERSPOST = Profile(
 _OPENALGO = Profile(
     name="openalgo",
     title="OpenAlgo",
-    routes=(
-        Route("symbol", "symbol"),
-        Route("exchange", "exchange"),
-        Route("action", "action"),
-        Route("pricetype", "orderType"),
-        Route("quantity", "quantity", unless_zero),
-        Route("position_size", "positionSize"),
-        Route("price", "price", unless_zero),
-        Route("trigger_price", "triggerPrice", unless_zero),
+    mappings=(
+        FieldMapping("symbol", "symbol"),
+        FieldMapping("exchange", "exchange"),
+        FieldMapping("action", "action"),
+        FieldMapping("pricetype", "orderType"),
+        FieldMapping("quantity", "quantity", unless_zero),
+        FieldMapping("position_size", "positionSize"),
+        FieldMapping("price", "price", unless_zero),
+        FieldMapping("trigger_price", "triggerPrice", unless_zero),
     ),
     words={"orderType": {"sl": "stop_limit", "sl_m": "stop"}},
-    unsupported={"legs": "there are no options here", "orders": "write an array of messages, or steps"},
+    unsupported={"legs": "options are not supported", "orders": "write an array of messages, or steps"},
     ignored=frozenset({"apikey", "strategy", "product", "disclosed_quantity"}),
 )
 
@@ -164,7 +166,7 @@ _OPENALGO = Profile(
 
 
 def _wunder_stop(value: Any) -> Any | None:
-    _only("stopLoss", value, {"priceDeviation", "price"})
+    _check_names("stopLoss", value, {"priceDeviation", "price"})
     return ratio(value["priceDeviation"]) if value.get("priceDeviation") is not None else value.get("price")
 
 
@@ -172,7 +174,7 @@ def _wunder_profits(value: Any) -> Any | None:
     if not isinstance(value, list):
         return value
     for level in value:
-        _only("takeProfits", level, {"priceDeviation", "price", "portfolio"})
+        _check_names("takeProfits", level, {"priceDeviation", "price", "portfolio"})
     return [
         {
             "price": level.get("price"),
@@ -183,53 +185,53 @@ def _wunder_profits(value: Any) -> Any | None:
     ]
 
 
-def _only(name: str, value: Any, known: set[str]) -> None:
+def _check_names(name: str, value: Any, known: set[str]) -> None:
     if not isinstance(value, Mapping) or set(value) - known:
-        raise Refused("field_invalid", f"{name}: expected an object with {', '.join(sorted(known))} only", field=name)
+        raise Refused("field_invalid", f"{name}: expected an object with only {', '.join(sorted(known))}", field=name)
 
 
 _WUNDERTRADING = Profile(
     name="wundertrading",
     title="WunderTrading signal bot",
-    routes=(
+    mappings=(
         # ENTER-LONG_Bybit_ETHUSDT_my bot_15M_8e34…: action, venue, pair (NONE for multi-pair bots), then the bot's own parts.
-        Route("code#0", "action"),
-        Route("code#1", "exchange"),
-        Route("code#2", "symbol"),
-        Route("amountPerTrade", "quantity"),
-        Route("amountPerTradeType", "quantityType"),
-        Route("orderType", "orderType"),
-        Route("price", "price"),
-        Route("leverage", "leverage"),
-        Route("reduceOnly", "reduceOnly"),
-        Route("stopLoss", "stopLoss", _wunder_stop),
-        Route("takeProfits", "takeProfit", _wunder_profits),
+        FieldMapping("code#0", "action"),
+        FieldMapping("code#1", "exchange"),
+        FieldMapping("code#2", "symbol"),
+        FieldMapping("amountPerTrade", "quantity"),
+        FieldMapping("amountPerTradeType", "quantityType"),
+        FieldMapping("orderType", "orderType"),
+        FieldMapping("price", "price"),
+        FieldMapping("leverage", "leverage"),
+        FieldMapping("reduceOnly", "reduceOnly"),
+        FieldMapping("stopLoss", "stopLoss", _wunder_stop),
+        FieldMapping("takeProfits", "takeProfit", _wunder_profits),
     ),
     words={"action": {**_BOT_ACTIONS, "exit_all": "close"}, "quantityType": {"$": "usd"}},
     unsupported={
-        "moveToBreakeven": "stops are not moved",
-        "trailingStop": "write trailing stops with --profile seed",
-        "extraOrders": "there are no extra orders",
-        "dca": "there are no extra orders",
+        "moveToBreakeven": "stops are never moved",
+        "trailingStop": "trailing stops work with --profile seed only",
+        "extraOrders": "extra orders are not supported",
+        "dca": "extra orders are not supported",
     },
     needs_unit=True,
 )
 
-# ------------------------------------------------------------------------------------------- the common community shape
+# ------------------------------------------------------------------------------------------ the common community format
 
 _COMMUNITY = Profile(
     name="community",
-    title='the common {"ticker": …, "strategy": {…}} shape',
-    routes=(
-        Route("ticker", "symbol"),
-        Route("exchange", "exchange"),
-        Route("strategy.order_action", "action"),
-        Route("strategy.order_contracts", "quantity"),
-        Route("strategy.order_price", "price"),
-        Route("strategy.position_size", "positionSize"),
-        Route("strategy.order_comment", "comment"),
-        *_position_routes("strategy"),
-        Route("time", "timestamp"),
+    title='the common {"ticker": …, "strategy": {…}} format',
+    mappings=(
+        FieldMapping("ticker", "symbol"),
+        FieldMapping("exchange", "exchange"),
+        FieldMapping("strategy.order_action", "action"),
+        FieldMapping("strategy.order_contracts", "quantity"),
+        FieldMapping("strategy.order_price", "price"),
+        FieldMapping("strategy.position_size", "positionSize"),
+        FieldMapping("strategy.order_comment", "comment"),
+        *_position_mappings("strategy"),
+        FieldMapping("time", "timestamp"),
     ),
     ignored=frozenset({"passphrase", "bar", "interval", "volume"}),
 )
@@ -238,21 +240,21 @@ _COMMUNITY = Profile(
 
 _KEKDEX = Profile(
     name="kekdex",
-    # Two shapes. The alert body that the front end proposes to its users is our own fields (orderly-api.md section 3); its `signature` is
-    # the strategy's order id and proves nothing, so it needs a webhook without a required signature. The others are the order fields it
-    # sends to Orderly, and `amount` of its own trade notifications, which is in base units.
+    # Two formats. The alert body that the front end proposes to its users has kekbridge's own fields
+    # (docs/internals/orderly.md section 3); its `signature` is the strategy's order id and proves nothing, so it needs a webhook without
+    # a required signature. The other has the order fields that it sends to Orderly, and `amount` (base units) of its trade notifications.
     title="KEK DEX and other Orderly front ends",
-    routes=(
-        Route("symbol", "symbol"),
-        Route("side", "action"),
-        Route("order_type", "orderType"),
-        Route("order_quantity", "quantity"),
-        Route("amount", "quantity"),
-        Route("order_price", "price"),
-        Route("price", "price"),
-        Route("trigger_price", "triggerPrice"),
-        Route("reduce_only", "reduceOnly"),
-        Route("slippage", "slippage"),
+    mappings=(
+        FieldMapping("symbol", "symbol"),
+        FieldMapping("side", "action"),
+        FieldMapping("order_type", "orderType"),
+        FieldMapping("order_quantity", "quantity"),
+        FieldMapping("amount", "quantity"),
+        FieldMapping("order_price", "price"),
+        FieldMapping("price", "price"),
+        FieldMapping("trigger_price", "triggerPrice"),
+        FieldMapping("reduce_only", "reduceOnly"),
+        FieldMapping("slippage", "slippage"),
     ),
     words={
         "action": _ORDER_SIDES,
@@ -260,7 +262,7 @@ _KEKDEX = Profile(
     },
     unsupported={
         "order_amount": 'write order_quantity, or quantity with "quantityType":"usd"',
-        "visible_quantity": "hidden orders are not placed",
+        "visible_quantity": "hidden orders are not supported",
     },
 )
 
@@ -275,7 +277,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
 
 
 def find_profile(name: str) -> Profile:
-    """The profile of that name. Raises Refused(field_invalid) for an unknown one, which no command can store."""
+    """Return the profile of that name. Raises Refused(field_invalid) for an unknown one, which no command can store."""
     profile = PROFILES.get(name)
     if profile is None:
         raise Refused(

@@ -1,7 +1,6 @@
-"""What of a message may be stored and shown: secrets shortened, control characters escaped, the size bounded.
+"""Make parts of a message safe to store and show: secrets shortened, control characters escaped, the size bounded.
 
-Used by payload.py for the stored copy and by every refusal that quotes what was found. Never the other way round: nothing here
-decides about an order.
+Used for the stored copy of a message and by every refusal that quotes a value. Must not decide anything about an order.
 """
 
 from __future__ import annotations
@@ -11,74 +10,57 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from kekbridge.formatting import escape_unprintable, has_credential_prefix, redact_credentials
+
 _SECRET_NAME = re.compile(
     r"api_?key|signature|pass_?phrase|passw|secret|token|private|credential|authori|^auth$|^key$|^code$", re.I
 )
-# Our own keys and secrets, and Orderly keys, wherever they were pasted.
-_SECRET_TEXT = re.compile(r"(?:wh_(?:live|test)_|whs_|ed25519:)[A-Za-z0-9_\-+/=]{4,}")
-
-_LONGEST_TEXT = 500
-_LONGEST_NAME = 64
-_LONGEST_STORED = 16_384  # characters of one stored message, names included
-_SURELY_FITS = 100  # far below the longest text, and long enough for a symbol, a time or an id
-_SHORTEST_SECRET = 8  # of an apiKey; a shorter one might be a word of the message
+_MAX_TEXT_LENGTH = 500
+_MAX_NAME_LENGTH = 64
+_MAX_STORED_LENGTH = 16_384  # characters of one stored message, names included
+_FAST_PATH_LENGTH = 100  # below every limit, and long enough for a symbol, a time or an id
+_MIN_SECRET_LENGTH = 8  # of an apiKey; a shorter one might be an ordinary word
 _MARK = "…"
 
 
 def shorten_secret(text: str) -> str:
-    """The first characters of a secret, enough to recognise it and useless to anyone else: `wh_live_9fK2…`."""
-    return printable(text[: min(12, len(text) // 4)]) + _MARK
-
-
-def printable(text: str) -> str:
-    """Control, format and other invisible characters as JSON escapes, so that no terminal or log acts on them."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else (f"\\u{ord(c):04x}" if ord(c) <= 0xFFFF else f"\\U{ord(c):08x}") for c in text
-    )
+    """The first characters of a secret, enough for its owner to recognise it: `wh_live_9fK2…`."""
+    return escape_unprintable(text[: min(12, len(text) // 4)]) + _MARK
 
 
 def clip(text: str, limit: int) -> str:
-    """At most `limit` characters, the cut marked."""
+    """Cut to at most `limit` characters, marking the cut."""
     return text if len(text) <= limit else text[: limit - 1] + _MARK
 
 
 def show(value: object) -> str:
-    """A value of the message for a one-line refusal: quoted, printable, short, secrets shortened."""
+    """Format a value of the message for a one-line refusal: quoted, printable, short, secrets shortened."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f"'{clip(printable(_hide(value[:200], None)), 48)}'"
+        return f"'{clip(escape_unprintable(redact_credentials(value[:200])), 48)}'"
     return "a list" if isinstance(value, (list, tuple)) else "an object"
 
 
-def holds_secret(text: str) -> bool:
-    """True when a text contains what looks like a webhook's key or secret, or an Orderly key."""
-    return _SECRET_TEXT.search(text) is not None
-
-
 def storable_text(text: str, limit: int = 48) -> str:
-    """A text of the message for a column of its own: printable, short, secrets shortened."""
-    return clip(printable(_hide(text, None)), limit)
+    """Format a text of the message for a separate column: printable, short, secrets shortened."""
+    return clip(escape_unprintable(redact_credentials(text)), limit)
 
 
 def redact(document: Mapping[str, Any], *, secret: str | None) -> dict[str, Any]:
-    """A copy of the message that may be stored: `secret` (the apiKey) and everything under a secret's name shortened, size bounded."""
+    """Copy the message for storage: `secret` (the apiKey) and every text under a secret's name shortened, size bounded."""
     return _Redactor(secret).mapping(document)
 
 
 def _hide(text: str, secret: str | None) -> str:
-    if secret and len(secret) >= _SHORTEST_SECRET and secret in text:
+    if secret and len(secret) >= _MIN_SECRET_LENGTH and secret in text:
         text = text.replace(secret, shorten_secret(secret))
-    if "wh" in text or "ed25519:" in text:  # what each of them begins with, and hardly anything else
-        text = _SECRET_TEXT.sub(lambda match: shorten_secret(match.group()), text)
-    return text
+    return redact_credentials(text)
 
 
-# Names are those of a trader's own templates, again and again; what a stranger makes up is forgotten soon.
+# Nearly all names come from the trader's own templates and repeat.
 @lru_cache(maxsize=512)
 def _names_secret(name: str) -> bool:
     return _SECRET_NAME.search(name) is not None
@@ -86,66 +68,64 @@ def _names_secret(name: str) -> bool:
 
 @lru_cache(maxsize=512)
 def _shown_name(name: str) -> str:
-    """A short name as it is stored, unless it holds the message's own secret."""
-    return clip(printable(_hide(name, None)), _LONGEST_NAME)
+    """The stored form of a short name that does not contain the message's own secret."""
+    return clip(escape_unprintable(redact_credentials(name)), _MAX_NAME_LENGTH)
 
 
 class _Redactor:
-    """One pass over one message, with a budget so that 64 KiB of nonsense do not become 64 KiB in the store."""
+    """Redacts one message in one pass, within a budget that bounds its stored size."""
 
     def __init__(self, secret: str | None) -> None:
-        self._secret = secret if secret and len(secret) >= _SHORTEST_SECRET else None
-        self._left = _LONGEST_STORED
+        self._secret = secret if secret and len(secret) >= _MIN_SECRET_LENGTH else None
+        self._budget = _MAX_STORED_LENGTH
 
     def mapping(self, value: Mapping[str, Any]) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for name, inner in value.items():
-            if self._left <= 0:
+            if self._budget <= 0:
                 result[_MARK] = "cut"
                 break
             shown = self._name(name)
-            self._left -= len(shown) + 4
+            self._budget -= len(shown) + 4
             result[shown] = self._named(name, inner)
         return result
 
     def _name(self, name: str) -> str:
-        if len(name) > _LONGEST_NAME or (self._secret is not None and self._secret in name):
-            return clip(printable(_hide(name, self._secret)), _LONGEST_NAME)
+        if len(name) > _MAX_NAME_LENGTH or (self._secret is not None and self._secret in name):
+            return clip(escape_unprintable(_hide(name, self._secret)), _MAX_NAME_LENGTH)
         return _shown_name(name)
 
     def _text(self, value: str) -> str:
         is_plain = (
-            len(value) <= _SURELY_FITS <= self._left
-            and value.isascii()
+            len(value) <= _FAST_PATH_LENGTH <= self._budget
             and value.isprintable()
-            and "wh" not in value
-            and "ed25519:" not in value
+            and not has_credential_prefix(value)
             and (self._secret is None or self._secret not in value)
         )
         if is_plain:
-            return str(value)  # nothing of it is hidden, escaped or cut: nearly every text
-        return clip(printable(_hide(str(value), self._secret)), min(_LONGEST_TEXT, max(self._left, 2)))
+            return str(value)  # the common case: nothing to hide, escape or cut
+        return clip(escape_unprintable(_hide(str(value), self._secret)), min(_MAX_TEXT_LENGTH, max(self._budget, 2)))
 
     def _named(self, name: str, value: object) -> Any:
         if isinstance(value, str) and value and _names_secret(name):
-            self._left -= 16
+            self._budget -= 16
             return shorten_secret(value)
         return self._any(value)
 
     def _any(self, value: object) -> Any:
         if isinstance(value, str):
             text = self._text(value)
-            self._left -= len(text) + 4
+            self._budget -= len(text) + 4
             return text
         if isinstance(value, Mapping):
             return self.mapping(value)
         if isinstance(value, (list, tuple)):
             items: list[Any] = []
             for inner in value:
-                if self._left <= 0:
+                if self._budget <= 0:
                     items.append(_MARK)
                     break
-                self._left -= 2
+                self._budget -= 2
                 items.append(self._any(inner))
             return items
         return value

@@ -1,6 +1,6 @@
-"""What an alert says, once it is read: the Signal, a frozen value with the trader's words and exact numbers.
+"""The result of reading an alert: an Alert with its Signals, frozen values with exact numbers.
 
-payload.py makes it from the body, translate.py turns it into order intents. Nothing here knows the account or the market.
+fields.py and message.py create them, planning/translate.py turns a Signal into orders. Must not know the account or the market.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Action(StrEnum):
 
 
 class QuantityType(StrEnum):
-    """What a quantity counts. `percent_equity` is a share of the account value as notional, `risk_percent` the loss at the stop."""
+    """Unit of a quantity. `percent_equity` is a share of the account value as notional, `risk_percent` the loss at the stop."""
 
     BASE = "base"
     USD = "usd"
@@ -42,27 +42,35 @@ class PositionSide(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """A number that was written plainly or with a percent sign; `"25%"` has value 25 and is_percent True."""
+    """A number, or a percent such as `"25%"` (value 25)."""
 
+    #: The number as written, without the percent sign.
     value: Decimal
+    #: The number is a percent.
     is_percent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class TakeProfitWish:
-    """One take-profit as written: where, and which share of the entry (percent; None = what is left, evenly)."""
+class TakeProfitSpec:
+    """One take-profit of an alert."""
 
+    #: Price, or percent of the entry.
     level: Amount
+    #: Percent of the entry to close; None: an equal part of what the other take-profits leave.
     share: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetPosition:
-    """What a strategy says of its own position: after the fill (`side`, `size`) and before it. Sizes are absolute."""
+    """A strategy's own position after its fill and before it."""
 
+    #: Side after the fill.
     side: PositionSide
+    #: Size after the fill, absolute, in the strategy's contracts.
     size: Decimal
+    #: Side before the fill; None if unknown.
     previous_side: PositionSide | None = None
+    #: Size before the fill, absolute; None if unknown.
     previous_size: Decimal | None = None
 
     @property
@@ -78,36 +86,59 @@ class TargetPosition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signal:
-    """One step of an alert. Optional fields are None when absent; the symbol is still the sender's spelling."""
+    """One step of an alert. Prices and sizes are in units of the sender's chart; optional fields are None if absent."""
 
+    #: What to do.
     action: Action
+    #: Ticker in the sender's spelling.
     symbol: str | None
+    #: Exchange of the chart, such as BYBIT.
     exchange: str | None = None
+    #: How much, in units of `quantity_type`.
     quantity: Amount | None = None
+    #: Unit of `quantity`.
     quantity_type: QuantityType | None = None
+    #: Type of the order.
     order_type: OrderType = OrderType.MARKET
+    #: Price of the chart when the alert fired.
     price: Decimal | None = None
+    #: Limit price of order types that have one.
     limit_price: Decimal | None = None
+    #: Trigger price of stop orders.
     trigger_price: Decimal | None = None
+    #: Price, or percent of the entry.
     stop_loss: Amount | None = None
-    take_profits: tuple[TakeProfitWish, ...] = ()
+    #: Take-profits in the order written.
+    take_profits: tuple[TakeProfitSpec, ...] = ()
+    #: Distance in price, or percent.
     trailing_stop: Amount | None = None
+    #: The order must only reduce the position.
     reduce_only: bool = False
+    #: Leverage to set before the order.
     leverage: Decimal | None = None
-    slippage: Decimal | None = None  # fraction
+    #: Maximum distance of the market from `price`, as a fraction.
+    slippage: Decimal | None = None
+    #: The strategy's own position, if the order is sized by it.
     target: TargetPosition | None = None
+    #: Free text; a cancel selects orders by it.
     comment: str | None = None
+    #: A cancel ignores `comment`.
     cancel_all: bool = False
-    # The strategy turned around and `quantity` is the trader's own size: the other side is closed first, then this much is opened.
+    #: The strategy reversed and `quantity` is the trader's own size: the other side is closed first, then this much is opened.
     is_reversal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """A whole message: its identity, when it fired, and its steps in order (usually one)."""
+    """A whole message, interpreted."""
 
+    #: The sender's own id of the alert.
     alert_id: str | None
+    #: When the alert fired, as stated by the message.
     fired_at: datetime | None
+    #: The steps in order, usually one.
     steps: tuple[Signal, ...]
+    #: The message in the form that may be stored.
     redacted: Mapping[str, Any] = field(default_factory=dict)
+    #: Remarks for the log, such as values replaced by locks.
     warnings: tuple[str, ...] = ()

@@ -1,14 +1,13 @@
-"""The template signature: proof that a message was printed by its owner, for a sender that can compute nothing (design.md section 4 (c)).
+"""Create and check template signatures, for senders that cannot compute anything (docs/internals/architecture.md section 4 (c)).
 
 Form: `v1:<name,name,…>:<hex HMAC-SHA256>`. The HMAC covers a compact JSON array of [name, text] pairs sorted by name, where text is the
-field's value as it stands in the message (a number's digits, not its value). A name with `?` behind it (`quantity?`) marks a field that
+field's value as written in the message (a number's digits, not its value). A name followed by `?` (`quantity?`) is a field that
 the template left to a placeholder: its presence is covered, as the pair ["quantity?", ""], its value is free.
 
-What a thief of one message may do: send it again (until its timestamp is too old), and put other values where the template has
-placeholders; nothing else. So every field that can change an order must be in the list one way or the other, and every listed field
-must be there. Only what cannot make an order riskier may stand unlisted: timestamp, alertId, exchange; a comment unless it selects the
-orders to cancel; the signal price of a market order; an orderType that says market; and names that are ignored anyway.
-Pure; the secret and the comparison never leave this module.
+A thief of one message can send it again (until its timestamp is too old) and change the values of placeholders, nothing else. So every
+field that can change an order must be listed, signed or free, and every listed field must be present. Only fields that cannot make an
+order riskier may be unlisted: timestamp, alertId, exchange; a comment unless it selects the orders to cancel; the signal price of a
+market order; an orderType of market; and names that are ignored anyway. Pure; secret and comparison stay in this module.
 """
 
 from __future__ import annotations
@@ -26,48 +25,46 @@ from kekbridge.alerts.profiles import find_profile
 VERSION = "v1"
 _FORM = re.compile(r"v1:([A-Za-z0-9_]{1,64}\??(?:,[A-Za-z0-9_]{1,64}\??){0,63}):([0-9a-fA-F]{64})")
 
-# The canonical text of pairs; one encoder each, where json.dumps with an option makes a new one each time.
-_as_it_is = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# Shared: json.dumps with options creates a new encoder on each call.
+_unescaped = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _escaped = json.JSONEncoder(separators=(",", ":")).encode
 
-# May always stand unlisted: who and when are checked elsewhere, and a venue can only get an alert refused.
+# May always be unlisted: sender and time are checked elsewhere, and an exchange can only get an alert refused.
 _HARMLESS = frozenset({"timestamp", "alertId", "signature", "exchange"})
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Outcome of a check: `free` are the fields whose values the template left open; `reason` says why not, for the log only."""
+    """The result of a signature check."""
 
+    #: The signature proves the message.
     is_valid: bool
+    #: Fields whose values the template left to placeholders.
     free: tuple[str, ...] = ()
+    #: Why it is invalid; for the log only.
     reason: str = ""
 
 
 def sign(secret: str, fields: Mapping[str, str], free: Iterable[str] = ()) -> str:
-    """The signature text over `fields` (name as in the message -> value text) and the names of free placeholders.
+    """Sign `fields` (value text by name as in the message) and the names of `free` placeholders; return the signature text.
 
-    Raises ValueError for a name that the form cannot carry, or one that is both signed and free.
+    Raises ValueError for a name that does not fit the form, or one that is both signed and free.
     """
     names = [*fields, *(f"{name}?" for name in free)]
     listed = ",".join(sorted(names))
     if len({name.removesuffix("?") for name in names}) != len(names):
         raise ValueError("a field cannot be signed and free, or listed twice")
-    text = f"{VERSION}:{listed}:{_digest(secret, _as_it_is(_pairs(sorted(names), fields)))}"
+    text = f"{VERSION}:{listed}:{_digest(secret, _unescaped(_pairs(sorted(names), fields)))}"
     if _FORM.fullmatch(text) is None:
         raise ValueError(f"field names must be 1 to 64 letters, digits or _, found {listed[:80]}")
     return text
 
 
-def verify(secret: str, signature_text: str, texts: Mapping[str, str], profile: str = "seed") -> bool:
-    """Whether the signature proves the message `texts` (Message.texts) under this secret; constant time in the secret."""
-    return check(secret, signature_text, texts, profile).is_valid
-
-
 def check(secret: str, signature_text: str, texts: Mapping[str, str], profile: str = "seed") -> Proof:
-    """Like verify(), with the free fields and, for the log, the reason of a refusal.
+    """Check whether the signature proves the message `texts` (Message.texts); constant time in the secret.
 
-    `profile` is the webhook's: it decides which of the message's fields are orders and which are ignored. The HMAC is computed for
-    every well-formed signature, so that timing tells nothing about which part failed.
+    `profile` is the webhook's: it decides which fields belong to the order and which are ignored. The HMAC is computed for
+    every well-formed signature, so that timing does not reveal which part failed.
     """
     match = _FORM.fullmatch(signature_text)
     if match is None:
@@ -76,16 +73,16 @@ def check(secret: str, signature_text: str, texts: Mapping[str, str], profile: s
     free = tuple(name.removesuffix("?") for name in listed if name.endswith("?"))
     pairs = _pairs(sorted(listed), texts)
     given = match.group(2).lower()
-    canonical = _as_it_is(pairs)
+    canonical = _unescaped(pairs)
     is_equal = hmac.compare_digest(_digest(secret, canonical), given)
     if not canonical.isascii():
-        # Some signers escape non-ASCII in JSON, others do not. Both texts decode to the same pairs only: accepting both forges nothing.
+        # Some signers escape non-ASCII in JSON, others do not. Both forms decode to the same pairs, so accepting both is safe.
         is_equal |= hmac.compare_digest(_digest(secret, _escaped(pairs)), given)
-    problem = _problem(listed, free, texts, find_profile(profile))
+    problem = _find_problem(listed, free, texts, find_profile(profile))
     if problem:
         return Proof(is_valid=False, free=free, reason=problem)
     if not is_equal:
-        return Proof(is_valid=False, free=free, reason="a signed field was changed, or the secret is another one")
+        return Proof(is_valid=False, free=free, reason="a signed field was changed, or the secret differs")
     return Proof(is_valid=True, free=free)
 
 
@@ -97,8 +94,8 @@ def _digest(secret: str, canonical: str) -> str:
     return hmac.digest(secret.encode(), canonical.encode(), "sha256").hex()
 
 
-def _problem(listed: list[str], free: tuple[str, ...], texts: Mapping[str, str], profile: Profile) -> str:
-    """Why the list of fields does not prove this message, or the empty text."""
+def _find_problem(listed: list[str], free: tuple[str, ...], texts: Mapping[str, str], profile: Profile) -> str:
+    """Return why the list of fields does not prove this message, or an empty text."""
     bare = {name.removesuffix("?") for name in listed}
     if len(bare) != len(listed):
         return "a field is listed twice in the signature"
@@ -118,7 +115,7 @@ def _is_credential(name: str) -> bool:
 
 
 def _is_risky(name: str, listed: set[str], texts: Mapping[str, str], profile: Profile) -> bool:
-    """Whether an unlisted field could change the order."""
+    """Return whether an unlisted field could change the order."""
     targets = profile.targets_of(name) - _HARMLESS
     if not targets:
         return False
@@ -137,7 +134,7 @@ def _is_market_order(texts: Mapping[str, str], profile: Profile) -> bool:
 
 
 def _may_cancel(listed: set[str], texts: Mapping[str, str], profile: Profile) -> bool:
-    """A comment picks the orders that a cancel hits; with steps or a free action any message may be a cancel."""
+    """Return whether the message may be a cancel, whose comment selects the orders; with steps or a free action any may be."""
     for name, text in texts.items():
         targets = profile.targets_of(name)
         if "steps" in targets or ("action" in targets and (f"{name}?" in listed or text.lower().startswith("cancel"))):

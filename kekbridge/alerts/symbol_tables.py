@@ -1,4 +1,4 @@
-"""What is known about tickers and venues: tables for symbols.py. Data only; sources: tradingview.md section 6, general knowledge."""
+"""Tables of tickers and exchanges for symbols.py. Sources: docs/internals/tradingview.md section 6, general knowledge."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def _words(text: str) -> frozenset[str]:
 
 QUOTES = ("USDT", "USDC", "USD")
 
-# One of these at the end says "perpetual". Longest first, because -PERP ends in PERP.
+# Suffixes of perpetuals. Longest first, because -PERP ends in PERP.
 PERPETUAL_MARKERS = ("-PERPETUAL", "-SWAP", "-PERP", "_PERP", ".PM", ".P", "PERP")
-# With a USD quote these are coin-margined on most venues: a quantity then counts dollars, not coins.
+# With a USD quote these are coin-margined on most exchanges: a quantity then counts USD, not coins.
 INVERSE_MARKERS = frozenset({".P", "PERP", "_PERP", "-SWAP", "-PERPETUAL"})
 
 BASE_ALIASES = {"XBT": "BTC"}
-# Hyperliquid writes a thousand units as k: kPEPE. Only these, because KAS or KNC are coins of their own.
+# Hyperliquid writes a thousand units as k: kPEPE. Only these, because KAS and KNC are coins.
 K_UNIT_BASES = frozenset({"BONK", "DOGS", "FLOKI", "LUNC", "NEIRO", "PEPE", "SHIB"})
 MULTIPLIERS = (1, 1_000, 10_000, 1_000_000)
 
@@ -26,7 +26,7 @@ CRYPTO_VENUES = _words(
     "COINW CRYPTO CRYPTOCOM DELTA DERIBIT DYDX GATE GATEIO GEMINI HITBTC HTX HUOBI HYPERLIQUID KCEX KRAKEN KUCOIN LBANK MEXC "
     "OKCOIN OKX ORDERLY PARADEX PHEMEX PIONEX POLONIEX TOOBIT UPBIT WEEX WHITEBIT WOONETWORK WOO WOOX XT"
 )
-# Their tickers name something else than the market of the same name here, or are no market at all.
+# Their tickers do not name the crypto market of the same name, or no market at all.
 FOREIGN_VENUES = _words(
     "ACTIVTRADES AMEX ARCA ASX BATS BLACKBULL BMFBOVESPA BSE CAPITALCOM CBOE CBOT CBOT_MINI CME CME_MINI COMEX COMEX_MINI CRYPTOCAP "
     "CURRENCYCOM DJ EASYMARKETS EIGHTCAP EUREX EURONEXT FOREXCOM FTSE FUSIONMARKETS FX FXCM FXOPEN FX_IDC GLOBALPRIME HKEX HSI ICE "
@@ -46,7 +46,7 @@ FOREX_PAIR = re.compile(rf"(?:{_CURRENCIES})(?:{_CURRENCIES})")
 
 _MONTHS = "JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC"
 
-# Shapes that are no perpetual, and what they are. Every pattern is searched in the upper-case ticker without its venue.
+# Patterns of tickers that are not perpetuals, and what they are. Searched in the upper-case ticker without its venue.
 NOT_TRADABLE = (
     (re.compile(r"!"), "a continuous future of another exchange"),
     (re.compile(r"\.D$|^(?:" + "|".join(sorted(INDEX_TICKERS)) + r")(?:\.\w+)?$"), "an index"),

@@ -1,7 +1,7 @@
-"""From the ticker of a chart to the one market it means, or to a refusal: never to the nearest guess (tradingview.md section 6).
+"""Resolve a chart's ticker to a listed market, or refuse it (docs/internals/tradingview.md section 6).
 
-The exchange's own list decides everything; a ticker is taken only when exactly one listed market can be meant. Pure and quick: a few
-microseconds, set lookups on the list; only a refusal searches it for suggestions. Called by translate.py.
+A ticker is accepted only if exactly one listed market fits; nothing is guessed. Pure, and takes a few microseconds: set lookups
+in the list of markets; only a refusal searches it for suggestions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kekbridge.alerts.symbol_tables import (
 from kekbridge.errors import Refused
 
 _WHITESPACE = " \t\r\n\x0b\x0c"
-_LONGEST = 40
+_MAX_LENGTH = 40
 _VENUE = re.compile(r"([A-Z0-9_]+):(.+)")
 _CCXT_SETTLE = re.compile(r"(.+/(?:USDT|USDC|USD)):(?:USDT|USDC|USD)")
 _PLAIN = re.compile(r"[A-Z0-9]+")
@@ -41,24 +41,31 @@ _ONE = Decimal(1)
 
 @dataclass(frozen=True, slots=True)
 class SymbolMatch:
-    """The market meant. `unit_factor` is how many of the ticker's units one unit of the market holds (1000 for PEPE on
-    PERP_1000PEPE_USDC): quantities are divided by it, prices multiplied. `is_inverse`: the ticker's contracts count dollars.
-    """
+    """The market of a ticker."""
 
+    #: Symbol of the listed market.
     symbol: str
+    #: Units of the ticker in one unit of the market (1000 for PEPE on PERP_1000PEPE_USDC): quantities are divided by it, prices multiplied.
     unit_factor: Decimal = _ONE
+    #: Remarks such as a spot ticker's basis.
     warnings: tuple[str, ...] = ()
+    #: The ticker's contracts count USD.
     is_inverse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Ticker:
-    """A ticker taken apart, upper case: its possible bases (the quote taken off), and what its shape says."""
+    """The parts of a ticker, in upper case."""
 
+    #: Ticker without its venue.
     text: str
+    #: Prefix or `exchange` field; empty if neither.
     venue: str
+    #: Possible base currencies.
     bases: tuple[str, ...]
+    #: Quote currency, if recognised.
     quote: str | None
+    #: Suffix of a perpetual, such as .P.
     marker: str | None
 
 
@@ -70,9 +77,9 @@ def resolve(
     aliases: Mapping[str, str],
     rescale_units: bool,
 ) -> SymbolMatch:
-    """The listed market that `text` (with the alert's `exchange`, if any) means; `listed` is best a set or dict.
+    """Find the listed market for `text` (and the alert's `exchange`, if any); pass `listed` as a set or dict.
 
-    `aliases` (the webhook's own: ticker or base to a listed symbol or base) overrule what the venue or shape would forbid.
+    The webhook's `aliases` (ticker or base to a listed symbol or base) overrule the checks of venue and ticker format.
     Raises Refused: symbol_invalid, symbol_unknown (with suggestions), symbol_ambiguous, symbol_not_tradable, symbol_unit_mismatch,
     symbol_exchange_refused, delayed_data, placeholder_unexpanded.
     """
@@ -88,7 +95,7 @@ def resolve(
     for name in (field_venue, venue):
         if name.endswith(("_DL", "_DLY")):
             raise _refused("delayed_data", f"the data of {show(name)} is delayed; use a real-time feed")
-    # The exchange's own name is an explicit choice; exact case first, because broker-listed markets end in lower case.
+    # The exchange's own symbol is an explicit choice; exact case first, because broker-listed markets end in lower case.
     for exact in (trimmed, upper):
         if exact in listed:
             return SymbolMatch(exact)
@@ -96,12 +103,12 @@ def resolve(
     kind = _untradable_kind(bare)
     if kind is not None:
         raise _refused("symbol_not_tradable", f"{show(trimmed)} is {kind}; put the alert on the chart of the perpetual")
-    ticker = _take_apart(bare, venue or field_venue)
+    ticker = _parse_ticker(bare, venue or field_venue)
     return _match(ticker, trimmed, listed, aliases, rescale_units=rescale_units)
 
 
 def is_same_market(one: str, other: str) -> bool:
-    """Whether two spellings can mean the same base, judged by the text alone: for a locked symbol, before any list is at hand."""
+    """Return whether two spellings can have the same base, judged by the text alone; for a locked symbol, before markets are known."""
     first, second = _possible_bases(one), _possible_bases(other)
     return one.strip(_WHITESPACE).upper() == other.strip(_WHITESPACE).upper() or not first.isdisjoint(second)
 
@@ -112,20 +119,20 @@ def _possible_bases(text: str) -> frozenset[str]:
     if len(native) >= 3 and native[0] == "PERP":
         return frozenset({native[1]})
     found: set[str] = set()
-    for base in _take_apart(bare, "").bases:
+    for base in _parse_ticker(bare, "").bases:
         unit, name = _unit_of(BASE_ALIASES.get(base, base))
         found.add(f"{unit}{name}" if unit != 1 else name)
     return frozenset(found)
 
 
-# ------------------------------------------------------------------------------------------------------ refusals first
+# --------------------------------------------------------------------------------------------------------- refusals
 
 
 def _check_characters(text: str) -> None:
-    if not text or len(text) > _LONGEST or not text.isascii() or not text.isprintable() or " " in text:
+    if not text or len(text) > _MAX_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
         raise _refused(
             "symbol_invalid",
-            f'found {show(text)}, expected a plain ticker of at most {_LONGEST} characters such as BTCUSDT.P; use "{{{{ticker}}}}"',
+            f'found {show(text)}, expected a plain ticker of at most {_MAX_LENGTH} characters such as BTCUSDT.P; use "{{{{ticker}}}}"',
         )
 
 
@@ -134,7 +141,8 @@ def _check_venues(bare: str, venues: tuple[str, str]) -> None:
         if venue in FOREIGN_VENUES:
             raise _refused(
                 "symbol_exchange_refused",
-                f"{show(bare)} on {venue} is not the market of that name here; use a crypto venue's chart, or add an alias to the webhook",
+                f"{show(bare)} on {venue} is not the crypto market of that name; use a crypto exchange's chart, "
+                "or add an alias to the webhook",
             )
 
 
@@ -142,11 +150,11 @@ def _refused(code: str, message: str) -> Refused:
     return Refused(code, f"symbol: {message}", field="symbol")
 
 
-# ------------------------------------------------------------------------------------------------------ taking it apart
+# --------------------------------------------------------------------------------------------------- parts of a ticker
 
 
 def _split_venue(upper: str) -> tuple[str, str]:
-    """`BYBIT:SOLUSDT.P` -> venue and ticker; ccxt's settlement suffix (`ETH/USDT:USDT`) is no venue and goes away."""
+    """Split `BYBIT:SOLUSDT.P` into venue and ticker; ccxt's settlement suffix (`ETH/USDT:USDT`) is dropped."""
     if ":" not in upper:
         return "", upper
     settled = _CCXT_SETTLE.fullmatch(upper)
@@ -156,13 +164,13 @@ def _split_venue(upper: str) -> tuple[str, str]:
     return (match.group(1), match.group(2)) if match else ("", upper)
 
 
-@lru_cache(maxsize=512)  # a webhook names the same few tickers all day; texts are at most 40 characters
+@lru_cache(maxsize=512)  # alerts repeat the same few tickers; texts are at most 40 characters
 def _untradable_kind(bare: str) -> str | None:
     return next((kind for pattern, kind in NOT_TRADABLE if pattern.search(bare)), None)
 
 
 @lru_cache(maxsize=512)
-def _take_apart(bare: str, venue: str) -> _Ticker:
+def _parse_ticker(bare: str, venue: str) -> _Ticker:
     marker = next((m for m in PERPETUAL_MARKERS if bare.endswith(m)), None)
     body = bare.removesuffix(marker) if marker else bare
     parts = re.split(r"[-_/]", body)
@@ -197,17 +205,17 @@ def _match(
         raise _refused("symbol_unknown", f"no market fits {show(text)}{_suggestions(ticker, listed)}")
     if len(found) > 1:
         raise _refused(
-            "symbol_ambiguous", f"{show(text)} fits {' and '.join(sorted(found))}; use the exchange's own name"
+            "symbol_ambiguous", f"{show(text)} fits {' and '.join(sorted(found))}; use the exchange's own symbol"
         )
     (symbol, (base, factor)), *_ = found.items()
-    _check_meaning(ticker, base, symbol)
+    _check_ambiguity(ticker, base, symbol)
     if factor != 1 and not rescale_units:
         raise _unit_mismatch(text, symbol, factor)
     return SymbolMatch(symbol, factor, _warnings(ticker, base, symbol, factor), _is_inverse(ticker, base))
 
 
 def _market_of(base: str, listed: Collection[str]) -> tuple[str, Decimal] | None:
-    """The market of a base and the unit factor; the same unit wins over a rescaled one. None without exactly one."""
+    """The market of a base and its unit factor; the same unit takes precedence over a rescaled one. None unless exactly one fits."""
     direct = f"PERP_{base}_USDC"
     if direct in listed:
         return direct, _ONE
@@ -222,13 +230,13 @@ def _market_of(base: str, listed: Collection[str]) -> tuple[str, Decimal] | None
 
 @lru_cache(maxsize=512)
 def _in_other_units(base: str) -> tuple[tuple[str, Decimal], ...]:
-    """What the markets of a base would be called in every unit, each with its unit factor."""
+    """Possible market symbols of a base in every unit, each with its unit factor."""
     unit, name = _unit_of(base)
-    return tuple((f"PERP_{many if many > 1 else ''}{name}_USDC", Decimal(many) / unit) for many in MULTIPLIERS)
+    return tuple((f"PERP_{size if size > 1 else ''}{name}_USDC", Decimal(size) / unit) for size in MULTIPLIERS)
 
 
 def _unit_of(base: str) -> tuple[int, str]:
-    """`1000PEPE`, `SHIB1000` and `KPEPE` count thousands: (1000, name); anything else counts single coins."""
+    """Unit and coin of a base: 1000 for `1000PEPE`, `SHIB1000` and `KPEPE`, else 1."""
     if base[:1] == "K" and base[1:] in K_UNIT_BASES:
         return 1000, base[1:]
     match = _MULTIPLIED.fullmatch(base)
@@ -237,8 +245,8 @@ def _unit_of(base: str) -> tuple[int, str]:
     return (int(match.group(1)), match.group(2)) if match.group(1) else (int(match.group(4)), match.group(3))
 
 
-def _check_meaning(ticker: _Ticker, base: str, symbol: str) -> None:
-    """Refuse where the letters fit but the thing may be another: currencies, stocks, metals, and a bare base on a foreign venue."""
+def _check_ambiguity(ticker: _Ticker, base: str, symbol: str) -> None:
+    """Refuse a ticker whose letters fit but that may be another asset: currencies, stocks, metals, a bare base on a non-crypto venue."""
     hint = f"use {symbol}, or add an alias to the webhook"
     is_bare = ticker.quote is None or base == ticker.text
     if FOREX_PAIR.fullmatch(base):
@@ -246,11 +254,11 @@ def _check_meaning(ticker: _Ticker, base: str, symbol: str) -> None:
     is_crypto_venue = ticker.venue in CRYPTO_VENUES
     if base in TRADFI_BASES and not is_crypto_venue and ticker.marker is None and (is_bare or ticker.quote == "USD"):
         raise _refused(
-            "symbol_exchange_refused", f"{show(ticker.text)} may be another thing outside crypto venues; {hint}"
+            "symbol_exchange_refused", f"{show(ticker.text)} may be another asset outside crypto exchanges; {hint}"
         )
     if is_bare and ticker.marker is None and ticker.venue and not is_crypto_venue:
         raise _refused(
-            "symbol_exchange_refused", f"{show(ticker.text)} on {show(ticker.venue)} may be something else; {hint}"
+            "symbol_exchange_refused", f"{show(ticker.text)} on {show(ticker.venue)} may be another asset; {hint}"
         )
 
 
@@ -285,13 +293,13 @@ def _find_alias(aliases: Mapping[str, str], names: tuple[str, ...]) -> str | Non
 
 
 def _from_alias(bare: str, target: str, listed: Collection[str], *, rescale_units: bool) -> SymbolMatch:
-    """The owner's word is taken for the market, not for the unit: an alias from PEPE to 1000PEPE still needs rescaling."""
+    """Resolve to the alias's market. An alias does not change the unit: PEPE to 1000PEPE still needs rescaling."""
     wanted = target.strip(_WHITESPACE)
     symbol = next((s for s in (wanted, wanted.upper(), f"PERP_{wanted.upper()}_USDC") if s in listed), None)
     if symbol is None:
         near = _near(wanted.upper(), listed)
         raise _refused("symbol_unknown", f"the alias of {show(bare)} names {show(target)}, which is not listed{near}")
-    ticker = _take_apart(bare, "")
+    ticker = _parse_ticker(bare, "")
     market_unit, market_name = _unit_of(symbol.split("_")[1])
     for base in ticker.bases:
         unit, name = _unit_of(BASE_ALIASES.get(base, base))
@@ -306,7 +314,7 @@ def _from_alias(bare: str, target: str, listed: Collection[str], *, rescale_unit
 def _unit_mismatch(text: str, symbol: str, factor: Decimal) -> Refused:
     return _refused(
         "symbol_unit_mismatch",
-        f"{symbol} trades units of {factor:f} of what {show(text)} counts; use the ticker with that unit, or let the webhook "
+        f"one unit of {symbol} is {factor:f} units of {show(text)}; use the ticker with that unit, or let the webhook "
         "rescale (--rescale-units)",
     )
 

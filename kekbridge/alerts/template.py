@@ -1,7 +1,6 @@
-"""The messages to paste into TradingView: valid JSON on one line, placeholders quoted, a signature over everything static.
+"""Build the messages to paste into TradingView: valid JSON on one line, placeholders quoted, all static fields signed.
 
-What is printed here is what payload.py reads; the tests fill every kind in every profile and send it through. Pure: the command that
-prints it, and the URL, are in cli/.
+The tests fill every kind in every profile and read it back with message.py. Pure: the command that prints it is in cli/.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from kekbridge.alerts.signature import sign
 from kekbridge.errors import ConfigError
 
 KINDS = ("strategy", "indicator", "close", "flip", "position", "ping", "pine")
-# For a message with a fixed action and no size given: shown in the explanation, and small.
+# Used for a message with a fixed action and no size; small on purpose.
 DEFAULT_QUANTITY = "0.01"
-_LONGEST_MESSAGE = 4000  # the alert dialog's limit, tradingview.md section 1.2
+_MAX_MESSAGE_LENGTH = 4000  # the alert dialog's limit, docs/internals/tradingview.md section 1.2
 _PLACEHOLDER = re.compile(r"\{\{[^{}]+\}\}")
 
 _STRATEGY_POSITION = {
@@ -35,39 +34,43 @@ _ENTRY_KINDS = frozenset({"strategy", "indicator", "flip", "position", "pine"})
 
 _EXPLAINED: Mapping[str, str] = MappingProxyType(
     {
-        "apiKey": "which webhook this is for; worthless anywhere else, replace it with `kekbridge webhook rotate`",
-        "timestamp": "when the alert fired; an old message is refused, so a copy of it is soon worthless",
+        "apiKey": "identifies the webhook; useless elsewhere, replace it with `kekbridge webhook rotate`",
+        "timestamp": "when the alert fired; an old message is refused, so a stolen copy soon expires",
         "action": "what to do",
         "symbol": "the market; {{ticker}} is the chart's",
-        "exchange": "where the chart's data comes from: delayed and foreign venues are refused",
+        "exchange": "the exchange of the chart: delayed data and non-crypto exchanges are refused",
         "quantity": "how much",
-        "quantityType": "what the quantity counts",
-        "price": "the price of the signal: bounds the slippage, and is the limit of a limit order",
+        "quantityType": "unit of the quantity",
+        "price": "price of the signal: limits the slippage, and is the limit price of a limit order",
         "orderType": "market, limit, stop, stop_limit, ioc, fok or post_only",
-        "limitPrice": "the limit",
-        "triggerPrice": "where a stop order starts",
+        "limitPrice": "limit price",
+        "triggerPrice": "price at which a stop order triggers",
         "stopLoss": "placed together with the entry, in one request",
         "takeProfit": "placed together with the entry, in one request",
-        "trailingStop": "distance of a stop that follows the price",
+        "trailingStop": "distance of a stop that trails the price",
         "leverage": "set for the market before the order",
-        "slippage": "how far the market may be from the price of the signal",
+        "slippage": "maximum distance of the market from the price of the signal",
         "marketPosition": "the strategy's position after the fill: exits are reduce-only, reversals close first",
         "marketPositionSize": "its size",
-        "prevMarketPosition": "the position before the fill: a gap means that an alert was lost",
+        "prevMarketPosition": "the position before the fill: a difference means that an alert was lost",
         "prevMarketPositionSize": "its size",
-        "comment": "a note; a cancel with the same comment finds the order again",
-        "signature": "proof that you printed this: the fields it names cannot be changed, those with ? are placeholders",
+        "comment": "free text; a cancel with the same comment finds the order",
+        "signature": "proof that the message is yours: the fields it names cannot be changed, those with ? are placeholders",
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A message (or Pine source) to paste; `explanation` is (part, what it is) in its order, `free` the fields that are not signed."""
+    """A message, or Pine source, to paste."""
 
+    #: One of KINDS.
     kind: str
+    #: The text to paste.
     message: str
+    #: (Field, its meaning) in the order of the message.
     explanation: tuple[tuple[str, str], ...]
+    #: Fields whose values are placeholders and not signed.
     free: tuple[str, ...]
 
 
@@ -91,10 +94,10 @@ def build(
     comment: str | None = None,
     profile: str = "seed",
 ) -> Template:
-    """The template of one of KINDS. Values are texts as an alert writes them, and may be placeholders such as `{{plot_0}}`.
+    """Build a template of one of KINDS. Values are texts as in an alert, and may be placeholders such as `{{plot_0}}`.
 
     `action` is the fixed action of an indicator's message. Raises ConfigError for an unknown kind, a value that cannot be pasted, or
-    a field that the profile has no place for.
+    a field that the profile does not have.
     """
     if kind not in KINDS:
         raise ConfigError(f"template kind {show(kind)} is unknown, expected one of {', '.join(KINDS)}")
@@ -118,13 +121,15 @@ def build(
     shape = find_profile(profile)
     fields = _fields_of(kind, action, symbol, quantity, given, shape)
     message, free = _signed({"apiKey": api_key, **shape.render(fields), "timestamp": "{{timenow}}"}, api_secret)
-    if len(message) > _LONGEST_MESSAGE:
-        raise ConfigError(f"the message has {len(message)} characters, TradingView's dialog takes {_LONGEST_MESSAGE}")
+    if len(message) > _MAX_MESSAGE_LENGTH:
+        raise ConfigError(
+            f"the message has {len(message)} characters, TradingView's dialog accepts {_MAX_MESSAGE_LENGTH}"
+        )
     return Template(kind, message, _explain(("apiKey", *fields, "timestamp", "signature")), free)
 
 
 def fill(message: str, values: Mapping[str, str]) -> str:
-    """The message with its placeholders replaced as TradingView does it: `values` by name (`ticker`), unknown ones left as they are."""
+    """Replace placeholders as TradingView does: `values` by name (`ticker`); unknown placeholders are kept."""
     return _PLACEHOLDER.sub(lambda match: values.get(match.group()[2:-2], match.group()), message)
 
 
@@ -139,12 +144,12 @@ def _fields_of(
     fields["symbol"] = symbol or "{{ticker}}"
     if symbol is None:
         fields["exchange"] = "{{exchange}}"
-    fields |= _size_of(kind, quantity, given)
+    fields |= _quantity_fields(kind, quantity, given)
     if kind in _ENTRY_KINDS:
         fields |= {name: value for name, value in given.items() if name != "quantityType"}
         price = "{{strategy.order.price}}" if from_strategy else "{{close}}"
         if from_strategy or not shape.is_nested("price"):
-            # A placeholder next to fixed values inside one object would leave them all unsigned.
+            # A placeholder beside fixed values in one nested object would leave them all unsigned.
             fields["price"] = price
     elif "comment" in given:
         fields["comment"] = given["comment"]
@@ -153,8 +158,8 @@ def _fields_of(
     return fields
 
 
-def _size_of(kind: str, quantity: str | None, given: Mapping[str, str]) -> dict[str, str]:
-    """Quantity and unit. A size of the trader's own in a strategy's message needs its unit, to be told from the strategy's contracts."""
+def _quantity_fields(kind: str, quantity: str | None, given: Mapping[str, str]) -> dict[str, str]:
+    """Quantity and unit. The trader's own size in a strategy's message needs a unit to distinguish it from the strategy's contracts."""
     unit = given.get("quantityType")
     if kind == "position" or (kind == "strategy" and quantity is None):
         return {"quantity": "{{strategy.order.contracts}}"}
@@ -166,7 +171,7 @@ def _size_of(kind: str, quantity: str | None, given: Mapping[str, str]) -> dict[
 
 
 def _signed(document: Mapping[str, object], api_secret: str) -> tuple[str, tuple[str, ...]]:
-    """The message with its signature, and the names left free. Signed is what the reader will see, so it is asked."""
+    """Sign a message; return it with the names left free. The signed texts are those that the reader will see."""
     texts = read_message(json.dumps(document).encode()).texts
     free = tuple(name for name, text in texts.items() if "{{" in text and name != "timestamp")
     fixed = {name: text for name, text in texts.items() if name not in free and name != "timestamp"}
@@ -175,7 +180,7 @@ def _signed(document: Mapping[str, object], api_secret: str) -> tuple[str, tuple
 
 def _one_line(document: Mapping[str, object]) -> str:
     line = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    # {{plot("Name")}} needs its quotes bare: TradingView replaces it before anyone reads the message as JSON.
+    # {{plot("Name")}} needs unescaped quotes: TradingView replaces it before the message is parsed as JSON.
     return _PLACEHOLDER.sub(lambda match: match.group().replace('\\"', '"'), line)
 
 
@@ -200,7 +205,7 @@ _PINE = """\
 //   strategy.entry("Long", strategy.long, qty = 0.01, alert_message = kekOrder("buy", 0.01))
 //   strategy.close("Long", alert_message = kekClose())
 // Indicator: alert(kekOrder("buy", 0.01), alert.freq_once_per_bar_close)
-// The time is that of the call: an order that waits for its price fires too late for it. Use --kind strategy for such orders.
+// The timestamp is that of the call, too old for an order that waits for its price. Use --kind strategy for such orders.
 kekOrder(string side, float quantity) =>
     {order}
 kekClose() =>
@@ -209,13 +214,13 @@ kekClose() =>
 
 
 def _pine(api_key: str, api_secret: str, symbol: str | None, given: Mapping[str, str], shape: Profile) -> Template:
-    """Two Pine functions whose results are the messages; their signatures are computed over placeholders in the same places."""
+    """Build two Pine functions that return the messages; their signatures leave the same fields to placeholders."""
     if shape.name != "seed":
-        raise ConfigError("the Pine template exists in kekbridge's own fields only; use --profile seed")
+        raise ConfigError("the Pine template exists only for kekbridge's own fields; use --profile seed")
     for name, value in given.items():
         if "{{" in value:
             raise ConfigError(
-                f"{name}: no placeholder works inside Pine; put the value into the function instead", field=name
+                f"{name}: placeholders do not work inside Pine; put the value into the function instead", field=name
             )
     common = {"symbol": symbol or "{{syminfo.ticker}}"}
     order = {
@@ -228,9 +233,11 @@ def _pine(api_key: str, api_secret: str, symbol: str | None, given: Mapping[str,
     sources: list[str] = []
     free: tuple[str, ...] = ()
     for fields in (order, {"action": "close", **common}):
-        message, left = _signed({"apiKey": api_key, **fields, "timestamp": "{{str.tostring(timenow)}}"}, api_secret)
+        message, message_free = _signed(
+            {"apiKey": api_key, **fields, "timestamp": "{{str.tostring(timenow)}}"}, api_secret
+        )
         sources.append(_pine_expression(message))
-        free = free or left
+        free = free or message_free
     text = _PINE.format(order=sources[0], close=sources[1])
     return Template("pine", text, _explain(("apiKey", *order, "timestamp", "signature")), free)
 

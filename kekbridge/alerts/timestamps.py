@@ -1,7 +1,4 @@
-"""When an alert fired: the spellings of time that TradingView, Pine and scripts use, and whether that is too long ago.
-
-Pure: `now` is always an argument. payload.py calls this; nothing here knows the rest of a message.
-"""
+"""Parse an alert's timestamp in the formats of TradingView, Pine and scripts, and check its age. Pure: `now` is an argument."""
 
 from __future__ import annotations
 
@@ -10,23 +7,24 @@ from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from functools import lru_cache
 
-from kekbridge.alerts.numbers import decimal_of
+from kekbridge.alerts.numbers import parse_decimal
 from kekbridge.alerts.redaction import show
 from kekbridge.errors import Refused, Unauthenticated
+from kekbridge.formatting import duration
 
 _ISO = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]{1,9}))?)?"
     r"(?:([Zz])|([+-])([0-9]{2}):?([0-9]{2})?)"
 )
-# Seconds since 1970 have nine to eleven digits (1973 to 5138), milliseconds twelve to fourteen; nothing lies in both ranges.
+# Unix seconds have nine to eleven digits (1973 to 5138), milliseconds twelve to fourteen; the ranges do not overlap.
 _FIRST_SECOND, _FIRST_MILLISECOND, _END_MILLISECOND = Decimal(10) ** 8, Decimal(10) ** 11, Decimal(10) ** 14
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def instant_of(value: object) -> datetime:
-    """The instant that `value` names, in UTC: ISO 8601 with a zone (`Z`, `+00:00`, `+0000`), or Unix seconds or milliseconds.
+def parse_timestamp(value: object) -> datetime:
+    """Parse ISO 8601 with a zone (`Z`, `+00:00`, `+0000`), or Unix seconds or milliseconds, to a UTC time.
 
-    Raises Refused(field_invalid) for anything else; a time without a zone is refused rather than guessed.
+    Raises Refused(field_invalid) for anything else, also for a time without a zone.
     """
     instant = _from_iso(value) if isinstance(value, str) else None
     if instant is None:
@@ -41,7 +39,7 @@ def instant_of(value: object) -> datetime:
     return instant
 
 
-# A message is asked twice when it fired, and all alerts of one bar say the same second.
+# The timestamp is parsed twice per message, and all alerts of one bar carry the same second.
 @lru_cache(maxsize=64)
 def _from_iso(text: str) -> datetime | None:
     match = _ISO.fullmatch(text)
@@ -61,7 +59,7 @@ def _from_iso(text: str) -> datetime | None:
 
 
 def _from_unix(value: object) -> datetime | None:
-    number = decimal_of(value)
+    number = parse_decimal(value)
     if number is None or not _FIRST_SECOND <= number < _END_MILLISECOND:
         return None
     milliseconds = number if number >= _FIRST_MILLISECOND else number * 1000
@@ -69,34 +67,23 @@ def _from_unix(value: object) -> datetime | None:
 
 
 def check_age(fired_at: datetime, *, now: datetime, max_age_s: float, max_future_s: float) -> None:
-    """Raise Unauthenticated when the alert is older than `max_age_s` or lies more than `max_future_s` ahead of `now`."""
+    """Raise Unauthenticated if the alert is older than `max_age_s`, or more than `max_future_s` ahead of `now`."""
     age_s = (now - fired_at).total_seconds()
     if age_s > max_age_s:
         raise Unauthenticated("timestamp_stale", _stale_message(fired_at, age_s, max_age_s), field="timestamp")
     if -age_s > max_future_s:
         raise Unauthenticated(
             "timestamp_future",
-            f"timestamp {fired_at:%Y-%m-%dT%H:%M:%SZ} lies {spoken_duration(-age_s)} in the future, allowed are {max_future_s:g} s; "
+            f"timestamp {fired_at:%Y-%m-%dT%H:%M:%SZ} is {duration(-age_s)} in the future, at most {max_future_s:g} s are allowed; "
             "check the clocks of the sender and of this machine",
             field="timestamp",
         )
 
 
 def _stale_message(fired_at: datetime, age_s: float, max_age_s: float) -> str:
-    said = f"timestamp {fired_at:%Y-%m-%dT%H:%M:%SZ} is {spoken_duration(age_s)} old, allowed are {max_age_s:g} s"
+    text = f"timestamp {fired_at:%Y-%m-%dT%H:%M:%SZ} is {duration(age_s)} old, at most {max_age_s:g} s are allowed"
     if fired_at.second == 0 and fired_at.microsecond == 0:
         return (
-            said + "; it looks like the opening of a bar: use {{timenow}} (fire time) instead of {{time}} (bar opening)"
+            text + "; it looks like a bar's opening time: use {{timenow}} (fire time) instead of {{time}} (bar opening)"
         )
-    return said + "; use {{timenow}}, and check the clocks of the sender and of this machine"
-
-
-def spoken_duration(seconds: float) -> str:
-    """`75` -> `1 min 15 s`; days, hours, minutes or seconds, the two largest units."""
-    left = int(seconds)
-    parts: list[str] = []
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s")):
-        count, left = divmod(left, size)
-        if count:
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2]) or "under 1 s"
+    return text + "; use {{timenow}}, and check the clocks of the sender and of this machine"

@@ -1,1 +1,1 @@
-"""The command line: one file per command group; data on stdout, messages on stderr, documented exit codes."""
+"""Command line: one file per command group; data on stdout, messages on stderr, documented exit codes."""

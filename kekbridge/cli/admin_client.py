@@ -1,4 +1,4 @@
-"""The running daemon's admin API, as commands need it: found in the data directory, spoken to with its token. Prints nothing."""
+"""HTTP client of the running daemon's admin API; address and token are read from the data directory. Prints nothing."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from urllib.request import Request, urlopen
 from kekbridge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kekbridge.cli.context import Workspace
+    from kekbridge.cli.context import CliContext
 
-_ANSWER_S = 5.0
+_TIMEOUT_S = 5.0
 
 
 class AdminApi:
-    """The API at an address, for the holder of its token."""
+    """Client of the admin API at one address."""
 
     def __init__(self, address: str, token: str) -> None:
         self.address = address
@@ -26,49 +26,50 @@ class AdminApi:
         return f"AdminApi({self.address!r})"
 
     def get(self, path: str) -> Any:
-        """What is there. Raises ConfigError when nobody answers."""
-        return self._call(path, None)
+        """GET a path and return its JSON. Raises ConfigError when the bridge does not answer."""
+        return self._request(path, None)
 
     def post(self, path: str, body: object) -> Any:
-        """Tell it something. Raises ConfigError when nobody answers, or with what the daemon has against it."""
-        return self._call(path, body)
+        """POST JSON to a path and return the JSON reply. Raises ConfigError when the bridge does not answer or rejects the request."""
+        return self._request(path, body)
 
-    def _call(self, path: str, body: object) -> Any:
+    def _request(self, path: str, body: object) -> Any:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
         request = Request(self.address + path, data=data, headers=headers)  # noqa: S310 - our own listener
         try:
-            with urlopen(request, timeout=_ANSWER_S) as answer:  # noqa: S310 - our own listener
-                return json.load(answer)
+            with urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310 - our own listener
+                return json.load(response)
         except HTTPError as error:
-            raise ConfigError(_complaint(error) or self._trouble(error.code)) from None
+            raise ConfigError(_error_text(error) or self._unexpected_status(error.code)) from None
         except (URLError, OSError, ValueError):
             raise ConfigError(f"the bridge does not answer at {self.address}; is `kekbridge serve` running?") from None
 
-    def _trouble(self, status: int) -> str:
-        return f"the admin listener at {self.address} answered {status}; restart the bridge"
+    def _unexpected_status(self, status: int) -> str:
+        return f"the admin listener at {self.address} answered HTTP {status}; restart the bridge"
 
 
-def find_admin_api(workspace: Workspace) -> AdminApi:
-    """The API of this data directory's daemon. Raises ConfigError when there never was one."""
+def find_admin_api(context: CliContext) -> AdminApi:
+    """Return a client for this data directory's daemon. Raises ConfigError when no daemon with an admin API has run yet."""
     from kekbridge.admin.auth import read_token
-    from kekbridge.cli.context import opened
+    from kekbridge.cli.context import open_database
     from kekbridge.store.daemon_addresses import admin_address
 
-    with opened(workspace) as database, database.snapshot() as connection:
+    with open_database(context) as database, database.snapshot() as connection:
         address = admin_address(connection)
-    token = read_token(workspace.data_dir)
+    token = read_token(context.data_dir)
     if address is None or token is None:
-        raise ConfigError("the bridge has not run with the admin listener yet; start `kekbridge serve` (admin.enabled)")
+        raise ConfigError(
+            "no admin listener has run on this data directory yet; start `kekbridge serve` with admin.enabled = true"
+        )
     return AdminApi(address, token)
 
 
-def _complaint(error: HTTPError) -> str | None:
-    """What the daemon said was wrong with the request, if it did."""
+def _error_text(error: HTTPError) -> str | None:
+    """Return the daemon's error text for a request that it rejected (400), else None."""
     if error.code != 400:
         return None
     try:
-        told = json.load(error)
-        return str(told["error"])
+        return str(json.load(error)["error"])
     except (ValueError, KeyError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""The tree of commands: names and one-line helps as data, each command's module imported only when it is called.
+"""Command tree: names and one-line help texts as data; a command's module is imported only when it is called.
 
 A new command is one row of COMMANDS and one file. `kekbridge --help` reads the rows and imports none of the files.
 """
@@ -13,49 +13,47 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from kekbridge import __version__
-from kekbridge.cli.options import ConfigFile, DataDir, Places
+from kekbridge.cli.options import ConfigFile, DataDir, GlobalOptions
 
 # name -> (module:attribute of its Typer, help). The order is the order of `kekbridge --help`.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "serve": ("kekbridge.cli.serve:app", "Run the bridge: take alerts and place their orders."),
-    "webhook": ("kekbridge.cli.webhook:app", "Create, list, show, edit and switch webhooks."),
-    "keys": ("kekbridge.cli.keys:app", "The exchange key: add, make, register, check, restrict, remove."),
-    "lockouts": ("kekbridge.cli.lockouts:app", "List addresses that are locked out, and let one in again."),
-    "vault": ("kekbridge.cli.vault:app", "Show where secrets are kept, and move them."),
+    "serve": ("kekbridge.cli.serve:app", "Run the bridge: receive alerts and place orders."),
+    "webhook": ("kekbridge.cli.webhook:app", "Create, list, show, edit and test webhooks."),
+    "keys": ("kekbridge.cli.keys:app", "Manage the exchange key: add, generate, register, check, remove."),
+    "lockouts": ("kekbridge.cli.lockouts:app", "List locked-out addresses, or lift a lockout."),
+    "vault": ("kekbridge.cli.vault:app", "Show where secrets are stored, or move them."),
     "template": ("kekbridge.cli.template:app", "Print the message to paste into a TradingView alert."),
-    "logs": ("kekbridge.cli.logs:app", "List what came in and what became of it, newest last."),
-    "explain": ("kekbridge.cli.explain:app", "Tell the whole story of one alert, or list every code."),
-    "replay": ("kekbridge.cli.replay:app", "Show what a stored alert would do now; never live."),
+    "logs": ("kekbridge.cli.logs:app", "List alerts and their results, newest last."),
+    "explain": ("kekbridge.cli.explain:app", "Show everything that happened to one alert, or explain codes."),
+    "replay": ("kekbridge.cli.replay:app", "Show what a stored alert would do now; sends nothing."),
     "orders": ("kekbridge.cli.orders:orders", "List orders, newest last."),
     "positions": ("kekbridge.cli.orders:positions", "List open positions as the bridge last saw them."),
-    "risk": ("kekbridge.cli.risk:app", "Show limits and their use."),
-    "stats": ("kekbridge.cli.stats:app", "Count alerts and orders, and sum what they won or lost."),
-    "dashboard": ("kekbridge.cli.dashboard:app", "Watch and steer the running bridge on one screen."),
-    "halt": ("kekbridge.cli.trading_state:halt", "Stop all trading at once, exits too."),
-    "exits-only": ("kekbridge.cli.trading_state:exits_only", "Refuse entries at once; exits still pass."),
+    "risk": ("kekbridge.cli.risk:app", "Show limits and how much of each is used."),
+    "stats": ("kekbridge.cli.stats:app", "Count alerts and orders, and sum profit and loss."),
+    "dashboard": ("kekbridge.cli.dashboard:app", "Watch and control the running bridge on one screen."),
+    "halt": ("kekbridge.cli.trading_state:halt", "Stop all trading at once, including exits."),
+    "exits-only": ("kekbridge.cli.trading_state:exits_only", "Deny entries at once; exits still pass."),
     "flatten": ("kekbridge.cli.flatten:flatten", "Halt, cancel every order, close every position."),
-    "resume": ("kekbridge.cli.trading_state:resume", "Trade again after halt or exits-only."),
-    "jobs": (
-        "kekbridge.cli.jobs:app",
-        "List what runs by the clock: last run and how long it took, next run, runs and failures.",
-    ),
-    "notify": ("kekbridge.cli.notify:app", "Be told of fills, refusals, limits and trouble."),
-    "backup": ("kekbridge.cli.backup:backup", "Write everything into one file, also while the daemon runs."),
-    "restore": (
-        "kekbridge.cli.backup:restore",
-        "Bring a backup back into the data directory; the daemon must be stopped.",
-    ),
+    "resume": ("kekbridge.cli.trading_state:resume", "Resume trading after halt, exits-only or a limit."),
+    "jobs": ("kekbridge.cli.jobs:app", "List the daemon's scheduled jobs: last run, next run, failures."),
+    "notify": ("kekbridge.cli.notify:app", "Configure notifications for fills, rejections, limits and errors."),
+    "backup": ("kekbridge.cli.backup:backup", "Write a backup to one file; the daemon may be running."),
+    "restore": ("kekbridge.cli.backup:restore", "Restore a backup into the data directory; stop the daemon first."),
     "export": ("kekbridge.cli.export:app", "Write alerts, orders, fills or P&L as CSV or JSON."),
-    "history": ("kekbridge.cli.history:app", "What happened, event by event, and whether nobody changed the record."),
-    "doctor": ("kekbridge.cli.doctor:app", "Check everything, from the settings to the way from TradingView."),
+    "history": ("kekbridge.cli.history:app", "List events, and verify that the record was not altered."),
+    "doctor": (
+        "kekbridge.cli.doctor:app",
+        "Check the whole installation, from settings to reachability from TradingView.",
+    ),
     "install-systemd": ("kekbridge.cli.systemd:app", "Write a hardened systemd service and socket."),
     "config": ("kekbridge.cli.config:app", "Show and check the settings."),
-    "paper": ("kekbridge.cli.paper:app", "Run the paper exchange alone, for any Orderly client."),
+    "docs": ("kekbridge.cli.docs:app", "Read the documentation: alerts, limits, going live, operations."),
+    "paper": ("kekbridge.cli.paper:app", "Run only the paper exchange, for any Orderly client."),
 }
 
 
 class LazyCommands(TyperGroup):
-    """A group whose commands are imported when they are asked for."""
+    """A Typer group that imports a command's module on first use."""
 
     def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # Typer's own context, by its public name
         return list(COMMANDS)
@@ -82,26 +80,26 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="\b\nStart here:\n  kekbridge serve                 paper trading on 127.0.0.1:8080, nothing to set up\n"
-    "  kekbridge template default      the message to paste into TradingView\n"
-    "  kekbridge COMMAND --help        options and an example of each command",
+    epilog="\b\nStart here:\n  kekbridge serve               paper trading on 127.0.0.1:8080, no setup\n"
+    "  kekbridge template default    the message to paste into TradingView\n"
+    "  kekbridge COMMAND --help      options and examples of a command",
 )
 
 
-def _show_version(is_asked: bool) -> None:
-    if is_asked:
+def _show_version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(f"kekbridge {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def root(
-    context: typer.Context,
+    ctx: typer.Context,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Self-hosted bridge from TradingView alerts to KEK DEX: takes an alert, checks it, places the order."""
-    context.obj = Places(data_dir=data_dir, config=config)
+    """Self-hosted bridge from TradingView alerts to KEK DEX: receives an alert, checks it, places the order."""
+    ctx.obj = GlobalOptions(data_dir=data_dir, config=config)

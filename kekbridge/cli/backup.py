@@ -1,4 +1,4 @@
-"""`kekbridge backup` and `kekbridge restore`: everything into one file while the daemon runs, and back while it does not."""
+"""`kekbridge backup` and `kekbridge restore`: write a data directory to one file, and restore it from there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge.cli.context import find_workspace, now
+from kekbridge import formatting
+from kekbridge.cli.context import now, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 
 if TYPE_CHECKING:
@@ -21,41 +22,41 @@ restore = typer.Typer(rich_markup_mode=None, add_completion=False)
     epilog=examples("kekbridge backup kekbridge.zip", 'kekbridge backup "/srv/backups/$(date +%F).zip" --json')
 )
 def back_up(
-    context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it; an existing file is replaced.")],
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; an existing file is replaced.")],
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Write everything into one file, also while the daemon runs.
+    """Write a backup to one file; the daemon may be running.
 
-    The database as of one instant, the vault's sealed parts and the settings, with checksums. Secrets stay sealed; the key that opens
-    them is not in it: keep that apart.
+    It holds a consistent copy of the database, the vault's sealed files and the settings, with checksums. Secrets stay sealed. The
+    key that opens them is not included: keep it elsewhere.
     """
     from kekbridge.cli import render
     from kekbridge.ops import backup as bridge_backup
 
-    made = bridge_backup.make(find_workspace(context, data_dir, config).data_dir, file.absolute(), now=now())
+    written = bridge_backup.make(resolve_context(ctx, data_dir, config).data_dir, file.absolute(), now=now())
     if as_json:
-        render.as_json(_as_data(made))
+        render.as_json(_as_data(written))
         return
-    render.line(f"{made.file}: {made.alerts} alerts, {made.orders} orders, {made.bytes} bytes")
-    render.note(f"History: {made.history} events, last hash {made.history_hash}")
+    render.line(f"{written.file}: {written.alerts} alerts, {written.orders} orders, {written.bytes} bytes")
+    render.note(f"History: {written.history} events, last hash {written.history_hash}")
 
 
 @restore.command(epilog=examples("kekbridge restore kekbridge.zip", "kekbridge restore kekbridge.zip --yes"))
-def bring_back(
-    context: typer.Context,
+def restore_backup(
+    ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `kekbridge backup` wrote.")],
     yes: Yes = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Bring a backup back into the data directory; the daemon must be stopped.
+    """Restore a backup into the data directory; stop the daemon first.
 
-    What is there is moved aside, not deleted. No order is sent again: the next start asks the exchange for every order that waited
-    when the backup was made, and takes over the exchange's positions and fills. Alerts that came after the backup are not known any more.
+    Existing data is moved aside, not deleted. No order is sent again: at the next start the bridge looks up every order that was waiting
+    when the backup was created, and takes over positions and fills from the exchange. Alerts received after the backup are no longer known.
     """
     from kekbridge.cli import render
     from kekbridge.errors import AlreadyRunning
@@ -63,29 +64,31 @@ def bring_back(
     from kekbridge.store.connections import FILE_NAME
     from kekbridge.store.lock import DaemonLock
 
-    directory = find_workspace(context, data_dir, config).data_dir
-    found = bridge_backup.inspect(file)
+    directory = resolve_context(ctx, data_dir, config).data_dir
+    backup_file = bridge_backup.inspect(file)
     holder = DaemonLock.holder(directory)
     if holder is not None:
         raise AlreadyRunning(
-            "already_running", f"the daemon (process {holder}) uses {directory}; stop it before restoring"
+            "already_running", f"the daemon (process {holder}) is using {directory}; stop it before restoring"
         )
     if (directory / FILE_NAME).exists() and not yes:
-        made = render.moment(found.made_at)
+        made_at = formatting.moment(backup_file.made_at)
         typer.confirm(
-            f"Replace the data in {directory} by the backup of {made} ({found.alerts} alerts)?", abort=True, err=True
+            f"Replace the data in {directory} with the backup of {made_at} UTC ({backup_file.alerts} alerts)?",
+            abort=True,
+            err=True,
         )
     _, old = bridge_backup.restore(file, directory, now=now())
     if as_json:
-        render.as_json({"restored": _as_data(found), "movedAside": None if old is None else str(old)})
+        render.as_json({"restored": _as_data(backup_file), "movedAside": None if old is None else str(old)})
         return
-    render.line(f"restored {found.alerts} alerts and {found.orders} orders, as of {render.moment(found.made_at)} UTC")
+    render.line(
+        f"restored {backup_file.alerts} alerts and {backup_file.orders} orders, as of {formatting.moment(backup_file.made_at)} UTC"
+    )
     if old is not None:
-        render.note(f"What was there is in {old}")
-    render.note("The next start asks the exchange for every order that waited; `kekbridge doctor` checks the vault.")
+        render.note(f"The earlier data is in {old}")
+    render.note("The next start looks up every waiting order on the exchange. Check the vault with `kekbridge doctor`.")
 
 
-def _as_data(made: Backup) -> dict[str, Any]:
-    from kekbridge.cli import render
-
-    return {**render.jsonable(made), "file": str(made.file)}
+def _as_data(backup: Backup) -> dict[str, Any]:
+    return {**formatting.to_jsonable(backup), "file": str(backup.file)}

@@ -1,10 +1,10 @@
-"""`kekbridge config`: what the settings are, where each comes from, and whether they are right. Changes nothing."""
+"""`kekbridge config`: show the settings and their sources, check them, print paths. Changes nothing."""
 
 from __future__ import annotations
 
 import typer
 
-from kekbridge.cli.context import Workspace, find_workspace
+from kekbridge.cli.context import CliContext, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 app = typer.Typer(
@@ -17,60 +17,60 @@ app = typer.Typer(
 
 
 @app.command(epilog=examples("kekbridge config show", "KEKBRIDGE_SERVER_PORT=9000 kekbridge config show --json"))
-def show(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
-    """Print every setting, its value and whether it is the default or comes from the file or the environment."""
+def show(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
+    """Print every setting with its value and source."""
     from kekbridge.cli import render
 
-    workspace = find_workspace(context, data_dir, config)
-    rows = _rows(workspace)
+    context = resolve_context(ctx, data_dir, config)
+    rows = _rows(context)
     if as_json:
-        render.as_json(workspace.settings.model_dump(mode="json"))
+        render.as_json(context.settings.model_dump(mode="json"))
         return
     render.table([render.Column("SETTING"), render.Column("VALUE", shrinks=True), render.Column("FROM")], rows)
-    render.note(f"File: {workspace.config_file or 'none (config.example.toml lists everything that can be set)'}")
+    render.note(f"Settings file: {context.config_file or 'none (config.example.toml lists every setting)'}")
 
 
 @app.command(epilog=examples("kekbridge config check", "kekbridge config check --config /etc/kekbridge.toml"))
-def check(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
-    """Read the settings as `serve` would; exit code 2 and one line when something is wrong."""
+def check(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
+    """Check the settings as `serve` does. Exit code 2 and one line if something is wrong."""
     from kekbridge.cli import render
     from kekbridge.daemon.preflight import check_settings
 
-    workspace = find_workspace(context, data_dir, config)
-    check_settings(workspace.settings)
-    changed = [name for name, _, source in _rows(workspace) if source != "default"]
+    context = resolve_context(ctx, data_dir, config)
+    check_settings(context.settings)
+    changed = [name for name, _, source in _rows(context) if source != "default"]
     if as_json:
-        render.as_json({"ok": True, "file": _text(workspace.config_file), "changed": changed})
+        render.as_json({"ok": True, "file": _text(context.config_file), "changed": changed})
         return
-    render.line(f"ok: {workspace.config_file or 'no file, defaults'}; changed settings: {', '.join(changed) or 'none'}")
+    render.line(f"ok: {context.config_file or 'no settings file'}; changed settings: {', '.join(changed) or 'none'}")
 
 
 @app.command(epilog=examples("kekbridge config path", 'sqlite3 "$(kekbridge config path --json | jq -r .database)"'))
-def path(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
-    """Print where the settings, the data directory and the database are."""
+def path(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
+    """Print the paths of settings, data directory and database."""
     from kekbridge.cli import render
     from kekbridge.store.connections import FILE_NAME
 
-    workspace = find_workspace(context, data_dir, config)
-    places = {
-        "config": _text(workspace.config_file),
-        "dataDir": str(workspace.data_dir),
-        "database": str(workspace.data_dir / FILE_NAME),
+    context = resolve_context(ctx, data_dir, config)
+    paths = {
+        "config": _text(context.config_file),
+        "dataDir": str(context.data_dir),
+        "database": str(context.data_dir / FILE_NAME),
     }
     if as_json:
-        render.as_json(places)
+        render.as_json(paths)
         return
-    usual = workspace.data_dir / "config.toml"
+    default_file = context.data_dir / "config.toml"
     render.pairs(
         [
-            ("config", places["config"] or f"none; {usual} would be read if it existed"),
-            ("data directory", places["dataDir"]),
-            ("database", places["database"]),
+            ("config", paths["config"] or f"none; {default_file} is read if it exists"),
+            ("data directory", paths["dataDir"]),
+            ("database", paths["database"]),
         ]
     )
 
 
-def _rows(workspace: Workspace) -> list[tuple[str, object, str]]:
+def _rows(context: CliContext) -> list[tuple[str, object, str]]:
     import os
 
     from kekbridge.config import ENVIRONMENT_PREFIX, Settings, dotted_names
@@ -78,7 +78,7 @@ def _rows(workspace: Workspace) -> list[tuple[str, object, str]]:
     defaults = Settings()
     rows: list[tuple[str, object, str]] = []
     for name in dotted_names():
-        value = _setting(workspace.settings, name)
+        value = _setting(context.settings, name)
         if ENVIRONMENT_PREFIX + name.replace(".", "_").upper() in os.environ:
             source = "environment"
         else:

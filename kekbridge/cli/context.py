@@ -1,19 +1,19 @@
-"""Where a command works: data directory, settings, database and vault, found from options, environment and files.
+"""Data directory, settings, database and vault of one command, found from options, environment and files.
 
-Options after the command win over those before it. Nothing is opened before it is asked for; nothing here prints.
+Options after the command's name override those before it. Everything is opened on demand; nothing here prints.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kekbridge.cli.options import Places
+from kekbridge.cli.options import GlobalOptions
 
 if TYPE_CHECKING:
     import sqlite3
@@ -27,83 +27,90 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Workspace:
-    """The data directory, the settings in force and the file they came from (None: defaults and environment only)."""
+class CliContext:
+    """Where a command works and with which settings."""
 
+    #: Data directory, absolute; may not exist yet.
     data_dir: Path
+    #: Settings in force: defaults, file, environment, options.
     settings: Settings
+    #: File the settings were read from. None: defaults and environment only.
     config_file: Path | None
 
 
-def find_workspace(
-    context: typer.Context,
+def resolve_context(
+    ctx: typer.Context,
     data_dir: Path | None,
     config: Path | None,
     overrides: Mapping[str, Any] | None = None,
-) -> Workspace:
-    """The workspace of this command; `overrides` are settings given as options (dotted names, None: not given).
+) -> CliContext:
+    """Return the context of this command; `overrides` are settings given as options (dotted names, None: not given).
 
-    Raises ConfigError with one line when a file or setting is wrong.
+    Raises ConfigError when a file or setting is wrong.
     """
     from kekbridge.config import default_data_dir, find_config_file, load_settings
 
-    before = context.obj if isinstance(context.obj, Places) else Places()
-    directory = (data_dir or before.data_dir or default_data_dir()).expanduser().absolute()
-    file = find_config_file(config or before.config, directory)
-    return Workspace(directory, load_settings(file, overrides=overrides), file)
+    given = ctx.obj if isinstance(ctx.obj, GlobalOptions) else GlobalOptions()
+    directory = (data_dir or given.data_dir or default_data_dir()).expanduser().absolute()
+    file = find_config_file(config or given.config, directory)
+    return CliContext(directory, load_settings(file, overrides=overrides), file)
 
 
 @contextmanager
-def opened(workspace: Workspace, *, create: bool = False) -> Iterator[Database]:
-    """The database of the workspace. Raises NotFound, naming the way out, when there is none yet and `create` is False."""
+def open_database(context: CliContext, *, create: bool = False) -> Iterator[Database]:
+    """Open the data directory's database. Raises NotFound, with the fix, when there is none yet and `create` is False."""
     from kekbridge.store.database import Database
 
-    database = Database.open(workspace.data_dir, create=create)
+    database = Database.open(context.data_dir, create=create)
     try:
         yield database
     finally:
         database.close_now()
 
 
-def open_sealer(workspace: Workspace, database: Database) -> Sealer:
-    """The sealer of the webhooks' secrets: the vault that the settings, or the last started daemon's mode, name.
+def open_sealer(context: CliContext, database: Database) -> Sealer:
+    """Return the sealer of webhook secrets, with the master key from the vault of the mode in force.
 
-    Opens the vault, which may ask a keyring: call it before a transaction, not inside.
+    Opening the vault may wait for a keyring: call this before a transaction, not inside one.
     """
     from kekbridge.vault import Sealer, master_key
 
-    return Sealer(master_key(open_the_vault(workspace, mode_in_force(workspace, database))))
+    return Sealer(master_key(open_vault(context, mode_in_force(context, database))))
 
 
-def open_the_vault(workspace: Workspace, mode: Mode) -> OpenVault:
-    """The vault that the settings name, or the first that this mode may use; asks for its passphrase where somebody can answer."""
+def open_vault(context: CliContext, mode: Mode) -> OpenVault:
+    """Open the vault that the settings name, else the first that this mode may use; prompts for its passphrase on a terminal."""
+    from kekbridge import vault
+
+    return vault.open_vault(context.settings.vault, context.data_dir, mode, ask=passphrase_prompt())
+
+
+def passphrase_prompt() -> Callable[[str], str] | None:
+    """Return a hidden prompt, or None when stdin is no terminal."""
     import getpass
 
-    from kekbridge.vault import open_vault
-
-    ask = getpass.getpass if sys.stdin is not None and sys.stdin.isatty() else None
-    return open_vault(workspace.settings.vault, workspace.data_dir, mode, ask=ask)
+    return getpass.getpass if sys.stdin is not None and sys.stdin.isatty() else None
 
 
-def mode_in_force(workspace: Workspace, database: Database) -> Mode:
-    """The configured mode; if nobody configured one, that of the last started daemon."""
-    from kekbridge.webhooks import registry as webhooks
+def mode_in_force(context: CliContext, database: Database) -> Mode:
+    """Return the configured mode; if none is configured, the mode of the last started daemon."""
+    from kekbridge.webhooks import registry
 
     with database.snapshot() as connection:
-        return webhooks.mode_of(
-            connection, workspace.settings.mode, is_explicit="mode" in workspace.settings.model_fields_set
+        return registry.mode_of(
+            connection, context.settings.mode, is_explicit="mode" in context.settings.model_fields_set
         )
 
 
-def webhook_url(workspace: Workspace, connection: sqlite3.Connection) -> str:
-    """Where TradingView must send to, as the running daemon has it, else as the settings say."""
+def webhook_url(context: CliContext, connection: sqlite3.Connection) -> str:
+    """Return the URL for TradingView: the running daemon's, else the one that follows from the settings."""
     from kekbridge.store.lock import DaemonLock
-    from kekbridge.webhooks import registry as webhooks
+    from kekbridge.webhooks import registry
 
-    is_running = DaemonLock.holder(workspace.data_dir) is not None
-    return webhooks.address_of(connection, workspace.settings, is_running=is_running)
+    is_running = DaemonLock.holder(context.data_dir) is not None
+    return registry.webhook_url(connection, context.settings, is_running=is_running)
 
 
 def now() -> datetime:
-    """The clock of the command line: aware, UTC."""
+    """Return the current time, aware, in UTC."""
     return datetime.now(UTC)

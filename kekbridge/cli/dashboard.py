@@ -1,6 +1,6 @@
-"""`kekbridge dashboard`: the running bridge on one screen, with keys to halt, allow exits only, resume. Reads the admin API.
+"""`kekbridge dashboard`: the running bridge's live state on one screen, with keys to halt, deny entries and resume.
 
-The screen shows what the daemon knows at this moment; the levers are the daemon's own.
+Reads and writes through the daemon's admin API only.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kekbridge import formatting
 from kekbridge.cli.admin_client import AdminApi, find_admin_api
-from kekbridge.cli.context import find_workspace
+from kekbridge.cli.context import resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.errors import ConfigError
 
@@ -25,94 +26,97 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
-_LOOK_EVERY_S = 1.0
+_REFRESH_S = 1.0
 _SHOWN_LIMITS = 2
 _SHOWN_CONDITIONS = 3
-_SHOWN_STAGES = ("stored", "accepted", "filled", "answered")  # as many as 80 columns hold
-_KEYS = {"h": "halted", "e": "exits_only", "r": "running"}
+_SHOWN_STAGES = ("stored", "accepted", "filled", "answered")  # as many as fit 80 columns
+_STATE_KEYS = {"h": "halted", "e": "exits_only", "r": "running"}
 
 
 @app.command(
     epilog=examples(
         "kekbridge dashboard",
-        "kekbridge dashboard --token      the token and address of the web pages",
+        "kekbridge dashboard --token      address and token of the web pages",
         "kekbridge dashboard --json       the live state once, for scripts",
     )
 )
 def dashboard(
-    context: typer.Context,
-    show_token: Annotated[bool, typer.Option("--token", help="Print the web pages' address and token.")] = False,
+    ctx: typer.Context,
+    show_token: Annotated[bool, typer.Option("--token", help="Print the address and token of the web pages.")] = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Watch and steer the running bridge on one screen.
+    """Watch and control the running bridge on one screen.
 
-    Keys: h halt, e exits only, r resume (each asks once more), q quit. The same and more is on the web pages; reach them from elsewhere
+    Keys: h halt, e exits only, r resume (each asks for confirmation), q quit. The web pages show more; from another machine, reach them
     with `ssh -L 8081:127.0.0.1:8081 HOST`.
     """
     from kekbridge.cli import render
 
-    api = find_admin_api(find_workspace(context, data_dir, config))
-    desk = Desk(api)
+    api = find_admin_api(resolve_context(ctx, data_dir, config))
+    client = DashboardClient(api)
     if show_token:
         if as_json:
             render.as_json({"url": api.address, "token": api.token})
         else:
             render.pairs([("address", api.address), ("token", api.token)])
     elif as_json or not sys.stdout.isatty():
-        render.as_json(desk.state())
+        render.as_json(client.state())
     else:
-        _watch(desk)
+        _watch(client)
 
 
-class Desk:
-    """The daemon's admin API, as this command needs it."""
+class DashboardClient:
+    """The two admin API calls that the dashboard makes."""
 
     def __init__(self, api: AdminApi) -> None:
         self._api = api
 
     def state(self) -> dict[str, Any]:
-        """The live state. Raises ConfigError when nobody answers."""
-        found: dict[str, Any] = self._api.get("/api/state")
-        return found
+        """Return the live state. Raises ConfigError when the bridge does not answer."""
+        state: dict[str, Any] = self._api.get("/api/state")
+        return state
 
-    def steer(self, state: str) -> None:
+    def set_trading_state(self, state: str) -> None:
+        """Set the trading state: running, exits_only or halted. Raises ConfigError when the bridge does not answer."""
         self._api.post("/api/trading", {"state": state, "reason": "by hand"})
 
 
-def _watch(desk: Desk) -> None:
-    """Draw until q or Ctrl-C."""
+def _watch(client: DashboardClient) -> None:
+    """Redraw the screen every second until q or Ctrl-C."""
     from rich.live import Live
 
     from kekbridge.cli import render
 
-    state = desk.state()
-    asked: str | None = None
-    trouble = ""
-    screen_of = render.console()
-    with _single_keys() as key, Live(console=screen_of, screen=True, auto_refresh=False) as live:
+    state = client.state()
+    pending: str | None = None
+    error_text = ""
+    console = render.console()
+    with _single_keys() as read_key, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(screen(state, width=screen_of.width, height=screen_of.height, asked=asked, trouble=trouble))
+            live.update(
+                screen(state, width=console.width, height=console.height, pending=pending, error_text=error_text)
+            )
             live.refresh()
-            pressed = key(_LOOK_EVERY_S)
+            pressed = read_key(_REFRESH_S)
             if pressed in ("q", "\x03", "\x04"):
                 return
             try:
-                if asked is not None and pressed:
+                if pending is not None and pressed:
                     if pressed == "y":
-                        desk.steer(asked)
-                    asked = None
-                elif pressed in _KEYS:
-                    asked = _KEYS[pressed]
-                state, trouble = desk.state(), ""
+                        client.set_trading_state(pending)
+                    pending = None
+                elif pressed in _STATE_KEYS:
+                    pending = _STATE_KEYS[pressed]
+                state, error_text = client.state(), ""
             except ConfigError as error:
-                trouble = error.message
+                error_text = error.message
 
 
 @contextmanager
 def _single_keys() -> Iterator[Any]:
-    """Keys without Enter: a function that waits at most so many seconds for one, and returns it or nothing."""
+    """Yield a function that returns the next key pressed, or "" after the given number of seconds."""
     import os
     import select
     import termios
@@ -121,24 +125,29 @@ def _single_keys() -> Iterator[Any]:
     file = sys.stdin.fileno()
     before = termios.tcgetattr(file)
 
-    def key(longest_s: float) -> str:
-        ready, _, _ = select.select([file], [], [], longest_s)
+    def read_key(timeout_s: float) -> str:
+        ready, _, _ = select.select([file], [], [], timeout_s)
         return os.read(file, 1).decode("latin-1").lower() if ready else ""
 
     try:
         tty.setcbreak(file)
-        yield key
+        yield read_key
     finally:
         termios.tcsetattr(file, termios.TCSADRAIN, before)
 
 
-def screen(state: dict[str, Any], *, width: int, height: int, asked: str | None = None, trouble: str = "") -> Group:
-    """The whole screen for one state; fits the height by showing fewer alerts."""
+def screen(
+    state: dict[str, Any], *, width: int, height: int, pending: str | None = None, error_text: str = ""
+) -> Group:
+    """Render one state; shows as many alerts as fit the height.
+
+    `pending` is a trading state that waits for confirmation, `error_text` the last error.
+    """
     from rich.console import Group
     from rich.text import Text
 
     parts = [
-        *_head(state),
+        *_header(state),
         *_conditions(state),
         Text(),
         *_positions(state),
@@ -147,23 +156,23 @@ def screen(state: dict[str, Any], *, width: int, height: int, asked: str | None 
         Text(),
         *_limits(state),
     ]
-    room = max(height - len(parts) - 4, 1)
-    parts += [Text(), *_alerts(state, room)]
+    alert_rows = max(height - len(parts) - 4, 1)
+    parts += [Text(), *_alerts(state, alert_rows)]
     for part in parts:
         part.truncate(width, overflow="ellipsis")
     parts += [Text()] * max(height - len(parts) - 1, 0)
-    return Group(*parts[: height - 1], _foot(asked, trouble, width))
+    return Group(*parts[: height - 1], _footer(pending, error_text, width))
 
 
-def _head(state: dict[str, Any]) -> list[Text]:
+def _header(state: dict[str, Any]) -> list[Text]:
     from rich.text import Text
 
     trading, ready, exchange, account = state["trading"], state["ready"], state["exchange"], state["account"]
     first = Text()
     first.append(f" {state['mode'].upper()} ", style="reverse")
-    first.append(f" {_words(trading['state'])}", style=_style(trading["state"]))
+    first.append(f" {_state_text(trading['state'])}", style=_style(trading["state"]))
     if trading["state"] != "running" and trading["reason"]:
-        first.append(f" ({_clean(trading['reason'])})")
+        first.append(f" ({formatting.to_text(trading['reason'])})")
     first.append("  ")
     first.append(
         "ready" if ready["ready"] else f"not ready: {ready['detail'] or 'reconciling'}",
@@ -179,28 +188,28 @@ def _head(state: dict[str, Any]) -> list[Text]:
     money.append("-" if account is None else f"{Decimal(account['value']):.2f}", style="bold")
     money.append(
         f"  unrealized {_money(account and account['unrealizedPnl'])}  net 24 h {_money(day['netPnl'])}"
-        f"  fees {_money(day['fees'])}  leverage {_plain(day['leverage'])}"
+        f"  fees {_money(day['fees'])}  leverage {_leverage(day['leverage'])}"
     )
     counts = day["counts"]
-    flow = Text(
+    counts_line = Text(
         f"24 h: {counts['received']} alerts, {counts['done']} done, {counts['refused']} refused, {counts['unknown']} unknown,"
         f" {counts['waiting']} waiting, {counts['filled']} filled"
     )
     times = day["latencyMs"]
     if times:
         shown = (f"{stage} {one['p50']:.0f}/{one['p95']:.0f}" for stage, one in times.items() if stage in _SHOWN_STAGES)
-        speed = Text(f"ms p50/p95: {'  '.join(shown)}", style="dim")
-        return [first, money, flow, speed]
-    return [first, money, flow]
+        latencies = Text(f"ms p50/p95: {'  '.join(shown)}", style="dim")
+        return [first, money, counts_line, latencies]
+    return [first, money, counts_line]
 
 
 def _conditions(state: dict[str, Any]) -> list[Text]:
-    """What holds now and somebody should know, the newest last; more than three would push the positions away."""
+    """Active conditions, newest last; at most three, so that positions stay on the screen."""
     from rich.text import Text
 
-    held = sorted(state["conditions"], key=lambda one: str(one["since"]))
-    shown = [Text(f"! {_clean(one['words'])}", style="bold yellow") for one in held[-_SHOWN_CONDITIONS:]]
-    more = len(held) - len(shown)
+    active = sorted(state["conditions"], key=lambda one: str(one["since"]))
+    shown = [Text(f"! {formatting.to_text(one['words'])}", style="bold yellow") for one in active[-_SHOWN_CONDITIONS:]]
+    more = len(active) - len(shown)
     return [Text(f"! {more} more: `kekbridge doctor`", style="yellow"), *shown] if more else shown
 
 
@@ -218,17 +227,17 @@ def _positions(state: dict[str, Any]) -> list[Text]:
         row.append(f"{_money(pnl):>12}", style="" if pnl is None else "green" if Decimal(pnl) >= 0 else "red")
         row.append(f"{_price(one['liquidation']):>14}")
         rows.append(row)
-    return rows if len(rows) > 1 else [Text("no open position", style="dim")]
+    return rows if len(rows) > 1 else [Text("no open positions", style="dim")]
 
 
 def _open_orders(state: dict[str, Any]) -> list[Text]:
     from rich.text import Text
 
-    found = state["openOrders"]
-    if not found:
-        return [Text("no open order", style="dim")]
+    orders = state["openOrders"]
+    if not orders:
+        return [Text("no open orders", style="dim")]
     rows = [Text("OPEN ORDERS", style="bold")]
-    for one in found[-4:]:
+    for one in orders[-4:]:
         price = f" at {one['limitPrice']}" if one["limitPrice"] else ""
         rows.append(
             Text(
@@ -249,52 +258,60 @@ def _limits(state: dict[str, Any]) -> list[Text]:
         for line in scope["limits"]
         if line["used"]
     ]
-    fullest = sorted(((share, name, line) for share, name, line in used if share is not None), key=lambda one: -one[0])
-    rows = [Text("LIMITS, THE FULLEST", style="bold")]
-    for share, name, line in fullest[:_SHOWN_LIMITS]:
+    most_used = sorted(
+        ((share, name, line) for share, name, line in used if share is not None), key=lambda one: -one[0]
+    )
+    rows = [Text("LIMITS, MOST USED FIRST", style="bold")]
+    for share, name, line in most_used[:_SHOWN_LIMITS]:
         part = max(min(share, Decimal(1)), Decimal(0))
         row = Text(f"{share * 100:>4.0f} % ")
         row.append(f"{'█' * round(part * 10):<10}", style="red" if part >= Decimal("0.9") else "green")
-        row.append(f"  {_clean(name)}: {line['name']} {line['used']} of {line['limit']}")
+        row.append(f"  {formatting.to_text(name)}: {line['name']} {line['used']} of {line['limit']}")
         rows.append(row)
     closed = [
-        f"{_clean(scope['name'])}: {_words(scope['state'])}"
+        f"{formatting.to_text(scope['name'])}: {_state_text(scope['state'])}"
         for scope in state["limits"][1:]
         if scope["state"] != "running"
     ]
     if closed:
         rows.append(Text(f"closed  {', '.join(closed)}", style="yellow"))
-    return rows if len(rows) > 1 else [Text("no limit is used", style="dim")]
+    return rows if len(rows) > 1 else [Text("no limits in use", style="dim")]
 
 
-def _alerts(state: dict[str, Any], room: int) -> list[Text]:
+def _alerts(state: dict[str, Any], count: int) -> list[Text]:
     from rich.text import Text
 
-    rows = [Text(f"{'TIME':<9}{'WEBHOOK':<11}{'SAYS':<11}{'STATUS':<12}WHY", style="bold")]
-    for one in state["lastAlerts"][-room:]:
-        says = " ".join(part for part in (one["action"], _market(one["symbol"] or "")) if part)
-        row = Text(f"{one['receivedAt'][11:19]:<9}{_clean(one['webhook'])[:10]:<11}{_clean(says)[:10]:<11}")
+    rows = [Text(f"{'TIME':<9}{'WEBHOOK':<11}{'ALERT':<11}{'STATUS':<12}WHY", style="bold")]
+    for one in state["lastAlerts"][-count:]:
+        alert = " ".join(part for part in (one["action"], _market(one["symbol"] or "")) if part)
+        row = Text(
+            f"{one['receivedAt'][11:19]:<9}{formatting.to_text(one['webhook'])[:10]:<11}{formatting.to_text(alert)[:10]:<11}"
+        )
         status = "part filled" if one["status"] == "partially_filled" else one["status"]
         row.append(f"{status:<12}", style=_style(one["status"]))
-        row.append(_clean(": ".join(part for part in (one["code"], one["error"]) if part) or " "), style="dim")
+        row.append(
+            formatting.to_text(": ".join(part for part in (one["code"], one["error"]) if part) or " "), style="dim"
+        )
         rows.append(row)
-    return rows if len(rows) > 1 else [Text("no alert yet", style="dim")]
+    return rows if len(rows) > 1 else [Text("no alerts yet", style="dim")]
 
 
-def _foot(asked: str | None, trouble: str, width: int) -> Text:
+def _footer(pending: str | None, error_text: str, width: int) -> Text:
     from rich.text import Text
 
-    if asked is not None:
-        foot = Text(f" {_words(asked)}: sure? y yes, any other key no ", style="bold reverse yellow")
-    elif trouble:
-        foot = Text(f" {_clean(trouble)} ", style="bold reverse red")
+    if pending is not None:
+        footer = Text(
+            f" {_state_text(pending)}: press y to confirm, any other key to cancel ", style="bold reverse yellow"
+        )
+    elif error_text:
+        footer = Text(f" {formatting.to_text(error_text)} ", style="bold reverse red")
     else:
-        foot = Text(" h halt   e exits only   r resume   q quit ", style="reverse")
-    foot.truncate(width, overflow="ellipsis")
-    return foot
+        footer = Text(" h halt   e exits only   r resume   q quit ", style="reverse")
+    footer.truncate(width, overflow="ellipsis")
+    return footer
 
 
-def _words(state: str) -> str:
+def _state_text(state: str) -> str:
     return {"running": "trading", "exits_only": "EXITS ONLY", "halted": "HALTED"}.get(state, state)
 
 
@@ -304,16 +321,8 @@ def _style(status: str) -> str:
     return render.STATUS_STYLES.get(status, "")
 
 
-def _clean(value: object) -> str:
-    from kekbridge.cli import render
-
-    return render.clean(value)
-
-
 def _market(symbol: str) -> str:
-    from kekbridge.cli import render
-
-    return render.market(symbol) if symbol else ""
+    return formatting.market(symbol) if symbol else ""
 
 
 def _money(value: str | None) -> str:
@@ -324,5 +333,5 @@ def _price(value: str | None) -> str:
     return "-" if value is None else f"{Decimal(value):.8g}"
 
 
-def _plain(value: str | None) -> str:
+def _leverage(value: str | None) -> str:
     return "-" if value is None else f"{Decimal(value):.2f}"

@@ -1,4 +1,4 @@
-"""`kekbridge doctor`: every check on one screen, each with its fix. Changes nothing; the exit code is for scripts."""
+"""`kekbridge doctor`: run every check and print each with its fix. Changes nothing."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kekbridge.cli.context import find_workspace, mode_in_force, now, opened
+from kekbridge.cli.context import mode_in_force, now, open_database, passphrase_prompt, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kekbridge.exchange.orderly.checks import Check
+    from kekbridge.model.check import Check
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -24,14 +24,14 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "kekbridge doctor || echo 'something is broken'",
     )
 )
-def doctor(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> int:
-    """Check everything, from the settings to the way from TradingView.
+def doctor(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> int:
+    """Check the whole installation, from settings to reachability from TradingView.
 
-    Each line is ok, warning or broken, with the fix below. Exit code 1 when something is broken, 0 otherwise.
+    Each check is ok, warning or broken, with fixes listed below. Exit code 1 if any is broken, else 0.
     """
     from kekbridge.cli import render
 
-    checks = _examine(context, data_dir, config)
+    checks = _run_checks(ctx, data_dir, config)
     broken = [check for check in checks if check.level == "broken"]
     if as_json:
         render.as_json({"ok": not broken, "checks": checks})
@@ -40,29 +40,23 @@ def doctor(context: typer.Context, data_dir: DataDir = None, config: ConfigFile 
     return 1 if broken else 0
 
 
-def _examine(context: typer.Context, data_dir: Path | None, config: Path | None) -> tuple[Check, ...]:
-    import getpass
-    import sys
-
+def _run_checks(ctx: typer.Context, data_dir: Path | None, config: Path | None) -> tuple[Check, ...]:
     from kekbridge.errors import ConfigError, NotFound
-    from kekbridge.exchange.orderly.checks import Check
+    from kekbridge.model.check import Check
     from kekbridge.ops import doctor as bridge_doctor
 
     try:
-        workspace = find_workspace(context, data_dir, config)
+        context = resolve_context(ctx, data_dir, config)
     except ConfigError as error:
         return (Check("settings", "broken", error.message, "correct it; config.example.toml lists every setting"),)
-    settings = workspace.settings
+    settings = context.settings
     try:
-        with opened(workspace) as database:
-            settings = settings.model_copy(update={"mode": mode_in_force(workspace, database)})
+        with open_database(context) as database:
+            settings = settings.model_copy(update={"mode": mode_in_force(context, database)})
     except (NotFound, ConfigError):
-        pass  # no database yet, or a damaged one, which its own line tells
-    first = Check(
-        "settings", "ok", f"{workspace.config_file or 'defaults and environment'}, mode {settings.mode.value}"
-    )
-    ask = getpass.getpass if sys.stdin is not None and sys.stdin.isatty() else None
-    return (first, *bridge_doctor.examine(settings, workspace.data_dir, clock=now, ask=ask))
+        pass  # no database yet, or a damaged one: the check of the database reports it
+    first = Check("settings", "ok", f"{context.config_file or 'defaults and environment'}, mode {settings.mode.value}")
+    return (first, *bridge_doctor.examine(settings, context.data_dir, clock=now, ask=passphrase_prompt()))
 
 
 def _print(checks: tuple[Check, ...]) -> None:

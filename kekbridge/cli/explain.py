@@ -1,4 +1,4 @@
-"""`kekbridge explain`: the whole story of one alert, in the order it happened; or what a code means. Reads only."""
+"""`kekbridge explain`: everything that happened to one alert, in order; or what a code means. Reads only."""
 
 from __future__ import annotations
 
@@ -6,59 +6,62 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kekbridge.cli.context import find_workspace, now, opened
+from kekbridge import formatting
+from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kekbridge.codes import Code
-    from kekbridge.model import Fill, Verdict
-    from kekbridge.reports.alert_report import OrderStory, Story
-    from kekbridge.store.alerts import StoredAlert
-    from kekbridge.store.exits import Leg
+    from kekbridge.model import Verdict
+    from kekbridge.reports.alert_report import AlertReport, Section
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(
     epilog=examples(
-        "kekbridge explain 01KAN5V6Q2R8S        the id (or its beginning) that `kekbridge logs` shows",
-        "kekbridge explain my-alert-17          the alertId of the message; a client order id does, too",
-        "kekbridge explain timestamp_stale      what a code means and how to fix it",
+        "kekbridge explain 01KAN5V6Q2R8S      an id, or its start, as `logs` shows it",
+        "kekbridge explain my-alert-17        an alertId, or a client order id",
+        "kekbridge explain timestamp_stale    what a code means and how to fix it",
         "kekbridge explain --codes",
     )
 )
 def explain(
-    context: typer.Context,
+    ctx: typer.Context,
     alert: Annotated[
-        str | None, typer.Argument(metavar="ALERT", help="An alert, an order, or a code.", show_default=False)
+        str | None, typer.Argument(metavar="ALERT", help="An alert, an order or a code.", show_default=False)
     ] = None,
-    codes: Annotated[bool, typer.Option("--codes", help="List every code with its meaning and its fix.")] = False,
+    codes: Annotated[bool, typer.Option("--codes", help="List every code with its meaning and fix.")] = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Tell the whole story of one alert, or list every code."""
+    """Show everything that happened to one alert, or explain codes."""
     from kekbridge.codes import CODES
     from kekbridge.errors import ConfigError
-    from kekbridge.reports import alert_report as story
+    from kekbridge.reports import alert_report
 
     if codes:
         _print_codes(list(CODES.values()), as_json=as_json)
         return
     if alert is None:
-        raise ConfigError("no alert is named; give the id that `kekbridge logs` shows, or --codes")
+        raise ConfigError("no alert given; name an id from `kekbridge logs`, or use --codes")
     if alert in CODES:
         _print_codes([CODES[alert]], as_json=as_json)
         return
-    with opened(find_workspace(context, data_dir, config)) as database, database.snapshot() as connection:
-        told = story.read(connection, alert)
-    _print_json(told) if as_json else _print(told)
+    with open_database(resolve_context(ctx, data_dir, config)) as database, database.snapshot() as connection:
+        report = alert_report.read(connection, alert)
+    if as_json:
+        _print_json(report)
+        return
+    for section in report.sections(now()):
+        _print_section(section, has_heading=section.kind != "alert")
 
 
-def _print_json(told: Story) -> None:
-    """One object: the alert's fields, and its orders with their requests, second verdicts and fills inside."""
+def _print_json(report: AlertReport) -> None:
+    """Print one object: the alert, and its orders with requests, verdicts of the recheck and fills inside."""
     from kekbridge.cli import render
     from kekbridge.cli.orders import order_data
 
@@ -67,150 +70,52 @@ def _print_json(told: Story) -> None:
         | {
             "request": one.details.request,
             "signedAt": one.details.signed_at,
-            "verdictsBeforeSending": render.jsonable(one.details.verdicts),
-            "answers": render.jsonable(one.answers),
-            "fills": render.jsonable(one.fills),
-            "exits": render.jsonable(one.exits),
-            "exitFills": render.jsonable(one.exit_fills),
-            "slippage": render.jsonable(one.slippage),
+            "verdictsBeforeSending": formatting.to_jsonable(one.details.verdicts),
+            "answers": formatting.to_jsonable(one.answers),
+            "fills": formatting.to_jsonable(one.fills),
+            "exits": formatting.to_jsonable(one.exits),
+            "exitFills": formatting.to_jsonable(one.exit_fills),
+            "slippage": formatting.to_jsonable(one.slippage),
         }
-        for one in told.orders
+        for one in report.orders
     ]
-    stages = {name: round(value, 3) for name, value in told.stages.items()}
-    render.as_json(render.jsonable(told.alert) | {"stages": stages, "orders": legs, "events": told.events})
+    stages = {name: round(value, 3) for name, value in report.stages.items()}
+    render.as_json(formatting.to_jsonable(report.alert) | {"stages": stages, "orders": legs, "events": report.events})
 
 
-def _print(told: Story) -> None:
+def _print_section(section: Section, *, has_heading: bool = True) -> None:
+    """Print one section; nothing if it is empty."""
     from kekbridge.cli import render
 
-    alert = told.alert
-    _print_alert(alert)
-    if alert.verdicts:
-        render.heading("rules at admission")
-        print_verdicts(alert.verdicts)
-    for one in told.orders:
-        _print_order(one)
-        _print_exits(one.exits, one.exit_fills)
-        failed = [verdict for verdict in one.details.verdicts if not verdict.passed]
-        if failed:
-            render.heading("  rules right before sending")
-            print_verdicts(failed)
-    render.heading("milliseconds (received: after it fired; others: after it was received)")
-    render.pairs([(stage, f"{value:.1f}") for stage, value in told.stages.items()], indent=2)
-    if alert.answer is not None:
-        render.heading(f"answered with HTTP {alert.answer_status}")
-        render.pairs(alert.answer.items(), indent=2)
-
-
-def _print_alert(alert: StoredAlert) -> None:
-    from kekbridge.cli import render
-    from kekbridge.codes import CODES
-
-    rows: list[tuple[str, object]] = [
-        ("alert", alert.id),
-        ("alertId", alert.alert_id),
-        ("webhook", alert.webhook_name),
-        ("received", f"{render.moment(alert.received_at)} UTC ({render.age(alert.received_at, now())})"),
-        ("from", f"{render.plain(alert.remote)}, proof: {render.plain(alert.proof)}"),
-    ]
-    if alert.fired_at is not None:
-        delay = render.duration(alert.received_at - alert.fired_at)
-        rows.append(("fired", f"{render.moment(alert.fired_at)} UTC, {delay} before it was received"))
-    rows += [("says", " ".join(part for part in (alert.action, alert.symbol) if part)), ("status", alert.status)]
-    if alert.code:
-        rows.append(("code", alert.code))
-        known = CODES.get(alert.code)
-        rows += [("why", alert.error or (known.meaning if known else None))]
-        rows += [("fix", known.fix)] if known else []
-    render.pairs(rows)
-    for warning in alert.warnings:
-        render.pairs([("warning", warning)])
-    render.heading("message (credentials shortened)")
-    render.pairs(alert.payload.items(), indent=2)
+    if not section.rows:
+        return
+    if has_heading:
+        render.heading(section.title)
+    if section.kind == "replies":  # details can be long, and pairs do not wrap in a pipe
+        render.pairs(
+            ((str(after), f"{event}: {details}" if details else event) for after, event, details in section.rows),
+            indent=2,
+        )
+    elif section.columns:
+        titles = [title.upper() for title in section.columns]
+        columns = [
+            render.Column(
+                f"  {title}" if title == titles[0] else title,
+                shrinks=title in ("FOUND", "LIMIT"),
+                is_status=title in ("STATUS", "VERDICT"),
+            )
+            for title in titles
+        ]
+        render.table(columns, [(f"  {formatting.to_text(first)}", *others) for first, *others in section.rows])
+    else:
+        render.pairs(((str(name), value) for name, value in section.rows), indent=2 if has_heading else 0)
 
 
 def print_verdicts(verdicts: Sequence[Verdict]) -> None:
-    """A table of what every rule found, its limit, and whether it passed."""
-    from kekbridge.cli import render
+    """Print a table of verdicts: the rule, the value it found, its limit, passed or denied."""
+    from kekbridge.reports.alert_report import verdict_section
 
-    columns = [
-        render.Column("  RULE"),
-        render.Column("SCOPE"),
-        render.Column("FOUND", shrinks=True),
-        render.Column("LIMIT", shrinks=True),
-        render.Column("VERDICT", is_status=True),
-    ]
-    render.table(
-        columns,
-        [
-            (f"  {verdict.rule}", verdict.scope, verdict.found, verdict.limit, "passed" if verdict.passed else "denied")
-            for verdict in verdicts
-        ],
-    )
-
-
-def _print_order(told: OrderStory) -> None:
-    from kekbridge.cli import render
-    from kekbridge.cli.orders import order_words
-
-    order = told.order
-    intent = order.intent
-    render.heading(f"order {order.leg + 1}: {order_words(order)} {intent.symbol}")
-    rows: list[tuple[str, object]] = [
-        ("status", order.status),
-        ("client order id", order.client_order_id),
-        ("order id", order.order_id),
-        ("filled", f"{render.amount(order.executed_quantity)} at {render.amount(order.average_price)}"),
-        ("fee (USDC)", order.fee),
-        ("expected price", intent.reference_price),
-    ]
-    optional = [
-        ("stop loss", intent.stop_loss),
-        (
-            "take profits",
-            [f"{render.amount(one.quantity)} at {render.amount(one.trigger_price)}" for one in intent.take_profits],
-        ),
-        ("realized P&L", order.realized_pnl or None),
-        *((f"to the {one.against}", f"{one.share * 100:+.3f} % (slippage)") for one in told.slippage),
-        ("attempts", order.attempt if order.attempt > 1 else None),
-        ("code", order.code),
-        ("why", order.error),
-        ("request", told.details.request),
-    ]
-    render.pairs([*rows, *((name, value) for name, value in optional if value not in (None, "", []))], indent=2)
-    for answer in told.answers:
-        render.pairs(
-            [(f"+{answer.ms:.0f} ms", f"{answer.what}: {answer.figures}" if answer.figures else answer.what)], indent=2
-        )
-    for fill in told.fills:
-        maker = "maker" if fill.is_maker else "taker"
-        words = (
-            f"{render.amount(fill.quantity)} at {render.amount(fill.price)}, fee {render.amount(fill.fee)} ({maker})"
-        )
-        render.pairs([(f"fill {render.moment(fill.executed_at)}", words)], indent=2)
-
-
-def _print_exits(legs: Sequence[Leg], executions: Sequence[Fill]) -> None:
-    """What became of the stop loss and take-profit that travelled with the order, and what the exchange traded for them."""
-    from kekbridge.cli import render
-
-    if not legs and not executions:
-        return
-    render.heading("  exits at the exchange")
-    rows: list[tuple[str, object]] = []
-    for leg in legs:
-        if leg.trigger_price is None and not leg.executed_quantity:
-            continue  # the exchange always names both of a pair
-        words = f"{leg.status}, trigger {render.amount(leg.trigger_price)}"
-        if leg.executed_quantity:
-            words += f", {render.amount(leg.executed_quantity)} at {render.amount(leg.average_price)}"
-        rows.append((leg.kind.replace("_", " ").lower(), words))
-    for fill in executions:
-        words = f"{fill.side.lower()} {render.amount(fill.quantity)} at {render.amount(fill.price)}"
-        rows.append((f"fill {render.moment(fill.executed_at)}", f"{words}, fee {render.amount(fill.fee)}"))
-        if fill.realized_pnl is not None:
-            rows.append(("realized P&L", render.amount(fill.realized_pnl)))
-    render.pairs(rows, indent=4)
+    _print_section(verdict_section("rules", "Rules", verdicts), has_heading=False)
 
 
 def _print_codes(codes: list[Code], *, as_json: bool) -> None:

@@ -1,7 +1,7 @@
-"""`kekbridge logs`: what came in and what became of it, newest last, also live. Reads only.
+"""`kekbridge logs`: alerts and their results, newest last, also live. Reads only.
 
-Requests that nobody vouched for (no key, wrong signature) are shown too, one line for each sender, code and minute, and between them what
-happened to the bridge itself: the exchange away, a limit over, a job that failed.
+Unauthenticated requests are listed too, one line per sender, code and minute, and so are events of the bridge itself: exchange
+unreachable, limit breached, job failed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge import parsing as values
-from kekbridge.cli.context import find_workspace, now, opened
+from kekbridge import formatting, parsing
+from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -24,37 +24,45 @@ if TYPE_CHECKING:
     from kekbridge.store.alerts import StoredAlert
     from kekbridge.store.database import Database
     from kekbridge.store.events import Event
-    from kekbridge.store.rejected_requests import Refusal
+    from kekbridge.store.rejected_requests import RejectedRequest
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
-# Least widths, so that lines that follow later stand under those before.
+# Minimum widths, so that lines printed later align with earlier ones.
 _TITLES = {"TIME (UTC)": 11, "ALERT": 13, "WEBHOOK": 8, "ACTION": 6, "MARKET": 8, "STATUS": 9}
-_LOOK_EVERY_S = 0.3
-_BURST = 1000  # so many between two looks are still all printed
+_POLL_S = 0.3
+_BURST = 1000  # entries between two polls that are all printed
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What to show; None means everything."""
+    """Which entries to show; None does not restrict."""
 
+    #: Name of a webhook.
     webhook: str | None
+    #: Status of an alert.
     status: str | None
+    #: Code of an alert or a rejected request.
     code: str | None
+    #: Exchange symbol, such as PERP_BTC_USDC.
     symbol: str | None
+    #: Earliest time.
     since: datetime | None
+    #: Latest time.
     until: datetime | None
+    #: Text that the message must contain.
     text: str | None
+    #: Maximum number of entries; the newest are kept.
     limit: int
 
     @property
-    def shows_refusals(self) -> bool:
-        """Requests nobody vouched for have no webhook, symbol or payload to filter by."""
+    def shows_rejected_requests(self) -> bool:
+        """True if no filter is set that unauthenticated requests lack: they have no webhook, symbol or stored message."""
         return not (self.webhook or self.symbol or self.text) and self.status in (None, "refused")
 
     @property
     def shows_events(self) -> bool:
-        """What happened to the bridge is no alert: nothing to filter by but the time."""
+        """True if only the time is filtered: events of the bridge have nothing else to filter by."""
         return not (self.webhook or self.symbol or self.text or self.status or self.code)
 
 
@@ -67,27 +75,27 @@ def _option(metavar: str, help_text: str) -> Any:
         "kekbridge logs",
         "kekbridge logs -f --webhook default",
         "kekbridge logs --since 24h --status denied",
-        "kekbridge logs --since 7d --json | jq -r 'select(.code) | .code' | sort | uniq -c",
+        "kekbridge logs --since 7d --json | jq -r '.code // empty' | sort | uniq -c",
     )
 )
 def logs(
-    context: typer.Context,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what comes in. Ctrl-C stops.")] = False,
-    webhook: Annotated[str | None, _option("NAME", "Of this webhook only.")] = None,
-    status: Annotated[str | None, _option("STATUS", "filled, accepted, denied, refused, rejected, unknown, …")] = None,
-    code: Annotated[str | None, _option("CODE", "With this code only; `kekbridge explain --codes` lists them.")] = None,
-    symbol: Annotated[str | None, _option("BTC", "Of this market only.")] = None,
-    since: Annotated[str | None, _option("TIME", "From then on: 2h, 7d, or 2026-11-22T16:00 (UTC).")] = None,
-    until: Annotated[str | None, _option("TIME", "Up to then.")] = None,
-    text: Annotated[str | None, _option("TEXT", "With this text in the message.")] = None,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="The newest N.")] = 50,
+    ctx: typer.Context,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new entries. Ctrl-C stops.")] = False,
+    webhook: Annotated[str | None, _option("NAME", "Only this webhook.")] = None,
+    status: Annotated[str | None, _option("STATUS", "filled, accepted, denied, refused, rejected, unknown …")] = None,
+    code: Annotated[str | None, _option("CODE", "Only this code; `kekbridge explain --codes` lists them.")] = None,
+    symbol: Annotated[str | None, _option("BTC", "Only this market.")] = None,
+    since: Annotated[str | None, _option("TIME", "Start: 2h or 7d (ago), or 2026-11-22T16:00 (UTC).")] = None,
+    until: Annotated[str | None, _option("TIME", "End; as --since.")] = None,
+    text: Annotated[str | None, _option("TEXT", "Only messages that contain this text.")] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Show the newest N.")] = 50,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """List what came in and what became of it, newest last.
+    """List alerts and their results, newest last.
 
-    With --json one line of JSON for each. `kekbridge explain ALERT` tells the whole story of one; the first characters of its id do.
+    With --json one line of JSON per entry. `kekbridge explain ALERT` shows everything about one; the start of its id is enough.
     """
     from kekbridge.cli import render
     from kekbridge.webhooks.registry import perp_symbol
@@ -97,34 +105,35 @@ def logs(
         status=status,
         code=code,
         symbol=None if symbol is None else perp_symbol(symbol, "--symbol"),
-        since=None if since is None else values.instant("--since", since, now()),
-        until=None if until is None else values.instant("--until", until, now()),
+        since=None if since is None else parsing.instant("--since", since, now()),
+        until=None if until is None else parsing.instant("--until", until, now()),
         text=text,
         limit=limit,
     )
-    with opened(find_workspace(context, data_dir, config)) as database:
+    with open_database(resolve_context(ctx, data_dir, config)) as database:
         with database.snapshot() as connection:
             entries, looked_back_to = _entries(connection, filters)
         if looked_back_to is not None:
-            further = f"--until {looked_back_to:%Y-%m-%dT%H:%M:%S} looks further back"
-            render.note(f"Looked for the text back to {render.moment(looked_back_to)} UTC; {further}.")
+            older = f"use --until {looked_back_to:%Y-%m-%dT%H:%M:%S} for older ones"
+            render.note(f"Searched messages back to {formatting.moment(looked_back_to)} UTC; {older}.")
         elif not entries and not as_json and not follow:
-            render.note("Nothing here. `kekbridge serve` takes alerts; `kekbridge template NAME` prints one to send.")
+            render.note(
+                "No entries. `kekbridge serve` receives alerts; `kekbridge template NAME` prints a message to send."
+            )
         _print(entries, as_json=as_json, with_header=True)
         if follow:
-            for news in _news(database, filters, entries):
-                _print(news, as_json=as_json, with_header=False)
+            for changed in _follow(database, filters, entries):
+                _print(changed, as_json=as_json, with_header=False)
 
 
-Entry = tuple[datetime, "StoredAlert | Refusal | Event"]
+Entry = tuple[datetime, "StoredAlert | RejectedRequest | Event"]
 
 
 def _entries(connection: sqlite3.Connection, filters: Filters) -> tuple[list[Entry], datetime | None]:
-    """Alerts and refusals that pass the filters, oldest first; and how far back a text was looked for, unless everywhere."""
-    from kekbridge.store import alert_search
-    from kekbridge.store import rejected_requests as refusals
+    """Return the entries that pass the filters, oldest first, and how far back messages were searched (None: all of them)."""
+    from kekbridge.store import alerts, rejected_requests
 
-    search = alert_search.search(
+    search = alerts.search(
         connection,
         webhook=filters.webhook,
         status=filters.status,
@@ -135,21 +144,21 @@ def _entries(connection: sqlite3.Connection, filters: Filters) -> tuple[list[Ent
         text=filters.text,
         limit=filters.limit,
     )
-    found: list[Entry] = [(alert.received_at, alert) for alert in search.alerts]
-    if filters.shows_refusals:
-        found += [
-            (refusal.last_at, refusal)
-            for refusal in refusals.list_refusals(
+    entries: list[Entry] = [(alert.received_at, alert) for alert in search.alerts]
+    if filters.shows_rejected_requests:
+        entries += [
+            (request.last_at, request)
+            for request in rejected_requests.list_recent(
                 connection, since=filters.since, until=filters.until, code=filters.code, limit=filters.limit
             )
         ]
     if filters.shows_events:
-        found += [(event.at, event) for event in _told(connection, filters)]
-    return sorted(found, key=lambda entry: entry[0])[-filters.limit :], search.looked_back_to
+        entries += [(event.at, event) for event in _bridge_events(connection, filters)]
+    return sorted(entries, key=lambda entry: entry[0])[-filters.limit :], search.looked_back_to
 
 
-def _told(connection: sqlite3.Connection, filters: Filters) -> Sequence[Event]:
-    """What is told of the bridge itself."""
+def _bridge_events(connection: sqlite3.Connection, filters: Filters) -> Sequence[Event]:
+    """Return the events of the bridge itself that are worth a notification."""
     from kekbridge.model.notifications import MESSAGES
     from kekbridge.store import events
 
@@ -158,30 +167,30 @@ def _told(connection: sqlite3.Connection, filters: Filters) -> Sequence[Event]:
     )
 
 
-def _news(database: Database, filters: Filters, shown: list[Entry]) -> Iterator[list[Entry]]:
-    """Entries that are new, or whose status or count moved, for ever. A poll of an index: WAL readers block nobody."""
+def _follow(database: Database, filters: Filters, shown: list[Entry]) -> Iterator[list[Entry]]:
+    """Yield new entries, and those whose status or count changed, forever. Polls an index; readers of a WAL block no writer."""
     seen = {_identity(entry): _state(entry) for _, entry in shown}
     filters = replace(filters, since=shown[0][0] if shown else now(), limit=max(filters.limit, _BURST))
     while True:
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_POLL_S)
         with database.snapshot() as connection:
             entries, _ = _entries(connection, filters)
-        fresh = [entry for entry in entries if seen.get(_identity(entry[1])) != _state(entry[1])]
-        seen |= {_identity(entry): _state(entry) for _, entry in fresh}
-        if fresh:
-            yield fresh
+        changed = [entry for entry in entries if seen.get(_identity(entry[1])) != _state(entry[1])]
+        seen |= {_identity(entry): _state(entry) for _, entry in changed}
+        if changed:
+            yield changed
 
 
-def _identity(entry: StoredAlert | Refusal | Event) -> object:
+def _identity(entry: StoredAlert | RejectedRequest | Event) -> object:
     from kekbridge.store.events import Event
-    from kekbridge.store.rejected_requests import Refusal
+    from kekbridge.store.rejected_requests import RejectedRequest
 
     if isinstance(entry, Event):
         return entry.sequence
-    return (entry.minute, entry.remote, entry.code) if isinstance(entry, Refusal) else entry.id
+    return (entry.minute, entry.remote, entry.code) if isinstance(entry, RejectedRequest) else entry.id
 
 
-def _state(entry: StoredAlert | Refusal | Event) -> object:
+def _state(entry: StoredAlert | RejectedRequest | Event) -> object:
     return getattr(entry, "status", None), getattr(entry, "count", None)
 
 
@@ -198,46 +207,45 @@ def _print(entries: list[Entry], *, as_json: bool, with_header: bool) -> None:
     sys.stdout.flush()
 
 
-def _data(entry: StoredAlert | Refusal | Event) -> dict[str, Any]:
-    from kekbridge.cli import render
-    from kekbridge.model.notifications import describe
+def _data(entry: StoredAlert | RejectedRequest | Event) -> dict[str, Any]:
+    from kekbridge.model.notifications import describe_event
     from kekbridge.store.events import Event
 
     if isinstance(entry, Event):
-        severity, words = describe(entry.kind, entry.data)
-        named = {"kind": "event", "event": entry.kind, "severity": severity, "words": words}
+        severity, text = describe_event(entry.kind, entry.data)
+        named = {"kind": "event", "event": entry.kind, "severity": severity, "words": text}
         return named | {
             "sequence": entry.sequence,
-            "at": render.jsonable(entry.at),
-            "data": render.jsonable(entry.data),
+            "at": formatting.to_jsonable(entry.at),
+            "data": formatting.to_jsonable(entry.data),
         }
-    return {"kind": "alert" if hasattr(entry, "status") else "refusal"} | dict(render.jsonable(entry))
+    return {"kind": "alert" if hasattr(entry, "status") else "refusal"} | dict(formatting.to_jsonable(entry))
 
 
-def _line(at: datetime, entry: StoredAlert | Refusal | Event) -> Any:
+def _line(at: datetime, entry: StoredAlert | RejectedRequest | Event) -> Any:
     from kekbridge.cli import render
-    from kekbridge.model.notifications import describe
+    from kekbridge.model.notifications import describe_event
     from kekbridge.store.events import Event
-    from kekbridge.store.rejected_requests import Refusal
+    from kekbridge.store.rejected_requests import RejectedRequest
 
     if isinstance(entry, Event):
-        severity, words = describe(entry.kind, entry.data)
-        return render.Line((render.clock(at, now()), "-", "-", "-", "-", severity or ""), words)
+        severity, text = describe_event(entry.kind, entry.data)
+        return render.Line((formatting.clock(at, now()), "-", "-", "-", "-", severity or ""), text)
 
-    if isinstance(entry, Refusal):
+    if isinstance(entry, RejectedRequest):
         times = f"{entry.count} x " if entry.count > 1 else ""
         return render.Line(
-            (render.clock(at, now()), "-", "-", "-", "-", "refused"),
+            (formatting.clock(at, now()), "-", "-", "-", "-", "refused"),
             f"{entry.code}: {times}from {entry.remote}: {entry.error}",
         )
     detail = ": ".join(part for part in (entry.code, entry.error) if part)
     return render.Line(
         (
-            render.clock(at, now()),
-            render.short_id(entry.id),
+            formatting.clock(at, now()),
+            formatting.short_id(entry.id),
             entry.webhook_name,
             entry.action,
-            render.market(entry.symbol),
+            formatting.market(entry.symbol),
             entry.status,
         ),
         detail,

@@ -1,6 +1,6 @@
-"""Entry point of the `kekbridge` command: runs one command and turns every expected failure into one line and an exit code.
+"""Entry point of the `kekbridge` command: run one command; every expected failure becomes one line and an exit code.
 
-Everything heavy is imported late, so that `--version` and `--help` answer at once. Decides nothing about trading.
+Heavy modules are imported late, so that `--version` and `--help` answer at once.
 """
 
 from __future__ import annotations
@@ -12,30 +12,32 @@ from typing import NoReturn
 
 from kekbridge import __version__
 
-# Exit codes (README): 0 done, 1 failed or abandoned, 2 usage or settings, 3 not found, 4 already running, 130 Ctrl-C.
+# Exit codes (docs/answers.md): 0 done, 1 failed or canceled, 2 usage or settings, 3 not found, 4 already running, 130 Ctrl-C.
 FAILED = 1
 INTERRUPTED = 130
 
 
 def run() -> NoReturn:
-    """Run the command that the process was started with, and exit with its code."""
+    """Run the command in sys.argv and exit with its code."""
     arguments = sys.argv[1:]
-    if arguments == ["--version"]:  # before Typer is imported: four fifths of the time would be its own
+    if arguments == ["--version"]:  # before Typer is imported: it would take four fifths of the time
         sys.stdout.write(f"kekbridge {__version__}\n")
         sys.exit(0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # commands hold secrets for a moment; the daemon does more
-    # No plugin of another package may run inside a process that handles keys; it also saves a scan of all that is installed.
+    resource.setrlimit(
+        resource.RLIMIT_CORE, (0, 0)
+    )  # commands hold secrets briefly; the daemon does more against dumps
+    # Plugins of other packages must not run in a process that handles keys; this also saves scanning all installed packages.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    sys.exit(_guarded(arguments))
+    sys.exit(_run_quietly(arguments))
 
 
-def _guarded(arguments: list[str]) -> int:
-    """Run the arguments; expected errors become one line on stderr."""
+def _run_quietly(arguments: list[str]) -> int:
+    """Run one command line; a closed pipe and Ctrl-C end it without a traceback."""
     try:
         code = run_command(arguments)
-        sys.stdout.flush()  # here, so that a closed pipe is met inside this try and not at the interpreter's exit
+        sys.stdout.flush()  # here, so that a closed pipe raises inside this try and not at the interpreter's exit
     except BrokenPipeError:
-        # `kekbridge logs | head` is no error; the interpreter must not complain about its own last flush either.
+        # `kekbridge logs | head` is no error, and the interpreter's own last flush must not report one either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
@@ -44,7 +46,7 @@ def _guarded(arguments: list[str]) -> int:
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command line (without the program's name) and return its exit code; print expected errors on stderr."""
+    """Run one command line (without the program's name) and return its exit code; expected errors go to stderr as one line."""
     import typer
     from typer.main import get_command
 
@@ -54,31 +56,33 @@ def run_command(arguments: list[str]) -> int:
     try:
         result = get_command(app).main(arguments, prog_name="kekbridge", standalone_mode=False)
     except typer.Abort:
-        _complain("nothing was done")
+        _print_error("canceled; nothing was changed")
         return FAILED
     except typer.TyperException as error:
-        return _usage(error)
+        return _print_usage_error(error)
     except KekbridgeError as error:
-        _complain(error.message)
+        _print_error(error.message)
         return int(getattr(error, "exit_code", FAILED))
     return result if isinstance(result, int) else 0
 
 
-def _usage(error: Exception) -> int:
-    """A wrong command line: one line naming what is wrong and the help that explains it."""
-    context = getattr(error, "ctx", None)
+def _print_usage_error(error: Exception) -> int:
+    """Print what is wrong with the command line and which help explains it; return the exit code."""
+    ctx = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         sys.stderr.write(f"{error}\n")
         return 2
     message = " ".join(getattr(error, "format_message", error.__str__)().split()).rstrip(".")
-    hint = f"; see `{context.command_path} --help`" if context is not None else ""
-    _complain(f"{message[:1].lower()}{message[1:]}{hint}")
+    hint = f"; see `{ctx.command_path} --help`" if ctx is not None else ""
+    _print_error(f"{message[:1].lower()}{message[1:]}{hint}")
     return int(getattr(error, "exit_code", 2))
 
 
-def _complain(message: str) -> None:
-    """One line on stderr; what came from outside may stand in it, so control characters go."""
-    line = "".join(character for character in " ".join(message.split()) if character.isprintable())
+def _print_error(message: str) -> None:
+    """Print one line on stderr without control characters: the message may quote outside text."""
+    from kekbridge.formatting import sanitize
+
+    line = " ".join(sanitize(message).split())
     sys.stderr.write(f"kekbridge: {line}\n")
 
 

@@ -1,4 +1,4 @@
-"""`kekbridge notify`: where messages go: entered into the vault, listed without their secrets, tried out."""
+"""`kekbridge notify`: notification channels: store them in the vault, list them without secrets, test them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kekbridge.cli.context import find_workspace, mode_in_force, open_the_vault, opened
+from kekbridge import formatting
+from kekbridge.cli.context import mode_in_force, open_database, open_vault, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from kekbridge.vault import OpenVault
 
 app = typer.Typer(
-    help="Be told of fills, refusals, limits and trouble.",
+    help="Configure notifications for fills, rejections, limits and errors.",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
@@ -29,13 +30,14 @@ app = typer.Typer(
     "set",
     epilog=examples(
         "echo 'tgram://TOKEN/CHAT' | kekbridge notify set",
-        "kekbridge notify set < /dev/null        tell nobody any more",
+        "kekbridge notify set < /dev/null        remove all channels",
     ),
 )
-def enter(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
-    """Read apprise URLs from stdin, one a line, and keep them in the vault in place of the earlier ones.
+def enter(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
+    """Read apprise URLs from stdin and store them in the vault.
 
-    A URL holds a token, so it is never an argument. The daemon takes them up when it starts.
+    One URL per line; they replace the earlier ones. A URL contains a token, so it is never an argument. The daemon reads the channels
+    when it starts.
     """
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
@@ -47,8 +49,10 @@ def enter(context: typer.Context, data_dir: DataDir = None, config: ConfigFile =
         import apprise
 
         if not apprise.Apprise().add(channel.url):
-            raise ConfigError(f"line {number} is no URL that apprise knows; see https://appriseit.com for the forms")
-    vault = _vault(context, data_dir, config)
+            raise ConfigError(
+                f"line {number} is not a URL that apprise accepts; see https://appriseit.com for the formats"
+            )
+    vault = _vault(ctx, data_dir, config)
     if channels:
         vault.set(NOTIFY_URLS, text.encode())
     else:
@@ -56,39 +60,40 @@ def enter(context: typer.Context, data_dir: DataDir = None, config: ConfigFile =
     if as_json:
         render.as_json([channel.name for channel in channels])
     else:
-        render.line(f"{len(channels)} channels kept in the {vault.place.title}; they hold from the daemon's next start")
+        render.line(f"stored {len(channels)} channels in the {vault.title}; used from the daemon's next start")
 
 
 @app.command(epilog=examples("kekbridge notify channels", "kekbridge notify channels --json"))
-def channels(
-    context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
-) -> None:
-    """List the channels by kind and fingerprint; the URLs themselves are never shown."""
+def channels(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
+    """List the channels by kind and fingerprint. URLs are never shown."""
     from kekbridge.cli import render
 
-    names = [channel.name for channel in _channels(context, data_dir, config)]
+    names = [channel.name for channel in _channels(ctx, data_dir, config)]
     if as_json:
         render.as_json(names)
         return
     for name in names:
         render.line(name)
     if not names:
-        render.note("No channel yet: `kekbridge notify set` reads apprise URLs from stdin.")
+        render.note("No channels yet. `kekbridge notify set` reads apprise URLs from stdin.")
 
 
 @app.command(epilog=examples("kekbridge notify events", "kekbridge notify events --json | jq -r '.[].event'"))
-def events(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
-    """List the events that are told and their words, with the names that your own words in [notify.templates] may use."""
+def events(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
+    """List notifications with their texts.
+
+    Texts of your own in [notify.templates] may use the fields shown.
+    """
     from kekbridge.cli import render
     from kekbridge.model.notifications import MESSAGES
 
-    wanted = find_workspace(context, data_dir, config).settings.notify
+    notify = resolve_context(ctx, data_dir, config).settings.notify
     rows = [
         {
             "event": kind,
             "severity": message.severity,
-            "muted": kind in wanted.mute,
-            "words": wanted.templates.get(kind, message.words),
+            "muted": kind in notify.mute,
+            "words": notify.templates.get(kind, message.template),
             "names": message.names,
         }
         for kind, message in MESSAGES.items()
@@ -97,39 +102,42 @@ def events(context: typer.Context, data_dir: DataDir = None, config: ConfigFile 
         render.as_json(rows)
         return
     for row in rows:
-        words = str(row["words"])
+        text = str(row["words"])
         render.line(f"{row['event']} ({row['severity']}{', muted' if row['muted'] else ''})")
-        render.line(f"  {render.clean(words)}")
-        more = [f"{{{name}}}" for name in MESSAGES[str(row["event"])].names if f"{{{name}}}" not in words]
+        render.line(f"  {formatting.to_text(text)}")
+        more = [f"{{{name}}}" for name in MESSAGES[str(row["event"])].names if f"{{{name}}}" not in text]
         render.line(f"  also {' '.join(more)}")
 
 
 @app.command("test", epilog=examples("kekbridge notify test", "kekbridge notify test --json"))
-def try_out(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> int:
-    """Send one message to every channel now; exit code 1 when one did not take it."""
+def try_out(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> int:
+    """Send a test message to every channel. Exit code 1 if any delivery failed."""
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
 
-    found = _channels(context, data_dir, config)
-    if not found:
-        raise ConfigError("there is no channel; `kekbridge notify set` reads apprise URLs from stdin")
-    told = {channel.name: channel.send("kekbridge: test", "Messages reach you here.", "info") for channel in found}
+    channels = _channels(ctx, data_dir, config)
+    if not channels:
+        raise ConfigError("no channels yet; `kekbridge notify set` reads apprise URLs from stdin")
+    delivered = {
+        channel.name: channel.send("kekbridge: test", "Notifications reach this channel.", "info")
+        for channel in channels
+    }
     if as_json:
-        render.as_json(told)
+        render.as_json(delivered)
     else:
-        for name, is_delivered in told.items():
+        for name, is_delivered in delivered.items():
             render.line(f"{name}: {'delivered' if is_delivered else 'not delivered'}")
-    return 0 if all(told.values()) else 1
+    return 0 if all(delivered.values()) else 1
 
 
-def _vault(context: typer.Context, data_dir: Path | None, config: Path | None) -> OpenVault:
-    workspace = find_workspace(context, data_dir, config)
-    with opened(workspace, create=True) as database:
-        mode = mode_in_force(workspace, database)
-    return open_the_vault(workspace, mode)
+def _vault(ctx: typer.Context, data_dir: Path | None, config: Path | None) -> OpenVault:
+    context = resolve_context(ctx, data_dir, config)
+    with open_database(context, create=True) as database:
+        mode = mode_in_force(context, database)
+    return open_vault(context, mode)
 
 
-def _channels(context: typer.Context, data_dir: Path | None, config: Path | None) -> tuple[Channel, ...]:
+def _channels(ctx: typer.Context, data_dir: Path | None, config: Path | None) -> tuple[Channel, ...]:
     from kekbridge.ops.notifier import NOTIFY_URLS, channels_of
 
-    return channels_of(_vault(context, data_dir, config).get(NOTIFY_URLS))
+    return channels_of(_vault(ctx, data_dir, config).get(NOTIFY_URLS))

@@ -1,6 +1,6 @@
-"""Options that many commands share, declared once so that their names and helps never drift apart. Values only, no behaviour.
+"""Options that many commands share, declared once so that names and help texts stay the same everywhere.
 
-Imported for `kekbridge --help`: keep it free of everything heavy.
+Imported for `kekbridge --help`: keep it free of heavy imports.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from typing import Annotated, NamedTuple
 import typer
 
 
-class Places(NamedTuple):
-    """Where the data and the settings are, as given before the command (None: not given)."""
+class GlobalOptions(NamedTuple):
+    """Options given before the command's name."""
 
+    #: `--data-dir`; None: not given.
     data_dir: Path | None = None
+    #: `--config`; None: not given.
     config: Path | None = None
 
 
@@ -23,7 +25,7 @@ DataDir = Annotated[
     typer.Option(
         "--data-dir",
         metavar="DIR",
-        help="Where kekbridge keeps its data. Default: $KEKBRIDGE_DATA_DIR, else the platform's place for user data.",
+        help="Data directory. Default: $KEKBRIDGE_DATA_DIR, else the platform's directory for user data.",
         show_default=False,
         file_okay=False,
     ),
@@ -33,15 +35,15 @@ ConfigFile = Annotated[
     typer.Option(
         "--config",
         metavar="FILE",
-        help="Settings in TOML. Default: $KEKBRIDGE_CONFIG, else config.toml in the data directory, else none needed.",
+        help="Settings file in TOML. Default: $KEKBRIDGE_CONFIG, else config.toml in the data directory, if there is one.",
         show_default=False,
         dir_okay=False,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print data for scripts: JSON, ISO times, decimals as text.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts: ISO times, decimals as text.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 def examples(*lines: str) -> str:
-    """An epilog whose lines are kept as they are."""
+    """Return a help epilog that lists the lines as examples, unwrapped."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

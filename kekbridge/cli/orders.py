@@ -1,4 +1,4 @@
-"""`kekbridge orders` and `kekbridge positions`: what was ordered, and what is held as the daemon last saw it. Reads only."""
+"""`kekbridge orders` and `kekbridge positions`: stored orders, and open positions as the daemon last saw them. Reads only."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge import parsing as values
-from kekbridge.cli.context import find_workspace, now, opened
+from kekbridge import formatting, parsing
+from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from kekbridge.cli.render import Line
     from kekbridge.model import Order, Position
-    from kekbridge.store.exits import Leg
+    from kekbridge.model.orders import ExitStatus
 
 orders = typer.Typer(rich_markup_mode=None, add_completion=False)
 positions = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -29,71 +29,73 @@ def _option(metavar: str, help_text: str) -> Any:
     epilog=examples(
         "kekbridge orders",
         "kekbridge orders --open --symbol BTC",
-        "kekbridge orders --since 24h --json | jq '.[] | {symbol, status, averagePrice}'",
+        "kekbridge orders --since 24h --json | jq '.[] | {symbol, averagePrice}'",
     )
 )
 def list_orders(
-    context: typer.Context,
-    only_open: Annotated[bool, typer.Option("--open", help="Only those that are not finished.")] = False,
-    symbol: Annotated[str | None, _option("BTC", "Of this market only.")] = None,
-    webhook: Annotated[str | None, _option("NAME", "Of this webhook only.")] = None,
-    status: Annotated[str | None, _option("STATUS", "queued, submitting, unknown, accepted, filled, …")] = None,
-    since: Annotated[str | None, _option("TIME", "From then on: 2h, 7d, or 2026-11-22T16:00 (UTC).")] = None,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="The newest N.")] = 50,
+    ctx: typer.Context,
+    only_open: Annotated[bool, typer.Option("--open", help="Only open orders.")] = False,
+    symbol: Annotated[str | None, _option("BTC", "Only this market.")] = None,
+    webhook: Annotated[str | None, _option("NAME", "Only this webhook.")] = None,
+    status: Annotated[str | None, _option("STATUS", "queued, submitting, unknown, accepted, filled …")] = None,
+    since: Annotated[str | None, _option("TIME", "Start: 2h or 7d (ago), or 2026-11-22T16:00 (UTC).")] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Show the newest N.")] = 50,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
     """List orders, newest last.
 
-    What was asked, what was filled at which price, and why not if it was not.
+    Shows the order, the filled quantity and price, and the reason if it was not filled.
     """
     from kekbridge.cli import render
-    from kekbridge.store import exits
-    from kekbridge.store import order_lifecycle as stored
+    from kekbridge.store import orders as order_rows
+    from kekbridge.store import protection
     from kekbridge.webhooks.registry import perp_symbol
 
-    with opened(find_workspace(context, data_dir, config)) as database, database.snapshot() as connection:
-        found = stored.list_orders(
+    with open_database(resolve_context(ctx, data_dir, config)) as database, database.snapshot() as connection:
+        listed = order_rows.list_orders(
             connection,
             webhook=webhook,
             status=status,
             symbol=None if symbol is None else perp_symbol(symbol, "--symbol"),
-            since=None if since is None else values.instant("--since", since, now()),
+            since=None if since is None else parsing.instant("--since", since, now()),
             open_only=only_open,
             limit=limit,
         )
-        legs = {order.client_order_id: exits.of_order(connection, order.client_order_id) for order in found}
+        legs = {order.client_order_id: protection.exits_of(connection, order.client_order_id) for order in listed}
     if as_json:
-        render.as_json([order_data(order) | {"exits": render.jsonable(legs[order.client_order_id])} for order in found])
+        render.as_json(
+            [order_data(order) | {"exits": formatting.to_jsonable(legs[order.client_order_id])} for order in listed]
+        )
         return
-    if not found:
-        render.note("No open order." if only_open else "No order yet. `kekbridge logs` shows what came in.")
+    if not listed:
+        render.note("No open orders." if only_open else "No orders yet. `kekbridge logs` shows the alerts received.")
         return
     titles = {"TIME (UTC)": 8, "ALERT": 13, "MARKET": 4, "ORDER": 10, "FILLED": 6, "STATUS": 6}
-    render.lines(titles, [_order_line(order, legs[order.client_order_id]) for order in found])
+    render.lines(titles, [_order_line(order, legs[order.client_order_id]) for order in listed])
 
 
 @positions.command(epilog=examples("kekbridge positions", "kekbridge positions --json"))
 def list_positions(
-    context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
+    ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
 ) -> None:
     """List open positions as the bridge last saw them.
 
-    SEEN says how long ago that was; the daemon looks every `exchange.refresh_s` seconds and after every fill.
+    SEEN is the age of that snapshot; the daemon refreshes it every `exchange.refresh_s` seconds and after every fill.
     """
     from kekbridge.cli import render
     from kekbridge.store import positions as stored
     from kekbridge.store.lock import DaemonLock
 
-    workspace = find_workspace(context, data_dir, config)
-    with opened(workspace) as database, database.snapshot() as connection:
-        found = [position for position in stored.list_all(connection) if position.quantity != 0]
+    context = resolve_context(ctx, data_dir, config)
+    with open_database(context) as database, database.snapshot() as connection:
+        held = [position for position in stored.list_all(connection) if position.quantity != 0]
     if as_json:
-        render.as_json([position_data(position) for position in found])
+        render.as_json([position_data(position) for position in held])
         return
-    if not found:
-        render.note("No open position.")
+    if not held:
+        render.note("No open positions.")
     else:
         columns = [
             render.Column("MARKET"),
@@ -101,56 +103,42 @@ def list_positions(
             render.Column("QUANTITY", justify="right"),
             render.Column("ENTRY", justify="right"),
             render.Column("MARK", justify="right"),
-            render.Column("PNL (USDC)", justify="right"),
+            render.Column("P&L (USDC)", justify="right"),
             render.Column("LIQUIDATION", justify="right"),
             render.Column("SEEN", justify="right"),
         ]
-        render.table(columns, [_position_row(position) for position in found])
-    if DaemonLock.holder(workspace.data_dir) is None:
-        render.note("The bridge is not running: this is what it saw last.")
+        render.table(columns, [_position_row(position) for position in held])
+    if DaemonLock.holder(context.data_dir) is None:
+        render.note("The bridge is not running; these are the positions that it last saw.")
 
 
 def order_data(order: Order) -> dict[str, Any]:
-    """An order for scripts: its own fields and those of its intent side by side."""
-    from kekbridge.cli import render
+    """Return an order for JSON: its own fields and those of its intent, flat."""
 
-    shown: dict[str, Any] = render.jsonable(order)
-    intent = shown.pop("intent")
-    return shown | {key: value for key, value in intent.items() if key not in shown}
+    data: dict[str, Any] = formatting.to_jsonable(order)
+    intent = data.pop("intent")
+    return data | {key: value for key, value in intent.items() if key not in data}
 
 
 def position_data(position: Position) -> dict[str, Any]:
-    """A position for scripts, with the gain or loss at the mark."""
+    """Return a position for JSON, with unrealized P&L at the mark price."""
+
+    data: dict[str, Any] = formatting.to_jsonable(position)
+    return data | {"unrealizedPnl": formatting.to_jsonable(position.unrealized_pnl)}
+
+
+def _order_line(order: Order, legs: Sequence[ExitStatus]) -> Line:
     from kekbridge.cli import render
+    from kekbridge.reports.alert_report import describe_order
 
-    shown: dict[str, Any] = render.jsonable(position)
-    return shown | {"unrealizedPnl": render.jsonable(position.unrealized_pnl)}
-
-
-def order_words(order: Order) -> str:
-    """`buy 0.001 limit 65000`, `sell 0.5 market (exit)`."""
-    from kekbridge.cli import render
-
-    intent = order.intent
-    parts = [intent.side.value.lower(), render.amount(intent.quantity), intent.order_type.value]
-    if intent.limit_price is not None:
-        parts.append(render.amount(intent.limit_price))
-    if not order.is_entry:
-        parts.append(f"({intent.purpose.value})")
-    return " ".join(parts)
-
-
-def _order_line(order: Order, legs: Sequence[Leg]) -> Line:
-    from kekbridge.cli import render
-
-    filled = render.amount(order.executed_quantity)
+    filled = formatting.amount(order.executed_quantity)
     if order.average_price is not None:
-        filled += f" at {render.amount(order.average_price)}"
+        filled += f" at {formatting.amount(order.average_price)}"
     cells = (
-        render.clock(order.created_at, now()),
-        render.short_id(order.alert_id),
-        render.market(order.intent.symbol),
-        order_words(order),
+        formatting.clock(order.created_at, now()),
+        formatting.short_id(order.alert_id),
+        formatting.market(order.intent.symbol),
+        describe_order(order),
         filled,
         order.status,
     )
@@ -160,16 +148,14 @@ def _order_line(order: Order, legs: Sequence[Leg]) -> Line:
 
 
 def _position_row(position: Position) -> tuple[object, ...]:
-    from kekbridge.cli import render
-
     pnl = position.unrealized_pnl
     return (
-        render.market(position.symbol),
+        formatting.market(position.symbol),
         "long" if position.quantity > 0 else "short",
         abs(position.quantity),
         position.average_open_price,
         position.mark_price,
         None if pnl is None else f"{pnl:+.2f}",
         position.liquidation_price,
-        None if position.updated_at is None else render.age(position.updated_at, now()),
+        None if position.updated_at is None else formatting.age(position.updated_at, now()),
     )

@@ -1,4 +1,4 @@
-"""`kekbridge paper`: the paper exchange alone, for any Orderly client, until it is stopped. Its key is public and worthless."""
+"""`kekbridge paper`: run only the paper exchange, for any Orderly client. Its key is public and worthless."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kekbridge import parsing as values
-from kekbridge.cli.context import Workspace, find_workspace
+from kekbridge import parsing
+from kekbridge.cli.context import CliContext, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -22,37 +22,37 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command(
     epilog=examples(
         "kekbridge paper --data-dir ./venue --prices static",
-        "kekbridge paper --port 9090 --json        one line with base_url, account_id, orderly_key, orderly_secret",
-        "KEKBRIDGE_EXCHANGE_BASE_URL=http://127.0.0.1:9090 kekbridge serve     trade there",
+        "kekbridge paper --port 9090 --json      address and key as one line of JSON",
+        "KEKBRIDGE_EXCHANGE_BASE_URL=http://127.0.0.1:9090 kekbridge serve",
     )
 )
 def paper(
-    context: typer.Context,
+    ctx: typer.Context,
     port: Annotated[
         int | None,
         typer.Option(
             metavar="N",
             min=0,
             max=65535,
-            help="Port on this machine; 0 takes a free one. Default: paper.port.",
+            help="Port on 127.0.0.1; 0 picks a free one. Default: paper.port.",
             show_default=False,
         ),
     ] = None,
     prices: Annotated[
         Literal["live", "static"] | None,
-        typer.Option(help="Orderly's public prices, or built-in ones. Default: paper.prices.", show_default=False),
+        typer.Option(help="Orderly's live prices, or fixed ones. Default: paper.prices.", show_default=False),
     ] = None,
     balance: Annotated[
         str | None,
         typer.Option(
-            metavar="USDC", help="Start balance of a fresh account. Default: paper.balance.", show_default=False
+            metavar="USDC", help="Initial balance of a new account. Default: paper.balance.", show_default=False
         ),
     ] = None,
     rate_limits: Annotated[
         bool | None,
         typer.Option(
             "--rate-limits/--no-rate-limits",
-            help="Refuse what comes too fast, as the real exchange does.",
+            help="Enforce rate limits, as the real exchange does.",
             show_default=False,
         ),
     ] = None,
@@ -60,29 +60,29 @@ def paper(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Run the paper exchange alone, for any Orderly client.
+    """Run only the paper exchange, for any Orderly client.
 
-    It speaks Orderly's paths, signatures, filters and streams over HTTP on this machine. Prints where it listens and the account's
-    key, then runs until Ctrl-C or SIGTERM. State is kept in the data directory.
+    It serves Orderly's paths, signatures, filters and streams on this machine. Prints its address and the account's key, then runs
+    until Ctrl-C or SIGTERM. State is kept in the data directory.
     """
     import asyncio
 
-    workspace = find_workspace(
-        context,
+    context = resolve_context(
+        ctx,
         data_dir,
         config,
         {
             "paper.port": port,
             "paper.prices": prices,
-            "paper.balance": None if balance is None else values.number("--balance", balance),
+            "paper.balance": None if balance is None else parsing.number("--balance", balance),
             "paper.rate_limits": rate_limits,
         },
     )
-    asyncio.run(_run(workspace, as_json=as_json))
+    asyncio.run(_run(context, as_json=as_json))
 
 
-async def _run(workspace: Workspace, *, as_json: bool) -> None:
-    """Listen, say so, wait for a signal, close in order."""
+async def _run(context: CliContext, *, as_json: bool) -> None:
+    """Listen, announce the address, and run until a signal."""
     import asyncio
     import signal
 
@@ -90,20 +90,20 @@ async def _run(workspace: Workspace, *, as_json: bool) -> None:
     from kekbridge.errors import ConfigError
     from kekbridge.paper.server import PaperExchange
 
-    log.configure(workspace.settings.log.level, workspace.settings.log.format)
+    log.configure(context.settings.log.level, context.settings.log.format)
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    directory = workspace.data_dir / "paper"  # where `serve` keeps the same account
-    exchange = PaperExchange(directory, settings=_settings(workspace))
+    directory = context.data_dir / "paper"  # where `serve` keeps the same account
+    exchange = PaperExchange(directory, settings=_settings(context))
     try:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            base_url = await exchange.start("127.0.0.1", workspace.settings.paper.port)
+            base_url = await exchange.start("127.0.0.1", context.settings.paper.port)
         except OSError as error:
             raise ConfigError(
-                f"the paper exchange cannot start on port {workspace.settings.paper.port} with {directory}: "
-                f"{error.strerror}; use another --port (0: a free one) or --data-dir"
+                f"the paper exchange cannot start on port {context.settings.paper.port} with data in {directory}: "
+                f"{error.strerror}; use another --port (0 picks a free one) or --data-dir"
             ) from None
         _announce(base_url, directory, as_json=as_json)
         await stopped.wait()
@@ -111,19 +111,19 @@ async def _run(workspace: Workspace, *, as_json: bool) -> None:
         await exchange.close()
 
 
-def _settings(workspace: Workspace) -> PaperSettings:
+def _settings(context: CliContext) -> PaperSettings:
     from kekbridge.paper.settings import PaperSettings
 
-    chosen = workspace.settings.paper
-    return PaperSettings(prices=chosen.prices, balance=Decimal(chosen.balance), rate_limits=chosen.rate_limits)
+    paper = context.settings.paper
+    return PaperSettings(prices=paper.prices, balance=Decimal(paper.balance), rate_limits=paper.rate_limits)
 
 
 def _announce(base_url: str, data_dir: Path, *, as_json: bool) -> None:
-    """Tell scripts in one JSON line, people in a few; flushed, since somebody waits for it."""
+    """Print address and key, as one line of JSON or as text; flushed, since the caller waits for it."""
     import sys
 
     from kekbridge.cli import render
-    from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
+    from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 
     identity = {
         "base_url": base_url,
@@ -136,7 +136,7 @@ def _announce(base_url: str, data_dir: Path, *, as_json: bool) -> None:
     else:
         render.pairs([("paper exchange", base_url), ("data directory", str(data_dir)), *list(identity.items())[1:]])
         render.line("")
-        render.line(f'Set a price:   curl -s {base_url}/paper/prices -d \'{{"PERP_BTC_USDC":"65000"}}\'')
-        render.line(f"What happened: curl -s {base_url}/paper/journal")
-        render.line("Ready. Ctrl-C stops.")
+        render.line(f'Set a price:       curl -s {base_url}/paper/prices -d \'{{"PERP_BTC_USDC":"65000"}}\'')
+        render.line(f"Show its journal:  curl -s {base_url}/paper/journal")
+        render.line("Ready. Press Ctrl-C to stop.")
     sys.stdout.flush()

@@ -1,6 +1,6 @@
-"""How data reaches the screen: tables for people, JSON for scripts; whatever came from outside is plain text without control characters.
+"""Output of the commands: tables for people, JSON for scripts; outside text is printed plain, without control characters.
 
-No markup is ever interpreted and colours appear on a terminal only. Knows nothing of what it shows.
+No markup is interpreted; colours appear only on a terminal. Knows nothing about the data it prints.
 """
 
 from __future__ import annotations
@@ -12,52 +12,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
-from kekbridge.formatting import (
-    SHORT_ID,
-    age,
-    amount,
-    camel,
-    clean,
-    clock,
-    duration,
-    jsonable,
-    market,
-    moment,
-    plain,
-    short_id,
-)
+from kekbridge.formatting import to_jsonable, to_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-__all__ = [
-    "SHORT_ID",
-    "Column",
-    "Line",
-    "age",
-    "amount",
-    "as_json",
-    "camel",
-    "clean",
-    "clock",
-    "console",
-    "duration",
-    "heading",
-    "jsonable",
-    "line",
-    "lines",
-    "market",
-    "moment",
-    "note",
-    "pairs",
-    "paragraph",
-    "plain",
-    "short_id",
-    "table",
-]
-
-# A pipe has no width: rows stay whole, so that grep and awk see one row per line.
+# Width in a pipe: rows are not wrapped, so that grep and awk see one row per line.
 _PIPE_WIDTH = 220
 
 STATUS_STYLES: Mapping[str, str] = {
@@ -83,11 +44,15 @@ STATUS_STYLES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table. `shrinks` marks the one that gives way when the terminal is narrow."""
+    """One column of a table."""
 
+    #: Heading.
     title: str
+    #: Alignment of its cells.
     justify: Literal["left", "right"] = "left"
+    #: True if its text wraps when the terminal is narrow.
     shrinks: bool = False
+    #: True if its cells are coloured by STATUS_STYLES.
     is_status: bool = False
 
 
@@ -95,9 +60,9 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
     """Print one table on stdout."""
     from rich.table import Table
 
-    shown = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    grid = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
-        shown.add_column(
+        grid.add_column(
             column.title,
             justify=column.justify,
             no_wrap=not column.shrinks,
@@ -105,17 +70,17 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
             ratio=None,
         )
     for row in rows:
-        shown.add_row(*(_cell(value, column) for value, column in zip(row, columns, strict=True)))
-    _show(shown)
+        grid.add_row(*(_cell(value, column) for value, column in zip(row, columns, strict=True)))
+    _show(grid)
 
 
 def pairs(rows: Iterable[tuple[str, object]], *, indent: int = 0) -> None:
-    """Print names and values below each other on stdout; on a terminal long values wrap under themselves.
+    """Print one name and value per line on stdout; on a terminal long values wrap within their column.
 
-    In a pipe each stays on its line, and rich is not imported: a daemon under a supervisor would keep its 3 MiB for one greeting.
+    In a pipe nothing wraps and rich is not imported: a daemon under a supervisor would keep its 3 MiB for the start message.
     """
     if not sys.stdout.isatty():
-        texts = [(name, clean(value)) for name, value in rows]
+        texts = [(name, to_text(value)) for name, value in rows]
         width = max((len(name) for name, _ in texts), default=0)
         for name, text in texts:
             line(f"{'':{indent}}{name:<{width}}  {text}".rstrip())
@@ -124,30 +89,32 @@ def pairs(rows: Iterable[tuple[str, object]], *, indent: int = 0) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table.grid(padding=(0, 2, 0, 0))
-    shown.add_column(no_wrap=True)
-    shown.add_column(overflow="fold")
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
     for name, value in rows:
-        shown.add_row(Text(name, style="bold"), Text(clean(value), style=_style_of(value)))
-    _show(Padding(shown, (0, 0, 0, indent), expand=False))
+        grid.add_row(Text(name, style="bold"), Text(to_text(value), style=_style_of(value)))
+    _show(Padding(grid, (0, 0, 0, indent), expand=False))
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a list: its cells, and what explains them (beside them if there is room, else below)."""
+    """One row of a list."""
 
+    #: Values, one per column; the last is a status.
     cells: tuple[object, ...]
+    #: Explanation, printed beside the cells if there is room, else below.
     detail: str = ""
 
 
-def lines(titles: Mapping[str, int], shown: Sequence[Line], *, with_header: bool = True) -> None:
-    """Print aligned lines on stdout; the last cell is a status. `titles` gives each column its least width.
+def lines(titles: Mapping[str, int], rows: Sequence[Line], *, with_header: bool = True) -> None:
+    """Print aligned rows on stdout; `titles` maps each column's heading to its minimum width in characters.
 
-    On a narrow terminal details go below their line; in a pipe everything of a line stays on it.
+    On a narrow terminal a row's detail goes below it; in a pipe a row is always one line.
     """
     from rich.text import Text
 
-    texts = [[clean(cell) for cell in one.cells] for one in shown]
+    texts = [[to_text(cell) for cell in row.cells] for row in rows]
     widths = [
         max([least, len(title), *(len(text[index]) for text in texts)])
         for index, (title, least) in enumerate(titles.items())
@@ -155,11 +122,11 @@ def lines(titles: Mapping[str, int], shown: Sequence[Line], *, with_header: bool
     if with_header:
         _show(Text("  ".join(title.ljust(width) for title, width in zip(titles, widths, strict=True)), style="bold"))
     screen = console()
-    for one, text in zip(shown, texts, strict=True):
+    for row, text in zip(rows, texts, strict=True):
         cells = [Text(cell.ljust(width)) for cell, width in zip(text, widths, strict=True)]
         cells[-1].stylize(_style_of(text[-1]))
         whole = Text("  ").join(cells)
-        detail = clean(one.detail) if one.detail else ""
+        detail = to_text(row.detail) if row.detail else ""
         is_beside = not screen.is_terminal or whole.cell_len + 2 + len(detail) <= screen.width
         if detail and is_beside:
             whole.append(f"  {detail}", style="dim")
@@ -169,39 +136,39 @@ def lines(titles: Mapping[str, int], shown: Sequence[Line], *, with_header: bool
 
 
 def heading(text: str, *, gap: bool = True) -> None:
-    """Print a line that opens a section, after an empty one."""
+    """Print a section heading, after an empty line if `gap`."""
     from rich.text import Text
 
     if gap:
         line("")
-    _show(Text(clean(text), style="bold"))
+    _show(Text(to_text(text), style="bold"))
 
 
 def paragraph(text: str, *, indent: int = 0) -> None:
-    """Print words that wrap under themselves."""
+    """Print text that wraps at the indent."""
     from rich.padding import Padding
     from rich.text import Text
 
-    _show(Padding(Text(clean(text)), (0, 0, 0, indent), expand=False))
+    _show(Padding(Text(to_text(text)), (0, 0, 0, indent), expand=False))
 
 
 def line(text: str) -> None:
-    """One unwrapped line on stdout: what people copy must stay in one piece."""
+    """Print one unwrapped line on stdout, so that it can be copied whole."""
     sys.stdout.write(f"{text}\n")
 
 
 def note(text: str) -> None:
-    """A message for the person, on stderr: data on stdout stays clean."""
-    sys.stderr.write(f"{clean(text)}\n")
+    """Print a message on stderr, so that stdout holds only data."""
+    sys.stderr.write(f"{to_text(text)}\n")
 
 
 def as_json(value: object) -> None:
-    """One line of JSON on stdout, ASCII only: C1 control characters would pass through JSON unescaped."""
-    sys.stdout.write(json.dumps(jsonable(value), separators=(",", ":")) + "\n")
+    """Print one line of JSON on stdout, ASCII only: JSON would leave C1 control characters unescaped."""
+    sys.stdout.write(json.dumps(to_jsonable(value), separators=(",", ":")) + "\n")
 
 
 def console() -> Console:
-    """A console on today's stdout (tests and pipes exchange it) that interprets nothing."""
+    """Return a console on the current stdout (tests replace it) that interprets no markup."""
     from rich.console import Console
 
     is_terminal = sys.stdout.isatty()
@@ -210,11 +177,11 @@ def console() -> Console:
     )
 
 
-def _show(shown: RenderableType, *, is_wrapped: bool = True) -> None:
-    """Print on stdout without the blanks that Rich fills lines up with: they would be copied, and seen by scripts."""
+def _show(renderable: RenderableType, *, is_wrapped: bool = True) -> None:
+    """Print on stdout without the trailing blanks that Rich adds, which would be copied and parsed."""
     screen = console()
     with screen.capture() as capture:
-        screen.print(shown, soft_wrap=not is_wrapped)
+        screen.print(renderable, soft_wrap=not is_wrapped)
     sys.stdout.write("".join(f"{text.rstrip()}\n" for text in capture.get().splitlines()))
 
 
@@ -222,7 +189,7 @@ def _cell(value: object, column: Column) -> Text:
     from rich.text import Text
 
     style = _style_of(value) if column.is_status else ""
-    return Text(clean(value), style=style)
+    return Text(to_text(value), style=style)
 
 
 def _style_of(value: object) -> str:

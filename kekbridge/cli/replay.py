@@ -1,7 +1,7 @@
-"""`kekbridge replay`: what a stored alert would do now, under today's limits or others. A dry run in the daemon, never live.
+"""`kekbridge replay`: a dry run of a stored alert in the daemon, under the current limits or others. Sends no order.
 
-The stored copy of a message has its credentials shortened, so its own signature cannot be checked again: the owner's stands in for it,
-and its age is not asked.
+The stored message has its credentials shortened, so its own signature cannot be verified: the request is signed with the webhook's
+secret instead, and the message's age is not checked.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from ulid import ULID
 
-from kekbridge import parsing as values
-from kekbridge.cli.context import find_workspace, now, open_sealer, opened, webhook_url
+from kekbridge import parsing
+from kekbridge.cli.context import now, open_database, open_sealer, resolve_context, webhook_url
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.errors import ConfigError
 
@@ -23,25 +23,26 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
-_CUT: Final = "…"  # how a stored message marks what was left out or shortened
+_ELLIPSIS: Final = "…"  # marks parts of a stored message that were left out or shortened
 
 
 @app.command(
     epilog=examples(
         "kekbridge replay 01KAN5V6Q2R8S",
         "kekbridge replay my-alert-17 --webhook tighter",
-        "kekbridge replay my-alert-17 --against-limits max-order-size=0.5 --against-limits daily-limit=none",
+        "kekbridge replay my-alert-17 --against-limits max-order-size=0.5 \\",
+        "    --against-limits daily-limit=none",
     )
 )
 def replay(
-    context: typer.Context,
+    ctx: typer.Context,
     alert: Annotated[
         str, typer.Argument(metavar="ALERT", help="An alert, as for `kekbridge explain`.", show_default=False)
     ],
     webhook: Annotated[
         str | None,
         typer.Option(
-            "--webhook", metavar="NAME", help="As if this webhook had got it. Default: its own.", show_default=False
+            "--webhook", metavar="NAME", help="Replay it on this webhook. Default: its own.", show_default=False
         ),
     ] = None,
     against_limits: Annotated[
@@ -49,46 +50,46 @@ def replay(
         typer.Option(
             "--against-limits",
             metavar="LIMIT=VALUE",
-            help="As if the webhook had this limit; names as in `webhook edit`, `none` takes one away. Repeatable.",
+            help="Replay with this limit; names as in `webhook edit`, `none` removes one. Repeatable.",
             show_default=False,
         ),
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option("--url", metavar="URL", help="The daemon's address, if not its own.", show_default=False),
+        typer.Option("--url", metavar="URL", help="Send to this URL instead of the daemon's own.", show_default=False),
     ] = None,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> int:
-    """Show what a stored alert would do now; never live.
+    """Show what a stored alert would do now; sends nothing.
 
-    Every verdict and the exact orders; nothing is sent or stored. The account, its positions and the day's use are those of this
-    moment. The daemon must run.
+    Prints every verdict and the exact orders; nothing is stored. Account, positions and daily usage are the current ones. The daemon
+    must be running.
     """
-    from kekbridge.cli import send as sending
+    from kekbridge.cli import send
     from kekbridge.ingress.http import DryRun
     from kekbridge.store import alerts
     from kekbridge.store import webhooks as stored_webhooks
-    from kekbridge.webhooks import registry as webhooks
+    from kekbridge.webhooks import registry
 
-    limits = values.assignments("--against-limits", against_limits or [])
-    workspace = find_workspace(context, data_dir, config)
-    with opened(workspace) as database:
-        sealer = open_sealer(workspace, database)
+    limits = parsing.assignments("--against-limits", against_limits or [])
+    context = resolve_context(ctx, data_dir, config)
+    with open_database(context) as database:
+        sealer = open_sealer(context, database)
         with database.snapshot() as connection:
             stored = alerts.find(connection, alert)
-            chosen = stored_webhooks.find(connection, webhook or stored.webhook_id or stored.webhook_name or "")
-            credentials = webhooks.credentials_of(connection, sealer, chosen, now=now())
-            address = url or webhook_url(workspace, connection)
+            target = stored_webhooks.find(connection, webhook or stored.webhook_id or stored.webhook_name or "")
+            credentials = registry.credentials_of(connection, sealer, target, now=now())
+            address = url or webhook_url(context, connection)
     body = _message(stored.payload, credentials.api_key)
-    rehearsal = DryRun(limits=_limits(limits, chosen), is_replay=True)
-    headers = sending.headers_of(body, credentials.api_secret, rehearsal, is_signed=False)
-    return sending.show(sending.post(address, body, headers), as_json=as_json)
+    dry_run = DryRun(limits=_read_limits(limits, target), is_replay=True)
+    headers = send.build_headers(body, credentials.api_secret, dry_run, is_signed=False)
+    return send.show_reply(send.post(address, body, headers), as_json=as_json)
 
 
 def _message(payload: Mapping[str, Any], api_key: str) -> bytes:
-    """The stored message as a new one: our own apiKey, a name of its own, no signature. Raises ConfigError when it was stored cut."""
+    """Build a new message from a stored one: the webhook's apiKey, a new alertId, no signature. Raises ConfigError if parts are missing."""
     from kekbridge.alerts.field_names import CREDENTIAL_FIELDS, IDENTITY_FIELDS, canonical_name
 
     dropped = IDENTITY_FIELDS | frozenset(CREDENTIAL_FIELDS)
@@ -100,28 +101,28 @@ def _message(payload: Mapping[str, Any], api_key: str) -> bytes:
     if isinstance(payload.get("steps"), list):
         message["steps"] = [without_identity(step) for step in payload["steps"] if isinstance(step, Mapping)]
     text = json.dumps(message, ensure_ascii=False, default=str)
-    if _CUT in text:
+    if _ELLIPSIS in text:
         raise ConfigError(
-            "this alert was stored with parts of it cut or hidden, so it cannot be replayed; send it with `webhook test`"
+            "parts of this alert were not stored, so it cannot be replayed; send the message with `webhook test` instead"
         )
     message |= {"apiKey": api_key, "alertId": f"replay-{ULID()}"}
     return json.dumps(message, ensure_ascii=False, default=str).encode()
 
 
-def _limits(given: Mapping[str, str], webhook: Webhook) -> dict[str, Any]:
-    """Limits by their names in the webhook's settings, read as `webhook edit` reads them."""
-    from kekbridge.store.codec import plain
+def _read_limits(given: Mapping[str, str], webhook: Webhook) -> dict[str, Any]:
+    """Parse limits as `webhook edit` does; returns them under their names in the webhook's settings."""
+    from kekbridge.store.codec import to_jsonable
     from kekbridge.webhooks.options import ROWS, apply
 
     rows = {row.parameter: row for row in ROWS if row.part == "limits"}
-    asked: dict[str, Any] = {}
+    requested: dict[str, Any] = {}
     for name, text in given.items():
         row = rows.get(name.replace("-", "_"))
         if row is None:
             known = ", ".join(option.replace("_", "-") for option in rows)
-            raise ConfigError(f"--against-limits: {name[:40]!r} is no limit; use one of {known}")
-        if row.reader is None and text not in ("yes", "no"):
-            raise values.wrong(f"--against-limits {name}", text, "yes or no")
-        asked[row.parameter] = text if row.reader is not None else text == "yes"
-    changed = plain(apply(asked, webhook.settings).limits)
-    return {rows[name].field: changed[rows[name].field] for name in asked}
+            raise ConfigError(f"--against-limits: {name[:40]!r} is not a limit; use one of {known}")
+        if row.parser is None and text not in ("yes", "no"):
+            raise parsing.invalid(f"--against-limits {name}", text, "yes or no")
+        requested[row.parameter] = text if row.parser is not None else text == "yes"
+    changed = to_jsonable(apply(requested, webhook.settings).limits)
+    return {rows[name].field: changed[rows[name].field] for name in requested}

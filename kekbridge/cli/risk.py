@@ -1,6 +1,6 @@
-"""`kekbridge risk show`: every limit of the account and of each webhook, what is used of it, what is left, when it starts anew.
+"""`kekbridge risk show`: every limit of the account and of each webhook, what is used and left, and when it resets.
 
-Reads what the daemon stored; the words are those of risk/limits.py, which the rules use too.
+Reads what the daemon stored; names and units come from risk/limits.py, which the rules use too.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from kekbridge.cli.context import find_workspace, now, opened
+from kekbridge import formatting
+from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 app = typer.Typer(
-    help="Show limits and their use.",
+    help="Show limits and how much of each is used.",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
@@ -23,48 +24,49 @@ app = typer.Typer(
 
 @app.callback()
 def group() -> None:
-    """Show limits and their use."""
+    """Show limits and how much of each is used."""
 
 
 @app.command(epilog=examples("kekbridge risk show", "kekbridge risk show --webhook btc-trend --json"))
 def show(
-    context: typer.Context,
+    ctx: typer.Context,
     webhook: Annotated[
         str | None,
-        typer.Option("--webhook", metavar="NAME", help="This webhook, and the account.", show_default=False),
+        typer.Option("--webhook", metavar="NAME", help="Only the account and this webhook.", show_default=False),
     ] = None,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Show every limit that is set: what is used, what is left, and when it starts anew.
+    """Show every limit that is set.
 
-    Exits pass all of them. A scope that a limit closed takes exits only until the time shown, or until `kekbridge resume`.
+    USED and LEFT are the current usage, RESETS when it starts at zero again. Limits never block exits. A scope closed by a limit accepts
+    only exits until the time shown, or until `kekbridge resume`.
     """
     from kekbridge.cli import render
-    from kekbridge.reports import limits as limitbook
+    from kekbridge.reports import limits
 
-    workspace = find_workspace(context, data_dir, config)
-    with opened(workspace) as database, database.snapshot() as connection:
-        shown = limitbook.read(connection, workspace.settings, webhook, at=now())
+    context = resolve_context(ctx, data_dir, config)
+    with open_database(context) as database, database.snapshot() as connection:
+        usage = limits.read(connection, context.settings, webhook, at=now())
     if as_json:
-        render.as_json(shown)
+        render.as_json(usage)
         return
-    _print_account(shown)
-    for scope in shown["scopes"]:
+    _print_account(usage)
+    for scope in usage["scopes"]:
         _print_scope(scope)
 
 
-def _print_account(shown: dict[str, Any]) -> None:
+def _print_account(usage: dict[str, Any]) -> None:
     from kekbridge.cli import render
 
-    if shown["equity"] is None:
-        render.note("No equity is known yet: start the bridge; loss, drawdown, leverage and positions show then.")
+    if usage["equity"] is None:
+        render.note("Equity is not known yet. Start the bridge to see loss, drawdown, leverage and positions.")
         return
     render.pairs(
         [
-            ("equity", f"{render.amount(shown['equity'])} USDC, {render.age(shown['equityAt'], shown['at'])}"),
-            ("peak", f"{shown['equityPeak']} USDC, deposits and withdrawals left out"),
+            ("equity", f"{formatting.amount(usage['equity'])} USDC, {formatting.age(usage['equityAt'], usage['at'])}"),
+            ("peak", f"{usage['equityPeak']} USDC, adjusted for deposits and withdrawals"),
         ]
     )
 
@@ -83,7 +85,7 @@ def _print_scope(scope: dict[str, Any]) -> None:
         render.Column("VALUE", justify="right", shrinks=True),
         render.Column("USED", justify="right"),
         render.Column("LEFT", justify="right"),
-        render.Column("STARTS ANEW", shrinks=True),
+        render.Column("RESETS", shrinks=True),
     ]
     render.table(
         columns,

@@ -1,6 +1,7 @@
-"""`kekbridge serve`: settings from options, the daemon, and what a person or a script is told once it listens.
+"""`kekbridge serve`: read the settings, run the daemon, and print the start message once it listens.
 
-Data goes to stdout, the log to stderr. Everything that runs is daemon.py's.
+The first start creates the webhook `default`. In paper mode the start message shows its credentials, which are worthless elsewhere; in
+testnet and live mode it shows none, since stdout may end up in a journal. What the message needs is imported after the daemon listens.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kekbridge.cli.context import find_workspace
+from kekbridge.cli.context import now, open_database, open_sealer, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.daemon import process as collector
+from kekbridge.daemon import process
 
 if TYPE_CHECKING:
+    from kekbridge.cli.context import CliContext
     from kekbridge.config import Settings
-    from kekbridge.daemon.app import Started
+    from kekbridge.daemon.app import StartupInfo
+    from kekbridge.model import Webhook
+    from kekbridge.webhooks.registry import Credentials
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -31,14 +35,14 @@ Host = Annotated[
 Port = Annotated[
     int | None,
     typer.Option(
-        metavar="N", min=0, max=65535, help="Port; 0 takes a free one. Default: server.port.", show_default=False
+        metavar="N", min=0, max=65535, help="Port; 0 picks a free one. Default: server.port.", show_default=False
     ),
 ]
 Domain = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Get and renew a certificate for this name, and listen on port 443 of every address. Default: tls.domain.",
+        help="Obtain and renew a certificate for this name, and listen on port 443 of all addresses. Default: tls.domain.",
         show_default=False,
     ),
 ]
@@ -50,7 +54,7 @@ AcmeCa = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Certificates to trust a private authority by. Default: tls.acme_ca_file.",
+        help="CA certificates of a private authority. Default: tls.acme_ca_file.",
         show_default=False,
     ),
 ]
@@ -58,14 +62,14 @@ AcmeCa = Annotated[
 
 @app.command(
     epilog=examples(
-        "kekbridge serve                            paper trading on 127.0.0.1:8080, nothing to set up",
+        "kekbridge serve                        paper trading on 127.0.0.1:8080",
         "kekbridge serve --port 9000 --data-dir ./data",
-        "kekbridge serve --domain bridge.example.com         HTTPS on port 443, certificate by itself",
+        "kekbridge serve --domain bridge.example.com     HTTPS on port 443",
         "kekbridge serve --config /etc/kekbridge.toml --json",
     )
 )
 def serve(
-    context: typer.Context,
+    ctx: typer.Context,
     mode: VenueMode = None,
     host: Host = None,
     port: Port = None,
@@ -76,13 +80,13 @@ def serve(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> int:
-    """Run the bridge: take alerts and place their orders.
+    """Run the bridge: receive alerts and place orders.
 
-    The first start creates the data directory and a webhook named `default`. Ctrl-C or SIGTERM stops in order; what is left continues at
-    the next start. With --json one line of JSON says where it listens.
+    The first start creates the data directory and a webhook named `default`. Ctrl-C or SIGTERM shuts down cleanly; pending work resumes
+    at the next start. --json prints the addresses as one line of JSON.
     """
-    collector.collect_rarely()
-    given = {
+    process.collect_rarely()
+    overrides = {
         "mode": mode,
         "server.host": host,
         "server.port": port,
@@ -90,26 +94,154 @@ def serve(
         "tls.acme_directory": acme_directory,
         "tls.acme_ca_file": None if acme_ca is None else str(acme_ca),
     }
-    workspace = find_workspace(context, data_dir, config, given)
-    if workspace.settings.tls.domain:
-        workspace = find_workspace(context, data_dir, config, given | _public_place(workspace.settings))
+    context = resolve_context(ctx, data_dir, config, overrides)
+    if context.settings.tls.domain:
+        context = resolve_context(ctx, data_dir, config, overrides | _public_listener(context.settings))
     from kekbridge import log
     from kekbridge.daemon import app as daemon
 
-    log.configure(workspace.settings.log.level, workspace.settings.log.format)
+    log.configure(context.settings.log.level, context.settings.log.format)
 
-    def announce(started: Started) -> None:
-        from kekbridge.cli.welcome import Welcome  # imported here: it is said when everything listens already
+    def announce(info: StartupInfo) -> None:
+        _announce(context, info, as_json=as_json)
 
-        Welcome(workspace).say(started, as_json=as_json)
-
-    return daemon.serve(workspace.settings, workspace.data_dir, announce=announce)
+    return daemon.serve(context.settings, context.data_dir, announce=announce)
 
 
-def _public_place(settings: Settings) -> dict[str, Any]:
-    """Where a bridge with a name of its own listens, unless the settings say otherwise: every address, HTTPS's own port."""
-    chosen = settings.server.model_fields_set
+def _public_listener(settings: Settings) -> dict[str, Any]:
+    """Return where a bridge with a domain listens by default: all addresses, port 443. Settings take precedence."""
+    configured = settings.server.model_fields_set
     return {
-        **({} if "host" in chosen else {"server.host": "0.0.0.0"}),  # noqa: S104 - meant to be reached; TLS is on
-        **({} if "port" in chosen else {"server.port": 443}),
+        **({} if "host" in configured else {"server.host": "0.0.0.0"}),  # noqa: S104 - meant to be reached; TLS is on
+        **({} if "port" in configured else {"server.port": 443}),
     }
+
+
+_FIRST_SYMBOL = "BTCUSDT.P"
+_FIRST_QUANTITY = "0.001"
+
+
+def _announce(context: CliContext, info: StartupInfo, *, as_json: bool) -> None:
+    """Create what a first start creates, then print the start message; flushed, since the caller waits for it."""
+    import sys
+
+    from kekbridge.cli import render
+
+    webhook, credentials = _first_webhook(context, info)
+    if as_json:
+        render.as_json(_as_data(info, webhook, credentials))
+    else:
+        _print(info, webhook, credentials)
+    sys.stdout.flush()
+
+
+def _first_webhook(context: CliContext, info: StartupInfo) -> tuple[Webhook | None, Credentials | None]:
+    """Return the webhook to show: a new one on the first start, else the first enabled one. Credentials in paper mode only."""
+    from kekbridge.model import Mode, WebhookSettings
+    from kekbridge.store import webhooks as stored
+    from kekbridge.webhooks import registry
+
+    with open_database(context) as database:
+        sealer = open_sealer(context, database)
+        with database.transaction() as connection:
+            registry.save_addresses(connection, info.webhook_url, info.mode, local_url=info.url, now=now())
+            webhooks = stored.list_all(connection)
+            if not webhooks:
+                return registry.create(
+                    connection,
+                    sealer,
+                    name=registry.FIRST_NAME,
+                    settings=WebhookSettings(),
+                    mode=info.mode,
+                    now=now(),
+                )
+            enabled = next((webhook for webhook in webhooks if webhook.enabled), None)
+            if enabled is None or info.mode is not Mode.PAPER:
+                return enabled, None
+            return enabled, registry.credentials_of(connection, sealer, enabled, now=now())
+
+
+def _as_data(info: StartupInfo, webhook: Webhook | None, credentials: Credentials | None) -> dict[str, Any]:
+    import dataclasses
+
+    from kekbridge.model import Mode
+
+    data: dict[str, Any] = {
+        "mode": info.mode,
+        "url": info.url,
+        "webhookUrl": info.webhook_url,
+        "paperUrl": info.paper_url,
+        "dataDir": str(info.data_dir),
+        "vault": info.vault,
+    }
+    if info.checks:
+        data["checks"] = [dataclasses.asdict(check) for check in info.checks]
+    if webhook is not None and credentials is not None and info.mode is Mode.PAPER:
+        data["webhook"] = {
+            "name": webhook.name,
+            "id": webhook.id,
+            "apiKey": credentials.api_key,
+            "apiSecret": credentials.api_secret,
+        }
+    return data
+
+
+_MODE_TEXTS = {
+    "paper": "paper: orders go to the built-in paper exchange, no real money",
+    "testnet": "testnet: orders go to Orderly's testnet",
+    "live": "LIVE: orders trade real money",
+}
+
+
+def _print(info: StartupInfo, webhook: Webhook | None, credentials: Credentials | None) -> None:
+    from kekbridge.cli import render
+    from kekbridge.model import Mode
+
+    render.pairs(
+        [
+            ("mode", _MODE_TEXTS[info.mode.value]),
+            ("secrets", info.vault),
+            ("data", str(info.data_dir)),
+            ("webhook URL", info.webhook_url),
+            *([("paper exchange", info.paper_url)] if info.paper_url else []),
+        ]
+    )
+    for check in info.checks:
+        fix = f" ({check.fix})" if check.fix else ""
+        render.line(f"{check.level:<8}  {check.name}: {check.text}{fix}")
+    if webhook is None:
+        render.line("\nNo webhook is enabled. Create one:  kekbridge webhook create NAME")
+    elif credentials is None or info.mode is not Mode.PAPER:
+        render.line(f"\nMessage for TradingView (webhook {webhook.name}):  kekbridge template {webhook.name}")
+    else:
+        _print_first_order(info, webhook, credentials)
+    render.line("\nReady. Press Ctrl-C to stop.")
+
+
+def _print_first_order(info: StartupInfo, webhook: Webhook, credentials: Credentials) -> None:
+    """Print a message for TradingView and a curl command, each on one line so that it can be copied."""
+    from ulid import ULID
+
+    from kekbridge.alerts import template
+    from kekbridge.cli import render
+    from kekbridge.cli.send import curl_line
+
+    message = template.build(
+        "strategy", api_key=credentials.api_key, api_secret=credentials.api_secret, profile=webhook.settings.profile
+    ).message
+    order = {
+        "apiKey": credentials.api_key,
+        # A new id at every start: pasted twice, the command is answered "duplicate"; after a restart it trades again.
+        "alertId": f"first-order-{str(ULID())[-6:].lower()}",
+        "action": "buy",
+        "symbol": _FIRST_SYMBOL,
+        "quantity": _FIRST_QUANTITY,
+    }
+    render.line(
+        f"\nMessage for a TradingView strategy alert (webhook {webhook.name}; other alerts: kekbridge template --help):\n"
+    )
+    render.line(message)
+    render.line(
+        "\nTo try it now, paste this into another terminal; it buys on paper and the response shows the fill:\n"
+    )
+    render.line(curl_line(info.webhook_url, order, credentials.api_secret))

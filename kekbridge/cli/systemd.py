@@ -1,4 +1,4 @@
-"""`kekbridge install-systemd`: a hardened service and its socket, written or printed, and the steps that need the owner's hand."""
+"""`kekbridge install-systemd`: write or print a hardened service and its socket, and print the remaining manual steps."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from kekbridge.cli.context import find_workspace
+from kekbridge.cli.context import resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
-    from kekbridge.cli.context import Workspace
+    from kekbridge.cli.context import CliContext
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 _NAME: Final = "kekbridge"
 
-# Sandboxing from systemd.exec(5). What is left open and why: AF_INET/AF_INET6 for the exchange and the senders, AF_UNIX for the
-# supervisor and D-Bus; MemoryDenyWriteExecute holds because nothing here makes code at run time.
+# Sandboxing from systemd.exec(5). Left open: AF_INET/AF_INET6 for the exchange and the senders, AF_UNIX for the supervisor and D-Bus.
+# MemoryDenyWriteExecute works because nothing here generates code at run time.
 _SERVICE: Final = """\
 [Unit]
 Description=kekbridge, TradingView alerts to KEK DEX
@@ -80,10 +80,10 @@ KeyringMode=private
 WantedBy=multi-user.target
 """
 
-# systemd holds the socket, so alerts that arrive during a restart wait instead of being refused.
+# systemd holds the socket, so that alerts during a restart wait instead of being refused.
 _SOCKET: Final = """\
 [Unit]
-Description=kekbridge, where alerts come in
+Description=kekbridge, socket for alerts
 
 [Socket]
 ListenStream={listen}
@@ -97,14 +97,14 @@ WantedBy=sockets.target
 @app.command(
     epilog=examples(
         "kekbridge install-systemd --print",
-        "sudo kekbridge install-systemd --config /etc/kekbridge.toml    then as it says",
+        "sudo kekbridge install-systemd --config /etc/kekbridge.toml",
     )
 )
 def install(
-    context: typer.Context,
+    ctx: typer.Context,
     only_print: Annotated[bool, typer.Option("--print", help="Print the units instead of writing them.")] = False,
     directory: Annotated[
-        Path, typer.Option("--directory", metavar="DIR", help="Where systemd reads units.", file_okay=False)
+        Path, typer.Option("--directory", metavar="DIR", help="Directory of systemd units.", file_okay=False)
     ] = Path("/etc/systemd/system"),
     data_dir: DataDir = None,
     config: ConfigFile = None,
@@ -112,13 +112,13 @@ def install(
 ) -> None:
     """Write a hardened systemd service and socket.
 
-    Secrets are systemd credentials, encrypted on disk and shown to the service only; the data is in /var/lib/kekbridge. Nothing is
-    started: what remains to be typed is printed.
+    Secrets are systemd credentials, encrypted on disk and readable only by the service; data is in /var/lib/kekbridge. Nothing is
+    started: the remaining steps are printed.
     """
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
 
-    units = _units(find_workspace(context, data_dir, config))
+    units = _units(resolve_context(ctx, data_dir, config))
     if only_print:
         if as_json:
             render.as_json(units)
@@ -130,20 +130,20 @@ def install(
             (directory / name).write_text(text, encoding="utf-8")
         except OSError as error:
             raise ConfigError(
-                f"{directory / name} cannot be written: {error.strerror}; run it with sudo, or use --print"
+                f"cannot write {directory / name}: {error.strerror}; run with sudo, or use --print"
             ) from None
     if as_json:
         render.as_json({"written": [str(directory / name) for name in units]})
         return
     for name in units:
         render.line(f"written: {directory / name}")
-    render.heading("Next")
-    for step in _NEXT:
+    render.heading("Next steps")
+    for step in _NEXT_STEPS:
         render.line(f"  {step}")
 
 
-# The credentials' names are those that the vault asks for (design.md section 4): no colon is allowed in them.
-_NEXT: Final = (
+# Credential names as the vault looks them up (docs/internals/architecture.md section 4): colons are not allowed in them.
+_NEXT_STEPS: Final = (
     "sudo mkdir -p /etc/credstore.encrypted && sudo chmod 700 /etc/credstore.encrypted",
     "head -c 32 /dev/urandom | base64 | sudo systemd-creds encrypt --name=master-key - /etc/credstore.encrypted/master-key",
     "sudo systemd-creds encrypt --name=orderly-secret - /etc/credstore.encrypted/orderly-secret    # testnet, live: type the key, Ctrl-D",
@@ -152,26 +152,26 @@ _NEXT: Final = (
 )
 
 
-def _units(workspace: Workspace) -> dict[str, str]:
+def _units(context: CliContext) -> dict[str, str]:
     from kekbridge.model import Mode
 
     command = _command()
-    server = workspace.settings.server
-    names = ["master-key"] if workspace.settings.mode is Mode.PAPER else ["master-key", "orderly-secret"]
+    server = context.settings.server
+    names = ["master-key"] if context.settings.mode is Mode.PAPER else ["master-key", "orderly-secret"]
     host = f"[{server.host}]" if ":" in server.host else server.host
     service = _SERVICE.format(
         name=_NAME,
         command=command,
-        config="" if workspace.config_file is None else f" --config {workspace.config_file.absolute()}",
+        config="" if context.config_file is None else f" --config {context.config_file.absolute()}",
         credentials="\n".join(f"LoadCredentialEncrypted={name}:/etc/credstore.encrypted/{name}" for name in names),
-        # A program below /home must stay readable for the service; its data is elsewhere.
+        # A program installed below /home must be readable by the service; its data is elsewhere.
         home="read-only" if command.startswith(("/home/", "/root/")) else "yes",
     )
     return {f"{_NAME}.service": service, f"{_NAME}.socket": _SOCKET.format(listen=f"{host}:{server.port}")}
 
 
 def _command() -> str:
-    """The program that systemd starts: this installation's own script, else its interpreter."""
-    beside = Path(sys.executable).with_name(_NAME)
-    found = str(beside) if beside.is_file() else shutil.which(_NAME)
-    return found or f"{sys.executable} -m {_NAME}"
+    """Return the command that systemd starts: this installation's script, else its interpreter."""
+    script = Path(sys.executable).with_name(_NAME)
+    path = str(script) if script.is_file() else shutil.which(_NAME)
+    return path or f"{sys.executable} -m {_NAME}"

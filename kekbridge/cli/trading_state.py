@@ -1,6 +1,6 @@
-"""`kekbridge halt`, `exits-only`, `resume`: what the daemon may do. Written to the store, where every admission and every claim reads it.
+"""`kekbridge halt`, `exits-only` and `resume`: set the trading state in the store.
 
-So it holds from the next order on, survives restarts, and works while no daemon runs.
+Every admission and every claim reads it there, so it applies from the next order on, survives restarts, and needs no daemon.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kekbridge.cli.context import find_workspace, now, opened
+from kekbridge import formatting
+from kekbridge.cli.context import now, open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
@@ -19,102 +20,104 @@ halt = typer.Typer(rich_markup_mode=None, add_completion=False)
 exits_only = typer.Typer(rich_markup_mode=None, add_completion=False)
 resume = typer.Typer(rich_markup_mode=None, add_completion=False)
 
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; shown in the history.", show_default=False)]
+Reason = Annotated[
+    str, typer.Option("--reason", metavar="TEXT", help="Reason, shown in the history.", show_default=False)
+]
 
 
 @halt.command(epilog=examples("kekbridge halt", 'kekbridge halt --reason "exchange incident"'))
-def stop_all(
-    context: typer.Context,
+def set_halted(
+    ctx: typer.Context,
     reason: Reason = "",
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Stop all trading at once, exits too.
+    """Stop all trading at once, including exits.
 
-    Alerts are still stored and answered (422 trading_halted). Open positions and their stops at the exchange stay as they are.
+    Alerts are still stored and answered (422 trading_halted). Open positions and their stops on the exchange are not touched.
     """
     from kekbridge.model import TradingState
 
-    _set(context, TradingState.HALTED, reason, data_dir=data_dir, config=config, as_json=as_json)
+    _set_state(ctx, TradingState.HALTED, reason, data_dir=data_dir, config=config, as_json=as_json)
 
 
 @exits_only.command(epilog=examples("kekbridge exits-only", 'kekbridge exits-only --reason "news at 14:30"'))
-def refuse_entries(
-    context: typer.Context,
+def set_exits_only(
+    ctx: typer.Context,
     reason: Reason = "",
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Refuse entries at once; exits still pass."""
+    """Deny entries at once; exits still pass."""
     from kekbridge.model import TradingState
 
-    _set(context, TradingState.EXITS_ONLY, reason, data_dir=data_dir, config=config, as_json=as_json)
+    _set_state(ctx, TradingState.EXITS_ONLY, reason, data_dir=data_dir, config=config, as_json=as_json)
 
 
 @resume.command(
     epilog=examples("kekbridge resume", "kekbridge resume --webhook btc-trend", "kekbridge resume --reset-peak")
 )
-def trade_again(
-    context: typer.Context,
+def set_running(
+    ctx: typer.Context,
     reason: Reason = "",
     webhook: Annotated[
         str | None,
         typer.Option(
-            "--webhook", metavar="NAME", help="This webhook only, closed by one of its limits.", show_default=False
+            "--webhook", metavar="NAME", help="Only this webhook, closed by one of its limits.", show_default=False
         ),
     ] = None,
     reset_peak: Annotated[
-        bool, typer.Option("--reset-peak", help="Let the equity peak be today's equity, so that the drawdown is zero.")
+        bool, typer.Option("--reset-peak", help="Set the equity peak to the current equity: drawdown 0.")
     ] = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Trade again after halt or exits-only.
-
-    Also after a limit that closed the account or a webhook.
+    """Resume trading after halt, exits-only or a limit.
 
     A limit that is still exceeded closes its scope again: raise it, wait for its reset, or for a drawdown use --reset-peak.
     """
     from kekbridge.cli import render
     from kekbridge.model import TradingState
-    from kekbridge.store import equity, settings
-    from kekbridge.store import webhooks as stored
+    from kekbridge.store import equity, settings, webhooks
 
-    why = reason or "by hand"
     with (
-        opened(find_workspace(context, data_dir, config), create=True) as database,
+        open_database(resolve_context(ctx, data_dir, config), create=True) as database,
         database.transaction() as connection,
     ):
         peak = equity.reset_peak(connection, by=_BY, now=now()) if reset_peak else None
-        scope = settings.ACCOUNT if webhook is None else stored.find(connection, webhook).id
+        scope = settings.ACCOUNT if webhook is None else webhooks.find(connection, webhook).id
         if webhook is None:
-            settings.resume_all(connection, reason=why, by=_BY, now=now())
+            settings.resume_all(connection, reason=reason or "by hand", by=_BY, now=now())
         else:
-            settings.set_trading_state(connection, TradingState.RUNNING, reason=why, by=_BY, now=now(), scope=scope)
+            settings.set_trading_state(
+                connection, TradingState.RUNNING, reason=reason or "by hand", by=_BY, now=now(), scope=scope
+            )
         control = settings.trading_control(connection, now=now(), scope=scope)
     if as_json:
-        render.as_json(render.jsonable(control) | ({"equityPeak": peak} if reset_peak else {}))
+        render.as_json(formatting.to_jsonable(control) | ({"equityPeak": peak} if reset_peak else {}))
         return
-    render.line(_WORDS["running"] if webhook is None else f"webhook {webhook}: entries and exits pass")
+    render.line(_STATE_TEXTS["running"] if webhook is None else f"webhook {webhook} resumed: entries and exits pass")
     if reset_peak:
         render.note(
-            "No equity is known yet: the peak starts with the first." if peak is None else f"equity peak: {peak} USDC"
+            "Equity is not known yet; its first value will be the peak."
+            if peak is None
+            else f"equity peak: {peak} USDC"
         )
 
 
 _BY = "command line"
-_WORDS = {
-    "running": "trading: entries and exits pass",
-    "exits_only": "exits only: entries are refused until `kekbridge resume`",
+_STATE_TEXTS = {
+    "running": "trading resumed: entries and exits pass",
+    "exits_only": "exits only: entries are denied until `kekbridge resume`",
     "halted": "halted: no order is sent until `kekbridge resume`",
 }
 
 
-def _set(
-    context: typer.Context,
+def _set_state(
+    ctx: typer.Context,
     state: TradingState,
     reason: str,
     *,
@@ -125,11 +128,11 @@ def _set(
     from kekbridge.cli import render
     from kekbridge.store import settings
 
-    workspace = find_workspace(context, data_dir, config)
-    with opened(workspace, create=True) as database, database.transaction() as connection:
+    context = resolve_context(ctx, data_dir, config)
+    with open_database(context, create=True) as database, database.transaction() as connection:
         settings.set_trading_state(connection, state, reason=reason or "by hand", by=_BY, now=now())
         control = settings.trading_control(connection, now=now())
     if as_json:
         render.as_json(control)
     else:
-        render.line(_WORDS[state.value])
+        render.line(_STATE_TEXTS[state.value])

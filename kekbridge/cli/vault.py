@@ -1,4 +1,4 @@
-"""`kekbridge vault`: where secrets are kept and why, what is there (names only), and moving all of it somewhere else."""
+"""`kekbridge vault`: show which vault is in use, why, and which secrets it holds (names only); move them to another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from kekbridge.cli.context import Workspace, find_workspace, open_the_vault, opened
+from kekbridge.cli.context import CliContext, open_database, open_vault, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kekbridge.vault import OpenVault
 
 app = typer.Typer(
-    help="Show where secrets are kept, and move them.",
+    help="Show where secrets are stored, or move them.",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
@@ -26,15 +26,15 @@ app = typer.Typer(
 
 
 @app.command(epilog=examples("kekbridge vault status", "kekbridge vault status --json"))
-def status(context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
-    """Show which vault is in use, why, and the names of what is in it. Values are never shown."""
+def status(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
+    """Show which vault is in use, why, and the names of its secrets. Values are never shown."""
     from kekbridge.cli import render
 
-    workspace = find_workspace(context, data_dir, config)
-    with _store(workspace) as connection:
-        mode = _mode(workspace, connection)
-        vault = open_the_vault(workspace, mode)
-        names = _present(workspace, vault, connection)
+    context = resolve_context(ctx, data_dir, config)
+    with _optional_connection(context) as connection:
+        mode = _mode(context, connection)
+        vault = open_vault(context, mode)
+        names = _stored_names(context, vault, connection)
     if as_json:
         render.as_json(
             {
@@ -50,92 +50,88 @@ def status(context: typer.Context, data_dir: DataDir = None, config: ConfigFile 
     render.pairs(
         [
             ("vault", vault.name),
-            ("where and why", vault.description),
-            ("encrypted", "no: good enough for paper only" if vault.is_plain else "yes"),
-            ("holds", names or "nothing yet"),
+            ("location", vault.description),
+            ("encrypted", "no: acceptable for paper only" if vault.is_plain else "yes"),
+            ("holds", names or "no secrets yet"),
         ]
     )
 
 
 @app.command(epilog=examples("kekbridge vault move --to file", "kekbridge vault move --to keyring --yes"))
 def move(
-    context: typer.Context,
+    ctx: typer.Context,
     to: Annotated[
         Literal["keyring", "file", "key_file"],
-        typer.Option("--to", help="The other vault; `file` asks for a passphrase.", show_default=False),
+        typer.Option("--to", help="Target vault; `file` asks for a passphrase.", show_default=False),
     ],
     yes: Yes = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Move every secret to another vault: all are written and read back there before any is removed here.
+    """Move every secret to another vault.
 
-    Stop the bridge before. A bridge that runs keeps what it has read, and finds the new vault at its next start.
+    All are written and verified there before any is removed here. Stop the bridge first; it uses the new vault from its next start.
     """
     from kekbridge.cli import render
     from kekbridge.errors import AlreadyRunning, ConfigError
     from kekbridge.store.lock import DaemonLock
     from kekbridge.vault import move_secrets
 
-    workspace = find_workspace(context, data_dir, config)
-    if DaemonLock.holder(workspace.data_dir) is not None:
-        raise AlreadyRunning("already_running", "the bridge is running; stop it, move the vault, start it again")
-    with _store(workspace) as connection:
-        mode = _mode(workspace, connection)
-        source = open_the_vault(workspace, mode)
-        names = _present(workspace, source, connection)
+    context = resolve_context(ctx, data_dir, config)
+    if DaemonLock.holder(context.data_dir) is not None:
+        raise AlreadyRunning("already_running", "the bridge is running; stop it, move the secrets, then start it again")
+    with _optional_connection(context) as connection:
+        mode = _mode(context, connection)
+        source = open_vault(context, mode)
+        names = _stored_names(context, source, connection)
     if source.name == to:
-        raise ConfigError(f"the secrets are in the {source.place.title} already; nothing was moved")
+        raise ConfigError(f"the secrets are already in the {source.title}; nothing was moved")
     if not source.is_writable:
-        raise ConfigError(
-            f"the {source.place.title} is read only: take its files out of there by hand after copying them"
-        )
-    target = open_the_vault(_choosing(workspace, to), mode)
+        raise ConfigError(f"the {source.title} is read-only; copy its files by hand, then remove them there")
+    target = open_vault(_with_backend(context, to), mode)
     if not yes:
-        typer.confirm(
-            f"Move {', '.join(names)} from {source.place.title} to {target.place.title}?", abort=True, err=True
-        )
+        typer.confirm(f"Move {', '.join(names)} from {source.title} to {target.title}?", abort=True, err=True)
     move_secrets(source, target, names)
     if as_json:
         render.as_json({"from": source.name, "to": target.name, "names": names})
         return
-    render.line(f"moved {', '.join(names)} to the {target.place.title}")
-    if workspace.settings.vault.backend not in ("auto", to):
-        render.note(f'Now set  [vault] backend = "{to}"  (it is "{workspace.settings.vault.backend}").')
+    render.line(f"moved {', '.join(names)} to the {target.title}")
+    if context.settings.vault.backend not in ("auto", to):
+        render.note(f'Now set  [vault] backend = "{to}"  (currently "{context.settings.vault.backend}").')
 
 
-def _choosing(workspace: Workspace, backend: str) -> Workspace:
-    """The same workspace with this vault in its settings."""
-    settings = workspace.settings
+def _with_backend(context: CliContext, backend: str) -> CliContext:
+    """Return the context with another vault.backend in its settings."""
+    settings = context.settings
     vault = settings.vault.model_copy(update={"backend": backend})
-    return Workspace(workspace.data_dir, settings.model_copy(update={"vault": vault}), workspace.config_file)
+    return CliContext(context.data_dir, settings.model_copy(update={"vault": vault}), context.config_file)
 
 
-def _present(workspace: Workspace, vault: OpenVault, connection: sqlite3.Connection | None) -> list[str]:
-    """The names of what is there, of all that kekbridge ever puts into a vault."""
+def _stored_names(context: CliContext, vault: OpenVault, connection: sqlite3.Connection | None) -> list[str]:
+    """Return the names of the secrets in the vault, out of all names that kekbridge may use."""
     from kekbridge.cli.exchange_keys import secret_names
 
-    names = secret_names(connection, workspace.settings.exchange.account_id)
+    names = secret_names(connection, context.settings.exchange.account_id)
     return [name for name in names if vault.get(name) is not None]
 
 
-def _mode(workspace: Workspace, connection: sqlite3.Connection | None) -> Mode:
-    from kekbridge.webhooks import registry as webhooks
+def _mode(context: CliContext, connection: sqlite3.Connection | None) -> Mode:
+    from kekbridge.webhooks import registry
 
-    settings = workspace.settings
+    settings = context.settings
     if connection is None:
         return settings.mode
-    return webhooks.mode_of(connection, settings.mode, is_explicit="mode" in settings.model_fields_set)
+    return registry.mode_of(connection, settings.mode, is_explicit="mode" in settings.model_fields_set)
 
 
 @contextmanager
-def _store(workspace: Workspace) -> Iterator[sqlite3.Connection | None]:
-    """The store to read from; None in a data directory that has none yet."""
+def _optional_connection(context: CliContext) -> Iterator[sqlite3.Connection | None]:
+    """Yield a connection to read from, or None when the data directory has no database yet."""
     from kekbridge.store.connections import FILE_NAME
 
-    if not (workspace.data_dir / FILE_NAME).exists():
+    if not (context.data_dir / FILE_NAME).exists():
         yield None
         return
-    with opened(workspace) as database, database.snapshot() as connection:
+    with open_database(context) as database, database.snapshot() as connection:
         yield connection

@@ -1,52 +1,102 @@
-"""`kekbridge webhook`: the doors for alerts. Works beside a running daemon, which reads webhooks at each request.
+"""`kekbridge webhook`: create and manage webhooks. Works beside a running daemon, which reads them at each request.
 
-Secrets are printed by `create` and `show --secret` only, on stdout and nowhere else.
+Secrets are printed only by `create`, `rotate` and `show --secret`, and only on stdout.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge.cli import webhook_send
-from kekbridge.cli.context import Workspace, find_workspace, mode_in_force, now, open_sealer, opened, webhook_url
+from kekbridge import formatting
+from kekbridge.cli import send
+from kekbridge.cli.context import (
+    CliContext,
+    mode_in_force,
+    now,
+    open_database,
+    open_sealer,
+    resolve_context,
+    webhook_url,
+)
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
-from kekbridge.cli.webhook_options import declare
+from kekbridge.model import WebhookSettings
+from kekbridge.webhooks.options import ROWS, Row
 
 if TYPE_CHECKING:
     from kekbridge.model import Webhook
     from kekbridge.store.database import Database
-    from kekbridge.webhooks.options import Row
     from kekbridge.webhooks.registry import Credentials
 
 app = typer.Typer(
-    help="Create, list, show, edit and switch webhooks.",
+    help="Create, list, show, edit and test webhooks.",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
     epilog=examples(
-        "kekbridge webhook create btc-trend --allowed-symbols BTC --max-order-size 0.5",
-        "kekbridge webhook show btc-trend",
+        "kekbridge webhook create btc --allowed-symbols BTC --max-order-size 0.5",
+        "kekbridge webhook show btc",
     ),
 )
 
-app.command("test", epilog=webhook_send.EPILOG)(webhook_send.send_test)
+app.command("test", epilog=send.TEST_EXAMPLES)(send.send_test)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The webhook's name or id.", show_default=False)]
+
+
+def _with_setting_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add an option for every webhook setting to a command with `**options`; Typer reads the new signature."""
+    own = [
+        parameter
+        for parameter in inspect.signature(command, eval_str=True).parameters.values()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    data_dir_index = next(index for index, parameter in enumerate(own) if parameter.name == "data_dir")
+    parameters = [
+        inspect.Parameter(
+            row.parameter,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=None,
+            annotation=Annotated[_option_type(row), _option(row)],
+        )
+        for row in ROWS
+    ]
+    signature = inspect.Signature([*own[:data_dir_index], *parameters, *own[data_dir_index:]])
+    command.__signature__ = signature  # type: ignore[attr-defined]  # takes precedence over the real one
+    return command
+
+
+def _option_type(row: Row) -> Any:
+    if row.is_many:
+        return list[str] | None
+    return bool | None if row.parser is None else str | None
+
+
+def _option(row: Row) -> Any:
+    defaults = WebhookSettings()
+    default = getattr(getattr(defaults, row.part) if row.part else defaults, row.field)
+    has_default = default not in (None, (), {}, False)
+    help_text = f"{row.help} Default: {'yes' if default is True else default}." if has_default else row.help
+    if row.parser is None and not row.is_many:
+        return typer.Option(f"{row.option}/--no-{row.option.removeprefix('--')}", help=help_text, show_default=False)
+    return typer.Option(row.option, metavar=row.metavar, help=help_text, show_default=False)
 
 
 @app.command(
     epilog=examples(
         "kekbridge webhook create default",
-        "kekbridge webhook create btc-trend --allowed-symbols BTC,ETH --max-order-size 0.5 --daily-limit 20000 \\",
-        "    --max-leverage 5 --require-stop-loss --rate-per-minute 5",
+        "kekbridge webhook create btc-trend --allowed-symbols BTC,ETH \\",
+        "    --max-order-size 0.5 --daily-limit 20000 --max-leverage 5 \\",
+        "    --require-stop-loss --rate-per-minute 5",
         "kekbridge webhook create legacy --no-require-signature --json",
     )
 )
-@declare
+@_with_setting_options
 def create(
-    context: typer.Context,
+    ctx: typer.Context,
     name: Annotated[
         str,
         typer.Argument(metavar="NAME", help="1 to 64 letters, digits, dots, dashes, underscores.", show_default=False),
@@ -54,54 +104,53 @@ def create(
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
-    **given: Any,
+    **options: Any,
 ) -> None:
-    """Create a webhook; print its URL, key and secret.
+    """Create a webhook and print its URL, key and secret.
 
-    A running daemon takes its alerts at once. Limits hold for entries; exits always pass. `none` takes a limit away.
+    A running daemon accepts its alerts at once. Limits apply to entries; exits always pass. The value `none` removes a limit.
     """
     from kekbridge.cli import render
-    from kekbridge.model import WebhookSettings
-    from kekbridge.webhooks import registry as webhooks
+    from kekbridge.webhooks import registry
     from kekbridge.webhooks.options import apply
 
-    webhooks.check_name(name)
-    settings = apply(given, WebhookSettings())
-    workspace = find_workspace(context, data_dir, config)
-    with opened(workspace, create=True) as database:
-        mode, sealer = mode_in_force(workspace, database), open_sealer(workspace, database)
+    registry.check_name(name)
+    settings = apply(options, WebhookSettings())
+    context = resolve_context(ctx, data_dir, config)
+    with open_database(context, create=True) as database:
+        mode, sealer = mode_in_force(context, database), open_sealer(context, database)
         with database.transaction() as connection:
-            webhook, credentials = webhooks.create(
+            webhook, credentials = registry.create(
                 connection, sealer, name=name, settings=settings, mode=mode, now=now()
             )
-        shown = _as_data(webhook, _url(workspace, database), credentials)
+        data = _as_data(webhook, _current_url(context, database), credentials)
     if as_json:
-        render.as_json(shown)
+        render.as_json(data)
         return
-    _print(shown)
-    render.note(f"The message for TradingView:  kekbridge template {name}")
-    render.note(f"The secret again, later:      kekbridge webhook show {name} --secret")
+    _print(data)
+    render.note(f"Message for TradingView:     kekbridge template {name}")
+    render.note(f"Show the secret again:       kekbridge webhook show {name} --secret")
 
 
 @app.command("list", epilog=examples("kekbridge webhook list", "kekbridge webhook list --json"))
 def list_webhooks(
-    context: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
+    ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
 ) -> None:
     """List every webhook with its main limits and last alert."""
     from kekbridge.cli import render
-    from kekbridge.store import alert_search
+    from kekbridge.store import alerts
     from kekbridge.store import webhooks as stored
 
-    workspace = find_workspace(context, data_dir, config)
-    with opened(workspace) as database, database.snapshot() as connection:
-        found = stored.list_all(connection)
-        last = {webhook.id: alert_search.search(connection, webhook=webhook.name, limit=1).alerts for webhook in found}
-        url = webhook_url(workspace, connection)
+    context = resolve_context(ctx, data_dir, config)
+    with open_database(context) as database, database.snapshot() as connection:
+        webhooks = stored.list_all(connection)
+        last = {webhook.id: alerts.search(connection, webhook=webhook.name, limit=1).alerts for webhook in webhooks}
+        url = webhook_url(context, connection)
     if as_json:
-        render.as_json([_as_data(webhook, url) for webhook in found])
+        render.as_json([_as_data(webhook, url) for webhook in webhooks])
         return
-    if not found:
-        render.note("No webhook yet. Create one:  kekbridge webhook create NAME")
+    if not webhooks:
+        render.note("No webhooks yet. Create one:  kekbridge webhook create NAME")
         return
     columns = [
         render.Column("NAME"),
@@ -120,77 +169,78 @@ def list_webhooks(
                 "signature" if webhook.settings.require_signature else "NO SIGNATURE",
                 "any" if webhook.settings.limits.allowed_symbols is None else webhook.settings.limits.allowed_symbols,
                 webhook.settings.limits.max_order_size,
-                render.age(last[webhook.id][-1].received_at, now()) if last[webhook.id] else "never",
+                formatting.age(last[webhook.id][-1].received_at, now()) if last[webhook.id] else "never",
             )
-            for webhook in found
+            for webhook in webhooks
         ],
     )
-    unsigned = [webhook.name for webhook in found if not webhook.settings.require_signature]
+    unsigned = [webhook.name for webhook in webhooks if not webhook.settings.require_signature]
     if unsigned:
         render.note(
-            f"Without signature, whoever learns the apiKey can send any order: {', '.join(unsigned)}."
-            "  kekbridge webhook edit NAME --require-signature"
+            f"No signature required: anyone who knows the apiKey can send orders to {', '.join(unsigned)}."
+            "  Fix:  kekbridge webhook edit NAME --require-signature"
         )
 
 
 @app.command(
     epilog=examples(
         "kekbridge webhook rotate default",
-        "kekbridge webhook rotate default --grace 1h     the old pair works one hour more",
-        "kekbridge webhook rotate leaked --grace 0       the old pair stops at once",
+        "kekbridge webhook rotate default --grace 1h     old pair valid for an hour",
+        "kekbridge webhook rotate leaked --grace 0       old pair revoked at once",
     )
 )
 def rotate(
-    context: typer.Context,
+    ctx: typer.Context,
     name: Name,
     grace: Annotated[
-        str, typer.Option(metavar="DURATION", help="How long the old pair stays valid; 0: it stops at once.")
+        str, typer.Option(metavar="DURATION", help="How long the old pair stays valid; 0 revokes it at once.")
     ] = "7d",
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Give a webhook a new key and secret; the old pair works for the grace time more.
+    """Give a webhook a new key and secret.
 
-    `webhook show` tells when each was last used. Paste the new message into every alert meanwhile.
+    The old pair stays valid for the grace period: paste the new message into every alert during that time. `webhook show` lists when each
+    key was last used.
     """
     from datetime import timedelta
 
-    from kekbridge import parsing as values
+    from kekbridge import parsing
     from kekbridge.cli import render
     from kekbridge.store import webhooks as stored
-    from kekbridge.webhooks import registry as webhooks
+    from kekbridge.webhooks import registry
 
-    allowed = timedelta(seconds=0 if grace.strip() in ("0", "0s") else values.seconds("--grace", grace))
-    workspace = find_workspace(context, data_dir, config)
-    with opened(workspace) as database:
-        mode, sealer = mode_in_force(workspace, database), open_sealer(workspace, database)
+    grace_time = timedelta(seconds=0 if grace.strip() in ("0", "0s") else parsing.seconds("--grace", grace))
+    context = resolve_context(ctx, data_dir, config)
+    with open_database(context) as database:
+        mode, sealer = mode_in_force(context, database), open_sealer(context, database)
         with database.transaction() as connection:
             webhook = stored.find(connection, name)
-            ended = webhooks.valid_keys(connection, webhook, now=now())
+            replaced = registry.valid_keys(connection, webhook, now=now())
             at = now()
-            credentials = webhooks.rotate(connection, sealer, webhook, mode=mode, grace=allowed, now=at)
-        shown = _as_data(webhook, _url(workspace, database), credentials)
-    shown["replaced"] = [
-        {"id": key.id, "prefix": key.prefix, "expiresAt": min(at + allowed, key.expires_at or at + allowed)}
-        for key in ended
+            credentials = registry.rotate(connection, sealer, webhook, mode=mode, grace=grace_time, now=at)
+        data = _as_data(webhook, _current_url(context, database), credentials)
+    data["replaced"] = [
+        {"id": key.id, "prefix": key.prefix, "expiresAt": min(at + grace_time, key.expires_at or at + grace_time)}
+        for key in replaced
     ]
     if as_json:
-        render.as_json(shown)
+        render.as_json(data)
         return
     titles = {"name": "name", "webhookUrl": "webhook URL", "apiKey": "apiKey", "apiSecret": "apiSecret"}
-    render.pairs([(title, shown[key]) for key, title in titles.items()])
-    for key in shown["replaced"]:
-        until = f"works until {render.plain(key['expiresAt'])} UTC" if allowed else "is refused from now on"
+    render.pairs([(title, data[key]) for key, title in titles.items()])
+    for key in data["replaced"]:
+        until = f"is valid until {formatting.to_text(key['expiresAt'])} UTC" if grace_time else "is revoked"
         render.note(f"The old key {key['prefix']}… {until}.")
-    render.note(f"The message with the new key:  kekbridge template {webhook.name}")
+    render.note(f"Message with the new key:  kekbridge template {webhook.name}")
 
 
 @app.command(epilog=examples("kekbridge webhook show default", "kekbridge webhook show default --secret --json"))
 def show(
-    context: typer.Context,
+    ctx: typer.Context,
     name: Name,
-    secret: Annotated[bool, typer.Option("--secret", help="Print apiKey and apiSecret, too.")] = False,
+    secret: Annotated[bool, typer.Option("--secret", help="Also print apiKey and apiSecret.")] = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -198,22 +248,22 @@ def show(
     """Show one webhook with all its settings."""
     from kekbridge.cli import render
     from kekbridge.store import webhooks as stored
-    from kekbridge.webhooks import registry as webhooks
+    from kekbridge.webhooks import registry
 
-    workspace = find_workspace(context, data_dir, config)
-    with opened(workspace) as database:
-        sealer = open_sealer(workspace, database) if secret else None
+    context = resolve_context(ctx, data_dir, config)
+    with open_database(context) as database:
+        sealer = open_sealer(context, database) if secret else None
         with database.snapshot() as connection:
             webhook = stored.find(connection, name)
             keys = stored.list_keys(connection, webhook.id)
-            url = webhook_url(workspace, connection)
-            credentials = None if sealer is None else webhooks.credentials_of(connection, sealer, webhook, now=now())
-    shown = _as_data(webhook, url, credentials)
-    shown["keys"] = [
+            url = webhook_url(context, connection)
+            credentials = None if sealer is None else registry.credentials_of(connection, sealer, webhook, now=now())
+    data = _as_data(webhook, url, credentials)
+    data["keys"] = [
         {
             "id": key.id,
             "prefix": key.prefix,
-            "state": webhooks.key_state(key, now()),
+            "state": registry.key_state(key, now()),
             "createdAt": key.created_at,
             "lastUsedAt": key.last_used_at,
             "expiresAt": key.expires_at,
@@ -222,9 +272,9 @@ def show(
         for key in keys
     ]
     if as_json:
-        render.as_json(shown)
+        render.as_json(data)
     else:
-        _print(shown)
+        _print(data)
 
 
 @app.command(
@@ -233,68 +283,64 @@ def show(
         "kekbridge webhook edit default --allowed-symbols none --name main",
     )
 )
-@declare
+@_with_setting_options
 def edit(
-    context: typer.Context,
+    ctx: typer.Context,
     name: Name,
-    new_name: Annotated[
-        str | None, typer.Option("--name", metavar="NEW", help="Give it another name.", show_default=False)
-    ] = None,
+    new_name: Annotated[str | None, typer.Option("--name", metavar="NEW", help="New name.", show_default=False)] = None,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
-    **given: Any,
+    **options: Any,
 ) -> None:
-    """Change the options that are given, at once.
+    """Change settings of a webhook, with immediate effect.
 
-    The others stay as they are. `none` takes a limit away.
+    Settings not named stay as they are. The value `none` removes a limit.
     """
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
     from kekbridge.store import webhooks as stored
-    from kekbridge.webhooks import registry as webhooks
+    from kekbridge.webhooks import registry
     from kekbridge.webhooks.options import apply
 
-    if new_name is None and not any(value not in (None, []) for value in given.values()):
-        raise ConfigError(
-            f"nothing to change; name an option, see `kekbridge webhook edit --help`: webhook {name} is as it was"
-        )
-    workspace = find_workspace(context, data_dir, config)
-    with opened(workspace) as database:
+    if new_name is None and not any(value not in (None, []) for value in options.values()):
+        raise ConfigError(f"no option given, webhook {name} was not changed; see `kekbridge webhook edit --help`")
+    context = resolve_context(ctx, data_dir, config)
+    with open_database(context) as database:
         with database.transaction() as connection:
             webhook = stored.find(connection, name)
-            settings = apply(given, webhook.settings)
-            webhooks.check_settings(settings)
+            settings = apply(options, webhook.settings)
+            registry.check_settings(settings)
             webhook = stored.change_settings(connection, webhook.id, settings, now=now())
             if new_name is not None:
-                webhooks.check_name(new_name)
+                registry.check_name(new_name)
                 webhook = stored.rename(connection, webhook.id, new_name, now=now())
-        shown = _as_data(webhook, _url(workspace, database))
+        data = _as_data(webhook, _current_url(context, database))
     if as_json:
-        render.as_json(shown)
+        render.as_json(data)
     else:
-        _print(shown)
+        _print(data)
 
 
 @app.command(epilog=examples("kekbridge webhook enable default"))
 def enable(
-    context: typer.Context, name: Name, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
+    ctx: typer.Context, name: Name, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
 ) -> None:
-    """Let a webhook take alerts again."""
-    _switch(find_workspace(context, data_dir, config), name, is_on=True, as_json=as_json)
+    """Accept alerts for a webhook again."""
+    _set_enabled(resolve_context(ctx, data_dir, config), name, enabled=True, as_json=as_json)
 
 
 @app.command(epilog=examples("kekbridge webhook disable default"))
 def disable(
-    context: typer.Context, name: Name, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
+    ctx: typer.Context, name: Name, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
 ) -> None:
-    """Refuse every alert of a webhook, exits too (403)."""
-    _switch(find_workspace(context, data_dir, config), name, is_on=False, as_json=as_json)
+    """Refuse every alert for a webhook, including exits (403)."""
+    _set_enabled(resolve_context(ctx, data_dir, config), name, enabled=False, as_json=as_json)
 
 
 @app.command(epilog=examples("kekbridge webhook delete old", "kekbridge webhook delete old --yes"))
 def delete(
-    context: typer.Context,
+    ctx: typer.Context,
     name: Name,
     yes: Yes = False,
     data_dir: DataDir = None,
@@ -303,96 +349,93 @@ def delete(
 ) -> None:
     """Delete a webhook and its keys.
 
-    Alerts that still use its key get 401. Its alerts and orders stay in the history.
+    Alerts that still use its key are answered 401. Its past alerts and orders stay in the history.
     """
     from kekbridge.cli import render
     from kekbridge.store import webhooks as stored
 
-    workspace = find_workspace(context, data_dir, config)
-    with opened(workspace) as database:
+    context = resolve_context(ctx, data_dir, config)
+    with open_database(context) as database:
         with database.snapshot() as connection:
             webhook = stored.find(connection, name)
         if not yes:
-            typer.confirm(f"Delete webhook {webhook.name}? Its key stops working at once.", abort=True, err=True)
+            typer.confirm(f"Delete webhook {webhook.name}? Its keys stop working at once.", abort=True, err=True)
         with database.transaction() as connection:
             stored.delete(connection, webhook.id, now=now())
     if as_json:
         render.as_json({"id": webhook.id, "name": webhook.name, "deleted": True})
     else:
-        render.line(f"webhook {webhook.name} is deleted")
+        render.line(f"webhook {webhook.name} deleted")
 
 
-def _switch(workspace: Workspace, name: str, *, is_on: bool, as_json: bool) -> None:
+def _set_enabled(context: CliContext, name: str, *, enabled: bool, as_json: bool) -> None:
     from kekbridge.cli import render
     from kekbridge.store import webhooks as stored
 
-    with opened(workspace) as database, database.transaction() as connection:
+    with open_database(context) as database, database.transaction() as connection:
         webhook = stored.find(connection, name)
-        change = stored.enable if is_on else stored.disable
+        change = stored.enable if enabled else stored.disable
         webhook = change(connection, webhook.id, now=now())
-        url = webhook_url(workspace, connection)
+        url = webhook_url(context, connection)
     if as_json:
         render.as_json(_as_data(webhook, url))
     else:
-        render.line(f"webhook {webhook.name} is {'enabled' if is_on else 'disabled'}")
+        render.line(f"webhook {webhook.name} is {'enabled' if enabled else 'disabled'}")
 
 
-def _url(workspace: Workspace, database: Database) -> str:
+def _current_url(context: CliContext, database: Database) -> str:
     with database.snapshot() as connection:
-        return webhook_url(workspace, connection)
+        return webhook_url(context, connection)
 
 
 def _as_data(webhook: Webhook, url: str, credentials: Credentials | None = None) -> dict[str, Any]:
-    """What `--json` prints of a webhook; credentials only where they were asked for."""
-    from kekbridge.cli import render
+    """Return a webhook as `--json` prints it; credentials only if given."""
 
-    shown: dict[str, Any] = {"id": webhook.id, "name": webhook.name, "enabled": webhook.enabled, "webhookUrl": url}
+    data: dict[str, Any] = {"id": webhook.id, "name": webhook.name, "enabled": webhook.enabled, "webhookUrl": url}
     if credentials is not None:
-        shown |= {"apiKey": credentials.api_key, "apiSecret": credentials.api_secret}
-    return shown | {"createdAt": webhook.created_at, "settings": render.jsonable(webhook.settings)}
+        data |= {"apiKey": credentials.api_key, "apiSecret": credentials.api_secret}
+    return data | {"createdAt": webhook.created_at, "settings": formatting.to_jsonable(webhook.settings)}
 
 
-def _print(shown: dict[str, Any]) -> None:
-    """The same data for people: what is set first, then every limit by the name of its option."""
+def _print(data: dict[str, Any]) -> None:
+    """Print a webhook for people: identity, keys, then every setting under the name of its option."""
     from kekbridge.cli import render
-    from kekbridge.webhooks.options import ROWS
 
-    settings = shown["settings"]
+    settings = data["settings"]
     rows: list[tuple[str, object]] = [
-        ("name", shown["name"]),
-        ("id", shown["id"]),
-        ("state", "enabled" if shown["enabled"] else "disabled"),
-        ("webhook URL", shown["webhookUrl"]),
+        ("name", data["name"]),
+        ("id", data["id"]),
+        ("state", "enabled" if data["enabled"] else "disabled"),
+        ("webhook URL", data["webhookUrl"]),
     ]
-    rows += [(key, shown[key]) for key in ("apiKey", "apiSecret") if key in shown]
+    rows += [(key, data[key]) for key in ("apiKey", "apiSecret") if key in data]
     render.pairs(rows)
-    if shown.get("keys"):
+    if data.get("keys"):
         render.heading("keys")
         columns = [
             *(render.Column(title) for title in ("PREFIX", "CREATED")),
-            *(render.Column(title, justify="right") for title in ("LAST USED", "ENDS")),
+            *(render.Column(title, justify="right") for title in ("LAST USED", "EXPIRES")),
         ]
-        render.table(columns, [_key_row(key) for key in shown["keys"]])
+        render.table(columns, [_key_row(key) for key in data["keys"]])
     render.heading("settings")
     parts = {"limits": settings["limits"], "rates": settings["rates"], "": settings}
-    values = [(row.option.removeprefix("--"), _words(row, parts[row.part][render.camel(row.field)])) for row in ROWS]
-    render.pairs([(name, value) for name, value in values if value not in (None, {}, [])], indent=2)
-    unset = [name for name, value in values if value in (None, {}, [])]
+    pairs = [
+        (row.option.removeprefix("--"), _setting_text(row, parts[row.part][formatting.camel(row.field)]))
+        for row in ROWS
+    ]
+    render.pairs([(name, value) for name, value in pairs if value not in (None, {}, [])], indent=2)
+    unset = [name for name, value in pairs if value in (None, {}, [])]
     render.note(f"not set: {', '.join(unset)}")
 
 
 def _key_row(key: dict[str, Any]) -> tuple[object, ...]:
-    from kekbridge.cli import render
-
-    used = render.age(key["lastUsedAt"], now()) if key["lastUsedAt"] else "never"
-    ends = key["revokedAt"] or key["expiresAt"]
-    return f"{key['prefix']}…", key["createdAt"], used, "-" if ends is None else render.age(ends, now())
+    used = formatting.age(key["lastUsedAt"], now()) if key["lastUsedAt"] else "never"
+    end = key["revokedAt"] or key["expiresAt"]
+    return f"{key['prefix']}…", key["createdAt"], used, "-" if end is None else formatting.age(end, now())
 
 
-def _words(row: Row, value: Any) -> Any:
-    """A setting as its option would be typed."""
+def _setting_text(row: Row, value: Any) -> Any:
+    """Return a setting as its option takes it."""
     from decimal import Decimal
 
-    from kekbridge.cli import render
-
-    return f"{render.amount(Decimal(value) * 100)}%" if value is not None and row.is_share else value
+    return f"{formatting.amount(Decimal(value) * 100)}%" if value is not None and row.is_share else value

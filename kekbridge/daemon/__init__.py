@@ -1,1 +1,1 @@
-"""The composition root: opens resources, starts the services in order, stops them in reverse."""
+"""The daemon: open resources, start the services in order, stop them in reverse."""

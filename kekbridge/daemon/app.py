@@ -1,9 +1,9 @@
-"""The composition root: what was opened (opening.py), the parts that trade (engine.py), the door, the operator's side (operations.py).
+"""The composition root: build the daemon from its resources and services, start them in order, and stop them in reverse.
 
-    vault -> store -> (paper exchange) -> exchange -> follower/recovery -> pipeline -> worker -> listener -> operations
+    vault -> store -> (paper exchange) -> exchange -> listener -> reconciliation -> dispatcher -> operator services
 
-Crash-only: the start is the recovery path. The listener answers as soon as the store is open (alerts are queued durably), the worker starts
-only once the bridge's view equals the exchange's.
+Crash-only: every start is the recovery path. The listener answers as soon as the store is open (alerts are queued durably); the dispatcher
+starts only once the bridge's view equals the exchange's.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -20,74 +21,79 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kekbridge.config import Server, Settings
-from kekbridge.daemon import coredumps
-from kekbridge.daemon import process as collector
+from kekbridge.daemon import process
 from kekbridge.daemon.preflight import check_settings
-from kekbridge.daemon.resources import Opened, open_all
-from kekbridge.daemon.systemd import InheritedSocket, Supervisor, inherited_sockets
-from kekbridge.daemon.trading import Engine
+from kekbridge.daemon.resources import Resources, open_all
+from kekbridge.daemon.systemd import Supervisor, inherited_sockets
+from kekbridge.daemon.trading import TradingServices
 from kekbridge.errors import KekbridgeError
-from kekbridge.ingress.addresses import AllowList
-from kekbridge.ingress.attacks import AttackLog
-from kekbridge.ingress.audit import RefusalLog
-from kekbridge.ingress.http import WEBHOOK_PATH, Readiness
+from kekbridge.ingress.audit import LockoutLog, RejectedRequestLog
+from kekbridge.ingress.http import Readiness
 from kekbridge.ingress.listener import Listener
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.ingress.tls.client_certificates import PinnedCertificates
 from kekbridge.ingress.tls.context import serving_context
 from kekbridge.log import get_logger
 from kekbridge.model import Mode
+from kekbridge.model.networks import AllowList
+from kekbridge.model.webhooks import WEBHOOK_PATH
 from kekbridge.webhooks.registry import domain_url
 
 if TYPE_CHECKING:
-    from kekbridge.daemon.operator import Operations
-    from kekbridge.exchange.orderly.checks import Check
+    from kekbridge.daemon.operator import OperatorServices
+    from kekbridge.model.check import Check
 
 log = get_logger("kekbridge.daemon.app")
 
-_SETTLE_S = 2.0
+# How long the start waits for each step that needs the exchange.
+_EXCHANGE_WAIT_S = 2.0
 _CLOCK: Callable[[], datetime] = lambda: datetime.now(UTC)  # noqa: E731 - a clock is a function
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
+class StartupInfo:
     """What a person or a script needs to know once everything listens."""
 
     mode: Mode
+    #: Address of the listener.
     url: str
+    #: Public address for TradingView's alerts.
     webhook_url: str
+    #: Description of the vault in use.
     vault: str
     data_dir: Path
+    #: Address of the embedded paper exchange, if there is one.
     paper_url: str | None
+    #: What a trader should know of the key and the exchange before trusting them.
     checks: tuple[Check, ...] = ()
 
 
-def serve(settings: Settings, data_dir: Path, *, announce: Callable[[Started], None]) -> int:
-    """Run the daemon until SIGTERM or SIGINT; returns the exit code. A second signal forces.
+def serve(settings: Settings, data_dir: Path, *, announce: Callable[[StartupInfo], None]) -> int:
+    """Run the daemon until SIGTERM or SIGINT; returns the exit code. A second signal kills it.
 
-    Raises OperatorError (one line) when it cannot start.
+    Raises OperatorError (one line) if it cannot start.
     """
-    coredumps.forbid()
+    process.disable_core_dumps()
     return asyncio.run(_serve(settings, data_dir, announce))
 
 
-async def _serve(settings: Settings, data_dir: Path, announce: Callable[[Started], None]) -> int:
+async def _serve(settings: Settings, data_dir: Path, announce: Callable[[StartupInfo], None]) -> int:
     stop = asyncio.Event()
-    _install_signals(stop)
+    _install_signal_handlers(stop)
     supervisor = Supervisor.from_environment(os.environ)
     sockets = inherited_sockets(os.environ)
     async with AsyncExitStack() as stack:
         daemon = await Daemon.build(settings, data_dir, stack, supervisor=supervisor, sockets=sockets)
         async with daemon.running():
-            await daemon.engine.wait_until_recovered(_SETTLE_S)
-            announce(replace(daemon.started, checks=await daemon.check_venue(_SETTLE_S)))
+            await daemon.trading.wait_until_reconciled(_EXCHANGE_WAIT_S)
+            announce(replace(daemon.info, checks=await daemon.check_exchange(_EXCHANGE_WAIT_S)))
             supervisor.ready()
             await stop.wait()
             supervisor.stopping()
     return 0
 
 
-def _install_signals(stop: asyncio.Event) -> None:
+def _install_signal_handlers(stop: asyncio.Event) -> None:
     def on_signal() -> None:
         if stop.is_set():
             log.warning("forced_stop")
@@ -100,31 +106,10 @@ def _install_signals(stop: asyncio.Event) -> None:
 
 
 class Daemon:
-    """All parts of a running bridge. Tests build one in-process; `serve` runs one as the process."""
+    """All services of a running bridge. Tests build one in-process; `serve` runs one as the process."""
 
-    started: Started
-    operations: Operations
-
-    def __init__(self, opened: Opened, *, supervisor: Supervisor, sockets: Sequence[InheritedSocket]) -> None:
-        settings, certificate = opened.settings, opened.certificate
-        self._opened = opened
-        self._settings = settings
-        self._tls = certificate.tls if certificate else settings.tls
-        self._supervisor = supervisor
-        self._sockets = sockets
-        self.sealer = opened.sealer
-        self.database = opened.database
-        self.exchange = opened.exchange
-        self.engine = Engine(opened)
-        self.attacks = AttackLog(opened.database, clock=opened.clock)
-        self.refusals = RefusalLog(opened.database)
-        self.lockout = Lockout(
-            failures=settings.auth.lockout_failures,
-            window_s=settings.auth.lockout_window_s,
-            lockout_s=settings.auth.lockout_s,
-            told=self.attacks.note,
-        )
-        self.listener = self._listener()
+    info: StartupInfo
+    operator_services: OperatorServices
 
     @classmethod
     async def build(
@@ -135,108 +120,132 @@ class Daemon:
         *,
         clock: Callable[[], datetime] = _CLOCK,
         supervisor: Supervisor | None = None,
-        sockets: Sequence[InheritedSocket] = (),
+        sockets: Sequence[socket.socket] = (),
     ) -> Daemon:
-        """Open everything in order; the stack closes it in reverse. Raises OperatorError."""
-        check_settings(settings, _addresses(settings, sockets))
-        opened = await open_all(settings, data_dir, stack, clock=clock)
-        return cls(opened, supervisor=supervisor or Supervisor(None), sockets=sockets)
+        """Open all resources in order; the stack closes them in reverse. Raises OperatorError."""
+        check_settings(settings, _listen_addresses(settings, sockets))
+        resources = await open_all(settings, data_dir, stack, clock=clock)
+        return cls(resources, supervisor=supervisor or Supervisor(None), sockets=sockets)
 
-    def _listener(self) -> Listener:
-        auth = self._settings.auth
-        return Listener(
-            self.engine.pipeline.receive,
+    def __init__(self, resources: Resources, *, supervisor: Supervisor, sockets: Sequence[socket.socket]) -> None:
+        settings, database = resources.settings, resources.database
+        self._resources = resources
+        self._settings = settings
+        self._tls = resources.certificate.tls if resources.certificate else settings.tls
+        self._supervisor = supervisor
+        self._sockets = sockets
+        self.sealer = resources.sealer
+        self.database = database
+        self.exchange = resources.exchange
+        self.trading = TradingServices(resources)
+        self.lockout_log = LockoutLog(database, clock=resources.clock)
+        self.rejected_requests = RejectedRequestLog(database)
+        self.lockout = Lockout(
+            failures=settings.auth.lockout_failures,
+            window_s=settings.auth.lockout_window_s,
+            lockout_s=settings.auth.lockout_s,
+            on_lockout=self.lockout_log.record,
+        )
+        self.listener = Listener(
+            self.trading.receiver.receive,
             self.readiness,
-            self._settings.server,
-            clock=self._opened.clock,
-            refused=self.refusals.note,
-            allowed=AllowList.parse(auth.allowed_addresses, "auth.allowed_addresses"),
-            certificates=PinnedCertificates(auth.client_certificates),
+            settings.server,
+            clock=resources.clock,
+            on_refused=self.rejected_requests.record,
+            allowed=AllowList.parse(settings.auth.allowed_addresses, "auth.allowed_addresses"),
+            certificates=PinnedCertificates(settings.auth.client_certificates),
             lockout=self.lockout,
             ssl_context=serving_context(self._tls),
         )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Open the doors, work in the background, and drain at the end: doors, lanes, jobs, answers still being written down.
+        """Start everything in order, run it in the background inside the block, and stop it in reverse order.
 
-        Raises ConfigError when a door cannot be opened.
+        Raises ConfigError if a listener cannot be opened.
         """
         await self.exchange.start()
-        self.started = await self._open_door()
+        self.info = await self._start_listener()  # from here on alerts are stored
         try:
             async with asyncio.TaskGroup() as group:
-                trading = group.create_task(self.engine.trade())
-                background = [group.create_task(story) for story in self._stories()]
+                trading = group.create_task(self.trading.trade())
+                background = [group.create_task(work) for work in self._background()]
                 try:
-                    async with self._operating():
-                        background.append(group.create_task(self.operations.run()))
+                    # What no alert waits for comes after the first attempt to reconcile: it would be a third of the whole start.
+                    await self.trading.wait_for_first_attempt(_EXCHANGE_WAIT_S)
+                    self.operator_services = await self._build_operator_services()
+                    try:
+                        await self.operator_services.start()
+                        process.freeze_startup_objects()
+                        background.append(group.create_task(self.operator_services.run()))
                         yield
+                    finally:
+                        await asyncio.shield(self.operator_services.stop())
                 finally:
-                    await asyncio.shield(self._drain(trading))
+                    await asyncio.shield(self._stop_serving(trading))
                     for task in (*background, trading):
                         task.cancel()
         except BaseExceptionGroup as errors:
             expected = errors.subgroup(KekbridgeError)
             if expected is None:
                 raise
-            raise expected.exceptions[0] from None  # one line for the person who started it, no group's traceback
+            raise expected.exceptions[0] from None  # one line for the operator, not the group's traceback
 
-    def _stories(self) -> list[Coroutine[Any, Any, None]]:
-        """What runs beside the trading from the first alert on."""
-        certificate = self._opened.certificate
+    async def _start_listener(self) -> StartupInfo:
+        host, port = await self.listener.start(list(self._sockets) or None)
+        process.freeze_startup_objects()
+        settings = self._settings
+        url = f"{'https' if self._tls.cert else 'http'}://{host}:{port}"
+        domain = settings.tls.domain
+        public_url = settings.server.public_url.rstrip("/") or (domain_url(domain, port) if domain else url)
+        return StartupInfo(
+            mode=settings.mode,
+            url=url,
+            webhook_url=public_url + WEBHOOK_PATH,
+            vault=self._resources.vault.description,
+            data_dir=self._resources.data_dir,
+            paper_url=self._resources.paper_url,
+        )
+
+    def _background(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs beside the dispatcher from the first alert on."""
+        certificate = self._resources.certificate
         return [
-            *self.engine.background(),
-            self.refusals.run(),
-            self.attacks.run(),
+            *self.trading.background(),
+            self.rejected_requests.run(),
+            self.lockout_log.run(),
             self._supervisor.run(self._is_alive, self._describe),
             *([certificate.run()] if certificate else []),
         ]
 
-    async def _open_door(self) -> Started:
-        """Listen, and say where."""
-        host, port = await self.listener.start([given.socket for given in self._sockets] or None)
-        url = f"{'https' if self._tls.cert else 'http'}://{host}:{port}"
-        domain = self._settings.tls.domain
-        public_url = self._settings.server.public_url.rstrip("/") or (domain_url(domain, port) if domain else url)
-        collector.keep_what_is_there()
-        return Started(
-            mode=self._settings.mode,
-            url=url,
-            webhook_url=public_url + WEBHOOK_PATH,
-            vault=self._opened.vault.description,
-            data_dir=self._opened.data_dir,
-            paper_url=self._opened.paper_url,
-        )
-
-    @asynccontextmanager
-    async def _operating(self) -> AsyncIterator[None]:
-        """Import and start what no alert waits for, after the first try to reconcile: it would be a third of the whole start.
-
-        Imported by a thread: the loop goes on answering alerts. Raises ConfigError when the operator's door cannot be opened.
-        """
-        await self.engine.tried_to_recover(_SETTLE_S)
+    async def _build_operator_services(self) -> OperatorServices:
+        """Import and build them; imported in a thread, so that the event loop goes on answering alerts."""
         await asyncio.to_thread(import_module, "kekbridge.daemon.operator")
-        from kekbridge.daemon.operator import Operations
+        from kekbridge.daemon.operator import OperatorServices
 
-        self.operations = Operations(
-            self._opened,
-            self.engine,
+        return OperatorServices(
+            self._resources,
+            self.trading,
             lockout=self.lockout,
             readiness=self.readiness,
             certificate_file=self._tls.cert,
         )
-        try:
-            await self.operations.start()
-            collector.keep_what_is_there()
-            yield
-        finally:
-            await asyncio.shield(self.operations.stop())
 
-    async def check_venue(self, longest_s: float) -> tuple[Check, ...]:
-        """What a trader should know of the key and the venue before trusting them; the paper account has nothing to check.
+    async def _stop_serving(self, trading: asyncio.Task[None]) -> None:
+        """Stop in order: accept no more, answer every accepted request, record the orders in flight, write what is buffered."""
+        log.info("stopping")
+        await self.listener.stop_accepting()
+        self.trading.updates.release_waiters()  # connections in the backlog of an inherited socket must not wait for these responses
+        await self.listener.close()  # requests under way are still answered: their alerts are stored
+        await self.trading.finish(trading)
+        await self.rejected_requests.flush()
+        await self.lockout_log.flush()
 
-        Empty when the venue does not answer in time: /readyz and `kekbridge doctor` say more, and the start must not wait for it.
+    async def check_exchange(self, longest_s: float) -> tuple[Check, ...]:
+        """Check the key and the exchange for what a trader should know; the paper account has nothing to check.
+
+        Empty if the exchange does not answer within `longest_s` seconds: /readyz and `kekbridge doctor` report more, and the start must not
+        wait for it.
         """
         if self._settings.mode is Mode.PAPER:
             return ()
@@ -247,48 +256,38 @@ class Daemon:
             log.warning("venue_not_checked", detail="the exchange did not answer in time; see `kekbridge doctor`")
             return ()
 
-    async def _drain(self, trading: asyncio.Task[None]) -> None:
-        """Stop in order: nobody new, everybody inside answered, orders under way recorded."""
-        log.info("stopping")
-        await self.listener.stop_accepting()
-        self.engine.outcomes.stop_waiting()  # what waits in the backlog of a handed-over socket must not wait for this too
-        await self.listener.close()  # requests under way get their answer: their alerts are stored
-        await self.engine.finish(trading)
-        await self.refusals.flush()
-        await self.attacks.flush()
-
-    def _is_alive(self) -> bool:
-        """For the watchdog: the event loop asks, so it runs."""
-        return self.engine.is_moving(self._supervisor.watchdog_s or 0.0)
-
-    def _describe(self) -> str:
-        """One line for the supervisor."""
-        seen, mode = self.readiness(), self._settings.mode.value
-        if seen.is_ready:
-            return f"{mode}: trading, {self.engine.worker.orders_under_way} orders under way"
-        return f"{mode}: not ready: {seen.detail['detail'] or 'reconciling with the exchange'}"
-
     def readiness(self) -> Readiness:
         """For /readyz: reconciled with the exchange, and the exchange reachable."""
         health = self.exchange.health
-        is_ready = self.engine.is_recovered and health.is_reachable and not health.is_maintenance
+        is_ready = self.trading.is_reconciled and health.is_reachable and not health.is_maintenance
         return Readiness(
             is_ready=is_ready,
             detail={
                 "ready": is_ready,
                 "mode": self._settings.mode.value,
-                "reconciled": self.engine.is_recovered,
+                "reconciled": self.trading.is_reconciled,
                 "exchangeReachable": health.is_reachable,
                 "exchangeMaintenance": health.is_maintenance,
                 "streamLive": health.stream_is_live,
-                "entriesHeld": self.engine.worker.breaker.is_open,
+                "entriesHeld": self.trading.dispatcher.entries_are_held,
                 "detail": health.detail,
             },
         )
 
+    def _is_alive(self) -> bool:
+        """For the watchdog. Called on the event loop, so the loop runs; the dispatcher must be moving too."""
+        return self.trading.is_moving(self._supervisor.watchdog_s or 0.0)
 
-def _addresses(settings: Settings, sockets: Sequence[InheritedSocket]) -> tuple[Server, ...]:
-    """Where it will listen: as the settings say, or wherever the sockets that were handed over do."""
+    def _describe(self) -> str:
+        """The status line for the supervisor."""
+        readiness, mode = self.readiness(), self._settings.mode.value
+        if readiness.is_ready:
+            return f"{mode}: trading, {self.trading.dispatcher.in_flight_count} orders in flight"
+        return f"{mode}: not ready: {readiness.detail['detail'] or 'reconciling with the exchange'}"
+
+
+def _listen_addresses(settings: Settings, sockets: Sequence[socket.socket]) -> tuple[Server, ...]:
+    """Where it will listen: on the inherited sockets, else as the settings say."""
     if not sockets:
         return (settings.server,)
-    return tuple(settings.server.model_copy(update={"host": str(given.socket.getsockname()[0])}) for given in sockets)
+    return tuple(settings.server.model_copy(update={"host": str(each.getsockname()[0])}) for each in sockets)

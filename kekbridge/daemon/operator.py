@@ -1,6 +1,6 @@
-"""What the operator has beside the trading: the admin listener, the jobs that run by the clock, and the notifications.
+"""The operator services: admin listener, scheduled jobs, and notifications.
 
-No alert waits for any of it, so the daemon imports and starts this once it has tried to reconcile. Nothing here decides on an order.
+No alert waits for any of them, so the daemon imports and starts them after its first attempt to reconcile. Nothing here decides on orders.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kekbridge.admin.auth import make_token
-from kekbridge.admin.lazy_server import Door, Listener
-from kekbridge.daemon.resources import Opened
-from kekbridge.daemon.trading import Engine
+from kekbridge.admin.lazy_server import AdminListener, LazyAdminServer
+from kekbridge.daemon.resources import Resources
+from kekbridge.daemon.trading import TradingServices
 from kekbridge.errors import KekbridgeError
-from kekbridge.execution.durations import Durations
+from kekbridge.execution.latency import LatencyHistograms
 from kekbridge.ingress.http import Readiness
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.log import get_logger
@@ -22,117 +22,119 @@ from kekbridge.ops.equity import EquityWatch
 from kekbridge.ops.jobs import Jobs
 from kekbridge.ops.notifier import NOTIFY_URLS, Notifier, channels_of
 from kekbridge.risk.limits import account_limits
-from kekbridge.store import daemon_addresses as whereabouts
+from kekbridge.store import daemon_addresses
 
 if TYPE_CHECKING:
-    from kekbridge.admin.service import Desk
+    from kekbridge.admin.service import AdminService
 
 log = get_logger("kekbridge.daemon.operator")
 
 
-class Operations:
-    """One per daemon: `start` once, then `run` as a task, and `stop` before the door is closed."""
+class OperatorServices:
+    """One per daemon: `start` once, then `run` as a task, and `stop` before the public listener is closed."""
 
     def __init__(
         self,
-        opened: Opened,
-        engine: Engine,
+        resources: Resources,
+        trading: TradingServices,
         *,
         lockout: Lockout,
         readiness: Callable[[], Readiness],
         certificate_file: str,
     ) -> None:
         """`certificate_file`: what the listener serves, empty for plain HTTP. Raises ConfigError for an admin.host that is not loopback."""
-        self._opened = opened
-        self._engine = engine
+        self._resources = resources
+        self._trading = trading
         self.equity = EquityWatch(
-            database=opened.database,
-            exchange=opened.exchange,
-            transfers=opened.exchange.market.transfers,
-            funding=opened.exchange.market.funding_payments,
-            account_limits=account_limits(**opened.settings.risk.limits()),
-            clock=opened.clock,
+            database=resources.database,
+            exchange=resources.exchange,
+            transfers=resources.exchange.transfers,
+            funding=resources.exchange.funding_payments,
+            account_limits=account_limits(**resources.settings.risk.limits()),
+            clock=resources.clock,
         )
         self.jobs = Jobs(
-            settings=opened.settings,
-            data_dir=opened.data_dir,
+            settings=resources.settings,
+            data_dir=resources.data_dir,
             certificate_file=certificate_file,
-            exchange=opened.exchange,
-            follower=engine.follower,
-            recovery=engine.recovery,
-            guard=engine.guard,
+            exchange=resources.exchange,
+            tracker=trading.tracker,
+            reconciler=trading.reconciler,
+            stop_guard=trading.stop_guard,
             equity=self.equity,
-            database=opened.database,
-            clock=opened.clock,
+            database=resources.database,
+            clock=resources.clock,
         )
         self._lockout, self._readiness = lockout, readiness
-        self._door = self._build_door() if opened.settings.admin.enabled else None
+        self._admin_server = self._build_admin_server() if resources.settings.admin.enabled else None
 
-    def _build_door(self) -> Door:
-        token = make_token(self._opened.data_dir)
-        # Counts from now on: what happens before the first look is shown, too.
-        durations = Durations(self._engine.outcomes.stages)
+    def _build_admin_server(self) -> LazyAdminServer:
+        token = make_token(self._resources.data_dir)
+        # Counts from now on, so that /metrics shows what happens before its first request too.
+        durations = LatencyHistograms(self._trading.updates.latency)
 
-        def load() -> Callable[[], Listener]:
-            from kekbridge.admin.server import AdminServer  # late: most bridges are looked at seldom
+        def load() -> Callable[[], AdminListener]:
+            from kekbridge.admin.server import AdminServer  # imported late: most bridges are rarely looked at
 
-            return lambda: AdminServer(self._build_desk(), token, durations)
+            return lambda: AdminServer(self._build_admin_service(), token, durations)
 
-        wanted = self._opened.settings.admin
-        return Door(host=wanted.host, port=wanted.port, load=load)
+        admin = self._resources.settings.admin
+        return LazyAdminServer(host=admin.host, port=admin.port, load=load)
 
-    def _build_desk(self) -> Desk:
-        from kekbridge.admin.service import Desk
+    def _build_admin_service(self) -> AdminService:
+        from kekbridge.admin.service import AdminService
 
-        opened = self._opened
-        return Desk(
-            database=opened.database,
-            exchange=opened.exchange,
-            sealer=opened.sealer,
-            settings=opened.settings,
+        resources = self._resources
+        return AdminService(
+            database=resources.database,
+            exchange=resources.exchange,
+            sealer=resources.sealer,
+            settings=resources.settings,
             readiness=self._readiness,
             lockout=self._lockout,
-            clock=opened.clock,
-            stages=self._engine.outcomes.stages,
+            clock=resources.clock,
+            stages=self._trading.updates.latency,
         )
 
     async def start(self) -> None:
-        """Open the operator's door, note where everything is, start the clockwork. Raises ConfigError when the door cannot be opened."""
-        exchange_url = self._opened.paper_url or self._opened.settings.exchange.base_url
-        await whereabouts.note_exchange(self._opened.database, exchange_url, now=self._opened.clock())
-        if self._door is not None:
-            url = self._door.open()
+        """Open the admin listener, store the daemon's addresses, start the jobs. Raises ConfigError if the listener cannot be opened."""
+        exchange_url = self._resources.paper_url or self._resources.settings.exchange.base_url
+        await daemon_addresses.save_exchange_address(
+            self._resources.database, exchange_url, now=self._resources.clock()
+        )
+        if self._admin_server is not None:
+            url = self._admin_server.open()
             log.info("admin_listening", url=url)
-            await whereabouts.note_admin(self._opened.database, url, now=self._opened.clock())
+            await daemon_addresses.save_admin_address(self._resources.database, url, now=self._resources.clock())
         self.jobs.start()
 
     async def run(self) -> None:
-        """Until cancelled: the jobs of a bridge that trades, once it does, and the notifications."""
+        """Until cancelled: send notifications, and start the jobs that need the exchange once it is reconciled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._notify())
-            await self._engine.recovered()
+            await self._trading.wait_until_reconciled()
             self.jobs.start_trading()
 
     async def stop(self) -> None:
-        """Cut the jobs and close the operator's door."""
+        """Stop the jobs and close the admin listener."""
         self.jobs.stop()
-        if self._door is not None:
-            await self._door.close()
+        if self._admin_server is not None:
+            await self._admin_server.close()
 
     async def _notify(self) -> None:
-        """Tell the channels that the vault names, if any; nothing waits for them."""
-        opened, wanted = self._opened, self._opened.settings.notify
+        """Send notifications to the channels that the vault names, if any."""
+        resources, notify = self._resources, self._resources.settings.notify
         try:
-            channels = channels_of(await asyncio.to_thread(opened.vault.get, NOTIFY_URLS))
+            channels = channels_of(await asyncio.to_thread(resources.vault.get, NOTIFY_URLS))
         except KekbridgeError as error:
             log.error("no_notifications", error=error.message)
             return
         await Notifier(
-            opened.database,
+            resources.database,
             channels,
-            clock=opened.clock,
-            mute=wanted.mute,
-            least=wanted.least,
-            digest_s=wanted.digest_s,
-            templates=wanted.templates,
+            clock=resources.clock,
+            mute=notify.mute,
+            least=notify.least,
+            digest_s=notify.digest_s,
+            templates=notify.templates,
         ).run()

@@ -1,6 +1,6 @@
-"""Settings that are well-formed and still cannot be served with: found before anything is opened, made or started.
+"""Check settings that are well-formed but unusable, before anything is opened, created or started.
 
-For `serve`, whose refusal is then one line and nothing else, and for `config check`, which promises to find what `serve` would.
+For `serve`, which then fails with one line and no side effect, and for `config check`, which promises to find what `serve` would.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from collections.abc import Iterable
 from kekbridge.admin.auth import check_loopback
 from kekbridge.config import Server, Settings
 from kekbridge.errors import ConfigError
-from kekbridge.ingress.addresses import AllowList, ClientAddresses
+from kekbridge.ingress.addresses import ClientAddresses
 from kekbridge.ingress.tls.client_certificates import PinnedCertificates
 from kekbridge.ingress.tls.context import check_bind, serving_context
+from kekbridge.model.networks import AllowList
 
 
-def check_settings(settings: Settings, doors: Iterable[Server] = ()) -> None:
-    """Look at everything that needs no network and no secret. Raises ConfigError with the setting and the way out.
+def check_settings(settings: Settings, addresses: Iterable[Server] = ()) -> None:
+    """Check everything that needs no network and no secret. Raises ConfigError with the setting and the fix.
 
-    `doors`: where it will listen when sockets were handed over; else server.host counts.
+    `addresses`: where the daemon will listen if it inherited sockets; otherwise server.host counts.
     """
-    for door in doors or (settings.server,):
-        check_bind(door, settings.tls)
+    for server in addresses or (settings.server,):
+        check_bind(server, settings.tls)
     _check_certificate(settings)
     AllowList.parse(settings.auth.allowed_addresses, "auth.allowed_addresses")
     PinnedCertificates(settings.auth.client_certificates)
@@ -37,10 +38,12 @@ def _check_certificate(settings: Settings) -> None:
         return
     if tls.cert or tls.key:
         raise ConfigError(
-            "tls.domain and tls.cert are both set: let kekbridge get the certificate, or name the files, not both",
+            "tls.domain and tls.cert are both set: let kekbridge obtain the certificate, or set the files, not both",
             field="tls.domain",
         )
-    from kekbridge.ingress.tls.acme import check_domain  # imported here: few bridges get their certificate themselves
+    from kekbridge.ingress.tls.acme import (
+        check_domain,  # imported here: few bridges obtain their certificate themselves
+    )
     from kekbridge.ingress.tls.acme_client import need_acme
 
     check_domain(tls.domain)

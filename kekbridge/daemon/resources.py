@@ -1,7 +1,7 @@
-"""Opens what a daemon stands on, in order: directory, lock, vault, store, paper exchange, certificate, exchange client.
+"""Open the daemon's resources in order: directory, lock, vault, store, paper exchange, certificate, exchange client.
 
-The only place that knows which venue a mode means. Nothing here listens for alerts or trades; the stack it is given closes all of it
-in reverse. What only some bridges have (the paper exchange, a certificate of its own) is imported where it is opened.
+The only module that maps a mode to its exchange. Nothing here listens for alerts or trades; the exit stack closes everything in reverse.
+What only some bridges need (the paper exchange, an automatic certificate) is imported where it is opened.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 
 from kekbridge.config import Settings
 from kekbridge.errors import ConfigError
+from kekbridge.exchange.base import Exchange
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.log import get_logger
 from kekbridge.model import Mode
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
 from kekbridge.vault import OpenVault, Sealer, master_key, open_vault, orderly_secret
@@ -35,24 +36,27 @@ log = get_logger("kekbridge.daemon.resources")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """What was opened. `tell_price` offers a price to the venue; only the embedded paper exchange may take it for its mark."""
+class Resources:
+    """Everything that `open_all` opened."""
 
     settings: Settings
     data_dir: Path
     vault: OpenVault
     sealer: Sealer
     database: Database
-    exchange: OrderlyExchange
+    exchange: Exchange
+    #: Set if kekbridge obtains the certificate of tls.domain itself.
     certificate: AutoCertificate | None
+    #: Address of the embedded paper exchange, if it runs.
     paper_url: str | None
-    tell_price: Callable[[str, Decimal], bool]
+    #: Offers a symbol's price to the exchange; True if it became the mark, which only the embedded paper exchange may do.
+    offer_price: Callable[[str, Decimal], bool]
     clock: Callable[[], datetime]
 
 
 async def open_all(
     settings: Settings, data_dir: Path, stack: AsyncExitStack, *, clock: Callable[[], datetime]
-) -> Opened:
+) -> Resources:
     """Open everything in order; the stack closes it in reverse. Raises OperatorError."""
     prepare_data_dir(data_dir)
     stack.enter_context(DaemonLock(data_dir))
@@ -67,7 +71,7 @@ async def open_all(
     paper_url = paper.base_url if paper else None
     exchange = exchange_client(settings, vault, paper_url, clock)
     stack.push_async_callback(exchange.close)
-    return Opened(
+    return Resources(
         settings=settings,
         data_dir=data_dir,
         vault=vault,
@@ -76,24 +80,24 @@ async def open_all(
         exchange=exchange,
         certificate=certificate,
         paper_url=paper_url,
-        tell_price=paper.hint_price if paper else _keep_own_prices,
+        offer_price=paper.hint_price if paper else _ignore_price,
         clock=clock,
     )
 
 
 def prepare_data_dir(data_dir: Path) -> None:
-    """Create the data directory for its owner only; raises ConfigError when that is not possible."""
+    """Create the data directory for its owner only. Raises ConfigError if that is not possible."""
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         data_dir.chmod(0o700)
     except OSError as error:
         raise ConfigError(
-            f"data directory {data_dir} cannot be used: {error.strerror}; name another with --data-dir"
+            f"data directory {data_dir} cannot be used: {error.strerror}; choose another with --data-dir"
         ) from None
 
 
 async def _start_paper(settings: Settings, data_dir: Path, stack: AsyncExitStack) -> PaperExchange | None:
-    """The embedded paper exchange, unless the mode or an own base_url says otherwise; a taken port falls back to a free one."""
+    """Start the embedded paper exchange in paper mode, unless exchange.base_url is set; if its port is taken, on a free one."""
     if settings.mode is not Mode.PAPER or settings.exchange.base_url:
         return None
     from kekbridge.paper.server import PaperExchange
@@ -117,27 +121,27 @@ async def _start_paper(settings: Settings, data_dir: Path, stack: AsyncExitStack
 def exchange_client(
     settings: Settings, vault: OpenVault, paper_url: str | None, clock: Callable[[], datetime]
 ) -> OrderlyExchange:
-    """The one client, pointed at the venue of the mode."""
-    wanted = settings.exchange
+    """The client for the mode's exchange. Raises ConfigError without an account or its key."""
+    exchange = settings.exchange
     if settings.mode is Mode.PAPER:
-        signer = Signer(wanted.account_id or PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET)
-        return OrderlyExchange("paper", wanted.base_url or paper_url or "", signer, wanted, clock=clock)
-    if not wanted.account_id:
+        signer = Signer(exchange.account_id or PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET)
+        return OrderlyExchange("paper", exchange.base_url or paper_url or "", signer, exchange, clock=clock)
+    if not exchange.account_id:
         raise ConfigError(
             f"mode {settings.mode.value} needs exchange.account_id; set it in the config file or KEKBRIDGE_EXCHANGE_ACCOUNT_ID"
         )
-    secret = vault.get(orderly_secret(wanted.account_id))
+    secret = vault.get(orderly_secret(exchange.account_id))
     if secret is None:
         raise ConfigError(
-            f"no Orderly key for account {wanted.account_id} in the vault; add it with `kekbridge keys add`"
+            f"no Orderly key for account {exchange.account_id} in the vault; add it with `kekbridge keys add`"
         )
     return OrderlyExchange(
         settings.mode.value,
-        wanted.base_url,  # empty: the published address of the mode; the streams follow it unless they are named
-        Signer(wanted.account_id, secret.decode()),
-        wanted,
-        ws_public_url=wanted.ws_public_url,
-        ws_private_url=wanted.ws_private_url,
+        exchange.base_url,  # empty: the published address of the mode; the stream addresses follow it unless they are set
+        Signer(exchange.account_id, secret.decode()),
+        exchange,
+        ws_public_url=exchange.ws_public_url,
+        ws_private_url=exchange.ws_private_url,
         clock=clock,
     )
 
@@ -145,20 +149,20 @@ def exchange_client(
 def _auto_certificate(
     settings: Settings, data_dir: Path, database: Database, clock: Callable[[], datetime]
 ) -> AutoCertificate | None:
-    """What keeps the certificate of tls.domain; its news go into the history."""
+    """The automatic certificate of tls.domain, if it is set; renewals and failures are recorded in the history."""
     if not settings.tls.domain:
         return None
     from kekbridge.ingress.tls.acme import AutoCertificate
-    from kekbridge.ops.expiry import note_renewal
+    from kekbridge.ops.expiry import record_renewal
 
     async def report(kind: str, details: dict[str, str]) -> None:
-        await database.write(note_renewal, kind, details, now=clock())
+        await database.write(record_renewal, kind, details, now=clock())
 
     return AutoCertificate(settings.tls, data_dir, host=settings.server.host, clock=clock, report=report)
 
 
 def _ask_on_terminal() -> Callable[[str], str] | None:
-    """How to ask for the vault's passphrase: hidden, and only where somebody can answer."""
+    """A hidden prompt for the vault's passphrase; None without a terminal."""
     if sys.stdin is None or not sys.stdin.isatty():
         return None
     from getpass import getpass
@@ -166,6 +170,6 @@ def _ask_on_terminal() -> Callable[[str], str] | None:
     return getpass
 
 
-def _keep_own_prices(symbol: str, price: Decimal) -> bool:
-    """A real venue has its own marks, whatever an alert says."""
+def _ignore_price(symbol: str, price: Decimal) -> bool:
+    """A real exchange has its own marks."""
     return False

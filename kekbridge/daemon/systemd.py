@@ -1,7 +1,7 @@
-"""Talks with the supervisor that started the daemon, in systemd's two protocols: state messages out, listening sockets in.
+"""systemd's two protocols: state messages to the supervisor, and listening sockets inherited from it.
 
-A datagram to NOTIFY_SOCKET says READY, STOPPING, STATUS and WATCHDOG; LISTEN_FDS hands over sockets that outlive the daemon, so that alerts
-arriving during a restart wait in the backlog. Knows nothing of trading. Without a supervisor everything here does nothing.
+Datagrams to NOTIFY_SOCKET carry READY, STOPPING, STATUS and WATCHDOG; LISTEN_FDS passes sockets that outlive the daemon, so that alerts
+arriving during a restart wait in the backlog. Without a supervisor everything here does nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Mapping, MutableMapping
-from dataclasses import dataclass
 from typing import Final, Self
 
 from kekbridge.errors import ConfigError
@@ -19,35 +18,23 @@ from kekbridge.log import get_logger
 log = get_logger("kekbridge.daemon.systemd")
 
 _FIRST_SOCKET: Final = 3  # SD_LISTEN_FDS_START (sd_listen_fds(3))
-_STATUS_EVERY_S: Final = 5.0  # how often the status line is looked at when no watchdog asks more often
+_STATUS_EVERY_S: Final = 5.0  # how often the status line is updated, unless the watchdog needs more
 _SOCKET_VARIABLES: Final = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
-
-
-@dataclass(frozen=True, slots=True)
-class InheritedSocket:
-    """A listening socket from the supervisor, and the name it gave it (systemd: FileDescriptorName=)."""
-
-    name: str
-    socket: socket.socket
 
 
 def inherited_sockets(
     environment: MutableMapping[str, str], *, first: int = _FIRST_SOCKET
-) -> tuple[InheritedSocket, ...]:
-    """Take the sockets that were handed over; their variables are removed, so that no child process believes they are its own.
+) -> tuple[socket.socket, ...]:
+    """Take the sockets that the supervisor passed; their variables are removed, so that no child process uses them as its own.
 
-    Empty when there are none, or when they are for another process (LISTEN_PID). Raises ConfigError for anything that does not listen.
+    Empty if there are none, or if they are for another process (LISTEN_PID). Raises ConfigError for anything that does not listen.
     """
-    count, owner, names = (environment.pop(name, "") for name in _SOCKET_VARIABLES)
+    count, owner, _names = (environment.pop(name, "") for name in _SOCKET_VARIABLES)
     if not count or (owner and owner != str(os.getpid())):
         return ()
     if not count.isascii() or not count.isdigit():
-        raise ConfigError(f"LISTEN_FDS is {count!r}, expected the number of sockets handed over")
-    given = names.split(":")
-    return tuple(
-        InheritedSocket(given[index] if index < len(given) else "", _listening(first + index))
-        for index in range(int(count))
-    )
+        raise ConfigError(f"LISTEN_FDS is {count!r}, expected the number of inherited sockets")
+    return tuple(_listening(first + index) for index in range(int(count)))
 
 
 def _listening(number: int) -> socket.socket:
@@ -55,9 +42,9 @@ def _listening(number: int) -> socket.socket:
         found = socket.socket(fileno=number)
         listens = found.type == socket.SOCK_STREAM and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
-        raise ConfigError(f"LISTEN_FDS names file {number}, which is no socket: {error.strerror}") from None
+        raise ConfigError(f"LISTEN_FDS names file {number}, which is not a socket: {error.strerror}") from None
     if not listens:
-        found.detach()  # it is not ours to close
+        found.detach()  # it belongs to the supervisor: do not close it
         raise ConfigError(
             f"LISTEN_FDS names file {number}, which does not listen; use ListenStream= in the socket unit"
         )
@@ -67,38 +54,38 @@ def _listening(number: int) -> socket.socket:
 
 
 class Supervisor:
-    """Where state messages go: systemd's NOTIFY_SOCKET, or nowhere."""
+    """Sends state messages to systemd's NOTIFY_SOCKET, if there is one."""
 
     def __init__(self, address: str | None, *, watchdog_s: float | None = None) -> None:
-        """`watchdog_s`: within how many seconds the supervisor wants to hear of us again; None: it does not."""
+        """`address`: of NOTIFY_SOCKET, or None. `watchdog_s`: the supervisor's watchdog interval in seconds; None: no watchdog."""
         self._address = address
         self.watchdog_s = watchdog_s
         self._status = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """As systemd describes itself. WATCHDOG_PID of another process means that the watchdog is not for us."""
+        """The supervisor that systemd's variables describe. A WATCHDOG_PID of another process means no watchdog for this one."""
         interval = environment.get("WATCHDOG_USEC", "")
         is_ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        watches = interval.isascii() and interval.isdigit() and int(interval) > 0 and is_ours
-        return cls(environment.get("NOTIFY_SOCKET") or None, watchdog_s=int(interval) / 1e6 if watches else None)
+        has_watchdog = interval.isascii() and interval.isdigit() and int(interval) > 0 and is_ours
+        return cls(environment.get("NOTIFY_SOCKET") or None, watchdog_s=int(interval) / 1e6 if has_watchdog else None)
 
     def ready(self) -> None:
-        """The daemon listens."""
+        """The daemon is ready."""
         self._send("READY=1")
 
     def stopping(self) -> None:
-        """The daemon winds down."""
+        """The daemon is shutting down."""
         self._send("STOPPING=1", "STATUS=stopping")
 
     def status(self, text: str) -> None:
-        """One line for `systemctl status`; sent when it changed."""
+        """One line for `systemctl status`; sent if it changed."""
         if text != self._status:
             self._status = text
             self._send(f"STATUS={' '.join(text.split())}")
 
     async def run(self, is_alive: Callable[[], bool], describe: Callable[[], str]) -> None:
-        """For ever: keep the status line true, and feed the watchdog as long as `is_alive`; else the supervisor starts us anew."""
+        """Until cancelled: update the status line, and feed the watchdog while `is_alive`; else the supervisor restarts the daemon."""
         pause = _STATUS_EVERY_S if self.watchdog_s is None else min(self.watchdog_s / 2, _STATUS_EVERY_S)
         while True:
             self.status(describe())
@@ -107,12 +94,12 @@ class Supervisor:
                     self._send("WATCHDOG=1")
                 else:
                     log.error(
-                        "watchdog_not_fed", detail="the worker has not moved; the supervisor will start kekbridge anew"
+                        "watchdog_not_fed", detail="the dispatcher is stuck; the supervisor will restart kekbridge"
                     )
             await asyncio.sleep(pause)
 
     def _send(self, *fields: str) -> None:
-        """One datagram, never blocking: a supervisor that does not listen must not hold up trading."""
+        """Send one datagram without blocking: a supervisor that does not listen must not delay trading."""
         if self._address is None:
             return
         # systemd writes an abstract socket's leading NUL as @.

@@ -1,6 +1,6 @@
-"""The parts that trade, built from what was opened: pipeline, worker, follower, recovery, guard, take-profits, and their one life.
+"""The services that trade, built from the opened resources: receiver, submitter, dispatcher, tracker, reconciler, protection.
 
-Nothing trades before the bridge's view equals the exchange's. Who knocks at the door, and who is told, is the business of daemon.py.
+Nothing trades before the bridge's view equals the exchange's. The listener and the operator services are built in app.py.
 """
 
 from __future__ import annotations
@@ -10,190 +10,197 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
-from kekbridge.daemon.resources import Opened
+from kekbridge.daemon.resources import Resources
 from kekbridge.errors import KekbridgeError
-from kekbridge.execution.canceller import Canceller
-from kekbridge.execution.dispatcher import Worker
-from kekbridge.execution.orphan_stops import Leftovers
-from kekbridge.execution.reconciler import Recovery
-from kekbridge.execution.stop_guard import Guard
-from kekbridge.execution.submitter import Pipeline
-from kekbridge.execution.take_profits import TakeProfits
-from kekbridge.execution.tracker import Follower
-from kekbridge.execution.updates import Outcomes
+from kekbridge.execution.canceller import OrderCanceller
+from kekbridge.execution.dispatcher import OrderDispatcher
+from kekbridge.execution.in_flight import InFlightOrders
+from kekbridge.execution.orphan_stops import OrphanStopCanceller
+from kekbridge.execution.reconciler import Reconciler
+from kekbridge.execution.recorder import Recorder
+from kekbridge.execution.stop_guard import StopLossGuard
+from kekbridge.execution.submitter import OrderSubmitter
+from kekbridge.execution.take_profits import TakeProfitPlacer
+from kekbridge.execution.tracker import OrderTracker
+from kekbridge.execution.updates import OrderUpdates
+from kekbridge.ingress.audit import KeyUsageLog
 from kekbridge.ingress.auth import Authenticator
-from kekbridge.ingress.keyuse import KeyUse
+from kekbridge.ingress.receiver import AlertReceiver
 from kekbridge.log import get_logger
-from kekbridge.planning.decide import Terms
+from kekbridge.risk.check import AccountPolicy
 from kekbridge.risk.limits import account_limits
 from kekbridge.store import webhooks
 
 log = get_logger("kekbridge.daemon.trading")
 
-_RECOVERY_PAUSE_S: Final = 1.0
+_RECONCILE_PAUSE_S: Final = 1.0
 
 
-class Engine:
-    """One per daemon: `trade` and the `background` run as its tasks, `stop` and `drain` end it."""
+class TradingServices:
+    """One per daemon: `trade` and `background` run as its tasks, `finish` ends them."""
 
-    def __init__(self, opened: Opened) -> None:
-        terms = _terms(opened)
-        self._settings = opened.settings
-        self._recovered = asyncio.Event()
-        self._tried = asyncio.Event()
-        self.outcomes = Outcomes()
-        self.key_use = KeyUse(opened.database)
-        self._build_followers(opened)
-        self.pipeline = self._pipeline(opened, terms)
-        self.guard = Guard(
-            database=opened.database,
-            exchange=opened.exchange,
-            settings=opened.settings.queue,
-            clock=opened.clock,
-            submit=self.pipeline.submit,
-        )
-        self.take_profits = TakeProfits(
-            database=opened.database, exchange=opened.exchange, clock=opened.clock, submit=self.pipeline.submit
-        )
-        self.leftovers = Leftovers(
-            database=opened.database, exchange=opened.exchange, cancel=self.canceller.cancel, clock=opened.clock
-        )
-
-    def _build_followers(self, opened: Opened) -> None:
-        """Those that ask and are told what becomes of orders, and the worker that sends them."""
-        database, exchange, clock, outcomes = opened.database, opened.exchange, opened.clock, self.outcomes
-        self.follower = Follower(
+    def __init__(self, resources: Resources) -> None:
+        database, exchange, clock = resources.database, resources.exchange, resources.clock
+        settings, policy = resources.settings, _account_policy(resources)
+        self._settings = settings
+        self._reconciled = asyncio.Event()
+        self._first_attempt = asyncio.Event()
+        self.updates = updates = OrderUpdates()
+        self.key_usage = KeyUsageLog(database)
+        self.recorder = Recorder(database=database, updates=updates, settings=settings.queue, clock=clock)
+        self.tracker = OrderTracker(
             database=database,
             exchange=exchange,
-            outcomes=outcomes,
-            settings=opened.settings.queue,
+            updates=updates,
+            settings=settings.queue,
             clock=clock,
-            protection_changed=self._look_after_positions,
+            protection_changed=self._wake_protection,
         )
-        self.recovery = Recovery(
+        self.reconciler = Reconciler(
             database=database,
             exchange=exchange,
-            follower=self.follower,
-            outcomes=outcomes,
-            settings=opened.settings,
+            tracker=self.tracker,
+            updates=updates,
+            settings=settings,
             clock=clock,
         )
-        self.canceller = Canceller(
-            database=database, exchange=exchange, follower=self.follower, outcomes=outcomes, clock=clock
+        self.canceller = OrderCanceller(
+            database=database, exchange=exchange, tracker=self.tracker, updates=updates, clock=clock
         )
-        self.worker = Worker(
+        in_flight = InFlightOrders(settings.queue.concurrency)
+        self.submitter = OrderSubmitter(
             database=database,
-            follower=self.follower,
-            recovery=self.recovery,
+            exchange=exchange,
+            recorder=self.recorder,
+            updates=updates,
+            policy=policy,
+            in_flight=in_flight,
+            clock=clock,
+        )
+        self.dispatcher = OrderDispatcher(
+            database=database,
+            submitter=self.submitter,
+            in_flight=in_flight,
+            tracker=self.tracker,
+            reconciler=self.reconciler,
             canceller=self.canceller,
-            outcomes=outcomes,
-            settings=opened.settings.queue,
+            updates=updates,
             clock=clock,
         )
-
-    def _pipeline(self, opened: Opened, terms: Terms) -> Pipeline:
-        database, clock = opened.database, opened.clock
-        return Pipeline(
-            door=Authenticator(
+        self.receiver = AlertReceiver(
+            authenticator=Authenticator(
                 lambda lookup: database.read_now(webhooks.find_by_lookup, lookup, clock()),
-                opened.sealer,
-                used=self.key_use.note,
+                resources.sealer,
+                on_key_used=self.key_usage.record,
             ),
             database=database,
-            exchange=opened.exchange,
-            outcomes=self.outcomes,
-            settings=opened.settings,
-            terms=terms,
+            exchange=exchange,
+            submitter=self.submitter,
+            on_admitted=self.dispatcher.on_admitted,
+            updates=updates,
+            settings=settings,
+            policy=policy,
             clock=clock,
-            departures=self.worker,
-            tell_price=opened.tell_price,
+            offer_price=resources.offer_price,
+        )
+        self.stop_guard = StopLossGuard(
+            database=database,
+            exchange=exchange,
+            settings=settings.queue,
+            clock=clock,
+            submit=self.submitter.submit,
+        )
+        self.take_profits = TakeProfitPlacer(
+            database=database, exchange=exchange, clock=clock, submit=self.submitter.submit
+        )
+        self.orphan_stops = OrphanStopCanceller(
+            database=database, exchange=exchange, cancel=self.canceller.cancel, clock=clock
         )
 
     # ------------------------------------------------------------------------------------------------------------- life
 
     @property
-    def is_recovered(self) -> bool:
+    def is_reconciled(self) -> bool:
         """True once the bridge's view has equalled the exchange's."""
-        return self._recovered.is_set()
+        return self._reconciled.is_set()
 
-    async def wait_until_recovered(self, longest_s: float) -> None:
-        """Give the first reconciliation a moment: whoever reads "Ready" may send an entry at once, which not_ready would refuse."""
+    async def wait_until_reconciled(self, longest_s: float | None = None) -> None:
+        """Return after the first reconciliation, or after `longest_s` seconds: an entry sent before it is refused as not_ready."""
         try:
             async with asyncio.timeout(longest_s):
-                await self._recovered.wait()
+                await self._reconciled.wait()
         except TimeoutError:
             log.warning(
                 "announced_unreconciled", detail="the exchange does not answer; entries are refused until it does"
             )
 
-    async def recovered(self) -> None:
-        """Return once the bridge's view has equalled the exchange's."""
-        await self._recovered.wait()
-
-    async def tried_to_recover(self, longest_s: float) -> None:
-        """Return after the first reconciliation, whatever came of it, or after `longest_s` at most."""
+    async def wait_for_first_attempt(self, longest_s: float) -> None:
+        """Return after the first attempt to reconcile, successful or not, or after `longest_s` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(longest_s):
-                await self._tried.wait()
+                await self._first_attempt.wait()
 
     async def trade(self) -> None:
-        """Reconcile, say so, and send orders until stopped."""
-        while not self.worker.is_stopping:
+        """Reconcile, then send orders until stopped."""
+        while not self.dispatcher.is_stopping:
             try:
-                await self.recovery.recover()
+                await self.reconciler.reconcile_at_start()
                 break
             except* KekbridgeError as errors:
                 log.warning("not_reconciled", error=str(errors.exceptions[0]))
             finally:
-                self._tried.set()
-            await self.worker.sleep_unless_stopping(_RECOVERY_PAUSE_S)
-        if self.worker.is_stopping:
+                self._first_attempt.set()
+            await self.dispatcher.sleep_unless_stopping(_RECONCILE_PAUSE_S)
+        if self.dispatcher.is_stopping:
             return
-        self._recovered.set()
-        self._look_after_positions()
-        await self.worker.run(self.pipeline)
+        self._reconciled.set()
+        self._wake_protection()
+        await self.dispatcher.run()
 
     def background(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        """What runs beside it until cancelled; whatever may send waits for the first reconciliation."""
+        """What runs beside `trade` until cancelled; everything that may send orders waits for the first reconciliation."""
         return (
-            self.follower.run(),
-            self.key_use.run(),
-            self._when_recovered(self.guard.run),
-            self._when_recovered(self.take_profits.run),
-            self._when_recovered(self.leftovers.run),
-            self._when_recovered(self._resolve_orphans),
-            self._when_recovered(self.canceller.run),
+            self.tracker.run(),
+            self.key_usage.run(),
+            self._when_reconciled(self.stop_guard.run),
+            self._when_reconciled(self.take_profits.run),
+            self._when_reconciled(self.orphan_stops.run),
+            self._when_reconciled(self._resolve_orphans),
+            self._when_reconciled(self.canceller.run),
         )
 
     async def finish(self, trading: asyncio.Task[None]) -> None:
-        """Take no more orders, and wait for those under way, at most `server.shutdown_timeout_s`, and for every note."""
-        self.worker.stop()
+        """Send no more orders; wait for those in flight, at most `server.shutdown_timeout_s`, and for every write."""
+        self.dispatcher.stop()
         _, late = await asyncio.wait({trading}, timeout=self._settings.server.shutdown_timeout_s)
         if late:
-            log.warning("lanes_cut", detail="orders under way are looked up at the next start")
-        await self.pipeline.drain()
-        await self.key_use.flush()
+            log.warning("lanes_cut", detail="orders in flight are looked up at the next start")
+        await self.receiver.drain()
+        await self.recorder.drain()
+        await self.key_usage.flush()
 
     def is_moving(self, limit_s: float) -> bool:
-        """For the watchdog: once trading has begun the worker must have moved within the limit."""
-        return not self.is_recovered or self.worker.is_stopping or self.worker.idle_for_s() < limit_s
+        """For the watchdog: once trading has begun, the dispatcher must have polled the queue within `limit_s` seconds."""
+        return not self.is_reconciled or self.dispatcher.is_stopping or self.dispatcher.idle_for_s() < limit_s
 
     async def _resolve_orphans(self) -> None:
-        await self.recovery.run(lambda name: name in self.pipeline.being_sent or name in self.worker.under_way)
+        await self.reconciler.run(
+            lambda order_id: order_id in self.submitter.submitting_ids or order_id in self.dispatcher.in_flight_ids
+        )
 
-    def _look_after_positions(self) -> None:
-        """An entry executed, or an exit of one changed: are its stop and its take-profits there?"""
-        self.guard.wake()
+    def _wake_protection(self) -> None:
+        """An entry executed, or an exit of one changed: check its stop and its take-profits."""
+        self.stop_guard.wake()
         self.take_profits.wake()
 
-    async def _when_recovered(self, work: Callable[[], Awaitable[None]]) -> None:
-        await self._recovered.wait()
+    async def _when_reconciled(self, work: Callable[[], Awaitable[None]]) -> None:
+        await self._reconciled.wait()
         await work()
 
 
-def _terms(opened: Opened) -> Terms:
-    settings = opened.settings
-    return Terms(
+def _account_policy(resources: Resources) -> AccountPolicy:
+    settings = resources.settings
+    return AccountPolicy(
         account_limits=account_limits(**settings.risk.limits()),
         max_snapshot_age_s=settings.exchange.max_snapshot_age_s,
         max_mark_age_s=settings.exchange.max_mark_age_s,

@@ -1,1 +1,1 @@
-"""Where orders go: the Exchange protocol and the one Orderly client behind it (live, testnet and paper alike)."""
+"""Exchanges: the protocol in `base.py`, its implementation for Orderly Network in `orderly/` (live, testnet and paper)."""

@@ -1,7 +1,7 @@
-"""The one seam to the exchange: what the worker and the jobs may ask, and the answers they must handle.
+"""The exchange protocol: what execution and jobs may call, and every result they must handle.
 
-Three venues (live, testnet, paper) are one implementation with other addresses. Placing an order ends in one of four values, never in
-an exception: an answer that proves nothing is `Unknown`, and only `Refused` and `Deferred` prove that nothing was placed.
+Names no venue. A second venue implements `Exchange` in a package of its own; nothing else may need to change.
+Creating an order never raises: the result is one of four values, and only `Rejected` and `Retryable` prove that no order exists.
 """
 
 from __future__ import annotations
@@ -12,97 +12,156 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
-from kekbridge.exchange.orderly.rate_limiter import Ticket
-from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus, OrderType, Side
+from kekbridge.errors import RequestRefused
+from kekbridge.model import AccountSnapshot, Fill, Flow, Instrument, Order, OrderIntent, Side
+from kekbridge.model.check import Check
+from kekbridge.model.orders import OrderStatusReport
+
+# --------------------------------------------------------------------------------------------------------- submit results
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The exchange took the order and named it. Not a fill, not even surely resting. `sent_at`: when it was signed and left."""
+    """The exchange created the order, or passed a command on. It may be filled, resting or canceled by now."""
 
+    #: The exchange's id of the order; empty for commands that concern no single order.
     order_id: str
+    #: When a create was signed (UTC); None for commands.
     sent_at: datetime | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """The exchange said no, for good: `code` like `orderly:-1102`. Proof that no order exists."""
+class Rejected:
+    """Final no: proof that no order exists. Sending the same request again would not help."""
 
+    #: `venue:code` of the exchange, such as `orderly:-1102`, or a code of `codes.py`.
     code: str
+    #: The exchange's explanation, printable, on one line.
     message: str
-    is_key_trouble: bool = False
+    #: True if the exchange rejected the API key: every further order would be rejected, too.
+    is_key_rejected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Deferred:
-    """Proven not accepted, but may be sent again: rate limit, maintenance, connection refused before the request was written."""
+class Retryable:
+    """Proof that no order exists, and the request may be sent again: rate limit, maintenance, connection never opened."""
 
+    #: As in `Rejected`.
     code: str
+    #: What prevented it, on one line.
     message: str
+    #: Seconds to wait at least before the next attempt; None leaves it to the caller's schedule.
     retry_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """The request may have reached the exchange and nothing proves either case. Ask by client order id; never send again blindly.
+    """The request may have reached the exchange and nothing proves either case. Query by client order id; never send it again."""
 
-    `sent_at` is when it left, after any wait for the rate window: from then on the exchange may still accept it for the receive window.
-    """
-
+    #: What happened instead of a usable answer, on one line.
     reason: str
+    #: When the request was signed (UTC); from then on the exchange may still accept it for the acceptance window.
     sent_at: datetime | None = None
 
 
-Submission = Accepted | Refused | Deferred | Unknown
+SubmitResult = Accepted | Rejected | Retryable | Unknown
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OrderReport:
-    """What the exchange says of one order (plain or algo), from a query or from the stream.
+class Permit(Protocol):
+    """One slot of a rate-limit window of the exchange."""
 
-    `order_id` is the exchange's; for algo orders the root's. `version` orders reports of one order (sequence or ms timestamp):
-    an older one than already seen is stale. `stop_is_live` is set for brackets: True when a stop-loss leg is active
-    and untriggered, False when it is not, None when the report does not say.
-    """
+    def release(self) -> None:
+        """Return the slot unused. No effect once a request was sent with it."""
 
-    order_id: str
-    client_order_id: str | None
-    is_algo: bool
-    symbol: str
-    side: Side
-    order_type: OrderType | None
-    algo_type: str | None
-    status: OrderStatus
-    quantity: Decimal
-    executed_quantity: Decimal
-    average_price: Decimal | None
-    limit_price: Decimal | None
-    trigger_price: Decimal | None
-    fee: Decimal
-    realized_pnl: Decimal | None
-    reduce_only: bool
-    reason: str
-    created_at: datetime | None
-    updated_at: datetime
-    version: int = 0
-    stop_is_live: bool | None = None
-    children: tuple[OrderReport, ...] = ()
+
+@dataclass(frozen=True, slots=True)
+class RequestDescription:
+    """The one request that creates an order, exactly as it would be signed and sent."""
+
+    #: Path of the exchange's API, such as `/v1/order`.
+    path: str
+    #: The exact body text.
+    body: str
+
+
+# --------------------------------------------------------------------------------------------------------------- reports
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """How the exchange looks from here, for /readyz and the start screen."""
+    """Connection to the exchange, for /readyz and the start screen."""
 
+    #: The exchange answered lately and the last request did not fail.
     is_reachable: bool
+    #: The exchange announced maintenance that has begun.
     is_maintenance: bool
+    #: The private stream is logged in and subscribed.
     stream_is_live: bool
+    #: Exchange clock minus ours in ms; None before the first answer.
     clock_offset_ms: int | None
+    #: When the exchange last confirmed the account's state (UTC); None before the first time.
     last_heard_at: datetime | None
+    #: What is wrong, on one line; empty if nothing is.
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """One API key as registered at the exchange."""
+
+    #: Public key with its algorithm, `ed25519:` and base58.
+    orderly_key: str
+    #: Permissions: `read`, `trading`, `asset` (may move funds).
+    scopes: frozenset[str]
+    #: When the exchange stops accepting it (UTC); None if it does not report that.
+    expires_at: datetime | None
+    #: Name given at registration; may be empty.
+    tag: str
+    #: The exchange's own word for the key's state; empty if it does not report one.
+    status: str = ""
+    #: `ALLOW_ALL_IPS`, `ALLOW_RESTRICTION_LIST` or `DISALLOW_ALL_IPS`; empty if not reported.
+    ip_rule: str = ""
+    #: Addresses and networks the key works from, if `ip_rule` restricts it.
+    ip_list: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A deposit or withdrawal that changes the account value."""
+
+    #: The exchange's id, unique per transfer.
+    id: str
+    #: Time and value in USDC; withdrawals are negative.
+    flow: Flow
+
+
+@dataclass(frozen=True, slots=True)
+class FundingPayment:
+    """One funding payment of a position."""
+
+    symbol: str
+    #: USDC, positive = paid, negative = received.
+    fee: Decimal
+    #: Funding rate as a fraction of notional; None if not reported.
+    rate: Decimal | None
+    #: Mark price in USDC at the payment; None if not reported.
+    mark_price: Decimal | None
+    #: The exchange's own word, shown only.
+    status: str
+    #: When it was charged (UTC); None if not reported.
+    created_at: datetime | None
+
+
+# -------------------------------------------------------------------------------------------------------------- protocol
+
+
 class Exchange(Protocol):
-    """A venue. Methods that read raise ExchangeUnavailable when no usable answer came."""
+    """One account at one venue.
+
+    Everything runs on the event loop that called `start`, except the methods marked "Any thread", which neither block nor await.
+    Async methods that return anything but `SubmitResult` or checks raise errors.ExchangeUnavailable if no usable answer came:
+    an empty result or None is always the exchange's own answer. No method repeats a request that may have been carried out.
+    """
 
     @property
     def name(self) -> str:
@@ -110,67 +169,130 @@ class Exchange(Protocol):
 
     @property
     def snapshot(self) -> AccountSnapshot | None:
-        """The latest picture of the account and markets; None before the first refresh."""
+        """The account and its markets as last known; None before the first complete refresh. Immutable."""
 
     @property
-    def health(self) -> Health: ...
+    def health(self) -> Health:
+        """The connection now. Never raises."""
 
     @property
     def stream_is_live(self) -> bool:
-        """As in `health`, for those who ask nothing else."""
+        """As in `health`, without building the rest."""
+
+    # ---------------------------------------------------------------------------------------------------------- life
 
     async def start(self) -> None:
-        """Connect, load rules and account, start keeping the snapshot fresh. Returns at once if the venue is down: health says so."""
+        """Connect and keep the snapshot fresh in the background. Return within seconds also if the venue is down, without raising."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """End the background tasks and connections. A request still in flight ends as `Unknown`."""
 
     async def refresh(self) -> AccountSnapshot:
-        """Ask for account, positions and marks now; returns the new snapshot."""
+        """Query account, positions and marks now; return the new snapshot."""
 
-    def leverage_of(self, symbol: str) -> Decimal | None:
-        """The symbol's cross leverage as last heard; None while it is not known. Any thread."""
+    # -------------------------------------------------------------------------------------------------------- orders
 
-    async def wait_turn(self, order: Order) -> Ticket:
-        """Wait for a place in the rate window of the order's create request; exits go first.
+    async def acquire_permit(self, order: Order) -> Permit:
+        """Wait for a slot of the rate-limit window that the order's create request needs; exits overtake entries.
 
-        Taken before the order is committed as being sent: what is cut off while it waits was never on its way. Whoever does not
-        send gives it back.
+        Called before the order is committed as `submitting`, so that a process that dies while it waits has sent nothing. The
+        caller passes the permit to `submit` or releases it.
         """
 
-    def take_turn(self, order: Order) -> Ticket | None:
-        """The same when a place is free this instant, else None. Any thread."""
+    def try_acquire_permit(self, order: Order) -> Permit | None:
+        """A permit that is free now and for which no other order waits, else None. Any thread."""
 
-    async def place(self, order: Order, turn: Ticket | None = None) -> Submission:
-        """Send exactly one create request for a stored order, in its turn; without one that is still held it waits for it."""
+    async def submit(self, order: Order, permit: Permit | None = None) -> SubmitResult:
+        """Send exactly one create request for a stored order, with its `client_order_id`. Never raises for the network or the exchange.
 
-    async def find(self, order: Order) -> OrderReport | None:
-        """Ask for an order by its client order id. None only when the exchange says that it does not exist."""
+        Without a permit, or with one that is used up, acquire one first. Send nothing and return Retryable with code
+        `alert_expired` if the order's `expires_at` has passed by then, and `exchange_busy` for an entry during maintenance. Return
+        Rejected if no single request can express the intent.
+        """
 
-    async def fills(self, report: OrderReport) -> tuple[Fill, ...]:
-        """All executions of an order, oldest first; those of a bracket's entry, not of its exits."""
+    def describe_request(self, intent: OrderIntent, client_order_id: str) -> RequestDescription:
+        """The request that would create this order. Any thread. Raises errors.Refused if no single request can express the intent."""
 
-    async def exit_fills(self, report: OrderReport) -> tuple[Fill, ...]:
-        """The executions of a bracket's own stop loss and take-profit, oldest first."""
+    def exits_after_fill(
+        self, intent: OrderIntent, executed: Decimal, instrument: Instrument
+    ) -> tuple[OrderIntent, ...]:
+        """The take-profits that the entry's own request cannot carry, for `executed` base units of it, nearest first.
+
+        Each is an order of its own, to be placed once the entry has executed.
+        """
+
+    def carries_all_exits(self, intent: OrderIntent) -> bool:
+        """True if the request that creates the order carries all its exits, so that `exits_after_fill` is empty. Any thread."""
+
+    async def cancel(self, report: OrderStatusReport) -> SubmitResult:
+        """Request the cancel of one order. Accepted = passed on, not yet canceled; a finished order is Rejected."""
+
+    async def cancel_all(self, symbol: str | None = None) -> SubmitResult:
+        """Request the cancel of every order of the account, stops and exits included, of one symbol or of all.
+
+        Where that takes several requests, return the worst result: Unknown, then Retryable, Rejected, Accepted.
+        """
+
+    def leverage_of(self, symbol: str) -> Decimal | None:
+        """The symbol's cross leverage as last known; None if unknown. Any thread."""
+
+    async def set_leverage(self, symbol: str, leverage: Decimal) -> SubmitResult:
+        """Set the cross leverage of one symbol; send nothing if it is known to be set. Rejected if the venue does not offer the value."""
+
+    # ------------------------------------------------------------------------------------------------------- queries
+
+    async def find(self, order: Order) -> OrderStatusReport | None:
+        """Query an order by its `client_order_id`. None only if the exchange states that it does not exist.
+
+        For an entry with exits the report describes the entry: FILLED once it has executed, although its exits still wait.
+        """
+
+    async def fills(self, report: OrderStatusReport) -> tuple[Fill, ...]:
+        """All executions of an order, oldest first, with the report's client order id; for an entry with exits those of the entry only."""
+
+    async def exit_fills(self, report: OrderStatusReport) -> tuple[Fill, ...]:
+        """The executions of the exits that an entry's own request carried, oldest first, without a client order id; else empty."""
 
     async def trades_since(self, since: datetime) -> tuple[Fill, ...]:
-        """All executions of the account since a time, oldest first."""
+        """All executions of the account since a time, oldest first, including orders placed elsewhere; without client order ids."""
 
-    async def open_orders(self) -> tuple[OrderReport, ...]:
-        """Every open plain and algo order of the account, ours and others'."""
+    async def open_orders(self) -> tuple[OrderStatusReport, ...]:
+        """Every open order of the account, including those placed elsewhere."""
 
-    async def cancel(self, report: OrderReport) -> Submission:
-        """Ask for a cancel of one order; Accepted means the request was passed on."""
+    async def live_stops(self, symbol: str, side: Side | None = None) -> tuple[OrderStatusReport, ...]:
+        """The stop losses of a symbol that are active and untriggered, on one closing side or on both. Quantity 0 = whole position."""
 
-    async def cancel_all(self, symbol: str | None = None) -> Submission:
-        """Cancel every plain order and every algo order of every type, of one symbol or of all."""
+    async def transfers(self, since: datetime) -> tuple[Transfer, ...]:
+        """Deposits and withdrawals since a time, each counted from when it changes the account value, oldest first."""
 
-    async def set_leverage(self, symbol: str, leverage: Decimal) -> Submission: ...
+    async def funding_payments(self, since: datetime) -> tuple[FundingPayment, ...]:
+        """The account's funding payments since a time, in the exchange's order."""
 
-    def listen(self, callback: Callable[[OrderReport], None]) -> None:
-        """Call back for every order report that the stream (or its polling stand-in) brings, on the event loop."""
+    async def own_key(self) -> KeyInfo | None:
+        """The key that signs the requests, as registered; None if the exchange does not know it."""
 
-    def listen_positions(self, callback: Callable[[AccountSnapshot], None]) -> None:
-        """Call back whenever a position, a balance or the leverage of the account changed."""
+    async def checks(self) -> tuple[Check, ...]:
+        """Key, scopes, expiry, addresses, clock, maintenance, markets: what `serve` and `doctor` show. May be called without `start`.
+
+        Never raises: what cannot be checked is a check that failed.
+        """
+
+    # ------------------------------------------------------------------------------------------------------ listeners
+    # Callbacks run on the event loop, must not block, and cannot be removed.
+
+    def listen_reports(self, callback: Callable[[OrderStatusReport], None]) -> None:
+        """Call back with every new order report of the stream or of a resync, for all orders of the account."""
+
+    def listen_account(self, callback: Callable[[AccountSnapshot], None]) -> None:
+        """Call back with the new snapshot when a position, a balance or a leverage has changed; not for every mark price."""
 
     def listen_gaps(self, callback: Callable[[], None]) -> None:
-        """Call back when reports may have been missed: whatever is unfinished must be asked for."""
+        """Call back when reports may have been missed: every unfinished order must be queried."""
+
+
+def request_text(exchange: Exchange, order: Order) -> str | None:
+    """The exact body that `submit` will send for an order, for the record; None if no request can express it (`submit` rejects it)."""
+    try:
+        return exchange.describe_request(order.intent, order.client_order_id).body
+    except RequestRefused:
+        return None

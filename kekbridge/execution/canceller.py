@@ -1,6 +1,6 @@
-"""Carries out the cancel steps of alerts: queued orders are withdrawn here, open ones are cancelled at the exchange.
+"""Execute the cancel steps of alerts: deny queued orders, cancel open ones at the exchange.
 
-Only orders that kekbridge made. The stop and take-profit of a filled entry stay: they protect a position that a cancel does not close.
+Only orders that kekbridge placed. The stop and take-profit of a filled entry stay: they protect a position that a cancel does not close.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from datetime import datetime
 
 from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.base import Accepted, Exchange
-from kekbridge.execution.tracker import Follower
-from kekbridge.execution.updates import Outcomes
+from kekbridge.execution.tracker import OrderTracker
+from kekbridge.execution.updates import OrderUpdates
 from kekbridge.log import get_logger
 from kekbridge.model import Order, OrderStatus
-from kekbridge.store import cancels
-from kekbridge.store import order_lifecycle as order_rows
+from kekbridge.store import cancels, order_lifecycle
+from kekbridge.store import orders as order_rows
 from kekbridge.store.cancels import StoredCancel
 from kekbridge.store.database import Database
 
@@ -28,99 +28,103 @@ _PAUSE_S = 0.5
 _SETTLE_S = 5.0
 
 
-class Canceller:
-    """One per daemon."""
+class OrderCanceller:
+    """Executes stored cancel steps; one per daemon."""
 
     def __init__(
         self,
         *,
         database: Database,
         exchange: Exchange,
-        follower: Follower,
-        outcomes: Outcomes,
+        tracker: OrderTracker,
+        updates: OrderUpdates,
         clock: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._exchange = exchange
-        self._follower = follower
-        self._outcomes = outcomes
+        self._tracker = tracker
+        self._updates = updates
         self._clock = clock
-        self._woken = asyncio.Event()
+        self._wake_event = asyncio.Event()
 
     def wake(self) -> None:
         """A cancel step was stored."""
-        self._woken.set()
+        self._wake_event.set()
 
     async def run(self) -> None:
-        """For ever: do what waits, oldest first."""
+        """Until cancelled: execute stored cancel steps, oldest first."""
         while True:
             try:
-                for cancel in await self._database.read(cancels.waiting):
-                    await self._carry_out(cancel)
+                for cancel in await self._database.read(cancels.list_queued):
+                    await self._execute(cancel)
             except KekbridgeError as error:
                 log.error("cancels_not_done", code=error.code, error=error.message)
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            await self._woken.wait()
-            self._woken.clear()
+            await self._wake_event.wait()
+            self._wake_event.clear()
 
-    async def _carry_out(self, cancel: StoredCancel) -> None:
-        names = await self._database.read(cancels.ours_to_cancel, cancel.wish, before=cancel.created_at)
-        for name in names:  # what waits must not leave while we are busy with what is under way
-            self._outcomes.publish(await self._database.write(withdraw_if_queued, name, now=self._clock()))
-        troubles: list[str] = []
-        done = 0
-        for name in names:
-            trouble = await self.cancel(name)
-            done += trouble is None
-            if trouble:
-                troubles.append(f"{name}: {trouble}")
-        await self._database.write(
-            cancels.finish, cancel, canceled=done, error="; ".join(troubles) or None, now=self._clock()
+    async def _execute(self, cancel: StoredCancel) -> None:
+        client_order_ids = await self._database.read(
+            cancels.find_orders_to_cancel, cancel.request, before=cancel.created_at
         )
-        log.info("cancel", alert_id=cancel.alert_id, canceled=done, failed=len(troubles))
+        for (
+            client_order_id
+        ) in client_order_ids:  # first: no queued order may be sent while open ones are being cancelled
+            self._updates.publish(await self._database.write(cancel_if_queued, client_order_id, now=self._clock()))
+        errors: list[str] = []
+        done = 0
+        for client_order_id in client_order_ids:
+            error = await self.cancel(client_order_id)
+            done += error is None
+            if error:
+                errors.append(f"{client_order_id}: {error}")
+        await self._database.write(
+            cancels.finish_cancel, cancel, canceled=done, error="; ".join(errors) or None, now=self._clock()
+        )
+        log.info("cancel", alert_id=cancel.alert_id, canceled=done, failed=len(errors))
 
-    async def cancel(self, name: str) -> str | None:
-        """Withdraw or cancel one order; None when it is finished, else the trouble in words."""
-        trouble = "it is still being sent"
+    async def cancel(self, client_order_id: str) -> str | None:
+        """Deny or cancel one order; None once it is finished, else why it could not be cancelled."""
+        error = "it is still being sent"
         for _ in range(_ATTEMPTS):
-            order = await self._database.read(order_rows.get, name)
+            order = await self._database.read(order_rows.get, client_order_id)
             if order.status.is_final:
                 return None
             if order.status is OrderStatus.QUEUED:
-                withdrawn = await self._database.write(withdraw_if_queued, name, now=self._clock())
-                self._outcomes.publish(withdrawn)
+                denied = await self._database.write(cancel_if_queued, client_order_id, now=self._clock())
+                self._updates.publish(denied)
                 continue
             if order.order_id is not None:
-                said = await self._cancel_there(order)
-                if said is None:
+                failure = await self._cancel_at_exchange(order)
+                if failure is None:
                     return None
-                trouble = said
+                error = failure
             await asyncio.sleep(_PAUSE_S)
-        return trouble
+        return error
 
-    async def _cancel_there(self, order: Order) -> str | None:
+    async def _cancel_at_exchange(self, order: Order) -> str | None:
         report = await self._exchange.find(order)
         if report is None:
-            return "the exchange does not know it"
+            return "the exchange does not have it"
         if not report.status.is_final:
-            answer = await self._exchange.cancel(report)
-            if not isinstance(answer, Accepted):
-                return str(answer)
+            result = await self._exchange.cancel(report)
+            if not isinstance(result, Accepted):
+                return str(result)
         deadline = asyncio.get_running_loop().time() + _SETTLE_S
         while asyncio.get_running_loop().time() < deadline:
-            order = await self._follower.look(order)
+            order = await self._tracker.poll(order)
             if order.status.is_final:
                 return None
             await asyncio.sleep(_PAUSE_S / 5)
-        return "the exchange took the cancel, but the order is still open"
+        return "the exchange accepted the cancel, but the order is still open"
 
 
-def withdraw_if_queued(connection: sqlite3.Connection, name: str, *, now: datetime) -> Order:
-    """Deny a queued order because a later alert cancelled it; one that is being sent by now is left as it is."""
-    order = order_rows.get(connection, name)
+def cancel_if_queued(connection: sqlite3.Connection, client_order_id: str, *, now: datetime) -> Order:
+    """Deny an order that is still queued because a later alert cancelled it; any other is returned as it is."""
+    order = order_rows.get(connection, client_order_id)
     if order.status is not OrderStatus.QUEUED:
         return order
-    return order_rows.mark_denied(
-        connection, name, code="canceled_by_alert", error="a later alert cancelled it", now=now
+    return order_lifecycle.mark_denied(
+        connection, client_order_id, code="canceled_by_alert", error="a later alert cancelled it", now=now
     )

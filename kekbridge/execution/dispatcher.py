@@ -1,7 +1,7 @@
-"""Takes queued orders to the exchange: first in, first out within a symbol, side by side across symbols, exits first.
+"""Decide when a queued order is sent: first in, first out within a symbol, in parallel across symbols, exits first.
 
-The worker decides only when an order goes (what may go beside what: lanes.py); whether it goes, and what became of it, is told by
-pipeline.py, following.py and recovery.py.
+Which orders may be sent beside each other is decided in in_flight.py; sending an order and following it to its outcome is the work of
+submitter.py, tracker.py and reconciler.py.
 """
 
 from __future__ import annotations
@@ -12,20 +12,17 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TypeVar
 
-from kekbridge.config import Queue
 from kekbridge.errors import KekbridgeError
-from kekbridge.exchange.base import Accepted, Refused, Submission, Unknown
-from kekbridge.execution.bell import Bell
-from kekbridge.execution.canceller import Canceller
-from kekbridge.execution.in_flight import CLAIM_HOLDS_S, Lanes
-from kekbridge.execution.reconciler import Breaker, Recovery
-from kekbridge.execution.submitter import Pipeline
-from kekbridge.execution.tracker import Follower
-from kekbridge.execution.updates import Outcomes
+from kekbridge.exchange.base import Accepted, Rejected, SubmitResult, Unknown
+from kekbridge.execution.canceller import OrderCanceller
+from kekbridge.execution.in_flight import CLAIM_TTL_S, InFlightOrders
+from kekbridge.execution.reconciler import Reconciler
+from kekbridge.execution.submitter import OrderSubmitter
+from kekbridge.execution.tracker import OrderTracker
+from kekbridge.execution.updates import OrderUpdates, TimedEvent
 from kekbridge.log import get_logger
 from kekbridge.model import Order, OrderStatus
-from kekbridge.store import order_lifecycle as order_rows
-from kekbridge.store import order_queue, sweeping
+from kekbridge.store import order_lifecycle, order_queue
 from kekbridge.store.admissions import Admission
 from kekbridge.store.database import Database
 
@@ -34,69 +31,71 @@ T = TypeVar("T")
 log = get_logger("kekbridge.execution.dispatcher")
 
 # How long to sleep when nothing wakes us: deferred orders come due, and another process may have changed the trading state.
-_IDLE_LOOK_S = 0.5
-_PAUSE_AFTER_TROUBLE_S = 1.0
-_SWEEP_S = 0.5
+_IDLE_POLL_S = 0.5
+_PAUSE_AFTER_ERROR_S = 1.0
+_SWEEP_EVERY_S = 0.5
 
 
-class Worker:
-    """One per daemon; run() is its whole life. It is the pipeline's `Departures`."""
+class OrderDispatcher:
+    """Dispatches the queued orders of one daemon while `run` runs. It owns the submitter: nothing else claims orders."""
 
     def __init__(
         self,
         *,
         database: Database,
-        follower: Follower,
-        recovery: Recovery,
-        canceller: Canceller,
-        outcomes: Outcomes,
-        settings: Queue,
+        submitter: OrderSubmitter,
+        in_flight: InFlightOrders,
+        tracker: OrderTracker,
+        reconciler: Reconciler,
+        canceller: OrderCanceller,
+        updates: OrderUpdates,
         clock: Callable[[], datetime],
     ) -> None:
         self._database = database
-        self._follower = follower
-        self._recovery = recovery
+        self._submitter = submitter
+        self._in_flight = in_flight
+        self._tracker = tracker
+        self._reconciler = reconciler
         self._canceller = canceller
-        self._outcomes = outcomes
+        self._updates = updates
         self._clock = clock
-        self._lanes = Lanes(settings.concurrency)
-        self._awake = Bell()
+        self._new_order_event = TimedEvent()
         self._stopping = asyncio.Event()
-        self._stories: set[asyncio.Timeout] = set()  # what a stop leaves
-        self._in_line: set[Bell] = set()  # of the orders that wait to be in front
-        self._start: Callable[[Order], object] | None = None  # while trading: puts an order on its way
-        self._claimed: list[Order] = []  # claimed by their admission when nobody could start them
-        self._has_waiting = True  # orders that stood in the queue at the last look, or came since
-        self._moved_at = float("inf")  # it has not begun
-        self.breaker = Breaker()
+        self._cancel_scopes: set[asyncio.Timeout] = set()  # of the waits that a stop cuts short
+        self._waiting_for_predecessor: set[TimedEvent] = set()
+        self._spawn: Callable[[Order], object] | None = None  # while dispatching: starts the task of one order
+        self._claimed_before_start: list[Order] = []  # claimed by their admission while no task could be started
+        self._has_waiting = True  # orders were queued at the last poll, or came since
+        self._last_poll_at = float("inf")  # loop time; not started yet
 
-    # ---------------------------------------------------------------------------------------- for the pipeline (Departures)
-
-    def enter(self, order: Order) -> bool:
-        """Put an order that is being claimed under way, if it may leave at once or in line. Called on the writer thread."""
-        return self.is_trading and not (order.is_entry and self.breaker.is_open) and self._lanes.line_up(order)
-
-    def leave(self, order: Order) -> None:
-        """It does not leave after all. Any thread."""
-        self._lanes.leave(order)
+    # ------------------------------------------------------------------------------------------------ state, for others
 
     @property
-    def is_trading(self) -> bool:
-        """Orders may leave: the bridge's view has equalled the exchange's, and nobody stops. Any thread."""
-        return self._start is not None and not self._stopping.is_set()
+    def in_flight_ids(self) -> frozenset[str]:
+        """Client order ids of the orders in flight."""
+        return self._in_flight.ids
 
     @property
-    def passable(self) -> frozenset[str]:
-        """Client order ids under way that another order may stand behind. Any thread."""
-        return self._lanes.passable
+    def in_flight_count(self) -> int:
+        return len(self._in_flight)
 
     @property
-    def under_way(self) -> frozenset[str]:
-        """Client order ids that have a place in a lane."""
-        return self._lanes.names
+    def entries_are_held(self) -> bool:
+        """True while the circuit breaker holds entries back."""
+        return self._submitter.breaker.is_open
 
-    def take(self, admitted: Admission) -> None:
-        """Orders were stored: those claimed by their admission go at once, the queue is looked at for the others."""
+    def idle_for_s(self) -> float:
+        """Seconds since the queue was last polled; with nothing to do that happens twice a second."""
+        return asyncio.get_running_loop().time() - self._last_poll_at
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    # ------------------------------------------------------------------------------------------------------------ life
+
+    def on_admitted(self, admitted: Admission) -> None:
+        """An alert was stored: send the order claimed by its admission at once, and poll the queue for the others."""
         if admitted.has_cancels:
             self._canceller.wake()
         if admitted.kind != "admitted":
@@ -104,36 +103,22 @@ class Worker:
         for order in admitted.orders:
             if order.status is not OrderStatus.SUBMITTING:
                 self._has_waiting = True
-                self._awake.ring()
-            elif self._start is None:
-                self._claimed.append(order)
+                self._new_order_event.set()
+            elif self._spawn is None:
+                self._claimed_before_start.append(order)
             else:
-                self._start(order)
-
-    # ------------------------------------------------------------------------------------------------------------ life
-
-    @property
-    def orders_under_way(self) -> int:
-        """How many orders are under way."""
-        return len(self._lanes)
-
-    def idle_for_s(self) -> float:
-        """Seconds since the worker last looked at the queue; it looks twice a second when nothing happens."""
-        return asyncio.get_running_loop().time() - self._moved_at
-
-    @property
-    def is_stopping(self) -> bool:
-        return self._stopping.is_set()
+                self._spawn(order)
 
     def stop(self) -> None:
-        """Take no more orders; run() returns when those under way are recorded."""
+        """Take no more orders; `run` returns once those in flight are recorded."""
         self._stopping.set()
-        self._awake.ring()
-        for story in self._stories:
-            story.reschedule(0)
-        self._stories.clear()
-        for place in self._in_line:
-            place.ring()
+        self._submitter.is_dispatching = False
+        self._new_order_event.set()
+        for scope in self._cancel_scopes:
+            scope.reschedule(0)
+        self._cancel_scopes.clear()
+        for event in self._waiting_for_predecessor:
+            event.set()
 
     async def sleep_unless_stopping(self, seconds: float) -> None:
         try:
@@ -142,162 +127,164 @@ class Worker:
         except TimeoutError:
             pass  # slept as long as asked
 
-    async def run(self, pipeline: Pipeline) -> None:
-        """Until stopped: give every free lane the next order of its symbol."""
-        async with asyncio.TaskGroup() as ways:
-            self._start = lambda order: ways.create_task(self._run_order(order, pipeline))
-            sweeper = ways.create_task(self._sweep())
+    async def run(self) -> None:
+        """Until stopped: give every free symbol its next order."""
+        async with asyncio.TaskGroup() as tasks:
+            self._spawn = lambda order: tasks.create_task(self._run_order(order))
+            self._submitter.is_dispatching = not self._stopping.is_set()
+            sweeper = tasks.create_task(self._sweep())
             is_woken = True
             while not self._stopping.is_set():
-                self._moved_at = asyncio.get_running_loop().time()
-                self._awake.clear()
+                self._last_poll_at = asyncio.get_running_loop().time()
+                self._new_order_event.clear()
                 try:
                     if is_woken or await self._is_anything_ready():
-                        await self._fill_lanes(pipeline)
+                        await self._dispatch_ready()
                 except KekbridgeError as error:
                     log.error("queue_not_readable", code=error.code, error=error.message)
-                    await self.sleep_unless_stopping(_PAUSE_AFTER_TROUBLE_S)
-                is_woken = await self._sleep()
-            self._start = None
+                    await self.sleep_unless_stopping(_PAUSE_AFTER_ERROR_S)
+                is_woken = await self._new_order_event.wait(_IDLE_POLL_S)
+            self._spawn = None
             sweeper.cancel()
-        await self._return_claimed()
+        await self._requeue_claimed()
 
     async def _sweep(self) -> None:
-        """For ever: finish queued orders that may not be sent any more (too old, trading stopped), wherever they stand in the queue."""
+        """Until cancelled: finish queued orders that may no longer be sent (too old, trading stopped), wherever they are in the queue."""
         while True:
             try:
                 now = self._clock()
-                if await self._database.read(sweeping.is_due, now=now):
-                    for order in await self._database.write(sweeping.sweep, now=now):
+                if await self._database.read(order_lifecycle.has_unsendable, now=now):
+                    for order in await self._database.write(order_lifecycle.expire_unsendable, now=now):
                         log.info("order_not_sent", client_order_id=order.client_order_id, code=order.code)
-                        self._outcomes.publish(order)
+                        self._updates.publish(order)
             except KekbridgeError as error:
                 log.error("queue_not_swept", code=error.code, error=error.message)
-            await asyncio.sleep(_SWEEP_S)
+            await asyncio.sleep(_SWEEP_EVERY_S)
 
     async def _is_anything_ready(self) -> bool:
-        """Look at the queue without touching it, for what nobody told of: deferred orders come due, other processes write, too."""
+        """Poll the queue without claiming, for what no event announces: deferred orders come due, other processes write too."""
         is_ready, self._has_waiting = await self._database.read(
-            _look, now=self._clock(), passable=self._lanes.passable, entries_allowed=not self.breaker.is_open
+            _poll_queue,
+            now=self._clock(),
+            overlappable_ids=self._in_flight.overlappable_ids,
+            entries_allowed=not self._submitter.breaker.is_open,
         )
         return is_ready
 
-    async def _fill_lanes(self, pipeline: Pipeline) -> None:
-        """Start whatever may go: what may leave at once is claimed, all of it with one flush; the others wait for their turn."""
+    async def _dispatch_ready(self) -> None:
+        """Start what may be sent: orders that can be sent at once are claimed with one flush; the others wait for a permit each."""
         has_moved = True
-        while has_moved and self._start is not None and not self._stopping.is_set():
-            claimed = await pipeline.claim_next(entries_allowed=not self.breaker.is_open)
+        while has_moved and self._spawn is not None and not self._stopping.is_set():
+            claimed = await self._submitter.claim_ready(entries_allowed=not self._submitter.breaker.is_open)
             self._has_waiting = claimed.has_more
-            for order in claimed.leaving:
-                self._start(order)
-            for order in claimed.waiting:
-                if self._lanes.enter(order):
-                    self._start(order)
-            has_moved = bool(claimed.finished)  # the next one of that symbol may go
+            for order in claimed.to_send_now:
+                self._spawn(order)
+            for order in claimed.to_send_in_turn:
+                if self._in_flight.try_add(order):
+                    self._spawn(order)
+            has_moved = bool(claimed.finished)  # the next one of that symbol may be sent
 
-    async def _run_order(self, order: Order, pipeline: Pipeline) -> None:
-        """One order from its place in a lane to its outcome. Whatever goes wrong here stays in this lane."""
-        submission: Submission | None = None
+    async def _run_order(self, order: Order) -> None:
+        """Send one order that is in flight, and follow it to its outcome. Errors affect only this order."""
+        result: SubmitResult | None = None
         try:
-            with self._follower.expecting(order):
-                submission = await self._send(order, pipeline)
+            with self._tracker.expect(order):
+                result = await self._send(order)
         except KekbridgeError as error:
             log.error("order_stuck", client_order_id=order.client_order_id, code=error.code, error=error.message)
-            await self.sleep_unless_stopping(_PAUSE_AFTER_TROUBLE_S)
+            await self.sleep_unless_stopping(_PAUSE_AFTER_ERROR_S)
         except Exception:
             log.exception("order_failed", client_order_id=order.client_order_id)
-            await self.sleep_unless_stopping(_PAUSE_AFTER_TROUBLE_S)
+            await self.sleep_unless_stopping(_PAUSE_AFTER_ERROR_S)
         finally:
-            self._lanes.leave(order)
-            # What is neither taken nor refused may stand in the queue again.
-            self._has_waiting |= not isinstance(submission, Accepted | Refused)
+            self._in_flight.remove(order)
+            # What is neither accepted nor rejected may be in the queue again.
+            self._has_waiting |= not isinstance(result, Accepted | Rejected)
             if self._has_waiting:
-                self._awake.ring()
+                self._new_order_event.set()
 
-    async def _send(self, order: Order, pipeline: Pipeline) -> Submission | None:
+    async def _send(self, order: Order) -> SubmitResult | None:
         if order.status is OrderStatus.SUBMITTING:
-            if not await self._is_in_front(order):
-                await pipeline.give_back(order)
+            if not await self._is_clear(order):
+                await self._submitter.requeue(order)
                 return None
-            turn = await pipeline.wait_turn(order)  # given with its claim
+            permit = await self._submitter.acquire_permit(order)  # granted with its claim
         else:
-            waited = await self._until_stopped(pipeline.wait_turn(order))
-            if waited is None:
+            acquired = await self._unless_stopped(self._submitter.acquire_permit(order))
+            if acquired is None:
                 return None  # not claimed yet: the next start finds it queued
-            turn = waited
+            permit = acquired
         now = asyncio.get_running_loop().time
-        in_front_at = now()
-        sent = await pipeline.send(order, turn)
+        started = now()
+        sent = await self._submitter.send(order, permit)
         if sent is None:
             return None
-        self.breaker.note(was_unknown=isinstance(sent.submission, Unknown))
-        if isinstance(sent.submission, Accepted):
-            self._lanes.was_taken(order, now() - in_front_at)
+        self._submitter.breaker.record(was_unknown=isinstance(sent.result, Unknown))
+        if isinstance(sent.result, Accepted):
+            self._in_flight.mark_accepted(order, now() - started)
             if self._has_waiting:
-                self._awake.ring()
-            # Its end may be known before the answer is written down: both share a flush then.
+                self._new_order_event.set()
+            # Its final state may be known before the acceptance is written: both share a flush then.
             try:
-                await self._until_stopped(self._follower.follow(order))
+                await self._unless_stopped(self._tracker.track(order))
             finally:
                 await sent.recorded
         else:
-            self._lanes.block(order)
+            self._in_flight.mark_blocked(order)
             recorded = await sent.recorded
-            if isinstance(sent.submission, Unknown):
-                await self._until_stopped(self._recovery.resolve(recorded))
-                self.breaker.close()
-        return sent.submission
+            if isinstance(sent.result, Unknown):
+                await self._unless_stopped(self._reconciler.resolve_unknown(recorded))
+                self._submitter.breaker.close()
+        return sent.result
 
-    async def _is_in_front(self, order: Order) -> bool:
-        """True once the exchange took all that stand before a claimed order; False when that will not happen while its claim holds, or
-        the daemon stops."""
-        said: list[bool] = []
-        place = Bell()
+    async def _is_clear(self, order: Order) -> bool:
+        """True once the exchange has accepted every order before a claimed one; False if that does not happen while the claim is valid,
+        or the daemon stops."""
+        answers: list[bool] = []
+        event = TimedEvent()
 
-        def tell(is_in_front: bool) -> None:
-            said.append(is_in_front)
-            place.ring()
+        def on_clear(is_clear: bool) -> None:
+            answers.append(is_clear)
+            event.set()
 
-        self._lanes.when_in_front(order, tell)
-        if not said and not self._stopping.is_set():
-            self._in_line.add(place)
+        self._in_flight.on_clear(order, on_clear)
+        if not answers and not self._stopping.is_set():
+            self._waiting_for_predecessor.add(event)
             try:
-                await place.wait(CLAIM_HOLDS_S)
+                await event.wait(CLAIM_TTL_S)
             finally:
-                self._in_line.discard(place)
-        return said[:1] == [True]  # what was said first
+                self._waiting_for_predecessor.discard(event)
+        return answers[:1] == [True]  # the first callback counts
 
-    async def _until_stopped(self, story: Awaitable[T]) -> T | None:
-        """Follow a story, but leave it when the daemon stops (None): the store knows where it stands, the next start goes on."""
-        scope = asyncio.timeout(None)  # without a time: a stop gives it one
+    async def _unless_stopped(self, work: Awaitable[T]) -> T | None:
+        """Wait for work; None if the daemon stops first, since the next start continues from what is stored."""
+        scope = asyncio.timeout(None)  # no deadline until a stop sets one
         try:
             async with scope:
-                self._stories.add(scope)
+                self._cancel_scopes.add(scope)
                 if self._stopping.is_set():
                     scope.reschedule(0)
-                return await story
+                return await work
         except TimeoutError:
             if not scope.expired():
                 raise
             return None
         finally:
-            self._stories.discard(scope)
+            self._cancel_scopes.discard(scope)
 
-    async def _return_claimed(self) -> None:
-        """Orders claimed while we stopped were never sent: give them back to the queue, so that the next start need not ask."""
-        for order in self._claimed:
+    async def _requeue_claimed(self) -> None:
+        """Requeue orders that were claimed during the stop: they were never sent, so the next start need not look them up."""
+        for order in self._claimed_before_start:
             await self._database.write(
-                order_rows.mark_deferred, order.client_order_id, next_attempt_at=self._clock(), now=self._clock()
+                order_lifecycle.mark_deferred, order.client_order_id, next_attempt_at=self._clock(), now=self._clock()
             )
 
-    async def _sleep(self) -> bool:
-        """Until something may be startable: True when an order came, or one moved on while others waited; False after half a second."""
-        return await self._awake.wait(_IDLE_LOOK_S)
 
-
-def _look(
-    connection: sqlite3.Connection, *, now: datetime, passable: frozenset[str], entries_allowed: bool
+def _poll_queue(
+    connection: sqlite3.Connection, *, now: datetime, overlappable_ids: frozenset[str], entries_allowed: bool
 ) -> tuple[bool, bool]:
-    """Whether anything in the queue is to be done now, and whether it holds anything at all."""
-    heads = order_queue.claimable(connection, now=now, passable=passable, entries_allowed=entries_allowed)
+    """Whether anything in the queue can be done now, and whether it holds anything at all."""
+    heads = order_queue.claimable(
+        connection, now=now, overlappable_ids=overlappable_ids, entries_allowed=entries_allowed
+    )
     return bool(heads), bool(heads) or order_queue.is_any_waiting(connection)

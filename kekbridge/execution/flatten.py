@@ -1,7 +1,7 @@
-"""Emergency: cancel every order and close every position of the account, and look until it is flat.
+"""Emergency: cancel every order and close every position of the account, and verify that it is flat.
 
-Needs nothing but an exchange client, so that it works when the daemon is down or stuck. The caller halts trading first; otherwise a
-queued entry could open again what was just closed.
+Needs only an exchange client, so that it works when the daemon is down or stuck. The caller halts trading first; otherwise a queued entry
+could reopen what was just closed.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ _CLOSE_LIFE = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
-class Flattened:
-    """What is left: nothing, if all went well. `trouble` is the last thing the exchange said against it."""
+class FlattenResult:
+    """What was closed, and what is left; nothing is left if all went well."""
 
     positions_closed: int
     orders_left: int
     positions_left: tuple[Position, ...]
-    trouble: str
+    #: Last error of the exchange; empty when nothing is left.
+    error: str
+    #: Isolated positions of the account, which are never closed.
     isolated: tuple[Position, ...] = ()
 
     @property
@@ -48,56 +50,58 @@ class Flattened:
 
 
 async def flatten(
-    exchange: Exchange, *, clock: Callable[[], datetime], deadline_s: float, tell: Callable[[str], None]
-) -> Flattened:
+    exchange: Exchange, *, clock: Callable[[], datetime], deadline_s: float, on_progress: Callable[[str], None]
+) -> FlattenResult:
     """Cancel plain and algo orders of all types, close all cross positions reduce-only, and verify; repeat until flat or out of time.
 
-    Foreign orders and positions included: the operator asked for everything. Isolated positions are reported, not closed:
-    kekbridge never opens one, and its client names the cross margin mode in every order.
+    Includes orders and positions that kekbridge did not open: the operator asked for everything. Isolated positions are reported, not
+    closed: kekbridge never opens one, and its client sets the cross margin mode in every order. `on_progress` gets one line per step.
+    Raises ExchangeUnavailable if the exchange cannot be reached until `deadline_s` seconds are over.
     """
     started = asyncio.get_running_loop().time()
     closed: set[str] = set()
-    trouble = ""
+    error = ""
     round_number = 0
     while True:
         try:
-            trouble = await _cancel_all(exchange, tell) or trouble
+            error = await _cancel_all(exchange, on_progress) or error
             snapshot = await exchange.refresh()
             for position in _open(snapshot):
-                tell(f"closing {position.symbol}: {position.quantity}")
-                trouble = await _close(exchange, position, snapshot, round_number, clock()) or trouble
+                on_progress(f"closing {position.symbol}: {position.quantity}")
+                error = await _close(exchange, position, snapshot, round_number, clock()) or error
                 closed.add(position.symbol)
             await asyncio.sleep(_PAUSE_S)
             snapshot = await exchange.refresh()
             left = _open(snapshot)
             orders = await exchange.open_orders()
-        except ExchangeUnavailable as error:
-            trouble, left, orders = error.message, _open(exchange.snapshot), ()
+        except ExchangeUnavailable as unavailable:
+            error = unavailable.message
             if asyncio.get_running_loop().time() - started >= deadline_s:
                 raise
             await asyncio.sleep(_PAUSE_S)
             continue
         if (not left and not orders) or asyncio.get_running_loop().time() - started >= deadline_s:
             isolated = tuple(each for each in snapshot.other_positions if each.quantity)
-            return Flattened(len(closed), len(orders), left, trouble if left or orders else "", isolated)
+            return FlattenResult(len(closed), len(orders), left, error if left or orders else "", isolated)
         round_number += 1
         await asyncio.sleep(_PAUSE_S)
 
 
-async def _cancel_all(exchange: Exchange, tell: Callable[[str], None]) -> str:
-    tell("cancelling every order, plain and algo")
-    answer = await exchange.cancel_all()
-    return "" if isinstance(answer, Accepted) else str(answer)
+async def _cancel_all(exchange: Exchange, on_progress: Callable[[str], None]) -> str:
+    """Cancel every order; returns the error, or an empty string."""
+    on_progress("cancelling every order, plain and algo")
+    result = await exchange.cancel_all()
+    return "" if isinstance(result, Accepted) else str(result)
 
 
-def _open(snapshot: AccountSnapshot | None) -> tuple[Position, ...]:
-    return () if snapshot is None else tuple(each for each in snapshot.positions.values() if each.quantity)
+def _open(snapshot: AccountSnapshot) -> tuple[Position, ...]:
+    return tuple(each for each in snapshot.positions.values() if each.quantity)
 
 
 async def _close(
     exchange: Exchange, position: Position, snapshot: AccountSnapshot, round_number: int, now: datetime
 ) -> str:
-    """One reduce-only market order for the whole position; the trouble in words, or nothing."""
+    """Send one reduce-only market order for the whole position; returns the error, or an empty string."""
     identifier = str(ULID.from_datetime(now))
     price = snapshot.mark_price(position.symbol) or position.mark_price or position.average_open_price
     order = Order(
@@ -119,5 +123,5 @@ async def _close(
         created_at=now,
         expires_at=now + _CLOSE_LIFE,
     )
-    answer = await exchange.place(order)
-    return "" if isinstance(answer, Accepted) else str(answer)
+    result = await exchange.submit(order)
+    return "" if isinstance(result, Accepted) else str(result)

@@ -1,10 +1,9 @@
-"""Which orders are under way, by symbol, and whether one more may join them. Memory only, any thread.
+"""In-flight orders by symbol, and whether another may be sent beside them. In memory; thread-safe.
 
-A lane is a symbol with orders under way. Within it the order of admission is the order at the exchange: one is sent when those before it
-are settled or, where their end cannot change what it does, when the exchange has taken them. Until then it may stand in line, claimed
-already, so that a burst costs one flush and not one for each: an order that is in flight in the store left only if the exchange took
-everything in front of it (`left_only_after`), which is what a start after a crash goes by. No I/O, no store: what stands in the queue is
-said by store/order_queue.py.
+Within a symbol the order of admission is the order at the exchange: an order is sent once those before it are settled or, where their
+final state cannot change what it does, once the exchange has accepted them. Until then it may wait here already claimed, so that a burst
+costs one flush instead of one per order: an order that the store shows as submitting was sent only if everything before it was accepted
+(`sent_only_after`), which is what a start after a crash relies on. No I/O; what is queued is known to store/order_queue.py.
 """
 
 from __future__ import annotations
@@ -17,164 +16,164 @@ from typing import Final
 
 from kekbridge.model import Order, OrderType
 
-# What was decided when an order was claimed holds for so long (the rules, a halt that came since): whatever did not get to the front
-# of its line by then goes back to the queue.
-CLAIM_HOLDS_S: Final = 0.5
-# So many are claimed ahead as should be through in half of that time, and never more than the exchange takes in a second.
-_THROUGH_IN_S: Final = CLAIM_HOLDS_S / 2
-_LONGEST_LINE: Final = 10
-_WAYS: Final = 8
+# How long a claim's risk check stays valid (the rules, a halt that came since). An order still waiting for its predecessors after that
+# is requeued and rechecked.
+CLAIM_TTL_S: Final = 0.5
+# As many orders are claimed ahead as should be accepted within half of that time, at most what the exchange takes in a second.
+_PIPELINE_S: Final = CLAIM_TTL_S / 2
+_MAX_PIPELINE_DEPTH: Final = 10
+_SAMPLES: Final = 8
 
 
 @dataclass(slots=True, eq=False)
-class _Place:
-    """An order's place in its lane."""
+class _Entry:
+    """An order and its state in flight."""
 
     order: Order
-    is_taken: bool = False  # by the exchange, which may not have ended it yet
-    is_blocked: bool = False  # it did not get there, or nobody knows, and so nothing behind it leaves
-    tell: Callable[[bool], None] | None = None  # whoever waits for it to be in front
+    #: The exchange accepted it; its final state may not be known yet.
+    is_accepted: bool = False
+    #: It was not accepted, or that is unknown: nothing behind it is sent.
+    is_blocked: bool = False
+    #: Called once: True if it is clear to be sent, False if that will not happen.
+    callback: Callable[[bool], None] | None = None
 
 
-class Lanes:
-    """The orders under way of one daemon, at most `concurrency` symbols at a time."""
+class InFlightOrders:
+    """The orders of one daemon that are claimed or sent and not settled, of at most `concurrency` symbols at a time."""
 
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
-        self._under_way: dict[str, dict[str, _Place]] = {}  # in the order of entering, which is the order of admission
-        self._lock = threading.Lock()  # places are also taken on the writer thread, in the transaction that claims
-        self._ways: deque[float] = deque(
-            maxlen=_WAYS
-        )  # seconds that the last orders took from the front to the exchange's yes
+        self._by_symbol: dict[str, dict[str, _Entry]] = {}  # by symbol and client order id, in the order of admission
+        self._lock = threading.Lock()  # entries are also added on the writer thread, in the transaction that claims
+        # Seconds from clear to accepted, of the last orders.
+        self._round_trips: deque[float] = deque(maxlen=_SAMPLES)
 
     def __len__(self) -> int:
-        """How many orders are under way."""
-        return sum(len(lane) for lane in list(self._under_way.values()))
+        return sum(len(entries) for entries in list(self._by_symbol.values()))
 
     @property
-    def names(self) -> frozenset[str]:
-        """Their client order ids."""
+    def ids(self) -> frozenset[str]:
+        """Client order ids of all orders in flight."""
         with self._lock:
-            return frozenset(name for lane in self._under_way.values() for name in lane)
+            return frozenset(name for entries in self._by_symbol.values() for name in entries)
 
     @property
-    def passable(self) -> frozenset[str]:
-        """Client order ids of those that another may stand behind: the exchange took them, or nothing speaks against it yet."""
+    def overlappable_ids(self) -> frozenset[str]:
+        """Client order ids of those that another order may be claimed behind: accepted, or not known to have failed."""
         with self._lock:
-            lanes = self._under_way.values()
-            return frozenset(name for lane in lanes for name, place in lane.items() if not place.is_blocked)
+            entries = [item for each in self._by_symbol.values() for item in each.items()]
+            return frozenset(name for name, entry in entries if not entry.is_blocked)
 
-    def enter(self, order: Order) -> bool:
-        """Put it under way, if it may be sent now. From True on it holds its place until `leave`."""
-        return self._enter(order, line=1)
+    def try_add(self, order: Order, *, pipelined: bool = False) -> bool:
+        """Add an order if it may be sent now; once True it stays in flight until `remove`.
 
-    def line_up(self, order: Order) -> bool:
-        """The same for an order that is being claimed: it may also stand in line, and is sent when it is in front (`when_in_front`)."""
-        return self._enter(order, line=self._line())
-
-    def when_in_front(self, order: Order, tell: Callable[[bool], None]) -> None:
-        """Call back once, perhaps at once: True when the exchange took all before it, False when that will not happen."""
-        with self._lock:
-            place = self._under_way.get(order.intent.symbol, {}).get(order.client_order_id)
-            if place is not None:
-                place.tell = tell
-                news = [*self._news(order.intent.symbol)]
-            else:
-                news = [(tell, False)]
-        _spread(news)
-
-    def was_taken(self, order: Order, after_s: float) -> None:
-        """The exchange took it, so many seconds after it was in front: another that its end cannot change may follow."""
-        with self._lock:
-            self._ways.append(after_s)
-            place = self._under_way.get(order.intent.symbol, {}).get(order.client_order_id)
-            if place is not None:
-                place.is_taken = True
-            news = [*self._news(order.intent.symbol)]
-        _spread(news)
-
-    def block(self, order: Order) -> None:
-        """The exchange did not take it, or nobody knows: nothing leaves behind it while it is there, and what stands there goes.
-
-        Lines are short for a while: where one is refused the next one may be, too, and each would send a line back to the queue.
+        `pipelined`: it is being claimed, so it may also wait behind others and be sent once they are accepted (`on_clear`).
         """
         with self._lock:
-            self._ways.append(_THROUGH_IN_S)
-            place = self._under_way.get(order.intent.symbol, {}).get(order.client_order_id)
-            if place is not None:
-                place.is_blocked = True
-            news = [*self._news(order.intent.symbol)]
-        _spread(news)
-
-    def leave(self, order: Order) -> None:
-        """Its way is over, or it never began; the second call has no effect. What stands behind one that was not taken goes, too."""
-        symbol = order.intent.symbol
-        with self._lock:
-            lane = self._under_way.get(symbol, {})
-            place = lane.get(order.client_order_id)
-            if place is not None and not place.is_taken:
-                place.is_blocked = True
-            news = [*self._news(symbol)]
-            lane.pop(order.client_order_id, None)
-            if not lane:
-                self._under_way.pop(symbol, None)
-        _spread(news)
-
-    def _enter(self, order: Order, *, line: int) -> bool:
-        with self._lock:
-            if not self._has_room(order, line):
+            if not self._has_room(order, self._pipeline_depth() if pipelined else 1):
                 return False
-            self._under_way.setdefault(order.intent.symbol, {})[order.client_order_id] = _Place(order)
+            self._by_symbol.setdefault(order.intent.symbol, {})[order.client_order_id] = _Entry(order)
             return True
 
-    def _has_room(self, order: Order, line: int) -> bool:
-        lane = self._under_way.get(order.intent.symbol)
-        if lane is None:
-            return len(self._under_way) < self._concurrency
-        places = lane.values()
-        if order.client_order_id in lane or any(place.is_blocked for place in places):
+    def on_clear(self, order: Order, callback: Callable[[bool], None]) -> None:
+        """Call back once, perhaps at once: True when everything before the order is accepted, False if that will not happen."""
+        with self._lock:
+            entry = self._by_symbol.get(order.intent.symbol, {}).get(order.client_order_id)
+            if entry is None:
+                notifications = [(callback, False)]
+            else:
+                entry.callback = callback
+                notifications = [*self._notifications(order.intent.symbol)]
+        _notify(notifications)
+
+    def mark_accepted(self, order: Order, after_s: float) -> None:
+        """The exchange accepted it, `after_s` seconds after it was clear: an order that may overlap it can be sent."""
+        with self._lock:
+            self._round_trips.append(after_s)
+            entry = self._by_symbol.get(order.intent.symbol, {}).get(order.client_order_id)
+            if entry is not None:
+                entry.is_accepted = True
+            notifications = [*self._notifications(order.intent.symbol)]
+        _notify(notifications)
+
+    def mark_blocked(self, order: Order) -> None:
+        """It was not accepted, or that is unknown: nothing behind it is sent while it is in flight, and what waits there is requeued.
+
+        Few orders are claimed ahead for a while: where one is rejected the next may be too, and each would requeue those behind it.
+        """
+        with self._lock:
+            self._round_trips.append(_PIPELINE_S)
+            entry = self._by_symbol.get(order.intent.symbol, {}).get(order.client_order_id)
+            if entry is not None:
+                entry.is_blocked = True
+            notifications = [*self._notifications(order.intent.symbol)]
+        _notify(notifications)
+
+    def remove(self, order: Order) -> None:
+        """It is settled, or was never sent; a second call has no effect. What waits behind one that was not accepted is requeued."""
+        symbol = order.intent.symbol
+        with self._lock:
+            entries = self._by_symbol.get(symbol, {})
+            entry = entries.get(order.client_order_id)
+            if entry is not None and not entry.is_accepted:
+                entry.is_blocked = True
+            notifications = [*self._notifications(symbol)]
+            entries.pop(order.client_order_id, None)
+            if not entries:
+                self._by_symbol.pop(symbol, None)
+        _notify(notifications)
+
+    def _has_room(self, order: Order, depth: int) -> bool:
+        entries = self._by_symbol.get(order.intent.symbol)
+        if entries is None:
+            return len(self._by_symbol) < self._concurrency
+        others = entries.values()
+        if order.client_order_id in entries or any(entry.is_blocked for entry in others):
             return False
-        return sum(not place.is_taken for place in places) < line and may_join(order, (place.order for place in places))
+        is_shallow = sum(not entry.is_accepted for entry in others) < depth
+        return is_shallow and can_overlap(order, (entry.order for entry in others))
 
-    def _line(self) -> int:
-        """How many orders of a lane may be claimed and not taken yet, by how long the last ones took."""
-        slowest = max(self._ways, default=_THROUGH_IN_S)
-        return max(1, min(int(_THROUGH_IN_S / max(slowest, 0.001)), _LONGEST_LINE))
+    def _pipeline_depth(self) -> int:
+        """How many orders of a symbol may be claimed and not accepted yet, by how long the last ones took."""
+        slowest = max(self._round_trips, default=_PIPELINE_S)
+        return max(1, min(int(_PIPELINE_S / max(slowest, 0.001)), _MAX_PIPELINE_DEPTH))
 
-    def _news(self, symbol: str) -> Iterator[tuple[Callable[[bool], None], bool]]:
-        """Who has to be told what of this lane now: the first that is not taken is in front, what is behind a blocked one is blocked."""
+    def _notifications(self, symbol: str) -> Iterator[tuple[Callable[[bool], None], bool]]:
+        """The callbacks that are due: of the first order that is not accepted (clear), and of those behind a blocked one (not clear)."""
         is_blocked = is_waiting = False
-        for place in self._under_way.get(symbol, {}).values():
-            place.is_blocked = is_blocked = is_blocked or place.is_blocked
-            if place.tell is not None and (is_blocked or not is_waiting):
-                tell, place.tell = place.tell, None
-                yield tell, not is_blocked
-            is_waiting = is_waiting or not place.is_taken
+        for entry in self._by_symbol.get(symbol, {}).values():
+            entry.is_blocked = is_blocked = is_blocked or entry.is_blocked
+            if entry.callback is not None and (is_blocked or not is_waiting):
+                callback, entry.callback = entry.callback, None
+                yield callback, not is_blocked
+            is_waiting = is_waiting or not entry.is_accepted
 
 
-def _spread(news: Iterable[tuple[Callable[[bool], None], bool]]) -> None:
-    for tell, is_in_front in news:
-        tell(is_in_front)
+def _notify(notifications: Iterable[tuple[Callable[[bool], None], bool]]) -> None:
+    for callback, is_clear in notifications:
+        callback(is_clear)
 
 
-def may_join(order: Order, others: Iterable[Order]) -> bool:
-    """True when an order may be sent although the others, which the exchange took before it, have no known end yet.
+def can_overlap(order: Order, others: Iterable[Order]) -> bool:
+    """True if an order may be sent although the others, accepted before it, have no known final state yet.
 
-    So may plain entries at market of one side: their sizes are fixed, their room in the limits is reserved, and whichever trades first, the
-    position is the same. Whatever is sized by the position, brackets (a symbol has one positional stop), limits, and
-    orders that may have to change the symbol's leverage wait.
+    Plain market entries of one side may: their sizes are fixed, their share of the limits is reserved, and whichever fills first, the
+    position is the same. Orders sized by the position, brackets (a symbol has one positional stop), limit orders and orders that may have
+    to change the symbol's leverage wait.
     """
-    return _stands_alone(order) and all(
-        _stands_alone(other) and other.intent.side is order.intent.side for other in others
+    return _is_plain_entry(order) and all(
+        _is_plain_entry(other) and other.intent.side is order.intent.side for other in others
     )
 
 
-def left_only_after(order: Order, other: Order) -> bool:
-    """True when an order that is in flight can have left only if the exchange took the other, in flight as well, before."""
-    return other.sequence < order.sequence and other.intent.symbol == order.intent.symbol and may_join(order, (other,))
+def sent_only_after(order: Order, other: Order) -> bool:
+    """True if an order that is in flight can have been sent only after the exchange accepted the other, in flight as well."""
+    return (
+        other.sequence < order.sequence and other.intent.symbol == order.intent.symbol and can_overlap(order, (other,))
+    )
 
 
-def _stands_alone(order: Order) -> bool:
+def _is_plain_entry(order: Order) -> bool:
     intent = order.intent
     return (
         order.is_entry

@@ -1,7 +1,7 @@
-"""Cancels stops of ours that outlived their position: a trailing stop, or one that stood in for a lost stop.
+"""Cancel orphan stops: stop orders that kekbridge placed (trailing stops, replacements of lost stops) and whose position is gone.
 
-The exchange removes take-profits and stop losses of a bracket with the position, a stop order by itself it keeps. Reduce-only as it is, it
-opens nothing, but it would close a later position at a price that was meant for another one.
+The exchange removes a bracket's take-profits and stop losses with the position, but keeps a plain stop order. Being reduce-only it opens
+nothing, yet it would close a later position at a price that was meant for another one.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.base import Exchange
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Order
-from kekbridge.risk.exposure import was_left
+from kekbridge.risk.exposure import went_flat
 from kekbridge.store import events, fills, order_queue
 from kekbridge.store.database import Database
 
 log = get_logger("kekbridge.execution.orphan_stops")
 
-_LOOK_EVERY_S = 1.0
-_READ_LAG_S = 4.0  # a position may be visible this much later than its fill: "gone" is believed only after it
-_FRESH = timedelta(seconds=30)
+_POLL_EVERY_S = 1.0
+_READ_LAG_S = 4.0  # a position may be visible this much later than its fill: "gone" is trusted only after it
+_MAX_SNAPSHOT_AGE = timedelta(seconds=30)
 
 
-class Leftovers:
-    """One per daemon. `cancel` ends one order by its name and returns None, or the trouble in words."""
+class OrphanStopCanceller:
+    """Cancels the orphan stops of one daemon's account."""
 
     def __init__(
         self,
@@ -35,55 +35,58 @@ class Leftovers:
         exchange: Exchange,
         cancel: Callable[[str], Awaitable[str | None]],
         clock: Callable[[], datetime],
-        patience_s: float = _READ_LAG_S,
+        read_lag_s: float = _READ_LAG_S,
     ) -> None:
+        """`cancel` cancels an order by its client order id; it returns None, or why that failed."""
         self._database = database
         self._exchange = exchange
         self._cancel = cancel
         self._clock = clock
-        self._patience_s = patience_s
-        self._gone_since: dict[str, float] = {}
+        self._read_lag_s = read_lag_s
+        self._orphaned_since: dict[str, float] = {}  # loop time, by client order id
 
     async def run(self) -> None:
-        """For ever: look every second. Nothing is asked of the exchange while no stop of ours waits without a position."""
+        """Until cancelled: poll every second. Sends nothing to the exchange unless there is an orphan."""
         while True:
             try:
-                await self.look()
+                await self.poll()
             except KekbridgeError as error:
                 log.error("leftovers_not_canceled", code=error.code, error=error.message)
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_POLL_EVERY_S)
 
-    async def look(self) -> None:
-        """Cancel every stop whose position has been gone for longer than a read may lag behind."""
+    async def poll(self) -> None:
+        """Cancel every stop whose position has been gone for longer than a read may lag behind a fill."""
         snapshot = self._exchange.snapshot
-        if snapshot is None or self._clock() - snapshot.taken_at > _FRESH:
+        if snapshot is None or self._clock() - snapshot.taken_at > _MAX_SNAPSHOT_AGE:
             return
-        waiting = await self._database.read(order_queue.open_stops)  # one that a trader sent is the trader's to cancel
+        stops = await self._database.read(
+            order_queue.open_stops
+        )  # stops that the trader's alerts placed are not among them
         now = asyncio.get_running_loop().time()
-        seen: dict[str, float] = {}
-        for order in waiting:
-            if not await self._is_gone(order, snapshot):
+        orphaned_since: dict[str, float] = {}
+        for order in stops:
+            if not await self._is_orphan(order, snapshot):
                 continue
-            since = self._gone_since.get(order.client_order_id, now)
-            seen[order.client_order_id] = since
-            if now - since > self._patience_s:
-                await self._end(order)
-        self._gone_since = seen
+            since = self._orphaned_since.get(order.client_order_id, now)
+            orphaned_since[order.client_order_id] = since
+            if now - since > self._read_lag_s:
+                await self._cancel_orphan(order)
+        self._orphaned_since = orphaned_since
 
-    async def _is_gone(self, order: Order, snapshot: AccountSnapshot) -> bool:
-        """True when nothing is open that the stop was made for: flat, on the other side, or opened after it had been left."""
+    async def _is_orphan(self, order: Order, snapshot: AccountSnapshot) -> bool:
+        """True if the position the stop was placed for is gone: flat, reversed, or closed and opened again."""
         side = order.intent.side.opposite
         held = snapshot.position_quantity(order.intent.symbol) * side.sign
         if held <= 0:
             return True
         since = order.accepted_at or order.created_at
         later = await self._database.read(fills.list_fills, symbol=order.intent.symbol, since=since)
-        return was_left(side, held, later)
+        return went_flat(side, held, later)
 
-    async def _end(self, order: Order) -> None:
-        trouble = await self._cancel(order.client_order_id)
-        if trouble is not None:
-            log.warning("leftover_not_canceled", client_order_id=order.client_order_id, error=trouble)
+    async def _cancel_orphan(self, order: Order) -> None:
+        error = await self._cancel(order.client_order_id)
+        if error is not None:
+            log.warning("leftover_not_canceled", client_order_id=order.client_order_id, error=error)
             return
         await self._database.write(
             events.append,
@@ -91,6 +94,6 @@ class Leftovers:
             now=self._clock(),
             alert_id=order.alert_id,
             client_order_id=order.client_order_id,
-            data={"symbol": order.intent.symbol, "detail": "the position that it protected is gone"},
+            data={"symbol": order.intent.symbol, "detail": "the position it protected is gone"},
         )
         log.info("leftover_canceled", alert_id=order.alert_id, client_order_id=order.client_order_id)

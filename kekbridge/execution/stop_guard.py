@@ -1,7 +1,7 @@
-"""Protected or flat: a position that was opened with a stop loss has that stop at the exchange, or is closed.
+"""Guard stop losses: a position opened with a stop loss has a live stop at the exchange, or is closed.
 
-Every entry with a stop is looked at when it executes, after each restart and with each reconciliation. A stop that is missing, refused or
-smaller than the position is placed again; when that does not succeed within `protect_within_s`, the naked part is closed.
+Every entry with a stop is checked when it executes, after each restart and with each reconciliation. A stop that is missing, rejected or
+smaller than the position is placed again; if that does not succeed within `queue.protect_within_s`, the uncovered part is closed.
 """
 
 from __future__ import annotations
@@ -11,53 +11,55 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from kekbridge.config import Queue
 from kekbridge.errors import ExchangeUnavailable, KekbridgeError
-from kekbridge.exchange.base import Accepted, Exchange, OrderReport, Submission
-from kekbridge.execution.submitter import request_text
-from kekbridge.failpoints import reach
+from kekbridge.exchange.base import Accepted, Exchange, SubmitResult, request_text
+from kekbridge.failpoints import hit
 from kekbridge.log import get_logger
 from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Purpose
-from kekbridge.risk.exposure import was_left
-from kekbridge.store import fills as fill_rows
-from kekbridge.store import order_lifecycle as order_rows
-from kekbridge.store import protection as protections
+from kekbridge.model.orders import OrderStatusReport
+from kekbridge.risk.exposure import went_flat
+from kekbridge.store import fills, protection
+from kekbridge.store import orders as order_rows
 from kekbridge.store.database import Database
-from kekbridge.store.protection import Protection, ProtectionState
+from kekbridge.store.protection import ProtectionState
 
 log = get_logger("kekbridge.execution.stop_guard")
 
 _PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 5.0
-_READ_LAG_S = 4.0  # a position may be visible this much later than its fill: "flat" is believed only after it
-_PATIENCE = 0.6  # share of protect_within_s spent on placing the stop; the rest is for closing the position
+_READ_LAG_S = 4.0  # a position may be visible this much later than its fill: "flat" is trusted only after it
+_PLACING_SHARE = 0.6  # share of protect_within_s spent on placing the stop; the rest is for closing the position
 _PROTECTIVE_LIFE = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Exposure:
-    """What of an entry is still open, and how much of it no live stop covers (base units, unsigned)."""
+class StopCoverage:
+    """How much of an entry is still open, and how much of that no live stop covers."""
 
+    #: Base units, unsigned.
     open: Decimal
-    naked: Decimal
+    #: Base units, unsigned; at most `open`.
+    uncovered: Decimal
 
 
 @dataclass(frozen=True, slots=True)
-class StandIns:
-    """What orders of ours, made for an entry afterwards, do for it: closed already, covered by live stops, and not known yet."""
+class ReplacementOrders:
+    """The effect of the orders that kekbridge placed for an entry after it executed."""
 
+    #: What they closed, in base units.
     closed: Decimal
+    #: What their live stops cover, in base units.
     covered: Decimal
-    is_undecided: bool
+    #: The outcome of at least one close is not known yet.
+    is_unresolved: bool
 
 
-class Guard:
-    """One per daemon. `submit` is pipeline.submit: protective orders go the same way as all others, only without a queue.
-
-    It gets the seconds that the order may wait for its place in the exchange's rate window; None: as long as it takes.
-    """
+class StopLossGuard:
+    """Guards every entry with a stop loss; one per daemon."""
 
     def __init__(
         self,
@@ -66,217 +68,213 @@ class Guard:
         exchange: Exchange,
         settings: Queue,
         clock: Callable[[], datetime],
-        submit: Callable[[Order, float | None], Coroutine[Any, Any, Submission | None]],
+        submit: Callable[[Order, float | None], Coroutine[Any, Any, SubmitResult | None]],
     ) -> None:
+        """`submit` is OrderSubmitter.submit: protective orders are sent as all others, only without waiting in the queue.
+
+        Its second argument is how many seconds the order may wait for a rate-limit permit; None: no limit.
+        """
         self._database = database
         self._exchange = exchange
         self._settings = settings
         self._clock = clock
         self._submit = submit
-        self._woken = asyncio.Event()
-        self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._sending: set[asyncio.Task[Submission | None]] = set()
-        self._changed_meanwhile: set[str] = set()
+        self._wake_event = asyncio.Event()
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # by the entry's client order id
+        self._submissions: set[asyncio.Task[SubmitResult | None]] = set()
+        self._check_again: set[str] = set()  # client order ids of entries that changed while their task was running
 
     def wake(self) -> None:
         """An entry with a stop executed, or a stop changed."""
-        self._woken.set()
+        self._wake_event.set()
 
     async def run(self) -> None:
-        """For ever: look after every open protection whenever something changed."""
+        """Until cancelled: guard every open protection whenever something changed."""
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
-                    await self._woken.wait()
-                    self._woken.clear()
+                    await self._wake_event.wait()
+                    self._wake_event.clear()
                     try:
-                        for protection in await self._database.read(protections.open_protections):
-                            self._look_after(protection, group)
+                        for each in await self._database.read(protection.open_protections):
+                            self._start_guarding(each.order, group)
                     except KekbridgeError as error:
                         log.error("protections_not_readable", error=error.message)
                         await asyncio.sleep(_PAUSE_S)
-                        self._woken.set()
+                        self._wake_event.set()
         finally:
-            for task in self._sending:
+            for task in self._submissions:
                 task.cancel()
 
-    def _look_after(self, protection: Protection, group: asyncio.TaskGroup) -> None:
-        name = protection.order.client_order_id
-        if name in self._under_way:
-            self._changed_meanwhile.add(name)  # it may have looked already: once more when it believes to be done
+    def _start_guarding(self, entry: Order, group: asyncio.TaskGroup) -> None:
+        client_order_id = entry.client_order_id
+        if client_order_id in self._tasks:
+            self._check_again.add(client_order_id)  # its task may have checked before this change
             return
-        task = group.create_task(self._guard(protection))
-        self._under_way[name] = task
-        task.add_done_callback(lambda _: self._under_way.pop(name, None))
+        task = group.create_task(self._guard(entry))
+        self._tasks[client_order_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(client_order_id, None))
 
-    async def _guard(self, protection: Protection) -> None:
-        """One entry, until its stop is live or its position is gone. Trouble with the exchange is no reason to give up."""
-        name = protection.order.client_order_id
+    async def _guard(self, entry: Order) -> None:
+        """Guard one entry until its stop is live or its position is gone. Errors of the exchange are retried."""
+        client_order_id = entry.client_order_id
         now = asyncio.get_running_loop().time
         started = now()
         pause = _PAUSE_S
         while True:
-            self._changed_meanwhile.discard(name)
+            self._check_again.discard(client_order_id)
             try:
-                state = await self._step(protection.order, started)
+                state = await self._step(entry, started)
             except KekbridgeError as error:
-                log.error("protection_stuck", client_order_id=name, error=error.message)
+                log.error("protection_stuck", client_order_id=client_order_id, error=error.message)
                 state = None
             except Exception:
-                log.exception("protection_failed", client_order_id=name)
+                log.exception("protection_failed", client_order_id=client_order_id)
                 state = None
             if state is not None:
-                if name not in self._changed_meanwhile:
+                if client_order_id not in self._check_again:
                     return
-                started, pause = now(), _PAUSE_S  # another fill: its part has its own time
+                started, pause = now(), _PAUSE_S  # another fill: its part has its own deadline
                 continue
             await asyncio.sleep(pause)
             if now() - started > self._settings.protect_within_s:
-                # Every way was refused more than once: go on trying, but each try is a stored order.
+                # Stop and close were both rejected more than once: keep trying, but more slowly, since each try is a stored order.
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
 
     async def _step(self, entry: Order, started: float) -> ProtectionState | None:
-        """Look, and do the next thing; the state reached, or None when it has to be looked at again soon."""
+        """Check the entry's stop and do the next thing; returns the state reached, or None if it must be checked again soon."""
         now = asyncio.get_running_loop().time
         entry = await self._database.read(order_rows.get, entry.client_order_id)
-        reach("W7")
-        stand_ins = await self._look_at_stand_ins(entry)
-        if stand_ins.is_undecided:
-            return None  # one more of the kind, sent before the first is known, could close what others opened
-        exposure, state = await self._look(entry, stand_ins)
-        if exposure.open == ZERO:
+        hit("W7")  # the entry executed, its stop is not verified yet
+        replacements = await self._poll_replacements(entry)
+        if replacements.is_unresolved:
+            return None  # a second close before the first is resolved could close a position that is not this entry's
+        coverage, state = await self._coverage_of(entry, replacements)
+        if coverage.open == ZERO:
             if now() - started < _READ_LAG_S and state is not ProtectionState.OVER:
                 return None
             return await self._mark(entry, ProtectionState.OVER)
-        if exposure.naked == ZERO:
+        if coverage.uncovered == ZERO:
             return await self._mark(entry, state)
-        if await self._was_left(entry):
+        if await self._was_closed(entry):
             return await self._mark(entry, ProtectionState.OVER, "closed; what is open now was opened after that")
-        await self._mark(entry, ProtectionState.WANTED, f"{exposure.naked} of {exposure.open} without a stop")
-        log.warning("position_naked", client_order_id=entry.client_order_id, naked=str(exposure.naked))
-        left_s = started + self._settings.protect_within_s * _PATIENCE - now()
+        await self._mark(entry, ProtectionState.WANTED, f"{coverage.uncovered} of {coverage.open} without a stop")
+        log.warning("position_naked", client_order_id=entry.client_order_id, naked=str(coverage.uncovered))
+        left_s = started + self._settings.protect_within_s * _PLACING_SHARE - now()
         if left_s > 0 and not self._is_past_stop(entry):
-            await self._send(entry, _stop_of(entry, exposure.naked), within_s=left_s)
+            await self._send(entry, _stop_of(entry, coverage.uncovered), within_s=left_s)
         else:
-            await self._flatten(entry, exposure.naked)
-        return None  # believed only when it is seen at the exchange
+            await self._flatten(entry, coverage.uncovered)
+        return None  # done only once it is seen at the exchange
 
-    async def _look_at_stand_ins(self, entry: Order) -> StandIns:
-        """Ask for every order that was made for this entry afterwards: stops in its place, take-profits, closes."""
+    async def _poll_replacements(self, entry: Order) -> ReplacementOrders:
+        """Query every order that was placed for this entry after it executed: replacement stops, take-profits, closes."""
         closed = covered = ZERO
-        is_undecided = False
-        for order in await self._database.read(protections.orders_for, entry):
+        is_unresolved = False
+        for order in await self._database.read(protection.orders_for, entry):
             if order.status.is_final or order.finished_at is not None:
                 closed += order.executed_quantity
                 continue
             report = await self._exchange.find(order)
             if report is None:
-                # Not known there: refused, or on its way. Recovery finishes it when the acceptance window is over.
-                is_undecided = is_undecided or order.intent.order_type is OrderType.MARKET
+                # Rejected, or on its way. The reconciler finishes it when the acceptance window is over.
+                is_unresolved = is_unresolved or order.intent.order_type is OrderType.MARKET
                 continue
             closed += max(report.executed_quantity, order.executed_quantity)
             if order.intent.order_type is OrderType.STOP:
                 covered += report.quantity - report.executed_quantity if report.status is OrderStatus.ACCEPTED else ZERO
             elif not order.intent.is_bracket and not report.status.is_final:
-                is_undecided = True  # a close that is being matched
-        return StandIns(closed, covered, is_undecided)
+                is_unresolved = True  # a close that is being matched
+        return ReplacementOrders(closed, covered, is_unresolved)
 
-    async def _look(self, entry: Order, stand_ins: StandIns) -> tuple[Exposure, ProtectionState]:
-        """Ask the exchange for the entry and its stop, and set both against the position."""
+    async def _coverage_of(self, entry: Order, replacements: ReplacementOrders) -> tuple[StopCoverage, ProtectionState]:
+        """Query the entry and its stop, and compare both with the position."""
         report = await self._exchange.find(entry)
-        unclosed = max(entry.executed_quantity - _exited(report) - stand_ins.closed, ZERO)
+        unclosed = max(entry.executed_quantity - _exited(report) - replacements.closed, ZERO)
         if unclosed == ZERO:
-            return Exposure(ZERO, ZERO), ProtectionState.OVER
+            return StopCoverage(ZERO, ZERO), ProtectionState.OVER
         held = min(self._position_on_side(entry), unclosed)
         if held == ZERO:
-            return Exposure(ZERO, ZERO), ProtectionState.WANTED  # flat, or not visible yet
-        covered = stand_ins.covered
+            return StopCoverage(ZERO, ZERO), ProtectionState.WANTED  # flat, or not visible yet
+        covered = replacements.covered
         if report is not None and report.stop_is_live:
-            own = _live_stop_quantity(report) or held
+            own = report.live_stop_quantity or held
             if own >= held:
-                return Exposure(held, ZERO), ProtectionState.LIVE
+                return StopCoverage(held, ZERO), ProtectionState.LIVE
             covered += own
-        return Exposure(held, max(held - covered, ZERO)), ProtectionState.REPLACED
+        return StopCoverage(held, max(held - covered, ZERO)), ProtectionState.REPLACED
 
-    async def _was_left(self, entry: Order) -> bool:
-        """True when the entry's position was closed and what is open now is somebody else's: its stop went with it, as it should.
+    async def _was_closed(self, entry: Order) -> bool:
+        """True if the entry's position was closed, together with its stop, and what is open now was opened by another order.
 
-        Asked only when something looks naked. Where the exchange does not answer, the position counts as the entry's: better a stop too
+        Checked only when something looks uncovered. If the exchange does not answer, the position counts as the entry's: better a stop too
         many than one too few.
         """
-        own = await self._database.read(fill_rows.of_order, entry.client_order_id)
+        own = await self._database.read(fills.of_order, entry.client_order_id)
         if not own or not entry.status.is_final:
             return False
         try:
-            told = await self._exchange.trades_since(own[-1].executed_at)
+            trades = await self._exchange.trades_since(own[-1].executed_at)
         except ExchangeUnavailable:
             return False
         known = {fill.trade_id for fill in own}
-        later = [fill for fill in told if fill.symbol == entry.intent.symbol and fill.trade_id not in known]
-        return was_left(entry.intent.side, self._position_on_side(entry), later)
+        later = [fill for fill in trades if fill.symbol == entry.intent.symbol and fill.trade_id not in known]
+        return went_flat(entry.intent.side, self._position_on_side(entry), later)
 
     def _position_on_side(self, entry: Order) -> Decimal:
-        """How much is open in the direction of the entry, as the account was last seen."""
+        """How much is open in the direction of the entry in the last snapshot, in base units. Raises ExchangeUnavailable without one."""
         snapshot = self._exchange.snapshot
         if snapshot is None:
-            raise ExchangeUnavailable("not_ready", "the account has not been seen since the start")
+            raise ExchangeUnavailable("not_ready", "the account has not been read since the start")
         return max(snapshot.position_quantity(entry.intent.symbol) * entry.intent.side.sign, ZERO)
 
     def _is_past_stop(self, entry: Order) -> bool:
-        """True when the mark has reached the stop already: a stop order would be refused, the position must be closed."""
+        """True if the mark price has reached the stop already: a stop order would be rejected, the position must be closed."""
         snapshot = self._exchange.snapshot
         mark = snapshot.mark_price(entry.intent.symbol) if snapshot else None
         stop = entry.intent.stop_loss
         return mark is not None and stop is not None and (mark - stop) * entry.intent.side.sign <= 0
 
-    async def _flatten(self, entry: Order, naked: Decimal) -> None:
-        log.error("position_flattened", client_order_id=entry.client_order_id, quantity=str(naked))
-        answer = await self._send(entry, _close_of(entry, naked))
-        if isinstance(answer, Accepted):
-            await self._mark(entry, ProtectionState.FLATTENED, f"closed {naked}: no stop could be placed")
+    async def _flatten(self, entry: Order, uncovered: Decimal) -> None:
+        log.error("position_flattened", client_order_id=entry.client_order_id, quantity=str(uncovered))
+        result = await self._send(entry, _close_of(entry, uncovered))
+        if isinstance(result, Accepted):
+            await self._mark(entry, ProtectionState.FLATTENED, f"closed {uncovered}: no stop could be placed")
             await self._exchange.refresh()
 
-    async def _send(self, entry: Order, intent: OrderIntent, *, within_s: float | None = None) -> Submission | None:
-        """Store it and send it. After `within_s` seconds it is waited for no longer: the time to close the position has come.
+    async def _send(self, entry: Order, intent: OrderIntent, *, within_s: float | None = None) -> SubmitResult | None:
+        """Store an order and send it; None if its result is not known within `within_s` seconds, when it is time to close the position.
 
-        A request that is on its way goes on; what became of it is seen with the next look.
+        A request that is on its way then goes on; the next check finds its result.
         """
         now = self._clock()
         order = await self._database.write(
-            protections.add_order, entry, intent, now=now, expires_at=now + _PROTECTIVE_LIFE, request_text=request_text
+            protection.add_order,
+            entry,
+            intent,
+            now=now,
+            expires_at=now + _PROTECTIVE_LIFE,
+            request_text=partial(request_text, self._exchange),
         )
-        sending = asyncio.create_task(self._submit(order, within_s))
-        self._sending.add(sending)
-        sending.add_done_callback(self._sent)
-        await asyncio.wait({sending}, timeout=within_s)
-        return sending.result() if sending.done() else None
+        submission = asyncio.create_task(self._submit(order, within_s))
+        self._submissions.add(submission)
+        submission.add_done_callback(self._on_submitted)
+        await asyncio.wait({submission}, timeout=within_s)
+        return submission.result() if submission.done() else None
 
-    def _sent(self, sending: asyncio.Task[Submission | None]) -> None:
-        self._sending.discard(sending)
-        if not sending.cancelled():
-            sending.exception()  # told by whoever still waits for it
+    def _on_submitted(self, submission: asyncio.Task[SubmitResult | None]) -> None:
+        self._submissions.discard(submission)
+        if not submission.cancelled():
+            submission.exception()  # retrieved here: after the timeout nothing else would, and asyncio would log it
 
     async def _mark(self, entry: Order, state: ProtectionState, detail: str = "") -> ProtectionState:
-        await self._database.write(protections.mark, entry, state, detail=detail, now=self._clock())
+        await self._database.write(protection.set_state, entry, state, detail=detail, now=self._clock())
         return state
 
 
-def _exited(report: OrderReport | None) -> Decimal:
-    """What the entry's own exits (stop loss, take-profit) have closed already."""
-    return ZERO if report is None else sum((leg.executed_quantity for leg in _leaves(report)), ZERO)
-
-
-def _live_stop_quantity(report: OrderReport) -> Decimal:
-    """Size of the entry's own live stop; zero when the exchange gives none (then it follows the position)."""
-    return max(
-        (leg.quantity for leg in _leaves(report) if leg.algo_type == "STOP_LOSS" and leg.stop_is_live), default=ZERO
-    )
-
-
-def _leaves(report: OrderReport) -> tuple[OrderReport, ...]:
-    if not report.children:
-        return () if report.algo_type not in ("STOP_LOSS", "TAKE_PROFIT") else (report,)
-    return tuple(leaf for child in report.children for leaf in _leaves(child))
+def _exited(report: OrderStatusReport | None) -> Decimal:
+    """What the entry's own exits (stop loss, take-profit) have closed, in base units."""
+    return ZERO if report is None else sum((each.executed_quantity for each in report.exits), ZERO)
 
 
 def _stop_of(entry: Order, quantity: Decimal) -> OrderIntent:

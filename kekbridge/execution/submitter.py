@@ -1,361 +1,316 @@
-"""The way of an alert, in two stories: receive() inside the request, send() behind the durable queue.
+"""Send queued orders exactly once: leverage, rate-limit permit, recheck and claim, one request, record.
 
-receive() touches no network: read, authenticate, draft (drafting.py), then one transaction that finds duplicates, decides (decision.py),
-counts and stores. send() commits "submitting" before the request leaves, sends exactly once, and has the answer recorded (recording.py).
+Whatever may take long (leverage, permit) comes before the claim, so that an order which a stop or a crash interrupts there is still
+queued, not perhaps sent. The claim commits "submitting" before the request is written. What an answer means is classified by the exchange
+client; how it is stored is the recorder's part; when an order goes is the dispatcher's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from decimal import Decimal
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
-from typing import Final, Protocol
 
-from kekbridge.alerts import message as payload
-from kekbridge.alerts.message import Message
-from kekbridge.config import Settings
-from kekbridge.errors import RequestRefused, StoreUnavailable
-from kekbridge.exchange.base import Deferred, Exchange, Submission
-from kekbridge.exchange.orderly import requests as bodies
-from kekbridge.exchange.orderly.rate_limiter import Ticket
+from kekbridge.errors import StoreUnavailable
+from kekbridge.exchange.base import Accepted, Exchange, Permit, Retryable, SubmitResult, Unknown, request_text
+from kekbridge.execution.in_flight import InFlightOrders
 from kekbridge.execution.recorder import Recorder
-from kekbridge.execution.turns import Departures, Turn, Turns
-from kekbridge.execution.updates import Outcomes
-from kekbridge.failpoints import reach
-from kekbridge.ingress import dry_run as rehearsal
-from kekbridge.ingress import responses as answers
-from kekbridge.ingress.http import Answer, Caller, Delivery
-from kekbridge.ingress.receiver import Drafter
-from kekbridge.ingress.reorder import Reorder
+from kekbridge.execution.updates import OrderUpdates
+from kekbridge.failpoints import hit
 from kekbridge.log import get_logger
-from kekbridge.model import AccountSnapshot, Order, OrderStatus, Usage, Webhook, client_order_id_of
-from kekbridge.planning import decide as decision
-from kekbridge.planning.decide import Terms
-from kekbridge.store import claims as claiming
-from kekbridge.store import order_lifecycle as orders
-from kekbridge.store.admissions import Admission, AlertDraft, Decision
-from kekbridge.store.claims import Claimed, Recheck
+from kekbridge.model import AccountSnapshot, Order, OrderStatus, Usage, Webhook
+from kekbridge.model.admission import Recheck
+from kekbridge.planning import decide
+from kekbridge.risk.check import AccountPolicy
+from kekbridge.store import claims, order_lifecycle
+from kekbridge.store.claims import ClaimedOrders
 from kekbridge.store.database import Database
-from kekbridge.store.usage import read_usage
+from kekbridge.store.order_queue import NOT_TO_BE_SENT
 
 log = get_logger("kekbridge.execution.submitter")
 
-# Turns of the loop: in the first an order is signed and given to its connection, which writes it in the second (before Python 3.12).
-_TURNS_TO_LEAVE: Final = 2
 
+@dataclass(frozen=True, slots=True)
+class SendPermit:
+    """What an order needs before it may be claimed and sent, or why it cannot be sent now."""
 
-class Door(Protocol):
-    """Proves who sent a message; raises RequestRefused."""
-
-    def authenticate(self, delivery: Delivery, message: Message) -> Caller: ...
+    #: Slot of the exchange's rate-limit window. None without a `failure`: the order is only to be finished, not sent.
+    permit: Permit | None = None
+    #: Why nothing can be sent now, such as a leverage that could not be set.
+    failure: SubmitResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """What the exchange answered, and the order as it stands once that is written down. `recorded` raises StoreUnavailable."""
+class SentOrder:
+    """What the exchange answered to one order."""
 
-    submission: Submission
+    result: SubmitResult
+    #: The order as stored once the answer is written. Raises StoreUnavailable.
     recorded: asyncio.Task[Order]
 
 
-class Pipeline:
-    """The two stories, with everything they need handed in by daemon.py."""
+@dataclass(frozen=True, slots=True)
+class _Granted:
+    """A permit to send an order at once, acquired inside the transaction that claims it."""
+
+    order: Order
+    permit: Permit
+
+
+class CircuitBreaker:
+    """Holds entries back once the exchange stops answering: after 5 unknown results in a row, or half of the last 20.
+
+    One answered query closes it again; no order is risked to find out. Exits always pass.
+    """
+
+    _IN_A_ROW = 5
+    _WINDOW = 20
+
+    def __init__(self) -> None:
+        self._recent: deque[bool] = deque(maxlen=self._WINDOW)
+        self._is_open = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._is_open
+
+    def record(self, *, was_unknown: bool) -> None:
+        self._recent.append(was_unknown)
+        recent = list(self._recent)
+        in_a_row = len(recent) >= self._IN_A_ROW and all(recent[-self._IN_A_ROW :])
+        by_half = len(recent) == self._WINDOW and sum(recent) * 2 >= self._WINDOW
+        self._is_open = self._is_open or in_a_row or by_half
+
+    def close(self) -> None:
+        """A query was answered: the exchange is back."""
+        self._is_open = False
+        self._recent.clear()
+
+
+class OrderSubmitter:
+    """Sends the orders of one daemon. `try_claim`, `cancel_claim` and `overlappable_ids` may be called on any thread."""
 
     def __init__(
         self,
         *,
-        door: Door,
         database: Database,
         exchange: Exchange,
-        outcomes: Outcomes,
-        settings: Settings,
-        terms: Terms,
+        recorder: Recorder,
+        updates: OrderUpdates,
+        policy: AccountPolicy,
+        in_flight: InFlightOrders,
         clock: Callable[[], datetime],
-        departures: Departures,
-        tell_price: Callable[[str, Decimal], bool],
     ) -> None:
-        self._door = door
         self._database = database
         self._exchange = exchange
-        self._outcomes = outcomes
-        self._settings = settings
-        self._terms = terms
+        self._recorder = recorder
+        self._updates = updates
+        self._policy = policy
+        self._in_flight = in_flight
         self._clock = clock
-        self._departures = departures
-        self._drafter = Drafter(settings=settings.auth, terms=terms, clock=clock, tell_price=tell_price)
-        self._recorder = Recorder(database=database, outcomes=outcomes, settings=settings.queue, clock=clock)
-        self._reorder = Reorder()
-        self._turns = Turns(exchange, departures)
+        self._granted: dict[str, _Granted] = {}  # by client order id, of orders claimed to be sent at once
+        self._request_text = partial(request_text, exchange)
+        self.breaker = CircuitBreaker()
+        #: True while orders may be claimed and sent: our view has equalled the exchange's, and the daemon is not stopping.
+        self.is_dispatching = False
 
     @property
-    def being_sent(self) -> frozenset[str]:
-        """Client order ids of orders claimed to be sent whose answer is not written down yet."""
-        return frozenset(self._recorder.being_sent)
+    def submitting_ids(self) -> frozenset[str]:
+        """Client order ids of orders claimed for sending whose answer is not recorded yet."""
+        return frozenset(self._recorder.submitting_ids)
 
-    async def drain(self) -> None:
-        """Wait until every answer, given or received, is written down."""
-        await self._recorder.drain()
+    @property
+    def overlappable_ids(self) -> frozenset[str]:
+        """Client order ids in flight beside which another order may be sent."""
+        return self._in_flight.overlappable_ids
 
-    # ------------------------------------------------------------------------------------------------------ in the request
+    # ------------------------------------------------------------------------------------------ claiming, on the writer thread
 
-    async def receive(self, delivery: Delivery) -> Answer:
-        """Take one POST to its stored verdict and answer it.
+    def try_claim(self, order: Order) -> bool:
+        """Called inside the transaction that would claim an order: True with a free symbol and a permit for the rate window.
 
-        Raises RequestRefused for requests nobody vouches for, StoreUnavailable when nothing was stored.
+        An order that has to change its symbol's leverage first is not claimed: only what is sent at once may be.
         """
-        started = time.perf_counter()
-        message = payload.read_message(delivery.body)
-        caller = rehearsal.as_asked(self._door.authenticate(delivery, message))
-        if caller.webhook.settings.follow == "position" and not caller.is_dry_run:
-            await self._wait_for_turn(message, caller.webhook)
-        await self._outcomes.unbooked.wait()
-        snapshot = self._known_account()
-        draft, decide = self._drafter.prepare(delivery, message, caller, snapshot)
-        if caller.is_dry_run:
-            rates = self._settings.risk.rates
-            return await rehearsal.rehearse(self._database, draft, decide, caller.webhook, rates, now=draft.received_at)
-        reach("W0")
-        admitted = await self._admit(draft, decide, caller.webhook)
-        reach("W1")
-        stages = {"stored": _milliseconds_since(started)}
-        self._tell_stored(admitted, stages["stored"])
-        self._departures.take(admitted)
-        for _ in range(_TURNS_TO_LEAVE):
-            await asyncio.sleep(0)  # an order that may leave goes first: its price moves, the answer's does not
-        self._reorder.moved(admitted.alert.webhook_id or "")
-        answer = await self._answer(admitted, delivery)
-        stages["answered"] = _milliseconds_since(started)
-        self._recorder.note_answer(admitted, answer, stages)
-        self._log_alert(admitted, answer, caller, stages)
-        return answer
+        if not self.is_dispatching or (order.is_entry and self.breaker.is_open):
+            return False
+        if self._lacks_leverage(order) or not self._in_flight.try_add(order, pipelined=True):
+            return False
+        permit = self._exchange.try_acquire_permit(order)
+        if permit is None:
+            self._in_flight.remove(order)
+            return False
+        self._granted[order.client_order_id] = _Granted(order, permit)
+        return True
 
-    def _tell_stored(self, admitted: Admission, milliseconds: float) -> None:
-        """For the histograms; before the worker can tell of the order."""
-        if admitted.kind not in ("duplicate", "conflict"):
-            first = next((order.client_order_id for order in admitted.orders if order.leg == 0), None)
-            alert = admitted.alert
-            self._outcomes.stages.stored(alert.received_at, alert.fired_at, milliseconds, first)
+    def cancel_claim(self, client_order_id: str) -> None:
+        """A claim was undone, or its order is not sent after all: remove it from the orders in flight and release its permit."""
+        granted = self._granted.pop(client_order_id, None)
+        if granted is not None:
+            granted.permit.release()
+            self._in_flight.remove(granted.order)
 
-    def _known_account(self) -> AccountSnapshot:
-        snapshot = self._exchange.snapshot
-        if snapshot is None:
-            # Nothing was stored: TradingView sends again in 5 s, and by then the exchange may have answered.
-            raise StoreUnavailable("not_ready", "the exchange has not been reached since the start; send again")
-        return snapshot
+    # ------------------------------------------------------------------------------------------------------ behind the queue
 
-    async def _wait_for_turn(self, message: Message, webhook: Webhook) -> None:
-        """Let an alert wait a moment for the one it may have overtaken; whether it fits then is for its decision to say."""
-        try:
-            alert = payload.interpret(message, webhook.settings)
-        except RequestRefused:
-            return
-
-        async def is_out_of_turn() -> bool:
-            usage = await self._database.read(read_usage, webhook.id, now=self._clock(), cooldown_s=0)
-            return decision.is_out_of_turn(usage, alert=alert, webhook=webhook, snapshot=self._known_account())
-
-        await self._reorder.wait_for_turn(webhook.id, is_out_of_turn, reorder_ms=webhook.settings.reorder_ms)
-
-    async def _admit(self, draft: AlertDraft, decide: Callable[[Usage], Decision], webhook: Webhook) -> Admission:
-        max_age_s = max(self._settings.queue.max_age_s, webhook.settings.max_timestamp_age_s or 0)
-        fired_at = min(draft.fired_at or draft.received_at, draft.received_at)
-        self._outcomes.close_acceptances()
-        # Decided by a view that has not been compared with the exchange's: queued, for the worker's second look.
-        may_claim = self._turns.may_leave_now if self._departures.is_trading else _nobody_leaves
-        try:
-            return await self._database.write(
-                claiming.admit_and_claim,
-                draft,
-                decide,
-                rates=webhook.settings.rates,
-                account_rates=self._settings.risk.rates,
-                now=draft.received_at,
-                expires_at=fired_at + timedelta(seconds=max_age_s),
-                cooldown_s=webhook.settings.limits.cooldown_s or 0,
-                clock=self._clock,
-                passable=lambda: self._departures.passable,
-                may_claim=may_claim,
-                request_text=request_text,
-            )
-        except Exception:
-            self._turns.take_back(client_order_id_of(draft.id, 0))  # the claim was undone with everything else
-            raise
-
-    async def _answer(self, admitted: Admission, delivery: Delivery) -> Answer:
-        """The answer to a stored alert; waits a moment for the outcome of its orders."""
-        known = answers.stored_answer(admitted)
-        if known is not None:
-            return known
-        alert = admitted.alert
-        spent = (self._clock() - delivery.received_at).total_seconds()
-        with self._outcomes.watch(alert.id, admitted.orders) as watch:
-            settled = await watch.wait(self._settings.server.respond_within_s - max(spent, 0))
-        return answers.order_answer(
-            settled,
-            alert_id=alert.alert_id or alert.id,
-            now=self._clock(),
-            code=alert.code,
-            error=alert.error,
-            is_duplicate=admitted.kind == "duplicate",
-        )
-
-    def _log_alert(self, admitted: Admission, answer: Answer, caller: Caller, stages: Mapping[str, float]) -> None:
-        log.info(
-            "alert",
-            alert_id=admitted.alert.id,
-            webhook=caller.webhook.name,
-            kind=admitted.kind,
-            http_status=answer.status,
-            code=admitted.alert.code,
-            orders=[order.client_order_id for order in admitted.orders],
-            **{f"{name}_ms": round(value, 1) for name, value in stages.items()},
-        )
-
-    # ------------------------------------------------------------------------------------------------- behind the queue
-
-    async def claim_next(self, *, entries_allowed: bool) -> Claimed:
-        """Claim, with one flush, what stands in the queue and may leave this instant: `send` it at once, in the turn of `wait_turn`."""
+    async def claim_ready(self, *, entries_allowed: bool) -> ClaimedOrders:
+        """Claim, with one flush, the heads of the queue that may be sent this instant: `send` them at once, with `acquire_permit`."""
         granted: list[str] = []
 
-        def may_claim(order: Order) -> bool:
-            if not self._turns.may_leave_now(order):
+        def try_claim(order: Order) -> bool:
+            if not self.try_claim(order):
                 return False
             granted.append(order.client_order_id)
             return True
 
-        await self._outcomes.unbooked.wait()
+        await self._updates.unrecorded_fills.wait()
         now = self._clock()
-        # Taken in the moment in which the job is queued: what is stored before it runs is in the picture, what comes later is not.
-        look = partial(decision.recheck, snapshot=self._known_account(), terms=self._terms, now=now)
-        self._outcomes.close_acceptances()
+        # Bound when the job is queued: what is stored before it runs is in this snapshot, what comes later is not.
+        recheck = partial(decide.recheck, snapshot=self._snapshot(), policy=self._policy, now=now)
+        self._updates.close_acceptances()
         try:
             claimed = await self._database.write(
-                claiming.claim_heads,
-                look,
-                passable=lambda: self._departures.passable,
+                claims.claim_heads,
+                recheck,
+                overlappable_ids=lambda: self._in_flight.overlappable_ids,
                 entries_allowed=entries_allowed,
-                may_claim=may_claim,
-                request_text=request_text,
+                try_claim=try_claim,
+                request_text=self._request_text,
                 now=now,
             )
         except Exception:
-            for name in granted:
-                self._turns.take_back(name)  # the claims were undone
+            for client_order_id in granted:
+                self.cancel_claim(client_order_id)  # the transaction was rolled back
             raise
         for order in claimed.finished:
-            self._turns.take_back(order.client_order_id)
-            self._tell_unsent(order)
+            self.cancel_claim(order.client_order_id)
+            self._publish_unsent(order)
         return claimed
 
-    async def give_back(self, order: Order) -> None:
-        """A claimed order that stood in line does not leave after all: back to the queue, in its old place. Raises StoreUnavailable."""
-        self._turns.take_back(order.client_order_id)
-        returned = await self._database.write(orders.mark_unsent, order.client_order_id, now=self._clock())
-        self._outcomes.publish(returned)
+    async def requeue(self, order: Order) -> None:
+        """Requeue a claimed order that was not sent, with its old position in the queue. Raises StoreUnavailable."""
+        self.cancel_claim(order.client_order_id)
+        requeued = await self._database.write(order_lifecycle.requeue_unsent, order.client_order_id, now=self._clock())
+        self._updates.publish(requeued)
         log.info("order_stepped_back", client_order_id=order.client_order_id)
 
-    async def submit(self, order: Order, within_s: float | None = None) -> Submission | None:
-        """Take its turn, `send`, and wait until the answer is written down.
+    async def submit(self, order: Order, within_s: float | None = None) -> SubmitResult | None:
+        """Send a queued order exactly once and wait until the answer is recorded; None if it must not be sent any more.
 
-        Without a turn within `within_s` seconds (None: however long it takes) nothing is sent, and that is written down.
+        Without a permit within `within_s` seconds (None: however long it takes) nothing is sent, and that is recorded.
         """
         try:
             async with asyncio.timeout(within_s):
-                turn = await self.wait_turn(order)
+                permit = await self.acquire_permit(order)
         except TimeoutError:
-            late = Deferred(
-                "exchange_busy", f"no place in the exchange's rate window came free within {within_s:.1f} s"
+            late = Retryable(
+                "exchange_busy", f"the exchange's rate limit left no room for this order within {within_s:.1f} s"
             )
             await asyncio.shield(self._recorder.record(order, late))
             return late
-        sent = await self.send(order, turn)
+        sent = await self.send(order, permit)
         if sent is None:
             return None
         await asyncio.shield(sent.recorded)
-        return sent.submission
+        return sent.result
 
-    async def wait_turn(self, order: Order) -> Turn:
-        """Its leverage, and its place in the exchange's rate window, for `send`.
+    async def acquire_permit(self, order: Order) -> SendPermit:
+        """Set the order's leverage and wait for the exchange's rate window; what a claim was granted is returned at once."""
+        granted = self._granted.pop(order.client_order_id, None)
+        if granted is not None:
+            return SendPermit(granted.permit)
+        if order.code in NOT_TO_BE_SENT:
+            return SendPermit()
+        failure = await self._ensure_leverage(order)
+        if failure is not None:
+            return SendPermit(failure=failure)
+        return SendPermit(await self._exchange.acquire_permit(order))
 
-        Both come before the claim: whoever is stopped or killed while waiting for them finds the order queued, not perhaps sent.
+    async def send(self, order: Order, permit: SendPermit) -> SentOrder | None:
+        """Recheck and claim a queued order, send its one request and begin to record the answer.
+
+        None if it was not sent: expired, denied, or nothing left to close. An Unknown result is for the reconciler to resolve.
         """
-        return await self._turns.wait(order, self._may_be_claimed)
-
-    async def send(self, order: Order, turn: Turn) -> Sent | None:
-        """Check a queued order once more, commit "submitting", send it once in its turn and begin to record the answer.
-
-        Returns None when it was not sent (expired, denied, or nothing left to close). Unknown is for recovery.py to resolve.
-        """
-        if turn.trouble is not None:
-            return Sent(turn.trouble, self._recorder.record(order, turn.trouble, self._claiming(order)))
+        if permit.failure is not None:
+            return SentOrder(permit.failure, self._recorder.record(order, permit.failure, self._claim_step(order)))
         try:
-            return await self._send(order, turn.ticket)
+            return await self._send(order, permit.permit)
         finally:
-            if turn.ticket is not None:
-                turn.ticket.give_back()  # no effect once it was used
+            if permit.permit is not None:
+                permit.permit.release()  # no effect once it was used
 
-    async def _send(self, order: Order, ticket: Ticket | None) -> Sent | None:
+    async def _send(self, order: Order, permit: Permit | None) -> SentOrder | None:
         claimed = await self._claim(order)
         if claimed is None:
             return None
-        being_sent = self._recorder.being_sent
-        being_sent.add(order.client_order_id)
+        submitting_ids = self._recorder.submitting_ids
+        submitting_ids.add(order.client_order_id)
         try:
-            reach("W4")
-            submission = await self._exchange.place(claimed, ticket)
-            reach("W6")
+            hit("W4")  # claimed, not sent yet
+            result = await self._exchange.submit(claimed, permit)
+            hit("W6")  # answered, not stored yet
         except BaseException:
-            being_sent.discard(order.client_order_id)
+            submitting_ids.discard(order.client_order_id)
             raise
-        return Sent(submission, self._recorder.record(claimed, submission))
+        return SentOrder(result, self._recorder.record(claimed, result))
 
     async def _claim(self, order: Order) -> Order | None:
-        """The order as it will be sent, committed as submitting; None when it must not be sent any more."""
+        """Commit "submitting"; the order as it will be sent, or None if it must not be sent any more."""
         if order.status is OrderStatus.SUBMITTING:
-            return order  # claimed a moment ago, to leave at once
-        reach("W2" if order.intent.after_leg is None else "W8")
-        await self._outcomes.unbooked.wait()
-        claimed = await self._database.write(self._claiming(order))
+            return order  # claimed a moment ago, to be sent at once
+        hit("W2" if order.intent.after_leg is None else "W8")  # W8: between two legs of an alert
+        await self._updates.unrecorded_fills.wait()
+        claimed = await self._database.write(self._claim_step(order))
         if not claimed.status.is_final:
             return claimed
-        self._tell_unsent(claimed)
+        self._publish_unsent(claimed)
         return None
 
-    def _claiming(self, order: Order) -> Callable[[sqlite3.Connection], Order]:
+    def _claim_step(self, order: Order) -> Callable[[sqlite3.Connection], Order]:
         """The write that claims an order, or finishes it, by what is known now."""
         now = self._clock()
-        look = self._second_look(order, now)
-        self._outcomes.close_acceptances()
-        return partial(claiming.claim_if_allowed, order=order, recheck=look, request_text=request_text, now=now)
+        recheck = self._recheck(order, now)
+        self._updates.close_acceptances()
+        return partial(claims.claim_if_allowed, order=order, recheck=recheck, request_text=self._request_text, now=now)
 
-    async def _may_be_claimed(self, order: Order) -> bool:
+    def _recheck(self, order: Order, now: datetime) -> Callable[[Usage, Webhook | None], Recheck]:
+        return partial(decide.recheck, order=order, snapshot=self._snapshot(), policy=self._policy, now=now)
+
+    def _snapshot(self) -> AccountSnapshot:
+        snapshot = self._exchange.snapshot
+        if snapshot is None:
+            raise StoreUnavailable("not_ready", "the exchange has not been reached since the start; send again")
+        return snapshot
+
+    def _lacks_leverage(self, order: Order) -> bool:
+        """True for an entry whose symbol is not at the leverage that it asks for. Any thread."""
+        wanted = order.intent.leverage
+        return wanted is not None and order.is_entry and self._exchange.leverage_of(order.intent.symbol) != wanted
+
+    async def _ensure_leverage(self, order: Order) -> SubmitResult | None:
+        """Set the symbol's leverage as the entry asks; None once it is set, else why nothing is sent.
+
+        Only a few changes a minute are allowed, so this may take long; an order that may not be sent by now changes nothing, and its claim
+        records why.
+        """
+        wanted = order.intent.leverage
+        if wanted is None or not self._lacks_leverage(order):
+            return None
         now = self._clock()
-        return await self._database.read(claiming.may_be_claimed, order, self._second_look(order, now), now=now)
+        if not await self._database.read(claims.would_claim, order, self._recheck(order, now), now=now):
+            return None
+        result = await self._exchange.set_leverage(order.intent.symbol, wanted)
+        match result:
+            case Accepted():
+                return None
+            case Unknown(reason=reason):
+                # The order itself was not sent, and setting a leverage twice does no harm: try again.
+                return Retryable("leverage_not_set", f"leverage {wanted} could not be confirmed: {reason}")
+            case _:
+                return replace(result, message=f"leverage {wanted} could not be set: {result.message}")
 
-    def _second_look(self, order: Order, now: datetime) -> Callable[[Usage, Webhook | None], Recheck]:
-        return partial(decision.recheck, order=order, snapshot=self._known_account(), terms=self._terms, now=now)
-
-    def _tell_unsent(self, order: Order) -> None:
-        self._outcomes.publish(order)
+    def _publish_unsent(self, order: Order) -> None:
+        self._updates.publish(order)
         log.info("order_not_sent", client_order_id=order.client_order_id, status=order.status, code=order.code)
-
-
-def _nobody_leaves(_order: Order) -> bool:
-    return False
-
-
-def request_text(order: Order) -> str | None:
-    """The exact body that will be sent for an order; None when it cannot be expressed in one request, which `place` will refuse."""
-    try:
-        return bodies.request_text(order)
-    except RequestRefused:
-        return None
-
-
-def _milliseconds_since(started: float) -> float:
-    return (time.perf_counter() - started) * 1000

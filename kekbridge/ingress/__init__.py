@@ -1,1 +1,1 @@
-"""Who is at the door: the HTTP listener, credentials, addresses, and how often somebody may knock."""
+"""Ingress: the HTTP listener, TLS, authentication, lockout, and the receiver that turns a request into a stored verdict."""

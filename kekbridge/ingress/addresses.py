@@ -1,58 +1,33 @@
-"""Whose address a request comes from, and whether that address may knock.
+"""Find the address that a request comes from, behind proxies too.
 
-X-Forwarded-For is believed only as far as configured proxies wrote it. An address is never authentication: everybody with a TradingView
-account sends from TradingView's addresses (tradingview.md section 5).
+X-Forwarded-For counts only as far as configured proxies wrote it. An address is never authentication: everyone with a TradingView account
+sends from TradingView's addresses (docs/internals/tradingview.md section 5).
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv6Address
 
-from kekbridge.errors import ConfigError
+from kekbridge.model.networks import Address, AllowList
 
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
-
-# TradingView's published webhook senders (help page 43000529348). The list can change: the setting takes networks too.
-TRADINGVIEW = ("52.89.214.238", "34.212.75.30", "54.218.53.128", "52.32.178.7")
 _LONGEST_CHAIN = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """The sender as far as it is known. `is_shared`: many senders stand behind this address, so it must never be locked out."""
+    """The address of a sender."""
 
+    #: None if it cannot be known.
     address: Address | None
+    #: Many senders share this address, so it must never be locked out.
     is_shared: bool
 
     def __str__(self) -> str:
         return str(self.address) if self.address else "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class AllowList:
-    """Networks that may send. An empty list allows everybody."""
-
-    networks: tuple[Network, ...] = ()
-
-    @classmethod
-    def parse(cls, words: Iterable[str], setting: str) -> AllowList:
-        """From addresses, networks such as 10.0.0.0/8, and the word `tradingview`. Raises ConfigError that names `setting`."""
-        networks: list[Network] = []
-        for word in words:
-            texts: Sequence[str] = TRADINGVIEW if word.strip().lower() == "tradingview" else (word.strip(),)
-            networks += [_network(text, setting) for text in texts]
-        return cls(tuple(networks))
-
-    def allows(self, address: Address | None) -> bool:
-        """True for a listed address, and for every address when the list is empty. An unknown address is on no list."""
-        if not self.networks:
-            return True
-        return address is not None and any(_holds(network, address) for network in self.networks)
 
 
 class ClientAddresses:
@@ -60,18 +35,18 @@ class ClientAddresses:
 
     def __init__(self, trusted_proxies: Iterable[str], *, behind_proxy: bool) -> None:
         """Raises ConfigError when a trusted proxy is neither an address nor a network."""
-        words = tuple(trusted_proxies)
-        self._proxies = AllowList.parse(words, "server.trusted_proxies") if words else None
+        proxies = tuple(trusted_proxies)
+        self._proxies = AllowList.parse(proxies, "server.trusted_proxies") if proxies else None
         self._behind_proxy = behind_proxy
         self._tradingview = AllowList.parse(("tradingview",), "")
-        # A sender's address comes again with each of its alerts; that of a peer is written by the kernel, so it is short.
+        # A sender's address recurs with each of its alerts; a peer's address is written by the kernel, so it is short.
         self._direct = lru_cache(maxsize=1024)(self._direct_client)
 
     def of(self, peer: str | None, forwarded_for: str | None) -> Client:
-        """The right-most hop that no trusted proxy vouches for.
+        """The right-most hop that is not a trusted proxy.
 
-        peer: the connection's address; forwarded_for: every X-Forwarded-For header joined by commas, in order. A header from a peer that
-        is no trusted proxy is not even read; a forged left part never counts, because only hops behind trusted ones are walked over.
+        `peer`: the connection's address; `forwarded_for`: every X-Forwarded-For header joined by commas, in order. The header of a peer
+        that is not a trusted proxy is not even read; a forged left part never counts, because hops are read only behind trusted ones.
         """
         if self._proxies is None:
             return self._direct(peer)
@@ -83,7 +58,7 @@ class ClientAddresses:
         for hop in reversed(forwarded_for.split(",")[-_LONGEST_CHAIN:]):
             address = parse_address(hop)
             if address is None:
-                return Client(None, is_shared=True)  # the proxy passed on what it could not vouch for
+                return Client(None, is_shared=True)  # the proxy passed on text that is not an address
             if not self.is_trusted_proxy(address):
                 return Client(address, self._is_tradingview(address))
         return Client(address, is_shared=True)
@@ -94,7 +69,7 @@ class ClientAddresses:
         return Client(address, self._behind_proxy or self._is_tradingview(address))
 
     def is_trusted_proxy(self, address: Address | None) -> bool:
-        """True when the peer is one of server.trusted_proxies."""
+        """True if the address is one of server.trusted_proxies."""
         return self._proxies is not None and self._proxies.allows(address)
 
     def _is_tradingview(self, address: Address | None) -> bool:
@@ -102,7 +77,7 @@ class ClientAddresses:
 
 
 def parse_address(text: str | None) -> Address | None:
-    """An address as proxies write it: bare, with a port, IPv6 in brackets, with a zone. None if unreadable.
+    """Parse an address as proxies write it: bare, with a port, IPv6 in brackets, with a zone. None if unreadable.
 
     IPv4 mapped into IPv6 becomes plain IPv4, so that one sender has one address.
     """
@@ -120,17 +95,3 @@ def parse_address(text: str | None) -> Address | None:
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         return address.ipv4_mapped
     return address
-
-
-def _network(text: str, setting: str) -> Network:
-    try:
-        return ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        raise ConfigError(
-            f"{setting}: {text!r} is no address; write an address (203.0.113.7), a network (10.0.0.0/8) or tradingview",
-            field=setting,
-        ) from None
-
-
-def _holds(network: Network, address: Address) -> bool:
-    return network.version == address.version and address in network

@@ -1,7 +1,7 @@
-"""Proves who sent a message: an apiKey that is known, and the proofs that go with it.
+"""Authenticate the sender of a message: a known apiKey, and the proofs that come with it.
 
-The sender is told the same neutral sentence for every failure (listener.py); the reasons raised here are for the log. An unknown apiKey
-costs the same work as a known one, so the time of an answer tells nothing (design.md section 4).
+The sender gets the same neutral sentence for every failure (responses.py); the reasons raised here are for the log. An unknown apiKey costs
+the same work as a known one, so the time of a response reveals nothing (docs/internals/architecture.md section 4).
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import Protocol
 from kekbridge.alerts import signature
 from kekbridge.alerts.message import Message
 from kekbridge.errors import Forbidden, Unauthenticated, VaultError
-from kekbridge.ingress.addresses import AllowList, parse_address
-from kekbridge.ingress.http import DRY_RUN_HEADER, Caller, Delivery, proven_bytes, read_flag
+from kekbridge.ingress.addresses import parse_address
+from kekbridge.ingress.http import DRY_RUN_HEADER, Sender, WebhookRequest, proven_bytes, read_flag
 from kekbridge.log import get_logger
 from kekbridge.model import Webhook
+from kekbridge.model.networks import AllowList
 from kekbridge.vault import Sealer
 
 log = get_logger("kekbridge.ingress.auth")
@@ -31,10 +32,10 @@ log = get_logger("kekbridge.ingress.auth")
 API_KEY_HEADER = "x-api-key"
 SIGNATURE_HEADER = "x-webhook-signature"
 STANDARD_ID, STANDARD_TIMESTAMP, STANDARD_SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
-# The only headers the pipeline ever sees: everything else of a request is nobody's business.
+# The only headers that the receiver gets.
 PROOF_HEADERS = (API_KEY_HEADER, SIGNATURE_HEADER, DRY_RUN_HEADER, STANDARD_ID, STANDARD_TIMESTAMP, STANDARD_SIGNATURE)
 
-STANDARD_TOLERANCE_S = 300  # Standard Webhooks: timestamps more than five minutes off are refused, in both directions
+STANDARD_TOLERANCE_S = 300  # Standard Webhooks: timestamps more than five minutes off are rejected, in both directions
 _MOST_SIGNATURES = 16
 _HEX_SHA256 = re.compile(r"(?:sha256=)?([0-9a-f]{64})", re.IGNORECASE | re.ASCII)
 _UNIX_SECONDS = re.compile(r"[0-9]{1,12}", re.ASCII)
@@ -50,125 +51,126 @@ class StoredKey(Protocol):
     def sealed_secret(self) -> bytes: ...
 
 
+# Webhook and key for the keyed hash of an apiKey; None for unknown, expired and revoked keys alike.
 FindKey = Callable[[bytes], tuple[Webhook, StoredKey] | None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Nobody:
-    """The key that unknown apiKeys are checked against."""
+class _DummyKey:
+    """The key that messages with an unknown apiKey are checked against."""
 
     id: str
     sealed_secret: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """A proof that a request carries, and whether it holds."""
+class VerifiedProof:
+    """A proof that a request carries, and whether it is valid."""
 
-    name: str  # header, standard_webhooks or template
+    #: One of header, standard_webhooks, template.
+    name: str
     is_valid: bool
-    reason: str = "it does not fit the body"
+    #: Why it is not valid.
+    reason: str = "it does not match the body"
 
 
-def _forget(_key_id: str, _at: datetime) -> None:
-    """Nobody asks when keys are used."""
+def _ignore(_key_id: str, _at: datetime) -> None:
+    pass
 
 
 class Authenticator:
-    """Judges deliveries by the webhook keys of the store.
+    """Authenticates requests by the webhook keys of the store. Each key's secret is unsealed once and kept in memory."""
 
-    `find_key` gets the keyed hash of an apiKey and returns its webhook and key, None for unknown, expired and revoked ones alike.
-    Opened secrets are kept in memory by key, so that a key is opened once.
-    """
-
-    def __init__(self, find_key: FindKey, sealer: Sealer, *, used: Callable[[str, datetime], None] = _forget) -> None:
-        """`used` hears of every key (by id) that opened the door; it must not block."""
+    def __init__(
+        self, find_key: FindKey, sealer: Sealer, *, on_key_used: Callable[[str, datetime], None] = _ignore
+    ) -> None:
+        """`on_key_used` is called with the id of every key that authenticated a request; it must not block."""
         self._find_key = find_key
         self._sealer = sealer
-        self._used = used
-        self._opened: dict[str, tuple[bytes, str]] = {}
-        # What unknown apiKeys are checked against, so that they take the way of known ones: a secret as long as a real one, and nobody's.
-        self.nobodys_secret = "whs_" + secrets.token_hex(22)[:43]
-        stranger = Webhook(id="", name="", enabled=False, created_at=datetime.fromtimestamp(0, UTC))
-        self._nobody = stranger, _Nobody("", sealer.seal(self.nobodys_secret.encode()))
+        self._on_key_used = on_key_used
+        self._unsealed: dict[str, tuple[bytes, str]] = {}  # by key id: the sealed secret, and the secret
+        # Messages with an unknown apiKey are checked against this secret, as long as a real one, so that they cost the same work.
+        self.dummy_secret = "whs_" + secrets.token_hex(22)[:43]
+        dummy_webhook = Webhook(id="", name="", enabled=False, created_at=datetime.fromtimestamp(0, UTC))
+        self._dummy = dummy_webhook, _DummyKey("", sealer.seal(self.dummy_secret.encode()))
 
     def __repr__(self) -> str:
         return "Authenticator()"
 
-    def authenticate(self, delivery: Delivery, message: Message) -> Caller:
-        """Who sent this, proven. Touches no network and waits for nothing.
+    def authenticate(self, request: WebhookRequest, message: Message) -> Sender:
+        """Authenticate a message; touches no network and never waits.
 
-        A webhook that requires a signature wants at least one proof, and every proof that is there must hold. Without that requirement the
-        random apiKey is proof enough and the others are not looked at.
-        Raises Unauthenticated (no valid proof) or Forbidden (proven, but switched off or not from there).
+        A webhook that requires a signature needs at least one proof, and every proof that is present must be valid. One that requires
+        none accepts the random apiKey alone, and the other proofs do not matter.
+        Raises Unauthenticated (no valid proof) or Forbidden (valid, but the webhook is disabled or the address is not allowed).
         """
-        api_key = message.api_key or delivery.headers.get(API_KEY_HEADER, "").strip()
+        api_key = message.api_key or request.headers.get(API_KEY_HEADER, "").strip()
         if not api_key:
             raise Unauthenticated("api_key_missing", "the message has no apiKey", field="apiKey")
         found = self._find_key(self._sealer.lookup(api_key))
-        webhook, key = found or self._nobody
+        webhook, key = found or self._dummy
         secret = self._open(key)
-        proofs = check_proofs(secret or self.nobodys_secret, delivery, message, profile=webhook.settings.profile)
+        proofs = check_proofs(secret or self.dummy_secret, request, message, profile=webhook.settings.profile)
         try:
             proof = _decide(webhook, proofs, can_check=secret is not None)
-            _check_dry_run(webhook, delivery, proofs)
+            _check_dry_run(webhook, request, proofs)
         except Unauthenticated as refusal:
-            unknown = _unknown(api_key)  # made for both, so that both take as long
+            unknown = _unknown(api_key)  # created in both cases, so that both take as long
             raise (refusal if found else unknown) from None
         if found is None:
             raise _unknown(api_key)
-        self._used(key.id, delivery.received_at)
-        _check_may_send(webhook, delivery)
-        flag = delivery.headers.get(DRY_RUN_HEADER)
+        self._on_key_used(key.id, request.received_at)
+        _check_may_send(webhook, request)
+        flag = request.headers.get(DRY_RUN_HEADER)
         dry_run = None if flag is None else read_flag(flag)
-        return Caller(webhook=webhook, key_id=key.id, proof=proof, dry_run=dry_run)
+        return Sender(webhook=webhook, key_id=key.id, proof=proof, dry_run=dry_run)
 
     def _open(self, key: StoredKey) -> str | None:
-        """The apiSecret of a key, None when it cannot be opened (another master key): an operator's problem, told in the log."""
-        cached = self._opened.get(key.id)
+        """The apiSecret of a key; None if it cannot be unsealed (another master key), which the log reports to the operator."""
+        cached = self._unsealed.get(key.id)
         if cached is not None and cached[0] == key.sealed_secret:
             return cached[1]
         try:
-            opened = self._sealer.open(key.sealed_secret).decode()
+            unsealed = self._sealer.open(key.sealed_secret).decode()
         except (VaultError, UnicodeDecodeError) as error:
             log.error("webhook_secret_unreadable", key_id=key.id, error=str(error))
             return None
-        self._opened[key.id] = (key.sealed_secret, opened)
-        return opened
+        self._unsealed[key.id] = (key.sealed_secret, unsealed)
+        return unsealed
 
 
-def check_proofs(secret: str, delivery: Delivery, message: Message, *, profile: str) -> tuple[Proof, ...]:
-    """Every proof the request carries, checked under the secret in constant time. Order: header, standard_webhooks, template.
+def check_proofs(secret: str, request: WebhookRequest, message: Message, *, profile: str) -> tuple[VerifiedProof, ...]:
+    """Check every proof that the request carries in constant time. Order: header, standard_webhooks, template.
 
-    profile: the webhook's, which says what the fields under a template signature mean.
+    `profile`: that of the webhook, which defines the fields under a template signature.
     """
-    headers = delivery.headers
-    proofs: list[Proof] = []
+    headers = request.headers
+    proofs: list[VerifiedProof] = []
     if headers.get(SIGNATURE_HEADER):
-        signed = proven_bytes(delivery.body, headers.get(DRY_RUN_HEADER))
-        proofs.append(Proof("header", verify_header(secret, headers[SIGNATURE_HEADER], signed)))
+        signed = proven_bytes(request.body, headers.get(DRY_RUN_HEADER))
+        proofs.append(VerifiedProof("header", verify_header(secret, headers[SIGNATURE_HEADER], signed)))
     if headers.get(STANDARD_SIGNATURE):
-        is_valid = verify_standard(secret.encode(), headers, delivery.body, delivery.received_at)
-        proofs.append(Proof("standard_webhooks", is_valid))
+        is_valid = verify_standard(secret.encode(), headers, request.body, request.received_at)
+        proofs.append(VerifiedProof("standard_webhooks", is_valid))
     if message.signature:
         checked = signature.check(secret, message.signature, message.texts, profile)
-        proofs.append(Proof("template", checked.is_valid, checked.reason))
+        proofs.append(VerifiedProof("template", checked.is_valid, checked.reason))
     return tuple(proofs)
 
 
 def verify_header(secret: str, header: str, body: bytes) -> bool:
-    """True when the header is the hex HMAC-SHA256 of the raw body, in any case, with or without `sha256=`."""
+    """True if the header is the hex HMAC-SHA256 of the raw body, in any case, with or without `sha256=`."""
     given = _HEX_SHA256.fullmatch(header.strip())
-    # The HMAC is computed for a malformed header too: the time must not tell how far a guess got.
+    # The HMAC is computed for a malformed header too: the time must not reveal how far a guess got.
     expected = hmac.digest(secret.encode(), body, "sha256")
     return hmac.compare_digest(expected, bytes.fromhex(given[1]) if given else b"")
 
 
 def verify_standard(key: bytes, headers: Mapping[str, str], body: bytes, now: datetime) -> bool:
-    """True when one of the Standard Webhooks signatures holds and the timestamp is within five minutes of `now`.
+    """True if one of the Standard Webhooks signatures is valid and the timestamp is within five minutes of `now`.
 
-    key: the bytes behind `whsec_…`. Senders that rotate their secret send several signatures, separated by spaces; versions other than v1
-    are passed over. Source: the Standard Webhooks specification. Its library reads the wall clock, which is an argument here.
+    `key`: the bytes behind `whsec_…`. Senders that rotate their secret send several signatures, separated by spaces; versions other than v1
+    are ignored. Source: the Standard Webhooks specification. Its library reads the wall clock, which is an argument here.
     """
     identifier, sent_at = headers.get(STANDARD_ID, ""), headers.get(STANDARD_TIMESTAMP, "")
     signed = b".".join(
@@ -183,8 +185,8 @@ def verify_standard(key: bytes, headers: Mapping[str, str], body: bytes, now: da
     return is_equal and is_recent and bool(identifier)
 
 
-def _decide(webhook: Webhook, proofs: tuple[Proof, ...], *, can_check: bool) -> str:
-    """The name of the proof that counts, `none` where none is needed. Raises Unauthenticated."""
+def _decide(webhook: Webhook, proofs: tuple[VerifiedProof, ...], *, can_check: bool) -> str:
+    """The name of the proof that counts; `none` if none is required or valid. Raises Unauthenticated."""
     valid = [proof.name for proof in proofs if proof.is_valid and can_check]
     if not webhook.settings.require_signature:
         return valid[0] if valid else "none"
@@ -192,19 +194,19 @@ def _decide(webhook: Webhook, proofs: tuple[Proof, ...], *, can_check: bool) -> 
         raise Unauthenticated(
             "signature_missing", f"webhook {webhook.name} requires a signature and the request has none"
         )
-    broken = next((proof for proof in proofs if proof.name not in valid), None)
-    if broken is not None:
-        reason = broken.reason if can_check else "the webhook's secret cannot be opened"
-        raise Unauthenticated("signature_invalid", f"webhook {webhook.name}: {broken.name} signature: {reason}")
+    invalid = next((proof for proof in proofs if proof.name not in valid), None)
+    if invalid is not None:
+        reason = invalid.reason if can_check else "the webhook's secret cannot be decrypted"
+        raise Unauthenticated("signature_invalid", f"webhook {webhook.name}: {invalid.name} signature: {reason}")
     return valid[0]
 
 
-def _check_dry_run(webhook: Webhook, delivery: Delivery, proofs: tuple[Proof, ...]) -> None:
-    """Raise Unauthenticated unless a dry run's flag is signed: its verdicts tell about the account, so it is the owner's alone.
+def _check_dry_run(webhook: Webhook, request: WebhookRequest, proofs: tuple[VerifiedProof, ...]) -> None:
+    """Raise Unauthenticated unless a dry run's flag is signed: its verdicts reveal the account, so only the owner may request one.
 
     A template signature covers a message that others may have seen; only the holder of the apiSecret can sign the flag with it.
     """
-    if DRY_RUN_HEADER not in delivery.headers:
+    if DRY_RUN_HEADER not in request.headers:
         return
     if not any(proof.name == "header" and proof.is_valid for proof in proofs):
         raise Unauthenticated(
@@ -214,20 +216,21 @@ def _check_dry_run(webhook: Webhook, delivery: Delivery, proofs: tuple[Proof, ..
         )
 
 
-def _check_may_send(webhook: Webhook, delivery: Delivery) -> None:
-    """Raise Forbidden for a proven sender that may not send now. Only who holds the secret learns this much."""
+def _check_may_send(webhook: Webhook, request: WebhookRequest) -> None:
+    """Raise Forbidden for an authenticated sender that may not send now. Only a holder of the secret gets this answer."""
     if not webhook.enabled:
         raise Forbidden(
-            "webhook_disabled", f"webhook {webhook.name} is switched off; kekbridge webhook enable {webhook.name}"
+            "webhook_disabled",
+            f"webhook {webhook.name} is disabled; enable it with `kekbridge webhook enable {webhook.name}`",
         )
     allowed = webhook.settings.allowed_addresses
-    if allowed and not _allow_list(allowed).allows(parse_address(delivery.remote)):
-        raise Forbidden("address_not_allowed", f"webhook {webhook.name} may not be used from {delivery.remote}")
+    if allowed and not _allow_list(allowed).allows(parse_address(request.remote)):
+        raise Forbidden("address_not_allowed", f"webhook {webhook.name} may not be used from {request.remote}")
 
 
 @lru_cache(maxsize=256)
-def _allow_list(words: tuple[str, ...]) -> AllowList:
-    return AllowList.parse(words, "allowed_addresses")
+def _allow_list(networks: tuple[str, ...]) -> AllowList:
+    return AllowList.parse(networks, "allowed_addresses")
 
 
 def _from_base64(text: str) -> bytes:

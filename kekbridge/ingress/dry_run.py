@@ -1,7 +1,7 @@
-"""A dry run: what would become of this message now, decided by the daemon's own code, with nothing stored, told or sent.
+"""Dry run: decide a message as the daemon would now, with nothing stored, notified or sent.
 
-Only the owner may ask (ingress/auth.py checks that the flag is signed). Answers with every verdict and the exact requests that would go
-to the exchange; the exchange itself is not asked.
+Only the owner may request it (ingress/auth.py checks that the flag is signed). The response has every verdict and the exact requests that
+would go to the exchange; the exchange itself is not contacted.
 """
 
 from __future__ import annotations
@@ -9,106 +9,113 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
 
 from kekbridge.codes import status_of
 from kekbridge.errors import Refused
-from kekbridge.exchange.orderly import requests as bodies
-from kekbridge.ingress.http import Answer, Caller
-from kekbridge.model import CancelWish, OrderIntent, RateLimits, Usage, Webhook, client_order_id_of
-from kekbridge.store import admissions as admission
-from kekbridge.store.admissions import AlertDraft, Decision, Preview
-from kekbridge.store.codec import plain, settings_from_json, to_json
+from kekbridge.exchange.base import Exchange
+from kekbridge.formatting import format_decimal
+from kekbridge.ingress.http import Sender, WebhookResponse
+from kekbridge.model import OrderIntent, RateLimits, Usage, Webhook, client_order_id_of
+from kekbridge.model.admission import Decision, NewAlert
+from kekbridge.store import admissions
+from kekbridge.store.admissions import Preview
+from kekbridge.store.codec import settings_from_json, to_json, to_jsonable
 from kekbridge.store.database import Database
 
 _REPEATS: Mapping[str, str] = {"duplicate": "duplicate", "conflict": "alert_id_reused"}
 
 
-def as_asked(caller: Caller) -> Caller:
-    """The caller with the limits that a dry run shall assume. Raises Refused(field_invalid) for a limit that does not exist."""
-    if caller.dry_run is None or not caller.dry_run.limits:
-        return caller
-    return replace(caller, webhook=_with_limits(caller.webhook, caller.dry_run.limits))
+def with_requested_limits(sender: Sender) -> Sender:
+    """The sender with the limits that a dry run requests. Raises Refused(field_invalid) for a limit that does not exist."""
+    if sender.dry_run is None or not sender.dry_run.limits:
+        return sender
+    return replace(sender, webhook=_with_limits(sender.webhook, sender.dry_run.limits))
 
 
-async def rehearse(
+async def dry_run(
     database: Database,
-    draft: AlertDraft,
+    exchange: Exchange,
+    alert: NewAlert,
     decide: Callable[[Usage], Decision],
     webhook: Webhook,
     account_rates: RateLimits,
-    *,
-    now: datetime,
-) -> Answer:
-    """Decide as an admission would, from the same usage, on a connection that cannot write. Always 200; `httpStatus` is the real one."""
-    seen = await database.read(
-        admission.preview,
-        draft,
+) -> WebhookResponse:
+    """Decide as an admission would, by the same usage, on a read-only connection. Always 200; `httpStatus` is that of the real alert."""
+    preview = await database.read(
+        admissions.preview,
+        alert,
         decide,
         rates=webhook.settings.rates,
         account_rates=account_rates,
-        now=now,
+        now=alert.received_at,
         cooldown_s=webhook.settings.limits.cooldown_s or 0,
     )
-    body = _repeated(seen) if seen.decision is None else _decided(seen, seen.decision, draft.id)
-    return Answer(status=200, body={"dryRun": True, **{key: value for key, value in body.items() if value is not None}})
+    decision = preview.decision
+    body = _repeated_body(preview) if decision is None else _decision_body(preview, decision, alert.id, exchange)
+    return WebhookResponse(
+        status=200, body={"dryRun": True, **{key: value for key, value in body.items() if value is not None}}
+    )
 
 
 def _with_limits(webhook: Webhook, limits: Mapping[str, Any]) -> Webhook:
-    stored = plain(webhook.settings)
+    stored = to_jsonable(webhook.settings)
     unknown = sorted(limits.keys() - stored["limits"].keys())
     if unknown:
-        raise _wrong_limit(unknown[0], "a limit's name", sorted(stored["limits"]))
+        raise _invalid_limit(unknown[0], "a limit's name", sorted(stored["limits"]))
     stored["limits"] |= limits
     try:
         return replace(webhook, settings=settings_from_json(to_json(stored)))
     except (ValidationError, TypeError):
-        raise _wrong_limit("limits", "values as `kekbridge webhook show NAME --json` writes them", ()) from None
+        raise _invalid_limit("limits", "values as `kekbridge webhook show NAME --json` writes them", ()) from None
 
 
-def _wrong_limit(found: str, expected: str, names: object) -> Refused:
+def _invalid_limit(found: str, expected: str, names: object) -> Refused:
     hint = f" ({', '.join(map(str, names))})" if isinstance(names, list) else ""
     return Refused("field_invalid", f"dry run: found {found[:40]!r}, expected {expected}{hint}", field="limits")
 
 
-def _repeated(seen: Preview) -> dict[str, Any]:
-    first = seen.first
-    code = _REPEATS[seen.kind]
-    told = f"alert {first.id} came before" if first else None
-    http_status = 200 if seen.kind == "duplicate" else status_of(code)
-    return {"success": http_status == 200, "status": seen.kind, "httpStatus": http_status, "code": code, "error": told}
-
-
-def _decided(seen: Preview, decision: Decision, alert_id: str) -> dict[str, Any]:
-    is_limited = seen.kind == "rate_limited"
-    code = "rate_limited" if is_limited else decision.code
-    http_status = 200 if seen.kind == "admitted" or code is None else status_of(code)
+def _repeated_body(preview: Preview) -> dict[str, Any]:
+    code = _REPEATS[preview.kind]
+    http_status = 200 if preview.kind == "duplicate" else status_of(code)
     return {
-        "success": http_status < 300,
-        "status": seen.kind,
+        "success": http_status == 200,
+        "status": preview.kind,
         "httpStatus": http_status,
         "code": code,
-        "error": f"wait {seen.retry_after_s} s" if is_limited else decision.error,
+        "error": f"alert {preview.first.id} came before" if preview.first else None,
+    }
+
+
+def _decision_body(preview: Preview, decision: Decision, alert_id: str, exchange: Exchange) -> dict[str, Any]:
+    is_limited = preview.kind == "rate_limited"
+    code = "rate_limited" if is_limited else decision.code
+    http_status = 200 if preview.kind == "admitted" or code is None else status_of(code)
+    return {
+        "success": http_status < 300,
+        "status": preview.kind,
+        "httpStatus": http_status,
+        "code": code,
+        "error": f"wait {preview.retry_after_s} s" if is_limited else decision.error,
         "field": decision.field,
         "action": decision.action,
         "symbol": decision.symbol,
         "warnings": list(decision.warnings),
         "verdicts": [verdict.as_dict() for verdict in decision.verdicts],
-        "orders": [_order(intent, leg, alert_id) for leg, intent in enumerate(decision.intents)],
-        "cancels": [_cancel(wish) for wish in decision.cancels],
+        "orders": [_order(intent, leg, alert_id, exchange) for leg, intent in enumerate(decision.intents)],
+        "cancels": [{"symbol": each.symbol, "comment": each.comment} for each in decision.cancels],
     }
 
 
-def _order(intent: OrderIntent, leg: int, alert_id: str) -> dict[str, Any]:
-    """One order: what it is, and the request that would be signed. Later legs are sized once more when their turn comes."""
-    request = bodies.request_for(intent, client_order_id_of(alert_id, leg))
-    shown = {
+def _order(intent: OrderIntent, leg: int, alert_id: str, exchange: Exchange) -> dict[str, Any]:
+    """One order, and the request that would be signed for it. Later legs are sized again before they are sent."""
+    request = exchange.describe_request(intent, client_order_id_of(alert_id, leg))
+    fields = {
         "side": intent.side.value,
         "symbol": intent.symbol,
-        "quantity": bodies.number(intent.quantity),
+        "quantity": format_decimal(intent.quantity),
         "orderType": intent.order_type.value,
         "purpose": intent.purpose.value,
         "reduceOnly": intent.reduce_only,
@@ -116,10 +123,6 @@ def _order(intent: OrderIntent, leg: int, alert_id: str) -> dict[str, Any]:
         "leverage": intent.leverage,
         "afterLeg": intent.after_leg,
         "path": request.path,
-        "request": json.loads(request.text),
+        "request": json.loads(request.body),
     }
-    return {name: plain(value) for name, value in shown.items() if value is not None}
-
-
-def _cancel(wish: CancelWish) -> dict[str, Any]:
-    return {"symbol": wish.symbol, "comment": wish.comment}
+    return {name: to_jsonable(value) for name, value in fields.items() if value is not None}

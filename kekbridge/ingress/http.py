@@ -1,6 +1,6 @@
-"""What passes between the door and the pipeline: a request as it came in, who vouches for it, and the answer that goes out.
+"""Values that the listener and the receiver exchange: a webhook request, its authenticated sender, and the response.
 
-Plain values, so that the listener knows nothing of alerts and the pipeline nothing of HTTP servers.
+Plain values, so that the listener knows nothing of alerts and the receiver nothing of HTTP servers.
 """
 
 from __future__ import annotations
@@ -15,21 +15,16 @@ from typing import Any, Final
 from kekbridge.errors import Unreadable
 from kekbridge.model import Webhook
 
-WEBHOOK_PATH: Final = "/api/webhooks/tradingview"  # where alerts come in; part of every URL that is printed
-
-
 DRY_RUN_HEADER: Final = "x-kekbridge-dry-run"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryRun:
-    """A rehearsal: everything is decided as if the message were real, nothing is stored, told or sent.
+    """A dry run: everything is decided as for a real message, nothing is stored, notified or sent."""
 
-    `limits` replaces limits of the webhook for this once (names and values of model.Limits as JSON holds them, null: no limit).
-    `is_replay`: the message is an old one, so its age is not asked.
-    """
-
+    #: Replaces limits of the webhook for this request (names and values of model.Limits as in JSON, null: no limit).
     limits: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    #: The message is an old one, so its age is not checked.
     is_replay: bool = False
 
     @property
@@ -41,22 +36,27 @@ class DryRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """One POST: the exact bytes, the few headers that can carry a proof (lower-case names), and the sender's address."""
+class WebhookRequest:
+    """One POST to the webhook path."""
 
+    #: The exact bytes that were sent.
     body: bytes
+    #: The few headers that can carry a proof, by lower-case name.
     headers: Mapping[str, str]
+    #: The sender's address as text.
     remote: str
     received_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """Who sent it, proven. `proof` is one of none, header, standard_webhooks, template; `dry_run` is None for a real alert."""
+class Sender:
+    """The authenticated sender of a request."""
 
     webhook: Webhook
     key_id: str
+    #: One of none, header, standard_webhooks, template.
     proof: str
+    #: None for a real alert.
     dry_run: DryRun | None = None
 
     @property
@@ -65,11 +65,14 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What the sender gets: an HTTP status, a JSON body, and for 429 the seconds of Retry-After."""
+class WebhookResponse:
+    """The response to a request."""
 
+    #: HTTP status.
     status: int
+    #: JSON object.
     body: Mapping[str, Any]
+    #: Seconds of the Retry-After header.
     retry_after_s: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -83,23 +86,23 @@ class Readiness:
 
 
 def proven_bytes(body: bytes, flag: str | None) -> bytes:
-    """What a header signature covers: the body; for a dry run its flag, too, so that nobody on the way can set, change or drop it."""
+    """What a header signature covers: the body, and a dry run's flag, so that it cannot be set, changed or dropped on the way."""
     return body if flag is None else f"{DRY_RUN_HEADER}: {flag}\n".encode("utf-8", "surrogateescape") + body
 
 
 def read_flag(flag: str) -> DryRun:
-    """A dry run's flag: `1`, or `{"limits":{…},"replay":true}`. Raises Unreadable(field_invalid)."""
+    """Parse a dry run's flag: `1`, or `{"limits":{…},"replay":true}`. Raises Unreadable(field_invalid)."""
     if flag == "1":
         return DryRun()
     try:
-        told = json.loads(flag, parse_float=str)
+        options = json.loads(flag, parse_float=str)
     except (ValueError, RecursionError):
-        told = None
-    limits = told.get("limits", {}) if isinstance(told, dict) else None
-    if not isinstance(told, dict) or told.keys() - {"limits", "replay"} or not isinstance(limits, dict):
+        options = None
+    limits = options.get("limits", {}) if isinstance(options, dict) else None
+    if not isinstance(options, dict) or options.keys() - {"limits", "replay"} or not isinstance(limits, dict):
         raise Unreadable(
             "field_invalid",
-            'X-Kekbridge-Dry-Run: found something else than 1 or {"limits":{…},"replay":true}; use `kekbridge webhook test --dry-run`',
+            'X-Kekbridge-Dry-Run: found another value, expected 1 or {"limits":{…},"replay":true}; use `kekbridge webhook test --dry-run`',
             field="X-Kekbridge-Dry-Run",
         )
-    return DryRun(limits=MappingProxyType(limits), is_replay=told.get("replay") is True)
+    return DryRun(limits=MappingProxyType(limits), is_replay=options.get("replay") is True)

@@ -1,20 +1,24 @@
-"""The public door: takes POSTs apart into deliveries, hands them to the pipeline and puts its answers on the wire.
+"""The public HTTP listener: read each POST within its bounds, pass it to the receiver, and write the response.
 
-Knows HTTP and nothing of alerts. Keeps every connection within bounds of size, time and number, answers no input with a 500, and
-promises with a 5xx only that nothing was stored (design.md sections 1 and 3; pitfalls.md 3.1).
+Knows HTTP and nothing of alerts. Keeps every connection within bounds of size, time and number, answers no input with a 500, and answers
+5xx only if nothing was stored.
+Rules: docs/internals/architecture.md sections 1 and 3, docs/internals/reliability.md section 8.1.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import resource
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
+from json.encoder import encode_basestring_ascii
 from ssl import SSLContext
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
@@ -30,66 +34,72 @@ from kekbridge.errors import (
     Unauthenticated,
     Unreadable,
 )
-from kekbridge.ingress import responses as answers
-from kekbridge.ingress.addresses import AllowList, Client, ClientAddresses, parse_address
+from kekbridge.ingress import responses
+from kekbridge.ingress.addresses import Client, ClientAddresses, parse_address
 from kekbridge.ingress.auth import PROOF_HEADERS
-from kekbridge.ingress.encoding import to_json
-from kekbridge.ingress.http import Answer, Delivery, Readiness
+from kekbridge.ingress.http import Readiness, WebhookRequest, WebhookResponse
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.ingress.server import BoundedServer
 from kekbridge.ingress.tls.client_certificates import CERTIFICATE_HEADER, FINGERPRINT_HEADER, PinnedCertificates
 from kekbridge.log import get_logger
+from kekbridge.model.networks import AllowList
+from kekbridge.model.webhooks import WEBHOOK_PATH
 
 log = get_logger("kekbridge.ingress")
 
-WEBHOOK_PATH = "/api/webhooks/tradingview"
 _METHODS = {WEBHOOK_PATH: ("POST",), "/healthz": ("GET", "HEAD"), "/readyz": ("GET", "HEAD")}
 _BACKLOG = 1024
 _HANDSHAKE_TIMEOUT_S = 5.0
 _SPARE_FILES = 256  # database, logs, the exchange's connections
-_HEADERS = {"Server": "kekbridge", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-# A stale or missing timestamp comes with a valid proof: a wrong clock is no attack.
-_GUESSES = frozenset({"unauthorized", "signature_missing", "signature_invalid", "api_key_missing", "api_key_unknown"})
+_RESPONSE_HEADERS = {"Server": "kekbridge", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+# Codes that count towards a lockout. A stale or missing timestamp comes with a valid proof: a wrong clock is no attack.
+_LOCKOUT_CODES = frozenset(
+    {"unauthorized", "signature_missing", "signature_invalid", "api_key_missing", "api_key_unknown"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """A request to the webhook path that the pipeline did not answer: `code` and `reason` are the real ones, not the sender's."""
+class ListenerRejection:
+    """A request to the webhook path that the receiver did not answer."""
 
+    #: The sender's address as text.
     remote: str
     received_at: datetime
+    #: HTTP status of the response.
     status: int
+    #: The real code, which the sender may not have got.
     code: str
+    #: The real reason, which the sender may not have got.
     reason: str
 
 
 class Listener:
-    """The HTTP server for TradingView. One per process; start() once, then stop_accepting() and close()."""
+    """The HTTP server for alerts. One per process; `start` once, then `stop_accepting` and `close`."""
 
     def __init__(
         self,
-        receive: Callable[[Delivery], Awaitable[Answer]],
+        receive: Callable[[WebhookRequest], Awaitable[WebhookResponse]],
         readiness: Callable[[], Readiness],
         settings: Server,
         *,
         clock: Callable[[], datetime],
-        refused: Callable[[Refusal], None] | None = None,
+        on_refused: Callable[[ListenerRejection], None] | None = None,
         allowed: AllowList | None = None,
         certificates: PinnedCertificates | None = None,
         lockout: Lockout | None = None,
         ssl_context: SSLContext | None = None,
     ) -> None:
-        """`receive` is the pipeline; what it raises besides RequestRefused and StoreUnavailable is a bug and answered 422.
+        """`receive` is AlertReceiver.receive; any exception besides RequestRefused and StoreUnavailable is a bug and answered 422.
 
-        `refused` hears of every request to the webhook path that ended in an exception; it must not block. `allowed` is the allowlist of
-        the whole listener (empty: everybody), `certificates` what a proxy must have seen (empty: nothing).
+        `on_refused` is called for every request to the webhook path that ended in an exception; it must not block. `allowed`: addresses
+        that may send (None or empty: all). `certificates`: the client certificates that a proxy must have seen (None or empty: any).
         Raises ConfigError for unreadable server.trusted_proxies.
         """
         self._receive = receive
         self._readiness = readiness
         self._settings = settings
         self._clock = clock
-        self._refused = refused
+        self._on_refused = on_refused
         self._allowed = allowed or AllowList()
         self._certificates = certificates or PinnedCertificates(())
         self._lockout = lockout
@@ -102,9 +112,9 @@ class Listener:
     # -------------------------------------------------------------------------------------------------------- life
 
     async def start(self, sockets: list[socket.socket] | None = None) -> tuple[str, int]:
-        """Listen on server.host and server.port (0: any free one), or on sockets that were handed over. Returns host and port in use.
+        """Listen on server.host and server.port (0: any free one), or on inherited sockets. Returns host and port in use.
 
-        Raises ConfigError when the address is taken or not allowed.
+        Raises ConfigError if the address is in use or not allowed.
         """
         settings = self._settings
         _allow_files(settings.max_connections + _SPARE_FILES)
@@ -129,7 +139,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         tls: dict[str, Any] = {}
         if self._ssl_context is not None:
-            # A handshake that never ends is not a connection yet, so no other limit would reach it.
+            # A connection is counted only after its handshake, so no other limit covers one that never ends.
             handshake_s = min(_HANDSHAKE_TIMEOUT_S, self._settings.idle_timeout_s)
             tls = {"ssl": self._ssl_context, "ssl_handshake_timeout": handshake_s, "ssl_shutdown_timeout": handshake_s}
         if given is not None:
@@ -137,22 +147,22 @@ class Listener:
         return await loop.create_server(server, self._settings.host, self._settings.port, backlog=_BACKLOG, **tls)
 
     async def stop_accepting(self) -> None:
-        """Take no new connections. Requests under way, and those on open connections, are still answered, with Connection: close.
+        """Accept no new connections. Requests under way, and those on open connections, are still answered, with Connection: close.
 
-        What nobody has accepted yet waits in the backlog of a socket that was handed over, for the next daemon.
+        Connections not accepted yet stay in the backlog of an inherited socket, for the next daemon.
         """
         self._is_stopping = True
         loop = asyncio.get_running_loop()
         for site in self._sites:
             for listening in site.sockets:
                 loop.remove_reader(listening.fileno())
-        # asyncio drops a connection that was accepted in this very turn of the loop when its server is closed before the next one.
+        # asyncio drops a connection that was accepted in this turn of the event loop if its server is closed before the next turn.
         await asyncio.sleep(0)
         for site in self._sites:
             site.close()
 
     async def close(self) -> None:
-        """Answer what was accepted, also when its request is still on its way, at most server.shutdown_timeout_s; then drop the rest."""
+        """Answer every accepted connection, even if its request is still arriving, for at most server.shutdown_timeout_s; drop the rest."""
         await self.stop_accepting()
         if self._server is not None:
             await self._server.finish(longest_s=self._settings.shutdown_timeout_s)
@@ -160,59 +170,61 @@ class Listener:
 
     @property
     def open_connections(self) -> int:
-        """How many connections are open now, never more than server.max_connections for longer than a moment."""
+        """Number of open connections, never above server.max_connections for longer than a moment."""
         return self._server.open_connections if self._server else 0
 
     # ---------------------------------------------------------------------------------------------------- requests
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Any request to its response. The one `except Exception` of the door stands in _take."""
+        """Answer any request."""
         path = request.rel_url.raw_path
         allowed = _METHODS.get(path)
         if allowed is None:
             return self._respond(
-                _door_answer("not_found", f"there is nothing here; alerts go to {WEBHOOK_PATH}"), close=True
+                _refusal("not_found", f"there is nothing here; alerts go to {WEBHOOK_PATH}"), close=True
             )
         if request.method not in allowed:
-            answer = _door_answer("method_not_allowed", f"found {request.method[:16]}, expected {' or '.join(allowed)}")
-            return self._respond(answer, close=True, headers={"Allow": ", ".join(allowed)})
+            response = _refusal("method_not_allowed", f"found {request.method[:16]}, expected {' or '.join(allowed)}")
+            return self._respond(response, close=True, headers={"Allow": ", ".join(allowed)})
         if path == "/healthz":
-            return self._respond(Answer(status=200, body={"status": "ok"}), close=request.can_read_body)
+            return self._respond(WebhookResponse(status=200, body={"status": "ok"}), close=request.can_read_body)
         if path == "/readyz":
-            return self._respond(self._ready_answer(), close=request.can_read_body)
-        return await self._take(request)
+            return self._respond(self._readiness_response(), close=request.can_read_body)
+        return await self._handle_webhook(request)
 
-    async def _take(self, request: web.BaseRequest) -> web.StreamResponse:
-        """One POST to the webhook path."""
+    async def _handle_webhook(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a POST to the webhook path."""
         received_at = self._clock()
         client = self._addresses.of(request.remote, _joined(request, "X-Forwarded-For"))
         remote = str(client)
         try:
-            self._check_admitted(request, client, received_at)
+            self._check_allowed(request, client, received_at)
             body = await self._read_body(request)
-            delivery = Delivery(body=body, headers=_proof_headers(request), remote=remote, received_at=received_at)
-            with self._protected(request):
-                answer = await self._receive(delivery)
-            response = self._respond(answer)
+            webhook_request = WebhookRequest(
+                body=body, headers=_proof_headers(request), remote=remote, received_at=received_at
+            )
+            with self._busy(request):
+                response = await self._receive(webhook_request)
+            written = self._respond(response)
         except (RequestRefused, StoreUnavailable) as error:
             return self._refuse(request, client, received_at, error)
         except ConnectionError:
-            # The sender went away while its body was read: nobody is left to answer.
+            # The sender closed the connection while its body was read: the response cannot be delivered.
             log.debug("sender_gone", remote=remote)
-            return self._respond(_door_answer("body_timeout", "the body did not arrive"), close=True)
+            return self._respond(_refusal("body_timeout", "the body did not arrive"), close=True)
         except Exception as error:
-            # A 5xx would say "not stored, send again". After a bug that is not known, and the same bytes would meet the same bug.
+            # A 5xx means "not stored, send again". After a bug that is not known, and the same bytes would hit the same bug.
             log.exception("internal_error", remote=remote)
             bug = RequestRefused("internal_error", "kekbridge failed on this request; its log has the details")
             bug.__cause__ = error
             return self._refuse(request, client, received_at, bug)
         if self._lockout:
-            self._lockout.succeeded(client)
-        log.debug("answered", remote=remote, http_status=answer.status)
-        return response
+            self._lockout.record_success(client)
+        log.debug("answered", remote=remote, http_status=response.status)
+        return written
 
-    def _check_admitted(self, request: web.BaseRequest, client: Client, now: datetime) -> None:
-        """Turn away, before a byte of the body is read, who may not knock."""
+    def _check_allowed(self, request: web.BaseRequest, client: Client, now: datetime) -> None:
+        """Raise Forbidden or RateLimited for a sender that may not send, before a byte of the body is read."""
         if not self._allowed.allows(client.address):
             raise Forbidden("address_not_allowed", f"auth.allowed_addresses does not list {client}")
         if self._certificates and not self._certificates.allows(
@@ -230,15 +242,13 @@ class Listener:
             )
 
     async def _read_body(self, request: web.BaseRequest) -> bytes:
-        """The body's bytes. Raises Unreadable, TooLarge, RequestRefused(body_timeout), ConnectionError."""
+        """Read the body. Raises Unreadable, TooLarge, RequestRefused(body_timeout), ConnectionError."""
         encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
             raise Unreadable("invalid_encoding", "the body is compressed; send it plain, without Content-Encoding")
         largest = self._settings.max_body_bytes
         if (request.content_length or 0) > largest:
-            raise TooLarge(
-                "body_too_large", f"the body has {request.content_length} bytes, at most {largest} are taken"
-            )
+            raise TooLarge("body_too_large", f"the body has {request.content_length} bytes, expected at most {largest}")
         try:
             if request.content.is_eof():  # the whole body came with the head
                 whole = request.content.read_nowait()
@@ -258,77 +268,84 @@ class Listener:
             raise Unreadable("invalid_encoding", "the body is cut off or wrongly chunked") from None
         return bytes(body)
 
-    def _protected(self, request: web.BaseRequest) -> BoundedServer.Busy:
+    def _busy(self, request: web.BaseRequest) -> BoundedServer.Busy:
         server = cast(BoundedServer, self._server)
         return server.busy(request.protocol)
 
-    # ----------------------------------------------------------------------------------------------------- answers
+    # ----------------------------------------------------------------------------------------------------- responses
 
     def _refuse(
         self, request: web.BaseRequest, client: Client, received_at: datetime, error: RequestRefused | StoreUnavailable
     ) -> web.StreamResponse:
-        """The answer to a refused request, the log's line with the real reason, and the count towards a lock-out."""
-        answer = _answer_of(error)
+        """Answer a refused request; log the real reason, count it towards a lockout, and report it to `on_refused`."""
+        response = _error_response(error)
         is_locked_now = False
-        if self._lockout and isinstance(error, Unauthenticated) and error.code in _GUESSES:
-            is_locked_now = self._lockout.failed(client, received_at)
-        # Those who are locked out already may not fill the log as well.
+        if self._lockout and isinstance(error, Unauthenticated) and error.code in _LOCKOUT_CODES:
+            is_locked_now = self._lockout.record_failure(client, received_at)
+        # A sender that is locked out already must not fill the log as well.
         write = log.debug if error.code == "locked_out" else log.info
-        write("refused", remote=str(client), http_status=answer.status, code=error.code, reason=error.message)
+        write("refused", remote=str(client), http_status=response.status, code=error.code, reason=error.message)
         if is_locked_now:
             log.warning("address_locked_out", remote=str(client))
-        if self._refused is not None:
-            refusal = Refusal(
-                remote=str(client), received_at=received_at, status=answer.status, code=error.code, reason=error.message
+        if self._on_refused is not None:
+            rejection = ListenerRejection(
+                remote=str(client),
+                received_at=received_at,
+                status=response.status,
+                code=error.code,
+                reason=error.message,
             )
             try:
-                self._refused(refusal)
+                self._on_refused(rejection)
             except Exception:
                 log.exception("refusal_not_recorded", code=error.code)
-        return self._respond(answer, close=request.can_read_body)
+        return self._respond(response, close=request.can_read_body)
 
-    def _ready_answer(self) -> Answer:
+    def _readiness_response(self) -> WebhookResponse:
         try:
             readiness = self._readiness()
         except Exception:
             log.exception("readiness_unknown")
-            return Answer(status=503, body={"status": "unknown"})
+            return WebhookResponse(status=503, body={"status": "unknown"})
         status = "ready" if readiness.is_ready else "not_ready"
-        return Answer(status=200 if readiness.is_ready else 503, body={**readiness.detail, "status": status})
+        return WebhookResponse(status=200 if readiness.is_ready else 503, body={**readiness.detail, "status": status})
 
-    def _respond(self, answer: Answer, *, close: bool = False, headers: dict[str, str] | None = None) -> web.Response:
-        response = web.Response(
-            status=answer.status,
-            body=to_json(answer.body).encode(),
+    def _respond(
+        self, response: WebhookResponse, *, close: bool = False, headers: dict[str, str] | None = None
+    ) -> web.Response:
+        written = web.Response(
+            status=response.status,
+            body=to_json(response.body).encode(),
             content_type="application/json",
             charset="utf-8",
-            headers={**_HEADERS, **answer.headers, **(headers or {})},
+            headers={**_RESPONSE_HEADERS, **response.headers, **(headers or {})},
         )
-        if answer.retry_after_s is not None:
-            response.headers["Retry-After"] = str(answer.retry_after_s)
+        if response.retry_after_s is not None:
+            written.headers["Retry-After"] = str(response.retry_after_s)
         if close or self._is_stopping:
-            response.force_close()
-        return response
+            written.force_close()
+        return written
 
 
-def _answer_of(error: RequestRefused | StoreUnavailable) -> Answer:
+def _error_response(error: RequestRefused | StoreUnavailable) -> WebhookResponse:
     if isinstance(error, RequestRefused):
-        return answers.refusal_answer(error)
-    return Answer(status=503, body={"success": False, "code": error.code, "error": error.message}, retry_after_s=5)
+        return responses.refusal_response(error)
+    return WebhookResponse(
+        status=503, body={"success": False, "code": error.code, "error": error.message}, retry_after_s=5
+    )
 
 
-def _door_answer(code: str, message: str) -> Answer:
-    return answers.refusal_answer(RequestRefused(code, message))
+def _refusal(code: str, message: str) -> WebhookResponse:
+    return responses.refusal_response(RequestRefused(code, message))
 
 
 def _proof_headers(request: web.BaseRequest) -> dict[str, str]:
-    """The headers that can carry a proof. One that comes twice is joined, so that it fits nothing: which of the two would count?"""
-    headers = request.headers
-    return {name: ", ".join(headers.getall(name)) for name in PROOF_HEADERS if name in headers}
+    """The headers that can carry a proof. One that comes twice is joined, so that it is never valid: neither of the two may count."""
+    return {name: value for name in PROOF_HEADERS if (value := _joined(request, name)) is not None}
 
 
 def _joined(request: web.BaseRequest, name: str) -> str | None:
-    """A header's value, all of them when it comes more than once."""
+    """A header's value; all values joined by commas if it comes more than once."""
     headers = request.headers
     return ", ".join(headers.getall(name)) if name in headers else None
 
@@ -339,10 +356,10 @@ def _refuse_over(largest: int, size: int) -> None:
 
 
 async def _continue_if_asked(request: web.BaseRequest) -> None:
-    """Tell a sender that waits for it (curl does over 1 KiB) to go on with its body."""
+    """Send "100 Continue" to a sender that waits for it before it sends its body (curl does, over 1 KiB)."""
     if request.headers.get("Expect", "").strip().lower() == "100-continue" and request.version >= (1, 1):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # aiohttp takes bytes already written for a response already begun.
+        # aiohttp would count these bytes as the start of the response.
         request.writer.output_size = 0
 
 
@@ -353,3 +370,30 @@ def _allow_files(needed: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+# json.dumps would create a new encoder for each value.
+_encode: Final = json.JSONEncoder(allow_nan=False).encode
+
+
+def to_json(value: object) -> str:
+    """Encode as compact ASCII JSON, Decimals with every digit. Raises TypeError for what JSON cannot hold, ValueError for NaN, infinity."""
+    if isinstance(value, str):
+        return encode_basestring_ascii(value)
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            raise ValueError("JSON has no NaN and no infinity")
+        return format(value, "f")
+    if value is True or value is False:
+        return "true" if value else "false"
+    if type(value) is int:
+        return str(value)
+    if isinstance(value, Mapping):
+        return (
+            "{"
+            + ",".join(f"{encode_basestring_ascii(str(key))}:{to_json(inner)}" for key, inner in value.items())
+            + "}"
+        )
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(to_json(inner) for inner in value) + "]"
+    return _encode(value)

@@ -1,7 +1,7 @@
-"""Who failed to authenticate too often is not listened to for a while, by address (IPv6 by /64: one customer has a whole one).
+"""Temporary lockout of addresses after repeated authentication failures (IPv6 per /64: one customer has a whole one).
 
-It saves work and log lines under a flood; what keeps strangers out is the 190-bit key. Memory is bounded, time is an argument. Addresses
-shared by many senders are never counted: a stranger could otherwise shut the trader out.
+It saves work and log lines under a flood; what keeps strangers out is the 190-bit key. Memory is bounded. Addresses shared by many senders
+are never counted: a stranger could otherwise lock the trader out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 from ipaddress import IPv6Address, ip_interface, ip_network
 
 from kekbridge.errors import ConfigError
-from kekbridge.ingress.addresses import Address, Client
+from kekbridge.ingress.addresses import Client
+from kekbridge.model.networks import Address
 
 _MOST_ADDRESSES = 10_000
 _IPV6_HOST_BITS = 64
@@ -22,6 +23,8 @@ _IPV6_HOST_BITS = 64
 
 @dataclass(slots=True)
 class _Failures:
+    """Failures of one address since the first one in the window."""
+
     since: datetime
     count: int
     locked_until: datetime | None = None
@@ -29,84 +32,86 @@ class _Failures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockedOut:
-    """An address that is not listened to: `address` as people write it (IPv6: the /64), `count` failures since `since`."""
+    """An address that is locked out."""
 
+    #: As people write it; the /64 network for IPv6.
     address: str
+    #: Failures since `since`.
     count: int
     since: datetime
     until: datetime
 
 
-def _tell_nobody(_locked: LockedOut) -> None:
-    """Nobody asks who is locked out."""
+def _ignore(_locked: LockedOut) -> None:
+    pass
 
 
 class Lockout:
     """Counts failures per address in a window that opens with the first one."""
 
     def __init__(
-        self, *, failures: int, window_s: int, lockout_s: int, told: Callable[[LockedOut], None] = _tell_nobody
+        self, *, failures: int, window_s: int, lockout_s: int, on_lockout: Callable[[LockedOut], None] = _ignore
     ) -> None:
-        """So many failures within window_s seconds lock the address out for lockout_s seconds.
+        """`failures` failed authentications within `window_s` seconds lock the address out for `lockout_s` seconds.
 
-        `told` hears of every lock-out once, when it begins; it must not block.
+        `on_lockout` is called once per lockout, when it begins; it must not block.
         """
-        self._told = told
+        self._on_lockout = on_lockout
         self._limit = failures
         self._window = timedelta(seconds=window_s)
         self._duration = timedelta(seconds=lockout_s)
-        self._known: OrderedDict[Address, _Failures] = OrderedDict()
+        self._by_address: OrderedDict[Address, _Failures] = OrderedDict()
 
     def blocked_for(self, client: Client, now: datetime) -> int:
-        """Whole seconds (rounded up) for which the client is still locked out; 0 when it is not."""
-        found = self._known.get(_key(client.address)) if client.address and not client.is_shared else None
+        """Whole seconds (rounded up) for which the client is still locked out; 0 if it is not."""
+        found = self._by_address.get(_key(client.address)) if client.address and not client.is_shared else None
         if found is None or found.locked_until is None:
             return 0
         return max(0, math.ceil((found.locked_until - now).total_seconds()))
 
-    def failed(self, client: Client, now: datetime) -> bool:
-        """Count one failed authentication. True when this one locks the address out."""
+    def record_failure(self, client: Client, now: datetime) -> bool:
+        """Count one failed authentication. True if this one locks the address out."""
         if client.address is None or client.is_shared:
             return False
         key = _key(client.address)
-        found = self._known.get(key)
+        found = self._by_address.get(key)
         if found is None or now - found.since > self._window or (found.locked_until and now >= found.locked_until):
-            found = self._known[key] = _Failures(since=now, count=0)
-            if len(self._known) > _MOST_ADDRESSES:
-                self._known.popitem(last=False)
-        self._known.move_to_end(key)
+            found = self._by_address[key] = _Failures(since=now, count=0)
+            if len(self._by_address) > _MOST_ADDRESSES:
+                self._by_address.popitem(last=False)
+        self._by_address.move_to_end(key)
         found.count += 1
         if found.count < self._limit or found.locked_until:
             return False
         found.locked_until = now + self._duration
-        self._told(_describe(key, found, found.locked_until))
+        self._on_lockout(_describe(key, found, found.locked_until))
         return True
 
-    def succeeded(self, client: Client) -> None:
-        """Forget an address's failures: it holds a valid proof."""
+    def record_success(self, client: Client) -> None:
+        """Clear an address's failures: it sent a valid proof."""
         if client.address is not None:
-            self._known.pop(_key(client.address), None)
+            self._by_address.pop(_key(client.address), None)
 
     @property
-    def remembered(self) -> int:
-        """How many addresses are remembered now: bounded, whatever comes."""
-        return len(self._known)
+    def address_count(self) -> int:
+        """Number of addresses with counted failures; bounded."""
+        return len(self._by_address)
 
     def release(self, address: Address) -> bool:
-        """Lift a lock-out by hand. True when there was something to forget."""
-        return self._known.pop(_key(address), None) is not None
+        """Lift a lockout, and clear the address's failures. True if there were any."""
+        return self._by_address.pop(_key(address), None) is not None
 
     def locked(self, now: datetime) -> tuple[LockedOut, ...]:
-        """Every address locked out now, the latest failure last."""
+        """Every address that is locked out at `now`, the one with the latest failure last."""
         return tuple(
             _describe(key, found, found.locked_until)
-            for key, found in self._known.items()
+            for key, found in self._by_address.items()
             if found.locked_until and found.locked_until > now
         )
 
 
 def read_address(text: str) -> Address:
-    """An address as an operator types it; of a network, such as a listed /64, its first one. Raises ConfigError."""
+    """Parse an address as an operator types it; a network, such as a listed /64, gives its first address. Raises ConfigError."""
     try:
         return ip_interface(text.strip()).network.network_address if "/" in text else ip_interface(text.strip()).ip
     except ValueError:

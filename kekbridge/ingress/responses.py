@@ -1,6 +1,6 @@
-"""What the sender is told: stored facts to an HTTP status and body, by the table of design.md section 3. Pure.
+"""Responses: from stored facts to an HTTP status and body, by the table of docs/internals/architecture.md section 3. Pure.
 
-One function serves the first answer and every duplicate of it, so that a resend learns what became of the first.
+The same function serves the first response and those to duplicates, so that a resend gets the outcome of the first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from kekbridge.codes import status_of
 from kekbridge.errors import RateLimited, RequestRefused
-from kekbridge.ingress.http import Answer
+from kekbridge.ingress.http import WebhookResponse
 from kekbridge.model import Order, OrderStatus
 from kekbridge.store.admissions import Admission
 
@@ -22,11 +22,11 @@ _FAILED = (OrderStatus.DENIED, OrderStatus.REJECTED, OrderStatus.EXPIRED)
 _CODES = {OrderStatus.EXPIRED: "alert_expired", OrderStatus.DENIED: "denied", OrderStatus.REJECTED: "exchange_rejected"}
 
 
-def refusal_answer(error: RequestRefused, *, alert_id: str | None = None) -> Answer:
-    """The answer to a request that was refused before or instead of becoming an order."""
+def refusal_response(error: RequestRefused, *, alert_id: str | None = None) -> WebhookResponse:
+    """The response to a request that was refused before or instead of becoming an order."""
     status = error.status
     if status == 401:
-        return Answer(status=401, body={"success": False, "code": "unauthorized", "error": NEUTRAL_401})
+        return WebhookResponse(status=401, body={"success": False, "code": "unauthorized", "error": NEUTRAL_401})
     body: dict[str, Any] = {"success": False, "code": error.code, "error": error.message}
     if error.field:
         body["field"] = error.field
@@ -34,17 +34,17 @@ def refusal_answer(error: RequestRefused, *, alert_id: str | None = None) -> Ans
         body["alertId"] = alert_id
     if isinstance(error, RateLimited):
         body["retryAfter"] = error.retry_after_s
-        return Answer(status=status, body=body, retry_after_s=error.retry_after_s)
-    return Answer(status=status, body=body)
+        return WebhookResponse(status=status, body=body, retry_after_s=error.retry_after_s)
+    return WebhookResponse(status=status, body=body)
 
 
-def refused_alert_answer(
+def refused_alert_response(
     *, alert_id: str, status: str, code: str, error: str | None, field: str | None = None, is_duplicate: bool = False
-) -> Answer:
-    """The answer to a stored alert without orders: refused, denied, or nothing to do."""
+) -> WebhookResponse:
+    """The response to a stored alert without orders: refused, denied, or nothing to do."""
     http_status = status_of(code)
     if http_status == 401:
-        return Answer(status=401, body={"success": False, "code": "unauthorized", "error": NEUTRAL_401})
+        return WebhookResponse(status=401, body={"success": False, "code": "unauthorized", "error": NEUTRAL_401})
     body: dict[str, Any] = {"success": http_status < 300, "alertId": alert_id, "status": status, "code": code}
     if error:
         body["error"] = error
@@ -52,25 +52,25 @@ def refused_alert_answer(
         body["field"] = field
     if is_duplicate:
         body["duplicate"] = True
-    return Answer(status=http_status, body=body)
+    return WebhookResponse(status=http_status, body=body)
 
 
-def stored_answer(admitted: Admission) -> Answer | None:
-    """The answer to an alert whose outcome is known with its admission; None when it has orders, whose outcome is worth a wait."""
+def stored_response(admitted: Admission) -> WebhookResponse | None:
+    """The response to an alert whose outcome is known with its admission; None if it has orders, whose outcome is worth a wait."""
     alert = admitted.alert
     public_id = alert.alert_id or alert.id
     is_duplicate = admitted.kind == "duplicate"
     if admitted.kind == "rate_limited":
         limited = RateLimited("rate_limited", alert.error or "", retry_after_s=admitted.retry_after_s or 1)
-        return refusal_answer(limited, alert_id=public_id)
+        return refusal_response(limited, alert_id=public_id)
     if admitted.kind == "conflict":
-        text = f"alertId {public_id} came before with another content; give every alert its own alertId"
-        return refusal_answer(RequestRefused("alert_id_reused", text), alert_id=public_id)
+        text = f"alertId {public_id} came before with different content; give every alert its own alertId"
+        return refusal_response(RequestRefused("alert_id_reused", text), alert_id=public_id)
     if admitted.orders:
         return None
     if alert.status in ("queued", "done", "failed"):
-        return cancel_answer(alert_id=public_id, status=alert.status, error=alert.error, is_duplicate=is_duplicate)
-    return refused_alert_answer(
+        return cancel_response(alert_id=public_id, status=alert.status, error=alert.error, is_duplicate=is_duplicate)
+    return refused_alert_response(
         alert_id=public_id,
         status=alert.status,
         code=alert.code or alert.status,
@@ -80,18 +80,18 @@ def stored_answer(admitted: Admission) -> Answer | None:
     )
 
 
-def cancel_answer(*, alert_id: str, status: str, error: str | None, is_duplicate: bool) -> Answer:
-    """The answer to an alert that only cancels: 202 until it is done, which takes as long as the exchange does."""
+def cancel_response(*, alert_id: str, status: str, error: str | None, is_duplicate: bool) -> WebhookResponse:
+    """The response to an alert that only cancels: 202 until it is executed, which takes as long as the exchange does."""
     body: dict[str, Any] = {"success": status != "failed", "alertId": alert_id, "status": status}
     if error:
         body |= {"code": "cancel_failed", "error": error}
     if is_duplicate:
         body["duplicate"] = True
     http_status = {"queued": 202, "failed": 422}.get(status, 200)
-    return Answer(status=200 if is_duplicate and http_status == 202 else http_status, body=body)
+    return WebhookResponse(status=200 if is_duplicate and http_status == 202 else http_status, body=body)
 
 
-def order_answer(
+def order_response(
     orders: Sequence[Order],
     *,
     alert_id: str,
@@ -99,12 +99,12 @@ def order_answer(
     code: str | None = None,
     error: str | None = None,
     is_duplicate: bool = False,
-) -> Answer:
-    """The answer to an admitted alert: 200 with the outcome, 202 while it is not known, 422 when it came to nothing.
+) -> WebhookResponse:
+    """The response to an admitted alert: 200 with the outcome, 202 while it is not known, 422 if its order failed.
 
-    `code` and `error` say why the alert's later steps were left out, if they were.
+    `code` and `error` explain why later steps of the alert were left out, if they were.
     """
-    orders = [order for order in orders if not order.is_protective]  # what guards a position is not what was asked for
+    orders = [order for order in orders if not order.is_protective]  # the sender did not ask for those
     order = headline(orders)
     body: dict[str, Any] = {"success": True, "alertId": alert_id, "status": order.status.value}
     if order.status in _FAILED:
@@ -125,13 +125,13 @@ def order_answer(
     if is_duplicate:
         body["duplicate"] = True
         if http_status == 202:
-            http_status = 200  # a stored alert: the resend needs no further attempt
+            http_status = 200  # the alert is stored: no further resend is needed
     body["timestamp"] = int(now.timestamp() * 1000)
-    return Answer(status=http_status, body={key: value for key, value in body.items() if value is not None})
+    return WebhookResponse(status=http_status, body={key: value for key, value in body.items() if value is not None})
 
 
 def headline(orders: Sequence[Order]) -> Order:
-    """The order that speaks for the alert: the first one that failed, else the first still moving, else the last entry, else the last."""
+    """The order whose status is the alert's: the first that failed, else the first not final, else the last entry, else the last."""
     for order in orders:
         if order.status in _FAILED and order.code != "earlier_leg_failed":
             return order

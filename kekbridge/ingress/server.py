@@ -1,8 +1,8 @@
-"""Keeps the number of open connections within bounds, and lets go of them at a stop without cutting a request that is on its way.
+"""An aiohttp server with a bound on open connections, and a shutdown that does not cut a request that is still arriving.
 
-When one connection too many arrives, the oldest that does no work goes. A connection works from the moment its request is read until its
-answer is ready; those are never dropped, so a flood of slow or silent connections cannot push out an alert. Also quiets the HTTP parser's
-complaints about junk.
+When one connection too many is opened, the oldest idle one is dropped. A connection is busy from when its request is read until its
+response is ready; busy ones are never dropped, so a flood of slow or silent connections cannot push out an alert. Parser errors about
+input that is not HTTP are logged at debug level.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from aiohttp.web_protocol import RequestHandler
 
 # How long a connection may take from its acceptance to its first request before a stop drops it: as long as TradingView waits in all.
 FIRST_REQUEST_S: Final = 3.0
-_LOOK_AGAIN_S: Final = 0.01
+_CHECK_EVERY_S: Final = 0.01
 
 
-class Connection(RequestHandler):
-    """aiohttp's connection, which also knows whether a stop may drop it.
+class BoundedConnection(RequestHandler):
+    """aiohttp's connection, which also knows whether a shutdown may drop it.
 
-    aiohttp itself takes a connection for idle when no request of it has been read: also one that was accepted a moment ago and whose
-    request is still in the socket. It then reads no further bytes, so that a request whose body is on its way is lost, too.
+    aiohttp itself considers a connection idle if no request of it has been read, even one that was accepted a moment ago and whose request
+    is still in the socket. It then reads no further bytes, so that a request whose body is still arriving is lost, too.
     """
 
     __slots__ = ("__weakref__", "accepted_at")
@@ -38,13 +38,13 @@ class Connection(RequestHandler):
         self.accepted_at = loop.time()
 
     @property
-    def has_asked(self) -> bool:
-        """Whether the head of at least one request has been read."""
+    def has_sent_request(self) -> bool:
+        """True once the head of at least one request has been read."""
         return self._request_count > 0
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for a request; the same test as that of aiohttp's own timer for idle connections."""
+        """True while it waits for a request; the same test as that of aiohttp's own timer for idle connections."""
         return self._waiter is not None and not self._waiter.done()
 
 
@@ -65,16 +65,16 @@ class BoundedServer(web.Server):
             "lingering_time": lingering_time,
             "access_log": None,  # its lines would hold the request line
             "auto_decompress": False,  # compressed bodies are refused, so nothing may unpack them first
-            "logger": _JunkLogger("kekbridge.ingress.http"),
+            "logger": _ParserErrorLogger("kekbridge.ingress.http"),
         }
         self._max_connections = max_connections
-        # From the acceptance on, so that a TLS handshake under way counts; one that fails is forgotten with its object.
-        self._accepted: WeakSet[Connection] = WeakSet()
+        # From acceptance on, so that a TLS handshake in progress counts; after a failed one the object is garbage-collected.
+        self._accepted: WeakSet[BoundedConnection] = WeakSet()
         self._open: dict[RequestHandler, asyncio.Transport] = {}  # oldest first
         self._busy: set[RequestHandler] = set()
 
     class Busy:
-        """Holds a connection open against the cap while its request is worked on."""
+        """Context in which a connection is never dropped for another one."""
 
         def __init__(self, busy: set[RequestHandler], protocol: RequestHandler) -> None:
             self._set = busy
@@ -89,16 +89,16 @@ class BoundedServer(web.Server):
             self._set.discard(self._protocol)
 
     def busy(self, protocol: RequestHandler) -> Busy:
-        """A context in which the connection is never dropped for another one."""
+        """Keep the connection open inside the block, while its request is handled."""
         return self.Busy(self._busy, protocol)
 
     @property
     def open_connections(self) -> int:
         return len(self._open)
 
-    def __call__(self) -> Connection:
-        """The protocol for a connection that was accepted just now."""
-        connection = Connection(self, loop=self._loop, **self._options)
+    def __call__(self) -> BoundedConnection:
+        """Create the protocol for a connection that was just accepted."""
+        connection = BoundedConnection(self, loop=self._loop, **self._options)
         self._accepted.add(connection)
         return connection
 
@@ -107,47 +107,47 @@ class BoundedServer(web.Server):
         self._open[handler] = transport
         if len(self._open) <= self._max_connections:
             return
-        # The newcomer is last in the row: it goes only when everybody else is at work.
+        # The new connection is the last candidate: it is dropped only if every other one is busy.
         oldest = next((each for each in self._open if each not in self._busy), handler)
         self._open.pop(oldest).abort()  # not close(): that would wait for a peer that does not read
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         self._open.pop(handler, None)
-        if isinstance(handler, Connection):
+        if isinstance(handler, BoundedConnection):
             self._accepted.discard(handler)
         super().connection_lost(handler, exc)
 
     async def finish(self, *, longest_s: float) -> None:
-        """Let every request that is under way or may still arrive be answered, then drop what is left. Nothing may be accepted any more.
+        """Wait until every request that is under way or may still arrive is answered, then drop the rest. Call it after the last accept.
 
-        A connection without a request has FIRST_REQUEST_S from its acceptance, so that one that never asks does not hold the stop; all
-        together have `longest_s`. The handler must answer with Connection: close by now.
+        A connection without a request has FIRST_REQUEST_S from its acceptance, so that a silent one does not delay the shutdown; all
+        together have `longest_s` seconds. From now on the handler must answer with Connection: close.
         """
         ends_at = self._loop.time() + longest_s
         while True:
-            await asyncio.sleep(_LOOK_AGAIN_S)  # what has arrived is read first
+            await asyncio.sleep(_CHECK_EVERY_S)  # read first what has arrived
             if not self._drop_idle() or self._loop.time() >= ends_at:
                 break
         self.pre_shutdown()
-        await self.shutdown(max(ends_at - self._loop.time(), _LOOK_AGAIN_S))
+        await self.shutdown(max(ends_at - self._loop.time(), _CHECK_EVERY_S))
 
     def _drop_idle(self) -> bool:
-        """Drop connections that nobody will use; whether there are others."""
+        """Drop connections that no request will come on; True if others are left."""
         too_old = self._loop.time() - FIRST_REQUEST_S
-        is_waiting = False
+        is_any_left = False
         for each in list(self._accepted):
             transport = self._open.get(each)
             if transport is not None and transport.is_closing():
-                continue  # answered; a peer that does not read its answer must not hold the stop
-            if each.is_idle if each.has_asked else each.accepted_at <= too_old:
+                continue  # answered; a peer that does not read its response must not delay the shutdown
+            if each.is_idle if each.has_sent_request else each.accepted_at <= too_old:
                 each.force_close()
             else:
-                is_waiting = True
-        return is_waiting
+                is_any_left = True
+        return is_any_left
 
 
-class _JunkLogger(logging.Logger):
-    """Takes a peer that does not speak HTTP for what it is on a public port: a debug line, not a traceback."""
+class _ParserErrorLogger(logging.Logger):
+    """Logs input that is not HTTP, which any public port gets, as a debug line without a traceback."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

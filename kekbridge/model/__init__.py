@@ -1,7 +1,7 @@
-"""The words of the trade: frozen values that every other room speaks in. One file a topic; rooms import them all from here.
+"""Domain model: frozen value types shared by every package, one file per topic, imported from here.
 
 No behaviour beyond arithmetic on their own fields, no I/O, no imports from the rest of the package. Money, prices and sizes are Decimal,
-times are aware UTC datetimes; a quantity is in base units (coins) and a notional in USDC unless a name says otherwise.
+times are aware UTC datetimes; a quantity is in base units (coins) and a notional in USDC unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from kekbridge.model.market import ZERO, AccountSnapshot, Instrument, MarginMode, Mark, Position
 from kekbridge.model.orders import (
     FIRST_PROTECTIVE_LEG,
-    CancelWish,
+    CancelRequest,
     Fill,
     Order,
     OrderIntent,
@@ -20,9 +20,19 @@ from kekbridge.model.orders import (
     TakeProfit,
     client_order_id_of,
 )
-from kekbridge.model.risk import UNCOMMITTED, Commitment, EquityMark, Flow, Reservation, Sums, Trip, Usage, Verdict
+from kekbridge.model.risk import (
+    UNCOMMITTED,
+    Commitment,
+    EquityMark,
+    Flow,
+    LimitBreach,
+    Reservation,
+    SideTotals,
+    Usage,
+    Verdict,
+)
 from kekbridge.model.state import Mode, TradingState
-from kekbridge.model.strategy import StrategyCourse, StrategyStep
+from kekbridge.model.strategy import StrategyHistory, StrategyStep
 from kekbridge.model.webhooks import Limits, RateLimits, Webhook, WebhookSettings
 
 __all__ = [
@@ -30,12 +40,13 @@ __all__ = [
     "UNCOMMITTED",
     "ZERO",
     "AccountSnapshot",
-    "CancelWish",
+    "CancelRequest",
     "Commitment",
     "EquityMark",
     "Fill",
     "Flow",
     "Instrument",
+    "LimitBreach",
     "Limits",
     "MarginMode",
     "Mark",
@@ -49,12 +60,11 @@ __all__ = [
     "RateLimits",
     "Reservation",
     "Side",
-    "StrategyCourse",
+    "SideTotals",
+    "StrategyHistory",
     "StrategyStep",
-    "Sums",
     "TakeProfit",
     "TradingState",
-    "Trip",
     "Usage",
     "Verdict",
     "Webhook",

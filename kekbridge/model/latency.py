@@ -1,45 +1,54 @@
-"""The stages of an alert's way and how long each took, reckoned from the moments that are known. Pure: no I/O, no clock."""
+"""How long each stage of an alert took, from stored timestamps. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Final, NamedTuple
 
-# The way of an alert: `received` is counted from the moment it fired, all others from the moment it was received.
+#: In order. `received` is measured from the alert's own timestamp, all others from its receipt.
 STAGES: Final = ("received", "stored", "admitted", "signed", "accepted", "filled", "answered")
 
 
-class Moments(NamedTuple):
-    """When what happened to an alert and its first order; `stored_ms` and `answered_ms` were measured since its receipt."""
+class AlertTimestamps(NamedTuple):
+    """Timestamps of an alert and its first order; None where unknown."""
 
+    #: Receipt of the request.
     received: datetime
+    #: The alert's own timestamp.
     fired: datetime | None = None
+    #: Milliseconds from receipt until the alert was stored.
     stored_ms: float | None = None
+    #: The first order: claimed for sending, signed, accepted by the exchange, filled.
     claimed: datetime | None = None
     signed: datetime | None = None
     accepted: datetime | None = None
     filled: datetime | None = None
+    #: Milliseconds from receipt until the response was written.
     answered_ms: float | None = None
 
 
-def stages_of(moments: Moments) -> dict[str, float]:
-    """Every stage that is known, in milliseconds: STAGES says since when.
+def stages_of(timestamps: AlertTimestamps) -> dict[str, float]:
+    """Milliseconds of every known stage, by name (STAGES).
 
-    Admitted is when the commit was on disk that lets the order leave: for most orders the one that stored the alert.
+    `admitted` ends with the commit that lets the order be sent: for most orders the one that stored the alert.
     """
     found: dict[str, float] = {}
-    if moments.fired is not None:
-        found["received"] = max(_milliseconds(moments.fired, moments.received), 0.0)
-    if moments.stored_ms is not None:
-        found["stored"] = moments.stored_ms
-    if moments.claimed is not None:
-        found["admitted"] = max(_milliseconds(moments.received, moments.claimed), moments.stored_ms or 0.0)
-    for stage, at in (("signed", moments.signed), ("accepted", moments.accepted), ("filled", moments.filled)):
+    if timestamps.fired is not None:
+        found["received"] = max(_milliseconds(timestamps.fired, timestamps.received), 0.0)
+    if timestamps.stored_ms is not None:
+        found["stored"] = timestamps.stored_ms
+    if timestamps.claimed is not None:
+        found["admitted"] = max(_milliseconds(timestamps.received, timestamps.claimed), timestamps.stored_ms or 0.0)
+    for stage, at in (
+        ("signed", timestamps.signed),
+        ("accepted", timestamps.accepted),
+        ("filled", timestamps.filled),
+    ):
         if at is not None:
-            # Clocks of a millisecond, measures of a microsecond: what comes later is never shown as earlier.
-            found[stage] = max(_milliseconds(moments.received, at), found.get("admitted", 0.0))
-    if moments.answered_ms is not None:
-        found["answered"] = moments.answered_ms
+            # Timestamps have milliseconds, durations microseconds: a later stage must not show as an earlier one.
+            found[stage] = max(_milliseconds(timestamps.received, at), found.get("admitted", 0.0))
+    if timestamps.answered_ms is not None:
+        found["answered"] = timestamps.answered_ms
     return found
 
 

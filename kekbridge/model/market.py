@@ -1,6 +1,6 @@
-"""What is known of the exchange: instruments, marks, positions, and the account with all of them at one instant.
+"""Market and account data of the exchange: instruments, marks, positions, and a snapshot of all of them.
 
-Arithmetic on own fields only. Prices and values in USDC, quantities in base units (coins), signed where a position is meant.
+Arithmetic on own fields only. Prices and values in USDC, quantities in base units (coins).
 """
 
 from __future__ import annotations
@@ -22,20 +22,28 @@ class MarginMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """Trading rules of one symbol. Source: Orderly `GET /v1/public/info`, orderly-api.md section 5."""
+    """Trading rules of one symbol. Source: Orderly `GET /v1/public/info`, docs/internals/orderly.md section 5."""
 
+    #: Such as `PERP_BTC_USDC`.
     symbol: str
+    #: Lowest and highest price, and its step, in USDC.
     quote_min: Decimal
     quote_max: Decimal
     quote_tick: Decimal
+    #: Smallest and largest quantity, and its step, in base units.
     base_min: Decimal
     base_max: Decimal
     base_tick: Decimal
+    #: Smallest order value in USDC.
     min_notional: Decimal
+    #: How much worse than the mark a limit price may be (buy above, sell below), as a fraction.
     price_range: Decimal
+    #: How much better than the mark it may be, as a fraction.
     price_scope: Decimal
+    #: Initial and maintenance margin ratio of a small position, as fractions.
     base_imr: Decimal
     base_mmr: Decimal
+    #: Makes the initial margin ratio grow with the notional.
     imr_factor: Decimal
     status: str = "ACTIVE"
 
@@ -47,30 +55,38 @@ class Instrument:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A mark price and when it was observed."""
+    """A mark price."""
 
+    #: In USDC.
     price: Decimal
+    #: When it was observed.
     at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A net position of one symbol in one margin mode; `quantity` is signed, short negative."""
+    """A net position of one symbol in one margin mode."""
 
     symbol: str
+    #: In base units, short negative.
     quantity: Decimal
+    #: USDC per base unit.
     average_open_price: Decimal
     margin_mode: MarginMode = MarginMode.CROSS
+    #: USDC; None while unknown.
     mark_price: Decimal | None = None
+    #: USDC, as the exchange reports them.
     cost_position: Decimal = ZERO
     unsettled_pnl: Decimal = ZERO
+    #: None: as the account has it.
     leverage: Decimal | None = None
+    #: USDC; None if the exchange gives none.
     liquidation_price: Decimal | None = None
     updated_at: datetime | None = None
 
     @property
     def unrealized_pnl(self) -> Decimal | None:
-        """USDC won or lost at the mark, fees and funding not included; None while no mark is known."""
+        """USDC at the mark, without fees and funding; None while no mark is known."""
         if self.mark_price is None:
             return None
         return self.quantity * (self.mark_price - self.average_open_price)
@@ -78,21 +94,24 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class AccountSnapshot:
-    """The account and its markets at one instant: the only picture that translate and risk decide from.
+    """The account and its markets at one instant: the only data that translation and risk rules decide from."""
 
-    `positions` holds cross positions by symbol (what kekbridge trades); isolated ones, and anything else the trader holds there, are
-    in `other_positions`. `taken_at` is when the exchange was last heard about the account, not when a mark last moved.
-    """
-
+    #: When account data last arrived from the exchange, not when a mark last moved.
     taken_at: datetime
     instruments: Mapping[str, Instrument]
     marks: Mapping[str, Mark]
+    #: Cross positions by symbol: what kekbridge trades.
     positions: Mapping[str, Position]
+    #: USDC.
     account_value: Decimal
     free_collateral: Decimal
+    #: Leverage by symbol, where known.
     leverage: Mapping[str, Decimal] = field(default_factory=lambda: MappingProxyType({}))
+    #: The account's maximum leverage; None while unknown.
     max_leverage: Decimal | None = None
+    #: Fraction of the notional.
     taker_fee_rate: Decimal = ZERO
+    #: Isolated positions, and everything else that the trader holds in this account.
     other_positions: tuple[Position, ...] = ()
 
     def position_quantity(self, symbol: str) -> Decimal:

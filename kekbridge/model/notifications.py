@@ -1,7 +1,7 @@
-"""What is told of each event of the history: how serious it is, in which words, and which words of their own traders may write.
+"""Notification texts: severity and template of each event, and the check of a trader's own templates.
 
 Pure: a table and the filling in of `{names}`. A template is text with names in braces, nothing else: no attribute, index or format is
-ever looked up, so that neither a setting nor an alert can make it do anything. Who is told, and when, is notify.py's business.
+ever looked up, so that neither a setting nor an alert can make it do anything. Delivery is in ops/notifier.py.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, Literal
 
+from kekbridge.formatting import sanitize
+
 Severity = Literal["info", "warning", "failure"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("info", "warning", "failure")
 
 _PLACEHOLDER: Final = re.compile(r"\{\{|\}\}|\{([a-z_]+)\}|[{}]")
 _LONGEST_VALUE: Final = 200
 _LONGEST_LINE: Final = 1000
-# What an order's event can say besides its own figures: the notifier looks the order up.
+# Names that every order event can use besides its own figures: the notifier looks the order up.
 _OF_ORDER: Final = (
     "symbol",
     "side",
@@ -35,30 +37,32 @@ _ALWAYS: Final = ("event", "at")
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """How an event is told. `names` may stand in braces in a trader's own words for it."""
+class Notification:
+    """The notification of one event kind."""
 
     severity: Severity
-    words: str
+    #: Text with names in braces.
+    template: str
+    #: Names that a trader's own template for the event may use.
     names: tuple[str, ...]
 
 
-def _order(severity: Severity, words: str, *more: str) -> Message:
-    return Message(severity, words, (*_OF_ORDER, *more, *_ALWAYS))
+def _order(severity: Severity, template: str, *more: str) -> Notification:
+    return Notification(severity, template, (*_OF_ORDER, *more, *_ALWAYS))
 
 
-def _other(severity: Severity, words: str, *more: str) -> Message:
-    """Every name of the usual words, and those in `more`, may be used."""
-    found = tuple(dict.fromkeys(match[1] for match in _PLACEHOLDER.finditer(words) if match[1]))
-    return Message(severity, words, (*found, *more, *_ALWAYS))
+def _other(severity: Severity, template: str, *more: str) -> Notification:
+    """Its names are those in the template and those in `more`."""
+    found = tuple(dict.fromkeys(match[1] for match in _PLACEHOLDER.finditer(template) if match[1]))
+    return Notification(severity, template, (*found, *more, *_ALWAYS))
 
 
-MESSAGES: Final[Mapping[str, Message]] = {
+MESSAGES: Final[Mapping[str, Notification]] = {
     # ------------------------------------------------------------------------------------------------ orders and alerts
     "order_filled": _order("info", "filled: {side} {executed_quantity} {symbol} at {average_price}", "fee", "realized_pnl"),
     "order_rejected": _order("warning", "rejected by the exchange: {side} {quantity} {symbol}: {code} {error}"),
     "exit_refused": _order(
-        "failure", "exit refused twice, the position is still open: {side} {quantity} {symbol}: {code} {error}"
+        "failure", "exit rejected twice, the position is still open: {side} {quantity} {symbol}: {code} {error}"
     ),
     "order_denied": _order("warning", "denied: {side} {quantity} {symbol}: {code} {error}"),
     "order_expired": _order("warning", "too old, not sent: {side} {quantity} {symbol}: {error}"),
@@ -66,19 +70,19 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "alert_denied": _other("warning", "alert denied: {action} {symbol}: {code}"),
     "cancel_failed": _other("warning", "cancel failed: {symbol} {error}"),
     # ------------------------------------------------------------------------------------------------------- protection
-    "protection_live": _order("info", "protective stop is in place: {symbol}", "detail"),
+    "protection_live": _order("info", "protective stop is live: {symbol}", "detail"),
     "protection_wanted": _order("warning", "protective stop is missing: {symbol}: {detail}", "detail"),
-    "protection_replaced": _order("warning", "protective stop was missing and is placed again: {symbol}", "detail"),
+    "protection_replaced": _order("warning", "protective stop was missing and has been replaced: {symbol}", "detail"),
     "protection_flattened": _order(
         "failure", "position closed, its stop could not be placed: {symbol}: {detail}", "detail"
     ),
     "position_unprotected": _other(
-        "failure", "position without a stop: {position} {symbol}: place one at the exchange, or close it"
+        "failure", "position without a stop: {position} {symbol}: place one at the exchange or close the position"
     ),
-    "position_protected": _other("info", "the position has a stop again, or is closed: {symbol}"),
+    "position_protected": _other("info", "position has a stop again or is closed: {symbol}"),
     # ----------------------------------------------------------------------------------------------------------- account
     "trading_state": _other("warning", "trading is {state} ({scope}), by {by}: {reason}", "until"),
-    "reconciliation_difference": _other("warning", "the exchange differs from our records: {detail}", "symbol"),
+    "reconciliation_difference": _other("warning", "the exchange's records differ from kekbridge's: {detail}", "symbol"),
     "position_drift": _other("warning", "webhook {webhook}: {symbol}: {detail}"),
     "position_in_step": _other("info", "webhook {webhook}: {symbol}: account and strategy agree again"),
     "daily_summary": _other(
@@ -88,32 +92,32 @@ MESSAGES: Final[Mapping[str, Message]] = {
         "realized_pnl",
     ),
     # ------------------------------------------------------------------------------------------------------- connections
-    "exchange_down": _other("failure", "the exchange has not been reached for {lasting}: {detail}"),
-    "exchange_back": _other("info", "the exchange is reached again"),
-    "stream_down": _other("warning", "the exchange's stream has been down for {lasting}; orders are asked for instead"),
+    "exchange_down": _other("failure", "the exchange has been unreachable for {lasting}: {detail}"),
+    "exchange_back": _other("info", "the exchange is reachable again"),
+    "stream_down": _other("warning", "the exchange's stream has been down for {lasting}; orders are polled instead"),
     "stream_back": _other("info", "the exchange's stream is back"),
-    "clock_skew": _other("warning", "this machine's clock is {seconds} s {direction} the exchange's; switch NTP on"),
+    "clock_skew": _other("warning", "this machine's clock is {seconds} s {direction} the exchange's; enable NTP"),
     "clock_right": _other("info", "this machine's clock agrees with the exchange's again"),
     "heartbeat_missed": _other(
-        "warning", "no alert came for {lasting}, webhook {webhook} expects one every {every}: does it still run at TradingView?"
+        "warning", "no alert for {lasting}, webhook {webhook} expects one every {every}: is it still active at TradingView?"
     ),
-    "heartbeat_back": _other("info", "alerts come in again: webhook {webhook}"),
-    "alert_expiring": _other("warning", "the alert of webhook {webhook} ends at TradingView in {left}, on {day}: renew it there"),
-    "alert_ended": _other("failure", "the alert of webhook {webhook} has ended at TradingView on {day}: renew it there"),
-    # ------------------------------------------------------------------------------------------------------------ upkeep
+    "heartbeat_back": _other("info", "alerts are arriving again: webhook {webhook}"),
+    "alert_expiring": _other("warning", "the alert of webhook {webhook} expires at TradingView in {left}, on {day}: renew it there"),
+    "alert_ended": _other("failure", "the alert of webhook {webhook} expired at TradingView on {day}: renew it there"),
+    # --------------------------------------------------------------------------------------------------------- operation
     "authentication_attack": _other(
-        "warning", "{count} failed authentications: locked out {addresses}, the first {address}, until {until}"
+        "warning", "{count} failed authentications: locked out {addresses}, first {address}, until {until}"
     ),
-    "key_expiring": _other("warning", "the exchange key expires in {left}, on {day}: make a new one, `kekbridge keys generate`"),
+    "key_expiring": _other("warning", "the exchange key expires in {left}, on {day}: create a new one with `kekbridge keys generate`"),
     "key_expired": _other("failure", "the exchange key expired on {day}: no order can be sent"),
     "key_renewed": _other("info", "the exchange key is valid until {day}"),
-    "certificate_expiring": _other("warning", "the certificate of {name} expires in {left}, on {day}: see why it is not renewed"),
-    "certificate_expired": _other("failure", "the certificate of {name} expired on {day}: TradingView refuses it"),
+    "certificate_expiring": _other("warning", "the certificate of {name} expires in {left}, on {day}: check why it was not renewed"),
+    "certificate_expired": _other("failure", "the certificate of {name} expired on {day}: TradingView rejects it"),
     "certificate_valid": _other("info", "the certificate of {name} is valid until {day}"),
     "certificate_renewed": _other("info", "the certificate of {domain} was renewed, valid until {valid_until}"),
     "certificate_not_renewed": _other("warning", "the certificate of {domain} could not be renewed, {days_left} days left: {reason}"),
-    "disk_low": _other("failure", "{free} left on the disk of {place}: with none every alert is answered 503"),
-    "disk_enough": _other("info", "{free} free again on the disk of {place}"),
+    "disk_low": _other("failure", "{free} left on the disk of {place}: once it is full, every alert is answered 503"),
+    "disk_enough": _other("info", "the disk of {place} has {free} free again"),
     "job_failed": _other("failure", "job {job} failed: {error}"),
     "job_recovered": _other("info", "job {job} works again"),
     "restored": _other("warning", "a backup of {made_at} was restored"),
@@ -121,22 +125,24 @@ MESSAGES: Final[Mapping[str, Message]] = {
 }  # fmt: skip
 
 
-def words_of(kind: str, facts: Mapping[str, Any], own: Mapping[str, str] | None = None) -> tuple[Severity, str] | None:
-    """Severity and one line for an event; None when there is nothing to tell. `own`: the trader's words by event, where they differ."""
+def render_notification(
+    kind: str, facts: Mapping[str, Any], own: Mapping[str, str] | None = None
+) -> tuple[Severity, str] | None:
+    """Severity and one line for an event; None for an event without notification. `own`: the trader's templates by event kind."""
     message = MESSAGES.get(kind)
     if message is None:
         return None
     severity = message.severity
     if kind == "trading_state" and facts.get("state") == "running":
         severity = "info"
-    return severity, fill((own or {}).get(kind, message.words), {"event": kind, **facts})
+    return severity, fill_template((own or {}).get(kind, message.template), {"event": kind, **facts})
 
 
-def describe(kind: str, facts: Mapping[str, Any]) -> tuple[Severity | None, str]:
-    """Any event in one line: as it is told, or its kind and its figures; severity None for what nobody needs to be told."""
-    said = words_of(kind, facts)
-    if said is not None:
-        return said
+def describe_event(kind: str, facts: Mapping[str, Any]) -> tuple[Severity | None, str]:
+    """One line for any event: its notification, else (with severity None) its kind and figures."""
+    notification = render_notification(kind, facts)
+    if notification is not None:
+        return notification
     figures = ", ".join(
         f"{name} {as_text(value)}"
         for name, value in facts.items()
@@ -145,18 +151,18 @@ def describe(kind: str, facts: Mapping[str, Any]) -> tuple[Severity | None, str]
     return None, f"{kind.replace('_', ' ')}: {figures}"[:_LONGEST_LINE].rstrip(" :")
 
 
-def fill(template: str, facts: Mapping[str, Any]) -> str:
-    """The line a template makes; what is not known is left out, and nothing in a value is looked at again."""
+def fill_template(template: str, facts: Mapping[str, Any]) -> str:
+    """Fill a template into one printable line; unknown names become empty, and braces in a value are not filled again."""
 
-    def one(match: re.Match[str]) -> str:
+    def substitute(match: re.Match[str]) -> str:
         return match[0][0] if match[1] is None else as_text(facts.get(match[1]))
 
-    line = " ".join(printable(_PLACEHOLDER.sub(one, template)).split())
+    line = " ".join(sanitize(_PLACEHOLDER.sub(substitute, template)).split())
     return line.replace(" ()", "").rstrip(" :.(,")[:_LONGEST_LINE]
 
 
 def as_text(value: object) -> str:
-    """A value as it stands in a message: printable, on one line, not endless."""
+    """A value as printable text on one line, of bounded length; None is empty."""
     if value is None:
         return ""
     if isinstance(value, Decimal):
@@ -165,25 +171,20 @@ def as_text(value: object) -> str:
         text = f"{value:%Y-%m-%d %H:%M} UTC"
     else:
         text = str(getattr(value, "value", value))
-    return printable(text)[:_LONGEST_VALUE]
-
-
-def printable(text: str) -> str:
-    """Without control and direction characters: they could hide or forge what follows. Line ends become spaces."""
-    return "".join(character for character in text.replace("\n", " ").replace("\t", " ") if character.isprintable())
+    return sanitize(text)[:_LONGEST_VALUE]
 
 
 def check_event(kind: str) -> str:
-    """The kind. Raises ValueError, which names the nearest one, for what is never told."""
+    """Return the kind if it has a notification. Raises ValueError, which names the nearest one."""
     if kind not in MESSAGES:
         near = difflib.get_close_matches(kind, MESSAGES, n=1)
         hint = f"did you mean {near[0]}?" if near else "`kekbridge notify events` lists them"
-        raise ValueError(f"{printable(kind)[:60]!r} is no event; {hint}")
+        raise ValueError(f"{sanitize(kind)[:60]!r} is not an event; {hint}")
     return kind
 
 
 def check_template(kind: str, template: str) -> str:
-    """The template. Raises ValueError for an event or a name in braces that does not exist, or a brace that stands alone."""
+    """Return the template if it is valid. Raises ValueError for an unknown event, an unknown name in braces, or a lone brace."""
     names = MESSAGES[check_event(kind)].names
     for match in _PLACEHOLDER.finditer(template):
         if match[0] in ("{", "}"):
@@ -195,5 +196,5 @@ def check_template(kind: str, template: str) -> str:
             hint = f"did you mean {{{near[0]}}}?" if near else "use " + ", ".join(f"{{{name}}}" for name in names)
             raise ValueError(f"{kind}: {{{match[1]}}} is not known for this event; {hint}")
     if not template.strip():
-        raise ValueError(f"{kind}: the text is empty; to be told nothing, name the event in notify.mute")
+        raise ValueError(f"{kind}: the text is empty; to get no notification, list the event in notify.mute")
     return template

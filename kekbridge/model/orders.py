@@ -1,6 +1,6 @@
-"""What may be asked of the exchange and what becomes of it: intents, orders with their life, fills, cancels.
+"""Order types: intents, stored orders and their states, fills, cancel requests, and the exchange's reports.
 
-No behaviour beyond arithmetic on own fields. A quantity is in base units (coins), a notional in USDC.
+Arithmetic on own fields only. Quantities in base units (coins), prices, fees and notionals in USDC.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 
-from kekbridge.model.market import ZERO
+from kekbridge.model.market import ZERO, MarginMode
 
-# Below are the legs that an alert asked for, from here on what kekbridge added to protect them.
+#: Lower legs are orders that the alert asked for; from here on, orders that kekbridge added to protect them.
 FIRST_PROTECTIVE_LEG = 50
+_BASE36 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 class Side(StrEnum):
@@ -26,12 +27,12 @@ class Side(StrEnum):
 
     @property
     def sign(self) -> int:
-        """+1 for a buy, -1 for a sell: what the side does to a signed position."""
+        """+1 for a buy, -1 for a sell."""
         return 1 if self is Side.BUY else -1
 
 
 class OrderType(StrEnum):
-    """The order types an alert may ask for. stop and stop_limit become algo orders at the exchange."""
+    """Order types of an alert. stop and stop_limit become algo orders at the exchange."""
 
     MARKET = "market"
     LIMIT = "limit"
@@ -47,7 +48,7 @@ class OrderType(StrEnum):
 
     @property
     def is_immediate(self) -> bool:
-        """True when the exchange finishes the order at once: nothing of it can rest in the book."""
+        """True if the exchange finishes the order at once, so that no part of it can rest in the book."""
         return self in (OrderType.MARKET, OrderType.IOC, OrderType.FOK)
 
 
@@ -60,7 +61,7 @@ class Purpose(StrEnum):
 
 
 class OrderStatus(StrEnum):
-    """Life of one order; denied = our rule said no, rejected = the exchange said no, unknown = sent, no answer."""
+    """State of an order. denied: by a risk rule; rejected: by the exchange; unknown: sent, no answer."""
 
     QUEUED = "queued"
     SUBMITTING = "submitting"
@@ -77,16 +78,6 @@ class OrderStatus(StrEnum):
     def is_final(self) -> bool:
         return self in _FINAL
 
-    @property
-    def is_live(self) -> bool:
-        """True while the exchange may still fill it, as far as we know."""
-        return self in (
-            OrderStatus.SUBMITTING,
-            OrderStatus.UNKNOWN,
-            OrderStatus.ACCEPTED,
-            OrderStatus.PARTIALLY_FILLED,
-        )
-
 
 _FINAL = frozenset(
     {OrderStatus.FILLED, OrderStatus.CANCELED, OrderStatus.EXPIRED, OrderStatus.DENIED, OrderStatus.REJECTED}
@@ -95,40 +86,50 @@ _FINAL = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class TakeProfit:
-    """One take-profit of a bracket: trigger price, and how much of the entry it closes (base units)."""
+    """One take-profit of a bracket."""
 
+    #: USDC.
     trigger_price: Decimal
+    #: How much of the entry it closes, in base units.
     quantity: Decimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderIntent:
-    """One order to be placed, rounded and ready to be judged: what is validated is what is sent.
-
-    `reference_price` is what the order is expected to trade at (limit price, else mark); notionals are computed with it.
-    `close_fraction` is set when the size follows the real position at the moment of sending (a whole or partial close).
-    `target_quantity` is the signed position wanted in the end, when an entry's size follows from it; 0 on an exit means flat,
-    whichever side is open by then.
-    """
+    """One order to be placed, rounded to the instrument's grid. The risk rules check exactly what is sent."""
 
     symbol: str
     side: Side
     order_type: OrderType
+    #: Order quantity in base units.
     quantity: Decimal
     purpose: Purpose
+    #: Expected price in USDC: limit price, else mark. Notionals are computed with it.
     reference_price: Decimal
     reduce_only: bool = False
+    #: Limit price in USDC; None for types without one.
     limit_price: Decimal | None = None
+    #: Trigger price of a stop order in USDC.
     trigger_price: Decimal | None = None
+    #: Trigger price of the entry's own stop loss in USDC.
     stop_loss: Decimal | None = None
+    #: The entry's own take-profits.
     take_profits: tuple[TakeProfit, ...] = ()
+    #: Trailing stop: distance as a fraction of the price, or in USDC. At most one of the two is set.
     trailing_callback_rate: Decimal | None = None
     trailing_callback_value: Decimal | None = None
+    #: Market orders: how much worse than the mark the exchange may fill, as a fraction (the tighter of alert and webhook); None: no bound.
     slippage: Decimal | None = None
+    #: The alert's own price in USDC: checked against the mark, never a limit price.
     signal_price: Decimal | None = None
+    #: Leverage that the alert asks for; None: leave the symbol's leverage as it is.
     leverage: Decimal | None = None
+    #: Fraction of the live position to close, re-sized when the order is claimed. None: `quantity` is fixed.
     close_fraction: Decimal | None = None
+    #: Leg that must succeed before this order may be sent.
     after_leg: int | None = None
+    #: Signed position in base units that the order leads to, where its size follows from that; 0 on an exit: flat, whichever side is
+    #: open when it is sent.
     target_quantity: Decimal | None = None
 
     @property
@@ -137,12 +138,12 @@ class OrderIntent:
 
     @property
     def notional(self) -> Decimal:
-        """Expected USDC value: quantity times reference price."""
+        """Expected value in USDC."""
         return self.quantity * self.reference_price
 
     @property
     def is_algo(self) -> bool:
-        """True when Orderly takes it as an algo order (bracket, stop, trailing): other paths and field names there."""
+        """True if Orderly takes it as an algo order (bracket, stop, trailing), which has its own paths and field names."""
         return (
             self.stop_loss is not None
             or bool(self.take_profits)
@@ -153,48 +154,65 @@ class OrderIntent:
 
     @property
     def may_rest(self) -> bool:
-        """True when it can wait at the exchange, for its price or as a take-profit for its trigger; False when it trades at once."""
+        """True if it can rest at the exchange, for its price or (a take-profit) for its trigger; False if it trades at once."""
         return not self.order_type.is_immediate or (self.reduce_only and bool(self.take_profits))
 
     @property
     def is_bracket(self) -> bool:
-        """True for an entry that carries its own stop loss or take-profit in the same request."""
+        """True if it carries its own stop loss or take-profit in the same request."""
         return self.stop_loss is not None or bool(self.take_profits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CancelWish:
-    """Open orders to be cancelled: of one symbol or (None) of all, with a comment only those that carry it."""
+class CancelRequest:
+    """Which open orders to cancel."""
 
+    #: None: of every symbol.
     symbol: str | None
+    #: Only orders whose alert has this comment; None: all.
     comment: str | None = None
     include_algo: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """One stored order: an intent with its identity and its life. One alert leg makes exactly one of these, for ever."""
+    """A stored order: an intent with its identity and its state. Each leg of an alert has exactly one, for ever."""
 
+    #: Our id at the exchange, derived from alert and leg (`client_order_id_of`).
     client_order_id: str
+    #: Our id of the alert.
     alert_id: str
     webhook_id: str
+    #: Position within the alert.
     leg: int
+    #: Order of admission, over all orders.
     sequence: int
     intent: OrderIntent
     status: OrderStatus
     created_at: datetime
+    #: Not sent from this time on.
     expires_at: datetime
+    #: The exchange's id; None until it is known.
     order_id: str | None = None
+    #: Base units.
     executed_quantity: Decimal = ZERO
+    #: Of the executed part, in USDC.
     average_price: Decimal | None = None
+    #: USDC, positive = paid.
     fee: Decimal = ZERO
+    #: USDC.
     realized_pnl: Decimal = ZERO
+    #: Why it ended or was deferred: code and one line.
     code: str | None = None
     error: str | None = None
+    #: How many times it was claimed for sending.
     attempt: int = 0
+    #: A deferred order is not sent before this time.
     next_attempt_at: datetime | None = None
+    #: Last claimed for sending.
     submitted_at: datetime | None = None
     accepted_at: datetime | None = None
+    #: Set once nothing more can happen to it, also for one that stays unknown.
     finished_at: datetime | None = None
 
     @property
@@ -203,17 +221,17 @@ class Order:
 
     @property
     def is_protective(self) -> bool:
-        """True for an order that kekbridge itself added after an entry of the alert had executed."""
+        """True for an order that kekbridge added after an entry of the alert had executed."""
         return self.leg >= FIRST_PROTECTIVE_LEG
 
     @property
     def needs_stop(self) -> bool:
-        """True once an entry that was given a stop loss has executed: from then on the stop must be live."""
+        """True once an entry with a stop loss has executed: from then on its stop must be live."""
         return self.is_entry and self.intent.stop_loss is not None and self.executed_quantity > 0
 
     @property
     def is_settled(self) -> bool:
-        """True when the sender can be told: the order is final, or rests at the exchange and may do so for days."""
+        """True when the sender can get a final response: the order is final, or rests at the exchange, perhaps for days."""
         if self.status.is_final:
             return True
         is_open = self.status in (OrderStatus.ACCEPTED, OrderStatus.PARTIALLY_FILLED)
@@ -222,26 +240,32 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fill:
-    """One execution as the exchange reports it; fee in USDC, positive = paid."""
+    """One execution as the exchange reports it."""
 
+    #: The exchange's ids of the trade and of the order.
     trade_id: str
     order_id: str
+    #: Our id; None for other orders, or where the report does not say.
     client_order_id: str | None
     symbol: str
     side: Side
+    #: USDC.
     price: Decimal
+    #: Base units.
     quantity: Decimal
+    #: USDC, positive = paid.
     fee: Decimal
+    #: USDC; None where the report does not say.
     realized_pnl: Decimal | None
     is_maker: bool
     executed_at: datetime
 
 
 def client_order_id_of(alert_id: str, leg: int) -> str:
-    """The exchange-side name of one leg of one alert: `kb-` and 26 characters, derived, so a restart makes the same one.
+    """The client order id of one leg of an alert: `kb-` and 26 characters, the same after any restart. Raises ValueError.
 
-    The last 24 characters of the alert's ULID keep it greppable and tell apart alerts of one millisecond, whose ULIDs differ in
-    the last character only; what is left out at the front counts spans of 34 years. Then the leg in base 36 (0 to 1295).
+    The last 24 characters of the alert's ULID keep it greppable and distinguish alerts of one millisecond, whose ULIDs differ in
+    the last character only; the part left out at the front counts spans of 34 years. Then the leg in base 36 (0 to 1295).
     """
     if not 0 <= leg < len(_BASE36) ** 2:
         raise ValueError(f"leg {leg} is out of range, expected 0 to 1295")
@@ -249,4 +273,70 @@ def client_order_id_of(alert_id: str, leg: int) -> str:
     return f"kb-{alert_id[-24:]}{_BASE36[high]}{_BASE36[low]}"
 
 
-_BASE36 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+class ExitKind(StrEnum):
+    """Kind of an exit that belongs to an entry. The values are stored."""
+
+    STOP_LOSS = "STOP_LOSS"
+    TAKE_PROFIT = "TAKE_PROFIT"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitStatus:
+    """One exit that travelled with an entry (the stop loss or take-profit of a bracket), as last reported. Stored as it is."""
+
+    #: Stop loss or take-profit.
+    kind: ExitKind
+    #: Trigger price in quote currency; None if the exchange did not give one.
+    trigger_price: Decimal | None
+    status: OrderStatus
+    #: Quantity closed by this exit so far, in base units.
+    executed_quantity: Decimal
+    #: Average price of what it closed; None before the first fill.
+    average_price: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderStatusReport:
+    """What the exchange reports about one order, from a query or from its stream."""
+
+    #: The exchange's id; for an algo order the id of its root.
+    order_id: str
+    #: Our id; None for orders not placed by kekbridge.
+    client_order_id: str | None
+    #: True for an algo order. Its report may lack prices and fees; take them from the fills.
+    is_algo: bool
+    symbol: str
+    side: Side
+    #: None for a type that no alert can ask for.
+    order_type: OrderType | None
+    #: The exchange's own name of an algo order's type. Opaque outside `exchange.orderly`.
+    venue_type: str | None
+    status: OrderStatus
+    #: Order quantity and what of it has executed, in base units.
+    quantity: Decimal
+    executed_quantity: Decimal
+    #: Average price of the executed part; None before the first fill or where the report does not say.
+    average_price: Decimal | None
+    limit_price: Decimal | None
+    trigger_price: Decimal | None
+    #: Fees so far in USDC, positive = paid.
+    fee: Decimal
+    #: Realized P&L in USDC; None where the report does not say.
+    realized_pnl: Decimal | None
+    reduce_only: bool
+    #: Why it was rejected or canceled, in the exchange's words; empty if it did not say.
+    reason: str
+    created_at: datetime | None
+    updated_at: datetime
+    #: Orders the reports of one order (sequence number or ms timestamp): a lower one than already seen is stale.
+    version: int = 0
+    #: Brackets only: whether a stop-loss exit is active and untriggered; None when the report does not say.
+    stop_is_live: bool | None = None
+    #: Size of its live stop-loss exits in base units; zero if none is live, or if the exchange gives no size (it follows the position).
+    live_stop_quantity: Decimal = ZERO
+    #: Margin mode of the position that the order belongs to; None where the report does not say.
+    margin_mode: MarginMode | None = None
+    #: The exits that belong to this order and have a trigger price.
+    exits: tuple[ExitStatus, ...] = ()
+    #: The legs of an algo order as the exchange nests them. Opaque outside `exchange.orderly`.
+    children: tuple[OrderStatusReport, ...] = ()

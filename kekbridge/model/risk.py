@@ -1,6 +1,6 @@
-"""What the rules look at and what they say: verdicts, room taken from the limits, the account's marks, tripped limits.
+"""Inputs and results of the risk rules: usage, reservations, commitments, equity marks, verdicts, breaches.
 
-Values only; the rules themselves are in risk/.
+Values only; the rules are in risk/.
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ from typing import Any, Final
 
 from kekbridge.model.market import ZERO
 from kekbridge.model.state import TradingState
-from kekbridge.model.strategy import StrategyCourse
+from kekbridge.model.strategy import StrategyHistory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What one rule said of one order: stored whether it passed or not, so that `explain` can tell the whole story."""
+    """What one rule found for one order. Stored whether it passed or not, for `explain`."""
 
+    #: The rule's code (codes.py).
     rule: str
-    scope: str  # "webhook", "account" or "exchange"
+    #: Whose limit: `webhook`, `account` or `exchange`.
+    scope: str
     passed: bool
+    #: The value found and the limit, as text with their units.
     found: str
     limit: str
+    #: One line for the trader; empty if it passed.
     message: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -40,66 +44,69 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """Room taken from the limits by an order of ours that is not final yet; quantity signed, notional in USDC.
-
-    `is_resting`: it can wait at the exchange, so nobody knows whether it will trade.
-    `is_margined`: the exchange has it and holds its margin back already.
-    """
+    """Room in the limits that an unfinished order holds."""
 
     client_order_id: str
     webhook_id: str
     symbol: str
+    #: What may still trade, in base units, sell negative.
     quantity: Decimal
+    #: Its value in USDC.
     notional: Decimal
     is_entry: bool
+    #: It can rest at the exchange, so it may never trade.
     is_resting: bool
+    #: The exchange has it and reserves its margin already.
     is_margined: bool = False
 
     @property
     def price(self) -> Decimal:
-        """What a coin of it was valued at, in USDC; zero when nothing is left of it."""
+        """USDC per base unit; zero if nothing is left to trade."""
         return abs(self.notional / self.quantity) if self.quantity else ZERO
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
-    """What orders of one symbol may still trade, in base units without sign, by side and purpose."""
+class SideTotals:
+    """What the orders of one symbol may still trade, by side and purpose."""
 
+    #: Base units, unsigned.
     entry_buys: Decimal = ZERO
     entry_sells: Decimal = ZERO
     exit_buys: Decimal = ZERO
     exit_sells: Decimal = ZERO
 
-    def plus(self, quantity: Decimal, *, is_entry: bool) -> Sums:
-        """With a signed `quantity` more."""
+    def plus(self, quantity: Decimal, *, is_entry: bool) -> SideTotals:
+        """These totals with a signed `quantity` added."""
         if is_entry:
             if quantity > 0:
-                return Sums(self.entry_buys + quantity, self.entry_sells, self.exit_buys, self.exit_sells)
-            return Sums(self.entry_buys, self.entry_sells - quantity, self.exit_buys, self.exit_sells)
+                return SideTotals(self.entry_buys + quantity, self.entry_sells, self.exit_buys, self.exit_sells)
+            return SideTotals(self.entry_buys, self.entry_sells - quantity, self.exit_buys, self.exit_sells)
         if quantity > 0:
-            return Sums(self.entry_buys, self.entry_sells, self.exit_buys + quantity, self.exit_sells)
-        return Sums(self.entry_buys, self.entry_sells, self.exit_buys, self.exit_sells - quantity)
+            return SideTotals(self.entry_buys, self.entry_sells, self.exit_buys + quantity, self.exit_sells)
+        return SideTotals(self.entry_buys, self.entry_sells, self.exit_buys, self.exit_sells - quantity)
 
 
 @dataclass(frozen=True, slots=True)
 class Commitment:
-    """The reservations of one symbol, added up: all that any rule asks of them, however many there are.
+    """The reservations of one symbol, added up: everything that the rules need to know of them."""
 
-    `sure`: signed quantity that will trade, because it rests nowhere. `has_entry`: whether an entry is among them, `has_new_entry`: one
-    whose margin the exchange does not hold back yet. `price`: the highest that one of them was valued at, zero when unknown.
-    """
-
-    open: Sums = Sums()
-    margined: Sums = Sums()
+    #: All of them.
+    open: SideTotals = SideTotals()
+    #: Those whose margin the exchange reserves already.
+    margined: SideTotals = SideTotals()
+    #: Signed quantity in base units that will trade, because it cannot rest.
     sure: Decimal = ZERO
+    #: An entry is among them.
     has_entry: bool = False
+    #: An entry whose margin the exchange does not reserve yet is among them.
     has_new_entry: bool = False
+    #: The highest price that one of them is valued at, in USDC; zero if unknown.
     price: Decimal = ZERO
 
     def plus(
         self, quantity: Decimal, *, is_entry: bool, is_resting: bool, is_margined: bool, price: Decimal
     ) -> Commitment:
-        """With an order more, or with several of one kind and side whose quantities are added up already."""
+        """With one more order, or with the summed quantity of several orders of one kind and side."""
         return Commitment(
             self.open.plus(quantity, is_entry=is_entry),
             self.margined.plus(quantity, is_entry=is_entry) if is_margined else self.margined,
@@ -109,67 +116,72 @@ class Commitment:
             max(self.price, price),
         )
 
-    def with_reservation(self, one: Reservation) -> Commitment:
-        return self.plus(
-            one.quantity,
-            is_entry=one.is_entry,
-            is_resting=one.is_resting,
-            is_margined=one.is_margined,
-            price=one.price,
-        )
-
 
 UNCOMMITTED: Final = Commitment()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """How much of every limit is used, read in the same transaction that will add to it.
+    """How much of every limit is used, read in the same transaction that will add to it. Days are UTC."""
 
-    Rate counts are of the alert's own class (entries or exits). `orders_today` and `traded_today` are per UTC day,
-    for this webhook and for the whole account. `commitments`: what the account's open orders hold, by symbol. `courses`: what the strategy
-    behind the webhook told so far, by symbol.
-    """
-
+    #: When it was read.
     now: datetime
+    #: The stricter of the account's and the webhook's.
     trading_state: TradingState = TradingState.RUNNING
-    trading_reason: str = ""  # why it is not running, and until when
+    #: Why it is not running, and until when.
+    trading_reason: str = ""
+    #: Queued orders of the account.
     waiting_orders: int = 0
+    #: Today's traded and reserved value in USDC, and entries: of the webhook, then of the account.
     traded_today: Decimal = ZERO
     orders_today: int = 0
     account_traded_today: Decimal = ZERO
     account_orders_today: int = 0
+    #: What the account's open orders hold, by symbol.
     commitments: Mapping[str, Commitment] = field(default_factory=dict)
+    #: The webhook's last entry by symbol, as far back as its cool-down.
     last_entry_at: Mapping[str, datetime] = field(default_factory=dict)
+    #: Today's realized P&L in USDC: of the webhook, then of the account.
     realized_today: Decimal = ZERO
     account_realized_today: Decimal = ZERO
+    #: USDC; None before the first mark.
     equity_peak: Decimal | None = None
-    courses: Mapping[str, StrategyCourse] = field(default_factory=dict)
+    #: By symbol: the steps that the webhook's strategy has reported.
+    strategy_histories: Mapping[str, StrategyHistory] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """Money that came into the account (positive) or went out, in USDC: no profit and no loss."""
+    """A deposit or withdrawal: changes equity, but is neither profit nor loss."""
 
+    #: When it was booked.
     at: datetime
+    #: USDC, withdrawals negative.
     amount: Decimal
 
 
 @dataclass(frozen=True, slots=True)
 class EquityMark:
-    """The account's value in USDC at one moment, what flowed in or out since the mark before, and the peak as of then."""
+    """The account's equity at one time."""
 
+    #: When the account was read.
     at: datetime
+    #: Account value in USDC.
     value: Decimal
+    #: Deposits minus withdrawals since the previous mark, in USDC.
     flow: Decimal
+    #: Equity peak as of this mark, in USDC.
     peak: Decimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trip:
-    """A limit that closes a scope (`webhook` or `account`) for entries; `until` None: until somebody resumes."""
+class LimitBreach:
+    """A limit that was hit and closes a scope for entries."""
 
+    #: `webhook` or `account`.
     scope: str
     rule: str
+    #: One line for the trader.
     reason: str
+    #: When entries are allowed again; None: when the trader resumes.
     until: datetime | None

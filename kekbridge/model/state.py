@@ -1,4 +1,4 @@
-"""Where orders go, and what the daemon may do at the moment."""
+"""Trading mode and trading state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Mode(StrEnum):
-    """Where orders go. Only daemon.py acts on the difference."""
+    """Which exchange receives the orders. Only `daemon/` acts on the difference."""
 
     PAPER = "paper"
     TESTNET = "testnet"
@@ -14,7 +14,7 @@ class Mode(StrEnum):
 
 
 class TradingState(StrEnum):
-    """What the daemon may do now. Persisted; `halt` and `exits_only` survive a restart."""
+    """Which orders may be sent. Stored; `halted` and `exits_only` survive a restart."""
 
     RUNNING = "running"
     EXITS_ONLY = "exits_only"

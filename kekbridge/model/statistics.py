@@ -1,4 +1,4 @@
-"""Statistics as a trader reads them, reckoned from facts that store/statistics.py has counted. Pure: no I/O, no clock.
+"""Trading statistics, computed from what store/statistics.py counted. Pure: no I/O, no clock.
 
 received = refused + duplicate + expired + done + unknown + waiting, always. Money is summed exactly, as the exchange booked it.
 """
@@ -14,7 +14,7 @@ from typing import Final
 from kekbridge.model.latency import STAGES
 
 ZERO: Final = Decimal(0)
-# What an alert's status means for its sender. A status that is not named here would be a hole in the sum: see `group_of`.
+# Alert status -> group in the sum above. Every other status is `done`.
 _GROUPS: Final = {
     "refused": "refused",
     "denied": "refused",
@@ -27,55 +27,76 @@ _GROUPS: Final = {
     "queued": "waiting",
     "submitting": "waiting",
 }
+# Sent, but neither finished nor unknown.
+_IN_FLIGHT: Final = frozenset({"submitting", "accepted", "partially_filled"})
 _BARS: Final = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """So many alerts, orders or repeats of one status and code."""
+    """Number of alerts, orders or duplicates with one status and code."""
 
+    #: Status of the alert or order; for duplicates the kind of suppression.
     status: str
+    #: Empty if there is none. For orders: `sent` once one was sent, else empty.
     code: str
     count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """An executed order against what was expected. Prices in USDC; `signal` is the alert's price, `mark` the mark at its decision."""
+    """Price of an executed market order and the prices expected for it, in USDC."""
 
+    #: +1 for a buy, -1 for a sell.
     sign: int
     average_price: Decimal
+    #: The alert's own price; None if it had none.
     signal: Decimal | None
+    #: The mark when the order was decided.
     mark: Decimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What was counted and read for one period and, if chosen, one webhook."""
+    """Counts and sums of one period, of all webhooks or of one. Money in USDC."""
 
+    #: None: from the beginning.
     since: datetime | None
+    #: Alerts, duplicates and conflicts.
     alerts: Sequence[Tally] = ()
+    #: Unauthenticated requests; empty for one webhook.
     refusals: Sequence[Tally] = ()
     orders: Sequence[Tally] = ()
+    #: By stage: milliseconds of a sample of alerts.
     latencies: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    #: A sample of market orders.
     executions: Sequence[Execution] = ()
-    closings: int = 0  # orders that closed something
-    wins: int = 0  # those of them with a gain, fees not included
+    #: Orders that closed all or part of a position.
+    closings: int = 0
+    #: Those with a gain, fees not included.
+    wins: int = 0
     realized: Decimal = ZERO
     fees: Decimal = ZERO
-    funding: Decimal | None = ZERO  # None: not known for one webhook alone
-    unrealized: Decimal | None = ZERO  # likewise
-    stops: tuple[int, int] = (0, 0)  # entries whose stop is decided, and those that it closed
+    #: Funding paid, and unrealized P&L; None for one webhook: the exchange gives them per account.
+    funding: Decimal | None = ZERO
+    unrealized: Decimal | None = ZERO
+    #: Entries whose exits at the exchange are finished, and those that the stop loss closed.
+    stops: tuple[int, int] = (0, 0)
+    #: Value of all positions.
     exposure: Decimal = ZERO
+    #: None before the first equity mark.
     account_value: Decimal | None = None
+    #: Alerts by UTC day.
     per_day: Mapping[date, int] = field(default_factory=dict)
+    #: The equity curve.
     equity: Sequence[tuple[datetime, Decimal]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Alerts by what became of them, and orders by how far they came."""
+    """Alerts by outcome, and orders by progress."""
 
+    #: All alerts; the sum of the next six.
     received: int
     refused: int
     duplicate: int
@@ -83,7 +104,9 @@ class Counts:
     done: int
     unknown: int
     waiting: int
+    #: Refused alerts by code, most frequent first.
     by_code: Mapping[str, int]
+    #: All orders, and those of them that were sent, filled, rejected.
     orders: int
     sent: int
     filled: int
@@ -92,8 +115,9 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Milliseconds of one stage over `count` alerts."""
+    """Distribution of one stage, in milliseconds."""
 
+    #: Alerts measured.
     count: int
     mean: float
     p50: float
@@ -103,8 +127,9 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slippage:
-    """How much worse than expected, as a fraction (0.001 = 0.1 %); negative is better."""
+    """How much worse than expected orders were filled, as fractions (0.001 = 0.1 %); negative is better."""
 
+    #: Orders measured.
     count: int
     mean: Decimal
     worst: Decimal
@@ -112,40 +137,50 @@ class Slippage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All figures of a period. Rates are fractions, None where there is nothing to divide by; money is USDC."""
+    """All statistics of a period. Rates are fractions, None where there is nothing to divide by; money is USDC."""
 
+    #: None: from the beginning.
     since: datetime | None
     counts: Counts
+    #: Alerts done, and alerts refused, expired or unknown, of those neither waiting nor duplicate.
     success_rate: Decimal | None
     error_rate: Decimal | None
+    #: Orders filled, of those sent and finished.
     fill_rate: Decimal | None
+    #: By stage (model.latency.STAGES).
     latency_ms: Mapping[str, Latency]
+    #: Against the alert's own price, and against the mark at the decision.
     slippage_signal: Slippage | None
     slippage_mark: Slippage | None
     realized_pnl: Decimal
     fees: Decimal
     funding: Decimal | None
+    #: Realized P&L minus fees and funding.
     net_pnl: Decimal | None
     unrealized_pnl: Decimal | None
+    #: Closing orders with a gain, of all closing orders.
     win_rate: Decimal | None
     closing_orders: int
+    #: Entries closed by their stop loss, of those whose exits are finished.
     stop_hit_rate: Decimal | None
+    #: Value of all positions over the account value.
     leverage: Decimal | None
     account_value: Decimal | None
+    #: By UTC day.
     alerts_per_day: Mapping[date, int]
     equity: Sequence[tuple[datetime, Decimal]]
 
 
 def group_of(status: str) -> str:
-    """Which part of the sum an alert of this status belongs to; what needs nothing more is `done` (also a resting order)."""
+    """The group of the sum that an alert status belongs to; `done` if nothing more has to happen, also for a resting order."""
     return _GROUPS.get(status, "done")
 
 
-def report(facts: Facts) -> Report:
-    """All figures from the facts."""
+def build_report(facts: Facts) -> Report:
+    """Compute all statistics of a period."""
     counts = _counts(facts)
     judged = counts.received - counts.waiting - counts.duplicate
-    finished = counts.sent - sum(one.count for one in facts.orders if one.status in _UNDER_WAY)
+    finished = counts.sent - sum(one.count for one in facts.orders if one.status in _IN_FLIGHT)
     decided, hit = facts.stops
     return Report(
         since=facts.since,
@@ -169,9 +204,6 @@ def report(facts: Facts) -> Report:
         alerts_per_day=facts.per_day,
         equity=facts.equity,
     )
-
-
-_UNDER_WAY: Final = frozenset({"submitting", "accepted", "partially_filled"})
 
 
 def _counts(facts: Facts) -> Counts:
@@ -218,7 +250,7 @@ def _latency(values: Sequence[float]) -> Latency:
 
 
 def percentile(ordered: Sequence[float], percent: int) -> float:
-    """The smallest value that at least `percent` in a hundred do not exceed (nearest rank), of values in ascending order."""
+    """The nearest-rank percentile of values in ascending order; `percent` is 0 to 100."""
     rank = -(-len(ordered) * percent // 100)
     return ordered[max(rank, 1) - 1]
 
@@ -231,7 +263,7 @@ def _slippage(prices: Sequence[tuple[int, Decimal, Decimal | None]]) -> Slippage
 
 
 def sparkline(values: Sequence[Decimal | int], width: int) -> str:
-    """Bars of the values from their least to their greatest, the last of each slot; nothing for no values."""
+    """Draw values as bars scaled from their minimum to their maximum, the last value of each slot; empty for no values."""
     if not values:
         return ""
     slots = min(width, len(values))

@@ -1,6 +1,6 @@
-"""What a strategy told of its own position, step by step: how a webhook that follows it knows which message is the newest.
+"""A strategy's own position as its alerts report it, step by step.
 
-Values only; alerts/course.py reads the order out of them. Sizes are the strategy's own contracts, signed, short negative.
+Values only: planning/strategy_position.py uses them to decide which message of a webhook in position mode is the newest.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ from decimal import Decimal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrategyStep:
-    """One fill of a strategy: its position before (None: the alert did not say) and after it, and when the alert fired."""
+    """One fill of a strategy."""
 
+    #: When the alert fired.
     fired_at: datetime
+    #: Position before and after it in the strategy's own contracts, short negative. `before` None: the alert did not give it.
     before: Decimal | None
     now: Decimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StrategyCourse:
-    """The last steps of one webhook in one market, in the order of their arrival; `start` is where the first of them began, if known."""
+class StrategyHistory:
+    """The last steps of one webhook in one symbol."""
 
+    #: Position before the first of these steps, in contracts, short negative; None if unknown.
     start: Decimal | None
+    #: In order of arrival.
     steps: tuple[StrategyStep, ...]

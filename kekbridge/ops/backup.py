@@ -1,73 +1,92 @@
-"""One file that holds everything worth keeping, made while the daemon runs, and the way back from it that sends no order twice.
+"""Backup to one file while the daemon runs, on demand and nightly; restore without sending an order twice.
 
 The file is a zip: the database as of one instant, the vault's sealed parts, the settings, and a manifest with checksums. Keys that are
-not sealed (the paper vault's key file, an OS keyring, systemd credentials) are not in it: whoever finds a backup opens nothing.
+not sealed (the paper vault's key file, an OS keyring, systemd credentials) are left out: a backup alone opens nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import sqlite3
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any, Final
 
 from kekbridge import __version__
+from kekbridge.config import BackupSettings
 from kekbridge.errors import ConfigError
-from kekbridge.store import cancels, events, settings, times
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.log import get_logger
+from kekbridge.store import cancels, codec, events, order_lifecycle, settings
 from kekbridge.store.connections import FILE_NAME, connect, initialise
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
 
+log = get_logger("kekbridge.ops.nightly")
+
 LAST_BACKUP: Final = "last_backup"
 _MANIFEST: Final = "manifest.json"
 _FORMAT: Final = 1
-# Sealed, or no secret: vault.json names the master key, vault.sealed is encrypted by the passphrase.
-_BESIDE: Final = ("vault.json", "vault.sealed", "config.toml")
-_WORDS_OF_WAL: Final = (f"{FILE_NAME}-wal", f"{FILE_NAME}-shm")
-_LARGEST_MANIFEST: Final = 1 << 20
+# Files saved with the database. None holds an unsealed secret: vault.json names the master key, vault.sealed is encrypted.
+_OTHER_FILES: Final = ("vault.json", "vault.sealed", "config.toml")
+_WAL_FILES: Final = (f"{FILE_NAME}-wal", f"{FILE_NAME}-shm")
+_MAX_MANIFEST: Final = 1 << 20
 _CHUNK: Final = 1 << 20
+# File names of nightly backups and of unfinished ones.
+_PREFIX: Final = "kekbridge-"
+_NIGHTLY_FILE: Final = re.compile(rf"{_PREFIX}[0-9]{{8}}T[0-9]{{6}}Z\.zip", re.ASCII)
+_UNFINISHED_FILE: Final = re.compile(rf"\.{_PREFIX}[0-9]{{8}}T[0-9]{{6}}Z\.zip\.[0-9a-f]+\.(db|zip).*", re.ASCII)
+_UNFINISHED_AGE: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backup:
-    """What is in a backup file: when it was made, of which version, and how much."""
+    """Contents of a backup file."""
 
+    #: Path of the zip file.
     file: Path
+    #: Instant of the database copy, UTC.
     made_at: datetime
+    #: kekbridge version that wrote it.
     version: str
+    #: Number of alerts.
     alerts: int
+    #: Number of orders.
     orders: int
+    #: Sequence number of the last history event.
     history: int
+    #: Hash of the last history event.
     history_hash: str
+    #: SHA-256 in hex by file name.
     files: Mapping[str, str]
+    #: Size of the zip file in bytes.
     bytes: int
 
 
 def make(data_dir: Path, file: Path, *, now: datetime) -> Backup:
-    """Write a consistent backup to `file`, replacing nothing half way; works beside a running daemon. Blocks.
+    """Write a consistent backup to `file`, atomically, also while a daemon runs. Blocks.
 
-    Raises ConfigError when it cannot be written, StoreUnavailable or NotFound when the store cannot be read.
+    Raises ConfigError if it cannot be written, StoreUnavailable or NotFound if the store cannot be read.
     """
     database = Database.open(data_dir, create=False)
     try:
-        made = _write(data_dir, file, now)
+        backup = _write(data_dir, file, now)
         with database.transaction() as connection:
-            settings.set_value(connection, LAST_BACKUP, times.to_text(now), now=now)
+            settings.set_value(connection, LAST_BACKUP, codec.time_text(now), now=now)
     except OSError as error:
-        raise ConfigError(f"the backup {file} cannot be written: {error.strerror}; name another place") from None
+        raise ConfigError(f"the backup {file} cannot be written: {error.strerror}; choose another path") from None
     finally:
         database.close_now()
-    return made
+    return backup
 
 
 def _write(data_dir: Path, file: Path, now: datetime) -> Backup:
@@ -75,13 +94,13 @@ def _write(data_dir: Path, file: Path, now: datetime) -> Backup:
     copy = file.with_name(f".{file.name}.{secrets.token_hex(6)}.db")
     packed = copy.with_suffix(".zip")
     try:
-        figures = _copy_database(data_dir / FILE_NAME, copy)
-        members = {FILE_NAME: copy} | {name: path for name in _BESIDE if (path := data_dir / name).is_file()}
+        counts = _copy_database(data_dir / FILE_NAME, copy)
+        members = {FILE_NAME: copy} | {name: path for name in _OTHER_FILES if (path := data_dir / name).is_file()}
         manifest = {
             "format": _FORMAT,
             "version": __version__,
-            "madeAt": times.to_text(now),
-            **figures,
+            "madeAt": codec.time_text(now),
+            **counts,
             "files": {name: _digest(path) for name, path in members.items()},
         }
         os.close(os.open(packed, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -99,7 +118,7 @@ def _write(data_dir: Path, file: Path, now: datetime) -> Backup:
 
 
 def _copy_database(source: Path, target: Path) -> dict[str, Any]:
-    """The database as of one instant (SQLite's backup API, in one step: writers are not held up), checked."""
+    """Copy the database as of one instant and check the copy. SQLite's backup API in one step does not block writers."""
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     with closing(connect(source, read_only=True)) as reader, closing(sqlite3.connect(target)) as writer:
         reader.backup(writer)
@@ -107,27 +126,27 @@ def _copy_database(source: Path, target: Path) -> dict[str, Any]:
         _check(copied, target)
         history, history_hash = events.head(copied)
         alerts = copied.execute("SELECT count(*) FROM alerts").fetchone()[0]
-        placed = copied.execute("SELECT count(*) FROM orders").fetchone()[0]
+        orders = copied.execute("SELECT count(*) FROM orders").fetchone()[0]
         copied.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return {"alerts": alerts, "orders": placed, "history": history, "historyHash": history_hash}
+    return {"alerts": alerts, "orders": orders, "history": history, "historyHash": history_hash}
 
 
 def inspect(file: Path) -> Backup:
-    """Read a backup and compare every checksum. Raises ConfigError when it is none, or is damaged."""
+    """Read a backup and verify every checksum. Raises ConfigError if the file is not a backup or is damaged."""
     with _opened(file) as archive:
         manifest = _manifest(archive, file)
         for name, expected in manifest["files"].items():
             with archive.open(name) as member:
                 if _digest_of(member) != expected:
-                    raise _damaged(file, f"{name} does not have the checksum it was given")
+                    raise _damaged(file, f"{name} does not match its checksum")
         return _described(file, manifest)
 
 
 def restore(file: Path, data_dir: Path, *, now: datetime) -> tuple[Backup, Path | None]:
-    """Bring a backup back into a data directory; what was there is moved aside, into the returned directory.
+    """Restore a backup into a data directory; files already there are moved into the returned directory.
 
-    Orders that waited when the backup was made may have been sent since: they become unknown, and the next start asks the exchange for
-    each before anything trades. Raises AlreadyRunning while a daemon runs, ConfigError when the file is no usable backup.
+    Orders queued when the backup was made may have been sent since: they become unknown, and the next start queries the exchange for each
+    before it trades. Raises AlreadyRunning while a daemon runs, ConfigError if the file is not a usable backup.
     """
     found = inspect(file)
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -136,8 +155,8 @@ def restore(file: Path, data_dir: Path, *, now: datetime) -> tuple[Backup, Path 
         fresh.mkdir(mode=0o700)
         try:
             _unpack(file, found, fresh)
-            _make_safe(fresh, found, now)
-            old = _put_in_place(fresh, data_dir, now)
+            _invalidate_queue(fresh, found, now)
+            old = _swap_files(fresh, data_dir, now)
         except OSError as error:
             raise ConfigError(f"{data_dir} cannot be written: {error.strerror}; nothing was replaced") from None
         finally:
@@ -153,40 +172,40 @@ def _unpack(file: Path, found: Backup, fresh: Path) -> None:
                 shutil.copyfileobj(member, out, _CHUNK)
 
 
-def _make_safe(fresh: Path, found: Backup, now: datetime) -> None:
-    """Migrate the copy, and doubt everything that waited in it: nothing of it may be sent without asking first."""
+def _invalidate_queue(fresh: Path, found: Backup, now: datetime) -> None:
+    """Migrate the copy; mark its queued orders unknown and finish its queued cancels, since they may have been sent meanwhile."""
     path = fresh / FILE_NAME
     initialise(path)
-    why = f"it waited when the backup of {times.to_text(found.made_at)} was made, and may have been sent since"
+    reason = f"queued when the backup of {codec.time_text(found.made_at)} was made, may have been sent since"
     with closing(connect(path)) as connection:
         _check(connection, path)
         connection.execute("BEGIN IMMEDIATE")
-        waited = connection.execute(
+        queued = connection.execute(
             "SELECT client_order_id FROM orders WHERE status = 'queued' AND finished_at IS NULL"
         ).fetchall()
-        for (client_order_id,) in waited:
-            orders.doubt(connection, client_order_id, reason=why, now=now)
-        for cancel in cancels.waiting(connection):
-            cancels.finish(connection, cancel, canceled=0, error=f"not done: {why}", now=now)
-        data = {"made_at": found.made_at, "version": found.version, "doubted": len(waited)}
+        for (client_order_id,) in queued:
+            order_lifecycle.mark_unknown_after_restore(connection, client_order_id, reason=reason, now=now)
+        for cancel in cancels.list_queued(connection):
+            cancels.finish_cancel(connection, cancel, canceled=0, error=f"not executed: {reason}", now=now)
+        data = {"made_at": found.made_at, "version": found.version, "doubted": len(queued)}
         events.append(connection, "restored", now=now, data=data)
-        settings.set_value(connection, LAST_BACKUP, times.to_text(found.made_at), now=now)
+        settings.set_value(connection, LAST_BACKUP, codec.time_text(found.made_at), now=now)
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _put_in_place(fresh: Path, data_dir: Path, now: datetime) -> Path | None:
-    """Exchange the files. The old database stays valid until the one rename that replaces it; settings that are there stay."""
+def _swap_files(fresh: Path, data_dir: Path, now: datetime) -> Path | None:
+    """Swap in the restored files. The old database stays valid until one rename replaces it; an existing config.toml is kept."""
     old: Path | None = None
     if (data_dir / FILE_NAME).exists():
         old = data_dir / f"before-restore-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
         old.mkdir(mode=0o700)
-        _fold_log(data_dir / FILE_NAME)
+        _checkpoint(data_dir / FILE_NAME)
         os.link(data_dir / FILE_NAME, old / FILE_NAME)
-        for name in _WORDS_OF_WAL:  # of the old database: beside the new one they would be taken for its own
+        for name in _WAL_FILES:  # beside the new database SQLite would take them for its own
             if (data_dir / name).exists():
                 os.replace(data_dir / name, old / name)
-    for name in _BESIDE:
+    for name in _OTHER_FILES:
         source, target = fresh / name, data_dir / name
         if not source.exists() or (name == "config.toml" and target.exists()):
             continue
@@ -200,13 +219,13 @@ def _put_in_place(fresh: Path, data_dir: Path, now: datetime) -> Path | None:
     return old
 
 
-def _fold_log(path: Path) -> None:
-    """Fold the write-ahead log into the old database, so that it is whole by itself; a damaged one stays as it is."""
+def _checkpoint(path: Path) -> None:
+    """Checkpoint the write-ahead log, so that the old database file is complete by itself; a damaged one is left as it is."""
     try:
         with closing(connect(path)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error:
-        pass  # the reason why somebody restores
+        pass  # a damaged database may be the reason for the restore
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
@@ -221,32 +240,32 @@ def _opened(file: Path) -> zipfile.ZipFile:
     except OSError as error:
         raise ConfigError(f"the backup {file} cannot be read: {error.strerror}") from None
     except zipfile.BadZipFile:
-        raise _damaged(file, "it is no zip file, or was cut short") from None
+        raise _damaged(file, "it is not a zip file, or was truncated") from None
 
 
 def _manifest(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
-    """What the file says of itself. Names are taken from a fixed list only: a forged one cannot write elsewhere."""
+    """Read the manifest. Only known file names are accepted, so that a forged one cannot write elsewhere."""
     try:
         with archive.open(_MANIFEST) as member:
-            manifest = json.loads(member.read(_LARGEST_MANIFEST))
+            manifest = json.loads(member.read(_MAX_MANIFEST))
         names = set(manifest["files"])
         if manifest["format"] != _FORMAT:
             raise ConfigError(
-                f"the backup {file} has format {manifest['format']}, expected {_FORMAT}; use the kekbridge that made it"
+                f"the backup {file} has format {manifest['format']}, expected {_FORMAT}; use the kekbridge version that wrote it"
             )
     except (KeyError, ValueError, TypeError):
         raise _damaged(file, "it has no readable manifest") from None
     except zipfile.BadZipFile:
-        raise _damaged(file, "its manifest does not have its checksum") from None
-    if FILE_NAME not in names or not names <= {FILE_NAME, *_BESIDE} or not names <= set(archive.namelist()):
-        raise _damaged(file, "its files are not those of a backup")
+        raise _damaged(file, "its manifest does not match its checksum") from None
+    if FILE_NAME not in names or not names <= {FILE_NAME, *_OTHER_FILES} or not names <= set(archive.namelist()):
+        raise _damaged(file, "its list of files is not that of a backup")
     return dict(manifest)
 
 
 def _described(file: Path, manifest: Mapping[str, Any]) -> Backup:
     return Backup(
         file=file,
-        made_at=times.from_text(manifest["madeAt"]),
+        made_at=codec.parse_time(manifest["madeAt"]),
         version=manifest["version"],
         alerts=manifest["alerts"],
         orders=manifest["orders"],
@@ -273,7 +292,7 @@ def _digest_of(file: IO[bytes]) -> str:
 
 
 def _damaged(file: Path, what: str) -> ConfigError:
-    return ConfigError(f"{file} is no usable kekbridge backup: {what}; use another one")
+    return ConfigError(f"{file} is not a usable kekbridge backup: {what}; use another one")
 
 
 def _flush(path: Path) -> None:
@@ -281,3 +300,44 @@ def _flush(path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)
         stack.callback(os.close, descriptor)
         os.fsync(descriptor)
+
+
+# ------------------------------------------------------------------------------------------------------------- nightly
+def directory_of(settings: BackupSettings, data_dir: Path) -> Path:
+    """Directory of the nightly backups."""
+    return Path(settings.dir).expanduser() if settings.dir else data_dir / "backups"
+
+
+class NightlyBackup:
+    """Job, once a day: write a backup, then delete all but the newest `keep`."""
+
+    def __init__(self, settings: BackupSettings, data_dir: Path, clock: Callable[[], datetime]) -> None:
+        self._directory = directory_of(settings, data_dir)
+        self._data_dir = data_dir
+        self._keep = settings.keep
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Raises ConfigError if a file cannot be written or deleted, StoreUnavailable."""
+        await asyncio.to_thread(self._run)
+
+    def _run(self) -> None:
+        now = self._clock()
+        backup = make(self._data_dir, self._directory / f"{_PREFIX}{now:%Y%m%dT%H%M%S}Z.zip", now=now)
+        log.info("backup_made", file=str(backup.file), bytes=backup.bytes, alerts=backup.alerts)
+        try:
+            self._delete_old(now)
+        except OSError as error:
+            raise ConfigError(
+                f"old backups in {self._directory} cannot be deleted: {error.strerror}; the new one is complete"
+            ) from None
+
+    def _delete_old(self, now: datetime) -> None:
+        found = sorted(path for path in self._directory.iterdir() if _NIGHTLY_FILE.fullmatch(path.name))
+        for old in found[: -self._keep]:
+            old.unlink()
+        for path in self._directory.iterdir():  # left by a daemon that was killed while writing
+            if _UNFINISHED_FILE.fullmatch(path.name):
+                changed_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                if now - changed_at > _UNFINISHED_AGE:
+                    path.unlink()

@@ -1,6 +1,6 @@
-"""Tells what a reconciliation found that nobody had told: orders whose end the stream left out, positions that no trade explains.
+"""Publish differences found by a reconciliation: order updates the stream did not deliver, positions that no fill explains.
 
-It compares and tells; what is true is written down by the reconciliation itself.
+It only compares and publishes; the reconciliation itself stores the exchange's state.
 """
 
 from __future__ import annotations
@@ -14,43 +14,46 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from kekbridge.exchange.base import Exchange, OrderReport
+from kekbridge.exchange.base import Exchange
 from kekbridge.formatting import amount
 from kekbridge.model import ZERO, OrderStatus
+from kekbridge.model.orders import OrderStatusReport
 from kekbridge.store import events, order_queue, positions
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.store import orders as order_rows
 from kekbridge.store.database import Database
 
-_REMEMBERED: Final = 2000
-# A report may be on its way while the answer to our question overtakes it.
+_MAX_REPORTS: Final = 2000
+# The reply to our query may overtake the stream's report of the same change.
 _LATE_REPORT_S: Final = 2.0
-_LOOK_EVERY_S: Final = 0.1
+_POLL_EVERY_S: Final = 0.1
 
 OrderState = tuple[OrderStatus, Decimal]
 
 
 @dataclass(frozen=True, slots=True)
-class _Books:
-    """Net positions by market, and how many trades had been recorded then."""
+class _Baseline:
+    """Net positions, and the fills they are known to include."""
 
+    #: Signed net position in base units, by symbol.
     positions: Mapping[str, Decimal]
-    trades: int
+    #: Row id of the last fill included.
+    last_fill: int
 
 
-class Differences:
-    """Wraps a reconciliation. One per daemon."""
+class Discrepancies:
+    """Compares state before and after each reconciliation. One per daemon."""
 
     def __init__(self, database: Database, exchange: Exchange, clock: Callable[[], datetime]) -> None:
         self._database = database
         self._exchange = exchange
         self._clock = clock
-        self._told: OrderedDict[str, OrderState] = OrderedDict()
-        self._books: _Books | None = None
-        self._suspects: Mapping[str, Decimal] = {}
-        exchange.listen(self._on_report)
+        self._reported: OrderedDict[str, OrderState] = OrderedDict()
+        self._baseline: _Baseline | None = None
+        self._unexplained: Mapping[str, Decimal] = {}
+        exchange.listen_reports(self._record_report)
 
     async def around(self, reconcile: Callable[[], Awaitable[None]]) -> None:
-        """Reconcile, and tell what that changed although the stream was there to tell it. Raises what `reconcile` does."""
+        """Reconcile, and publish what changed although the stream was live. Raises what `reconcile` raises."""
         was_live = self._exchange.health.stream_is_live
         before = await self._database.read(_open_at_exchange)
         await reconcile()
@@ -58,49 +61,56 @@ class Differences:
             await self._compare_orders(before)
         await self._compare_positions()
 
-    def _on_report(self, report: OrderReport) -> None:
+    def _record_report(self, report: OrderStatusReport) -> None:
         if report.client_order_id is not None:
-            self._told[report.client_order_id] = (report.status, report.executed_quantity)
-            self._told.move_to_end(report.client_order_id)
-            if len(self._told) > _REMEMBERED:
-                self._told.popitem(last=False)
+            self._reported[report.client_order_id] = (report.status, report.executed_quantity)
+            self._reported.move_to_end(report.client_order_id)
+            if len(self._reported) > _MAX_REPORTS:
+                self._reported.popitem(last=False)
 
     async def _compare_orders(self, before: Mapping[str, OrderState]) -> None:
         after = await self._database.read(_states, tuple(before))
-        changed = {name: state for name, state in after.items() if state != before[name]}
+        changed = {
+            client_order_id: state for client_order_id, state in after.items() if state != before[client_order_id]
+        }
         deadline = asyncio.get_running_loop().time() + _LATE_REPORT_S
         while changed and asyncio.get_running_loop().time() < deadline:
-            changed = {name: state for name, state in changed.items() if self._told.get(name) != state}
-            await asyncio.sleep(_LOOK_EVERY_S)
-        for name, (status, executed) in changed.items():
-            detail = f"order {name} is {status.value.replace('_', ' ')}, {amount(executed)} executed; the stream had not told it"
-            await self._database.write(_tell, detail, name, now=self._clock())
+            changed = {
+                client_order_id: state
+                for client_order_id, state in changed.items()
+                if self._reported.get(client_order_id) != state
+            }
+            await asyncio.sleep(_POLL_EVERY_S)
+        for client_order_id, (status, executed) in changed.items():
+            state = f"{status.value.replace('_', ' ')}, {amount(executed)} executed"
+            detail = f"order {client_order_id} is {state}; the stream did not report it"
+            await self._database.write(_publish, detail, client_order_id, now=self._clock())
 
     async def _compare_positions(self) -> None:
-        """A position must have moved by exactly the trades recorded since. What two looks in a row find is told."""
-        now = await self._database.read(_books)
-        if self._books is None:
-            self._books = now
+        """A position must have changed by exactly the fills stored since. Published if two checks in a row find the same gap."""
+        now = await self._database.read(_read_baseline)
+        if self._baseline is None:
+            self._baseline = now
             return
-        moved = await self._database.read(_traded_since, self._books.trades)
+        moved = await self._database.read(_traded_since, self._baseline.last_fill)
         unexplained: dict[str, Decimal] = {}
-        for symbol in sorted({*self._books.positions, *now.positions, *moved}):
-            expected = self._books.positions.get(symbol, ZERO) + moved.get(symbol, ZERO)
+        for symbol in sorted({*self._baseline.positions, *now.positions, *moved}):
+            expected = self._baseline.positions.get(symbol, ZERO) + moved.get(symbol, ZERO)
             found = now.positions.get(symbol, ZERO)
             if found != expected:
                 unexplained[symbol] = found - expected
-        baseline = dict(self._books.positions)
-        for symbol in [symbol for symbol, gap in unexplained.items() if self._suspects.get(symbol) == gap]:
+        adjusted = dict(self._baseline.positions)
+        for symbol in [symbol for symbol, gap in unexplained.items() if self._unexplained.get(symbol) == gap]:
             gap, found = unexplained.pop(symbol), now.positions.get(symbol, ZERO)
-            detail = f"{symbol} is {amount(found)}, by its trades it should be {amount(found - gap)}"
-            await self._database.write(_tell, detail, None, now=self._clock(), symbol=symbol)
-            baseline[symbol] = baseline.get(symbol, ZERO) + gap
-        self._books = _Books(baseline, self._books.trades) if unexplained else now
-        self._suspects = unexplained
+            detail = f"{symbol} is {amount(found)}, by its fills it should be {amount(found - gap)}"
+            await self._database.write(_publish, detail, None, now=self._clock(), symbol=symbol)
+            adjusted[symbol] = adjusted.get(symbol, ZERO) + gap
+        self._baseline = _Baseline(adjusted, self._baseline.last_fill) if unexplained else now
+        self._unexplained = unexplained
 
 
 def _open_at_exchange(connection: sqlite3.Connection) -> dict[str, OrderState]:
-    """Orders that the exchange has accepted and that had not ended."""
+    """Unfinished orders that the exchange has accepted."""
     return {
         order.client_order_id: (order.status, order.executed_quantity)
         for order in order_queue.unfinished(connection)
@@ -108,30 +118,35 @@ def _open_at_exchange(connection: sqlite3.Connection) -> dict[str, OrderState]:
     }
 
 
-def _states(connection: sqlite3.Connection, names: tuple[str, ...]) -> dict[str, OrderState]:
-    found = (orders.get(connection, name) for name in names)
+def _states(connection: sqlite3.Connection, client_order_ids: tuple[str, ...]) -> dict[str, OrderState]:
+    found = (order_rows.get(connection, one) for one in client_order_ids)
     return {order.client_order_id: (order.status, order.executed_quantity) for order in found}
 
 
-def _books(connection: sqlite3.Connection) -> _Books:
+def _read_baseline(connection: sqlite3.Connection) -> _Baseline:
     net: dict[str, Decimal] = {}
     for position in positions.list_all(connection):
         net[position.symbol] = net.get(position.symbol, ZERO) + position.quantity
-    return _Books(net, connection.execute("SELECT coalesce(max(rowid), 0) FROM fills").fetchone()[0])
+    return _Baseline(net, connection.execute("SELECT coalesce(max(rowid), 0) FROM fills").fetchone()[0])
 
 
-def _traded_since(connection: sqlite3.Connection, trades: int) -> dict[str, Decimal]:
-    """Signed quantities by market of the trades recorded after the first `trades`."""
+def _traded_since(connection: sqlite3.Connection, fill: int) -> dict[str, Decimal]:
+    """Signed traded quantity by symbol of the fills stored after row id `fill`."""
     moved: dict[str, Decimal] = {}
     for symbol, side, quantity in connection.execute(
-        "SELECT symbol, side, quantity FROM fills WHERE rowid > ?", (trades,)
+        "SELECT symbol, side, quantity FROM fills WHERE rowid > ?", (fill,)
     ):
         moved[symbol] = moved.get(symbol, ZERO) + (Decimal(quantity) if side.lower() == "buy" else -Decimal(quantity))
     return moved
 
 
-def _tell(
-    connection: sqlite3.Connection, detail: str, name: str | None, *, now: datetime, symbol: str | None = None
+def _publish(
+    connection: sqlite3.Connection,
+    detail: str,
+    client_order_id: str | None,
+    *,
+    now: datetime,
+    symbol: str | None = None,
 ) -> None:
     data = {"detail": detail, "symbol": symbol}
-    events.append(connection, "reconciliation_difference", now=now, client_order_id=name, data=data)
+    events.append(connection, "reconciliation_difference", now=now, client_order_id=client_order_id, data=data)

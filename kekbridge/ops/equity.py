@@ -1,6 +1,6 @@
-"""Watches the account's value: a mark every minute with its peak, and entries closed when a loss went over its limit between alerts.
+"""Equity job: record the account value and its peak every minute, and stop entries when a loss limit is breached between alerts.
 
-Alerts meet the same limits at their admission (decision.py); this is for the losses that no alert brings to notice. Sends no order.
+Admission checks the same limits for each alert (planning/decide.py); this job covers losses while no alert arrives. Sends no order.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
-from kekbridge.exchange.base import Exchange
-from kekbridge.exchange.orderly.account_api import FundingPayment, Transfer
+from kekbridge.exchange.base import Exchange, FundingPayment, Transfer
 from kekbridge.log import get_logger
-from kekbridge.model import AccountSnapshot, Limits, Trip, Usage
+from kekbridge.model import AccountSnapshot, LimitBreach, Limits, Usage
 from kekbridge.risk.drawdown import drawdown_of, follow_peak, loss_of_day, next_midnight
 from kekbridge.risk.limits import percent, usdc
+from kekbridge.store import equity, settings, webhooks
 from kekbridge.store import equity as marks
-from kekbridge.store import funding, settings, webhooks
 from kekbridge.store.database import Database
-from kekbridge.store.usage import read_usage
+from kekbridge.store.reservations import read_usage
 
 log = get_logger("kekbridge.ops.equity")
 
@@ -28,7 +27,7 @@ _FIRST_FUNDING = timedelta(days=30)
 
 
 class EquityWatch:
-    """One per daemon; jobs.py calls `look` by the clock."""
+    """Job, every `MARK_EVERY_S` seconds. One per daemon."""
 
     def __init__(
         self,
@@ -47,27 +46,26 @@ class EquityWatch:
         self._account_limits = account_limits
         self._clock = clock
 
-    async def look(self) -> None:
-        """Take a mark now, reckon the peak, close what tripped. Raises ExchangeUnavailable, StoreUnavailable.
+    async def run(self) -> None:
+        """Record equity and peak, close breached scopes, store funding payments. Raises ExchangeUnavailable, StoreUnavailable.
 
-        The account is asked before its transfers: what moved its value is then in the list that is read after it.
+        The account is queried before its transfers, so that every transfer in its value is in the list read afterwards.
         """
         since = await self._database.read(marks.flows_wanted_since, now=self._clock())
         snapshot = await self._exchange.refresh()
-        moved = await self._transfers(since)
-        flows = [(transfer.id, transfer.flow) for transfer in moved]
+        flows = [(transfer.id, transfer.flow) for transfer in await self._transfers(since)]
         now = self._clock()
         mark = await self._database.write(marks.record, snapshot, flows, follow_peak, now=now)
-        tripped = await self._database.write(close_what_tripped, snapshot, self._account_limits, now=now)
-        for one in tripped:
+        breaches = await self._database.write(close_breached, snapshot, self._account_limits, now=now)
+        for one in breaches:
             log.warning("limit_tripped", scope=one.scope, rule=one.rule, reason=one.reason, until=one.until)
-        await self._note_funding(now)
+        await self._save_funding(now)
         log.debug("equity", value=mark.value, peak=mark.peak, flow=mark.flow)
 
-    async def _note_funding(self, now: datetime) -> None:
-        """Keep the funding payments for the statistics. The newest are read again: the exchange may list one late."""
-        known = await self._database.read(funding.known_until)
-        payments = await self._funding((known or now - _FIRST_FUNDING) - _LATE_FUNDING)
+    async def _save_funding(self, now: datetime) -> None:
+        """Store funding payments for the statistics. The last hour is read again, since the exchange may list a payment late."""
+        last = await self._database.read(equity.last_funding_at)
+        payments = await self._funding((last or now - _FIRST_FUNDING) - _LATE_FUNDING)
         if payments:
             await self._database.write(_add_funding, payments)
 
@@ -75,30 +73,32 @@ class EquityWatch:
 def _add_funding(connection: sqlite3.Connection, payments: Sequence[FundingPayment]) -> None:
     for payment in payments:
         if payment.created_at is not None:
-            funding.add(connection, payment.symbol, payment.created_at, payment.fee)
+            equity.record_funding(connection, payment.symbol, payment.created_at, payment.fee)
 
 
-def close_what_tripped(
+def close_breached(
     connection: sqlite3.Connection, snapshot: AccountSnapshot, account_limits: Limits, *, now: datetime
-) -> tuple[Trip, ...]:
-    """Close every scope whose loss or drawdown is over its limit and that is still open; returns what was closed."""
-    closed: list[Trip] = []
+) -> tuple[LimitBreach, ...]:
+    """Stop entries of every open scope whose loss or drawdown is over its limit; return the new breaches."""
+    closed: list[LimitBreach] = []
     for webhook in webhooks.list_all(connection):
         usage = read_usage(connection, webhook.id, now=now, cooldown_s=0)
         found = (
-            *trips_of("webhook", webhook.settings.limits, usage, snapshot, now=now),
-            *trips_of("account", account_limits, usage, snapshot, now=now),
+            *breaches_of("webhook", webhook.settings.limits, usage, snapshot, now=now),
+            *breaches_of("account", account_limits, usage, snapshot, now=now),
         )
-        closed += [one for one in found if settings.trip(connection, one, webhook_id=webhook.id, now=now)]
+        closed += [one for one in found if settings.close_for_breach(connection, one, webhook_id=webhook.id, now=now)]
     return tuple(closed)
 
 
-def trips_of(scope: str, limits: Limits, usage: Usage, snapshot: AccountSnapshot, *, now: datetime) -> Iterable[Trip]:
-    """The drawdown and the day's loss of one scope, where they are over the limit. The drawdown first: it lasts longer."""
-    fallen, loss = drawdown_of(usage.equity_peak, snapshot.account_value), loss_of_day(usage, snapshot, limits, scope)
-    if limits.max_drawdown is not None and fallen >= limits.max_drawdown:
-        reason = f"drawdown {percent(fallen)}, limit {percent(limits.max_drawdown)}"
-        yield Trip(scope=scope, rule="drawdown", reason=reason, until=None)
+def breaches_of(
+    scope: str, limits: Limits, usage: Usage, snapshot: AccountSnapshot, *, now: datetime
+) -> Iterable[LimitBreach]:
+    """Breached loss limits of one scope; drawdown first, since it lasts longer than a day's loss."""
+    drawdown, loss = drawdown_of(usage.equity_peak, snapshot.account_value), loss_of_day(usage, snapshot, limits, scope)
+    if limits.max_drawdown is not None and drawdown >= limits.max_drawdown:
+        reason = f"drawdown {percent(drawdown)}, limit {percent(limits.max_drawdown)}"
+        yield LimitBreach(scope=scope, rule="drawdown", reason=reason, until=None)
     if limits.max_daily_loss is not None and loss >= limits.max_daily_loss:
         reason = f"daily_loss: {usdc(loss)}, limit {usdc(limits.max_daily_loss)}"
-        yield Trip(scope=scope, rule="daily_loss", reason=reason, until=next_midnight(now))
+        yield LimitBreach(scope=scope, rule="daily_loss", reason=reason, until=next_midnight(now))

@@ -1,4 +1,4 @@
-"""Watches what ends on a day: the exchange key, the certificate served here, and the one the world sees at server.public_url."""
+"""Expiry job: the exchange key, the certificate served here, and the one served at server.public_url."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import socket
 import sqlite3
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from kekbridge.errors import ConfigError, ExchangeUnavailable
-from kekbridge.exchange.orderly.account_api import KeyInfo
+from kekbridge.exchange.base import KeyInfo
 from kekbridge.formatting import duration
 from kekbridge.log import get_logger
 from kekbridge.ops.conditions import Conditions
-from kekbridge.ops.pem import not_after
 from kekbridge.store import conditions, events
 
 log = get_logger("kekbridge.ops.expiry")
@@ -26,7 +25,7 @@ _TIMEOUT_S: Final = 5.0
 
 
 class ExpiryWatch:
-    """`look` every hour. What cannot be asked now is no news: the next look asks again."""
+    """Job, every hour: publish what expires soon or has expired. What cannot be checked now is checked at the next run."""
 
     def __init__(
         self,
@@ -38,7 +37,7 @@ class ExpiryWatch:
         soon: timedelta,
         clock: Callable[[], datetime],
     ) -> None:
-        """`key` asks for our own key; `certificate_file` and `public_url` empty: there is none."""
+        """`key` queries our exchange key; `soon`: how long before expiry to warn. Empty file and URL are not checked."""
         self._conditions = conditions
         self._key = key
         self._certificate_file = certificate_file
@@ -46,26 +45,26 @@ class ExpiryWatch:
         self._soon = soon
         self._clock = clock
 
-    async def look(self) -> None:
-        """Raises ConfigError for a certificate that cannot be read, StoreUnavailable."""
+    async def run(self) -> None:
+        """Raises ConfigError if the certificate cannot be read, StoreUnavailable."""
         if self._certificate_file:
-            name, ends_at = await asyncio.to_thread(_end_of_file, self._certificate_file)
-            await self._judge("certificate", ends_at, {"name": name})
+            name, ends_at = await asyncio.to_thread(_expiry_of_file, self._certificate_file)
+            await self._update("certificate", ends_at, {"name": name})
         url = urlsplit(self._public_url)
         if url.scheme == "https" and url.hostname:
             served = await asyncio.to_thread(served_until, url.hostname, url.port or 443)
             if served is not None:
-                await self._judge("certificate", served, {"name": url.hostname})
+                await self._update("certificate", served, {"name": url.hostname})
         try:
             key = await self._key()
         except ExchangeUnavailable as error:
             log.info("key_not_asked", error=error.message)
             return
         if key is not None and key.expires_at is not None:
-            await self._judge("key", key.expires_at, {})
+            await self._update("key", key.expires_at, {})
 
-    async def _judge(self, subject: str, ends_at: datetime, about: Mapping[str, str]) -> None:
-        """Told when it ends soon, again when it has ended, and once more when a new one is there."""
+    async def _update(self, subject: str, ends_at: datetime, about: Mapping[str, str]) -> None:
+        """Publish when it expires soon, when it has expired, and when it was renewed."""
         left = ends_at - self._clock()
         kind = None
         if left <= self._soon:
@@ -73,10 +72,10 @@ class ExpiryWatch:
         over = "key_renewed" if subject == "key" else "certificate_valid"
         data = {"day": f"{ends_at:%Y-%m-%d}", "left": duration(max(left, timedelta(0))), **about}
         name = ":".join((subject, *about.values()))
-        await self._conditions.note(name, kind, over=over, data=data)
+        await self._conditions.update(name, kind, over=over, data=data)
 
 
-def _end_of_file(file: str) -> tuple[str, datetime]:
+def _expiry_of_file(file: str) -> tuple[str, datetime]:
     path = Path(file).expanduser()
     try:
         return path.name, not_after(path.read_text(encoding="ascii", errors="replace"))
@@ -85,9 +84,9 @@ def _end_of_file(file: str) -> tuple[str, datetime]:
 
 
 def served_until(host: str, port: int) -> datetime | None:
-    """The end of the certificate that is served there, trusted or not; None when there is no TLS connection now. Blocks."""
+    """Expiry of the certificate served at an address, trusted or not; None without a TLS connection within 5 s. Blocks."""
     context = ssl.create_default_context()
-    context.check_hostname = False  # only its end is asked; whether it is the right one is the doctor's question
+    context.check_hostname = False  # only the expiry matters here; `kekbridge doctor` verifies the chain
     context.verify_mode = ssl.CERT_NONE
     try:
         with (
@@ -101,11 +100,47 @@ def served_until(host: str, port: int) -> datetime | None:
         return None
 
 
-def note_renewal(connection: sqlite3.Connection, kind: str, details: Mapping[str, str], *, now: datetime) -> None:
-    """What the keeper of the domain's certificate reports: a success always, of failures in a row the first."""
+def record_renewal(connection: sqlite3.Connection, kind: str, details: Mapping[str, str], *, now: datetime) -> None:
+    """Store an outcome of the ACME renewal: every success, and the first of consecutive failures."""
     name = f"renewal:{details.get('domain', '')}"
     if kind == "certificate_not_renewed":
         conditions.begin(connection, name, kind, now=now, data=details)
         return
     conditions.end(connection, name, None, now=now)
     events.append(connection, kind, now=now, data=details)
+
+
+def not_after(pem: str) -> datetime:
+    """Expiry of the first certificate in a PEM text (RFC 5280). Raises ValueError if there is none."""
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    if begin not in pem or end not in pem:
+        raise ValueError("it contains no certificate")
+    first = pem[pem.index(begin) : pem.index(end) + len(end)]
+    try:
+        certificate_der = ssl.PEM_cert_to_DER_cert(first + "\n")
+        _, body, _ = _element(certificate_der)  # Certificate
+        _, to_be_signed, _ = _element(body)
+        rest = to_be_signed
+        fields: list[tuple[int, bytes]] = []
+        while rest and len(fields) < 6:
+            tag, value, rest = _element(rest)
+            if tag != 0xA0:  # the version, which may be absent
+                fields.append((tag, value))
+        validity = fields[3][1]  # serial number, signature algorithm, issuer, validity
+        _, _, after_begin = _element(validity)
+        tag, text, _ = _element(after_begin)
+        form = "%y%m%d%H%M%SZ" if tag == 0x17 else "%Y%m%d%H%M%SZ"  # UTCTime, GeneralizedTime
+        return datetime.strptime(text.decode("ascii"), form).replace(tzinfo=UTC)
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"not a usable certificate ({error})") from None
+
+
+def _element(der: bytes) -> tuple[int, bytes, bytes]:
+    """Split off the first DER element: its tag, its content, and the rest."""
+    tag, length, start = der[0], der[1], 2
+    if length & 0x80:
+        count = length & 0x7F
+        length, start = int.from_bytes(der[2 : 2 + count], "big"), 2 + count
+    if start + length > len(der):
+        raise ValueError("truncated")
+    return tag, der[start : start + length], der[start + length :]

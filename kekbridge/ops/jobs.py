@@ -1,6 +1,6 @@
-"""The timetable: what the daemon does by the clock, and how often. How each thing is done stands in its own module.
+"""Schedule of the daemon's jobs: which run, and how often. Each job's work is in its own module.
 
-A failing job is counted, told and stops no other (upkeep/runner.py). No order is sent from here: a job may be cut anywhere.
+A failing job stops no other (scheduler.py). Jobs send no orders, so that each can be cancelled anywhere.
 """
 
 from __future__ import annotations
@@ -12,39 +12,34 @@ from pathlib import Path
 from typing import Final
 
 from kekbridge.config import Settings
-from kekbridge.exchange.orderly.account_api import KeyInfo
-from kekbridge.exchange.orderly.client import OrderlyExchange
-from kekbridge.execution.reconciler import Recovery
-from kekbridge.execution.stop_guard import Guard
-from kekbridge.execution.tracker import Follower
+from kekbridge.exchange.base import Exchange
+from kekbridge.execution.reconciler import Reconciler
+from kekbridge.execution.stop_guard import StopLossGuard
+from kekbridge.execution.tracker import OrderTracker
 from kekbridge.log import get_logger
+from kekbridge.ops.backup import NightlyBackup, directory_of
 from kekbridge.ops.conditions import Conditions
-from kekbridge.ops.daily import DailySummary
-from kekbridge.ops.discrepancies import Differences
-from kekbridge.ops.disk import DiskWatch
+from kekbridge.ops.daily import DailySummary, PayloadRetention
+from kekbridge.ops.discrepancies import Discrepancies
 from kekbridge.ops.equity import MARK_EVERY_S, EquityWatch
-from kekbridge.ops.expected import ExpectedAlerts
 from kekbridge.ops.expiry import ExpiryWatch
-from kekbridge.ops.nightly import NightlyBackup, directory_of
-from kekbridge.ops.retention import Retention
-from kekbridge.ops.scheduler import Job, Runner
-from kekbridge.ops.unprotected import UnprotectedPositions
-from kekbridge.ops.watches import ConnectionWatch
+from kekbridge.ops.scheduler import Job, JobRunner
+from kekbridge.ops.watches import ConnectionWatch, DiskWatch, ExpectedAlerts, UnprotectedPositions
 from kekbridge.store import settings as store_settings
 from kekbridge.store.database import Database
 
 log = get_logger("kekbridge.ops.jobs")
 
-_WATCH_EVERY_S: Final = 10.0
-_LOOK_EVERY_S: Final = 30.0
+_CONNECTION_EVERY_S: Final = 10.0
+_CHECK_EVERY_S: Final = 30.0
 _DISK_EVERY_S: Final = 60.0
 _EXPIRY_EVERY_S: Final = 3600.0
 _RETENTION_AT: Final = "02:30"
-_LONG_S: Final = 3600.0
+_DAILY_TIMEOUT_S: Final = 3600.0
 
 
 class Jobs:
-    """One per daemon. `start` with the door, `start_trading` once the bridge's view equals the exchange's."""
+    """All jobs of one daemon. Call `start` with the listener, `start_trading` after the first reconciliation."""
 
     def __init__(
         self,
@@ -52,25 +47,25 @@ class Jobs:
         settings: Settings,
         data_dir: Path,
         certificate_file: str,
-        exchange: OrderlyExchange,
-        follower: Follower,
-        recovery: Recovery,
-        guard: Guard,
+        exchange: Exchange,
+        tracker: OrderTracker,
+        reconciler: Reconciler,
+        stop_guard: StopLossGuard,
         equity: EquityWatch,
         database: Database,
         clock: Callable[[], datetime],
     ) -> None:
-        """`certificate_file`: what the listener serves, empty for plain HTTP."""
+        """`certificate_file`: the certificate the listener serves; empty for plain HTTP."""
         self._settings = settings
         self._exchange = exchange
-        self._follower = follower
-        self._recovery = recovery
-        self._guard = guard
+        self._tracker = tracker
+        self._reconciler = reconciler
+        self._stop_guard = stop_guard
         self._equity = equity
         self._database = database
         self._clock = clock
-        self._differences = Differences(database, exchange, clock)
-        self._runner = Runner(database)
+        self._discrepancies = Discrepancies(database, exchange, clock)
+        self._runner = JobRunner(database)
         self._conditions = Conditions(database, clock)
         self._add_watches(data_dir, certificate_file)
         self._add_daily(data_dir)
@@ -89,38 +84,40 @@ class Jobs:
         disk = DiskWatch(conditions, places, least_mb=settings.store.warn_free_mb)
         expiry = ExpiryWatch(
             conditions,
-            self._own_key,
+            self._exchange.own_key,
             certificate_file=certificate_file,
             public_url=settings.server.public_url,
             soon=timedelta(days=settings.notify.expiry_days),
             clock=self._clock,
         )
-        watch_s = min(_WATCH_EVERY_S, settings.notify.down_after_s / 2)
+        watch_s = min(_CONNECTION_EVERY_S, settings.notify.down_after_s / 2)
         for job in (
-            Job(name="connection", run=connection.look, every_s=watch_s),
-            Job(name="heartbeat", run=expected.look, every_s=_LOOK_EVERY_S),
-            Job(name="disk", run=disk.look, every_s=_DISK_EVERY_S, at_once=True),
-            Job(name="expiry", run=expiry.look, every_s=_EXPIRY_EVERY_S, at_once=True),
-            Job(name="limits", run=self._roll_over, every_s=_LOOK_EVERY_S, at_once=True),
+            Job(name="connection", run=connection.run, every_s=watch_s),
+            Job(name="heartbeat", run=expected.run, every_s=_CHECK_EVERY_S),
+            Job(name="disk", run=disk.run, every_s=_DISK_EVERY_S, at_once=True),
+            Job(name="expiry", run=expiry.run, every_s=_EXPIRY_EVERY_S, at_once=True),
+            Job(name="limits", run=self._end_expired_limits, every_s=_CHECK_EVERY_S, at_once=True),
         ):
             self._runner.add(job)
 
     def _add_daily(self, data_dir: Path) -> None:
         settings = self._settings
         summary = DailySummary(self._database, self._clock)
-        retention = Retention(self._database, self._clock, keep_days=settings.store.keep_payloads_days)
+        retention = PayloadRetention(self._database, self._clock, keep_days=settings.store.keep_payloads_days)
         self._runner.add(Job(name="summary", run=summary.run, daily_at=settings.notify.summary_at))
-        self._runner.add(Job(name="retention", run=retention.run, daily_at=_RETENTION_AT, longest_s=_LONG_S))
+        self._runner.add(Job(name="retention", run=retention.run, daily_at=_RETENTION_AT, timeout_s=_DAILY_TIMEOUT_S))
         if settings.backup.nightly:
             nightly = NightlyBackup(settings.backup, data_dir, self._clock)
-            self._runner.add(Job(name="backup", run=nightly.run, daily_at=settings.backup.at, longest_s=_LONG_S))
+            self._runner.add(
+                Job(name="backup", run=nightly.run, daily_at=settings.backup.at, timeout_s=_DAILY_TIMEOUT_S)
+            )
 
     def start(self) -> None:
-        """Everything that watches and tidies; a bridge that cannot reach its exchange tells so."""
+        """Start the checks and daily jobs, which also run while the exchange cannot be reached."""
         self._runner.start()
 
     def start_trading(self) -> None:
-        """What keeps the account's picture true, on top."""
+        """Add the jobs that keep the account state current."""
         settings = self._settings
         unprotected = UnprotectedPositions(
             self._database,
@@ -131,37 +128,33 @@ class Jobs:
         )
         for job in (
             Job(name="reconcile", run=self._reconcile, every_s=settings.queue.reconcile_every_s),
-            Job(name="equity", run=self._equity.look, every_s=MARK_EVERY_S, at_once=True),
+            Job(name="equity", run=self._equity.run, every_s=MARK_EVERY_S, at_once=True),
             Job(name="positions", run=self._save_positions, every_s=settings.exchange.refresh_s),
-            Job(name="protection", run=unprotected.look, every_s=_LOOK_EVERY_S),
+            Job(name="protection", run=unprotected.run, every_s=_CHECK_EVERY_S),
         ):
             self._runner.add(job)
         self._runner.plan()
 
     async def run_now(self, name: str) -> None:
-        """Run a job outside its time; nothing it raises comes back. Raises KeyError for one that is not on the timetable."""
+        """Run a job now; its own errors are recorded, not raised. Raises KeyError for an unknown job."""
         await self._runner.run_now(name)
 
     def stop(self) -> None:
-        """Cut whatever runs: every job is safe to cut anywhere."""
+        """Cancel running jobs; each is safe to cancel anywhere."""
         self._runner.stop()
 
     async def _reconcile(self) -> None:
-        await self._differences.around(self._recovery.reconcile)
-        self._guard.wake()
+        await self._discrepancies.around(self._reconciler.reconcile)
+        self._stop_guard.wake()
 
     async def _save_positions(self) -> None:
         snapshot = self._exchange.snapshot
         if snapshot is not None:
-            await self._follower.save_positions(snapshot)
+            await self._tracker.save_positions(snapshot)
 
-    async def _roll_over(self) -> None:
-        """Days' limits count anew by themselves at midnight; what they had closed is told to be open again."""
+    async def _end_expired_limits(self) -> None:
+        """Daily limits reset at midnight by themselves; publish that the entries they had stopped are allowed again."""
         now = self._clock()
-        if await self._database.read(store_settings.has_something_over, now=now):
-            for scope in await self._database.write(store_settings.end_what_is_over, now=now):
+        if await self._database.read(store_settings.has_elapsed_stop, now=now):
+            for scope in await self._database.write(store_settings.resume_elapsed, now=now):
                 log.info("limit_over", scope=scope)
-
-    async def _own_key(self) -> KeyInfo | None:
-        signer = self._exchange.signer
-        return await self._exchange.market.key(signer.account_id, signer.orderly_key)

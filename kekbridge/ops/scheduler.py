@@ -1,6 +1,6 @@
-"""Runs jobs by the clock, one run of each at a time: a failing or hanging one is counted, noted and told, and stops no other.
+"""Job runner: run each job on schedule, one run at a time, and record every run. A failing or hanging job stops no other.
 
-APScheduler keeps the time; what a stopped daemon missed of the daily jobs is caught up at the start. Knows no job by name.
+APScheduler keeps the time; daily jobs missed while no daemon ran are run at the next start. Knows no job by name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from kekbridge.errors import KekbridgeError, StoreUnavailable
 from kekbridge.log import get_logger
-from kekbridge.store import job_runs as jobruns
+from kekbridge.store import job_runs
 from kekbridge.store.database import Database
 from kekbridge.store.job_runs import JobRun
 
@@ -30,27 +30,30 @@ _CATCH_UP: Final = "catch up"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Something to do every `every_s` seconds, or once a day at `daily_at` (`HH:MM`, UTC). Each run may take `longest_s`.
+    """One scheduled job: periodic (`every_s`) or daily (`daily_at`)."""
 
-    `at_once`: the first run is now, not one interval away.
-    """
-
+    #: Name shown by `kekbridge jobs`.
     name: str
+    #: One run.
     run: Callable[[], Awaitable[None]]
+    #: Interval in seconds, if not daily.
     every_s: float = 0.0
+    #: Time of day, `HH:MM` UTC, if daily.
     daily_at: str = ""
+    #: Run at the start too, not only after the first interval.
     at_once: bool = False
-    longest_s: float = 300.0
+    #: Timeout of one run in seconds.
+    timeout_s: float = 300.0
 
     def last_due(self, now: datetime) -> datetime:
-        """When a daily job should last have run, as of now."""
+        """The latest scheduled time of a daily job up to now."""
         hour, minute = self.daily_at.split(":")
         today = now.replace(hour=int(hour), minute=int(minute), second=0, microsecond=0)
         return today if today <= now else today - _DAY
 
 
-class Runner:
-    """The clockwork. Jobs may be added before and after `start`, which needs a running loop."""
+class JobRunner:
+    """Runs jobs on schedule. Jobs may be added before and after `start`, which needs a running loop."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -61,10 +64,10 @@ class Runner:
             # The default grace of one second silently drops the ticks of a busy loop (APScheduler 3.11).
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
-        self._scheduler.add_listener(_on_trouble, EVENT_JOB_ERROR | EVENT_JOB_MISSED)
+        self._scheduler.add_listener(_log_not_run, EVENT_JOB_ERROR | EVENT_JOB_MISSED)
 
     def add(self, job: Job) -> None:
-        """Put a job on the timetable."""
+        """Schedule a job."""
 
         async def run() -> None:
             await self._run(job)
@@ -80,77 +83,80 @@ class Runner:
         self._jobs[job.name] = job
 
     def start(self) -> None:
+        """Start the schedule and run missed daily jobs."""
         self._scheduler.start()
         self.plan()
 
     def plan(self) -> None:
-        """Note the timetable and run what was missed; call it once more when jobs were added after the start."""
-        # Another job once there are more: APScheduler skips one that is still running, and they would not be in the timetable.
+        """Store the schedule and run missed daily jobs. Call again after adding jobs to a started runner."""
+        # A new name when there are more jobs: APScheduler skips a job that is still running, and their schedule would not be stored.
         name = f"{_CATCH_UP} {len(self._jobs)} jobs"
         self._scheduler.add_job(
             self._catch_up, "date", run_date=datetime.now(UTC), id=name, name=name, replace_existing=True
         )
 
     async def run_now(self, name: str) -> None:
-        """Run a job outside its time and return when it is done; counted like every other run. Raises KeyError."""
+        """Run a job now and wait for it; recorded like every other run. Raises KeyError for an unknown job."""
         await self._run(self._jobs[name])
 
     def stop(self) -> None:
-        """Cut whatever runs: every job is safe to cut anywhere."""
+        """Cancel running jobs; each is safe to cancel anywhere."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
 
     async def _run(self, job: Job) -> None:
-        """One run and its record. This is the job runner's edge: nothing that a job raises goes further."""
+        """Run a job once and record the run. No exception of a job goes beyond this."""
         began = asyncio.get_running_loop().time()
         error: str | None = None
         try:
-            async with asyncio.timeout(job.longest_s):
+            async with asyncio.timeout(job.timeout_s):
                 await job.run()
-        except KekbridgeError as trouble:
-            error = trouble.message
-            log.warning("job_postponed", job=job.name, code=trouble.code, error=error)
+        except KekbridgeError as exception:
+            error = exception.message
+            log.warning("job_postponed", job=job.name, code=exception.code, error=error)
         except TimeoutError:
-            error = f"not finished after {job.longest_s:g} s"
+            error = f"not finished after {job.timeout_s:g} s"
             log.error("job_cut", job=job.name, error=error)
-        except Exception as trouble:
-            error = f"{type(trouble).__name__}: {trouble}"
+        except Exception as exception:
+            error = f"{type(exception).__name__}: {exception}"
             log.exception("job_failed", job=job.name)
-        await self._note(job, error, round((asyncio.get_running_loop().time() - began) * 1000))
+        await self._record(job, error, round((asyncio.get_running_loop().time() - began) * 1000))
 
-    async def _note(self, job: Job, error: str | None, took_ms: int) -> None:
+    async def _record(self, job: Job, error: str | None, took_ms: int) -> None:
         now = datetime.now(UTC)
         if error is not None and job.daily_at:
             self._advance(job, now + _RETRY_DAILY)
         is_rare = bool(job.daily_at) or job.every_s >= _RARE_S
         try:
             await self._database.write(
-                jobruns.record,
+                job_runs.record_run,
                 job.name,
                 error=error,
                 took_ms=took_ms,
                 next_at=self._next_at(job.name),
                 now=now,
-                told_after=1 if is_rare else 3,
+                report_after=1 if is_rare else 3,
             )
-        except StoreUnavailable as trouble:
-            log.warning("job_run_not_noted", job=job.name, error=trouble.message)
+        except StoreUnavailable as exception:
+            log.warning("job_run_not_noted", job=job.name, error=exception.message)
 
     async def _catch_up(self) -> None:
-        """Daily jobs that were due while no daemon ran, or that failed last time, run now; then the timetable is noted."""
+        """Run daily jobs that were due while no daemon ran or whose last run failed, then store the schedule."""
         now = datetime.now(UTC)
         try:
-            known = {run.name: run for run in await self._database.read(jobruns.list_runs)}
-            for name in self._jobs.keys() - self._caught_up:  # one that is being caught up is not late once more
+            known = {run.name: run for run in await self._database.read(job_runs.list_runs)}
+            for name in self._jobs.keys() - self._caught_up:  # each is caught up once
                 self._caught_up.add(name)
                 if self._jobs[name].daily_at and _is_overdue(self._jobs[name], known.get(name), now):
                     self._advance(self._jobs[name], now)
-            await self._database.write(jobruns.plan, {name: self._next_at(name) for name in self._jobs}, now=now)
-        except StoreUnavailable as trouble:
-            log.warning("timetable_not_noted", error=trouble.message)
+            await self._database.write(
+                job_runs.save_schedule, {name: self._next_at(name) for name in self._jobs}, now=now
+            )
+        except StoreUnavailable as exception:
+            log.warning("timetable_not_noted", error=exception.message)
 
     def _advance(self, job: Job, moment: datetime) -> None:
-        """Let a job run at `moment` if it would run later only."""
+        """Move a job's next run forward to `moment` if it is later."""
         due = self._next_at(job.name)
         if due is not None and due > moment:
             self._scheduler.modify_job(job.name, next_run_time=moment)
@@ -162,13 +168,13 @@ class Runner:
 
 
 def _is_overdue(job: Job, known: JobRun | None, now: datetime) -> bool:
-    """A job that was never known is new, not late."""
+    """True if a daily job missed a run. A job without a record is new, not overdue."""
     if known is None:
         return False
     return known.failures > 0 or job.last_due(now) > max(known.last_at or known.since, known.since)
 
 
-def _on_trouble(event: JobExecutionEvent) -> None:
-    """What APScheduler itself could not run."""
-    trouble: Any = getattr(event, "exception", None)
-    log.error("job_not_run", job=event.job_id, error=str(trouble) if trouble else "missed")
+def _log_not_run(event: JobExecutionEvent) -> None:
+    """Log a run that APScheduler itself missed or failed to start."""
+    exception: Any = getattr(event, "exception", None)
+    log.error("job_not_run", job=event.job_id, error=str(exception) if exception else "missed")

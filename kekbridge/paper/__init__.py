@@ -1,4 +1,4 @@
-"""An Orderly-compatible exchange to practise on: same paths, signatures, rules and streams, over loopback.
+"""Paper exchange: an Orderly-compatible exchange with play money, with the same paths, signatures, rules and streams.
 
-It imports nothing from the client that is tested against it; `server.PaperExchange` is the way in.
+Start it with `server.PaperExchange`. It imports nothing from the client that is tested against it.
 """

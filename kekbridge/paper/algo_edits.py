@@ -1,4 +1,7 @@
-"""Edits of algo orders: new triggers, prices, quantities, legs switched off (orderly-api.md section 7)."""
+"""Edits of algo orders: new triggers, prices and quantities, exits activated or deactivated.
+
+See docs/internals/orderly.md, section 7.
+"""
 
 from __future__ import annotations
 
@@ -7,120 +10,121 @@ from decimal import Decimal
 from typing import Any
 
 from kekbridge.paper import filters
-from kekbridge.paper.algo_orders import Algos
-from kekbridge.paper.codec import Refusal, flag, integer
+from kekbridge.paper.algo_orders import AlgoOrders
+from kekbridge.paper.algo_requests import EXIT_PAIRS, LEAVES
+from kekbridge.paper.codec import ApiError, parse_flag, parse_integer
 from kekbridge.paper.matching import EDIT_DELAY_MS
-from kekbridge.paper.models import Algo
-from kekbridge.paper.requests import EXIT_PAIRS, LEAVES, positive
+from kekbridge.paper.models import AlgoNode
+from kekbridge.paper.requests import parse_positive
 
 Change = Callable[[], None]
 
 
 class AlgoEdits:
-    """Checks an edit at once and applies it a moment later (EDIT_SENT)."""
+    """Checks edits at once and applies them a moment later (EDIT_SENT)."""
 
-    def __init__(self, algos: Algos) -> None:
-        self.algos = algos
-        self.engine = algos.engine
+    def __init__(self, algo_orders: AlgoOrders) -> None:
+        self.algo_orders = algo_orders
+        self.state = algo_orders.state
 
-    def request(self, node: Algo, body: Mapping[str, Any]) -> None:
-        """Check and schedule the edit of a tree; Refusal when any part of it is not allowed."""
+    def request_edit(self, node: AlgoNode, body: Mapping[str, Any]) -> None:
+        """Check and schedule the edit of a tree; ApiError -1005, -1006, -1103 or -1104 if any part is not allowed."""
         changes: list[Change] = []
-        self._collect(node, body, changes)
-        sizes = self._sizes(body)
-        if len(set(sizes)) > 1:
-            raise Refusal(-1005, "Both children must be sent with the same quantity.")
+        self._collect_changes(node, body, changes)
+        quantities = self._quantities(body)
+        if len(set(quantities)) > 1:
+            raise ApiError(-1005, "Both children must be sent with the same quantity.")
         if not changes:
-            raise Refusal(-1005, "Nothing to edit was given.")
+            raise ApiError(-1005, "Nothing to edit was given.")
 
         def apply() -> None:
-            with self.engine.transaction():
-                if not self.algos.is_alive(node):
+            with self.state.transaction():
+                if not self.algo_orders.is_tree_open(node):
                     return
                 for change in changes:
                     change()
-                self.engine.algo_event(
+                self.state.record_algo_event(
                     "order_edited",
                     node,
                     client_order_id=node.client_order_id,
                     trigger_price=node.trigger_price,
                     quantity=node.quantity,
                 )
-                self.algos.report(node)
-                # A trigger that the edit moved behind the mark fires now.
-                self.algos.on_mark(node.symbol)
+                self.algo_orders.report(node)
+                # A trigger that the edit moved beyond the mark price fires now.
+                self.algo_orders.on_mark(node.symbol)
 
-        self.engine.later(EDIT_DELAY_MS, apply)
+        self.state.schedule(EDIT_DELAY_MS, apply)
 
-    def _sizes(self, body: Mapping[str, Any]) -> list[Decimal]:
+    def _quantities(self, body: Mapping[str, Any]) -> list[Decimal]:
         found: list[Decimal] = []
         for child in body.get("child_orders") or []:
-            size = positive(child.get("quantity"), "quantity")
-            if size is not None:
-                found.append(size)
-            found.extend(self._sizes(child))
+            quantity = parse_positive(child.get("quantity"), "quantity")
+            if quantity is not None:
+                found.append(quantity)
+            found.extend(self._quantities(child))
         return found
 
-    def _collect(self, node: Algo, body: Mapping[str, Any], changes: list[Change]) -> None:
-        instrument = self.engine.instruments[node.symbol]
+    def _collect_changes(self, node: AlgoNode, body: Mapping[str, Any], changes: list[Change]) -> None:
+        instrument = self.state.instruments[node.symbol]
         if node.is_triggered and node.algo_type not in ("BRACKET",):
-            raise Refusal(-1006, "The algo order is triggered already.")
+            raise ApiError(-1006, "The algo order is triggered already.")
         for name in ("trigger_price", "price", "quantity", "activated_price", "callback_rate", "callback_value"):
-            value = positive(body.get(name), name)
+            value = parse_positive(body.get(name), name)
             if value is None:
                 continue
             if name in ("trigger_price", "price"):
                 filters.check_price(instrument, value, name)
             elif name == "quantity":
                 filters.check_size(instrument, value, name)
-            changes.append(lambda name=name, value=value: self._set(node, name, value))  # type: ignore[misc]
+            changes.append(lambda name=name, value=value: self._set_value(node, name, value))  # type: ignore[misc]
         if "is_activated" in body and node.algo_type in LEAVES | EXIT_PAIRS:
-            active = flag(body["is_activated"], "is_activated")
-            changes.append(lambda: self._switch(node, on=active))
+            active = parse_flag(body["is_activated"], "is_activated")
+            changes.append(lambda: self._set_activated(node, on=active))
         children = body.get("child_orders") or []
         if not isinstance(children, list):
-            raise Refusal(-1005, "child_orders must be a list.")
+            raise ApiError(-1005, "child_orders must be a list.")
         for child in children:
             if not isinstance(child, Mapping):
-                raise Refusal(-1005, "Each child order must be an object.")
-            child_id = integer(child.get("order_id"), "order_id")
-            found = self.engine.algos.get(child_id or 0)
+                raise ApiError(-1005, "Each child order must be an object.")
+            child_id = parse_integer(child.get("order_id"), "order_id")
+            found = self.state.algos.get(child_id or 0)
             if found is None or found.root_id != node.root_id:
-                raise Refusal(-1006, f"child order {child_id} does not belong to this algo order.")
-            self._collect(found, child, changes)
+                raise ApiError(-1006, f"child order {child_id} does not belong to this algo order.")
+            self._collect_changes(found, child, changes)
 
-    def _set(self, node: Algo, name: str, value: Decimal) -> None:
+    def _set_value(self, node: AlgoNode, name: str, value: Decimal) -> None:
         setattr(node, name, value)
-        node.updated = self.engine.clock()
-        self.engine.touch(node)
-        parent = self.engine.algos.get(node.parent_id)
+        node.updated = self.state.clock()
+        self.state.save(node)
+        parent = self.state.algos.get(node.parent_id)
         if name == "quantity":
-            for other in self.algos.tree(node)[1:]:
+            for other in self.algo_orders.tree(node)[1:]:
                 other.quantity = value
-                self.engine.touch(other)
+                self.state.save(other)
             if parent is not None and parent.algo_type == "TP_SL":
                 parent.quantity = value
-                self.engine.touch(parent)
+                self.state.save(parent)
         if name == "trigger_price" and node.algo_type in LEAVES and parent is not None:
-            # A leg that did not exist comes to life with its first trigger, unless the entry is still awaited.
+            # An exit that was not given at first is activated by its first trigger, unless the entry is unfilled.
             node.is_activated = parent.is_activated
-            siblings = self.engine.children[parent.algo_order_id]
+            siblings = self.state.children[parent.algo_order_id]
             node.type = node.type or next((leaf.type for leaf in siblings if leaf.type), "MARKET")
         if node.algo_type == "BRACKET" and name in ("price", "quantity"):
             self._edit_entry(node)
 
-    def _edit_entry(self, root: Algo) -> None:
-        entry = self.engine.open_orders.get(root.plain_id)
+    def _edit_entry(self, root: AlgoNode) -> None:
+        entry = self.state.open_orders.get(root.plain_id)
         if entry is not None and entry.price is not None:
-            self.algos.trading.request_edit(entry, root.price, root.quantity)
+            self.algo_orders.matching.request_edit(entry, root.price, root.quantity)
 
-    def _switch(self, node: Algo, *, on: bool) -> None:
-        for one in self.algos.tree(node):
+    def _set_activated(self, node: AlgoNode, *, on: bool) -> None:
+        for one in self.algo_orders.tree(node):
             one.is_activated = on
-            one.updated = self.engine.clock()
-            self.engine.touch(one)
-        parent = self.engine.algos.get(node.parent_id)
+            one.updated = self.state.clock()
+            self.state.save(one)
+        parent = self.state.algos.get(node.parent_id)
         if parent is None or on:
             return
-        if not any(leaf.is_activated for leaf in self.engine.children[parent.algo_order_id]):
-            self.algos.end_tree(parent, "both legs are switched off")
+        if not any(leaf.is_activated for leaf in self.state.children[parent.algo_order_id]):
+            self.algo_orders.cancel_tree(parent, "both legs are switched off")

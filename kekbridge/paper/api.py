@@ -1,6 +1,6 @@
-"""The way of a REST request: read, faults, signature, rate limit, handler, faults, answer.
+"""REST requests: read, verify the signature, apply rate limit and faults, run the handler, respond.
 
-Handlers are plain functions over a `Call`; they never await, so a request changes the exchange in one step.
+Handlers are functions of a `Call`. They never await, so that a request changes the exchange in one step.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from kekbridge.paper.auth import Gate
-from kekbridge.paper.codec import Refusal, decode_object, failure, integer, success
-from kekbridge.paper.exchange import Venue
+from kekbridge.paper.auth import SignatureVerifier
+from kekbridge.paper.codec import ApiError, decode_object, failure, parse_integer, success
+from kekbridge.paper.exchange import SimulatedExchange
 from kekbridge.paper.faults import Faults
-from kekbridge.paper.models import Key
-from kekbridge.paper.rate_limits import TEN_PER_SECOND, Limit, Limiter
+from kekbridge.paper.models import ApiKey
+from kekbridge.paper.rate_limits import TEN_PER_SECOND, Limit, RequestLimiter
 
 MAX_BODY: Final = 1 << 20
 _BODY_TIMEOUT_S: Final = 10.0
@@ -28,26 +28,34 @@ _HTML: Final = "<html><head><title>403 Forbidden</title></head><body><h1>403 For
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, already read and authenticated."""
+    """One request, read and authenticated, as its handler sees it."""
 
-    venue: Venue
+    #: The exchange.
+    exchange: SimulatedExchange
+    #: Query string.
     query: Mapping[str, str]
+    #: Variable parts of the path.
     path: Mapping[str, str]
+    #: JSON body of a POST or PUT; empty otherwise.
     body: dict[str, Any]
-    key: Key | None
+    #: Key that signed the request; None for public endpoints.
+    key: ApiKey | None
+    #: Time of arrival, ms.
     now: int
+    #: IP address of the client.
     peer: str
-    limiter: Limiter
+    #: Rate limiter, for handlers that count a request more than once.
+    limiter: RequestLimiter
 
-    def int_of(self, name: str) -> int | None:
-        """A whole number of the query."""
-        return integer(self.query.get(name), name)
+    def query_int(self, name: str) -> int | None:
+        """Return a whole number of the query string, None if not given; ApiError -1005 otherwise."""
+        return parse_integer(self.query.get(name), name)
 
     def paging(self, default: int = 25, most: int = 500) -> tuple[int, int]:
-        """(page, size) of the query; Refusal -1005 when out of range."""
-        number, size = self.int_of("page") or 1, self.int_of("size") or default
+        """Return (page, size) of the query string; ApiError -1005 if out of range. `most` is the largest size."""
+        number, size = self.query_int("page") or 1, self.query_int("size") or default
         if number < 1 or not 1 <= size <= most:
-            raise Refusal(-1005, f"page must be at least 1 and size between 1 and {most}.")
+            raise ApiError(-1005, f"page must be at least 1 and size between 1 and {most}.")
         return number, size
 
 
@@ -55,33 +63,39 @@ Handler = Callable[[Call], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """One endpoint. `scope` None means public; `creates` names what a create request makes, for the journal."""
+class ApiRoute:
+    """One endpoint."""
 
+    #: HTTP method.
     method: str
+    #: Path, with {names} of variable parts.
     path: str
+    #: Function that returns the data of the response.
     handler: Handler
+    #: Scope that the key needs; None: public, unsigned.
     scope: str | None = None
+    #: Rate limit.
     limit: Limit = TEN_PER_SECOND
+    #: What it creates, for the journal: order, batch or algo; None: nothing.
     creates: str | None = None
+    #: Whether the handler returns the whole response text (UDF endpoints).
     raw: bool = False
-    """The handler's value is the whole answer, not wrapped (UDF endpoints)."""
 
 
-class Api:
-    """Serves routes of one venue."""
+class RestApi:
+    """Serves the REST endpoints of one exchange."""
 
-    def __init__(self, venue: Venue, gate: Gate, limiter: Limiter) -> None:
-        self.venue = venue
-        self.gate = gate
+    def __init__(self, exchange: SimulatedExchange, verifier: SignatureVerifier, limiter: RequestLimiter) -> None:
+        self.exchange = exchange
+        self.verifier = verifier
         self.limiter = limiter
 
-    def mount(self, app: web.Application, routes: Iterable[Route]) -> None:
-        """Add routes to an application."""
+    def mount(self, app: web.Application, routes: Iterable[ApiRoute]) -> None:
+        """Add endpoints to an application."""
         for route in routes:
             app.router.add_route(route.method, route.path, self._endpoint(route))
 
-    def _endpoint(self, route: Route) -> Callable[[web.Request], Any]:
+    def _endpoint(self, route: ApiRoute) -> Callable[[web.Request], Any]:
         async def endpoint(request: web.Request) -> web.StreamResponse:
             return await self._serve(request, route)
 
@@ -90,103 +104,55 @@ class Api:
     @property
     def faults(self) -> Faults:
         """The armed faults."""
-        return self.venue.faults
+        return self.exchange.faults
 
-    # --- the way of a request ------------------------------------------------------------------------------
+    # --- request handling ---------------------------------------------------------------------------------
 
-    async def _serve(self, request: web.Request, route: Route) -> web.StreamResponse:
+    async def _serve(self, request: web.Request, route: ApiRoute) -> web.StreamResponse:
         method, path = request.method, request.path
-        if self.faults.take("reset_before", method=method, path=path):
-            return _drop(request)
+        if self.faults.hit("reset_before", method=method, path=path):
+            return _abort(request)
         body = await _read(request)
-        if fault := self.faults.take("delay", method=method, path=path, when="before"):
+        if fault := self.faults.hit("delay", method=method, path=path, when="before"):
             await asyncio.sleep(fault.delay_ms / 1000)
-        status, text = self._answer(request, route, body)
-        if fault := self.faults.take("delay", method=method, path=path, when="after"):
+        status, text = self._respond(request, route, body)
+        if fault := self.faults.hit("delay", method=method, path=path, when="after"):
             await asyncio.sleep(fault.delay_ms / 1000)
-        if self.faults.take("lose_answer", method=method, path=path):
-            return _drop(request)
-        if self.faults.take("reset_inside", method=method, path=path):
-            return await _half(request, text)
+        if self.faults.hit("lose_answer", method=method, path=path):
+            return _abort(request)
+        if self.faults.hit("reset_inside", method=method, path=path):
+            return await _send_half(request, text)
         kind = "text/html" if text is _HTML else _JSON
         return web.Response(status=status, text=text, content_type=kind)
 
-    def _answer(self, request: web.Request, route: Route, body: bytes) -> tuple[int, str]:
+    def _respond(self, request: web.Request, route: ApiRoute, body: bytes) -> tuple[int, str]:
         method, path = request.method, request.path
-        engine = self.venue.engine
-        now = engine.clock()
+        state = self.exchange.state
+        now = state.clock()
         try:
-            with engine.transaction():
+            with state.transaction():
                 data = self._handle(request, route, body, now)
-            if fault := self.faults.take("server_error", method=method, path=path, when="after"):
-                raise Refusal(fault.code, fault.message, status=fault.status or 500)
-            if self.faults.take("html", method=method, path=path, when="after"):
+            if fault := self.faults.hit("server_error", method=method, path=path, when="after"):
+                raise ApiError(fault.code, fault.message, status=fault.status or 500)
+            if self.faults.hit("html", method=method, path=path, when="after"):
                 return 403, _HTML
-        except Refusal as refusal:
-            if refusal.status == 403:
+        except ApiError as error:
+            if error.status == 403:
                 return 403, _HTML
-            return refusal.status, failure(refusal, now)
+            return error.status, failure(error, now)
         if route.raw:
             return 200, str(data)
-        return 200, success(data, engine.clock())
+        return 200, success(data, state.clock())
 
-    def _handle(self, request: web.Request, route: Route, body: bytes, now: int) -> object:
+    def _handle(self, request: web.Request, route: ApiRoute, body: bytes, now: int) -> object:
         method, path = request.method, request.path
         key = None
         if route.scope is not None:
-            if self.faults.take("key_revoked", method=method, path=path):
-                raise Refusal(-1002, "The key is not registered for this account.")
-            key = self.gate.check_request(request.headers, method, request.raw_path, body, route.scope)
-        call = self._call(request, key, now)
-        if route.creates is None:
-            self._interfere(route, method, path, None)
-            self.limiter.check(f"{key.orderly_key if key else 'ip'} {method} {route.path}", route.limit, now)
-            _fill_body(call, request, body)
-            return route.handler(call)
-        return self._create(call, route, request, body)
-
-    def _create(self, call: Call, route: Route, request: web.Request, body: bytes) -> object:
-        """A create request: journalled as received before anything can refuse it."""
-        method, path, engine = request.method, request.path, self.venue.engine
-        # Readable or not, the journal must show that a signed create arrived.
-        with contextlib.suppress(Refusal):
-            call.body.update(decode_object(body))
-        orders = _orders_of(call.body)
-        for order in orders:
-            engine.event("order_received", **_told(order, route.creates))
-        try:
-            _check_age(request, call.now)
-            self._interfere(route, method, path, call.body.get("algo_type"))
-            assert call.key is not None  # noqa: S101  create routes are signed
-            bucket = f"{call.key.orderly_key} {method} {route.path}"
-            self.limiter.check(bucket, route.limit, call.now)
-            _fill_body(call, request, body)
-            return route.handler(call)
-        except Refusal as refusal:
-            for order in orders:
-                told = _told(order, route.creates)
-                engine.event("order_refused", code=refusal.code, message=refusal.message, **told)
-            raise
-
-    def _interfere(self, route: Route, method: str, path: str, algo_type: object) -> None:
-        """Faults that refuse a request before it is looked at."""
-        take = self.faults.take
-        if take("rate_limit", method=method, path=path):
-            raise Refusal(-1003, "Too many requests.")
-        if fault := take("server_error", method=method, path=path, when="before"):
-            raise Refusal(fault.code, fault.message, status=fault.status or 500)
-        if take("html", method=method, path=path, when="before"):
-            raise Refusal(-1000, "403 Forbidden", status=403)
-        if self.venue.maintenance() and (route.scope == "trading"):
-            raise Refusal(-1011, "The system is under maintenance.")
-        if route.creates is not None:
-            kind = str(algo_type) if algo_type else None
-            if fault := take("refuse", method=method, path=path, algo_type=kind):
-                raise Refusal(fault.code, fault.message, status=fault.status)
-
-    def _call(self, request: web.Request, key: Key | None, now: int) -> Call:
-        return Call(
-            venue=self.venue,
+            if self.faults.hit("key_revoked", method=method, path=path):
+                raise ApiError(-1002, "The key is not registered for this account.")
+            key = self.verifier.check_request(request.headers, method, request.raw_path, body, route.scope)
+        call = Call(
+            exchange=self.exchange,
             query=request.query,
             path=request.match_info,
             body={},
@@ -195,21 +161,66 @@ class Api:
             peer=request.remote or "",
             limiter=self.limiter,
         )
+        if route.creates is None:
+            self._apply_request_faults(route, method, path, None)
+            self.limiter.check(f"{key.orderly_key if key else 'ip'} {method} {route.path}", route.limit, now)
+            _fill_body(call, request, body)
+            return route.handler(call)
+        return self._create(call, route, request, body)
+
+    def _create(self, call: Call, route: ApiRoute, request: web.Request, body: bytes) -> object:
+        """Handle a create request, which is in the journal as received before any check can reject it."""
+        method, path, state = request.method, request.path, self.exchange.state
+        # The journal must show every signed create, also one with an invalid body.
+        with contextlib.suppress(ApiError):
+            call.body.update(decode_object(body))
+        orders = _orders_of(call.body)
+        for order in orders:
+            state.record_event("order_received", **_order_facts(order, route.creates))
+        try:
+            _check_age(request, call.now)
+            self._apply_request_faults(route, method, path, call.body.get("algo_type"))
+            assert call.key is not None  # noqa: S101  create routes are signed
+            bucket = f"{call.key.orderly_key} {method} {route.path}"
+            self.limiter.check(bucket, route.limit, call.now)
+            _fill_body(call, request, body)
+            return route.handler(call)
+        except ApiError as error:
+            for order in orders:
+                facts = _order_facts(order, route.creates)
+                state.record_event("order_refused", code=error.code, message=error.message, **facts)
+            raise
+
+    def _apply_request_faults(self, route: ApiRoute, method: str, path: str, algo_type: object) -> None:
+        """Raise the ApiError of faults that reject a request before it is checked."""
+        hit = self.faults.hit
+        if hit("rate_limit", method=method, path=path):
+            raise ApiError(-1003, "Too many requests.")
+        if fault := hit("server_error", method=method, path=path, when="before"):
+            raise ApiError(fault.code, fault.message, status=fault.status or 500)
+        if hit("html", method=method, path=path, when="before"):
+            raise ApiError(-1000, "403 Forbidden", status=403)
+        if self.exchange.in_maintenance() and (route.scope == "trading"):
+            raise ApiError(-1011, "The system is under maintenance.")
+        if route.creates is not None:
+            kind = str(algo_type) if algo_type else None
+            if fault := hit("refuse", method=method, path=path, algo_type=kind):
+                raise ApiError(fault.code, fault.message, status=fault.status)
 
 
 def _check_age(request: web.Request, now: int) -> None:
-    """`x-recv-window` on creates: how old, in ms, the request may be (orderly-api.md section 2)."""
-    window = integer(request.headers.get("x-recv-window"), "x-recv-window")
-    stamp = integer(request.headers.get("orderly-timestamp"), "orderly-timestamp")
+    """Reject a create older than its `x-recv-window` header in ms; ApiError -1005."""
+    window = parse_integer(request.headers.get("x-recv-window"), "x-recv-window")
+    stamp = parse_integer(request.headers.get("orderly-timestamp"), "orderly-timestamp")
     if window is not None and stamp is not None and now - stamp > window:
-        raise Refusal(-1005, f"The request is older than its x-recv-window of {window} ms.")
+        raise ApiError(-1005, f"The request is older than its x-recv-window of {window} ms.")
 
 
 def _fill_body(call: Call, request: web.Request, body: bytes) -> None:
     if request.method not in ("POST", "PUT"):
         return
     if body and request.content_type != _JSON:
-        raise Refusal(-1005, f"Content-Type is {request.content_type}; expected {_JSON}.")
+        raise ApiError(-1005, f"Content-Type is {request.content_type}; expected {_JSON}.")
     call.body.update(decode_object(body))
 
 
@@ -220,8 +231,8 @@ def _orders_of(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [body]
 
 
-def _told(order: Mapping[str, Any], creates: str | None) -> dict[str, object]:
-    """What a create request said, for the journal: as text, unchecked."""
+def _order_facts(order: Mapping[str, Any], creates: str | None) -> dict[str, object]:
+    """Return the fields of a create request for the journal, as unchecked text."""
 
     def text(*names: str) -> str | None:
         for name in names:
@@ -269,7 +280,7 @@ def _children(order: Mapping[str, Any]) -> list[dict[str, object]]:
     return found[:4]
 
 
-# --- bytes -------------------------------------------------------------------------------------------------
+# --- connection---------------------------------------------------------------------------------------------
 
 
 async def _read(request: web.Request) -> bytes:
@@ -282,15 +293,15 @@ async def _read(request: web.Request) -> bytes:
         raise web.HTTPBadRequest from None
 
 
-def _drop(request: web.Request) -> web.Response:
-    """Cut the connection without an answer."""
+def _abort(request: web.Request) -> web.Response:
+    """Cut the connection without a response."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=500)
 
 
-async def _half(request: web.Request, text: str) -> web.StreamResponse:
-    """Send half an answer, then cut the connection."""
+async def _send_half(request: web.Request, text: str) -> web.StreamResponse:
+    """Send half of a response, then cut the connection."""
     data = text.encode()
     response = web.StreamResponse(headers={"Content-Type": _JSON, "Content-Length": str(len(data))})
     with contextlib.suppress(ConnectionError):

@@ -1,7 +1,6 @@
-"""Bytes in, bytes out: exact JSON, numbers as clients really send them, and the two shapes of an answer.
+"""JSON and field values: exact encoding and decoding, lenient parsing of client input, success and error responses.
 
-Decimals are written as plain JSON numbers (never 1E-5, never through a float). Nothing here knows what an
-order is.
+Decimals are written as plain JSON numbers, never with an exponent and never through a float.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ from decimal import Decimal, InvalidOperation
 from json.encoder import encode_basestring_ascii
 from typing import Any, Final, NoReturn
 
+#: HTTP status by error code; every other code is a 400 (docs/internals/orderly.md, section 11).
 HTTP_STATUS: Final = {-1000: 500, -1001: 401, -1002: 401, -1003: 429, -1007: 409}
-"""HTTP status of an error code; every other code is a 400 (orderly-api.md section 11)."""
 
 _MAX_NUMBER_TEXT: Final = 64
 _MAX_EXPONENT: Final = 30
 _MAX_BRACKETS: Final = 500
 
 
-class Refusal(Exception):
-    """The exchange says no: a documented code and one sentence (orderly-api.md section 11)."""
+class ApiError(Exception):
+    """An error response: Orderly's code, one sentence, and the HTTP status (docs/internals/orderly.md, section 11)."""
 
     def __init__(self, code: int, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
@@ -30,8 +29,8 @@ class Refusal(Exception):
         self.status = status if status is not None else HTTP_STATUS.get(code, 400)
 
 
-def plain(value: Decimal) -> str:
-    """Decimal text without exponent and without trailing zeros."""
+def format_decimal(value: Decimal) -> str:
+    """Return a Decimal as text without exponent and trailing zeros."""
     text = format(value, "f")
     if "." in text:
         text = text.rstrip("0").rstrip(".")
@@ -39,7 +38,7 @@ def plain(value: Decimal) -> str:
 
 
 def encode(value: object) -> str:
-    """JSON text of plain Python values; Decimals become plain numbers."""
+    """Return plain Python values as JSON text; TypeError for other types."""
     parts: list[str] = []
     _write(value, parts.append)
     return "".join(parts)
@@ -57,7 +56,7 @@ def _write(value: object, put: Callable[[str], None]) -> None:
     elif isinstance(value, int):
         put(str(value))
     elif isinstance(value, Decimal):
-        put(plain(value))
+        put(format_decimal(value))
     elif isinstance(value, Mapping):
         put("{")
         for index, (key, item) in enumerate(value.items()):
@@ -81,9 +80,9 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Read JSON exactly; ValueError for anything else, also for what is nested beyond reason.
+    """Parse JSON with numbers as int and Decimal; ValueError for invalid JSON and for more than 500 brackets.
 
-    Brackets are counted first: the C parser recurses, and where the recursion limit was raised it would crash.
+    The C parser recurses, so deeply nested input could crash a process with a raised recursion limit.
     """
     left, curly = (b"[", b"{") if isinstance(text, bytes) else ("[", "{")
     if text.count(left) + text.count(curly) > _MAX_BRACKETS:  # type: ignore[arg-type]
@@ -92,46 +91,46 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def decode_object(body: bytes) -> dict[str, Any]:
-    """Read a JSON object exactly; Refusal -1005 when it is none."""
+    """Parse a request body, which must be a JSON object or empty; ApiError -1005 otherwise."""
     try:
         value = parse_json(body or b"{}")
     except ValueError as error:
-        raise Refusal(-1005, "The request body is not valid JSON.") from error
+        raise ApiError(-1005, "The request body is not valid JSON.") from error
     if not isinstance(value, dict):
-        raise Refusal(-1005, "The request body must be a JSON object.")
+        raise ApiError(-1005, "The request body must be a JSON object.")
     return value
 
 
-def number(raw: object, name: str) -> Decimal | None:
-    """A number as clients send it: JSON number, numeric text, exponent form; None and "" mean not given."""
+def parse_number(raw: object, name: str) -> Decimal | None:
+    """Return a number sent as JSON number or text; None if not given (None or ""); ApiError -1005 for anything else."""
     if raw is None or raw == "":
         return None
     if isinstance(raw, bool) or not isinstance(raw, int | Decimal | str):
-        raise Refusal(-1005, f"{name} must be a number.")
+        raise ApiError(-1005, f"{name} must be a number.")
     text = str(raw).strip()
     if len(text) > _MAX_NUMBER_TEXT or not text.isascii() or "_" in text:
-        raise Refusal(-1005, f"{name} must be a number.")
+        raise ApiError(-1005, f"{name} must be a number.")
     try:
         value = Decimal(text)
     except InvalidOperation as error:
-        raise Refusal(-1005, f"{name} must be a number.") from error
+        raise ApiError(-1005, f"{name} must be a number.") from error
     if not value.is_finite() or abs(value.adjusted()) > _MAX_EXPONENT:
-        raise Refusal(-1005, f"{name} must be a number of ordinary size.")
+        raise ApiError(-1005, f"{name} must be a number of ordinary size.")
     return value
 
 
-def integer(raw: object, name: str) -> int | None:
-    """A whole number (ids and times come as numbers or as text); None and "" mean not given."""
-    value = number(raw, name)
+def parse_integer(raw: object, name: str) -> int | None:
+    """Return a whole number sent as JSON number or text; None if not given; ApiError -1005 for anything else."""
+    value = parse_number(raw, name)
     if value is None:
         return None
     if value != value.to_integral_value():
-        raise Refusal(-1005, f"{name} must be a whole number.")
+        raise ApiError(-1005, f"{name} must be a whole number.")
     return int(value)
 
 
-def flag(raw: object, name: str) -> bool:
-    """A boolean as clients send it: true, "true", "True", "1"; absent means false."""
+def parse_flag(raw: object, name: str) -> bool:
+    """Return a boolean sent as true/false, text or 0/1; False if not given; ApiError -1005 for anything else."""
     if isinstance(raw, bool):
         return raw
     if raw is None or raw == "":
@@ -141,27 +140,27 @@ def flag(raw: object, name: str) -> bool:
         return True
     if text in ("false", "0"):
         return False
-    raise Refusal(-1005, f"{name} must be true or false.")
+    raise ApiError(-1005, f"{name} must be true or false.")
 
 
-def word(raw: object, name: str, allowed: frozenset[str] | None = None) -> str | None:
-    """A text value, upper-cased and checked when a set of words is given."""
+def parse_text(raw: object, name: str, allowed: frozenset[str] | None = None) -> str | None:
+    """Return text, None if not given. With `allowed`, upper-case it and raise ApiError -1005 for any other value."""
     if raw is None or raw == "":
         return None
     if not isinstance(raw, str):
-        raise Refusal(-1005, f"{name} must be text.")
+        raise ApiError(-1005, f"{name} must be text.")
     if allowed is None:
         return raw
     if raw.upper() not in allowed:
-        raise Refusal(-1005, f"{name} is {raw[:40]!r}; expected one of {', '.join(sorted(allowed))}.")
+        raise ApiError(-1005, f"{name} is {raw[:40]!r}; expected one of {', '.join(sorted(allowed))}.")
     return raw.upper()
 
 
 def success(data: object, now: int) -> str:
-    """The body of an accepted request."""
+    """Return the body of a successful response; `now` in ms."""
     return encode({"success": True, "timestamp": now, "data": data})
 
 
-def failure(refusal: Refusal, now: int) -> str:
-    """The body of a refused request; the timestamp is an extra that clients ignore."""
-    return encode({"success": False, "code": refusal.code, "message": refusal.message, "timestamp": now})
+def failure(error: ApiError, now: int) -> str:
+    """Return the body of an error response. Orderly sends no timestamp here; clients ignore it."""
+    return encode({"success": False, "code": error.code, "message": error.message, "timestamp": now})

@@ -1,6 +1,6 @@
-"""The unsigned `/paper/...` paths for tests and tinkering: prices, positions, faults, journal. Loopback only.
+"""Control API: unsigned `/paper/...` paths that set prices, positions and faults and show the journal. Loopback only.
 
-POST bodies are JSON objects; a bad one is a 400 with one line of JSON, and then nothing has changed.
+POST bodies are JSON objects; an invalid one gets a 400 with one line of JSON and changes nothing.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any
 
 from aiohttp import web
 
-from kekbridge.paper import responses as views
-from kekbridge.paper.codec import Refusal, decode_object, encode, flag, number
-from kekbridge.paper.exchange import Venue
-from kekbridge.paper.rate_limits import Limiter
+from kekbridge.paper import responses
+from kekbridge.paper.codec import ApiError, decode_object, encode, parse_flag, parse_number
+from kekbridge.paper.exchange import SimulatedExchange
+from kekbridge.paper.rate_limits import RequestLimiter
 
 Control = Callable[[Mapping[str, Any], Mapping[str, str]], object]
 
 
-class Controls:
-    """The control paths of one venue."""
+class ControlApi:
+    """Serves the control paths of one exchange."""
 
-    def __init__(self, venue: Venue, limiter: Limiter) -> None:
-        self.venue = venue
+    def __init__(self, exchange: SimulatedExchange, limiter: RequestLimiter) -> None:
+        self.exchange = exchange
         self.limiter = limiter
 
     def mount(self, app: web.Application) -> None:
@@ -41,8 +41,8 @@ class Controls:
             ("POST", "/paper/faults", self.faults),
             ("GET", "/paper/faults", self.armed),
             ("POST", "/paper/reset", self.reset),
-            ("GET", "/paper/journal", self.journal),
-            ("GET", "/paper/state", self.state),
+            ("GET", "/paper/journal", self.list_events),
+            ("GET", "/paper/state", self.show_state),
         ):
             app.router.add_route(method, path, self._endpoint(control))
 
@@ -50,14 +50,14 @@ class Controls:
         async def endpoint(request: web.Request) -> web.Response:
             try:
                 if not _is_loopback(request.remote):
-                    raise Refusal(-1002, "The control paths answer to this machine only.", status=403)
+                    raise ApiError(-1002, "The control paths accept requests from this machine only.", status=403)
                 body = decode_object(await request.read()) if request.method == "POST" else {}
-                with self.venue.engine.transaction():
-                    answer = control(body, request.query)
-            except Refusal as refusal:
-                told = {"success": False, "code": refusal.code, "error": refusal.message}
-                return web.Response(status=refusal.status, text=encode(told), content_type="application/json")
-            return web.Response(text=encode(answer), content_type="application/json")
+                with self.exchange.state.transaction():
+                    data = control(body, request.query)
+            except ApiError as error:
+                body = {"success": False, "code": error.code, "error": error.message}
+                return web.Response(status=error.status, text=encode(body), content_type="application/json")
+            return web.Response(text=encode(data), content_type="application/json")
 
         return endpoint
 
@@ -66,114 +66,116 @@ class Controls:
     def _numbers(self, body: Mapping[str, Any], *, above_zero: bool) -> dict[str, Decimal]:
         found: dict[str, Decimal] = {}
         for symbol, raw in body.items():
-            self.venue.engine.instrument(symbol)
-            value = number(raw, symbol)
+            self.exchange.state.instrument(symbol)
+            value = parse_number(raw, symbol)
             if value is None or (above_zero and value <= 0):
-                raise Refusal(-1005, f"{symbol} needs a number{' above 0' if above_zero else ''}.")
+                raise ApiError(-1005, f"{symbol} needs a number{' above 0' if above_zero else ''}.")
             found[symbol] = value
         return found
 
     def prices(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
-        """Set marks; they stick until reset. Triggers, matching and liquidation are done on answer."""
+        """Set mark prices by symbol until reset. Triggers, matching and liquidation are done before the response."""
         wanted = self._numbers(body, above_zero=True)
         for symbol, price in wanted.items():
-            self.venue.set_price(symbol, price, "override")
+            self.exchange.set_price(symbol, price, "override")
         return {symbol: str(price) for symbol, price in wanted.items()}
 
     def hints(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
-        """Prices that alerts told: used where nothing better is known. Answers with the marks in force."""
+        """Set prices that alerts contained where no better one is known; return the mark prices in force."""
         for symbol, price in self._numbers(body, above_zero=True).items():
-            self.venue.hint_price(symbol, price)
-        return {symbol: str(self.venue.engine.marks[symbol].price) for symbol in body}
+            self.exchange.hint_price(symbol, price)
+        return {symbol: str(self.exchange.state.marks[symbol].price) for symbol in body}
 
     def positions(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
-        """Set all positions at the current marks; what is not named becomes flat. Orders stay."""
+        """Set all positions at the mark prices: symbol -> signed quantity; others are closed. Orders stay."""
         wanted = self._numbers(body, above_zero=False)
-        self.venue.set_positions(wanted)
+        self.exchange.set_positions(wanted)
         return {symbol: str(quantity) for symbol, quantity in wanted.items()}
 
     # --- money ---------------------------------------------------------------------------------------------
 
     def funding(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
-        """Make a funding payment happen now: {"PERP_BTC_USDC": "0.0001"} (rate; positive: longs pay)."""
+        """Pay funding now: {"PERP_BTC_USDC": "0.0001"} (rate as a fraction; positive: longs pay)."""
         rates = self._numbers(body, above_zero=False)
-        now = self.venue.engine.clock()
+        now = self.exchange.state.clock()
         for symbol, rate in rates.items():
-            self.venue.clearing.pay_funding(symbol, rate, now)
-        self.venue.liquidation.check()
+            self.exchange.portfolio.pay_funding(symbol, rate, now)
+        self.exchange.liquidation.check()
         return {symbol: str(rate) for symbol, rate in rates.items()}
 
     def settle(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
-        """Settle unsettled PnL into the balance, of one `symbol` or of all."""
+        """Settle PnL to the balance, of one `symbol` or of all."""
         symbol = body.get("symbol")
         if symbol is not None:
-            self.venue.engine.instrument(str(symbol))
-        moved = self.venue.clearing.settle(symbol, self.venue.engine.clock())
+            self.exchange.state.instrument(str(symbol))
+        moved = self.exchange.portfolio.settle(symbol, self.exchange.state.clock())
         return {"settled_amount": str(moved)}
 
     def transfer(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
-        """A deposit, or with a negative amount a withdrawal, completed at once: {"amount": "5000"}."""
-        amount = number(body.get("amount"), "amount")
+        """Deposit USDC, or withdraw with a negative amount: {"amount": "5000"}."""
+        amount = parse_number(body.get("amount"), "amount")
         if not amount:
-            raise Refusal(-1005, "amount must be a number other than 0.")
-        moved = self.venue.clearing.transfer(amount, self.venue.engine.clock())
-        self.venue.liquidation.check()
+            raise ApiError(-1005, "amount must be a number other than 0.")
+        moved = self.exchange.portfolio.transfer(amount, self.exchange.state.clock())
+        self.exchange.liquidation.check()
         return moved
 
     # --- switches ------------------------------------------------------------------------------------------
 
     def limits(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
-        """Switch rate limits: {"enabled": false}."""
+        """Switch rate limits on or off: {"enabled": false}."""
         if "enabled" in body:
-            self.limiter.enabled = flag(body["enabled"], "enabled")
+            self.limiter.enabled = parse_flag(body["enabled"], "enabled")
         return {"enabled": self.limiter.enabled}
 
     def keys(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
         """Register or change a key: {"orderly_key", "scope", "expiration" (ms), "status"}."""
-        return self.venue.set_key(body)
+        return self.exchange.set_key(body)
 
     def faults(self, body: Mapping[str, Any], _: Mapping[str, str]) -> object:
-        """Arm faults; {} clears them (see `faults`)."""
-        self.venue.arm(body)
+        """Arm faults; {} clears them. See faults.py."""
+        self.exchange.arm_faults(body)
         return self.armed({}, {})
 
     def armed(self, _: Mapping[str, Any], __: Mapping[str, str]) -> object:
-        """What is armed."""
-        return {"faults": [fault.shown() for fault in self.venue.faults.armed]}
+        """List the armed faults."""
+        return {"faults": [fault.as_json() for fault in self.exchange.faults.armed]}
 
     def reset(self, _: Mapping[str, Any], __: Mapping[str, str]) -> object:
-        """Fresh account, empty journal, no faults; rate windows start anew."""
-        self.venue.reset()
-        self.limiter.forget()
+        """Start over with a fresh account, an empty journal, no faults and empty rate limit windows."""
+        self.exchange.reset()
+        self.limiter.reset()
         return {"reset": True}
 
-    # --- looking in ----------------------------------------------------------------------------------------
+    # --- inspection ----------------------------------------------------------------------------------------
 
-    def journal(self, _: Mapping[str, Any], query: Mapping[str, str]) -> object:
-        """Every event, oldest first; `?after=SEQ` gives the newer ones only."""
+    def list_events(self, _: Mapping[str, Any], query: Mapping[str, str]) -> object:
+        """List journal events, oldest first; `?after=SEQ` only newer ones."""
         after = query.get("after", "0")
         if not (after.isascii() and after.isdigit()):
-            raise Refusal(-1005, "after must be a sequence number.")
-        return self.venue.engine.ledger.journal(int(after))
+            raise ApiError(-1005, "after must be a sequence number.")
+        return self.exchange.state.journal.events(int(after))
 
-    def state(self, _: Mapping[str, Any], __: Mapping[str, str]) -> object:
-        """Marks, balance, positions, open orders; numbers as text."""
-        engine, clearing = self.venue.engine, self.venue.clearing
-        margin = clearing.margin()
+    def show_state(self, _: Mapping[str, Any], __: Mapping[str, str]) -> object:
+        """Show mark prices, balance, positions and open orders; numbers as text."""
+        state, portfolio = self.exchange.state, self.exchange.portfolio
+        margin = portfolio.margin()
         return _as_text(
             {
-                "marks": {s: engine.marks[s].price for s in engine.instruments},
-                "sources": {s: engine.marks[s].source for s in engine.instruments},
-                "balance": engine.account.balance,
+                "marks": {s: state.marks[s].price for s in state.instruments},
+                "sources": {s: state.marks[s].source for s in state.instruments},
+                "balance": state.account.balance,
                 "account_value": margin.account_value,
                 "free_collateral": margin.free,
-                "positions": {f"{p.symbol}": p.qty for p in engine.positions.values() if p.qty},
-                "position_rows": [views.position_view(clearing, p, margin) for p in views.visible_positions(clearing)],
-                "open_orders": [views.order_view(o) for o in engine.open_orders.values()],
+                "positions": {f"{p.symbol}": p.qty for p in state.positions.values() if p.qty},
+                "position_rows": [
+                    responses.position_json(portfolio, p, margin) for p in responses.visible_positions(portfolio)
+                ],
+                "open_orders": [responses.order_json(o) for o in state.open_orders.values()],
                 "open_algo_orders": [
-                    views.algo_view(engine, a)
-                    for a in engine.algos.values()
-                    if a.parent_id == 0 and self.venue.algos.is_alive(a)
+                    responses.algo_json(state, a)
+                    for a in state.algos.values()
+                    if a.parent_id == 0 and self.exchange.algo_orders.is_tree_open(a)
                 ],
             }
         )

@@ -1,26 +1,26 @@
-"""Faults on demand: what is armed, and whether it strikes now. Acting is the server's work.
+"""Fault injection: which faults are armed, and whether one applies now. The callers act on them.
 
-`POST /paper/faults` takes one object or {"faults": [...]}; {} clears all. Fields of every fault: `path`, `method`
-(exact; default any signed or public call), `count` (strikes so often, then it is gone), `probability` with `seed`.
+`POST /paper/faults` takes one object or {"faults": [...]}; {} clears all. Fields of every fault: `path` and `method`
+(exact; default: any), `count` (applies at most this often), `probability` with `seed`.
 
-| fault | what happens |
+| fault | effect |
 | --- | --- |
-| lose_answer | the request is carried out, then the connection is cut without an answer |
-| reset_before | the connection is cut before the request is looked at |
-| reset_inside | carried out, then cut in the middle of the answer |
-| delay | `delay_ms` before (`when`: before) or after (`when`: after) the request is carried out |
-| rate_limit | 429, code -1003; nothing is carried out |
-| server_error | `status` (500), `code` (-1000), `message`; `when`: before or after it is carried out |
-| html | a 403 page of HTML; `when`: before or after it is carried out |
-| maintenance | system_info says 2 and order calls fail with -1011, until cleared |
+| lose_answer | the request is executed, then the connection is cut without a response |
+| reset_before | the connection is cut before the request is read |
+| reset_inside | the request is executed, then the connection is cut in the middle of the response |
+| delay | wait `delay_ms` before (`when`: before) or after (`when`: after) the request is executed |
+| rate_limit | 429, code -1003; nothing is executed |
+| server_error | `status` (500), `code` (-1000), `message`; `when`: before or after the request is executed |
+| html | a 403 page of HTML; `when`: before or after the request is executed |
+| maintenance | system_info reports status 2 and order calls fail with -1011, until cleared |
 | key_revoked | signed calls fail with -1002 |
-| refuse | creates fail with `code` and `message`; `algo_type` narrows it to algo orders of that type |
+| refuse | creates fail with `code` and `message`; `algo_type` limits it to algo orders of that type |
 | read_lag | orders and fills younger than `delay_ms` are invisible to GETs, until cleared |
-| partial_fills | orders fill in `parts` pieces, some ms apart; `symbol` narrows it |
-| lose_stop | the stop-loss leg of a bracket ends as REJECTED when its entry fills; `symbol` narrows it |
+| partial_fills | orders fill in `parts` parts, some ms apart; `symbol` limits it |
+| lose_stop | the stop loss of a bracket is rejected when the entry fills; `symbol` limits it |
 | no_fill | MARKET orders stay NEW, until cleared |
-| duplicate_reports, reorder_reports, withhold_reports | private reports come twice, after the next one, never; `topic` narrows it |
-| stream_drop | private connections are cut at once, later ones at connect or at the next report |
+| duplicate_reports, reorder_reports, withhold_reports | private reports are sent twice, after the next one, never; `topic` limits it |
+| stream_drop | private connections are cut at once; later ones when they connect or at the next report |
 | stream_silence | nothing is sent on any stream, not even pings, until cleared |
 """
 
@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from kekbridge.paper.codec import Refusal, integer, number
+from kekbridge.paper.codec import ApiError, parse_integer, parse_number
 
 KINDS: Final = frozenset(
     {
@@ -60,26 +60,41 @@ KINDS: Final = frozenset(
 
 @dataclass(slots=True)
 class Fault:
-    """One armed fault. Without count and probability it strikes every time until cleared."""
+    """One armed fault. Without `count` and `probability` it applies every time until cleared."""
 
+    #: One of KINDS.
     kind: str
+    #: Request path that it applies to; None: any.
     path: str | None = None
+    #: HTTP method that it applies to; None: any.
     method: str | None = None
+    #: Symbol that it applies to; None: any.
     symbol: str | None = None
+    #: Algo order type that it applies to; None: any.
     algo_type: str | None = None
+    #: How many more times it applies; None: no limit.
     count: int | None = None
+    #: Probability that it applies, 0 to 1; None: always.
     probability: float | None = None
+    #: Delay or lag in ms.
     delay_ms: int = 0
+    #: Whether it applies "before" or "after" the request is executed.
     when: str = "before"
+    #: Number of partial fills.
     parts: int = 2
+    #: Error code of the response.
     code: int = -1000
+    #: Error message of the response.
     message: str = "fault injected by POST /paper/faults"
+    #: HTTP status of the response; None: that of the code.
     status: int | None = None
+    #: Stream topic that it applies to; None: any.
     topic: str | None = None
+    #: Random numbers for `probability`.
     rng: random.Random = field(default_factory=random.Random)
 
-    def shown(self) -> dict[str, object]:
-        """What `GET /paper/faults` answers."""
+    def as_json(self) -> dict[str, object]:
+        """Return the fault as `GET /paper/faults` shows it."""
         probability = None if self.probability is None else str(self.probability)
         return {
             "fault": self.kind,
@@ -105,56 +120,56 @@ class Faults:
         self.armed: list[Fault] = []
 
     def arm(self, body: Mapping[str, Any]) -> None:
-        """Arm one fault, or every fault of a `faults` list; `{}` clears all. Refusal -1005 on a bad one."""
+        """Arm one fault or every fault of a `faults` list; `{}` clears all. ApiError -1005 for an invalid one."""
         if not body:
             self.armed.clear()
             return
         listed = body.get("faults", [body])
         if not isinstance(listed, list):
-            raise Refusal(-1005, "faults must be a list of objects.")
-        self.armed.extend([self._read(one, index) for index, one in enumerate(listed)])
+            raise ApiError(-1005, "faults must be a list of objects.")
+        self.armed.extend([self._parse(one, index) for index, one in enumerate(listed)])
 
-    def _read(self, body: object, index: int) -> Fault:
+    def _parse(self, body: object, index: int) -> Fault:
         if not isinstance(body, Mapping):
-            raise Refusal(-1005, "Each fault must be an object.")
+            raise ApiError(-1005, "Each fault must be an object.")
         kind = body.get("fault", body.get("kind"))
         if kind not in KINDS:
-            raise Refusal(-1005, f"fault is {kind!r}; expected one of {', '.join(sorted(KINDS))}.")
-        chance = number(body.get("probability"), "probability")
+            raise ApiError(-1005, f"fault is {kind!r}; expected one of {', '.join(sorted(KINDS))}.")
+        chance = parse_number(body.get("probability"), "probability")
         when = str(body.get("when", "before"))
         if when not in ("before", "after"):
-            raise Refusal(-1005, "when must be before or after.")
-        seed = integer(body.get("seed"), "seed")
+            raise ApiError(-1005, "when must be before or after.")
+        seed = parse_integer(body.get("seed"), "seed")
         unknown = set(body) - {*Fault.__slots__, "fault", "kind", "seed"}
         if unknown:
-            raise Refusal(-1005, f"unknown field {sorted(unknown)[0]!r} in a fault.")
+            raise ApiError(-1005, f"unknown field {sorted(unknown)[0]!r} in a fault.")
         return Fault(
             kind=str(kind),
             path=body.get("path"),
             method=str(body["method"]).upper() if body.get("method") else None,
             symbol=body.get("symbol"),
             algo_type=body.get("algo_type"),
-            count=integer(body.get("count"), "count"),
+            count=parse_integer(body.get("count"), "count"),
             probability=None if chance is None else float(chance),
-            delay_ms=integer(body.get("delay_ms"), "delay_ms") or 0,
+            delay_ms=parse_integer(body.get("delay_ms"), "delay_ms") or 0,
             when=when,
-            parts=integer(body.get("parts", body.get("n")), "parts") or 2,
-            code=integer(body.get("code"), "code") or -1000,
+            parts=parse_integer(body.get("parts", body.get("n")), "parts") or 2,
+            code=parse_integer(body.get("code"), "code") or -1000,
             message=str(body.get("message", "fault injected by POST /paper/faults")),
-            status=integer(body.get("status"), "status"),
+            status=parse_integer(body.get("status"), "status"),
             topic=body.get("topic"),
             rng=random.Random((self.seed + index) if seed is None else seed),
         )
 
-    def active(self, kind: str) -> bool:
-        """Whether a standing fault of this kind is armed (nothing is used up)."""
+    def is_armed(self, kind: str) -> bool:
+        """Return whether a fault of this kind is armed; does not count as a hit."""
         return any(fault.kind == kind for fault in self.armed)
 
-    def standing(self, kind: str) -> Fault | None:
-        """The standing fault of this kind, if any."""
+    def find(self, kind: str) -> Fault | None:
+        """Return the first armed fault of this kind, if any; does not count as a hit."""
         return next((fault for fault in self.armed if fault.kind == kind), None)
 
-    def take(
+    def hit(
         self,
         kind: str,
         *,
@@ -165,7 +180,7 @@ class Faults:
         topic: str | None = None,
         symbol: str | None = None,
     ) -> Fault | None:
-        """The first fault of this kind that matches and strikes now; its count goes down by one."""
+        """Return the first fault of this kind that matches and applies now, and count the hit; None without one."""
         for fault in self.armed:
             if fault.kind != kind or (when is not None and fault.when != when):
                 continue
@@ -179,11 +194,11 @@ class Faults:
                 continue
             if fault.symbol is not None and symbol is not None and fault.symbol != symbol:
                 continue
-            if self._strikes(fault):
+            if self._fires(fault):
                 return fault
         return None
 
-    def _strikes(self, fault: Fault) -> bool:
+    def _fires(self, fault: Fault) -> bool:
         if fault.probability is not None and fault.rng.random() >= fault.probability:
             return False
         if fault.count is not None:
@@ -192,14 +207,14 @@ class Faults:
                 self.armed.remove(fault)
         return True
 
-    def take_parts(self, symbol: str) -> int:
-        """Into how many fills an order of this symbol is to be cut; 1 without the fault."""
+    def fill_parts(self, symbol: str) -> int:
+        """Return the number of fills of an order of this symbol, and count the hit; 1 without the fault."""
         for fault in self.armed:
-            if fault.kind == "partial_fills" and fault.symbol in (None, symbol) and self._strikes(fault):
+            if fault.kind == "partial_fills" and fault.symbol in (None, symbol) and self._fires(fault):
                 return max(fault.parts, 1)
         return 1
 
     def read_lag_ms(self) -> int:
-        """How long new orders and fills stay invisible to reads."""
-        fault = self.standing("read_lag")
+        """Return how long new orders and fills are invisible to reads, ms; 0 without the fault."""
+        fault = self.find("read_lag")
         return fault.delay_ms if fault else 0

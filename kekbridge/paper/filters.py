@@ -1,73 +1,81 @@
-"""The documented filters an order must pass before it is accepted (orderly-api.md section 5). Pure.
+"""Filters that an order must pass to be accepted: price, price range, quantity, notional.
 
-Each check raises a Refusal with the exchange's code or returns nothing.
+See docs/internals/orderly.md, section 5. Pure: each check returns None or raises an ApiError with Orderly's code.
+Prices are in USDC, quantities in base units.
 """
 
 from __future__ import annotations
 
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
 
-from kekbridge.paper.codec import Refusal, plain
-from kekbridge.paper.instruments import Instrument
+from kekbridge.paper.codec import ApiError, format_decimal
+from kekbridge.paper.instruments import PaperInstrument
 
 _MAX_DECIMALS = 8
 
 
-def check_price(instrument: Instrument, price: Decimal, name: str = "order_price") -> None:
-    """quote_min ≤ price ≤ quote_max, on the tick; -1103."""
+def check_price(instrument: PaperInstrument, price: Decimal, name: str = "order_price") -> None:
+    """Require quote_min ≤ price ≤ quote_max, on the tick; ApiError -1103. `name` is the field named in the error."""
     if not instrument.quote_min <= price <= instrument.quote_max or price <= 0:
-        raise Refusal(
+        raise ApiError(
             -1103,
-            f"{name} {plain(price)} must be between {plain(instrument.quote_min)} and {plain(instrument.quote_max)}.",
+            f"{name} {format_decimal(price)} must be between {format_decimal(instrument.quote_min)} "
+            f"and {format_decimal(instrument.quote_max)}.",
         )
     if (price - instrument.quote_min) % instrument.quote_tick != 0:
-        raise Refusal(-1103, f"{name} {plain(price)} is not a multiple of {plain(instrument.quote_tick)}.")
+        raise ApiError(
+            -1103, f"{name} {format_decimal(price)} is not a multiple of {format_decimal(instrument.quote_tick)}."
+        )
 
 
-def check_range(instrument: Instrument, mark: Decimal, side: str, price: Decimal) -> None:
-    """Price range and price scope around the mark; -1105."""
+def check_range(instrument: PaperInstrument, mark: Decimal, side: str, price: Decimal) -> None:
+    """Require a price within the price range and price scope around the mark price; ApiError -1105."""
     width, scope = instrument.price_range, instrument.price_scope
     if side == "BUY":
         low, high = mark * (1 - scope), mark * (1 + width)
     else:
         low, high = mark * (1 - width), mark * (1 + scope)
     if not low <= price <= high:
-        raise Refusal(
+        raise ApiError(
             -1105,
-            f"order_price {plain(price)} must be between {plain(low)} and {plain(high)} (mark {plain(mark)}).",
+            f"order_price {format_decimal(price)} must be between {format_decimal(low)} "
+            f"and {format_decimal(high)} (mark {format_decimal(mark)}).",
         )
 
 
-def check_size(instrument: Instrument, quantity: Decimal, name: str = "order_quantity") -> None:
-    """base_min ≤ quantity ≤ base_max, on the step, at most 8 decimals; -1104."""
+def check_size(instrument: PaperInstrument, quantity: Decimal, name: str = "order_quantity") -> None:
+    """Require base_min ≤ quantity ≤ base_max, on the step, with at most 8 decimals; ApiError -1104."""
     if not instrument.base_min <= quantity <= instrument.base_max:
-        raise Refusal(
+        raise ApiError(
             -1104,
-            f"{name} {plain(quantity)} must be between {plain(instrument.base_min)} and {plain(instrument.base_max)}.",
+            f"{name} {format_decimal(quantity)} must be between {format_decimal(instrument.base_min)} "
+            f"and {format_decimal(instrument.base_max)}.",
         )
     if (quantity - instrument.base_min) % instrument.base_tick != 0 or decimals(quantity) > _MAX_DECIMALS:
-        raise Refusal(-1104, f"{name} {plain(quantity)} is not a multiple of {plain(instrument.base_tick)}.")
+        raise ApiError(
+            -1104, f"{name} {format_decimal(quantity)} is not a multiple of {format_decimal(instrument.base_tick)}."
+        )
 
 
-def check_visible(instrument: Instrument, visible: Decimal, quantity: Decimal) -> None:
-    """0 ≤ visible ≤ quantity and on the step; -1005 and -1104."""
+def check_visible(instrument: PaperInstrument, visible: Decimal, quantity: Decimal) -> None:
+    """Require 0 ≤ visible ≤ quantity (ApiError -1005), on the step (ApiError -1104)."""
     if not 0 <= visible <= quantity:
-        raise Refusal(-1005, f"visible_quantity must be between 0 and {plain(quantity)}.")
+        raise ApiError(-1005, f"visible_quantity must be between 0 and {format_decimal(quantity)}.")
     if visible % instrument.base_tick != 0:
-        raise Refusal(-1104, f"visible_quantity must be a multiple of {plain(instrument.base_tick)}.")
+        raise ApiError(-1104, f"visible_quantity must be a multiple of {format_decimal(instrument.base_tick)}.")
 
 
-def check_notional(instrument: Instrument, price: Decimal, quantity: Decimal) -> None:
-    """price × quantity at least min_notional (equality accepted, orderly-api.md section 5); -1102."""
+def check_notional(instrument: PaperInstrument, price: Decimal, quantity: Decimal) -> None:
+    """Require price × quantity ≥ min_notional, in USDC; ApiError -1102. Equality passes."""
     if price * quantity < instrument.min_notional:
-        raise Refusal(
+        raise ApiError(
             -1102,
-            f"The order value {plain(price * quantity)} must be at least {plain(instrument.min_notional)} USDC.",
+            f"The order value {format_decimal(price * quantity)} must be at least {format_decimal(instrument.min_notional)} USDC.",
         )
 
 
 def decimals(value: Decimal) -> int:
-    """How many decimals a number really has."""
+    """Number of decimals without trailing zeros."""
     exponent = value.normalize().as_tuple().exponent
     return max(-exponent, 0) if isinstance(exponent, int) else 0
 

@@ -1,6 +1,6 @@
-"""The listed markets and their rules, from a built-in snapshot in the shape of `/v1/public/info`.
+"""Listed perpetuals and their trading rules, from a built-in snapshot in the shape of `/v1/public/info`.
 
-Rules follow the mid-2025 mainnet values (orderly-api.md section 5); prices are starting points only.
+The rules are mainnet values of mid-2025 (docs/internals/orderly.md, section 5); the prices are starting points only.
 """
 
 from __future__ import annotations
@@ -17,58 +17,85 @@ _INTEGERS = frozenset({"funding_period", "created_time", "updated_time", "liquid
 
 
 @dataclass(frozen=True, slots=True)
-class Instrument:
-    """Trading rules of one perpetual; prices in USDC, sizes in base units (orderly-api.md section 5)."""
+class PaperInstrument:
+    """Trading rules of one perpetual."""
 
+    #: Symbol, such as PERP_BTC_USDC.
     symbol: str
+    #: Start mark price in USDC.
     mark_price: Decimal
+    #: Lowest order price in USDC.
     quote_min: Decimal
+    #: Highest order price in USDC.
     quote_max: Decimal
+    #: Price step in USDC.
     quote_tick: Decimal
+    #: Smallest order quantity in base units.
     base_min: Decimal
+    #: Largest order quantity in base units.
     base_max: Decimal
+    #: Quantity step in base units.
     base_tick: Decimal
+    #: Smallest order value in USDC.
     min_notional: Decimal
+    #: How far an order price may be beyond the mark price, as a fraction (BUY above, SELL below).
     price_range: Decimal
+    #: How far it may be on the other side, as a fraction.
     price_scope: Decimal
+    #: Liquidation fee as a fraction of the notional.
     std_liquidation_fee: Decimal
+    #: The liquidator's share of that fee, as a fraction of the notional.
     liquidator_fee: Decimal
+    #: Discount on positions claimed from the insurance fund, as a fraction.
     claim_insurance_fund_discount: Decimal
+    #: Hours between funding payments.
     funding_period: int
+    #: Highest funding rate as a fraction.
     cap_funding: Decimal
+    #: Lowest funding rate as a fraction.
     floor_funding: Decimal
+    #: Interest component of the funding rate, as a fraction.
     interest_rate: Decimal
+    #: Highest interest rate as a fraction.
     cap_ir: Decimal
+    #: Lowest interest rate as a fraction.
     floor_ir: Decimal
+    #: Time of listing, ms.
     created_time: int
+    #: Time of the last change of the rules, ms.
     updated_time: int
+    #: Liquidation tier of the market.
     liquidation_tier: int
+    #: Largest notional of a position in USDC.
     global_max_oi_cap: Decimal
+    #: Base maintenance margin rate as a fraction.
     base_mmr: Decimal
+    #: Base initial margin rate as a fraction; 1 / base_imr is the highest leverage.
     base_imr: Decimal
+    #: Growth of the margin rates with notional^0.8.
     imr_factor: Decimal
 
     def info(self) -> dict[str, object]:
-        """The row of `/v1/public/info`: every rule, without the price."""
+        """Return the row of `/v1/public/info`: every rule, without the price."""
         return {name: getattr(self, name) for name in self.__slots__ if name != "mark_price"}
 
 
-def _instrument(row: dict[str, Any]) -> Instrument:
+def _instrument(row: dict[str, Any]) -> PaperInstrument:
     values: dict[str, Any] = {}
     for key, value in row.items():
         values[key] = value if key == "symbol" or key in _INTEGERS else Decimal(value)
-    return Instrument(**values)
+    return PaperInstrument(**values)
 
 
-def load_instruments(settings: PaperSettings) -> dict[str, Instrument]:
-    """The snapshot, restricted and overridden as the settings say; ValueError names an unknown symbol."""
+def load_instruments(settings: PaperSettings) -> dict[str, PaperInstrument]:
+    """Return the snapshot, restricted and overridden by the settings; ValueError for a symbol that it does not contain."""
     text = resources.files("kekbridge.paper").joinpath("instruments.json").read_text(encoding="utf-8")
     listed = {row["symbol"]: _instrument(row) for row in json.loads(text)}
     wanted = settings.instruments if settings.instruments is not None else tuple(listed)
     for symbol in (*wanted, *settings.marks, *settings.rules):
         if symbol not in listed:
             raise ValueError(f"paper symbol {symbol!r} is not in the built-in list of instruments")
-    chosen: dict[str, Instrument] = {}
+    chosen: dict[str, PaperInstrument] = {}
     for symbol in wanted:
         instrument = replace(listed[symbol], **dict(settings.rules.get(symbol, {})))  # type: ignore[arg-type]
         if symbol in settings.marks:

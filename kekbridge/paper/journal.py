@@ -1,7 +1,6 @@
-"""The file of the paper exchange: current rows and the append-only journal, in one SQLite file.
+"""Storage of the paper exchange: the current rows and an append-only journal of events in one SQLite file.
 
-An event and the rows it changed are one transaction, so a kill -9 leaves both or neither. It does not know
-what the rows mean.
+Events and the rows that they changed are committed in one transaction, so that a kill -9 keeps both or neither.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from kekbridge.paper.codec import plain
+from kekbridge.paper.codec import format_decimal
 from kekbridge.paper.models import RECORD_TYPES, Record, from_text, to_text
 
 _SCHEMA = """
@@ -26,12 +25,12 @@ create table if not exists journal (seq integer primary key, body text not null)
 
 def _journal_value(value: object) -> str:
     if isinstance(value, Decimal):
-        return plain(value)
+        return format_decimal(value)
     raise TypeError(f"cannot journal {type(value).__name__}")
 
 
-class Ledger:
-    """One open paper.db. Used from the event loop's thread only: a commit costs some 50 µs."""
+class PaperJournal:
+    """An open paper.db. It is used on the event loop: a commit takes about 50 µs."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,16 +38,16 @@ class Ledger:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("pragma journal_mode=wal")
-        # A killed process loses nothing under NORMAL; only a power cut could, and this is play money.
+        # With NORMAL a killed process loses nothing; a power cut may, which is acceptable for play money.
         self._db.execute("pragma synchronous=normal")
         self._db.executescript(_SCHEMA)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the database."""
         self._db.close()
 
     def load(self) -> list[Record]:
-        """Every stored row, kinds in the order of RECORD_TYPES, ids ascending as numbers where they are."""
+        """Return every stored row, by type in the order of RECORD_TYPES, then by ID (shorter IDs first)."""
         found: list[Record] = []
         for cls in RECORD_TYPES:
             rows = self._db.execute(
@@ -58,7 +57,7 @@ class Ledger:
         return found
 
     def commit(self, rows: Iterable[Record], events: Iterable[dict[str, object]]) -> None:
-        """Store changed rows and new events, all or nothing."""
+        """Store changed rows and new events in one transaction."""
         self._db.execute("begin immediate")
         try:
             self._db.executemany(
@@ -75,10 +74,10 @@ class Ledger:
         self._db.execute("commit")
 
     def clear(self) -> None:
-        """Forget everything: the fresh account of `POST /paper/reset`."""
+        """Delete all rows and events."""
         self._db.executescript("begin immediate; delete from rows; delete from journal; commit;")
 
-    def journal(self, after: int = 0) -> list[dict[str, Any]]:
-        """Every event after sequence number `after`, oldest first, each with its `seq`."""
+    def events(self, after: int = 0) -> list[dict[str, Any]]:
+        """Return the events after sequence number `after`, oldest first, each with its `seq`."""
         rows = self._db.execute("select seq, body from journal where seq > ? order by seq", (after,))
         return [{"seq": seq, **json.loads(body)} for seq, body in rows]

@@ -1,21 +1,23 @@
-"""Market data that a paper market can honestly show: a book around the mark, candles of the known price.
+"""Market data of the paper exchange: order book around the mark price, candles, funding history.
 
-There is no tape behind it: candles are flat at the mark except for the price range of the running day.
+There is no price history: every candle is flat at the current mark price.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
-from kekbridge.paper import responses as views
-from kekbridge.paper.codec import Refusal, integer
-from kekbridge.paper.matching import Trading
-from kekbridge.paper.models import Mark
-from kekbridge.paper.state import Engine
+from kekbridge.paper import responses
+from kekbridge.paper.codec import ApiError, parse_integer
+from kekbridge.paper.matching import MatchingEngine
+from kekbridge.paper.models import PaperMark
+from kekbridge.paper.state import ExchangeState
 
 _MINUTE = 60_000
-_KLINE_MS = {
+#: Length in ms of each candle type of the REST API.
+KLINE_MS = {
     "1m": _MINUTE,
     "5m": 5 * _MINUTE,
     "15m": 15 * _MINUTE,
@@ -28,6 +30,7 @@ _KLINE_MS = {
     "1mon": 30 * 1440 * _MINUTE,
     "1y": 365 * 1440 * _MINUTE,
 }
+#: TradingView resolution -> candle type.
 _UDF = {
     "1": "1m",
     "5": "5m",
@@ -43,35 +46,36 @@ _UDF = {
     "M": "1mon",
     "1M": "1mon",
 }
+#: Order book: levels per side, and the size of each in USDC.
 _LEVELS = 20
-_CHUNK_USDC = Decimal(50_000)
+_LEVEL_USDC = Decimal(50_000)
 
 
 def depth(
-    trading: Trading, symbol: str, levels: int
+    matching: MatchingEngine, symbol: str, levels: int
 ) -> tuple[list[tuple[Decimal, Decimal]], list[tuple[Decimal, Decimal]]]:
-    """(asks ascending, bids descending) of (price, quantity), one tick per level."""
-    engine = trading.engine
-    instrument, mark = engine.instruments[symbol], engine.marks[symbol].price
-    steps = max((_CHUNK_USDC / mark / instrument.base_tick).to_integral_value(), Decimal(1))
+    """Return (asks ascending, bids descending), each a list of (price in USDC, quantity in base units)."""
+    state = matching.state
+    instrument, mark = state.instruments[symbol], state.marks[symbol].price
+    steps = max((_LEVEL_USDC / mark / instrument.base_tick).to_integral_value(), Decimal(1))
     quantity = steps * instrument.base_tick
     asks: list[tuple[Decimal, Decimal]] = []
     bids: list[tuple[Decimal, Decimal]] = []
     for level in range(max(1, min(levels, _LEVELS))):
-        ask, bid = trading.quote(symbol, level)
+        ask, bid = matching.quote(symbol, level)
         asks.append((ask, quantity))
         if not bids or bid < bids[-1][0]:
             bids.append((bid, quantity))
     return asks, bids
 
 
-def klines(engine: Engine, symbol: str, kind: str, limit: int) -> list[dict[str, object]]:
-    """The newest `limit` candles, newest first; -1005 for an unknown type."""
-    length = _KLINE_MS.get(kind)
+def klines(state: ExchangeState, symbol: str, kind: str, limit: int) -> list[dict[str, object]]:
+    """Return the last `limit` candles, newest first; ApiError -1005 for an unknown type."""
+    length = KLINE_MS.get(kind)
     if length is None:
-        raise Refusal(-1005, f"type is {kind[:20]!r}; expected one of {', '.join(_KLINE_MS)}.")
-    price = engine.marks[symbol].price
-    last = engine.clock() // length * length
+        raise ApiError(-1005, f"type is {kind[:20]!r}; expected one of {', '.join(KLINE_MS)}.")
+    price = state.marks[symbol].price
+    last = state.clock() // length * length
     return [
         {
             "open": price,
@@ -89,35 +93,35 @@ def klines(engine: Engine, symbol: str, kind: str, limit: int) -> list[dict[str,
     ]
 
 
-def udf_history(engine: Engine, query: Mapping[str, str], *, amounts: bool) -> dict[str, object]:
-    """TradingView UDF candles; times in seconds."""
+def udf_history(state: ExchangeState, query: Mapping[str, str], *, amounts: bool) -> dict[str, object]:
+    """Return candles in TradingView's UDF format, with times in seconds; `amounts` adds the volume in USDC."""
     symbol = query.get("symbol", "")
-    engine.instrument(symbol)
+    state.instrument(symbol)
     kind = _UDF.get(query.get("resolution", ""))
     if kind is None:
         return {"s": "error", "errmsg": "unknown resolution"}
-    length = _KLINE_MS[kind]
-    end = (integer(query.get("to"), "to") or engine.clock() // 1000) * 1000
-    start = integer(query.get("from"), "from")
-    count = integer(query.get("limit"), "limit") or 1000
+    length = KLINE_MS[kind]
+    end = (parse_integer(query.get("to"), "to") or state.clock() // 1000) * 1000
+    start = parse_integer(query.get("from"), "from")
+    count = parse_integer(query.get("limit"), "limit") or 1000
     if start is not None:
         count = min(count, max((end - start * 1000) // length, 0) + 1)
-    last = min(end, engine.clock()) // length * length
+    last = min(end, state.clock()) // length * length
     times = [(last - index * length) // 1000 for index in range(min(count, 1000))][::-1]
-    flat = [engine.marks[symbol].price] * len(times)
+    flat = [state.marks[symbol].price] * len(times)
     zeros = [0] * len(times)
     answer: dict[str, object] = {"s": "ok", "t": times, "o": flat, "h": flat, "l": flat, "c": flat, "v": zeros}
     return answer | {"a": zeros} if amounts else answer
 
 
-def funding_history(engine: Engine, mark: Mark) -> list[dict[str, int]]:
-    """Past funding rates, newest first: the last one known, as nothing older is kept."""
+def funding_history(state: ExchangeState, mark: PaperMark) -> list[dict[str, Any]]:
+    """Return past funding rates: only the last one is known."""
     if not mark.last_funding_at:
         return []
-    row: dict[str, object] = {
+    row: dict[str, Any] = {
         "symbol": mark.symbol,
         "funding_rate": mark.last_rate,
         "funding_rate_timestamp": mark.last_funding_at,
-        "next_funding_time": views.next_funding(engine, mark.symbol),
+        "next_funding_time": responses.next_funding(state, mark.symbol),
     }
-    return [row]  # type: ignore[list-item]
+    return [row]

@@ -1,6 +1,6 @@
-"""Positions and money of the paper account: fills, funding, settlement, margin, leverage (section 10).
+"""Positions and balance of the account: margin, fills, funding, settlement, transfers.
 
-It books what happened; whether an order may happen is asked here (`margin_after`) but decided in trading.
+See docs/internals/orderly.md, sections 9 and 10. Amounts are in USDC, quantities in base units.
 """
 
 from __future__ import annotations
@@ -8,31 +8,31 @@ from __future__ import annotations
 from decimal import Decimal
 
 from kekbridge.paper import money
-from kekbridge.paper.codec import Refusal, encode
-from kekbridge.paper.models import ZERO, Entry, Order, Position, Trade
-from kekbridge.paper.money import Margin
-from kekbridge.paper.state import Engine
+from kekbridge.paper.codec import ApiError, encode
+from kekbridge.paper.models import ZERO, HistoryEntry, PaperOrder, PaperPosition, PaperTrade
+from kekbridge.paper.money import MarginSummary
+from kekbridge.paper.state import ExchangeState
 
 CROSS, ISOLATED = "CROSS", "ISOLATED"
 
 
 def signed(side: str, quantity: Decimal) -> Decimal:
-    """Quantity with the sign of its side."""
+    """Return a quantity with the sign of its side: BUY positive, SELL negative."""
     return quantity if side == "BUY" else -quantity
 
 
-class Clearing:
-    """Books fills and answers what the account can bear."""
+class Portfolio:
+    """Books fills, funding and transfers, and checks the margin."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, state: ExchangeState) -> None:
+        self.state = state
 
     # --- margin --------------------------------------------------------------------------------------------
 
-    def pending(self, symbol: str, margin_mode: str) -> tuple[Decimal, Decimal]:
-        """Open quantity of opening orders: (long, short), the short one negative or zero."""
+    def open_quantities(self, symbol: str, margin_mode: str) -> tuple[Decimal, Decimal]:
+        """Return the open quantity of orders that are not reduce-only: (long, short), short negative or 0."""
         longs, shorts = ZERO, ZERO
-        for order in self.engine.open_orders.values():
+        for order in self.state.open_orders.values():
             if order.symbol == symbol and order.margin_mode == margin_mode and not order.reduce_only:
                 if order.side == "BUY":
                     longs += order.left
@@ -40,9 +40,9 @@ class Clearing:
                     shorts -= order.left
         return longs, shorts
 
-    def _pending_all(self) -> dict[tuple[str, str], tuple[Decimal, Decimal]]:
+    def _all_open_quantities(self) -> dict[tuple[str, str], tuple[Decimal, Decimal]]:
         found: dict[tuple[str, str], tuple[Decimal, Decimal]] = {}
-        for order in self.engine.open_orders.values():
+        for order in self.state.open_orders.values():
             if order.reduce_only:
                 continue
             key = (order.symbol, order.margin_mode)
@@ -53,24 +53,24 @@ class Clearing:
                 found[key] = (longs, shorts - order.left)
         return found
 
-    def margin(self, extra: Order | None = None, leverage: dict[str, int] | None = None) -> Margin:
-        """The account now, optionally with one more order or other cross leverages."""
-        engine = self.engine
-        pending = self._pending_all()
+    def margin(self, extra: PaperOrder | None = None, leverage: dict[str, int] | None = None) -> MarginSummary:
+        """Return the margin totals, optionally with one more order or with other cross leverages by symbol."""
+        state = self.state
+        pending = self._all_open_quantities()
         if extra is not None:
             key = (extra.symbol, extra.margin_mode)
             longs, shorts = pending.get(key, (ZERO, ZERO))
             more = signed(extra.side, extra.quantity)
             pending[key] = (longs + max(more, ZERO), shorts + min(more, ZERO))
-        collateral = account_value = engine.account.balance
+        collateral = account_value = state.account.balance
         isolated = frozen = ZERO
         sums = [ZERO] * 6
-        for key in pending.keys() | engine.positions.keys():
+        for key in pending.keys() | state.positions.keys():
             symbol, mode = key
-            if symbol not in engine.instruments:
+            if symbol not in state.instruments:
                 continue
-            mark = engine.marks[symbol]
-            position = engine.positions.get(key) or Position(symbol, mode)
+            mark = state.marks[symbol]
+            position = state.positions.get(key) or PaperPosition(symbol, mode)
             pnl = money.unsettled_pnl(position, mark.price, mark.funding_sum)
             account_value += pnl
             longs, shorts = pending.get(key, (ZERO, ZERO))
@@ -79,11 +79,11 @@ class Clearing:
                 frozen += self._isolated_order_margin(symbol, position.qty, longs, shorts)
                 continue
             collateral += pnl
-            wanted = (leverage or {}).get(symbol, engine.leverage(symbol, CROSS))
-            _add(sums, self._cross_needs(symbol, position.qty, longs, shorts, wanted))
+            wanted = (leverage or {}).get(symbol, state.leverage(symbol, CROSS))
+            _add(sums, self._cross_requirements(symbol, position.qty, longs, shorts, wanted))
         collateral -= isolated
-        return Margin(
-            balance=engine.account.balance,
+        return MarginSummary(
+            balance=state.account.balance,
             collateral=collateral,
             account_value=account_value,
             free=collateral - sums[3] - frozen,
@@ -97,17 +97,17 @@ class Clearing:
             isolated_frozen=frozen,
         )
 
-    def _cross_needs(
+    def _cross_requirements(
         self, symbol: str, qty: Decimal, longs: Decimal, shorts: Decimal, leverage: int
     ) -> tuple[Decimal, ...]:
-        instrument, price = self.engine.instruments[symbol], self.engine.marks[symbol].price
+        instrument, price = self.state.instruments[symbol], self.state.marks[symbol].price
         notional = abs(qty) * price
-        # Orders on both sides cannot both open: the larger resulting position counts.
+        # Long and short orders do not add up: the larger resulting position counts.
         total = max(abs(qty), abs(qty + longs), abs(qty + shorts)) * price
-        initial = money.initial_rate(instrument, leverage, notional)
-        initial_total = initial if total == notional else money.initial_rate(instrument, leverage, total)
-        maintenance = money.maintenance_rate(instrument, notional)
-        maintenance_total = maintenance if total == notional else money.maintenance_rate(instrument, total)
+        initial = money.initial_margin_rate(instrument, leverage, notional)
+        initial_total = initial if total == notional else money.initial_margin_rate(instrument, leverage, total)
+        maintenance = money.maintenance_margin_rate(instrument, notional)
+        maintenance_total = maintenance if total == notional else money.maintenance_margin_rate(instrument, total)
         return (
             notional,
             total,
@@ -119,46 +119,46 @@ class Clearing:
 
     def _isolated_order_margin(self, symbol: str, qty: Decimal, longs: Decimal, shorts: Decimal) -> Decimal:
         opening = max(abs(qty + longs), abs(qty + shorts), abs(qty)) - abs(qty)
-        return opening * self.engine.marks[symbol].price / self.engine.leverage(symbol, ISOLATED)
+        return opening * self.state.marks[symbol].price / self.state.leverage(symbol, ISOLATED)
 
-    def check(self, order: Order) -> None:
-        """Refuse an opening order that the account cannot bear: -1101, and -1012 during liquidation."""
-        engine = self.engine
-        self.check_frozen()
+    def check_margin(self, order: PaperOrder) -> None:
+        """Reject an order that opens more than the margin allows (ApiError -1101), or any after a liquidation (-1012)."""
+        state = self.state
+        self.check_liquidation_freeze()
         if order.reduce_only:
             return
-        instrument, price = engine.instruments[order.symbol], engine.marks[order.symbol].price
-        position = engine.positions.get((order.symbol, order.margin_mode))
+        instrument, price = state.instruments[order.symbol], state.marks[order.symbol].price
+        position = state.positions.get((order.symbol, order.margin_mode))
         held = position.qty if position else ZERO
-        longs, shorts = self.pending(order.symbol, order.margin_mode)
+        longs, shorts = self.open_quantities(order.symbol, order.margin_mode)
         waiting = longs if order.side == "BUY" else shorts
         after = held + waiting + signed(order.side, order.quantity)
         if abs(after) <= max(abs(held), abs(held + waiting)):
-            return  # it makes nothing larger
-        limit = money.max_notional(instrument, engine.leverage(order.symbol, order.margin_mode))
+            return  # it makes the position no larger
+        limit = money.max_notional(instrument, state.leverage(order.symbol, order.margin_mode))
         if abs(after) * price > min(limit, instrument.global_max_oi_cap):
-            raise Refusal(-1101, f"The position would exceed the maximum notional of {limit:.2f} USDC.")
+            raise ApiError(-1101, f"The position would exceed the maximum notional of {limit:.2f} USDC.")
         free = self.margin(order).free
         if free < 0:
-            raise Refusal(-1101, f"The margin is insufficient: {-free:.2f} USDC are missing.")
+            raise ApiError(-1101, f"The margin is insufficient: {-free:.2f} USDC are missing.")
 
-    def check_frozen(self) -> None:
-        """Refuse creates while a liquidation runs; -1012."""
-        if self.engine.account.frozen_until > self.engine.clock():
-            raise Refusal(-1012, "The account is in liquidation.")
+    def check_liquidation_freeze(self) -> None:
+        """Reject creates shortly after a liquidation; ApiError -1012."""
+        if self.state.account.frozen_until > self.state.clock():
+            raise ApiError(-1012, "The account is in liquidation.")
 
     # --- fills ---------------------------------------------------------------------------------------------
 
-    def fill(self, order: Order, price: Decimal, quantity: Decimal, *, is_maker: bool) -> Trade:
-        """Book one fill of an order: trade, position, order totals, journal, report."""
-        engine = self.engine
-        rate = engine.settings.maker_fee_bps if is_maker else engine.settings.taker_fee_bps
-        fee = money.fee_of(price, quantity, rate)
-        now = engine.clock()
-        position = engine.position(order.symbol, order.margin_mode)
+    def fill(self, order: PaperOrder, price: Decimal, quantity: Decimal, *, is_maker: bool) -> PaperTrade:
+        """Book one fill of an order: trade, position, order totals and journal event."""
+        state = self.state
+        rate = state.settings.maker_fee_bps if is_maker else state.settings.taker_fee_bps
+        fee = money.trading_fee(price, quantity, rate)
+        now = state.clock()
+        position = state.position(order.symbol, order.margin_mode)
         realized = self.book(position, signed(order.side, quantity), price, fee, now)
-        trade = Trade(
-            trade_id=engine.next_id(),
+        trade = PaperTrade(
+            trade_id=state.next_id(),
             order_id=order.order_id,
             symbol=order.symbol,
             side=order.side,
@@ -168,18 +168,18 @@ class Clearing:
             is_maker=is_maker,
             realized=realized,
             at=now,
-            match_id=engine.next_seq(),
+            match_id=state.next_seq(),
             margin_mode=order.margin_mode,
         )
-        engine.add_row(trade)
+        state.add(trade)
         order.executed += quantity
         order.value += price * quantity
         order.fee += fee
         order.realized += realized
         order.updated = now
         order.status = "FILLED" if order.executed == order.quantity else "PARTIAL_FILLED"
-        engine.touch(order)
-        engine.order_event(
+        state.save(order)
+        state.record_order_event(
             "fill",
             order,
             quantity=quantity,
@@ -196,7 +196,7 @@ class Clearing:
 
     def book(
         self,
-        position: Position,
+        position: PaperPosition,
         quantity: Decimal,
         price: Decimal,
         fee: Decimal,
@@ -204,15 +204,16 @@ class Clearing:
         *,
         kind: str = "normal",
     ) -> Decimal:
-        """Change a position by a signed quantity at a price and return the realised PnL.
+        """Change a position by a signed quantity at a price; return the realized PnL in USDC, before the fee.
 
-        A change that turns the position round is booked as closing first, then opening anew.
+        A change that flips the position is booked as a close followed by an open. `kind` is the type of the history
+        line of a closed position: normal or liquidated.
         """
-        engine, mark = self.engine, self.engine.marks[position.symbol]
+        state, mark = self.state, self.state.marks[position.symbol]
         before = position.qty
         closing = min(abs(quantity), abs(before)) if before and (before > 0) != (quantity > 0) else ZERO
         opening = abs(quantity) - closing
-        closing_fee = money.usdc(fee * closing / abs(quantity))
+        closing_fee = money.round_usdc(fee * closing / abs(quantity))
         realized = ZERO
         if closing:
             part = closing if quantity > 0 else -closing
@@ -221,7 +222,7 @@ class Clearing:
             position.closed_value += closing * price
             position.margin -= position.margin * closing / abs(before)
             if position.qty == 0:
-                self._closed(position, now, "LONG" if before > 0 else "SHORT", kind=kind)
+                self._record_closed(position, now, "LONG" if before > 0 else "SHORT", kind=kind)
         if opening:
             part = opening if quantity > 0 else -opening
             if position.qty == 0:
@@ -231,37 +232,37 @@ class Clearing:
             position.entry_qty += opening
             position.entry_value += opening * price
             if position.margin_mode == ISOLATED:
-                position.margin += opening * price / engine.leverage(position.symbol, ISOLATED)
-        self.changed(position, now)
+                position.margin += opening * price / state.leverage(position.symbol, ISOLATED)
+        self.save_position(position, now)
         return realized
 
-    def replace(self, symbol: str, margin_mode: str, quantity: Decimal, now: int) -> None:
-        """Put a position at the current mark, as if it had just been opened without a fee."""
-        engine, mark = self.engine, self.engine.marks[symbol]
-        position = engine.position(symbol, margin_mode)
+    def replace_position(self, symbol: str, margin_mode: str, quantity: Decimal, now: int) -> None:
+        """Set a position at the mark price, as if just opened without a fee; the old one's PnL goes to the balance."""
+        state, mark = self.state, self.state.marks[symbol]
+        position = state.position(symbol, margin_mode)
         money.charge_funding(position, mark.funding_sum)
-        engine.account.balance += money.unsettled_pnl(position, mark.price, mark.funding_sum)
-        fresh = Position(symbol, margin_mode, last_funding=mark.funding_sum)
-        engine.positions[symbol, margin_mode] = fresh
+        state.account.balance += money.unsettled_pnl(position, mark.price, mark.funding_sum)
+        fresh = PaperPosition(symbol, margin_mode, last_funding=mark.funding_sum)
+        state.positions[symbol, margin_mode] = fresh
         if quantity:
             self.book(fresh, quantity, mark.price, ZERO, now)
         else:
-            self.changed(fresh, now)
+            self.save_position(fresh, now)
 
-    def changed(self, position: Position, now: int) -> None:
-        """Stamp and store a position that has changed."""
+    def save_position(self, position: PaperPosition, now: int) -> None:
+        """Stamp, save and publish a changed position."""
         position.updated = now
-        position.seq = self.engine.next_seq()
-        self.engine.touch(position)
-        self.engine.notice("position", position)
+        position.seq = self.state.next_seq()
+        self.state.save(position)
+        self.state.publish("position", position)
 
-    def _closed(self, position: Position, now: int, side: str, *, kind: str = "normal") -> None:
-        """The position is flat: write its history line and start its sums afresh."""
-        engine = self.engine
-        self.record(
+    def _record_closed(self, position: PaperPosition, now: int, side: str, *, kind: str = "normal") -> None:
+        """Write the history line of a closed position and reset its sums."""
+        state = self.state
+        self.add_history(
             "position_history",
             {
-                "position_id": engine.next_id(),
+                "position_id": state.next_id(),
                 "status": "closed",
                 "type": kind,
                 "symbol": position.symbol,
@@ -279,7 +280,7 @@ class Clearing:
                 "open_timestamp": position.opened,
                 "close_timestamp": now,
                 "last_update_timestamp": now,
-                "leverage": engine.leverage(position.symbol, position.margin_mode),
+                "leverage": state.leverage(position.symbol, position.margin_mode),
                 "margin_mode": position.margin_mode,
             },
             now,
@@ -288,33 +289,33 @@ class Clearing:
         position.max_qty = position.closed_qty = position.closed_value = ZERO
         position.entry_qty = position.entry_value = ZERO
         if position.margin_mode == ISOLATED:
-            # An isolated position leaves nothing behind: margin and result return to the balance at once.
+            # Margin and PnL of a closed isolated position return to the balance at once.
             position.margin = ZERO
-            engine.account.balance -= position.cost
+            state.account.balance -= position.cost
             position.cost = ZERO
 
-    def funding_due(self, now: int) -> None:
-        """Pay funding when a full UTC funding hour has passed since the last look."""
-        for symbol, instrument in self.engine.instruments.items():
+    def pay_due_funding(self, now: int) -> None:
+        """Pay the funding of every symbol whose funding time (UTC) has passed since the last call; `now` in ms."""
+        for symbol, instrument in self.state.instruments.items():
             period = instrument.funding_period * 3_600_000
-            mark = self.engine.marks[symbol]
+            mark = self.state.marks[symbol]
             due = now // period * period
             if mark.last_funding_at == 0:
                 mark.last_funding_at = due
-                self.engine.touch(mark)
+                self.state.save(mark)
             elif due > mark.last_funding_at:
                 mark.last_funding_at = due
                 self.pay_funding(symbol, mark.funding_rate, now)
 
     def pay_funding(self, symbol: str, rate: Decimal, now: int) -> None:
-        """One funding payment: the unitary sum grows by mark × rate; positive rate: longs pay."""
-        engine, mark = self.engine, self.engine.marks[symbol]
-        mark.funding_sum += money.shown(mark.price * rate)
+        """Pay funding once: mark price × rate per base unit; a positive rate: longs pay."""
+        state, mark = self.state, self.state.marks[symbol]
+        mark.funding_sum += money.rounded(mark.price * rate)
         mark.last_rate = rate
-        engine.touch(mark)
-        for position in [p for p in engine.positions.values() if p.symbol == symbol and p.qty]:
+        state.save(mark)
+        for position in [p for p in state.positions.values() if p.symbol == symbol and p.qty]:
             owed = money.charge_funding(position, mark.funding_sum)
-            self.record(
+            self.add_history(
                 "funding_fee",
                 {
                     "symbol": symbol,
@@ -329,54 +330,57 @@ class Clearing:
                 },
                 now,
             )
-            engine.event("funding", symbol=symbol, rate=rate, mark_price=mark.price, funding_fee=owed)
-            self.changed(position, now)
+            state.record_event("funding", symbol=symbol, rate=rate, mark_price=mark.price, funding_fee=owed)
+            self.save_position(position, now)
 
     def settle(self, symbol: str | None, now: int) -> Decimal:
-        """Move unsettled PnL of cross positions into the balance, as any counterparty's settlement may do."""
-        engine = self.engine
-        old, rows = engine.account.balance, []
-        for position in list(engine.positions.values()):
-            if symbol not in (None, position.symbol) or position.symbol not in engine.instruments:
+        """Move the unsettled PnL of cross positions, of one symbol or of all (None), to the balance; return the sum."""
+        state = self.state
+        old, rows = state.account.balance, []
+        for position in list(state.positions.values()):
+            if symbol not in (None, position.symbol) or position.symbol not in state.instruments:
                 continue
             if position.margin_mode != CROSS:
                 continue
-            mark = engine.marks[position.symbol]
+            mark = state.marks[position.symbol]
             money.charge_funding(position, mark.funding_sum)
             amount = money.unsettled_pnl(position, mark.price, mark.funding_sum)
             if not amount:
                 continue
-            engine.account.balance += amount
+            state.account.balance += amount
             position.cost += amount
             rows.append({"symbol": position.symbol, "settled_amount": amount})
-            self.changed(position, now)
-        moved = engine.account.balance - old
+            self.save_position(position, now)
+        moved = state.account.balance - old
         if rows:
-            engine.touch(engine.account)
+            state.save(state.account)
             body: dict[str, object] = {
-                "id": engine.next_id(),
+                "id": state.next_id(),
                 "old_balance": old,
-                "new_balance": engine.account.balance,
+                "new_balance": state.account.balance,
                 "settled_amount": moved,
                 "requested_time": now,
                 "settled_time": now,
                 "symbols": rows,
             }
-            self.record("pnl_settlement", body, now)
-            engine.event("settlement", settled_amount=moved, old_balance=old, new_balance=old + moved)
-            engine.notice("settle", body)
+            self.add_history("pnl_settlement", body, now)
+            state.record_event("settlement", settled_amount=moved, old_balance=old, new_balance=old + moved)
+            state.publish("settle", body)
         return moved
 
     def transfer(self, amount: Decimal, now: int) -> dict[str, object]:
-        """Book a deposit, or a withdrawal (negative), as completed; the line of the asset history is returned."""
-        engine = self.engine
-        if engine.account.balance + amount < 0 or self.margin().free + amount < 0:
-            raise Refusal(-1101, "The withdrawal is larger than the free collateral.")
-        engine.account.balance += amount
-        engine.touch(engine.account)
+        """Book a deposit (positive) or withdrawal (negative); return its line of the asset history.
+
+        ApiError -1101 if a withdrawal is larger than the free collateral.
+        """
+        state = self.state
+        if state.account.balance + amount < 0 or self.margin().free + amount < 0:
+            raise ApiError(-1101, "The withdrawal is larger than the free collateral.")
+        state.account.balance += amount
+        state.save(state.account)
         body: dict[str, object] = {
-            "id": str(engine.next_id()),
-            "tx_id": f"0x{engine.next_seq():064x}",
+            "id": str(state.next_id()),
+            "tx_id": f"0x{state.next_seq():064x}",
             "side": "DEPOSIT" if amount > 0 else "WITHDRAW",
             "token": "USDC",
             "amount": abs(amount),
@@ -386,14 +390,14 @@ class Clearing:
             "updated_time": now,
             "chain_id": "0",
         }
-        self.record("asset_history", body, now)
-        engine.event("transfer", amount=amount, balance=engine.account.balance)
-        engine.notice("account", None)
+        self.add_history("asset_history", body, now)
+        state.record_event("transfer", amount=amount, balance=state.account.balance)
+        state.publish("account", None)
         return body
 
-    def record(self, book: str, body: dict[str, object], now: int) -> None:
-        """Add a line, in the shape that the API answers with, to an account history."""
-        self.engine.add_row(Entry(self.engine.next_id(), book, now, encode(body)))
+    def add_history(self, book: str, body: dict[str, object], now: int) -> None:
+        """Add a line, in the shape of the API response, to an account history."""
+        self.state.add(HistoryEntry(self.state.next_id(), book, now, encode(body)))
 
 
 def _add(sums: list[Decimal], more: tuple[Decimal, ...]) -> None:
@@ -402,4 +406,4 @@ def _add(sums: list[Decimal], more: tuple[Decimal, ...]) -> None:
 
 
 def _ratio(value: Decimal, quantity: Decimal) -> Decimal:
-    return money.shown(value / quantity) if quantity else ZERO
+    return money.rounded(value / quantity) if quantity else ZERO

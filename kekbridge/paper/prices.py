@@ -1,6 +1,7 @@
-"""Live public marks for a paper exchange: stream first, REST while it is down, silence when neither answers.
+"""Live mark prices from Orderly's public API: the stream, or REST while the stream is down.
 
-Everything runs in the background with short timeouts and back-off; an order never waits for it.
+Runs in the background with short timeouts and back-off; orders never wait for it. Without a connection the last
+prices stay.
 """
 
 from __future__ import annotations
@@ -20,21 +21,23 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from kekbridge.paper.settings import PaperSettings
 
 Apply = Callable[[Mapping[str, Decimal]], None]
+#: Longest pause between two attempts.
 _MAX_PAUSE_S: Final = 60.0
+#: A stream without a message for this long is given up.
 _SILENCE_S: Final = 30.0
 _ERRORS: Final = (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError)
 
 
-class DaemonResolver(AbstractResolver):
-    """Looks names up in threads that do not hold up the end of the process.
+class DaemonThreadResolver(AbstractResolver):
+    """Resolves host names in daemon threads, which do not delay the end of the process.
 
-    The loop's own executor is joined at exit, and a lookup without a network may hang for many seconds.
+    The event loop's own executor is joined at exit, and a lookup without a network may hang for many seconds.
     """
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """The addresses of a host name; OSError when there are none."""
+        """Return the addresses of a host name; OSError if there are none."""
         loop = asyncio.get_running_loop()
         found: asyncio.Future[list[Any]] = loop.create_future()
 
@@ -46,17 +49,17 @@ class DaemonResolver(AbstractResolver):
             else:
                 found.set_result(rows or [])
 
-        def look_up() -> None:
+        def resolve_name() -> None:
             rows: list[Any] | None = None
-            trouble: OSError | None = None
+            failure: OSError | None = None
             try:
                 rows = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
             except OSError as error:
-                trouble = error
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(settle, rows, trouble)
+                failure = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed, the result is not needed any more
+                loop.call_soon_threadsafe(settle, rows, failure)
 
-        threading.Thread(target=look_up, name="paper-resolver", daemon=True).start()
+        threading.Thread(target=resolve_name, name="paper-resolver", daemon=True).start()
         return [
             ResolveResult(
                 hostname=host,
@@ -70,21 +73,21 @@ class DaemonResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
-class LiveFeed:
-    """Feeds live marks into `apply` until cancelled."""
+class LivePriceFeed:
+    """Passes live mark prices (symbol -> USDC) to `apply` until canceled."""
 
     def __init__(self, settings: PaperSettings, apply: Apply) -> None:
         self._settings = settings
         self._apply = apply
 
     async def run(self) -> None:
-        """Stream when it works; one REST look before each attempt keeps prices fresh meanwhile."""
+        """Poll REST once, then follow the stream; repeat, with back-off while neither works."""
         pause = self._settings.live_interval_s
         timeout = aiohttp.ClientTimeout(total=None, connect=self._settings.live_timeout_s)
-        connector = aiohttp.TCPConnector(resolver=DaemonResolver())
+        connector = aiohttp.TCPConnector(resolver=DaemonThreadResolver())
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=True) as session:
             while True:
                 reached = await self._poll(session)
@@ -94,20 +97,20 @@ class LiveFeed:
                 await asyncio.sleep(pause)
 
     async def _poll(self, session: aiohttp.ClientSession) -> bool:
-        """One REST look; True when prices came."""
+        """Poll REST once; return whether it succeeded."""
         url = f"{self._settings.live_url.rstrip('/')}/v1/public/futures"
         try:
             async with asyncio.timeout(self._settings.live_timeout_s):
                 async with session.get(url) as answer:
                     body = json.loads(await answer.read(), parse_float=Decimal)
-            self._take(body["data"]["rows"], "mark_price")
+            self._apply_rows(body["data"]["rows"], "mark_price")
         except _ERRORS:
             return False
         return True
 
     async def _stream(self, session: aiohttp.ClientSession) -> bool:
-        """Follow the stream until it breaks or falls silent; True when it gave prices."""
-        gave = False
+        """Follow the stream until it fails or is silent; return whether it delivered prices."""
+        delivered = False
         try:
             async with asyncio.timeout(self._settings.live_timeout_s):
                 stream = await session.ws_connect(self._settings.live_stream_url)
@@ -116,17 +119,17 @@ class LiveFeed:
                 while True:
                     message = await stream.receive(timeout=_SILENCE_S)
                     if message.type != aiohttp.WSMsgType.TEXT:
-                        return gave
+                        return delivered
                     body = json.loads(message.data, parse_float=Decimal)
                     if body.get("event") == "ping":
                         await stream.send_str('{"event":"pong"}')
                     elif body.get("topic") == "markprices":
-                        self._take(body["data"], "price")
-                        gave = True
+                        self._apply_rows(body["data"], "price")
+                        delivered = True
         except _ERRORS:
-            return gave
+            return delivered
 
-    def _take(self, rows: list[Mapping[str, Any]], name: str) -> None:
+    def _apply_rows(self, rows: list[Mapping[str, Any]], name: str) -> None:
         marks: dict[str, Decimal] = {}
         for row in rows:
             with contextlib.suppress(InvalidOperation):

@@ -1,14 +1,17 @@
-"""What a public topic says right now: names to data (orderly-api.md section 12). No connections here."""
+"""Public stream topics: which exist, and their current data. See docs/internals/orderly.md, section 12.
+
+Knows nothing of connections; streams.py subscribes and sends.
+"""
 
 from __future__ import annotations
 
-from kekbridge.paper import stream_messages as reports
-from kekbridge.paper.exchange import Venue
-from kekbridge.paper.market_data import depth
+from kekbridge.paper import stream_messages
+from kekbridge.paper.exchange import SimulatedExchange
+from kekbridge.paper.market_data import KLINE_MS, depth
 from kekbridge.paper.models import ZERO
 from kekbridge.paper.responses import traded_24h
 
-PRIVATE = frozenset(
+PRIVATE_TOPICS = frozenset(
     {
         "executionreport",
         "algoexecutionreport",
@@ -22,19 +25,9 @@ PRIVATE = frozenset(
         "notifications",
     }
 )
-LISTS = frozenset({"markprices", "indexprices", "bbos", "tickers", "maintenance_status", "announcement"})
-_KLINE_MS = {
-    "1m": 60_000,
-    "5m": 300_000,
-    "15m": 900_000,
-    "30m": 1_800_000,
-    "1h": 3_600_000,
-    "4h": 14_400_000,
-    "12h": 43_200_000,
-    "1d": 86_400_000,
-    "1w": 604_800_000,
-    "1M": 2_592_000_000,
-}
+LIST_TOPICS = frozenset({"markprices", "indexprices", "bbos", "tickers", "maintenance_status", "announcement"})
+# The stream has no yearly candle and spells the monthly one differently from REST.
+_KLINE_MS = {name: length for name, length in KLINE_MS.items() if name not in ("1mon", "1y")} | {"1M": KLINE_MS["1mon"]}
 _SYMBOL_KINDS = frozenset(
     {
         "markprice",
@@ -47,15 +40,15 @@ _SYMBOL_KINDS = frozenset(
         "orderbookupdate",
     }
 )
+#: Kinds that are pushed every 15 s instead of every second.
 SLOW = frozenset({"estfundingrate"})
-"""Kinds that are pushed every 15 s instead of every second."""
-QUIET = frozenset({"trade", "maintenance_status", "announcement"})
-"""Kinds that are pushed on change only."""
+#: Kinds that are pushed on change only.
+ON_CHANGE_ONLY = frozenset({"trade", "maintenance_status", "announcement"})
 
 
-def problem(venue: Venue, topic: str) -> str | None:
-    """Why a public topic cannot be subscribed, in the words of the exchange; None when it can."""
-    if topic in LISTS:
+def subscription_error(exchange: SimulatedExchange, topic: str) -> str | None:
+    """Return Orderly's error message if a public topic cannot be subscribed, else None."""
+    if topic in LIST_TOPICS:
         return None
     symbol, at, kind = topic.partition("@")
     if not at:
@@ -65,68 +58,68 @@ def problem(venue: Venue, topic: str) -> str | None:
         listed = symbol.replace("SPOT_", "PERP_", 1) if symbol.startswith("SPOT_") else ""
     elif kind not in _SYMBOL_KINDS and kind.removeprefix("kline_") not in _KLINE_MS:
         return f"invalid topic {topic[:80]}"
-    if listed not in venue.engine.instruments:
+    if listed not in exchange.state.instruments:
         return f"invalid symbol {symbol[:40]}"
     return None
 
 
-def current(venue: Venue, topic: str) -> object | None:
-    """The data of a topic now; None when it has nothing to say by itself."""
-    engine = venue.engine
-    listed = [engine.marks[symbol] for symbol in engine.instruments]
+def snapshot(exchange: SimulatedExchange, topic: str) -> object | None:
+    """Return the current data of a topic; None if it has only events."""
+    state = exchange.state
+    listed = [state.marks[symbol] for symbol in state.instruments]
     match topic:
         case "markprices":
-            return [reports.mark_price(mark) for mark in listed]
+            return [stream_messages.mark_price(mark) for mark in listed]
         case "indexprices":
-            return [reports.index_price(mark) for mark in listed]
+            return [stream_messages.index_price(mark) for mark in listed]
         case "bbos":
-            return [_bbo(venue, mark.symbol) for mark in listed]
+            return [_bbo(exchange, mark.symbol) for mark in listed]
         case "tickers":
-            traded = traded_24h(engine)
-            return [reports.ticker(mark, traded.get(mark.symbol, (ZERO, ZERO)), 0) for mark in listed]
+            traded = traded_24h(state)
+            return [stream_messages.ticker(mark, traded.get(mark.symbol, (ZERO, ZERO))) for mark in listed]
         case "maintenance_status":
-            status, text = (2, "System is under maintenance.") if venue.maintenance() else (0, "ok")
+            status, text = (2, "System is under maintenance.") if exchange.in_maintenance() else (0, "ok")
             return [{"status": status, "msg": text, "scheduled_maintenance": None}]
     symbol, _, kind = topic.partition("@")
-    return _of_symbol(venue, symbol.replace("SPOT_", "PERP_", 1), kind)
+    return _symbol_snapshot(exchange, symbol.replace("SPOT_", "PERP_", 1), kind)
 
 
-def _of_symbol(venue: Venue, symbol: str, kind: str) -> object | None:
-    mark = venue.engine.marks.get(symbol)
+def _symbol_snapshot(exchange: SimulatedExchange, symbol: str, kind: str) -> object | None:
+    mark = exchange.state.marks.get(symbol)
     if mark is None:
         return None
     match kind:
         case "markprice":
-            return reports.mark_price(mark)
+            return stream_messages.mark_price(mark)
         case "indexprice":
-            return reports.index_price(mark)
+            return stream_messages.index_price(mark)
         case "bbo":
-            return _bbo(venue, symbol)
+            return _bbo(exchange, symbol)
         case "ticker":
-            traded = traded_24h(venue.engine).get(symbol, (ZERO, ZERO))
-            return reports.ticker(mark, traded, 0)
+            traded = traded_24h(exchange.state).get(symbol, (ZERO, ZERO))
+            return stream_messages.ticker(mark, traded)
         case "estfundingrate":
-            return reports.funding(venue.engine, mark)
+            return stream_messages.funding(exchange.state, mark)
         case "openinterest":
-            held = sum((abs(p.qty) for p in venue.engine.positions.values() if p.symbol == symbol), ZERO)
+            held = sum((abs(p.qty) for p in exchange.state.positions.values() if p.symbol == symbol), ZERO)
             return {"symbol": symbol, "openInterest": held}
         case "orderbook":
-            return book(venue, symbol)
+            return book(exchange, symbol)
         case "orderbookupdate":
-            return {**book(venue, symbol), "prevTs": mark.at}
+            return {**book(exchange, symbol), "prevTs": mark.at}
     length = _KLINE_MS.get(kind.removeprefix("kline_"))
     if length is None:
         return None
-    start = venue.engine.clock() // length * length
-    return reports.candle(mark, kind.removeprefix("kline_"), start, length)
+    start = exchange.state.clock() // length * length
+    return stream_messages.candle(mark, kind.removeprefix("kline_"), start, length)
 
 
-def _bbo(venue: Venue, symbol: str) -> dict[str, object]:
-    asks, bids = depth(venue.trading, symbol, 1)
-    return reports.best_quote(symbol, asks[0][0], bids[0][0], asks[0][1])
+def _bbo(exchange: SimulatedExchange, symbol: str) -> dict[str, object]:
+    asks, bids = depth(exchange.matching, symbol, 1)
+    return stream_messages.best_quote(symbol, asks[0][0], bids[0][0], asks[0][1])
 
 
-def book(venue: Venue, symbol: str) -> dict[str, object]:
-    """The order book as the stream shows it."""
-    asks, bids = depth(venue.trading, symbol, 100)
+def book(exchange: SimulatedExchange, symbol: str) -> dict[str, object]:
+    """Return the order book in the shape of the stream."""
+    asks, bids = depth(exchange.matching, symbol, 100)
     return {"symbol": symbol, "asks": [list(one) for one in asks], "bids": [list(one) for one in bids]}

@@ -1,4 +1,4 @@
-"""Answers of the REST API, snake_case, numbers as numbers (orderly-api.md sections 4 to 9). Shapes only."""
+"""Bodies of REST responses, with Orderly's snake_case names. See docs/internals/orderly.md, sections 4 to 9."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from kekbridge.paper import identity, money
-from kekbridge.paper.models import ZERO, Algo, Entry, Mark, Order, Position, Trade
-from kekbridge.paper.positions import CROSS, Clearing
-from kekbridge.paper.state import Engine
+from kekbridge.paper import money
+from kekbridge.paper.models import ZERO, AlgoNode, HistoryEntry, PaperMark, PaperOrder, PaperPosition, PaperTrade
+from kekbridge.paper.positions import CROSS, Portfolio
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_USER_ID
+from kekbridge.paper.state import ExchangeState
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 
 
 def page(rows: Sequence[Any], number: int, size: int) -> dict[str, object]:
-    """A page of rows with its meta block; pages start at 1."""
+    """Return page `number` (from 1) of rows, `size` rows per page, with Orderly's meta block."""
     start = (number - 1) * size
     return {
         "rows": rows[start : start + size],
@@ -28,8 +29,8 @@ def page(rows: Sequence[Any], number: int, size: int) -> dict[str, object]:
 # --- orders ------------------------------------------------------------------------------------------------
 
 
-def order_view(order: Order, hidden: Sequence[Trade] = ()) -> dict[str, object]:
-    """The order object; `hidden` are fills that the reader must not see yet (read lag)."""
+def order_json(order: PaperOrder, hidden: Sequence[PaperTrade] = ()) -> dict[str, object]:
+    """Return the order object without the `hidden` fills (fault read_lag)."""
     executed, fee, realized, value = order.executed, order.fee, order.realized, order.value
     status = order.status
     if hidden:
@@ -40,7 +41,7 @@ def order_view(order: Order, hidden: Sequence[Trade] = ()) -> dict[str, object]:
         status = "PARTIAL_FILLED" if executed else "NEW"
     return {
         "order_id": order.order_id,
-        "user_id": identity.PAPER_USER_ID,
+        "user_id": PAPER_USER_ID,
         "price": order.price,
         "type": order.type,
         "quantity": order.quantity,
@@ -56,7 +57,7 @@ def order_view(order: Order, hidden: Sequence[Trade] = ()) -> dict[str, object]:
         "total_fee": fee,
         "fee_asset": "USDC",
         "client_order_id": order.client_order_id,
-        "average_executed_price": money.shown(value / executed) if executed else 0,
+        "average_executed_price": money.rounded(value / executed) if executed else 0,
         "created_time": order.created,
         "updated_time": order.updated,
         "realized_pnl": realized,
@@ -66,8 +67,8 @@ def order_view(order: Order, hidden: Sequence[Trade] = ()) -> dict[str, object]:
     }
 
 
-def created_view(order: Order) -> dict[str, object]:
-    """The answer to a create: an id and no fill information (section 6)."""
+def created_order_json(order: PaperOrder) -> dict[str, object]:
+    """Return the response to a create: an ID, and nothing about fills."""
     by_amount = order.amount is not None
     return {
         "order_id": order.order_id,
@@ -80,8 +81,8 @@ def created_view(order: Order) -> dict[str, object]:
     }
 
 
-def trade_view(trade: Trade) -> dict[str, object]:
-    """The trade object."""
+def trade_json(trade: PaperTrade) -> dict[str, object]:
+    """Return the trade object."""
     return {
         "id": trade.trade_id,
         "symbol": trade.symbol,
@@ -101,9 +102,9 @@ def trade_view(trade: Trade) -> dict[str, object]:
     }
 
 
-def algo_view(engine: Engine, node: Algo) -> dict[str, object]:
-    """The algo object with its children, recursively (section 7)."""
-    root = engine.algos[node.root_id]
+def algo_json(state: ExchangeState, node: AlgoNode) -> dict[str, object]:
+    """Return the algo order object with its children, recursively."""
+    root = state.algos[node.root_id]
     return {
         "algo_order_id": node.algo_order_id,
         "parent_algo_order_id": node.parent_id,
@@ -128,7 +129,7 @@ def algo_view(engine: Engine, node: Algo) -> dict[str, object]:
         "reduce_only": node.reduce_only,
         "executed_quantity": node.executed,
         "total_executed_quantity": node.executed,
-        "average_executed_price": money.shown(node.average),
+        "average_executed_price": money.rounded(node.average),
         "total_fee": node.fee,
         "fee_asset": "USDC",
         "realized_pnl": node.realized,
@@ -140,16 +141,16 @@ def algo_view(engine: Engine, node: Algo) -> dict[str, object]:
         "extreme_price": node.extreme_price,
         "created_time": node.created,
         "updated_time": node.updated,
-        "child_orders": [algo_view(engine, child) for child in engine.children.get(node.algo_order_id, ())],
+        "child_orders": [algo_json(state, child) for child in state.children.get(node.algo_order_id, ())],
     }
 
 
 # --- account -----------------------------------------------------------------------------------------------
 
 
-def _sum_since(engine: Engine, position: Position, since: int) -> tuple[Decimal, Decimal]:
+def _sum_since(state: ExchangeState, position: PaperPosition, since: int) -> tuple[Decimal, Decimal]:
     realized, fees = ZERO, ZERO
-    for trade in reversed(engine.trades.values()):
+    for trade in reversed(state.trades.values()):
         if trade.at < since:
             break
         if trade.symbol == position.symbol and trade.margin_mode == position.margin_mode:
@@ -158,16 +159,16 @@ def _sum_since(engine: Engine, position: Position, since: int) -> tuple[Decimal,
     return realized, fees
 
 
-def position_view(clearing: Clearing, position: Position, margin: money.Margin) -> dict[str, object]:
-    """The position object (section 9)."""
-    engine = clearing.engine
-    instrument, mark = engine.instruments[position.symbol], engine.marks[position.symbol]
-    leverage = engine.leverage(position.symbol, position.margin_mode)
+def position_json(portfolio: Portfolio, position: PaperPosition, margin: money.MarginSummary) -> dict[str, object]:
+    """Return the position object."""
+    state = portfolio.state
+    instrument, mark = state.instruments[position.symbol], state.marks[position.symbol]
+    leverage = state.leverage(position.symbol, position.margin_mode)
     notional = abs(position.qty) * mark.price
-    longs, shorts = clearing.pending(position.symbol, position.margin_mode)
+    longs, shorts = portfolio.open_quantities(position.symbol, position.margin_mode)
     with_orders = max(abs(position.qty), abs(position.qty + longs), abs(position.qty + shorts)) * mark.price
     pnl = money.unsettled_pnl(position, mark.price, mark.funding_sum)
-    mmr = money.maintenance_rate(instrument, notional)
+    mmr = money.maintenance_margin_rate(instrument, notional)
     liquidation = ZERO
     if position.qty:
         if position.margin_mode == CROSS:
@@ -175,21 +176,21 @@ def position_view(clearing: Clearing, position: Position, margin: money.Margin) 
         else:
             collateral, need = position.margin + pnl, mmr * notional
         liquidation = money.liquidation_price(mark.price, position.qty, mmr, collateral, need)
-    realized, fees = _sum_since(engine, position, engine.clock() - DAY_MS)
+    realized, fees = _sum_since(state, position, state.clock() - DAY_MS)
     unrealized = position.qty * (mark.price - position.average)
     return {
         "symbol": position.symbol,
         "position_qty": position.qty,
-        "average_open_price": money.shown(position.average),
+        "average_open_price": money.rounded(position.average),
         "cost_position": position.cost,
-        "settle_price": money.shown(position.cost / position.qty) if position.qty else 0,
+        "settle_price": money.rounded(position.cost / position.qty) if position.qty else 0,
         "mark_price": mark.price,
         "unsettled_pnl": pnl,
-        "est_liq_price": money.shown(liquidation),
-        "imr": money.shown(money.initial_rate(instrument, leverage, notional)),
-        "mmr": money.shown(mmr),
-        "IMR_withdraw_orders": money.shown(money.initial_rate(instrument, leverage, with_orders)),
-        "MMR_with_orders": money.shown(money.maintenance_rate(instrument, with_orders)),
+        "est_liq_price": money.rounded(liquidation),
+        "imr": money.rounded(money.initial_margin_rate(instrument, leverage, notional)),
+        "mmr": money.rounded(mmr),
+        "IMR_withdraw_orders": money.rounded(money.initial_margin_rate(instrument, leverage, with_orders)),
+        "MMR_with_orders": money.rounded(money.maintenance_margin_rate(instrument, with_orders)),
         "pending_long_qty": longs,
         "pending_short_qty": shorts,
         "last_sum_unitary_funding": position.last_funding,
@@ -198,22 +199,22 @@ def position_view(clearing: Clearing, position: Position, margin: money.Margin) 
         "fee_24_h": fees,
         "leverage": leverage,
         "margin_mode": position.margin_mode,
-        "margin": money.shown(position.margin),
+        "margin": money.rounded(position.margin),
         "seq": position.seq,
         "timestamp": position.opened or position.updated,
         "updated_time": position.updated,
     }
 
 
-def visible_positions(clearing: Clearing) -> list[Position]:
-    """Rows with a quantity or with PnL that is not settled yet (section 9)."""
-    listed = clearing.engine.instruments
-    return [p for p in clearing.engine.positions.values() if p.symbol in listed and (p.qty or p.cost)]
+def visible_positions(portfolio: Portfolio) -> list[PaperPosition]:
+    """Return the positions that Orderly lists: those with a quantity or with unsettled PnL."""
+    listed = portfolio.state.instruments
+    return [p for p in portfolio.state.positions.values() if p.symbol in listed and (p.qty or p.cost)]
 
 
-def totals_view(clearing: Clearing, margin: money.Margin) -> dict[str, object]:
-    """The account part of `/v1/positions`."""
-    shown = money.shown
+def totals_json(portfolio: Portfolio, margin: money.MarginSummary) -> dict[str, object]:
+    """Return the account totals of `/v1/positions`."""
+    shown = money.rounded
     rate = margin.initial / margin.notional if margin.notional else ZERO
     rate_orders = margin.initial_with_orders / margin.notional_with_orders if margin.notional_with_orders else ZERO
     keep = margin.maintenance / margin.notional if margin.notional else ZERO
@@ -232,72 +233,72 @@ def totals_view(clearing: Clearing, margin: money.Margin) -> dict[str, object]:
     }
 
 
-def pnl_24h(clearing: Clearing) -> Decimal:
-    """PnL of the last 24 hours over all positions: realised then plus unrealised now."""
-    engine = clearing.engine
-    since, total = engine.clock() - DAY_MS, ZERO
-    for trade in reversed(engine.trades.values()):
+def pnl_24h(portfolio: Portfolio) -> Decimal:
+    """Return the PnL of all positions in USDC: realized in the last 24 hours plus unrealized."""
+    state = portfolio.state
+    since, total = state.clock() - DAY_MS, ZERO
+    for trade in reversed(state.trades.values()):
         if trade.at < since:
             break
         total += trade.realized
-    for position in visible_positions(clearing):
-        total += position.qty * (engine.marks[position.symbol].price - position.average)
+    for position in visible_positions(portfolio):
+        total += position.qty * (state.marks[position.symbol].price - position.average)
     return total
 
 
-def positions_view(clearing: Clearing) -> dict[str, Any]:
-    """The whole answer of `/v1/positions`."""
-    margin = clearing.margin()
+def positions_json(portfolio: Portfolio) -> dict[str, Any]:
+    """Return the response of `/v1/positions`."""
+    margin = portfolio.margin()
     return {
-        **totals_view(clearing, margin),
-        "total_pnl_24_h": pnl_24h(clearing),
-        "rows": [position_view(clearing, one, margin) for one in visible_positions(clearing)],
+        **totals_json(portfolio, margin),
+        "total_pnl_24_h": pnl_24h(portfolio),
+        "rows": [position_json(portfolio, one, margin) for one in visible_positions(portfolio)],
     }
 
 
-def client_info_view(engine: Engine) -> dict[str, object]:
-    """Account settings; fee rates in basis points (section 9)."""
-    taker, maker = engine.settings.taker_fee_bps, engine.settings.maker_fee_bps
+def client_info_json(state: ExchangeState) -> dict[str, object]:
+    """Return the account settings; fee rates in basis points."""
+    taker, maker = state.settings.taker_fee_bps, state.settings.maker_fee_bps
     return {
-        "account_id": identity.PAPER_ACCOUNT_ID,
-        "email": engine.account.email,
+        "account_id": PAPER_ACCOUNT_ID,
+        "email": state.account.email,
         "account_mode": "FUTURES",
-        "max_leverage": max(c.cross_leverage for c in engine.choices.values()),
+        "max_leverage": max(c.cross_leverage for c in state.symbol_settings.values()),
         "taker_fee_rate": taker,
         "maker_fee_rate": maker,
         "futures_taker_fee_rate": taker,
         "futures_maker_fee_rate": maker,
         "rwa_taker_fee_rate": taker,
         "rwa_maker_fee_rate": maker,
-        "maintenance_cancel_orders": engine.account.maintenance_cancel,
-        "imr_factor": {name: one.imr_factor for name, one in engine.instruments.items()},
+        "maintenance_cancel_orders": state.account.maintenance_cancel,
+        "imr_factor": {name: one.imr_factor for name, one in state.instruments.items()},
         "max_notional": {
-            name: money.max_notional(one, engine.leverage(name, CROSS)).quantize(Decimal("0.01"))
-            for name, one in engine.instruments.items()
+            name: money.max_notional(one, state.leverage(name, CROSS)).quantize(Decimal("0.01"))
+            for name, one in state.instruments.items()
         },
     }
 
 
-def holding_view(clearing: Clearing) -> dict[str, object]:
-    """The settled USDC balance; it does not move with trades (section 10)."""
-    margin = clearing.margin()
+def holding_json(portfolio: Portfolio) -> dict[str, object]:
+    """Return the settled USDC balance, which does not change with fills."""
+    margin = portfolio.margin()
     return {
         "holding": [
             {
                 "token": "USDC",
-                "holding": clearing.engine.account.balance,
+                "holding": portfolio.state.account.balance,
                 "frozen": 0,
                 "pending_short": 0,
-                "isolated_margin": money.shown(margin.isolated),
-                "isolated_order_frozen": money.shown(margin.isolated_frozen),
-                "updated_time": clearing.engine.clock(),
+                "isolated_margin": money.rounded(margin.isolated),
+                "isolated_order_frozen": money.rounded(margin.isolated_frozen),
+                "updated_time": portfolio.state.clock(),
             }
         ]
     }
 
 
-def entry_view(entry: Entry) -> dict[str, Any]:
-    """A history line as it was written."""
+def history_json(entry: HistoryEntry) -> dict[str, Any]:
+    """Return a history line as it was written."""
     body: dict[str, Any] = json.loads(entry.body, parse_float=Decimal)
     return body
 
@@ -305,17 +306,17 @@ def entry_view(entry: Entry) -> dict[str, Any]:
 # --- market ------------------------------------------------------------------------------------------------
 
 
-def next_funding(engine: Engine, symbol: str) -> int:
-    """The next full UTC hour at which this symbol pays funding, in ms."""
-    period = engine.instruments[symbol].funding_period * HOUR_MS
-    return engine.clock() // period * period + period
+def next_funding(state: ExchangeState, symbol: str) -> int:
+    """Return the next funding time of a symbol (a full UTC hour), ms."""
+    period = state.instruments[symbol].funding_period * HOUR_MS
+    return state.clock() // period * period + period
 
 
-def traded_24h(engine: Engine) -> dict[str, tuple[Decimal, Decimal]]:
-    """(base volume, USDC amount) of the last 24 hours, by symbol: that of the paper account."""
-    since = engine.clock() - DAY_MS
+def traded_24h(state: ExchangeState) -> dict[str, tuple[Decimal, Decimal]]:
+    """Return (base volume, USDC amount) of the account's own trades of the last 24 hours, by symbol."""
+    since = state.clock() - DAY_MS
     found: dict[str, tuple[Decimal, Decimal]] = {}
-    for trade in reversed(engine.trades.values()):
+    for trade in reversed(state.trades.values()):
         if trade.at < since:
             break
         volume, amount = found.get(trade.symbol, (ZERO, ZERO))
@@ -323,10 +324,12 @@ def traded_24h(engine: Engine) -> dict[str, tuple[Decimal, Decimal]]:
     return found
 
 
-def futures_view(engine: Engine, mark: Mark, traded: dict[str, tuple[Decimal, Decimal]]) -> dict[str, object]:
-    """The futures object (section 4); `traded` comes from `traded_24h`."""
+def futures_json(
+    state: ExchangeState, mark: PaperMark, traded: dict[str, tuple[Decimal, Decimal]]
+) -> dict[str, object]:
+    """Return the futures object; `traded` is the result of `traded_24h`."""
     volume, amount = traded.get(mark.symbol, (ZERO, ZERO))
-    held = sum((abs(p.qty) for p in engine.positions.values() if p.symbol == mark.symbol), ZERO)
+    held = sum((abs(p.qty) for p in state.positions.values() if p.symbol == mark.symbol), ZERO)
     return {
         "symbol": mark.symbol,
         "index_price": mark.price,
@@ -334,7 +337,7 @@ def futures_view(engine: Engine, mark: Mark, traded: dict[str, tuple[Decimal, De
         "sum_unitary_funding": mark.funding_sum,
         "est_funding_rate": mark.funding_rate,
         "last_funding_rate": mark.last_rate,
-        "next_funding_time": next_funding(engine, mark.symbol),
+        "next_funding_time": next_funding(state, mark.symbol),
         "open_interest": held,
         "24h_open": mark.open_24h or mark.price,
         "24h_close": mark.price,
@@ -345,15 +348,15 @@ def futures_view(engine: Engine, mark: Mark, traded: dict[str, tuple[Decimal, De
     }
 
 
-def funding_view(engine: Engine, mark: Mark) -> dict[str, object]:
-    """One row of funding rates."""
-    now = engine.clock()
+def funding_json(state: ExchangeState, mark: PaperMark) -> dict[str, object]:
+    """Return the funding rate object."""
+    now = state.clock()
     return {
         "symbol": mark.symbol,
         "est_funding_rate": mark.funding_rate,
         "est_funding_rate_timestamp": now // 60_000 * 60_000,
         "last_funding_rate": mark.last_rate,
         "last_funding_rate_timestamp": mark.last_funding_at,
-        "next_funding_time": next_funding(engine, mark.symbol),
+        "next_funding_time": next_funding(state, mark.symbol),
         "sum_unitary_funding": mark.funding_sum,
     }

@@ -1,31 +1,29 @@
-"""The paper exchange as a server: composition, start, stop. REST, control paths and streams share one port.
+"""Paper exchange server: start and stop. REST API, control API and streams share one port.
 
-exchange = PaperExchange(data_dir, settings=PaperSettings(prices="static"))
-base_url = await exchange.start(port=0)
+paper = PaperExchange(data_dir, settings=PaperSettings(prices="static"))
+base_url = await paper.start(port=0)
 ...
-await exchange.close()
+await paper.close()
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from kekbridge.paper.api import MAX_BODY, Api
-from kekbridge.paper.auth import Gate
-from kekbridge.paper.codec import Refusal, failure
-from kekbridge.paper.control_api import Controls
-from kekbridge.paper.exchange import Venue
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
-from kekbridge.paper.journal import Ledger
-from kekbridge.paper.prices import LiveFeed
-from kekbridge.paper.rate_limits import Limiter
+from kekbridge.paper.api import MAX_BODY, RestApi
+from kekbridge.paper.auth import SignatureVerifier
+from kekbridge.paper.codec import ApiError, failure
+from kekbridge.paper.control_api import ControlApi
+from kekbridge.paper.exchange import SimulatedExchange
+from kekbridge.paper.journal import PaperJournal
+from kekbridge.paper.prices import LivePriceFeed
+from kekbridge.paper.rate_limits import RequestLimiter
 from kekbridge.paper.routes import account as routes_account
 from kekbridge.paper.routes import algo as routes_algo
 from kekbridge.paper.routes import orders as routes_orders
@@ -41,7 +39,7 @@ _DEFAULTS = PaperSettings()
 
 
 class PaperExchange:
-    """One paper exchange; its state lives in `data_dir/paper.db` across restarts and kill -9."""
+    """One paper exchange. Its state is in `data_dir/paper.db` and survives restarts and kill -9."""
 
     def __init__(
         self,
@@ -54,30 +52,30 @@ class PaperExchange:
         self.settings = settings
         self.clock = clock
         self.base_url = ""
-        self._venue: Venue | None = None
-        self._ledger: Ledger | None = None
+        self._exchange: SimulatedExchange | None = None
+        self._journal: PaperJournal | None = None
         self._runner: web.AppRunner | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._timers: set[asyncio.TimerHandle] = set()
 
     @property
-    def venue(self) -> Venue:
-        """The running exchange; RuntimeError before `start`."""
-        if self._venue is None:
+    def exchange(self) -> SimulatedExchange:
+        """The exchange behind the server; RuntimeError unless started."""
+        if self._exchange is None:
             raise RuntimeError("the paper exchange is not started")
-        return self._venue
+        return self._exchange
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Open the file, listen, and return the base URL, for example "http://127.0.0.1:8090"."""
-        self._ledger = Ledger(self.data_dir / "paper.db")
-        self._venue = venue = Venue(self._ledger, self.settings, self.clock, self._later)
-        gate, limiter = Gate(venue.engine), Limiter(enabled=self.settings.rate_limits)
+        """Open the database, listen (port 0: a free port) and return the base URL, such as "http://127.0.0.1:8090"."""
+        self._journal = PaperJournal(self.data_dir / "paper.db")
+        self._exchange = exchange = SimulatedExchange(self._journal, self.settings, self.clock, self._schedule)
+        verifier, limiter = SignatureVerifier(exchange.state), RequestLimiter(enabled=self.settings.rate_limits)
         app = web.Application(client_max_size=MAX_BODY, middlewares=[_json_errors(self.clock)])
-        api = Api(venue, gate, limiter)
+        api = RestApi(exchange, verifier, limiter)
         for module in (routes_public, routes_orders, routes_algo, routes_account, routes_statistics, routes_wallet):
             api.mount(app, module.ROUTES)
-        Controls(venue, limiter).mount(app)
-        streams = Streams(venue, gate)
+        ControlApi(exchange, limiter).mount(app)
+        streams = Streams(exchange, verifier)
         streams.mount(app)
         self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=_KEEPALIVE_S, shutdown_timeout=2.0)
         await self._runner.setup()
@@ -85,16 +83,16 @@ class PaperExchange:
         bound = self._runner.addresses[0]
         shown = f"[{bound[0]}]" if ":" in str(bound[0]) else bound[0]
         self.base_url = f"http://{shown}:{bound[1]}"
-        venue.resume()
+        exchange.resume()
         self._tasks.append(asyncio.create_task(self._tick()))
         self._tasks.append(asyncio.create_task(streams.run()))
         if self.settings.prices == "live":
-            feed = LiveFeed(self.settings, venue.live_prices)
+            feed = LivePriceFeed(self.settings, exchange.apply_live_prices)
             self._tasks.append(asyncio.create_task(feed.run()))
         return self.base_url
 
     async def close(self) -> None:
-        """Stop listening, finish running requests, close the file. Safe to call twice."""
+        """Stop listening, finish running requests, close the database. Can be called twice."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -105,25 +103,20 @@ class PaperExchange:
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
-        if self._ledger is not None:
-            self._ledger.close()
-            self._ledger = None
-        self._venue = None
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        self._exchange = None
 
     def hint_price(self, symbol: str, price: Decimal) -> bool:
-        """Tell the price that an alert named; False when a better one is known or the symbol is not listed."""
-        return self.venue.hint_price(symbol, price)
-
-    def set_prices(self, marks: Mapping[str, Decimal]) -> None:
-        """Set marks as `POST /paper/prices` does; Refusal for an unknown symbol."""
-        for symbol, price in marks.items():
-            self.venue.set_price(symbol, price, "override")
+        """Set a mark price (USDC) that an alert contained; False if a better one is known or the symbol is not listed."""
+        return self.exchange.hint_price(symbol, price)
 
     def journal(self, after: int = 0) -> list[dict[str, Any]]:
-        """The journal as `GET /paper/journal` answers it."""
-        return self.venue.engine.ledger.journal(after)
+        """Return the events that `GET /paper/journal` lists."""
+        return self.exchange.state.journal.events(after)
 
-    def _later(self, delay_ms: int, action: Callable[[], None]) -> None:
+    def _schedule(self, delay_ms: int, action: Callable[[], None]) -> None:
         def run() -> None:
             self._timers.discard(handle)
             action()
@@ -134,11 +127,11 @@ class PaperExchange:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
-            self.venue.tick()
+            self.exchange.tick()
 
 
 def _json_errors(clock: Callable[[], int]) -> Any:
-    """Answers that aiohttp makes itself (unknown path, wrong method, too large) become the exchange's JSON."""
+    """Turn aiohttp's own error responses (unknown path, wrong method, body too large) into Orderly's JSON."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Any) -> web.StreamResponse:
@@ -147,33 +140,8 @@ def _json_errors(clock: Callable[[], int]) -> Any:
         except web.HTTPException as error:
             if error.status < 400:
                 raise
-            refusal = Refusal(-1006 if error.status == 404 else -1005, error.reason, status=error.status)
-            return web.Response(status=error.status, text=failure(refusal, clock()), content_type="application/json")
+            api_error = ApiError(-1006 if error.status == 404 else -1005, error.reason, status=error.status)
+            return web.Response(status=error.status, text=failure(api_error, clock()), content_type="application/json")
         return answer
 
     return middleware
-
-
-async def run_paper(
-    host: str,
-    port: int,
-    data_dir: Path,
-    settings: PaperSettings,
-    on_ready: Callable[[dict[str, str]], None],
-) -> None:
-    """Run a paper exchange until cancelled; `on_ready` gets base_url, account_id, orderly_key, orderly_secret."""
-    exchange = PaperExchange(data_dir, settings=settings)
-    base_url = await exchange.start(host, port)
-    try:
-        on_ready(
-            {
-                "base_url": base_url,
-                "account_id": PAPER_ACCOUNT_ID,
-                "orderly_key": PAPER_ORDERLY_KEY,
-                "orderly_secret": PAPER_ORDERLY_SECRET,
-            }
-        )
-        await asyncio.Event().wait()
-    finally:
-        with contextlib.suppress(Exception):
-            await exchange.close()

@@ -1,7 +1,7 @@
-"""The state of the paper exchange in memory, and the one way to change it: inside a transaction.
+"""State of the paper exchange in memory, and the transactions that change it.
 
-Every change is noted with `touch`, every fact with `event`; leaving the outermost transaction stores both
-together and only then tells the listeners (streams). No matching or money rules here.
+Inside `transaction`, `save` marks changed rows, `record_event` adds to the journal and `publish` queues stream
+updates. Leaving the outermost transaction commits rows and events together, then hands the updates to the listeners.
 """
 
 from __future__ import annotations
@@ -11,105 +11,117 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from kekbridge.paper import identity
-from kekbridge.paper.codec import Refusal
-from kekbridge.paper.instruments import Instrument
-from kekbridge.paper.journal import Ledger
-from kekbridge.paper.models import Account, Algo, Choice, Entry, Key, Mark, Order, Position, Record, Trade
-from kekbridge.paper.settings import PaperSettings
+from kekbridge.paper.codec import ApiError
+from kekbridge.paper.instruments import PaperInstrument
+from kekbridge.paper.journal import PaperJournal
+from kekbridge.paper.models import (
+    AlgoNode,
+    ApiKey,
+    HistoryEntry,
+    PaperAccount,
+    PaperMark,
+    PaperOrder,
+    PaperPosition,
+    PaperTrade,
+    Record,
+    SymbolSettings,
+)
+from kekbridge.paper.settings import PAPER_KEY_SCOPE, PAPER_KEY_TAG, PAPER_ORDERLY_KEY, PaperSettings
 
-Notice = tuple[str, Any]
-Later = Callable[[int, Callable[[], None]], None]
+#: (topic or name of the change, its data): input of the streams.
+StreamUpdate = tuple[str, Any]
+#: Calls an action after a delay in ms.
+Schedule = Callable[[int, Callable[[], None]], None]
 YEAR_MS = 365 * 86_400_000
 
 
-class Engine:
-    """Rows, indexes, ids and transactions. Not thread-safe: it lives on one event loop."""
+class ExchangeState:
+    """Rows, indexes, IDs and transactions. Not thread-safe: use it on one event loop."""
 
     def __init__(
         self,
-        ledger: Ledger,
-        instruments: dict[str, Instrument],
+        journal: PaperJournal,
+        instruments: dict[str, PaperInstrument],
         settings: PaperSettings,
         clock: Callable[[], int],
-        later: Later,
+        schedule: Schedule,
     ) -> None:
-        self.ledger = ledger
+        self.journal = journal
         self.instruments = instruments
         self.settings = settings
         self.clock = clock
-        self.later = later
-        self.listeners: list[Callable[[list[Notice]], None]] = []
-        self._depth = 0
-        self._touched: dict[tuple[str, str], Record] = {}
+        self.schedule = schedule
+        self.listeners: list[Callable[[list[StreamUpdate]], None]] = []
+        self._transaction_depth = 0
+        self._changed_rows: dict[tuple[str, str], Record] = {}
         self._events: list[dict[str, object]] = []
-        self._notices: list[Notice] = []
-        self._forget()
-        self._restore()
+        self._updates: list[StreamUpdate] = []
+        self._clear()
+        self._load()
 
     # --- state ---------------------------------------------------------------------------------------------
 
-    def _forget(self) -> None:
-        self.account = Account(self.settings.balance, self.settings.balance)
-        self.keys: dict[str, Key] = {}
-        self.orders: dict[int, Order] = {}
-        self.algos: dict[int, Algo] = {}
-        self.trades: dict[int, Trade] = {}
-        self.positions: dict[tuple[str, str], Position] = {}
-        self.marks: dict[str, Mark] = {}
-        self.choices: dict[str, Choice] = {}
-        self.entries: dict[str, list[Entry]] = defaultdict(list)
-        self.open_orders: dict[int, Order] = {}
-        self.open_algos: dict[int, Algo] = {}
-        self.children: dict[int, list[Algo]] = defaultdict(list)
-        self.trades_of: dict[int, list[Trade]] = defaultdict(list)
+    def _clear(self) -> None:
+        self.account = PaperAccount(self.settings.balance, self.settings.balance)
+        self.keys: dict[str, ApiKey] = {}
+        self.orders: dict[int, PaperOrder] = {}
+        self.algos: dict[int, AlgoNode] = {}
+        self.trades: dict[int, PaperTrade] = {}
+        self.positions: dict[tuple[str, str], PaperPosition] = {}
+        self.marks: dict[str, PaperMark] = {}
+        self.symbol_settings: dict[str, SymbolSettings] = {}
+        self.history: dict[str, list[HistoryEntry]] = defaultdict(list)
+        self.open_orders: dict[int, PaperOrder] = {}
+        self.open_algos: dict[int, AlgoNode] = {}
+        self.children: dict[int, list[AlgoNode]] = defaultdict(list)
+        self.trades_of: dict[int, list[PaperTrade]] = defaultdict(list)
         self.order_by_client: dict[str, int] = {}
         self.algo_by_client: dict[str, int] = {}
 
-    def _restore(self) -> None:
-        stored = self.ledger.load()
+    def _load(self) -> None:
+        stored = self.journal.load()
         for record in stored:
             self._index(record)
         with self.transaction():
             if not stored:
-                self.touch(self.account)
+                self.save(self.account)
             for symbol, instrument in self.instruments.items():
-                self._list(symbol, instrument)
-            if identity.PAPER_ORDERLY_KEY not in self.keys:
+                self._add_symbol(symbol, instrument)
+            if PAPER_ORDERLY_KEY not in self.keys:
                 now = self.clock()
-                self.add_row(
-                    Key(
-                        identity.PAPER_ORDERLY_KEY,
-                        identity.PAPER_KEY_SCOPE,
+                self.add(
+                    ApiKey(
+                        PAPER_ORDERLY_KEY,
+                        PAPER_KEY_SCOPE,
                         now + YEAR_MS,
-                        identity.PAPER_KEY_TAG,
+                        PAPER_KEY_TAG,
                     )
                 )
 
-    def _list(self, symbol: str, instrument: Instrument) -> None:
+    def _add_symbol(self, symbol: str, instrument: PaperInstrument) -> None:
         if symbol not in self.marks:
             price = instrument.mark_price
-            self.add_row(Mark(symbol, price, open_24h=price, high_24h=price, low_24h=price))
+            self.add(PaperMark(symbol, price, open_24h=price, high_24h=price, low_24h=price))
         elif symbol in self.settings.marks and self.marks[symbol].source == "snapshot":
             self.marks[symbol].price = instrument.mark_price
-            self.touch(self.marks[symbol])
-        if symbol not in self.choices:
+            self.save(self.marks[symbol])
+        if symbol not in self.symbol_settings:
             leverage = min(self.settings.leverage, int(1 / instrument.base_imr))
-            self.add_row(Choice(symbol, leverage, leverage))
+            self.add(SymbolSettings(symbol, leverage, leverage))
 
     def _index(self, record: Record) -> None:
         match record:
-            case Account():
+            case PaperAccount():
                 self.account = record
-            case Key():
+            case ApiKey():
                 self.keys[record.orderly_key] = record
-            case Order():
+            case PaperOrder():
                 self.orders[record.order_id] = record
                 if record.is_open:
                     self.open_orders[record.order_id] = record
                 if record.client_order_id is not None:
                     self.order_by_client[record.client_order_id] = record.order_id
-            case Algo():
+            case AlgoNode():
                 self.algos[record.algo_order_id] = record
                 if record.is_open:
                     self.open_algos[record.algo_order_id] = record
@@ -117,30 +129,30 @@ class Engine:
                     self.children[record.parent_id].append(record)
                 if record.client_order_id is not None:
                     self.algo_by_client[record.client_order_id] = record.algo_order_id
-            case Trade():
+            case PaperTrade():
                 self.trades[record.trade_id] = record
                 self.trades_of[record.order_id].append(record)
-            case Position():
+            case PaperPosition():
                 self.positions[record.symbol, record.margin_mode] = record
-            case Mark():
+            case PaperMark():
                 self.marks[record.symbol] = record
-            case Choice():
-                self.choices[record.symbol] = record
-            case Entry():
-                self.entries[record.book].append(record)
+            case SymbolSettings():
+                self.symbol_settings[record.symbol] = record
+            case HistoryEntry():
+                self.history[record.book].append(record)
 
-    def add_row(self, record: Record) -> None:
-        """Put a new row into the state."""
+    def add(self, record: Record) -> None:
+        """Add a new row to the state and save it."""
         self._index(record)
-        self.touch(record)
+        self.save(record)
 
-    def touch(self, record: Record) -> None:
-        """Note that a row has changed, so that it is stored with the running transaction."""
-        self._touched[record.kind, record.row_id] = record
+    def save(self, record: Record) -> None:
+        """Store a changed row with the running transaction."""
+        self._changed_rows[record.kind, record.row_id] = record
         match record:
-            case Order() if not record.is_open:
+            case PaperOrder() if not record.is_open:
                 self.open_orders.pop(record.order_id, None)
-            case Algo():
+            case AlgoNode():
                 if record.is_open:
                     self.open_algos[record.algo_order_id] = record
                 else:
@@ -150,35 +162,37 @@ class Engine:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Changes inside belong together; the outermost one stores them and then tells the listeners."""
-        self._depth += 1
+        """Group changes; leaving the outermost transaction commits them and calls the listeners.
+
+        After an ApiError it commits, too: a rejected request leaves its events in the journal.
+        """
+        self._transaction_depth += 1
         try:
             yield
         finally:
-            # Also after a Refusal: the journal must say that somebody asked and was refused.
-            self._depth -= 1
-            if self._depth == 0:
+            self._transaction_depth -= 1
+            if self._transaction_depth == 0:
                 self._commit()
 
     def _commit(self) -> None:
-        if not self._touched and not self._events and not self._notices:
+        if not self._changed_rows and not self._events and not self._updates:
             return
-        rows = list(self._touched.values())
+        rows = list(self._changed_rows.values())
         if any(row.kind in ("order", "algo", "trade", "entry", "position") for row in rows):
             rows.append(self.account)  # the counters
-        events, notices = self._events, self._notices
-        self._touched, self._events, self._notices = {}, [], []
-        self.ledger.commit({(row.kind, row.row_id): row for row in rows}.values(), events)
+        events, updates = self._events, self._updates
+        self._changed_rows, self._events, self._updates = {}, [], []
+        self.journal.commit({(row.kind, row.row_id): row for row in rows}.values(), events)
         for listener in self.listeners:
-            listener(notices)
+            listener(updates)
 
-    def event(self, name: str, **facts: object) -> None:
-        """Write a line into the journal; None values are kept, Decimals become text."""
+    def record_event(self, name: str, **facts: object) -> None:
+        """Add an event to the journal; None values are kept, Decimals become text."""
         self._events.append({"event": name, "t": self.clock(), **facts})
 
-    def order_event(self, name: str, order: Order, **facts: object) -> None:
-        """A line about a plain order: which one it is, and what is told of it."""
-        self.event(
+    def record_order_event(self, name: str, order: PaperOrder, **facts: object) -> None:
+        """Add an event about a plain order to the journal."""
+        self.record_event(
             name,
             symbol=order.symbol,
             client_order_id=order.client_order_id,
@@ -187,9 +201,12 @@ class Engine:
             **facts,
         )
 
-    def algo_event(self, name: str, node: Algo, *, client_order_id: str | None, **facts: object) -> None:
-        """A line about a node of an algo order; whose name it goes by depends on what happened."""
-        self.event(
+    def record_algo_event(self, name: str, node: AlgoNode, *, client_order_id: str | None, **facts: object) -> None:
+        """Add an event about an algo order node to the journal.
+
+        `client_order_id` is that of the node or of its root, depending on the event.
+        """
+        self.record_event(
             name,
             algo=True,
             symbol=node.symbol,
@@ -198,45 +215,45 @@ class Engine:
             **facts,
         )
 
-    def notice(self, topic: str, data: object) -> None:
-        """Queue something for the streams; it leaves after the transaction is stored."""
-        self._notices.append((topic, data))
+    def publish(self, topic: str, data: object) -> None:
+        """Queue an update for the streams; it is sent after the commit."""
+        self._updates.append((topic, data))
 
     def reset(self) -> None:
-        """A fresh account: flat, no orders, start balance, start prices, journal emptied."""
-        self.ledger.clear()
-        self._touched, self._events, self._notices = {}, [], []
-        self._forget()
-        self._restore()
+        """Start over with a fresh account: no positions or orders, start balance and prices, empty journal."""
+        self.journal.clear()
+        self._changed_rows, self._events, self._updates = {}, [], []
+        self._clear()
+        self._load()
 
-    # --- look-ups ------------------------------------------------------------------------------------------
+    # --- lookups -------------------------------------------------------------------------------------------
 
     def next_id(self) -> int:
-        """A new id for orders, algo orders, trades and history lines (one rising sequence)."""
+        """Return a new ID; orders, algo orders, trades and history lines share one sequence."""
         self.account.next_id += 1
         return self.account.next_id
 
     def next_seq(self) -> int:
-        """A rising number beyond 2^53, as the exchange's `seq` and `match_id` are."""
+        """Return a rising number beyond 2^53, like Orderly's `seq` and `match_id`."""
         self.account.next_seq += 1
         return 1_790_000_000_000_000_000 + self.account.next_seq
 
-    def instrument(self, symbol: str) -> Instrument:
-        """The rules of a listed symbol; Refusal -1005 for an unknown one."""
+    def instrument(self, symbol: str) -> PaperInstrument:
+        """Return the trading rules of a listed symbol; ApiError -1005 for an unknown one."""
         found = self.instruments.get(symbol)
         if found is None:
-            raise Refusal(-1005, f"symbol {symbol[:40]!r} is not listed.")
+            raise ApiError(-1005, f"symbol {symbol[:40]!r} is not listed.")
         return found
 
-    def position(self, symbol: str, margin_mode: str) -> Position:
-        """The position row, made on first use."""
+    def position(self, symbol: str, margin_mode: str) -> PaperPosition:
+        """Return the position row, created on first use."""
         found = self.positions.get((symbol, margin_mode))
         if found is None:
-            found = Position(symbol, margin_mode, last_funding=self.marks[symbol].funding_sum)
+            found = PaperPosition(symbol, margin_mode, last_funding=self.marks[symbol].funding_sum)
             self.positions[symbol, margin_mode] = found
         return found
 
     def leverage(self, symbol: str, margin_mode: str) -> int:
-        """The leverage chosen for a symbol in a margin mode."""
-        choice = self.choices[symbol]
+        """Return the leverage of a symbol in a margin mode (CROSS or ISOLATED)."""
+        choice = self.symbol_settings[symbol]
         return choice.cross_leverage if margin_mode == "CROSS" else choice.isolated_leverage

@@ -1,18 +1,20 @@
-"""Messages of the streams, camelCase as there (orderly-api.md section 12). Shapes only, no sending."""
+"""Bodies of stream messages, with Orderly's camelCase names. See docs/internals/orderly.md, section 12."""
 
 from __future__ import annotations
 
 from decimal import Decimal
 
 from kekbridge.paper import money
-from kekbridge.paper.models import ZERO, Algo, Mark, Order, Position, Trade
-from kekbridge.paper.positions import Clearing
-from kekbridge.paper.responses import next_funding, position_view
-from kekbridge.paper.state import Engine
+from kekbridge.paper.models import ZERO, AlgoNode, PaperMark, PaperOrder, PaperPosition, PaperTrade
+from kekbridge.paper.positions import Portfolio
+from kekbridge.paper.responses import next_funding, position_json
+from kekbridge.paper.state import ExchangeState
 
 
-def execution(engine: Engine, order: Order, trade: Trade | None, status: str | None) -> dict[str, object]:
-    """One executionreport: the change of one order, with the fill when there is one."""
+def execution(
+    state: ExchangeState, order: PaperOrder, trade: PaperTrade | None, status: str | None
+) -> dict[str, object]:
+    """`executionreport`: the change of one order, with its fill if there is one."""
     return {
         "symbol": order.symbol,
         "clientOrderId": order.client_order_id or "",
@@ -27,7 +29,7 @@ def execution(engine: Engine, order: Order, trade: Trade | None, status: str | N
         "fee": trade.fee if trade else 0,
         "feeAsset": "USDC",
         "totalExecutedQuantity": order.executed,
-        "avgExecutedPrice": money.shown(order.average),
+        "avgExecutedPrice": money.rounded(order.average),
         "status": status or order.status,
         "reason": order.reason,
         "totalFee": order.fee,
@@ -38,13 +40,13 @@ def execution(engine: Engine, order: Order, trade: Trade | None, status: str | N
         "marginMode": order.margin_mode,
         "maker": trade.is_maker if trade else False,
         "match_id": str(trade.match_id) if trade else "0",
-        "seq": engine.next_seq(),
+        "seq": state.next_seq(),
     }
 
 
-def _algo(engine: Engine, node: Algo) -> dict[str, object]:
-    root = engine.algos[node.root_id]
-    trades = engine.trades_of.get(node.plain_id) or []
+def _algo(state: ExchangeState, node: AlgoNode) -> dict[str, object]:
+    root = state.algos[node.root_id]
+    trades = state.trades_of.get(node.plain_id) or []
     last = trades[-1] if trades else None
     return {
         "algoOrderId": node.algo_order_id,
@@ -70,7 +72,7 @@ def _algo(engine: Engine, node: Algo) -> dict[str, object]:
         "executedPrice": last.price if last else 0,
         "executedQuantity": last.quantity if last else 0,
         "totalExecutedQuantity": node.executed,
-        "averageExecutedPrice": money.shown(node.average),
+        "averageExecutedPrice": money.rounded(node.average),
         "fee": last.fee if last else 0,
         "totalFee": node.fee,
         "feeAsset": "USDC",
@@ -88,29 +90,29 @@ def _algo(engine: Engine, node: Algo) -> dict[str, object]:
     }
 
 
-def algo_flat(engine: Engine, tree: list[Algo]) -> list[dict[str, object]]:
-    """algoexecutionreport: a flat list, one object per node."""
+def algo_flat(state: ExchangeState, tree: list[AlgoNode]) -> list[dict[str, object]]:
+    """`algoexecutionreport`: a flat list, one object per node."""
     rows = []
     for node in tree:
-        row = _algo(engine, node)
+        row = _algo(state, node)
         rows.append({**row, "triggered": node.is_triggered, "maker": row["isMaker"]})
     return rows
 
 
-def algo_nested(engine: Engine, node: Algo) -> dict[str, object]:
-    """algoexecutionreportv2: one object with nested childOrders."""
-    children = engine.children.get(node.algo_order_id, ())
+def algo_nested(state: ExchangeState, node: AlgoNode) -> dict[str, object]:
+    """`algoexecutionreportv2`: one object with nested childOrders."""
+    children = state.children.get(node.algo_order_id, ())
     return {
-        **_algo(engine, node),
+        **_algo(state, node),
         "isTriggered": node.is_triggered,
-        "childOrders": [algo_nested(engine, child) for child in children],
+        "childOrders": [algo_nested(state, child) for child in children],
     }
 
 
-def position(clearing: Clearing, row: Position, margin: money.Margin) -> dict[str, object]:
-    """One entry of the position topic; quantity 0 when closed."""
-    view = position_view(clearing, row, margin)
-    mark = clearing.engine.marks[row.symbol]
+def position(portfolio: Portfolio, row: PaperPosition, margin: money.MarginSummary) -> dict[str, object]:
+    """One entry of `position`; quantity 0 if closed."""
+    view = position_json(portfolio, row, margin)
+    mark = portfolio.state.marks[row.symbol]
     return {
         "symbol": row.symbol,
         "positionQty": row.qty,
@@ -140,41 +142,41 @@ def position(clearing: Clearing, row: Position, margin: money.Margin) -> dict[st
     }
 
 
-def balance(clearing: Clearing, margin: money.Margin) -> dict[str, object]:
-    """The balance topic."""
+def balance(portfolio: Portfolio, margin: money.MarginSummary) -> dict[str, object]:
+    """`balance`."""
     return {
         "balances": {
             "USDC": {
-                "holding": clearing.engine.account.balance,
+                "holding": portfolio.state.account.balance,
                 "frozen": 0,
                 "pendingShortQty": 0,
                 "pendingLongQty": 0,
-                "isolatedMargin": money.shown(margin.isolated),
-                "isolatedOrderFrozen": money.shown(margin.isolated_frozen),
+                "isolatedMargin": money.rounded(margin.isolated),
+                "isolatedOrderFrozen": money.rounded(margin.isolated_frozen),
                 "interest": 0,
-                "version": clearing.engine.next_seq(),
+                "version": portfolio.state.next_seq(),
             }
         }
     }
 
 
-def account(clearing: Clearing, margin: money.Margin, symbol: str | None) -> dict[str, object]:
-    """The account topic, whose message has no topic/data wrapper in the docs' example."""
-    engine = clearing.engine
+def account(portfolio: Portfolio, margin: money.MarginSummary, symbol: str | None) -> dict[str, object]:
+    """`account`; `symbol` adds the leverage of one symbol."""
+    state = portfolio.state
     detail: dict[str, object] = {
         "marginMode": "REGULAR_MARGIN",
-        "futuresLeverage": engine.settings.leverage,
-        "futuresTakerFeeRate": engine.settings.taker_fee_bps,
-        "futuresMakerFeeRate": engine.settings.maker_fee_bps,
-        "maintenanceCancelFlag": engine.account.maintenance_cancel,
-        "totalCollateralValue": money.shown(margin.collateral),
-        "freeCollateral": money.shown(margin.free),
-        "accountValue": money.shown(margin.account_value),
+        "futuresLeverage": state.settings.leverage,
+        "futuresTakerFeeRate": state.settings.taker_fee_bps,
+        "futuresMakerFeeRate": state.settings.maker_fee_bps,
+        "maintenanceCancelFlag": state.account.maintenance_cancel,
+        "totalCollateralValue": money.rounded(margin.collateral),
+        "freeCollateral": money.rounded(margin.free),
+        "accountValue": money.rounded(margin.account_value),
     }
     if symbol is not None:
         detail["symbolLeverage"] = {
             "symbol": symbol,
-            "leverage": engine.leverage(symbol, "CROSS"),
+            "leverage": state.leverage(symbol, "CROSS"),
             "marginMode": "CROSS",
         }
     return {"accountDetail": detail}
@@ -183,12 +185,12 @@ def account(clearing: Clearing, margin: money.Margin, symbol: str | None) -> dic
 # --- public topics -----------------------------------------------------------------------------------------
 
 
-def mark_price(mark: Mark) -> dict[str, object]:
+def mark_price(mark: PaperMark) -> dict[str, object]:
     """`{symbol}@markprice`."""
     return {"symbol": mark.symbol, "price": mark.price}
 
 
-def index_price(mark: Mark) -> dict[str, object]:
+def index_price(mark: PaperMark) -> dict[str, object]:
     """`SPOT_X_USDC@indexprice`."""
     return {"symbol": mark.symbol.replace("PERP_", "SPOT_", 1), "price": mark.price}
 
@@ -198,13 +200,13 @@ def best_quote(symbol: str, ask: Decimal, bid: Decimal, size: Decimal) -> dict[s
     return {"symbol": symbol, "ask": ask, "askSize": size, "bid": bid, "bidSize": size}
 
 
-def public_trade(trade: Trade) -> dict[str, object]:
+def public_trade(trade: PaperTrade) -> dict[str, object]:
     """`{symbol}@trade`."""
     return {"symbol": trade.symbol, "price": trade.price, "size": trade.quantity, "side": trade.side}
 
 
-def ticker(mark: Mark, traded: tuple[Decimal, Decimal], count: int) -> dict[str, object]:
-    """`{symbol}@ticker`."""
+def ticker(mark: PaperMark, traded: tuple[Decimal, Decimal]) -> dict[str, object]:
+    """`{symbol}@ticker`; `traded` is (base volume, USDC amount) of 24 hours."""
     return {
         "symbol": mark.symbol,
         "open": mark.open_24h or mark.price,
@@ -213,21 +215,21 @@ def ticker(mark: Mark, traded: tuple[Decimal, Decimal], count: int) -> dict[str,
         "low": mark.low_24h or mark.price,
         "volume": traded[0],
         "amount": traded[1],
-        "count": count,
+        "count": 0,
     }
 
 
-def funding(engine: Engine, mark: Mark) -> dict[str, object]:
+def funding(state: ExchangeState, mark: PaperMark) -> dict[str, object]:
     """`{symbol}@estfundingrate`."""
     return {
         "symbol": mark.symbol,
         "fundingRate": mark.funding_rate,
-        "fundingTs": next_funding(engine, mark.symbol),
+        "fundingTs": next_funding(state, mark.symbol),
     }
 
 
-def candle(mark: Mark, kind: str, start: int, length: int) -> dict[str, object]:
-    """`{symbol}@kline_*`."""
+def candle(mark: PaperMark, kind: str, start: int, length: int) -> dict[str, object]:
+    """`{symbol}@kline_*`; `start` and `length` in ms."""
     return {
         "symbol": mark.symbol,
         "type": kind,

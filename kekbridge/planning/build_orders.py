@@ -1,6 +1,6 @@
-"""From a wished change of the position to the orders that make it: close first, then open, every number on the exchange's grid.
+"""Build the orders for a position change: close first, then open, every number on the exchange's grid.
 
-What is built here is what is judged and sent. resize() looks once more at the real position, right before an order leaves.
+These orders are judged and sent as they are; only resize() adapts their size to the real position right before an order is sent.
 """
 
 from __future__ import annotations
@@ -21,67 +21,78 @@ from kekbridge.model import (
     TakeProfit,
     WebhookSettings,
 )
-from kekbridge.planning import prices as levels
-from kekbridge.planning.market_view import Market
-from kekbridge.planning.prices import Prices
-from kekbridge.planning.sizing import DOWNWARDS, check_entry_size, on_grid, plain, shares_of, smallest_quantity
-from kekbridge.planning.target import Move, side_of
+from kekbridge.planning.market_view import MarketView
+from kekbridge.planning.prices import Prices, prices_for, stop_price, take_profit_prices, trailing_distance
+from kekbridge.planning.sizing import (
+    ROUND_DOWN_CONTEXT,
+    check_entry_size,
+    floor_quantity,
+    format_12dp,
+    smallest_quantity,
+    split_quantity,
+)
+from kekbridge.planning.target import PositionChange, side_of
 
 _STOPS = frozenset({OrderType.STOP, OrderType.STOP_LIMIT})
-_MOST_CLOSING_ORDERS = 20
+_MAX_CLOSING_ORDERS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Legs:
-    """The orders of one step, in the order they must be sent, with remarks on what was rounded or left out."""
+class PlannedOrders:
+    """The orders of one step."""
 
+    #: In the order in which they must be sent.
     intents: tuple[OrderIntent, ...]
-    warnings: tuple[str, ...] = ()
+    #: What was rounded or left out.
     notes: tuple[str, ...] = ()
 
 
-def build_legs(move: Move, signal: Signal, *, settings: WebhookSettings, market: Market, first_leg: int) -> Legs:
-    """The orders for `move`: exits of what is open against it, then the entry of the rest, then its trailing stop.
+def build_orders(
+    change: PositionChange, signal: Signal, *, settings: WebhookSettings, market: MarketView, first_leg: int
+) -> PlannedOrders:
+    """Build the orders for `change`: exits of the opposite position, then an entry of the rest, then its trailing stop.
 
     Legs are numbered from `first_leg`; an entry after an exit waits for it (`after_leg`). Raises Refused.
     """
-    side = side_of(move.delta)
-    wanted = abs(move.delta)
+    side = side_of(change.delta)
+    wanted = abs(change.delta)
     open_against = abs(market.projected) if market.projected * side.sign < 0 else ZERO
     to_close = min(wanted, open_against)
     to_open = wanted - to_close
-    if to_close > 0 and to_open > 0 and on_grid(to_close, market.instrument) == 0:
-        to_close, to_open = ZERO, wanted  # a crumb that no order can close: the entry swallows it
-    exits = _exits(move, signal, side, to_close, market, is_reversal=to_open > 0)
-    notes = _rounding_note(to_close, sum((leg.quantity for leg in exits), ZERO), market)
+    if to_close > 0 and to_open > 0 and floor_quantity(to_close, market.instrument) == 0:
+        to_close, to_open = ZERO, wanted  # a remainder too small to close becomes part of the entry
+    exits = _exit_orders(change, signal, side, to_close, market, is_reversal=to_open > 0)
+    notes = _rounding_note(to_close, sum((intent.quantity for intent in exits), ZERO), market)
     if to_open == 0:
-        return Legs(exits, notes=notes)
+        return PlannedOrders(exits, notes=notes)
     if exits and signal.order_type in _STOPS:
         raise Refused(
             "order_type_unsupported",
-            f"orderType: found {signal.order_type} that would close {plain(to_close)} {market.instrument.base} and open the other "
-            "side, expected one or the other; send a close first, or use market",
+            f"orderType: found {signal.order_type}, which would close {format_12dp(to_close)} {market.instrument.base} and open the "
+            "other side, expected one or the other; send a close first, or use market",
             field="orderType",
         )
     after_leg = first_leg + len(exits) - 1 if exits else None
-    entry = _entry(move, signal, side, to_open, market, settings, after_leg=after_leg, may_be_dropped=bool(exits))
+    entry = _entry_order(
+        change, signal, side, to_open, market, settings, after_leg=after_leg, may_be_dropped=bool(exits)
+    )
     if entry is None:
-        least = plain(smallest_quantity(market.instrument, market.exit_mark()))
-        left_out = f"after the close {plain(to_open)} {market.instrument.base} is left, under the smallest order of {least}: not opened"
-        return Legs(exits, notes=(*notes, left_out))
+        least = format_12dp(smallest_quantity(market.instrument, market.exit_mark()))
+        note = f"after the close {format_12dp(to_open)} {market.instrument.base} is left, below the smallest order of {least}: not opened"
+        return PlannedOrders(exits, notes=(*notes, note))
     notes += _rounding_note(to_open, entry.quantity, market)
     if signal.trailing_stop is None:
-        return Legs((*exits, entry), notes=notes)
+        return PlannedOrders((*exits, entry), notes=notes)
     trailing = _trailing_stop(signal.trailing_stop, entry, market, after_leg=first_leg + len(exits))
-    return Legs((*exits, entry, trailing), notes=notes)
+    return PlannedOrders((*exits, entry, trailing), notes=notes)
 
 
 def resize(intent: OrderIntent, snapshot: AccountSnapshot) -> OrderIntent | None:
-    """The order as it should leave now, sized by the real position; None when nothing is left to do.
+    """Size an order by the real position right before it is sent; None if nothing is left to do.
 
-    Exits follow the position (`close_fraction`), never exceed it and never change sides, unless flat is the target: then whatever is
-    open is closed. An entry with a `target_quantity` trades what is missing to it; it grows only when it had to wait for an
-    earlier leg, by what that leg left open.
+    Exits follow the position (`close_fraction`), never exceed it and never change sides, unless the target is flat: then the open
+    position is closed on either side. An entry with a `target_quantity` trades what is missing to it; it grows only if it had to wait
+    for an earlier leg, by what that leg left open.
     """
     position = snapshot.position_quantity(intent.symbol)
     instrument = snapshot.instruments.get(intent.symbol)
@@ -98,25 +109,25 @@ def resize(intent: OrderIntent, snapshot: AccountSnapshot) -> OrderIntent | None
     open_quantity = abs(position)
     wanted = intent.quantity
     if intent.close_fraction is not None:
-        wanted = DOWNWARDS.multiply(open_quantity, min(intent.close_fraction, Decimal(1)))
-    quantity = on_grid(min(wanted, open_quantity, instrument.base_max), instrument)
+        wanted = ROUND_DOWN_CONTEXT.multiply(open_quantity, min(intent.close_fraction, Decimal(1)))
+    quantity = floor_quantity(min(wanted, open_quantity, instrument.base_max), instrument)
     if quantity <= 0:
         return None
     return _with_quantity(intent, quantity, instrument)
 
 
-# ------------------------------------------------------------------------------------------------------------- the orders
+# ----------------------------------------------------------------------------------------------------------------- orders
 
 
-def _exits(
-    move: Move, signal: Signal, side: Side, quantity: Decimal, market: Market, *, is_reversal: bool
+def _exit_orders(
+    change: PositionChange, signal: Signal, side: Side, quantity: Decimal, market: MarketView, *, is_reversal: bool
 ) -> tuple[OrderIntent, ...]:
-    """Reduce-only orders for `quantity`; more than one only where the position is larger than the exchange's largest order."""
+    """Reduce-only orders for `quantity`; more than one only if it exceeds the exchange's maximum order size."""
     if quantity == 0:
         return ()
     market.check_open(signal.order_type, is_entry=False)
-    prices = levels.prices_for(signal, side, market, is_entry=False)
-    is_whole = is_reversal or move.close_fraction == 1
+    prices = prices_for(signal, side, market, is_entry=False)
+    is_whole = is_reversal or change.close_fraction == 1
     sizes = _closing_sizes(quantity, market.instrument)
     intent = OrderIntent(
         symbol=market.symbol,
@@ -130,69 +141,69 @@ def _exits(
         trigger_price=prices.trigger,
         slippage=signal.slippage if signal.order_type is OrderType.MARKET else None,
         signal_price=prices.signal,
-        # Each of several orders would take its share of what the one before left: those close by quantity.
-        close_fraction=None if len(sizes) > 1 else Decimal(1) if is_whole else move.close_fraction,
-        target_quantity=ZERO if move.target == 0 and not is_reversal else None,
+        # Each of several orders would take its fraction of what the previous one left: those close by quantity.
+        close_fraction=None if len(sizes) > 1 else Decimal(1) if is_whole else change.close_fraction,
+        target_quantity=ZERO if change.target == 0 and not is_reversal else None,
     )
     return tuple(replace(intent, quantity=size) for size in sizes)
 
 
 def _closing_sizes(quantity: Decimal, instrument: Instrument) -> tuple[Decimal, ...]:
-    """Sizes that close `quantity` together, up to what the grid cannot express; only one unless `base_max` is in the way."""
+    """Sizes on the grid that together close `quantity`; more than one only above `base_max`."""
     sizes: list[Decimal] = []
     left = quantity
-    while left > instrument.base_max and len(sizes) < _MOST_CLOSING_ORDERS:
-        sizes.append(on_grid(instrument.base_max, instrument))
-        left = DOWNWARDS.subtract(left, sizes[-1])
+    while left > instrument.base_max and len(sizes) < _MAX_CLOSING_ORDERS:
+        sizes.append(floor_quantity(instrument.base_max, instrument))
+        left = ROUND_DOWN_CONTEXT.subtract(left, sizes[-1])
     if left > instrument.base_max:
         raise Refused(
             "order_too_large",
-            f"quantity: closing {plain(quantity)} {instrument.base} would take more than {_MOST_CLOSING_ORDERS} orders of "
-            f"{plain(instrument.base_max)}, the exchange's largest; close it in parts",
+            f"quantity: closing {format_12dp(quantity)} {instrument.base} would take more than {_MAX_CLOSING_ORDERS} orders of "
+            f"{format_12dp(instrument.base_max)}, the exchange's maximum; close it in parts",
             field="quantity",
         )
-    if (rest := on_grid(left, instrument)) > 0:
+    if (rest := floor_quantity(left, instrument)) > 0:
         sizes.append(rest)
     if not sizes:
         raise Refused(
             "quantity_too_small",
-            f"quantity: found {plain(quantity)} {instrument.base} to close, expected at least {plain(instrument.base_min)}, the "
-            f"exchange's smallest order; close {plain(instrument.base_min)} or more",
+            f"quantity: found {format_12dp(quantity)} {instrument.base} to close, expected at least {format_12dp(instrument.base_min)}, "
+            f"the exchange's smallest order; close {format_12dp(instrument.base_min)} or more",
             field="quantity",
         )
     return tuple(sizes)
 
 
-def _entry(
-    move: Move,
+def _entry_order(
+    change: PositionChange,
     signal: Signal,
     side: Side,
     wanted: Decimal,
-    market: Market,
+    market: MarketView,
     settings: WebhookSettings,
     *,
     after_leg: int | None,
     may_be_dropped: bool,
 ) -> OrderIntent | None:
-    """The opening order, its protection included. None when it `may_be_dropped` and is under the smallest order."""
+    """The opening order with its stop loss and take-profits; None if it `may_be_dropped` and is below the smallest order."""
     market.check_open(signal.order_type, is_entry=True)
-    prices = levels.prices_for(signal, side, market, is_entry=True)
-    quantity = on_grid(wanted, market.instrument)
+    prices = prices_for(signal, side, market, is_entry=True)
+    quantity = floor_quantity(wanted, market.instrument)
     if may_be_dropped and quantity < smallest_quantity(market.instrument, prices.reference):
         return None
     check_entry_size(quantity, wanted=wanted, price=prices.reference, instrument=market.instrument)
-    stop_loss = levels.stop_price(signal, side, prices, market)
+    stop_loss = stop_price(signal, side, prices, market)
     take_profits = _take_profits(signal, side, quantity, prices, market)
     if (stop_loss is not None or take_profits) and signal.order_type not in (OrderType.MARKET, OrderType.LIMIT):
         raise Refused(
             "order_type_unsupported",
-            f"orderType: found {signal.order_type} with a stopLoss or takeProfit, expected market or limit: the exchange takes an "
-            "entry and its exits in one request for those only",
+            f"orderType: found {signal.order_type} with a stopLoss or takeProfit, expected market or limit: only with "
+            "those the exchange accepts an entry and its exits in one request",
             field="orderType",
         )
-    target = move.target
+    target = change.target
     if target is None and after_leg is not None:
-        target = DOWNWARDS.add(market.projected, move.delta)
+        target = ROUND_DOWN_CONTEXT.add(market.projected, change.delta)
     return OrderIntent(
         symbol=market.symbol,
         side=side,
@@ -213,17 +224,17 @@ def _entry(
 
 
 def _take_profits(
-    signal: Signal, side: Side, quantity: Decimal, prices: Prices, market: Market
+    signal: Signal, side: Side, quantity: Decimal, prices: Prices, market: MarketView
 ) -> tuple[TakeProfit, ...]:
     if not signal.take_profits:
         return ()
-    triggers = levels.take_profit_prices(signal, side, prices, market)
-    sizes = shares_of(quantity, [wish.share for wish in signal.take_profits], market.instrument)
+    triggers = take_profit_prices(signal, side, prices, market)
+    sizes = split_quantity(quantity, [spec.share for spec in signal.take_profits], market.instrument)
     return tuple(TakeProfit(trigger, size) for trigger, size in zip(triggers, sizes, strict=True))
 
 
-def _trailing_stop(distance: Amount, entry: OrderIntent, market: Market, *, after_leg: int) -> OrderIntent:
-    """A reduce-only trailing stop behind the entry. The exchange has none inside a bracket, so it is an order of its own."""
+def _trailing_stop(distance: Amount, entry: OrderIntent, market: MarketView, *, after_leg: int) -> OrderIntent:
+    """A reduce-only trailing stop after the entry. The exchange has none inside a bracket, so it is a separate order."""
     if not entry.order_type.is_immediate:
         raise Refused(
             "order_type_unsupported",
@@ -231,11 +242,11 @@ def _trailing_stop(distance: Amount, entry: OrderIntent, market: Market, *, afte
             "once the entry has filled; use stopLoss for resting entries",
             field="orderType",
         )
-    rate, value = levels.trailing_of(distance, market)
+    rate, value = trailing_distance(distance, market)
     return OrderIntent(
         symbol=entry.symbol,
         side=entry.side.opposite,
-        order_type=OrderType.STOP,  # it rests: nobody must wait for its fill
+        order_type=OrderType.STOP,  # it rests: no one waits for its fill
         quantity=entry.quantity,
         purpose=Purpose.PROTECT,
         reference_price=entry.reference_price,
@@ -247,7 +258,7 @@ def _trailing_stop(distance: Amount, entry: OrderIntent, market: Market, *, afte
 
 
 def _slippage_bound(signal: Signal, settings: WebhookSettings) -> Decimal | None:
-    """The tighter of the alert's slippage and the webhook's, for market orders: the exchange fills nothing beyond it."""
+    """The tighter of the alert's and the webhook's slippage (a fraction), for market orders; the exchange fills nothing beyond it."""
     if signal.order_type is not OrderType.MARKET:
         return None
     bounds = [bound for bound in (signal.slippage, settings.limits.max_slippage) if bound is not None]
@@ -260,26 +271,26 @@ def _slippage_bound(signal: Signal, settings: WebhookSettings) -> Decimal | None
 def _resized_entry(intent: OrderIntent, position: Decimal, instrument: Instrument) -> OrderIntent | None:
     if intent.target_quantity is None:
         return intent
-    missing = DOWNWARDS.subtract(intent.target_quantity, position)
+    missing = ROUND_DOWN_CONTEXT.subtract(intent.target_quantity, position)
     if missing * intent.side.sign <= 0:
         return None
     wanted = abs(missing)
     if intent.after_leg is None:
         wanted = min(wanted, intent.quantity)
-    quantity = on_grid(min(wanted, instrument.base_max), instrument)
+    quantity = floor_quantity(min(wanted, instrument.base_max), instrument)
     if quantity < smallest_quantity(instrument, intent.reference_price):
         return None
     return _with_quantity(intent, quantity, instrument)
 
 
 def _with_quantity(intent: OrderIntent, quantity: Decimal, instrument: Instrument) -> OrderIntent:
-    """The same order in another size; take-profits keep their shares, those that become too small are left out."""
+    """Change the order's size; take-profits keep their shares, those that become too small are dropped."""
     if quantity == intent.quantity:
         return intent
     scaled = tuple(
-        TakeProfit(wish.trigger_price, size)
-        for wish in intent.take_profits
-        if (size := _scaled(wish.quantity, quantity, intent.quantity, instrument)) > 0
+        TakeProfit(take_profit.trigger_price, size)
+        for take_profit in intent.take_profits
+        if (size := _scaled(take_profit.quantity, quantity, intent.quantity, instrument)) > 0
     )
     return replace(intent, quantity=quantity, take_profits=scaled)
 
@@ -287,13 +298,15 @@ def _with_quantity(intent: OrderIntent, quantity: Decimal, instrument: Instrumen
 def _scaled(part: Decimal, new_whole: Decimal, old_whole: Decimal, instrument: Instrument) -> Decimal:
     if part == old_whole:
         return new_whole
-    return on_grid(DOWNWARDS.divide(DOWNWARDS.multiply(part, new_whole), old_whole), instrument)
+    return floor_quantity(
+        ROUND_DOWN_CONTEXT.divide(ROUND_DOWN_CONTEXT.multiply(part, new_whole), old_whole), instrument
+    )
 
 
-def _rounding_note(wanted: Decimal, quantity: Decimal, market: Market) -> tuple[str, ...]:
+def _rounding_note(wanted: Decimal, quantity: Decimal, market: MarketView) -> tuple[str, ...]:
     if wanted == quantity:
         return ()
-    step = plain(market.instrument.base_tick)
+    step = format_12dp(market.instrument.base_tick)
     return (
-        f"quantity {plain(wanted)} was rounded down to {plain(quantity)} {market.instrument.base} (steps of {step})",
+        f"quantity {format_12dp(wanted)} was rounded down to {format_12dp(quantity)} {market.instrument.base} (steps of {step})",
     )

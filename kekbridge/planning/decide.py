@@ -1,13 +1,13 @@
-"""What an alert may do, decided in one pure function: translate each step, judge each order, stop at the first no.
+"""Decide an alert: translate each step, judge each order, stop at the first refusal or denial.
 
-Called inside the admission transaction with the usage read there, so that what is admitted can never exceed a limit, however
-many alerts arrive together. No I/O and no clock: everything it looks at is an argument.
+Called inside the admission transaction with the usage read there, so that admitted orders never exceed a limit, however
+many alerts arrive together. No I/O and no clock: every input is an argument.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -18,35 +18,24 @@ from kekbridge.alerts.signal import Alert, Signal
 from kekbridge.errors import RequestRefused
 from kekbridge.model import (
     AccountSnapshot,
-    Limits,
+    LimitBreach,
     Order,
     OrderIntent,
     OrderStatus,
     OrderType,
-    StrategyCourse,
-    Trip,
+    StrategyHistory,
     Usage,
     Verdict,
     Webhook,
 )
+from kekbridge.model.admission import Decision, Recheck
+from kekbridge.planning.build_orders import resize
 from kekbridge.planning.market_view import read_market
 from kekbridge.planning.target import has_drifted
-from kekbridge.planning.translate import History, Plan, place_in_course, resize, translate
+from kekbridge.planning.translate import KnownHistory, Plan, locate_step, translate
 from kekbridge.risk import rules
-from kekbridge.risk.check import allow, deny, is_exit, with_order
-from kekbridge.risk.drawdown import trip_of
-from kekbridge.store.admissions import Decision
-from kekbridge.store.claims import Recheck
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What holds for every alert: the account's own limits, and how old the bridge's knowledge may be."""
-
-    account_limits: Limits
-    max_snapshot_age_s: float
-    max_mark_age_s: float
-    max_waiting: int = 500
+from kekbridge.risk.check import AccountPolicy, allow, deny, is_exit, with_order
+from kekbridge.risk.drawdown import breach_of
 
 
 def decide(
@@ -55,13 +44,13 @@ def decide(
     alert: Alert,
     webhook: Webhook,
     snapshot: AccountSnapshot,
-    terms: Terms,
+    policy: AccountPolicy,
     fired_at: datetime | None = None,
 ) -> Decision:
-    """Turn the steps of an alert into judged order intents. `fired_at`: None when its age does not count, as in a replay.
+    """Turn the steps of an alert into judged order intents. `fired_at`: None if the alert's age does not count, as in a replay.
 
-    Steps are taken in order; the first step that is refused or denied ends the list. What stands before it is kept, so that a close
-    goes through although the entry behind it may not. Later legs wait for the leg before them.
+    Steps are translated in order; the first one that is refused or denied ends the list. Orders before it are kept, so that a close
+    is sent even if the entry after it is refused or denied. Later legs wait for the leg before them.
     """
     kept: list[OrderIntent] = []
     verdicts: list[Verdict] = []
@@ -69,24 +58,24 @@ def decide(
     plans: list[Plan] = []
     denied: tuple[OrderIntent, Verdict] | None = None
     refusal: RequestRefused | None = None
-    courses: dict[str, StrategyCourse] = {}
-    read = partial(translate, settings=webhook.settings, snapshot=snapshot)
-    judge_leg = partial(_judge_leg, webhook=webhook, snapshot=snapshot, terms=terms)
+    histories: dict[str, StrategyHistory] = {}
+    plan_step = partial(translate, settings=webhook.settings, snapshot=snapshot)
+    judge_leg = partial(_judge_leg, webhook=webhook, snapshot=snapshot, policy=policy)
     for step in alert.steps:
-        history = History(fired_at, {**usage.courses, **courses})
+        history = KnownHistory(fired_at, {**usage.strategy_histories, **histories})
         try:
-            plan = read(step, pending=pending_quantities(usage), first_leg=len(kept), history=history)
+            plan = plan_step(step, pending=pending_quantities(usage), first_leg=len(kept), history=history)
         except RequestRefused as refused:
             refusal = refused
             break
         plans.append(plan)
-        if plan.symbol is not None and plan.course is not None:
-            courses[plan.symbol] = plan.course
+        if plan.symbol is not None and plan.strategy_history is not None:
+            histories[plan.symbol] = plan.strategy_history
         warnings += (*plan.warnings, *plan.notes)
         for intent in plan.intents:
-            leg, judged = judge_leg(intent, len(kept), intent is plan.intents[0], usage=usage)
-            verdicts += judged
-            denial = rules.first_denial(judged)
+            leg, leg_verdicts = judge_leg(intent, len(kept), intent is plan.intents[0], usage=usage)
+            verdicts += leg_verdicts
+            denial = rules.first_denial(leg_verdicts)
             if denial is not None:
                 denied = leg, denial
                 break
@@ -95,9 +84,14 @@ def decide(
                 usage = with_order(usage, leg)
         if denied is not None:
             break
-    trips = _trips(denied[1], denied[0].notional, webhook, usage, terms) if denied else ()
-    denial, told = denied[1] if denied else None, tuple(courses.items())
-    return _conclude(alert, plans, kept, verdicts, warnings, denial=denial, refusal=refusal, courses=told, trips=trips)
+    decision = _conclude(alert, plans, kept, denial=denied[1] if denied else None, refusal=refusal)
+    return replace(
+        decision,
+        verdicts=tuple(verdicts),
+        warnings=tuple(warnings),
+        strategy_histories=tuple(histories.items()),
+        breaches=_breaches(denied[1], denied[0].notional, webhook, usage, policy) if denied else (),
+    )
 
 
 def _judge_leg(
@@ -108,50 +102,29 @@ def _judge_leg(
     webhook: Webhook,
     snapshot: AccountSnapshot,
     usage: Usage,
-    terms: Terms,
+    policy: AccountPolicy,
 ) -> tuple[OrderIntent, tuple[Verdict, ...]]:
-    """One order as it may be sent, behind the legs before it, and what the rules say of it."""
-    allowed = rules.apply_leverage_policy(intent, webhook=webhook, account_limits=terms.account_limits)
-    judged = judge(allowed, webhook=webhook, snapshot=snapshot, usage=usage, terms=terms)
-    judged += _room_in_queue(allowed, usage.waiting_orders + number, terms)
-    return _after_the_leg_before(allowed, leg=number, starts_step=starts_step), judged
+    """Return the order as it may be sent, chained to the legs before it, with its verdicts."""
+    allowed = rules.apply_leverage_policy(intent, webhook=webhook, account_limits=policy.account_limits)
+    verdicts = rules.check_rules(allowed, webhook=webhook, policy=policy, snapshot=snapshot, usage=usage)
+    verdicts += _check_queue_length(allowed, usage.waiting_orders + number, policy)
+    return _chain_to_previous_step(allowed, leg=number, starts_step=starts_step), verdicts
 
 
-def is_out_of_turn(usage: Usage, *, alert: Alert, webhook: Webhook, snapshot: AccountSnapshot) -> bool:
-    """True when an alert of a webhook that follows a position does not start from the position we know: perhaps it overtook another.
+def is_out_of_order(usage: Usage, *, alert: Alert, webhook: Webhook, snapshot: AccountSnapshot) -> bool:
+    """Return whether an alert of a webhook in position mode may have overtaken another: it does not start from the known position.
 
-    One that was itself overtaken has nothing to wait for.
+    An alert that was itself overtaken has nothing to wait for.
     """
     if webhook.settings.follow != "position":
         return False
     step = alert.steps[0]
     try:
         market = read_market(step, settings=webhook.settings, snapshot=snapshot, pending=pending_quantities(usage))
-        _, newer = place_in_course(step, webhook.settings, market, History(alert.fired_at, usage.courses))
+        _, newer = locate_step(step, webhook.settings, market, KnownHistory(alert.fired_at, usage.strategy_histories))
         return newer is None and has_drifted(step, market)
     except RequestRefused:
         return False
-
-
-def judge(
-    intent: OrderIntent,
-    *,
-    webhook: Webhook,
-    snapshot: AccountSnapshot,
-    usage: Usage,
-    terms: Terms,
-) -> tuple[Verdict, ...]:
-    """Every rule's verdict on one order, for the webhook and for the account."""
-    return rules.judge(
-        (intent,),
-        webhook=webhook,
-        account_limits=terms.account_limits,
-        snapshot=snapshot,
-        usage=usage,
-        now=usage.now,
-        max_snapshot_age_s=terms.max_snapshot_age_s,
-        max_mark_age_s=terms.max_mark_age_s,
-    )
 
 
 def recheck(
@@ -160,30 +133,30 @@ def recheck(
     *,
     order: Order,
     snapshot: AccountSnapshot,
-    terms: Terms,
+    policy: AccountPolicy,
     now: datetime,
 ) -> Recheck:
-    """The same rules as at admission on a queued order, with what is known now; for the transaction that claims it.
+    """Apply the admission's rules to a queued order with current data, inside the transaction that claims it.
 
-    `usage` leaves the order itself out. `webhook`: None when it was deleted meanwhile; the account's own limits still hold.
+    `usage` must not include the order itself. `webhook`: None if it was deleted meanwhile; the account's own limits still hold.
     """
     if order.code == "earlier_leg_failed":
         text = "an earlier step of this alert did not succeed"
         return Recheck(status=OrderStatus.DENIED, code="earlier_leg_failed", error=text)
     if now >= order.expires_at:
         waited = (now - order.created_at).total_seconds()
-        text = f"waited {waited:.0f} s and may not be sent any more"
+        text = f"the order waited {waited:.0f} s and is too old to be sent"
         return Recheck(status=OrderStatus.EXPIRED, code="alert_expired", error=text)
     intent = resize(order.intent, snapshot)
     if intent is None:
         text = f"{order.intent.symbol} has no position left to close"
         return Recheck(status=OrderStatus.DENIED, code="nothing_to_close", error=text)
-    verdicts = judge(
+    verdicts = rules.check_rules(
         intent,
-        webhook=webhook or _deleted(order),
+        webhook=webhook or _stand_in_webhook(order),
+        policy=policy,
         snapshot=snapshot,
         usage=usage,
-        terms=terms,
     )
     denial = rules.first_denial(verdicts)
     if denial is not None:
@@ -192,7 +165,7 @@ def recheck(
 
 
 def signal_prices(alert: Alert, *, webhook: Webhook, snapshot: AccountSnapshot) -> dict[str, Decimal]:
-    """The prices by symbol at which an alert says that its market trades; steps that name none, or no market, are left out."""
+    """Signal prices of an alert's market orders by symbol; steps without a price or a known market are left out."""
     prices: dict[str, Decimal] = {}
     for step in alert.steps:
         if step.price is None or step.symbol is None or step.order_type is not OrderType.MARKET:
@@ -208,7 +181,7 @@ def signal_prices(alert: Alert, *, webhook: Webhook, snapshot: AccountSnapshot) 
 
 
 def refuse(refusal: RequestRefused, alert: Alert | None = None) -> Decision:
-    """The decision for a message that its webhook vouches for, but that cannot be read as an order."""
+    """Build the decision for an authenticated message that cannot be read as an order."""
     step = alert.steps[0] if alert and alert.steps else None
     return Decision(
         status="refused",
@@ -226,31 +199,32 @@ def refuse(refusal: RequestRefused, alert: Alert | None = None) -> Decision:
 
 
 def pending_quantities(usage: Usage) -> Mapping[str, Decimal]:
-    """Signed quantity per symbol of our orders that are on their way and will surely trade; resting ones are left out."""
+    """Signed quantity per symbol of our orders in flight that are certain to trade; resting orders are left out."""
     return {symbol: commitment.sure for symbol, commitment in usage.commitments.items() if commitment.sure}
 
 
-def _room_in_queue(intent: OrderIntent, waiting: int, terms: Terms) -> tuple[Verdict, ...]:
-    """Whether the queue takes one more entry; exits always find room. Not asked again for an order that is in the queue."""
+def _check_queue_length(intent: OrderIntent, waiting: int, policy: AccountPolicy) -> tuple[Verdict, ...]:
+    """Return whether the queue takes one more entry; exits are always taken. Not part of the recheck: that order is queued already."""
     if is_exit(intent):
         return ()
-    most = terms.max_waiting
-    found, limit = str(waiting), f"under {most}"
-    if waiting < most:
+    found, limit = str(waiting), f"under {policy.max_waiting}"
+    if waiting < policy.max_waiting:
         return (allow("queue_full", "account", found, limit),)
-    text = f"{waiting} orders are waiting to be sent, at most {most} may; send less, or raise queue.max_waiting"
+    text = f"{waiting} orders are waiting to be sent, the maximum is {policy.max_waiting}; send fewer, or raise queue.max_waiting"
     return (deny("queue_full", "account", found, limit, text),)
 
 
-def _trips(denial: Verdict, notional: Decimal, webhook: Webhook, usage: Usage, terms: Terms) -> tuple[Trip, ...]:
-    """The scope that a denial closes for further entries, if it was a day's limit or the drawdown that said no."""
-    limits = terms.account_limits if denial.scope == "account" else webhook.settings.limits
-    tripped = trip_of(denial, notional=notional, limits=limits, now=usage.now)
-    return () if tripped is None else (tripped,)
+def _breaches(
+    denial: Verdict, notional: Decimal, webhook: Webhook, usage: Usage, policy: AccountPolicy
+) -> tuple[LimitBreach, ...]:
+    """Return the scope that a denial closes for further entries, if the rule is a daily limit or the drawdown."""
+    limits = policy.account_limits if denial.scope == "account" else webhook.settings.limits
+    breach = breach_of(denial, notional=notional, limits=limits, now=usage.now)
+    return () if breach is None else (breach,)
 
 
-def _after_the_leg_before(intent: OrderIntent, *, leg: int, starts_step: bool) -> OrderIntent:
-    """Chain a step's first order to the last order of the step before it; orders within a step are chained by translate."""
+def _chain_to_previous_step(intent: OrderIntent, *, leg: int, starts_step: bool) -> OrderIntent:
+    """Make a step's first order wait for the last order of the step before it; translate chains the orders within a step."""
     if leg == 0 or not starts_step or intent.after_leg is not None:
         return intent
     return replace(intent, after_leg=leg - 1)
@@ -260,14 +234,11 @@ def _conclude(
     alert: Alert,
     plans: list[Plan],
     kept: list[OrderIntent],
-    verdicts: list[Verdict],
-    warnings: list[str],
     *,
     denial: Verdict | None,
     refusal: RequestRefused | None,
-    courses: tuple[tuple[str, StrategyCourse], ...],
-    trips: tuple[Trip, ...],
 ) -> Decision:
+    """Derive status, code and description of the decision from the plans and the order that ended the list."""
     first: Signal = alert.steps[0]
     symbol = next((plan.symbol for plan in plans if plan.symbol), None) or storable_text(first.symbol or "") or None
     cancels = tuple(plan.cancel for plan in plans if plan.cancel is not None)
@@ -287,18 +258,14 @@ def _conclude(
         code=code,
         error=error,
         field=field,
-        verdicts=tuple(verdicts),
         intents=tuple(kept),
         is_exit=bool(plans) and all(plan.is_exit for plan in plans),
         action=first.action.value,
         symbol=symbol,
-        warnings=tuple(warnings),
         cancels=cancels,
-        courses=courses,
-        trips=trips,
     )
 
 
-def _deleted(order: Order) -> Webhook:
-    """Stands for a webhook that was deleted while its order waited: no limits of its own, the account's still hold."""
+def _stand_in_webhook(order: Order) -> Webhook:
+    """Replace a webhook that was deleted while its order waited: default limits; the account's own still hold."""
     return Webhook(id=order.webhook_id, name="(deleted)", enabled=False, created_at=order.created_at)

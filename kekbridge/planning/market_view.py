@@ -1,6 +1,6 @@
-"""One market as one alert meets it: its rules, its mark, the position that will be there, and the unit the sender counts in.
+"""The market of one alert step: instrument, mark, projected position, and the conversion from the sender's units.
 
-Made once per step by translate.py; everything after it reads prices and positions from here, already in the exchange's units.
+Created once per step by translate.py; later stages read prices and positions from it, in the exchange's units.
 """
 
 from __future__ import annotations
@@ -13,25 +13,33 @@ from kekbridge.alerts import symbols
 from kekbridge.alerts.signal import Signal
 from kekbridge.errors import Refused
 from kekbridge.model import ZERO, AccountSnapshot, Instrument, OrderType, WebhookSettings
-from kekbridge.planning.sizing import DOWNWARDS
+from kekbridge.planning.sizing import ROUND_DOWN_CONTEXT
 
-# Orderly's market states, orderly-api.md section 14. A missing status is an active market; one that nobody documented takes exits only.
+# Orderly's market states, docs/internals/orderly.md section 14. An empty status means active; an undocumented one accepts exits only.
 _ACTIVE = frozenset({"", "ACTIVE"})
-_SHUT = frozenset({"NEW", "PENDING", "DELISTED"})
+_CLOSED = frozenset({"NEW", "PENDING", "DELISTED"})
 _RESTING = frozenset({OrderType.LIMIT, OrderType.POST_ONLY})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Market:
-    """`projected` is the signed position once our orders on their way have traded; `fallback_price` serves exits without a mark."""
+class MarketView:
+    """A market and the account's position in it."""
 
+    #: The exchange's rules of the market.
     instrument: Instrument
+    #: Units of the sender's ticker in one unit of the market, such as 1000 for PEPE on PERP_1000PEPE_USDC.
     unit_factor: Decimal
+    #: The sender's contracts count USD, not coins.
     is_inverse: bool
+    #: Mark price; None if unknown.
     mark: Decimal | None
+    #: Price of the open position, used by exits without a mark.
     fallback_price: Decimal | None
+    #: Signed position in base units once our orders in flight have traded.
     projected: Decimal
+    #: Account value in USDC.
     account_value: Decimal
+    #: Remarks on how the symbol was resolved.
     warnings: tuple[str, ...] = ()
 
     @property
@@ -39,7 +47,7 @@ class Market:
         return self.instrument.symbol
 
     def base_units(self, contracts: Decimal) -> Decimal:
-        """The sender's number of coins as the market counts them. Raises Refused on an inverse chart, where contracts are USD."""
+        """Convert the sender's coins to units of the market. Raises Refused on an inverse chart, where contracts count USD."""
         if self.is_inverse:
             raise Refused(
                 "quantity_type_unsupported",
@@ -47,52 +55,52 @@ class Market:
                 "add quantityType usd, percent_equity or risk_percent, or use the chart of a linear market",
                 field="quantityType",
             )
-        return DOWNWARDS.divide(contracts, self.unit_factor)
+        return ROUND_DOWN_CONTEXT.divide(contracts, self.unit_factor)
 
     def price(self, price: Decimal | None) -> Decimal | None:
-        """A price of the sender's chart in the market's units."""
-        return None if price is None else DOWNWARDS.multiply(price, self.unit_factor)
+        """Convert a price of the sender's chart to the market's units."""
+        return None if price is None else ROUND_DOWN_CONTEXT.multiply(price, self.unit_factor)
 
     def entry_mark(self) -> Decimal:
-        """The mark. Raises Refused(no_mark_price): nothing may be opened blindly."""
+        """The mark. Raises Refused(no_mark_price): no position is opened without one."""
         if self.mark is None:
             raise Refused(
                 "no_mark_price",
-                f"symbol: no mark price of {self.symbol} is known, expected one before anything is opened; send again in a moment",
+                f"symbol: no mark price of {self.symbol} is known, an entry needs one; send again in a moment",
                 field="symbol",
             )
         return self.mark
 
     def exit_mark(self) -> Decimal:
-        """The mark, else the position's own price: an exit must not fail because a price is missing."""
+        """The mark, else the position's price: an exit must not fail because a price is missing."""
         return self.mark if self.mark is not None else self.fallback_price or ZERO
 
     def check_open(self, order_type: OrderType, *, is_entry: bool) -> None:
-        """Raise Refused(market_closed) when the market takes no such order now (Orderly: status, section 14)."""
+        """Check that the market accepts such an order in its current status. Raises Refused(market_closed)."""
         status = self.instrument.status.upper()
         if status in _ACTIVE:
             return
         if status == "POST_ONLY":
-            allowed, takes = order_type in _RESTING, "limit and post_only orders only"
-        elif status in _SHUT:
-            allowed, takes = False, "no orders"
+            allowed, accepted = order_type in _RESTING, "limit and post_only orders only"
+        elif status in _CLOSED:
+            allowed, accepted = False, "no orders"
         else:
-            allowed, takes = not is_entry, "closing orders only"
+            allowed, accepted = not is_entry, "closing orders only"
         if not allowed:
             raise Refused(
                 "market_closed",
-                f"symbol: {self.symbol} is {status} and takes {takes}; wait until it is ACTIVE",
+                f"symbol: {self.symbol} is {status} and accepts {accepted}; wait until it is ACTIVE",
                 field="symbol",
             )
 
 
 def read_market(
     signal: Signal, *, settings: WebhookSettings, snapshot: AccountSnapshot, pending: Mapping[str, Decimal]
-) -> Market:
-    """The market that a signal names. Raises Refused with one of the symbol_… codes."""
-    match = resolve(signal, settings=settings, snapshot=snapshot)
+) -> MarketView:
+    """Build the view of the market that a signal names. Raises Refused with one of the symbol_… codes."""
+    match = resolve_symbol(signal, settings=settings, snapshot=snapshot)
     position = snapshot.positions.get(match.symbol)
-    return Market(
+    return MarketView(
         instrument=snapshot.instruments[match.symbol],
         unit_factor=match.unit_factor,
         is_inverse=match.is_inverse,
@@ -104,8 +112,8 @@ def read_market(
     )
 
 
-def resolve(signal: Signal, *, settings: WebhookSettings, snapshot: AccountSnapshot) -> symbols.SymbolMatch:
-    """The listed market behind the sender's spelling. Raises Refused: symbol_missing, symbol_unknown, …"""
+def resolve_symbol(signal: Signal, *, settings: WebhookSettings, snapshot: AccountSnapshot) -> symbols.SymbolMatch:
+    """Find the listed market for the sender's spelling. Raises Refused with one of the symbol_… codes."""
     if signal.symbol is None:
         raise Refused("symbol_missing", 'symbol: missing, expected a ticker; add "symbol":"{{ticker}}"', field="symbol")
     return symbols.resolve(

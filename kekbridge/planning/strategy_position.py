@@ -1,8 +1,8 @@
-"""Which step of a strategy is the newest, however its messages arrived.
+"""Find the newest step of a strategy, in whatever order its messages arrived.
 
-A later second is newer. Fills of one second share their timestamp, but each names the position before and after it: they are links of one
-chain, and the end of the chain is where the strategy stands (tradingview.md sections 2.1 and 2.2). What is to be done with a message
-that is not the newest is decided in moves.py.
+A later second is newer. Fills of one second share their timestamp, but each names the position before and after it: they form a chain
+whose end is the strategy's position (docs/internals/tradingview.md sections 2.1 and 2.2). target.py decides what to do with a
+message that is not the newest.
 """
 
 from __future__ import annotations
@@ -14,25 +14,27 @@ from decimal import Context, Decimal
 from itertools import groupby
 
 from kekbridge.alerts.signal import TargetPosition
-from kekbridge.model import StrategyCourse, StrategyStep
+from kekbridge.model import StrategyHistory, StrategyStep
 
-# TradingView stops an alert that fires 15 times in 3 minutes, and a message is refused as stale long before 32 more have come.
-_MOST_STEPS = 32
+# TradingView stops an alert that fires 15 times in 3 minutes, and a message is refused as stale long before 32 more have arrived.
+_MAX_STEPS = 32
 # TradingView's sizes are doubles: 0.1 + 0.2 and 0.3 must be the same position.
 _EXACT = Context(prec=10)
 _SMALLEST = Decimal("1e-8")
 
 
-def take_step(
-    course: StrategyCourse | None, target: TargetPosition, *, fired_at: datetime, held: Decimal
-) -> tuple[StrategyCourse, StrategyStep | None]:
-    """Add a message to the course; also returns the newer step that has overtaken it, or None when it is itself the newest.
+def add_step(
+    history: StrategyHistory | None, target: TargetPosition, *, fired_at: datetime, held: Decimal
+) -> tuple[StrategyHistory, StrategyStep | None]:
+    """Add a message's step to the history; also return the newer step that has overtaken it, or None if it is the newest itself.
 
-    `held`: the account's position in the strategy's contracts, taken for the strategy's own while nothing else is known.
+    `held`: the account's position in the strategy's contracts, assumed to be the strategy's own while there is no history.
     """
     before = target.previous_signed
-    step = StrategyStep(fired_at=fired_at, before=None if before is None else _clean(before), now=_clean(target.signed))
-    start, steps = (_clean(held), ()) if course is None else (course.start, course.steps)
+    step = StrategyStep(
+        fired_at=fired_at, before=None if before is None else _normalized(before), now=_normalized(target.signed)
+    )
+    start, steps = (_normalized(held), ()) if history is None else (history.start, history.steps)
     steps = (*steps, step)
     newest = _newest(start, steps)
     is_newest = newest.now == step.now and newest.fired_at == step.fired_at
@@ -40,7 +42,7 @@ def take_step(
 
 
 def _newest(start: Decimal | None, steps: Iterable[StrategyStep]) -> StrategyStep:
-    """The last step of the last second; what stands before that second is reckoned the same way."""
+    """The last step of the last second; the position before that second is found the same way."""
     last: StrategyStep | None = None
     for _, group in groupby(sorted(steps, key=_fired_at), key=_fired_at):
         last = _last_of(tuple(group), start if last is None else last.now)
@@ -50,9 +52,9 @@ def _newest(start: Decimal | None, steps: Iterable[StrategyStep]) -> StrategySte
 
 
 def _last_of(steps: Sequence[StrategyStep], start: Decimal | None) -> StrategyStep:
-    """The end of the chain that the steps of one second form; the one that came last where they do not tell.
+    """The end of the chain that the steps of one second form; the last to arrive if the chain is ambiguous.
 
-    A position that is reached once more than it is left is an end. While a link is missing there are several: the piece that
+    A position that is reached once more often than it is left is an end. While a link is missing there are several: the fragment that
     follows from the start is then not the last one. Without any, the strategy went in a circle and is back at the start.
     """
     if any(step.before is None for step in steps):
@@ -63,36 +65,36 @@ def _last_of(steps: Sequence[StrategyStep], start: Decimal | None) -> StrategySt
     if not ends and start is not None:
         ends = {start}
     if len(ends) > 1:
-        ends.discard(_walk(steps, start))
+        ends.discard(_follow_chain(steps, start))
     return next((step for step in reversed(steps) if step.now in ends), steps[-1])
 
 
-def _walk(steps: Iterable[StrategyStep], position: Decimal | None) -> Decimal | None:
-    """Where the steps lead that follow from `position`, each taken once, in the order of their arrival where there is a choice."""
-    left = list(steps)
-    while (following := next((step for step in left if step.before == position), None)) is not None:
-        left.remove(following)
+def _follow_chain(steps: Iterable[StrategyStep], position: Decimal | None) -> Decimal | None:
+    """Follow the chain from `position`, using each step once, in order of arrival where several fit; return its end."""
+    remaining = list(steps)
+    while (following := next((step for step in remaining if step.before == position), None)) is not None:
+        remaining.remove(following)
         position = following.now
     return position
 
 
-def _shortened(start: Decimal | None, steps: tuple[StrategyStep, ...]) -> StrategyCourse:
-    """The course without the oldest steps, once there are too many."""
-    too_many = len(steps) - _MOST_STEPS
-    if too_many <= 0:
-        return StrategyCourse(start=start, steps=steps)
-    dropped = sorted(steps, key=_fired_at)[:too_many]
+def _shortened(start: Decimal | None, steps: tuple[StrategyStep, ...]) -> StrategyHistory:
+    """Drop the oldest steps beyond the maximum."""
+    excess = len(steps) - _MAX_STEPS
+    if excess <= 0:
+        return StrategyHistory(start=start, steps=steps)
+    dropped = sorted(steps, key=_fired_at)[:excess]
     kept = list(steps)
     for step in dropped:
         kept.remove(step)
-    return StrategyCourse(start=_newest(start, dropped).now, steps=tuple(kept))
+    return StrategyHistory(start=_newest(start, dropped).now, steps=tuple(kept))
 
 
 def _fired_at(step: StrategyStep) -> datetime:
     return step.fired_at
 
 
-def _clean(size: Decimal) -> Decimal:
-    """The same position as the same number, without the noise of doubles."""
+def _normalized(size: Decimal) -> Decimal:
+    """Remove the rounding noise of doubles, so that equal positions compare equal."""
     rounded = _EXACT.plus(size)
     return Decimal(0) if abs(rounded) < _SMALLEST else rounded.normalize(_EXACT)

@@ -1,7 +1,7 @@
-"""What an alert wants of the position: one signed change, decided from the real position and never from a counter.
+"""Decide the signed change of position that an alert asks for, from the real position and never from a counter.
 
-The trader's words (buy, sell, close, flip) and a strategy's own position (tradingview.md section 2.1) meet here. Sizes are not rounded
-yet and no order exists; legs.py makes orders of a Move.
+Combines the trader's action (buy, sell, close, flip) with a strategy's own position (docs/internals/tradingview.md section 2.1).
+Sizes are not rounded yet; build_orders.py creates the orders.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from decimal import Decimal
 from kekbridge.alerts.signal import Action, QuantityType, Signal, TargetPosition
 from kekbridge.errors import Refused
 from kekbridge.model import ZERO, Side, StrategyStep, WebhookSettings
-from kekbridge.planning.market_view import Market
+from kekbridge.planning.market_view import MarketView
 from kekbridge.planning.prices import prices_for, stop_price
-from kekbridge.planning.sizing import DOWNWARDS, plain, quantity_of
+from kekbridge.planning.sizing import ROUND_DOWN_CONTEXT, format_12dp, to_base_units
 
 NOTHING_TO_CLOSE = "nothing_to_close"
 ALREADY_IN_POSITION = "already_in_position"
@@ -25,26 +25,27 @@ _TRADES = (Action.BUY, Action.SELL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
-    """A signed change of the position, in base units of the market, not rounded.
+class PositionChange:
+    """A change of position, not rounded."""
 
-    `close_fraction`: the part of the position that an exit closes, when its size is to follow the real position until it is sent.
-    `target`: the signed position wanted in the end, when that is what counts and not the change. `ignored_code`: there is nothing to do.
-    """
-
+    #: Signed change in base units of the market.
     delta: Decimal = ZERO
+    #: Fraction of the position that an exit closes, if its size must follow the real position until it is sent.
     close_fraction: Decimal | None = None
+    #: Signed position wanted in the end, if that counts rather than the change.
     target: Decimal | None = None
+    #: Why there is nothing to do.
     ignored_code: str | None = None
+    #: Remarks for the trader, such as drift.
     warnings: tuple[str, ...] = ()
 
 
-def decide_move(
-    signal: Signal, *, settings: WebhookSettings, market: Market, newer: StrategyStep | None = None
-) -> Move:
-    """The change that a buy, sell, close or flip asks for on `market.projected`. Raises Refused.
+def position_change(
+    signal: Signal, *, settings: WebhookSettings, market: MarketView, newer: StrategyStep | None = None
+) -> PositionChange:
+    """The change that a buy, sell, close or flip makes to `market.projected`. Raises Refused.
 
-    `newer`: a step of the strategy that fired after this one and was taken already (course.py).
+    `newer`: a step of the strategy that fired after this one and was processed already (strategy_position.py).
     """
     target = signal.target
     is_following = settings.follow == "position"
@@ -52,13 +53,14 @@ def decide_move(
         return _catch_up(signal, target, newer, settings, market)
     match signal.action:
         case Action.CLOSE if target is not None and target.size == 0:
-            return _close(replace(signal, quantity=None), market)  # the strategy is flat: all of it, whatever it held
+            # The strategy is flat: close everything, whatever size it held.
+            return _close(replace(signal, quantity=None), market)
         case Action.CLOSE if target is None or signal.quantity is not None:
             return _close(signal, market)
         case Action.FLIP:
             return _flip(signal, market)
         case _ if target is not None:
-            return _follow(signal, target, settings, market) if is_following else _step(signal, target, market)
+            return _follow(signal, target, settings, market) if is_following else _apply_step(signal, target, market)
         case _ if is_following:
             raise Refused(
                 "position_missing",
@@ -74,11 +76,11 @@ def side_of(signed: Decimal) -> Side:
     return Side.BUY if signed > 0 else Side.SELL
 
 
-# --------------------------------------------------------------------------------------------------- the trader's own words
+# ------------------------------------------------------------------------------------------------- the trader's own action
 
 
-def _trade(signal: Signal, market: Market) -> Move:
-    """Buy or sell: this much more or less, whatever is there; reduceOnly makes it a close that knows its side."""
+def _trade(signal: Signal, market: MarketView) -> PositionChange:
+    """Buy or sell: change the position by the quantity; with reduceOnly a close that trades only on its side."""
     side = Side.BUY if signal.action is Action.BUY else Side.SELL
     projected = market.projected
     if signal.reduce_only:
@@ -92,184 +94,184 @@ def _trade(signal: Signal, market: Market) -> Move:
             field="quantity",
         )
     if signal.is_reversal:
-        # The strategy was on the other side: ours ends at our own size, whether or not we still held what it held.
+        # The strategy was on the other side: the position ends at the trader's own size, even if the old one was closed already.
         wanted = side.sign * _size(signal, side, market, is_entry=True)
-        is_there = projected * wanted > 0 and abs(projected) >= abs(wanted)
-        return Move(ignored_code=ALREADY_IN_POSITION) if is_there else _reach(wanted, market)
-    return Move(delta=side.sign * _size(signal, side, market, is_entry=projected * side.sign >= 0))
+        is_reached = projected * wanted > 0 and abs(projected) >= abs(wanted)
+        return PositionChange(ignored_code=ALREADY_IN_POSITION) if is_reached else _change_to(wanted, market)
+    return PositionChange(delta=side.sign * _size(signal, side, market, is_entry=projected * side.sign >= 0))
 
 
-def _close(signal: Signal, market: Market) -> Move:
-    """All of it, a part by quantity, or a share. Whole means whole: flat in the end, whichever side is open when it is sent."""
+def _close(signal: Signal, market: MarketView) -> PositionChange:
+    """Close everything, a quantity or a share. A whole close ends flat, whichever side is open when it is sent."""
     if market.projected == 0:
         return _nothing_to_close(market)
     return _reduce(signal, market, whole_target=ZERO)
 
 
-def _reduce(signal: Signal, market: Market, *, whole_target: Decimal | None) -> Move:
-    """A reduction of the open position by what the signal says, never more than is open; without a quantity all of it."""
+def _reduce(signal: Signal, market: MarketView, *, whole_target: Decimal | None) -> PositionChange:
+    """Reduce the open position by the signal's quantity, at most to flat; without a quantity close all of it."""
     projected = market.projected
-    whole = Move(delta=-projected, close_fraction=_ONE, target=whole_target)
+    whole = PositionChange(delta=-projected, close_fraction=_ONE, target=whole_target)
     if signal.quantity is None:
         return whole
     if _kind_of(signal) is QuantityType.PERCENT_POSITION:
         if signal.quantity.value >= _PERCENT:
             return whole
-        fraction = DOWNWARDS.divide(signal.quantity.value, _PERCENT)
-        return Move(delta=DOWNWARDS.multiply(-projected, fraction), close_fraction=fraction)
+        fraction = ROUND_DOWN_CONTEXT.divide(signal.quantity.value, _PERCENT)
+        return PositionChange(delta=ROUND_DOWN_CONTEXT.multiply(-projected, fraction), close_fraction=fraction)
     size = min(_size(signal, side_of(-projected), market, is_entry=False), abs(projected))
-    return Move(delta=size if projected < 0 else -size)
+    return PositionChange(delta=size if projected < 0 else -size)
 
 
-def _flip(signal: Signal, market: Market) -> Move:
-    """The other side: what is open is closed, the same size (or the quantity given) is opened against it."""
+def _flip(signal: Signal, market: MarketView) -> PositionChange:
+    """Close the position and open the same size, or the given quantity, on the other side."""
     projected = market.projected
     if signal.target is not None and signal.target.size != 0 and signal.quantity is None:
-        return _reach(_units(signal.target.signed, market), market)
+        return _change_to(_units(signal.target.signed, market), market)
     if projected == 0:
         return _nothing_to_close(market, "there is no position to flip")
     side = side_of(-projected)
     size = abs(projected) if signal.quantity is None else _size(signal, side, market, is_entry=True)
-    return _reach(side.sign * size, market)
+    return _change_to(side.sign * size, market)
 
 
 # ------------------------------------------------------------------------------------------------ the strategy's position
 
 
-def _step(signal: Signal, target: TargetPosition, market: Market) -> Move:
-    """Signal mode: the strategy's own step, whatever the account holds; a gap before it is reported."""
-    move = _own_step(signal, target, market)
+def _apply_step(signal: Signal, target: TargetPosition, market: MarketView) -> PositionChange:
+    """Signal mode: apply the strategy's own step to the account's position; an earlier difference is reported."""
+    change = _own_step(signal, target, market)
     drift = _drift_warnings(target, market, "only the strategy's own step counts on this webhook")
-    return replace(move, warnings=drift + move.warnings)
+    return replace(change, warnings=drift + change.warnings)
 
 
-def _follow(signal: Signal, target: TargetPosition, settings: WebhookSettings, market: Market) -> Move:
-    """Position mode: to the strategy's position. A gap that was there before is closed with `resync`, else only reported."""
+def _follow(signal: Signal, target: TargetPosition, settings: WebhookSettings, market: MarketView) -> PositionChange:
+    """Position mode: move to the strategy's position. An earlier difference is corrected with `resync`, else only reported."""
     drift = _drift_warnings(
         target, market, "it is corrected" if settings.resync else "resync is off: only the step counts"
     )
     if drift and not settings.resync:
-        move = _own_step(signal, target, market)
+        change = _own_step(signal, target, market)
         if _has_overtaken_its_close(target, market):
-            move = replace(move, delta=move.delta - market.projected)
+            change = replace(change, delta=change.delta - market.projected)
     else:
         now = _units(target.signed, market)
-        move = _reach_by_step(now, market, _direction(signal, now, _before(target, market)))
-    return replace(move, warnings=drift + move.warnings)
+        change = _change_in_direction(now, market, _direction(signal, now, _before(target, market)))
+    return replace(change, warnings=drift + change.warnings)
 
 
 def _catch_up(
-    signal: Signal, target: TargetPosition, newer: StrategyStep, settings: WebhookSettings, market: Market
-) -> Move:
-    """Position mode, a step that a newer one has overtaken: what it names was left long ago, only the newer position counts.
+    signal: Signal, target: TargetPosition, newer: StrategyStep, settings: WebhookSettings, market: MarketView
+) -> PositionChange:
+    """Position mode, a step that a newer one has overtaken: its position is out of date, only the newer one counts.
 
-    Its own change is made up for as far as it leads there and no further. With `resync` whatever is missing to there is corrected, as
-    long as nothing is opened against the step's own direction.
+    Its own change is made up for as far as it leads to the newer position. With `resync` the whole difference to that position is
+    traded, unless it would open something against the step's own direction.
     """
     newest = _units(newer.now, market)
     now, before = _units(target.signed, market), _before(target, market)
     direction = 0 if before is None and signal.action not in _TRADES else _direction(signal, now, before)
-    gap = DOWNWARDS.subtract(newest, market.projected)
+    gap = ROUND_DOWN_CONTEXT.subtract(newest, market.projected)
     if settings.resync:
-        move = _reach_by_step(newest, market, direction)
-    elif before is None or not _counts_contracts(signal) or gap * direction < market.instrument.base_tick:
-        move = Move(ignored_code=OUT_OF_DATE)
+        change = _change_in_direction(newest, market, direction)
+    elif before is None or not _is_sized_in_contracts(signal) or gap * direction < market.instrument.base_tick:
+        change = PositionChange(ignored_code=OUT_OF_DATE)
     else:
-        move = Move(delta=direction * min(abs(now - before), abs(gap)))
-    told: tuple[str, ...] = (
-        f"out of date: this step led to {plain(now)} {market.instrument.base}, a newer one fired at {newer.fired_at:%H:%M:%S} and led to "
-        f"{plain(newest)}",
+        change = PositionChange(delta=direction * min(abs(now - before), abs(gap)))
+    warnings: tuple[str, ...] = (
+        f"out of date: this step led to {format_12dp(now)} {market.instrument.base}, a newer one fired at "
+        f"{newer.fired_at:%H:%M:%S} and led to {format_12dp(newest)}",
     )
     if abs(gap) > market.instrument.base_tick:
-        told += (
-            f"drift: the strategy holds {plain(newest)} {market.instrument.base}, the account {plain(market.projected)}",
+        warnings += (
+            f"drift: the strategy holds {format_12dp(newest)} {market.instrument.base}, the account {format_12dp(market.projected)}",
         )
-    return replace(move, ignored_code=OUT_OF_DATE if move.ignored_code else None, warnings=told)
+    return replace(change, ignored_code=OUT_OF_DATE if change.ignored_code else None, warnings=warnings)
 
 
-def _counts_contracts(signal: Signal) -> bool:
-    """True when the order's size is the strategy's own step, and not a share or a sum of the trader's choice."""
+def _is_sized_in_contracts(signal: Signal) -> bool:
+    """Return whether the order's size is the strategy's own step, not a percent or USD amount chosen by the trader."""
     return signal.quantity is None or _kind_of(signal) is QuantityType.BASE
 
 
-def _has_overtaken_its_close(target: TargetPosition, market: Market) -> bool:
-    """True when a strategy that was flat opens one side while the account still holds the other.
+def _has_overtaken_its_close(target: TargetPosition, market: MarketView) -> bool:
+    """Return whether a strategy that was flat opens one side while the account still holds the other.
 
-    Close and open of one bar can arrive swapped (tradingview.md section 2.6). The open brings the close with it, and the late close
-    then finds nothing on its side.
+    Close and open of one bar can arrive swapped (docs/internals/tradingview.md section 2.2). The open then includes the close, and the
+    late close finds nothing on its side.
     """
     return _before(target, market) == 0 and market.projected * target.signed < 0
 
 
-def _own_step(signal: Signal, target: TargetPosition, market: Market) -> Move:
-    """From the strategy's previous position to its new one, applied to the real position (tradingview.md section 2.1)."""
+def _own_step(signal: Signal, target: TargetPosition, market: MarketView) -> PositionChange:
+    """Apply the strategy's step, from its previous to its new position, to the real position."""
     now, before = _units(target.signed, market), _before(target, market)
     direction = _direction(signal, now, before)
     projected = market.projected
     if now == 0:
         return _full_close(market, direction)
     if before is None:
-        return _reach_by_step(now, market, direction)
+        return _change_in_direction(now, market, direction)
     if before * now < 0:
-        # Reversal: what is really open is closed, never more. The strategy's doubled quantity says nothing about our position.
+        # Reversal: close what is really open and no more. The strategy's doubled quantity says nothing about our position.
         if projected * now > 0 and abs(projected) >= abs(now):
-            return Move(ignored_code=ALREADY_IN_POSITION)
-        return _reach(now, market)
+            return PositionChange(ignored_code=ALREADY_IN_POSITION)
+        return _change_to(now, market)
     if abs(now) < abs(before):
         if projected * direction >= 0:
             return _nothing_to_close(market)
-        return Move(delta=direction * min(abs(before) - abs(now), abs(projected)))
+        return PositionChange(delta=direction * min(abs(before) - abs(now), abs(projected)))
     is_entry = projected * direction >= 0
     size = abs(now - before)
     if signal.quantity is not None:
         size = _size(signal, side_of(Decimal(direction)), market, is_entry=is_entry)
-    return Move(delta=direction * size)
+    return PositionChange(delta=direction * size)
 
 
-def _full_close(market: Market, direction: int) -> Move:
-    """The strategy is flat: what is really open on its side is closed. A position on the other side is not this strategy's."""
+def _full_close(market: MarketView, direction: int) -> PositionChange:
+    """The strategy is flat: close what is really open on its side. A position on the other side is not this strategy's."""
     projected = market.projected
     if projected == 0:
         return _nothing_to_close(market)
     if projected * direction > 0:
         held = "long" if projected > 0 else "short"
         return _nothing_to_close(
-            market, f"the account is {held} {plain(abs(projected))}, on the other side than the strategy was"
+            market, f"the account is {held} {format_12dp(abs(projected))}, the opposite side of the strategy"
         )
-    return Move(delta=-projected, close_fraction=_ONE)
+    return PositionChange(delta=-projected, close_fraction=_ONE)
 
 
-def _reach_by_step(target: Decimal, market: Market, direction: int) -> Move:
-    """To `target`, but never opening anything against the direction of the strategy's own step.
+def _change_in_direction(target: Decimal, market: MarketView, direction: int) -> PositionChange:
+    """Move to `target` without opening anything against the direction of the strategy's own step.
 
-    Two fills of one second may arrive swapped: the late one then names a position that was already left, and going back to it
-    would re-open what is closed. Getting smaller is always allowed.
+    Two fills of one second may arrive swapped: the late one then names a position that the strategy has left, and going back to it
+    would re-open what is closed. Reducing is always allowed.
     """
     projected = market.projected
-    move = _reach(target, market)
-    if move.ignored_code or move.delta * direction > 0:
-        return move
+    change = _change_to(target, market)
+    if change.ignored_code or change.delta * direction > 0:
+        return change
     if projected * target > 0 and abs(target) < abs(projected):
-        return move
+        return change
     if projected * target <= 0 and projected != 0:
-        return Move(delta=-projected, close_fraction=_ONE, target=ZERO)
+        return PositionChange(delta=-projected, close_fraction=_ONE, target=ZERO)
     code = NOTHING_TO_CLOSE if projected == 0 else ALREADY_IN_POSITION
-    text = f"the account holds {plain(projected)} and the alert's step leads away from {plain(target)}: nothing was re-opened"
-    return Move(ignored_code=code, warnings=(text,))
+    text = f"the account holds {format_12dp(projected)}, the alert's step leads away from {format_12dp(target)}: nothing was re-opened"
+    return PositionChange(ignored_code=code, warnings=(text,))
 
 
-def _reach(target: Decimal, market: Market) -> Move:
-    delta = DOWNWARDS.subtract(target, market.projected)
+def _change_to(target: Decimal, market: MarketView) -> PositionChange:
+    delta = ROUND_DOWN_CONTEXT.subtract(target, market.projected)
     if delta == 0 or (market.projected != 0 and abs(delta) < market.instrument.base_tick):
-        return Move(ignored_code=NOTHING_TO_CLOSE if target == 0 else ALREADY_IN_POSITION)
-    return Move(delta=delta, close_fraction=_ONE if target == 0 else None, target=target)
+        return PositionChange(ignored_code=NOTHING_TO_CLOSE if target == 0 else ALREADY_IN_POSITION)
+    return PositionChange(delta=delta, close_fraction=_ONE if target == 0 else None, target=target)
 
 
 # ---------------------------------------------------------------------------------------------------------------- helpers
 
 
-def _size(signal: Signal, side: Side, market: Market, *, is_entry: bool) -> Decimal:
-    """Base units that the signal's quantity means for an order on `side`; zero without a quantity."""
+def _size(signal: Signal, side: Side, market: MarketView, *, is_entry: bool) -> Decimal:
+    """The signal's quantity in base units for an order on `side`; zero without a quantity."""
     if signal.quantity is None:
         return ZERO
     kind = _kind_of(signal)
@@ -277,7 +279,7 @@ def _size(signal: Signal, side: Side, market: Market, *, is_entry: bool) -> Deci
         return market.base_units(signal.quantity.value)
     prices = prices_for(signal, side, market, is_entry=is_entry)
     stop = stop_price(signal, side, prices, market) if kind is QuantityType.RISK_PERCENT else None
-    return quantity_of(
+    return to_base_units(
         signal.quantity.value,
         kind,
         price=prices.reference,
@@ -288,7 +290,7 @@ def _size(signal: Signal, side: Side, market: Market, *, is_entry: bool) -> Deci
 
 
 def _kind_of(signal: Signal) -> QuantityType:
-    """What the quantity counts. A percent without a type is a share of the position on exits, and refused on anything else."""
+    """The unit of the quantity. A percent without a type is a share of the position on exits and refused on entries."""
     kind = signal.quantity_type
     is_percent = signal.quantity is not None and signal.quantity.is_percent
     if not is_percent or kind not in (None, QuantityType.BASE, QuantityType.USD):
@@ -298,8 +300,8 @@ def _kind_of(signal: Signal) -> QuantityType:
     if kind is None:
         raise Refused(
             "quantity_type_missing",
-            "quantity: found a percent on an order that opens, expected to be told of what; "
-            'add "quantityType":"percent_equity", or another type',
+            "quantity: found a percent without quantityType on an entry, expected a type; "
+            'add "quantityType":"percent_equity", or another one',
             field="quantity",
         )
     raise Refused(
@@ -309,47 +311,47 @@ def _kind_of(signal: Signal) -> QuantityType:
     )
 
 
-def _units(contracts: Decimal, market: Market) -> Decimal:
+def _units(contracts: Decimal, market: MarketView) -> Decimal:
     return ZERO if contracts == 0 else market.base_units(contracts)
 
 
 def _direction(signal: Signal, now: Decimal, before: Decimal | None) -> int:
-    """+1 when the strategy's own step buys, -1 when it sells. Raises Refused(inconsistent_position) when its fields disagree."""
+    """+1 if the strategy's own step buys, -1 if it sells. Raises Refused(inconsistent_position) if its fields disagree."""
     wanted = {Action.BUY: 1, Action.SELL: -1}.get(signal.action)
     if before is None:
         return wanted if wanted is not None else (-1 if now > 0 else 1)
     if now == before:
-        raise _inconsistent(f"the position is {plain(now)} before and after the fill")
+        raise _inconsistent(f"the position is {format_12dp(now)} before and after the fill")
     direction = 1 if now > before else -1
     if wanted is not None and wanted != direction:
-        raise _inconsistent(f"a {signal.action} cannot lead from {plain(before)} to {plain(now)}")
+        raise _inconsistent(f"a {signal.action} cannot lead from {format_12dp(before)} to {format_12dp(now)}")
     return direction
 
 
-def _before(target: TargetPosition, market: Market) -> Decimal | None:
+def _before(target: TargetPosition, market: MarketView) -> Decimal | None:
     return None if target.previous_signed is None else _units(target.previous_signed, market)
 
 
-def has_drifted(signal: Signal, market: Market) -> bool:
-    """True when the account does not hold what the strategy believes it held before its step. Raises Refused."""
+def has_drifted(signal: Signal, market: MarketView) -> bool:
+    """Return whether the account's position differs from the strategy's position before its step. Raises Refused."""
     return signal.target is not None and bool(_drift_warnings(signal.target, market, ""))
 
 
-def _drift_warnings(target: TargetPosition, market: Market, remark: str) -> tuple[str, ...]:
-    """A warning when the account does not hold what the strategy believes it held before its step."""
+def _drift_warnings(target: TargetPosition, market: MarketView, remark: str) -> tuple[str, ...]:
+    """A warning if the account's position differs from the strategy's position before its step."""
     if market.is_inverse:
-        return ()  # its sizes count dollars: not comparable
+        return ()  # the strategy's sizes count USD: not comparable
     before = _before(target, market)
     if before is None or abs(market.projected - before) <= market.instrument.base_tick:
         return ()
     return (
-        f"drift: the strategy held {plain(before)} {market.instrument.base} before this alert, "
-        f"the account {plain(market.projected)}; {remark}",
+        f"drift: the strategy held {format_12dp(before)} {market.instrument.base} before this alert, "
+        f"the account {format_12dp(market.projected)}; {remark}",
     )
 
 
-def _nothing_to_close(market: Market, why: str | None = None) -> Move:
-    return Move(ignored_code=NOTHING_TO_CLOSE, warnings=(f"{market.symbol}: {why}",) if why else ())
+def _nothing_to_close(market: MarketView, why: str | None = None) -> PositionChange:
+    return PositionChange(ignored_code=NOTHING_TO_CLOSE, warnings=(f"{market.symbol}: {why}",) if why else ())
 
 
 def _inconsistent(found: str) -> Refused:

@@ -1,7 +1,7 @@
-"""What one step of an alert means for the account: the third step of receive(), from words to orders that can be judged and sent.
+"""Translate one step of an alert into a plan: orders that can be judged and sent, a cancel, or nothing.
 
-Pure: everything it knows of account and market is in the snapshot. Whether the orders may be sent is decided in risk/; how much
-and at which prices in sizing.py and levels.py, what the position should become in moves.py, the orders themselves in legs.py.
+Pure: account and market come from the snapshot. target.py decides the change of position, build_orders.py creates the orders with
+sizes and prices from sizing.py and prices.py; risk/ decides whether they may be sent.
 """
 
 from __future__ import annotations
@@ -15,50 +15,53 @@ from kekbridge.alerts.signal import Action, Signal
 from kekbridge.errors import Refused
 from kekbridge.model import (
     AccountSnapshot,
-    CancelWish,
+    CancelRequest,
     OrderIntent,
     Purpose,
-    StrategyCourse,
+    StrategyHistory,
     StrategyStep,
     WebhookSettings,
 )
-from kekbridge.planning.build_orders import build_legs, resize
-from kekbridge.planning.market_view import Market, read_market, resolve
-from kekbridge.planning.sizing import DOWNWARDS
-from kekbridge.planning.strategy_position import take_step
-from kekbridge.planning.target import decide_move
-
-__all__ = ["History", "Plan", "place_in_course", "resize", "translate"]
+from kekbridge.planning.build_orders import build_orders
+from kekbridge.planning.market_view import MarketView, read_market, resolve_symbol
+from kekbridge.planning.sizing import ROUND_DOWN_CONTEXT
+from kekbridge.planning.strategy_position import add_step
+from kekbridge.planning.target import position_change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What one step comes to: orders, a cancel, or nothing.
+    """The result of one step: orders, a cancel, or nothing."""
 
-    `ignored_code` says why there is nothing: nothing_to_close, already_in_position, out_of_date, pong.
-    `is_exit`: nothing in it opens or enlarges a position. `warnings` are for the trader's eyes now, `notes` for `explain`.
-    `course`: what the strategy told so far, this step included, where its order counts.
-    """
-
+    #: The exchange's symbol; None for a ping and for a cancel of all symbols.
     symbol: str | None
+    #: Orders in the order in which they must be sent.
     intents: tuple[OrderIntent, ...] = ()
+    #: No order opens or enlarges a position.
     is_exit: bool = False
+    #: Why there is nothing to do: nothing_to_close, already_in_position, out_of_date or pong.
     ignored_code: str | None = None
-    cancel: CancelWish | None = None
+    #: Open orders to cancel.
+    cancel: CancelRequest | None = None
+    #: Unusual facts the trader should see, such as drift.
     warnings: tuple[str, ...] = ()
+    #: What was rounded or left out, shown by `explain`.
     notes: tuple[str, ...] = ()
-    course: StrategyCourse | None = None
+    #: The strategy's steps so far, this one included; only in position mode with a timestamp.
+    strategy_history: StrategyHistory | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class History:
-    """When the message fired (None: unknown, or it does not count) and what its strategy told before it, by symbol."""
+class KnownHistory:
+    """The message's time and the earlier steps of its strategy."""
 
+    #: When the message fired; None if unknown or if its age does not count.
     fired_at: datetime | None = None
-    courses: Mapping[str, StrategyCourse] = field(default_factory=dict)
+    #: Earlier steps by symbol.
+    strategy_histories: Mapping[str, StrategyHistory] = field(default_factory=dict)
 
 
-_UNKNOWN = History()
+_UNKNOWN = KnownHistory()
 
 
 def translate(
@@ -68,48 +71,52 @@ def translate(
     snapshot: AccountSnapshot,
     pending: Mapping[str, Decimal],
     first_leg: int = 0,
-    history: History = _UNKNOWN,
+    history: KnownHistory = _UNKNOWN,
 ) -> Plan:
-    """Plan one step of an alert on what the account holds and has on its way.
+    """Plan one step of an alert, given the account's positions and orders in flight.
 
-    `pending`: signed quantity per symbol of our own orders that will surely trade. `first_leg`: number of the step's first order
-    within its alert. Raises errors.Refused with a code, one line and the field at fault.
+    `pending`: signed quantity per symbol of our own orders that are certain to trade. `first_leg`: number of the step's first order
+    within its alert. Raises Refused with code, message and field.
     """
     if signal.action is Action.PING:
         return Plan(symbol=None, ignored_code="pong")
     if signal.action is Action.CANCEL:
         return _plan_cancel(signal, settings=settings, snapshot=snapshot)
     market = read_market(signal, settings=settings, snapshot=snapshot, pending=pending)
-    course, newer = place_in_course(signal, settings, market, history)
-    move = decide_move(signal, settings=settings, market=market, newer=newer)
-    warnings = market.warnings + move.warnings
-    if move.ignored_code is not None:
+    strategy_history, newer = locate_step(signal, settings, market, history)
+    change = position_change(signal, settings=settings, market=market, newer=newer)
+    warnings = market.warnings + change.warnings
+    if change.ignored_code is not None:
         return Plan(
-            symbol=market.symbol, is_exit=True, ignored_code=move.ignored_code, warnings=warnings, course=course
+            symbol=market.symbol,
+            is_exit=True,
+            ignored_code=change.ignored_code,
+            warnings=warnings,
+            strategy_history=strategy_history,
         )
-    legs = build_legs(move, signal, settings=settings, market=market, first_leg=first_leg)
+    planned = build_orders(change, signal, settings=settings, market=market, first_leg=first_leg)
     return Plan(
         symbol=market.symbol,
-        intents=legs.intents,
-        is_exit=all(intent.purpose is not Purpose.ENTRY for intent in legs.intents),
-        warnings=warnings + legs.warnings,
-        notes=legs.notes,
-        course=course,
+        intents=planned.intents,
+        is_exit=all(intent.purpose is not Purpose.ENTRY for intent in planned.intents),
+        warnings=warnings,
+        notes=planned.notes,
+        strategy_history=strategy_history,
     )
 
 
-def place_in_course(
-    signal: Signal, settings: WebhookSettings, market: Market, history: History
-) -> tuple[StrategyCourse | None, StrategyStep | None]:
-    """The strategy's course with this step, and the newer step that has overtaken it; nothing without position mode or timestamp."""
+def locate_step(
+    signal: Signal, settings: WebhookSettings, market: MarketView, history: KnownHistory
+) -> tuple[StrategyHistory | None, StrategyStep | None]:
+    """The strategy's history with this step, and the newer step that has overtaken it; (None, None) without position mode or timestamp."""
     if settings.follow != "position" or signal.target is None or history.fired_at is None:
         return None, None
-    held = DOWNWARDS.multiply(market.projected, market.unit_factor)
-    return take_step(history.courses.get(market.symbol), signal.target, fired_at=history.fired_at, held=held)
+    held = ROUND_DOWN_CONTEXT.multiply(market.projected, market.unit_factor)
+    return add_step(history.strategy_histories.get(market.symbol), signal.target, fired_at=history.fired_at, held=held)
 
 
 def _plan_cancel(signal: Signal, *, settings: WebhookSettings, snapshot: AccountSnapshot) -> Plan:
-    """Cancel the open orders of a symbol, those with a comment, or with cancel_all and no symbol everything; algo orders too."""
+    """Cancel the open orders of a symbol, those with a comment, or all with cancel_all and no symbol; algo orders too."""
     comment = None if signal.cancel_all else signal.comment
     if signal.symbol is None:
         if not signal.cancel_all and comment is None:
@@ -118,7 +125,7 @@ def _plan_cancel(signal: Signal, *, settings: WebhookSettings, snapshot: Account
                 'symbol: missing, a cancel needs one; add "symbol":"{{ticker}}", or use cancel_all',
                 field="symbol",
             )
-        return Plan(symbol=None, is_exit=True, cancel=CancelWish(symbol=None, comment=comment))
-    match = resolve(signal, settings=settings, snapshot=snapshot)
-    wish = CancelWish(symbol=match.symbol, comment=comment)
-    return Plan(symbol=match.symbol, is_exit=True, cancel=wish, warnings=match.warnings)
+        return Plan(symbol=None, is_exit=True, cancel=CancelRequest(symbol=None, comment=comment))
+    match = resolve_symbol(signal, settings=settings, snapshot=snapshot)
+    cancel = CancelRequest(symbol=match.symbol, comment=comment)
+    return Plan(symbol=match.symbol, is_exit=True, cancel=cancel, warnings=match.warnings)

@@ -1,6 +1,6 @@
-"""Everything that happened as rows, for a spreadsheet or a tax program: alerts, orders, fills, P&L by day. Reads one consistent picture.
+"""Export alerts, orders, fills or daily P&L as CSV or JSON rows, for spreadsheets and tax software. Read-only.
 
-Amounts stay exact decimal text, times UTC text. Cells that a spreadsheet would take for a formula are disarmed in CSV.
+Amounts are exact decimal text, times UTC text. CSV cells that a spreadsheet would run as a formula are escaped.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import IO, Any, Final
 
-from kekbridge.store import times
+from kekbridge.formatting import camel
+from kekbridge.store import codec
 
-# What each export selects: (query, column of the time that `since` and `until` compare with).
+# By kind of export: its query, and the time column that `since` and `until` filter.
 QUERIES: Final[Mapping[str, tuple[str, str]]] = {
     "alerts": (
         "SELECT id, received_at, fired_at, webhook_name AS webhook, alert_id, remote, action, symbol, status, code, error,"
@@ -35,7 +36,7 @@ QUERIES: Final[Mapping[str, tuple[str, str]]] = {
     ),
 }
 KINDS: Final = (*QUERIES, "pnl")
-# A cell that begins so is run as a formula by spreadsheets; an alert's text may come from anybody who holds a key.
+# Spreadsheets run cells that begin like this as formulas, and an alert's text comes from outside.
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -49,7 +50,7 @@ def rows(
     query, column = QUERIES[kind]
     found = connection.execute(
         f"{query} WHERE {column} >= ? AND {column} < ? ORDER BY {column}",
-        (times.optional_text(since) or "", times.optional_text(until) or "~"),
+        (codec.optional_time_text(since) or "", codec.optional_time_text(until) or "~"),
     )
     for row in found:
         yield dict(row)
@@ -84,39 +85,30 @@ def _by_day(connection: sqlite3.Connection, since: datetime | None, until: datet
 
 
 def write_csv(found: Iterator[dict[str, Any]], out: IO[str]) -> int:
-    """Write rows as CSV with a header (RFC 4180, LF line ends); returns how many. Nothing at all is written for no row."""
+    """Write rows as CSV with a header (RFC 4180, LF line ends); return their number. Without rows nothing is written."""
     writer: csv.DictWriter[str] | None = None
     count = 0
     for row in found:
         if writer is None:
             writer = csv.DictWriter(out, list(row), lineterminator="\n")
             writer.writeheader()
-        writer.writerow({name: _disarmed(value) for name, value in row.items()})
+        writer.writerow({name: _escape_formula(value) for name, value in row.items()})
         count += 1
     return count
 
 
 def write_json(found: Iterator[dict[str, Any]], out: IO[str]) -> int:
-    """Write rows as one JSON array, one object a line, without holding them all in memory; returns how many."""
+    """Stream rows as one JSON array, one object per line; return their number."""
     count = 0
     for row in found:
-        out.write(("[\n" if count == 0 else ",\n") + json.dumps(_camel(row)))
+        out.write(("[\n" if count == 0 else ",\n") + json.dumps({camel(name): value for name, value in row.items()}))
         count += 1
     out.write("[]\n" if count == 0 else "\n]\n")
     return count
 
 
-def _camel(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {first + "".join(part.capitalize() for part in rest): value for (first, *rest), value in _split(row)}
-
-
-def _split(row: Mapping[str, Any]) -> Iterator[tuple[list[str], Any]]:
-    for name, value in row.items():
-        yield name.split("_"), value
-
-
-def _disarmed(value: Any) -> Any:
-    """An apostrophe before what is no number and would be run as a formula."""
+def _escape_formula(value: Any) -> Any:
+    """Prefix an apostrophe to text that would run as a formula; numbers are unchanged."""
     if not isinstance(value, str) or not value.startswith(_FORMULA):
         return value
     try:

@@ -1,6 +1,6 @@
-"""Every limit of the account and of the webhooks with its use, as stored: for `risk show`, the dashboards and the statistics.
+"""Every limit of the account and the webhooks with its current use, for `risk show`, the dashboards and the statistics.
 
-Reads only. The words are those of risk/limits.py, which the rules use, too.
+Read-only. Names and amounts are formatted by risk/limits.py, like the messages of the rules.
 """
 
 from __future__ import annotations
@@ -12,24 +12,23 @@ from typing import Any
 from kekbridge.config import Settings
 from kekbridge.model import AccountSnapshot, EquityMark, Limits, MarginMode
 from kekbridge.risk.limits import LimitLine, account_limits, describe_usage
-from kekbridge.store import equity, positions, settings, webhooks
-from kekbridge.store import rate_limits as ratelimit
+from kekbridge.store import equity, positions, rate_limits, settings, webhooks
 from kekbridge.store.rate_limits import RateUse
-from kekbridge.store.usage import read_usage
+from kekbridge.store.reservations import read_usage
 
 
 def read(
     connection: sqlite3.Connection, configured: Settings, only: str | None = None, *, at: datetime
 ) -> dict[str, Any]:
-    """The account's state and the lines of every scope, or of the account and one webhook. Raises NotFound for an unknown one."""
+    """The account's equity and the limits of all scopes, or of the account and webhook `only`. Raises NotFound for an unknown webhook."""
     mark = equity.latest(connection)
     account = _account(connection, mark)
     chosen = (webhooks.find(connection, only),) if only else webhooks.list_all(connection)
     of_account = account_limits(**configured.risk.limits())
-    rates = ratelimit.use_of_account(connection, configured.risk.rates, at)
+    rates = rate_limits.use_of_account(connection, configured.risk.rates, at)
     scopes = [_scope(connection, "account", settings.ACCOUNT, of_account, rates, account, at)]
     for one in chosen:
-        rates = ratelimit.use_of_webhook(connection, one.id, one.settings.rates, at)
+        rates = rate_limits.use_of_webhook(connection, one.id, one.settings.rates, at)
         scopes.append(_scope(connection, one.name, one.id, one.settings.limits, rates, account, at))
     return {
         "at": at,
@@ -63,7 +62,7 @@ def _scope(
 
 
 def _rate_line(use: RateUse) -> LimitLine:
-    """Alerts in a sliding window: what is used comes back bit by bit. Exits, where they are limited, have as much again."""
+    """One rate limit: a sliding window. Each alert counts until it is as old as the window; exits have an equal limit of their own."""
     window = {60: "a minute", 3600: "an hour", 86_400: "a day"}[use.length_s]
     return LimitLine(
         name=f"alerts {window}",
@@ -75,7 +74,7 @@ def _rate_line(use: RateUse) -> LimitLine:
 
 
 def _account(connection: sqlite3.Connection, mark: EquityMark | None) -> AccountSnapshot | None:
-    """The account as last stored: its value with the last mark, its positions with theirs. None before the first mark."""
+    """The account as last stored, from the latest equity mark and the positions; None before the first mark."""
     if mark is None:
         return None
     held = positions.list_all(connection)

@@ -1,1 +1,1 @@
-"""Whether an order may be sent, as pure functions over frozen values. No I/O, no clock of its own."""
+"""The risk rules: whether an order may be sent. Pure functions over frozen values; no I/O, no clock."""

@@ -1,10 +1,10 @@
-"""One order before the rules, and how a rule says yes or no. The vocabulary of rules.py; decides nothing itself."""
+"""What a risk rule looks at, and the verdicts it returns. Shared by the rules in rules.py and entry_rules.py; decides nothing itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Final
@@ -16,29 +16,48 @@ NO_LIMIT: Final = "no limit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One order before the rules, with everything they may look at. `usage` leaves the order itself out."""
+class AccountPolicy:
+    """What applies to the orders of every webhook, from the configuration."""
 
-    intent: OrderIntent
-    snapshot: AccountSnapshot
-    usage: Usage
-    now: datetime
+    #: The account's own limits; they hold beside the webhook's.
+    account_limits: Limits
+    #: An account snapshot older than this (seconds) opens no position.
     max_snapshot_age_s: float
+    #: A mark price older than this (seconds) opens no position.
     max_mark_age_s: float
-    scopes: tuple[tuple[str, Limits], ...]  # the webhook's and the account's
-    with_this: Mapping[str, Commitment]  # what is committed by symbol once this order is, too
+    #: From this many queued orders on, further entries are denied.
+    max_waiting: int = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleInput:
+    """One order with everything that a rule may look at."""
+
+    #: The order to be judged.
+    intent: OrderIntent
+    #: Account and markets.
+    snapshot: AccountSnapshot
+    #: What is used of each limit, without this order; `usage.now` is the time of the check.
+    usage: Usage
+    #: How old snapshot and mark may be.
+    policy: AccountPolicy
+    #: ("webhook", its limits) and ("account", its limits).
+    scopes: tuple[tuple[str, Limits], ...]
+    #: Commitments by symbol with this order included.
+    with_this: Mapping[str, Commitment]
 
     @property
     def base(self) -> str:
+        """Base currency of the order's symbol, such as BTC."""
         return self.intent.symbol.split("_")[1] if "_" in self.intent.symbol else self.intent.symbol
 
 
 def is_exit(intent: OrderIntent) -> bool:
-    """True for an order that can only make a position smaller: the exchange holds it to that (reduce_only)."""
+    """True for an order that can only make a position smaller: the exchange enforces it (reduce_only)."""
     return intent.reduce_only
 
 
-@lru_cache(maxsize=1024)  # most of the thirty yeses to an order are those of the order before
+@lru_cache(maxsize=1024)  # most of the thirty passed verdicts of an order equal those of the previous order
 def allow(rule: str, scope: str, found: str, limit: str) -> Verdict:
     return Verdict(rule=rule, scope=scope, passed=True, found=found, limit=limit)
 
@@ -47,7 +66,7 @@ def deny(rule: str, scope: str, found: str, limit: str, message: str) -> Verdict
     return Verdict(rule=rule, scope=scope, passed=False, found=found, limit=limit, message=message)
 
 
-def at_most(
+def check_maximum(
     rule: str,
     scope: str,
     found: Decimal,
@@ -59,10 +78,10 @@ def at_most(
     *,
     shown: str = "",
 ) -> Verdict:
-    """Whether `found` is within `limit` (None: no limit).
+    """Return whether `found` is within `limit` (None: no limit).
 
-    `subject` makes the beginning of the sentence of a no from the number as it is shown; `option` names the setting. `shown`: the
-    number as text, where it is known already.
+    `subject` turns the formatted number into the beginning of the denial's sentence; `option` names the setting. `shown`: the
+    formatted number, if the caller has it.
     """
     shown = shown or show(found)
     if limit is None:
@@ -74,13 +93,13 @@ def at_most(
     return deny(rule, scope, shown, bound, text)
 
 
-@lru_cache(maxsize=256)  # limits are few and stay
+@lru_cache(maxsize=256)  # there are few limits, and they rarely change
 def _at_most(show: Callable[[Decimal], str], limit: Decimal) -> str:
     return f"at most {show(limit)}"
 
 
-def within(
-    case: Case,
+def check_scopes(
+    checked: RuleInput,
     rule: str,
     option: str,
     found: Decimal,
@@ -88,21 +107,21 @@ def within(
     subject: Callable[[str], str],
     first_fix: str = "lower the quantity",
 ) -> list[Verdict]:
-    """`at_most` for each scope, with the limit that is called `option`."""
+    """Apply `check_maximum` to each scope's limit named `option`."""
     shown = show(found)
     return [
-        at_most(rule, scope, found, getattr(limits, option), show, subject, option, first_fix, shown=shown)
-        for scope, limits in case.scopes
+        check_maximum(rule, scope, found, getattr(limits, option), show, subject, option, first_fix, shown=shown)
+        for scope, limits in checked.scopes
     ]
 
 
-def fresh(rule: str, age: timedelta, limit_s: float, subject: str) -> Verdict:
-    """Whether knowledge of `age` is young enough; `subject` begins the sentence of a no."""
-    seconds = max(age.total_seconds(), 0.0)  # learnt after the alert came in: as fresh as can be
+def check_age(rule: str, age: timedelta, limit_s: float, subject: str) -> Verdict:
+    """Return whether data of `age` is recent enough; `subject` begins the denial's sentence."""
+    seconds = max(age.total_seconds(), 0.0)  # negative if it arrived after the alert
     found, limit = f"{seconds:.1f} s", _at_most_seconds(limit_s)
     if seconds <= limit_s:
         return allow(rule, "exchange", found, limit)
-    return deny(rule, "exchange", found, limit, f"{subject} {found} ago, {limit} are allowed; GET /readyz says more")
+    return deny(rule, "exchange", found, limit, f"{subject} {found} ago, allowed is {limit}; see GET /readyz")
 
 
 @lru_cache(maxsize=16)
@@ -111,19 +130,19 @@ def _at_most_seconds(limit_s: float) -> str:
 
 
 def fix_for(scope: str, option: str, verb: str) -> str:
-    """Which setting to change: an option of `kekbridge webhook edit`, or a key of the configuration's [risk]."""
+    """Name the setting to change: an option of `kekbridge webhook edit`, or a key of the configuration's [risk]."""
     where = f"--{option.replace('_', '-')}" if scope == "webhook" else f"risk.{option} in the configuration"
     return f"{verb} {where}"
 
 
 def committed_with(usage: Usage, intent: OrderIntent, *, is_resting: bool = False) -> Mapping[str, Commitment]:
-    """What is committed by symbol once this order is, too."""
+    """Commitments by symbol with this order included."""
     before = usage.commitments.get(intent.symbol, UNCOMMITTED)
     return {**usage.commitments, intent.symbol: exposure.committed(before, intent, is_resting=is_resting)}
 
 
 def with_order(usage: Usage, intent: OrderIntent) -> Usage:
-    """The usage as the next order of the same alert meets it."""
+    """Usage for the next order of the same alert: with this order counted."""
     commitments = committed_with(usage, intent, is_resting=intent.may_rest)
     if is_exit(intent):
         return replace(usage, commitments=commitments)

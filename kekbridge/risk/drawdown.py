@@ -1,6 +1,6 @@
-"""How far equity fell: the peak without deposits and withdrawals, the day's loss, and when a limit closes the door for entries.
+"""Drawdown and daily loss: the equity peak adjusted for deposits and withdrawals, and which denials breach a limit.
 
-Pure arithmetic over marks of equity; equity.py collects them, store/equity.py keeps them, rules.py and `risk show` read the result.
+Pure arithmetic over equity marks; ops/equity.py collects them, store/equity.py stores them, rules.py and `risk show` use the result.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from decimal import Context, Decimal
 from itertools import pairwise
 from typing import Final
 
-from kekbridge.model import ZERO, AccountSnapshot, EquityMark, Flow, Limits, Trip, Usage, Verdict
+from kekbridge.model import ZERO, AccountSnapshot, EquityMark, Flow, LimitBreach, Limits, Usage, Verdict
 from kekbridge.risk import exposure
 
-# The exchange's clock and ours differ, and a transfer may show in the account a little before or after its own time.
+# The clocks differ, and a transfer may show in the account a little before or after its own timestamp.
 FLOW_WINDOW: Final = timedelta(minutes=2)
 _RATIO: Final = Context(prec=28)
 
@@ -22,10 +22,10 @@ _RATIO: Final = Context(prec=28)
 def follow_peak(
     base: EquityMark, before: Decimal | None, values: Sequence[tuple[datetime, Decimal]], flows: Sequence[Flow]
 ) -> tuple[EquityMark, ...]:
-    """The peak along the `values` of equity after `base`; `before` is the value of the mark before the base, if there is one.
+    """Continue the peak over the equity `values` (time, USDC) after `base`; `before` is the value of the mark before the base, if any.
 
-    A flow scales the peak as it scaled equity, so that the drawdown in percent is the same before and after it. It belongs to the step
-    of equity it fits best within two minutes of its own time; one that fits the base's step is in the base's peak already.
+    A flow scales the peak as it scaled equity, so that the drawdown in percent is the same before and after it. It is attributed to the
+    change of equity that fits it best within two minutes of its own time; one that fits the change before the base is in its peak already.
     """
     seen = [(base.at, base.value), *values]
     steps = [base.value - before if before is not None else ZERO]
@@ -47,45 +47,45 @@ def drawdown_of(peak: Decimal | None, value: Decimal) -> Decimal:
 
 
 def loss_of_day(usage: Usage, snapshot: AccountSnapshot, limits: Limits, scope: str) -> Decimal:
-    """USDC lost today, negative when won: realised today, and what open positions show at the mark.
+    """Today's loss in USDC, negative for a gain: realised today plus unrealised at the mark.
 
-    A webhook is charged with the positions of its allowed symbols: whose they are cannot be told apart in one net position.
+    A webhook is charged with all positions in its allowed symbols: a net position cannot be split by webhook.
     """
     realized = usage.account_realized_today if scope == "account" else usage.realized_today
     return -(realized + exposure.unrealized_pnl(snapshot, limits.allowed_symbols))
 
 
 def losses_of_day(usage: Usage, snapshot: AccountSnapshot, webhook: Limits, account: Limits) -> tuple[Decimal, Decimal]:
-    """`loss_of_day` of a webhook and of the account, by their limits."""
+    """`loss_of_day` for the webhook and for the account, given their limits."""
     open_pnl = exposure.unrealized_pnl(snapshot, account.allowed_symbols)
     is_same = webhook.allowed_symbols == account.allowed_symbols
     of_webhook = open_pnl if is_same else exposure.unrealized_pnl(snapshot, webhook.allowed_symbols)
     return -(usage.realized_today + of_webhook), -(usage.account_realized_today + open_pnl)
 
 
-def trip_of(denial: Verdict, *, notional: Decimal, limits: Limits, now: datetime) -> Trip | None:
-    """Whether a denied entry closes its scope: the day's limits until 00:00 UTC, the drawdown until somebody resumes.
+def breach_of(denial: Verdict, *, notional: Decimal, limits: Limits, now: datetime) -> LimitBreach | None:
+    """Return the breach if a denied entry closes its scope: a daily limit until 00:00 UTC, the drawdown until `resume`.
 
-    An order that alone is larger than a whole day's traded value is refused for its size and closes nothing.
+    An order that alone exceeds the whole daily limit is denied for its size and closes nothing.
     """
     if denial.rule == "drawdown":
-        return Trip(scope=denial.scope, rule="drawdown", reason=f"drawdown {denial.found}", until=None)
+        return LimitBreach(scope=denial.scope, rule="drawdown", reason=f"drawdown {denial.found}", until=None)
     if denial.rule not in ("daily_limit", "daily_orders", "daily_loss"):
         return None
     if denial.rule == "daily_limit" and (limits.daily_limit is None or notional > limits.daily_limit):
         return None
     reason = f"{denial.rule}: {denial.found}, {denial.limit}"
-    return Trip(scope=denial.scope, rule=denial.rule, reason=reason, until=next_midnight(now))
+    return LimitBreach(scope=denial.scope, rule=denial.rule, reason=reason, until=next_midnight(now))
 
 
 def next_midnight(now: datetime) -> datetime:
-    """When the day's limits start anew: days are UTC."""
+    """When daily limits reset; days are UTC."""
     today = now.astimezone(UTC)
     return datetime(today.year, today.month, today.day, tzinfo=UTC) + timedelta(days=1)
 
 
 def _step_of(flow: Flow, times: Sequence[datetime], steps: Sequence[Decimal]) -> int:
-    """Index of the step of equity that the flow made; 0 when it belongs to the base or before, or to no mark yet."""
+    """Index of the equity change that the flow caused; 0 if it belongs to the base or earlier, or to no mark yet."""
     near = [index for index, at in enumerate(times) if abs(at - flow.at) <= FLOW_WINDOW]
     after = next((index for index, at in enumerate(times) if at >= flow.at), None)
     candidates = sorted({*near, *(() if after is None else (after,))})

@@ -1,6 +1,6 @@
-"""Limits as values: the account's from the configuration, the tighter of two, and how much of each is used, in words.
+"""Limits as values: read from the configuration, combined, described with their usage, and formatted.
 
-Data and wording only; rules.py decides. Used by daemon.py (configuration), rules.py (numbers as people write them) and `risk show`.
+Decides nothing; rules.py does.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any, Final
 
+from kekbridge.formatting import format_decimal
 from kekbridge.model import ZERO, AccountSnapshot, Limits, Usage
 from kekbridge.risk import exposure
 from kekbridge.risk.drawdown import drawdown_of, loss_of_day, next_midnight
@@ -18,23 +19,28 @@ from kekbridge.risk.drawdown import drawdown_of, loss_of_day, next_midnight
 _NONE: Final = Limits(min_order_size=None, max_order_size=None, max_leverage=None, max_open_positions=None)
 _ROUND: Final = Context(prec=80, rounding=ROUND_HALF_EVEN)
 _TWELVE_DECIMALS, _FOUR_DECIMALS, _CENT = Decimal("1e-12"), Decimal("1e-4"), Decimal("0.01")
-_LONGEST_FRACTION: Final = 13  # the point and twelve digits
+_MAX_DECIMALS: Final = 12
 _LARGER_IS_TIGHTER: Final = frozenset({"min_order_size", "cooldown_s"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitLine:
-    """One limit for a person: what it is, how much is used and left, and when it starts anew (empty: it does not)."""
+    """One limit formatted for display; empty texts do not apply."""
 
+    #: What is limited, such as `traded a day`.
     name: str
+    #: The limit with its unit.
     limit: str
+    #: How much of it is used.
     used: str = ""
+    #: How much of it is left.
     left: str = ""
+    #: When or how it resets.
     resets: str = ""
 
 
 def account_limits(**numbers: Any) -> Limits:
-    """The account's limits from the settings of `[risk]`; 0, empty and absent mean no limit. Unknown names raise TypeError."""
+    """Build the account's limits from the settings of `[risk]`; 0, empty and absent mean no limit. Raises TypeError for an unknown name."""
     known = {field.name for field in fields(Limits)}
     unknown = sorted(numbers.keys() - known)
     if unknown:
@@ -47,7 +53,7 @@ def account_limits(**numbers: Any) -> Limits:
 
 
 def tighter(webhook: Limits, account: Limits) -> Limits:
-    """One set of limits that holds whatever both hold. The leverage policy is the webhook's: the account has none."""
+    """Combine both into one set of limits that denies what either denies. The leverage policy is the webhook's: the account has none."""
     merged: dict[str, Any] = {}
     for field in fields(Limits):
         one, other = getattr(webhook, field.name), getattr(account, field.name)
@@ -63,9 +69,9 @@ def describe_usage(
     scope: str = "webhook",
     snapshot: AccountSnapshot | None = None,
 ) -> tuple[LimitLine, ...]:
-    """Every limit that is set, with what is used of it and what is left. `scope` picks the webhook's or the account's sums.
+    """List every limit that is set, with what is used and left of it. `scope` selects the sums of the `webhook` or the `account`.
 
-    Without a snapshot the limits that need the account (loss, drawdown, leverage, positions) are shown without their use.
+    Without a snapshot, limits that need account data (loss, drawdown, leverage, positions) are listed without their usage.
     """
     is_account = scope == "account"
     midnight = _until_midnight(now)
@@ -75,12 +81,12 @@ def describe_usage(
         _plain_line(
             "allowed symbols", ", ".join(limits.allowed_symbols) if limits.allowed_symbols is not None else None
         ),
-        _plain_line("smallest order", limits.min_order_size and f"{number(limits.min_order_size)} coins"),
-        _plain_line("largest order", limits.max_order_size and f"{number(limits.max_order_size)} coins"),
-        _plain_line("largest position", limits.max_position_size and f"{number(limits.max_position_size)} coins"),
+        _plain_line("smallest order", limits.min_order_size and f"{limit_number(limits.min_order_size)} coins"),
+        _plain_line("largest order", limits.max_order_size and f"{limit_number(limits.max_order_size)} coins"),
+        _plain_line("largest position", limits.max_position_size and f"{limit_number(limits.max_position_size)} coins"),
         _plain_line("largest order value", limits.max_notional and usdc(limits.max_notional)),
         _used_line("traded a day", limits.daily_limit, traded, usdc, midnight),
-        _used_line("orders a day", _decimal(limits.daily_orders), Decimal(orders), number, midnight),
+        _used_line("orders a day", _decimal(limits.daily_orders), Decimal(orders), limit_number, midnight),
     ]
     lines += _account_lines(limits, usage, snapshot, midnight, is_account=is_account)
     lines += [
@@ -93,35 +99,33 @@ def describe_usage(
     return tuple(line for line in lines if line is not None)
 
 
-def number(value: Decimal) -> str:
-    """Plain notation without trailing zeros, at most twelve decimals."""
-    text = format(value, "f")
-    if len(text) - text.find(".") > _LONGEST_FRACTION and "." in text:
-        text = format(_ROUND.quantize(value, _TWELVE_DECIMALS), "f")
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
+def limit_number(value: Decimal) -> str:
+    """Plain notation without trailing zeros, rounded to twelve decimals."""
+    text = format_decimal(value)
+    if len(text.partition(".")[2]) <= _MAX_DECIMALS:
+        return text
+    return format_decimal(_ROUND.quantize(value, _TWELVE_DECIMALS))
 
 
 def usdc(value: Decimal) -> str:
-    """Money with thousands separators and cents: `12,345.60 USDC`."""
+    """USDC with thousands separators and cents: `12,345.60 USDC`."""
     return f"{value:,.2f} USDC"
 
 
 def percent(fraction: Decimal) -> str:
-    """A fraction as percent, four decimals at most: 0.005 is `0.5 %`."""
-    return f"{number(_ROUND.quantize(fraction * 100, _FOUR_DECIMALS))} %"
+    """A fraction as percent, at most four decimals: 0.005 is `0.5 %`."""
+    return f"{limit_number(_ROUND.quantize(fraction * 100, _FOUR_DECIMALS))} %"
 
 
 def times(value: Decimal) -> str:
-    """A multiple, two decimals at most: `2.5x`."""
-    return f"{number(_ROUND.quantize(value, _CENT))}x"
+    """A multiple, at most two decimals: `2.5x`."""
+    return f"{limit_number(_ROUND.quantize(value, _CENT))}x"
 
 
 def _account_lines(
     limits: Limits, usage: Usage, snapshot: AccountSnapshot | None, midnight: str, *, is_account: bool
 ) -> list[LimitLine | None]:
-    """Limits whose use shows in the account: loss, drawdown, leverage, open positions."""
+    """Limits whose usage is read from the account: loss, drawdown, leverage, open positions."""
     if snapshot is None:
         return [
             _plain_line("loss a day", limits.max_daily_loss and usdc(limits.max_daily_loss)),
@@ -141,7 +145,7 @@ def _account_lines(
         _used_line("loss a day", limits.max_daily_loss, loss, usdc, midnight),
         _used_line("drawdown", limits.max_drawdown, fallen, percent, "kekbridge resume --reset-peak"),
         _used_line("leverage", limits.max_leverage, leverage, times, ""),
-        _used_line("open positions", _decimal(limits.max_open_positions), held, number, ""),
+        _used_line("open positions", _decimal(limits.max_open_positions), held, limit_number, ""),
     ]
 
 
@@ -172,7 +176,7 @@ def _used_line(
 
 
 def _until_midnight(now: datetime) -> str:
-    """When daily limits start anew; days are UTC."""
+    """When daily limits reset, as text; days are UTC."""
     minutes = -(-int((next_midnight(now) - now).total_seconds()) // 60)
     return f"00:00 UTC, in {minutes // 60} h {minutes % 60:02d} min"
 

@@ -1,6 +1,6 @@
-"""Trading hours as a trader writes them: `Mon-Fri 07:00-22:00 UTC`, several windows separated by `,` or `;`. A pure parser.
+"""Parser for trading hours such as `Mon-Fri 07:00-22:00 UTC`; several windows are separated by `,` or `;`.
 
-Read by rules.py for every entry and by the command line when a limit is set; times are UTC, an end before the start runs overnight.
+Used for every entry and when a limit is set. Times are UTC; an end before the start runs overnight. Pure.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ _WINDOW: Final = re.compile(
     rf"\s*(?:(?P<days>{_RANGE}(?:\s*,\s*{_RANGE})*)\s+)?(?P<start>\d\d:\d\d)\s*-\s*(?P<end>\d\d:\d\d)(?:\s*(?:utc|z))?\s*(?:[,;]|$)"
 )
 _DAY_MINUTES: Final = 24 * 60
-_LONGEST: Final = 400
+_MAX_LENGTH: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Open from `start` to `end` (minutes of the day, end excluded) on `days` (0 is Monday); end <= start runs into the next day."""
+    """One daily time window."""
 
+    #: Weekdays on which it starts; 0 is Monday.
     days: frozenset[int]
+    #: Minute of the day.
     start: int
+    #: Minute of the day, excluded; `end <= start` runs into the next day.
     end: int
 
     def contains(self, now: datetime) -> bool:
@@ -42,29 +45,32 @@ class Window:
 
 @lru_cache(maxsize=256)
 def parse_hours(text: str) -> tuple[tuple[Window, ...], ...]:
-    """Windows of a text such as `Mon-Fri 07:00-22:00 UTC, Sat 10:00-14:00`; groups joined by `&` must all be open.
+    """Parse windows such as `Mon-Fri 07:00-22:00 UTC, Sat 10:00-14:00`; groups joined by `&` must all be open.
 
-    Without days a window is every day; `24:00` is midnight at the end. Raises ConfigError naming what cannot be read.
+    A window without days applies every day; `24:00` is the midnight that ends the day. Raises ConfigError quoting the unreadable part.
     """
-    if len(text) > _LONGEST:
+    if len(text) > _MAX_LENGTH:
         raise _unreadable(text[:40])
     return tuple(_parse_group(group) for group in text.split("&"))
 
 
 def is_open(text: str, now: datetime) -> bool:
-    """Whether entries are allowed at `now` (aware UTC). Raises ConfigError when the text cannot be read."""
+    """Return whether entries are allowed at `now` (aware). Raises ConfigError if the text cannot be read."""
     return all(any(window.contains(now) for window in group) for group in parse_hours(text))
 
 
 def next_opening(text: str, now: datetime) -> datetime | None:
-    """`now` when entries are allowed, else the next minute at which they are; None when there is none within eight days."""
+    """`now` if entries are allowed, else the next minute at which they are; None if there is none within eight days."""
     first = now.astimezone(UTC).replace(second=0, microsecond=0)
     edges = sorted({window.start for group in parse_hours(text) for window in group})
     if is_open(text, now):
         return now
     for day in range(9):
         midnight = (first + timedelta(days=day)).replace(hour=0, minute=0)
-        for edge in (0, *edges):  # midnight too: a window of yesterday may reach into a day where another group opens
+        for edge in (
+            0,
+            *edges,
+        ):  # midnight too: yesterday's overnight window may overlap a day on which another group opens
             moment = midnight + timedelta(minutes=edge)
             if moment > now and is_open(text, moment):
                 return moment
@@ -74,13 +80,13 @@ def next_opening(text: str, now: datetime) -> datetime | None:
 def _parse_group(text: str) -> tuple[Window, ...]:
     lowered = text.strip().lower()
     windows: list[Window] = []
-    place = 0
-    while place < len(lowered):
-        found = _WINDOW.match(lowered, place)
+    position = 0
+    while position < len(lowered):
+        found = _WINDOW.match(lowered, position)
         if found is None:
-            raise _unreadable(lowered[place : place + 40])
+            raise _unreadable(lowered[position : position + 40])
         windows.append(Window(_days_of(found["days"]), _minute_of(found["start"]), _minute_of(found["end"])))
-        place = found.end()
+        position = found.end()
     if not windows:
         raise _unreadable(text)
     return tuple(windows)

@@ -1,1 +1,1 @@
-"""What is remembered: one SQLite file, one writer thread with group commit, one file per noun."""
+"""Persistent state: one SQLite file, one writer thread with group commit, one module per group of tables."""

@@ -1,38 +1,42 @@
-"""The heart of the store: one alert becomes one stored verdict, in one transaction, or nothing at all.
+"""Admission: store an alert with its verdict and everything that follows from it, in one transaction.
 
-Known already? Room left? Too many? Then the alert, its orders, their reservations, the day's totals and the history are written
-together. What may trade is decided by the pure function handed in; nothing here knows a rule, a network or a clock.
+Checks for duplicates, calls the decide function with the current usage, checks the rate limits, then writes alert, orders, reservations,
+day totals and history together. The decision is a pure function passed in; this module knows no rule, no network and no clock.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from kekbridge.model import (
-    CancelWish,
     Order,
-    OrderIntent,
     OrderStatus,
     RateLimits,
-    StrategyCourse,
-    Trip,
     Usage,
-    Verdict,
     client_order_id_of,
 )
-from kekbridge.store import alerts, cancels, drift, events, settings, times
-from kekbridge.store import order_lifecycle as orders
-from kekbridge.store import rate_limits as ratelimit
-from kekbridge.store import strategy_positions as courses
+from kekbridge.model.admission import Decision, NewAlert
+from kekbridge.store import (
+    alerts,
+    cancels,
+    codec,
+    conditions,
+    events,
+    order_lifecycle,
+    orders,
+    rate_limits,
+    settings,
+    strategy_positions,
+)
 from kekbridge.store.alerts import StoredAlert
-from kekbridge.store.codec import plain, storable
-from kekbridge.store.orders import Departure
+from kekbridge.store.codec import storable, to_jsonable
+from kekbridge.store.orders import ImmediateClaim
 from kekbridge.store.rate_limits import UNLIMITED, Excess
-from kekbridge.store.usage import read_usage
+from kekbridge.store.reservations import read_usage
 
 RATE_LIMITED: Final = "rate_limited"
 _QUEUED: Final = OrderStatus.QUEUED.value
@@ -40,72 +44,39 @@ _SUBMITTING: Final = OrderStatus.SUBMITTING.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AlertDraft:
-    """An authenticated alert before it is stored; `id` is its ULID, `payload` is redacted already.
-
-    `identity` is claimed for ever. Without one, an alert of the same fingerprint within `window_s` seconds is the duplicate.
-    """
-
-    id: str
-    webhook_id: str
-    webhook_name: str
-    alert_id: str | None
-    identity: str | None
-    window_s: int | None
-    fingerprint: str
-    received_at: datetime
-    fired_at: datetime | None
-    remote: str
-    proof: str
-    payload: Mapping[str, Any]
-    action: str | None
-    symbol: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """What is to become of an alert: orders (`admitted`), our no (`denied`, `refused`), or nothing to do (`ignored`).
-
-    `action` and `symbol`, when given, replace the sender's spelling in the draft.
-    """
-
-    status: Literal["admitted", "denied", "refused", "ignored"]
-    code: str | None = None
-    error: str | None = None
-    field: str | None = None
-    verdicts: tuple[Verdict, ...] = ()
-    intents: tuple[OrderIntent, ...] = ()
-    is_exit: bool = False
-    action: str | None = None
-    symbol: str | None = None
-    warnings: tuple[str, ...] = ()
-    claims_identity: bool = True  # False where the same alert may come again and be right (a stale timestamp)
-    cancels: tuple[CancelWish, ...] = ()
-    courses: tuple[
-        tuple[str, StrategyCourse], ...
-    ] = ()  # by symbol: what the strategy told so far, this alert included
-    trips: tuple[Trip, ...] = ()  # limits that this alert met and that close a scope for further entries
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """What became of it. For `duplicate` and `conflict`, `alert` and `orders` are those stored first."""
+    """The result of `admit`."""
 
     kind: Literal["admitted", "denied", "refused", "ignored", "duplicate", "conflict", "rate_limited"]
+    #: For `duplicate` and `conflict`: alert and orders that were stored first.
     alert: StoredAlert
     orders: tuple[Order, ...] = ()
+    #: Seconds until there is room again; only for `rate_limited`.
     retry_after_s: int | None = None
-    has_cancels: bool = False  # it stored cancel steps, to be carried out now
+    #: Cancel steps were stored, to be executed now.
+    has_cancels: bool = False
 
 
-def _stay(_connection: sqlite3.Connection, _order: Order) -> Departure | None:
-    """Every order is queued."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """The result of `preview`: what `admit` would do now."""
+
+    kind: Literal["admitted", "denied", "refused", "ignored", "duplicate", "conflict", "rate_limited"]
+    #: None for `duplicate` and `conflict`.
+    decision: Decision | None = None
+    #: For `duplicate` and `conflict`: the alert that was stored first.
+    first: StoredAlert | None = None
+    #: Seconds until there is room again; only for `rate_limited`.
+    retry_after_s: int | None = None
+
+
+def _claim_none(_connection: sqlite3.Connection, _order: Order) -> ImmediateClaim | None:
     return None
 
 
 def admit(
     connection: sqlite3.Connection,
-    draft: AlertDraft,
+    new_alert: NewAlert,
     decide: Callable[[Usage], Decision],
     *,
     rates: RateLimits,
@@ -113,50 +84,50 @@ def admit(
     now: datetime,
     expires_at: datetime,
     cooldown_s: int = 86_400,
-    depart: Callable[[sqlite3.Connection, Order], Departure | None] = _stay,
+    claim_first: Callable[[sqlite3.Connection, Order], ImmediateClaim | None] = _claim_none,
 ) -> Admission:
-    """Store an alert with everything that follows from it; call it inside one write transaction.
+    """Store an alert with everything that follows from it. Call it inside a write transaction.
 
-    `decide` gets the usage as it is at this instant and must be pure. Orders of an admitted alert expire at `expires_at`.
-    `rates` are the webhook's, `account_rates` those of all webhooks together. `cooldown_s`: how far back Usage.last_entry_at looks
-    (0: not at all). `depart` is asked once, last, whether the first order leaves at once, and is then stored as being sent.
+    `decide` gets the usage at this instant and must be pure. Orders of an admitted alert expire at `expires_at`. `rates` are the
+    webhook's, `account_rates` those of all webhooks together. `cooldown_s`: how far back Usage.last_entry_at goes (0: not read).
+    `claim_first` is called once, last, with the first order: if it returns a claim, that order is stored as `submitting`.
     """
-    first = _claimed_before(connection, draft)
+    first = _find_first(connection, new_alert)
     if first is not None:
-        return _repeated(connection, draft, first, now=now)
-    decision = decide(read_usage(connection, draft.webhook_id, now=now, cooldown_s=cooldown_s))
-    excess = ratelimit.find_excess(
-        connection, draft.webhook_id, rates=rates, account_rates=account_rates, is_exit=decision.is_exit, now=now
+        return _record_repeat(connection, new_alert, first, now=now)
+    decision = decide(read_usage(connection, new_alert.webhook_id, now=now, cooldown_s=cooldown_s))
+    excess = rate_limits.find_excess(
+        connection, new_alert.webhook_id, rates=rates, account_rates=account_rates, is_exit=decision.is_exit, now=now
     )
     if excess is not None:
-        return _limited(connection, draft, decision, excess, now=now)
-    planned = _planned(draft, decision, now=now, expires_at=expires_at)
-    departure = depart(connection, planned[0]) if planned else None
-    status = decision.status if decision.status != "admitted" else _SUBMITTING if departure else _QUEUED
-    identity = _identity_of(draft) if decision.claims_identity else None
-    alert = _insert(connection, draft, decision, status=status, identity=identity, now=now)
+        return _store_rate_limited(connection, new_alert, decision, excess, now=now)
+    planned = _orders_of(new_alert, decision, now=now, expires_at=expires_at)
+    immediate_claim = claim_first(connection, planned[0]) if planned else None
+    status = decision.status if decision.status != "admitted" else _SUBMITTING if immediate_claim else _QUEUED
+    identity = _identity_of(new_alert) if decision.claims_identity else None
+    alert = _insert(connection, new_alert, decision, status=status, identity=identity, now=now)
     if identity is not None:
-        ratelimit.count(connection, draft.webhook_id, is_exit=decision.is_exit, at=draft.received_at)
-    drift.note(connection, alert, now=now)
-    cancels.queue(connection, draft.id, decision.cancels, now=now)
-    courses.save(connection, draft.webhook_id, decision.courses, now=now)
-    for tripped in decision.trips:
-        settings.trip(connection, tripped, webhook_id=draft.webhook_id, now=now)
-    stored = orders.queue(connection, planned, departure=departure)
-    _tell(connection, draft, alert, f"alert_{decision.status}", stored, now=now)
-    if departure is not None:
-        orders.tell_departure(connection, stored[0], departure)
+        rate_limits.count_alert(connection, new_alert.webhook_id, is_exit=decision.is_exit, at=new_alert.received_at)
+    conditions.record_drift(connection, alert, now=now)
+    cancels.queue(connection, new_alert.id, decision.cancels, now=now)
+    strategy_positions.save(connection, new_alert.webhook_id, decision.strategy_histories, now=now)
+    for breach in decision.breaches:
+        settings.close_for_breach(connection, breach, webhook_id=new_alert.webhook_id, now=now)
+    stored = order_lifecycle.queue(connection, planned, immediate_claim=immediate_claim)
+    _append_event(connection, new_alert, alert, f"alert_{decision.status}", stored, now=now)
+    if immediate_claim is not None:
+        order_lifecycle.append_immediate_claim(connection, stored[0], immediate_claim)
     return Admission(kind=decision.status, alert=alert, orders=stored, has_cancels=bool(decision.cancels))
 
 
-def _planned(draft: AlertDraft, decision: Decision, *, now: datetime, expires_at: datetime) -> tuple[Order, ...]:
+def _orders_of(new_alert: NewAlert, decision: Decision, *, now: datetime, expires_at: datetime) -> tuple[Order, ...]:
     return tuple(
         Order(
-            client_order_id=client_order_id_of(draft.id, leg),
-            alert_id=draft.id,
-            webhook_id=draft.webhook_id,
+            client_order_id=client_order_id_of(new_alert.id, leg),
+            alert_id=new_alert.id,
+            webhook_id=new_alert.webhook_id,
             leg=leg,
-            sequence=0,  # given by the table
+            sequence=0,  # assigned by the table
             intent=intent,
             status=OrderStatus.QUEUED,
             created_at=now,
@@ -166,19 +137,9 @@ def _planned(draft: AlertDraft, decision: Decision, *, now: datetime, expires_at
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preview:
-    """What `admit` would do with an alert now. For `duplicate` and `conflict`, `first` is the stored one and nothing was decided."""
-
-    kind: Literal["admitted", "denied", "refused", "ignored", "duplicate", "conflict", "rate_limited"]
-    decision: Decision | None = None
-    first: StoredAlert | None = None
-    retry_after_s: int | None = None
-
-
 def preview(
     connection: sqlite3.Connection,
-    draft: AlertDraft,
+    new_alert: NewAlert,
     decide: Callable[[Usage], Decision],
     *,
     rates: RateLimits,
@@ -186,13 +147,13 @@ def preview(
     now: datetime,
     cooldown_s: int = 86_400,
 ) -> Preview:
-    """The same looks and the same decision as `admit`, and nothing is written."""
-    first = _claimed_before(connection, draft)
+    """Make the same checks and decision as `admit` without writing anything."""
+    first = _find_first(connection, new_alert)
     if first is not None:
-        return Preview(kind=_kind_of_repeat(draft, first), first=first)
-    decision = decide(read_usage(connection, draft.webhook_id, now=now, cooldown_s=cooldown_s))
-    excess = ratelimit.find_excess(
-        connection, draft.webhook_id, rates=rates, account_rates=account_rates, is_exit=decision.is_exit, now=now
+        return Preview(kind=_kind_of_repeat(new_alert, first), first=first)
+    decision = decide(read_usage(connection, new_alert.webhook_id, now=now, cooldown_s=cooldown_s))
+    excess = rate_limits.find_excess(
+        connection, new_alert.webhook_id, rates=rates, account_rates=account_rates, is_exit=decision.is_exit, now=now
     )
     if excess is not None:
         return Preview(kind=RATE_LIMITED, decision=decision, retry_after_s=excess.retry_after_s)
@@ -202,40 +163,43 @@ def preview(
 # --------------------------------------------------------------------------------------------------------------- duplicates
 
 
-def _kind_of_repeat(draft: AlertDraft, first: StoredAlert) -> Literal["duplicate", "conflict"]:
-    return "duplicate" if first.fingerprint == draft.fingerprint else "conflict"
+def _kind_of_repeat(new_alert: NewAlert, first: StoredAlert) -> Literal["duplicate", "conflict"]:
+    return "duplicate" if first.fingerprint == new_alert.fingerprint else "conflict"
 
 
-def _identity_of(draft: AlertDraft) -> str:
-    """What the alert claims. One without identity claims its fingerprint at its time, else only itself."""
-    if draft.identity is not None:
-        return storable(draft.identity)
-    if draft.window_s is not None:
-        return f"window:{draft.fingerprint}:{times.to_text(draft.received_at)}:{draft.id}"
-    return f"alert:{draft.id}"
+def _identity_of(new_alert: NewAlert) -> str:
+    """The stored identity. Without one of its own, an alert claims its fingerprint at its time, else only itself."""
+    if new_alert.identity is not None:
+        return storable(new_alert.identity)
+    if new_alert.window_s is not None:
+        return f"window:{new_alert.fingerprint}:{codec.time_text(new_alert.received_at)}:{new_alert.id}"
+    return f"alert:{new_alert.id}"
 
 
-def _claimed_before(connection: sqlite3.Connection, draft: AlertDraft) -> StoredAlert | None:
-    """The alert that claimed the same identity, or the first of the same fingerprint within the window."""
-    if draft.identity is not None:
+def _find_first(connection: sqlite3.Connection, new_alert: NewAlert) -> StoredAlert | None:
+    """The stored alert with the same identity, or the first with the same fingerprint within the window."""
+    if new_alert.identity is not None:
         row = connection.execute(
-            "SELECT id FROM alerts WHERE webhook_id = ? AND identity = ?", (draft.webhook_id, storable(draft.identity))
+            "SELECT id FROM alerts WHERE webhook_id = ? AND identity = ?",
+            (new_alert.webhook_id, storable(new_alert.identity)),
         ).fetchone()
-    elif draft.window_s is not None:
-        opened = times.to_text(draft.received_at - timedelta(seconds=draft.window_s))
+    elif new_alert.window_s is not None:
+        opened = codec.time_text(new_alert.received_at - timedelta(seconds=new_alert.window_s))
         row = connection.execute(
             "SELECT id FROM alerts WHERE webhook_id = ? AND identity > ? AND identity < ? ORDER BY identity LIMIT 1",
-            (draft.webhook_id, f"window:{draft.fingerprint}:{opened}~", f"window:{draft.fingerprint}:~"),
+            (new_alert.webhook_id, f"window:{new_alert.fingerprint}:{opened}~", f"window:{new_alert.fingerprint}:~"),
         ).fetchone()
     else:
         return None
     return None if row is None else alerts.get(connection, row[0])
 
 
-def _repeated(connection: sqlite3.Connection, draft: AlertDraft, first: StoredAlert, *, now: datetime) -> Admission:
-    """Nothing is decided again: the first outcome stands. The history notes that it came again, and from where."""
-    kind = _kind_of_repeat(draft, first)
-    data = {"remote": draft.remote, "received_at": draft.received_at, "fingerprint": draft.fingerprint}
+def _record_repeat(
+    connection: sqlite3.Connection, new_alert: NewAlert, first: StoredAlert, *, now: datetime
+) -> Admission:
+    """Record in the history that the alert arrived again, and from where. The first outcome is kept."""
+    kind = _kind_of_repeat(new_alert, first)
+    data = {"remote": new_alert.remote, "received_at": new_alert.received_at, "fingerprint": new_alert.fingerprint}
     events.append(connection, f"alert_{kind}", now=now, alert_id=first.id, data=data)
     return Admission(kind=kind, alert=first, orders=orders.of_alert(connection, first.id))
 
@@ -243,29 +207,29 @@ def _repeated(connection: sqlite3.Connection, draft: AlertDraft, first: StoredAl
 # --------------------------------------------------------------------------------------------------------------- rate limit
 
 
-def _limited(
+def _store_rate_limited(
     connection: sqlite3.Connection,
-    draft: AlertDraft,
+    new_alert: NewAlert,
     decision: Decision,
     excess: Excess,
     *,
     now: datetime,
 ) -> Admission:
-    """Stored for the record, but it claims nothing and counts for nothing: the same alert may succeed later."""
+    """Store the alert without an identity and without counting it: the same alert may succeed later."""
     refused = Decision(
         status="refused",
         code=RATE_LIMITED,
-        error=_describe(excess, "exits" if decision.is_exit else "entries"),
+        error=_describe_excess(excess, "exits" if decision.is_exit else "entries"),
         is_exit=decision.is_exit,
         action=decision.action,
         symbol=decision.symbol,
     )
-    alert = _insert(connection, draft, refused, status="refused", identity=None, now=now)
-    _tell(connection, draft, alert, "alert_rate_limited", (), now=now)
+    alert = _insert(connection, new_alert, refused, status="refused", identity=None, now=now)
+    _append_event(connection, new_alert, alert, "alert_rate_limited", (), now=now)
     return Admission(kind=RATE_LIMITED, alert=alert, retry_after_s=excess.retry_after_s)
 
 
-def _describe(excess: Excess, kind: str) -> str:
+def _describe_excess(excess: Excess, kind: str) -> str:
     rates = excess.rates
     numbers = f"({rates.per_minute} a minute, {rates.per_hour} an hour, {rates.per_day} a day)"
     if excess.is_of_account:
@@ -284,7 +248,7 @@ def _describe(excess: Excess, kind: str) -> str:
 
 def _insert(
     connection: sqlite3.Connection,
-    draft: AlertDraft,
+    new_alert: NewAlert,
     decision: Decision,
     *,
     status: str,
@@ -292,22 +256,23 @@ def _insert(
     now: datetime,
 ) -> StoredAlert:
     alert = StoredAlert(
-        id=draft.id,
-        webhook_id=draft.webhook_id,
-        webhook_name=draft.webhook_name,
-        alert_id=_optional(draft.alert_id),
+        id=new_alert.id,
+        webhook_id=new_alert.webhook_id,
+        webhook_name=new_alert.webhook_name,
+        alert_id=_optional(new_alert.alert_id),
         identity=identity,
-        fingerprint=draft.fingerprint,
-        received_at=draft.received_at,
-        fired_at=draft.fired_at,
-        remote=draft.remote,
-        proof=draft.proof,
-        payload=plain(draft.payload),
-        action=_optional(decision.action or draft.action),
-        symbol=_optional(decision.symbol or draft.symbol),
+        fingerprint=new_alert.fingerprint,
+        received_at=new_alert.received_at,
+        fired_at=new_alert.fired_at,
+        remote=new_alert.remote,
+        proof=new_alert.proof,
+        payload=to_jsonable(new_alert.payload),
+        action=_optional(decision.action or new_alert.action),
+        symbol=_optional(decision.symbol or new_alert.symbol),
         is_exit=decision.is_exit,
         status=status,
-        code=decision.code or (None if decision.status == "admitted" else decision.status),  # a no always has a code
+        # An alert that was not admitted always has a code.
+        code=decision.code or (None if decision.status == "admitted" else decision.status),
         error=_optional(decision.error),
         field=_optional(decision.field),
         verdicts=decision.verdicts,
@@ -321,19 +286,19 @@ def _insert(
     return alert
 
 
-def _tell(
+def _append_event(
     connection: sqlite3.Connection,
-    draft: AlertDraft,
+    new_alert: NewAlert,
     alert: StoredAlert,
     kind: str,
     stored: tuple[Order, ...],
     *,
     now: datetime,
 ) -> None:
-    """The history's row: enough to see later that neither the alert nor its orders were changed behind it."""
+    """Append to the history enough to prove later that neither the alert nor its orders were changed."""
     data = {
-        "webhook_id": draft.webhook_id,
-        "fingerprint": draft.fingerprint,
+        "webhook_id": new_alert.webhook_id,
+        "fingerprint": new_alert.fingerprint,
         "action": alert.action,
         "symbol": alert.symbol,
         "code": alert.code,
@@ -349,7 +314,7 @@ def _tell(
             for order in stored
         ],
     }
-    events.append(connection, kind, now=now, alert_id=draft.id, data=data)
+    events.append(connection, kind, now=now, alert_id=new_alert.id, data=data)
 
 
 def _optional(text: str | None) -> str | None:

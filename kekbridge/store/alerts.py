@@ -1,24 +1,26 @@
-"""Stored alerts: read for answers, logs and explanations, and completed with what was answered.
+"""Stored alerts: find and search them, record response and stages, keep the headline status, remove old payloads.
 
-Rows are made by admission.py only. The headline status of an alert follows its orders; orders.py keeps it so.
+Rows are inserted by admissions.py only. The headline status follows the alert's orders: order_journal.py refreshes it.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from kekbridge.errors import NotFound
 from kekbridge.model import FIRST_PROTECTIVE_LEG, OrderStatus, Verdict
-from kekbridge.store import times
+from kekbridge.store import codec, settings
 from kekbridge.store.codec import from_json, storable, to_json, verdicts_from_json, verdicts_to_json
 
 NOTHING_TO_CLOSE: Final = "nothing_to_close"
-# Of several orders the one that matters most gives the alert its status: what is open first, then what went wrong.
+# Alerts read when searching for a text: bounds the wait at the prompt.
+LOOKED_THROUGH: Final = 25_000
+# The alert has the status of the first of its orders in this list: open ones first, then failed ones.
 _HEADLINE_ORDER: Final = (
     OrderStatus.UNKNOWN,
     OrderStatus.SUBMITTING,
@@ -31,46 +33,72 @@ _HEADLINE_ORDER: Final = (
     OrderStatus.CANCELED,
     OrderStatus.FILLED,
 )
-# Of the table under the name `a`: what `from_row` reads.
-COLUMNS: Final = (
+# Of the table `alerts` as `a`: what `_from_row` reads.
+_COLUMNS: Final = (
     "a.id, a.webhook_id, a.webhook_name, a.alert_id, a.identity, a.fingerprint, a.received_at, a.fired_at, a.remote, a.proof,"
     " a.payload, a.action, a.symbol, a.is_exit, a.status, a.code, a.error, a.field, a.verdicts, a.warnings, a.answer_status,"
     " a.answer, a.stages, a.updated_at"
 )
+_TEXT: Final = "instr(lower(a.payload || ' ' || coalesce(a.alert_id, '') || ' ' || coalesce(a.error, '')), ?) > 0"
+_DONE_UNTIL: Final = "payloads_removed_until"
+# The ellipsis marks an omission, as in a shortened message: such an alert cannot be replayed.
+_REMOVED: Final = to_json({"removed": "… the text of old messages is not kept, see store.keep_payloads_days"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredAlert:
-    """One alert as it is on disk. `identity` is None when it was rate limited and so claims nothing; `stages` are milliseconds."""
+    """One row of the table."""
 
+    #: Our id, a ULID.
     id: str
     webhook_id: str | None
+    #: The webhook's name when the alert was received.
     webhook_name: str | None
+    #: The sender's `alertId`.
     alert_id: str | None
+    #: Makes a second alert a duplicate; None for one that was rate limited: it claims nothing.
     identity: str | None
+    #: Hash of the content without timestamp and signature.
     fingerprint: str
     received_at: datetime
+    #: The alert's own timestamp.
     fired_at: datetime | None
+    #: The sender's address, and how it was authenticated.
     remote: str | None
     proof: str | None
+    #: The message, redacted.
     payload: Mapping[str, Any]
     action: str | None
     symbol: str | None
     is_exit: bool
+    #: `refused`, `denied`, `ignored`, `done` or `failed` (cancels), or the status of the order that matters most.
     status: str
+    #: Why it was not admitted, or its order failed; `field` is the field of the message that is wrong.
     code: str | None
     error: str | None
     field: str | None
     verdicts: tuple[Verdict, ...]
     warnings: tuple[str, ...]
+    #: HTTP status and body of the response; None until it is recorded.
     answer_status: int | None
     answer: Mapping[str, Any] | None
+    #: Measured milliseconds since receipt, by stage.
     stages: Mapping[str, float]
     updated_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The result of `search`."""
+
+    #: Newest last.
+    alerts: tuple[StoredAlert, ...]
+    #: Older alerts were not read; None if all were. Set only when searching for a text.
+    looked_back_to: datetime | None = None
+
+
 def insert(connection: sqlite3.Connection, alert: StoredAlert) -> None:
-    """Write a new alert; its answer comes later."""
+    """Insert a new alert, without its response."""
     connection.execute(
         "INSERT INTO alerts (id, webhook_id, webhook_name, alert_id, identity, fingerprint, received_at, fired_at, remote, proof,"
         " payload, action, symbol, is_exit, status, code, error, field, verdicts, warnings, updated_at)"
@@ -82,8 +110,8 @@ def insert(connection: sqlite3.Connection, alert: StoredAlert) -> None:
             alert.alert_id,
             alert.identity,
             alert.fingerprint,
-            times.to_text(alert.received_at),
-            times.optional_text(alert.fired_at),
+            codec.time_text(alert.received_at),
+            codec.optional_time_text(alert.fired_at),
             alert.remote,
             alert.proof,
             to_json(alert.payload),
@@ -96,23 +124,23 @@ def insert(connection: sqlite3.Connection, alert: StoredAlert) -> None:
             alert.field,
             verdicts_to_json(alert.verdicts),
             to_json(alert.warnings),
-            times.to_text(alert.updated_at),
+            codec.time_text(alert.updated_at),
         ),
     )
 
 
 def get(connection: sqlite3.Connection, alert_id: str) -> StoredAlert:
-    """The alert with this id of ours. Raises NotFound."""
-    row = connection.execute(f"SELECT {COLUMNS} FROM alerts a WHERE a.id = ?", (alert_id,)).fetchone()
+    """The alert with this id (ours). Raises NotFound."""
+    row = connection.execute(f"SELECT {_COLUMNS} FROM alerts a WHERE a.id = ?", (alert_id,)).fetchone()
     if row is None:
         raise _not_found(alert_id)
-    return from_row(row)
+    return _from_row(row)
 
 
 def find(connection: sqlite3.Connection, reference: str) -> StoredAlert:
-    """An alert by our id, the sender's alertId, a client order id, or the unique beginning of our id. Raises NotFound.
+    """An alert by our id, the sender's alertId, a client order id, or a unique prefix of our id. Raises NotFound.
 
-    A sender's alertId may stand for several (a rate-limited one before, another webhook): the newest that was taken is meant.
+    Several alerts can have one alertId (rate limited before, other webhooks): the newest that claimed its identity is returned.
     """
     text = storable(reference.strip())
     for where in (
@@ -120,22 +148,22 @@ def find(connection: sqlite3.Connection, reference: str) -> StoredAlert:
         "a.alert_id = ?1 ORDER BY a.identity IS NULL, a.received_at DESC, a.id DESC LIMIT 1",
         "a.id = (SELECT o.alert_id FROM orders o WHERE o.client_order_id = ?1)",
     ):
-        row = connection.execute(f"SELECT {COLUMNS} FROM alerts a WHERE {where}", (text,)).fetchone()
+        row = connection.execute(f"SELECT {_COLUMNS} FROM alerts a WHERE {where}", (text,)).fetchone()
         if row is not None:
-            return from_row(row)
+            return _from_row(row)
     prefix = text.upper()
     rows = connection.execute(
-        f"SELECT {COLUMNS} FROM alerts a WHERE a.id >= ? AND a.id < ? LIMIT 2",
+        f"SELECT {_COLUMNS} FROM alerts a WHERE a.id >= ? AND a.id < ? LIMIT 2",
         (prefix, prefix + "~"),
     ).fetchall()
     if len(rows) == 1 and prefix:
-        return from_row(rows[0])
+        return _from_row(rows[0])
     if rows and prefix:
-        raise NotFound("not_found", f"{reference} is the beginning of several alerts; give more of its characters")
+        raise NotFound("not_found", f"{reference} matches several alerts; give more of its characters")
     raise _not_found(reference)
 
 
-def set_answer(
+def set_response(
     connection: sqlite3.Connection,
     alert_id: str,
     *,
@@ -144,22 +172,11 @@ def set_answer(
     stages: Mapping[str, float],
     now: datetime,
 ) -> None:
-    """Note what the sender was told (HTTP status and body) and how many milliseconds each stage took. Raises NotFound."""
-    _one(
+    """Record the response (HTTP status and body) and the milliseconds of each stage. Raises NotFound."""
+    _require_one(
         connection.execute(
             "UPDATE alerts SET answer_status = ?, answer = ?, stages = json_patch(stages, ?), updated_at = ? WHERE id = ?",
-            (status, to_json(answer), _stages_json(stages), times.to_text(now), alert_id),
-        ),
-        alert_id,
-    )
-
-
-def set_stages(connection: sqlite3.Connection, alert_id: str, stages: Mapping[str, float], *, now: datetime) -> None:
-    """Add measured stages (milliseconds since receipt) to those known. Raises NotFound."""
-    _one(
-        connection.execute(
-            "UPDATE alerts SET stages = json_patch(stages, ?), updated_at = ? WHERE id = ?",
-            (_stages_json(stages), times.to_text(now), alert_id),
+            (status, to_json(answer), _stages_json(stages), codec.time_text(now), alert_id),
         ),
         alert_id,
     )
@@ -174,21 +191,21 @@ def set_status(
     error: str | None = None,
     now: datetime,
 ) -> None:
-    """Say how an alert without orders of its own ended (a cancel, for instance). Raises NotFound."""
-    _one(
+    """Set how an alert without orders ended (a cancel, for instance). Raises NotFound."""
+    _require_one(
         connection.execute(
             "UPDATE alerts SET status = ?, code = ?, error = ?, updated_at = ? WHERE id = ?",
-            (status, code, None if error is None else storable(error), times.to_text(now), alert_id),
+            (status, code, None if error is None else storable(error), codec.time_text(now), alert_id),
         ),
         alert_id,
     )
 
 
 def refresh_headline(connection: sqlite3.Connection, alert_id: str, *, now: datetime) -> None:
-    """Make the alert's status, code and error those of its order that matters most; call it after an order changed.
+    """Copy status, code and error of the order that matters most to the alert. Call it after an order changed.
 
-    Only the orders that the alert asked for: a stop that waits behind a filled entry does not make the alert unfinished, and a trailing
-    stop that went with its position does not make the alert canceled.
+    Only the orders that the alert asked for count: a stop that rests behind a filled entry does not make the alert unfinished, and a
+    trailing stop that ended with its position does not make the alert canceled.
     """
     rows = connection.execute(
         "SELECT status, code, error FROM orders WHERE alert_id = ? AND leg < ?"
@@ -205,12 +222,26 @@ def refresh_headline(connection: sqlite3.Connection, alert_id: str, *, now: date
     set_status(connection, alert_id, status=status, code=code, error=error, now=now)
 
 
+def remove_payloads(connection: sqlite3.Connection, *, before: datetime, now: datetime, limit: int = 500) -> int:
+    """Remove the payloads of the oldest alerts received before a time, at most `limit`; returns how many had one."""
+    start = str(settings.get_value(connection, _DONE_UNTIL) or "")
+    rows = connection.execute(
+        "SELECT id, received_at FROM alerts WHERE received_at >= ? AND received_at < ? AND payload <> ?"
+        " ORDER BY received_at LIMIT ?",
+        (start, codec.time_text(before), _REMOVED, limit),
+    ).fetchall()
+    connection.executemany("UPDATE alerts SET payload = ? WHERE id = ?", [(_REMOVED, row[0]) for row in rows])
+    if rows:
+        settings.set_value(connection, _DONE_UNTIL, rows[-1][1], now=now)
+    return len(rows)
+
+
 def _stages_json(stages: Mapping[str, float]) -> str:
-    """Durations are measurements, not money: the one place where floats are stored, as plain JSON numbers."""
+    """Durations are measurements, not money: the only floats in the database."""
     return json.dumps({name: round(milliseconds, 3) for name, milliseconds in stages.items()})
 
 
-def _one(cursor: sqlite3.Cursor, alert_id: str) -> None:
+def _require_one(cursor: sqlite3.Cursor, alert_id: str) -> None:
     if cursor.rowcount != 1:
         raise _not_found(alert_id)
 
@@ -219,8 +250,7 @@ def _not_found(reference: str) -> NotFound:
     return NotFound("not_found", f"there is no alert {reference[:80]}; `kekbridge logs` lists the latest")
 
 
-def from_row(row: sqlite3.Row) -> StoredAlert:
-    """The alert of a row that has COLUMNS."""
+def _from_row(row: sqlite3.Row) -> StoredAlert:
     return StoredAlert(
         id=row["id"],
         webhook_id=row["webhook_id"],
@@ -228,8 +258,8 @@ def from_row(row: sqlite3.Row) -> StoredAlert:
         alert_id=row["alert_id"],
         identity=row["identity"],
         fingerprint=row["fingerprint"],
-        received_at=times.from_text(row["received_at"]),
-        fired_at=times.optional_time(row["fired_at"]),
+        received_at=codec.parse_time(row["received_at"]),
+        fired_at=codec.optional_time(row["fired_at"]),
         remote=row["remote"],
         proof=row["proof"],
         payload=from_json(row["payload"]),
@@ -245,5 +275,122 @@ def from_row(row: sqlite3.Row) -> StoredAlert:
         answer_status=row["answer_status"],
         answer=None if row["answer"] is None else from_json(row["answer"]),
         stages=json.loads(row["stages"]),
-        updated_at=times.from_text(row["updated_at"]),
+        updated_at=codec.parse_time(row["updated_at"]),
     )
+
+
+# -------------------------------------------------------------------------------------------------------------- search
+
+
+@dataclass(frozen=True, slots=True)
+class _SearchTerms:
+    """The filters as stored values; None does not filter."""
+
+    #: Several if a name was used again after a deletion.
+    webhook_ids: tuple[str, ...] | None
+    status: str | None
+    code: str | None
+    symbol: str | None
+    #: Times of receipt, `until` exclusive.
+    since: str
+    until: str
+
+
+def search(
+    connection: sqlite3.Connection,
+    *,
+    webhook: str | None = None,
+    status: str | None = None,
+    code: str | None = None,
+    symbol: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    text: str | None = None,
+    limit: int = 100,
+    look_through: int = LOOKED_THROUGH,
+) -> SearchResult:
+    """The last `limit` alerts that match every filter given.
+
+    `webhook` is a name or id; `text` is searched in the payload, the alertId and the error; times are of receipt, `until` exclusive.
+    A text is searched in the newest `look_through` alerts that match the other filters.
+    """
+    terms = _SearchTerms(
+        webhook_ids=None if webhook is None else _ids_of(connection, webhook),
+        status=status,
+        code=code,
+        symbol=symbol,
+        since=codec.optional_time_text(since) or "",
+        until=codec.optional_time_text(until) or "~",
+    )
+    found: list[StoredAlert] = []
+    for count, row in enumerate(_matching_rows(connection, terms, text), start=1):
+        if row["fits"]:
+            found.append(_from_row(row))
+            if len(found) >= limit:
+                break
+        if count >= look_through and text:
+            return SearchResult(tuple(reversed(found)), codec.parse_time(row["received_at"]))
+    return SearchResult(tuple(reversed(found)))
+
+
+def _ids_of(connection: sqlite3.Connection, name_or_id: str) -> tuple[str, ...]:
+    """The webhook of this name or id; if it was deleted, those that had the name at their last alert."""
+    row = connection.execute(
+        "SELECT id FROM webhooks WHERE name = ?1 OR id = ?1 ORDER BY name <> ?1", (name_or_id,)
+    ).fetchone()
+    if row is not None:
+        return (row[0],)
+    rows = connection.execute(
+        "SELECT owner FROM (SELECT DISTINCT webhook_id AS owner FROM tallies WHERE kind = 'alert') WHERE ?1 IN (owner,"
+        " (SELECT a.webhook_name FROM alerts a WHERE a.webhook_id = owner ORDER BY a.received_at DESC LIMIT 1))",
+        (name_or_id,),
+    )
+    return tuple(identifier for (identifier,) in rows)
+
+
+def _matching_rows(connection: sqlite3.Connection, terms: _SearchTerms, text: str | None) -> Iterator[sqlite3.Row]:
+    """Alerts that match all filters but the text, newest first; `fits` is whether they contain the text."""
+    fits, text_values = (_TEXT, (text.lower(),)) if text else ("1", ())
+    where, values = _conditions(terms)
+    for since, until in _spans(connection, terms):
+        yield from connection.execute(
+            f"SELECT {_COLUMNS}, {fits} AS fits FROM alerts a WHERE {where} AND a.received_at >= ? AND a.received_at < ?"
+            " ORDER BY a.received_at DESC, a.id DESC",
+            (*text_values, *values, since, until),
+        )
+
+
+def _conditions(terms: _SearchTerms) -> tuple[str, tuple[str, ...]]:
+    """WHERE clause and values. With a symbol, its index must be used (it has the webhook, too): the plus excludes the webhook's index."""
+    plus = "+" if terms.symbol or len(terms.webhook_ids or ()) > 1 else ""
+    owners = terms.webhook_ids
+    conditions: tuple[tuple[str, tuple[str, ...] | None], ...] = (
+        ("a.symbol = ?", _parameter(terms.symbol)),
+        (f"{plus}a.webhook_id IN ({', '.join('?' * len(owners or ()))})", owners),
+        ("+a.status = ?", _parameter(terms.status)),
+        ("+a.code = ?", _parameter(terms.code)),
+    )
+    given = [(condition, values) for condition, values in conditions if values is not None]
+    return " AND ".join(condition for condition, _ in given) or "TRUE", tuple(
+        one for _, values in given for one in values
+    )
+
+
+def _parameter(value: str | None) -> tuple[str] | None:
+    return None if value is None else (value,)
+
+
+def _spans(connection: sqlite3.Connection, terms: _SearchTerms) -> Iterator[tuple[str, str]]:
+    """Time spans to read, newest first: the whole period, or the hours in which alerts of the status and code were counted."""
+    owners = terms.webhook_ids
+    if terms.status is None and terms.code is None and len(owners or ()) <= 1:
+        yield terms.since, terms.until
+        return
+    wanted = f"webhook_id IN ({', '.join('?' * len(owners))})" if owners is not None else "TRUE"
+    hours = connection.execute(
+        "SELECT DISTINCT hour FROM tallies WHERE kind = 'alert' AND hour >= ? AND hour <= ? AND count > 0"
+        f" AND status = coalesce(?, status) AND code = coalesce(?, code) AND {wanted} ORDER BY hour DESC",
+        (terms.since[:13], terms.until[:13], terms.status, terms.code, *(owners or ())),
+    ).fetchall()
+    for (hour,) in hours:
+        yield max(hour, terms.since), min(hour + "~", terms.until)

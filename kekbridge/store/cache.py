@@ -1,7 +1,7 @@
-"""What the writer knows of the tables without reading them again: facts that only it changes, each under its table and a key.
+"""Write-through cache of the writer's connection: rows and sums that only the writer changes, by table and key.
 
-A fact is never old. It holds while nobody else commits to the file, which SQLite is asked at the beginning of each transaction, and all
-facts are forgotten as soon as anything is taken back. Whoever changes a table tells here what it holds now, or forgets the table.
+An entry is never stale: everything is dropped when another connection has committed (checked at the beginning of each transaction) and
+when anything is rolled back. Code that changes a table puts the new value here or invalidates it. Other connections have no cache.
 """
 
 from __future__ import annotations
@@ -13,56 +13,56 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Of one table. What is needed again soon are a few facts of each; more would only be kept from the day they were needed.
-_MOST_FACTS: Final = 1000
+# Per table. Only a few entries of a table are needed again soon; a table that reaches the bound is cleared.
+_MAX_ENTRIES: Final = 1000
 
 
-class Memory:
-    """Facts by table and key, never changed in place. One connection's, which must be inside a write transaction."""
+class WriterCache:
+    """Values by table and key, never changed in place. Belongs to one connection, inside its write transactions."""
 
     def __init__(self) -> None:
         self._version: int | None = None
-        self.facts: dict[str, dict[Hashable, Any]] = {}
+        self.tables: dict[str, dict[Hashable, Any]] = {}
 
     def begin(self, connection: sqlite3.Connection) -> None:
-        """Call it once the write lock is held: forget everything when anybody else has committed since the last time."""
+        """Drop everything if another connection has committed since the last call. Call it once the write lock is held."""
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version != self._version:
-            self.facts.clear()
+            self.tables.clear()
             self._version = version
 
-    def forget_all(self) -> None:
-        """Call it when a transaction, or a part of one, was taken back."""
-        self.facts.clear()
+    def clear(self) -> None:
+        """Call it when a transaction, or a part of one, was rolled back."""
+        self.tables.clear()
 
 
 class Connection(sqlite3.Connection):
-    """A connection of kekbridge; the writer's has a memory, all others read."""
+    """A connection of kekbridge. Only the writer's has a cache."""
 
-    memory: Memory | None = None
+    cache: WriterCache | None = None
 
 
-def known(connection: sqlite3.Connection, table: str, key: Hashable) -> Any | None:
-    """The fact, or None when it is not remembered."""
-    memory: Memory | None = getattr(connection, "memory", None)
-    if memory is None:
+def get(connection: sqlite3.Connection, table: str, key: Hashable) -> Any | None:
+    """The cached value, or None if there is none."""
+    cache: WriterCache | None = getattr(connection, "cache", None)
+    if cache is None:
         return None
-    facts = memory.facts.get(table)
-    return None if facts is None else facts.get(key)
+    entries = cache.tables.get(table)
+    return None if entries is None else entries.get(key)
 
 
-def remember(connection: sqlite3.Connection, table: str, key: Hashable, fact: object) -> None:
-    """From now on this is the fact; not None. For what was just read, or written, in this transaction."""
-    memory: Memory | None = getattr(connection, "memory", None)
-    if memory is None:
+def put(connection: sqlite3.Connection, table: str, key: Hashable, value: object) -> None:
+    """Cache a value (not None) that was just read or written in this transaction."""
+    cache: WriterCache | None = getattr(connection, "cache", None)
+    if cache is None:
         return
-    facts = memory.facts.setdefault(table, {})
-    if len(facts) >= _MOST_FACTS and key not in facts:
-        facts.clear()
-    facts[key] = fact
+    entries = cache.tables.setdefault(table, {})
+    if len(entries) >= _MAX_ENTRIES and key not in entries:
+        entries.clear()
+    entries[key] = value
 
 
-def recall(
+def get_or_load(
     connection: sqlite3.Connection,
     table: str,
     key: Hashable,
@@ -71,21 +71,21 @@ def recall(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """The fact; what is not remembered is read, `read(connection, …)`, and remembered from then on."""
-    fact: T | None = known(connection, table, key)
-    if fact is None:
-        fact = read(connection, *args, **kwargs)
-        remember(connection, table, key, fact)
-    return fact
+    """The cached value, else `read(connection, …)`, which is then cached."""
+    value: T | None = get(connection, table, key)
+    if value is None:
+        value = read(connection, *args, **kwargs)
+        put(connection, table, key, value)
+    return value
 
 
-def forget(connection: sqlite3.Connection, table: str, *keys: Hashable) -> None:
-    """These facts of a table, without keys all of them: they are about to be changed, or were, or nobody will ask again."""
-    memory: Memory | None = getattr(connection, "memory", None)
-    if memory is None:
+def invalidate(connection: sqlite3.Connection, table: str, *keys: Hashable) -> None:
+    """Drop these entries of a table; without keys, all of them."""
+    cache: WriterCache | None = getattr(connection, "cache", None)
+    if cache is None:
         return
     if not keys:
-        memory.facts.pop(table, None)
-    elif (facts := memory.facts.get(table)) is not None:
+        cache.tables.pop(table, None)
+    elif (entries := cache.tables.get(table)) is not None:
         for key in keys:
-            facts.pop(key, None)
+            entries.pop(key, None)

@@ -1,7 +1,6 @@
-"""Compound writes around the queue: admit and claim in one flush, claim what may leave, and only what the rules still allow.
+"""Claims: mark queued orders `submitting` before they are sent, after the rules were checked again in the same transaction.
 
-Each function is one transaction of database.py. The decisions are pure functions handed in by the pipeline; this file only puts
-them and the rows into the same transaction.
+Each function runs in one transaction of database.py. The decisions are pure functions passed in; this module combines them with the rows.
 """
 
 from __future__ import annotations
@@ -14,35 +13,24 @@ from functools import partial
 from typing import Protocol
 
 from kekbridge.errors import NotFound
-from kekbridge.failpoints import reach
-from kekbridge.model import Order, OrderIntent, OrderStatus, Purpose, RateLimits, Usage, Verdict, Webhook
-from kekbridge.store import order_lifecycle as orders
-from kekbridge.store import order_queue, webhooks
-from kekbridge.store.admissions import Admission, AlertDraft, Decision, admit
-from kekbridge.store.orders import Departure
-from kekbridge.store.usage import read_usage
+from kekbridge.failpoints import hit
+from kekbridge.model import Order, OrderStatus, Purpose, RateLimits, Usage, Webhook
+from kekbridge.model.admission import Decision, NewAlert, Recheck
+from kekbridge.store import order_lifecycle, order_queue, orders, webhooks
+from kekbridge.store.admissions import Admission, admit
+from kekbridge.store.orders import ImmediateClaim
+from kekbridge.store.reservations import read_usage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recheck:
-    """What the second look at a queued order says: SUBMITTING with the intent to be sent, or a final status with its reason."""
-
-    status: OrderStatus
-    intent: OrderIntent | None = None
-    code: str = ""
-    error: str = ""
-    verdicts: tuple[Verdict, ...] = ()
-
-
-class SecondLook(Protocol):
-    """Judges an order of the queue by what is used now, without the order itself, and by its webhook (None: deleted)."""
+class RecheckFn(Protocol):
+    """Decides about a queued order from the current usage, without the order itself, and its webhook (None: deleted)."""
 
     def __call__(self, usage: Usage, webhook: Webhook | None, *, order: Order) -> Recheck: ...
 
 
 def admit_and_claim(
     connection: sqlite3.Connection,
-    draft: AlertDraft,
+    draft: NewAlert,
     decide: Callable[[Usage], Decision],
     *,
     rates: RateLimits,
@@ -51,25 +39,26 @@ def admit_and_claim(
     expires_at: datetime,
     cooldown_s: int,
     clock: Callable[[], datetime],
-    passable: Callable[[], Collection[str]],
-    may_claim: Callable[[Order], bool],
+    overlappable_ids: Callable[[], Collection[str]],
+    try_claim: Callable[[Order], bool],
     request_text: Callable[[Order], str | None],
 ) -> Admission:
-    """Admit an alert and, when nothing waits before its first order, claim that order in the same flush.
+    """Admit an alert and, if nothing waits before its first order, claim that order in the same flush.
 
-    "submitting" is then on disk before the request leaves, and the alert costs one flush on its way to the exchange instead of two.
-    `now` is when the alert was received, `clock` tells when its order leaves. `passable` names the orders being sent that it may stand
-    behind; `may_claim` says whether it may leave at once or in line, and then keeps its place; `request_text` gives the body that will be
-    sent.
+    `submitting` is on disk before the request is sent, and the alert costs one flush instead of two. `now` is the time of receipt,
+    `clock` gives the time of the claim. `overlappable_ids`: orders being sent behind which another may be sent. `try_claim`: whether the
+    order may be sent now, which reserves its place in flight. `request_text`: the body that will be sent.
     """
 
-    def depart(connection: sqlite3.Connection, first: Order) -> Departure | None:
+    def claim_first(connection: sqlite3.Connection, first: Order) -> ImmediateClaim | None:
         at = clock()
         if at >= first.expires_at or first.intent.after_leg is not None:
             return None
-        if not orders.is_way_free(connection, first.intent.symbol, passable=passable()) or not may_claim(first):
+        if not order_queue.is_symbol_free(
+            connection, first.intent.symbol, overlappable_ids=overlappable_ids()
+        ) or not try_claim(first):
             return None
-        return Departure(at, request_text(first))
+        return ImmediateClaim(at, request_text(first))
 
     admission = admit(
         connection,
@@ -80,56 +69,62 @@ def admit_and_claim(
         now=now,
         expires_at=expires_at,
         cooldown_s=cooldown_s,
-        depart=depart,
+        claim_first=claim_first,
     )
-    reach("W3")
+    hit("W3")
     return admission
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
-    """What one look at the queue did."""
+class ClaimedOrders:
+    """The result of `claim_heads`."""
 
-    leaving: tuple[Order, ...]  # claimed: each is sent as soon as this is on the disk
-    finished: tuple[Order, ...]  # not to be sent, said the second look
-    waiting: tuple[Order, ...]  # heads of the queue that may not leave this instant
-    has_more: bool  # something stands in the queue still
+    #: Claimed: to be sent as soon as the transaction is committed.
+    to_send_now: tuple[Order, ...]
+    #: Finished by the recheck: not to be sent.
+    finished: tuple[Order, ...]
+    #: Heads of the queue that could not be claimed now.
+    to_send_in_turn: tuple[Order, ...]
+    #: The queue is not empty.
+    has_more: bool
 
 
 def claim_heads(
     connection: sqlite3.Connection,
-    recheck: SecondLook,
+    recheck: RecheckFn,
     *,
-    passable: Callable[[], Collection[str]],
+    overlappable_ids: Callable[[], Collection[str]],
     entries_allowed: bool,
-    may_claim: Callable[[Order], bool],
+    try_claim: Callable[[Order], bool],
     request_text: Callable[[Order], str | None],
     now: datetime,
-) -> Claimed:
-    """Claim, in one flush, whatever stands at the head of its symbol's queue and may leave this instant or in line.
+) -> ClaimedOrders:
+    """Claim, in one flush, every order at the head of its symbol's queue that may be sent now.
 
-    `passable`, `may_claim` and `request_text` as in `admit_and_claim`; `recheck` is made of the order it judges. An order that is not to be
-    sent any more (`claimable` says so) is left for `claim_if_allowed`.
+    `overlappable_ids`, `try_claim` and `request_text` as in `admit_and_claim`. An order that must not be sent any more
+    (order_queue.NOT_TO_BE_SENT) is left for `claim_if_allowed`.
     """
-    leaving: list[Order] = []
+    to_send: list[Order] = []
     finished: list[Order] = []
     waiting: list[Order] = []
-    has_moved = True
-    while has_moved:  # behind a head that was claimed the next of its symbol may stand in line
-        heads = order_queue.claimable(connection, now=now, passable=passable(), entries_allowed=entries_allowed)
-        waiting, count = [], len(leaving)
+    has_claimed = True
+    while has_claimed:  # behind a claimed head the next order of its symbol may be claimable
+        heads = order_queue.claimable(
+            connection, now=now, overlappable_ids=overlappable_ids(), entries_allowed=entries_allowed
+        )
+        waiting, count = [], len(to_send)
         for order in heads:
-            if order.code in order_queue.NOT_TO_BE_SENT or not may_claim(order):
+            if order.code in order_queue.NOT_TO_BE_SENT or not try_claim(order):
                 waiting.append(order)
                 continue
-            reach("W2" if order.intent.after_leg is None else "W8")
-            told = _claim(connection, order, partial(recheck, order=order), request_text=request_text, now=now)
-            (finished if told.status.is_final else leaving).append(told)
-        has_moved = len(leaving) > count
-    return Claimed(
-        leaving=tuple(leaving),
+            hit("W2" if order.intent.after_leg is None else "W8")
+            claimed = _claim(connection, order, partial(recheck, order=order), request_text=request_text, now=now)
+            (finished if claimed.status.is_final else to_send).append(claimed)
+        has_claimed = len(to_send) > count
+    return ClaimedOrders(
+        to_send_now=tuple(to_send),
         finished=tuple(finished),
-        waiting=tuple(waiting),
+        to_send_in_turn=tuple(waiting),
         has_more=order_queue.is_any_waiting(connection),
     )
 
@@ -142,11 +137,9 @@ def claim_if_allowed(
     request_text: Callable[[Order], str | None],
     now: datetime,
 ) -> Order:
-    """Claim a queued order for sending, or finish it, as `recheck` decides from the usage without the order itself.
+    """Claim a queued order for sending, or finish it, as `recheck` decides. `request_text`: the body that will be sent.
 
-    `request_text` gives the body that will be sent, for the record.
-
-    One that ended while it waited for its turn (too old, canceled, trading halted) comes back as it is.
+    An order that ended while it waited (too old, canceled, trading halted) is returned unchanged.
     """
     current = orders.get(connection, order.client_order_id)
     if current.status.is_final:
@@ -154,31 +147,31 @@ def claim_if_allowed(
     return _claim(connection, current, recheck, request_text=request_text, now=now)
 
 
-def may_be_claimed(
+def would_claim(
     connection: sqlite3.Connection,
     order: Order,
     recheck: Callable[[Usage, Webhook | None], Recheck],
     *,
     now: datetime,
 ) -> bool:
-    """What `claim_if_allowed` would say now. Reads only: for what has to be done before the claim."""
+    """Whether `claim_if_allowed` would claim the order now. Reads only."""
     current = orders.get(connection, order.client_order_id)
     is_queued = current.status is OrderStatus.QUEUED
-    return is_queued and _second_look(connection, current, recheck, now=now).status is OrderStatus.SUBMITTING
+    return is_queued and _recheck(connection, current, recheck, now=now).status is OrderStatus.SUBMITTING
 
 
-def _second_look(
+def _recheck(
     connection: sqlite3.Connection,
     order: Order,
     recheck: Callable[[Usage, Webhook | None], Recheck],
     *,
     now: datetime,
 ) -> Recheck:
-    """What `recheck` says of an order as it is stored, from the usage without it."""
+    """Call `recheck` with the usage without the order, and its webhook."""
     try:
         webhook = webhooks.get(connection, order.webhook_id)
     except NotFound:
-        webhook = None  # deleted meanwhile: the account's own limits still hold
+        webhook = None  # deleted in the meantime: the account's limits still apply
     cooldown_s = (webhook.settings.limits.cooldown_s if webhook else None) or 0
     usage = read_usage(connection, order.webhook_id, now=now, cooldown_s=cooldown_s, excluding=order)
     return recheck(usage, webhook)
@@ -193,38 +186,42 @@ def _claim(
     now: datetime,
 ) -> Order:
     """Claim or finish an order that was read in this transaction."""
-    verdict = _second_look(connection, order, recheck, now=now)
-    name = order.client_order_id
-    match verdict.status:
+    decided = _recheck(connection, order, recheck, now=now)
+    client_order_id = order.client_order_id
+    match decided.status:
         case OrderStatus.EXPIRED:
-            return orders.mark_expired(connection, name, now=now, code=verdict.code, error=verdict.error)
+            return order_lifecycle.mark_expired(
+                connection, client_order_id, now=now, code=decided.code, error=decided.error
+            )
         case OrderStatus.DENIED:
-            return orders.mark_denied(
-                connection, name, code=verdict.code, error=verdict.error, now=now, verdicts=verdict.verdicts
+            return order_lifecycle.mark_denied(
+                connection, client_order_id, code=decided.code, error=decided.error, now=now, verdicts=decided.verdicts
             )
         case _:
-            _drop_overtaken(connection, order, now=now)
-            return orders.claim(
+            _deny_overtaken_entries(connection, order, now=now)
+            return order_lifecycle.claim(
                 connection,
-                name,
+                client_order_id,
                 now=now,
-                intent=verdict.intent,
-                verdicts=verdict.verdicts,
-                request=request_text(replace(order, intent=verdict.intent or order.intent)),
+                intent=decided.intent,
+                verdicts=decided.verdicts,
+                request=request_text(replace(order, intent=decided.intent or order.intent)),
                 known=order,
             )
 
 
-def _drop_overtaken(connection: sqlite3.Connection, leaving: Order, *, now: datetime) -> None:
-    """An exit of the whole position that overtakes queued entries (the breaker holds those back) ends them.
+def _deny_overtaken_entries(connection: sqlite3.Connection, claimed: Order, *, now: datetime) -> None:
+    """Deny queued entries that an exit of the whole position overtakes (the circuit breaker holds entries back).
 
-    Sent later they would open again what the strategy has left.
+    Sent later they would reopen a position that the strategy has left.
     """
-    intent = leaving.intent
+    intent = claimed.intent
     if intent.purpose is not Purpose.EXIT or (intent.close_fraction != 1 and intent.target_quantity != 0):
         return
-    for order in orders.unfinished(connection):
-        is_before = order.sequence < leaving.sequence and order.webhook_id == leaving.webhook_id
+    for order in order_queue.unfinished(connection):
+        is_before = order.sequence < claimed.sequence and order.webhook_id == claimed.webhook_id
         if is_before and order.is_entry and order.status is OrderStatus.QUEUED and order.intent.symbol == intent.symbol:
             error = "a later alert closed the position before this entry could be sent"
-            orders.mark_denied(connection, order.client_order_id, code="overtaken_by_exit", error=error, now=now)
+            order_lifecycle.mark_denied(
+                connection, order.client_order_id, code="overtaken_by_exit", error=error, now=now
+            )

@@ -1,6 +1,6 @@
-"""What holds for a while (the stream is down, a position has no stop): told once when it begins and once when it is over.
+"""Lasting conditions (the stream is down, a position has no stop): one event when a condition begins and one when it ends.
 
-The state is stored, so that a restart tells nothing again. Each change is an event of the history in the same transaction.
+Active conditions are stored, so that a restart does not repeat the event. Each event is written in the transaction of its change.
 """
 
 from __future__ import annotations
@@ -11,29 +11,29 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from kekbridge.store import events, settings, times
+from kekbridge.store import codec, events, settings
+from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.codec import from_json
 
 _PREFIX: Final = "condition:"
+_DRIFT_WARNING: Final = "drift: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """What holds: the event that told of it, when, and its figures as they were then."""
+    """An active condition."""
 
+    #: Kind of the event that began it.
     kind: str
     since: datetime
+    #: The event's figures.
     data: Mapping[str, Any]
 
 
-def holding(connection: sqlite3.Connection) -> dict[str, Condition]:
-    """The conditions that hold now, by name."""
+def list_active(connection: sqlite3.Connection) -> dict[str, Condition]:
+    """The active conditions by name."""
     rows = connection.execute("SELECT key, value FROM settings WHERE key LIKE 'condition:%' ORDER BY key").fetchall()
     return {key.removeprefix(_PREFIX): _condition(from_json(value)) for key, value in rows}
-
-
-def _condition(kept: Mapping[str, Any]) -> Condition:
-    return Condition(kind=kept["kind"], since=times.from_text(kept["since"]), data=kept.get("data", {}))
 
 
 def begin(
@@ -45,12 +45,15 @@ def begin(
     data: Mapping[str, object] | None = None,
     alert_id: str | None = None,
 ) -> bool:
-    """Tell `kind` unless that very kind holds under this name already (another one, such as expiring before expired, does not count)."""
+    """Begin a condition and append the event `kind`; False if a condition of this name and kind is active already.
+
+    One name can change its kind: expiring, then expired.
+    """
     known = settings.get_value(connection, _PREFIX + name)
     if known is not None and known["kind"] == kind:
         return False
     settings.set_value(
-        connection, _PREFIX + name, {"kind": kind, "since": times.to_text(now), "data": data or {}}, now=now
+        connection, _PREFIX + name, {"kind": kind, "since": codec.time_text(now), "data": data or {}}, now=now
     )
     events.append(connection, kind, now=now, alert_id=alert_id, data=data)
     return True
@@ -65,8 +68,29 @@ def end(
     data: Mapping[str, object] | None = None,
     alert_id: str | None = None,
 ) -> bool:
-    """Forget the condition, and tell `kind` (None: tell nothing); nothing happens when it does not hold."""
-    forgotten = settings.remove(connection, _PREFIX + name)
-    if forgotten and kind is not None:
+    """End a condition and append the event `kind` (None: no event); False if it is not active."""
+    was_active = settings.remove(connection, _PREFIX + name)
+    if was_active and kind is not None:
         events.append(connection, kind, now=now, alert_id=alert_id, data=data)
-    return forgotten
+    return was_active
+
+
+def record_drift(connection: sqlite3.Connection, alert: StoredAlert, *, now: datetime) -> None:
+    """Begin or end the condition that account and strategy differ, from the alert's warnings. Call it where the alert is stored.
+
+    An alert that was refused or has no symbol says nothing about a position.
+    """
+    if alert.symbol is None or alert.status in ("refused", "denied"):
+        return
+    name = f"drift:{alert.webhook_id}:{alert.symbol}"
+    warning = next((text for text in alert.warnings if text.startswith(_DRIFT_WARNING)), None)
+    data = {"webhook": alert.webhook_name, "symbol": alert.symbol}
+    if warning is None:
+        end(connection, name, "position_in_step", now=now, data=data, alert_id=alert.id)
+        return
+    data["detail"] = warning.removeprefix(_DRIFT_WARNING)
+    begin(connection, name, "position_drift", now=now, data=data, alert_id=alert.id)
+
+
+def _condition(stored: Mapping[str, Any]) -> Condition:
+    return Condition(kind=stored["kind"], since=codec.parse_time(stored["since"]), data=stored.get("data", {}))

@@ -1,6 +1,6 @@
-"""Opening the database file: its permissions, its settings, its migrations, and what its errors mean.
+"""Open the database file: permissions, connection settings, migrations, and classification of SQLite errors.
 
-Every connection of kekbridge is made here, so that no two of them disagree on durability. It knows no table and no thread.
+Every connection of kekbridge is opened here, so that all have the same durability. Knows no table and no thread.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from kekbridge.store.codec import exact_sum
 from kekbridge.store.migrations import MIGRATIONS, Step
 
 FILE_NAME: Final = "kekbridge.db"
-# STRICT tables came with 3.37 (RETURNING with 3.35): an older library would fail later, in the middle of something.
+# STRICT tables came with 3.37 (RETURNING with 3.35): an older library would fail later, in the middle of an operation.
 _OLDEST_SQLITE: Final = (3, 37, 0)
 _MIGRATION_SET: Final = "kekbridge"
-# How long a writer waits for the command line (or the other way round). TradingView gives up after 3 s: a 503 must come earlier.
+# How long the daemon's writer and a command wait for each other's transaction. TradingView gives up after 3 s: a 503 must come earlier.
 WRITER_WAIT_S: Final = 2.0
 COMMAND_WAIT_S: Final = 10.0
 
-# SQLite's primary result codes that speak of the machine, not of the statement: nothing was stored, and it may work again later.
-_MACHINE_TROUBLE: Final = frozenset(
+# SQLite's primary result codes for a problem of the machine, not of the statement: nothing was stored, and it may work again later.
+_UNAVAILABLE_CODES: Final = frozenset(
     {
         sqlite3.SQLITE_BUSY,
         sqlite3.SQLITE_LOCKED,
@@ -44,23 +44,23 @@ _MACHINE_TROUBLE: Final = frozenset(
 )
 
 
-def is_machine_trouble(error: sqlite3.Error) -> bool:
-    """True for a full disk, a lock, a broken file and the like; False for a statement that is wrong or breaks a constraint."""
+def is_unavailable(error: sqlite3.Error) -> bool:
+    """True for a full disk, a lock, a damaged file and the like; False for a wrong statement or a violated constraint."""
     code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and (code & 0xFF) in _MACHINE_TROUBLE
+    return code is not None and (code & 0xFF) in _UNAVAILABLE_CODES
 
 
-def unavailable(error: sqlite3.Error, path: Path) -> StoreUnavailable:
-    """The one line for a person: what the database said and where to look."""
+def store_unavailable(error: sqlite3.Error, path: Path) -> StoreUnavailable:
+    """The error to raise for `is_unavailable`: SQLite's message and what to check."""
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     return StoreUnavailable(
         "store_unavailable",
-        f"the database {path} is not usable now: {error} ({name}); check disk space, permissions and who else has it open",
+        f"the database {path} is not usable now: {error} ({name}); check disk space, permissions and other programs that have it open",
     )
 
 
 def prepare_file(path: Path, *, create: bool) -> None:
-    """Make sure that the file exists and is the owner's alone. Raises ConfigError, or NotFound when it may not be made."""
+    """Ensure that the file exists and only its owner can read it. Raises ConfigError, or NotFound if it may not be created."""
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise ConfigError(
             f"SQLite {sqlite3.sqlite_version} is too old, 3.37 or newer is needed; use a newer Python or system package"
@@ -73,17 +73,17 @@ def prepare_file(path: Path, *, create: bool) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            # Made before SQLite sees it: SQLite would make it 0644, and gives its -wal and -shm files the mode of this one.
+            # Created before SQLite opens it: SQLite would create it 0644, and gives its -wal and -shm files the mode of this one.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         except FileExistsError:
-            _tighten(path)
+            _restrict_mode(path)
     except OSError as error:
         raise ConfigError(
             f"data directory {path.parent} cannot be used: {error.strerror}; use another --data-dir"
         ) from None
 
 
-def _tighten(path: Path) -> None:
+def _restrict_mode(path: Path) -> None:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         try:
@@ -94,10 +94,10 @@ def _tighten(path: Path) -> None:
 
 
 def connect(path: Path, *, wait_s: float = WRITER_WAIT_S, read_only: bool = False) -> Connection:
-    """A connection with kekbridge's settings; transactions are begun and ended by hand. Raises sqlite3.Error.
+    """Open a connection with kekbridge's settings, without implicit transactions. Raises sqlite3.Error.
 
-    Readers are opened for writing as well and then told to refuse: SQLite cannot open a WAL file that nobody else has open
-    unless it may create the files beside it.
+    Read-only connections are opened for writing as well and restricted by `query_only`: SQLite cannot be the first to open a WAL
+    database unless it may create the files beside it.
     """
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw",
@@ -112,9 +112,9 @@ def connect(path: Path, *, wait_s: float = WRITER_WAIT_S, read_only: bool = Fals
         connection.row_factory = sqlite3.Row
         connection.create_function("exact_sum", 2, exact_sum, deterministic=True)
         connection.execute("PRAGMA foreign_keys = ON")
-        # An acknowledged alert must survive a power cut, not only a crash of ours.
+        # An acknowledged alert must survive a power failure, not only a crash of the daemon.
         connection.execute("PRAGMA synchronous = FULL")
-        # Checkpoints are the writer thread's, between batches: inside a commit they would make some alert wait for two more flushes.
+        # The writer thread checkpoints between batches: inside a commit a checkpoint would make some alert wait for two more flushes.
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("PRAGMA temp_store = MEMORY")
         if read_only:
@@ -126,15 +126,15 @@ def connect(path: Path, *, wait_s: float = WRITER_WAIT_S, read_only: bool = Fals
 
 
 def initialise(path: Path) -> None:
-    """Bring the file to WAL mode and to the newest tables; several processes may do it at once.
+    """Switch the file to WAL mode and apply pending migrations; safe in several processes at once.
 
-    Raises ConfigError when it is no database, not ours, or made by a newer kekbridge.
+    Raises ConfigError if it is not a database, belongs to another program, or was written by a newer kekbridge.
     """
     try:
         connection = connect(path, wait_s=COMMAND_WAIT_S)
         try:
             if _applied(connection) != [name for name, _ in MIGRATIONS]:
-                _enter_wal(connection)
+                _enable_wal(connection)
                 _migrate(connection, path)
         finally:
             connection.close()
@@ -145,8 +145,8 @@ def initialise(path: Path) -> None:
         ) from None
 
 
-def _enter_wal(connection: sqlite3.Connection) -> None:
-    """Switch to WAL, which is remembered in the file. The busy timeout does not cover this statement: two starters collide."""
+def _enable_wal(connection: sqlite3.Connection) -> None:
+    """Switch the file to WAL. Retried, because the busy timeout does not cover this statement and two processes may start together."""
     deadline = time.monotonic() + COMMAND_WAIT_S
     while True:
         try:
@@ -159,7 +159,7 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
 
 
 def _applied(connection: sqlite3.Connection) -> list[str]:
-    """Names of the migrations that the file has had, read without sqlite-utils: at most starts there is nothing to do."""
+    """Names of the applied migrations, read without importing sqlite-utils: at most starts nothing is pending."""
     has_table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = '_sqlite_migrations'").fetchone()
     if has_table is None:
         return []
@@ -185,7 +185,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
 
         migrations(name=name)(run)
 
-    # What is pending is decided inside the transaction: of two processes that start together one migrates, the other finds it done.
+    # Pending migrations are determined inside the transaction: of two processes that start together only one migrates.
     connection.execute("BEGIN IMMEDIATE")
     try:
         applied = _applied(connection)
@@ -202,8 +202,8 @@ def _refuse_foreign(connection: sqlite3.Connection, applied: list[str], path: Pa
     unknown = [name for name in applied if name not in {known for known, _ in MIGRATIONS}]
     if unknown:
         raise ConfigError(
-            f"the database {path} was made by a newer kekbridge (migration {unknown[0]} is not known here); "
-            "upgrade kekbridge, or restore a backup that this version made"
+            f"the database {path} was written by a newer kekbridge (migration {unknown[0]} is unknown); "
+            "upgrade kekbridge, or restore a backup of this version"
         )
     if not applied and connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None:
         raise ConfigError(f"{path} is a database of another program; use another --data-dir")

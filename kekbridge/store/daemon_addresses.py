@@ -1,4 +1,4 @@
-"""Where the daemon can be found, for the commands beside it: noted by the daemon when it listens, read by whoever runs a command."""
+"""Addresses of the running daemon, stored for CLI commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kekbridge.config import Settings
 from kekbridge.errors import ConfigError, StoreUnavailable
 from kekbridge.log import get_logger
 from kekbridge.model import Mode
-from kekbridge.store import settings as store_settings
+from kekbridge.store import settings
 from kekbridge.store.database import Database
 
 log = get_logger("kekbridge.store.daemon_addresses")
@@ -19,37 +19,37 @@ _EXCHANGE_ADDRESS: Final = "exchange_address"
 _ADMIN_ADDRESS: Final = "admin_address"
 
 
-async def note_exchange(database: Database, url: str, *, now: datetime) -> None:
-    """For commands that must reach the exchange without the daemon: the embedded one may have had to take another port."""
-    await _note(database, _EXCHANGE_ADDRESS, url, now)
+async def save_exchange_address(database: Database, url: str, *, now: datetime) -> None:
+    """Save the exchange's address for commands that call it directly: the embedded paper exchange may use another port than usual."""
+    await _save(database, _EXCHANGE_ADDRESS, url, now)
 
 
-async def note_admin(database: Database, url: str, *, now: datetime) -> None:
-    """Where the operator's requests are taken."""
-    await _note(database, _ADMIN_ADDRESS, url, now)
+async def save_admin_address(database: Database, url: str, *, now: datetime) -> None:
+    """Save the address of the admin listener."""
+    await _save(database, _ADMIN_ADDRESS, url, now)
 
 
-async def _note(database: Database, name: str, url: str, now: datetime) -> None:
+async def _save(database: Database, name: str, url: str, now: datetime) -> None:
     try:
-        await database.write(store_settings.set_value, name, url, now=now)
+        await database.write(settings.set_value, name, url, now=now)
     except StoreUnavailable as error:
         log.warning("address_not_noted", name=name, error=error.message)
 
 
 def admin_address(connection: sqlite3.Connection) -> str | None:
-    """Where the daemon that last ran took the operator's requests; None before the first."""
-    known = store_settings.get_value(connection, _ADMIN_ADDRESS)
-    return None if known is None else str(known)
+    """Address of the admin listener of the last daemon; None if none has run yet."""
+    stored = settings.get_value(connection, _ADMIN_ADDRESS)
+    return None if stored is None else str(stored)
 
 
-def exchange_address(connection: sqlite3.Connection, settings: Settings) -> str | None:
-    """Where the daemon that last ran in paper mode found its exchange, for commands beside it; None when the settings say it.
+def exchange_address(connection: sqlite3.Connection, configured: Settings) -> str | None:
+    """Address of the paper exchange that the last daemon used; None if mode or settings determine the address.
 
-    Raises ConfigError when there is no way to know.
+    Raises ConfigError if no daemon has run in paper mode yet.
     """
-    if settings.mode is not Mode.PAPER or settings.exchange.base_url:
+    if configured.mode is not Mode.PAPER or configured.exchange.base_url:
         return None
-    known = store_settings.get_value(connection, _EXCHANGE_ADDRESS)
-    if known is None:
+    stored = settings.get_value(connection, _EXCHANGE_ADDRESS)
+    if stored is None:
         raise ConfigError("no paper exchange has run on this data directory yet; `kekbridge serve` starts one")
-    return str(known)
+    return str(stored)

@@ -1,7 +1,7 @@
-"""The door to the database: one writer thread, a few readers, and synchronous transactions for the command line.
+"""Access to the database: one writer thread, a few readers, and synchronous transactions for the command line.
 
-It runs functions over connections and knows no table; what may be done to a table is said by the module of that noun.
-Answering a sender before `write` returned would break the first promise of the bridge: it returns after the flush.
+Runs functions of a connection and knows no table. `write` returns after the flush: a response sent earlier would break promise 1
+(docs/internals/architecture.md section 1).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from kekbridge.store.connections import (
     FILE_NAME,
     connect,
     initialise,
-    is_machine_trouble,
+    is_unavailable,
     prepare_file,
-    unavailable,
+    store_unavailable,
 )
 from kekbridge.store.writer import Writer
 
@@ -31,12 +31,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _READERS: Final = 2
-# Long enough for the answers, fills and notes of a burst to share a flush, too short for anybody to notice who does not wait for it.
+# How long a deferred write waits to share a flush: long enough for the results and fills of a burst.
 SOON_S: Final = 0.05
 
 
 class Database:
-    """One SQLite file. Made by `open`; `write` and `read` are for the daemon, `transaction` and `snapshot` for the command line."""
+    """One SQLite file, from `open`. `write` and `read` are for the daemon, `transaction` and `snapshot` for the command line."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,9 +48,9 @@ class Database:
 
     @classmethod
     def open(cls, data_dir: Path, *, create: bool = True) -> Self:
-        """Open (or create, owner-only) the database of a data directory and migrate it; blocks, so before the loop is busy.
+        """Open (or create, readable by its owner only) and migrate the database of a data directory. Blocks.
 
-        Raises ConfigError when the file cannot be used, NotFound when there is none and `create` is False.
+        Raises ConfigError if the file cannot be used, NotFound if there is none and `create` is False.
         """
         path = data_dir / FILE_NAME
         prepare_file(path, create=create)
@@ -62,30 +62,30 @@ class Database:
     async def write(
         self, function: Callable[Concatenate[sqlite3.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `function(connection, …)` on the writer thread and return its result after the commit was flushed.
+        """Run `function(connection, …)` on the writer thread and return its result once the commit is flushed.
 
-        What the function raises undoes what it did and is raised here. StoreUnavailable means that nothing was stored. Cancelling
-        the caller does not take the write back: an outcome after a time-out is unknown, not "no".
+        An exception of the function rolls back what it did and is raised here. StoreUnavailable: nothing was stored. Cancelling
+        the caller does not undo the write: after a timeout the outcome is unknown, not "no".
         """
         return await self._submit(lambda connection: function(connection, *args, **kwargs), within_s=0.0)
 
     def write_soon(
         self, function: Callable[Concatenate[sqlite3.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
-        """`write` for what nobody is promised yet: it shares the flush of the next write, or has its own after a few milliseconds.
+        """`write` without the promise of an immediate flush: it shares the flush of the next write, or has its own after SOON_S.
 
-        For facts that the exchange could be asked for again, and for our diary. The order of writes is kept between both kinds,
-        and its place in it is taken by this call, before the future is awaited.
+        For facts that can be queried at the exchange again, and for records. Writes of both kinds keep their common order, which is
+        the order of the calls, not of awaiting the futures.
         """
         return self._submit(lambda connection: function(connection, *args, **kwargs), within_s=SOON_S)
 
-    def hurry(self) -> None:
-        """Somebody waits for what was written with `write_soon`: it has its flush now."""
+    def flush_now(self) -> None:
+        """Flush deferred writes (`write_soon`) now, because a caller waits for one."""
         if self._writer is not None:
-            self._writer.hurry()
+            self._writer.flush_now()
 
     def _submit(self, run: Callable[[sqlite3.Connection], T], *, within_s: float) -> asyncio.Future[T]:
-        self._refuse_when_closed()
+        self._require_open()
         if self._writer is None:
             self._writer = Writer(self.path)
         return self._writer.submit(run, within_s=within_s)
@@ -93,8 +93,8 @@ class Database:
     async def read(
         self, function: Callable[Concatenate[sqlite3.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `function(connection, …)` on a reader thread over one consistent picture; it cannot write."""
-        self._refuse_when_closed()
+        """Run `function(connection, …)` on a reader thread over one consistent snapshot; it cannot write."""
+        self._require_open()
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="kekbridge-reader")
         return await asyncio.get_running_loop().run_in_executor(
@@ -104,22 +104,22 @@ class Database:
     def read_now(
         self, function: Callable[Concatenate[sqlite3.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `function(connection, …)` here and now, on the loop's thread: for lookups by index of a few rows, nothing else."""
-        self._refuse_when_closed()
+        """Run `function(connection, …)` on the loop's thread: only for indexed lookups of a few rows."""
+        self._require_open()
         try:
             if self._loop_reader is None:
                 self._loop_reader = connect(self.path, read_only=True)
             return function(self._loop_reader, *args, **kwargs)
         except sqlite3.Error as error:
-            if not is_machine_trouble(error):
+            if not is_unavailable(error):
                 raise
             if self._loop_reader is not None:
                 self._loop_reader.close()
                 self._loop_reader = None
-            raise unavailable(error, self.path) from error
+            raise store_unavailable(error, self.path) from error
 
     async def close(self) -> None:
-        """Finish every write that waits, then close all connections."""
+        """Finish every pending write, then close all connections."""
         await asyncio.get_running_loop().run_in_executor(None, self.close_now)
 
     def close_now(self) -> None:
@@ -133,9 +133,9 @@ class Database:
             self._loop_reader.close()
             self._loop_reader = None
         if self._writer is not None:
-            self._writer.close()  # last: with no reader left it can fold the whole log into the file
+            self._writer.close()  # last: without readers its checkpoint can cover the whole log
 
-    def _refuse_when_closed(self) -> None:
+    def _require_open(self) -> None:
         if self._is_closed:
             raise StoreUnavailable("store_unavailable", "the store is closed: kekbridge is stopping")
 
@@ -146,10 +146,10 @@ class Database:
             except queue.Empty:
                 connection = connect(self.path, read_only=True)
             try:
-                with _picture(connection):
+                with _read_transaction(connection):
                     result = function(connection)
             except sqlite3.Error as error:
-                if is_machine_trouble(error):
+                if is_unavailable(error):
                     connection.close()
                 else:
                     self._idle_readers.put(connection)
@@ -160,15 +160,15 @@ class Database:
             self._idle_readers.put(connection)
             return result
         except sqlite3.Error as error:
-            if is_machine_trouble(error):
-                raise unavailable(error, self.path) from error
+            if is_unavailable(error):
+                raise store_unavailable(error, self.path) from error
             raise
 
     # ------------------------------------------------------------------------------------------------- command line
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction on a connection of its own, also while the daemon runs: committed at the end, undone by an exception."""
+        """A write transaction on its own connection, also while the daemon runs: committed at the end, rolled back by an exception."""
         with self._own_connection(read_only=False) as connection:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
@@ -176,8 +176,8 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """One consistent picture to read from, on a connection of its own."""
-        with self._own_connection(read_only=True) as connection, _picture(connection):
+        """One consistent snapshot to read from, on its own connection."""
+        with self._own_connection(read_only=True) as connection, _read_transaction(connection):
             yield connection
 
     @contextmanager
@@ -187,8 +187,8 @@ class Database:
             connection = connect(self.path, wait_s=COMMAND_WAIT_S, read_only=read_only)
             yield connection
         except sqlite3.Error as error:
-            if is_machine_trouble(error):
-                raise unavailable(error, self.path) from error
+            if is_unavailable(error):
+                raise store_unavailable(error, self.path) from error
             raise
         finally:
             if connection is not None:
@@ -196,7 +196,7 @@ class Database:
 
 
 @contextmanager
-def _picture(connection: sqlite3.Connection) -> Iterator[None]:
+def _read_transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN")
     try:
         yield

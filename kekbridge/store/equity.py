@@ -1,6 +1,6 @@
-"""Marks of equity with the peak as of each, and the transfers that moved it: what drawdown and the equity curve are read from.
+"""Equity marks with their peak, transfers, and funding payments: the basis of drawdown, equity curve and net P&L.
 
-The peak is stored with every mark and in the settings, where each admission reads it. How it is reckoned stands in risk/equity.py.
+The peak is stored with each mark, and in the settings for admissions to read. Its computation is in risk/drawdown.py.
 """
 
 from __future__ import annotations
@@ -12,39 +12,40 @@ from decimal import Decimal
 from typing import Final
 
 from kekbridge.model import AccountSnapshot, EquityMark, Flow
-from kekbridge.store import events, settings, times
+from kekbridge.store import codec, events, settings
 from kekbridge.store.codec import decimal_text
 
-# A transfer may be told late. Older marks are settled; younger ones are reckoned again with each new one.
+# The exchange may report a transfer late: the peaks of marks younger than this are recomputed with each new mark.
 _SETTLED_AFTER: Final = timedelta(minutes=10)
 _RESET_AT: Final = "equity_peak_reset_at"
-
 FollowPeak = Callable[
     [EquityMark, Decimal | None, Sequence[tuple[datetime, Decimal]], Sequence[Flow]], tuple[EquityMark, ...]
 ]
 
 
 def latest(connection: sqlite3.Connection) -> EquityMark | None:
-    """The newest mark; None before the first."""
+    """The newest mark; None if there is none yet."""
     return _one(connection, "ORDER BY at DESC LIMIT 1", ())
 
 
 def list_marks(
     connection: sqlite3.Connection, *, since: datetime, until: datetime | None = None
 ) -> tuple[EquityMark, ...]:
-    """Marks from `since` on (before `until`), oldest first: the equity curve."""
+    """Marks from `since` (before `until`), oldest first: the equity curve."""
     return _select(
-        connection, "WHERE at >= ? AND at < ? ORDER BY at", (times.to_text(since), times.optional_text(until) or "~")
+        connection,
+        "WHERE at >= ? AND at < ? ORDER BY at",
+        (codec.time_text(since), codec.optional_time_text(until) or "~"),
     )
 
 
 def last_before(connection: sqlite3.Connection, moment: datetime) -> EquityMark | None:
-    """The newest mark of before a moment; None when there is none."""
-    return _one(connection, "WHERE at < ? ORDER BY at DESC LIMIT 1", (times.to_text(moment),))
+    """The newest mark before a time; None if there is none."""
+    return _one(connection, "WHERE at < ? ORDER BY at DESC LIMIT 1", (codec.time_text(moment),))
 
 
 def flows_wanted_since(connection: sqlite3.Connection, *, now: datetime) -> datetime:
-    """From when on transfers must be known to reckon the next mark."""
+    """The time since which transfers must be fetched before the next mark is recorded."""
     base = _base(connection, now)
     return (base.at if base is not None else now) - _SETTLED_AFTER
 
@@ -57,15 +58,15 @@ def record(
     *,
     now: datetime,
 ) -> EquityMark:
-    """Store a mark of this moment and the transfers (by the exchange's id), reckon the peak anew; returns the mark.
+    """Store a mark of the snapshot and the transfers (with the exchange's ids), recompute the peak, and return the mark.
 
-    `follow_peak` is risk/equity.py's: handed in, because what a peak is is not for a table to know.
+    `follow_peak` is the function of risk/drawdown.py, passed in because the store does not import risk rules.
     """
     for identifier, flow in flows:
         connection.execute(
             "INSERT INTO transfers (id, at, amount) VALUES (?, ?, ?)"
-            " ON CONFLICT (id) DO UPDATE SET at = excluded.at",  # its value stays the one of when it was seen first
-            (identifier, times.to_text(flow.at), decimal_text(flow.amount)),
+            " ON CONFLICT (id) DO UPDATE SET at = excluded.at",  # keeps the amount as first seen
+            (identifier, codec.time_text(flow.at), decimal_text(flow.amount)),
         )
     value = snapshot.account_value
     base = _base(connection, now)
@@ -73,7 +74,7 @@ def record(
         peaks: tuple[EquityMark, ...] = (EquityMark(now, value, Decimal(0), value),)
     else:
         younger = _select(
-            connection, "WHERE at > ? AND at < ? ORDER BY at", (times.to_text(base.at), times.to_text(now))
+            connection, "WHERE at > ? AND at < ? ORDER BY at", (codec.time_text(base.at), codec.time_text(now))
         )
         values = [*((mark.at, mark.value) for mark in younger), (now, value)]
         peaks = follow_peak(base, _value_before(connection, base), values, _flows_since(connection, base.at))
@@ -84,24 +85,43 @@ def record(
 
 
 def reset_peak(connection: sqlite3.Connection, *, by: str, now: datetime) -> Decimal | None:
-    """Let the peak be what equity is now: drawdown starts at zero. Returns the new peak, None when no mark is known yet."""
+    """Set the peak to the current equity, so that drawdown restarts at zero. Returns the new peak, None if there is no mark yet."""
     newest = latest(connection)
     if newest is None:
         return None
     before = settings.get_value(connection, settings.EQUITY_PEAK)
     settings.set_value(connection, settings.EQUITY_PEAK, newest.value, now=now)
-    settings.set_value(connection, _RESET_AT, times.to_text(newest.at), now=now)
+    settings.set_value(connection, _RESET_AT, codec.time_text(newest.at), now=now)
     _write(connection, EquityMark(newest.at, newest.value, newest.flow, newest.value))
     events.append(connection, "equity_peak_reset", now=now, data={"by": by, "from": before, "to": newest.value})
     return newest.value
 
 
+def record_funding(connection: sqlite3.Connection, symbol: str, at: datetime, fee: Decimal) -> None:
+    """Record one funding payment (USDC, received negative). Recording it again changes nothing."""
+    connection.execute(
+        "INSERT OR REPLACE INTO funding (symbol, at, fee) VALUES (?, ?, ?)",
+        (symbol, codec.time_text(at), decimal_text(fee)),
+    )
+
+
+def last_funding_at(connection: sqlite3.Connection) -> datetime | None:
+    """Time of the newest recorded funding payment; None if there is none."""
+    return codec.optional_time(connection.execute("SELECT max(at) FROM funding").fetchone()[0])
+
+
+def funding_total(connection: sqlite3.Connection, *, since: str) -> Decimal:
+    """Funding paid since a time (as stored), in USDC."""
+    rows = connection.execute("SELECT fee FROM funding WHERE at >= ?", (since,))
+    return sum((Decimal(fee) for (fee,) in rows), Decimal(0))
+
+
 def _base(connection: sqlite3.Connection, now: datetime) -> EquityMark | None:
-    """The newest settled mark since the last reset, else the first mark there is since then."""
+    """The newest settled mark since the last reset, else the first mark since then."""
     reset_at = settings.get_value(connection, _RESET_AT) or ""
-    settled = times.to_text(now - _SETTLED_AFTER)
+    settled = codec.time_text(now - _SETTLED_AFTER)
     found = _one(connection, "WHERE at >= ? AND at <= ? ORDER BY at DESC LIMIT 1", (reset_at, settled))
-    return found or _one(connection, "WHERE at >= ? AND at < ? ORDER BY at LIMIT 1", (reset_at, times.to_text(now)))
+    return found or _one(connection, "WHERE at >= ? AND at < ? ORDER BY at LIMIT 1", (reset_at, codec.time_text(now)))
 
 
 def _value_before(connection: sqlite3.Connection, base: EquityMark) -> Decimal | None:
@@ -111,15 +131,15 @@ def _value_before(connection: sqlite3.Connection, base: EquityMark) -> Decimal |
 
 def _flows_since(connection: sqlite3.Connection, at: datetime) -> list[Flow]:
     rows = connection.execute(
-        "SELECT at, amount FROM transfers WHERE at >= ? ORDER BY at", (times.to_text(at - _SETTLED_AFTER),)
+        "SELECT at, amount FROM transfers WHERE at >= ? ORDER BY at", (codec.time_text(at - _SETTLED_AFTER),)
     )
-    return [Flow(times.from_text(moment), Decimal(amount)) for moment, amount in rows]
+    return [Flow(codec.parse_time(moment), Decimal(amount)) for moment, amount in rows]
 
 
 def _write(connection: sqlite3.Connection, peak: EquityMark) -> None:
     connection.execute(
         "INSERT OR REPLACE INTO equity_marks (at, account_value, flow, peak) VALUES (?, ?, ?, ?)",
-        (times.to_text(peak.at), decimal_text(peak.value), decimal_text(peak.flow), decimal_text(peak.peak)),
+        (codec.time_text(peak.at), decimal_text(peak.value), decimal_text(peak.flow), decimal_text(peak.peak)),
     )
 
 
@@ -130,5 +150,5 @@ def _one(connection: sqlite3.Connection, rest: str, values: tuple[object, ...]) 
 def _select(connection: sqlite3.Connection, rest: str, values: tuple[object, ...]) -> tuple[EquityMark, ...]:
     rows = connection.execute(f"SELECT at, account_value, flow, peak FROM equity_marks {rest}", values)
     return tuple(
-        EquityMark(times.from_text(at), Decimal(value), Decimal(flow), Decimal(peak)) for at, value, flow, peak in rows
+        EquityMark(codec.parse_time(at), Decimal(value), Decimal(flow), Decimal(peak)) for at, value, flow, peak in rows
     )

@@ -1,7 +1,7 @@
-"""The history: an append-only table in which each row's hash covers the row before it, so that a change anywhere shows.
+"""The history: an append-only table in which each row's hash covers the previous row, so that any change is detected.
 
-Every other module of the store appends here, inside its own transaction; nothing ever updates or deletes. No secret and no payload
-goes in. Whoever holds the file can check it: `kekbridge history verify`.
+Other store modules append inside their own transactions; rows are never updated or deleted and contain neither secrets nor payloads.
+`kekbridge history verify` checks the chain.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from kekbridge.store import times
-from kekbridge.store.cache import recall, remember
+from kekbridge.store import cache, codec
 from kekbridge.store.codec import event_to_json, from_json, to_json
 
 GENESIS: Final = "0" * 64
@@ -24,13 +23,17 @@ _HEAD: Final = "head"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One thing that happened: `kind` says what (`alert_admitted`, `order_submitting`…), `data` the figures."""
+    """One row of the history."""
 
+    #: 1, 2, 3… without gaps.
     sequence: int
     at: datetime
+    #: Such as `alert_admitted` or `order_submitting`.
     kind: str
+    #: The alert (our id) and the order that it is about, if any.
     alert_id: str | None
     client_order_id: str | None
+    #: The figures.
     data: Mapping[str, Any]
 
 
@@ -43,22 +46,22 @@ def append(
     client_order_id: str | None = None,
     data: Mapping[str, object] | None = None,
 ) -> None:
-    """Add an event after the last one; call it in the transaction of the change that it tells of."""
-    last, previous = recall(connection, _TABLE, _HEAD, head)
-    sequence, at, text = last + 1, times.to_text(now), to_json(data or {})
+    """Append an event. Call it in the transaction of the change that it records."""
+    last, previous = cache.get_or_load(connection, _TABLE, _HEAD, head)
+    sequence, at, text = last + 1, codec.time_text(now), to_json(data or {})
     digest = _digest(previous, sequence, at, kind, alert_id, client_order_id, text)
     connection.execute(
         "INSERT INTO events (sequence, at, kind, alert_id, client_order_id, data, previous_hash, hash)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (sequence, at, kind, alert_id, client_order_id, text, previous, digest),
     )
-    remember(connection, _TABLE, _HEAD, (sequence, digest))
+    cache.put(connection, _TABLE, _HEAD, (sequence, digest))
 
 
 def verify(connection: sqlite3.Connection) -> int | None:
-    """Sequence of the first event that was changed, moved or is missing; None when the chain is whole.
+    """Sequence of the first event that was changed, moved or removed; None if the chain is intact.
 
-    What was cut off at the end cannot be seen in the file alone: keep the last hash (`head`) elsewhere to notice that.
+    Events removed at the end cannot be detected from the file alone: keep the last hash (`head`) elsewhere for that.
     """
     expected, previous = 1, GENESIS
     rows = connection.execute(
@@ -75,13 +78,13 @@ def verify(connection: sqlite3.Connection) -> int | None:
 
 
 def head(connection: sqlite3.Connection) -> tuple[int, str]:
-    """Sequence and hash of the last event; (0, zeros) for an empty history."""
+    """Sequence and hash of the last event; 0 and zeros for an empty history."""
     row = connection.execute("SELECT sequence, hash FROM events ORDER BY sequence DESC LIMIT 1").fetchone()
     return (row[0], row[1]) if row else (0, GENESIS)
 
 
 def hash_at(connection: sqlite3.Connection, sequence: int) -> str | None:
-    """The hash of an event; None when there is none of that number. 0 is the empty history."""
+    """The hash of an event; None if there is none with that sequence. 0 is the empty history."""
     if sequence == 0:
         return GENESIS
     row = connection.execute("SELECT hash FROM events WHERE sequence = ?", (sequence,)).fetchone()
@@ -89,7 +92,7 @@ def hash_at(connection: sqlite3.Connection, sequence: int) -> str | None:
 
 
 def of_alert(connection: sqlite3.Connection, alert_id: str) -> tuple[Event, ...]:
-    """Everything that happened to an alert (our id) and its orders, oldest first."""
+    """All events of an alert (our id) and its orders, oldest first."""
     return _select(connection, "WHERE alert_id = ? ORDER BY sequence", (alert_id,))
 
 
@@ -107,12 +110,12 @@ def latest(
     of_alerts: bool = True,
     limit: int = 50,
 ) -> tuple[Event, ...]:
-    """The newest events that fit every filter given, oldest of them first; no kinds: all. `until` is exclusive.
+    """The newest `limit` events that match every filter given, oldest first. No `kinds`: all kinds. `until` is exclusive.
 
-    `of_alerts` False leaves out what belongs to an alert: an index finds the rest, however long the history is.
+    `of_alerts` False excludes events of alerts; an index finds the others in a history of any length.
     """
     wanted = tuple(kinds)
-    conditions = [("at >= ?", times.optional_text(since)), ("at < ?", times.optional_text(until))]
+    conditions = [("at >= ?", codec.optional_time_text(since)), ("at < ?", codec.optional_time_text(until))]
     given = [(condition, value) for condition, value in conditions if value is not None]
     where = [] if of_alerts else ["alert_id IS NULL"]
     where += [condition for condition, _ in given] + ([f"kind IN ({', '.join('?' * len(wanted))})"] if wanted else [])
@@ -129,7 +132,7 @@ def _select(connection: sqlite3.Connection, rest: str, values: Sequence[object])
     return tuple(
         Event(
             sequence=sequence,
-            at=times.from_text(at),
+            at=codec.parse_time(at),
             kind=kind,
             alert_id=alert_id,
             client_order_id=client_order_id,
@@ -142,6 +145,6 @@ def _select(connection: sqlite3.Connection, rest: str, values: Sequence[object])
 def _digest(
     previous: str, sequence: int, at: str, kind: str, alert_id: str | None, client_order_id: str | None, data: str
 ) -> str:
-    """SHA-256 over the hash before and the canonical JSON of the row: a list, so that no two rows have the same text."""
+    """SHA-256 of the previous hash and the row as a JSON list, which gives no two rows the same text."""
     text = event_to_json(sequence, at, kind, alert_id, client_order_id, data)
     return hashlib.sha256((previous + text).encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""When each job of the daemon last ran, how it went and when it runs next: for `kekbridge jobs`, and for what a stopped daemon missed.
+"""Last and next run of each job, for `kekbridge jobs` and to catch up on runs missed while the daemon was stopped.
 
-A job that keeps failing is told of in the history once, and once more when it works again.
+A job that keeps failing gets one event in the history, and one more when it works again.
 """
 
 from __future__ import annotations
@@ -11,40 +11,44 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from kekbridge.store import conditions, settings, times
+from kekbridge.store import codec, conditions, settings
 
 _PREFIX: Final = "job:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRun:
-    """`failures` in a row, 0 after a success; `error` of the last run; `runs` and `failed` count all; `last_at` None: never ran.
-
-    `since` is when a daemon first knew the job.
-    """
+    """State of one job."""
 
     name: str
+    #: When the job was first scheduled.
     since: datetime
+    #: None: it has not run yet.
     last_at: datetime | None
+    #: None: not scheduled.
     next_at: datetime | None
+    #: Duration of the last run in milliseconds.
     took_ms: int
+    #: All runs, and those that failed.
     runs: int
     failed: int
+    #: Failures in a row; 0 after a success.
     failures: int
+    #: Of the last run; None if it succeeded.
     error: str | None
 
 
-def plan(connection: sqlite3.Connection, next_at: Mapping[str, datetime | None], *, now: datetime) -> None:
-    """Note when each job of the timetable runs next; a job that is not in it any more is forgotten."""
+def save_schedule(connection: sqlite3.Connection, next_at: Mapping[str, datetime | None], *, now: datetime) -> None:
+    """Save when each job runs next; jobs that are not in `next_at` are removed."""
     for run in list_runs(connection):
         if run.name not in next_at:
             settings.remove(connection, _PREFIX + run.name)
     for name, moment in next_at.items():
-        kept = settings.get_value(connection, _PREFIX + name) or {}
-        _keep(connection, name, kept, now=now, next_at=times.optional_text(moment))
+        stored = settings.get_value(connection, _PREFIX + name) or {}
+        _save(connection, name, stored, now=now, next_at=codec.optional_time_text(moment))
 
 
-def record(
+def record_run(
     connection: sqlite3.Connection,
     name: str,
     *,
@@ -52,54 +56,54 @@ def record(
     took_ms: int,
     next_at: datetime | None,
     now: datetime,
-    told_after: int = 3,
+    report_after: int = 3,
 ) -> None:
-    """Note a run. `told_after` failures in a row go into the history, once: one lost answer of the exchange is nobody's business."""
-    kept = settings.get_value(connection, _PREFIX + name) or {}
-    failures = 0 if error is None else 1 + int(kept.get("failures", 0))
-    _keep(
+    """Record a run. After `report_after` failures in a row one event is appended: a single lost response is not worth one."""
+    stored = settings.get_value(connection, _PREFIX + name) or {}
+    failures = 0 if error is None else 1 + int(stored.get("failures", 0))
+    _save(
         connection,
         name,
-        kept,
+        stored,
         now=now,
-        last_at=times.to_text(now),
-        next_at=times.optional_text(next_at),
+        last_at=codec.time_text(now),
+        next_at=codec.optional_time_text(next_at),
         took_ms=took_ms,
-        runs=int(kept.get("runs", 0)) + 1,
-        failed=int(kept.get("failed", 0)) + (error is not None),
+        runs=int(stored.get("runs", 0)) + 1,
+        failed=int(stored.get("failed", 0)) + (error is not None),
         failures=failures,
         error=error,
     )
-    if failures >= told_after:
+    if failures >= report_after:
         conditions.begin(connection, _PREFIX + name, "job_failed", now=now, data={"job": name, "error": error})
     elif error is None:
         conditions.end(connection, _PREFIX + name, "job_recovered", now=now, data={"job": name})
 
 
 def list_runs(connection: sqlite3.Connection) -> tuple[JobRun, ...]:
-    """Every job of the timetable, by name."""
+    """Every scheduled job, by name."""
     rows = connection.execute("SELECT key, updated_at FROM settings WHERE key LIKE 'job:%' ORDER BY key").fetchall()
     found = ((key, updated_at, settings.get_value(connection, key)) for key, updated_at in rows)
-    return tuple(_run(key, updated_at, kept) for key, updated_at, kept in found if isinstance(kept, dict))
+    return tuple(_run(key, updated_at, stored) for key, updated_at, stored in found if isinstance(stored, dict))
 
 
-def _keep(
-    connection: sqlite3.Connection, name: str, kept: Mapping[str, Any], *, now: datetime, **changed: object
+def _save(
+    connection: sqlite3.Connection, name: str, stored: Mapping[str, Any], *, now: datetime, **changed: object
 ) -> None:
-    value = {"since": times.to_text(now), **kept, **changed}
+    value = {"since": codec.time_text(now), **stored, **changed}
     settings.set_value(connection, _PREFIX + name, value, now=now)
 
 
-def _run(key: str, updated_at: str, kept: Mapping[str, Any]) -> JobRun:
-    last_at = times.optional_time(kept.get("last_at"))
+def _run(key: str, updated_at: str, stored: Mapping[str, Any]) -> JobRun:
+    last_at = codec.optional_time(stored.get("last_at"))
     return JobRun(
         name=key.removeprefix(_PREFIX),
-        since=times.from_text(kept.get("since", updated_at)),
+        since=codec.parse_time(stored.get("since", updated_at)),
         last_at=last_at,
-        next_at=times.optional_time(kept.get("next_at")),
-        took_ms=int(kept.get("took_ms", 0)),
-        runs=int(kept.get("runs", 0)),
-        failed=int(kept.get("failed", 0)),
-        failures=int(kept.get("failures", 0)),
-        error=kept.get("error"),
+        next_at=codec.optional_time(stored.get("next_at")),
+        took_ms=int(stored.get("took_ms", 0)),
+        runs=int(stored.get("runs", 0)),
+        failed=int(stored.get("failed", 0)),
+        failures=int(stored.get("failures", 0)),
+        error=stored.get("error"),
     )

@@ -1,6 +1,6 @@
-"""The daemon's lock on a data directory: two daemons on one database would each send the other's orders.
+"""Lock on a data directory: two daemons on one database would each send the other's orders.
 
-A kernel lock (flock) on a small file, so that `kill -9` and a power cut release it; the process id inside is for people only.
+A kernel lock (flock) on a small file, so that `kill -9` and a power failure release it. The process id in it is only for error messages.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Self
 from kekbridge.errors import AlreadyRunning, ConfigError
 
 LOCK_FILE = "daemon.lock"
-# `holder` takes a shared lock for an instant; a daemon that starts in that instant must not believe in a rival.
+# `holder` takes a shared lock for an instant; a daemon that starts in that instant must not mistake it for another daemon.
 _RETRY_FOR_S = 0.5
 _RETRY_EVERY_S = 0.02
 
@@ -28,7 +28,7 @@ class DaemonLock:
         self._file: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock. Raises AlreadyRunning naming the other process, ConfigError when the directory cannot be used."""
+        """Take the lock. Raises AlreadyRunning, which names the other process, or ConfigError if the directory cannot be used."""
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -51,7 +51,7 @@ class DaemonLock:
         self._file = file
 
     def release(self) -> None:
-        """Give the lock back; calling it twice is harmless. The file stays: removing it would let two daemons lock two files."""
+        """Release the lock; calling it twice is harmless. The file stays: if it were removed, two daemons could lock two files."""
         if self._file is not None:
             os.ftruncate(self._file, 0)
             os.close(self._file)
@@ -68,7 +68,7 @@ class DaemonLock:
 
     @staticmethod
     def holder(data_dir: Path) -> int | None:
-        """Process id of the daemon that runs on `data_dir` now, or None. 0 when it holds the lock but its id is not readable."""
+        """Process id of the daemon running on `data_dir`, or None. 0 if it holds the lock but its id cannot be read."""
         path = data_dir / LOCK_FILE
         try:
             file = os.open(path, os.O_RDONLY)

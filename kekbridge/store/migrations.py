@@ -1,4 +1,4 @@
-"""The tables, as an ordered list of migrations that have run or have not. A landed migration is never edited.
+"""The tables, as an ordered list of migrations. A released migration is never edited, not even its comments: SQLite stores them.
 
 Readable with any SQLite tool: times are UTC text `YYYY-MM-DDTHH:MM:SS.mmmZ`, amounts are decimal text, structures are JSON text.
 """
@@ -9,13 +9,12 @@ import sqlite3
 from collections.abc import Callable
 from typing import Final
 
-from kekbridge.store import reservations as ledger
-from kekbridge.store import results
+from kekbridge.store import fills, reservations
 
-# One statement, or a function where SQL cannot do it: SQLite has no exact decimals.
+# A statement, or a function where SQL is not enough: SQLite has no exact decimals.
 Step = str | Callable[[sqlite3.Connection], None]
 
-# What a tally's row is made of: hour, webhook, status and code of an alert, an order, a repeated alert, or the exits of an entry.
+# Columns of a tally: hour, webhook, status and code of an alert, an order, a duplicate or conflict, or the exits of an entry.
 _COUNTED: Final = {
     "alert": "substr({0}.received_at, 1, 13), coalesce({0}.webhook_id, ''), {0}.status, coalesce({0}.code, '')",
     "order": "substr({0}.created_at, 1, 13), {0}.webhook_id, {0}.status, iif({0}.submitted_at IS NULL, '', 'sent')",
@@ -24,14 +23,14 @@ _COUNTED: Final = {
     " iif(EXISTS (SELECT 1 FROM json_each({0}.legs) WHERE json_extract(value, '$.kind') = 'STOP_LOSS'"
     " AND json_extract(value, '$.status') = 'filled'), 'hit', 'kept'), ''",
 }
-# An entry whose exits are decided, a stop loss among them.
+# An entry whose exits are all finished, one of them a stop loss.
 _IS_DECIDED: Final = (
     "{0}.is_over = 1 AND EXISTS (SELECT 1 FROM json_each({0}.legs) WHERE json_extract(value, '$.kind') = 'STOP_LOSS')"
 )
 
 
 def _count(kind: str, row: str, step: int) -> str:
-    """A trigger's step: one more, or one less, of what the old or new row is."""
+    """Trigger statement: count the old or new row, `step` is 1 or -1."""
     return (
         f"INSERT INTO tallies VALUES ('{kind}', {_COUNTED[kind].format(row)}, {step})"
         f" ON CONFLICT (kind, hour, webhook_id, status, code) DO UPDATE SET count = count + {step};"
@@ -39,7 +38,7 @@ def _count(kind: str, row: str, step: int) -> str:
 
 
 def _count_refusals(added: str) -> str:
-    """A trigger's step: so many requests more that nobody vouched for."""
+    """Trigger statement: count unauthenticated requests."""
     return (
         f"INSERT INTO tallies VALUES ('refusal', substr(new.minute, 1, 13), '', 'refused', new.code, {added})"
         f" ON CONFLICT (kind, hour, webhook_id, status, code) DO UPDATE SET count = count + {added};"
@@ -47,14 +46,14 @@ def _count_refusals(added: str) -> str:
 
 
 def _count_stop(row: str, step: int) -> str:
-    """Like `_count`, for an entry's exits, of which only the decided ones are counted."""
+    """Trigger statement: count an entry's exits if they are finished."""
     return (
         f"INSERT INTO tallies SELECT 'stop', {_COUNTED['stop'].format(row)}, {step} WHERE {_IS_DECIDED.format(row)}"
         f" ON CONFLICT (kind, hour, webhook_id, status, code) DO UPDATE SET count = count + {step};"
     )
 
 
-# (name, statements). Applied in order, each inside the one BEGIN IMMEDIATE that database.py opens around all of them.
+# (name, statements), applied in order inside one transaction (connections.py).
 MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
     (
         "0001_first",
@@ -113,11 +112,11 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
             ) STRICT
             """,
             "CREATE UNIQUE INDEX alerts_identity ON alerts(webhook_id, identity) WHERE identity IS NOT NULL",
-            # Only what claims an identity counts against the rate: a rate-limited alert must not keep the door shut.
+            # Only alerts that claimed an identity count against the rate: rate-limited ones must not prolong the limit.
             "CREATE INDEX alerts_rate ON alerts(webhook_id, is_exit, received_at) WHERE identity IS NOT NULL",
             "CREATE INDEX alerts_received ON alerts(received_at)",
             "CREATE INDEX alerts_webhook ON alerts(webhook_id, received_at)",
-            # What went wrong is rare and often asked for.
+            # Alerts with a code are rare and often queried.
             "CREATE INDEX alerts_trouble ON alerts(received_at) WHERE code IS NOT NULL",
             "CREATE INDEX alerts_sender_id ON alerts(alert_id) WHERE alert_id IS NOT NULL",
             """
@@ -192,7 +191,7 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
                 UNIQUE (alert_id, leg)
             ) STRICT
             """,
-            # Small, whatever the history: finding each symbol's next order reads nothing else.
+            # Small for any length of history: finding each symbol's next order reads nothing else.
             "CREATE INDEX orders_open ON orders(symbol, status, purpose) WHERE finished_at IS NULL",
             "CREATE INDEX orders_entries ON orders(webhook_id, created_at) WHERE purpose = 'entry'",
             "CREATE INDEX orders_symbol ON orders(symbol, sequence) WHERE purpose = 'entry'",
@@ -344,7 +343,7 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
             ) STRICT
             """,
             "CREATE INDEX events_alert ON events(alert_id) WHERE alert_id IS NOT NULL",
-            # Repeats leave no row in alerts: the history is where they are counted.
+            # Duplicates and conflicts have no row in alerts: they are counted from the history.
             "CREATE TRIGGER events_counted AFTER INSERT ON events WHEN new.kind IN ('alert_duplicate', 'alert_conflict') BEGIN "
             + _count("event", "new", 1)
             + " END",
@@ -353,11 +352,11 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
     ),
     (
         "0002_entry_times",
-        # Numbered without gaps, so that the N-th newest is found by its number: the rate limit of all webhooks together asks for it.
+        # Numbered without gaps, so that the account's rate limit finds the N-th newest by its number.
         ("CREATE TABLE entry_times (number INTEGER PRIMARY KEY, at TEXT NOT NULL) STRICT",),
     ),
     (
-        # A million alerts are read as quickly as a thousand: no question sums or scans the history.
+        # A million alerts are queried as quickly as a thousand: no query sums or scans the history.
         "0003_long_histories",
         (
             "CREATE INDEX alerts_symbol ON alerts(symbol, received_at, webhook_id) WHERE symbol IS NOT NULL",
@@ -376,8 +375,8 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
                 PRIMARY KEY (hour, webhook_id)
             ) STRICT, WITHOUT ROWID
             """,
-            results.rebuild,
-            # Refusals are forgotten some day, their number is not.
+            fills.rebuild_results,
+            # Old refusals are deleted, their count is kept.
             "INSERT INTO tallies SELECT 'refusal', substr(minute, 1, 13), '', 'refused', code, sum(count)"
             " FROM refusals GROUP BY 2, 5",
             "CREATE TRIGGER refusals_counted AFTER INSERT ON refusals BEGIN " + _count_refusals("new.count") + " END",
@@ -409,10 +408,10 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
         ),
     ),
     ("0005_signed_at", ("ALTER TABLE orders ADD COLUMN signed_at TEXT",)),
-    # Few among millions: what happened to the bridge itself, shown between the alerts.
+    # Few among millions: events of the bridge itself, shown between the alerts.
     ("0006_own_events", ("CREATE INDEX events_own ON events(sequence) WHERE alert_id IS NULL",)),
     (
-        # What an alert may do is decided as quickly behind a thousand open orders as behind none.
+        # Admission is as quick with a thousand open orders as with none.
         "0007_commitments",
         (
             """
@@ -430,7 +429,7 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
             # USDC a coin, with leading zeros; NULL where nothing is left to trade.
             "ALTER TABLE reservations ADD COLUMN price TEXT",
             "CREATE INDEX reservations_price ON reservations(symbol, price) WHERE price IS NOT NULL",
-            ledger.rebuild_commitments,
+            reservations.rebuild_commitments,
         ),
     ),
 )

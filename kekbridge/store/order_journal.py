@@ -1,6 +1,6 @@
-"""One step of an order written down with everything that moves with it: its row, its room, its alert's headline, the history.
+"""Write one transition of an order with everything that depends on it: row, reservation, the alert's headline, and history.
 
-Which step may follow which is said in orders.py; this file asks nothing. Several steps of one transaction may share the row's update.
+Which transitions are allowed is in order_lifecycle.py. Several transitions in one transaction may share one update of the row.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ from operator import attrgetter
 from typing import Final
 
 from kekbridge.model import Order, OrderStatus, Verdict
-from kekbridge.store import alerts, events
-from kekbridge.store import reservations as ledger
+from kekbridge.store import alerts, events, reservations
 from kekbridge.store.codec import storable
 from kekbridge.store.orders import update
 
-_TOLD: Final = (
+_RECORDED: Final = (
     *("order_id", "attempt", "code", "error", "executed_quantity", "average_price", "fee", "realized_pnl"),
     *("next_attempt_at", "finished_at"),
 )
-_told_of: Final = attrgetter(*_TOLD)
+_recorded_values: Final = attrgetter(*_RECORDED)
 
 
 class IllegalTransition(RuntimeError):
-    """A step was asked for that an order in this state cannot take: a mistake in the program, and nothing was changed."""
+    """A transition that the order's state does not allow: a bug. Nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unwritten:
-    """A step that the history tells of already and the tables will with the next one, which must follow in the same transaction.
+class UnsavedTransition:
+    """A transition already in the history, to be written to the tables with the next one in the same transaction."""
 
-    `stored` is the order as its row is, `order` as the step left it at `now`; `signed_at` goes to the row as well.
-    """
-
+    #: The order as its row is.
     stored: Order
+    #: The order after the transition.
     order: Order
+    #: Time of the transition.
     now: datetime
+    #: When the request was signed and sent; written with the row.
     signed_at: datetime | None
 
 
 def finished(order: Order, status: OrderStatus, code: str, error: str, now: datetime) -> Order:
-    """The order after its end, which stays when it had one already."""
+    """The order in a final status; an earlier `finished_at` is kept."""
     return replace(
         order,
         status=status,
@@ -55,7 +55,7 @@ def finished(order: Order, status: OrderStatus, code: str, error: str, now: date
 
 
 def require(order: Order, verb: str, allowed: Iterable[OrderStatus]) -> None:
-    """Raise IllegalTransition unless the order is unfinished and in one of these states."""
+    """Raise IllegalTransition unless the order is unfinished and in one of these states; `verb` names the transition."""
     if order.status not in allowed or order.finished_at is not None:
         names = ", ".join(sorted(status.value for status in allowed))
         found = f"{order.status}, finished" if order.finished_at else order.status.value
@@ -74,19 +74,19 @@ def commit(
     verdicts: tuple[Verdict, ...] = (),
     signed_at: datetime | None = None,
 ) -> Order:
-    """Write a step with everything that moves with it."""
+    """Write a transition with everything that depends on it and return `after`."""
     write(connection, before, after, now=now, request=request, verdicts=verdicts, signed_at=signed_at)
-    tell(connection, before, after, now=now)
+    append_transition(connection, before, after, now=now)
     return after
 
 
-def commit_with(connection: sqlite3.Connection, unwritten: Unwritten, after: Order, *, now: datetime) -> Order:
-    """Write an unwritten step together with the one that follows it; `after` may be its own order when nothing follows."""
-    if after == unwritten.order:
-        now = unwritten.now
+def commit_unsaved(connection: sqlite3.Connection, unsaved: UnsavedTransition, after: Order, *, now: datetime) -> Order:
+    """Write an unsaved transition together with the next one; `after` is its own order if there is none."""
+    if after == unsaved.order:
+        now = unsaved.now
     else:
-        tell(connection, unwritten.order, after, now=now)
-    write(connection, unwritten.stored, after, now=now, signed_at=unwritten.signed_at)
+        append_transition(connection, unsaved.order, after, now=now)
+    write(connection, unsaved.stored, after, now=now, signed_at=unsaved.signed_at)
     return after
 
 
@@ -100,34 +100,36 @@ def write(
     verdicts: tuple[Verdict, ...] = (),
     signed_at: datetime | None = None,
 ) -> None:
-    """Bring row, room and headline from one state of the order to another; `before` is how they stand."""
+    """Update row, reservation and headline from `before`, which they contain now, to `after`."""
     update(connection, before, after, now=now, request=request, verdicts=verdicts, signed_at=signed_at)
-    ledger.move(connection, before, after)
+    reservations.update(connection, before, after)
     alerts.refresh_headline(connection, after.alert_id, now=now)
 
 
-def tell(connection: sqlite3.Connection, before: Order, after: Order, *, now: datetime) -> None:
-    """The history's row of a step."""
-    tell_step(connection, after, _story(before, after), now=now)
+def append_transition(connection: sqlite3.Connection, before: Order, after: Order, *, now: datetime) -> None:
+    """Append the event of a transition."""
+    append_order_event(connection, after, _changes(before, after), now=now)
 
 
-def tell_step(connection: sqlite3.Connection, after: Order, story: Mapping[str, object], *, now: datetime) -> None:
-    """The history's row of a step whose story is known: the figures that are new, with their names."""
+def append_order_event(
+    connection: sqlite3.Connection, after: Order, data: Mapping[str, object], *, now: datetime
+) -> None:
+    """Append the event of an order's new status; `data` has the changed fields."""
     events.append(
         connection,
         f"order_{after.status.value}",
         now=now,
         alert_id=after.alert_id,
         client_order_id=after.client_order_id,
-        data=story,
+        data=data,
     )
 
 
-def _story(before: Order, after: Order) -> dict[str, object]:
-    """What changed, for the history."""
-    values = zip(_TOLD, _told_of(before), _told_of(after), strict=True)
-    story: dict[str, object] = {name: new for name, old, new in values if new is not old and new != old}
+def _changes(before: Order, after: Order) -> dict[str, object]:
+    """The changed fields, for the history."""
+    values = zip(_RECORDED, _recorded_values(before), _recorded_values(after), strict=True)
+    data: dict[str, object] = {name: new for name, old, new in values if new is not old and new != old}
     if after.intent is not before.intent and after.intent != before.intent:
-        story["quantity"] = after.intent.quantity
-        story["limit_price"] = after.intent.limit_price
-    return story
+        data["quantity"] = after.intent.quantity
+        data["limit_price"] = after.intent.limit_price
+    return data

@@ -1,4 +1,4 @@
-"""How an order is written as a row and read back, and the plain ways to find one. What may happen to an order is in orders.py."""
+"""Rows of the orders table: find, insert and update them. Allowed transitions are in order_lifecycle.py, the queue in order_queue.py."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any, Final
 
 from kekbridge.errors import NotFound
 from kekbridge.model import Order, OrderIntent, OrderStatus, Verdict
-from kekbridge.store import times
-from kekbridge.store.cache import forget, known, recall, remember
+from kekbridge.store import cache, codec
 from kekbridge.store.codec import (
     decimal_text,
     intent_from_json,
@@ -34,18 +33,31 @@ COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderDetails:
-    """What `explain` shows besides the order: the exact body last sent and when, the verdicts of the check right before sending."""
+    """What `explain` shows besides the order."""
 
+    #: The exact body last sent.
     request: str | None
+    #: Of the recheck before sending.
     verdicts: tuple[Verdict, ...]
+    #: When the request was signed and sent.
     signed_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ImmediateClaim:
+    """A claim made in the same transaction that stores the order."""
+
+    #: Time of the claim.
+    at: datetime
+    #: The body that will be sent.
+    request: str | None
+
+
 def find(connection: sqlite3.Connection, client_order_id: str) -> Order | None:
-    """The order of this client order id, or None: it may be somebody else's."""
-    written: Order | None = known(connection, _TABLE, client_order_id)
-    if written is not None:
-        return written
+    """The order with this client order id; None if it is not one of ours."""
+    cached: Order | None = cache.get(connection, _TABLE, client_order_id)
+    if cached is not None:
+        return cached
     row = connection.execute(
         f"SELECT {COLUMNS} FROM orders o WHERE o.client_order_id = ?", (client_order_id,)
     ).fetchone()
@@ -53,17 +65,11 @@ def find(connection: sqlite3.Connection, client_order_id: str) -> Order | None:
 
 
 def get(connection: sqlite3.Connection, client_order_id: str) -> Order:
-    """The order of this client order id. Raises NotFound."""
+    """The order with this client order id. Raises NotFound."""
     order = find(connection, client_order_id)
     if order is None:
         raise NotFound("not_found", f"there is no order {client_order_id[:40]}; `kekbridge orders` lists them")
     return order
-
-
-def by_order_id(connection: sqlite3.Connection, order_id: str) -> Order | None:
-    """Our order that the exchange knows by `order_id`, or None when it is not one of ours."""
-    row = connection.execute(f"SELECT {COLUMNS} FROM orders o WHERE o.order_id = ?", (order_id,)).fetchone()
-    return None if row is None else order_from(row)
 
 
 def of_alert(connection: sqlite3.Connection, alert_id: str) -> tuple[Order, ...]:
@@ -73,8 +79,8 @@ def of_alert(connection: sqlite3.Connection, alert_id: str) -> tuple[Order, ...]
 
 
 def count_queued(connection: sqlite3.Connection) -> int:
-    """Orders that are stored and not sent yet."""
-    return recall(connection, _TABLE, _QUEUED, _count_queued)
+    """Number of queued orders."""
+    return cache.get_or_load(connection, _TABLE, _QUEUED, _count_queued)
 
 
 def _count_queued(connection: sqlite3.Connection) -> int:
@@ -92,9 +98,9 @@ def list_orders(
     open_only: bool = False,
     limit: int = 100,
 ) -> tuple[Order, ...]:
-    """The last `limit` orders that fit every filter given, newest last; `webhook` is a name or id."""
+    """The last `limit` orders that match every filter given, newest last; `webhook` is a name or id."""
     conditions: list[tuple[str, str | None]] = [
-        ("o.created_at >= ?", times.optional_text(since)),
+        ("o.created_at >= ?", codec.optional_time_text(since)),
         ("o.status = ?", status),
         ("o.symbol = ?", symbol),
         ("? IN (o.webhook_id, (SELECT a.webhook_name FROM alerts a WHERE a.id = o.alert_id))", webhook),
@@ -109,7 +115,7 @@ def list_orders(
 
 
 def details(connection: sqlite3.Connection, client_order_id: str) -> OrderDetails:
-    """The request as sent and the last verdicts of an order. Raises NotFound."""
+    """Request, verdicts and signing time of an order. Raises NotFound."""
     row = connection.execute(
         "SELECT request, verdicts, signed_at FROM orders WHERE client_order_id = ?", (client_order_id,)
     ).fetchone()
@@ -118,27 +124,16 @@ def details(connection: sqlite3.Connection, client_order_id: str) -> OrderDetail
     return OrderDetails(
         request=row["request"],
         verdicts=verdicts_from_json(row["verdicts"]),
-        signed_at=times.optional_time(row["signed_at"]),
+        signed_at=codec.optional_time(row["signed_at"]),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Departure:
-    """An order leaves in the very transaction that stores it, at this moment, with this body."""
-
-    at: datetime
-    request: str | None
-
-
-def insert(connection: sqlite3.Connection, order: Order, departure: Departure | None = None) -> Order:
-    """Add a row; the sequence is given here, by the order of admission, and is in the order returned.
-
-    With a departure it is stored as being sent, for the first time and from that moment on.
-    """
+def insert(connection: sqlite3.Connection, order: Order, immediate_claim: ImmediateClaim | None = None) -> Order:
+    """Insert an order and return it with its sequence. With an immediate claim it is stored as `submitting`."""
     intent = order.intent
     status, attempt, sent_at = order.status, order.attempt, order.submitted_at
-    if departure is not None:
-        status, attempt, sent_at = OrderStatus.SUBMITTING, 1, departure.at
+    if immediate_claim is not None:
+        status, attempt, sent_at = OrderStatus.SUBMITTING, 1, immediate_claim.at
     cursor = connection.execute(
         "INSERT INTO orders (client_order_id, alert_id, webhook_id, leg, after_leg, symbol, side, order_type, purpose, quantity,"
         " limit_price, trigger_price, stop_loss, reduce_only, intent, status, attempt, submitted_at, request, created_at, expires_at,"
@@ -156,18 +151,18 @@ def insert(connection: sqlite3.Connection, order: Order, departure: Departure | 
             *_intent_columns(intent),
             status.value,
             attempt,
-            times.optional_text(sent_at),
-            None if departure is None else departure.request,
-            times.to_text(order.created_at),
-            times.to_text(order.expires_at),
-            times.to_text(order.created_at),
+            codec.optional_time_text(sent_at),
+            None if immediate_claim is None else immediate_claim.request,
+            codec.time_text(order.created_at),
+            codec.time_text(order.expires_at),
+            codec.time_text(order.created_at),
         ),
     )
-    sequence = cursor.lastrowid or 0  # which the rowid is
-    stored = _as_stored(order, sequence=sequence, status=status, attempt=attempt, submitted_at=sent_at)
+    sequence = cursor.lastrowid or 0
+    stored = _with_ms_times(order, sequence=sequence, status=status, attempt=attempt, submitted_at=sent_at)
     if status is OrderStatus.QUEUED:
-        forget(connection, _TABLE, _QUEUED)
-    remember(connection, _TABLE, order.client_order_id, stored)
+        cache.invalidate(connection, _TABLE, _QUEUED)
+    cache.put(connection, _TABLE, order.client_order_id, stored)
     return stored
 
 
@@ -181,9 +176,9 @@ def update(
     verdicts: tuple[Verdict, ...] = (),
     signed_at: datetime | None = None,
 ) -> None:
-    """Write how far an order has come from `before`. For orders.py, which knows which changes are allowed.
+    """Write the state of an order that was `before`. Only for order_journal.py: order_lifecycle.py decides which changes are allowed.
 
-    `request`, `verdicts` and `signed_at` (when it left: a measure, which nothing decides by) keep their stored values when not given.
+    `request`, `verdicts` and `signed_at` keep their stored values if not given.
     """
     connection.execute(
         "UPDATE orders SET status = ?, order_id = ?, executed_quantity = ?, average_price = ?, fee = ?, realized_pnl = ?,"
@@ -200,35 +195,35 @@ def update(
             order.code,
             order.error,
             order.attempt,
-            times.optional_text(order.next_attempt_at),
-            times.optional_text(order.submitted_at),
-            times.optional_text(order.accepted_at),
-            times.optional_text(order.finished_at),
-            times.to_text(now),
+            codec.optional_time_text(order.next_attempt_at),
+            codec.optional_time_text(order.submitted_at),
+            codec.optional_time_text(order.accepted_at),
+            codec.optional_time_text(order.finished_at),
+            codec.time_text(now),
             request,
             verdicts_to_json(verdicts) if verdicts else None,
-            times.optional_text(signed_at),
+            codec.optional_time_text(signed_at),
             order.client_order_id,
         ),
     )
     if OrderStatus.QUEUED in (before.status, order.status):
-        forget(connection, _TABLE, _QUEUED)
+        cache.invalidate(connection, _TABLE, _QUEUED)
     if order.finished_at is None:
-        remember(connection, _TABLE, order.client_order_id, _as_stored(order))
+        cache.put(connection, _TABLE, order.client_order_id, _with_ms_times(order))
     else:
-        forget(connection, _TABLE, order.client_order_id)
+        cache.invalidate(connection, _TABLE, order.client_order_id)
 
 
-def note_signed(connection: sqlite3.Connection, client_order_id: str, at: datetime) -> None:
-    """Note when the request was signed and left: a measure, which nothing decides by."""
+def set_signed_at(connection: sqlite3.Connection, client_order_id: str, at: datetime) -> None:
+    """Record when the request was signed and sent: a measurement that no decision uses."""
     connection.execute(
-        "UPDATE orders SET signed_at = ? WHERE client_order_id = ?", (times.to_text(at), client_order_id)
+        "UPDATE orders SET signed_at = ? WHERE client_order_id = ?", (codec.time_text(at), client_order_id)
     )
 
 
 def replace_intent(connection: sqlite3.Connection, client_order_id: str, intent: OrderIntent) -> None:
-    """Write another size, price or stop than was admitted: what the check right before sending made of it."""
-    forget(connection, _TABLE, client_order_id)
+    """Write size, prices and stop of an intent that the recheck changed."""
+    cache.invalidate(connection, _TABLE, client_order_id)
     connection.execute(
         "UPDATE orders SET quantity = ?, limit_price = ?, trigger_price = ?, stop_loss = ?, reduce_only = ?, intent = ?"
         " WHERE client_order_id = ?",
@@ -236,17 +231,17 @@ def replace_intent(connection: sqlite3.Connection, client_order_id: str, intent:
     )
 
 
-def _as_stored(order: Order, **changes: Any) -> Order:
-    """An order just written, with these changes, as it would be read again: its times are whole milliseconds."""
+def _with_ms_times(order: Order, **changes: Any) -> Order:
+    """The order with these changes as it would be read back: its times in whole milliseconds."""
     for name in _TIMES:
         moment = changes.get(name) or getattr(order, name)
         if moment is not None:
-            changes[name] = times.as_stored(moment)
+            changes[name] = codec.truncate_to_ms(moment)
     return replace(order, **changes)
 
 
 def order_from(row: sqlite3.Row) -> Order:
-    """The order of a row that has COLUMNS first."""
+    """The order of a row that begins with COLUMNS."""
     return Order(
         client_order_id=row[0],
         alert_id=row[1],
@@ -255,8 +250,8 @@ def order_from(row: sqlite3.Row) -> Order:
         sequence=row[4],
         intent=intent_from_json(row[5]),
         status=OrderStatus(row[6]),
-        created_at=times.from_text(row[7]),
-        expires_at=times.from_text(row[8]),
+        created_at=codec.parse_time(row[7]),
+        expires_at=codec.parse_time(row[8]),
         order_id=row[9],
         executed_quantity=Decimal(row[10]),
         average_price=optional_decimal(row[11]),
@@ -265,15 +260,15 @@ def order_from(row: sqlite3.Row) -> Order:
         code=row[14],
         error=row[15],
         attempt=row[16],
-        next_attempt_at=times.optional_time(row[17]),
-        submitted_at=times.optional_time(row[18]),
-        accepted_at=times.optional_time(row[19]),
-        finished_at=times.optional_time(row[20]),
+        next_attempt_at=codec.optional_time(row[17]),
+        submitted_at=codec.optional_time(row[18]),
+        accepted_at=codec.optional_time(row[19]),
+        finished_at=codec.optional_time(row[20]),
     )
 
 
 def _intent_columns(intent: OrderIntent) -> tuple[str | int | None, ...]:
-    """The columns an intent fills: a few for people with an SQLite tool, and the whole of it for us."""
+    """The intent's columns: some for people with an SQLite tool, and the whole intent as JSON, which is the one read back."""
     return (
         decimal_text(intent.quantity),
         optional_decimal_text(intent.limit_price),

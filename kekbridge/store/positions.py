@@ -1,4 +1,4 @@
-"""The positions as the exchange last showed them, kept for the command line; decisions are made from the live snapshot, not here."""
+"""Positions as last reported by the exchange, stored for the command line. Decisions use the live snapshot instead."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from decimal import Decimal
 from typing import Final
 
 from kekbridge.model import AccountSnapshot, MarginMode, Position
-from kekbridge.store import times
-from kekbridge.store.cache import forget, known, recall, remember
+from kekbridge.store import cache, codec
 from kekbridge.store.codec import decimal_text, optional_decimal, optional_decimal_text
 
-# The values of _COLUMNS.
-_Row = tuple[str | None, ...]
-
+_Row = tuple[str | None, ...]  # the values of _COLUMNS
 _COLUMNS: Final = (
     "symbol, margin_mode, quantity, average_open_price, mark_price, cost_position, unsettled_pnl, leverage, liquidation_price,"
     " updated_at"
@@ -23,33 +20,33 @@ _COLUMNS: Final = (
 _DELETE: Final = "DELETE FROM positions WHERE symbol = ? AND margin_mode = ?"
 _TABLE: Final = "positions"
 _ROWS: Final = "rows"
-_SHOWN: Final = "shown"
+_SNAPSHOT: Final = "snapshot"
 _WRITE: Final = f"INSERT OR REPLACE INTO positions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def replace_all(connection: sqlite3.Connection, snapshot: AccountSnapshot, *, now: datetime) -> None:
-    """Make the table equal to the account's open positions, cross and isolated; what is not open any more goes."""
-    shown = (snapshot.positions, snapshot.other_positions, snapshot.marks)
-    written: tuple[object, ...] = known(connection, _TABLE, _SHOWN) or ()
-    if written and all(one is other for one, other in zip(shown, written, strict=True)):
-        return  # the fills of a batch were all told by one picture
-    wanted = [
+    """Make the table equal to the account's open positions, cross and isolated."""
+    parts = (snapshot.positions, snapshot.other_positions, snapshot.marks)
+    written: tuple[object, ...] = cache.get(connection, _TABLE, _SNAPSHOT) or ()
+    if written and all(one is other for one, other in zip(parts, written, strict=True)):
+        return  # several fills of a batch came with the same snapshot
+    current = [
         _row(position, position.mark_price or snapshot.mark_price(position.symbol), now)
         for position in snapshot.positions.values()
         if position.quantity
     ]
-    wanted += [_row(position, position.mark_price, now) for position in snapshot.other_positions if position.quantity]
-    stored = recall(connection, _TABLE, _ROWS, _read)
-    rows = {row[:2]: row for row in wanted}
-    if rows != stored:  # a fill is told by several messages
+    current += [_row(position, position.mark_price, now) for position in snapshot.other_positions if position.quantity]
+    stored = cache.get_or_load(connection, _TABLE, _ROWS, _read)
+    rows = {row[:2]: row for row in current}
+    if rows != stored:  # the exchange reports a fill in several messages
         for key in stored.keys() - rows.keys():
             connection.execute(_DELETE, key)
         connection.executemany(_WRITE, [row for key, row in rows.items() if row != stored.get(key)])
-        remember(connection, _TABLE, _ROWS, rows)
+        cache.put(connection, _TABLE, _ROWS, rows)
     if all(position.updated_at for position in (*snapshot.positions.values(), *snapshot.other_positions)):
-        remember(connection, _TABLE, _SHOWN, shown)  # the rows do not depend on `now`
+        cache.put(connection, _TABLE, _SNAPSHOT, parts)  # the rows do not depend on `now`
     else:
-        forget(connection, _TABLE, _SHOWN)
+        cache.invalidate(connection, _TABLE, _SNAPSHOT)
 
 
 def _read(connection: sqlite3.Connection) -> Mapping[_Row, _Row]:
@@ -57,17 +54,8 @@ def _read(connection: sqlite3.Connection) -> Mapping[_Row, _Row]:
     return {row[:2]: tuple(row) for row in rows}
 
 
-def upsert(connection: sqlite3.Connection, position: Position, *, now: datetime) -> None:
-    """Write one position; a flat one is removed."""
-    forget(connection, _TABLE)
-    if position.quantity:
-        connection.execute(_WRITE, _row(position, position.mark_price, now))
-    else:
-        connection.execute(_DELETE, (position.symbol, position.margin_mode.value))
-
-
 def list_all(connection: sqlite3.Connection) -> tuple[Position, ...]:
-    """Every open position by symbol; `updated_at` says how old the news is."""
+    """Every open position, by symbol."""
     rows = connection.execute("SELECT * FROM positions ORDER BY symbol, margin_mode")
     return tuple(
         Position(
@@ -80,7 +68,7 @@ def list_all(connection: sqlite3.Connection) -> tuple[Position, ...]:
             unsettled_pnl=Decimal(row["unsettled_pnl"]),
             leverage=optional_decimal(row["leverage"]),
             liquidation_price=optional_decimal(row["liquidation_price"]),
-            updated_at=times.from_text(row["updated_at"]),
+            updated_at=codec.parse_time(row["updated_at"]),
         )
         for row in rows
     )
@@ -97,5 +85,5 @@ def _row(position: Position, mark_price: Decimal | None, now: datetime) -> _Row:
         decimal_text(position.unsettled_pnl),
         optional_decimal_text(position.leverage),
         optional_decimal_text(position.liquidation_price),
-        times.to_text(position.updated_at or now),
+        codec.time_text(position.updated_at or now),
     )

@@ -1,75 +1,84 @@
-"""Which executed entries must have a live stop loss at the exchange, and what is known of it.
+"""Protection of executed entries: their stop loss, the exits reported by the exchange, and take-profits still to be placed.
 
-A row is made in the transaction that records the entry's first fill, so that no restart forgets a position that needs its stop.
+Rows are inserted in the transaction that records the entry's first fill, so that no restart loses a position that needs its stop.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 
 from kekbridge.model import FIRST_PROTECTIVE_LEG, ZERO, Order, OrderIntent, OrderStatus, client_order_id_of
-from kekbridge.store import events, times
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.model.orders import ExitKind, ExitStatus
+from kekbridge.store import codec, events, order_lifecycle, orders
+from kekbridge.store.codec import from_json, to_json
 
 
 class ProtectionState(StrEnum):
-    WANTED = "wanted"  # executed, the stop has not been seen yet
-    LIVE = "live"  # the stop of the entry itself waits at the exchange
-    REPLACED = "replaced"  # a stop of ours stands in for one that was missing or too small
+    """State of an entry's stop loss. The values are stored."""
+
+    WANTED = "wanted"  # executed, the stop is not known to be live
+    LIVE = "live"  # the entry's own stop is live at the exchange
+    REPLACED = "replaced"  # kekbridge placed a stop because the own one was missing or too small
     FLATTENED = "flattened"  # no stop could be placed: the position was closed
-    OVER = "over"  # the position is gone
+    OVER = "over"  # the position is closed
 
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """An entry and the state of its stop; `naked_since` while no stop of its size is known to be live."""
+    """An entry and the state of its stop loss."""
 
+    #: The entry.
     order: Order
     state: ProtectionState
+    #: Since when no stop of sufficient size is known to be live; None while one is.
     naked_since: datetime | None
 
 
-def want(connection: sqlite3.Connection, order: Order, *, now: datetime) -> None:
-    """Remember that this executed entry needs a stop; nothing changes when it is remembered already."""
+# ----------------------------------------------------------------------------------------------------------- stop loss
+
+
+def require_stop(connection: sqlite3.Connection, order: Order, *, now: datetime) -> None:
+    """Record that this executed entry needs a live stop. Calling it again changes nothing."""
     connection.execute(
         "INSERT INTO protections (client_order_id, state, naked_since, updated_at) VALUES (?, 'wanted', ?, ?)"
         " ON CONFLICT (client_order_id) DO NOTHING",
-        (order.client_order_id, times.to_text(now), times.to_text(now)),
+        (order.client_order_id, codec.time_text(now), codec.time_text(now)),
     )
 
 
 def open_protections(connection: sqlite3.Connection) -> tuple[Protection, ...]:
-    """Everything that still needs looking after, oldest first."""
+    """Every protection that is not over, oldest first."""
     rows = connection.execute(
         "SELECT client_order_id, state, naked_since FROM protections WHERE state <> 'over' ORDER BY client_order_id"
     ).fetchall()
     return tuple(
         Protection(
-            order=orders.get(connection, name),
+            order=orders.get(connection, client_order_id),
             state=ProtectionState(state),
-            naked_since=None if naked_since is None else times.from_text(naked_since),
+            naked_since=None if naked_since is None else codec.parse_time(naked_since),
         )
-        for name, state, naked_since in rows
+        for client_order_id, state, naked_since in rows
     )
 
 
-def mark(
+def set_state(
     connection: sqlite3.Connection, order: Order, state: ProtectionState, *, detail: str = "", now: datetime
 ) -> None:
-    """Record a change of state, in the history too; nothing is written when nothing changed."""
+    """Set the state and append an event; writes nothing if state and detail are unchanged."""
     row = connection.execute(
         "SELECT state, detail FROM protections WHERE client_order_id = ?", (order.client_order_id,)
     ).fetchone()
     if row is not None and (row[0], row[1]) == (state.value, detail):
         return
-    naked_since = times.to_text(now) if state is ProtectionState.WANTED else None
+    naked_since = codec.time_text(now) if state is ProtectionState.WANTED else None
     connection.execute(
         "UPDATE protections SET state = ?, detail = ?, naked_since = ?, updated_at = ? WHERE client_order_id = ?",
-        (state.value, detail, naked_since, times.to_text(now), order.client_order_id),
+        (state.value, detail, naked_since, codec.time_text(now), order.client_order_id),
     )
     events.append(
         connection,
@@ -82,7 +91,7 @@ def mark(
 
 
 def orders_for(connection: sqlite3.Connection, entry: Order) -> tuple[Order, ...]:
-    """The orders that were made for an entry after it executed: stand-in stops, take-profits, closes; oldest first."""
+    """Orders that kekbridge added for an executed entry: replacement stops, take-profits, closes; oldest first."""
     return tuple(
         order
         for order in orders.of_alert(connection, entry.alert_id)
@@ -101,9 +110,9 @@ def add_order(
     expires_at: datetime,
     request_text: Callable[[Order], str | None],
 ) -> Order:
-    """A protective order for an entry, stored and claimed in one step: it does not wait in the symbol's queue.
+    """Store and claim a protective order for an entry: it does not wait in the symbol's queue.
 
-    `request_text` gives the body that will be sent, for the record.
+    `request_text`: the body that will be sent.
     """
     legs = [order.leg for order in orders.of_alert(connection, entry.alert_id)]
     leg = max(FIRST_PROTECTIVE_LEG, max(legs) + 1)
@@ -128,5 +137,93 @@ def add_order(
         accepted_at=None,
         finished_at=None,
     )
-    (stored,) = orders.queue(connection, [planned])
-    return orders.claim(connection, stored.client_order_id, now=now, request=request_text(stored))
+    (stored,) = order_lifecycle.queue(connection, [planned])
+    return order_lifecycle.claim(connection, stored.client_order_id, now=now, request=request_text(stored))
+
+
+# ---------------------------------------------------------------------------------- exits that travelled with an entry
+
+
+def record_exits(connection: sqlite3.Connection, entry: Order, legs: Sequence[ExitStatus], *, now: datetime) -> None:
+    """Record the reported state of an entry's own exits and append an event; writes nothing if nothing changed."""
+    if not legs or _text(legs) == _stored(connection, entry.client_order_id):
+        return
+    is_over = all(leg.status.is_final for leg in legs)
+    connection.execute(
+        "INSERT INTO exits (client_order_id, legs, is_over, updated_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (client_order_id) DO UPDATE SET legs = excluded.legs, is_over = excluded.is_over, updated_at = excluded.updated_at",
+        (entry.client_order_id, _text(legs), is_over, codec.time_text(now)),
+    )
+    events.append(
+        connection,
+        "exits",
+        now=now,
+        alert_id=entry.alert_id,
+        client_order_id=entry.client_order_id,
+        data={"legs": tuple(legs)},
+    )
+
+
+def exits_of(connection: sqlite3.Connection, client_order_id: str) -> tuple[ExitStatus, ...]:
+    """The exits of an entry as last reported; empty if it has none or has not executed."""
+    text = _stored(connection, client_order_id)
+    return () if text is None else tuple(_leg(row) for row in from_json(text))
+
+
+def entries_with_open_exits(connection: sqlite3.Connection) -> tuple[Order, ...]:
+    """Executed entries with an unfinished exit, oldest first."""
+    rows = connection.execute("SELECT client_order_id FROM exits WHERE is_over = 0 ORDER BY client_order_id").fetchall()
+    return tuple(orders.get(connection, client_order_id) for (client_order_id,) in rows)
+
+
+def _stored(connection: sqlite3.Connection, client_order_id: str) -> str | None:
+    row = connection.execute("SELECT legs FROM exits WHERE client_order_id = ?", (client_order_id,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _text(legs: Sequence[ExitStatus]) -> str:
+    return to_json(tuple(legs))
+
+
+def _leg(row: dict[str, str | None]) -> ExitStatus:
+    trigger, average = row["trigger_price"], row["average_price"]
+    return ExitStatus(
+        kind=ExitKind(str(row["kind"])),
+        trigger_price=None if trigger is None else Decimal(trigger),
+        status=OrderStatus(str(row["status"])),
+        executed_quantity=Decimal(str(row["executed_quantity"])),
+        average_price=None if average is None else Decimal(average),
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- take-profits
+
+
+def require_take_profits(connection: sqlite3.Connection, order: Order, *, now: datetime) -> None:
+    """Record that this executed entry has take-profits to be placed. Calling it again changes nothing."""
+    connection.execute(
+        "INSERT INTO ladders (client_order_id, state, updated_at) VALUES (?, 'wanted', ?) ON CONFLICT (client_order_id) DO NOTHING",
+        (order.client_order_id, codec.time_text(now)),
+    )
+
+
+def entries_missing_take_profits(connection: sqlite3.Connection) -> tuple[Order, ...]:
+    """Entries that may still lack a take-profit, oldest first."""
+    rows = connection.execute("SELECT client_order_id FROM ladders WHERE state <> 'over' ORDER BY client_order_id")
+    return tuple(orders.get(connection, client_order_id) for (client_order_id,) in rows.fetchall())
+
+
+def finish_take_profits(connection: sqlite3.Connection, order: Order, *, detail: str, now: datetime) -> None:
+    """Record that nothing more is to be placed for this entry, and append an event with the reason in `detail`."""
+    connection.execute(
+        "UPDATE ladders SET state = 'over', detail = ?, updated_at = ? WHERE client_order_id = ?",
+        (detail, codec.time_text(now), order.client_order_id),
+    )
+    events.append(
+        connection,
+        "take_profits_placed",
+        now=now,
+        alert_id=order.alert_id,
+        client_order_id=order.client_order_id,
+        data={"detail": detail},
+    )

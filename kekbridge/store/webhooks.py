@@ -1,6 +1,6 @@
-"""Webhooks and their keys: made, found, changed, switched and deleted by name. Secrets arrive sealed and leave sealed.
+"""Webhooks and their keys. Secrets are sealed before they come here and stay sealed.
 
-Whether a key proves anything is decided at the door (ingress); here it is only looked up by its keyed hash.
+Keys are only looked up by their keyed hash; authentication is in ingress/auth.py.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Final
 
 from kekbridge.errors import ConfigError, NotFound
 from kekbridge.model import Webhook, WebhookSettings
-from kekbridge.store import events, times
-from kekbridge.store import strategy_positions as courses
+from kekbridge.store import codec, events, strategy_positions
 from kekbridge.store.codec import settings_from_json, to_json
 from kekbridge.store.settings import get_value, set_value
 
@@ -29,14 +28,17 @@ _KEY_COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookKey:
-    """One credential of a webhook. `prefix` is for people; both secrets are sealed under the master key."""
+    """One credential of a webhook."""
 
     id: str
     webhook_id: str
+    #: First characters of the apiKey, to recognise it.
     prefix: str
+    #: apiKey and apiSecret, sealed under the master key.
     sealed_key: bytes = field(repr=False)
     sealed_secret: bytes = field(repr=False)
     created_at: datetime
+    #: Not valid from this time on; None: valid until revoked.
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     last_used_at: datetime | None = None
@@ -48,14 +50,14 @@ class WebhookKey:
 def create(
     connection: sqlite3.Connection, *, webhook_id: str, name: str, settings: WebhookSettings, now: datetime
 ) -> Webhook:
-    """Add a webhook, enabled, without keys. Raises ConfigError when the name is taken."""
-    _refuse_taken(connection, name)
-    at = times.to_text(now)
+    """Add a webhook, enabled, without keys. Raises ConfigError if the name is taken."""
+    _require_free_name(connection, name)
+    at = codec.time_text(now)
     connection.execute(
         "INSERT INTO webhooks (id, name, enabled, settings, created_at, updated_at) VALUES (?, ?, 1, ?, ?, ?)",
         (webhook_id, name, to_json(settings), at, at),
     )
-    _changed(connection, "webhook_created", webhook_id, now, {"name": name, "settings": settings})
+    _record_change(connection, "webhook_created", webhook_id, now, {"name": name, "settings": settings})
     return get(connection, webhook_id)
 
 
@@ -68,7 +70,7 @@ def get(connection: sqlite3.Connection, webhook_id: str) -> Webhook:
 
 
 def find(connection: sqlite3.Connection, name_or_id: str) -> Webhook:
-    """The webhook of this name, else with this id. Raises NotFound, which names the nearest one."""
+    """The webhook with this name, else with this id. Raises NotFound, which suggests the nearest name."""
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM webhooks w WHERE w.name = ?1 OR w.id = ?1 ORDER BY w.name <> ?1 LIMIT 1",
         (name_or_id,),
@@ -88,51 +90,51 @@ def list_all(connection: sqlite3.Connection) -> tuple[Webhook, ...]:
 
 
 def rename(connection: sqlite3.Connection, webhook_id: str, name: str, *, now: datetime) -> Webhook:
-    """Give a webhook another name. Raises NotFound, ConfigError when the name is taken."""
+    """Rename a webhook. Raises NotFound, or ConfigError if the name is taken."""
     before = get(connection, webhook_id)
     if name == before.name:
         return before
-    _refuse_taken(connection, name)
+    _require_free_name(connection, name)
     connection.execute(
-        "UPDATE webhooks SET name = ?, updated_at = ? WHERE id = ?", (name, times.to_text(now), webhook_id)
+        "UPDATE webhooks SET name = ?, updated_at = ? WHERE id = ?", (name, codec.time_text(now), webhook_id)
     )
-    _changed(connection, "webhook_renamed", webhook_id, now, {"from": before.name, "to": name})
+    _record_change(connection, "webhook_renamed", webhook_id, now, {"from": before.name, "to": name})
     return get(connection, webhook_id)
 
 
 def change_settings(
     connection: sqlite3.Connection, webhook_id: str, settings: WebhookSettings, *, now: datetime
 ) -> Webhook:
-    """Replace everything its owner may change; the next alert is judged by it. Raises NotFound."""
+    """Replace a webhook's settings; they apply to its next alert. Raises NotFound."""
     get(connection, webhook_id)
     connection.execute(
         "UPDATE webhooks SET settings = ?, updated_at = ? WHERE id = ?",
-        (to_json(settings), times.to_text(now), webhook_id),
+        (to_json(settings), codec.time_text(now), webhook_id),
     )
-    _changed(connection, "webhook_changed", webhook_id, now, {"settings": settings})
+    _record_change(connection, "webhook_changed", webhook_id, now, {"settings": settings})
     return get(connection, webhook_id)
 
 
 def enable(connection: sqlite3.Connection, webhook_id: str, *, now: datetime) -> Webhook:
-    """Let it take alerts again. Raises NotFound."""
-    return _switch(connection, webhook_id, is_on=True, now=now)
+    """Accept a webhook's alerts again. Raises NotFound."""
+    return _set_enabled(connection, webhook_id, enabled=True, now=now)
 
 
 def disable(connection: sqlite3.Connection, webhook_id: str, *, now: datetime) -> Webhook:
-    """Refuse its alerts until it is enabled. Raises NotFound."""
-    return _switch(connection, webhook_id, is_on=False, now=now)
+    """Refuse a webhook's alerts until it is enabled. Raises NotFound."""
+    return _set_enabled(connection, webhook_id, enabled=False, now=now)
 
 
 def delete(connection: sqlite3.Connection, webhook_id: str, *, now: datetime) -> None:
-    """Remove a webhook and its keys; its alerts, orders and history stay. Raises NotFound."""
+    """Delete a webhook and its keys; its alerts, orders and events stay. Raises NotFound."""
     webhook = get(connection, webhook_id)
-    courses.remove(connection, webhook_id)
+    strategy_positions.remove(connection, webhook_id)
     connection.execute("DELETE FROM webhooks WHERE id = ?", (webhook_id,))
-    _changed(connection, "webhook_deleted", webhook_id, now, {"name": webhook.name})
+    _record_change(connection, "webhook_deleted", webhook_id, now, {"name": webhook.name})
 
 
 def version(connection: sqlite3.Connection) -> int:
-    """Grows with every change of a webhook or key, so that a reader knows when what it remembers is old."""
+    """A number that grows with every change of a webhook or key, so that caches know when they are stale."""
     return int(get_value(connection, _VERSION) or 0)
 
 
@@ -155,18 +157,18 @@ def add_key(
     connection.execute(
         "INSERT INTO webhook_keys (id, webhook_id, lookup, prefix, sealed_key, sealed_secret, created_at)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (key_id, webhook_id, lookup, prefix, sealed_key, sealed_secret, times.to_text(now)),
+        (key_id, webhook_id, lookup, prefix, sealed_key, sealed_secret, codec.time_text(now)),
     )
-    _changed(connection, "key_added", webhook_id, now, {"key_id": key_id, "prefix": prefix})
+    _record_change(connection, "key_added", webhook_id, now, {"key_id": key_id, "prefix": prefix})
     return _get_key(connection, key_id)
 
 
 def find_by_lookup(connection: sqlite3.Connection, lookup: bytes, now: datetime) -> tuple[Webhook, WebhookKey] | None:
-    """The webhook and key of a keyed hash, enabled or not; None when there is none, or the key is expired or revoked."""
+    """Webhook (enabled or not) and key of a keyed hash; None if there is none, or the key is expired or revoked."""
     row = connection.execute(
         f"SELECT {_COLUMNS}, {_KEY_COLUMNS} FROM webhook_keys k JOIN webhooks w ON w.id = k.webhook_id"
         " WHERE k.lookup = ? AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ?)",
-        (lookup, times.to_text(now)),
+        (lookup, codec.time_text(now)),
     ).fetchone()
     return None if row is None else (_webhook(row), _key(row))
 
@@ -181,54 +183,51 @@ def list_keys(connection: sqlite3.Connection, webhook_id: str) -> tuple[WebhookK
 
 
 def revoke_key(connection: sqlite3.Connection, key_id: str, *, now: datetime) -> WebhookKey:
-    """Make a key worthless at once. Raises NotFound."""
+    """Invalidate a key immediately. Raises NotFound."""
     key = _get_key(connection, key_id)
     connection.execute(
-        "UPDATE webhook_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?", (times.to_text(now), key_id)
+        "UPDATE webhook_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?", (codec.time_text(now), key_id)
     )
-    _changed(connection, "key_revoked", key.webhook_id, now, {"key_id": key_id, "prefix": key.prefix})
+    _record_change(connection, "key_revoked", key.webhook_id, now, {"key_id": key_id, "prefix": key.prefix})
     return _get_key(connection, key_id)
 
 
 def expire_key(connection: sqlite3.Connection, key_id: str, *, at: datetime, now: datetime) -> WebhookKey:
-    """Let a key work until `at`: the grace time of a rotation. An earlier end stays. Raises NotFound."""
+    """Let a key expire at `at` (the grace time of a rotation); an earlier expiry is kept. Raises NotFound."""
     key = _get_key(connection, key_id)
     connection.execute(
         "UPDATE webhook_keys SET expires_at = min(coalesce(expires_at, ?1), ?1) WHERE id = ?2",
-        (times.to_text(at), key_id),
+        (codec.time_text(at), key_id),
     )
-    _changed(connection, "key_expires", key.webhook_id, now, {"key_id": key_id, "prefix": key.prefix, "at": at})
+    _record_change(connection, "key_expires", key.webhook_id, now, {"key_id": key_id, "prefix": key.prefix, "at": at})
     return _get_key(connection, key_id)
 
 
 def touch_keys(connection: sqlite3.Connection, used: Mapping[str, datetime]) -> None:
-    """Note when keys (by id) were last used; older news than the stored ones change nothing."""
+    """Record when keys (by id) were last used; times older than the stored ones are ignored."""
     connection.executemany(
         "UPDATE webhook_keys SET last_used_at = max(coalesce(last_used_at, ''), ?) WHERE id = ?",
-        [(times.to_text(at), key_id) for key_id, at in used.items()],
+        [(codec.time_text(at), key_id) for key_id, at in used.items()],
     )
 
 
-# ------------------------------------------------------------------------------------------------------------------- inside
-
-
-def _switch(connection: sqlite3.Connection, webhook_id: str, *, is_on: bool, now: datetime) -> Webhook:
+def _set_enabled(connection: sqlite3.Connection, webhook_id: str, *, enabled: bool, now: datetime) -> Webhook:
     get(connection, webhook_id)
     connection.execute(
-        "UPDATE webhooks SET enabled = ?, updated_at = ? WHERE id = ?", (is_on, times.to_text(now), webhook_id)
+        "UPDATE webhooks SET enabled = ?, updated_at = ? WHERE id = ?", (enabled, codec.time_text(now), webhook_id)
     )
-    _changed(connection, "webhook_enabled" if is_on else "webhook_disabled", webhook_id, now, {})
+    _record_change(connection, "webhook_enabled" if enabled else "webhook_disabled", webhook_id, now, {})
     return get(connection, webhook_id)
 
 
-def _refuse_taken(connection: sqlite3.Connection, name: str) -> None:
+def _require_free_name(connection: sqlite3.Connection, name: str) -> None:
     if connection.execute("SELECT 1 FROM webhooks WHERE name = ?", (name,)).fetchone() is not None:
         raise ConfigError(
-            f"a webhook named {name} exists already; use another name, or `kekbridge webhook edit {name}`"
+            f"a webhook named {name} already exists; use another name, or `kekbridge webhook edit {name}`"
         )
 
 
-def _changed(
+def _record_change(
     connection: sqlite3.Connection, kind: str, webhook_id: str, now: datetime, data: Mapping[str, object]
 ) -> None:
     set_value(connection, _VERSION, version(connection) + 1, now=now)
@@ -247,7 +246,7 @@ def _webhook(row: sqlite3.Row) -> Webhook:
         id=row[0],
         name=row[1],
         enabled=bool(row[2]),
-        created_at=times.from_text(row[3]),
+        created_at=codec.parse_time(row[3]),
         settings=settings_from_json(row[4]),
     )
 
@@ -259,8 +258,8 @@ def _key(row: sqlite3.Row) -> WebhookKey:
         prefix=row["prefix"],
         sealed_key=row["sealed_key"],
         sealed_secret=row["sealed_secret"],
-        created_at=times.from_text(row["key_created_at"]),
-        expires_at=times.optional_time(row["expires_at"]),
-        revoked_at=times.optional_time(row["revoked_at"]),
-        last_used_at=times.optional_time(row["last_used_at"]),
+        created_at=codec.parse_time(row["key_created_at"]),
+        expires_at=codec.optional_time(row["expires_at"]),
+        revoked_at=codec.optional_time(row["revoked_at"]),
+        last_used_at=codec.optional_time(row["last_used_at"]),
     )

@@ -1,6 +1,7 @@
-"""Where secrets live: the vault of this machine, the master key in it, and what that key seals.
+"""The vault: where this machine stores its secrets, the master key among them, and what that key seals.
 
-The exchange secret and the master key exist here and in the memory of who uses them, nowhere else (design.md section 1, promise 11).
+The exchange secret and the master key exist here and in the memory of their users, nowhere else
+(docs/internals/architecture.md section 1, promise 11).
 """
 
 from kekbridge.vault.base import MASTER_KEY, OpenVault, orderly_secret

@@ -1,6 +1,6 @@
-"""What every vault can do, and the open vault the rest of kekbridge holds: a few named secrets, read and written whole.
+"""The protocol of a vault backend, and the open vault that the rest of kekbridge uses: a few named secrets.
 
-Names are `master-key`, `orderly-secret:<account>` and, read only, `vault-passphrase`. No vault ever shows a value in its repr.
+Names are `master-key`, `orderly-secret:<account>` and, read only, `vault-passphrase`. No vault shows a value in its repr.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ from pathlib import Path
 from typing import Protocol
 
 MASTER_KEY = "master-key"
-UNLOCKING = "vault-passphrase"
+UNLOCK_CREDENTIAL = "vault-passphrase"
 SEALED_FILE = "vault.sealed"
 
 
 def orderly_secret(account_id: str) -> str:
-    """The name under which the exchange key of an account is kept."""
+    """The name of the secret that holds the exchange key of an account."""
     return f"orderly-secret:{account_id}"
 
 
-class Place(Protocol):
-    """One kind of vault. `name` is its word in the settings; `is_plain` means its files hold secrets unencrypted."""
+class VaultBackend(Protocol):
+    """One kind of vault."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its word in the setting `vault.backend`: directory, keyring, file or key_file."""
 
     @property
-    def is_plain(self) -> bool: ...
+    def is_plain(self) -> bool:
+        """True if its files hold secrets unencrypted."""
 
     @property
     def is_writable(self) -> bool: ...
@@ -36,50 +38,57 @@ class Place(Protocol):
         """What and where it is, for people."""
 
     def get(self, name: str) -> bytes | None:
-        """The secret, or None when there is none of that name. Raises VaultError when the vault cannot be asked."""
+        """The secret, or None if there is none of that name. Raises VaultError if the vault cannot be read."""
 
     def set(self, name: str, value: bytes) -> None:
-        """Keep the secret, replacing an older one. Raises VaultError when it cannot be kept."""
+        """Store the secret, replacing an older one. Raises VaultError if it cannot be stored."""
 
     def delete(self, name: str) -> None:
-        """Forget the secret; one that is not there is no error."""
+        """Delete the secret if it exists. Raises VaultError if it cannot be deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenVault:
-    """The vault in use, why it was chosen, and the data directory it serves. Calls may block (D-Bus, disk): not for the event loop."""
+    """The vault in use. Calls may block (D-Bus, disk): not for the event loop."""
 
-    place: Place
+    backend: VaultBackend
+    #: Why it was chosen, for people.
     reason: str
+    #: The data directory whose secrets it holds.
     data_dir: Path
 
     @property
     def name(self) -> str:
         """directory, keyring, file or key_file."""
-        return self.place.name
+        return self.backend.name
+
+    @property
+    def title(self) -> str:
+        """What and where it is, for people."""
+        return self.backend.title
 
     @property
     def description(self) -> str:
-        """Which one and why, on one line for people."""
-        return f"{self.place.title} ({self.reason})"
+        """Title and reason on one line."""
+        return f"{self.title} ({self.reason})"
 
     @property
     def is_plain(self) -> bool:
-        """True when secrets lie unencrypted in a file: good enough for paper, never for a key that moves money."""
-        return self.place.is_plain
+        """True if secrets are stored unencrypted: good enough for paper, never for a key that can trade or move money."""
+        return self.backend.is_plain
 
     @property
     def is_writable(self) -> bool:
-        return self.place.is_writable
+        return self.backend.is_writable
 
     def get(self, name: str) -> bytes | None:
-        """The secret of that name, or None. Raises VaultError."""
-        return self.place.get(name)
+        """The secret of that name, or None. Raises VaultError if the vault cannot be read."""
+        return self.backend.get(name)
 
     def set(self, name: str, value: bytes) -> None:
-        """Keep a secret. Raises VaultError, also when the vault is read only."""
-        self.place.set(name, value)
+        """Store a secret. Raises VaultError if it cannot be stored, as in a read-only vault."""
+        self.backend.set(name, value)
 
     def delete(self, name: str) -> None:
-        """Forget a secret. Raises VaultError when the vault is read only."""
-        self.place.delete(name)
+        """Delete a secret if it exists. Raises VaultError if the vault is read only."""
+        self.backend.delete(name)

@@ -1,7 +1,7 @@
-"""Chooses the vault (design.md section 4): directory, OS keyring, passphrase file, and for paper only a key file.
+"""Choose the vault (docs/internals/architecture.md section 4): directory, OS keyring, passphrase file; for paper also a key file.
 
-The data directory remembers which vault its master key was made in; that one is tried before the order above, so that a keyring
-appearing or vanishing never silently changes the key. Prompts only through the `ask` it is given. A vault is imported when it is used.
+The data directory records in which vault its master key was created. That vault is tried before the order above (but after a
+directory), so that a keyring that appears or disappears never changes the key silently. Backends are imported when used.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 from kekbridge.config import Vault as VaultSettings
 from kekbridge.errors import VaultError
 from kekbridge.model import Mode
-from kekbridge.vault.base import MASTER_KEY, SEALED_FILE, UNLOCKING, OpenVault, Place
+from kekbridge.vault.base import MASTER_KEY, SEALED_FILE, UNLOCK_CREDENTIAL, OpenVault, VaultBackend
 from kekbridge.vault.directory import DirectoryVault
-from kekbridge.vault.master import remembered_vault
+from kekbridge.vault.master import recorded_vault
 
 Ask = Callable[[str], str]
 
 _ORDER = ("directory", "keyring", "file", "key_file")
-_WAYS_OUT = (
+_OPTIONS = (
     "(1) systemd credentials or vault.secrets_dir holding a master-key file,"
     " (2) an OS keyring in a D-Bus session,"
     ' (3) vault.backend = "file" and a passphrase (on a terminal, or as the credential vault-passphrase)'
@@ -35,34 +35,34 @@ def open_vault(
     ask: Ask | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> OpenVault:
-    """The vault to use, by `settings.backend`, or for `auto` the first that can be used. May block for seconds (D-Bus, argon2id).
+    """Open the vault that `settings.backend` names, or for `auto` the first that can be used. May block for seconds (D-Bus, argon2id).
 
-    `ask` puts a question to somebody at the terminal and returns the hidden answer; None means that nobody is there.
-    Raises VaultError that names why each was passed over and the ways out.
+    `ask` prompts on the terminal and returns the hidden answer; None if there is no terminal. `environment` defaults to os.environ.
+    Raises VaultError with the reason why each vault was skipped, and the options.
     """
-    search = _Search(settings, data_dir, mode, ask, os.environ if environment is None else environment)
+    chooser = _Chooser(settings, data_dir, mode, ask, os.environ if environment is None else environment)
     if settings.backend != "auto":
-        place = search.open(settings.backend)
-        return OpenVault(place, f'vault.backend = "{settings.backend}"', data_dir)
-    remembered = remembered_vault(data_dir)
-    order = sorted(_ORDER, key=lambda name: (name != "directory", name != remembered, _ORDER.index(name)))
-    passed_over: list[str] = []
+        backend = chooser.open(settings.backend)
+        return OpenVault(backend, f'vault.backend = "{settings.backend}"', data_dir)
+    recorded = recorded_vault(data_dir)
+    order = sorted(_ORDER, key=lambda name: (name != "directory", name != recorded, _ORDER.index(name)))
+    skipped: list[str] = []
     for name in order:
         try:
-            place = search.open_if_meant(name)
-        except _NotMeant as error:
-            passed_over.append(str(error))
+            backend = chooser.open_if_eligible(name)
+        except _NotEligible as error:
+            skipped.append(str(error))
             continue
-        reason = "where this data directory's key was made" if name == remembered else "; ".join(passed_over)
-        return OpenVault(place, reason or "first choice", data_dir)
-    raise VaultError(f"{mode.value} mode needs a place for secrets ({'; '.join(passed_over)}); use one of: {_WAYS_OUT}")
+        reason = "where this data directory's key was created" if name == recorded else "; ".join(skipped)
+        return OpenVault(backend, reason or "first choice", data_dir)
+    raise VaultError(f"{mode.value} mode needs a vault ({'; '.join(skipped)}); use one of: {_OPTIONS}")
 
 
-class _NotMeant(Exception):
-    """This vault is passed over in the automatic order, and why."""
+class _NotEligible(Exception):
+    """Why this vault is skipped in the automatic order."""
 
 
-class _Search:
+class _Chooser:
     def __init__(
         self, settings: VaultSettings, data_dir: Path, mode: Mode, ask: Ask | None, environment: Mapping[str, str]
     ) -> None:
@@ -71,11 +71,11 @@ class _Search:
         self._ask = ask
         self._environment = environment
         self._sealed_file = data_dir / SEALED_FILE
-        given = settings.secrets_dir or environment.get("CREDENTIALS_DIRECTORY", "")
-        self._directory = DirectoryVault(Path(given).expanduser()) if given else None
+        directory = settings.secrets_dir or environment.get("CREDENTIALS_DIRECTORY", "")
+        self._directory = DirectoryVault(Path(directory).expanduser()) if directory else None
 
-    def open(self, name: str) -> Place:
-        """The named vault, or VaultError."""
+    def open(self, name: str) -> VaultBackend:
+        """Open the named vault. Raises VaultError."""
         match name:
             case "directory":
                 if self._directory is None:
@@ -92,37 +92,37 @@ class _Search:
             case _:
                 if self._mode is not Mode.PAPER:
                     raise VaultError(
-                        f"the key file is for paper mode only, not {self._mode.value}; use one of: {_WAYS_OUT}"
+                        f"the key file is for paper mode only, not {self._mode.value}; use one of: {_OPTIONS}"
                     )
-                from kekbridge.vault.key_file import KeyFileVault
+                from kekbridge.vault.directory import KeyFileVault
 
                 return KeyFileVault(self._data_dir)
 
-    def open_if_meant(self, name: str) -> Place:
-        """The named vault when the automatic order may take it; _NotMeant says why not. A vault that is meant but broken is an error."""
+    def open_if_eligible(self, name: str) -> VaultBackend:
+        """Open the named vault if the automatic order may use it, else raise _NotEligible; VaultError if it is eligible but broken."""
         if name == "directory":
             if self._directory is None:
-                raise _NotMeant("no secrets directory")
+                raise _NotEligible("no secrets directory")
             if self._directory.get(MASTER_KEY) is None:
-                raise _NotMeant(f"no master-key in the {self._directory.title}")
+                raise _NotEligible(f"no master-key in the {self._directory.title}")
         if name == "file" and not self._sealed_file.exists() and self._passphrase_credential() is None:
-            raise _NotMeant("no passphrase file")
+            raise _NotEligible("no passphrase file")
         if name == "key_file" and self._mode is not Mode.PAPER:
-            raise _NotMeant("the key file is for paper only")
+            raise _NotEligible("the key file is for paper only")
         if name == "keyring":
             try:
                 return self.open(name)
             except VaultError as error:
-                raise _NotMeant(error.message) from None
+                raise _NotEligible(error.message) from None
         return self.open(name)
 
-    def _open_sealed_file(self) -> Place:
+    def _open_sealed_file(self) -> VaultBackend:
         passphrase = self._passphrase_credential()
         is_new = not self._sealed_file.exists()
         if passphrase is None and self._ask is not None:
             passphrase = self._ask(f"Passphrase for {'the new vault' if is_new else self._sealed_file}: ")
             if is_new and self._ask("The same passphrase again: ") != passphrase:
-                raise VaultError("the two passphrases differ; nothing was made")
+                raise VaultError("the two passphrases differ; no vault was created")
         if passphrase is None:
             raise VaultError(
                 f"{self._sealed_file} needs its passphrase: start on a terminal, or give it as the credential"
@@ -130,11 +130,11 @@ class _Search:
             )
         from kekbridge.vault.passphrase import PassphraseVault
 
-        make_or_open = PassphraseVault.create if is_new else PassphraseVault.open
-        return make_or_open(self._sealed_file, passphrase)
+        create_or_open = PassphraseVault.create if is_new else PassphraseVault.open
+        return create_or_open(self._sealed_file, passphrase)
 
     def _passphrase_credential(self) -> str | None:
-        content = self._directory.get(UNLOCKING) if self._directory else None
+        content = self._directory.get(UNLOCK_CREDENTIAL) if self._directory else None
         if content is None:
             return None
         try:

@@ -1,6 +1,6 @@
-"""Private files: written whole or not at all, readable by their owner only, and a lock for "make it once".
+"""Private files: replaced atomically, readable by their owner only; and a lock between processes.
 
-The file work that the vaults share. Mode 0600 from the first byte, in a directory of mode 0700.
+Mode 0600 from the first byte, in a directory of mode 0700. Shared by the vaults and the TLS certificates.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP, _ACL_OTHER = 0x02, 0x04, 0x08, 0x20
 
 
 def make_private_directory(directory: Path) -> None:
-    """The directory, made with mode 0700 if it is not there. Raises VaultError when it cannot be made."""
+    """Create the directory with mode 0700 if it does not exist. Raises VaultError if that fails."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise VaultError(f"the data directory {directory} cannot be made: {error.strerror}") from None
+        raise VaultError(f"the data directory {directory} cannot be created: {error.strerror}") from None
 
 
 @contextlib.contextmanager
-def only_one(directory: Path, lock_name: str = "vault.lock") -> Iterator[None]:
-    """Hold a lock of a data directory: processes that start together do what is inside one after the other.
+def exclusive_lock(directory: Path, lock_name: str = "vault.lock") -> Iterator[None]:
+    """Hold a lock of a data directory, so that processes that start together run the body one after another.
 
-    The kernel lets go of it when the holder dies. Not re-entrant: locks held at the same time need different names.
+    The kernel releases it when the holder dies. Not re-entrant: locks held at the same time need different names.
     """
     make_private_directory(directory)
     descriptor = os.open(directory / lock_name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -47,7 +47,7 @@ def only_one(directory: Path, lock_name: str = "vault.lock") -> Iterator[None]:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Replace the file by `content`, flushed, mode 0600; a crash leaves the old or the new one, never half of it."""
+    """Replace the file by `content`, flushed, mode 0600; a crash leaves the old or the new file. Raises VaultError."""
     make_private_directory(path.parent)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     try:
@@ -66,8 +66,8 @@ def write_private(path: Path, content: bytes) -> None:
         raise VaultError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def read_private(path: Path, *, largest: int = 1 << 20) -> bytes | None:
-    """The file's content, None when there is none. Raises VaultError when others than its owner could read it."""
+def read_private(path: Path, *, max_bytes: int = 1 << 20) -> bytes | None:
+    """The file's content, None if there is no file. Raises VaultError if it is too large or readable by others than its owner."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -80,18 +80,18 @@ def read_private(path: Path, *, largest: int = 1 << 20) -> bytes | None:
         with open(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise VaultError(f"{path} is not a plain file")
+                raise VaultError(f"{path} is not a regular file")
             if _others_can_read(path, status):
                 mode = stat.S_IMODE(status.st_mode)
                 raise VaultError(
                     f"{path} has mode {mode:04o}: others can read it; run `chmod 600 {path}`"
                     " (Docker: give the secret `mode: 0400` and the daemon's uid)"
                 )
-            content = file.read(largest + 1)
+            content = file.read(max_bytes + 1)
     except OSError as error:
         raise VaultError(f"{path} cannot be read: {error.strerror}") from None
-    if len(content) > largest:
-        raise VaultError(f"{path} is over {largest} bytes: that is no secret of kekbridge")
+    if len(content) > max_bytes:
+        raise VaultError(f"{path} is over {max_bytes} bytes: no secret of kekbridge is that large")
     return content
 
 
@@ -100,7 +100,7 @@ def _others_can_read(path: Path, status: os.stat_result) -> bool:
         return False
     if status.st_mode & stat.S_IRWXO:
         return True
-    # systemd hands a credential to a service's user by an ACL, and the group bits then show the ACL's mask (0440), not the group.
+    # systemd grants a service's user access by an ACL; the group bits are then the ACL's mask (0440), not the group's.
     return not _acl_gives_only_us(path)
 
 

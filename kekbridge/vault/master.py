@@ -1,7 +1,7 @@
-"""The master key of a data directory: made once, whoever comes first, and never replaced in silence.
+"""The master key of a data directory: created once, by the first process, and never replaced silently.
 
-`vault.json` beside the database names the key (not its value) and the vault it was made in. If the key is then missing or another one,
-that is an error for the operator: with a new key no stored webhook would open again.
+`vault.json` beside the database holds the key's id (not its value) and the vault it was created in. A missing or different key is an
+error for the operator: with a new key no stored webhook secret could be opened.
 """
 
 from __future__ import annotations
@@ -15,71 +15,71 @@ from pathlib import Path
 
 from kekbridge.errors import VaultError
 from kekbridge.vault.base import MASTER_KEY, OpenVault
-from kekbridge.vault.files import only_one, read_private, write_private
+from kekbridge.vault.files import exclusive_lock, read_private, write_private
 from kekbridge.vault.sealing import MASTER_KEY_BYTES, master_key_id
 
-_NOTE = "vault.json"
+_RECORD = "vault.json"
 
 
 def master_key(vault: OpenVault) -> bytes:
-    """The 32-byte master key of the vault's data directory, made now if this is a new one.
+    """The 32-byte master key of the vault's data directory, created now for a new one.
 
-    Processes that start together get the same key. Raises VaultError when the key that belongs to the data directory is not there.
+    Processes that start together get the same key. Raises VaultError if the vault does not hold the data directory's key.
     """
-    with only_one(vault.data_dir):
+    with exclusive_lock(vault.data_dir):
         stored = vault.get(MASTER_KEY)
-        key = _make(vault) if stored is None else _decode(stored, vault)
-        _check_note(vault, key)
+        key = _create(vault) if stored is None else _decode(stored, vault)
+        _check_record(vault, key)
     return key
 
 
-def remembered_vault(data_dir: Path) -> str | None:
-    """The name of the vault in which this data directory's master key was last seen, None for a new directory."""
-    note = _read_note(data_dir)
-    return note.get("vault") if note else None
+def recorded_vault(data_dir: Path) -> str | None:
+    """The name of the vault that last held this data directory's master key; None for a new directory."""
+    record = _read_record(data_dir)
+    return record.get("vault") if record else None
 
 
 def move_secrets(source: OpenVault, target: OpenVault, names: Sequence[str]) -> None:
-    """Move the master key and the named secrets to another vault: all are written and read back before any is deleted.
+    """Move the master key and the named secrets to another vault: write all and read them back before deleting any.
 
     Raises VaultError; then the source still holds everything.
     """
-    with only_one(source.data_dir):
+    with exclusive_lock(source.data_dir):
         values = {
             name: value for name in dict.fromkeys((MASTER_KEY, *names)) if (value := source.get(name)) is not None
         }
         if MASTER_KEY not in values:
-            raise VaultError(f"the {source.place.title} holds no master key: nothing to move")
+            raise VaultError(f"the {source.title} holds no master key: nothing to move")
     for name, value in values.items():
         target.set(name, value)
         if target.get(name) != value:
-            raise VaultError(f"the {target.place.title} did not keep {name}; nothing was removed from the old vault")
-    _write_note(target, _decode(values[MASTER_KEY], target))
+            raise VaultError(f"the {target.title} did not store {name}; nothing was removed from the old vault")
+    _write_record(target, _decode(values[MASTER_KEY], target))
     for name in values:
         source.delete(name)
 
 
-def _make(vault: OpenVault) -> bytes:
-    note = _read_note(vault.data_dir)
-    if note:
+def _create(vault: OpenVault) -> bytes:
+    record = _read_record(vault.data_dir)
+    if record:
         raise VaultError(
-            f"the master key of {vault.data_dir} (key {note['key']}) was made in the vault {note['vault']!r} and is not in the"
+            f"the master key of {vault.data_dir} (key {record['key']}) was created in the vault {record['vault']!r} and is not in the"
             f" {vault.description}; make that vault available again, or set vault.backend to it"
         )
     if not vault.is_writable:
         raise VaultError(
-            f"there is no master-key in the {vault.place.title}; make one with"
+            f"there is no master-key in the {vault.title}; create one with"
             " `head -c 32 /dev/urandom | base64` and give it to the service under the name master-key"
         )
     key = secrets.token_bytes(MASTER_KEY_BYTES)
     vault.set(MASTER_KEY, key)
     if vault.get(MASTER_KEY) != key:
-        raise VaultError(f"the {vault.place.title} did not keep the master key; choose another vault.backend")
+        raise VaultError(f"the {vault.title} did not store the master key; choose another vault.backend")
     return key
 
 
 def _decode(stored: bytes, vault: OpenVault) -> bytes:
-    """The key itself, or its base64 or hex text as people put it into a secrets directory."""
+    """The key from its raw bytes, or from base64 or hex text as people store it in a secrets directory."""
     if len(stored) == MASTER_KEY_BYTES:
         return stored
     text = stored.strip()
@@ -91,7 +91,7 @@ def _decode(stored: bytes, vault: OpenVault) -> bytes:
         if len(key) == MASTER_KEY_BYTES:
             return key
     raise VaultError(
-        f"the master-key in the {vault.place.title} has {len(stored)} bytes,"
+        f"the master-key in the {vault.title} has {len(stored)} bytes,"
         f" expected {MASTER_KEY_BYTES} raw bytes or their base64 or hex text"
     )
 
@@ -101,29 +101,29 @@ def _decode_base64(text: bytes) -> bytes:
     return base64.b64decode(padded.translate(bytes.maketrans(b"-_", b"+/")), validate=True)
 
 
-def _check_note(vault: OpenVault, key: bytes) -> None:
-    note = _read_note(vault.data_dir)
+def _check_record(vault: OpenVault, key: bytes) -> None:
+    record = _read_record(vault.data_dir)
     found = master_key_id(key)
-    if note and note["key"] != found:
+    if record and record["key"] != found:
         raise VaultError(
-            f"the master key in the {vault.place.title} is {found}, but {vault.data_dir} was sealed with {note['key']}"
-            f" (made in the vault {note['vault']!r}); restore that key, or use another data directory"
+            f"the master key in the {vault.title} is {found}, but {vault.data_dir} was sealed with {record['key']}"
+            f" (created in the vault {record['vault']!r}); restore that key, or use another data directory"
         )
-    if not note or note["vault"] != vault.name:
-        _write_note(vault, key)
+    if not record or record["vault"] != vault.name:
+        _write_record(vault, key)
 
 
-def _read_note(data_dir: Path) -> dict[str, str] | None:
-    content = read_private(data_dir / _NOTE)
+def _read_record(data_dir: Path) -> dict[str, str] | None:
+    content = read_private(data_dir / _RECORD)
     if content is None:
         return None
     try:
-        note = json.loads(content)
-        return {"key": str(note["key"]), "vault": str(note["vault"])}
+        record = json.loads(content)
+        return {"key": str(record["key"]), "vault": str(record["vault"])}
     except (ValueError, KeyError, TypeError):
-        raise VaultError(f"{data_dir / _NOTE} is damaged: restore it from a backup") from None
+        raise VaultError(f"{data_dir / _RECORD} is damaged: restore it from a backup") from None
 
 
-def _write_note(vault: OpenVault, key: bytes) -> None:
-    note = {"key": master_key_id(key), "vault": vault.name}
-    write_private(vault.data_dir / _NOTE, json.dumps(note).encode() + b"\n")
+def _write_record(vault: OpenVault, key: bytes) -> None:
+    record = {"key": master_key_id(key), "vault": vault.name}
+    write_private(vault.data_dir / _RECORD, json.dumps(record).encode() + b"\n")

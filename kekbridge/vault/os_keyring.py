@@ -1,7 +1,7 @@
 """The operating system's keyring: Secret Service, KWallet, macOS Keychain, Windows Credential Manager.
 
-Backends that store in the clear, store nothing or prompt on stdin are refused by name. D-Bus can hang, so every call runs in a thread
-with a deadline. Facts about backends: pitfalls.md 3.6.
+Backends that store plain text or nothing, or prompt on stdin, are refused by name. D-Bus can hang, so every call runs in a thread with
+a deadline. Facts about backends: docs/internals/reliability.md section 8.6.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TIMEOUT_S = 15.0  # long enough for somebody at a desk to unlock the keyring in the dialog that appears
-# fail, null and a chain of nobody keep nothing; keyrings.alt writes plain files or prompts on stdin; cryptfile prompts too.
+TIMEOUT_S = 15.0  # long enough for a user to unlock the keyring in the dialog that appears
+# fail, null and an empty chain store nothing; keyrings.alt writes plain files or prompts on stdin; cryptfile prompts, too.
 _REFUSED_MODULES = (
     "keyring.backends.fail",
     "keyring.backends.null",
@@ -35,7 +35,7 @@ _REFUSED_WORDS = ("plaintext", "null", "fail", "uncrypted")
 
 
 class KeyringVault:
-    """Secrets as entries of one keyring, base64 as text. The data directory is part of the entry's name: one key per directory."""
+    """Secrets as entries of one keyring, as base64. The service name contains the data directory: one set of secrets per directory."""
 
     name = "keyring"
     is_plain = False
@@ -51,12 +51,11 @@ class KeyringVault:
 
     @classmethod
     def find(cls, data_dir: Path, environment: Mapping[str, str], *, timeout_s: float = TIMEOUT_S) -> KeyringVault:
-        """The first safe keyring of this machine, asked once so that a locked or absent one shows now. Raises VaultError."""
-        if not _can_have_one(environment):
-            raise VaultError(
-                "no OS keyring: there is no D-Bus session"
-            )  # importing keyring takes longer than knowing this
-        vault = cls(_within(timeout_s, _pick), data_dir, timeout_s=timeout_s)
+        """The machine's keyring, read once so that a locked or missing one fails now. Raises VaultError, also for an unsafe one."""
+        if not _may_exist(environment):
+            # Checked first because importing keyring is slow.
+            raise VaultError("no OS keyring: there is no D-Bus session")
+        vault = cls(_call_with_deadline(timeout_s, _select_backend), data_dir, timeout_s=timeout_s)
         vault.get("probe")
         return vault
 
@@ -71,7 +70,7 @@ class KeyringVault:
         try:
             return base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
-            raise VaultError(f"the keyring entry {name!r} of {self._service!r} is not one of kekbridge's") from None
+            raise VaultError(f"the keyring entry {name!r} of {self._service!r} was not written by kekbridge") from None
 
     def set(self, name: str, value: bytes) -> None:
         text = base64.b64encode(value).decode("ascii")
@@ -82,11 +81,11 @@ class KeyringVault:
             self._call(lambda: self._backend.delete_password(self._service, name))
 
     def _call(self, function: Callable[[], T]) -> T:
-        return _within(self._timeout_s, function)
+        return _call_with_deadline(self._timeout_s, function)
 
 
-def _can_have_one(environment: Mapping[str, str]) -> bool:
-    """False when no backend could work: on Linux all of them need D-Bus, unless one was configured by hand."""
+def _may_exist(environment: Mapping[str, str]) -> bool:
+    """False if no backend can work: on Linux all need D-Bus, unless one was configured explicitly."""
     if not sys.platform.startswith("linux"):
         return True
     if environment.get("DBUS_SESSION_BUS_ADDRESS") or environment.get("PYTHON_KEYRING_BACKEND"):
@@ -95,24 +94,24 @@ def _can_have_one(environment: Mapping[str, str]) -> bool:
     return os.path.exists(os.path.join(home, "python_keyring", "keyringrc.cfg"))
 
 
-def _pick() -> KeyringBackend:
+def _select_backend() -> KeyringBackend:
     import keyring  # slow to import, and not needed when another vault is in use
     from keyring.backends.chainer import ChainerBackend
 
     backend = keyring.get_keyring()
     while isinstance(backend, ChainerBackend) and backend.backends:
-        # The chain's head itself, not the chain: a chain would fall through to its next member, which may be a plain file.
+        # The first backend, not the chain: a chain falls through to its next member, which may be a plain file.
         backend = backend.backends[0]
     check_safe(backend)
     return backend
 
 
 def check_safe(backend: KeyringBackend) -> None:
-    """Raise VaultError for a backend that keeps nothing, keeps secrets in the clear, or prompts on stdin."""
+    """Raise VaultError for a backend that stores nothing or plain text, or prompts on stdin."""
     full_name = _full_name(backend)
     if full_name.startswith(_REFUSED_MODULES) or any(word in type(backend).__name__.lower() for word in _REFUSED_WORDS):
         raise VaultError(
-            f"the keyring backend {full_name} is refused: it keeps nothing, keeps it in the clear, or prompts"
+            f"the keyring backend {full_name} is refused: it stores nothing, stores plain text, or prompts"
         )
 
 
@@ -120,8 +119,8 @@ def _full_name(backend: KeyringBackend) -> str:
     return f"{type(backend).__module__}.{type(backend).__qualname__}"
 
 
-def _within(timeout_s: float, function: Callable[[], T]) -> T:
-    """Run a blocking call with a deadline. Raises VaultError when it fails or hangs; a hung thread never holds up the exit."""
+def _call_with_deadline(timeout_s: float, function: Callable[[], T]) -> T:
+    """Run a blocking call with a deadline in seconds. Raises VaultError if it fails or hangs; a hung thread does not delay the exit."""
     done: list[T] = []
     failed: list[Exception] = []
 
@@ -139,7 +138,7 @@ def _within(timeout_s: float, function: Callable[[], T]) -> T:
     if failed:
         if isinstance(failed[0], VaultError):
             raise failed[0]
-        # The library's own text may quote the value it was given: its kind is enough.
+        # Not the library's own text: it may quote the secret.
         raise VaultError(f"the OS keyring cannot be used: {type(failed[0]).__name__}") from None
     raise VaultError(
         f"the OS keyring did not answer within {timeout_s:g} s; unlock it, or choose another vault.backend"

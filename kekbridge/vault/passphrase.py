@@ -1,7 +1,7 @@
-"""The vault of a server without a keyring: one file encrypted by a passphrase (argon2id, then XSalsa20-Poly1305).
+"""The passphrase vault, for servers without a keyring: one encrypted file (argon2id, then XSalsa20-Poly1305).
 
-The key is derived once when the vault is opened; every read and write takes the file as it then is, so that the command line and the
-daemon may use it side by side. The passphrase itself is not kept.
+The key is derived once, when the vault is opened; every access reads the file again, so that the command line and the daemon may use it
+at the same time. The passphrase itself is not kept.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import nacl.secret
 import nacl.utils
 
 from kekbridge.errors import VaultError
-from kekbridge.vault.files import only_one, read_private, write_private
+from kekbridge.vault.files import exclusive_lock, read_private, write_private
 
-_LOCK = "vault.sealed.lock"  # its own: the master key is made while vault.lock is held
-SHORTEST_PASSPHRASE = 12
+_LOCK = "vault.sealed.lock"  # not vault.lock, which is held while the master key is created
+MIN_PASSPHRASE_LENGTH = 12
 _KDF = nacl.pwhash.argon2id
-_MOST_MEMORY = 1 << 30  # a file must not be able to demand more than this of the machine
+_MAX_MEMORY = 1 << 30  # bytes; more than this must not be demanded by a file
 
 
 class PassphraseVault:
@@ -50,14 +50,14 @@ class PassphraseVault:
         operations: int = _KDF.OPSLIMIT_MODERATE,
         memory: int = _KDF.MEMLIMIT_MODERATE,
     ) -> PassphraseVault:
-        """Make the file, empty. Takes about 0.4 s and 256 MiB by intent. Raises VaultError for a short passphrase.
+        """Create an empty vault file, or open an existing one. Intentionally takes about 0.4 s and 256 MiB.
 
-        The cost (argon2id's passes and bytes) is noted in the file, which is opened with the cost it was made with.
+        `operations` and `memory` are argon2id's passes and bytes; the file records them. Raises VaultError for a short passphrase.
         """
-        if len(passphrase) < SHORTEST_PASSPHRASE:
+        if len(passphrase) < MIN_PASSPHRASE_LENGTH:
             raise VaultError(
-                f"the vault's passphrase has {len(passphrase)} characters, expected at least {SHORTEST_PASSPHRASE};"
-                " five random words are a good one"
+                f"the vault's passphrase has {len(passphrase)} characters, expected at least {MIN_PASSPHRASE_LENGTH};"
+                " use about five random words"
             )
         header = {
             "version": 1,
@@ -66,7 +66,7 @@ class PassphraseVault:
             "memory": memory,
             "salt": base64.b64encode(nacl.utils.random(_KDF.SALTBYTES)).decode(),
         }
-        with only_one(path.parent, _LOCK):
+        with exclusive_lock(path.parent, _LOCK):
             if path.exists():
                 return cls.open(path, passphrase)
             vault = cls(path, _box(passphrase, header), header)
@@ -75,11 +75,11 @@ class PassphraseVault:
 
     @classmethod
     def open(cls, path: Path, passphrase: str) -> PassphraseVault:
-        """Open the file. Raises VaultError when the passphrase is wrong or the file is damaged."""
+        """Open the file. Raises VaultError if the passphrase is wrong or the file is damaged."""
         content = _read(path)
         header = {key: value for key, value in content.items() if key != "sealed"}
         vault = cls(path, _box(passphrase, header), header)
-        vault._secrets()  # a wrong passphrase must show now, not at the first order
+        vault._secrets()  # a wrong passphrase must fail now, not at the first order
         return vault
 
     @property
@@ -91,11 +91,11 @@ class PassphraseVault:
         return None if value is None else base64.b64decode(value)
 
     def set(self, name: str, value: bytes) -> None:
-        with only_one(self._path.parent, _LOCK):
+        with exclusive_lock(self._path.parent, _LOCK):
             self._write(self._secrets() | {name: base64.b64encode(value).decode()})
 
     def delete(self, name: str) -> None:
-        with only_one(self._path.parent, _LOCK):
+        with exclusive_lock(self._path.parent, _LOCK):
             self._write({key: value for key, value in self._secrets().items() if key != name})
 
     def _secrets(self) -> dict[str, str]:
@@ -117,7 +117,7 @@ class PassphraseVault:
 def _read(path: Path) -> dict[str, Any]:
     content = read_private(path)
     if content is None:
-        raise VaultError(f'{path} does not exist; `vault.backend = "file"` on a terminal makes it')
+        raise VaultError(f'{path} does not exist; `vault.backend = "file"` on a terminal creates it')
     try:
         parsed = json.loads(content)
     except ValueError:
@@ -125,7 +125,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise _damaged(path)
     if parsed.get("version") != 1 or parsed.get("kdf") != "argon2id":
-        raise VaultError(f"{path} has version {parsed.get('version')}, expected 1; it was made by a newer kekbridge")
+        raise VaultError(f"{path} has version {parsed.get('version')}, expected 1; it was created by a newer kekbridge")
     return parsed
 
 
@@ -133,8 +133,8 @@ def _box(passphrase: str, header: dict[str, Any]) -> nacl.secret.SecretBox:
     try:
         operations, memory = int(header["operations"]), int(header["memory"])
         salt = base64.b64decode(header["salt"], validate=True)
-        if memory > _MOST_MEMORY or not 1 <= operations <= 20:
-            raise VaultError("the vault file demands more memory or time than kekbridge ever asks for: it was altered")
+        if memory > _MAX_MEMORY or not 1 <= operations <= 20:
+            raise VaultError("the vault file demands more memory or time than kekbridge ever uses: it was altered")
         key = _KDF.kdf(nacl.secret.SecretBox.KEY_SIZE, passphrase.encode(), salt, opslimit=operations, memlimit=memory)
     except (KeyError, TypeError, binascii.Error):
         raise VaultError("the vault file is damaged: restore it from a backup") from None

@@ -1,6 +1,7 @@
-"""What the master key does: seals webhook credentials for the database and makes the keyed hash that finds them.
+"""Seal webhook credentials for the database, and compute the keyed hash they are looked up by, with the master key.
 
-Knows nothing of where the master key lives. A stolen database alone opens nothing and finds nothing (design.md section 4).
+Does not know where the master key is stored. A stolen database alone reveals no credential and verifies no guess
+(docs/internals/architecture.md section 4).
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ class Sealer:
         self._lookup_key = _derive(master, b"kekbridge look")
 
     def __repr__(self) -> str:
-        # PyNaCl prints raw keys in its own repr (pitfalls.md 3.7): nothing of it may show here.
+        # PyNaCl prints raw keys in its own repr (docs/internals/reliability.md section 8.7): nothing of it may appear here.
         return "Sealer()"
 
     def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("a Sealer holds keys and is never copied to disk or to another process")
+        raise TypeError("a Sealer cannot be copied or pickled: it holds keys")
 
     def seal(self, secret: bytes) -> bytes:
-        """The secret, encrypted and authenticated under a fresh nonce (XSalsa20-Poly1305)."""
+        """Encrypt and authenticate a secret under a fresh nonce (XSalsa20-Poly1305)."""
         return bytes(self._box.encrypt(secret))
 
     def open(self, sealed: bytes) -> bytes:
-        """What was sealed. Raises VaultError when it was sealed under another master key or was altered."""
+        """Decrypt a sealed secret. Raises VaultError if it was sealed under another master key or altered."""
         try:
             return self._box.decrypt(sealed)
         except (nacl.exceptions.CryptoError, ValueError):
@@ -45,14 +46,14 @@ class Sealer:
             ) from None
 
     def lookup(self, api_key: str) -> bytes:
-        """The keyed hash a webhook key is found by: reveals nothing of the apiKey to who holds the database only."""
+        """The keyed hash by which a webhook's apiKey is looked up; without the master key it reveals nothing of the apiKey."""
         # An apiKey comes from outside and may hold lone surrogates, which plain UTF-8 refuses.
         text = api_key.encode("utf-8", "surrogatepass")
         return hashlib.blake2b(text, key=self._lookup_key, digest_size=32).digest()
 
 
 def master_key_id(master: bytes) -> str:
-    """A short name of a master key, to tell whether a vault and a data directory belong together; reveals nothing of it."""
+    """A short id of a master key, to check whether a vault and a data directory belong together; reveals nothing of the key."""
     return hashlib.blake2b(key=master, digest_size=8, person=b"kekbridge name").hexdigest()
 
 

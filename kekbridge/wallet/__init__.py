@@ -1,1 +1,1 @@
-"""What a trader's wallet signs for the exchange: EIP-712 messages as data, and, with the extra `wallet`, their signatures."""
+"""EIP-712 messages that a trader's wallet signs for the exchange, and, with the extra `wallet`, their signatures."""

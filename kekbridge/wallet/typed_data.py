@@ -1,7 +1,7 @@
-"""The two messages that a wallet signs off-chain: opening an account and adding an Orderly key, as EIP-712 typed data.
+"""EIP-712 typed data of the two messages that a wallet signs off-chain: register an account, add an Orderly key.
 
-Pure data in the shape that wallets take (`eth_signTypedData_v4`). Nothing here signs or sends. Fields and domain: orderly-api.md
-section 3.
+Pure data in the shape that wallets accept (`eth_signTypedData_v4`); signs and sends nothing. Fields and domain:
+docs/internals/orderly.md section 3.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-# Signed off-chain, checked by no contract: a marker address in place of one.
+# Signed off-chain and verified by no contract: a placeholder address.
 OFF_CHAIN_CONTRACT: Final = "0xCcCCccccCCCCcCCCCCCcCcCccCcCCCcCcccccccC"
-CHAINS: Final = {"live": 42161, "testnet": 421614}  # Arbitrum and its test network; any chain of the broker will do
-MAX_DAYS: Final = 365
+CHAINS: Final = {"live": 42161, "testnet": 421614}  # Arbitrum and its test network; any chain of the broker works
 DAY_MS: Final = 86_400_000
 SCOPES: Final = ("read", "trading", "asset")
 
@@ -39,7 +38,7 @@ _ADD_ORDERLY_KEY: Final = (
 
 
 def registration(*, broker_id: str, chain_id: int, timestamp_ms: int, nonce: int) -> dict[str, Any]:
-    """Opens the account of a wallet at a broker. `nonce` is the exchange's, used once and good for two minutes."""
+    """The message that registers a wallet's account at a broker. `nonce` is from the exchange, valid once, for two minutes."""
     message = {"brokerId": broker_id, "chainId": chain_id, "timestamp": timestamp_ms, "registrationNonce": nonce}
     return _typed("Registration", _REGISTRATION, chain_id, message)
 
@@ -47,7 +46,10 @@ def registration(*, broker_id: str, chain_id: int, timestamp_ms: int, nonce: int
 def add_orderly_key(
     *, broker_id: str, chain_id: int, orderly_key: str, scope: str, timestamp_ms: int, expires_ms: int
 ) -> dict[str, Any]:
-    """Adds an ed25519 key to the account. `scope` as `read,trading`; the exchange takes at most 365 days to `expires_ms`."""
+    """The message that adds an ed25519 key to the account.
+
+    `scope` like `read,trading`; times are Unix ms; the exchange accepts at most 365 days from `timestamp_ms` to `expires_ms`.
+    """
     message = {
         "brokerId": broker_id,
         "chainId": chain_id,

@@ -1,1 +1,1 @@
-"""Create, edit and look up webhooks and their credentials."""
+"""Webhooks: create and edit them, their credentials and their settings as options."""

@@ -1,6 +1,6 @@
-"""Every setting of a webhook as one row: its option, how its text is read and written, what it is for.
+"""The options of a webhook: one row per setting, with its option, help, and how its text is parsed and written.
 
-`webhook create`, `webhook edit` and the web page have their options from this table, so that they never differ. Decides nothing.
+`webhook create`, `webhook edit` and the web page build their options from this table, so that they never differ.
 """
 
 from __future__ import annotations
@@ -11,110 +11,120 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from kekbridge import parsing as values
+from kekbridge import parsing
 from kekbridge.alerts.profiles import PROFILES
 from kekbridge.formatting import amount
-from kekbridge.ingress.addresses import AllowList
 from kekbridge.model import WebhookSettings
+from kekbridge.model.networks import AllowList
 from kekbridge.webhooks.registry import perp_symbol
 
-Reader = Callable[[str, str], Any]
+Parser = Callable[[str, str], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`part` is "limits", "rates" or "" (the webhook itself); `reader` None marks a switch; `is_many` an option given repeatedly."""
+    """One setting."""
 
+    #: Command-line option, with its dashes.
     option: str
+    #: Part of WebhookSettings that has the field: "limits", "rates" or "" (the settings themselves).
     part: str
+    #: Name of the field.
     field: str
-    reader: Reader | None
+    #: Parses the option's text; None for a switch and for repeated options.
+    parser: Parser | None
+    #: Placeholder of the value in help texts.
     metavar: str
+    #: Help text, one sentence.
     help: str
+    #: The option may be given repeatedly.
     is_many: bool = False
+    #: Allowed words; empty = any.
     choices: tuple[str, ...] = ()
 
     @property
     def is_share(self) -> bool:
-        return self.reader is values.share
+        """True for a fraction that is shown and typed as a percentage."""
+        return self.parser is parsing.ratio
 
     @property
     def parameter(self) -> str:
+        """The option as a Python parameter: `--max-notional` -> `max_notional`."""
         return self.option.removeprefix("--").replace("-", "_")
 
 
 def _symbols(option: str, text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(perp_symbol(word, option) for word in values.words(option, text)))
+    return tuple(dict.fromkeys(perp_symbol(word, option) for word in parsing.text_list(option, text)))
 
 
-def _end(option: str, text: str) -> Any:
-    return values.coming(option, text, datetime.now(UTC))
+def _future_time(option: str, text: str) -> Any:
+    return parsing.future_instant(option, text, datetime.now(UTC))
 
 
 def _leverage(option: str, text: str) -> Any:
-    found = values.number(option, text)
-    if found > 100:
-        raise values.wrong(option, text, "a number from 1 to 100")
-    return found
+    leverage = parsing.number(option, text)
+    if leverage > 100:
+        raise parsing.invalid(option, text, "a number from 1 to 100")
+    return leverage
 
 
-def _plain(_option: str, text: str) -> str:
+def _as_is(_option: str, text: str) -> str:
     return text
 
 
-_ABOVE = ("refuse", "lower")
+_POLICIES = ("refuse", "lower")
 _FOLLOW = ("signal", "position")
-_NAMES = tuple(PROFILES)
+_PROFILE_NAMES = tuple(PROFILES)
 
 ROWS: tuple[Row, ...] = (
     Row("--allowed-symbols", "limits", "allowed_symbols", _symbols, "BTC,ETH", "Trade these markets only."),
-    Row("--min-order-size", "limits", "min_order_size", values.number, "SIZE", "Smallest entry, in coins."),
-    Row("--max-order-size", "limits", "max_order_size", values.number, "SIZE", "Largest entry, in coins."),
-    Row("--max-position-size", "limits", "max_position_size", values.number, "SIZE", "Largest position of one market, in coins."),
-    Row("--max-notional", "limits", "max_notional", values.number, "USDC", "Largest value of one entry."),
-    Row("--daily-limit", "limits", "daily_limit", values.number, "USDC", "Value traded per UTC day."),
-    Row("--daily-orders", "limits", "daily_orders", values.count, "N", "Orders per UTC day."),
+    Row("--min-order-size", "limits", "min_order_size", parsing.number, "SIZE", "Smallest entry, in coins."),
+    Row("--max-order-size", "limits", "max_order_size", parsing.number, "SIZE", "Largest entry, in coins."),
+    Row("--max-position-size", "limits", "max_position_size", parsing.number, "SIZE", "Largest position of one market, in coins."),
+    Row("--max-notional", "limits", "max_notional", parsing.number, "USDC", "Largest value of one entry."),
+    Row("--daily-limit", "limits", "daily_limit", parsing.number, "USDC", "Value traded per UTC day."),
+    Row("--daily-orders", "limits", "daily_orders", parsing.count, "N", "Orders per UTC day."),
     Row("--max-leverage", "limits", "max_leverage", _leverage, "X", "Highest leverage, 1 to 100."),
-    Row("--leverage-policy", "limits", "leverage_policy", _plain, "refuse|lower", "Above it: refuse, or lower it.", choices=_ABOVE),
-    Row("--max-open-positions", "limits", "max_open_positions", values.count, "N", "Markets with an open position."),
+    Row("--leverage-policy", "limits", "leverage_policy", _as_is, "refuse|lower", "Above it: refuse, or lower it.", choices=_POLICIES),
+    Row("--max-open-positions", "limits", "max_open_positions", parsing.count, "N", "Markets with an open position."),
     Row("--require-stop-loss", "limits", "require_stop_loss", None, "", "Refuse entries without a stop loss."),
-    Row("--max-stop-distance", "limits", "max_stop_distance", values.share, "SHARE", "Farthest stop loss from the entry, such as 5%."),
-    Row("--max-slippage", "limits", "max_slippage", values.share, "SHARE", "Farthest market price from the alert's price, such as 0.5%."),
-    Row("--max-daily-loss", "limits", "max_daily_loss", values.number, "USDC", "Loss of a UTC day after which only exits pass."),
-    Row("--max-drawdown", "limits", "max_drawdown", values.share, "SHARE", "Fall from the equity peak that stops entries, such as 20%."),
-    Row("--cooldown", "limits", "cooldown_s", values.seconds, "TIME", "Least time between two entries in a market, such as 90s or 5m."),
-    Row("--trading-hours", "limits", "trading_hours", _plain, "HOURS", 'When entries are allowed, such as "Mon-Fri 07:00-22:00 UTC".'),
-    Row("--rate-per-minute", "rates", "per_minute", values.count, "N", "Alerts per minute; exits are counted apart."),
-    Row("--rate-per-hour", "rates", "per_hour", values.count, "N", "Alerts per hour."),
-    Row("--rate-per-day", "rates", "per_day", values.count, "N", "Alerts per day."),
-    Row("--require-signature", "", "require_signature", None, "", "Demand a proof besides the apiKey."),
-    Row("--require-timestamp", "", "require_timestamp", None, "", "Demand a timestamp in the message."),
-    Row("--max-timestamp-age", "", "max_timestamp_age_s", values.seconds, "TIME", "Oldest alert that is still executed, such as 60s."),
-    Row("--follow", "", "follow", _plain, "signal|position", "Each alert is an order, or names a target position.", choices=_FOLLOW),
+    Row("--max-stop-distance", "limits", "max_stop_distance", parsing.ratio, "SHARE", "Farthest stop loss from the entry, such as 5%."),
+    Row("--max-slippage", "limits", "max_slippage", parsing.ratio, "SHARE", "Farthest market price from the alert's price, such as 0.5%."),
+    Row("--max-daily-loss", "limits", "max_daily_loss", parsing.number, "USDC", "Loss of a UTC day after which only exits pass."),
+    Row("--max-drawdown", "limits", "max_drawdown", parsing.ratio, "SHARE", "Fall from the equity peak that stops entries, such as 20%."),
+    Row("--cooldown", "limits", "cooldown_s", parsing.seconds, "TIME", "Least time between two entries in a market, such as 90s or 5m."),
+    Row("--trading-hours", "limits", "trading_hours", _as_is, "HOURS", 'When entries are allowed, such as "Mon-Fri 07:00-22:00 UTC".'),
+    Row("--rate-per-minute", "rates", "per_minute", parsing.count, "N", "Alerts per minute; exits are counted separately."),
+    Row("--rate-per-hour", "rates", "per_hour", parsing.count, "N", "Alerts per hour."),
+    Row("--rate-per-day", "rates", "per_day", parsing.count, "N", "Alerts per day."),
+    Row("--require-signature", "", "require_signature", None, "", "Require a signature besides the apiKey."),
+    Row("--require-timestamp", "", "require_timestamp", None, "", "Require a timestamp in the message."),
+    Row("--max-timestamp-age", "", "max_timestamp_age_s", parsing.seconds, "TIME", "Oldest alert that is still executed, such as 60s."),
+    Row("--follow", "", "follow", _as_is, "signal|position", "Each alert is an order, or names a target position.", choices=_FOLLOW),
     Row("--resync", "", "resync", None, "", "With --follow position: correct a gap to the strategy's position, not only report it."),
-    Row("--reorder-ms", "", "reorder_ms", values.count, "MS", "With --follow position: how long an alert waits for one it overtook."),
-    Row("--profile", "", "profile", _plain, "NAME", "Whose message format is understood: seed is kekbridge's own.", choices=_NAMES),
+    Row("--reorder-ms", "", "reorder_ms", parsing.count, "MS", "With --follow position: how long an alert waits for one it overtook."),
+    Row("--profile", "", "profile", _as_is, "NAME", "Format of the messages: seed is kekbridge's own.", choices=_PROFILE_NAMES),
     Row("--rescale-units", "", "rescale_units", None, "", "Trade PEPE alerts on the 1000PEPE market, sizes divided by 1000."),
-    Row("--expect-alert-every", "", "expect_alert_every_s", values.seconds, "TIME", "Tell when none came for so long, such as 25h."),
-    Row("--alert-expires", "", "alert_expires_at", _end, "DATE", "When TradingView ends the alert: 60d, or a date."),
+    Row("--expect-alert-every", "", "expect_alert_every_s", parsing.seconds, "TIME", "Notify if no alert came for this time, such as 25h."),
+    Row("--alert-expires", "", "alert_expires_at", _future_time, "DATE", "When TradingView ends the alert: 60d, or a date."),
     Row("--default", "", "defaults", None, "FIELD=VALUE", "Value of a field that the message leaves out.", is_many=True),
     Row("--lock", "", "locked", None, "FIELD=VALUE", "Value of a field that no message can change.", is_many=True),
     Row("--alias", "", "aliases", None, "FROM=TO", "Trade the ticker FROM on the market TO.", is_many=True),
-    Row("--allow-address", "", "allowed_addresses", None, "NETWORK", "Accept senders from here only; or tradingview.", is_many=True),
+    Row("--allow-address", "", "allowed_addresses", None, "NETWORK", "Accept this network of senders only; or tradingview.", is_many=True),
 )  # fmt: skip
 
-# Fields that a word `none` empties; the others have no meaning without a value.
-MUST_HAVE_VALUE = frozenset({"leverage_policy", "follow", "profile", "reorder_ms", "per_minute", "per_hour", "per_day"})
+# Fields that cannot be cleared with `none`.
+REQUIRED_FIELDS = frozenset({"leverage_policy", "follow", "profile", "reorder_ms", "per_minute", "per_hour", "per_day"})
 
 
-def apply(given: Mapping[str, Any], settings: WebhookSettings) -> WebhookSettings:
-    """The settings with every given option put in. Raises ConfigError naming the option, what was found and what is expected."""
+def apply(options: Mapping[str, Any], settings: WebhookSettings) -> WebhookSettings:
+    """Return the settings changed by the given options. Raises ConfigError naming the option, what was found and what is expected."""
     changes: dict[str, dict[str, Any]] = {"limits": {}, "rates": {}, "": {}}
     for row in ROWS:
-        text = given.get(row.parameter)
+        text = options.get(row.parameter)
         if text is None or text == []:
             continue
-        changes[row.part][row.field] = _read(row, text)
+        changes[row.part][row.field] = _parse(row, text)
     return replace(
         settings,
         limits=replace(settings.limits, **changes["limits"]),
@@ -123,27 +133,27 @@ def apply(given: Mapping[str, Any], settings: WebhookSettings) -> WebhookSetting
     )
 
 
-def _read(row: Row, text: Any) -> Any:
+def _parse(row: Row, text: Any) -> Any:
     if row.is_many:
-        return _read_many(row, list(text))
-    if row.reader is None:
+        return _parse_many(row, list(text))
+    if row.parser is None:
         return bool(text)
-    if text == values.NONE and row.field not in MUST_HAVE_VALUE:
+    if text == parsing.NONE and row.field not in REQUIRED_FIELDS:
         return None
     if row.choices and text not in row.choices:
-        raise values.wrong(row.option, text, f"{', '.join(row.choices[:-1])} or {row.choices[-1]}")
-    return row.reader(row.option, text)
+        raise parsing.invalid(row.option, text, f"{', '.join(row.choices[:-1])} or {row.choices[-1]}")
+    return row.parser(row.option, text)
 
 
-def _read_many(row: Row, texts: list[str]) -> Any:
-    if texts == [values.NONE]:
+def _parse_many(row: Row, texts: list[str]) -> Any:
+    if texts == [parsing.NONE]:
         return () if row.field == "allowed_addresses" else {}
     if row.field == "allowed_addresses":
         return _addresses(row.option, texts)
-    found = values.assignments(row.option, texts)
+    values = parsing.assignments(row.option, texts)
     if row.field == "aliases":
-        return {ticker.upper(): perp_symbol(market, row.option) for ticker, market in found.items()}
-    return found
+        return {ticker.upper(): perp_symbol(market, row.option) for ticker, market in values.items()}
+    return values
 
 
 def _addresses(option: str, texts: list[str]) -> tuple[str, ...]:
@@ -152,7 +162,7 @@ def _addresses(option: str, texts: list[str]) -> tuple[str, ...]:
 
 
 def text_of(row: Row, settings: WebhookSettings) -> str:
-    """A setting as it would be typed, so that `apply` reads it back; nothing for what is not set, several values on lines of their own."""
+    """A setting as typed, so that `apply` parses it back; empty if not set, one line per value of a repeated option."""
     value = getattr(getattr(settings, row.part) if row.part else settings, row.field)
     if value is None or value == () or value == {}:
         return ""
@@ -162,7 +172,7 @@ def text_of(row: Row, settings: WebhookSettings) -> str:
         return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if row.is_share:
         return f"{amount(value * 100)}%"
-    if row.reader is values.seconds:
+    if row.parser is parsing.seconds:
         return f"{value}s"
     if isinstance(value, Mapping):
         return "\n".join(f"{name}={text}" for name, text in value.items())

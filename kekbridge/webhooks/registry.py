@@ -1,13 +1,15 @@
-"""How a webhook comes into being: its name, its settings, its credentials, its address. Shared by `serve` and the command line.
+"""Create webhooks, rotate their credentials, check their settings and find their URL. Used by `serve`, the commands and the web pages.
 
-Secrets leave this module only inside Credentials, whose repr hides them; stored, they are always sealed. Decides nothing about alerts.
+Secrets leave this module only inside Credentials, whose repr hides them; they are always stored sealed.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
+import secrets
 import sqlite3
+import string
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -18,19 +20,22 @@ from kekbridge.alerts.field_names import ORDER_FIELDS, canonical_name
 from kekbridge.alerts.profiles import PROFILES
 from kekbridge.config import Settings
 from kekbridge.errors import ConfigError, NotFound
-from kekbridge.ingress.http import WEBHOOK_PATH
 from kekbridge.model import Mode, Webhook, WebhookSettings
+from kekbridge.model.webhooks import WEBHOOK_PATH
 from kekbridge.risk.trading_hours import parse_hours
 from kekbridge.store import settings as store_settings
-from kekbridge.store import webhooks as store_webhooks
+from kekbridge.store import webhooks
 from kekbridge.store.webhooks import WebhookKey
 from kekbridge.vault import Sealer
-from kekbridge.webhooks.credentials import new_credentials
 
 FIRST_NAME: Final = "default"
 KEY_PREFIX_LENGTH: Final = 12
-# Store setting: where the last started daemon listened, and in which mode.
+# Store setting: the addresses and the mode of the daemon that started last.
 _LISTENING: Final = "listening"
+
+_ALPHABET = string.ascii_letters + string.digits  # safe in URLs, shells and JSON; a double click selects all of it
+_KEY_LENGTH = 32  # 190 bits
+_SECRET_LENGTH = 43  # 256 bits
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _LISTED = re.compile(r"PERP_[A-Z0-9]{1,24}_USDC", re.ASCII)
@@ -41,47 +46,48 @@ _FIAT = frozenset({"EUR", "GBP", "AUD", "NZD", "CHF", "CAD"})
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a sender needs. Never logged, never stored in the clear."""
+    """What a sender needs. Never logged, never stored unencrypted."""
 
+    #: Identifies the webhook, in the message.
     api_key: str = field(repr=False)
+    #: Signs messages, never sent.
     api_secret: str = field(repr=False)
 
 
 def create(
     connection: sqlite3.Connection, sealer: Sealer, *, name: str, settings: WebhookSettings, mode: Mode, now: datetime
 ) -> tuple[Webhook, Credentials]:
-    """Store a new webhook with fresh credentials; call it inside a write transaction.
+    """Store a new webhook with new credentials, inside a write transaction.
 
-    `mode` chooses the key's prefix: `wh_live_` for live, `wh_test_` for paper and testnet. Raises ConfigError when the name is
-    unusable or taken, or when the settings contradict each other.
+    `mode` determines the key's prefix: `wh_live_` for live, `wh_test_` for paper and testnet. Raises ConfigError if the name is
+    invalid or taken, or if the settings contradict each other.
     """
     check_name(name)
     check_settings(settings)
-    webhook = store_webhooks.create(connection, webhook_id=str(ULID()), name=name, settings=settings, now=now)
+    webhook = webhooks.create(connection, webhook_id=str(ULID()), name=name, settings=settings, now=now)
     return webhook, _add_pair(connection, sealer, webhook, mode=mode, now=now)
 
 
 def rotate(
     connection: sqlite3.Connection, sealer: Sealer, webhook: Webhook, *, mode: Mode, grace: timedelta, now: datetime
 ) -> Credentials:
-    """Give a webhook a new pair; every older one works for the grace time more (0: not at all) and then is as unknown as a guess.
+    """Add a new key pair and expire all older ones after the grace time (0: revoke them now), inside a write transaction.
 
-    Call it inside a write transaction. A key that ends sooner anyway keeps its earlier end.
+    A key that expires sooner keeps its earlier expiry.
     """
     for key in valid_keys(connection, webhook, now=now):
         if grace:
-            store_webhooks.expire_key(connection, key.id, at=now + grace, now=now)
+            webhooks.expire_key(connection, key.id, at=now + grace, now=now)
         else:
-            store_webhooks.revoke_key(connection, key.id, now=now)
+            webhooks.revoke_key(connection, key.id, now=now)
     return _add_pair(connection, sealer, webhook, mode=mode, now=now)
 
 
 def _add_pair(
     connection: sqlite3.Connection, sealer: Sealer, webhook: Webhook, *, mode: Mode, now: datetime
 ) -> Credentials:
-    """Make a pair and store it sealed."""
     api_key, api_secret = new_credentials(mode)
-    store_webhooks.add_key(
+    webhooks.add_key(
         connection,
         key_id=str(ULID()),
         webhook_id=webhook.id,
@@ -95,22 +101,24 @@ def _add_pair(
 
 
 def valid_keys(connection: sqlite3.Connection, webhook: Webhook, *, now: datetime) -> tuple[WebhookKey, ...]:
-    """The keys of a webhook that open it now, oldest first."""
-    return tuple(key for key in store_webhooks.list_keys(connection, webhook.id) if key_state(key, now) != "ended")
+    """The keys of a webhook that are valid now, oldest first."""
+    return tuple(key for key in webhooks.list_keys(connection, webhook.id) if key_state(key, now) != "ended")
 
 
 def key_state(key: WebhookKey, now: datetime) -> Literal["valid", "ending", "ended"]:
-    """`ending`: it was replaced and still works; `ended`: expired or revoked, answered like an unknown one."""
+    """`ending`: replaced, valid until the grace time is over; `ended`: expired or revoked, treated as an unknown key."""
     if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
         return "ended"
     return "valid" if key.expires_at is None else "ending"
 
 
 def credentials_of(connection: sqlite3.Connection, sealer: Sealer, webhook: Webhook, *, now: datetime) -> Credentials:
-    """The newest valid credentials of a webhook, opened for its owner. Raises NotFound when every key is expired or revoked."""
+    """The newest valid credentials of a webhook, unsealed for its owner. Raises NotFound if every key is expired or revoked."""
     valid = valid_keys(connection, webhook, now=now)
     if not valid:
-        raise NotFound("key_missing", f"webhook {webhook.name} has no valid key; `kekbridge webhook rotate` makes one")
+        raise NotFound(
+            "key_missing", f"webhook {webhook.name} has no valid key; `kekbridge webhook rotate` creates one"
+        )
     newest = max(valid, key=lambda key: (key.created_at, key.id))
     return Credentials(sealer.open(newest.sealed_key).decode(), sealer.open(newest.sealed_secret).decode())
 
@@ -124,7 +132,7 @@ def check_name(name: str) -> None:
 
 
 def check_settings(settings: WebhookSettings) -> None:
-    """Raise ConfigError when a setting means nothing, or when two contradict each other so that no order could ever pass."""
+    """Raise ConfigError if a setting is invalid, or if two contradict each other so that no order could ever pass."""
     limits = settings.limits
     _check_order("--min-order-size", limits.min_order_size, "--max-order-size", limits.max_order_size)
     _check_order("--min-order-size", limits.min_order_size, "--max-position-size", limits.max_position_size)
@@ -140,7 +148,7 @@ def check_settings(settings: WebhookSettings) -> None:
         if unknown is not None:
             near = difflib.get_close_matches(unknown, ORDER_FIELDS, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(sorted(ORDER_FIELDS))}"
-            raise ConfigError(f"{option}: {unknown[:40]!r} is no field of an order; {hint}")
+            raise ConfigError(f"{option}: {unknown[:40]!r} is not a field of an order; {hint}")
     overlap = sorted(settings.defaults.keys() & settings.locked.keys())
     if overlap:
         raise ConfigError(f"{overlap[0]} is given as --default and as --lock; keep one of the two")
@@ -152,9 +160,9 @@ def _check_order(low_name: str, low: object, high_name: str, high: object) -> No
 
 
 def perp_symbol(text: str, option: str = "symbol") -> str:
-    """The exchange's name of a market given by its base: `btc` -> `PERP_BTC_USDC`; full names stay. Raises ConfigError.
+    """The exchange's symbol for a base: `btc` -> `PERP_BTC_USDC`; full symbols stay. Raises ConfigError naming `option`.
 
-    A whole ticker such as BTCUSDT is refused: as a base it would name a market that does not exist, and block everything silently.
+    A whole ticker such as BTCUSDT is refused: taken as a base it would name a market that does not exist, and silently block all orders.
     """
     name = text.strip().upper()
     if _LISTED.fullmatch(name):
@@ -165,28 +173,28 @@ def perp_symbol(text: str, option: str = "symbol") -> str:
     return f"PERP_{name}_USDC"
 
 
-def remember_address(
+def save_addresses(
     connection: sqlite3.Connection, webhook_url: str, mode: Mode, *, now: datetime, local_url: str = ""
 ) -> None:
-    """Keep where the daemon listens (`local_url`: on this machine) and in which mode, for commands beside it without its options."""
-    told = {"webhook_url": webhook_url, "local_url": local_url, "mode": mode.value}
-    store_settings.set_value(connection, _LISTENING, told, now=now)
+    """Store the daemon's URLs (`local_url`: on this machine) and its mode, for commands that run without its options."""
+    listening = {"webhook_url": webhook_url, "local_url": local_url, "mode": mode.value}
+    store_settings.set_value(connection, _LISTENING, listening, now=now)
 
 
 def local_url_of(connection: sqlite3.Connection) -> str:
-    """Where the last started daemon listens on this machine; empty when none has said so."""
-    known = store_settings.get_value(connection, _LISTENING)
-    return str(known.get("local_url") or "") if isinstance(known, dict) else ""
+    """The local URL of the daemon that started last; empty if none has stored one."""
+    stored = store_settings.get_value(connection, _LISTENING)
+    return str(stored.get("local_url") or "") if isinstance(stored, dict) else ""
 
 
-def address_of(connection: sqlite3.Connection, settings: Settings, *, is_running: bool) -> str:
-    """The URL to paste into TradingView: `server.public_url` if set, else where the running daemon listens, else where it would."""
+def webhook_url(connection: sqlite3.Connection, settings: Settings, *, is_running: bool) -> str:
+    """The URL to paste into TradingView: from `server.public_url` if set, else from the running daemon, else from the settings."""
     server = settings.server
     if server.public_url:
         return server.public_url.rstrip("/") + WEBHOOK_PATH
-    known = store_settings.get_value(connection, _LISTENING) if is_running else None
-    if isinstance(known, dict) and isinstance(known.get("webhook_url"), str):
-        return str(known["webhook_url"])
+    stored = store_settings.get_value(connection, _LISTENING) if is_running else None
+    if isinstance(stored, dict) and isinstance(stored.get("webhook_url"), str):
+        return str(stored["webhook_url"])
     host = f"[{server.host}]" if ":" in server.host else server.host
     if settings.tls.domain:
         return domain_url(settings.tls.domain, server.port) + WEBHOOK_PATH
@@ -194,13 +202,23 @@ def address_of(connection: sqlite3.Connection, settings: Settings, *, is_running
 
 
 def domain_url(domain: str, port: int) -> str:
-    """The address of a name that we have a certificate for; the port is named unless it is HTTPS's own."""
+    """The HTTPS URL of a domain, with the port unless it is 443."""
     return f"https://{domain}" + ("" if port == 443 else f":{port}")
 
 
 def mode_of(connection: sqlite3.Connection, configured: Mode, *, is_explicit: bool) -> Mode:
-    """The mode commands work in: the configured one if anybody configured it, else that of the last started daemon."""
-    known = store_settings.get_value(connection, _LISTENING)
-    if is_explicit or not isinstance(known, dict) or known.get("mode") not in set(Mode):
+    """The mode of a command: the configured one if `is_explicit`, else that of the daemon that started last, else the configured one."""
+    stored = store_settings.get_value(connection, _LISTENING)
+    if is_explicit or not isinstance(stored, dict) or stored.get("mode") not in set(Mode):
         return configured
-    return Mode(known["mode"])
+    return Mode(stored["mode"])
+
+
+def new_credentials(mode: Mode) -> tuple[str, str]:
+    """A new random (apiKey, apiSecret): `wh_live_…` for live, `wh_test_…` for paper and testnet; and `whs_…`."""
+    kind = "live" if mode is Mode.LIVE else "test"
+    return f"wh_{kind}_{_random_text(_KEY_LENGTH)}", f"whs_{_random_text(_SECRET_LENGTH)}"
+
+
+def _random_text(length: int) -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))

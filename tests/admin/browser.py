@@ -1,4 +1,4 @@
-"""A real browser for the tests: headless Chromium driven over its own DevTools protocol, with everything it complains about kept."""
+"""Headless Chromium for tests, driven over the DevTools protocol; collects its errors."""
 
 from __future__ import annotations
 
@@ -27,27 +27,30 @@ _WAIT_S = 60.0
 
 @dataclass
 class Page:
-    """One tab. `complaints` are errors of the console, of the network and of the content security policy."""
+    """One tab. `errors` are those of the console, the network and the content security policy."""
 
     socket: aiohttp.ClientWebSocketResponse
-    complaints: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _answers: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
     _loaded: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def listen(self) -> None:
-        """For ever: hand answers to who waits for them, note loads and complaints."""
+        """Read messages until cancelled: resolve pending calls, record page loads and errors."""
         async for message in self.socket:
-            told = json.loads(message.data)
-            if "id" in told:
-                self._answers.pop(told["id"]).set_result(told)
-            elif told["method"] == "Page.loadEventFired":
+            received = json.loads(message.data)
+            if "id" in received:
+                self._answers.pop(received["id"]).set_result(received)
+            elif received["method"] == "Page.loadEventFired":
                 self._loaded.set()
-            elif told["method"] == "Log.entryAdded" and told["params"]["entry"]["level"] in ("error", "warning"):
-                entry = told["params"]["entry"]
-                self.complaints.append(f"{entry['text']} {entry.get('url', '')}")
-            elif told["method"] == "Runtime.exceptionThrown":
-                self.complaints.append(str(told["params"]))
+            elif received["method"] == "Log.entryAdded" and received["params"]["entry"]["level"] in (
+                "error",
+                "warning",
+            ):
+                entry = received["params"]["entry"]
+                self.errors.append(f"{entry['text']} {entry.get('url', '')}")
+            elif received["method"] == "Runtime.exceptionThrown":
+                self.errors.append(str(received["params"]))
 
     async def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """One command of the protocol and its result."""
@@ -55,9 +58,9 @@ class Page:
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         await self.socket.send_json({"id": number, "method": method, "params": parameters})
         async with asyncio.timeout(_WAIT_S):
-            told = await answer
-        assert "error" not in told, f"{method}: {told}"
-        found: dict[str, Any] = told["result"]
+            received = await answer
+        assert "error" not in received, f"{method}: {received}"
+        found: dict[str, Any] = received["result"]
         return found
 
     async def goto(self, url: str) -> None:
@@ -80,9 +83,9 @@ class Page:
 
     async def evaluate(self, expression: str) -> Any:
         """The value of a script in the page, run by the debugger: the page's own policy allows none."""
-        told = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in told, f"{expression}: {told['exceptionDetails']}"
-        return told["result"].get("value")
+        received = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in received, f"{expression}: {received['exceptionDetails']}"
+        return received["result"].get("value")
 
     async def be_wide(self, width: int, *, dark: bool = False) -> None:
         """Be a screen of so many pixels, below 600 a phone."""
@@ -100,8 +103,8 @@ class Page:
         """The whole page as a PNG."""
         size = (await self.call("Page.getLayoutMetrics"))["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 6000), "scale": 1}
-        told = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
-        file.write_bytes(base64.b64decode(told["data"]))
+        received = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
+        file.write_bytes(base64.b64decode(received["data"]))
 
     async def _wait(self) -> None:
         async with asyncio.timeout(_WAIT_S):

@@ -1,6 +1,6 @@
-"""The pages as a person meets them in a real browser, wide and on a phone: every lever works, nothing overflows, nothing is complained of.
+"""The web pages in a real browser, at desktop and phone width: every button works, nothing overflows, no errors.
 
-Screenshots are kept in KEKBRIDGE_TEST_ARTIFACTS, by default a directory `kekbridge-test-artifacts` among the temporary files.
+Screenshots go to KEKBRIDGE_TEST_ARTIFACTS, by default `kekbridge-test-artifacts` in the directory of temporary files.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import pytest
 
 from kekbridge.admin.auth import read_token
 from kekbridge.model import TradingState, Webhook
-from kekbridge.store import settings
-from kekbridge.store import webhooks as stored
+from kekbridge.store import settings, webhooks
 from kekbridge.store.daemon_addresses import admin_address
 from tests.admin.browser import CHROMIUM, Page, open_page
-from tests.system.desk import Desk, open_desk
+from tests.bridge import Bridge, running_bridge
 from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None and not os.environ.get("CI"), reason="Chromium is not installed")
@@ -28,103 +27,103 @@ WIDTHS = (1280, 390)
 
 
 def artifacts() -> Path:
-    """Where pictures are kept."""
-    place = os.environ.get("KEKBRIDGE_TEST_ARTIFACTS") or Path(tempfile.gettempdir()) / "kekbridge-test-artifacts"
-    kept = Path(place)
-    kept.mkdir(parents=True, exist_ok=True)
-    return kept
+    """Directory of the screenshots."""
+    configured = os.environ.get("KEKBRIDGE_TEST_ARTIFACTS") or Path(tempfile.gettempdir()) / "kekbridge-test-artifacts"
+    directory = Path(configured)
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
 
 
 @dataclass
 class Visit:
-    """A browser that is logged in, and the bridge that it looks at."""
+    """A logged-in browser and its bridge."""
 
-    desk: Desk
+    bridge: Bridge
     page: Page
     url: str
 
     async def goto(self, path: str) -> None:
         await self.page.goto(self.url + path)
 
-    async def look(self, path: str, name: str) -> None:
-        """See a page on both screens, light and dark: it fits, and there is a picture of it."""
+    async def check_page(self, path: str, name: str) -> None:
+        """Open a page at both widths; check that it fits; take screenshots."""
         for width in WIDTHS:
             await self.page.be_wide(width)
             await self.goto(path)
             assert await self.page.overflow() == 0, f"{path} is wider than {width} pixels"
             assert await self.page.text("h1")
-            picture = artifacts() / f"{name}-{width}.png"
-            await self.page.picture(picture)
-            assert int.from_bytes(picture.read_bytes()[16:20]) == width
+            screenshot = artifacts() / f"{name}-{width}.png"
+            await self.page.picture(screenshot)
+            assert int.from_bytes(screenshot.read_bytes()[16:20]) == width
         await self.page.be_wide(1280)
 
     def trading(self) -> TradingState:
-        with self.desk.daemon.database.snapshot() as connection:
-            return settings.trading_control(connection, now=self.desk.clock()).state
+        with self.bridge.daemon.database.snapshot() as connection:
+            return settings.trading_control(connection, now=self.bridge.clock()).state
 
     def webhook(self, name: str) -> Webhook:
-        with self.desk.daemon.database.snapshot() as connection:
-            return stored.find(connection, name)
+        with self.bridge.daemon.database.snapshot() as connection:
+            return webhooks.find(connection, name)
 
 
 @pytest.fixture
 async def visit(tmp_path: Path) -> AsyncIterator[Visit]:
-    """Logged in with the token, as a person does."""
-    async with open_desk(tmp_path, admin__port=0) as desk, open_page() as page:
-        desk.add_webhook("main")
-        with desk.daemon.database.snapshot() as connection:
+    """A browser logged in with the token."""
+    async with running_bridge(tmp_path, admin__port=0) as bridge, open_page() as page:
+        bridge.add_webhook("main")
+        with bridge.daemon.database.snapshot() as connection:
             url = admin_address(connection)
         assert url is not None
         await page.be_wide(1280)
         await page.goto(url)
         assert await page.text("h1") == "kekbridge"
         await page.picture(artifacts() / "login.png")
-        await page.fill("input[name=token]", str(read_token(desk.data_dir)))
+        await page.fill("input[name=token]", str(read_token(bridge.data_dir)))
         await page.press("main button")
         assert await page.text("h1") == "Overview"
-        yield Visit(desk, page, url)
-        assert page.complaints == []
+        yield Visit(bridge, page, url)
+        assert page.errors == []
 
 
 async def test_every_page_on_every_screen(visit: Visit) -> None:
-    """All pages of a bridge that has traded, at 1280 and 390 pixels."""
-    desk = visit.desk
-    await desk.send(action="buy", quantity="0.01", stopLoss="2%", comment="<b>bold</b>")
-    await desk.send(action="buy", quantity="1", symbol="ETHUSDT.P")
-    await desk.send(action="buy", quantity="0.02", orderType="limit", limitPrice="30000")
-    await desk.send(action="buy", quantity="0.01", symbol="NOPEUSDT.P")
-    await desk.post(b'{"apiKey": "nobody"}')
-    await desk.daemon.refusals.flush()
-    await desk.settled()
+    """All pages of a bridge with orders and positions, at 1280 and 390 pixels."""
+    bridge = visit.bridge
+    await bridge.send(action="buy", quantity="0.01", stopLoss="2%", comment="<b>bold</b>")
+    await bridge.send(action="buy", quantity="1", symbol="ETHUSDT.P")
+    await bridge.send(action="buy", quantity="0.02", orderType="limit", limitPrice="30000")
+    await bridge.send(action="buy", quantity="0.01", symbol="NOPEUSDT.P")
+    await bridge.post(b'{"apiKey": "nobody"}')
+    await bridge.daemon.rejected_requests.flush()
+    await bridge.until_settled()
     for price in ("65100", "64200", "66300", "65900"):
-        await desk.control("prices", {"PERP_BTC_USDC": price})
-        await desk.daemon.operations.equity.look()
+        await bridge.control("prices", {"PERP_BTC_USDC": price})
+        await bridge.daemon.operator_services.equity.run()
     for path, name in (
         *(("/", "overview"), ("/log", "log"), ("/orders", "orders"), ("/positions", "positions")),
         *(("/stats?days=all", "stats"), ("/risk", "risk"), ("/webhooks", "webhooks"), ("/confirm/flatten", "flatten")),
     ):
-        await visit.look(path, name)
+        await visit.check_page(path, name)
     await visit.goto("/log")
     assert "api_key_unknown" in await visit.page.text()
     links = await visit.page.evaluate("[...document.querySelectorAll('td a')].map(one => one.pathname)")
-    await visit.look(links[-1], "alert")
-    story = await visit.page.text()
+    await visit.check_page(links[-1], "alert")
+    report = await visit.page.text()
     for words in ("<b>bold</b>", "Signed", "Slippage to mark", "stop loss", "Answered with HTTP 200"):
-        assert words in story
-    await visit.look(links[0], "refused-alert")
+        assert words in report
+    await visit.check_page(links[0], "refused-alert")
     assert "symbol_unknown" in await visit.page.text()
     hook = visit.webhook("main")
-    await visit.look(f"/webhooks/{hook.id}", "webhook")
+    await visit.check_page(f"/webhooks/{hook.id}", "webhook")
     await visit.page.be_wide(1280, dark=True)
     await visit.goto("/")
     await visit.page.picture(artifacts() / "overview-dark.png")
 
 
-async def test_the_log_is_filtered(visit: Visit) -> None:
+async def test_log_filters(visit: Visit) -> None:
     """The form's filters are those of `kekbridge logs`."""
-    await visit.desk.send(action="buy", quantity="0.01")
-    await visit.desk.send(action="buy", quantity="1", symbol="ETHUSDT.P")
-    await visit.desk.settled()
+    await visit.bridge.send(action="buy", quantity="0.01")
+    await visit.bridge.send(action="buy", quantity="1", symbol="ETHUSDT.P")
+    await visit.bridge.until_settled()
     await visit.goto("/log")
     await visit.page.fill("input[name=symbol]", "ETH")
     await visit.page.fill("select[name=status]", "filled")
@@ -134,8 +133,8 @@ async def test_the_log_is_filtered(visit: Visit) -> None:
     assert "buy ETH" in rows[0]
 
 
-async def test_a_webhook_is_made_and_changed(visit: Visit) -> None:
-    """Create, every kind of setting, disable and enable, a new key, another name, deletion with a question first."""
+async def test_webhooks_are_created_and_changed(visit: Visit) -> None:
+    """Create, every kind of setting, disable and enable, a new key, rename, delete after confirmation."""
     page = visit.page
     await visit.goto("/webhooks")
     await page.fill("#new-name", "from-page")
@@ -175,11 +174,11 @@ async def test_a_webhook_is_made_and_changed(visit: Visit) -> None:
     assert "renamed" not in await page.text()
 
 
-async def test_trading_is_steered(visit: Visit) -> None:
-    """Halt and flatten ask on a page of their own; each lever does what its name says, and the overview shows it."""
+async def test_trading_controls(visit: Visit) -> None:
+    """Halt and flatten ask for confirmation; each control changes the state, and the overview shows it."""
     page = visit.page
-    await visit.desk.send(action="buy", quantity="0.01")
-    await visit.desk.settled()
+    await visit.bridge.send(action="buy", quantity="0.01")
+    await visit.bridge.until_settled()
     await visit.goto("/")
     await page.press("a[href='/confirm/halt']")
     assert visit.trading() is TradingState.RUNNING
@@ -191,12 +190,12 @@ async def test_trading_is_steered(visit: Visit) -> None:
     await page.press("form[action='/trading/resume'] button")
     assert visit.trading() is TradingState.RUNNING
     await page.press("a[href='/confirm/flatten']")
-    assert await visit.desk.position() != 0
+    assert await visit.bridge.position() != 0
     await page.press("form[action='/trading/flatten'] button")
     assert await page.text("h1") == "Flat"
 
     async def is_flat() -> bool:
-        return await visit.desk.position() == 0
+        return await visit.bridge.position() == 0
 
     await until(is_flat)
     await visit.page.picture(artifacts() / "flat.png")

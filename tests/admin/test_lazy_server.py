@@ -1,4 +1,4 @@
-"""The operator's door: open from the start, furnished at the first knock."""
+"""Lazy admin server: bound at start, loaded on the first connection."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from kekbridge.admin.lazy_server import Door
+from kekbridge.admin.lazy_server import LazyAdminServer
 from kekbridge.errors import ConfigError
 from tests.system.harness import free_port
 
 
-class Hall:
-    """A listener that answers everything."""
+class Server:
+    """A server that answers every request."""
 
     def __init__(self) -> None:
         self._runner = web.ServerRunner(web.Server(self._answer))
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
-        return web.Response(text=f"come in by {request.path}")
+        return web.Response(text=f"served {request.path}")
 
     async def start(self, listening: socket.socket) -> None:
         await self._runner.setup()
@@ -32,87 +32,87 @@ class Hall:
         await self._runner.cleanup()
 
 
-class Loads:
-    """How often the hall was furnished."""
+class Loader:
+    """Counts how often the server is loaded."""
 
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self) -> Callable[[], Hall]:
+    def __call__(self) -> Callable[[], Server]:
         self.count += 1
-        return Hall
+        return Server
 
 
-async def _ask(url: str) -> str:
+async def _get(url: str) -> str:
     async with aiohttp.ClientSession() as session, session.get(url) as answer:
         return await answer.text()
 
 
-async def test_listener_is_made_at_the_first_knock() -> None:
-    """Nothing is loaded before somebody comes; all who come while it loads are answered, and it is loaded once."""
-    loads = Loads()
-    door = Door(host="127.0.0.1", port=0, load=loads)
-    url = door.open()
+async def test_the_server_is_loaded_on_the_first_connection() -> None:
+    """Nothing is loaded before; requests that arrive while it loads are answered, and it is loaded once."""
+    loader = Loader()
+    lazy = LazyAdminServer(host="127.0.0.1", port=0, load=loader)
+    url = lazy.open()
     try:
         await asyncio.sleep(0)
-        assert loads.count == 0
-        answers = await asyncio.gather(*(_ask(f"{url}/{number}") for number in range(5)))
-        assert answers == [f"come in by /{number}" for number in range(5)]
-        assert loads.count == 1
+        assert loader.count == 0
+        answers = await asyncio.gather(*(_get(f"{url}/{number}") for number in range(5)))
+        assert answers == [f"served /{number}" for number in range(5)]
+        assert loader.count == 1
     finally:
-        await door.close()
+        await lazy.close()
     with pytest.raises(aiohttp.ClientError):
-        await _ask(url)
+        await _get(url)
 
 
-async def test_door_nobody_came_to_is_closed() -> None:
-    """A bridge that nobody looked at stops like any other, and its port is free again."""
-    loads = Loads()
-    port = free_port()  # the system gives it to no other connection meanwhile
-    door = Door(host="127.0.0.1", port=port, load=loads)
-    assert door.open().endswith(f":{port}")
-    await door.close()
+async def test_an_unused_socket_is_closed() -> None:
+    """Without any connection it closes, and its port is free again."""
+    loader = Loader()
+    port = free_port()  # the system assigns it to no other connection meanwhile
+    lazy = LazyAdminServer(host="127.0.0.1", port=port, load=loader)
+    assert lazy.open().endswith(f":{port}")
+    await lazy.close()
     with socket.create_server(("127.0.0.1", port)):
-        assert loads.count == 0
+        assert loader.count == 0
 
 
-async def test_localhost_is_the_address_that_people_type() -> None:
-    """It may be IPv6 first on a machine; what is printed, and what the page is looked for at, is 127.0.0.1."""
-    door = Door(host="localhost", port=0, load=Loads())
-    url = door.open()
+async def test_localhost_is_ipv4() -> None:
+    """A machine may resolve it to IPv6 first; the printed and served address is 127.0.0.1."""
+    lazy = LazyAdminServer(host="localhost", port=0, load=Loader())
+    url = lazy.open()
     try:
         assert url.startswith("http://127.0.0.1:")
-        assert await _ask(url) == "come in by /"
+        assert await _get(url) == "served /"
     finally:
-        await door.close()
+        await lazy.close()
 
 
-async def test_taken_port_is_left_for_a_free_one() -> None:
-    """Two bridges on one machine both have their page."""
+async def test_a_port_in_use_is_replaced_by_a_free_one() -> None:
+    """Two bridges on one machine both have their pages."""
     with socket.create_server(("127.0.0.1", 0)) as other:
-        door = Door(host="127.0.0.1", port=other.getsockname()[1], load=Loads())
-        url = door.open()
+        lazy = LazyAdminServer(host="127.0.0.1", port=other.getsockname()[1], load=Loader())
+        url = lazy.open()
         try:
-            assert await _ask(url) == "come in by /"
+            assert await _get(url) == "served /"
         finally:
-            await door.close()
+            await lazy.close()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.com"])  # noqa: S104 - refused
 def test_other_hosts_are_refused(host: str) -> None:
-    """The page is for this machine only."""
+    """Only loopback addresses are accepted."""
     with pytest.raises(ConfigError, match="expected a loopback address"):
-        Door(host=host, port=0, load=Loads())
+        LazyAdminServer(host=host, port=0, load=Loader())
 
 
-async def test_page_that_cannot_be_made_hurts_nobody() -> None:
-    """Whoever knocks is cut off instead of left waiting, and the door can still be closed."""
+async def test_a_server_that_cannot_be_loaded_closes_its_socket() -> None:
+    """The connection is closed instead of left waiting, and `close` still works."""
 
-    def fail() -> Callable[[], Hall]:
-        raise ImportError("half an installation")
+    def fail() -> Callable[[], Server]:
+        raise ImportError("incomplete installation")
 
-    door = Door(host="127.0.0.1", port=0, load=fail)
-    url = door.open()
+    lazy = LazyAdminServer(host="127.0.0.1", port=0, load=fail)
+    url = lazy.open()
     with pytest.raises(aiohttp.ClientError):
-        await _ask(url)
-    await door.close()
+        await _get(url)
+    await lazy.close()

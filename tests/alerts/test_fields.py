@@ -1,4 +1,4 @@
-"""Every field of an alert: what is accepted, what is refused with which code, and what webhook settings do to it."""
+"""Every field of an alert: accepted values, refusals with their codes, and the effect of webhook settings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kekbridge.alerts import message as payload
-from kekbridge.alerts.signal import Action, Alert, Amount, QuantityType, Signal, TakeProfitWish
+from kekbridge.alerts.message import interpret, read_message
+from kekbridge.alerts.signal import Action, Alert, Amount, QuantityType, Signal, TakeProfitSpec
 from kekbridge.codes import CODES
 from kekbridge.errors import Refused
 from kekbridge.model import OrderType, WebhookSettings
@@ -18,10 +18,11 @@ BUY: dict[str, Any] = {"action": "buy", "symbol": "BTCUSDT.P", "quantity": "0.01
 
 
 def alert(fields: dict[str, Any], **settings: Any) -> Alert:
-    return payload.interpret(payload.read_message(json.dumps(fields).encode()), WebhookSettings(**settings))
+    return interpret(read_message(json.dumps(fields).encode()), WebhookSettings(**settings))
 
 
-def one(fields: dict[str, Any], **settings: Any) -> Signal:
+def read_one(fields: dict[str, Any], **settings: Any) -> Signal:
+    """The only Signal of a message."""
     (signal,) = alert(fields, **settings).steps
     return signal
 
@@ -131,22 +132,22 @@ REFUSALS: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("change", "code", "field"), REFUSALS, ids=[json.dumps(row[0])[:60] for row in REFUSALS])
 def test_refusals(change: dict[str, Any], code: str, field: str) -> None:
-    """Each mistake has its code and names its field; nothing is repaired."""
+    """Each error has its code and names its field; nothing is repaired."""
     if not code:
-        assert one({**BUY, **change}).exchange == "5.5"  # a number where a word belongs is judged with the symbol
+        assert read_one({**BUY, **change}).exchange == "5.5"  # a number is accepted here; the symbol check decides
         return
     caught = refusal({**BUY, **change})
     assert (caught.code, caught.field) == (code, field)
 
 
-def test_a_refusal_says_found_and_expected() -> None:
-    """The trader fixes it from the one line: the field, what was there, what belongs there."""
+def test_a_refusal_names_found_and_expected() -> None:
+    """One line is enough to fix it: the field, the value found, the value expected."""
     message = refusal({**BUY, "quantity": "1,250.5"}).message
     assert message.startswith("quantity: found '1,250.5', expected ")
 
 
-def test_a_refusal_quotes_no_secret_and_no_escape() -> None:
-    """A key pasted into the wrong field, or an escape sequence, does not come back in the answer."""
+def test_a_refusal_quotes_no_secret_and_no_escape_sequence() -> None:
+    """A key pasted into the wrong field, or an escape sequence, is not repeated in the response."""
     assert "fgh0123456789" not in refusal({**BUY, "action": "wh_live_abcdefgh0123456789"}).message
     assert refusal({**BUY, "action": "\x1b]0;x\x07\u202e"}).message.isprintable()
     assert len(refusal({**BUY, "action": "x" * 5000}).message) < 300
@@ -161,21 +162,23 @@ def test_a_refusal_quotes_no_secret_and_no_escape() -> None:
      ("ping", Action.PING)],
 )  # fmt: skip
 def test_actions(written: str, action: Action) -> None:
-    """Values are case-insensitive."""
-    assert one({**BUY, "action": written}).action is action
+    """Actions are case-insensitive."""
+    assert read_one({**BUY, "action": written}).action is action
 
 
-def test_ping_needs_nothing() -> None:
-    """A heartbeat has no symbol; whatever else stands in it is not looked at."""
-    assert one({"action": "ping", "symbol": "{{ticker}}", "quantity": "x"}) == Signal(action=Action.PING, symbol=None)
+def test_ping_needs_no_other_field() -> None:
+    """Other fields of a ping are not read."""
+    assert read_one({"action": "ping", "symbol": "{{ticker}}", "quantity": "x"}) == Signal(
+        action=Action.PING, symbol=None
+    )
 
 
 def test_cancel() -> None:
-    """All orders of a symbol, those with a comment, or with cancel_all and no symbol simply all."""
-    assert one({"action": "cancel", "symbol": "BTC", "comment": "ladder"}).comment == "ladder"
-    everything = one({"action": "cancel_all"})
+    """Cancels all orders of a symbol, those with a comment, or with cancel_all and no symbol all orders."""
+    assert read_one({"action": "cancel", "symbol": "BTC", "comment": "ladder"}).comment == "ladder"
+    everything = read_one({"action": "cancel_all"})
     assert (everything.cancel_all, everything.symbol) == (True, None)
-    assert one({"action": "cancelAll", "symbol": "BTC"}).symbol == "BTC"
+    assert read_one({"action": "cancelAll", "symbol": "BTC"}).symbol == "BTC"
     assert refusal({"action": "cancel"}).code == "symbol_missing"
     assert (
         refusal({"action": "cancel", "symbol": "BTC", "comment": "{{strategy.order.id}}"}).code
@@ -190,42 +193,42 @@ def test_cancel() -> None:
      ("IOC", OrderType.IOC), ("fok", OrderType.FOK), ("limit", OrderType.LIMIT)],
 )  # fmt: skip
 def test_order_types(written: str, kind: OrderType) -> None:
-    """All seven, in the usual spellings; the prices that each needs."""
+    """All seven types in the usual spellings, with the prices that each needs."""
     prices = {"limitPrice": 65000} if kind.has_limit_price else {}
     stops = {"triggerPrice": 66000} if kind in (OrderType.STOP, OrderType.STOP_LIMIT) else {}
-    signal = one({**BUY, "orderType": written, **prices, **stops})
+    signal = read_one({**BUY, "orderType": written, **prices, **stops})
     assert signal.order_type is kind
     assert signal.limit_price == (Decimal(65000) if prices else None)
     assert signal.trigger_price == (Decimal(66000) if stops else None)
 
 
-def test_price_is_a_limit_only_on_limit_orders() -> None:
-    """On a market order it is the signal price; beside a limitPrice too."""
-    assert (one({**BUY, "price": 5}).limit_price, one({**BUY, "price": 5}).price) == (None, Decimal(5))
-    assert one({**BUY, "orderType": "limit", "price": 5}).limit_price == Decimal(5)
-    both = one({**BUY, "orderType": "limit", "price": 5, "limitPrice": 4})
+def test_price_is_the_limit_of_limit_orders_only() -> None:
+    """On a market order, or beside a limitPrice, it is the signal price."""
+    assert (read_one({**BUY, "price": 5}).limit_price, read_one({**BUY, "price": 5}).price) == (None, Decimal(5))
+    assert read_one({**BUY, "orderType": "limit", "price": 5}).limit_price == Decimal(5)
+    both = read_one({**BUY, "orderType": "limit", "price": 5, "limitPrice": 4})
     assert (both.limit_price, both.price) == (Decimal(4), Decimal(5))
 
 
 def test_null_and_empty_mean_absent() -> None:
-    """Except where a stop would be lost (tested above)."""
+    """Except where a stop would be lost (see the refusals above)."""
     empty = dict.fromkeys(
         ["price", "orderType", "leverage", "slippage", "comment", "exchange", "marketPosition", "quantityType"], ""
     )
     nulls = dict.fromkeys(["stopLoss", "takeProfit", "trailingStop", "reduceOnly", "limitPrice", "positionSize"])
-    assert one({**BUY, **empty, **nulls}) == one(BUY)
+    assert read_one({**BUY, **empty, **nulls}) == read_one(BUY)
 
 
 def test_an_empty_stop_may_be_allowed() -> None:
-    """Only where the owner said so, and not silently."""
+    """Only if the webhook allows it, and with a warning."""
     read = alert({**BUY, "stopLoss": "", "takeProfit": ""}, allow_empty_stop_loss=True)
     assert read.steps[0].stop_loss is None
     assert len(read.warnings) == 2
 
 
-def test_stops_and_profits() -> None:
-    """Prices, percents, and lists with shares."""
-    signal = one(
+def test_stop_loss_take_profits_and_trailing_stop() -> None:
+    """Prices, percents, and lists with shares are accepted."""
+    signal = read_one(
         {
             **BUY,
             "stopLoss": "2%",
@@ -235,9 +238,9 @@ def test_stops_and_profits() -> None:
     )
     assert signal.stop_loss == Amount(Decimal(2), is_percent=True)
     assert signal.take_profits == (
-        TakeProfitWish(Amount(Decimal(68000)), Decimal(50)),
-        TakeProfitWish(Amount(Decimal(6), is_percent=True), Decimal(25)),
-        TakeProfitWish(Amount(Decimal(9), is_percent=True)),
+        TakeProfitSpec(Amount(Decimal(68000)), Decimal(50)),
+        TakeProfitSpec(Amount(Decimal(6), is_percent=True), Decimal(25)),
+        TakeProfitSpec(Amount(Decimal(9), is_percent=True)),
     )
     assert signal.trailing_stop == Amount(Decimal(500))
 
@@ -246,14 +249,14 @@ def test_stops_and_profits() -> None:
     ("written", "fraction"), [("0.5%", "0.005"), (0.005, "0.005"), ("0.1", "0.1"), ("50%", "0.5"), ("5e-3", "0.005")]
 )
 def test_slippage(written: object, fraction: str) -> None:
-    """A percent or a small fraction."""
-    assert one({**BUY, "slippage": written}).slippage == Decimal(fraction)
+    """A percent or a small fraction is accepted."""
+    assert read_one({**BUY, "slippage": written}).slippage == Decimal(fraction)
 
 
 @pytest.mark.parametrize("written", [5, "5", "5.0", "5."], ids=repr)
 def test_leverage(written: object) -> None:
-    """A whole number, also when a script printed it as a float."""
-    assert str(one({**BUY, "leverage": written}).leverage) == "5"
+    """A whole number is accepted, also printed as a float."""
+    assert str(read_one({**BUY, "leverage": written}).leverage) == "5"
 
 
 @pytest.mark.parametrize(
@@ -269,38 +272,38 @@ def test_leverage(written: object) -> None:
     ],
 )
 def test_quantity_types(written: str, kind: QuantityType) -> None:
-    """Each type in the spellings in use; percent types always come with is_percent."""
-    signal = one({**BUY, "quantity": "10", "quantityType": written, "stopLoss": "1%"})
+    """Each type in its common spellings; percent types always have is_percent."""
+    signal = read_one({**BUY, "quantity": "10", "quantityType": written, "stopLoss": "1%"})
     assert signal.quantity_type is kind
     assert signal.quantity == Amount(Decimal(10), is_percent=kind not in (QuantityType.BASE, QuantityType.USD))
 
 
 def test_a_percent_on_an_exit_is_a_share_of_the_position() -> None:
-    """On a close and on a reduce-only order there is only one thing it can be a percent of."""
+    """A percent on a close or a reduce-only order can only mean the position."""
     for fields in ({**BUY, "action": "close"}, {**BUY, "action": "sell", "reduceOnly": "true"}):
-        signal = one({**fields, "quantity": "50%"})
+        signal = read_one({**fields, "quantity": "50%"})
         assert (signal.quantity_type, signal.reduce_only) == (QuantityType.PERCENT_POSITION, True)
 
 
-def test_an_exit_does_not_look_at_entry_fields() -> None:
-    """A stop that did not expand, or an empty one, must not block a close."""
-    signal = one({"action": "close", "symbol": "BTC", "stopLoss": "", "takeProfit": "{{x}}", "leverage": "x"})
+def test_an_exit_does_not_read_entry_fields() -> None:
+    """An unexpanded or empty stop must not block a close."""
+    signal = read_one({"action": "close", "symbol": "BTC", "stopLoss": "", "takeProfit": "{{x}}", "leverage": "x"})
     assert (signal.stop_loss, signal.take_profits, signal.leverage) == (None, (), None)
 
 
 def test_a_comment_is_free_text() -> None:
-    """It may hold a leftover placeholder; it is printable and short."""
-    assert one({**BUY, "comment": "see {{strategy.order.id}}"}).comment == "see {{strategy.order.id}}"
-    comment = one({**BUY, "comment": "\x1b[31m" + "x" * 500}).comment
+    """It may contain an unexpanded placeholder; it is made printable and short."""
+    assert read_one({**BUY, "comment": "see {{strategy.order.id}}"}).comment == "see {{strategy.order.id}}"
+    comment = read_one({**BUY, "comment": "\x1b[31m" + "x" * 500}).comment
     assert comment is not None
     assert comment.isprintable()
     assert len(comment) <= 200
-    assert one({**BUY, "comment": {"a": 1}}).comment is None
+    assert read_one({**BUY, "comment": {"a": 1}}).comment is None
 
 
 def test_snake_case_is_the_same_field() -> None:
-    """Both spellings of every name."""
-    assert one({**BUY, "order_type": "limit", "limit_price": 5, "stop_loss": "2%"}) == one(
+    """Both spellings of a name are accepted."""
+    assert read_one({**BUY, "order_type": "limit", "limit_price": 5, "stop_loss": "2%"}) == read_one(
         {**BUY, "orderType": "limit", "limitPrice": 5, "stopLoss": "2%"}
     )
 
@@ -308,37 +311,37 @@ def test_snake_case_is_the_same_field() -> None:
 # ------------------------------------------------------------------------------------------------- defaults and locks
 
 
-def test_defaults_fill_what_is_missing() -> None:
-    """A message that says it itself wins."""
+def test_defaults_fill_missing_fields() -> None:
+    """The message's own value takes precedence."""
     defaults = {"symbol": "ETHUSDT.P", "quantity": "1", "stop_loss": "2%", "orderType": "limit", "limitPrice": "1700"}
-    filled = one({"action": "buy"}, defaults=defaults)
+    filled = read_one({"action": "buy"}, defaults=defaults)
     assert (filled.symbol, filled.quantity, filled.limit_price) == ("ETHUSDT.P", Amount(Decimal(1)), Decimal(1700))
     assert filled.stop_loss == Amount(Decimal(2), is_percent=True)
-    own = one({**BUY, "orderType": "limit", "price": 5, "limitPrice": 4, "stopLoss": 3}, defaults=defaults)
+    own = read_one({**BUY, "orderType": "limit", "price": 5, "limitPrice": 4, "stopLoss": 3}, defaults=defaults)
     assert (own.symbol, own.limit_price, own.stop_loss) == ("BTCUSDT.P", Decimal(4), Amount(Decimal(3)))
 
 
-def test_defaults_do_not_reach_exits() -> None:
-    """A default size would make a whole close a partial one; a default limit type would block it."""
-    signal = one(
+def test_defaults_do_not_apply_to_exits() -> None:
+    """A default size would make a whole close partial; a default limit type would block it."""
+    signal = read_one(
         {"action": "close", "symbol": "BTC"},
         defaults={"quantity": "1", "orderType": "limit", "stopLoss": "2%", "leverage": "5"},
     )
-    assert signal == one({"action": "close", "symbol": "BTC"})
+    assert signal == read_one({"action": "close", "symbol": "BTC"})
 
 
 def test_a_default_unit_belongs_to_the_default_number() -> None:
-    """A message's 0.5 coins must not become 0.5 percent; alone, the default unit says how the webhook reads numbers."""
+    """A message's 0.5 coins must not become 0.5 percent; without a default number the default unit applies to the message's."""
     pair = {"quantity": "100", "quantityType": "usd"}
-    assert one({"action": "buy", "symbol": "BTC"}, defaults=pair).quantity_type is QuantityType.USD
-    assert one(BUY, defaults=pair).quantity_type is QuantityType.BASE
-    assert one(BUY, defaults={"quantityType": "usd"}).quantity_type is QuantityType.USD
-    lonely = {"action": "buy", "symbol": "BTC", "quantityType": "percent_equity"}
-    assert refusal(lonely, defaults=pair).code == "quantity_missing"
+    assert read_one({"action": "buy", "symbol": "BTC"}, defaults=pair).quantity_type is QuantityType.USD
+    assert read_one(BUY, defaults=pair).quantity_type is QuantityType.BASE
+    assert read_one(BUY, defaults={"quantityType": "usd"}).quantity_type is QuantityType.USD
+    unit_only = {"action": "buy", "symbol": "BTC", "quantityType": "percent_equity"}
+    assert refusal(unit_only, defaults=pair).code == "quantity_missing"
 
 
-def test_locked_fields_win_and_say_so() -> None:
-    """No message overrides them."""
+def test_locked_fields_override_the_message_with_a_warning() -> None:
+    """No message can change a locked field."""
     read = alert(
         {**BUY, "leverage": 50, "stopLoss": "90%"}, locked={"quantity": "0.002", "leverage": "3", "stopLoss": "1%"}
     )
@@ -348,23 +351,23 @@ def test_locked_fields_win_and_say_so() -> None:
     assert len(read.warnings) == 3
 
 
-def test_a_locked_quantity_brings_its_own_unit() -> None:
-    """The message's unit belonged to the message's number."""
-    signal = one({**BUY, "quantityType": "percent_equity"}, locked={"quantity": "0.002"})
+def test_a_locked_quantity_has_its_own_unit() -> None:
+    """The message's unit applies only to the message's number."""
+    signal = read_one({**BUY, "quantityType": "percent_equity"}, locked={"quantity": "0.002"})
     assert (signal.quantity, signal.quantity_type) == (Amount(Decimal("0.002")), QuantityType.BASE)
-    assert one(BUY, locked={"quantityType": "usd"}).quantity_type is QuantityType.USD
+    assert read_one(BUY, locked={"quantityType": "usd"}).quantity_type is QuantityType.USD
 
 
-def test_a_locked_stop_survives_an_empty_one() -> None:
-    """The lock is the stop; the message's empty one takes nothing away."""
-    assert one({**BUY, "stopLoss": ""}, locked={"stopLoss": "1%"}).stop_loss is not None
+def test_a_locked_stop_overrides_an_empty_one() -> None:
+    """An empty stop in the message does not remove the locked one."""
+    assert read_one({**BUY, "stopLoss": ""}, locked={"stopLoss": "1%"}).stop_loss is not None
 
 
 def test_a_locked_symbol_refuses_other_markets() -> None:
-    """An ETH signal must not become a BTC order; the chart's spelling of the same market is fine."""
+    """An ETH signal must not become a BTC order; another spelling of the same market is accepted."""
     locked = {"symbol": "PERP_BTC_USDC"}
-    assert one({**BUY, "symbol": "BYBIT:BTCUSDT.P"}, locked=locked).symbol == "PERP_BTC_USDC"
-    assert one({"action": "close"}, locked=locked).symbol == "PERP_BTC_USDC"
+    assert read_one({**BUY, "symbol": "BYBIT:BTCUSDT.P"}, locked=locked).symbol == "PERP_BTC_USDC"
+    assert read_one({"action": "close"}, locked=locked).symbol == "PERP_BTC_USDC"
     assert refusal({**BUY, "symbol": "ETHUSDT.P"}, locked=locked).code == "symbol_not_allowed"
 
 
@@ -372,10 +375,10 @@ def test_a_locked_symbol_refuses_other_markets() -> None:
 
 
 def test_position_mode_needs_a_position() -> None:
-    """Entries without one are refused; closes, cancels and pings work as ever."""
+    """Entries without one are refused; closes, cancels and pings are not affected."""
     assert refusal(BUY, follow="position").code == "position_missing"
-    assert one({"action": "close", "symbol": "BTC"}, follow="position").action is Action.CLOSE
-    assert one({"action": "ping"}, follow="position").action is Action.PING
+    assert read_one({"action": "close", "symbol": "BTC"}, follow="position").action is Action.CLOSE
+    assert read_one({"action": "ping"}, follow="position").action is Action.PING
 
 
 @pytest.mark.parametrize(
@@ -396,12 +399,12 @@ def test_position_mode_needs_a_position() -> None:
     ],
 )
 def test_position_mode_needs_no_action(position: dict[str, Any], action: Action) -> None:
-    """The target says where to go."""
-    signal = one({"symbol": "SOLUSDT.P", **position}, follow="position")
+    """The action follows from the target position."""
+    signal = read_one({"symbol": "SOLUSDT.P", **position}, follow="position")
     assert signal.action is action
     assert signal.target is not None
 
 
 def test_signal_mode_needs_an_action() -> None:
-    """A position alone is no order on a webhook that follows signals."""
+    """A position without an action is no order in signal mode."""
     assert refusal({"symbol": "SOLUSDT.P", "positionSize": "3"}).code == "action_missing"

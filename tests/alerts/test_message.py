@@ -1,4 +1,4 @@
-"""Reading messages: the shared example bodies, broken JSON with its place named, identity, fingerprints, redaction, steps."""
+"""Reading messages: example bodies, broken JSON, identity, fingerprints, redaction, steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.alerts import message as payload
 from kekbridge.alerts.field_names import (
     CANONICAL_FIELDS,
     CREDENTIAL_FIELDS,
@@ -20,9 +19,10 @@ from kekbridge.alerts.field_names import (
     STAMP_NAMES,
     canonical_name,
 )
-from kekbridge.alerts.message import Message, read_message
+from kekbridge.alerts.message import Message, fired_at, interpret, read_message
 from kekbridge.alerts.signal import Action, Alert, Signal
 from kekbridge.alerts.symbols import resolve
+from kekbridge.alerts.timestamps import check_age
 from kekbridge.errors import RequestRefused, Unreadable
 from kekbridge.model import OrderType, WebhookSettings
 from tests.paths import DATA
@@ -34,7 +34,7 @@ LISTED = frozenset(EXAMPLES["fixture"]["live_symbols"])
 KEY = EXAMPLES["fixture"]["secret"]
 SETTINGS = WebhookSettings(require_signature=False)
 
-# What this part alone must refuse, by code. The other rejections need credentials, the market or the account.
+# Cases that are refused without credentials, market or account, by code.
 REFUSED_HERE = {
     "seed-limit-without-price": "price_missing",
     "seed-empty-string-optional-fields": "stop_loss_empty",
@@ -72,21 +72,21 @@ LATER = {"seed-long-sl-above-price", "seed-short-tp-above-price", "auth-missing-
 
 
 def read_all(body: str) -> tuple[Message, Alert]:
-    """A body through everything that needs no account: reading, age, meaning, symbol."""
+    """Apply every check that needs no account: parsing, age, interpretation, symbol."""
     message = read_message(body.encode())
-    fired_at = payload.fired_at(message)
-    if fired_at is not None:
-        payload.check_age(fired_at, now=NOW, max_age_s=60, max_future_s=10)
-    alert = payload.interpret(message, SETTINGS)
+    fired = fired_at(message)
+    if fired is not None:
+        check_age(fired, now=NOW, max_age_s=60, max_future_s=10)
+    alert = interpret(message, SETTINGS)
     for step in alert.steps:
         if step.symbol is not None:
             resolve(step.symbol, exchange=step.exchange, listed=LISTED, aliases={}, rescale_units=False)
     return message, alert
 
 
-def one(fields: dict[str, Any] | str, settings: WebhookSettings = SETTINGS) -> Signal:
+def read_one(fields: dict[str, Any] | str, settings: WebhookSettings = SETTINGS) -> Signal:
     body = fields if isinstance(fields, str) else json.dumps(fields)
-    (signal,) = payload.interpret(read_message(body.encode()), settings).steps
+    (signal,) = interpret(read_message(body.encode()), settings).steps
     return signal
 
 
@@ -99,7 +99,7 @@ def unreadable(body: bytes) -> Unreadable:
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_example_bodies(name: str) -> None:
-    """Every shared example is refused here with its code, or read into the values that it expects."""
+    """Every example is refused with its code, or read into the expected values."""
     case, expect = CASES[name], CASES[name]["expect"]
     if name in REFUSED_HERE:
         with pytest.raises(RequestRefused) as caught:
@@ -135,14 +135,14 @@ def test_example_bodies(name: str) -> None:
 
 
 def test_the_table_of_refusals_names_real_cases() -> None:
-    """A renamed example must not silently drop out of the table."""
+    """A renamed example must not silently leave the table."""
     assert set(REFUSED_HERE) | LATER <= set(CASES)
 
 
 @pytest.mark.parametrize("prefix", [b"", b"\xef\xbb\xbf", b"\r\n\t "])
 @pytest.mark.parametrize("suffix", [b"", b"\n", b" \x0b\x0c\r\n"])
-def test_outer_whitespace_and_bom_do_not_count(prefix: bytes, suffix: bytes) -> None:
-    """TradingView keeps a trailing newline of the template; the digest is that of the bare message."""
+def test_outer_whitespace_and_bom_are_ignored(prefix: bytes, suffix: bytes) -> None:
+    """TradingView keeps a trailing newline of the template; the digest is that of the stripped body."""
     bare = b'{"action":"ping"}'
     assert read_message(prefix + bare + suffix).body_digest == read_message(bare).body_digest
 
@@ -198,13 +198,13 @@ def test_outer_whitespace_and_bom_do_not_count(prefix: bytes, suffix: bytes) -> 
     ],
     ids=lambda value: repr(value)[:60] if isinstance(value, bytes) else value,
 )
-def test_bodies_that_are_no_message(body: bytes, code: str) -> None:
-    """Each with the code that tells the trader which kind of mistake it is; none is guessed at."""
+def test_unreadable_bodies(body: bytes, code: str) -> None:
+    """Each has the code of its kind of error; none is repaired."""
     assert unreadable(body).code == code
 
 
 @pytest.mark.parametrize(
-    ("body", "place", "hint"),
+    ("body", "position", "hint"),
     [
         ('{\n "action": "buy",\n}', "line 3, column 1", "remove the comma"),
         ('{"a":1,\n"b":NaN}', "line 2, column 5", "NaN"),
@@ -215,24 +215,24 @@ def test_bodies_that_are_no_message(body: bytes, code: str) -> None:
         ('{"a":1 // long\n}', "column 8", "no comments"),
         ('{"a":"x"y"}', "column 9", "a quote inside a text"),
         ('{"a":"x\ny"}', "line 1, column 8", "line break"),
-        ('{"a":1', "column 7", "ends too early"),
+        ('{"a":1', "column 7", "incomplete"),
     ],
 )
-def test_the_place_of_a_mistake_is_named(body: str, place: str, hint: str) -> None:
-    """Line and column as an editor counts them, and what such a mistake usually is."""
+def test_a_syntax_error_has_position_and_hint(body: str, position: str, hint: str) -> None:
+    """Line and column as in an editor, and the usual cause."""
     message = unreadable(body.encode()).message
-    assert place in message
+    assert position in message
     assert hint in message
 
 
 def test_a_refused_body_is_not_quoted() -> None:
-    """The message of a syntax error goes out to anyone: no part of the body, which may hold the key, is in it."""
+    """The message of a syntax error is sent to anyone: it contains no part of the body, which may hold the key."""
     assert "wh_live" not in unreadable(b'{"apiKey":"wh_live_secret",}').message
     assert "wh_live" not in unreadable(b'{"apiKey":"wh_live_secret","a":NaN}').message
 
 
 def test_numbers_keep_their_text() -> None:
-    """What is signed and stored is what was written: 65000.50 stays so, and so do digits a float would lose."""
+    """Numbers are signed and stored as written: 65000.50 keeps its zero, and no digit is lost to a float."""
     message = read_message(
         b'{"quantity":0.12345678901234567890123,"price":65000.50,"n":1E-5,"big":' + b"9" * 5000 + b"}"
     )
@@ -243,7 +243,7 @@ def test_numbers_keep_their_text() -> None:
 
 
 def test_texts_of_other_values() -> None:
-    """What a signer of lists and constants signs: compact JSON in the order written, numbers as they stand."""
+    """Lists and constants are signed as compact JSON in the order written, numbers as written."""
     message = read_message(
         b'{"a":true,"b":null,"c":[{"price":1.50, "share":"5"},2],"d":"caf\\u00e9","e":{"z":1,"y":2}}'
     )
@@ -270,21 +270,21 @@ def test_texts_of_other_values() -> None:
         ({"apiKey": ["kb"]}, None),
     ],
 )
-def test_where_the_key_is_found(fields: dict[str, Any], key: str | None) -> None:
-    """Another service's field may carry our key, but its own secret is never taken for one."""
+def test_fields_that_may_hold_the_api_key(fields: dict[str, Any], key: str | None) -> None:
+    """Another service's field may carry the apiKey, but that service's own secret is not taken for one."""
     assert read_message(json.dumps(fields).encode()).api_key == key
 
 
 @pytest.mark.parametrize(("value", "sender_id"), [("a-1", "a-1"), (17, "17"), ("", None), (None, None)])
 def test_sender_id(value: object, sender_id: str | None) -> None:
-    """Text or number; null and empty mean that the sender gave none."""
+    """A text or number; null and empty count as absent."""
     assert read_message(json.dumps({"alert_id": value}).encode()).sender_id == sender_id
 
 
 def test_an_unexpanded_alert_id_is_refused() -> None:
     """Otherwise every alert of that template would be a duplicate of the first."""
     with pytest.raises(RequestRefused) as caught:
-        one({"action": "ping", "alertId": "{{strategy.order.id}}"})
+        read_one({"action": "ping", "alertId": "{{strategy.order.id}}"})
     assert (caught.value.code, caught.value.field) == ("placeholder_unexpanded", "alertId")
 
 
@@ -292,8 +292,8 @@ def fingerprint(fields: object) -> str:
     return read_message(json.dumps(fields).encode()).fingerprint()
 
 
-def test_fingerprint_ignores_time_proof_and_layout() -> None:
-    """The same alert again with a fresh stamp is the same content; the order of keys and spaces are layout."""
+def test_fingerprint_ignores_timestamp_signature_and_layout() -> None:
+    """The same alert with a new timestamp, or with keys in another order, has the same fingerprint."""
     base = {"action": "buy", "symbol": "BTC", "quantity": "1"}
     same = [
         {**base, "timestamp": "2026-01-15T10:30:03Z"},
@@ -306,19 +306,19 @@ def test_fingerprint_ignores_time_proof_and_layout() -> None:
 
 
 @pytest.mark.parametrize("change", [{"quantity": "2"}, {"comment": "x"}, {"symbol": "ETH"}, {"alertId": "2"}])
-def test_fingerprint_sees_every_other_change(change: dict[str, str]) -> None:
-    """Another order is another content."""
+def test_any_other_change_changes_the_fingerprint(change: dict[str, str]) -> None:
+    """Different content has a different fingerprint."""
     base = {"action": "buy", "symbol": "BTC", "quantity": "1", "alertId": "1"}
     assert fingerprint({**base, **change}) != fingerprint(base)
 
 
 def test_steps_of_an_array() -> None:
-    """Steps stand in order; what identifies the message may be given once."""
+    """Steps keep their order; identity fields may be in the first step only."""
     message = read_message(
         b'[{"apiKey":"kb","alertId":"7","timestamp":"1768473003","action":"close","symbol":"BTC"},'
         b'{"action":"buy","symbol":"BTC","quantity":1}]'
     )
-    alert = payload.interpret(message, SETTINGS)
+    alert = interpret(message, SETTINGS)
     assert [step.action for step in alert.steps] == [Action.CLOSE, Action.BUY]
     assert (message.api_key, alert.alert_id, alert.fired_at) == (
         "kb",
@@ -328,25 +328,25 @@ def test_steps_of_an_array() -> None:
 
 
 def test_steps_beside_common_fields() -> None:
-    """What stands beside the steps holds for each that does not say otherwise, in either spelling."""
+    """Common fields apply to every step that does not override them, in either spelling."""
     message = read_message(
         b'{"apiKey":"kb","symbol":"BTC","order_type":"market","steps":'
         b'[{"action":"close"},{"action":"buy","quantity":1,"orderType":"limit","price":5,"symbol":"ETH"}]}'
     )
-    first, second = payload.interpret(message, SETTINGS).steps
+    first, second = interpret(message, SETTINGS).steps
     assert (first.symbol, first.order_type) == ("BTC", OrderType.MARKET)
     assert (second.symbol, second.order_type) == ("ETH", OrderType.LIMIT)
 
 
 def test_a_refused_step_is_named() -> None:
-    """With several steps the refusal says which one."""
+    """With several steps the refusal names the step."""
     with pytest.raises(RequestRefused) as caught:
-        payload.interpret(read_message(b'[{"action":"ping"},{"action":"hodl"}]'), SETTINGS)
+        interpret(read_message(b'[{"action":"ping"},{"action":"hodl"}]'), SETTINGS)
     assert caught.value.message.startswith("step 2 of 2: action")
 
 
 def test_redacted_hides_secrets_everywhere() -> None:
-    """The key, under whatever name or inside a text, and everything under a secret's name."""
+    """The key under any name or inside a text, and every text under a secret's name."""
     secrets = {
         "apiKey": "kb-demo-secret-5f2c9a7e41d84b0c9e6a1b7d3f5c8e20",
         "signature": "v1:apiKey:" + "ab" * 32,
@@ -371,7 +371,7 @@ def test_redacted_hides_secrets_everywhere() -> None:
 
 
 def test_redacted_is_bounded_and_printable() -> None:
-    """64 KiB of nonsense, escape sequences included, become a small plain record."""
+    """A large message with escape sequences becomes a small printable record."""
     body = json.dumps({f"k{i}\u001b[2J": "\u001b]0;x\u0007\u202e" * 30 for i in range(60)})
     stored = json.dumps(read_message(body.encode()).redacted(), ensure_ascii=False)
     assert len(stored) < 40_000
@@ -379,12 +379,10 @@ def test_redacted_is_bounded_and_printable() -> None:
 
 
 def test_a_stored_message_can_be_read_again() -> None:
-    """`replay` reads the redacted record: the same order comes out of it."""
+    """`replay` reads the redacted record: it must give the same order."""
     body = CASES["strat-reversal"]["body"].encode()
     again = json.dumps(read_message(body).redacted()).encode()
-    assert (
-        payload.interpret(read_message(again), SETTINGS).steps == payload.interpret(read_message(body), SETTINGS).steps
-    )
+    assert interpret(read_message(again), SETTINGS).steps == interpret(read_message(body), SETTINGS).steps
 
 
 JSON_VALUES = st.recursive(
@@ -404,14 +402,14 @@ LIKELY = st.sampled_from(
 PROFILES = st.sampled_from(["seed", "kekdex", "traderspost", "3commas", "openalgo", "wundertrading", "community"])
 
 
-def try_everything(body: bytes, profile: str, follow: str = "signal") -> None:
-    """Read and interpret; any outcome but an Alert or a refusal of ours fails the test."""
+def read_and_interpret(body: bytes, profile: str, follow: str = "signal") -> None:
+    """Any outcome but an Alert or a RequestRefused fails the test."""
     try:
         message = read_message(body)
         message.fingerprint()
         json.dumps(message.redacted()).encode()
-        payload.fired_at(message, profile)
-        alert = payload.interpret(message, WebhookSettings(profile=profile, follow=follow))
+        fired_at(message, profile)
+        alert = interpret(message, WebhookSettings(profile=profile, follow=follow))
     except RequestRefused as refusal:
         assert "\n" not in refusal.message  # noqa: PT017 - both outcomes are legal here, other exceptions are not
         assert 400 <= refusal.status < 500  # noqa: PT017
@@ -421,31 +419,31 @@ def try_everything(body: bytes, profile: str, follow: str = "signal") -> None:
 
 @given(st.binary(max_size=300), PROFILES)
 def test_random_bytes_never_crash(body: bytes, profile: str) -> None:
-    """No input raises anything but our refusals: an exception here would be a 500 and four deliveries of the poison."""
-    try_everything(body, profile)
+    """No bytes raise another exception: it would be a 500, and TradingView would deliver the message four times."""
+    read_and_interpret(body, profile)
 
 
 @given(JSON_VALUES, PROFILES)
 def test_random_json_never_crashes(value: Any, profile: str) -> None:
-    """Any JSON value, NaN and Infinity included."""
-    try_everything(json.dumps(value).encode(), profile)
+    """Nor does any JSON value, NaN and Infinity included."""
+    read_and_interpret(json.dumps(value).encode(), profile)
 
 
 @given(
     st.dictionaries(FIELD_NAMES, LIKELY | JSON_VALUES, max_size=9), PROFILES, st.sampled_from(["signal", "position"])
 )
 def test_random_fields_never_crash(fields: dict[str, Any], profile: str, follow: str) -> None:
-    """Known names with likely and unlikely values, in every profile and mode."""
-    try_everything(json.dumps(fields).encode(), profile, follow)
+    """Nor do known fields with likely and unlikely values, in any profile and mode."""
+    read_and_interpret(json.dumps(fields).encode(), profile, follow)
 
 
 @pytest.mark.parametrize(
     "name", ["apiKey", "api_key", "alertId", "alert_id", "timestamp", "signature", "secret", "token", "key"]
 )
 def test_identity_is_found_under_every_spelling(name: str) -> None:
-    """The tables that are asked for it hold what `canonical_name` would say of each name."""
-    own = canonical_name(name)
-    assert IDENTITY_NAMES[name] == own
-    assert own in IDENTITY_FIELDS or own in CREDENTIAL_FIELDS
-    assert (name in STAMP_NAMES) == (own in ("timestamp", "signature"))
-    assert own != "timestamp" or name == "timestamp"
+    """The lookup tables agree with `canonical_name`."""
+    canonical = canonical_name(name)
+    assert IDENTITY_NAMES[name] == canonical
+    assert canonical in IDENTITY_FIELDS or canonical in CREDENTIAL_FIELDS
+    assert (name in STAMP_NAMES) == (canonical in ("timestamp", "signature"))
+    assert canonical != "timestamp" or name == "timestamp"

@@ -1,4 +1,4 @@
-"""Numbers: exact, strict, bounded."""
+"""Parsing numbers: exact, strict, bounded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.alerts.numbers import NumberText, amount_of, decimal_of
+from kekbridge.alerts.numbers import NumberText, parse_amount, parse_decimal
 from kekbridge.alerts.signal import Amount
 
 
@@ -30,9 +30,9 @@ from kekbridge.alerts.signal import Amount
     ],
 )
 def test_plain_numbers_are_exact(text: str) -> None:
-    """The Decimal has the digits of the text, none lost to a float."""
-    assert decimal_of(text) == Decimal(text)
-    assert decimal_of(NumberText(text)) == Decimal(text)
+    """The Decimal has exactly the digits of the text."""
+    assert parse_decimal(text) == Decimal(text)
+    assert parse_decimal(NumberText(text)) == Decimal(text)
 
 
 @pytest.mark.parametrize(
@@ -44,29 +44,29 @@ def test_plain_numbers_are_exact(text: str) -> None:
     ],
     ids=lambda value: f"{type(value).__name__} {value!r}"[:40],
 )  # fmt: skip
-def test_what_only_looks_like_a_number(value: object) -> None:
-    """Nothing is repaired, no bomb goes off, booleans are no numbers (pitfalls.md section 3.5)."""
-    assert decimal_of(value) is None
+def test_anything_else_is_not_a_number(value: object) -> None:
+    """Nothing is repaired; huge exponents and booleans are not numbers (docs/internals/reliability.md section 8.5)."""
+    assert parse_decimal(value) is None
 
 
 def test_percent() -> None:
-    """A percent sign directly behind the number, once."""
-    assert amount_of("2%") == Amount(Decimal(2), is_percent=True)
-    assert amount_of("2") == Amount(Decimal(2))
+    """One percent sign directly after the number."""
+    assert parse_amount("2%") == Amount(Decimal(2), is_percent=True)
+    assert parse_amount("2") == Amount(Decimal(2))
     for text in ("2 %", "%", "2%%", "%2", "1,5%"):
-        assert amount_of(text) is None
+        assert parse_amount(text) is None
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=12, min_value=-(10**20), max_value=10**20))
 def test_every_written_decimal_is_read_back(number: Decimal) -> None:
-    """Round trip of everything that can be written without exponent."""
-    assert decimal_of(f"{number:f}") == number
+    """Round trip of every decimal written without exponent."""
+    assert parse_decimal(f"{number:f}") == number
 
 
 @given(st.text())
 def test_any_text_is_a_finite_number_or_none(text: str) -> None:
-    """What is accepted is finite, of bounded size, and made of ASCII characters."""
-    number = decimal_of(text)
+    """An accepted text is finite, bounded and ASCII."""
+    number = parse_decimal(text)
     if number is not None:
         assert number.is_finite()
         assert abs(number) < Decimal(10) ** 53

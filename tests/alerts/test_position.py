@@ -1,4 +1,4 @@
-"""The strategy's position in an alert: the table of tradingview.md section 2.1, contradictions, and sizes of the trader's own."""
+"""The strategy's position in an alert (docs/internals/tradingview.md section 2.1): contradictions and the trader's own sizes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.alerts import message as payload
+from kekbridge.alerts.message import interpret, read_message
 from kekbridge.alerts.signal import Amount, PositionSide, QuantityType, Signal, TargetPosition
 from kekbridge.errors import Refused
 from kekbridge.model import Instrument, WebhookSettings
-from kekbridge.planning.market_view import Market
-from kekbridge.planning.target import Move, decide_move
+from kekbridge.planning.market_view import MarketView
+from kekbridge.planning.target import PositionChange, position_change
 
 ZERO = Decimal(0)
 BTC = Instrument(
@@ -26,9 +26,9 @@ BTC = Instrument(
 
 
 def message(action: str, quantity: str | None, before: str, now: str, **more: Any) -> dict[str, Any]:
-    """A strategy's alert from signed positions."""
+    """A strategy's alert, from its signed positions before and after the fill."""
 
-    def told(prefix: str, signed: Decimal) -> dict[str, str]:
+    def position_fields(prefix: str, signed: Decimal) -> dict[str, str]:
         side = "long" if signed > 0 else "short" if signed < 0 else "flat"
         size = prefix + "Position" + "Size" if prefix != "market" else "marketPositionSize"
         name = "marketPosition" if prefix == "market" else prefix + "Position"
@@ -37,14 +37,14 @@ def message(action: str, quantity: str | None, before: str, now: str, **more: An
     fields = {
         "action": action,
         "symbol": "BTCUSDT.P",
-        **told("market", Decimal(now)),
-        **told("prevMarket", Decimal(before)),
+        **position_fields("market", Decimal(now)),
+        **position_fields("prevMarket", Decimal(before)),
     }
     return {**fields, **({"quantity": quantity} if quantity else {}), **more}
 
 
 def read(fields: dict[str, Any], **settings: Any) -> Signal:
-    alert = payload.interpret(payload.read_message(json.dumps(fields).encode()), WebhookSettings(**settings))
+    alert = interpret(read_message(json.dumps(fields).encode()), WebhookSettings(**settings))
     (signal,) = alert.steps
     return signal
 
@@ -55,12 +55,12 @@ def refusal(fields: dict[str, Any]) -> Refused:
     return caught.value
 
 
-def move(signal: Signal, held: str, **settings: Any) -> Move:
-    market = Market(
+def change(signal: Signal, held: str, **settings: Any) -> PositionChange:
+    market = MarketView(
         instrument=BTC, unit_factor=Decimal(1), is_inverse=False, mark=Decimal(65000), fallback_price=None,
         projected=Decimal(held), account_value=Decimal(100_000),
     )  # fmt: skip
-    return decide_move(signal, settings=WebhookSettings(**settings), market=market)
+    return position_change(signal, settings=WebhookSettings(**settings), market=market)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def move(signal: Signal, held: str, **settings: Any) -> Move:
         ("flip", None, "0.5", "-0.5", False),
     ],
 )
-def test_what_agrees_is_read(action: str, quantity: str | None, before: str, now: str, is_exit: bool) -> None:
-    """The rows of the table: the target is kept, and what only shrinks the position is reduce-only."""
+def test_consistent_alerts_are_read(action: str, quantity: str | None, before: str, now: str, is_exit: bool) -> None:
+    """The target is kept, and a fill that only reduces the position is reduce-only."""
     signal = read(message(action, quantity, before, now))
     assert signal.target is not None
     assert (signal.target.previous_signed, signal.target.signed) == (Decimal(before), Decimal(now))
@@ -104,7 +104,7 @@ def test_what_agrees_is_read(action: str, quantity: str | None, before: str, now
         ("flip", None, "0.5", "1"),
     ],
 )
-def test_what_contradicts_itself_is_refused(action: str, quantity: str | None, before: str, now: str) -> None:
+def test_contradictions_are_refused(action: str, quantity: str | None, before: str, now: str) -> None:
     """Action and contracts must lead from the position before to the position after."""
     assert refusal(message(action, quantity, before, now)).code == "inconsistent_position"
 
@@ -120,13 +120,13 @@ def test_what_contradicts_itself_is_refused(action: str, quantity: str | None, b
         ({"marketPosition": "short", "marketPositionSize": "1", "prevMarketPosition": "flat"}, "inconsistent_position"),
     ],
 )
-def test_positions_that_cannot_be(fields: dict[str, str], code: str) -> None:
-    """Side and size belong together, and a buy never ends short from flat."""
+def test_impossible_positions_are_refused(fields: dict[str, str], code: str) -> None:
+    """Side and size must agree, and a buy from flat never ends short."""
     assert refusal({"action": "buy", "symbol": "BTC", "quantity": "1", **fields}).code == code
 
 
-def test_the_position_before_is_worked_out() -> None:
-    """action, contracts and the position after imply the position before."""
+def test_the_previous_position_is_derived() -> None:
+    """Action, contracts and the position after the fill imply the position before."""
     signal = read({"action": "sell", "symbol": "SOL", "quantity": "12", "positionSize": "-12"})
     assert signal.target == TargetPosition(
         side=PositionSide.SHORT, size=Decimal(12), previous_side=PositionSide.FLAT, previous_size=ZERO
@@ -138,7 +138,7 @@ def test_the_position_before_is_worked_out() -> None:
 
 
 def test_an_exit_needs_no_quantity() -> None:
-    """Flat is flat."""
+    """A target of flat is enough."""
     assert read(message("sell", None, "0.5", "0")).reduce_only
 
 
@@ -147,7 +147,7 @@ SIZES = st.integers(min_value=-500, max_value=500).map(lambda n: Decimal(n) / 10
 
 @given(SIZES, SIZES)
 def test_every_real_step_of_a_strategy_is_accepted(before: Decimal, now: Decimal) -> None:
-    """Property: what TradingView can send is never refused, and exits are exactly the steps that shrink without crossing zero."""
+    """No consistent fill is refused, and exits are exactly the fills that reduce the position without crossing zero."""
     if before == now:
         return
     action = "buy" if now > before else "sell"
@@ -158,7 +158,7 @@ def test_every_real_step_of_a_strategy_is_accepted(before: Decimal, now: Decimal
 
 @given(SIZES, SIZES, SIZES)
 def test_a_wrong_quantity_is_never_accepted(before: Decimal, now: Decimal, quantity: Decimal) -> None:
-    """Property: contracts that are not the difference are a contradiction."""
+    """Contracts that differ from the change of position are a contradiction."""
     if before == now or quantity <= 0 or quantity == abs(now - before):
         return
     assert (
@@ -173,8 +173,8 @@ OWN = {"quantityType": "base"}
 STEPS = [
     ("buy", "0", "0.5", "0", "0.02"),
     ("sell", "0.5", "-0.5", "0.02", "-0.02"),
-    ("sell", "0.5", "-0.5", "0", "-0.02"),  # our stop was hit before: the new side is opened all the same
-    ("sell", "0.5", "-0.5", "-0.02", "-0.02"),  # already there: nothing
+    ("sell", "0.5", "-0.5", "0", "-0.02"),  # after a stop-out the new side is still opened
+    ("sell", "0.5", "-0.5", "-0.02", "-0.02"),  # already there: nothing to do
     ("buy", "-0.5", "0.5", "-0.02", "0.02"),
     ("sell", "0.5", "0", "0.02", "0"),
     ("sell", "0.5", "0", "0", "0"),
@@ -184,31 +184,31 @@ STEPS = [
 
 
 @pytest.mark.parametrize(("action", "before", "now", "held", "after"), STEPS)
-@pytest.mark.parametrize("way", ["message", "lock", "default"])
+@pytest.mark.parametrize("source", ["message", "lock", "default"])
 def test_own_sizes_follow_the_strategys_steps(
-    action: str, before: str, now: str, held: str, after: str, way: str
+    action: str, before: str, now: str, held: str, after: str, source: str
 ) -> None:
-    """Sized by the trader, timed by the strategy: entries and reversals at our size, exits in its proportion."""
+    """Entries and reversals have the trader's size, exits the strategy's proportion."""
     contracts = str(abs(Decimal(now) - Decimal(before)))
-    if way == "message":
+    if source == "message":
         signal = read(message(action, "0.02", before, now, **OWN))
-    elif way == "lock":
+    elif source == "lock":
         signal = read(message(action, contracts, before, now), locked={"quantity": "0.02"})
     else:
         signal = read(message(action, None, before, now), defaults={"quantity": "0.02"})
-    decided = move(signal, held)
+    decided = change(signal, held)
     assert Decimal(held) + decided.delta == Decimal(after)
 
 
 def test_contracts_with_their_unit_written_out_are_still_contracts() -> None:
-    """quantityType base beside {{strategy.order.contracts}}: the reversal's doubled number is not an own size."""
+    """With quantityType base, a reversal's doubled {{strategy.order.contracts}} is not the trader's own size."""
     signal = read(message("sell", "1", "0.5", "-0.5", **OWN))
     assert signal.target is not None
-    assert move(signal, "0").delta == Decimal("-0.5")
+    assert change(signal, "0").delta == Decimal("-0.5")
 
 
 def test_percent_of_equity_with_a_strategys_position() -> None:
-    """Entries by equity, exits by the strategy."""
+    """Entries are sized by equity, exits by the strategy."""
     entry = read(message("buy", "10", "0", "0.5", quantityType="percent_equity"))
     assert (entry.target, entry.quantity) == (None, Amount(Decimal(10), is_percent=True))
     exit_ = read(message("sell", "10", "0.5", "0", quantityType="percent_equity"))
@@ -222,7 +222,7 @@ def test_percent_of_equity_with_a_strategys_position() -> None:
 
 
 def test_position_mode_keeps_the_target() -> None:
-    """A webhook that follows positions goes where the strategy is, whatever the quantity says."""
+    """In position mode the target counts, not the quantity."""
     signal = read(message("buy", "10", "0", "0.5", quantityType="percent_equity"), follow="position")
     assert signal.target is not None
-    assert move(signal, "0", follow="position").delta == Decimal("0.5")
+    assert change(signal, "0", follow="position").delta == Decimal("0.5")

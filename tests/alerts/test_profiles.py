@@ -1,4 +1,4 @@
-"""Alerts written for other services: their own example shapes are understood, what cannot be followed is refused."""
+"""Profiles: example messages of other services are read, unsupported fields are refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kekbridge.alerts import message as payload
+from kekbridge.alerts import message
 from kekbridge.alerts.profiles import PROFILES, find_profile
 from kekbridge.alerts.signal import Action, Alert, Amount, PositionSide, QuantityType, Signal
 from kekbridge.errors import Refused
@@ -16,10 +16,10 @@ from kekbridge.model import OrderType, WebhookSettings
 
 
 def alert(profile: str, fields: dict[str, Any]) -> Alert:
-    return payload.interpret(payload.read_message(json.dumps(fields).encode()), WebhookSettings(profile=profile))
+    return message.interpret(message.read_message(json.dumps(fields).encode()), WebhookSettings(profile=profile))
 
 
-def one(profile: str, fields: dict[str, Any]) -> Signal:
+def read_one(profile: str, fields: dict[str, Any]) -> Signal:
     (signal,) = alert(profile, fields).steps
     return signal
 
@@ -50,8 +50,8 @@ THREECOMMAS: dict[str, Any] = {
 
 
 def test_threecommas_strategy() -> None:
-    """The strategy message of a signal bot: a reversal with its position, sized by the strategy."""
-    signal = one("3commas", THREECOMMAS)
+    """The strategy message of a signal bot: a reversal, sized by the strategy."""
+    signal = read_one("3commas", THREECOMMAS)
     assert (signal.action, signal.symbol, signal.exchange) == (Action.SELL, "BTCUSDT.P", "BYBIT")
     assert (signal.quantity, signal.price) == (Amount(Decimal(1)), Decimal(65000))
     assert signal.target is not None
@@ -66,7 +66,7 @@ CUSTOM = {name: value for name, value in THREECOMMAS.items() if name not in ("st
 )
 def test_threecommas_exits_close_one_side_only(word: str, action: Action) -> None:
     """exit_long must not close a short: it is a reduce-only sell of the whole position."""
-    signal = one("3commas", {**CUSTOM, "action": word})
+    signal = read_one("3commas", {**CUSTOM, "action": word})
     assert (signal.action, signal.reduce_only) == (action, True)
     assert (signal.quantity, signal.quantity_type) == (
         Amount(Decimal(100), is_percent=True),
@@ -75,8 +75,8 @@ def test_threecommas_exits_close_one_side_only(word: str, action: Action) -> Non
 
 
 def test_threecommas_brackets() -> None:
-    """Percent levels of a custom signal, their signs showing the direction only."""
-    signal = one(
+    """Percent levels of a custom signal; their signs are only the direction."""
+    signal = read_one(
         "3commas",
         {
             **CUSTOM,
@@ -94,19 +94,19 @@ def test_threecommas_brackets() -> None:
     )
     assert (signal.action, signal.quantity_type) == (Action.SELL, QuantityType.USD)
     assert signal.stop_loss == Amount(Decimal(2), is_percent=True)
-    levels = [(wish.level.value, wish.share) for wish in signal.take_profits]
+    levels = [(take_profit.level.value, take_profit.share) for take_profit in signal.take_profits]
     assert levels == [(Decimal("1.5"), Decimal(60)), (Decimal(3), Decimal(40))]
 
 
 def test_threecommas_refusals() -> None:
-    """A unit that is not stated or not ours, a limit stop: refused, never approximated."""
+    """A missing or unknown unit and a limit stop are refused, not approximated."""
     assert refusal("3commas", {**CUSTOM, "order": {"amount": "1"}}).code == "quantity_type_missing"
     margin = {"amount": "1", "currency_type": "margin_percent"}
     assert refusal("3commas", {**CUSTOM, "order": margin}).code == "quantity_type_unknown"
     stop = {"enabled": True, "order_type": "limit", "trigger_price_percent": -2}
     order = {"amount": "1", "currency_type": "base"}
     assert refusal("3commas", {**CUSTOM, "order": order, "stop_loss": stop}).field == "stop_loss"
-    assert one("3commas", {**CUSTOM, "order": order, "stop_loss": {"enabled": False}}).stop_loss is None
+    assert read_one("3commas", {**CUSTOM, "order": order, "stop_loss": {"enabled": False}}).stop_loss is None
 
 
 TRADERSPOST: dict[str, Any] = {"ticker": "BTCUSDT.P", "action": "buy", "quantity": 1, "apiKey": "k"}
@@ -114,7 +114,7 @@ TRADERSPOST: dict[str, Any] = {"ticker": "BTCUSDT.P", "action": "buy", "quantity
 
 def test_traderspost_entry() -> None:
     """The documented example: percent levels inside objects."""
-    signal = one(
+    signal = read_one(
         "traderspost",
         {
             **TRADERSPOST,
@@ -139,15 +139,15 @@ def test_traderspost_entry() -> None:
     ],
 )
 def test_traderspost_exits_are_reduce_only(change: dict[str, str], side: PositionSide | None) -> None:
-    """exit closes; a sell that leaves the sentiment flat or long can only reduce."""
-    signal = one("traderspost", {**TRADERSPOST, **change})
+    """exit closes; a sell with the sentiment flat or long only reduces."""
+    signal = read_one("traderspost", {**TRADERSPOST, **change})
     assert signal.reduce_only
     assert (signal.target.side if signal.target else None) is side
 
 
 def test_traderspost_order_types() -> None:
-    """Their stop price is our trigger price, their quantity types are ours by name."""
-    signal = one(
+    """The service's stop price is the trigger price; its quantity types are mapped by name."""
+    signal = read_one(
         "traderspost",
         {**TRADERSPOST, "orderType": "stop_limit", "stopPrice": 100, "limitPrice": 99, "quantityType": "dollar_amount"},
     )
@@ -174,17 +174,17 @@ def test_traderspost_order_types() -> None:
     ],
 )
 def test_traderspost_refusals(change: dict[str, Any], field: str) -> None:
-    """What the bridge cannot follow faithfully is refused by its own name."""
+    """Unsupported fields are refused by the service's name."""
     assert refusal("traderspost", {**TRADERSPOST, **change}).field == field
 
 
 def test_traderspost_time_is_the_timestamp() -> None:
-    """Their template carries {{timenow}} as `time`."""
+    """The service's template has {{timenow}} as `time`."""
     assert alert("traderspost", {**TRADERSPOST, "time": "2026-01-15T10:30:03Z"}).fired_at is not None
 
 
 def test_openalgo() -> None:
-    """Its price and trigger price of 0 mean none; SL and SL-M are stops; position_size is the signed target."""
+    """A price or trigger price of 0 means none; SL and SL-M are stops; position_size is the signed target."""
     base = {
         "apikey": "wh_live_x",
         "strategy": "s",
@@ -193,13 +193,15 @@ def test_openalgo() -> None:
         "product": "MIS",
         "quantity": "1",
     }
-    signal = one("openalgo", {**base, "pricetype": "MARKET", "price": "0", "trigger_price": 0, "position_size": "1"})
+    signal = read_one(
+        "openalgo", {**base, "pricetype": "MARKET", "price": "0", "trigger_price": 0, "position_size": "1"}
+    )
     assert (signal.action, signal.order_type, signal.price) == (Action.BUY, OrderType.MARKET, None)
     assert signal.target is not None
     assert (signal.target.signed, signal.target.previous_signed) == (Decimal(1), Decimal(0))
-    stop = one("openalgo", {**base, "pricetype": "SL-M", "trigger_price": "70000"})
+    stop = read_one("openalgo", {**base, "pricetype": "SL-M", "trigger_price": "70000"})
     assert (stop.order_type, stop.trigger_price) == (OrderType.STOP, Decimal(70000))
-    stop_limit = one("openalgo", {**base, "pricetype": "SL", "price": "70010", "trigger_price": "70000"})
+    stop_limit = read_one("openalgo", {**base, "pricetype": "SL", "price": "70010", "trigger_price": "70000"})
     assert (stop_limit.order_type, stop_limit.limit_price) == (OrderType.STOP_LIMIT, Decimal(70010))
 
 
@@ -214,8 +216,8 @@ WUNDER: dict[str, Any] = {
 
 
 def test_wundertrading() -> None:
-    """The code names action, venue and pair; deviations and portions are fractions there."""
-    signal = one(
+    """The code contains action, exchange and pair; deviations and portions are fractions."""
+    signal = read_one(
         "wundertrading",
         {
             **WUNDER,
@@ -226,7 +228,7 @@ def test_wundertrading() -> None:
     assert (signal.action, signal.symbol, signal.exchange) == (Action.BUY, "ETHUSDT", "Bybit")
     assert (signal.quantity, signal.quantity_type) == (Amount(Decimal(100)), QuantityType.USD)
     assert signal.stop_loss == Amount(Decimal(2), is_percent=True)
-    assert [(wish.level.value, wish.share) for wish in signal.take_profits] == [
+    assert [(take_profit.level.value, take_profit.share) for take_profit in signal.take_profits] == [
         (Decimal(1), Decimal(50)),
         (Decimal(2), Decimal(50)),
     ]
@@ -241,8 +243,8 @@ def test_wundertrading() -> None:
     ],
 )
 def test_wundertrading_exits(code: str, action: Action) -> None:
-    """Exits cannot open anything, even where the message says reduceOnly false."""
-    signal = one("wundertrading", {"apiKey": "k", "code": code, "reduceOnly": False})
+    """Exits are reduce-only even if the message has reduceOnly false."""
+    signal = read_one("wundertrading", {"apiKey": "k", "code": code, "reduceOnly": False})
     assert (signal.action, signal.reduce_only) == (action, True)
 
 
@@ -259,13 +261,13 @@ def test_wundertrading_exits(code: str, action: Action) -> None:
     ],
 )
 def test_wundertrading_refusals(change: dict[str, Any], code: str) -> None:
-    """A quantity without its unit, a unit that has no counterpart, options that would be dropped."""
+    """A quantity without a unit, an unknown unit and unsupported options are refused."""
     assert refusal("wundertrading", {**WUNDER, **change}).code == code
 
 
 def test_community() -> None:
-    """The shape of many public bots: the strategy's placeholders in an object of their own."""
-    signal = one(
+    """The format of many public bots: the strategy's placeholders in a nested object."""
+    signal = read_one(
         "community",
         {
             "passphrase": "wh_live_x",
@@ -292,8 +294,8 @@ def test_community() -> None:
 
 
 def test_kekdex() -> None:
-    """Order fields as an Orderly front end names them."""
-    signal = one(
+    """Order fields under the names of an Orderly front end."""
+    signal = read_one(
         "kekdex",
         {"apiKey": "k", "symbol": "PERP_BTC_USDC", "side": "BUY", "order_type": "LIMIT", "order_quantity": 0.01,
          "order_price": 65000, "reduce_only": False},
@@ -303,16 +305,16 @@ def test_kekdex() -> None:
 
 
 @pytest.mark.parametrize("profile", sorted(set(PROFILES) - {"seed"}))
-def test_our_own_names_work_beside_theirs(profile: str) -> None:
-    """A trader may add what the other service has no field for, under our name."""
+def test_canonical_names_work_in_every_profile(profile: str) -> None:
+    """A field that the service does not have can be added under its canonical name."""
     fields = find_profile(profile).render({"action": "buy", "symbol": "BTCUSDT.P", "quantity": "1"})
-    signal = one(profile, {**fields, "alertId": "7", "slippage": "1%", "triggerPrice": None})
+    signal = read_one(profile, {**fields, "alertId": "7", "slippage": "1%", "triggerPrice": None})
     assert (signal.quantity, signal.slippage) == (Amount(Decimal(1)), Decimal("0.01"))
 
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 def test_placeholders_are_refused_in_every_profile(profile: str) -> None:
-    """Whatever the field is called, an unexpanded placeholder in it is no order."""
+    """An unexpanded placeholder is refused under the service's name of the field, too."""
     fields = find_profile(profile).render(
         {"action": "buy", "symbol": "BTCUSDT.P", "quantity": "{{strategy.order.contracts}}"}
     )
@@ -320,5 +322,5 @@ def test_placeholders_are_refused_in_every_profile(profile: str) -> None:
 
 
 def test_an_unknown_profile_is_a_refusal() -> None:
-    """A setting that no command can store still must not crash the listener."""
+    """No command can store one, but it must not crash the listener either."""
     assert refusal("nonsense", {"action": "ping"}).code == "field_invalid"

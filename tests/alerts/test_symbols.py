@@ -1,4 +1,4 @@
-"""Tickers: the table of tradingview.md section 6 row by row, aliases, units, and that nothing is ever guessed."""
+"""Resolving tickers: the table of docs/internals/tradingview.md section 6 row by row, aliases, units; nothing is guessed."""
 
 from __future__ import annotations
 
@@ -115,41 +115,41 @@ REFUSED = [
 ]
 
 
-def test_the_table_is_whole() -> None:
-    """Every one of the 47 rows is tried in at least one form."""
+def test_every_row_of_the_table_is_tested() -> None:
+    """Each of the 47 rows occurs in at least one form."""
     assert {row for row, *_ in ACCEPTED} | {row for row, *_ in REFUSED} == set(range(1, 48))
 
 
 @pytest.mark.parametrize(("row", "text", "exchange", "symbol"), ACCEPTED)
-def test_tickers_that_mean_one_market(row: int, text: str, exchange: str | None, symbol: str) -> None:
-    """tradingview.md section 6: the tickers that are accepted, each with its market, in single units."""
+def test_accepted_tickers(row: int, text: str, exchange: str | None, symbol: str) -> None:
+    """docs/internals/tradingview.md section 6: accepted tickers with their markets, in single units."""
     found = match(text, exchange)
     assert (found.symbol, found.unit_factor) == (symbol, Decimal(1)), f"row {row}"
 
 
 @pytest.mark.parametrize(("row", "text", "exchange", "code"), REFUSED)
-def test_tickers_that_are_refused(row: int, text: str, exchange: str | None, code: str) -> None:
-    """tradingview.md section 6: fail closed, with the code that says why."""
+def test_refused_tickers(row: int, text: str, exchange: str | None, code: str) -> None:
+    """docs/internals/tradingview.md section 6: refused with the code of the reason."""
     assert refusal(text, exchange).code == code, f"row {row}"
 
 
 @pytest.mark.parametrize("exchange", ["BINANCE_DLY", "NYMEX_DL"])
 @pytest.mark.parametrize("text", ["BTCUSDT.P", "PERP_BTC_USDC"])
 def test_delayed_data_is_refused(text: str, exchange: str) -> None:
-    """A feed that lags makes every signal late, whatever the symbol is called; the prefix counts as the field does."""
+    """Delayed data makes every signal late; the venue may be in the prefix or in the field."""
     assert refusal(text, exchange).code == "delayed_data"
     assert refusal(f"{exchange}:{text}").code == "delayed_data"
 
 
 @pytest.mark.parametrize("text", ["BTCUSDT", "BTCUSD", "SOLUSDT", "BNBUSD"])
 def test_spot_tickers_warn(text: str) -> None:
-    """A spot chart is accepted with the warning that its prices carry the basis."""
+    """A spot chart is accepted with a warning about the basis."""
     assert "basis" in match(text).warnings[0]
 
 
 @pytest.mark.parametrize("text", ["BTCUSDT.P", "PERP_BTC_USDC", "SOL", "ETH-USDT-SWAP", "BTC-USD-PERP"])
 def test_perpetuals_do_not_warn(text: str) -> None:
-    """No warning where nothing is unusual, so that the others are read."""
+    """Usual tickers have no warning, so that warnings stay noticeable."""
     assert match(text).warnings == ()
 
 
@@ -158,7 +158,7 @@ def test_perpetuals_do_not_warn(text: str) -> None:
     ["XBTUSD", "XBTUSD.P", "BTCUSD.P", "BTCUSDPERP", "BTCUSD_PERP", "BTC-USD-SWAP", "BTC-PERPETUAL", "BYBIT:BTCUSD.P"],
 )
 def test_inverse_contracts_are_marked(text: str) -> None:
-    """Their quantity counts dollars: translate.py takes it only with explicit USD or percent sizing (rows 6 and 7)."""
+    """Their quantity counts USD: planning accepts only explicit USD or percent sizes (rows 6 and 7)."""
     assert match(text).is_inverse
 
 
@@ -166,7 +166,7 @@ def test_inverse_contracts_are_marked(text: str) -> None:
     "text", ["BTCUSDT.P", "BTCUSD", "BTCUSD.PM", "BTC-USD-PERP", "BTCPERP", "SOL_USDC-PERPETUAL", "ETHUSDC.P"]
 )
 def test_linear_contracts_are_not_marked_inverse(text: str) -> None:
-    """Coin-sized orders go through without a sizing type."""
+    """Coin sizes are accepted without a quantityType."""
     assert not match(text).is_inverse
 
 
@@ -182,8 +182,8 @@ def test_linear_contracts_are_not_marked_inverse(text: str) -> None:
         ("KBONKUSDC.P", "PERP_1000BONK_USDC", "1"),
     ],
 )
-def test_units_are_rescaled_only_when_asked(text: str, symbol: str, factor: str) -> None:
-    """The factor is how many of the ticker's units one unit of the market holds; without permission it must be one."""
+def test_units_are_rescaled_only_if_allowed(text: str, symbol: str, factor: str) -> None:
+    """The factor is the ticker's units per unit of the market; unless rescaling is allowed it must be one."""
     found = match(text, rescale_units=True)
     assert (found.symbol, found.unit_factor) == (symbol, Decimal(factor))
     if found.unit_factor == 1:
@@ -193,33 +193,33 @@ def test_units_are_rescaled_only_when_asked(text: str, symbol: str, factor: str)
         assert refusal(text).code == "symbol_unit_mismatch"
 
 
-def test_a_k_that_is_no_thousand() -> None:
-    """KAS is a coin; only the known thousands of Hyperliquid lose their k."""
+def test_a_k_that_is_part_of_the_name() -> None:
+    """KAS is a coin; only Hyperliquid's known thousands lose their k."""
     assert match("KASUSDT.P").symbol == "PERP_KAS_USDC"
 
 
 @pytest.mark.parametrize("key", ["XAUUSD", "OANDA:XAUUSD", "xauusd"])
 @pytest.mark.parametrize("target", ["PERP_XAU_USDC", "XAU", "xau"])
 def test_the_owners_alias_overrules_the_venue(key: str, target: str) -> None:
-    """Rows 41 and 42: what is refused as ambiguous is taken when the owner says what it means."""
+    """Rows 41 and 42: a ticker refused as ambiguous is accepted with an alias."""
     assert match("XAUUSD", "OANDA", {key: target}).symbol == "PERP_XAU_USDC"
     assert match("OANDA:XAUUSD", None, {key: target}).symbol == "PERP_XAU_USDC"
 
 
 def test_an_alias_of_a_base() -> None:
-    """An alias may name a base; it holds for every spelling of that base."""
+    """An alias of a base applies to every spelling of that base."""
     assert match("BITCOINUSDT.P", None, {"BITCOIN": "BTC"}).symbol == "PERP_BTC_USDC"
 
 
 def test_an_alias_does_not_change_units() -> None:
-    """PEPE to 1000PEPE by alias would be an order a thousand times too large."""
+    """An alias from PEPE to 1000PEPE would otherwise make an order a thousand times too large."""
     assert refusal("PEPEUSDT", None, {"PEPEUSDT": "PERP_1000PEPE_USDC"}).code == "symbol_unit_mismatch"
     found = match("PEPEUSDT", None, {"PEPE": "1000PEPE"}, rescale_units=True)
     assert found.unit_factor == 1000
 
 
-def test_an_alias_to_nowhere_is_refused() -> None:
-    """A target that is not listed is an error of the alias, and says so."""
+def test_an_alias_to_an_unlisted_market_is_refused() -> None:
+    """The refusal names the alias."""
     assert "alias" in refusal("BTCUSDT.P", None, {"BTCUSDT.P": "PERP_BTCC_USDC"}).message
 
 
@@ -233,7 +233,7 @@ def test_two_markets_for_one_ticker_are_ambiguous() -> None:
 
 @pytest.mark.parametrize(("text", "suggestion"), [("BTTCUSDT.P", "PERP_BTC_USDC"), ("AVXUSDT.P", "PERP_AVAX_USDC")])
 def test_unknown_symbols_come_with_suggestions(text: str, suggestion: str) -> None:
-    """A typing error is answered with what was probably meant, and still refused."""
+    """A typing error is refused with a suggestion."""
     assert f"did you mean {suggestion}" in refusal(text).message
 
 
@@ -241,12 +241,12 @@ def test_unknown_symbols_come_with_suggestions(text: str, suggestion: str) -> No
     "text", ["BTCUſDT", "ＢＴＣUSDT", "BTC\u200bUSDT", "BTCUSDT\x00", "ı" * 5, "B" * 41, "BTC USDT"]
 )
 def test_only_plain_ascii_is_a_ticker(text: str) -> None:
-    """Unicode upper-casing maps some letters onto ASCII: U+017F would become an S."""
+    """Upper-casing maps some Unicode letters to ASCII: U+017F would become an S."""
     assert refusal(text).code == "symbol_invalid"
 
 
 def test_a_venue_in_both_places_is_checked_in_both() -> None:
-    """Neither the prefix nor the field hides the other."""
+    """The prefix does not hide the field, nor the field the prefix."""
     assert refusal("NYSE:W", "BINANCE").code == "symbol_exchange_refused"
     assert refusal("BINANCE:WUSDT", "NYSE").code == "symbol_exchange_refused"
 
@@ -264,13 +264,13 @@ def test_a_venue_in_both_places_is_checked_in_both() -> None:
     ],
 )
 def test_spellings_of_one_market(one: str, other: str, same: bool) -> None:
-    """A locked symbol recognises the chart's spelling of the same market and nothing else."""
+    """A locked symbol accepts other spellings of the same market, and no other market."""
     assert is_same_market(one, other) is same
 
 
 @given(st.text(max_size=60) | st.from_regex(r"[A-Z0-9._:/!-]{0,42}", fullmatch=True), st.none() | st.text(max_size=12))
 def test_any_text_is_a_listed_market_or_a_refusal(text: str, exchange: str | None) -> None:
-    """No input raises anything else, and what is accepted is on the list and holds a plausible base."""
+    """No input raises another exception, and an accepted ticker is listed and has a plausible base."""
     try:
         found = resolve(text, exchange=exchange, listed=LISTED, aliases={"AB": "BTC"}, rescale_units=True)
     except Refused:
@@ -283,7 +283,7 @@ def test_any_text_is_a_listed_market_or_a_refusal(text: str, exchange: str | Non
     st.sampled_from(sorted(LISTED)), st.sampled_from(["USDT.P", "USDC.P", "USDT", "-USDT-SWAP", "PERP", "/USDT:USDT"])
 )
 def test_every_listed_crypto_market_is_reached_by_its_tickers(symbol: str, ending: str) -> None:
-    """The usual spellings of a listed base lead to that market or to a refusal, never to another market."""
+    """The usual spellings of a listed base give that market or a refusal, never another market."""
     base = symbol.split("_")[1]
     try:
         found: str | None = match(base + ending).symbol

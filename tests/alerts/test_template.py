@@ -1,4 +1,4 @@
-"""Templates: what is printed, filled as TradingView fills it, is read back as the order it describes, in every profile."""
+"""Templates: filled as TradingView does, each is read back as the order it describes, in every profile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from kekbridge.alerts import message as payload
+from kekbridge.alerts.message import fired_at, interpret, read_message
 from kekbridge.alerts.profiles import PROFILES
 from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, Signal
 from kekbridge.alerts.signature import check
@@ -46,21 +46,21 @@ EXIT = {
 
 
 def read(message: str, profile: str = "seed", follow: str = "signal") -> Signal:
-    """Read a filled message as the listener does, its signature checked."""
-    read_back = payload.read_message(message.encode())
+    """Read a filled message and check its signature, as the listener does."""
+    read_back = read_message(message.encode())
     assert read_back.api_key == KEY
     assert read_back.signature is not None
     proof = check(SECRET, read_back.signature, read_back.texts, profile)
     assert proof.is_valid, proof.reason
-    assert payload.fired_at(read_back, profile) is not None
-    (signal,) = payload.interpret(read_back, WebhookSettings(profile=profile, follow=follow)).steps
+    assert fired_at(read_back, profile) is not None
+    (signal,) = interpret(read_back, WebhookSettings(profile=profile, follow=follow)).steps
     return signal
 
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 @pytest.mark.parametrize("kind", JSON_KINDS)
 def test_every_kind_in_every_profile_is_read_back(kind: str, profile: str) -> None:
-    """One line of JSON that, filled, is proven and means what its kind says."""
+    """A filled template is one line of JSON with a valid signature and the order of its kind."""
     template = build(kind, api_key=KEY, api_secret=SECRET, profile=profile)
     assert "\n" not in template.message
     assert json.loads(template.message)
@@ -76,7 +76,7 @@ def test_every_kind_in_every_profile_is_read_back(kind: str, profile: str) -> No
 @pytest.mark.parametrize("kind", ["strategy", "position"])
 @pytest.mark.parametrize("follow", ["signal", "position"])
 def test_a_strategys_exit_is_an_exit_in_every_profile(kind: str, profile: str, follow: str) -> None:
-    """The same message on the strategy's exit is reduce-only, with the target flat."""
+    """The same message on the strategy's exit is reduce-only with a flat target."""
     template = build(kind, api_key=KEY, api_secret=SECRET, profile=profile)
     signal = read(fill(template.message, EXIT), profile, follow)
     assert signal.reduce_only
@@ -86,7 +86,7 @@ def test_a_strategys_exit_is_an_exit_in_every_profile(kind: str, profile: str, f
 
 @pytest.mark.parametrize("name", ["apiKey", "action", "symbol", "quantity", "stopLoss", "orderType", "leverage"])
 def test_everything_static_is_signed(name: str) -> None:
-    """Changing any fixed value of a printed message breaks its proof."""
+    """Changing any fixed value of a message invalidates its signature."""
     template = build(
         "indicator", api_key=KEY, api_secret=SECRET, symbol="BTCUSDT.P", quantity="0.01", stop_loss="2%",
         order_type="market", leverage="5",
@@ -95,13 +95,13 @@ def test_everything_static_is_signed(name: str) -> None:
     assert name in message
     signature = message["signature"]
     message[name] = {"action": "sell"}.get(name, "7")
-    texts = payload.read_message(json.dumps(message).encode()).texts
+    texts = read_message(json.dumps(message).encode()).texts
     assert not check(SECRET, signature, texts).is_valid
     assert name not in template.free
 
 
 def test_placeholders_are_free_and_quoted() -> None:
-    """Every placeholder is a text (an empty or na value keeps the JSON valid) and listed as free, the time apart."""
+    """Every placeholder is quoted (an empty or na value keeps the JSON valid) and, except the timestamp, listed as free."""
     template = build("strategy", api_key=KEY, api_secret=SECRET)
     message = json.loads(template.message)
     placeholders = {name for name, value in message.items() if isinstance(value, str) and value.startswith("{{")}
@@ -109,7 +109,7 @@ def test_placeholders_are_free_and_quoted() -> None:
 
 
 def test_own_size_in_a_strategys_message() -> None:
-    """A fixed size replaces the strategy's contracts on entries; its exits still close what is open."""
+    """A fixed size replaces the strategy's contracts on entries; exits still close the open position."""
     template = build("strategy", api_key=KEY, api_secret=SECRET, quantity="0.02", stop_loss="2%")
     entry = read(fill(template.message, ENTRY))
     assert (entry.quantity, entry.quantity_type) == (Amount(Decimal("0.02")), QuantityType.BASE)
@@ -121,8 +121,8 @@ def test_own_size_in_a_strategys_message() -> None:
     assert exit_.stop_loss is None
 
 
-def test_options_arrive_in_the_order() -> None:
-    """Each option of the command is one field of the message."""
+def test_every_option_is_a_field() -> None:
+    """Each option of the command becomes one field of the order."""
     template = build(
         "indicator", api_key=KEY, api_secret=SECRET, action="sell", symbol="ETHUSDT.P", quantity="10",
         quantity_type="percent_equity", order_type="stop_limit", limit_price="1790", trigger_price="1795", stop_loss="1900",
@@ -138,29 +138,29 @@ def test_options_arrive_in_the_order() -> None:
 
 
 def test_a_plot_by_name_keeps_its_quotes() -> None:
-    """{{plot("Stop")}} is replaced before the message is JSON; escaped quotes would not be recognised."""
+    """TradingView replaces {{plot("Stop")}} before the message is JSON; escaped quotes would not be recognised."""
     template = build("indicator", api_key=KEY, api_secret=SECRET, stop_loss='{{plot("Stop")}}')
     assert '"stopLoss":"{{plot("Stop")}}"' in template.message
     assert "stopLoss" in template.free
     assert read(fill(template.message, ENTRY)).stop_loss == Amount(Decimal("64000.5"))
 
 
-def test_every_part_is_explained_in_order() -> None:
-    """The explanation goes beside the message, so it has the same parts."""
+def test_every_field_is_explained_in_order() -> None:
+    """The explanation has the fields of the message."""
     template = build("strategy", api_key=KEY, api_secret=SECRET, stop_loss="2%", leverage="5")
     assert [part for part, _ in template.explanation] == list(json.loads(template.message))
     assert all(text for _, text in template.explanation)
 
 
 def evaluate_pine(source: str, function: str, values: dict[str, str]) -> str:
-    """What Pine makes of a function that only joins texts: quoted pieces as they are, everything else from `values`."""
+    """Evaluate a Pine function that only joins texts: quoted pieces as they are, expressions from `values`."""
     body = source.split(f"\n{function}(", 1)[1].split("=>\n", 1)[1].splitlines()[0].strip()
     pieces = re.findall(r"'([^']*)'|([^'+ ][^'+]*)", body)
     return "".join(values[expression.strip()] if expression.strip() else text for text, expression in pieces)
 
 
 def test_the_pine_functions_build_the_same_messages() -> None:
-    """alert_message from Pine is proven and read like a template from the dialog."""
+    """A message built in Pine has a valid signature and is read like one from the dialog."""
     template = build("pine", api_key=KEY, api_secret=SECRET, stop_loss="2%")
     assert template.message.startswith("//@version=6\n")
     values = {
@@ -191,13 +191,13 @@ def test_the_pine_functions_build_the_same_messages() -> None:
         ({"kind": "indicator", "profile": "wundertrading", "stop_loss": "2%"}, "stopLoss"),
     ],
 )
-def test_what_cannot_be_pasted_is_refused(arguments: dict[str, str], field: str | None) -> None:
-    """A message that would break in TradingView is never printed."""
+def test_values_that_cannot_be_pasted_are_refused(arguments: dict[str, str], field: str | None) -> None:
+    """A message that would break in TradingView is not built."""
     with pytest.raises(ConfigError) as caught:
         build(**{"api_key": KEY, "api_secret": SECRET, **arguments})
     assert caught.value.field == field
 
 
-def test_fill_leaves_what_it_does_not_know() -> None:
-    """As TradingView does with placeholders that do not belong to the alert."""
+def test_fill_keeps_unknown_placeholders() -> None:
+    """As TradingView does with placeholders that are not available to the alert."""
     assert fill('{"a":"{{ticker}}","b":"{{nonsense}}"}', {"ticker": "X"}) == '{"a":"X","b":"{{nonsense}}"}'

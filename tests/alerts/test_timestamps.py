@@ -1,4 +1,4 @@
-"""When an alert fired: every spelling of one instant, and the age check with its advice."""
+"""Timestamps of alerts: accepted formats, and the age check with its advice."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.alerts.numbers import NumberText
-from kekbridge.alerts.timestamps import check_age, instant_of, spoken_duration
+from kekbridge.alerts.timestamps import check_age, parse_timestamp
 from kekbridge.errors import Refused, Unauthenticated
+from kekbridge.formatting import duration
 
 INSTANT = datetime(2026, 1, 15, 10, 30, 3, tzinfo=UTC)
 
@@ -36,15 +37,15 @@ INSTANT = datetime(2026, 1, 15, 10, 30, 3, tzinfo=UTC)
     ],
     ids=lambda value: f"{type(value).__name__} {value}",
 )
-def test_spellings_of_one_instant(value: str) -> None:
-    """TradingView, Pine's str.format_time, and scripts (tradingview.md section 2)."""
-    assert instant_of(value) == INSTANT
+def test_formats_of_one_time(value: str) -> None:
+    """TradingView, Pine's str.format_time, and scripts (docs/internals/tradingview.md section 2)."""
+    assert parse_timestamp(value) == INSTANT
 
 
 def test_fractions_of_a_second() -> None:
-    """Milliseconds are kept, finer digits cut to microseconds."""
-    assert instant_of("2026-01-15T10:30:03.123456789Z") == INSTANT + timedelta(microseconds=123_456)
-    assert instant_of(NumberText("1768473003123")) == INSTANT + timedelta(milliseconds=123)
+    """Fractions are kept to the microsecond."""
+    assert parse_timestamp("2026-01-15T10:30:03.123456789Z") == INSTANT + timedelta(microseconds=123_456)
+    assert parse_timestamp(NumberText("1768473003123")) == INSTANT + timedelta(milliseconds=123)
 
 
 @pytest.mark.parametrize(
@@ -58,49 +59,41 @@ def test_fractions_of_a_second() -> None:
     ids=lambda value: f"{type(value).__name__} {value!r}",
 )  # fmt: skip
 def test_times_that_are_refused(value: object) -> None:
-    """No zone, no such day, microseconds since 1970: refused rather than guessed."""
+    """No zone, an impossible date, microseconds since 1970: refused, not guessed."""
     with pytest.raises(Refused) as caught:
-        instant_of(value)
+        parse_timestamp(value)
     assert (caught.value.code, caught.value.field) == ("field_invalid", "timestamp")
 
 
 @given(st.text() | st.integers().map(lambda number: NumberText(str(number))))
-def test_any_value_is_an_instant_or_refused(value: str) -> None:
-    """No text and no number raises anything else; what is accepted is aware."""
+def test_any_value_is_parsed_or_refused(value: str) -> None:
+    """No text or number raises another exception; an accepted time is in UTC."""
     try:
-        assert instant_of(value).tzinfo is UTC
+        assert parse_timestamp(value).tzinfo is UTC
     except Refused:
         pass
 
 
 @pytest.mark.parametrize("age_s", [-10, 0, 59, 60])
 def test_fresh_alerts_pass(age_s: int) -> None:
-    """Up to the allowed age, and a little ahead for clocks that differ."""
+    """Up to the maximum age, and slightly in the future for clocks that differ."""
     check_age(INSTANT, now=INSTANT + timedelta(seconds=age_s), max_age_s=60, max_future_s=10)
 
 
 @pytest.mark.parametrize(
     ("age_s", "code"), [(60.001, "timestamp_stale"), (86_400, "timestamp_stale"), (-11, "timestamp_future")]
 )
-def test_old_and_future_alerts_do_not(age_s: float, code: str) -> None:
-    """The message says how far off it is."""
+def test_old_and_future_alerts_are_refused(age_s: float, code: str) -> None:
+    """The message states the difference."""
     with pytest.raises(Unauthenticated) as caught:
         check_age(INSTANT, now=INSTANT + timedelta(seconds=age_s), max_age_s=60, max_future_s=10)
     assert caught.value.code == code
-    assert spoken_duration(abs(age_s)) in caught.value.message
+    assert duration(abs(age_s)) in caught.value.message
 
 
-def test_the_opening_of_a_bar_is_recognised() -> None:
-    """{{time}} in place of {{timenow}} is the usual reason for a full minute in the past."""
+def test_a_bar_opening_time_is_recognised() -> None:
+    """A full minute in the past usually means {{time}} instead of {{timenow}}."""
     with pytest.raises(Unauthenticated) as caught:
         check_age(INSTANT.replace(hour=6, minute=0, second=0), now=INSTANT, max_age_s=60, max_future_s=10)
     assert "{{time}}" in caught.value.message
     assert "4 h 30 min" in caught.value.message
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.5, "under 1 s"), (59, "59 s"), (75, "1 min 15 s"), (3600, "1 h"), (90_061, "1 d 1 h")]
-)
-def test_durations_are_spoken(seconds: float, text: str) -> None:
-    """Two units at most: a person reads it."""
-    assert spoken_duration(seconds) == text

@@ -1,7 +1,7 @@
-"""Measure kekbridge side by side with the reference and the usual bot: `python -m tests.bench [scenario…] --rounds 5 --markdown`.
+"""Compare kekbridge with the reference and with a common bot: `python -m tests.bench [scenario…] --rounds 5 --markdown`.
 
-Systems alternate, each ratio is taken within one round, and the median over the rounds is told. Absolute times say little: the load
-generator and the stub exchange run on the same cores.
+Systems alternate, each ratio is taken within one round, and the median over the rounds is reported. Absolute times mean little, because
+the load generator and the stub exchange run on the same cores.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Table = dict[tuple[str, str], list[float]]
 
 
 def measure(scenario: Scenario, size: Size, rounds: int, systems: set[str]) -> Table:
-    """Figures by (system, figure), one value per round by which it was measured."""
+    """Measure a scenario; return the values by (system, figure), one per round."""
     table: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     chosen = [system for system in scenario.systems if system.name in systems]
     for _ in range(rounds):
@@ -43,7 +43,7 @@ def measure(scenario: Scenario, size: Size, rounds: int, systems: set[str]) -> T
 
 
 def rows_of(key: str, table: Table) -> list[list[str]]:
-    """Scenario, figure, system, median, least, most, rounds, and the goal where there is one."""
+    """Format the rows: scenario, figure, system, median, min, max, rounds, and the goal if there is one."""
     rows = []
     for (name, figure), values in sorted(table.items(), key=lambda item: (item[0][1], item[0][0])):
         if any(math.isnan(value) for value in values):
@@ -51,7 +51,9 @@ def rows_of(key: str, table: Table) -> list[list[str]]:
         median = statistics.median(values)
         goal = GOALS.get((key, figure, name))
         spread = [_short(value) for value in (median, min(values), max(values))]
-        rows.append([SCENARIOS[key].title, figure, name, *spread, str(len(values)), goal.told(median) if goal else "-"])
+        rows.append(
+            [SCENARIOS[key].title, figure, name, *spread, str(len(values)), goal.describe(median) if goal else "-"]
+        )
     return rows
 
 
@@ -71,15 +73,15 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     unknown = set(given.scenarios) - set(SCENARIOS)
     if unknown:
-        parser.error(f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+        parser.error(f"no scenario {', '.join(sorted(unknown))}; choose from {', '.join(SCENARIOS)}")
     if given.markdown:
         cores, memory = os.cpu_count(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-        words = " ".join(["python -m tests.bench", *arguments])
+        command = " ".join(["python -m tests.bench", *arguments])
         print(
-            f"`{words}`, {datetime.now(UTC):%Y-%m-%d}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}\n"
+            f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}\n"
         )
         print("| scenario | figure | system | median | min | max | rounds | goal |\n|---|---|---|---|---|---|---|---|")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes started here end with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the processes started here, too
     for name in given.scenarios or SCENARIOS:
         if name in ("flushes", "disk") and shutil.which("strace") is None:
             print(f"{name}: strace is not installed", file=sys.stderr)

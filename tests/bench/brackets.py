@@ -1,4 +1,4 @@
-"""A burst of brackets at the paper exchange, which takes one algo order a second, with closes of open positions behind them."""
+"""A burst of brackets at the paper exchange, which accepts one algo order a second, followed by closes of open positions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.system.harness import Bridge, running_bridge, wait_until
+from tests.system.harness import BridgeProcess, bridge_process, wait_until
 
 _HELD = ("TRXUSDT.P", "NEARUSDT.P")
 _ENTERED = ("BTCUSDT.P", "ETHUSDT.P", "SOLUSDT.P", "BNBUSDT.P", "XRPUSDT.P", "DOGEUSDT.P", "LINKUSDT.P", "AVAXUSDT.P")
@@ -16,44 +16,44 @@ _WIDE = ("--no-require-signature", "--rate-per-minute", "100000", "--min-order-s
 
 
 def brackets(count: int) -> dict[str, float]:
-    """Entries with a stop in `count` markets at one moment, then two closes: when they were taken, and what was refused."""
+    """Send entries with a stop in `count` markets at once, then two closes; return when they were accepted, and the rejections."""
     with tempfile.TemporaryDirectory(prefix="kekbridge-bench-") as directory:
         environment = {"KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0"}
-        with running_bridge(Path(directory), environment=environment, webhook_arguments=_WIDE) as bridge:
+        with bridge_process(Path(directory), environment=environment, webhook_arguments=_WIDE) as bridge:
             return _measure(bridge, _ENTERED[:count])
 
 
-def _measure(bridge: Bridge, symbols: tuple[str, ...]) -> dict[str, float]:
+def _measure(bridge: BridgeProcess, symbols: tuple[str, ...]) -> dict[str, float]:
     for symbol in _HELD:
         bridge.send(symbol=symbol, quantity="100")
-    wait_until(lambda: len(_taken(bridge)) == len(_HELD), what="the positions to be closed")
+    wait_until(lambda: len(_accepted(bridge)) == len(_HELD), what="the positions to be closed")
     entries = [{"symbol": symbol, "quantity": _size(symbol), "stopLoss": "5%"} for symbol in symbols]
     closes = [{"symbol": symbol, "action": "close", "quantity": None} for symbol in _HELD]
     started = time.time() * 1000
     with ThreadPoolExecutor(len(entries) + len(closes)) as senders:
         answers = [sender.result() for sender in [senders.submit(bridge.send, **fields) for fields in entries + closes]]
     if any(status not in (200, 202) for status, _ in answers):
-        raise AssertionError(f"the bridge refused an alert of the benchmark: {answers}")
+        raise AssertionError(f"the bridge rejected an alert of the benchmark: {answers}")
     wait_until(
-        lambda: len(_taken(bridge)) == 2 * len(_HELD) + len(entries),
+        lambda: len(_accepted(bridge)) == 2 * len(_HELD) + len(entries),
         deadline_s=5 * len(entries) + 20,
         what="all orders",
     )
-    taken = [event for event in _taken(bridge) if event["t"] >= started]
+    accepted = [event for event in _accepted(bridge) if event["t"] >= started]
     return {
-        "last bracket s": max(event["t"] - started for event in taken if event.get("algo")) / 1000,
-        "last close s": max(event["t"] - started for event in taken if not event.get("algo")) / 1000,
+        "last bracket s": max(event["t"] - started for event in accepted if event.get("algo")) / 1000,
+        "last close s": max(event["t"] - started for event in accepted if not event.get("algo")) / 1000,
         "refused": float(sum(event["event"] == "order_refused" for event in bridge.journal())),
     }
 
 
-def _taken(bridge: Bridge) -> list[dict[str, Any]]:
-    """Orders of ours that the exchange took, a bracket once."""
+def _accepted(bridge: BridgeProcess) -> list[dict[str, Any]]:
+    """Return our orders that the exchange accepted, a bracket counted once."""
     return [event for event in bridge.journal() if event["event"] == "order_accepted" and event["client_order_id"]]
 
 
 def _size(symbol: str) -> str:
-    """About 100 USDC of each, whatever it costs."""
+    """Return an order size of about 100 USDC."""
     return {"BTCUSDT.P": "0.002", "ETHUSDT.P": "0.05", "SOLUSDT.P": "1", "BNBUSDT.P": "0.2", "DOGEUSDT.P": "500"}.get(
         symbol, "10"
     )

@@ -1,7 +1,7 @@
-"""A stub of the exchange with no costs of its own: answers what a client asks, fills every order at once, and notes when it came.
+"""Stub of the exchange with minimal cost: answers a client's requests, fills every order at once, and records when it arrived.
 
-`python -m tests.bench.exchange --port N [--delay-s S] [--limit N]`. With a limit it refuses (429) what does not fit into a strict sliding
-second. Arrivals are told by GET /bench/arrivals, by quantity: each alert of the benchmark has its own.
+`python -m tests.bench.exchange --port N [--delay-s S] [--limit N]`. With a limit it rejects (429) what exceeds a strict sliding second.
+GET /bench/arrivals lists arrivals by quantity, which is unique per alert of the benchmark.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aiohttp import WSMsgType, web
 from tests.bench.markets import BASES
 
 PRICE = 100
-_MARKS_EVERY_S = 10.0  # a bridge refuses entries on marks that are older than a minute
+_MARKS_EVERY_S = 10.0  # a bridge denies entries on marks older than a minute
 
 
 def _now() -> int:
@@ -45,7 +45,7 @@ def _rules(symbol: str) -> dict[str, Any]:
 
 
 class Stub:
-    """Everything it knows: the orders by client order id, when each came, and who listens."""
+    """State of the stub: orders by client order id, their arrivals, and the connected streams."""
 
     def __init__(self, delay_s: float, limit: int) -> None:
         self._delay_s = delay_s
@@ -66,9 +66,9 @@ class Stub:
             return web.json_response(self.arrivals[int(request.query.get("since", "0")) :])
         if request.method == "POST" and path == "/v1/order":
             return await self._create(await request.read())
-        return self._told(self._data(path))
+        return self._response(self._data(path))
 
-    def _told(self, data: Any) -> web.Response:
+    def _response(self, data: Any) -> web.Response:
         if data is None:
             text = json.dumps({"success": False, "code": -1006, "message": "order not found", "timestamp": _now()})
             return web.Response(status=400, text=text, content_type="application/json")
@@ -78,9 +78,9 @@ class Stub:
     async def _create(self, body: bytes) -> web.Response:
         arrived = time.monotonic()
         order = json.loads(body)
-        is_refused = self._is_over_the_limit(arrived)
-        self.arrivals.append((str(order["order_quantity"]), arrived, 429 if is_refused else 200))
-        if is_refused:
+        is_rejected = self._is_over_the_limit(arrived)
+        self.arrivals.append((str(order["order_quantity"]), arrived, 429 if is_rejected else 200))
+        if is_rejected:
             text = json.dumps({"success": False, "code": -1003, "message": "rate limit", "timestamp": _now()})
             return web.Response(status=429, text=text, content_type="application/json")
         order_id = 1_000_000 + len(self.arrivals)
@@ -92,7 +92,7 @@ class Stub:
         task = asyncio.create_task(self._report(row))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return self._told(
+        return self._response(
             {"order_id": order_id, "client_order_id": order.get("client_order_id"), "error_message": "none"}
         )
 
@@ -186,30 +186,32 @@ class Stub:
         async for message in socket:
             if message.type is not WSMsgType.TEXT:
                 break
-            said = json.loads(message.data)
-            if said.get("event") == "ping":
+            incoming = json.loads(message.data)
+            if incoming.get("event") == "ping":
                 await socket.send_json({"event": "pong", "ts": _now()})
-            elif said.get("event") in ("auth", "subscribe"):
-                await socket.send_json({"id": said.get("id"), "event": said["event"], "success": True, "ts": _now()})
-                if said.get("topic") == "markprices":
+            elif incoming.get("event") in ("auth", "subscribe"):
+                await socket.send_json(
+                    {"id": incoming.get("id"), "event": incoming["event"], "success": True, "ts": _now()}
+                )
+                if incoming.get("topic") == "markprices":
                     self._mark_sockets.append(socket)
-                    await self._tell_marks(socket)
+                    await self._send_marks(socket)
         for sockets in (self._sockets, self._mark_sockets):
             if socket in sockets:
                 sockets.remove(socket)
         return socket
 
-    async def _tell_marks(self, socket: web.WebSocketResponse) -> None:
+    async def _send_marks(self, socket: web.WebSocketResponse) -> None:
         marks = [{"symbol": f"PERP_{symbol}_USDC", "price": PRICE} for symbol in BASES]
         await socket.send_json({"topic": "markprices", "ts": _now(), "data": marks})
 
     async def keep_marks_fresh(self) -> None:
-        """For ever: tell the marks again, as an exchange does."""
+        """Send the mark prices periodically, without end."""
         while True:
             await asyncio.sleep(_MARKS_EVERY_S)
             for socket in list(self._mark_sockets):
                 try:
-                    await self._tell_marks(socket)
+                    await self._send_marks(socket)
                 except (ConnectionError, RuntimeError):
                     continue
 

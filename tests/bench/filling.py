@@ -1,4 +1,4 @@
-"""Fills a stopped daemon's database with alerts, orders, fills and history of the past: copies of those it has, under other names."""
+"""Fill a stopped daemon's database with past alerts, orders, fills and events: copies of its own under other ids."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-from kekbridge.store import results
+from kekbridge.store import fills
 from tests.system.harness import wait_until
 
-# One alert in so many was denied, one is of a market that is seldom traded.
+# One alert in DENIED_EACH was denied, one in RARE_EACH is for a rarely traded market.
 DENIED_EACH = 20
 RARE_EACH = 1000
 RARE = "PERP_DOGE_USDC"
 
 
 def fill(path: Path, count: int) -> None:
-    """Add `count` finished alerts with their orders, fills and history, a second apart.
+    """Add `count` finished alerts with their orders, fills and events, a second apart.
 
-    The last one is 25 hours old, so that all rate windows are empty: what a full one costs depends on its limit, not on the history.
+    The last one is 25 hours old, so that all rate windows are empty: the cost of a full one depends on its limit, not on the history.
     """
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -56,7 +56,7 @@ def fill(path: Path, count: int) -> None:
         happened = {"sequence": None, "at": "n.at", "alert_id": "n.id", "client_order_id": "'kb-' || n.id"}
         for kind in ("alert_admitted", "order_accepted", "fill", "order_filled"):
             _copy(connection, "events", happened, of=f"kind = '{kind}'", which=traded)
-        results.rebuild(connection)
+        fills.rebuild_results(connection)
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
@@ -76,7 +76,7 @@ def wait_for_original(path: Path) -> None:
 def _copy(
     connection: sqlite3.Connection, table: str, changed: Mapping[str, str | None], *, of: str, which: str = "TRUE"
 ) -> None:
-    """Copy the first row that is `of` this kind, once for each number that is `which`."""
+    """Copy the first row that matches `of`, once for each number that matches `which`; `changed` maps columns to SQL."""
     columns = [
         row[1] for row in connection.execute(f"PRAGMA table_info({table})") if changed.get(row[1], "") is not None
     ]

@@ -1,4 +1,4 @@
-"""The usual bot, as tutorials have it: a Flask handler that checks a passphrase and calls ccxt's woofipro class. Nothing is stored.
+"""A common bot, as in tutorials: a Flask handler that checks a passphrase and calls ccxt's woofipro class. Nothing is stored.
 
 `python -m tests.bench.flask_bot --port N --exchange URL [--no-throttle]`. Needs the extra `bench` (flask, ccxt).
 """
@@ -15,7 +15,7 @@ from flask import Flask, request
 
 
 def make_exchange(url: str, *, is_throttled: bool) -> Any:
-    """ccxt's client for Orderly, pointed at the stub, with the market it needs already known."""
+    """Create ccxt's client for Orderly with the stub's URL, its markets loaded."""
     exchange = ccxt.woofipro(
         {
             "apiKey": "ed25519:" + "1" * 32,
@@ -49,7 +49,7 @@ def main() -> None:
         order = exchange.create_order(symbol, "market", alert["action"], float(alert["quantity"]))
         return {"success": True, "orderId": order["id"]}
 
-    # Not by decorators: those are typed only where flask is installed.
+    # No decorators: they are typed only if flask is installed.
     app.add_url_rule("/readyz", view_func=ready)
     app.add_url_rule("/api/webhooks/tradingview", view_func=webhook, methods=["POST"])
     app.run("127.0.0.1", given.port)

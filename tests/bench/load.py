@@ -1,4 +1,4 @@
-"""The sender: one new connection per alert, as TradingView does, and the clock that all processes share (CLOCK_MONOTONIC)."""
+"""Load generator: one new connection per alert, as TradingView makes them; times are CLOCK_MONOTONIC, shared by all processes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 from tests.bench.systems import System, quantity_of
 
-# What a program does once it answers (kekbridge imports the operator's side then) is part of no alert. The tests set 0: they only ask
-# whether a scenario runs.
+# Work that a program does after it starts to answer (kekbridge imports its admin code then) does not count for an alert. The tests set 0,
+# because they only check that a scenario runs.
 SETTLE_S = float(os.environ.get("KEKBRIDGE_BENCH_SETTLE_S", "1.0"))
 _PATH = "/api/webhooks/tradingview"
-_QUIET_S = 5.0  # nothing came for so long: what is missing never comes
+_QUIET_S = 5.0  # without an arrival for this long, the missing orders are given up
 _numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One alert: when its connection began, how long the answer took, and what it said (0: cut)."""
+    """One alert: start of its connection, seconds to its response, and the status (0: connection broken)."""
 
     number: int
     at: float
@@ -30,7 +30,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A run: acks and orders in seconds from the connect of their alert; refusals and doubles as the exchange saw them."""
+    """A run: acks and orders in seconds from the connect of their alert; rejections and double orders as the exchange saw them."""
 
     acks: list[float]
     orders: list[float]
@@ -58,13 +58,13 @@ async def send(system: System, number: int) -> Sent:
     status = int(answer[9:12]) if len(answer) > 12 else 0
     if 400 <= status < 500:
         raise AssertionError(
-            f"{system.name} refused an alert of the benchmark: {answer.decode(errors='replace')[-300:]}"
+            f"{system.name} rejected an alert of the benchmark: {answer.decode(errors='replace')[-300:]}"
         )
     return Sent(number, started, time.monotonic() - started, status)
 
 
 async def run(system: System, *, count: int, at_once: int, copies: int = 1) -> Result:
-    """`count` alerts, never more than `at_once` under way, each sent `copies` times; returns when all are ordered."""
+    """Send `count` alerts, at most `at_once` at a time, each `copies` times; return when all have an order."""
     system.arrivals()
     numbers = [next(_numbers) for _ in range(count)]
     waiting = iter([number for number in numbers for _ in range(copies)])
@@ -86,12 +86,14 @@ async def run(system: System, *, count: int, at_once: int, copies: int = 1) -> R
         if len(arrived) >= count and not any(all(status != 200 for _, status in each) for each in arrived.values()):
             break
         if system.name.startswith("flask"):
-            break  # its order is sent before its answer, or never
+            break  # its order is sent before its response, or never
         await asyncio.sleep(0.02)
-    return _judge(numbers, sent, arrived, started)
+    return _evaluate(numbers, sent, arrived, started)
 
 
-def _judge(numbers: list[int], sent: list[Sent], arrived: dict[str, list[tuple[float, int]]], started: float) -> Result:
+def _evaluate(
+    numbers: list[int], sent: list[Sent], arrived: dict[str, list[tuple[float, int]]], started: float
+) -> Result:
     first_sent: dict[int, float] = {}
     for each in sorted(sent, key=lambda each: each.at):
         first_sent.setdefault(each.number, each.at)
@@ -99,14 +101,14 @@ def _judge(numbers: list[int], sent: list[Sent], arrived: dict[str, list[tuple[f
     last = 0.0
     doubles = refused = missing = 0
     for number in numbers:
-        came = arrived.get(quantity_of(number), [])
-        taken = [at for at, status in came if status == 200]
-        refused += len(came) - len(taken)
-        doubles += max(len(taken) - 1, 0)
-        missing += not taken
-        if taken:
-            orders.append(taken[0] - first_sent[number])
-            last = max(last, taken[0] - started)
+        requests = arrived.get(quantity_of(number), [])
+        accepted = [at for at, status in requests if status == 200]
+        refused += len(requests) - len(accepted)
+        doubles += max(len(accepted) - 1, 0)
+        missing += not accepted
+        if accepted:
+            orders.append(accepted[0] - first_sent[number])
+            last = max(last, accepted[0] - started)
     return Result(
         acks=[each.ack_s for each in sent if each.status],
         orders=orders,

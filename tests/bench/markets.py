@@ -1,4 +1,4 @@
-"""The markets of the benchmark: what the stub exchange lists and the alerts name."""
+"""Markets of the benchmark, listed by the stub exchange and traded by the alerts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ BASES: Final = (
     *("HBAR", "ICP", "VET", "ETC", "BCH", "XLM", "EOS", "SAND", "MANA", "AXS", "GALA", "APE", "IMX", "GRT", "SNX"),
     *("COMP", "DYDX", "GMX", "JUP", "WIF"),
 )
-# Orders of one market go one after the other: with few markets a burst shows what that costs, with many what it does not.
+# Orders of one market are sent one after the other: few markets show the cost of that in a burst, many show the burst without it.
 FEW: Final = 5
 MANY: Final = len(BASES)

@@ -1,4 +1,4 @@
-"""Where an alert's time goes: calls per alert, which are exact, and the CPU time of each part, which the profiler inflates."""
+"""Profile of an alert: calls per alert, which are exact, and shares of CPU time by part, which the profiler distorts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.bench.systems import System
 
-# What the interpreter does not do itself, by the name of the C function.
+# Work done in C, by part of the function's name.
 _BUILT_IN: Mapping[str, str] = {
     "sqlite3": "SQLite",
     "_socket": "sockets",
@@ -22,17 +22,18 @@ _BUILT_IN: Mapping[str, str] = {
     "_hashlib": "signatures",
     "pydantic_core": "pydantic",
 }
-# By the path of the file; the first that fits decides.
+# Python functions, by part of the file's path; the first match counts.
 _FILES: Mapping[str, str] = {
     "/tests/bench/": "the program",
-    "/kekbridge/store/": "kekbridge: store",
-    "/kekbridge/exchange/": "kekbridge: exchange",
     "/kekbridge/ingress/": "kekbridge: ingress",
     "/kekbridge/alerts/": "kekbridge: alerts",
-    "/kekbridge/risk/": "kekbridge: rules",
-    "/kekbridge/planning/": "kekbridge: rules",
+    "/kekbridge/planning/": "kekbridge: planning",
+    "/kekbridge/risk/": "kekbridge: risk",
+    "/kekbridge/execution/": "kekbridge: execution",
+    "/kekbridge/exchange/": "kekbridge: exchange",
+    "/kekbridge/store/": "kekbridge: store",
     "/kekbridge/model/": "kekbridge: model",
-    "/kekbridge/": "kekbridge: execution, log and the rest",
+    "/kekbridge/": "kekbridge: log and the rest",
     "/aiohttp/": "aiohttp",
     "/asyncio/": "asyncio",
     "/structlog/": "structlog",
@@ -45,7 +46,7 @@ _Function = tuple[str, int, str]
 
 
 def wrapped(system: System) -> System:
-    """The same system under the profiler. Only what is started as a module can be."""
+    """Make the system run under the profiler; it must be started as a module."""
     command = system.command
 
     def under_profiler() -> list[str]:
@@ -58,30 +59,30 @@ def wrapped(system: System) -> System:
 
 
 def begin(system: System) -> None:
-    """Count from now on."""
+    """Reset the counts."""
     os.kill(system.pid, signal.SIGUSR1)
 
 
 def figures(system: System, alerts: int) -> dict[str, float]:
-    """End the system, and read what was counted: calls and CPU microseconds per alert, by thread and by part."""
+    """Stop the system; return its calls per alert by thread, and the share of CPU time by part."""
     os.kill(system.pid, signal.SIGUSR2)
     system.wait(_WAIT_S)
     calls: defaultdict[str, float] = defaultdict(float)
-    spent: defaultdict[str, float] = defaultdict(float)
+    cpu_s: defaultdict[str, float] = defaultdict(float)
     for file in sorted(system.directory.glob("profile.*")):
-        told = marshal.loads(file.read_bytes())  # noqa: S302 - our own, of a moment ago
+        stats = marshal.loads(file.read_bytes())  # noqa: S302 - written by our own process
         thread = re.sub(r"[_-]?[0-9]+$", "", file.name.removeprefix("profile."))
-        for part, count, seconds in _shares(told):
+        for part, count, seconds in _by_part(stats):
             calls[f"calls, {thread}"] += count
-            spent[f"µs, {part}"] += seconds
-    total = sum(spent.values())
-    shares = {f"share of {name.removeprefix('µs, ')}": value / total for name, value in spent.items()}
+            cpu_s[part] += seconds
+    total = sum(cpu_s.values())
+    shares = {f"share of {part}": value / total for part, value in cpu_s.items()}
     kept = {name: value for name, value in calls.items() if value >= alerts}
     return {name: value / alerts for name, value in kept.items()} | {"calls": sum(calls.values()) / alerts} | shares
 
 
-def _shares(stats: Mapping[_Function, Any]) -> Iterator[tuple[str, int, float]]:
-    """Part, calls and own seconds of each function; what is built into Python counts for whoever calls it."""
+def _by_part(stats: Mapping[_Function, Any]) -> Iterator[tuple[str, int, float]]:
+    """Yield part, calls and own seconds of each function; built-in functions count for their callers."""
     for function, (_, count, own_s, _, callers) in stats.items():
         part = _part(function)
         if part is not None or not callers:
@@ -92,7 +93,7 @@ def _shares(stats: Mapping[_Function, Any]) -> Iterator[tuple[str, int, float]]:
 
 
 def _part(function: _Function) -> str | None:
-    """None for what is built in and no part of its own."""
+    """Return the part a function belongs to; None for built-in functions that are not in _BUILT_IN."""
     path, _, name = function
     if path == "~":
         return next((part for word, part in _BUILT_IN.items() if word in name), None)

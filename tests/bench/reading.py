@@ -1,4 +1,4 @@
-"""How the commands that look, and the listener, take a long history: a store of a million alerts in multiples of one of a thousand."""
+"""Cost of a long history for read commands and the listener: a store of a million alerts relative to one of a thousand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.bench.load import run
 from tests.bench.systems import System
 from tests.system.harness import clean_environment
 
-# The newest alert, an old one, and every filter of `logs`; a text that stands nowhere is the worst case of all.
+# The newest alert, an old one, and every filter of `logs`; a text that does not occur is the worst case.
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "logs": ("logs",),
     "logs --webhook": ("logs", "--webhook", "bench"),
@@ -24,7 +24,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "logs --symbol (1 in 1000)": ("logs", "--symbol", filling.RARE),
     "logs --symbol --status": ("logs", "--symbol", filling.RARE, "--status", "denied"),
     "logs --since 7d": ("logs", "--since", "7d"),
-    "logs --text (nowhere)": ("logs", "--text", "stands nowhere"),
+    "logs --text (nowhere)": ("logs", "--text", "occurs nowhere"),
     "explain": ("explain", "01A00000000000000000000007"),
     "stats": ("stats", "--since", "7d"),
     "stats --since all": ("stats", "--since", "all"),
@@ -34,9 +34,9 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
 
 
 def reading(make: type[System], counts: tuple[int, int], *, alerts: int, times: int) -> dict[str, float]:
-    """CPU seconds of each command over the long store and in multiples of the short one, and so the listener's answers.
+    """Measure each command's CPU seconds on the long history and relative to the short one, and the listener's response times.
 
-    Both bridges run at once and take turns, so that whatever else the machine does falls on both.
+    Both bridges run at once and alternate, so that other load on the machine affects both.
     """
     few, many = counts
     with make() as short, make() as long:
@@ -54,19 +54,19 @@ def reading(make: type[System], counts: tuple[int, int], *, alerts: int, times: 
                 acks[system] += _send(system, 5)
         figures = {f"listener, ack p50: {many} / {few}": statistics.median(acks[long]) / statistics.median(acks[short])}
         for name, arguments in COMMANDS.items():
-            taken = [(_cpu_s(short, arguments), _cpu_s(long, arguments)) for _ in range(times)]
-            figures[f"{name}: CPU s at {many}"] = statistics.median(seconds for _, seconds in taken)
-            figures[f"{name}: {many} / {few}"] = statistics.median(seconds / other for other, seconds in taken)
+            seconds = [(_cpu_s(short, arguments), _cpu_s(long, arguments)) for _ in range(times)]
+            figures[f"{name}: CPU s at {many}"] = statistics.median(long_s for _, long_s in seconds)
+            figures[f"{name}: {many} / {few}"] = statistics.median(long_s / short_s for short_s, long_s in seconds)
     return figures
 
 
 def _send(system: System, count: int) -> list[float]:
-    """Seconds to each answer, one alert after the other."""
+    """Send alerts one after the other; return the seconds to each response."""
     return asyncio.run(run(system, count=count, at_once=1)).acks
 
 
 def _cpu_s(system: System, arguments: tuple[str, ...]) -> float:
-    """What the whole command costs beside the running daemon, Python's own start included."""
+    """Return the CPU seconds of a command beside the running daemon, including Python's start."""
     process = subprocess.Popen(
         [sys.executable, "-m", "kekbridge", *arguments],
         env={**clean_environment(), **system.environment},
@@ -74,10 +74,10 @@ def _cpu_s(system: System, arguments: tuple[str, ...]) -> float:
         stderr=subprocess.PIPE,
     )
     assert process.stderr is not None
-    told = process.stderr.read().decode()
+    errors = process.stderr.read().decode()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     process.stderr.close()
     if process.returncode:
-        raise AssertionError(f"{' '.join(arguments)}: {told}")
+        raise AssertionError(f"{' '.join(arguments)}: {errors}")
     return used.ru_utime + used.ru_stime

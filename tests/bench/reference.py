@@ -1,4 +1,4 @@
-"""The reference: a program that does only the unavoidable work, and does it safely. Nobody can be much quicker and be safe.
+"""The reference: a program that does only the unavoidable work, safely. No safe program can be much faster.
 
 HMAC, validation, unique durable intent (WAL, synchronous=FULL, group commit), 200, one ed25519 signature, one POST on a kept-alive
 connection, durable result. `python -m tests.bench.reference --port N --exchange URL --database FILE`.
@@ -29,7 +29,7 @@ SECRET = b"bench-secret"
 
 
 class Message(BaseModel):
-    """What an alert may say."""
+    """The fields of an alert."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     alertId: str  # noqa: N815 - the message's own name
@@ -49,7 +49,7 @@ class Store:
         threading.Thread(target=self._run, daemon=True).start()
 
     def write(self, statement: str, *values: Any) -> asyncio.Future[int]:
-        """Row count, after the flush."""
+        """Execute a statement; the future gives its row count after the flush."""
         future: asyncio.Future[int] = self._loop.create_future()
         self._queue.put((statement, values, future))
         return future
@@ -68,10 +68,10 @@ class Store:
             connection.execute("BEGIN IMMEDIATE")
             done = [(future, connection.execute(statement, values).rowcount) for statement, values, future in batch]
             connection.execute("COMMIT")
-            self._loop.call_soon_threadsafe(_tell, done)
+            self._loop.call_soon_threadsafe(_resolve, done)
 
 
-def _tell(done: list[tuple[asyncio.Future[int], int]]) -> None:
+def _resolve(done: list[tuple[asyncio.Future[int], int]]) -> None:
     for future, count in done:
         if not future.done():
             future.set_result(count)
@@ -96,18 +96,18 @@ class Reference:
             message = Message.model_validate(json.loads(body, parse_float=Decimal))
         except (ValidationError, ValueError):
             return web.Response(status=400)
-        name = "r-" + hashlib.sha256(message.alertId.encode()).hexdigest()[:24]
+        client_order_id = "r-" + hashlib.sha256(message.alertId.encode()).hexdigest()[:24]
         is_new = await self._store.write(
             "INSERT INTO intents VALUES (?, ?, ?, 'sent', NULL) ON CONFLICT DO NOTHING",
-            *(message.alertId, name, body.decode()),
+            *(message.alertId, client_order_id, body.decode()),
         )
         if is_new:
-            task = asyncio.create_task(self._send(message, name))
+            task = asyncio.create_task(self._send(message, client_order_id))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return web.json_response({"success": True, "clientOrderId": name})
+        return web.json_response({"success": True, "clientOrderId": client_order_id})
 
-    async def _send(self, message: Message, name: str) -> None:
+    async def _send(self, message: Message, client_order_id: str) -> None:
         symbol = message.symbol.removesuffix(".P").removesuffix("USDT")
         text = json.dumps(
             {
@@ -115,7 +115,7 @@ class Reference:
                 "order_type": "MARKET",
                 "side": message.action.upper(),
                 "order_quantity": str(message.quantity),
-                "client_order_id": name,
+                "client_order_id": client_order_id,
             }
         )
         stamp = str(time.time_ns() // 1_000_000)
@@ -126,9 +126,9 @@ class Reference:
             "orderly-signature": base64.urlsafe_b64encode(signature).decode(),
         }
         async with self._session.post(self._exchange + "/v1/order", data=text.encode(), headers=headers) as answer:
-            said = await answer.text()
-        await self._store.write("UPDATE intents SET state = 'done', answer = ? WHERE id = ?", said, message.alertId)
-        print("order", name, answer.status, flush=True)
+            text = await answer.text()
+        await self._store.write("UPDATE intents SET state = 'done', answer = ? WHERE id = ?", text, message.alertId)
+        print("order", client_order_id, answer.status, flush=True)
 
 
 async def _serve(port: int, exchange: str, database: str) -> None:

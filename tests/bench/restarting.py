@@ -1,4 +1,4 @@
-"""The start with a long history, and a lone alert's way then. A history is filled once and used in every round."""
+"""Start with a long history, and the latency of a single alert afterwards. A history is filled once and used in every round."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _filled: dict[int, System] = {}
 
 
 def restarting(make: type[System], counts: tuple[int, ...], *, alerts: int) -> dict[str, float]:
-    """Seconds to the first answer and the median of a lone order by stored alerts, and in multiples of an empty store's."""
+    """Measure the seconds to the first response and the median latency of a single order by number of stored alerts."""
     figures: dict[str, float] = {}
     for count in (0, *counts):
         system = _with_history(make, count)
@@ -38,7 +38,7 @@ async def _lone_orders(system: System, alerts: int) -> list[float]:
 
 
 def _with_history(make: type[System], count: int) -> System:
-    """A system that was stopped with so many alerts of the past in its store; gone with this process."""
+    """Return a stopped system with `count` past alerts in its store; removed when this process ends."""
     if count in _filled:
         return _filled[count]
     _filled[count] = system = make()

@@ -1,4 +1,4 @@
-"""What is measured, one function per scenario: a dict of figures for one system, in one round."""
+"""The scenarios, one function each: measure one system in one round, return its figures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much work a scenario does."""
+    """Amount of work in a scenario."""
 
     lone: int
     burst: int
@@ -53,7 +53,7 @@ SAFE = (Kekbridge, Reference)
 
 
 def _drive(system: System, *, count: int, at_once: int, copies: int = 1, warm: int = 10) -> Result:
-    """A measured run, once whatever follows a start is over, after a short one that warms everything up."""
+    """Measure a run, after the work that follows a start and a short warm-up run."""
 
     async def both() -> Result:
         await asyncio.sleep(SETTLE_S)
@@ -79,7 +79,7 @@ def _times(result: Result) -> Figures:
 
 
 def warm_lone(make: type[System], size: Size) -> Figures:
-    """Alerts one after the other."""
+    """Send alerts one after the other."""
     with make() as system:
         return _times(_drive(system, count=size.lone, at_once=1))
 
@@ -91,21 +91,21 @@ def ten_at_once(make: type[System], size: Size) -> Figures:
 
 
 def burst(make: type[System], size: Size) -> Figures:
-    """All alerts of a bar close at one moment."""
+    """Send all alerts of a bar close at once."""
     with make() as system:
         result = _drive(system, count=size.burst, at_once=size.burst, warm=50 if size.burst >= 50 else 5)
         return {"last order ms": result.last_order_s * 1000, "ack p99 ms": _percentile(result.acks, 0.99) * 1000}
 
 
 def spread(make: type[System], size: Size) -> Figures:
-    """The same with each alert of a market of its own."""
+    """Send a burst with each alert for another market."""
     with make(markets=MANY) as system:
         result = _drive(system, count=size.burst, at_once=size.burst, warm=50 if size.burst >= 50 else 5)
         return {"last order ms": result.last_order_s * 1000, "ack p99 ms": _percentile(result.acks, 0.99) * 1000}
 
 
 def sustained(make: type[System], size: Size) -> Figures:
-    """50 at a time for long."""
+    """Send 50 alerts at a time for a long run."""
     with make() as system:
         _drive(system, count=min(50, size.burst), at_once=min(50, size.burst))
         before = system.cpu_s()
@@ -115,7 +115,7 @@ def sustained(make: type[System], size: Size) -> Figures:
 
 
 def profile(make: type[System], size: Size) -> Figures:
-    """What the sustained alerts are made of: calls, which are exact, and shares of the CPU time, which the profiler distorts."""
+    """Profile sustained load: calls, which are exact, and shares of CPU time, which the profiler distorts."""
     with profiling.wrapped(make()) as system:
         _drive(system, count=min(50, size.burst), at_once=min(50, size.burst))
         profiling.begin(system)
@@ -124,7 +124,7 @@ def profile(make: type[System], size: Size) -> Figures:
 
 
 def slow_exchange(make: type[System], size: Size) -> Figures:
-    """The exchange answers after a second: nobody waits for it, or where that is set, the longest time that can be set."""
+    """The exchange answers after a second: responses do not wait for it, or wait the longest time that can be set."""
     with make(delay_s=1.0) as system:
         slow = _drive(system, count=size.burst, at_once=size.burst, warm=1)
     with make() as system:
@@ -137,7 +137,7 @@ def slow_exchange(make: type[System], size: Size) -> Figures:
 
 
 def limited_exchange(make: type[System], size: Size) -> Figures:
-    """Ten orders in any second: what does not fit is refused."""
+    """The exchange accepts ten orders in any second and rejects the rest."""
     with make(limit=10) as system:
         result = _drive(system, count=size.burst, at_once=size.burst, warm=0)
         return {
@@ -148,7 +148,7 @@ def limited_exchange(make: type[System], size: Size) -> Figures:
 
 
 def limited_brackets(make: type[System], size: Size) -> Figures:
-    """One bracket in any second, and exits that do not wait behind them; kekbridge with its paper exchange only."""
+    """The exchange accepts one bracket in any second, exits do not wait behind them; kekbridge with its paper exchange only."""
     return brackets(size.brackets)
 
 
@@ -169,23 +169,23 @@ def memory(make: type[System], size: Size) -> Figures:
 
 
 def start_up(make: type[System], size: Size) -> Figures:
-    """Spawn to first answer."""
+    """Measure from spawn to first response."""
     with make() as system:
         return {"start s": system.start_s}
 
 
 def start_up_stored(make: type[System], size: Size) -> Figures:
-    """The same with alerts stored, and a lone alert's way then; kekbridge only."""
+    """Start with stored alerts, and the latency of a single alert afterwards; kekbridge only."""
     return restarting(make, size.stored, alerts=size.lone)
 
 
 def long_history(make: type[System], size: Size) -> Figures:
-    """What a trader looks at, over a long history in multiples of a short one; kekbridge only."""
+    """Read commands on a long history, relative to a short one; kekbridge only."""
     return reading(make, size.read, alerts=size.lone, times=max(size.lone // 20, 1))
 
 
 def flushes(make: type[System], size: Size) -> Figures:
-    """fdatasync and fsync, counted by strace: per lone alert, and per alert of a burst."""
+    """Count fdatasync and fsync with strace: per single alert, and per alert of a burst."""
     figures: Figures = {}
     for title, count, at_once in (("lone", size.lone, 1), ("burst", size.burst, size.burst)):
         with _traced(make) as system:
@@ -200,14 +200,14 @@ def flushes(make: type[System], size: Size) -> Figures:
 
 
 def slow_disk(make: type[System], size: Size) -> Figures:
-    """A disk that takes 5 ms for each flush."""
+    """Run on a disk that takes 5 ms per flush."""
     with _traced(make, "-e", "inject=fdatasync,fsync:delay_exit=5000") as system:
         result = _drive(system, count=max(size.sustained // 2, 10), at_once=50)
         return {"alerts/s": len(result.orders) / result.elapsed_s}
 
 
 def command_line(make: type[System], size: Size) -> Figures:
-    """Commands as multiples of an empty Python."""
+    """Time commands relative to an empty Python program."""
     with make() as system:
         bare = _seconds("-c", "pass", system=system)
         return {
@@ -220,7 +220,7 @@ def _traced(make: type[System], *options: str) -> System:
     system = make()
     system.wrap = [
         "strace",
-        "--seccomp-bpf",  # stops at these calls only: else every call of the process would cost a trace
+        "--seccomp-bpf",  # stops at these calls only, because tracing every call would slow the process down
         "-f",
         "-qq",
         "-e",

@@ -1,4 +1,4 @@
-"""The systems under test as processes: kekbridge, the reference and the usual bot, each with a stub exchange of its own."""
+"""The systems under test as processes: kekbridge, the reference and a common bot, each with its own stub exchange."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _START_S = 60.0
 def spawn(
     arguments: list[str], environment: dict[str, str] | None = None, log: Path | None = None
 ) -> subprocess.Popen[bytes]:
-    """A Python process of its own, quiet."""
+    """Start a process in a session of its own, its stderr appended to `log`."""
     target = log.open("ab") if log else subprocess.DEVNULL
     try:
         return subprocess.Popen(
@@ -48,7 +48,7 @@ def get(url: str) -> Any:
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes]) -> float:
-    """Seconds until the address answers 200."""
+    """Wait until the URL answers 200; return the seconds."""
     started = time.monotonic()
     while time.monotonic() - started < _START_S:
         try:
@@ -62,7 +62,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> float:
 
 
 class System:
-    """One system with its stub exchange, started by `with`. Subclasses say how it is started and what an alert looks like to it."""
+    """One system with its stub exchange, started by `with`. Subclasses define its command and the form of its alerts."""
 
     name = ""
 
@@ -93,20 +93,20 @@ class System:
 
     @property
     def pid(self) -> int:
-        """The system itself, also below strace."""
+        """Process id of the system, even when it is a child of strace."""
         pid = self._processes[-1].pid
         if self.wrap:
             pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
         return pid
 
     def prepare(self) -> None:
-        """Whatever has to be made before the start."""
+        """Create what the system needs before its start."""
 
     def command(self) -> list[str]:
         raise NotImplementedError
 
     def message(self, number: int) -> tuple[bytes, dict[str, str]]:
-        """Body and further headers of alert `number`: its quantity says which it is."""
+        """Return body and extra headers of alert `number`, which its quantity identifies."""
         return json.dumps(self._fields(number)).encode(), {}
 
     def _fields(self, number: int) -> dict[str, str]:
@@ -138,14 +138,14 @@ class System:
         self.start_s = wait_for(f"http://127.0.0.1:{self.port}/readyz", self._processes[-1])
 
     def stop(self) -> None:
-        """End the system, not its exchange."""
+        """Kill the system, not its exchange."""
         process = self._processes.pop()
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
     def wait(self, within_s: float) -> None:
-        """Until the system has ended by itself."""
+        """Wait until the system has ended by itself."""
         self._processes[-1].wait(within_s)
 
     def __exit__(self, *_: object) -> None:
@@ -154,7 +154,7 @@ class System:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def arrivals(self) -> dict[str, list[tuple[float, int]]]:
-        """What came at the exchange since the last call: moments and answers by quantity."""
+        """Return the order requests at the exchange since the last call: times and statuses by quantity."""
         rows = get(f"{self.exchange_url}/bench/arrivals?since={self._seen}")
         self._seen += len(rows)
         found: dict[str, list[tuple[float, int]]] = {}
@@ -174,7 +174,7 @@ class System:
 
 
 class Kekbridge(System):
-    """The daemon; its pacing is lifted unless the exchange has a limit, since a stub without one is what all are measured against."""
+    """The daemon; without its own rate limits unless the exchange has one, because the other systems have none."""
 
     name = "kekbridge"
 
@@ -207,7 +207,7 @@ class Kekbridge(System):
 
 
 class OneCommit(Kekbridge):
-    """The same daemon, made to flush each write by itself: what group commit gains."""
+    """The same daemon without group commit: each write is flushed by itself."""
 
     name = "one commit each"
 
@@ -255,7 +255,7 @@ class ThrottledFlask(System):
 
 
 def quantity_of(number: int) -> str:
-    """The mark of alert `number`, in the exchange's ticks."""
+    """Return the quantity that identifies alert `number`, in the exchange's ticks."""
     return f"{(number + 100) * 0.00001:.5f}"
 
 

@@ -1,4 +1,4 @@
-"""The benchmark itself runs: every scenario, with the tiniest size. What it measures is no matter here."""
+"""Every scenario of the benchmark runs at its smallest size; the measured values do not matter here."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ HAS_FLASK = all(importlib.util.find_spec(name) for name in ("flask", "ccxt"))
 
 @pytest.mark.parametrize("name", list(SCENARIOS))
 def test_scenario_runs(name: str) -> None:
-    """Each scenario ends by itself and tells at least one figure of kekbridge."""
+    """Each scenario ends and prints at least one figure of kekbridge."""
     if name in ("flushes", "disk") and shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     if name == "memory" and os.geteuid() != 0:
-        pytest.skip("only root may look at the memory of a process that forbids core dumps")
+        pytest.skip("only root may read the memory of a process that forbids core dumps")
     systems = "kekbridge,reference" + (",flask,flask throttled" if HAS_FLASK else "")
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench", name, "--rounds", "1", "--size", "smoke", "--systems", systems],

@@ -1,4 +1,4 @@
-"""What every test of the command line needs: a bare environment, a data directory of its own, and a way to run a command."""
+"""Fixtures for command line tests: a clean environment, a data directory, and a function that runs a command."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ from kekbridge.cli.main import run_command
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a command left: its exit code and both streams."""
+    """Result of one command."""
 
+    #: Exit code.
     code: int
+    #: Text on stdout.
     out: str
+    #: Text on stderr.
     err: str
 
     @property
@@ -34,7 +37,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data directory that does not exist yet, found through the environment; nothing of the machine's own settings is seen."""
+    """Path of a data directory that does not exist yet, set in an environment without the machine's own settings."""
     for name in list(os.environ):
         if name.startswith("KEKBRIDGE_") or name in ("DBUS_SESSION_BUS_ADDRESS", "CREDENTIALS_DIRECTORY"):
             monkeypatch.delenv(name)
@@ -46,7 +49,7 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run one command line in this process, as the entry point does."""
+    """Function that runs one command line in this process, as the entry point does."""
 
     def run_arguments(*arguments: str) -> Result:
         capsys.readouterr()

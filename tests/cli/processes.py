@@ -1,4 +1,4 @@
-"""kekbridge as a process whose lines are read as they come; what tests of `serve` and of the README share."""
+"""Run kekbridge as a process and read its output line by line; shared by tests of `serve` and of the documents."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ KEKBRIDGE = (sys.executable, "-m", "kekbridge")
 DEADLINE_S = 60.0
 
 
-def _hear_interrupts() -> None:
-    """A shell starts what runs in its background deaf to SIGINT, and its children inherit that."""
+def _accept_interrupts() -> None:
+    """Undo a shell's setting for background jobs, which ignore SIGINT and pass that on to their children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Served:
-    """A running `kekbridge` process and the lines that it has printed on stdout so far."""
+    """A running `kekbridge` process with the lines it has printed so far: stdout in `printed`, stderr in `log`."""
 
     def __init__(self, environment: dict[str, str], *arguments: str) -> None:
         self.environment = environment
@@ -37,7 +37,7 @@ class Served:
             stderr=subprocess.PIPE,
             text=True,
             env=environment,
-            preexec_fn=_hear_interrupts,
+            preexec_fn=_accept_interrupts,
         )
         self.printed: list[str] = []
         self.log: list[str | None] = []
@@ -46,19 +46,19 @@ class Served:
             assert stream is not None
             threading.Thread(target=_pump, args=(stream, target), daemon=True).start()
 
-    def line(self, wanted: Callable[[str], bool]) -> str:
-        """The first line on stdout for which `wanted` holds, waited for."""
-        until = time.monotonic() + DEADLINE_S
+    def line(self, matches: Callable[[str], bool]) -> str:
+        """Wait for the first line on stdout that matches, and return it."""
+        deadline = time.monotonic() + DEADLINE_S
         while True:
-            found = next((text for text in self.printed if wanted(text)), None)
-            if found is not None:
-                return found
+            match = next((text for text in self.printed if matches(text)), None)
+            if match is not None:
+                return match
             try:
-                text = self._lines.get(timeout=max(0.01, until - time.monotonic()))
+                text = self._lines.get(timeout=max(0.01, deadline - time.monotonic()))
             except queue.Empty:
                 text = None
-            said = "\n".join(line for line in self.log if line is not None)
-            assert text is not None, f"not printed:\n{self.printed}\n{said}"
+            errors = "\n".join(line for line in self.log if line is not None)
+            assert text is not None, f"not printed:\n{self.printed}\n{errors}"
             self.printed.append(text)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -67,7 +67,7 @@ class Served:
         return self.process.wait(DEADLINE_S)
 
     def close(self) -> None:
-        """Kill it if it still runs, and give its pipes back."""
+        """Kill the process if it still runs, and close its pipes."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(DEADLINE_S)
@@ -77,11 +77,11 @@ class Served:
 
     @property
     def has_printed(self) -> bool:
-        """Whether a line waits that nobody has read."""
+        """True if a line on stdout is not read yet."""
         return not self._lines.empty()
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Another command on the same data directory, while it runs."""
+        """Run another command on the same data directory."""
         return subprocess.run(
             [*KEKBRIDGE, *arguments],
             capture_output=True,
@@ -92,6 +92,7 @@ class Served:
         )
 
     def data(self, *arguments: str) -> Any:
+        """Run another command with --json and return its data."""
         done = self.run(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
@@ -104,10 +105,10 @@ def _pump(stream: IO[str], put: Callable[[str | None], None]) -> None:
 
 
 def bare_environment(data_dir: Path) -> dict[str, str]:
-    """Free ports, static prices, a data directory of its own, no keyring, none of the machine's settings."""
-    kept = clean_environment()
-    kept.pop("DBUS_SESSION_BUS_ADDRESS", None)
-    return kept | {
+    """Return an environment with free ports, static prices and this data directory, without keyring or the machine's settings."""
+    environment = clean_environment()
+    environment.pop("DBUS_SESSION_BUS_ADDRESS", None)
+    return environment | {
         "KEKBRIDGE_DATA_DIR": str(data_dir),
         "KEKBRIDGE_SERVER_PORT": "0",
         "KEKBRIDGE_PAPER_PORT": "0",
@@ -117,27 +118,28 @@ def bare_environment(data_dir: Path) -> dict[str, str]:
 
 @contextmanager
 def starting(environment: dict[str, str]) -> Iterator[Callable[..., Served]]:
-    """A function that starts processes; whatever still runs at the end is killed."""
+    """Yield a function that starts processes; those still running at the end are killed."""
     started: list[Served] = []
 
-    def begin(*arguments: str, **changes: str) -> Served:
+    def start(*arguments: str, **changes: str) -> Served:
         started.append(Served(environment | changes, *arguments))
         return started[-1]
 
     try:
-        yield begin
+        yield start
     finally:
         for served in started:
             served.close()
 
 
 def shells() -> list[str]:
+    """Return the installed shells, sh first."""
     return [shell for shell in ("sh", "bash", "zsh", "dash") if shutil.which(shell)]
 
 
 def paste(shell: str, line: str) -> dict[str, Any]:
-    """What the line answers when it is pasted into a terminal."""
+    """Run a line in a shell, as if pasted, and return the JSON that it prints."""
     done = subprocess.run([shell, "-c", line], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    response: dict[str, Any] = json.loads(done.stdout)
+    return response

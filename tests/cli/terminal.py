@@ -1,4 +1,4 @@
-"""A command at a terminal of its own: what it shows is read as a person sees it, what a person types is written."""
+"""Run a kekbridge command on a pseudo-terminal: read its screen, type input."""
 
 from __future__ import annotations
 
@@ -17,43 +17,46 @@ from tests.cli.processes import DEADLINE_S, KEKBRIDGE
 
 @dataclass
 class Terminal:
-    """Both ends: the process, and the screen so far."""
+    """A command on a pseudo-terminal."""
 
+    #: The running command.
     process: subprocess.Popen[bytes]
+    #: Our end of the terminal, a file descriptor.
     file: int
+    #: Output that `expect` has not consumed yet.
     screen: str = ""
 
     def expect(self, text: str) -> str:
-        """Wait until the text appears after what was expected before; returns everything up to its end."""
+        """Wait until the text appears after the last expected one; return all output up to its end."""
         end = time.monotonic() + DEADLINE_S
         while text not in self.screen:
-            left = end - time.monotonic()
-            ready, _, _ = select.select([self.file], [], [], max(left, 0))
+            remaining = end - time.monotonic()
+            ready, _, _ = select.select([self.file], [], [], max(remaining, 0))
             chunk = self._read() if ready else b""
-            assert chunk, f"{text!r} did not come; the screen says {self.screen!r}"
+            assert chunk, f"{text!r} did not appear; the screen shows {self.screen!r}"
             self.screen += chunk.decode()
         seen, _, self.screen = self.screen.partition(text)
         return seen + text
 
     def type(self, text: str) -> None:
-        """A line and Enter."""
+        """Type a line and Enter."""
         os.write(self.file, text.encode() + b"\n")
 
     def end(self) -> tuple[int, str]:
-        """Read to the end: exit code and the rest of the screen."""
+        """Read to the end; return exit code and the rest of the screen."""
         while chunk := self._read():
             self.screen += chunk.decode()
         return self.process.wait(DEADLINE_S), self.screen
 
     @property
-    def shows_what_is_typed(self) -> bool:
+    def echoes_input(self) -> bool:
         """False while a hidden prompt is open."""
         return bool(termios.tcgetattr(self.file)[3] & termios.ECHO)
 
     def _read(self) -> bytes:
         try:
             return os.read(self.file, 65_536)
-        except OSError:  # Linux tells the end of the other side this way
+        except OSError:  # how Linux reports that the other end was closed
             return b""
 
 

@@ -1,4 +1,4 @@
-"""The tree of commands as a whole: every command is found, explained by an example, and synchronous."""
+"""Command tree: every command is found, has help with an example, and is synchronous."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ each_command = pytest.mark.parametrize(("path", "command"), ALL, ids=[path for p
 
 
 def test_the_commands_of_the_first_release_exist() -> None:
-    """What the README and the daemon's own messages name can be called."""
+    """Every command named in the README and in the daemon's messages exists."""
     paths = {path for path, _ in ALL}
     assert {
         "serve",
@@ -37,7 +37,7 @@ def test_the_commands_of_the_first_release_exist() -> None:
 
 @each_command
 def test_every_command_has_help_with_an_example(path: str, command: Any) -> None:
-    """Nobody has to guess how a command is typed."""
+    """Help text and an example line for every command."""
     assert command.help
     assert command.epilog
     assert f"kekbridge {path}" in command.epilog
@@ -52,13 +52,13 @@ def test_no_command_is_a_coroutine_function(path: str, command: Any) -> None:
 
 @each_command
 def test_every_option_is_explained(path: str, command: Any) -> None:
-    """No option or argument without a word about it."""
+    """Every option and argument has a help text."""
     for parameter in command.params:
         assert getattr(parameter, "help", None), f"{path}: {parameter.name}"
 
 
 @each_command
-def test_places_can_be_given_to_every_command(path: str, command: Any) -> None:
+def test_every_command_takes_the_global_options(path: str, command: Any) -> None:
     """--data-dir and --config work after every command, as they do before it."""
     if isinstance(command, TyperGroup):
         return
@@ -67,8 +67,8 @@ def test_places_can_be_given_to_every_command(path: str, command: Any) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_list_says_what_the_command_says(name: str) -> None:
-    """The one-line helps of `kekbridge --help` are data; they are those of the commands, so that the two never differ."""
+def test_the_command_list_matches_each_commands_help(name: str) -> None:
+    """The one-line texts of `kekbridge --help` are data; they equal the first paragraph of each command's help."""
     group: Any = get_command(app)
     first_line = group.get_command(None, name).help.split("\n\n")[0].strip()
     assert " ".join(first_line.split()) == COMMANDS[name][1], "the docstring's first paragraph and the row must agree"

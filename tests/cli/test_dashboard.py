@@ -1,4 +1,4 @@
-"""The terminal's dashboard: what one screen holds, whatever the state, and that it says so when nobody answers."""
+"""Terminal dashboard: its screen fits and is safe for any state; one line when the bridge does not answer."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import pytest
 from rich.console import Console
 
 from kekbridge.cli.admin_client import AdminApi
-from kekbridge.cli.dashboard import Desk, screen
+from kekbridge.cli.dashboard import DashboardClient, screen
 from kekbridge.errors import ConfigError
-from tests.system.desk import open_desk
+from tests.bridge import running_bridge
 from tests.system.harness import run_cli
 
 
-def drawn(state: dict[str, Any], *, width: int = 80, height: int = 24, **more: Any) -> list[str]:
-    """The lines of a screen as a terminal of that size shows them."""
+def rendered(state: dict[str, Any], *, width: int = 80, height: int = 24, **more: Any) -> list[str]:
+    """Render a state and return the lines that a terminal of this size shows."""
     console = Console(file=io.StringIO(), width=width, height=height, markup=False, highlight=False, emoji=False)
     with console.capture() as capture:
         console.print(screen(state, width=width, height=height, **more))
     return capture.get().rstrip("\n").split("\n")
 
 
-def busy() -> dict[str, Any]:
-    """More of everything than fits."""
+def full_state() -> dict[str, Any]:
+    """Return a state with more of everything than fits a screen."""
     position = {"quantity": "-12345.678", "entry": "65000.123456", "mark": "64000.5", "unrealizedPnl": "-123.456"}
     order = {"side": "BUY", "quantity": "0.1", "orderType": "limit", "limitPrice": "64000", "status": "accepted"}
     alert = {"receivedAt": "2026-03-10T08:00:00.000Z", "webhook": "a-very-long-webhook-name", "action": "buy"}
@@ -65,8 +65,8 @@ def busy() -> dict[str, Any]:
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 50), (60, 16)])
 def test_it_fits_the_terminal(width: int, height: int) -> None:
-    """No more lines and columns than there are; state first, keys last; nothing from outside is markup or an escape."""
-    lines = drawn(busy(), width=width, height=height)
+    """Never more lines or columns than the terminal has; state first, keys last; outside text is neither markup nor escape sequence."""
+    lines = rendered(full_state(), width=width, height=height)
     assert len(lines) <= height
     assert max(map(len, lines)) <= width
     assert "EXITS ONLY" in lines[0]
@@ -74,18 +74,20 @@ def test_it_fits_the_terminal(width: int, height: int) -> None:
     assert "\x1b" not in "".join(lines)
 
 
-def test_what_holds_and_should_be_known_is_on_top() -> None:
-    """The newest of what was told and is not over, under the state; how many more there are is said."""
-    lines = drawn(busy(), width=80, height=24)
+def test_newest_active_conditions_are_on_top() -> None:
+    """The three newest active conditions are below the state, with the number of the others."""
+    lines = rendered(full_state(), width=80, height=24)
     shown = [line for line in lines if line.startswith("! ")]
     assert [line.split()[:3] for line in shown[1:]] == [["!", "[red][2Jtrouble", str(n)] for n in (2, 3, 4)]
     assert shown[0].startswith("! 2 more")
-    assert not [line for line in drawn(busy() | {"conditions": []}, width=80, height=24) if line.startswith("!")]
+    assert not [
+        line for line in rendered(full_state() | {"conditions": []}, width=80, height=24) if line.startswith("!")
+    ]
 
 
-def test_the_fullest_limits_are_shown() -> None:
-    """Of all scopes the limits that are nearest to their end, in percent; what cannot be reckoned is left out."""
-    state = busy()
+def test_the_most_used_limits_are_shown() -> None:
+    """The limits of all scopes with the highest usage in percent; limits without a number are left out."""
+    state = full_state()
     state["limits"] = [
         {"name": "account", "state": "running", "limits": [{"name": "leverage", "used": "2x", "limit": "10x"}]},
         {
@@ -97,35 +99,37 @@ def test_the_fullest_limits_are_shown() -> None:
             ],
         },
     ]
-    lines = [line.strip() for line in drawn(state, height=50)]
+    lines = [line.strip() for line in rendered(state, height=50)]
     first = next(index for index, line in enumerate(lines) if line.startswith("LIMITS"))
     assert lines[first + 1].startswith("95 % ██████████  main: traded a day 1,900.00 USDC of")
     assert lines[first + 2].startswith("20 % ██          account: leverage 2x of 10x")
     assert lines[first + 3] == "closed  main: EXITS ONLY"
 
 
-def test_a_lever_asks_first_and_trouble_is_shown() -> None:
-    """The last line is the question, or what is wrong."""
-    assert "HALTED: sure?" in drawn(busy(), asked="halted")[-1]
-    assert "does not answer" in drawn(busy(), trouble="the bridge does not answer")[-1]
+def test_a_key_asks_for_confirmation_and_errors_are_shown() -> None:
+    """The last line is the question, or the error."""
+    assert "HALTED: press y to confirm" in rendered(full_state(), pending="halted")[-1]
+    assert "does not answer" in rendered(full_state(), error_text="the bridge does not answer")[-1]
 
 
 async def test_the_command_shows_the_running_bridge(tmp_path: Path) -> None:
-    """`dashboard --json` is the live state, `--token` opens the pages, and both are found without options."""
-    async with open_desk(tmp_path, admin__port=0) as desk:
-        desk.add_webhook("main")
-        await desk.send(action="buy", quantity="0.01")
-        await desk.settled()
-        told = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--json", data_dir=desk.data_dir))
-        door = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--token", "--json", data_dir=desk.data_dir))
-        await asyncio.to_thread(Desk(AdminApi(door["url"], door["token"])).steer, "halted")
-        after = await asyncio.to_thread(Desk(AdminApi(door["url"], door["token"])).state)
-    assert told["account"]["positions"][0]["quantity"] == "0.01"
+    """`dashboard --json` prints the live state and `--token` the access to the web pages, without further options."""
+    async with running_bridge(tmp_path, admin__port=0) as bridge:
+        bridge.add_webhook("main")
+        await bridge.send(action="buy", quantity="0.01")
+        await bridge.until_settled()
+        state = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--json", data_dir=bridge.data_dir))
+        access = json.loads(
+            await asyncio.to_thread(run_cli, "dashboard", "--token", "--json", data_dir=bridge.data_dir)
+        )
+        await asyncio.to_thread(DashboardClient(AdminApi(access["url"], access["token"])).set_trading_state, "halted")
+        after = await asyncio.to_thread(DashboardClient(AdminApi(access["url"], access["token"])).state)
+    assert state["account"]["positions"][0]["quantity"] == "0.01"
     assert after["trading"]["state"] == "halted"
-    assert any("BTC" in line for line in drawn(after))
+    assert any("BTC" in line for line in rendered(after))
 
 
-def test_nobody_there_is_one_line() -> None:
-    """A bridge that is down is said so, with what to do."""
+def test_a_stopped_bridge_is_one_line() -> None:
+    """If the bridge does not answer, the error says what to do."""
     with pytest.raises(ConfigError, match="is `kekbridge serve` running"):
-        Desk(AdminApi("http://127.0.0.1:9", "token")).state()
+        DashboardClient(AdminApi("http://127.0.0.1:9", "token")).state()

@@ -1,4 +1,4 @@
-"""`export` and `history`: exact rows, harmless in a spreadsheet; and a history in which a change shows."""
+"""`export` and `history`: exact rows, safe in a spreadsheet; a history that reveals changes."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any
 
 import pytest
 
-from kekbridge.reports import export as exporting
+from kekbridge.reports import export
 from kekbridge.store import events, fills
 from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill, intent
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, fill, intent, new_alert
 
 
 @pytest.fixture
 def filled(data_dir: Path) -> Path:
-    """Two fills of one market and one of another, an alert whose text is a formula."""
+    """A store with two fills in one market, one in another, and an alert whose text is a formula."""
     database = Database.open(data_dir)
     with database.transaction() as connection:
-        hostile = draft(action='=HYPERLINK("http://evil")', remote="@x")
+        hostile = new_alert(action='=HYPERLINK("http://evil")', remote="@x")
         admit(connection, hostile, admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
-        told = [
+        executions = [
             fill(fee=Decimal("0.1"), realized_pnl=Decimal("-0.300000000000000000001")),
             fill(fee=Decimal("0.2"), realized_pnl=Decimal("10")),
             fill(
@@ -38,7 +38,7 @@ def filled(data_dir: Path) -> Path:
                 realized_pnl=None,
             ),
         ]
-        fills.record(connection, told)
+        fills.record(connection, executions)
     database.close_now()
     return data_dir
 
@@ -54,9 +54,9 @@ def test_pnl_is_the_exact_sum_of_the_fills(run: Any, filled: Path) -> None:
     assert eth["net"] == "0.05"
 
 
-def test_csv_and_json_say_the_same(run: Any, filled: Path) -> None:
-    """Every kind in both forms: as many rows, and a header that names each column."""
-    for kind in exporting.KINDS:
+def test_csv_and_json_have_the_same_rows(run: Any, filled: Path) -> None:
+    """Every kind has the same number of rows in both formats, and a CSV header."""
+    for kind in export.KINDS:
         table = list(csv.DictReader(io.StringIO(run("export", kind).out)))
         assert table
         assert len(table) == len(json.loads(run("export", kind, "--json").out))
@@ -72,15 +72,15 @@ def test_no_cell_is_run_as_a_formula(run: Any, filled: Path) -> None:
 
 
 def test_times_limit_the_rows(run: Any, filled: Path) -> None:
-    """`--until` is excluded; an empty answer is an empty array and a word on stderr."""
+    """`--until` is excluded; an empty result is an empty array and a message on stderr."""
     none = run("export", "fills", "--until", NOW.isoformat(), "--format", "json")
     assert (json.loads(none.out), none.code) == ([], 0)
     assert none.err
     assert len(json.loads(run("export", "fills", "--since", NOW.isoformat(), "--json").out)) == 3
 
 
-def test_a_changed_history_shows(run: Any, filled: Path) -> None:
-    """One figure changed by hand is found at its event; so is a cut end, against a head that was kept."""
+def test_a_changed_history_is_detected(run: Any, filled: Path) -> None:
+    """A value changed by hand is located at its event; a truncated end is detected with a head saved earlier."""
     whole = run("history", "verify", "--json").data
     assert whole["ok"]
     kept = run("history", "head").out.strip()
@@ -88,7 +88,7 @@ def test_a_changed_history_shows(run: Any, filled: Path) -> None:
     connection = sqlite3.connect(filled / FILE_NAME)
     connection.execute("DELETE FROM events WHERE sequence = (SELECT max(sequence) FROM events)")
     connection.commit()
-    assert run("history", "verify").code == 0  # nothing in the file itself tells of a cut end
+    assert run("history", "verify").code == 0  # the file itself does not reveal a truncated end
     assert run("history", "verify", "--head", kept).code == 1
     connection.execute("UPDATE events SET data = '{}' WHERE sequence = 2")
     connection.commit()
@@ -98,8 +98,8 @@ def test_a_changed_history_shows(run: Any, filled: Path) -> None:
     assert run("history", "verify", "--head", "nonsense").code == 2
 
 
-def test_history_tells_what_happened_in_words(run: Any, filled: Path) -> None:
-    """Every event is one line; warnings say so; filters by kind and trouble; as JSON with its words; no control characters pass."""
+def test_history_lists_events_as_text(run: Any, filled: Path) -> None:
+    """One line per event with its severity; filters by kind and --trouble; JSON has the text too; control characters are removed."""
     with Database.open(filled, create=False).transaction() as connection:
         events.append(connection, "job_failed", now=NOW, data={"job": "backup", "error": "disk\x1b[2J full"})
         events.append(connection, "stream_down", now=NOW, data={"lasting": "2 min"})
@@ -107,7 +107,7 @@ def test_history_tells_what_happened_in_words(run: Any, filled: Path) -> None:
     listed = run("history", "list", "--limit", "3").out.splitlines()
     assert [line[13:].strip() for line in listed] == [
         "failure  job backup failed: disk[2J full",
-        "warning  the exchange's stream has been down for 2 min; orders are asked for instead",
+        "warning  the exchange's stream has been down for 2 min; orders are polled instead",
         "webhook renamed: from a, to b",
     ]
     everything = run("history", "list", "--json", "--limit", "1000").out.splitlines()

@@ -1,4 +1,4 @@
-"""`kekbridge lockouts` beside a running bridge: who is locked out, letting one in again, and what is said when nobody runs."""
+"""`kekbridge lockouts` beside a running bridge: list lockouts, lift one, and the error when no bridge runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kekbridge.cli.main import run_command
-from tests.system.desk import Desk, open_desk
+from tests.bridge import Bridge, running_bridge
 from tests.system.harness import clean_environment
 
 
@@ -26,34 +26,34 @@ def command(*arguments: str, data_dir: Path) -> subprocess.CompletedProcess[str]
     )
 
 
-async def guess(desk: Desk, times: int) -> list[int]:
-    """Alerts with a key that does not exist."""
+async def guess(bridge: Bridge, times: int) -> list[int]:
+    """Send alerts with an unknown key; return their HTTP statuses."""
     body = json.dumps({"apiKey": "wh_test_" + "x" * 43, "action": "buy"}).encode()
-    return [(await desk.post(body))[0] for _ in range(times)]
+    return [(await bridge.post(body))[0] for _ in range(times)]
 
 
-async def test_a_lockout_is_seen_lifted_and_told(tmp_path: Path) -> None:
-    """Three wrong keys lock this machine out; the command shows it, lifts it once, and the history has the attack with its count."""
-    async with open_desk(tmp_path, admin__port=0, auth__lockout_failures=3) as desk:
-        desk.add_webhook("main")
-        assert await guess(desk, 4) == [401, 401, 401, 429]
-        listed = await asyncio.to_thread(command, "lockouts", "list", "--json", data_dir=desk.data_dir)
+async def test_a_lockout_is_listed_and_lifted(tmp_path: Path) -> None:
+    """Three wrong keys lock this machine out; the command lists it and lifts it once."""
+    async with running_bridge(tmp_path, admin__port=0, auth__lockout_failures=3) as bridge:
+        bridge.add_webhook("main")
+        assert await guess(bridge, 4) == [401, 401, 401, 429]
+        listed = await asyncio.to_thread(command, "lockouts", "list", "--json", data_dir=bridge.data_dir)
         (one,) = json.loads(listed.stdout)
         assert (one["address"], one["count"]) == ("127.0.0.1", 3)
-        table = await asyncio.to_thread(command, "lockouts", "list", data_dir=desk.data_dir)
+        table = await asyncio.to_thread(command, "lockouts", "list", data_dir=bridge.data_dir)
         assert "127.0.0.1" in table.stdout
-        lifted = await asyncio.to_thread(command, "lockouts", "lift", "127.0.0.1", data_dir=desk.data_dir)
+        lifted = await asyncio.to_thread(command, "lockouts", "lift", "127.0.0.1", data_dir=bridge.data_dir)
         assert (lifted.returncode, lifted.stderr) == (0, "")
-        assert (await desk.send(action="ping"))[0] == 200
-        again = await asyncio.to_thread(command, "lockouts", "lift", "127.0.0.1", data_dir=desk.data_dir)
+        assert (await bridge.send(action="ping"))[0] == 200
+        again = await asyncio.to_thread(command, "lockouts", "lift", "127.0.0.1", data_dir=bridge.data_dir)
         assert again.returncode == 3
         assert "not locked out" in again.stderr
-        empty = await asyncio.to_thread(command, "lockouts", "list", data_dir=desk.data_dir)
-        assert (empty.stdout, empty.stderr) == ("", "Nobody is locked out.\n")
+        empty = await asyncio.to_thread(command, "lockouts", "list", data_dir=bridge.data_dir)
+        assert (empty.stdout, empty.stderr) == ("", "No address is locked out.\n")
 
 
 def test_without_a_bridge_it_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Lock-outs live in the running bridge: nobody there is said so, and what is no address is refused before anybody is asked."""
+    """Lockouts exist only in the running bridge; an invalid address is refused before the bridge is called."""
     assert run_command(["lockouts", "lift", "nobody", "--data-dir", str(tmp_path)]) == 2
     assert "is no address" in capsys.readouterr().err
     assert run_command(["lockouts", "list", "--data-dir", str(tmp_path / "none")]) == 3

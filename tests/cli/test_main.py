@@ -1,4 +1,4 @@
-"""The entry point: one line for every expected failure, documented exit codes, nothing heavy for --version and --help."""
+"""Entry point: one line for every expected failure, documented exit codes, no heavy imports for --version and --help."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ import pytest
 from kekbridge import __version__
 from tests.paths import ROOT
 
-# Modules whose import costs more than the rest of a `--help` together.
+# Modules whose import takes longer than everything else in `--help`.
 HEAVY = ("rich", "pydantic", "aiohttp", "sqlite3", "sqlite_utils", "keyring", "apscheduler", "structlog", "asyncio")
 
-# What no alert needs, or only bridges that are set up for it: the daemon imports them after its door is open, or when they are used.
+# Modules that no alert needs, or only some setups: the daemon imports them once it listens, or on first use.
 LATE = (
     *("apprise", "apscheduler", "click", "keyring", "platformdirs", "prometheus_client", "rich", "sqlite_utils"),
     *(
         "kekbridge.admin.server",
-        "kekbridge.cli.welcome",
+        "kekbridge.alerts.template",
+        "kekbridge.cli.render",
+        "kekbridge.cli.send",
         "kekbridge.exchange.orderly.checks",
         "kekbridge.ingress.tls.acme",
         "kekbridge.ops.jobs",
@@ -47,37 +49,37 @@ def kekbridge(*arguments: str, python: tuple[str, ...] = (), **options: object) 
 
 
 def imported(*arguments: str) -> set[str]:
-    """Top-level names of what a command line imports, by Python's own account."""
+    """Return the top-level names of the modules that a command line imports (python -X importtime)."""
     done = kekbridge(*arguments, python=("-X", "importtime"))
     return {
         line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "import time:" in line
     }
 
 
-def test_version_imports_next_to_nothing() -> None:
-    """`--version` answers without Typer, let alone anything heavier."""
+def test_version_imports_almost_nothing() -> None:
+    """`--version` imports neither Typer nor anything heavier."""
     done = kekbridge("--version")
     assert (done.returncode, done.stdout) == (0, f"kekbridge {__version__}\n")
     assert imported("--version").isdisjoint({"typer", *HEAVY})
 
 
 def test_help_imports_no_heavy_module() -> None:
-    """`--help` costs Typer and no more: no command's own imports, however many commands there are."""
+    """`--help` imports Typer and no command's own modules."""
     names = imported("--help")
     assert "typer" in names
     assert names.isdisjoint(HEAVY)
 
 
-def test_the_door_opens_without_what_no_alert_needs() -> None:
-    """Imports are nine tenths of a start: what the operator sees, what runs by the clock and what is rare is imported later."""
+def test_the_daemon_listens_before_it_imports_what_no_alert_needs() -> None:
+    """Imports take nine tenths of a start, so operator pages, jobs, start message and rare features are imported later."""
     code = "import sys, kekbridge.cli.serve, kekbridge.daemon.app; print(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert set(done.stdout.split()).isdisjoint(LATE)
 
 
-def test_version_stands_in_the_help_and_works_among_options() -> None:
-    """The quick way of --version is no special case to the person: the option exists."""
+def test_version_is_in_the_help_and_works_with_other_options() -> None:
+    """The shortcut for --version does not replace the option."""
     assert "--version" in kekbridge("--help").stdout
     assert kekbridge("--config", "x.toml", "--version").stdout == f"kekbridge {__version__}\n"
 
@@ -104,7 +106,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: tuple[str, ...], exp
 
 
 def test_missing_data_is_exit_code_3(tmp_path: Path) -> None:
-    """A reader without a database says what to do; it creates nothing."""
+    """A reading command without a database names the fix and creates nothing."""
     done = kekbridge("orders", data_dir=tmp_path / "none")
     assert done.returncode == 3
     assert "kekbridge serve" in done.stderr
@@ -112,8 +114,8 @@ def test_missing_data_is_exit_code_3(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_without_a_command_the_help_is_shown() -> None:
-    """Bare `kekbridge` shows what can be done, on stderr, with the exit code of wrong usage."""
+def test_without_a_command_help_is_shown() -> None:
+    """Bare `kekbridge` prints help on stderr, with the exit code of wrong usage."""
     done = kekbridge()
     assert done.returncode == 2
     assert "serve" in done.stderr
@@ -121,7 +123,7 @@ def test_without_a_command_the_help_is_shown() -> None:
 
 
 def test_closed_pipe_is_no_error(tmp_path: Path) -> None:
-    """`kekbridge explain --codes | head -1`: no traceback when the reader has seen enough."""
+    """`kekbridge explain --codes | head -1`: no traceback when the reader closes the pipe."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "KEKBRIDGE_DATA_DIR": str(tmp_path)}
     process = subprocess.Popen(
         [sys.executable, "-m", "kekbridge.cli.main", "explain", "--codes"],
@@ -140,14 +142,14 @@ def test_closed_pipe_is_no_error(tmp_path: Path) -> None:
 
 
 def test_control_characters_in_an_error_never_reach_the_terminal() -> None:
-    """What a person or an alert put into a name is quoted in errors: without escape sequences."""
+    """Errors quote names from people and alerts without escape sequences."""
     done = kekbridge("webhook", "create", "a\x1b]0;owned\x07b\x9b2J")
     assert done.returncode == 2
     assert not any(character in done.stderr for character in "\x1b\x07\x9b")
 
 
 def test_ctrl_c_is_exit_code_130(tmp_path: Path) -> None:
-    """An interrupted command leaves quietly with the shell's code for it."""
+    """An interrupted command ends without output and with the shell's exit code."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "KEKBRIDGE_DATA_DIR": str(tmp_path / "data")}
     environment["KEKBRIDGE_VAULT_BACKEND"] = "key_file"
     command = [sys.executable, "-m", "kekbridge.cli.main"]
@@ -162,7 +164,7 @@ def test_ctrl_c_is_exit_code_130(tmp_path: Path) -> None:
         env=environment,
     )
     assert process.stderr is not None
-    question = process.stderr.read(1)  # it asks: now it is waiting
+    question = process.stderr.read(1)  # the command is waiting at its prompt
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert question

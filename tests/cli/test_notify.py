@@ -12,26 +12,26 @@ import pytest
 from kekbridge.model.notifications import MESSAGES
 
 
-def test_urls_are_kept_and_never_shown(run: Any, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
-    """Entered by stdin, listed by kind; an unreachable channel fails the test command; a wrong line is named, not quoted."""
+def test_urls_are_stored_and_never_shown(run: Any, monkeypatch: pytest.MonkeyPatch, data_dir: Path) -> None:
+    """Read from stdin, listed by kind; an unreachable channel fails `notify test`; an invalid line is named, not quoted."""
     assert run("notify", "test").code == 2
     monkeypatch.setattr(sys, "stdin", io.StringIO("json://127.0.0.1:1/TOKEN\n"))
-    entered = run("notify", "set")
+    stored = run("notify", "set")
     listed = run("notify", "channels", "--json")
-    tried = run("notify", "test", "--json")
-    assert (entered.code, listed.code, tried.code) == (0, 0, 1)
-    assert list(tried.data.values()) == [False]
-    assert listed.data == list(tried.data)
+    tested = run("notify", "test", "--json")
+    assert (stored.code, listed.code, tested.code) == (0, 0, 1)
+    assert list(tested.data.values()) == [False]
+    assert listed.data == list(tested.data)
     monkeypatch.setattr(sys, "stdin", io.StringIO("json://127.0.0.1:1/TOKEN\nnonsense TOKEN\n"))
     wrong = run("notify", "set")
     assert wrong.code == 2
     assert "line 2" in wrong.err
-    for done in (entered, listed, tried, wrong):
+    for done in (stored, listed, tested, wrong):
         assert "TOKEN" not in done.out + done.err
 
 
-def test_events_are_listed_with_the_words_in_force(run: Any, data_dir: Path) -> None:
-    """Every event with its names; the trader's own words and what is muted show."""
+def test_events_are_listed_with_the_texts_in_force(run: Any, data_dir: Path) -> None:
+    """Every event with its fields; custom texts and muted events are marked."""
     data_dir.mkdir(exist_ok=True)
     (data_dir / "config.toml").write_text(
         '[notify]\nmute = ["stream_back"]\n[notify.templates]\norder_filled = "got {side} {symbol}"\n'

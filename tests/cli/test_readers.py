@@ -1,4 +1,4 @@
-"""The readers on their own: words when there is nothing, every code explained, hostile alerts harmless on the screen."""
+"""Commands that read: a message when there is nothing, every code explained, hostile alerts harmless on the screen."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ HOSTILE = "\x1b[2J\x1b]0;pwned\x07[/][red]x[/red]\u202e\x9b31m\r\nfake line"
 
 
 @pytest.mark.parametrize("command", [("logs",), ("orders",), ("orders", "--open"), ("positions",), ("webhook", "list")])
-def test_nothing_yet_is_said_on_stderr_and_is_empty_json(run: Any, command: tuple[str, ...]) -> None:
-    """An empty list is no error: a word for people, nothing on stdout that a script would take for data."""
-    run("webhook", "create", "gone")  # makes the database
+def test_an_empty_list_is_a_message_on_stderr_and_empty_json(run: Any, command: tuple[str, ...]) -> None:
+    """An empty list is no error: a message on stderr, and nothing on stdout that a script could take for data."""
+    run("webhook", "create", "gone")  # creates the database
     run("webhook", "delete", "gone", "--yes")
     shown = run(*command)
     assert (shown.code, shown.out) == (0, "")
@@ -31,8 +31,8 @@ def test_nothing_yet_is_said_on_stderr_and_is_empty_json(run: Any, command: tupl
     assert run(*command, "--json").out.strip() in ("", "[]")
 
 
-def test_codes_are_all_explained(run: Any) -> None:
-    """`explain --codes` lists every code with meaning and fix; `explain CODE` shows one, without any database."""
+def test_every_code_is_explained(run: Any) -> None:
+    """`explain --codes` lists every code with meaning and fix; `explain CODE` shows one, without a database."""
     assert {code["name"] for code in run("explain", "--codes", "--json").data} == set(CODES)
     text = " ".join(run("explain", "--codes").out.split())
     for code in CODES.values():
@@ -42,7 +42,7 @@ def test_codes_are_all_explained(run: Any) -> None:
     assert CODES["timestamp_stale"].fix in shown.out
 
 
-def test_explain_needs_something_to_explain(run: Any) -> None:
+def test_explain_without_or_with_an_unknown_argument(run: Any) -> None:
     """No argument is wrong usage, an unknown alert is exit code 3."""
     run("resume")
     assert run("explain").code == 2
@@ -50,14 +50,14 @@ def test_explain_needs_something_to_explain(run: Any) -> None:
 
 
 @pytest.mark.parametrize("arguments", [("--since", "yesterday"), ("--symbol", "BTCUSDT"), ("--limit", "0")])
-def test_filters_that_cannot_be_meant_are_refused(run: Any, arguments: tuple[str, ...]) -> None:
-    """A filter that would silently match nothing, or everything, is wrong usage."""
+def test_invalid_filters_are_refused(run: Any, arguments: tuple[str, ...]) -> None:
+    """A filter that would match nothing, or everything, is wrong usage."""
     run("resume")
     assert run("logs", *arguments).code == 2
 
 
 def test_trading_state_is_stored_with_its_reason(run: Any) -> None:
-    """halt, exits-only and resume say what holds now, who set it and why; they need no daemon."""
+    """halt, exits-only and resume print the new state, who set it and why; they need no daemon."""
     halted = run("halt", "--reason", "exchange incident", "--json").data
     assert (halted["state"], halted["reason"], halted["by"]) == ("halted", "exchange incident", "command line")
     assert "exits only" in run("exits-only").out
@@ -66,16 +66,16 @@ def test_trading_state_is_stored_with_its_reason(run: Any) -> None:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Served, dict[str, Any]]]:
-    """A running bridge and a webhook that takes anything."""
+    """A running bridge and a webhook that needs neither signature nor timestamp."""
     with starting(bare_environment(tmp_path / "data")) as start:
         bridge = start("serve", "--json")
-        told = json.loads(bridge.line(lambda text: True))
-        wait_until(lambda: call(told["url"] + "/readyz")["ready"])
+        started = json.loads(bridge.line(lambda text: True))
+        wait_until(lambda: call(started["url"] + "/readyz")["ready"])
         yield bridge, bridge.data("webhook", "create", "w", "--no-require-signature", "--no-require-timestamp")
 
 
 def test_hostile_alerts_are_harmless_on_the_screen(served: tuple[Served, dict[str, Any]]) -> None:
-    """Escape sequences, markup and line breaks in an alert's fields reach neither terminal nor log as anything but text."""
+    """Escape sequences, markup and line breaks in an alert's fields are only text on the terminal and in the log."""
     bridge, webhook = served
     for number, fields in enumerate(
         ({"symbol": HOSTILE}, {"symbol": "BTCUSDT", "comment": HOSTILE, HOSTILE: HOSTILE}, {"action": HOSTILE})
@@ -99,12 +99,12 @@ def test_hostile_alerts_are_harmless_on_the_screen(served: tuple[Served, dict[st
     assert not any(unicodedata.category(character) in ("Cc", "Cf") for line in bridge.log if line for character in line)
 
 
-def test_logs_show_what_happened_to_the_bridge(run: Any, data_dir: Path) -> None:
-    """Between the alerts, in the words that are told; a filter that is about alerts leaves it out."""
+def test_logs_show_events_of_the_bridge(run: Any, data_dir: Path) -> None:
+    """Listed among the alerts with the text of the notification; filters on alerts exclude them."""
     run("webhook", "create", "w")
     with Database.open(data_dir).transaction() as connection:
         events.append(connection, "stream_down", now=datetime.now(UTC), data={"lasting": "2 min"})
-        events.append(connection, "equity_peak_reset", now=datetime.now(UTC))  # nobody is told of this
+        events.append(connection, "equity_peak_reset", now=datetime.now(UTC))  # no notification
     (shown,) = run("logs").out.splitlines()[1:]
     assert shown.split()[5:] == [
         "warning",
@@ -119,8 +119,7 @@ def test_logs_show_what_happened_to_the_bridge(run: Any, data_dir: Path) -> None
         "min;",
         "orders",
         "are",
-        "asked",
-        "for",
+        "polled",
         "instead",
     ]
     (found,) = [json.loads(line) for line in run("logs", "--json").out.splitlines()]
@@ -135,8 +134,8 @@ def test_logs_show_what_happened_to_the_bridge(run: Any, data_dir: Path) -> None
         assert run("logs", *filters).out == ""
 
 
-def test_what_happened_to_the_bridge_is_found_by_an_index(data_dir: Path) -> None:
-    """However many alerts there are: only events without one are read."""
+def test_events_of_the_bridge_are_found_by_an_index(data_dir: Path) -> None:
+    """Only events without an alert are read, however many alerts there are."""
     with Database.open(data_dir).snapshot() as connection:
         plan = connection.execute(
             "EXPLAIN QUERY PLAN SELECT * FROM events WHERE alert_id IS NULL AND kind IN ('a', 'b') ORDER BY sequence DESC LIMIT 5"

@@ -1,4 +1,4 @@
-"""`serve` and the commands beside it, as processes: the printed curl line trades on paper, and every reader tells of it."""
+"""`serve` and other commands as processes: the printed curl line trades on paper, and every reading command shows it."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from tests.system.harness import call, wait_until
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Served]]:
-    """Start processes on a data directory of their own; whatever still runs at the end is killed."""
-    with starting(bare_environment(tmp_path / "data")) as begin:
-        yield begin
+    """Function that starts processes on one data directory; those still running at the end are killed."""
+    with starting(bare_environment(tmp_path / "data")) as start_process:
+        yield start_process
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is what the line is for")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the printed line needs curl")
 def test_the_first_five_minutes(start: Callable[..., Served]) -> None:
-    """From nothing: serve prints a curl line that is filled on paper in any shell; again it is a duplicate; every reader knows."""
+    """`serve` prints a curl line that fills on paper in any shell; sent again it is a duplicate; every reading command shows it."""
     served = start("serve")
     served.line(lambda text: text.startswith("Ready."))
     printed = "\n".join(served.printed)
     for word in ("paper", "key file", "/api/webhooks/tradingview", served.environment["KEKBRIDGE_DATA_DIR"]):
         assert word in printed
     curl = served.line(lambda text: text.startswith("curl "))
-    assert served.printed.count(curl) == 1  # one line: nothing wrapped it
+    assert served.printed.count(curl) == 1  # one line, not wrapped
 
     first, *more = shells()
     answer = paste(first, curl)
@@ -57,21 +57,21 @@ def test_the_first_five_minutes(start: Callable[..., Served]) -> None:
     logged = json.loads(served.run("logs", "--json").stdout.splitlines()[-1])
     assert (logged["status"], logged["alertId"]) == ("filled", answer["alertId"])
     for reference in (answer["alertId"], answer["clientOrderId"], logged["id"], logged["id"][:13]):
-        story = served.data("explain", reference)
-        assert story["id"] == logged["id"]
-        assert story["orders"][0]["fills"]
-        assert all(verdict["passed"] for verdict in story["verdicts"])
-    for words in (("orders",), ("positions",), ("logs",), ("explain", logged["id"])):
-        shown = served.run(*words)
+        report = served.data("explain", reference)
+        assert report["id"] == logged["id"]
+        assert report["orders"][0]["fills"]
+        assert all(verdict["passed"] for verdict in report["verdicts"])
+    for command in (("orders",), ("positions",), ("logs",), ("explain", logged["id"])):
+        shown = served.run(*command)
         assert shown.returncode == 0, shown.stderr
         assert "filled" in shown.stdout or "long" in shown.stdout
 
     assert served.stop() == 0
-    assert served.data("orders")[0]["status"] == "filled"  # readers need no daemon
+    assert served.data("orders")[0]["status"] == "filled"  # reading needs no daemon
 
 
 def test_the_webhook_stays_the_same_over_restarts(start: Callable[..., Served]) -> None:
-    """The first start makes the webhook `default`; later starts show the same one, and the line trades again under a new id."""
+    """The first start creates the webhook `default`; later starts show the same one, and the line trades again under a new id."""
     first = start("serve")
     line = first.line(lambda text: text.startswith("curl "))
     first.line(lambda text: text.startswith("Ready."))
@@ -86,29 +86,29 @@ def test_the_webhook_stays_the_same_over_restarts(start: Callable[..., Served]) 
 
 
 def test_json_is_one_line_with_what_a_script_needs(start: Callable[..., Served]) -> None:
-    """`serve --json` says on one line where it listens and who may send; the log stays on stderr."""
+    """`serve --json` prints addresses and credentials on one line; the log goes to stderr."""
     served = start("serve", "--json")
-    told = json.loads(served.line(lambda text: True))
-    assert set(told) == {"mode", "url", "webhookUrl", "paperUrl", "dataDir", "vault", "webhook"}
-    assert told["mode"] == "paper"
-    assert told["webhookUrl"] == told["url"] + "/api/webhooks/tradingview"
-    assert set(told["webhook"]) == {"name", "id", "apiKey", "apiSecret"}
-    assert call(told["url"] + "/healthz")["status"] == "ok"
+    started = json.loads(served.line(lambda text: True))
+    assert set(started) == {"mode", "url", "webhookUrl", "paperUrl", "dataDir", "vault", "webhook"}
+    assert started["mode"] == "paper"
+    assert started["webhookUrl"] == started["url"] + "/api/webhooks/tradingview"
+    assert set(started["webhook"]) == {"name", "id", "apiKey", "apiSecret"}
+    assert call(started["url"] + "/healthz")["status"] == "ok"
     assert served.stop() == 0
     assert len(served.printed) == 1
 
 
 def test_commands_beside_the_daemon_take_effect_at_once(start: Callable[..., Served]) -> None:
-    """A webhook created now takes an alert now; disabled it refuses; halted nothing trades; its URL is the daemon's real one."""
+    """A new webhook accepts alerts at once, a disabled one refuses them, halted nothing trades; its URL is the daemon's real one."""
     served = start("serve", "--json")
-    told = json.loads(served.line(lambda text: True))
-    wait_until(lambda: call(told["url"] + "/readyz")["ready"])
-    made = served.data("webhook", "create", "late", "--no-require-signature", "--no-require-timestamp")
-    assert made["webhookUrl"] == told["webhookUrl"]
+    started = json.loads(served.line(lambda text: True))
+    wait_until(lambda: call(started["url"] + "/readyz")["ready"])
+    created = served.data("webhook", "create", "late", "--no-require-signature", "--no-require-timestamp")
+    assert created["webhookUrl"] == started["webhookUrl"]
 
     def send(alert: str, action: str) -> tuple[int, dict[str, Any]]:
-        body = {"apiKey": made["apiKey"], "alertId": alert, "action": action, "symbol": "ETHUSDT", "quantity": "0.1"}
-        request = urllib.request.Request(made["webhookUrl"], data=json.dumps(body).encode())  # noqa: S310  loopback
+        body = {"apiKey": created["apiKey"], "alertId": alert, "action": action, "symbol": "ETHUSDT", "quantity": "0.1"}
+        request = urllib.request.Request(created["webhookUrl"], data=json.dumps(body).encode())  # noqa: S310  loopback
         try:
             with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:  # noqa: S310  loopback
                 return answer.status, json.load(answer)
@@ -133,17 +133,17 @@ def test_commands_beside_the_daemon_take_effect_at_once(start: Callable[..., Ser
     assert [json.loads(text)["code"] for text in denied] == ["order_too_large", "exits_only", "trading_halted"]
 
 
-def test_logs_follow_what_comes_in(start: Callable[..., Served]) -> None:
-    """`logs -f` prints an alert that comes after it was started, also one that nobody vouched for."""
+def test_logs_follow_new_alerts(start: Callable[..., Served]) -> None:
+    """`logs -f` prints alerts received after it started, including unauthenticated ones."""
     served = start("serve", "--json")
-    told = json.loads(served.line(lambda text: True))
+    started = json.loads(served.line(lambda text: True))
     following = start("logs", "-f", "--json")
-    # Sent until it shows: the follower may not be looking yet when the first one comes.
+    # Sent until it is shown: `logs -f` may not have started reading when the first one arrives.
     body = json.dumps({"apiKey": "wh_test_unknown", "action": "buy"}).encode()
 
     def refused_is_shown() -> bool:
         try:
-            urllib.request.urlopen(told["webhookUrl"], data=body, timeout=DEADLINE_S)  # noqa: S310  loopback
+            urllib.request.urlopen(started["webhookUrl"], data=body, timeout=DEADLINE_S)  # noqa: S310  loopback
         except urllib.error.HTTPError as error:
             error.close()
         return following.has_printed
@@ -156,7 +156,7 @@ def test_logs_follow_what_comes_in(start: Callable[..., Served]) -> None:
 
 
 def test_a_second_daemon_is_refused(start: Callable[..., Served]) -> None:
-    """Two daemons on one data directory would send each other's orders: exit code 4, one line naming the first."""
+    """Two daemons on one data directory would send each other's orders: exit code 4, one line with the first one's process id."""
     served = start("serve", "--json")
     served.line(lambda text: True)
     second = served.run("serve")
@@ -166,7 +166,7 @@ def test_a_second_daemon_is_refused(start: Callable[..., Served]) -> None:
 
 
 def test_a_taken_port_is_one_line(start: Callable[..., Served], tmp_path: Path) -> None:
-    """A port that is not free is named with the way out, without a traceback."""
+    """A port in use is named in the error, without a traceback."""
     served = start("serve", "--json")
     port = json.loads(served.line(lambda text: True))["url"].rsplit(":", 1)[1]
     second = served.run("serve", "--port", port, "--data-dir", str(tmp_path / "other"))
@@ -176,25 +176,25 @@ def test_a_taken_port_is_one_line(start: Callable[..., Served], tmp_path: Path) 
 
 
 def test_live_mode_prints_no_credentials(start: Callable[..., Served]) -> None:
-    """Without the exchange's key live mode does not start; whatever it prints, no webhook credential is in it."""
+    """Live mode does not start without the exchange's key, and prints no webhook credential."""
     done = start("webhook", "list").run("serve", "--mode", "live")
     assert done.returncode == 2
     assert done.stderr.startswith("kekbridge: ")
     assert "wh_" not in done.stdout + done.stderr
 
 
-def test_paper_alone_is_a_venue_for_serve(start: Callable[..., Served], tmp_path: Path) -> None:
-    """`paper --json` prints what a client needs; `serve` pointed at it by exchange.base_url alone trades there."""
+def test_serve_trades_on_a_separate_paper_exchange(start: Callable[..., Served], tmp_path: Path) -> None:
+    """`paper --json` prints what a client needs; `serve` pointed at it by exchange.base_url alone trades on it."""
     venue = start("paper", "--port", "0", "--json", "--data-dir", str(tmp_path / "venue"))
     identity = json.loads(venue.line(lambda text: True))
     assert set(identity) == {"base_url", "account_id", "orderly_key", "orderly_secret"}
     served = start("serve", "--json", KEKBRIDGE_EXCHANGE_BASE_URL=identity["base_url"])
-    told = json.loads(served.line(lambda text: True))
-    assert told["paperUrl"] is None
-    wait_until(lambda: call(told["url"] + "/readyz")["ready"])
-    made = served.data("webhook", "create", "w", "--no-require-signature", "--no-require-timestamp")
-    body = {"apiKey": made["apiKey"], "alertId": "p1", "action": "buy", "symbol": "BTCUSDT", "quantity": "0.01"}
-    with urllib.request.urlopen(told["webhookUrl"], data=json.dumps(body).encode(), timeout=DEADLINE_S) as answer:  # noqa: S310
+    started = json.loads(served.line(lambda text: True))
+    assert started["paperUrl"] is None
+    wait_until(lambda: call(started["url"] + "/readyz")["ready"])
+    created = served.data("webhook", "create", "w", "--no-require-signature", "--no-require-timestamp")
+    body = {"apiKey": created["apiKey"], "alertId": "p1", "action": "buy", "symbol": "BTCUSDT", "quantity": "0.01"}
+    with urllib.request.urlopen(started["webhookUrl"], data=json.dumps(body).encode(), timeout=DEADLINE_S) as answer:  # noqa: S310
         assert json.load(answer)["status"] == "filled"
     events = call(f"{identity['base_url']}/paper/journal")
     assert [event["symbol"] for event in events if event["event"] == "fill"] == ["PERP_BTC_USDC"]
@@ -203,11 +203,11 @@ def test_paper_alone_is_a_venue_for_serve(start: Callable[..., Served], tmp_path
 
 
 def test_template_is_one_line_alone_on_stdout(start: Callable[..., Served]) -> None:
-    """`template` prints the message and nothing else on stdout, so that it can be piped; explanation and URL on stderr."""
-    made = start("webhook", "create", "w", "--json")
-    made.line(lambda text: True)
-    made.process.wait(DEADLINE_S)
-    done = made.run(
+    """`template` prints the message and nothing else on stdout, so that it can be piped; its explanation and the URL go to stderr."""
+    created = start("webhook", "create", "w", "--json")
+    created.line(lambda text: True)
+    created.process.wait(DEADLINE_S)
+    done = created.run(
         "template", "w", "--kind", "indicator", "--action", "sell", "--quantity", "0.5", "--symbol", "ETHUSDT.P"
     )
     assert done.returncode == 0
@@ -216,4 +216,4 @@ def test_template_is_one_line_alone_on_stdout(start: Callable[..., Served]) -> N
     assert (message["action"], message["quantity"], message["symbol"]) == ("sell", "0.5", "ETHUSDT.P")
     assert message["signature"].startswith("v1:")
     assert "/api/webhooks/tradingview" in done.stderr
-    assert made.run("template", "nobody").returncode == 3
+    assert created.run("template", "nobody").returncode == 3

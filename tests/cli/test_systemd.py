@@ -1,4 +1,4 @@
-"""`install-systemd`: units that systemd itself accepts and scores as hardened, and that hold no secret."""
+"""`install-systemd`: units that systemd accepts and rates as hardened, without secrets."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from typing import Any
 
 import pytest
 
-needs_systemd = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="systemd's own judge is not installed"
-)
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
 @needs_systemd
-def test_systemd_scores_the_service_as_hardened(run: Any, tmp_path: Path) -> None:
+def test_systemd_rates_the_service_as_hardened(run: Any, tmp_path: Path) -> None:
     """`systemd-analyze security` rates the exposure 2.0 or less."""
     assert run("install-systemd", "--directory", str(tmp_path)).code == 0
     done = subprocess.run(
@@ -46,8 +44,8 @@ def test_systemd_knows_every_setting(run: Any, tmp_path: Path) -> None:
     assert ours == []
 
 
-def test_the_units_fit_the_settings(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Port, configuration file and the mode's credentials stand in them; printing writes nothing."""
+def test_the_units_match_the_settings(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The units contain port, settings file and the mode's credentials; --print writes nothing."""
     file = tmp_path / "k.toml"
     file.write_text('mode = "testnet"\n[server]\nport = 9123\n')
     units = run("install-systemd", "--print", "--json", "--config", str(file)).data
@@ -60,8 +58,8 @@ def test_the_units_fit_the_settings(run: Any, tmp_path: Path, monkeypatch: pytes
     assert run("install-systemd", "--print").out.startswith("# /etc/systemd/system/kekbridge.service\n[Unit]")
 
 
-def test_a_place_that_cannot_be_written_is_one_line(run: Any, tmp_path: Path) -> None:
-    """Without rights the way out is named."""
+def test_a_directory_that_cannot_be_written_is_one_line(run: Any, tmp_path: Path) -> None:
+    """The error names the alternative."""
     done = run("install-systemd", "--directory", str(tmp_path / "nowhere"))
     assert done.code == 2
     assert "--print" in done.err

@@ -1,78 +1,82 @@
-"""`kekbridge webhook`: credentials printed once, limits exactly as typed, changes effective in the file that the daemon reads."""
+"""`kekbridge webhook`: credentials printed only on request, limits stored exactly as typed, keys rotated with a grace period."""
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import stat
-from datetime import UTC, datetime
+import sys
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kekbridge.config import Vault, load_settings
 from kekbridge.errors import ConfigError
-from kekbridge.model import Limits, RateLimits, WebhookSettings
+from kekbridge.model import Limits, Mode, RateLimits, WebhookSettings
+from kekbridge.model.webhooks import WEBHOOK_PATH
 from kekbridge.store import webhooks as stored
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
 from kekbridge.vault import Sealer, master_key, open_vault
-from kekbridge.webhooks import registry as webhooks
+from kekbridge.webhooks import registry
 from kekbridge.webhooks.options import ROWS, apply, text_of
+from tests.cli.processes import bare_environment, starting
+from tests.system.harness import call, wait_until
 
 ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 
 def stored_settings(data_dir: Path, name: str) -> WebhookSettings:
-    """What the daemon would read."""
+    """Read the settings as the daemon does."""
     with Database.open(data_dir, create=False).snapshot() as connection:
         return stored.find(connection, name).settings
 
 
 def test_create_prints_everything_a_sender_needs(run: Any, data_dir: Path) -> None:
-    """`create --json` is one object with id, name, URL and both credentials; keys of paper mode say so."""
+    """`create --json` is one object with id, name, URL and both credentials; keys of paper mode have their own prefix."""
     result = run("webhook", "create", "first", "--json")
     assert result.code == 0
-    made = result.data
-    assert ULID.fullmatch(made["id"])
-    assert made["name"] == "first"
-    assert made["enabled"] is True
-    assert made["webhookUrl"] == "http://127.0.0.1:8080/api/webhooks/tradingview"
-    assert re.fullmatch(r"wh_test_[A-Za-z0-9]{20,}", made["apiKey"])
-    assert re.fullmatch(r"whs_[A-Za-z0-9]{20,}", made["apiSecret"])
-    assert made["settings"]["requireSignature"] is True
+    created = result.data
+    assert ULID.fullmatch(created["id"])
+    assert created["name"] == "first"
+    assert created["enabled"] is True
+    assert created["webhookUrl"] == "http://127.0.0.1:8080/api/webhooks/tradingview"
+    assert re.fullmatch(r"wh_test_[A-Za-z0-9]{20,}", created["apiKey"])
+    assert re.fullmatch(r"whs_[A-Za-z0-9]{20,}", created["apiSecret"])
+    assert created["settings"]["requireSignature"] is True
     assert result.err == ""
 
 
 def test_credentials_are_stored_sealed_and_found_by_the_daemon(run: Any, data_dir: Path) -> None:
-    """The daemon finds the key by its keyed hash and opens the secret; neither stands in any file in the clear."""
-    made = run("webhook", "create", "first", "--json").data
-    from kekbridge.config import load_settings
-    from kekbridge.model import Mode
-
+    """The daemon finds the key by its keyed hash and opens the secret; no file contains either in plain text."""
+    created = run("webhook", "create", "first", "--json").data
     settings = load_settings()
     sealer = Sealer(master_key(open_vault(settings.vault, data_dir, Mode.PAPER)))
     with Database.open(data_dir).snapshot() as connection:
-        found = stored.find_by_lookup(connection, sealer.lookup(made["apiKey"]), datetime.now(UTC))
+        found = stored.find_by_lookup(connection, sealer.lookup(created["apiKey"]), datetime.now(UTC))
     assert found is not None
-    assert found[0].id == made["id"]
-    assert sealer.open(found[1].sealed_secret).decode() == made["apiSecret"]
+    assert found[0].id == created["id"]
+    assert sealer.open(found[1].sealed_secret).decode() == created["apiSecret"]
     for file in data_dir.rglob("*"):
         if file.is_file():
             content = file.read_bytes()
-            assert made["apiSecret"].encode() not in content
-            assert made["apiKey"].encode() not in content
+            assert created["apiSecret"].encode() not in content
+            assert created["apiKey"].encode() not in content
 
 
 def test_data_is_for_its_owner_only(run: Any, data_dir: Path) -> None:
-    """The first command that writes makes directory and database private, whatever the umask."""
+    """The first command that writes creates directory and database with private permissions, whatever the umask."""
     run("webhook", "create", "first")
     assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
     assert stat.S_IMODE((data_dir / "kekbridge.db").stat().st_mode) == 0o600
 
 
-def test_every_limit_of_the_issue_is_stored_exactly(run: Any, data_dir: Path) -> None:
-    """Every option changes its setting to exactly what was typed, and nothing else."""
+def test_every_option_is_stored_exactly(run: Any, data_dir: Path) -> None:
+    """Every option sets its setting to exactly what was typed, and no other."""
     result = run(
         *("webhook", "create", "all", "--json", "--allowed-symbols", "BTC,eth,PERP_1000PEPE_USDC,EURUSD"),
         *(
@@ -143,14 +147,14 @@ def test_every_limit_of_the_issue_is_stored_exactly(run: Any, data_dir: Path) ->
 
 
 def test_without_options_the_settings_are_the_defaults(run: Any, data_dir: Path) -> None:
-    """What is not named is the default of the model: signature required, safe limits."""
+    """Settings without an option have the model's defaults: signature required, safe limits."""
     run("webhook", "create", "plain")
     assert stored_settings(data_dir, "plain") == WebhookSettings()
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.option for row in ROWS])
 def test_every_option_of_the_table_has_its_setting(row: Any) -> None:
-    """A row of the table names a field that exists."""
+    """Every row of the table names an existing field."""
     settings = WebhookSettings()
     assert hasattr(getattr(settings, row.part) if row.part else settings, row.field)
 
@@ -171,20 +175,20 @@ def test_every_option_of_the_table_has_its_setting(row: Any) -> None:
         (("--allow-address", "example.com"), "--allow-address"),
         (("--default", "quantity"), "name=value"),
         (("--lock", "quantty=1"), "did you mean quantity?"),
-        (("--lock", "apiKey=1"), "is no field of an order"),
+        (("--lock", "apiKey=1"), "is not a field of an order"),
         (("--default", "quantity=1", "--lock", "quantity=2"), "keep one of the two"),
         (("--min-order-size", "2", "--max-order-size", "1"), "--min-order-size 2 is larger than --max-order-size 1"),
         (("--rate-per-minute", "200"), "--rate-per-minute 200 is larger than --rate-per-hour 100"),
         (("--rate-per-minute", "none"), "--rate-per-minute: found 'none'"),
         (("--trading-hours", "always"), "trading hours"),
         (("--profile", "nobody"), "--profile"),
-        (("--alert-expires", "2020-01-01"), "--alert-expires: found '2020-01-01', expected in how long"),
+        (("--alert-expires", "2020-01-01"), "--alert-expires: found '2020-01-01', expected a duration from now"),
     ],
 )
 def test_a_wrong_limit_is_refused_in_one_line(
     run: Any, data_dir: Path, arguments: tuple[str, ...], expected: str
 ) -> None:
-    """What cannot be meant is refused by its option's name, with exit code 2, and nothing is created."""
+    """An invalid value is refused with its option's name and exit code 2; nothing is created."""
     result = run("webhook", "create", "bad", *arguments)
     assert result.code == 2
     assert expected in result.err
@@ -195,14 +199,14 @@ def test_a_wrong_limit_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("name", ["", "a b", "ü", "a" * 65, "a/b", "a\n"])
-def test_names_that_cannot_be_used(run: Any, name: str) -> None:
-    """A name is 1 to 64 plain characters: it stands in logs, options and JSON."""
+def test_invalid_names_are_refused(run: Any, name: str) -> None:
+    """A name has 1 to 64 plain characters, since it is used in logs, options and JSON."""
     result = run("webhook", "create", name)
     assert result.code == 2
     assert "1 to 64 letters" in result.err
 
 
-def test_a_name_is_given_once(run: Any) -> None:
+def test_names_are_unique(run: Any) -> None:
     """A second webhook of the same name is refused; the first one keeps its key."""
     first = run("webhook", "create", "same", "--json").data
     again = run("webhook", "create", "same", "--json")
@@ -212,19 +216,22 @@ def test_a_name_is_given_once(run: Any) -> None:
     assert run("webhook", "show", "same", "--secret", "--json").data["apiKey"] == first["apiKey"]
 
 
-def test_show_keeps_the_secret_unless_asked(run: Any) -> None:
-    """The owner can see credentials again, but only by asking for them."""
-    made = run("webhook", "create", "one", "--json").data
-    quiet = run("webhook", "show", "one", "--json")
-    assert "apiSecret" not in quiet.data
-    assert made["apiSecret"] not in quiet.out + run("webhook", "show", "one").out + run("webhook", "list", "--json").out
-    asked = run("webhook", "show", "one", "--secret", "--json").data
-    assert (asked["apiKey"], asked["apiSecret"]) == (made["apiKey"], made["apiSecret"])
-    assert made["apiSecret"] in run("webhook", "show", made["id"], "--secret").out
+def test_show_prints_the_secret_only_on_request(run: Any) -> None:
+    """Credentials are shown again only with --secret."""
+    created = run("webhook", "create", "one", "--json").data
+    without_secret = run("webhook", "show", "one", "--json")
+    assert "apiSecret" not in without_secret.data
+    assert (
+        created["apiSecret"]
+        not in without_secret.out + run("webhook", "show", "one").out + run("webhook", "list", "--json").out
+    )
+    with_secret = run("webhook", "show", "one", "--secret", "--json").data
+    assert (with_secret["apiKey"], with_secret["apiSecret"]) == (created["apiKey"], created["apiSecret"])
+    assert created["apiSecret"] in run("webhook", "show", created["id"], "--secret").out
 
 
 def test_edit_changes_only_what_is_named(run: Any, data_dir: Path) -> None:
-    """Other settings stay; `none` takes a limit away; the new name is used from then on."""
+    """Other settings stay; `none` removes a limit; a new name replaces the old one."""
     run("webhook", "create", "one", "--max-order-size", "2", "--max-notional", "1000", "--default", "quantity=1")
     result = run("webhook", "edit", "one", "--max-notional", "none", "--require-stop-loss", "--name", "two", "--json")
     assert result.code == 0
@@ -235,14 +242,14 @@ def test_edit_changes_only_what_is_named(run: Any, data_dir: Path) -> None:
     assert run("webhook", "show", "one").code == 3
 
 
-def test_edit_without_a_change_says_so(run: Any) -> None:
-    """A command that would do nothing is a mistake worth a word."""
+def test_edit_without_an_option_is_refused(run: Any) -> None:
+    """A command that would change nothing is wrong usage."""
     run("webhook", "create", "one")
     assert run("webhook", "edit", "one").code == 2
 
 
 def test_edit_is_all_or_nothing(run: Any, data_dir: Path) -> None:
-    """A refused edit leaves the webhook as it was, also the part that was right."""
+    """A refused edit changes nothing, not even its valid options."""
     run("webhook", "create", "one", "--max-order-size", "2")
     assert run("webhook", "edit", "one", "--max-notional", "5", "--min-order-size", "3").code == 2
     assert run("webhook", "edit", "one", "--max-notional", "5", "--name", "not a name").code == 2
@@ -250,18 +257,15 @@ def test_edit_is_all_or_nothing(run: Any, data_dir: Path) -> None:
 
 
 def test_enable_and_disable(run: Any) -> None:
-    """Switching is stored, and the list shows it."""
+    """The state is stored and shown in the list."""
     run("webhook", "create", "one")
     assert run("webhook", "disable", "one", "--json").data["enabled"] is False
     assert "disabled" in run("webhook", "list").out
     assert run("webhook", "enable", "one", "--json").data["enabled"] is True
 
 
-def test_delete_asks_unless_told_not_to(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a yes nothing is deleted; with --yes nobody is asked."""
-    import io
-    import sys
-
+def test_delete_asks_for_confirmation(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is deleted without a yes; --yes skips the question."""
     run("webhook", "create", "one")
     monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
     assert run("webhook", "delete", "one").code == 1
@@ -272,53 +276,45 @@ def test_delete_asks_unless_told_not_to(run: Any, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("verb", ["show", "enable", "disable", "delete"])
 def test_an_unknown_name_is_exit_code_3(run: Any, verb: str) -> None:
-    """Scripts can tell "no such webhook" from a mistake in the command."""
+    """Scripts can distinguish "no such webhook" from wrong usage."""
     run("webhook", "create", "one")
     assert run("webhook", verb, "nobody").code == 3
 
 
 def test_url_is_the_public_one_if_set(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What TradingView needs is the address from outside."""
+    """TradingView needs the address that is reachable from outside."""
     monkeypatch.setenv("KEKBRIDGE_SERVER_PUBLIC_URL", "https://bridge.example.com/")
-    made = run("webhook", "create", "one", "--json").data
-    assert made["webhookUrl"] == "https://bridge.example.com/api/webhooks/tradingview"
+    created = run("webhook", "create", "one", "--json").data
+    assert created["webhookUrl"] == "https://bridge.example.com/api/webhooks/tradingview"
 
 
 def test_url_follows_the_running_daemon(run: Any, data_dir: Path) -> None:
-    """A daemon started with --port is followed by commands that were not given it."""
-    from datetime import UTC, datetime
-
-    from kekbridge.model import Mode
-
+    """Commands without --port use the port of the running daemon."""
     run("webhook", "create", "one")
     with Database.open(data_dir).transaction() as connection:
-        webhooks.remember_address(
+        registry.save_addresses(
             connection, "http://127.0.0.1:9999/api/webhooks/tradingview", Mode.PAPER, now=datetime.now(UTC)
         )
     with DaemonLock(data_dir):
-        made = run("webhook", "create", "two", "--json").data
-    assert made["webhookUrl"] == "http://127.0.0.1:9999/api/webhooks/tradingview"
+        created = run("webhook", "create", "two", "--json").data
+    assert created["webhookUrl"] == "http://127.0.0.1:9999/api/webhooks/tradingview"
     assert ":8080/" in run("webhook", "show", "two", "--json").data["webhookUrl"]
 
 
 def test_mode_follows_the_last_daemon_unless_configured(run: Any, data_dir: Path) -> None:
-    """Keys say which mode they are for; a daemon started with --mode is followed by commands that name none."""
-    from datetime import UTC, datetime
-
-    from kekbridge.model import Mode
-
+    """Keys have a prefix for their mode; commands without --mode use the mode of the last daemon."""
     run("webhook", "create", "one")
     with Database.open(data_dir).transaction() as connection:
-        assert webhooks.mode_of(connection, Mode.PAPER, is_explicit=False) is Mode.PAPER
-        webhooks.remember_address(connection, "http://h/", Mode.LIVE, now=datetime.now(UTC))
-        assert webhooks.mode_of(connection, Mode.PAPER, is_explicit=False) is Mode.LIVE
-        assert webhooks.mode_of(connection, Mode.PAPER, is_explicit=True) is Mode.PAPER
-    # Live mode takes no key file: the command refuses as the daemon would, instead of sealing where it could not read.
+        assert registry.mode_of(connection, Mode.PAPER, is_explicit=False) is Mode.PAPER
+        registry.save_addresses(connection, "http://h/", Mode.LIVE, now=datetime.now(UTC))
+        assert registry.mode_of(connection, Mode.PAPER, is_explicit=False) is Mode.LIVE
+        assert registry.mode_of(connection, Mode.PAPER, is_explicit=True) is Mode.PAPER
+    # Live mode accepts no key file: the command refuses as the daemon does, instead of sealing a secret that the daemon cannot open.
     assert "paper mode only" in run("webhook", "create", "two").err
 
 
 def test_another_master_key_is_refused(run: Any, data_dir: Path) -> None:
-    """A shell that finds another vault than the daemon must not seal secrets that the daemon cannot open."""
+    """A command that finds another vault than the daemon's must not seal secrets that the daemon cannot open."""
     run("webhook", "create", "one")
     keys = [
         file for file in data_dir.rglob("*") if file.is_file() and "key" in file.name.lower() and "db" not in file.name
@@ -333,7 +329,7 @@ def test_another_master_key_is_refused(run: Any, data_dir: Path) -> None:
 
 
 def test_options_apply_to_given_settings() -> None:
-    """`apply` changes what is given and keeps the rest; an empty list is no change."""
+    """`apply` changes the given settings and keeps the others; an empty list is no change."""
     before = WebhookSettings(defaults={"quantity": "1"}, allowed_addresses=("10.0.0.0/8",))
     assert apply({"default": [], "max_notional": None}, before) == before
     assert apply({"default": ["none"], "allow_address": ["none"]}, before) == WebhookSettings()
@@ -341,10 +337,10 @@ def test_options_apply_to_given_settings() -> None:
         apply({"alias": ["GOLD=XAUUSDT"]}, before)
 
 
-def test_a_setting_is_written_as_it_is_read() -> None:
-    """What the web page shows of a setting is what may be typed for it: read back, nothing changed."""
+def test_a_settings_text_reads_back_unchanged() -> None:
+    """The text that the web page shows for a setting is valid input for it and gives the same value."""
     given = {
-        row.parameter: ["quantity=1"] if row.is_many else True if row.reader is None else text
+        row.parameter: ["quantity=1"] if row.is_many else True if row.parser is None else text
         for row in ROWS
         for text in [EVERY.get(row.parameter, "7")]
     }
@@ -355,7 +351,7 @@ def test_a_setting_is_written_as_it_is_read() -> None:
         row.parameter: written[row.parameter].splitlines()
         if row.is_many
         else written[row.parameter] == "yes"
-        if row.reader is None
+        if row.parser is None
         else written[row.parameter]
         for row in ROWS
     }
@@ -377,3 +373,129 @@ EVERY = {
     "expect_alert_every": "25h",
     "alert_expires": "2099-01-31",
 }
+
+
+def is_valid(data_dir: Path, api_key: str, at: datetime) -> bool:
+    """Return whether the daemon's lookup finds the key at that time."""
+    sealer = Sealer(master_key(open_vault(Vault(backend="key_file"), data_dir, Mode.PAPER)))
+    with Database.open(data_dir, create=False).snapshot() as connection:
+        return stored.find_by_lookup(connection, sealer.lookup(api_key), at) is not None
+
+
+def test_both_pairs_are_valid_during_the_grace_period(run: Any, data_dir: Path) -> None:
+    """The new pair is valid at once, the old one until exactly the end of the grace period."""
+    old = run("webhook", "create", "main", "--json").data
+    new = run("webhook", "rotate", "main", "--grace", "2h", "--json").data
+    assert new["apiKey"] != old["apiKey"]
+    assert new["apiSecret"] != old["apiSecret"]
+    (replaced,) = new["replaced"]
+    end = datetime.fromisoformat(replaced["expiresAt"])
+    assert timedelta(hours=1, minutes=59) < end - datetime.now(UTC) <= timedelta(hours=2)
+    assert is_valid(data_dir, old["apiKey"], end - timedelta(seconds=1))
+    assert not is_valid(data_dir, old["apiKey"], end)
+    assert is_valid(data_dir, new["apiKey"], end + timedelta(days=4000))
+
+
+def test_no_grace_revokes_the_old_pair_at_once(run: Any, data_dir: Path) -> None:
+    """`--grace 0` is for a leaked key; it also revokes pairs in their grace period."""
+    keys = [run("webhook", "create", "main", "--json").data, run("webhook", "rotate", "main", "--json").data]
+    keys.append(run("webhook", "rotate", "main", "--grace", "0", "--json").data)
+    now = datetime.now(UTC)
+    assert [is_valid(data_dir, one["apiKey"], now) for one in keys] == [False, False, True]
+    assert [key["state"] for key in run("webhook", "show", "main", "--json").data["keys"]] == [
+        "ended",
+        "ended",
+        "valid",
+    ]
+
+
+def test_a_second_rotation_does_not_extend_the_first_grace_period(run: Any) -> None:
+    """A key keeps its earlier expiry."""
+    run("webhook", "create", "main")
+    first = run("webhook", "rotate", "main", "--grace", "1h", "--json").data["replaced"][0]
+    again = run("webhook", "rotate", "main", "--grace", "7d", "--json").data["replaced"]
+    assert again[0] == first
+    shown = run("webhook", "show", "main", "--json").data["keys"]
+    assert shown[0]["expiresAt"] == first["expiresAt"]
+    assert [key["state"] for key in shown] == ["ending", "ending", "valid"]
+
+
+def test_templates_use_the_newest_pair(run: Any) -> None:
+    """After a rotation the template contains the new key; the old secret is no longer shown."""
+    run("webhook", "create", "main")
+    new = run("webhook", "rotate", "main", "--json").data
+    assert json.loads(run("template", "main").out)["apiKey"] == new["apiKey"]
+    assert run("webhook", "show", "main", "--secret", "--json").data["apiSecret"] == new["apiSecret"]
+
+
+def test_show_lists_keys_for_people(run: Any) -> None:
+    """Prefix, creation, last use and expiry of each key; never the key itself."""
+    created = run("webhook", "create", "main", "--json").data
+    run("webhook", "rotate", "main", "--grace", "7d")
+    shown = run("webhook", "show", "main").out
+    assert created["apiKey"][: registry.KEY_PREFIX_LENGTH] + "…" in shown
+    assert created["apiKey"] not in shown
+    assert "LAST USED" in shown
+    assert "never" in shown
+    assert "in 6 d 23 h" in shown or "in 7 d" in shown
+
+
+def test_rotate_prints_when_the_old_key_expires(run: Any) -> None:
+    """Credentials on stdout; the old key's expiry and the next command on stderr."""
+    run("webhook", "create", "main")
+    result = run("webhook", "rotate", "main", "--grace", "0")
+    assert "whs_" in result.out
+    assert "is revoked" in result.err
+    assert "kekbridge template main" in result.err
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(("nobody",), 3), (("main", "--grace", "soon"), 2)])
+def test_rotate_with_wrong_arguments(run: Any, arguments: tuple[str, ...], code: int) -> None:
+    """An unknown name is exit code 3, an unreadable duration 2; nothing is rotated."""
+    run("webhook", "create", "main")
+    result = run("webhook", "rotate", *arguments)
+    assert result.code == code
+    assert result.err.count("\n") == 1
+    assert len(run("webhook", "show", "main", "--json").data["keys"]) == 1
+
+
+def test_list_marks_webhooks_without_signature(run: Any) -> None:
+    """The list marks webhooks that require no signature, and names the command to change that."""
+    run("webhook", "create", "safe")
+    run("webhook", "create", "open", "--no-require-signature")
+    result = run("webhook", "list")
+    lines = {line.split()[0]: line for line in result.out.splitlines()}
+    assert "NO SIGNATURE" in lines["open"]
+    assert "NO SIGNATURE" not in lines["safe"]
+    assert "--require-signature" in result.err
+    assert run("webhook", "edit", "open", "--require-signature").code == 0
+    assert "--require-signature" not in run("webhook", "list").err
+
+
+def test_a_running_daemon_accepts_both_pairs_and_records_their_use(tmp_path: Path) -> None:
+    """After a rotation a running daemon accepts both keys, treats a revoked one as unknown, and `show` lists their last use."""
+    with starting(bare_environment(tmp_path / "data")) as start:
+        bridge = start("serve", "--json")
+        first = json.loads(bridge.line(lambda text: text.startswith("{")))
+        url = first["url"] + WEBHOOK_PATH
+        name = first["webhook"]["name"]
+        bridge.data("webhook", "edit", name, "--no-require-signature")
+
+        def ping(api_key: str) -> dict[str, Any]:
+            stamp = datetime.now(UTC).isoformat()
+            response: dict[str, Any] = call(url, {"apiKey": api_key, "action": "ping", "timestamp": stamp})
+            return response
+
+        old, new = first["webhook"]["apiKey"], bridge.data("webhook", "rotate", name, "--grace", "1h")["apiKey"]
+        assert [key["lastUsedAt"] for key in bridge.data("webhook", "show", name)["keys"]] == [None, None]
+        assert ping(old)["success"] is True
+        assert ping(new)["success"] is True
+        wait_until(
+            lambda: all(key["lastUsedAt"] for key in bridge.data("webhook", "show", name)["keys"]),
+            what="the last use of both keys",
+        )
+        bridge.data("webhook", "rotate", name, "--grace", "0")
+        unknown = ping("wh_test_" + "x" * 43)
+        assert ping(old) == unknown
+        assert ping(new) == unknown
+        assert unknown["code"] == "unauthorized"

@@ -1,4 +1,4 @@
-"""Every command of the command line, for tests that hold for all of them."""
+"""Walk over every command, for tests that apply to all of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 
 def walk(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command below a group with its path, groups too."""
+    """Yield a command and every command below it, each with its path; groups included."""
     yield path, command
     if isinstance(command, TyperGroup):
         context: Any = None

@@ -1,4 +1,4 @@
-"""An exchange that commands can reach: the paper exchange on a thread and a loop of its own."""
+"""A paper exchange that commands can reach, on a thread and an event loop of its own."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nacl.pwhash import argon2id
+
 from kekbridge.paper.server import PaperExchange
-from kekbridge.paper.settings import PaperSettings
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PaperSettings
+from kekbridge.vault.base import SEALED_FILE
+from kekbridge.vault.passphrase import PassphraseVault
+
+PASSPHRASE = "five random words are enough"
 
 
 class Venue:
-    """A running paper exchange as other processes see it, with its state readable from the test's thread."""
+    """A running paper exchange; its state can be read from the test's thread."""
 
     def __init__(self, exchange: PaperExchange, loop: asyncio.AbstractEventLoop) -> None:
         self.exchange = exchange
@@ -22,17 +28,17 @@ class Venue:
         self._loop = loop
 
     def key(self, orderly_key: str) -> Any:
-        """A registered key's record, None when there is none."""
+        """Return the record of a registered key, or None."""
 
-        async def look() -> Any:
-            return self.exchange.venue.engine.keys.get(orderly_key)
+        async def read() -> Any:
+            return self.exchange.exchange.state.keys.get(orderly_key)
 
-        return asyncio.run_coroutine_threadsafe(look(), self._loop).result(20)
+        return asyncio.run_coroutine_threadsafe(read(), self._loop).result(20)
 
 
 @contextmanager
 def running_venue(directory: Path, **settings: Any) -> Iterator[Venue]:
-    """A paper exchange with static prices on a free port."""
+    """Run a paper exchange with static prices on a free port."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -45,3 +51,27 @@ def running_venue(directory: Path, **settings: Any) -> Iterator[Venue]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(20)
         loop.close()
+
+
+def live_environment(tmp_path: Path, base_url: str) -> dict[str, str]:
+    """Return an environment for live mode at an exchange, with an encrypted vault in `tmp_path/data` that opens by itself.
+
+    The vault has argon2id's minimum cost: tests/vault covers the real one.
+    """
+    secrets = tmp_path / "secrets"
+    secrets.mkdir(mode=0o700, exist_ok=True)
+    passphrase = secrets / "vault-passphrase"
+    passphrase.write_text(PASSPHRASE + "\n")
+    passphrase.chmod(0o600)
+    data_dir = tmp_path / "data"
+    data_dir.mkdir(mode=0o700, exist_ok=True)
+    PassphraseVault.create(
+        data_dir / SEALED_FILE, PASSPHRASE, operations=argon2id.OPSLIMIT_MIN, memory=argon2id.MEMLIMIT_MIN
+    )
+    return {
+        "KEKBRIDGE_MODE": "live",
+        "KEKBRIDGE_EXCHANGE_BASE_URL": base_url,
+        "KEKBRIDGE_EXCHANGE_ACCOUNT_ID": PAPER_ACCOUNT_ID,
+        "KEKBRIDGE_VAULT_BACKEND": "file",
+        "KEKBRIDGE_VAULT_SECRETS_DIR": str(secrets),
+    }

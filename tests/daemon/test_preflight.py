@@ -1,4 +1,4 @@
-"""What cannot be served with is found before anything is made, by `serve` and by `config check` alike."""
+"""Unusable settings are found before anything is created, by `serve` and by `config check` alike."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ WRONG = {
     "half a certificate": ({"tls.cert": "/nowhere/cert.pem"}, "tls.key is not set"),
     "no such certificate": ({"tls.cert": "/nowhere/c.pem", "tls.key": "/nowhere/k.pem"}, "cannot be read"),
     "a wildcard": ({"tls.domain": "*.example.com"}, "expected a name"),
-    "two ways": ({"tls.domain": "a.example.com", "tls.cert": "c.pem", "tls.key": "k.pem"}, "not both"),
-    "a proxy that is none": ({"server.trusted_proxies": "caddy"}, "server.trusted_proxies"),
-    "a word of no list": ({"auth.allowed_addresses": "tradingvew"}, "auth.allowed_addresses"),
+    "a domain and files": ({"tls.domain": "a.example.com", "tls.cert": "c.pem", "tls.key": "k.pem"}, "not both"),
+    "a proxy that is no address": ({"server.trusted_proxies": "caddy"}, "server.trusted_proxies"),
+    "an unknown list": ({"auth.allowed_addresses": "tradingvew"}, "auth.allowed_addresses"),
     "no fingerprint": ({"auth.client_certificates": "ab:cd"}, "client_certificates"),
-    "an admin for everybody": ({"admin.host": "192.0.2.1"}, "SSH tunnel"),
+    "a public admin listener": ({"admin.host": "192.0.2.1"}, "SSH tunnel"),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
 def test_each_mistake_is_one_line_with_its_setting(name: str) -> None:
-    """Found, expected, fix: without opening a vault, a store or a port."""
-    overrides, said = WRONG[name]
-    with pytest.raises(ConfigError, match=said.replace(".", r"\.")) as caught:
+    """It has what was found, what was expected and the fix, without opening a vault, a store or a port."""
+    overrides, expected = WRONG[name]
+    with pytest.raises(ConfigError, match=expected.replace(".", r"\.")) as caught:
         check_settings(load_settings(environment={}, overrides=overrides))
     assert "\n" not in caught.value.message
 
 
-def test_the_defaults_pass_and_an_unused_admin_host_is_nobodys_business() -> None:
-    """What is switched off is not looked at."""
+def test_the_defaults_pass_and_an_unused_admin_host_is_not_checked() -> None:
+    """Settings of what is disabled are not checked."""
     check_settings(load_settings(environment={}))
     check_settings(load_settings(environment={}, overrides={"admin.enabled": False, "admin.host": "192.0.2.1"}))
 
 
 @pytest.mark.parametrize("command", [("serve",), ("config", "check")])
-def test_a_refusal_is_exit_code_2_one_line_and_no_trace(tmp_path: Path, command: tuple[str, ...]) -> None:
-    """A public address without TLS: the three ways out on one line, and neither data directory nor log line is left behind."""
+def test_an_unusable_setting_is_exit_code_2_and_one_line(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """A public address without TLS: one line with three fixes, and neither a data directory nor a log line is written."""
     environment = bare_environment(tmp_path / "data") | {"KEKBRIDGE_SERVER_HOST": "0.0.0.0"}  # noqa: S104 - refused
     done = subprocess.run(
         [*KEKBRIDGE, *command], env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    for way in ("tls.cert", "--domain", "behind_proxy", "127.0.0.1"):
-        assert way in done.stderr
+    for fix in ("tls.cert", "--domain", "behind_proxy", "127.0.0.1"):
+        assert fix in done.stderr
     assert os.listdir(tmp_path) == []

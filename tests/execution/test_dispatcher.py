@@ -1,4 +1,4 @@
-"""Lanes: first in, first out within a symbol, side by side across symbols, and none of them blocked for ever."""
+"""Dispatching: first in, first out within a symbol, in parallel across symbols, and no symbol blocked for good."""
 
 from __future__ import annotations
 
@@ -11,163 +11,163 @@ from typing import Any
 import pytest
 
 from kekbridge.model import OrderStatus, TradingState
-from tests.bridge import BTC, ETH, House, running_house, running_paper
+from tests.bridge import BTC, ETH, Bridge, quick_bridge, running_paper
 from tests.waiting import until
 
 D = Decimal
 
 
-async def test_one_stuck_symbol_does_not_stop_the_others(house: House) -> None:
-    """An order whose request hangs keeps its own lane only."""
-    await house.fault("delay", path="/v1/order", method="POST", delay_ms=250, count=1)
-    slow = asyncio.create_task(house.send(quantity="0.01"))
-    answers = await asyncio.gather(*(house.send(symbol="ETHUSDT.P", quantity="0.1") for _ in range(2)))
+async def test_one_stuck_symbol_does_not_stop_the_others(bridge: Bridge) -> None:
+    """An order whose request hangs blocks its own symbol only."""
+    await bridge.fault("delay", path="/v1/order", method="POST", delay_ms=250, count=1)
+    slow = asyncio.create_task(bridge.send(quantity="0.01"))
+    answers = await asyncio.gather(*(bridge.send(symbol="ETHUSDT.P", quantity="0.1") for _ in range(2)))
     assert [status for status, _ in answers] == [200, 200]
     _, answer = await slow
-    await house.until_stored(answer, "filled")
-    assert await house.positions() == {BTC: D("0.01"), ETH: D("0.2")}
+    await bridge.until_stored(answer, "filled")
+    assert await bridge.positions() == {BTC: D("0.01"), ETH: D("0.2")}
 
 
-async def test_orders_of_one_symbol_go_one_after_the_other(house: House) -> None:
+async def test_orders_of_one_symbol_are_sent_one_after_the_other(bridge: Bridge) -> None:
     """Ten alerts of one symbol at once reach the exchange in the order of their admission."""
-    answers = await asyncio.gather(*(house.send(quantity="0.001") for _ in range(10)))
+    answers = await asyncio.gather(*(bridge.send(quantity="0.001") for _ in range(10)))
     for _, answer in answers:
-        await house.until_stored(answer, "filled")
-    stored = sorted(await house.orders(), key=lambda order: order.sequence)
-    accepted = [row["client_order_id"] for row in await house.journal("order_accepted")]
+        await bridge.until_stored(answer, "filled")
+    stored = sorted(await bridge.orders(), key=lambda order: order.sequence)
+    accepted = [row["client_order_id"] for row in await bridge.journal("order_accepted")]
     assert accepted == [order.client_order_id for order in stored]
 
 
-async def test_entries_at_market_of_one_side_wait_for_the_answer_not_for_the_end(house: House) -> None:
-    """The second leaves although nothing is known of the first but that the exchange has it; a close waits for both. In order, all."""
-    await house.fault("withhold_reports")
-    await house.fault("no_fill", count=1)
-    answers = [await house.send(quantity="0.01"), await house.send(quantity="0.02")]
-    names = [answer["clientOrderId"] for _, answer in answers]
+async def test_market_entries_of_one_side_wait_for_acceptance_not_for_the_outcome(bridge: Bridge) -> None:
+    """The second is sent although the first is only known to be accepted; in the order of their admission."""
+    await bridge.fault("withhold_reports")
+    await bridge.fault("no_fill", count=1)
+    answers = [await bridge.send(quantity="0.01"), await bridge.send(quantity="0.02")]
+    client_order_ids = [answer["clientOrderId"] for _, answer in answers]
 
     async def accepted() -> list[str]:
-        return [row["client_order_id"] for row in await house.journal("order_accepted")]
+        return [row["client_order_id"] for row in await bridge.journal("order_accepted")]
 
-    async def both_are_there() -> bool:
-        return await accepted() == names
+    async def are_both_accepted() -> bool:
+        return await accepted() == client_order_ids
 
-    await until(both_are_there)
-    await house.clear_faults()
+    await until(are_both_accepted)
+    await bridge.clear_faults()
 
 
-async def test_a_burst_of_one_symbol_is_claimed_in_line(house: House) -> None:
-    """Once the exchange is known to be quick, orders that come together are claimed together and sent in their order, one at a time."""
-    await house.send(quantity="0.001")
-    answers = await asyncio.gather(*(house.send(quantity="0.001") for _ in range(8)))
+async def test_a_burst_of_one_symbol_is_claimed_ahead(bridge: Bridge) -> None:
+    """Once the exchange is known to be fast, orders that arrive together are claimed together and sent in their order, one at a time."""
+    await bridge.send(quantity="0.001")
+    answers = await asyncio.gather(*(bridge.send(quantity="0.001") for _ in range(8)))
     for _, answer in answers:
-        await house.until_stored(answer, "filled")
-    stored = sorted(await house.orders(), key=lambda order: order.sequence)
-    accepted = [row["client_order_id"] for row in await house.journal("order_accepted")]
+        await bridge.until_stored(answer, "filled")
+    stored = sorted(await bridge.orders(), key=lambda order: order.sequence)
+    accepted = [row["client_order_id"] for row in await bridge.journal("order_accepted")]
     assert accepted == [order.client_order_id for order in stored]
     assert {order.attempt for order in stored} == {1}
 
 
 @pytest.mark.parametrize("fault", ["rate_limit", "reset_before", "refuse"])
-async def test_behind_an_order_that_is_not_taken_the_line_goes_back(house: House, fault: str) -> None:
-    """Put off, lost or refused: what stood in line behind it is queued again, as if it had never been claimed, and keeps its order."""
-    await house.send(quantity="0.001")
-    await house.fault(fault, path="/v1/order", method="POST", count=1)
-    answers = await asyncio.gather(*(house.send(quantity="0.001") for _ in range(6)))
-    stored = {order.client_order_id: order for order in await house.orders()}
-    names = [answer["clientOrderId"] for _, answer in answers]
-    first = min(names, key=lambda name: stored[name].sequence)
+async def test_orders_claimed_behind_one_that_is_not_accepted_are_requeued(bridge: Bridge, fault: str) -> None:
+    """Deferred, lost or rejected: those claimed behind it are queued as if they had never been claimed, and keep their order."""
+    await bridge.send(quantity="0.001")
+    await bridge.fault(fault, path="/v1/order", method="POST", count=1)
+    answers = await asyncio.gather(*(bridge.send(quantity="0.001") for _ in range(6)))
+    stored = {order.client_order_id: order for order in await bridge.orders()}
+    client_order_ids = [answer["clientOrderId"] for _, answer in answers]
+    first = min(client_order_ids, key=lambda each: stored[each].sequence)
     for _, answer in answers:
         if answer["clientOrderId"] != first or fault == "rate_limit":
-            order = await house.until_stored(answer, "filled")
+            order = await bridge.until_stored(answer, "filled")
             assert order.attempt == (2 if answer["clientOrderId"] == first else 1)
-    taken = [row["client_order_id"] for row in await house.journal("order_accepted")]
-    assert taken == sorted(taken, key=lambda name: stored[name].sequence)
-    assert len(set(taken)) == len(taken)
+    accepted = [row["client_order_id"] for row in await bridge.journal("order_accepted")]
+    assert accepted == sorted(accepted, key=lambda each: stored[each].sequence)
+    assert len(set(accepted)) == len(accepted)
 
 
-async def test_a_halt_reaches_a_line_at_a_slow_exchange(tmp_path: Path) -> None:
-    """A claim holds for half a second: what stands behind an order that hangs goes back to the queue, and is denied there."""
+async def test_a_halt_denies_orders_claimed_ahead_at_a_slow_exchange(tmp_path: Path) -> None:
+    """A claim is valid for half a second: orders behind one that hangs are requeued, and denied there."""
     async with (
         running_paper(tmp_path / "paper") as paper_url,
-        running_house(tmp_path / "house", paper_url, exchange__request_timeout_s=10) as house,
+        quick_bridge(tmp_path, paper_url, exchange__request_timeout_s=10) as bridge,
     ):
-        await house.send(quantity="0.001")
-        await house.fault("delay", path="/v1/order", method="POST", when="after", delay_ms=3000, count=1)
-        sending = [asyncio.create_task(house.send(quantity="0.001")) for _ in range(4)]
+        await bridge.send(quantity="0.001")
+        await bridge.fault("delay", path="/v1/order", method="POST", when="after", delay_ms=3000, count=1)
+        sending = [asyncio.create_task(bridge.send(quantity="0.001")) for _ in range(4)]
 
         async def are_stored() -> bool:
-            return len(await house.orders()) == 5
+            return len(await bridge.orders()) == 5
 
         await until(are_stored)
-        await house.set_state(TradingState.HALTED)
+        await bridge.set_state(TradingState.HALTED)
         answers = [await each for each in sending]
-        stored = [await house.until_stored(answer, "filled", "denied") for _, answer in answers]
+        stored = [await bridge.until_stored(answer, "filled", "denied") for _, answer in answers]
         assert sorted(order.status for order in stored) == [*[OrderStatus.DENIED] * 3, OrderStatus.FILLED]
 
 
-async def test_an_order_behind_a_busy_lane_expires_in_time(house: House) -> None:
-    """Its symbol is held by an order nobody can tell of; too old is too old, though its turn has not come."""
-    await house.fault("reset_before", path="/v1/order", method="POST", count=1)
-    await house.fault("server_error", method="GET")
-    _, unknown = await house.send()
-    _, behind = await house.send(quantity="0.02")
-    assert (await house.order(behind)).status is OrderStatus.QUEUED
-    house.clock.offset = timedelta(seconds=61)
-    order = await house.until_stored(behind, "expired")
+async def test_an_order_behind_an_unknown_one_expires_in_time(bridge: Bridge) -> None:
+    """Its symbol is blocked by an order of unknown outcome: it expires while it waits."""
+    await bridge.fault("reset_before", path="/v1/order", method="POST", count=1)
+    await bridge.fault("server_error", method="GET")
+    _, unknown = await bridge.send()
+    _, behind = await bridge.send(quantity="0.02")
+    assert (await bridge.order(behind)).status is OrderStatus.QUEUED
+    bridge.clock.offset = timedelta(seconds=61)
+    order = await bridge.until_stored(behind, "expired")
     assert order.code == "alert_expired"
-    assert (await house.order(unknown)).status is OrderStatus.UNKNOWN
-    await house.clear_faults()
+    assert (await bridge.order(unknown)).status is OrderStatus.UNKNOWN
+    await bridge.clear_faults()
 
 
-async def test_a_deferred_order_is_sent_when_its_time_comes(house: House) -> None:
-    """Turned away by the rate limit once: it stays in the queue, keeps its place, and is sent a moment later."""
-    await house.fault("rate_limit", path="/v1/order", method="POST", count=1)
-    _, first = await house.send(quantity="0.01")
-    _, second = await house.send(quantity="0.02")
+async def test_a_deferred_order_is_sent_when_its_time_comes(bridge: Bridge) -> None:
+    """Rate-limited once, it stays queued ahead of later orders and is sent a moment later."""
+    await bridge.fault("rate_limit", path="/v1/order", method="POST", count=1)
+    _, first = await bridge.send(quantity="0.01")
+    _, second = await bridge.send(quantity="0.02")
     for answer in (first, second):
-        await house.until_stored(answer, "filled")
-    assert (await house.order(first)).attempt == 2
-    accepted = [row["client_order_id"] for row in await house.journal("order_accepted")]
+        await bridge.until_stored(answer, "filled")
+    assert (await bridge.order(first)).attempt == 2
+    accepted = [row["client_order_id"] for row in await bridge.journal("order_accepted")]
     assert accepted == [first["clientOrderId"], second["clientOrderId"]]
 
 
-async def test_the_worker_shows_that_it_moves(house: House) -> None:
-    """The watchdog looks at this: an idle worker still looks at its queue twice a second."""
-    assert house.daemon.engine.worker.idle_for_s() < 5
-    assert house.daemon.engine.worker.orders_under_way == 0
+async def test_the_dispatcher_polls_the_queue_when_idle(bridge: Bridge) -> None:
+    """The watchdog checks this: an idle dispatcher still polls its queue twice a second."""
+    assert bridge.daemon.trading.dispatcher.idle_for_s() < 5
+    assert bridge.daemon.trading.dispatcher.in_flight_count == 0
 
 
-async def test_a_close_that_overtakes_an_entry_ends_it(house: House) -> None:
-    """Entries are held by the breaker, a close passes: the entry before it is dropped, or it would open again what was left."""
-    await house.send(quantity="0.02")
+async def test_a_close_that_overtakes_an_entry_denies_it(bridge: Bridge) -> None:
+    """Entries are held by the circuit breaker, a close passes: the entry before it is denied, or it would reopen what was closed."""
+    await bridge.send(quantity="0.02")
     for _ in range(5):
-        house.daemon.engine.worker.breaker.note(was_unknown=True)
-    _, entry = await house.send(quantity="0.03")
-    _, other = await house.send(symbol="ETHUSDT.P", quantity="0.1")
-    _, leaving = await house.send(action="close", quantity=None)
-    await house.until_stored(leaving, "filled")
-    order = await house.order(entry)
+        bridge.daemon.trading.submitter.breaker.record(was_unknown=True)
+    _, entry = await bridge.send(quantity="0.03")
+    _, other = await bridge.send(symbol="ETHUSDT.P", quantity="0.1")
+    _, leaving = await bridge.send(action="close", quantity=None)
+    await bridge.until_stored(leaving, "filled")
+    order = await bridge.order(entry)
     assert (order.status, order.code) == (OrderStatus.DENIED, "overtaken_by_exit")
-    house.daemon.engine.worker.breaker.close()
-    await house.until_stored(other, "filled")
-    assert await house.positions() == {ETH: D("0.1")}
+    bridge.daemon.trading.submitter.breaker.close()
+    await bridge.until_stored(other, "filled")
+    assert await bridge.positions() == {ETH: D("0.1")}
 
 
-async def test_a_stop_does_not_wait_for_the_rate_window(tmp_path: Path) -> None:
-    """Thirty entries at ten a second: a stop sends what has its turn, the others stay queued, and the next start sends each once."""
+async def test_a_shutdown_does_not_wait_for_permits(tmp_path: Path) -> None:
+    """Thirty entries at ten per second: those without a permit stay queued at shutdown, and the next start sends each once."""
     async with running_paper(tmp_path / "paper") as paper_url:
         at_once: dict[str, Any] = {"server.respond_within_s": 0}
-        async with running_house(tmp_path / "house", paper_url, **at_once) as house:
-            answers = await asyncio.gather(*(house.send(quantity="0.001") for _ in range(30)))
+        async with quick_bridge(tmp_path, paper_url, **at_once) as bridge:
+            answers = await asyncio.gather(*(bridge.send(quantity="0.001") for _ in range(30)))
         assert all(status in (200, 202) for status, _ in answers)
-        async with running_house(tmp_path / "house", paper_url) as house:
-            first = await house.orders()
+        async with quick_bridge(tmp_path, paper_url) as bridge:
+            first = await bridge.orders()
             assert len(first) == 30
             assert {order.attempt for order in first} <= {0, 1}
-            await until(lambda: _all_filled(house))
-            taken = [row["client_order_id"] for row in await house.journal("order_accepted")]
-            assert sorted(taken) == sorted(order.client_order_id for order in first)
+            await until(lambda: _are_all_filled(bridge))
+            accepted = [row["client_order_id"] for row in await bridge.journal("order_accepted")]
+            assert sorted(accepted) == sorted(order.client_order_id for order in first)
 
 
-async def _all_filled(house: House) -> bool:
-    return all(order.status is OrderStatus.FILLED for order in await house.orders())
+async def _are_all_filled(bridge: Bridge) -> bool:
+    return all(order.status is OrderStatus.FILLED for order in await bridge.orders())

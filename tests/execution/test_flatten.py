@@ -1,50 +1,50 @@
-"""The emergency: everything cancelled and closed, also what others made, and believed only when it is seen."""
+"""The emergency flatten cancels and closes everything on the account, and reports flat only once it has verified it."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from kekbridge.execution.flatten import Flattened, flatten
-from tests.bridge import BTC, ETH, House
+from kekbridge.execution.flatten import FlattenResult, flatten
+from tests.bridge import BTC, ETH, Bridge
 
 D = Decimal
 
 
-async def _flatten(house: House, *, deadline_s: float = 20.0) -> tuple[Flattened, list[str]]:
-    told: list[str] = []
+async def _flatten(bridge: Bridge, *, deadline_s: float = 20.0) -> tuple[FlattenResult, list[str]]:
+    progress: list[str] = []
     result = await flatten(
-        house.daemon.exchange, clock=lambda: datetime.now(UTC), deadline_s=deadline_s, tell=told.append
+        bridge.daemon.exchange, clock=lambda: datetime.now(UTC), deadline_s=deadline_s, on_progress=progress.append
     )
-    return result, told
+    return result, progress
 
 
-async def test_everything_goes(house: House) -> None:
-    """Long with a bracket, foreign short, resting limit and stop orders: afterwards no position and no order of any type."""
-    await house.control("positions", {ETH: "-0.5"})
-    await house.send(stopLoss="2%", takeProfit="3%")
-    await house.send(symbol="SOLUSDT.P", quantity="1", orderType="limit", limitPrice="139")
-    await house.send(symbol="SOLUSDT.P", quantity="1", orderType="stop", triggerPrice="150")
-    result, told = await _flatten(house)
+async def test_closes_every_position_and_cancels_every_order(bridge: Bridge) -> None:
+    """A long with a bracket, a short that kekbridge did not open, resting limit and stop orders: no position and no order is left."""
+    await bridge.control("positions", {ETH: "-0.5"})
+    await bridge.send(stopLoss="2%", takeProfit="3%")
+    await bridge.send(symbol="SOLUSDT.P", quantity="1", orderType="limit", limitPrice="139")
+    await bridge.send(symbol="SOLUSDT.P", quantity="1", orderType="stop", triggerPrice="150")
+    result, progress = await _flatten(bridge)
     assert result.is_flat
     assert result.positions_closed == 2
-    assert await house.positions() == {}
-    assert await house.daemon.exchange.open_orders() == ()
-    assert {f"closing {BTC}: 0.01", f"closing {ETH}: -0.5"} <= set(told)
+    assert await bridge.positions() == {}
+    assert await bridge.daemon.exchange.open_orders() == ()
+    assert {f"closing {BTC}: 0.01", f"closing {ETH}: -0.5"} <= set(progress)
 
 
-async def test_a_flat_account_stays_flat(house: House) -> None:
-    """Nothing to close is no failure, and opens nothing."""
-    result, _ = await _flatten(house)
+async def test_a_flat_account_stays_flat(bridge: Bridge) -> None:
+    """With nothing to close it succeeds and opens nothing."""
+    result, _ = await _flatten(bridge)
     assert (result.is_flat, result.positions_closed) == (True, 0)
-    assert await house.journal("order_accepted") == []
+    assert await bridge.journal("order_accepted") == []
 
 
-async def test_what_could_not_be_closed_is_told(house: House) -> None:
-    """The exchange refuses every close: not flat, with the position and the exchange's words, after the deadline."""
-    await house.send()
-    await house.fault("refuse", code=-1101, message="no")
-    result, _ = await _flatten(house, deadline_s=1.5)
+async def test_reports_what_could_not_be_closed(bridge: Bridge) -> None:
+    """The exchange rejects every close: after the deadline the result has the open position and the exchange's error."""
+    await bridge.send()
+    await bridge.fault("refuse", code=-1101, message="no")
+    result, _ = await _flatten(bridge, deadline_s=1.5)
     assert not result.is_flat
     assert [(position.symbol, position.quantity) for position in result.positions_left] == [(BTC, D("0.01"))]
-    assert "-1101" in result.trouble
+    assert "-1101" in result.error

@@ -1,4 +1,4 @@
-"""Stages are told once each, as they happen, however often an order's news comes."""
+"""Every stage's duration is published once, as it happens, however often an order is published."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from kekbridge.execution.latency import StageWatch
+from kekbridge.execution.latency import LatencyTracker
 from kekbridge.model import Order, OrderStatus
-from tests.store.made import intent
+from tests.store.factories import intent
 
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 
@@ -17,9 +17,9 @@ def after(milliseconds: int) -> datetime:
     return NOW + timedelta(milliseconds=milliseconds)
 
 
-def order(name: str = "kb-1", **changes: object) -> Order:
-    made = Order(
-        client_order_id=name,
+def order(client_order_id: str = "kb-1", **changes: object) -> Order:
+    base = Order(
+        client_order_id=client_order_id,
         alert_id="a",
         webhook_id="w",
         leg=0,
@@ -30,24 +30,24 @@ def order(name: str = "kb-1", **changes: object) -> Order:
         expires_at=after(60_000),
         submitted_at=NOW,
     )
-    return replace(made, **changes)  # type: ignore[arg-type]  # fields by name
+    return replace(base, **changes)  # type: ignore[arg-type]  # fields by name
 
 
-def test_every_stage_is_told_once() -> None:
-    """Repeated, late and early news of an order change no count; the figures are those of the first time."""
-    told: list[tuple[str, float]] = []
-    watch = StageWatch()
-    watch.listen(lambda stage, seconds: told.append((stage, seconds)))
-    watch.stored(NOW, NOW - timedelta(seconds=1), 4.0, "kb-1")
-    watch.answered(20.0)
+def test_every_stage_is_published_once() -> None:
+    """Repeated, late and early updates of an order add nothing; the durations are those of the first update."""
+    published: list[tuple[str, float]] = []
+    tracker = LatencyTracker()
+    tracker.listen(lambda stage, seconds: published.append((stage, seconds)))
+    tracker.on_stored(NOW, NOW - timedelta(seconds=1), 4.0, "kb-1")
+    tracker.on_answered(20.0)
     accepted = order(status=OrderStatus.ACCEPTED, accepted_at=after(12))
     filled = replace(accepted, status=OrderStatus.FILLED, finished_at=after(30), executed_quantity=Decimal("0.01"))
-    watch.moved(order())
-    watch.signed("kb-1", after(6))
+    tracker.on_order_update(order())
+    tracker.on_signed("kb-1", after(6))
     for step in (accepted, accepted, filled, filled, accepted):
-        watch.moved(step)
-    watch.moved(order("another"))
-    assert told == [
+        tracker.on_order_update(step)
+    tracker.on_order_update(order("another"))
+    assert published == [
         ("received", 1.0),
         ("stored", 0.004),
         ("answered", 0.02),
@@ -58,11 +58,11 @@ def test_every_stage_is_told_once() -> None:
     ]
 
 
-def test_an_order_that_never_left_has_no_later_stages() -> None:
-    """Denied before it was sent: stored, and nothing after it."""
-    told: list[str] = []
-    watch = StageWatch()
-    watch.listen(lambda stage, _: told.append(stage))
-    watch.stored(NOW, None, 4.0, "kb-1")
-    watch.moved(order(status=OrderStatus.DENIED, submitted_at=None, finished_at=after(5)))
-    assert told == ["stored"]
+def test_an_order_that_was_not_sent_has_no_later_stages() -> None:
+    """Denied before it was sent: only the stage `stored` is published."""
+    published: list[str] = []
+    tracker = LatencyTracker()
+    tracker.listen(lambda stage, _: published.append(stage))
+    tracker.on_stored(NOW, None, 4.0, "kb-1")
+    tracker.on_order_update(order(status=OrderStatus.DENIED, submitted_at=None, finished_at=after(5)))
+    assert published == ["stored"]

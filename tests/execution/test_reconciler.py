@@ -1,4 +1,4 @@
-"""Orders of unknown outcome: found, or proven never to have arrived; and a start that does not wait for ever."""
+"""Unknown orders are found, or proven never to have arrived; a start reconciles before anything trades."""
 
 from __future__ import annotations
 
@@ -14,172 +14,171 @@ import aiohttp
 import pytest
 
 from kekbridge.errors import ExchangeUnavailable
-from kekbridge.execution.reconciler import Breaker
 from kekbridge.model import OrderStatus, TradingState
-from kekbridge.store import exits, times
-from kekbridge.store import fills as fill_rows
-from tests.bridge import BTC, ETH, House, running_house, running_paper
+from kekbridge.store import codec, fills, protection
+from tests.bridge import BTC, ETH, Bridge, quick_bridge, running_paper
 from tests.waiting import until
 
 D = Decimal
 
 
-async def test_an_order_whose_answer_was_lost_is_found(house: House) -> None:
-    """Accepted by the exchange, answer lost: asked for by its client order id, never sent again."""
-    await house.fault("lose_answer", path="/v1/order", method="POST", count=1)
-    _, answer = await house.send()
-    order = await house.until_stored(answer, "filled")
-    assert len(await house.journal("order_accepted", client_order_id=order.client_order_id)) == 1
-    assert await house.positions() == {BTC: D("0.01")}
+async def test_an_order_whose_response_was_lost_is_found(bridge: Bridge) -> None:
+    """Accepted by the exchange, response lost: queried by its client order id, never sent again."""
+    await bridge.fault("lose_answer", path="/v1/order", method="POST", count=1)
+    _, answer = await bridge.send()
+    order = await bridge.until_stored(answer, "filled")
+    assert len(await bridge.journal("order_accepted", client_order_id=order.client_order_id)) == 1
+    assert await bridge.positions() == {BTC: D("0.01")}
 
 
-async def test_an_entry_that_never_arrived_is_not_sent_again(house: House) -> None:
-    """The connection broke before the exchange looked: after the acceptance window the entry ends as unknown, and the lane is free."""
-    await house.fault("reset_before", path="/v1/order", method="POST", count=1)
-    _, answer = await house.send()
-    _, behind = await house.send(quantity="0.02")
-    await house.until_stored(behind, "filled")
-    order = await house.order(answer)
+async def test_an_entry_that_never_arrived_is_not_sent_again(bridge: Bridge) -> None:
+    """The connection broke before the request was read: after the acceptance window the entry ends as unknown and frees its symbol."""
+    await bridge.fault("reset_before", path="/v1/order", method="POST", count=1)
+    _, answer = await bridge.send()
+    _, behind = await bridge.send(quantity="0.02")
+    await bridge.until_stored(behind, "filled")
+    order = await bridge.order(answer)
     assert order.status is OrderStatus.UNKNOWN
     assert order.finished_at is not None
-    assert await house.positions() == {BTC: D("0.02")}
+    assert await bridge.positions() == {BTC: D("0.02")}
 
 
 async def test_a_clock_that_jumps_ahead_proves_nothing(tmp_path: Path) -> None:
-    """Ten minutes jump while an order is looked up, and reads lag: "does not exist" is no proof before the window has really passed."""
+    """The clock jumps ten minutes during a lookup, and reads lag: "does not exist" is no proof before the window has really passed."""
     async with (
         running_paper(tmp_path / "paper") as paper_url,
-        running_house(tmp_path / "data", paper_url, exchange__recv_window_ms=15_000) as house,
+        quick_bridge(tmp_path, paper_url, exchange__recv_window_ms=15_000) as bridge,
     ):
-        await house.send()
-        await house.fault("read_lag", delay_ms=2500)
-        await house.fault("withhold_reports")
-        await house.fault("lose_answer", path="/v1/order", method="POST", count=1)
-        _, answer = await house.send(action="close", quantity=None)
+        await bridge.send()
+        await bridge.fault("read_lag", delay_ms=2500)
+        await bridge.fault("withhold_reports")
+        await bridge.fault("lose_answer", path="/v1/order", method="POST", count=1)
+        _, answer = await bridge.send(action="close", quantity=None)
         assert answer["status"] == "unknown"
-        house.clock.offset = timedelta(minutes=10)
-        order = await house.until_stored(answer, "filled")
+        bridge.clock.offset = timedelta(minutes=10)
+        order = await bridge.until_stored(answer, "filled")
         assert order.attempt == 1
-        assert len(await house.journal("order_accepted", client_order_id=order.client_order_id)) == 1
+        assert len(await bridge.journal("order_accepted", client_order_id=order.client_order_id)) == 1
 
 
-async def test_the_acceptance_window_counts_from_the_sending(tmp_path: Path) -> None:
-    """Claimed long ago, sent just now (it had waited for the rate window), then a crash: not found at once is no proof yet."""
+async def test_the_acceptance_window_starts_when_the_request_is_sent(tmp_path: Path) -> None:
+    """Claimed long ago, sent just now (it had waited for a permit), then a crash: not found at once is no proof yet."""
     database = tmp_path / "data" / "kekbridge.db"
     slow: dict[str, Any] = {"exchange__recv_window_ms": 15_000, "server__shutdown_timeout_s": 0.5}
     async with running_paper(tmp_path / "paper") as paper_url:
-        async with running_house(tmp_path / "data", paper_url, **slow) as house:
-            await house.send()
-            await house.fault("read_lag", delay_ms=2500)
-            await house.fault("withhold_reports")
-            await house.fault("lose_answer", path="/v1/order", method="POST", count=1)
-            _, answer = await house.send(action="close", quantity=None)
-            claimed_at = times.to_text(house.clock() - timedelta(seconds=30))
-        # What the disk holds when the kill comes between the sending and the answer: only the claim.
+        async with quick_bridge(tmp_path, paper_url, **slow) as bridge:
+            await bridge.send()
+            await bridge.fault("read_lag", delay_ms=2500)
+            await bridge.fault("withhold_reports")
+            await bridge.fault("lose_answer", path="/v1/order", method="POST", count=1)
+            _, answer = await bridge.send(action="close", quantity=None)
+            claimed_at = codec.time_text(bridge.clock() - timedelta(seconds=30))
+        # What is on disk after a kill between the request and its response: only the claim.
         with closing(sqlite3.connect(database)) as connection, connection:
             connection.execute(
                 "UPDATE orders SET status = 'submitting', submitted_at = ? WHERE client_order_id = ?",
                 (claimed_at, answer["clientOrderId"]),
             )
-        async with running_house(tmp_path / "data", paper_url, **slow) as house:
-            order = await house.until_stored(answer, "filled")
+        async with quick_bridge(tmp_path, paper_url, **slow) as bridge:
+            order = await bridge.until_stored(answer, "filled")
             assert order.attempt == 1
-            assert len(await house.journal("order_accepted", client_order_id=order.client_order_id)) == 1
+            assert len(await bridge.journal("order_accepted", client_order_id=order.client_order_id)) == 1
 
 
-async def test_an_answer_that_could_not_be_stored_is_asked_for_later(tmp_path: Path) -> None:
-    """The exchange accepted, but the database was locked when the answer came: the order is found by its name, not sent again."""
+async def test_an_order_whose_result_could_not_be_stored_is_found_later(tmp_path: Path) -> None:
+    """The exchange accepted, but the database was locked when the response came: the order is found by its id, not sent again."""
     database = tmp_path / "data" / "kekbridge.db"
     async with (
         running_paper(tmp_path / "paper") as paper_url,
-        running_house(tmp_path / "data", paper_url, exchange__request_timeout_s=10) as house,
+        quick_bridge(tmp_path, paper_url, exchange__request_timeout_s=10) as bridge,
     ):
-        await house.fault("withhold_reports")
-        await house.fault("delay", path="/v1/order", method="POST", when="after", delay_ms=3000, count=1)
-        sending = asyncio.ensure_future(house.send())
+        await bridge.fault("withhold_reports")
+        await bridge.fault("delay", path="/v1/order", method="POST", when="after", delay_ms=3000, count=1)
+        sending = asyncio.ensure_future(bridge.send())
 
         async def is_accepted() -> bool:
-            return bool(await house.journal("order_accepted"))
+            return bool(await bridge.journal("order_accepted"))
 
         await until(is_accepted)
         with closing(sqlite3.connect(database, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            await until(lambda: not house.daemon.engine.pipeline.being_sent)  # its own write has been given up
+            await until(lambda: not bridge.daemon.trading.submitter.submitting_ids)  # the recorder's write has failed
             other.execute("ROLLBACK")
         _, answer = await sending
-        assert (await house.order(answer)).status is OrderStatus.SUBMITTING
-        order = await house.until_stored(answer, "filled")
+        assert (await bridge.order(answer)).status is OrderStatus.SUBMITTING
+        order = await bridge.until_stored(answer, "filled")
         assert order.attempt == 1
-        assert len(await house.journal("order_accepted")) == 1
+        assert len(await bridge.journal("order_accepted")) == 1
 
 
-async def test_no_position_is_protected_before_the_views_are_equal(tmp_path: Path) -> None:
-    """An entry filled while we were down, its stop was lost: nothing is sent for it until the trades are known; then it is protected."""
+async def test_no_position_is_protected_before_reconciliation(tmp_path: Path) -> None:
+    """An entry filled while the bridge was down, its stop was lost: nothing is sent for it until the trades are known; then a stop is."""
     async with running_paper(tmp_path / "paper") as paper_url:
-        async with running_house(tmp_path / "data", paper_url) as house:
-            _, entry = await house.send(orderType="limit", limitPrice="64800", stopLoss="60000")
-            await house.fault("lose_stop", count=1)
+        async with quick_bridge(tmp_path, paper_url) as bridge:
+            _, entry = await bridge.send(orderType="limit", limitPrice="64800", stopLoss="60000")
+            await bridge.fault("lose_stop", count=1)
         await _control(paper_url, "prices", {BTC: "64700"})
         await _control(paper_url, "faults", {"fault": "server_error", "status": 500, "path": "/v1/trades"})
-        async with running_house(tmp_path / "data", paper_url, ready=False) as house:
-            sent_before = len(await house.journal("order_received"))
-            await house.until_stored(entry, "filled")
+        async with quick_bridge(tmp_path, paper_url, ready=False) as bridge:
+            sent_before = len(await bridge.journal("order_received"))
+            await bridge.until_stored(entry, "filled")
             for _ in range(2):
                 with pytest.raises(ExchangeUnavailable):
-                    await house.daemon.engine.recovery.recover()
-            assert not house.daemon.readiness().is_ready
-            assert len(await house.journal("order_received")) == sent_before
-            await house.clear_faults()
+                    await bridge.daemon.trading.reconciler.reconcile_at_start()
+            assert not bridge.daemon.readiness().is_ready
+            assert len(await bridge.journal("order_received")) == sent_before
+            await bridge.clear_faults()
 
             async def has_stop() -> bool:
-                return len(await house.journal("order_received")) > sent_before
+                return len(await bridge.journal("order_received")) > sent_before
 
             await until(has_stop)
-            assert house.daemon.readiness().is_ready
+            assert bridge.daemon.readiness().is_ready
 
 
-async def test_nothing_leaves_before_the_views_are_equal(tmp_path: Path) -> None:
-    """An alert that comes while the trades cannot be read is stored and waits in the queue, unclaimed; then it is looked at again."""
+async def test_nothing_is_sent_before_reconciliation(tmp_path: Path) -> None:
+    """An alert that arrives while the trades cannot be read is stored and stays queued, unclaimed; it is rechecked and sent later."""
     async with running_paper(tmp_path / "paper") as paper_url:
-        async with running_house(tmp_path / "data", paper_url):
+        async with quick_bridge(tmp_path, paper_url):
             pass
         await _control(paper_url, "faults", {"fault": "server_error", "status": 500, "path": "/v1/trades"})
-        async with running_house(tmp_path / "data", paper_url, ready=False, server__respond_within_s=0) as house:
-            _, answer = await house.send()
-            assert not house.daemon.engine.worker.is_trading
-            order = await house.order(answer)
+        async with quick_bridge(tmp_path, paper_url, ready=False, server__respond_within_s=0) as bridge:
+            _, answer = await bridge.send()
+            assert not bridge.daemon.trading.submitter.is_dispatching
+            order = await bridge.order(answer)
             assert (order.status, order.attempt) == (OrderStatus.QUEUED, 0)
-            await house.clear_faults()
-            order = await house.until_stored(answer, "filled")
+            await bridge.clear_faults()
+            order = await bridge.until_stored(answer, "filled")
             assert order.attempt == 1
 
 
-async def test_an_exit_that_never_arrived_is_sent_again(house: House) -> None:
-    """Proven not to be there: an exit goes again, reduce-only, and closes the position once."""
-    await house.send()
-    await house.fault("reset_before", path="/v1/order", method="POST", count=1)
-    _, answer = await house.send(action="close", quantity=None)
-    order = await house.until_stored(answer, "filled")
+async def test_an_exit_that_never_arrived_is_sent_again(bridge: Bridge) -> None:
+    """Proven not to be at the exchange: an exit is sent again, reduce-only, and closes the position once."""
+    await bridge.send()
+    await bridge.fault("reset_before", path="/v1/order", method="POST", count=1)
+    _, answer = await bridge.send(action="close", quantity=None)
+    order = await bridge.until_stored(answer, "filled")
     assert order.attempt == 2
-    assert len(await house.journal("order_accepted", client_order_id=order.client_order_id)) == 1
-    assert await house.positions() == {}
+    assert len(await bridge.journal("order_accepted", client_order_id=order.client_order_id)) == 1
+    assert await bridge.positions() == {}
 
 
-async def test_what_happened_while_we_were_down_is_caught_up_with(tmp_path: Path) -> None:
+async def test_a_start_catches_up_with_what_happened_meanwhile(tmp_path: Path) -> None:
     """A stop fires and a resting order fills while no daemon runs: the next start knows both before anything trades."""
     async with running_paper(tmp_path / "paper") as paper_url:
-        async with running_house(tmp_path / "data", paper_url) as house:
-            _, entry = await house.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="1%", takeProfit="2%")
-            _, resting = await house.send(orderType="limit", limitPrice="64800")
+        async with quick_bridge(tmp_path, paper_url) as bridge:
+            _, entry = await bridge.send(symbol="ETHUSDT.P", quantity="0.1", stopLoss="1%", takeProfit="2%")
+            _, resting = await bridge.send(orderType="limit", limitPrice="64800")
         await _control(paper_url, "prices", {ETH: "1764", BTC: "64700"})
-        async with running_house(tmp_path / "data", paper_url) as house:
-            assert (await house.order(resting)).status is OrderStatus.FILLED
+        async with quick_bridge(tmp_path, paper_url) as bridge:
+            assert (await bridge.order(resting)).status is OrderStatus.FILLED
             legs = {
-                leg.kind: leg.status for leg in await house.daemon.database.read(exits.of_order, entry["clientOrderId"])
+                leg.kind: leg.status
+                for leg in await bridge.daemon.database.read(protection.exits_of, entry["clientOrderId"])
             }
             assert legs == {"STOP_LOSS": OrderStatus.FILLED, "TAKE_PROFIT": OrderStatus.CANCELED}
-            assert len(await house.daemon.database.read(fill_rows.exits_of, entry["clientOrderId"])) == 1
-            assert await house.positions() == {BTC: D("0.01")}
+            assert len(await bridge.daemon.database.read(fills.exits_of, entry["clientOrderId"])) == 1
+            assert await bridge.positions() == {BTC: D("0.01")}
 
 
 async def _control(paper_url: str, what: str, body: dict[str, Any]) -> None:
@@ -189,70 +188,48 @@ async def _control(paper_url: str, what: str, body: dict[str, Any]) -> None:
 
 
 async def test_an_unresolved_order_does_not_hold_the_other_symbols(tmp_path: Path) -> None:
-    """After a start, the symbol of an order in flight waits for its answer; every other symbol trades at once."""
+    """After a start, the symbol of an order in flight waits for its outcome; every other symbol trades at once."""
     async with running_paper(tmp_path / "paper") as paper_url:
         slow: dict[str, Any] = {"exchange__recv_window_ms": 30_000}
-        async with running_house(tmp_path / "data", paper_url, server__shutdown_timeout_s=0.5, **slow) as house:
-            await house.fault("reset_before", path="/v1/order", method="POST", count=1)
-            _, stuck = await house.send()
+        async with quick_bridge(tmp_path, paper_url, server__shutdown_timeout_s=0.5, **slow) as bridge:
+            await bridge.fault("reset_before", path="/v1/order", method="POST", count=1)
+            _, stuck = await bridge.send()
             assert stuck["status"] == "unknown"
-        async with running_house(tmp_path / "data", paper_url, server__shutdown_timeout_s=0.5, **slow) as house:
-            status, other = await house.send(alertId="other", symbol="ETHUSDT.P", quantity="0.1")
+        async with quick_bridge(tmp_path, paper_url, server__shutdown_timeout_s=0.5, **slow) as bridge:
+            status, other = await bridge.send(alertId="other", symbol="ETHUSDT.P", quantity="0.1")
             assert (status, other["status"]) == (200, "filled")
-            assert (await house.order(stuck)).finished_at is None
-            assert await house.positions() == {ETH: D("0.1")}
-            _, behind = await house.send(alertId="behind", quantity="0.02")
+            assert (await bridge.order(stuck)).finished_at is None
+            assert await bridge.positions() == {ETH: D("0.1")}
+            _, behind = await bridge.send(alertId="behind", quantity="0.02")
             assert behind["status"] == "queued"
-            await house.set_state(TradingState.HALTED)
-            await house.until_stored(behind, "denied")
+            await bridge.set_state(TradingState.HALTED)
+            await bridge.until_stored(behind, "denied")
 
 
 @pytest.mark.parametrize("is_first_known", [True, False])
-async def test_what_stood_in_line_behind_a_lost_order_is_sent(tmp_path: Path, *, is_first_known: bool) -> None:
-    """Killed with three claims of one symbol: only the first of them that the exchange does not know can have been on its way. It is left
-    as unknown; the others never left, go back to the queue and are sent once, in their order."""
+async def test_orders_claimed_behind_a_lost_order_are_sent(tmp_path: Path, *, is_first_known: bool) -> None:
+    """Killed with three claims of one symbol: only the first that the exchange does not have can have been sent. It ends as unknown; the
+    others were never sent, are requeued, and are sent once, in their order."""
     async with running_paper(tmp_path / "paper") as paper_url:
-        async with running_house(tmp_path / "data", paper_url) as house:
-            answers = [await house.send()] if is_first_known else []
+        async with quick_bridge(tmp_path, paper_url) as bridge:
+            answers = [await bridge.send()] if is_first_known else []
             for _ in range(5):
-                house.daemon.engine.worker.breaker.note(was_unknown=True)
-            answers += [await house.send(quantity=f"0.0{number}") for number in (2, 3, 4)]
-            names = [answer["clientOrderId"] for _, answer in answers]
+                bridge.daemon.trading.submitter.breaker.record(was_unknown=True)
+            answers += [await bridge.send(quantity=f"0.0{number}") for number in (2, 3, 4)]
+            client_order_ids = [answer["clientOrderId"] for _, answer in answers]
         with closing(sqlite3.connect(tmp_path / "data" / "kekbridge.db")) as connection, connection:
-            # What the disk holds when the kill comes between the flush of the claims and the first request.
-            moment = times.to_text(datetime.now(UTC))
+            # What is on disk after a kill between the flush of the claims and the first request.
+            moment = codec.time_text(datetime.now(UTC))
             connection.execute(
                 "UPDATE orders SET status = 'submitting', attempt = 1, submitted_at = ? WHERE status = 'queued'",
                 (moment,),
             )
-        async with running_house(tmp_path / "data", paper_url) as house:
+        async with quick_bridge(tmp_path, paper_url) as bridge:
             lost, *behind = answers[-3:]
             for _, answer in behind:
-                order = await house.until_stored(answer, "filled")
+                order = await bridge.until_stored(answer, "filled")
                 assert order.attempt == 1
-            order = await house.order(lost[1])
+            order = await bridge.order(lost[1])
             assert (order.status, order.finished_at is None) == (OrderStatus.UNKNOWN, False)
-            accepted = [row["client_order_id"] for row in await house.journal("order_accepted")]
-            assert accepted == [name for name in names if name != lost[1]["clientOrderId"]]
-
-
-def test_the_breaker_opens_on_five_in_a_row() -> None:
-    """Entries are held when the exchange stops answering, and not for single lost answers; one answered question closes it."""
-    breaker = Breaker()
-    seen: list[bool] = []
-    for was_unknown in (True, True, True, True, False, True, True, True, True, True):
-        breaker.note(was_unknown=was_unknown)
-        seen.append(breaker.is_open)
-    assert seen == [False] * 9 + [True]
-    breaker.close()
-    assert not breaker.is_open
-
-
-def test_the_breaker_opens_on_half_of_twenty() -> None:
-    """Every second answer lost: no five in a row, but it opens all the same once twenty are judged."""
-    breaker = Breaker()
-    for number in range(19):
-        breaker.note(was_unknown=number % 2 == 0)
-        assert not breaker.is_open
-    breaker.note(was_unknown=True)
-    assert breaker.is_open
+            accepted = [row["client_order_id"] for row in await bridge.journal("order_accepted")]
+            assert accepted == [each for each in client_order_ids if each != lost[1]["clientOrderId"]]

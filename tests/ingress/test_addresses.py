@@ -1,4 +1,4 @@
-"""Whose address it is: the connection's, unless a proxy we configured says otherwise."""
+"""The sender's address is the connection's, unless a configured proxy reports another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.errors import ConfigError
-from kekbridge.ingress.addresses import TRADINGVIEW, AllowList, ClientAddresses, parse_address
+from kekbridge.ingress.addresses import ClientAddresses, parse_address
+from kekbridge.model.networks import TRADINGVIEW, AllowList
 
 DIRECT = ClientAddresses((), behind_proxy=False)
 PROXIED = ClientAddresses(("127.0.0.1", "10.0.0.0/8", "fd00::/8"), behind_proxy=True)
@@ -23,7 +24,7 @@ PROXIED = ClientAddresses(("127.0.0.1", "10.0.0.0/8", "fd00::/8"), behind_proxy=
     ],
 )
 def test_without_proxies_the_header_is_ignored(peer: str, forwarded_for: str, expected: str) -> None:
-    """X-Forwarded-For is opt-in: nobody can choose his own address."""
+    """X-Forwarded-For is opt-in: a sender cannot choose its own address."""
     assert str(DIRECT.of(peer, forwarded_for)) == expected
 
 
@@ -49,13 +50,13 @@ def test_without_proxies_the_header_is_ignored(peer: str, forwarded_for: str, ex
     ],
 )
 def test_the_right_most_untrusted_hop_is_the_sender(peer: str | None, forwarded_for: str | None, expected: str) -> None:
-    """Only what our own proxies appended counts; everything left of it is the sender's invention."""
+    """Only what trusted proxies appended counts; everything left of it may be forged."""
     assert str(PROXIED.of(peer, forwarded_for)) == expected
 
 
 @given(st.text(max_size=60), st.ip_addresses())
-def test_no_forged_prefix_changes_who_it_is(forged: str, real: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    """Whatever the sender puts into the header before the proxy appends the truth, the truth is found."""
+def test_no_forged_prefix_changes_the_address(forged: str, real: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    """Whatever the sender puts into the header, the address that the proxy appends is found."""
     expected = PROXIED.of(str(real), None).address
     if PROXIED.is_trusted_proxy(expected):
         return
@@ -64,12 +65,12 @@ def test_no_forged_prefix_changes_who_it_is(forged: str, real: ipaddress.IPv4Add
 
 @given(st.one_of(st.none(), st.text(max_size=80)), st.one_of(st.none(), st.text(max_size=80)))
 def test_no_header_is_an_error(peer: str | None, forwarded_for: str | None) -> None:
-    """Junk has no address; it never raises."""
+    """Junk gives no address and raises nothing."""
     assert isinstance(str(PROXIED.of(peer, forwarded_for)), str)
 
 
-def test_shared_addresses_are_known_as_such() -> None:
-    """TradingView's senders and unnamed proxies stand for many people: locking them out would lock the trader out."""
+def test_shared_addresses_are_marked() -> None:
+    """TradingView's senders and unnamed proxies are addresses of many senders: locking them out would lock the trader out."""
     assert DIRECT.of(TRADINGVIEW[0], None).is_shared
     assert not DIRECT.of("203.0.113.7", None).is_shared
     assert PROXIED.of("127.0.0.1", None).is_shared
@@ -98,13 +99,13 @@ def test_shared_addresses_are_known_as_such() -> None:
     ],
 )
 def test_the_allow_list(words: tuple[str, ...], address: str, *, is_allowed: bool) -> None:
-    """Addresses, networks and the word tradingview; an unknown address is on no list; an empty list allows everybody."""
+    """Addresses, networks and the word tradingview; an unknown address is on no list; an empty list allows every address."""
     assert AllowList.parse(words, "x").allows(parse_address(address)) is is_allowed
 
 
 @pytest.mark.parametrize("word", ["bridge.example.com", "203.0.113", "203.0.113.7/33", "", "*"])
 def test_an_unreadable_network_names_its_setting(word: str) -> None:
-    """A typing error must not open or close the door unnoticed."""
+    """A typing error must not silently allow or refuse senders."""
     with pytest.raises(ConfigError) as caught:
         AllowList.parse((word,), "auth.allowed_addresses")
     assert "auth.allowed_addresses" in caught.value.message

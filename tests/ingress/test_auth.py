@@ -1,4 +1,4 @@
-"""Authentication: only who holds the secret gets in, and a stranger learns nothing from trying."""
+"""Authentication: only a holder of the secret is accepted, and a stranger learns nothing from trying."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from kekbridge.alerts import signature
 from kekbridge.alerts.message import read_message
 from kekbridge.errors import Forbidden, RequestRefused, Unauthenticated
 from kekbridge.ingress.auth import Authenticator, verify_header, verify_standard
-from kekbridge.ingress.http import Caller, Delivery, DryRun, proven_bytes, read_flag
+from kekbridge.ingress.http import DryRun, Sender, WebhookRequest, proven_bytes, read_flag
 from kekbridge.model import Mode, Webhook, WebhookSettings
 from kekbridge.vault import Sealer
-from kekbridge.webhooks.credentials import new_credentials, standard_webhooks_secret
+from kekbridge.webhooks.registry import new_credentials
+from tests.standard_webhooks import standard_webhooks_secret
 
 NOW = datetime(2026, 1, 15, 10, 30, 5, tzinfo=UTC)
 ORDER = {"action": "buy", "symbol": "BTCUSDT", "quantity": "0.5"}
@@ -31,14 +32,14 @@ ORDER = {"action": "buy", "symbol": "BTCUSDT", "quantity": "0.5"}
 
 @dataclass(frozen=True)
 class Key:
-    """A stored webhook key, as far as authentication needs it."""
+    """The fields of a stored webhook key that authentication needs."""
 
     id: str
     sealed_secret: bytes
 
 
 class World:
-    """One webhook with one key, its owner's credentials, and what authentication asked the store."""
+    """One webhook with one key, its owner's credentials, and the lookups that authentication made."""
 
     def __init__(self, **settings: Any) -> None:
         self.sealer = Sealer(b"m" * 32)
@@ -76,12 +77,12 @@ class World:
             "webhook-signature": "v1," + base64.b64encode(digest).decode(),
         }
 
-    def send(self, body: bytes, headers: dict[str, str] | None = None, remote: str = "203.0.113.7") -> Caller:
-        delivery = Delivery(body=body, headers=headers or {}, remote=remote, received_at=NOW)
-        return self.authenticator.authenticate(delivery, read_message(body))
+    def send(self, body: bytes, headers: dict[str, str] | None = None, remote: str = "203.0.113.7") -> Sender:
+        request = WebhookRequest(body=body, headers=headers or {}, remote=remote, received_at=NOW)
+        return self.authenticator.authenticate(request, read_message(body))
 
     def code(self, body: bytes, headers: dict[str, str] | None = None, remote: str = "203.0.113.7") -> str:
-        """The code it is refused with, or the name of the accepted proof."""
+        """The code of the refusal, or the name of the accepted proof."""
         try:
             return self.send(body, headers, remote).proof
         except RequestRefused as error:
@@ -107,12 +108,12 @@ def test_the_header_signs_the_raw_body(world: World, form: str) -> None:
 
 
 def test_the_template_signature_proves_a_message(world: World) -> None:
-    """TradingView can send no headers: the message carries its own proof."""
+    """TradingView cannot send headers: the message carries its own proof."""
     assert world.code(json.dumps(world.signed()).encode()) == "template"
 
 
 def test_standard_webhooks_headers_prove_a_body(world: World) -> None:
-    """Relays that speak Standard Webhooks need nothing of ours."""
+    """Relays that speak Standard Webhooks need nothing specific to kekbridge."""
     body = world.body()
     assert world.code(body, world.standard(body)) == "standard_webhooks"
 
@@ -124,7 +125,7 @@ def test_the_api_key_may_come_as_a_header(world: World) -> None:
 
 
 def test_without_required_signature_the_key_alone_is_proof(world: World) -> None:
-    """The owner chose so; a junk signature field is then just a field."""
+    """The owner chose it; an invalid signature field is then just a field."""
     open_world = World(require_signature=False)
     assert open_world.code(open_world.body()) == "none"
     assert open_world.code(open_world.body(signature="junk"), {"x-webhook-signature": "junk"}) == "none"
@@ -135,7 +136,7 @@ def test_without_required_signature_the_key_alone_is_proof(world: World) -> None
 # -------------------------------------------------------------------------------------------------------------- attacks
 
 
-def test_every_way_in_without_the_secret_is_shut(world: World) -> None:
+def test_every_request_without_the_secret_is_refused(world: World) -> None:
     """Unknown key, no key, no proof, wrong secret, altered body: each refused, with the real reason for the log only."""
     body = world.body()
     _, other_secret = new_credentials(Mode.PAPER)
@@ -155,7 +156,7 @@ def test_every_way_in_without_the_secret_is_shut(world: World) -> None:
 
 @pytest.mark.parametrize("field", ["action", "symbol", "quantity"])
 def test_a_changed_field_breaks_the_template_signature(world: World, field: str) -> None:
-    """Who steals a message can send that order only."""
+    """A stolen message can send only its own order."""
     message = world.signed()
     for value in ("sell", "9", "", None):
         assert world.code(json.dumps(message | {field: value}).encode()) == "signature_invalid"
@@ -164,7 +165,7 @@ def test_a_changed_field_breaks_the_template_signature(world: World, field: str)
 
 
 def test_an_added_field_that_changes_the_order_breaks_it(world: World) -> None:
-    """Nothing dangerous may be slipped in beside the signed fields."""
+    """No dangerous field can be added beside the signed ones."""
     for extra in (
         {"leverage": "50"},
         {"reduceOnly": True},
@@ -191,16 +192,16 @@ def test_an_added_field_that_changes_the_order_breaks_it(world: World) -> None:
         "0" * 64 + "\n0",
     ],
 )
-def test_a_malformed_signature_header_is_refused_without_a_stumble(world: World, header: str) -> None:
-    """Any text at all: not valid, and never an exception."""
+def test_a_malformed_signature_header_is_never_an_exception(world: World, header: str) -> None:
+    """Any text that is not a signature is just not valid."""
     body = world.body()
     assert verify_header(world.api_secret, header, body) is False
     expected = "signature_invalid" if header else "signature_missing"
     assert world.code(body, {"x-webhook-signature": header}) == expected
 
 
-def test_one_broken_proof_spoils_the_others(world: World) -> None:
-    """A proof that is there and does not hold is a sign of tampering, whatever else holds."""
+def test_one_invalid_proof_invalidates_the_others(world: World) -> None:
+    """A proof that is present and not valid is a sign of tampering, even if the others are valid."""
     message = json.dumps(world.signed()).encode()
     assert world.code(message, {"x-webhook-signature": world.hmac(message)}) == "header"
     assert world.code(message, {"x-webhook-signature": "0" * 64}) == "signature_invalid"
@@ -208,8 +209,8 @@ def test_one_broken_proof_spoils_the_others(world: World) -> None:
     assert world.code(body, {"x-webhook-signature": world.hmac(body)}) == "signature_invalid"
 
 
-def test_a_key_of_another_webhook_proves_nothing_here() -> None:
-    """Each key has its own secret: knowing one webhook's secret does not open the next."""
+def test_the_key_of_another_webhook_is_no_proof() -> None:
+    """Each key has its own secret: knowing one webhook's secret does not help with another's."""
     world = World()
     other_key, other_secret = new_credentials(Mode.PAPER)
     world.keys[world.sealer.lookup(other_key)] = Key("k2", world.sealer.seal(other_secret.encode()))
@@ -218,7 +219,7 @@ def test_a_key_of_another_webhook_proves_nothing_here() -> None:
     assert world.code(body, {"x-webhook-signature": forged}) == "signature_invalid"
 
 
-def test_unknown_keys_meet_the_same_work(world: World) -> None:
+def test_unknown_keys_cost_the_same_work(world: World) -> None:
     """Known or not, an apiKey costs one lookup and the same checks under a secret of the same length; no shortcut to time."""
     body = world.body()
     unknown = body.replace(world.api_key.encode(), b"wh_test_" + b"x" * 32)
@@ -227,15 +228,15 @@ def test_unknown_keys_meet_the_same_work(world: World) -> None:
         with pytest.raises(Unauthenticated):
             world.send(sent, headers)
     assert len(world.lookups) == 2
-    assert len(world.authenticator.nobodys_secret) == len(world.api_secret)
-    signed = hmac.new(world.authenticator.nobodys_secret.encode(), unknown, hashlib.sha256).hexdigest()
+    assert len(world.authenticator.dummy_secret) == len(world.api_secret)
+    signed = hmac.new(world.authenticator.dummy_secret.encode(), unknown, hashlib.sha256).hexdigest()
     assert world.code(unknown, {"x-webhook-signature": signed}) == "api_key_unknown", (
         "even the right proof of nobody is refused"
     )
 
 
-def test_a_disabled_webhook_says_so_to_its_owner_only(world: World) -> None:
-    """403 after a valid proof; a stranger gets the same 401 as everywhere."""
+def test_only_the_owner_learns_that_a_webhook_is_disabled(world: World) -> None:
+    """403 after a valid proof; a stranger gets the usual 401."""
     world.webhook = replace(world.webhook, enabled=False)
     body = world.body()
     assert world.code(body, {"x-webhook-signature": world.hmac(body)}) == "webhook_disabled"
@@ -244,7 +245,7 @@ def test_a_disabled_webhook_says_so_to_its_owner_only(world: World) -> None:
         world.send(body, {"x-webhook-signature": world.hmac(body)})
 
 
-def test_a_webhook_may_be_bound_to_addresses() -> None:
+def test_a_webhook_may_be_limited_to_addresses() -> None:
     """The webhook's own allowlist, after the proof; unknown addresses are on no list."""
     world = World(allowed_addresses=("tradingview", "203.0.113.0/24"))
     body = world.body()
@@ -256,8 +257,8 @@ def test_a_webhook_may_be_bound_to_addresses() -> None:
     assert world.code(body, {"x-webhook-signature": "0" * 64}, "198.51.100.1") == "signature_invalid"
 
 
-def test_a_secret_sealed_under_another_key_opens_nothing(world: World) -> None:
-    """A database with a foreign vault: refused as unauthenticated, never an exception, never let in."""
+def test_a_secret_sealed_under_another_key_is_no_proof(world: World) -> None:
+    """A database with another vault's master key: refused as unauthenticated, and no exception."""
     lookup = world.sealer.lookup(world.api_key)
     world.keys[lookup] = Key("k1", Sealer(b"x" * 32).seal(world.api_secret.encode()))
     body = world.body()
@@ -265,8 +266,8 @@ def test_a_secret_sealed_under_another_key_opens_nothing(world: World) -> None:
     assert world.code(body) == "signature_missing"
 
 
-def test_a_new_secret_counts_at_once(world: World) -> None:
-    """Opened secrets are remembered, but not beyond their change in the database."""
+def test_a_changed_secret_counts_at_once(world: World) -> None:
+    """Unsealed secrets are cached until they change in the database."""
     body = world.body()
     assert world.code(body, {"x-webhook-signature": world.hmac(body)}) == "header"
     old = world.hmac(body)
@@ -276,8 +277,8 @@ def test_a_new_secret_counts_at_once(world: World) -> None:
     assert world.code(body, {"x-webhook-signature": world.hmac(body)}) == "header"
 
 
-def test_only_the_owner_can_ask_for_a_dry_run(world: World) -> None:
-    """The flag is under the signature: it cannot be set on, changed in or taken off a request by anyone on the way."""
+def test_only_the_owner_can_request_a_dry_run(world: World) -> None:
+    """The flag is under the signature: it cannot be set, changed or dropped on the way."""
     body = world.body()
     plain = {"x-webhook-signature": world.hmac(body)}
     assert not world.send(body, plain).is_dry_run
@@ -289,30 +290,30 @@ def test_only_the_owner_can_ask_for_a_dry_run(world: World) -> None:
 
 
 @pytest.mark.parametrize("require_signature", [True, False])
-def test_a_message_that_others_have_seen_asks_for_no_dry_run(require_signature: bool) -> None:
-    """Neither the apiKey alone nor a template signature makes a dry run: its verdicts tell about the account."""
+def test_a_message_that_others_have_seen_cannot_request_a_dry_run(require_signature: bool) -> None:
+    """Neither the apiKey alone nor a template signature is enough for a dry run: its verdicts reveal the account."""
     world = World(require_signature=require_signature)
     for body in (json.dumps(world.signed()).encode(), world.body()):
         assert world.code(body, {"x-kekbridge-dry-run": "1"}) in ("signature_invalid", "signature_missing")
 
 
 @pytest.mark.parametrize("flag", ["0", "true", "", "[]", '{"limit":1}', '{"limits":[]}', "{" * 5000, "nonsense"])
-def test_a_flag_that_means_nothing_is_refused(world: World, flag: str) -> None:
-    """A misread flag must never turn a rehearsal into a real order."""
+def test_an_invalid_dry_run_flag_is_refused(world: World, flag: str) -> None:
+    """A misread flag must never turn a dry run into a real order."""
     body = world.body()
     signed = world.hmac(proven_bytes(body, flag))
     assert world.code(body, {"x-kekbridge-dry-run": flag, "x-webhook-signature": signed}) == "field_invalid"
 
 
-def test_a_flag_says_what_it_was_made_from() -> None:
-    """Limits and the replay mark come out as they went in."""
+def test_a_dry_run_flag_reads_back_as_it_was_written() -> None:
+    """Limits and the replay mark are preserved."""
     asked = DryRun(limits={"max_order_size": "0.5", "daily_orders": None, "require_stop_loss": True}, is_replay=True)
     assert read_flag(asked.flag) == asked
     assert read_flag(DryRun().flag) == DryRun()
 
 
 def test_the_log_reason_hints_at_the_key_without_giving_it_away(world: World) -> None:
-    """An operator must recognise which old alert still sends; nobody must be able to use what he reads."""
+    """An operator must recognise which old alert still sends; the hint must not be usable as a key."""
     body = json.dumps({**ORDER, "apiKey": "wh_test_ABCDsecretsecretsecretsecret1234"}).encode()
     with pytest.raises(Unauthenticated) as caught:
         world.send(body)
@@ -327,7 +328,7 @@ def test_the_log_reason_hints_at_the_key_without_giving_it_away(world: World) ->
         st.text(max_size=90),
     ),
 )
-def test_no_request_gets_in_or_breaks_anything(body: bytes, headers: dict[str, str]) -> None:
+def test_random_requests_are_refused(body: bytes, headers: dict[str, str]) -> None:
     """Random bodies and headers are refused, by RequestRefused and nothing else."""
     world = World()
     with pytest.raises(RequestRefused):
@@ -357,7 +358,7 @@ def test_the_published_vector_verifies() -> None:
 
 
 def test_several_signatures_are_allowed_while_a_secret_rotates() -> None:
-    """One of them must hold; unknown versions and junk beside it are passed over."""
+    """One of them must hold; unknown versions and junk beside it are ignored."""
     good = VECTOR["webhook-signature"]
     bad = "v1,Ceo5qEr07ixe2NLpvHk3FH9bwy/WavXrAFQ/9tdO6mc="
     for text in (f"{bad} {good}", f"{good} {bad}", f"v1a,xyz {good}", f"junk , ,, {good}"):
@@ -388,7 +389,7 @@ def test_every_part_is_signed() -> None:
 
 @pytest.mark.parametrize(("offset_s", "is_valid"), [(0, True), (300, True), (301, False), (-300, True), (-301, False)])
 def test_the_timestamp_may_be_five_minutes_off(offset_s: int, *, is_valid: bool) -> None:
-    """Older is a replay, newer a wrong clock."""
+    """An older one is a replay, a newer one a wrong clock."""
     now = VECTOR_TIME + timedelta(seconds=offset_s)
     assert verify_standard(VECTOR_KEY, VECTOR, VECTOR_BODY, now) is is_valid
 
@@ -402,7 +403,7 @@ def test_an_odd_timestamp_is_refused_even_if_signed(stamp: str) -> None:
     assert not verify_standard(VECTOR_KEY, headers, VECTOR_BODY, VECTOR_TIME)
 
 
-def test_the_standard_library_and_we_agree() -> None:
+def test_signatures_of_the_standard_webhooks_library_are_accepted() -> None:
     """What the scheme's own library signs with the whsec_ form of an apiSecret is accepted."""
     world = World()
     body = world.body()
@@ -415,8 +416,8 @@ def test_the_standard_library_and_we_agree() -> None:
     assert world.code(body, headers) == "standard_webhooks"
 
 
-def test_callers_are_plain_values(world: World) -> None:
-    """What the pipeline gets holds no secret."""
+def test_a_sender_holds_no_secret(world: World) -> None:
+    """The receiver gets the sender as a plain value without secrets."""
     body = world.body()
     caller = world.send(body, {"x-webhook-signature": world.hmac(body)})
     assert world.api_secret not in repr(dataclasses.asdict(caller))

@@ -1,46 +1,52 @@
-"""The listener: the status table, and nothing a peer sends or withholds gets a 500, a redirect, a secret or more than its share."""
+"""The listener keeps to the status table; nothing a peer sends or withholds gets a 500, a redirect, a secret or unbounded resources."""
 
 from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 from collections.abc import AsyncIterator
 from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kekbridge.errors import Conflict, Forbidden, RateLimited, Refused, StoreUnavailable, Unauthenticated, Unreadable
-from kekbridge.ingress.http import Answer, Readiness
-from kekbridge.ingress.listener import Refusal
-from tests.ingress.door import NOW, PATH, Door, Reply, opened
+from kekbridge.ingress.http import Readiness, WebhookResponse
+from kekbridge.ingress.listener import ListenerRejection, to_json
+from kekbridge.model import OrderStatus
+from tests.ingress.listening import NOW, PATH, ListeningServer, Reply, listening
 
 
 @pytest.fixture
-async def door() -> AsyncIterator[Door]:
-    async with opened() as it:
+async def server() -> AsyncIterator[ListeningServer]:
+    async with listening() as it:
         yield it
 
 
 # ----------------------------------------------------------------------------------------------------- the status table
 
 
-async def test_a_delivery_is_the_exact_bytes_and_the_proof_headers_only(door: Door) -> None:
-    """Whatever the Content-Type says, the pipeline gets the bytes; cookies and the like are nobody's business."""
+async def test_the_receiver_gets_the_exact_bytes_and_only_the_proof_headers(server: ListeningServer) -> None:
+    """Whatever the Content-Type is; cookies and other headers are dropped."""
     body = b'  {"symbol":"\xc3\xa9"}\r\n'
-    reply = await door.send(body, Content_Type="text/plain", X_Webhook_Signature="ab", X_Api_Key="k", Cookie="a=b")
+    reply = await server.send(body, Content_Type="text/plain", X_Webhook_Signature="ab", X_Api_Key="k", Cookie="a=b")
     assert reply.status == 202
     assert reply.json == {"success": True, "status": "queued"}
-    (delivery,) = door.deliveries
-    assert delivery.body == body
-    assert delivery.headers == {"x-webhook-signature": "ab", "x-api-key": "k"}
-    assert delivery.remote == "127.0.0.1"
-    assert delivery.received_at == NOW
+    (request,) = server.requests
+    assert request.body == body
+    assert request.headers == {"x-webhook-signature": "ab", "x-api-key": "k"}
+    assert request.remote == "127.0.0.1"
+    assert request.received_at == NOW
 
 
-async def test_amounts_are_exact_json_numbers(door: Door) -> None:
-    """executedPrice is a number with every digit, not a float and not a text."""
-    door.outcome = Answer(status=200, body={"executedPrice": Decimal("65000.10"), "executedQuantity": Decimal("1E-8")})
-    reply = await door.send()
+async def test_amounts_are_exact_json_numbers(server: ListeningServer) -> None:
+    """executedPrice is a number with every digit, neither a float nor a string."""
+    server.outcome = WebhookResponse(
+        status=200, body={"executedPrice": Decimal("65000.10"), "executedQuantity": Decimal("1E-8")}
+    )
+    reply = await server.send()
     assert reply.body == b'{"executedPrice":65000.10,"executedQuantity":0.00000001}'
 
 
@@ -51,88 +57,90 @@ async def test_amounts_are_exact_json_numbers(door: Door) -> None:
         (Forbidden("webhook_disabled", "off"), 403, "webhook_disabled"),
         (Conflict("alert_id_reused", "again"), 409, "alert_id_reused"),
         (Refused("symbol_unknown", "no such market", field="symbol"), 422, "symbol_unknown"),
-        (Refused("orderly:-1102", "the exchange said so"), 422, "orderly:-1102"),
+        (Refused("orderly:-1102", "the exchange received so"), 422, "orderly:-1102"),
         (RateLimited("rate_limited", "too many", retry_after_s=7), 429, "rate_limited"),
         (StoreUnavailable("store_unavailable", "disk full"), 503, "store_unavailable"),
     ],
     ids=lambda value: getattr(value, "code", None),
 )
-async def test_refusals_keep_their_status_code_and_reason(door: Door, error: Exception, status: int, code: str) -> None:
-    """The table of design.md section 3; the daemon hears of each one."""
-    door.outcome = error
-    reply = await door.send()
+async def test_refusals_keep_their_status_code_and_reason(
+    server: ListeningServer, error: Exception, status: int, code: str
+) -> None:
+    """The table of docs/internals/architecture.md section 3; each one is reported to `on_refused`."""
+    server.outcome = error
+    reply = await server.send()
     assert reply.status == status
     assert reply.json["success"] is False
     assert reply.json["code"] == code
     assert reply.json["error"] == str(error)
     assert reply.json.get("field") == getattr(error, "field", None)
-    assert [(each.status, each.code, each.remote) for each in door.refusals] == [(status, code, "127.0.0.1")]
+    assert [(each.status, each.code, each.remote) for each in server.rejections] == [(status, code, "127.0.0.1")]
 
 
-async def test_a_rate_limit_says_when_to_come_back(door: Door) -> None:
+async def test_a_rate_limited_response_has_the_time_to_wait(server: ListeningServer) -> None:
     """In the body and in the header."""
-    door.outcome = RateLimited("rate_limited", "too many", retry_after_s=7)
-    reply = await door.send()
+    server.outcome = RateLimited("rate_limited", "too many", retry_after_s=7)
+    reply = await server.send()
     assert reply.json["retryAfter"] == 7
     assert reply.headers["retry-after"] == "7"
 
 
-async def test_every_401_is_the_same_to_the_byte(door: Door) -> None:
-    """Unknown key, wrong signature, stale timestamp: the sender cannot tell them apart, the daemon can."""
+async def test_every_401_is_the_same_to_the_byte(server: ListeningServer) -> None:
+    """Unknown key, wrong signature, stale timestamp: the sender cannot distinguish them, the daemon can."""
     codes = ["api_key_unknown", "api_key_missing", "signature_missing", "signature_invalid", "timestamp_stale"]
     replies = []
     for code in codes:
-        door.outcome = Unauthenticated(code, f"the real reason is {code}", field="apiKey")
-        replies.append(await door.send())
+        server.outcome = Unauthenticated(code, f"the real reason is {code}", field="apiKey")
+        replies.append(await server.send())
     assert {reply.status for reply in replies} == {401}
     assert len({reply.body for reply in replies}) == 1
     assert len({frozenset(reply.headers.items() - {("date", reply.headers["date"])}) for reply in replies}) == 1
     assert replies[0].json["code"] == "unauthorized"
-    assert [each.code for each in door.refusals] == codes
+    assert [each.code for each in server.rejections] == codes
 
 
-async def test_a_bug_is_not_a_request_to_send_again(door: Door) -> None:
-    """An unexpected exception may strike after the alert was stored: 4xx, no traceback, no detail."""
-    door.outcome = ValueError("secret detail")
-    reply = await door.send()
+async def test_a_bug_is_answered_422(server: ListeningServer) -> None:
+    """An unexpected exception may come after the alert was stored, so the sender must not send again: 4xx, no traceback, no detail."""
+    server.outcome = ValueError("secret detail")
+    reply = await server.send()
     assert reply.status == 422
     assert reply.json["code"] == "internal_error"
     assert b"secret detail" not in reply.body
-    assert [each.code for each in door.refusals] == ["internal_error"]
+    assert [each.code for each in server.rejections] == ["internal_error"]
 
 
-async def test_an_answer_that_cannot_be_written_as_json_is_a_bug_too(door: Door) -> None:
-    """Never a 500, whatever the pipeline hands over."""
-    door.outcome = Answer(status=200, body={"executedPrice": Decimal("NaN")})
-    assert (await door.send()).status == 422
+async def test_a_response_that_is_no_valid_json_is_a_bug_too(server: ListeningServer) -> None:
+    """Never a 500, whatever the receiver returns."""
+    server.outcome = WebhookResponse(status=200, body={"executedPrice": Decimal("NaN")})
+    assert (await server.send()).status == 422
 
 
-async def test_a_failing_record_of_a_refusal_does_not_change_the_answer() -> None:
-    """Book-keeping about strangers must not break the door."""
+async def test_an_error_in_on_refused_does_not_change_the_response() -> None:
+    """Recording refused requests must not break the listener."""
 
-    def broken(_refusal: Refusal) -> None:
-        raise RuntimeError("no room")
+    def broken(_rejection: ListenerRejection) -> None:
+        raise RuntimeError("disk full")
 
-    async with opened(refused=broken) as door:
-        door.outcome = Unauthenticated("api_key_unknown", "x")
-        assert (await door.send()).status == 401
+    async with listening(on_refused=broken) as server:
+        server.outcome = Unauthenticated("api_key_unknown", "x")
+        assert (await server.send()).status == 401
 
 
 # ----------------------------------------------------------------------------------------------------- paths and methods
 
 
-async def test_health_and_readiness(door: Door) -> None:
-    """healthz says the process answers; readyz whether alerts can become orders, and why not."""
-    reply = await door.send(b"", method="GET", path="/healthz")
+async def test_health_and_readiness(server: ListeningServer) -> None:
+    """healthz: the process answers; readyz: whether alerts can become orders, and why not."""
+    reply = await server.send(b"", method="GET", path="/healthz")
     assert (reply.status, reply.json) == (200, {"status": "ok"})
-    reply = await door.send(b"", method="GET", path="/readyz")
+    reply = await server.send(b"", method="GET", path="/readyz")
     assert (reply.status, reply.json) == (200, {"exchange": "reachable", "status": "ready"})
-    door.readiness = Readiness(is_ready=False, detail={"reason": "no marks"})
-    reply = await door.send(b"", method="GET", path="/readyz?x=1")
+    server.readiness = Readiness(is_ready=False, detail={"reason": "no marks"})
+    reply = await server.send(b"", method="GET", path="/readyz?x=1")
     assert (reply.status, reply.json) == (503, {"reason": "no marks", "status": "not_ready"})
-    door.readiness = RuntimeError("bug")
-    assert (await door.send(b"", method="GET", path="/readyz")).status == 503
-    assert (await door.send(b"", method="HEAD", path="/healthz")).body == b""
+    server.readiness = RuntimeError("bug")
+    assert (await server.send(b"", method="GET", path="/readyz")).status == 503
+    assert (await server.send(b"", method="HEAD", path="/healthz")).body == b""
 
 
 @pytest.mark.parametrize(
@@ -153,39 +161,39 @@ async def test_health_and_readiness(door: Door) -> None:
         "http://[::1/x",
     ],
 )
-async def test_anything_else_is_404_and_never_a_redirect(door: Door, path: str) -> None:
-    """TradingView takes a redirect for an error; a trailing slash is another path. (Targets that are no HTTP at all are 400.)"""
+async def test_anything_else_is_404_and_never_a_redirect(server: ListeningServer, path: str) -> None:
+    """TradingView treats a redirect as an error; a trailing slash is another path. (Targets that are not valid HTTP are 400.)"""
     for method in ("POST", "GET"):
-        reply = await door.send(b"", method=method, path=path)
+        reply = await server.send(b"", method=method, path=path)
         assert reply.status in (404, 400)
         assert "location" not in reply.headers
         if reply.status == 404:
             assert reply.json["code"] == "not_found"
-    assert door.deliveries == []
+    assert server.requests == []
 
 
 @pytest.mark.parametrize("path", [PATH, PATH + "?token=secret", "http://elsewhere" + PATH])
-async def test_query_and_absolute_form_do_not_change_the_path(door: Door, path: str) -> None:
+async def test_query_and_absolute_form_do_not_change_the_path(server: ListeningServer, path: str) -> None:
     """Proxies use the absolute form; a query is ignored."""
-    assert (await door.send(path=path)).status == 202
+    assert (await server.send(path=path)).status == 202
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE", "PROPFIND", "post"])
-async def test_other_methods_are_405_with_allow(door: Door, method: str) -> None:
-    """The answer names the method that works."""
-    reply = await door.send(b"", method=method)
+async def test_other_methods_are_405_with_allow(server: ListeningServer, method: str) -> None:
+    """The response names the allowed method."""
+    reply = await server.send(b"", method=method)
     assert reply.status in (
         (400, 405) if method == "post" else (405,)
     )  # a lower-case method may be no HTTP to the parser
     if reply.status == 405:
         assert reply.headers["allow"] == "POST"
-    assert (await door.send(b"", method="POST", path="/healthz")).headers["allow"] == "GET, HEAD"
-    assert door.deliveries == []
+    assert (await server.send(b"", method="POST", path="/healthz")).headers["allow"] == "GET, HEAD"
+    assert server.requests == []
 
 
-async def test_the_server_says_nothing_of_its_insides(door: Door) -> None:
-    """No versions in the headers, nothing cached on the way."""
-    reply = await door.send()
+async def test_responses_reveal_no_version_and_are_not_cached(server: ListeningServer) -> None:
+    """The Server header is the bare name; Cache-Control forbids storing."""
+    reply = await server.send()
     assert reply.headers["server"] == "kekbridge"
     assert reply.headers["cache-control"] == "no-store"
 
@@ -196,22 +204,22 @@ async def test_the_server_says_nothing_of_its_insides(door: Door) -> None:
 @pytest.mark.parametrize(
     ("size", "status"), [(0, 202), (1, 202), (65_535, 202), (65_536, 202), (65_537, 413), (10**9, 413)]
 )
-async def test_the_cap_is_64_kib_to_the_byte(door: Door, size: int, status: int) -> None:
+async def test_the_cap_is_64_kib_to_the_byte(server: ListeningServer, size: int, status: int) -> None:
     """A declared length over the cap is refused before a byte of it is read."""
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n".encode()
-    reply = Reply(await door.raw(head + b"x" * min(size, 65_537)))
+    reply = Reply(await server.send_raw(head + b"x" * min(size, 65_537)))
     assert reply.status == status
-    assert [len(each.body) for each in door.deliveries] == ([size] if status == 202 else [])
+    assert [len(each.body) for each in server.requests] == ([size] if status == 202 else [])
     if status == 413:
         assert reply.json["code"] == "body_too_large"
 
 
 @pytest.mark.parametrize(("size", "status"), [(65_536, 202), (65_537, 413), (5_000_000, 413)])
-async def test_the_cap_holds_for_chunked_bodies(door: Door, size: int, status: int) -> None:
-    """Without a declared length the bytes are counted while they come."""
+async def test_the_cap_holds_for_chunked_bodies(server: ListeningServer, size: int, status: int) -> None:
+    """Without a declared length the bytes are counted as they arrive."""
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in _parts(size)) + b"0\r\n\r\n"
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
-    assert Reply(await door.raw(head + chunks)).status == status
+    assert Reply(await server.send_raw(head + chunks)).status == status
 
 
 def _parts(size: int) -> list[bytes]:
@@ -219,30 +227,30 @@ def _parts(size: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "GZIP", "identity, gzip", "x"])
-async def test_compressed_bodies_are_refused_unopened(door: Door, encoding: str) -> None:
+async def test_compressed_bodies_are_refused_without_unpacking(server: ListeningServer, encoding: str) -> None:
     """TradingView never compresses, so a gzip bomb is not even unpacked."""
     bomb = gzip.compress(b"0" * 10_000_000)
-    reply = await door.send(bomb, Content_Encoding=encoding)
+    reply = await server.send(bomb, Content_Encoding=encoding)
     assert (reply.status, reply.json["code"]) == (400, "invalid_encoding")
-    assert door.deliveries == []
+    assert server.requests == []
 
 
-async def test_identity_is_no_compression(door: Door) -> None:
-    """A sender may say so."""
-    assert (await door.send(Content_Encoding="identity")).status == 202
+async def test_identity_is_no_compression(server: ListeningServer) -> None:
+    """Content-Encoding: identity is accepted."""
+    assert (await server.send(Content_Encoding="identity")).status == 202
 
 
-async def test_a_body_that_does_not_come_is_408(door: Door) -> None:
-    """3 of 50 bytes and then silence: the connection is cut, not kept for ever."""
+async def test_a_body_that_does_not_arrive_is_408(server: ListeningServer) -> None:
+    """3 of 50 bytes and then silence: the connection is cut, not kept open."""
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n".encode()
-    reply = Reply(await door.raw(head + b"abc"))
+    reply = Reply(await server.send_raw(head + b"abc"))
     assert (reply.status, reply.json["code"]) == (408, "body_timeout")
-    assert door.deliveries == []
+    assert server.requests == []
 
 
-async def test_a_dripping_body_is_408(door: Door) -> None:
-    """One byte now and then does not extend the time."""
-    reader, writer = await asyncio.open_connection(door.host, door.port)
+async def test_a_dripping_body_is_408(server: ListeningServer) -> None:
+    """A byte every now and then does not extend the timeout."""
+    reader, writer = await asyncio.open_connection(server.host, server.port)
     writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n".encode())
     reply = asyncio.ensure_future(reader.readuntil(b"\r\n"))
     for _ in range(2000):
@@ -259,29 +267,29 @@ async def test_a_dripping_body_is_408(door: Door) -> None:
     [b"", b"P", b"POST /api", f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-".encode()],
     ids=["nothing", "a letter", "half a line", "half a header"],
 )
-async def test_a_connection_that_does_not_ask_is_closed(door: Door, start: bytes) -> None:
-    """Silent connections and headers that never end are cut by the idle timer."""
-    assert await door.raw(start) == b""
-    assert door.deliveries == []
+async def test_a_connection_without_a_request_is_closed(server: ListeningServer, start: bytes) -> None:
+    """Silent connections and unfinished headers are cut by the idle timer."""
+    assert await server.send_raw(start) == b""
+    assert server.requests == []
 
 
-async def test_dripping_headers_are_cut(door: Door) -> None:
-    """A header line now and then does not extend the idle timer."""
-    reader, writer = await asyncio.open_connection(door.host, door.port)
-    said = asyncio.ensure_future(reader.read())
+async def test_dripping_headers_are_cut(server: ListeningServer) -> None:
+    """A header line every now and then does not extend the idle timer."""
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    received = asyncio.ensure_future(reader.read())
     writer.write(f"POST {PATH} HTTP/1.1\r\n".encode())
     async with asyncio.timeout(20):
-        while not said.done():
+        while not received.done():
             writer.write(b"X-A: y\r\n")
-            await asyncio.wait([said], timeout=0.05)
+            await asyncio.wait([received], timeout=0.05)
     writer.close()
-    assert (said.exception() is not None) or said.result() == b""
-    assert door.deliveries == []
+    assert (received.exception() is not None) or received.result() == b""
+    assert server.requests == []
 
 
-async def test_a_kept_connection_serves_again_and_ends_by_itself(door: Door) -> None:
-    """Keep-alive works, and an idle connection is closed."""
-    reader, writer = await asyncio.open_connection(door.host, door.port)
+async def test_a_connection_is_kept_alive_and_closed_when_idle(server: ListeningServer) -> None:
+    """Several requests on one connection are answered; then the idle timer closes it."""
+    reader, writer = await asyncio.open_connection(server.host, server.port)
     for _ in range(3):
         writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".encode())
         head = await reader.readuntil(b"\r\n\r\n")
@@ -289,12 +297,12 @@ async def test_a_kept_connection_serves_again_and_ends_by_itself(door: Door) -> 
         await reader.readexactly(int(Reply(head).headers["content-length"]))
     assert await asyncio.wait_for(reader.read(), 20) == b""
     writer.close()
-    assert len(door.deliveries) == 3
+    assert len(server.requests) == 3
 
 
-async def test_curl_is_told_to_go_on(door: Door) -> None:
-    """Expect: 100-continue is answered before the body is sent; a body over the cap is refused instead."""
-    reader, writer = await asyncio.open_connection(door.host, door.port)
+async def test_expect_100_continue_is_answered_before_the_body(server: ListeningServer) -> None:
+    """curl waits for it; a body over the cap is refused instead."""
+    reader, writer = await asyncio.open_connection(server.host, server.port)
     head = (
         f"POST {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: {{}}\r\n\r\n"
     )
@@ -303,4 +311,62 @@ async def test_curl_is_told_to_go_on(door: Door) -> None:
     writer.write(b"{}")
     assert Reply(await reader.read()).status == 202
     writer.close()
-    assert Reply(await door.raw(head.format(70_000).encode())).status == 413
+    assert Reply(await server.send_raw(head.format(70_000).encode())).status == 413
+
+
+# --------------------------------------------------------------------------------------------------------------- to_json
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Decimal("65000.10"), "65000.10"),
+        (Decimal("1E+3"), "1000"),
+        (Decimal("1E-8"), "0.00000001"),
+        (Decimal("-0.5"), "-0.5"),
+        (Decimal("9007199254740993.1"), "9007199254740993.1"),
+        (OrderStatus.FILLED, '"filled"'),
+        (True, "true"),
+        (None, "null"),
+        (1768473005123, "1768473005123"),
+    ],
+)
+def test_json_scalars(value: object, expected: str) -> None:
+    """Decimals are plain numbers without float noise or exponents, enums their values."""
+    assert to_json({"value": value}) == f'{{"value":{expected}}}'
+
+
+@pytest.mark.parametrize("value", [Decimal("NaN"), Decimal("Infinity"), float("nan")])
+def test_nan_and_infinity_are_no_json(value: object) -> None:
+    """NaN in a response would break the sender's parser."""
+    with pytest.raises(ValueError):
+        to_json([value])
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text()
+    | st.decimals(allow_nan=False, allow_infinity=False, places=8, min_value=-(10**12), max_value=10**12),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(json_values)
+def test_json_reads_back_as_the_same_value(value: object) -> None:
+    """Standard JSON, ASCII only; amounts exactly."""
+
+    def exact(item: object) -> object:
+        if isinstance(item, int) and not isinstance(item, bool):
+            return Decimal(item)
+        if isinstance(item, list):
+            return [exact(inner) for inner in item]
+        if isinstance(item, dict):
+            return {key: exact(inner) for key, inner in item.items()}
+        return item
+
+    text = to_json(value)
+    assert text.isascii()
+    assert json.loads(text, parse_float=Decimal, parse_int=Decimal) == exact(value)

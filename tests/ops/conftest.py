@@ -1,4 +1,4 @@
-"""A database, a clock that is set by hand, and what the history says."""
+"""A database, a clock set by tests, and the history's events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kekbridge.store.events import Event
 
 @dataclass
 class Clock:
-    """Stands still until it is moved."""
+    """A clock that tests move."""
 
     now: datetime = datetime(2026, 1, 15, 10, tzinfo=UTC)
 
@@ -46,8 +46,8 @@ def conditions(database: Database, clock: Clock) -> Conditions:
 
 
 @pytest.fixture
-def told(database: Database) -> Callable[[], list[Event]]:
-    """Events of the history but those of the set-up, oldest first."""
+def published(database: Database) -> Callable[[], list[Event]]:
+    """Returns the history's events, oldest first, without those of the set-up."""
 
     def read() -> list[Event]:
         with database.snapshot() as connection:

@@ -1,29 +1,33 @@
-"""Backups: whole while the bridge works, sealed, checked before they are believed; and a restore that sends no order twice."""
+"""Backups are consistent, sealed and verified; a restore sends no order twice; nightly backups keep the newest files."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import stat
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from kekbridge.config import BackupSettings
 from kekbridge.errors import ConfigError
 from kekbridge.model import Order
 from kekbridge.ops import backup
-from kekbridge.store import events
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.ops.backup import NightlyBackup, directory_of
+from kekbridge.store import events, order_queue
 from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, intent
-from tests.system.harness import Process, call, clean_environment, run_cli, running_bridge, wait_until
+from tests.ops.conftest import Clock
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, intent, new_alert
+from tests.system.harness import Process, bridge_process, call, clean_environment, run_cli, wait_until
 
 SLOW_FIRST_ORDER = {
     "fault": "delay",
@@ -59,8 +63,8 @@ def test_a_backup_opens_nothing(data_dir: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["b.zip"]
 
 
-def test_the_way_there_and_back(data_dir: Path, tmp_path: Path) -> None:
-    """On an empty machine with the same key the restored webhook opens again; what was there is moved aside and asked about first."""
+def test_backup_and_restore(data_dir: Path, tmp_path: Path) -> None:
+    """With the same master key a restored webhook opens again; existing data is moved aside, after a confirmation."""
     secret = json.loads(run_cli("webhook", "show", "w", "--secret", "--json", data_dir=data_dir))["apiSecret"]
     file = tmp_path / "b.zip"
     run_cli("backup", str(file), data_dir=data_dir)
@@ -71,15 +75,15 @@ def test_the_way_there_and_back(data_dir: Path, tmp_path: Path) -> None:
     assert secret in run_cli("webhook", "show", "w", "--secret", data_dir=fresh)
 
     run_cli("webhook", "create", "later", data_dir=data_dir)
-    assert run_cli("restore", str(file), data_dir=data_dir, stdin="", check=False).strip() == ""  # nobody said yes
+    assert run_cli("restore", str(file), data_dir=data_dir, stdin="", check=False).strip() == ""  # not confirmed
     assert "later" in run_cli("webhook", "list", data_dir=data_dir)
-    told = json.loads(run_cli("restore", str(file), "--yes", "--json", data_dir=data_dir))
+    restored = json.loads(run_cli("restore", str(file), "--yes", "--json", data_dir=data_dir))
     assert "later" not in run_cli("webhook", "list", data_dir=data_dir)
-    assert "later" in run_cli("webhook", "list", data_dir=_as_data(Path(told["movedAside"]), tmp_path))
+    assert "later" in run_cli("webhook", "list", data_dir=_as_data(Path(restored["movedAside"]), tmp_path))
 
 
 def _as_data(moved_aside: Path, tmp_path: Path) -> Path:
-    """A data directory made of what a restore moved aside."""
+    """A data directory from what a restore moved aside."""
     return Path(shutil.copytree(moved_aside, tmp_path / "aside"))
 
 
@@ -92,7 +96,7 @@ def _flip(data: bytes) -> bytes:
 
 
 def _foreign(data: bytes) -> bytes:
-    """A zip of something else, which would like to write outside."""
+    """A zip of something else that tries to write outside."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("manifest.json", '{"format": 1, "files": {"../../evil": "00"}}')
@@ -102,7 +106,7 @@ def _foreign(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [_cut, _flip, bytes.lower, _foreign])
 def test_a_damaged_backup_replaces_nothing(data_dir: Path, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    """Cut short, one bit flipped, mangled by a transfer or something else: one line, and the data directory is as it was."""
+    """Truncated, one bit flipped, altered in transfer or another zip: a one-line error, and the data directory is unchanged."""
     file = tmp_path / "b.zip"
     backup.make(data_dir, file, now=datetime.now(UTC))
     before = sorted(path.name for path in data_dir.iterdir())
@@ -113,20 +117,20 @@ def test_a_damaged_backup_replaces_nothing(data_dir: Path, tmp_path: Path, damag
     assert not list(tmp_path.parent.rglob("evil"))
 
 
-def test_whatever_waited_is_in_doubt_after_a_restore(tmp_path: Path) -> None:
-    """An order queued in the backup may have been sent since: restored, it is unknown and no longer claimable; the chain holds."""
+def test_queued_orders_are_unknown_after_a_restore(tmp_path: Path) -> None:
+    """An order queued in the backup may have been sent since: it becomes unknown and not claimable; the hash chain stays valid."""
     data_dir = tmp_path / "data"
     database = Database.open(data_dir)
     with database.transaction() as connection:
-        admit(connection, draft(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+        admit(connection, new_alert(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
     database.close_now()
     file = tmp_path / "b.zip"
     backup.make(data_dir, file, now=NOW)
     backup.restore(file, data_dir, now=NOW)
     database = Database.open(data_dir)
     with database.snapshot() as connection:
-        assert orders.claimable(connection, now=NOW) == ()
-        (order,) = orders.interrupted(connection)
+        assert order_queue.claimable(connection, now=NOW) == ()
+        (order,) = order_queue.interrupted(connection)
         assert order.status.value == "unknown"
         assert events.verify(connection) is None
         assert events.list_events(connection)[-1].kind == "restored"
@@ -135,10 +139,10 @@ def test_whatever_waited_is_in_doubt_after_a_restore(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_sent_after_the_backup", [True, False])
 def test_a_restore_under_a_running_trade_sends_nothing_twice(tmp_path: Path, *, is_sent_after_the_backup: bool) -> None:
-    """One order under way and one queued at the moment of the backup; sent afterwards or not: the exchange never sees two of any."""
-    with running_bridge(tmp_path, environment={"KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0"}) as bridge:
+    """One order in flight and one queued at the backup, sent afterwards or not: the exchange never gets one twice."""
+    with bridge_process(tmp_path, environment={"KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0"}) as bridge:
         call(f"{bridge.paper_url}/paper/faults", SLOW_FIRST_ORDER)
-        # With a leverage of its own the second waits for the first.
+        # An order with its own leverage waits for its predecessor.
         sent = [bridge.send(alertId=f"b{number}", quantity="0.002", leverage="10") for number in range(2)]
         assert [status for status, _ in sent] == [202, 202]
         ids = [order.client_order_id for order in _orders_in(bridge.data_dir)]
@@ -146,18 +150,18 @@ def test_a_restore_under_a_running_trade_sends_nothing_twice(tmp_path: Path, *, 
         backup.make(bridge.data_dir, file, now=datetime.now(UTC))
         with zipfile.ZipFile(file) as archive:
             archive.extract(FILE_NAME, tmp_path)
-        waited = [order.client_order_id for order in _orders_in(tmp_path) if order.status.value == "queued"]
+        queued = [order.client_order_id for order in _orders_in(tmp_path) if order.status.value == "queued"]
         if is_sent_after_the_backup:
-            assert run_cli("restore", str(file), "--yes", data_dir=bridge.data_dir, check=False) == ""  # it runs
+            assert run_cli("restore", str(file), "--yes", data_dir=bridge.data_dir, check=False) == ""
             wait_until(lambda: set(bridge.orders_received()) >= set(ids), what="both orders at the exchange")
         bridge.daemon.kill()
         run_cli("restore", str(file), "--yes", data_dir=bridge.data_dir)
         bridge.start_daemon()
         bridge.wait_ready()
-        wait_until(lambda: not bridge.cli("orders", "--open"), what="every order's end")
+        wait_until(lambda: not bridge.cli("orders", "--open"), what="all orders final")
         received = bridge.orders_received()
         assert set(received.values()) <= {1}
-        assert waited == [ids[1]]
+        assert queued == [ids[1]]
         found = {order["clientOrderId"]: order["status"] for order in bridge.cli("orders")}
         assert found == {name: "filled" if received[name] else "unknown" for name in ids}
         assert received[ids[1]] == is_sent_after_the_backup
@@ -167,7 +171,7 @@ def _orders_in(directory: Path) -> tuple[Order, ...]:
     database = Database.open(directory)
     try:
         with database.snapshot() as connection:
-            return orders.unfinished(connection)
+            return order_queue.unfinished(connection)
     finally:
         database.close_now()
 
@@ -197,3 +201,52 @@ def test_restore_refuses_while_a_daemon_runs(tmp_path: Path) -> None:
         assert daemon.is_alive
     finally:
         daemon.kill()
+
+
+# ------------------------------------------------------------------------------------------------------------- nightly
+
+
+async def test_the_newest_nightly_backups_are_kept(database: Database, tmp_path: Path, clock: Clock) -> None:
+    """While the store is open; files 0600 in a directory 0700; every checksum matches."""
+    settings = BackupSettings(keep=2, dir=str(tmp_path / "elsewhere"))
+    nightly = NightlyBackup(settings, tmp_path / "data", clock)
+    for _ in range(4):
+        await nightly.run()
+        clock.move(days=1)
+    directory = directory_of(settings, tmp_path / "data")
+    found = sorted(directory.iterdir())
+    assert [path.name for path in found] == ["kekbridge-20260117T100000Z.zip", "kekbridge-20260118T100000Z.zip"]
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    for path in found:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert backup.inspect(path).file == path
+
+
+async def test_other_files_are_kept(database: Database, tmp_path: Path, clock: Clock) -> None:
+    """Backups made by hand are never deleted; unfinished files of the job are, after a day."""
+    settings = BackupSettings(keep=1)
+    nightly = NightlyBackup(settings, tmp_path / "data", clock)
+    directory = directory_of(settings, tmp_path / "data")
+    directory.mkdir()
+    unfinished = directory / ".kekbridge-20260101T033000Z.zip.00aa.db"
+    mine = [
+        directory / name for name in ("kekbridge-before-update.zip", "notes.txt", "kekbridge-20260101T033000Z.zip.old")
+    ]
+    for path in (unfinished, *mine):
+        path.touch()
+        old = (clock() - timedelta(days=9)).timestamp()
+        os.utime(path, (old, old))
+    await nightly.run()
+    clock.move(days=1)
+    await nightly.run()
+    assert all(path.exists() for path in mine)
+    assert not unfinished.exists()
+    assert len(list(directory.iterdir())) == len(mine) + 1
+
+
+async def test_an_unwritable_directory_is_a_one_line_error(database: Database, tmp_path: Path, clock: Clock) -> None:
+    """The job fails with a message that names the file."""
+    (tmp_path / "file").touch()
+    nightly = NightlyBackup(BackupSettings(dir=str(tmp_path / "file" / "backups")), tmp_path / "data", clock)
+    with pytest.raises(ConfigError, match=r"the backup .* cannot be written"):
+        await nightly.run()

@@ -1,4 +1,4 @@
-"""What a reconciliation finds: told when the stream or the trades should have said it, silent in every ordinary day's trading."""
+"""Differences found by a reconciliation are published if the stream or the fills should have shown them; ordinary trading has none."""
 
 from __future__ import annotations
 
@@ -10,61 +10,63 @@ from typing import Any
 import pytest
 
 from kekbridge.store import events
-from tests.bridge import BTC, ETH, House, running_house, running_paper
+from tests.bridge import BTC, ETH, Bridge, quick_bridge, running_paper
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
     async with (
         running_paper(tmp_path / "paper", rate_limits=False) as paper_url,
-        running_house(tmp_path / "data", paper_url, queue__reconcile_every_s=3600) as opened,
+        quick_bridge(tmp_path, paper_url, queue__reconcile_every_s=3600) as opened,
     ):
         yield opened
 
 
-async def reconcile(house: House, times: int = 1) -> None:
+async def reconcile(bridge: Bridge, times: int = 1) -> None:
     for _ in range(times):
-        await house.daemon.operations.jobs.run_now("reconcile")
+        await bridge.daemon.operator_services.jobs.run_now("reconcile")
 
 
-def told(house: House) -> list[str]:
-    with house.daemon.database.snapshot() as connection:
+def published(bridge: Bridge) -> list[str]:
+    with bridge.daemon.database.snapshot() as connection:
         found = events.latest(connection, kinds=["reconciliation_difference"])
     return [str(event.data["detail"]) for event in found]
 
 
-async def test_a_fill_that_the_stream_left_out_is_told(house: House) -> None:
-    """The order is recorded by the reconciliation, and that the stream had not told it is a message, once."""
-    _, answer = await house.send(orderType="limit", limitPrice="64800")
-    await reconcile(house)
-    await house.fault("withhold_reports")
-    await house.control("prices", {BTC: "64700"})
-    await reconcile(house, 3)
-    assert told(house) == [f"order {answer['clientOrderId']} is filled, 0.01 executed; the stream had not told it"]
+async def test_a_fill_missing_from_the_stream_is_published(bridge: Bridge) -> None:
+    """The reconciliation stores the order; that the stream did not report it is published once."""
+    _, answer = await bridge.send(orderType="limit", limitPrice="64800")
+    await reconcile(bridge)
+    await bridge.fault("withhold_reports")
+    await bridge.control("prices", {BTC: "64700"})
+    await reconcile(bridge, 3)
+    assert published(bridge) == [
+        f"order {answer['clientOrderId']} is filled, 0.01 executed; the stream did not report it"
+    ]
 
 
-async def test_a_position_without_trades_is_told_once(house: House) -> None:
-    """Whoever moved it: what is there and what the trades say, told when a second look finds the same, and then taken as it is."""
-    await reconcile(house)
-    await house.control("positions", {ETH: "0.3"})
-    await reconcile(house)
-    assert told(house) == []
-    await reconcile(house, 3)
-    assert told(house) == ["PERP_ETH_USDC is 0.3, by its trades it should be 0"]
-    await house.send(symbol="ETHUSDT.P", quantity="0.1")
-    await house.control("positions", {ETH: "0"})
-    await reconcile(house, 3)
-    assert told(house)[1:] == ["PERP_ETH_USDC is 0, by its trades it should be 0.4"]
+async def test_a_position_without_fills_is_published_once(bridge: Bridge) -> None:
+    """Published with the expected quantity when a second check finds the same gap; then it is the new baseline."""
+    await reconcile(bridge)
+    await bridge.control("positions", {ETH: "0.3"})
+    await reconcile(bridge)
+    assert published(bridge) == []
+    await reconcile(bridge, 3)
+    assert published(bridge) == ["PERP_ETH_USDC is 0.3, by its fills it should be 0"]
+    await bridge.send(symbol="ETHUSDT.P", quantity="0.1")
+    await bridge.control("positions", {ETH: "0"})
+    await reconcile(bridge, 3)
+    assert published(bridge)[1:] == ["PERP_ETH_USDC is 0, by its fills it should be 0.4"]
 
 
-async def test_ordinary_trading_differs_in_nothing(house: House) -> None:
-    """Entries, exits, brackets, resting and canceled orders, with a reconciliation in the middle of everything: no message."""
+async def test_ordinary_trading_has_no_differences(bridge: Bridge) -> None:
+    """Entries, exits, brackets, resting and canceled orders, with reconciliations in between: nothing is published."""
 
-    async def keep_comparing() -> None:
+    async def keep_reconciling() -> None:
         while True:
-            await reconcile(house)
+            await reconcile(bridge)
 
-    comparing = asyncio.create_task(keep_comparing())
+    reconciling = asyncio.create_task(keep_reconciling())
     orders: list[dict[str, Any]] = [
         {"quantity": "0.03"},
         {"stopLoss": "2%", "takeProfit": "3%"},
@@ -74,14 +76,14 @@ async def test_ordinary_trading_differs_in_nothing(house: House) -> None:
         {"action": "cancel"},
         {"action": "close", "quantity": "50%"},
         {"action": "flip", "symbol": "ETHUSDT.P", "quantity": "0.2"},
-        {"action": "close"},
+        {"action": "close", "quantity": "0.01"},
     ]
     for number in range(3):
         for order in orders:
-            status, answer = await house.send(**order)
+            status, answer = await bridge.send(**order)
             assert status in (200, 202), answer
-        await house.control("prices", {BTC: str(65000 + number)})
-    comparing.cancel()
-    await asyncio.gather(comparing, return_exceptions=True)
-    await reconcile(house, 3)
-    assert told(house) == []
+        await bridge.control("prices", {BTC: str(65000 + number)})
+    reconciling.cancel()
+    await asyncio.gather(reconciling, return_exceptions=True)
+    await reconcile(bridge, 3)
+    assert published(bridge) == []

@@ -1,42 +1,42 @@
-"""The timetable: one job that fails is logged and stops neither itself nor the others."""
+"""Scheduled jobs: a failing job stops neither itself nor the others."""
 
 from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
 
-from tests.bridge import BTC, ETH, running_house, running_paper
+from tests.bridge import BTC, ETH, quick_bridge, running_paper
 from tests.waiting import until
 
 
-async def test_reconciling_goes_on_after_the_exchange_was_away(tmp_path: Path) -> None:
-    """Reads fail for a while, then a foreign position appears: the jobs are still running and find it."""
+async def test_reconciliation_continues_after_an_outage(tmp_path: Path) -> None:
+    """After reads failed for a while, the jobs still run and find a position opened elsewhere."""
     async with (
         running_paper(tmp_path / "paper") as paper_url,
-        running_house(tmp_path / "data", paper_url, queue__reconcile_every_s=0.2, exchange__refresh_s=0.5) as house,
+        quick_bridge(tmp_path, paper_url, queue__reconcile_every_s=0.2, exchange__refresh_s=0.5) as bridge,
     ):
-        await house.fault("server_error", method="GET")
-        await until(lambda: not house.daemon.readiness().is_ready)
-        await house.clear_faults()
-        await house.control("positions", {ETH: "0.3"})
+        await bridge.fault("server_error", method="GET")
+        await until(lambda: not bridge.daemon.readiness().is_ready)
+        await bridge.clear_faults()
+        await bridge.control("positions", {ETH: "0.3"})
 
         async def is_seen() -> bool:
-            with house.daemon.database.snapshot() as connection:
+            with bridge.daemon.database.snapshot() as connection:
                 row = connection.execute("SELECT quantity FROM positions WHERE symbol = ?", (ETH,)).fetchone()
             return row is not None and Decimal(row[0]) == Decimal("0.3")
 
         await until(is_seen)
-        await until(lambda: house.daemon.readiness().is_ready)
+        await until(lambda: bridge.daemon.readiness().is_ready)
 
 
-async def test_a_report_that_never_came_is_found_by_the_job(tmp_path: Path) -> None:
-    """The stream lives but lost the fill of a resting order: the next reconciliation records it."""
+async def test_a_lost_report_is_found_by_the_job(tmp_path: Path) -> None:
+    """The stream is live but lost the fill of a resting order: the next reconciliation stores it."""
     async with (
         running_paper(tmp_path / "paper") as paper_url,
-        running_house(tmp_path / "data", paper_url, queue__reconcile_every_s=0.5) as house,
+        quick_bridge(tmp_path, paper_url, queue__reconcile_every_s=0.5) as bridge,
     ):
-        _, answer = await house.send(orderType="limit", limitPrice="64800")
-        await house.fault("withhold_reports")
-        await house.control("prices", {BTC: "64700"})
-        order = await house.until_stored(answer, "filled")
+        _, answer = await bridge.send(orderType="limit", limitPrice="64800")
+        await bridge.fault("withhold_reports")
+        await bridge.control("prices", {BTC: "64700"})
+        order = await bridge.until_stored(answer, "filled")
         assert order.executed_quantity == Decimal("0.01")

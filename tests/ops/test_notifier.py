@@ -1,4 +1,4 @@
-"""Being told: every event once, later if the receiver was down, and nothing else waits for it."""
+"""Notifications: every event once, later if the receiver was down; nothing else waits for it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from kekbridge.ops.notifier import Channel, Notifier, channels_of
-from kekbridge.store import events
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.store import events, order_lifecycle
 from kekbridge.store.admissions import admit
 from kekbridge.store.database import Database
 from tests.receiver import Receiver
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, intent
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, intent, new_alert
 from tests.waiting import until
 
 
@@ -41,8 +40,8 @@ def happen(database: Database, *kinds: str, **data: Any) -> None:
             events.append(connection, kind, now=NOW, data=data)
 
 
-async def started(database: Database, channel: Channel, **options: Any) -> asyncio.Task[None]:
-    """A notifier that has noted where the history stands."""
+async def start(database: Database, channel: Channel, **options: Any) -> asyncio.Task[None]:
+    """Start a notifier and wait until its cursor is stored."""
     task = asyncio.create_task(Notifier(database, [channel], clock=lambda: datetime.now(UTC), **options).run())
 
     def has_begun() -> bool:
@@ -54,82 +53,82 @@ async def started(database: Database, channel: Channel, **options: Any) -> async
     return task
 
 
-async def stopped(task: asyncio.Task[None]) -> None:
+async def stop(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_what_happens_is_told_once_also_after_a_restart(database: Database, receiver: Receiver) -> None:
-    """Nothing of before the channel was made, everything after, no line twice when the daemon starts anew."""
+async def test_events_are_sent_once_also_after_a_restart(database: Database, receiver: Receiver) -> None:
+    """Nothing from before the channel was added, everything after, no line twice after a restart."""
     happen(database, "trading_state", state="halted", scope="account", by="before", reason="old")
     channel = Channel(receiver.url)
-    task = await started(database, channel)
+    task = await start(database, channel)
     happen(database, "trading_state", state="halted", scope="account", by="command line", reason="storm")
-    await until(lambda: len(receiver.got) == 1)
-    await stopped(task)
-    happen(database, "job_failed", job="backup", error="disk full")  # while nobody runs
-    task = await started(database, channel)
+    await until(lambda: len(receiver.received) == 1)
+    await stop(task)
+    happen(database, "job_failed", job="backup", error="disk full")  # while no daemon runs
+    task = await start(database, channel)
     await until(lambda: len(receiver.lines()) >= 2)
-    await stopped(task)
+    await stop(task)
     assert receiver.lines() == [
         "trading is halted (account), by command line: storm",
         "job backup failed: disk full",
     ]
-    assert receiver.got[1]["type"] == "failure"
-    assert [message["title"] for message in receiver.got] == ["kekbridge: warning", "kekbridge: failure"]
+    assert receiver.received[1]["type"] == "failure"
+    assert [message["title"] for message in receiver.received] == ["kekbridge: warning", "kekbridge: failure"]
 
 
-async def test_a_receiver_that_was_down_gets_everything_once_later(database: Database, receiver: Receiver) -> None:
-    """Refused messages are kept, writes go on meanwhile, and all arrive in order, once."""
-    task = await started(database, Channel(receiver.url))
+async def test_a_receiver_that_was_down_gets_everything_later(database: Database, receiver: Receiver) -> None:
+    """Rejected messages are kept, writes go on meanwhile, and all arrive in order, once."""
+    task = await start(database, Channel(receiver.url))
     receiver.status = 503
     happen(database, "restored", made_at="2026-01-01")
-    await until(lambda: receiver.refused >= 1)
+    await until(lambda: receiver.rejected >= 1)
     for number in range(30):
         await database.write(events.append, "job_failed", now=NOW, data={"job": f"j{number}", "error": "x"})
     receiver.status = 200
     await until(lambda: len(receiver.lines()) >= 31)
-    await stopped(task)
+    await stop(task)
     expected = ["a backup of 2026-01-01 was restored", *(f"job j{number} failed: x" for number in range(30))]
     assert receiver.lines() == expected
 
 
-async def test_muted_and_minor_events_are_not_told(database: Database, receiver: Receiver) -> None:
-    """`mute` leaves kinds out, `least` severities; what is left out is not told later either."""
-    task = await started(database, Channel(receiver.url), mute=("restored",), least="warning")
+async def test_muted_and_minor_events_are_not_sent(database: Database, receiver: Receiver) -> None:
+    """`mute` drops event kinds, `least` severities; what is dropped is not sent later either."""
+    task = await start(database, Channel(receiver.url), mute=("restored",), least="warning")
     happen(database, "restored", made_at="x")
     happen(database, "protection_live")
     happen(database, "order_unknown")
     await until(lambda: len(receiver.lines()) == 1)
-    await stopped(task)
+    await stop(task)
     assert receiver.lines()[0].startswith("no answer")
 
 
-async def test_an_order_is_told_with_its_figures(database: Database, receiver: Receiver) -> None:
-    """Side, size, market and reason come from the order, whatever its event holds."""
-    task = await started(database, Channel(receiver.url))
+async def test_order_messages_contain_the_order(database: Database, receiver: Receiver) -> None:
+    """Side, quantity, symbol and reason come from the order, not from its event."""
+    task = await start(database, Channel(receiver.url))
     with database.transaction() as connection:
-        admitted = admit(connection, draft(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
-        name = admitted.orders[0].client_order_id
-        orders.mark_denied(connection, name, code="free_margin", error="too little margin", now=NOW)
+        admitted = admit(connection, new_alert(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+        client_order_id = admitted.orders[0].client_order_id
+        order_lifecycle.mark_denied(connection, client_order_id, code="free_margin", error="too little margin", now=NOW)
     await until(lambda: len(receiver.lines()) == 1)
-    await stopped(task)
+    await stop(task)
     assert receiver.lines() == ["denied: buy 0.01 PERP_BTC_USDC: free_margin too little margin"]
 
 
-async def test_a_traders_own_words_replace_ours(database: Database, receiver: Receiver) -> None:
-    """What [notify.templates] says of an event is what arrives, with the figures of the event; other events keep their words."""
-    own = {"job_failed": "ALARM {job}: {error} ({event})"}
-    task = await started(database, Channel(receiver.url), templates=own)
+async def test_templates_replace_the_default_texts(database: Database, receiver: Receiver) -> None:
+    """A template in [notify.templates] is sent with the event's values; other events keep their default text."""
+    templates = {"job_failed": "ALARM {job}: {error} ({event})"}
+    task = await start(database, Channel(receiver.url), templates=templates)
     happen(database, "job_failed", job="backup", error="no room")
     happen(database, "restored", made_at="yesterday")
     await until(lambda: len(receiver.lines()) == 2)
-    await stopped(task)
+    await stop(task)
     assert receiver.lines() == ["ALARM backup: no room (job_failed)", "a backup of yesterday was restored"]
 
 
 def test_a_channel_never_shows_its_url() -> None:
-    """The token in it is nobody's business: neither repr nor name holds it, and comments are no channels."""
+    """Neither repr nor name contains the token; comments are not channels."""
     (channel,) = channels_of(b"# mine\n\ntgram://123:TOKEN/chat\ntgram://123:TOKEN/chat\n")
     assert "TOKEN" not in repr(channel) + channel.name + str(channel)
     assert channel.name.startswith("tgram-")

@@ -1,4 +1,4 @@
-"""The clockwork: a job that fails, hangs or was missed is noted and told, and no other job feels it."""
+"""Job runner: failing, hanging and missed jobs are recorded and published, and affect no other job."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ from pathlib import Path
 import pytest
 
 from kekbridge.errors import StoreUnavailable
-from kekbridge.ops.scheduler import Job, Runner
-from kekbridge.store import events
-from kekbridge.store import job_runs as jobruns
+from kekbridge.ops.scheduler import Job, JobRunner
+from kekbridge.store import events, job_runs
 from kekbridge.store.database import Database
 from kekbridge.store.job_runs import JobRun
 from tests.waiting import until
 
 
 class Work:
-    """Counts its runs; raises or hangs as told."""
+    """A job that counts its runs, and raises or hangs if set to."""
 
-    def __init__(self, trouble: Exception | None = None) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         self.runs = 0
-        self.trouble = trouble
+        self.error = error
         self.hangs = False
 
     async def __call__(self) -> None:
         self.runs += 1
         if self.hangs:
             await asyncio.Event().wait()
-        if self.trouble is not None:
-            raise self.trouble
+        if self.error is not None:
+            raise self.error
 
 
 @pytest.fixture
@@ -42,15 +41,15 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-async def runner(database: Database) -> AsyncIterator[Runner]:
-    made = Runner(database)
+async def runner(database: Database) -> AsyncIterator[JobRunner]:
+    made = JobRunner(database)
     yield made
     made.stop()
 
 
 def runs(database: Database) -> dict[str, JobRun]:
     with database.snapshot() as connection:
-        return {run.name: run for run in jobruns.list_runs(connection)}
+        return {run.name: run for run in job_runs.list_runs(connection)}
 
 
 def kinds(database: Database) -> list[str]:
@@ -58,50 +57,50 @@ def kinds(database: Database) -> list[str]:
         return [event.kind for event in events.list_events(connection)]
 
 
-async def test_a_failing_job_is_counted_and_told_and_stops_no_other(database: Database, runner: Runner) -> None:
-    """A defect, an expected trouble and a sound job side by side: all go on running, the failing ones are told once each."""
-    defect, trouble, sound = Work(ValueError("defect")), Work(StoreUnavailable("store_unavailable", "locked")), Work()
-    for name, work in (("defect", defect), ("trouble", trouble), ("sound", sound)):
+async def test_a_failing_job_is_recorded_and_stops_no_other(database: Database, runner: JobRunner) -> None:
+    """A bug, an expected error and a sound job: all keep running, each failing one is published once."""
+    bug, expected, sound = Work(ValueError("bug")), Work(StoreUnavailable("store_unavailable", "locked")), Work()
+    for name, work in (("bug", bug), ("expected", expected), ("sound", sound)):
         runner.add(Job(name=name, run=work, every_s=0.05, at_once=True))
     runner.start()
     await until(lambda: min(run.runs for run in runs(database).values()) >= 5 if runs(database) else False)
     found = runs(database)
-    assert found["defect"].error == "ValueError: defect"
-    assert found["trouble"].error == "locked"
-    assert found["defect"].failures == found["defect"].failed >= 5
+    assert found["bug"].error == "ValueError: bug"
+    assert found["expected"].error == "locked"
+    assert found["bug"].failures == found["bug"].failed >= 5
     assert (found["sound"].failures, found["sound"].error) == (0, None)
     assert kinds(database) == ["job_failed", "job_failed"]
-    defect.trouble = trouble.trouble = None
+    bug.error = expected.error = None
     await until(lambda: kinds(database).count("job_recovered") == 2)
 
 
-async def test_a_hanging_job_is_cut(database: Database, runner: Runner) -> None:
-    """It is given its time and no more, counts as failed, and runs again."""
+async def test_a_hanging_job_is_cancelled(database: Database, runner: JobRunner) -> None:
+    """It is cancelled at its timeout, counts as failed, and runs again."""
     work = Work()
     work.hangs = True
-    runner.add(Job(name="stuck", run=work, every_s=0.1, longest_s=0.05, at_once=True))
+    runner.add(Job(name="stuck", run=work, every_s=0.1, timeout_s=0.05, at_once=True))
     runner.start()
     await until(lambda: work.runs >= 2)
     await until(lambda: (runs(database)["stuck"].error or "").startswith("not finished after"))
 
 
-async def test_a_daily_job_that_was_missed_runs_at_the_start(database: Database) -> None:
-    """Due while no daemon ran: at once, and once. One that is new waits for its time; one that failed is tried again."""
+async def test_a_missed_daily_job_runs_at_the_start(database: Database) -> None:
+    """A job due while no daemon ran runs once, at once; a new one waits for its time; a failed one is retried."""
     now = datetime.now(UTC)
     a_day_ago, an_hour_ago = now - timedelta(days=1, hours=1), now - timedelta(minutes=1)
     far = f"{now + timedelta(hours=12):%H:%M}"
     with database.transaction() as connection:
         for name, error, at in (("missed", None, a_day_ago), ("done", None, an_hour_ago), ("failed", "x", an_hour_ago)):
-            jobruns.plan(connection, {"missed": None, "done": None, "failed": None}, now=a_day_ago)
-            jobruns.record(connection, name, error=error, took_ms=1, next_at=None, now=at)
+            job_runs.save_schedule(connection, {"missed": None, "done": None, "failed": None}, now=a_day_ago)
+            job_runs.record_run(connection, name, error=error, took_ms=1, next_at=None, now=at)
     work = {name: Work() for name in ("missed", "done", "failed", "new")}
-    runner = Runner(database)
+    runner = JobRunner(database)
     for name, one in work.items():
         runner.add(Job(name=name, run=one, daily_at=far))
     runner.start()
     try:
         await until(lambda: work["missed"].runs == work["failed"].runs == 1)
-        runner.plan()  # as when more jobs were added: nothing is late twice
+        runner.plan()  # as after adding jobs: nothing runs twice
         await until(lambda: runs(database)["missed"].runs == 2)
         assert work["missed"].runs == 1
         assert work["done"].runs == work["new"].runs == 0
@@ -111,8 +110,8 @@ async def test_a_daily_job_that_was_missed_runs_at_the_start(database: Database)
         runner.stop()
 
 
-async def test_a_daily_job_that_fails_is_tried_again_soon(database: Database, runner: Runner) -> None:
-    """Not a day later: within the hour."""
+async def test_a_failed_daily_job_is_retried_within_the_hour(database: Database, runner: JobRunner) -> None:
+    """It does not wait for the next day."""
     runner.add(
         Job(
             name="backup", run=Work(ValueError("disk full")), daily_at=f"{datetime.now(UTC) - timedelta(hours=2):%H:%M}"
@@ -126,11 +125,11 @@ async def test_a_daily_job_that_fails_is_tried_again_soon(database: Database, ru
     assert kinds(database) == ["job_failed"]
 
 
-async def test_jobs_that_are_added_during_the_first_look_are_planned_too(database: Database, runner: Runner) -> None:
-    """The jobs of a bridge that trades come right after the others: the second look is not skipped because the first still runs."""
+async def test_jobs_added_during_the_first_planning_are_planned_too(database: Database, runner: JobRunner) -> None:
+    """Trading jobs are added right after the others: the second planning is not skipped while the first runs."""
     runner.add(Job(name="early", run=Work(), every_s=3600))
     runner.start()
-    await asyncio.sleep(0.001)  # the first look has begun and reads the store
+    await asyncio.sleep(0.001)  # the first planning has begun and reads the store
     runner.add(Job(name="late", run=Work(), every_s=3600))
     runner.plan()
     await until(lambda: set(runs(database)) == {"early", "late"})

@@ -1,4 +1,4 @@
-"""Fixtures: a running paper exchange on its own port, and traders that talk to it."""
+"""Fixtures: a running paper exchange on a free port, and a client of it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.paper.trader import Trader
 
 
 @pytest.fixture
-async def exchange(tmp_path: Path) -> AsyncIterator[PaperExchange]:
-    """A static exchange without rate limits."""
-    paper = PaperExchange(tmp_path, settings=PaperSettings(prices="static", rate_limits=False))
-    await paper.start()
-    yield paper
-    await paper.close()
+async def paper(tmp_path: Path) -> AsyncIterator[PaperExchange]:
+    """A paper exchange with static prices and without rate limits."""
+    running = PaperExchange(tmp_path, settings=PaperSettings(prices="static", rate_limits=False))
+    await running.start()
+    yield running
+    await running.close()
 
 
 @pytest.fixture
@@ -30,6 +30,6 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @pytest.fixture
-async def trader(exchange: PaperExchange, session: aiohttp.ClientSession) -> Trader:
-    """The owner of the paper account."""
-    return Trader(session, exchange.base_url)
+async def trader(paper: PaperExchange, session: aiohttp.ClientSession) -> Trader:
+    """A client with the key of the paper account."""
+    return Trader(session, paper.base_url)

@@ -1,4 +1,4 @@
-"""Signatures, keys and scopes: orderly-api.md section 2, with its test vectors."""
+"""Signatures, keys and scopes, with the test vectors of docs/internals/orderly.md, section 2."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from kekbridge.paper.auth import Gate
-from kekbridge.paper.codec import Refusal
-from kekbridge.paper.exchange import Venue
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID
-from kekbridge.paper.journal import Ledger
-from kekbridge.paper.models import Key
+from kekbridge.paper.auth import SignatureVerifier
+from kekbridge.paper.codec import ApiError
+from kekbridge.paper.exchange import SimulatedExchange
+from kekbridge.paper.journal import PaperJournal
+from kekbridge.paper.models import ApiKey
 from kekbridge.paper.server import PaperExchange
-from kekbridge.paper.settings import PaperSettings
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PaperSettings
 from tests.paper.trader import BTC, Trader
 
 STAMP = 1649920583000
@@ -102,17 +101,19 @@ LOGINS = [
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    """A gate at the time of the vectors, with their keys registered."""
-    venue = Venue(Ledger(tmp_path / "paper.db"), PaperSettings(prices="static"), lambda: STAMP, lambda _ms, _run: None)
+def verifier(tmp_path: Path) -> SignatureVerifier:
+    """A verifier at the time of the test vectors, with their keys registered."""
+    exchange = SimulatedExchange(
+        PaperJournal(tmp_path / "paper.db"), PaperSettings(prices="static"), lambda: STAMP, lambda _ms, _run: None
+    )
     for name in (KEY_A, KEY_B):
-        with venue.engine.transaction():
-            venue.engine.add_row(Key(name, "read,trading", STAMP + 1_000_000))
-    return Gate(venue.engine)
+        with exchange.state.transaction():
+            exchange.state.add(ApiKey(name, "read,trading", STAMP + 1_000_000))
+    return SignatureVerifier(exchange.state)
 
 
 def headers(key: str, signature: str, stamp: int = STAMP) -> dict[str, str]:
-    """The four headers."""
+    """Return the headers of a signed request."""
     return {
         "orderly-account-id": PAPER_ACCOUNT_ID,
         "orderly-key": key,
@@ -126,18 +127,20 @@ def headers(key: str, signature: str, stamp: int = STAMP) -> dict[str, str]:
     VECTORS,
     ids=range(len(VECTORS)),
 )
-def test_documented_vectors_pass(gate: Gate, key: str, method: str, target: str, body: str, signature: str) -> None:
-    """Every request vector of section 2 is accepted, and refused when one byte differs."""
-    assert gate.check_request(headers(key, signature), method, target, body.encode(), "trading").orderly_key == key
-    with pytest.raises(Refusal) as caught:
-        gate.check_request(headers(key, signature), method, target + "x", body.encode(), "trading")
+def test_documented_vectors_pass(
+    verifier: SignatureVerifier, key: str, method: str, target: str, body: str, signature: str
+) -> None:
+    """Every documented request vector is accepted, and rejected with one byte changed."""
+    assert verifier.check_request(headers(key, signature), method, target, body.encode(), "trading").orderly_key == key
+    with pytest.raises(ApiError) as caught:
+        verifier.check_request(headers(key, signature), method, target + "x", body.encode(), "trading")
     assert caught.value.code == -1001
 
 
 @pytest.mark.parametrize(("key", "signature"), LOGINS, ids=["A", "B"])
-def test_documented_logins_pass(gate: Gate, key: str, signature: str) -> None:
-    """The login message is the timestamp's digits alone."""
-    assert gate.check_login(PAPER_ACCOUNT_ID, key, str(STAMP), signature).orderly_key == key
+def test_documented_logins_pass(verifier: SignatureVerifier, key: str, signature: str) -> None:
+    """The signed login message is the timestamp alone."""
+    assert verifier.check_login(PAPER_ACCOUNT_ID, key, str(STAMP), signature).orderly_key == key
 
 
 @pytest.mark.parametrize(
@@ -150,43 +153,45 @@ def test_documented_logins_pass(gate: Gate, key: str, signature: str) -> None:
     ],
     ids=["url-safe", "url-safe unpadded", "standard", "standard unpadded"],
 )
-def test_four_spellings_of_base64(gate: Gate, spell: Callable[[str], str]) -> None:
-    """Url-safe or standard alphabet, padded or not: all four are in use."""
+def test_four_spellings_of_base64(verifier: SignatureVerifier, spell: Callable[[str], str]) -> None:
+    """Standard and URL-safe base64 are accepted, padded or not."""
     for key, method, target, body, signature in VECTORS:
-        gate.check_request(headers(key, spell(signature)), method, target, body.encode(), "read")
+        verifier.check_request(headers(key, spell(signature)), method, target, body.encode(), "read")
 
 
-def test_signature_over_raw_or_decoded_path(gate: Gate) -> None:
-    """The vector signs a literal comma; a client that sends %2C signed the plain text."""
+def test_signature_over_raw_or_decoded_path(verifier: SignatureVerifier) -> None:
+    """A client that sends %2C may have signed the comma."""
     *_, signature = VECTORS[8]
-    gate.check_request(headers(KEY_B, signature), "DELETE", "/v1/batch-order?order_ids=78151%2C78152", b"", "trading")
+    verifier.check_request(
+        headers(KEY_B, signature), "DELETE", "/v1/batch-order?order_ids=78151%2C78152", b"", "trading"
+    )
 
 
 @pytest.mark.parametrize("off", [-300_001, 300_001])
-def test_timestamp_window(gate: Gate, off: int) -> None:
-    """More than 300 s away is refused before the signature is looked at."""
-    with pytest.raises(Refusal) as caught:
-        gate.check_request(headers(KEY_A, "nonsense", STAMP + off), "GET", "/v1/positions", b"", "read")
+def test_timestamp_window(verifier: SignatureVerifier, off: int) -> None:
+    """A timestamp more than 300 s off is rejected before the signature is checked."""
+    with pytest.raises(ApiError) as caught:
+        verifier.check_request(headers(KEY_A, "nonsense", STAMP + off), "GET", "/v1/positions", b"", "read")
     assert (caught.value.code, caught.value.status) == (-1001, 401)
     assert "300 s" in caught.value.message
 
 
 async def test_missing_headers(trader: Trader) -> None:
-    """A signed path without headers: 401, -1001."""
+    """A signed path without signature headers is answered with 401, -1001."""
     status, answer = await trader.raw("GET", "/v1/positions")
     assert (status, answer["success"], answer["code"]) == (401, False, -1001)
 
 
 async def test_public_paths_ignore_stale_headers(trader: Trader) -> None:
-    """Clients reuse their session and send stale auth headers to public paths."""
+    """Stale signature headers, which clients send from their session, are ignored on public paths."""
     stale = trader.headers("GET", "/v1/other", stamp=1)
     async with trader.session.get(trader.base_url + "/v1/public/futures/" + BTC, headers=stale) as answer:
         assert answer.status == 200
 
 
-async def second_key(exchange: PaperExchange, session: aiohttp.ClientSession, **fields: object) -> Trader:
-    """A trader with key B as registered by the control path."""
-    other = Trader(session, exchange.base_url, SECRET_B, KEY_B)
+async def second_key(paper: PaperExchange, session: aiohttp.ClientSession, **fields: object) -> Trader:
+    """Register key B through the control API and return a client that uses it."""
+    other = Trader(session, paper.base_url, SECRET_B, KEY_B)
     await other.control("/paper/keys", {"orderly_key": KEY_B, **fields})
     return other
 
@@ -194,27 +199,27 @@ async def second_key(exchange: PaperExchange, session: aiohttp.ClientSession, **
 MARKET = {"symbol": BTC, "side": "BUY", "order_type": "MARKET", "order_quantity": "0.01"}
 
 
-async def test_scope(exchange: PaperExchange, session: aiohttp.ClientSession) -> None:
-    """A read key reads and sets leverage, but places no order: -1002."""
-    other = await second_key(exchange, session, scope="read")
+async def test_scope(paper: PaperExchange, session: aiohttp.ClientSession) -> None:
+    """A read key can read and set leverage, but not place orders (-1002)."""
+    other = await second_key(paper, session, scope="read")
     await other.ok("GET", "/v1/orders")
     await other.ok("POST", "/v1/client/leverages", {"symbol": BTC, "leverage": 5})
-    assert await other.refused("POST", "/v1/order", MARKET) == (401, -1002)
+    assert await other.rejected("POST", "/v1/order", MARKET) == (401, -1002)
 
 
-async def test_expired_unknown_and_removed_keys(exchange: PaperExchange, session: aiohttp.ClientSession) -> None:
-    """-1002 for a key that is expired, unknown or removed."""
-    stranger = Trader(session, exchange.base_url, SECRET_B, KEY_B)
-    assert await stranger.refused("GET", "/v1/positions") == (401, -1002)
-    other = await second_key(exchange, session, expiration=time.time_ns() // 1_000_000 - 1)
-    assert await other.refused("GET", "/v1/positions") == (401, -1002)
-    other = await second_key(exchange, session, expiration=time.time_ns() // 1_000_000 + 60_000)
+async def test_expired_unknown_and_removed_keys(paper: PaperExchange, session: aiohttp.ClientSession) -> None:
+    """Expired, unknown and removed keys are rejected with -1002."""
+    unregistered = Trader(session, paper.base_url, SECRET_B, KEY_B)
+    assert await unregistered.rejected("GET", "/v1/positions") == (401, -1002)
+    other = await second_key(paper, session, expiration=time.time_ns() // 1_000_000 - 1)
+    assert await other.rejected("GET", "/v1/positions") == (401, -1002)
+    other = await second_key(paper, session, expiration=time.time_ns() // 1_000_000 + 60_000)
     await other.ok("POST", "/v1/client/remove_orderly_key", {"orderly_key": KEY_B})
-    assert await other.refused("GET", "/v1/positions") == (401, -1002)
+    assert await other.rejected("GET", "/v1/positions") == (401, -1002)
 
 
-async def test_a_refused_signature_is_not_journalled_as_an_order(trader: Trader) -> None:
-    """order_received stands for creates whose signature was valid."""
+async def test_invalid_signature_is_not_journaled(trader: Trader) -> None:
+    """order_received is recorded only for creates with a valid signature."""
     bad = {"orderly-signature": base64.b64encode(b"0" * 64).decode()}
     status, answer = await trader.call("POST", "/v1/order", MARKET, **bad)
     assert (status, answer["code"]) == (401, -1001)

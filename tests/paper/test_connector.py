@@ -1,4 +1,4 @@
-"""Orderly's own Python connector trades a whole round against the paper exchange, unmodified."""
+"""Orderly's own Python connector, unmodified, against the paper exchange."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 from kekbridge.paper.server import PaperExchange
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
 from tests.paper.trader import BTC, ETH
 from tests.waiting import DEADLINE_S
 
 with warnings.catch_warnings():
-    # Its dependencies (web3, websockets, pkg_resources) warn at import; none of it is ours.
+    # Its dependencies (web3, websockets, pkg_resources) warn at import.
     warnings.simplefilter("ignore")
     from orderly_evm_connector.error import ClientError
     from orderly_evm_connector.rest import Rest
@@ -30,13 +30,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @contextmanager
-def connector(exchange: PaperExchange) -> Iterator[Any]:
-    """A REST client as its users build it, pointed at the paper exchange."""
+def connector(paper: PaperExchange) -> Iterator[Any]:
+    """A REST client of the connector for the paper exchange."""
     client = Rest(
         orderly_key=PAPER_ORDERLY_KEY,
         orderly_secret=PAPER_ORDERLY_SECRET,
         orderly_account_id=PAPER_ACCOUNT_ID,
-        orderly_api_url=exchange.base_url,
+        orderly_api_url=paper.base_url,
     )
     try:
         yield client
@@ -44,28 +44,28 @@ def connector(exchange: PaperExchange) -> Iterator[Any]:
         client.session.close()
 
 
-def eventually(look: Callable[[], Any]) -> Any:
-    """What `look` finds, asked again until the deadline."""
+def eventually(poll: Callable[[], Any]) -> Any:
+    """Call `poll` until it returns something true, and return that; fail after DEADLINE_S."""
     end = time.monotonic() + DEADLINE_S
-    while not (found := look()):
-        assert time.monotonic() < end, "the condition did not come true in time"
+    while not (found := poll()):
+        assert time.monotonic() < end, "condition not met in time"
         time.sleep(0.005)
     return found
 
 
-def data(answer: dict[str, Any]) -> Any:
-    """`data` of a successful answer."""
-    assert answer["success"] is True, answer
-    return answer["data"]
+def data(response: dict[str, Any]) -> Any:
+    """Return the `data` of a successful response."""
+    assert response["success"] is True, response
+    return response["data"]
 
 
-async def test_a_whole_round_of_plain_orders(exchange: PaperExchange) -> None:
-    """Markets, limit, edit, cancel by id and client id, market, batch, trades, positions, leverage."""
-    with connector(exchange) as client:
-        await asyncio.to_thread(_plain_round, client)
+async def test_plain_orders(paper: PaperExchange) -> None:
+    """Markets, limit, edit, cancels, market, batch, trades, positions and leverage work with the connector."""
+    with connector(paper) as client:
+        await asyncio.to_thread(_trade_plain_orders, client)
 
 
-def _plain_round(client: Any) -> None:
+def _trade_plain_orders(client: Any) -> None:
     markets = {row["symbol"]: row for row in data(client.get_available_symbols())["rows"]}
     assert BTC in markets
     assert data(client.get_futures_info_for_one_market(BTC))["mark_price"] == 65000
@@ -111,11 +111,11 @@ def _plain_round(client: Any) -> None:
     assert data(client.get_one_position_info(BTC))["position_qty"] == 0
 
 
-async def test_a_whole_round_of_algo_orders(exchange: PaperExchange) -> None:
-    """STOP, TP_SL and BRACKET through the connector's own arguments; a bracket runs into its stop."""
-    with connector(exchange) as client:
-        bracket_id = await asyncio.to_thread(_algo_round, client)
-        exchange.set_prices({ETH: Decimal(1690)})
+async def test_algo_orders(paper: PaperExchange) -> None:
+    """STOP, TP_SL and BRACKET work with the connector's own arguments; a bracket is stopped out."""
+    with connector(paper) as client:
+        bracket_id = await asyncio.to_thread(_trade_algo_orders, client)
+        paper.exchange.set_price(ETH, Decimal(1690), "override")
         root = await asyncio.to_thread(lambda: data(client.get_algo_order(bracket_id)))
     take, stop = root["child_orders"][0]["child_orders"]
     assert (take["algo_status"], stop["algo_status"]) == ("CANCELLED", "FILLED")
@@ -135,7 +135,7 @@ def _exits() -> list[dict[str, object]]:
     ]
 
 
-def _algo_round(client: Any) -> int:
+def _trade_algo_orders(client: Any) -> int:
     stop = data(client.create_algo_order("STOP", 0.1, "BUY", ETH, "MARKET", 1900, client_order_id="s1"))
     assert data(client.get_algo_order_by_client_order_id("s1"))["algo_order_id"] == stop["order_id"]
     data(client.edit_algo_order(order_id=str(stop["order_id"]), trigger_price=1950))
@@ -154,62 +154,62 @@ def _algo_round(client: Any) -> int:
     return int(bracket["order_id"])
 
 
-async def test_errors_reach_its_users(exchange: PaperExchange) -> None:
-    """A 400 comes back as a dict with success false, a 409 raises with the code."""
+async def test_errors(paper: PaperExchange) -> None:
+    """A 400 is returned as a dict with success false, a 409 is raised with its code."""
 
     def run(client: Any) -> None:
-        refused = client.create_order(BTC, "LIMIT", "BUY", order_price=64000.05, order_quantity=0.001)
-        assert (refused["success"], refused["code"]) == (False, -1103)
+        rejected = client.create_order(BTC, "LIMIT", "BUY", order_price=64000.05, order_quantity=0.001)
+        assert (rejected["success"], rejected["code"]) == (False, -1103)
         data(client.create_order(BTC, "LIMIT", "BUY", order_price=64000, order_quantity=0.001, client_order_id="e"))
         with pytest.raises(ClientError) as caught:
             client.create_order(BTC, "LIMIT", "BUY", order_price=64000, order_quantity=0.001, client_order_id="e")
         assert caught.value.error_code == -1007
 
-    with connector(exchange) as client:
+    with connector(paper) as client:
         await asyncio.to_thread(run, client)
 
 
 @contextmanager
-def stream(exchange: PaperExchange, path: str, *, private: bool) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-    """The connector's threaded WebSocket client and what it heard."""
-    heard: list[dict[str, Any]] = []
+def stream(paper: PaperExchange, path: str, *, private: bool) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+    """The connector's threaded WebSocket client and the messages that it received."""
+    messages: list[dict[str, Any]] = []
     client = OrderlyWebsocketClient(
-        exchange.base_url.replace("http", "ws") + path,
+        paper.base_url.replace("http", "ws") + path,
         orderly_account_id=PAPER_ACCOUNT_ID,
         orderly_key=PAPER_ORDERLY_KEY,
         orderly_secret=PAPER_ORDERLY_SECRET,
         private=private,
         wss_id=str(uuid.uuid4()),
         timeout=5,
-        on_message=lambda _manager, text: heard.append(json.loads(text)),
+        on_message=lambda _manager, text: messages.append(json.loads(text)),
     )
     try:
-        yield client, heard
+        yield client, messages
     finally:
         client.stop()
-        # Its close() leaves the socket to the garbage collector, whose warning would hit another test.
+        # Its close() leaves the socket to the garbage collector, whose warning would fail another test.
         client.socket_manager.ws.shutdown()
 
 
-async def test_streams(exchange: PaperExchange) -> None:
-    """Login, executionreport, algo reports, position and balance on the private stream; marks on the public one."""
-    with connector(exchange) as rest:
-        await asyncio.to_thread(_stream_round, exchange, rest)
+async def test_streams(paper: PaperExchange) -> None:
+    """Login, reports, position and balance work on the private stream, mark prices on the public one."""
+    with connector(paper) as rest:
+        await asyncio.to_thread(_follow_streams, paper, rest)
 
 
-def _stream_round(exchange: PaperExchange, rest: Any) -> None:
-    with stream(exchange, "/v2/ws/private/stream", private=True) as (client, heard):
+def _follow_streams(paper: PaperExchange, rest: Any) -> None:
+    with stream(paper, "/v2/ws/private/stream", private=True) as (client, messages):
         for topic in ("executionreport", "algoexecutionreportv2", "position", "balance"):
             client.send_message_to_server({"id": topic, "event": "subscribe", "topic": topic})
-        eventually(lambda: {m.get("id") for m in heard if m.get("success")} >= {"executionreport", "balance"})
+        eventually(lambda: {m.get("id") for m in messages if m.get("success")} >= {"executionreport", "balance"})
         order = data(rest.create_order(BTC, "MARKET", "BUY", order_quantity=0.01))
 
         def statuses() -> list[str]:
-            reports = [m["data"] for m in heard if m.get("topic") == "executionreport"]
+            reports = [m["data"] for m in messages if m.get("topic") == "executionreport"]
             return [r["status"] for r in reports if r["orderId"] == order["order_id"]]
 
         eventually(lambda: statuses() == ["NEW", "FILLED"])
-        eventually(lambda: any(m.get("topic") == "position" for m in heard))
-    with stream(exchange, "/ws/stream", private=False) as (client, heard):
+        eventually(lambda: any(m.get("topic") == "position" for m in messages))
+    with stream(paper, "/ws/stream", private=False) as (client, messages):
         client.send_message_to_server({"id": "m", "event": "subscribe", "topic": f"{BTC}@markprice"})
-        eventually(lambda: any(m.get("topic") == f"{BTC}@markprice" for m in heard))
+        eventually(lambda: any(m.get("topic") == f"{BTC}@markprice" for m in messages))

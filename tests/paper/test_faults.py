@@ -1,4 +1,4 @@
-"""Fault switches: what a client meets on a bad day (reliability.md section 6)."""
+"""Fault injection (docs/internals/reliability.md, section 6)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MARKET = {"symbol": BTC, "side": "BUY", "order_type": "MARKET", "order_quantity"
 
 
 async def events(trader: Trader, name: str) -> int:
-    """How often an event stands in the journal."""
+    """Return how many events of a name are in the journal."""
     return sum(1 for event in await trader.journal() if event["event"] == name)
 
 
-async def test_lost_answer_leaves_an_accepted_order(trader: Trader) -> None:
-    """lose_answer: the client sees a cut connection, the order exists all the same."""
+async def test_lose_answer_leaves_an_accepted_order(trader: Trader) -> None:
+    """lose_answer: the connection is cut, but the order is accepted."""
     await trader.control("/paper/faults", {"fault": "lose_answer", "path": "/v1/order", "count": 1})
     with pytest.raises(aiohttp.ClientError):
         await trader.call("POST", "/v1/order", MARKET)
@@ -28,16 +28,16 @@ async def test_lost_answer_leaves_an_accepted_order(trader: Trader) -> None:
 
 
 async def test_reset_before_leaves_nothing(trader: Trader) -> None:
-    """reset_before: cut before the request is looked at; no order, nothing in the journal."""
+    """reset_before: the connection is cut before the request is read; there is no order and no event."""
     await trader.control("/paper/faults", {"fault": "reset_before", "path": "/v1/order", "count": 1})
     with pytest.raises(aiohttp.ClientError):
         await trader.call("POST", "/v1/order", MARKET)
-    assert await trader.refused("GET", "/v1/client/order/kb-f") == (400, -1006)
+    assert await trader.rejected("GET", "/v1/client/order/kb-f") == (400, -1006)
     assert await trader.journal() == []
 
 
-async def test_reset_inside_cuts_the_answer_in_half(trader: Trader) -> None:
-    """reset_inside: carried out, the answer is incomplete."""
+async def test_reset_inside_cuts_the_response(trader: Trader) -> None:
+    """reset_inside: the request is executed, the response is incomplete."""
     await trader.control("/paper/faults", {"fault": "reset_inside", "path": "/v1/order", "count": 1})
     with pytest.raises(aiohttp.ClientError):
         await trader.call("POST", "/v1/order", MARKET)
@@ -56,26 +56,26 @@ async def test_reset_inside_cuts_the_answer_in_half(trader: Trader) -> None:
     ],
     ids=["429", "500", "1011", "refuse", "revoked", "maintenance"],
 )
-async def test_refusing_faults_carry_nothing_out(
+async def test_rejecting_faults_create_no_order(
     trader: Trader, fault: dict[str, object], status: int, code: int
 ) -> None:
-    """These answer with their code and make no order."""
+    """These faults answer with their code and create no order."""
     await trader.control("/paper/faults", {**fault, "path": "/v1/order"})
-    assert await trader.refused("POST", "/v1/order", MARKET) == (status, code)
+    assert await trader.rejected("POST", "/v1/order", MARKET) == (status, code)
     await trader.control("/paper/faults", {})
-    assert await trader.refused("GET", "/v1/client/order/kb-f") == (400, -1006)
+    assert await trader.rejected("GET", "/v1/client/order/kb-f") == (400, -1006)
     assert await events(trader, "order_accepted") == 0
 
 
 async def test_server_error_after_acceptance(trader: Trader) -> None:
-    """A 500 proves nothing: with when=after the order was taken."""
+    """server_error with when=after: a 500, but the order is accepted."""
     await trader.control("/paper/faults", {"fault": "server_error", "path": "/v1/order", "when": "after", "count": 1})
-    assert await trader.refused("POST", "/v1/order", MARKET) == (500, -1000)
+    assert await trader.rejected("POST", "/v1/order", MARKET) == (500, -1000)
     assert (await trader.ok("GET", "/v1/client/order/kb-f"))["client_order_id"] == "kb-f"
 
 
 async def test_html_page(trader: Trader) -> None:
-    """Some networks answer 403 with HTML."""
+    """html: a 403 with an HTML page, as some networks answer."""
     await trader.control("/paper/faults", {"fault": "html", "path": "/v1/public/info", "count": 1})
     async with trader.session.get(trader.base_url + "/v1/public/info") as answer:
         assert (answer.status, answer.content_type) == (403, "text/html")
@@ -83,15 +83,15 @@ async def test_html_page(trader: Trader) -> None:
 
 
 async def test_maintenance_shows_in_system_info(trader: Trader) -> None:
-    """status 2 while it lasts, 0 afterwards."""
+    """maintenance: status 2 while armed, 0 afterwards."""
     await trader.control("/paper/faults", {"fault": "maintenance"})
     assert (await trader.raw("GET", "/v1/public/system_info"))[1]["data"]["status"] == 2
     await trader.control("/paper/faults", {})
     assert (await trader.raw("GET", "/v1/public/system_info"))[1]["data"]["status"] == 0
 
 
-async def test_delay_holds_the_answer_not_the_others(trader: Trader) -> None:
-    """A delayed order does not hold up other requests."""
+async def test_delay_holds_only_its_own_response(trader: Trader) -> None:
+    """delay: a delayed response does not delay other requests."""
     await trader.control("/paper/faults", {"fault": "delay", "path": "/v1/order", "delay_ms": 300, "when": "after"})
     slow = asyncio.create_task(trader.call("POST", "/v1/order", MARKET))
 
@@ -104,11 +104,11 @@ async def test_delay_holds_the_answer_not_the_others(trader: Trader) -> None:
 
 
 async def test_read_lag_hides_orders_fills_and_positions(trader: Trader) -> None:
-    """read_lag: a fresh order is -1006 for a while, and the position is the old one."""
+    """read_lag: a new order is -1006 at first and the position is the old one."""
     await trader.control("/paper/faults", {"fault": "read_lag", "delay_ms": 60_000})
     order_id = await trader.order(client_order_id="kb-lag")
-    assert await trader.refused("GET", "/v1/client/order/kb-lag") == (400, -1006)
-    assert await trader.refused("GET", f"/v1/order/{order_id}") == (400, -1006)
+    assert await trader.rejected("GET", "/v1/client/order/kb-lag") == (400, -1006)
+    assert await trader.rejected("GET", f"/v1/order/{order_id}") == (400, -1006)
 
     async def filled() -> bool | None:
         return True if await events(trader, "fill") else None
@@ -124,7 +124,7 @@ async def test_read_lag_hides_orders_fills_and_positions(trader: Trader) -> None
 
 
 async def test_partial_fills_add_up(trader: Trader) -> None:
-    """partial_fills cuts an order into parts that add up exactly."""
+    """partial_fills: the parts add up to the order quantity exactly."""
     await trader.control("/paper/faults", {"fault": "partial_fills", "parts": 4, "count": 1})
     order = await trader.done(await trader.order(order_quantity="0.00103"))
     trades = (await trader.ok("GET", f"/v1/order/{order['order_id']}/trades"))["rows"]
@@ -134,7 +134,7 @@ async def test_partial_fills_add_up(trader: Trader) -> None:
 
 
 async def test_no_fill_until_cleared(trader: Trader) -> None:
-    """no_fill keeps MARKET orders NEW; clearing it lets them fill."""
+    """no_fill: MARKET orders stay NEW until it is cleared, then fill."""
     await trader.control("/paper/faults", {"fault": "no_fill"})
     order_id = await trader.order()
     assert (await trader.ok("GET", f"/v1/order/{order_id}"))["status"] == "NEW"
@@ -142,8 +142,8 @@ async def test_no_fill_until_cleared(trader: Trader) -> None:
     assert (await trader.done(order_id))["status"] == "FILLED"
 
 
-async def test_refuse_only_one_kind_of_algo(trader: Trader) -> None:
-    """refuse with algo_type leaves other creates alone: a protection that fails while entries pass."""
+async def test_refuse_can_be_limited_to_an_algo_type(trader: Trader) -> None:
+    """refuse with algo_type rejects only these creates: a stop fails while entries pass."""
     await trader.control("/paper/faults", {"fault": "refuse", "code": -1005, "algo_type": "STOP"})
     stop = {
         "symbol": BTC,
@@ -153,12 +153,12 @@ async def test_refuse_only_one_kind_of_algo(trader: Trader) -> None:
         "quantity": "0.01",
         "trigger_price": "60000",
     }
-    assert await trader.refused("POST", "/v1/algo/order", stop) == (400, -1005)
+    assert await trader.rejected("POST", "/v1/algo/order", stop) == (400, -1005)
     await trader.order()
 
 
-async def test_a_lost_stop_leaves_the_entry_naked(trader: Trader) -> None:
-    """lose_stop: the bracket's entry fills, its stop is gone; the next bracket keeps its own."""
+async def test_lose_stop_leaves_the_entry_without_stop(trader: Trader) -> None:
+    """lose_stop: the entry of a bracket fills and its stop is rejected; the next bracket keeps its stop."""
     await trader.control("/paper/faults", {"fault": "lose_stop", "count": 1})
     stop = {"symbol": BTC, "algo_type": "STOP_LOSS", "side": "SELL", "type": "MARKET", "trigger_price": "60000"}
     pair = {"symbol": BTC, "algo_type": "TP_SL", "child_orders": [{**stop, "reduce_only": True}]}
@@ -172,7 +172,7 @@ async def test_a_lost_stop_leaves_the_entry_naked(trader: Trader) -> None:
 
 
 async def test_probability_is_seeded(trader: Trader) -> None:
-    """The same seed gives the same sequence of strikes."""
+    """The same seed gives the same sequence of hits."""
 
     async def sequence() -> list[int]:
         body = {"fault": "rate_limit", "path": "/v1/orders", "probability": 0.5, "seed": 7}
@@ -190,8 +190,8 @@ async def test_probability_is_seeded(trader: Trader) -> None:
     [{"fault": "nonsense"}, {"fault": "delay", "colour": 1}, {"faults": 5}, {"fault": "delay", "when": "now"}],
     ids=["kind", "field", "list", "when"],
 )
-async def test_bad_faults_are_refused(trader: Trader, body: dict[str, object]) -> None:
-    """A misspelt fault is a 400 with one line, not a test that silently tests nothing."""
+async def test_invalid_faults_are_rejected(trader: Trader, body: dict[str, object]) -> None:
+    """A misspelled fault is a 400 with one line, so that a test cannot run without its fault."""
     status, answer = await trader.raw("POST", "/paper/faults", body)
     assert (status, answer["success"]) == (400, False)
     assert "\n" not in answer["error"]

@@ -1,4 +1,4 @@
-"""Live prices: followed when reachable, never in the way when not."""
+"""Live mark prices from another exchange's public API."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ from tests.paper.trader import BTC, ETH, Trader, until
 
 
 @pytest.fixture
-async def follower(exchange: PaperExchange, tmp_path: Path) -> AsyncIterator[PaperExchange]:
-    """An exchange that follows another one's public prices."""
+async def follower(paper: PaperExchange, tmp_path: Path) -> AsyncIterator[PaperExchange]:
+    """A paper exchange whose live prices come from `paper`."""
     live = PaperSettings(
         prices="live",
         rate_limits=False,
-        live_url=exchange.base_url,
-        live_stream_url=exchange.base_url.replace("http", "ws") + "/ws/stream/anybody",
+        live_url=paper.base_url,
+        live_stream_url=paper.base_url.replace("http", "ws") + "/ws/stream/anyone",
         live_interval_s=0.05,
     )
-    paper = PaperExchange(tmp_path / "follower", settings=live)
-    await paper.start()
-    yield paper
-    await paper.close()
+    follower = PaperExchange(tmp_path / "follower", settings=live)
+    await follower.start()
+    yield follower
+    await follower.close()
 
 
 def mark(paper: PaperExchange, symbol: str) -> Decimal:
-    """The mark in force."""
-    return paper.venue.engine.marks[symbol].price
+    """Return the current mark price."""
+    return paper.exchange.state.marks[symbol].price
 
 
-async def test_follows_live_marks_and_keeps_overrides(exchange: PaperExchange, follower: PaperExchange) -> None:
-    """Marks come from the live venue; a symbol that was set by hand stays as set."""
-    follower.set_prices({ETH: Decimal(1234)})
-    exchange.set_prices({BTC: Decimal(71000), ETH: Decimal(2222)})
+async def test_live_marks_are_followed_except_overrides(paper: PaperExchange, follower: PaperExchange) -> None:
+    """Mark prices follow the live exchange; a price set by hand stays."""
+    follower.exchange.set_price(ETH, Decimal(1234), "override")
+    paper.exchange.set_price(BTC, Decimal(71000), "override")
+    paper.exchange.set_price(ETH, Decimal(2222), "override")
 
     async def followed() -> bool | None:
         return True if mark(follower, BTC) == 71000 else None
@@ -49,9 +50,9 @@ async def test_follows_live_marks_and_keeps_overrides(exchange: PaperExchange, f
 
 
 async def test_triggers_run_on_live_marks(
-    exchange: PaperExchange, follower: PaperExchange, session: aiohttp.ClientSession
+    paper: PaperExchange, follower: PaperExchange, session: aiohttp.ClientSession
 ) -> None:
-    """A stop fires when the live mark reaches it."""
+    """A stop is triggered when the live mark price reaches it."""
     trader = Trader(session, follower.base_url)
     await trader.done(await trader.order())
     stop = {
@@ -64,12 +65,12 @@ async def test_triggers_run_on_live_marks(
         "reduce_only": True,
     }
     await trader.ok("POST", "/v1/algo/order", stop)
-    exchange.set_prices({BTC: Decimal(63990)})
+    paper.exchange.set_price(BTC, Decimal(63990), "override")
     await trader.until_position(BTC, "0")
 
 
 async def test_unreachable_live_prices_change_nothing(tmp_path: Path, session: aiohttp.ClientSession) -> None:
-    """Nothing listens there: start, orders and stop work as if prices were static."""
+    """Without a connection, start, orders and stop work as with static prices."""
     dead = PaperSettings(
         prices="live", live_url="http://127.0.0.1:9", live_stream_url="ws://127.0.0.1:9/x", live_interval_s=0.01
     )

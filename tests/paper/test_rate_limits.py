@@ -1,4 +1,4 @@
-"""Rate limits: sliding windows, not buckets (orderly-api.md section 11)."""
+"""Rate limits: sliding windows (docs/internals/orderly.md, section 11)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.paper.codec import Refusal
-from kekbridge.paper.rate_limits import Limiter
+from kekbridge.paper.codec import ApiError
+from kekbridge.paper.rate_limits import RequestLimiter
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
 from tests.paper.trader import BTC, Trader
@@ -18,8 +18,8 @@ from tests.paper.trader import BTC, Trader
 
 @given(st.lists(st.integers(0, 400), max_size=60))
 def test_no_window_ever_holds_more_than_the_limit(gaps: list[int]) -> None:
-    """However calls arrive, at most 10 pass in any 1000 ms; and one that is due does pass."""
-    limiter, now, passed = Limiter(enabled=True), 0, list[int]()
+    """At most 10 calls pass in any 1000 ms, and every call within the limit passes."""
+    limiter, now, passed = RequestLimiter(enabled=True), 0, list[int]()
     for gap in gaps:
         now += gap
         due = sum(1 for at in passed if at > now - 1000) < 10
@@ -27,13 +27,13 @@ def test_no_window_ever_holds_more_than_the_limit(gaps: list[int]) -> None:
             limiter.check("k", (10, 1000), now)
             passed.append(now)
             continue
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(ApiError) as caught:
             limiter.check("k", (10, 1000), now)
         assert (caught.value.code, caught.value.status) == (-1003, 429)
 
 
 async def test_limits_are_on_by_default(tmp_path: Path, session: aiohttp.ClientSession) -> None:
-    """Eleven orders at one instant: ten pass, one is 429 and stands as refused in the journal."""
+    """Of eleven orders at one instant ten pass; one is a 429 and is in the journal as rejected."""
     paper = PaperExchange(tmp_path, settings=PaperSettings(prices="static"), clock=lambda: 1_790_000_000_000)
     trader = Trader(session, await paper.start())
     body = '{"symbol":"PERP_BTC_USDC","side":"BUY","order_type":"MARKET","order_quantity":"0.001"}'
@@ -63,10 +63,10 @@ async def test_limits_are_on_by_default(tmp_path: Path, session: aiohttp.ClientS
     ],
     ids=range(8),
 )
-async def test_tight_windows(
+async def test_limits_of_endpoints(
     tmp_path: Path, session: aiohttp.ClientSession, method: str, path: str, count: int
 ) -> None:
-    """The tight windows of the guide, one endpoint at a time, on a clock that stands still."""
+    """Endpoints have their documented limits."""
     paper = PaperExchange(tmp_path, settings=PaperSettings(prices="static"), clock=lambda: 1_790_000_000_000)
     trader = Trader(session, await paper.start())
     statuses: list[int] = []

@@ -1,4 +1,4 @@
-"""The last look before an order leaves: sizes follow the real position, and nothing ever grows past what was judged."""
+"""Resizing before an order is sent: sizes follow the real position and never grow beyond what was judged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.trading import BTC, D, snapshot
 amounts = st.decimals(min_value="0.00001", max_value=9, places=5)
 
 
-def exit_of(quantity: str, side: Side = Side.SELL, **fields: Any) -> OrderIntent:
+def exit_order(quantity: str, side: Side = Side.SELL, **fields: Any) -> OrderIntent:
     return OrderIntent(
         symbol=BTC,
         side=side,
@@ -30,8 +30,8 @@ def exit_of(quantity: str, side: Side = Side.SELL, **fields: Any) -> OrderIntent
     )
 
 
-def entry_of(quantity: str, side: Side = Side.SELL, **fields: Any) -> OrderIntent:
-    return replace(exit_of(quantity, side), purpose=Purpose.ENTRY, reduce_only=False, **fields)
+def entry_order(quantity: str, side: Side = Side.SELL, **fields: Any) -> OrderIntent:
+    return replace(exit_order(quantity, side), purpose=Purpose.ENTRY, reduce_only=False, **fields)
 
 
 @pytest.mark.parametrize(
@@ -48,14 +48,14 @@ def entry_of(quantity: str, side: Side = Side.SELL, **fields: Any) -> OrderInten
     ],
 )
 def test_an_exit_follows_the_real_position(held: str | None, fields: dict[str, Any], expected: str | None) -> None:
-    """Capped by what is open; a share is taken of what is open now; nothing left, nothing sent; base_max holds."""
-    resized = resize(exit_of("0.02", **fields), snapshot({BTC: held} if held else None))
+    """Capped by the open position and base_max; a fraction is of the current position; nothing is sent if nothing is left."""
+    resized = resize(exit_order("0.02", **fields), snapshot({BTC: held} if held else None))
     assert (None if resized is None else resized.quantity) == (None if expected is None else D(expected))
 
 
-def test_a_close_to_flat_changes_sides_with_the_position() -> None:
-    """`close` means flat: if the position was flipped while the close waited, the other side is closed."""
-    resized = resize(exit_of("0.02", close_fraction=D(1), target_quantity=D(0)), snapshot({BTC: "-0.07"}))
+def test_a_close_to_flat_changes_side_with_the_position() -> None:
+    """`close` means flat: if the position was reversed while the close waited, the other side is closed."""
+    resized = resize(exit_order("0.02", close_fraction=D(1), target_quantity=D(0)), snapshot({BTC: "-0.07"}))
     assert resized is not None
     assert (resized.side, resized.quantity) == (Side.BUY, D("0.07"))
 
@@ -65,10 +65,10 @@ def test_a_close_to_flat_changes_sides_with_the_position() -> None:
     quantity=amounts,
     share=st.none() | st.decimals("0.01", 1, places=2),
 )
-def test_an_exit_never_flips_a_position(held: Decimal, quantity: Decimal, share: Decimal | None) -> None:
-    """Whatever happened while it waited: after it the position is smaller or gone, never on the other side."""
+def test_an_exit_never_reverses_a_position(held: Decimal, quantity: Decimal, share: Decimal | None) -> None:
+    """Whatever happened while it waited, it leaves the position smaller or flat, never on the other side."""
     for target in (None, D(0)):
-        intent = exit_of(str(quantity), close_fraction=share, target_quantity=target)
+        intent = exit_order(str(quantity), close_fraction=share, target_quantity=target)
         resized = resize(intent, snapshot({BTC: str(held)}))
         if resized is not None:
             after = held + resized.signed_quantity
@@ -81,35 +81,35 @@ def test_an_exit_never_flips_a_position(held: Decimal, quantity: Decimal, share:
     [(None, "0.5"), ("0.2", "0.7"), ("-0.1", "0.4"), ("-0.5", None), ("-0.9", None), ("-0.4999", None)],
 )
 def test_the_second_leg_of_a_reversal_trades_what_is_missing(held: str | None, expected: str | None) -> None:
-    """Also after a close that filled in part only: the end is the target, never doubled (a rest under 10 USDC is left)."""
-    leg = entry_of("0.5", after_leg=0, target_quantity=D("-0.5"))
-    resized = resize(leg, snapshot({BTC: held} if held else None))
+    """Also after a partially filled close: the end is the target, never doubled (a remainder below 10 USDC is left)."""
+    entry = entry_order("0.5", after_leg=0, target_quantity=D("-0.5"))
+    resized = resize(entry, snapshot({BTC: held} if held else None))
     assert (None if resized is None else resized.quantity) == (None if expected is None else D(expected))
 
 
-def test_an_entry_that_waited_for_nothing_never_grows() -> None:
-    """An order before it that failed must not double this one."""
-    leg = entry_of("0.5", Side.BUY, target_quantity=D(1))
-    resized = resize(leg, snapshot())
+def test_an_entry_without_an_earlier_leg_never_grows() -> None:
+    """An earlier order that failed must not enlarge this one."""
+    entry = entry_order("0.5", Side.BUY, target_quantity=D(1))
+    resized = resize(entry, snapshot())
     assert resized is not None
     assert resized.quantity == D("0.5")
 
 
 def test_take_profits_keep_their_shares() -> None:
-    """Half the entry, half of each part."""
+    """An entry of half the size has take-profits of half the size."""
     parts = (TakeProfit(D(60_000), D("0.2")), TakeProfit(D(55_000), D("0.2")))
-    resized = resize(entry_of("0.4", after_leg=0, target_quantity=D("-0.2"), take_profits=parts), snapshot())
+    resized = resize(entry_order("0.4", after_leg=0, target_quantity=D("-0.2"), take_profits=parts), snapshot())
     assert resized is not None
     assert [part.quantity for part in resized.take_profits] == [D("0.1"), D("0.1")]
     whole = resize(
-        entry_of("0.4", after_leg=0, target_quantity=D("-0.2"), take_profits=(TakeProfit(D(60_000), D("0.4")),)),
+        entry_order("0.4", after_leg=0, target_quantity=D("-0.2"), take_profits=(TakeProfit(D(60_000), D("0.4")),)),
         snapshot(),
     )
     assert whole is not None
     assert whole.take_profits[0].quantity == whole.quantity
 
 
-def test_orders_without_a_target_are_sent_as_they_were_judged() -> None:
-    """A plain entry is what the trader said, whatever the position."""
-    plain = entry_of("0.5", Side.BUY)
-    assert resize(plain, snapshot({BTC: "3"})) is plain
+def test_an_entry_without_a_target_is_not_resized() -> None:
+    """Its size is the trader's, whatever the position."""
+    entry = entry_order("0.5", Side.BUY)
+    assert resize(entry, snapshot({BTC: "3"})) is entry

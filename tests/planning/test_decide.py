@@ -1,58 +1,79 @@
-"""decide(): the steps of an alert in order, up to the first that may not go, and what stands before it is kept."""
+"""Deciding an alert: its steps in order up to the first refusal or denial, and limits that no admitted order exceeds."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from kekbridge.alerts import message as payload
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kekbridge.alerts.message import interpret, read_message
+from kekbridge.alerts.signal import Action, Alert, Amount, QuantityType, Signal, TakeProfitSpec
+from kekbridge.alerts.template import build, fill
 from kekbridge.errors import Refused, Unauthenticated
-from kekbridge.model import Limits, Purpose, TradingState, Usage
-from kekbridge.planning import decide as decision
-from kekbridge.planning.decide import Terms
-from kekbridge.store.admissions import Decision
-from tests.trading import BTC, NOW, snapshot, webhook
+from kekbridge.exchange.orderly import requests
+from kekbridge.formatting import format_decimal
+from kekbridge.model import (
+    AccountSnapshot,
+    Limits,
+    OrderIntent,
+    OrderType,
+    Purpose,
+    TradingState,
+    Usage,
+    WebhookSettings,
+)
+from kekbridge.model.admission import Decision
+from kekbridge.planning.decide import decide, refuse
+from kekbridge.risk import exposure
+from kekbridge.risk.check import AccountPolicy, with_order
+from tests.trading import BTC, ETH, MARKS, NOW, D, snapshot, webhook
 
-D = Decimal
-TERMS = Terms(account_limits=Limits(max_order_size=None, min_order_size=None), max_snapshot_age_s=30, max_mark_age_s=60)
+POLICY = AccountPolicy(
+    account_limits=Limits(max_order_size=None, min_order_size=None), max_snapshot_age_s=30, max_mark_age_s=60
+)
 
 
-def decide(fields: dict[str, Any], *, usage: Usage | None = None, hook: Any = None, view: Any = None) -> Decision:
-    """What is decided for a message of these fields."""
-    made = hook or webhook()
+def decide_message(
+    fields: dict[str, Any], *, usage: Usage | None = None, account: AccountSnapshot | None = None
+) -> Decision:
+    """The decision for a message with these fields."""
     body = {"apiKey": "wh_test_x", "symbol": "BTCUSDT.P", **fields}
-    alert = payload.interpret(payload.read_message(json.dumps(body).encode()), made.settings)
-    return decision.decide(
-        usage or Usage(now=NOW),
-        alert=alert,
-        webhook=made,
-        snapshot=view or snapshot(),
-        terms=TERMS,
+    alert = interpret(read_message(json.dumps(body).encode()), WebhookSettings())
+    return decide(
+        usage or Usage(now=NOW), alert=alert, webhook=webhook(), snapshot=account or snapshot(), policy=POLICY
     )
 
 
-def test_an_allowed_alert_becomes_its_orders() -> None:
-    """One step, one order, every rule with its verdict."""
-    decided = decide({"action": "buy", "quantity": "0.01"})
+def test_an_admitted_alert_has_its_orders_and_verdicts() -> None:
+    """One step, one order, a verdict of every rule."""
+    decided = decide_message({"action": "buy", "quantity": "0.01"})
     assert decided.status == "admitted"
     assert [intent.quantity for intent in decided.intents] == [D("0.01")]
     assert decided.verdicts
     assert all(verdict.passed for verdict in decided.verdicts)
 
 
-def test_a_denied_order_is_no_order() -> None:
-    """The first rule that says no gives the code; nothing is kept, the verdict is stored."""
-    decided = decide({"action": "buy", "quantity": "0.01"}, usage=Usage(now=NOW, trading_state=TradingState.HALTED))
+def test_a_denied_order_is_not_kept() -> None:
+    """The first rule that denies it gives the code; its verdict is kept."""
+    decided = decide_message(
+        {"action": "buy", "quantity": "0.01"}, usage=Usage(now=NOW, trading_state=TradingState.HALTED)
+    )
     assert (decided.status, decided.code, decided.intents) == ("denied", "trading_halted", ())
     assert any(not verdict.passed for verdict in decided.verdicts)
 
 
-def test_a_close_goes_through_although_the_entry_behind_it_may_not() -> None:
-    """A flip in exits-only: the position is closed, the new entry is left out with its reason."""
-    view = snapshot(positions={BTC: "0.5"})
-    decided = decide(
-        {"action": "flip", "quantity": "0.5"}, usage=Usage(now=NOW, trading_state=TradingState.EXITS_ONLY), view=view
+def test_a_close_is_kept_if_the_entry_after_it_is_denied() -> None:
+    """A flip in exits-only closes the position; the decision has the code of the denied entry."""
+    account = snapshot(positions={BTC: "0.5"})
+    decided = decide_message(
+        {"action": "flip", "quantity": "0.5"},
+        usage=Usage(now=NOW, trading_state=TradingState.EXITS_ONLY),
+        account=account,
     )
     assert decided.status == "admitted"
     assert [intent.purpose for intent in decided.intents] == [Purpose.EXIT]
@@ -60,19 +81,171 @@ def test_a_close_goes_through_although_the_entry_behind_it_may_not() -> None:
 
 
 def test_the_entry_of_a_flip_waits_for_its_close() -> None:
-    """Two orders, the second chained to the first: never both sides at once."""
-    decided = decide({"action": "flip", "quantity": "0.5"}, view=snapshot(positions={BTC: "0.5"}))
+    """The entry is chained to the close."""
+    decided = decide_message({"action": "flip", "quantity": "0.5"}, account=snapshot(positions={BTC: "0.5"}))
     assert [intent.purpose for intent in decided.intents] == [Purpose.EXIT, Purpose.ENTRY]
     assert [intent.after_leg for intent in decided.intents] == [None, 0]
 
 
 def test_nothing_to_close_is_ignored() -> None:
-    """A close of a flat account is no failure and no order."""
-    decided = decide({"action": "close"})
+    """Closing a flat account is neither a failure nor an order."""
+    decided = decide_message({"action": "close"})
     assert (decided.status, decided.code, decided.intents) == ("ignored", "nothing_to_close", ())
 
 
-def test_a_refused_message_claims_its_identity_only_when_its_sender_is_known() -> None:
-    """A stale or unsigned message must not use up the id of the real one that may still come."""
-    assert decision.refuse(Refused("symbol_unknown", "no such market")).claims_identity
-    assert not decision.refuse(Unauthenticated("timestamp_stale", "too old")).claims_identity
+def test_an_unauthenticated_message_does_not_claim_its_identity() -> None:
+    """A stale or unsigned message must not use up the id of the genuine one, which may still arrive."""
+    assert refuse(Refused("symbol_unknown", "no such market")).claims_identity
+    assert not refuse(Unauthenticated("timestamp_stale", "too old")).claims_identity
+
+
+# ------------------------------------------------------------------------------------------------------------ properties
+
+CAPPED_AT_3X = AccountPolicy(account_limits=Limits(max_leverage=D(3)), max_snapshot_age_s=30, max_mark_age_s=60)
+SYMBOLS = {"BTCUSDT.P": BTC, "ETHUSDT.P": ETH}
+
+sizes = st.decimals(min_value="0.0001", max_value=5, places=6)
+amounts = st.one_of(
+    st.tuples(sizes.map(Amount), st.sampled_from([None, QuantityType.BASE])),
+    st.tuples(st.decimals(1, 300_000, places=2).map(Amount), st.just(QuantityType.USD)),
+    st.tuples(st.decimals(1, 400, places=2).map(Amount), st.just(QuantityType.PERCENT_EQUITY)),
+    st.tuples(st.decimals("0.01", 20, places=3).map(Amount), st.just(QuantityType.RISK_PERCENT)),
+)
+stops = st.none() | st.decimals("0.1", 20, places=2).map(lambda percent: Amount(percent, is_percent=True))
+
+
+@st.composite
+def signals(draw: st.DrawFn) -> Signal:
+    """A buy or sell of any size, some with a stop and take-profits, some resting."""
+    amount, kind = draw(amounts)
+    symbol = draw(st.sampled_from(sorted(SYMBOLS)))
+    mark = MARKS[SYMBOLS[symbol]]
+    stop = (
+        draw(stops)
+        if kind is not QuantityType.RISK_PERCENT
+        else Amount(draw(st.decimals(1, 9, places=1)), is_percent=True)
+    )
+    order_type = draw(st.sampled_from([OrderType.MARKET, OrderType.MARKET, OrderType.LIMIT]))
+    return Signal(
+        action=draw(st.sampled_from([Action.BUY, Action.SELL])),
+        symbol=symbol,
+        quantity=amount,
+        quantity_type=kind,
+        order_type=order_type,
+        limit_price=mark if order_type is OrderType.LIMIT else None,
+        stop_loss=stop,
+        take_profits=draw(st.sampled_from([(), (TakeProfitSpec(Amount(D(3), is_percent=True)),)])) if stop else (),
+    )
+
+
+limits = st.builds(
+    Limits,
+    min_order_size=st.none() | st.just(D("0.001")),
+    max_order_size=st.none() | st.decimals("0.01", 3, places=3),
+    max_position_size=st.none() | st.decimals("0.01", 4, places=3),
+    max_notional=st.none() | st.decimals(100, 100_000, places=2),
+    daily_limit=st.none() | st.decimals(100, 200_000, places=2),
+    daily_orders=st.none() | st.integers(1, 4),
+    max_leverage=st.none() | st.decimals("0.1", 5, places=1),
+    max_open_positions=st.none() | st.integers(1, 2),
+    require_stop_loss=st.booleans(),
+    max_stop_distance=st.none() | st.decimals("0.001", "0.2", places=3),
+)
+held = st.fixed_dictionaries({}, optional={BTC: sizes.map(lambda size: str(round(size, 5))), ETH: st.just("-0.5")})
+
+
+def admit(steps: Sequence[Signal], rules: Limits, positions: dict[str, str]) -> list[tuple[OrderIntent, Usage]]:
+    """Decide alerts one after another without any fill; return every admitted entry with the usage after it."""
+    account, usage = snapshot(positions), Usage(now=NOW)
+    admitted = []
+    for step in steps:
+        alert = Alert(alert_id=None, fired_at=NOW, steps=(step,))
+        decided = decide(usage, alert=alert, webhook=webhook(rules), snapshot=account, policy=CAPPED_AT_3X)
+        for intent in decided.intents:
+            usage = with_order(usage, intent)
+            if intent.purpose is Purpose.ENTRY:
+                admitted.append((intent, usage))
+    return admitted
+
+
+@given(st.lists(signals(), min_size=1, max_size=5), limits, held)
+def test_admitted_orders_never_exceed_a_limit(steps: list[Signal], rules: Limits, positions: dict[str, str]) -> None:
+    """Sizes, notionals, daily sums, worst-case positions and leverage, after every entry."""
+    account = snapshot(positions)
+    for intent, usage in admit(steps, rules, positions):
+        assert rules.max_order_size is None or intent.quantity <= rules.max_order_size
+        assert rules.min_order_size is None or intent.quantity >= rules.min_order_size
+        assert rules.max_notional is None or intent.notional <= rules.max_notional
+        assert rules.daily_limit is None or usage.traded_today <= rules.daily_limit
+        assert rules.daily_orders is None or usage.orders_today <= rules.daily_orders
+        largest = exposure.range_in(intent.symbol, account, usage.commitments).on(intent.side)
+        assert rules.max_position_size is None or largest <= rules.max_position_size
+        gross = exposure.gross_notional(account, usage.commitments)
+        max_leverage = min(D(3), rules.max_leverage or D(3))
+        assert gross <= max_leverage * account.account_value
+        if rules.require_stop_loss:
+            assert intent.stop_loss is not None
+        if intent.stop_loss is not None and rules.max_stop_distance is not None:
+            distance = abs(intent.reference_price - intent.stop_loss) / intent.reference_price
+            assert distance <= rules.max_stop_distance
+
+
+@given(st.lists(signals(), min_size=1, max_size=3), held)
+def test_the_request_is_the_judged_order(steps: list[Signal], positions: dict[str, str]) -> None:
+    """Symbol, side, size and stop of the request equal those of the judged order, to the last digit."""
+    for intent, _ in admit(steps, Limits(max_leverage=None), positions):
+        request = json.loads(requests.request_for(intent, "kb-1").text)
+        assert (request["symbol"], request["side"]) == (intent.symbol, intent.side.value)
+        assert Decimal(request.get("quantity") or request["order_quantity"]) == intent.quantity
+        if intent.stop_loss is not None:
+            triggers = [leg.get("trigger_price") for group in request["child_orders"] for leg in group["child_orders"]]
+            assert format_decimal(intent.stop_loss) in triggers
+
+
+@given(limits, sizes, st.sampled_from([None, "50%", "100%"]))
+def test_a_close_passes_every_limit_and_never_reverses(rules: Limits, size: Decimal, share: str | None) -> None:
+    """Under any limits a close is admitted, reduce-only and never larger than the position."""
+    open_size = round(size, 5)
+    if open_size < D("0.0002"):
+        return
+    quantity = None if share is None else Amount(Decimal(share[:-1]), is_percent=True)
+    close = Signal(action=Action.CLOSE, symbol="BTCUSDT.P", quantity=quantity)
+    alert = Alert(alert_id=None, fired_at=NOW, steps=(close,))
+    spent = replace(Usage(now=NOW), traded_today=D(10**9), orders_today=10**6, waiting_orders=10**6)
+    decided = decide(
+        spent,
+        alert=alert,
+        webhook=webhook(rules),
+        snapshot=snapshot({BTC: str(open_size)}),
+        policy=CAPPED_AT_3X,
+    )
+    assert decided.status == "admitted", decided
+    assert all(intent.reduce_only for intent in decided.intents)
+    assert 0 < sum(intent.quantity for intent in decided.intents) <= open_size
+
+
+@given(
+    st.decimals("0.001", 100, places=4),
+    st.none() | st.decimals("0.1", 50, places=2),
+    st.sampled_from(["buy", "sell"]),
+    st.sampled_from([None, "base", "usd", "percent_equity"]),
+)
+def test_a_template_is_read_back_as_its_options(
+    size: Decimal, stop: Decimal | None, action: str, unit: str | None
+) -> None:
+    """Side, size, unit and stop of a filled template are those that it was built from."""
+    template = build(
+        "indicator",
+        api_key="wh_test_0123456789abcdefghij",
+        api_secret="whs_x",
+        action=action,
+        symbol="BTCUSDT.P",
+        quantity=f"{size:f}",
+        quantity_type=unit,
+        stop_loss=None if stop is None else f"{stop:f}%",
+    )
+    message = read_message(fill(template.message, {"timenow": "2026-01-15T10:30:05Z", "close": "65000"}).encode())
+    (signal,) = interpret(message, WebhookSettings()).steps
+    assert (signal.action.value, signal.quantity and signal.quantity.value) == (action, size)
+    assert (signal.quantity_type or QuantityType.BASE).value == (unit or "base")
+    assert signal.stop_loss == (None if stop is None else Amount(stop, is_percent=True))

@@ -1,4 +1,4 @@
-"""What must hold for every alert, account and market: the grid, the direction of rounding, closes that never flip, targets met."""
+"""Properties of every plan: sizes and prices on the grid, direction of rounding, closes that never reverse, targets reached."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.alerts import message as payload
-from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, Signal, TakeProfitWish, TargetPosition
+from kekbridge.alerts import message
+from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, Signal, TakeProfitSpec, TargetPosition
 from kekbridge.errors import Refused, RequestRefused
 from kekbridge.model import Instrument, OrderIntent, OrderType, Purpose, Side, WebhookSettings
 from kekbridge.planning.build_orders import resize
 from kekbridge.planning.prices import ceil_price, floor_price
-from kekbridge.planning.sizing import on_grid
+from kekbridge.planning.sizing import floor_quantity
 from kekbridge.planning.translate import Plan, translate
 from tests.paths import DATA
 from tests.trading import BTC, D, instrument, snapshot
@@ -45,7 +45,7 @@ rules = st.builds(
 
 @st.composite
 def signals(draw: st.DrawFn) -> Signal:
-    """Any step that trades: prices off the grid, levels mostly where they belong, a position of the strategy now and then."""
+    """Any step that trades: prices off the grid, levels mostly on the right side, sometimes a strategy position."""
     target = draw(st.none() | st.none() | targets())
     action = draw(st.sampled_from([Action.BUY, Action.SELL, Action.CLOSE, Action.FLIP]))
     if target is not None and target.previous_signed is not None and draw(st.integers(0, 9)):
@@ -68,7 +68,7 @@ def signals(draw: st.DrawFn) -> Signal:
         limit_price=D(65_000) + draw(near) * draw(st.sampled_from([1, -1])),
         trigger_price=D(65_000) + draw(near) * sign * draw(st.sampled_from([1, 1, 1, -1])),
         stop_loss=draw(stops) if may_protect else None,
-        take_profits=tuple(TakeProfitWish(one) for one in draw(st.lists(profits, max_size=3))) if may_protect else (),
+        take_profits=tuple(TakeProfitSpec(one) for one in draw(st.lists(profits, max_size=3))) if may_protect else (),
         trailing_stop=draw(st.none() | percent) if kind.is_immediate else None,
         reduce_only=draw(st.sampled_from([True, False, False])),
         target=target,
@@ -99,24 +99,24 @@ def _side(signed: Decimal) -> PositionSide:
     return PositionSide.FLAT if signed == 0 else PositionSide.LONG if signed > 0 else PositionSide.SHORT
 
 
-def _plan(step: Signal, held: Decimal, market: Instrument, how: WebhookSettings) -> Plan | None:
-    """The plan, or None when the step is refused; nothing but a refusal may come out."""
+def _plan(step: Signal, held: Decimal, market: Instrument, webhook_settings: WebhookSettings) -> Plan | None:
+    """The plan, or None if the step is refused; any other exception fails the test."""
     account = snapshot({BTC: str(held)}, instruments={BTC: market})
     try:
-        return translate(step, settings=how, snapshot=account, pending={})
+        return translate(step, settings=webhook_settings, snapshot=account, pending={})
     except Refused:
         return None
 
 
-@given(step=signals(), held=positions, market=rules, how=settings)
-def test_every_order_is_one_that_the_exchange_takes(
-    step: Signal, held: Decimal, market: Instrument, how: WebhookSettings
+@given(step=signals(), held=positions, market=rules, webhook_settings=settings)
+def test_the_exchange_accepts_every_order(
+    step: Signal, held: Decimal, market: Instrument, webhook_settings: WebhookSettings
 ) -> None:
-    """What is validated is what is sent: sizes and prices on the grid and in range, levels on the right side."""
-    made = _plan(step, held, market, how)
-    for intent in made.intents if made else ():
+    """Sizes and prices are on the grid and in range, levels on the right side."""
+    planned = _plan(step, held, market, webhook_settings)
+    for intent in planned.intents if planned else ():
         assert market.base_min <= intent.quantity <= market.base_max
-        assert on_grid(intent.quantity, market) == intent.quantity
+        assert floor_quantity(intent.quantity, market) == intent.quantity
         for price in (intent.limit_price, intent.trigger_price, intent.stop_loss):
             assert price is None or (0 < price <= market.quote_max and price % market.quote_tick == 0)
         if intent.purpose is Purpose.ENTRY:
@@ -134,31 +134,33 @@ def _check_bracket(intent: OrderIntent, market: Instrument) -> None:
         assert (intent.reference_price - intent.stop_loss) * sign > 0
     assert sum(part.quantity for part in intent.take_profits) <= intent.quantity
     for part in intent.take_profits:
-        assert on_grid(part.quantity, market) == part.quantity > 0
+        assert floor_quantity(part.quantity, market) == part.quantity > 0
         assert (part.trigger_price - intent.reference_price) * sign > 0
         assert part.trigger_price % market.quote_tick == 0
 
 
-@given(step=signals(), held=positions, market=rules, how=settings)
-def test_exits_never_flip_and_come_first(step: Signal, held: Decimal, market: Instrument, how: WebhookSettings) -> None:
-    """All exits of a step together are at most the position, and an entry against it waits until they are done."""
-    made = _plan(step, held, market, how)
-    if made is None:
+@given(step=signals(), held=positions, market=rules, webhook_settings=settings)
+def test_exits_come_first_and_never_reverse(
+    step: Signal, held: Decimal, market: Instrument, webhook_settings: WebhookSettings
+) -> None:
+    """All exits of a step together are at most the position, and an entry waits for them."""
+    planned = _plan(step, held, market, webhook_settings)
+    if planned is None:
         return
-    exits = [intent for intent in made.intents if intent.purpose is Purpose.EXIT]
+    exits = [intent for intent in planned.intents if intent.purpose is Purpose.EXIT]
     after = held + sum((intent.signed_quantity for intent in exits), D(0))
     assert after * held >= 0
     assert abs(after) <= abs(held)
-    assert len(exits) <= abs(held) // on_grid(market.base_max, market) + 1
-    purposes = [intent.purpose for intent in made.intents]
+    assert len(exits) <= abs(held) // floor_quantity(market.base_max, market) + 1
+    purposes = [intent.purpose for intent in planned.intents]
     assert purposes == sorted(purposes, key=[Purpose.EXIT, Purpose.ENTRY, Purpose.PROTECT].index)
-    assert made.is_exit == (Purpose.ENTRY not in purposes)
-    for intent in made.intents:
+    assert planned.is_exit == (Purpose.ENTRY not in purposes)
+    for intent in planned.intents:
         if intent.purpose is Purpose.ENTRY and exits:
             assert intent.after_leg == len(exits) - 1
     is_reduce_only = step.reduce_only and step.target is None and step.action is not Action.FLIP
     if step.action is Action.CLOSE or is_reduce_only:
-        assert how.follow == "position" or made.is_exit
+        assert webhook_settings.follow == "position" or planned.is_exit
 
 
 @given(
@@ -166,12 +168,16 @@ def test_exits_never_flip_and_come_first(step: Signal, held: Decimal, market: In
     sizes_of_both=st.tuples(*[st.decimals(min_value="0.00001", max_value=30, places=5)] * 2),
     is_long=st.booleans(),
     market=rules,
-    how=st.sampled_from([WebhookSettings(follow="position", resync=True), WebhookSettings()]),
+    webhook_settings=st.sampled_from([WebhookSettings(follow="position", resync=True), WebhookSettings()]),
 )
 def test_a_reversal_ends_at_its_target(
-    held: Decimal, sizes_of_both: tuple[Decimal, Decimal], is_long: bool, market: Instrument, how: WebhookSettings
+    held: Decimal,
+    sizes_of_both: tuple[Decimal, Decimal],
+    is_long: bool,
+    market: Instrument,
+    webhook_settings: WebhookSettings,
 ) -> None:
-    """From whatever the account holds: the end is the strategy's new position, short of it by rounding at most, never beyond."""
+    """From any position, the end is the strategy's new position, short of it by at most rounding, never beyond."""
     before, now = sizes_of_both[0] * (1 if is_long else -1), sizes_of_both[1] * (-1 if is_long else 1)
     step = Signal(
         action=Action.BUY if now > before else Action.SELL,
@@ -180,16 +186,16 @@ def test_a_reversal_ends_at_its_target(
         quantity_type=QuantityType.BASE,
         target=TargetPosition(side=_side(now), size=abs(now), previous_side=_side(before), previous_size=abs(before)),
     )
-    made = _plan(step, held, market, how)
-    if made is None or made.ignored_code:
+    planned = _plan(step, held, market, webhook_settings)
+    if planned is None or planned.ignored_code:
         return
     end = held
-    for intent in made.intents:
+    for intent in planned.intents:
         sent = resize(intent, snapshot({BTC: str(end)}, instruments={BTC: market}))
         end += sent.signed_quantity if sent else D(0)
     assert abs(end) <= max(abs(now), abs(held))
-    if made.intents[-1].purpose is Purpose.ENTRY:
-        assert (now - end) * made.intents[-1].side.sign >= 0  # not beyond
+    if planned.intents[-1].purpose is Purpose.ENTRY:
+        assert (now - end) * planned.intents[-1].side.sign >= 0  # not beyond
         assert abs(now - end) < max(market.base_tick, market.base_min) * 2
 
 
@@ -199,7 +205,7 @@ def test_a_reversal_ends_at_its_target(
     least=st.sampled_from([D(0), D("0.05"), D(3)]),
 )
 def test_prices_are_rounded_to_the_next_step_only(price: Decimal, tick: Decimal, least: Decimal) -> None:
-    """Down is at most one step below, up at most one above, and both on the grid from quote_min."""
+    """Down is less than a tick below, up less than a tick above, and both are on the grid from quote_min."""
     market = instrument(quote_tick=tick, quote_min=least)
     down, up = floor_price(price, market), ceil_price(price, market)
     assert down <= price <= up
@@ -224,23 +230,23 @@ READABLE = [case for case in CASES if case["expect"]["decision"] == "accept" and
 
 
 @pytest.mark.parametrize("case", READABLE, ids=lambda case: case["id"])
-def test_accepted_messages_mean_the_documented_order(case: dict[str, Any]) -> None:
-    """alert-payloads.json: symbol, side, type, size, reduce-only, levels and target of every message that is to be accepted."""
-    how = WebhookSettings(require_signature=False, require_timestamp=False)
+def test_accepted_messages_become_the_documented_order(case: dict[str, Any]) -> None:
+    """alert-payloads.json: symbol, side, type, size, reduce-only, levels and target of every accepted message."""
+    webhook_settings = WebhookSettings(require_signature=False, require_timestamp=False)
     state = {symbol: D(size) for symbol, size in case.get("state", {}).items()}
     account = snapshot({symbol: str(size) for symbol, size in state.items()}, instruments=LISTED, marks=FIXTURE_MARKS)
-    alert = payload.interpret(payload.read_message(case["body"].encode()), how)
-    made = translate(alert.steps[0], settings=how, snapshot=account, pending={})
+    alert = message.interpret(message.read_message(case["body"].encode()), webhook_settings)
+    planned = translate(alert.steps[0], settings=webhook_settings, snapshot=account, pending={})
     expected = case["expect"]
-    assert made.symbol == expected["symbol"]
+    assert planned.symbol == expected["symbol"]
     if "side" in expected:
-        assert {intent.side for intent in made.intents} == {Side(expected["side"])}
+        assert {intent.side for intent in planned.intents} == {Side(expected["side"])}
     if "reduce_only" in expected:
-        assert {intent.reduce_only for intent in made.intents} == {expected["reduce_only"]}
-    for intent in made.intents:
+        assert {intent.reduce_only for intent in planned.intents} == {expected["reduce_only"]}
+    for intent in planned.intents:
         _check_documented(intent, expected, state.get(intent.symbol, D(0)))
     if "target" in expected:
-        end = state.get(expected["symbol"], D(0)) + sum(intent.signed_quantity for intent in made.intents)
+        end = state.get(expected["symbol"], D(0)) + sum(intent.signed_quantity for intent in planned.intents)
         assert end == D(expected["target"]["value"])
 
 
@@ -262,15 +268,15 @@ def _check_documented(intent: OrderIntent, expected: dict[str, Any], held: Decim
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in READABLE], ids=lambda case: case["id"])
-def test_other_messages_make_no_order_they_should_not(case: dict[str, Any]) -> None:
-    """Refused, ignored and policy cases: no exception but a refusal; ignored ones make no order."""
-    how = WebhookSettings(require_signature=False, require_timestamp=False)
+def test_other_messages_are_refused_or_ignored(case: dict[str, Any]) -> None:
+    """Refused, ignored and policy cases: no other exception, and ignored ones have no order."""
+    webhook_settings = WebhookSettings(require_signature=False, require_timestamp=False)
     account = snapshot(case.get("state"), instruments=LISTED, marks=FIXTURE_MARKS)
     try:
-        alert = payload.interpret(payload.read_message(case["body"].encode()), how)
-        made = translate(alert.steps[0], settings=how, snapshot=account, pending={})
+        alert = message.interpret(message.read_message(case["body"].encode()), webhook_settings)
+        planned = translate(alert.steps[0], settings=webhook_settings, snapshot=account, pending={})
     except RequestRefused:
         assert case["expect"]["decision"] in ("reject", "policy")
         return
     if case["expect"]["decision"] == "ignore" or case["id"] == LATE:
-        assert (made.intents, made.ignored_code) == ((), "nothing_to_close")
+        assert (planned.intents, planned.ignored_code) == ((), "nothing_to_close")

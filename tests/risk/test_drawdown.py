@@ -1,4 +1,4 @@
-"""Drawdown without deposits and withdrawals: the peak follows equity, transfers move neither the fall nor the limit."""
+"""Drawdown adjusted for deposits and withdrawals, and which denials are breaches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.model import ZERO, EquityMark, Flow, Limits, Verdict
-from kekbridge.risk.drawdown import drawdown_of, follow_peak, next_midnight, trip_of
+from kekbridge.risk.drawdown import breach_of, drawdown_of, follow_peak, next_midnight
 
 D = Decimal
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -19,7 +19,7 @@ money = st.decimals(min_value=100, max_value=10**6, places=2)
 
 
 def values(*amounts: str) -> list[tuple[datetime, Decimal]]:
-    """Equity minute by minute, after a base at noon."""
+    """Equity per minute after a base at noon."""
     return [(NOON + (number + 1) * MINUTE, D(amount)) for number, amount in enumerate(amounts)]
 
 
@@ -32,38 +32,38 @@ def peak_after(*amounts: str, flows: tuple[Flow, ...] = (), start: EquityMark | 
 
 
 def test_the_peak_is_the_highest_value() -> None:
-    """Up, it follows; down, it stays."""
+    """It follows equity up and stays on the way down."""
     assert peak_after("1100", "1050", "900") == 1100
 
 
 @pytest.mark.parametrize("late", [timedelta(0), timedelta(seconds=90), -timedelta(seconds=50)])
 def test_a_withdrawal_is_no_loss(late: timedelta) -> None:
-    """Half the money goes: the fall in percent is what it was, also when the exchange's clock is off."""
-    out = Flow(NOON + 2 * MINUTE + late, D(-450))
-    assert drawdown_of(peak_after("900", "450", "450", flows=(out,)), D(450)) == D("0.1")
+    """Half the equity is withdrawn: the drawdown in percent is unchanged, also if the clocks differ."""
+    withdrawal = Flow(NOON + 2 * MINUTE + late, D(-450))
+    assert drawdown_of(peak_after("900", "450", "450", flows=(withdrawal,)), D(450)) == D("0.1")
 
 
 def test_a_deposit_is_no_gain() -> None:
-    """Ten percent under the peak, then as much again is paid in: still ten percent under the peak."""
-    paid_in = Flow(NOON + 2 * MINUTE, D(900))
-    assert drawdown_of(peak_after("900", "1800", flows=(paid_in,)), D(1800)) == D("0.1")
+    """Equity 10 % below the peak is doubled by a deposit: still 10 % below the peak."""
+    deposit = Flow(NOON + 2 * MINUTE, D(900))
+    assert drawdown_of(peak_after("900", "1800", flows=(deposit,)), D(1800)) == D("0.1")
 
 
-def test_a_flow_that_the_base_has_is_not_counted_twice() -> None:
-    """The step that a transfer made lies at the base: its peak knows it already."""
+def test_a_flow_included_in_the_base_is_not_counted_twice() -> None:
+    """The equity change of the transfer is at the base, whose peak includes it."""
     start = EquityMark(NOON, D(1000), D(500), D(1200))
-    paid_in = Flow(NOON - timedelta(seconds=5), D(500))
-    assert follow_peak(start, D(500), values("1010", "1000"), (paid_in,))[-1].peak == 1200
+    deposit = Flow(NOON - timedelta(seconds=5), D(500))
+    assert follow_peak(start, D(500), values("1010", "1000"), (deposit,))[-1].peak == 1200
 
 
-def test_everything_withdrawn_starts_anew() -> None:
-    """Nothing left is no drawdown of a hundred percent."""
-    out = Flow(NOON + MINUTE, D(-1000))
-    assert peak_after("0", "200", flows=(out, Flow(NOON + 2 * MINUTE, D(200)))) == 200
+def test_withdrawing_everything_resets_the_peak() -> None:
+    """An emptied account is not a drawdown of 100 %."""
+    withdrawal = Flow(NOON + MINUTE, D(-1000))
+    assert peak_after("0", "200", flows=(withdrawal, Flow(NOON + 2 * MINUTE, D(200)))) == 200
 
 
 @given(money, st.lists(money, min_size=1, max_size=8))
-def test_the_peak_never_lies_under_equity(start: Decimal, amounts: list[Decimal]) -> None:
+def test_the_peak_is_never_below_equity(start: Decimal, amounts: list[Decimal]) -> None:
     """Without transfers it is the largest value seen."""
     marks = follow_peak(base(str(start)), None, values(*(str(one) for one in amounts)), ())
     assert marks[-1].peak == max(start, *amounts)
@@ -71,12 +71,12 @@ def test_the_peak_never_lies_under_equity(start: Decimal, amounts: list[Decimal]
 
 @given(money, money, st.decimals(min_value="0.1", max_value=10, places=2))
 def test_a_flow_keeps_the_drawdown(peak: Decimal, value: Decimal, factor: Decimal) -> None:
-    """Whatever comes in or goes out at once, the fraction lost stays as it was, to the last digits of the division."""
+    """A transfer of any size leaves the drawdown unchanged, up to the rounding of the division."""
     start = base(str(value), str(max(peak, value)))
     after = value * factor
     flow = Flow(NOON + MINUTE, after - value)
-    moved = follow_peak(start, None, [(NOON + MINUTE, after)], (flow,) if flow.amount else ())[-1]
-    assert abs(drawdown_of(moved.peak, after) - drawdown_of(start.peak, value)) < D("1e-20")
+    mark = follow_peak(start, None, [(NOON + MINUTE, after)], (flow,) if flow.amount else ())[-1]
+    assert abs(drawdown_of(mark.peak, after) - drawdown_of(start.peak, value)) < D("1e-20")
 
 
 def denial(rule: str) -> Verdict:
@@ -84,26 +84,27 @@ def denial(rule: str) -> Verdict:
 
 
 @pytest.mark.parametrize("rule", ["daily_limit", "daily_orders", "daily_loss"])
-def test_a_days_limit_closes_until_midnight(rule: str) -> None:
-    """UTC midnight, named in the reason's time."""
-    trip = trip_of(denial(rule), notional=D(10), limits=Limits(daily_limit=D(100)), now=NOON)
-    assert trip is not None
-    assert (trip.scope, trip.until) == ("webhook", datetime(2026, 3, 11, tzinfo=UTC))
+def test_a_daily_limit_closes_until_midnight(rule: str) -> None:
+    """The scope stays closed until 00:00 UTC."""
+    breach = breach_of(denial(rule), notional=D(10), limits=Limits(daily_limit=D(100)), now=NOON)
+    assert breach is not None
+    assert (breach.scope, breach.until) == ("webhook", datetime(2026, 3, 11, tzinfo=UTC))
 
 
-def test_a_drawdown_closes_until_somebody_resumes() -> None:
-    trip = trip_of(denial("drawdown"), notional=D(10), limits=Limits(), now=NOON)
-    assert trip is not None
-    assert trip.until is None
+def test_a_drawdown_closes_until_resume() -> None:
+    """It does not reset by itself."""
+    breach = breach_of(denial("drawdown"), notional=D(10), limits=Limits(), now=NOON)
+    assert breach is not None
+    assert breach.until is None
 
 
-def test_one_order_over_a_whole_days_value_closes_nothing() -> None:
-    """It is refused for its size; smaller ones must still pass."""
-    assert trip_of(denial("daily_limit"), notional=D(101), limits=Limits(daily_limit=D(100)), now=NOON) is None
-    assert trip_of(denial("order_too_large"), notional=D(1), limits=Limits(), now=NOON) is None
+def test_one_order_over_the_whole_daily_limit_closes_nothing() -> None:
+    """It is denied for its size; smaller orders must still pass."""
+    assert breach_of(denial("daily_limit"), notional=D(101), limits=Limits(daily_limit=D(100)), now=NOON) is None
+    assert breach_of(denial("order_too_large"), notional=D(1), limits=Limits(), now=NOON) is None
 
 
-def test_midnight_is_utc_whatever_the_zone() -> None:
+def test_midnight_is_utc_in_any_time_zone() -> None:
     """Half past midnight in Tokyo is still the day before in UTC."""
     tokyo = datetime.fromisoformat("2026-03-11T00:30:00+09:00")
     assert next_midnight(tokyo) == datetime(2026, 3, 11, tzinfo=UTC)

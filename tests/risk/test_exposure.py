@@ -1,4 +1,4 @@
-"""What is open and whose it is, read from the executions; and how far it could grow, read from sums or from every order alike."""
+"""Worst-case exposure from commitments, and whether a position went flat between fills."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from kekbridge.model import UNCOMMITTED, AccountSnapshot, Fill, OrderIntent, Reservation, Side, Usage
 from kekbridge.risk import exposure
 from kekbridge.risk.check import with_order
-from kekbridge.risk.exposure import was_left
-from tests.trading import BTC, ETH, NOW, PEPE, committed_by, entry, exit_of, reserved, snapshot
+from kekbridge.risk.exposure import went_flat
+from tests.trading import BTC, ETH, NOW, PEPE, commitments_of, entry, exit_order, reservation, snapshot
 
 D = Decimal
 
 # Sizes and prices with many digits: a sum that lost one would show.
 _sizes = st.decimals("-3", 3, places=8)
 _reservations = st.builds(
-    lambda symbol, quantity, price, is_entry, is_resting, is_margined: reserved(
+    lambda symbol, quantity, price, is_entry, is_resting, is_margined: reservation(
         str(quantity),
         symbol,
         notional=abs(quantity) * price,
@@ -38,7 +38,7 @@ _reservations = st.builds(
 )
 _intents = st.builds(
     lambda make, quantity, side, symbol, price: make(quantity, side, symbol=symbol, reference_price=price),
-    st.sampled_from([entry, exit_of]),
+    st.sampled_from([entry, exit_order]),
     st.decimals("0.00001", 2, places=8),
     st.sampled_from(Side),
     st.sampled_from([BTC, ETH]),
@@ -48,13 +48,13 @@ _held = st.fixed_dictionaries({}, optional={BTC: _sizes.map(str), ETH: _sizes.ma
 
 
 @given(st.lists(_reservations, max_size=12), _intents, _held, st.sampled_from([None, BTC, ETH, PEPE]))
-def test_sums_say_what_every_single_order_says(
+def test_commitments_equal_a_sum_over_all_open_orders(
     reservations: list[Reservation], intent: OrderIntent, held: dict[str, str], unmarked: str | None
 ) -> None:
-    """Worst position, notional, margin and what surely trades: the same from the sums as from a walk over all open orders."""
+    """Worst position, notional, margin and certain trades are the same from commitments as from every open order."""
     state = snapshot(held)
     state = replace(state, marks={symbol: mark for symbol, mark in state.marks.items() if symbol != unmarked})
-    sums = committed_by(*reservations)
+    sums = commitments_of(*reservations)
     before = sums.get(intent.symbol, UNCOMMITTED)
     this = Reservation(
         client_order_id="",
@@ -67,27 +67,27 @@ def test_sums_say_what_every_single_order_says(
     )
     for symbol in sums:
         own = [one for one in reservations if one.symbol == symbol]
-        assert exposure.reach_in(symbol, state, sums) == _reach(symbol, state, own)
+        assert exposure.range_in(symbol, state, sums) == _range(symbol, state, own)
         assert exposure.price_of(symbol, state, sums[symbol]) == _price(symbol, state, own)
         assert sums[symbol].sure == sum(one.quantity for one in own if not one.is_resting)
-    assert exposure.gross_notional(state, sums) == _gross(state, reservations)
+    assert exposure.gross_notional(state, sums) == _gross_notional(state, reservations)
     assert exposure.open_symbols(state, sums) == {
         *(symbol for symbol, quantity in held.items() if D(quantity)),
         *(one.symbol for one in reservations if one.is_entry),
     }
-    assert exposure.margin_promised(intent.symbol, state, sums) == _promised(intent.symbol, state, reservations)
-    assert exposure.margin_needed(intent, state, before, exposure.committed(before, intent)) == _needed(
+    assert exposure.margin_promised(intent.symbol, state, sums) == _margin_promised(intent.symbol, state, reservations)
+    assert exposure.margin_needed(intent, state, before, exposure.committed(before, intent)) == _margin_needed(
         intent, state, reservations, this
     )
     after = with_order(Usage(now=NOW, commitments=sums), intent).commitments
-    assert exposure.gross_notional(state, after) == _gross(state, [*reservations, this])
-    assert exposure.reach_in(intent.symbol, state, after) == _reach(intent.symbol, state, [*reservations, this])
+    assert exposure.gross_notional(state, after) == _gross_notional(state, [*reservations, this])
+    assert exposure.range_in(intent.symbol, state, after) == _range(intent.symbol, state, [*reservations, this])
 
 
-# ------------------------------------------------------------------------------- the same, from every order that is open
+# ------------------------------------------------------------------------------ reference: computed from every open order
 
 
-def _reach(symbol: str, state: AccountSnapshot, reservations: Sequence[Reservation]) -> exposure.Reach:
+def _range(symbol: str, state: AccountSnapshot, reservations: Sequence[Reservation]) -> exposure.PositionRange:
     position = state.position_quantity(symbol)
     own = [one for one in reservations if one.symbol == symbol]
     buys = sum((one.quantity for one in own if one.is_entry and one.quantity > 0), D(0))
@@ -96,7 +96,7 @@ def _reach(symbol: str, state: AccountSnapshot, reservations: Sequence[Reservati
     exit_sells = sum((-one.quantity for one in own if not one.is_entry and one.quantity <= 0), D(0))
     from_below = position if position >= 0 else min(D(0), position + exit_buys)
     from_above = position if position <= 0 else max(D(0), position - exit_sells)
-    return exposure.Reach(long=max(D(0), from_below + buys), short=max(D(0), sells - from_above))
+    return exposure.PositionRange(long=max(D(0), from_below + buys), short=max(D(0), sells - from_above))
 
 
 def _price(symbol: str, state: AccountSnapshot, reservations: Sequence[Reservation]) -> Decimal:
@@ -110,34 +110,34 @@ def _price(symbol: str, state: AccountSnapshot, reservations: Sequence[Reservati
     return max(prices, default=D(0))
 
 
-def _gross(state: AccountSnapshot, reservations: Sequence[Reservation]) -> Decimal:
+def _gross_notional(state: AccountSnapshot, reservations: Sequence[Reservation]) -> Decimal:
     symbols = {symbol for symbol, position in state.positions.items() if position.quantity != 0}
     symbols |= {one.symbol for one in reservations if one.is_entry}
-    worths = (_reach(symbol, state, reservations).largest * _price(symbol, state, reservations) for symbol in symbols)
+    worths = (_range(symbol, state, reservations).largest * _price(symbol, state, reservations) for symbol in symbols)
     return sum(worths, D(0))
 
 
-def _promised(but: str, state: AccountSnapshot, reservations: Sequence[Reservation]) -> Decimal:
+def _margin_promised(excluded: str, state: AccountSnapshot, reservations: Sequence[Reservation]) -> Decimal:
     total = D(0)
-    for symbol in {one.symbol for one in reservations if one.is_entry and not one.is_margined} - {but}:
+    for symbol in {one.symbol for one in reservations if one.is_entry and not one.is_margined} - {excluded}:
         price, leverage = _price(symbol, state, reservations), exposure.leverage_in_force(symbol, state)
         margined = [one for one in reservations if one.is_margined]
-        after = exposure.margin_of(symbol, _reach(symbol, state, reservations).largest, leverage, price, state)
-        known = exposure.margin_of(symbol, _reach(symbol, state, margined).largest, leverage, price, state)
+        after = exposure.margin_of(symbol, _range(symbol, state, reservations).largest, leverage, price, state)
+        known = exposure.margin_of(symbol, _range(symbol, state, margined).largest, leverage, price, state)
         total += max(D(0), after - known)
     return total
 
 
-def _needed(
+def _margin_needed(
     intent: OrderIntent, state: AccountSnapshot, reservations: Sequence[Reservation], this: Reservation
 ) -> Decimal:
     symbol = intent.symbol
     mark, leverage = _price(symbol, state, reservations), exposure.leverage_in_force(symbol, state)
-    after = _reach(symbol, state, [*reservations, this]).largest
-    known = _reach(symbol, state, [one for one in reservations if one.is_margined]).largest
-    held_back = exposure.margin_of(symbol, known, leverage, mark, state)
+    after = _range(symbol, state, [*reservations, this]).largest
+    known = _range(symbol, state, [one for one in reservations if one.is_margined]).largest
+    reserved = exposure.margin_of(symbol, known, leverage, mark, state)
     margin = exposure.margin_of(symbol, after, intent.leverage or leverage, max(intent.reference_price, mark), state)
-    return margin - held_back + intent.notional * state.taker_fee_rate
+    return margin - reserved + intent.notional * state.taker_fee_rate
 
 
 # ----------------------------------------------------------------------------------------------------------- executions
@@ -148,22 +148,20 @@ def _needed(
     st.integers(1, 3),
     st.lists(st.tuples(st.booleans(), st.integers(1, 3)), max_size=6),
 )
-def test_whether_a_position_was_left_is_read_from_the_executions(
-    side: Side, entered: int, fills: list[tuple[bool, int]]
-) -> None:
-    """Left means: flat or on the other side at some moment since the entry."""
+def test_went_flat_is_derived_from_the_fills(side: Side, entered: int, fills: list[tuple[bool, int]]) -> None:
+    """True if the position was flat or reversed at some point since the entry."""
     executions, open_now, was_flat = [], entered, False
     for number, (is_more, size) in enumerate(fills):
         executions.append(_fill(number, side if is_more else side.opposite, size))
         open_now += size if is_more else -size
         was_flat = was_flat or open_now <= 0
     assume(open_now > 0)
-    assert was_left(side, D(open_now), executions) is was_flat
+    assert went_flat(side, D(open_now), executions) is was_flat
 
 
-def test_a_fill_that_the_position_does_not_show_yet_proves_nothing() -> None:
-    """The account still shows the entry alone: taking the new fill off it must not look as if the entry had been closed."""
-    assert not was_left(Side.BUY, D(1), [_fill(1, Side.BUY, 1)])
+def test_a_fill_that_the_position_does_not_show_yet_is_no_proof() -> None:
+    """The account shows only the entry: subtracting the new fill must not look as if the entry had been closed."""
+    assert not went_flat(Side.BUY, D(1), [_fill(1, Side.BUY, 1)])
 
 
 def _fill(number: int, side: Side, size: int) -> Fill:

@@ -1,4 +1,4 @@
-"""Limits as values: from the configuration, the tighter of two, and in words."""
+"""Limits as values: from the configuration, combined, described and formatted."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from hypothesis import strategies as st
 from kekbridge.config import Risk
 from kekbridge.model import Limits, Usage
 from kekbridge.risk import rules
-from kekbridge.risk.limits import account_limits, describe_usage, number, percent, tighter, usdc
-from tests.trading import BTC, ETH, NOTHING, NOW, D, committed_by, entry, reserved, snapshot, webhook
+from kekbridge.risk.check import AccountPolicy
+from kekbridge.risk.limits import account_limits, describe_usage, limit_number, percent, tighter, usdc
+from tests.trading import BTC, ETH, NO_LIMITS, NOW, D, commitments_of, entry, reservation, snapshot, webhook
 
 
 def test_zero_and_empty_mean_no_limit_for_the_account() -> None:
-    """The defaults of [risk] leave the account at its ceiling of leverage and positions only."""
+    """The defaults of [risk] limit only the account's leverage and its number of positions."""
     limits = account_limits(**Risk().limits())
-    assert limits == replace(NOTHING, max_leverage=D(10), max_open_positions=10)
-    assert account_limits() == NOTHING
+    assert limits == replace(NO_LIMITS, max_leverage=D(10), max_open_positions=10)
+    assert account_limits() == NO_LIMITS
 
 
 def test_settings_become_limits() -> None:
-    """Each number of [risk] arrives where it belongs; a name that is no limit is a mistake of ours."""
+    """Each setting of [risk] becomes the limit of its name; an unknown name is a programming error."""
     section = Risk(
         allowed_symbols=("BTC",), max_order_size=D(2), daily_orders=5, require_stop_loss=True, max_leverage=D(0)
     )
@@ -37,8 +38,8 @@ def test_settings_become_limits() -> None:
         account_limits(max_ordersize=D(1))
 
 
-def test_the_tighter_of_each_limit_is_kept() -> None:
-    """Smaller maxima, larger minima and pauses, symbols of both, hours of both."""
+def test_tighter_keeps_the_tighter_of_each_limit() -> None:
+    """Smaller maxima, larger minima and cool-downs, common symbols, common hours."""
     one = Limits(
         allowed_symbols=(BTC, ETH),
         min_order_size=D(1),
@@ -79,29 +80,31 @@ some_limits = st.builds(
 
 
 @given(one=some_limits, other=some_limits, quantity=st.decimals("0.001", 1, places=3), orders=st.integers(0, 3))
-def test_judging_by_the_tighter_is_judging_by_both(one: Limits, other: Limits, quantity: Decimal, orders: int) -> None:
-    """`risk show` prints the tighter limits: they must allow exactly what webhook and account both allow."""
+def test_the_tighter_limits_allow_what_both_allow(one: Limits, other: Limits, quantity: Decimal, orders: int) -> None:
+    """`risk show` prints the combined limits: they must allow exactly what webhook and account both allow."""
 
     def passes(webhook_limits: Limits, account: Limits) -> bool:
-        verdicts = rules.judge(
-            (entry(str(quantity)),),
+        verdicts = rules.check_rules(
+            entry(str(quantity)),
             webhook=webhook(webhook_limits),
-            account_limits=account,
+            policy=AccountPolicy(account_limits=account, max_snapshot_age_s=30, max_mark_age_s=10),
             snapshot=snapshot({ETH: "1"}),
             usage=Usage(now=NOW, orders_today=orders, account_orders_today=orders),
-            now=NOW,
-            max_snapshot_age_s=30,
-            max_mark_age_s=10,
         )
         return rules.first_denial(verdicts) is None
 
-    assert passes(one, other) == passes(tighter(one, other), NOTHING)
+    assert passes(one, other) == passes(tighter(one, other), NO_LIMITS)
 
 
-def test_usage_is_told_with_what_is_left_and_when_it_resets() -> None:
-    """Sums of the day reset at midnight UTC; 10:30:05 is 13 h 30 min before."""
+def test_usage_shows_what_is_left_and_when_it_resets() -> None:
+    """Daily sums reset at midnight UTC; 10:30:05 is 13 h 30 min before."""
     limits = replace(
-        NOTHING, daily_limit=D(10_000), daily_orders=5, max_daily_loss=D(500), max_drawdown=D("0.2"), max_leverage=D(3)
+        NO_LIMITS,
+        daily_limit=D(10_000),
+        daily_orders=5,
+        max_daily_loss=D(500),
+        max_drawdown=D("0.2"),
+        max_leverage=D(3),
     )
     usage = Usage(
         now=NOW,
@@ -110,7 +113,7 @@ def test_usage_is_told_with_what_is_left_and_when_it_resets() -> None:
         orders_today=2,
         realized_today=D(-100),
         equity_peak=D(125_000),
-        commitments=committed_by(reserved("1")),
+        commitments=commitments_of(reservation("1")),
     )
     lines = {line.name: line for line in describe_usage(limits, usage, NOW, snapshot=snapshot())}
     traded = lines["traded a day"]
@@ -124,12 +127,12 @@ def test_usage_is_told_with_what_is_left_and_when_it_resets() -> None:
 
 
 def test_limits_that_are_not_set_are_not_shown() -> None:
-    """An empty list says: no limits."""
-    assert describe_usage(NOTHING, Usage(now=NOW), NOW, snapshot=snapshot()) == ()
+    """Without limits the list is empty."""
+    assert describe_usage(NO_LIMITS, Usage(now=NOW), NOW, snapshot=snapshot()) == ()
 
 
 def test_every_limit_has_its_line() -> None:
-    """A limit that `risk show` forgets is a surprise on the day it denies an order."""
+    """A limit missing from `risk show` would first be noticed when it denies an order."""
     values: dict[str, Any] = {
         "allowed_symbols": (BTC,),
         "require_stop_loss": True,
@@ -141,7 +144,7 @@ def test_every_limit_has_its_line() -> None:
     for field in fields(Limits):
         if field.name == "leverage_policy":
             continue
-        limits = replace(NOTHING, **{field.name: values.get(field.name, D("0.5"))})
+        limits = replace(NO_LIMITS, **{field.name: values.get(field.name, D("0.5"))})
         assert len(describe_usage(limits, Usage(now=NOW), NOW)) == 1, field.name
         assert len(describe_usage(limits, Usage(now=NOW), NOW, snapshot=snapshot())) == 1, field.name
 
@@ -149,15 +152,15 @@ def test_every_limit_has_its_line() -> None:
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (number(D("1E+3")), "1000"),
-        (number(D("0.00000001")), "0.00000001"),
-        (number(D("-0")), "0"),
-        (number(D(10) ** 40), "1" + "0" * 40),
+        (limit_number(D("1E+3")), "1000"),
+        (limit_number(D("0.00000001")), "0.00000001"),
+        (limit_number(D("-0")), "0"),
+        (limit_number(D(10) ** 40), "1" + "0" * 40),
         (usdc(D("1234567.891")), "1,234,567.89 USDC"),
         (percent(D("0.005")), "0.5 %"),
         (percent(D("1") / D("3")), "33.3333 %"),
     ],
 )
-def test_numbers_in_words(shown: str, expected: str) -> None:
-    """No exponents, no noise."""
+def test_formatted_numbers(shown: str, expected: str) -> None:
+    """No exponents, no trailing zeros."""
     assert shown == expected

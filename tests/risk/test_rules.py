@@ -1,4 +1,4 @@
-"""Every rule of the risk book: what it denies, for webhook and account, and that exits pass all of them."""
+"""Every risk rule: what it denies, for webhook and account, and that exits pass all of them."""
 
 from __future__ import annotations
 
@@ -26,49 +26,53 @@ from kekbridge.model import (
     Verdict,
 )
 from kekbridge.risk import rules
+from kekbridge.risk.check import AccountPolicy, with_order
 from kekbridge.risk.limits import account_limits
 from tests.trading import (
     BTC,
     ETH,
     INSTRUMENTS,
-    NOTHING,
+    NO_LIMITS,
     NOW,
     D,
-    committed_by,
+    commitments_of,
     entry,
-    exit_of,
+    exit_order,
     instrument,
-    reserved,
+    reservation,
     snapshot,
     webhook,
 )
 
 
-def judged(
+def check(
     *intents: OrderIntent,
-    limits: Limits = NOTHING,
-    account: Limits = NOTHING,
+    limits: Limits = NO_LIMITS,
+    account: Limits = NO_LIMITS,
     held: dict[str, str] | None = None,
     state: AccountSnapshot | None = None,
     now: datetime = NOW,
     reservations: tuple[Reservation, ...] = (),
     **usage: Any,
 ) -> tuple[Verdict, ...]:
-    return rules.judge(
-        intents,
-        webhook=webhook(limits),
-        account_limits=account,
-        snapshot=state or snapshot(held),
-        usage=Usage(now=now, commitments=committed_by(*reservations), **usage),
-        now=now,
-        max_snapshot_age_s=30,
-        max_mark_age_s=10,
-    )
+    """Verdicts on the orders of one alert: each is judged with those before it counted."""
+    used = Usage(now=now, commitments=commitments_of(*reservations), **usage)
+    verdicts: list[Verdict] = []
+    for intent in intents:
+        verdicts += rules.check_rules(
+            intent, webhook=webhook(limits), policy=policy(account), snapshot=state or snapshot(held), usage=used
+        )
+        used = with_order(used, intent)
+    return tuple(verdicts)
+
+
+def policy(account: Limits) -> AccountPolicy:
+    return AccountPolicy(account_limits=account, max_snapshot_age_s=30, max_mark_age_s=10)
 
 
 def denial(*intents: OrderIntent, **kwargs: Any) -> tuple[str, str] | None:
-    """Rule and scope of the first no; every no is one line with words, and a published code."""
-    verdicts = judged(*intents, **kwargs)
+    """Rule and scope of the first denial. Every denial has a message of one line and a published code."""
+    verdicts = check(*intents, **kwargs)
     for verdict in verdicts:
         assert verdict.rule in CODES or verdict.rule == "exit"
         assert bool(verdict.message) != verdict.passed
@@ -97,19 +101,19 @@ BREACHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("code", BREACHES)
 def test_each_limit_denies_for_the_webhook_and_for_the_account(code: str) -> None:
-    """The tighter wins: whichever of the two has the limit says no, and without it the order passes."""
+    """Either scope's limit denies the order; without the limit it passes."""
     limit, state = BREACHES[code]
-    assert denial(entry(), limits=replace(NOTHING, **limit), **state) == (code, "webhook")
-    assert denial(entry(), account=replace(NOTHING, **limit), **state) == (code, "account")
+    assert denial(entry(), limits=replace(NO_LIMITS, **limit), **state) == (code, "webhook")
+    assert denial(entry(), account=replace(NO_LIMITS, **limit), **state) == (code, "account")
     assert denial(entry(), **state) is None
 
 
 @pytest.mark.parametrize("code", BREACHES)
 def test_an_exit_passes_every_limit(code: str) -> None:
-    """Whatever is used up: getting out is always allowed, and the record says why."""
+    """Even with every limit used up an exit passes, and the verdicts show why."""
     limit, state = BREACHES[code]
-    limits = replace(NOTHING, **limit)
-    verdicts = judged(exit_of(), limits=limits, account=limits, **state)
+    limits = replace(NO_LIMITS, **limit)
+    verdicts = check(exit_order(), limits=limits, account=limits, **state)
     assert rules.first_denial(verdicts) is None
     assert [verdict.rule for verdict in verdicts] == ["trading_halted", "exit"]
 
@@ -132,9 +136,11 @@ def test_an_exit_passes_every_limit(code: str) -> None:
         ({"allowed_symbols": ("btc",)}, {}, {}),
     ],
 )
-def test_a_limit_that_is_just_met_passes(limit: dict[str, Any], state: dict[str, Any], fields: dict[str, Any]) -> None:
+def test_an_order_exactly_at_the_limit_passes(
+    limit: dict[str, Any], state: dict[str, Any], fields: dict[str, Any]
+) -> None:
     """A limit of 10 allows 10."""
-    limits = replace(NOTHING, **limit)
+    limits = replace(NO_LIMITS, **limit)
     assert denial(entry(**fields), limits=limits, account=limits, **state) is None
 
 
@@ -150,37 +156,37 @@ def test_trading_states(state: TradingState, *, is_entry_allowed: bool, is_exit_
     """halt stops everything, exits-only what opens."""
     code = "trading_halted" if state is TradingState.HALTED else "exits_only"
     assert denial(entry(), trading_state=state) == (None if is_entry_allowed else (code, "account"))
-    assert denial(exit_of(), trading_state=state) == (None if is_exit_allowed else (code, "account"))
+    assert denial(exit_order(), trading_state=state) == (None if is_exit_allowed else (code, "account"))
 
 
-def test_old_knowledge_opens_nothing() -> None:
-    """An account not heard of, or a mark not seen lately, is no ground to open on; it is to close."""
+def test_stale_data_opens_no_position() -> None:
+    """A stale snapshot or mark denies entries, but not exits."""
     old = snapshot(taken_at=NOW - timedelta(seconds=31))
     assert denial(entry(), state=old) == ("not_ready", "exchange")
     stale = replace(snapshot(), marks={BTC: Mark(D(65_000), NOW - timedelta(seconds=11))})
     assert denial(entry(), state=stale) == ("no_mark_price", "exchange")
     assert denial(entry(), state=snapshot(marks={})) == ("no_mark_price", "exchange")
-    assert denial(exit_of(), state=snapshot(marks={}, taken_at=NOW - timedelta(days=1))) is None
+    assert denial(exit_order(), state=snapshot(marks={}, taken_at=NOW - timedelta(days=1))) is None
 
 
-def test_positions_of_open_orders_count_on_their_side() -> None:
-    """0.3 held and 0.1 on its way leave 0.1 of 0.5; orders of the other side make no room."""
-    limits = replace(NOTHING, max_position_size=D("0.5"))
+def test_open_orders_count_towards_the_position_on_their_side() -> None:
+    """0.3 held and 0.1 in open orders leave 0.1 of 0.5; orders of the other side free nothing."""
+    limits = replace(NO_LIMITS, max_position_size=D("0.5"))
     room = {"limits": limits, "held": {BTC: "0.3"}}
-    assert denial(entry("0.1"), reservations=(reserved("0.1"),), **room) is None
-    assert denial(entry("0.11"), reservations=(reserved("0.1"),), **room) == ("position_too_large", "webhook")
-    assert denial(entry("0.3"), reservations=(reserved("-0.2"),), **room) == ("position_too_large", "webhook")
-    assert denial(entry("0.3"), reservations=(reserved("-0.2", is_entry=False),), **room) == (
+    assert denial(entry("0.1"), reservations=(reservation("0.1"),), **room) is None
+    assert denial(entry("0.11"), reservations=(reservation("0.1"),), **room) == ("position_too_large", "webhook")
+    assert denial(entry("0.3"), reservations=(reservation("-0.2"),), **room) == ("position_too_large", "webhook")
+    assert denial(entry("0.3"), reservations=(reservation("-0.2", is_entry=False),), **room) == (
         "position_too_large",
         "webhook",
     )
 
 
 def test_the_entry_of_a_reversal_is_measured_from_flat() -> None:
-    """Its close goes first: long 0.4 to short 0.5 is a position of 0.5, not of 0.9 and not of 0.1."""
-    limits = replace(NOTHING, max_position_size=D("0.5"))
-    close, turn = exit_of("0.4"), entry("0.5", Side.SELL)
-    assert denial(close, turn, limits=limits, held={BTC: "0.4"}) is None
+    """Its close is sent first: long 0.4 to short 0.5 is a position of 0.5, neither 0.9 nor 0.1."""
+    limits = replace(NO_LIMITS, max_position_size=D("0.5"))
+    close, reverse = exit_order("0.4"), entry("0.5", Side.SELL)
+    assert denial(close, reverse, limits=limits, held={BTC: "0.4"}) is None
     assert denial(close, entry("0.51", Side.SELL), limits=limits, held={BTC: "0.4"}) == (
         "position_too_large",
         "webhook",
@@ -188,96 +194,99 @@ def test_the_entry_of_a_reversal_is_measured_from_flat() -> None:
 
 
 @pytest.mark.parametrize("side", [Side.BUY, Side.SELL])
-def test_exits_of_more_than_the_position_open_nothing(side: Side) -> None:
+def test_exits_larger_than_the_position_open_nothing(side: Side) -> None:
     """A close and a protective stop of the same position cannot both fill: reduce-only orders end at flat."""
     against = str(-side.sign)
-    exits = tuple(reserved(str(D("0.4") * side.sign), name=f"kb-{leg}", is_entry=False) for leg in (1, 2))
-    room: dict[str, Any] = {"limits": replace(NOTHING, max_position_size=D("0.5")), "reservations": exits}
+    exits = tuple(reservation(str(D("0.4") * side.sign), client_order_id=f"kb-{leg}", is_entry=False) for leg in (1, 2))
+    room: dict[str, Any] = {"limits": replace(NO_LIMITS, max_position_size=D("0.5")), "reservations": exits}
     held = {BTC: str(D("0.4") * D(against))}
     assert denial(entry("0.5", side), held=held, **room) is None
     assert denial(entry("0.51", side), held=held, **room) == ("position_too_large", "webhook")
 
 
-def test_orders_of_one_step_are_judged_one_after_the_other() -> None:
+def test_earlier_orders_of_an_alert_count_against_the_limits() -> None:
     """Two entries of half the limit fit, a third does not."""
-    limits = replace(NOTHING, daily_limit=D(13_000), daily_orders=2)
+    limits = replace(NO_LIMITS, daily_limit=D(13_000), daily_orders=2)
     assert denial(entry(), entry(), limits=limits) is None
     assert denial(entry(), entry(), entry(), limits=limits) == ("daily_limit", "webhook")
 
 
-def test_open_losses_count_into_the_day() -> None:
-    """Realised 200 and 400 under water is a day's loss of 600, also where the position is isolated or of somebody else."""
-    limits = replace(NOTHING, max_daily_loss=D(600))
-    under_water = Position(symbol=BTC, quantity=D("0.2"), average_open_price=D(67_000))
-    for place in ({"positions": {BTC: under_water}}, {"other_positions": (under_water,)}):
-        state = snapshot(**place) if "other_positions" in place else replace(snapshot(), positions={BTC: under_water})
+def test_unrealised_losses_count_towards_the_daily_loss() -> None:
+    """200 realised and 400 unrealised make a daily loss of 600, also for an isolated position."""
+    limits = replace(NO_LIMITS, max_daily_loss=D(600))
+    losing = Position(symbol=BTC, quantity=D("0.2"), average_open_price=D(67_000))
+    for place in ({"positions": {BTC: losing}}, {"other_positions": (losing,)}):
+        state = snapshot(**place) if "other_positions" in place else replace(snapshot(), positions={BTC: losing})
         kwargs: dict[str, Any] = {"limits": limits, "state": state}
         assert denial(entry(), realized_today=D(-200), **kwargs) == ("daily_loss", "webhook")
         assert denial(entry(), realized_today=D(-199), **kwargs) is None
 
 
 def test_a_webhook_is_not_charged_with_positions_it_may_not_trade() -> None:
-    """Its loss is that of its allowed symbols."""
-    limits = replace(NOTHING, max_daily_loss=D(100), allowed_symbols=(BTC,))
+    """A webhook's loss is that of its allowed symbols."""
+    limits = replace(NO_LIMITS, max_daily_loss=D(100), allowed_symbols=(BTC,))
     state = replace(snapshot(), positions={ETH: Position(symbol=ETH, quantity=D(1), average_open_price=D(2000))})
     assert denial(entry(), limits=limits, state=state) is None
     assert denial(entry(), account=replace(limits, allowed_symbols=None), state=state) == ("daily_loss", "account")
 
 
-def test_requested_leverage_is_limited_also_by_the_market() -> None:
-    """The webhook's ceiling, and 1/base_imr of the market (orderly-api.md section 9)."""
-    assert denial(entry(leverage=D(6)), limits=replace(NOTHING, max_leverage=D(5))) == ("leverage_too_high", "webhook")
-    assert denial(entry(leverage=D(5)), limits=replace(NOTHING, max_leverage=D(5))) is None
+def test_requested_leverage_is_also_limited_by_the_market() -> None:
+    """By the webhook's maximum, and by 1/base_imr of the market (docs/internals/orderly.md section 9)."""
+    assert denial(entry(leverage=D(6)), limits=replace(NO_LIMITS, max_leverage=D(5))) == (
+        "leverage_too_high",
+        "webhook",
+    )
+    assert denial(entry(leverage=D(5)), limits=replace(NO_LIMITS, max_leverage=D(5))) is None
     ten = snapshot(instruments={BTC: instrument(base_imr=D("0.1"))})
     assert denial(entry(leverage=D(11)), state=ten) == ("leverage_too_high", "exchange")
     assert denial(entry(leverage=D(10)), state=ten) is None
 
 
-def test_effective_leverage_counts_everything_open() -> None:
-    """Positions, orders on their way, isolated positions and this order, at the mark, over the account's value."""
-    limits = replace(NOTHING, max_leverage=D(1))
-    foreign = (Position(symbol=ETH, quantity=D(-10), average_open_price=D(1800)),)
-    state = snapshot({BTC: "0.5"}, other_positions=foreign)  # 32,500 + 18,000
-    kwargs: dict[str, Any] = {"limits": limits, "state": state, "reservations": (reserved("20", ETH),)}  # + 36,000
+def test_effective_leverage_counts_all_exposure() -> None:
+    """Positions, open orders, isolated positions and this order, at the mark, divided by the account value."""
+    limits = replace(NO_LIMITS, max_leverage=D(1))
+    isolated = (Position(symbol=ETH, quantity=D(-10), average_open_price=D(1800)),)
+    state = snapshot({BTC: "0.5"}, other_positions=isolated)  # 32,500 + 18,000
+    kwargs: dict[str, Any] = {"limits": limits, "state": state, "reservations": (reservation("20", ETH),)}  # + 36,000
     assert denial(entry("0.2"), **kwargs) is None  # + 13,000 = 99,500
     assert denial(entry("0.21"), **kwargs) == ("leverage_too_high", "webhook")
-    broke = replace(state, account_value=D(0))
-    assert denial(entry(), limits=limits, state=broke) == ("leverage_too_high", "webhook")
+    empty = replace(state, account_value=D(0))
+    assert denial(entry(), limits=limits, state=empty) == ("leverage_too_high", "webhook")
 
 
-def test_leverage_is_lowered_when_the_policy_says_so() -> None:
-    """`lower` takes the tighter ceiling, in whole numbers; `refuse` and exits leave the order alone."""
-    lower = webhook(replace(NOTHING, leverage_policy="lower", max_leverage=D("7.5")))
-    five = replace(NOTHING, max_leverage=D(5))
-    ask = entry(leverage=D(20))
-    assert rules.apply_leverage_policy(ask, webhook=lower, account_limits=NOTHING).leverage == 7
-    assert rules.apply_leverage_policy(ask, webhook=lower, account_limits=five).leverage == 5
+def test_leverage_is_lowered_if_the_policy_is_lower() -> None:
+    """`lower` applies the tighter maximum in whole numbers; `refuse` and exits leave the order unchanged."""
+    lower = webhook(replace(NO_LIMITS, leverage_policy="lower", max_leverage=D("7.5")))
+    five = replace(NO_LIMITS, max_leverage=D(5))
+    requested = entry(leverage=D(20))
+    assert rules.apply_leverage_policy(requested, webhook=lower, account_limits=NO_LIMITS).leverage == 7
+    assert rules.apply_leverage_policy(requested, webhook=lower, account_limits=five).leverage == 5
     assert rules.apply_leverage_policy(entry(leverage=D(3)), webhook=lower, account_limits=five).leverage == 3
-    assert rules.apply_leverage_policy(ask, webhook=webhook(five), account_limits=five) is ask
-    way_out = exit_of(leverage=D(20))
-    assert rules.apply_leverage_policy(way_out, webhook=lower, account_limits=five) is way_out
+    assert rules.apply_leverage_policy(requested, webhook=webhook(five), account_limits=five) is requested
+    close = exit_order(leverage=D(20))
+    assert rules.apply_leverage_policy(close, webhook=lower, account_limits=five) is close
 
 
-def test_positions_are_counted_with_foreign_ones_and_those_on_their_way() -> None:
-    """Whoever opened them."""
-    limits = replace(NOTHING, max_open_positions=2)
-    foreign = (Position(symbol=ETH, quantity=D(1), average_open_price=D(1800)),)
-    on_its_way = (reserved("100", "PERP_1000PEPE_USDC"),)
-    assert denial(entry(), limits=limits, state=snapshot(other_positions=foreign)) is None
-    both: dict[str, Any] = {"state": snapshot(other_positions=foreign), "reservations": on_its_way}
+def test_isolated_positions_and_open_entries_count_as_positions() -> None:
+    """A position counts whatever its margin mode, and so does one that an open entry will create."""
+    limits = replace(NO_LIMITS, max_open_positions=2)
+    isolated = (Position(symbol=ETH, quantity=D(1), average_open_price=D(1800)),)
+    opening = (reservation("100", "PERP_1000PEPE_USDC"),)
+    assert denial(entry(), limits=limits, state=snapshot(other_positions=isolated)) is None
+    both: dict[str, Any] = {"state": snapshot(other_positions=isolated), "reservations": opening}
     assert denial(entry(), limits=limits, **both) == ("too_many_positions", "webhook")
 
 
-def test_a_stop_loss_may_not_be_too_far() -> None:
-    """max_stop_distance is a share of the entry; an order without a stop is the business of require_stop_loss."""
-    limits = replace(NOTHING, max_stop_distance=D("0.02"))
+def test_a_stop_loss_must_not_be_too_far_away() -> None:
+    """max_stop_distance is a fraction of the entry price; an order without a stop is left to require_stop_loss."""
+    limits = replace(NO_LIMITS, max_stop_distance=D("0.02"))
     assert denial(entry(stop_loss=D("63699.9")), limits=limits) == ("stop_loss_too_far", "webhook")
     assert denial(entry(side=Side.SELL, stop_loss=D(66_301)), limits=limits) == ("stop_loss_too_far", "webhook")
     assert denial(entry(), limits=limits) is None
 
 
 def test_free_collateral_must_cover_margin_and_fee() -> None:
-    """0.1 BTC at 10x is 650 USDC of margin and 3.25 of fee (0.05 %)."""
+    """0.1 BTC at 10x needs 650 USDC of margin and 3.25 for the fee (0.05 %)."""
     fee: dict[str, Any] = {"taker_fee_rate": D("0.0005")}
     assert denial(entry(), state=snapshot(free_collateral=D("653.25"), **fee)) is None
     assert denial(entry(), state=snapshot(free_collateral=D("653.24"), **fee)) == ("margin_insufficient", "exchange")
@@ -288,35 +297,36 @@ def test_free_collateral_must_cover_margin_and_fee() -> None:
     [({}, 10, "650"), ({}, 100, "65"), ({"base_imr": D("0.2")}, 10, "1300"), ({"imr_factor": D("0.01")}, 10, "72987")],
 )
 def test_the_initial_margin_ratio_is_the_exchanges(rules_of_market: dict[str, Any], leverage: int, margin: str) -> None:
-    """IMR = max(1/leverage, base_imr, imr_factor * notional^0.8), orderly-api.md section 10."""
+    """IMR = max(1/leverage, base_imr, imr_factor * notional^0.8), docs/internals/orderly.md section 10."""
     market = {BTC: instrument(**rules_of_market)}
     for free, expected in ((D(margin) + 1, None), (D(margin) - 1, ("margin_insufficient", "exchange"))):
         state = snapshot(instruments=market, leverage={BTC: D(leverage)}, free_collateral=free)
         assert denial(entry(), state=state) == expected
 
 
-def test_margin_of_orders_on_their_way_is_taken_already() -> None:
-    """The exchange does not know them yet; those it has are in its own figure."""
+def test_margin_of_open_orders_is_not_available() -> None:
+    """Margin of orders that the exchange does not know yet is subtracted; what it knows is in its own figure."""
     kwargs: dict[str, Any] = {"state": snapshot(free_collateral=D(1299))}
-    assert denial(entry(), reservations=(reserved("0.1"),), **kwargs) == ("margin_insufficient", "exchange")
+    assert denial(entry(), reservations=(reservation("0.1"),), **kwargs) == ("margin_insufficient", "exchange")
     eth = D(650) / D(180)
-    other = reserved(str(round(eth, 4)), ETH)
+    other = reservation(str(round(eth, 4)), ETH)
     assert denial(entry(), reservations=(other,), **kwargs) == ("margin_insufficient", "exchange")
-    unsent = reserved("0.1", is_resting=True)  # a limit order in our queue: nobody holds its margin back yet
+    # A limit order in our queue: the exchange does not reserve its margin yet.
+    unsent = reservation("0.1", is_resting=True)
     assert denial(entry(), reservations=(unsent,), **kwargs) == ("margin_insufficient", "exchange")
-    for seen in (reserved("0.1", is_margined=True), replace(other, is_margined=True)):
+    for seen in (reservation("0.1", is_margined=True), replace(other, is_margined=True)):
         assert denial(entry(), reservations=(seen,), **kwargs) is None
 
 
 def test_a_reversal_to_the_same_size_needs_no_new_margin() -> None:
-    """What the close frees, the entry takes."""
+    """The margin that the close frees is enough for the entry."""
     state = snapshot({BTC: "1"}, free_collateral=D(0))
-    assert denial(exit_of("1"), entry("1", Side.SELL), state=state) is None
-    assert denial(exit_of("1"), entry("1.1", Side.SELL), state=state) == ("margin_insufficient", "exchange")
+    assert denial(exit_order("1"), entry("1", Side.SELL), state=state) is None
+    assert denial(exit_order("1"), entry("1.1", Side.SELL), state=state) == ("margin_insufficient", "exchange")
 
 
 def test_lower_leverage_needs_more_margin() -> None:
-    """The leverage that the order asks for is the one that will be in force."""
+    """The requested leverage is the one that will be in force."""
     state = snapshot(free_collateral=D(1000))
     assert denial(entry(), state=state) is None
     assert denial(entry(leverage=D(5)), state=state) == ("margin_insufficient", "exchange")
@@ -334,27 +344,27 @@ def test_lower_leverage_needs_more_margin() -> None:
         (Side.BUY, "64900", "0.009", False),
     ],
 )
-def test_the_market_may_not_be_much_worse_than_the_signal(
+def test_the_mark_must_not_be_much_worse_than_the_signal_price(
     side: Side, signal: str, bound: str | None, *, is_denied: bool
 ) -> None:
-    """max_slippage 0.5 % of the signal's price, or the alert's own bound if tighter; a better price passes."""
-    limits = replace(NOTHING, max_slippage=D("0.005"))
+    """At most max_slippage (0.5 %) worse than the signal, or the alert's own bound if tighter; a better price passes."""
+    limits = replace(NO_LIMITS, max_slippage=D("0.005"))
     intent = entry(side=side, signal_price=D(signal), slippage=None if bound is None else D(bound))
     assert denial(intent, limits=limits) == (("slippage_too_high", "webhook") if is_denied else None)
 
 
-def test_unreadable_trading_hours_close_the_market() -> None:
-    """A limit that cannot be read must not become no limit."""
-    assert denial(entry(), limits=replace(NOTHING, trading_hours="office hours")) == (
+def test_unreadable_trading_hours_deny_entries() -> None:
+    """An unreadable limit must not become no limit."""
+    assert denial(entry(), limits=replace(NO_LIMITS, trading_hours="office hours")) == (
         "outside_trading_hours",
         "webhook",
     )
 
 
-def test_the_record_is_complete_and_in_a_fixed_order() -> None:
-    """explain shows every rule, passed or not, with what was found and what the limit is."""
+def test_verdicts_are_complete_and_in_a_fixed_order() -> None:
+    """`explain` shows every rule, passed or not, with what was found and what the limit is."""
     limits = Limits(max_stop_distance=D("0.1"), max_slippage=D("0.01"))
-    verdicts = judged(entry(stop_loss=D(64_000), signal_price=D(65_000)), limits=limits, account=account_limits())
+    verdicts = check(entry(stop_loss=D(64_000), signal_price=D(65_000)), limits=limits, account=account_limits())
     names = list(dict.fromkeys(verdict.rule for verdict in verdicts))
     assert names == [
         "trading_halted",
@@ -400,33 +410,26 @@ orders = st.lists(
     daily=st.decimals(1000, 100_000, places=0),
     fills=st.lists(st.booleans(), min_size=12, max_size=12),
 )
-def test_no_burst_gets_past_a_limit(
+def test_a_burst_of_orders_never_exceeds_a_limit(
     orders: list[tuple[str, Side, Decimal]], held: dict[str, str], size: Decimal, daily: Decimal, fills: list[bool]
 ) -> None:
-    """Each order is judged with those before it reserved: whichever of the admitted ones fill, no limit is exceeded."""
-    limits = replace(NOTHING, max_position_size=size, daily_limit=daily, daily_orders=6)
+    """Each order is judged with the earlier ones reserved: whichever of the admitted orders fill, no limit is exceeded."""
+    limits = replace(NO_LIMITS, max_position_size=size, daily_limit=daily, daily_orders=6)
     usage = Usage(now=NOW)
     positions = {symbol: D(text) for symbol, text in held.items()}
     admitted: list[OrderIntent] = []
-    taken: list[Reservation] = []
+    reservations: list[Reservation] = []
     for symbol, side, quantity in orders:
         intent = entry(str(quantity), side, symbol)
-        verdicts = rules.judge(
-            (intent,),
-            webhook=webhook(limits),
-            account_limits=limits,
-            snapshot=snapshot(held),
-            usage=usage,
-            now=NOW,
-            max_snapshot_age_s=30,
-            max_mark_age_s=10,
+        verdicts = rules.check_rules(
+            intent, webhook=webhook(limits), policy=policy(limits), snapshot=snapshot(held), usage=usage
         )
         if rules.first_denial(verdicts) is None:
             admitted.append(intent)
-            taken.append(reserved(str(intent.signed_quantity), symbol))
+            reservations.append(reservation(str(intent.signed_quantity), symbol))
             usage = replace(
                 usage,
-                commitments=committed_by(*taken),
+                commitments=commitments_of(*reservations),
                 traded_today=usage.traded_today + intent.notional,
                 account_traded_today=usage.account_traded_today + intent.notional,
                 orders_today=usage.orders_today + 1,
@@ -449,7 +452,7 @@ def test_no_burst_gets_past_a_limit(
     age_s=st.integers(0, 10**6),
 )
 def test_exits_always_pass(state: TradingState, used: Decimal, quantity: Decimal, purpose: Purpose, age_s: int) -> None:
-    """Any size, any age of knowledge, any limit: reduce-only orders pass unless trading is halted."""
+    """For any size, data age and limit: reduce-only orders pass unless trading is halted."""
     nothing_allowed = Limits(
         allowed_symbols=(),
         max_order_size=D(0),
@@ -465,10 +468,10 @@ def test_exits_always_pass(state: TradingState, used: Decimal, quantity: Decimal
         cooldown_s=10**6,
         trading_hours="Mon 00:00-00:01",
     )
-    verdicts = judged(
-        exit_of(str(quantity), leverage=D(100))
+    verdicts = check(
+        exit_order(str(quantity), leverage=D(100))
         if purpose is Purpose.EXIT
-        else replace(exit_of(str(quantity)), purpose=purpose),
+        else replace(exit_order(str(quantity)), purpose=purpose),
         limits=nothing_allowed,
         account=nothing_allowed,
         state=snapshot(

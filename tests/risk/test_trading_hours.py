@@ -1,4 +1,4 @@
-"""Trading hours: what can be written, when they are open, and when they open next."""
+"""Trading hours: accepted spellings, when they are open, and the next opening."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MONDAY = datetime(2026, 1, 12, tzinfo=UTC)
 
 
 def at(day: int, clock: str) -> datetime:
-    """A moment of the week that begins on Monday, 12 January 2026."""
+    """A time in the week of Monday, 12 January 2026."""
     return MONDAY + timedelta(days=day, hours=int(clock[:2]), minutes=int(clock[3:]))
 
 
@@ -42,8 +42,8 @@ def at(day: int, clock: str) -> datetime:
         ("Mon-Fri 07:00-22:00 & 09:00-24:00", 0, "09:00", True),
     ],
 )
-def test_windows(text: str, day: int, clock: str, *, expected: bool) -> None:
-    """The start belongs to the window, the end does not; days may wrap around the week, hours around midnight."""
+def test_open_and_closed_times(text: str, day: int, clock: str, *, expected: bool) -> None:
+    """The start is included, the end is not; days may wrap around the week, hours around midnight."""
     assert is_open(text, at(day, clock)) is expected
 
 
@@ -65,15 +65,15 @@ def test_windows(text: str, day: int, clock: str, *, expected: bool) -> None:
         "Mon 07:00-08:00 " * 40,
     ],
 )
-def test_what_cannot_be_read_is_refused(text: str) -> None:
-    """In one line, with an example; never a guess."""
+def test_unreadable_hours_are_refused(text: str) -> None:
+    """With an example of what is accepted; nothing is guessed."""
     with pytest.raises(ConfigError) as refused:
         parse_hours(text)
     assert "Mon-Fri 07:00-22:00 UTC" in refused.value.message
 
 
 def test_other_time_zones_are_converted() -> None:
-    """The clock is UTC, whatever zone the moment is given in."""
+    """Windows are UTC, whatever the zone of `now`."""
     assert is_open("Mon 07:00-08:00", datetime(2026, 1, 12, 9, 30, tzinfo=timezone(timedelta(hours=2))))
 
 
@@ -87,14 +87,14 @@ def test_other_time_zones_are_converted() -> None:
         ("Mon 07:00-08:00 & Tue 07:00-08:00", at(0, "08:00"), None),
     ],
 )
-def test_the_next_opening(text: str, now: datetime, expected: datetime | None) -> None:
-    """A denial says when entries are allowed again; never, if that is so."""
+def test_next_opening(text: str, now: datetime, expected: datetime | None) -> None:
+    """The next minute at which entries are allowed, or None if there is none."""
     assert next_opening(text, now) == expected
 
 
 @given(st.text(alphabet="monfrisat0123456789:-,;& UTC", max_size=40))
-def test_no_text_does_worse_than_a_refusal(text: str) -> None:
-    """Typed by people, stored, and read for every entry."""
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    """No text raises anything but ConfigError, and the next opening is open."""
     try:
         parse_hours(text)
     except ConfigError:

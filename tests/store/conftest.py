@@ -1,4 +1,4 @@
-"""A fresh database per test, and a connection inside a write transaction for tests of the noun modules."""
+"""A new database per test, and a connection inside a write transaction."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def database(data_dir: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def connection(database: Database) -> Iterator[sqlite3.Connection]:
-    """One long transaction: what a noun module does inside it is what it does inside one job."""
+    """One transaction for the whole test, as a writer job would have."""
     with database.transaction() as connection:
         yield connection

@@ -1,4 +1,4 @@
-"""What the writer remembers is what a fresh read would say: after any mix of jobs, of jobs taken back, and of commits by others."""
+"""The cache always equals a fresh read: after any mix of jobs, of jobs rolled back, and of commits by other connections."""
 
 from __future__ import annotations
 
@@ -17,16 +17,25 @@ from hypothesis import settings as trying
 from hypothesis import strategies as st
 
 from kekbridge.model import AccountSnapshot, Order, OrderStatus, Position, RateLimits, TradingState
-from kekbridge.model import StrategyCourse as Course
-from kekbridge.store import conditions, fills, positions, settings
-from kekbridge.store import order_lifecycle as orders
-from kekbridge.store.admissions import Decision, admit
-from kekbridge.store.cache import forget, known, recall, remember
+from kekbridge.model import StrategyHistory as Course
+from kekbridge.model.admission import Decision
+from kekbridge.store import (
+    cache,
+    conditions,
+    fills,
+    order_journal,
+    order_lifecycle,
+    order_queue,
+    orders,
+    positions,
+    settings,
+)
+from kekbridge.store.admissions import admit
 from kekbridge.store.database import Database
 from kekbridge.store.events import verify
-from kekbridge.store.orders import Departure
-from kekbridge.store.usage import read_usage
-from tests.store.made import NOW, admitting, draft, exit_intent, fill, intent
+from kekbridge.store.orders import ImmediateClaim
+from kekbridge.store.reservations import read_usage
+from tests.store.factories import NOW, admitting, exit_intent, fill, intent, new_alert, status_report
 
 Job = Callable[[sqlite3.Connection], object]
 
@@ -37,14 +46,14 @@ _MORE = RateLimits(per_minute=4, per_hour=0, per_day=12)
 
 
 class Refused(Exception):
-    """What a job that is to be taken back raises."""
+    """Raised by a job that is to be rolled back."""
 
 
 # ------------------------------------------------------------------------------------------- what a job may do to the tables
 
 
 def alert(number: int, now: datetime, is_exit: bool) -> Job:
-    """An alert that is admitted if the rates allow it; every other order leaves at once."""
+    """An alert that is admitted if the rates allow it; every other order is claimed at once."""
     symbol = _SYMBOLS[number % 2]
     order = (exit_intent if is_exit else intent)(symbol=symbol, quantity=Decimal(number % 7 + 1) / 100)
     decision = Decision(
@@ -53,9 +62,9 @@ def alert(number: int, now: datetime, is_exit: bool) -> Job:
         is_exit=is_exit,
         symbol=symbol,
         warnings=("drift: they differ",) if number % 5 == 0 else (),
-        courses=((symbol, Course(start=Decimal(number), steps=())),) if number % 4 == 0 else (),
+        strategy_histories=((symbol, Course(start=Decimal(number), steps=())),) if number % 4 == 0 else (),
     )
-    incoming = draft(
+    incoming = new_alert(
         id=f"01KF{number:022d}",
         webhook_id=_HOOKS[number % 3 % 2],
         alert_id=None,
@@ -63,16 +72,16 @@ def alert(number: int, now: datetime, is_exit: bool) -> Job:
         fingerprint=str(number),
         received_at=now,
     )
-    departure = Departure(now + timedelta(microseconds=4711), None) if number % 2 else None
+    immediate_claim = ImmediateClaim(now + timedelta(microseconds=4711), None) if number % 2 else None
     return lambda connection: admit(
         connection,
         incoming,
-        lambda usage: replace(decision, error=repr(usage)),  # what was seen is stored, and so compared
+        lambda usage: replace(decision, error=repr(usage)),  # the usage is stored, and so compared
         rates=_FEW,
         account_rates=_MORE,
         now=now,
         expires_at=now + timedelta(hours=1),
-        depart=lambda *_: departure,
+        claim_first=lambda *_: immediate_claim,
     )
 
 
@@ -80,7 +89,7 @@ def step(number: int, now: datetime, status: OrderStatus) -> Job:
     """The oldest unfinished order is claimed, accepted, filled in part, or ends."""
 
     def run(connection: sqlite3.Connection) -> None:
-        for order in orders.unfinished(connection)[:1]:
+        for order in order_queue.unfinished(connection)[:1]:
             _move(connection, order, number, now, status)
 
     return run
@@ -89,26 +98,27 @@ def step(number: int, now: datetime, status: OrderStatus) -> Job:
 def _move(connection: sqlite3.Connection, order: Order, number: int, now: datetime, status: OrderStatus) -> None:
     name = order.client_order_id
     if order.status is OrderStatus.QUEUED:
-        orders.claim(connection, name, now=now)
+        order_lifecycle.claim(connection, name, now=now)
     elif status is OrderStatus.REJECTED:
-        orders.mark_rejected(connection, name, code="no", error="no", now=now)
+        order_lifecycle.mark_rejected(connection, name, code="no", error="no", now=now)
     elif status is OrderStatus.ACCEPTED:
-        orders.mark_accepted(connection, name, order_id=name[-6:], now=now, signed_at=now)
+        order_lifecycle.mark_accepted(connection, name, order_id=name[-6:], now=now, signed_at=now)
     else:
         executed = order.intent.quantity / (1 if status is OrderStatus.FILLED else 2)
-        told = fill(
+        reported = fill(
             trade_id=str(number),
             order_id=name[-6:],
             client_order_id=name,
             quantity=executed,
             realized_pnl=Decimal(number),
         )
-        fills.record(connection, (told,), order=orders.get(connection, name))
-        orders.apply_report(connection, name, status=status, executed_quantity=executed, now=now, fee=Decimal("0.01"))
+        fills.record(connection, (reported,), order=orders.get(connection, name))
+        report = status_report(name, status, executed, average_price=None, fee=Decimal("0.01"))
+        order_lifecycle.apply_report(connection, name, report, now=now)
 
 
-def picture(number: int, now: datetime) -> Job:
-    """The account as it is shown: one, two or no positions."""
+def snapshot_job(number: int, now: datetime) -> Job:
+    """A snapshot with one, two or no positions."""
     shown = {
         symbol: Position(symbol=symbol, quantity=Decimal(number), average_open_price=Decimal(1), updated_at=now)
         for symbol in _SYMBOLS[: number % 3]
@@ -118,7 +128,7 @@ def picture(number: int, now: datetime) -> Job:
 
 
 def fact(number: int, now: datetime) -> Job:
-    """A halt or its end, a condition that begins or is over, the peak of the equity."""
+    """A halt or its end, a condition that begins or ends, or the equity peak."""
     scope = _HOOKS[number % 2]
 
     def run(connection: sqlite3.Connection) -> None:
@@ -150,8 +160,8 @@ def job_of(number: int, kind: str, seconds: int) -> Job:
     match kind:
         case "entry" | "exit":
             return alert(number, now, kind == "exit")
-        case "picture":
-            return picture(number, now)
+        case "snapshot":
+            return snapshot_job(number, now)
         case "fact":
             return fact(number, now)
         case _:
@@ -166,7 +176,7 @@ _KINDS = (
     "entry",
     "exit",
     "fact",
-    "picture",
+    "snapshot",
     "fact",
     "accepted",
     "partially_filled",
@@ -192,9 +202,12 @@ def content(database: Database) -> dict[str, list[tuple[object, ...]]]:
 
 
 def looks(connection: sqlite3.Connection) -> list[object]:
-    """What decisions are made from."""
+    """The data that decisions use."""
     usages = [read_usage(connection, hook, now=NOW) for hook in _HOOKS]
-    return [*usages, *(orders.get(connection, order.client_order_id) for order in orders.unfinished(connection))]
+    return [
+        *usages,
+        *(orders.get(connection, order.client_order_id) for order in order_queue.unfinished(connection)),
+    ]
 
 
 async def write_all(database: Database, jobs: list[Job]) -> None:
@@ -203,18 +216,18 @@ async def write_all(database: Database, jobs: list[Job]) -> None:
 
 
 def write_plainly(database: Database, job: Job) -> None:
-    """On a connection that remembers nothing."""
+    """On a connection without a cache."""
     try:
         with database.transaction() as connection:
             job(connection)
-    except (Refused, orders.IllegalTransition):
+    except (Refused, order_journal.IllegalTransition):
         pass
 
 
 @trying(max_examples=30)
 @given(steps=_STEPS)
-def test_the_tables_are_as_if_nothing_were_remembered(steps: list[tuple[str, int, str]]) -> None:
-    """Rows, totals, hashes and what is decided from them are equal to the last digit, whoever writes in between and whatever fails."""
+def test_tables_are_the_same_without_the_cache(steps: list[tuple[str, int, str]]) -> None:
+    """Rows, totals, hashes and decisions are equal to the last digit, whatever others write in between and whatever fails."""
 
     async def remembering(database: Database) -> None:
         batch: list[Job] = []
@@ -247,64 +260,64 @@ def test_the_tables_are_as_if_nothing_were_remembered(steps: list[tuple[str, int
 # ----------------------------------------------------------------------------------------------------------------- the mechanism
 
 
-async def test_a_fact_outlives_its_transaction(database: Database) -> None:
-    """What is remembered in one transaction is known in the next ones; on other connections nothing is."""
-    await database.write(remember, "table", "key", 1)
-    assert await database.write(known, "table", "key") == 1
-    assert await database.write(recall, "table", "key", lambda _: 2) == 1
+async def test_entry_outlives_its_transaction(database: Database) -> None:
+    """An entry of one transaction is available in the next ones; other connections have no cache."""
+    await database.write(cache.put, "table", "key", 1)
+    assert await database.write(cache.get, "table", "key") == 1
+    assert await database.write(cache.get_or_load, "table", "key", lambda _: 2) == 1
     with database.transaction() as connection:
-        remember(connection, "table", "key", 2)
-        assert known(connection, "table", "key") is None
-        assert recall(connection, "table", "key", lambda _: 3) == 3
+        cache.put(connection, "table", "key", 2)
+        assert cache.get(connection, "table", "key") is None
+        assert cache.get_or_load(connection, "table", "key", lambda _: 3) == 3
 
 
-async def test_what_others_commit_is_not_overlooked(database: Database) -> None:
-    """A commit of the command line, whatever it changed, makes the writer read again."""
-    await database.write(remember, "table", "key", 1)
+async def test_commit_of_another_connection_clears_the_cache(database: Database) -> None:
+    """After any commit of the command line the writer reads again."""
+    await database.write(cache.put, "table", "key", 1)
     with database.transaction() as connection:
         settings.set_value(connection, "any", 1, now=NOW)
-    assert await database.write(known, "table", "key") is None
+    assert await database.write(cache.get, "table", "key") is None
 
 
 @pytest.mark.parametrize("beside_others", [False, True])
-async def test_what_is_taken_back_is_not_remembered(database: Database, beside_others: bool) -> None:
-    """A job that fails leaves no fact behind, alone or among others, and the next job of its batch reads again."""
+async def test_rollback_clears_the_cache(database: Database, beside_others: bool) -> None:
+    """A job that fails, alone or among others, leaves no entry behind, and the next job of its batch reads again."""
 
     def fail(connection: sqlite3.Connection) -> None:
-        remember(connection, "table", "key", 1)
+        cache.put(connection, "table", "key", 1)
         raise Refused
 
     failing = database.write(fail)
-    found = [database.write(known, "table", "key")] if beside_others else []
+    found = [database.write(cache.get, "table", "key")] if beside_others else []
     answers = await asyncio.gather(failing, *found, return_exceptions=True)
     assert isinstance(answers[0], Refused)
     assert answers[1:] == [None] * len(found)
-    assert await database.write(known, "table", "key") is None
+    assert await database.write(cache.get, "table", "key") is None
 
 
-async def test_one_fact_or_all_of_a_table_can_be_forgotten(database: Database) -> None:
-    """Forgetting reaches no other key when one is named, and no other table."""
+async def test_entries_are_invalidated_by_key_or_table(database: Database) -> None:
+    """Invalidating affects no other key if one is given, and no other table."""
     for table, key in (("a", 1), ("a", 2), ("a", 3), ("b", 1)):
-        await database.write(remember, table, key, "fact")
-    await database.write(forget, "a", 1)
-    assert [await database.write(known, "a", key) for key in (1, 2, 3)] == [None, "fact", "fact"]
-    await database.write(forget, "a")
-    assert [await database.write(known, table, key) for table, key in (("a", 2), ("b", 1))] == [None, "fact"]
+        await database.write(cache.put, table, key, "fact")
+    await database.write(cache.invalidate, "a", 1)
+    assert [await database.write(cache.get, "a", key) for key in (1, 2, 3)] == [None, "fact", "fact"]
+    await database.write(cache.invalidate, "a")
+    assert [await database.write(cache.get, table, key) for table, key in (("a", 2), ("b", 1))] == [None, "fact"]
 
 
-async def test_memory_is_bounded(database: Database) -> None:
-    """However many facts there were, few are kept; the newest one is."""
+async def test_cache_is_bounded(database: Database) -> None:
+    """Of any number of entries only a bounded number is kept, among them the newest."""
 
     def fill_up(connection: sqlite3.Connection) -> int:
         for number in range(5000):
-            remember(connection, "table", number, "fact")
-        return sum(known(connection, "table", number) is not None for number in range(5000))
+            cache.put(connection, "table", number, "fact")
+        return sum(cache.get(connection, "table", number) is not None for number in range(5000))
 
     assert await database.write(fill_up) <= 1000
-    assert await database.write(known, "table", 4999) == "fact"
+    assert await database.write(cache.get, "table", 4999) == "fact"
 
 
-async def test_what_the_writer_itself_changes_is_seen_at_once(database: Database) -> None:
+async def test_own_changes_are_visible_at_once(database: Database) -> None:
     """A halt and its end, a condition and its end, and the last room of a rate window."""
     for state in (TradingState.RUNNING, TradingState.HALTED, TradingState.RUNNING):
         await database.write(settings.set_trading_state, state, reason="r", by="b", now=NOW)
@@ -318,7 +331,7 @@ async def test_what_the_writer_itself_changes_is_seen_at_once(database: Database
     kinds = []
     for _ in range(3):
         admitted = await database.write(
-            admit, draft(), admitting(), rates=rates, now=NOW, expires_at=NOW + timedelta(hours=1)
+            admit, new_alert(), admitting(), rates=rates, now=NOW, expires_at=NOW + timedelta(hours=1)
         )
         kinds.append(admitted.kind)
     assert kinds == ["admitted", "admitted", "rate_limited"]

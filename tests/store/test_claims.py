@@ -1,4 +1,4 @@
-"""Compound writes around the queue: claimed in the admitting flush only when nothing waits before, and only what may still go."""
+"""Claims: in the admitting transaction only if nothing waits before, and only orders that the recheck allows."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from typing import Any
 import pytest
 
 from kekbridge.model import Order, OrderStatus, TradingState, Usage, Webhook, WebhookSettings
-from kekbridge.store import order_lifecycle as orders
-from kekbridge.store import settings, webhooks
-from kekbridge.store.admissions import Admission, AlertDraft, admit
-from kekbridge.store.claims import Claimed, Recheck, admit_and_claim, claim_heads, claim_if_allowed, may_be_claimed
+from kekbridge.model.admission import NewAlert, Recheck
+from kekbridge.store import order_lifecycle, order_queue, orders, settings, webhooks
+from kekbridge.store.admissions import Admission, admit
+from kekbridge.store.claims import ClaimedOrders, admit_and_claim, claim_heads, claim_if_allowed, would_claim
 from kekbridge.store.database import Database
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, exit_intent, intent, new_alert
 
 WAITED = timedelta(milliseconds=7)
 
 
 def take(
     connection: sqlite3.Connection,
-    alert: AlertDraft | None = None,
+    alert: NewAlert | None = None,
     *,
-    is_lane_free: bool = True,
+    can_be_sent: bool = True,
     expires_at: datetime = EXPIRES,
     legs: int = 1,
 ) -> Admission:
     intents = [intent(after_leg=leg - 1 if leg else None) for leg in range(legs)]
     return admit_and_claim(
         connection,
-        alert or draft(),
+        alert or new_alert(),
         admitting(*intents),
         rates=NO_RATES,
         account_rates=NO_RATES,
@@ -41,8 +41,8 @@ def take(
         expires_at=expires_at,
         cooldown_s=0,
         clock=lambda: NOW + WAITED,
-        passable=frozenset,
-        may_claim=lambda order: is_lane_free,
+        overlappable_ids=frozenset,
+        try_claim=lambda order: can_be_sent,
         request_text=body_of,
     )
 
@@ -55,20 +55,18 @@ def statuses(admission: Admission) -> list[OrderStatus]:
     return [order.status for order in admission.orders]
 
 
-def test_an_order_that_waits_for_nothing_is_claimed_with_its_admission(connection: sqlite3.Connection) -> None:
-    """One flush before the order leaves: "submitting", its attempt and the body to be sent are in the same transaction."""
+def test_order_with_nothing_before_it_is_claimed_at_admission(connection: sqlite3.Connection) -> None:
+    """One flush before the order is sent: `submitting`, its attempt and the body are in the same transaction."""
     admission = take(connection, legs=2)
     assert statuses(admission) == [OrderStatus.SUBMITTING, OrderStatus.QUEUED]
     assert admission.orders == orders.of_alert(connection, admission.alert.id)
     name = admission.orders[0].client_order_id
-    assert (
-        admission.orders[0].submitted_at == NOW + WAITED
-    )  # what waited for the writer did not leave when it was received
+    assert admission.orders[0].submitted_at == NOW + WAITED  # claimed when the writer ran, not when it was received
     assert orders.details(connection, name).request == body_of(admission.orders[0])
 
 
 async def test_admission_and_claim_are_one_commit(database: Database) -> None:
-    """The figure of the design: exactly one flush between an alert and its order."""
+    """Exactly one flush between an alert and its order."""
     statements: list[str] = []
     await database.write(lambda connection: connection.set_trace_callback(statements.append))
     statements.clear()
@@ -77,42 +75,42 @@ async def test_admission_and_claim_are_one_commit(database: Database) -> None:
     assert statements.count("COMMIT") == 1
 
 
-def test_nothing_is_overtaken(connection: sqlite3.Connection) -> None:
-    """A second order of the symbol, a busy lane, and a resend leave the queue as it is."""
-    first = draft()
+def test_no_order_is_overtaken(connection: sqlite3.Connection) -> None:
+    """A second order of the symbol, a busy symbol, and a resend leave the queue as it is."""
+    first = new_alert()
     take(connection, first)
     assert statuses(take(connection)) == [OrderStatus.QUEUED]
-    again = take(connection, draft(identity=first.identity, fingerprint=first.fingerprint))
+    again = take(connection, new_alert(identity=first.identity, fingerprint=first.fingerprint))
     assert (again.kind, again.orders[0].attempt) == ("duplicate", 1)
-    assert statuses(take(connection, draft(), is_lane_free=False)) == [OrderStatus.QUEUED]
+    assert statuses(take(connection, new_alert(), can_be_sent=False)) == [OrderStatus.QUEUED]
 
 
-def test_an_alert_at_its_age_limit_is_stored_and_left_to_expire(connection: sqlite3.Connection) -> None:
-    """Too old to claim must not mean unstorable: that would be a 503, and the alert would come again and again."""
+def test_alert_at_its_age_limit_is_stored_and_expires(connection: sqlite3.Connection) -> None:
+    """Too old to claim must not mean too old to store: that would be a 503, and the alert would be sent again and again."""
     assert statuses(take(connection, expires_at=NOW)) == [OrderStatus.QUEUED]
-    assert len(orders.overdue(connection, now=NOW)) == 1
+    assert len(order_queue.overdue(connection, now=NOW)) == 1
 
 
 @pytest.fixture
 def queued(connection: sqlite3.Connection) -> Order:
     webhook_settings = WebhookSettings()
     webhooks.create(connection, webhook_id="hook", name="main", settings=webhook_settings, now=NOW)
-    return take(connection, is_lane_free=False).orders[0]
+    return take(connection, can_be_sent=False).orders[0]
 
 
 @pytest.mark.parametrize("status", [OrderStatus.DENIED, OrderStatus.EXPIRED])
-def test_what_may_not_go_is_finished_with_its_reason(
+def test_recheck_finishes_an_order_with_its_reason(
     connection: sqlite3.Connection, queued: Order, status: OrderStatus
 ) -> None:
-    """The second look says no: the order ends there and then, and its room is free again."""
+    """If the recheck says no, the order ends at once, and its room is free again."""
     verdict = Recheck(status=status, code="why", error="because")
     ended = claim_if_allowed(connection, queued, lambda usage, webhook: verdict, request_text=body_of, now=NOW)
     assert (ended.status, ended.code, ended.error) == (status, "why", "because")
-    assert orders.unfinished(connection) == ()
+    assert order_queue.unfinished(connection) == ()
 
 
-def test_the_second_look_sees_what_is_true_now(connection: sqlite3.Connection, queued: Order) -> None:
-    """A halt since the admission, the webhook's present settings, and the usage without the order itself."""
+def test_recheck_sees_the_current_state(connection: sqlite3.Connection, queued: Order) -> None:
+    """A halt since the admission, the webhook's current settings, and the usage without the order itself."""
     settings.set_trading_state(connection, TradingState.HALTED, reason="", by="cli", now=NOW)
     seen: list[tuple[Usage, Webhook | None]] = []
 
@@ -130,8 +128,8 @@ def test_the_second_look_sees_what_is_true_now(connection: sqlite3.Connection, q
     assert orders.details(connection, claimed.client_order_id).request == "0.005 of " + claimed.client_order_id
 
 
-def test_an_order_of_a_deleted_webhook_is_still_looked_at(connection: sqlite3.Connection, queued: Order) -> None:
-    """Deleting a webhook must not leave its waiting orders stuck."""
+def test_order_of_a_deleted_webhook_is_still_rechecked(connection: sqlite3.Connection, queued: Order) -> None:
+    """Deleting a webhook must not leave its queued orders stuck."""
     webhooks.delete(connection, "hook", now=NOW)
     given: list[Webhook | None] = []
 
@@ -150,26 +148,26 @@ BTC, ETH, SOL = "PERP_BTC_USDC", "PERP_ETH_USDC", "PERP_SOL_USDC"
 def put(connection: sqlite3.Connection, symbol: str) -> Order:
     """A queued order."""
     return admit(
-        connection, draft(), admitting(intent(symbol=symbol)), rates=NO_RATES, now=NOW, expires_at=EXPIRES
+        connection, new_alert(), admitting(intent(symbol=symbol)), rates=NO_RATES, now=NOW, expires_at=EXPIRES
     ).orders[0]
 
 
-def claim(connection: sqlite3.Connection, /, **changes: Any) -> Claimed:
+def claim(connection: sqlite3.Connection, /, **changes: Any) -> ClaimedOrders:
     def may(usage: Usage, webhook: Webhook | None, *, order: Order) -> Recheck:
         return Recheck(status=OrderStatus.SUBMITTING, intent=order.intent)
 
     arguments = {
-        "passable": frozenset,
+        "overlappable_ids": frozenset,
         "entries_allowed": True,
-        "may_claim": lambda order: True,
+        "try_claim": lambda order: True,
         "request_text": body_of,
         "now": NOW + WAITED,
     }
     return claim_heads(connection, changes.pop("recheck", may), **{**arguments, **changes})
 
 
-def saying(verdict: Recheck, usage: Usage, webhook: Webhook | None) -> Recheck:
-    """A second look that says this."""
+def fixed_recheck(verdict: Recheck, usage: Usage, webhook: Webhook | None) -> Recheck:
+    """A recheck that returns this decision."""
     return verdict
 
 
@@ -177,79 +175,79 @@ def names(found: Iterable[Order]) -> list[str]:
     return [order.client_order_id for order in found]
 
 
-async def test_all_that_may_leave_is_claimed_in_one_commit(database: Database) -> None:
-    """The heads of all symbols share a flush; behind each the next one of its symbol waits for its end."""
+async def test_all_claimable_orders_are_claimed_in_one_commit(database: Database) -> None:
+    """The heads of all symbols share a flush; behind each the next order of its symbol waits for its end."""
     queued = [await database.write(put, symbol) for symbol in (BTC, ETH, BTC)]
     statements: list[str] = []
     await database.write(lambda connection: connection.set_trace_callback(statements.append))
     statements.clear()
     claimed = await database.write(claim)
     assert statements.count("COMMIT") == 1
-    assert (names(claimed.leaving), claimed.waiting, claimed.finished) == (names(queued[:2]), (), ())
+    assert (names(claimed.to_send_now), claimed.to_send_in_turn, claimed.finished) == (names(queued[:2]), (), ())
     assert claimed.has_more
-    assert {(order.status, order.attempt) for order in claimed.leaving} == {(OrderStatus.SUBMITTING, 1)}
-    for order in claimed.leaving:
+    assert {(order.status, order.attempt) for order in claimed.to_send_now} == {(OrderStatus.SUBMITTING, 1)}
+    for order in claimed.to_send_now:
         assert (await database.read(orders.details, order.client_order_id)).request == body_of(order)
 
-    again = await database.write(claim, passable=lambda: names(queued[:1]))
-    assert (names(again.leaving), again.has_more) == (names(queued[2:]), False)
+    again = await database.write(claim, overlappable_ids=lambda: names(queued[:1]))
+    assert (names(again.to_send_now), again.has_more) == (names(queued[2:]), False)
 
 
-async def test_orders_of_one_symbol_are_claimed_in_line(database: Database) -> None:
-    """What may stand behind one that was claimed a moment ago shares its flush, in the order of admission, until one may not."""
+async def test_overlapping_orders_of_one_symbol_are_claimed_together(database: Database) -> None:
+    """Orders that may follow one claimed just before share its flush, in order of admission, until one may not."""
     queued = [await database.write(put, symbol) for symbol in (BTC, BTC, ETH, BTC, BTC)]
-    lined_up: list[str] = []
+    in_flight: list[str] = []
 
-    def may_claim(order: Order) -> bool:
-        may = len(lined_up) < 4
-        lined_up.extend([order.client_order_id] if may else [])
+    def try_claim(order: Order) -> bool:
+        may = len(in_flight) < 4
+        in_flight.extend([order.client_order_id] if may else [])
         return may
 
-    claimed = await database.write(claim, passable=lambda: lined_up, may_claim=may_claim)
+    claimed = await database.write(claim, overlappable_ids=lambda: in_flight, try_claim=try_claim)
     in_line = [queued[0], queued[2], queued[1], queued[3]]
-    assert names(claimed.leaving) == names(in_line)
-    assert (names(claimed.waiting), claimed.has_more) == (names(queued[4:]), True)
+    assert names(claimed.to_send_now) == names(in_line)
+    assert (names(claimed.to_send_in_turn), claimed.has_more) == (names(queued[4:]), True)
 
 
-def test_only_what_leaves_at_once_is_claimed(connection: sqlite3.Connection) -> None:
-    """No lane, no place in the rate window: the order stays queued, and nothing behind it is looked at."""
+def test_only_orders_that_can_be_sent_now_are_claimed(connection: sqlite3.Connection) -> None:
+    """Without a free symbol queue or permit the order stays queued, and nothing behind it is considered."""
     first, other = put(connection, BTC), put(connection, ETH)
     put(connection, BTC)
-    claimed = claim(connection, may_claim=lambda order: order.intent.symbol == ETH)
-    assert (names(claimed.leaving), names(claimed.waiting)) == (names((other,)), names((first,)))
+    claimed = claim(connection, try_claim=lambda order: order.intent.symbol == ETH)
+    assert (names(claimed.to_send_now), names(claimed.to_send_in_turn)) == (names((other,)), names((first,)))
     assert orders.get(connection, first.client_order_id).status is OrderStatus.QUEUED
 
 
-def test_what_the_second_look_denies_is_finished_among_the_others(connection: sqlite3.Connection) -> None:
-    """One order's no is its own: the others of the same commit leave."""
+def test_recheck_denies_one_order_among_others(connection: sqlite3.Connection) -> None:
+    """A denied order does not affect the others of the same commit."""
     denied, other = put(connection, BTC), put(connection, ETH)
 
-    def look(usage: Usage, webhook: Webhook | None, *, order: Order) -> Recheck:
+    def recheck(usage: Usage, webhook: Webhook | None, *, order: Order) -> Recheck:
         if order.intent.symbol == ETH:
             return Recheck(status=OrderStatus.SUBMITTING)
         return Recheck(status=OrderStatus.DENIED, code="why", error="because")
 
-    claimed = claim(connection, recheck=look)
-    assert (names(claimed.leaving), names(claimed.finished)) == (names((other,)), names((denied,)))
+    claimed = claim(connection, recheck=recheck)
+    assert (names(claimed.to_send_now), names(claimed.finished)) == (names((other,)), names((denied,)))
     assert (claimed.finished[0].status, claimed.finished[0].code) == (OrderStatus.DENIED, "why")
     assert not claimed.has_more
 
 
-def test_what_is_too_old_is_not_asked_to_leave(connection: sqlite3.Connection) -> None:
-    """It is to be finished, takes no place from one that may leave, and comes back with its code."""
+def test_expired_order_takes_no_place(connection: sqlite3.Connection) -> None:
+    """It is returned with its code to be finished, and takes no place from an order that may be sent."""
     old = put(connection, BTC)
-    claimed = claim(connection, now=EXPIRES, may_claim=lambda order: pytest.fail("asked"))
-    assert [(order.client_order_id, order.code) for order in claimed.waiting] == [
+    claimed = claim(connection, now=EXPIRES, try_claim=lambda order: pytest.fail("asked"))
+    assert [(order.client_order_id, order.code) for order in claimed.to_send_in_turn] == [
         (old.client_order_id, "alert_expired")
     ]
 
 
-def test_the_look_before_the_claim_changes_nothing(connection: sqlite3.Connection) -> None:
-    """Asked before an entry changes its leverage: yes for what would be claimed, no for what would not or is over."""
+def test_would_claim_changes_nothing(connection: sqlite3.Connection) -> None:
+    """Called before an entry changes its leverage: True only for an order that would be claimed."""
     order = put(connection, SOL)
     before = list(connection.iterdump())
     for status, expected in ((OrderStatus.SUBMITTING, True), (OrderStatus.DENIED, False)):
-        assert may_be_claimed(connection, order, partial(saying, Recheck(status=status)), now=NOW) is expected
+        assert would_claim(connection, order, partial(fixed_recheck, Recheck(status=status)), now=NOW) is expected
     assert list(connection.iterdump()) == before
-    orders.mark_denied(connection, order.client_order_id, code="x", error="x", now=NOW)
-    assert not may_be_claimed(connection, order, partial(saying, Recheck(status=OrderStatus.SUBMITTING)), now=NOW)
+    order_lifecycle.mark_denied(connection, order.client_order_id, code="x", error="x", now=NOW)
+    assert not would_claim(connection, order, partial(fixed_recheck, Recheck(status=OrderStatus.SUBMITTING)), now=NOW)

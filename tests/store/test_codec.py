@@ -1,4 +1,4 @@
-"""Values on disk: exact decimals in plain notation, canonical JSON, times whose text order is time order."""
+"""Stored values: exact decimals in plain notation, canonical JSON, times whose text order is time order."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.model import OrderIntent, OrderType, Purpose, Side, TakeProfit, Verdict
-from kekbridge.store import times
+from kekbridge.store import codec
 from kekbridge.store.codec import (
     EXACT,
     decimal_text,
     event_to_json,
     from_json,
     intent_from_json,
-    plain,
     storable,
     to_json,
+    to_jsonable,
     verdicts_from_json,
     verdicts_to_json,
 )
@@ -32,14 +32,14 @@ MOMENTS = st.datetimes(min_value=datetime(2000, 1, 1), max_value=datetime(2200, 
 
 @given(DECIMALS)
 def test_decimals_are_exact_and_plain(value: Decimal) -> None:
-    """No exponent, no float: what was given comes back equal, from any tool that reads decimal text."""
+    """No exponent, no float: the value reads back equal, in any tool that reads decimal text."""
     text = decimal_text(value)
     assert Decimal(text) == value
     assert set(text) <= set("-.0123456789")
 
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "sNaN"])
-def test_what_is_no_amount_is_refused(text: str) -> None:
+def test_non_finite_amounts_are_refused(text: str) -> None:
     """NaN in a total would pass every limit."""
     with pytest.raises(ValueError, match="finite"):
         decimal_text(Decimal(text))
@@ -47,7 +47,7 @@ def test_what_is_no_amount_is_refused(text: str) -> None:
 
 @given(st.lists(DECIMALS, max_size=20), st.permutations(range(20)))
 def test_sums_do_not_depend_on_their_order(amounts: list[Decimal], order: list[int]) -> None:
-    """Running totals equal their recomputation: nothing is rounded on the way."""
+    """Running totals equal their recomputation: no intermediate result is rounded."""
     forward = backward = Decimal(0)
     for amount in amounts:
         forward = EXACT.add(forward, amount)
@@ -57,8 +57,8 @@ def test_sums_do_not_depend_on_their_order(amounts: list[Decimal], order: list[i
     assert forward == backward
 
 
-def test_a_result_that_would_need_rounding_raises() -> None:
-    """Better no row than a total that is a little wrong."""
+def test_result_that_would_need_rounding_raises() -> None:
+    """No row is better than a total that is slightly wrong."""
     with pytest.raises(Inexact):
         EXACT.divide(Decimal(1), Decimal(3))
 
@@ -83,12 +83,12 @@ OPTIONAL = st.none() | DECIMALS
         after_leg=st.none() | st.integers(0, 99),
     )
 )
-def test_an_intent_comes_back_as_it_was_judged(intent: OrderIntent) -> None:
-    """What is validated is what is sent, also when a restart lies between."""
+def test_intent_reads_back_equal(intent: OrderIntent) -> None:
+    """What was checked is what is sent, also after a restart."""
     assert intent_from_json(to_json(intent)) == intent
 
 
-def test_a_newer_versions_intent_is_read() -> None:
+def test_intent_of_a_newer_version_is_read() -> None:
     """An unknown key of a newer version does not make a stored order unreadable after a downgrade."""
     intent = OrderIntent(
         symbol="PERP_BTC_USDC",
@@ -111,7 +111,7 @@ TREES = st.recursive(
 
 @given(TREES)
 def test_json_is_canonical_and_always_storable(value: object) -> None:
-    """Equal values give equal text, the text is valid UTF-8 whatever a sender put in, and it reads back."""
+    """Equal values give equal text, the text is valid UTF-8 for any input, and it reads back."""
     text = to_json(value)
     text.encode("utf-8")
     assert from_json(text) == value
@@ -132,22 +132,22 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_json_is_what_the_standard_encoder_makes_of_the_plain_value(value: object) -> None:
-    """The history is hashed over these texts: whoever checks it needs nothing of ours, only compact JSON with sorted keys."""
-    text = json.dumps(plain(value), separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+def test_json_equals_that_of_the_standard_encoder(value: object) -> None:
+    """The history's hashes can be checked without kekbridge, with compact JSON and sorted keys."""
+    text = json.dumps(to_jsonable(value), separators=(",", ":"), sort_keys=True, ensure_ascii=False)
     assert to_json(value) == storable(text)
 
 
 @pytest.mark.parametrize("value", [0.1, {"a": [1.5]}, b"bytes", {1, 2}, object()])
-def test_what_has_no_exact_text_is_refused(value: object) -> None:
-    """A float is a mistake at its source, and is stopped before it is stored."""
+def test_floats_are_refused(value: object) -> None:
+    """A float is a bug at its source and is stopped before it is stored."""
     with pytest.raises(TypeError, match="cannot be stored"):
         to_json(value)
 
 
 @given(st.lists(st.builds(Verdict, rule=TEXT, scope=TEXT, passed=st.booleans(), found=TEXT, limit=TEXT, message=TEXT)))
-def test_verdicts_come_back_and_the_quick_way_writes_the_same(verdicts: list[Verdict]) -> None:
-    """explain shows what the rules said; keys of newer versions are passed over."""
+def test_fast_verdict_writer_equals_the_general_one(verdicts: list[Verdict]) -> None:
+    """Verdicts read back equal; keys of newer versions are ignored."""
     text = verdicts_to_json(verdicts)
     assert text == to_json(verdicts)
     assert verdicts_from_json(text) == tuple(verdicts)
@@ -156,27 +156,27 @@ def test_verdicts_come_back_and_the_quick_way_writes_the_same(verdicts: list[Ver
 
 
 @given(st.integers(1), TEXT, st.none() | TEXT, st.none() | TEXT, TEXT)
-def test_an_event_is_hashed_over_the_text_that_its_list_has(
+def test_fast_event_writer_equals_the_general_one(
     sequence: int, kind: str, alert_id: str | None, client_order_id: str | None, data: str
 ) -> None:
-    """The quick way gives the canonical JSON: a history that was written before stays whole."""
+    """The hash chain of an existing history stays valid."""
     at = "2026-01-01T00:00:00.000Z"
     text = event_to_json(sequence, at, kind, alert_id, client_order_id, data)
     assert text == to_json([sequence, at, kind, alert_id, client_order_id, data])
 
 
 @given(MOMENTS, MOMENTS)
-def test_the_order_of_times_is_the_order_of_their_texts(first: datetime, second: datetime) -> None:
+def test_text_order_of_times_is_time_order(first: datetime, second: datetime) -> None:
     """The database compares text: windows and ages depend on it."""
-    one, two = times.to_text(first), times.to_text(second)
-    assert times.from_text(one) == first.replace(microsecond=first.microsecond // 1000 * 1000)
-    assert (one < two) == (times.from_text(one) < times.from_text(two))
+    one, two = codec.time_text(first), codec.time_text(second)
+    assert codec.parse_time(one) == first.replace(microsecond=first.microsecond // 1000 * 1000)
+    assert (one < two) == (codec.parse_time(one) < codec.parse_time(two))
 
 
-def test_times_are_utc_whatever_zone_they_come_in() -> None:
-    """A day starts at 00:00 UTC for everybody; a time without zone is a mistake."""
+def test_times_are_stored_in_utc() -> None:
+    """A day starts at 00:00 UTC everywhere; a time without zone is a bug."""
     local = datetime(2026, 1, 1, 1, 30, tzinfo=timezone(timedelta(hours=2)))
-    assert times.to_text(local) == "2025-12-31T23:30:00.000Z"
-    assert times.day_of(local) == "2025-12-31"
+    assert codec.time_text(local) == "2025-12-31T23:30:00.000Z"
+    assert codec.day_of(local) == "2025-12-31"
     with pytest.raises(ValueError, match="no zone"):
-        times.to_text(datetime(2026, 1, 1))  # noqa: DTZ001 - the mistake itself
+        codec.time_text(datetime(2026, 1, 1))  # noqa: DTZ001 - the mistake itself

@@ -1,4 +1,4 @@
-"""The database as a whole: what an acknowledged write is worth, and what trouble with the file looks like from outside."""
+"""The database as a whole: durability of acknowledged writes, and behaviour on file errors."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from kekbridge.store.lock import DaemonLock
 from kekbridge.store.migrations import MIGRATIONS
 from kekbridge.store.writer import Writer
 from tests.paths import ROOT
-from tests.store.made import NOW
+from tests.store.factories import NOW
 
 
-def note(connection: sqlite3.Connection, key: str, value: object = 1) -> str:
+def put_key(connection: sqlite3.Connection, key: str, value: object = 1) -> str:
     settings.set_value(connection, key, value, now=NOW)
     return key
 
@@ -39,7 +39,7 @@ def keys(connection: sqlite3.Connection) -> set[str]:
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """A process of its own that runs `code`; stdout is a pipe."""
+    """A process that runs `code`; stdout is a pipe."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         cwd=ROOT,
@@ -52,13 +52,13 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
 # ----------------------------------------------------------------------------------------------------------------- opening
 
 
-def test_new_files_are_the_owners_alone(data_dir: Path) -> None:
-    """Nobody else on the machine may read the database, its log or its index, whatever the umask."""
+def test_new_files_are_readable_by_their_owner_only(data_dir: Path) -> None:
+    """No other user of the machine may read the database, its log or its index, with any umask."""
     before = os.umask(0o000)
     try:
         database = Database.open(data_dir)
         with database.transaction() as connection:
-            note(connection, "a")
+            put_key(connection, "a")
             files = list(data_dir.iterdir())
             assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
             assert len(files) == 3
@@ -67,8 +67,8 @@ def test_new_files_are_the_owners_alone(data_dir: Path) -> None:
     assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
 
 
-def test_a_file_that_others_can_read_is_closed_to_them(data_dir: Path) -> None:
-    """A database copied with loose permissions is tightened at the next start."""
+def test_loose_permissions_are_restricted(data_dir: Path) -> None:
+    """A database copied with loose permissions is restricted at the next start."""
     Database.open(data_dir)
     (data_dir / FILE_NAME).chmod(0o644)
     Database.open(data_dir)
@@ -88,7 +88,7 @@ def test_the_database_is_durable_by_its_settings(database: Database) -> None:
 
 
 def test_every_table_is_strict(database: Database) -> None:
-    """A number in a text column or a float in an amount is refused by the file itself."""
+    """The file itself rejects a number in a text column or a float in an amount."""
     with database.snapshot() as connection:
         tables = connection.execute("PRAGMA table_list").fetchall()
     ours = [table for table in tables if not table["name"].startswith(("sqlite_", "_sqlite"))]
@@ -102,15 +102,15 @@ def test_amounts_cannot_be_stored_as_floats(connection: sqlite3.Connection) -> N
         settings.set_value(connection, "equity_peak", 0.1, now=NOW)
 
 
-def test_nothing_is_created_when_only_reading_is_wanted(data_dir: Path) -> None:
-    """`kekbridge logs` with a mistyped --data-dir says so instead of making an empty database there."""
+def test_reading_creates_no_database(data_dir: Path) -> None:
+    """`kekbridge logs` with a mistyped --data-dir fails instead of creating an empty database there."""
     with pytest.raises(NotFound, match="kekbridge serve"):
         Database.open(data_dir, create=False)
     assert not data_dir.exists()
 
 
 def test_a_database_of_a_newer_version_is_refused(data_dir: Path) -> None:
-    """An older program would not know what the newer tables promise."""
+    """An older program does not know what newer tables promise."""
     Database.open(data_dir)
     raw = sqlite3.connect(data_dir / FILE_NAME)
     raw.execute(
@@ -123,7 +123,7 @@ def test_a_database_of_a_newer_version_is_refused(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"not a database at all, but long enough to look like one " * 40, b"\x00" * 4096])
-def test_a_file_that_is_no_database_is_refused(data_dir: Path, content: bytes) -> None:
+def test_file_that_is_not_a_database_is_refused(data_dir: Path, content: bytes) -> None:
     """One line for the operator, no traceback, and the file stays as it was."""
     data_dir.mkdir()
     (data_dir / FILE_NAME).write_bytes(content)
@@ -134,7 +134,7 @@ def test_a_file_that_is_no_database_is_refused(data_dir: Path, content: bytes) -
 
 
 def test_another_programs_database_is_refused(data_dir: Path) -> None:
-    """Tables that are not ours are never mixed with ours."""
+    """Foreign tables are never mixed with kekbridge's."""
     data_dir.mkdir()
     raw = sqlite3.connect(data_dir / FILE_NAME)
     raw.execute("CREATE TABLE trades (id INTEGER)")
@@ -143,7 +143,7 @@ def test_another_programs_database_is_refused(data_dir: Path) -> None:
         Database.open(data_dir)
 
 
-def test_processes_that_start_together_all_find_the_newest_tables(data_dir: Path) -> None:
+def test_simultaneous_starts_all_find_the_newest_tables(data_dir: Path) -> None:
     """A daemon and a command started at once on an empty directory: one migrates, the others find it done."""
     code = """
 import sys
@@ -172,8 +172,8 @@ with database.transaction() as connection:
     assert [name for (name,) in applied] == [name for name, _ in MIGRATIONS]
 
 
-def test_many_starts_at_the_same_instant_make_one_set_of_tables(tmp_path: Path) -> None:
-    """The decision what is pending lies inside the write lock: nobody fails with "locked" or "table already exists"."""
+def test_simultaneous_starts_create_the_tables_once(tmp_path: Path) -> None:
+    """Pending migrations are determined inside the write lock: no start fails with "locked" or "table already exists"."""
     Database.open(tmp_path / "warm up")  # so that imports do not spread the starts
     for attempt in range(10):
         directory = tmp_path / str(attempt)
@@ -190,7 +190,7 @@ def test_many_starts_at_the_same_instant_make_one_set_of_tables(tmp_path: Path) 
 # ------------------------------------------------------------------------------------------------------------ group commit
 
 
-async def test_writes_that_wait_together_are_committed_together(database: Database) -> None:
+async def test_pending_writes_share_a_commit(database: Database) -> None:
     """Fifty alerts of one bar close cost a few flushes, not fifty; each sees what those before it did."""
     commits: list[str] = []
     gate = threading.Event()
@@ -203,7 +203,7 @@ async def test_writes_that_wait_together_are_committed_together(database: Databa
 
     def number(connection: sqlite3.Connection) -> int:
         taken = len(keys(connection))
-        note(connection, f"n{taken}")
+        put_key(connection, f"n{taken}")
         return taken
 
     await database.write(watch)
@@ -217,13 +217,13 @@ async def test_writes_that_wait_together_are_committed_together(database: Databa
     assert len(commits) <= 2
 
 
-async def test_what_may_wait_shares_a_flush_and_keeps_its_place(database: Database) -> None:
-    """A diary's writes go with the next one that may not wait, in the order in which all were asked for; alone they go by themselves."""
+async def test_deferred_writes_share_a_flush_in_order(database: Database) -> None:
+    """They go with the next write that must not wait, in order of the calls; alone they are flushed after a delay."""
     statements: list[str] = []
 
     def number(connection: sqlite3.Connection) -> int:
         taken = len(keys(connection))
-        note(connection, f"n{taken}")
+        put_key(connection, f"n{taken}")
         return taken
 
     writer = Writer(database.path)
@@ -238,26 +238,26 @@ async def test_what_may_wait_shares_a_flush_and_keeps_its_place(database: Databa
     assert await database.write_soon(number) == 4
 
 
-async def test_what_somebody_waits_for_is_flushed_at_once(database: Database) -> None:
-    """`hurry` ends the wait of everything queued before it, in one commit, and of nothing that comes later."""
+async def test_flush_now_flushes_everything_before_it(database: Database) -> None:
+    """It ends the wait of all writes queued before it, in one commit, and of none that comes later."""
     writer = Writer(database.path)
     statements: list[str] = []
-    writer.hurry()  # nothing waits
+    writer.flush_now()  # nothing is pending
     await writer.submit(lambda connection: connection.set_trace_callback(statements.append))
     statements.clear()
     waiting = [writer.submit(lambda connection: None, within_s=3600) for _ in range(3)]
-    writer.hurry()
+    writer.flush_now()
     await asyncio.gather(*waiting)
     assert statements.count("COMMIT") == 1
     later = writer.submit(lambda connection: None, within_s=3600)
     await asyncio.sleep(0.05)
     assert not later.done()
-    writer.close()  # an end does not wait either
+    writer.close()  # a shutdown does not wait either
     await later
 
 
-async def test_what_one_turn_of_the_loop_writes_shares_a_flush(database: Database) -> None:
-    """The alerts of a bar close are read in one turn: the first does not take a flush of its own while the others are still read."""
+async def test_writes_of_one_loop_iteration_share_a_flush(database: Database) -> None:
+    """Alerts of a bar close are read in one iteration: the first does not take a flush of its own while others are being read."""
     writer = Writer(database.path)
     statements: list[str] = []
     await writer.submit(lambda connection: connection.set_trace_callback(statements.append))
@@ -265,47 +265,47 @@ async def test_what_one_turn_of_the_loop_writes_shares_a_flush(database: Databas
     waiting = []
     for _ in range(5):
         waiting.append(writer.submit(lambda connection: None))
-        time.sleep(0.01)  # the same turn, in which the thread of the writer could run
+        time.sleep(0.01)  # the same iteration, in which the writer thread could run
     await asyncio.gather(*waiting)
     assert statements.count("COMMIT") == 1
     unfinished = writer.submit(lambda connection: 7)
-    writer.close()  # also what this turn has just said
+    writer.close()  # also jobs submitted in this iteration
     assert await unfinished == 7
 
 
-async def test_nobody_is_told_before_the_commit(database: Database) -> None:
-    """The first promise: when `write` returns, another connection sees the row."""
+async def test_write_returns_after_the_commit(database: Database) -> None:
+    """Promise 1: when `write` returns, another connection sees the row."""
     for index in range(20):
-        await database.write(note, f"k{index}")
+        await database.write(put_key, f"k{index}")
         with database.snapshot() as connection:
             assert f"k{index}" in keys(connection)
 
 
-async def test_a_failing_job_takes_back_only_what_it_did(database: Database) -> None:
-    """One alert that cannot be stored must not cost the others of its batch theirs."""
+async def test_failing_job_rolls_back_only_its_own_changes(database: Database) -> None:
+    """One alert that cannot be stored must not lose the others of its batch."""
 
     def fail(connection: sqlite3.Connection) -> None:
-        note(connection, "half done")
+        put_key(connection, "half done")
         raise LookupError("a bug")
 
     def break_constraint(connection: sqlite3.Connection) -> None:
-        note(connection, "also half done")
+        put_key(connection, "also half done")
         connection.execute("INSERT INTO settings VALUES ('x', NULL, '')")
 
     outcomes = await asyncio.gather(
-        database.write(note, "before"),
+        database.write(put_key, "before"),
         database.write(fail),
-        database.write(note, "between"),
+        database.write(put_key, "between"),
         database.write(break_constraint),
-        database.write(note, "after"),
+        database.write(put_key, "after"),
         return_exceptions=True,
     )
     assert [type(outcome) for outcome in outcomes] == [str, LookupError, str, sqlite3.IntegrityError, str]
     assert await database.read(keys) == {"before", "between", "after"}
 
 
-async def test_a_job_that_fails_alone_leaves_nothing_behind(database: Database) -> None:
-    """A job with nothing beside it is taken back as a whole, its caller hears why, and the next one finds the store as it was."""
+async def test_single_failing_job_is_rolled_back(database: Database) -> None:
+    """Its caller gets the error, and the next job finds the store as it was."""
 
     def half_done(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT INTO settings VALUES ('lost', '1', 'now')")
@@ -318,30 +318,30 @@ async def test_a_job_that_fails_alone_leaves_nothing_behind(database: Database) 
     assert [row[0] for row in rows] == ["kept"]
 
 
-async def test_a_cancelled_waiter_does_not_cancel_the_write(database: Database) -> None:
-    """After a time-out the outcome is unknown, not "no": the write commits all the same."""
+async def test_cancelled_caller_does_not_cancel_the_write(database: Database) -> None:
+    """After a timeout the outcome is unknown, not "no": the write commits all the same."""
     gate = threading.Event()
 
     def slow(connection: sqlite3.Connection) -> None:
         gate.wait(10)
-        note(connection, "late")
+        put_key(connection, "late")
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await database.write(slow)
     gate.set()
-    await database.write(note, "next")
+    await database.write(put_key, "next")
     assert await database.read(keys) == {"late", "next"}
 
 
-async def test_close_finishes_what_waits_and_refuses_what_comes_later(database: Database) -> None:
-    """A shutdown loses no status that somebody already handed over."""
-    waiting = [asyncio.ensure_future(database.write(note, f"k{index}")) for index in range(100)]
+async def test_close_finishes_pending_writes_and_refuses_later_ones(database: Database) -> None:
+    """A shutdown loses no write that was already submitted."""
+    waiting = [asyncio.ensure_future(database.write(put_key, f"k{index}")) for index in range(100)]
     await asyncio.sleep(0)
     await database.close()
     await asyncio.gather(*waiting)
     with pytest.raises(StoreUnavailable, match="stopping"):
-        await database.write(note, "too late")
+        await database.write(put_key, "too late")
     with pytest.raises(StoreUnavailable, match="stopping"):
         await database.read(keys)
     with database.snapshot() as connection:
@@ -349,17 +349,17 @@ async def test_close_finishes_what_waits_and_refuses_what_comes_later(database: 
 
 
 async def test_readers_cannot_write(database: Database) -> None:
-    """Only the writer thread and command-line transactions change anything."""
+    """Only the writer thread and command-line transactions change data."""
     with pytest.raises((sqlite3.OperationalError, StoreUnavailable)):
-        await database.read(note, "sneaky")
+        await database.read(put_key, "sneaky")
     with pytest.raises((sqlite3.OperationalError, StoreUnavailable)):
-        database.read_now(note, "sneaky")
+        database.read_now(put_key, "sneaky")
     with database.snapshot() as connection, pytest.raises(sqlite3.OperationalError):
-        note(connection, "sneaky")
+        put_key(connection, "sneaky")
     assert await database.read(keys) == set()
 
 
-async def test_a_read_is_one_consistent_picture(database: Database) -> None:
+async def test_read_is_one_consistent_snapshot(database: Database) -> None:
     """Two statements of one read never see the database before and after a write."""
     started, go_on = threading.Event(), threading.Event()
 
@@ -371,18 +371,18 @@ async def test_a_read_is_one_consistent_picture(database: Database) -> None:
 
     reading = asyncio.ensure_future(database.read(look_twice))
     await asyncio.to_thread(started.wait, 10)
-    await database.write(note, "new")
+    await database.write(put_key, "new")
     go_on.set()
     first, second = await reading
     assert first == second == set()
     assert database.read_now(keys) == {"new"}
 
 
-async def test_the_log_is_folded_in_and_used_again(database: Database) -> None:
-    """Checkpoints are ours to do: without them the log would grow for ever."""
+async def test_log_is_checkpointed_and_reused(database: Database) -> None:
+    """SQLite's own checkpoints are off: without the writer's the log would grow for ever."""
     wal = Path(f"{database.path}-wal")
     for start in range(0, 6000, 500):
-        await asyncio.gather(*(database.write(note, f"k{start + index}", "x" * 200) for index in range(500)))
+        await asyncio.gather(*(database.write(put_key, f"k{start + index}", "x" * 200) for index in range(500)))
     assert wal.stat().st_size < database.path.stat().st_size * 4
     assert database.path.stat().st_size > 500_000
 
@@ -390,28 +390,28 @@ async def test_the_log_is_folded_in_and_used_again(database: Database) -> None:
 # -------------------------------------------------------------------------------------------------- trouble with the file
 
 
-async def test_a_full_disk_refuses_and_recovers_by_itself(database: Database) -> None:
-    """Disk full means 503 for every alert of the batch, nothing half stored, and normal work when there is room again."""
+async def test_full_disk_fails_writes_and_recovers(database: Database) -> None:
+    """A full disk means 503 for every alert of the batch, nothing half stored, and normal operation once there is room again."""
 
     def fill_up(connection: sqlite3.Connection) -> None:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages + 2}")
 
-    await database.write(note, "before")
+    await database.write(put_key, "before")
     await database.write(fill_up)
     big = "x" * 20_000
     outcomes = await asyncio.gather(
-        *(database.write(note, f"big{index}", big) for index in range(5)), return_exceptions=True
+        *(database.write(put_key, f"big{index}", big) for index in range(5)), return_exceptions=True
     )
     assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
     assert await database.read(keys) == {"before"}
-    # The connection was opened anew, which is the end of the artificial limit: nobody had to restart anything.
-    await database.write(note, "after", big)
+    # The connection was reopened, which is the end of the artificial limit, without a restart.
+    await database.write(put_key, "after", big)
     assert await database.read(keys) == {"before", "after"}
 
 
-def test_a_really_full_disk_loses_nothing_acknowledged(data_dir: Path) -> None:
-    """With a file-size limit of the kernel: acknowledged writes stay, refused ones are absent, the file stays sound."""
+def test_file_size_limit_loses_no_acknowledged_write(data_dir: Path) -> None:
+    """With a file-size limit of the kernel: acknowledged writes stay, failed ones are absent, the file stays intact."""
     code = """
 import asyncio, resource, signal, sys
 from datetime import UTC, datetime
@@ -449,37 +449,37 @@ asyncio.run(main())
         assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
 
 
-async def test_a_database_locked_by_another_process_refuses_and_recovers(database: Database) -> None:
-    """A stuck command on the same file costs a 503, never a hang beyond TradingView's patience, and no restart."""
-    await database.write(note, "before")
+async def test_database_locked_by_another_process_fails_writes_and_recovers(database: Database) -> None:
+    """A stuck command on the same file costs a 503, never a hang longer than TradingView waits, and no restart."""
+    await database.write(put_key, "before")
     other = sqlite3.connect(database.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreUnavailable, match="locked"):
         async with asyncio.timeout(30):
-            await database.write(note, "during")
+            await database.write(put_key, "during")
     other.execute("ROLLBACK")
     other.close()
-    await database.write(note, "after")
+    await database.write(put_key, "after")
     assert await database.read(keys) == {"before", "after"}
 
 
-async def test_a_write_waits_for_a_command_that_is_quick(database: Database) -> None:
+async def test_write_waits_for_a_short_transaction(database: Database) -> None:
     """`webhook create` beside the running daemon is a short wait, not an error, on either side."""
-    await database.write(note, "before")
+    await database.write(put_key, "before")
     with database.transaction() as connection:
-        note(connection, "command")
-        daemon = asyncio.ensure_future(database.write(note, "daemon"))
+        put_key(connection, "command")
+        daemon = asyncio.ensure_future(database.write(put_key, "daemon"))
         await asyncio.sleep(0)
     await daemon
     assert await database.read(keys) == {"before", "command", "daemon"}
 
 
-def test_a_transaction_of_the_command_line_is_all_or_nothing(database: Database) -> None:
+def test_command_line_transaction_is_all_or_nothing(database: Database) -> None:
     """A command that fails half-way has changed nothing."""
 
     def fail() -> None:
         with database.transaction() as connection:
-            note(connection, "half")
+            put_key(connection, "half")
             raise LookupError
 
     with pytest.raises(LookupError):
@@ -488,8 +488,8 @@ def test_a_transaction_of_the_command_line_is_all_or_nothing(database: Database)
         assert keys(connection) == set()
 
 
-def test_a_read_only_file_is_one_line_and_recovers() -> None:
-    """Writes are refused while the file is read-only and work again when it is not, in the same process."""
+def test_read_only_file_fails_writes_and_recovers() -> None:
+    """Writes fail with one line while the file is read-only and work again afterwards, in the same process."""
     code = """
 import asyncio, os, sys
 from datetime import UTC, datetime
@@ -500,7 +500,7 @@ from kekbridge.store.database import Database
 
 data_dir = Path(sys.argv[1])
 path = Database.open(data_dir).path
-if os.geteuid() == 0:  # root writes read-only files: be somebody else
+if os.geteuid() == 0:  # root writes read-only files: use another user
     for file in (data_dir, *data_dir.iterdir()):
         os.chown(file, 65534, 65534)
     os.setgid(65534)
@@ -515,7 +515,7 @@ async def main():
         print("stored")
     except StoreUnavailable as error:
         print("refused", "\\n" in error.message)
-    for file in data_dir.iterdir():  # the log beside it was made with the mode of the file
+    for file in data_dir.iterdir():  # the log has the mode of the file
         file.chmod(0o600)
     await write("kept")
     print(database.read_now(settings.get_value, "kept"), database.read_now(settings.get_value, "refused"))
@@ -523,7 +523,7 @@ async def main():
 
 asyncio.run(main())
 """
-    with tempfile.TemporaryDirectory() as directory:  # pytest's own would not let another user through
+    with tempfile.TemporaryDirectory() as directory:  # pytest's directory is closed to another user
         process = python(code, directory)
         output, _ = process.communicate(timeout=60)
     assert output.splitlines() == ["refused False", "1 None"]
@@ -534,7 +534,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("patience", [1, 40, 150])
 def test_every_acknowledged_write_survives_kill_9(data_dir: Path, patience: int) -> None:
-    """R1 in the small: the process is killed in the middle of a burst; what it had acknowledged is in the file."""
+    """The process is killed in the middle of a burst: every write it had acknowledged is in the file."""
     code = """
 import asyncio, sys
 from datetime import UTC, datetime
@@ -569,8 +569,8 @@ asyncio.run(main())
 # -------------------------------------------------------------------------------------------------------------------- lock
 
 
-def test_a_second_daemon_is_refused_and_told_who_runs(data_dir: Path) -> None:
-    """Two daemons on one database would send each other's orders; the second names the first's process id."""
+def test_second_daemon_is_refused_with_the_pid_of_the_first(data_dir: Path) -> None:
+    """Two daemons on one database would send each other's orders."""
     assert DaemonLock.holder(data_dir) is None
     with DaemonLock(data_dir):
         assert DaemonLock.holder(data_dir) == os.getpid()
@@ -603,8 +603,8 @@ time.sleep(60)
         assert DaemonLock.holder(data_dir) == os.getpid()
 
 
-async def test_what_waited_behind_a_locked_batch_is_not_kept_waiting_twice(database: Database) -> None:
-    """While another process holds the lock, every write is refused within about one wait: a 503 after 4 s reaches no sender."""
+async def test_write_behind_a_locked_batch_waits_only_once(database: Database) -> None:
+    """While another process holds the lock, every write fails within about one wait: a 503 after 4 s reaches no sender."""
     await database.write(lambda connection: None)
     with closing(sqlite3.connect(database.path, isolation_level=None, timeout=10)) as other:
         other.execute("BEGIN IMMEDIATE")

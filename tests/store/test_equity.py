@@ -1,4 +1,4 @@
-"""Equity marks on a real file: the peak survives restarts, transfers told late correct it, a reset starts anew."""
+"""Equity marks: the peak survives restarts, late transfers correct it, a reset restarts it; and breaches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sqlite3
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from kekbridge.model import Flow, TradingState, Trip
+from kekbridge.model import Flow, LimitBreach, TradingState
 from kekbridge.risk.drawdown import follow_peak
 from kekbridge.store import equity, events, settings
 from tests.trading import snapshot
@@ -23,8 +23,8 @@ def mark(connection: sqlite3.Connection, minute: int, value: str, *flows: tuple[
     return equity.record(connection, account, flows, follow_peak, now=NOON + minute * MINUTE).peak
 
 
-def test_the_peak_is_persisted(connection: sqlite3.Connection) -> None:
-    """It stands in the settings, where an admission reads it, and in the newest mark."""
+def test_peak_is_stored(connection: sqlite3.Connection) -> None:
+    """In the settings, where an admission reads it, and in the newest mark."""
     assert [mark(connection, n, value) for n, value in enumerate(("1000", "1100", "900"))] == [1000, 1100, 1100]
     assert D(str(settings.get_value(connection, settings.EQUITY_PEAK))) == 1100
     newest = equity.latest(connection)
@@ -32,25 +32,25 @@ def test_the_peak_is_persisted(connection: sqlite3.Connection) -> None:
     assert (newest.value, newest.peak) == (D(900), D(1100))
 
 
-def test_a_deposit_told_late_corrects_the_peak(connection: sqlite3.Connection) -> None:
-    """Equity jumped before the exchange listed the deposit: once it does, the jump is no gain and a later fall no smaller."""
+def test_deposit_reported_late_corrects_the_peak(connection: sqlite3.Connection) -> None:
+    """Equity jumped before the exchange listed the deposit: afterwards the jump is no gain and a later fall no smaller."""
     mark(connection, 0, "1000")
     mark(connection, 1, "900")
     assert mark(connection, 2, "1800") == 1800
     deposit = ("t1", Flow(NOON + 2 * MINUTE, D(900)))
     assert mark(connection, 3, "1800", deposit) == 2000
-    assert mark(connection, 4, "1800", deposit) == 2000  # told again: counted once
+    assert mark(connection, 4, "1800", deposit) == 2000  # reported again: counted once
 
 
-def test_a_gap_while_the_bridge_was_down_loses_no_withdrawal(connection: sqlite3.Connection) -> None:
-    """Half was withdrawn in the night; the first mark after the start knows it."""
+def test_withdrawal_while_the_daemon_was_down_is_counted(connection: sqlite3.Connection) -> None:
+    """Half was withdrawn at night; the first mark after the start includes it."""
     mark(connection, 0, "1000")
     out = ("t1", Flow(NOON + 300 * MINUTE, D(-500)))
     assert mark(connection, 600, "500", out) == 500
 
 
-def test_a_reset_starts_at_todays_equity(connection: sqlite3.Connection) -> None:
-    """The old peak does not come back with the next mark, nor after many; the history says who reset it."""
+def test_reset_starts_at_current_equity(connection: sqlite3.Connection) -> None:
+    """The old peak does not come back with the next mark or after many; the history records who reset it."""
     mark(connection, 0, "1000")
     mark(connection, 20, "700")
     assert equity.reset_peak(connection, by="test", now=NOON + 21 * MINUTE) == 700
@@ -58,44 +58,44 @@ def test_a_reset_starts_at_todays_equity(connection: sqlite3.Connection) -> None
     assert events.list_events(connection)[-1].kind == "equity_peak_reset"
 
 
-def test_without_a_mark_there_is_nothing_to_reset(connection: sqlite3.Connection) -> None:
+def test_reset_without_a_mark_does_nothing(connection: sqlite3.Connection) -> None:
     """The peak starts with the first mark anyway."""
     assert equity.reset_peak(connection, by="test", now=NOON) is None
 
 
-def trip(rule: str, until: datetime | None) -> Trip:
-    return Trip(scope="webhook", rule=rule, reason=rule, until=until)
+def breach(rule: str, until: datetime | None) -> LimitBreach:
+    return LimitBreach(scope="webhook", rule=rule, reason=rule, until=until)
 
 
-def test_a_trip_closes_one_webhook_once(connection: sqlite3.Connection) -> None:
-    """The second refusal of the day adds no event; the account stays open; midnight opens again."""
-    assert settings.trip(connection, trip("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
-    assert not settings.trip(connection, trip("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
+def test_breach_closes_one_webhook_once(connection: sqlite3.Connection) -> None:
+    """The second denied alert of the day adds no event; the account stays open; midnight reopens the webhook."""
+    assert settings.close_for_breach(connection, breach("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
+    assert not settings.close_for_breach(connection, breach("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
     assert len(events.list_events(connection)) == 1
     assert settings.trading_control(connection, now=NOON, scope="w").state is TradingState.EXITS_ONLY
     assert settings.trading_control(connection, now=NOON).state is TradingState.RUNNING
     assert settings.trading_control(connection, now=MIDNIGHT, scope="w").state is TradingState.RUNNING
 
 
-def test_a_drawdown_outlasts_a_days_limit(connection: sqlite3.Connection) -> None:
+def test_drawdown_outlasts_a_day_limit(connection: sqlite3.Connection) -> None:
     """The longer closing wins, whichever came first."""
-    settings.trip(connection, trip("daily_loss", MIDNIGHT), webhook_id="w", now=NOON)
-    assert settings.trip(connection, trip("drawdown", None), webhook_id="w", now=NOON)
-    assert not settings.trip(connection, trip("daily_loss", MIDNIGHT), webhook_id="w", now=NOON)
+    settings.close_for_breach(connection, breach("daily_loss", MIDNIGHT), webhook_id="w", now=NOON)
+    assert settings.close_for_breach(connection, breach("drawdown", None), webhook_id="w", now=NOON)
+    assert not settings.close_for_breach(connection, breach("daily_loss", MIDNIGHT), webhook_id="w", now=NOON)
     assert settings.trading_control(connection, now=MIDNIGHT, scope="w").state is TradingState.EXITS_ONLY
 
 
-def test_a_trip_never_loosens_a_halt(connection: sqlite3.Connection) -> None:
-    """Halted by hand stays halted."""
+def test_breach_never_loosens_a_halt(connection: sqlite3.Connection) -> None:
+    """A manual halt stays."""
     settings.set_trading_state(connection, TradingState.HALTED, reason="x", by="x", now=NOON, scope="w")
-    assert not settings.trip(connection, trip("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
+    assert not settings.close_for_breach(connection, breach("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
     assert settings.trading_control(connection, now=NOON, scope="w").state is TradingState.HALTED
 
 
-def test_resume_opens_the_account_and_every_webhook(connection: sqlite3.Connection) -> None:
+def test_resume_all_opens_account_and_webhooks(connection: sqlite3.Connection) -> None:
     """One command after a bad day."""
     settings.set_trading_state(connection, TradingState.EXITS_ONLY, reason="x", by="x", now=NOON)
-    settings.trip(connection, trip("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
+    settings.close_for_breach(connection, breach("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
     assert settings.resume_all(connection, reason="y", by="y", now=NOON) == ("w",)
     for scope in ("account", "w"):
         assert settings.trading_control(connection, now=NOON, scope=scope).state is TradingState.RUNNING

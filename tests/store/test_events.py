@@ -1,4 +1,4 @@
-"""The history is a chain: any row changed, moved, removed or slipped in shows, and the first such row is named."""
+"""The history is a hash chain: any row changed, moved, removed or inserted is detected, and the first such row is named."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from kekbridge.store import events
-from tests.store.made import NOW
+from tests.store.factories import NOW
 
 
 def write(connection: sqlite3.Connection, number: int = 6) -> None:
@@ -24,7 +24,7 @@ def write(connection: sqlite3.Connection, number: int = 6) -> None:
         )
 
 
-def test_an_untouched_history_verifies(connection: sqlite3.Connection) -> None:
+def test_unchanged_history_verifies(connection: sqlite3.Connection) -> None:
     """No false alarm, also for an empty history."""
     assert events.verify(connection) is None
     assert events.head(connection) == (0, events.GENESIS)
@@ -48,13 +48,13 @@ def test_an_untouched_history_verifies(connection: sqlite3.Connection) -> None:
     ],
 )
 def test_every_changed_column_of_any_row_is_found(connection: sqlite3.Connection, sequence: int, change: str) -> None:
-    """Whoever edits the record of what happened is found out at that very row."""
+    """A change of any column is detected at that very row."""
     write(connection)
     connection.execute(f"UPDATE events SET {change} WHERE sequence = ?", (sequence,))
     assert events.verify(connection) == sequence
 
 
-def test_a_row_rehashed_after_a_change_breaks_the_next_one(connection: sqlite3.Connection) -> None:
+def test_rehashed_row_breaks_the_next_one(connection: sqlite3.Connection) -> None:
     """Making one row consistent again does not help: the next row covers the old hash."""
     write(connection)
     connection.execute("DELETE FROM events WHERE sequence > 2")
@@ -69,8 +69,8 @@ def test_a_row_rehashed_after_a_change_breaks_the_next_one(connection: sqlite3.C
 @pytest.mark.parametrize(
     "statement", ["DELETE FROM events WHERE sequence = 3", "DELETE FROM events WHERE sequence < 4"]
 )
-def test_a_missing_row_is_found(connection: sqlite3.Connection, statement: str) -> None:
-    """A gap is named by the sequence that is missing first."""
+def test_missing_row_is_found(connection: sqlite3.Connection, statement: str) -> None:
+    """A gap is named by the first missing sequence."""
     write(connection)
     connection.execute(statement)
     assert events.verify(connection) in (1, 3)
@@ -85,7 +85,7 @@ def test_swapped_rows_are_found(connection: sqlite3.Connection) -> None:
 
 
 def test_events_are_read_back_in_order(connection: sqlite3.Connection) -> None:
-    """explain reads an alert's events, a follower those after the last it saw."""
+    """explain reads an alert's events, a follower those after the last it has seen."""
     write(connection)
     assert [event.sequence for event in events.of_alert(connection, "A1")] == [2, 4, 6]
     later = events.list_events(connection, after=4)

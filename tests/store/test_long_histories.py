@@ -1,4 +1,4 @@
-"""What is asked of a long history costs as many of the database's own steps as of a short one: counts, so that no clock decides."""
+"""Queries over a long history cost as many SQLite steps as over a short one: counted, so that no clock is involved."""
 
 from __future__ import annotations
 
@@ -12,36 +12,40 @@ from typing import Any
 import pytest
 
 from kekbridge.model import OrderStatus, WebhookSettings
-from kekbridge.reports import alert_report as story
-from kekbridge.store import alert_search, fills, statistics, webhooks
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.reports import alert_report
+from kekbridge.store import alerts, fills, order_lifecycle, statistics, webhooks
 from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
 from tests.bench.filling import RARE, fill
-from tests.store import made
+from tests.store import factories
 
 FEW, MANY = 3000, 30_000
-EACH = 100  # of the database's steps are counted as one
+EACH = 100  # SQLite steps per count
 
 
 def stored(data_dir: Path, count: int) -> Database:
-    """A database with `count` finished alerts of one webhook, made from one that went the whole way."""
+    """A database with `count` finished alerts of one webhook, copied from one that was executed."""
     database = Database.open(data_dir)
     now = datetime.now(UTC)
     with database.transaction() as connection:
         webhooks.create(connection, webhook_id="hook", name="default", settings=WebhookSettings(), now=now)
-        alert = made.draft(received_at=now, symbol="PERP_BTC_USDC")
+        alert = factories.new_alert(received_at=now, symbol="PERP_BTC_USDC")
         end = now + timedelta(minutes=1)
         admission = admit(
-            connection, alert, made.admitting(made.intent()), rates=made.NO_RATES, now=now, expires_at=end
+            connection,
+            alert,
+            factories.admitting(factories.intent()),
+            rates=factories.NO_RATES,
+            now=now,
+            expires_at=end,
         )
         name = admission.orders[0].client_order_id
-        orders.claim(connection, name, now=now)
-        orders.mark_accepted(connection, name, order_id="7", now=now)
-        fills.record(connection, [made.fill(order_id="7", executed_at=now)])
-        filled = {"executed_quantity": Decimal("0.01"), "average_price": Decimal(65000), "now": now}
-        orders.apply_report(connection, name, status=OrderStatus.FILLED, **filled)  # type: ignore[arg-type]
+        order_lifecycle.claim(connection, name, now=now)
+        order_lifecycle.mark_accepted(connection, name, order_id="7", now=now)
+        fills.record(connection, [factories.fill(order_id="7", executed_at=now)])
+        report = factories.status_report(name, OrderStatus.FILLED, Decimal("0.01"))
+        order_lifecycle.apply_report(connection, name, report, now=now)
     fill(data_dir / FILE_NAME, count)
     return database
 
@@ -74,34 +78,34 @@ def steps(database: Database, ask: Callable[[sqlite3.Connection], Any]) -> int:
 
 NOW = datetime.now(UTC)
 QUESTIONS: dict[str, Callable[[sqlite3.Connection], Any]] = {
-    "all statistics": lambda c: statistics.gather(c, since=None, now=NOW),
-    "statistics of a webhook": lambda c: statistics.gather(c, since=None, now=NOW, webhook="default"),
-    "statistics since": lambda c: statistics.gather(c, since=NOW - timedelta(hours=25, minutes=30), now=NOW),
-    "the log": lambda c: alert_search.search(c),
-    "of a webhook": lambda c: alert_search.search(c, webhook="default"),
-    "of a deleted webhook": lambda c: alert_search.search(c, webhook="never-was"),
-    "of a status": lambda c: alert_search.search(c, status="denied", limit=20),
-    "of a status that none has": lambda c: alert_search.search(c, status="unknown"),
-    "of a code": lambda c: alert_search.search(c, code="daily_limit", limit=20),
-    "of a code that none has": lambda c: alert_search.search(c, code="cooldown"),
-    "of a rare market": lambda c: alert_search.search(c, symbol=RARE, limit=3),
-    "of a market none had": lambda c: alert_search.search(c, symbol="PERP_NONE_USDC", webhook="default"),
-    "a text": lambda c: alert_search.search(c, text="stands nowhere", look_through=500),
-    "an alert": lambda c: story.read(c, "01A00000000000000000000007"),
+    "all statistics": lambda c: statistics.gather_facts(c, since=None, now=NOW),
+    "statistics of a webhook": lambda c: statistics.gather_facts(c, since=None, now=NOW, webhook="default"),
+    "statistics since": lambda c: statistics.gather_facts(c, since=NOW - timedelta(hours=25, minutes=30), now=NOW),
+    "the log": lambda c: alerts.search(c),
+    "of a webhook": lambda c: alerts.search(c, webhook="default"),
+    "of a deleted webhook": lambda c: alerts.search(c, webhook="never-was"),
+    "of a status": lambda c: alerts.search(c, status="denied", limit=20),
+    "of a status that none has": lambda c: alerts.search(c, status="unknown"),
+    "of a code": lambda c: alerts.search(c, code="daily_limit", limit=20),
+    "of a code that none has": lambda c: alerts.search(c, code="cooldown"),
+    "of a rare market": lambda c: alerts.search(c, symbol=RARE, limit=3),
+    "of a market none had": lambda c: alerts.search(c, symbol="PERP_NONE_USDC", webhook="default"),
+    "a text": lambda c: alerts.search(c, text="stands nowhere", look_through=500),
+    "an alert": lambda c: alert_report.read(c, "01A00000000000000000000007"),
 }
 
 
 @pytest.mark.parametrize("name", list(QUESTIONS))
 def test_ten_times_the_history_is_no_more_work(histories: tuple[Database, Database], name: str) -> None:
-    """Ten times the alerts, orders, fills and history: the same work, give or take the depth of a tree and an hour's tally."""
+    """Ten times the alerts, orders, fills and events: the same work, except for the depth of a tree and an hour's tally."""
     few, many = (steps(database, QUESTIONS[name]) for database in histories)
     assert many <= 1.3 * few + 20
 
 
-def test_the_figures_of_the_copies_fit(histories: tuple[Database, Database]) -> None:
-    """The measure is of something: the long history really is counted, summed and found."""
+def test_long_history_is_really_counted(histories: tuple[Database, Database]) -> None:
+    """The measurement is meaningful: the long history is counted, summed and found."""
     with histories[1].snapshot() as connection:
-        facts = statistics.gather(connection, since=None, now=NOW)
+        facts = statistics.gather_facts(connection, since=None, now=NOW)
         assert sum(one.count for one in facts.alerts) == MANY + 1
         assert facts.closings > MANY / 2
-        assert len(alert_search.search(connection, symbol=RARE).alerts) == MANY // 1000
+        assert len(alerts.search(connection, symbol=RARE).alerts) == MANY // 1000

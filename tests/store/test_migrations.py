@@ -1,4 +1,4 @@
-"""Databases of earlier versions: what they hold is counted and summed as if this version had recorded it."""
+"""Databases of earlier versions are counted and summed as if this version had recorded them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
 from kekbridge.model import OrderStatus
-from kekbridge.model.statistics import Report, report
-from kekbridge.store import exits, fills, statistics
-from kekbridge.store import order_lifecycle as orders
-from kekbridge.store import rejected_requests as refusals
-from kekbridge.store import reservations as ledger
+from kekbridge.model.orders import ExitKind, ExitStatus
+from kekbridge.model.statistics import Report, build_report
+from kekbridge.store import fills, order_lifecycle, protection, rejected_requests, reservations, statistics
 from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME, prepare_file
 from kekbridge.store.database import Database
-from kekbridge.store.exits import Leg
 from kekbridge.store.migrations import MIGRATIONS
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, fill, intent
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, fill, intent, new_alert
 
 
 def old_database(data_dir: Path) -> None:
@@ -44,38 +41,44 @@ def trade(database: Database) -> None:
     """An entry whose stop was hit, fills of two webhooks in two hours, a refused guess."""
     with database.transaction() as connection:
         admission = admit(
-            connection, draft(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES
+            connection, new_alert(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES
         )  # fmt: skip
         name = admission.orders[0].client_order_id
-        orders.claim(connection, name, now=NOW)
-        entry = orders.mark_accepted(connection, name, order_id="7", now=NOW)
+        order_lifecycle.claim(connection, name, now=NOW)
+        entry = order_lifecycle.mark_accepted(connection, name, order_id="7", now=NOW)
         fills.record(connection, [fill(order_id="7")])
         later = fill(order_id="9", realized_pnl=Decimal("-1.25"), executed_at=NOW + timedelta(hours=2))
         fills.record(connection, [later])
         fills.record_exits(connection, [later], entry=entry)
-        leg = Leg(
-            kind="STOP_LOSS", trigger_price=Decimal(60000), status=OrderStatus.ACCEPTED, executed_quantity=Decimal(0)
+        leg = ExitStatus(
+            kind=ExitKind.STOP_LOSS,
+            trigger_price=Decimal(60000),
+            status=OrderStatus.ACCEPTED,
+            executed_quantity=Decimal(0),
         )
-        exits.note(connection, entry, [leg], now=NOW)
-        hit = Leg(
-            kind="STOP_LOSS", trigger_price=Decimal(60000), status=OrderStatus.FILLED, executed_quantity=Decimal(1)
+        protection.record_exits(connection, entry, [leg], now=NOW)
+        hit = ExitStatus(
+            kind=ExitKind.STOP_LOSS,
+            trigger_price=Decimal(60000),
+            status=OrderStatus.FILLED,
+            executed_quantity=Decimal(1),
         )
-        exits.note(connection, entry, [hit], now=NOW)
+        protection.record_exits(connection, entry, [hit], now=NOW)
         for _ in range(3):
-            refusals.record_refusal(connection, remote="192.0.2.9", code="api_key_unknown", error="no", now=NOW)
+            rejected_requests.record(connection, remote="192.0.2.9", code="api_key_unknown", error="no", now=NOW)
 
 
 def reckoned(database: Database) -> tuple[Report, Report]:
     with database.snapshot() as connection:
         every, late = (
-            report(statistics.gather(connection, since=since, now=NOW + timedelta(hours=3)))
+            build_report(statistics.gather_facts(connection, since=since, now=NOW + timedelta(hours=3)))
             for since in (None, NOW + timedelta(hours=1, minutes=5))
         )
     return every, late
 
 
-def test_a_first_version_is_counted_and_summed_as_this_one(tmp_path: Path) -> None:
-    """Rows of 0001 brought to the newest tables give the same statistics as rows recorded with them."""
+def test_first_version_gives_the_same_statistics(tmp_path: Path) -> None:
+    """Rows of 0001 migrated to the newest tables give the same statistics as rows recorded with them."""
     new = Database.open(tmp_path / "new")
     trade(new)
     fresh = reckoned(new)
@@ -99,16 +102,16 @@ def test_a_first_version_is_counted_and_summed_as_this_one(tmp_path: Path) -> No
 
 
 def test_open_orders_of_an_older_version_keep_their_room(tmp_path: Path) -> None:
-    """What is open when the sums come into being is in them, with its price, as if it had been admitted with them."""
+    """Orders open during the migration are in the sums with their price, as if admitted with them."""
     database = Database.open(tmp_path)
     for symbol, price in (("PERP_BTC_USDC", "65000.5"), ("PERP_BTC_USDC", "9000"), ("PERP_ETH_USDC", "1800")):
-        wish = admitting(intent(symbol=symbol, reference_price=Decimal(price)))
+        decide = admitting(intent(symbol=symbol, reference_price=Decimal(price)))
         with database.transaction() as connection:
-            admission = admit(connection, draft(), wish, rates=NO_RATES, now=NOW, expires_at=EXPIRES)
-            orders.claim(connection, admission.orders[0].client_order_id, now=NOW)
-            orders.mark_accepted(connection, admission.orders[0].client_order_id, order_id="7", now=NOW)
+            admission = admit(connection, new_alert(), decide, rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+            order_lifecycle.claim(connection, admission.orders[0].client_order_id, now=NOW)
+            order_lifecycle.mark_accepted(connection, admission.orders[0].client_order_id, order_id="7", now=NOW)
     with database.transaction() as connection:
-        known = ledger.open_commitments(connection)
+        known = reservations.open_commitments(connection)
         assert known["PERP_BTC_USDC"].price == Decimal("65000.5")
         for step in (
             "DROP TABLE commitments",
@@ -120,12 +123,12 @@ def test_open_orders_of_an_older_version_keep_their_room(tmp_path: Path) -> None
     database.close_now()
     again = Database.open(tmp_path)
     with again.snapshot() as connection:
-        assert ledger.open_commitments(connection) == known
+        assert reservations.open_commitments(connection) == known
     again.close_now()
 
 
-def test_refusals_stay_counted_after_they_are_forgotten(tmp_path: Path) -> None:
-    """The rows of requests nobody vouched for are few and go some day; received = sum of the groups must not shrink by that."""
+def test_rejected_requests_stay_counted_after_deletion(tmp_path: Path) -> None:
+    """Old rows of unauthenticated requests are deleted; received = sum of the groups must not shrink by that."""
     database = Database.open(tmp_path / "data")
     trade(database)
     with database.transaction() as connection:

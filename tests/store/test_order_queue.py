@@ -1,4 +1,4 @@
-"""The queue: which order may go next, and which must wait, expire or be given up."""
+"""The queue: which order may be sent next, and which has to wait, expire or be denied."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from decimal import Decimal
 import pytest
 
 from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType
-from kekbridge.store import order_lifecycle as orders
+from kekbridge.store import order_lifecycle, order_queue, orders
 from kekbridge.store.admissions import admit
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, exit_intent, intent, new_alert, status_report
 
 ETH, SOL = "PERP_ETH_USDC", "PERP_SOL_USDC"
 
 
 def put(connection: sqlite3.Connection, *intents: OrderIntent) -> tuple[Order, ...]:
-    return admit(connection, draft(), admitting(*intents), rates=NO_RATES, now=NOW, expires_at=EXPIRES).orders
+    return admit(connection, new_alert(), admitting(*intents), rates=NO_RATES, now=NOW, expires_at=EXPIRES).orders
 
 
 def names(found: tuple[Order, ...]) -> list[str]:
@@ -26,178 +26,175 @@ def names(found: tuple[Order, ...]) -> list[str]:
 
 def finish(connection: sqlite3.Connection, order: Order, status: OrderStatus) -> None:
     """Send an order and let the exchange end it."""
-    orders.claim(connection, order.client_order_id, now=NOW)
-    orders.mark_accepted(connection, order.client_order_id, order_id=f"x{order.sequence}", now=NOW)
-    orders.apply_report(
-        connection, order.client_order_id, status=status, executed_quantity=order.intent.quantity, now=NOW
-    )
+    order_lifecycle.claim(connection, order.client_order_id, now=NOW)
+    order_lifecycle.mark_accepted(connection, order.client_order_id, order_id=f"x{order.sequence}", now=NOW)
+    report = status_report(order.client_order_id, status, order.intent.quantity)
+    order_lifecycle.apply_report(connection, order.client_order_id, report, now=NOW)
 
 
 def test_first_in_first_out_within_a_symbol(connection: sqlite3.Connection) -> None:
-    """Only the oldest open order of a symbol is given, until it is out of the way."""
+    """Only the oldest open order of a symbol is returned, until it no longer holds back others."""
     first, second = put(connection, intent())[0], put(connection, intent())[0]
-    assert names(orders.claimable(connection, now=NOW)) == names((first,))
-    orders.claim(connection, first.client_order_id, now=NOW)
-    assert orders.claimable(connection, now=NOW) == ()
-    orders.mark_unknown(connection, first.client_order_id, reason="x", now=NOW)
-    assert orders.claimable(connection, now=NOW) == ()
-    orders.mark_accepted(connection, first.client_order_id, order_id="1", now=NOW)
-    assert names(orders.claimable(connection, now=NOW)) == names((second,))
+    assert names(order_queue.claimable(connection, now=NOW)) == names((first,))
+    order_lifecycle.claim(connection, first.client_order_id, now=NOW)
+    assert order_queue.claimable(connection, now=NOW) == ()
+    order_lifecycle.mark_unknown(connection, first.client_order_id, reason="x", now=NOW)
+    assert order_queue.claimable(connection, now=NOW) == ()
+    order_lifecycle.mark_accepted(connection, first.client_order_id, order_id="1", now=NOW)
+    assert names(order_queue.claimable(connection, now=NOW)) == names((second,))
 
 
 def test_symbols_do_not_wait_for_each_other_and_exits_go_first(connection: sqlite3.Connection) -> None:
-    """Parallel across symbols; of several symbols the one with an exit is served before older entries."""
+    """Symbols are independent; of several symbols one with an exit comes before older entries."""
     entry = put(connection, intent())[0]
     other = put(connection, intent(symbol=ETH))[0]
     leaving = put(connection, exit_intent(symbol=SOL))[0]
-    assert names(orders.claimable(connection, now=NOW)) == names((leaving, entry, other))
+    assert names(order_queue.claimable(connection, now=NOW)) == names((leaving, entry, other))
 
 
-def test_behind_one_that_is_passable_the_next_is_seen(connection: sqlite3.Connection) -> None:
-    """Taken but not written down yet, or in line itself. Queued again or unknown it holds the next one back, whatever the sender
-    believes."""
+def test_order_behind_an_overlappable_one_is_claimable(connection: sqlite3.Connection) -> None:
+    """An order that is queued again or unknown holds back the next one, even if it is listed as overlappable."""
     first, second = put(connection, intent())[0], put(connection, intent())[0]
     taken, symbol = {first.client_order_id}, first.intent.symbol
-    assert names(orders.claimable(connection, now=NOW, passable=taken)) == names((first,))
-    orders.claim(connection, first.client_order_id, now=NOW)
-    assert orders.claimable(connection, now=NOW) == ()
-    assert names(orders.claimable(connection, now=NOW, passable=taken)) == names((second,))
-    assert not orders.is_way_free(connection, symbol, passable=taken)
-    orders.claim(connection, second.client_order_id, now=NOW)
-    assert orders.is_way_free(connection, symbol, passable={*taken, second.client_order_id})
-    orders.mark_unknown(connection, first.client_order_id, reason="x", now=NOW)
-    assert not orders.is_way_free(connection, symbol, passable={*taken, second.client_order_id})
+    assert names(order_queue.claimable(connection, now=NOW, overlappable_ids=taken)) == names((first,))
+    order_lifecycle.claim(connection, first.client_order_id, now=NOW)
+    assert order_queue.claimable(connection, now=NOW) == ()
+    assert names(order_queue.claimable(connection, now=NOW, overlappable_ids=taken)) == names((second,))
+    assert not order_queue.is_symbol_free(connection, symbol, overlappable_ids=taken)
+    order_lifecycle.claim(connection, second.client_order_id, now=NOW)
+    assert order_queue.is_symbol_free(connection, symbol, overlappable_ids={*taken, second.client_order_id})
+    order_lifecycle.mark_unknown(connection, first.client_order_id, reason="x", now=NOW)
+    assert not order_queue.is_symbol_free(connection, symbol, overlappable_ids={*taken, second.client_order_id})
 
 
-def test_an_exit_waits_for_an_older_entry_of_its_symbol(connection: sqlite3.Connection) -> None:
-    """Overtaking within a symbol would close nothing and then open: the order of the alerts is the order of the orders."""
+def test_exit_waits_for_an_older_entry_of_its_symbol(connection: sqlite3.Connection) -> None:
+    """Overtaking within a symbol would close nothing and then open: orders keep the order of the alerts."""
     entry, leaving = put(connection, intent())[0], put(connection, exit_intent())[0]
-    assert names(orders.claimable(connection, now=NOW)) == names((entry,))
+    assert names(order_queue.claimable(connection, now=NOW)) == names((entry,))
     # While no entry may be sent at all, exits must not wait behind them.
-    assert names(orders.claimable(connection, now=NOW, entries_allowed=False)) == names((leaving,))
+    assert names(order_queue.claimable(connection, now=NOW, entries_allowed=False)) == names((leaving,))
 
 
-def test_an_unknown_entry_holds_exits_back_even_when_entries_are_not_allowed(connection: sqlite3.Connection) -> None:
-    """A close sized while an entry may or may not exist could be of the wrong size."""
+def test_unknown_entry_holds_exits_back_even_without_entries_allowed(connection: sqlite3.Connection) -> None:
+    """A close sized while an entry may or may not exist could have the wrong size."""
     entry = put(connection, intent())[0]
     put(connection, exit_intent())
-    orders.claim(connection, entry.client_order_id, now=NOW)
-    orders.mark_unknown(connection, entry.client_order_id, reason="x", now=NOW)
-    assert orders.claimable(connection, now=NOW, entries_allowed=False) == ()
+    order_lifecycle.claim(connection, entry.client_order_id, now=NOW)
+    order_lifecycle.mark_unknown(connection, entry.client_order_id, reason="x", now=NOW)
+    assert order_queue.claimable(connection, now=NOW, entries_allowed=False) == ()
 
 
-def test_a_resting_order_is_not_in_the_way(connection: sqlite3.Connection) -> None:
-    """A limit order may wait in the book for days; what comes later trades meanwhile."""
+def test_resting_order_holds_back_no_other(connection: sqlite3.Connection) -> None:
+    """A limit order may rest in the book for days; later orders trade in the meantime."""
     resting = put(connection, intent(order_type=OrderType.LIMIT, limit_price=Decimal(60000)))[0]
     later = put(connection, intent())[0]
-    orders.claim(connection, resting.client_order_id, now=NOW)
-    orders.mark_accepted(connection, resting.client_order_id, order_id="1", now=NOW)
-    assert names(orders.claimable(connection, now=NOW)) == names((later,))
+    order_lifecycle.claim(connection, resting.client_order_id, now=NOW)
+    order_lifecycle.mark_accepted(connection, resting.client_order_id, order_id="1", now=NOW)
+    assert names(order_queue.claimable(connection, now=NOW)) == names((later,))
 
 
-def test_a_deferred_order_waits_for_its_time_and_keeps_its_place(connection: sqlite3.Connection) -> None:
-    """The back-off holds the later orders of the symbol back: a retry does not change their order."""
+def test_deferred_order_waits_and_keeps_its_place(connection: sqlite3.Connection) -> None:
+    """The back-off holds back later orders of the symbol: a retry does not change their order."""
     first = put(connection, intent())[0]
     put(connection, intent())
-    orders.claim(connection, first.client_order_id, now=NOW)
+    order_lifecycle.claim(connection, first.client_order_id, now=NOW)
     due = NOW + timedelta(seconds=2)
-    orders.mark_deferred(connection, first.client_order_id, next_attempt_at=due, now=NOW)
-    assert orders.claimable(connection, now=due - timedelta(milliseconds=1)) == ()
-    assert names(orders.claimable(connection, now=due)) == names((first,))
+    order_lifecycle.mark_deferred(connection, first.client_order_id, next_attempt_at=due, now=NOW)
+    assert order_queue.claimable(connection, now=due - timedelta(milliseconds=1)) == ()
+    assert names(order_queue.claimable(connection, now=due)) == names((first,))
 
 
 @pytest.mark.parametrize("ending", [OrderStatus.FILLED, OrderStatus.CANCELED])
-def test_a_later_leg_goes_when_the_earlier_one_is_done(connection: sqlite3.Connection, ending: OrderStatus) -> None:
-    """A flip closes first; the new position is opened when the close is over, not when it is merely accepted."""
+def test_later_leg_follows_when_the_earlier_one_is_done(connection: sqlite3.Connection, ending: OrderStatus) -> None:
+    """A flip closes first; the new position is opened when the close is finished, not merely accepted."""
     close, entry = put(connection, exit_intent(), intent(symbol=ETH, after_leg=0))
-    assert names(orders.claimable(connection, now=NOW)) == names((close,))
-    orders.claim(connection, close.client_order_id, now=NOW)
-    orders.mark_accepted(connection, close.client_order_id, order_id="1", now=NOW)
-    assert orders.claimable(connection, now=NOW) == ()
-    orders.apply_report(
-        connection, close.client_order_id, status=ending, executed_quantity=close.intent.quantity, now=NOW
-    )
-    (ready,) = orders.claimable(connection, now=NOW)
+    assert names(order_queue.claimable(connection, now=NOW)) == names((close,))
+    order_lifecycle.claim(connection, close.client_order_id, now=NOW)
+    order_lifecycle.mark_accepted(connection, close.client_order_id, order_id="1", now=NOW)
+    assert order_queue.claimable(connection, now=NOW) == ()
+    report = status_report(close.client_order_id, ending, close.intent.quantity)
+    order_lifecycle.apply_report(connection, close.client_order_id, report, now=NOW)
+    (ready,) = order_queue.claimable(connection, now=NOW)
     assert (ready.client_order_id, ready.code) == (entry.client_order_id, None)
 
 
-def test_a_close_that_found_nothing_makes_way(connection: sqlite3.Connection) -> None:
-    """Flipping from flat: the close is denied with nothing_to_close, and the entry goes."""
+def test_close_with_nothing_to_close_lets_the_next_leg_follow(connection: sqlite3.Connection) -> None:
+    """Flipping from flat: the close is denied with nothing_to_close, and the entry is sent."""
     close, _ = put(connection, exit_intent(), intent(after_leg=0))
-    orders.mark_denied(connection, close.client_order_id, code="nothing_to_close", error="flat", now=NOW)
-    (ready,) = orders.claimable(connection, now=NOW)
+    order_lifecycle.mark_denied(connection, close.client_order_id, code="nothing_to_close", error="flat", now=NOW)
+    (ready,) = order_queue.claimable(connection, now=NOW)
     assert ready.code is None
 
 
 @pytest.mark.parametrize("ending", ["denied", "rejected", "expired", "given up", "missing"])
-def test_a_later_leg_is_given_up_when_the_earlier_one_failed(connection: sqlite3.Connection, ending: str) -> None:
-    """It comes back marked, so that the worker denies it: it must neither be sent nor wait for ever."""
+def test_later_leg_is_denied_when_the_earlier_one_failed(connection: sqlite3.Connection, ending: str) -> None:
+    """It is returned with a code, for the dispatcher to deny it: it must neither be sent nor wait for ever."""
     close, entry = put(connection, exit_intent(), intent(after_leg=7 if ending == "missing" else 0))
     name = close.client_order_id
     if ending == "denied":
-        orders.mark_denied(connection, name, code="trading_halted", error="x", now=NOW)
+        order_lifecycle.mark_denied(connection, name, code="trading_halted", error="x", now=NOW)
     elif ending == "expired":
-        orders.mark_expired(connection, name, now=NOW)
+        order_lifecycle.mark_expired(connection, name, now=NOW)
     else:
-        orders.claim(connection, name, now=NOW)
+        order_lifecycle.claim(connection, name, now=NOW)
         if ending == "given up":
-            orders.give_up_unknown(connection, name, reason="x", now=NOW)
+            order_lifecycle.close_unknown(connection, name, reason="x", now=NOW)
         else:
-            orders.mark_rejected(connection, name, code="x", error="x", now=NOW)
-    (found,) = orders.claimable(connection, now=NOW)
+            order_lifecycle.mark_rejected(connection, name, code="x", error="x", now=NOW)
+    (found,) = order_queue.claimable(connection, now=NOW)
     assert (found.client_order_id, found.code) == (entry.client_order_id, "earlier_leg_failed")
 
 
-def test_what_is_too_old_comes_back_marked(connection: sqlite3.Connection) -> None:
-    """An expired order is handed out to be finished, never as one to send; behind another it is found by `overdue`."""
+def test_expired_order_is_returned_with_a_code(connection: sqlite3.Connection) -> None:
+    """It is returned to be finished, never to be sent; behind another order it is found by `overdue`."""
     first, second = put(connection, intent())[0], put(connection, intent())[0]
     early = EXPIRES - timedelta(milliseconds=1)
-    assert orders.claimable(connection, now=early)[0].code is None
-    assert orders.overdue(connection, now=early) == ()
-    assert [order.code for order in orders.claimable(connection, now=EXPIRES)] == ["alert_expired"]
-    assert names(orders.overdue(connection, now=EXPIRES)) == names((first, second))
-    for order in orders.overdue(connection, now=EXPIRES):
-        orders.mark_expired(connection, order.client_order_id, now=EXPIRES)
-    assert orders.overdue(connection, now=EXPIRES) == orders.unfinished(connection) == ()
+    assert order_queue.claimable(connection, now=early)[0].code is None
+    assert order_queue.overdue(connection, now=early) == ()
+    assert [order.code for order in order_queue.claimable(connection, now=EXPIRES)] == ["alert_expired"]
+    assert names(order_queue.overdue(connection, now=EXPIRES)) == names((first, second))
+    for order in order_queue.overdue(connection, now=EXPIRES):
+        order_lifecycle.mark_expired(connection, order.client_order_id, now=EXPIRES)
+    assert order_queue.overdue(connection, now=EXPIRES) == order_queue.unfinished(connection) == ()
 
 
-def test_the_way_is_free_when_nothing_of_the_symbol_is_open(connection: sqlite3.Connection) -> None:
-    """Claiming in the admitting transaction must never overtake: queued, being sent and unknown orders of the symbol are in the way."""
+def test_symbol_is_free_when_no_order_holds_back(connection: sqlite3.Connection) -> None:
+    """A claim at admission must never overtake: queued, submitting and unknown orders of the symbol hold back."""
     symbol = intent().symbol
-    assert orders.is_way_free(connection, symbol)
+    assert order_queue.is_symbol_free(connection, symbol)
     first = put(connection, intent())[0]
-    assert not orders.is_way_free(connection, symbol)
-    assert orders.is_way_free(connection, ETH)
-    orders.claim(connection, first.client_order_id, now=NOW)
-    assert not orders.is_way_free(connection, symbol)
-    orders.mark_accepted(connection, first.client_order_id, order_id="1", now=NOW)
-    assert orders.is_way_free(connection, symbol)
+    assert not order_queue.is_symbol_free(connection, symbol)
+    assert order_queue.is_symbol_free(connection, ETH)
+    order_lifecycle.claim(connection, first.client_order_id, now=NOW)
+    assert not order_queue.is_symbol_free(connection, symbol)
+    order_lifecycle.mark_accepted(connection, first.client_order_id, order_id="1", now=NOW)
+    assert order_queue.is_symbol_free(connection, symbol)
 
 
-def test_a_start_finds_what_was_in_flight(connection: sqlite3.Connection) -> None:
-    """W4 to W6: submitting and unknown are asked for; queued, resting and finished ones are told apart from them."""
+def test_interrupted_orders_are_found_at_start(connection: sqlite3.Connection) -> None:
+    """Submitting and unknown orders are queried; queued, resting and finished ones are distinguished from them."""
     queued, sending, unknown, resting, done = (put(connection, intent(symbol=f"PERP_{i}_USDC"))[0] for i in range(5))
     for order in (sending, unknown, resting):
-        orders.claim(connection, order.client_order_id, now=NOW)
-    orders.mark_unknown(connection, unknown.client_order_id, reason="x", now=NOW)
-    orders.mark_accepted(connection, resting.client_order_id, order_id="r", now=NOW)
+        order_lifecycle.claim(connection, order.client_order_id, now=NOW)
+    order_lifecycle.mark_unknown(connection, unknown.client_order_id, reason="x", now=NOW)
+    order_lifecycle.mark_accepted(connection, resting.client_order_id, order_id="r", now=NOW)
     finish(connection, done, OrderStatus.FILLED)
-    assert names(orders.interrupted(connection)) == names((sending, unknown))
-    assert names(orders.unfinished(connection)) == names((queued, sending, unknown, resting))
-    assert orders.count_waiting(connection) == 1
+    assert names(order_queue.interrupted(connection)) == names((sending, unknown))
+    assert names(order_queue.unfinished(connection)) == names((queued, sending, unknown, resting))
+    assert orders.count_queued(connection) == 1
 
 
-def test_finding_the_next_order_reads_the_open_ones_only(connection: sqlite3.Connection) -> None:
-    """The queue must be as quick after a million orders as after ten: no plan scans the table of orders."""
+def test_queue_reads_open_orders_only(connection: sqlite3.Connection) -> None:
+    """The queue must be as quick after a million orders as after ten: no plan scans the orders table."""
     plans: list[str] = []
     connection.set_trace_callback(lambda statement: plans.append(statement))
-    orders.claimable(connection, now=NOW)
-    orders.claimable(connection, now=NOW, entries_allowed=False)
-    orders.overdue(connection, now=NOW)
-    orders.unfinished(connection)
-    orders.interrupted(connection)
-    orders.count_waiting(connection)
-    orders.is_way_free(connection, put(connection, intent())[0].intent.symbol)
+    order_queue.claimable(connection, now=NOW)
+    order_queue.claimable(connection, now=NOW, entries_allowed=False)
+    order_queue.overdue(connection, now=NOW)
+    order_queue.unfinished(connection)
+    order_queue.interrupted(connection)
+    orders.count_queued(connection)
+    order_queue.is_symbol_free(connection, put(connection, intent())[0].intent.symbol)
     connection.set_trace_callback(None)
     reads = [statement for statement in plans if statement.startswith("SELECT") and "FROM orders" in statement]
     assert len(reads) >= 7

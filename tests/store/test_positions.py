@@ -1,4 +1,4 @@
-"""The positions table is the exchange's picture, nothing more and nothing less."""
+"""The positions table contains exactly the positions that the exchange reported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from kekbridge.model import AccountSnapshot, MarginMode, Mark, Position
 from kekbridge.store import positions
-from tests.store.made import NOW
+from tests.store.factories import NOW
 
 BTC = Position(
     symbol="PERP_BTC_USDC",
@@ -35,8 +35,8 @@ def snapshot(*cross: Position, others: tuple[Position, ...] = ()) -> AccountSnap
     )
 
 
-def test_the_table_becomes_what_the_exchange_shows(connection: sqlite3.Connection) -> None:
-    """Closed positions go, flat ones are not listed, marks are filled in, isolated ones stand beside cross ones."""
+def test_table_equals_the_snapshot(connection: sqlite3.Connection) -> None:
+    """Closed positions are removed, flat ones not listed, marks filled in, isolated ones kept beside cross ones."""
     isolated = replace(BTC, margin_mode=MarginMode.ISOLATED, quantity=Decimal(1), mark_price=Decimal(7))
     positions.replace_all(connection, snapshot(BTC, ETH, others=(isolated,)), now=NOW)
     assert positions.list_all(connection) == (
@@ -50,13 +50,8 @@ def test_the_table_becomes_what_the_exchange_shows(connection: sqlite3.Connectio
     assert positions.list_all(connection) == (replace(BTC, mark_price=Decimal(65000), updated_at=later),)
 
 
-def test_one_position_is_written_or_removed(connection: sqlite3.Connection) -> None:
-    """A single update replaces its own row only; going flat removes it."""
-    positions.upsert(connection, ETH, now=NOW)
-    positions.upsert(connection, BTC, now=NOW)
-    positions.upsert(connection, replace(ETH, quantity=Decimal(3), updated_at=NOW - timedelta(hours=1)), now=NOW)
-    found = positions.list_all(connection)
-    assert [(one.symbol, one.quantity) for one in found] == [(BTC.symbol, BTC.quantity), (ETH.symbol, Decimal(3))]
-    assert found[1].updated_at == NOW - timedelta(hours=1)
-    positions.upsert(connection, replace(BTC, quantity=Decimal(0)), now=NOW)
-    assert [one.symbol for one in positions.list_all(connection)] == [ETH.symbol]
+def test_position_keeps_its_own_time(connection: sqlite3.Connection) -> None:
+    """A position with a time of its own is stored with that time, not with the time of writing."""
+    earlier = NOW - timedelta(hours=1)
+    positions.replace_all(connection, snapshot(BTC, replace(ETH, updated_at=earlier)), now=NOW)
+    assert [one.updated_at for one in positions.list_all(connection)] == [NOW, earlier]

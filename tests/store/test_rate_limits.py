@@ -1,4 +1,4 @@
-"""The rate limit of all webhooks together: exact, for entries only, under concurrency, and over an old database."""
+"""The rate limit over all webhooks: exact, for entries only, under concurrency, and on an old database."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kekbridge.model import RateLimits, Usage
-from kekbridge.store import rate_limits as ratelimit
-from kekbridge.store.admissions import Admission, AlertDraft, Decision, admit, preview
+from kekbridge.model.admission import Decision, NewAlert
+from kekbridge.store import rate_limits
+from kekbridge.store.admissions import Admission, admit, preview
 from kekbridge.store.connections import connect
 from kekbridge.store.database import Database
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft, exit_intent, intent
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, exit_intent, intent, new_alert
 
 TWO_A_MINUTE = RateLimits(per_minute=2, per_hour=0, per_day=0)
 
 
 def take(
     connection: sqlite3.Connection,
-    alert: AlertDraft,
+    alert: NewAlert,
     *,
     rates: RateLimits = NO_RATES,
     account_rates: RateLimits = NO_RATES,
@@ -50,55 +51,55 @@ def take(
     ],
 )
 def test_all_webhooks_share_each_window(connection: sqlite3.Connection, rates: RateLimits, length: int) -> None:
-    """Of any three in the window a fourth is refused whoever sends it, with the seconds until the oldest leaves it."""
+    """With room for three, a fourth is refused for any webhook, with the seconds until the oldest leaves the window."""
     for offset, webhook in ((0, "one"), (10, "two"), (20, "three")):
-        alert = draft(received_at=NOW + timedelta(seconds=offset), webhook_id=webhook)
+        alert = new_alert(received_at=NOW + timedelta(seconds=offset), webhook_id=webhook)
         assert take(connection, alert, account_rates=rates).kind == "admitted"
-    early = draft(received_at=NOW + timedelta(seconds=30.5), webhook_id="four")
+    early = new_alert(received_at=NOW + timedelta(seconds=30.5), webhook_id="four")
     refused = take(connection, early, account_rates=rates)
     assert (refused.kind, refused.retry_after_s, refused.orders) == ("rate_limited", length - 30, ())
     assert "all webhooks together" in (refused.alert.error or "")
     assert "risk.rate_per_minute" in (refused.alert.error or "")
-    later = replace(early, id=draft().id, received_at=NOW + timedelta(seconds=length))
+    later = replace(early, id=new_alert().id, received_at=NOW + timedelta(seconds=length))
     assert take(connection, later, account_rates=rates).kind == "admitted"
 
 
 def test_exits_neither_count_nor_wait(connection: sqlite3.Connection) -> None:
-    """Promise 6: whatever other strategies send, a close passes; and closes use up nothing of what entries have."""
+    """Promise 6: an exit passes whatever other strategies send, and exits use up nothing of the entries' limit."""
     kinds = [
-        take(connection, draft(), account_rates=TWO_A_MINUTE, is_exit=is_exit).kind
+        take(connection, new_alert(), account_rates=TWO_A_MINUTE, is_exit=is_exit).kind
         for is_exit in (True, True, True, False, False, False, True)
     ]
     assert kinds == ["admitted"] * 5 + ["rate_limited", "admitted"]
 
 
-def test_who_is_refused_claims_and_uses_nothing(connection: sqlite3.Connection) -> None:
-    """The same alert may come again and then succeeds; hammering does not prolong the wait; a duplicate is still told as one."""
-    first = draft()
+def test_refused_alert_claims_and_uses_nothing(connection: sqlite3.Connection) -> None:
+    """The same alert may succeed later; repeating it does not prolong the wait; a duplicate is still recognised."""
+    first = new_alert()
     take(connection, first, account_rates=TWO_A_MINUTE)
-    take(connection, draft(), account_rates=TWO_A_MINUTE)
-    alert = draft(received_at=NOW + timedelta(seconds=1))
+    take(connection, new_alert(), account_rates=TWO_A_MINUTE)
+    alert = new_alert(received_at=NOW + timedelta(seconds=1))
     for _ in range(5):
-        refused = take(connection, replace(alert, id=draft().id), account_rates=TWO_A_MINUTE)
+        refused = take(connection, replace(alert, id=new_alert().id), account_rates=TWO_A_MINUTE)
         assert (refused.kind, refused.retry_after_s, refused.alert.identity) == ("rate_limited", 59, None)
-    assert take(connection, replace(first, id=draft().id), account_rates=TWO_A_MINUTE).kind == "duplicate"
-    again = replace(alert, id=draft().id, received_at=NOW + timedelta(seconds=60))
+    assert take(connection, replace(first, id=new_alert().id), account_rates=TWO_A_MINUTE).kind == "duplicate"
+    again = replace(alert, id=new_alert().id, received_at=NOW + timedelta(seconds=60))
     assert take(connection, again, account_rates=TWO_A_MINUTE).kind == "admitted"
 
 
-def test_the_longer_wait_is_told(connection: sqlite3.Connection) -> None:
-    """When both the webhook and all of them are out of room, the sender hears when both have room, and whose limit that is."""
+def test_longer_wait_is_returned(connection: sqlite3.Connection) -> None:
+    """If both limits are exhausted, the sender gets the time when both have room, and which limit it is."""
     for offset in (0, 30):
-        take(connection, draft(received_at=NOW + timedelta(seconds=offset)), account_rates=TWO_A_MINUTE)
+        take(connection, new_alert(received_at=NOW + timedelta(seconds=offset)), account_rates=TWO_A_MINUTE)
     own = RateLimits(per_minute=0, per_hour=1, per_day=0)
-    alert = draft(received_at=NOW + timedelta(seconds=40))
+    alert = new_alert(received_at=NOW + timedelta(seconds=40))
     refused = take(connection, alert, rates=own, account_rates=TWO_A_MINUTE)
     assert refused.retry_after_s == 3590
     assert "than the webhook allows" in (refused.alert.error or "")
 
 
-def test_what_claims_nothing_is_not_counted(connection: sqlite3.Connection) -> None:
-    """A stale alert may be sent again and be right: it leaves no trace in the allowance. A denied one does."""
+def test_alert_without_identity_is_not_counted(connection: sqlite3.Connection) -> None:
+    """A stale alert may be sent again and succeed: it is not counted. A denied one is."""
 
     def decide(usage: Usage) -> Decision:
         return Decision(status="refused", code="timestamp_stale", claims_identity=False)
@@ -107,31 +108,31 @@ def test_what_claims_nothing_is_not_counted(connection: sqlite3.Connection) -> N
         return Decision(status="denied", code="daily_limit")
 
     for judge in (decide, deny):
-        admit(connection, draft(), judge, rates=NO_RATES, account_rates=TWO_A_MINUTE, now=NOW, expires_at=EXPIRES)
-    (use,) = ratelimit.use_of_account(connection, TWO_A_MINUTE, NOW)
+        admit(connection, new_alert(), judge, rates=NO_RATES, account_rates=TWO_A_MINUTE, now=NOW, expires_at=EXPIRES)
+    (use,) = rate_limits.use_of_account(connection, TWO_A_MINUTE, NOW)
     assert (use.length_s, use.limit, use.used) == (60, 2, 1)
 
 
-def test_a_preview_says_the_same_and_uses_nothing(connection: sqlite3.Connection) -> None:
-    """A dry run meets the limit of all webhooks as the alert itself would."""
+def test_preview_gives_the_same_result_and_uses_nothing(connection: sqlite3.Connection) -> None:
+    """A dry run is limited as the alert itself would be."""
     for _ in range(2):
         assert (
-            preview(connection, draft(), admitting(), rates=NO_RATES, account_rates=TWO_A_MINUTE, now=NOW).kind
+            preview(connection, new_alert(), admitting(), rates=NO_RATES, account_rates=TWO_A_MINUTE, now=NOW).kind
             == "admitted"
         )
-        take(connection, draft(), account_rates=TWO_A_MINUTE)
-    seen = preview(connection, draft(), admitting(), rates=NO_RATES, account_rates=TWO_A_MINUTE, now=NOW)
+        take(connection, new_alert(), account_rates=TWO_A_MINUTE)
+    seen = preview(connection, new_alert(), admitting(), rates=NO_RATES, account_rates=TWO_A_MINUTE, now=NOW)
     assert (seen.kind, seen.retry_after_s) == ("rate_limited", 60)
 
 
-async def test_200_at_once_from_many_webhooks_leave_exactly_the_allowance(database: Database) -> None:
-    """The count is taken in the transaction that stores the alert: no two alerts both see the last room."""
+async def test_200_at_once_from_many_webhooks_admit_exactly_the_limit(database: Database) -> None:
+    """Alerts are counted in the transaction that stores them: no two alerts both see the last room."""
     rates = RateLimits(per_minute=17, per_hour=0, per_day=0)
     outcomes = await asyncio.gather(
         *(
             database.write(
                 admit,
-                draft(webhook_id=f"hook-{number % 20}"),
+                new_alert(webhook_id=f"hook-{number % 20}"),
                 admitting(),
                 rates=NO_RATES,
                 account_rates=rates,
@@ -150,8 +151,8 @@ async def test_200_at_once_from_many_webhooks_leave_exactly_the_allowance(databa
     minute=st.integers(0, 6),
     hour=st.integers(0, 12),
 )
-def test_it_agrees_with_a_plain_recount(offsets: list[int], minute: int, hour: int) -> None:
-    """For any times of arrival: taken exactly when fewer than the limit were taken within each window before."""
+def test_result_equals_a_plain_recount(offsets: list[int], minute: int, hour: int) -> None:
+    """For any times of arrival: admitted exactly when fewer than the limit were admitted within each window before."""
     connection = sqlite3.connect(":memory:")
     connection.execute("CREATE TABLE entry_times (number INTEGER PRIMARY KEY, at TEXT NOT NULL) STRICT")
     connection.execute("CREATE TABLE alerts (webhook_id, is_exit, identity, received_at)")
@@ -159,8 +160,8 @@ def test_it_agrees_with_a_plain_recount(offsets: list[int], minute: int, hour: i
     taken: list[int] = []
     for offset in offsets:
         now = NOW + timedelta(seconds=offset * 20)
-        excess = ratelimit.find_excess(
-            connection, "hook", rates=ratelimit.UNLIMITED, account_rates=rates, is_exit=False, now=now
+        excess = rate_limits.find_excess(
+            connection, "hook", rates=rate_limits.UNLIMITED, account_rates=rates, is_exit=False, now=now
         )
         fits = all(
             limit == 0 or sum(1 for one in taken if (offset - one) * 20 < length) < limit
@@ -169,28 +170,28 @@ def test_it_agrees_with_a_plain_recount(offsets: list[int], minute: int, hour: i
         assert (excess is None) == fits
         if fits:
             taken.append(offset)
-            ratelimit.count_entry(connection, at=now)
+            rate_limits.count_entry(connection, at=now)
     connection.close()
 
 
-def test_the_table_forgets_what_no_window_reaches(connection: sqlite3.Connection) -> None:
+def test_rows_outside_every_window_are_deleted(connection: sqlite3.Connection) -> None:
     """Days of alerts leave one day's rows, whose numbers have no gap."""
     for hour in range(24 * 5):
-        ratelimit.count_entry(connection, at=NOW + timedelta(hours=hour))
+        rate_limits.count_entry(connection, at=NOW + timedelta(hours=hour))
     kept = [number for (number,) in connection.execute("SELECT number FROM entry_times ORDER BY number")]
     assert kept == list(range(kept[0], kept[0] + 24))
 
 
-def test_times_never_go_back(connection: sqlite3.Connection) -> None:
-    """Two alerts admitted in another order than they came in, or a clock set back, open no window early."""
+def test_times_never_decrease(connection: sqlite3.Connection) -> None:
+    """Alerts admitted in another order than received, or a clock set back, open no window early."""
     for second in (30, 10):
-        take(connection, draft(received_at=NOW + timedelta(seconds=second)), account_rates=TWO_A_MINUTE)
-    refused = take(connection, draft(received_at=NOW + timedelta(seconds=71)), account_rates=TWO_A_MINUTE)
+        take(connection, new_alert(received_at=NOW + timedelta(seconds=second)), account_rates=TWO_A_MINUTE)
+    refused = take(connection, new_alert(received_at=NOW + timedelta(seconds=71)), account_rates=TWO_A_MINUTE)
     assert (refused.kind, refused.retry_after_s) == ("rate_limited", 19)
 
 
-def test_one_lookup_however_many_there_are(database: Database) -> None:
-    """The question is answered by row number: SQLite steps over as many rows for 60,000 alerts as for ten."""
+def test_lookup_cost_is_constant(database: Database) -> None:
+    """The N-th newest is found by row number: SQLite steps over as many rows for 60,000 alerts as for ten."""
     with database.transaction() as connection:
         connection.executemany("INSERT INTO entry_times (at) VALUES (?)", [("2026-01-15T10:30:00.000Z",)] * 60_000)
     connection = connect(database.path, read_only=True)
@@ -203,8 +204,8 @@ def test_one_lookup_however_many_there_are(database: Database) -> None:
 
     connection.set_progress_handler(count, 10)
     rates = RateLimits(per_minute=600, per_hour=6_000, per_day=60_000)
-    excess = ratelimit.find_excess(
-        connection, "hook", rates=ratelimit.UNLIMITED, account_rates=rates, is_exit=False, now=NOW
+    excess = rate_limits.find_excess(
+        connection, "hook", rates=rate_limits.UNLIMITED, account_rates=rates, is_exit=False, now=NOW
     )
     connection.close()
     assert excess is not None

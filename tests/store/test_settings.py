@@ -1,4 +1,4 @@
-"""The trading state: persisted, per account and per webhook, the tighter one wins, an end that has passed is the end."""
+"""Settings and trading state: stored per account and webhook; the stricter one applies; a stop ends at its end."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from kekbridge.model import TradingState
 from kekbridge.store import events, settings
 from kekbridge.store.database import Database
-from kekbridge.store.usage import read_usage
-from tests.store.made import NOW
+from kekbridge.store.reservations import read_usage
+from tests.store.factories import NOW
 
 RUNNING, EXITS_ONLY, HALTED = TradingState.RUNNING, TradingState.EXITS_ONLY, TradingState.HALTED
 
@@ -25,8 +25,8 @@ def set_state(
     settings.set_trading_state(connection, state, reason="test", by="cli", now=NOW, until=until, scope=scope)
 
 
-def test_values_of_any_shape_come_back(connection: sqlite3.Connection) -> None:
-    """Amounts as exact text, structures as they were, nothing for a key never set."""
+def test_values_of_any_shape_are_stored(connection: sqlite3.Connection) -> None:
+    """Amounts as exact text, structures as they were, None for a key that is not set."""
     value = {"amount": Decimal("0.10"), "at": NOW, "list": [1, None, True, "ü"]}
     settings.set_value(connection, "k", {"old": 1}, now=NOW)
     settings.set_value(connection, "k", value, now=NOW)
@@ -35,7 +35,7 @@ def test_values_of_any_shape_come_back(connection: sqlite3.Connection) -> None:
     assert settings.get_value(connection, "never") is None
 
 
-def test_a_halt_survives_a_restart_and_says_why(data_dir: Path) -> None:
+def test_halt_survives_a_restart(data_dir: Path) -> None:
     """Promise 10: the state is on disk, with who set it and the reason, and in the history."""
     with Database.open(data_dir).transaction() as connection:
         set_state(connection, HALTED)
@@ -56,10 +56,10 @@ def test_a_halt_survives_a_restart_and_says_why(data_dir: Path) -> None:
         (EXITS_ONLY, HALTED, HALTED),
     ],
 )
-def test_the_tighter_state_wins(
+def test_stricter_state_applies(
     connection: sqlite3.Connection, account: TradingState, webhook: TradingState, expected: TradingState
 ) -> None:
-    """An admission sees the tighter of its webhook's and the account's state; other webhooks see the account's only."""
+    """An admission sees the stricter of its webhook's and the account's state; other webhooks see the account's only."""
     set_state(connection, account)
     set_state(connection, webhook, scope="hook")
     assert read_usage(connection, "hook", now=NOW).trading_state is expected
@@ -67,8 +67,8 @@ def test_the_tighter_state_wins(
     assert read_usage(connection, "other", now=NOW).trading_state is account
 
 
-def test_a_state_with_an_end_is_over_at_its_end(connection: sqlite3.Connection) -> None:
-    """A tripped day limit lifts itself at the shown time, not before."""
+def test_state_with_an_end_is_over_at_its_end(connection: sqlite3.Connection) -> None:
+    """A breached day limit is lifted at the time shown, not before."""
     set_state(connection, EXITS_ONLY, scope="hook", hours=2)
     end = NOW + timedelta(hours=2)
     assert read_usage(connection, "hook", now=end - timedelta(milliseconds=1)).trading_state is EXITS_ONLY
@@ -77,8 +77,8 @@ def test_a_state_with_an_end_is_over_at_its_end(connection: sqlite3.Connection) 
     assert (control.state, control.since) == (RUNNING, end)
 
 
-def test_what_is_over_is_told_to_run_again_once(connection: sqlite3.Connection) -> None:
-    """The history says when trading went on, for every scope that had an end; a halt without one stays."""
+def test_elapsed_stop_is_resumed_once(connection: sqlite3.Connection) -> None:
+    """The history records the end for every scope that had one; a halt without an end stays."""
     for scope, until in (("account", NOW + timedelta(hours=1)), ("hook", NOW + timedelta(hours=2)), ("other", None)):
         settings.set_trading_state(
             connection,
@@ -90,18 +90,18 @@ def test_what_is_over_is_told_to_run_again_once(connection: sqlite3.Connection) 
             scope=scope,
         )
     later = NOW + timedelta(hours=1)
-    assert not settings.has_something_over(connection, now=NOW)
-    assert settings.end_what_is_over(connection, now=later) == ("account",)
-    assert settings.end_what_is_over(connection, now=later) == ()
-    assert settings.end_what_is_over(connection, now=later + timedelta(days=9)) == ("hook",)
+    assert not settings.has_elapsed_stop(connection, now=NOW)
+    assert settings.resume_elapsed(connection, now=later) == ("account",)
+    assert settings.resume_elapsed(connection, now=later) == ()
+    assert settings.resume_elapsed(connection, now=later + timedelta(days=9)) == ("hook",)
     last = events.latest(connection, limit=1)[0]
     assert (last.kind, last.data["state"], last.data["scope"]) == ("trading_state", "running", "hook")
     assert last.data["reason"] == "daily_loss (over)"
     assert settings.trading_control(connection, now=later, scope="other").state is TradingState.EXITS_ONLY
 
 
-def test_a_fresh_database_runs_and_knows_no_peak(connection: sqlite3.Connection) -> None:
-    """Nothing set means running; the equity peak is what was stored, exactly."""
+def test_new_database_is_running_without_a_peak(connection: sqlite3.Connection) -> None:
+    """Without settings the state is running; the equity peak is what was stored, exactly."""
     usage = read_usage(connection, "hook", now=NOW)
     assert (usage.trading_state, usage.equity_peak) == (RUNNING, None)
     settings.set_value(connection, settings.EQUITY_PEAK, Decimal("100000.000000000000000000000001"), now=NOW)

@@ -1,15 +1,22 @@
-"""Facts for the statistics, and that a long history costs no more than a short one."""
+"""Facts for the statistics, and the daily summary."""
 
 from __future__ import annotations
 
 import sqlite3
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 
-from kekbridge.model.statistics import report
-from kekbridge.store import events, statistics, times
+from kekbridge.model import AccountSnapshot, Flow
+from kekbridge.model.admission import Decision
+from kekbridge.model.notifications import render_notification
+from kekbridge.model.statistics import build_report
+from kekbridge.risk.drawdown import follow_peak
+from kekbridge.store import codec, equity, events, fills, statistics
+from kekbridge.store.admissions import admit
 from kekbridge.store.database import Database
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, fill, new_alert
 
-NOW = datetime(2026, 3, 10, 12, 30, tzinfo=UTC)
+NOON = datetime(2026, 3, 10, 12, 30, tzinfo=UTC)
 _INSERT = (
     "INSERT INTO alerts (id, webhook_id, fingerprint, received_at, payload, status, code, stages, updated_at)"
     " VALUES (?, 'w', 'f', ?, ?, ?, ?, '{\"stored\": 2.5}', ?)"
@@ -17,44 +24,44 @@ _INSERT = (
 
 
 def add(connection: sqlite3.Connection, number: int, at: datetime, status: str, code: str | None = None) -> str:
-    name, text = f"{number:026d}", times.to_text(at)
+    name, text = f"{number:026d}", codec.time_text(at)
     connection.execute(_INSERT, (name, text, '{"action": "buy"}', status, code, text))
     return name
 
 
 def test_tallies_follow_every_change(connection: sqlite3.Connection) -> None:
-    """An alert is counted where it stands now, repeats by the history, and nothing twice."""
-    first = add(connection, 1, NOW - timedelta(hours=2), "queued")
-    add(connection, 2, NOW - timedelta(hours=2), "refused", "rate_limited")
+    """An alert is counted under its current status, duplicates by the history, and nothing twice."""
+    first = add(connection, 1, NOON - timedelta(hours=2), "queued")
+    add(connection, 2, NOON - timedelta(hours=2), "refused", "rate_limited")
     connection.execute("UPDATE alerts SET status = 'filled' WHERE id = ?", (first,))
-    events.append(connection, "alert_duplicate", now=NOW, alert_id=first)
-    events.append(connection, "something_else", now=NOW, alert_id=first)
-    counts = report(statistics.gather(connection, since=None, now=NOW)).counts
+    events.append(connection, "alert_duplicate", now=NOON, alert_id=first)
+    events.append(connection, "something_else", now=NOON, alert_id=first)
+    counts = build_report(statistics.gather_facts(connection, since=None, now=NOON)).counts
     assert (counts.received, counts.done, counts.refused, counts.duplicate, counts.waiting) == (3, 1, 1, 1, 0)
 
 
-def test_a_period_begins_within_an_hour(connection: sqlite3.Connection) -> None:
-    """Alerts of the first hour that came before `since` are not counted, those at it are."""
-    since = NOW - timedelta(hours=3)
+def test_period_may_begin_within_an_hour(connection: sqlite3.Connection) -> None:
+    """Alerts of the first hour before `since` are not counted, one at `since` is."""
+    since = NOON - timedelta(hours=3)
     for number, minutes in enumerate((-31, -30, -1, 0, 1, 60)):
         add(connection, number, since + timedelta(minutes=minutes), "filled")
-    assert report(statistics.gather(connection, since=since, now=NOW)).counts.done == 3
+    assert build_report(statistics.gather_facts(connection, since=since, now=NOON)).counts.done == 3
 
 
 def test_latencies_are_those_measured(connection: sqlite3.Connection) -> None:
-    """A stage is known for those alerts that came so far."""
-    add(connection, 1, NOW, "filled")
-    found = report(statistics.gather(connection, since=None, now=NOW)).latency_ms
+    """A stage is known for the alerts that reached it."""
+    add(connection, 1, NOON, "filled")
+    found = build_report(statistics.gather_facts(connection, since=None, now=NOON)).latency_ms
     assert {stage: one.mean for stage, one in found.items()} == {"stored": 2.5}
 
 
 def test_a_long_history_costs_little(database: Database) -> None:
-    """Twenty times the alerts: less than twice the steps in SQLite, counted because seconds depend on the machine's load."""
+    """Twenty times the alerts take less than twice the steps in SQLite; seconds would depend on the machine's load."""
 
-    def fill(first: int, count: int) -> None:
+    def insert_alerts(first: int, count: int) -> None:
         with database.transaction() as connection:
             for number in range(first, first + count):
-                add(connection, number, NOW - timedelta(seconds=number * 20), "filled")
+                add(connection, number, NOON - timedelta(seconds=number * 20), "filled")
 
     def steps() -> int:
         count = 0
@@ -65,11 +72,68 @@ def test_a_long_history_costs_little(database: Database) -> None:
 
         with database.snapshot() as connection:
             connection.set_progress_handler(step, 10)
-            statistics.gather(connection, since=None, now=NOW)
+            statistics.gather_facts(connection, since=None, now=NOON)
             connection.set_progress_handler(None, 0)
         return count
 
-    fill(0, 2000)
+    insert_alerts(0, 2000)
     short = steps()
-    fill(2000, 38_000)
+    insert_alerts(2000, 38_000)
     assert steps() < 2 * short
+
+
+DAY = date(2026, 1, 15)
+
+
+def mark(connection: sqlite3.Connection, at: datetime, value: str, *flows: tuple[str, Flow]) -> None:
+    snapshot = AccountSnapshot(
+        taken_at=at,
+        instruments={},
+        marks={},
+        positions={},
+        account_value=Decimal(value),
+        free_collateral=Decimal(value),
+    )
+    equity.record(connection, snapshot, flows, follow_peak, now=at)
+
+
+def test_daily_summary_covers_exactly_its_day(connection: sqlite3.Connection) -> None:
+    """Alerts, orders, fills and funding from midnight to midnight; a deposit is no gain."""
+    for _ in range(3):
+        admit(connection, new_alert(), admitting(), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+    no = Decision(status="denied", code="max_order_size")
+    admit(connection, new_alert(), lambda usage: no, rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+    midnight = datetime(2026, 1, 15, tzinfo=UTC)
+    for at, pnl in ((midnight - timedelta(seconds=1), "500"), (midnight, "12.5"), (NOW, "-2.25")):
+        fills.record(connection, [fill(realized_pnl=Decimal(pnl), fee=Decimal("0.5"), executed_at=at)])
+    equity.record_funding(connection, "PERP_BTC_USDC", NOW, Decimal("0.25"))
+    equity.record_funding(connection, "PERP_BTC_USDC", midnight + timedelta(days=1), Decimal(9))
+    mark(connection, midnight - timedelta(minutes=1), "1000")
+    mark(connection, NOW, "1509", ("deposit", Flow(NOW - timedelta(minutes=1), Decimal(500))))
+    mark(connection, midnight + timedelta(days=1), "1600")
+    assert statistics.daily_summary(connection, DAY) == {
+        "day": "2026-01-15",
+        "alerts": 4,
+        "refused": 1,
+        "orders": 3,
+        "filled": 0,
+        "realized_pnl": "10.25",
+        "fees": "1.00",
+        "funding": "0.25",
+        "net_pnl": "+9.00",
+        "equity": "1509.00 USDC",
+        "change": "+9.00",
+    }
+
+
+def test_daily_summary_is_recorded_once(connection: sqlite3.Connection) -> None:
+    """A job that runs twice, or late, repeats no day; a day without activity is recorded, too: it shows that the daemon runs."""
+    assert statistics.record_daily_summary(connection, DAY, now=NOW)
+    assert not statistics.record_daily_summary(connection, DAY, now=NOW)
+    assert not statistics.record_daily_summary(connection, DAY - timedelta(days=1), now=NOW)
+    (event,) = events.list_events(connection)
+    assert render_notification(event.kind, event.data) == (
+        "info",
+        "2026-01-15: 0 alerts (0 refused), 0 orders (0 filled), P&L +0.00 USDC after 0.00 fees and 0.00 funding,"
+        " equity not known",
+    )

@@ -1,4 +1,4 @@
-"""Webhooks and keys: found by name and by keyed hash, changed with effect at once, never with a secret in the clear."""
+"""Webhooks and keys: found by name and by keyed hash, changed with immediate effect, never with a secret in the clear."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kekbridge.errors import ConfigError, NotFound
 from kekbridge.model import Limits, RateLimits, Webhook, WebhookSettings
 from kekbridge.store import events, webhooks
 from kekbridge.store.admissions import admit
-from tests.store.made import EXPIRES, NO_RATES, NOW, admitting, draft
+from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, new_alert
 
 FULL = WebhookSettings(
     limits=Limits(
@@ -58,7 +58,7 @@ def give_key(connection: sqlite3.Connection, webhook: Webhook, number: int = 1) 
 
 
 @pytest.mark.parametrize("settings", [FULL, WebhookSettings()])
-def test_settings_come_back_exactly(connection: sqlite3.Connection, settings: WebhookSettings) -> None:
+def test_settings_read_back_exactly(connection: sqlite3.Connection, settings: WebhookSettings) -> None:
     """Every limit is what the trader set: no digit lost, None stays None."""
     made = make(connection, settings=settings)
     assert made.settings == settings
@@ -68,7 +68,7 @@ def test_settings_come_back_exactly(connection: sqlite3.Connection, settings: We
 
 
 def test_settings_of_a_newer_version_are_read(connection: sqlite3.Connection) -> None:
-    """After a downgrade the known settings hold and unknown ones are passed over; missing ones take their default."""
+    """After a downgrade known settings apply and unknown ones are ignored; missing ones take their default."""
     made = make(connection)
     stored = json.loads(connection.execute("SELECT settings FROM webhooks").fetchone()[0])
     stored["later"] = {"a": 1}
@@ -86,13 +86,13 @@ def test_amounts_in_settings_are_plain_text(connection: sqlite3.Connection) -> N
     assert (limits["min_order_size"], limits["daily_limit"]) == ("0.00000001", "10000.50")
 
 
-def test_names_are_unique_and_a_missing_one_is_helped(connection: sqlite3.Connection) -> None:
-    """One line that says what to do."""
+def test_errors_for_taken_and_unknown_names(connection: sqlite3.Connection) -> None:
+    """One line with the fix."""
     make(connection, "scalper")
     make(connection, "swing")
-    with pytest.raises(ConfigError, match="scalper exists already"):
+    with pytest.raises(ConfigError, match="scalper already exists"):
         make(connection, "scalper")
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         webhooks.rename(connection, "id-swing", "scalper", now=NOW)
     with pytest.raises(NotFound, match="did you mean scalper"):
         webhooks.find(connection, "scaler")
@@ -100,11 +100,11 @@ def test_names_are_unique_and_a_missing_one_is_helped(connection: sqlite3.Connec
         webhooks.find(connection, "zzz")
     for change in (webhooks.enable, webhooks.disable, webhooks.delete):
         with pytest.raises(NotFound):
-            change(connection, "nobody", now=NOW)
+            change(connection, "missing", now=NOW)
 
 
-def test_changes_take_effect_and_move_the_version(connection: sqlite3.Connection) -> None:
-    """A daemon that remembers webhooks notices every change by one number."""
+def test_changes_take_effect_and_increase_the_version(connection: sqlite3.Connection) -> None:
+    """A daemon that caches webhooks notices every change by one number."""
     made = make(connection)
     versions = [webhooks.version(connection)]
     calmer = replace(FULL, rates=RateLimits(per_minute=5))
@@ -124,8 +124,8 @@ def test_changes_take_effect_and_move_the_version(connection: sqlite3.Connection
     assert webhooks.list_all(connection) == ()
 
 
-def test_a_key_leads_to_its_webhook_until_it_ends(connection: sqlite3.Connection) -> None:
-    """Several keys are valid at once; expired and revoked ones lead nowhere, a disabled webhook is still named (403)."""
+def test_key_finds_its_webhook_until_it_ends(connection: sqlite3.Connection) -> None:
+    """Several keys are valid at once; expired and revoked ones find nothing, a disabled webhook is still found (403)."""
     made = make(connection)
     old, new = give_key(connection, made, 1), give_key(connection, made, 2)
     found = webhooks.find_by_lookup(connection, old, NOW)
@@ -149,7 +149,7 @@ def test_a_key_leads_to_its_webhook_until_it_ends(connection: sqlite3.Connection
 
 
 def test_last_use_only_moves_forward(connection: sqlite3.Connection) -> None:
-    """Noted in bulk and late, but never backwards; unknown keys are nobody's error."""
+    """Recorded in bulk and late, but never backwards; unknown keys are ignored."""
     made = make(connection)
     give_key(connection, made)
     webhooks.touch_keys(connection, {"key-1": NOW + timedelta(seconds=5), "gone": NOW})
@@ -158,10 +158,10 @@ def test_last_use_only_moves_forward(connection: sqlite3.Connection) -> None:
 
 
 def test_deleting_a_webhook_keeps_its_history(connection: sqlite3.Connection) -> None:
-    """Keys go at once; alerts, orders and events stay to be explained."""
+    """Keys are deleted; alerts, orders and events stay for `explain`."""
     made = make(connection)
     lookup = give_key(connection, made)
-    alert = draft(webhook_id=made.id)
+    alert = new_alert(webhook_id=made.id)
     admit(connection, alert, admitting(), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
     webhooks.delete(connection, made.id, now=NOW)
     assert webhooks.find_by_lookup(connection, lookup, NOW) is None
@@ -169,8 +169,8 @@ def test_deleting_a_webhook_keeps_its_history(connection: sqlite3.Connection) ->
     assert len(events.of_alert(connection, alert.id)) == 1
 
 
-def test_secrets_do_not_show(connection: sqlite3.Connection) -> None:
-    """Neither a key's repr nor the history holds what was sealed."""
+def test_secrets_are_not_shown(connection: sqlite3.Connection) -> None:
+    """Neither a key's repr nor the history contains what was sealed."""
     made = make(connection)
     lookup = give_key(connection, made)
     shown = repr(webhooks.list_keys(connection, made.id)) + repr(events.list_events(connection))

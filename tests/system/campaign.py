@@ -1,6 +1,6 @@
-"""`python -m tests.system.campaign R1 R2 --kills 100 --seed 7`: try to lose an alert or to double an order, and print what came of it.
+"""Run campaigns that try to lose an alert or double an order: `python -m tests.system.campaign R1 R2 --kills 100 --seed 7`.
 
-Each campaign starts its own paper exchange and daemon as processes. The exit code is 1 when any oracle found a breach.
+Each campaign starts its own paper exchange and daemon as processes. The exit code is 1 if an oracle found a violation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.system.campaigns.run import Outcome
 
 Campaign = Callable[[int, int], Awaitable[Outcome | list[Outcome]]]
 
-# Name -> the campaign, its small size (a test of every build) and its release size.
+# Name -> the campaign, its number of trials in every test run, and its number for a release.
 CAMPAIGNS: dict[str, tuple[Campaign, int, int]] = {
     "R1": (kills.random_kills, 4, 1000),
     "R2": (kills.crash_points, 1, 200),
@@ -30,7 +30,7 @@ CAMPAIGNS: dict[str, tuple[Campaign, int, int]] = {
     "R8": (deliveries.filled_while_down, 2, 1000),
     "R9": (deliveries.other_bodies, 10, 1000),
     "R10": (deliveries.two_daemons, 2, 100),
-    "R11": (storage.troubles, 1, 100),
+    "R11": (storage.storage_faults, 1, 100),
     "R13": (restarts.socket_activated, 3, 500),
     "M3": (deliveries.bursts, 2, 1000),
     "M4": (answers.stops, 4, 4000),
@@ -53,7 +53,7 @@ COLUMNS = (
 
 
 def cells(outcome: Outcome) -> tuple[str, ...]:
-    """A line of the table as text."""
+    """Format an outcome as a row of the table."""
     found = outcome.findings
     naked = "-" if found.longest_naked_s is None else f"{found.longest_naked_s:.2f} s"
     figures = (outcome.trials, found.lost, found.doubled, found.breaches)
@@ -80,13 +80,13 @@ def table(outcomes: list[Outcome], *, markdown: bool) -> str:
 
 
 def machine() -> str:
-    """What it ran on."""
+    """Describe the machine: cores, memory, Python version."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return f"{os.cpu_count()} cores, {pages / 2**30:.0f} GiB, Python {sys.version.split()[0]}"
 
 
 async def run(names: list[str], *, seed: int, size: str, trials: int | None) -> list[Outcome]:
-    """Run the named campaigns one after the other; each failure is printed as soon as it is known."""
+    """Run the named campaigns one after the other; print failures as they are found."""
     outcomes: list[Outcome] = []
     for name in names:
         campaign, small, release = CAMPAIGNS[name]
@@ -108,7 +108,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.system.campaign", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="CAMPAIGN", help=f"default: all of {' '.join(CAMPAIGNS)}")
     parser.add_argument(
-        "--kills", "--trials", type=int, dest="trials", help="how many trials of each, instead of its size"
+        "--kills", "--trials", type=int, dest="trials", help="number of trials of each, instead of its size"
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--size", choices=("small", "release"), default="small")
@@ -116,7 +116,7 @@ def main() -> int:
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in CAMPAIGNS]
     if unknown:
-        parser.error(f"no campaign {unknown[0]}; there are {' '.join(CAMPAIGNS)}")
+        parser.error(f"no campaign {unknown[0]}; choose from {' '.join(CAMPAIGNS)}")
     names = options.names or list(CAMPAIGNS)
     outcomes = asyncio.run(run(names, seed=options.seed, size=options.size, trials=options.trials))
     print(table(outcomes, markdown=options.markdown))

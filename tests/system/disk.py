@@ -1,7 +1,7 @@
-"""What a power cut leaves of a directory: the files as they were flushed, computed from a trace of a process's system calls.
+"""Model of a power cut: which file contents survive, computed from a trace of a process's system calls.
 
-Follows `strace -f -y -xx` over the calls in CALLS. A write counts once an fsync or fdatasync of its file that began after it has returned,
-a new or removed name once its directory was flushed; what is not flushed survives not at all, or in any part, as chance has it.
+Reads the output of `strace -f -y -xx` for the calls in CALLS. A write is durable once an fsync or fdatasync of its file that began after it
+has returned, a new or removed name once its directory was flushed. Anything else survives in random parts or not at all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CALLS = "openat,pwrite64,write,ftruncate,fsync,fdatasync,unlink,rename"
 CAN_TRACE_DAEMON = shutil.which("strace") is not None and os.geteuid() == 0
 TRACER = ("strace", "-f", "-y", "-xx", "-s", "200000", "-e", f"trace={CALLS}")
 _SECTOR = 512
-_SHARED_MEMORY = "-shm"  # SQLite's index of the log lives in memory: it is built anew after a crash
+_SHARED_MEMORY = "-shm"  # SQLite's WAL index is in memory and is rebuilt after a crash
 _BEGUN = re.compile(r"^(\d+)\s+(\w+)\((.*)$")
 _RESUMED = re.compile(r"^(\d+)\s+<\.\.\. (\w+) resumed>(.*)$")
 _FILE = re.compile(r"^\d+<([^>]*)>")
@@ -32,7 +32,7 @@ _NAMES = re.compile(r'"([^"]*)"')
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Bytes written at an offset; or, without bytes, the file cut or stretched to that size."""
+    """Bytes written at an offset; without bytes, the file truncated or extended to that size."""
 
     offset: int
     data: bytes | None
@@ -46,7 +46,7 @@ class Change:
         content[self.offset : self.offset + len(self.data)] = self.data
 
     def torn(self, rng: random.Random) -> Iterable[Change]:
-        """Those sectors of it that happened to reach the disk."""
+        """Return the sectors of it that reached the disk, chosen at random."""
         if self.data is None:
             return [self] if rng.random() < 0.5 else []
         starts = range(0, len(self.data), _SECTOR)
@@ -57,26 +57,26 @@ class Change:
 
 @dataclass
 class Disk:
-    """The files of one directory: what is flushed, and what only the kernel has seen."""
+    """The files of one directory: what is flushed, and what is only in the kernel's cache."""
 
     directory: Path
     flushed: dict[str, bytearray] = field(default_factory=dict)
     pending: defaultdict[str, list[Change]] = field(default_factory=lambda: defaultdict(list))
-    names: set[str] = field(default_factory=set)  # as the kernel sees them
+    names: set[str] = field(default_factory=set)  # in the kernel's view
     durable_names: set[str] = field(default_factory=set)
-    _under_way: dict[str, tuple[str, int]] = field(default_factory=dict)
+    _flushes: dict[str, tuple[str, int]] = field(default_factory=dict)
     _position: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, directory: Path) -> Disk:
-        """A directory that nobody writes to now, all of it flushed."""
+        """Read a directory that is not being written to; all of it counts as flushed."""
         files = [path for path in directory.rglob("*") if path.is_file() and not path.name.endswith(_SHARED_MEMORY)]
         disk = cls(directory, {str(path): bytearray(path.read_bytes()) for path in files})
         disk.names, disk.durable_names = set(disk.flushed), set(disk.flushed)
         return disk
 
     def follow(self, trace: Path) -> None:
-        """Take in every call of a trace, which may end in the middle of one."""
+        """Apply every call of a trace, which may end in the middle of one."""
         for line in trace.read_text().splitlines():
             if begun := _BEGUN.match(line):
                 self._begin(*begun.groups(), is_finished=not line.endswith("<unfinished ...>"))
@@ -89,12 +89,12 @@ class Disk:
         match call:
             case "fsync" | "fdatasync":
                 path = _text(_FILE.match(rest))
-                self._under_way[thread] = (path, len(self.pending[path]))
+                self._flushes[thread] = (path, len(self.pending[path]))
                 if is_finished:
                     self._end_flush(thread, rest)
             case "pwrite64" | "write":
                 self._write(rest)
-            case "ftruncate" if (found := _TRUNCATED.match(rest)) and self._is_ours(_text(found)):
+            case "ftruncate" if (found := _TRUNCATED.match(rest)) and self._is_inside(_text(found)):
                 self.pending[_text(found)].append(Change(int(found[2]), None))
             case "openat" if found := _OPENED.match(rest):
                 self._open(_text(found), found[2])
@@ -102,12 +102,12 @@ class Disk:
                 self._rename([_decoded(name).decode() for name in _NAMES.findall(rest)])
 
     def _end_flush(self, thread: str, rest: str) -> None:
-        path, count = self._under_way.pop(thread, ("", 0))
+        path, count = self._flushes.pop(thread, ("", 0))
         if not rest.rstrip().endswith("= 0"):
             return
         if path == str(self.directory):
             self.durable_names = set(self.names)
-        content = self.flushed.setdefault(path, bytearray()) if self._is_ours(path) else bytearray()
+        content = self.flushed.setdefault(path, bytearray()) if self._is_inside(path) else bytearray()
         for change in self.pending[path][:count]:
             change.apply(content)
         del self.pending[path][:count]
@@ -115,7 +115,7 @@ class Disk:
     def _write(self, rest: str) -> None:
         found = _WRITTEN.match(rest)
         path = _text(found)
-        if found is None or not self._is_ours(path):
+        if found is None or not self._is_inside(path):
             return
         assert not found[3], "the trace does not hold all bytes of a write"
         data = _decoded(found[2])
@@ -125,7 +125,7 @@ class Disk:
         self.pending[path].append(Change(at, data))
 
     def _open(self, path: str, flags: str) -> None:
-        if not self._is_ours(path) or "O_CREAT" not in flags:
+        if not self._is_inside(path) or "O_CREAT" not in flags:
             return
         self.names.add(path)
         self._position[path] = 0
@@ -133,7 +133,7 @@ class Disk:
             self.pending[path].append(Change(0, None))
 
     def _rename(self, names: list[str]) -> None:
-        if not self._is_ours(names[0]):
+        if not self._is_inside(names[0]):
             return
         self.names.discard(names[0])
         for new in names[1:]:
@@ -141,11 +141,11 @@ class Disk:
             self.flushed[new] = self.flushed.pop(names[0], bytearray())
             self.pending[new] = self.pending.pop(names[0], [])
 
-    def _is_ours(self, path: str) -> bool:
+    def _is_inside(self, path: str) -> bool:
         return path.startswith(f"{self.directory}{os.sep}") and not path.endswith(_SHARED_MEMORY)
 
     def after_cut(self, rng: random.Random | None) -> dict[str, bytes]:
-        """The files that the next boot finds; without `rng` nothing that was not flushed survives."""
+        """Return the files that the next boot finds; without `rng` only what was flushed survives."""
         names = self.durable_names if rng is None or rng.random() < 0.5 else self.durable_names | self.names
         image = {}
         for path in names:
@@ -158,7 +158,7 @@ class Disk:
 
 
 def write_image(image: dict[str, bytes], directory: Path) -> None:
-    """Make the directory hold exactly these files; folders stay."""
+    """Replace the directory's files with these; folders stay."""
     for path in directory.rglob("*"):
         if path.is_file():
             path.unlink()

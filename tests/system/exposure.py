@@ -1,6 +1,6 @@
-"""How long a position stood without a stop of its size, replayed from the exchange's journal. Pure.
+"""Longest time a position had no stop of its size ("naked"), computed from the exchange's journal. Pure.
 
-Looks at every symbol that was only ever opened by brackets: there each entry brings its stop, so naked time is a breach, not a choice.
+Covers symbols that were opened by brackets only: there each entry has its stop, so naked time is a fault and not the trader's choice.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ ZERO = Decimal(0)
 @dataclass
 class _Symbol:
     position: Decimal = ZERO
-    opened_bare: bool = False
-    entries: dict[int, Decimal] = field(default_factory=dict)  # bracket id -> what its stop covers
-    dead: set[int] = field(default_factory=set)  # brackets whose stop is gone
-    stops: dict[int, Decimal] = field(default_factory=dict)  # stand-in stops by order id
+    opened_without_stop: bool = False
+    entries: dict[int, Decimal] = field(default_factory=dict)  # bracket id -> quantity its stop covers
+    stopless: set[int] = field(default_factory=set)  # brackets whose stop is canceled or rejected
+    stops: dict[int, Decimal] = field(default_factory=dict)  # replacement stops by order id
     naked_since: int | None = None
     longest_ms: int = 0
 
     def covered(self) -> Decimal:
-        alive = sum((size for root, size in self.entries.items() if root not in self.dead), ZERO)
-        return alive + sum(self.stops.values(), ZERO)
+        by_brackets = sum((size for root, size in self.entries.items() if root not in self.stopless), ZERO)
+        return by_brackets + sum(self.stops.values(), ZERO)
 
-    def look(self, now: int) -> None:
+    def update(self, now: int) -> None:
         is_naked = abs(self.position) > self.covered()
         if is_naked and self.naked_since is None:
             self.naked_since = now
@@ -38,7 +38,7 @@ class _Symbol:
 
 
 def longest_naked_s(journal: Iterable[dict[str, Any]]) -> float | None:
-    """Seconds of the longest stretch in which a bracketed position was larger than its live stops; None without brackets."""
+    """Return the longest time in seconds that a bracketed position was larger than its live stops; None without brackets."""
     symbols: dict[str, _Symbol] = {}
     last = 0
     for event in journal:
@@ -48,10 +48,10 @@ def longest_naked_s(journal: Iterable[dict[str, Any]]) -> float | None:
             continue
         state = symbols.setdefault(symbol, _Symbol())
         _apply(state, event)
-        state.look(last)
-    bracketed = [state for state in symbols.values() if state.entries and not state.opened_bare]
+        state.update(last)
+    bracketed = [state for state in symbols.values() if state.entries and not state.opened_without_stop]
     for state in bracketed:
-        state.look(last)
+        state.update(last)
     return max((state.longest_ms / 1000 for state in bracketed), default=None)
 
 
@@ -64,7 +64,7 @@ def _apply(state: _Symbol, event: dict[str, Any]) -> None:
         case "order_canceled" | "order_refused" | "order_triggered" if event.get("algo"):
             state.stops.pop(event["order_id"], None)
             if event.get("algo_type") == "STOP_LOSS":
-                state.dead.add(event.get("root_order_id") or 0)
+                state.stopless.add(event.get("root_order_id") or 0)
         case "fill":
             _fill(state, event)
         case _:
@@ -80,6 +80,6 @@ def _fill(state: _Symbol, event: dict[str, Any]) -> None:
     if root in state.entries and grows:
         state.entries[root] += abs(quantity)
     elif grows:
-        state.opened_bare = True
+        state.opened_without_stop = True
     if state.position == ZERO:
         state.entries = dict.fromkeys(state.entries, ZERO)

@@ -1,8 +1,8 @@
 """Hostile bodies against a real daemon: `python -m tests.system.fuzz --bodies 100000 --seed 1` prints a table.
 
-Two doors are attacked: one that requires a signature, with its real apiKey and no valid proof (no order may come of it), and an open
-one whose limits refuse every entry, so that reading, translating and judging see the same bodies. Whatever is sent, no answer may be
-5xx, no order may reach the exchange, and the daemon's memory may not grow.
+Two webhooks are attacked: one that requires a signature, with its real apiKey and no valid signature, and one without signature whose
+limits deny every entry, so that the same bodies reach parsing, translation and risk rules. No response may be 5xx, no order may reach the
+exchange, and the daemon's memory may not grow.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any
 import aiohttp
 
 from tests.paths import DATA
-from tests.system.harness import WEBHOOK_PATH, Bridge, run_cli, running_bridge, timestamp
+from tests.system.harness import WEBHOOK_PATH, BridgeProcess, bridge_process, run_cli, timestamp
 
 PAYLOADS = DATA / "alert-payloads.json"
 CONNECTIONS = 12
 TIMEOUT_S = 20.0
 ENVIRONMENT = {
-    "KEKBRIDGE_AUTH_LOCKOUT_FAILURES": "1000000",  # the lock-out would keep most bodies from the reader
+    "KEKBRIDGE_AUTH_LOCKOUT_FAILURES": "1000000",  # a lockout would keep most bodies from the parser
     "KEKBRIDGE_LOG_LEVEL": "error",
 }
 NUMBERS = (
@@ -125,7 +125,7 @@ HEADERS = (
 
 @dataclass
 class Report:
-    """What came back, counted."""
+    """The responses, counted."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     server_errors: list[str] = field(default_factory=list)
@@ -143,7 +143,7 @@ class Report:
 
 
 class Bodies:
-    """An endless, seeded source of requests."""
+    """An endless source of requests from a seed."""
 
     def __init__(self, seed: int, keys: tuple[str, ...]) -> None:
         self._random = random.Random(seed)
@@ -153,7 +153,7 @@ class Bodies:
         self._corpus = [case["body"] for case in collection["cases"]]
 
     def next(self) -> tuple[bytes, dict[str, str]]:
-        """One body and its headers."""
+        """Return one body and its headers."""
         make = self._random.choice(
             (self._noise, self._grammar, self._grammar, self._mutation, self._mutation, self._structure)
         )
@@ -174,7 +174,7 @@ class Bodies:
         return self._random.randbytes(self._random.choice((0, 1, 10, 300, 5000)))
 
     def _grammar(self) -> bytes:
-        """A message of real names with values from everywhere."""
+        """Return an alert of real field names with arbitrary values."""
         names = self._random.sample(NAMES, self._random.randint(0, 12))
         message: dict[str, Any] = {name: self._value() for name in names}
         message["apiKey"] = self._random.choice(self._keys)
@@ -200,7 +200,7 @@ class Bodies:
         return {self._random.choice(NAMES): self._value(depth + 1) for _ in range(self._random.randint(0, 4))}
 
     def _mutation(self) -> bytes:
-        """A real alert with a few bytes changed, doubled, cut or replaced."""
+        """Return a real alert with a few bytes inserted, removed, replaced or repeated."""
         text = self._random.choice(self._corpus).replace(self._secret, self._random.choice(self._keys))
         body = bytearray(text.replace("2026-01-15T10:30:03Z", timestamp()).encode())
         for _ in range(self._random.randint(0, 4)):
@@ -217,7 +217,7 @@ class Bodies:
         return bytes(body)
 
     def _structure(self) -> bytes:
-        """Depth, length and repetition."""
+        """Return a body of extreme depth, length or repetition."""
         shape = self._random.randint(0, 6)
         size = self._random.choice((10, 1000, 30_000, 70_000))
         if shape == 0:
@@ -236,8 +236,8 @@ class Bodies:
         return start + b'"symbol":"' + b"A" * size + b'"}'
 
 
-async def attack(bridge: Bridge, bodies: Bodies, count: int, report: Report) -> None:
-    """Send `count` bodies over a few connections at once."""
+async def attack(bridge: BridgeProcess, bodies: Bodies, count: int, report: Report) -> None:
+    """Send `count` bodies over a few concurrent connections."""
     remaining = iter(range(count))
     connector = aiohttp.TCPConnector(limit=CONNECTIONS)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
@@ -259,14 +259,14 @@ async def _send(session: aiohttp.ClientSession, url: str, body: bytes, headers: 
             if answer.status >= 500:
                 report.server_errors.append(f"{answer.status}: {body[:300]!r} {headers}")
     except (aiohttp.ClientError, OSError):
-        report.cut += 1  # a body over the cap is refused before it was sent whole
+        report.cut += 1  # a body over the size limit is rejected before all of it was sent
     spent = time.perf_counter() - started
     report.seconds.append(spent)
     report.slowest = max(report.slowest, (spent, body[:80]))
 
 
 def resident_kib(pid: int) -> int:
-    """Resident memory of a process."""
+    """Return the resident memory of a process in KiB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1])
@@ -274,10 +274,10 @@ def resident_kib(pid: int) -> int:
 
 
 def run(directory: Path, *, bodies: int, seed: int) -> Report:
-    """The whole campaign against a fresh bridge."""
+    """Run the campaign against a new bridge."""
     report = Report()
     options = {"environment": ENVIRONMENT, "webhook_arguments": ("--rate-per-minute", "1000000")}
-    with running_bridge(directory, **options) as bridge:
+    with bridge_process(directory, **options) as bridge:
         arguments = ("webhook", "create", "open", "--no-require-signature", "--allowed-symbols", "WOO", "--json")
         rates = ("--rate-per-minute", "1000000", "--rate-per-hour", "1000000", "--rate-per-day", "1000000")
         opened = json.loads(run_cli(*arguments, *rates, data_dir=bridge.data_dir))
@@ -293,7 +293,7 @@ def run(directory: Path, *, bodies: int, seed: int) -> Report:
 
 
 def table(report: Report, *, seed: int) -> str:
-    """The figures as a Markdown table."""
+    """Format the report as a Markdown table."""
     ordered = sorted(report.seconds)
     statuses = ", ".join(f"{status}: {count}" for status, count in sorted(report.statuses.items()))
     rows = [
@@ -314,7 +314,7 @@ def table(report: Report, *, seed: int) -> str:
 
 
 def main() -> int:
-    """Run it, print the table; 1 when a promise was broken."""
+    """Run the campaign and print the table; return 1 on a 5xx, an order, or a daemon that no longer answers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--bodies", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=1)

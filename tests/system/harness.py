@@ -1,6 +1,6 @@
-"""The outside of kekbridge: processes, a sender that behaves as TradingView, and the paper exchange's journal as witness.
+"""Run kekbridge from the outside: processes, a sender that behaves like TradingView, and the paper exchange's journal.
 
-Used by the system tests and by the campaigns. It knows the command line and the wire, and imports nothing of the package's inside.
+Used by system tests, campaigns and the benchmark. It uses the command line and HTTP only, and imports nothing from the package.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _FIRST_PORT, _LAST_PORT = 10_000, 32_000
 
 
 def free_port() -> int:
-    """A free port, from a range that the system gives to no outgoing connection; no other test process gets the same one.
+    """Return a free port, outside the range of outgoing connections; no other test process gets the same one.
 
-    The claim is a UDP socket with the same number, which stays open until this process ends.
+    The claim is a UDP socket on the same port, which stays open until this process ends.
     """
     for _ in range(1000):
         claim = socket.socket(type=socket.SOCK_DGRAM)
@@ -51,12 +51,12 @@ def free_port() -> int:
 
 
 def timestamp() -> str:
-    """Now, as {{timenow}} writes it."""
+    """Return the present time as {{timenow}} writes it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def call(url: str, body: object = None, *, timeout: float = DEADLINE_S) -> Any:
-    """GET or POST some JSON; the decoded answer whatever its status."""
+    """GET, or POST `body` as JSON; return the decoded response whatever its status."""
     data = None if body is None else json.dumps(body).encode()
     request = Request(url, data=data, headers={"Content-Type": "application/json"})  # noqa: S310 - loopback http only
     try:
@@ -67,7 +67,7 @@ def call(url: str, body: object = None, *, timeout: float = DEADLINE_S) -> Any:
 
 
 def wait_until(condition: Any, *, deadline_s: float = DEADLINE_S, what: str = "the condition") -> Any:
-    """Poll until the condition gives something true; fails after the deadline."""
+    """Poll until the condition returns a true value, and return that; fail after the deadline."""
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
         value = condition()
@@ -78,7 +78,7 @@ def wait_until(condition: Any, *, deadline_s: float = DEADLINE_S, what: str = "t
 
 
 class Process:
-    """A kekbridge command running as a process of its own."""
+    """A kekbridge command as a process."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Process:
         self.started: dict[str, Any] = {}
 
     def start(self) -> dict[str, Any]:
-        """Start it and read the one JSON line that it prints when it is ready."""
+        """Start it and return the JSON line that it prints when it is ready."""
         log = self._log.open("ab") if self._log else subprocess.DEVNULL
         try:
             self.process = subprocess.Popen(
@@ -113,8 +113,10 @@ class Process:
         line = self.process.stdout.readline()
         if not line:
             code = self.process.wait()
-            said = self._log.read_text()[-2000:] if self._log else ""
-            raise AssertionError(f"kekbridge {' '.join(self._arguments)} ended with {code} before it was ready: {said}")
+            log_tail = self._log.read_text()[-2000:] if self._log else ""
+            raise AssertionError(
+                f"kekbridge {' '.join(self._arguments)} ended with {code} before it was ready: {log_tail}"
+            )
         self.started = self._decode(line)
         return self.started
 
@@ -133,21 +135,23 @@ class Process:
         return self.process is not None and self.process.poll() is None
 
     def kill(self) -> None:
-        """kill -9, and wait until it is gone."""
+        """kill -9, and wait for its end."""
         if self.is_alive:
             assert self.process is not None
-            os.killpg(self.process.pid, signal.SIGKILL)  # it leads its own session: a prefix goes with its child
+            os.killpg(
+                self.process.pid, signal.SIGKILL
+            )  # it leads a session of its own, so a prefix command dies with it
         self._reap()
 
     def terminate(self, *, deadline_s: float = DEADLINE_S) -> int:
-        """SIGTERM; returns the exit code."""
+        """Send SIGTERM; return the exit code."""
         assert self.process is not None
         if self.is_alive:
             os.killpg(self.process.pid, signal.SIGTERM)
         return self.wait(deadline_s=deadline_s)
 
     def wait(self, *, deadline_s: float = DEADLINE_S) -> int:
-        """Wait for its end; returns the exit code. Killed when it takes too long."""
+        """Wait for its end and return the exit code; kill it after the deadline."""
         assert self.process is not None
         try:
             return self.process.wait(deadline_s)
@@ -162,16 +166,15 @@ class Process:
 
 
 def clean_environment() -> dict[str, str]:
-    """This environment without any kekbridge setting in it, and with modules compiled once, as an installation has them."""
+    """Return this environment without kekbridge settings, and with bytecode caching on, as in an installation."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("KEKBRIDGE_")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    root = ROOT
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH", "")]))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH", "")]))
     return environment
 
 
 def run_cli(*arguments: str, data_dir: Path, stdin: str | None = None, check: bool = True) -> str:
-    """Run a command to its end and return what it printed on stdout."""
+    """Run a command and return its stdout. With `check`, fail if its exit code is not 0."""
     done = subprocess.run(
         [sys.executable, "-m", "kekbridge", *arguments],
         env={**clean_environment(), "KEKBRIDGE_DATA_DIR": str(data_dir), "KEKBRIDGE_VAULT_BACKEND": "key_file"},
@@ -187,8 +190,8 @@ def run_cli(*arguments: str, data_dir: Path, stdin: str | None = None, check: bo
 
 
 @dataclass
-class Bridge:
-    """A paper exchange and a daemon as two processes on one data directory, with one webhook."""
+class BridgeProcess:
+    """A daemon with one webhook and its paper exchange, as two processes."""
 
     directory: Path
     environment: dict[str, str] = field(default_factory=dict)
@@ -226,7 +229,9 @@ class Bridge:
             "KEKBRIDGE_EXCHANGE_BASE_URL": self.paper_url,
             "KEKBRIDGE_VAULT_BACKEND": "key_file",
             "KEKBRIDGE_DATA_DIR": str(self.data_dir),
-            **{f"KEKBRIDGE_RISK_RATE_PER_{window}": "0" for window in ("MINUTE", "HOUR", "DAY")},  # campaigns send many
+            **{
+                f"KEKBRIDGE_RISK_RATE_PER_{window}": "0" for window in ("MINUTE", "HOUR", "DAY")
+            },  # campaigns send many alerts
             **self.environment,
         }
 
@@ -234,7 +239,7 @@ class Bridge:
         return Process(self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path)
 
     def start(self) -> None:
-        """Start both and make the webhook."""
+        """Start the exchange, create the webhook, and start the daemon."""
         self.paper.start()
         arguments = [
             *("--rate-per-hour", "1000000", "--rate-per-day", "1000000"),
@@ -252,7 +257,7 @@ class Bridge:
         self.daemon.start()
 
     def wait_ready(self, deadline_s: float = DEADLINE_S) -> None:
-        """Wait until /readyz says 200: reconciled with the exchange."""
+        """Wait until /readyz reports ready: reconciled with the exchange."""
         wait_until(self.is_ready, deadline_s=deadline_s, what="/readyz")
 
     def is_ready(self) -> bool:
@@ -266,26 +271,26 @@ class Bridge:
         self.paper.kill()
 
     def cli(self, *arguments: str) -> Any:
-        """A read command with --json, decoded."""
+        """Run a read command with --json; return its decoded output."""
         return json.loads(run_cli(*arguments, "--json", data_dir=self.data_dir))
 
     def logs(self) -> list[dict[str, Any]]:
-        """Every alert and refusal, newest last; not what happened to the bridge itself."""
+        """Return every alert and every rejected request, newest last, without the events of the bridge itself."""
         lines = run_cli("logs", "--json", "--limit", "100000", data_dir=self.data_dir).splitlines()
         found = [json.loads(line) for line in lines]
         return [one for one in found if one["kind"] != "event"]
 
     def journal(self) -> list[dict[str, Any]]:
-        """Everything that happened at the exchange, oldest first."""
+        """Return everything that happened at the exchange, oldest first."""
         events: list[dict[str, Any]] = call(f"{self.paper_url}/paper/journal", timeout=60)
         return events
 
     def orders_received(self) -> Counter[str]:
-        """How often each client order id reached the exchange as an accepted order."""
+        """Count the accepted orders at the exchange by client order id."""
         return Counter(str(event["client_order_id"]) for event in self.journal() if event["event"] == "order_accepted")
 
     def alert(self, **fields: Any) -> dict[str, Any]:
-        """A message of the seed's shape; fields given here win."""
+        """Build an alert; `fields` override the defaults."""
         return {
             "apiKey": self.webhook["apiKey"],
             "action": "buy",
@@ -297,7 +302,7 @@ class Bridge:
         }
 
     def send(self, **fields: Any) -> tuple[int, dict[str, Any]]:
-        """POST one alert and wait for its answer."""
+        """POST one alert; return the response's status and body."""
         body = json.dumps(self.alert(**fields)).encode()
         request = Request(self.url + WEBHOOK_PATH, data=body)  # noqa: S310 - loopback http only
         try:
@@ -308,9 +313,9 @@ class Bridge:
 
 
 @contextmanager
-def running_bridge(directory: Path, **options: Any) -> Iterator[Bridge]:
-    """A started bridge, stopped at the end whatever happens."""
-    bridge = Bridge(directory, **options)
+def bridge_process(directory: Path, **options: Any) -> Iterator[BridgeProcess]:
+    """Run a bridge that is ready to trade; stop it at the end of the block."""
+    bridge = BridgeProcess(directory, **options)
     try:
         bridge.start()
         bridge.wait_ready()
@@ -321,7 +326,7 @@ def running_bridge(directory: Path, **options: Any) -> Iterator[Bridge]:
 
 @dataclass
 class Sent:
-    """What the sender knows of one alert: every answer it got, in order; None for a cut or refused connection."""
+    """The sender's record of one alert. `answers`: the statuses received, in order; None for a broken or refused connection."""
 
     alert_id: str
     answers: list[int | None] = field(default_factory=list)
@@ -333,10 +338,10 @@ class Sent:
 
 
 class TradingView:
-    """Sends as TradingView does: 3 s limit, resend only after 500-599 except 504, 5 s later, at most 4 sends in all.
+    """A sender that behaves like TradingView: 3 s timeout, resends 5 s after a 500-599 other than 504, at most 4 deliveries.
 
-    `behind_proxy`: a cut or refused connection is what a proxy in front of the bridge answers with 502, so it is sent again too.
-    `pause` stands for the 5 s between two sends, when a run shall not spend its time on them.
+    `behind_proxy`: a proxy in front of the bridge answers 502 for a broken or refused connection, so those are sent again too.
+    `pause` replaces the 5 s between two deliveries.
     """
 
     TIME_LIMIT_S = 3.0
@@ -351,7 +356,7 @@ class TradingView:
         self._pause = pause or partial(asyncio.sleep, self.RESEND_AFTER_S)
 
     async def send(self, alert: Mapping[str, Any], sent: Sent | None = None) -> Sent:
-        """One alert with its resends, a new connection each time; `sent` is filled as the answers come."""
+        """Send one alert with its resends, each on a new connection; `sent` is filled as the responses arrive."""
         sent = sent or Sent(alert_id=str(alert.get("alertId", "")), body=dict(alert))
         text = json.dumps(alert)
         for attempt in range(self.SENDS):
@@ -366,7 +371,7 @@ class TradingView:
         return sent
 
     async def post_once(self, alert: Mapping[str, Any]) -> int | None:
-        """One single send."""
+        """Deliver an alert once, without resends."""
         return await self._post(json.dumps(alert))
 
     async def _post(self, text: str) -> int | None:
@@ -380,4 +385,4 @@ class TradingView:
                 await answer.read()
                 return answer.status
         except (TimeoutError, aiohttp.ClientError, OSError):
-            return None  # cut or refused: TradingView documents no resend for these
+            return None  # TradingView documents no resend for broken or refused connections

@@ -1,7 +1,7 @@
-"""What must hold after every run, whatever was killed: I1 to I12 of reliability.md section 6.
+"""Invariants that hold after every run, whatever was killed: I1 to I12 of docs/internals/reliability.md section 6.
 
-Judged from outside: the sender's own log, the daemon's database read with sqlite3, its log file, and the paper exchange's journal as
-the witness that the daemon cannot touch. Each oracle returns the breaches it found, in words that name the alert or order.
+Checked from outside: the sender's log, the daemon's database read with sqlite3, its log file, and the paper exchange's journal, which the
+daemon cannot change. Each oracle returns the violations it found as sentences that name the alert or order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from kekbridge.codes import CODES
 from tests.system.exposure import longest_naked_s
-from tests.system.harness import Bridge, Sent
+from tests.system.harness import BridgeProcess, Sent
 
 Row = dict[str, Any]
 
@@ -38,12 +38,12 @@ ENDED = {
     "rate_limited",
 }
 RESTING = {"accepted", "partially_filled"}
-_LATE_MS = 1_000  # a request that left in time may be read by the exchange this much later on a busy machine
+_LATE_MS = 1_000  # on a busy machine the exchange may read a request this much later than it was sent
 
 
 @dataclass
 class Evidence:
-    """Everything that the oracles look at."""
+    """Everything the oracles read."""
 
     sent: list[Sent]
     alerts: list[Row]
@@ -58,7 +58,7 @@ class Evidence:
 
 @dataclass
 class Findings:
-    """The figures of one run, and every breach in words."""
+    """The figures of one run, and every violation as a sentence."""
 
     lost: int = 0
     doubled: int = 0
@@ -72,7 +72,7 @@ class Findings:
         return not (self.lost or self.doubled or self.breaches or self.failures)
 
     def add(self, other: Findings) -> None:
-        """Put the figures of another run to these."""
+        """Add the figures of another run."""
         self.lost += other.lost
         self.doubled += other.doubled
         self.breaches += other.breaches
@@ -82,8 +82,8 @@ class Findings:
             self.longest_naked_s = max(self.longest_naked_s or 0.0, other.longest_naked_s)
 
 
-def gather(bridge: Bridge, sent: Iterable[Sent], starts_ms: Iterable[int] = ()) -> Evidence:
-    """Read everything; the daemon may be running or dead."""
+def gather(bridge: BridgeProcess, sent: Iterable[Sent], starts_ms: Iterable[int] = ()) -> Evidence:
+    """Read everything; the daemon may be running or not."""
     with sqlite3.connect(f"file:{database_file(bridge)}?mode=ro", uri=True) as connection:
         connection.row_factory = sqlite3.Row
         tables = {
@@ -104,12 +104,12 @@ def gather(bridge: Bridge, sent: Iterable[Sent], starts_ms: Iterable[int] = ()) 
     )
 
 
-def database_file(bridge: Bridge) -> Path:
+def database_file(bridge: BridgeProcess) -> Path:
     return bridge.data_dir / "kekbridge.db"
 
 
 def judge(evidence: Evidence) -> Findings:
-    """All oracles that need no further knowledge of the run."""
+    """Run all oracles that apply to every run."""
     lost = i1_acknowledged_is_kept(evidence) + i1_every_alert_has_an_end(evidence)
     doubled = i2_one_order_per_leg(evidence)
     others = [
@@ -132,7 +132,7 @@ def judge(evidence: Evidence) -> Findings:
 
 
 def i1_acknowledged_is_kept(evidence: Evidence) -> list[str]:
-    """Every 2xx in the sender's log has one stored record."""
+    """Every alert that was answered 2xx is stored once."""
     stored = Counter(alert["alert_id"] for alert in evidence.alerts if alert["identity"])
     return [
         f"I1 {sent.alert_id}: acknowledged ({sent.answers}), stored {stored[sent.alert_id]} times"
@@ -142,7 +142,7 @@ def i1_acknowledged_is_kept(evidence: Evidence) -> list[str]:
 
 
 def i1_every_alert_has_an_end(evidence: Evidence) -> list[str]:
-    """A stored alert ends in done, refused, or unknown with the trader told; only resting orders may wait."""
+    """Every stored alert has a final status, or unknown, which was notified; only resting orders may wait."""
     resting = {order["alert_id"] for order in evidence.orders if order["status"] in RESTING and order["order_id"]}
     return [
         f"I1 {alert['alert_id']}: still {alert['status']}"
@@ -165,7 +165,7 @@ def i2_one_order_per_leg(evidence: Evidence) -> list[str]:
 
 
 def i3_no_order_without_alert(evidence: Evidence) -> list[str]:
-    """Whatever reached the exchange under our name was an order of an admitted alert, stored as sent."""
+    """Every order that reached the exchange under one of our client order ids is stored as sent."""
     sent = {order["client_order_id"] for order in evidence.orders if order["attempt"]}
     return [
         f"I3 {event['client_order_id']}: reached the exchange, is not stored as sent"
@@ -175,22 +175,24 @@ def i3_no_order_without_alert(evidence: Evidence) -> list[str]:
 
 
 def executions_agree(evidence: Evidence) -> list[str]:
-    """Per order, the store knows what the exchange executed and by whom it was refused or accepted: the views are equal (I1, R8)."""
+    """Per order, the store and the exchange agree on the executed quantity, and on whether it was accepted (I1, R8)."""
     executed = executed_by_name(evidence.journal)
     accepted = {str(e["client_order_id"]) for e in evidence.journal if e["event"] == "order_accepted"}
     found: list[str] = []
     for order in evidence.orders:
-        name, ours = order["client_order_id"], Decimal(order["executed_quantity"])
-        theirs = executed.get(name, Decimal(0))
-        if order["order_type"] not in ("stop", "stop_limit", "trailing_stop") and ours != theirs:
-            found.append(f"view {name} ({order['status']}): executed {ours} here, {theirs} at the exchange")
-        if name in accepted and order["status"] in ("unknown", "expired", "denied", "rejected"):
-            found.append(f"view {name}: {order['status']} here, accepted at the exchange")
+        client_order_id, stored = order["client_order_id"], Decimal(order["executed_quantity"])
+        actual = executed.get(client_order_id, Decimal(0))
+        if order["order_type"] not in ("stop", "stop_limit", "trailing_stop") and stored != actual:
+            found.append(
+                f"view {client_order_id} ({order['status']}): stored as executed {stored}, the exchange has {actual}"
+            )
+        if client_order_id in accepted and order["status"] in ("unknown", "expired", "denied", "rejected"):
+            found.append(f"view {client_order_id}: stored as {order['status']}, accepted at the exchange")
     return found
 
 
 def executed_by_name(journal: Iterable[Row]) -> dict[str, Decimal]:
-    """Executed quantity per client order id; of a bracket its entry's."""
+    """Return the executed quantity per client order id; for a bracket that of its entry."""
     roots: dict[int, tuple[str, str]] = {}
     executed: defaultdict[str, Decimal] = defaultdict(Decimal)
     for event in journal:
@@ -207,7 +209,7 @@ def executed_by_name(journal: Iterable[Row]) -> dict[str, Decimal]:
 
 
 def i7_nothing_too_old(evidence: Evidence) -> list[str]:
-    """Nothing was claimed or reached the exchange after its alert's allowed age."""
+    """No order was claimed or reached the exchange after its alert expired."""
     orders = {order["client_order_id"]: order for order in evidence.orders}
     found = [
         f"I7 {event['client_order_id']}: claimed at {event['at']}, allowed until {orders[event['client_order_id']]['expires_at']}"
@@ -219,12 +221,12 @@ def i7_nothing_too_old(evidence: Evidence) -> list[str]:
         if event["event"] == "order_received" and name in orders:
             late = event["t"] - milliseconds(orders[name]["expires_at"])
             if late > _LATE_MS:
-                found.append(f"I7 {name}: reached the exchange {late} ms after its allowed age")
+                found.append(f"I7 {name}: reached the exchange {late} ms after its alert expired")
     return found
 
 
 def i8_nothing_before_reconciled(evidence: Evidence) -> list[str]:
-    """In each life nothing is claimed between the start and the moment when the views were equal."""
+    """After each start no order is claimed before reconciliation has finished."""
     reconciled = sorted(milliseconds(line["at"]) for line in evidence.log if line.get("event") == "reconciled")
     claims = [event for event in evidence.events if event["kind"] == "order_submitting"]
     submitted = [(milliseconds(event["at"]), event["client_order_id"]) for event in claims]
@@ -242,7 +244,7 @@ def i8_nothing_before_reconciled(evidence: Evidence) -> list[str]:
 
 
 def i9_chain_is_whole(evidence: Evidence) -> list[str]:
-    """Each event's hash covers the one before: computed here from the rows alone."""
+    """Each event's hash covers its predecessor's; recomputed here from the rows."""
     previous = "0" * 64
     for number, event in enumerate(evidence.events, start=1):
         parts = [event[n] for n in ("sequence", "at", "kind", "alert_id", "client_order_id", "data")]
@@ -255,7 +257,7 @@ def i9_chain_is_whole(evidence: Evidence) -> list[str]:
 
 
 def i10_no_secret_outside(evidence: Evidence) -> list[str]:
-    """No file but the vault's holds a secret as it is."""
+    """No file outside the vault contains a secret in plain form."""
     found: list[str] = []
     files = [path for path in evidence.data_dir.rglob("*") if path.is_file() and "vault" not in path.parts]
     for path in [*files, *evidence.data_dir.parent.glob("*.log")]:
@@ -269,14 +271,14 @@ def i10_no_secret_outside(evidence: Evidence) -> list[str]:
 
 
 def i11_codes_are_published(evidence: Evidence) -> list[str]:
-    """Every stored code is in the published list, or the exchange's own."""
+    """Every stored code is published, or is one of the exchange's."""
     published = set(CODES)
     codes = {row["code"] for row in (*evidence.alerts, *evidence.orders) if row["code"]}
     return [f"I11 {code}: not published" for code in codes if code not in published and not re.match(r"orderly:", code)]
 
 
 def i12_counts_add_up(evidence: Evidence) -> list[str]:
-    """Every alert that the sender had accepted or refused for a reason is stored, once; nothing is stored that was not sent."""
+    """Every alert with a response below 500 other than 401, 403, 413 and 429 is stored once; nothing is stored that was not sent."""
     sent = {one.alert_id for one in evidence.sent}
     stored = Counter(alert["alert_id"] for alert in evidence.alerts if alert["identity"])
     refused = {one.alert_id for one in evidence.sent if any(a in (401, 403, 413, 429) for a in one.answers)}
@@ -293,7 +295,7 @@ def i12_counts_add_up(evidence: Evidence) -> list[str]:
 
 
 def milliseconds(text: str) -> int:
-    """Unix ms of a stored or logged time."""
+    """Return the Unix time in ms of a stored or logged time."""
     return int(datetime.fromisoformat(text).timestamp() * 1000)
 
 
@@ -304,5 +306,5 @@ def _log_lines(path: Path) -> list[Row]:
             try:
                 lines.append(json.loads(line))
             except ValueError:
-                continue  # cut in the middle by a kill
+                continue  # truncated by a kill
     return lines

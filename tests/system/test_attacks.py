@@ -1,4 +1,4 @@
-"""Attacks on a running daemon: nothing forged is admitted, strangers learn nothing, and the owner is served all the while."""
+"""Attacks on a running daemon: no forged alert is admitted, responses reveal nothing, and the owner's alerts are served meanwhile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import aiohttp
 import pytest
 
 from kekbridge.alerts import signature
-from tests.system.harness import WEBHOOK_PATH, Bridge, run_cli, running_bridge, timestamp
+from tests.system.harness import WEBHOOK_PATH, BridgeProcess, bridge_process, run_cli, timestamp
 from tests.timing import median_interval
 from tests.waiting import DEADLINE_S
 
@@ -30,22 +30,22 @@ SIGNED = ("apiKey", "action", "symbol", "quantity")
 
 
 @pytest.fixture(scope="module")
-def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bridge]:
-    """A daemon whose webhook requires a signature, as by default."""
+def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeProcess]:
+    """Run a daemon whose webhook requires a signature, which is the default."""
     arguments = ("--rate-per-minute", "100000")
     directory = tmp_path_factory.mktemp("attacks")
-    with running_bridge(directory, environment=ENVIRONMENT, webhook_arguments=arguments) as running:
+    with bridge_process(directory, environment=ENVIRONMENT, webhook_arguments=arguments) as running:
         yield running
 
 
-def message(bridge: Bridge, **fields: Any) -> dict[str, Any]:
-    """An order of the owner, signed as a template is, with whatever an attacker changed afterwards."""
+def message(bridge: BridgeProcess, **fields: Any) -> dict[str, Any]:
+    """Build a signed order of the owner, with the fields that an attacker changed afterwards."""
     order = {"apiKey": bridge.webhook["apiKey"], "action": "buy", "symbol": "BTCUSDT.P", "quantity": "0.001"}
     signed = signature.sign(bridge.webhook["apiSecret"], {name: order[name] for name in SIGNED})
     return {**order, "timestamp": timestamp(), "signature": signed, **fields}
 
 
-def post(bridge: Bridge, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+def post(bridge: BridgeProcess, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
     request = Request(bridge.url + WEBHOOK_PATH, data=body, headers=headers or {})  # noqa: S310 - loopback http only
     try:
         with urlopen(request, timeout=DEADLINE_S) as answer:  # noqa: S310 - loopback http only
@@ -54,7 +54,7 @@ def post(bridge: Bridge, body: bytes, headers: dict[str, str] | None = None) -> 
         return error.code, error.read()
 
 
-def placed(bridge: Bridge) -> int:
+def placed(bridge: BridgeProcess) -> int:
     return sum(event["event"] == "order_received" for event in bridge.journal())
 
 
@@ -82,8 +82,8 @@ ALTERED: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 @pytest.mark.parametrize(("name", "changes"), ALTERED, ids=[name for name, _ in ALTERED])
-def test_nothing_altered_is_admitted(bridge: Bridge, name: str, changes: dict[str, Any]) -> None:
-    """Each forged message is 401, with the one neutral answer, and no order follows."""
+def test_an_altered_message_is_rejected(bridge: BridgeProcess, name: str, changes: dict[str, Any]) -> None:
+    """Each forged message is answered with the same 401, and no order follows."""
     before = placed(bridge)
     status, answer = post(bridge, json.dumps(message(bridge, **changes)).encode())
     assert (status, json.loads(answer)["code"]) == (401, "unauthorized")
@@ -91,8 +91,8 @@ def test_nothing_altered_is_admitted(bridge: Bridge, name: str, changes: dict[st
     assert placed(bridge) == before
 
 
-def test_a_stolen_message_is_one_order(bridge: Bridge) -> None:
-    """A recorded message, sent again and again, is the duplicate of its first and never a second order."""
+def test_a_stolen_message_is_one_order(bridge: BridgeProcess) -> None:
+    """A recorded message that is sent again is a duplicate, and never a second order."""
     recorded = json.dumps(message(bridge)).encode()
     assert post(bridge, recorded)[0] == 200
     before = placed(bridge)
@@ -102,8 +102,8 @@ def test_a_stolen_message_is_one_order(bridge: Bridge) -> None:
     assert placed(bridge) == before
 
 
-def test_a_header_signature_holds_for_its_body_only(bridge: Bridge) -> None:
-    """An HMAC of one body does not carry another, nor one made with another secret."""
+def test_a_header_signature_is_valid_for_its_body_only(bridge: BridgeProcess) -> None:
+    """An HMAC of another body, or with another secret, is rejected."""
     body = json.dumps(message(bridge, signature=None, alertId="header")).encode()
     other = body.replace(b"0.001", b"0.009")
     digest = hmac.new(bridge.webhook["apiSecret"].encode(), body, hashlib.sha256).hexdigest()
@@ -115,34 +115,34 @@ def test_a_header_signature_holds_for_its_body_only(bridge: Bridge) -> None:
     assert post(bridge, body, {"X-Webhook-Signature": f"sha256={digest}"})[0] == 200
 
 
-def test_a_disabled_webhook_is_shut(bridge: Bridge) -> None:
-    """Disabling takes effect with the next alert and says so only to who holds the secret."""
-    made = json.loads(
-        run_cli("webhook", "create", "shut", "--no-require-signature", "--json", data_dir=bridge.data_dir)
+def test_a_disabled_webhook_is_rejected(bridge: BridgeProcess) -> None:
+    """Disabling takes effect with the next alert: 403 with its key, and 401 after deletion."""
+    webhook = json.loads(
+        run_cli("webhook", "create", "disabled", "--no-require-signature", "--json", data_dir=bridge.data_dir)
     )
-    run_cli("webhook", "disable", "shut", data_dir=bridge.data_dir)
-    alert = message(bridge, apiKey=made["apiKey"], signature=None)
+    run_cli("webhook", "disable", "disabled", data_dir=bridge.data_dir)
+    alert = message(bridge, apiKey=webhook["apiKey"], signature=None)
     assert post(bridge, json.dumps(alert).encode())[0] == 403
-    run_cli("webhook", "delete", "shut", "--yes", data_dir=bridge.data_dir)
+    run_cli("webhook", "delete", "disabled", "--yes", data_dir=bridge.data_dir)
     assert post(bridge, json.dumps(alert).encode())[0] == 401
 
 
 def test_forged_addresses_do_not_help(tmp_path: Path) -> None:
-    """With an allowlist, headers that claim an allowed address are worth nothing from a peer that is no trusted proxy."""
+    """With an allowlist, headers that claim an allowed address are ignored unless the peer is a trusted proxy."""
     environment = {**ENVIRONMENT, "KEKBRIDGE_AUTH_ALLOWED_ADDRESSES": "tradingview"}
-    with running_bridge(tmp_path, environment=environment) as bridge:
+    with bridge_process(tmp_path, environment=environment) as bridge:
         for header in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "CF-Connecting-IP", "True-Client-IP"):
             value = "for=52.89.214.238" if header == "Forwarded" else "52.89.214.238"
             assert post(bridge, json.dumps(bridge.alert()).encode(), {header: value})[0] == 403
         assert placed(bridge) == 0
 
 
-def test_unknown_key_and_wrong_signature_take_the_same_time(bridge: Bridge) -> None:
-    """The response time does not show whether a key exists: the medians differ by no more than a quarter of a response, beyond doubt.
+def test_unknown_key_and_wrong_signature_take_the_same_time(bridge: BridgeProcess) -> None:
+    """The response time does not show whether a key exists: the medians differ by at most a quarter of a response time.
 
     The bound is relative because a slow machine stretches both. It is about half a millisecond, which is what an attacker resolves
     with a millisecond of jitter in the 20 attempts that an address has before it is locked out. If both cases take equally long, the
-    random order makes the sign of each difference a coin toss under any load: fewer than one run in a million fails by chance.
+    random order makes the sign of each difference random under any load: fewer than one run in a million fails by chance.
     """
     known = json.dumps(message(bridge, quantity="0.5")).encode()
     unknown = json.dumps(message(bridge, quantity="0.5", apiKey="wh_test_" + "B" * 32)).encode()
@@ -168,8 +168,8 @@ def test_unknown_key_and_wrong_signature_take_the_same_time(bridge: Bridge) -> N
     assert high >= -bound, "an unknown key is answered more slowly"
 
 
-def test_the_owner_is_served_through_flood_and_slow_connections(bridge: Bridge) -> None:
-    """500 connections that never finish, and a flood of forged messages: signed alerts are answered with their fill all the while."""
+def test_the_owner_is_served_through_flood_and_slow_connections(bridge: BridgeProcess) -> None:
+    """Signed alerts are answered with their fill despite 500 unfinished connections and a flood of forged messages."""
     forged = json.dumps(message(bridge, quantity="7")).encode()
 
     async def flood(session: aiohttp.ClientSession, until: asyncio.Event) -> int:

@@ -1,4 +1,4 @@
-"""A small size of each campaign: kills, lost answers, bursts and broken disks, with every oracle after it. The sizes: campaign.py."""
+"""Each campaign at its small size, with every oracle after it. Sizes: campaign.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_campaign(name: str) -> None:
-    """No alert lost, no order doubled, no limit breached, and what the oracles say besides."""
+    """No alert is lost, no order doubled, no limit breached, and no oracle finds a violation."""
     campaign, small, _ = CAMPAIGNS[name]
     outcome = await campaign(SEED, small)
     assert isinstance(outcome, Outcome)
@@ -29,15 +29,15 @@ async def test_campaign(name: str) -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 async def test_crash_point(point: str) -> None:
-    """Killed at the named point of reliability.md section 4, the bridge comes back with the state that the table asks for."""
+    """Killed at a failpoint of docs/internals/architecture.md section 9, the bridge recovers to the state in its table."""
     outcome = await crash_point(SEED, 1, point)
     _check(outcome)
     assert outcome.trials == 1
 
 
 @needs_tracing
-async def test_the_log_is_flushed_before_the_answer_leaves() -> None:
-    """R4: for every alert the write into the log, its flush and the 2xx come in this order."""
+async def test_the_wal_is_flushed_before_the_response_is_sent() -> None:
+    """R4: for every alert, write to the WAL, flush and 2xx happen in this order."""
     campaign, small, _ = CAMPAIGNS["R4"]
     outcome = await campaign(SEED, small)
     assert isinstance(outcome, Outcome)

@@ -1,4 +1,4 @@
-"""Every published code is provoked in a running bridge, or named here with the test that provokes it: no code without a cause."""
+"""Every published code is provoked in a running bridge, or listed here with the test that provokes it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ import pytest
 
 from kekbridge.codes import CODES
 from kekbridge.model import Limits, Order, OrderStatus, RateLimits, TradingState
-from kekbridge.store import alert_search, settings
-from kekbridge.store import rejected_requests as refusals
+from kekbridge.store import alerts, rejected_requests
+from tests.bridge import Bridge, Clock, running_bridge
 from tests.paths import ROOT
-from tests.system.desk import Desk, open_desk
 from tests.waiting import until
 
 BTC = "PERP_BTC_USDC"
-NOON = datetime(2026, 3, 11, 12, tzinfo=UTC)  # far from the midnight at which daily limits begin again
+NOON = datetime(2026, 3, 11, 12, tzinfo=UTC)  # far from midnight, when daily limits reset
 BUY: dict[str, Any] = {"action": "buy", "quantity": "0.01"}
 LONG = {"marketPosition": "long", "marketPositionSize": "1"}
 
-# Codes whose cause needs another machine, another process or a special door: (test file, a text that stands in it).
+# Codes that need another machine, another process or a special listener: (test file, a text in it).
 ELSEWHERE = {
     "body_timeout": ("ingress/test_listener_hostile.py", "body_timeout"),
     "method_not_allowed": ("ingress/test_listener.py", "405"),
@@ -45,10 +44,10 @@ ELSEWHERE = {
     "already_running": ("store/test_database.py", "AlreadyRunning"),
 }
 
-# Messages on a webhook without limits, and the code that each is answered with.
+# Alerts to a webhook without limits, by the code of their response.
 MESSAGES: dict[str, dict[str, Any]] = {
     "placeholder_unexpanded": {**BUY, "symbol": "{{ticker}}"},
-    "action_missing": {"quantity": "1"},
+    "action_missing": {"action": None, "quantity": "1"},
     "action_unknown": {"action": "hodl"},
     "quantity_missing": {"action": "buy"},
     "quantity_not_a_number": {**BUY, "quantity": "1,000"},
@@ -84,7 +83,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "field_invalid": {**BUY, "reduceOnly": "perhaps"},
 }
 
-# One limit each, and the order that meets it.
+# Limits, and an order that breaches each.
 LIMITS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "symbol_not_allowed": ({"allowed_symbols": ("PERP_ETH_USDC",)}, BUY),
     "order_too_small": ({"min_order_size": Decimal(1)}, BUY),
@@ -112,18 +111,20 @@ BODIES: dict[str, bytes] = {
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with open_desk(tmp_path, start=NOON, queue__max_waiting=3, queue__attempts=1) as opened:
+async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
+    async with running_bridge(
+        tmp_path, clock=Clock.starting_at(NOON), queue__max_waiting=3, queue__attempts=1
+    ) as opened:
         await opened.control("prices", {BTC: "50000"})
         opened.add_webhook("main", limits=Limits(max_leverage=None))
         yield opened
 
 
-async def test_every_code_is_provoked(desk: Desk) -> None:
-    """Each code is met by a message, a limit or an event; the table has none that nothing can cause."""
+async def test_every_code_is_provoked(bridge: Bridge) -> None:
+    """Each code in the table is caused by an alert, a limit or an event."""
     met: dict[str, int] = {}
-    for provoke in (_bodies, _door, _messages, _limits, _states, _orders, _queue):
-        met |= await provoke(desk)
+    for provoke in (_bodies, _authentication, _messages, _limits, _states, _orders, _queue):
+        met |= await provoke(bridge)
     unmet = CODES.keys() - met.keys() - ELSEWHERE.keys()
     assert not unmet, f"nothing provoked {sorted(unmet)}"
     for code, status in met.items():
@@ -131,210 +132,206 @@ async def test_every_code_is_provoked(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("code", sorted(ELSEWHERE))
-def test_the_others_are_provoked_where_it_says(code: str) -> None:
-    """The file named for a code exists and speaks of it."""
+def test_other_codes_are_provoked_in_the_named_file(code: str) -> None:
+    """The file named for a code exists and contains the text."""
     file, text = ELSEWHERE[code]
-    path = ROOT / "tests" / file
-    path = path if path.exists() else ROOT / "tests" / "system" / file
-    assert text in path.read_text(encoding="utf-8")
+    assert text in (ROOT / "tests" / file).read_text(encoding="utf-8")
     assert code in CODES
 
 
-async def _bodies(desk: Desk) -> dict[str, int]:
-    """Bodies that no webhook is needed for; 401 tells its reason to the log alone."""
+async def _bodies(bridge: Bridge) -> dict[str, int]:
+    """Bodies that need no webhook; a 401 has its reason in the log only."""
     met = {}
     for code, body in BODIES.items():
-        status, answer = await desk.post(body)
+        status, answer = await bridge.post(body)
         if status == 401:
             met["unauthorized"] = status
             assert answer["code"] == "unauthorized"
         else:
             assert answer["code"] == code, answer
         met[code] = status
-    async with desk.session.get(desk.daemon.started.url + "/nothing") as missing:
+    async with bridge.session.get(bridge.daemon.info.url + "/nothing") as missing:
         met["not_found"] = missing.status
 
-    def told() -> bool:
-        with desk.daemon.database.snapshot() as connection:
-            return {"api_key_missing", "api_key_unknown"} <= {one.code for one in refusals.list_refusals(connection)}
+    def are_stored() -> bool:
+        with bridge.daemon.database.snapshot() as connection:
+            return {"api_key_missing", "api_key_unknown"} <= {
+                one.code for one in rejected_requests.list_recent(connection)
+            }
 
-    await until(told)
+    await until(are_stored)
     return met
 
 
-async def _door(desk: Desk) -> dict[str, int]:
-    """Who may not come in, or not like this."""
-    desk.add_webhook("signed", require_signature=True)
-    desk.add_webhook("shut", allowed_addresses=("203.0.113.0/24",))
-    desk.add_webhook("off")
-    desk.add_webhook("slow", rates=RateLimits(per_minute=1, per_hour=1, per_day=1))
-    with desk.daemon.database.transaction() as connection:
+async def _authentication(bridge: Bridge) -> dict[str, int]:
+    """Alerts that are rejected before they are read as an order."""
+    bridge.add_webhook("signed", require_signature=True)
+    bridge.add_webhook("restricted", allowed_addresses=("203.0.113.0/24",))
+    bridge.add_webhook("off")
+    bridge.add_webhook("slow", rates=RateLimits(per_minute=1, per_hour=1, per_day=1))
+    with bridge.daemon.database.transaction() as connection:
         connection.execute("UPDATE webhooks SET enabled = 0 WHERE name = 'off'")
-    old, early = desk.clock() - timedelta(hours=1), desk.clock() + timedelta(minutes=5)
+    old, early = bridge.clock() - timedelta(hours=1), bridge.clock() + timedelta(minutes=5)
     met = {
-        "signature_missing": (await desk.send("signed", **BUY))[0],
-        "signature_invalid": (await desk.send("signed", **BUY, signature="v1:apiKey:" + "0" * 64))[0],
-        "address_not_allowed": (await desk.send("shut", **BUY))[0],
-        "webhook_disabled": (await desk.send("off", **BUY))[0],
-        "timestamp_missing": (await desk.send(**BUY, timestamp=None))[0],
-        "timestamp_stale": (await desk.send(**BUY, timestamp=old.strftime("%Y-%m-%dT%H:%M:%SZ")))[0],
-        "timestamp_future": (await desk.send(**BUY, timestamp=early.strftime("%Y-%m-%dT%H:%M:%SZ")))[0],
+        "signature_missing": (await bridge.send("signed", **BUY))[0],
+        "signature_invalid": (await bridge.send("signed", **BUY, signature="v1:apiKey:" + "0" * 64))[0],
+        "address_not_allowed": (await bridge.send("restricted", **BUY))[0],
+        "webhook_disabled": (await bridge.send("off", **BUY))[0],
+        "timestamp_missing": (await bridge.send(**BUY, timestamp=None))[0],
+        "timestamp_stale": (await bridge.send(**BUY, timestamp=old.strftime("%Y-%m-%dT%H:%M:%SZ")))[0],
+        "timestamp_future": (await bridge.send(**BUY, timestamp=early.strftime("%Y-%m-%dT%H:%M:%SZ")))[0],
     }
-    await desk.send("slow", action="ping", symbol=None)
-    met["rate_limited"] = (await desk.send("slow", action="ping"))[0]
-    await desk.send(action="ping", alertId="twice")
-    met["alert_id_reused"] = (await desk.send(action="close", alertId="twice"))[0]
+    await bridge.send("slow", action="ping", symbol=None)
+    met["rate_limited"] = (await bridge.send("slow", action="ping"))[0]
+    await bridge.send(action="ping", alertId="twice")
+    met["alert_id_reused"] = (await bridge.send(action="close", alertId="twice"))[0]
     return met
 
 
-async def _messages(desk: Desk) -> dict[str, int]:
+async def _messages(bridge: Bridge) -> dict[str, int]:
     met = {}
     for code, fields in MESSAGES.items():
-        status, answer = await desk.send(**fields)
+        status, answer = await bridge.send(**fields)
         assert answer.get("code") == code, (code, answer)
         met[code] = status
-    desk.add_webhook("follower", follow="position")
-    status, answer = await desk.send("follower", **BUY)
+    bridge.add_webhook("follower", follow="position")
+    status, answer = await bridge.send("follower", **BUY)
     assert answer["code"] == "position_missing"
     return met | {"position_missing": status}
 
 
-async def _limits(desk: Desk) -> dict[str, int]:
+async def _limits(bridge: Bridge) -> dict[str, int]:
     met = {}
     for code, (limits, fields) in LIMITS.items():
-        desk.add_webhook(f"limit-{code}", limits=Limits(**limits))
-        status, answer = await desk.send(f"limit-{code}", **fields)
+        bridge.add_webhook(f"limit-{code}", limits=Limits(**limits))
+        status, answer = await bridge.send(f"limit-{code}", **fields)
         assert answer.get("code") == code, (code, answer)
         met[code] = status
-    met |= await _used_up(desk)
+    met |= await _used_up(bridge)
     return met
 
 
-async def _used_up(desk: Desk) -> dict[str, int]:
-    """Limits that only show after something traded or was lost."""
-    desk.add_webhook("few", limits=Limits(daily_orders=1, cooldown_s=None))
-    desk.add_webhook("calm", limits=Limits(cooldown_s=600))
-    desk.add_webhook("narrow", limits=Limits(max_open_positions=1))
-    desk.add_webhook("careful", limits=Limits(max_daily_loss=Decimal(10)))
-    desk.add_webhook("steady", limits=Limits(max_drawdown=Decimal("0.0001")))
-    desk.add_webhook("following", follow="position", resync=True, reorder_ms=10)
+async def _used_up(bridge: Bridge) -> dict[str, int]:
+    """Limits that depend on earlier trades or losses."""
+    bridge.add_webhook("few", limits=Limits(daily_orders=1, cooldown_s=None))
+    bridge.add_webhook("calm", limits=Limits(cooldown_s=600))
+    bridge.add_webhook("narrow", limits=Limits(max_open_positions=1))
+    bridge.add_webhook("careful", limits=Limits(max_daily_loss=Decimal(10)))
+    bridge.add_webhook("steady", limits=Limits(max_drawdown=Decimal("0.0001")))
+    bridge.add_webhook("following", follow="position", resync=True, reorder_ms=10)
     met = {}
     for webhook, code, fields in (
         ("few", "daily_orders", BUY),
         ("calm", "cooldown", BUY),
         ("narrow", "too_many_positions", {**BUY, "symbol": "ETHUSDT.P"}),
     ):
-        assert (await desk.send(webhook, **BUY))[0] == 200
-        await desk.settled()
-        status, answer = await desk.send(webhook, **fields)
+        assert (await bridge.send(webhook, **BUY))[0] == 200
+        await bridge.until_settled()
+        status, answer = await bridge.send(webhook, **fields)
         assert answer.get("code") == code, (code, answer)
         met[code] = status
-    await desk.hold(BTC="1")
-    status, answer = await desk.send(
+    await bridge.set_positions(BTC="1")
+    status, answer = await bridge.send(
         "following", **{**LONG, "action": "buy", "quantity": "1", "prevMarketPosition": "flat"}
     )
     assert answer.get("code") == "already_in_position", answer
     met["already_in_position"] = status
-    earlier = (desk.clock() - timedelta(seconds=20)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    status, answer = await desk.send(
+    earlier = (bridge.clock() - timedelta(seconds=20)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    status, answer = await bridge.send(
         "following", **{**LONG, "action": "buy", "quantity": "1", "prevMarketPosition": "flat", "timestamp": earlier}
     )
     assert answer.get("code") == "out_of_date", answer
     met["out_of_date"] = status
-    await desk.daemon.operations.equity.look()
-    await desk.control("prices", {BTC: "49000"})
+    await bridge.daemon.operator_services.equity.run()
+    await bridge.control("prices", {BTC: "49000"})
 
     async def is_seen() -> bool:
-        snapshot = await desk.daemon.exchange.refresh()
+        snapshot = await bridge.daemon.exchange.refresh()
         return snapshot.mark_price(BTC) == 49000
 
     await until(is_seen)
     for webhook, code in (("careful", "daily_loss"), ("steady", "drawdown")):
-        status, answer = await desk.send(webhook, **BUY)
+        status, answer = await bridge.send(webhook, **BUY)
         assert answer.get("code") == code, (code, answer)
         met[code] = status
-    await desk.control("prices", {BTC: "50000"})
-    await desk.hold(BTC="0")
+    await bridge.control("prices", {BTC: "50000"})
+    await bridge.set_positions(BTC="0")
     return met
 
 
-async def _states(desk: Desk) -> dict[str, int]:
+async def _states(bridge: Bridge) -> dict[str, int]:
     met = {}
     for state, code in ((TradingState.HALTED, "trading_halted"), (TradingState.EXITS_ONLY, "exits_only")):
-        await _set_state(desk, state)
-        status, answer = await desk.send(**BUY)
+        await bridge.set_state(state)
+        status, answer = await bridge.send(**BUY)
         assert answer["code"] == code
         met[code] = status
-    await _set_state(desk, TradingState.RUNNING)
+    await bridge.set_state(TradingState.RUNNING)
     return met
 
 
-async def _set_state(desk: Desk, state: TradingState) -> None:
-    await desk.daemon.database.write(settings.set_trading_state, state, reason="test", by="test", now=desk.clock())
-
-
-async def _orders(desk: Desk) -> dict[str, int]:
-    """Codes that an order gets on its way: cancelled, refused, lost, too late, its step before failed."""
-    await desk.send(**BUY, alertId="resting", orderType="limit", limitPrice="40000")
-    await desk.control("faults", {"fault": "refuse", "code": -1005, "message": "not today", "count": 1})
-    status, refused = await desk.send(**BUY)
+async def _orders(bridge: Bridge) -> dict[str, int]:
+    """Codes of stored orders: canceled, rejected, unknown, expired, or an earlier leg failed."""
+    await bridge.send(**BUY, alertId="resting", orderType="limit", limitPrice="40000")
+    await bridge.control("faults", {"fault": "refuse", "code": -1005, "message": "not today", "count": 1})
+    status, refused = await bridge.send(**BUY)
     assert refused["code"] == "orderly:-1005", refused
     met = {"exchange_rejected": status}
 
-    await desk.control("faults", {"fault": "refuse", "code": -1005, "message": "not today", "count": 1})
-    await desk.send(steps=[{"action": "buy", "quantity": "0.01"}, {"action": "buy", "quantity": "0.02"}])
-    await desk.settled()
-    met["earlier_leg_failed"] = _status_of(await desk.orders(), "earlier_leg_failed")
+    await bridge.control("faults", {"fault": "refuse", "code": -1005, "message": "not today", "count": 1})
+    await bridge.send(steps=[{"action": "buy", "quantity": "0.01"}, {"action": "buy", "quantity": "0.02"}])
+    await bridge.until_settled()
+    met["earlier_leg_failed"] = _status_of(await bridge.orders(), "earlier_leg_failed")
 
-    with _entries_held(desk):
-        await desk.send(**BUY, orderType="limit", limitPrice="40000")
-        await desk.send(action="cancel")
-        await desk.settled()
-    met["canceled_by_alert"] = _status_of(await desk.orders(), "canceled_by_alert")
-    return met | await _late(desk)
+    with _entries_held(bridge):
+        await bridge.send(**BUY, orderType="limit", limitPrice="40000")
+        await bridge.send(action="cancel")
+        await bridge.until_settled()
+    met["canceled_by_alert"] = _status_of(await bridge.orders(), "canceled_by_alert")
+    return met | await _late_or_failed(bridge)
 
 
-async def _late(desk: Desk) -> dict[str, int]:
-    """Too old when its turn comes; sent and not answered; not to be cancelled."""
-    with _entries_held(desk):
-        await desk.send(**BUY, orderType="limit", limitPrice="40000")
-        await desk.jump_to(desk.clock() + timedelta(seconds=70))
-        await desk.settled()
-    met = {"alert_expired": _status_of(await desk.orders(), "alert_expired")}
+async def _late_or_failed(bridge: Bridge) -> dict[str, int]:
+    """Expired in the queue; sent without an answer; leverage not set; cancel failed."""
+    with _entries_held(bridge):
+        await bridge.send(**BUY, orderType="limit", limitPrice="40000")
+        await bridge.jump_to(bridge.clock() + timedelta(seconds=70))
+        await bridge.until_settled()
+    met = {"alert_expired": _status_of(await bridge.orders(), "alert_expired")}
 
     lost = {"fault": "lose_answer", "path": "/v1/order", "method": "POST", "count": 1}
     silent = [{"fault": "read_lag", "delay_ms": 3000}, {"fault": "withhold_reports"}]
-    await desk.control("faults", {"faults": [lost, *silent]})
-    status, unknown = await desk.send(**BUY)
+    await bridge.control("faults", {"faults": [lost, *silent]})
+    status, unknown = await bridge.send(**BUY)
     assert status == 202, unknown
 
     async def is_unknown() -> bool:
-        return any(order.status is OrderStatus.UNKNOWN for order in await desk.orders())
+        return any(order.status is OrderStatus.UNKNOWN for order in await bridge.orders())
 
     await until(is_unknown)
-    assert "outcome_unknown" in {order.code for order in await desk.orders()}
+    assert "outcome_unknown" in {order.code for order in await bridge.orders()}
     met["outcome_unknown"] = 200
-    await desk.control("faults", {})
-    await desk.settled()
+    await bridge.control("faults", {})
+    await bridge.until_settled()
 
-    await desk.control("faults", {"fault": "server_error", "path": "/v1/client/leverages", "when": "after"})
-    status, answer = await desk.send(**BUY, leverage="3")
+    await bridge.control("faults", {"fault": "server_error", "path": "/v1/client/leverages", "when": "after"})
+    status, answer = await bridge.send(**BUY, leverage="3")
     assert answer["code"] == "leverage_not_set", answer
     met["leverage_not_set"] = status
-    await desk.control("faults", {})
+    await bridge.control("faults", {})
 
-    await desk.send(**BUY, orderType="limit", limitPrice="40000")
-    await desk.control("faults", {"fault": "server_error", "method": "DELETE"})
-    await desk.send(action="cancel", alertId="not-cancelled")
+    await bridge.send(**BUY, orderType="limit", limitPrice="40000")
+    await bridge.control("faults", {"fault": "server_error", "method": "DELETE"})
+    await bridge.send(action="cancel", alertId="not-cancelled")
 
     async def has_failed() -> bool:
-        found = (await desk.daemon.database.read(alert_search.search, limit=1000)).alerts
+        found = (await bridge.daemon.database.read(alerts.search, limit=1000)).alerts
         return any((one.alert_id, one.code) == ("not-cancelled", "cancel_failed") for one in found)
 
     await until(has_failed)
-    status, answer = await desk.send(action="cancel", alertId="not-cancelled")
+    status, answer = await bridge.send(action="cancel", alertId="not-cancelled")
     assert answer["code"] == "cancel_failed", answer
-    await desk.control("faults", {})
+    await bridge.control("faults", {})
     return met | {"cancel_failed": status}
 
 
@@ -343,20 +340,20 @@ def _status_of(orders: tuple[Order, ...], code: str) -> int:
     return 422
 
 
-async def _queue(desk: Desk) -> dict[str, int]:
-    """More entries than may wait."""
-    with _entries_held(desk):
-        answers = await asyncio.gather(*(desk.send(**BUY, orderType="limit", limitPrice="40000") for _ in range(8)))
-    await desk.settled()
+async def _queue(bridge: Bridge) -> dict[str, int]:
+    """More entries than the queue may hold."""
+    with _entries_held(bridge):
+        answers = await asyncio.gather(*(bridge.send(**BUY, orderType="limit", limitPrice="40000") for _ in range(8)))
+    await bridge.until_settled()
     full = [status for status, answer in answers if answer.get("code") == "queue_full"]
     return {"queue_full": full[0]} if full else {}
 
 
 @contextmanager
-def _entries_held(desk: Desk) -> Iterator[None]:
-    """Keep new entries in the queue, as after five orders without an answer."""
-    breaker = desk.daemon.engine.worker.breaker
+def _entries_held(bridge: Bridge) -> Iterator[None]:
+    """Keep new entries queued, as after five orders without an answer."""
+    breaker = bridge.daemon.trading.submitter.breaker
     for _ in range(5):
-        breaker.note(was_unknown=True)
+        breaker.record(was_unknown=True)
     yield
     breaker.close()

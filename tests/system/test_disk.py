@@ -1,4 +1,4 @@
-"""The model of a power cut must itself tell flushed from unflushed: judged on real databases that a traced process wrote."""
+"""The power cut model distinguishes flushed from unflushed writes: checked on databases that a traced process wrote."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _rows_after_cut(directory: Path, synchronous: str, rng: random.Random | None) -> list[int]:
-    """Twenty rows are written and the process is killed; what does the next boot read?"""
+    """Write twenty rows in a process that is killed; return the rows that the next boot reads."""
     data = directory / "data"
     data.mkdir()
     database = data / "some.db"
@@ -45,21 +45,21 @@ def _rows_after_cut(directory: Path, synchronous: str, rng: random.Random | None
 
 
 @pytest.mark.parametrize("seed", [None, 1, 2])
-def test_what_was_flushed_is_there(tmp_path: Path, seed: int | None) -> None:
-    """With synchronous = FULL every commit is flushed: all of them survive, whatever happens to the rest."""
+def test_flushed_rows_survive(tmp_path: Path, seed: int | None) -> None:
+    """With synchronous = FULL every commit is flushed, so all rows survive."""
     rng = None if seed is None else random.Random(seed)
     assert _rows_after_cut(tmp_path, "FULL", rng) == list(range(20))
 
 
-def test_what_was_not_flushed_is_gone(tmp_path: Path) -> None:
-    """With synchronous = NORMAL only checkpoints flush: commits after the last one are lost, and the model shows it."""
+def test_unflushed_rows_are_lost(tmp_path: Path) -> None:
+    """With synchronous = NORMAL only checkpoints flush, so the commits after the last one are lost."""
     rows = _rows_after_cut(tmp_path, "NORMAL", None)
     assert rows == list(range(len(rows)))
     assert len(rows) < 20
 
 
 def test_a_torn_write_leaves_whole_sectors() -> None:
-    """A sector is written or not; which of them is chance."""
+    """Each sector is written or not, at random."""
     change = Change(512, bytes(4096))
     parts = [part for part in change.torn(random.Random(5)) if part.data is not None]
     assert 0 < len(parts) < 8

@@ -1,4 +1,4 @@
-"""`serve --domain` as a process against a real authority: HTTPS that verifies, alerts through it, a renewal under way."""
+"""`serve --domain` as a process with a real ACME server: verified HTTPS, alerts over it, and a renewal meanwhile."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.system.harness import WEBHOOK_PATH, timestamp, wait_until
 
 @pytest.fixture
 def pebble(tmp_path: Path) -> Iterator[Pebble]:
-    """An authority whose certificates are due for renewal after 10 seconds."""
+    """An ACME server whose certificates are due for renewal after 10 seconds."""
     with running_pebble(tmp_path / "pebble", validity_s=15) as authority:
         yield authority
 
 
 class Sender:
-    """A client that reaches the bridge by its name, and checks the chain."""
+    """A client that connects by domain name and verifies the certificate chain."""
 
     def __init__(self, port: int, trust: ssl.SSLContext) -> None:
         plain = socket.create_connection(("127.0.0.1", port), DEADLINE_S)
@@ -46,7 +46,7 @@ class Sender:
 
 @needs_pebble
 def test_a_domain_is_served_and_renewed(pebble: Pebble, tmp_path: Path) -> None:
-    """The first certificate is there before the door opens; the renewed one is served without dropping a connection; all is told."""
+    """The first certificate exists before the listener opens; the renewed one is served without dropping a connection; both are logged."""
     environment = bare_environment(tmp_path / "data") | {
         "KEKBRIDGE_SERVER_HOST": "127.0.0.1",
         "KEKBRIDGE_TLS_ACME_PORT": str(pebble.http_port),
@@ -81,8 +81,8 @@ def test_a_domain_is_served_and_renewed(pebble: Pebble, tmp_path: Path) -> None:
         assert len(issued) >= 2
 
 
-def test_a_domain_that_leads_nowhere_is_one_line(tmp_path: Path) -> None:
-    """Without an authority there is no door: exit code 2, one line, and no plain HTTP instead."""
+def test_an_unreachable_acme_server_is_one_line(tmp_path: Path) -> None:
+    """Without a certificate there is no listener: exit code 2, one line, and no plain HTTP instead."""
     environment = bare_environment(tmp_path / "data") | {"KEKBRIDGE_TLS_ACME_PORT": "0"}
     with starting(environment) as start:
         bridge = start("serve", "--domain", DOMAIN, "--acme-directory", "https://127.0.0.1:9/dir")

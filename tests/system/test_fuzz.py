@@ -1,4 +1,4 @@
-"""A small size of the fuzz campaign; `python -m tests.system.fuzz --bodies 100000` is the whole one."""
+"""The fuzz campaign at a small size; `python -m tests.system.fuzz --bodies 100000` runs it in full."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from tests.system import fuzz
 
 
-def test_no_body_brings_an_error_or_an_order(tmp_path: Path) -> None:
-    """Whatever is sent: no 5xx, no order without a valid proof, and the daemon goes on answering in bounded memory."""
+def test_no_body_causes_an_error_or_an_order(tmp_path: Path) -> None:
+    """No body causes a 5xx or an order without a valid signature, and the daemon still answers, in bounded memory."""
     report = fuzz.run(tmp_path, bodies=5000, seed=20261122)
     assert report.server_errors == []
     assert report.orders == 0

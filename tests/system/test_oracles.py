@@ -1,4 +1,4 @@
-"""The oracles must be able to fail: each is shown a history with the breach it exists for."""
+"""The oracles can fail: each is given evidence with the violation it checks for."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ T0_MS = oracles.milliseconds(T0)
 
 
 def evidence(tmp_path: Path, **changes: Any) -> Evidence:
-    """One alert, sent, stored, executed; everything right."""
+    """Build evidence of one alert that was sent, stored and executed without a violation; `changes` replace parts of it."""
     order = {
         "client_order_id": NAME, "alert_id": "01", "leg": 0, "status": "filled", "executed_quantity": "1", "attempt": 1,
         "order_type": "market", "order_id": "9", "expires_at": "2026-01-15T10:01:00.000Z", "code": None,
     }  # fmt: skip
-    right: dict[str, Any] = {
+    values: dict[str, Any] = {
         "sent": [Sent("a1", [200])],
         "alerts": [{"id": "01", "alert_id": "a1", "identity": "id:a1", "status": "filled", "code": None}],
         "orders": [order],
@@ -40,8 +40,8 @@ def evidence(tmp_path: Path, **changes: Any) -> Evidence:
         "starts_ms": [T0_MS],
     }
     for key, change in changes.items():
-        right[key] = change(right[key]) if callable(change) else change
-    return Evidence(**right)
+        values[key] = change(values[key]) if callable(change) else change
+    return Evidence(**values)
 
 
 def accepted(**changes: Any) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def claim(at: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_a_right_history_has_no_findings(tmp_path: Path) -> None:
-    """The base of the cases below breaches nothing."""
+def test_correct_evidence_has_no_findings(tmp_path: Path) -> None:
+    """The base of the cases below has no violation."""
     assert oracles.judge(evidence(tmp_path)).failures == []
 
 
@@ -91,7 +91,7 @@ def test_a_right_history_has_no_findings(tmp_path: Path) -> None:
         (oracles.i12_counts_add_up, {"sent": [Sent("a2", [200])]}),
     ],
 )
-def test_each_oracle_finds_its_breach(
+def test_each_oracle_finds_its_violation(
     tmp_path: Path, oracle: Callable[[Evidence], list[str]], changes: dict[str, Any]
 ) -> None:
     """An oracle that cannot fail proves nothing."""
@@ -100,7 +100,7 @@ def test_each_oracle_finds_its_breach(
 
 
 def test_a_secret_in_a_file_is_found(tmp_path: Path) -> None:
-    """I10 looks into every file but the vault's."""
+    """I10 searches every file outside the vault."""
     (tmp_path / "data" / "vault").mkdir(parents=True)
     (tmp_path / "data" / "vault" / "key").write_text("whs_secret")
     assert oracles.i10_no_secret_outside(evidence(tmp_path)) == []
@@ -108,8 +108,8 @@ def test_a_secret_in_a_file_is_found(tmp_path: Path) -> None:
     assert oracles.i10_no_secret_outside(evidence(tmp_path)) != []
 
 
-def test_naked_time_is_what_the_journal_says() -> None:
-    """From the fill whose stop is gone until the stand-in stop of the whole size is accepted."""
+def test_naked_time_is_measured_from_the_journal() -> None:
+    """It runs from the fill whose stop is rejected until a replacement stop of the whole size is accepted."""
     bracket = accepted(algo=True, algo_type="BRACKET", order_id=5, quantity="2", reduce_only=False)
     fill = {"event": "fill", "t": T0_MS, "symbol": "S", "side": "BUY", "quantity": "2", "algo_order_id": 5}
     gone = {**fill, "event": "order_refused", "algo": True, "algo_type": "STOP_LOSS", "root_order_id": 5, "order_id": 7}

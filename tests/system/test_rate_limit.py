@@ -1,4 +1,4 @@
-"""The rate limit of all webhooks together, at the door of a running bridge."""
+"""The rate limit shared by all webhooks, in a running bridge."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import json
 from pathlib import Path
 
 from kekbridge.config import load_settings
-from kekbridge.reports import limits as limitbook
-from tests.system.desk import open_desk
+from kekbridge.reports import limits
+from tests.bridge import running_bridge
 
 
 async def test_entries_of_many_webhooks_meet_one_limit_and_exits_pass(tmp_path: Path) -> None:
-    """Twelve entries at once from three webhooks, room for five: five are taken, seven get 429 with a wait; a close still trades."""
-    async with open_desk(tmp_path, risk__rate_per_minute=5) as desk:
+    """Of twelve entries at once from three webhooks with a limit of five, seven get 429 with Retry-After; a close still trades."""
+    async with running_bridge(tmp_path, risk__rate_per_minute=5) as bridge:
         for name in ("one", "two", "three"):
-            desk.add_webhook(name)
+            bridge.add_webhook(name)
         bodies = [
-            desk.message(name, action="buy", quantity="0.001") for name in ("one", "two", "three") for _ in range(4)
+            bridge.message(name, action="buy", quantity="0.001") for name in ("one", "two", "three") for _ in range(4)
         ]
 
         async def post(body: dict[str, object]) -> tuple[int, str | None, dict[str, object]]:
-            url = desk.daemon.started.webhook_url
-            async with desk.session.post(url, data=json.dumps(body)) as answer:
+            url = bridge.daemon.info.webhook_url
+            async with bridge.session.post(url, data=json.dumps(body)) as answer:
                 return answer.status, answer.headers.get("Retry-After"), await answer.json()
 
         answers = await asyncio.gather(*map(post, bodies))
@@ -33,12 +33,12 @@ async def test_entries_of_many_webhooks_meet_one_limit_and_exits_pass(tmp_path: 
             assert body["code"] == "rate_limited"
             assert header == str(body["retryAfter"])
             assert 0 < int(str(header)) <= 60
-        await desk.settled()
-        status, answer = await desk.send("one", action="close")
+        await bridge.until_settled()
+        status, answer = await bridge.send("one", action="close")
         assert (status < 300, answer["success"]) == (True, True)
-        status, answer = await desk.send("two", action="buy", quantity="0.001")
+        status, answer = await bridge.send("two", action="buy", quantity="0.001")
         assert (status, answer["code"]) == (429, "rate_limited")
         settings = load_settings(environment={}, overrides={"risk.rate_per_minute": 5})
-        shown = await desk.daemon.database.read(limitbook.read, settings, at=desk.clock())
+        shown = await bridge.daemon.database.read(limits.read, settings, at=bridge.clock())
         (line,) = [line for line in shown["scopes"][0]["limits"] if line.name == "alerts a minute"]
         assert (line.limit, line.used, line.left) == ("5", "5", "0")

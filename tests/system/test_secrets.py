@@ -1,4 +1,4 @@
-"""No secret outside the vault: a whole round is played, the daemon is killed, and everything it left or showed is searched."""
+"""No secret outside the vault: after trading, errors and kill -9, everything the daemon wrote or showed is searched."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from tests.system.harness import WEBHOOK_PATH, Process, call, clean_environment,
 from tests.waiting import DEADLINE_S
 
 MASTER_KEY = bytes(range(100, 132))
-NOTIFY_URL = "json://127.0.0.1:9/a-token-of-somebodys-channel"
+NOTIFY_URL = "json://127.0.0.1:9/a-token-of-a-private-channel"
 
 
 @dataclass
-class Round:
-    """What was played and everything that could have kept a secret."""
+class Session:
+    """Secrets that were used, and every place that could hold one."""
 
     directory: Path
     secrets: dict[str, bytes]
     shown: dict[str, bytes]
 
     def places(self) -> Iterator[tuple[str, bytes]]:
-        """Every file the daemon wrote and every text it showed; the secrets directory itself is the vault, the token has its file."""
+        """Yield every text the daemon showed and every file it wrote, except the vault and the admin token's file."""
         yield from self.shown.items()
         for path in sorted(self.directory.rglob("*")):
             if path.is_file() and "secrets" not in path.parts and "paper" not in path.parts and path.name != TOKEN_FILE:
@@ -43,9 +43,9 @@ class Round:
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
-    """A testnet-like daemon (own key from a secrets directory) on a paper exchange, after orders, refusals, errors and kill -9."""
-    directory = tmp_path_factory.mktemp("secrets-round")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """Run a daemon in testnet mode (key from a secrets directory) on a paper exchange through orders, denials, errors and kill -9."""
+    directory = tmp_path_factory.mktemp("secrets")
     paper = Process(
         ["paper", "--port", str(free_port()), "--data-dir", str(directory / "paper"), "--prices", "static", "--json"]
     )
@@ -53,7 +53,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
     orderly_secret = str(exchange["orderly_secret"])
     environment = _environment(directory, exchange)
     _fill_vault(directory / "secrets", orderly_secret)
-    made = json.loads(
+    webhook = json.loads(
         _command("webhook", "create", "test", "--no-require-signature", "--json", environment=environment)
     )
     port = free_port()
@@ -65,7 +65,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         wait_until(lambda: call(f"{url}/readyz")["ready"], what="/readyz")
         shown["the ready line"] = json.dumps({**started, "webhook": None}).encode()
         shown["checks"] = json.dumps(started["checks"]).encode()
-        shown |= _play(url + WEBHOOK_PATH, made)
+        shown |= _send_alerts(url + WEBHOOK_PATH, webhook)
         shown["/proc environ"] = _environment_of(daemon.pid)
         shown["/proc cmdline"] = Path(f"/proc/{daemon.pid}/cmdline").read_bytes()
         shown["/proc limits"] = Path(f"/proc/{daemon.pid}/limits").read_bytes()
@@ -74,21 +74,19 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         for command in (("history", "list"), ("stats",), ("risk", "show"), ("vault", "status"), ("export", "alerts")):
             shown[" ".join(command)] = _command(*command, environment=environment).encode()
         shown["explain"] = _command("explain", "one", environment=environment).encode()
-        _command(
-            "backup", str(directory / "a-backup"), environment=environment
-        )  # a file that the search finds by itself
-        door = json.loads(_command("dashboard", "--token", "--json", environment=environment))
-        shown |= _admin(door["url"], door["token"])
+        _command("backup", str(directory / "a-backup"), environment=environment)  # searched like every other file
+        login = json.loads(_command("dashboard", "--token", "--json", environment=environment))
+        shown |= _admin(login["url"], login["token"])
         daemon.kill()
-        yield Round(
+        yield Session(
             directory,
             {
-                "apiKey": made["apiKey"].encode(),
-                "apiSecret": made["apiSecret"].encode(),
+                "apiKey": webhook["apiKey"].encode(),
+                "apiSecret": webhook["apiSecret"].encode(),
                 "Orderly seed": base58.b58decode(orderly_secret.removeprefix("ed25519:"))[:32],
                 "master key": MASTER_KEY,
                 "notify URL": NOTIFY_URL.rpartition("/")[2].encode(),
-                "admin token": door["token"].encode(),
+                "admin token": login["token"].encode(),
             },
             shown,
         )
@@ -97,54 +95,54 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
         paper.kill()
 
 
-def test_no_secret_is_anywhere_but_in_the_vault(played: Round) -> None:
-    """Raw, hex, base58 and base64 forms of every secret: 0 hits in data, log, environment, command line, answers and commands."""
+def test_no_secret_is_outside_the_vault(session: Session) -> None:
+    """No secret is in data, log, environment, command line, responses or command output, neither raw nor as hex, base58 or base64."""
     hits = [
         f"{name} ({form}) in {place}"
-        for place, content in played.places()
-        for name, secret in played.secrets.items()
+        for place, content in session.places()
+        for name, secret in session.secrets.items()
         for form, needle in _forms(secret)
         if needle in content
     ]
     assert hits == []
 
 
-def test_the_search_finds_what_it_looks_for(played: Round) -> None:
-    """The same search over the vault's own files does find the secrets: the test above can fail."""
-    content = b"".join(path.read_bytes() for path in (played.directory / "secrets").iterdir())
+def test_the_search_finds_secrets_in_the_vault(session: Session) -> None:
+    """The same search in the vault's own files finds the secrets, so the test above can fail."""
+    content = b"".join(path.read_bytes() for path in (session.directory / "secrets").iterdir())
     for name in ("Orderly seed", "master key"):
-        assert any(needle in content for _, needle in _forms(played.secrets[name])), name
+        assert any(needle in content for _, needle in _forms(session.secrets[name])), name
 
 
-def test_the_start_shows_what_it_checked_of_key_and_venue(played: Round) -> None:
-    """Outside of paper mode the start tells in one screen whether key, scopes, clock and venue are fit for trading."""
-    checks = {check["name"]: check["level"] for check in json.loads(played.shown["checks"])}
+def test_the_start_reports_its_checks_of_key_and_exchange(session: Session) -> None:
+    """Outside paper mode the start reports whether key, scopes, clock and exchange are fit for trading."""
+    checks = {check["name"]: check["level"] for check in json.loads(session.shown["checks"])}
     assert len(checks) >= 5, checks
     assert "broken" not in checks.values(), checks
 
 
-def test_only_the_owner_may_read(played: Round) -> None:
+def test_only_the_owner_may_read_the_data(session: Session) -> None:
     """The data directory is 0700 and every file in it 0600."""
-    data = played.directory / "data"
+    data = session.directory / "data"
     assert data.stat().st_mode & 0o777 == 0o700
     readable = [str(path) for path in data.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
     assert readable == []
 
 
-def test_the_running_daemon_may_write_no_core_file(played: Round) -> None:
-    """Its limit is 0, soft and hard, as the kernel tells it."""
-    (line,) = [line for line in played.shown["/proc limits"].decode().splitlines() if line.startswith("Max core file")]
+def test_the_running_daemon_may_write_no_core_file(session: Session) -> None:
+    """The kernel shows a soft and hard limit of 0."""
+    (line,) = [line for line in session.shown["/proc limits"].decode().splitlines() if line.startswith("Max core file")]
     assert line.split()[-3:] == ["0", "0", "bytes"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
-def test_a_crash_leaves_no_core_file_and_nothing_for_a_collector(tmp_path: Path) -> None:
-    """After SIGABRT there is no file though the shell allowed one, and the kernel says that nothing was dumped, to a pipe neither."""
+def test_a_crash_dumps_no_core_to_a_file_or_pipe(tmp_path: Path) -> None:
+    """After SIGABRT there is no core file although the shell allowed one, and the wait status shows that no core was dumped to a pipe."""
     code = (
-        "import os, resource; from kekbridge.daemon import coredumps\n"
+        "import os, resource; from kekbridge.daemon.process import disable_core_dumps\n"
         "hard = resource.getrlimit(resource.RLIMIT_CORE)[1]\n"
         "resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))\n"
-        "coredumps.forbid()\n"
+        "disable_core_dumps()\n"
         "os.abort()"
     )
     crashed = os.posix_spawn(
@@ -157,7 +155,7 @@ def test_a_crash_leaves_no_core_file_and_nothing_for_a_collector(tmp_path: Path)
 
 
 def _environment_of(pid: int) -> bytes:
-    """What others of the same user see of a process's environment; only root sees any of this daemon's."""
+    """Return a process's environment; only root may read the daemon's."""
     try:
         return Path(f"/proc/{pid}/environ").read_bytes()
     except PermissionError:
@@ -178,7 +176,7 @@ def _environment(directory: Path, exchange: dict[str, Any]) -> dict[str, str]:
 
 
 def _admin(url: str, token: str) -> dict[str, bytes]:
-    """What the operator's API, metrics and error answers say."""
+    """Return responses of the admin API and metrics, errors included."""
     shown = {}
     for path, proof in (("/api/state", token), ("/metrics", token), ("/api/state", "wrong"), ("/api/nothing", token)):
         request = Request(url + path, headers={"Authorization": f"Bearer {proof}"})  # noqa: S310 - loopback http only
@@ -200,10 +198,10 @@ def _fill_vault(secrets: Path, orderly_secret: str) -> None:
         file.write_bytes(content)
 
 
-def _play(url: str, made: dict[str, Any]) -> dict[str, bytes]:
-    """Good, bad and broken alerts; their answers."""
+def _send_alerts(url: str, webhook: dict[str, Any]) -> dict[str, bytes]:
+    """Send valid, denied and invalid alerts; return their responses."""
     alert = {
-        "apiKey": made["apiKey"],
+        "apiKey": webhook["apiKey"],
         "action": "buy",
         "symbol": "BTCUSDT.P",
         "quantity": "0.001",
@@ -211,10 +209,10 @@ def _play(url: str, made: dict[str, Any]) -> dict[str, bytes]:
     }
     bodies: dict[str, Any] = {
         "order": {**alert, "alertId": "one"},
-        "secret in a comment": {**alert, "alertId": "two", "comment": f"my secret is {made['apiSecret']}"},
-        "secret as symbol": {**alert, "alertId": "three", "symbol": made["apiSecret"]},
-        "key as action": {**alert, "alertId": made["apiKey"], "action": made["apiKey"]},
-        "wrong key": {**alert, "apiKey": made["apiKey"][:-1] + "x"},
+        "secret in a comment": {**alert, "alertId": "two", "comment": f"my secret is {webhook['apiSecret']}"},
+        "secret as symbol": {**alert, "alertId": "three", "symbol": webhook["apiSecret"]},
+        "key as action": {**alert, "alertId": webhook["apiKey"], "action": webhook["apiKey"]},
+        "wrong key": {**alert, "apiKey": webhook["apiKey"][:-1] + "x"},
         "stale": {**alert, "timestamp": "2020-01-01T00:00:00Z"},
         "refused": {**alert, "alertId": "four", "quantity": "1000000"},
     }

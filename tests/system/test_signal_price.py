@@ -1,4 +1,4 @@
-"""Without any live price, paper trading happens at the price that the alert tells."""
+"""Without a live price, paper trades at the alert's price."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from tests.system.harness import Process, call, free_port, run_cli, timestamp
 
 
-def test_paper_trades_at_the_alerts_price_when_nothing_better_is_known(tmp_path: Path) -> None:
+def test_paper_trades_at_the_alerts_price_without_a_better_one(tmp_path: Path) -> None:
     """Prices: live Orderly marks when reachable, else the alert's signal price, else the snapshot; an override wins over all."""
     data_dir = tmp_path / "data"
-    made = run_cli("webhook", "create", "open", "--no-require-signature", "--json", data_dir=data_dir)
+    webhook = run_cli("webhook", "create", "open", "--no-require-signature", "--json", data_dir=data_dir)
     environment = {
         "KEKBRIDGE_DATA_DIR": str(data_dir),
         "KEKBRIDGE_PAPER_PORT": "0",
@@ -22,7 +22,7 @@ def test_paper_trades_at_the_alerts_price_when_nothing_better_is_known(tmp_path:
     daemon = Process(["serve", "--port", str(free_port()), "--json"], environment=environment, log=tmp_path / "log")
     try:
         started = daemon.start()
-        alert = {"apiKey": json.loads(made)["apiKey"], "action": "buy", "symbol": "BTCUSDT.P", "quantity": "0.001"}
+        alert = {"apiKey": json.loads(webhook)["apiKey"], "action": "buy", "symbol": "BTCUSDT.P", "quantity": "0.001"}
         assert _send(started, {**alert, "alertId": "first", "price": "97000.5"})["executedPrice"] == 97000.5
         call(f"{started['paperUrl']}/paper/prices", {"PERP_BTC_USDC": "65000"})
         assert _send(started, {**alert, "alertId": "second", "price": "98000"})["executedPrice"] == 65000

@@ -1,8 +1,8 @@
-"""Random alerts, resends, faults, stops, kills and trading states against a model that knows what must come of each (M2; I2 to I8).
+"""Random alerts, resends, faults, stops, kills and trading states against a model that predicts the result (M2; I2 to I8).
 
-Daemon and paper exchange are processes. The exchange is the witness: after every step its positions must be the model's, and no client
-order id may have been accepted twice. Entries whose sending is in doubt are sent again once it is proven that they never arrived
-(`queue.resend_unknown_entries`), so that the model knows what a kill in the middle of an alert must come to.
+Daemon and paper exchange are processes. After every step the exchange's positions must equal the model's, and no client order id may have
+been accepted twice. Unknown entries are sent again once it is proven that they never arrived (`queue.resend_unknown_entries`), so that
+the model can predict the result of a kill in the middle of an alert.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from kekbridge.model import TradingState
 from kekbridge.store import settings as stored
 from kekbridge.store.connections import connect
 from tests.system.campaigns.run import SETTINGS
+from tests.system.forked import ForkedBridge
 from tests.system.harness import WEBHOOK_PATH, call, timestamp, wait_until
-from tests.system.warm import WarmBridge
 from tests.waiting import DEADLINE_S
 
 _ENVIRONMENT = {
@@ -42,7 +42,7 @@ _ENVIRONMENT = {
     "KEKBRIDGE_EXCHANGE_REFRESH_S": "0.3",
 }
 MARKETS = {"BTCUSDT.P": ("PERP_BTC_USDC", Decimal("0.001")), "SOLUSDT.P": ("PERP_SOL_USDC", Decimal("0.2"))}
-# Each strikes once, and none of them may change what becomes of an alert.
+# Each occurs once, and none of them may change the result of an alert.
 FAULTS = (
     {"fault": "lose_answer", "path": "/v1/order", "method": "POST"},
     {"fault": "reset_inside", "path": "/v1/order", "method": "POST"},
@@ -57,8 +57,8 @@ markets = st.sampled_from(sorted(MARKETS))
 sizes = st.integers(1, 9)
 
 
-class Bridge(RuleBasedStateMachine):
-    """One life of an account. The model: a position per market, the trading state, and what each alert was."""
+class BridgeStateMachine(RuleBasedStateMachine):
+    """An account on one bridge. Model: a position per market, the trading state, and every alert with its response."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Bridge(RuleBasedStateMachine):
         self.state = TradingState.RUNNING
         self.alerts: list[tuple[dict[str, Any], int, dict[str, Any]]] = []
         self._directory = tempfile.TemporaryDirectory(prefix="kekbridge-machine-")
-        self.bridge = WarmBridge(Path(self._directory.name), environment=_ENVIRONMENT)
+        self.bridge = ForkedBridge(Path(self._directory.name), environment=_ENVIRONMENT)
         self.bridge.start()
         call(f"{self.bridge.paper_url}/paper/limits", {"enabled": False})
         self.bridge.wait_ready()
@@ -79,7 +79,7 @@ class Bridge(RuleBasedStateMachine):
 
     @rule(market=markets, size=sizes, side=st.sampled_from(("buy", "sell")))
     def enter(self, market: str, size: int, side: str) -> None:
-        """An entry fills; halted nothing happens; with exits only it makes a position smaller at most (I6)."""
+        """An entry fills; in HALTED it does nothing; in EXITS_ONLY it can only reduce the position (I6)."""
         symbol, unit = MARKETS[market]
         before = self.positions.get(symbol, Decimal(0))
         answer = self._send(action=side, symbol=market, quantity=str(unit * size))
@@ -93,7 +93,7 @@ class Bridge(RuleBasedStateMachine):
 
     @rule(market=markets)
     def close(self, market: str) -> None:
-        """A close ends flat in every state but halted; flat already is no error."""
+        """A close ends flat in every state except HALTED; closing a flat position is no error."""
         symbol, _ = MARKETS[market]
         answer = self._send(action="close", symbol=market)
         if self.state is not TradingState.HALTED:
@@ -101,7 +101,7 @@ class Bridge(RuleBasedStateMachine):
 
     @rule(market=markets, times=st.integers(2, 30))
     def close_too_much(self, market: str, times: int) -> None:
-        """A close of more than there is never turns the position round."""
+        """A close larger than the position never reverses it."""
         symbol, unit = MARKETS[market]
         held = self.positions.get(symbol, Decimal(0))
         answer = self._send(action="close", symbol=market, quantity=str(unit * times))
@@ -112,7 +112,7 @@ class Bridge(RuleBasedStateMachine):
     @precondition(lambda self: self.alerts)
     @rule(data=st.data(), times=st.integers(1, 3))
     def send_again(self, data: st.DataObject, times: int) -> None:
-        """A resend gets the first outcome and never makes an order."""
+        """A resend gets the first outcome and never places an order."""
         body, status, first = data.draw(st.sampled_from(self.alerts))
         for _ in range(times):
             again_status, again = self._post(body)
@@ -122,38 +122,38 @@ class Bridge(RuleBasedStateMachine):
     @precondition(lambda self: self.alerts)
     @rule(data=st.data())
     def same_id_other_body(self, data: st.DataObject) -> None:
-        """An alertId with another content is a conflict."""
+        """A reused alertId with another body is a conflict."""
         body, _, _ = data.draw(st.sampled_from(self.alerts))
         status, answer = self._post({**body, "comment": "another"})
         assert (status, answer["code"]) == (409, "alert_id_reused")
 
     @rule(fault=st.sampled_from(FAULTS))
     def fail_once(self, fault: dict[str, Any]) -> None:
-        """Something at the exchange goes wrong once."""
+        """Arm one fault at the exchange for its next occurrence."""
         call(f"{self.bridge.paper_url}/paper/faults", {**fault, "count": 1})
 
     @rule()
     def restart(self) -> None:
-        """The daemon stops in order and starts."""
+        """Stop the daemon with SIGTERM and start it again."""
         assert self.bridge.daemon.terminate() == 0
         self._start()
 
     @rule()
     def kill(self) -> None:
-        """kill -9 while nothing is on its way, and a new start."""
+        """Kill the daemon while no order is in flight, and start it again."""
         self.bridge.daemon.kill()
         self._start()
 
     @precondition(lambda self: self.state is TradingState.RUNNING)
     @rule(market=markets, size=sizes, side=st.sampled_from(("buy", "sell")), after_ms=st.integers(0, 40))
     def kill_in_the_middle(self, market: str, size: int, side: str, after_ms: int) -> None:
-        """kill -9 somewhere between the request and its answer; the sender sends again, and there is one order."""
+        """Kill the daemon between request and response; the sender sends again, and there is one order."""
         symbol, unit = MARKETS[market]
         before = self.positions.get(symbol, Decimal(0))
         body = self._body(action=side, symbol=market, quantity=str(unit * size))
-        cut = threading.Thread(target=self._post_into_the_void, args=(body,))
+        cut = threading.Thread(target=self._post_ignoring_broken_connection, args=(body,))
         cut.start()
-        time.sleep(after_ms / 1000)  # the moment of the kill, not a wait
+        time.sleep(after_ms / 1000)  # chooses the moment of the kill
         self.bridge.daemon.kill()
         cut.join()
         self._start()
@@ -173,7 +173,7 @@ class Bridge(RuleBasedStateMachine):
 
     @invariant()
     def the_exchange_agrees(self) -> None:
-        """Positions are the model's, nothing is doubled, and every order has an end."""
+        """Positions equal the model's, and no client order id was accepted twice."""
         held = {symbol: quantity for symbol, quantity in self.positions.items() if quantity}
         assert self._held() == held
         accepted = Counter(
@@ -194,7 +194,7 @@ class Bridge(RuleBasedStateMachine):
         return self._held().get(symbol, Decimal(0))
 
     def _held(self) -> dict[str, Decimal]:
-        """What the exchange says is open."""
+        """Return the open positions at the exchange."""
         positions = call(f"{self.bridge.paper_url}/paper/state")["positions"]
         return {symbol: Decimal(quantity) for symbol, quantity in positions.items() if Decimal(quantity)}
 
@@ -206,7 +206,7 @@ class Bridge(RuleBasedStateMachine):
         return self._deliver(self._body(**fields))
 
     def _deliver(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Send it, and wait for what comes of it."""
+        """Send an alert and wait for its result."""
         status, answer = self._post(body)
         self._settle()
         self.alerts.append((body, status, answer))
@@ -222,11 +222,11 @@ class Bridge(RuleBasedStateMachine):
         except HTTPError as error:
             return error.code, json.load(error)
 
-    def _post_into_the_void(self, body: dict[str, Any]) -> None:
+    def _post_ignoring_broken_connection(self, body: dict[str, Any]) -> None:
         try:
             self._post(body)
         except (OSError, ValueError):
-            return  # cut: that is what the kill is for
+            return  # the kill breaks the connection
 
     def _start(self) -> None:
         self.bridge.start_daemon()
@@ -238,7 +238,7 @@ class Bridge(RuleBasedStateMachine):
         return self.bridge.data_dir / "kekbridge.db"
 
     def _settle(self) -> None:
-        """Until every order has ended, and the bridge sees what the exchange holds."""
+        """Wait until every order has ended and the bridge sees the exchange's positions."""
         wait_until(self._is_settled, what="the end of every order")
 
     def _is_settled(self) -> bool:
@@ -252,11 +252,11 @@ class Bridge(RuleBasedStateMachine):
 # A release runs more of them: KEKBRIDGE_TEST_SEQUENCES=2000.
 SEQUENCES = int(os.environ.get("KEKBRIDGE_TEST_SEQUENCES", "6"))
 
-Bridge.TestCase.settings = settings(
+BridgeStateMachine.TestCase.settings = settings(
     max_examples=SEQUENCES,
     stateful_step_count=14 if SEQUENCES == 6 else 50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     derandomize=SEQUENCES == 6,
 )
-TestBridge = Bridge.TestCase
+TestBridge = BridgeStateMachine.TestCase

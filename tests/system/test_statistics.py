@@ -1,4 +1,4 @@
-"""Statistics against the outside witness: what `stats` shows equals what is recomputed from the paper exchange's own journal."""
+"""Statistics equal the figures recomputed from the paper exchange's journal."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from kekbridge.model.statistics import report
+from kekbridge.model.statistics import build_report
 from kekbridge.store import statistics
-from tests.system.desk import Desk, open_desk
+from tests.bridge import Bridge, running_bridge
 from tests.waiting import until
 
 BTC = "PERP_BTC_USDC"
 
 
-async def trade(desk: Desk) -> None:
-    """Entries, an addition, a partial close at a gain, a flip at a loss, funding paid and received, a duplicate, refusals."""
+async def trade(bridge: Bridge) -> None:
+    """Entries, an addition, a partial close at a gain, a flip at a loss, funding paid and received, a duplicate, rejections."""
     for price, fields in (
         ("50000", {"action": "buy", "quantity": "0.2"}),
         ("51000", {"action": "buy", "quantity": "0.1"}),
@@ -24,23 +24,23 @@ async def trade(desk: Desk) -> None:
         ("48000", {"action": "flip"}),
         ("47000.5", {"action": "close"}),
     ):
-        await desk.control("prices", {BTC: price})
-        status, answer = await desk.send(**fields)
+        await bridge.control("prices", {BTC: price})
+        status, answer = await bridge.send(**fields)
         assert status == 200, answer
-        await desk.settled()
-        snapshot = await desk.daemon.exchange.refresh()
+        await bridge.until_settled()
+        snapshot = await bridge.daemon.exchange.refresh()
         held = {symbol: one.quantity for symbol, one in snapshot.positions.items() if one.quantity}
-        await desk.seen(held)
-        await desk.control("funding", {BTC: "0.000123" if price < "52000" else "-0.00031"})
+        await bridge.until_positions(held)
+        await bridge.control("funding", {BTC: "0.000123" if price < "52000" else "-0.00031"})
     message: dict[str, Any] = {"action": "ping", "symbol": None, "alertId": "again"}
-    await desk.send(**message)
-    await desk.send(**message)
-    assert (await desk.send(action="buy", quantity="1", symbol="NOPEUSDT.P"))[0] == 422
-    assert (await desk.post(b'{"apiKey": "nobody"}'))[0] == 401
+    await bridge.send(**message)
+    await bridge.send(**message)
+    assert (await bridge.send(action="buy", quantity="1", symbol="NOPEUSDT.P"))[0] == 422
+    assert (await bridge.post(b'{"apiKey": "unknown"}'))[0] == 401
 
 
 def sums(journal: list[dict[str, Any]]) -> dict[str, Decimal | int]:
-    """What the exchange booked, and realized P&L from the executions alone, by average cost; nothing of kekbridge is used."""
+    """Sum the exchange's bookings, and compute realized P&L from its fills by average cost, without kekbridge's code."""
     held, cost, realized, fees, count = Decimal(0), Decimal(0), Decimal(0), Decimal(0), 0
     booked, funding = Decimal(0), Decimal(0)
     for event in journal:
@@ -65,15 +65,15 @@ def sums(journal: list[dict[str, Any]]) -> dict[str, Decimal | int]:
 
 
 async def test_stats_equal_the_exchanges_journal(tmp_path: Path) -> None:
-    """P&L, fees, funding and fills to the last unit, and what they come to is the account's value; every request is in one group."""
-    async with open_desk(tmp_path) as desk:
-        desk.add_webhook("main")
-        await trade(desk)
-        await desk.daemon.refusals.flush()
-        await desk.daemon.operations.equity.look()
-        found = report(await desk.daemon.database.read(statistics.gather, since=None, now=desk.clock()))
-        wanted = sums(await desk.control("journal"))
-        stored = await desk.daemon.database.read(lambda c: c.execute("SELECT count(*) FROM fills").fetchone()[0])
+    """P&L, fees, funding and fills are exact and add up to the account value; every request is counted in one group."""
+    async with running_bridge(tmp_path) as bridge:
+        bridge.add_webhook("main")
+        await trade(bridge)
+        await bridge.daemon.rejected_requests.flush()
+        await bridge.daemon.operator_services.equity.run()
+        found = build_report(await bridge.daemon.database.read(statistics.gather_facts, since=None, now=bridge.clock()))
+        wanted = sums(await bridge.control("journal"))
+        stored = await bridge.daemon.database.read(lambda c: c.execute("SELECT count(*) FROM fills").fetchone()[0])
     assert stored == wanted["fills"]
     assert (found.fees, found.funding, found.realized_pnl) == (wanted["fees"], wanted["funding"], wanted["booked"])
     assert wanted["funding"] != 0
@@ -91,34 +91,36 @@ async def test_stats_equal_the_exchanges_journal(tmp_path: Path) -> None:
     assert found.fill_rate == 1
 
 
-async def test_what_is_not_decided_yet_is_counted_too(tmp_path: Path) -> None:
-    """While one order's outcome is unknown another waits behind it; later one is done and one expired, and the sum always fits."""
-    async with open_desk(tmp_path, server__respond_within_s=0.2) as desk:
-        desk.add_webhook("main")
+async def test_undecided_alerts_are_counted_too(tmp_path: Path) -> None:
+    """An unknown order and one that waits behind it are counted, later as done and expired; the groups always add up."""
+    async with running_bridge(tmp_path, server__respond_within_s=0.2) as bridge:
+        bridge.add_webhook("main")
 
         async def groups() -> tuple[int, ...]:
-            found = report(await desk.daemon.database.read(statistics.gather, since=None, now=desk.clock())).counts
+            found = build_report(
+                await bridge.daemon.database.read(statistics.gather_facts, since=None, now=bridge.clock())
+            ).counts
             parts = (found.refused, found.duplicate, found.expired, found.done, found.unknown, found.waiting)
-            assert found.received == sum(parts) == desk.sent
+            assert found.received == sum(parts) == bridge.sent
             return parts
 
         lost = {"fault": "lose_answer", "path": "/v1/order", "method": "POST", "count": 1}
         silent = [{"fault": "read_lag", "delay_ms": 600_000}, {"fault": "withhold_reports"}]
-        await desk.control("faults", {"faults": [lost, *silent]})
-        await desk.send(action="buy", quantity="0.01")
+        await bridge.control("faults", {"faults": [lost, *silent]})
+        await bridge.send(action="buy", quantity="0.01")
 
-        async def stands_at(*wanted: int) -> None:
-            async def does() -> bool:
+        async def until_groups_are(*wanted: int) -> None:
+            async def are_equal() -> bool:
                 return await groups() == wanted
 
-            await until(does)
+            await until(are_equal)
 
-        await stands_at(0, 0, 0, 0, 1, 0)
-        assert (await desk.send(action="buy", quantity="0.02"))[0] == 202
+        await until_groups_are(0, 0, 0, 0, 1, 0)
+        assert (await bridge.send(action="buy", quantity="0.02"))[0] == 202
         assert await groups() == (0, 0, 0, 0, 1, 1)
-        desk.clock.jump_to(desk.clock() + timedelta(seconds=70))
-        await stands_at(0, 0, 1, 0, 1, 0)
-        await desk.control("faults", {})
-        await desk.settled()
-        await stands_at(0, 0, 1, 1, 0, 0)
-        assert await desk.position() == Decimal("0.01")
+        bridge.clock.jump_to(bridge.clock() + timedelta(seconds=70))
+        await until_groups_are(0, 0, 1, 0, 1, 0)
+        await bridge.control("faults", {})
+        await bridge.until_settled()
+        await until_groups_are(0, 0, 1, 1, 0, 0)
+        assert await bridge.position() == Decimal("0.01")

@@ -24,7 +24,7 @@ needs_gnome_keyring = pytest.mark.skipif(
     reason="needs gnome-keyring and dbus (apt-get install gnome-keyring dbus)",
 )
 
-STORY = """
+SCRIPT = """
 import sys
 from pathlib import Path
 from kekbridge.config import Vault
@@ -68,18 +68,18 @@ def run(
 
 @needs_gnome_keyring
 def test_an_unlocked_gnome_keyring_holds_the_master_key(tmp_path: Path) -> None:
-    """On a desktop the keyring is chosen by itself, in live mode, and holds one key per data directory, not in any file."""
+    """On a desktop the keyring is chosen automatically, in live mode too, and holds one key per data directory, not in any file."""
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     unlock = "printf test | gnome-keyring-daemon --unlock --components=secrets >/dev/null 2>&1;"
-    done = run(STORY, tmp_path / "data", home, shell_prefix=unlock)
+    done = run(SCRIPT, tmp_path / "data", home, shell_prefix=unlock)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["keyring", "True", "32", "True", "None", "None", "False"]
 
 
 @needs_gnome_keyring
 def test_a_dbus_session_without_an_unlocked_keyring_falls_through(tmp_path: Path) -> None:
-    """A server has D-Bus but nobody to unlock anything: paper goes on with the key file and says why, without a prompt."""
+    """A server has D-Bus but no user to unlock a keyring: paper uses the key file and names the reason, without a prompt."""
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     script = (
@@ -101,8 +101,8 @@ def test_a_dbus_session_without_an_unlocked_keyring_falls_through(tmp_path: Path
         ("no.such.module.Keyring", "cannot be used"),
     ],
 )
-def test_a_configured_backend_that_keeps_nothing_is_refused(tmp_path: Path, backend: str, said: str) -> None:
-    """PYTHON_KEYRING_BACKEND may name anything; live mode then has no vault and says so in one line."""
+def test_a_configured_unsafe_backend_is_refused(tmp_path: Path, backend: str, said: str) -> None:
+    """PYTHON_KEYRING_BACKEND may name anything; live mode then has no vault, and the error is one line."""
     script = (
         "import sys; from pathlib import Path; from kekbridge.vault import open_vault; from kekbridge.config import Vault;"
         "from kekbridge.errors import VaultError; from kekbridge.model import Mode\n"
@@ -116,7 +116,7 @@ def test_a_configured_backend_that_keeps_nothing_is_refused(tmp_path: Path, back
 
 
 class MemoryKeyring(KeyringBackend):
-    """A working backend that keeps its entries in memory. Its priority keeps it from ever being chosen by itself."""
+    """A working backend that keeps its entries in memory. Its priority prevents automatic selection."""
 
     priority = -1
 
@@ -135,18 +135,18 @@ class MemoryKeyring(KeyringBackend):
 
 
 class PlaintextKeyring(MemoryKeyring):
-    """Stands for keyrings.alt's file backend."""
+    """Like the file backend of keyrings.alt."""
 
 
 class BrokenKeyring(MemoryKeyring):
-    """Fails as D-Bus backends do, quoting what it was given."""
+    """Fails like D-Bus backends, quoting its arguments."""
 
     def set_password(self, service: str, username: str, password: str) -> None:
         raise RuntimeError(f"cannot store {password}")
 
 
 class HangingKeyring(MemoryKeyring):
-    """Waits for an unlock dialog that nobody sees."""
+    """Waits for ever for an unlock dialog."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class HangingKeyring(MemoryKeyring):
     "kind", [null.Keyring, fail.Keyring, ChainerBackend, PlaintextKeyring], ids=["null", "fail", "chain", "plain"]
 )
 def test_unsafe_backends_are_refused_by_name(kind: type[KeyringBackend]) -> None:
-    """Plain files and backends that keep nothing are never used, whatever their priority."""
+    """Plain files and backends that store nothing are never used, whatever their priority."""
     with pytest.raises(VaultError, match="refused"):
         os_keyring.check_safe(kind())
 
@@ -179,17 +179,17 @@ def test_entries_are_text_and_belong_to_one_data_directory(tmp_path: Path) -> No
 
 
 def test_a_foreign_entry_is_an_error(tmp_path: Path) -> None:
-    """Text under our name that is not ours must not become a key."""
+    """Text under our name that kekbridge did not write must not become a key."""
     backend = MemoryKeyring()
     vault = KeyringVault(backend, tmp_path)
     vault.set("master-key", b"x")
     backend.entries = dict.fromkeys(backend.entries, "not base64 !")
-    with pytest.raises(VaultError, match="not one of kekbridge's"):
+    with pytest.raises(VaultError, match="not written by kekbridge"):
         vault.get("master-key")
 
 
 def test_a_failing_backend_never_quotes_the_secret(tmp_path: Path) -> None:
-    """Backends put arguments into their errors; ours names the kind of failure only."""
+    """Backends quote arguments in their errors; ours names the type of failure only."""
     with pytest.raises(VaultError) as caught:
         KeyringVault(BrokenKeyring(), tmp_path).set("master-key", b"secret")
     assert "RuntimeError" in caught.value.message
@@ -198,7 +198,7 @@ def test_a_failing_backend_never_quotes_the_secret(tmp_path: Path) -> None:
     assert caught.value.__suppress_context__
 
 
-def test_a_hanging_keyring_is_given_up(tmp_path: Path) -> None:
+def test_a_hanging_keyring_times_out(tmp_path: Path) -> None:
     """D-Bus can hang for ever; the daemon must start or fail, not wait."""
     backend = HangingKeyring()
     try:

@@ -1,4 +1,4 @@
-"""The vault: the right place in the right order, one master key for ever, nothing readable by others."""
+"""The vault: backends in the documented order, one master key per data directory, nothing readable by others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.paths import ROOT
 
 KEY_FILE = VaultSettings(backend="key_file")
 PASSPHRASE = "five random words are good"
-# What a passphrase costs is noted in the file: tests that ask something else make one that costs nothing.
+# The file records the cost of its passphrase: tests of other rules use a cheap one.
 LIGHT = {"operations": argon2id.OPSLIMIT_MIN, "memory": argon2id.MEMLIMIT_MIN}
 
 
@@ -51,7 +51,7 @@ def write_secret(path: Path, content: bytes, mode: int = 0o400) -> Path:
 
 
 def test_a_bare_machine_in_paper_mode_uses_a_key_file_without_asking(data_dir: Path, tmp_path: Path) -> None:
-    """`kekbridge serve` works on a machine with nothing: no keyring, no prompt, and it says which vault and why."""
+    """`kekbridge serve` works on a machine without a keyring and without a prompt, and names the vault and the reason."""
     vault = open_vault(VaultSettings(), data_dir, Mode.PAPER, environment=bare(tmp_path))
     assert vault.name == "key_file"
     assert vault.is_plain
@@ -60,7 +60,7 @@ def test_a_bare_machine_in_paper_mode_uses_a_key_file_without_asking(data_dir: P
 
 
 def test_the_key_file_is_readable_by_its_owner_only(data_dir: Path) -> None:
-    """0600 in a 0700 directory, whatever the umask says."""
+    """0600 in a 0700 directory, with any umask."""
     before = os.umask(0)
     try:
         vault = open_vault(KEY_FILE, data_dir, Mode.PAPER)
@@ -75,7 +75,7 @@ def test_the_key_file_is_readable_by_its_owner_only(data_dir: Path) -> None:
 
 
 def test_a_key_file_that_others_can_read_is_refused(data_dir: Path) -> None:
-    """Somebody loosened the mode: the key may be known, so it is not used, and the message names the fix."""
+    """With a wider mode the key may be known, so it is not used; the message names the fix."""
     vault = open_vault(KEY_FILE, data_dir, Mode.PAPER)
     master_key(vault)
     (data_dir / "vault" / MASTER_KEY).chmod(0o640)
@@ -85,7 +85,7 @@ def test_a_key_file_that_others_can_read_is_refused(data_dir: Path) -> None:
 
 @pytest.mark.parametrize("mode", [Mode.LIVE, Mode.TESTNET])
 def test_the_key_file_is_for_paper_only(data_dir: Path, tmp_path: Path, mode: Mode) -> None:
-    """Where money or an exchange key is at stake a plain file is no vault; the error names the ways out."""
+    """Where money or an exchange key is at stake a plain file is not a vault; the error names the options."""
     for settings in (VaultSettings(), KEY_FILE):
         with pytest.raises(VaultError) as caught:
             open_vault(settings, data_dir, mode, environment=bare(tmp_path))
@@ -94,7 +94,7 @@ def test_the_key_file_is_for_paper_only(data_dir: Path, tmp_path: Path, mode: Mo
         assert 'vault.backend = "file"' in caught.value.message
 
 
-def test_secrets_come_back_as_they_went_in(data_dir: Path) -> None:
+def test_secrets_round_trip(data_dir: Path) -> None:
     """get, set and delete for any bytes and for names with colons and slashes."""
     vault = open_vault(KEY_FILE, data_dir, Mode.PAPER)
     name = orderly_secret("0x../../etc/passwd")
@@ -109,7 +109,7 @@ def test_secrets_come_back_as_they_went_in(data_dir: Path) -> None:
 
 
 def test_opening_in_a_bare_environment_is_quick(data_dir: Path, tmp_path: Path) -> None:
-    """Without D-Bus the slow keyring package is not even imported, so the start is not held up."""
+    """Without D-Bus the slow keyring package is not imported."""
     code = (
         "import sys; from pathlib import Path; from kekbridge.vault import open_vault, master_key;"
         "from kekbridge.config import Vault; from kekbridge.model import Mode;"
@@ -130,15 +130,15 @@ def test_opening_in_a_bare_environment_is_quick(data_dir: Path, tmp_path: Path) 
 # ----------------------------------------------------------------------------------------------------------- master key
 
 
-def test_the_master_key_is_made_once(data_dir: Path) -> None:
+def test_the_master_key_is_created_once(data_dir: Path) -> None:
     """A second start, also by another process, finds the same 32 bytes."""
     first = master_key(open_vault(KEY_FILE, data_dir, Mode.PAPER))
     assert len(first) == 32
     assert master_key(open_vault(KEY_FILE, data_dir, Mode.PAPER)) == first
 
 
-def test_processes_that_start_together_end_with_one_key(data_dir: Path, tmp_path: Path) -> None:
-    """The daemon and the command line may both be first: nobody may go on with a key that was overwritten."""
+def test_processes_that_start_together_get_one_key(data_dir: Path, tmp_path: Path) -> None:
+    """The daemon and a command may both be first: neither may go on with a key that was overwritten."""
     code = (
         "import sys; from pathlib import Path; from kekbridge.vault import open_vault, master_key;"
         "from kekbridge.config import Vault; from kekbridge.model import Mode; sys.stdin.read();"
@@ -156,15 +156,15 @@ def test_processes_that_start_together_end_with_one_key(data_dir: Path, tmp_path
     ]
     for process in processes:
         assert process.stdin is not None
-        process.stdin.close()  # the starting gun
+        process.stdin.close()  # all start now
         process.stdin = None
     keys = {process.communicate(timeout=60)[0].strip() for process in processes}
     assert len(keys) == 1
     assert len(bytes.fromhex(keys.pop())) == 32
 
 
-def test_threads_that_start_together_end_with_one_key(data_dir: Path) -> None:
-    """The same within one process, many times over."""
+def test_threads_that_start_together_get_one_key(data_dir: Path) -> None:
+    """The same within one process."""
     with ThreadPoolExecutor(8) as pool:
         for attempt in range(20):
             place = data_dir / str(attempt)
@@ -172,17 +172,17 @@ def test_threads_that_start_together_end_with_one_key(data_dir: Path) -> None:
             assert len(keys) == 1
 
 
-def test_a_lost_master_key_is_never_replaced_in_silence(data_dir: Path) -> None:
-    """With a new key no stored webhook would open: the operator is told instead."""
+def test_a_lost_master_key_is_never_replaced(data_dir: Path) -> None:
+    """With a new key no stored webhook secret could be opened: it is an error instead."""
     vault = open_vault(KEY_FILE, data_dir, Mode.PAPER)
     master_key(vault)
     vault.delete(MASTER_KEY)
-    with pytest.raises(VaultError, match="was made in the vault 'key_file'"):
+    with pytest.raises(VaultError, match="was created in the vault 'key_file'"):
         master_key(vault)
     assert vault.get(MASTER_KEY) is None
 
 
-def test_a_foreign_master_key_is_noticed(data_dir: Path) -> None:
+def test_a_different_master_key_is_refused(data_dir: Path) -> None:
     """A key that does not belong to the data directory is refused at the start, not at the first alert."""
     vault = open_vault(KEY_FILE, data_dir, Mode.PAPER)
     master_key(vault)
@@ -192,7 +192,7 @@ def test_a_foreign_master_key_is_noticed(data_dir: Path) -> None:
 
 
 def test_a_damaged_master_key_names_what_is_expected(data_dir: Path) -> None:
-    """Found, expected: without quoting the key."""
+    """The message has what was found and expected, without quoting the key."""
     vault = open_vault(KEY_FILE, data_dir, Mode.PAPER)
     vault.set(MASTER_KEY, b"much too short")
     with pytest.raises(VaultError) as caught:
@@ -213,7 +213,7 @@ KEY = bytes(range(32))
     ids=["raw", "hex", "base64", "base64url"],
 )
 def test_a_secrets_directory_comes_first(data_dir: Path, tmp_path: Path, content: bytes) -> None:
-    """systemd's $CREDENTIALS_DIRECTORY with a master-key beats every other vault, in live mode too, in any usual text form."""
+    """systemd's $CREDENTIALS_DIRECTORY with a master-key is used before every other vault, in live mode too, in any usual text form."""
     write_secret(tmp_path / "creds" / "master-key", content)
     environment = bare(tmp_path, CREDENTIALS_DIRECTORY=str(tmp_path / "creds"))
     vault = open_vault(VaultSettings(), data_dir, Mode.LIVE, environment=environment)
@@ -223,7 +223,7 @@ def test_a_secrets_directory_comes_first(data_dir: Path, tmp_path: Path, content
 
 
 def test_the_configured_directory_wins_over_systemds(data_dir: Path, tmp_path: Path) -> None:
-    """vault.secrets_dir is an explicit word; the environment is not."""
+    """vault.secrets_dir is explicit; the environment is not."""
     write_secret(tmp_path / "docker" / "master-key", KEY)
     environment = bare(tmp_path, CREDENTIALS_DIRECTORY=str(tmp_path / "elsewhere"))
     vault = open_vault(
@@ -232,7 +232,7 @@ def test_the_configured_directory_wins_over_systemds(data_dir: Path, tmp_path: P
     assert str(tmp_path / "docker") in vault.description
 
 
-def test_a_directory_without_a_master_key_is_passed_over(data_dir: Path, tmp_path: Path) -> None:
+def test_a_directory_without_a_master_key_is_skipped(data_dir: Path, tmp_path: Path) -> None:
     """A unit may have credentials for other purposes."""
     write_secret(tmp_path / "creds" / "tls-key", b"x")
     environment = bare(tmp_path, CREDENTIALS_DIRECTORY=str(tmp_path / "creds"))
@@ -243,7 +243,7 @@ def test_a_directory_without_a_master_key_is_passed_over(data_dir: Path, tmp_pat
 
 @pytest.mark.parametrize("mode", [0o444, 0o440, 0o404, 0o644, 0o660])
 def test_a_secret_that_others_can_read_is_refused(data_dir: Path, tmp_path: Path, mode: int) -> None:
-    """Group or world readable: refused with the fix, never silently passed over."""
+    """Group or world readable: refused with the fix, never silently skipped."""
     write_secret(tmp_path / "creds" / "master-key", KEY, mode)
     environment = bare(tmp_path, CREDENTIALS_DIRECTORY=str(tmp_path / "creds"))
     with pytest.raises(VaultError, match=f"mode {mode:04o}"):
@@ -256,14 +256,20 @@ def posix_acl(*entries: tuple[int, int, int]) -> bytes:
 
 @pytest.mark.parametrize(
     ("named_user", "group_bits", "is_accepted"),
-    [("us", 0, True), ("somebody else", 0, False), ("us", 4, False)],
+    [("us", 0, True), ("another user", 0, False), ("us", 4, False)],
 )
 def test_systemds_acl_is_understood(tmp_path: Path, named_user: str, group_bits: int, is_accepted: bool) -> None:
-    """systemd gives a service's user its credential by an ACL; the mode then reads 0440 though no group may read it."""
+    """systemd grants a service's user access by an ACL; the mode then reads 0440 although no group may read the file."""
     path = write_secret(tmp_path / "master-key", KEY)
     user = os.geteuid() if named_user == "us" else os.geteuid() + 1
-    nobody = 0xFFFFFFFF
-    acl = posix_acl((1, 4, nobody), (2, 4, user), (4, group_bits, nobody), (0x10, 4, nobody), (0x20, 0, nobody))
+    undefined_id = 0xFFFFFFFF
+    acl = posix_acl(
+        (1, 4, undefined_id),
+        (2, 4, user),
+        (4, group_bits, undefined_id),
+        (0x10, 4, undefined_id),
+        (0x20, 0, undefined_id),
+    )
     try:
         os.setxattr(path, "system.posix_acl_access", acl)
     except OSError:
@@ -280,7 +286,7 @@ def test_systemds_acl_is_understood(tmp_path: Path, named_user: str, group_bits:
 @pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("systemd-creds"), reason="needs root and systemd-creds (systemd 250 or newer)"
 )
-def test_a_key_made_for_systemd_arrives(data_dir: Path, tmp_path: Path) -> None:
+def test_a_systemd_credential_is_the_master_key(data_dir: Path, tmp_path: Path) -> None:
     """The documented recipe: base64 of 32 random bytes through systemd-creds encrypt; the unit then sees the decrypted file."""
     sealed, creds = tmp_path / "master-key.cred", tmp_path / "creds"
     creds.mkdir(mode=0o700)
@@ -298,7 +304,7 @@ def test_a_key_made_for_systemd_arrives(data_dir: Path, tmp_path: Path) -> None:
 
 
 def test_the_exchange_key_has_a_name_that_systemd_and_docker_allow(tmp_path: Path) -> None:
-    """No colon, and short enough: `orderly-secret` serves any account, `orderly-secret.<account>` one."""
+    """No colon, and short enough: `orderly-secret` is for any account, `orderly-secret.<account>` for one."""
     write_secret(tmp_path / "orderly-secret", b"for all")
     write_secret(tmp_path / "orderly-secret.0xaa", b"for aa")
     vault = DirectoryVault(tmp_path)
@@ -307,7 +313,7 @@ def test_the_exchange_key_has_a_name_that_systemd_and_docker_allow(tmp_path: Pat
 
 
 def test_a_directory_is_never_written(data_dir: Path, tmp_path: Path) -> None:
-    """Who wants to store there is told how; a missing master key is not made."""
+    """Storing there is an error that explains how; a missing master key is not created."""
     (tmp_path / "creds").mkdir()
     settings = VaultSettings(backend="directory", secrets_dir=str(tmp_path / "creds"))
     vault = open_vault(settings, data_dir, Mode.LIVE, environment=bare(tmp_path))
@@ -321,7 +327,7 @@ def test_a_directory_is_never_written(data_dir: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "creds").iterdir()) == []
 
 
-def test_a_chosen_directory_that_is_not_given_is_an_error(data_dir: Path, tmp_path: Path) -> None:
+def test_a_configured_directory_must_exist(data_dir: Path, tmp_path: Path) -> None:
     """vault.backend = "directory" never falls back to something weaker."""
     with pytest.raises(VaultError, match="CREDENTIALS_DIRECTORY"):
         open_vault(VaultSettings(backend="directory"), data_dir, Mode.PAPER, environment=bare(tmp_path))
@@ -330,8 +336,8 @@ def test_a_chosen_directory_that_is_not_given_is_an_error(data_dir: Path, tmp_pa
 # ---------------------------------------------------------------------------------------------------------- passphrase
 
 
-def test_a_passphrase_file_is_made_and_opened_again(data_dir: Path, tmp_path: Path) -> None:
-    """Asked twice when new, once later; what was kept is there after a restart; the file shows neither names nor values."""
+def test_a_passphrase_file_is_created_and_opened_again(data_dir: Path, tmp_path: Path) -> None:
+    """Prompts twice when new, once later; secrets survive a restart; the file shows neither names nor values."""
     questions: list[str] = []
 
     def ask(question: str) -> str:
@@ -356,8 +362,8 @@ def test_a_passphrase_file_is_made_and_opened_again(data_dir: Path, tmp_path: Pa
         assert secret not in content
 
 
-def test_a_wrong_passphrase_is_noticed_at_once(tmp_path: Path) -> None:
-    """At opening, in one line, without quoting it."""
+def test_a_wrong_passphrase_fails_at_opening(tmp_path: Path) -> None:
+    """On one line, without quoting it."""
     PassphraseVault.create(tmp_path / "vault.sealed", PASSPHRASE, **LIGHT)
     with pytest.raises(VaultError) as caught:
         PassphraseVault.open(tmp_path / "vault.sealed", "another passphrase")
@@ -365,7 +371,7 @@ def test_a_wrong_passphrase_is_noticed_at_once(tmp_path: Path) -> None:
     assert "another passphrase" not in caught.value.message
 
 
-def test_the_passphrase_may_come_as_a_credential(data_dir: Path, tmp_path: Path) -> None:
+def test_the_passphrase_may_be_a_credential(data_dir: Path, tmp_path: Path) -> None:
     """A daemon has no terminal: vault-passphrase in the secrets directory opens the file."""
     write_secret(tmp_path / "creds" / "vault-passphrase", PASSPHRASE.encode() + b"\n")
     environment = bare(tmp_path, CREDENTIALS_DIRECTORY=str(tmp_path / "creds"))
@@ -374,7 +380,7 @@ def test_the_passphrase_may_come_as_a_credential(data_dir: Path, tmp_path: Path)
     assert PassphraseVault.open(data_dir / "vault.sealed", PASSPHRASE).get("x") is None
 
 
-def test_nobody_to_ask_is_an_error_not_a_prompt(data_dir: Path, tmp_path: Path) -> None:
+def test_no_terminal_is_an_error_not_a_prompt(data_dir: Path, tmp_path: Path) -> None:
     """A daemon without a terminal must not wait for input that never comes."""
     PassphraseVault.create(data_dir / "vault.sealed", PASSPHRASE, **LIGHT)
     with pytest.raises(VaultError, match="vault-passphrase"):
@@ -382,7 +388,7 @@ def test_nobody_to_ask_is_an_error_not_a_prompt(data_dir: Path, tmp_path: Path) 
 
 
 def test_a_short_passphrase_is_refused(data_dir: Path, tmp_path: Path) -> None:
-    """argon2id slows guessing down, it does not make a short passphrase long."""
+    """argon2id slows guessing down; it does not make a short passphrase safe."""
     with pytest.raises(VaultError, match="at least 12"):
         open_vault(
             VaultSettings(backend="file"), data_dir, Mode.LIVE, ask=lambda _: "short", environment=bare(tmp_path)
@@ -390,7 +396,7 @@ def test_a_short_passphrase_is_refused(data_dir: Path, tmp_path: Path) -> None:
     assert not (data_dir / "vault.sealed").exists()
 
 
-def test_two_different_answers_make_nothing(data_dir: Path, tmp_path: Path) -> None:
+def test_two_different_passphrases_create_nothing(data_dir: Path, tmp_path: Path) -> None:
     """A typing error in a new passphrase would lock the trader out."""
     replies = iter([PASSPHRASE, PASSPHRASE + "!"])
     with pytest.raises(VaultError, match="differ"):
@@ -416,7 +422,7 @@ def test_two_different_answers_make_nothing(data_dir: Path, tmp_path: Path) -> N
     ids=lambda change: "-".join(f"{key}={value}" for key, value in change.items()),
 )
 def test_an_altered_vault_file_is_an_error_in_one_line(tmp_path: Path, change: dict[str, object]) -> None:
-    """Never a traceback, and never more work than kekbridge itself would ask for."""
+    """Never a traceback, and never more work than kekbridge itself would do."""
     path = tmp_path / "vault.sealed"
     content = {
         "version": 1,
@@ -433,7 +439,7 @@ def test_an_altered_vault_file_is_an_error_in_one_line(tmp_path: Path, change: d
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null"])
 def test_a_file_that_is_no_vault_is_an_error_in_one_line(tmp_path: Path, content: bytes) -> None:
-    """A truncated or foreign file is named, not parsed on."""
+    """A truncated or foreign file is named."""
     write_secret(tmp_path / "vault.sealed", content, 0o600)
     with pytest.raises(VaultError, match=r"vault\.sealed"):
         PassphraseVault.open(tmp_path / "vault.sealed", PASSPHRASE)
@@ -442,8 +448,8 @@ def test_a_file_that_is_no_vault_is_an_error_in_one_line(tmp_path: Path, content
 # --------------------------------------------------------------------------------------------------------------- moving
 
 
-def test_secrets_move_whole(data_dir: Path) -> None:
-    """After a move the new vault holds everything, the old one nothing, and the next start finds the new one by itself."""
+def test_move_secrets(data_dir: Path) -> None:
+    """After a move the new vault holds everything, the old one nothing, and the next start finds the new one."""
     old = open_vault(KEY_FILE, data_dir, Mode.PAPER)
     key = master_key(old)
     old.set(orderly_secret("0xaa"), b"secret")
@@ -457,8 +463,8 @@ def test_secrets_move_whole(data_dir: Path) -> None:
     assert found.get(orderly_secret("0xaa")) == b"secret"
 
 
-def test_a_move_that_fails_leaves_everything_where_it_was(data_dir: Path, tmp_path: Path) -> None:
-    """The target is read only: nothing is deleted."""
+def test_a_failed_move_deletes_nothing(data_dir: Path, tmp_path: Path) -> None:
+    """The target is read only."""
     old = open_vault(KEY_FILE, data_dir, Mode.PAPER)
     key = master_key(old)
     target = open_vault(VaultSettings(backend="directory", secrets_dir=str(tmp_path)), data_dir, Mode.PAPER)
@@ -471,7 +477,7 @@ def test_a_move_that_fails_leaves_everything_where_it_was(data_dir: Path, tmp_pa
 
 
 def test_sealed_secrets_open_with_their_master_key_only() -> None:
-    """A stolen database without the vault is worth nothing, and an altered value is noticed."""
+    """A stolen database without the vault is worthless, and an altered value is refused."""
     sealer = Sealer(KEY)
     sealed = sealer.seal(b"whs_secret")
     assert b"whs_secret" not in sealed
@@ -493,7 +499,7 @@ def test_the_lookup_depends_on_key_and_master() -> None:
 
 
 def test_nothing_prints_or_pickles_a_key(data_dir: Path) -> None:
-    """repr and str of everything that holds a key show none of it, and it refuses to be copied to disk."""
+    """repr and str of everything that holds a key show none of it, and a Sealer refuses to be pickled."""
     import pickle
 
     sealer = Sealer(KEY)

@@ -1,4 +1,4 @@
-"""Wallet messages: the published vectors of digest, signature and account id, and refusals that quote no secret."""
+"""Wallet messages: the published vectors of digest, signature and account id, and errors that quote no secret."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ VECTORS = [
 
 @pytest.mark.parametrize(("typed", "digest", "signature"), VECTORS)
 def test_published_vectors(typed: dict[str, Any], digest: str, signature: str) -> None:
-    """Digest and signature of both messages are those of orderly-api.md section 3, and recovering gives the wallet."""
+    """Digest and signature of both messages are those of docs/internals/orderly.md section 3, and recovering gives the wallet."""
     assert signing.digest(typed).hex() == digest
     assert signing.sign(typed, WALLET_KEY) == signature
     assert signing.sign(typed, f" 0x{WALLET_KEY}\n") == signature
@@ -58,13 +58,13 @@ def test_published_vectors(typed: dict[str, Any], digest: str, signature: str) -
     ],
 )
 def test_account_ids(broker: str, account: str) -> None:
-    """The account id follows from wallet and broker alone, whatever the case of the address."""
+    """The account id depends on wallet and broker only, not on the case of the address."""
     assert signing.account_id(ADDRESS, broker) == account
     assert signing.account_id(ADDRESS.lower().replace("0X", "0x"), broker) == account
 
 
 def test_every_signed_field_counts() -> None:
-    """A changed field is another digest: nothing that the wallet shows can be swapped afterwards."""
+    """Changing any field changes the digest: nothing that the wallet shows can be swapped afterwards."""
     digests = {signing.digest(ADD_KEY)}
     for field, value in (
         ("brokerId", "kek_ai"),
@@ -79,20 +79,20 @@ def test_every_signed_field_counts() -> None:
 
 
 def test_address_of_a_private_key() -> None:
-    """The wallet's address is derived, so that nobody has to type it beside the key."""
+    """The wallet's address is derived, so it need not be typed beside the key."""
     assert signing.address_of(WALLET_KEY) == ADDRESS
 
 
 @pytest.mark.parametrize("key", ["", "01" * 31, "zz" * 32, "01" * 33])
 def test_a_bad_wallet_key_is_not_quoted(key: str) -> None:
-    """One line with its length; never the key."""
+    """The error has its length, never the key."""
     with pytest.raises(ConfigError) as refused:
         signing.sign(ADD_KEY, key)
     assert len(key) < 4 or key not in refused.value.message
     assert "64 hex digits" in refused.value.message
 
 
-def test_signatures_are_read_as_wallets_print_them() -> None:
+def test_signatures_are_accepted_as_wallets_print_them() -> None:
     """Quotes, case and a missing 0x do not matter; length and digits do."""
     signature = VECTORS[0][2]
     assert signing.check_signature(f' "{signature[2:].upper()}"\n') == signature

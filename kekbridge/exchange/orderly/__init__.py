@@ -1,1 +1,1 @@
-"""Orderly Network: REST client, private stream and account state behind `exchange.base.Exchange`."""
+"""Orderly Network (live, testnet, paper): the implementation of `exchange.base.Exchange`."""

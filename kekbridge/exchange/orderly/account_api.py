@@ -1,6 +1,7 @@
-"""Every REST call about the account, the key and the markets, as typed methods: what may be asked besides orders.
+"""REST calls for the account, its keys and the markets: everything besides orders.
 
-Same rules as rest.py, which it sends through. Calls: orderly-api.md sections 3, 4, 9 and 10.
+Sends through `OrdersApi`, by the same rules: queries raise ExchangeUnavailable if no usable reply came.
+Calls: docs/internals/orderly.md sections 3, 4, 9 and 10.
 """
 
 from __future__ import annotations
@@ -11,201 +12,137 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from kekbridge.exchange.base import Refused, Submission
-from kekbridge.exchange.orderly import parsing as parse
-from kekbridge.exchange.orderly.classify import Found, NotFound
-from kekbridge.exchange.orderly.orders_api import Rest, rows_of
+from kekbridge.exchange.base import FundingPayment, KeyInfo, Rejected, SubmitResult, Transfer
+from kekbridge.exchange.orderly import parsing
+from kekbridge.exchange.orderly.classify import Found, Missing
+from kekbridge.exchange.orderly.orders_api import OrdersApi, rows_of
 from kekbridge.exchange.orderly.rate_limiter import Endpoint
 from kekbridge.log import get_logger
 from kekbridge.model import Flow, MarginMode
 
 log = get_logger("kekbridge.exchange.orderly.account_api")
 
-# The exchange filters by the time of request; a deposit counts from its completion, hours later at worst.
-_LONGEST_TRANSFER: Final = timedelta(days=1)
+# The exchange filters by the time of the request; a deposit counts from its completion, hours later at worst.
+_MAX_TRANSFER_TIME: Final = timedelta(days=1)
 _USDC: Final = "USDC"
 _ONE: Final = Decimal(1)
 
 
 @dataclass(frozen=True, slots=True)
 class SystemInfo:
-    """`status` 0 is normal, 2 maintenance; the window is what is announced, if anything is."""
+    """The exchange's own status, and maintenance that it announced."""
 
+    #: Maintenance is in progress (`status` 2; 0 is normal).
     is_maintenance: bool
+    #: The exchange's explanation; may be empty.
     message: str
+    #: Announced begin (UTC); None if nothing is announced.
     starts_at: datetime | None = None
+    #: Announced end (UTC).
     ends_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class KeyInfo:
-    """One registered key: scopes as the exchange writes them (`read,trading`), `ip_rule` ALLOW_ALL_IPS and the like."""
-
-    orderly_key: str
-    scopes: frozenset[str]
-    expires_at: datetime | None
-    tag: str
-    status: str = ""
-    ip_rule: str = ""
-    ip_list: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose account it is: the wallet and the broker under which it was registered."""
+    """The owner of an account."""
 
+    #: Wallet address.
     address: str
+    #: Broker under which the account was registered.
     broker_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class FundingRate:
-    symbol: str
-    estimated: Decimal | None
-    last: Decimal | None
-    next_at: datetime | None
+class AccountApi:
+    """Account, key and market calls, sent through an `OrdersApi`."""
 
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """A deposit or withdrawal that moves the account's value; `flow` in USDC, withdrawals negative."""
-
-    id: str
-    flow: Flow
-
-
-@dataclass(frozen=True, slots=True)
-class FundingPayment:
-    """One funding payment; `fee` positive = paid."""
-
-    symbol: str
-    fee: Decimal
-    rate: Decimal | None
-    mark_price: Decimal | None
-    status: str
-    created_at: datetime | None
-
-
-class Market:
-    """Account, key and market calls over one `Rest`."""
-
-    def __init__(self, rest: Rest) -> None:
-        self._rest = rest
+    def __init__(self, orders_api: OrdersApi) -> None:
+        self._orders_api = orders_api
 
     # ------------------------------------------------------------------------------------------------------------- public
 
     async def system_info(self) -> SystemInfo:
-        found = await self._rest.found(Endpoint.SYSTEM_INFO, "/v1/public/system_info", is_signed=False)
-        return system_info_of(found.data)
+        reply = await self._orders_api.query_existing(Endpoint.SYSTEM_INFO, "/v1/public/system_info", is_signed=False)
+        return system_info_of(reply.data)
 
     async def rules(self) -> list[Mapping[str, Any]]:
-        """The rows of `/v1/public/info`: every symbol's trading rules."""
-        return rows_of(await self._rest.found(Endpoint.PUBLIC, "/v1/public/info", is_signed=False))
+        """The trading rules of every symbol: rows of `/v1/public/info`."""
+        return rows_of(await self._orders_api.query_existing(Endpoint.PUBLIC, "/v1/public/info", is_signed=False))
 
     async def marks(self) -> dict[str, Decimal]:
-        """Mark prices of all symbols; a null one means that there is none (section 4)."""
-        rows = rows_of(await self._rest.found(Endpoint.PUBLIC, "/v1/public/futures", is_signed=False))
-        return marks_of(rows, price="mark_price")
-
-    async def funding_rate(self, symbol: str) -> FundingRate | None:
-        answer = await self._rest.ask(Endpoint.PUBLIC, f"/v1/public/funding_rate/{symbol}", is_signed=False)
-        if isinstance(answer, NotFound):
-            return None
-        row = (rows_of(answer) or [answer.data])[0]  # flat in practice, rows in the OpenAPI file
-        return FundingRate(
-            symbol=symbol,
-            estimated=parse.decimal_or_none(row.get("est_funding_rate")),
-            last=parse.decimal_or_none(row.get("last_funding_rate")),
-            next_at=parse.moment(row.get("next_funding_time")),
-        )
+        """Mark prices of all symbols, without those that have none (null, section 4)."""
+        rows = rows_of(await self._orders_api.query_existing(Endpoint.PUBLIC, "/v1/public/futures", is_signed=False))
+        return prices_of(rows, "mark_price")
 
     async def owner(self, account_id: str) -> Owner | None:
-        """The way to learn which broker an account belongs to (section 3)."""
+        """Wallet and broker of an account (section 3); None if there is no such account."""
         path = f"/v1/public/account?account_id={account_id}"
-        answer = await self._rest.ask(Endpoint.PUBLIC, path, is_signed=False)
-        if isinstance(answer, NotFound):
+        reply = await self._orders_api.query(Endpoint.PUBLIC, path, is_signed=False)
+        if isinstance(reply, Missing):
             return None
-        return Owner(str(answer.data.get("address") or ""), str(answer.data.get("broker_id") or ""))
+        return Owner(str(reply.data.get("address") or ""), str(reply.data.get("broker_id") or ""))
 
     async def key(self, account_id: str, orderly_key: str) -> KeyInfo | None:
-        """Whether a key is registered for an account, its scopes and its expiry; unsigned, so it works with a broken key."""
+        """A registered key; None if the account has no such key. Unsigned, so that it works with a broken key."""
         path = f"/v1/get_orderly_key?account_id={account_id}&orderly_key={orderly_key}"
-        answer = await self._rest.ask(Endpoint.PUBLIC, path, is_signed=False)
-        return None if isinstance(answer, NotFound) else key_info_of(answer.data)
+        reply = await self._orders_api.query(Endpoint.PUBLIC, path, is_signed=False)
+        return None if isinstance(reply, Missing) else key_info_of(reply.data)
 
     # ------------------------------------------------------------------------------------------------------------- signed
 
     async def positions(self) -> Found:
-        """`/v1/positions` as it stands: totals and rows, with the exchange's time of making it."""
-        return await self._rest.found(Endpoint.POSITIONS, "/v1/positions")
+        """`/v1/positions`: totals and rows, with the exchange's time of the reply."""
+        return await self._orders_api.query_existing(Endpoint.POSITIONS, "/v1/positions")
 
     async def client_info(self) -> Mapping[str, Any]:
-        """Account settings: fee rates in basis points, maximum leverage. 10 calls a minute."""
-        return (await self._rest.found(Endpoint.CLIENT_INFO, "/v1/client/info")).data
-
-    async def holding(self) -> dict[str, Decimal]:
-        """Settled balances by token. They do not move with trades (section 10): for room to trade see free_collateral."""
-        found = await self._rest.found(Endpoint.HOLDING, "/v1/client/holding")
-        rows = found.data.get("holding")
-        balances: dict[str, Decimal] = {}
-        for row in rows if isinstance(rows, list) else []:
-            amount = parse.decimal_or_none(row.get("holding")) if isinstance(row, Mapping) else None
-            if amount is not None:
-                balances[str(row.get("token"))] = amount
-        return balances
+        """Account settings: fee rates in basis points, maximum leverage. At most 10 calls a minute."""
+        return (await self._orders_api.query_existing(Endpoint.CLIENT_INFO, "/v1/client/info")).data
 
     async def keys(self) -> tuple[KeyInfo, ...]:
-        """All keys of the account with their address rules. 10 calls a minute."""
+        """All keys of the account with their address rules. At most 10 calls a minute."""
         return tuple(
-            key_info_of(row) for row in rows_of(await self._rest.found(Endpoint.KEY_INFO, "/v1/client/key_info"))
+            key_info_of(row)
+            for row in rows_of(await self._orders_api.query_existing(Endpoint.KEY_INFO, "/v1/client/key_info"))
         )
 
-    async def leverage(self, symbol: str) -> Decimal | None:
-        """The cross leverage of one symbol. 1 call a second."""
-        path = f"/v1/client/leverage?symbol={symbol}&margin_mode={MarginMode.CROSS}"
-        found = await self._rest.found(Endpoint.LEVERAGE_GET, path)
-        row = next(iter(rows_of(found)), found.data)
-        return parse.decimal_or_none(row.get("leverage"))
-
     async def leverages(self) -> dict[str, Decimal]:
-        """The cross leverage of every symbol for which the exchange tells one; empty where the call does not exist."""
+        """Cross leverage by symbol, as far as the exchange reports it; empty if the call does not exist."""
         chosen: dict[str, Decimal] = {}
-        for row in rows_of(await self._rest.ask(Endpoint.LEVERAGE_GET, "/v1/client/leverages")):
-            value = parse.decimal_or_none(row.get("leverage"))
+        for row in rows_of(await self._orders_api.query(Endpoint.LEVERAGE_GET, "/v1/client/leverages")):
+            value = parsing.decimal_or_none(row.get("leverage"))
             if value is not None and str(row.get("margin_mode") or MarginMode.CROSS) == MarginMode.CROSS:
                 chosen[str(row.get("symbol"))] = value
         return chosen
 
-    async def set_leverage(self, symbol: str, leverage: int) -> Submission:
-        """Plural path first, the singular one where that does not exist (section 9). 5 calls a minute.
+    async def set_leverage(self, symbol: str, leverage: int) -> SubmitResult:
+        """Set the cross leverage of one symbol, by the plural path, or the singular one where that does not exist (section 9).
 
-        The symbol is always named: without it every symbol's leverage would change.
+        At most 5 calls a minute. Always sends the symbol: without it every symbol's leverage would change.
         """
         body = {"symbol": symbol, "leverage": leverage, "margin_mode": MarginMode.CROSS.value}
-        answer = await self._rest.command(Endpoint.LEVERAGE_SET, "POST", "/v1/client/leverages", body)
-        if _is_missing_path(answer):
-            answer = await self._rest.command(Endpoint.LEVERAGE_SET, "POST", "/v1/client/leverage", body)
-        return answer
+        result = await self._orders_api.command(Endpoint.LEVERAGE_SET, "POST", "/v1/client/leverages", body)
+        if _is_missing_path(result):
+            result = await self._orders_api.command(Endpoint.LEVERAGE_SET, "POST", "/v1/client/leverage", body)
+        return result
 
     async def transfers(self, since: datetime) -> tuple[Transfer, ...]:
-        """Deposits and withdrawals of every token since a time (`GET /v1/asset/history`, section 10), oldest first, valued in USDC.
+        """Deposits and withdrawals of every token since a time, valued in USDC, oldest first (`GET /v1/asset/history`, section 10).
 
-        A deposit counts once completed, a withdrawal from its request on, when the exchange takes it out of the account; a failed one
-        never. The account's value holds other tokens at their index price. A token without one is left out, and told in the log.
+        A deposit counts once completed, a withdrawal from its request on, when the exchange debits the account; a failed one never.
+        The account value holds other tokens at their index price; a token without one is left out and logged.
         """
-        path = f"/v1/asset/history?start_t={parse.milliseconds(since - _LONGEST_TRANSFER)}&page=1&size=500"
-        rows = rows_of(await self._rest.found(Endpoint.ASSET_HISTORY, path))
+        path = f"/v1/asset/history?start_t={parsing.milliseconds(since - _MAX_TRANSFER_TIME)}&page=1&size=500"
+        rows = rows_of(await self._orders_api.query_existing(Endpoint.ASSET_HISTORY, path))
         prices = await self._token_prices({str(row.get("token") or _USDC) for row in rows})
-        found = [transfer_of(row, prices) for row in rows]
-        return tuple(sorted((one for one in found if one is not None), key=lambda one: one.flow.at))
+        transfers = (transfer_of(row, prices) for row in rows)
+        return tuple(sorted((each for each in transfers if each is not None), key=lambda each: each.flow.at))
 
     async def _token_prices(self, tokens: set[str]) -> dict[str, Decimal]:
-        """USDC per token: its market's index price, and 1 for other dollars. Asks nothing while only USDC moved."""
+        """USDC per token: 1 for dollar tokens, else the index price of its market. No request if only dollars moved."""
         prices = {token: _ONE for token in tokens if "USD" in token}
         if tokens <= prices.keys():
             return prices
-        rows = rows_of(await self._rest.found(Endpoint.PUBLIC, "/v1/public/futures", is_signed=False))
-        indices = marks_of(rows, price="index_price")
+        rows = rows_of(await self._orders_api.query_existing(Endpoint.PUBLIC, "/v1/public/futures", is_signed=False))
+        indices = prices_of(rows, "index_price")
         for token in sorted(tokens - prices.keys()):
             # Wrapped and staked coins have no market of their own: WETH, WBTC.
             price = indices.get(f"PERP_{token}_USDC") or indices.get(f"PERP_{token.removeprefix('W')}_USDC")
@@ -216,61 +153,62 @@ class Market:
         return prices
 
     async def funding_payments(self, since: datetime) -> tuple[FundingPayment, ...]:
-        """Funding paid and received since a time, as the exchange lists it (latest first, at most 500)."""
-        path = f"/v1/funding_fee/history?start_t={parse.milliseconds(since)}&page=1&size=500"
+        """Funding paid and received since a time, newest first, at most 500."""
+        path = f"/v1/funding_fee/history?start_t={parsing.milliseconds(since)}&page=1&size=500"
         payments = []
-        for row in rows_of(await self._rest.found(Endpoint.FUNDING_HISTORY, path)):
-            fee = parse.decimal_or_none(row.get("funding_fee"))
+        for row in rows_of(await self._orders_api.query_existing(Endpoint.FUNDING_HISTORY, path)):
+            fee = parsing.decimal_or_none(row.get("funding_fee"))
             if fee is not None:
                 payments.append(
                     FundingPayment(
                         symbol=str(row.get("symbol")),
                         fee=-abs(fee) if row.get("payment_type") == "Receive" else fee,
-                        rate=parse.decimal_or_none(row.get("funding_rate")),
-                        mark_price=parse.decimal_or_none(row.get("mark_price")),
+                        rate=parsing.decimal_or_none(row.get("funding_rate")),
+                        mark_price=parsing.decimal_or_none(row.get("mark_price")),
                         status=str(row.get("status") or ""),
-                        created_at=parse.moment(row.get("created_time")),
+                        created_at=parsing.datetime_or_none(row.get("created_time")),
                     )
                 )
         return tuple(payments)
 
 
 def transfer_of(row: Mapping[str, Any], prices: Mapping[str, Decimal]) -> Transfer | None:
-    """From a row of the asset history; None for one that moved nothing, has no price, or cannot be read."""
+    """Parse a row of the asset history; None if it moved nothing, its token has no price in USDC, or it cannot be read."""
     price = prices.get(str(row.get("token") or _USDC))
-    amount, side = parse.decimal_or_none(row.get("amount")), row.get("side")
+    amount, side = parsing.decimal_or_none(row.get("amount")), row.get("side")
     status = str(row.get("trans_status") or "").upper()
     is_deposit = side == "DEPOSIT"
-    moment = parse.moment(row.get("updated_time") if is_deposit else row.get("created_time"))
-    if amount is None or price is None or moment is None or not row.get("id") or side not in ("DEPOSIT", "WITHDRAW"):
+    at = parsing.datetime_or_none(row.get("updated_time") if is_deposit else row.get("created_time"))
+    if amount is None or price is None or at is None or not row.get("id") or side not in ("DEPOSIT", "WITHDRAW"):
         return None
     if status == "FAILED" or (is_deposit and status != "COMPLETED"):
         return None
     value = amount * price
-    return Transfer(str(row["id"]), Flow(moment, value if is_deposit else -value))
+    return Transfer(str(row["id"]), Flow(at, value if is_deposit else -value))
 
 
 def system_info_of(data: Mapping[str, Any]) -> SystemInfo:
-    """From `system_info`, or from an entry of the topic `maintenance_status`."""
+    """Parse `system_info`, or one entry of the topic `maintenance_status`."""
     planned = data.get("scheduled_maintenance")
     window = planned if isinstance(planned, Mapping) else {}
     message = data.get("msg")
     return SystemInfo(
-        is_maintenance=parse.integer_or_none(data.get("status")) == 2,
+        is_maintenance=parsing.integer_or_none(data.get("status")) == 2,
         message=message if isinstance(message, str) else "",
-        starts_at=parse.moment(window.get("startTime") or window.get("start_time")),
-        ends_at=parse.moment(window.get("endTime") or window.get("end_time")),
+        starts_at=parsing.datetime_or_none(window.get("startTime") or window.get("start_time")),
+        ends_at=parsing.datetime_or_none(window.get("endTime") or window.get("end_time")),
     )
 
 
 def key_info_of(row: Mapping[str, Any]) -> KeyInfo:
+    """Parse a registered key; what is missing stays empty."""
     addresses = row.get("ip_restriction_list")
     if isinstance(addresses, str):
         addresses = addresses.split(",")
     return KeyInfo(
         orderly_key=str(row.get("orderly_key") or ""),
         scopes=frozenset(scope.strip() for scope in str(row.get("scope") or "").split(",") if scope.strip()),
-        expires_at=parse.moment(row.get("expiration")),
+        expires_at=parsing.datetime_or_none(row.get("expiration")),
         tag=str(row.get("tag") or ""),
         status=str(row.get("key_status") or ""),
         ip_rule=str(row.get("ip_restriction_status") or ""),
@@ -278,17 +216,17 @@ def key_info_of(row: Mapping[str, Any]) -> KeyInfo:
     )
 
 
-def marks_of(rows: list[Mapping[str, Any]], *, price: str) -> dict[str, Decimal]:
-    """Symbol -> mark price, without the rows that have none."""
-    found: dict[str, Decimal] = {}
+def prices_of(rows: list[Mapping[str, Any]], field: str) -> dict[str, Decimal]:
+    """Symbol -> price in that field, without the rows that have none."""
+    prices: dict[str, Decimal] = {}
     for row in rows:
-        value = parse.decimal_or_none(row.get(price))
+        value = parsing.decimal_or_none(row.get(field))
         if value is not None and value > 0 and isinstance(row.get("symbol"), str):
-            found[row["symbol"]] = value
-    return found
+            prices[row["symbol"]] = value
+    return prices
 
 
-def _is_missing_path(answer: Submission) -> bool:
-    if isinstance(answer, Refused):
-        return answer.code == "orderly:-1006"
-    return getattr(answer, "reason", "").startswith("HTTP 404")
+def _is_missing_path(result: SubmitResult) -> bool:
+    if isinstance(result, Rejected):
+        return result.code == "orderly:-1006"
+    return getattr(result, "reason", "").startswith("HTTP 404")

@@ -1,7 +1,7 @@
-"""The one Orderly client behind the Exchange protocol: paper, testnet and live are this class with other addresses.
+"""Orderly client: implements `Exchange` for live, testnet and paper, which differ in their URLs only.
 
-It owns the connection, the rate windows, the streams and the tasks that keep the account's picture fresh. What an answer means is
-decided in classify.py, what is sent in bodies.py; nothing here sends an order twice or decides whether one may be sent.
+Owns the transport, the rate limiter, the streams and the tasks that keep the account state fresh. `requests.py` decides what is
+sent, `classify.py` what a reply means. Never sends an order twice, never decides whether one may be sent.
 """
 
 from __future__ import annotations
@@ -15,31 +15,42 @@ from typing import TYPE_CHECKING, Final
 
 from kekbridge import errors
 from kekbridge.config import ExchangeSettings
-from kekbridge.exchange.base import Accepted, Deferred, Health, OrderReport, Refused, Submission, Unknown
-from kekbridge.exchange.orderly import parsing as parse
-from kekbridge.exchange.orderly import requests as bodies
-from kekbridge.exchange.orderly.account_api import Market
-from kekbridge.exchange.orderly.account_state import AccountView
-from kekbridge.exchange.orderly.endpoints import ADDRESSES as ADDRESSES
-from kekbridge.exchange.orderly.endpoints import Addresses, addresses_of
-from kekbridge.exchange.orderly.orders_api import Rest, worst
-from kekbridge.exchange.orderly.rate_limiter import Endpoint, Pacer, Ticket, scaled
+from kekbridge.exchange.base import (
+    Accepted,
+    FundingPayment,
+    Health,
+    KeyInfo,
+    Permit,
+    Rejected,
+    RequestDescription,
+    Retryable,
+    SubmitResult,
+    Transfer,
+    Unknown,
+)
+from kekbridge.exchange.orderly import parsing, requests
+from kekbridge.exchange.orderly.account_api import AccountApi
+from kekbridge.exchange.orderly.account_state import AccountState
+from kekbridge.exchange.orderly.endpoints import BaseUrls, resolve_urls
+from kekbridge.exchange.orderly.orders_api import OrdersApi, create_endpoint, worst
+from kekbridge.exchange.orderly.rate_limiter import RateLimiter, WindowPermit, scaled
 from kekbridge.exchange.orderly.requests import OrderKind
 from kekbridge.exchange.orderly.signing import Signer
-from kekbridge.exchange.orderly.stream_feed import PRIVATE_TOPICS, PUBLIC_TOPICS, Feed
-from kekbridge.exchange.orderly.sync import Freshness
-from kekbridge.exchange.orderly.transport import Wire
+from kekbridge.exchange.orderly.stream_feed import PRIVATE_TOPICS, PUBLIC_TOPICS, StreamFeed
+from kekbridge.exchange.orderly.sync import AccountSync
+from kekbridge.exchange.orderly.transport import Transport
 from kekbridge.exchange.orderly.websocket import Stream, StreamTimings
 from kekbridge.log import get_logger
-from kekbridge.model import AccountSnapshot, Fill, Order, OrderIntent, OrderType, Purpose, Side
+from kekbridge.model import AccountSnapshot, Fill, Instrument, Order, OrderIntent, Side
+from kekbridge.model.orders import OrderStatusReport
 
 if TYPE_CHECKING:
-    from kekbridge.exchange.orderly.checks import Check
+    from kekbridge.model.check import Check
 
 log = get_logger("kekbridge.exchange")
 
-_START_WAIT_S: Final = 3.0
-_AFTER_DEFECT_S: Final = 1.0
+_START_TIMEOUT_S: Final = 3.0
+_RESTART_DELAY_S: Final = 1.0
 
 
 def utc_now() -> datetime:
@@ -47,10 +58,10 @@ def utc_now() -> datetime:
 
 
 class OrderlyExchange:
-    """A venue. `start` it inside a running loop, `close` it at the end; both may be called once.
+    """One account at one Orderly network. `start` inside a running event loop, `close` at the end, each once.
 
-    `base_url` empty means the published address of `name`; stream addresses empty are derived from it. The further methods (`rest`,
-    `market`) reach every call that the protocol does not name.
+    Empty URLs are resolved from `name` and `base_url` (see `endpoints.py`). `orders_api` and `account_api` give the calls that the
+    protocol does not name. Methods without a docstring do what `Exchange` documents.
     """
 
     def __init__(
@@ -63,71 +74,70 @@ class OrderlyExchange:
         ws_public_url: str = "",
         ws_private_url: str = "",
         clock: Callable[[], datetime] = utc_now,
-        pacer: Pacer | None = None,
+        rate_limiter: RateLimiter | None = None,
         stream_timings: StreamTimings | None = None,
     ) -> None:
         self._name = name
         self._settings = settings
         self._clock = clock
-        addresses = addresses_of(
+        urls = resolve_urls(
             name, base_url, ws_public_url or settings.ws_public_url, ws_private_url or settings.ws_private_url
         )
-        self._pacer = pacer or Pacer(scaled(settings.rate_factor))
-        self._wire = Wire(addresses.rest, signer, timeout_s=settings.request_timeout_s, clock_ms=self._clock_ms)
-        self.rest = Rest(
-            self._wire,
-            self._pacer,
+        self._rate_limiter = rate_limiter or RateLimiter(scaled(settings.rate_factor))
+        self._transport = Transport(urls.rest, signer, timeout_s=settings.request_timeout_s, clock_ms=self._clock_ms)
+        self.orders_api = OrdersApi(
+            self._transport,
+            self._rate_limiter,
             recv_window_ms=settings.recv_window_ms,
-            on_outcome=lambda outcome: self._fresh.note(outcome),
+            on_result=lambda result: self._sync.record_result(result),
         )
-        self.market = Market(self.rest)
-        self._account = AccountView(clock)
-        self._fresh = Freshness(self.market, self.rest, self._account, clock=clock, refresh_s=settings.refresh_s)
-        self._fresh.on_report = self._tell_report
-        self._fresh.on_account = self._tell_account
-        self._fresh.on_gap = self._tell_gap
-        self._feed = Feed(
-            self._account,
+        self.account_api = AccountApi(self.orders_api)
+        self._account_state = AccountState(clock)
+        self._sync = AccountSync(
+            self.account_api, self.orders_api, self._account_state, clock=clock, refresh_s=settings.refresh_s
+        )
+        self._sync.on_report = self._notify_report
+        self._sync.on_account = self._notify_account
+        self._sync.on_gap = self._notify_gap
+        self._feed = StreamFeed(
+            self._account_state,
             clock=clock,
-            on_report=self._tell_report,
-            on_fill=self._tell_fill,
-            on_account=self._account_moved,
-            on_leg=self._tell_gap,
-            on_system=self._fresh.take_system,
+            on_report=self._notify_report,
+            on_account=self._on_account_changed,
+            on_leg=self._notify_gap,
+            on_system=self._sync.on_system_status,
         )
-        self._private, self._public = self._make_streams(addresses, stream_timings or StreamTimings())
-        self._fresh.has_marks = lambda: self._public.is_live
+        self._private_stream, self._public_stream = self._make_streams(urls, stream_timings or StreamTimings())
+        self._sync.has_marks = lambda: self._public_stream.is_live
         self._tasks: list[asyncio.Task[None]] = []
-        self._report_listeners: list[Callable[[OrderReport], None]] = []
+        self._report_listeners: list[Callable[[OrderStatusReport], None]] = []
         self._account_listeners: list[Callable[[AccountSnapshot], None]] = []
-        self._fill_listeners: list[Callable[[Fill], None]] = []
         self._gap_listeners: list[Callable[[], None]] = []
 
-    def _make_streams(self, addresses: Addresses, timings: StreamTimings) -> tuple[Stream, Stream]:
-        """The private and the public stream, each telling what it hears."""
+    def _make_streams(self, urls: BaseUrls, timings: StreamTimings) -> tuple[Stream, Stream]:
         private = Stream(
             "private",
-            f"{addresses.ws_private}/{self.signer.account_id}",
+            f"{urls.ws_private}/{self.signer.account_id}",
             PRIVATE_TOPICS,
-            session=lambda: self._wire.session,
+            session=lambda: self._transport.session,
             login=self._login,
-            on_message=self._feed.take,
-            on_live=self._fresh.stream_came,
-            on_lost=self._fresh.stream_went,
-            on_sign_of_life=self._fresh.sign_of_life,
+            on_message=self._feed.handle,
+            on_live=self._sync.on_stream_connected,
+            on_lost=self._sync.on_stream_lost,
+            on_frame=self._sync.on_stream_frame,
             timings=timings,
         )
         public = Stream(
             "public",
-            f"{addresses.ws_public}/{self.signer.account_id}",
+            f"{urls.ws_public}/{self.signer.account_id}",
             PUBLIC_TOPICS,
-            session=lambda: self._wire.session,
-            on_message=self._feed.take,
+            session=lambda: self._transport.session,
+            on_message=self._feed.handle,
             timings=timings,
         )
         return private, public
 
-    # -------------------------------------------------------------------------------------------------------- life, health
+    # -------------------------------------------------------------------------------------------------------- start, stop, health
 
     @property
     def name(self) -> str:
@@ -135,152 +145,146 @@ class OrderlyExchange:
 
     @property
     def snapshot(self) -> AccountSnapshot | None:
-        return self._account.snapshot
+        return self._account_state.snapshot
 
     @property
     def signer(self) -> Signer:
-        return self._wire.signer
+        return self._transport.signer
 
     @property
     def health(self) -> Health:
         return Health(
-            is_reachable=self._fresh.is_reachable,
-            is_maintenance=self._fresh.is_maintenance,
+            is_reachable=self._sync.is_reachable,
+            is_maintenance=self._sync.is_maintenance,
             stream_is_live=self.stream_is_live,
-            clock_offset_ms=self._wire.offset.ms,
-            last_heard_at=self._account.heard_at,
-            detail=self._fresh.detail,
+            clock_offset_ms=self._transport.offset.ms,
+            last_heard_at=self._account_state.confirmed_at,
+            detail=self._sync.detail,
         )
 
     @property
     def stream_is_live(self) -> bool:
-        return self._private.is_live
+        return self._private_stream.is_live
 
     async def start(self) -> None:
-        """Connect and begin to keep the picture fresh. Returns after the first try, or after 3 s at most; it goes on trying."""
-        await self._wire.open()
-        for loop in (self._fresh.run, self._private.run, self._public.run):
-            self._tasks.append(asyncio.create_task(self._keep(loop)))
+        """Connect and keep the snapshot fresh. Return after the first attempt, at most after 3 s; attempts continue."""
+        await self._transport.open()
+        for loop in (self._sync.run, self._private_stream.run, self._public_stream.run):
+            self._tasks.append(asyncio.create_task(self._keep_running(loop)))
         try:
-            async with asyncio.timeout(_START_WAIT_S):
-                await self._fresh.tried.wait()
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await self._sync.first_attempt.wait()
         except TimeoutError:
             log.warning("exchange_not_reached_at_start", exchange=self._name)
 
-    async def _keep(self, loop: Callable[[], Awaitable[None]]) -> None:
-        """Run one of the loops for ever. They handle what the network does; a defect in one must not leave the bridge blind."""
+    async def _keep_running(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """Restart a loop that raised: network errors are handled inside, and a defect must not stop the updates for good."""
         while True:
             try:
                 await loop()
             except Exception:
                 log.exception("exchange_loop_failed", exchange=self._name, loop=loop.__qualname__)
-            await asyncio.sleep(_AFTER_DEFECT_S)
+            await asyncio.sleep(_RESTART_DELAY_S)
 
     async def close(self) -> None:
-        """Stop the tasks, then the connection. An order being sent meanwhile ends as its caller sees it."""
+        """Cancel the tasks, then close the connection."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
-        await self._pacer.close()
-        await self._wire.close()
+        await self._rate_limiter.close()
+        await self._transport.close()
 
     async def checks(self) -> tuple[Check, ...]:
-        """Key, scopes, expiry, addresses, clock, broker, maintenance, markets: one screen for `serve` and `doctor`."""
-        from kekbridge.exchange.orderly.checks import Venue, run_checks  # imported here: no order needs them
+        from kekbridge.exchange.orderly.checks import CheckTarget, run_checks  # only serve and doctor need them
 
-        await self._wire.open()
-        venue = Venue(
+        await self._transport.open()
+        target = CheckTarget(
             name=self._name,
-            base_url=self._wire.base_url,
-            market=self.market,
+            base_url=self._transport.base_url,
+            account_api=self.account_api,
             signer=self.signer,
             broker_id=self._settings.broker_id,
             clock=self._clock,
-            clock_offset_ms=lambda: self._wire.offset.ms,
+            clock_offset_ms=lambda: self._transport.offset.ms,
         )
-        return await run_checks(venue)
+        return await run_checks(target)
+
+    async def transfers(self, since: datetime) -> tuple[Transfer, ...]:
+        return await self.account_api.transfers(since)
+
+    async def funding_payments(self, since: datetime) -> tuple[FundingPayment, ...]:
+        return await self.account_api.funding_payments(since)
+
+    async def own_key(self) -> KeyInfo | None:
+        return await self.account_api.key(self.signer.account_id, self.signer.orderly_key)
 
     async def refresh(self) -> AccountSnapshot:
-        """Ask for account, positions and marks now. Raises ExchangeUnavailable when any of them gave no usable answer."""
-        return await self._fresh.refresh()
+        return await self._sync.refresh()
 
     # -------------------------------------------------------------------------------------------------------------- orders
 
-    async def wait_turn(self, order: Order) -> Ticket:
-        """Wait for a place in the rate window of the order's create; exits overtake entries. Give it back when nothing is sent."""
-        return await self._pacer.wait(_create_endpoint(order), is_urgent=not order.is_entry)
+    async def acquire_permit(self, order: Order) -> WindowPermit:
+        return await self._rate_limiter.acquire(
+            create_endpoint(requests.order_kind(order.intent)), is_urgent=not order.is_entry
+        )
 
-    def take_turn(self, order: Order) -> Ticket | None:
-        """A place that is free this instant, else None. Any thread."""
-        return self._pacer.take(_create_endpoint(order))
+    def try_acquire_permit(self, order: Order) -> WindowPermit | None:
+        return self._rate_limiter.try_acquire(create_endpoint(requests.order_kind(order.intent)))
 
-    async def place(self, order: Order, turn: Ticket | None = None) -> Submission:
-        """Send exactly one create for a stored order, in its turn; without one that is still held it waits for it.
+    def describe_request(self, intent: OrderIntent, client_order_id: str) -> RequestDescription:
+        request = requests.request_for(intent, client_order_id)
+        return RequestDescription(request.path, request.text)
 
-        Deferred also when the turn came only after `expires_at`: too old to trade, and nothing was sent.
-        """
+    def exits_after_fill(
+        self, intent: OrderIntent, executed: Decimal, instrument: Instrument
+    ) -> tuple[OrderIntent, ...]:
+        return requests.later_exits(intent, executed, instrument)
+
+    def carries_all_exits(self, intent: OrderIntent) -> bool:
+        return not requests.has_later_exits(intent)
+
+    async def submit(self, order: Order, permit: Permit | None = None) -> SubmitResult:
         try:
-            request = bodies.create_request(order)
+            request = requests.create_request(order)
         except errors.Refused as refused:
-            return Refused(refused.code, refused.message)
-        if order.is_entry and self._fresh.is_maintenance:
-            return Deferred(
-                "exchange_busy", self._fresh.detail or "the exchange is in maintenance", self._settings.refresh_s
+            return Rejected(refused.code, refused.message)
+        if order.is_entry and self._sync.is_maintenance:
+            return Retryable(
+                "exchange_busy", self._sync.detail or "the exchange is in maintenance", self._settings.refresh_s
             )
-        if turn is None or not turn.is_held:
-            turn = await self.wait_turn(order)
+        if not isinstance(permit, WindowPermit) or not permit.is_held:
+            permit = await self.acquire_permit(order)
         now = self._clock()
         if now > order.expires_at:
-            turn.give_back()
-            return Deferred(
-                "alert_expired", "the order's turn in the exchange's rate window came after its allowed age"
+            permit.release()
+            return Retryable(
+                "alert_expired", "the exchange's rate limit let the order through only after its allowed age"
             )
-        match await self.rest.create(request, turn):
+        match await self.orders_api.create(request, permit):
             case Accepted(order_id):
                 return Accepted(order_id, sent_at=now)
             case Unknown(reason):
                 return Unknown(reason, sent_at=now)
-            case answer:
-                return answer
+            case result:
+                return result
 
-    async def place_stop(
-        self, *, symbol: str, side: Side, quantity: Decimal, trigger_price: Decimal, client_order_id: str
-    ) -> Submission:
-        """A reduce-only STOP at market that protects a position: `side` is the closing side."""
-        intent = OrderIntent(
-            symbol=symbol,
-            side=side,
-            order_type=OrderType.STOP,
-            quantity=quantity,
-            purpose=Purpose.PROTECT,
-            reference_price=trigger_price,
-            reduce_only=True,
-            trigger_price=trigger_price,
-        )
-        request = bodies.request_for(intent, client_order_id)
-        return await self.rest.create(request, await self.rest.window(request, is_urgent=True))
-
-    async def find(self, order: Order) -> OrderReport | None:
-        """Ask for an order by its client order id. None only when the exchange says that it does not exist.
-
-        For a BRACKET the report is the entry's: quantity, price and fee of what it executed, FILLED although the exits still wait.
-        """
+    async def find(self, order: Order) -> OrderStatusReport | None:
         is_urgent = not order.is_entry
-        if bodies.order_kind(order.intent) is OrderKind.PLAIN:
-            report = await self.rest.order_by_client_id(order.client_order_id, is_urgent=is_urgent)
+        if requests.order_kind(order.intent) is OrderKind.PLAIN:
+            report = await self.orders_api.order_by_client_id(order.client_order_id, is_urgent=is_urgent)
         else:
-            report = await self.rest.algo_by_client_id(order.client_order_id, is_urgent=is_urgent)
+            report = await self.orders_api.algo_by_client_id(order.client_order_id, is_urgent=is_urgent)
         if report is None:
             return None
         if report.client_order_id not in (None, order.client_order_id):
             raise errors.ExchangeUnavailable(
-                "exchange_unreachable", f"asked for {order.client_order_id}, the exchange answered with another order"
+                "exchange_unreachable", f"queried {order.client_order_id}, the exchange returned another order"
             )
-        return await self._completed(report, order) if report.is_algo else report
+        return await self._complete_algo_report(report, order) if report.is_algo else report
 
-    async def _completed(self, report: OrderReport, order: Order) -> OrderReport:
-        """What an algo object does not say: the average price (from the trades), and the stop of a bracket that became independent."""
+    async def _complete_algo_report(self, report: OrderStatusReport, order: Order) -> OrderStatusReport:
+        """Add what an algo report lacks: the average price (from the fills), and the state of a bracket's stop that became independent."""
         if report.executed_quantity > 0 and report.average_price is None:
             executions = await self.fills(report)
             quantity = sum((fill.quantity for fill in executions), Decimal(0))
@@ -289,144 +293,119 @@ class OrderlyExchange:
                 fee = sum((fill.fee for fill in executions), Decimal(0))
                 report = replace(report, average_price=value / quantity, fee=report.fee or fee)
         if order.intent.stop_loss is not None and report.executed_quantity > 0 and report.stop_is_live is None:
-            # A POSITIONAL_TP_SL leaves its bracket with the first fill and stands by itself then (section 7).
+            # A POSITIONAL_TP_SL leaves its bracket with the first fill and is independent then (docs/internals/orderly.md section 7).
             is_live = any(
-                root.algo_type == "POSITIONAL_TP_SL" and root.stop_is_live and root.side is order.intent.side.opposite
-                for root in await self.rest.algos(symbol=report.symbol)
+                root.venue_type == "POSITIONAL_TP_SL" and root.stop_is_live and root.side is order.intent.side.opposite
+                for root in await self.orders_api.algos(symbol=report.symbol)
             )
             report = replace(report, stop_is_live=is_live)
         return report
 
-    async def fills(self, report: OrderReport) -> tuple[Fill, ...]:
-        """All executions of an order, oldest first; those of a bracket's entry, not of its exits."""
-        told = None if report.is_algo else self._feed.opening_fill(report.order_id, report.executed_quantity)
-        if told is not None:
-            return (parse.named(report, told),)
+    async def fills(self, report: OrderStatusReport) -> tuple[Fill, ...]:
+        streamed = None if report.is_algo else self._feed.pop_opening_fill(report.order_id, report.executed_quantity)
+        if streamed is not None:
+            return (parsing.with_client_order_id(report, streamed),)
         if report.is_algo:
-            executions = await self.rest.algo_trades(report.order_id)
-            if report.algo_type == "BRACKET":
+            executions = await self.orders_api.algo_trades(report.order_id)
+            if report.venue_type == "BRACKET":
                 executions = tuple(fill for fill in executions if fill.side is report.side)
         else:
-            executions = await self.rest.order_trades(report.order_id)
+            executions = await self.orders_api.order_trades(report.order_id)
         for fill in executions:
-            # What we know of our own orders shows in the snapshot at once; the next word of the exchange replaces it.
-            if self._account.apply_fill(fill):
-                self._account_moved()
-        return tuple(parse.named(report, fill) for fill in executions)
+            # Own fills show in the snapshot at once; the next account report of the exchange replaces them.
+            if self._account_state.apply_fill(fill):
+                self._on_account_changed()
+        return tuple(parsing.with_client_order_id(report, fill) for fill in executions)
 
-    async def exit_fills(self, report: OrderReport) -> tuple[Fill, ...]:
-        """The executions of a bracket's own stop loss and take-profit, oldest first; they carry no client order id of ours."""
-        if report.algo_type != "BRACKET":
+    async def exit_fills(self, report: OrderStatusReport) -> tuple[Fill, ...]:
+        if report.venue_type != "BRACKET":
             return ()
-        executions = await self.rest.algo_trades(report.order_id)
+        executions = await self.orders_api.algo_trades(report.order_id)
         return tuple(fill for fill in executions if fill.side is not report.side)
 
     async def trades_since(self, since: datetime) -> tuple[Fill, ...]:
-        """All executions of the account since a time, oldest first (whosever orders they were; they carry no client order id)."""
-        return await self.rest.trades(since)
+        return await self.orders_api.trades(since)
 
-    async def open_orders(self) -> tuple[OrderReport, ...]:
-        """Every open plain and algo order of the account, ours and others'."""
-        plain, algos = await asyncio.gather(self.rest.orders(), self.rest.algos())
+    async def open_orders(self) -> tuple[OrderStatusReport, ...]:
+        plain, algos = await asyncio.gather(self.orders_api.orders(), self.orders_api.algos())
         return plain + algos
 
-    async def live_stops(self, symbol: str, side: Side | None = None) -> tuple[OrderReport, ...]:
-        """The stops of a symbol that are active and untriggered (of one closing side): STOP, TRAILING_STOP and stop-loss legs.
-
-        A leg of a POSITIONAL_TP_SL has quantity 0: it closes whatever the position is then.
-        """
-        found: list[OrderReport] = []
-        waiting = list(await self.rest.algos(symbol=symbol))
-        while waiting:
-            report = waiting.pop()
-            waiting.extend(report.children)
+    async def live_stops(self, symbol: str, side: Side | None = None) -> tuple[OrderStatusReport, ...]:
+        """As in `Exchange`: STOP, TRAILING_STOP and stop-loss legs. A leg of a POSITIONAL_TP_SL has quantity 0: it closes the position."""
+        found: list[OrderStatusReport] = []
+        pending = list(await self.orders_api.algos(symbol=symbol))
+        while pending:
+            report = pending.pop()
+            pending.extend(report.children)
             if report.stop_is_live and not report.children and side in (None, report.side):
                 found.append(report)
         return tuple(found)
 
-    async def cancel(self, report: OrderReport) -> Submission:
-        """Ask for a cancel of one order; Accepted means the request was passed on. A finished order is Refused (-1006)."""
+    async def cancel(self, report: OrderStatusReport) -> SubmitResult:
         if report.is_algo:
-            return await self.rest.cancel_algo(report.symbol, report.order_id)
-        return await self.rest.cancel_order(report.symbol, report.order_id)
+            return await self.orders_api.cancel_algo(report.symbol, report.order_id)
+        return await self.orders_api.cancel_order(report.symbol, report.order_id)
 
-    async def cancel_all(self, symbol: str | None = None) -> Submission:
-        """Every plain order and every algo order of every type; the worst of the six answers is the answer."""
-        calls = [self.rest.cancel_orders(symbol)]
-        calls += [self.rest.cancel_algos(algo_type, symbol) for algo_type in bodies.ALGO_TYPES]
+    async def cancel_all(self, symbol: str | None = None) -> SubmitResult:
+        """As in `Exchange`: six requests, one for plain orders and one per algo type."""
+        calls = [self.orders_api.cancel_orders(symbol)]
+        calls += [self.orders_api.cancel_algos(algo_type, symbol) for algo_type in requests.ALGO_TYPES]
         return worst(list(await asyncio.gather(*calls)))
 
-    async def edit_order(
-        self, report: OrderReport, *, price: Decimal | None = None, quantity: Decimal | None = None
-    ) -> Submission:
-        """Change price or quantity of a resting plain order; Accepted means the request was passed on."""
-        return await self.rest.edit_order(bodies.edit_body(report, price=price, quantity=quantity))
-
     def leverage_of(self, symbol: str) -> Decimal | None:
-        """The symbol's cross leverage as last heard; None while it is not known. Any thread."""
-        return self._account.leverage_of(symbol)
+        return self._account_state.leverage_of(symbol)
 
-    async def set_leverage(self, symbol: str, leverage: Decimal) -> Submission:
-        """Set the cross leverage of one symbol (a whole number, 1 to 100); asks nothing when it is known to be that already."""
+    async def set_leverage(self, symbol: str, leverage: Decimal) -> SubmitResult:
+        """As in `Exchange`: a whole number from 1 to 100."""
         if leverage != leverage.to_integral_value() or not 1 <= leverage <= 100:
-            return Refused("leverage_invalid", f"leverage {leverage} is not a whole number from 1 to 100")
+            return Rejected("leverage_invalid", f"leverage {leverage} is not a whole number from 1 to 100")
         if self.leverage_of(symbol) == leverage:
-            return Accepted("")  # 5 changes a minute are allowed: none is spent on nothing
-        answer = await self.market.set_leverage(symbol, int(leverage))
-        if isinstance(answer, Accepted):
-            self._account.apply_leverage(symbol, leverage)
-            self._account_moved()
-        return answer
+            return Accepted("")  # 5 changes a minute are allowed
+        result = await self.account_api.set_leverage(symbol, int(leverage))
+        if isinstance(result, Accepted):
+            self._account_state.apply_leverage(symbol, leverage)
+            self._on_account_changed()
+        return result
 
     # ----------------------------------------------------------------------------------------------------------- listeners
 
-    def listen(self, callback: Callable[[OrderReport], None]) -> None:
+    def listen_reports(self, callback: Callable[[OrderStatusReport], None]) -> None:
         self._report_listeners.append(callback)
 
-    def listen_positions(self, callback: Callable[[AccountSnapshot], None]) -> None:
+    def listen_account(self, callback: Callable[[AccountSnapshot], None]) -> None:
         self._account_listeners.append(callback)
 
-    def listen_fills(self, callback: Callable[[Fill], None]) -> None:
-        """Call back for every execution that the stream brings, once per trade, whosever order it was."""
-        self._fill_listeners.append(callback)
-
     def listen_gaps(self, callback: Callable[[], None]) -> None:
-        """Call back when reports may have been missed (the stream came back): ask for every unfinished order by its id."""
         self._gap_listeners.append(callback)
 
-    def _tell_report(self, report: OrderReport) -> None:
+    def _notify_report(self, report: OrderStatusReport) -> None:
         for callback in self._report_listeners:
             callback(report)
 
-    def _tell_fill(self, fill: Fill) -> None:
-        for callback in self._fill_listeners:
-            callback(fill)
-
-    def _tell_account(self) -> None:
-        snapshot = self._account.snapshot
+    def _notify_account(self) -> None:
+        snapshot = self._account_state.snapshot
         if snapshot is not None:
             for callback in self._account_listeners:
                 callback(snapshot)
 
-    def _tell_gap(self) -> None:
+    def _notify_gap(self) -> None:
         for callback in self._gap_listeners:
             callback()
 
-    def _account_moved(self) -> None:
-        """Something of the account changed: tell it, and ask for the totals that the change did not carry."""
-        self._fresh.want()
-        self._tell_account()
+    def _on_account_changed(self) -> None:
+        """Notify listeners, and refresh the totals that the change did not include."""
+        self._sync.request_refresh()
+        self._notify_account()
 
     # ------------------------------------------------------------------------------------------------------------- private
 
     def _clock_ms(self) -> int:
-        return parse.milliseconds(self._clock())
+        return parsing.milliseconds(self._clock())
 
     def _login(self) -> dict[str, object]:
-        stamp = self._wire.signing_time_ms()
-        return {"orderly_key": self.signer.orderly_key, "sign": self.signer.sign_login(stamp), "timestamp": stamp}
-
-
-def _create_endpoint(order: Order) -> Endpoint:
-    is_algo = bodies.order_kind(order.intent).is_algo
-    return Endpoint.ALGO_CREATE if is_algo else Endpoint.ORDER_CREATE
+        timestamp_ms = self._transport.signing_time_ms()
+        return {
+            "orderly_key": self.signer.orderly_key,
+            "sign": self.signer.sign_login(timestamp_ms),
+            "timestamp": timestamp_ms,
+        }

@@ -1,4 +1,4 @@
-"""Where the venues are: Orderly's published addresses, and how a given address leads to its streams. Pure."""
+"""Base URLs of Orderly's networks, and the stream URLs that belong to a given base URL. Pure."""
 
 from __future__ import annotations
 
@@ -10,32 +10,38 @@ from kekbridge import errors
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where a venue listens; the stream addresses are without the account id."""
+class BaseUrls:
+    """Where one network is reached; no trailing slashes."""
 
+    #: REST, without `/v1`.
     rest: str
+    #: Public stream, without the account id.
     ws_public: str
+    #: Private stream, without the account id.
     ws_private: str
 
 
-ADDRESSES: Final = {
-    "testnet": Addresses(
+# docs/internals/orderly.md section 1. The paper exchange has no fixed address.
+PUBLISHED: Final = {
+    "testnet": BaseUrls(
         "https://testnet-api.orderly.org",
         "wss://testnet-ws-evm.orderly.org/ws/stream",
         "wss://testnet-ws-private-evm.orderly.org/v2/ws/private/stream",
     ),
-    "live": Addresses(
+    "live": BaseUrls(
         "https://api.orderly.org",
         "wss://ws-evm.orderly.org/ws/stream",
         "wss://ws-private-evm.orderly.org/v2/ws/private/stream",
     ),
 }
-"""Orderly's published addresses (orderly-api.md section 1); the paper exchange tells its own."""
 
 
-def addresses_of(name: str, base_url: str, ws_public_url: str, ws_private_url: str) -> Addresses:
-    """The addresses to use: what is given, else the published ones of `name`, else the streams on the REST address's own port."""
-    known = ADDRESSES.get(name)
+def resolve_urls(name: str, base_url: str, ws_public_url: str, ws_private_url: str) -> BaseUrls:
+    """Each URL as given, else as published: REST by `name`, streams by the REST URL, else the streams on the REST URL's host and port.
+
+    Empty means not given. Raises ConfigError if the REST URL is missing or not HTTP.
+    """
+    known = PUBLISHED.get(name)
     rest = (base_url or (known.rest if known else "")).rstrip("/")
     parts = urlsplit(rest)
     if parts.scheme not in ("http", "https") or not parts.netloc:
@@ -43,9 +49,9 @@ def addresses_of(name: str, base_url: str, ws_public_url: str, ws_private_url: s
             f"exchange.base_url is {rest!r}, expected an address like https://api.orderly.org",
             field="exchange.base_url",
         )
-    published = next((one for one in ADDRESSES.values() if one.rest == rest), None)
+    published = next((urls for urls in PUBLISHED.values() if urls.rest == rest), None)
     socket = f"{'wss' if parts.scheme == 'https' else 'ws'}://{parts.netloc}"
-    return Addresses(
+    return BaseUrls(
         rest,
         (ws_public_url or (published.ws_public if published else f"{socket}/ws/stream")).rstrip("/"),
         (ws_private_url or (published.ws_private if published else f"{socket}/v2/ws/private/stream")).rstrip("/"),

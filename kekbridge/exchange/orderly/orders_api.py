@@ -1,7 +1,7 @@
-"""Every REST call of orders and algo orders, by name: waits for its rate window, sends once, judges the answer by the one table.
+"""REST calls for orders and algo orders: acquire a permit, send once, classify the reply.
 
-Reads raise ExchangeUnavailable when no usable answer came; commands return a Submission and never raise for what the network did.
-Nothing is sent a second time here. Calls: orderly-api.md sections 6 and 7.
+Queries raise ExchangeUnavailable if no usable reply came; commands return a SubmitResult and never raise for the network.
+Nothing is sent twice. Calls: docs/internals/orderly.md sections 6 and 7.
 """
 
 from __future__ import annotations
@@ -11,60 +11,61 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from kekbridge.errors import ExchangeUnavailable
-from kekbridge.exchange.base import Accepted, Deferred, OrderReport, Refused, Submission, Unknown
-from kekbridge.exchange.orderly import classify
-from kekbridge.exchange.orderly import parsing as parse
-from kekbridge.exchange.orderly import requests as bodies
-from kekbridge.exchange.orderly.classify import Found, NotFound
-from kekbridge.exchange.orderly.rate_limiter import Endpoint, Pacer, Ticket
-from kekbridge.exchange.orderly.replies import Outcome, Reply
-from kekbridge.exchange.orderly.transport import Wire
+from kekbridge.exchange.base import Accepted, Rejected, Retryable, SubmitResult, Unknown
+from kekbridge.exchange.orderly import classify, parsing, requests
+from kekbridge.exchange.orderly.classify import Found, Missing
+from kekbridge.exchange.orderly.rate_limiter import Endpoint, RateLimiter, WindowPermit
+from kekbridge.exchange.orderly.replies import HttpReply, TransportResult
+from kekbridge.exchange.orderly.transport import Transport
 from kekbridge.model import Fill
+from kekbridge.model.orders import OrderStatusReport
 
 T = TypeVar("T")
 
 _PAGE_SIZE: Final = 500
 _MAX_PAGES: Final = 40
-# An answer 401 while our clock is this far from what it was believed to be is the clock's fault, not the key's (window: 300 s).
+# A 401 while the clock offset differs this much from the known one is due to the clock, not to the key (window: 300 s).
 _CLOCK_JUMP_MS: Final = 60_000
 
 
-class Rest:
-    """The signed calls about orders. `on_outcome` hears of every answer and every failure (for health and logs)."""
+class OrdersApi:
+    """Order calls over one transport. `on_result` gets the result of every request, of AccountApi too (for health and logs)."""
 
     def __init__(
         self,
-        wire: Wire,
-        pacer: Pacer,
+        transport: Transport,
+        rate_limiter: RateLimiter,
         *,
         recv_window_ms: int,
-        on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+        on_result: Callable[[TransportResult], None] = lambda _: None,
     ) -> None:
-        self._wire = wire
-        self._pacer = pacer
+        self._transport = transport
+        self._rate_limiter = rate_limiter
         self._recv_window_ms = recv_window_ms
-        self._on_outcome = on_outcome
+        self._on_result = on_result
 
-    # ----------------------------------------------------------------------------------------------------- the two ways
+    # ----------------------------------------------------------------------------------------------------- requests
 
-    async def ask(
+    async def query(
         self, endpoint: Endpoint, path: str, *, is_signed: bool = True, is_urgent: bool = False
-    ) -> Found | NotFound:
-        """One GET. Raises ExchangeUnavailable (`code` says why) when the answer proves nothing."""
-        ticket = await self._pacer.wait(endpoint, is_urgent=is_urgent)
-        outcome = await self._wire.send("GET", path, is_signed=is_signed, ticket=ticket)
-        self._note(endpoint, outcome)
-        answer = classify.query(outcome)
+    ) -> Found | Missing:
+        """Send one GET. Raises ExchangeUnavailable with the exchange's code if the reply is not usable."""
+        permit = await self._rate_limiter.acquire(endpoint, is_urgent=is_urgent)
+        sent = await self._transport.send("GET", path, is_signed=is_signed, permit=permit)
+        self._record_result(endpoint, sent)
+        answer = classify.query(sent)
         if isinstance(answer, classify.Unavailable):
             raise ExchangeUnavailable(
                 answer.code, f"the exchange gave no usable answer to GET {path.partition('?')[0]}: {answer.reason}"
             )
         return answer
 
-    async def found(self, endpoint: Endpoint, path: str, *, is_signed: bool = True, is_urgent: bool = False) -> Found:
-        """As `ask`, for things that must exist: "does not exist" raises as well."""
-        answer = await self.ask(endpoint, path, is_signed=is_signed, is_urgent=is_urgent)
-        if isinstance(answer, NotFound):
+    async def query_existing(
+        self, endpoint: Endpoint, path: str, *, is_signed: bool = True, is_urgent: bool = False
+    ) -> Found:
+        """As `query`, for resources that must exist: raise ExchangeUnavailable for "does not exist" as well."""
+        answer = await self.query(endpoint, path, is_signed=is_signed, is_urgent=is_urgent)
+        if isinstance(answer, Missing):
             raise ExchangeUnavailable("orderly:-1006", f"the exchange knows no GET {path.partition('?')[0]}")
         return answer
 
@@ -77,187 +78,163 @@ class Rest:
         *,
         order_id: str = "",
         is_urgent: bool = False,
-    ) -> Submission:
-        """One POST, PUT or DELETE that creates no order."""
-        ticket = await self._pacer.wait(endpoint, is_urgent=is_urgent)
-        text = b"" if body is None else bodies.dump(dict(body)).encode("ascii")
-        outcome = await self._wire.send(method, path, body=text, ticket=ticket)
-        self._note(endpoint, outcome)
-        return classify.command(outcome, order_id=order_id)
+    ) -> SubmitResult:
+        """Send one POST or DELETE that creates no order; `order_id` is returned in Accepted."""
+        permit = await self._rate_limiter.acquire(endpoint, is_urgent=is_urgent)
+        text = b"" if body is None else requests.encode(dict(body)).encode("ascii")
+        sent = await self._transport.send(method, path, body=text, permit=permit)
+        self._record_result(endpoint, sent)
+        return classify.command(sent, order_id=order_id)
 
-    def _note(self, endpoint: Endpoint, outcome: Outcome) -> None:
-        if isinstance(outcome, Reply) and (outcome.status == 429 or outcome.code == -1003):
-            self._pacer.hold(endpoint, outcome.retry_after_s)
-        self._on_outcome(outcome)
+    def _record_result(self, endpoint: Endpoint, result: TransportResult) -> None:
+        if isinstance(result, HttpReply) and (result.status == 429 or result.code == -1003):
+            self._rate_limiter.pause(endpoint, result.retry_after_s)
+        self._on_result(result)
 
     # ------------------------------------------------------------------------------------------------------------ create
 
-    async def window(self, request: bodies.CreateRequest, *, is_urgent: bool) -> Ticket:
-        """Wait until one more create of this kind fits into the exchange's window."""
-        endpoint = Endpoint.ALGO_CREATE if request.kind.is_algo else Endpoint.ORDER_CREATE
-        return await self._pacer.wait(endpoint, is_urgent=is_urgent)
+    async def create(self, request: requests.CreateRequest, permit: WindowPermit) -> SubmitResult:
+        """Send one create request once.
 
-    async def create(self, request: bodies.CreateRequest, ticket: Ticket) -> Submission:
-        """Send one create, once. The receive window bounds until when the exchange may still take it (reliability.md section 4)."""
-        believed = self._wire.offset.ms
-        outcome = await self._wire.send(
+        Its receive window bounds how long it may still be accepted (docs/internals/reliability.md section 4).
+        """
+        known_offset = self._transport.offset.ms
+        sent = await self._transport.send(
             "POST",
             request.path,
             body=request.text.encode("ascii"),
             recv_window_ms=self._recv_window_ms,
-            ticket=ticket,
+            permit=permit,
         )
-        self._note(Endpoint.ALGO_CREATE if request.kind.is_algo else Endpoint.ORDER_CREATE, outcome)
-        submission = classify.create(outcome)
-        if isinstance(submission, Refused) and submission.is_key_trouble and self._clock_jumped(believed):
-            return Deferred(
-                submission.code, "this machine's clock had moved; the difference is known now, sign again", 1.0
-            )
-        return submission
+        self._record_result(create_endpoint(request.kind), sent)
+        result = classify.create(sent)
+        if isinstance(result, Rejected) and result.is_key_rejected and self._clock_jumped(known_offset):
+            return Retryable(result.code, "this machine's clock was off; the offset is known now, sign again", 1.0)
+        return result
 
-    def _clock_jumped(self, believed_ms: int | None) -> bool:
-        now = self._wire.offset.ms
-        return now is not None and abs(now - (believed_ms or 0)) > _CLOCK_JUMP_MS
+    def _clock_jumped(self, known_ms: int | None) -> bool:
+        now = self._transport.offset.ms
+        return now is not None and abs(now - (known_ms or 0)) > _CLOCK_JUMP_MS
 
     # ------------------------------------------------------------------------------------------------------------ orders
 
-    async def order_by_client_id(self, client_order_id: str, *, is_urgent: bool = False) -> OrderReport | None:
-        """A plain order by our id; None only when the exchange says that it does not exist."""
-        answer = await self.ask(Endpoint.ORDER_GET, f"/v1/client/order/{client_order_id}", is_urgent=is_urgent)
-        return None if isinstance(answer, NotFound) else readable(parse.order_report, answer.data)
+    async def order_by_client_id(self, client_order_id: str, *, is_urgent: bool = False) -> OrderStatusReport | None:
+        """Query a plain order by client order id; None only if the exchange states that it does not exist."""
+        answer = await self.query(Endpoint.ORDER_GET, f"/v1/client/order/{client_order_id}", is_urgent=is_urgent)
+        return None if isinstance(answer, Missing) else parse_reply(parsing.order_report, answer.data)
 
-    async def order(self, order_id: str) -> OrderReport | None:
-        """A plain order by the exchange's id."""
-        answer = await self.ask(Endpoint.ORDER_GET, f"/v1/order/{order_id}")
-        return None if isinstance(answer, NotFound) else readable(parse.order_report, answer.data)
-
-    async def orders(self, *, status: str = "INCOMPLETE", symbol: str | None = None) -> tuple[OrderReport, ...]:
-        """Plain orders by status bundle (INCOMPLETE, COMPLETED) or status, newest first."""
-        query = _query(status=status, symbol=symbol)
-        return tuple(_readable_rows(parse.order_report, await self._rows(Endpoint.ORDERS_LIST, f"/v1/orders?{query}")))
+    async def orders(self) -> tuple[OrderStatusReport, ...]:
+        """All open plain orders, newest first."""
+        rows = await self._rows(Endpoint.ORDERS_LIST, "/v1/orders?status=INCOMPLETE")
+        return tuple(_parse_rows(parsing.order_report, rows))
 
     async def order_trades(self, order_id: str) -> tuple[Fill, ...]:
-        """The executions of one plain order, oldest first."""
-        found = await self.ask(Endpoint.TRADES, f"/v1/order/{order_id}/trades")
-        return _in_order(_readable_rows(parse.trade, rows_of(found)))
+        """All executions of one plain order, oldest first."""
+        found = await self.query(Endpoint.TRADES, f"/v1/order/{order_id}/trades")
+        return _oldest_first(_parse_rows(parsing.trade, rows_of(found)))
 
-    async def trades(self, since: datetime, *, symbol: str | None = None) -> tuple[Fill, ...]:
+    async def trades(self, since: datetime) -> tuple[Fill, ...]:
         """All executions of the account since a time, oldest first."""
-        query = _query(symbol=symbol, start_t=str(parse.milliseconds(since)))
-        return _in_order(_readable_rows(parse.trade, await self._rows(Endpoint.TRADES, f"/v1/trades?{query}")))
+        path = f"/v1/trades?start_t={parsing.milliseconds(since)}"
+        return _oldest_first(_parse_rows(parsing.trade, await self._rows(Endpoint.TRADES, path)))
 
-    async def edit_order(self, body: Mapping[str, Any]) -> Submission:
-        """PUT an order that exists: symbol, side, order_type, order_id and the new price or quantity (section 6)."""
-        return await self.command(Endpoint.ORDER_EDIT, "PUT", bodies.ORDER_PATH, body, order_id=str(body["order_id"]))
-
-    async def cancel_order(self, symbol: str, order_id: str) -> Submission:
-        path = f"/v1/order?{_query(order_id=order_id, symbol=symbol)}"
+    async def cancel_order(self, symbol: str, order_id: str) -> SubmitResult:
+        path = f"/v1/order?{_query_string(order_id=order_id, symbol=symbol)}"
         return await self.command(Endpoint.ORDER_CANCEL, "DELETE", path, order_id=order_id, is_urgent=True)
 
-    async def cancel_order_by_client_id(self, symbol: str, client_order_id: str) -> Submission:
-        path = f"/v1/client/order?{_query(client_order_id=client_order_id, symbol=symbol)}"
-        return await self.command(Endpoint.ORDER_CANCEL, "DELETE", path, is_urgent=True)
-
-    async def cancel_orders(self, symbol: str | None = None) -> Submission:
-        """Every plain order of a symbol, or all. Algo orders stay: see `cancel_algos`."""
-        query = _query(symbol=symbol)
+    async def cancel_orders(self, symbol: str | None = None) -> SubmitResult:
+        """Cancel every plain order, of one symbol or all. Algo orders stay: see `cancel_algos`."""
+        query = _query_string(symbol=symbol)
         path = f"/v1/orders?{query}" if query else "/v1/orders"
         return await self.command(Endpoint.ORDERS_CANCEL, "DELETE", path, is_urgent=True)
 
     # -------------------------------------------------------------------------------------------------------------- algos
 
-    async def algo_by_client_id(self, client_order_id: str, *, is_urgent: bool = False) -> OrderReport | None:
-        """An algo order by our id, with its children."""
-        answer = await self.ask(Endpoint.ALGO_GET, f"/v1/algo/client/order/{client_order_id}", is_urgent=is_urgent)
-        return None if isinstance(answer, NotFound) else readable(parse.algo_report, answer.data)
+    async def algo_by_client_id(self, client_order_id: str, *, is_urgent: bool = False) -> OrderStatusReport | None:
+        """As `order_by_client_id`, for an algo order with its children."""
+        answer = await self.query(Endpoint.ALGO_GET, f"/v1/algo/client/order/{client_order_id}", is_urgent=is_urgent)
+        return None if isinstance(answer, Missing) else parse_reply(parsing.algo_report, answer.data)
 
-    async def algo(self, order_id: str) -> OrderReport | None:
-        answer = await self.ask(Endpoint.ALGO_GET, f"/v1/algo/order/{order_id}")
-        return None if isinstance(answer, NotFound) else readable(parse.algo_report, answer.data)
-
-    async def algos(self, *, status: str = "INCOMPLETE", symbol: str | None = None) -> tuple[OrderReport, ...]:
-        """Root algo orders by status bundle, newest first."""
-        query = _query(status=status, symbol=symbol)
+    async def algos(self, *, symbol: str | None = None) -> tuple[OrderStatusReport, ...]:
+        """Open algo orders (roots, with their children), of one symbol or all, newest first."""
+        query = _query_string(status="INCOMPLETE", symbol=symbol)
         rows = await self._rows(Endpoint.ALGOS_LIST, f"/v1/algo/orders?{query}")
-        return tuple(_readable_rows(parse.algo_report, rows))
+        return tuple(_parse_rows(parsing.algo_report, rows))
 
     async def algo_trades(self, order_id: str) -> tuple[Fill, ...]:
-        """The executions of an algo order and of its children, oldest first."""
-        found = await self.ask(Endpoint.ALGO_TRADES, f"/v1/algo/order/{order_id}/trades")
-        return _in_order(_readable_rows(parse.trade, rows_of(found)))
+        """All executions of an algo order and its children, oldest first."""
+        found = await self.query(Endpoint.ALGO_TRADES, f"/v1/algo/order/{order_id}/trades")
+        return _oldest_first(_parse_rows(parsing.trade, rows_of(found)))
 
-    async def edit_algo(self, body: Mapping[str, Any]) -> Submission:
-        """PUT an algo order: `order_id` of the root, and what changes (section 7). For a new quantity name both children."""
-        return await self.command(Endpoint.ALGO_EDIT, "PUT", bodies.ALGO_PATH, body, order_id=str(body["order_id"]))
-
-    async def cancel_algo(self, symbol: str, order_id: str) -> Submission:
-        path = f"/v1/algo/order?{_query(order_id=order_id, symbol=symbol)}"
+    async def cancel_algo(self, symbol: str, order_id: str) -> SubmitResult:
+        path = f"/v1/algo/order?{_query_string(order_id=order_id, symbol=symbol)}"
         return await self.command(Endpoint.ALGO_CANCEL, "DELETE", path, order_id=order_id, is_urgent=True)
 
-    async def cancel_algo_by_client_id(self, symbol: str, client_order_id: str) -> Submission:
-        path = f"/v1/algo/client/order?{_query(client_order_id=client_order_id, symbol=symbol)}"
-        return await self.command(Endpoint.ALGO_CANCEL, "DELETE", path, is_urgent=True)
-
-    async def cancel_algos(self, algo_type: str, symbol: str | None = None) -> Submission:
-        """Every algo order of one root type (bodies.ALGO_TYPES)."""
-        path = f"/v1/algo/orders?{_query(symbol=symbol, algo_type=algo_type)}"
+    async def cancel_algos(self, algo_type: str, symbol: str | None = None) -> SubmitResult:
+        """Cancel every algo order of one root type (`requests.ALGO_TYPES`), of one symbol or all."""
+        path = f"/v1/algo/orders?{_query_string(symbol=symbol, algo_type=algo_type)}"
         return await self.command(Endpoint.ALGOS_CANCEL, "DELETE", path, is_urgent=True)
 
     # -------------------------------------------------------------------------------------------------------------- pages
 
     async def _rows(self, endpoint: Endpoint, path: str) -> list[Mapping[str, Any]]:
-        """All pages of a list; a row that moved from one page to the next while we read is kept once by its id."""
+        """All pages of a list; a row that moves to the next page meanwhile is kept once, by its id."""
         rows: dict[object, Mapping[str, Any]] = {}
         for page in range(1, _MAX_PAGES + 1):
-            found = await self.found(endpoint, f"{path}&page={page}&size={_PAGE_SIZE}")
+            found = await self.query_existing(endpoint, f"{path}&page={page}&size={_PAGE_SIZE}")
             batch = rows_of(found)
             for row in batch:
                 rows.setdefault(row.get("id") or row.get("order_id") or row.get("algo_order_id") or len(rows), row)
             meta = found.data.get("meta")
-            total = parse.integer_or_none(meta.get("total")) if isinstance(meta, Mapping) else None
+            total = parsing.integer_or_none(meta.get("total")) if isinstance(meta, Mapping) else None
             is_last = len(batch) < _PAGE_SIZE if total is None else page * _PAGE_SIZE >= total
             if is_last or not batch:
                 break
         return list(rows.values())
 
 
-def rows_of(answer: Found | NotFound) -> list[Mapping[str, Any]]:
-    """The `rows` of a list answer; empty when there are none."""
+def create_endpoint(kind: requests.OrderKind) -> Endpoint:
+    """The rate-limit window that creating an order of this kind needs."""
+    return Endpoint.ALGO_CREATE if kind.is_algo else Endpoint.ORDER_CREATE
+
+
+def rows_of(answer: Found | Missing) -> list[Mapping[str, Any]]:
+    """The `rows` of a list reply; empty if there are none."""
     rows = answer.data.get("rows") if isinstance(answer, Found) else None
     return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
 
 
-def readable(read: Callable[[Mapping[str, Any]], T], row: Mapping[str, Any]) -> T:
-    """Parse one answer that must be readable; raises ExchangeUnavailable when it is not."""
+def parse_reply(parse: Callable[[Mapping[str, Any]], T], row: Mapping[str, Any]) -> T:
+    """Parse a reply that must be readable. Raises ExchangeUnavailable if it is not."""
     try:
-        return read(row)
-    except parse.ParseError as error:
+        return parse(row)
+    except parsing.ParseError as error:
         raise ExchangeUnavailable("exchange_unreachable", str(error)) from None
 
 
-def worst(submissions: list[Submission]) -> Submission:
-    """Several commands told as one: unknown outweighs deferred, deferred refused, refused accepted."""
-    for kind in (Unknown, Deferred, Refused):
-        for submission in submissions:
-            if isinstance(submission, kind):
-                return submission
-    return submissions[0] if submissions else Accepted("")
+def worst(results: list[SubmitResult]) -> SubmitResult:
+    """The worst of several results: Unknown, then Retryable, Rejected, Accepted."""
+    for kind in (Unknown, Retryable, Rejected):
+        for result in results:
+            if isinstance(result, kind):
+                return result
+    return results[0] if results else Accepted("")
 
 
-def _readable_rows(read: Callable[[Mapping[str, Any]], T], rows: list[Mapping[str, Any]]) -> list[T]:
-    """Rows that cannot be read are left out: one odd order of somebody else must not hide all others."""
+def _parse_rows(parse: Callable[[Mapping[str, Any]], T], rows: list[Mapping[str, Any]]) -> list[T]:
+    """Parse rows, leaving out those that cannot be read: one odd order placed elsewhere must not hide all others."""
     found: list[T] = []
     for row in rows:
         try:
-            found.append(read(row))
-        except parse.ParseError:
+            found.append(parse(row))
+        except parsing.ParseError:
             continue
     return found
 
 
-def _in_order(fills: list[Fill]) -> tuple[Fill, ...]:
+def _oldest_first(fills: list[Fill]) -> tuple[Fill, ...]:
     return tuple(sorted(fills, key=lambda fill: (fill.executed_at, len(fill.trade_id), fill.trade_id)))
 
 
-def _query(**values: str | None) -> str:
+def _query_string(**values: str | None) -> str:
     return "&".join(f"{name}={value}" for name, value in values.items() if value is not None)

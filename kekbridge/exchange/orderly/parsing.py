@@ -1,25 +1,26 @@
-"""Orderly's JSON -> our frozen values; the one place where their spelling is mapped to ours. Pure.
+"""Parse Orderly's JSON into domain values; the one place that knows its field names and words. Pure.
 
-Tolerant as the documents demand: twins of fields, nulls, quoted numbers, "false" as text, camelCase on the streams. A row that lacks
-what makes it that row (id, symbol, side) raises ParseError; callers skip or refuse it. Source: orderly-api.md sections 5 to 9, 12.
+Accepts what the API is known to send: alternative field names, nulls, quoted numbers, "false" as text, camelCase on the streams. A row
+without an essential field (id, symbol, side) raises ParseError; callers skip or reject it.
+Source: docs/internals/orderly.md sections 5 to 9, 12.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Final
 
-from kekbridge.exchange.base import OrderReport
 from kekbridge.model import ZERO, Fill, Instrument, MarginMode, OrderStatus, OrderType, Position, Side
+from kekbridge.model.orders import ExitKind, ExitStatus, OrderStatusReport
 
 
 class ParseError(ValueError):
-    """A row lacks a field without which it means nothing."""
+    """A row lacks an essential field."""
 
 
 _STATUS: Final[Mapping[str, OrderStatus]] = {
@@ -43,6 +44,7 @@ _PLAIN_TYPES: Final[Mapping[str, OrderType]] = {
 }
 _SIDES: Final[Mapping[str, Side]] = {side.value: side for side in Side}
 _EXIT_LEAVES: Final = ("TAKE_PROFIT", "STOP_LOSS")
+_MARGIN_MODES: Final = frozenset(MarginMode)
 _PAIRS: Final = ("TP_SL", "POSITIONAL_TP_SL")
 _MAX_DIGITS: Final = 64
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -52,8 +54,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def decimal_or_none(raw: object) -> Decimal | None:
-    """A number, quoted or not; None for null, "", booleans, NaN, infinities and anything that is no number."""
-    if type(raw) is Decimal:  # as the decoder makes nearly all of them
+    """A finite number, quoted or not; None for anything else."""
+    if type(raw) is Decimal:  # nearly always
         return raw if raw.is_finite() else None
     if raw is None or isinstance(raw, bool):
         return None
@@ -69,15 +71,15 @@ def decimal_or_none(raw: object) -> Decimal | None:
 
 
 def integer_or_none(raw: object) -> int | None:
-    """A whole number, quoted or not. Ids exceed 2^53, so nothing goes through a float."""
-    if type(raw) is int:  # not a bool, and nearly always
+    """A whole number, quoted or not; None for anything else. Ids exceed 2^53, so never via float."""
+    if type(raw) is int:  # nearly always; a bool is no number
         return raw
     value = decimal_or_none(raw)
     return int(value) if value is not None and value == value.to_integral_value() else None
 
 
-def moment(raw: object) -> datetime | None:
-    """Milliseconds since 1970 as an aware UTC datetime; None for 0, null and nonsense."""
+def datetime_or_none(raw: object) -> datetime | None:
+    """Unix ms as an aware UTC datetime; None for 0 and anything else."""
     value = integer_or_none(raw)
     if value is None or not 0 < value < 10**14:
         return None
@@ -85,24 +87,24 @@ def moment(raw: object) -> datetime | None:
 
 
 def milliseconds(at: datetime) -> int:
-    """The wire form of a time."""
+    """A time as Unix ms."""
     return int(at.timestamp()) * 1000 + at.microsecond // 1000
 
 
 def is_true(raw: object) -> bool:
-    """`true` and "true" are true; "false", which plain truthiness would take for true, is not (section 7)."""
+    """True for `true` and "true" only: "false" comes as text, too (section 7)."""
     return raw is True or (isinstance(raw, str) and raw.lower() == "true")
 
 
 def identifier(raw: object) -> str | None:
-    """An id as text; null, "", 0 and "0" all mean that there is none (section 6)."""
+    """An id as text; None for null, "", 0 and "0" (section 6)."""
     if isinstance(raw, bool) or not isinstance(raw, int | str):
         return None
     text = str(raw)
     return text if text.strip("0") else None
 
 
-_HOLDERS: Final = frozenset({dict, list})  # what has fields in it, as the decoder makes it
+_CONTAINERS: Final = frozenset({dict, list})
 
 
 @lru_cache(maxsize=512)
@@ -111,9 +113,9 @@ def _snake(name: str) -> str:
 
 
 def snake_keys(value: object) -> Any:
-    """A stream message with the field names of the REST API (the streams speak camelCase, section 12)."""
+    """A stream message (camelCase, section 12) with the field names of the REST API."""
     if isinstance(value, dict):
-        return {_snake(key): snake_keys(item) if type(item) in _HOLDERS else item for key, item in value.items()}
+        return {_snake(key): snake_keys(item) if type(item) in _CONTAINERS else item for key, item in value.items()}
     if isinstance(value, list):
         return [snake_keys(item) for item in value]
     return value
@@ -129,14 +131,14 @@ def _first(row: Mapping[str, Any], *names: str) -> Any:
 def _text(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
     if not isinstance(value, str) or not value:
-        raise ParseError(f"{name} is missing in an answer of the exchange")
+        raise ParseError(f"{name} is missing in a reply of the exchange")
     return value
 
 
 def _side(row: Mapping[str, Any]) -> Side:
     side = _SIDES.get(_text(row, "side").upper())
     if side is None:
-        raise ParseError("side is neither BUY nor SELL in an answer of the exchange")
+        raise ParseError("side is neither BUY nor SELL in a reply of the exchange")
     return side
 
 
@@ -148,30 +150,30 @@ def _positive(raw: object) -> Decimal | None:
 # ----------------------------------------------------------------------------------------------------------------- orders
 
 
-def status_of(word: object, *, executed: Decimal, quantity: Decimal) -> OrderStatus:
-    """Orderly's status word as ours. A word that nobody documented counts as open: an order is never called finished on a guess."""
-    status = _STATUS.get(str(word).upper() if isinstance(word, str) else "", OrderStatus.ACCEPTED)
+def status_of(status_text: object, *, executed: Decimal, quantity: Decimal) -> OrderStatus:
+    """Map Orderly's status. An undocumented one counts as open: no order is considered final on a guess."""
+    status = _STATUS.get(str(status_text).upper() if isinstance(status_text, str) else "", OrderStatus.ACCEPTED)
     if status is OrderStatus.ACCEPTED and executed > 0:
         return OrderStatus.PARTIALLY_FILLED if executed < quantity or quantity == 0 else OrderStatus.FILLED
     return status
 
 
-def order_report(row: Mapping[str, Any]) -> OrderReport:
-    """A plain order from REST, or from `executionreport` after `snake_keys`."""
+def order_report(row: Mapping[str, Any]) -> OrderStatusReport:
+    """Parse a plain order from REST, or from `executionreport` after `snake_keys`."""
     order_id = identifier(row.get("order_id"))
     if order_id is None:
-        raise ParseError("order_id is missing in an answer of the exchange")
+        raise ParseError("order_id is missing in a reply of the exchange")
     quantity = decimal_or_none(_first(row, "quantity", "order_quantity")) or ZERO
     executed = decimal_or_none(_first(row, "total_executed_quantity", "executed_quantity", "executed")) or ZERO
     updated = integer_or_none(_first(row, "updated_time", "timestamp", "created_time")) or 0
-    return OrderReport(
+    return OrderStatusReport(
         order_id=order_id,
         client_order_id=identifier(row.get("client_order_id")),
         is_algo=False,
         symbol=_text(row, "symbol"),
         side=_side(row),
         order_type=_PLAIN_TYPES.get(str(_first(row, "type", "order_type")).upper()),
-        algo_type=None,
+        venue_type=None,
         status=status_of(row.get("status"), executed=executed, quantity=quantity),
         quantity=quantity,
         executed_quantity=executed,
@@ -182,37 +184,37 @@ def order_report(row: Mapping[str, Any]) -> OrderReport:
         realized_pnl=decimal_or_none(row.get("realized_pnl")),
         reduce_only=is_true(row.get("reduce_only")),
         reason=_reason(row),
-        created_at=moment(row.get("created_time")),
-        updated_at=moment(updated) or _EPOCH,
+        created_at=datetime_or_none(row.get("created_time")),
+        updated_at=datetime_or_none(updated) or _EPOCH,
         version=updated,
     )
 
 
-def algo_report(row: Mapping[str, Any]) -> OrderReport:
-    """An algo order with its children, from REST or from `algoexecutionreportv2` after `snake_keys`.
+def algo_report(row: Mapping[str, Any]) -> OrderStatusReport:
+    """Parse an algo order with its children, from REST or from `algoexecutionreportv2` after `snake_keys`.
 
-    For a BRACKET the figures are those of the entry: once it is executed the report says FILLED, though the exits still wait.
+    The figures of a BRACKET are those of the entry: FILLED once it has executed, although the exits still wait.
     """
     order_id = identifier(row.get("algo_order_id")) or identifier(row.get("order_id"))
     if order_id is None:
-        raise ParseError("algo_order_id is missing in an answer of the exchange")
+        raise ParseError("algo_order_id is missing in a reply of the exchange")
     children = tuple(algo_report(child) for child in _child_rows(row))
     algo_type = _text(row, "algo_type").upper()
     quantity = decimal_or_none(row.get("quantity"))
-    if quantity is None:  # the root of a pair may have none; its legs have (section 7)
+    if quantity is None:  # the root of a pair may have none, unlike its legs (section 7)
         quantity = next((child.quantity for child in children), ZERO)
     executed = decimal_or_none(_first(row, "total_executed_quantity", "executed_quantity")) or ZERO
     if algo_type in _PAIRS and executed == 0:
         executed = sum((child.executed_quantity for child in children), ZERO)
     updated = integer_or_none(_first(row, "updated_time", "timestamp", "created_time")) or 0
-    return OrderReport(
+    return OrderStatusReport(
         order_id=order_id,
         client_order_id=identifier(row.get("client_order_id")),
         is_algo=True,
         symbol=_text(row, "symbol"),
         side=_algo_side(row, children),
         order_type=_algo_order_type(row, algo_type),
-        algo_type=algo_type,
+        venue_type=algo_type,
         status=_algo_status(row, algo_type, executed, quantity),
         quantity=quantity,
         executed_quantity=executed,
@@ -223,30 +225,62 @@ def algo_report(row: Mapping[str, Any]) -> OrderReport:
         realized_pnl=decimal_or_none(row.get("realized_pnl")),
         reduce_only=is_true(row.get("reduce_only")),
         reason=_reason(row),
-        created_at=moment(row.get("created_time")),
-        updated_at=moment(updated) or _EPOCH,
+        created_at=datetime_or_none(row.get("created_time")),
+        updated_at=datetime_or_none(updated) or _EPOCH,
         version=updated,
         stop_is_live=_stop_is_live(row, algo_type, children),
+        margin_mode=_margin_mode(row),
+        exits=_exits_of(children),
+        live_stop_quantity=_live_stop_quantity(children),
         children=children,
     )
 
 
+def _exits_of(legs: Iterable[OrderStatusReport]) -> tuple[ExitStatus, ...]:
+    """The stop losses and take-profits among the legs, at any depth. A pair lists both; one without a trigger was not requested."""
+    found: list[ExitStatus] = []
+    for leg in legs:
+        found += leg.exits
+        if leg.venue_type in _EXIT_LEAVES and leg.trigger_price:
+            found.append(
+                ExitStatus(
+                    kind=ExitKind(leg.venue_type),
+                    trigger_price=leg.trigger_price,
+                    status=leg.status,
+                    executed_quantity=leg.executed_quantity,
+                    average_price=leg.average_price,
+                )
+            )
+    return tuple(found)
+
+
+def _live_stop_quantity(legs: Sequence[OrderStatusReport]) -> Decimal:
+    """Size of the largest live stop loss among the legs, at any depth."""
+    sizes = [leg.quantity for leg in legs if leg.venue_type == "STOP_LOSS" and leg.stop_is_live]
+    return max((*sizes, *(leg.live_stop_quantity for leg in legs)), default=ZERO)
+
+
+def _margin_mode(row: Mapping[str, Any]) -> MarginMode | None:
+    mode = _text(row, "margin_mode").upper() if row.get("margin_mode") else ""
+    return MarginMode(mode) if mode in _MARGIN_MODES else None
+
+
 def is_root(row: Mapping[str, Any]) -> bool:
-    """True for the root of an algo order; a stream may also report a leg alone."""
+    """True for the root of an algo order; a stream may report a single leg as well."""
     return identifier(row.get("parent_algo_order_id")) is None
 
 
 def _algo_status(row: Mapping[str, Any], algo_type: str, executed: Decimal, quantity: Decimal) -> OrderStatus:
-    word = _first(row, "algo_status", "status", "root_algo_order_status", "root_algo_status")
-    status = status_of(word, executed=executed, quantity=quantity)
+    status_text = _first(row, "algo_status", "status", "root_algo_order_status", "root_algo_status")
+    status = status_of(status_text, executed=executed, quantity=quantity)
     if algo_type == "BRACKET" and quantity > 0 and executed >= quantity:
-        # The entry is done, whatever the root says while (or after) its exits run.
+        # The entry is complete, whatever status the root has while (or after) its exits run.
         return OrderStatus.FILLED
     return status
 
 
-def _stop_is_live(row: Mapping[str, Any], algo_type: str, children: tuple[OrderReport, ...]) -> bool | None:
-    """Whether a stop-loss leg waits: activated, not triggered, not finished. None when the report shows no legs."""
+def _stop_is_live(row: Mapping[str, Any], algo_type: str, children: tuple[OrderStatusReport, ...]) -> bool | None:
+    """Whether a stop loss is active: activated, not triggered, not final. None if the report contains no legs."""
     if algo_type == "STOP_LOSS":
         activated = row.get("is_activated")
         is_active = activated is None or is_true(activated)
@@ -273,8 +307,8 @@ def _child_rows(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [child for child in rows if isinstance(child, Mapping)] if isinstance(rows, list) else []
 
 
-def _algo_side(row: Mapping[str, Any], children: tuple[OrderReport, ...]) -> Side:
-    """The root of a pair has no side of its own; its legs have."""
+def _algo_side(row: Mapping[str, Any], children: tuple[OrderStatusReport, ...]) -> Side:
+    """The side; for the root of a pair, which has none, that of its legs."""
     if row.get("side") is None and children:
         return children[0].side
     return _side(row)
@@ -290,7 +324,7 @@ def _algo_order_type(row: Mapping[str, Any], algo_type: str) -> OrderType | None
 
 
 def _average(row: Mapping[str, Any]) -> Decimal | None:
-    """Three spellings on three paths (section 15, trap 20); 0 before a fill means none."""
+    """The average price, spelled differently on different paths (section 15, trap 20); 0 before a fill means none."""
     return _positive(_first(row, "average_executed_price", "avg_executed_price"))
 
 
@@ -303,11 +337,11 @@ def _reason(row: Mapping[str, Any]) -> str:
 
 
 def trade(row: Mapping[str, Any]) -> Fill:
-    """A trade from REST. `order_id` is the plain order's, also for what an algo order caused."""
+    """Parse a trade from REST. Its `order_id` is that of the plain order, also if an algo order created that."""
     return _fill(
         row,
         trade_id=identifier(row.get("id")),
-        executed_at=moment(row.get("executed_timestamp")),
+        executed_at=datetime_or_none(row.get("executed_timestamp")),
         realized_pnl=decimal_or_none(row.get("realized_pnl")),
         maker=row.get("is_maker"),
     )
@@ -324,7 +358,7 @@ def _fill(
     order_id = identifier(row.get("order_id"))
     price, quantity = _positive(row.get("executed_price")), _positive(row.get("executed_quantity"))
     if trade_id is None or order_id is None or price is None or quantity is None or executed_at is None:
-        raise ParseError("a trade of the exchange lacks its id, order, price, quantity or time")
+        raise ParseError("a trade in a reply of the exchange lacks its id, order, price, quantity or time")
     return Fill(
         trade_id=trade_id,
         order_id=order_id,
@@ -341,33 +375,35 @@ def _fill(
 
 
 def stream_fill(row: Mapping[str, Any]) -> Fill | None:
-    """The fill inside an `executionreport` (after `snake_keys`); None for a report without one (tradeId 0)."""
+    """Parse the fill inside an `executionreport` (after `snake_keys`); None if it contains none (tradeId 0)."""
     trade_id = identifier(row.get("trade_id"))
     if trade_id is None or _positive(row.get("executed_quantity")) is None:
         return None
     return _fill(
         row,
         trade_id=trade_id,
-        executed_at=moment(row.get("timestamp")),
-        realized_pnl=None,  # a fill's own is not in this report, and the order's would be counted once per fill
+        executed_at=datetime_or_none(row.get("timestamp")),
+        realized_pnl=None,  # the report contains the order's only, which would count once per fill
         maker=row.get("maker"),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class PositionRow:
-    """A position as reported, with what tells a newer report from an older one; `changed_ms` 0 and `seq` None when not said."""
+    """A position as reported, and what orders it among other reports."""
 
     position: Position
+    #: Sequence number; None if not reported.
     seq: int | None
+    #: Time of the last change, ms of the exchange's clock; 0 if not reported.
     changed_ms: int
 
 
 def position_row(row: Mapping[str, Any]) -> PositionRow:
-    """A position from REST, or from the `position` topic after `snake_keys`. Quantity zero is kept: it says "closed"."""
+    """Parse a position from REST, or from the `position` topic after `snake_keys`. Quantity zero is kept: it means closed."""
     quantity = decimal_or_none(row.get("position_qty"))
     if quantity is None:
-        raise ParseError("position_qty is missing in an answer of the exchange")
+        raise ParseError("position_qty is missing in a reply of the exchange")
     mode = MarginMode.ISOLATED if str(row.get("margin_mode")).upper() == "ISOLATED" else MarginMode.CROSS
     changed = integer_or_none(_first(row, "updated_time", "timestamp")) or 0
     position = Position(
@@ -380,13 +416,13 @@ def position_row(row: Mapping[str, Any]) -> PositionRow:
         unsettled_pnl=decimal_or_none(row.get("unsettled_pnl")) or ZERO,
         leverage=_positive(row.get("leverage")),
         liquidation_price=_positive(row.get("est_liq_price")),
-        updated_at=moment(changed),
+        updated_at=datetime_or_none(changed),
     )
     return PositionRow(position, integer_or_none(row.get("seq")), changed)
 
 
 def instrument(row: Mapping[str, Any]) -> Instrument:
-    """The trading rules of one symbol. Raises ParseError when a rule that orders are rounded by is missing."""
+    """Parse the trading rules of one symbol. Raises ParseError if a rule that orders are rounded by is missing."""
     symbol = _text(row, "symbol")
     required = (
         "quote_min",
@@ -413,7 +449,7 @@ def instrument(row: Mapping[str, Any]) -> Instrument:
     )
 
 
-def named(report: OrderReport, fill: Fill) -> Fill:
-    """A fill with the client order id of the order it belongs to (those of the stream carry it, trades carry none)."""
-    name = report.client_order_id
-    return fill if fill.client_order_id == name else replace(fill, client_order_id=name)
+def with_client_order_id(report: OrderStatusReport, fill: Fill) -> Fill:
+    """A fill with the client order id of its order, which trades from REST lack."""
+    client_order_id = report.client_order_id
+    return fill if fill.client_order_id == client_order_id else replace(fill, client_order_id=client_order_id)

@@ -1,7 +1,7 @@
-"""Wait for the exchange's rate windows: at most N requests in ANY window of a given length, per endpoint; exits go first.
+"""Rate limiter: at most N requests in any window of a given length, per endpoint; exits first.
 
-A sliding window over the real sends, not a token bucket: a bucket of 10 lets up to 20 into one second, and the exchange refuses
-(performance.md section 5). Clock and sleep are arguments. Knows nothing of requests but the name of their endpoint.
+A sliding window over the actual sends, not a token bucket: a bucket of 10 lets up to 20 into one second, which the exchange rejects
+(docs/internals/reliability.md section 9.2). Clock and sleep are arguments.
 """
 
 from __future__ import annotations
@@ -19,24 +19,21 @@ from typing import Final
 
 
 class Endpoint(StrEnum):
-    """The windows of orderly-api.md sections 3 to 10. Lookups by id and by client id share one: which is counted where is not said."""
+    """Endpoints by rate-limit window (docs/internals/orderly.md sections 3 to 10). Not documented: queries by either id share one."""
 
     ORDER_CREATE = "order_create"
-    ORDER_EDIT = "order_edit"
     ORDER_CANCEL = "order_cancel"
     ORDERS_CANCEL = "orders_cancel"
     ORDER_GET = "order_get"
     ORDERS_LIST = "orders_list"
     TRADES = "trades"
     ALGO_CREATE = "algo_create"
-    ALGO_EDIT = "algo_edit"
     ALGO_CANCEL = "algo_cancel"
     ALGOS_CANCEL = "algos_cancel"
     ALGO_GET = "algo_get"
     ALGOS_LIST = "algos_list"
     ALGO_TRADES = "algo_trades"
     POSITIONS = "positions"
-    HOLDING = "holding"
     CLIENT_INFO = "client_info"
     LEVERAGE_GET = "leverage_get"
     LEVERAGE_SET = "leverage_set"
@@ -49,29 +46,28 @@ class Endpoint(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """At most `count` requests in any `window_s` seconds."""
+    """A documented rate limit."""
 
+    #: Requests allowed in any window.
     count: int
+    #: Length of the window in seconds.
     window_s: float
 
 
 RATES: Final[Mapping[Endpoint, Rate]] = {
     Endpoint.ORDER_CREATE: Rate(10, 1),
-    Endpoint.ORDER_EDIT: Rate(10, 1),
     Endpoint.ORDER_CANCEL: Rate(10, 1),
     Endpoint.ORDERS_CANCEL: Rate(10, 1),
     Endpoint.ORDER_GET: Rate(10, 1),
     Endpoint.ORDERS_LIST: Rate(10, 1),
     Endpoint.TRADES: Rate(10, 1),
     Endpoint.ALGO_CREATE: Rate(1, 1),
-    Endpoint.ALGO_EDIT: Rate(5, 1),
     Endpoint.ALGO_CANCEL: Rate(5, 1),
     Endpoint.ALGOS_CANCEL: Rate(5, 1),
     Endpoint.ALGO_GET: Rate(10, 1),
     Endpoint.ALGOS_LIST: Rate(5, 1),
     Endpoint.ALGO_TRADES: Rate(10, 1),
     Endpoint.POSITIONS: Rate(30, 10),
-    Endpoint.HOLDING: Rate(10, 1),
     Endpoint.CLIENT_INFO: Rate(10, 60),
     Endpoint.LEVERAGE_GET: Rate(1, 1),
     Endpoint.LEVERAGE_SET: Rate(5, 60),
@@ -84,54 +80,57 @@ RATES: Final[Mapping[Endpoint, Rate]] = {
 
 
 def scaled(factor: int) -> Mapping[Endpoint, Rate]:
-    """The published windows, as many times as wide as the exchange granted to this key (1: as published)."""
+    """The published limits times `factor`, which the exchange granted to this account (1: as published)."""
     return {name: Rate(rate.count * factor, rate.window_s) for name, rate in RATES.items()}
 
 
-# The exchange counts arrivals, we count departures. What the network or a busy machine delays on the way is learnt from the answer (see
-# Ticket.answered); 40 ms of room cover the rest, at 0.16 s for a burst of 50 orders. What they do not cover comes back as 429, which
-# proves that nothing happened.
+# The exchange counts arrivals, we count sends. Delays on the way are learned from the reply (`WindowPermit.mark_answered`); this margin
+# covers the rest, at a cost of 0.16 s for a burst of 50 orders. What it does not cover comes back as 429, which proves that nothing was
+# placed.
 JITTER_S: Final = 0.04
-_WAYS: Final = 64
-_SHORTEST_SLEEP_S: Final = 0.0005
+_SAMPLES: Final = 64
+_MIN_SLEEP_S: Final = 0.0005
 
 
-class Ticket:
-    """A place in the window. It counts from the grant on, and its time is set when the request is really written (`stamp`):
-    a burst that first has to open connections leaves late, and the next window must not close up on it."""
+class WindowPermit:
+    """One slot of a rate-limit window. Counts as used from the grant on.
 
-    __slots__ = ("_window", "at", "left_at")
+    `mark_sent` sets its time when the request is written, because a burst that opens connections first is sent late.
+    """
+
+    __slots__ = ("_window", "counted_at", "sent_at")
 
     def __init__(self, window: _Window) -> None:
         self._window = window
-        self.left_at: float | None = None
-        self.at: float | None = None
+        #: When the request was written (monotonic s); None before.
+        self.sent_at: float | None = None
+        #: Latest time at which the exchange can have counted it (monotonic s); None before it was sent.
+        self.counted_at: float | None = None
 
     @property
     def is_held(self) -> bool:
-        """True until the request leaves or the place is given back."""
-        return self._window.holds(self)
+        """True until the request is sent or the slot is released."""
+        return self._window.is_held(self)
 
-    def stamp(self) -> None:
-        """The request leaves now."""
-        self._window.stamp(self)
+    def mark_sent(self) -> None:
+        """The request is written now."""
+        self._window.mark_sent(self)
 
-    def answered(self, exchange_ms: int | None = None) -> None:
-        """The answer is here (or will never come): the exchange counted the request at some time before now.
+    def mark_answered(self, exchange_ms: int | None = None) -> None:
+        """The reply is read (or will never come): the exchange counted the request at some time before now.
 
-        It took part of the round trip to come back, so what exceeds the shortest round trip may have been spent before it was counted.
-        `exchange_ms` is when the exchange wrote the answer, in Unix milliseconds of its own clock: what the answer then spent on its way
-        back, or waiting for a busy loop to read it, was after that.
+        What exceeds the shortest known round trip may have passed before it was counted. `exchange_ms` is when the exchange wrote the
+        reply (Unix ms of its clock): the time that the reply spent in the network, or waiting for a busy loop, came after that.
         """
-        self._window.answered(self, exchange_ms)
+        self._window.mark_answered(self, exchange_ms)
 
-    def give_back(self) -> None:
-        """Nothing was sent: the place is free again. No effect once stamped."""
-        self._window.give_back(self)
+    def release(self) -> None:
+        """Nothing was sent: free the slot. No effect after `mark_sent`."""
+        self._window.release(self)
 
 
-class Pacer:
-    """The windows of one key. `wait` before each request, `stamp` when it leaves, `hold` after a 429, `close` at the end."""
+class RateLimiter:
+    """The windows of one account: `acquire` before each request, `pause` after a 429, `close` at the end."""
 
     def __init__(
         self,
@@ -141,121 +140,114 @@ class Pacer:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter_s: float = JITTER_S,
     ) -> None:
-        ways = _Ways()
-        self._windows = {name: _Window(rate, monotonic, sleep, jitter_s, ways) for name, rate in rates.items()}
+        round_trips = _RoundTrips()
+        self._windows = {name: _Window(rate, monotonic, sleep, jitter_s, round_trips) for name, rate in rates.items()}
 
-    async def wait(self, endpoint: Endpoint, *, is_urgent: bool = False) -> Ticket:
-        """Return when one more request fits; urgent ones (exits, protection, questions about them) overtake the others."""
-        return await self._windows[endpoint].wait(is_urgent=is_urgent)
+    async def acquire(self, endpoint: Endpoint, *, is_urgent: bool = False) -> WindowPermit:
+        """Wait until one more request fits. Urgent ones (exits, protective orders, queries for them) overtake the others."""
+        return await self._windows[endpoint].acquire(is_urgent=is_urgent)
 
-    def take(self, endpoint: Endpoint) -> Ticket | None:
-        """A place that is free this instant and that nobody waits for, else None. The one method that any thread may call."""
-        return self._windows[endpoint].take()
+    def try_acquire(self, endpoint: Endpoint) -> WindowPermit | None:
+        """A permit that is free now and for which no request waits, else None. The only method that is safe on any thread."""
+        return self._windows[endpoint].try_acquire()
 
-    def hold(self, endpoint: Endpoint, seconds: float | None = None) -> None:
-        """After a 429: let nothing out for a whole window (or `seconds`, if that is longer)."""
-        self._windows[endpoint].hold(seconds or 0.0)
-
-    def waiting(self, endpoint: Endpoint) -> int:
-        """How many requests wait for this window now."""
-        return self._windows[endpoint].waiting
+    def pause(self, endpoint: Endpoint, seconds: float | None = None) -> None:
+        """After a 429: grant nothing for a whole window, or for `seconds` if that is longer."""
+        self._windows[endpoint].pause(seconds or 0.0)
 
     async def close(self) -> None:
-        """Stop the timers; whoever still waits is cancelled."""
+        """Stop the timers; cancel the requests that wait."""
         for window in self._windows.values():
             await window.close()
 
 
-class _Ways:
-    """How quick the way to the exchange was at best, learnt from all requests: those of one burst may all have been held up."""
+class _RoundTrips:
+    """The shortest recent network times, over all endpoints: the requests of one burst may all have been delayed."""
 
     def __init__(self) -> None:
-        self._round_trips: deque[float] = deque(maxlen=_WAYS)
-        self._out: deque[float] = deque(
-            maxlen=_WAYS
-        )  # from departure to the exchange's clock: the way and the clocks' difference
+        self._round_trips: deque[float] = deque(maxlen=_SAMPLES)
+        # Exchange's clock in the reply minus our clock at the send: outbound time and clock offset.
+        self._outbound: deque[float] = deque(maxlen=_SAMPLES)
 
-    def counted_by(self, left_at: float, answered_at: float, exchange_ms: int | None) -> float:
-        """The latest moment at which the exchange can have counted a request, by our clock and as if it had gone the shortest way."""
-        self._round_trips.append(answered_at - left_at)
-        counted_by = answered_at - min(self._round_trips)
+    def latest_count_at(self, sent_at: float, received_at: float, exchange_ms: int | None) -> float:
+        """The latest time (our clock) at which the exchange can have counted a request, given the shortest known network times."""
+        self._round_trips.append(received_at - sent_at)
+        latest_count_at = received_at - min(self._round_trips)
         if exchange_ms is None:
-            return counted_by
-        told_at = (exchange_ms + 1) / 1000  # what it rounded off was still before it
-        self._out.append(told_at - left_at)
-        # A clock that was set forward makes this the later of the two; it is never before the departure, whose own way is among them.
-        return min(counted_by, told_at - min(self._out))
+            return latest_count_at
+        written_at = (exchange_ms + 1) / 1000  # rounded up to the next ms
+        self._outbound.append(written_at - sent_at)
+        # After a clock was set forward this is the later of the two. Never before the send, whose own sample is included.
+        return min(latest_count_at, written_at - min(self._outbound))
 
 
 class _Window:
+    """The window of one endpoint, its permits and the requests that wait for one."""
+
     def __init__(
         self,
         rate: Rate,
         monotonic: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
         jitter_s: float,
-        ways: _Ways,
+        round_trips: _RoundTrips,
     ) -> None:
         self._count = rate.count
-        self._length = rate.window_s + jitter_s
+        self._window_s = rate.window_s + jitter_s
         self._monotonic = monotonic
         self._sleep = sleep
-        self._stamped: list[Ticket] = []
-        self._ways = ways
-        self._unstamped: set[Ticket] = set()
-        self._held_until = float("-inf")
-        self._queue: list[tuple[int, int, asyncio.Future[Ticket]]] = []
-        self._order = itertools.count()
-        self._places = threading.Lock()  # places are also taken on the writer thread
+        self._sent: list[WindowPermit] = []
+        self._round_trips = round_trips
+        self._held: set[WindowPermit] = set()
+        self._paused_until = float("-inf")
+        self._queue: list[tuple[int, int, asyncio.Future[WindowPermit]]] = []
+        self._sequence = itertools.count()
+        self._lock = threading.Lock()  # permits are also taken on the writer thread
         self._timer: asyncio.Task[None] | None = None
-        self._wakes_at = float("inf")
+        self._timer_due_at = float("inf")
 
-    @property
-    def waiting(self) -> int:
-        return sum(not future.done() for _, _, future in self._queue)
-
-    async def wait(self, *, is_urgent: bool) -> Ticket:
-        future: asyncio.Future[Ticket] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._queue, (0 if is_urgent else 1, next(self._order), future))
+    async def acquire(self, *, is_urgent: bool) -> WindowPermit:
+        future: asyncio.Future[WindowPermit] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._queue, (0 if is_urgent else 1, next(self._sequence), future))
         self._grant()
         try:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
-                future.result().give_back()  # granted in the very moment of giving up
+                future.result().release()  # granted in the moment of the cancellation
             raise
 
-    def take(self) -> Ticket | None:
-        with self._places:
+    def try_acquire(self) -> WindowPermit | None:
+        with self._lock:
             now = self._monotonic()
-            is_wanted = any(not future.done() for _, _, future in self._queue)
-            return None if is_wanted or not self._has_room(now) else self._new_ticket()
+            is_awaited = any(not future.done() for _, _, future in self._queue)
+            return None if is_awaited or not self._has_room(now) else self._new_permit()
 
-    def holds(self, ticket: Ticket) -> bool:
-        return ticket in self._unstamped
+    def is_held(self, permit: WindowPermit) -> bool:
+        return permit in self._held
 
-    def stamp(self, ticket: Ticket) -> None:
-        if ticket in self._unstamped:
-            with self._places:
-                ticket.at = ticket.left_at = self._monotonic()
-                self._stamped.append(ticket)
-                self._unstamped.discard(ticket)
+    def mark_sent(self, permit: WindowPermit) -> None:
+        if permit in self._held:
+            with self._lock:
+                permit.counted_at = permit.sent_at = self._monotonic()
+                self._sent.append(permit)
+                self._held.discard(permit)
             if self._queue:
                 self._grant()
 
-    def answered(self, ticket: Ticket, exchange_ms: int | None) -> None:
-        if ticket.left_at is None:
+    def mark_answered(self, permit: WindowPermit, exchange_ms: int | None) -> None:
+        if permit.sent_at is None:
             return
-        ticket.at = self._ways.counted_by(ticket.left_at, self._monotonic(), exchange_ms)
+        permit.counted_at = self._round_trips.latest_count_at(permit.sent_at, self._monotonic(), exchange_ms)
 
-    def give_back(self, ticket: Ticket) -> None:
-        if ticket in self._unstamped:
-            self._unstamped.discard(ticket)
+    def release(self, permit: WindowPermit) -> None:
+        if permit in self._held:
+            self._held.discard(permit)
             if self._queue:
                 self._grant()
 
-    def hold(self, seconds: float) -> None:
-        self._held_until = max(self._held_until, self._monotonic() + max(seconds, self._length))
+    def pause(self, seconds: float) -> None:
+        self._paused_until = max(self._paused_until, self._monotonic() + max(seconds, self._window_s))
 
     async def close(self) -> None:
         for _, _, future in self._queue:
@@ -267,53 +259,53 @@ class _Window:
             self._timer = None
 
     def _grant(self) -> None:
-        """Let as many waiters go as there is room for, then set the alarm for the moment when there is more."""
-        with self._places:
+        """Grant as many waiting requests as fit, then set the timer for when the next slot is free."""
+        with self._lock:
             now = self._monotonic()
             while self._queue:
                 future = self._queue[0][2]
-                if future.done():  # the waiter gave up
+                if future.done():  # cancelled
                     heapq.heappop(self._queue)
                     continue
                 if not self._has_room(now):
                     break
                 heapq.heappop(self._queue)
-                future.set_result(self._new_ticket())
+                future.set_result(self._new_permit())
         if self._queue:
-            self._set_alarm(now)
+            self._schedule_timer(now)
 
     def _has_room(self, now: float) -> bool:
-        if now < self._held_until:
+        if now < self._paused_until:
             return False
-        if len(self._stamped) + len(self._unstamped) >= self._count:  # else it does not matter which of them are over
-            self._stamped = [ticket for ticket in self._stamped if now < self._ends_at(ticket)]
-        return len(self._stamped) + len(self._unstamped) < self._count
+        if len(self._sent) + len(self._held) >= self._count:  # else it does not matter which have expired
+            self._sent = [permit for permit in self._sent if now < self._frees_at(permit)]
+        return len(self._sent) + len(self._held) < self._count
 
-    def _new_ticket(self) -> Ticket:
-        ticket = Ticket(self)
-        self._unstamped.add(ticket)
-        return ticket
+    def _new_permit(self) -> WindowPermit:
+        permit = WindowPermit(self)
+        self._held.add(permit)
+        return permit
 
-    def _set_alarm(self, now: float) -> None:
-        due = self._held_until if now < self._held_until else None
-        if due is None and self._stamped:
-            due = min(self._ends_at(ticket) for ticket in self._stamped)
+    def _schedule_timer(self, now: float) -> None:
+        due = self._paused_until if now < self._paused_until else None
+        if due is None and self._sent:
+            due = min(self._frees_at(permit) for permit in self._sent)
         if due is None:
-            return  # every place is taken by a request that has not left yet: its stamp or its return wakes us
-        if self._timer is not None and not self._timer.done() and self._wakes_at <= due:
+            return  # all slots are held by requests not sent yet: `mark_sent` or `release` continues
+        if self._timer is not None and not self._timer.done() and self._timer_due_at <= due:
             return
         if self._timer is not None and self._timer is not asyncio.current_task():
             self._timer.cancel()
-        self._wakes_at = due
-        self._timer = asyncio.ensure_future(self._alarm(due))
+        self._timer_due_at = due
+        self._timer = asyncio.ensure_future(self._run_timer(due))
 
-    def _ends_at(self, ticket: Ticket) -> float:
-        """When a stamped place is free again."""
-        return (ticket.at or 0.0) + self._length
+    def _frees_at(self, permit: WindowPermit) -> float:
+        """When the slot of a request that was sent is free again."""
+        return (permit.counted_at or 0.0) + self._window_s
 
-    async def _alarm(self, due: float) -> None:
-        # A sleep may end a little early by the clock that is read here: repeat until the moment has really come.
+    async def _run_timer(self, due: float) -> None:
+        # A sleep may end slightly early by this clock: repeat until it is due.
         while (left := due - self._monotonic()) > 0:
-            await self._sleep(max(left, _SHORTEST_SLEEP_S))
-        self._wakes_at = float("inf")
+            await self._sleep(max(left, _MIN_SLEEP_S))
+        self._timer_due_at = float("inf")
         self._grant()

@@ -1,6 +1,6 @@
-"""What can come back when a request is sent: a reply, proof that nothing left this machine, or nothing at all.
+"""Transport results: an HTTP reply, proof that nothing was sent, or no reply; and how reply bodies are read.
 
-Pure values between the transport (wire.py) and the table that judges them (classify.py); reading a body never raises.
+Pure values between `transport.py` and `classify.py`. Reading a body never raises.
 """
 
 from __future__ import annotations
@@ -11,28 +11,35 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, NoReturn
 
-_SHOWN = 160
+from kekbridge.formatting import sanitize
+
+_MAX_CHARACTERS = 160
 _MAX_BRACKETS = 8_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """An HTTP answer, read to its end. `is_json` is False for HTML, empty and broken bodies: then only `status` means anything.
+class HttpReply:
+    """A complete HTTP response."""
 
-    `success` is the answer's own claim; `code` its integer error code (also when it came as text); `retry_after_s` the header.
-    """
-
+    #: HTTP status.
     status: int
+    #: The body is a JSON object. False for HTML, empty and broken bodies: then only `status` means anything.
     is_json: bool
+    #: The body's `success` is exactly true.
     success: bool
+    #: The exchange's error code, an integer also where it came as text.
     code: int | None = None
+    #: The exchange's message, or the beginning of a body that is not JSON; printable, on one line.
     message: str = ""
+    #: The body's `data`; a bare list as `rows`; the whole body where it has no `data`.
     data: Mapping[str, Any] = field(default_factory=dict)
+    #: When the exchange wrote the reply, Unix ms of its clock.
     timestamp_ms: int | None = None
+    #: Header Retry-After, in seconds.
     retry_after_s: float | None = None
 
     @property
-    def described(self) -> str:
+    def description(self) -> str:
         """One line for logs and errors: status, code, message."""
         code = "" if self.code is None else f", code {self.code}"
         return f"HTTP {self.status}{code}: {self.message or 'no message'}"
@@ -40,47 +47,49 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class NotSent:
-    """Proof: the connection failed before the first byte of the request was written."""
+    """Proof that nothing was sent: it failed before the first byte of the request was written."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class NoAnswer:
-    """The request was (perhaps partly) written and no complete answer came: the exchange may have acted on it."""
+class NoReply:
+    """The request was written, perhaps in part, and no complete reply came: the exchange may have acted on it."""
 
     reason: str
 
 
-Outcome = Reply | NotSent | NoAnswer
+TransportResult = HttpReply | NotSent | NoReply
 
 
-def read_reply(status: int, body: bytes, *, retry_after: str | None = None) -> Reply:
-    """Read an answer defensively: failures without the exchange's own JSON exist (orderly-api.md section 11)."""
-    wait = _seconds(retry_after)
+def read_reply(status: int, body: bytes, *, retry_after: str | None = None) -> HttpReply:
+    """Read any response body; some failures are not the exchange's JSON (docs/internals/orderly.md section 11)."""
+    retry_after_s = _seconds(retry_after)
     payload = read_object(body)
     if payload is None:
-        return Reply(status=status, is_json=False, success=False, message=_excerpt(body), retry_after_s=wait)
+        return HttpReply(
+            status=status, is_json=False, success=False, message=_excerpt(body), retry_after_s=retry_after_s
+        )
     data = payload.get("data")
     if not isinstance(data, dict):
-        # Some answers carry their fields beside `success` (section 7, cancel), and one carries a bare list.
+        # Some replies have their fields beside `success` (section 7, cancel), and one has a bare list.
         data = {"rows": data} if isinstance(data, list) else payload
-    return Reply(
+    return HttpReply(
         status=status,
         is_json=True,
         success=payload.get("success") is True,
         code=_integer(payload.get("code")),
-        message=one_line(payload.get("message")),
+        message=sanitize_line(payload.get("message")),
         data=data,
         timestamp_ms=_integer(payload.get("timestamp")),
-        retry_after_s=wait,
+        retry_after_s=retry_after_s,
     )
 
 
 def read_object(text: bytes | str) -> dict[str, Any] | None:
-    """A JSON object with exact numbers, None for anything else."""
-    # Some libraries raise the recursion limit of the whole process, and json then overflows the C stack before it raises. No answer
-    # of this API comes near so many brackets (500 algo orders with their legs have 2,500), and so many levels still fit the stack.
+    """Parse a JSON object with exact numbers; None for anything else."""
+    # Some libraries raise the recursion limit of the whole process, and json then overflows the C stack before it raises. No reply
+    # of this API comes near this number of brackets (500 algo orders with their legs have 2,500), and as many levels fit the stack.
     opened = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
     if opened > _MAX_BRACKETS:
         return None
@@ -93,20 +102,19 @@ def read_object(text: bytes | str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def one_line(value: object) -> str:
-    """Foreign text made fit for a log line: printable characters only, bounded."""
+def sanitize_line(value: object) -> str:
+    """Text from outside as one log line: printable characters only, at most 160; empty for anything but text."""
     if not isinstance(value, str):
         return ""
-    text = "".join(char if char.isprintable() else " " for char in value[: 4 * _SHOWN])
-    return " ".join(text.split())[:_SHOWN]
+    return " ".join(sanitize(value[: 4 * _MAX_CHARACTERS]).split())[:_MAX_CHARACTERS]
 
 
 def _excerpt(body: bytes) -> str:
-    return one_line(body[: 2 * _SHOWN].decode("utf-8", "replace")) or "empty body"
+    return sanitize_line(body[: 2 * _MAX_CHARACTERS].decode("utf-8", "replace")) or "empty body"
 
 
 def _integer(value: object) -> int | None:
-    """Codes and times are integers, but arrive as text in some dumps; a float or a bool is neither."""
+    """Codes and times are integers, in some replies as text; never a float or a bool."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
@@ -127,5 +135,5 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
 
 
-# One decoder for all answers: json.loads with options makes a new one each time.
+# Shared: json.loads with options builds a decoder for every call.
 _DECODER: Final = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_constant)

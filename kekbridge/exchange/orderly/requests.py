@@ -1,18 +1,18 @@
-"""Order -> the one request that creates it: path and JSON text. Pure; sending is somebody else's job.
+"""Build the one request that creates an order: path and JSON text. Pure; sends nothing.
 
-Field names and shapes: orderly-api.md sections 6 and 7. What always holds here: `margin_mode` is said (a trader may have another
-default in the front end), `order_tag` never (it would override the trader's referral), exits are reduce-only, numbers are plain decimal
-strings, and one order is one request: an entry and its stop travel together as a BRACKET or not at all.
+Field names and shapes: docs/internals/orderly.md sections 6 and 7. Always: `margin_mode` is given (the account may have another default),
+`order_tag` never (it would override the trader's referral), exits are reduce-only, numbers are plain decimal strings, and one order is
+one request: an entry and its stop are sent together as a BRACKET or not at all.
 
-Several take-profits, or one for a part of the entry. A BRACKET holds one pair of exits, both of the same quantity, so:
-- one take-profit for the whole entry (or none) -> BRACKET with TP_SL: the exits follow what the entry really executed;
-- else -> BRACKET with POSITIONAL_TP_SL: its stop closes whatever is left when it fires, so it neither closes too much nor fails after
-  an earlier take-profit took its share. The farthest take-profit is in the bracket if the shares add up to the entry, otherwise none.
-  The other take-profits are reduce-only TP_SL orders of their own (`later_exits`), to be placed once the entry has executed: before
-  that there is nothing to reduce. The exchange removes them with the position, unlike resting limit orders.
-  Price of it: one POSITIONAL_TP_SL per symbol and side exists; a later bracket of that kind replaces the stop by its own, for all of it.
-  And it closes a position, whosever entries that is made of: its execution is no entry's exit (fills.exit_of stays empty), its profit or
-  loss goes to the webhook that entered this symbol last, as with everything that the exchange closes by itself (store/fills.py).
+A BRACKET holds one pair of exits, both of the same quantity. Hence, by the take-profits of an entry:
+- none, or one for the whole entry -> BRACKET with TP_SL: the exits follow the quantity that the entry actually executes;
+- several, or one for a part of the entry -> BRACKET with POSITIONAL_TP_SL, whose stop closes what is left when it fires: it neither
+  closes too much nor fails after an earlier take-profit executed. The farthest take-profit is in the bracket if all of them add up to
+  the entry. The others are reduce-only TP_SL orders of their own (`later_exits`), placed once the entry has executed: before that there
+  is nothing to reduce. The exchange removes them with the position, unlike resting limit orders.
+  The cost: one POSITIONAL_TP_SL exists per symbol and side; a later bracket of that kind replaces the stop by its own, for the whole
+  position. Since it closes a position, whichever entries opened it, its execution is no entry's exit (fills.exit_of is empty) and its
+  P&L goes to the webhook that entered this symbol last, as for everything the exchange closes by itself (store/fills.py).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from functools import lru_cache
 from typing import Any, Final
 
 from kekbridge import errors
-from kekbridge.exchange.base import OrderReport
+from kekbridge.formatting import format_decimal
 from kekbridge.model import Instrument, Order, OrderIntent, OrderType, Purpose, Side, TakeProfit
 
 ORDER_PATH: Final = "/v1/order"
 ALGO_PATH: Final = "/v1/algo/order"
+# Every root type: cancelling all algo orders takes one request per type (section 7).
 ALGO_TYPES: Final = ("STOP", "TP_SL", "POSITIONAL_TP_SL", "BRACKET", "TRAILING_STOP")
-"""Every root type: an emergency cancel asks for each by name (section 7)."""
 
-# One encoder for all: json.dumps with options makes a new one each time.
-_encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+# Encodes a body; exactly this text is signed, sent and stored. Shared: json.dumps with options builds an encoder for every call.
+encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
 _MARGIN_MODE: Final = "CROSS"
 _MARK: Final = "MARK_PRICE"
 _PLAIN_TYPES: Final = {
@@ -47,7 +47,7 @@ _PLAIN_TYPES: Final = {
 
 
 class OrderKind(StrEnum):
-    """How the exchange files an order; everything but PLAIN is an algo order with paths of its own."""
+    """How the exchange classes an order. All but PLAIN are algo orders, with paths of their own."""
 
     PLAIN = "PLAIN"
     STOP = "STOP"
@@ -62,18 +62,20 @@ class OrderKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """One POST: the path it goes to and the exact body text that is signed and sent."""
+    """The POST request that creates one order."""
 
     kind: OrderKind
+    #: Path, such as `/v1/order`.
     path: str
+    #: The exact body text that is signed and sent.
     text: str
 
 
 def order_kind(intent: OrderIntent) -> OrderKind:
-    """What the exchange will call this intent.
+    """How the exchange will class this intent.
 
-    A reduce-only intent with stop loss or take-profits is a TP_SL for a position that exists; an entry with them is a BRACKET, unless
-    nothing of them can be in the bracket (take-profits for a part of the entry only, no stop): then the entry is a plain order.
+    With stop loss or take-profits, a reduce-only intent is a TP_SL for an existing position, and an entry is a BRACKET, unless the
+    bracket could hold none of them (no stop, take-profits for a part of the entry only): then the entry is a plain order.
     """
     if intent.trailing_callback_rate is not None or intent.trailing_callback_value is not None:
         return OrderKind.TRAILING_STOP
@@ -88,57 +90,35 @@ def order_kind(intent: OrderIntent) -> OrderKind:
 
 
 def create_request(order: Order) -> CreateRequest:
-    """The request that creates `order`. Raises errors.Refused when no single request can express the intent."""
+    """The request that creates `order`. Raises errors.Refused if no single request can express the intent."""
     return request_for(order.intent, order.client_order_id)
 
 
-# Made for the record when the order is claimed, and again a moment later to be sent: both are the same text. Any thread.
+# Cached: built for the record when the order is claimed and again right after, to be sent. Any thread.
 @lru_cache(maxsize=128)
 def request_for(intent: OrderIntent, client_order_id: str) -> CreateRequest:
-    """As `create_request`, for an intent and the id it shall have (at most 36 of [A-Za-z0-9-], no hyphen first)."""
+    """As `create_request`, for an intent and its client order id (at most 36 of [A-Za-z0-9-], no hyphen first)."""
     kind = order_kind(intent)
-    body = _SHAPES[kind](intent)
+    body = _BUILDERS[kind](intent)
     body["client_order_id"] = client_order_id
     body["margin_mode"] = _MARGIN_MODE
-    return CreateRequest(kind, ALGO_PATH if kind.is_algo else ORDER_PATH, dump(body))
-
-
-def request_text(order: Order) -> str:
-    """The exact body text that `place` will send for this order, for the record. Raises as `create_request`."""
-    return create_request(order).text
-
-
-def edit_body(report: OrderReport, *, price: Decimal | None = None, quantity: Decimal | None = None) -> dict[str, Any]:
-    """The body that changes a resting plain order. Price, quantity and id go together: what is left out might be taken for a change."""
-    limit = price if price is not None else report.limit_price
-    body: dict[str, Any] = {
-        "order_id": report.order_id,
-        "symbol": report.symbol,
-        "side": report.side.value,
-        "order_type": _PLAIN_TYPES.get(report.order_type or OrderType.LIMIT, "LIMIT"),
-        "order_quantity": number(quantity if quantity is not None else report.quantity),
-    }
-    if limit is not None:
-        body["order_price"] = number(limit)
-    if report.client_order_id is not None:
-        body["client_order_id"] = report.client_order_id
-    return body
+    return CreateRequest(kind, ALGO_PATH if kind.is_algo else ORDER_PATH, encode(body))
 
 
 def later_exits(intent: OrderIntent, executed: Decimal, instrument: Instrument) -> tuple[OrderIntent, ...]:
-    """The take-profits that the entry's own request could not carry, nearest first, for `executed` base units of the entry.
+    """The take-profits that the entry's own request cannot carry, nearest first, for `executed` base units of the entry.
 
-    Shares shrink with a partly executed entry and are rounded down to `base_tick`; shares under `base_min` are left out.
+    Quantities shrink in proportion for a partly executed entry and are rounded down to `base_tick`; those below `base_min` are left out.
     """
     if _is_exit(intent) or not intent.take_profits or executed <= 0:
         return ()
     carried = _bracket_take_profit(intent)
     exits: list[OrderIntent] = []
-    for wish in _nearest_first(intent):
-        if wish is carried:
+    for take_profit in _nearest_first(intent):
+        if take_profit is carried:
             continue
-        share = min(wish.quantity, intent.quantity) * executed / intent.quantity
-        quantity = _on_step(share, instrument)
+        scaled = min(take_profit.quantity, intent.quantity) * executed / intent.quantity
+        quantity = _round_down(scaled, instrument)
         if quantity < instrument.base_min:
             continue
         exits.append(
@@ -148,9 +128,9 @@ def later_exits(intent: OrderIntent, executed: Decimal, instrument: Instrument) 
                 order_type=OrderType.MARKET,
                 quantity=quantity,
                 purpose=Purpose.PROTECT,
-                reference_price=wish.trigger_price,
+                reference_price=take_profit.trigger_price,
                 reduce_only=True,
-                take_profits=(TakeProfit(wish.trigger_price, quantity),),
+                take_profits=(TakeProfit(take_profit.trigger_price, quantity),),
             )
         )
     return tuple(exits)
@@ -163,22 +143,7 @@ def has_later_exits(intent: OrderIntent) -> bool:
     return len(intent.take_profits) > 1 or _bracket_take_profit(intent) is None
 
 
-def number(value: Decimal) -> str:
-    """A Decimal as plain text: no exponent, no trailing zeros. Raises ValueError for NaN and infinities."""
-    if not value.is_finite():
-        raise ValueError(f"{value} is not a number that can be sent")
-    text = format(value, "f")
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
-
-
-def dump(body: dict[str, Any]) -> str:
-    """The one serialisation: what is signed, sent and stored is this text."""
-    return _encode(body)
-
-
-# ------------------------------------------------------------------------------------------------------------ the shapes
+# ------------------------------------------------------------------------------------------------------------ bodies
 
 
 def _plain(intent: OrderIntent) -> dict[str, Any]:
@@ -186,12 +151,12 @@ def _plain(intent: OrderIntent) -> dict[str, Any]:
         "symbol": intent.symbol,
         "side": intent.side.value,
         "order_type": _PLAIN_TYPES[intent.order_type],
-        "order_quantity": number(intent.quantity),
+        "order_quantity": format_decimal(intent.quantity),
     }
     if intent.order_type.has_limit_price:
-        body["order_price"] = number(_limit_price(intent))
+        body["order_price"] = format_decimal(_limit_price(intent))
     elif intent.slippage is not None:
-        body["slippage"] = number(intent.slippage)  # a fraction; MARKET only (section 6)
+        body["slippage"] = format_decimal(intent.slippage)  # a fraction; MARKET only (section 6)
     if _is_exit(intent):
         body["reduce_only"] = True
     return body
@@ -207,13 +172,13 @@ def _stop(intent: OrderIntent) -> dict[str, Any]:
         "algo_type": "STOP",
         "type": "LIMIT" if intent.order_type is OrderType.STOP_LIMIT else "MARKET",
         "side": intent.side.value,
-        "quantity": number(intent.quantity),
-        "trigger_price": number(intent.trigger_price),
+        "quantity": format_decimal(intent.quantity),
+        "trigger_price": format_decimal(intent.trigger_price),
         "trigger_price_type": _MARK,
         "reduce_only": _is_exit(intent),
     }
     if intent.order_type is OrderType.STOP_LIMIT:
-        body["price"] = number(_limit_price(intent))
+        body["price"] = format_decimal(_limit_price(intent))
     return body
 
 
@@ -225,17 +190,17 @@ def _trailing(intent: OrderIntent) -> dict[str, Any]:
         "algo_type": "TRAILING_STOP",
         "type": "MARKET",
         "side": intent.side.value,
-        "quantity": number(intent.quantity),
+        "quantity": format_decimal(intent.quantity),
         "trigger_price_type": _MARK,
         "reduce_only": _is_exit(intent),
     }
-    # snake_case and exactly one of the two: SDK and CLI send it so, the OpenAPI file has other names (section 7).
+    # snake_case and exactly one of the two, as SDK and CLI send it; the OpenAPI file has other names (section 7).
     if intent.trailing_callback_rate is not None:
-        body["callback_rate"] = number(intent.trailing_callback_rate)
+        body["callback_rate"] = format_decimal(intent.trailing_callback_rate)
     elif intent.trailing_callback_value is not None:
-        body["callback_value"] = number(intent.trailing_callback_value)
+        body["callback_value"] = format_decimal(intent.trailing_callback_value)
     if intent.trigger_price is not None:
-        body["activated_price"] = number(intent.trigger_price)
+        body["activated_price"] = format_decimal(intent.trigger_price)
     return body
 
 
@@ -251,11 +216,11 @@ def _bracket(intent: OrderIntent) -> dict[str, Any]:
         "algo_type": "BRACKET",
         "type": "LIMIT" if intent.order_type is OrderType.LIMIT else "MARKET",
         "side": intent.side.value,
-        "quantity": number(intent.quantity),
+        "quantity": format_decimal(intent.quantity),
         "child_orders": [{"symbol": intent.symbol, "algo_type": pair_type, "child_orders": leaves}],
     }
     if intent.order_type is OrderType.LIMIT:
-        body["price"] = number(_limit_price(intent))
+        body["price"] = format_decimal(_limit_price(intent))
     return body
 
 
@@ -268,7 +233,7 @@ def _exit_pair(intent: OrderIntent) -> dict[str, Any]:
     return {
         "symbol": intent.symbol,
         "algo_type": "TP_SL",
-        "quantity": number(intent.quantity),
+        "quantity": format_decimal(intent.quantity),
         "trigger_price_type": _MARK,
         "child_orders": _leaves(intent, intent.side, take_profit, leaf_type="MARKET"),
     }
@@ -283,15 +248,15 @@ def _leaves(intent: OrderIntent, side: Side, take_profit: TakeProfit | None, *, 
             "side": side.value,
             "type": leaf_type,
             "trigger_price_type": _MARK,
-            "trigger_price": number(level),
-            "reduce_only": True,  # a leftover exit without it would open a position (section 15, trap 6)
+            "trigger_price": format_decimal(level),
+            "reduce_only": True,  # else an orphaned exit would open a position (section 15, trap 6)
         }
         for algo_type, level in levels
         if level is not None
     ]
 
 
-_SHAPES: Final = {
+_BUILDERS: Final = {
     OrderKind.PLAIN: _plain,
     OrderKind.STOP: _stop,
     OrderKind.TP_SL: _exit_pair,
@@ -299,7 +264,7 @@ _SHAPES: Final = {
     OrderKind.TRAILING_STOP: _trailing,
 }
 
-# --------------------------------------------------------------------------------------------------------------- helpers
+# --------------------------------------------------------------------------------------------------------------- intents
 
 
 def _is_exit(intent: OrderIntent) -> bool:
@@ -307,21 +272,21 @@ def _is_exit(intent: OrderIntent) -> bool:
 
 
 def _nearest_first(intent: OrderIntent) -> list[TakeProfit]:
-    return sorted(intent.take_profits, key=lambda wish: wish.trigger_price * intent.side.sign)
+    return sorted(intent.take_profits, key=lambda take_profit: take_profit.trigger_price * intent.side.sign)
 
 
 def _bracket_take_profit(intent: OrderIntent) -> TakeProfit | None:
-    """The take-profit that may share the bracket with the stop: the farthest, and only if all of them close the whole entry."""
+    """The take-profit that the bracket holds: the farthest, if all together close the whole entry; else None."""
     if not intent.take_profits:
         return None
-    total = sum((wish.quantity for wish in intent.take_profits), Decimal(0))
+    total = sum((take_profit.quantity for take_profit in intent.take_profits), Decimal(0))
     if total < intent.quantity:
         return None
     return _nearest_first(intent)[-1]
 
 
-def _on_step(quantity: Decimal, instrument: Instrument) -> Decimal:
-    """Rounded down to the grid that the exchange checks: base_min plus a multiple of base_tick (section 5)."""
+def _round_down(quantity: Decimal, instrument: Instrument) -> Decimal:
+    """Round down to the grid that the exchange checks: base_min plus a multiple of base_tick (section 5)."""
     if quantity < instrument.base_min:
         return Decimal(0)
     steps = ((quantity - instrument.base_min) / instrument.base_tick).to_integral_value(rounding=ROUND_DOWN)
@@ -334,9 +299,9 @@ def _limit_price(intent: OrderIntent) -> Decimal:
     return intent.limit_price
 
 
-def _unsupported(intent: OrderIntent, why: str) -> errors.Refused:
+def _unsupported(intent: OrderIntent, reason: str) -> errors.Refused:
     return errors.Refused(
         "order_type_unsupported",
-        f"orderType {intent.order_type} cannot be sent with these exits: {why}; use market or limit",
+        f"orderType {intent.order_type} cannot be sent with these exits: {reason}; use market or limit",
         field="orderType",
     )

@@ -1,7 +1,6 @@
-"""Prove to Orderly that a request is the trader's: ed25519 over timestamp, method, path and the exact body bytes.
+"""Sign Orderly requests and stream logins: ed25519 over timestamp, method, path and the exact body bytes.
 
-The only place that holds the secret key in memory. It must never print, pickle, log or hand it out; callers get signatures and the
-public half. Rules: orderly-api.md section 2.
+The only holder of the exchange secret in memory: never prints, logs, pickles or returns it. Rules: docs/internals/orderly.md section 2.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _CONTENT_TYPES: Final[Mapping[str, str]] = {"GET": _FORM, "DELETE": _FORM, "POST
 
 
 class Signer:
-    """An account id and its key. `secret` is base58 of 32 bytes (seed) or 64 bytes (seed and public key), `ed25519:` allowed.
+    """An account id with its key. `secret`: base58 of 32 bytes (seed) or 64 bytes (seed and public key), with or without `ed25519:`.
 
     Raises ConfigError for a malformed account id and VaultError for a malformed secret; neither message quotes the secret.
     """
@@ -50,13 +49,13 @@ class Signer:
 
     @property
     def orderly_key(self) -> str:
-        """The public key as the exchange names it: `ed25519:` and base58."""
+        """The public key as the exchange writes it: `ed25519:` and base58."""
         return self._orderly_key
 
     def sign_request(self, timestamp_ms: int, method: str, path: str, body: bytes = b"") -> dict[str, str]:
-        """Headers for one request: `path` from `/v1` with its query as in the request line, `body` the very bytes sent.
+        """Headers for one request: `path` from `/v1` with its query as in the request line, `body` exactly the bytes sent.
 
-        `method` is GET, POST, PUT or DELETE in upper case; GET and DELETE carry no body.
+        `timestamp_ms` is Unix ms; `method` is GET, POST, PUT or DELETE in upper case; GET and DELETE have no body.
         """
         message = f"{timestamp_ms}{method}{path}".encode("ascii") + body
         return {
@@ -68,14 +67,14 @@ class Signer:
         }
 
     def sign_login(self, timestamp_ms: int) -> str:
-        """The `sign` of a stream login: the signed message is the timestamp's digits alone (section 12)."""
+        """The `sign` of a stream login: the signature of the timestamp's digits (section 12)."""
         return self._sign(str(timestamp_ms).encode("ascii"))
 
     def _sign(self, message: bytes) -> str:
         return base64.urlsafe_b64encode(self._key.sign(message).signature).decode("ascii")
 
     def __repr__(self) -> str:
-        # PyNaCl prints the raw seed in str() of a key (pitfalls.md 3.7): nothing of it may show here.
+        # PyNaCl prints the raw seed in str() of a key (docs/internals/reliability.md section 8.7): nothing of it may appear here.
         return f"Signer(account_id={self._account_id!r}, orderly_key={self._orderly_key!r})"
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
@@ -93,7 +92,7 @@ def _seed_of(secret: str) -> bytes:
         return raw
     if len(raw) != 2 * _SEED_BYTES:
         raise _unreadable(f"{len(raw)} bytes")
-    # Some tools give seed and public key in one; a wrong second half means that the text was damaged on the way.
+    # Some tools return seed and public key together; a wrong second half means that the text was damaged.
     seed, public = raw[:_SEED_BYTES], raw[_SEED_BYTES:]
     if bytes(SigningKey(seed).verify_key) != public:
         raise _unreadable("64 bytes whose second half is not the public key of the first")

@@ -1,6 +1,7 @@
-"""What the streams say, made into reports, fills, positions and marks; stale and repeated messages are dropped here.
+"""Handle stream messages: parse reports, fills, positions and marks; drop stale and repeated ones.
 
-Takes messages by topic (stream.py brings them), updates the AccountView and calls back. No I/O. Topics: orderly-api.md section 12.
+Gets messages by topic from `websocket.py`, updates the AccountState and calls back. No I/O.
+Topics: docs/internals/orderly.md section 12.
 """
 
 from __future__ import annotations
@@ -12,32 +13,35 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
-from kekbridge.exchange.base import OrderReport
-from kekbridge.exchange.orderly import parsing as parse
-from kekbridge.exchange.orderly.account_api import SystemInfo, marks_of, system_info_of
-from kekbridge.exchange.orderly.account_state import AccountView
+from kekbridge.exchange.orderly import parsing
+from kekbridge.exchange.orderly.account_api import SystemInfo, prices_of, system_info_of
+from kekbridge.exchange.orderly.account_state import AccountState
 from kekbridge.log import get_logger
 from kekbridge.model import ZERO, Fill, MarginMode
+from kekbridge.model.orders import OrderStatusReport
 
 log = get_logger("kekbridge.exchange.orderly.stream_feed")
 
 PRIVATE_TOPICS: Final = ("executionreport", "algoexecutionreportv2", "position", "balance")
 PUBLIC_TOPICS: Final = ("markprices", "maintenance_status")
-# Orders and executions that are told from their repetitions. At the exchange's ten orders a second that is longer than the picture of the
-# account is ever old: what comes later still is in the totals already (AccountView), and known to the store by its version or trade id.
-_REMEMBERED: Final = 2_000
+# Orders and executions whose repetitions are recognized. At the exchange's ten orders a second that covers more time than the account
+# state is ever old: an older one is in the totals already, and the store knows it by its version or trade id.
+_MAX_REMEMBERED: Final = 2_000
 
 
-class Feed:
-    """`on_report` gets each new order report, `on_fill` each execution once, `on_account` whenever position or balance moved."""
+class StreamFeed:
+    """Turns messages into callbacks.
+
+    `on_report` gets each new order report; `on_account` is called when a position or balance changed; `on_leg` when a leg of an algo
+    order was reported without its root, whose state must be queried; `on_system` gets the exchange's status.
+    """
 
     def __init__(
         self,
-        account: AccountView,
+        account: AccountState,
         *,
         clock: Callable[[], datetime],
-        on_report: Callable[[OrderReport], None],
-        on_fill: Callable[[Fill], None],
+        on_report: Callable[[OrderStatusReport], None],
         on_account: Callable[[], None],
         on_leg: Callable[[], None],
         on_system: Callable[[SystemInfo], None],
@@ -45,82 +49,83 @@ class Feed:
         self._account = account
         self._clock = clock
         self._on_report = on_report
-        self._on_fill = on_fill
         self._on_account = on_account
         self._on_leg = on_leg
         self._on_system = on_system
-        # By order: seq and version of the last report, and its hash instead of the report itself, which is twenty times as large.
-        self._newest: OrderedDict[str, tuple[int, int, int]] = OrderedDict()
-        self._filled: OrderedDict[str, None] = OrderedDict()
-        self._opening: OrderedDict[str, Fill] = OrderedDict()
+        # By order: seq and version of the last report, and its hash (the report is twenty times as large).
+        self._last_seen: OrderedDict[str, tuple[int, int, int]] = OrderedDict()
+        self._trade_ids: OrderedDict[str, None] = OrderedDict()
+        self._opening_fills: OrderedDict[str, Fill] = OrderedDict()
 
-    def opening_fill(self, order_id: str, quantity: Decimal) -> Fill | None:
-        """The one execution of an order that opened or added to a position, when the stream told all there is to say of it; given once."""
-        fill = self._opening.pop(order_id, None)
+    def pop_opening_fill(self, order_id: str, quantity: Decimal) -> Fill | None:
+        """The single execution of an order of that quantity, if it opened or enlarged a position and the stream reported it completely.
+
+        Returned once, which saves a query; None in all other cases.
+        """
+        fill = self._opening_fills.pop(order_id, None)
         return fill if fill is not None and fill.quantity == quantity else None
 
-    def take(self, topic: str, data: Any) -> None:
-        """One message. What cannot be read is logged and skipped: the next poll tells the same facts."""
+    def handle(self, topic: str, data: Any) -> None:
+        """Handle one message. What cannot be read is logged and skipped: the next poll brings the same facts."""
         try:
             if topic == "executionreport":
-                self._execution(parse.snake_keys(data))
+                self._execution(parsing.snake_keys(data))
             elif topic == "algoexecutionreportv2":
-                self._algo(parse.snake_keys(data))
+                self._algo(parsing.snake_keys(data))
             elif topic == "position":
                 self._positions(data)
             elif topic == "balance":
-                self._on_account()  # holding says nothing of free collateral: the owner asks for the totals
+                self._on_account()  # does not contain the free collateral: the owner refreshes the totals
             elif topic == "markprices":
                 self._marks(data)
             elif topic == "maintenance_status":
                 self._maintenance(data)
-        except parse.ParseError as error:
+        except parsing.ParseError as error:
             log.warning("stream_row_unreadable", topic=topic, error=str(error))
 
     def _execution(self, row: Mapping[str, Any]) -> None:
-        report = parse.order_report(_mapping(row))
-        fill = parse.stream_fill(row)
-        # A fill counts once by its trade id, also when its report comes late and is stale as a report.
-        if fill is not None and fill.trade_id not in self._filled:
-            _remember(self._filled, fill.trade_id, None)
+        report = parsing.order_report(_mapping(row))
+        fill = parsing.stream_fill(row)
+        # A fill counts once by its trade id, also if the report that contains it is stale.
+        if fill is not None and fill.trade_id not in self._trade_ids:
+            _remember(self._trade_ids, fill.trade_id, None)
             isolated = str(row.get("margin_mode")).upper() == MarginMode.ISOLATED
             mode = MarginMode.ISOLATED if isolated else MarginMode.CROSS
             if fill.quantity == report.executed_quantity and self._account.is_opened_by(fill, mode):
-                # A report does not say what a fill realized; one that opens or adds realizes nothing.
-                _remember(self._opening, fill.order_id, replace(fill, realized_pnl=ZERO))
+                # A report does not contain what a fill realized; one that opens or enlarges realizes nothing.
+                _remember(self._opening_fills, fill.order_id, replace(fill, realized_pnl=ZERO))
             if self._account.apply_fill(fill, mode):
                 self._on_account()
-            self._on_fill(fill)
-        self._pass_on(report, parse.integer_or_none(row.get("seq")) or 0)
+        self._report(report, parsing.integer_or_none(row.get("seq")) or 0)
 
     def _algo(self, row: Mapping[str, Any]) -> None:
         row = _mapping(row)
-        if parse.is_root(row):
-            self._pass_on(parse.algo_report(row), 0)
+        if parsing.is_root(row):
+            self._report(parsing.algo_report(row), 0)
         else:
-            self._on_leg()  # a leg alone does not tell what became of the whole: ask
+            self._on_leg()  # the state of the whole order must be queried
 
-    def _pass_on(self, report: OrderReport, seq: int) -> None:
-        """Drop what is older than the last report of this order, by seq and then time, and what says the same again."""
+    def _report(self, report: OrderStatusReport, seq: int) -> None:
+        """Pass a report on unless it is older than the last one of this order (by seq, then time) or equal to it."""
         key = f"{'algo' if report.is_algo else 'order'} {report.order_id}"
-        mark = (seq, report.version, hash(report))
-        known = self._newest.get(key)
-        if known is not None and (mark[:2] < known[:2] or mark[2] == known[2]):
+        current = (seq, report.version, hash(report))
+        last = self._last_seen.get(key)
+        if last is not None and (current[:2] < last[:2] or current[2] == last[2]):
             return
-        _remember(self._newest, key, mark)
+        _remember(self._last_seen, key, current)
         self._on_report(report)
 
     def _positions(self, data: Any) -> None:
         rows = _mapping(data).get("positions")
         if isinstance(rows, list) and self._account.apply_positions(
-            [parse.snake_keys(row) for row in rows if isinstance(row, Mapping)]
+            [parsing.snake_keys(row) for row in rows if isinstance(row, Mapping)]
         ):
             self._on_account()
 
     def _marks(self, data: Any) -> None:
         rows = [row for row in data if isinstance(row, Mapping)] if isinstance(data, list) else []
-        # Our own clock: how old a mark is, is asked by our clock, and the exchange's may differ from it.
-        self._account.apply_marks(marks_of(rows, price="price"), self._clock())
+        # Local time: the age of a mark price is measured by our clock, which may differ from the exchange's.
+        self._account.apply_marks(prices_of(rows, "price"), self._clock())
 
     def _maintenance(self, data: Any) -> None:
         entries = data if isinstance(data, list) else [data]
@@ -130,12 +135,12 @@ class Feed:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise parse.ParseError("the message carries no object")
+        raise parsing.ParseError("the message is not an object")
     return value
 
 
-def _remember(book: OrderedDict[str, Any], key: str, value: Any) -> None:
-    book[key] = value
-    book.move_to_end(key)
-    if len(book) > _REMEMBERED:
-        book.popitem(last=False)
+def _remember(memory: OrderedDict[str, Any], key: str, value: Any) -> None:
+    memory[key] = value
+    memory.move_to_end(key)
+    if len(memory) > _MAX_REMEMBERED:
+        memory.popitem(last=False)

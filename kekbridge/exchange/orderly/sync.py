@@ -1,6 +1,6 @@
-"""Keeps the account's picture fresh and knows how fresh it is: polls, refetches after a stream came back, notices maintenance.
+"""Keep the account state in sync with the exchange: poll, resync after the stream reconnected, track maintenance.
 
-One loop, woken by its timer or by `want()`. It reads only; orders are none of its business.
+One loop, woken by its timer or by `request_refresh`. Reads only; sends no orders.
 """
 
 from __future__ import annotations
@@ -11,133 +11,135 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from kekbridge.errors import ExchangeUnavailable
-from kekbridge.exchange.base import OrderReport
-from kekbridge.exchange.orderly.account_api import Market, SystemInfo
-from kekbridge.exchange.orderly.account_state import AccountView
-from kekbridge.exchange.orderly.orders_api import Rest
-from kekbridge.exchange.orderly.replies import Outcome, Reply
+from kekbridge.exchange.orderly.account_api import AccountApi, SystemInfo
+from kekbridge.exchange.orderly.account_state import AccountState
+from kekbridge.exchange.orderly.orders_api import OrdersApi
+from kekbridge.exchange.orderly.replies import HttpReply, TransportResult
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot
+from kekbridge.model.orders import OrderStatusReport
 
 log = get_logger("kekbridge.exchange.orderly.sync")
 
-_RULES_EVERY: Final = timedelta(hours=1)
-_INFO_EVERY: Final = timedelta(seconds=60)  # client/info may be asked 10 times a minute
-_SYSTEM_EVERY: Final = timedelta(seconds=10)
-# Wishes that come together (the fills of one order) are met by one refresh; positions may be asked 3 times a second on average.
-_GATHER_S: Final = 0.15
-_SPACING_S: Final = 0.5
+_RULES_INTERVAL: Final = timedelta(hours=1)
+_INFO_INTERVAL: Final = timedelta(seconds=60)  # client/info: at most 10 calls a minute
+_SYSTEM_INTERVAL: Final = timedelta(seconds=10)
+# Requests that come together (the fills of one order) share one refresh; positions: 3 calls a second on average.
+_COALESCE_S: Final = 0.15
+_MIN_INTERVAL_S: Final = 0.5
 _FIRST_RETRY_S: Final = 0.5
 
 
-class Freshness:
-    """The loop and its knowledge. The owner sets the callbacks before `run`."""
+class AccountSync:
+    """The sync loop and the state of the connection. The owner sets the callbacks before `run`."""
 
     def __init__(
         self,
-        market: Market,
-        rest: Rest,
-        account: AccountView,
+        account_api: AccountApi,
+        orders_api: OrdersApi,
+        account_state: AccountState,
         *,
         clock: Callable[[], datetime],
         refresh_s: float,
     ) -> None:
-        self._market = market
-        self._rest = rest
-        self._account = account
+        self._account_api = account_api
+        self._orders_api = orders_api
+        self._account_state = account_state
         self._clock = clock
         self._refresh_s = refresh_s
-        self._one_at_a_time = asyncio.Lock()
-        self._wanted = asyncio.Event()
+        self._refresh_lock = asyncio.Lock()
+        self._refresh_requested = asyncio.Event()
         self._is_resync_due = False
-        self._is_synced = False
-        self._read_at: dict[str, datetime] = {}
-        self._answered_at: datetime | None = None
+        self._is_stream_synced = False
+        self._last_read_at: dict[str, datetime] = {}
+        self._last_reply_at: datetime | None = None
         self._failure = ""
         self._system: SystemInfo | None = None
         self._system_at: datetime | None = None
-        self.tried = asyncio.Event()
+        self.first_attempt = asyncio.Event()
         self.has_marks: Callable[[], bool] = lambda: False
-        self.on_report: Callable[[OrderReport], None] = lambda report: None
+        self.on_report: Callable[[OrderStatusReport], None] = lambda report: None
         self.on_account: Callable[[], None] = lambda: None
         self.on_gap: Callable[[], None] = lambda: None
 
-    # -------------------------------------------------------------------------------------------------------- what is known
+    # -------------------------------------------------------------------------------------------------------- status
 
     @property
     def is_reachable(self) -> bool:
-        """An answer of the exchange itself came within the last three refreshes, and the last try did not fail."""
-        answered = self._answered_at
-        return answered is not None and not self._failure and self._clock() - answered < 3 * self._every
+        """The exchange itself replied within the last three refreshes, and the last request did not fail."""
+        last_reply_at = self._last_reply_at
+        return last_reply_at is not None and not self._failure and self._clock() - last_reply_at < 3 * self._interval
 
     @property
     def is_maintenance(self) -> bool:
-        """The exchange said so, and not longer than three looks ago: an old word must not keep trading shut."""
+        """True if the exchange reported maintenance within the last three polls; older reports must not stop trading."""
         if self._system is None or self._system_at is None or not self._system.is_maintenance:
             return False
-        return self._clock() - self._system_at < 3 * max(self._every, _SYSTEM_EVERY)
+        return self._clock() - self._system_at < 3 * max(self._interval, _SYSTEM_INTERVAL)
 
     @property
     def detail(self) -> str:
-        """One line about what is wrong; empty when nothing is."""
+        """What is wrong, on one line; empty if nothing is."""
         if self.is_maintenance and self._system is not None:
             until = f", until {self._system.ends_at:%Y-%m-%d %H:%M} UTC" if self._system.ends_at else ""
             return f"the exchange is in maintenance{until}"
         return self._failure
 
     @property
-    def _every(self) -> timedelta:
+    def _interval(self) -> timedelta:
         return timedelta(seconds=self._refresh_s)
 
-    # ------------------------------------------------------------------------------------------------------- what is heard
+    # ------------------------------------------------------------------------------------------------------- events
 
-    def note(self, outcome: Outcome) -> None:
-        """Every answer and every failure of any call, orders included."""
-        if isinstance(outcome, Reply):
-            if outcome.is_json and outcome.status < 500:
-                self._answered_at = self._clock()
+    def record_result(self, result: TransportResult) -> None:
+        """Note the result of any request, orders included."""
+        if isinstance(result, HttpReply):
+            if result.is_json and result.status < 500:
+                self._last_reply_at = self._clock()
                 self._failure = ""
             else:
-                self._failed(outcome.described)
+                self._record_failure(result.description)
         else:
-            self._failed(outcome.reason)
+            self._record_failure(result.reason)
 
-    def _failed(self, reason: str) -> None:
+    def _record_failure(self, reason: str) -> None:
         self._failure = reason
-        if not self._one_at_a_time.locked():
-            self._wanted.set()  # an order met it: look now whether the exchange is there, not at the next tick
+        if not self._refresh_lock.locked():
+            self._refresh_requested.set()  # an order failed: check now whether the exchange is reachable, not at the next poll
 
-    def take_system(self, system: SystemInfo) -> None:
-        was = self.is_maintenance
+    def on_system_status(self, system: SystemInfo) -> None:
+        """Take the exchange's status, from a poll or from the stream."""
+        was_maintenance = self.is_maintenance
         self._system, self._system_at = system, self._clock()
-        if was != system.is_maintenance:
+        if was_maintenance != system.is_maintenance:
             log.warning("exchange_maintenance", is_maintenance=system.is_maintenance, message=system.message)
 
-    def stream_came(self) -> None:
-        """Logged in and subscribed: what happened meanwhile was missed and is fetched now (section 12)."""
+    def on_stream_connected(self) -> None:
+        """The stream is subscribed: fetch what happened while it was not (docs/internals/orderly.md section 12)."""
         self._is_resync_due = True
-        self._is_synced = False
-        self._wanted.set()
+        self._is_stream_synced = False
+        self._refresh_requested.set()
 
-    def stream_went(self, reason: str) -> None:
-        self._is_synced = False
+    def on_stream_lost(self, reason: str) -> None:
+        """From now on silence of the stream confirms nothing."""
+        self._is_stream_synced = False
 
-    def sign_of_life(self) -> None:
-        """Any frame of the private stream: what it did not report has not changed, once we have caught up with it."""
-        if self._is_synced:
-            self._account.heard()
+    def on_stream_frame(self) -> None:
+        """A frame of the private stream: after the resync, what it does not report has not changed."""
+        if self._is_stream_synced:
+            self._account_state.mark_alive()
 
-    def want(self) -> None:
-        """Refresh soon."""
-        self._wanted.set()
+    def request_refresh(self) -> None:
+        """Refresh soon; requests within 0.15 s share one refresh."""
+        self._refresh_requested.set()
 
     # ------------------------------------------------------------------------------------------------------------- the loop
 
     async def run(self) -> None:
-        """For ever: refresh on the timer, on a wish, and after the stream came back."""
+        """Refresh for ever: on the timer, on request, and after the stream reconnected."""
         failures = 0
         while True:
-            self._wanted.clear()
+            self._refresh_requested.clear()
             try:
                 await self.refresh()
                 if self._is_resync_due:
@@ -147,99 +149,99 @@ class Freshness:
                 failures += 1
                 self._failure = error.message
                 log.warning("exchange_not_readable", code=error.code, error=error.message, failures=failures)
-            self.tried.set()
-            await asyncio.sleep(_SPACING_S)
+            self.first_attempt.set()
+            await asyncio.sleep(_MIN_INTERVAL_S)
             retry_s = min(_FIRST_RETRY_S * 2 ** min(failures, 10), self._refresh_s)
-            await self._until_wanted(retry_s if failures else max(self._refresh_s - _SPACING_S, 0.0))
+            await self._wait_for_request(retry_s if failures else max(self._refresh_s - _MIN_INTERVAL_S, 0.0))
 
-    async def _until_wanted(self, seconds: float) -> None:
+    async def _wait_for_request(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await self._wanted.wait()
-            await asyncio.sleep(_GATHER_S)
+                await self._refresh_requested.wait()
+            await asyncio.sleep(_COALESCE_S)
         except TimeoutError:
-            pass  # the timer
+            pass  # the timer is due
 
     async def refresh(self) -> AccountSnapshot:
-        """Read everything that is due; raises ExchangeUnavailable when any of it gave no usable answer."""
-        async with self._one_at_a_time:
-            before = self._picture()
+        """Read everything that is due. Raises ExchangeUnavailable if any of it gave no usable reply."""
+        async with self._refresh_lock:
+            before = self._account_key()
             steps: list[Coroutine[Any, Any, None]] = [self._read_positions()]
-            if self._is_due("system", _SYSTEM_EVERY):
+            if self._is_due("system", _SYSTEM_INTERVAL):
                 steps.append(self._read_system())
-            if self._is_due("rules", _RULES_EVERY):
+            if self._is_due("rules", _RULES_INTERVAL):
                 steps.append(self._read_rules())
-            if self._is_due("info", _INFO_EVERY):
+            if self._is_due("info", _INFO_INTERVAL):
                 steps.append(self._read_info())
             if not self.has_marks():
                 steps.append(self._read_marks())
             for result in await asyncio.gather(*steps, return_exceptions=True):
                 if isinstance(result, BaseException):
                     raise result
-            snapshot = self._account.snapshot
+            snapshot = self._account_state.snapshot
             if snapshot is None:
-                raise ExchangeUnavailable("exchange_unreachable", "the exchange lists no market that can be traded")
-        if before != self._picture():
+                raise ExchangeUnavailable(
+                    "exchange_unreachable", "the exchange lists no account_api that can be traded"
+                )
+        if before != self._account_key():
             self.on_account()
         return snapshot
 
     async def _resync(self) -> None:
-        """After a (re)connect: the open orders as they are now, then the word that everybody should look for his own."""
+        """After a (re)connect: report the open orders as they are now, then announce the gap."""
         self._is_resync_due = False
         try:
-            for reports in (await self._rest.orders(), await self._rest.algos()):
+            for reports in (await self._orders_api.orders(), await self._orders_api.algos()):
                 for report in reports:
                     self.on_report(report)
         except ExchangeUnavailable:
             self._is_resync_due = True
             raise
-        self._is_synced = not self._is_resync_due  # it may have gone and come again while we read
+        self._is_stream_synced = not self._is_resync_due  # false if the stream reconnected again meanwhile
         self.on_gap()
 
     # --------------------------------------------------------------------------------------------------------------- reads
 
-    def _is_due(self, what: str, every: timedelta) -> bool:
-        read_at = self._read_at.get(what)
-        return read_at is None or self._clock() - read_at >= every
+    def _is_due(self, kind: str, interval: timedelta) -> bool:
+        last_read_at = self._last_read_at.get(kind)
+        return last_read_at is None or self._clock() - last_read_at >= interval
 
     async def _read_positions(self) -> None:
-        found = await self._market.positions()
+        found = await self._account_api.positions()
         answered_ms = found.timestamp_ms
         if answered_ms is None:
-            raise ExchangeUnavailable(
-                "exchange_unreachable", "the exchange's list of positions does not say when it was made"
-            )
-        self._account.apply_account(found.data, answered_ms=answered_ms)
+            raise ExchangeUnavailable("exchange_unreachable", "the exchange's list of positions has no timestamp")
+        self._account_state.apply_account(found.data, answered_ms=answered_ms)
 
     async def _read_rules(self) -> None:
-        if self._account.apply_instruments(await self._market.rules()):
-            self._read_at["rules"] = self._clock()
+        if self._account_state.apply_instruments(await self._account_api.rules()):
+            self._last_read_at["rules"] = self._clock()
 
     async def _read_info(self) -> None:
         try:
-            self._account.apply_info(await self._market.client_info())
-            for symbol, leverage in (await self._market.leverages()).items():
-                self._account.apply_leverage(symbol, leverage)
+            self._account_state.apply_info(await self._account_api.client_info())
+            for symbol, leverage in (await self._account_api.leverages()).items():
+                self._account_state.apply_leverage(symbol, leverage)
         except ExchangeUnavailable as error:
-            if "info" not in self._read_at:
-                raise  # without fees and leverage nothing can be judged
+            if "info" not in self._last_read_at:
+                raise  # without fees and leverage no order can be checked
             log.warning("account_settings_not_readable", code=error.code, error=error.message)
-        self._read_at["info"] = self._clock()
+        self._last_read_at["info"] = self._clock()
 
     async def _read_marks(self) -> None:
-        self._account.apply_marks(await self._market.marks(), self._clock())
+        self._account_state.apply_marks(await self._account_api.marks(), self._clock())
 
     async def _read_system(self) -> None:
-        """Best effort: an exchange in trouble shows it in the answers that matter; this one has 1 call a second per address."""
-        self._read_at["system"] = self._clock()
+        """Best effort, at most 1 call a second per address: an exchange in trouble shows in the other replies as well."""
+        self._last_read_at["system"] = self._clock()
         try:
-            self.take_system(await self._market.system_info())
+            self.on_system_status(await self._account_api.system_info())
         except ExchangeUnavailable as error:
             log.warning("system_info_not_readable", code=error.code, error=error.message)
 
-    def _picture(self) -> object:
-        """What listeners want to hear of: positions, leverage and room, not every tick of a mark."""
-        snapshot = self._account.snapshot
+    def _account_key(self) -> object:
+        """What listeners are notified of: positions, leverage and free collateral, not every mark price."""
+        snapshot = self._account_state.snapshot
         if snapshot is None:
             return None
         held = {symbol: position.quantity for symbol, position in snapshot.positions.items()}

@@ -1,7 +1,8 @@
-"""The signed transport: one request out, one Outcome back. Never retries, never judges, never raises for what the network did.
+"""Signed HTTP transport: send one request, return one TransportResult. Never retries, never raises for the network.
 
-One kept-warm session; the very bytes that were signed are sent. Whether a request can have reached the exchange is decided here, by
-watching for the moment in which its first byte is handed to a connection. Rules: orderly-api.md sections 1 and 2, pitfalls.md 3.1.
+Sends exactly the bytes that were signed, and records the moment the first byte is handed to a connection: that decides between
+NotSent and NoReply. Learns the exchange's clock from its replies.
+Rules: docs/internals/orderly.md sections 1 and 2, docs/internals/reliability.md section 8.1.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -18,22 +20,19 @@ from aiohttp.connector import Connection
 from yarl import URL
 
 from kekbridge import __version__
-from kekbridge.exchange.orderly.offset import ClockOffset
-from kekbridge.exchange.orderly.rate_limiter import Ticket
-from kekbridge.exchange.orderly.replies import NoAnswer, NotSent, Outcome, Reply, read_reply
+from kekbridge.exchange.orderly.rate_limiter import WindowPermit
+from kekbridge.exchange.orderly.replies import HttpReply, NoReply, NotSent, TransportResult, read_reply
 from kekbridge.exchange.orderly.signing import Signer
-from kekbridge.failpoints import reach_soon
+from kekbridge.failpoints import hit_soon
 
-USER_AGENT: Final = (
-    f"kekbridge/{__version__}"  # some fronts answer 403 to clients without a plain one (section 15, trap 25)
-)
-# A pooled connection that the other side is about to close costs an order its answer: keep none that idled longer than this.
+# Some proxies answer 403 to clients without a plain user agent (section 15, trap 25).
+_USER_AGENT: Final = f"kekbridge/{__version__}"
+# A pooled connection that the other side is about to close costs an order its reply: keep none that was idle for longer.
 _IDLE_S: Final = 30
-_MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
-_PLAIN_CHARACTERS: Final = frozenset(
-    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~/?=&,:"  # sent as they are by every client
-)
-# A Date header has whole seconds: it serves only to notice a clock that is far off when the body carries no timestamp.
+_MAX_REPLY_BYTES: Final = 16 * 1024 * 1024
+# Sent unencoded by every client.
+_PLAIN_CHARACTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~/?=&,:")
+# A Date header has whole seconds: it serves only to detect a clock that is far off when the body has no timestamp.
 _DATE_ERROR_MS: Final = 2_000
 
 
@@ -42,10 +41,49 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Wire:
-    """The connection to one venue with one key. `open` before use, `close` at the end.
+# Smaller offsets are reported but not applied: half of the smallest receive window that can be set is 250 ms away.
+APPLIED_FROM_MS: Final = 500
 
-    Needs a running event loop from `open` on. `offset` is learnt from every answer and applied to signing when large.
+
+@dataclass(slots=True)
+class ClockOffset:
+    """Exchange clock minus ours, as bounds that all recent replies agree on."""
+
+    #: Lower bound, ms.
+    low: float = float("-inf")
+    #: Upper bound, ms.
+    high: float = float("inf")
+
+    def observe(self, *, sent_ms: int, received_ms: int, server_ms: int) -> None:
+        """Narrow the bounds by one reply: the exchange read its clock between our sending and our receiving.
+
+        Bounds that contradict the known ones mean that a clock was set (or drifted): then only the new ones count.
+        """
+        if received_ms < sent_ms:
+            return  # our clock was set back in between: no measurement
+        low, high = float(server_ms - received_ms), float(server_ms + 1 - sent_ms)
+        if low > self.high or high < self.low:
+            self.low, self.high = low, high
+        else:
+            self.low, self.high = max(low, self.low), min(high, self.high)
+
+    @property
+    def ms(self) -> int | None:
+        """Best estimate; None before the first reply. Positive = the exchange is ahead of us."""
+        if self.low == float("-inf"):
+            return None
+        return round((self.low + self.high) / 2)
+
+    def correct(self, local_ms: int) -> int:
+        """The time to sign with: local time, corrected by an offset of at least APPLIED_FROM_MS."""
+        offset = self.ms
+        return local_ms + offset if offset is not None and abs(offset) >= APPLIED_FROM_MS else local_ms
+
+
+class Transport:
+    """HTTP session with one network under one key. `open` before use (in a running event loop), `close` at the end.
+
+    `offset` is learned from every reply and applied to signatures when it is large.
     """
 
     def __init__(
@@ -70,18 +108,18 @@ class Wire:
         return self._signer
 
     def signing_time_ms(self) -> int:
-        """The time to put into a signature: ours, corrected when it is far from the exchange's."""
+        """Unix ms to sign with: our clock, corrected if it is far from the exchange's."""
         return self.offset.correct(self._clock_ms())
 
     async def open(self) -> None:
-        """Make the session; nothing is connected yet."""
+        """Create the session; connects nothing yet."""
         if self._session is not None:
             return
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=32, keepalive_timeout=_IDLE_S, ttl_dns_cache=60),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
-            timeout=aiohttp.ClientTimeout(total=None),  # each request brings its own
+            headers={"User-Agent": _USER_AGENT, "Accept": "application/json"},
+            timeout=aiohttp.ClientTimeout(total=None),  # `send` has its own
             request_class=_Request,
         )
 
@@ -98,20 +136,21 @@ class Wire:
         body: bytes = b"",
         is_signed: bool = True,
         recv_window_ms: int | None = None,
-        ticket: Ticket | None = None,
-    ) -> Outcome:
-        """Send once. `path` from `/v1` with its query, in characters that need no percent-encoding (section 2).
+        permit: WindowPermit | None = None,
+    ) -> TransportResult:
+        """Send one request once.
 
-        `ticket` is stamped when the request leaves and given back when it provably did not.
+        `path` starts with `/v1` and includes the query; ValueError for characters that would be percent-encoded (section 2).
+        `permit` is marked as sent when the first byte is written, and released if nothing was sent.
         """
         if not _PLAIN_CHARACTERS.issuperset(path):
-            if ticket is not None:
-                ticket.give_back()
+            if permit is not None:
+                permit.release()
             raise ValueError(f"the path {path!r} has characters that would be percent-encoded")
-        marks = _Departure(ticket, self._clock_ms)
+        trace = _SendTrace(permit, self._clock_ms)
         if self._session is None:
-            if ticket is not None:
-                ticket.give_back()
+            if permit is not None:
+                permit.release()
             return NotSent("the connection to the exchange is not open")
         sent_ms = self._clock_ms()
         headers = {"Content-Type": "application/json"} if body else {}
@@ -119,38 +158,38 @@ class Wire:
             headers = self._signer.sign_request(self.offset.correct(sent_ms), method, path, body)
             if recv_window_ms is not None:
                 headers["x-recv-window"] = str(recv_window_ms)
-        _departing.set(marks)
+        _current_trace.set(trace)
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._exchange(method, path, body, headers, marks)
+                return await self._request(method, path, body, headers, trace)
         except TimeoutError:
-            reason = f"no answer within {self._timeout_s:g} s"
+            reason = f"no reply within {self._timeout_s:g} s"
         except (aiohttp.ClientError, OSError, ValueError, EOFError) as error:
-            # ValueError and EOFError: what the HTTP parser and decompression raise on a broken answer.
+            # ValueError and EOFError: raised by the HTTP parser and by decompression for broken replies.
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         finally:
-            _departing.set(None)
-            marks.end()
-        return NoAnswer(reason) if marks.has_left else NotSent(reason)
+            _current_trace.set(None)
+            trace.close()
+        return NoReply(reason) if trace.is_sent else NotSent(reason)
 
-    async def _exchange(
-        self, method: str, path: str, body: bytes, headers: dict[str, str], marks: _Departure
-    ) -> Outcome:
+    async def _request(
+        self, method: str, path: str, body: bytes, headers: dict[str, str], trace: _SendTrace
+    ) -> TransportResult:
         async with self.session.request(
             method,
             URL(self.base_url + path, encoded=True),
             data=body or None,
             headers=headers,
-            allow_redirects=False,  # following one would send an order to a second place
+            allow_redirects=False,  # a redirect would send the order a second time, elsewhere
         ) as response:
             content = await _read_bounded(response)
             received_ms = self._clock_ms()
             reply = read_reply(response.status, content, retry_after=response.headers.get("Retry-After"))
-            marks.answered_ms = reply.timestamp_ms
-            self._learn_clock(reply, response.headers.get("Date"), marks.left_ms or received_ms, received_ms)
+            trace.exchange_ms = reply.timestamp_ms
+            self._update_offset(reply, response.headers.get("Date"), trace.sent_ms or received_ms, received_ms)
             return reply
 
-    def _learn_clock(self, reply: Reply, date: str | None, sent_ms: int, received_ms: int) -> None:
+    def _update_offset(self, reply: HttpReply, date: str | None, sent_ms: int, received_ms: int) -> None:
         if reply.timestamp_ms is not None:
             self.offset.observe(sent_ms=sent_ms, received_ms=received_ms, server_ms=reply.timestamp_ms)
         elif date is not None:
@@ -162,59 +201,59 @@ class Wire:
                 self.offset.observe(sent_ms=sent_ms - 1000, received_ms=received_ms, server_ms=server_ms)
 
 
-class _Departure:
-    """Whether and when the first byte of a request was handed to a connection, and what became of its place in the rate window."""
+class _SendTrace:
+    """When the first byte of one request was handed to a connection; settles the request's permit accordingly."""
 
-    __slots__ = ("_clock_ms", "_ticket", "answered_ms", "has_left", "left_ms")
+    __slots__ = ("_clock_ms", "_permit", "exchange_ms", "is_sent", "sent_ms")
 
-    def __init__(self, ticket: Ticket | None, clock_ms: Callable[[], int]) -> None:
-        self._ticket = ticket
+    def __init__(self, permit: WindowPermit | None, clock_ms: Callable[[], int]) -> None:
+        self._permit = permit
         self._clock_ms = clock_ms
-        self.has_left = False
-        self.left_ms: int | None = None
-        self.answered_ms: int | None = None  # by the exchange's clock
+        self.is_sent = False
+        self.sent_ms: int | None = None
+        self.exchange_ms: int | None = None  # when the exchange wrote its reply, by its clock
 
-    def now(self) -> None:
-        self.has_left = True
-        self.left_ms = self._clock_ms()
-        if self._ticket is not None:
-            self._ticket.stamp()
+    def mark_sent(self) -> None:
+        self.is_sent = True
+        self.sent_ms = self._clock_ms()
+        if self._permit is not None:
+            self._permit.mark_sent()
 
-    def end(self) -> None:
-        """The answer is read, or will not be."""
-        if self._ticket is None:
+    def close(self) -> None:
+        """The reply is read, or will not be."""
+        if self._permit is None:
             return
-        if self.has_left:
-            self._ticket.answered(self.answered_ms)
+        if self.is_sent:
+            self._permit.mark_answered(self.exchange_ms)
         else:
-            self._ticket.give_back()
+            self._permit.release()
 
 
-# Of the request that this task is making; aiohttp has no other cheap way to tell one request from another below the session.
-_departing: ContextVar[_Departure | None] = ContextVar("departing", default=None)
+# The trace of this task's request: below the session, aiohttp has no other cheap means to tell requests apart.
+_current_trace: ContextVar[_SendTrace | None] = ContextVar("current_trace", default=None)
 
 
 class _Request(aiohttp.ClientRequest):
-    """aiohttp's request, which tells when it leaves. A TraceConfig tells it as well, for a tenth of the price of the whole request."""
+    """aiohttp's request, reporting when it is sent. A TraceConfig could as well, for a tenth of the cost of the whole request."""
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        """Called with an open connection, right before the first byte is written: not called = nothing left this machine."""
-        departure = _departing.get()
-        if departure is not None:
-            departure.now()
+        """Called with an open connection, right before the first byte is written. Not called = nothing was sent."""
+        trace = _current_trace.get()
+        if trace is not None:
+            trace.mark_sent()
             if self.method == "POST":
-                reach_soon("W5")
+                hit_soon("W5")
         return await super().send(conn)
 
 
 async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
     if response.content.is_eof():
-        return response.content.read_nowait()  # it came in one piece, which the parser bounds
+        return response.content.read_nowait()  # complete already: one chunk, which the parser bounds
     chunks: list[bytes] = []
     size = 0
     async for chunk in response.content.iter_any():
         size += len(chunk)
-        if size > _MAX_ANSWER_BYTES:
-            raise ValueError("the answer is too big")
+        if size > _MAX_REPLY_BYTES:
+            raise ValueError("the reply is too big")
         chunks.append(chunk)
     return b"".join(chunks)

@@ -1,6 +1,6 @@
-"""One WebSocket connection that is kept up: log in, subscribe, read, answer pings, notice silence, come back after a loss.
+"""One WebSocket stream: log in, subscribe, read, answer pings, detect silence, reconnect.
 
-It knows topics only as names and hands every message on; what a message means is feed.py's business. Protocol: orderly-api.md section 12.
+Passes messages on by topic; `stream_feed.py` interprets them. Protocol: docs/internals/orderly.md section 12.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from kekbridge.exchange.orderly.replies import one_line, read_object
+from kekbridge.exchange.orderly.replies import read_object, sanitize_line
 from kekbridge.log import get_logger
 
 log = get_logger("kekbridge.exchange.orderly.websocket")
@@ -26,28 +26,33 @@ _LOGIN_ID: Final = "login"
 
 @dataclass(frozen=True, slots=True)
 class StreamTimings:
-    """Seconds. Silence over `silence_s` is a dead connection (the exchange pings every 10 s); we ask after half of it."""
+    """Timeouts and reconnect delays."""
 
+    #: Seconds without a frame after which the connection is dead (the exchange pings every 10 s); we ping after half of it.
     silence_s: float = 30.0
+    #: Seconds for connecting, and again for login and subscriptions.
     handshake_s: float = 10.0
-    first_pause_s: float = 0.5
-    longest_pause_s: float = 30.0
-    refused_pause_s: float = 5.0
+    #: Seconds before the first reconnect; doubles with every failure.
+    first_delay_s: float = 0.5
+    #: Longest delay in seconds.
+    max_delay_s: float = 30.0
+    #: Shortest delay in seconds after the exchange refused the login or a topic.
+    refused_delay_s: float = 5.0
 
 
-class _Lost(Exception):
-    """The connection is of no use any more; the text says why."""
+class _ConnectionLost(Exception):
+    """The connection is unusable; the text gives the reason."""
 
 
-class _Turned(_Lost):
-    """The exchange turned the login or a subscription down: trying again at once would not help."""
+class _HandshakeRefused(_ConnectionLost):
+    """The exchange refused the login or a topic: reconnecting at once would not help."""
 
 
 class Stream:
-    """Owned by one task that awaits `run()`; ends only by cancellation.
+    """A stream that reconnects. One task awaits `run()`, which ends by cancellation only.
 
-    `login` makes the parameters of the auth message, None for a public stream. `on_message(topic, data)` gets every message of a
-    topic, `on_sign_of_life()` every frame, `on_live()` each time all topics are subscribed (again), `on_lost(reason)` each loss.
+    `login` returns the parameters of the auth message; None for a public stream. `on_message(topic, data)` gets every message of a
+    topic; `on_frame()` is called for every frame, `on_live()` each time all topics are subscribed, `on_lost(reason)` for each loss.
     """
 
     def __init__(
@@ -60,7 +65,7 @@ class Stream:
         on_message: Callable[[str, Any], None],
         on_live: Callable[[], None] = lambda: None,
         on_lost: Callable[[str], None] = lambda reason: None,
-        on_sign_of_life: Callable[[], None] = lambda: None,
+        on_frame: Callable[[], None] = lambda: None,
         login: Callable[[], Mapping[str, Any]] | None = None,
         timings: StreamTimings,
     ) -> None:
@@ -71,111 +76,111 @@ class Stream:
         self._on_message = on_message
         self._on_live = on_live
         self._on_lost = on_lost
-        self._on_sign_of_life = on_sign_of_life
+        self._on_frame = on_frame
         self._login = login
         self._timings = timings
         self._pending: set[str] = set()
         self.is_live = False
 
     async def run(self) -> None:
-        """Stay connected for ever: pauses double from `first_pause_s` with jitter, and start over after a connection that lived."""
+        """Stay connected for ever. Delays double from `first_delay_s`, with jitter, and restart after a connection that was live."""
         failures = 0
         while True:
-            was_live, reason, is_turned = await self._one_connection()
+            was_live, reason, is_refused = await self._run_connection()
             failures = 1 if was_live else failures + 1
-            pause = min(self._timings.first_pause_s * 2 ** (failures - 1), self._timings.longest_pause_s)
-            if is_turned:
-                pause = max(pause, self._timings.refused_pause_s)
+            delay = min(self._timings.first_delay_s * 2 ** (failures - 1), self._timings.max_delay_s)
+            if is_refused:
+                delay = max(delay, self._timings.refused_delay_s)
             log.warning("stream_lost", stream=self.name, reason=reason, failures=failures)
             self._on_lost(reason)
-            # Full jitter: after an outage of the exchange not every client may come back in the same instant.
-            await asyncio.sleep(pause * (0.5 + random.random() / 2))
+            # Jitter: after an outage of the exchange, clients must not all reconnect in the same instant.
+            await asyncio.sleep(delay * (0.5 + random.random() / 2))
 
-    async def _one_connection(self) -> tuple[bool, str, bool]:
-        """From connect to loss: whether it was live, why it ended, whether the exchange turned us down."""
+    async def _run_connection(self) -> tuple[bool, str, bool]:
+        """From connect to loss; return whether it was live, why it ended, and whether the exchange refused the login or a topic."""
         try:
             async with asyncio.timeout(self._timings.handshake_s):
                 socket = await self._session().ws_connect(self._url, max_msg_size=_MAX_MESSAGE_BYTES, autoping=True)
         except TimeoutError:
-            return False, "no connection in time", False
+            return False, f"no connection within {self._timings.handshake_s:g} s", False
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
-            # RuntimeError: the session is closed, we are shutting down and about to be cancelled.
-            return False, one_line(f"{type(error).__name__}: {error}"), False
+            # RuntimeError: the session is closed, because of a shutdown that is about to cancel this task.
+            return False, sanitize_line(f"{type(error).__name__}: {error}"), False
         was_live = False
         try:
             async with asyncio.timeout(self._timings.handshake_s):
-                await self._open_topics(socket)
+                await self._subscribe(socket)
             self.is_live = was_live = True
             log.info("stream_live", stream=self.name, topics=len(self._topics))
             self._on_live()
             await self._read(socket)
-        except _Lost as lost:
-            return was_live, str(lost), isinstance(lost, _Turned)
+        except _ConnectionLost as lost:
+            return was_live, str(lost), isinstance(lost, _HandshakeRefused)
         except TimeoutError:
             return was_live, "the exchange did not confirm login and topics in time", False
         except (aiohttp.ClientError, OSError) as error:
-            return was_live, one_line(f"{type(error).__name__}: {error}"), False
+            return was_live, sanitize_line(f"{type(error).__name__}: {error}"), False
         finally:
             self.is_live = False
             await socket.close()
         return was_live, "closed", False
 
-    async def _open_topics(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        """Log in and wait for the yes (a subscription before it is refused), then subscribe and wait for every yes."""
+    async def _subscribe(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Log in and await the confirmation (an earlier subscription would be refused), then subscribe and await every confirmation."""
         if self._login is not None:
             self._pending = {_LOGIN_ID}
             await _send(socket, {"id": _LOGIN_ID, "event": "auth", "params": dict(self._login())})
-            await self._until_confirmed(socket)
+            await self._await_confirmations(socket)
         self._pending = set(self._topics)
         for topic in self._topics:
             await _send(socket, {"id": topic, "event": "subscribe", "topic": topic})
-        await self._until_confirmed(socket)
+        await self._await_confirmations(socket)
 
-    async def _until_confirmed(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    async def _await_confirmations(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         while self._pending:
-            await self._take(socket, await socket.receive())
+            await self._handle_frame(socket, await socket.receive())
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        heard = time.monotonic()
+        last_frame_at = time.monotonic()
         while True:
             try:
                 frame = await socket.receive(timeout=self._timings.silence_s / 2)
             except TimeoutError:
-                if time.monotonic() - heard >= self._timings.silence_s * 0.9:
-                    raise _Lost(f"silent for {self._timings.silence_s:g} s") from None
+                if time.monotonic() - last_frame_at >= self._timings.silence_s * 0.9:
+                    raise _ConnectionLost(f"silent for {self._timings.silence_s:g} s") from None
                 await _send(socket, {"event": "ping"})
                 continue
-            heard = time.monotonic()
-            await self._take(socket, frame)
+            last_frame_at = time.monotonic()
+            await self._handle_frame(socket, frame)
 
-    async def _take(self, socket: aiohttp.ClientWebSocketResponse, frame: aiohttp.WSMessage) -> None:
+    async def _handle_frame(self, socket: aiohttp.ClientWebSocketResponse, frame: aiohttp.WSMessage) -> None:
         if frame.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED):
-            raise (_Turned if _LOGIN_ID in self._pending else _Lost)("closed by the exchange")
+            raise (_HandshakeRefused if _LOGIN_ID in self._pending else _ConnectionLost)("closed by the exchange")
         if frame.type is aiohttp.WSMsgType.ERROR:
-            raise _Lost(one_line(f"broken frame: {frame.data}"))
+            raise _ConnectionLost(sanitize_line(f"broken frame: {frame.data}"))
         message = _message_of(frame)
         if message is None:
             return
-        self._on_sign_of_life()
+        self._on_frame()
         event = message.get("event")
         if event == "ping":
             await _send(socket, {"event": "pong", "ts": message.get("ts")})
         elif event in ("auth", "subscribe"):
-            self._confirmed(message)
+            self._handle_confirmation(message)
         elif isinstance(message.get("topic"), str):
             self._on_message(message["topic"], message.get("data"))
 
-    def _confirmed(self, message: Mapping[str, Any]) -> None:
+    def _handle_confirmation(self, message: Mapping[str, Any]) -> None:
         name = _LOGIN_ID if message.get("event") == "auth" else str(message.get("id") or message.get("topic"))
         if message.get("success") is True:
             self._pending.discard(name)
             return
-        why = one_line(message.get("errorMsg")) or "no reason given"
-        raise _Turned(f"the exchange refused {name}: {why}")
+        reason = sanitize_line(message.get("errorMsg")) or "no reason given"
+        raise _HandshakeRefused(f"the exchange refused {name}: {reason}")
 
 
 def _message_of(frame: aiohttp.WSMessage) -> Mapping[str, Any] | None:
-    """One JSON object per frame; anything else is skipped, a foreign frame must not end the stream."""
+    """The JSON object of a frame; anything else is skipped, as it must not end the stream."""
     if frame.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
         return None
     message = read_object(frame.data)
@@ -185,6 +190,6 @@ def _message_of(frame: aiohttp.WSMessage) -> Mapping[str, Any] | None:
 
 
 async def _send(socket: aiohttp.ClientWebSocketResponse, message: Mapping[str, Any]) -> None:
-    # A peer that stopped reading would otherwise hold us here, past the silence rule.
+    # Without a timeout, a peer that stopped reading would block us past the silence limit.
     async with asyncio.timeout(5):
         await socket.send_str(json.dumps(message, separators=(",", ":")))

@@ -1,7 +1,7 @@
-"""Keeps a certificate for one domain: gets it when there is none, renews it in time, and warns when that keeps failing.
+"""Keep the certificate of tls.domain: obtain it at the first start, renew it in time, and report when that fails.
 
-State lies in `acme/AUTHORITY/` of the data directory: the account key, key and certificate in one file (so that they change together), and
-what went wrong last. The listener reads the file through tls.py, which takes up a new one without dropping a connection.
+State is in `acme/AUTHORITY/` of the data directory: the account key, private key and certificate in one file (so that they change
+together), and the last failure. The listener reads the file through context.py, which loads a new one without dropping a connection.
 """
 
 from __future__ import annotations
@@ -18,15 +18,21 @@ from urllib.parse import urlsplit
 
 from kekbridge.config import Tls
 from kekbridge.errors import ConfigError, KekbridgeError
-from kekbridge.ingress.tls.acme_client import Authority, IssuanceFailed, Validity, need_acme, read_validity
-from kekbridge.ingress.tls.challenges import ChallengeServer
+from kekbridge.ingress.tls.acme_client import (
+    Authority,
+    ChallengeServer,
+    IssuanceFailed,
+    Validity,
+    need_acme,
+    read_validity,
+)
 from kekbridge.log import get_logger
 from kekbridge.vault.files import make_private_directory, read_private, write_private
 
 log = get_logger("kekbridge.ingress.tls.acme")
 
 DIRECTORY: Final = "acme"
-# Authorities count failures by name and hour: the pause doubles from a minute to six hours, also over restarts.
+# Authorities limit failures per name and hour: the pause doubles from a minute to six hours, across restarts too.
 _FIRST_PAUSE: Final = timedelta(minutes=1)
 _LONGEST_PAUSE: Final = timedelta(hours=6)
 _LONGEST_SLEEP_S: Final = 3600.0
@@ -35,15 +41,16 @@ _DOMAIN: Final = re.compile(
     r"(?=.{4,253}$)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII
 )
 
+# Gets `certificate_renewed` and `certificate_not_renewed` with their details, for the history and notifications.
 Report = Callable[[str, dict[str, str]], Awaitable[None]]
-"""Hears `certificate_renewed` and `certificate_not_renewed` with their details, for the history and notifications."""
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What must survive a restart. `failures` counts attempts since the last certificate."""
+    """The failures since the last certificate, kept across restarts."""
 
     failures: int = 0
+    #: ISO 8601; empty without failures.
     failed_at: str = ""
     error: str = ""
 
@@ -54,34 +61,34 @@ class AutoCertificate:
     def __init__(
         self, settings: Tls, data_dir: Path, *, host: str, clock: Callable[[], datetime], report: Report | None = None
     ) -> None:
-        """`host` is where challenges are answered. Raises ConfigError for a domain that no authority would take."""
+        """`host`: where challenges are served. Raises ConfigError for a domain that no authority would accept."""
         need_acme()
         if settings.cert or settings.key:
-            raise ConfigError("tls.domain and tls.cert are both set; keep the one that is meant", field="tls.domain")
+            raise ConfigError("tls.domain and tls.cert are both set; keep one of them", field="tls.domain")
         self._domain = check_domain(settings.domain)
         self._port = settings.acme_port
         self._host = host
         self._clock = clock
         self._report = report
-        # By authority: a certificate of a test authority must never pass for a real one after the setting was changed.
-        self._place = data_dir / DIRECTORY / _authority_name(settings.acme_directory)
-        self.file = self._place / f"{self._domain}.pem"
-        self._state_file = self._place / f"{self._domain}.json"
+        # Per authority: a certificate of a test authority must not be used as a real one after the setting was changed.
+        self._directory = data_dir / DIRECTORY / _authority_name(settings.acme_directory)
+        self.file = self._directory / f"{self._domain}.pem"
+        self._state_file = self._directory / f"{self._domain}.json"
         self._authority = Authority(
             directory=settings.acme_directory,
             email=settings.acme_email,
             ca_file=settings.acme_ca_file,
-            account_key=self._place / "account.pem",
+            account_key=self._directory / "account.pem",
         )
 
     @property
     def tls(self) -> Tls:
-        """The settings to serve with: key and chain are one file."""
+        """The TLS settings to serve with: private key and chain are one file."""
         return Tls(cert=str(self.file), key=str(self.file))
 
     async def ensure(self) -> None:
-        """Return once a certificate is there that is valid now. Raises ConfigError when none can be had."""
-        for directory in (self._place.parent, self._place):
+        """Return once there is a certificate that is valid now. Raises ConfigError if none can be obtained."""
+        for directory in (self._directory.parent, self._directory):
             make_private_directory(directory)
         validity = self._stored()
         if validity is not None and validity.not_before <= self._clock() < validity.not_after:
@@ -91,13 +98,13 @@ class AutoCertificate:
             await self.renew()
         except IssuanceFailed as error:
             raise ConfigError(
-                f"no certificate for {self._domain}: {error.message}; the name must lead to this machine, and port 80 of it to"
-                f" port {self._port} here",
+                f"no certificate for {self._domain}: {error.message}; the name must resolve to this machine, and its port 80"
+                f" must be forwarded to port {self._port}",
                 field="tls.domain",
             ) from None
 
     async def renew(self) -> None:
-        """Get a certificate now and store it. Raises IssuanceFailed; ConfigError when the port cannot be had."""
+        """Obtain a certificate now and store it. Raises IssuanceFailed, and ConfigError if the port cannot be opened."""
         state = self._state()
         log.info("certificate_wanted", domain=self._domain, directory=self._authority.directory)
         try:
@@ -111,10 +118,10 @@ class AutoCertificate:
         self._write_state(_State())
         until = read_validity(pem).not_after
         log.info("certificate_issued", domain=self._domain, valid_until=until.isoformat())
-        await self._tell("certificate_renewed", {"domain": self._domain, "valid_until": until.isoformat()})
+        await self._notify("certificate_renewed", {"domain": self._domain, "valid_until": until.isoformat()})
 
     async def run(self) -> None:
-        """Renew whenever it is time, for ever; a failure is reported and tried again after a growing pause."""
+        """Until cancelled: renew whenever it is due; a failure is reported and retried after a growing pause."""
         while True:
             await asyncio.sleep(self._seconds_to_wait())
             if self._next_attempt_at() > self._clock():
@@ -122,18 +129,18 @@ class AutoCertificate:
             try:
                 await self.renew()
             except KekbridgeError as error:
-                await self._warn(error.message)
+                await self._report_failure(error.message)
 
-    async def _warn(self, reason: str) -> None:
+    async def _report_failure(self, reason: str) -> None:
         validity = self._stored()
         left = validity.not_after - self._clock() if validity else timedelta(0)
         days = f"{max(left, timedelta(0)) / timedelta(days=1):.1f}"
-        tell = log.error if validity is None or left < (validity.not_after - validity.not_before) / 6 else log.warning
-        tell("certificate_not_renewed", domain=self._domain, days_left=days, reason=reason)
+        write = log.error if validity is None or left < (validity.not_after - validity.not_before) / 6 else log.warning
+        write("certificate_not_renewed", domain=self._domain, days_left=days, reason=reason)
         details = {"domain": self._domain, "days_left": days, "reason": reason}
-        await self._tell("certificate_not_renewed", details)
+        await self._notify("certificate_not_renewed", details)
 
-    async def _tell(self, kind: str, details: dict[str, str]) -> None:
+    async def _notify(self, kind: str, details: dict[str, str]) -> None:
         if self._report is not None:
             try:
                 await self._report(kind, details)
@@ -158,7 +165,7 @@ class AutoCertificate:
         return datetime.fromisoformat(state.failed_at) + pause
 
     def _refuse_too_soon(self) -> None:
-        """A service that is restarted every second must not use up what the authority allows in an hour."""
+        """Raise ConfigError before the next attempt is due: restarts every second must not use up the authority's hourly limit."""
         until = self._paused_until()
         if until is not None and until > self._clock():
             raise ConfigError(
@@ -168,7 +175,7 @@ class AutoCertificate:
             )
 
     def _stored(self) -> Validity | None:
-        """The certificate that is there, None when it is for another name."""
+        """The stored certificate's validity; None without one, or if it is for another name."""
         pem = read_private(self.file)
         if pem is None:
             return None
@@ -195,7 +202,7 @@ class AutoCertificate:
 
 
 def _authority_name(directory: str) -> str:
-    """A folder's name for the authority of this address. Raises ConfigError for what is no address."""
+    """A directory name for the authority at this address. Raises ConfigError unless it is an https:// address."""
     parts = urlsplit(directory)
     if parts.scheme != "https" or not parts.hostname:
         raise ConfigError(
@@ -206,11 +213,11 @@ def _authority_name(directory: str) -> str:
 
 
 def check_domain(text: str) -> str:
-    """The name in lower case. Raises ConfigError for an address, a wildcard, or what is no public name."""
+    """Normalise a domain to lower case. Raises ConfigError for an address, a wildcard, or anything but a public name."""
     domain = text.strip().rstrip(".").lower()
     if not _DOMAIN.fullmatch(domain):
         raise ConfigError(
-            f"tls.domain: found {text[:80]!r}, expected a name such as bridge.example.com that leads to this machine",
+            f"tls.domain: found {text[:80]!r}, expected a name such as bridge.example.com that resolves to this machine",
             field="tls.domain",
         )
     return domain

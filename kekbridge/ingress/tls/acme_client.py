@@ -1,7 +1,7 @@
-"""Gets one certificate from a certificate authority by ACME (RFC 8555), HTTP-01: account, order, challenge, certificate.
+"""Obtain one certificate from a certificate authority by ACME (RFC 8555) with an HTTP-01 challenge.
 
-Blocking, for a thread; keeps the account key and nothing else. When to ask, and what to do with the answer, is autocert.py's.
-The protocol is certbot's `acme` library, the extra `acme`.
+`Authority` is blocking, for a thread; it keeps the account key and nothing else. When to obtain a certificate, and what to do with it, is
+decided in acme.py. The protocol is implemented by certbot's `acme` library, the extra `acme`.
 """
 
 from __future__ import annotations
@@ -11,25 +11,30 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from aiohttp import web
 
 from kekbridge.errors import ConfigError, KekbridgeError
+from kekbridge.formatting import sanitize
 from kekbridge.vault.files import read_private, write_private
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
+_IDLE_S = 10.0
 _NETWORK_TIMEOUT_S = 30
 _ISSUE_WITHIN = timedelta(seconds=120)
 _WELL_KNOWN = "/.well-known/acme-challenge/"
 _USER_AGENT = "kekbridge"
 
+# Serves a text at a path over plain HTTP from now on.
 Publish = Callable[[str, str], None]
-"""Takes a path and the text that must be served there over plain HTTP from now on."""
 
 
 class IssuanceFailed(KekbridgeError):
-    """No certificate this time; the message says why and never holds a key."""
+    """No certificate was issued; the message has the reason, and never a key."""
 
     def __init__(self, message: str) -> None:
         super().__init__("certificate_not_issued", message)
@@ -37,7 +42,7 @@ class IssuanceFailed(KekbridgeError):
 
 @dataclass(frozen=True, slots=True)
 class Validity:
-    """What a stored certificate says about itself."""
+    """Names and validity period of a stored certificate."""
 
     domains: frozenset[str]
     not_before: datetime
@@ -45,38 +50,88 @@ class Validity:
 
     @property
     def renew_at(self) -> datetime:
-        """When a third of its life is left, as authorities advise: two failed weeks still leave two."""
+        """When a third of its lifetime is left, as authorities recommend: two weeks of failures still leave two."""
         return self.not_after - (self.not_after - self.not_before) / 3
+
+
+class ChallengeServer:
+    """Serves HTTP-01 challenge responses inside `async with`. `publish` may be called from any thread."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._texts: dict[str, str] = {}  # by path
+        self._runner: web.ServerRunner | None = None
+        self.port = port
+
+    def publish(self, path: str, text: str) -> None:
+        """Serve `text` at `path` until the end of the block."""
+        self._texts[path] = text
+
+    async def __aenter__(self) -> Self:
+        """Raises ConfigError if the port cannot be opened."""
+        server = web.Server(self._handle, access_log=None, keepalive_timeout=_IDLE_S)
+        self._runner = web.ServerRunner(server)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._host or None, self._port).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise ConfigError(
+                f"port {self._port} cannot be opened for the certificate authority: {error.strerror}; give the service"
+                " CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=), stop the program that uses it, or set tls.acme_port"
+                " and forward port 80 to it",
+                field="tls.acme_port",
+            ) from None
+        self.port = int(self._runner.addresses[0][1])
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._texts.clear()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        text = self._texts.get(request.rel_url.raw_path) if request.method in ("GET", "HEAD") else None
+        if text is None:
+            return web.Response(status=404, text="nothing here\n", headers={"Connection": "close"})
+        return web.Response(body=text.encode("ascii"), content_type="application/octet-stream")
 
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A certificate authority and our account there."""
+    """A certificate authority, and our account with it."""
 
+    #: URL of the ACME directory.
     directory: str
+    #: Contact of the account; may be empty.
     email: str
+    #: PEM file of the authorities to trust for its HTTPS; empty: the usual ones.
     ca_file: str
+    #: File of the account's private key; created if missing.
     account_key: Path
 
     def issue(self, domain: str, publish: Publish) -> bytes:
-        """A new private key and the certificate chain for it, as one PEM. Raises IssuanceFailed, ConfigError without the extra."""
+        """Return a new private key and its certificate chain as one PEM. Raises IssuanceFailed, and ConfigError without the extra."""
         need_acme()
         try:
             import requests
             from acme import errors, messages
             from josepy import errors as jose_errors
         except (ImportError, AttributeError) as error:
-            # Versions that do not fit together fail while they are loaded; at a renewal that must not end the daemon.
+            # Incompatible versions fail on import; during a renewal that must not end the daemon.
             raise IssuanceFailed(
                 f"the libraries of the extra `acme` cannot be loaded ({_one_line(error)});"
-                " `pip install --upgrade 'kekbridge[acme]'` brings fitting ones"
+                " run `pip install --upgrade 'kekbridge[acme]'` to get compatible versions"
             ) from None
         try:
             return self._issue(domain, publish)
         except errors.ValidationError as error:
-            raise IssuanceFailed(_why_not_valid(error, domain)) from None
+            raise IssuanceFailed(_validation_failure(error, domain)) from None
         except (errors.Error, messages.Error, jose_errors.Error) as error:
-            raise IssuanceFailed(f"{self.directory} refused: {_one_line(error)}") from None
+            raise IssuanceFailed(f"{self.directory} rejected the request: {_one_line(error)}") from None
         except (requests.RequestException, OSError, ValueError) as error:
             raise IssuanceFailed(f"{self.directory} cannot be used: {_one_line(error)}") from None
 
@@ -89,24 +144,24 @@ class Authority:
             timeout=_NETWORK_TIMEOUT_S,
         )
         if self.ca_file:
-            network.verify_ssl = self.ca_file  # passed on to requests, which takes a file of authorities as well
+            network.verify_ssl = self.ca_file  # passed on to requests, which accepts a CA file as well
         authority = client.ClientV2(client.ClientV2.get_directory(self.directory, network), network)
         self._sign_in(authority, network)
         key = _new_key()
         order = authority.new_order(_request(key, domain))
         for authorization in order.authorizations:
-            _answer(authority, network, authorization, publish)
-        # The library compares with the local clock, without a zone.
+            _answer_challenge(authority, network, authorization, publish)
+        # The library compares it with local time without a zone.
         finished = authority.poll_and_finalize(order, deadline=datetime.now() + _ISSUE_WITHIN)  # noqa: DTZ005
         return _pem(key) + str(finished.fullchain_pem).encode()
 
     def _sign_in(self, authority: Any, network: Any) -> None:
-        """Open the account, or find the one that this key has."""
+        """Create the account, or find the one that this key belongs to."""
         from acme import errors, messages
 
-        wanted = messages.NewRegistration.from_data(email=self.email or None, terms_of_service_agreed=True)
+        registration = messages.NewRegistration.from_data(email=self.email or None, terms_of_service_agreed=True)
         try:
-            authority.new_account(wanted)
+            authority.new_account(registration)
         except errors.ConflictError as known:
             network.account = messages.RegistrationResource(uri=known.location, body=messages.Registration())
 
@@ -117,8 +172,8 @@ class Authority:
 
         stored = read_private(self.account_key)
         if stored is None:
-            made = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-            stored = made.private_bytes(
+            created = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+            stored = created.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
             write_private(self.account_key, stored)
@@ -135,7 +190,7 @@ def need_acme() -> None:
 
 
 def read_validity(pem: bytes) -> Validity:
-    """Names and times of the first certificate of a PEM. Raises ValueError."""
+    """Read the names and the validity period of a PEM's first certificate. Raises ValueError."""
     from cryptography import x509
 
     certificate = x509.load_pem_x509_certificate(pem[pem.index(b"-----BEGIN CERTIFICATE-----") :])
@@ -147,8 +202,8 @@ def read_validity(pem: bytes) -> Validity:
     )
 
 
-def _answer(authority: Any, network: Any, authorization: Any, publish: Publish) -> None:
-    """Publish the answer to the HTTP-01 challenge and say that it is there; one that is valid already needs none."""
+def _answer_challenge(authority: Any, network: Any, authorization: Any, publish: Publish) -> None:
+    """Publish the response to the HTTP-01 challenge and notify the authority; a name that is already validated needs none."""
     from acme import challenges, messages
 
     if authorization.body.status == messages.STATUS_VALID:
@@ -185,8 +240,8 @@ def _pem(key: EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _why_not_valid(error: Any, domain: str) -> str:
-    """What the authority saw when it came to look: the one thing that whoever set up the name can fix."""
+def _validation_failure(error: Any, domain: str) -> str:
+    """The authority's own report of the failed validation, which is what the operator must fix."""
     for authorization in error.failed_authzrs:
         for challenge in authorization.body.challenges:
             if challenge.error is not None:
@@ -197,5 +252,4 @@ def _why_not_valid(error: Any, domain: str) -> str:
 
 
 def _one_line(error: object) -> str:
-    text = "".join(character if character.isprintable() else " " for character in str(error))
-    return " ".join(text.split())[:300] or type(error).__name__
+    return " ".join(sanitize(str(error)).split())[:300] or type(error).__name__

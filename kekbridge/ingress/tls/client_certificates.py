@@ -1,7 +1,7 @@
-"""Checks the client certificate that a TLS proxy saw: TradingView presents one, and a pinned fingerprint tells it from everybody else's.
+"""Check the client certificate that a TLS proxy reports: TradingView presents one, which is pinned by its fingerprint.
 
-A second lock before the real one: it proves "TradingView", never "this trader". The subject proves nothing, anybody can sign himself one;
-so the fingerprint is compared, and only our own proxy's word for it counts (tradingview.md section 5).
+An additional check: it proves "TradingView", never "this trader". The subject proves nothing, since anyone can sign such a certificate; so
+the fingerprint is compared, and it counts only if a trusted proxy reports it (docs/internals/tradingview.md section 5).
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 class PinnedCertificates:
-    """SHA-256 fingerprints of the certificates that may knock. None configured: no certificate is asked for."""
+    """SHA-256 fingerprints of the certificates that are allowed. Without any, no certificate is required."""
 
     def __init__(self, fingerprints: Iterable[str]) -> None:
-        """Hex, colons allowed, as `openssl x509 -fingerprint -sha256` prints it. Raises ConfigError for anything else."""
+        """Fingerprints in hex, colons allowed, as `openssl x509 -fingerprint -sha256` prints them. Raises ConfigError for anything else."""
         self._pinned = tuple(_parse_setting(text) for text in fingerprints)
 
     def __bool__(self) -> bool:
         return bool(self._pinned)
 
     def allows(self, fingerprint: str | None, certificate: str | None, *, from_proxy: bool) -> bool:
-        """Whether the request came with a pinned certificate.
+        """True if the request came with a pinned certificate, or none is required.
 
-        fingerprint, certificate: the two headers, of which the proxy sets one and must overwrite what a sender put there; they count only
-        when the connection's peer is a trusted proxy.
+        `fingerprint`, `certificate`: the two headers, of which the proxy sets one and must overwrite what a sender put there; they count
+        only with `from_proxy`, if the connection's peer is a trusted proxy.
         """
         if not self._pinned:
             return True
         if not from_proxy:
             return False
-        seen = _normal(fingerprint) if fingerprint else _fingerprint_of(certificate)
-        return any(hmac.compare_digest(pinned, seen) for pinned in self._pinned)
+        presented = _parse_fingerprint(fingerprint) if fingerprint else _fingerprint_of(certificate)
+        return any(hmac.compare_digest(pinned, presented) for pinned in self._pinned)
 
 
 def _parse_setting(text: str) -> bytes:
-    found = _normal(text)
+    found = _parse_fingerprint(text)
     if not found:
         raise ConfigError(
-            f"auth.client_certificates: {text[:80]!r} is no SHA-256 fingerprint;"
+            f"auth.client_certificates: {text[:80]!r} is not a SHA-256 fingerprint;"
             " expected 64 hex digits as `openssl x509 -noout -fingerprint -sha256` prints them",
             field="auth.client_certificates",
         )
     return found
 
 
-def _normal(text: str) -> bytes:
-    """The fingerprint's bytes; none for what is no SHA-256 fingerprint."""
+def _parse_fingerprint(text: str) -> bytes:
+    """The fingerprint's bytes; empty if the text is not a SHA-256 fingerprint."""
     digits = text.strip().rpartition("=")[2].replace(":", "").lower()
     return bytes.fromhex(digits) if _SHA256.fullmatch(digits) else b""
 

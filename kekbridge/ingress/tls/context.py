@@ -1,7 +1,7 @@
-"""Serves HTTPS from certificate files and takes up renewed ones without dropping a connection; decides which addresses may do without.
+"""TLS contexts from certificate files, reloaded when the files change; and which addresses may be served without TLS.
 
-A webhook's secret crosses the network in every message, so plain HTTP on a public address is refused at start (design.md section 4).
-Getting certificates is not done here.
+A webhook's secret crosses the network in every message, so plain HTTP on a public address is refused at start
+(docs/internals/architecture.md section 4). Certificates are obtained in acme.py.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _CHECK_EVERY_S = 1.0
 
 
 def check_bind(server: Server, tls: Tls) -> None:
-    """Refuse to serve plain HTTP where strangers can listen. Raises ConfigError with the three ways out."""
+    """Raise ConfigError, with three fixes, for plain HTTP on an address that others can reach."""
     if tls.cert or tls.key or tls.domain or server.behind_proxy or _is_loopback(server.host):
         return
     raise ConfigError(
-        f"server.host {server.host} would take secrets over plain HTTP from the network; either set tls.cert and tls.key"
+        f"server.host {server.host} would receive secrets over plain HTTP from the network; either set tls.cert and tls.key"
         " (or --domain NAME, which gets a certificate),"
         " or put a TLS proxy in front and set server.behind_proxy = true, or listen on 127.0.0.1 (for a tunnel or a local proxy)",
         field="server.host",
@@ -36,10 +36,10 @@ def check_bind(server: Server, tls: Tls) -> None:
 
 
 def serving_context(tls: Tls) -> ssl.SSLContext | None:
-    """The context to serve with, None when no certificate is configured. Raises ConfigError when it cannot be used.
+    """The context to serve with; None if no certificate is configured. Raises ConfigError if it cannot be used.
 
-    It looks at the files again when somebody connects: a renewed certificate is in use from the next handshake on, while a broken or
-    half-written one leaves the old in place.
+    The files are checked again at handshakes: a renewed certificate is used from then on, while a broken or half-written one leaves the old
+    one in use.
     """
     if not (tls.cert or tls.key):
         return None
@@ -50,32 +50,32 @@ def serving_context(tls: Tls) -> ssl.SSLContext | None:
 
 
 class CertificateFiles:
-    """A certificate chain and its key on disk, as contexts that are replaced whole."""
+    """A certificate chain and its key on disk, loaded into a new context when they change."""
 
     def __init__(self, cert: Path, key: Path, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Raises ConfigError when the files cannot be used now."""
+        """Raises ConfigError if the files cannot be used now."""
         self._cert = cert
         self._key = key
         self._monotonic = monotonic
-        self._seen = self._signs()
+        self._loaded = self._file_versions()
         self._checked_at = monotonic()
         self._current = _load(cert, key)
-        # The listener keeps this one for good; the callback hands each handshake to the newest.
+        # The listener keeps this one for good; the callback switches each handshake to the current one.
         self.context = _load(cert, key)
         self.context.sni_callback = self._choose
 
     def refresh(self) -> bool:
-        """Load the files if they changed. True when new ones are in use; a failure is logged and the old ones stay."""
-        signs = self._signs()
-        if signs == self._seen:
+        """Load the files if they changed. True if new ones are in use; a failure is logged and the old ones stay."""
+        versions = self._file_versions()
+        if versions == self._loaded:
             return False
         try:
             self._current = _load(self._cert, self._key)
         except ConfigError as error:
-            # Not remembered as seen: a half-written pair is tried again at the next look.
+            # `_loaded` stays: a half-written pair is tried again at the next check.
             log.error("certificate_not_loaded", error=error.message)
             return False
-        self._seen = signs
+        self._loaded = versions
         log.info("certificate_loaded", file=str(self._cert))
         return True
 
@@ -86,12 +86,12 @@ class CertificateFiles:
             self.refresh()
         connection.context = self._current
 
-    def _signs(self) -> tuple[tuple[int, int, int] | None, ...]:
-        return tuple(_sign(path) for path in (self._cert, self._key))
+    def _file_versions(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(_file_version(path) for path in (self._cert, self._key))
 
 
-def _sign(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is rewritten or replaced, also through a symbolic link."""
+def _file_version(path: Path) -> tuple[int, int, int] | None:
+    """A value that changes when the file is rewritten or replaced, through a symbolic link too; None if it is missing."""
     try:
         status = os.stat(path)
     except OSError:
@@ -108,7 +108,7 @@ def _load(cert: Path, key: Path) -> ssl.SSLContext:
         except OSError as error:
             raise ConfigError(f"{setting} {path} cannot be read: {error.strerror}", field=setting) from None
     try:
-        # An encrypted key would prompt on the terminal of a daemon; an empty password makes it fail instead.
+        # An encrypted key would prompt on the daemon's terminal; an empty password makes it fail instead.
         context.load_cert_chain(cert, key, password="")
     except ssl.SSLError as error:
         reason = (
@@ -122,7 +122,7 @@ def _load(cert: Path, key: Path) -> ssl.SSLContext:
 
 
 def _is_loopback(host: str) -> bool:
-    """True when every address the name stands for is this machine's own. No host at all means every interface."""
+    """True if every address of the host name is a loopback address. An empty host means every interface."""
     if not host:
         return False
     try:

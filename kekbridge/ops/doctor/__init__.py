@@ -1,4 +1,4 @@
-"""What a trader should know before trusting an installation: each check is one line (ok, warning, broken) with the fix. Changes nothing."""
+"""Checks of an installation for `kekbridge doctor`: each is one line (ok, warning, broken) with its fix. Changes nothing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""All checks in the order a person reads them: this machine, the store, the exchange, the daemon, the way from TradingView.
+"""Run all checks in reading order: this machine, the store, the exchange, the daemon, reachability from TradingView.
 
-What can be looked at is; a part that cannot be opened is one broken line, and the rest is still looked at.
+A part that cannot be opened is one broken line; the others are still checked.
 """
 
 from __future__ import annotations
@@ -13,60 +13,62 @@ from pathlib import Path
 
 from kekbridge.config import Settings
 from kekbridge.errors import KekbridgeError
-from kekbridge.exchange.orderly.checks import Check
 from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.model import Mode
-from kekbridge.ops.doctor import jobs as upkeep
-from kekbridge.ops.doctor import machine, service
-from kekbridge.ops.doctor import setup as rules
+from kekbridge.model.check import Check
+from kekbridge.ops.doctor import jobs, machine, service, setup
 from kekbridge.ops.doctor.reachability import public_url_checks
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
 from kekbridge.vault import OpenVault, master_key, open_vault, orderly_secret
-from kekbridge.vault.master import remembered_vault
-from kekbridge.webhooks import registry as webhooks
+from kekbridge.vault.master import recorded_vault
+from kekbridge.webhooks import registry
 
-Ask = Callable[[str], str] | None
+AskPassphrase = Callable[[str], str] | None
 
 
-def examine(settings: Settings, data_dir: Path, *, clock: Callable[[], datetime], ask: Ask = None) -> tuple[Check, ...]:
-    """Look at everything once. `ask` puts the vault's passphrase question to a terminal. Blocks for a few seconds at worst.
+def examine(
+    settings: Settings, data_dir: Path, *, clock: Callable[[], datetime], ask: AskPassphrase = None
+) -> tuple[Check, ...]:
+    """Run every check once. `ask` prompts for the vault's passphrase on a terminal. Blocks for up to some seconds.
 
-    `settings` carry the mode in force. No secret stands in any line.
+    `settings` contain the mode in force. No line contains a secret.
     """
     now = clock()
-    lines = [*machine.data_directory(data_dir), *machine.disk(data_dir, settings.store.warn_free_mb)]
-    vault, found = _vault(settings, data_dir, ask)
-    lines += [found, *machine.certificate(settings.tls, now), *machine.proxy(settings)]
-    url, rows = _store(settings, data_dir, now)
-    lines += [*rows, *upkeep.channels(settings, vault)]
-    lines += asyncio.run(_exchange(settings, vault, clock))
-    lines += service.daemon_checks(data_dir, url)
-    lines += service.systemd_checks(settings.mode)
-    lines += public_url_checks(settings, now)
-    return tuple(lines)
+    checks = [*machine.data_directory(data_dir), *machine.disk(data_dir, settings.store.warn_free_mb)]
+    vault, vault_check = _vault(settings, data_dir, ask)
+    checks += [vault_check, *machine.certificate(settings.tls, now), *machine.proxy(settings)]
+    url, store_checks = _store(settings, data_dir, now)
+    checks += [*store_checks, *jobs.channels(settings, vault)]
+    checks += asyncio.run(_exchange(settings, vault, clock))
+    checks += service.daemon_checks(data_dir, url)
+    checks += service.systemd_checks(settings.mode)
+    checks += public_url_checks(settings, now)
+    return tuple(checks)
 
 
-def _vault(settings: Settings, data_dir: Path, ask: Ask) -> tuple[OpenVault | None, Check]:
-    """The vault and whether the data directory's own master key is in it; never makes one."""
+def _vault(settings: Settings, data_dir: Path, ask: AskPassphrase) -> tuple[OpenVault | None, Check]:
+    """Open the vault and check that it has the data directory's master key; never creates one."""
     if not data_dir.is_dir():
-        return None, Check("vault", "ok", "nothing is sealed yet; the first start chooses the vault")
+        return None, Check("vault", "ok", "no secrets yet; the first start chooses the vault")
     try:
         vault = open_vault(settings.vault, data_dir, settings.mode, ask=ask)
-        if remembered_vault(data_dir) is None:
-            return vault, Check("vault", "ok", f"{vault.description}; the first start makes the master key")
+        if recorded_vault(data_dir) is None:
+            return vault, Check("vault", "ok", f"{vault.description}; the first start creates the master key")
         master_key(vault)
     except KekbridgeError as error:
-        return None, Check("vault", "broken", error.message, "make that vault available again, see README, Security")
+        return None, Check(
+            "vault", "broken", error.message, "make that vault available again; `kekbridge docs live` explains vaults"
+        )
     if vault.is_plain and settings.mode is not Mode.PAPER:
         return vault, Check("vault", "warning", f"{vault.description} is not encrypted", "use systemd credentials")
     return vault, Check("vault", "ok", vault.description)
 
 
 def _store(settings: Settings, data_dir: Path, now: datetime) -> tuple[str, list[Check]]:
-    """Where the daemon listens on this machine, and the checks of the store."""
+    """The daemon's address on this machine, and the checks of the store."""
     usual = f"{'https' if settings.tls.cert else 'http'}://{settings.server.host}:{settings.server.port}"
     if not (data_dir / FILE_NAME).exists():
         return usual, [Check("database", "ok", "none yet; the first start makes it")]
@@ -74,41 +76,41 @@ def _store(settings: Settings, data_dir: Path, now: datetime) -> tuple[str, list
         database = Database.open(data_dir, create=False)
         try:
             with database.snapshot() as connection:
-                url = webhooks.local_url_of(connection) or usual
+                url = registry.local_url_of(connection) or usual
                 return url, [
                     *machine.database(connection),
-                    *rules.checks(connection, settings, now),
-                    *upkeep.checks(connection, settings, data_dir, now),
+                    *setup.checks(connection, settings, now),
+                    *jobs.checks(connection, settings, data_dir, now),
                 ]
         finally:
             database.close_now()
     except (KekbridgeError, sqlite3.Error) as error:
         text = error.message if isinstance(error, KekbridgeError) else f"the database cannot be read: {error}"
-        fix = "stop the daemon and bring a backup back: `kekbridge restore FILE`"
+        fix = "stop the daemon and restore a backup: `kekbridge restore FILE`"
         return usual, [Check("database", "broken", text, fix)]
 
 
 async def _exchange(settings: Settings, vault: OpenVault | None, clock: Callable[[], datetime]) -> list[Check]:
-    """The venue's own checks. The paper exchange in the box runs with the daemon, whose line tells whether it is reached."""
-    wanted = settings.exchange
+    """The venue's own checks. The embedded paper exchange runs with the daemon, whose check covers it."""
+    configured = settings.exchange
     if settings.mode is Mode.PAPER:
-        if not wanted.base_url:
-            return [Check("exchange", "ok", "paper: the exchange in the box, started with the daemon")]
-        signer = Signer(wanted.account_id or PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET)
+        if not configured.base_url:
+            return [Check("exchange", "ok", "paper: the embedded exchange, started with the daemon")]
+        signer = Signer(configured.account_id or PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET)
     else:
-        if not wanted.account_id:
+        if not configured.account_id:
             text = f"mode {settings.mode.value} needs exchange.account_id"
             return [
                 Check("exchange", "broken", text, "set it in the config file; the exchange's API-key page shows it")
             ]
         if vault is None:
-            return [Check("exchange", "warning", "not asked: the key is in a vault that cannot be opened")]
-        secret = vault.get(orderly_secret(wanted.account_id))
+            return [Check("exchange", "warning", "not checked: the key is in a vault that cannot be opened")]
+        secret = vault.get(orderly_secret(configured.account_id))
         if secret is None:
-            text = f"no Orderly key for account {wanted.account_id} in the {vault.place.title}"
+            text = f"no Orderly key for account {configured.account_id} in the {vault.title}"
             return [Check("exchange", "broken", text, "add it with `kekbridge keys add`")]
-        signer = Signer(wanted.account_id, secret.decode())
-    exchange = OrderlyExchange(settings.mode.value, wanted.base_url, signer, wanted, clock=clock)
+        signer = Signer(configured.account_id, secret.decode())
+    exchange = OrderlyExchange(settings.mode.value, configured.base_url, signer, configured, clock=clock)
     try:
         return list(await exchange.checks())
     finally:

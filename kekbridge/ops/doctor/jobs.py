@@ -1,4 +1,4 @@
-"""Checks of what runs by the clock: nightly backup, jobs, alerts that do not come or are about to end, who is told. Reads only."""
+"""Checks of scheduled work: backups, jobs, expected alerts, notification channels. Read-only."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from kekbridge.config import Settings
-from kekbridge.exchange.orderly.checks import Check
 from kekbridge.formatting import age, duration
 from kekbridge.model import Mode
-from kekbridge.ops.backup import LAST_BACKUP
-from kekbridge.ops.expected import ENDS_SOON
-from kekbridge.ops.nightly import directory_of
+from kekbridge.model.check import Check
+from kekbridge.ops.backup import LAST_BACKUP, directory_of
 from kekbridge.ops.notifier import NOTIFY_URLS, channels_of
-from kekbridge.store import conditions, times, webhooks
-from kekbridge.store import job_runs as jobruns
+from kekbridge.ops.watches import ENDS_SOON
+from kekbridge.store import codec, conditions, job_runs, webhooks
 from kekbridge.store import settings as stored_settings
 from kekbridge.vault import OpenVault
 
@@ -25,7 +23,7 @@ _BACKUP_AGE: Final = timedelta(days=2)
 
 
 def checks(connection: sqlite3.Connection, settings: Settings, data_dir: Path, now: datetime) -> list[Check]:
-    """Everything about the daemon's chores that the store knows."""
+    """Check backups, jobs and expected alerts, as stored."""
     return [
         *_backup(connection, settings, data_dir, now),
         *_jobs(connection),
@@ -35,41 +33,45 @@ def checks(connection: sqlite3.Connection, settings: Settings, data_dir: Path, n
 
 def _backup(connection: sqlite3.Connection, settings: Settings, data_dir: Path, now: datetime) -> Iterable[Check]:
     last = stored_settings.get_value(connection, LAST_BACKUP)
-    at = times.optional_time(last) if isinstance(last, str) else None
-    wanted = settings.backup
-    plan = f"nightly at {wanted.at} UTC into {directory_of(wanted, data_dir)}" if wanted.nightly else "none at night"
+    at = codec.optional_time(last) if isinstance(last, str) else None
+    configured = settings.backup
+    plan = (
+        f"nightly at {configured.at} UTC into {directory_of(configured, data_dir)}"
+        if configured.nightly
+        else "no nightly backup"
+    )
     if at is None or now - at > _BACKUP_AGE:
         level: Any = "ok" if settings.mode is Mode.PAPER else "warning"
-        text = "no backup yet" if at is None else f"the last backup is of {at:%Y-%m-%d}"
-        fix = "let the daemon run at night" if wanted.nightly else "set backup.nightly = true"
+        text = "no backup yet" if at is None else f"the last backup is from {at:%Y-%m-%d}"
+        fix = "let the daemon run at night" if configured.nightly else "set backup.nightly = true"
         yield Check("backup", level, f"{text}; {plan}", f"`kekbridge backup FILE`, or {fix}")
     else:
         yield Check("backup", "ok", f"last one {age(at, now)}; {plan}")
-    if wanted.nightly and not wanted.dir and settings.mode is Mode.LIVE:
-        text = "nightly backups lie beside the data: they are lost with its disk"
+    if configured.nightly and not configured.dir and settings.mode is Mode.LIVE:
+        text = "nightly backups are on the same disk as the data and are lost with it"
         yield Check("backup place", "warning", text, "name a directory on another disk in backup.dir")
 
 
 def _jobs(connection: sqlite3.Connection) -> Iterable[Check]:
-    runs = jobruns.list_runs(connection)
+    runs = job_runs.list_runs(connection)
     failing = [run for run in runs if run.failures]
     for run in failing:
         text = f"{run.name} failed {run.failures} {'time' if run.failures == 1 else 'times'} in a row: {run.error}"
-        yield Check("job", "warning", text, "`kekbridge jobs`; the log says more")
+        yield Check("job", "warning", text, "see `kekbridge jobs` and the log")
     if runs and not failing:
-        yield Check("jobs", "ok", f"{len(runs)} on the timetable, none failing")
+        yield Check("jobs", "ok", f"{len(runs)} scheduled, none failing")
 
 
 def _expected(connection: sqlite3.Connection, now: datetime) -> Iterable[Check]:
-    holding = conditions.holding(connection)
+    holding = conditions.list_active(connection)
     for webhook in webhooks.list_all(connection):
         if not webhook.enabled:
             continue
         missed = holding.get(f"heartbeat:{webhook.id}")
         if missed is not None:
             every = duration(webhook.settings.expect_alert_every_s or 0)
-            text = f"{webhook.name}: none came for longer than {every} (since {age(missed.since, now)})"
-            yield Check("alerts", "warning", text, "see whether the alert still runs at TradingView")
+            text = f"{webhook.name}: no alert for more than {every} (since {age(missed.since, now)})"
+            yield Check("alerts", "warning", text, "check that the alert is still active at TradingView")
         ends_at = webhook.settings.alert_expires_at
         if ends_at is None:
             continue
@@ -83,7 +85,7 @@ def _expected(connection: sqlite3.Connection, now: datetime) -> Iterable[Check]:
 
 
 def channels(settings: Settings, vault: OpenVault | None) -> Iterable[Check]:
-    """Whether anybody is told when something happens."""
+    """Check that there is a notification channel."""
     if vault is None:
         return
     found = channels_of(vault.get(NOTIFY_URLS))
@@ -91,4 +93,4 @@ def channels(settings: Settings, vault: OpenVault | None) -> Iterable[Check]:
         yield Check("notify", "ok", ", ".join(channel.name for channel in found))
         return
     level: Any = "ok" if settings.mode is Mode.PAPER else "warning"
-    yield Check("notify", level, "nobody is told of fills, limits and trouble", "`kekbridge notify set`")
+    yield Check("notify", level, "no channel: fills, limits and errors are not sent to you", "`kekbridge notify set`")

@@ -1,4 +1,4 @@
-"""Checks of this machine: data directory, free disk, database file, certificate files, proxy settings. Reads only."""
+"""Checks of this machine: data directory, free disk, database file, certificate files, proxy settings. Read-only."""
 
 from __future__ import annotations
 
@@ -10,57 +10,57 @@ from pathlib import Path
 from typing import Final
 
 from kekbridge.config import Settings, Tls
-from kekbridge.exchange.orderly.checks import Check
-from kekbridge.ops.pem import not_after
+from kekbridge.model.check import Check
+from kekbridge.ops.expiry import not_after
 
 NO_DISK_BYTES: Final = 100 << 20
 EXPIRES_SOON: Final = timedelta(days=14)
 
 
 def data_directory(data_dir: Path) -> list[Check]:
-    """There, and nobody else's to read."""
+    """It exists, and only its owner can read it."""
     try:
         found = data_dir.stat()
     except FileNotFoundError:
-        return [Check("data", "ok", f"{data_dir} does not exist yet; `kekbridge serve` makes it")]
+        return [Check("data", "ok", f"{data_dir} does not exist yet; `kekbridge serve` creates it")]
     except OSError as error:
         return [
             Check("data", "broken", f"{data_dir} cannot be read: {error.strerror}", "run this as the daemon's user")
         ]
     if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        text = f"{data_dir} has mode {stat.S_IMODE(found.st_mode):04o}: others can look into it"
+        text = f"{data_dir} has mode {stat.S_IMODE(found.st_mode):04o}: other users can read it"
         return [Check("data", "warning", text, f"chmod 700 {data_dir}")]
-    return [Check("data", "ok", f"{data_dir}, its owner's only")]
+    return [Check("data", "ok", f"{data_dir}, readable by its owner only")]
 
 
 def disk(data_dir: Path, least_mb: int) -> list[Check]:
-    """Room for the database: what cannot be stored is answered 503. Less than `least_mb` is a warning."""
+    """Free space for the database; less than `least_mb` MiB is a warning."""
     place = next((one for one in (data_dir, *data_dir.parents) if one.is_dir()), Path("/"))
     free = shutil.disk_usage(place).free
     text = f"{free / (1 << 30):.1f} GiB free at {place}"
     if free < NO_DISK_BYTES:
-        return [Check("disk", "broken", text, "make room: with a full disk every alert is answered 503")]
+        return [Check("disk", "broken", text, "free disk space: with a full disk every alert is answered 503")]
     if free < least_mb << 20:
-        return [Check("disk", "warning", text, "make room, or lower store.keep_payloads_days and backup.keep")]
+        return [Check("disk", "warning", text, "free disk space, or lower store.keep_payloads_days and backup.keep")]
     return [Check("disk", "ok", text)]
 
 
 def database(connection: sqlite3.Connection) -> list[Check]:
-    """The file is whole: pages, indexes and references."""
+    """The file's pages, indexes and references are consistent."""
     faults = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)") if row[0] != "ok"]
     dangling = connection.execute("PRAGMA foreign_key_check").fetchone()
     if dangling is not None:
         faults.append(f"a row of {dangling[0]} refers to a missing one of {dangling[2]}")
     if faults:
-        fix = "stop the daemon and bring a backup back: `kekbridge restore FILE`"
+        fix = "stop the daemon and restore a backup: `kekbridge restore FILE`"
         return [Check("database", "broken", f"damaged: {faults[0]}", fix)]
     alerts = connection.execute("SELECT COUNT(*) FROM alerts").fetchone()[0]
     orders = connection.execute("SELECT COUNT(*) FROM orders").fetchone()[0]
-    return [Check("database", "ok", f"whole; {alerts} alerts, {orders} orders")]
+    return [Check("database", "ok", f"intact; {alerts} alerts, {orders} orders")]
 
 
 def certificate(tls: Tls, now: datetime) -> list[Check]:
-    """The certificate that the listener serves: readable and not about to expire."""
+    """The certificate file of the listener is readable and does not expire soon."""
     if not tls.cert:
         return []
     path = Path(tls.cert).expanduser()
@@ -72,25 +72,25 @@ def certificate(tls: Tls, now: datetime) -> list[Check]:
 
 
 def expiry_check(name: str, what: str, ends_at: datetime, now: datetime) -> Check:
-    """One line about the end of a certificate."""
+    """Check the expiry of a certificate."""
     day = f"{ends_at:%Y-%m-%d}"
     if ends_at <= now:
-        return Check(name, "broken", f"{what} expired on {day}", "renew it; TradingView refuses expired certificates")
+        return Check(name, "broken", f"{what} expired on {day}", "renew it; TradingView rejects expired certificates")
     if ends_at - now < EXPIRES_SOON:
         text = f"{what} expires on {day}, in {(ends_at - now).days} days"
-        return Check(name, "warning", text, "see why the renewal has not run (certbot renew, caddy)")
+        return Check(name, "warning", text, "check why it was not renewed (certbot renew, caddy)")
     return Check(name, "ok", f"{what} is valid until {day}")
 
 
 def proxy(settings: Settings) -> list[Check]:
-    """Senders' addresses can be told apart behind a proxy, where anything depends on them."""
+    """Behind a proxy, senders' addresses are known where settings depend on them."""
     server, auth = settings.server, settings.auth
     if server.behind_proxy and not server.trusted_proxies:
         fix = 'name the proxy in server.trusted_proxies, such as ["127.0.0.1"], and let it set X-Forwarded-For'
         if auth.allowed_addresses:
-            text = "auth.allowed_addresses is set, but every sender appears with the proxy's address: all are refused"
+            text = "auth.allowed_addresses is set, but every sender has the proxy's address: all are refused"
             return [Check("proxy", "broken", text, fix)]
-        return [Check("proxy", "warning", "senders cannot be told apart: all appear with the proxy's address", fix)]
+        return [Check("proxy", "warning", "senders cannot be distinguished: all have the proxy's address", fix)]
     if auth.allowed_addresses:
         return [Check("senders", "ok", f"only from {', '.join(auth.allowed_addresses)}")]
     return []

@@ -1,6 +1,6 @@
-"""The way from TradingView to here, walked once: name, IPv4, port, certificate, and a request through it that comes back to us.
+"""Checks of reachability from TradingView: DNS name, IPv4, port, certificate, and a request through the public URL back to us.
 
-TradingView posts to ports 80 and 443 of IPv4 addresses and waits 3 s (tradingview.md section 1). The request carries no key.
+TradingView posts to ports 80 and 443 of IPv4 addresses and waits 3 s (docs/internals/tradingview.md section 1). The request carries no key.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from kekbridge.config import Settings
-from kekbridge.exchange.orderly.checks import Check
-from kekbridge.ingress.http import WEBHOOK_PATH
 from kekbridge.model import Mode
+from kekbridge.model.check import Check
+from kekbridge.model.webhooks import WEBHOOK_PATH
 from kekbridge.ops.doctor.machine import expiry_check
 
 _TRADINGVIEW_PORTS: Final = (80, 443)
@@ -28,28 +28,27 @@ _TIMEOUT_S: Final = 5.0
 
 
 def public_url_checks(settings: Settings, now: datetime) -> Iterable[Check]:
-    """Every step of the way; a step that fails ends the walk."""
+    """Check each step in order; a broken one ends the list."""
     text = settings.server.public_url
     if not text:
-        fix = "set server.public_url once a tunnel or proxy leads here"
-        level = Mode.PAPER is settings.mode
+        fix = "set server.public_url once a tunnel or proxy forwards to this machine"
         yield Check(
             "public url",
-            "ok" if level else "warning",
+            "ok" if settings.mode is Mode.PAPER else "warning",
             "server.public_url is not set: only this machine was checked",
             fix,
         )
         return
     url = urlsplit(text)
-    wrong = _wrong_form(url)
-    if wrong is not None:
-        yield wrong
+    malformed = _check_form(url)
+    if malformed is not None:
+        yield malformed
         return
     if url.scheme == "http":
         yield Check(
             "public url",
             "warning",
-            f"{text} is plain HTTP: the key in each message can be read on the way",
+            f"{text} is plain HTTP: the key in each message can be intercepted",
             "use https",
         )
     addresses = _dns(url)
@@ -64,17 +63,17 @@ def public_url_checks(settings: Settings, now: datetime) -> Iterable[Check]:
     yield _loop(url)
 
 
-def _wrong_form(url: SplitResult) -> Check | None:
+def _check_form(url: SplitResult) -> Check | None:
     fix = 'write it as "https://bridge.example.com"'
     try:
         port = _port(url)
     except ValueError:
         return Check("public url", "broken", "server.public_url has no usable port", fix)
     if url.scheme not in ("http", "https") or not url.hostname:
-        return Check("public url", "broken", "server.public_url is no address of the web", fix)
+        return Check("public url", "broken", "server.public_url is not an http or https URL", fix)
     if port not in _TRADINGVIEW_PORTS and not _is_local(url.hostname):
         text = f"port {port}: TradingView posts to ports 80 and 443 only"
-        return Check("public url", "broken", text, "let a proxy or tunnel listen on 443")
+        return Check("public url", "broken", text, "use a proxy or tunnel that listens on port 443")
     return None
 
 
@@ -98,7 +97,7 @@ def _dns(url: SplitResult) -> Check:
     v4 = sorted({str(entry[4][0]) for entry in found if entry[0] == socket.AF_INET})
     if not v4:
         return Check(
-            "dns", "broken", f"{host} has no IPv4 address; TradingView uses no other", "add an A record for it"
+            "dns", "broken", f"{host} has no IPv4 address; TradingView uses IPv4 only", "add an A record for it"
         )
     private = [address for address in v4 if not ipaddress.ip_address(address).is_global]
     if private:
@@ -126,7 +125,7 @@ def _certificate(url: SplitResult, now: datetime) -> Check:
 
 
 def _loop(url: SplitResult) -> Check:
-    """A message without a key, through the public address: our own refusal must come back, in the time TradingView waits."""
+    """Send a message without a key to the public URL: our own error must come back before TradingView would time out."""
     host, path = str(url.hostname), url.path.rstrip("/") + WEBHOOK_PATH
     began = time.monotonic()
     try:
@@ -143,13 +142,13 @@ def _loop(url: SplitResult) -> Check:
         return Check("loop", "broken", text, "start the daemon; check firewall, tunnel and proxy")
     took = time.monotonic() - began
     if not _is_ours(body):
-        text = f"{url.geturl()}{WEBHOOK_PATH} answered {status}, and not from kekbridge"
+        text = f"{url.geturl()}{WEBHOOK_PATH} answered {status}, but not from kekbridge"
         return Check(
-            "loop", "broken", text, "let the proxy pass POST requests of this path, unchanged and without redirect"
+            "loop", "broken", text, "make the proxy forward POST requests to this path, unchanged and without redirect"
         )
     if took > _TRADINGVIEW_WAITS_S:
-        text = f"it took {took:.1f} s; TradingView gives up after {_TRADINGVIEW_WAITS_S:.0f} s"
-        return Check("loop", "broken", text, "use a nearer tunnel or proxy")
+        text = f"it took {took:.1f} s; TradingView times out after {_TRADINGVIEW_WAITS_S:.0f} s"
+        return Check("loop", "broken", text, "use a faster tunnel or proxy")
     return Check("loop", "ok", f"a message through {url.geturl()} came back in {took * 1000:.0f} ms")
 
 
@@ -158,5 +157,5 @@ def _is_ours(body: bytes) -> bool:
         answer = json.loads(body)
     except (ValueError, RecursionError):
         return False
-    # The exchange refuses with `success` and a number as `code`.
+    # The exchange's errors have `success` too, but a number as `code`.
     return isinstance(answer, dict) and answer.get("success") is False and isinstance(answer.get("code"), str)

@@ -1,4 +1,4 @@
-"""Checks of the running daemon and of its systemd unit: is it up, has it reconciled, is it started at boot. Asks only this machine."""
+"""Checks of the running daemon and its systemd unit: is it up, has it reconciled, does it start at boot. Local requests only."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from kekbridge.exchange.orderly.checks import Check
 from kekbridge.model import Mode
+from kekbridge.model.check import Check
 from kekbridge.store.lock import DaemonLock
 
 UNIT: Final = "kekbridge.service"
@@ -20,7 +20,7 @@ _TIMEOUT_S: Final = 3.0
 
 
 def daemon_checks(data_dir: Path, url: str) -> list[Check]:
-    """Whether the daemon of this data directory runs and says that it is ready; `url` is where it listens on this machine."""
+    """Check that the daemon of this data directory runs and is ready. `url`: its address on this machine."""
     holder = DaemonLock.holder(data_dir)
     if holder is None:
         return [Check("daemon", "warning", "not running", "`kekbridge serve`, or systemctl start kekbridge")]
@@ -28,7 +28,7 @@ def daemon_checks(data_dir: Path, url: str) -> list[Check]:
     if ready is None:
         return [Check("daemon", "broken", f"process {holder} runs, but {url} does not answer", "see its log")]
     if not ready.get("exchangeReachable"):
-        text = f"process {holder}: the exchange is not reached: {ready.get('detail') or 'no answer'}"
+        text = f"process {holder}: the exchange is unreachable: {ready.get('detail') or 'no answer'}"
         return [Check("daemon", "broken", text, "check the network; entries are held back meanwhile")]
     if not ready.get("reconciled"):
         return [
@@ -41,25 +41,25 @@ def daemon_checks(data_dir: Path, url: str) -> list[Check]:
         ]
     lines = [Check("daemon", "ok", f"process {holder}, {ready.get('mode')}, ready")]
     if not ready.get("streamLive"):
-        lines.append(Check("stream", "warning", "down: the exchange is polled instead", "it is opened again by itself"))
+        lines.append(Check("stream", "warning", "down: the exchange is polled instead", "it reconnects by itself"))
     else:
         lines.append(Check("stream", "ok", "live"))
     if ready.get("entriesHeld"):
         lines.append(
-            Check("entries", "warning", "held back: the exchange left several orders unanswered", "see the log")
+            Check("entries", "warning", "held back: the exchange did not answer several orders", "see the log")
         )
     return lines
 
 
 def _readiness(url: str) -> dict[str, Any] | None:
-    """What /readyz says there; None when nothing of ours answers."""
+    """The response of /readyz; None if kekbridge does not answer."""
     parts = urlsplit(url)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname or "", parts.hostname or "")  # noqa: S104 - compared only
     try:
         connection: http.client.HTTPConnection
         if parts.scheme == "https":
             context = ssl.create_default_context()
-            context.check_hostname = False  # this machine, by its address: the public check looks at the name
+            context.check_hostname = False  # this machine, by its address; reachability.py verifies the name
             context.verify_mode = ssl.CERT_NONE
             connection = http.client.HTTPSConnection(host, parts.port, timeout=_TIMEOUT_S, context=context)
         else:
@@ -75,11 +75,11 @@ def _readiness(url: str) -> dict[str, Any] | None:
 
 
 def systemd_checks(mode: Mode) -> list[Check]:
-    """Whether the unit is there, enabled and running; nothing is said where there is no systemd."""
+    """Check that the unit is installed, enabled and running; no check without systemd."""
     systemctl = shutil.which("systemctl")
     if systemctl is None or not Path("/run/systemd/system").is_dir():
         return []
-    enabled, active = (_ask(systemctl, verb) for verb in ("is-enabled", "is-active"))
+    enabled, active = (_query(systemctl, verb) for verb in ("is-enabled", "is-active"))
     if enabled in ("", "not-found"):
         level: Any = "ok" if mode is Mode.PAPER else "warning"
         return [Check("systemd", level, "no unit is installed", "`kekbridge install-systemd`")]
@@ -90,7 +90,7 @@ def systemd_checks(mode: Mode) -> list[Check]:
     return [Check("systemd", "ok", f"{UNIT} is {enabled}, {active}")]
 
 
-def _ask(systemctl: str, verb: str) -> str:
+def _query(systemctl: str, verb: str) -> str:
     try:
         done = subprocess.run(  # noqa: S603 - a found program with constant arguments
             [systemctl, verb, UNIT], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False

@@ -1,4 +1,4 @@
-"""Checks of what was set up in the store: webhooks, limits, trading state, orders nobody knows the end of. Reads only."""
+"""Checks of the set-up in the store: webhooks, limits, trading state, unknown orders. Read-only."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from datetime import datetime
 from typing import Any, Final
 
 from kekbridge.config import Settings
-from kekbridge.exchange.orderly.checks import Check
 from kekbridge.model import Limits, Mode, RateLimits, TradingState, Webhook
+from kekbridge.model.check import Check
 from kekbridge.risk.limits import account_limits, tighter
 from kekbridge.store import settings as stored_settings
 from kekbridge.store import webhooks
 
-# What keeps a runaway strategy from emptying an account; any one of them per webhook is enough.
-_BRAKES: Final = ("daily_limit", "daily_orders", "max_daily_loss", "max_drawdown")
+# Limits that keep a runaway strategy from emptying an account; each webhook needs one of them.
+_LOSS_LIMITS: Final = ("daily_limit", "daily_orders", "max_daily_loss", "max_drawdown")
 
 
 def checks(connection: sqlite3.Connection, settings: Settings, now: datetime) -> list[Check]:
-    """Everything about the store's rows."""
+    """Check webhooks, limits, trading state and unknown orders."""
     found = [webhook for webhook in webhooks.list_all(connection) if webhook.enabled]
     return [
         *_webhooks(found),
@@ -37,29 +37,29 @@ def _webhooks(found: list[Webhook]) -> Iterable[Check]:
         return
     unsigned = _names(webhook for webhook in found if not webhook.settings.require_signature)
     if unsigned:
-        text = f"no signature needed: {unsigned}; whoever sees one message can send any other"
+        text = f"no signature required: {unsigned}; a leaked message lets others send any message"
         yield Check(
             "signatures", "warning", text, "`kekbridge webhook edit NAME --require-signature` and a new template"
         )
     undated = _names(webhook for webhook in found if not webhook.settings.require_timestamp)
     if undated:
-        text = f"no timestamp needed: {undated}; an old message can be sent again later"
+        text = f"no timestamp required: {undated}; an old message can be replayed"
         yield Check("timestamps", "warning", text, "`kekbridge webhook edit NAME --require-timestamp`")
     if not unsigned and not undated:
-        yield Check("webhooks", "ok", f"{len(found)} enabled, signed and dated")
+        yield Check("webhooks", "ok", f"{len(found)} enabled, with signature and timestamp")
 
 
 def _limits(found: list[Webhook], account: Limits, mode: Mode) -> Iterable[Check]:
-    """On paper a missing limit costs nothing: it is told without a warning."""
-    bare = [
+    """In paper mode a missing limit is no warning."""
+    unlimited = [
         webhook
         for webhook in found
-        if all(getattr(tighter(webhook.settings.limits, account), brake) is None for brake in _BRAKES)
+        if all(getattr(tighter(webhook.settings.limits, account), limit) is None for limit in _LOSS_LIMITS)
     ]
-    if bare:
+    if unlimited:
         level: Any = "ok" if mode is Mode.PAPER else "warning"
         fix = "`kekbridge webhook edit NAME --max-daily-loss 500 --daily-limit 20000`, or [risk] in the settings"
-        yield Check("limits", level, f"no daily limit, loss cut-off or drawdown: {_names(bare)}", fix)
+        yield Check("limits", level, f"no daily limit, loss cut-off or drawdown: {_names(unlimited)}", fix)
     elif found:
         yield Check("limits", "ok", "every webhook has a daily limit, loss cut-off or drawdown")
     stopless = _names(webhook for webhook in found if not tighter(webhook.settings.limits, account).require_stop_loss)
@@ -69,14 +69,14 @@ def _limits(found: list[Webhook], account: Limits, mode: Mode) -> Iterable[Check
 
 
 def _rate(rates: RateLimits) -> Check:
-    """The one brake on all webhooks together: each has its own, but there may be many."""
+    """The rate limit of all webhooks together: each has its own, but there may be many."""
     numbers = ((rates.per_minute, "a minute"), (rates.per_hour, "an hour"), (rates.per_day, "a day"))
-    told = ", ".join(f"{number:,} {window}" for number, window in numbers if number)
-    if not told:
+    windows = ", ".join(f"{number:,} {window}" for number, window in numbers if number)
+    if not windows:
         return Check(
             "rates", "warning", "all webhooks together may send any number of alerts", "set [risk] rate_per_minute"
         )
-    return Check("rates", "ok", f"all webhooks together: at most {told}")
+    return Check("rates", "ok", f"all webhooks together: at most {windows}")
 
 
 def _trading(connection: sqlite3.Connection, found: list[Webhook], now: datetime) -> Iterable[Check]:
@@ -87,9 +87,9 @@ def _trading(connection: sqlite3.Connection, found: list[Webhook], now: datetime
         if control.state is not TradingState.RUNNING:
             closed = True
             text = f"{name} is {control.state.value.replace('_', ' ')}: {control.reason}"
-            yield Check("trading", "warning", text, "`kekbridge resume` when the reason is over")
+            yield Check("trading", "warning", text, "`kekbridge resume` once the reason is resolved")
     if not closed:
-        yield Check("trading", "ok", "entries and exits pass")
+        yield Check("trading", "ok", "entries and exits are allowed")
 
 
 def _unknown(connection: sqlite3.Connection) -> Iterable[Check]:
@@ -99,7 +99,7 @@ def _unknown(connection: sqlite3.Connection) -> Iterable[Check]:
     if count:
         text = f"{count} {'order has' if count == 1 else 'orders have'} no known outcome"
         yield Check(
-            "orders", "warning", text, "the daemon asks for them; `kekbridge orders --status unknown` lists them"
+            "orders", "warning", text, "the daemon looks them up; `kekbridge orders --status unknown` lists them"
         )
 
 

@@ -1,1 +1,1 @@
-"""HTTP routes of the paper exchange, grouped as in Orderly's documentation."""
+"""Endpoints of the paper exchange, grouped as in Orderly's documentation."""

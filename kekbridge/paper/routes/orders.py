@@ -1,16 +1,16 @@
-"""Endpoints of plain orders and trades (orderly-api.md section 6)."""
+"""Endpoints of plain orders and trades. See docs/internals/orderly.md, section 6."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from kekbridge.paper import responses as views
-from kekbridge.paper.api import Call, Route
-from kekbridge.paper.codec import Refusal, integer, number, word
-from kekbridge.paper.exchange import Venue
-from kekbridge.paper.models import OPEN_STATUSES, Order, Trade
+from kekbridge.paper import responses
+from kekbridge.paper.api import ApiRoute, Call
+from kekbridge.paper.codec import ApiError, parse_integer, parse_number, parse_text
+from kekbridge.paper.exchange import SimulatedExchange
+from kekbridge.paper.models import OPEN_STATUSES, PaperOrder, PaperTrade
 from kekbridge.paper.rate_limits import ONE_PER_SECOND, TEN_PER_SECOND
-from kekbridge.paper.requests import SIDES, client_id, parse_order, required_symbol
+from kekbridge.paper.requests import SIDES, parse_client_order_id, parse_order, parse_symbol
 
 MAX_BATCH = 10
 _STATUSES: dict[str, frozenset[str]] = {
@@ -27,69 +27,69 @@ _SORTS: dict[str, tuple[str, bool]] = {
 _DEAD_MAN_MIN, _DEAD_MAN_MAX = 5_000, 900_000
 
 
-def statuses(raw: str | None) -> frozenset[str] | None:
-    """The statuses behind a filter word or bundle."""
+def parse_statuses(raw: str | None) -> frozenset[str] | None:
+    """Return the order statuses that a `status` filter selects; None without one; ApiError -1005 if unknown."""
     if not raw:
         return None
     found = _STATUSES.get(raw.upper())
     if found is None:
-        raise Refusal(-1005, f"status is {raw[:40]!r}; expected one of {', '.join(_STATUSES)}.")
+        raise ApiError(-1005, f"status is {raw[:40]!r}; expected one of {', '.join(_STATUSES)}.")
     return found
 
 
 # --- read lag ----------------------------------------------------------------------------------------------
 
 
-def hidden_trades(venue: Venue, order: Order) -> list[Trade]:
-    """Fills that the read-lag fault keeps from readers."""
-    lag = venue.faults.read_lag_ms()
+def hidden_trades(exchange: SimulatedExchange, order: PaperOrder) -> list[PaperTrade]:
+    """Return the fills of an order that the fault read_lag hides."""
+    lag = exchange.faults.read_lag_ms()
     if not lag:
         return []
-    since = venue.engine.clock() - lag
-    return [trade for trade in venue.engine.trades_of[order.order_id] if trade.at > since]
+    since = exchange.state.clock() - lag
+    return [trade for trade in exchange.state.trades_of[order.order_id] if trade.at > since]
 
 
-def is_visible(venue: Venue, order: Order) -> bool:
-    """Whether readers may see this order yet."""
-    lag = venue.faults.read_lag_ms()
-    return not lag or order.created <= venue.engine.clock() - lag
+def is_visible(exchange: SimulatedExchange, order: PaperOrder) -> bool:
+    """Return whether reads show an order already (fault read_lag)."""
+    lag = exchange.faults.read_lag_ms()
+    return not lag or order.created <= exchange.state.clock() - lag
 
 
-def _show(venue: Venue, order: Order | None) -> dict[str, object]:
-    if order is None or not is_visible(venue, order):
-        raise Refusal(-1006, "The order does not exist.")
-    return views.order_view(order, hidden_trades(venue, order))
+def _visible_order(exchange: SimulatedExchange, order: PaperOrder | None) -> dict[str, object]:
+    if order is None or not is_visible(exchange, order):
+        raise ApiError(-1006, "The order does not exist.")
+    return responses.order_json(order, hidden_trades(exchange, order))
 
 
 # --- writes ------------------------------------------------------------------------------------------------
 
 
 def create(call: Call) -> object:
-    trading = call.venue.trading
-    return views.created_view(trading.place(trading.build(parse_order(call.body))))
+    matching = call.exchange.matching
+    return responses.created_order_json(matching.place(matching.build(parse_order(call.body))))
 
 
 def create_batch(call: Call) -> object:
     rows = call.body.get("orders")
     if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_BATCH:
-        raise Refusal(-1005, f"orders must be a list of 1 to {MAX_BATCH} orders.")
+        raise ApiError(-1005, f"orders must be a list of 1 to {MAX_BATCH} orders.")
     assert call.key is not None  # noqa: S101  the route is signed
     bucket = f"{call.key.orderly_key} POST /v1/order"
     call.limiter.check(bucket, TEN_PER_SECOND, call.now, cost=len(rows))
-    trading, answers = call.venue.trading, list[object]()
+    matching, answers = call.exchange.matching, list[object]()
     for row in rows:
         if not isinstance(row, dict):
-            raise Refusal(-1005, "Each order of a batch must be an object.")
+            raise ApiError(-1005, "Each order of a batch must be an object.")
         try:
-            answers.append(views.created_view(trading.place(trading.build(parse_order(row, batch=True)))))
-        except Refusal as refusal:
-            call.venue.engine.event(
+            answers.append(responses.created_order_json(matching.place(matching.build(parse_order(row, batch=True)))))
+        except ApiError as error:
+            call.exchange.state.record_event(
                 "order_refused",
                 symbol=str(row.get("symbol")),
                 client_order_id=row.get("client_order_id"),
                 order_id=None,
-                code=refusal.code,
-                message=refusal.message,
+                code=error.code,
+                message=error.message,
                 batch=True,
             )
             answers.append(
@@ -97,90 +97,90 @@ def create_batch(call: Call) -> object:
                     "order_id": 0,
                     "client_order_id": row.get("client_order_id"),
                     "order_type": row.get("order_type"),
-                    "order_price": number(row.get("order_price"), "order_price"),
-                    "order_quantity": number(row.get("order_quantity"), "order_quantity"),
-                    "error_message": refusal.message,
+                    "order_price": parse_number(row.get("order_price"), "order_price"),
+                    "order_quantity": parse_number(row.get("order_quantity"), "order_quantity"),
+                    "error_message": error.message,
                 }
             )
     return {"rows": answers}
 
 
 def edit(call: Call) -> object:
-    body, trading = call.body, call.venue.trading
-    order_id = integer(body.get("order_id"), "order_id")
-    symbol = required_symbol(body)
-    order = trading.find_open(call.venue.engine.orders.get(order_id or 0), symbol)
-    side = word(body.get("side"), "side", SIDES)
+    body, matching = call.body, call.exchange.matching
+    order_id = parse_integer(body.get("order_id"), "order_id")
+    symbol = parse_symbol(body)
+    order = matching.find_open(call.exchange.state.orders.get(order_id or 0), symbol)
+    side = parse_text(body.get("side"), "side", SIDES)
     if side is not None and side != order.side:
-        raise Refusal(-1005, "side cannot be edited.")
-    price = number(body.get("order_price"), "order_price")
-    trading.request_edit(order, price, number(body.get("order_quantity"), "order_quantity"))
+        raise ApiError(-1005, "side cannot be edited.")
+    price = parse_number(body.get("order_price"), "order_price")
+    matching.request_edit(order, price, parse_number(body.get("order_quantity"), "order_quantity"))
     return {"status": "EDIT_SENT"}
 
 
-def _by_client(venue: Venue, client_order_id: str | None) -> Order | None:
-    engine = venue.engine
-    return engine.orders.get(engine.order_by_client.get(client_order_id or "", 0))
+def _by_client(exchange: SimulatedExchange, client_order_id: str | None) -> PaperOrder | None:
+    state = exchange.state
+    return state.orders.get(state.order_by_client.get(client_order_id or "", 0))
 
 
 def cancel(call: Call) -> object:
-    trading = call.venue.trading
-    order_id = call.int_of("order_id")
+    matching = call.exchange.matching
+    order_id = call.query_int("order_id")
     if order_id is None:
-        raise Refusal(-1005, "order_id is missing.")
-    order = trading.find_open(call.venue.engine.orders.get(order_id), call.query.get("symbol"))
-    trading.request_cancel(order)
+        raise ApiError(-1005, "order_id is missing.")
+    order = matching.find_open(call.exchange.state.orders.get(order_id), call.query.get("symbol"))
+    matching.request_cancel(order)
     return {"status": "CANCEL_SENT"}
 
 
 def cancel_by_client(call: Call) -> object:
-    trading = call.venue.trading
-    wanted = client_id(call.query.get("client_order_id"))
+    matching = call.exchange.matching
+    wanted = parse_client_order_id(call.query.get("client_order_id"))
     if wanted is None:
-        raise Refusal(-1005, "client_order_id is missing.")
-    order = trading.find_open(_by_client(call.venue, wanted), call.query.get("symbol"))
-    trading.request_cancel(order)
+        raise ApiError(-1005, "client_order_id is missing.")
+    order = matching.find_open(_by_client(call.exchange, wanted), call.query.get("symbol"))
+    matching.request_cancel(order)
     return {"status": "CANCEL_SENT"}
 
 
 def cancel_all(call: Call) -> object:
     symbol = call.query.get("symbol") or None
     if symbol is not None:
-        call.venue.engine.instrument(symbol)
-    call.venue.trading.cancel_all(symbol)
+        call.exchange.state.instrument(symbol)
+    call.exchange.matching.cancel_all(symbol)
     return {"status": "CANCEL_ALL_SENT"}
 
 
-def _cancel_batch(call: Call, ids: Sequence[str], find: Callable[[str], Order | None]) -> object:
+def _cancel_batch(call: Call, ids: Sequence[str], find: Callable[[str], PaperOrder | None]) -> object:
     if not 1 <= len(ids) <= MAX_BATCH:
-        raise Refusal(-1005, f"Give 1 to {MAX_BATCH} ids.")
+        raise ApiError(-1005, f"Give 1 to {MAX_BATCH} ids.")
     found = [order for one in ids if (order := find(one)) is not None and order.is_open]
     if not found:
-        raise Refusal(-1006, "None of the orders exists or is open.")
+        raise ApiError(-1006, "None of the orders exists or is open.")
     for order in found:
-        call.venue.trading.request_cancel(order)
+        call.exchange.matching.request_cancel(order)
     return {"status": "CANCEL_ALL_SENT"}
 
 
 def cancel_batch(call: Call) -> object:
     ids = [one.strip() for one in call.query.get("order_ids", "").split(",") if one.strip()]
-    orders = call.venue.engine.orders
-    return _cancel_batch(call, ids, lambda one: orders.get(integer(one, "order_ids") or 0))
+    orders = call.exchange.state.orders
+    return _cancel_batch(call, ids, lambda one: orders.get(parse_integer(one, "order_ids") or 0))
 
 
 def cancel_batch_by_client(call: Call) -> object:
     ids = [one.strip() for one in call.query.get("client_order_ids", "").split(",") if one.strip()]
-    return _cancel_batch(call, ids, lambda one: _by_client(call.venue, one))
+    return _cancel_batch(call, ids, lambda one: _by_client(call.exchange, one))
 
 
 def cancel_all_after(call: Call) -> object:
-    """The dead man's switch; `trigger_after` in ms, 0 disarms (section 6)."""
-    after = integer(call.body.get("trigger_after", call.body.get("trigger_in")), "trigger_after")
+    """Arm the dead man's switch in `trigger_after` ms; 0 disarms it."""
+    after = parse_integer(call.body.get("trigger_after", call.body.get("trigger_in")), "trigger_after")
     if after is None or not (after == 0 or _DEAD_MAN_MIN <= after <= _DEAD_MAN_MAX):
-        raise Refusal(-1005, f"trigger_after must be 0 or between {_DEAD_MAN_MIN} and {_DEAD_MAN_MAX} ms.")
-    account = call.venue.engine.account
+        raise ApiError(-1005, f"trigger_after must be 0 or between {_DEAD_MAN_MIN} and {_DEAD_MAN_MAX} ms.")
+    account = call.exchange.state.account
     account.cancel_all_at = call.now + after if after else 0
-    call.venue.engine.touch(account)
+    call.exchange.state.save(account)
     return {"expected_trigger_time": account.cancel_all_at}
 
 
@@ -188,95 +188,95 @@ def cancel_all_after(call: Call) -> object:
 
 
 def get(call: Call) -> object:
-    order_id = integer(call.path["order_id"], "order_id")
-    return _show(call.venue, call.venue.engine.orders.get(order_id or 0))
+    order_id = parse_integer(call.path["order_id"], "order_id")
+    return _visible_order(call.exchange, call.exchange.state.orders.get(order_id or 0))
 
 
 def get_by_client(call: Call) -> object:
-    """By client id; of a reused one the newest order (choice of section 6)."""
-    wanted, venue = call.path["client_order_id"], call.venue
-    order = _by_client(venue, wanted)
-    if order is not None and not is_visible(venue, order):
-        older = [o for o in venue.engine.orders.values() if o.client_order_id == wanted]
-        order = next((o for o in reversed(older) if is_visible(venue, o)), None)
-    return _show(venue, order)
+    """Return the newest visible order with a client order ID."""
+    wanted, exchange = call.path["client_order_id"], call.exchange
+    order = _by_client(exchange, wanted)
+    if order is not None and not is_visible(exchange, order):
+        older = [o for o in exchange.state.orders.values() if o.client_order_id == wanted]
+        order = next((o for o in reversed(older) if is_visible(exchange, o)), None)
+    return _visible_order(exchange, order)
 
 
 def listing(call: Call) -> object:
-    query, venue = call.query, call.venue
-    wanted, tag = statuses(query.get("status")), query.get("order_tag")
-    start, end = call.int_of("start_t"), call.int_of("end_t")
+    query, exchange = call.query, call.exchange
+    wanted, tag = parse_statuses(query.get("status")), query.get("order_tag")
+    start, end = call.query_int("start_t"), call.query_int("end_t")
     sort = _SORTS.get(query.get("sort_by") or "CREATED_TIME_DESC")
     if sort is None:
-        raise Refusal(-1005, f"sort_by must be one of {', '.join(_SORTS)}.")
-    rows: list[tuple[Order, dict[str, object]]] = []
+        raise ApiError(-1005, f"sort_by must be one of {', '.join(_SORTS)}.")
+    rows: list[tuple[PaperOrder, dict[str, object]]] = []
     symbol, side, kind = query.get("symbol"), query.get("side"), query.get("order_type")
-    # An open order is always among the open ones: no need to walk through years of history for it.
-    source = venue.engine.open_orders if wanted == OPEN_STATUSES and not venue.faults.armed else None
-    for order in (venue.engine.orders if source is None else source).values():
+    # Open orders are indexed: for INCOMPLETE there is no need to scan the whole history.
+    source = exchange.state.open_orders if wanted == OPEN_STATUSES and not exchange.faults.armed else None
+    for order in (exchange.state.orders if source is None else source).values():
         if symbol not in (None, "", order.symbol) or side not in (None, "", order.side):
             continue
         if kind not in (None, "", order.type) or tag not in (None, "", order.order_tag):
             continue
         if (start is not None and order.created < start) or (end is not None and order.created > end):
             continue
-        if not is_visible(venue, order):
+        if not is_visible(exchange, order):
             continue
-        view = views.order_view(order, hidden_trades(venue, order))
+        view = responses.order_json(order, hidden_trades(exchange, order))
         if wanted is None or view["status"] in wanted:
             rows.append((order, view))
     rows.sort(key=lambda row: (getattr(row[0], sort[0]), row[0].order_id), reverse=sort[1])
-    return views.page([view for _, view in rows], *call.paging())
+    return responses.page([view for _, view in rows], *call.paging())
 
 
 def trades_of_order(call: Call) -> object:
-    venue = call.venue
-    order = venue.engine.orders.get(integer(call.path["order_id"], "order_id") or 0)
-    if order is None or not is_visible(venue, order):
-        raise Refusal(-1006, "The order does not exist.")
-    hidden = {trade.trade_id for trade in hidden_trades(venue, order)}
-    trades = [t for t in venue.engine.trades_of[order.order_id] if t.trade_id not in hidden]
-    return {"rows": [views.trade_view(trade) for trade in trades]}
+    exchange = call.exchange
+    order = exchange.state.orders.get(parse_integer(call.path["order_id"], "order_id") or 0)
+    if order is None or not is_visible(exchange, order):
+        raise ApiError(-1006, "The order does not exist.")
+    hidden = {trade.trade_id for trade in hidden_trades(exchange, order)}
+    trades = [t for t in exchange.state.trades_of[order.order_id] if t.trade_id not in hidden]
+    return {"rows": [responses.trade_json(trade) for trade in trades]}
 
 
 def trades(call: Call) -> object:
-    query, start, end = call.query, call.int_of("start_t"), call.int_of("end_t")
-    newest = call.now - call.venue.faults.read_lag_ms()
+    query, start, end = call.query, call.query_int("start_t"), call.query_int("end_t")
+    newest = call.now - call.exchange.faults.read_lag_ms()
     found = [
         trade
-        for trade in reversed(call.venue.engine.trades.values())
+        for trade in reversed(call.exchange.state.trades.values())
         if query.get("symbol") in (None, "", trade.symbol)
         and trade.at <= newest
         and (start is None or trade.at >= start)
         and (end is None or trade.at <= end)
     ]
     number_, size = call.paging()
-    answer = views.page(found, number_, size)
+    answer = responses.page(found, number_, size)
     first = (number_ - 1) * size
-    return {**answer, "rows": [views.trade_view(trade) for trade in found[first : first + size]]}
+    return {**answer, "rows": [responses.trade_json(trade) for trade in found[first : first + size]]}
 
 
 def trade(call: Call) -> object:
-    found = call.venue.engine.trades.get(integer(call.path["trade_id"], "trade_id") or 0)
+    found = call.exchange.state.trades.get(parse_integer(call.path["trade_id"], "trade_id") or 0)
     if found is None:
-        raise Refusal(-1006, "The trade does not exist.")
-    return views.trade_view(found)
+        raise ApiError(-1006, "The trade does not exist.")
+    return responses.trade_json(found)
 
 
 ROUTES = (
-    Route("POST", "/v1/order", create, "trading", creates="order"),
-    Route("POST", "/v1/batch-order", create_batch, "trading", ONE_PER_SECOND, creates="batch"),
-    Route("PUT", "/v1/order", edit, "trading"),
-    Route("DELETE", "/v1/order", cancel, "trading"),
-    Route("DELETE", "/v1/client/order", cancel_by_client, "trading"),
-    Route("DELETE", "/v1/orders", cancel_all, "trading"),
-    Route("DELETE", "/v1/batch-order", cancel_batch, "trading"),
-    Route("DELETE", "/v1/client/batch-order", cancel_batch_by_client, "trading"),
-    Route("POST", "/v1/order/cancel_all_after", cancel_all_after, "trading", ONE_PER_SECOND),
-    Route("GET", "/v1/order/{order_id}", get, "read"),
-    Route("GET", "/v1/client/order/{client_order_id}", get_by_client, "read"),
-    Route("GET", "/v1/orders", listing, "read"),
-    Route("GET", "/v1/order/{order_id}/trades", trades_of_order, "read"),
-    Route("GET", "/v1/trades", trades, "read"),
-    Route("GET", "/v1/trade/{trade_id}", trade, "read"),
+    ApiRoute("POST", "/v1/order", create, "trading", creates="order"),
+    ApiRoute("POST", "/v1/batch-order", create_batch, "trading", ONE_PER_SECOND, creates="batch"),
+    ApiRoute("PUT", "/v1/order", edit, "trading"),
+    ApiRoute("DELETE", "/v1/order", cancel, "trading"),
+    ApiRoute("DELETE", "/v1/client/order", cancel_by_client, "trading"),
+    ApiRoute("DELETE", "/v1/orders", cancel_all, "trading"),
+    ApiRoute("DELETE", "/v1/batch-order", cancel_batch, "trading"),
+    ApiRoute("DELETE", "/v1/client/batch-order", cancel_batch_by_client, "trading"),
+    ApiRoute("POST", "/v1/order/cancel_all_after", cancel_all_after, "trading", ONE_PER_SECOND),
+    ApiRoute("GET", "/v1/order/{order_id}", get, "read"),
+    ApiRoute("GET", "/v1/client/order/{client_order_id}", get_by_client, "read"),
+    ApiRoute("GET", "/v1/orders", listing, "read"),
+    ApiRoute("GET", "/v1/order/{order_id}/trades", trades_of_order, "read"),
+    ApiRoute("GET", "/v1/trades", trades, "read"),
+    ApiRoute("GET", "/v1/trade/{trade_id}", trade, "read"),
 )

@@ -1,62 +1,62 @@
-"""Public endpoints: rules, prices, funding, keys and accounts (orderly-api.md sections 3 and 4).
+"""Public endpoints: trading rules, prices, funding, keys and accounts.
 
-Nothing here looks at signatures; clients send stale ones on public paths.
+See docs/internals/orderly.md, sections 3 and 4. Signatures are ignored here: clients send stale ones to public paths.
 """
 
 from __future__ import annotations
 
-from kekbridge.paper import identity
-from kekbridge.paper import responses as views
-from kekbridge.paper.api import Call, Route
-from kekbridge.paper.codec import Refusal, encode
+from kekbridge.paper import responses
+from kekbridge.paper.api import ApiRoute, Call
+from kekbridge.paper.codec import ApiError, encode
 from kekbridge.paper.market_data import depth, funding_history, klines, udf_history
-from kekbridge.paper.models import Mark
+from kekbridge.paper.models import PaperMark
 from kekbridge.paper.rate_limits import FIVE_PER_TEN_SECONDS, ONE_PER_SECOND, TEN_PER_SECOND, THIRTY_PER_SECOND
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_BROKER_ID, PAPER_BROKER_NAME, PAPER_USER_ID
 
 _VAULT = "0x816f722424B49Cf1275cc86DA9840Fbd5a6167e9"
 _CHAINS = (("Arbitrum", "42161", "ETH"), ("Arbitrum Sepolia", "421614", "ETH"))
 
 
 def system_info(call: Call) -> object:
-    if call.venue.maintenance():
+    if call.exchange.in_maintenance():
         return {"status": 2, "msg": "System is under maintenance."}
     return {"status": 0, "msg": "System is functioning properly."}
 
 
 def info(call: Call) -> object:
-    return {"rows": [one.info() for one in call.venue.engine.instruments.values()]}
+    return {"rows": [one.info() for one in call.exchange.state.instruments.values()]}
 
 
 def info_one(call: Call) -> object:
-    return call.venue.engine.instrument(call.path["symbol"]).info()
+    return call.exchange.state.instrument(call.path["symbol"]).info()
 
 
-def _mark(call: Call, symbol: str) -> Mark:
-    call.venue.engine.instrument(symbol)
-    return call.venue.engine.marks[symbol]
+def _mark(call: Call, symbol: str) -> PaperMark:
+    call.exchange.state.instrument(symbol)
+    return call.exchange.state.marks[symbol]
 
 
-def _marks(call: Call) -> list[Mark]:
-    engine = call.venue.engine
-    return [engine.marks[symbol] for symbol in engine.instruments]
+def _marks(call: Call) -> list[PaperMark]:
+    state = call.exchange.state
+    return [state.marks[symbol] for symbol in state.instruments]
 
 
 def futures(call: Call) -> object:
-    engine = call.venue.engine
-    traded = views.traded_24h(engine)
-    return {"rows": [views.futures_view(engine, mark, traded) for mark in _marks(call)]}
+    state = call.exchange.state
+    traded = responses.traded_24h(state)
+    return {"rows": [responses.futures_json(state, mark, traded) for mark in _marks(call)]}
 
 
 def futures_one(call: Call) -> object:
-    engine = call.venue.engine
-    return views.futures_view(engine, _mark(call, call.path["symbol"]), views.traded_24h(engine))
+    state = call.exchange.state
+    return responses.futures_json(state, _mark(call, call.path["symbol"]), responses.traded_24h(state))
 
 
 def market_trades(call: Call) -> object:
-    """Trades of the market; here the paper account's own are the only ones."""
+    """List the trades of a market: the account's own, there are no others."""
     symbol = _mark(call, call.query.get("symbol", "")).symbol
-    limit = call.int_of("limit") or 10
-    found = [t for t in reversed(call.venue.engine.trades.values()) if t.symbol == symbol][:limit]
+    limit = call.query_int("limit") or 10
+    found = [t for t in reversed(call.exchange.state.trades.values()) if t.symbol == symbol][:limit]
     return {
         "rows": [
             {
@@ -72,23 +72,23 @@ def market_trades(call: Call) -> object:
 
 
 def funding_rates(call: Call) -> object:
-    return {"rows": [views.funding_view(call.venue.engine, mark) for mark in _marks(call)]}
+    return {"rows": [responses.funding_json(call.exchange.state, mark) for mark in _marks(call)]}
 
 
 def funding_rate(call: Call) -> object:
-    return views.funding_view(call.venue.engine, _mark(call, call.path["symbol"]))
+    return responses.funding_json(call.exchange.state, _mark(call, call.path["symbol"]))
 
 
 def funding_rate_history(call: Call) -> object:
-    rows = funding_history(call.venue.engine, _mark(call, call.query.get("symbol", "")))
-    start, end = call.int_of("start_t"), call.int_of("end_t")
+    rows = funding_history(call.exchange.state, _mark(call, call.query.get("symbol", "")))
+    start, end = call.query_int("start_t"), call.query_int("end_t")
     kept = [
         row
         for row in rows
         if (start is None or row["funding_rate_timestamp"] >= start)
         and (end is None or row["funding_rate_timestamp"] <= end)
     ]
-    return views.page(kept, *call.paging(default=60))
+    return responses.page(kept, *call.paging(default=60))
 
 
 def token(_: Call) -> object:
@@ -132,7 +132,7 @@ def chain_info(_: Call) -> object:
             "currency_decimal": 18,
             "explorer_base_url": "",
             "vault_address": _VAULT,
-            "broker_ids": [identity.PAPER_BROKER_ID],
+            "broker_ids": [PAPER_BROKER_ID],
         }
         for name, chain_id, currency in _CHAINS
     ]
@@ -144,7 +144,7 @@ def config(_: Call) -> object:
 
 
 def leverage(call: Call) -> object:
-    return {"max_futures_leverage": str(call.venue.settings.max_leverage)}
+    return {"max_futures_leverage": str(call.exchange.settings.max_leverage)}
 
 
 def announcement(_: Call) -> object:
@@ -152,29 +152,29 @@ def announcement(_: Call) -> object:
 
 
 def account(call: Call) -> object:
-    if call.query.get("account_id", "").lower() != identity.PAPER_ACCOUNT_ID:
-        raise Refusal(-1006, "The account does not exist.")
-    return {"address": identity.PAPER_ADDRESS, "broker_id": identity.PAPER_BROKER_ID}
+    if call.query.get("account_id", "").lower() != PAPER_ACCOUNT_ID:
+        raise ApiError(-1006, "The account does not exist.")
+    return {"address": PAPER_ADDRESS, "broker_id": PAPER_BROKER_ID}
 
 
 def get_account(call: Call) -> object:
     query = call.query
-    known = query.get("address", "").lower() == identity.PAPER_ADDRESS.lower()
-    if not known or query.get("broker_id") != identity.PAPER_BROKER_ID or not call.venue.is_registered:
-        raise Refusal(-1006, "The account is not registered.")
-    return {"user_id": identity.PAPER_USER_ID, "account_id": identity.PAPER_ACCOUNT_ID}
+    known = query.get("address", "").lower() == PAPER_ADDRESS.lower()
+    if not known or query.get("broker_id") != PAPER_BROKER_ID or not call.exchange.is_registered:
+        raise ApiError(-1006, "The account is not registered.")
+    return {"user_id": PAPER_USER_ID, "account_id": PAPER_ACCOUNT_ID}
 
 
 def get_broker(call: Call) -> object:
-    known = call.query.get("address", "").lower() == identity.PAPER_ADDRESS.lower()
-    return {"broker_id": [identity.PAPER_BROKER_ID] if known else []}
+    known = call.query.get("address", "").lower() == PAPER_ADDRESS.lower()
+    return {"broker_id": [PAPER_BROKER_ID] if known else []}
 
 
 def get_orderly_key(call: Call) -> object:
-    key = call.venue.engine.keys.get(call.query.get("orderly_key", ""))
-    known = call.query.get("account_id", "").lower() == identity.PAPER_ACCOUNT_ID
+    key = call.exchange.state.keys.get(call.query.get("orderly_key", ""))
+    known = call.query.get("account_id", "").lower() == PAPER_ACCOUNT_ID
     if key is None or not known or key.status != "ACTIVE":
-        raise Refusal(-1006, "The key does not exist.")
+        raise ApiError(-1006, "The key does not exist.")
     return {
         "orderly_key": key.orderly_key,
         "scope": key.scope,
@@ -185,8 +185,8 @@ def get_orderly_key(call: Call) -> object:
 
 def broker_name(call: Call) -> object:
     wanted = call.query.get("broker_id")
-    rows = [{"broker_id": identity.PAPER_BROKER_ID, "broker_name": identity.PAPER_BROKER_NAME}]
-    return {"rows": rows if wanted in (None, "", identity.PAPER_BROKER_ID) else []}
+    rows = [{"broker_id": PAPER_BROKER_ID, "broker_name": PAPER_BROKER_NAME}]
+    return {"rows": rows if wanted in (None, "", PAPER_BROKER_ID) else []}
 
 
 def ip_info(call: Call) -> object:
@@ -195,23 +195,23 @@ def ip_info(call: Call) -> object:
 
 def orderbook(call: Call) -> object:
     symbol = _mark(call, call.path["symbol"]).symbol
-    asks, bids = depth(call.venue.trading, symbol, call.int_of("max_level") or 100)
+    asks, bids = depth(call.exchange.matching, symbol, call.query_int("max_level") or 100)
     rows = [[{"price": price, "quantity": quantity} for price, quantity in side] for side in (asks, bids)]
     return {"asks": rows[0], "bids": rows[1], "timestamp": call.now}
 
 
 def kline(call: Call) -> object:
     symbol = _mark(call, call.query.get("symbol", "")).symbol
-    limit = min(call.int_of("limit") or 100, 1000)
-    return {"rows": klines(call.venue.engine, symbol, call.query.get("type", ""), limit)}
+    limit = min(call.query_int("limit") or 100, 1000)
+    return {"rows": klines(call.exchange.state, symbol, call.query.get("type", ""), limit)}
 
 
 def kline_history(call: Call) -> object:
-    return encode(udf_history(call.venue.engine, call.query, amounts=True))
+    return encode(udf_history(call.exchange.state, call.query, amounts=True))
 
 
 def history(call: Call) -> object:
-    return encode(udf_history(call.venue.engine, call.query, amounts=False))
+    return encode(udf_history(call.exchange.state, call.query, amounts=False))
 
 
 def tv_config(_: Call) -> object:
@@ -227,29 +227,29 @@ def tv_config(_: Call) -> object:
 
 
 ROUTES = (
-    Route("GET", "/v1/public/system_info", system_info, limit=ONE_PER_SECOND),
-    Route("GET", "/v1/public/info", info),
-    Route("GET", "/v1/public/info/{symbol}", info_one),
-    Route("GET", "/v1/public/futures", futures),
-    Route("GET", "/v1/public/futures/{symbol}", futures_one),
-    Route("GET", "/v1/public/market_trades", market_trades),
-    Route("GET", "/v1/public/funding_rates", funding_rates),
-    Route("GET", "/v1/public/funding_rate/{symbol}", funding_rate, limit=THIRTY_PER_SECOND),
-    Route("GET", "/v1/public/funding_rate_history", funding_rate_history),
-    Route("GET", "/v1/public/token", token),
-    Route("GET", "/v1/public/chain_info", chain_info),
-    Route("GET", "/v1/public/config", config),
-    Route("GET", "/v1/public/leverage", leverage),
-    Route("GET", "/v1/public/announcement", announcement),
-    Route("GET", "/v1/public/account", account),
-    Route("GET", "/v1/public/broker/name", broker_name),
-    Route("GET", "/v1/get_account", get_account),
-    Route("GET", "/v1/get_broker", get_broker),
-    Route("GET", "/v1/get_orderly_key", get_orderly_key),
-    Route("GET", "/v1/ip_info", ip_info),
-    Route("GET", "/v1/orderbook/{symbol}", orderbook, "read", TEN_PER_SECOND),
-    Route("GET", "/v1/kline", kline, "read", TEN_PER_SECOND),
-    Route("GET", "/v1/tv/kline_history", kline_history, limit=FIVE_PER_TEN_SECONDS, raw=True),
-    Route("GET", "/v1/tv/history", history, raw=True),
-    Route("GET", "/v1/tv/config", tv_config, raw=True),
+    ApiRoute("GET", "/v1/public/system_info", system_info, limit=ONE_PER_SECOND),
+    ApiRoute("GET", "/v1/public/info", info),
+    ApiRoute("GET", "/v1/public/info/{symbol}", info_one),
+    ApiRoute("GET", "/v1/public/futures", futures),
+    ApiRoute("GET", "/v1/public/futures/{symbol}", futures_one),
+    ApiRoute("GET", "/v1/public/market_trades", market_trades),
+    ApiRoute("GET", "/v1/public/funding_rates", funding_rates),
+    ApiRoute("GET", "/v1/public/funding_rate/{symbol}", funding_rate, limit=THIRTY_PER_SECOND),
+    ApiRoute("GET", "/v1/public/funding_rate_history", funding_rate_history),
+    ApiRoute("GET", "/v1/public/token", token),
+    ApiRoute("GET", "/v1/public/chain_info", chain_info),
+    ApiRoute("GET", "/v1/public/config", config),
+    ApiRoute("GET", "/v1/public/leverage", leverage),
+    ApiRoute("GET", "/v1/public/announcement", announcement),
+    ApiRoute("GET", "/v1/public/account", account),
+    ApiRoute("GET", "/v1/public/broker/name", broker_name),
+    ApiRoute("GET", "/v1/get_account", get_account),
+    ApiRoute("GET", "/v1/get_broker", get_broker),
+    ApiRoute("GET", "/v1/get_orderly_key", get_orderly_key),
+    ApiRoute("GET", "/v1/ip_info", ip_info),
+    ApiRoute("GET", "/v1/orderbook/{symbol}", orderbook, "read", TEN_PER_SECOND),
+    ApiRoute("GET", "/v1/kline", kline, "read", TEN_PER_SECOND),
+    ApiRoute("GET", "/v1/tv/kline_history", kline_history, limit=FIVE_PER_TEN_SECONDS, raw=True),
+    ApiRoute("GET", "/v1/tv/history", history, raw=True),
+    ApiRoute("GET", "/v1/tv/config", tv_config, raw=True),
 )

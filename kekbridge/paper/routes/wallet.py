@@ -1,7 +1,7 @@
-"""What a wallet signs: registering the account and adding a key (orderly-api.md section 3).
+"""Endpoints signed by a wallet: register the account, add a key. See docs/internals/orderly.md, section 3.
 
-The paper exchange has one account; a wallet that registers is always its owner's. Signatures are checked with eth-account, which is
-imported when the first one arrives: nobody who only trades needs it.
+The paper exchange has one account, of one wallet. eth-account, which verifies the signatures, is imported with the
+first request: trading does not need it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import random
 from collections.abc import Mapping
 from typing import Any, Final
 
-from kekbridge.paper import identity
-from kekbridge.paper.api import Call, Route
-from kekbridge.paper.codec import Refusal, integer
-from kekbridge.paper.models import Key
+from kekbridge.paper.api import ApiRoute, Call
+from kekbridge.paper.codec import ApiError, parse_integer
+from kekbridge.paper.models import ApiKey
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_BROKER_ID
 from kekbridge.paper.state import YEAR_MS
 
-# Small positive codes of these calls (section 3).
+# Error codes of these calls only.
 _EXPIRED, _BAD_SIGNATURE, _OTHER_WALLET, _NO_BROKER = 2, 3, 9, 15
+#: How long a registration nonce is valid.
 NONCE_MS: Final = 120_000
 _WINDOW_MS: Final = 300_000
 _CONTRACT: Final = "0xCcCCccccCCCCcCCCCCCcCcCccCcCCCcCcccccccC"
@@ -42,7 +43,7 @@ _DOMAIN: Final = (("name", "string"), ("version", "string"), ("chainId", "uint25
 
 def registration_nonce(call: Call) -> object:
     nonce = str(random.randrange(10**11, 10**12))
-    nonces = call.venue.nonces
+    nonces = call.exchange.nonces
     for old in [one for one, at in nonces.items() if call.now - at > NONCE_MS]:
         del nonces[old]
     nonces[nonce] = call.now
@@ -50,64 +51,64 @@ def registration_nonce(call: Call) -> object:
 
 
 def register_account(call: Call) -> object:
-    message = _proven(call, "Registration")
-    issued = call.venue.nonces.pop(str(message["registrationNonce"]), None)
+    message = _verified_message(call, "Registration")
+    issued = call.exchange.nonces.pop(str(message["registrationNonce"]), None)
     if issued is None or call.now - issued > NONCE_MS:
-        raise Refusal(_EXPIRED, "The registration nonce is unknown, used or expired.", status=400)
-    call.venue.is_registered = True
-    call.venue.engine.event("account_registered", account_id=identity.PAPER_ACCOUNT_ID)
-    return {"account_id": identity.PAPER_ACCOUNT_ID}
+        raise ApiError(_EXPIRED, "The registration nonce is unknown, used or expired.", status=400)
+    call.exchange.is_registered = True
+    call.exchange.state.record_event("account_registered", account_id=PAPER_ACCOUNT_ID)
+    return {"account_id": PAPER_ACCOUNT_ID}
 
 
 def add_key(call: Call) -> object:
-    message = _proven(call, "AddOrderlyKey")
-    if not call.venue.is_registered:
-        raise Refusal(-1006, "The account is not registered.")
+    message = _verified_message(call, "AddOrderlyKey")
+    if not call.exchange.is_registered:
+        raise ApiError(-1006, "The account is not registered.")
     name, expiration = str(message["orderlyKey"]), message["expiration"]
     if not name.startswith("ed25519:"):
-        raise Refusal(-1005, "orderlyKey must begin with ed25519: .")
+        raise ApiError(-1005, "orderlyKey must begin with ed25519: .")
     scopes = set(str(message["scope"]).split(","))
     if not scopes <= {"read", "trading", "asset"}:
-        raise Refusal(-1005, "scope must be of read, trading and asset.")
+        raise ApiError(-1005, "scope must be of read, trading and asset.")
     if not call.now < expiration <= call.now + YEAR_MS + _WINDOW_MS:
-        raise Refusal(-1005, "expiration must be within 365 days.")
-    key = Key(name, str(message["scope"]), expiration, str(message.get("tag") or "") or None)
-    engine = call.venue.engine
-    engine.add_row(key)
-    engine.touch(key)
-    engine.event("key_added", orderly_key=name, scope=key.scope, expiration=expiration)
-    return {"id": len(engine.keys), "orderly_key": name}
+        raise ApiError(-1005, "expiration must be within 365 days.")
+    key = ApiKey(name, str(message["scope"]), expiration, str(message.get("tag") or "") or None)
+    state = call.exchange.state
+    state.add(key)
+    state.save(key)
+    state.record_event("key_added", orderly_key=name, scope=key.scope, expiration=expiration)
+    return {"id": len(state.keys), "orderly_key": name}
 
 
-def _proven(call: Call, kind: str) -> dict[str, Any]:
-    """The message of a body, once its wallet signature is checked; Refusal otherwise."""
+def _verified_message(call: Call, kind: str) -> dict[str, Any]:
+    """Return the message of a body after checking its wallet signature; ApiError if anything is wrong."""
     message, signature, address = (call.body.get(name) for name in ("message", "signature", "userAddress"))
     if not isinstance(message, Mapping) or not isinstance(signature, str) or not isinstance(address, str):
-        raise Refusal(-1005, "message, signature and userAddress are required.")
+        raise ApiError(-1005, "message, signature and userAddress are required.")
     fields: dict[str, Any] = dict(message)
     for name, type_ in _FIELDS[kind]:
         if name not in fields:
-            raise Refusal(-1005, f"message.{name} is required.")
+            raise ApiError(-1005, f"message.{name} is required.")
         if type_ != "string":
-            fields[name] = integer(fields[name], name)
+            fields[name] = parse_integer(fields[name], name)
     signed = {name: fields[name] for name, _ in _FIELDS[kind]}
-    if _signer(kind, signed, signature).lower() != address.lower():
-        raise Refusal(_OTHER_WALLET, "The address and the signature do not match.", status=400)
-    if fields["brokerId"] != identity.PAPER_BROKER_ID:
-        raise Refusal(_NO_BROKER, "The broker id does not exist.", status=400)
-    if address.lower() != identity.PAPER_ADDRESS.lower():
-        raise Refusal(-1005, f"This paper exchange knows the wallet {identity.PAPER_ADDRESS} only.")
+    if _recover_signer(kind, signed, signature).lower() != address.lower():
+        raise ApiError(_OTHER_WALLET, "The address and the signature do not match.", status=400)
+    if fields["brokerId"] != PAPER_BROKER_ID:
+        raise ApiError(_NO_BROKER, "The broker id does not exist.", status=400)
+    if address.lower() != PAPER_ADDRESS.lower():
+        raise ApiError(-1005, f"This paper exchange has an account for the wallet {PAPER_ADDRESS} only.")
     if abs(call.now - fields["timestamp"]) > _WINDOW_MS:
-        raise Refusal(_EXPIRED, "The timestamp has expired.", status=400)
+        raise ApiError(_EXPIRED, "The timestamp has expired.", status=400)
     return fields
 
 
-def _signer(kind: str, message: dict[str, Any], signature: str) -> str:
+def _recover_signer(kind: str, message: dict[str, Any], signature: str) -> str:
     try:
         from eth_account import Account
         from eth_account.messages import encode_typed_data
     except ImportError:
-        raise Refusal(-1000, "Wallet signatures need the package eth-account here.") from None
+        raise ApiError(-1000, "Verifying a wallet signature requires the package eth-account.") from None
     typed = {
         "types": {
             "EIP712Domain": [{"name": name, "type": type_} for name, type_ in _DOMAIN],
@@ -125,12 +126,12 @@ def _signer(kind: str, message: dict[str, Any], signature: str) -> str:
     try:
         raw = bytes.fromhex(signature.removeprefix("0x"))
         return str(Account.recover_message(encode_typed_data(full_message=typed), signature=raw))
-    except Exception:  # eth-keys raises its own kinds for values outside the curve
-        raise Refusal(_BAD_SIGNATURE, "The signature is not valid.", status=400) from None
+    except Exception:  # eth-keys raises exceptions of its own for values outside the curve
+        raise ApiError(_BAD_SIGNATURE, "The signature is not valid.", status=400) from None
 
 
 ROUTES = (
-    Route("GET", "/v1/registration_nonce", registration_nonce),
-    Route("POST", "/v1/register_account", register_account),
-    Route("POST", "/v1/orderly_key", add_key),
+    ApiRoute("GET", "/v1/registration_nonce", registration_nonce),
+    ApiRoute("POST", "/v1/register_account", register_account),
+    ApiRoute("POST", "/v1/orderly_key", add_key),
 )

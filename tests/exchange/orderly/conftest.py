@@ -1,4 +1,4 @@
-"""The paper exchange on a free port and our client pointed at it; orders as the store would hand them over."""
+"""Fixtures: the paper exchange on a free port, a client connected to it, and stored orders."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.exchange.orderly.websocket import StreamTimings
 from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType, Purpose, Side
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
 from kekbridge.paper.server import PaperExchange
-from kekbridge.paper.settings import PaperSettings
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET, PaperSettings
 from tests.waiting import DEADLINE_S
 
 BTC = "PERP_BTC_USDC"
-QUICK = StreamTimings(first_pause_s=0.05, longest_pause_s=0.2, refused_pause_s=0.2)
+QUICK = StreamTimings(first_delay_s=0.05, max_delay_s=0.2, refused_delay_s=0.2)
 
 
 class MakeOrder(Protocol):
@@ -64,7 +63,7 @@ def make_order() -> MakeOrder:
 
 @pytest.fixture
 async def paper(tmp_path: Path) -> AsyncIterator[PaperExchange]:
-    """A paper exchange that asks nothing outside; BTC at 65000."""
+    """A paper exchange without outside connections; BTC at 65000."""
     venue = PaperExchange(
         tmp_path / "paper", settings=PaperSettings(prices="static", marks={BTC: Decimal(65000)}, match_delay_ms=1)
     )
@@ -75,7 +74,7 @@ async def paper(tmp_path: Path) -> AsyncIterator[PaperExchange]:
 
 @pytest.fixture
 async def exchange(paper: PaperExchange) -> AsyncIterator[OrderlyExchange]:
-    """Our client, started, with both streams up."""
+    """A started client with a live private stream."""
     client = new_client(paper.base_url)
     await client.start()
     await eventually(lambda: client.health.stream_is_live and client.snapshot)
@@ -106,7 +105,7 @@ def until() -> Until:
 
 @pytest.fixture
 def client_for() -> Callable[..., OrderlyExchange]:
-    """Make a client for any base URL: `client_for(url, **settings)`."""
+    """Create a client for any base URL: `client_for(url, **settings)`."""
     return new_client
 
 

@@ -1,4 +1,4 @@
-"""The calls about account, key and markets, against the paper exchange; and the shapes that only documents show."""
+"""Calls for account, keys and markets, against the paper exchange; and reply shapes known from the documentation only."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from kekbridge.exchange.base import Accepted, Refused, Unknown
-from kekbridge.exchange.orderly.account_api import key_info_of, marks_of, system_info_of
+from kekbridge.exchange.base import Accepted, Rejected, Unknown
+from kekbridge.exchange.orderly.account_api import key_info_of, prices_of, system_info_of, transfer_of
 from kekbridge.exchange.orderly.client import OrderlyExchange
-from kekbridge.paper.identity import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_BROKER_ID, PAPER_ORDERLY_KEY
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ADDRESS, PAPER_BROKER_ID, PAPER_ORDERLY_KEY
 
 BTC = "PERP_BTC_USDC"
 Control = Callable[..., Awaitable[Any]]
@@ -23,42 +23,43 @@ ClientFor = Callable[..., OrderlyExchange]
 
 async def test_key_and_owner(exchange: OrderlyExchange) -> None:
     """The key's scopes and expiry, the owner's wallet and broker."""
-    key = await exchange.market.key(PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY)
+    key = await exchange.account_api.key(PAPER_ACCOUNT_ID, PAPER_ORDERLY_KEY)
     assert key is not None
     assert key.scopes == {"read", "trading"}
     assert key.expires_at is not None
     assert key.expires_at > datetime.now(UTC)
-    assert await exchange.market.key(PAPER_ACCOUNT_ID, "ed25519:9C6hybhQ6Aycep9jaUnP6uL9ZYvDjUp1aSkFWPUFJtpj") is None
-    owner = await exchange.market.owner(PAPER_ACCOUNT_ID)
+    assert (
+        await exchange.account_api.key(PAPER_ACCOUNT_ID, "ed25519:9C6hybhQ6Aycep9jaUnP6uL9ZYvDjUp1aSkFWPUFJtpj") is None
+    )
+    owner = await exchange.account_api.owner(PAPER_ACCOUNT_ID)
     assert owner is not None
     assert (owner.address, owner.broker_id) == (PAPER_ADDRESS, PAPER_BROKER_ID)
-    assert [known.orderly_key for known in await exchange.market.keys()] == [PAPER_ORDERLY_KEY]
+    assert [known.orderly_key for known in await exchange.account_api.keys()] == [PAPER_ORDERLY_KEY]
 
 
-async def test_holding_and_funding(exchange: OrderlyExchange, control: Control) -> None:
-    """Balances by token; funding paid is positive, received negative."""
-    assert await exchange.market.holding() == {"USDC": Decimal(100_000)}
-    rate = await exchange.market.funding_rate(BTC)
-    assert rate is not None
-    assert rate.next_at is not None
+async def test_funding_payments(exchange: OrderlyExchange, control: Control) -> None:
+    """Funding paid is positive, received negative."""
     await control("/paper/positions", {BTC: "1"})
     since = datetime.now(UTC) - timedelta(minutes=1)
     await control("/paper/funding", {BTC: "0.0001"})
-    (payment,) = await exchange.market.funding_payments(since)
+    (payment,) = await exchange.account_api.funding_payments(since)
     assert (payment.symbol, payment.fee) == (BTC, Decimal("6.5"))
     await control("/paper/funding", {BTC: "-0.0001"})
-    assert sorted(one.fee for one in await exchange.market.funding_payments(since)) == [Decimal("-6.5"), Decimal("6.5")]
+    assert sorted(each.fee for each in await exchange.account_api.funding_payments(since)) == [
+        Decimal("-6.5"),
+        Decimal("6.5"),
+    ]
 
 
 async def test_marks_and_rules(exchange: OrderlyExchange) -> None:
     """Every listed market has a mark."""
-    marks = await exchange.market.marks()
+    marks = await exchange.account_api.marks()
     assert marks[BTC] == 65000
-    assert {row["symbol"] for row in await exchange.market.rules()} == set(marks)
+    assert {row["symbol"] for row in await exchange.account_api.rules()} == set(marks)
 
 
-class OldVenue:
-    """A venue that knows the singular leverage path only, in one of the ways of not knowing the plural one."""
+class OldExchange:
+    """An exchange that has the singular leverage path only."""
 
     def __init__(self) -> None:
         self.plural: web.Response | None = None
@@ -74,8 +75,8 @@ class OldVenue:
 
 
 @pytest.fixture
-async def old_venue() -> AsyncIterator[OldVenue]:
-    venue = OldVenue()
+async def old_exchange() -> AsyncIterator[OldExchange]:
+    venue = OldExchange()
     app = web.Application()
     app.router.add_post("/v1/client/{name}", venue.handle)
     runner = web.AppRunner(app)
@@ -95,36 +96,36 @@ async def old_venue() -> AsyncIterator[OldVenue]:
     ids=["404", "-1006"],
 )
 async def test_leverage_falls_back_to_the_singular_path(
-    old_venue: OldVenue, client_for: ClientFor, missing: Callable[[], web.Response]
+    old_exchange: OldExchange, client_for: ClientFor, missing: Callable[[], web.Response]
 ) -> None:
-    """Plural first, singular where that does not exist, always with the symbol (section 9)."""
-    old_venue.plural = missing()
-    client = client_for(old_venue.url)
-    await client._wire.open()
+    """Plural first, singular where that does not exist, always with the symbol (docs/internals/orderly.md section 9)."""
+    old_exchange.plural = missing()
+    client = client_for(old_exchange.url)
+    await client._transport.open()
     try:
-        assert isinstance(await client.market.set_leverage(BTC, 5), Accepted)
+        assert isinstance(await client.account_api.set_leverage(BTC, 5), Accepted)
     finally:
         await client.close()
-    assert old_venue.calls == ["/v1/client/leverages", "/v1/client/leverage"]
+    assert old_exchange.calls == ["/v1/client/leverages", "/v1/client/leverage"]
 
 
-@pytest.mark.parametrize(("code", "status", "kind"), [(-1101, 400, Refused), (-1000, 500, Unknown)])
-async def test_leverage_refusals_do_not_fall_back(
-    old_venue: OldVenue, client_for: ClientFor, code: int, status: int, kind: type
+@pytest.mark.parametrize(("code", "status", "kind"), [(-1101, 400, Rejected), (-1000, 500, Unknown)])
+async def test_rejected_leverage_does_not_fall_back(
+    old_exchange: OldExchange, client_for: ClientFor, code: int, status: int, kind: type
 ) -> None:
-    """A refusal by margin, or a broken server, is not "no such path"."""
-    old_venue.plural = web.json_response({"success": False, "code": code, "message": "m"}, status=status)
-    client = client_for(old_venue.url)
-    await client._wire.open()
+    """A rejection for margin, or a server error, is not "no such path"."""
+    old_exchange.plural = web.json_response({"success": False, "code": code, "message": "m"}, status=status)
+    client = client_for(old_exchange.url)
+    await client._transport.open()
     try:
-        assert isinstance(await client.market.set_leverage(BTC, 5), kind)
+        assert isinstance(await client.account_api.set_leverage(BTC, 5), kind)
     finally:
         await client.close()
-    assert old_venue.calls == ["/v1/client/leverages"]
+    assert old_exchange.calls == ["/v1/client/leverages"]
 
 
 def test_system_info_shapes() -> None:
-    """status 2 is maintenance, also as text; a missing window is none."""
+    """Status 2 is maintenance, also as text; a missing window is none."""
     assert system_info_of({"status": 2}).is_maintenance
     assert system_info_of({"status": "2"}).is_maintenance
     assert not system_info_of({"status": 0, "scheduled_maintenance": None}).is_maintenance
@@ -145,19 +146,19 @@ def test_key_info_shapes() -> None:
     assert key_info_of({}).scopes == frozenset()
 
 
-def test_a_null_mark_is_no_mark() -> None:
+def test_markets_without_a_mark_price_are_left_out() -> None:
     """A market without a price is left out instead of being priced at zero."""
     rows: list[Mapping[str, Any]] = [
         {"symbol": "A", "mark_price": None},
         {"symbol": "B", "mark_price": 0},
         {"symbol": "C", "mark_price": "1.5"},
     ]
-    assert marks_of(rows, price="mark_price") == {"C": Decimal("1.5")}
+    assert prices_of(rows, "mark_price") == {"C": Decimal("1.5")}
 
 
 async def test_transfers_of_every_token_are_valued(client_for: ClientFor) -> None:
-    """Any token may be collateral: dollars count one to one, coins at their market's index price, what has no price is left out."""
-    asked: list[str] = []
+    """Dollar tokens count each to each, coins at their market's index price; a token without a price is left out."""
+    requested: list[str] = []
     moved = [
         {"id": "1", "token": "USDC", "side": "DEPOSIT", "amount": 500, "trans_status": "COMPLETED", "updated_time": 1790000000100},
         {"id": "2", "token": "ETH", "side": "WITHDRAW", "amount": 2, "trans_status": "PROCESSING", "created_time": 1790000000200},
@@ -169,7 +170,7 @@ async def test_transfers_of_every_token_are_valued(client_for: ClientFor) -> Non
     indices = [{"symbol": "PERP_ETH_USDC", "index_price": 2500.5}, {"symbol": BTC, "index_price": 60000}]
 
     async def answer(request: web.Request) -> web.Response:
-        asked.append(request.path)
+        requested.append(request.path)
         rows = moved if request.path == "/v1/asset/history" else indices
         return web.json_response({"success": True, "timestamp": 1790000000000, "data": {"rows": rows}})
 
@@ -178,19 +179,73 @@ async def test_transfers_of_every_token_are_valued(client_for: ClientFor) -> Non
     server = TestServer(app)
     await server.start_server()
     client = client_for(str(server.make_url("")).rstrip("/"))
-    await client._wire.open()
+    await client._transport.open()
     try:
         since = datetime.now(UTC)
-        found = await client.market.transfers(since)
+        found = await client.account_api.transfers(since)
         del moved[1:]
-        await client.market.transfers(since)
+        await client.account_api.transfers(since)
     finally:
         await client.close()
         await server.close()
-    assert {one.id: one.flow.amount for one in found} == {
+    assert {each.id: each.flow.amount for each in found} == {
         "1": Decimal(500),
         "2": Decimal(-5001),
         "3": Decimal(30000),
         "4": Decimal(70),
     }
-    assert asked == ["/v1/asset/history", "/v1/public/futures", "/v1/asset/history"]
+    assert requested == ["/v1/asset/history", "/v1/public/futures", "/v1/asset/history"]
+
+
+# --------------------------------------------------------------------------------------------------------- transfers
+
+CREATED, UPDATED = 1_773_144_000_000, 1_773_144_060_000  # 12:00 and 12:01 UTC
+PRICES = {"USDC": Decimal(1)}
+
+
+def deposit(**changes: Any) -> dict[str, Any]:
+    """A completed deposit as the exchange lists it."""
+    row = {
+        "id": "230707030600002",
+        "side": "DEPOSIT",
+        "token": "USDC",
+        "amount": Decimal("555.5"),
+        "fee": 0,
+        "trans_status": "COMPLETED",
+        "created_time": CREATED,
+        "updated_time": UPDATED,
+    }
+    return row | changes
+
+
+def test_a_deposit_counts_when_completed() -> None:
+    """Before that the money is not in the account."""
+    found = transfer_of(deposit(), PRICES)
+    assert found is not None
+    assert (found.flow.amount, found.flow.at) == (Decimal("555.5"), datetime(2026, 3, 10, 12, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("status", ["PENDING", "PROCESSING", "COMPLETED", "PENDING_REBALANCE"])
+def test_a_withdrawal_counts_from_its_request(status: str) -> None:
+    """The exchange debits the account at once."""
+    found = transfer_of(deposit(side="WITHDRAW", trans_status=status), PRICES)
+    assert found is not None
+    assert (found.flow.amount, found.flow.at) == (Decimal("-555.5"), datetime(2026, 3, 10, 12, 0, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"trans_status": "PROCESSING"},
+        {"trans_status": "FAILED"},
+        {"side": "WITHDRAW", "trans_status": "FAILED"},
+        {"side": "SOMETHING"},
+        {"amount": None},
+        {"id": ""},
+        {"updated_time": None},
+        {"token": "WITHOUT-PRICE"},
+    ],
+)
+def test_transfers_without_effect_or_unreadable_are_left_out(changes: dict[str, Any]) -> None:
+    """A wrongly parsed transfer would move the equity peak."""
+    assert transfer_of(deposit(**changes), PRICES) is None

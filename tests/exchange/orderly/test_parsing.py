@@ -1,4 +1,4 @@
-"""The exchange's JSON as ours: the guide's own examples, its traps, and noise."""
+"""Parsing of the exchange's JSON: the documented examples, known traps, and noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.exchange.orderly import parsing as parse
+from kekbridge.exchange.orderly import parsing
 from kekbridge.model import MarginMode, OrderStatus, OrderType, Side
 
 ORDER = json.loads(
@@ -90,8 +90,8 @@ def bracket(stop: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]
 
 
 def test_order_example() -> None:
-    """The guide's order object, field by field."""
-    report = parse.order_report(ORDER)
+    """The documented order object, field by field."""
+    report = parsing.order_report(ORDER)
     assert report.order_id == "1788643232"
     assert report.client_order_id == "kb-7f3a"
     assert (report.side, report.order_type, report.status) == (Side.BUY, OrderType.LIMIT, OrderStatus.PARTIALLY_FILLED)
@@ -106,10 +106,10 @@ def test_order_example() -> None:
     assert report.stop_is_live is None
 
 
-def test_stream_and_rest_tell_the_same() -> None:
-    """camelCase of the stream and snake_case of REST give the same report of the same moment."""
-    row = parse.snake_keys(EXECUTION)
-    report = parse.order_report(row)
+def test_stream_and_rest_give_equal_reports() -> None:
+    """camelCase of the stream and snake_case of REST give equal reports."""
+    row = parsing.snake_keys(EXECUTION)
+    report = parsing.order_report(row)
     assert report.client_order_id == "kb-7f3a"
     assert (report.executed_quantity, report.average_price, report.fee) == (
         Decimal("0.2"),
@@ -117,24 +117,24 @@ def test_stream_and_rest_tell_the_same() -> None:
         Decimal("0.225"),
     )
     assert report.version == 1790000000440
-    fill = parse.stream_fill(row)
+    fill = parsing.stream_fill(row)
     assert fill is not None
-    rest = parse.trade(TRADE)
+    rest = parsing.trade(TRADE)
     assert (fill.trade_id, fill.order_id, fill.price, fill.quantity, fill.fee, fill.executed_at, fill.side, fill.is_maker) == (
         rest.trade_id, rest.order_id, rest.price, rest.quantity, rest.fee, rest.executed_at, rest.side, rest.is_maker,
     )  # fmt: skip
 
 
 def test_new_report_has_no_fill() -> None:
-    """A NEW report carries zeros where a fill would be; that is no fill of size zero."""
-    row = parse.snake_keys({**EXECUTION, "tradeId": 0, "executedPrice": 0, "executedQuantity": 0, "status": "NEW"})
-    assert parse.stream_fill(row) is None
+    """A NEW report has zeros in the fields of a fill; that is not a fill of size zero."""
+    row = parsing.snake_keys({**EXECUTION, "tradeId": 0, "executedPrice": 0, "executedQuantity": 0, "status": "NEW"})
+    assert parsing.stream_fill(row) is None
 
 
 @pytest.mark.parametrize("missing", [None, "", "0", 0], ids=repr)
 def test_no_client_order_id(missing: object) -> None:
     """null, "", "0" and 0 all mean that the order has no client order id."""
-    assert parse.order_report({**ORDER, "client_order_id": missing}).client_order_id is None
+    assert parsing.order_report({**ORDER, "client_order_id": missing}).client_order_id is None
 
 
 @pytest.mark.parametrize(
@@ -153,45 +153,45 @@ def test_no_client_order_id(missing: object) -> None:
     ],
 )
 def test_status_words(word: object, executed: object, status: OrderStatus) -> None:
-    """Each documented word, and an unknown one counts as open. CANCELLED keeps its executed quantity (trap 18)."""
-    report = parse.order_report({**ORDER, "status": word, "total_executed_quantity": executed})
+    """Each documented status; an unknown one counts as open. CANCELLED keeps its executed quantity (trap 18)."""
+    report = parsing.order_report({**ORDER, "status": word, "total_executed_quantity": executed})
     assert report.status is status
     assert report.executed_quantity == Decimal(str(executed))
 
 
 @pytest.mark.parametrize("twin", ["total_executed_quantity", "executed_quantity", "executed"])
-def test_twins_of_executed_quantity(twin: str) -> None:
-    """Any of the three names alone is enough."""
+def test_alternative_names_of_executed_quantity(twin: str) -> None:
+    """Any of the three names is enough."""
     row = {k: v for k, v in ORDER.items() if k not in ("total_executed_quantity", "executed_quantity", "executed")}
-    assert parse.order_report({**row, twin: "0.2"}).executed_quantity == Decimal("0.2")
+    assert parsing.order_report({**row, twin: "0.2"}).executed_quantity == Decimal("0.2")
 
 
 @pytest.mark.parametrize("lost", ["order_id", "symbol", "side"])
-def test_a_row_without_its_core_is_no_order(lost: str) -> None:
-    """Without id, symbol or side a row is refused instead of guessed at."""
-    with pytest.raises(parse.ParseError):
-        parse.order_report({**ORDER, lost: None})
+def test_a_row_without_an_essential_field_is_refused(lost: str) -> None:
+    """Without id, symbol or side a row raises ParseError."""
+    with pytest.raises(parsing.ParseError):
+        parsing.order_report({**ORDER, lost: None})
 
 
 def test_resting_bracket() -> None:
     """A bracket whose entry rests: accepted, and its stop is not live yet."""
-    report = parse.algo_report(bracket(leaf("STOP_LOSS", is_activated=False)))
-    assert (report.status, report.order_type, report.algo_type) == (OrderStatus.ACCEPTED, OrderType.LIMIT, "BRACKET")
+    report = parsing.algo_report(bracket(leaf("STOP_LOSS", is_activated=False)))
+    assert (report.status, report.order_type, report.venue_type) == (OrderStatus.ACCEPTED, OrderType.LIMIT, "BRACKET")
     assert report.stop_is_live is False
     assert report.limit_price == Decimal(2400)
 
 
 @pytest.mark.parametrize("word", ["NEW", "PARTIAL_FILLED", "FILLED"])
 def test_executed_bracket_counts_as_filled(word: str) -> None:
-    """Once the entry is executed the bracket is filled for us, whatever its root says while the exits wait."""
-    report = parse.algo_report(bracket(leaf("STOP_LOSS"), algo_status=word, total_executed_quantity=Decimal("0.5")))
+    """Once the entry has executed the bracket is filled, whatever status its root has while the exits wait."""
+    report = parsing.algo_report(bracket(leaf("STOP_LOSS"), algo_status=word, total_executed_quantity=Decimal("0.5")))
     assert report.status is OrderStatus.FILLED
     assert report.stop_is_live is True
 
 
 def test_canceled_bracket_keeps_what_it_executed() -> None:
-    """An entry cut short is canceled with its quantity, and its stop still stands."""
-    report = parse.algo_report(
+    """A partly executed entry is canceled with its quantity, and its stop stays live."""
+    report = parsing.algo_report(
         bracket(leaf("STOP_LOSS"), algo_status="CANCELLED", total_executed_quantity=Decimal("0.2"))
     )
     assert (report.status, report.executed_quantity, report.stop_is_live) == (
@@ -217,19 +217,19 @@ def test_canceled_bracket_keeps_what_it_executed() -> None:
     ],
 )
 def test_stop_is_live(fields: dict[str, Any], live: bool) -> None:
-    """A stop counts only while it is activated, untriggered and open; "false" as text is false (section 7)."""
-    report = parse.algo_report(bracket(leaf("STOP_LOSS", **fields), total_executed_quantity=Decimal("0.5")))
+    """A stop is live only while it is activated, untriggered and open; "false" as text is false (docs/internals/orderly.md section 7)."""
+    report = parsing.algo_report(bracket(leaf("STOP_LOSS", **fields), total_executed_quantity=Decimal("0.5")))
     assert report.stop_is_live is live
 
 
-def test_no_legs_says_nothing_of_the_stop() -> None:
+def test_without_legs_the_stop_is_unknown() -> None:
     """A report without children neither confirms nor denies the stop."""
-    assert parse.algo_report(bracket(child_orders=[])).stop_is_live is None
+    assert parsing.algo_report(bracket(child_orders=[])).stop_is_live is None
 
 
 def test_pair_without_root_quantity() -> None:
-    """The root of a pair may lack quantity and side; its legs have them."""
-    report = parse.algo_report(
+    """The root of a pair may lack quantity and side; they come from its legs."""
+    report = parsing.algo_report(
         {
             "algo_order_id": 1,
             "symbol": "PERP_ETH_USDC",
@@ -245,14 +245,14 @@ def test_pair_without_root_quantity() -> None:
     ("fields", "live"), [({}, True), ({"is_triggered": True}, False), ({"reduce_only": False}, None)]
 )
 def test_stop_order_as_protection(fields: dict[str, Any], live: bool | None) -> None:
-    """A reduce-only STOP is protection while it waits; one that may open a position never is."""
+    """A reduce-only STOP protects while it waits; one that may open a position never does."""
     row = leaf("STOP", parent_algo_order_id=0, trigger_price=2300, **fields)
-    assert parse.algo_report(row).stop_is_live is live
+    assert parsing.algo_report(row).stop_is_live is live
 
 
 def test_position_example() -> None:
-    """The guide's position: signed quantity, exact seq beyond 2^53."""
-    row = parse.position_row(POSITION)
+    """The documented position: signed quantity, exact seq beyond 2^53."""
+    row = parsing.position_row(POSITION)
     assert row.position.quantity == Decimal("-0.5")
     assert row.position.margin_mode is MarginMode.CROSS
     assert row.position.liquidation_price == Decimal("4410.2")
@@ -261,28 +261,28 @@ def test_position_example() -> None:
 
 
 def test_old_position_example() -> None:
-    """Older answers lack margin mode, leverage and seq: they are optional."""
-    row = parse.position_row({"symbol": "PERP_ETH_USDC", "position_qty": 1, "est_liq_price": None})
+    """Margin mode, leverage and seq are optional: older replies lack them."""
+    row = parsing.position_row({"symbol": "PERP_ETH_USDC", "position_qty": 1, "est_liq_price": None})
     assert (row.seq, row.position.leverage, row.position.liquidation_price) == (None, None, None)
     assert row.position.margin_mode is MarginMode.CROSS
 
 
 def test_instrument_example() -> None:
-    """The guide's row of trading rules; a missing status means active."""
-    found = parse.instrument(RULES)
+    """The documented trading rules; a missing status means active."""
+    found = parsing.instrument(RULES)
     assert (found.quote_tick, found.base_tick, found.base) == (Decimal("0.1"), Decimal("0.00001"), "BTC")
     assert found.status == "ACTIVE"
 
 
 @pytest.mark.parametrize("lost", ["quote_tick", "base_tick", "base_min", "price_range"])
 @pytest.mark.parametrize("value", [None, "x", 0])
-def test_incomplete_rules_are_no_rules(lost: str, value: object) -> None:
-    """A market whose steps are unknown or zero cannot be traded; zero is fine for what may be zero."""
+def test_incomplete_rules_are_refused(lost: str, value: object) -> None:
+    """A market whose steps are missing or zero cannot be traded; other rules may be zero."""
     if value == 0 and lost in ("base_min", "price_range"):
-        assert parse.instrument({**RULES, lost: value}).symbol == "PERP_BTC_USDC"
+        assert parsing.instrument({**RULES, lost: value}).symbol == "PERP_BTC_USDC"
         return
-    with pytest.raises(parse.ParseError):
-        parse.instrument({**RULES, lost: value})
+    with pytest.raises(parsing.ParseError):
+        parsing.instrument({**RULES, lost: value})
 
 
 @pytest.mark.parametrize(
@@ -303,16 +303,16 @@ def test_incomplete_rules_are_no_rules(lost: str, value: object) -> None:
     ],
 )
 def test_numbers(raw: object, value: Decimal | None) -> None:
-    """Numbers come quoted or not, in any notation; what is no number is none."""
-    assert parse.decimal_or_none(raw) == value
+    """Numbers come quoted or not, in any notation; anything else is None."""
+    assert parsing.decimal_or_none(raw) == value
 
 
 @given(ms=st.integers(1, 10**13))
 def test_times_round_trip(ms: int) -> None:
-    """Milliseconds on the wire survive the way through datetime exactly."""
-    at = parse.moment(ms)
+    """Unix ms are exact through datetime and back."""
+    at = parsing.datetime_or_none(ms)
     assert at is not None
-    assert parse.milliseconds(at) == ms
+    assert parsing.milliseconds(at) == ms
 
 
 json_values = st.recursive(
@@ -329,18 +329,18 @@ json_values = st.recursive(
     change=st.dictionaries(st.text(max_size=8), json_values),
     data=st.data(),
 )
-def test_noise_is_read_or_refused(base: dict[str, Any], change: dict[str, Any], data: st.DataObject) -> None:
-    """Any value in any field: every reader returns a value or raises ParseError, nothing else."""
+def test_noise_is_parsed_or_refused(base: dict[str, Any], change: dict[str, Any], data: st.DataObject) -> None:
+    """Any value in any field: every parser returns a value or raises ParseError, nothing else."""
     row = {**base, **change, data.draw(st.sampled_from(sorted(base))): data.draw(json_values)}
     for read in (
-        parse.order_report,
-        parse.algo_report,
-        parse.trade,
-        parse.position_row,
-        parse.instrument,
-        parse.stream_fill,
+        parsing.order_report,
+        parsing.algo_report,
+        parsing.trade,
+        parsing.position_row,
+        parsing.instrument,
+        parsing.stream_fill,
     ):
         try:
-            read(parse.snake_keys(row))
-        except parse.ParseError:
+            read(parsing.snake_keys(row))
+        except parsing.ParseError:
             continue

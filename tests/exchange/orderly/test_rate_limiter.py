@@ -1,4 +1,4 @@
-"""The sliding windows: never more than allowed in any window, exits first, nothing lost, nobody waits for real."""
+"""Rate limiter: never more than allowed in any window, exits first, no request lost. Time is simulated."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kekbridge.exchange.orderly.rate_limiter import JITTER_S, RATES, Endpoint, Pacer, Rate, Ticket
+from kekbridge.exchange.orderly.rate_limiter import JITTER_S, RATES, Endpoint, Rate, RateLimiter, WindowPermit
 from tests.examples import examples
 
 CREATE = Endpoint.ORDER_CREATE
 
 
 class FakeTime:
-    """A clock that moves when somebody sleeps on it; `run` lets many sleep side by side, earliest first."""
+    """A clock that advances with every sleep; `run` lets several tasks sleep in parallel, earliest first."""
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self._is_run = False
-        self._alarms: list[tuple[float, int, asyncio.Event]] = []
+        self._is_running = False
+        self._timers: list[tuple[float, int, asyncio.Event]] = []
         self._order = itertools.count()
 
     def monotonic(self) -> float:
         return self.now
 
     async def sleep(self, seconds: float) -> None:
-        if self._is_run:
+        if self._is_running:
             await self.sleep_beside(seconds)
         else:
             await asyncio.sleep(0)
             self.now += seconds
 
     async def sleep_beside(self, seconds: float) -> None:
-        if not self._is_run:
+        if not self._is_running:
             self.now += seconds
             return
         event = asyncio.Event()
-        heapq.heappush(self._alarms, (self.now + seconds, next(self._order), event))
+        heapq.heappush(self._timers, (self.now + seconds, next(self._order), event))
         await event.wait()
 
     async def run(self, tasks: list[asyncio.Task[None]]) -> None:
-        """Wake the earliest sleeper whenever everybody sleeps, until the tasks are done."""
-        self._is_run = True
+        """Wake the earliest sleeper whenever all tasks sleep, until they are done."""
+        self._is_running = True
         while not all(task.done() for task in tasks):
             for _ in range(20):
                 await asyncio.sleep(0)
-            if self._alarms:
-                due, _, event = heapq.heappop(self._alarms)
+            if self._timers:
+                due, _, event = heapq.heappop(self._timers)
                 self.now = max(self.now, due)
                 event.set()
         await asyncio.gather(*tasks)
 
 
-def pacer_of(time: FakeTime, count: int = 10, window_s: float = 1.0) -> Pacer:
-    return Pacer({CREATE: Rate(count, window_s)}, monotonic=time.monotonic, sleep=time.sleep)
+def limiter_with(time: FakeTime, count: int = 10, window_s: float = 1.0) -> RateLimiter:
+    return RateLimiter({CREATE: Rate(count, window_s)}, monotonic=time.monotonic, sleep=time.sleep)
 
 
 def most_in_a_window(times: list[float], window_s: float) -> int:
@@ -67,18 +67,18 @@ def most_in_a_window(times: list[float], window_s: float) -> int:
 
 
 async def test_burst_of_fifty() -> None:
-    """50 at once at 10 a second: the last leaves within 4.4 s and no window ever holds 11 (performance.md goal 5)."""
+    """50 at once at 10 a second: the last is sent within 4.4 s, no window has 11 (docs/internals/reliability.md section 9.3, goal 5)."""
     time = FakeTime()
-    pacer = pacer_of(time)
+    rate_limiter = limiter_with(time)
     sent: list[float] = []
 
     async def one() -> None:
-        ticket = await pacer.wait(CREATE)
-        ticket.stamp()
+        permit = await rate_limiter.acquire(CREATE)
+        permit.mark_sent()
         sent.append(time.now)
 
     await asyncio.gather(*(one() for _ in range(50)))
-    await pacer.close()
+    await rate_limiter.close()
     assert len(sent) == 50
     assert most_in_a_window(sent, 1.0) == 10
     assert sent[-1] - sent[0] <= 4.4
@@ -92,17 +92,17 @@ async def test_burst_of_fifty() -> None:
     delays=st.lists(st.floats(0, 0.5), min_size=40, max_size=40),
 )
 def test_no_window_overflows(count: int, window_s: float, gaps: list[float], delays: list[float]) -> None:
-    """Whatever the arrivals, and however long a request takes from its grant to its leaving: no window holds more than allowed."""
+    """For any arrivals, and any delay from grant to send, no window has more than allowed."""
 
-    async def story() -> list[float]:
+    async def scenario() -> list[float]:
         time = FakeTime()
-        pacer = pacer_of(time, count, window_s)
+        rate_limiter = limiter_with(time, count, window_s)
         sent: list[float] = []
 
         async def one(delay: float) -> None:
-            ticket = await pacer.wait(CREATE)
+            permit = await rate_limiter.acquire(CREATE)
             await time.sleep(delay)
-            ticket.stamp()
+            permit.mark_sent()
             sent.append(time.now)
 
         tasks = []
@@ -110,10 +110,10 @@ def test_no_window_overflows(count: int, window_s: float, gaps: list[float], del
             await time.sleep(gap)
             tasks.append(asyncio.create_task(one(delay)))
         await asyncio.gather(*tasks)
-        await pacer.close()
+        await rate_limiter.close()
         return sent
 
-    sent = asyncio.run(story())
+    sent = asyncio.run(scenario())
     assert len(sent) == min(len(gaps), len(delays))
     assert most_in_a_window(sorted(sent), window_s) <= count
 
@@ -121,151 +121,152 @@ def test_no_window_overflows(count: int, window_s: float, gaps: list[float], del
 @settings(max_examples=examples(60), deadline=None)
 @given(
     count=st.integers(1, 10),
-    ways=st.lists(st.tuples(st.floats(0.01, 0.4), st.floats(0.01, 0.4)), min_size=1, max_size=40),
+    round_trips=st.lists(st.tuples(st.floats(0.01, 0.4), st.floats(0.01, 0.4)), min_size=1, max_size=40),
     ahead_s=st.none() | st.floats(-1000, 1000),
 )
 def test_the_exchange_s_own_window_does_not_overflow(
-    count: int, ways: list[tuple[float, float]], ahead_s: float | None
+    count: int, round_trips: list[tuple[float, float]], ahead_s: float | None
 ) -> None:
-    """Requests that dawdle on the way out are counted late by the exchange: with the shortest way known, it never counts more than
-    allowed in any of its windows, whether its answers tell its own time (`ahead_s` of ours) or not."""
+    """The exchange counts requests that are delayed on the way late. With the shortest round trip known, none of its windows has more
+    than allowed, whether its replies contain its time (`ahead_s` of ours) or not."""
 
-    async def story() -> list[float]:
+    async def scenario() -> list[float]:
         time = FakeTime()
-        pacer = pacer_of(time, count)
+        rate_limiter = limiter_with(time, count)
         counted: list[float] = []
 
         async def one(out: float, back: float) -> None:
-            ticket = await pacer.wait(CREATE)
-            ticket.stamp()
+            permit = await rate_limiter.acquire(CREATE)
+            permit.mark_sent()
             await time.sleep_beside(out)
             counted.append(time.now)
-            told_ms = None if ahead_s is None else int((time.now + ahead_s) * 1000)
+            exchange_ms = None if ahead_s is None else int((time.now + ahead_s) * 1000)
             await time.sleep_beside(back)
-            ticket.answered(told_ms)
+            permit.mark_answered(exchange_ms)
 
         await one(0.01, 0.01)
-        tasks = [asyncio.create_task(one(out, back)) for out, back in ways]
+        tasks = [asyncio.create_task(one(out, back)) for out, back in round_trips]
         await time.run(tasks)
-        await pacer.close()
+        await rate_limiter.close()
         return counted
 
-    counted = asyncio.run(story())
-    assert len(counted) == len(ways) + 1
+    counted = asyncio.run(scenario())
+    assert len(counted) == len(round_trips) + 1
     assert most_in_a_window(sorted(counted), 1.0) <= count
 
 
 @pytest.mark.parametrize(
-    ("told_s", "longest_s"),
+    ("offset_s", "longest_s"),
     [(0.0, 1.0), (3600.0, 1.5), (-3600.0, 1.0), (None, 1.5)],
     ids=["exact", "clock set forward", "clock set back", "not told"],
 )
-async def test_an_answer_that_is_read_late(told_s: float | None, longest_s: float) -> None:
-    """A busy loop reads an answer half a second late: where it tells the exchange's time, its place is free again a second after it was
-    counted; a clock that was set in between, or tells nothing, costs no more than the round trip, and never shortens the second."""
+async def test_a_reply_that_is_read_late(offset_s: float | None, longest_s: float) -> None:
+    """A busy loop reads a reply half a second late. If it contains the exchange's time, its slot is free a second after it was counted.
+    A clock that was set, or no time at all, costs at most the round trip and never shortens the second."""
     time = FakeTime()
-    pacer = pacer_of(time, count=1)
-    ticket = await pacer.wait(CREATE)
-    ticket.stamp()
-    ticket.answered(round(time.now * 1000))
-    ticket = await pacer.wait(CREATE)
-    ticket.stamp()
-    left_at = time.now
+    rate_limiter = limiter_with(time, count=1)
+    permit = await rate_limiter.acquire(CREATE)
+    permit.mark_sent()
+    permit.mark_answered(round(time.now * 1000))
+    permit = await rate_limiter.acquire(CREATE)
+    permit.mark_sent()
+    sent_at = time.now
     await time.sleep(0.5)
-    ticket.answered(None if told_s is None else round((left_at + told_s) * 1000))
-    await pacer.wait(CREATE)
-    assert 1.0 <= time.now - left_at <= longest_s + JITTER_S + 0.002  # the exchange's milliseconds are whole ones
-    await pacer.close()
+    permit.mark_answered(None if offset_s is None else round((sent_at + offset_s) * 1000))
+    await rate_limiter.acquire(CREATE)
+    assert 1.0 <= time.now - sent_at <= longest_s + JITTER_S + 0.002  # the exchange's milliseconds are whole ones
+    await rate_limiter.close()
 
 
 async def test_exits_overtake() -> None:
-    """An exit that comes last leaves with the first free place."""
+    """An exit that comes last gets the first free slot."""
     time = FakeTime()
-    pacer = pacer_of(time, count=1)
+    rate_limiter = limiter_with(time, count=1)
     order: list[str] = []
 
     async def one(name: str, *, is_urgent: bool = False) -> None:
-        ticket = await pacer.wait(CREATE, is_urgent=is_urgent)
-        ticket.stamp()
+        permit = await rate_limiter.acquire(CREATE, is_urgent=is_urgent)
+        permit.mark_sent()
         order.append(name)
 
     tasks = [asyncio.create_task(one(f"entry{n}")) for n in range(3)]
     await asyncio.sleep(0)
     tasks.append(asyncio.create_task(one("exit", is_urgent=True)))
     await asyncio.gather(*tasks)
-    await pacer.close()
+    await rate_limiter.close()
     assert order == ["entry0", "exit", "entry1", "entry2"]
 
 
-async def test_a_request_that_did_not_leave_gives_its_place_back() -> None:
-    """A place taken for a request that was never written is free again at once."""
+async def test_released_permit_is_free_at_once() -> None:
+    """The slot of a request that was never written is free again; after the send, release has no effect."""
     time = FakeTime()
-    pacer = pacer_of(time, count=1)
-    (await pacer.wait(CREATE)).give_back()
-    ticket = await pacer.wait(CREATE)
+    rate_limiter = limiter_with(time, count=1)
+    (await rate_limiter.acquire(CREATE)).release()
+    permit = await rate_limiter.acquire(CREATE)
     assert time.now == 1000.0
-    ticket.stamp()
-    ticket.give_back()  # no effect once it has left
-    await pacer.wait(CREATE)
+    permit.mark_sent()
+    permit.release()  # no effect once it has left
+    await rate_limiter.acquire(CREATE)
     assert time.now >= 1001.0
-    await pacer.close()
+    await rate_limiter.close()
 
 
-async def test_places_count_while_a_request_is_on_its_way_out() -> None:
-    """A granted request that has not left yet holds its place for as long as it takes."""
+async def test_a_granted_permit_counts_until_it_is_sent() -> None:
+    """A granted request that is not sent yet holds its slot for as long as it takes."""
     time = FakeTime()
-    pacer = pacer_of(time, count=1)
-    first = await pacer.wait(CREATE)
-    waiting = asyncio.create_task(pacer.wait(CREATE))
+    rate_limiter = limiter_with(time, count=1)
+    first = await rate_limiter.acquire(CREATE)
+    waiting = asyncio.create_task(rate_limiter.acquire(CREATE))
     for _ in range(5):
         await time.sleep(1)
     assert not waiting.done()
-    first.stamp()
+    first.mark_sent()
     await waiting
     assert time.now >= 1006.0 + JITTER_S
-    await pacer.close()
+    await rate_limiter.close()
 
 
-async def test_hold_after_429() -> None:
-    """After a refusal nothing leaves for a whole window, or for as long as the exchange asked."""
+async def test_pause_after_429() -> None:
+    """After a 429 nothing is granted for a whole window, or for as long as the exchange requested."""
     time = FakeTime()
-    pacer = pacer_of(time)
-    pacer.hold(CREATE)
-    await pacer.wait(CREATE)
+    rate_limiter = limiter_with(time)
+    rate_limiter.pause(CREATE)
+    await rate_limiter.acquire(CREATE)
     assert time.now >= 1001.0
-    pacer.hold(CREATE, 7)
+    rate_limiter.pause(CREATE, 7)
     before = time.now
-    await pacer.wait(CREATE, is_urgent=True)
+    await rate_limiter.acquire(CREATE, is_urgent=True)
     assert time.now >= before + 7
-    await pacer.close()
+    await rate_limiter.close()
 
 
-async def test_giving_up_frees_the_place() -> None:
-    """A waiter that is cancelled, before or in the moment of its grant, leaves no place taken."""
+async def test_cancelled_waiter_leaves_no_slot_taken() -> None:
+    """A request cancelled before its grant, or in the same moment."""
     time = FakeTime()
-    pacer = pacer_of(time, count=1)
-    first = await pacer.wait(CREATE)
-    waiting = asyncio.create_task(pacer.wait(CREATE))
+    rate_limiter = limiter_with(time, count=1)
+    first = await rate_limiter.acquire(CREATE)
+    waiting = asyncio.create_task(rate_limiter.acquire(CREATE))
     await asyncio.sleep(0)
-    first.give_back()  # grants `waiting`, which has not run yet
+    first.release()  # grants `waiting`, which has not run yet
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    late = asyncio.create_task(pacer.wait(CREATE))
+    late = asyncio.create_task(rate_limiter.acquire(CREATE))
     await asyncio.sleep(0)
-    late_ticket = await late
-    assert isinstance(late_ticket, Ticket)
-    assert pacer.waiting(CREATE) == 0
-    await pacer.close()
+    late_permit = await late
+    assert isinstance(late_permit, WindowPermit)
+    late_permit.release()
+    assert rate_limiter.try_acquire(CREATE) is not None, "nothing waits any more"
+    await rate_limiter.close()
 
 
-async def test_close_cancels_the_waiting() -> None:
-    """Nobody hangs on a closed pacer."""
-    pacer = Pacer({CREATE: Rate(1, 1000)})
-    (await pacer.wait(CREATE)).stamp()
-    waiting = asyncio.create_task(pacer.wait(CREATE))
+async def test_close_cancels_waiting_requests() -> None:
+    """No task hangs on a closed rate limiter."""
+    rate_limiter = RateLimiter({CREATE: Rate(1, 1000)})
+    (await rate_limiter.acquire(CREATE)).mark_sent()
+    waiting = asyncio.create_task(rate_limiter.acquire(CREATE))
     await asyncio.sleep(0)
-    await pacer.close()
+    await rate_limiter.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting
 
@@ -284,45 +285,45 @@ async def test_close_cancels_the_waiting() -> None:
     ],
 )
 def test_documented_rates(endpoint: Endpoint, count: int, window_s: int) -> None:
-    """The tight windows of the guide, and every endpoint has one."""
+    """The narrow windows of the documentation, and every endpoint has a rate."""
     assert RATES[endpoint] == Rate(count, window_s)
     assert set(RATES) == set(Endpoint)
 
 
-async def test_a_place_taken_at_once_counts_and_never_overtakes() -> None:
-    """`take` gives what is free this instant; a place given back is free again, and whoever waits goes first."""
+async def test_try_acquire_counts_and_never_overtakes() -> None:
+    """`try_acquire` returns what is free now; a released slot goes to waiting requests first."""
     time = FakeTime()
-    pacer = pacer_of(time, count=2)
-    first, second = pacer.take(CREATE), pacer.take(CREATE)
+    rate_limiter = limiter_with(time, count=2)
+    first, second = rate_limiter.try_acquire(CREATE), rate_limiter.try_acquire(CREATE)
     assert first is not None
     assert second is not None
-    assert pacer.take(CREATE) is None
-    first.give_back()
+    assert rate_limiter.try_acquire(CREATE) is None
+    first.release()
     assert not first.is_held
-    third = pacer.take(CREATE)
+    third = rate_limiter.try_acquire(CREATE)
     assert third is not None
-    waiting = asyncio.create_task(pacer.wait(CREATE))
+    waiting = asyncio.create_task(rate_limiter.acquire(CREATE))
     await asyncio.sleep(0)
-    second.give_back()
-    assert pacer.take(CREATE) is None
+    second.release()
+    assert rate_limiter.try_acquire(CREATE) is None
     granted = await waiting
-    granted.stamp()
+    granted.mark_sent()
     assert not granted.is_held
-    await pacer.close()
+    await rate_limiter.close()
 
 
-def test_places_taken_by_many_threads_are_never_too_many() -> None:
-    """Orders are claimed on the writer thread while others are granted on the loop: the window holds what it holds."""
-    pacer = Pacer({CREATE: Rate(50, 60)})
-    taken: list[Ticket] = []
+def test_try_acquire_from_many_threads() -> None:
+    """Orders are claimed on the writer thread while others are granted on the loop: never more than the window holds."""
+    rate_limiter = RateLimiter({CREATE: Rate(50, 60)})
+    permits: list[WindowPermit] = []
 
-    def take_all() -> None:
-        while (ticket := pacer.take(CREATE)) is not None:
-            taken.append(ticket)
+    def acquire_all() -> None:
+        while (permit := rate_limiter.try_acquire(CREATE)) is not None:
+            permits.append(permit)
 
-    threads = [threading.Thread(target=take_all) for _ in range(8)]
+    threads = [threading.Thread(target=acquire_all) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(taken) == 50
+    assert len(permits) == 50

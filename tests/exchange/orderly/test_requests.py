@@ -1,4 +1,4 @@
-"""Requests as the exchange documents them: field names, shapes, and what must always or never be in them."""
+"""Create requests as documented: field names, shapes, and what they must always or never contain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 
 from kekbridge import errors
-from kekbridge.exchange.orderly import requests as bodies
+from kekbridge.exchange.orderly import requests
 from kekbridge.exchange.orderly.requests import OrderKind, later_exits, order_kind, request_for
 from kekbridge.model import Instrument, OrderIntent, OrderType, Purpose, Side, TakeProfit
 
@@ -52,7 +52,7 @@ def body(**fields: Any) -> dict[str, Any]:
 
 
 def test_market_entry() -> None:
-    """The smallest order says what the exchange needs and the margin mode, and nothing else."""
+    """The smallest order has the required fields and the margin mode, nothing else."""
     assert body() == {
         "symbol": ETH,
         "side": "BUY",
@@ -66,7 +66,7 @@ def test_market_entry() -> None:
 
 @pytest.mark.parametrize("kind", [OrderType.LIMIT, OrderType.IOC, OrderType.FOK, OrderType.POST_ONLY])
 def test_priced_types(kind: OrderType) -> None:
-    """Every type with a limit price names its price; slippage belongs to MARKET alone (section 6)."""
+    """Every type with a limit price sends it; slippage is for MARKET only (docs/internals/orderly.md section 6)."""
     found = body(order_type=kind, limit_price=D("2400.50"), slippage=D("0.01"))
     assert found["order_type"] == kind.value.upper()
     assert found["order_price"] == "2400.5"
@@ -80,7 +80,7 @@ def test_slippage_is_a_fraction_on_market() -> None:
 
 @pytest.mark.parametrize("kind", [OrderType.LIMIT, OrderType.STOP_LIMIT])
 def test_price_missing(kind: OrderType) -> None:
-    """A priced type without its price is refused here, by name, before anything is sent."""
+    """A priced type without its price is refused before anything is sent, naming the field."""
     with pytest.raises(errors.Refused) as caught:
         body(order_type=kind, trigger_price=D(2300))
     assert caught.value.code == "price_missing"
@@ -89,7 +89,7 @@ def test_price_missing(kind: OrderType) -> None:
 @pytest.mark.parametrize("purpose", [Purpose.EXIT, Purpose.PROTECT])
 @pytest.mark.parametrize("reduce_only", [True, False])
 def test_exits_are_reduce_only(purpose: Purpose, reduce_only: bool) -> None:
-    """An exit never leaves without reduce_only, whatever the intent forgot (trap 6)."""
+    """An exit is never sent without reduce_only, even if the intent lacks it (trap 6)."""
     assert body(purpose=purpose, reduce_only=reduce_only, side=Side.SELL)["reduce_only"] is True
 
 
@@ -122,7 +122,7 @@ def test_stop_limit_entry() -> None:
 
 
 def test_bracket() -> None:
-    """Entry, stop and take-profit in one request, as the guide's sample: BRACKET > TP_SL > two leaves."""
+    """Entry, stop and take-profit in one request, as in the documentation: BRACKET > TP_SL > two leaves."""
     found = body(stop_loss=D(2300), take_profits=(TakeProfit(D(2700), D("0.5")),))
     assert found["algo_type"] == "BRACKET"
     assert (found["type"], found["side"], found["quantity"]) == ("MARKET", "BUY", "0.5")
@@ -142,12 +142,12 @@ def test_bracket() -> None:
     ],
 )
 def test_one_leg_bracket(fields: dict[str, Any], leaves: list[str]) -> None:
-    """One exit alone is allowed."""
+    """A single exit is allowed."""
     (pair,) = body(**fields)["child_orders"]
     assert [leaf["algo_type"] for leaf in pair["child_orders"]] == leaves
 
 
-def test_limit_bracket_names_its_price() -> None:
+def test_limit_bracket_has_a_price() -> None:
     """A resting entry with a stop: type LIMIT and price, not order_price."""
     found = body(order_type=OrderType.LIMIT, limit_price=D(2400), stop_loss=D(2300))
     assert (found["type"], found["price"]) == ("LIMIT", "2400")
@@ -158,14 +158,14 @@ def test_limit_bracket_names_its_price() -> None:
     "kind", [OrderType.IOC, OrderType.FOK, OrderType.POST_ONLY, OrderType.STOP, OrderType.STOP_LIMIT]
 )
 def test_no_bracket_for_other_entries(kind: OrderType) -> None:
-    """The exchange's BRACKET has market and limit entries only: the others are refused, not sent without their stop."""
+    """The exchange's BRACKET supports market and limit entries only: others are refused, not sent without their stop."""
     with pytest.raises(errors.Refused) as caught:
         body(order_type=kind, limit_price=D(2400), trigger_price=D(2400), stop_loss=D(2300))
     assert caught.value.code == "order_type_unsupported"
 
 
 def test_several_take_profits() -> None:
-    """The stop follows the position (POSITIONAL), the farthest take-profit rides along, the nearer ones come as own TP_SL orders."""
+    """The stop follows the position (POSITIONAL), the farthest take-profit is in the bracket, nearer ones are TP_SL orders of their own."""
     wishes = (TakeProfit(D(2600), D("0.2")), TakeProfit(D(2800), D("0.2")), TakeProfit(D(2700), D("0.1")))
     wanted = intent(stop_loss=D(2300), take_profits=wishes)
     (pair,) = json.loads(request_for(wanted, "kb-1").text)["child_orders"]
@@ -184,7 +184,7 @@ def test_several_take_profits() -> None:
 
 
 def test_take_profit_for_a_part_of_the_entry() -> None:
-    """A runner must survive: a take-profit for half of the entry stays out of the bracket, the stop covers what is left."""
+    """A take-profit for half of the entry stays out of the bracket, and the stop covers what is left."""
     wanted = intent(stop_loss=D(2300), take_profits=(TakeProfit(D(2600), D("0.25")),))
     (pair,) = json.loads(request_for(wanted, "kb-1").text)["child_orders"]
     assert [leaf["algo_type"] for leaf in pair["child_orders"]] == ["STOP_LOSS"]
@@ -193,14 +193,14 @@ def test_take_profit_for_a_part_of_the_entry() -> None:
 
 
 def test_part_take_profit_without_stop_is_a_plain_entry() -> None:
-    """Nothing of it can be in a bracket, so the entry is a plain order and is asked for as one."""
+    """A bracket could hold none of it, so the entry is a plain order and is queried as one."""
     wanted = intent(take_profits=(TakeProfit(D(2600), D("0.25")),))
     assert order_kind(wanted) is OrderKind.PLAIN
     assert request_for(wanted, "kb-1").path == "/v1/order"
 
 
 def test_later_exits_shrink_with_a_partly_executed_entry() -> None:
-    """Shares are of what was executed, rounded down to the step; what is under the smallest size is left out."""
+    """Quantities are shares of what executed, rounded down to the step; those below the minimum are left out."""
     wishes = (TakeProfit(D(2600), D("0.1")), TakeProfit(D(2700), D("0.4")))
     wanted = intent(stop_loss=D(2300), take_profits=wishes)
     assert [exit_.quantity for exit_ in later_exits(wanted, D("0.0333"), RULES)] == [D("0.006")]
@@ -209,7 +209,7 @@ def test_later_exits_shrink_with_a_partly_executed_entry() -> None:
 
 
 def test_exit_pair_for_a_position() -> None:
-    """A reduce-only intent with levels is a TP_SL of its own: quantity and trigger type at the root, side at the leaves."""
+    """A reduce-only intent with exits is a TP_SL of its own: quantity and trigger type at the root, side at the leaves."""
     found = body(side=Side.SELL, purpose=Purpose.PROTECT, reduce_only=True, stop_loss=D(2300))
     assert found["algo_type"] == "TP_SL"
     assert found["quantity"] == "0.5"
@@ -240,16 +240,16 @@ amounts = st.decimals(min_value="0.00000001", max_value=10**9, allow_nan=False, 
 @given(value=st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**12), max_value=10**12))
 def test_numbers_are_plain_and_exact(value: D) -> None:
     """Any Decimal is sent without exponent and means the same number."""
-    text = bodies.number(value)
+    text = body(quantity=value)["order_quantity"]
     assert "e" not in text.lower()
     assert D(text) == value
 
 
 @pytest.mark.parametrize("value", [D("NaN"), D("Infinity"), D("-Infinity")])
-def test_no_number_is_no_number(value: D) -> None:
+def test_non_finite_numbers_are_refused(value: D) -> None:
     """NaN and infinities are refused instead of being written into a body."""
     with pytest.raises(ValueError):
-        bodies.number(value)
+        body(quantity=value)
 
 
 @given(
@@ -264,7 +264,7 @@ def test_no_number_is_no_number(value: D) -> None:
 def test_every_request(
     quantity: D, stop: D | None, take: list[tuple[D, D]], side: Side, purpose: Purpose, kind: OrderType, rate: D | None
 ) -> None:
-    """Whatever the intent: id and margin mode are said, order_tag is not, numbers are plain text, exits reduce, the path fits."""
+    """For any intent: id and margin mode are present, order_tag is not, numbers are plain text, exits reduce, the path fits."""
     wanted = intent(
         quantity=quantity,
         side=side,
@@ -281,7 +281,7 @@ def test_every_request(
     except errors.Refused:
         reject()  # which combinations are refused, and as what, is tested by name above
     found = json.loads(request.text)
-    assert request.text == bodies.dump(found), "one serialisation"
+    assert request.text == requests.encode(found), "one serialisation"
     assert found["client_order_id"] == "kb-x"
     assert found["margin_mode"] == "CROSS"
     assert request.path == ("/v1/algo/order" if request.kind.is_algo else "/v1/order")
@@ -303,7 +303,7 @@ def test_every_request(
     part=st.decimals(min_value=0, max_value=1, places=3),
 )
 def test_later_exits_never_exceed_what_was_executed(shares: list[D], quantity: D, part: D) -> None:
-    """Later exits together never close more than was executed of an entry that they were cut from, and lie on the exchange's grid."""
+    """Later exits together never close more than the entry executed, and lie on the exchange's grid."""
     total = sum(shares, D(0))
     wishes = tuple(TakeProfit(D(2600 + index), share) for index, share in enumerate(shares))
     wanted = intent(quantity=max(quantity, total), stop_loss=D(2300), take_profits=wishes)
@@ -316,7 +316,7 @@ def test_later_exits_never_exceed_what_was_executed(shares: list[D], quantity: D
 
 
 def test_each_order_has_its_own_request() -> None:
-    """A request that was made before is made again only for the same intent and id; equal numbers are written alike."""
+    """A cached request is reused for the same intent and id only; equal numbers are written alike."""
     first = request_for(intent(quantity=D("1.50")), "kb-1")
     assert request_for(intent(quantity=D("1.5")), "kb-1") == first
     assert json.loads(request_for(intent(quantity=D("1.5")), "kb-2").text)["client_order_id"] == "kb-2"

@@ -1,4 +1,4 @@
-"""The signer against every vector of orderly-api.md section 2, and what it must never show."""
+"""The signer against every vector of docs/internals/orderly.md section 2, and what it must never show."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ VECTORS = [
     ("secret", "method", "path", "body", "signature"), [v[1:] for v in VECTORS], ids=[v[0] for v in VECTORS]
 )
 def test_vectors(secret: str, method: str, path: str, body: bytes, signature: str) -> None:
-    """Every REST vector of the guide is reproduced to the byte."""
+    """Every REST vector of the documentation is reproduced to the byte."""
     headers = Signer(ACCOUNT, secret).sign_request(TS, method, path, body)
     assert headers["orderly-signature"] == signature
     assert headers["orderly-timestamp"] == str(TS)
@@ -64,7 +64,7 @@ def test_vectors(secret: str, method: str, path: str, body: bytes, signature: st
     ],
 )
 def test_login_vectors(secret: str, sign: str) -> None:
-    """The stream login signs the timestamp's digits alone (A6, B6)."""
+    """The stream login signs the timestamp's digits only (A6, B6)."""
     assert Signer(ACCOUNT, secret).sign_login(TS) == sign
 
 
@@ -86,12 +86,12 @@ def test_public_key(secret: str, key: str) -> None:
     ("method", "kind"), [("GET", "x-www-form"), ("DELETE", "x-www-form"), ("POST", "json"), ("PUT", "json")]
 )
 def test_content_type(method: str, kind: str) -> None:
-    """Content-Type follows the method; a wrong one is refused with -1005 (trap 13)."""
+    """Content-Type follows the method; a wrong one is rejected with -1005 (trap 13)."""
     assert kind in Signer(ACCOUNT, SECRET_A).sign_request(TS, method, "/v1/order")["Content-Type"]
 
 
 def test_64_byte_secret() -> None:
-    """Seed plus public key in one text is accepted and signs the same."""
+    """A secret of seed and public key is accepted and signs the same."""
     seed = bytes(range(32))
     both = base58.b58encode(seed + bytes(SigningKey(seed).verify_key)).decode()
     assert Signer(ACCOUNT, both).sign_login(TS) == Signer(ACCOUNT, SECRET_A).sign_login(TS)
@@ -109,7 +109,7 @@ def test_64_byte_secret() -> None:
     ],
 )
 def test_damaged_secret(secret: str) -> None:
-    """A damaged secret is named as such in one line that quotes nothing of it."""
+    """A damaged secret is reported on one line that quotes none of it."""
     with pytest.raises(VaultError) as caught:
         Signer(ACCOUNT, secret)
     assert "\n" not in caught.value.message
@@ -118,7 +118,7 @@ def test_damaged_secret(secret: str) -> None:
 
 @pytest.mark.parametrize("account_id", ["", "0x12", ACCOUNT[2:], ACCOUNT + "0", ACCOUNT[:-1] + "g"])
 def test_malformed_account_id(account_id: str) -> None:
-    """An account id is 0x and 64 hex digits; anything else is a setting to fix."""
+    """An account id is 0x and 64 hex digits; anything else is a ConfigError."""
     with pytest.raises(ConfigError) as caught:
         Signer(account_id, SECRET_A)
     assert caught.value.field == "exchange.account_id"

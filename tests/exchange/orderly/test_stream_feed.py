@@ -1,4 +1,4 @@
-"""Stream messages made into reports and fills: each once, none stale, noise skipped."""
+"""Stream messages: every report and fill once, none stale, noise skipped."""
 
 from __future__ import annotations
 
@@ -10,46 +10,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kekbridge.exchange.base import OrderReport
 from kekbridge.exchange.orderly.account_api import SystemInfo
-from kekbridge.exchange.orderly.account_state import AccountView
-from kekbridge.exchange.orderly.stream_feed import PRIVATE_TOPICS, PUBLIC_TOPICS, Feed
-from kekbridge.model import Fill, OrderStatus
+from kekbridge.exchange.orderly.account_state import AccountState
+from kekbridge.exchange.orderly.stream_feed import PRIVATE_TOPICS, PUBLIC_TOPICS, StreamFeed
+from kekbridge.model import OrderStatus
+from kekbridge.model.orders import OrderStatusReport
 
 ETH = "PERP_ETH_USDC"
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
-class Heard:
-    """A feed and everything that it called back with."""
+class Recorded:
+    """A feed and its callbacks, recorded."""
 
     def __init__(self) -> None:
-        self.reports: list[OrderReport] = []
-        self.fills: list[Fill] = []
-        self.account = 0
-        self.legs = 0
+        self.reports: list[OrderStatusReport] = []
+        self.account_calls = 0
+        self.leg_calls = 0
         self.systems: list[SystemInfo] = []
-        self.view = AccountView(lambda: NOW)
-        self.feed = Feed(
-            self.view,
+        self.state = AccountState(lambda: NOW)
+        self.feed = StreamFeed(
+            self.state,
             clock=lambda: NOW,
             on_report=self.reports.append,
-            on_fill=self.fills.append,
-            on_account=self._moved,
-            on_leg=self._leg,
+            on_account=self._on_account,
+            on_leg=self._on_leg,
             on_system=self.systems.append,
         )
 
-    def _moved(self) -> None:
-        self.account += 1
+    def _on_account(self) -> None:
+        self.account_calls += 1
 
-    def _leg(self) -> None:
-        self.legs += 1
+    def _on_leg(self) -> None:
+        self.leg_calls += 1
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def recorded() -> Recorded:
+    return Recorded()
 
 
 def execution(status: str, seq: int, *, trade_id: int = 0, total: str = "0", **fields: Any) -> dict[str, Any]:
@@ -62,33 +60,33 @@ def execution(status: str, seq: int, *, trade_id: int = 0, total: str = "0", **f
     return {**base, **fields}
 
 
-def test_repeated_and_late_reports_are_dropped_but_their_fills_count_once(heard: Heard) -> None:
-    """A duplicate says nothing, an older report after a newer one says nothing, and every fill counts exactly once."""
+def test_repeated_and_late_reports_are_dropped_but_their_fills_count_once(recorded: Recorded) -> None:
+    """Repeated and stale reports are dropped; every fill is applied exactly once."""
     new = execution("NEW", 1)
     first = execution("PARTIAL_FILLED", 2, trade_id=101, total="0.2")
     second = execution("FILLED", 3, trade_id=102, total="0.5")
     for message in (new, new, second, first, second, first, new):
-        heard.feed.take("executionreport", message)
-    assert [report.status for report in heard.reports] == [OrderStatus.ACCEPTED, OrderStatus.FILLED]
-    assert sorted(fill.trade_id for fill in heard.fills) == ["101", "102"]
+        recorded.feed.handle("executionreport", message)
+    assert [report.status for report in recorded.reports] == [OrderStatus.ACCEPTED, OrderStatus.FILLED]
+    assert recorded.account_calls == 2
 
 
-def test_an_execution_that_was_forgotten_does_no_harm(heard: Heard) -> None:
-    """Memory is bounded: what comes again later still is passed on (the store knows it), and moves no picture that was read since."""
+def test_a_repetition_after_the_memory_limit_does_no_harm(recorded: Recorded) -> None:
+    """Later repetitions are passed on (the store knows them) and do not change positions read since."""
     first = execution("FILLED", 1, trade_id=1, total="0.2")
-    heard.feed.take("executionreport", first)
+    recorded.feed.handle("executionreport", first)
     for number in range(2, 2_100):
         fields = {"orderId": number + 100, "trade_id": number}
-        heard.feed.take("executionreport", execution("FILLED", number, total="0.2", **fields))
+        recorded.feed.handle("executionreport", execution("FILLED", number, total="0.2", **fields))
     held = {"symbol": ETH, "position_qty": Decimal("419.8"), "average_open_price": 2500, "mark_price": 2500}
-    heard.view.apply_account({"free_collateral": 1, "rows": [held]}, answered_ms=1790000060000)
-    moves, told = heard.account, len(heard.fills)
-    heard.feed.take("executionreport", first)
-    assert len(heard.fills) == told + 1
-    assert heard.account == moves
+    recorded.state.apply_account({"free_collateral": 1, "rows": [held]}, answered_ms=1790000060000)
+    account_calls, reported = recorded.account_calls, len(recorded.reports)
+    recorded.feed.handle("executionreport", first)
+    assert len(recorded.reports) == reported + 1
+    assert recorded.account_calls == account_calls
 
 
-def test_algo_report_with_children(heard: Heard) -> None:
+def test_algo_report_with_children(recorded: Recorded) -> None:
     """v2 is one object with nested childOrders; a repetition in the same millisecond is dropped, a change is not."""
     leg = {"algoOrderId": 3, "parentAlgoOrderId": 2, "symbol": ETH, "algoType": "STOP_LOSS", "side": "SELL", "isActivated": True,
            "algoStatus": "NEW", "isTriggered": False, "quantity": 1}  # fmt: skip
@@ -104,34 +102,34 @@ def test_algo_report_with_children(heard: Heard) -> None:
     root = {"algoOrderId": 1, "parentAlgoOrderId": 0, "clientOrderId": "kb-2", "symbol": ETH, "algoType": "BRACKET", "side": "BUY",
             "type": "MARKET", "quantity": 1,
             "totalExecutedQuantity": 0, "algoStatus": "NEW", "timestamp": 5, "childOrders": [pair]}  # fmt: skip
-    heard.feed.take("algoexecutionreportv2", root)
-    heard.feed.take("algoexecutionreportv2", root)
-    heard.feed.take("algoexecutionreportv2", {**root, "totalExecutedQuantity": 1, "averageExecutedPrice": 2500})
-    heard.feed.take("algoexecutionreportv2", {**root, "timestamp": 4})
-    assert [report.status for report in heard.reports] == [OrderStatus.ACCEPTED, OrderStatus.FILLED]
-    assert heard.reports[1].average_price == 2500
-    assert heard.reports[1].stop_is_live is True
-    heard.feed.take("algoexecutionreportv2", leg)
-    assert heard.legs == 1
+    recorded.feed.handle("algoexecutionreportv2", root)
+    recorded.feed.handle("algoexecutionreportv2", root)
+    recorded.feed.handle("algoexecutionreportv2", {**root, "totalExecutedQuantity": 1, "averageExecutedPrice": 2500})
+    recorded.feed.handle("algoexecutionreportv2", {**root, "timestamp": 4})
+    assert [report.status for report in recorded.reports] == [OrderStatus.ACCEPTED, OrderStatus.FILLED]
+    assert recorded.reports[1].average_price == 2500
+    assert recorded.reports[1].stop_is_live is True
+    recorded.feed.handle("algoexecutionreportv2", leg)
+    assert recorded.leg_calls == 1
 
 
-def test_positions_and_balance(heard: Heard) -> None:
-    """A changed position and any change of balance are told; a repeated position is not."""
+def test_positions_and_balance(recorded: Recorded) -> None:
+    """A changed position and any change of balance notify; a repeated position does not."""
     message = {"positions": [{"symbol": ETH, "positionQty": 1, "averageOpenPrice": 2500, "seq": 5, "timestamp": 9}]}
-    heard.feed.take("position", message)
-    heard.feed.take("position", message)
-    assert heard.account == 1
-    heard.feed.take("balance", {"balances": {"USDC": {"holding": 5}}})
-    assert heard.account == 2
+    recorded.feed.handle("position", message)
+    recorded.feed.handle("position", message)
+    assert recorded.account_calls == 1
+    recorded.feed.handle("balance", {"balances": {"USDC": {"holding": 5}}})
+    assert recorded.account_calls == 2
 
 
-def test_maintenance(heard: Heard) -> None:
+def test_maintenance(recorded: Recorded) -> None:
     """The topic is a list; status 2 is maintenance, with its announced end."""
-    heard.feed.take(
+    recorded.feed.handle(
         "maintenance_status",
         [{"status": 2, "msg": "m", "scheduled_maintenance": {"startTime": 1790056800000, "endTime": 1790058600000}}],
     )
-    (system,) = heard.systems
+    (system,) = recorded.systems
     assert system.is_maintenance
     assert system.ends_at == datetime(2026, 9, 22, 6, 30, tzinfo=UTC)
 
@@ -153,5 +151,5 @@ noise = st.recursive(
 
 @given(topic=st.sampled_from([*PRIVATE_TOPICS, *PUBLIC_TOPICS, "other"]), data=noise)
 def test_noise_never_raises(topic: str, data: object) -> None:
-    """No message, however odd, ends the stream."""
-    Heard().feed.take(topic, data)
+    """No message ends the stream."""
+    Recorded().feed.handle(topic, data)

@@ -9,13 +9,15 @@ from contextlib import asynccontextmanager
 
 import base58
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from nacl.signing import VerifyKey
 
 from kekbridge import __version__
-from kekbridge.exchange.orderly.rate_limiter import Endpoint, Pacer, Rate
-from kekbridge.exchange.orderly.replies import NoAnswer, NotSent, Reply
+from kekbridge.exchange.orderly.rate_limiter import Endpoint, Rate, RateLimiter
+from kekbridge.exchange.orderly.replies import HttpReply, NoReply, NotSent
 from kekbridge.exchange.orderly.signing import Signer
-from kekbridge.exchange.orderly.transport import Wire
+from kekbridge.exchange.orderly.transport import APPLIED_FROM_MS, ClockOffset, Transport
 
 SIGNER = Signer(
     "0x1486549202a0f260571dee401599c58ec79b04953008749ff2ab32576130bd83",
@@ -31,7 +33,7 @@ def answer(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
 
 
 class Server:
-    """A raw TCP server: keeps what it was sent, answers as told."""
+    """A raw TCP server that records requests and answers with `reply`."""
 
     def __init__(self, reply: Handler | None = None) -> None:
         self._reply = reply
@@ -82,13 +84,13 @@ async def serving(reply: Handler | None = None) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def wired(url: str, timeout_s: float = 5.0) -> AsyncIterator[Wire]:
-    wire = Wire(url, SIGNER, timeout_s=timeout_s)
-    await wire.open()
+async def connected(url: str, timeout_s: float = 5.0) -> AsyncIterator[Transport]:
+    transport = Transport(url, SIGNER, timeout_s=timeout_s)
+    await transport.open()
     try:
-        yield wire
+        yield transport
     finally:
-        await wire.close()
+        await transport.close()
 
 
 def sends(data: bytes, *, then_close: bool = True) -> Handler:
@@ -102,12 +104,12 @@ def sends(data: bytes, *, then_close: bool = True) -> Handler:
 
 
 async def test_exact_bytes_signed_and_sent() -> None:
-    """Path and body arrive byte for byte as signed; no percent-encoding, no second serialisation; plain user agent."""
+    """Path and body arrive byte for byte as signed: no percent-encoding, no second serialization; plain user agent."""
     body = b'{"symbol":"PERP_ETH_USDC","order_quantity":"0.5"}'
-    async with serving() as server, wired(server.url) as wire:
-        await wire.send("POST", "/v1/order", body=body, recv_window_ms=5000)
-        await wire.send("DELETE", "/v1/batch-order?order_ids=1,2")
-        await wire.send("GET", "/v1/get_orderly_key?orderly_key=ed25519:abc", is_signed=False)
+    async with serving() as server, connected(server.url) as transport:
+        await transport.send("POST", "/v1/order", body=body, recv_window_ms=5000)
+        await transport.send("DELETE", "/v1/batch-order?order_ids=1,2")
+        await transport.send("GET", "/v1/get_orderly_key?orderly_key=ed25519:abc", is_signed=False)
     post, delete, public = server.requests
     assert post.startswith(b"POST /v1/order HTTP/1.1\r\n")
     assert post.endswith(b"\r\n\r\n" + body)
@@ -134,32 +136,32 @@ def headers_of(request: bytes) -> dict[str, str]:
     return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-async def test_one_warm_connection() -> None:
-    """Requests one after another share a connection."""
-    async with serving() as server, wired(server.url) as wire:
+async def test_consecutive_requests_share_a_connection() -> None:
+    """A new connection costs a round trip or more."""
+    async with serving() as server, connected(server.url) as transport:
         for _ in range(5):
-            await wire.send("GET", "/v1/positions")
+            await transport.send("GET", "/v1/positions")
     assert server.connections == 1
 
 
 async def test_connection_refused_is_not_sent() -> None:
-    """Nobody listens: proof that nothing left."""
+    """No listener: proof that nothing was sent."""
     async with serving() as server:
         url = server.url
-    async with wired(url) as wire:
-        assert isinstance(await wire.send("POST", "/v1/order", body=b"{}"), NotSent)
+    async with connected(url) as transport:
+        assert isinstance(await transport.send("POST", "/v1/order", body=b"{}"), NotSent)
 
 
 async def test_unknown_host_is_not_sent() -> None:
-    """No address: proof that nothing left."""
-    async with wired("http://kekbridge.invalid") as wire:
-        assert isinstance(await wire.send("POST", "/v1/order", body=b"{}"), NotSent)
+    """No address: proof that nothing was sent."""
+    async with connected("http://kekbridge.invalid") as transport:
+        assert isinstance(await transport.send("POST", "/v1/order", body=b"{}"), NotSent)
 
 
 async def test_not_open_is_not_sent() -> None:
-    """A transport that is not open (or is closed) sends nothing and says so."""
-    wire = Wire("http://127.0.0.1:9", SIGNER, timeout_s=1)
-    assert isinstance(await wire.send("POST", "/v1/order", body=b"{}"), NotSent)
+    """A transport that is not open sends nothing and returns NotSent."""
+    transport = Transport("http://127.0.0.1:9", SIGNER, timeout_s=1)
+    assert isinstance(await transport.send("POST", "/v1/order", body=b"{}"), NotSent)
 
 
 @pytest.mark.parametrize(
@@ -173,25 +175,25 @@ async def test_not_open_is_not_sent() -> None:
     ],
     ids=["closed", "cut inside the answer", "cut inside the head", "not HTTP", "broken gzip"],
 )
-async def test_cut_answers_are_no_answer(reply: Handler) -> None:
-    """After the first byte has left, whatever goes wrong proves nothing."""
-    async with serving(reply) as server, wired(server.url) as wire:
-        assert isinstance(await wire.send("POST", "/v1/order", body=b"{}"), NoAnswer)
+async def test_broken_replies_are_no_reply(reply: Handler) -> None:
+    """After the first byte was sent, an error proves nothing."""
+    async with serving(reply) as server, connected(server.url) as transport:
+        assert isinstance(await transport.send("POST", "/v1/order", body=b"{}"), NoReply)
         assert len(server.requests) == 1
 
 
-async def test_timeout_is_no_answer() -> None:
-    """A server that takes the request and stays silent."""
+async def test_timeout_is_no_reply() -> None:
+    """The server reads the request and stays silent."""
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
 
-    async with serving(silent) as server, wired(server.url, timeout_s=1) as wire:
-        assert isinstance(await wire.send("POST", "/v1/order", body=b"{}"), NoAnswer)
+    async with serving(silent) as server, connected(server.url, timeout_s=1) as transport:
+        assert isinstance(await transport.send("POST", "/v1/order", body=b"{}"), NoReply)
 
 
 async def test_create_is_never_sent_twice_on_a_dead_connection() -> None:
-    """A pooled connection that dies under a POST: one request arrives in all, and the outcome is unknown (pitfalls.md 3.1)."""
+    """A pooled connection that dies under a POST: one request arrives, outcome unknown (docs/internals/reliability.md section 8.1)."""
     answered = 0
 
     async def once_then_cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -203,68 +205,120 @@ async def test_create_is_never_sent_twice_on_a_dead_connection() -> None:
         else:
             writer.close()
 
-    async with serving(once_then_cut) as server, wired(server.url) as wire:
-        assert isinstance(await wire.send("GET", "/v1/positions"), Reply)
-        assert isinstance(await wire.send("POST", "/v1/order", body=b"{}"), NoAnswer)
+    async with serving(once_then_cut) as server, connected(server.url) as transport:
+        assert isinstance(await transport.send("GET", "/v1/positions"), HttpReply)
+        assert isinstance(await transport.send("POST", "/v1/order", body=b"{}"), NoReply)
     assert sum(request.startswith(b"POST") for request in server.requests) == 1
 
 
 async def test_redirects_are_not_followed() -> None:
-    """A redirect would take a signed order to a second place."""
+    """A redirect would send a signed order a second time, elsewhere."""
     async with serving() as other:
         target = f"Location: {other.url}/v1/order"
-        async with serving(sends(answer(b"", "307 Temporary Redirect", target))) as server, wired(server.url) as wire:
-            reply = await wire.send("POST", "/v1/order", body=b"{}")
-        assert isinstance(reply, Reply)
+        async with (
+            serving(sends(answer(b"", "307 Temporary Redirect", target))) as server,
+            connected(server.url) as transport,
+        ):
+            reply = await transport.send("POST", "/v1/order", body=b"{}")
+        assert isinstance(reply, HttpReply)
         assert reply.status == 307
         assert other.requests == []
 
 
 async def test_paths_that_would_be_encoded_are_refused() -> None:
     """Characters that clients and server encode differently never get into a signed path (section 2)."""
-    async with wired("http://127.0.0.1:9") as wire:
+    async with connected("http://127.0.0.1:9") as transport:
         for path in ("/v1/order?x=a b", "/v1/order?x=ä", "/v1/order?x=a%20b", "/v1/order?x=a+b"):
             with pytest.raises(ValueError):
-                await wire.send("GET", path)
+                await transport.send("GET", path)
 
 
-async def test_html_is_a_reply_that_is_no_json() -> None:
-    """A page of the front is an answer of somebody, not of the exchange."""
-    async with serving(sends(answer(b"<html>no</html>", "403 Forbidden"))) as server, wired(server.url) as wire:
-        reply = await wire.send("GET", "/v1/positions")
-    assert isinstance(reply, Reply)
+async def test_html_is_a_reply_without_json() -> None:
+    """A page from a proxy is not the exchange's reply."""
+    async with (
+        serving(sends(answer(b"<html>no</html>", "403 Forbidden"))) as server,
+        connected(server.url) as transport,
+    ):
+        reply = await transport.send("GET", "/v1/positions")
+    assert isinstance(reply, HttpReply)
     assert (reply.status, reply.is_json) == (403, False)
 
 
-async def test_clock_difference_is_learnt_and_applied() -> None:
-    """Answers of an exchange whose clock is far off correct the next signature."""
-    async with serving() as server, wired(server.url) as wire:
-        await wire.send("GET", "/v1/positions")
-        await wire.send("GET", "/v1/positions")
+async def test_clock_offset_is_learned_and_applied() -> None:
+    """Replies of an exchange whose clock is far off correct the next signature."""
+    async with serving() as server, connected(server.url) as transport:
+        await transport.send("GET", "/v1/positions")
+        await transport.send("GET", "/v1/positions")
     assert abs(int(headers_of(server.requests[1])["orderly-timestamp"]) - 1790000000123) < 10_000
 
 
-async def test_clock_is_learnt_from_the_date_header() -> None:
-    """A refusal without a timestamp still tells the time in its Date header."""
+async def test_clock_offset_is_learned_from_the_date_header() -> None:
+    """A rejection without a timestamp still has the time in its Date header."""
     refusal = answer(b'{"success":false,"code":-1001}', "401 Unauthorized", "Date: Mon, 21 Sep 2026 14:13:20 GMT")
-    async with serving(sends(refusal, then_close=False)) as server, wired(server.url) as wire:
-        await wire.send("GET", "/v1/positions")
-        assert abs(wire.signing_time_ms() - 1790000000000) < 10_000
+    async with serving(sends(refusal, then_close=False)) as server, connected(server.url) as transport:
+        await transport.send("GET", "/v1/positions")
+        assert abs(transport.signing_time_ms() - 1790000000000) < 10_000
 
 
 @pytest.mark.parametrize("is_up", [True, False])
-async def test_ticket_counts_what_left(is_up: bool) -> None:
-    """The place in the rate window is used up by what left, and given back by what did not."""
-    pacer = Pacer({Endpoint.ORDER_CREATE: Rate(1, 1000)})
+async def test_permit_is_used_by_sent_requests_only(is_up: bool) -> None:
+    """A request that was sent uses up its permit; one that was not releases it."""
+    rate_limiter = RateLimiter({Endpoint.ORDER_CREATE: Rate(1, 1000)})
     async with serving() as server:
         url = server.url if is_up else "http://127.0.0.1:9"
-        async with wired(url) as wire:
-            ticket = await pacer.wait(Endpoint.ORDER_CREATE)
-            await wire.send("POST", "/v1/order", body=b"{}", ticket=ticket)
-            assert (ticket.at is not None) is is_up
-    next_one = asyncio.create_task(pacer.wait(Endpoint.ORDER_CREATE))
+        async with connected(url) as transport:
+            permit = await rate_limiter.acquire(Endpoint.ORDER_CREATE)
+            await transport.send("POST", "/v1/order", body=b"{}", permit=permit)
+            assert (permit.sent_at is not None) is is_up
+    next_one = asyncio.create_task(rate_limiter.acquire(Endpoint.ORDER_CREATE))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert next_one.done() is not is_up
-    await pacer.close()
+    await rate_limiter.close()
     await asyncio.gather(next_one, return_exceptions=True)
+
+
+# ------------------------------------------------------------------------------------------------------- ClockOffset
+
+
+def test_no_offset_before_the_first_reply() -> None:
+    """Nothing is known, so nothing is corrected."""
+    offset = ClockOffset()
+    assert offset.ms is None
+    assert offset.correct(123) == 123
+
+
+@given(
+    true=st.integers(-(10**7), 10**7),
+    answers=st.lists(st.tuples(st.integers(0, 800), st.integers(0, 800)), min_size=1, max_size=30),
+)
+def test_offset_error_is_at_most_the_shortest_round_trip(true: int, answers: list[tuple[int, int]]) -> None:
+    """With a constant difference the estimate is never farther off."""
+    offset, now = ClockOffset(), 10**12
+    for out, back in answers:
+        offset.observe(sent_ms=now, server_ms=now + out + true, received_ms=now + out + back)
+        now += 10_000
+    assert offset.ms is not None
+    assert abs(offset.ms - true) <= min(out + back for out, back in answers) + 1
+
+
+def test_a_contradicting_reply_replaces_the_offset() -> None:
+    """After a clock jump of ten minutes the next request is signed correctly."""
+    offset = ClockOffset()
+    offset.observe(sent_ms=1_000_000, server_ms=1_000_010, received_ms=1_000_020)
+    offset.observe(sent_ms=1_600_000, server_ms=1_000_110, received_ms=1_600_020)
+    assert abs(offset.correct(1_600_020) - 1_000_120) < 20
+
+
+def test_small_offsets_are_not_applied() -> None:
+    """The round trip alone could explain them."""
+    offset = ClockOffset()
+    offset.observe(sent_ms=1_000_000, server_ms=1_000_000 + APPLIED_FROM_MS // 2, received_ms=1_000_002)
+    assert offset.correct(5_000_000) == 5_000_000
+
+
+def test_a_reply_before_its_request_is_ignored() -> None:
+    """The local clock was set back in between: no measurement."""
+    offset = ClockOffset()
+    offset.observe(sent_ms=1_000_000, server_ms=1_000_000, received_ms=400_000)
+    assert offset.ms is None

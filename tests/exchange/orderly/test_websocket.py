@@ -1,4 +1,4 @@
-"""One WebSocket kept up: login before topics, pong for ping, silence noticed, losses survived."""
+"""One stream: login before topics, pong for ping, silence detected, reconnects."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from aiohttp import web
 
 from kekbridge.exchange.orderly.websocket import Stream, StreamTimings
 
-FAST = StreamTimings(silence_s=0.3, handshake_s=2, first_pause_s=0.02, longest_pause_s=0.05, refused_pause_s=0.05)
+FAST = StreamTimings(silence_s=0.3, handshake_s=2, first_delay_s=0.02, max_delay_s=0.05, refused_delay_s=0.05)
 Until = Callable[[Callable[[], object]], Awaitable[None]]
 
 
-class Venue:
-    """A stream server that confirms everything and then does what `script` says."""
+class StreamServer:
+    """Confirms login and topics, then runs `script`."""
 
     def __init__(self) -> None:
-        self.heard: list[dict[str, Any]] = []
+        self.received: list[dict[str, Any]] = []
         self.connections = 0
         self.refuse: set[str] = set()
         self.script: Callable[[web.WebSocketResponse], Awaitable[None]] | None = None
@@ -34,7 +34,7 @@ class Venue:
         self.connections += 1
         async for frame in socket:
             message = json.loads(frame.data)
-            self.heard.append(message)
+            self.received.append(message)
             event = message["event"]
             if event in ("auth", "subscribe"):
                 good = message.get("topic", event) not in self.refuse
@@ -48,39 +48,39 @@ class Venue:
 class Listener:
     def __init__(self) -> None:
         self.messages: list[tuple[str, Any]] = []
-        self.lives = 0
+        self.live_count = 0
         self.losses: list[str] = []
 
-    def live(self) -> None:
-        self.lives += 1
+    def on_live(self) -> None:
+        self.live_count += 1
 
 
 @pytest.fixture
-async def venue() -> AsyncIterator[Venue]:
-    found = Venue()
+async def server() -> AsyncIterator[StreamServer]:
+    server = StreamServer()
     app = web.Application()
-    app.router.add_get("/ws", found.handle)
+    app.router.add_get("/ws", server.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    found.port = runner.addresses[0][1]
-    yield found
+    server.port = runner.addresses[0][1]
+    yield server
     await runner.cleanup()
 
 
 @asynccontextmanager
-async def running(venue: Venue, *, is_private: bool = True) -> AsyncIterator[tuple[Stream, Listener]]:
+async def running(server: StreamServer, *, is_private: bool = True) -> AsyncIterator[tuple[Stream, Listener]]:
     listener = Listener()
     async with aiohttp.ClientSession() as session:
         stream = Stream(
             "test",
-            f"http://127.0.0.1:{venue.port}/ws",
+            f"http://127.0.0.1:{server.port}/ws",
             ("a", "b"),
             session=lambda: session,
             login=(lambda: {"orderly_key": "k", "sign": "s", "timestamp": 1}) if is_private else None,
             on_message=lambda topic, data: listener.messages.append((topic, data)),
-            on_live=listener.live,
+            on_live=listener.on_live,
             on_lost=listener.losses.append,
             timings=FAST,
         )
@@ -92,83 +92,83 @@ async def running(venue: Venue, *, is_private: bool = True) -> AsyncIterator[tup
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_login_then_topics_then_messages(venue: Venue, until: Until) -> None:
-    """Auth first, topics after its answer, live when all are confirmed; messages arrive exact."""
+async def test_login_then_topics_then_messages(server: StreamServer, until: Until) -> None:
+    """Auth first, topics after its confirmation, live when all are confirmed; numbers arrive exact."""
 
     async def script(socket: web.WebSocketResponse) -> None:
         await socket.send_str('{"topic":"a","ts":5,"data":{"price":0.12345678901234567890}}')
 
-    venue.script = script
-    async with running(venue) as (stream, listener):
+    server.script = script
+    async with running(server) as (stream, listener):
         await until(lambda: listener.messages)
         assert stream.is_live
-    assert [message["event"] for message in venue.heard[:3]] == ["auth", "subscribe", "subscribe"]
+    assert [message["event"] for message in server.received[:3]] == ["auth", "subscribe", "subscribe"]
     (topic, data) = listener.messages[0]
     assert (topic, str(data["price"])) == ("a", "0.12345678901234567890")
 
 
-async def test_ping_is_answered(venue: Venue, until: Until) -> None:
+async def test_ping_is_answered(server: StreamServer, until: Until) -> None:
     """The server's JSON ping gets a JSON pong."""
 
     async def script(socket: web.WebSocketResponse) -> None:
         await socket.send_json({"event": "ping", "ts": 77})
 
-    venue.script = script
-    async with running(venue):
-        await until(lambda: {"event": "pong", "ts": 77} in venue.heard)
+    server.script = script
+    async with running(server):
+        await until(lambda: {"event": "pong", "ts": 77} in server.received)
 
 
-async def test_silence_is_noticed(venue: Venue, until: Until) -> None:
-    """A connection that says nothing, not even to our ping, is dead and is replaced."""
-    async with running(venue) as (_, listener):
-        await until(lambda: venue.connections >= 2)
-        assert {"event": "ping"} in venue.heard
+async def test_silent_connection_is_replaced(server: StreamServer, until: Until) -> None:
+    """A connection without frames, even after our ping, is dead."""
+    async with running(server) as (_, listener):
+        await until(lambda: server.connections >= 2)
+        assert {"event": "ping"} in server.received
         assert any("silent" in reason for reason in listener.losses)
 
 
-async def test_loss_and_return(venue: Venue, until: Until) -> None:
-    """After a cut the stream logs in and subscribes again, and says each time that it is live."""
+async def test_reconnect_logs_in_and_subscribes_again(server: StreamServer, until: Until) -> None:
+    """After a loss the stream logs in, subscribes and reports that it is live, each time."""
 
     async def script(socket: web.WebSocketResponse) -> None:
-        if venue.connections < 3:
+        if server.connections < 3:
             await socket.close()
 
-    venue.script = script
-    async with running(venue) as (stream, listener):
-        await until(lambda: listener.lives >= 3 and stream.is_live)
+    server.script = script
+    async with running(server) as (stream, listener):
+        await until(lambda: listener.live_count >= 3 and stream.is_live)
         assert len(listener.losses) >= 2
-    assert sum(message["event"] == "auth" for message in venue.heard) >= 3
+    assert sum(message["event"] == "auth" for message in server.received) >= 3
 
 
 @pytest.mark.parametrize("refused", ["auth", "b"])
-async def test_refusals_are_not_live(venue: Venue, until: Until, refused: str) -> None:
-    """A refused login or topic never counts as live; the reason is kept, and it is tried again."""
-    venue.refuse = {refused}
-    async with running(venue) as (stream, listener):
+async def test_refused_handshake_is_not_live(server: StreamServer, until: Until, refused: str) -> None:
+    """A refused login or topic never counts as live; the reason is reported, and it is tried again."""
+    server.refuse = {refused}
+    async with running(server) as (stream, listener):
         await until(lambda: len(listener.losses) >= 2)
         assert not stream.is_live
-        assert listener.lives == 0
+        assert listener.live_count == 0
         assert "auth failed" in listener.losses[0]
-        venue.refuse = set()
+        server.refuse = set()
         await until(lambda: stream.is_live)
 
 
-async def test_foreign_frames_are_skipped(venue: Venue, until: Until) -> None:
-    """Frames that are no JSON object, deep ones included, do not end the stream."""
+async def test_unreadable_frames_are_skipped(server: StreamServer, until: Until) -> None:
+    """Frames that are not a JSON object, deeply nested ones included, do not end the stream."""
 
     async def script(socket: web.WebSocketResponse) -> None:
         for text in ("nonsense", "[1]", "null", "[" * 100_000, '{"topic":5}'):
             await socket.send_str(text)
         await socket.send_json({"topic": "a", "data": "after"})
 
-    venue.script = script
-    async with running(venue) as (_, listener):
+    server.script = script
+    async with running(server) as (_, listener):
         await until(lambda: ("a", "after") in listener.messages)
         assert listener.losses == []
 
 
-async def test_public_stream_needs_no_login(venue: Venue, until: Until) -> None:
+async def test_public_stream_needs_no_login(server: StreamServer, until: Until) -> None:
     """Without a login the first message is a subscription."""
-    async with running(venue, is_private=False) as (stream, _):
+    async with running(server, is_private=False) as (stream, _):
         await until(lambda: stream.is_live)
-    assert venue.heard[0]["event"] == "subscribe"
+    assert server.received[0]["event"] == "subscribe"

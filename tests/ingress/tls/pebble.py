@@ -1,4 +1,4 @@
-"""pebble, Let's Encrypt's test authority, and its test DNS server as processes: they really connect to where challenges are answered."""
+"""Run pebble, Let's Encrypt's test authority, and its test DNS server as processes; they really connect to the challenge server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 from tests.system.harness import free_port, wait_until
 
 DOMAIN = "bridge.example.com"
-# In CI the authority must be there; elsewhere its absence is no failure of ours.
+# In CI pebble must be installed; elsewhere the tests that need it are skipped.
 needs_pebble = pytest.mark.skipif(
     not os.environ.get("CI") and not (shutil.which("pebble") and shutil.which("pebble-challtestsrv")),
     reason="needs Debian's package pebble",
@@ -33,15 +33,19 @@ needs_pebble = pytest.mark.skipif(
 
 @dataclass(frozen=True)
 class Pebble:
-    """A running authority: its directory, the file to trust it by, and the port at which it looks for answers."""
+    """A running authority."""
 
+    #: URL of its ACME directory.
     directory: str
+    #: PEM file to trust its HTTPS by.
     ca_file: Path
+    #: Port at which it looks for challenge responses.
     http_port: int
+    #: PEM of the root that signs what it issues.
     root: str
 
     def context(self, place: Path) -> ssl.SSLContext:
-        """A client's context that trusts what this authority issues, and checks the name."""
+        """A client context that trusts what this authority issues, and checks the name."""
         file = place / "root.pem"
         file.write_text(self.root)
         return ssl.create_default_context(cafile=str(file))
@@ -49,7 +53,7 @@ class Pebble:
 
 @contextmanager
 def running_pebble(place: Path, *, validity_s: int = 90 * 86_400) -> Iterator[Pebble]:
-    """An authority whose certificates live that long; every name leads to 127.0.0.1."""
+    """Run an authority whose certificates are valid for `validity_s` seconds; every name resolves to 127.0.0.1."""
     place.mkdir(parents=True, exist_ok=True)
     cert, key = _own_certificate(place)
     api, management, http, dns, dns_management = (free_port() for _ in range(5))
@@ -76,7 +80,7 @@ def running_pebble(place: Path, *, validity_s: int = 90 * 86_400) -> Iterator[Pe
         ],
         ["pebble", "-config", str(config), "-dnsserver", f"127.0.0.1:{dns}"],
     ]
-    # Its random pauses and refused nonces try clients out; they would only make this test slow and its failures rare.
+    # Its random pauses and refused nonces test clients; they would only make this test slow and its failures rare.
     environment = os.environ | {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0", "PEBBLE_AUTHZREUSE": "0"}
     with (place / "pebble.log").open("wb") as log:
         processes = [subprocess.Popen(one, env=environment, stdout=log, stderr=log) for one in servers]
@@ -96,7 +100,7 @@ def _listens(port: int) -> bool:
 
 
 def _fetch_root(port: int, ca_file: Path) -> str:
-    """The root that pebble made for itself at this start."""
+    """The root certificate that pebble created at this start."""
     context = ssl.create_default_context(cafile=str(ca_file))
     with (
         socket.create_connection(("127.0.0.1", port), 10) as plain,
@@ -108,7 +112,7 @@ def _fetch_root(port: int, ca_file: Path) -> str:
 
 
 def _own_certificate(place: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that pebble serves its own pages with."""
+    """Create a certificate for 127.0.0.1 for pebble's own HTTPS."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pebble test")])
     now = datetime.datetime.now(datetime.UTC)

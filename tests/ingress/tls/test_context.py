@@ -1,4 +1,4 @@
-"""TLS: secrets never cross a network in the clear, and a renewed certificate costs nobody a connection."""
+"""TLS: secrets never cross a network in the clear, and a renewed certificate is used without dropping a connection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from kekbridge.config import Server, Tls
 from kekbridge.errors import ConfigError
 from kekbridge.ingress.tls.context import CertificateFiles, check_bind, serving_context
-from tests.ingress.door import PATH, Reply, opened
+from tests.ingress.listening import PATH, Reply, listening
 from tests.paths import DATA
 from tests.waiting import until
 
@@ -21,7 +21,7 @@ REQUEST = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}".en
 
 
 class Disk:
-    """A certificate and a key where the daemon finds them, and a clock for how often it looks."""
+    """A certificate and a key on disk, and the clock that decides when they are checked again."""
 
     def __init__(self, directory: Path, name: str = "first") -> None:
         self.cert, self.key = directory / "cert.pem", directory / "key.pem"
@@ -41,7 +41,7 @@ class Disk:
 
 
 def trusting(name: str) -> ssl.SSLContext:
-    """A client that believes in this certificate only."""
+    """A client context that trusts this certificate only."""
     return ssl.create_default_context(cafile=str(CERTIFICATES / f"{name}.pem"))
 
 
@@ -53,7 +53,7 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int
 
 
 async def serves(port: int, name: str) -> bool:
-    """Whether a new connection is answered under that certificate."""
+    """True if a new connection is answered with that certificate."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusting(name))
     except ssl.SSLCertVerificationError:
@@ -64,46 +64,46 @@ async def serves(port: int, name: str) -> bool:
         writer.close()
 
 
-async def test_a_renewed_certificate_is_taken_up_without_dropping_anybody(tmp_path: Path) -> None:
-    """New connections see the new certificate; the one that is open goes on."""
+async def test_a_renewed_certificate_is_used_without_dropping_connections(tmp_path: Path) -> None:
+    """New connections get the new certificate; the one that is open goes on."""
     disk = Disk(tmp_path)
     patient = Server(port=0, idle_timeout_s=30)
-    async with opened(patient, ssl_context=disk.files().context) as door:
-        reader, writer = await asyncio.open_connection("127.0.0.1", door.port, ssl=trusting("first"))
+    async with listening(patient, ssl_context=disk.files().context) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusting("first"))
         assert await ask(reader, writer) == 202
         disk.put("pem", "second")
         disk.put("key", "second")
-        assert await serves(door.port, "first"), "files are looked at once a second, not at every handshake"
+        assert await serves(server.port, "first"), "files are checked once a second, not at every handshake"
         disk.now += 1
-        assert await serves(door.port, "second")
-        assert not await serves(door.port, "first")
+        assert await serves(server.port, "second")
+        assert not await serves(server.port, "first")
         assert await ask(reader, writer) == 202
         writer.close()
 
 
 async def test_a_half_written_pair_leaves_the_old_one_in_place(tmp_path: Path) -> None:
-    """A certificate whose key has not arrived yet, an empty file, a missing file: served on as before, until both fit."""
+    """A certificate whose key has not arrived yet, an empty file, a missing file: the old pair is served until both match."""
     disk = Disk(tmp_path)
-    async with opened(ssl_context=disk.files().context) as door:
+    async with listening(ssl_context=disk.files().context) as server:
         disk.put("pem", "second")
         disk.now += 1
-        assert await serves(door.port, "first")
+        assert await serves(server.port, "first")
         disk.key.unlink()
         disk.now += 1
-        assert await serves(door.port, "first")
+        assert await serves(server.port, "first")
         disk.key.write_bytes(b"")
         disk.now += 1
-        assert await serves(door.port, "first")
+        assert await serves(server.port, "first")
         disk.put("key", "second")
         disk.now += 1
-        assert await serves(door.port, "second")
+        assert await serves(server.port, "second")
 
 
-async def test_a_client_that_names_a_host_gets_the_same_certificate(tmp_path: Path) -> None:
-    """With and without SNI."""
-    async with opened(ssl_context=Disk(tmp_path).files().context) as door:
+async def test_a_client_with_sni_gets_the_same_certificate(tmp_path: Path) -> None:
+    """The certificate does not depend on the host name."""
+    async with listening(ssl_context=Disk(tmp_path).files().context) as server:
         reader, writer = await asyncio.open_connection(
-            "127.0.0.1", door.port, ssl=trusting("first"), server_hostname="first.kekbridge.test"
+            "127.0.0.1", server.port, ssl=trusting("first"), server_hostname="first.kekbridge.test"
         )
         assert await ask(reader, writer) == 202
         writer.close()
@@ -111,16 +111,16 @@ async def test_a_client_that_names_a_host_gets_the_same_certificate(tmp_path: Pa
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 async def test_old_tls_is_refused(tmp_path: Path) -> None:
-    """TLS 1.2 at least."""
-    async with opened(ssl_context=Disk(tmp_path).files().context) as door:
+    """TLS 1.2 is the minimum."""
+    async with listening(ssl_context=Disk(tmp_path).files().context) as server:
         client = trusting("first")
         client.set_ciphers("ALL:@SECLEVEL=0")
         client.minimum_version = ssl.TLSVersion.TLSv1
         client.maximum_version = ssl.TLSVersion.TLSv1_1
         with pytest.raises((ssl.SSLError, ConnectionError)):
-            await asyncio.open_connection("127.0.0.1", door.port, ssl=client)
+            await asyncio.open_connection("127.0.0.1", server.port, ssl=client)
         client.maximum_version = ssl.TLSVersion.TLSv1_2
-        reader, writer = await asyncio.open_connection("127.0.0.1", door.port, ssl=client)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=client)
         assert await ask(reader, writer) == 202
         writer.close()
 
@@ -128,24 +128,24 @@ async def test_old_tls_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "junk", [b"", REQUEST, b"\x16\x03\x01\xff\xff", b"\x00" * 500], ids=["silence", "plain HTTP", "half", "zeros"]
 )
-async def test_a_handshake_that_is_none_is_cut(tmp_path: Path, junk: bytes) -> None:
-    """Plain HTTP is not redirected, silence is not waited for; the next sender is served."""
-    async with opened(ssl_context=Disk(tmp_path).files().context) as door:
-        assert b"HTTP" not in await door.raw(junk)
-        assert await serves(door.port, "first")
-        await until(lambda: door.connections == 0)
+async def test_a_connection_without_a_handshake_is_cut(tmp_path: Path, junk: bytes) -> None:
+    """Plain HTTP is not redirected, a silent peer is not waited for; the next sender is served."""
+    async with listening(ssl_context=Disk(tmp_path).files().context) as server:
+        assert b"HTTP" not in await server.send_raw(junk)
+        assert await serves(server.port, "first")
+        await until(lambda: server.connections == 0)
 
 
 # -------------------------------------------------------------------------------------------------------------- settings
 
 
 def test_no_certificate_means_plain_http() -> None:
-    """Loopback and proxies need none."""
+    """Loopback and proxies need no certificate."""
     assert serving_context(Tls()) is None
 
 
-def test_files_that_cannot_serve_are_one_helpful_line(tmp_path: Path) -> None:
-    """Which file, what is wrong; an encrypted key never prompts."""
+def test_unusable_files_are_one_helpful_line(tmp_path: Path) -> None:
+    """It names the file and what is wrong; an encrypted key never prompts."""
     disk = Disk(tmp_path)
     cases = [
         (Tls(cert=str(disk.cert)), "tls.key is not set"),
@@ -156,10 +156,10 @@ def test_files_that_cannot_serve_are_one_helpful_line(tmp_path: Path) -> None:
         (Tls(cert=str(disk.cert), key=str(CERTIFICATES / "encrypted.key")), "unencrypted private key"),
         (Tls(cert=str(disk.key), key=str(disk.key)), "not usable PEM"),
     ]
-    for tls, said in cases:
+    for tls, expected in cases:
         with pytest.raises(ConfigError) as caught:
             serving_context(tls)
-        assert said in caught.value.message
+        assert expected in caught.value.message
         assert "\n" not in caught.value.message
     assert serving_context(Tls(cert=str(disk.cert), key=str(disk.key))) is not None
 
@@ -168,8 +168,8 @@ TLS = Tls(cert="cert.pem", key="key.pem")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"])
-def test_this_machine_alone_may_speak_plain_http(host: str) -> None:
-    """Nobody else can listen in."""
+def test_plain_http_is_allowed_on_loopback(host: str) -> None:
+    """No other machine can listen in."""
     check_bind(Server(host=host), Tls())
 
 
@@ -178,23 +178,25 @@ def test_this_machine_alone_may_speak_plain_http(host: str) -> None:
     ["0.0.0.0", "::", "", "192.168.1.5", "203.0.113.7", "2001:db8::1", "no.such.host.invalid"],  # noqa: S104 - refused ones
 )
 def test_a_public_address_needs_tls_or_a_proxy(host: str) -> None:
-    """The error names the three ways out; each of them works."""
+    """The error names three fixes; each of them works."""
     with pytest.raises(ConfigError) as caught:
         check_bind(Server(host=host), Tls())
     assert caught.value.exit_code == 2
-    for way in ("tls.cert", "server.behind_proxy", "127.0.0.1"):
-        assert way in caught.value.message
+    for fix in ("tls.cert", "server.behind_proxy", "127.0.0.1"):
+        assert fix in caught.value.message
     check_bind(Server(host=host), TLS)
     check_bind(Server(host=host, behind_proxy=True), Tls())
 
 
-async def test_a_handshake_under_way_is_finished_although_a_stop_began(tmp_path: Path) -> None:
-    """A sender that was let in shakes hands while the daemon stops: its alert is answered all the same."""
+async def test_a_handshake_under_way_is_finished_during_a_shutdown(tmp_path: Path) -> None:
+    """A sender whose connection was accepted completes its handshake during the shutdown, and its alert is answered."""
     patient = Server(port=0, idle_timeout_s=30, shutdown_timeout_s=30)
-    async with opened(patient, ssl_context=Disk(tmp_path).files().context) as door:
-        reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
-        assert await serves(door.port, "first")  # connections are let in one after the other: the one before is in
-        closing = asyncio.ensure_future(door.listener.close())
+    async with listening(patient, ssl_context=Disk(tmp_path).files().context) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        assert await serves(
+            server.port, "first"
+        )  # connections are accepted in order, so the first one is accepted by now
+        closing = asyncio.ensure_future(server.listener.close())
         await asyncio.sleep(0)
         await writer.start_tls(trusting("first"), server_hostname="127.0.0.1")
         assert not closing.done()

@@ -1,4 +1,4 @@
-"""Chores: an old backup, a failing job, a silent or ending alert and nobody to tell are each a line with its fix."""
+"""Scheduled work: an old backup, a failing job, a missing or ending alert and a missing channel are each a line with its fix."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from typing import Any
 import pytest
 
 from kekbridge.config import Settings, Vault, load_settings
-from kekbridge.exchange.orderly.checks import Check
 from kekbridge.model import Mode, WebhookSettings
+from kekbridge.model.check import Check
 from kekbridge.ops import backup
-from kekbridge.ops.doctor import jobs as upkeep
+from kekbridge.ops.doctor import jobs
 from kekbridge.ops.notifier import NOTIFY_URLS
-from kekbridge.store import conditions, webhooks
-from kekbridge.store import job_runs as jobruns
+from kekbridge.store import conditions, job_runs, webhooks
 from kekbridge.store.database import Database
 from kekbridge.vault import open_vault
-from tests.store.made import NOW
+from tests.store.factories import NOW
 
 
 @pytest.fixture
@@ -31,65 +30,65 @@ def database(tmp_path: Path) -> Iterator[Database]:
     opened.close_now()
 
 
-def look(database: Database, path: Path, **overrides: Any) -> dict[str, Check]:
+def run_checks(database: Database, path: Path, **overrides: Any) -> dict[str, Check]:
     named = {name.replace("__", "."): value for name, value in overrides.items()}
     settings = load_settings(environment={}, overrides={"mode": "live", **named})
     with database.snapshot() as connection:
-        return {check.name: check for check in upkeep.checks(connection, settings, path, NOW)}
+        return {check.name: check for check in jobs.checks(connection, settings, path, NOW)}
 
 
-def test_the_age_and_the_place_of_the_last_backup(database: Database, tmp_path: Path) -> None:
-    """None, or an old one, is a warning with the plan; a young one is fine; one disk for both is worth a line."""
-    assert look(database, tmp_path)["backup"].level == "warning"
-    assert "nightly at 03:30 UTC into" in look(database, tmp_path)["backup"].text
+def test_backup_age_and_directory(database: Database, tmp_path: Path) -> None:
+    """No backup, or an old one, is a warning with the schedule; backups on the data's disk are a warning."""
+    assert run_checks(database, tmp_path)["backup"].level == "warning"
+    assert "nightly at 03:30 UTC into" in run_checks(database, tmp_path)["backup"].text
     backup.make(tmp_path, tmp_path / "b.zip", now=NOW - timedelta(days=3))
-    assert look(database, tmp_path)["backup"].level == "warning"
+    assert run_checks(database, tmp_path)["backup"].level == "warning"
     backup.make(tmp_path, tmp_path / "b.zip", now=NOW - timedelta(hours=9))
-    found = look(database, tmp_path, backup__nightly=False)
-    assert (found["backup"].level, found["backup"].text) == ("ok", "last one 9 h ago; none at night")
+    found = run_checks(database, tmp_path, backup__nightly=False)
+    assert (found["backup"].level, found["backup"].text) == ("ok", "last one 9 h ago; no nightly backup")
     assert "backup place" not in found
-    assert look(database, tmp_path)["backup place"].level == "warning"
-    assert "backup place" not in look(database, tmp_path, backup__dir="/mnt/other")
+    assert run_checks(database, tmp_path)["backup place"].level == "warning"
+    assert "backup place" not in run_checks(database, tmp_path, backup__dir="/mnt/other")
 
 
 def test_failing_jobs_are_named(database: Database, tmp_path: Path) -> None:
-    """With their error; when all work, one line says how many there are."""
+    """Each with its error; if none fails, one line has their number."""
 
     def ran(connection: sqlite3.Connection, error: str | None) -> None:
-        jobruns.record(connection, "equity", error=error, took_ms=1, next_at=None, now=NOW)
+        job_runs.record_run(connection, "equity", error=error, took_ms=1, next_at=None, now=NOW)
 
     with database.transaction() as connection:
         ran(connection, "no answer")
-    assert look(database, tmp_path)["job"].text == "equity failed 1 time in a row: no answer"
+    assert run_checks(database, tmp_path)["job"].text == "equity failed 1 time in a row: no answer"
     with database.transaction() as connection:
         ran(connection, None)
-    assert look(database, tmp_path)["jobs"].text == "1 on the timetable, none failing"
+    assert run_checks(database, tmp_path)["jobs"].text == "1 scheduled, none failing"
 
 
 @pytest.mark.parametrize(("days", "level"), [(30, "ok"), (3, "warning"), (-1, "broken")])
-def test_alerts_that_end_are_counted_down(database: Database, tmp_path: Path, days: int, level: str) -> None:
-    """By the date their owner entered; a silent one shows until it comes again; a webhook that is off is not waited for."""
-    wanted = WebhookSettings(expect_alert_every_s=3600, alert_expires_at=NOW + timedelta(days=days))
+def test_expiring_and_missing_alerts(database: Database, tmp_path: Path, days: int, level: str) -> None:
+    """By the configured end date; a missing alert shows until one is received; disabled webhooks are not checked."""
+    expecting = WebhookSettings(expect_alert_every_s=3600, alert_expires_at=NOW + timedelta(days=days))
     with database.transaction() as connection:
-        webhooks.create(connection, webhook_id="hook", name="trend", settings=wanted, now=NOW)
-    assert look(database, tmp_path)["alerts"].level == level
+        webhooks.create(connection, webhook_id="hook", name="trend", settings=expecting, now=NOW)
+    assert run_checks(database, tmp_path)["alerts"].level == level
     with database.transaction() as connection:
-        webhooks.change_settings(connection, "hook", replace(wanted, alert_expires_at=None), now=NOW)
+        webhooks.change_settings(connection, "hook", replace(expecting, alert_expires_at=None), now=NOW)
         conditions.begin(connection, "heartbeat:hook", "heartbeat_missed", now=NOW - timedelta(hours=2))
-    assert look(database, tmp_path)["alerts"].text == "trend: none came for longer than 1 h (since 2 h ago)"
+    assert run_checks(database, tmp_path)["alerts"].text == "trend: no alert for more than 1 h (since 2 h ago)"
     with database.transaction() as connection:
         webhooks.disable(connection, "hook", now=NOW)
-    assert "alerts" not in look(database, tmp_path)
+    assert "alerts" not in run_checks(database, tmp_path)
 
 
-def test_nobody_to_tell_is_a_warning_where_money_is(tmp_path: Path) -> None:
-    """Channels show by kind and fingerprint only."""
+def test_missing_channels_are_a_warning_in_live_mode(tmp_path: Path) -> None:
+    """Channels are shown by kind and fingerprint only."""
     vault = open_vault(Vault(backend="key_file"), tmp_path, Mode.PAPER)
     live = Settings(mode=Mode.LIVE)
-    assert [check.level for check in upkeep.channels(live, vault)] == ["warning"]
-    assert [check.level for check in upkeep.channels(Settings(), vault)] == ["ok"]
+    assert [check.level for check in jobs.channels(live, vault)] == ["warning"]
+    assert [check.level for check in jobs.channels(Settings(), vault)] == ["ok"]
     vault.set(NOTIFY_URLS, b"json://127.0.0.1/TOKEN")
-    (found,) = upkeep.channels(live, vault)
+    (found,) = jobs.channels(live, vault)
     assert found.level == "ok"
     assert "TOKEN" not in found.text
-    assert list(upkeep.channels(live, None)) == []
+    assert list(jobs.channels(live, None)) == []

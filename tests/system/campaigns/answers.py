@@ -1,4 +1,4 @@
-"""R6, R7 and M4: the exchange takes an order and its answer is lost, is seen late, or its stop is refused, lost or too small."""
+"""R6, R7 and M4: the response to an accepted order is lost or visible late, or its stop is rejected, lost or too small."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _CREATES = ("/v1/order", "/v1/algo/order")
 
 
 async def lost_answers(seed: int, trials: int) -> Outcome:
-    """R6: the answer to every create is lost in one of three ways after the exchange took it."""
+    """R6: responses to order requests are lost in one of four ways after the exchange accepted the order."""
     return await _lost(seed, trials, "R6 answer lost after acceptance", lag=False)
 
 
 async def lost_answers_and_lag(seed: int, trials: int) -> Outcome:
-    """R7: the same, and what was accepted becomes visible to questions only up to 3 s later."""
+    """R7: the same, and an accepted order becomes visible to queries up to 3 s later."""
     return await _lost(seed, trials, "R7 answer lost and read lag up to 3 s", lag=True)
 
 
 async def _lost(seed: int, trials: int, name: str, *, lag: bool) -> Outcome:
-    # Orders of one symbol wait for each other: with every market there are enough of them on their way at once.
+    # Orders of one symbol wait for each other: only with all markets are enough of them in flight at once.
     environment = {"KEKBRIDGE_QUEUE_CONCURRENCY": "50", "KEKBRIDGE_QUEUE_MAX_AGE_S": "120"}
     if lag:
         environment["KEKBRIDGE_QUEUE_CLOCK_TOLERANCE_S"] = "3"
@@ -37,24 +37,24 @@ async def _lost(seed: int, trials: int, name: str, *, lag: bool) -> Outcome:
         run.trade_everything()
         done = 0
         while done < trials:
-            run.faults(*(_ways(run, lag=lag)))
+            run.faults(*_lost_answer_faults(run, lag=lag))
             batch = [run.any_alert() for _ in range(min(BATCH, trials - done))]
             await asyncio.gather(*(run.send(alert) for alert in batch))
             done += len(batch)
             await run.until(lambda: not run.waiting())
             if run.waiting():
-                break  # the oracles name what is left
+                break  # the oracles report the rest
         run.faults()
         await run.settle()
         findings = run.findings()
-        findings.failures += _unknown_but_there(run)
+        findings.failures += _unknown_but_accepted(run)
         by_status = run.query("SELECT status, count(*) FROM orders GROUP BY status ORDER BY 2 DESC")
         return Outcome(name, done, findings, seed, note=", ".join(f"{count} {status}" for status, count in by_status))
 
 
-def _ways(run: Run, *, lag: bool) -> list[dict[str, Any]]:
-    """Each batch meets another way of losing an answer."""
-    way: dict[str, Any] = run.rng.choice(
+def _lost_answer_faults(run: Run, *, lag: bool) -> list[dict[str, Any]]:
+    """Choose how this batch loses its responses."""
+    fault: dict[str, Any] = run.rng.choice(
         (
             {"fault": "lose_answer"},
             {"fault": "reset_inside"},
@@ -63,7 +63,7 @@ def _ways(run: Run, *, lag: bool) -> list[dict[str, Any]]:
         )
     )
     faults = [
-        {**way, "path": path, "method": "POST", "probability": 0.8, "seed": run.rng.randint(1, 10**6)}
+        {**fault, "path": path, "method": "POST", "probability": 0.8, "seed": run.rng.randint(1, 10**6)}
         for path in _CREATES
     ]
     if lag:
@@ -71,14 +71,18 @@ def _ways(run: Run, *, lag: bool) -> list[dict[str, Any]]:
     return faults
 
 
-def _unknown_but_there(run: Run) -> list[str]:
+def _unknown_but_accepted(run: Run) -> list[str]:
     received = run.bridge.orders_received()
     unknown = run.query("SELECT client_order_id FROM orders WHERE status = 'unknown'")
-    return [f"left as unknown, but the exchange has it: {name}" for (name,) in unknown if received[name]]
+    return [
+        f"left as unknown, but the exchange has it: {client_order_id}"
+        for (client_order_id,) in unknown
+        if received[client_order_id]
+    ]
 
 
 async def stops(seed: int, trials: int) -> Outcome:
-    """M4: the stop of a protected entry is lost, then also refused, or the entry fills in parts: naked at most 5 s, else flat."""
+    """M4: the stop of an entry is lost, its replacement rejected, or the entry fills in parts: naked at most 5 s, else closed."""
     findings = Findings()
     kinds: dict[str, list[dict[str, Any]]] = {
         "lost": [{"fault": "lose_stop"}],
@@ -93,15 +97,15 @@ async def stops(seed: int, trials: int) -> Outcome:
 
     environment = {"KEKBRIDGE_QUEUE_CONCURRENCY": "50"}
     with ExitStack() as stack:
-        # Side by side: each has its own bridge, and most of it is waiting. All are started first, for starting waits for nobody.
+        # Concurrent, because each has its own bridge and mostly waits. All are started first: starting one blocks the others.
         starts = [running(seed + number, environment=environment, webhook=WIDE) for number in range(len(kinds))]
         runs = [stack.enter_context(start) for start in starts]
-        stories = [
+        trials_by_kind = [
             _stops_of_kind(run, max(trials // len(kinds), 1), faults)
             for run, faults in zip(runs, kinds.values(), strict=True)
         ]
         async with measuring_stalls() as stalled_s:
-            results = await asyncio.gather(*stories)
+            results = await asyncio.gather(*trials_by_kind)
             allowed_s = PROTECT_WITHIN_S + stalled_s()
         for kind, found in zip(kinds, results, strict=True):
             longest[kind] = found.longest_naked_s or 0.0
@@ -125,7 +129,7 @@ async def _stops_of_kind(run: Run, wanted: int, faults: list[dict[str, Any]]) ->
 
 
 async def _protected_entries(run: Run, symbols: list[str], faults: list[dict[str, Any]]) -> None:
-    """Entries with a stop in these markets while the exchange does that to their stops; in the end everything is closed."""
+    """Send entries with a stop in these markets under these faults, wait until they are protected or flat, and close everything."""
     await run.until(lambda: not _guarded(run))
     run.faults(*faults)
     sizes = [str(Decimal(run.markets[symbol]) * 4) for symbol in symbols]
@@ -135,16 +139,16 @@ async def _protected_entries(run: Run, symbols: list[str], faults: list[dict[str
     ]
     await asyncio.gather(*(run.send(entry) for entry in entries))
     await run.until(lambda: not run.waiting())
-    await _until_decided(run)
+    await _until_protected(run)
     run.faults()
     await asyncio.gather(*(run.send(run.alert(action="close", symbol=symbol, quantity=None)) for symbol in symbols))
     await run.until(lambda: not run.waiting() and not _open(run))
 
 
-async def _until_decided(run: Run) -> None:
-    """Until the guard has seen a stop of the right size, or has closed the position."""
-    undecided = "SELECT count(*) FROM protections WHERE state = 'wanted'"
-    await run.until(lambda: not run.query(undecided)[0][0] or not _open(run))
+async def _until_protected(run: Run) -> None:
+    """Wait until the stop guard has seen a stop of the right size, or has closed the position."""
+    unprotected = "SELECT count(*) FROM protections WHERE state = 'wanted'"
+    await run.until(lambda: not run.query(unprotected)[0][0] or not _open(run))
 
 
 def _guarded(run: Run) -> int:

@@ -1,4 +1,4 @@
-"""R5, R8, R9, R10, M3, M5, M7, M8: alerts that come twice, at once, too late, in the wrong order, or against a second daemon."""
+"""R5, R8, R9, R10, M3, M5, M7, M8: alerts that arrive twice, at once, too late, in the wrong order, or beside a second daemon."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.system.oracles import Findings
 
 AT_ONCE = 60
 _CHARTS = 20  # markets whose bars close at the same time
-_AGO_S = 550  # bars lie that far back, so that they may follow each other faster than real seconds do
+_AGO_S = 550  # start of the bars in the past: they follow each other faster than one per real second
 MARKET_OF = {symbol: f"PERP_{symbol.removesuffix('USDT.P')}_USDC" for symbol in MARKETS}
 SYMBOL, MARKET, SIZE = "SOLUSDT.P", "PERP_SOL_USDC", "0.2"
 
 
 def positions(run: Run) -> dict[str, Decimal]:
-    """What the exchange says is open."""
+    """Return the open positions at the exchange."""
     state = call(f"{run.bridge.paper_url}/paper/state")
     return {symbol: Decimal(quantity) for symbol, quantity in state["positions"].items()}
 
@@ -54,7 +54,7 @@ async def _four_times(run: Run, alert: dict[str, object], *, at_once: bool) -> N
 
 
 async def other_bodies(seed: int, alerts: int) -> Outcome:
-    """R9: an alertId comes again with another quantity: 409, and the first order stands alone."""
+    """R9: an alertId comes again with another quantity: 409, and the first order remains the only one."""
     findings = Findings()
     with running(seed) as run:
         for first in range(0, alerts, AT_ONCE):
@@ -77,7 +77,7 @@ async def _with_other_body(run: Run, findings: Findings) -> None:
 
 
 async def two_daemons(seed: int, trials: int) -> Outcome:
-    """R10: a second daemon on the same data directory refuses to start while the first one trades on."""
+    """R10: a second daemon on the same data directory refuses to start while the first continues to trade."""
     findings = Findings()
     with running(seed) as run:
         for _ in range(trials):
@@ -88,7 +88,7 @@ async def two_daemons(seed: int, trials: int) -> Outcome:
         await run.settle()
         findings.add(run.findings())
         if not run.bridge.daemon.is_alive:
-            findings.failures.append("R10: the first daemon is gone")
+            findings.failures.append("R10: the first daemon has ended")
         return Outcome("R10 a second daemon on one data directory", trials, findings, seed)
 
 
@@ -101,14 +101,14 @@ def _start_and_wait(second: Process, findings: Findings) -> None:
 
 
 async def bursts(seed: int, rounds: int) -> Outcome:
-    """M3: 200 alerts at one moment with room for 10: the day's order limit of a fresh webhook, and the largest position."""
+    """M3: 200 alerts at once where a limit allows 10: the daily order limit of a new webhook, and the maximum position."""
     findings, admitted = Findings(), Counter[int]()
-    # No answer is lost here: Orderly's own times, so that a busy machine does not make orders unknown.
-    patient = {"KEKBRIDGE_EXCHANGE_RECV_WINDOW_MS": "5000", "KEKBRIDGE_EXCHANGE_REQUEST_TIMEOUT_S": "5"}
+    # No response is lost here: Orderly's own timeouts, so that a busy machine does not make orders unknown.
+    long_timeouts = {"KEKBRIDGE_EXCHANGE_RECV_WINDOW_MS": "5000", "KEKBRIDGE_EXCHANGE_REQUEST_TIMEOUT_S": "5"}
     for number in range(rounds):
         by_count = number % 2 == 0
         limit = ("--daily-orders", "10") if by_count else ("--max-position-size", "2")
-        with running(seed + number, environment=patient, webhook=limit) as run:
+        with running(seed + number, environment=long_timeouts, webhook=limit) as run:
             alerts = [run.alert(action="buy", symbol=SYMBOL, quantity=SIZE) for _ in range(200)]
             await asyncio.gather(*(run.send(alert) for alert in alerts))
             await run.settle()
@@ -125,7 +125,7 @@ async def bursts(seed: int, rounds: int) -> Outcome:
 
 
 async def closes(seed: int, trials: int) -> Outcome:
-    """M5: closes of random size, many at once and mostly larger than the position, never turn it round."""
+    """M5: closes of random size, many at once and mostly larger than the position, never reverse it."""
     findings = Findings()
     with running(seed) as run:
         done = 0
@@ -140,7 +140,7 @@ async def closes(seed: int, trials: int) -> Outcome:
             done += count
             if positions(run).get(MARKET, Decimal(0)) * sign < 0:
                 findings.breaches += 1
-                findings.failures.append(f"M5: closes {sizes} turned the position round")
+                findings.failures.append(f"M5: closes {sizes} reversed the position")
             await run.send(run.alert(action="close", symbol=SYMBOL, quantity=None))
             await run.until(lambda: not run.waiting())
         await run.settle()
@@ -149,7 +149,7 @@ async def closes(seed: int, trials: int) -> Outcome:
 
 
 async def stale(seed: int, trials: int) -> Outcome:
-    """M7: the exchange is away while alerts wait; what is older than its allowed age is never sent, what is younger is done."""
+    """M7: the exchange is unavailable while orders are queued; those older than their allowed age are never sent, the others are."""
     findings = Findings()
     max_age_s = 3
     environment = {
@@ -166,7 +166,7 @@ async def stale(seed: int, trials: int) -> Outcome:
             run.faults({"fault": "rate_limit", "path": "/v1/order"})
             first, second = (_any_entries(run, min(run.rng.randint(5, 40), trials // 4 + 1)) for _ in range(2))
             await asyncio.gather(*(run.send(alert) for alert in first))
-            # The first ones are too old when the exchange is back (in every other round), the second ones are not.
+            # In every other round the first batch is too old when the exchange is back; the second never is.
             await asyncio.sleep(run.rng.uniform(1.0, 1.3) * max_age_s if number % 2 else run.rng.uniform(0.0, 0.3))
             await asyncio.gather(*(run.send(alert) for alert in second))
             run.faults()
@@ -188,11 +188,11 @@ def _any_entries(run: Run, count: int) -> list[dict[str, object]]:
 
 
 async def swapped(seed: int, trials: int) -> Outcome:
-    """M8: the close and the open of one bar arrive swapped, 0 to 500 ms apart: a webhook that follows positions ends right."""
+    """M8: the close and the open of one bar arrive swapped, 0 to 500 ms apart; with `--follow position` the position ends right."""
     findings = Findings()
     environment = {
         "KEKBRIDGE_QUEUE_MAX_AGE_S": "3600",
-        "KEKBRIDGE_AUTH_MAX_TIMESTAMP_AGE_S": "3600",  # a bar may take longer than its second: the bars grow older
+        "KEKBRIDGE_AUTH_MAX_TIMESTAMP_AGE_S": "3600",  # bars age, because each takes longer than its second
         "KEKBRIDGE_QUEUE_CONCURRENCY": "50",
     }
     with running(seed, environment=environment, webhook=(*WIDE, "--follow", "position")) as run:
@@ -207,7 +207,7 @@ async def swapped(seed: int, trials: int) -> Outcome:
 
 
 async def _chart(run: Run, symbol: str, bars: int, findings: Findings) -> None:
-    """The bars of one market, each a second after the other as TradingView counts: within one second no order could be told."""
+    """Send the bars of one market, with timestamps one second apart: alerts of the same second have no order."""
     unit, before = Decimal(run.markets[symbol]), Decimal(0)
     started = datetime.now(UTC) - timedelta(seconds=_AGO_S)
     for number in range(bars):
@@ -215,56 +215,59 @@ async def _chart(run: Run, symbol: str, bars: int, findings: Findings) -> None:
         if target * before > 0:
             target = -target
         bar = Bar(symbol, (started + timedelta(seconds=number)).strftime("%Y-%m-%dT%H:%M:%SZ"))
-        new, old = _position(run, bar, target, before=Decimal(0)), _position(run, bar, Decimal(0), before=before)
+        new, old = (
+            _position_alert(run, bar, target, before=Decimal(0)),
+            _position_alert(run, bar, Decimal(0), before=before),
+        )
         first, second = (new, old) if run.rng.random() < 0.7 else (old, new)
         sending = [asyncio.create_task(run.send(first))]
         await asyncio.sleep(run.rng.uniform(0, 0.5))
         sending.append(asyncio.create_task(run.send(second)))
         await asyncio.gather(*sending)
-        found = await _until_at(run, symbol, target)
+        found = await _settled_position(run, symbol, target)
         if found != target:
             order = "swapped" if first is new else "in order"
             findings.failures.append(f"M8 {symbol} from {before} to {target} ({order}): ended at {found}")
         before = found
 
 
-async def _until_at(run: Run, symbol: str, target: Decimal) -> Decimal:
-    """Where the position is once it is right, or once nothing of the symbol is on its way any more."""
+async def _settled_position(run: Run, symbol: str, target: Decimal) -> Decimal:
+    """Return the position as soon as it is `target`, or else when no order of the symbol is in flight."""
     await run.until(lambda: not run.waiting(symbol) or positions(run).get(symbol, Decimal(0)) == target)
     return positions(run).get(symbol, Decimal(0))
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A market and the second in which its bar closed."""
+    """A market and the time its bar closed, to the second."""
 
     symbol: str
     closed_at: str
 
 
-def _position(run: Run, bar: Bar, target: Decimal, *, before: Decimal) -> dict[str, object]:
-    """What a strategy that now stands at `target` sends: its side, its size, and where it came from."""
+def _position_alert(run: Run, bar: Bar, target: Decimal, *, before: Decimal) -> dict[str, object]:
+    """Build the alert of a strategy that moves from `before` to `target`."""
     grows = abs(target) > abs(before)
-    side = "buy" if target > before else "sell"
+    action = "buy" if target > before else "sell"
     return run.alert(
-        action=side,
+        action=action,
         symbol=bar.symbol,
         timestamp=bar.closed_at,
         quantity=str(abs(target - before)),
-        marketPosition=_word(target),
+        marketPosition=_side(target),
         marketPositionSize=str(abs(target)),
-        prevMarketPosition=_word(before),
+        prevMarketPosition=_side(before),
         prevMarketPositionSize=str(abs(before)),
         comment="open" if grows else "close",
     )
 
 
-def _word(position: Decimal) -> str:
+def _side(position: Decimal) -> str:
     return "flat" if position == 0 else "long" if position > 0 else "short"
 
 
 async def filled_while_down(seed: int, trials: int) -> Outcome:
-    """R8: the exchange accepts, we die, the order fills while we are down; it is adopted with its price and its stop is looked after."""
+    """R8: the order is accepted, the daemon killed, the order fills; the restarted daemon records its price and guards its stop."""
     findings = Findings()
     delay = {"fault": "delay", "path": "/v1/algo/order", "method": "POST", "delay_ms": 600, "when": "after"}
     with running(seed) as run:
@@ -294,7 +297,7 @@ async def filled_while_down(seed: int, trials: int) -> Outcome:
 
 
 def _all_protected(run: Run) -> bool:
-    """Every open position has live stops of its size at the exchange."""
+    """Return True if every open position has live stops of its size at the exchange."""
     state = call(f"{run.bridge.paper_url}/paper/state")
     covered: Counter[str] = Counter()
     for row in state["open_algo_orders"]:

@@ -1,4 +1,4 @@
-"""R1 and R2: the daemon is killed at random moments, and at each named point between two steps."""
+"""R1 and R2: the daemon is killed at random moments, and at each failpoint."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import asyncio
 from typing import Any
 
 from tests.system.campaigns.run import MARKETS, Outcome, Run, running
-from tests.system.oracles import Findings
 
 IN_FLIGHT = 50
 POINTS = tuple(f"W{number}" for number in range(10))
 
 
 async def random_kills(seed: int, kills: int) -> Outcome:
-    """R1: kill -9 at a random moment with 50 alerts in flight, senders repeat what was not answered."""
+    """R1: kill -9 at a random moment with 50 alerts in flight; senders repeat alerts without an answer."""
     with running(seed, environment={"KEKBRIDGE_QUEUE_MAX_AGE_S": "30"}) as run:
         sending: set[asyncio.Task[Any]] = set()
         for _ in range(kills):
@@ -21,25 +20,25 @@ async def random_kills(seed: int, kills: int) -> Outcome:
                 task = asyncio.create_task(run.send(run.any_alert()))
                 sending.add(task)
                 task.add_done_callback(sending.discard)
-            # Mostly while alerts arrive and orders leave, sometimes later, among fills and stops.
+            # Mostly while alerts arrive and orders are sent, sometimes later, during fills and stops.
             await asyncio.sleep(run.rng.uniform(0.0, 0.3 if run.rng.random() < 0.8 else 1.5))
             run.bridge.daemon.kill()
             await asyncio.to_thread(run.restart)
         await asyncio.gather(*sending)
         await run.settle()
-        return Outcome("R1 kill -9 at a random moment, 50 in flight", kills, run.findings(), seed, note=_told(run))
+        return Outcome("R1 kill -9 at a random moment, 50 in flight", kills, run.findings(), seed, note=_summary(run))
 
 
 async def crash_points(seed: int, kills: int) -> list[Outcome]:
-    """R2: die exactly at W0 … W9, `kills` times each."""
+    """R2: die at each failpoint W0 to W9, `kills` times each."""
     return [await crash_point(seed, kills, point) for point in POINTS]
 
 
 async def crash_point(seed: int, kills: int, point: str) -> Outcome:
-    """R2 at one point: each life is armed, does its work until it dies there, and the next life is the recovery."""
+    """R2 at one failpoint: each start arms it and works until the daemon dies there; the next start recovers."""
     environment = {"KEKBRIDGE_QUEUE_MAX_AGE_S": "30"}
     if point == "W2":
-        # Answered at once: what is picked up later was answered before. At Orderly's own pace some orders are picked up later.
+        # Answered at once, and at Orderly's own rate limits: some orders are then picked up after their response.
         environment |= {"KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0", "KEKBRIDGE_EXCHANGE_RATE_FACTOR": "1"}
     died = 0
     with running(seed, environment=environment) as run:
@@ -47,7 +46,7 @@ async def crash_point(seed: int, kills: int, point: str) -> Outcome:
         sending: set[asyncio.Task[Any]] = set()
         for _ in range(kills):
             await asyncio.to_thread(run.restart, KEKBRIDGE_TEST_CRASH_AT=f"{point}:{run.rng.randint(1, 3)}")
-            died += await _work_until_death(run, point, sending)
+            died += await _work_until_dead(run, point, sending)
         run.bridge.daemon.kill()
         await asyncio.to_thread(run.restart)
         await asyncio.gather(*sending)
@@ -55,14 +54,14 @@ async def crash_point(seed: int, kills: int, point: str) -> Outcome:
         findings = run.findings()
         if died < kills:
             findings.failures.append(f"R2 {point}: died {died} times of {kills}")
-        return Outcome(f"R2 killed at {point}", died, findings, seed, note=_told(run))
+        return Outcome(f"R2 killed at {point}", died, findings, seed, note=_summary(run))
 
 
-async def _work_until_death(run: Run, point: str, sending: set[asyncio.Task[Any]]) -> int:
-    """Send what leads to the point until the daemon is gone; 1 when it died by itself. Senders go on through the next life."""
+async def _work_until_dead(run: Run, point: str, sending: set[asyncio.Task[Any]]) -> int:
+    """Send alerts that reach the failpoint until the daemon dies; return 1 if it did. Senders continue through the restart."""
     for _ in range(20):
         if not run.bridge.daemon.is_alive:
-            return 1  # what was waiting from the life before has led there already
+            return 1  # orders left by the previous run have reached it already
         new = [asyncio.create_task(run.send(alert)) for alert in _work(run, point)]
         sending.update(new)
         await run.until(
@@ -85,16 +84,8 @@ def _work(run: Run, point: str) -> list[dict[str, Any]]:
     return [run.any_alert() for _ in range(3)]
 
 
-def _told(run: Run) -> str:
+def _summary(run: Run) -> str:
     by_status = run.query("SELECT status, count(*) FROM orders GROUP BY status ORDER BY 2 DESC")
     acknowledged = sum(sent.is_acknowledged for sent in run.sent)
-    told = ", ".join(f"{count} {status}" for status, count in by_status)
-    return f"{run.number} alerts, {acknowledged} acknowledged; orders: {told}"
-
-
-def total(outcomes: list[Outcome]) -> Findings:
-    """All points together."""
-    findings = Findings()
-    for outcome in outcomes:
-        findings.add(outcome.findings)
-    return findings
+    orders = ", ".join(f"{count} {status}" for status, count in by_status)
+    return f"{run.number} alerts, {acknowledged} acknowledged; orders: {orders}"

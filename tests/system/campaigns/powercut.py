@@ -1,4 +1,4 @@
-"""R3: the power goes. Only what was flushed is there after it; a daemon started on that must know every alert that was acknowledged."""
+"""R3: power cuts. Only flushed writes survive, and a daemon started from them must have every acknowledged alert."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any
 
 from tests.system.campaigns.run import Outcome, Run, running
 from tests.system.disk import CAN_TRACE_DAEMON, TRACER, Disk, write_image
+from tests.system.forked import ForkedBridge, ForkedProcess
 from tests.system.harness import Process, wait_until
 from tests.system.oracles import Findings, database_file
-from tests.system.warm import WarmBridge, WarmProcess
 
 _IN_FLIGHT = 12
 _NAME = "R3 power cut: unflushed writes dropped or torn"
 
 
-class TracedBridge(WarmBridge):
-    """A bridge whose daemon's writes are followed, so that the power can be cut."""
+class TracedBridge(ForkedBridge):
+    """A bridge whose daemon's writes are traced, so that a power cut can be simulated."""
 
     disk: Disk
 
     def _new_daemon(self) -> Process:
         tracer = (*TRACER, "-o", str(self.trace_path))
-        return WarmProcess(
+        return ForkedProcess(
             self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path, tracer=tracer
         )
 
@@ -41,21 +41,21 @@ class TracedBridge(WarmBridge):
         super().start_daemon()
 
     def cut_power(self, rng: random.Random) -> None:
-        """Kill the daemon and leave on the disk what a power cut at this moment could leave."""
+        """Kill the daemon and replace its files with what a power cut at this moment could leave."""
         tracer = _status(self.daemon.pid, "TracerPid")
         self.daemon.kill()
-        # It writes what it saw to the end and goes by itself; as nobody's child it may stay as a zombie.
+        # It writes the rest of its trace and ends by itself; without a parent to reap it, it may remain as a zombie.
         wait_until(lambda: _status(int(tracer), "State")[:1] in ("", "Z"), what="the end of the trace")
         self.disk.follow(self.trace_path)
         write_image(self.disk.after_cut(rng if rng.random() < 0.5 else None), self.data_dir)
 
 
 async def power_cuts(seed: int, cuts: int) -> Outcome:
-    """R3: alerts arrive, the power goes at a random moment, the next life starts from what was flushed; the exchange goes on."""
+    """R3: alerts arrive, the power is cut at a random moment, the daemon restarts from flushed data; the exchange runs on."""
     findings = Findings()
     if not CAN_TRACE_DAEMON:
         return Outcome(_NAME, 0, findings, seed, note="needs strace and root: not run")
-    # Answered as soon as it is stored: the more is acknowledged before a cut, the more the cut can show.
+    # Answered as soon as it is stored: the more alerts are acknowledged before a cut, the more a cut can reveal.
     environment = {"KEKBRIDGE_QUEUE_MAX_AGE_S": "30", "KEKBRIDGE_SERVER_RESPOND_WITHIN_S": "0"}
     with running(seed, environment=environment, bridge_type=TracedBridge) as run:
         assert isinstance(run.bridge, TracedBridge)
@@ -75,7 +75,7 @@ async def power_cuts(seed: int, cuts: int) -> Outcome:
 
 
 def _status(pid: int, name: str) -> str:
-    """A value of a process's status; empty when there is no such process."""
+    """Return a value of /proc/PID/status; empty if there is no such process."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
@@ -84,7 +84,7 @@ def _status(pid: int, name: str) -> str:
 
 
 def _breaches(run: Run) -> list[str]:
-    """What is wrong with the image, before any daemon has seen it. Looked at in a copy, so that looking changes nothing."""
+    """Check the files before a daemon opens them; in a copy, because opening a database changes it."""
     file = database_file(run.bridge)
     with tempfile.TemporaryDirectory(prefix="kekbridge-image-") as copy:
         for path in (file, file.with_name(file.name + "-wal")):
@@ -93,6 +93,6 @@ def _breaches(run: Run) -> list[str]:
         with closing(sqlite3.connect(Path(copy) / file.name)) as connection:
             state = connection.execute("PRAGMA integrity_check").fetchall()
             stored = {name for (name,) in connection.execute("SELECT alert_id FROM alerts WHERE identity IS NOT NULL")}
-    gone = [sent.alert_id for sent in run.sent if sent.is_acknowledged and sent.alert_id not in stored]
+    lost = [sent.alert_id for sent in run.sent if sent.is_acknowledged and sent.alert_id not in stored]
     broken = [] if state == [("ok",)] else [f"integrity check: {state}"]
-    return broken + [f"{alert_id}: acknowledged and gone" for alert_id in gone]
+    return broken + [f"{alert_id}: acknowledged and lost" for alert_id in lost]

@@ -1,4 +1,4 @@
-"""R13: restarts under continuous alerts, the listening socket held by the supervisor: nobody is refused, nothing is lost or doubled."""
+"""R13: restarts under continuous alerts with the listening socket held by the supervisor: no connection is refused, no alert lost."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import time
 from typing import Any
 
 from tests.system.campaigns.run import Outcome, Run, running
+from tests.system.forked import SocketBridge
 from tests.system.harness import Sent
-from tests.system.warm import SocketBridge
 
 _PER_SECOND = 30
-_ORDERS = 0.1  # share of the alerts that trade: with more, a busy machine would only grow the queue
+_ORDERS = 0.1  # share of alerts that trade; more of them would only lengthen the queue on a busy machine
 
 
 async def socket_activated(seed: int, restarts: int) -> Outcome:
-    """R13: SIGTERM and start again, with alerts arriving all the time; senders that get no answer count as refused."""
+    """R13: SIGTERM and restart while alerts arrive; an alert without an answer counts as refused."""
     with running(seed, environment={"KEKBRIDGE_QUEUE_MAX_AGE_S": "60"}, bridge_type=SocketBridge) as run:
         stop = asyncio.Event()
         stream = asyncio.create_task(_stream(run, stop))
@@ -38,7 +38,7 @@ async def socket_activated(seed: int, restarts: int) -> Outcome:
 
 
 def _is_settled(sent: Sent) -> bool:
-    """Whether the alert was stored or judged: a 422 is the verdict of a rule and stored; anything else was turned away at the door."""
+    """Return True if the alert was stored: answered 2xx, or 422, which is a stored denial."""
     last = sent.answers[-1]
     return last is not None and (200 <= last < 300 or last == 422)
 
@@ -46,16 +46,16 @@ def _is_settled(sent: Sent) -> bool:
 async def _stream(run: Run, stop: asyncio.Event) -> None:
     sending: set[asyncio.Task[Any]] = set()
     while not stop.is_set():
-        task = asyncio.create_task(_plain_send(run))
+        task = asyncio.create_task(_send_without_proxy(run))
         sending.add(task)
         task.add_done_callback(sending.discard)
         await asyncio.sleep(1 / _PER_SECOND)
     await asyncio.gather(*sending)
 
 
-async def _plain_send(run: Run) -> None:
-    """As TradingView without a proxy: 5xx is sent again, a cut connection is not."""
+async def _send_without_proxy(run: Run) -> None:
+    """Send as TradingView does without a proxy: again after 5xx, not after a broken connection."""
     alert = run.any_alert() if run.rng.random() < _ORDERS else run.alert(action="ping")
     sent = Sent(alert_id=str(alert["alertId"]), body=alert)
     run.sent.append(sent)
-    await run.plain_sender.send(alert, sent)
+    await run.direct_sender.send(alert, sent)

@@ -1,7 +1,7 @@
-"""What every campaign needs: a bridge that restarts fast, alerts that go out as TradingView sends them, and the end of the run.
+"""Common parts of the campaigns: a bridge that restarts fast, alerts sent as TradingView sends them, and the checks after the run.
 
-Settings are shortened only where a limit of time would make a run wait: the receive window and the request's time limit bound how long
-an order may stay unknown, the paper exchange counts no requests, and the client's own pacing is a hundred times as wide as Orderly's.
+Only settings that would make a run wait are changed: receive window and request timeout, which bound how long an order may stay unknown;
+the paper exchange has no rate limits, and the client's own are a hundred times Orderly's.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any
 
-from tests.system.harness import Bridge, Sent, TradingView, call
+from tests.system.forked import ForkedBridge
+from tests.system.harness import BridgeProcess, Sent, TradingView, call
 from tests.system.oracles import Evidence, Findings, database_file, gather, judge
-from tests.system.warm import WarmBridge
 
 SETTINGS = {
     "KEKBRIDGE_EXCHANGE_RECV_WINDOW_MS": "500",
@@ -33,7 +33,7 @@ SETTINGS = {
     "KEKBRIDGE_RISK_MAX_OPEN_POSITIONS": "0",
     "KEKBRIDGE_LOG_FORMAT": "json",
 }
-# For a webhook that trades every market: the default limits are made for a few large ones.
+# For a webhook that trades every market; the default limits suit a few large ones.
 WIDE = ("--max-open-positions", "1000", "--min-order-size", "0.00000001", "--max-order-size", "1000000000")
 MARKETS = {"BTCUSDT.P": "0.001", "ETHUSDT.P": "0.01", "SOLUSDT.P": "0.2", "BNBUSDT.P": "0.05", "XRPUSDT.P": "20"}
 _WAITING = (
@@ -45,7 +45,7 @@ SETTLE_S = 90.0
 
 @dataclass
 class Outcome:
-    """One line of the table."""
+    """One row of the table."""
 
     campaign: str
     trials: int
@@ -57,32 +57,32 @@ class Outcome:
 
 @dataclass
 class Run:
-    """One bridge under test, everything that was sent to it, and every start of its daemon."""
+    """One bridge under test, every alert sent to it, and every start of its daemon."""
 
-    bridge: Bridge
+    bridge: BridgeProcess
     rng: random.Random
     sent: list[Sent] = field(default_factory=list)
     starts_ms: list[int] = field(default_factory=list)
     number: int = 0
-    markets: dict[str, str] = field(default_factory=lambda: dict(MARKETS))  # symbol -> size of the ordinary messages
+    markets: dict[str, str] = field(default_factory=lambda: dict(MARKETS))  # symbol -> order size of `any_alert`
 
     @property
     def sender(self) -> TradingView:
-        """TradingView with a bundled proxy, which answers 502 while we are down."""
+        """TradingView behind a proxy that answers 502 while the daemon is down."""
         return TradingView(self.bridge.url, behind_proxy=True, pause=self._pause)
 
     @property
-    def plain_sender(self) -> TradingView:
-        """TradingView at our own door."""
+    def direct_sender(self) -> TradingView:
+        """TradingView without a proxy."""
         return TradingView(self.bridge.url, pause=self._pause)
 
     async def _pause(self) -> None:
-        """Instead of 5 s between two sends: a moment, and in a restart until the bridge is back, which takes less than those 5 s."""
+        """Replace the 5 s between two deliveries: a short pause, and during a restart until the daemon runs, which takes less than 5 s."""
         await asyncio.sleep(self.rng.uniform(0.02, 0.3))
         await self.until(lambda: self.bridge.daemon.started and self.bridge.daemon.is_alive, deadline_s=5)
 
     def trade_everything(self) -> None:
-        """Let the ordinary messages name every market that the exchange lists, in sizes of about twenty dollars."""
+        """Let `any_alert` trade every market of the exchange, in sizes of about 20 USDC."""
         marks = {row["symbol"]: Decimal(str(row["mark_price"])) for row in self._listed("futures")}
         for row in self._listed("info"):
             step = Decimal(str(row["base_tick"]))
@@ -94,12 +94,12 @@ class Run:
         return rows
 
     def alert(self, **fields: Any) -> dict[str, Any]:
-        """The next alert, with an id of its own."""
+        """Build an alert with a unique alertId."""
         self.number += 1
         return self.bridge.alert(alertId=f"a{self.number}", **fields)
 
     def any_alert(self) -> dict[str, Any]:
-        """One of the ordinary messages: mostly entries, some with a stop, some closes."""
+        """Build a random alert: mostly entries, some with a stop, some closes."""
         symbol = self.rng.choice(list(self.markets))
         kind = self.rng.random()
         if kind < 0.12:
@@ -110,13 +110,13 @@ class Run:
         return self.alert(action=action, symbol=symbol, quantity=self.markets[symbol])
 
     async def send(self, alert: Mapping[str, Any]) -> Sent:
-        """One alert through all its sends; the sender's log keeps it."""
+        """Send one alert with its resends; record it in `sent`."""
         sent = Sent(alert_id=str(alert["alertId"]), body=dict(alert))
         self.sent.append(sent)
         return await self.sender.send(alert, sent)
 
     def restart(self, **environment: str) -> None:
-        """Start the daemon anew (it must be dead), with these settings besides the bridge's own."""
+        """Start the daemon, which must not be running, with these settings in addition to the bridge's own."""
         before = dict(self.bridge.environment)
         self.bridge.environment.update(environment)
         self.starts_ms.append(time.time_ns() // 1_000_000)
@@ -127,13 +127,13 @@ class Run:
             self.bridge.environment.update(before)
 
     def faults(self, *faults: Mapping[str, Any]) -> None:
-        """Arm these faults at the exchange instead of those before."""
+        """Replace the exchange's faults with these."""
         call(f"{self.bridge.paper_url}/paper/faults", {})
         if faults:
             call(f"{self.bridge.paper_url}/paper/faults", {"faults": list(faults)})
 
     def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Ask the daemon's database from outside."""
+        """Query the daemon's database from outside."""
         connection = sqlite3.connect(f"file:{database_file(self.bridge)}?mode=ro", uri=True, timeout=10)
         try:
             return connection.execute(statement, values).fetchall()
@@ -141,13 +141,13 @@ class Run:
             connection.close()
 
     def waiting(self, symbol: str | None = None) -> int:
-        """Orders on their way, of one of the exchange's symbols or of all."""
+        """Count unfinished orders, resting ones excepted, of one of the exchange's symbols or of all."""
         if symbol is None:
             return int(self.query(_WAITING)[0][0])
         return int(self.query(f"{_WAITING} AND symbol = ?", symbol)[0][0])
 
     async def until(self, condition: Callable[[], Any], *, deadline_s: float = SETTLE_S) -> bool:
-        """Wait until the condition holds; False when it does not in time (the oracles will say what is wrong)."""
+        """Wait until the condition holds; return False after the deadline (the oracles then report what is wrong)."""
         end = time.monotonic() + deadline_s
         while time.monotonic() < end:
             if condition():
@@ -156,10 +156,10 @@ class Run:
         return False
 
     async def settle(self, *, deadline_s: float = SETTLE_S) -> None:
-        """Wait until nothing is on its way."""
+        """Wait until no order is in flight."""
         await self.until(self.bridge.is_ready)
         await self.until(lambda: not self.waiting(), deadline_s=deadline_s)
-        await asyncio.sleep(0.3)  # the last report's transaction, and the diary of answers
+        await asyncio.sleep(0.3)  # the last report's transaction, and responses saved in the background
 
     def evidence(self) -> Evidence:
         return gather(self.bridge, self.sent, self.starts_ms)
@@ -174,18 +174,18 @@ def running(
     *,
     environment: Mapping[str, str] | None = None,
     webhook: tuple[str, ...] = (),
-    bridge_type: type[Bridge] = WarmBridge,
+    bridge_type: type[BridgeProcess] = ForkedBridge,
     small_disk: str | None = None,
 ) -> Iterator[Run]:
-    """A fresh bridge in a directory of its own, ready; everything ends with the block.
+    """Run a new bridge in a temporary directory, ready to trade.
 
-    `small_disk` gives the data directory a file system of that size in memory, which needs the right to mount.
+    `small_disk`: size of an in-memory file system for the data directory, which needs the right to mount.
     """
     with tempfile.TemporaryDirectory(prefix="kekbridge-campaign-") as name, ExitStack() as stack:
         bridge = bridge_type(
             Path(name),
             environment={**SETTINGS, **(environment or {})},
-            webhook_arguments=(*Bridge.webhook_arguments, *webhook),
+            webhook_arguments=(*BridgeProcess.webhook_arguments, *webhook),
         )
         if small_disk is not None:
             bridge.data_dir.mkdir(mode=0o700)

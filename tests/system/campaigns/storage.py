@@ -1,4 +1,4 @@
-"""R11: the disk is full, the file system read-only, or another process holds the database: 503, no order, and recovery without a hand."""
+"""R11: the disk is full, the file system read-only, or the database locked: 503, no order, and recovery by itself."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from tests.system.campaigns.run import Outcome, Run, running
 from tests.system.harness import Sent
 from tests.system.oracles import Findings, database_file
 
-_SPACE_MIB, _SPACE_PER_TRIAL_MIB = 12, 0.5  # each trial stores alerts until nothing more fits, and they stay
-_UNTIL_FULL = 500  # alerts that fit into what the log and the database have taken already, at most
-_Trouble = Callable[[Run, Findings], Coroutine[Any, Any, None]]
+_SPACE_MIB, _SPACE_PER_TRIAL_MIB = 12, 0.5  # each trial stores alerts until nothing more fits, and keeps them
+_UNTIL_FULL = 500  # upper bound of alerts that fit into space already allocated by WAL and database
+_StorageFault = Callable[[Run, Findings], Coroutine[Any, Any, None]]
 
 
-async def troubles(seed: int, trials: int) -> Outcome:
-    """R11: each trouble `trials` times, with alerts before, during and after it."""
+async def storage_faults(seed: int, trials: int) -> Outcome:
+    """R11: each fault `trials` times, with alerts before, during and after it."""
     findings = Findings()
-    kinds: dict[str, _Trouble] = {"locked": _locked}
+    kinds: dict[str, _StorageFault] = {"locked": _locked}
     if _can_mount():
         kinds |= {"full": _full, "read-only": _read_only}
     space = f"{_SPACE_MIB + round(trials * _SPACE_PER_TRIAL_MIB)}m"
     with ExitStack() as stack:
-        # Side by side: each has its own bridge, and most of it is waiting. All are started first, for starting waits for nobody.
+        # Concurrent, because each has its own bridge and mostly waits. All are started first: starting one blocks the others.
         runs = [stack.enter_context(running(seed, small_disk=None if name == "locked" else space)) for name in kinds]
-        stories = [
-            _try_kind(run, trials, name, trouble) for run, (name, trouble) in zip(runs, kinds.items(), strict=True)
+        trials_by_kind = [
+            _try_kind(run, trials, name, fault) for run, (name, fault) in zip(runs, kinds.items(), strict=True)
         ]
-        for found in await asyncio.gather(*stories):
+        for found in await asyncio.gather(*trials_by_kind):
             findings.add(found)
     notes = [f"{name} {trials}" for name in kinds]
     return Outcome("R11 disk full, read-only, locked", trials * len(kinds), findings, seed, note=", ".join(notes))
 
 
-async def _try_kind(run: Run, trials: int, name: str, trouble: _Trouble) -> Findings:
+async def _try_kind(run: Run, trials: int, name: str, fault: _StorageFault) -> Findings:
     findings = Findings()
     for number in range(trials):
-        await _must_pass(run, findings, f"R11 {name} {number}: before")
-        await trouble(run, findings)
+        await _must_be_stored(run, findings, f"R11 {name} {number}: before")
+        await fault(run, findings)
         await run.until(run.bridge.is_ready)
-        await _must_pass(run, findings, f"R11 {name} {number}: after", tries=8)
+        await _must_be_stored(run, findings, f"R11 {name} {number}: after", tries=8)
     await run.settle()
     findings.add(run.findings())
     return findings
 
 
-async def _must_pass(run: Run, findings: Findings, what: str, *, tries: int = 1) -> None:
-    """An alert must be taken; after a trouble the next one that comes may be the one that finds the store usable again."""
+async def _must_be_stored(run: Run, findings: Findings, what: str, *, tries: int = 1) -> None:
+    """Send alerts until one is acknowledged, at most `tries`: the first after a fault may be needed to find the store usable again."""
     for _ in range(tries):
         sent = await _send_once(run)
         if sent.is_acknowledged:
@@ -68,8 +68,8 @@ async def _send_once(run: Run) -> Sent:
     return sent
 
 
-async def _must_be_refused(run: Run, findings: Findings, what: str, *, alerts: int = 3) -> None:
-    """While the store cannot take it, an alert is 503 (send again) and no order of it reaches the exchange."""
+async def _must_be_unavailable(run: Run, findings: Findings, what: str, *, alerts: int = 3) -> None:
+    """While the store fails, an alert is answered 503 (send again) and none of its orders reaches the exchange."""
     before = sum(run.bridge.orders_received().values())
     sent = await asyncio.gather(*(_send_once(run) for _ in range(alerts)))
     answers = [one.answers[-1] for one in sent]
@@ -83,20 +83,20 @@ async def _locked(run: Run, findings: Findings) -> None:
     await run.until(lambda: not run.waiting())
     with closing(sqlite3.connect(database_file(run.bridge), isolation_level=None, timeout=10)) as other:
         other.execute("BEGIN IMMEDIATE")
-        await _must_be_refused(run, findings, "locked")
+        await _must_be_unavailable(run, findings, "locked")
         other.execute("ROLLBACK")
 
 
 async def _full(run: Run, findings: Findings) -> None:
-    """Not a byte is left on the disk; then space is made again."""
+    """Fill the disk to the last byte, then free space again."""
     await run.until(lambda: not run.waiting())
     filler = run.bridge.data_dir / "filler"
     await asyncio.to_thread(_fill, filler)
-    # What fits into the space that the log has taken already may still be stored: then it must be stored for good.
+    # Alerts that fit into space the WAL has allocated already may still be stored, and then must not be lost.
     for _ in range(_UNTIL_FULL):
         sent = await _send_once(run)
         if not sent.is_acknowledged:
-            await _must_be_refused(run, findings, "full")
+            await _must_be_unavailable(run, findings, "full")
             break
         await asyncio.to_thread(_fill, filler)
     else:
@@ -105,16 +105,16 @@ async def _full(run: Run, findings: Findings) -> None:
 
 
 async def _read_only(run: Run, findings: Findings) -> None:
-    """The file system comes back read-only after a crash: a refusal to start with one line; then writable again."""
+    """The file system is read-only after a crash: the daemon refuses to start with a one-line error; then it is writable again."""
     run.bridge.daemon.kill()
     _mount("remount,ro", run.bridge.data_dir)
     try:
         log_before = len(run.bridge.log_path.read_text().splitlines())
         await asyncio.to_thread(run.bridge.start_daemon)
         code = await asyncio.to_thread(run.bridge.daemon.wait)
-        said = run.bridge.log_path.read_text().splitlines()[log_before:]
-        if code == 0 or len(said) != 1:
-            findings.failures.append(f"R11 read-only: ended with {code} and said {said}")
+        log_lines = run.bridge.log_path.read_text().splitlines()[log_before:]
+        if code == 0 or len(log_lines) != 1:
+            findings.failures.append(f"R11 read-only: ended with {code} and logged {log_lines}")
     finally:
         _mount("remount,rw", run.bridge.data_dir)
     await asyncio.to_thread(run.restart)
@@ -135,5 +135,5 @@ def _mount(options: str, directory: Path) -> None:
 
 
 def _can_mount() -> bool:
-    """Whether this process may mount a small file system; without that right only the lock is tried."""
+    """Return True if this process may mount a file system; otherwise only the locked database is tried."""
     return subprocess.run(["unshare", "-m", "true"], check=False, capture_output=True).returncode == 0

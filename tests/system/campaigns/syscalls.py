@@ -1,4 +1,4 @@
-"""R4: the order of system calls, watched by strace: an alert's bytes are in the log and flushed before the first byte of its 2xx leaves."""
+"""R4: order of system calls, from strace: an alert is written to the WAL and flushed before the first byte of its 2xx is sent."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 
 from tests.system.campaigns.run import Outcome, running
 from tests.system.disk import CAN_TRACE_DAEMON
+from tests.system.forked import ForkedBridge, ForkedProcess
 from tests.system.harness import Process
 from tests.system.oracles import Findings
-from tests.system.warm import WarmBridge, WarmProcess
 
 _CALLS = "pwrite64,write,fdatasync,fsync,recvfrom,read,sendto,sendmsg,writev"
 _LINE = re.compile(r"^(\d+)\s+(?:<\.\.\. )?(\w+)(?:\(| resumed>)(.*)$")
 MARK = "order-of-calls-"
 
 
-class StracedBridge(WarmBridge):
+class StracedBridge(ForkedBridge):
     """A bridge whose daemon runs under strace."""
 
     def _new_daemon(self) -> Process:
         trace = ("strace", "-f", "-y", "-s", "9000", "-e", f"trace={_CALLS}", "-o", str(self.trace_path))
-        return WarmProcess(
+        return ForkedProcess(
             self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path, tracer=trace
         )
 
@@ -31,7 +31,7 @@ class StracedBridge(WarmBridge):
 
 
 async def order_of_calls(seed: int, alerts: int) -> Outcome:
-    """R4: for each alert its bytes go into the -wal, that file is flushed, and only then the answer is written."""
+    """R4: each alert is written to the -wal file and flushed before its response is written."""
     findings = Findings()
     if not CAN_TRACE_DAEMON:
         return Outcome("R4 flushed before the 2xx (strace)", 0, findings, seed, note="needs strace and root: not run")
@@ -52,11 +52,11 @@ async def order_of_calls(seed: int, alerts: int) -> Outcome:
 
 
 def count_in_order(trace: Path) -> int:
-    """How many alerts were written to the log, flushed and answered in this order."""
-    written: dict[str, int] = {}  # alert -> line of the first write into the log that holds it
-    flushed: list[tuple[int, int]] = []  # start and end of each flush of the log
+    """Count the alerts that were written to the WAL, flushed and answered in this order."""
+    written: dict[str, int] = {}  # alert -> line of its first write into the WAL
+    flushed: list[tuple[int, int]] = []  # start and end of each flush of the WAL
     answered: dict[str, int] = {}
-    under_way: dict[str, int] = {}  # thread -> start of its flush
+    started: dict[str, int] = {}  # thread -> start of its flush
     for number, line in enumerate(trace.read_text(errors="replace").splitlines()):
         match = _LINE.match(line)
         if match is None:
@@ -64,9 +64,9 @@ def count_in_order(trace: Path) -> int:
         thread, call, rest = match.groups()
         if call in ("fdatasync", "fsync"):
             if "resumed>" not in line and "-wal>" in rest:
-                under_way[thread] = number
-            if "= 0" in line and thread in under_way:
-                flushed.append((under_way.pop(thread), number))
+                started[thread] = number
+            if "= 0" in line and thread in started:
+                flushed.append((started.pop(thread), number))
         elif call == "pwrite64" and "-wal>" in rest:
             for name in re.findall(MARK + r"\d{5}", rest):
                 written.setdefault(name, number)

@@ -1,0 +1,85 @@
+"""What the admission of an alert decides and stores, and what the recheck before sending decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from kekbridge.model import CancelRequest, LimitBreach, OrderIntent, OrderStatus, StrategyHistory, Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewAlert:
+    """An authenticated alert before it is stored."""
+
+    #: Our id, a ULID.
+    id: str
+    webhook_id: str
+    #: The webhook's name at this moment: stored, because a webhook can be renamed or deleted.
+    webhook_name: str
+    #: The sender's `alertId`; None if the message has none.
+    alert_id: str | None
+    #: Makes a second alert a duplicate, for ever. None: see `window_s`.
+    identity: str | None
+    #: Without an identity: seconds within which an alert of the same fingerprint is a duplicate. None: never.
+    window_s: int | None
+    #: Hash of the content without timestamp and signature.
+    fingerprint: str
+    received_at: datetime
+    #: The alert's own timestamp; None if it has none.
+    fired_at: datetime | None
+    #: Address of the sender.
+    remote: str
+    #: How the sender was authenticated.
+    proof: str
+    #: The message, redacted.
+    payload: Mapping[str, Any]
+    #: Action and symbol in the sender's spelling; None if the message has none.
+    action: str | None
+    symbol: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What is done with an alert."""
+
+    #: `admitted`: with orders or cancels; `denied`: by a risk rule; `refused`: not understood; `ignored`: nothing to do.
+    status: Literal["admitted", "denied", "refused", "ignored"]
+    #: Why it was not admitted: code, one line for the trader, and the field of the message that is wrong.
+    code: str | None = None
+    error: str | None = None
+    field: str | None = None
+    #: What each rule found, passed or not.
+    verdicts: tuple[Verdict, ...] = ()
+    #: The orders to be stored, by leg.
+    intents: tuple[OrderIntent, ...] = ()
+    #: Counts against the webhook's rate limit for exits instead of the one for entries.
+    is_exit: bool = False
+    #: Action and symbol as understood; they replace the sender's spelling in NewAlert. None: keep that.
+    action: str | None = None
+    symbol: str | None = None
+    warnings: tuple[str, ...] = ()
+    #: False where the same alert may be sent again and succeed (a stale timestamp).
+    claims_identity: bool = True
+    #: Cancel steps to be executed after the commit.
+    cancels: tuple[CancelRequest, ...] = ()
+    #: By symbol: the strategy's own steps so far, including this alert's.
+    strategy_histories: tuple[tuple[str, StrategyHistory], ...] = ()
+    #: Limits that this alert hit and that close a scope for further entries.
+    breaches: tuple[LimitBreach, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recheck:
+    """What the recheck of a queued order decides right before it is sent."""
+
+    #: SUBMITTING: send it. Else the final status.
+    status: OrderStatus
+    #: The intent to send, where it differs from the admitted one.
+    intent: OrderIntent | None = None
+    #: Why it is not sent; empty when it is.
+    code: str = ""
+    error: str = ""
+    verdicts: tuple[Verdict, ...] = ()

@@ -1,0 +1,178 @@
+"""Processes that start without the second Python spends on imports: forked from a server that has imported everything.
+
+As with a new interpreter, all state comes from disk: the server has imported modules and run nothing. A kill -9 hits the fork only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tests.system.harness import BridgeProcess, Process, clean_environment
+from tests.waiting import DEADLINE_S
+
+_PRELOAD = [
+    "kekbridge.daemon.app",
+    "kekbridge.log",
+    "kekbridge.alerts.template",
+    *(f"kekbridge.cli.{name}" for name in ("app", "serve", "send", "paper", "webhook", "render")),
+]
+_PR_SET_PTRACER, _PR_SET_PTRACER_ANY = 0x59616D61, 2**64 - 1
+_MAINS = ["pytest", "tests.system.campaigns.run"]
+
+
+def _run_in_fork(
+    arguments: list[str],
+    environment: dict[str, str],
+    log: str,
+    stdout: Connection,
+    listener: socket.socket | None,
+    tracer: tuple[str, ...],
+) -> None:
+    """In the fork: take over streams, environment and the supervisor's socket, then run the command."""
+    os.setsid()
+    if tracer:
+        _attach_tracer(tracer)
+    os.environ.clear()
+    os.environ.update(environment)
+    if listener is not None:
+        moved = os.dup(stdout.fileno())  # the pipe may be file 3 now, which the socket needs
+        os.dup2(listener.fileno(), 3)
+        os.dup2(moved, 1)
+        os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
+    if listener is None:
+        os.dup2(stdout.fileno(), 1)
+    from kekbridge.cli.main import run_command
+
+    sys.exit(run_command(arguments))
+
+
+def _attach_tracer(tracer: tuple[str, ...]) -> None:
+    """Start the tracer and return once it is attached. It ends by itself after this process's last call."""
+    # Under Yama only a parent may trace, so permit any process.
+    ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(_PR_SET_PTRACER_ANY), 0, 0, 0)
+    subprocess.Popen([*tracer, "-p", str(os.getpid())], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 20
+    while "TracerPid:\t0\n" in Path("/proc/self/status").read_text():
+        if time.monotonic() > end:
+            raise AssertionError("strace could not attach")
+        time.sleep(0.005)
+
+
+class ForkedProcess(Process):
+    """A harness.Process that is forked instead of executed."""
+
+    def __init__(
+        self,
+        arguments: list[str],
+        *,
+        environment: Mapping[str, str],
+        log: Path,
+        listener: socket.socket | None = None,
+        tracer: tuple[str, ...] = (),
+    ) -> None:
+        """`listener`: a socket to pass on as systemd does; `tracer`: a command that is started with `-p PID` to trace the process."""
+        super().__init__(arguments, environment=environment, log=log)
+        self._listener = listener
+        self._tracer = tracer
+        self._fork: Any = None
+
+    def start(self) -> dict[str, Any]:
+        context = multiprocessing.get_context("forkserver")
+        # Each fork imports the main module again, which costs nothing if the server has imported it.
+        context.set_forkserver_preload([*_PRELOAD, *(name for name in _MAINS if name in sys.modules)])
+        read_end, write_end = context.Pipe(duplex=False)
+        environment = {**clean_environment(), **self._environment}
+        self._fork = context.Process(
+            target=_run_in_fork,
+            args=(self._arguments, environment, str(self._log), write_end, self._listener, self._tracer),
+            daemon=True,
+        )
+        self._fork.start()
+        write_end.close()
+        with os.fdopen(os.dup(read_end.fileno()), encoding="utf-8") as printed:
+            line = printed.readline()
+        read_end.close()
+        if line:
+            self.started = self._decode(line)
+        # Without a line it died before it was ready, as some failpoints intend.
+        return self.started
+
+    @property
+    def pid(self) -> int:
+        return int(self._fork.pid)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._fork is not None and self._fork.is_alive()
+
+    def kill(self) -> None:
+        if self._fork is None:
+            return
+        if self._fork.is_alive():
+            os.kill(self.pid, signal.SIGKILL)
+        self._fork.join()
+
+    def terminate(self, *, deadline_s: float = DEADLINE_S) -> int:
+        if self.is_alive:
+            os.kill(self.pid, signal.SIGTERM)
+        return self.wait(deadline_s=deadline_s)
+
+    def wait(self, *, deadline_s: float = DEADLINE_S) -> int:
+        self._fork.join(deadline_s)
+        self.kill()
+        return int(self._fork.exitcode)
+
+
+class ForkedBridge(BridgeProcess):
+    """A bridge of forked processes: it starts and restarts in a few tenths of a second."""
+
+    def start(self) -> None:
+        super().start()
+        if not self.daemon.started:
+            raise AssertionError(f"the daemon did not start: {self.log_path.read_text()[-2000:]}")
+
+    def _new_paper(self) -> Process:
+        return ForkedProcess(self.paper_options(), environment={}, log=self.directory / "paper.log")
+
+    def _create_webhook(self, arguments: list[str]) -> dict[str, Any]:
+        command = ForkedProcess(arguments, environment=self.daemon_environment(), log=self.log_path)
+        created = command.start()
+        assert command.wait() == 0
+        return created
+
+    def _new_daemon(self) -> Process:
+        return ForkedProcess(self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path)
+
+
+class SocketBridge(ForkedBridge):
+    """A bridge whose listening socket is held by this process, as by systemd: connections wait in the backlog between two daemons."""
+
+    def __post_init__(self) -> None:
+        self.listener = socket.socket()
+        self.listener.bind(("127.0.0.1", 0))
+        self.listener.listen(1024)
+        super().__post_init__()
+        self.port = int(self.listener.getsockname()[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.daemon = self._new_daemon()
+
+    def _new_daemon(self) -> Process:
+        return ForkedProcess(
+            self.daemon_arguments(), environment=self.daemon_environment(), log=self.log_path, listener=self.listener
+        )
+
+    def stop(self) -> None:
+        super().stop()
+        self.listener.close()

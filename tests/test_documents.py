@@ -1,0 +1,329 @@
+"""README and documents are correct: commands run as printed, names exist, links resolve, CI runs the README's test command."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from kekbridge.alerts.field_names import CANONICAL_FIELDS, CREDENTIAL_FIELDS
+from kekbridge.alerts.profiles import PROFILES
+from kekbridge.alerts.signal import Action, QuantityType
+from kekbridge.alerts.template import KINDS
+from kekbridge.cli import main
+from kekbridge.cli.app import app
+from kekbridge.codes import CODES
+from kekbridge.config import Settings, Vault, dotted_names
+from kekbridge.errors import AlreadyRunning, ConfigError, NotFound
+from kekbridge.model import Mode, OrderStatus, OrderType
+from kekbridge.model.notifications import MESSAGES
+from kekbridge.webhooks.options import ROWS
+from tests.cli.processes import DEADLINE_S, Served, bare_environment, paste, shells, starting
+from tests.cli.tree import walk
+from tests.paths import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DIRECTORY = ROOT / "kekbridge" / "docs"
+# Documents for users; `internals` is for developers and may use names of other projects.
+USER_DOCUMENTS = {"README.md": README} | {
+    path.name: path.read_text(encoding="utf-8") for path in sorted(DIRECTORY.glob("*.md"))
+}
+ALL_DOCUMENTS = [ROOT / "README.md", *sorted(DIRECTORY.rglob("*.md"))]
+# An HTML comment before a code block names it, invisible to the reader.
+_BLOCK = re.compile(r"<!-- test: (\w+) -->\n[ ]*```sh\n(.*?)[ ]*```", re.DOTALL)
+BLOCKS = dict(_BLOCK.findall(README))
+# Every block of every document except the two that install.
+RUNNABLE = [
+    pytest.param(block, id=f"{path.relative_to(ROOT)}:{name}")
+    for path in ALL_DOCUMENTS
+    for name, block in _BLOCK.findall(path.read_text(encoding="utf-8"))
+    if name not in ("run", "test")
+]
+VAULT_BACKENDS = get_args(Vault.model_fields["backend"].annotation)
+SECTIONS = {name.partition(".")[0] for name in dotted_names() if "." in name}
+each_document = pytest.mark.parametrize("name", USER_DOCUMENTS)
+
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="the README's line is a curl line")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory whose `.venv/bin/kekbridge` runs this package, as after the README's first command."""
+    directory = tmp_path_factory.mktemp("clone")
+    command = directory / ".venv" / "bin" / "kekbridge"
+    command.parent.mkdir(parents=True)
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m kekbridge "$@"\n', encoding="utf-8")
+    command.chmod(0o755)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def served(clone: Path) -> Iterator[Served]:
+    """A bridge as started by the README's first command, with one order placed by the printed curl line."""
+    with starting(bare_environment(clone / "data")) as start:
+        bridge = start("serve")
+        bridge.line(lambda text: text.startswith("Ready."))
+        assert paste(shells()[0], bridge.line(lambda text: text.startswith("curl ")))["status"] == "filled"
+        yield bridge
+
+
+def plain_lines(block: str) -> str:
+    """Remove the indentation of a block in a list."""
+    return "\n".join(line.strip() for line in block.splitlines())
+
+
+def script(name: str) -> str:
+    """Return a block of the README without indentation."""
+    return plain_lines(BLOCKS[name])
+
+
+def section(name: str, heading: str) -> str:
+    """Return the text of a document below a heading."""
+    return USER_DOCUMENTS[name].split(f"## {heading}\n")[1].split("\n## ")[0]
+
+
+def in_backticks(text: str) -> set[str]:
+    """Return the inline code of a document, without its code blocks."""
+    return set(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
+
+
+def test_run_and_test_are_one_line_each() -> None:
+    """One command to run and one to test, which need nothing but Python, and no root."""
+    for name, end in (("run", "/kekbridge serve"), ("test", "/pytest")):
+        line = script(name)
+        assert "\n" not in line
+        assert line.startswith("python3 -m venv .venv && .venv/bin/pip install ")
+        assert line.endswith(end)
+        assert "sudo" not in line
+
+
+def test_the_readme_is_short() -> None:
+    """It takes five minutes to read; details are in the documents."""
+    assert len(README.encode()) <= 7_500
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    """CI has no test command of its own: it extracts the README's."""
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (program,) = re.findall(r"awk '(.*?)' README\.md", ci)
+    found = subprocess.run(["awk", program, "README.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == script("test")
+    assert ".venv/bin/pytest" not in ci
+
+
+def test_every_document_for_users_has_blocks_that_run() -> None:
+    """The number of named blocks per document is fixed, because a block without its name would not be run."""
+    counts = {name: len(_BLOCK.findall(text)) for name, text in USER_DOCUMENTS.items()}
+    assert counts == {
+        "README.md": 5,
+        "alerts.md": 3,
+        "answers.md": 1,
+        "evidence.md": 0,  # its commands take hours
+        "limits.md": 2,
+        "live.md": 1,
+        "operations.md": 7,
+        "public-address.md": 0,  # its commands need a domain and a certificate
+        "security.md": 1,
+        "settings.md": 1,
+    }
+
+
+@needs_curl
+@pytest.mark.parametrize("block", RUNNABLE)
+def test_every_block_runs(block: str, served: Served, clone: Path) -> None:
+    """Each block runs in a shell beside the running bridge without an error."""
+    if "webhook create btc-trend" in block:
+        served.run("webhook", "delete", "btc-trend", "--yes")
+    elif "btc-trend" in block:  # the webhook that another block creates
+        served.run("webhook", "create", "btc-trend")
+    done = subprocess.run(
+        ["sh", "-e", "-c", plain_lines(block)],
+        cwd=clone,
+        env=served.environment | {"PATH": f"{clone / '.venv' / 'bin'}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S * 2,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@needs_curl
+def test_read_commands_show_the_order(served: Served) -> None:
+    """After the curl line, `orders` and `logs` show its order."""
+    assert "buy 0.001 market" in served.run("orders").stdout
+    assert "filled" in served.run("logs").stdout
+
+
+@each_document
+def test_options_exist(name: str) -> None:
+    """Every option in text, tables and blocks exists in some command, in pip, a campaign or the benchmark."""
+    known = {
+        option
+        for _, command in walk(get_command(app))
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    of_the_campaigns = {
+        "--trials",
+        "--seed",
+        "--size",
+        "--bodies",
+    }  # python -m tests.system.campaign, tests.system.fuzz
+    of_the_benchmark = {"--rounds", "--markdown", "--systems"}  # python -m tests.bench
+    of_others = {"--quiet", "--help", "--now", "--url"}  # pip, systemctl, cloudflared
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", USER_DOCUMENTS[name]))
+    assert named <= known | of_the_campaigns | of_the_benchmark | of_others
+
+
+@each_document
+def test_commands_exist(name: str) -> None:
+    """Every `kekbridge COMMAND` exists, with its subcommand if it is a group."""
+    tree = {" ".join(path): command for path, command in walk(get_command(app))}
+    text = USER_DOCUMENTS[name]
+    code = "\n".join((*re.findall(r"```\w*\n(.*?)```", text, re.DOTALL), *in_backticks(text)))
+    for first, second in re.findall(
+        r"(?:^ *|/|&& |sudo )kekbridge ([a-z][a-z-]+)(?: ([a-z][a-z-]+))?", code, re.MULTILINE
+    ):
+        assert first in tree, first
+        if isinstance(tree[first], TyperGroup) and second:
+            assert f"{first} {second}" in tree
+
+
+@each_document
+def test_settings_exist(name: str) -> None:
+    """Every `section.name`, `[section]` and KEKBRIDGE_ variable is a setting."""
+    text = USER_DOCUMENTS[name]
+    sections = "|".join(sorted(SECTIONS))
+    dotted = set(re.findall(rf"`((?:{sections})\.[a-z_]+)(?: = [^`]*)?`", text))
+    assert dotted <= set(dotted_names())
+    assert set(re.findall(r"`\[([a-z.]+)\]", text)) <= SECTIONS | {"notify.templates"}
+    variables = {f"KEKBRIDGE_{one.replace('.', '_').upper()}" for one in dotted_names()}
+    assert set(re.findall(r"KEKBRIDGE_[A-Z_]+", text)) <= variables | {"KEKBRIDGE_CONFIG", "KEKBRIDGE_DATA_DIR"}
+
+
+@each_document
+def test_identifiers_exist(name: str) -> None:
+    """A `snake_case` or `camelCase` word in backticks is a code, setting, event, status, field or metric that exists."""
+    statuses = {status.value for status in OrderStatus} | {kind.value for kind in OrderType}
+    units = {unit.value for unit in QuantityType} | {action.value for action in Action} | {"cancel_all"}
+    settings = {one.rpartition(".")[2] for one in dotted_names()}
+    answers = {"retryAfter", "alertId"}
+    webhook = {"apiSecret"}
+    known = {*CODES, *settings, *MESSAGES, *statuses, *units, *CANONICAL_FIELDS, *VAULT_BACKENDS, *answers, *webhook}
+    words = {word for word in in_backticks(USER_DOCUMENTS[name]) if re.fullmatch(r"[a-z]+([_A-Z][a-zA-Z]+)+", word)}
+    assert {word for word in words if not word.startswith("kekbridge_")} <= known
+
+
+def test_metrics_exist() -> None:
+    """Every metric in operations.md is exported."""
+    source = (ROOT / "kekbridge" / "admin" / "metrics.py").read_text(encoding="utf-8")
+    for metric in set(re.findall(r"kekbridge_([a-z_]+)", USER_DOCUMENTS["operations.md"])):
+        assert re.search(rf'"(kekbridge_)?{metric.removesuffix("_total").removesuffix("_bucket")}"', source), metric
+
+
+def test_the_status_table_is_complete() -> None:
+    """answers.md explains every HTTP status of the codes, and no other."""
+    rows = re.findall(r"^\| ([0-9, ]+) \|", section("answers.md", "HTTP statuses"), re.MULTILINE)
+    explained = {int(number) for row in rows for number in row.split(",")}
+    answered = {code.status for code in CODES.values() if code.status is not None} | {200, 202}
+    assert explained == answered - {404, 405, 408}  # a wrong path or method or a broken connection is no alert
+
+
+def test_the_exit_code_table_is_complete() -> None:
+    """answers.md explains every exit code, and no other."""
+    explained = {
+        int(code) for code in re.findall(r"^\| ([0-9]+) \|", section("answers.md", "Exit codes"), re.MULTILINE)
+    }
+    errors = {error.exit_code for error in (ConfigError, NotFound, AlreadyRunning)}
+    assert explained == {0, main.FAILED, main.INTERRUPTED} | errors
+
+
+def test_the_tables_of_fields_and_values_are_complete() -> None:
+    """alerts.md explains every field, action, unit, order type, profile and kind of template."""
+    quoted = in_backticks(USER_DOCUMENTS["alerts.md"])
+    words = {*Action, *QuantityType, *OrderType}
+    assert {str(word.value) for word in words} | (CANONICAL_FIELDS - {"steps"}) | set(CREDENTIAL_FIELDS) <= quoted
+    assert {*PROFILES, *KINDS, "steps"} <= quoted
+
+
+def test_limit_table_is_complete() -> None:
+    """limits.md explains every limit and rate of a webhook, and every limit of the account."""
+    text = USER_DOCUMENTS["limits.md"]
+    options = {row.option for row in ROWS if row.part in ("limits", "rates")}
+    assert options <= set(re.findall(r"--[a-z-]+", text))
+    assert set(type(Settings().risk).model_fields) <= in_backticks(text)
+
+
+def test_section_table_is_complete() -> None:
+    """settings.md names every section and mode, and live.md every vault."""
+    assert {f"[{name}]" for name in SECTIONS} <= in_backticks(USER_DOCUMENTS["settings.md"])
+    assert {mode.value for mode in Mode} <= in_backticks(USER_DOCUMENTS["settings.md"])
+    assert set(VAULT_BACKENDS) - {"auto"} <= in_backticks(USER_DOCUMENTS["live.md"])
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=str(path.relative_to(ROOT))) for path in ALL_DOCUMENTS])
+def test_links_resolve(path: Path) -> None:
+    """Links into the repository and between documents lead to an existing file and heading."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (path.parent / file).resolve() if file else path
+        assert linked.is_file(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}, target
+
+
+def test_the_readme_links_every_document_for_users() -> None:
+    """The README's index of documents is complete."""
+    linked = set(re.findall(r"\]\(kekbridge/docs/([a-z-]+\.md)\)", README.split("## Documents")[1]))
+    assert linked == set(USER_DOCUMENTS) - {"README.md"}
+
+
+@needs_curl
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not os.environ.get("CI"), reason="installs everything: done in CI")
+def test_the_first_command_works_in_a_new_clone(tmp_path: Path) -> None:
+    """In a clean clone and an empty home the README's first command serves, and the order of its printed curl line is filled."""
+    clone = tmp_path / "kekbridge"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True, capture_output=True)
+    environment = bare_environment(tmp_path / "data") | {"HOME": str(tmp_path)}
+    for name in ("PYTHONPATH", "VIRTUAL_ENV"):
+        environment.pop(name, None)
+    process = subprocess.Popen(
+        ["bash", "-c", script("run")],
+        cwd=clone,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    printed: list[str] = []
+    try:
+        for line in process.stdout:
+            printed.append(line)
+            if line.startswith("Ready."):
+                break
+        curl = next((line for line in printed if line.startswith("curl ")), None)
+        assert curl is not None, "".join(printed)
+        assert paste("sh", curl)["status"] == "filled"
+    finally:
+        os.killpg(process.pid, 15)
+        process.stdout.close()
+        process.wait(DEADLINE_S)
+    changed = subprocess.run(["git", "status", "--porcelain"], cwd=clone, capture_output=True, text=True, check=True)
+    assert changed.stdout == ""
