@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 from kekbridge.store import fills
+from tests.system.harness import wait_until
 
 # One alert in DENIED_EACH was denied, one in RARE_EACH is for a rarely traded market.
 DENIED_EACH = 20
@@ -59,6 +61,16 @@ def fill(path: Path, count: int) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         connection.close()
+
+
+def wait_for_original(path: Path) -> None:
+    """Wait until the store has a filled alert to copy: the exchange has its order before its fill is stored."""
+
+    def is_filled() -> bool:
+        with closing(sqlite3.connect(path, timeout=10)) as connection:
+            return connection.execute("SELECT 1 FROM alerts WHERE status = 'filled'").fetchone() is not None
+
+    wait_until(is_filled, what="a filled alert")
 
 
 def _copy(

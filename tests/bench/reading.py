@@ -42,8 +42,10 @@ def reading(make: type[System], counts: tuple[int, int], *, alerts: int, times: 
     with make() as short, make() as long:
         for system, count in ((short, few), (long, many)):
             _send(system, 5)
+            file = system.directory / "data" / "kekbridge.db"
+            filling.wait_for_original(file)
             system.stop()
-            filling.fill(system.directory / "data" / "kekbridge.db", count)
+            filling.fill(file, count)
         for system in (short, long):
             system.start()
         acks: dict[System, list[float]] = {short: [], long: []}

@@ -45,7 +45,9 @@ def _with_history(make: type[System], count: int) -> System:
     system.__enter__()
     atexit.register(system.__exit__)
     asyncio.run(run(system, count=2, at_once=1))
+    file = system.directory / "data" / "kekbridge.db"
+    filling.wait_for_original(file)
     system.stop()
     if count:
-        filling.fill(system.directory / "data" / "kekbridge.db", count)
+        filling.fill(file, count)
     return system
