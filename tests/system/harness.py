@@ -31,22 +31,25 @@ from tests.paths import ROOT
 from tests.waiting import DEADLINE_S
 
 WEBHOOK_PATH = "/api/webhooks/tradingview"
-_FIRST_PORT, _LAST_PORT = 10_000, 32_000
+_FIRST_PORT, _LAST_PORT, _SHARES = 10_000, 32_000, 32
+_drawn: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a free port, outside the range of outgoing connections; no other test process gets the same one.
+    """Return a port that is free for TCP and UDP, outside the range of outgoing connections; no other test of this run gets the same one.
 
-    The claim is a UDP socket on the same port, which stays open until this process ends.
+    Each of xdist's workers draws from its own share of the range, and none draws a port twice.
     """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SHARES
+    share = range(_FIRST_PORT + worker, _LAST_PORT, _SHARES)
     for _ in range(1000):
-        claim = socket.socket(type=socket.SOCK_DGRAM)
-        with claim, socket.socket() as listener, suppress(OSError):
-            port = random.randint(_FIRST_PORT, _LAST_PORT)
-            claim.bind(("127.0.0.1", port))
-            listener.bind(("127.0.0.1", port))
-            claim.detach()
-            return port
+        port = random.choice(share)
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp, suppress(OSError):
+            if port not in _drawn:
+                tcp.bind(("127.0.0.1", port))
+                udp.bind(("127.0.0.1", port))
+                _drawn.add(port)
+                return port
     raise AssertionError("no free port was found")
 
 
