@@ -32,9 +32,9 @@ _REPLIES: Final = {
     "order_filled": "filled",
     "order_canceled": "canceled",
     "order_rejected": "rejected",
-    "order_unknown": "no answer that proves anything",
+    "order_unknown": "no conclusive answer",
     "order_queued": "back in the queue",
-    "order_denied": "denied by a rule of ours",
+    "order_denied": "denied by a risk rule",
     "order_expired": "too old to be sent",
 }
 
