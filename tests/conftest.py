@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.bridge import Bridge, quick_bridge, running_paper
+from tests.paths import ROOT
 
 # Neither an example nor its generation has a time limit, because test machines are often busy. Ordinary runs use the same examples each
 # time, so that none fails by chance; a release run tries new ones.
@@ -21,6 +22,8 @@ settings.register_profile("ci", _NO_TIME_LIMIT, derandomize=True)
 settings.register_profile("release", _NO_TIME_LIMIT, max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
+#: Where files start processes and take up to minutes each: they go first, so that no worker ends alone with one of them.
+_SLOW_FIRST = ("bench", "system", "cli", "test_documents.py")
 #: Starting workers takes longer than it saves when at most this many files or tests are named.
 _FEW = 3
 
@@ -38,6 +41,17 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     if not pluginmanager.hasplugin("xdist"):
         parser.addoption("--numprocesses", help="ignored: xdist is off")
         parser.addoption("--dist", help="ignored: xdist is off")
+        parser.addoption("--no-loadscope-reorder", action="store_true", help="ignored: xdist is off")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow directories first; within them, and for the rest, in the usual order."""
+
+    def rank(item: pytest.Item) -> int:
+        part = item.path.relative_to(ROOT / "tests").parts[0]
+        return _SLOW_FIRST.index(part) if part in _SLOW_FIRST else len(_SLOW_FIRST)
+
+    items.sort(key=rank)
 
 
 @pytest.fixture
