@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
-from kekbridge.errors import RequestRefused
+from kekbridge.errors import RequestRefused, StoreUnavailable
 from kekbridge.model import AccountSnapshot, Fill, Flow, Instrument, Order, OrderIntent, Side
 from kekbridge.model.check import Check
 from kekbridge.model.orders import OrderStatusReport
@@ -288,6 +288,14 @@ class Exchange(Protocol):
 
     def listen_gaps(self, callback: Callable[[], None]) -> None:
         """Call back when reports may have been missed: every unfinished order must be queried."""
+
+
+def known_snapshot(exchange: Exchange) -> AccountSnapshot:
+    """The latest snapshot. Raises StoreUnavailable before the first: nothing is stored, and TradingView resends after 5 s."""
+    snapshot = exchange.snapshot
+    if snapshot is None:
+        raise StoreUnavailable("not_ready", "the exchange has not been reached since the start; send again")
+    return snapshot
 
 
 def request_text(exchange: Exchange, order: Order) -> str | None:

@@ -15,14 +15,22 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
-from kekbridge.errors import StoreUnavailable
-from kekbridge.exchange.base import Accepted, Exchange, Permit, Retryable, SubmitResult, Unknown, request_text
+from kekbridge.exchange.base import (
+    Accepted,
+    Exchange,
+    Permit,
+    Retryable,
+    SubmitResult,
+    Unknown,
+    known_snapshot,
+    request_text,
+)
 from kekbridge.execution.in_flight import InFlightOrders
 from kekbridge.execution.recorder import Recorder
 from kekbridge.execution.updates import OrderUpdates
 from kekbridge.failpoints import hit
 from kekbridge.log import get_logger
-from kekbridge.model import AccountSnapshot, Order, OrderStatus, Usage, Webhook
+from kekbridge.model import Order, OrderStatus, Usage, Webhook
 from kekbridge.model.admission import Recheck
 from kekbridge.planning import decide
 from kekbridge.risk.check import AccountPolicy
@@ -168,7 +176,7 @@ class OrderSubmitter:
         await self._updates.unrecorded_fills.wait()
         now = self._clock()
         # Bound when the job is queued: what is stored before it runs is in this snapshot, what comes later is not.
-        recheck = partial(decide.recheck, snapshot=self._snapshot(), policy=self._policy, now=now)
+        recheck = partial(decide.recheck, snapshot=known_snapshot(self._exchange), policy=self._policy, now=now)
         self._updates.close_acceptances()
         try:
             claimed = await self._database.write(
@@ -276,13 +284,9 @@ class OrderSubmitter:
         return partial(claims.claim_if_allowed, order=order, recheck=recheck, request_text=self._request_text, now=now)
 
     def _recheck(self, order: Order, now: datetime) -> Callable[[Usage, Webhook | None], Recheck]:
-        return partial(decide.recheck, order=order, snapshot=self._snapshot(), policy=self._policy, now=now)
-
-    def _snapshot(self) -> AccountSnapshot:
-        snapshot = self._exchange.snapshot
-        if snapshot is None:
-            raise StoreUnavailable("not_ready", "the exchange has not been reached since the start; send again")
-        return snapshot
+        return partial(
+            decide.recheck, order=order, snapshot=known_snapshot(self._exchange), policy=self._policy, now=now
+        )
 
     def _lacks_leverage(self, order: Order) -> bool:
         """True for an entry whose symbol is not at the leverage that it asks for. Any thread."""

@@ -25,7 +25,7 @@ from kekbridge.alerts.signal import Alert
 from kekbridge.alerts.timestamps import check_age
 from kekbridge.config import Settings
 from kekbridge.errors import RequestRefused, StoreUnavailable
-from kekbridge.exchange.base import Exchange, request_text
+from kekbridge.exchange.base import Exchange, known_snapshot, request_text
 from kekbridge.execution.submitter import OrderSubmitter
 from kekbridge.execution.updates import OrderUpdates
 from kekbridge.failpoints import hit
@@ -93,7 +93,7 @@ class AlertReceiver:
         if sender.webhook.settings.follow == "position" and not sender.is_dry_run:
             await self._wait_for_predecessor(message, sender.webhook)
         await self._updates.unrecorded_fills.wait()
-        alert, decide = self._prepare(request, message, sender, self._snapshot())
+        alert, decide = self._prepare(request, message, sender, known_snapshot(self._exchange))
         if sender.is_dry_run:
             return await dry_run.dry_run(
                 self._database, self._exchange, alert, decide, sender.webhook, self._settings.risk.rates
@@ -120,13 +120,6 @@ class AlertReceiver:
 
     # -------------------------------------------------------------------------------------------------------- before storing
 
-    def _snapshot(self) -> AccountSnapshot:
-        snapshot = self._exchange.snapshot
-        if snapshot is None:
-            # Nothing was stored: TradingView sends again in 5 s, and by then the exchange may have answered.
-            raise StoreUnavailable("not_ready", "the exchange has not been reached since the start; send again")
-        return snapshot
-
     async def _wait_for_predecessor(self, message: Message, webhook: Webhook) -> None:
         """Let an alert wait a moment for the one it may have overtaken; whether it is in order then is part of its decision."""
         try:
@@ -136,7 +129,9 @@ class AlertReceiver:
 
         async def is_out_of_order() -> bool:
             usage = await self._database.read(read_usage, webhook.id, now=self._clock(), cooldown_s=0)
-            return decision.is_out_of_order(usage, alert=alert, webhook=webhook, snapshot=self._snapshot())
+            return decision.is_out_of_order(
+                usage, alert=alert, webhook=webhook, snapshot=known_snapshot(self._exchange)
+            )
 
         await self._reordering.wait(webhook.id, is_out_of_order, reorder_ms=webhook.settings.reorder_ms)
 
