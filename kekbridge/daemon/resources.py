@@ -40,7 +40,9 @@ class Resources:
     """Everything that `open_all` opened."""
 
     settings: Settings
+    #: Holds the database, the vault's files and the backups.
     data_dir: Path
+    #: Where secrets are kept.
     vault: OpenVault
     sealer: Sealer
     database: Database

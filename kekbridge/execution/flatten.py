@@ -36,8 +36,11 @@ _CLOSE_LIFE = timedelta(seconds=30)
 class FlattenResult:
     """What was closed, and what is left; nothing is left if all went well."""
 
+    #: Number of positions that were closed.
     positions_closed: int
+    #: Number of orders that are still open.
     orders_left: int
+    #: Positions that are still open.
     positions_left: tuple[Position, ...]
     #: Last error of the exchange; empty when nothing is left.
     error: str

@@ -56,6 +56,7 @@ class SendPermit:
 class SentOrder:
     """What the exchange answered to one order."""
 
+    #: Accepted, rejected, retryable or unknown.
     result: SubmitResult
     #: The order as stored once the answer is written. Raises StoreUnavailable.
     recorded: asyncio.Task[Order]

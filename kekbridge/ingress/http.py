@@ -81,7 +81,9 @@ class WebhookResponse:
 class Readiness:
     """Whether alerts can become orders now, and if not, why (for /readyz; no secrets)."""
 
+    #: Reconciled, and the exchange is reachable.
     is_ready: bool
+    #: Body of the response.
     detail: Mapping[str, Any]
 
 

@@ -47,6 +47,7 @@ _SUBMITTING: Final = OrderStatus.SUBMITTING.value
 class Admission:
     """The result of `admit`."""
 
+    #: What became of the alert.
     kind: Literal["admitted", "denied", "refused", "ignored", "duplicate", "conflict", "rate_limited"]
     #: For `duplicate` and `conflict`: alert and orders that were stored first.
     alert: StoredAlert
@@ -61,6 +62,7 @@ class Admission:
 class Preview:
     """The result of `preview`: what `admit` would do now."""
 
+    #: What would become of the alert.
     kind: Literal["admitted", "denied", "refused", "ignored", "duplicate", "conflict", "rate_limited"]
     #: None for `duplicate` and `conflict`.
     decision: Decision | None = None

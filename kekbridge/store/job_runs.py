@@ -20,6 +20,7 @@ _PREFIX: Final = "job:"
 class JobRun:
     """State of one job."""
 
+    #: As in `kekbridge jobs`.
     name: str
     #: When the job was first scheduled.
     since: datetime

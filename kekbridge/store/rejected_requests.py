@@ -24,6 +24,7 @@ _MAX_ROWS: Final = 20_000
 class RejectedRequest:
     """The requests of one minute from one address that were refused with one code."""
 
+    #: Start of the minute.
     minute: datetime
     #: Address, or OTHERS.
     remote: str
@@ -38,6 +39,7 @@ class RejectedRequest:
 class RejectionCount:
     """Requests to be recorded: from one address, refused with one code."""
 
+    #: Sender's address, and the code (codes.py) it got.
     remote: str
     code: str
     #: Of the last request.

@@ -27,6 +27,7 @@ _BY_LIMIT: Final = "limit "  # begins `by` of a breach
 class TradingControl:
     """The trading state of a scope and who set it."""
 
+    #: What may be traded now.
     state: TradingState
     #: One line for the trader.
     reason: str = ""

@@ -51,6 +51,7 @@ class VaultBackend(Protocol):
 class OpenVault:
     """The vault in use. Calls may block (D-Bus, disk): not for the event loop."""
 
+    #: Reads and writes its secrets.
     backend: VaultBackend
     #: Why it was chosen, for people.
     reason: str

@@ -49,6 +49,7 @@ class HttpReply:
 class NotSent:
     """Proof that nothing was sent: it failed before the first byte of the request was written."""
 
+    #: What failed, in one line.
     reason: str
 
 
@@ -56,6 +57,7 @@ class NotSent:
 class NoReply:
     """The request was written, perhaps in part, and no complete reply came: the exchange may have acted on it."""
 
+    #: What happened to the connection, in one line.
     reason: str
 
 

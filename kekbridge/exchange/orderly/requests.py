@@ -64,6 +64,7 @@ class OrderKind(StrEnum):
 class CreateRequest:
     """The POST request that creates one order."""
 
+    #: Which of Orderly's order types it creates.
     kind: OrderKind
     #: Path, such as `/v1/order`.
     path: str

@@ -44,7 +44,9 @@ class IssuanceFailed(KekbridgeError):
 class Validity:
     """Names and validity period of a stored certificate."""
 
+    #: DNS names that it is valid for.
     domains: frozenset[str]
+    #: Start and end of its validity.
     not_before: datetime
     not_after: datetime
 
