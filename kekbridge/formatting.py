@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Context, Decimal
 from enum import Enum
@@ -211,9 +210,10 @@ def duration(seconds: float | timedelta) -> str:
 
 
 def to_jsonable(value: object) -> Any:
-    """A value as JSON types: dataclass fields in camelCase, decimals and times as text; keys of mappings are unchanged."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {camel(field.name): to_jsonable(getattr(value, field.name)) for field in fields(value)}
+    """A value as JSON types: fields of Structs and dataclasses in camelCase, decimals and times as text; keys of mappings are unchanged."""
+    names = getattr(type(value), "__struct_fields__", None) or getattr(type(value), "__dataclass_fields__", None)
+    if names is not None:
+        return {camel(name): to_jsonable(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {str(key): to_jsonable(inner) for key, inner in value.items()}
     if isinstance(value, Decimal):

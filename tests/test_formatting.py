@@ -26,7 +26,7 @@ from kekbridge.formatting import (
     to_text,
     used_share,
 )
-from kekbridge.model import Mode
+from kekbridge.model import Mark, Mode, StrategyHistory
 
 NOW = datetime(2026, 11, 22, 16, 8, 6, tzinfo=UTC)
 
@@ -134,6 +134,13 @@ def test_json_of_domain_values() -> None:
             "missing": None,
         }
     ]
+
+
+def test_structs_as_json() -> None:
+    """A Struct is an object like a dataclass: camelCase names, amounts as plain text."""
+    mark = Mark(price=Decimal("1E-8"), at=NOW)
+    assert to_jsonable({"mark": mark}) == {"mark": {"price": "0.00000001", "at": "2026-11-22T16:08:06.000Z"}}
+    assert to_jsonable(StrategyHistory(start=None, steps=())) == {"start": None, "steps": []}
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=8, min_value=-(10**12), max_value=10**12))

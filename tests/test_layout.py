@@ -55,7 +55,7 @@ def test_packages_and_modules_have_a_docstring(package: Path) -> None:
 
 
 def test_public_values_are_documented_field_by_field() -> None:
-    """Each field of a public dataclass has a `#:` line above it, or one for the group that it belongs to: no unit has to be guessed."""
+    """Each field of a public dataclass or Struct has a `#:` line above it or above its group: no unit has to be guessed."""
     assert {str(file.relative_to(PACKAGE)): missing for file in MODULES if (missing := _undocumented(file))} == {}
 
 
@@ -63,7 +63,7 @@ def _undocumented(file: Path) -> list[str]:
     lines = file.read_text(encoding="utf-8").splitlines()
     missing = []
     for each in classes(file):
-        if each.name.startswith("_") or not any("dataclass" in ast.unparse(one) for one in each.decorator_list):
+        if each.name.startswith("_") or not _is_value(each):
             continue
         fields = [node for node in each.body if isinstance(node, ast.AnnAssign) and "ClassVar" not in ast.unparse(node)]
         is_documented = False
@@ -73,6 +73,11 @@ def _undocumented(file: Path) -> list[str]:
             if not is_documented and not _explains_itself(field):
                 missing.append(f"{each.name}.{ast.unparse(field.target)}")
     return missing
+
+
+def _is_value(each: ast.ClassDef) -> bool:
+    bases = [ast.unparse(base) for base in each.bases]
+    return "Struct" in bases or any("dataclass" in ast.unparse(one) for one in each.decorator_list)
 
 
 def _explains_itself(field: ast.AnnAssign) -> bool:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from json.encoder import encode_basestring
 from types import MappingProxyType
 from typing import Any
+
+from msgspec import Struct
 
 from kekbridge.alerts.field_names import (
     CREDENTIAL_FIELDS,
@@ -44,8 +45,7 @@ _MAX_STEPS = 20  # a step may need several orders, and an alert has a hundred cl
 _MAX_SENDER_ID_LENGTH = 128
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(Struct, frozen=True, kw_only=True):
     """One parsed body, neither authenticated nor interpreted yet."""
 
     #: Fields of each step as written, with the common fields merged in.

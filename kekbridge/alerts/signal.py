@@ -6,11 +6,12 @@ fields.py and message.py create them, planning/translate.py turns a Signal into 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
+
+from msgspec import Struct, field
 
 from kekbridge.model import OrderType
 
@@ -40,8 +41,7 @@ class PositionSide(StrEnum):
     FLAT = "flat"
 
 
-@dataclass(frozen=True, slots=True)
-class Amount:
+class Amount(Struct, frozen=True):
     """A number, or a percent such as `"25%"` (value 25)."""
 
     #: The number as written, without the percent sign.
@@ -50,8 +50,7 @@ class Amount:
     is_percent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TakeProfitSpec:
+class TakeProfitSpec(Struct, frozen=True):
     """One take-profit of an alert."""
 
     #: Price, or percent of the entry.
@@ -60,8 +59,7 @@ class TakeProfitSpec:
     share: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetPosition:
+class TargetPosition(Struct, frozen=True, kw_only=True):
     """A strategy's own position after its fill and before it."""
 
     #: Side after the fill.
@@ -84,8 +82,7 @@ class TargetPosition:
         return -self.previous_size if self.previous_side is PositionSide.SHORT else self.previous_size
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signal:
+class Signal(Struct, frozen=True, kw_only=True):
     """One step of an alert. Prices and sizes are in units of the sender's chart; optional fields are None if absent."""
 
     #: What to do.
@@ -128,8 +125,7 @@ class Signal:
     is_reversal: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alert:
+class Alert(Struct, frozen=True, kw_only=True):
     """A whole message, interpreted."""
 
     #: The sender's own id of the alert.

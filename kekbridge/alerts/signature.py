@@ -16,7 +16,8 @@ import hmac
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from kekbridge.alerts.field_names import CREDENTIAL_FIELDS, canonical_name
 from kekbridge.alerts.profile import Profile
@@ -33,8 +34,7 @@ _escaped = json.JSONEncoder(separators=(",", ":")).encode
 _HARMLESS = frozenset({"timestamp", "alertId", "signature", "exchange"})
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(Struct, frozen=True):
     """The result of a signature check."""
 
     #: The signature proves the message.

@@ -9,9 +9,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
+
+from msgspec import Struct
 
 from kekbridge.alerts.field_source import refuse_placeholder
 from kekbridge.alerts.redaction import show
@@ -39,8 +40,7 @@ _MULTIPLIED = re.compile(r"(1000000|10000|1000)([A-Z][A-Z0-9]*)|([A-Z]+?)(100000
 _ONE = Decimal(1)
 
 
-@dataclass(frozen=True, slots=True)
-class SymbolMatch:
+class SymbolMatch(Struct, frozen=True):
     """The market of a ticker."""
 
     #: Symbol of the listed market.
@@ -53,8 +53,7 @@ class SymbolMatch:
     is_inverse: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Ticker:
+class _Ticker(Struct, frozen=True):
     """The parts of a ticker, in upper case."""
 
     #: Ticker without its venue.

@@ -7,10 +7,11 @@ Creating an order never raises: the result is one of four values, and only `Reje
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
+
+from msgspec import Struct
 
 from kekbridge.errors import RequestRefused, StoreUnavailable
 from kekbridge.model import AccountSnapshot, Fill, Flow, Instrument, Order, OrderIntent, Side
@@ -20,18 +21,16 @@ from kekbridge.model.orders import OrderStatusReport
 # --------------------------------------------------------------------------------------------------------- submit results
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True):
     """The exchange created the order, or passed a command on. It may be filled, resting or canceled by now."""
 
     #: The exchange's id of the order; empty for commands that concern no single order.
     order_id: str
     #: When a create was signed (UTC); None for commands.
-    sent_at: datetime | None = field(default=None, compare=False)
+    sent_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(Struct, frozen=True):
     """Final no: proof that no order exists. Sending the same request again would not help."""
 
     #: `venue:code` of the exchange, such as `orderly:-1102`, or a code of `codes.py`.
@@ -42,8 +41,7 @@ class Rejected:
     is_key_rejected: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Retryable:
+class Retryable(Struct, frozen=True):
     """Proof that no order exists, and the request may be sent again: rate limit, maintenance, connection never opened."""
 
     #: As in `Rejected`.
@@ -54,8 +52,7 @@ class Retryable:
     retry_after_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(Struct, frozen=True):
     """The request may have reached the exchange and nothing proves either case. Query by client order id; never send it again."""
 
     #: What happened instead of a usable answer, on one line.
@@ -74,8 +71,7 @@ class Permit(Protocol):
         """Return the slot unused. No effect once a request was sent with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestDescription:
+class RequestDescription(Struct, frozen=True):
     """The one request that creates an order, exactly as it would be signed and sent."""
 
     #: Path of the exchange's API, such as `/v1/order`.
@@ -87,8 +83,7 @@ class RequestDescription:
 # --------------------------------------------------------------------------------------------------------------- reports
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
+class Health(Struct, frozen=True, kw_only=True):
     """Connection to the exchange, for /readyz and the start screen."""
 
     #: The exchange answered lately and the last request did not fail.
@@ -105,8 +100,7 @@ class Health:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class KeyInfo:
+class KeyInfo(Struct, frozen=True):
     """One API key as registered at the exchange."""
 
     #: Public key with its algorithm, `ed25519:` and base58.
@@ -125,8 +119,7 @@ class KeyInfo:
     ip_list: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
+class Transfer(Struct, frozen=True):
     """A deposit or withdrawal that changes the account value."""
 
     #: The exchange's id, unique per transfer.
@@ -135,8 +128,7 @@ class Transfer:
     flow: Flow
 
 
-@dataclass(frozen=True, slots=True)
-class FundingPayment:
+class FundingPayment(Struct, frozen=True):
     """One funding payment of a position."""
 
     symbol: str

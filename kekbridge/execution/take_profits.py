@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
+
+from msgspec.structs import replace
 
 from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.base import Exchange, SubmitResult, request_text

@@ -6,11 +6,12 @@ would go to the exchange; the exchange itself is not contacted.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
+from msgspec.structs import replace
 from pydantic import ValidationError
 
 from kekbridge.codes import status_of
@@ -67,7 +68,7 @@ def _with_limits(webhook: Webhook, limits: Mapping[str, Any]) -> Webhook:
         raise _invalid_limit(unknown[0], "a limit's name", sorted(stored["limits"]))
     stored["limits"] |= limits
     try:
-        return replace(webhook, settings=settings_from_json(to_json(stored)))
+        return dataclasses.replace(webhook, settings=settings_from_json(to_json(stored)))
     except (ValidationError, TypeError):
         raise _invalid_limit("limits", "values as `kekbridge webhook show NAME --json` writes them", ()) from None
 

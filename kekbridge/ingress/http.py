@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from kekbridge.errors import Unreadable
 from kekbridge.model import Webhook
@@ -18,8 +19,7 @@ from kekbridge.model import Webhook
 DRY_RUN_HEADER: Final = "x-kekbridge-dry-run"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DryRun:
+class DryRun(Struct, frozen=True, kw_only=True):
     """A dry run: everything is decided as for a real message, nothing is stored, notified or sent."""
 
     #: Replaces limits of the webhook for this request (names and values of model.Limits as in JSON, null: no limit).
@@ -35,8 +35,7 @@ class DryRun:
         return json.dumps({"limits": dict(self.limits), "replay": self.is_replay}, separators=(",", ":"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebhookRequest:
+class WebhookRequest(Struct, frozen=True, kw_only=True):
     """One POST to the webhook path."""
 
     #: The exact bytes that were sent.
@@ -48,8 +47,7 @@ class WebhookRequest:
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sender:
+class Sender(Struct, frozen=True, kw_only=True):
     """The authenticated sender of a request."""
 
     webhook: Webhook
@@ -64,8 +62,7 @@ class Sender:
         return self.dry_run is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebhookResponse:
+class WebhookResponse(Struct, frozen=True, kw_only=True):
     """The response to a request."""
 
     #: HTTP status.
@@ -77,8 +74,7 @@ class WebhookResponse:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Readiness:
+class Readiness(Struct, frozen=True, kw_only=True):
     """Whether alerts can become orders now, and if not, why (for /readyz; no secrets)."""
 
     #: Reconciled, and the exchange is reachable.

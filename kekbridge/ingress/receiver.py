@@ -10,12 +10,12 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import Final
 
+from msgspec.structs import replace
 from ulid import ULID
 
 from kekbridge.alerts import message as messages

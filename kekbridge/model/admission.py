@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from kekbridge.model import CancelRequest, LimitBreach, OrderIntent, OrderStatus, StrategyHistory, Verdict
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewAlert:
+class NewAlert(Struct, frozen=True, kw_only=True):
     """An authenticated alert before it is stored."""
 
     #: Our id, a ULID.
@@ -41,8 +41,7 @@ class NewAlert:
     symbol: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(Struct, frozen=True, kw_only=True):
     """What is done with an alert."""
 
     #: `admitted`: with orders or cancels; `denied`: by a risk rule; `refused`: not understood; `ignored`: nothing to do.
@@ -71,8 +70,7 @@ class Decision:
     breaches: tuple[LimitBreach, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recheck:
+class Recheck(Struct, frozen=True, kw_only=True):
     """What the recheck of a queued order decides right before it is sent."""
 
     #: SUBMITTING: send it. Else the final status.

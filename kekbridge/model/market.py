@@ -6,11 +6,12 @@ Arithmetic on own fields only. Prices and values in USDC, quantities in base uni
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from types import MappingProxyType
+
+from msgspec import Struct, field
 
 ZERO = Decimal(0)
 
@@ -20,8 +21,7 @@ class MarginMode(StrEnum):
     ISOLATED = "ISOLATED"
 
 
-@dataclass(frozen=True, slots=True)
-class Instrument:
+class Instrument(Struct, frozen=True):
     """Trading rules of one symbol. Source: Orderly `GET /v1/public/info`, docs/internals/orderly.md section 5."""
 
     #: Such as `PERP_BTC_USDC`.
@@ -53,8 +53,7 @@ class Instrument:
         return self.symbol.split("_")[1]
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """A mark price."""
 
     #: In USDC.
@@ -63,8 +62,7 @@ class Mark:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(Struct, frozen=True):
     """A net position of one symbol in one margin mode."""
 
     symbol: str
@@ -92,8 +90,7 @@ class Position:
         return self.quantity * (self.mark_price - self.average_open_price)
 
 
-@dataclass(frozen=True, slots=True)
-class AccountSnapshot:
+class AccountSnapshot(Struct, frozen=True):
     """The account and its markets at one instant: the only data that translation and risk rules decide from."""
 
     #: When account data last arrived from the exchange, not when a mark last moved.

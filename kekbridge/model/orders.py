@@ -5,10 +5,11 @@ Arithmetic on own fields only. Quantities in base units (coins), prices, fees an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+
+from msgspec import Struct
 
 from kekbridge.model.market import ZERO, MarginMode
 
@@ -84,8 +85,7 @@ _FINAL = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TakeProfit:
+class TakeProfit(Struct, frozen=True):
     """One take-profit of a bracket."""
 
     #: USDC.
@@ -94,8 +94,7 @@ class TakeProfit:
     quantity: Decimal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OrderIntent:
+class OrderIntent(Struct, frozen=True, kw_only=True):
     """One order to be placed, rounded to the instrument's grid. The risk rules check exactly what is sent."""
 
     symbol: str
@@ -163,8 +162,7 @@ class OrderIntent:
         return self.stop_loss is not None or bool(self.take_profits)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CancelRequest:
+class CancelRequest(Struct, frozen=True, kw_only=True):
     """Which open orders to cancel."""
 
     #: None: of every symbol.
@@ -174,8 +172,7 @@ class CancelRequest:
     include_algo: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(Struct, frozen=True, kw_only=True):
     """A stored order: an intent with its identity and its state. Each leg of an alert has exactly one, for ever."""
 
     #: Our id at the exchange, derived from alert and leg (`client_order_id_of`).
@@ -238,8 +235,7 @@ class Order:
         return is_open and self.intent.may_rest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fill:
+class Fill(Struct, frozen=True, kw_only=True):
     """One execution as the exchange reports it."""
 
     #: The exchange's ids of the trade and of the order.
@@ -280,8 +276,7 @@ class ExitKind(StrEnum):
     TAKE_PROFIT = "TAKE_PROFIT"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExitStatus:
+class ExitStatus(Struct, frozen=True, kw_only=True):
     """One exit that travelled with an entry (the stop loss or take-profit of a bracket), as last reported. Stored as it is."""
 
     #: Stop loss or take-profit.
@@ -295,8 +290,7 @@ class ExitStatus:
     average_price: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OrderStatusReport:
+class OrderStatusReport(Struct, frozen=True, kw_only=True):
     """What the exchange reports about one order, from a query or from its stream."""
 
     #: The exchange's id; for an algo order the id of its root.

@@ -6,18 +6,18 @@ Values only; the rules are in risk/.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from kekbridge.model.market import ZERO
 from kekbridge.model.state import TradingState
 from kekbridge.model.strategy import StrategyHistory
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(Struct, frozen=True, kw_only=True):
     """What one rule found for one order. Stored whether it passed or not, for `explain`."""
 
     #: The rule's code (codes.py).
@@ -42,8 +42,7 @@ class Verdict:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
+class Reservation(Struct, frozen=True, kw_only=True):
     """Room in the limits that an unfinished order holds."""
 
     client_order_id: str
@@ -65,8 +64,7 @@ class Reservation:
         return abs(self.notional / self.quantity) if self.quantity else ZERO
 
 
-@dataclass(frozen=True, slots=True)
-class SideTotals:
+class SideTotals(Struct, frozen=True):
     """What the orders of one symbol may still trade, by side and purpose."""
 
     #: Base units, unsigned.
@@ -86,8 +84,7 @@ class SideTotals:
         return SideTotals(self.entry_buys, self.entry_sells, self.exit_buys, self.exit_sells - quantity)
 
 
-@dataclass(frozen=True, slots=True)
-class Commitment:
+class Commitment(Struct, frozen=True):
     """The reservations of one symbol, added up: everything that the rules need to know of them."""
 
     #: All of them.
@@ -120,8 +117,7 @@ class Commitment:
 UNCOMMITTED: Final = Commitment()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(Struct, frozen=True, kw_only=True):
     """How much of every limit is used, read in the same transaction that will add to it. Days are UTC."""
 
     #: When it was read.
@@ -150,8 +146,7 @@ class Usage:
     strategy_histories: Mapping[str, StrategyHistory] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(Struct, frozen=True):
     """A deposit or withdrawal: changes equity, but is neither profit nor loss."""
 
     #: When it was booked.
@@ -160,8 +155,7 @@ class Flow:
     amount: Decimal
 
 
-@dataclass(frozen=True, slots=True)
-class EquityMark:
+class EquityMark(Struct, frozen=True):
     """The account's equity at one time."""
 
     #: When the account was read.
@@ -174,8 +168,7 @@ class EquityMark:
     peak: Decimal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitBreach:
+class LimitBreach(Struct, frozen=True, kw_only=True):
     """A limit that was hit and closes a scope for entries."""
 
     #: `webhook` or `account`.

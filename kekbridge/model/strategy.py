@@ -5,13 +5,13 @@ Values only: planning/strategy_position.py uses them to decide which message of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StrategyStep:
+
+class StrategyStep(Struct, frozen=True, kw_only=True):
     """One fill of a strategy."""
 
     #: When the alert fired.
@@ -21,8 +21,7 @@ class StrategyStep:
     now: Decimal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StrategyHistory:
+class StrategyHistory(Struct, frozen=True, kw_only=True):
     """The last steps of one webhook in one symbol."""
 
     #: Position before the first of these steps, in contracts, short negative; None if unknown.

@@ -5,8 +5,10 @@ These orders are judged and sent as they are; only resize() adapts their size to
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from decimal import Decimal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from kekbridge.alerts.signal import Amount, Signal
 from kekbridge.errors import Refused
@@ -37,8 +39,7 @@ _STOPS = frozenset({OrderType.STOP, OrderType.STOP_LIMIT})
 _MAX_CLOSING_ORDERS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedOrders:
+class PlannedOrders(Struct, frozen=True):
     """The orders of one step."""
 
     #: In the order in which they must be sent.

@@ -7,11 +7,12 @@ many alerts arrive together. No I/O and no clock: every input is an argument.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from typing import Literal
+
+from msgspec.structs import replace
 
 from kekbridge.alerts.redaction import storable_text
 from kekbridge.alerts.signal import Alert, Signal

@@ -6,8 +6,9 @@ Created once per step by translate.py; later stages read prices and positions fr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal
+
+from msgspec import Struct
 
 from kekbridge.alerts import symbols
 from kekbridge.alerts.signal import Signal
@@ -21,8 +22,7 @@ _CLOSED = frozenset({"NEW", "PENDING", "DELISTED"})
 _RESTING = frozenset({OrderType.LIMIT, OrderType.POST_ONLY})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MarketView:
+class MarketView(Struct, frozen=True, kw_only=True):
     """A market and the account's position in it."""
 
     #: The exchange's rules of the market.

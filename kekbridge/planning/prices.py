@@ -6,9 +6,10 @@ move closer to the entry. Percent levels are percent of the entry: the limit or 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import ROUND_UP, Context, Decimal
 from typing import Final
+
+from msgspec import Struct
 
 from kekbridge.alerts.signal import Amount, Signal
 from kekbridge.errors import Refused
@@ -23,8 +24,7 @@ _PERCENT: Final = Decimal(100)
 _MIN_CALLBACK_RATE, _MAX_CALLBACK_RATE = Decimal("0.001"), Decimal("0.05")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
+class Prices(Struct, frozen=True, kw_only=True):
     """Prices of the order that a signal makes on one side, in units of the market."""
 
     #: Limit price on the grid; None for orders without one.

@@ -6,8 +6,10 @@ Sizes are not rounded yet; build_orders.py creates the orders.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from decimal import Decimal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from kekbridge.alerts.signal import Action, QuantityType, Signal, TargetPosition
 from kekbridge.errors import Refused
@@ -24,8 +26,7 @@ _PERCENT = Decimal(100)
 _TRADES = (Action.BUY, Action.SELL)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PositionChange:
+class PositionChange(Struct, frozen=True, kw_only=True):
     """A change of position, not rounded."""
 
     #: Signed change in base units of the market.

@@ -7,9 +7,10 @@ sizes and prices from sizing.py and prices.py; risk/ decides whether they may be
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+
+from msgspec import Struct, field
 
 from kekbridge.alerts.signal import Action, Signal
 from kekbridge.errors import Refused
@@ -29,8 +30,7 @@ from kekbridge.planning.strategy_position import add_step
 from kekbridge.planning.target import position_change
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Struct, frozen=True, kw_only=True):
     """The result of one step: orders, a cancel, or nothing."""
 
     #: The exchange's symbol; None for a ping and for a cancel of all symbols.
@@ -51,8 +51,7 @@ class Plan:
     strategy_history: StrategyHistory | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class KnownHistory:
+class KnownHistory(Struct, frozen=True):
     """The message's time and the earlier steps of its strategy."""
 
     #: When the message fired; None if unknown or if its age does not count.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from kekbridge.model import UNCOMMITTED, AccountSnapshot, Commitment, Limits, OrderIntent, Usage, Verdict
 from kekbridge.risk import exposure
@@ -15,8 +17,7 @@ from kekbridge.risk import exposure
 NO_LIMIT: Final = "no limit"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountPolicy:
+class AccountPolicy(Struct, frozen=True, kw_only=True):
     """What applies to the orders of every webhook, from the configuration."""
 
     #: The account's own limits; they hold beside the webhook's.
@@ -29,8 +30,7 @@ class AccountPolicy:
     max_waiting: int = 500
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuleInput:
+class RuleInput(Struct, frozen=True, kw_only=True):
     """One order with everything that a rule may look at."""
 
     #: The order to be judged.

@@ -7,9 +7,10 @@ room for the other side (a reversal), never as a reason to allow more on the sam
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Final
+
+from msgspec import Struct
 
 from kekbridge.model import (
     UNCOMMITTED,
@@ -30,8 +31,7 @@ _POWER: Final = Decimal("0.8")
 _DEFAULT_LEVERAGE: Final = Decimal(10)
 
 
-@dataclass(frozen=True, slots=True)
-class PositionRange:
+class PositionRange(Struct, frozen=True):
     """The largest long and the largest short position that can result."""
 
     #: Base units.

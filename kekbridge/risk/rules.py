@@ -7,9 +7,10 @@ wins, because both are checked and one denial is enough. Exits pass every limit;
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from decimal import ROUND_DOWN, Decimal
 from typing import Final
+
+from msgspec.structs import replace
 
 from kekbridge.model import (
     UNCOMMITTED,

@@ -8,11 +8,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from itertools import groupby
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from kekbridge.model import ZERO, Fill, Order, Side
 from kekbridge.store import cache, codec, events, reservations, settings

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
 from typing import Final
+
+from msgspec.structs import replace
 
 from kekbridge.model import Order, OrderStatus, Verdict
 from kekbridge.store import alerts, events, reservations

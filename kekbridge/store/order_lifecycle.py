@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from kekbridge.model import Order, OrderIntent, OrderStatus, Purpose, TradingState, Verdict
 from kekbridge.model.orders import OrderStatusReport

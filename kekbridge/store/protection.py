@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+
+from msgspec.structs import replace
 
 from kekbridge.model import FIRST_PROTECTIVE_LEG, ZERO, Order, OrderIntent, OrderStatus, client_order_id_of
 from kekbridge.model.orders import ExitKind, ExitStatus

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kekbridge.execution.in_flight import InFlightOrders, can_overlap, sent_only_after
 from kekbridge.model import Order, OrderIntent, OrderStatus, OrderType, Side

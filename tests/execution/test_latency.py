@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+
+from msgspec.structs import replace
 
 from kekbridge.execution.latency import LatencyTracker
 from kekbridge.model import Order, OrderStatus
@@ -30,7 +31,7 @@ def order(client_order_id: str = "kb-1", **changes: object) -> Order:
         expires_at=after(60_000),
         submitted_at=NOW,
     )
-    return replace(base, **changes)  # type: ignore[arg-type]  # fields by name
+    return replace(base, **changes)
 
 
 def test_every_stage_is_published_once() -> None:

@@ -6,13 +6,13 @@ import asyncio
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kekbridge.execution import updates
 from kekbridge.execution.tracker import record_report
@@ -144,7 +144,7 @@ def order(leg: int = 0, status: OrderStatus = OrderStatus.QUEUED, **changes: obj
         created_at=NOW,
         expires_at=NOW + timedelta(seconds=60),
     )
-    return replace(base, **changes)  # type: ignore[arg-type]
+    return replace(base, **changes)
 
 
 async def test_a_waiter_is_woken_when_every_leg_is_settled() -> None:

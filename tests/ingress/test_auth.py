@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
 import hmac
 import json
@@ -15,6 +14,7 @@ import pytest
 import standardwebhooks
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
 from kekbridge.alerts import signature
 from kekbridge.alerts.message import read_message
@@ -420,5 +420,5 @@ def test_a_sender_holds_no_secret(world: World) -> None:
     """The receiver gets the sender as a plain value without secrets."""
     body = world.body()
     caller = world.send(body, {"x-webhook-signature": world.hmac(body)})
-    assert world.api_secret not in repr(dataclasses.asdict(caller))
+    assert world.api_secret not in repr(asdict(caller))
     assert world.api_secret not in repr(world.authenticator)

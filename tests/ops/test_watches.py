@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import ssl
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from kekbridge.errors import ConfigError, ExchangeUnavailable
 from kekbridge.exchange.base import Health, KeyInfo
@@ -151,7 +152,7 @@ class WebhookBench:
 
     def change(self, **settings: Any) -> None:
         with self.database.transaction() as connection:
-            wanted = replace(WebhookSettings(), **settings)
+            wanted = dataclasses.replace(WebhookSettings(), **settings)
             webhooks.change_settings(connection, "hook", wanted, now=self.clock())
 
     def alert(self, *, status: Any = "ignored") -> None:
@@ -299,7 +300,7 @@ async def test_a_webhook_that_requires_stops_covers_its_positions(tmp_path: Path
         assert await check_protection(bridge) == []
         with bridge.daemon.database.transaction() as connection:
             (hook,) = webhooks.list_all(connection)
-            wanted = replace(hook.settings, limits=Limits(require_stop_loss=True))
+            wanted = dataclasses.replace(hook.settings, limits=Limits(require_stop_loss=True))
             webhooks.change_settings(connection, hook.id, wanted, now=bridge.clock())
         await bridge.daemon.operator_services.jobs.run_now("positions")
         assert await check_protection(bridge) == [("position_unprotected", "0.01")]

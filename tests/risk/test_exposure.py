@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kekbridge.model import UNCOMMITTED, AccountSnapshot, Fill, OrderIntent, Reservation, Side, Usage
 from kekbridge.risk import exposure

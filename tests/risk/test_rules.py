@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kekbridge.codes import CODES
 from kekbridge.model import (
@@ -103,8 +104,8 @@ BREACHES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_each_limit_denies_for_the_webhook_and_for_the_account(code: str) -> None:
     """Either scope's limit denies the order; without the limit it passes."""
     limit, state = BREACHES[code]
-    assert denial(entry(), limits=replace(NO_LIMITS, **limit), **state) == (code, "webhook")
-    assert denial(entry(), account=replace(NO_LIMITS, **limit), **state) == (code, "account")
+    assert denial(entry(), limits=dataclasses.replace(NO_LIMITS, **limit), **state) == (code, "webhook")
+    assert denial(entry(), account=dataclasses.replace(NO_LIMITS, **limit), **state) == (code, "account")
     assert denial(entry(), **state) is None
 
 
@@ -112,7 +113,7 @@ def test_each_limit_denies_for_the_webhook_and_for_the_account(code: str) -> Non
 def test_an_exit_passes_every_limit(code: str) -> None:
     """Even with every limit used up an exit passes, and the verdicts show why."""
     limit, state = BREACHES[code]
-    limits = replace(NO_LIMITS, **limit)
+    limits = dataclasses.replace(NO_LIMITS, **limit)
     verdicts = check(exit_order(), limits=limits, account=limits, **state)
     assert rules.first_denial(verdicts) is None
     assert [verdict.rule for verdict in verdicts] == ["trading_halted", "exit"]
@@ -140,7 +141,7 @@ def test_an_order_exactly_at_the_limit_passes(
     limit: dict[str, Any], state: dict[str, Any], fields: dict[str, Any]
 ) -> None:
     """A limit of 10 allows 10."""
-    limits = replace(NO_LIMITS, **limit)
+    limits = dataclasses.replace(NO_LIMITS, **limit)
     assert denial(entry(**fields), limits=limits, account=limits, **state) is None
 
 
@@ -171,7 +172,7 @@ def test_stale_data_opens_no_position() -> None:
 
 def test_open_orders_count_towards_the_position_on_their_side() -> None:
     """0.3 held and 0.1 in open orders leave 0.1 of 0.5; orders of the other side free nothing."""
-    limits = replace(NO_LIMITS, max_position_size=D("0.5"))
+    limits = dataclasses.replace(NO_LIMITS, max_position_size=D("0.5"))
     room = {"limits": limits, "held": {BTC: "0.3"}}
     assert denial(entry("0.1"), reservations=(reservation("0.1"),), **room) is None
     assert denial(entry("0.11"), reservations=(reservation("0.1"),), **room) == ("position_too_large", "webhook")
@@ -184,7 +185,7 @@ def test_open_orders_count_towards_the_position_on_their_side() -> None:
 
 def test_the_entry_of_a_reversal_is_measured_from_flat() -> None:
     """Its close is sent first: long 0.4 to short 0.5 is a position of 0.5, neither 0.9 nor 0.1."""
-    limits = replace(NO_LIMITS, max_position_size=D("0.5"))
+    limits = dataclasses.replace(NO_LIMITS, max_position_size=D("0.5"))
     close, reverse = exit_order("0.4"), entry("0.5", Side.SELL)
     assert denial(close, reverse, limits=limits, held={BTC: "0.4"}) is None
     assert denial(close, entry("0.51", Side.SELL), limits=limits, held={BTC: "0.4"}) == (
@@ -198,7 +199,7 @@ def test_exits_larger_than_the_position_open_nothing(side: Side) -> None:
     """A close and a protective stop of the same position cannot both fill: reduce-only orders end at flat."""
     against = str(-side.sign)
     exits = tuple(reservation(str(D("0.4") * side.sign), client_order_id=f"kb-{leg}", is_entry=False) for leg in (1, 2))
-    room: dict[str, Any] = {"limits": replace(NO_LIMITS, max_position_size=D("0.5")), "reservations": exits}
+    room: dict[str, Any] = {"limits": dataclasses.replace(NO_LIMITS, max_position_size=D("0.5")), "reservations": exits}
     held = {BTC: str(D("0.4") * D(against))}
     assert denial(entry("0.5", side), held=held, **room) is None
     assert denial(entry("0.51", side), held=held, **room) == ("position_too_large", "webhook")
@@ -206,14 +207,14 @@ def test_exits_larger_than_the_position_open_nothing(side: Side) -> None:
 
 def test_earlier_orders_of_an_alert_count_against_the_limits() -> None:
     """Two entries of half the limit fit, a third does not."""
-    limits = replace(NO_LIMITS, daily_limit=D(13_000), daily_orders=2)
+    limits = dataclasses.replace(NO_LIMITS, daily_limit=D(13_000), daily_orders=2)
     assert denial(entry(), entry(), limits=limits) is None
     assert denial(entry(), entry(), entry(), limits=limits) == ("daily_limit", "webhook")
 
 
 def test_unrealised_losses_count_towards_the_daily_loss() -> None:
     """200 realised and 400 unrealised make a daily loss of 600, also for an isolated position."""
-    limits = replace(NO_LIMITS, max_daily_loss=D(600))
+    limits = dataclasses.replace(NO_LIMITS, max_daily_loss=D(600))
     losing = Position(symbol=BTC, quantity=D("0.2"), average_open_price=D(67_000))
     for place in ({"positions": {BTC: losing}}, {"other_positions": (losing,)}):
         state = snapshot(**place) if "other_positions" in place else replace(snapshot(), positions={BTC: losing})
@@ -224,19 +225,22 @@ def test_unrealised_losses_count_towards_the_daily_loss() -> None:
 
 def test_a_webhook_is_not_charged_with_positions_it_may_not_trade() -> None:
     """A webhook's loss is that of its allowed symbols."""
-    limits = replace(NO_LIMITS, max_daily_loss=D(100), allowed_symbols=(BTC,))
+    limits = dataclasses.replace(NO_LIMITS, max_daily_loss=D(100), allowed_symbols=(BTC,))
     state = replace(snapshot(), positions={ETH: Position(symbol=ETH, quantity=D(1), average_open_price=D(2000))})
     assert denial(entry(), limits=limits, state=state) is None
-    assert denial(entry(), account=replace(limits, allowed_symbols=None), state=state) == ("daily_loss", "account")
+    assert denial(entry(), account=dataclasses.replace(limits, allowed_symbols=None), state=state) == (
+        "daily_loss",
+        "account",
+    )
 
 
 def test_requested_leverage_is_also_limited_by_the_market() -> None:
     """By the webhook's maximum, and by 1/base_imr of the market (docs/internals/orderly.md section 9)."""
-    assert denial(entry(leverage=D(6)), limits=replace(NO_LIMITS, max_leverage=D(5))) == (
+    assert denial(entry(leverage=D(6)), limits=dataclasses.replace(NO_LIMITS, max_leverage=D(5))) == (
         "leverage_too_high",
         "webhook",
     )
-    assert denial(entry(leverage=D(5)), limits=replace(NO_LIMITS, max_leverage=D(5))) is None
+    assert denial(entry(leverage=D(5)), limits=dataclasses.replace(NO_LIMITS, max_leverage=D(5))) is None
     ten = snapshot(instruments={BTC: instrument(base_imr=D("0.1"))})
     assert denial(entry(leverage=D(11)), state=ten) == ("leverage_too_high", "exchange")
     assert denial(entry(leverage=D(10)), state=ten) is None
@@ -244,7 +248,7 @@ def test_requested_leverage_is_also_limited_by_the_market() -> None:
 
 def test_effective_leverage_counts_all_exposure() -> None:
     """Positions, open orders, isolated positions and this order, at the mark, divided by the account value."""
-    limits = replace(NO_LIMITS, max_leverage=D(1))
+    limits = dataclasses.replace(NO_LIMITS, max_leverage=D(1))
     isolated = (Position(symbol=ETH, quantity=D(-10), average_open_price=D(1800)),)
     state = snapshot({BTC: "0.5"}, other_positions=isolated)  # 32,500 + 18,000
     kwargs: dict[str, Any] = {"limits": limits, "state": state, "reservations": (reservation("20", ETH),)}  # + 36,000
@@ -256,8 +260,8 @@ def test_effective_leverage_counts_all_exposure() -> None:
 
 def test_leverage_is_lowered_if_the_policy_is_lower() -> None:
     """`lower` applies the tighter maximum in whole numbers; `refuse` and exits leave the order unchanged."""
-    lower = webhook(replace(NO_LIMITS, leverage_policy="lower", max_leverage=D("7.5")))
-    five = replace(NO_LIMITS, max_leverage=D(5))
+    lower = webhook(dataclasses.replace(NO_LIMITS, leverage_policy="lower", max_leverage=D("7.5")))
+    five = dataclasses.replace(NO_LIMITS, max_leverage=D(5))
     requested = entry(leverage=D(20))
     assert rules.apply_leverage_policy(requested, webhook=lower, account_limits=NO_LIMITS).leverage == 7
     assert rules.apply_leverage_policy(requested, webhook=lower, account_limits=five).leverage == 5
@@ -269,7 +273,7 @@ def test_leverage_is_lowered_if_the_policy_is_lower() -> None:
 
 def test_isolated_positions_and_open_entries_count_as_positions() -> None:
     """A position counts whatever its margin mode, and so does one that an open entry will create."""
-    limits = replace(NO_LIMITS, max_open_positions=2)
+    limits = dataclasses.replace(NO_LIMITS, max_open_positions=2)
     isolated = (Position(symbol=ETH, quantity=D(1), average_open_price=D(1800)),)
     opening = (reservation("100", "PERP_1000PEPE_USDC"),)
     assert denial(entry(), limits=limits, state=snapshot(other_positions=isolated)) is None
@@ -279,7 +283,7 @@ def test_isolated_positions_and_open_entries_count_as_positions() -> None:
 
 def test_a_stop_loss_must_not_be_too_far_away() -> None:
     """max_stop_distance is a fraction of the entry price; an order without a stop is left to require_stop_loss."""
-    limits = replace(NO_LIMITS, max_stop_distance=D("0.02"))
+    limits = dataclasses.replace(NO_LIMITS, max_stop_distance=D("0.02"))
     assert denial(entry(stop_loss=D("63699.9")), limits=limits) == ("stop_loss_too_far", "webhook")
     assert denial(entry(side=Side.SELL, stop_loss=D(66_301)), limits=limits) == ("stop_loss_too_far", "webhook")
     assert denial(entry(), limits=limits) is None
@@ -348,14 +352,14 @@ def test_the_mark_must_not_be_much_worse_than_the_signal_price(
     side: Side, signal: str, bound: str | None, *, is_denied: bool
 ) -> None:
     """At most max_slippage (0.5 %) worse than the signal, or the alert's own bound if tighter; a better price passes."""
-    limits = replace(NO_LIMITS, max_slippage=D("0.005"))
+    limits = dataclasses.replace(NO_LIMITS, max_slippage=D("0.005"))
     intent = entry(side=side, signal_price=D(signal), slippage=None if bound is None else D(bound))
     assert denial(intent, limits=limits) == (("slippage_too_high", "webhook") if is_denied else None)
 
 
 def test_unreadable_trading_hours_deny_entries() -> None:
     """An unreadable limit must not become no limit."""
-    assert denial(entry(), limits=replace(NO_LIMITS, trading_hours="office hours")) == (
+    assert denial(entry(), limits=dataclasses.replace(NO_LIMITS, trading_hours="office hours")) == (
         "outside_trading_hours",
         "webhook",
     )
@@ -414,7 +418,7 @@ def test_a_burst_of_orders_never_exceeds_a_limit(
     orders: list[tuple[str, Side, Decimal]], held: dict[str, str], size: Decimal, daily: Decimal, fills: list[bool]
 ) -> None:
     """Each order is judged with the earlier ones reserved: whichever of the admitted orders fill, no limit is exceeded."""
-    limits = replace(NO_LIMITS, max_position_size=size, daily_limit=daily, daily_orders=6)
+    limits = dataclasses.replace(NO_LIMITS, max_position_size=size, daily_limit=daily, daily_orders=6)
     usage = Usage(now=NOW)
     positions = {symbol: D(text) for symbol, text in held.items()}
     admitted: list[OrderIntent] = []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from msgspec.structs import replace
 
 from kekbridge.model import UNCOMMITTED, OrderStatus, RateLimits, Usage, Verdict, client_order_id_of
 from kekbridge.model.admission import Decision, NewAlert

@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as trying
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from kekbridge.model import AccountSnapshot, Order, OrderStatus, Position, RateLimits, TradingState
 from kekbridge.model import StrategyHistory as Course

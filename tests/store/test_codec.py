@@ -88,6 +88,27 @@ def test_intent_reads_back_equal(intent: OrderIntent) -> None:
     assert intent_from_json(to_json(intent)) == intent
 
 
+def test_stored_text_of_an_intent() -> None:
+    """The bytes of a stored order: sorted names, every field, amounts without exponents. The history's hashes cover them."""
+    intent = OrderIntent(
+        symbol="PERP_PEPE_USDC",
+        side=Side.BUY,
+        order_type=OrderType.LIMIT,
+        quantity=Decimal("1E+3"),
+        purpose=Purpose.ENTRY,
+        reference_price=Decimal("1E-8"),
+        limit_price=Decimal("0.00000001"),
+        take_profits=(TakeProfit(Decimal("0.00000002"), Decimal("500.0")),),
+    )
+    assert to_json(intent) == (
+        '{"after_leg":null,"close_fraction":null,"leverage":null,"limit_price":"0.00000001","order_type":"limit",'
+        '"purpose":"entry","quantity":"1000","reduce_only":false,"reference_price":"0.00000001","side":"BUY",'
+        '"signal_price":null,"slippage":null,"stop_loss":null,"symbol":"PERP_PEPE_USDC",'
+        '"take_profits":[{"quantity":"500.0","trigger_price":"0.00000002"}],"target_quantity":null,'
+        '"trailing_callback_rate":null,"trailing_callback_value":null,"trigger_price":null}'
+    )
+
+
 def test_intent_of_a_newer_version_is_read() -> None:
     """An unknown key of a newer version does not make a stored order unreadable after a downgrade."""
     intent = OrderIntent(

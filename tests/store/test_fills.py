@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+
+from msgspec.structs import replace
 
 from kekbridge.model import Order, Side
 from kekbridge.store import codec, events, fills, order_lifecycle

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from kekbridge.exchange.orderly import parsing
 from kekbridge.exchange.orderly.parsing import PositionRow

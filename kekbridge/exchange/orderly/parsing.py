@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from kekbridge.model import ZERO, Fill, Instrument, MarginMode, OrderStatus, OrderType, Position, Side
 from kekbridge.model.orders import ExitKind, ExitStatus, OrderStatusReport

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from kekbridge.exchange.orderly import parsing
 from kekbridge.exchange.orderly.account_api import SystemInfo, prices_of, system_info_of

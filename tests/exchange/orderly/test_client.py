@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Protocol
 
 import pytest
+from msgspec.structs import replace
 
 from kekbridge import errors
 from kekbridge.config import ExchangeSettings
