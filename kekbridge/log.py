@@ -1,6 +1,7 @@
 """Structured logging: one line per event, as key=value text or JSON, without secrets and control characters.
 
-Records of libraries pass the same processors. This module decides how a line looks, not what is logged; pure packages must not import it.
+Records of libraries pass the same steps: clean, render, write. This module decides how a line looks, not what is logged; pure packages
+must not import it.
 """
 
 from __future__ import annotations
@@ -9,25 +10,16 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+import traceback
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, TextIO
 
-from kekbridge.formatting import REDACTED, SHORTEST_BARE_KEY, escape_unprintable, has_secret_prefix, redact_secrets
+import msgspec
 
-# structlog imports rich for coloured tracebacks if it is installed. Ours are plain, and rich would cost a sixth of the daemon's start time
-# and 3 MiB, so it is hidden during this import. The command line imports rich itself.
-_rich = sys.modules.get("rich")
-sys.modules["rich"] = None  # type: ignore[assignment]
-try:
-    import structlog
-finally:
-    if _rich is None:
-        del sys.modules["rich"]
-    else:
-        sys.modules["rich"] = _rich
+from kekbridge.formatting import REDACTED, SHORTEST_BARE_KEY, escape_unprintable, has_secret_prefix, redact_secrets
 
 _MAX_TEXT = 2_000
 _MAX_TRACEBACK = 20_000
@@ -64,40 +56,59 @@ _PLAIN_TYPES = frozenset({bool, int, float, type(None)})
 _BYTES = (bytes, bytearray, memoryview)
 _LISTS = (list, tuple, set, frozenset)
 
-_FIRST = ("at", "level", "logger", "event")
-_JSON = json.JSONEncoder(ensure_ascii=False, default=str)
-
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
+_encode = msgspec.json.Encoder(enc_hook=str).encode
 
-def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
-    """Return a logger whose lines contain its name. The only access to structlog.
 
-    A logger uses the configuration in force at its first line, also if it was created before `configure`.
-    """
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(name)
-    return logger
+class Logger:
+    """Logs events under a name: `info("order", client_order_id=...)`. Names of fields are ours; values may come from outside."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def debug(self, event: str, **fields: object) -> None:
+        """Log what only a developer needs."""
+        if _output.threshold <= logging.DEBUG:
+            _output.write("debug", self._name, event, fields)
+
+    def info(self, event: str, **fields: object) -> None:
+        """Log what happens in normal operation."""
+        if _output.threshold <= logging.INFO:
+            _output.write("info", self._name, event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Log what the operator should know."""
+        if _output.threshold <= logging.WARNING:
+            _output.write("warning", self._name, event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        """Log what the operator must act on."""
+        _output.write("error", self._name, event, fields)
+
+    def exception(self, event: str, **fields: object) -> None:
+        """Log an error with the traceback of the exception that is being handled."""
+        _output.write("error", self._name, event, {**fields, "exception": traceback.format_exc()})
+
+
+def get_logger(name: str) -> Logger:
+    """Return a logger whose lines contain its name. It uses the configuration in force, also if it was created before `configure`."""
+    return Logger(name)
 
 
 def configure(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:  # noqa: A002 - the setting's name
-    """Write all records of `level` and above to `stream` (default: stderr).
+    """Write all records of `level` and above to `stream` (default: stderr). Before this call only warnings and errors are, as text.
 
     `format`: "text" (key=value), "json", or "auto" (text on a terminal, else JSON). Records of libraries are written from warning on, at
     level debug from info on: their debug lines quote headers and bodies.
     """
+    global _output
     out = sys.stderr if stream is None else stream
     as_json = format == "json" or (format == "auto" and not out.isatty())
     threshold = _LEVELS[level]
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            _stamp,
-            _render_json if as_json else _render_text,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=partial(_LineWriter, out),
-        cache_logger_on_first_use=True,
-    )
+    _output = _Output(threshold, _render_json if as_json else _render_text, out)
     root = logging.getLogger()
     for handler in list(root.handlers):
         if isinstance(handler, _Forward):
@@ -107,56 +118,73 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
     logging.captureWarnings(capture=True)
 
 
-class _LineWriter:
-    """Writes rendered lines; `name` is the logger's."""
+class _Output:
+    """Cleans, renders and writes events; without a stream to the stderr of the moment."""
 
-    def __init__(self, stream: TextIO, name: str = "") -> None:
+    def __init__(self, threshold: int, render: Callable[[dict[str, Any]], str], stream: TextIO | None) -> None:
+        self.threshold = threshold
+        self._render = render
         self._stream = stream
-        self.name = name
 
-    def msg(self, line: str) -> None:
-        # One write per line, so that threads do not mix lines; flushed, so that a killed daemon loses none.
+    def write(self, level: str, name: str, event: str, fields: Mapping[str, object]) -> None:
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = self._render(_clean({"at": at, "level": level, "logger": name, "event": event, **fields}))
+        stream = sys.stderr if self._stream is None else self._stream
         if not line.isascii():
-            encoding = getattr(self._stream, "encoding", None) or "utf-8"
+            encoding = getattr(stream, "encoding", None) or "utf-8"
             line = line.encode(encoding, "backslashreplace").decode(encoding)
         try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
+            # One write per line, so that threads do not mix lines; flushed, so that a killed daemon loses none.
+            stream.write(line + "\n")
+            stream.flush()
         except (OSError, ValueError):
             pass  # a full disk or a closed pipe behind the log must not stop an order
 
-    debug = info = warning = warn = error = critical = exception = msg
-
 
 class _Forward(logging.Handler):
-    """Passes records of libraries to structlog, so that they are redacted and rendered like ours."""
+    """Passes records of libraries on, so that they are cleaned and rendered like ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            exc_info = record.exc_info if record.exc_info and record.exc_info[0] else None
             level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
-            structlog.get_logger(record.name).log(level, record.getMessage(), exc_info=exc_info)
+            fields: dict[str, object] = {}
+            if record.exc_info and record.exc_info[0]:
+                fields["exception"] = "".join(traceback.format_exception(*record.exc_info))
+            if level >= _output.threshold:
+                _output.write(logging.getLevelName(level).lower(), record.name, record.getMessage(), fields)
         except Exception:  # logging must never break the code that logs
             self.handleError(record)
 
 
-def _stamp(logger: _LineWriter, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    event["at"] = datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
-    if logger.name:
-        event["logger"] = logger.name
-    if "exc_info" in event:
-        event = structlog.processors.format_exc_info(logger, name, event)  # a plain traceback, without values of locals
-    return event
-
-
-def _clean(event: Mapping[str, Any]) -> dict[str, Any]:
-    event = dict(event)
-    traceback = event.pop("exception", None)
-    cleaned = {_clean_name(str(key)): _clean_value(str(key), value, 0) for key, value in event.items()}
-    if traceback:
-        text = redact_secrets(str(traceback)[-_MAX_TRACEBACK:])
-        cleaned["exception"] = escape_unprintable(text, keep="\n")
+def _clean(event: dict[str, Any]) -> dict[str, Any]:
+    """Return the event without secrets and control characters, with values that JSON has; itself if it is so already."""
+    if _is_harmless(event):
+        return event
+    text = event.pop("exception", None)
+    cleaned = {_clean_name(name): _clean_value(name, value, 0) for name, value in event.items()}
+    if text:
+        cleaned["exception"] = escape_unprintable(redact_secrets(str(text)[-_MAX_TRACEBACK:].rstrip("\n")), keep="\n")
     return cleaned
+
+
+def _is_harmless(event: Mapping[str, Any]) -> bool:
+    """True if cleaning would change nothing, as for nearly all of our events: short plain values under harmless names."""
+    if not _are_harmless_names(tuple(event)):
+        return False
+    texts: list[str] = []
+    for value in event.values():
+        kind = type(value)
+        if kind is str:
+            texts.append(value)
+        elif kind is list:
+            for inner in value:
+                if type(inner) is not str:
+                    return False
+                texts.append(inner)
+        elif kind not in _PLAIN_TYPES:
+            return False
+    text = " ".join(texts)
+    return text.isprintable() and not has_secret_prefix(text) and max(map(len, texts)) < SHORTEST_BARE_KEY
 
 
 def _clean_value(name: str, value: object, depth: int) -> object:
@@ -198,57 +226,21 @@ def _is_secret_name(name: str) -> bool:
     return name.lower().replace("_", "").replace("-", "") in _SECRET_NAMES
 
 
-def _render_json(_logger: object, _name: str, event: Mapping[str, Any]) -> str:
-    if _is_plain(event):
-        line = _in_order(event)
-        if line.isprintable() and "\\" not in line and not has_secret_prefix(line):
-            return line  # redaction would not change it
-    return _in_order(_clean(event))
-
-
-def _in_order(event: Mapping[str, Any]) -> str:
-    first = {key: event[key] for key in _FIRST if key in event}
-    return _JSON.encode(first | dict(event))
-
-
-def _is_plain(event: Mapping[str, Any]) -> bool:
-    """True if the event has only short plain values under harmless names, as nearly all of our events.
-
-    Cleaning can then change characters only, and the rendered line shows whether it would: escapes contain a backslash, credentials
-    begin with a known prefix.
-    """
-    if not _are_plain_names(tuple(event)):
-        return False
-    for value in event.values():
-        kind = type(value)
-        if kind is str:
-            if len(value) >= SHORTEST_BARE_KEY:
-                return False
-        elif kind is list:
-            for inner in value:
-                if type(inner) is not str or len(inner) >= SHORTEST_BARE_KEY:
-                    return False
-        elif kind not in _PLAIN_TYPES:
-            return False
-    return True
-
-
 @lru_cache(maxsize=512)
-def _are_plain_names(names: tuple[str, ...]) -> bool:
+def _are_harmless_names(names: tuple[str, ...]) -> bool:
     """True if no name is a secret's, is changed by cleaning, or is the traceback's."""
-    return all(
-        type(name) is str and name != "exception" and not _is_secret_name(name) and _clean_name(name) == name
-        for name in names
-    )
+    return all(name != "exception" and not _is_secret_name(name) and _clean_name(name) == name for name in names)
 
 
-def _render_text(_logger: object, _name: str, event: Mapping[str, Any]) -> str:
-    event = _clean(event)
-    traceback = event.pop("exception", None)
-    logger = event.pop("logger", "")
-    head = f"{event.pop('at', '')} {event.pop('level', ''):<7} {logger}{': ' if logger else ''}{event.pop('event', '')}"
+def _render_json(event: dict[str, Any]) -> str:
+    return _encode(event).decode()
+
+
+def _render_text(event: dict[str, Any]) -> str:
+    head = f"{event.pop('at')} {event.pop('level'):<7} {event.pop('logger')}: {event.pop('event')}"
+    text = event.pop("exception", None)
     fields = "".join(f" {_text_of(key)}={_text_of(value)}" for key, value in event.items() if value is not None)
-    return f"{head}{fields}" + (f"\n{traceback}" if traceback else "")
+    return f"{head}{fields}" + (f"\n{text}" if text else "")
 
 
 def _text_of(value: object) -> str:
@@ -256,3 +248,6 @@ def _text_of(value: object) -> str:
     if isinstance(value, str):
         return value if value and not re.search(r'[\s"=]', value) else json.dumps(value, ensure_ascii=False)
     return json.dumps(value, ensure_ascii=False, default=str)
+
+
+_output = _Output(logging.WARNING, _render_text, None)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
+from types import FrameType
 
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,12 +27,12 @@ TEMPLATE_SIGNATURE = "v1:action,apiKey,quantity,symbol:" + "ab" * 32
 
 
 @pytest.fixture(autouse=True)
-def restore_logging() -> Iterator[None]:
+def restore_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Restore the process's logging."""
+    monkeypatch.setattr(log, "_output", log._output)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
-    structlog.reset_defaults()
     logging.captureWarnings(capture=False)
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -149,6 +151,59 @@ def test_libraries_log_from_warning_on() -> None:
     assert [(line["logger"], line["event"]) for line in lines_of(stream)] == [("ours", "yes"), ("theirs", "yes")]
 
 
+def test_before_configure_only_warnings_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    """A command that does not configure logging keeps stdout for its result; warnings go to stderr, redacted."""
+    logger = log.get_logger("test")
+    logger.info("quiet")
+    logger.warning("loud", text=API_SECRET)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "quiet" not in captured.err
+    assert "warning test: loud" in captured.err
+    assert API_SECRET[12:] not in captured.err
+
+
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_lower_levels_are_not_written(level: str) -> None:
+    """Lines of the chosen level and above are written, each with its level; an exception is an error."""
+    stream = io.StringIO()
+    log.configure(level, "json", stream)
+    logger = log.get_logger("test")
+    for write in (logger.debug, logger.info, logger.warning, logger.error):
+        write("event")
+    names = ["debug", "info", "warning", "error"]
+    assert [line["level"] for line in lines_of(stream)] == names[names.index(level) :]
+    logger.exception("failed")
+    assert lines_of(stream)[-1]["level"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (Decimal("1E-8"), "0.00000001"),
+        (Decimal("NaN"), "NaN"),
+        (2**70, 2**70),
+        (float("nan"), None),
+        (float("inf"), None),
+        (0.1, 0.1),
+        (True, True),
+        (Mode.LIVE, "live"),
+        (b"secret", "<6 bytes>"),
+        ((1, "a"), [1, "a"]),
+        ({"a": {"b": Decimal("1.50")}}, {"a": {"b": "1.50"}}),
+        (datetime(2026, 11, 22, tzinfo=UTC), "2026-11-22 00:00:00+00:00"),
+        (OSError(2, "gone"), "[Errno 2] gone"),
+    ],
+    ids=repr,
+)
+def test_values_of_json_lines(value: object, written: object) -> None:
+    """Every value becomes a JSON value: decimals in plain notation, bytes as their length, anything else as text."""
+    stream = io.StringIO()
+    log.configure("info", "json", stream)
+    log.get_logger("test").info("event", value=value)
+    assert lines_of(stream)[0]["value"] == written
+
+
 def test_configuring_twice_does_not_write_twice() -> None:
     """A library's record is written to the last stream, once."""
     first, second = io.StringIO(), io.StringIO()
@@ -194,18 +249,38 @@ _PIECES = st.sampled_from(
 )
 
 
-@given(st.lists(st.one_of(_PIECES, st.text(max_size=12)), max_size=5).map("".join))
-def test_json_lines_contain_the_redacted_text(text: str) -> None:
-    """The fast path for harmless lines writes what full redaction would write."""
+@given(texts=st.lists(st.lists(st.one_of(_PIECES, st.text(max_size=12)), max_size=5).map("".join), max_size=4))
+def test_json_lines_contain_the_redacted_texts(texts: list[str]) -> None:
+    """Lines that are encoded without cleaning, since nothing in them needs it, are what cleaning would give."""
     stream = io.StringIO()
     log.configure("debug", "json", stream)
-    log.get_logger("test").info("plain", text=text, texts=[text], number=1, nothing=None, apiKey=text)
-    (line,) = lines_of(stream)
-    cleaned = escape_unprintable(redact_secrets(text))
-    assert (line["text"], line["texts"], line["apiKey"]) == (cleaned, [cleaned], "[redacted]")
-    assert list(line)[:4] == ["at", "level", "logger", "event"]
-    stream = io.StringIO()
-    log.configure("debug", "json", stream)
-    log.get_logger("test").info("plain", text=text, number=1)
-    (line,) = lines_of(stream)
-    assert (line["text"], line["number"]) == (cleaned, 1)
+    log.get_logger("test").info("plain", first="".join(texts), texts=texts, number=1, nothing=None)
+    log.get_logger("test").info("plain", first="".join(texts), apiKey="".join(texts))
+    plain, secret = lines_of(stream)
+    first = escape_unprintable(redact_secrets("".join(texts)))
+    assert (plain["first"], plain["texts"]) == (first, [escape_unprintable(redact_secrets(text)) for text in texts])
+    assert (plain["number"], plain["nothing"]) == (1, None)
+    assert (secret["first"], secret["apiKey"]) == (first, "[redacted]")
+    assert list(plain)[:4] == ["at", "level", "logger", "event"]
+
+
+def test_a_hot_line_costs_few_calls() -> None:
+    """A line of the daemon's normal operation is encoded directly: at most eight Python functions are called for it."""
+    log.configure("info", "json", io.StringIO())
+    logger = log.get_logger("test")
+    called: list[str] = []
+
+    def record(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call":
+            called.append(frame.f_code.co_name)
+
+    def write() -> None:
+        logger.info("alert", alert_id="01JQXW8M5E3N2C7V9B4K6T0R00", http_status=202, code=None, orders=["kb-1"], ms=1.5)
+
+    write()  # fills the cache of names
+    sys.setprofile(record)
+    try:
+        write()
+    finally:
+        sys.setprofile(None)
+    assert len(called) - 1 <= 8, called

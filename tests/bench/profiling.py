@@ -36,7 +36,6 @@ _FILES: Mapping[str, str] = {
     "/kekbridge/": "kekbridge: log and the rest",
     "/aiohttp/": "aiohttp",
     "/asyncio/": "asyncio",
-    "/structlog/": "structlog",
     "/pydantic/": "pydantic",
     "/json/": "json",
 }

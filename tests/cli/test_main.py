@@ -14,7 +14,7 @@ from kekbridge import __version__
 from tests.paths import ROOT
 
 # Modules whose import takes longer than everything else in `--help`.
-HEAVY = ("rich", "pydantic", "aiohttp", "sqlite3", "sqlite_utils", "keyring", "apscheduler", "structlog", "asyncio")
+HEAVY = ("rich", "pydantic", "aiohttp", "sqlite3", "sqlite_utils", "keyring", "apscheduler", "asyncio")
 
 # Modules that no alert needs, or only some setups: the daemon imports them once it listens, or on first use.
 LATE = (
