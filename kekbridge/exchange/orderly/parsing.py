@@ -15,8 +15,10 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Final
 
+import msgspec
 from msgspec.structs import replace
 
+from kekbridge.exchange.orderly.replies import read_json
 from kekbridge.model import ZERO, Fill, Instrument, MarginMode, OrderStatus, OrderType, Position, Side
 from kekbridge.model.orders import ExitKind, ExitStatus, OrderStatusReport
 
@@ -56,20 +58,29 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def decimal_or_none(raw: object) -> Decimal | None:
-    """A finite number, quoted or not; None for anything else."""
+    """A finite number, quoted or not, between 10^-64 and 10^64; None for anything else."""
     if type(raw) is Decimal:  # nearly always
-        return raw if raw.is_finite() else None
-    if raw is None or isinstance(raw, bool):
-        return None
-    if isinstance(raw, int):
-        return Decimal(raw)
-    if isinstance(raw, str) and 0 < len(raw) <= _MAX_DIGITS:
+        value = raw
+    elif type(raw) is int:
+        value = Decimal(raw)
+    elif isinstance(raw, str) and raw:
         try:
             value = Decimal(raw)
         except InvalidOperation:
             return None
-        return value if value.is_finite() else None
-    return None
+    else:
+        return None
+    return value if _are_plausible(value) else None
+
+
+def _are_plausible(*values: Decimal | None) -> bool:
+    """False if any is NaN, infinite, or so large or small that a few characters become gigabytes where it is written out."""
+    for value in values:
+        if value is None:
+            continue
+        if not value.is_finite() or not -_MAX_DIGITS <= value.adjusted() < _MAX_DIGITS:
+            return False
+    return True
 
 
 def integer_or_none(raw: object) -> int | None:
@@ -376,7 +387,141 @@ def _fill(
     )
 
 
-def stream_fill(row: Mapping[str, Any]) -> Fill | None:
+class ExecutionMessage(msgspec.Struct, frozen=True):
+    """One message of `executionreport`."""
+
+    #: The order as it is now.
+    report: OrderStatusReport
+    #: The trade that changed it; None if none did (tradeId 0).
+    fill: Fill | None
+    #: Margin mode of the position that the fill changes.
+    margin_mode: MarginMode
+    #: Sequence number among the reports of the order; 0 if not reported.
+    seq: int
+
+
+class _DocumentedExecution(msgspec.Struct, rename="camel", kw_only=True):
+    """An `executionreport` with the documented names and types; anything else in it is a ValidationError or not read."""
+
+    order_id: int
+    client_order_id: str | None
+    symbol: str
+    side: Side
+    type: str
+    status: str
+    quantity: Decimal
+    total_executed_quantity: Decimal
+    price: Decimal
+    avg_executed_price: Decimal
+    total_fee: Decimal | None = None
+    realized_pnl: Decimal | None = None
+    reduce_only: bool | None = None
+    reason: str
+    created_time: int | None = None
+    timestamp: int
+    trade_id: int
+    executed_price: Decimal
+    executed_quantity: Decimal
+    fee: Decimal | None
+    maker: bool | None = None
+    margin_mode: str | None = None
+    seq: int | None = None
+    # Read first by `order_report` where a message has them: only null is as documented.
+    average_executed_price: None = None
+    updated_time: None = None
+
+
+_EXECUTIONS: Final = msgspec.json.Decoder(_DocumentedExecution)
+# The name of a field in snake_case other than match_id, which the stream is documented to have.
+_SNAKE_CASE: Final = re.compile(rb'_(?<!match_)[a-z_]+"\s*:')
+
+
+def execution(data: bytes | msgspec.Raw) -> ExecutionMessage:
+    """Parse the JSON of an `executionreport`; one as documented is decoded straight into its types. Raises ParseError."""
+    try:
+        message = _EXECUTIONS.decode(data)
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
+        return _other_execution(data)
+    if _SNAKE_CASE.search(data) is not None:
+        return _other_execution(data)
+    return _documented_execution(message) or _other_execution(data)
+
+
+def _documented_execution(message: _DocumentedExecution) -> ExecutionMessage | None:
+    """The report and fill of a message; None without an essential value, which `_other_execution` reports."""
+    order_id, symbol, side, timestamp = message.order_id, message.symbol, message.side, message.timestamp
+    quantity, executed, average = message.quantity, message.total_executed_quantity, message.avg_executed_price
+    traded, traded_price, limit_price = message.executed_quantity, message.executed_price, message.price
+    fee, total_fee, realized_pnl = message.fee, message.total_fee, message.realized_pnl
+    at = datetime_or_none(timestamp)
+    if at is None or not (order_id and symbol):
+        return None
+    if not _are_plausible(quantity, executed, average, traded, traded_price, limit_price, fee, total_fee, realized_pnl):
+        return None
+    client_order_id = message.client_order_id
+    if client_order_id is not None and not client_order_id.strip("0"):
+        client_order_id = None
+    report = OrderStatusReport(
+        order_id=str(order_id),
+        client_order_id=client_order_id,
+        is_algo=False,
+        symbol=symbol,
+        side=side,
+        order_type=_PLAIN_TYPES.get(message.type.upper()),
+        venue_type=None,
+        status=status_of(message.status, executed=executed, quantity=quantity),
+        quantity=quantity or ZERO,
+        executed_quantity=executed or ZERO,
+        average_price=average if average > 0 else None,
+        limit_price=limit_price if limit_price > 0 else None,
+        trigger_price=None,
+        fee=total_fee or ZERO,
+        realized_pnl=realized_pnl,
+        reduce_only=message.reduce_only is True,
+        reason="" if message.reason.lower() == "none" else message.reason,
+        created_at=None if message.created_time is None else datetime_or_none(message.created_time),
+        updated_at=at,
+        version=timestamp,
+    )
+    fill = None
+    if message.trade_id and traded > 0:
+        if traded_price <= 0:
+            return None
+        fill = Fill(
+            trade_id=str(message.trade_id),
+            order_id=report.order_id,
+            client_order_id=client_order_id,
+            symbol=symbol,
+            side=side,
+            price=traded_price,
+            quantity=traded,
+            fee=fee or ZERO,
+            realized_pnl=None,  # the message contains the order's only, which would count once per fill
+            is_maker=message.maker is True,
+            executed_at=at,
+        )
+    mode = message.margin_mode
+    isolated = mode is not None and mode.upper() == "ISOLATED"
+    return ExecutionMessage(report, fill, MarginMode.ISOLATED if isolated else MarginMode.CROSS, message.seq or 0)
+
+
+def _other_execution(data: bytes | msgspec.Raw) -> ExecutionMessage:
+    """Parse any other `executionreport` (quoted ids, missing values, names in snake_case) by the tolerant rules of REST's rows."""
+    try:
+        row = snake_keys(read_json(data))
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise ParseError("the message is not an object")
+    return ExecutionMessage(
+        report=order_report(row),
+        fill=_stream_fill(row),
+        margin_mode=MarginMode.ISOLATED if str(row.get("margin_mode")).upper() == "ISOLATED" else MarginMode.CROSS,
+        seq=integer_or_none(row.get("seq")) or 0,
+    )
+
+
+def _stream_fill(row: Mapping[str, Any]) -> Fill | None:
     """Parse the fill inside an `executionreport` (after `snake_keys`); None if it contains none (tradeId 0)."""
     trade_id = identifier(row.get("trade_id"))
     if trade_id is None or _positive(row.get("executed_quantity")) is None:
@@ -385,7 +530,7 @@ def stream_fill(row: Mapping[str, Any]) -> Fill | None:
         row,
         trade_id=trade_id,
         executed_at=datetime_or_none(row.get("timestamp")),
-        realized_pnl=None,  # the report contains the order's only, which would count once per fill
+        realized_pnl=None,  # the message contains the order's only, which would count once per fill
         maker=row.get("maker"),
     )
 

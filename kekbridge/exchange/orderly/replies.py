@@ -5,11 +5,12 @@ Pure values between `transport.py` and `classify.py`. Reading a body never raise
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Final, NoReturn
+from typing import Any, Final
+
+import msgspec
 
 from kekbridge.formatting import sanitize
 
@@ -90,18 +91,35 @@ def read_reply(status: int, body: bytes, *, retry_after: str | None = None) -> H
 
 def read_object(text: bytes | str) -> dict[str, Any] | None:
     """Parse a JSON object with exact numbers; None for anything else."""
-    # Some libraries raise the recursion limit of the whole process, and json then overflows the C stack before it raises. No reply
-    # of this API comes near this number of brackets (500 algo orders with their legs have 2,500), and as many levels fit the stack.
-    opened = text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
-    if opened > _MAX_BRACKETS:
-        return None
     try:
-        if isinstance(text, bytes):
-            text = text.decode(json.detect_encoding(text), "surrogatepass")  # as json.loads does
-        value = _DECODER.decode(text)
-    except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        value = read_json(text)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def read_json(text: bytes | str | msgspec.Raw) -> Any:
+    """Parse any JSON value with exact numbers: int, or Decimal if it has a fraction or an exponent. Raises ValueError."""
+    if is_nested_too_deep(text):
+        raise ValueError("too many levels")
+    try:
+        return _DECODER.decode(text)
+    except (ArithmeticError, RecursionError) as error:  # an exponent that no Decimal has; the levels of a small stack
+        raise ValueError(str(error)) from None
+
+
+def is_nested_too_deep(text: bytes | str | msgspec.Raw) -> bool:
+    """True if parsing the text might need more levels than the stack has.
+
+    Some libraries raise the recursion limit of the whole process, which alone then no longer protects the stack. No reply of this API
+    comes near this number of brackets (500 algo orders with their legs have 2,500), and as many levels fit the stack.
+    """
+    if len(memoryview(text) if isinstance(text, msgspec.Raw) else text) <= _MAX_BRACKETS:
+        return False
+    if isinstance(text, str):
+        return text.count("[") + text.count("{") > _MAX_BRACKETS
+    whole = bytes(text)
+    return whole.count(b"[") + whole.count(b"{") > _MAX_BRACKETS
 
 
 def sanitize_line(value: object) -> str:
@@ -133,9 +151,4 @@ def _seconds(header: str | None) -> float | None:
     return float(header)
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number")
-
-
-# Shared: json.loads with options builds a decoder for every call.
-_DECODER: Final = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_constant)
+_DECODER: Final = msgspec.json.Decoder(float_hook=Decimal)

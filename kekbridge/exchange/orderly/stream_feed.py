@@ -12,13 +12,15 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
+import msgspec
 from msgspec.structs import replace
 
 from kekbridge.exchange.orderly import parsing
 from kekbridge.exchange.orderly.account_api import SystemInfo, prices_of, system_info_of
 from kekbridge.exchange.orderly.account_state import AccountState
+from kekbridge.exchange.orderly.replies import read_json
 from kekbridge.log import get_logger
-from kekbridge.model import ZERO, Fill, MarginMode
+from kekbridge.model import ZERO, Fill
 from kekbridge.model.orders import OrderStatusReport
 
 log = get_logger("kekbridge.exchange.orderly.stream_feed")
@@ -66,38 +68,36 @@ class StreamFeed:
         fill = self._opening_fills.pop(order_id, None)
         return fill if fill is not None and fill.quantity == quantity else None
 
-    def handle(self, topic: str, data: Any) -> None:
-        """Handle one message. What cannot be read is logged and skipped: the next poll brings the same facts."""
+    def handle(self, topic: str, data: bytes | msgspec.Raw) -> None:
+        """Handle one message, its data as JSON. What cannot be read is logged and skipped: the next poll brings the same facts."""
         try:
             if topic == "executionreport":
-                self._execution(parsing.snake_keys(data))
+                self._execution(parsing.execution(data))
             elif topic == "algoexecutionreportv2":
-                self._algo(parsing.snake_keys(data))
+                self._algo(parsing.snake_keys(_value(data)))
             elif topic == "position":
-                self._positions(data)
+                self._positions(_value(data))
             elif topic == "balance":
                 self._on_account()  # does not contain the free collateral: the owner refreshes the totals
             elif topic == "markprices":
-                self._marks(data)
+                self._marks(_value(data))
             elif topic == "maintenance_status":
-                self._maintenance(data)
+                self._maintenance(_value(data))
         except parsing.ParseError as error:
             log.warning("stream_row_unreadable", topic=topic, error=str(error))
 
-    def _execution(self, row: Mapping[str, Any]) -> None:
-        report = parsing.order_report(_mapping(row))
-        fill = parsing.stream_fill(row)
+    def _execution(self, execution: parsing.ExecutionMessage) -> None:
+        report, fill = execution.report, execution.fill
         # A fill counts once by its trade id, also if the report that contains it is stale.
         if fill is not None and fill.trade_id not in self._trade_ids:
             _remember(self._trade_ids, fill.trade_id, None)
-            isolated = str(row.get("margin_mode")).upper() == MarginMode.ISOLATED
-            mode = MarginMode.ISOLATED if isolated else MarginMode.CROSS
+            mode = execution.margin_mode
             if fill.quantity == report.executed_quantity and self._account.is_opened_by(fill, mode):
                 # A report does not contain what a fill realized; one that opens or enlarges realizes nothing.
                 _remember(self._opening_fills, fill.order_id, replace(fill, realized_pnl=ZERO))
             if self._account.apply_fill(fill, mode):
                 self._on_account()
-        self._report(report, parsing.integer_or_none(row.get("seq")) or 0)
+        self._report(report, execution.seq)
 
     def _algo(self, row: Mapping[str, Any]) -> None:
         row = _mapping(row)
@@ -132,6 +132,13 @@ class StreamFeed:
         entries = data if isinstance(data, list) else [data]
         for entry in entries:
             self._on_system(system_info_of(_mapping(entry)))
+
+
+def _value(data: bytes | msgspec.Raw) -> Any:
+    try:
+        return read_json(data)
+    except ValueError:
+        raise parsing.ParseError("the message is not JSON") from None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import aiohttp
+import msgspec
 
-from kekbridge.exchange.orderly.replies import read_object, sanitize_line
+from kekbridge.exchange.orderly.replies import is_nested_too_deep, sanitize_line
 from kekbridge.log import get_logger
 
 log = get_logger("kekbridge.exchange.orderly.websocket")
@@ -40,6 +41,28 @@ class StreamTimings:
     refused_delay_s: float = 5.0
 
 
+class _Message(msgspec.Struct):
+    """The frame of every message of the protocol. Any of it may be missing; what is not expected is ignored."""
+
+    #: Text; a message of a topic, or the confirmation of a subscription.
+    topic: Any = None
+    #: ping, auth, subscribe and others; None for a message of a topic.
+    event: Any = None
+    #: Our own text, in confirmations.
+    id: Any = None
+    #: Unix ms, returned in a pong.
+    ts: Any = None
+    #: Whether a login or subscription was accepted.
+    success: Any = None
+    #: Why it was not.
+    errorMsg: Any = None  # noqa: N815 - the protocol's name
+    #: What the topic reports, not parsed yet: each topic has a parser of its own.
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_MESSAGES: Final = msgspec.json.Decoder(_Message)
+
+
 class _ConnectionLost(Exception):
     """The connection is unusable; the text gives the reason."""
 
@@ -52,7 +75,8 @@ class Stream:
     """A stream that reconnects. One task awaits `run()`, which ends by cancellation only.
 
     `login` returns the parameters of the auth message; None for a public stream. `on_message(topic, data)` gets every message of a
-    topic; `on_frame()` is called for every frame, `on_live()` each time all topics are subscribed, `on_lost(reason)` for each loss.
+    topic, its data as JSON; `on_frame()` is called for every frame, `on_live()` each time all topics are subscribed, `on_lost(reason)`
+    for each loss.
     """
 
     def __init__(
@@ -62,7 +86,7 @@ class Stream:
         topics: tuple[str, ...],
         *,
         session: Callable[[], aiohttp.ClientSession],
-        on_message: Callable[[str, Any], None],
+        on_message: Callable[[str, msgspec.Raw], None],
         on_live: Callable[[], None] = lambda: None,
         on_lost: Callable[[str], None] = lambda reason: None,
         on_frame: Callable[[], None] = lambda: None,
@@ -162,31 +186,33 @@ class Stream:
         if message is None:
             return
         self._on_frame()
-        event = message.get("event")
-        if event == "ping":
-            await _send(socket, {"event": "pong", "ts": message.get("ts")})
-        elif event in ("auth", "subscribe"):
+        if message.event == "ping":
+            await _send(socket, {"event": "pong", "ts": message.ts})
+        elif message.event in ("auth", "subscribe"):
             self._handle_confirmation(message)
-        elif isinstance(message.get("topic"), str):
-            self._on_message(message["topic"], message.get("data"))
+        elif isinstance(message.topic, str):
+            self._on_message(message.topic, message.data)
 
-    def _handle_confirmation(self, message: Mapping[str, Any]) -> None:
-        name = _LOGIN_ID if message.get("event") == "auth" else str(message.get("id") or message.get("topic"))
-        if message.get("success") is True:
+    def _handle_confirmation(self, message: _Message) -> None:
+        name = _LOGIN_ID if message.event == "auth" else str(message.id or message.topic)
+        if message.success is True:
             self._pending.discard(name)
             return
-        reason = sanitize_line(message.get("errorMsg")) or "no reason given"
+        reason = sanitize_line(message.errorMsg) or "no reason given"
         raise _HandshakeRefused(f"the exchange refused {name}: {reason}")
 
 
-def _message_of(frame: aiohttp.WSMessage) -> Mapping[str, Any] | None:
-    """The JSON object of a frame; anything else is skipped, as it must not end the stream."""
+def _message_of(frame: aiohttp.WSMessage) -> _Message | None:
+    """The message of a frame; one that is not a JSON object is skipped, as it must not end the stream."""
     if frame.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
         return None
-    message = read_object(frame.data)
-    if message is None:
-        log.warning("stream_message_unreadable", size=len(frame.data))
-    return message
+    try:
+        if not is_nested_too_deep(frame.data):
+            return _MESSAGES.decode(frame.data)
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
+        pass
+    log.warning("stream_message_unreadable", size=len(frame.data))
+    return None
 
 
 async def _send(socket: aiohttp.ClientWebSocketResponse, message: Mapping[str, Any]) -> None:

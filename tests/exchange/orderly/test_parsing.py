@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 
 from kekbridge.exchange.orderly import parsing
 from kekbridge.model import MarginMode, OrderStatus, OrderType, Side
+from tests.exchange.orderly.json_text import to_json
 
 ORDER = json.loads(
     """{"order_id":1788643232,"user_id":24871,"price":2500.5,"type":"LIMIT","quantity":0.5,"amount":null,"executed":0.2,
@@ -106,10 +110,14 @@ def test_order_example() -> None:
     assert report.stop_is_live is None
 
 
+def execution(row: dict[str, Any]) -> parsing.ExecutionMessage:
+    return parsing.execution(to_json(row).encode("utf-8", "surrogatepass"))
+
+
 def test_stream_and_rest_give_equal_reports() -> None:
     """camelCase of the stream and snake_case of REST give equal reports."""
-    row = parsing.snake_keys(EXECUTION)
-    report = parsing.order_report(row)
+    found = execution(EXECUTION)
+    report = found.report
     assert report.client_order_id == "kb-7f3a"
     assert (report.executed_quantity, report.average_price, report.fee) == (
         Decimal("0.2"),
@@ -117,7 +125,8 @@ def test_stream_and_rest_give_equal_reports() -> None:
         Decimal("0.225"),
     )
     assert report.version == 1790000000440
-    fill = parsing.stream_fill(row)
+    assert (found.seq, found.margin_mode) == (1790000000440000002, MarginMode.CROSS)
+    fill = found.fill
     assert fill is not None
     rest = parsing.trade(TRADE)
     assert (fill.trade_id, fill.order_id, fill.price, fill.quantity, fill.fee, fill.executed_at, fill.side, fill.is_maker) == (
@@ -127,8 +136,120 @@ def test_stream_and_rest_give_equal_reports() -> None:
 
 def test_new_report_has_no_fill() -> None:
     """A NEW report has zeros in the fields of a fill; that is not a fill of size zero."""
-    row = parsing.snake_keys({**EXECUTION, "tradeId": 0, "executedPrice": 0, "executedQuantity": 0, "status": "NEW"})
-    assert parsing.stream_fill(row) is None
+    new = {**EXECUTION, "tradeId": 0, "executedPrice": 0, "executedQuantity": 0, "status": "NEW"}
+    assert execution(new).fill is None
+
+
+def test_numbers_of_an_execution_are_exact() -> None:
+    """Numbers of the stream keep every digit, of whatever size, quoted or not."""
+    text = """{"orderId":92233720368547758081,"symbol":"PERP_ETH_USDC","side":"BUY","quantity":0.12345678901234567890,
+    "totalExecutedQuantity":"1e-8","averageExecutedPrice":2.5E3,"totalFee":-0.10,"price":12345678901234567890.5,
+    "seq":1790000000440000002,"timestamp":1790000000440,"unknown":{"nested":[1,{"tradeId":5}]}}"""
+    found = parsing.execution(text.encode())
+    report = found.report
+    assert (report.order_id, found.seq, found.fill) == ("92233720368547758081", 1790000000440000002, None)
+    assert (str(report.quantity), str(report.limit_price)) == ("0.12345678901234567890", "12345678901234567890.5")
+    assert (report.executed_quantity, report.average_price) == (Decimal("0.00000001"), Decimal(2500))
+    assert report.fee == Decimal("-0.10")
+
+
+def test_a_documented_execution_is_decoded_directly() -> None:
+    """A message as documented takes few Python calls, because it is decoded into its types: every order waits for one or two of them."""
+    text = to_json(EXECUTION).encode()
+    parsing.execution(text)
+    called: list[str] = []
+
+    def record(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call":
+            called.append(frame.f_code.co_name)
+
+    sys.setprofile(record)
+    try:
+        parsing.execution(text)
+    finally:
+        sys.setprofile(None)
+    assert len(called) <= 8, called
+
+
+_ODD = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.decimals(allow_nan=False, allow_infinity=False).map(abs)
+    | st.decimals(allow_nan=False, allow_infinity=False, min_value=0, max_value=10).map(str)
+    | st.sampled_from(
+        ["", "0", "NaN", "-Infinity", "1e-8", " 1", "1_0", "9" * 65, "none", "ISOLATED", "sell", "true", "x"]
+    )
+    | st.just(["0.5"])
+    | st.just({"quantity": 1})
+)
+_OTHER_NAMES = [
+    "averageExecutedPrice", "createdTime", "updatedTime", "reduceOnly", "realizedPnl", "errorMessage", "orderQuantity", "orderType",
+    "executed", "orderPrice", "somethingNew",
+]  # fmt: skip
+_NUMBERS = (
+    st.decimals(allow_nan=False, allow_infinity=False).map(abs)
+    | st.integers(-5, 10**18)
+    | st.sampled_from([Decimal("1E-8"), Decimal("0.00"), Decimal("1E+70"), Decimal("1E-70"), Decimal("-3.5")])
+)
+_WORDS = st.sampled_from(
+    ["", "0", "None", "isolated", "ISOLATED", "SELL", "FILLED", "new", "CANCELLED", "LIMIT", "bid"]
+)
+# By field, values of the documented type.
+_DOCUMENTED: dict[str, st.SearchStrategy[object]] = {
+    **dict.fromkeys(
+        ["quantity", "price", "executedPrice", "executedQuantity", "fee", "totalExecutedQuantity", "avgExecutedPrice",
+         "totalFee", "realizedPnl"],
+        _NUMBERS,
+    ),
+    **dict.fromkeys(["orderId", "tradeId", "timestamp", "createdTime", "seq"], st.integers(-1, 10**19)),
+    **dict.fromkeys(["clientOrderId", "symbol", "side", "type", "status", "reason", "marginMode"], _WORDS),
+    **dict.fromkeys(["maker", "reduceOnly"], st.none() | st.booleans()),
+}  # fmt: skip
+
+
+@given(
+    changed=st.fixed_dictionaries({}, optional=_DOCUMENTED)
+    | st.dictionaries(st.sampled_from([*EXECUTION, *_OTHER_NAMES]), _ODD, max_size=6),
+    lost=st.sets(st.sampled_from(list(EXECUTION)), max_size=2),
+    in_snake_case=st.sets(st.sampled_from([*EXECUTION, *_OTHER_NAMES]), max_size=2),
+)
+def test_an_execution_is_what_rest_would_give(changed: dict[str, Any], lost: set[str], in_snake_case: set[str]) -> None:
+    """The typed decoder of the stream gives the report and fill that REST's generic way gives for the same values, odd ones included,
+    or refuses the message when that would, whichever way its names are spelled."""
+    message = {name: value for name, value in (EXECUTION | changed).items() if name not in lost}
+    message = {snake_name(name) if name in in_snake_case else name: value for name, value in message.items()}
+    row = parsing.snake_keys(json.loads(to_json(message), parse_float=Decimal))
+
+    def through_rest() -> parsing.ExecutionMessage:
+        report, fill = parsing.order_report(row), None
+        if parsing.identifier(row.get("trade_id")) and (parsing.decimal_or_none(row.get("executed_quantity")) or 0) > 0:
+            trade = {**row, "id": row.get("trade_id"), "executed_timestamp": row.get("timestamp")}
+            fill = parsing.trade({**trade, "is_maker": row.get("maker"), "realized_pnl": None})
+        mode = MarginMode.ISOLATED if str(row.get("margin_mode")).upper() == "ISOLATED" else MarginMode.CROSS
+        return parsing.ExecutionMessage(report, fill, mode, parsing.integer_or_none(row.get("seq")) or 0)
+
+    assert outcome(lambda: execution(message)) == outcome(through_rest)
+
+
+def outcome(read: Callable[[], object]) -> str:
+    """What was read, digit for digit, or why it was refused."""
+    try:
+        return repr(read())
+    except parsing.ParseError as error:
+        return str(error)
+
+
+def snake_name(name: str) -> str:
+    (found,) = parsing.snake_keys({name: None})
+    return str(found)
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", '"text"', "5", '{"orderId":1e9999999999999999999}'])
+def test_an_execution_that_is_no_object_is_refused(text: str) -> None:
+    """What is not a readable JSON object raises ParseError, nothing else."""
+    with pytest.raises(parsing.ParseError):
+        parsing.execution(text.encode())
 
 
 @pytest.mark.parametrize("missing", [None, "", "0", 0], ids=repr)
@@ -291,6 +412,10 @@ def test_incomplete_rules_are_refused(lost: str, value: object) -> None:
         (1, Decimal(1)),
         ("1.10", Decimal("1.10")),
         (Decimal("1E-5"), Decimal("0.00001")),
+        (Decimal("1E+63"), Decimal("1E+63")),
+        (Decimal("1E+64"), None),
+        ("1e-999999", None),
+        (10**64, None),
         ("1e-05", Decimal("0.00001")),
         (None, None),
         ("", None),
@@ -338,9 +463,12 @@ def test_noise_is_parsed_or_refused(base: dict[str, Any], change: dict[str, Any]
         parsing.trade,
         parsing.position_row,
         parsing.instrument,
-        parsing.stream_fill,
     ):
         try:
             read(parsing.snake_keys(row))
         except parsing.ParseError:
             continue
+    try:
+        execution(row)
+    except parsing.ParseError:
+        return
