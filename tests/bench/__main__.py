@@ -10,7 +10,6 @@ import argparse
 import math
 import os
 import platform
-import shutil
 import signal
 import statistics
 import sys
@@ -83,10 +82,10 @@ def main(arguments: list[str]) -> int:
         print("| scenario | figure | system | median | min | max | rounds | goal |\n|---|---|---|---|---|---|---|---|")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the processes started here, too
     for name in given.scenarios or SCENARIOS:
-        if name in ("flushes", "disk") and shutil.which("strace") is None:
-            print(f"{name}: strace is not installed", file=sys.stderr)
-            continue
         scenario = SCENARIOS[name]
+        if scenario.missing:
+            print(f"{name}: {scenario.missing}", file=sys.stderr)
+            continue
         table = measure(scenario, SIZES[given.size], given.rounds, set(given.systems.split(",")))
         for row in rows_of(name, table):
             print(

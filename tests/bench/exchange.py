@@ -11,6 +11,7 @@ import asyncio
 import json
 import time
 from collections import deque
+from decimal import Decimal
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -18,6 +19,7 @@ from aiohttp import WSMsgType, web
 from tests.bench.markets import BASES
 
 PRICE = 100
+_TRADE_IDS = 1_000_000_000  # the id of an order plus this is the id of its trade
 _MARKS_EVERY_S = 10.0  # a bridge denies entries on marks older than a minute
 
 
@@ -53,6 +55,7 @@ class Stub:
         self._recent: deque[float] = deque()
         self._orders: dict[str, dict[str, Any]] = {}
         self._by_id: dict[str, dict[str, Any]] = {}
+        self._held: dict[str, Decimal] = {}
         self.arrivals: list[tuple[str, float, int]] = []
         self._sockets: list[web.WebSocketResponse] = []
         self._mark_sockets: list[web.WebSocketResponse] = []
@@ -129,7 +132,7 @@ class Stub:
 
     def _trade(self, row: dict[str, Any]) -> dict[str, Any]:
         return {
-            "id": row["order_id"] + 1_000_000_000,
+            "id": row["order_id"] + _TRADE_IDS,
             "order_id": row["order_id"],
             "symbol": row["symbol"],
             "side": row["side"],
@@ -144,13 +147,57 @@ class Stub:
         }
 
     async def _report(self, row: dict[str, Any]) -> None:
-        trade = self._trade(row)
-        data = {**row, **trade, "trade_id": trade["id"], "timestamp": row["updated_time"], "seq": row["order_id"]}
+        """Send the `executionreport` of a filled order, as documented (docs/internals/orderly.md section 12)."""
+        symbol, sign = row["symbol"], 1 if row["side"] == "BUY" else -1
+        self._held[symbol] = self._held.get(symbol, Decimal(0)) + sign * Decimal(str(row["quantity"]))
+        data = {
+            "symbol": symbol,
+            "clientOrderId": row["client_order_id"] or "",
+            "orderId": row["order_id"],
+            "type": row["type"],
+            "side": row["side"],
+            "quantity": row["quantity"],
+            "price": 0,
+            "tradeId": row["order_id"] + _TRADE_IDS,
+            "executedPrice": PRICE,
+            "executedQuantity": row["quantity"],
+            "fee": 0,
+            "feeAsset": "USDC",
+            "totalExecutedQuantity": row["quantity"],
+            "avgExecutedPrice": PRICE,
+            "status": "FILLED",
+            "reason": "",
+            "totalFee": 0,
+            "visibleQuantity": 0,
+            "timestamp": row["updated_time"],
+            "reduceOnly": False,
+            "marginMode": "CROSS",
+            "maker": False,
+            "match_id": str(row["order_id"]),
+            "seq": row["order_id"],
+        }
         for socket in self._sockets:
             try:
                 await socket.send_json({"topic": "executionreport", "ts": _now(), "data": data})
             except (ConnectionError, RuntimeError):
                 continue
+
+    def _positions(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "symbol": symbol,
+                "position_qty": float(quantity),
+                "average_open_price": PRICE,
+                "cost_position": float(quantity) * PRICE,
+                "mark_price": PRICE,
+                "unsettled_pnl": 0,
+                "est_liq_price": None,
+                "leverage": 10,
+                "margin_mode": "CROSS",
+                "updated_time": _now(),
+            }
+            for symbol, quantity in self._held.items()
+        ]
 
     def _data(self, path: str) -> Any:
         last = path.rpartition("/")[2]
@@ -168,7 +215,7 @@ class Stub:
                 return {"holding": [{"token": "USDC", "holding": 1e9, "frozen": 0, "updated_time": _now()}]}
             case "/v1/positions":
                 totals = dict.fromkeys(("free_collateral", "total_collateral_value", "account_value"), 1_000_000_000)
-                return {**totals, "margin_ratio": 10, "total_pnl_24_h": 0, "rows": []}
+                return {**totals, "margin_ratio": 10, "total_pnl_24_h": 0, "rows": self._positions()}
             case _ if path.startswith("/v1/client/order/"):
                 return self._orders.get(last)
             case _ if path.startswith("/v1/order/") and last == "trades":

@@ -30,10 +30,14 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A run: acks and orders in seconds from the connect of their alert; rejections and double orders as the exchange saw them."""
+    """A run: acks and orders in seconds from the connect of their alert; rejections and double orders as the exchange saw them.
+
+    `spans` has the times of connect and order.
+    """
 
     acks: list[float]
     orders: list[float]
+    spans: list[tuple[float, float]]
     last_order_s: float
     elapsed_s: float
     refused: int
@@ -97,7 +101,7 @@ def _evaluate(
     first_sent: dict[int, float] = {}
     for each in sorted(sent, key=lambda each: each.at):
         first_sent.setdefault(each.number, each.at)
-    orders: list[float] = []
+    spans: list[tuple[float, float]] = []
     last = 0.0
     doubles = refused = missing = 0
     for number in numbers:
@@ -107,11 +111,12 @@ def _evaluate(
         doubles += max(len(accepted) - 1, 0)
         missing += not accepted
         if accepted:
-            orders.append(accepted[0] - first_sent[number])
+            spans.append((first_sent[number], accepted[0]))
             last = max(last, accepted[0] - started)
     return Result(
         acks=[each.ack_s for each in sent if each.status],
-        orders=orders,
+        orders=[arrived_at - sent_at for sent_at, arrived_at in spans],
+        spans=spans,
         last_order_s=last,
         elapsed_s=max([last, *(each.at + each.ack_s - started for each in sent)]),
         refused=refused,

@@ -41,7 +41,9 @@ _FILES: Mapping[str, str] = {
 }
 _WAIT_S = 60.0
 
+_BUILT_IN_PATH = "~"
 _Function = tuple[str, int, str]
+Profile = dict[str, list[Mapping[_Function, Any]]]
 
 
 def wrapped(system: System) -> System:
@@ -62,15 +64,23 @@ def begin(system: System) -> None:
     os.kill(system.pid, signal.SIGUSR1)
 
 
-def figures(system: System, alerts: int) -> dict[str, float]:
-    """Stop the system; return its calls per alert by thread, and the share of CPU time by part."""
+def stop(system: System) -> Profile:
+    """Stop the system; return the profile of each thread."""
     os.kill(system.pid, signal.SIGUSR2)
     system.wait(_WAIT_S)
+    found: Profile = {}
+    for file in sorted(system.directory.glob("profile.*")):
+        thread = re.sub(r"[_-]?[0-9]+$", "", file.name.removeprefix("profile."))
+        stats = marshal.loads(file.read_bytes())  # noqa: S302 - written by our own process
+        found.setdefault(thread, []).append(stats)
+    return found
+
+
+def figures(profile: Profile, alerts: int) -> dict[str, float]:
+    """Return the calls per alert by thread, and the share of CPU time by part."""
     calls: defaultdict[str, float] = defaultdict(float)
     cpu_s: defaultdict[str, float] = defaultdict(float)
-    for file in sorted(system.directory.glob("profile.*")):
-        stats = marshal.loads(file.read_bytes())  # noqa: S302 - written by our own process
-        thread = re.sub(r"[_-]?[0-9]+$", "", file.name.removeprefix("profile."))
+    for thread, stats in _each(profile):
         for part, count, seconds in _by_part(stats):
             calls[f"calls, {thread}"] += count
             cpu_s[part] += seconds
@@ -78,6 +88,29 @@ def figures(system: System, alerts: int) -> dict[str, float]:
     shares = {f"share of {part}": value / total for part, value in cpu_s.items()}
     kept = {name: value for name, value in calls.items() if value >= alerts}
     return {name: value / alerts for name, value in kept.items()} | {"calls": sum(calls.values()) / alerts} | shares
+
+
+def python_calls(profile: Profile) -> int:
+    """Return the number of calls of functions written in Python."""
+    return sum(
+        count for _, stats in _each(profile) for (path, _, _), (_, count, *_) in stats.items() if path != _BUILT_IN_PATH
+    )
+
+
+def seconds_per_call(profile: Profile, file: str, function: str) -> float:
+    """Return the mean CPU time of a function, with everything that it calls."""
+    calls, seconds = 0, 0.0
+    for _, stats in _each(profile):
+        for (path, _, name), (_, count, _, cumulative_s, _) in stats.items():
+            if name == function and path.endswith(file):
+                calls, seconds = calls + count, seconds + cumulative_s
+    if not calls:
+        raise AssertionError(f"{function} in {file} was never called")
+    return seconds / calls
+
+
+def _each(profile: Profile) -> Iterator[tuple[str, Mapping[_Function, Any]]]:
+    return ((thread, stats) for thread, each in profile.items() for stats in each)
 
 
 def _by_part(stats: Mapping[_Function, Any]) -> Iterator[tuple[str, int, float]]:
@@ -94,6 +127,6 @@ def _by_part(stats: Mapping[_Function, Any]) -> Iterator[tuple[str, int, float]]
 def _part(function: _Function) -> str | None:
     """Return the part a function belongs to; None for built-in functions that are not in _BUILT_IN."""
     path, _, name = function
-    if path == "~":
+    if path == _BUILT_IN_PATH:
         return next((part for word, part in _BUILT_IN.items() if word in name), None)
     return next((part for word, part in _FILES.items() if word in path), "Python's library and others")

@@ -97,27 +97,25 @@ class Reference:
         except (ValidationError, ValueError):
             return web.Response(status=400)
         client_order_id = "r-" + hashlib.sha256(message.alertId.encode()).hexdigest()[:24]
-        is_new = await self._store.write(
-            "INSERT INTO intents VALUES (?, ?, ?, 'sent', NULL) ON CONFLICT DO NOTHING",
-            *(message.alertId, client_order_id, body.decode()),
-        )
-        if is_new:
+        if await self._save_intent(message, client_order_id, body):
             task = asyncio.create_task(self._send(message, client_order_id))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return web.json_response({"success": True, "clientOrderId": client_order_id})
 
-    async def _send(self, message: Message, client_order_id: str) -> None:
-        symbol = message.symbol.removesuffix(".P").removesuffix("USDT")
-        text = json.dumps(
-            {
-                "symbol": f"PERP_{symbol}_USDC",
-                "order_type": "MARKET",
-                "side": message.action.upper(),
-                "order_quantity": str(message.quantity),
-                "client_order_id": client_order_id,
-            }
+    async def _save_intent(self, message: Message, client_order_id: str, body: bytes) -> bool:
+        """Commit the intent; return false if the alert has been received before."""
+        is_new = await self._store.write(
+            "INSERT INTO intents VALUES (?, ?, ?, 'sent', NULL) ON CONFLICT DO NOTHING",
+            *(message.alertId, client_order_id, body.decode()),
         )
+        return bool(is_new)
+
+    async def _save_answer(self, message: Message, text: str) -> None:
+        await self._store.write("UPDATE intents SET state = 'done', answer = ? WHERE id = ?", text, message.alertId)
+
+    async def _send(self, message: Message, client_order_id: str) -> None:
+        text = order_text(message, client_order_id)
         stamp = str(time.time_ns() // 1_000_000)
         signature = self._key.sign((stamp + "POST/v1/order" + text).encode()).signature
         headers = {
@@ -127,12 +125,26 @@ class Reference:
         }
         async with self._session.post(self._exchange + "/v1/order", data=text.encode(), headers=headers) as answer:
             text = await answer.text()
-        await self._store.write("UPDATE intents SET state = 'done', answer = ? WHERE id = ?", text, message.alertId)
+        await self._save_answer(message, text)
         print("order", client_order_id, answer.status, flush=True)
 
 
-async def _serve(port: int, exchange: str, database: str) -> None:
-    reference = Reference(exchange, database)
+def order_text(message: Message, client_order_id: str) -> str:
+    """Return the body of the order's request."""
+    symbol = message.symbol.removesuffix(".P").removesuffix("USDT")
+    return json.dumps(
+        {
+            "symbol": f"PERP_{symbol}_USDC",
+            "order_type": "MARKET",
+            "side": message.action.upper(),
+            "order_quantity": str(message.quantity),
+            "client_order_id": client_order_id,
+        }
+    )
+
+
+async def serve(port: int, reference: Reference) -> None:
+    """Answer requests, without end."""
     runner = web.ServerRunner(web.Server(reference.handle, access_log=None))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, backlog=512).start()
@@ -143,10 +155,17 @@ async def _serve(port: int, exchange: str, database: str) -> None:
     await asyncio.Event().wait()
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--exchange", required=True)
     parser.add_argument("--database", required=True)
-    given = parser.parse_args()
-    asyncio.run(_serve(given.port, given.exchange, given.database))
+    return parser.parse_args()
+
+
+async def _main(given: argparse.Namespace) -> None:
+    await serve(given.port, Reference(given.exchange, given.database))
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(arguments(__doc__)))

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.bench import profiling
 from tests.bench.brackets import brackets
+from tests.bench.layers import LAYERS
 from tests.bench.load import SETTLE_S, Result, run
-from tests.bench.markets import MANY
+from tests.bench.markets import FEW, MANY
 from tests.bench.reading import reading
 from tests.bench.restarting import restarting
-from tests.bench.systems import Flask, Kekbridge, OneCommit, Reference, System, ThrottledFlask
+from tests.bench.systems import Flask, Kekbridge, OneCommit, Reference, ReferencePlus, System, ThrottledFlask, without
 from tests.system.harness import clean_environment
 
 Figures = dict[str, float]
@@ -48,20 +50,37 @@ SIZES: Mapping[str, Size] = {
         read=(1000, 1_000_000),
     ),
 }
-ALL = (Kekbridge, Reference, Flask)
-SAFE = (Kekbridge, Reference)
+ALL = (Kekbridge, Reference, ReferencePlus, Flask)
+SAFE = (Kekbridge, Reference, ReferencePlus)
+# A lone alert is past its answer, its fill and their commits when the next one comes.
+_PAUSE_S = 0.2
 
 
-def _drive(system: System, *, count: int, at_once: int, copies: int = 1, warm: int = 10) -> Result:
+def _drive(
+    system: System, *, count: int, at_once: int, copies: int = 1, warm: int = 10, settle_s: float = SETTLE_S
+) -> Result:
     """Measure a run, after the work that follows a start and a short warm-up run."""
 
     async def both() -> Result:
-        await asyncio.sleep(SETTLE_S)
+        await asyncio.sleep(settle_s)
         if warm:
             await run(system, count=warm, at_once=min(5, warm))
         return await run(system, count=count, at_once=at_once, copies=copies)
 
     return asyncio.run(both())
+
+
+def _drive_apart(system: System, *, count: int) -> list[tuple[float, float]]:
+    """Send alerts one after the other with a pause after each; return the times of connect and order."""
+
+    async def all_of_them() -> list[tuple[float, float]]:
+        spans = []
+        for _ in range(count):
+            spans += (await run(system, count=1, at_once=1)).spans
+            await asyncio.sleep(_PAUSE_S)
+        return spans
+
+    return asyncio.run(all_of_them())
 
 
 def _percentile(values: list[float], share: float) -> float:
@@ -119,8 +138,52 @@ def profile(make: type[System], size: Size) -> Figures:
     with profiling.wrapped(make()) as system:
         _drive(system, count=min(50, size.burst), at_once=min(50, size.burst))
         profiling.begin(system)
-        _drive(system, count=size.sustained, at_once=50, warm=0)
-        return profiling.figures(system, size.sustained)
+        _drive(system, count=size.sustained, at_once=50, warm=0, settle_s=0)
+        return profiling.figures(profiling.stop(system), size.sustained)
+
+
+def python_calls(make: type[System], size: Size) -> Figures:
+    """Count the calls of Python functions per alert: of lone ones, and under load."""
+    figures: Figures = {}
+    for title, count, at_once in (("lone", size.lone, 1), ("sustained", size.sustained, 50)):
+        with profiling.wrapped(make()) as system:
+            _drive(system, count=min(50, size.burst), at_once=min(50, size.burst))
+            profiling.begin(system)
+            _drive(system, count=count, at_once=at_once, warm=0, settle_s=0)
+            figures[f"calls per alert, {title}"] = profiling.python_calls(profiling.stop(system)) / count
+    return figures
+
+
+def decide_by_markets(make: type[System], size: Size) -> Figures:
+    """Compare the CPU time of `decide` with a position in each of a few markets and in each of many; kekbridge only."""
+    figures: Figures = {}
+    for markets in (FEW, MANY):
+        with profiling.wrapped(make(markets=markets)) as system:
+            _drive(system, count=2 * markets, at_once=FEW)
+            profiling.begin(system)
+            _drive(system, count=max(size.lone, markets), at_once=1, warm=0, settle_s=0)
+            seconds = profiling.seconds_per_call(profiling.stop(system), "kekbridge/planning/decide.py", "decide")
+            figures[f"decide µs, {markets} markets"] = seconds * 1e6
+    figures[f"decide, {MANY} / {FEW} markets"] = (
+        figures[f"decide µs, {MANY} markets"] / figures[f"decide µs, {FEW} markets"]
+    )
+    return figures
+
+
+def layers(make: type[System], size: Size) -> Figures:
+    """Measure what a performance layer brings: kekbridge with and without it, alone, in a burst and under load."""
+    with make() as system:
+        lone = _drive(system, count=size.lone, at_once=1)
+        last = _drive(system, count=size.burst, at_once=size.burst, warm=min(50, size.burst), settle_s=0)
+        before = system.cpu_s()
+        result = _drive(system, count=size.sustained, at_once=50, warm=0, settle_s=0)
+        spent = system.cpu_s() - before
+        return {
+            "order p50 ms": statistics.median(lone.orders) * 1000,
+            "burst, last order ms": last.last_order_s * 1000,
+            "alerts/s": size.sustained / result.elapsed_s,
+            "cpu ms/alert": spent / size.sustained * 1000,
+        }
 
 
 def slow_exchange(make: type[System], size: Size) -> Figures:
@@ -145,6 +208,13 @@ def limited_exchange(make: type[System], size: Size) -> Figures:
             "refused": float(result.refused),
             "never ordered": float(result.missing),
         }
+
+
+def one_market(make: type[System], size: Size) -> Figures:
+    """All entries of a burst are for one market of an exchange that answers after a second."""
+    with make(markets=1, delay_s=1.0, environment={"KEKBRIDGE_QUEUE_CONCURRENCY": str(FEW)}) as system:
+        result = _drive(system, count=size.burst, at_once=size.burst, warm=1)
+        return {"last order s": result.last_order_s, "never ordered": float(result.missing)}
 
 
 def limited_brackets(make: type[System], size: Size) -> Figures:
@@ -185,17 +255,41 @@ def long_history(make: type[System], size: Size) -> Figures:
 
 
 def flushes(make: type[System], size: Size) -> Figures:
-    """Count fdatasync and fsync with strace: per single alert, and per alert of a burst."""
+    """Count fdatasync and fsync with strace: per single alert, per alert of a burst, and between a lone alert and its order."""
     figures: Figures = {}
     for title, count, at_once in (("lone", size.lone, 1), ("burst", size.burst, size.burst)):
         with _traced(make) as system:
-            trace = system.directory / "trace"
             _drive(system, count=5, at_once=1, warm=0)
             time.sleep(SETTLE_S)
-            before = _count(trace)
+            before = len(_flush_times(system))
             _drive(system, count=count, at_once=at_once, warm=0)
             time.sleep(SETTLE_S)
-            figures[f"per alert, {title}"] = (_count(trace) - before) / count
+            figures[f"per alert, {title}"] = (len(_flush_times(system)) - before) / count
+            if title == "lone":
+                spans = _drive_apart(system, count=max(count // 5, 1))
+                times = _flush_times(system)
+                counts = [sum(sent_at <= at <= ordered_at for at in times) for sent_at, ordered_at in spans]
+                figures |= {"before the order, least": float(min(counts)), "before the order, most": float(max(counts))}
+    return figures
+
+
+def written(make: type[System], size: Size) -> Figures:
+    """Count the write calls and bytes of lone alerts, one after the other and with pauses; sockets are not in these counts (proc(5))."""
+    figures: Figures = {}
+    with make() as system:
+        _drive(system, count=10, at_once=1)
+        time.sleep(max(SETTLE_S, _PAUSE_S))
+        for title, count in (("", size.lone), (", apart", max(size.lone // 5, 1))):
+            before = system.io()
+            if title:
+                _drive_apart(system, count=count)
+            else:
+                _drive(system, count=count, at_once=1, warm=0, settle_s=0)
+                time.sleep(_PAUSE_S)
+            spent = {name: (value - before[name]) / count for name, value in system.io().items()}
+            figures[f"write calls{title}"] = spent["syscw"]
+            figures[f"written KB{title}"] = spent["wchar"] / 1000
+            figures[f"to disk KB{title}"] = spent["write_bytes"] / 1000
     return figures
 
 
@@ -223,6 +317,7 @@ def _traced(make: type[System], *options: str) -> System:
         "--seccomp-bpf",  # stops at these calls only, because tracing every call would slow the process down
         "-f",
         "-qq",
+        "-ttt",
         "-e",
         "trace=fdatasync,fsync",
         "-o",
@@ -232,8 +327,11 @@ def _traced(make: type[System], *options: str) -> System:
     return system
 
 
-def _count(trace: Path) -> int:
-    return sum("fdatasync(" in line or "fsync(" in line for line in trace.read_text().splitlines())
+def _flush_times(system: System) -> list[float]:
+    """Return when each flush so far began, on CLOCK_MONOTONIC."""
+    offset = time.time() - time.monotonic()
+    lines = (system.directory / "trace").read_text().splitlines()
+    return [float(line.split()[1]) - offset for line in lines if "fdatasync(" in line or "fsync(" in line]
 
 
 def _seconds(*arguments: str, system: System) -> float:
@@ -248,27 +346,45 @@ def _seconds(*arguments: str, system: System) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
+    """What is measured, of which systems, and what it needs: strace, or root, who alone sees memory and writes of a process that forbids
+    core dumps."""
+
     title: str
     measure: Callable[[type[System], Size], Figures]
     systems: tuple[type[System], ...]
+    needs: str = ""
+
+    @property
+    def missing(self) -> str:
+        """What it needs and does not have here; empty if it can run."""
+        if self.needs == "strace" and shutil.which("strace") is None:
+            return "strace is not installed"
+        if self.needs == "root" and os.geteuid() != 0:
+            return "only root may read the memory and writes of a process that forbids core dumps"
+        return ""
 
 
 SCENARIOS: Mapping[str, Scenario] = {
     "lone": Scenario("warm lone alert", warm_lone, ALL),
     "ten": Scenario("10 at a time", ten_at_once, ALL),
     "burst": Scenario("burst of 50", burst, (*ALL, ThrottledFlask)),
-    "spread": Scenario("burst of 50, 50 markets", spread, SAFE),
+    "spread": Scenario("burst of 50, 50 markets", spread, ALL),
     "sustained": Scenario("sustained, 50 at a time", sustained, ALL),
     "profile": Scenario("sustained, profiled", profile, SAFE),
+    "calls": Scenario("Python calls", python_calls, SAFE),
+    "decide": Scenario("decide, by markets", decide_by_markets, (Kekbridge,)),
+    "layers": Scenario("with and without a layer", layers, (Kekbridge, *(without(layer) for layer in LAYERS))),
     "slow": Scenario("exchange answers after 1 s", slow_exchange, ALL),
+    "onemarket": Scenario("50 entries in one market, answers after 1 s", one_market, ALL),
     "limited": Scenario("exchange takes 10 a second", limited_exchange, (*ALL, ThrottledFlask)),
     "brackets": Scenario("exchange takes a bracket a second", limited_brackets, (Kekbridge,)),
     "twice": Scenario("every alert twice", every_alert_twice, ALL),
-    "memory": Scenario("memory (PSS)", memory, ALL),
+    "memory": Scenario("memory (PSS)", memory, ALL, needs="root"),
     "start": Scenario("start to first answer", start_up, ALL),
     "restart": Scenario("start with stored alerts", start_up_stored, (Kekbridge,)),
     "stored": Scenario("stored alerts", long_history, (Kekbridge,)),
-    "flushes": Scenario("flushes of the disk", flushes, SAFE),
-    "disk": Scenario("a disk of 5 ms", slow_disk, (*SAFE, OneCommit)),
+    "flushes": Scenario("flushes of the disk", flushes, SAFE, needs="strace"),
+    "written": Scenario("written per lone alert", written, SAFE, needs="root"),
+    "disk": Scenario("a disk of 5 ms", slow_disk, (*SAFE, OneCommit), needs="strace"),
     "cli": Scenario("command line", command_line, (Kekbridge,)),
 }

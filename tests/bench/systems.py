@@ -168,6 +168,11 @@ class System:
                 return int(line.split()[1]) / 1024
         raise AssertionError("no Pss in smaps_rollup")
 
+    def io(self) -> dict[str, int]:
+        """Return what the process has written so far: write calls, bytes given to them, bytes to the disk (proc(5))."""
+        lines = Path(f"/proc/{self.pid}/io").read_text().splitlines()
+        return {name: int(value) for name, _, value in (line.partition(": ") for line in lines)}
+
     def cpu_s(self) -> float:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -206,16 +211,19 @@ class Kekbridge(System):
         return body, {"X-Webhook-Signature": _hmac(self.webhook["apiSecret"].encode(), body)}
 
 
-class OneCommit(Kekbridge):
-    """The same daemon without group commit: each write is flushed by itself."""
+def without(layer: str, name: str = "") -> type[Kekbridge]:
+    """The same daemon without one of its performance layers (layers.py)."""
 
-    name = "one commit each"
+    class Without(Kekbridge):
+        def command(self) -> list[str]:
+            _, *program = super().command()
+            return ["-m", "tests.bench.layers", layer, *program]
 
-    def command(self) -> list[str]:
-        program = (
-            "from kekbridge.store import writer; writer.BATCH_BOUND = 1; from kekbridge.cli.main import run; run()"
-        )
-        return ["-c", program, "serve", "--port", str(self.port)]
+    Without.name = name or f"without {layer}"
+    return Without
+
+
+OneCommit = without("group commit", "one commit each")
 
 
 class Reference(System):
@@ -228,6 +236,16 @@ class Reference(System):
     def message(self, number: int) -> tuple[bytes, dict[str, str]]:
         body = json.dumps(self._fields(number)).encode()
         return body, {"X-Webhook-Signature": _hmac(SECRET, body)}
+
+
+class ReferencePlus(Reference):
+    """The reference with the duties of a bridge: verdicts, a hash chain and the report stream."""
+
+    name = "reference plus"
+
+    def command(self) -> list[str]:
+        flag, _, *rest = super().command()
+        return [flag, "tests.bench.reference_plus", *rest]
 
 
 class Flask(System):

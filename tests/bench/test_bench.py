@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
-import os
-import shutil
+import json
+import sqlite3
 import subprocess
 import sys
+from collections import Counter
+from contextlib import closing
+from hashlib import sha256
 
 import pytest
 
-from tests.bench.scenarios import SCENARIOS
+from tests.bench.goals import GOALS
+from tests.bench.load import run
+from tests.bench.scenarios import SCENARIOS, SIZES
+from tests.bench.systems import ReferencePlus
 from tests.paths import ROOT
-from tests.system.harness import clean_environment
+from tests.system.harness import clean_environment, wait_until
 
 HAS_FLASK = all(importlib.util.find_spec(name) for name in ("flask", "ccxt"))
 
 
 @pytest.mark.parametrize("name", list(SCENARIOS))
 def test_scenario_runs(name: str) -> None:
-    """Each scenario ends and prints at least one figure of kekbridge."""
-    if name in ("flushes", "disk") and shutil.which("strace") is None:
-        pytest.skip("strace is not installed")
-    if name == "memory" and os.geteuid() != 0:
-        pytest.skip("only root may read the memory of a process that forbids core dumps")
-    systems = "kekbridge,reference" + (",flask,flask throttled" if HAS_FLASK else "")
+    """Each scenario ends and prints figures of each of its systems, and each goal has its row."""
+    scenario = SCENARIOS[name]
+    if scenario.missing:
+        pytest.skip(scenario.missing)
+    systems = ",".join(system.name for system in scenario.systems if HAS_FLASK or not system.name.startswith("flask"))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench", name, "--rounds", "1", "--size", "smoke", "--systems", systems],
+        [
+            sys.executable,
+            "-m",
+            "tests.bench",
+            name,
+            "--rounds",
+            "1",
+            "--size",
+            "smoke",
+            "--systems",
+            systems,
+            "--markdown",
+        ],
         cwd=ROOT,
         env=clean_environment() | {"KEKBRIDGE_BENCH_SETTLE_S": "0"},
         capture_output=True,
@@ -34,4 +52,48 @@ def test_scenario_runs(name: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "kekbridge" in done.stdout, done.stderr[-2000:]
+    rows = {
+        tuple(cell.strip() for cell in line.split("|")[2:4])
+        for line in done.stdout.splitlines()
+        if line.startswith("|")
+    }
+    assert {system for _, system in rows if " / " not in system} - {"system", "---"} == set(systems.split(",")), (
+        done.stdout
+    )
+    judged = {(figure, system) for key, figure, system in GOALS if key == name}
+    possible = {(figure, system) for figure, system in judged if _has_row(figure, system)}
+    assert possible <= rows, done.stdout
+
+
+def _has_row(figure: str, system: str) -> bool:
+    return (HAS_FLASK or "flask" not in system) and not any(str(count) in figure for count in SIZES["full"].stored)
+
+
+def test_every_goal_is_of_a_scenario() -> None:
+    """A goal belongs to a scenario and compares with one of its systems."""
+    for key, _, row in GOALS:
+        assert row.removeprefix("kekbridge / ") in {system.name for system in SCENARIOS[key].systems}
+
+
+def test_the_reference_plus_keeps_its_chain() -> None:
+    """R+ has the duties that it stands for: no double order, one row per alert, answer and report, chained across a restart."""
+    with ReferencePlus() as system:
+        for count, total in ((6, 6), (3, 9)):
+            result = asyncio.run(run(system, count=count, at_once=3, copies=2))
+            assert (len(result.orders), result.doubles) == (count, 0)
+            wait_until(lambda total=total: len(_rows(system)) == 3 * total, what="answers and reports")
+            system.stop()
+            system.start()
+        rows = _rows(system)
+    assert Counter(kind for _, _, kind, *_ in rows) == {"alert": 9, "answer": 9, "report": 9}
+    previous = bytes(32)
+    for sequence, at, kind, name, data, previous_hash, stored in rows:
+        assert previous_hash == previous
+        previous = sha256(b"%b%d%d%b%b%b" % (previous, sequence, at, kind.encode(), name.encode(), data)).digest()
+        assert stored == previous
+        assert kind != "alert" or len(json.loads(data)["verdicts"]) == 32
+
+
+def _rows(system: ReferencePlus) -> list[tuple[int, int, str, str, bytes, bytes, bytes]]:
+    with closing(sqlite3.connect(system.directory / "reference.db")) as connection:
+        return connection.execute("SELECT * FROM journal ORDER BY sequence").fetchall()
