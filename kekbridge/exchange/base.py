@@ -6,6 +6,7 @@ Creating an order never raises: the result is one of four values, and only `Reje
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
@@ -200,6 +201,13 @@ class Exchange(Protocol):
         Without a permit, or with one that is used up, acquire one first. Send nothing and return Retryable with code
         `alert_expired` if the order's `expires_at` has passed by then, and `exchange_busy` for an entry during maintenance. Return
         Rejected if no single request can express the intent.
+        """
+
+    def submit_now(self, order: Order, permit: Permit) -> asyncio.Future[SubmitResult]:
+        """As `submit`, with a permit that is still held (else ValueError) and without a turn of the event loop.
+
+        If a connection is free, the request is written before this returns. The future gets the result; cancelling it withdraws a
+        request that is not written yet, and only that. The permit is used or released.
         """
 
     def describe_request(self, intent: OrderIntent, client_order_id: str) -> RequestDescription:

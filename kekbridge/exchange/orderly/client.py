@@ -1,7 +1,7 @@
 """Orderly client: implements `Exchange` for live, testnet and paper, which differ in their URLs only.
 
-Owns the transport, the rate limiter, the streams and the tasks that keep the account state fresh. `requests.py` decides what is
-sent, `classify.py` what a reply means. Never sends an order twice, never decides whether one may be sent.
+Owns the transport, the order line, the rate limiter, the streams and the tasks that keep the account state fresh. `requests.py`
+decides what is sent, `classify.py` what a reply means. Never sends an order twice, never decides whether one may be sent.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from kekbridge.exchange.base import (
     Retryable,
     SubmitResult,
     Transfer,
-    Unknown,
 )
 from kekbridge.exchange.orderly import parsing, requests
 from kekbridge.exchange.orderly.account_api import AccountApi
 from kekbridge.exchange.orderly.account_state import AccountState
 from kekbridge.exchange.orderly.endpoints import BaseUrls, resolve_urls
+from kekbridge.exchange.orderly.order_line import OrderLine
 from kekbridge.exchange.orderly.orders_api import OrdersApi, create_endpoint, worst
 from kekbridge.exchange.orderly.rate_limiter import RateLimiter, WindowPermit, scaled
-from kekbridge.exchange.orderly.requests import OrderKind
+from kekbridge.exchange.orderly.requests import CreateRequest, OrderKind
 from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.exchange.orderly.stream_feed import PRIVATE_TOPICS, PUBLIC_TOPICS, StreamFeed
 from kekbridge.exchange.orderly.sync import AccountSync
@@ -86,10 +86,18 @@ class OrderlyExchange:
         )
         self._rate_limiter = rate_limiter or RateLimiter(scaled(settings.rate_factor))
         self._transport = Transport(urls.rest, signer, timeout_s=settings.request_timeout_s, clock_ms=self._clock_ms)
+        self._order_line = OrderLine(
+            urls.rest,
+            signer,
+            self._transport.offset,
+            timeout_s=settings.request_timeout_s,
+            recv_window_ms=settings.recv_window_ms,
+            clock=clock,
+        )
         self.orders_api = OrdersApi(
             self._transport,
+            self._order_line,
             self._rate_limiter,
-            recv_window_ms=settings.recv_window_ms,
             on_result=lambda result: self._sync.record_result(result),
         )
         self.account_api = AccountApi(self.orders_api)
@@ -169,7 +177,8 @@ class OrderlyExchange:
 
     async def start(self) -> None:
         """Connect and keep the snapshot fresh. Return after the first attempt, at most after 3 s; attempts continue."""
-        await self._transport.open()
+        await self._open()
+        self._order_line.keep_warm()
         for loop in (self._sync.run, self._private_stream.run, self._public_stream.run):
             self._tasks.append(asyncio.create_task(self._keep_running(loop)))
         try:
@@ -177,6 +186,10 @@ class OrderlyExchange:
                 await self._sync.first_attempt.wait()
         except TimeoutError:
             log.warning("exchange_not_reached_at_start", exchange=self._name)
+
+    async def _open(self) -> None:
+        await self._transport.open()
+        self._order_line.open()
 
     async def _keep_running(self, loop: Callable[[], Awaitable[None]]) -> None:
         """Restart a loop that raised: network errors are handled inside, and a defect must not stop the updates for good."""
@@ -188,18 +201,19 @@ class OrderlyExchange:
             await asyncio.sleep(_RESTART_DELAY_S)
 
     async def close(self) -> None:
-        """Cancel the tasks, then close the connection."""
+        """Cancel the tasks, then close the connections."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         await self._rate_limiter.close()
+        await self._order_line.close()
         await self._transport.close()
 
     async def checks(self) -> tuple[Check, ...]:
         from kekbridge.exchange.orderly.checks import CheckTarget, run_checks  # only serve and doctor need them
 
-        await self._transport.open()
+        await self._open()
         target = CheckTarget(
             name=self._name,
             base_url=self._transport.base_url,
@@ -246,6 +260,26 @@ class OrderlyExchange:
         return not requests.has_later_exits(intent)
 
     async def submit(self, order: Order, permit: Permit | None = None) -> SubmitResult:
+        if not isinstance(permit, WindowPermit) or not permit.is_held:
+            request = self._request_for(order)
+            if not isinstance(request, CreateRequest):
+                return request
+            permit = await self.acquire_permit(order)
+        return await self.submit_now(order, permit)
+
+    def submit_now(self, order: Order, permit: Permit) -> asyncio.Future[SubmitResult]:
+        if not isinstance(permit, WindowPermit) or not permit.is_held:
+            raise ValueError("submit_now takes a permit of this exchange that is still held")
+        request = self._request_for(order)
+        if isinstance(request, CreateRequest):
+            return self.orders_api.create(request, permit, expires_at=order.expires_at, is_urgent=not order.is_entry)
+        permit.release()
+        unsent: asyncio.Future[SubmitResult] = asyncio.get_running_loop().create_future()
+        unsent.set_result(request)
+        return unsent
+
+    def _request_for(self, order: Order) -> CreateRequest | Rejected | Retryable:
+        """The request to send now, or why nothing may be sent."""
         try:
             request = requests.create_request(order)
         except errors.Refused as refused:
@@ -254,21 +288,9 @@ class OrderlyExchange:
             return Retryable(
                 "exchange_busy", self._sync.detail or "the exchange is in maintenance", self._settings.refresh_s
             )
-        if not isinstance(permit, WindowPermit) or not permit.is_held:
-            permit = await self.acquire_permit(order)
-        now = self._clock()
-        if now > order.expires_at:
-            permit.release()
-            return Retryable(
-                "alert_expired", "the exchange's rate limit let the order through only after its allowed age"
-            )
-        match await self.orders_api.create(request, permit):
-            case Accepted(order_id):
-                return Accepted(order_id, sent_at=now)
-            case Unknown(reason):
-                return Unknown(reason, sent_at=now)
-            case result:
-                return result
+        if self._clock() > order.expires_at:
+            return Retryable("alert_expired", "the order was let through only after its allowed age")
+        return request
 
     async def find(self, order: Order) -> OrderStatusReport | None:
         is_urgent = not order.is_entry

@@ -6,6 +6,7 @@ Nothing is sent twice. Calls: docs/internals/orderly.md sections 6 and 7.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -14,6 +15,7 @@ from kekbridge.errors import ExchangeUnavailable
 from kekbridge.exchange.base import Accepted, Rejected, Retryable, SubmitResult, Unknown
 from kekbridge.exchange.orderly import classify, parsing, requests
 from kekbridge.exchange.orderly.classify import Found, Missing
+from kekbridge.exchange.orderly.order_line import OrderLine
 from kekbridge.exchange.orderly.rate_limiter import Endpoint, RateLimiter, WindowPermit
 from kekbridge.exchange.orderly.replies import HttpReply, TransportResult
 from kekbridge.exchange.orderly.transport import Transport
@@ -29,19 +31,22 @@ _CLOCK_JUMP_MS: Final = 60_000
 
 
 class OrdersApi:
-    """Order calls over one transport. `on_result` gets the result of every request, of AccountApi too (for health and logs)."""
+    """Order calls over one transport, creates over the order line.
+
+    `on_result` gets the result of every request, of AccountApi too (for health and logs).
+    """
 
     def __init__(
         self,
         transport: Transport,
+        order_line: OrderLine,
         rate_limiter: RateLimiter,
         *,
-        recv_window_ms: int,
         on_result: Callable[[TransportResult], None] = lambda _: None,
     ) -> None:
         self._transport = transport
+        self._order_line = order_line
         self._rate_limiter = rate_limiter
-        self._recv_window_ms = recv_window_ms
         self._on_result = on_result
 
     # ----------------------------------------------------------------------------------------------------- requests
@@ -93,24 +98,51 @@ class OrdersApi:
 
     # ------------------------------------------------------------------------------------------------------------ create
 
-    async def create(self, request: requests.CreateRequest, permit: WindowPermit) -> SubmitResult:
-        """Send one create request once.
+    def create(
+        self, request: requests.CreateRequest, permit: WindowPermit, *, expires_at: datetime, is_urgent: bool = False
+    ) -> asyncio.Future[SubmitResult]:
+        """Send one create request once, on the order line: written before this returns if a connection is free.
 
-        Its receive window bounds how long it may still be accepted (docs/internals/reliability.md section 4).
+        Its receive window bounds how long it may still be accepted (docs/internals/reliability.md section 4). Nothing is written after
+        `expires_at`. Cancelling the future withdraws a request that is not written yet.
         """
+        future: asyncio.Future[SubmitResult] = asyncio.get_running_loop().create_future()
         known_offset = self._transport.offset.ms
-        sent = await self._transport.send(
-            "POST",
+
+        def on_result(sent: TransportResult, signed_at: datetime | None) -> None:
+            try:
+                self._record_result(create_endpoint(request.kind), sent)
+                result = self._judge_create(sent, signed_at, known_offset)
+            except Exception as error:
+                if not future.done():
+                    future.set_exception(error)
+                return
+            if not future.done():
+                future.set_result(result)
+
+        self._order_line.send(
             request.path,
-            body=request.text.encode("ascii"),
-            recv_window_ms=self._recv_window_ms,
-            permit=permit,
+            request.text.encode("ascii"),
+            permit,
+            on_result,
+            expires_at=expires_at,
+            is_urgent=is_urgent,
+            is_cancelled=future.cancelled,
         )
-        self._record_result(create_endpoint(request.kind), sent)
-        result = classify.create(sent)
-        if isinstance(result, Rejected) and result.is_key_rejected and self._clock_jumped(known_offset):
-            return Retryable(result.code, "this machine's clock was off; the offset is known now, sign again", 1.0)
-        return result
+        return future
+
+    def _judge_create(
+        self, sent: TransportResult, signed_at: datetime | None, known_offset: int | None
+    ) -> SubmitResult:
+        match classify.create(sent):
+            case Accepted(order_id):
+                return Accepted(order_id, sent_at=signed_at)
+            case Unknown(reason):
+                return Unknown(reason, sent_at=signed_at)
+            case Rejected(code=code, is_key_rejected=True) if self._clock_jumped(known_offset):
+                return Retryable(code, "this machine's clock was off; the offset is known now, sign again", 1.0)
+            case result:
+                return result
 
     def _clock_jumped(self, known_ms: int | None) -> bool:
         now = self._transport.offset.ms

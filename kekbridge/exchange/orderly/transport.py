@@ -1,4 +1,4 @@
-"""Signed HTTP transport: send one request, return one TransportResult. Never retries, never raises for the network.
+"""Signed HTTP transport for all but order creates: send one request, return one TransportResult. Never retries.
 
 Sends exactly the bytes that were signed, and records the moment the first byte is handed to a connection: that decides between
 NotSent and NoReply. Learns the exchange's clock from its replies.
@@ -26,10 +26,10 @@ from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.failpoints import hit_soon
 
 # Some proxies answer 403 to clients without a plain user agent (section 15, trap 25).
-_USER_AGENT: Final = f"kekbridge/{__version__}"
+USER_AGENT: Final = f"kekbridge/{__version__}"
 # A pooled connection that the other side is about to close costs an order its reply: keep none that was idle for longer.
-_IDLE_S: Final = 30
-_MAX_REPLY_BYTES: Final = 16 * 1024 * 1024
+IDLE_S: Final = 30.0
+MAX_REPLY_BYTES: Final = 16 * 1024 * 1024
 # Sent unencoded by every client.
 _PLAIN_CHARACTERS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~/?=&,:")
 # A Date header has whole seconds: it serves only to detect a clock that is far off when the body has no timestamp.
@@ -74,6 +74,18 @@ class ClockOffset:
             return None
         return round((self.low + self.high) / 2)
 
+    def learn(self, reply: HttpReply, date: str | None, *, sent_ms: int, received_ms: int) -> None:
+        """Narrow the bounds by a reply's timestamp, or by its header Date if it has none and we are far off."""
+        if reply.timestamp_ms is not None:
+            self.observe(sent_ms=sent_ms, received_ms=received_ms, server_ms=reply.timestamp_ms)
+        elif date is not None:
+            try:
+                server_ms = int(parsedate_to_datetime(date).timestamp() * 1000)
+            except (ValueError, TypeError):
+                return
+            if abs(server_ms - self.correct(received_ms)) > _DATE_ERROR_MS:
+                self.observe(sent_ms=sent_ms - 1000, received_ms=received_ms, server_ms=server_ms)
+
     def correct(self, local_ms: int) -> int:
         """The time to sign with: local time, corrected by an offset of at least APPLIED_FROM_MS."""
         offset = self.ms
@@ -116,9 +128,9 @@ class Transport:
         if self._session is not None:
             return
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=32, keepalive_timeout=_IDLE_S, ttl_dns_cache=60),
+            connector=aiohttp.TCPConnector(limit=32, keepalive_timeout=IDLE_S, ttl_dns_cache=60),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": _USER_AGENT, "Accept": "application/json"},
+            headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
             timeout=aiohttp.ClientTimeout(total=None),  # `send` has its own
             request_class=_Request,
         )
@@ -135,7 +147,6 @@ class Transport:
         *,
         body: bytes = b"",
         is_signed: bool = True,
-        recv_window_ms: int | None = None,
         permit: WindowPermit | None = None,
     ) -> TransportResult:
         """Send one request once.
@@ -156,8 +167,6 @@ class Transport:
         headers = {"Content-Type": "application/json"} if body else {}
         if is_signed:
             headers = self._signer.sign_request(self.offset.correct(sent_ms), method, path, body)
-            if recv_window_ms is not None:
-                headers["x-recv-window"] = str(recv_window_ms)
         _current_trace.set(trace)
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -186,19 +195,9 @@ class Transport:
             received_ms = self._clock_ms()
             reply = read_reply(response.status, content, retry_after=response.headers.get("Retry-After"))
             trace.exchange_ms = reply.timestamp_ms
-            self._update_offset(reply, response.headers.get("Date"), trace.sent_ms or received_ms, received_ms)
+            sent_ms = received_ms if trace.sent_ms is None else trace.sent_ms
+            self.offset.learn(reply, response.headers.get("Date"), sent_ms=sent_ms, received_ms=received_ms)
             return reply
-
-    def _update_offset(self, reply: HttpReply, date: str | None, sent_ms: int, received_ms: int) -> None:
-        if reply.timestamp_ms is not None:
-            self.offset.observe(sent_ms=sent_ms, received_ms=received_ms, server_ms=reply.timestamp_ms)
-        elif date is not None:
-            try:
-                server_ms = int(parsedate_to_datetime(date).timestamp() * 1000)
-            except (ValueError, TypeError):
-                return
-            if abs(server_ms - self.signing_time_ms()) > _DATE_ERROR_MS:
-                self.offset.observe(sent_ms=sent_ms - 1000, received_ms=received_ms, server_ms=server_ms)
 
 
 class _SendTrace:
@@ -253,7 +252,7 @@ async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
     size = 0
     async for chunk in response.content.iter_any():
         size += len(chunk)
-        if size > _MAX_REPLY_BYTES:
+        if size > MAX_REPLY_BYTES:
             raise ValueError("the reply is too big")
         chunks.append(chunk)
     return b"".join(chunks)
