@@ -387,9 +387,8 @@ class OrderLine:
             self._idle.remove(connection)
             self._back_off()
         self._all_lost.set()
-        if self._waiting:
-            self._serve()
-            self._tend()
+        self._serve()
+        self._schedule(0.0)
 
 
 class _LineConnection(asyncio.Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import base58
@@ -16,71 +16,8 @@ from nacl.signing import VerifyKey
 from kekbridge import __version__
 from kekbridge.exchange.orderly.rate_limiter import Endpoint, Rate, RateLimiter
 from kekbridge.exchange.orderly.replies import HttpReply, NoReply, NotSent
-from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.exchange.orderly.transport import APPLIED_FROM_MS, ClockOffset, Transport
-
-SIGNER = Signer(
-    "0x1486549202a0f260571dee401599c58ec79b04953008749ff2ab32576130bd83",
-    "ed25519:4wBqpZM9xaSheZzJSMawUKKwhdpChKbZ5eu5ky4Vigw",
-)
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-YES = b'{"success":true,"timestamp":1790000000123,"data":{"order_id":1}}'
-
-
-def answer(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
-    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Content-Type: application/json", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-class Server:
-    """A raw TCP server that records requests and answers with `reply`."""
-
-    def __init__(self, reply: Handler | None = None) -> None:
-        self._reply = reply
-        self.requests: list[bytes] = []
-        self.connections = 0
-        self.port = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = next(
-                    (
-                        int(line.split(b":")[1])
-                        for line in head.lower().split(b"\r\n")
-                        if line.startswith(b"content-length")
-                    ),
-                    0,
-                )
-                self.requests.append(head + await reader.readexactly(length))
-                if self._reply is None:
-                    writer.write(answer(YES))
-                    await writer.drain()
-                else:
-                    await self._reply(reader, writer)
-                    if writer.is_closing():
-                        return
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client went away
-        finally:
-            writer.close()
-
-
-@asynccontextmanager
-async def serving(reply: Handler | None = None) -> AsyncIterator[Server]:
-    server = Server(reply)
-    listening = await asyncio.start_server(server.handle, "127.0.0.1", 0)
-    server.port = listening.sockets[0].getsockname()[1]
-    try:
-        yield server
-    finally:
-        listening.close()
+from tests.exchange.orderly.raw_server import SIGNER, YES, Handler, answer, headers_of, sends, serving
 
 
 @asynccontextmanager
@@ -93,21 +30,11 @@ async def connected(url: str, timeout_s: float = 5.0) -> AsyncIterator[Transport
         await transport.close()
 
 
-def sends(data: bytes, *, then_close: bool = True) -> Handler:
-    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(data)
-        await writer.drain()
-        if then_close:
-            writer.close()
-
-    return reply
-
-
 async def test_exact_bytes_signed_and_sent() -> None:
     """Path and body arrive byte for byte as signed: no percent-encoding, no second serialization; plain user agent."""
     body = b'{"symbol":"PERP_ETH_USDC","order_quantity":"0.5"}'
     async with serving() as server, connected(server.url) as transport:
-        await transport.send("POST", "/v1/order", body=body, recv_window_ms=5000)
+        await transport.send("POST", "/v1/order", body=body)
         await transport.send("DELETE", "/v1/batch-order?order_ids=1,2")
         await transport.send("GET", "/v1/get_orderly_key?orderly_key=ed25519:abc", is_signed=False)
     post, delete, public = server.requests
@@ -125,15 +52,8 @@ async def test_exact_bytes_signed_and_sent() -> None:
         message = f"{headers['orderly-timestamp']}{method}{path}".encode() + sent
         key = VerifyKey(base58.b58decode(headers["orderly-key"].removeprefix("ed25519:")))
         key.verify(message, base64.urlsafe_b64decode(headers["orderly-signature"]))
-    assert headers_of(post)["x-recv-window"] == "5000"
     assert headers_of(post)["content-type"] == "application/json"
-    assert "x-recv-window" not in headers_of(delete)
     assert headers_of(delete)["content-type"] == "application/x-www-form-urlencoded"
-
-
-def headers_of(request: bytes) -> dict[str, str]:
-    lines = request.split(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
-    return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 async def test_consecutive_requests_share_a_connection() -> None:
