@@ -151,6 +151,64 @@ async def test_closed_position_is_gone(exchange: OrderlyExchange, make_order: Ma
     assert (await exchange.refresh()).position_quantity(BTC) == 0
 
 
+@pytest.mark.parametrize("fields", [{}, {"stop_loss": Decimal(61000)}], ids=["plain", "algo"])
+async def test_submit_now_writes_before_it_returns(
+    exchange: OrderlyExchange, paper: PaperExchange, make_order: MakeOrder, fields: dict[str, Any]
+) -> None:
+    """With a permit and a free connection the request leaves in the same call: no turn of the event loop, one create."""
+    order = make_order("kb-now", **fields)
+    permit = exchange.try_acquire_permit(order)
+    assert permit is not None
+    before = datetime.now(UTC)
+    future = exchange.submit_now(order, permit)
+    assert permit.sent_at is not None
+    assert not future.done()
+    after = datetime.now(UTC)
+    result = await future
+    assert isinstance(result, Accepted)
+    assert result.sent_at is not None
+    assert before <= result.sent_at <= after
+    assert (await settled(exchange, order)).order_id == result.order_id
+    assert len(created(paper, "kb-now")) == 1
+    with pytest.raises(ValueError, match="still held"):
+        exchange.submit_now(order, permit)
+
+
+async def test_submit_now_sends_nothing_that_must_not_be_sent(
+    exchange: OrderlyExchange, paper: PaperExchange, make_order: MakeOrder
+) -> None:
+    """Expired, or not to be expressed in one request: the result is known at once, and the permit is free again."""
+    expired = replace(make_order("kb-old"), expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    impossible = make_order("kb-no", order_type=OrderType.IOC, limit_price=Decimal(65000), stop_loss=Decimal(64000))
+    for order, kind, code in ((expired, Retryable, "alert_expired"), (impossible, Rejected, "order_type_unsupported")):
+        permit = await exchange.acquire_permit(order)
+        result = await exchange.submit_now(order, permit)
+        assert isinstance(result, kind)
+        assert result.code == code
+        assert not permit.is_held
+        assert permit.sent_at is None
+        assert created(paper, order.client_order_id) == []
+
+
+async def test_a_cancelled_create_that_was_not_written_is_never_sent(
+    paper: PaperExchange, client_for: ClientFor, make_order: MakeOrder, until: Until
+) -> None:
+    """The caller went away while the connection was being opened: no order that nobody follows."""
+    client = client_for(paper.base_url)
+    try:
+        await client.checks()  # opens no connection for creates
+        gone, kept = make_order("kb-gone"), make_order("kb-kept")
+        permits = [await client.acquire_permit(order) for order in (gone, kept)]
+        future = client.submit_now(gone, permits[0])
+        assert permits[0].sent_at is None
+        future.cancel()
+        assert isinstance(await client.submit_now(kept, permits[1]), Accepted)
+        await until(lambda: not permits[0].is_held)
+        assert created(paper, "kb-gone") == []
+    finally:
+        await client.close()
+
+
 async def placed(exchange: OrderlyExchange, order: Order) -> Order:
     assert isinstance(await exchange.submit(order), Accepted)
     return order
