@@ -72,8 +72,8 @@ class RawServer:
                 body = await reader.readexactly(int(headers_of(head).get("content-length", "0")))
                 self.requests.append(head + body)
                 await self.reply(reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client went away
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # the client went away, or the test is over
         finally:
             self.open.pop(writer, None)
             writer.close()
