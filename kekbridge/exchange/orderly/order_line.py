@@ -4,7 +4,7 @@
 a burst: one or two connections are kept open for the next order. Never sends a request twice, never raises for the network.
 Where HTTP is concerned it is as strict as can be: only a reply whose length is stated, by itself or in chunks, and behind which nothing
 follows, is a reply; everything else that comes after the first byte was written is a NoReply.
-Rules: docs/internals/orderly.md sections 1 and 2, docs/internals/reliability.md sections 8.1 and 8.9.
+Rules: docs/internals/orderly.md sections 1 and 2, docs/internals/reliability.md sections 8.1 and 8.11.
 """
 
 from __future__ import annotations
