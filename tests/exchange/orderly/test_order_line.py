@@ -91,7 +91,7 @@ class SentOrder:
 
 @asynccontextmanager
 async def opened(
-    url: str, *, is_warm: bool = False, timeout_s: float = 5.0, clock: Callable[[], datetime] | None = None
+    url: str, *, is_warm: bool = False, timeout_s: float = DEADLINE_S, clock: Callable[[], datetime] | None = None
 ) -> AsyncIterator[OrderLine]:
     """An open line; `is_warm`: its spare connections are open."""
     line = OrderLine(url, SIGNER, ClockOffset(), timeout_s=timeout_s, recv_window_ms=5000, clock=clock or Clock())
@@ -358,7 +358,7 @@ async def test_without_a_complete_reply_the_order_is_unknown(reply: Handler, mon
         assert sent.was_written_at_once
         if reply is silent:
             await until(lambda: bool(server.requests))
-            loop_clock.jump(5)
+            loop_clock.jump(DEADLINE_S)
         result = await sent.result()
         assert isinstance(result, NoReply)
         assert isinstance(classify.create(result), Unknown)
@@ -435,9 +435,9 @@ async def test_a_handshake_that_does_not_end_is_not_sent(monkeypatch: pytest.Mon
     async with serving(silent) as server, opened(server.url.replace("http:", "https:")) as line:
         sent = SentOrder(line)
         await until(lambda: server.connections == 1)
-        loop_clock.jump(5)
+        loop_clock.jump(DEADLINE_S)
         result = await sent.result()
-        assert result == NotSent("no connection within 5 s")
+        assert result == NotSent(f"no connection within {DEADLINE_S:g} s")
         assert not sent.permit.is_held
 
 
@@ -564,10 +564,10 @@ async def test_a_hanging_exchange_leaves_room_for_exits(monkeypatch: pytest.Monk
         assert {type(await order.result()) for order in (*entries, exit_)} == {HttpReply}
         assert len(server.requests) == 41
         assert len(server.open) <= MOST
-        for spare in (TWO_SPARE, ONE_SPARE):
-            loop_clock.jump(IDLE_S)
-            await until(lambda: len(server.open) == spare)  # noqa: B023
-            loop_clock.jump(600)
+        loop_clock.jump(IDLE_S)
+        await until(lambda: len(line._idle) == len(server.open) == TWO_SPARE)
+        loop_clock.jump(600)
+        await until(lambda: len(line._idle) == len(server.open) == ONE_SPARE)
 
 
 async def test_exits_overtake_entries_that_wait() -> None:
