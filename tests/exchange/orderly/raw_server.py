@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -52,7 +53,7 @@ class RawServer:
         self.is_refusing = False
         self.requests: list[bytes] = []
         self.connections = 0
-        self.open: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
+        self.open: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
         self.scheme = "http"
         self.port = 0
 
@@ -60,14 +61,14 @@ class RawServer:
     def url(self) -> str:
         return f"{self.scheme}://127.0.0.1:{self.port}"
 
-    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Called for each new connection."""
         self.connections += 1
-        if self.is_refusing:
-            writer.close()
-            return
-        self.open[writer] = asyncio.current_task()
+        self.open[writer] = asyncio.create_task(self._handle(reader, writer))
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while not writer.is_closing():
+            while not (self.is_refusing or writer.is_closing()):
                 head = await reader.readuntil(b"\r\n\r\n")
                 body = await reader.readexactly(int(headers_of(head).get("content-length", "0")))
                 self.requests.append(head + body)
@@ -75,8 +76,10 @@ class RawServer:
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass  # the client went away, or the test is over
         finally:
-            self.open.pop(writer, None)
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            self.open.pop(writer, None)
 
     def close_connections(self) -> None:
         """Close every connection that is open."""
@@ -88,14 +91,16 @@ class RawServer:
 async def serving(reply: Handler | None = None, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawServer]:
     """A server on a free port."""
     server = RawServer(reply)
-    listening = await asyncio.start_server(server.handle, "127.0.0.1", 0, ssl=tls)
+    listening = await asyncio.start_server(server.accept, "127.0.0.1", 0, ssl=tls)
     server.port = listening.sockets[0].getsockname()[1]
     server.scheme = "https" if tls else "http"
     try:
         yield server
     finally:
         listening.close()
-        tasks = [task for task in server.open.values() if task is not None]
-        for task in tasks:
+        for _ in range(5):
+            await asyncio.sleep(0)  # what was accepted a moment ago reaches `accept`
+        for task in server.open.values():
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*server.open.values(), return_exceptions=True)
+        server.close_connections()
