@@ -147,27 +147,33 @@ class BlockingPeer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http{'s' if context else ''}://127.0.0.1:{self._listener.getsockname()[1]}"
         self.received: queue.Queue[tuple[socket.socket, bytes]] = queue.Queue()
-        self.sockets: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._reading: list[threading.Thread] = []
+        self._accepting.start()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):  # closed
             while True:
                 connection, _ = self._listener.accept()
-                if self._context is not None:
-                    connection = self._context.wrap_socket(connection, server_side=True)
-                self.sockets.append(connection)
-                threading.Thread(target=self._read, args=(connection,), daemon=True).start()
+                thread = threading.Thread(target=self._read, args=(connection,), daemon=True)
+                self._reading.append(thread)
+                thread.start()
 
     def _read(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # the client went away
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:  # the client goes away
+            stack.enter_context(connection)
+            if self._context is not None:
+                connection = stack.enter_context(self._context.wrap_socket(connection, server_side=True))
             while data := connection.recv(65536):
                 self.received.put((connection, data))
 
     def close(self) -> None:
+        """After the client has closed its connections."""
         self._listener.shutdown(socket.SHUT_RDWR)
-        for connection in (self._listener, *self.sockets):
-            connection.close()
+        self._listener.close()
+        self._accepting.join()
+        for thread in self._reading:
+            thread.join()
 
 
 @pytest.fixture(params=["plain", "tls"])
