@@ -73,7 +73,7 @@ class _OrderRequest:
 
 
 @dataclass(slots=True)
-class _Message:
+class _Response:
     """One HTTP response as far as it was read; header names in lower case."""
 
     status: int = 0
@@ -362,7 +362,7 @@ class OrderLine:
     def _on_made(self, connection: _LineConnection) -> None:
         self._connections.add(connection)
 
-    def _on_reply(self, connection: _LineConnection, request: _OrderRequest, message: _Message) -> None:
+    def _on_reply(self, connection: _LineConnection, request: _OrderRequest, message: _Response) -> None:
         """A complete reply; the connection is free if it is still usable."""
         self._failures, self._retry_at = 0, float("-inf")
         if connection.is_usable:
@@ -399,7 +399,7 @@ class _LineConnection(asyncio.Protocol):
         self._transport: asyncio.Transport  # set by `connection_made`, before anything else is called
         self._parser = httptools.HttpResponseParser(self)
         self._request: _OrderRequest | None = None
-        self._message = _Message()
+        self._message = _Response()
         self._received = 0
         self._has_head = False
         self._is_complete = False
@@ -416,7 +416,7 @@ class _LineConnection(asyncio.Protocol):
     def write(self, request: _OrderRequest, data: bytes) -> None:
         """Hand the whole request to the socket, now."""
         self._request = request
-        self._message = _Message()
+        self._message = _Response()
         self._received = 0
         self._has_head = self._is_complete = self._is_kept_alive = self._has_excess = False
         self._transport.write(data)
