@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from decimal import Decimal
 from functools import lru_cache
+from typing import Final
 
 from msgspec import Struct
 
@@ -33,6 +34,7 @@ from kekbridge.errors import Refused
 
 _WHITESPACE = " \t\r\n\x0b\x0c"
 _MAX_LENGTH = 40
+_MAX_MATCHES = 1024
 _VENUE = re.compile(r"([A-Z0-9_]+):(.+)")
 _CCXT_SETTLE = re.compile(r"(.+/(?:USDT|USDC|USD)):(?:USDT|USDC|USD)")
 _PLAIN = re.compile(r"[A-Z0-9]+")
@@ -68,6 +70,27 @@ class _Ticker(Struct, frozen=True):
     marker: str | None
 
 
+class _Matches:
+    """What was found in one list of markets. Alerts repeat the same few tickers, and the list is replaced only when markets change.
+
+    Safe in several threads: list and matches are replaced together.
+    """
+
+    def __init__(self) -> None:
+        self._found: tuple[Collection[str], dict[tuple[str, str | None, bool], SymbolMatch]] = ((), {})
+
+    def within(self, listed: Collection[str]) -> dict[tuple[str, str | None, bool], SymbolMatch]:
+        """The matches in this list by ticker, exchange and whether units may be rescaled."""
+        known_list, matches = self._found
+        if known_list is not listed or len(matches) >= _MAX_MATCHES:
+            matches = {}
+            self._found = listed, matches
+        return matches
+
+
+_MATCHES: Final = _Matches()
+
+
 def resolve(
     text: str,
     *,
@@ -76,12 +99,25 @@ def resolve(
     aliases: Mapping[str, str],
     rescale_units: bool,
 ) -> SymbolMatch:
-    """Find the listed market for `text` (and the alert's `exchange`, if any); pass `listed` as a set or dict.
+    """Find the listed market for `text` (and the alert's `exchange`, if any). `listed`: a set or dict that never changes in place.
 
     The webhook's `aliases` (ticker or base to a listed symbol or base) overrule the checks of venue and ticker format.
     Raises Refused: symbol_invalid, symbol_unknown (with suggestions), symbol_ambiguous, symbol_not_tradable, symbol_unit_mismatch,
     symbol_exchange_refused, delayed_data, placeholder_unexpanded.
     """
+    if aliases:
+        return _resolve(text, exchange, listed, aliases, rescale_units=rescale_units)
+    known = _MATCHES.within(listed)
+    key = text, exchange, rescale_units
+    match = known.get(key)
+    if match is None:
+        match = known[key] = _resolve(text, exchange, listed, aliases, rescale_units=rescale_units)
+    return match
+
+
+def _resolve(
+    text: str, exchange: str | None, listed: Collection[str], aliases: Mapping[str, str], *, rescale_units: bool
+) -> SymbolMatch:
     trimmed = text.strip(_WHITESPACE)
     refuse_placeholder("symbol", trimmed)
     _check_characters(trimmed)

@@ -29,6 +29,23 @@ def refusal(text: str, exchange: str | None = None, aliases: Mapping[str, str] |
     return caught.value
 
 
+def test_a_ticker_is_looked_up_again_in_other_markets() -> None:
+    """A match is remembered for one list of markets and one choice of units: never used for a market that is no longer listed."""
+    both, one = frozenset({"PERP_BTC_USDC", "PERP_1000PEPE_USDC"}), frozenset({"PERP_1000PEPE_USDC"})
+
+    def found(text: str, listed: frozenset[str], *, rescale_units: bool = False) -> str:
+        try:
+            return resolve(text, exchange=None, listed=listed, aliases={}, rescale_units=rescale_units).symbol
+        except Refused as refused:
+            return refused.code
+
+    for listed, expected in ((both, "PERP_BTC_USDC"), (one, "symbol_unknown"), (both, "PERP_BTC_USDC")):
+        assert [found("BTCUSDT.P", listed), found("BTCUSDT.P", listed)] == [expected, expected]
+    assert found("PEPEUSDT.P", one, rescale_units=True) == "PERP_1000PEPE_USDC"
+    assert found("PEPEUSDT.P", one) == "symbol_unit_mismatch"
+    assert resolve("BTC", exchange=None, listed=both, aliases={"BTC": "1000PEPE"}, rescale_units=False).symbol in one
+
+
 ACCEPTED = [
     (1, "BTCUSDT.P", None, "PERP_BTC_USDC"),
     (2, "ETHUSDC.P", None, "PERP_ETH_USDC"),
