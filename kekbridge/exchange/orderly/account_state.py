@@ -61,9 +61,10 @@ class AccountState:
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
         self._instruments: Mapping[str, Instrument] = MappingProxyType({})
-        self._marks: dict[str, Mark] = {}  # replaced, never changed, like `_leverage`: snapshots share it
+        # Replaced, never changed: snapshots share these mappings, and who compares snapshots sees which of them differ.
+        self._marks: Mapping[str, Mark] = MappingProxyType({})
         self._positions: dict[Key, _Held] = {}
-        self._leverage: dict[str, Decimal] = {}
+        self._leverage: Mapping[str, Decimal] = MappingProxyType({})
         self._max_leverage: Decimal | None = None
         self._taker_fee_rate = ZERO
         self._account_value = ZERO
@@ -123,7 +124,7 @@ class AccountState:
             known = marks.get(symbol)
             if price > 0 and (known is None or known.at <= at):
                 marks[symbol] = Mark(price, at)
-        self._marks = marks
+        self._marks = MappingProxyType(marks)
         self._snapshot = None
 
     def apply_info(self, data: Mapping[str, Any]) -> None:
@@ -137,7 +138,7 @@ class AccountState:
 
     def apply_leverage(self, symbol: str, leverage: Decimal) -> None:
         if self._leverage.get(symbol) != leverage:
-            self._leverage = {**self._leverage, symbol: leverage}
+            self._leverage = MappingProxyType({**self._leverage, symbol: leverage})
             self._snapshot = None
 
     def apply_account(self, data: Mapping[str, Any], *, answered_ms: int) -> None:
@@ -273,11 +274,11 @@ class AccountState:
         return AccountSnapshot(
             taken_at=confirmed_at,
             instruments=self._instruments,
-            marks=MappingProxyType(self._marks),
+            marks=self._marks,
             positions=MappingProxyType(cross),
             account_value=self._account_value,
             free_collateral=self._free_collateral,
-            leverage=MappingProxyType(self._leverage),
+            leverage=self._leverage,
             max_leverage=self._max_leverage,
             taker_fee_rate=self._taker_fee_rate,
             other_positions=tuple(others),

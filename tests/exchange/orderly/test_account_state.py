@@ -98,6 +98,28 @@ def test_snapshot_is_immutable_and_stable(state: AccountState) -> None:
         before.positions[BTC] = before.positions  # type: ignore[index]
 
 
+def test_snapshots_share_what_did_not_change(state: AccountState, clock: Clock) -> None:
+    """Running sums compare snapshots by identity: only what an update replaced is another object."""
+    state.apply_marks({BTC: Decimal(65_000)}, clock.now)
+    state.apply_account(account(row(1, T0 + 1)), answered_ms=T0 + 10_000)
+    state.apply_leverage(BTC, Decimal(5))
+    before = state.snapshot
+    state.apply_leverage(BTC, Decimal(6))
+    leveraged = state.snapshot
+    state.apply_marks({"PERP_ETH_USDC": Decimal(1800)}, clock.now)
+    after = state.snapshot
+    assert before is not None
+    assert leveraged is not None
+    assert after is not None
+    assert leveraged.leverage is not before.leverage
+    assert leveraged.marks is before.marks
+    assert after.marks is not leveraged.marks
+    assert after.marks[BTC] is leveraged.marks[BTC]
+    assert after.leverage is leveraged.leverage
+    assert after.instruments is before.instruments
+    assert after.positions[BTC] is before.positions[BTC]
+
+
 def test_rest_reply_older_than_own_fill_is_ignored(state: AccountState) -> None:
     """A list of positions made before our newest fill is not believed for that symbol, whether it has a row or not."""
     state.apply_fill(fill(1, "0.5", T0 + 1000))
