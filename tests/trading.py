@@ -79,7 +79,7 @@ def snapshot(
         "instruments": INSTRUMENTS if instruments is None else instruments,
         "marks": {symbol: Mark(price, NOW) for symbol, price in prices.items()},
         "positions": {
-            symbol: Position(symbol=symbol, quantity=D(size), average_open_price=prices.get(symbol, MARKS[symbol]))
+            symbol: Position(symbol=symbol, quantity=D(size), average_open_price=prices.get(symbol) or MARKS[symbol])
             for symbol, size in (positions or {}).items()
         },
         "account_value": D(100_000),

@@ -135,6 +135,9 @@ class Usage(Struct, frozen=True, kw_only=True):
     account_orders_today: int = 0
     #: What the account's open orders hold, by symbol.
     commitments: Mapping[str, Commitment] = field(default_factory=dict)
+    #: Those of a few symbols in place of the ones in `commitments`: with the earlier orders of the same alert, or without the order that
+    #: is rechecked.
+    changed_commitments: Mapping[str, Commitment] = field(default_factory=dict)
     #: The webhook's last entry by symbol, as far back as its cool-down.
     last_entry_at: Mapping[str, datetime] = field(default_factory=dict)
     #: Today's realized P&L in USDC: of the webhook, then of the account.
@@ -144,6 +147,15 @@ class Usage(Struct, frozen=True, kw_only=True):
     equity_peak: Decimal | None = None
     #: By symbol: the steps that the webhook's strategy has reported.
     strategy_histories: Mapping[str, StrategyHistory] = field(default_factory=dict)
+
+    def commitment(self, symbol: str) -> Commitment:
+        """What the account's open orders in one symbol hold."""
+        changed = self.changed_commitments.get(symbol)
+        return self.commitments.get(symbol, UNCOMMITTED) if changed is None else changed
+
+    def pending(self, symbol: str) -> Decimal:
+        """Signed quantity in base units of our orders in flight that are certain to trade; resting orders are left out."""
+        return self.commitment(symbol).sure
 
 
 class Flow(Struct, frozen=True):

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from kekbridge.exchange.base import Exchange, FundingPayment, Transfer
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, LimitBreach, Limits, Usage
+from kekbridge.risk.account_exposure import AccountExposure
 from kekbridge.risk.drawdown import drawdown_of, follow_peak, loss_of_day, next_midnight
 from kekbridge.risk.limits import percent, usdc
 from kekbridge.store import equity, settings, webhooks
@@ -95,10 +96,13 @@ def breaches_of(
     scope: str, limits: Limits, usage: Usage, snapshot: AccountSnapshot, *, now: datetime
 ) -> Iterable[LimitBreach]:
     """Breached loss limits of one scope; drawdown first, since it lasts longer than a day's loss."""
-    drawdown, loss = drawdown_of(usage.equity_peak, snapshot.account_value), loss_of_day(usage, snapshot, limits, scope)
+    drawdown = drawdown_of(usage.equity_peak, snapshot.account_value)
     if limits.max_drawdown is not None and drawdown >= limits.max_drawdown:
         reason = f"drawdown {percent(drawdown)}, limit {percent(limits.max_drawdown)}"
         yield LimitBreach(scope=scope, rule="drawdown", reason=reason, until=None)
-    if limits.max_daily_loss is not None and loss >= limits.max_daily_loss:
+    if limits.max_daily_loss is None:
+        return
+    loss = loss_of_day(AccountExposure(), usage, snapshot, limits.allowed_symbols, scope)
+    if loss >= limits.max_daily_loss:
         reason = f"daily_loss: {usdc(loss)}, limit {usdc(limits.max_daily_loss)}"
         yield LimitBreach(scope=scope, rule="daily_loss", reason=reason, until=next_midnight(now))

@@ -6,10 +6,8 @@ many alerts arrive together. No I/O and no clock: every input is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from functools import partial
 from typing import Literal
 
 from msgspec.structs import replace
@@ -35,6 +33,7 @@ from kekbridge.planning.market_view import read_market
 from kekbridge.planning.target import has_drifted
 from kekbridge.planning.translate import KnownHistory, Plan, locate_step, translate
 from kekbridge.risk import rules
+from kekbridge.risk.account_exposure import AccountExposure
 from kekbridge.risk.check import AccountPolicy, allow, deny, is_exit, with_order
 from kekbridge.risk.drawdown import breach_of
 
@@ -47,8 +46,10 @@ def decide(
     snapshot: AccountSnapshot,
     policy: AccountPolicy,
     fired_at: datetime | None = None,
+    sums: AccountExposure | None = None,
 ) -> Decision:
     """Turn the steps of an alert into judged order intents. `fired_at`: None if the alert's age does not count, as in a replay.
+    `sums`: the account's running sums, so that only what changed since their last use is computed; None: from scratch.
 
     Steps are translated in order; the first one that is refused or denied ends the list. Orders before it are kept, so that a close
     is sent even if the entry after it is refused or denied. Later legs wait for the leg before them.
@@ -60,12 +61,18 @@ def decide(
     denied: tuple[OrderIntent, Verdict] | None = None
     refusal: RequestRefused | None = None
     histories: dict[str, StrategyHistory] = {}
-    plan_step = partial(translate, settings=webhook.settings, snapshot=snapshot)
-    judge_leg = partial(_judge_leg, webhook=webhook, snapshot=snapshot, policy=policy)
+    sums = AccountExposure() if sums is None else sums
     for step in alert.steps:
-        history = KnownHistory(fired_at, {**usage.strategy_histories, **histories})
+        known = {**usage.strategy_histories, **histories} if histories else usage.strategy_histories
         try:
-            plan = plan_step(step, pending=pending_quantities(usage), first_leg=len(kept), history=history)
+            plan = translate(
+                step,
+                settings=webhook.settings,
+                snapshot=snapshot,
+                pending=usage.pending,
+                first_leg=len(kept),
+                history=KnownHistory(fired_at, known),
+            )
         except RequestRefused as refused:
             refusal = refused
             break
@@ -74,7 +81,16 @@ def decide(
             histories[plan.symbol] = plan.strategy_history
         warnings += (*plan.warnings, *plan.notes)
         for intent in plan.intents:
-            leg, leg_verdicts = judge_leg(intent, len(kept), intent is plan.intents[0], usage=usage)
+            leg, leg_verdicts = _judge_leg(
+                intent,
+                len(kept),
+                intent is plan.intents[0],
+                webhook=webhook,
+                snapshot=snapshot,
+                usage=usage,
+                policy=policy,
+                sums=sums,
+            )
             verdicts += leg_verdicts
             denial = rules.first_denial(leg_verdicts)
             if denial is not None:
@@ -104,10 +120,11 @@ def _judge_leg(
     snapshot: AccountSnapshot,
     usage: Usage,
     policy: AccountPolicy,
+    sums: AccountExposure,
 ) -> tuple[OrderIntent, tuple[Verdict, ...]]:
     """Return the order as it may be sent, chained to the legs before it, with its verdicts."""
     allowed = rules.apply_leverage_policy(intent, webhook=webhook, account_limits=policy.account_limits)
-    verdicts = rules.check_rules(allowed, webhook=webhook, policy=policy, snapshot=snapshot, usage=usage)
+    verdicts = rules.check_rules(allowed, webhook=webhook, policy=policy, snapshot=snapshot, usage=usage, sums=sums)
     verdicts += _check_queue_length(allowed, usage.waiting_orders + number, policy)
     return _chain_to_previous_step(allowed, leg=number, starts_step=starts_step), verdicts
 
@@ -121,7 +138,7 @@ def is_out_of_order(usage: Usage, *, alert: Alert, webhook: Webhook, snapshot: A
         return False
     step = alert.steps[0]
     try:
-        market = read_market(step, settings=webhook.settings, snapshot=snapshot, pending=pending_quantities(usage))
+        market = read_market(step, settings=webhook.settings, snapshot=snapshot, pending=usage.pending)
         _, newer = locate_step(step, webhook.settings, market, KnownHistory(alert.fired_at, usage.strategy_histories))
         return newer is None and has_drifted(step, market)
     except RequestRefused:
@@ -136,10 +153,12 @@ def recheck(
     snapshot: AccountSnapshot,
     policy: AccountPolicy,
     now: datetime,
+    sums: AccountExposure | None = None,
 ) -> Recheck:
     """Apply the admission's rules to a queued order with current data, inside the transaction that claims it.
 
     `usage` must not include the order itself. `webhook`: None if it was deleted meanwhile; the account's own limits still hold.
+    `sums`: as in `decide`.
     """
     if order.code == "earlier_leg_failed":
         text = "an earlier step of this alert did not succeed"
@@ -158,6 +177,7 @@ def recheck(
         policy=policy,
         snapshot=snapshot,
         usage=usage,
+        sums=sums,
     )
     denial = rules.first_denial(verdicts)
     if denial is not None:
@@ -172,7 +192,7 @@ def signal_prices(alert: Alert, *, webhook: Webhook, snapshot: AccountSnapshot) 
         if step.price is None or step.symbol is None or step.order_type is not OrderType.MARKET:
             continue
         try:
-            market = read_market(step, settings=webhook.settings, snapshot=snapshot, pending={})
+            market = read_market(step, settings=webhook.settings, snapshot=snapshot)
         except RequestRefused:
             continue
         price = market.price(step.price)
@@ -197,11 +217,6 @@ def refuse(refusal: RequestRefused, alert: Alert | None = None) -> Decision:
         symbol=storable_text(step.symbol) if step and step.symbol else None,
         warnings=(),
     )
-
-
-def pending_quantities(usage: Usage) -> Mapping[str, Decimal]:
-    """Signed quantity per symbol of our orders in flight that are certain to trade; resting orders are left out."""
-    return {symbol: commitment.sure for symbol, commitment in usage.commitments.items() if commitment.sure}
 
 
 def _check_queue_length(intent: OrderIntent, waiting: int, policy: AccountPolicy) -> tuple[Verdict, ...]:

@@ -5,7 +5,7 @@ Created once per step by translate.py; later stages read prices and positions fr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from decimal import Decimal
 
 from msgspec import Struct
@@ -94,10 +94,22 @@ class MarketView(Struct, frozen=True, kw_only=True):
             )
 
 
+def no_orders(_symbol: str) -> Decimal:
+    """The pending quantity of an account without orders in flight."""
+    return ZERO
+
+
 def read_market(
-    signal: Signal, *, settings: WebhookSettings, snapshot: AccountSnapshot, pending: Mapping[str, Decimal]
+    signal: Signal,
+    *,
+    settings: WebhookSettings,
+    snapshot: AccountSnapshot,
+    pending: Callable[[str], Decimal] = no_orders,
 ) -> MarketView:
-    """Build the view of the market that a signal names. Raises Refused with one of the symbol_… codes."""
+    """Build the view of the market that a signal names. Raises Refused with one of the symbol_… codes.
+
+    `pending`: signed quantity of our own orders in a symbol that are certain to trade.
+    """
     match = resolve_symbol(signal, settings=settings, snapshot=snapshot)
     position = snapshot.positions.get(match.symbol)
     return MarketView(
@@ -106,7 +118,7 @@ def read_market(
         is_inverse=match.is_inverse,
         mark=snapshot.mark_price(match.symbol),
         fallback_price=(position.mark_price or position.average_open_price) if position else None,
-        projected=snapshot.position_quantity(match.symbol) + pending.get(match.symbol, ZERO),
+        projected=snapshot.position_quantity(match.symbol) + pending(match.symbol),
         account_value=snapshot.account_value,
         warnings=match.warnings,
     )

@@ -6,7 +6,7 @@ sizes and prices from sizing.py and prices.py; risk/ decides whether they may be
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
 
@@ -24,7 +24,7 @@ from kekbridge.model import (
     WebhookSettings,
 )
 from kekbridge.planning.build_orders import build_orders
-from kekbridge.planning.market_view import MarketView, read_market, resolve_symbol
+from kekbridge.planning.market_view import MarketView, no_orders, read_market, resolve_symbol
 from kekbridge.planning.sizing import ROUND_DOWN_CONTEXT
 from kekbridge.planning.strategy_position import add_step
 from kekbridge.planning.target import position_change
@@ -68,13 +68,13 @@ def translate(
     *,
     settings: WebhookSettings,
     snapshot: AccountSnapshot,
-    pending: Mapping[str, Decimal],
+    pending: Callable[[str], Decimal] = no_orders,
     first_leg: int = 0,
     history: KnownHistory = _UNKNOWN,
 ) -> Plan:
     """Plan one step of an alert, given the account's positions and orders in flight.
 
-    `pending`: signed quantity per symbol of our own orders that are certain to trade. `first_leg`: number of the step's first order
+    `pending`: signed quantity of our own orders in a symbol that are certain to trade. `first_leg`: number of the step's first order
     within its alert. Raises Refused with code, message and field.
     """
     if signal.action is Action.PING:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kekbridge.model import UNCOMMITTED, AccountSnapshot, Commitment, Limits, OrderIntent, Usage, Verdict
+from kekbridge.model import AccountSnapshot, Commitment, Limits, OrderIntent, Usage, Verdict
 from kekbridge.risk import exposure
+from kekbridge.risk.account_exposure import AccountExposure, Exposure
+from kekbridge.risk.exposure import PositionRange
 
 NO_LIMIT: Final = "no limit"
+#: `found` of a limit that is not set: nothing was computed for it.
+NOT_CHECKED: Final = "not checked"
+_Limit = TypeVar("_Limit")
+#: A limit by scope, `webhook` or `account`.
+Bounds = Sequence[tuple[str, _Limit]]
 
 
 class AccountPolicy(Struct, frozen=True, kw_only=True):
@@ -42,9 +49,16 @@ class RuleInput(Struct, frozen=True, kw_only=True):
     #: How old snapshot and mark may be.
     policy: AccountPolicy
     #: ("webhook", its limits) and ("account", its limits).
-    scopes: tuple[tuple[str, Limits], ...]
-    #: Commitments by symbol with this order included.
-    with_this: Mapping[str, Commitment]
+    scopes: Bounds[Limits]
+    #: Commitment of the order's symbol without this order, and with it.
+    before: Commitment
+    after: Commitment
+    #: Position that can result in the order's symbol.
+    range: PositionRange
+    #: The account's sums over all symbols.
+    sums: AccountExposure
+    #: Worst case of all symbols but the order's.
+    others: Exposure
 
     @property
     def base(self) -> str:
@@ -62,44 +76,18 @@ def allow(rule: str, scope: str, found: str, limit: str) -> Verdict:
     return Verdict(rule=rule, scope=scope, passed=True, found=found, limit=limit)
 
 
+@lru_cache(maxsize=64)
+def no_limit(rule: str, scope: str, limit: str = NO_LIMIT) -> Verdict:
+    """The verdict on a limit that is not set."""
+    return allow(rule, scope, NOT_CHECKED, limit)
+
+
 def deny(rule: str, scope: str, found: str, limit: str, message: str) -> Verdict:
     return Verdict(rule=rule, scope=scope, passed=False, found=found, limit=limit, message=message)
 
 
-def check_maximum(
-    rule: str,
-    scope: str,
-    found: Decimal,
-    limit: Decimal | None,
-    show: Callable[[Decimal], str],
-    subject: Callable[[str], str],
-    option: str,
-    first_fix: str = "lower the quantity",
-    *,
-    shown: str = "",
-) -> Verdict:
-    """Return whether `found` is within `limit` (None: no limit).
-
-    `subject` turns the formatted number into the beginning of the denial's sentence; `option` names the setting. `shown`: the
-    formatted number, if the caller has it.
-    """
-    shown = shown or show(found)
-    if limit is None:
-        return allow(rule, scope, shown, NO_LIMIT)
-    bound = _at_most(show, limit)
-    if found <= limit:
-        return allow(rule, scope, shown, bound)
-    text = f"{subject(shown)} is over the {scope}'s limit of {show(limit)}; {first_fix}, or {fix_for(scope, option, 'raise')}"
-    return deny(rule, scope, shown, bound, text)
-
-
-@lru_cache(maxsize=256)  # there are few limits, and they rarely change
-def _at_most(show: Callable[[Decimal], str], limit: Decimal) -> str:
-    return f"at most {show(limit)}"
-
-
-def check_scopes(
-    checked: RuleInput,
+def check_maxima(
+    bounds: Bounds[Decimal | None],
     rule: str,
     option: str,
     found: Decimal,
@@ -107,12 +95,30 @@ def check_scopes(
     subject: Callable[[str], str],
     first_fix: str = "lower the quantity",
 ) -> list[Verdict]:
-    """Apply `check_maximum` to each scope's limit named `option`."""
-    shown = show(found)
-    return [
-        check_maximum(rule, scope, found, getattr(limits, option), show, subject, option, first_fix, shown=shown)
-        for scope, limits in checked.scopes
-    ]
+    """Return a verdict for each scope: whether `found` is within its limit (None: no limit).
+
+    `subject` turns the formatted number into the beginning of the denial's sentence; `option` names the setting.
+    """
+    shown = ""
+    verdicts = []
+    for scope, limit in bounds:
+        if limit is None:
+            verdicts.append(no_limit(rule, scope))
+            continue
+        shown = shown or show(found)
+        bound = _at_most(show, limit)
+        if found <= limit:
+            verdicts.append(allow(rule, scope, shown, bound))
+            continue
+        fix = f"{first_fix}, or {fix_for(scope, option, 'raise')}"
+        text = f"{subject(shown)} is over the {scope}'s limit of {show(limit)}; {fix}"
+        verdicts.append(deny(rule, scope, shown, bound, text))
+    return verdicts
+
+
+@lru_cache(maxsize=256)  # there are few limits, and they rarely change
+def _at_most(show: Callable[[Decimal], str], limit: Decimal) -> str:
+    return f"at most {show(limit)}"
 
 
 def check_age(rule: str, age: timedelta, limit_s: float, subject: str) -> Verdict:
@@ -135,20 +141,16 @@ def fix_for(scope: str, option: str, verb: str) -> str:
     return f"{verb} {where}"
 
 
-def committed_with(usage: Usage, intent: OrderIntent, *, is_resting: bool = False) -> Mapping[str, Commitment]:
-    """Commitments by symbol with this order included."""
-    before = usage.commitments.get(intent.symbol, UNCOMMITTED)
-    return {**usage.commitments, intent.symbol: exposure.committed(before, intent, is_resting=is_resting)}
-
-
 def with_order(usage: Usage, intent: OrderIntent) -> Usage:
     """Usage for the next order of the same alert: with this order counted."""
-    commitments = committed_with(usage, intent, is_resting=intent.may_rest)
+    symbol = intent.symbol
+    after = exposure.committed(usage.commitment(symbol), intent, is_resting=intent.may_rest)
+    changed = {**usage.changed_commitments, symbol: after}
     if is_exit(intent):
-        return replace(usage, commitments=commitments)
+        return replace(usage, changed_commitments=changed)
     return replace(
         usage,
-        commitments=commitments,
+        changed_commitments=changed,
         traded_today=usage.traded_today + intent.notional,
         account_traded_today=usage.account_traded_today + intent.notional,
         orders_today=usage.orders_today + 1,

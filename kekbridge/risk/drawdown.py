@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Final
 
 from kekbridge.model import ZERO, AccountSnapshot, EquityMark, Flow, LimitBreach, Limits, Usage, Verdict
-from kekbridge.risk import exposure
+from kekbridge.risk.account_exposure import AccountExposure
 
 # The clocks differ, and a transfer may show in the account a little before or after its own timestamp.
 FLOW_WINDOW: Final = timedelta(minutes=2)
@@ -46,21 +46,19 @@ def drawdown_of(peak: Decimal | None, value: Decimal) -> Decimal:
     return ZERO if peak is None or peak <= 0 else max(ZERO, (peak - value) / peak)
 
 
-def loss_of_day(usage: Usage, snapshot: AccountSnapshot, limits: Limits, scope: str) -> Decimal:
-    """Today's loss in USDC, negative for a gain: realised today plus unrealised at the mark.
+def loss_of_day(
+    sums: AccountExposure,
+    usage: Usage,
+    snapshot: AccountSnapshot,
+    allowed_symbols: tuple[str, ...] | None,
+    scope: str,
+) -> Decimal:
+    """Today's loss in USDC, negative for a gain: realized today plus unrealized at the mark.
 
     A webhook is charged with all positions in its allowed symbols: a net position cannot be split by webhook.
     """
     realized = usage.account_realized_today if scope == "account" else usage.realized_today
-    return -(realized + exposure.unrealized_pnl(snapshot, limits.allowed_symbols))
-
-
-def losses_of_day(usage: Usage, snapshot: AccountSnapshot, webhook: Limits, account: Limits) -> tuple[Decimal, Decimal]:
-    """`loss_of_day` for the webhook and for the account, given their limits."""
-    open_pnl = exposure.unrealized_pnl(snapshot, account.allowed_symbols)
-    is_same = webhook.allowed_symbols == account.allowed_symbols
-    of_webhook = open_pnl if is_same else exposure.unrealized_pnl(snapshot, webhook.allowed_symbols)
-    return -(usage.realized_today + of_webhook), -(usage.account_realized_today + open_pnl)
+    return -(realized + sums.unrealized_pnl(snapshot, usage, allowed_symbols))
 
 
 def breach_of(denial: Verdict, *, notional: Decimal, limits: Limits, now: datetime) -> LimitBreach | None:

@@ -7,24 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from functools import lru_cache
 
 from kekbridge.errors import ConfigError
 from kekbridge.model import ZERO, Verdict
-from kekbridge.risk.check import NO_LIMIT, RuleInput, allow, check_maximum, check_scopes, deny, fix_for
+from kekbridge.risk.check import Bounds, RuleInput, allow, check_maxima, deny, fix_for, no_limit
 from kekbridge.risk.limits import limit_number, percent
 from kekbridge.risk.trading_hours import next_opening
 
 
-def check_stop_loss(checked: RuleInput) -> Sequence[Verdict]:
+def check_stop_loss(bounds: Bounds[bool], checked: RuleInput) -> Sequence[Verdict]:
     """Require a stop loss. A trailing stop does not count: it is a separate order and cannot be placed together with the entry."""
     stop = checked.intent.stop_loss
     found = "none" if stop is None else limit_number(stop)
     verdicts = []
-    for scope, limits in checked.scopes:
-        if not limits.require_stop_loss:
-            verdicts.append(allow("stop_loss_required", scope, found, "not required"))
-        elif stop is not None:
+    for scope, _ in bounds:
+        if stop is not None:
             verdicts.append(allow("stop_loss_required", scope, found, "required"))
         else:
             text = f"the {scope} requires a stop loss and the alert has none; add stopLoss as a price or a percent"
@@ -37,8 +36,8 @@ def check_stop_distance(checked: RuleInput) -> Sequence[Verdict]:
     stop, entry = checked.intent.stop_loss, checked.intent.reference_price
     if stop is None or entry <= 0:
         return ()
-    return check_scopes(
-        checked,
+    return check_maxima(
+        [(scope, limits.max_stop_distance) for scope, limits in checked.scopes],
         "stop_loss_too_far",
         "max_stop_distance",
         abs(entry - stop) / entry,
@@ -56,38 +55,36 @@ def check_slippage(checked: RuleInput) -> Sequence[Verdict]:
     mark = checked.snapshot.mark_price(checked.intent.symbol)
     if mark is None:
         return ()
-    found = max(ZERO, (mark - signal) * checked.intent.side.sign / signal)
-    shown = percent(found)
-    verdicts = []
-    for scope, limits in checked.scopes:
-        bounds = (limits.max_slippage, checked.intent.slippage if scope == "webhook" else None)
-        verdict = check_maximum(
-            "slippage_too_high",
-            scope,
-            found,
-            min((bound for bound in bounds if bound is not None), default=None),
-            percent,
-            lambda shown: (
-                f"the mark {limit_number(mark)} is {shown} worse than the signal's {limit_number(signal)}, which"
-            ),
-            "max_slippage",
-            "check the chart's exchange, raise slippage",
-            shown=shown,
-        )
-        verdicts.append(verdict)
-    return verdicts
+    own = checked.intent.slippage
+    bounds = [
+        (scope, _tighter(limits.max_slippage, own if scope == "webhook" else None)) for scope, limits in checked.scopes
+    ]
+    if all(bound is None for _, bound in bounds):
+        return [no_limit("slippage_too_high", scope) for scope, _ in bounds]
+    return check_maxima(
+        bounds,
+        "slippage_too_high",
+        "max_slippage",
+        max(ZERO, (mark - signal) * checked.intent.side.sign / signal),
+        percent,
+        lambda shown: f"the mark {limit_number(mark)} is {shown} worse than the signal's {limit_number(signal)}, which",
+        "check the chart's exchange, raise slippage",
+    )
 
 
-def check_cooldown(checked: RuleInput) -> Sequence[Verdict]:
+def _tighter(one: Decimal | None, other: Decimal | None) -> Decimal | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
+def check_cooldown(bounds: Bounds[int], checked: RuleInput) -> Sequence[Verdict]:
     """Require a pause since the webhook's last entry in this symbol."""
     last = checked.usage.last_entry_at.get(checked.intent.symbol)
     verdicts = []
-    for scope, limits in checked.scopes:
-        pause = limits.cooldown_s
-        if not pause or last is None:
-            verdicts.append(
-                allow("cooldown", scope, "no entry yet" if last is None else "-", f"{pause} s" if pause else NO_LIMIT)
-            )
+    for scope, pause in bounds:
+        if last is None:
+            verdicts.append(allow("cooldown", scope, "no entry yet", f"{pause} s"))
             continue
         passed_s = int((checked.usage.now - last).total_seconds())
         found, limit = f"{passed_s} s", f"at least {pause} s"
@@ -105,15 +102,11 @@ def _time_of_week(minute: datetime) -> str:
     return f"{minute:%a %H:%M} UTC"
 
 
-def check_trading_hours(checked: RuleInput) -> Sequence[Verdict]:
+def check_trading_hours(bounds: Bounds[str], checked: RuleInput) -> Sequence[Verdict]:
     """Deny entries outside the trading hours."""
     clock = _time_of_week(checked.usage.now.replace(second=0, microsecond=0))
     verdicts = []
-    for scope, limits in checked.scopes:
-        text = limits.trading_hours
-        if not text:
-            verdicts.append(allow("outside_trading_hours", scope, clock, NO_LIMIT))
-            continue
+    for scope, text in bounds:
         try:
             opens_at = next_opening(text, checked.usage.now)
         except ConfigError as error:  # an unreadable limit must not become no limit

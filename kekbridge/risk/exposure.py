@@ -1,13 +1,14 @@
-"""Worst-case exposure of the account: the position, notional and margin that open positions and orders can add up to.
+"""Worst-case exposure of one symbol: the position, notional and margin that its open positions and orders can add up to.
 
-Arithmetic only; rules.py compares it with limits. Entries count as if all of them fill. Exits count only where they make
-room for the other side (a reversal), never as a reason to allow more on the same side: they may still fail.
+Arithmetic only: account_exposure.py adds the symbols up, rules.py compares with limits. Entries count as if all of them fill. Exits
+count only where they make room for the other side (a reversal), never as a reason to allow more on the same side: they may still fail.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Context, Decimal
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
@@ -58,9 +59,14 @@ def _largest_sides(position: Decimal, sums: SideTotals) -> tuple[Decimal, Decima
     return long if long > ZERO else ZERO, short if short > ZERO else ZERO
 
 
-def range_in(symbol: str, snapshot: AccountSnapshot, commitments: Mapping[str, Commitment]) -> PositionRange:
+def range_of(position: Decimal, sums: SideTotals) -> PositionRange:
     """Worst case of one symbol: its signed position and what its open orders may still trade."""
-    return PositionRange(*_largest_sides(snapshot.position_quantity(symbol), commitments.get(symbol, UNCOMMITTED).open))
+    return PositionRange(*_largest_sides(position, sums))
+
+
+def largest_position(position: Decimal, sums: SideTotals) -> Decimal:
+    """The largest absolute position of one symbol that can result, on either side."""
+    return max(_largest_sides(position, sums))
 
 
 def committed(before: Commitment, intent: OrderIntent, *, is_resting: bool = False) -> Commitment:
@@ -74,19 +80,6 @@ def committed(before: Commitment, intent: OrderIntent, *, is_resting: bool = Fal
     )
 
 
-def gross_notional(snapshot: AccountSnapshot, commitments: Mapping[str, Commitment]) -> Decimal:
-    """Worst-case notional in USDC of all positions and orders, isolated positions included, at the mark (else the last known price)."""
-    total = ZERO
-    for symbol in _exposed_symbols(snapshot, commitments):
-        own = commitments.get(symbol, UNCOMMITTED)
-        worst = max(_largest_sides(snapshot.position_quantity(symbol), own.open))
-        total += worst * price_of(symbol, snapshot, own)
-    for other in snapshot.other_positions:
-        price = snapshot.mark_price(other.symbol) or other.mark_price or other.average_open_price
-        total += abs(other.quantity) * price
-    return total
-
-
 def price_of(symbol: str, snapshot: AccountSnapshot, commitment: Commitment = UNCOMMITTED) -> Decimal:
     """The mark; without one the position's price, else the price at which an open order was valued."""
     mark = snapshot.marks.get(symbol)
@@ -98,34 +91,39 @@ def price_of(symbol: str, snapshot: AccountSnapshot, commitment: Commitment = UN
     return commitment.price
 
 
-def open_symbols(snapshot: AccountSnapshot, commitments: Mapping[str, Commitment]) -> frozenset[str]:
-    """Symbols with any position, including isolated ones, or with an open entry."""
-    others = {position.symbol for position in snapshot.other_positions if position.quantity}
-    return frozenset(_exposed_symbols(snapshot, commitments) | others)
+def is_open(symbol: str, snapshot: AccountSnapshot, commitment: Commitment) -> bool:
+    """Return whether the symbol has any position, including an isolated one, or an open entry."""
+    return (
+        commitment.has_entry
+        or bool(snapshot.position_quantity(symbol))
+        or any(other.symbol == symbol and other.quantity for other in snapshot.other_positions)
+    )
 
 
-def _exposed_symbols(snapshot: AccountSnapshot, commitments: Mapping[str, Commitment]) -> set[str]:
-    """Symbols with a cross position or an open entry."""
-    held = {symbol for symbol, position in snapshot.positions.items() if position.quantity}
-    held.update([symbol for symbol, commitment in commitments.items() if commitment.has_entry])
-    return held
-
-
-def unrealized_pnl(snapshot: AccountSnapshot, symbols: Sequence[str] | None = None) -> Decimal:
-    """Unrealised P&L in USDC at the mark, of `symbols` only if given. Positions without a known mark count as zero."""
+def isolated_notional(symbol: str, snapshot: AccountSnapshot) -> Decimal:
+    """Notional in USDC of a symbol's isolated positions at the mark (else the last known price)."""
     total = ZERO
-    marks = snapshot.marks
-    for position in (*snapshot.positions.values(), *snapshot.other_positions):
-        if symbols is not None and not names_symbol(symbols, position.symbol):
-            continue
-        mark = marks.get(position.symbol)
-        price = mark.price if mark and mark.price else position.mark_price
-        if price is not None:
-            total += position.quantity * (price - position.average_open_price)
+    for other in snapshot.other_positions:
+        if other.symbol == symbol:
+            price = snapshot.mark_price(symbol) or other.mark_price or other.average_open_price
+            total += abs(other.quantity) * price
     return total
 
 
-def names_symbol(names: Sequence[str], symbol: str) -> bool:
+def unrealized_pnl(symbol: str, snapshot: AccountSnapshot) -> Decimal:
+    """Unrealized P&L in USDC of a symbol's positions at the mark; zero while no mark is known."""
+    total = ZERO
+    mark = snapshot.mark_price(symbol)
+    position = snapshot.positions.get(symbol)
+    for held in (*(() if position is None else (position,)), *snapshot.other_positions):
+        price = mark or held.mark_price
+        if price is not None and held.symbol == symbol:
+            total += held.quantity * (price - held.average_open_price)
+    return total
+
+
+@lru_cache(maxsize=4096)
+def names_symbol(names: tuple[str, ...], symbol: str) -> bool:
     """Return whether a list of allowed symbols contains `symbol`, by its exchange name or by its base (`BTC`)."""
     parts = symbol.split("_")
     base = parts[1] if len(parts) > 1 else symbol
@@ -158,44 +156,37 @@ def leverage_in_force(symbol: str, snapshot: AccountSnapshot) -> Decimal:
 def margin_of(symbol: str, quantity: Decimal, leverage: Decimal, price: Decimal, snapshot: AccountSnapshot) -> Decimal:
     """Initial margin in USDC of `quantity` base units; zero for a symbol that is not listed."""
     instrument = snapshot.instruments.get(symbol)
-    if instrument is None:
+    if instrument is None or not quantity:
         return ZERO
     return initial_margin(quantity * price, least_margin_ratio(instrument, leverage), instrument)
 
 
-def margin_needed(intent: OrderIntent, snapshot: AccountSnapshot, before: Commitment, after_it: Commitment) -> Decimal:
+def margin_needed(intent: OrderIntent, snapshot: AccountSnapshot, before: Commitment, largest: Decimal) -> Decimal:
     """USDC that `intent` takes from the free collateral: initial margin in its symbol beyond what the exchange already reserves, plus
-    the taker fee. Zero or less if the symbol's exposure does not grow. `before`, `after_it`: the symbol's commitment without and with it.
+    the taker fee. Zero or less if the symbol's exposure does not grow. `before`: the symbol's commitment without it; `largest`: the
+    symbol's `largest_position` with it.
     """
     symbol = intent.symbol
     position, mark = snapshot.position_quantity(symbol), price_of(symbol, snapshot, before)
     price = max(intent.reference_price, mark)
-    after, known = max(_largest_sides(position, after_it.open)), max(_largest_sides(position, before.margined))
+    known = largest_position(position, before.margined)
     in_force = leverage_in_force(symbol, snapshot)
     reserved = margin_of(symbol, known, in_force, mark, snapshot)
-    margin = margin_of(symbol, after, intent.leverage or in_force, price, snapshot)
+    margin = margin_of(symbol, largest, intent.leverage or in_force, price, snapshot)
     return margin - reserved + intent.notional * snapshot.taker_fee_rate
 
 
-def margin_promised(excluded: str, snapshot: AccountSnapshot, commitments: Mapping[str, Commitment]) -> Decimal:
-    """Margin in USDC for open entries in symbols other than `excluded` that the exchange has not reserved yet."""
-    total = ZERO
-    for symbol, own in commitments.items():
-        if symbol == excluded or not own.has_new_entry:
-            continue
-        instrument = snapshot.instruments.get(symbol)
-        position = snapshot.position_quantity(symbol)
-        after, known = max(_largest_sides(position, own.open)), max(_largest_sides(position, own.margined))
-        if instrument is None or after == known:
-            continue
-        price, ratio = (
-            price_of(symbol, snapshot, own),
-            least_margin_ratio(instrument, leverage_in_force(symbol, snapshot)),
-        )
-        total += max(
-            ZERO, initial_margin(after * price, ratio, instrument) - initial_margin(known * price, ratio, instrument)
-        )
-    return total
+def margin_promised(
+    instrument: Instrument, leverage: Decimal, price: Decimal, *, largest: Decimal, margined: Decimal
+) -> Decimal:
+    """Margin in USDC for a symbol's open entries that the exchange has not reserved yet: what the largest position that can result needs
+    beyond the largest of the `margined` orders.
+    """
+    if largest == margined:
+        return ZERO
+    ratio = least_margin_ratio(instrument, leverage)
+    needed = initial_margin(largest * price, ratio, instrument)
+    return max(ZERO, needed - initial_margin(margined * price, ratio, instrument))
 
 
 def went_flat(side: Side, held: Decimal, executions: Sequence[Fill]) -> bool:

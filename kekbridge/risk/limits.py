@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
+from functools import lru_cache
 from typing import Any, Final
 
 from kekbridge.formatting import format_decimal
 from kekbridge.model import ZERO, AccountSnapshot, Limits, Usage
-from kekbridge.risk import exposure
+from kekbridge.risk.account_exposure import AccountExposure
 from kekbridge.risk.drawdown import drawdown_of, loss_of_day, next_midnight
+from kekbridge.risk.exposure import names_symbol
 
 _NONE: Final = Limits(min_order_size=None, max_order_size=None, max_leverage=None, max_open_positions=None)
 _ROUND: Final = Context(prec=80, rounding=ROUND_HALF_EVEN)
@@ -99,6 +101,7 @@ def describe_usage(
     return tuple(line for line in lines if line is not None)
 
 
+@lru_cache(maxsize=512)  # the same sizes and limits are shown again and again
 def limit_number(value: Decimal) -> str:
     """Plain notation without trailing zeros, rounded to twelve decimals."""
     text = format_decimal(value)
@@ -135,17 +138,18 @@ def _account_lines(
                 "open positions", str(limits.max_open_positions) if limits.max_open_positions is not None else None
             ),
         ]
-    value = snapshot.account_value
-    loss = max(ZERO, loss_of_day(usage, snapshot, limits, "account" if is_account else "webhook"))
+    sums, value = AccountExposure(), snapshot.account_value
+    loss = max(ZERO, loss_of_day(sums, usage, snapshot, limits.allowed_symbols, "account" if is_account else "webhook"))
     fallen = drawdown_of(usage.equity_peak, value)
-    gross = exposure.gross_notional(snapshot, usage.commitments)
-    leverage = gross / value if value > 0 else ZERO
-    held = Decimal(len(exposure.open_symbols(snapshot, usage.commitments)))
+    total = sums.total(snapshot, usage)
+    leverage = total.notional / value if value > 0 else ZERO
     return [
         _used_line("loss a day", limits.max_daily_loss, loss, usdc, midnight),
         _used_line("drawdown", limits.max_drawdown, fallen, percent, "kekbridge resume --reset-peak"),
         _used_line("leverage", limits.max_leverage, leverage, times, ""),
-        _used_line("open positions", _decimal(limits.max_open_positions), held, limit_number, ""),
+        _used_line(
+            "open positions", _decimal(limits.max_open_positions), Decimal(total.open_symbols), limit_number, ""
+        ),
     ]
 
 
@@ -157,7 +161,7 @@ def _tighter_value(name: str, one: Any, other: Any) -> Any:
     if one is None or other is None:
         return other if one is None else one
     if name == "allowed_symbols":
-        return tuple(symbol for symbol in one if exposure.names_symbol(other, symbol))
+        return tuple(symbol for symbol in one if names_symbol(other, symbol))
     if name == "trading_hours":
         return one if one == other else f"{one} & {other}"
     return max(one, other) if name in _LARGER_IS_TIGHTER else min(one, other)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from decimal import ROUND_DOWN, Decimal
-from typing import Final
+from functools import lru_cache, partial
+from typing import Any, Final, Generic, TypeVar
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from kekbridge.model import (
-    UNCOMMITTED,
     ZERO,
     AccountSnapshot,
     Limits,
@@ -24,23 +25,38 @@ from kekbridge.model import (
     Webhook,
 )
 from kekbridge.risk import entry_rules, exposure
+from kekbridge.risk.account_exposure import AccountExposure
 from kekbridge.risk.check import (
     NO_LIMIT,
     AccountPolicy,
+    Bounds,
     RuleInput,
     allow,
     check_age,
-    check_maximum,
-    check_scopes,
-    committed_with,
+    check_maxima,
     deny,
     fix_for,
     is_exit,
+    no_limit,
 )
-from kekbridge.risk.drawdown import drawdown_of, losses_of_day
+from kekbridge.risk.drawdown import drawdown_of, loss_of_day
 from kekbridge.risk.limits import limit_number, percent, times, usdc
 
-Rule = Callable[[RuleInput], Sequence[Verdict]]
+_T = TypeVar("_T")
+_Check = Callable[[RuleInput], Sequence[Verdict]]
+
+
+class LimitRule(Struct, Generic[_T], frozen=True):
+    """A rule whose limit is a setting. Nothing is computed for a scope in which it is not set: that verdict is constant."""
+
+    #: Code of the verdict on a limit that is not set.
+    code: str
+    #: The limit in the settings of a scope; None: not set.
+    limit_of: Callable[[Limits], _T | None]
+    #: The verdicts of the scopes in which it is set.
+    check: Callable[[Bounds[_T], RuleInput], Sequence[Verdict]]
+    #: Text of a limit that is not set.
+    not_set: str = NO_LIMIT
 
 
 def check_rules(
@@ -50,23 +66,54 @@ def check_rules(
     policy: AccountPolicy,
     snapshot: AccountSnapshot,
     usage: Usage,
+    sums: AccountExposure | None = None,
 ) -> tuple[Verdict, ...]:
-    """Return every rule's verdict on an order, in a fixed order. `usage` must not include the order itself."""
+    """Return every rule's verdict on an order, in a fixed order. `usage` must not include the order itself.
+
+    `sums`: the account's running sums, so that only what changed since their last use is computed; None: from scratch.
+    """
     state = _trading_state(usage, intent)
     if is_exit(intent):
         return state, allow("exit", "account", f"reduce-only {intent.side}", "exits pass every limit")
+    limits, account_limits = webhook.settings.limits, policy.account_limits
+    sums = AccountExposure() if sums is None else sums
+    before = usage.commitment(intent.symbol)
+    after = exposure.committed(before, intent)
     checked = RuleInput(
         intent=intent,
         snapshot=snapshot,
         usage=usage,
         policy=policy,
-        scopes=(("webhook", webhook.settings.limits), ("account", policy.account_limits)),
-        with_this=committed_with(usage, intent),
+        scopes=(("webhook", limits), ("account", account_limits)),
+        before=before,
+        after=after,
+        range=exposure.range_of(snapshot.position_quantity(intent.symbol), after.open),
+        sums=sums,
+        others=sums.total(snapshot, usage, excluding=intent.symbol),
     )
     verdicts = [state]
-    for rule in RULES:
-        verdicts += rule(checked)
+    for check, constant in _applicable_rules(limits, account_limits):
+        verdicts += check(checked)
+        verdicts += constant
     return tuple(verdicts)
+
+
+@lru_cache(maxsize=256)
+def _applicable_rules(webhook: Limits, account: Limits) -> tuple[tuple[_Check, tuple[Verdict, ...]], ...]:
+    """The rules to check under these limits, each with the constant verdicts that follow it: on the limits that are not set."""
+    checks: list[_Check] = []
+    constants: list[list[Verdict]] = []
+    for rule in RULES:
+        if not isinstance(rule, LimitRule):
+            checks.append(rule)
+            constants.append([])
+            continue
+        limits = [("webhook", rule.limit_of(webhook)), ("account", rule.limit_of(account))]
+        if bounds := [(scope, limit) for scope, limit in limits if limit is not None]:
+            checks.append(partial(rule.check, bounds))
+            constants.append([])
+        constants[-1] += [no_limit(rule.code, scope, rule.not_set) for scope, limit in limits if limit is None]
+    return tuple(zip(checks, map(tuple, constants), strict=True))
 
 
 def first_denial(verdicts: tuple[Verdict, ...]) -> Verdict | None:
@@ -118,14 +165,10 @@ def _mark_age(checked: RuleInput) -> Sequence[Verdict]:
     )
 
 
-def _allowed_symbols(checked: RuleInput) -> Sequence[Verdict]:
+def _allowed_symbols(bounds: Bounds[tuple[str, ...]], checked: RuleInput) -> Sequence[Verdict]:
     symbol = checked.intent.symbol
     verdicts = []
-    for scope, limits in checked.scopes:
-        allowed = limits.allowed_symbols
-        if allowed is None:
-            verdicts.append(allow("symbol_not_allowed", scope, symbol, NO_LIMIT))
-            continue
+    for scope, allowed in bounds:
         names = ", ".join(allowed) or "none"
         if exposure.names_symbol(allowed, symbol):
             verdicts.append(allow("symbol_not_allowed", scope, symbol, names))
@@ -138,50 +181,45 @@ def _allowed_symbols(checked: RuleInput) -> Sequence[Verdict]:
 # ----------------------------------------------------------------------------------------------- order and position size
 
 
-def _order_size(checked: RuleInput) -> Sequence[Verdict]:
+def _smallest_order(bounds: Bounds[Decimal], checked: RuleInput) -> Sequence[Verdict]:
     found = checked.intent.quantity
     shown = limit_number(found)
     verdicts = []
-    for scope, limits in checked.scopes:
-        low, high = limits.min_order_size, limits.max_order_size
-        if low is not None:
-            verdicts.append(_at_least(checked, scope, found, low, shown))
-        verdict = check_maximum(
-            "order_too_large",
-            scope,
-            found,
-            high,
-            limit_number,
-            lambda shown: f"the order of {shown} {checked.base}",
-            "max_order_size",
-            shown=shown,
-        )
-        verdicts.append(verdict)
+    for scope, low in bounds:
+        if found >= low:
+            verdicts.append(allow("order_too_small", scope, shown, f"at least {limit_number(low)}"))
+            continue
+        text = f"the order of {shown} {checked.base} is under the {scope}'s minimum of {limit_number(low)}; "
+        text += fix_for(scope, "min_order_size", "raise the quantity, or lower")
+        verdicts.append(deny("order_too_small", scope, shown, f"at least {limit_number(low)}", text))
     return verdicts
 
 
-def _at_least(checked: RuleInput, scope: str, found: Decimal, low: Decimal, shown: str) -> Verdict:
-    if found >= low:
-        return allow("order_too_small", scope, shown, f"at least {limit_number(low)}")
-    text = f"the order of {shown} {checked.base} is under the {scope}'s minimum of {limit_number(low)}; "
-    text += fix_for(scope, "min_order_size", "raise the quantity, or lower")
-    return deny("order_too_small", scope, shown, f"at least {limit_number(low)}", text)
+def _largest_order(bounds: Bounds[Decimal], checked: RuleInput) -> Sequence[Verdict]:
+    return check_maxima(
+        bounds,
+        "order_too_large",
+        "max_order_size",
+        checked.intent.quantity,
+        limit_number,
+        lambda shown: f"the order of {shown} {checked.base}",
+    )
 
 
-def _position_size(checked: RuleInput) -> Sequence[Verdict]:
-    return check_scopes(
-        checked,
+def _position_size(bounds: Bounds[Decimal], checked: RuleInput) -> Sequence[Verdict]:
+    return check_maxima(
+        bounds,
         "position_too_large",
         "max_position_size",
-        exposure.range_in(checked.intent.symbol, checked.snapshot, checked.with_this).on(checked.intent.side),
+        checked.range.on(checked.intent.side),
         limit_number,
         lambda shown: f"with this order and the open ones the position could reach {shown} {checked.base}, which",
     )
 
 
-def _notional(checked: RuleInput) -> Sequence[Verdict]:
-    return check_scopes(
-        checked,
+def _notional(bounds: Bounds[Decimal], checked: RuleInput) -> Sequence[Verdict]:
+    return check_maxima(
+        bounds,
         "notional_too_large",
         "max_notional",
         checked.intent.notional,
@@ -195,124 +233,112 @@ def _notional(checked: RuleInput) -> Sequence[Verdict]:
 _TOMORROW = "wait until 00:00 UTC"
 
 
-def _daily_limit(checked: RuleInput) -> Sequence[Verdict]:
-    notional = checked.intent.notional
-    traded = (checked.usage.traded_today, checked.usage.account_traded_today)
-    return [
-        check_maximum(
+def _daily_limit(bounds: Bounds[Decimal], checked: RuleInput) -> Sequence[Verdict]:
+    usage, verdicts = checked.usage, []
+    for scope, limit in bounds:
+        before = usage.account_traded_today if scope == "account" else usage.traded_today
+        verdicts += check_maxima(
+            [(scope, limit)],
             "daily_limit",
-            scope,
-            before + notional,
-            limits.daily_limit,
+            "daily_limit",
+            before + checked.intent.notional,
             usdc,
             lambda shown: f"with this order {shown} would be traded today, which",
-            "daily_limit",
             _TOMORROW,
         )
-        for (scope, limits), before in zip(checked.scopes, traded, strict=True)
-    ]
-
-
-def _daily_orders(checked: RuleInput) -> Sequence[Verdict]:
-    counted = (checked.usage.orders_today, checked.usage.account_orders_today)
-    return [
-        check_maximum(
-            "daily_orders",
-            scope,
-            Decimal(before + 1),
-            None if limits.daily_orders is None else Decimal(limits.daily_orders),
-            limit_number,
-            lambda shown: f"this would be order {shown} of the day, which",
-            "daily_orders",
-            _TOMORROW,
-            shown=str(before + 1),
-        )
-        for (scope, limits), before in zip(checked.scopes, counted, strict=True)
-    ]
-
-
-def _daily_loss(checked: RuleInput) -> Sequence[Verdict]:
-    losses = losses_of_day(checked.usage, checked.snapshot, *(limits for _, limits in checked.scopes))
-    verdicts = []
-    for (scope, limits), loss in zip(checked.scopes, losses, strict=True):
-        limit, shown = limits.max_daily_loss, usdc(loss)
-        if limit is None:
-            verdicts.append(allow("daily_loss", scope, shown, NO_LIMIT))
-        elif loss < limit:
-            verdicts.append(allow("daily_loss", scope, shown, f"under {usdc(limit)}"))
-        else:
-            text = f"the day's loss of {shown} reached the {scope}'s limit of {usdc(limit)}; it resets at 00:00 UTC"
-            verdicts.append(deny("daily_loss", scope, shown, f"under {usdc(limit)}", text))
     return verdicts
 
 
-def _drawdown(checked: RuleInput) -> Sequence[Verdict]:
+def _daily_orders(bounds: Bounds[int], checked: RuleInput) -> Sequence[Verdict]:
+    usage, verdicts = checked.usage, []
+    for scope, limit in bounds:
+        before = usage.account_orders_today if scope == "account" else usage.orders_today
+        verdicts += check_maxima(
+            [(scope, Decimal(limit))],
+            "daily_orders",
+            "daily_orders",
+            Decimal(before + 1),
+            limit_number,
+            lambda shown: f"this would be order {shown} of the day, which",
+            _TOMORROW,
+        )
+    return verdicts
+
+
+def _loss_limit(limits: Limits) -> tuple[Decimal, tuple[str, ...] | None] | None:
+    return None if limits.max_daily_loss is None else (limits.max_daily_loss, limits.allowed_symbols)
+
+
+def _daily_loss(bounds: Bounds[tuple[Decimal, tuple[str, ...] | None]], checked: RuleInput) -> Sequence[Verdict]:
+    verdicts = []
+    for scope, (limit, allowed_symbols) in bounds:
+        loss = loss_of_day(checked.sums, checked.usage, checked.snapshot, allowed_symbols, scope)
+        shown = usdc(loss)
+        if loss < limit:
+            verdicts.append(allow("daily_loss", scope, shown, f"under {usdc(limit)}"))
+            continue
+        text = f"the day's loss of {shown} reached the {scope}'s limit of {usdc(limit)}; it resets at 00:00 UTC"
+        verdicts.append(deny("daily_loss", scope, shown, f"under {usdc(limit)}", text))
+    return verdicts
+
+
+def _drawdown(bounds: Bounds[Decimal], checked: RuleInput) -> Sequence[Verdict]:
     peak, value = checked.usage.equity_peak, checked.snapshot.account_value
     fallen = drawdown_of(peak, value)
     shown = percent(fallen)
     verdicts = []
-    for scope, limits in checked.scopes:
-        limit = limits.max_drawdown
-        if limit is None:
-            verdicts.append(allow("drawdown", scope, shown, NO_LIMIT))
-        elif fallen < limit:
+    for scope, limit in bounds:
+        if fallen < limit:
             verdicts.append(allow("drawdown", scope, shown, f"under {percent(limit)}"))
-        else:
-            text = f"equity of {usdc(value)} is {shown} below its peak of {usdc(peak or ZERO)}, the {scope}'s limit is "
-            text += f"{percent(limit)}; kekbridge resume --reset-peak"
-            verdicts.append(deny("drawdown", scope, shown, f"under {percent(limit)}", text))
+            continue
+        text = f"equity of {usdc(value)} is {shown} below its peak of {usdc(peak or ZERO)}, the {scope}'s limit is "
+        text += f"{percent(limit)}; kekbridge resume --reset-peak"
+        verdicts.append(deny("drawdown", scope, shown, f"under {percent(limit)}", text))
     return verdicts
 
 
 # ------------------------------------------------------------------------------------------------------- account exposure
 
 
-def _leverage(checked: RuleInput) -> Sequence[Verdict]:
+def _leverage(bounds: Bounds[Decimal], checked: RuleInput) -> Sequence[Verdict]:
     requested, value = checked.intent.leverage, checked.snapshot.account_value
-    gross = exposure.gross_notional(checked.snapshot, checked.with_this)
-    effective = gross / value if value > 0 else ZERO
-    shown = times(effective)
+    symbol, snapshot = checked.intent.symbol, checked.snapshot
+    own = checked.range.largest * exposure.price_of(symbol, snapshot, checked.after)
+    gross = checked.others.notional + own + exposure.isolated_notional(symbol, snapshot)
     verdicts = []
-    for scope, limits in checked.scopes:
-        limit = limits.max_leverage
+    for scope, limit in bounds:
         if requested is not None:
-            verdict = check_maximum(
+            verdicts += check_maxima(
+                [(scope, limit)],
                 "leverage_too_high",
-                scope,
+                "max_leverage",
                 requested,
-                limit,
                 times,
                 lambda shown: f"the requested leverage of {shown}",
-                "max_leverage",
                 "request less",
             )
-            verdicts.append(verdict)
-        if limit is not None and value <= 0:
+        if value <= 0:
             text = f"the account is worth {usdc(value)}, no position can be opened; deposit first"
             verdicts.append(deny("leverage_too_high", scope, usdc(value), times(limit), text))
             continue
-        verdict = check_maximum(
+        verdicts += check_maxima(
+            [(scope, limit)],
             "leverage_too_high",
-            scope,
-            effective,
-            limit,
+            "max_leverage",
+            gross / value,
             times,
             lambda shown: (
                 f"with this order the total exposure would be {usdc(gross)}, {shown} the account value, which"
             ),
-            "max_leverage",
-            shown=shown,
         )
-        verdicts.append(verdict)
-    if requested is not None:
-        verdicts += _leverage_of_market(checked, requested)
     return verdicts
 
 
-def _leverage_of_market(checked: RuleInput, requested: Decimal) -> Sequence[Verdict]:
+def _leverage_of_market(checked: RuleInput) -> Sequence[Verdict]:
     """Orderly: the leverage of a symbol is at most 1 / base_imr, docs/internals/orderly.md section 9."""
+    requested = checked.intent.leverage
     instrument = checked.snapshot.instruments.get(checked.intent.symbol)
-    if instrument is None or instrument.base_imr <= 0:
+    if requested is None or instrument is None or instrument.base_imr <= 0:
         return ()
     limit = (1 / instrument.base_imr).to_integral_value(rounding=ROUND_DOWN)
     found, bound, symbol = times(requested), times(limit), instrument.symbol
@@ -322,39 +348,25 @@ def _leverage_of_market(checked: RuleInput, requested: Decimal) -> Sequence[Verd
     return (deny("leverage_too_high", "exchange", found, bound, text),)
 
 
-def _open_positions(checked: RuleInput) -> Sequence[Verdict]:
+def _open_positions(bounds: Bounds[int], checked: RuleInput) -> Sequence[Verdict]:
     """Pass an entry in a symbol that is open already: it adds no position."""
-    held = exposure.open_symbols(checked.snapshot, checked.usage.commitments)
-    is_new = checked.intent.symbol not in held
-    found = len(held) + 1 if is_new else len(held)
-    shown = str(found)
-    verdicts = []
-    for scope, limits in checked.scopes:
-        limit = limits.max_open_positions
-        if limit is None or not is_new:
-            bound = NO_LIMIT if limit is None else f"at most {limit}"
-            verdicts.append(allow("too_many_positions", scope, shown, bound))
-            continue
-        verdict = check_maximum(
-            "too_many_positions",
-            scope,
-            Decimal(found),
-            Decimal(limit),
-            limit_number,
-            lambda shown: f"this would be open position {shown}, which",
-            "max_open_positions",
-            "close one first",
-            shown=shown,
-        )
-        verdicts.append(verdict)
-    return verdicts
+    found = checked.others.open_symbols + 1
+    if exposure.is_open(checked.intent.symbol, checked.snapshot, checked.before):
+        return [allow("too_many_positions", scope, str(found), f"at most {limit}") for scope, limit in bounds]
+    return check_maxima(
+        [(scope, Decimal(limit)) for scope, limit in bounds],
+        "too_many_positions",
+        "max_open_positions",
+        Decimal(found),
+        limit_number,
+        lambda shown: f"this would be open position {shown}, which",
+        "close one first",
+    )
 
 
 def _free_margin(checked: RuleInput) -> Sequence[Verdict]:
-    intent, snapshot, commitments = checked.intent, checked.snapshot, checked.usage.commitments
-    available = snapshot.free_collateral - exposure.margin_promised(intent.symbol, snapshot, commitments)
-    before, after = commitments.get(intent.symbol, UNCOMMITTED), checked.with_this[intent.symbol]
-    needed = exposure.margin_needed(intent, snapshot, before, after)
+    available = checked.snapshot.free_collateral - checked.others.margin_promised
+    needed = exposure.margin_needed(checked.intent, checked.snapshot, checked.before, checked.range.largest)
     found, left = usdc(needed), usdc(available)
     if needed <= 0 or needed <= available:
         return (allow("margin_insufficient", "exchange", found, f"at most {left}"),)
@@ -363,23 +375,30 @@ def _free_margin(checked: RuleInput) -> Sequence[Verdict]:
 
 
 # The rules for entries, in the order in which `explain` shows them; the first denial is the one in the response.
-RULES: Final[tuple[Rule, ...]] = (
+RULES: Final[tuple[_Check | LimitRule[Any], ...]] = (
     _snapshot_age,
     _mark_age,
-    _allowed_symbols,
-    _order_size,
-    _position_size,
-    _notional,
-    _daily_limit,
-    _daily_orders,
-    _daily_loss,
-    _drawdown,
-    _leverage,
-    _open_positions,
-    entry_rules.check_stop_loss,
+    LimitRule("symbol_not_allowed", lambda limits: limits.allowed_symbols, _allowed_symbols),
+    LimitRule("order_too_small", lambda limits: limits.min_order_size, _smallest_order),
+    LimitRule("order_too_large", lambda limits: limits.max_order_size, _largest_order),
+    LimitRule("position_too_large", lambda limits: limits.max_position_size, _position_size),
+    LimitRule("notional_too_large", lambda limits: limits.max_notional, _notional),
+    LimitRule("daily_limit", lambda limits: limits.daily_limit, _daily_limit),
+    LimitRule("daily_orders", lambda limits: limits.daily_orders, _daily_orders),
+    LimitRule("daily_loss", _loss_limit, _daily_loss),
+    LimitRule("drawdown", lambda limits: limits.max_drawdown, _drawdown),
+    LimitRule("leverage_too_high", lambda limits: limits.max_leverage, _leverage),
+    _leverage_of_market,
+    LimitRule("too_many_positions", lambda limits: limits.max_open_positions, _open_positions),
+    LimitRule(
+        "stop_loss_required",
+        lambda limits: limits.require_stop_loss or None,
+        entry_rules.check_stop_loss,
+        not_set="not required",
+    ),
     entry_rules.check_stop_distance,
     _free_margin,
     entry_rules.check_slippage,
-    entry_rules.check_cooldown,
-    entry_rules.check_trading_hours,
+    LimitRule("cooldown", lambda limits: limits.cooldown_s or None, entry_rules.check_cooldown),
+    LimitRule("outside_trading_hours", lambda limits: limits.trading_hours or None, entry_rules.check_trading_hours),
 )

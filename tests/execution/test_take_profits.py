@@ -5,8 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from pathlib import Path
 
-from kekbridge.model import Order, OrderStatus
-from kekbridge.planning.decide import pending_quantities
+from kekbridge.model import Order, OrderStatus, SideTotals
 from kekbridge.store import protection, reservations
 from kekbridge.store.reservations import read_usage
 from tests.bridge import BTC, Bridge, quick_bridge, running_paper
@@ -68,7 +67,8 @@ async def test_an_open_take_profit_does_not_count_as_a_pending_close(bridge: Bri
     await _until_over(bridge)
     assert [held.is_resting for held in await bridge.daemon.database.read(reservations.open_reservations)] == [True]
     usage = await bridge.daemon.database.read(read_usage, "", now=bridge.clock())
-    assert not pending_quantities(usage)
+    assert usage.commitment(BTC).open != SideTotals()
+    assert usage.pending(BTC) == 0
     _, answer = await bridge.send(action="close", quantity="50%")
     assert D(str(answer["executedQuantity"])) == D("0.01")
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from decimal import Decimal
+from types import FrameType
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -30,8 +33,22 @@ from kekbridge.model import (
 from kekbridge.model.admission import Decision
 from kekbridge.planning.decide import decide, refuse
 from kekbridge.risk import exposure
+from kekbridge.risk.account_exposure import AccountExposure
 from kekbridge.risk.check import AccountPolicy, with_order
-from tests.trading import BTC, ETH, MARKS, NOW, D, snapshot, webhook
+from tests.trading import (
+    BTC,
+    ETH,
+    MARKS,
+    NO_LIMITS,
+    NOW,
+    D,
+    commitments_of,
+    instrument,
+    reservation,
+    signal,
+    snapshot,
+    webhook,
+)
 
 POLICY = AccountPolicy(
     account_limits=Limits(max_order_size=None, min_order_size=None), max_snapshot_age_s=30, max_mark_age_s=60
@@ -97,6 +114,74 @@ def test_an_unauthenticated_message_does_not_claim_its_identity() -> None:
     """A stale or unsigned message must not use up the id of the genuine one, which may still arrive."""
     assert refuse(Refused("symbol_unknown", "no such market")).claims_identity
     assert not refuse(Unauthenticated("timestamp_stale", "too old")).claims_identity
+
+
+# ------------------------------------------------------------------------------------------------------------------- cost
+
+EVERY_LIMIT = Limits(
+    allowed_symbols=("BTC",),
+    max_position_size=D(10),
+    max_notional=D(10_000),
+    daily_limit=D(100_000),
+    daily_orders=100,
+    max_daily_loss=D(5000),
+    max_drawdown=D("0.2"),
+    max_open_positions=100,
+    max_stop_distance=D("0.5"),
+    max_slippage=D("0.01"),
+    cooldown_s=60,
+    trading_hours="Mon-Sun 00:00-24:00 UTC",
+)
+
+
+def count_calls(markets: int, limits: Limits) -> int:
+    """Function calls of a decision with a position and an open order in each market, after the order of another market changed."""
+    symbols = [BTC, *(f"PERP_C{number}_USDC" for number in range(1, markets))]
+    account = snapshot(
+        dict.fromkeys(symbols, "0.5"),
+        marks=dict.fromkeys(symbols, MARKS[BTC]),
+        instruments={symbol: instrument(symbol) for symbol in symbols},
+        account_value=D(100_000_000),
+        free_collateral=D(90_000_000),
+    )
+    commitments = {symbol: commitments_of(reservation("0.1"))[BTC] for symbol in symbols}
+    alert = Alert(alert_id=None, fired_at=NOW, steps=(signal(Action.BUY, quantity=Amount(D("0.1"))),))
+    sums, hook = AccountExposure(), webhook(limits)
+    calls = 0
+
+    def decide_once() -> None:
+        usage = Usage(now=NOW, commitments=commitments)
+        decided = decide(usage, alert=alert, webhook=hook, snapshot=account, policy=POLICY, sums=sums)
+        assert decided.status == "admitted", decided
+
+    def count(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    decide_once()
+    commitments[symbols[1]] = commitments_of(reservation("0.2"))[BTC]
+    account = replace(account, taken_at=NOW)
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        decide_once()
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(max_open_positions=None), EVERY_LIMIT], ids=["default limits", "every limit"]
+)
+def test_the_cost_of_a_decision_does_not_grow_with_the_markets(limits: Limits) -> None:
+    """With running sums a decision with 50 open markets takes at most 1.2 times the calls of one with 5."""
+    assert count_calls(50, limits) <= 1.2 * count_calls(5, limits)
+
+
+def test_limits_that_are_not_set_cost_nothing() -> None:
+    """Without limits a decision takes fewer calls than with those of a new webhook, and with every limit more."""
+    none, default, every = (count_calls(5, limits) for limits in (NO_LIMITS, Limits(), EVERY_LIMIT))
+    assert none < default < every
 
 
 # ------------------------------------------------------------------------------------------------------------ properties
@@ -178,9 +263,10 @@ def test_admitted_orders_never_exceed_a_limit(steps: list[Signal], rules: Limits
         assert rules.max_notional is None or intent.notional <= rules.max_notional
         assert rules.daily_limit is None or usage.traded_today <= rules.daily_limit
         assert rules.daily_orders is None or usage.orders_today <= rules.daily_orders
-        largest = exposure.range_in(intent.symbol, account, usage.commitments).on(intent.side)
+        position, committed = account.position_quantity(intent.symbol), usage.commitment(intent.symbol)
+        largest = exposure.range_of(position, committed.open).on(intent.side)
         assert rules.max_position_size is None or largest <= rules.max_position_size
-        gross = exposure.gross_notional(account, usage.commitments)
+        gross = AccountExposure().total(account, usage).notional
         max_leverage = min(D(3), rules.max_leverage or D(3))
         assert gross <= max_leverage * account.account_value
         if rules.require_stop_loss:

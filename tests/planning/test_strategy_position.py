@@ -46,7 +46,6 @@ class Account:
             signal,
             settings=self.settings,
             snapshot=snapshot({BTC: str(self.held)} if self.held else {}),
-            pending={},
             history=KnownHistory(at(second) if with_time else None, self.histories),
         )
         if plan.strategy_history is not None:

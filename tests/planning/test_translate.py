@@ -31,7 +31,7 @@ def plan(
         signal(action, symbol, **fields),
         settings=settings or WebhookSettings(),
         snapshot=snapshot({BTC: held} if held else None, **(account or {})),
-        pending={BTC: D(pending)} if pending else {},
+        pending=lambda symbol: D(pending or 0) if symbol == BTC else D(0),
         first_leg=first_leg,
     )
 

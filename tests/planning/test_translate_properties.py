@@ -103,7 +103,7 @@ def _plan(step: Signal, held: Decimal, market: Instrument, webhook_settings: Web
     """The plan, or None if the step is refused; any other exception fails the test."""
     account = snapshot({BTC: str(held)}, instruments={BTC: market})
     try:
-        return translate(step, settings=webhook_settings, snapshot=account, pending={})
+        return translate(step, settings=webhook_settings, snapshot=account)
     except Refused:
         return None
 
@@ -236,7 +236,7 @@ def test_accepted_messages_become_the_documented_order(case: dict[str, Any]) -> 
     state = {symbol: D(size) for symbol, size in case.get("state", {}).items()}
     account = snapshot({symbol: str(size) for symbol, size in state.items()}, instruments=LISTED, marks=FIXTURE_MARKS)
     alert = message.interpret(message.read_message(case["body"].encode()), webhook_settings)
-    planned = translate(alert.steps[0], settings=webhook_settings, snapshot=account, pending={})
+    planned = translate(alert.steps[0], settings=webhook_settings, snapshot=account)
     expected = case["expect"]
     assert planned.symbol == expected["symbol"]
     if "side" in expected:
@@ -274,7 +274,7 @@ def test_other_messages_are_refused_or_ignored(case: dict[str, Any]) -> None:
     account = snapshot(case.get("state"), instruments=LISTED, marks=FIXTURE_MARKS)
     try:
         alert = message.interpret(message.read_message(case["body"].encode()), webhook_settings)
-        planned = translate(alert.steps[0], settings=webhook_settings, snapshot=account, pending={})
+        planned = translate(alert.steps[0], settings=webhook_settings, snapshot=account)
     except RequestRefused:
         assert case["expect"]["decision"] in ("reject", "policy")
         return

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from kekbridge.model import UNCOMMITTED, AccountSnapshot, Fill, OrderIntent, Reservation, Side, Usage
 from kekbridge.risk import exposure
+from kekbridge.risk.account_exposure import AccountExposure
 from kekbridge.risk.check import with_order
 from kekbridge.risk.exposure import went_flat
 from tests.trading import BTC, ETH, NOW, PEPE, commitments_of, entry, exit_order, reservation, snapshot
@@ -67,21 +68,30 @@ def test_commitments_equal_a_sum_over_all_open_orders(
     )
     for symbol in sums:
         own = [one for one in reservations if one.symbol == symbol]
-        assert exposure.range_in(symbol, state, sums) == _range(symbol, state, own)
+        assert exposure.range_of(state.position_quantity(symbol), sums[symbol].open) == _range(symbol, state, own)
         assert exposure.price_of(symbol, state, sums[symbol]) == _price(symbol, state, own)
         assert sums[symbol].sure == sum(one.quantity for one in own if not one.is_resting)
-    assert exposure.gross_notional(state, sums) == _gross_notional(state, reservations)
-    assert exposure.open_symbols(state, sums) == {
+    usage = Usage(now=NOW, commitments=sums)
+    total = AccountExposure().total(state, usage)
+    assert total.notional == _gross_notional(state, reservations)
+    open_symbols = {
         *(symbol for symbol, quantity in held.items() if D(quantity)),
         *(one.symbol for one in reservations if one.is_entry),
     }
-    assert exposure.margin_promised(intent.symbol, state, sums) == _margin_promised(intent.symbol, state, reservations)
-    assert exposure.margin_needed(intent, state, before, exposure.committed(before, intent)) == _margin_needed(
-        intent, state, reservations, this
+    assert total.open_symbols == len(open_symbols)
+    assert {symbol for symbol in (BTC, ETH, PEPE) if exposure.is_open(symbol, state, usage.commitment(symbol))} == (
+        open_symbols
     )
-    after = with_order(Usage(now=NOW, commitments=sums), intent).commitments
-    assert exposure.gross_notional(state, after) == _gross_notional(state, [*reservations, this])
-    assert exposure.range_in(intent.symbol, state, after) == _range(intent.symbol, state, [*reservations, this])
+    others = AccountExposure().total(state, usage, excluding=intent.symbol)
+    assert others.margin_promised == _margin_promised(intent.symbol, state, reservations)
+    position = state.position_quantity(intent.symbol)
+    largest = exposure.largest_position(position, exposure.committed(before, intent).open)
+    assert exposure.margin_needed(intent, state, before, largest) == _margin_needed(intent, state, reservations, this)
+    after = with_order(usage, intent)
+    assert AccountExposure().total(state, after).notional == _gross_notional(state, [*reservations, this])
+    assert exposure.range_of(position, after.commitment(intent.symbol).open) == _range(
+        intent.symbol, state, [*reservations, this]
+    )
 
 
 # ------------------------------------------------------------------------------ reference: computed from every open order

@@ -27,7 +27,7 @@ from kekbridge.model import (
     Verdict,
 )
 from kekbridge.risk import rules
-from kekbridge.risk.check import AccountPolicy, with_order
+from kekbridge.risk.check import NO_LIMIT, NOT_CHECKED, AccountPolicy, with_order
 from kekbridge.risk.limits import account_limits
 from tests.trading import (
     BTC,
@@ -394,6 +394,36 @@ def test_verdicts_are_complete_and_in_a_fixed_order() -> None:
     ]
     assert all(verdict.found and verdict.limit for verdict in verdicts)
     assert rules.first_denial(verdicts) is None
+
+
+SHOWN_IF_THEY_APPLY = {"stop_loss_too_far", "slippage_too_high"}  # only to an order with a stop loss, or a signal price
+
+
+def test_a_limit_that_is_not_set_is_not_checked() -> None:
+    """Its verdict is the same for every order, so that nothing has to be computed for it; `explain` still lists it in both scopes."""
+    plain = check(entry("0.1"), limits=NO_LIMITS, account=NO_LIMITS)
+    other = check(entry("0.7", symbol=ETH, leverage=D(3)), limits=NO_LIMITS, account=NO_LIMITS, held={BTC: "2"})
+    unset = [one for one in plain if one.found == NOT_CHECKED]
+    assert unset == [one for one in other if one.found == NOT_CHECKED]
+    assert {(one.rule, one.scope) for one in unset} == {
+        (rule, scope) for rule in BREACHES for scope in ("webhook", "account")
+    }
+    assert all(one.passed and one.limit == ("not required" if "required" in one.rule else NO_LIMIT) for one in unset)
+    levels = check(entry(stop_loss=D(1), signal_price=D(1)), limits=NO_LIMITS, account=NO_LIMITS)
+    assert {one.rule for one in levels if one.found == NOT_CHECKED} == BREACHES.keys() | SHOWN_IF_THEY_APPLY
+
+
+@pytest.mark.parametrize("code", BREACHES)
+def test_a_limit_of_one_scope_is_checked_in_that_scope_only(code: str) -> None:
+    """The scope with the limit has its verdict with the value found, the other one stays unchecked."""
+    limit, _ = BREACHES[code]
+    for scope in ("webhook", "account"):
+        set_in: dict[str, Any] = {
+            "limits" if scope == "webhook" else "account": dataclasses.replace(NO_LIMITS, **limit)
+        }
+        found = {one.scope: one.found for one in check(entry(), **set_in) if one.rule == code}
+        assert found.pop(scope) != NOT_CHECKED
+        assert set(found.values()) == {NOT_CHECKED}
 
 
 orders = st.lists(
