@@ -130,6 +130,8 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("config_invalid", None, "A setting is invalid.", "kekbridge config check"),
     ("vault_unavailable", None, "No vault is available for secrets.", "kekbridge vault status"),
     ("already_running", None, "Another daemon is using this data directory.", "Stop it, or use another --data-dir."),
+    ("bridge_unavailable", None, "A bridge runs, but does not answer commands.", "Run the command again; if the bridge hangs, end its process and start it again."),
+    ("no_access", None, "The bridge belongs to another user.", "Use sudo, or join the group of its service."),
 )  # fmt: skip
 
 CODES: dict[str, Code] = {name: Code(name, status, meaning, fix) for name, status, meaning, fix in _TABLE}

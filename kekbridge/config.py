@@ -259,7 +259,10 @@ def find_config_file(given: Path | None, data_dir: Path) -> Path | None:
             )
         return named
     default = data_dir / "config.toml"
-    return default if default.is_file() else None
+    try:
+        return default if default.is_file() else None
+    except PermissionError:  # another user's data directory: the service's, for members of its group
+        return None
 
 
 def load_settings(

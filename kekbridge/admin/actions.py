@@ -1,7 +1,7 @@
 """Trading controls of the web pages: halt, exits only, resume, flatten, reset the equity peak.
 
 Every change is a POST with the session's form key; destructive ones are confirmed on a page of their own. The work is done by the
-functions that the command line calls.
+operations that the command line runs, too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from aiohttp import web
 from kekbridge.admin.auth import SESSION
 from kekbridge.admin.html import Markup, h
 from kekbridge.admin.service import AdminService
-from kekbridge.model import TradingState
+from kekbridge.ops.trading_operations import BY_HAND, ExitsOnly, Flatten, Halt, Resume
 
 _BY: Final = "web page"
 _CONFIRMATIONS: Final = {
@@ -72,27 +72,30 @@ class TradingForms:
 
     async def _change_trading(self, request: web.Request) -> web.Response:
         what = request.match_info["what"]
+        run = self._service.operations.run
         if what == "flatten":
-            result = await self._service.flatten(by=_BY)
-            summary = f"{result.positions_closed} positions closed, {len(result.positions_left)} left, {result.orders_left} orders left."
+            result = await run(Flatten(by=_BY))
+            left = f"{len(result['positionsLeft'])} left, {result['ordersLeft']} orders left."
             return self._page(
                 request,
-                "Flat" if result.is_flat else "NOT flat",
-                h("p", summary, " Trading is halted until you resume it."),
-                h("p", result.error) if result.error else None,
+                "Flat" if result["flat"] else "NOT flat",
+                h("p", f"{result['positionsClosed']} positions closed, {left} Trading is halted until you resume it."),
+                h("p", result["trouble"]) if result["trouble"] else None,
             )
-        states = {"halt": TradingState.HALTED, "exits-only": TradingState.EXITS_ONLY, "resume": TradingState.RUNNING}
         form = await request.post()
         webhook = str(form.get("webhook", ""))
-        if what == "reset-peak":
-            await self._service.reset_peak(by=_BY)
-        elif what == "resume" and webhook:
-            await self._service.resume_webhook(webhook, by=_BY)
-        elif what in states:
-            reason = str(form.get("reason", "")).strip()[:200] or "by hand"
-            await self._service.set_trading(states[what], reason=reason, by=_BY)
-        else:
-            raise web.HTTPNotFound(text="action not found")
+        reason = str(form.get("reason", "")).strip()[:200] or BY_HAND
+        match what:
+            case "halt":
+                await run(Halt(reason=reason, by=_BY))
+            case "exits-only":
+                await run(ExitsOnly(reason=reason, by=_BY))
+            case "resume":
+                await run(Resume(reason=reason, by=_BY, webhook=webhook or None))
+            case "reset-peak":
+                await run(Resume(by=_BY, reset_peak=True))
+            case _:
+                raise web.HTTPNotFound(text="action not found")
         raise web.HTTPSeeOther("/risk" if webhook or what == "reset-peak" else "/")
 
 

@@ -10,7 +10,6 @@ import asyncio
 import hmac
 import socket
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -23,44 +22,7 @@ from kekbridge.admin.service import AdminService
 from kekbridge.errors import ConfigError, KekbridgeError
 from kekbridge.execution.latency import LatencyHistograms
 from kekbridge.formatting import to_jsonable
-from kekbridge.ingress.lockout import Lockout, read_address
-from kekbridge.log import get_logger
-from kekbridge.model import TradingState
-
-log = get_logger("kekbridge.admin.lockouts")
-
-
-class LockoutRoutes:
-    """API for `kekbridge lockouts`: list lockouts, lift one."""
-
-    def __init__(self, lockout: Lockout, clock: Callable[[], datetime]) -> None:
-        self._lockout = lockout
-        self._clock = clock
-
-    def register(self, router: web.UrlDispatcher) -> None:
-        """Add the routes."""
-        router.add_get("/api/lockouts", self._list)
-        router.add_post("/api/lockouts/lift", self._lift)
-
-    async def _list(self, request: web.Request) -> web.Response:
-        return web.json_response(to_jsonable(self._lockout.locked(self._clock())))
-
-    async def _lift(self, request: web.Request) -> web.Response:
-        """`{"address": "203.0.113.7"}`, bearer token only. `lifted` is false when that address was not locked out."""
-        if SESSION in request:
-            return web.json_response(
-                {"success": False, "error": "send the bearer token instead of a session cookie"}, status=403
-            )
-        try:
-            address = read_address((await request.json())["address"])
-        except ConfigError as error:
-            return web.json_response({"success": False, "error": error.message}, status=400)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return web.json_response({"success": False, "error": 'expected {"address": "203.0.113.7"}'}, status=400)
-        is_lifted = self._lockout.release(address)
-        log.info("lockout_lifted", remote=str(address), lifted=is_lifted)
-        return web.json_response({"address": str(address), "lifted": is_lifted})
-
+from kekbridge.ops.trading_operations import BY_HAND, ExitsOnly, Halt, LiftLockout, ListLockouts, Resume
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _HEADERS: Final = {
@@ -91,7 +53,8 @@ class AdminServer:
         app.router.add_get("/login", self._login_page)
         app.router.add_post("/login", self._login)
         app.router.add_post("/logout", self._logout)
-        LockoutRoutes(service.lockout, service.clock).register(app.router)
+        app.router.add_get("/api/lockouts", self._lockouts)
+        app.router.add_post("/api/lockouts/lift", self._lift_lockout)
         self._pages = Pages(service)
         self._pages.register(app.router)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
@@ -158,12 +121,27 @@ class AdminServer:
             return self._error(request, 403, "send the bearer token instead of a session cookie")
         try:
             body: Any = await request.json()
-            state = TradingState(body["state"])
-            reason = str(body.get("reason") or "by hand")[:200]
+            kind = {"halted": Halt, "exits_only": ExitsOnly, "running": Resume}[body["state"]]
+            reason = str(body.get("reason") or BY_HAND)[:200]
         except (ValueError, KeyError, TypeError, AttributeError):
             return self._error(request, 400, 'expected {"state": "halted", "exits_only" or "running", "reason": "…"}')
-        await self._service.set_trading(state, reason=reason, by="dashboard")
+        await self._service.operations.run(kind(reason=reason, by="dashboard"))
         return web.json_response(to_jsonable((await self._service.state())["trading"]))
+
+    async def _lockouts(self, request: web.Request) -> web.Response:
+        return web.json_response(await self._service.operations.run(ListLockouts()))
+
+    async def _lift_lockout(self, request: web.Request) -> web.Response:
+        """`{"address": "203.0.113.7"}`, bearer token only. `lifted` is false when that address was not locked out."""
+        if SESSION in request:
+            return self._error(request, 403, "send the bearer token instead of a session cookie")
+        try:
+            operation = LiftLockout(address=(await request.json())["address"])
+        except ConfigError as error:
+            return self._error(request, 400, error.message)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return self._error(request, 400, 'expected {"address": "203.0.113.7"}')
+        return web.json_response(await self._service.operations.run(operation))
 
     async def _show_metrics(self, request: web.Request) -> web.Response:
         from kekbridge.admin import metrics  # late: most bridges are never scraped

@@ -1,6 +1,6 @@
-"""What the admin listener can show and do: live state from the exchange client and the store, and the operator's controls.
+"""What the admin listener can show and do: live state from the exchange client and the store, and the operator's operations.
 
-It calls the same functions as the command line (store, webhooks, flatten, statistics); nothing is decided here.
+Changes are the operations that commands run, too (ops/operations.py); nothing is decided here.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any, Final
 
 from kekbridge.config import Settings
 from kekbridge.exchange.base import Exchange
-from kekbridge.execution.flatten import FlattenResult, flatten
 from kekbridge.execution.latency import LatencyTracker
 from kekbridge.formatting import to_jsonable
 from kekbridge.ingress.http import Readiness
 from kekbridge.ingress.lockout import Lockout
-from kekbridge.model import AccountSnapshot, Order, TradingState
+from kekbridge.model import AccountSnapshot, Order
 from kekbridge.model.notifications import describe_event
 from kekbridge.model.statistics import Report, build_report
+from kekbridge.ops.operations import Operations
 from kekbridge.reports import limits
-from kekbridge.store import alerts, conditions, equity, job_runs, statistics, webhooks
+from kekbridge.store import alerts, conditions, job_runs, statistics
 from kekbridge.store import orders as order_rows
 from kekbridge.store import settings as control
 from kekbridge.store.alerts import StoredAlert
@@ -32,7 +32,6 @@ from kekbridge.store.database import Database
 from kekbridge.vault import Sealer
 
 _SHOWN: Final = 20
-_FLATTEN_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +42,9 @@ class AdminService:
     database: Database
     #: The exchange that the daemon trades on.
     exchange: Exchange
-    #: Seals and opens webhook credentials.
+    #: Makes every change, the same way as for commands.
+    operations: Operations
+    #: Opens webhook credentials.
     sealer: Sealer
     #: The settings in force.
     settings: Settings
@@ -85,43 +86,6 @@ class AdminService:
         return build_report(
             await self.database.read(statistics.gather_facts, since=since, now=self.clock(), webhook=webhook)
         )
-
-    async def set_trading(self, state: TradingState, *, reason: str, by: str) -> None:
-        """Halt, allow exits only, or resume all scopes, like the commands of these names."""
-
-        def write(connection: sqlite3.Connection) -> None:
-            now = self.clock()
-            if state is TradingState.RUNNING:
-                control.resume_all(connection, reason=reason, by=by, now=now)
-            else:
-                control.set_trading_state(connection, state, reason=reason, by=by, now=now)
-
-        await self.database.write(write)
-
-    async def resume_webhook(self, name: str, *, by: str) -> None:
-        """Resume entries of one webhook that a limit closed. Raises NotFound."""
-
-        def write(connection: sqlite3.Connection) -> None:
-            scope = webhooks.find(connection, name).id
-            control.set_trading_state(
-                connection, TradingState.RUNNING, reason="by hand", by=by, now=self.clock(), scope=scope
-            )
-
-        await self.database.write(write)
-
-    async def reset_peak(self, *, by: str) -> None:
-        """Reset the equity peak to the current equity and resume trading."""
-
-        def write(connection: sqlite3.Connection) -> None:
-            equity.reset_peak(connection, by=by, now=self.clock())
-            control.resume_all(connection, reason="by hand", by=by, now=self.clock())
-
-        await self.database.write(write)
-
-    async def flatten(self, *, by: str) -> FlattenResult:
-        """Halt, cancel every order, close every position, within 30 s. Raises ExchangeUnavailable if the exchange does not answer."""
-        await self.set_trading(TradingState.HALTED, reason="flatten", by=by)
-        return await flatten(self.exchange, clock=self.clock, deadline_s=_FLATTEN_S, on_progress=lambda _: None)
 
 
 def _stored_state(connection: sqlite3.Connection, configured: Settings, *, now: datetime) -> dict[str, Any]:

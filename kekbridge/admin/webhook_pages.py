@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from typing import Any, Final
 
 from aiohttp import web
@@ -19,10 +18,19 @@ from kekbridge.alerts import template
 from kekbridge.errors import ConfigError
 from kekbridge.formatting import age, moment
 from kekbridge.model import Webhook, WebhookSettings
+from kekbridge.ops.operation import Operation
+from kekbridge.ops.webhook_operations import (
+    CreateWebhook,
+    DeleteWebhook,
+    DisableWebhook,
+    EditWebhook,
+    EnableWebhook,
+    RotateWebhook,
+)
 from kekbridge.store import alerts
 from kekbridge.store import webhooks as stored
 from kekbridge.webhooks import registry
-from kekbridge.webhooks.options import REQUIRED_FIELDS, ROWS, Row, apply, text_of
+from kekbridge.webhooks.options import REQUIRED_FIELDS, ROWS, Row, text_of
 
 _GRACES: Final = {
     "0": "stops working at once",
@@ -90,21 +98,8 @@ class WebhookPages:
 
     async def _create(self, request: web.Request) -> web.Response:
         name = str((await request.post()).get("name", "")).strip()
-        service = self._service
-
-        def make(connection: sqlite3.Connection) -> Webhook:
-            made, _ = registry.create(
-                connection,
-                service.sealer,
-                name=name,
-                settings=WebhookSettings(),
-                mode=service.settings.mode,
-                now=service.clock(),
-            )
-            return made
-
-        made = await service.database.write(make)
-        raise web.HTTPSeeOther(f"/webhooks/{made.id}")
+        made = await self._service.operations.run(CreateWebhook(name=name))
+        raise web.HTTPSeeOther(f"/webhooks/{made['id']}")
 
     async def _show(self, request: web.Request) -> web.Response:
         found = await self._service.database.read(stored.get, request.match_info["webhook"])
@@ -185,24 +180,18 @@ class WebhookPages:
     async def _edit(self, request: web.Request) -> web.Response:
         form = await request.post()
         entered = {row: str(form[row.parameter]) for row in ROWS if row.parameter in form}
-        service, identifier = self._service, request.match_info["webhook"]
-
-        def change(connection: sqlite3.Connection) -> None:
-            before = stored.get(connection, identifier).settings
-            # Only changed fields are parsed: an expiry date that has passed meanwhile would be rejected.
-            changed = {row: text for row, text in entered.items() if text.split() != text_of(row, before).split()}
-            after = apply({row.parameter: _given(row, text) for row, text in changed.items()}, before)
-            registry.check_settings(after)
-            stored.change_settings(connection, identifier, after, now=service.clock())
-
-        await service.database.write(change)
+        identifier = request.match_info["webhook"]
+        before = (await self._service.database.read(stored.get, identifier)).settings
+        # Only changed fields are parsed: an expiry date that has passed meanwhile would be rejected.
+        changed = {row: text for row, text in entered.items() if text.split() != text_of(row, before).split()}
+        options = {row.parameter: _given(row, text) for row, text in changed.items()}
+        await self._service.operations.run(EditWebhook(webhook=identifier, options=options))
         raise web.HTTPSeeOther(f"/webhooks/{identifier}")
 
     async def _rename(self, request: web.Request) -> web.Response:
         name = str((await request.post()).get("name", "")).strip()
-        registry.check_name(name)
         identifier = request.match_info["webhook"]
-        await self._service.database.write(stored.rename, identifier, name, now=self._service.clock())
+        await self._service.operations.run(EditWebhook(webhook=identifier, new_name=name))
         raise web.HTTPSeeOther(f"/webhooks/{identifier}")
 
     async def _confirm_delete(self, request: web.Request) -> web.Response:
@@ -213,26 +202,19 @@ class WebhookPages:
         return self._page(request, f"Delete webhook {found.name}?", h("p", warning), h("div", yes, no, class_="row"))
 
     async def _change(self, request: web.Request) -> web.Response:
-        service, identifier, what = self._service, request.match_info["webhook"], request.match_info["what"]
+        identifier, what = request.match_info["webhook"], request.match_info["what"]
         if what not in ("enable", "disable", "rotate", "delete"):
             raise web.HTTPNotFound(text="action not found")
         grace = str((await request.post()).get("grace", "86400"))
         if grace not in _GRACES:
             raise ConfigError(f"grace: found {grace[:20]!r}, expected one of {', '.join(_GRACES)} seconds")
-
-        def change(connection: sqlite3.Connection) -> None:
-            if what == "rotate":
-                found = stored.get(connection, identifier)
-                remaining = timedelta(seconds=int(grace))
-                registry.rotate(
-                    connection, service.sealer, found, mode=service.settings.mode, grace=remaining, now=service.clock()
-                )
-            else:
-                {"enable": stored.enable, "disable": stored.disable, "delete": stored.delete}[what](
-                    connection, identifier, now=service.clock()
-                )
-
-        await service.database.write(change)
+        operations: dict[str, Operation] = {
+            "enable": EnableWebhook(webhook=identifier),
+            "disable": DisableWebhook(webhook=identifier),
+            "delete": DeleteWebhook(webhook=identifier),
+            "rotate": RotateWebhook(webhook=identifier, grace_s=int(grace)),
+        }
+        await self._service.operations.run(operations[what])
         raise web.HTTPSeeOther("/webhooks" if what == "delete" else f"/webhooks/{identifier}")
 
 
@@ -261,7 +243,7 @@ def _field(row: Row, settings: WebhookSettings) -> Markup:
     return h("label", h("b", row.option.removeprefix("--").replace("-", " ")), entry, h("span", row.help))
 
 
-def _given(row: Row, text: str) -> object:
+def _given(row: Row, text: str) -> str | bool | list[str]:
     """The entered text as an option of the command line: an empty field removes a limit."""
     if row.is_many:
         return [line.strip() for line in text.splitlines() if line.strip()] or ["none"]

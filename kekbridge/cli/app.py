@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "exits-only": ("kekbridge.cli.trading_state:exits_only", "Deny entries at once; exits still pass."),
     "flatten": ("kekbridge.cli.flatten:flatten", "Halt, cancel every order, close every position."),
     "resume": ("kekbridge.cli.trading_state:resume", "Resume trading after halt, exits-only or a limit."),
-    "jobs": ("kekbridge.cli.jobs:app", "List the daemon's scheduled jobs: last run, next run, failures."),
+    "jobs": ("kekbridge.cli.jobs:app", "List the daemon's scheduled jobs: last run, next run, failures; run one."),
     "notify": ("kekbridge.cli.notify:app", "Configure notifications for fills, rejections, limits and errors."),
     "backup": ("kekbridge.cli.backup:backup", "Write a backup to one file; the daemon may be running."),
     "restore": ("kekbridge.cli.backup:restore", "Restore a backup into the data directory; stop the daemon first."),

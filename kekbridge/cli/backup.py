@@ -34,9 +34,17 @@ def back_up(
     key that opens them is not included: keep it elsewhere.
     """
     from kekbridge.cli import render
+    from kekbridge.cli.control import run_operation
+    from kekbridge.errors import KekbridgeError
     from kekbridge.ops import backup as bridge_backup
+    from kekbridge.ops.trading_operations import RecordBackup
 
-    written = bridge_backup.make(resolve_context(ctx, data_dir, config).data_dir, file.absolute(), now=now())
+    context = resolve_context(ctx, data_dir, config)
+    written = bridge_backup.make(context.data_dir, file.absolute(), now=now())
+    try:
+        run_operation(context, RecordBackup(made_at=written.made_at))
+    except KekbridgeError as error:
+        render.note(f"The backup is complete, but `kekbridge doctor` will not know of it: {error.message}")
     if as_json:
         render.as_json(_as_data(written))
         return

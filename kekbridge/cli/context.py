@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kekbridge.config import Settings
     from kekbridge.model import Mode
     from kekbridge.store.database import Database
-    from kekbridge.vault import OpenVault, Sealer
+    from kekbridge.vault import OpenVault
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +58,16 @@ def resolve_context(
 
 @contextmanager
 def open_database(context: CliContext, *, create: bool = False) -> Iterator[Database]:
-    """Open the data directory's database. Raises NotFound, with the fix, when there is none yet and `create` is False."""
+    """Open the data directory's database to read. Raises NotFound, with the fix, when there is none yet and `create` is False."""
     from kekbridge.store.database import Database
+    from kekbridge.store.lock import DaemonLock
 
-    database = Database.open(context.data_dir, create=create)
+    is_running = DaemonLock.holder(context.data_dir) is not None
+    database = Database.open(context.data_dir, create=create, migrate=not is_running)
     try:
         yield database
     finally:
         database.close_now()
-
-
-def open_sealer(context: CliContext, database: Database) -> Sealer:
-    """Return the sealer of webhook secrets, with the master key from the vault of the mode in force.
-
-    Opening the vault may wait for a keyring: call this before a transaction, not inside one.
-    """
-    from kekbridge.vault import Sealer, master_key
-
-    return Sealer(master_key(open_vault(context, mode_in_force(context, database))))
 
 
 def open_vault(context: CliContext, mode: Mode) -> OpenVault:

@@ -1,6 +1,6 @@
 """`kekbridge dashboard`: the running bridge's live state on one screen, with keys to halt, deny entries and resume.
 
-Reads and writes through the daemon's admin API only.
+Reads and writes over the daemon's control socket only. `--token` prints the access to the web pages.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kekbridge import formatting
-from kekbridge.cli.admin_client import AdminApi, find_admin_api
-from kekbridge.cli.context import resolve_context
+from kekbridge.cli.context import CliContext, open_database, resolve_context
+from kekbridge.cli.control import run_operation
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.errors import ConfigError
+from kekbridge.errors import ConfigError, KekbridgeError
+from kekbridge.ops.operation import Operation
+from kekbridge.ops.trading_operations import ExitsOnly, Halt, Resume, ShowState
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -30,7 +32,13 @@ _REFRESH_S = 1.0
 _SHOWN_LIMITS = 2
 _SHOWN_CONDITIONS = 3
 _SHOWN_STAGES = ("stored", "accepted", "filled", "answered")  # as many as fit 80 columns
-_STATE_KEYS = {"h": "halted", "e": "exits_only", "r": "running"}
+# By key: the state to confirm, and the operation that sets it.
+_ACTIONS: dict[str, tuple[str, Operation]] = {
+    "h": ("halted", Halt(by="dashboard")),
+    "e": ("exits_only", ExitsOnly(by="dashboard")),
+    "r": ("running", Resume(by="dashboard")),
+}
+_ANSWER_WITHIN_S = 5.0
 
 
 @app.command(
@@ -54,49 +62,54 @@ def dashboard(
     """
     from kekbridge.cli import render
 
-    api = find_admin_api(resolve_context(ctx, data_dir, config))
-    client = DashboardClient(api)
+    context = resolve_context(ctx, data_dir, config)
     if show_token:
+        address, token = _web_access(context)
         if as_json:
-            render.as_json({"url": api.address, "token": api.token})
+            render.as_json({"url": address, "token": token})
         else:
-            render.pairs([("address", api.address), ("token", api.token)])
+            render.pairs([("address", address), ("token", token)])
     elif as_json or not sys.stdout.isatty():
-        render.as_json(client.state())
+        render.as_json(run_operation(context, ShowState()))
     else:
-        _watch(client)
+        _watch(context)
 
 
-class DashboardClient:
-    """The two admin API calls that the dashboard makes."""
+def _web_access(context: CliContext) -> tuple[str, str]:
+    """Address and token of the web pages. Raises ConfigError when no daemon has served them yet."""
+    from kekbridge.admin.auth import read_token
+    from kekbridge.store.daemon_addresses import admin_address
 
-    def __init__(self, api: AdminApi) -> None:
-        self._api = api
-
-    def state(self) -> dict[str, Any]:
-        """Return the live state. Raises ConfigError when the bridge does not answer."""
-        state: dict[str, Any] = self._api.get("/api/state")
-        return state
-
-    def set_trading_state(self, state: str) -> None:
-        """Set the trading state: running, exits_only or halted. Raises ConfigError when the bridge does not answer."""
-        self._api.post("/api/trading", {"state": state, "reason": "by hand"})
+    with open_database(context) as database, database.snapshot() as connection:
+        address = admin_address(connection)
+    token = read_token(context.data_dir)
+    if address is None or token is None:
+        raise ConfigError(
+            "no admin listener has run on this data directory yet; start `kekbridge serve` with admin.enabled = true"
+        )
+    return address, token
 
 
-def _watch(client: DashboardClient) -> None:
+def _watch(context: CliContext) -> None:
     """Redraw the screen every second until q or Ctrl-C."""
     from rich.live import Live
 
     from kekbridge.cli import render
 
-    state = client.state()
-    pending: str | None = None
+    state = run_operation(context, ShowState())
+    pending: tuple[str, Operation] | None = None
     error_text = ""
     console = render.console()
     with _single_keys() as read_key, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             live.update(
-                screen(state, width=console.width, height=console.height, pending=pending, error_text=error_text)
+                screen(
+                    state,
+                    width=console.width,
+                    height=console.height,
+                    pending=None if pending is None else pending[0],
+                    error_text=error_text,
+                )
             )
             live.refresh()
             pressed = read_key(_REFRESH_S)
@@ -105,13 +118,18 @@ def _watch(client: DashboardClient) -> None:
             try:
                 if pending is not None and pressed:
                     if pressed == "y":
-                        client.set_trading_state(pending)
+                        _run_now(context, pending[1])
                     pending = None
-                elif pressed in _STATE_KEYS:
-                    pending = _STATE_KEYS[pressed]
-                state, error_text = client.state(), ""
-            except ConfigError as error:
+                elif pressed in _ACTIONS:
+                    pending = _ACTIONS[pressed]
+                state, error_text = _run_now(context, ShowState()), ""
+            except KekbridgeError as error:
                 error_text = error.message
+
+
+def _run_now(context: CliContext, operation: Operation) -> Any:
+    """Run an operation without waiting for a bridge that is starting, so that the screen stays alive."""
+    return run_operation(context, operation, start_within_s=0.0, answer_within_s=_ANSWER_WITHIN_S)
 
 
 @contextmanager

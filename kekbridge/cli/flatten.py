@@ -1,6 +1,7 @@
 """`kekbridge flatten`: halt trading, cancel every order, close every position, and verify that the account is flat.
 
-It calls the exchange itself, so that it works when the daemon is down or stuck. Trading stays halted until `kekbridge resume`.
+A running bridge does it. If none answers, the command calls the exchange itself, so that it works when the daemon is down or stuck. Trading
+stays halted until `kekbridge resume`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 flatten = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 NOT_FLAT = 1
+_BEYOND_DEADLINE_S = 10.0
+# In an emergency a bridge that does not answer is not waited for longer.
+_HALT_WITHIN_S = 2.0
 
 
 @flatten.command(epilog=examples("kekbridge flatten", "kekbridge flatten --yes --deadline 60 --json"))
@@ -41,30 +45,51 @@ def flatten_account(
     import asyncio
 
     from kekbridge import log
+    from kekbridge.ops.trading_operations import flatten_data
 
     context = resolve_context(ctx, data_dir, config)
     log.configure("error", context.settings.log.format)
     if not yes:
         question = "Halt trading, cancel every order and close every position of the account, including those opened elsewhere?"
         typer.confirm(question, abort=True, err=True)
-    with open_database(context, create=True) as database:
-        _halt(database)
-        result = asyncio.run(_run(context, database, deadline))
+    result = _by_the_bridge(context, deadline)
+    if result is None:
+        with open_database(context, create=True) as database:
+            _halt(context)
+            result = formatting.to_jsonable(flatten_data(asyncio.run(_run(context, database, deadline))))
     _print_result(result, as_json=as_json)
-    return 0 if result.is_flat else NOT_FLAT
+    return 0 if result["flat"] else NOT_FLAT
 
 
-def _halt(database: Database) -> None:
-    """Halt first: a queued entry would reopen what is closed here. A full disk must not prevent closing."""
+def _by_the_bridge(context: CliContext, deadline: int) -> dict[str, Any] | None:
+    """Let the running bridge do it; None if none answers, or if it cannot."""
     from kekbridge.cli import render
-    from kekbridge.errors import StoreUnavailable
-    from kekbridge.model import TradingState
-    from kekbridge.store import settings
+    from kekbridge.cli.control import daemon_status, run_operation
+    from kekbridge.errors import KekbridgeError
+    from kekbridge.ops.trading_operations import Flatten
+
+    if daemon_status(context) is None:
+        return None
+    try:
+        result: dict[str, Any] = run_operation(
+            context, Flatten(deadline_s=deadline), start_within_s=0.0, answer_within_s=deadline + _BEYOND_DEADLINE_S
+        )
+    except KekbridgeError as error:
+        render.note(f"The bridge could not do it ({error.message}). Closing positions from here.")
+        return None
+    return result
+
+
+def _halt(context: CliContext) -> None:
+    """Halt first: a queued entry would reopen what is closed here. A stuck bridge or a full disk must not prevent closing."""
+    from kekbridge.cli import render
+    from kekbridge.cli.control import run_operation
+    from kekbridge.errors import KekbridgeError
+    from kekbridge.ops.trading_operations import Halt
 
     try:
-        with database.transaction() as connection:
-            settings.set_trading_state(connection, TradingState.HALTED, reason="flatten", by="command line", now=now())
-    except StoreUnavailable as error:
+        run_operation(context, Halt(reason="flatten"), start_within_s=_HALT_WITHIN_S, answer_within_s=_HALT_WITHIN_S)
+    except KekbridgeError as error:
         render.note(f"Could not halt trading ({error.message}); stop the daemon. Closing positions anyway.")
 
 
@@ -87,29 +112,21 @@ async def _run(context: CliContext, database: Database, deadline: int) -> Flatte
         return await execution.flatten(exchange, clock=now, deadline_s=deadline, on_progress=render.note)
 
 
-def _print_result(result: FlattenResult, *, as_json: bool) -> None:
+def _print_result(result: dict[str, Any], *, as_json: bool) -> None:
     from kekbridge.cli import render
-    from kekbridge.cli.orders import position_data
 
     if as_json:
-        data: dict[str, Any] = {
-            "flat": result.is_flat,
-            "positionsClosed": result.positions_closed,
-            "ordersLeft": result.orders_left,
-            "positionsLeft": [position_data(position) for position in result.positions_left],
-            "isolatedPositions": [position_data(position) for position in result.isolated],
-            "trouble": result.error,
-        }
-        render.as_json(data)
+        render.as_json(result)
         return
-    for position in result.isolated:
+    for position in result["isolatedPositions"]:
         render.note(
-            f"Isolated position {position.symbol} {position.quantity} is still open; close it on the exchange's website."
+            f"Isolated position {position['symbol']} {position['quantity']} is still open; close it on the exchange's website."
         )
-    if result.is_flat:
+    if result["flat"]:
         render.line(
-            f"flat: {result.positions_closed} positions closed, no open orders; halted until `kekbridge resume`"
+            f"flat: {result['positionsClosed']} positions closed, no open orders; halted until `kekbridge resume`"
         )
         return
-    left = ", ".join(f"{position.symbol} {position.quantity}" for position in result.positions_left) or "no positions"
-    render.line(f"NOT flat: {left} and {result.orders_left} orders are still open; {formatting.to_text(result.error)}")
+    left = ", ".join(f"{one['symbol']} {one['quantity']}" for one in result["positionsLeft"]) or "no positions"
+    trouble = formatting.to_text(result["trouble"])
+    render.line(f"NOT flat: {left} and {result['ordersLeft']} orders are still open; {trouble}")

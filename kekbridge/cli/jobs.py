@@ -1,14 +1,14 @@
-"""`kekbridge jobs`: the daemon's scheduled jobs, when they ran and whether they succeeded. Reads only."""
+"""`kekbridge jobs`: the daemon's scheduled jobs, when they ran and whether they succeeded; run one now."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kekbridge import formatting
 from kekbridge.cli.context import now, open_database, resolve_context
-from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
+from kekbridge.cli.options import ConfigFile, DataDir, GlobalOptions, Json, examples
 
 if TYPE_CHECKING:
     from kekbridge.store.job_runs import JobRun
@@ -16,9 +16,20 @@ if TYPE_CHECKING:
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
-@app.command(epilog=examples("kekbridge jobs", "kekbridge jobs --json | jq '.[] | select(.failures > 0)'"))
+@app.callback(
+    invoke_without_command=True,
+    epilog=examples(
+        "kekbridge jobs",
+        "kekbridge jobs --json | jq '.[] | select(.failures > 0)'",
+        "kekbridge jobs run backup",
+    ),
+)
 def jobs(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
-    """List the daemon's scheduled jobs: last run, next run, failures."""
+    """List the daemon's scheduled jobs: last run, next run, failures; run one."""
+    if ctx.invoked_subcommand is not None:
+        given = ctx.obj if isinstance(ctx.obj, GlobalOptions) else GlobalOptions()
+        ctx.obj = GlobalOptions(data_dir=data_dir or given.data_dir, config=config or given.config)
+        return
     from dataclasses import replace
 
     from kekbridge.cli import render
@@ -41,6 +52,29 @@ def jobs(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None
     columns += [render.Column(title, justify="right") for title in ("LAST", "TOOK", "NEXT", "RUNS", "FAILED")]
     columns.append(render.Column("ERROR", shrinks=True))
     render.table(columns, [_row(run) for run in runs])
+
+
+@app.command("run", epilog=examples("kekbridge jobs run backup", "kekbridge jobs run reconcile --json"))
+def run_now(
+    ctx: typer.Context,
+    job: Annotated[str, typer.Argument(metavar="JOB", help="A job as `kekbridge jobs` lists it.", show_default=False)],
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> int:
+    """Run a job now, in the running bridge, and wait for it. Exit code 1 if it failed."""
+    from kekbridge.cli import render
+    from kekbridge.cli.control import run_operation
+    from kekbridge.ops.trading_operations import RunJob
+
+    run: dict[str, Any] = run_operation(resolve_context(ctx, data_dir, config), RunJob(job=job))
+    if as_json:
+        render.as_json(run)
+    elif run["error"]:
+        render.line(f"{run['name']} failed: {formatting.to_text(run['error'])}")
+    else:
+        render.line(f"{run['name']} took {formatting.duration(run['tookMs'] / 1000)}")
+    return 1 if run["error"] else 0
 
 
 def _row(run: JobRun) -> tuple[object, ...]:

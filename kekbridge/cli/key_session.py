@@ -1,4 +1,4 @@
-"""Shared by the commands for Orderly keys: account and venue, reading secrets, key management at the exchange.
+"""Shared by the commands for Orderly keys: account and venue, reading secrets, showing checks.
 
 Secrets are read from a hidden prompt or from stdin, never from an argument: arguments show in the process list.
 """
@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kekbridge.cli.context import CliContext, now, open_database, open_vault, resolve_context
+from kekbridge.cli.context import CliContext, resolve_context
 
 if TYPE_CHECKING:
     from kekbridge.exchange.orderly.key_management import KeyManagement
-    from kekbridge.exchange.orderly.signing import Signer
     from kekbridge.model import Mode
-    from kekbridge.model.check import Check
-    from kekbridge.vault import OpenVault
 
 Venue = Annotated[
     Literal["testnet", "live"] | None,
@@ -42,55 +39,15 @@ class KeySession:
     #: Orderly account, 0x and 64 hex digits; empty when the command needs none.
     account_id: str
 
-    def open_vault(self) -> OpenVault:
-        """Open the vault; may prompt for its passphrase."""
-        return open_vault(self.context, self.mode)
-
-    def signer(self, vault: OpenVault) -> Signer:
-        """Return a signer with the account's key from the vault. Raises NotFound when it holds none."""
-        from kekbridge.errors import NotFound
+    def wallet_calls(self) -> KeyManagement:
+        """Return a client for the public and the wallet-signed calls of the exchange's key management."""
+        from kekbridge.exchange.orderly.key_management import NO_ACCOUNT, KeyManagement
         from kekbridge.exchange.orderly.signing import Signer
-        from kekbridge.vault import orderly_secret
-
-        secret = vault.get(orderly_secret(self.account_id))
-        if secret is None:
-            raise NotFound(
-                "key_missing",
-                f"no Orderly key for {self.account_id} in the {vault.title}; add one with `kekbridge keys add`",
-            )
-        return Signer(self.account_id, secret.decode())
-
-    def key_management(self, signer: Signer) -> KeyManagement:
-        """Return a client of the exchange's key management API."""
-        from kekbridge.exchange.orderly.key_management import KeyManagement
+        from kekbridge.ops.exchange_keys import new_secret
 
         settings = self.context.settings.exchange
-        return KeyManagement(self.mode.value, settings.base_url, signer, timeout_s=settings.request_timeout_s)
-
-    def checks(self, signer: Signer) -> tuple[Check, ...]:
-        """Check the key with the exchange: reachable, clock, key, scopes, expiry, addresses, account, markets."""
-        import asyncio
-
-        from kekbridge.exchange.orderly.client import OrderlyExchange
-
-        async def run_checks() -> tuple[Check, ...]:
-            settings = self.context.settings.exchange
-            exchange = OrderlyExchange(self.mode.value, settings.base_url, signer, settings)
-            try:
-                return await exchange.checks()
-            finally:
-                await exchange.close()
-
-        return asyncio.run(run_checks())
-
-    def record_key(self, orderly_key: str, account_id: str) -> None:
-        """Record in the store that the vault holds this account's key."""
-        from kekbridge.cli import exchange_keys
-
-        at = now()
-        with open_database(self.context, create=True) as database, database.transaction() as connection:
-            key = exchange_keys.KnownKey(account_id, orderly_key, self.mode, at)
-            exchange_keys.add_key(connection, key, now=at)
+        unused = Signer(NO_ACCOUNT, new_secret())  # none of these calls is signed with an exchange key
+        return KeyManagement(self.mode.value, settings.base_url, unused, timeout_s=settings.request_timeout_s)
 
 
 def key_session(
@@ -144,11 +101,6 @@ def read_line(prompt: str) -> str:
     if not text.strip():
         raise ConfigError(f"{prompt}: nothing entered; nothing was sent to the exchange")
     return text.strip()
-
-
-def checks_as_data(checks: tuple[Check, ...]) -> list[dict[str, str]]:
-    """Return the checks for JSON."""
-    return [{"name": check.name, "level": check.level, "text": check.text, "fix": check.fix} for check in checks]
 
 
 def print_checks(checks: list[dict[str, Any]]) -> None:

@@ -5,20 +5,17 @@ The secret goes from the prompt to the vault and is never printed, except by `ge
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kekbridge.cli.context import now, open_database
-from kekbridge.cli.key_session import Account, Venue, checks_as_data, key_session, print_checks, read_secret
+from kekbridge.cli.control import run_operation
+from kekbridge.cli.key_session import Account, Venue, key_session, print_checks, read_secret
 from kekbridge.cli.keys_register import register
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 
 if TYPE_CHECKING:
     from kekbridge.cli.key_session import KeySession
-    from kekbridge.exchange.base import KeyInfo
-    from kekbridge.exchange.orderly.signing import Signer
 
 app = typer.Typer(
     help="Manage the exchange key: add, generate, register, check, remove.",
@@ -61,31 +58,20 @@ def add(
     reached, scopes, expiry and IP restriction are checked.
     """
     from kekbridge.cli import render
-    from kekbridge.errors import ConfigError
-    from kekbridge.exchange.orderly.signing import Signer
-    from kekbridge.vault import orderly_secret
+    from kekbridge.ops.vault_operations import AddKey
 
     session = key_session(ctx, data_dir, config, mode, account)
     secret = read_secret("Orderly secret (ed25519:…)")
-    signer = Signer(session.account_id, secret)
-    checks = checks_as_data(session.checks(signer))
-    broken = [check for check in checks if check["level"] == "broken" and check["name"] != "exchange"]
-    if broken and not force:
-        raise ConfigError(
-            f"{signer.orderly_key} was not stored: {broken[0]['text']}; {broken[0]['fix']} (--force stores it anyway)"
-        )
-    vault = session.open_vault()
-    vault.set(orderly_secret(session.account_id), secret.encode())
-    session.record_key(signer.orderly_key, session.account_id)
-    data = _key_data(session, signer) | {"vault": vault.name, "checks": checks}
+    operation = AddKey(mode=session.mode, account_id=session.account_id, secret=secret, force=force)
+    added = run_operation(session.context, operation)
+    description = added.pop("description")
+    data = _key_data(session, added.pop("orderlyKey")) | added
     if as_json:
         render.as_json(data)
         return
-    render.pairs(
-        [("account", session.account_id), ("public key", signer.orderly_key), ("stored in", vault.description)]
-    )
+    render.pairs([("account", session.account_id), ("public key", data["orderlyKey"]), ("stored in", description)])
     render.line("")
-    print_checks(checks)
+    print_checks(data["checks"])
     _print_settings_hint(session)
 
 
@@ -107,23 +93,21 @@ def generate(
 
     The account's current key stays in use until then.
     """
-    from kekbridge.cli import exchange_keys, render
-    from kekbridge.exchange.orderly.key_management import NO_ACCOUNT
-    from kekbridge.exchange.orderly.signing import Signer
+    from kekbridge.cli import render
+    from kekbridge.ops import exchange_keys
+    from kekbridge.ops.vault_operations import GenerateKey
 
     session = key_session(ctx, data_dir, config, mode, None, needs_account=False)
-    secret = exchange_keys.new_secret()
-    data: dict[str, Any] = {"orderlyKey": Signer(NO_ACCOUNT, secret).orderly_key}
+    data: dict[str, Any]
     if print_secret:
-        data["secret"] = secret
+        secret = exchange_keys.new_secret()
+        data = {"orderlyKey": exchange_keys.public_key(secret), "secret": secret}
     else:
-        vault = session.open_vault()
-        vault.set(exchange_keys.PENDING, secret.encode())
-        data["vault"] = vault.name
+        data = run_operation(session.context, GenerateKey(mode=session.mode))
     if as_json:
         render.as_json(data)
         return
-    render.pairs([("public key", data["orderlyKey"]), *([("secret", secret)] if print_secret else [])])
+    render.pairs([("public key", data["orderlyKey"]), *([("secret", data["secret"])] if print_secret else [])])
     render.note(f"Add it to your account:  kekbridge keys register --mode {session.mode.value}")
 
 
@@ -138,17 +122,12 @@ def list_keys(
 ) -> None:
     """List the account's keys at the exchange. The one in this vault is marked."""
     from kekbridge.cli import render
+    from kekbridge.ops.vault_operations import ListKeys
 
     session = key_session(ctx, data_dir, config, mode, account)
-    signer = session.signer(session.open_vault())
-
-    async def fetch_keys() -> tuple[KeyInfo, ...]:
-        async with session.key_management(signer) as management:
-            return await management.keys()
-
-    keys = asyncio.run(fetch_keys())
+    keys = run_operation(session.context, ListKeys(mode=session.mode, account_id=session.account_id))
     if as_json:
-        render.as_json([_as_data(key, signer) for key in keys])
+        render.as_json(keys)
         return
     columns = [
         render.Column("KEY"),
@@ -162,12 +141,12 @@ def list_keys(
         columns,
         [
             (
-                key.orderly_key,
-                ",".join(sorted(key.scopes)),
-                f"{key.expires_at:%Y-%m-%d}" if key.expires_at else None,
-                ", ".join(key.ip_list) or ("none" if key.ip_rule == "DISALLOW_ALL_IPS" else "any"),
-                key.status.lower(),
-                "this vault" if key.orderly_key == signer.orderly_key else "",
+                key["orderlyKey"],
+                ",".join(key["scopes"]),
+                key["expiresAt"][:10] if key["expiresAt"] else None,
+                ", ".join(key["addresses"]) or ("none" if key["addressRule"] == "DISALLOW_ALL_IPS" else "any"),
+                key["status"].lower(),
+                "this vault" if key["isHere"] else "",
             )
             for key in keys
         ],
@@ -188,9 +167,10 @@ def check(
     Checks scopes, expiry, IP restriction, wallet and broker. Exit code 1 if orders would fail.
     """
     from kekbridge.cli import render
+    from kekbridge.ops.vault_operations import CheckKey
 
     session = key_session(ctx, data_dir, config, mode, account)
-    checks = checks_as_data(session.checks(session.signer(session.open_vault())))
+    checks = run_operation(session.context, CheckKey(mode=session.mode, account_id=session.account_id))
     if as_json:
         render.as_json(checks)
     else:
@@ -223,27 +203,19 @@ def restrict_ip(
     """Restrict the key to certain IP addresses. A stolen copy is then useless elsewhere."""
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
+    from kekbridge.ops.vault_operations import RestrictKey
 
     if (bool(addresses) + here + anywhere) != 1:
         raise ConfigError("give addresses, or --here, or --any: exactly one of the three")
-    allowed = tuple(_check_address(text) for text in addresses or ())
     session = key_session(ctx, data_dir, config, mode, account)
-    signer = session.signer(session.open_vault())
-
-    async def apply() -> tuple[str, ...]:
-        async with session.key_management(signer) as management:
-            if anywhere:
-                await management.allow_everywhere(signer.orderly_key)
-                return ()
-            addresses_allowed = (_check_address(await management.own_address()),) if here else allowed
-            await management.restrict(signer.orderly_key, addresses_allowed)
-            return addresses_allowed
-
-    restricted_to = asyncio.run(apply())
+    operation = RestrictKey(
+        mode=session.mode, account_id=session.account_id, addresses=tuple(addresses or ()), here=here
+    )
+    restricted = run_operation(session.context, operation)
     if as_json:
-        render.as_json(_key_data(session, signer) | {"addresses": list(restricted_to)})
+        render.as_json(_key_data(session, restricted["orderlyKey"]) | {"addresses": restricted["addresses"]})
     else:
-        render.line(f"{signer.orderly_key} works from {', '.join(restricted_to) or 'any address'}")
+        render.line(f"{restricted['orderlyKey']} works from {', '.join(restricted['addresses']) or 'any address'}")
 
 
 @app.command(epilog=examples("kekbridge keys remove", "kekbridge keys remove ed25519:9C6h… --yes"))
@@ -263,49 +235,27 @@ def remove(
     as_json: Json = False,
 ) -> None:
     """Revoke a key at the exchange and remove it from the vault. A running bridge can no longer trade with it."""
-    from kekbridge.cli import exchange_keys, render
-    from kekbridge.vault import orderly_secret
+    from kekbridge.cli import render
+    from kekbridge.ops.vault_operations import RemoveKey, ShowKey
 
     session = key_session(ctx, data_dir, config, mode, account)
-    vault = session.open_vault()
-    signer = session.signer(vault)
-    target = orderly_key or signer.orderly_key
-    is_own = target == signer.orderly_key
+    target = orderly_key
+    if target is None:
+        show = ShowKey(mode=session.mode, account_id=session.account_id)
+        target = run_operation(session.context, show)["orderlyKey"]
     if not yes:
         where = "from this vault only" if local else "at the exchange, permanently"
         typer.confirm(f"Remove {target} {where}?", abort=True, err=True)
-
-    async def revoke() -> None:
-        async with session.key_management(signer) as management:
-            await management.remove(target)
-
-    if not local:
-        asyncio.run(revoke())
-    if is_own:
-        vault.delete(orderly_secret(session.account_id))
-        with open_database(session.context, create=True) as database, database.transaction() as connection:
-            exchange_keys.remove_key(connection, session.account_id, now=now())
+    remove_key = RemoveKey(mode=session.mode, account_id=session.account_id, orderly_key=target, local=local)
+    removed = run_operation(session.context, remove_key)
     if as_json:
-        render.as_json({"orderlyKey": target, "removedAtExchange": not local, "removedHere": is_own})
+        render.as_json(removed)
     else:
         render.line(f"{target} removed{' from the vault; the exchange still accepts it' if local else ''}")
 
 
-def _key_data(session: KeySession, signer: Signer) -> dict[str, Any]:
-    return {"mode": session.mode, "accountId": session.account_id, "orderlyKey": signer.orderly_key}
-
-
-def _as_data(key: KeyInfo, signer: Signer) -> dict[str, Any]:
-    return {
-        "orderlyKey": key.orderly_key,
-        "scopes": sorted(key.scopes),
-        "expiresAt": key.expires_at,
-        "status": key.status,
-        "tag": key.tag,
-        "addressRule": key.ip_rule,
-        "addresses": list(key.ip_list),
-        "isHere": key.orderly_key == signer.orderly_key,
-    }
+def _key_data(session: KeySession, orderly_key: str) -> dict[str, Any]:
+    return {"mode": session.mode, "accountId": session.account_id, "orderlyKey": orderly_key}
 
 
 def _print_settings_hint(session: KeySession) -> None:
@@ -315,21 +265,3 @@ def _print_settings_hint(session: KeySession) -> None:
         render.note(
             f'To trade with it, set  mode = "{session.mode.value}"  and  [exchange] account_id = "{session.account_id}"'
         )
-
-
-def _check_address(text: str) -> str:
-    """Normalise an IP address or a range of two. Raises ConfigError."""
-    import ipaddress
-
-    from kekbridge.errors import ConfigError
-
-    parts = [part.strip() for part in text.split("-")]
-    try:
-        addresses = [ipaddress.ip_address(part) for part in parts]
-    except ValueError:
-        addresses = []
-    if len(addresses) not in (1, 2):
-        raise ConfigError(
-            f"{text[:60]!r} is not an IP address; write 203.0.113.7, or a range such as 203.0.113.1-203.0.113.9"
-        )
-    return "-".join(str(address) for address in addresses)

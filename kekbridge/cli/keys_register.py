@@ -23,7 +23,6 @@ from kekbridge.errors import ConfigError
 if TYPE_CHECKING:
     from kekbridge.exchange.base import KeyInfo
     from kekbridge.exchange.orderly.key_management import KeyManagement
-    from kekbridge.vault import OpenVault
 
 T = TypeVar("T")
 
@@ -88,6 +87,8 @@ def register(
     reads the wallet's private key from a hidden prompt and never stores it. Without either, a terminal asks which.
     """
     from kekbridge.cli import render
+    from kekbridge.cli.control import run_operation
+    from kekbridge.ops.vault_operations import AdoptPendingKey, ShowPendingKey
     from kekbridge.wallet import typed_data
 
     session = key_session(ctx, data_dir, config, mode, None, needs_account=False)
@@ -97,12 +98,14 @@ def register(
         scope=_check_scope(scope),
         days=days,
     )
-    vault = session.open_vault()
-    secret, is_pending = _secret_to_register(session, vault)
+    pending = run_operation(session.context, ShowPendingKey(mode=session.mode, account_id=session.account_id))
     signing_wallet = _choose_wallet(wallet, sign_here=sign_here)
-    registered = asyncio.run(_register(session, request, signing_wallet, secret))
-    if is_pending:
-        _store_key(session, vault, registered["accountId"], secret, registered["orderlyKey"])
+    registered = asyncio.run(_register(session, request, signing_wallet, pending["orderlyKey"]))
+    if pending["isPending"]:
+        adopt = AdoptPendingKey(
+            mode=session.mode, account_id=registered["accountId"], orderly_key=registered["orderlyKey"]
+        )
+        run_operation(session.context, adopt)
     if as_json:
         render.as_json(registered)
         return
@@ -123,32 +126,29 @@ _ROWS = (
 )
 
 
-async def _register(session: KeySession, request: KeyRequest, wallet: Wallet, secret: str) -> dict[str, Any]:
-    """Register account and key with the exchange; return the result for JSON."""
-    from kekbridge.exchange.orderly.key_management import NO_ACCOUNT
-    from kekbridge.exchange.orderly.signing import Signer
+async def _register(session: KeySession, request: KeyRequest, wallet: Wallet, orderly_key: str) -> dict[str, Any]:
+    """Register account and key with the exchange; return the result for JSON. The key's secret stays in the vault."""
     from kekbridge.wallet import typed_data
 
-    signer = Signer(NO_ACCOUNT, secret)
-    async with session.key_management(signer) as management:
+    async with session.wallet_calls() as management:
         account_id = await _find_or_register_account(management, request, wallet)
         at = management.time_ms()
         typed = typed_data.add_orderly_key(
             broker_id=request.broker_id,
             chain_id=request.chain_id,
-            orderly_key=signer.orderly_key,
+            orderly_key=orderly_key,
             scope=request.scope,
             timestamp_ms=at,
             expires_ms=at + request.days * typed_data.DAY_MS,
         )
         await management.add_key(typed["message"], wallet.sign(typed), wallet.address)
-        key = await _find_registered(management, account_id, signer.orderly_key)
+        key = await _find_registered(management, account_id, orderly_key)
         owner = await management.owner(account_id)
     return {
         "accountId": account_id,
         "wallet": owner.address if owner else wallet.address,
         "brokerId": owner.broker_id if owner else request.broker_id,
-        "orderlyKey": signer.orderly_key,
+        "orderlyKey": orderly_key,
         "scopes": sorted(key.scopes),
         "expiresAt": key.expires_at,
     }
@@ -186,31 +186,6 @@ async def _find_registered(management: KeyManagement, account_id: str, orderly_k
             f"the exchange accepted {orderly_key} but does not list it yet; run `kekbridge keys register` again in a minute",
         )
     return key
-
-
-def _secret_to_register(session: KeySession, vault: OpenVault) -> tuple[str, bool]:
-    """Return the pending key and True, else the account's key from a read-only vault and False. Raises NotFound."""
-    from kekbridge.cli import exchange_keys
-    from kekbridge.errors import NotFound
-    from kekbridge.vault import orderly_secret
-
-    pending = vault.get(exchange_keys.PENDING)
-    if pending is not None:
-        return pending.decode(), True
-    provided = None if vault.is_writable else vault.get(orderly_secret(session.account_id))
-    if provided is None:
-        raise NotFound("key_missing", "no key to register; generate one with `kekbridge keys generate`")
-    return provided.decode().strip(), False
-
-
-def _store_key(session: KeySession, vault: OpenVault, account_id: str, secret: str, orderly_key: str) -> None:
-    """Store the key under its account's name, then delete the pending one: a crash in between loses nothing."""
-    from kekbridge.cli import exchange_keys
-    from kekbridge.vault import orderly_secret
-
-    vault.set(orderly_secret(account_id), secret.encode())
-    vault.delete(exchange_keys.PENDING)
-    session.record_key(orderly_key, account_id)
 
 
 def _check_broker(text: str) -> str:

@@ -1,4 +1,4 @@
-"""`kekbridge lockouts`: addresses that are locked out after repeated authentication failures, read from the running bridge."""
+"""`kekbridge lockouts`: addresses that are locked out after repeated authentication failures, known to the running bridge only."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def list_lockouts(
     The settings auth.lockout_failures, lockout_window_s and lockout_s define a lockout. A restart of the bridge clears them all.
     """
     from kekbridge.cli import render
-    from kekbridge.cli.admin_client import find_admin_api
+    from kekbridge.cli.control import run_operation
+    from kekbridge.ops.trading_operations import ListLockouts
 
-    lockouts = find_admin_api(resolve_context(ctx, data_dir, config)).get("/api/lockouts")
+    lockouts = run_operation(resolve_context(ctx, data_dir, config), ListLockouts())
     if as_json:
         render.as_json(lockouts)
         return
@@ -60,22 +61,20 @@ def lift(
 ) -> None:
     """Accept requests from an address again at once. Its failure count restarts at zero."""
     from kekbridge.cli import render
-    from kekbridge.cli.admin_client import find_admin_api
+    from kekbridge.cli.control import run_operation
     from kekbridge.errors import NotFound
-    from kekbridge.ingress.lockout import read_address
+    from kekbridge.ops.trading_operations import LiftLockout
 
-    locked_out = read_address(address)
-    reply = find_admin_api(resolve_context(ctx, data_dir, config)).post(
-        "/api/lockouts/lift", {"address": str(locked_out)}
-    )
+    reply = run_operation(resolve_context(ctx, data_dir, config), LiftLockout(address=address))
     if not reply["lifted"]:
         raise NotFound(
-            "not_locked_out", f"{locked_out} is not locked out; `kekbridge lockouts list` shows the addresses that are"
+            "not_locked_out",
+            f"{reply['address']} is not locked out; `kekbridge lockouts list` shows the addresses that are",
         )
     if as_json:
         render.as_json(reply)
     else:
-        render.line(f"{locked_out} is no longer locked out")
+        render.line(f"{reply['address']} is no longer locked out")
 
 
 def _time(text: str) -> datetime:

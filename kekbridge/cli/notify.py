@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import typer
 
 from kekbridge import formatting
-from kekbridge.cli.context import mode_in_force, open_database, open_vault, resolve_context
+from kekbridge.cli.context import resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from kekbridge.ops.notifier import Channel
-    from kekbridge.vault import OpenVault
 
 app = typer.Typer(
     help="Configure notifications for fills, rejections, limits and errors.",
@@ -36,39 +29,28 @@ app = typer.Typer(
 def enter(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
     """Read apprise URLs from stdin and store them in the vault.
 
-    One URL per line; they replace the earlier ones. A URL contains a token, so it is never an argument. The daemon reads the channels
-    when it starts.
+    One URL per line; they replace the earlier ones. A URL contains a token, so it is never an argument. A running bridge uses the new
+    channels at once.
     """
     from kekbridge.cli import render
-    from kekbridge.errors import ConfigError
-    from kekbridge.ops.notifier import NOTIFY_URLS, channels_of
+    from kekbridge.cli.control import run_operation
+    from kekbridge.ops.vault_operations import SetChannels
 
-    text = sys.stdin.read()
-    channels = channels_of(text.encode())
-    for number, channel in enumerate(channels, 1):
-        import apprise
-
-        if not apprise.Apprise().add(channel.url):
-            raise ConfigError(
-                f"line {number} is not a URL that apprise accepts; see https://appriseit.com for the formats"
-            )
-    vault = _vault(ctx, data_dir, config)
-    if channels:
-        vault.set(NOTIFY_URLS, text.encode())
-    else:
-        vault.delete(NOTIFY_URLS)
+    names = run_operation(resolve_context(ctx, data_dir, config), SetChannels(urls=sys.stdin.read()))
     if as_json:
-        render.as_json([channel.name for channel in channels])
+        render.as_json(names)
     else:
-        render.line(f"stored {len(channels)} channels in the {vault.title}; used from the daemon's next start")
+        render.line(f"stored {len(names)} channels in the vault")
 
 
 @app.command(epilog=examples("kekbridge notify channels", "kekbridge notify channels --json"))
 def channels(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
     """List the channels by kind and fingerprint. URLs are never shown."""
     from kekbridge.cli import render
+    from kekbridge.cli.control import run_operation
+    from kekbridge.ops.vault_operations import ListChannels
 
-    names = [channel.name for channel in _channels(ctx, data_dir, config)]
+    names = run_operation(resolve_context(ctx, data_dir, config), ListChannels())
     if as_json:
         render.as_json(names)
         return
@@ -113,31 +95,13 @@ def events(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = No
 def try_out(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> int:
     """Send a test message to every channel. Exit code 1 if any delivery failed."""
     from kekbridge.cli import render
-    from kekbridge.errors import ConfigError
+    from kekbridge.cli.control import run_operation
+    from kekbridge.ops.vault_operations import TryChannels
 
-    channels = _channels(ctx, data_dir, config)
-    if not channels:
-        raise ConfigError("no channels yet; `kekbridge notify set` reads apprise URLs from stdin")
-    delivered = {
-        channel.name: channel.send("kekbridge: test", "Notifications reach this channel.", "info")
-        for channel in channels
-    }
+    delivered = run_operation(resolve_context(ctx, data_dir, config), TryChannels())
     if as_json:
         render.as_json(delivered)
     else:
         for name, is_delivered in delivered.items():
             render.line(f"{name}: {'delivered' if is_delivered else 'not delivered'}")
     return 0 if all(delivered.values()) else 1
-
-
-def _vault(ctx: typer.Context, data_dir: Path | None, config: Path | None) -> OpenVault:
-    context = resolve_context(ctx, data_dir, config)
-    with open_database(context, create=True) as database:
-        mode = mode_in_force(context, database)
-    return open_vault(context, mode)
-
-
-def _channels(ctx: typer.Context, data_dir: Path | None, config: Path | None) -> tuple[Channel, ...]:
-    from kekbridge.ops.notifier import NOTIFY_URLS, channels_of
-
-    return channels_of(_vault(ctx, data_dir, config).get(NOTIFY_URLS))

@@ -28,6 +28,7 @@ DataDir = Annotated[
         help="Data directory. Default: $KEKBRIDGE_DATA_DIR, else the platform's directory for user data.",
         show_default=False,
         file_okay=False,
+        readable=False,  # members of the service's group cannot read its data directory, but use its control socket
     ),
 ]
 ConfigFile = Annotated[

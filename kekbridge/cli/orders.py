@@ -85,6 +85,7 @@ def list_positions(
     SEEN is the age of that snapshot; the daemon refreshes it every `exchange.refresh_s` seconds and after every fill.
     """
     from kekbridge.cli import render
+    from kekbridge.ops.trading_operations import position_data
     from kekbridge.store import positions as stored
     from kekbridge.store.lock import DaemonLock
 
@@ -118,13 +119,6 @@ def order_data(order: Order) -> dict[str, Any]:
     data: dict[str, Any] = formatting.to_jsonable(order)
     intent = data.pop("intent")
     return data | {key: value for key, value in intent.items() if key not in data}
-
-
-def position_data(position: Position) -> dict[str, Any]:
-    """Return a position for JSON, with unrealized P&L at the mark price."""
-
-    data: dict[str, Any] = formatting.to_jsonable(position)
-    return data | {"unrealizedPnl": formatting.to_jsonable(position.unrealized_pnl)}
 
 
 def _order_line(order: Order, legs: Sequence[ExitStatus]) -> Line:

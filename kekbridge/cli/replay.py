@@ -14,7 +14,7 @@ import typer
 from ulid import ULID
 
 from kekbridge import parsing
-from kekbridge.cli.context import now, open_database, open_sealer, resolve_context, webhook_url
+from kekbridge.cli.context import open_database, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.errors import ConfigError
 
@@ -67,29 +67,30 @@ def replay(
     Prints every verdict and the exact orders; nothing is stored. Account, positions and daily usage are the current ones. The daemon
     must be running.
     """
-    from kekbridge.cli import send
-    from kekbridge.ingress.http import DryRun
+    from kekbridge.cli.control import run_operation
+    from kekbridge.cli.send import show_reply
+    from kekbridge.ops.webhook_operations import SendAlert
     from kekbridge.store import alerts
     from kekbridge.store import webhooks as stored_webhooks
-    from kekbridge.webhooks import registry
 
     limits = parsing.assignments("--against-limits", against_limits or [])
     context = resolve_context(ctx, data_dir, config)
-    with open_database(context) as database:
-        sealer = open_sealer(context, database)
-        with database.snapshot() as connection:
-            stored = alerts.find(connection, alert)
-            target = stored_webhooks.find(connection, webhook or stored.webhook_id or stored.webhook_name or "")
-            credentials = registry.credentials_of(connection, sealer, target, now=now())
-            address = url or webhook_url(context, connection)
-    body = _message(stored.payload, credentials.api_key)
-    dry_run = DryRun(limits=_read_limits(limits, target), is_replay=True)
-    headers = send.build_headers(body, credentials.api_secret, dry_run, is_signed=False)
-    return send.show_reply(send.post(address, body, headers), as_json=as_json)
+    with open_database(context) as database, database.snapshot() as connection:
+        stored = alerts.find(connection, alert)
+        target = stored_webhooks.find(connection, webhook or stored.webhook_id or stored.webhook_name or "")
+    operation = SendAlert(
+        webhook=target.id,
+        message=_message(stored.payload),
+        dry_run=True,
+        limits=_read_limits(limits, target),
+        is_replay=True,
+        url=url,
+    )
+    return show_reply(run_operation(context, operation), as_json=as_json)
 
 
-def _message(payload: Mapping[str, Any], api_key: str) -> bytes:
-    """Build a new message from a stored one: the webhook's apiKey, a new alertId, no signature. Raises ConfigError if parts are missing."""
+def _message(payload: Mapping[str, Any]) -> str:
+    """Build a new message from a stored one: a new alertId, no credentials. Raises ConfigError if parts are missing."""
     from kekbridge.alerts.field_names import CREDENTIAL_FIELDS, IDENTITY_FIELDS, canonical_name
 
     dropped = IDENTITY_FIELDS | frozenset(CREDENTIAL_FIELDS)
@@ -105,8 +106,8 @@ def _message(payload: Mapping[str, Any], api_key: str) -> bytes:
         raise ConfigError(
             "parts of this alert were not stored, so it cannot be replayed; send the message with `webhook test` instead"
         )
-    message |= {"apiKey": api_key, "alertId": f"replay-{ULID()}"}
-    return json.dumps(message, ensure_ascii=False, default=str).encode()
+    message |= {"alertId": f"replay-{ULID()}"}
+    return json.dumps(message, ensure_ascii=False, default=str)
 
 
 def _read_limits(given: Mapping[str, str], webhook: Webhook) -> dict[str, Any]:

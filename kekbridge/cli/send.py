@@ -1,123 +1,48 @@
-"""`kekbridge webhook test`: send one signed alert as TradingView does (one POST, 3 s, no redirect) and show the response.
+"""`kekbridge webhook test`: let the bridge send one signed alert to itself as TradingView does, and show the response.
 
-`replay` shares signing, sending and showing; the start message of `serve` shares the curl line.
+`replay` shares the showing; the start message of `serve` shares the curl line.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import http.client
 import json
 import shlex
 import sys
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
+from typing import Annotated, Any
 
 import typer
 
 from kekbridge import parsing
 from kekbridge.alerts.signature import sign
-from kekbridge.cli.context import mode_in_force, now, open_database, open_sealer, resolve_context, webhook_url
+from kekbridge.cli.context import mode_in_force, open_database, resolve_context
+from kekbridge.cli.control import daemon_status, run_operation
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
-from kekbridge.errors import ConfigError, KekbridgeError
-from kekbridge.ingress.http import DRY_RUN_HEADER, DryRun, proven_bytes
-from kekbridge.model.webhooks import WEBHOOK_PATH
-
-TIMEOUT_S: Final = 3.0  # docs/internals/tradingview.md section 1: TradingView gives up after this
-_MAX_RESPONSE_BYTES = 1_000_000
+from kekbridge.ops.webhook_operations import SendAlert
 
 
-class NotDelivered(KekbridgeError):
-    """No usable response to an alert; exit code 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class SentReply:
-    """The response to an alert that was sent."""
-
-    #: HTTP status.
-    status: int
-    #: JSON body.
-    body: Mapping[str, Any]
-    #: Time from connecting to the last byte of the response, in ms.
-    milliseconds: int
-
-    @property
-    def is_success(self) -> bool:
-        return self.status < 300 and self.body.get("success") is not False
-
-
-def build_headers(body: bytes, api_secret: str, dry_run: DryRun | None, *, is_signed: bool) -> dict[str, str]:
-    """Return the headers of an alert; the body is signed in a header if it has no signature itself, and for every dry run."""
-    headers = {"Content-Type": "application/json"}
-    flag = None if dry_run is None else dry_run.flag
-    if flag is not None:
-        headers[DRY_RUN_HEADER] = flag
-    if flag is not None or not is_signed:
-        signed = hmac.new(api_secret.encode(), proven_bytes(body, flag), hashlib.sha256).hexdigest()
-        headers["X-Webhook-Signature"] = f"sha256={signed}"
-    return headers
-
-
-def post(url: str, body: bytes, headers: Mapping[str, str]) -> SentReply:
-    """POST once. Raises NotDelivered without a readable response in time, ConfigError for an unusable URL."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"--url: found {url!r}, expected a URL such as http://127.0.0.1:8080{WEBHOOK_PATH}")
-    connection_class = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = connection_class(parts.hostname, parts.port, timeout=TIMEOUT_S)
-    started = time.perf_counter()
-    try:
-        connection.request("POST", parts.path or "/", body, dict(headers))
-        response = connection.getresponse()
-        text = response.read(_MAX_RESPONSE_BYTES)
-    except TimeoutError:
-        raise NotDelivered("not_delivered", f"{url} did not answer within {TIMEOUT_S:.0f} s") from None
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise NotDelivered("not_delivered", f"{url}: {reason}; is `kekbridge serve` running?") from None
-    finally:
-        connection.close()
-    milliseconds = int((time.perf_counter() - started) * 1000)
-    try:
-        reply = json.loads(text, parse_float=Decimal)
-    except ValueError:
-        reply = None
-    if not isinstance(reply, dict):
-        raise NotDelivered(
-            "not_delivered",
-            f"{url} answered HTTP {response.status} without JSON; is it the URL of a kekbridge webhook?",
-        )
-    return SentReply(response.status, reply, milliseconds)
-
-
-def show_reply(reply: SentReply, *, as_json: bool) -> int:
-    """Print the response; return the exit code: 0 if the alert was (or would be) accepted, else 1."""
+def show_reply(reply: Mapping[str, Any], *, as_json: bool) -> int:
+    """Print the result of SendAlert; return the exit code: 0 if the alert was (or would be) accepted, else 1."""
     from kekbridge.cli import render
 
+    status, body = reply["httpStatus"], reply["body"]
+    is_success = status < 300 and body.get("success") is not False
     if as_json:
-        render.as_json({"httpStatus": reply.status, "milliseconds": reply.milliseconds, **reply.body})
-        return 0 if reply.is_success else 1
-    if reply.body.get("dryRun"):
-        _show_dry_run(reply)
+        render.as_json({"httpStatus": status, "milliseconds": reply["milliseconds"], **body})
+    elif body.get("dryRun"):
+        _show_dry_run(body, is_success=is_success)
     else:
-        render.pairs([("response", f"HTTP {reply.status} after {reply.milliseconds} ms"), *reply.body.items()])
-    return 0 if reply.is_success else 1
+        render.pairs([("response", f"HTTP {status} after {reply['milliseconds']} ms"), *body.items()])
+    return 0 if is_success else 1
 
 
-def _show_dry_run(reply: SentReply) -> None:
+def _show_dry_run(body: Mapping[str, Any], *, is_success: bool) -> None:
     from kekbridge.cli import render
     from kekbridge.cli.explain import print_verdicts
     from kekbridge.codes import CODES
     from kekbridge.model import Verdict
 
-    body = reply.body
     rows: list[tuple[str, object]] = [
         ("dry run", "nothing was stored, no order was sent"),
         ("status", body.get("status")),
@@ -125,7 +50,7 @@ def _show_dry_run(reply: SentReply) -> None:
     ]
     rows += [(name, body[name]) for name in ("code", "error", "field") if body.get(name)]
     known = CODES.get(str(body.get("code")))
-    rows += [("fix", known.fix)] if known and not reply.is_success else []
+    rows += [("fix", known.fix)] if known and not is_success else []
     render.pairs([*rows, *(("warning", warning) for warning in body.get("warnings", ()))])
     if body.get("verdicts"):
         render.heading("rules")
@@ -212,44 +137,29 @@ def send_test(
     A missing apiKey and a missing signature are added. Exit code 0 if the alert was accepted.
     """
     from kekbridge.model import Mode
-    from kekbridge.store import webhooks as stored
-    from kekbridge.webhooks import registry
 
     values = parsing.assignments("--fill", fill or [])
     context = resolve_context(ctx, data_dir, config)
-    with open_database(context) as database:
-        sealer, mode = open_sealer(context, database), mode_in_force(context, database)
-        with database.snapshot() as connection:
-            webhook = stored.find(connection, name)
-            credentials = registry.credentials_of(connection, sealer, webhook, now=now())
-            address = url or webhook_url(context, connection)
-    message, is_signed = _build_message(body, credentials.api_key, values)
-    if body is not None and mode is Mode.LIVE and not dry_run and not yes:
-        typer.confirm("This may trade real money. Send it?", abort=True, err=True)
-    headers = build_headers(message, credentials.api_secret, DryRun() if dry_run else None, is_signed=is_signed)
-    return show_reply(post(address, message, headers), as_json=as_json)
+    message = None if body is None else _read_message(body)
+    if message is not None and not dry_run and not yes:
+        status = daemon_status(context)
+        if status is not None:
+            mode = Mode(status["mode"])
+        else:
+            with open_database(context) as database:
+                mode = mode_in_force(context, database)
+        if mode is Mode.LIVE:
+            typer.confirm("This may trade real money. Send it?", abort=True, err=True)
+    operation = SendAlert(webhook=name, message=message, values=values, dry_run=dry_run, url=url)
+    return show_reply(run_operation(context, operation), as_json=as_json)
 
 
-def _build_message(file: Path | None, api_key: str, values: dict[str, str]) -> tuple[bytes, bool]:
-    """Return the bytes to send, and whether they contain a signature."""
-    from kekbridge.alerts.template import fill
+def _read_message(file: Path) -> str:
     from kekbridge.parsing import invalid
 
-    stamp = now().strftime("%Y-%m-%dT%H:%M:%SZ")
-    if file is None:
-        return json.dumps({"apiKey": api_key, "action": "ping", "timestamp": stamp}).encode(), False
     try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise invalid(
             "--body", str(file), f"a readable text file ({getattr(error, 'strerror', None) or 'not UTF-8'})"
         ) from None
-    text = fill(text.strip(), {"timenow": stamp, **values})
-    try:
-        document = json.loads(text)
-    except ValueError:
-        return text.encode(), False  # sent unchanged, to show the daemon's error for it
-    if isinstance(document, dict) and "apiKey" not in document and text.startswith("{"):
-        rest = text[1:].lstrip()
-        text = f'{{"apiKey":{json.dumps(api_key)}{"" if rest.startswith("}") else ","}{rest}'
-    return text.encode(), isinstance(document, dict) and bool(document.get("signature"))

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kekbridge.cli.context import now, open_database, open_sealer, resolve_context
+from kekbridge.cli.context import resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 from kekbridge.daemon import process
 
 if TYPE_CHECKING:
-    from kekbridge.cli.context import CliContext
     from kekbridge.config import Settings
     from kekbridge.daemon.app import StartupInfo
     from kekbridge.model import Webhook
@@ -103,7 +102,7 @@ def serve(
     log.configure(context.settings.log.level, context.settings.log.format)
 
     def announce(info: StartupInfo) -> None:
-        _announce(context, info, as_json=as_json)
+        _announce(info, as_json=as_json)
 
     return daemon.serve(context.settings, context.data_dir, announce=announce)
 
@@ -121,50 +120,21 @@ _FIRST_SYMBOL = "BTCUSDT.P"
 _FIRST_QUANTITY = "0.001"
 
 
-def _announce(context: CliContext, info: StartupInfo, *, as_json: bool) -> None:
-    """Create what a first start creates, then print the start message; flushed, since the caller waits for it."""
+def _announce(info: StartupInfo, *, as_json: bool) -> None:
+    """Print the start message; flushed, since the caller waits for it."""
     import sys
 
     from kekbridge.cli import render
 
-    webhook, credentials = _first_webhook(context, info)
     if as_json:
-        render.as_json(_as_data(info, webhook, credentials))
+        render.as_json(_as_data(info))
     else:
-        _print(info, webhook, credentials)
+        _print(info)
     sys.stdout.flush()
 
 
-def _first_webhook(context: CliContext, info: StartupInfo) -> tuple[Webhook | None, Credentials | None]:
-    """Return the webhook to show: a new one on the first start, else the first enabled one. Credentials in paper mode only."""
-    from kekbridge.model import Mode, WebhookSettings
-    from kekbridge.store import webhooks as stored
-    from kekbridge.webhooks import registry
-
-    with open_database(context) as database:
-        sealer = open_sealer(context, database)
-        with database.transaction() as connection:
-            registry.save_addresses(connection, info.webhook_url, info.mode, local_url=info.url, now=now())
-            webhooks = stored.list_all(connection)
-            if not webhooks:
-                return registry.create(
-                    connection,
-                    sealer,
-                    name=registry.FIRST_NAME,
-                    settings=WebhookSettings(),
-                    mode=info.mode,
-                    now=now(),
-                )
-            enabled = next((webhook for webhook in webhooks if webhook.enabled), None)
-            if enabled is None or info.mode is not Mode.PAPER:
-                return enabled, None
-            return enabled, registry.credentials_of(connection, sealer, enabled, now=now())
-
-
-def _as_data(info: StartupInfo, webhook: Webhook | None, credentials: Credentials | None) -> dict[str, Any]:
+def _as_data(info: StartupInfo) -> dict[str, Any]:
     import dataclasses
-
-    from kekbridge.model import Mode
 
     data: dict[str, Any] = {
         "mode": info.mode,
@@ -176,7 +146,8 @@ def _as_data(info: StartupInfo, webhook: Webhook | None, credentials: Credential
     }
     if info.checks:
         data["checks"] = [dataclasses.asdict(check) for check in info.checks]
-    if webhook is not None and credentials is not None and info.mode is Mode.PAPER:
+    webhook, credentials = info.webhook, info.credentials
+    if webhook is not None and credentials is not None:
         data["webhook"] = {
             "name": webhook.name,
             "id": webhook.id,
@@ -193,9 +164,8 @@ _MODE_TEXTS = {
 }
 
 
-def _print(info: StartupInfo, webhook: Webhook | None, credentials: Credentials | None) -> None:
+def _print(info: StartupInfo) -> None:
     from kekbridge.cli import render
-    from kekbridge.model import Mode
 
     render.pairs(
         [
@@ -209,9 +179,10 @@ def _print(info: StartupInfo, webhook: Webhook | None, credentials: Credentials 
     for check in info.checks:
         fix = f" ({check.fix})" if check.fix else ""
         render.line(f"{check.level:<8}  {check.name}: {check.text}{fix}")
+    webhook, credentials = info.webhook, info.credentials
     if webhook is None:
         render.line("\nNo webhook is enabled. Create one:  kekbridge webhook create NAME")
-    elif credentials is None or info.mode is not Mode.PAPER:
+    elif credentials is None:
         render.line(f"\nMessage for TradingView (webhook {webhook.name}):  kekbridge template {webhook.name}")
     else:
         _print_first_order(info, webhook, credentials)

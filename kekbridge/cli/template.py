@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from kekbridge.cli.context import now, open_database, open_sealer, resolve_context, webhook_url
+from kekbridge.cli.context import resolve_context
+from kekbridge.cli.control import run_operation
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
+from kekbridge.ops.webhook_operations import ShowCredentials
 
 if TYPE_CHECKING:
     from kekbridge.alerts.template import Template
@@ -81,21 +83,14 @@ def template(
     from kekbridge.alerts.template import build
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
-    from kekbridge.store import webhooks as stored
-    from kekbridge.webhooks import registry
 
-    context = resolve_context(ctx, data_dir, config)
-    with open_database(context) as database:
-        sealer = open_sealer(context, database)
-        with database.snapshot() as connection:
-            webhook = stored.find(connection, name)
-            credentials = registry.credentials_of(connection, sealer, webhook, now=now())
-            url = webhook_url(context, connection)
-    chosen = profile or webhook.settings.profile
+    webhook = run_operation(resolve_context(ctx, data_dir, config), ShowCredentials(webhook=name))
+    url, usual = webhook["webhookUrl"], webhook["settings"]["profile"]
+    chosen = profile or usual
     if chosen not in PROFILES:
         raise ConfigError(f"--profile: found {chosen[:40]!r}, expected one of {', '.join(PROFILES)}")
     fields = {name: ctx.params[name] for name in _FIELD_OPTIONS}
-    built = build(kind, api_key=credentials.api_key, api_secret=credentials.api_secret, profile=chosen, **fields)
+    built = build(kind, api_key=webhook["apiKey"], api_secret=webhook["apiSecret"], profile=chosen, **fields)
     if as_json:
         render.as_json(
             {"message": built.message, "webhookUrl": url, "explanation": dict(built.explanation), "free": built.free}
@@ -104,8 +99,8 @@ def template(
     _print(built, url)
     if copy:
         _copy_to_clipboard(built.message)
-    if chosen != webhook.settings.profile:
-        render.note(f"Set the webhook to this profile:  kekbridge webhook edit {webhook.name} --profile {chosen}")
+    if chosen != usual:
+        render.note(f"Set the webhook to this profile:  kekbridge webhook edit {webhook['name']} --profile {chosen}")
 
 
 def _print(built: Template, url: str) -> None:

@@ -1,6 +1,7 @@
-"""`kekbridge halt`, `exits-only` and `resume`: set the trading state in the store.
+"""`kekbridge halt`, `exits-only` and `resume`: set the trading state.
 
-Every admission and every claim reads it there, so it applies from the next order on, survives restarts, and needs no daemon.
+A running daemon has applied it when the command returns: to the next alert and to every order that waits. It survives restarts and can
+be set while no daemon runs.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kekbridge import formatting
-from kekbridge.cli.context import now, open_database, resolve_context
+from kekbridge.cli.context import resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 
 if TYPE_CHECKING:
-    from kekbridge.model import TradingState
+    from pathlib import Path
+
+    from kekbridge.ops.operation import Operation
 
 halt = typer.Typer(rich_markup_mode=None, add_completion=False)
 exits_only = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -37,9 +39,9 @@ def set_halted(
 
     Alerts are still stored and answered (422 trading_halted). Open positions and their stops on the exchange are not touched.
     """
-    from kekbridge.model import TradingState
+    from kekbridge.ops.trading_operations import BY_HAND, Halt
 
-    _set_state(ctx, TradingState.HALTED, reason, data_dir=data_dir, config=config, as_json=as_json)
+    _set_state(ctx, Halt(reason=reason or BY_HAND), data_dir=data_dir, config=config, as_json=as_json)
 
 
 @exits_only.command(epilog=examples("kekbridge exits-only", 'kekbridge exits-only --reason "news at 14:30"'))
@@ -51,9 +53,9 @@ def set_exits_only(
     as_json: Json = False,
 ) -> None:
     """Deny entries at once; exits still pass."""
-    from kekbridge.model import TradingState
+    from kekbridge.ops.trading_operations import BY_HAND, ExitsOnly
 
-    _set_state(ctx, TradingState.EXITS_ONLY, reason, data_dir=data_dir, config=config, as_json=as_json)
+    _set_state(ctx, ExitsOnly(reason=reason or BY_HAND), data_dir=data_dir, config=config, as_json=as_json)
 
 
 @resume.command(
@@ -80,27 +82,19 @@ def set_running(
     A limit that is still exceeded closes its scope again: raise it, wait for its reset, or for a drawdown use --reset-peak.
     """
     from kekbridge.cli import render
-    from kekbridge.model import TradingState
-    from kekbridge.store import equity, settings, webhooks
+    from kekbridge.cli.control import run_operation
+    from kekbridge.ops.trading_operations import BY_HAND, Resume
 
-    with (
-        open_database(resolve_context(ctx, data_dir, config), create=True) as database,
-        database.transaction() as connection,
-    ):
-        peak = equity.reset_peak(connection, by=_BY, now=now()) if reset_peak else None
-        scope = settings.ACCOUNT if webhook is None else webhooks.find(connection, webhook).id
-        if webhook is None:
-            settings.resume_all(connection, reason=reason or "by hand", by=_BY, now=now())
-        else:
-            settings.set_trading_state(
-                connection, TradingState.RUNNING, reason=reason or "by hand", by=_BY, now=now(), scope=scope
-            )
-        control = settings.trading_control(connection, now=now(), scope=scope)
+    control = run_operation(
+        resolve_context(ctx, data_dir, config),
+        Resume(reason=reason or BY_HAND, webhook=webhook, reset_peak=reset_peak),
+    )
     if as_json:
-        render.as_json(formatting.to_jsonable(control) | ({"equityPeak": peak} if reset_peak else {}))
+        render.as_json(control)
         return
     render.line(_STATE_TEXTS["running"] if webhook is None else f"webhook {webhook} resumed: entries and exits pass")
     if reset_peak:
+        peak = control["equityPeak"]
         render.note(
             "Equity is not known yet; its first value will be the peak."
             if peak is None
@@ -108,7 +102,6 @@ def set_running(
         )
 
 
-_BY = "command line"
 _STATE_TEXTS = {
     "running": "trading resumed: entries and exits pass",
     "exits_only": "exits only: entries are denied until `kekbridge resume`",
@@ -117,22 +110,13 @@ _STATE_TEXTS = {
 
 
 def _set_state(
-    ctx: typer.Context,
-    state: TradingState,
-    reason: str,
-    *,
-    data_dir: DataDir,
-    config: ConfigFile,
-    as_json: bool,
+    ctx: typer.Context, operation: Operation, *, data_dir: Path | None, config: Path | None, as_json: bool
 ) -> None:
     from kekbridge.cli import render
-    from kekbridge.store import settings
+    from kekbridge.cli.control import run_operation
 
-    context = resolve_context(ctx, data_dir, config)
-    with open_database(context, create=True) as database, database.transaction() as connection:
-        settings.set_trading_state(connection, state, reason=reason or "by hand", by=_BY, now=now())
-        control = settings.trading_control(connection, now=now())
+    control = run_operation(resolve_context(ctx, data_dir, config), operation)
     if as_json:
         render.as_json(control)
     else:
-        render.line(_STATE_TEXTS[state.value])
+        render.line(_STATE_TEXTS[control["state"]])

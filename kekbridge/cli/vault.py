@@ -29,30 +29,19 @@ app = typer.Typer(
 def status(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
     """Show which vault is in use, why, and the names of its secrets. Values are never shown."""
     from kekbridge.cli import render
+    from kekbridge.cli.control import run_operation
+    from kekbridge.ops.vault_operations import ShowVault
 
-    context = resolve_context(ctx, data_dir, config)
-    with _optional_connection(context) as connection:
-        mode = _mode(context, connection)
-        vault = open_vault(context, mode)
-        names = _stored_names(context, vault, connection)
+    data = run_operation(resolve_context(ctx, data_dir, config), ShowVault())
     if as_json:
-        render.as_json(
-            {
-                "mode": mode,
-                "vault": vault.name,
-                "description": vault.description,
-                "isEncrypted": not vault.is_plain,
-                "isWritable": vault.is_writable,
-                "names": names,
-            }
-        )
+        render.as_json(data)
         return
     render.pairs(
         [
-            ("vault", vault.name),
-            ("location", vault.description),
-            ("encrypted", "no: acceptable for paper only" if vault.is_plain else "yes"),
-            ("holds", names or "no secrets yet"),
+            ("vault", data["vault"]),
+            ("location", data["description"]),
+            ("encrypted", "yes" if data["isEncrypted"] else "no: acceptable for paper only"),
+            ("holds", data["names"] or "no secrets yet"),
         ]
     )
 
@@ -79,8 +68,11 @@ def move(
     from kekbridge.vault import move_secrets
 
     context = resolve_context(ctx, data_dir, config)
+    is_running = AlreadyRunning(
+        "already_running", "the bridge is running; stop it, move the secrets, then start it again"
+    )
     if DaemonLock.holder(context.data_dir) is not None:
-        raise AlreadyRunning("already_running", "the bridge is running; stop it, move the secrets, then start it again")
+        raise is_running
     with _optional_connection(context) as connection:
         mode = _mode(context, connection)
         source = open_vault(context, mode)
@@ -92,7 +84,13 @@ def move(
     target = open_vault(_with_backend(context, to), mode)
     if not yes:
         typer.confirm(f"Move {', '.join(names)} from {source.title} to {target.title}?", abort=True, err=True)
-    move_secrets(source, target, names)
+    lock = DaemonLock(context.data_dir, is_daemon=False)
+    if not lock.try_acquire():  # a bridge that started meanwhile has the old vault open
+        raise is_running
+    try:
+        move_secrets(source, target, names)
+    finally:
+        lock.release()
     if as_json:
         render.as_json({"from": source.name, "to": target.name, "names": names})
         return
@@ -110,10 +108,10 @@ def _with_backend(context: CliContext, backend: str) -> CliContext:
 
 def _stored_names(context: CliContext, vault: OpenVault, connection: sqlite3.Connection | None) -> list[str]:
     """Return the names of the secrets in the vault, out of all names that kekbridge may use."""
-    from kekbridge.cli.exchange_keys import secret_names
+    from kekbridge.ops.exchange_keys import secret_names
+    from kekbridge.ops.vault_operations import held_names
 
-    names = secret_names(connection, context.settings.exchange.account_id)
-    return [name for name in names if vault.get(name) is not None]
+    return held_names(vault, secret_names(connection, context.settings.exchange.account_id))
 
 
 def _mode(context: CliContext, connection: sqlite3.Connection | None) -> Mode:

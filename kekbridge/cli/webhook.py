@@ -1,4 +1,4 @@
-"""`kekbridge webhook`: create and manage webhooks. Works beside a running daemon, which reads them at each request.
+"""`kekbridge webhook`: create and manage webhooks, through the running daemon if there is one.
 
 Secrets are printed only by `create`, `rotate` and `show --secret`, and only on stdout.
 """
@@ -7,29 +7,29 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any
 
 import typer
 
 from kekbridge import formatting
 from kekbridge.cli import send
-from kekbridge.cli.context import (
-    CliContext,
-    mode_in_force,
-    now,
-    open_database,
-    open_sealer,
-    resolve_context,
-    webhook_url,
-)
+from kekbridge.cli.context import CliContext, now, open_database, resolve_context, webhook_url
+from kekbridge.cli.control import run_operation
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 from kekbridge.model import WebhookSettings
+from kekbridge.ops.webhook_operations import (
+    CreateWebhook,
+    DeleteWebhook,
+    DisableWebhook,
+    EditWebhook,
+    EnableWebhook,
+    RotateWebhook,
+    ShowCredentials,
+    ShowWebhook,
+    webhook_data,
+)
 from kekbridge.webhooks.options import ROWS, Row
-
-if TYPE_CHECKING:
-    from kekbridge.model import Webhook
-    from kekbridge.store.database import Database
-    from kekbridge.webhooks.registry import Credentials
 
 app = typer.Typer(
     help="Create, list, show, edit and test webhooks.",
@@ -111,19 +111,9 @@ def create(
     A running daemon accepts its alerts at once. Limits apply to entries; exits always pass. The value `none` removes a limit.
     """
     from kekbridge.cli import render
-    from kekbridge.webhooks import registry
-    from kekbridge.webhooks.options import apply
 
-    registry.check_name(name)
-    settings = apply(options, WebhookSettings())
-    context = resolve_context(ctx, data_dir, config)
-    with open_database(context, create=True) as database:
-        mode, sealer = mode_in_force(context, database), open_sealer(context, database)
-        with database.transaction() as connection:
-            webhook, credentials = registry.create(
-                connection, sealer, name=name, settings=settings, mode=mode, now=now()
-            )
-        data = _as_data(webhook, _current_url(context, database), credentials)
+    operation = CreateWebhook(name=name, options=_given(options))
+    data = run_operation(resolve_context(ctx, data_dir, config), operation)
     if as_json:
         render.as_json(data)
         return
@@ -147,7 +137,7 @@ def list_webhooks(
         last = {webhook.id: alerts.search(connection, webhook=webhook.name, limit=1).alerts for webhook in webhooks}
         url = webhook_url(context, connection)
     if as_json:
-        render.as_json([_as_data(webhook, url) for webhook in webhooks])
+        render.as_json([webhook_data(webhook, url) for webhook in webhooks])
         return
     if not webhooks:
         render.note("No webhooks yet. Create one:  kekbridge webhook create NAME")
@@ -204,36 +194,20 @@ def rotate(
     The old pair stays valid for the grace period: paste the new message into every alert during that time. `webhook show` lists when each
     key was last used.
     """
-    from datetime import timedelta
-
     from kekbridge import parsing
     from kekbridge.cli import render
-    from kekbridge.store import webhooks as stored
-    from kekbridge.webhooks import registry
 
-    grace_time = timedelta(seconds=0 if grace.strip() in ("0", "0s") else parsing.seconds("--grace", grace))
-    context = resolve_context(ctx, data_dir, config)
-    with open_database(context) as database:
-        mode, sealer = mode_in_force(context, database), open_sealer(context, database)
-        with database.transaction() as connection:
-            webhook = stored.find(connection, name)
-            replaced = registry.valid_keys(connection, webhook, now=now())
-            at = now()
-            credentials = registry.rotate(connection, sealer, webhook, mode=mode, grace=grace_time, now=at)
-        data = _as_data(webhook, _current_url(context, database), credentials)
-    data["replaced"] = [
-        {"id": key.id, "prefix": key.prefix, "expiresAt": min(at + grace_time, key.expires_at or at + grace_time)}
-        for key in replaced
-    ]
+    grace_s = 0 if grace.strip() in ("0", "0s") else parsing.seconds("--grace", grace)
+    data = run_operation(resolve_context(ctx, data_dir, config), RotateWebhook(webhook=name, grace_s=grace_s))
     if as_json:
         render.as_json(data)
         return
     titles = {"name": "name", "webhookUrl": "webhook URL", "apiKey": "apiKey", "apiSecret": "apiSecret"}
     render.pairs([(title, data[key]) for key, title in titles.items()])
     for key in data["replaced"]:
-        until = f"is valid until {formatting.to_text(key['expiresAt'])} UTC" if grace_time else "is revoked"
+        until = f"is valid until {formatting.moment(_time(key['expiresAt']))} UTC" if grace_s else "is revoked"
         render.note(f"The old key {key['prefix']}… {until}.")
-    render.note(f"Message with the new key:  kekbridge template {webhook.name}")
+    render.note(f"Message with the new key:  kekbridge template {data['name']}")
 
 
 @app.command(epilog=examples("kekbridge webhook show default", "kekbridge webhook show default --secret --json"))
@@ -247,30 +221,9 @@ def show(
 ) -> None:
     """Show one webhook with all its settings."""
     from kekbridge.cli import render
-    from kekbridge.store import webhooks as stored
-    from kekbridge.webhooks import registry
 
-    context = resolve_context(ctx, data_dir, config)
-    with open_database(context) as database:
-        sealer = open_sealer(context, database) if secret else None
-        with database.snapshot() as connection:
-            webhook = stored.find(connection, name)
-            keys = stored.list_keys(connection, webhook.id)
-            url = webhook_url(context, connection)
-            credentials = None if sealer is None else registry.credentials_of(connection, sealer, webhook, now=now())
-    data = _as_data(webhook, url, credentials)
-    data["keys"] = [
-        {
-            "id": key.id,
-            "prefix": key.prefix,
-            "state": registry.key_state(key, now()),
-            "createdAt": key.created_at,
-            "lastUsedAt": key.last_used_at,
-            "expiresAt": key.expires_at,
-            "revokedAt": key.revoked_at,
-        }
-        for key in keys
-    ]
+    operation = ShowCredentials(webhook=name) if secret else ShowWebhook(webhook=name)
+    data = run_operation(resolve_context(ctx, data_dir, config), operation)
     if as_json:
         render.as_json(data)
     else:
@@ -299,23 +252,12 @@ def edit(
     """
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
-    from kekbridge.store import webhooks as stored
-    from kekbridge.webhooks import registry
-    from kekbridge.webhooks.options import apply
 
-    if new_name is None and not any(value not in (None, []) for value in options.values()):
+    given = _given(options)
+    if new_name is None and not given:
         raise ConfigError(f"no option given, webhook {name} was not changed; see `kekbridge webhook edit --help`")
-    context = resolve_context(ctx, data_dir, config)
-    with open_database(context) as database:
-        with database.transaction() as connection:
-            webhook = stored.find(connection, name)
-            settings = apply(options, webhook.settings)
-            registry.check_settings(settings)
-            webhook = stored.change_settings(connection, webhook.id, settings, now=now())
-            if new_name is not None:
-                registry.check_name(new_name)
-                webhook = stored.rename(connection, webhook.id, new_name, now=now())
-        data = _as_data(webhook, _current_url(context, database))
+    operation = EditWebhook(webhook=name, options=given, new_name=new_name)
+    data = run_operation(resolve_context(ctx, data_dir, config), operation)
     if as_json:
         render.as_json(data)
     else:
@@ -327,7 +269,7 @@ def enable(
     ctx: typer.Context, name: Name, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
 ) -> None:
     """Accept alerts for a webhook again."""
-    _set_enabled(resolve_context(ctx, data_dir, config), name, enabled=True, as_json=as_json)
+    _switch(resolve_context(ctx, data_dir, config), EnableWebhook(webhook=name), as_json=as_json)
 
 
 @app.command(epilog=examples("kekbridge webhook disable default"))
@@ -335,7 +277,7 @@ def disable(
     ctx: typer.Context, name: Name, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False
 ) -> None:
     """Refuse every alert for a webhook, including exits (403)."""
-    _set_enabled(resolve_context(ctx, data_dir, config), name, enabled=False, as_json=as_json)
+    _switch(resolve_context(ctx, data_dir, config), DisableWebhook(webhook=name), as_json=as_json)
 
 
 @app.command(epilog=examples("kekbridge webhook delete old", "kekbridge webhook delete old --yes"))
@@ -352,49 +294,35 @@ def delete(
     Alerts that still use its key are answered 401. Its past alerts and orders stay in the history.
     """
     from kekbridge.cli import render
-    from kekbridge.store import webhooks as stored
 
     context = resolve_context(ctx, data_dir, config)
-    with open_database(context) as database:
-        with database.snapshot() as connection:
-            webhook = stored.find(connection, name)
-        if not yes:
-            typer.confirm(f"Delete webhook {webhook.name}? Its keys stop working at once.", abort=True, err=True)
-        with database.transaction() as connection:
-            stored.delete(connection, webhook.id, now=now())
+    found = run_operation(context, ShowWebhook(webhook=name))
+    if not yes:
+        typer.confirm(f"Delete webhook {found['name']}? Its keys stop working at once.", abort=True, err=True)
+    deleted = run_operation(context, DeleteWebhook(webhook=found["id"]))
     if as_json:
-        render.as_json({"id": webhook.id, "name": webhook.name, "deleted": True})
+        render.as_json(deleted)
     else:
-        render.line(f"webhook {webhook.name} deleted")
+        render.line(f"webhook {deleted['name']} deleted")
 
 
-def _set_enabled(context: CliContext, name: str, *, enabled: bool, as_json: bool) -> None:
+def _switch(context: CliContext, operation: EnableWebhook | DisableWebhook, *, as_json: bool) -> None:
     from kekbridge.cli import render
-    from kekbridge.store import webhooks as stored
 
-    with open_database(context) as database, database.transaction() as connection:
-        webhook = stored.find(connection, name)
-        change = stored.enable if enabled else stored.disable
-        webhook = change(connection, webhook.id, now=now())
-        url = webhook_url(context, connection)
+    webhook = run_operation(context, operation)
     if as_json:
-        render.as_json(_as_data(webhook, url))
+        render.as_json(webhook)
     else:
-        render.line(f"webhook {webhook.name} is {'enabled' if enabled else 'disabled'}")
+        render.line(f"webhook {webhook['name']} is {'enabled' if webhook['enabled'] else 'disabled'}")
 
 
-def _current_url(context: CliContext, database: Database) -> str:
-    with database.snapshot() as connection:
-        return webhook_url(context, connection)
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, by parameter name."""
+    return {name: value for name, value in options.items() if value not in (None, [])}
 
 
-def _as_data(webhook: Webhook, url: str, credentials: Credentials | None = None) -> dict[str, Any]:
-    """Return a webhook as `--json` prints it; credentials only if given."""
-
-    data: dict[str, Any] = {"id": webhook.id, "name": webhook.name, "enabled": webhook.enabled, "webhookUrl": url}
-    if credentials is not None:
-        data |= {"apiKey": credentials.api_key, "apiSecret": credentials.api_secret}
-    return data | {"createdAt": webhook.created_at, "settings": formatting.to_jsonable(webhook.settings)}
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 def _print(data: dict[str, Any]) -> None:
@@ -429,9 +357,10 @@ def _print(data: dict[str, Any]) -> None:
 
 
 def _key_row(key: dict[str, Any]) -> tuple[object, ...]:
-    used = formatting.age(key["lastUsedAt"], now()) if key["lastUsedAt"] else "never"
+    used = formatting.age(_time(key["lastUsedAt"]), now()) if key["lastUsedAt"] else "never"
     end = key["revokedAt"] or key["expiresAt"]
-    return f"{key['prefix']}…", key["createdAt"], used, "-" if end is None else formatting.age(end, now())
+    expires = "-" if end is None else formatting.age(_time(end), now())
+    return f"{key['prefix']}…", _time(key["createdAt"]), used, expires
 
 
 def _setting_text(row: Row, value: Any) -> Any:

@@ -1,6 +1,6 @@
 """The composition root: build the daemon from its resources and services, start them in order, and stop them in reverse.
 
-    vault -> store -> (paper exchange) -> exchange -> listener -> reconciliation -> dispatcher -> operator services
+    vault -> store -> (paper exchange) -> exchange -> listener -> reconciliation -> dispatcher -> control socket -> operator services
 
 Crash-only: every start is the recovery path. The listener answers as soon as the store is open (alerts are queued durably); the dispatcher
 starts only once the bridge's view equals the exchange's.
@@ -20,13 +20,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kekbridge import __version__
 from kekbridge.config import Server, Settings
 from kekbridge.daemon import process
 from kekbridge.daemon.preflight import check_settings
 from kekbridge.daemon.resources import Resources, open_all
 from kekbridge.daemon.systemd import Supervisor, inherited_sockets
 from kekbridge.daemon.trading import TradingServices
-from kekbridge.errors import KekbridgeError
+from kekbridge.errors import ConfigError, KekbridgeError, StoreUnavailable
 from kekbridge.ingress.audit import LockoutLog, RejectedRequestLog
 from kekbridge.ingress.http import Readiness
 from kekbridge.ingress.listener import Listener
@@ -34,14 +35,17 @@ from kekbridge.ingress.lockout import Lockout
 from kekbridge.ingress.tls.client_certificates import PinnedCertificates
 from kekbridge.ingress.tls.context import serving_context
 from kekbridge.log import get_logger
-from kekbridge.model import Mode
+from kekbridge.model import Mode, Webhook, WebhookSettings
 from kekbridge.model.networks import AllowList
 from kekbridge.model.webhooks import WEBHOOK_PATH
-from kekbridge.webhooks.registry import domain_url
+from kekbridge.store import webhooks
+from kekbridge.webhooks import registry
+from kekbridge.webhooks.registry import Credentials, domain_url
 
 if TYPE_CHECKING:
     from kekbridge.daemon.operator import OperatorServices
     from kekbridge.model.check import Check
+    from kekbridge.ops.operations import Operations
 
 log = get_logger("kekbridge.daemon.app")
 
@@ -66,6 +70,10 @@ class StartupInfo:
     paper_url: str | None
     #: What a trader should know of the key and the exchange before trusting them.
     checks: tuple[Check, ...] = ()
+    #: The webhook to show: a new one after the first start, else the first enabled one.
+    webhook: Webhook | None = None
+    #: Its credentials, in paper mode only: they are worthless elsewhere.
+    credentials: Credentials | None = None
 
 
 def serve(settings: Settings, data_dir: Path, *, announce: Callable[[StartupInfo], None]) -> int:
@@ -86,7 +94,9 @@ async def _serve(settings: Settings, data_dir: Path, announce: Callable[[Startup
         daemon = await Daemon.build(settings, data_dir, stack, supervisor=supervisor, sockets=sockets)
         async with daemon.running():
             await daemon.trading.wait_until_reconciled(_EXCHANGE_WAIT_S)
-            announce(replace(daemon.info, checks=await daemon.check_exchange(_EXCHANGE_WAIT_S)))
+            webhook, credentials = await daemon.first_webhook()
+            checks = await daemon.check_exchange(_EXCHANGE_WAIT_S)
+            announce(replace(daemon.info, checks=checks, webhook=webhook, credentials=credentials))
             supervisor.ready()
             await stop.wait()
             supervisor.stopping()
@@ -109,7 +119,8 @@ class Daemon:
     """All services of a running bridge. Tests build one in-process; `serve` runs one as the process."""
 
     info: StartupInfo
-    operator_services: OperatorServices
+    #: Runs what the operator asks for, over the control socket and on the web pages.
+    operations: Operations
 
     @classmethod
     async def build(
@@ -134,6 +145,7 @@ class Daemon:
         self._tls = resources.certificate.tls if resources.certificate else settings.tls
         self._supervisor = supervisor
         self._sockets = sockets
+        self._operator_services: OperatorServices | None = None
         self.sealer = resources.sealer
         self.database = database
         self.exchange = resources.exchange
@@ -173,14 +185,16 @@ class Daemon:
                 try:
                     # What no alert waits for comes after the first attempt to reconcile: it would be a third of the whole start.
                     await self.trading.wait_for_first_attempt(_EXCHANGE_WAIT_S)
-                    self.operator_services = await self._build_operator_services()
-                    try:
-                        await self.operator_services.start()
-                        process.freeze_startup_objects()
-                        background.append(group.create_task(self.operator_services.run()))
-                        yield
-                    finally:
-                        await asyncio.shield(self.operator_services.stop())
+                    async with self._serving_commands():
+                        services = self._operator_services = await self._build_operator_services()
+                        try:
+                            await services.start()
+                            await self._save_addresses()
+                            process.freeze_startup_objects()
+                            background.append(group.create_task(services.run()))
+                            yield
+                        finally:
+                            await asyncio.shield(services.stop())
                 finally:
                     await asyncio.shield(self._stop_serving(trading))
                     for task in (*background, trading):
@@ -218,6 +232,39 @@ class Daemon:
             *([certificate.run()] if certificate else []),
         ]
 
+    @asynccontextmanager
+    async def _serving_commands(self) -> AsyncIterator[None]:
+        """Answer commands at the control socket. Imported in a thread, so that the event loop goes on answering alerts."""
+        await asyncio.to_thread(import_module, "kekbridge.daemon.control")
+        from kekbridge.daemon.control import ControlServer, DaemonContext
+        from kekbridge.ops.operations import Operations
+
+        self.operations = Operations(DaemonContext(self._resources, self), on_operation=self._on_operation)
+        server = ControlServer(self.operations, self._resources.data_dir, os.environ, status=self._status)
+        await server.start()
+        try:
+            yield
+        finally:
+            await asyncio.shield(server.close())
+
+    async def _on_operation(self, name: str) -> None:
+        """Refresh what the daemon holds in memory after an operation that wrote, before its result is returned.
+
+        The trading state, limits and webhooks are read from the store in each transaction that decides about an order.
+        """
+        if name == "notify-set" and self._operator_services is not None:
+            self._operator_services.reload_channels()
+
+    def _status(self) -> dict[str, Any]:
+        """For `GET /status` at the control socket."""
+        return {
+            "process": os.getpid(),
+            "version": __version__,
+            "mode": self._settings.mode,
+            "dataDir": str(self._resources.data_dir),
+            **self.readiness().detail,
+        }
+
     async def _build_operator_services(self) -> OperatorServices:
         """Import and build them; imported in a thread, so that the event loop goes on answering alerts."""
         await asyncio.to_thread(import_module, "kekbridge.daemon.operator")
@@ -226,6 +273,7 @@ class Daemon:
         return OperatorServices(
             self._resources,
             self.trading,
+            operations=self.operations,
             lockout=self.lockout,
             readiness=self.readiness,
             certificate_file=self._tls.cert,
@@ -241,6 +289,38 @@ class Daemon:
         await self.rejected_requests.flush()
         await self.lockout_log.flush()
 
+    async def first_webhook(self) -> tuple[Webhook | None, Credentials | None]:
+        """The webhook to show at the start: a new one named `default` if there is none, else the first enabled one.
+
+        Credentials in paper mode only. Raises StoreUnavailable.
+        """
+        clock, mode = self._resources.clock, self._settings.mode
+        credentials: Credentials | None = None
+        found = await self.database.read(webhooks.list_all)
+        webhook = next((one for one in found if one.enabled), None)
+        if not found:
+            webhook, credentials = await self.database.write(
+                registry.create,
+                self.sealer,
+                name=registry.FIRST_NAME,
+                settings=WebhookSettings(),
+                mode=mode,
+                now=clock(),
+            )
+        elif webhook is not None and mode is Mode.PAPER:
+            credentials = await self.database.read(registry.credentials_of, self.sealer, webhook, now=clock())
+        return webhook, credentials if mode is Mode.PAPER else None
+
+    async def _save_addresses(self) -> None:
+        """Store the daemon's URLs and mode, for commands that read."""
+        info = self.info
+        try:
+            await self.database.write(
+                registry.save_addresses, info.webhook_url, info.mode, local_url=info.url, now=self._resources.clock()
+            )
+        except StoreUnavailable as error:
+            log.warning("address_not_noted", error=error.message)
+
     async def check_exchange(self, longest_s: float) -> tuple[Check, ...]:
         """Check the key and the exchange for what a trader should know; the paper account has nothing to check.
 
@@ -255,6 +335,21 @@ class Daemon:
         except TimeoutError:
             log.warning("venue_not_checked", detail="the exchange did not answer in time; see `kekbridge doctor`")
             return ()
+
+    @property
+    def operator_services(self) -> OperatorServices:
+        """Jobs, pages and notifications. Raises ConfigError during the start."""
+        if self._operator_services is None:
+            raise ConfigError("the bridge is still starting; run the command again in a moment")
+        return self._operator_services
+
+    async def state(self) -> dict[str, Any]:
+        """The live state, as JSON. Raises ConfigError during the start."""
+        return await self.operator_services.state()
+
+    async def run_job(self, name: str) -> None:
+        """Run a scheduled job now. Raises NotFound for an unknown one, ConfigError during the start."""
+        await self.operator_services.run_job(name)
 
     def readiness(self) -> Readiness:
         """For /readyz: reconciled with the exchange, and the exchange reachable."""

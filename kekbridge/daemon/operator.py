@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kekbridge.admin.auth import make_token
 from kekbridge.admin.lazy_server import AdminListener, LazyAdminServer
@@ -21,6 +21,7 @@ from kekbridge.log import get_logger
 from kekbridge.ops.equity import EquityWatch
 from kekbridge.ops.jobs import Jobs
 from kekbridge.ops.notifier import NOTIFY_URLS, Notifier, channels_of
+from kekbridge.ops.operations import Operations
 from kekbridge.risk.limits import account_limits
 from kekbridge.store import daemon_addresses
 
@@ -38,6 +39,7 @@ class OperatorServices:
         resources: Resources,
         trading: TradingServices,
         *,
+        operations: Operations,
         lockout: Lockout,
         readiness: Callable[[], Readiness],
         certificate_file: str,
@@ -65,7 +67,8 @@ class OperatorServices:
             database=resources.database,
             clock=resources.clock,
         )
-        self._lockout, self._readiness = lockout, readiness
+        self._operations, self._lockout, self._readiness = operations, lockout, readiness
+        self._channels_changed = asyncio.Event()
         self._admin_server = self._build_admin_server() if resources.settings.admin.enabled else None
 
     def _build_admin_server(self) -> LazyAdminServer:
@@ -76,18 +79,19 @@ class OperatorServices:
         def load() -> Callable[[], AdminListener]:
             from kekbridge.admin.server import AdminServer  # imported late: most bridges are rarely looked at
 
-            return lambda: AdminServer(self._build_admin_service(), token, durations)
+            return lambda: AdminServer(self._admin_service(), token, durations)
 
         admin = self._resources.settings.admin
         return LazyAdminServer(host=admin.host, port=admin.port, load=load)
 
-    def _build_admin_service(self) -> AdminService:
-        from kekbridge.admin.service import AdminService
+    def _admin_service(self) -> AdminService:
+        from kekbridge.admin.service import AdminService  # late, as the server
 
         resources = self._resources
         return AdminService(
             database=resources.database,
             exchange=resources.exchange,
+            operations=self._operations,
             sealer=resources.sealer,
             settings=resources.settings,
             readiness=self._readiness,
@@ -95,6 +99,18 @@ class OperatorServices:
             clock=resources.clock,
             stages=self._trading.updates.latency,
         )
+
+    async def state(self) -> dict[str, Any]:
+        """The live state of the dashboard, as JSON."""
+        return await self._admin_service().state()
+
+    async def run_job(self, name: str) -> None:
+        """Run a job now; its own errors are recorded, not raised. Raises NotFound for an unknown one."""
+        await self.jobs.run_now(name)
+
+    def reload_channels(self) -> None:
+        """Send notifications to the channels that the vault names now."""
+        self._channels_changed.set()
 
     async def start(self) -> None:
         """Open the admin listener, store the daemon's addresses, start the jobs. Raises ConfigError if the listener cannot be opened."""
@@ -122,14 +138,24 @@ class OperatorServices:
             await self._admin_server.close()
 
     async def _notify(self) -> None:
-        """Send notifications to the channels that the vault names, if any."""
+        """Send notifications to the channels that the vault names, if any; begin again with others when they change."""
+        while True:
+            self._channels_changed.clear()
+            notifier = await self._build_notifier()
+            async with asyncio.TaskGroup() as group:
+                delivery = None if notifier is None else group.create_task(notifier.run())
+                await self._channels_changed.wait()
+                if delivery is not None:
+                    delivery.cancel()
+
+    async def _build_notifier(self) -> Notifier | None:
         resources, notify = self._resources, self._resources.settings.notify
         try:
             channels = channels_of(await asyncio.to_thread(resources.vault.get, NOTIFY_URLS))
         except KekbridgeError as error:
             log.error("no_notifications", error=error.message)
-            return
-        await Notifier(
+            return None
+        return Notifier(
             resources.database,
             channels,
             clock=resources.clock,
@@ -137,4 +163,4 @@ class OperatorServices:
             least=notify.least,
             digest_s=notify.digest_s,
             templates=notify.templates,
-        ).run()
+        )

@@ -73,20 +73,20 @@ class Backup:
 
 
 def make(data_dir: Path, file: Path, *, now: datetime) -> Backup:
-    """Write a consistent backup to `file`, atomically, also while a daemon runs. Blocks.
+    """Write a consistent backup to `file`, atomically, also while a daemon runs. Blocks. The caller records it (`record`).
 
     Raises ConfigError if it cannot be written, StoreUnavailable or NotFound if the store cannot be read.
     """
-    database = Database.open(data_dir, create=False)
+    Database.open(data_dir, create=False).close_now()
     try:
-        backup = _write(data_dir, file, now)
-        with database.transaction() as connection:
-            settings.set_value(connection, LAST_BACKUP, codec.time_text(now), now=now)
+        return _write(data_dir, file, now)
     except OSError as error:
         raise ConfigError(f"the backup {file} cannot be written: {error.strerror}; choose another path") from None
-    finally:
-        database.close_now()
-    return backup
+
+
+def record(connection: sqlite3.Connection, made_at: datetime) -> None:
+    """Record when the last backup was made, for `kekbridge doctor`."""
+    settings.set_value(connection, LAST_BACKUP, codec.time_text(made_at), now=made_at)
 
 
 def _write(data_dir: Path, file: Path, now: datetime) -> Backup:
@@ -150,7 +150,7 @@ def restore(file: Path, data_dir: Path, *, now: datetime) -> tuple[Backup, Path 
     """
     found = inspect(file)
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with DaemonLock(data_dir):
+    with DaemonLock(data_dir, is_daemon=False):
         fresh = data_dir / f".restore.{secrets.token_hex(6)}"
         fresh.mkdir(mode=0o700)
         try:
@@ -311,7 +311,10 @@ def directory_of(settings: BackupSettings, data_dir: Path) -> Path:
 class NightlyBackup:
     """Job, once a day: write a backup, then delete all but the newest `keep`."""
 
-    def __init__(self, settings: BackupSettings, data_dir: Path, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, database: Database, settings: BackupSettings, data_dir: Path, clock: Callable[[], datetime]
+    ) -> None:
+        self._database = database
         self._directory = directory_of(settings, data_dir)
         self._data_dir = data_dir
         self._keep = settings.keep
@@ -319,10 +322,11 @@ class NightlyBackup:
 
     async def run(self) -> None:
         """Raises ConfigError if a file cannot be written or deleted, StoreUnavailable."""
-        await asyncio.to_thread(self._run)
-
-    def _run(self) -> None:
         now = self._clock()
+        await asyncio.to_thread(self._make, now)
+        await self._database.write(record, now)
+
+    def _make(self, now: datetime) -> None:
         backup = make(self._data_dir, self._directory / f"{_PREFIX}{now:%Y%m%dT%H%M%S}Z.zip", now=now)
         log.info("backup_made", file=str(backup.file), bytes=backup.bytes, alerts=backup.alerts)
         try:

@@ -107,7 +107,7 @@ class Jobs:
         self._runner.add(Job(name="summary", run=summary.run, daily_at=settings.notify.summary_at))
         self._runner.add(Job(name="retention", run=retention.run, daily_at=_RETENTION_AT, timeout_s=_DAILY_TIMEOUT_S))
         if settings.backup.nightly:
-            nightly = NightlyBackup(settings.backup, data_dir, self._clock)
+            nightly = NightlyBackup(self._database, settings.backup, data_dir, self._clock)
             self._runner.add(
                 Job(name="backup", run=nightly.run, daily_at=settings.backup.at, timeout_s=_DAILY_TIMEOUT_S)
             )
@@ -136,7 +136,7 @@ class Jobs:
         self._runner.plan()
 
     async def run_now(self, name: str) -> None:
-        """Run a job now; its own errors are recorded, not raised. Raises KeyError for an unknown job."""
+        """Run a job now; its own errors are recorded, not raised. Raises NotFound for an unknown job."""
         await self._runner.run_now(name)
 
     def stop(self) -> None:

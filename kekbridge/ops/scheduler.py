@@ -6,6 +6,7 @@ APScheduler keeps the time; daily jobs missed while no daemon ran are run at the
 from __future__ import annotations
 
 import asyncio
+import difflib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from typing import Any, Final
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MISSED, JobExecutionEvent
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from kekbridge.errors import KekbridgeError, StoreUnavailable
+from kekbridge.errors import KekbridgeError, NotFound, StoreUnavailable
 from kekbridge.log import get_logger
 from kekbridge.store import job_runs
 from kekbridge.store.database import Database
@@ -58,6 +59,7 @@ class JobRunner:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._jobs: dict[str, Job] = {}
+        self._running: dict[str, asyncio.Lock] = {}
         self._caught_up: set[str] = set()
         self._scheduler = AsyncIOScheduler(
             timezone=UTC,
@@ -96,8 +98,13 @@ class JobRunner:
         )
 
     async def run_now(self, name: str) -> None:
-        """Run a job now and wait for it; recorded like every other run. Raises KeyError for an unknown job."""
-        await self._run(self._jobs[name])
+        """Run a job now and wait for it; recorded like every other run. Raises NotFound for an unknown job."""
+        job = self._jobs.get(name)
+        if job is None:
+            near = difflib.get_close_matches(name, self._jobs, n=1)
+            hint = f"did you mean {near[0]}?" if near else "`kekbridge jobs` lists them"
+            raise NotFound("not_found", f"there is no job named {name[:40]}; {hint}")
+        await self._run(job)
 
     def stop(self) -> None:
         """Cancel running jobs; each is safe to cancel anywhere."""
@@ -105,7 +112,11 @@ class JobRunner:
             self._scheduler.shutdown(wait=False)
 
     async def _run(self, job: Job) -> None:
-        """Run a job once and record the run. No exception of a job goes beyond this."""
+        """Run a job once and record the run, after a run of it that is under way. No exception of a job goes beyond this."""
+        async with self._running.setdefault(job.name, asyncio.Lock()):
+            await self._run_alone(job)
+
+    async def _run_alone(self, job: Job) -> None:
         began = asyncio.get_running_loop().time()
         error: str | None = None
         try:

@@ -65,12 +65,12 @@ def prepare_file(path: Path, *, create: bool) -> None:
         raise ConfigError(
             f"SQLite {sqlite3.sqlite_version} is too old, 3.37 or newer is needed; use a newer Python or system package"
         )
-    if not create and not path.exists():
-        raise NotFound(
-            "not_found",
-            f"there is no kekbridge data in {path.parent}; run `kekbridge serve` once, or name the right --data-dir",
-        )
     try:
+        if not create and not path.exists():
+            raise NotFound(
+                "not_found",
+                f"there is no kekbridge data in {path.parent}; run `kekbridge serve` once, or name the right --data-dir",
+            )
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             # Created before SQLite opens it: SQLite would create it 0644, and gives its -wal and -shm files the mode of this one.
@@ -78,9 +78,8 @@ def prepare_file(path: Path, *, create: bool) -> None:
         except FileExistsError:
             _restrict_mode(path)
     except OSError as error:
-        raise ConfigError(
-            f"data directory {path.parent} cannot be used: {error.strerror}; use another --data-dir"
-        ) from None
+        fix = "use sudo, or another --data-dir" if isinstance(error, PermissionError) else "use another --data-dir"
+        raise ConfigError(f"data directory {path.parent} cannot be used: {error.strerror}; {fix}") from None
 
 
 def _restrict_mode(path: Path) -> None:
@@ -125,15 +124,20 @@ def connect(path: Path, *, wait_s: float = WRITER_WAIT_S, read_only: bool = Fals
     return connection
 
 
-def initialise(path: Path) -> None:
+def initialise(path: Path, *, migrate: bool = True) -> None:
     """Switch the file to WAL mode and apply pending migrations; safe in several processes at once.
 
-    Raises ConfigError if it is not a database, belongs to another program, or was written by a newer kekbridge.
+    Raises ConfigError if it is not a database, belongs to another program, or was written by a newer kekbridge; with `migrate` False also
+    if migrations are pending.
     """
     try:
         connection = connect(path, wait_s=COMMAND_WAIT_S)
         try:
             if _applied(connection) != [name for name, _ in MIGRATIONS]:
+                if not migrate:
+                    raise ConfigError(
+                        f"the bridge that runs on {path.parent} is of another version than this command; restart the bridge"
+                    )
                 _enable_wal(connection)
                 _migrate(connection, path)
         finally:

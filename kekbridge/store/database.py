@@ -1,4 +1,4 @@
-"""Access to the database: one writer thread, a few readers, and synchronous transactions for the command line.
+"""Access to the database: one writer thread, a few readers, and synchronous snapshots for commands that read.
 
 Runs functions of a connection and knows no table. `write` returns after the flush: a response sent earlier would break promise 1
 (docs/internals/architecture.md section 1).
@@ -36,7 +36,7 @@ SOON_S: Final = 0.05
 
 
 class Database:
-    """One SQLite file, from `open`. `write` and `read` are for the daemon, `transaction` and `snapshot` for the command line."""
+    """One SQLite file, from `open`. `write` and `read` are for the daemon and for operations, `snapshot` for commands that read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,14 +47,15 @@ class Database:
         self._loop_reader: sqlite3.Connection | None = None
 
     @classmethod
-    def open(cls, data_dir: Path, *, create: bool = True) -> Self:
+    def open(cls, data_dir: Path, *, create: bool = True, migrate: bool = True) -> Self:
         """Open (or create, readable by its owner only) and migrate the database of a data directory. Blocks.
 
-        Raises ConfigError if the file cannot be used, NotFound if there is none and `create` is False.
+        `migrate` False: for a command beside a daemon, which may be of another version. Raises ConfigError if the file cannot be used,
+        NotFound if there is none and `create` is False.
         """
         path = data_dir / FILE_NAME
         prepare_file(path, create=create)
-        initialise(path)
+        initialise(path, migrate=migrate)
         return cls(path)
 
     # ------------------------------------------------------------------------------------------------------- daemon

@@ -42,6 +42,10 @@ class Terminal:
         """Type a line and Enter."""
         os.write(self.file, text.encode() + b"\n")
 
+    def press(self, key: str) -> None:
+        """Press one key, without Enter."""
+        os.write(self.file, key.encode())
+
     def end(self) -> tuple[int, str]:
         """Read to the end; return exit code and the rest of the screen."""
         while chunk := self._read():

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from kekbridge.cli.admin_client import AdminApi
-from kekbridge.cli.dashboard import DashboardClient, screen
-from kekbridge.errors import ConfigError
+from kekbridge.admin.auth import read_token
+from kekbridge.cli.dashboard import screen
 from tests.bridge import running_bridge
+from tests.cli.processes import bare_environment, starting
+from tests.cli.terminal import at_terminal
 from tests.system.harness import run_cli
 
 
@@ -122,14 +123,44 @@ async def test_the_command_shows_the_running_bridge(tmp_path: Path) -> None:
         access = json.loads(
             await asyncio.to_thread(run_cli, "dashboard", "--token", "--json", data_dir=bridge.data_dir)
         )
-        await asyncio.to_thread(DashboardClient(AdminApi(access["url"], access["token"])).set_trading_state, "halted")
-        after = await asyncio.to_thread(DashboardClient(AdminApi(access["url"], access["token"])).state)
+        assert access["token"] == read_token(bridge.data_dir)
+        assert access["url"].startswith("http://127.0.0.1:")
+        await asyncio.to_thread(run_cli, "halt", data_dir=bridge.data_dir)
+        after = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--json", data_dir=bridge.data_dir))
     assert state["account"]["positions"][0]["quantity"] == "0.01"
     assert after["trading"]["state"] == "halted"
     assert any("BTC" in line for line in rendered(after))
 
 
-def test_a_stopped_bridge_is_one_line() -> None:
-    """If the bridge does not answer, the error says what to do."""
-    with pytest.raises(ConfigError, match="is `kekbridge serve` running"):
-        DashboardClient(AdminApi("http://127.0.0.1:9", "token")).state()
+async def test_the_live_state_needs_no_admin_listener(tmp_path: Path) -> None:
+    """The dashboard asks over the control socket: it works with `admin.enabled = false`, where `--token` has nothing to print."""
+    async with running_bridge(tmp_path, admin__enabled=False) as bridge:
+        state = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--json", data_dir=bridge.data_dir))
+        assert state["mode"] == "paper"
+        assert await asyncio.to_thread(run_cli, "dashboard", "--token", data_dir=bridge.data_dir, check=False) == ""
+
+
+def test_a_stopped_bridge_is_one_line(run: Any) -> None:
+    """Without a running bridge there is no live state: the error says what to start."""
+    run("webhook", "create", "w")
+    stopped = run("dashboard", "--json")
+    assert (stopped.code, stopped.out) == (2, "")
+    assert "start it with `kekbridge serve`" in stopped.err
+
+
+def test_h_and_y_halt_the_running_bridge(tmp_path: Path) -> None:
+    """On a terminal: h asks, y halts, q leaves; the bridge has applied it."""
+    with starting(bare_environment(tmp_path / "data")) as start:
+        bridge = start("serve", "--json")
+        bridge.line(lambda text: text.startswith("{"))
+        with at_terminal("dashboard", environment=bridge.environment) as terminal:
+            terminal.expect("h halt")
+            terminal.press("h")
+            terminal.expect("press y to confirm")
+            terminal.press("y")
+            terminal.expect("HALTED")
+            terminal.press("q")
+            code, _ = terminal.end()
+        assert code == 0
+        trading = bridge.data("dashboard")["trading"]
+        assert (trading["state"], trading["by"]) == ("halted", "dashboard")

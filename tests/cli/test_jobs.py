@@ -1,14 +1,19 @@
-"""`kekbridge jobs`: table and JSON of the scheduled jobs."""
+"""`kekbridge jobs`: table and JSON of the scheduled jobs; one of them run now in the running bridge."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from kekbridge.cli.main import run_command
 from kekbridge.store import job_runs
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
+from tests.bridge import running_bridge
+from tests.cli.test_lockouts import command
 
 
 def test_jobs_show_when_and_how_they_ran(run: Any, data_dir: Path) -> None:
@@ -31,3 +36,24 @@ def test_jobs_show_when_and_how_they_ran(run: Any, data_dir: Path) -> None:
     assert "1.5 s" in shown[2]
     assert "2, 2 in a row" in shown[2]
     assert shown[2].endswith("no answer")
+
+
+async def test_a_job_runs_now_in_the_bridge_that_is_named(tmp_path: Path) -> None:
+    """Its record is printed, a failed run is exit code 1, an unknown job 3; a data directory given before `run` counts, too."""
+    (tmp_path / "blocked").touch()
+    async with running_bridge(tmp_path, admin__enabled=False, backup__dir=str(tmp_path / "blocked" / "x")) as bridge:
+
+        def run(*arguments: str) -> Any:
+            return asyncio.to_thread(command, *arguments, data_dir=bridge.data_dir)
+
+        done = await run("jobs", "run", "disk", "--json")
+        assert (done.returncode, json.loads(done.stdout)["name"]) == (0, "disk")
+        assert (await run("jobs", "run", "disk")).stdout.startswith("disk took ")
+        failed = await run("jobs", "run", "backup")
+        assert (failed.returncode, failed.stdout.startswith("backup failed: ")) == (1, True)
+        unknown = await run("jobs", "run", "disc")
+        assert (unknown.returncode, "did you mean disk?" in unknown.stderr) == (3, True)
+        named = ["jobs", "--data-dir", str(bridge.data_dir), "run", "disk"]
+        assert await asyncio.to_thread(run_command, named) == 0
+    stopped = await run("jobs", "run", "disk")
+    assert (stopped.returncode, "start it with `kekbridge serve`" in stopped.stderr) == (2, True)

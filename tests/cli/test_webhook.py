@@ -20,7 +20,6 @@ from kekbridge.model import Limits, Mode, RateLimits, WebhookSettings
 from kekbridge.model.webhooks import WEBHOOK_PATH
 from kekbridge.store import webhooks as stored
 from kekbridge.store.database import Database
-from kekbridge.store.lock import DaemonLock
 from kekbridge.vault import Sealer, master_key, open_vault
 from kekbridge.webhooks import registry
 from kekbridge.webhooks.options import ROWS, apply, text_of
@@ -288,17 +287,15 @@ def test_url_is_the_public_one_if_set(run: Any, monkeypatch: pytest.MonkeyPatch)
     assert created["webhookUrl"] == "https://bridge.example.com/api/webhooks/tradingview"
 
 
-def test_url_follows_the_running_daemon(run: Any, data_dir: Path) -> None:
-    """Commands without --port use the port of the running daemon."""
-    run("webhook", "create", "one")
-    with Database.open(data_dir).transaction() as connection:
-        registry.save_addresses(
-            connection, "http://127.0.0.1:9999/api/webhooks/tradingview", Mode.PAPER, now=datetime.now(UTC)
-        )
-    with DaemonLock(data_dir):
-        created = run("webhook", "create", "two", "--json").data
-    assert created["webhookUrl"] == "http://127.0.0.1:9999/api/webhooks/tradingview"
-    assert ":8080/" in run("webhook", "show", "two", "--json").data["webhookUrl"]
+def test_url_follows_the_running_daemon(tmp_path: Path) -> None:
+    """Commands without --port use the port of the running daemon, and the configured one when none runs."""
+    with starting(bare_environment(tmp_path / "data")) as start:
+        bridge = start("serve", "--json")
+        url = json.loads(bridge.line(lambda text: text.startswith("{")))["webhookUrl"]
+        assert bridge.data("webhook", "create", "two")["webhookUrl"] == url
+        assert bridge.data("webhook", "list")[0]["webhookUrl"] == url
+        assert bridge.stop() == 0
+        assert bridge.data("webhook", "show", "two")["webhookUrl"] == url.replace(url.split("/")[2], "127.0.0.1:0")
 
 
 def test_mode_follows_the_last_daemon_unless_configured(run: Any, data_dir: Path) -> None:

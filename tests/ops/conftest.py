@@ -13,6 +13,7 @@ from kekbridge.ops.conditions import Conditions
 from kekbridge.store import events
 from kekbridge.store.database import Database
 from kekbridge.store.events import Event
+from tests.ops.operating import Desk
 
 
 @dataclass
@@ -54,3 +55,11 @@ def published(database: Database) -> Callable[[], list[Event]]:
             return [event for event in events.list_events(connection) if not event.kind.startswith("webhook_")]
 
     return read
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    """What operations work on in a command."""
+    opened = Desk(tmp_path / "data")
+    yield opened
+    await opened.database.close()

@@ -22,6 +22,7 @@ from kekbridge.model import Order
 from kekbridge.ops import backup
 from kekbridge.ops.backup import NightlyBackup, directory_of
 from kekbridge.store import events, order_queue
+from kekbridge.store import settings as store_settings
 from kekbridge.store.admissions import admit
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
@@ -207,12 +208,14 @@ def test_restore_refuses_while_a_daemon_runs(tmp_path: Path) -> None:
 
 
 async def test_the_newest_nightly_backups_are_kept(database: Database, tmp_path: Path, clock: Clock) -> None:
-    """While the store is open; files 0600 in a directory 0700; every checksum matches."""
+    """While the store is open; files 0600 in a directory 0700; every checksum matches; the last one is recorded for `doctor`."""
     settings = BackupSettings(keep=2, dir=str(tmp_path / "elsewhere"))
-    nightly = NightlyBackup(settings, tmp_path / "data", clock)
+    nightly = NightlyBackup(database, settings, tmp_path / "data", clock)
     for _ in range(4):
         await nightly.run()
         clock.move(days=1)
+    recorded = await database.read(store_settings.get_value, backup.LAST_BACKUP)
+    assert str(recorded).startswith("2026-01-18T10:00:00")
     directory = directory_of(settings, tmp_path / "data")
     found = sorted(directory.iterdir())
     assert [path.name for path in found] == ["kekbridge-20260117T100000Z.zip", "kekbridge-20260118T100000Z.zip"]
@@ -225,7 +228,7 @@ async def test_the_newest_nightly_backups_are_kept(database: Database, tmp_path:
 async def test_other_files_are_kept(database: Database, tmp_path: Path, clock: Clock) -> None:
     """Backups made by hand are never deleted; unfinished files of the job are, after a day."""
     settings = BackupSettings(keep=1)
-    nightly = NightlyBackup(settings, tmp_path / "data", clock)
+    nightly = NightlyBackup(database, settings, tmp_path / "data", clock)
     directory = directory_of(settings, tmp_path / "data")
     directory.mkdir()
     unfinished = directory / ".kekbridge-20260101T033000Z.zip.00aa.db"
@@ -247,6 +250,6 @@ async def test_other_files_are_kept(database: Database, tmp_path: Path, clock: C
 async def test_an_unwritable_directory_is_a_one_line_error(database: Database, tmp_path: Path, clock: Clock) -> None:
     """The job fails with a message that names the file."""
     (tmp_path / "file").touch()
-    nightly = NightlyBackup(BackupSettings(dir=str(tmp_path / "file" / "backups")), tmp_path / "data", clock)
+    nightly = NightlyBackup(database, BackupSettings(dir=str(tmp_path / "file" / "backups")), tmp_path / "data", clock)
     with pytest.raises(ConfigError, match=r"the backup .* cannot be written"):
         await nightly.run()

@@ -23,6 +23,7 @@ from tests.waiting import DEADLINE_S
 
 _PRELOAD = [
     "kekbridge.daemon.app",
+    "kekbridge.daemon.control",
     "kekbridge.log",
     "kekbridge.alerts.template",
     *(f"kekbridge.cli.{name}" for name in ("app", "serve", "send", "paper", "webhook", "render")),

@@ -42,6 +42,8 @@ ELSEWHERE = {
     "config_invalid": ("test_config.py", "ConfigError"),
     "vault_unavailable": ("vault/test_vault.py", "VaultError"),
     "already_running": ("store/test_database.py", "AlreadyRunning"),
+    "bridge_unavailable": ("cli/test_control.py", "BridgeUnavailable"),
+    "no_access": ("cli/test_control.py", "NoAccess"),
 }
 
 # Alerts to a webhook without limits, by the code of their response.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,18 @@ def run_checks(database: Database, path: Path, **overrides: Any) -> dict[str, Ch
         return {check.name: check for check in jobs.checks(connection, settings, path, NOW)}
 
 
+def record_backup(database: Database, made_at: datetime) -> None:
+    with database.transaction() as connection:
+        backup.record(connection, made_at)
+
+
 def test_backup_age_and_directory(database: Database, tmp_path: Path) -> None:
     """No backup, or an old one, is a warning with the schedule; backups on the data's disk are a warning."""
     assert run_checks(database, tmp_path)["backup"].level == "warning"
     assert "nightly at 03:30 UTC into" in run_checks(database, tmp_path)["backup"].text
-    backup.make(tmp_path, tmp_path / "b.zip", now=NOW - timedelta(days=3))
+    record_backup(database, NOW - timedelta(days=3))
     assert run_checks(database, tmp_path)["backup"].level == "warning"
-    backup.make(tmp_path, tmp_path / "b.zip", now=NOW - timedelta(hours=9))
+    record_backup(database, NOW - timedelta(hours=9))
     found = run_checks(database, tmp_path, backup__nightly=False)
     assert (found["backup"].level, found["backup"].text) == ("ok", "last one 9 h ago; no nightly backup")
     assert "backup place" not in found

@@ -41,6 +41,12 @@ def new_secret() -> str:
     return "ed25519:" + base58.b58encode(bytes(SigningKey.generate())).decode("ascii")
 
 
+def public_key(secret: str) -> str:
+    """The public key of a secret that `new_secret` made, in the exchange's notation."""
+    seed = base58.b58decode(secret.removeprefix("ed25519:"))
+    return "ed25519:" + base58.b58encode(bytes(SigningKey(seed).verify_key)).decode("ascii")
+
+
 def add_key(connection: sqlite3.Connection, key: KnownKey, *, now: datetime) -> None:
     """Record a key whose secret was stored in the vault; it replaces the account's earlier one, as in the vault."""
     rows = _rows(connection) | {

@@ -1,0 +1,292 @@
+"""Run an operation for a command: in the running daemon, over its control socket, or here while none runs.
+
+While a daemon runs, only it writes: a daemon that is starting or hangs is an error, never bypassed. Without one, the command takes the
+daemon's lock for as long as the operation takes.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import pwd
+import socket
+import time
+from collections.abc import Callable
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from kekbridge.daemon.control_socket import NAME, SERVICE_DATA_DIR, SERVICE_SOCKET, find_socket, identity
+from kekbridge.errors import ConfigError, NotFound, OperatorError
+from kekbridge.store.lock import DaemonLock, LockOwner, lock_owner
+
+if TYPE_CHECKING:
+    from kekbridge.cli.context import CliContext
+    from kekbridge.config import Settings
+    from kekbridge.model import Mode
+    from kekbridge.ops.operation import ExchangeKeys, Operation
+    from kekbridge.store.database import Database
+    from kekbridge.vault import OpenVault, Sealer
+
+# How long a command waits for a daemon that starts, or for another command that writes.
+START_WITHIN_S: Final = 10.0
+_CONNECT_WITHIN_S: Final = 2.0
+_RETRY_EVERY_S: Final = 0.05
+
+
+class NoBridge(ConfigError):
+    """No daemon runs, and the operation needs one."""
+
+
+class BridgeUnavailable(OperatorError):
+    """A daemon runs and does not answer; exit code 1."""
+
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__("bridge_unavailable", message)
+
+
+class NoAccess(OperatorError):
+    """The bridge belongs to another user."""
+
+    exit_code = 3
+
+    def __init__(self, path: Path) -> None:
+        if path in (SERVICE_SOCKET, SERVICE_DATA_DIR):
+            fix = "use sudo, or join the group kekbridge (sudo usermod -aG kekbridge USER, then log in again)"
+        else:
+            fix = f"use sudo, or run the command as {_owner_of(path)}"
+        super().__init__("no_access", f"{path}: permission denied; {fix}")
+
+
+class OperationFailed(OperatorError):
+    """The daemon refused an operation; code, message and exit code are those of its error."""
+
+    def __init__(self, code: str, message: str, *, exit_code: int) -> None:
+        super().__init__(code, message)
+        self.exit_code = exit_code
+
+
+def run_operation(
+    context: CliContext,
+    operation: Operation,
+    *,
+    start_within_s: float = START_WITHIN_S,
+    answer_within_s: float | None = None,
+) -> Any:
+    """Run one operation and return its result, as JSON types.
+
+    `start_within_s`: how long to wait for a daemon that holds the lock but has not opened its socket; `answer_within_s`: for its answer
+    (None: the operation's own). Raises KekbridgeError: the operation's, NoBridge, BridgeUnavailable or NoAccess.
+    """
+    here = _CommandContext(context, operation)
+    deadline = time.monotonic() + start_within_s
+    while True:
+        connection = _connect(context.data_dir)
+        if connection is not None:
+            return connection.run(operation, answer_within_s or operation.answer_within_s)
+        owner = lock_owner(context.data_dir)
+        if operation.needs_daemon and (owner is None or not owner.is_daemon):
+            here.require_data()
+            raise NoBridge(f"no bridge runs on {context.data_dir}; start it with `kekbridge serve`")
+        if owner is None or not (operation.writes or operation.needs_daemon):
+            is_done, result = here.run()
+            if is_done:
+                return result
+        if time.monotonic() >= deadline:
+            raise BridgeUnavailable(_unavailable(context.data_dir, owner, start_within_s))
+        time.sleep(_RETRY_EVERY_S)
+
+
+def daemon_status(context: CliContext) -> dict[str, Any] | None:
+    """What the running daemon says about itself (process, version, mode, dataDir, ready…); None if none answers."""
+    connection = _connect(context.data_dir)
+    return None if connection is None else connection.status()
+
+
+# ---------------------------------------------------------------------------------------------------------- in the daemon
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a connected Unix socket. No proxy, no name, no port."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        super().__init__("bridge")
+        self.sock = connected
+
+
+class _DaemonConnection:
+    """An open connection to a daemon's control socket, for one request."""
+
+    def __init__(self, path: Path, connected: socket.socket, data_dir: Path) -> None:
+        self._socket = connected
+        self._http = _UnixConnection(connected)
+        # The link or the service's socket may lead to a bridge on another data directory.
+        meant = identity(data_dir) if path != data_dir / NAME else None
+        self._headers = {"Content-Type": "application/json"} | ({"Kekbridge-Data-Dir": meant} if meant else {})
+
+    def run(self, operation: Operation, answer_within_s: float) -> Any:
+        """Raises OperationFailed, or BridgeUnavailable when it is not known whether it took effect."""
+        import msgspec
+
+        unknown = f"whether `{operation.operation}` took effect is not known; look, and run it again if needed"
+        self._socket.settimeout(answer_within_s)
+        try:
+            self._http.request(
+                "POST", f"/operations/{operation.operation}", msgspec.json.encode(operation), self._headers
+            )
+            response = self._http.getresponse()
+            status, reply = response.status, json.loads(response.read())
+        except TimeoutError:
+            raise BridgeUnavailable(f"the bridge did not answer within {answer_within_s:g} s; {unknown}") from None
+        except (OSError, http.client.HTTPException, ValueError):
+            raise BridgeUnavailable(f"the bridge ended before it answered; {unknown}") from None
+        finally:
+            self._http.close()
+        if status == 200:
+            return reply["result"]
+        error = reply["error"]
+        raise OperationFailed(error["code"], error["message"], exit_code=error["exitCode"])
+
+    def status(self) -> dict[str, Any] | None:
+        self._socket.settimeout(_CONNECT_WITHIN_S)
+        try:
+            self._http.request("GET", "/status", headers=self._headers)
+            status: dict[str, Any] = json.loads(self._http.getresponse().read())
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
+        finally:
+            self._http.close()
+        return status
+
+
+def _connect(data_dir: Path) -> _DaemonConnection | None:
+    """Connect to the daemon of a data directory; None if none listens. Raises NoAccess."""
+    try:
+        path = find_socket(data_dir)
+    except PermissionError:
+        raise NoAccess(data_dir) from None
+    if path is None:
+        return None
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connected.settimeout(_CONNECT_WITHIN_S)
+    try:
+        connected.connect(str(path))
+    except PermissionError:
+        connected.close()
+        raise NoAccess(path) from None
+    except OSError:  # left by a daemon that was killed, or its backlog is full
+        connected.close()
+        return None
+    return _DaemonConnection(path, connected, data_dir)
+
+
+def _unavailable(data_dir: Path, owner: LockOwner | None, waited_s: float) -> str:
+    if owner is not None and not owner.is_daemon:
+        return (
+            f"another command (process {owner.pid or 'unknown'}) has been changing {data_dir} for {waited_s:g} s;"
+            " nothing was changed, run this one again"
+        )
+    pid = owner.pid if owner is not None and owner.pid else None
+    who, stop = (f"the bridge (process {pid})", f"kill {pid}") if pid else ("the bridge", "stop it")
+    return (
+        f"{who} is starting, stopping or hangs: it did not accept the command within {waited_s:g} s; nothing was changed."
+        f" Run the command again, or end the bridge first ({stop})"
+    )
+
+
+def _owner_of(path: Path) -> str:
+    try:
+        return pwd.getpwuid(os.stat(path).st_uid).pw_name
+    except (OSError, KeyError):
+        return "the user that runs the bridge"
+
+
+# ------------------------------------------------------------------------------------------------------- in the command
+
+
+class _CommandContext:
+    """What an operation works on while no daemon runs (ops.operation.OperatorContext). Everything is opened when it is needed."""
+
+    bridge = None
+
+    def __init__(self, context: CliContext, operation: Operation) -> None:
+        self._context = context
+        self._operation = operation
+        self.settings: Settings = context.settings
+        self.data_dir: Path = context.data_dir
+
+    def run(self) -> tuple[bool, Any]:
+        """Run the operation; False if another process holds the lock that it needs."""
+        import asyncio
+
+        operation = self._operation
+        if operation.needs_data and not operation.creates:
+            self.require_data()
+        if operation.opens_vault:
+            self.vault  # noqa: B018 - asks for a passphrase now: not under the lock, and where Ctrl-C ends the question
+        lock = DaemonLock(self.data_dir, is_daemon=False)
+        if operation.writes and not lock.try_acquire():
+            return False, None
+        try:
+            return True, asyncio.run(self._run())
+        finally:
+            lock.release()
+
+    async def _run(self) -> Any:
+        from kekbridge.ops.operations import Operations
+
+        try:
+            return await Operations(self).run(self._operation)
+        finally:
+            if "database" in self.__dict__:
+                await self.database.close()
+
+    def require_data(self) -> None:
+        """Raise NotFound, with the fix, if there is no database."""
+        self.database  # noqa: B018 - opens it
+
+    @cached_property
+    def database(self) -> Database:
+        from kekbridge.store.database import Database
+
+        return Database.open(self.data_dir, create=self._operation.creates)
+
+    @cached_property
+    def mode(self) -> Mode:
+        from kekbridge.cli.context import mode_in_force
+
+        given: Mode | None = getattr(self._operation, "mode", None)  # of the venue that a key is for
+        if given is not None:
+            return given
+        try:
+            return mode_in_force(self._context, self.database)
+        except NotFound:
+            return self.settings.mode
+
+    @cached_property
+    def vault(self) -> OpenVault:
+        from kekbridge.cli.context import open_vault
+
+        return open_vault(self._context, self.mode)
+
+    @cached_property
+    def sealer(self) -> Sealer:
+        from kekbridge.vault import Sealer, master_key
+
+        return Sealer(master_key(self.vault))
+
+    @cached_property
+    def keys(self) -> ExchangeKeys:
+        from kekbridge.daemon.orderly_keys import OrderlyKeys
+
+        return OrderlyKeys(self.settings)
+
+    @property
+    def clock(self) -> Callable[[], datetime]:
+        from kekbridge.cli.context import now
+
+        return now

@@ -1,0 +1,219 @@
+"""Operations on trading: halt, exits only, resume, flatten; the live state, lockouts, jobs and backups of a bridge."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Final
+
+from msgspec import Meta
+
+from kekbridge.errors import KekbridgeError, StoreUnavailable
+from kekbridge.execution.flatten import FlattenResult, flatten
+from kekbridge.formatting import to_jsonable
+from kekbridge.ingress.lockout import read_address
+from kekbridge.log import get_logger
+from kekbridge.model import Position, TradingState
+from kekbridge.ops.operation import COMMAND_LINE, Operation, OperatorContext, bridge_of
+from kekbridge.store import equity, job_runs, settings, webhooks
+
+log = get_logger("kekbridge.ops.operations")
+
+BY_HAND: Final = "by hand"
+
+
+class Halt(Operation, frozen=True, kw_only=True):
+    """Stop all trading at once, including exits. Returns the account's trading state."""
+
+    operation: ClassVar[str] = "halt"
+    writes: ClassVar[bool] = True
+    creates: ClassVar[bool] = True
+
+    #: For the history.
+    reason: str = BY_HAND
+    #: Who asked for it, for the history.
+    by: str = COMMAND_LINE
+
+    async def run(self, context: OperatorContext) -> settings.TradingControl:
+        return await _restrict(context, TradingState.HALTED, self.reason, self.by)
+
+
+class ExitsOnly(Operation, frozen=True, kw_only=True):
+    """Deny entries at once; exits still pass. Returns the account's trading state."""
+
+    operation: ClassVar[str] = "exits-only"
+    writes: ClassVar[bool] = True
+    creates: ClassVar[bool] = True
+
+    #: For the history.
+    reason: str = BY_HAND
+    #: Who asked for it, for the history.
+    by: str = COMMAND_LINE
+
+    async def run(self, context: OperatorContext) -> settings.TradingControl:
+        return await _restrict(context, TradingState.EXITS_ONLY, self.reason, self.by)
+
+
+class Resume(Operation, frozen=True, kw_only=True):
+    """Resume trading of the account and all webhooks, or of one webhook. Returns its trading state."""
+
+    operation: ClassVar[str] = "resume"
+    writes: ClassVar[bool] = True
+    creates: ClassVar[bool] = True
+
+    #: For the history.
+    reason: str = BY_HAND
+    #: Who asked for it, for the history.
+    by: str = COMMAND_LINE
+    #: Name or id of a webhook that one of its limits closed; None: everything.
+    webhook: str | None = None
+    #: Also set the equity peak to the current equity, so that drawdown restarts at zero; `equityPeak` is then part of the result.
+    reset_peak: bool = False
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        def write(connection: sqlite3.Connection) -> dict[str, Any]:
+            now = context.clock()
+            peak = equity.reset_peak(connection, by=self.by, now=now) if self.reset_peak else None
+            if self.webhook is None:
+                scope = settings.ACCOUNT
+                settings.resume_all(connection, reason=self.reason, by=self.by, now=now)
+            else:
+                scope = webhooks.find(connection, self.webhook).id
+                settings.set_trading_state(
+                    connection, TradingState.RUNNING, reason=self.reason, by=self.by, now=now, scope=scope
+                )
+            control: dict[str, Any] = to_jsonable(settings.trading_control(connection, now=now, scope=scope))
+            return control | ({"equityPeak": peak} if self.reset_peak else {})
+
+        return await context.database.write(write)
+
+
+async def _restrict(context: OperatorContext, state: TradingState, reason: str, by: str) -> settings.TradingControl:
+    def write(connection: sqlite3.Connection) -> settings.TradingControl:
+        now = context.clock()
+        settings.set_trading_state(connection, state, reason=reason, by=by, now=now)
+        return settings.trading_control(connection, now=now)
+
+    return await context.database.write(write)
+
+
+class Flatten(Operation, frozen=True, kw_only=True):
+    """Halt, cancel every order, close every position of the account. A command does it itself if no daemon answers."""
+
+    operation: ClassVar[str] = "flatten"
+    writes: ClassVar[bool] = True
+    needs_daemon: ClassVar[bool] = True
+
+    #: Give up after this many seconds.
+    deadline_s: Annotated[int, Meta(ge=1, le=3600)] = 30
+    #: Who asked for it, for the history.
+    by: str = COMMAND_LINE
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        exchange = bridge_of(context).exchange
+        try:
+            # Halted first: a queued entry would reopen what is closed here.
+            await _restrict(context, TradingState.HALTED, "flatten", self.by)
+        except StoreUnavailable as error:
+            log.error("not_halted", detail="closing positions anyway", error=error.message)
+        result = await flatten(
+            exchange,
+            clock=context.clock,
+            deadline_s=self.deadline_s,
+            on_progress=lambda line: log.info("flatten", step=line),
+        )
+        return flatten_data(result)
+
+
+def flatten_data(result: FlattenResult) -> dict[str, Any]:
+    """The result of a flatten as JSON, however it was done."""
+    return {
+        "flat": result.is_flat,
+        "positionsClosed": result.positions_closed,
+        "ordersLeft": result.orders_left,
+        "positionsLeft": [position_data(position) for position in result.positions_left],
+        "isolatedPositions": [position_data(position) for position in result.isolated],
+        "trouble": result.error,
+    }
+
+
+def position_data(position: Position) -> dict[str, Any]:
+    """A position as JSON, with unrealized P&L at the mark price."""
+    data: dict[str, Any] = to_jsonable(position)
+    return data | {"unrealizedPnl": to_jsonable(position.unrealized_pnl)}
+
+
+class ShowState(Operation, frozen=True, kw_only=True):
+    """The live state that the dashboard shows."""
+
+    operation: ClassVar[str] = "state"
+    needs_daemon: ClassVar[bool] = True
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        return await bridge_of(context).state()
+
+
+class ListLockouts(Operation, frozen=True, kw_only=True):
+    """Addresses that are locked out after failed authentications."""
+
+    operation: ClassVar[str] = "lockouts-list"
+    needs_daemon: ClassVar[bool] = True
+
+    async def run(self, context: OperatorContext) -> tuple[Any, ...]:
+        return bridge_of(context).lockout.locked(context.clock())
+
+
+class LiftLockout(Operation, frozen=True, kw_only=True):
+    """Accept requests from an address again. `lifted` is false when it was not locked out."""
+
+    operation: ClassVar[str] = "lockouts-lift"
+    needs_daemon: ClassVar[bool] = True
+
+    #: As `lockouts list` shows it.
+    address: str
+
+    def __post_init__(self) -> None:
+        read_address(self.address)
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        address = read_address(self.address)
+        is_lifted = bridge_of(context).lockout.release(address)
+        log.info("lockout_lifted", remote=str(address), lifted=is_lifted)
+        return {"address": str(address), "lifted": is_lifted}
+
+
+class RunJob(Operation, frozen=True, kw_only=True):
+    """Run a scheduled job now and wait for it. Returns the job's record."""
+
+    operation: ClassVar[str] = "jobs-run"
+    writes: ClassVar[bool] = True
+    needs_daemon: ClassVar[bool] = True
+    answer_within_s: ClassVar[float] = 3660.0  # the longest job may take an hour
+
+    #: As `kekbridge jobs` lists it.
+    job: str
+
+    async def run(self, context: OperatorContext) -> job_runs.JobRun:
+        await bridge_of(context).run_job(self.job)
+        runs = await context.database.read(job_runs.list_runs)
+        found = next((run for run in runs if run.name == self.job), None)
+        if found is None:  # the run could not be recorded
+            raise KekbridgeError(
+                "store_unavailable", f"{self.job} was run, but the store did not record it; see the log"
+            )
+        return found
+
+
+class RecordBackup(Operation, frozen=True, kw_only=True):
+    """Record when the last backup was made, for `doctor`."""
+
+    operation: ClassVar[str] = "backup-record"
+    writes: ClassVar[bool] = True
+
+    #: Instant of the copy.
+    made_at: datetime
+
+    async def run(self, context: OperatorContext) -> None:
+        from kekbridge.ops.backup import record  # late: commands that change trading need no zip files
+
+        await context.database.write(record, self.made_at)

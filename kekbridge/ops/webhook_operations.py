@@ -1,0 +1,269 @@
+"""Operations on webhooks: create, show, edit, rotate, enable, disable, delete; send an alert to one as TradingView does."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from datetime import timedelta
+from typing import Annotated, Any, ClassVar
+
+from msgspec import Meta, field
+
+from kekbridge.formatting import to_jsonable
+from kekbridge.ingress.http import DryRun
+from kekbridge.model import Webhook, WebhookSettings
+from kekbridge.ops.operation import Operation, OperatorContext
+from kekbridge.store import webhooks
+from kekbridge.webhooks import registry
+from kekbridge.webhooks.options import apply
+from kekbridge.webhooks.registry import Credentials
+
+#: Options as typed, by parameter name of webhooks/options.py: a text, true or false for a switch, a list for a repeated option.
+Options = dict[str, str | bool | list[str]]
+GraceSeconds = Annotated[int, Meta(ge=0)]
+
+
+class CreateWebhook(Operation, frozen=True, kw_only=True):
+    """Create a webhook. Returns it with its new credentials."""
+
+    operation: ClassVar[str] = "webhook-create"
+    writes: ClassVar[bool] = True
+    creates: ClassVar[bool] = True
+    opens_vault: ClassVar[bool] = True
+
+    #: 1 to 64 letters, digits, dots, dashes, underscores.
+    name: str
+    #: Settings that differ from the defaults.
+    options: Options = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        registry.check_name(self.name)
+        apply(self.options, WebhookSettings())
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        def write(connection: sqlite3.Connection) -> dict[str, Any]:
+            webhook, credentials = registry.create(
+                connection,
+                context.sealer,
+                name=self.name,
+                settings=apply(self.options, WebhookSettings()),
+                mode=context.mode,
+                now=context.clock(),
+            )
+            return webhook_data(webhook, _url(connection, context), credentials)
+
+        return await context.database.write(write)
+
+
+class ShowWebhook(Operation, frozen=True, kw_only=True):
+    """A webhook with its settings and keys, without credentials."""
+
+    operation: ClassVar[str] = "webhook-show"
+
+    #: Name or id.
+    webhook: str
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        def read(connection: sqlite3.Connection) -> dict[str, Any]:
+            webhook = webhooks.find(connection, self.webhook)
+            return webhook_data(webhook, _url(connection, context)) | {"keys": _keys_data(connection, context, webhook)}
+
+        return await context.database.read(read)
+
+
+class ShowCredentials(Operation, frozen=True, kw_only=True):
+    """A webhook with its settings, keys and newest valid credentials."""
+
+    operation: ClassVar[str] = "webhook-credentials"
+    opens_vault: ClassVar[bool] = True
+
+    #: Name or id.
+    webhook: str
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        def read(connection: sqlite3.Connection) -> dict[str, Any]:
+            webhook = webhooks.find(connection, self.webhook)
+            credentials = registry.credentials_of(connection, context.sealer, webhook, now=context.clock())
+            data = webhook_data(webhook, _url(connection, context), credentials)
+            return data | {"keys": _keys_data(connection, context, webhook)}
+
+        return await context.database.read(read)
+
+
+class EditWebhook(Operation, frozen=True, kw_only=True):
+    """Change settings of a webhook, or rename it; what is not named stays as it is. Returns the webhook."""
+
+    operation: ClassVar[str] = "webhook-edit"
+    writes: ClassVar[bool] = True
+
+    #: Name or id.
+    webhook: str
+    #: Settings to change.
+    options: Options = field(default_factory=dict)
+    #: New name; None: unchanged.
+    new_name: str | None = None
+
+    def __post_init__(self) -> None:
+        apply(self.options, WebhookSettings())
+        if self.new_name is not None:
+            registry.check_name(self.new_name)
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        def write(connection: sqlite3.Connection) -> dict[str, Any]:
+            webhook, now = webhooks.find(connection, self.webhook), context.clock()
+            if self.options:
+                settings = apply(self.options, webhook.settings)
+                registry.check_settings(settings)
+                webhook = webhooks.change_settings(connection, webhook.id, settings, now=now)
+            if self.new_name is not None:
+                webhook = webhooks.rename(connection, webhook.id, self.new_name, now=now)
+            return webhook_data(webhook, _url(connection, context))
+
+        return await context.database.write(write)
+
+
+class RotateWebhook(Operation, frozen=True, kw_only=True):
+    """Give a webhook a new key pair. Returns it with the new credentials and what becomes of the replaced keys."""
+
+    operation: ClassVar[str] = "webhook-rotate"
+    writes: ClassVar[bool] = True
+    opens_vault: ClassVar[bool] = True
+
+    #: Name or id.
+    webhook: str
+    #: How long the old pairs stay valid; 0 revokes them.
+    grace_s: GraceSeconds
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        def write(connection: sqlite3.Connection) -> dict[str, Any]:
+            webhook, now, grace = (
+                webhooks.find(connection, self.webhook),
+                context.clock(),
+                timedelta(seconds=self.grace_s),
+            )
+            replaced = [
+                {"id": key.id, "prefix": key.prefix, "expiresAt": min(now + grace, key.expires_at or now + grace)}
+                for key in registry.valid_keys(connection, webhook, now=now)
+            ]
+            credentials = registry.rotate(connection, context.sealer, webhook, mode=context.mode, grace=grace, now=now)
+            return webhook_data(webhook, _url(connection, context), credentials) | {"replaced": replaced}
+
+        return await context.database.write(write)
+
+
+class EnableWebhook(Operation, frozen=True, kw_only=True):
+    """Accept alerts for a webhook again. Returns the webhook."""
+
+    operation: ClassVar[str] = "webhook-enable"
+    writes: ClassVar[bool] = True
+
+    #: Name or id.
+    webhook: str
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        def write(connection: sqlite3.Connection) -> dict[str, Any]:
+            webhook = webhooks.find(connection, self.webhook)
+            return webhook_data(webhooks.enable(connection, webhook.id, now=context.clock()), _url(connection, context))
+
+        return await context.database.write(write)
+
+
+class DisableWebhook(Operation, frozen=True, kw_only=True):
+    """Refuse every alert for a webhook, including exits. Returns the webhook."""
+
+    operation: ClassVar[str] = "webhook-disable"
+    writes: ClassVar[bool] = True
+
+    #: Name or id.
+    webhook: str
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        def write(connection: sqlite3.Connection) -> dict[str, Any]:
+            webhook = webhooks.find(connection, self.webhook)
+            return webhook_data(
+                webhooks.disable(connection, webhook.id, now=context.clock()), _url(connection, context)
+            )
+
+        return await context.database.write(write)
+
+
+class DeleteWebhook(Operation, frozen=True, kw_only=True):
+    """Delete a webhook and its keys."""
+
+    operation: ClassVar[str] = "webhook-delete"
+    writes: ClassVar[bool] = True
+
+    #: Name or id.
+    webhook: str
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        def write(connection: sqlite3.Connection) -> dict[str, Any]:
+            webhook = webhooks.find(connection, self.webhook)
+            webhooks.delete(connection, webhook.id, now=context.clock())
+            return {"id": webhook.id, "name": webhook.name, "deleted": True}
+
+        return await context.database.write(write)
+
+
+class SendAlert(Operation, frozen=True, kw_only=True):
+    """Send one signed alert to a webhook, as TradingView does: one POST, 3 s, no redirect. Returns the response."""
+
+    operation: ClassVar[str] = "send-alert"
+    opens_vault: ClassVar[bool] = True
+
+    #: Name or id.
+    webhook: str
+    #: The message, without apiKey or signature unless it has its own; None: a ping.
+    message: str | None = None
+    #: Values of placeholders in the message, by name; timenow defaults to now.
+    values: dict[str, str] = field(default_factory=dict)
+    #: Decide it without storing or sending anything.
+    dry_run: bool = False
+    #: Limits that a dry run uses instead of the webhook's own, by their names in its settings.
+    limits: dict[str, Any] = field(default_factory=dict)
+    #: A dry run of an old message: its age is not checked.
+    is_replay: bool = False
+    #: Where to send it; None: to the webhook URL.
+    url: str | None = None
+
+    async def run(self, context: OperatorContext) -> dict[str, Any]:
+        from kekbridge.ops import sending  # late: http.client is needed for nothing else
+
+        def read(connection: sqlite3.Connection) -> tuple[Credentials, str]:
+            webhook = webhooks.find(connection, self.webhook)
+            credentials = registry.credentials_of(connection, context.sealer, webhook, now=context.clock())
+            return credentials, self.url or _url(connection, context)
+
+        credentials, url = await context.database.read(read)
+        dry_run = DryRun(limits=self.limits, is_replay=self.is_replay) if self.dry_run else None
+        message, is_signed = sending.build_message(self.message, credentials.api_key, self.values, now=context.clock())
+        headers = sending.build_headers(message, credentials.api_secret, dry_run, is_signed=is_signed)
+        reply = await asyncio.to_thread(sending.post, url, message, headers)
+        return {"httpStatus": reply.status, "milliseconds": reply.milliseconds, "body": reply.body}
+
+
+def webhook_data(webhook: Webhook, url: str, credentials: Credentials | None = None) -> dict[str, Any]:
+    """A webhook as JSON; credentials only if given."""
+    data: dict[str, Any] = {"id": webhook.id, "name": webhook.name, "enabled": webhook.enabled, "webhookUrl": url}
+    if credentials is not None:
+        data |= {"apiKey": credentials.api_key, "apiSecret": credentials.api_secret}
+    return data | {"createdAt": webhook.created_at, "settings": to_jsonable(webhook.settings)}
+
+
+def _keys_data(connection: sqlite3.Connection, context: OperatorContext, webhook: Webhook) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": key.id,
+            "prefix": key.prefix,
+            "state": registry.key_state(key, context.clock()),
+            "createdAt": key.created_at,
+            "lastUsedAt": key.last_used_at,
+            "expiresAt": key.expires_at,
+            "revokedAt": key.revoked_at,
+        }
+        for key in webhooks.list_keys(connection, webhook.id)
+    ]
+
+
+def _url(connection: sqlite3.Connection, context: OperatorContext) -> str:
+    return registry.webhook_url(connection, context.settings, is_running=context.bridge is not None)

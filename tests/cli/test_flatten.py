@@ -1,0 +1,81 @@
+"""`kekbridge flatten` beside a bridge that answers, beside one that hangs, and without one: the account is flat each time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.processes import DEADLINE_S, KEKBRIDGE
+from tests.system.harness import BridgeProcess, bridge_process, call, clean_environment
+
+KEYS = {"flat", "positionsClosed", "ordersLeft", "positionsLeft", "isolatedPositions", "trouble"}
+
+
+@pytest.fixture
+def bridge(tmp_path: Path) -> Iterator[BridgeProcess]:
+    """A bridge at a paper exchange of its own, with a position and a resting order."""
+    with bridge_process(tmp_path) as running:
+        assert running.send()[1]["status"] == "filled"
+        assert running.send(orderType="limit", limitPrice="60000")[0] == 200
+        yield running
+
+
+def flatten(bridge: BridgeProcess) -> tuple[dict[str, Any], str]:
+    """Run the command; return its JSON and what it wrote on stderr."""
+    done = subprocess.run(
+        [*KEKBRIDGE, "flatten", "--yes", "--json"],
+        env=clean_environment() | bridge.daemon_environment(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def is_flat(bridge: BridgeProcess) -> bool:
+    state = call(f"{bridge.paper_url}/paper/state")
+    return not any(float(quantity) for quantity in state["positions"].values())
+
+
+def test_a_running_bridge_does_it(bridge: BridgeProcess) -> None:
+    """With its own client and its own vault; trading stays halted."""
+    result, _ = flatten(bridge)
+    assert set(result) == KEYS
+    assert (result["flat"], result["positionsClosed"], result["ordersLeft"]) == (True, 1, 0)
+    assert is_flat(bridge)
+    logged = [json.loads(line) for line in bridge.log_path.read_text().splitlines()]
+    assert [line["operation"] for line in logged if line["event"] == "operation"] == ["flatten"]
+    assert bridge.send()[1]["code"] == "trading_halted"
+
+
+def test_a_hung_bridge_does_not_prevent_it(bridge: BridgeProcess) -> None:
+    """The command closes from here, and says that trading could not be halted."""
+    os.kill(bridge.daemon.pid, signal.SIGSTOP)
+    try:
+        result, notes = flatten(bridge)
+    finally:
+        os.kill(bridge.daemon.pid, signal.SIGCONT)
+    assert (result["flat"], result["positionsClosed"]) == (True, 1)
+    assert "Could not halt trading" in notes
+    assert is_flat(bridge)
+
+
+def test_without_a_bridge_it_halts_and_closes(bridge: BridgeProcess) -> None:
+    """The next start is halted."""
+    bridge.daemon.kill()
+    result, notes = flatten(bridge)
+    assert (set(result), result["flat"]) == (KEYS, True)
+    assert "Could not" not in notes
+    assert is_flat(bridge)
+    bridge.start_daemon()
+    bridge.wait_ready()
+    assert bridge.send()[1]["code"] == "trading_halted"
