@@ -11,6 +11,7 @@ import typer
 
 from kekbridge.cli.context import resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
+from kekbridge.daemon.control_socket import SERVICE_DATA_DIR
 
 if TYPE_CHECKING:
     from kekbridge.cli.context import CliContext
@@ -19,8 +20,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 _NAME: Final = "kekbridge"
 
-# Sandboxing from systemd.exec(5). Left open: AF_INET/AF_INET6 for the exchange and the senders, AF_UNIX for the supervisor and D-Bus.
-# MemoryDenyWriteExecute works because nothing here generates code at run time.
+# A static user, not DynamicUser: members of its group use the control socket in the runtime directory (daemon/control_socket.py).
+# Sandboxing from systemd.exec(5). Left open: AF_INET/AF_INET6 for the exchange and the senders, AF_UNIX for commands, the supervisor and
+# D-Bus. MemoryDenyWriteExecute works because nothing here generates code at run time.
 _SERVICE: Final = """\
 [Unit]
 Description=kekbridge, TradingView alerts to KEK DEX
@@ -33,16 +35,19 @@ StartLimitIntervalSec=0
 Type=notify
 NotifyAccess=main
 ExecStart={command} serve{config}
-Environment=KEKBRIDGE_DATA_DIR=/var/lib/{name}
+Environment=KEKBRIDGE_DATA_DIR={data_dir}
 Environment=KEKBRIDGE_VAULT_BACKEND=directory
 {credentials}
 WatchdogSec=30
 Restart=always
 RestartSec=1
 TimeoutStopSec=30
-DynamicUser=yes
+User={name}
+Group={name}
 StateDirectory={name}
 StateDirectoryMode=0700
+RuntimeDirectory={name}
+RuntimeDirectoryMode=0750
 UMask=0077
 LimitNOFILE=16384
 NoNewPrivileges=yes
@@ -112,8 +117,8 @@ def install(
 ) -> None:
     """Write a hardened systemd service and socket.
 
-    Secrets are systemd credentials, encrypted on disk and readable only by the service; data is in /var/lib/kekbridge. Nothing is
-    started: the remaining steps are printed.
+    Secrets are systemd credentials, encrypted on disk and readable only by the service; data is in /var/lib/kekbridge. Commands reach the
+    service as root or as a member of the group kekbridge. Nothing is started: the remaining steps are printed.
     """
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
@@ -144,11 +149,14 @@ def install(
 
 # Credential names as the vault looks them up (docs/internals/architecture.md section 4): colons are not allowed in them.
 _NEXT_STEPS: Final = (
+    f"sudo useradd --system --user-group --home-dir {SERVICE_DATA_DIR} --no-create-home --shell /usr/sbin/nologin {_NAME}",
     "sudo mkdir -p /etc/credstore.encrypted && sudo chmod 700 /etc/credstore.encrypted",
     "head -c 32 /dev/urandom | base64 | sudo systemd-creds encrypt --name=master-key - /etc/credstore.encrypted/master-key",
     "sudo systemd-creds encrypt --name=orderly-secret - /etc/credstore.encrypted/orderly-secret    # testnet, live: type the key, Ctrl-D",
     "sudo systemctl daemon-reload && sudo systemctl enable --now kekbridge.socket kekbridge.service",
     "systemctl status kekbridge && journalctl -u kekbridge -n 20",
+    f"sudo usermod -aG {_NAME} $USER    # commands without sudo, from your next login on",
+    f"kekbridge --data-dir {SERVICE_DATA_DIR} exits-only    # likewise halt, resume, webhook create, template",
 )
 
 
@@ -161,6 +169,7 @@ def _units(context: CliContext) -> dict[str, str]:
     host = f"[{server.host}]" if ":" in server.host else server.host
     service = _SERVICE.format(
         name=_NAME,
+        data_dir=SERVICE_DATA_DIR,
         command=command,
         config="" if context.config_file is None else f" --config {context.config_file.absolute()}",
         credentials="\n".join(f"LoadCredentialEncrypted={name}:/etc/credstore.encrypted/{name}" for name in names),

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from kekbridge.daemon.control_socket import SERVICE_DATA_DIR, SERVICE_SOCKET
+
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
@@ -53,9 +55,21 @@ def test_the_units_match_the_settings(run: Any, tmp_path: Path, monkeypatch: pyt
     service = units["kekbridge.service"]
     assert f"serve --config {file}" in service
     assert service.count("LoadCredentialEncrypted=") == 2
-    for line in ("Type=notify", "WatchdogSec=30", "DynamicUser=yes", "StateDirectory=kekbridge"):
+    for line in ("Type=notify", "WatchdogSec=30", "StateDirectory=kekbridge"):
         assert line in service
     assert run("install-systemd", "--print").out.startswith("# /etc/systemd/system/kekbridge.service\n[Unit]")
+
+
+def test_the_control_socket_is_for_the_services_group(run: Any) -> None:
+    """A static user and group, and a runtime directory that the group can enter: where commands look for the service's socket."""
+    service = run("install-systemd", "--print", "--json").data["kekbridge.service"]
+    lines = service.splitlines()
+    for line in ("User=kekbridge", "Group=kekbridge", "RuntimeDirectory=kekbridge", "RuntimeDirectoryMode=0750"):
+        assert line in lines
+    assert "DynamicUser" not in service
+    assert f"Environment=KEKBRIDGE_DATA_DIR={SERVICE_DATA_DIR}" in lines
+    assert f"StateDirectory={SERVICE_DATA_DIR.name}" in lines
+    assert str(SERVICE_SOCKET) == "/run/kekbridge/control.sock"
 
 
 def test_a_directory_that_cannot_be_written_is_one_line(run: Any, tmp_path: Path) -> None:
