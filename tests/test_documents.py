@@ -181,7 +181,7 @@ def test_options_exist(name: str) -> None:
         "--bodies",
     }  # python -m tests.system.campaign, tests.system.fuzz
     of_the_benchmark = {"--rounds", "--markdown", "--systems"}  # python -m tests.bench
-    of_others = {"--quiet", "--help", "--now", "--url"}  # pip, systemctl, cloudflared
+    of_others = {"--quiet", "--help", "--now", "--url", "--unix-socket"}  # pip, systemctl, cloudflared, curl
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", USER_DOCUMENTS[name]))
     assert named <= known | of_the_campaigns | of_the_benchmark | of_others
 
