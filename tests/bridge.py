@@ -78,8 +78,9 @@ class Bridge:
     sent: int = 0
 
     def add_webhook(self, name: str = "main", **settings: Any) -> registry.Credentials:
-        """Create a webhook with high rate limits and, unless `settings` require one, without signature."""
-        chosen = WebhookSettings(**{"require_signature": False, "rates": _MANY_ALERTS, **settings})
+        """Create a webhook with high rate limits, any value of an order and, unless `settings` require one, without signature."""
+        limits = Limits(max_notional=None)
+        chosen = WebhookSettings(**{"require_signature": False, "rates": _MANY_ALERTS, "limits": limits, **settings})
         with self.daemon.database.transaction() as connection:
             _, self.credentials[name] = registry.create(
                 connection, self.daemon.sealer, name=name, settings=chosen, mode=Mode.PAPER, now=self.clock()
@@ -266,7 +267,7 @@ async def quick_bridge(directory: Path, paper_url: str, **options: Any) -> Async
     """Run a bridge with short waits and the webhook "main", which has no leverage limit. `options`: see `running_bridge`."""
     async with running_bridge(directory, paper_url, **{**_QUICK, **options}) as bridge:
         if not bridge.credentials:
-            bridge.add_webhook(limits=Limits(max_leverage=None))
+            bridge.add_webhook(limits=Limits(max_leverage=None, max_notional=None))
         yield bridge
 
 

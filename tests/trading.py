@@ -104,7 +104,7 @@ def webhook(limits: Limits | None = None, **settings: Any) -> Webhook:
     )
 
 
-NO_LIMITS = Limits(min_order_size=None, max_order_size=None, max_leverage=None, max_open_positions=None)
+NO_LIMITS = Limits(min_order_size=None, max_notional=None, max_leverage=None, max_open_positions=None)
 
 
 def entry(quantity: str = "0.1", side: Side = Side.BUY, symbol: str = BTC, **fields: Any) -> OrderIntent:

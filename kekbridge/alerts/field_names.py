@@ -51,12 +51,20 @@ def _snake(name: str) -> str:
 
 _SPELLINGS = MappingProxyType({**{_snake(name): name for name in CANONICAL_FIELDS}, **{n: n for n in CANONICAL_FIELDS}})
 
+#: Every accepted spelling of every field.
+ALL_SPELLINGS = frozenset(_SPELLINGS)
+
 # Canonical name by every spelling of the identity fields; another service's credential field keeps its own name.
 IDENTITY_NAMES = MappingProxyType(
     {**{n: own for n, own in _SPELLINGS.items() if own in IDENTITY_FIELDS}, **{n: n for n in CREDENTIAL_FIELDS}}
 )
 # Every spelling of the fields that change when the same alert is sent again.
 STAMP_NAMES = frozenset({n for n, own in _SPELLINGS.items() if own in ("timestamp", "signature")})
+
+
+def squeeze(name: str) -> str:
+    """The letters and digits of a name in lower case: `Stop-Loss` -> `stoploss`. Equal for all spellings of one name."""
+    return re.sub(r"[^A-Za-z0-9]", "", name).lower()
 
 
 def canonical_name(name: str) -> str:

@@ -69,7 +69,7 @@ class FieldSource:
         if locked is not None:
             sent = self._fields.get(name)
             if not _is_blank(sent) and sent != locked:
-                self._warn(f"{name}: the message's {show(sent)} was replaced by the webhook's locked {show(locked)}")
+                self.warn(f"{name}: the message's {show(sent)} was replaced by the webhook's locked {show(locked)}")
             return locked
         sent = self.message_value(name)
         return sent if sent is not None or not self._defaults else self.default(name)
@@ -79,6 +79,8 @@ class FieldSource:
         sent = self._fields.get(name)
         if sent is None:
             return None
+        if isinstance(sent, Refused):
+            raise sent  # a stop or take-profit that the profile could not map
         refuse_placeholder(name, sent)
         return None if _is_blank(sent) else sent
 
@@ -100,7 +102,7 @@ class FieldSource:
                     f"{name}: found {show(sent)}, expected a price or a percent; fill it in, or leave the field out",
                     field=name,
                 )
-            self._warn(f"{name}: empty; this webhook accepts the order without it")
+            self.warn(f"{name}: empty; this webhook accepts the order without it")
         return self.value(name)
 
     def free_text(self, name: str) -> Any | None:
@@ -111,7 +113,12 @@ class FieldSource:
         sent = self._fields.get(name)
         return self.default(name) if _is_blank(sent) else sent
 
-    def _warn(self, text: str) -> None:
+    def is_sent(self, name: str) -> bool:
+        """Whether the message has the field, in whatever shape."""
+        return not _is_blank(self._fields.get(name))
+
+    def warn(self, text: str) -> None:
+        """Add a warning, once."""
         if text not in self.warnings:
             self.warnings.append(text)
 

@@ -1,7 +1,7 @@
 """Read one step of a message into a Signal: check its fields and complete them from the webhook's settings.
 
 Fields: docs/internals/architecture.md section 5. Only fields that the step uses are read: an empty stopLoss on a close must not block
-the exit. Other services' formats have been mapped to canonical names before (profiles.py). Must not know the market.
+the exit. Other services' formats are mapped to canonical names by their profile (profiles.py). Must not know the market.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from msgspec import Struct
+
 from kekbridge.alerts.exits import read_stop_loss, read_take_profits, read_trailing_stop
 from kekbridge.alerts.field_source import FieldSource
-from kekbridge.alerts.numbers import NumberText, parse_amount, parse_decimal
+from kekbridge.alerts.numbers import NumberText, no_number_hint, parse_amount, parse_decimal
 from kekbridge.alerts.position import check_agreement, is_exit, is_reversal, read_target, with_implied_previous
+from kekbridge.alerts.profile import Profile
 from kekbridge.alerts.quantity import read_quantity, strategy_contracts
 from kekbridge.alerts.redaction import clip, show
-from kekbridge.alerts.signal import Action, PositionSide, QuantityType, Signal, TargetPosition
+from kekbridge.alerts.signal import Action, Amount, PositionSide, Signal, TakeProfitSpec, TargetPosition
 from kekbridge.alerts.symbols import is_same_market
+from kekbridge.alerts.unknown_fields import passed_over
 from kekbridge.errors import Refused
 from kekbridge.formatting import escape_unprintable
 from kekbridge.model import OrderType, WebhookSettings
@@ -25,12 +29,40 @@ from kekbridge.model import OrderType, WebhookSettings
 _MAX_SYMBOL_LENGTH = 64
 _MAX_COMMENT_LENGTH = 200
 _HUNDRED = Decimal(100)
+_TRADES = (Action.BUY, Action.SELL)
 
+# Words of other services, without separators: `close_long`, `close long` and `closeLong` are one. Words that may mean several things
+# (B, 1, strong_buy, take_profit) are missing on purpose.
 _ACTIONS: Mapping[str, Action] = {
     **{action.value: action for action in Action},
-    "cancel_all": Action.CANCEL,
+    **dict.fromkeys(("long", "enterlong", "openlong", "golong", "longentry", "entrylong", "buytoopen"), Action.BUY),
+    **dict.fromkeys(
+        (
+            "short",
+            "entershort",
+            "openshort",
+            "goshort",
+            "shortentry",
+            "entryshort",
+            "selltoopen",
+            "sellshort",
+            "shortsell",
+        ),
+        Action.SELL,
+    ),
+    **dict.fromkeys(("exit", "flat", "flatten", "closeposition", "exitposition"), Action.CLOSE),
+    **dict.fromkeys(("closeall", "exitall", "flattenall", "closeallpositions"), Action.CLOSE),
+    "reverse": Action.FLIP,
     "cancelall": Action.CANCEL,
 }
+# Reduce-only orders for the whole position unless the message has a quantity: exit_long must not close a short.
+_ONE_SIDE_EXITS: Mapping[str, Action] = {
+    **dict.fromkeys(("closelong", "exitlong", "longclose", "longexit", "selltoclose"), Action.SELL),
+    **dict.fromkeys(
+        ("closeshort", "exitshort", "shortclose", "shortexit", "buytoclose", "buytocover", "cover"), Action.BUY
+    ),
+}
+_ALL_MARKETS = frozenset({"cancelall", "closeall", "exitall", "flattenall", "closeallpositions"})
 _ORDER_TYPES: Mapping[str, OrderType] = {
     **{kind.value: kind for kind in OrderType},
     "stop_market": OrderType.STOP,
@@ -40,41 +72,79 @@ _ORDER_TYPES: Mapping[str, OrderType] = {
 }
 
 
-def read_signal(fields: Mapping[str, Any], settings: WebhookSettings) -> tuple[Signal, list[str]]:
-    """Read canonical `fields` on a webhook with `settings`; return the Signal and warnings for the log.
+class _ActionWord(Struct, frozen=True):
+    """What the word in `action` asks for."""
 
+    action: Action
+    #: Close only the side that the action reduces.
+    closes_one_side: bool = False
+    #: Every market of the account, unless the message has a symbol.
+    is_for_all_markets: bool = False
+
+
+def read_signal(
+    step: Mapping[str, Any], settings: WebhookSettings, profile: Profile
+) -> tuple[Signal, list[str], list[str]]:
+    """Read one step in the format of `profile` on a webhook with `settings`.
+
+    Return the Signal, warnings for the log, and the names of fields that decide nothing.
     Raises Refused with code and field; its message names what was found, what was expected and the fix.
     """
+    fields = profile.canonical(step)
     source = FieldSource(fields, settings)
-    action, is_cancel_all = _read_action(source)
+    order = _read_action(source)
+    action = order.action
     if action is Action.PING:
-        return Signal(action=action, symbol=None), source.warnings
-    symbol = _read_symbol(source, is_required=not is_cancel_all)
+        return Signal(action=action, symbol=None), source.warnings, []
+    reduce_only = action is Action.CANCEL or order.closes_one_side or _read_reduce_only(source, action)
+    names = passed_over(profile.unread(step), fields, is_exit=reduce_only)
+    symbol = _read_symbol(source, order)
     exchange = _read_exchange(source)
     if action is Action.CANCEL:
-        comment = None if is_cancel_all else _comment(source.value("comment"))  # a comment narrows a plain cancel
-        signal = Signal(action=action, symbol=symbol, exchange=exchange, comment=comment, cancel_all=is_cancel_all)
-        return signal, source.warnings
-    return _read_order(source, action, symbol, exchange), source.warnings
+        is_all = order.is_for_all_markets
+        comment = None if is_all else _comment(source.value("comment"))  # a comment narrows a plain cancel
+        signal = Signal(action=action, symbol=symbol, exchange=exchange, comment=comment, cancel_all=is_all)
+        return signal, source.warnings, names
+    signal = _read_order(source, order, symbol, exchange, profile, reduce_only=reduce_only)
+    return signal, source.warnings, names
 
 
-def _read_order(source: FieldSource, action: Action, symbol: str | None, exchange: str | None) -> Signal:
-    target = _read_target(source, action)
-    reduce_only = _read_reduce_only(source, action) or (target is not None and is_exit(target, action))
+def _read_order(
+    source: FieldSource,
+    order: _ActionWord,
+    symbol: str | None,
+    exchange: str | None,
+    profile: Profile,
+    *,
+    reduce_only: bool,
+) -> Signal:
+    target = _read_target(source, order, profile, needs_position=not reduce_only)
+    action = order.action
+    if action is Action.ADD and target is not None:
+        action = Action.SELL if target.side is PositionSide.SHORT else Action.BUY
+    is_wanted_position = target is not None and _names_wanted_position(source, profile)
+    if target is not None and not is_wanted_position:
+        reduce_only = reduce_only or is_exit(target, action)
     # The webhook's defaults and locks for sizes, stops and order types apply to entries.
     source.is_entry = not reduce_only
     order_type = _read_order_type(source)
     limit_price, trigger_price, price = _read_prices(source, order_type)
-    written_stop = None if reduce_only else source.protective_value("stopLoss", "stop_loss_empty")
-    stop_loss = None if written_stop is None else read_stop_loss(written_stop)
-    written_profit = None if reduce_only else source.protective_value("takeProfit", "take_profit_empty")
-    written_trail = None if reduce_only else source.protective_value("trailingStop", "stop_loss_empty")
+    stop_loss, take_profits, trailing_stop = _read_protection(source, reduce_only=reduce_only)
     strategy_target = target
-    quantity, quantity_type, target = read_quantity(source, action, target, reduce_only=reduce_only)
-    if quantity_type is QuantityType.RISK_PERCENT and stop_loss is None:
+    has_no_quantity = profile.bare_order_exits and source.message_value("quantity") is None
+    quantity, quantity_type, target = read_quantity(
+        source,
+        action,
+        target,
+        reduce_only=reduce_only,
+        is_whole=order.closes_one_side,
+        may_be_missing=has_no_quantity or is_wanted_position,
+        keeps_target=is_wanted_position,
+    )
+    if quantity_type is not None and quantity_type.is_risk and stop_loss is None:
         raise Refused(
             "quantity_type_unsupported",
-            "quantityType: found risk_percent without a stopLoss, expected one to measure the risk; add stopLoss",
+            f"quantityType: found {quantity_type} without a stopLoss, expected one to measure the risk; add stopLoss",
             field="quantityType",
         )
     leverage, slippage = None if reduce_only else source.value("leverage"), source.value("slippage")
@@ -89,35 +159,61 @@ def _read_order(source: FieldSource, action: Action, symbol: str | None, exchang
         limit_price=limit_price,
         trigger_price=trigger_price,
         stop_loss=stop_loss,
-        take_profits=() if written_profit is None else read_take_profits(written_profit),
-        trailing_stop=None if written_trail is None else read_trailing_stop(written_trail),
+        take_profits=take_profits,
+        trailing_stop=trailing_stop,
         reduce_only=reduce_only,
         leverage=None if leverage is None else _read_leverage(leverage),
         slippage=None if slippage is None else _read_slippage(slippage),
         target=target,
         comment=_comment(source.free_text("comment")),
         is_reversal=strategy_target is not None and target is None and is_reversal(strategy_target),
+        is_wanted_position=is_wanted_position,
+        exits_opposite=has_no_quantity and action in _TRADES and not reduce_only and target is None,
+        all_markets=order.is_for_all_markets and symbol is None,
     )
 
 
-def _read_action(source: FieldSource) -> tuple[Action, bool]:
+def _read_protection(
+    source: FieldSource, *, reduce_only: bool
+) -> tuple[Amount | None, tuple[TakeProfitSpec, ...], Amount | None]:
+    """Stop loss, take-profits and trailing stop of an entry; an exit has none, so that an empty one does not block it."""
+    if reduce_only:
+        unused = [name for name in ("stopLoss", "takeProfit", "trailingStop") if source.is_sent(name)]
+        if unused:
+            source.warn(f"{', '.join(unused)}: not used, an order that closes sets no protection")
+        return None, (), None
+    stop = source.protective_value("stopLoss", "stop_loss_empty")
+    profit = source.protective_value("takeProfit", "take_profit_empty")
+    trail = source.protective_value("trailingStop", "stop_loss_empty")
+    return (
+        None if stop is None else read_stop_loss(stop),
+        () if profit is None else read_take_profits(profit),
+        None if trail is None else read_trailing_stop(trail),
+    )
+
+
+def _read_action(source: FieldSource) -> _ActionWord:
     word = source.value("action")
     if word is None:
         implied = _implied_action(source)
         if implied is not None:
-            return implied, False
+            return _ActionWord(implied)
         raise Refused(
             "action_missing", "action: missing, expected buy, sell, close, flip, cancel or ping", field="action"
         )
-    name = _word(word)
+    name = _word(word).replace("_", "")
+    one_side = _ONE_SIDE_EXITS.get(name)
+    if one_side is not None:
+        return _ActionWord(one_side, closes_one_side=True)
     action = _ACTIONS.get(name)
     if action is None:
         raise Refused(
             "action_unknown",
-            f"action: found {show(word)}, expected buy, sell, close, flip, cancel, cancel_all or ping",
+            f"action: found {show(word)}, expected buy, sell, close, close_long, close_short, close_all, flip, add, cancel, "
+            "cancel_all or ping",
             field="action",
         )
-    return action, name in ("cancel_all", "cancelall")
+    return _ActionWord(action, is_for_all_markets=name in _ALL_MARKETS)
 
 
 def _implied_action(source: FieldSource) -> Action | None:
@@ -135,7 +231,7 @@ def _implied_action(source: FieldSource) -> Action | None:
     return Action.BUY if target.side is PositionSide.LONG else Action.SELL
 
 
-def _read_symbol(source: FieldSource, *, is_required: bool) -> str | None:
+def _read_symbol(source: FieldSource, order: _ActionWord) -> str | None:
     sent = source.message_value("symbol")
     locked = source.locked("symbol")
     if (
@@ -148,9 +244,11 @@ def _read_symbol(source: FieldSource, *, is_required: bool) -> str | None:
             f"symbol: found {show(sent)}, but this webhook is locked to {show(locked)}; use another webhook for other markets",
             field="symbol",
         )
-    symbol = locked if locked is not None else source.value("symbol")
+    symbol = locked if locked is not None else sent
+    if symbol is None and not order.is_for_all_markets:
+        symbol = source.default("symbol")  # close_all without a symbol means every market, not the default one
     if symbol is None:
-        if not is_required:
+        if order.is_for_all_markets:
             return None
         raise Refused("symbol_missing", 'symbol: missing, expected a ticker; add "symbol":"{{ticker}}"', field="symbol")
     if not isinstance(symbol, str) or isinstance(symbol, NumberText) or len(symbol) > _MAX_SYMBOL_LENGTH:
@@ -175,12 +273,17 @@ def _read_exchange(source: FieldSource) -> str | None:
     return exchange
 
 
-def _read_target(source: FieldSource, action: Action) -> TargetPosition | None:
-    target = read_target(source.value)
+def _read_target(
+    source: FieldSource, order: _ActionWord, profile: Profile, *, needs_position: bool
+) -> TargetPosition | None:
+    action = order.action
+    contracts = parse_decimal(source.message_value("quantity"))
+    target = read_target(source.value, scale=contracts)
     if target is None:
         target = _from_sentiment(source)
     if target is None:
-        if source.settings.follow == "position" and action in (Action.BUY, Action.SELL, Action.FLIP):
+        is_sized_by_it = action in (Action.BUY, Action.SELL, Action.FLIP, Action.ADD) and needs_position
+        if source.settings.follow == "position" and is_sized_by_it:
             raise Refused(
                 "position_missing",
                 "marketPosition: missing, but this webhook follows the strategy's position; use the message printed by "
@@ -188,9 +291,18 @@ def _read_target(source: FieldSource, action: Action) -> TargetPosition | None:
                 field="marketPosition",
             )
         return None
+    if _names_wanted_position(source, profile):
+        return target
+    if action is Action.ADD:
+        action = Action.SELL if target.side is PositionSide.SHORT else Action.BUY
     contracts = strategy_contracts(source, target)
     check_agreement(action, contracts, target)
     return with_implied_previous(target, action, contracts)
+
+
+def _names_wanted_position(source: FieldSource, profile: Profile) -> bool:
+    """Whether the message names the position wanted, and not a strategy's step to it."""
+    return profile.position_is_target and source.value("marketPosition") is None
 
 
 def _from_sentiment(source: FieldSource) -> TargetPosition | None:
@@ -271,7 +383,8 @@ def _read_price(source: FieldSource, name: str) -> Decimal | None:
     if price is None or price <= 0:
         raise Refused(
             "price_invalid",
-            f"{name}: found {show(raw)}, expected a positive plain number such as 65000.5",
+            f"{name}: found {show(raw)}, expected a positive plain number such as 65000.5"
+            + (no_number_hint(raw) if price is None else ""),
             field=name,
         )
     return price

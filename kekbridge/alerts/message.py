@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from kekbridge.alerts.field_names import (
     CREDENTIAL_FIELDS,
@@ -28,9 +29,10 @@ from kekbridge.alerts.field_names import (
 from kekbridge.alerts.field_source import refuse_placeholder
 from kekbridge.alerts.fields import read_signal
 from kekbridge.alerts.json_reader import read_document, strip_body
-from kekbridge.alerts.numbers import NumberText
+from kekbridge.alerts.numbers import NumberText, parse_decimal
+from kekbridge.alerts.profile import Profile
 from kekbridge.alerts.profiles import find_profile
-from kekbridge.alerts.redaction import redact, show
+from kekbridge.alerts.redaction import redact, show, storable_text
 from kekbridge.alerts.signal import Alert, Signal
 from kekbridge.alerts.timestamps import parse_timestamp
 from kekbridge.errors import Refused, Unauthenticated, Unreadable
@@ -43,6 +45,8 @@ _quote = encode_basestring
 
 _MAX_STEPS = 20  # a step may need several orders, and an alert has a hundred client order ids (client_order_id_of)
 _MAX_SENDER_ID_LENGTH = 128
+_MAX_NAMES = 12
+_LONGEST_AGE_S = 86_400
 
 
 class Message(Struct, frozen=True, kw_only=True):
@@ -54,7 +58,7 @@ class Message(Struct, frozen=True, kw_only=True):
     api_key: str | None
     #: Template signature.
     signature: str | None
-    #: `alertId`, the sender's own id of the alert.
+    #: `alertId`, the sender's own id of the alert; None if its steps have different ones.
     sender_id: str | None
     #: SHA-256 (hex) of the body without outer whitespace.
     body_digest: str
@@ -90,7 +94,8 @@ class Message(Struct, frozen=True, kw_only=True):
 def read_message(body: bytes) -> Message:
     """Parse one request body, whatever its Content-Type: TradingView's is often wrong (docs/internals/tradingview.md section 1).
 
-    Accepts an object, an array of objects (steps of one message; apiKey, alertId, timestamp and signature in the first or in each), or an
+    Accepts an object, an array of objects (steps of one message; apiKey and signature in the first or in each, alertId and timestamp
+    also different ones), or an
     object with `steps` (its other fields apply to every step that does not override them).
     Raises Unreadable: empty_body, not_an_order, invalid_json, duplicate_key, invalid_encoding, field_invalid.
     """
@@ -108,12 +113,49 @@ def read_message(body: bytes) -> Message:
 
 
 def fired_at(message: Message, profile: str = "seed") -> datetime | None:
-    """The time at which the alert fired, as stated by the message, or None. Raises Refused(placeholder_unexpanded | field_invalid)."""
-    value = find_profile(profile).timestamp_of(message.steps[0])
+    """The time at which the alert fired, as stated by the message, or None; the earliest of several steps with times of their own.
+
+    Raises Refused(placeholder_unexpanded | field_invalid).
+    """
+    shape = find_profile(profile)
+    if len(message.steps) == 1:
+        return _time_of(message.steps[0], shape)
+    times = [_time_of(step, shape) for step in message.steps]
+    return None if None in times else min(time for time in times if time is not None)
+
+
+def _time_of(step: Mapping[str, Any], profile: Profile) -> datetime | None:
+    value = profile.timestamp_of(step)
     if value is None or value == "":
         return None
     refuse_placeholder("timestamp", value)
     return parse_timestamp(value)
+
+
+def has_position(message: Message, settings: WebhookSettings) -> bool:
+    """Whether the message has a strategy's position, so that its place among the strategy's alerts can be told; in no time."""
+    names = find_profile(settings.profile).position_names
+    return any(not names.isdisjoint(step) for step in message.steps)
+
+
+def allowed_age_s(message: Message, settings: WebhookSettings, default: float) -> float:
+    """How old the alert may be, in seconds: the webhook's own maximum, else the message's where its service has one, else `default`.
+
+    Of the first two the smaller one. Raises Refused(field_invalid) for a maximum that is no number from 1 to 86,400.
+    """
+    name = find_profile(settings.profile).max_age_field
+    written = None if name is None else message.steps[0].get(name)
+    own = settings.max_timestamp_age_s
+    if written is None or written == "":
+        return own or default
+    seconds = parse_decimal(written)
+    if seconds is None or not 1 <= seconds <= _LONGEST_AGE_S:
+        raise Refused(
+            "field_invalid",
+            f"{name}: found {show(written)}, expected a number of seconds from 1 to {_LONGEST_AGE_S}",
+            field=name,
+        )
+    return min(float(seconds), own or float(seconds))
 
 
 def timestamp_missing() -> Unauthenticated:
@@ -136,16 +178,20 @@ def interpret(message: Message, settings: WebhookSettings) -> Alert:
         refuse_placeholder("alertId", message.sender_id)
     warnings: list[str] = []
     signals: list[Signal] = []
+    unread: list[str] = []
     for number, step in enumerate(message.steps, start=1):
         try:
-            signal, step_warnings = read_signal(profile.canonical(step), settings)
+            signal, step_warnings, names = read_signal(step, settings, profile)
         except Refused as refusal:
             if len(message.steps) == 1:
                 raise
             text = f"step {number} of {len(message.steps)}: {refusal.message}"
             raise Refused(refusal.code, text, field=refusal.field) from None
-        signals.append(signal)
+        signals.append(signal if len(message.steps) == 1 else replace(signal, fired_at=_time_of(step, profile)))
         warnings += step_warnings
+        unread += names
+    if unread:
+        warnings.append(_passed_over(unread))
     return Alert(
         alert_id=message.sender_id,
         fired_at=fired_at(message, settings.profile),
@@ -153,6 +199,14 @@ def interpret(message: Message, settings: WebhookSettings) -> Alert:
         redacted=message.redacted(),
         warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def _passed_over(names: Sequence[str]) -> str:
+    """One warning for all fields that decide nothing."""
+    different = list(dict.fromkeys(names))
+    shown = [storable_text(name) for name in different[:_MAX_NAMES]]
+    more = f" and {len(different) - _MAX_NAMES} more" if len(different) > _MAX_NAMES else ""
+    return f"fields that decide nothing were passed over: {', '.join(shown)}{more}"
 
 
 def value_text(value: object) -> str:
@@ -164,6 +218,7 @@ def value_text(value: object) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------- steps
 
+_OF_EACH_STEP = frozenset({"alertId", "timestamp"})
 _Parts = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
@@ -215,21 +270,27 @@ def _merge(common: Mapping[str, Any], step: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _identity_of(objects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """apiKey, alertId, timestamp and signature of the whole message; repeated ones must be equal."""
+    """apiKey, alertId, timestamp and signature of the whole message.
+
+    A repeated apiKey or signature must be equal; steps with different ids or times have them each for itself.
+    """
     identity: dict[str, Any] = {}
+    different: set[str] = set()
     for one in objects:
         for name, value in one.items():
             canonical = IDENTITY_NAMES.get(name)
             if canonical is None or value is None:
                 continue
-            if canonical in IDENTITY_FIELDS and identity.get(canonical, value) != value:
+            if canonical in _OF_EACH_STEP and identity.get(canonical, value) != value:
+                different.add(canonical)
+            elif canonical in IDENTITY_FIELDS and identity.get(canonical, value) != value:
                 raise Unreadable(
                     "field_invalid",
                     f"{canonical}: found different values in the steps of one message, expected the same in each or only in the first",
                     field=canonical,
                 )
             identity.setdefault(canonical, value)
-    return identity
+    return {name: value for name, value in identity.items() if name not in different}
 
 
 # ---------------------------------------------------------------------------------------------------------- identity

@@ -10,9 +10,21 @@ from decimal import Decimal
 
 from kekbridge.alerts.signal import Amount
 
-# Forty digits hold every double printed in full; exponents up to twelve allow 1e-05 and the like, but no huge numbers.
+# Forty digits hold every double printed in full. Exponents allow 1e-05 and the like and the rounding noise of doubles, such as the
+# 1.1102230246251565e-16 that is left of a closed position, but no huge numbers.
 _NUMBER = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE]([+-]?[0-9]{1,2}))?")
-_LARGEST_EXPONENT = 12
+_SMALLEST_EXPONENT, _LARGEST_EXPONENT = -24, 12
+# Usual causes of texts that are no number, and what to do.
+_DAMAGED_NUMBERS = tuple(
+    (re.compile(pattern, re.IGNORECASE), hint)
+    for pattern, hint in (
+        (r"[0-9],[0-9]", "a comma is neither a decimal point nor skipped; write a point, and no thousands separators"),
+        (r"^\s*(?:nan|na|null|none|-?inf|-?infinity|undefined)\s*$", "send the field only if the script has a value"),
+        (r"^[+.]", "a number begins with a digit, such as 0.5"),
+        (r"[0-9]\s*[a-z$€]|^\s*[$€]", "write the number without a unit"),
+        (r"^\s|\s$|[0-9]\s+[0-9]", "write it without spaces"),
+    )
+)
 
 
 class NumberText(str):
@@ -32,9 +44,19 @@ def parse_decimal(value: object) -> Decimal | None:
     if match is None:
         return None
     exponent = match.group(1)
-    if exponent is not None and abs(int(exponent)) > _LARGEST_EXPONENT:
+    if exponent is not None and not _SMALLEST_EXPONENT <= int(exponent) <= _LARGEST_EXPONENT:
         return None
     return Decimal(value)
+
+
+def no_number_hint(value: object) -> str:
+    """What keeps a text from being a plain number, as the end of a refusal; empty if nothing is to be said.
+
+    It never proposes another number: nobody knows whether 1,250 was meant as 1.25 or as 1250.
+    """
+    if not isinstance(value, str):
+        return ""
+    return next((f"; {hint}" for pattern, hint in _DAMAGED_NUMBERS if pattern.search(value)), "")
 
 
 def parse_amount(value: object) -> Amount | None:

@@ -18,21 +18,25 @@ Lookup = Callable[[str], object]
 
 # TradingView's sizes are doubles: 0.1 + 0.2 arrives as 0.30000000000000004.
 _NOISE = Decimal("1e-9")
+_ONE = Decimal(1)
 _RANK = {PositionSide.SHORT: -1, PositionSide.FLAT: 0, PositionSide.LONG: 1}
 
 
-def read_target(value: Lookup) -> TargetPosition | None:
+def read_target(value: Lookup, *, scale: Decimal | None = None) -> TargetPosition | None:
     """Read the position after the fill (and before it, if given) from marketPosition… or the signed positionSize; None without either.
 
+    A size of 1e-9 of the others, or of `scale` (the order's contracts), is the rounding noise of doubles: flat.
     Raises Refused: field_invalid for an unreadable value, inconsistent_position for fields that contradict each other.
     """
-    side = _side(value, "marketPosition")
     signed = _signed_size(value("positionSize"))
+    noise = _NOISE * max(_scale_of(value), abs(scale) if scale is not None else _ONE, _ONE)
+    if signed is not None and abs(signed) <= noise:
+        signed = Decimal(0)
+    side, size = _state(value, "marketPosition", "marketPositionSize", noise)
     if side is None:
         if signed is None:
             return None
-        side = _side_of(signed)
-    size = _size(value, "marketPositionSize", side)
+        side, size = _side_of(signed), parse_decimal(value("marketPositionSize"))
     if size is None and signed is not None:
         size = abs(signed)
     if size is None:
@@ -41,7 +45,7 @@ def read_target(value: Lookup) -> TargetPosition | None:
             f"marketPosition is {side} but its size is missing",
             'add "marketPositionSize":"{{strategy.market_position_size}}"',
         )
-    previous_side, previous_size = _previous(value)
+    previous_side, previous_size = _state(value, "prevMarketPosition", "prevMarketPositionSize", noise)
     target = TargetPosition(side=side, size=size, previous_side=previous_side, previous_size=previous_size)
     if signed is not None and not nearly_equal(signed, target.signed):
         raise _inconsistent("positionSize", f"positionSize is {signed} but marketPosition is {side} {size}", _FIX)
@@ -123,11 +127,6 @@ def closed_percent(target: TargetPosition) -> Decimal | None:
 _FIX = "take action, quantity and the position fields all from the strategy.* placeholders"
 
 
-def _previous(value: Lookup) -> tuple[PositionSide | None, Decimal | None]:
-    side = _side(value, "prevMarketPosition")
-    return (None, None) if side is None else (side, _size(value, "prevMarketPositionSize", side))
-
-
 def _side(value: Lookup, name: str) -> PositionSide | None:
     word = value(name)
     if word is None:
@@ -142,20 +141,32 @@ def _side(value: Lookup, name: str) -> PositionSide | None:
         ) from None
 
 
-def _size(value: Lookup, name: str, side: PositionSide) -> Decimal | None:
-    raw = value(name)
+def _state(value: Lookup, side_name: str, size_name: str, noise: Decimal) -> tuple[PositionSide | None, Decimal | None]:
+    """Side and size from two fields; (None, None) without a side."""
+    side = _side(value, side_name)
+    if side is None:
+        return None, None
+    raw = value(size_name)
     if raw is None:
-        return Decimal(0) if side is PositionSide.FLAT else None
+        return side, Decimal(0) if side is PositionSide.FLAT else None
     size = parse_decimal(raw)
+    if size is not None and 0 < abs(size) <= noise:
+        return PositionSide.FLAT, Decimal(0)
     if size is None or size < 0:
         raise Refused(
             "field_invalid",
-            f"{name}: found {show(raw)}, expected a plain number without a sign; use positionSize for a signed size",
-            field=name,
+            f"{size_name}: found {show(raw)}, expected a plain number without a sign; use positionSize for a signed size",
+            field=size_name,
         )
     if (size == 0) != (side is PositionSide.FLAT):
-        raise _inconsistent(name, f"the position is {side} with size {size}", _FIX)
-    return size
+        raise _inconsistent(size_name, f"the position is {side} with size {size}", _FIX)
+    return side, size
+
+
+def _scale_of(value: Lookup) -> Decimal:
+    """The largest size that the message names."""
+    sizes = (parse_decimal(value(name)) for name in ("marketPositionSize", "prevMarketPositionSize", "positionSize"))
+    return max((abs(size) for size in sizes if size is not None), default=Decimal(0))
 
 
 def _signed_size(raw: object) -> Decimal | None:

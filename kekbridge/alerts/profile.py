@@ -11,15 +11,30 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from kekbridge.alerts.field_names import IDENTITY_FIELDS, ORDER_FIELDS, STEPS_FIELD, canonical_name
+from kekbridge.alerts.field_names import (
+    ALL_SPELLINGS,
+    CREDENTIAL_FIELDS,
+    IDENTITY_FIELDS,
+    ORDER_FIELDS,
+    STEPS_FIELD,
+    canonical_name,
+    squeeze,
+)
 from kekbridge.alerts.field_source import refuse_placeholder
 from kekbridge.alerts.numbers import NumberText, parse_decimal
 from kekbridge.alerts.redaction import show
+from kekbridge.alerts.unknown_fields import CLOSE_FLAG, ENTRY_ONLY, Lookalike, UnreadField, look_alike
 from kekbridge.errors import ConfigError, Refused
 from kekbridge.formatting import format_decimal
 
 Convert = Callable[[Any], Any]
-Words = Mapping[str, str | Mapping[str, str]]
+Check = Callable[[Mapping[str, Any]], None]
+Words = Mapping[str, str]
+
+# Canonical fields that limit a loss or take a profit: what names one of them is followed or refused, never dropped.
+PROTECTIVE = frozenset({"stopLoss", "takeProfit", "trailingStop"})
+_POSITION_FIELDS = ("marketPosition", "positionSize")
+_MAX_DEPTH = 4  # of unread objects in which names are looked for
 
 
 def unchanged(value: Any) -> Any:
@@ -88,18 +103,35 @@ class Profile:
     words: Mapping[str, Words] = field(default_factory=dict)
     #: Path of a field that cannot be followed -> why, or what to write instead.
     unsupported: Mapping[str, str] = field(default_factory=dict)
-    #: Fields that do not affect the order.
+    #: Fields that do not affect the order; with a path also inside a nested object.
     ignored: frozenset[str] = frozenset()
+    #: Further rules of the service by canonical field; each raises Refused(field_invalid) for a step that breaks it.
+    checks: Mapping[str, Check] = field(default_factory=dict)
+    #: Top-level field with the most seconds that the alert may be late.
+    max_age_field: str | None = None
     #: The service may take a quantity's unit from its own settings, so the message must state it.
     needs_unit: bool = False
+    #: A buy or sell without a quantity closes an opposite position.
+    bare_order_exits: bool = False
+    #: positionSize is the position wanted, whatever action and quantity say.
+    position_is_target: bool = False
 
     def canonical(self, step: Mapping[str, Any]) -> dict[str, Any]:
-        """Map a step's order fields to canonical names. Raises Refused(field_invalid) for what the profile cannot map."""
-        self._refuse_unsupported(step)
+        """Map a step's order fields to canonical names. Raises Refused(field_invalid) for what the profile cannot map.
+
+        A stop or take-profit that cannot be mapped has the Refused as its value: whoever reads it raises it, and an exit reads none.
+        """
         found: dict[str, Any] = {}
+        self._note_problems(step, found)
         for mapping in self.mappings:
             value = _value_at(step, mapping.path)
-            value = None if value is None else mapping.convert(value)
+            if value is None or isinstance(found.get(mapping.target), Refused):
+                continue
+            try:
+                value = mapping.convert(value)
+            except Refused as refusal:
+                _note(found, mapping.target, refusal)
+                continue
             if value is not None and mapping.target in ORDER_FIELDS | {"sentiment"}:
                 self._put(found, mapping, value)
         for name, value in step.items():
@@ -127,6 +159,19 @@ class Profile:
             None,
         )
 
+    def unread(self, step: Mapping[str, Any]) -> list[UnreadField]:
+        """The step's fields that nobody reads, also those inside objects."""
+        if step.keys() <= self._known_names and not self._nested:
+            return []  # the common case
+        found: list[UnreadField] = []
+        for name, value in step.items():
+            if name in self._nested:
+                if isinstance(value, Mapping) and self._target_of(name) not in PROTECTIVE:
+                    self._add_unread(found, value, f"{name}.", depth=1)
+            elif name not in self._known_names:
+                self._add_unread(found, {name: value}, "", depth=0)
+        return found
+
     def targets_of(self, name: str) -> frozenset[str]:
         """Canonical fields that the top-level field `name` of a message affects; empty if the profile ignores it."""
         targets = {mapping.target for mapping in self.mappings if mapping.top_level_name == name}
@@ -136,6 +181,20 @@ class Profile:
         if name not in self._foreign_names and own in ORDER_FIELDS | IDENTITY_FIELDS | {STEPS_FIELD}:
             targets.add(own)
         return frozenset(targets)
+
+    def likeness(self, step: Mapping[str, Any]) -> int:
+        """How much a step looks like this format: its fields that decide something, less those under another name or in another shape."""
+        own = 0
+        for name, value in step.items():
+            if name in self._nested and not isinstance(value, Mapping):
+                own -= 1
+            elif self.targets_of(name) & (ORDER_FIELDS | {"sentiment"}):
+                own += 1
+        return own - sum(1 for each in self.unread(step) if each.lookalike is not None)
+
+    def target_at(self, path: str) -> str | None:
+        """The canonical field that a path inside an object is read as; None if it is not read."""
+        return next((mapping.target for mapping in self.mappings if mapping.path == path), None)
 
     def render(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Write `fields` in the service's format, so that canonical() reads them back.
@@ -159,18 +218,101 @@ class Profile:
         return any(mapping.target == target and "." in mapping.path for mapping in self.mappings)
 
     @cached_property
+    def position_names(self) -> frozenset[str]:
+        """Top-level fields that may hold a strategy's position."""
+        theirs = {r.top_level_name for r in self.mappings if r.target in _POSITION_FIELDS}
+        return frozenset(theirs | {name for name in ALL_SPELLINGS if canonical_name(name) in _POSITION_FIELDS})
+
+    @cached_property
     def _foreign_names(self) -> frozenset[str]:
         return frozenset(
-            {r.top_level_name for r in self.mappings} | {p.split(".")[0] for p in self.unsupported} | self.ignored
+            {r.top_level_name for r in self.mappings}
+            | {p.split(".")[0] for p in (*self.unsupported, *self.ignored)}
+            | ({self.max_age_field} if self.max_age_field else set())
         )
 
-    def _refuse_unsupported(self, step: Mapping[str, Any]) -> None:
+    @cached_property
+    def _known_names(self) -> frozenset[str]:
+        return self._foreign_names | ALL_SPELLINGS | frozenset(CREDENTIAL_FIELDS)
+
+    @cached_property
+    def _nested(self) -> Mapping[str, tuple[str, ...]]:
+        """By top-level field that is an object: the names inside it that are read."""
+        parents: dict[str, tuple[str, ...]] = {}
+        for mapping in self.mappings:
+            parent, dot, inner = mapping.path.partition(".")
+            if dot:
+                parents[parent] = (*parents.get(parent, ()), inner)
+        return parents
+
+    @cached_property
+    def _known_paths(self) -> frozenset[str]:
+        return frozenset({mapping.path for mapping in self.mappings} | set(self.unsupported) | self.ignored)
+
+    @cached_property
+    def _squeezed_paths(self) -> Mapping[str, str]:
+        return {squeeze(path): path for path in sorted(self._known_paths) if "#" not in path}
+
+    def _add_unread(self, found: list[UnreadField], fields: Mapping[str, Any], prefix: str, *, depth: int) -> None:
+        for name, value in fields.items():
+            path = f"{prefix}{name}"
+            if path in self._known_paths or value is None:
+                continue
+            lookalike = self._look_alike(path, name)
+            found.append(UnreadField(path, value, lookalike))
+            if depth == _MAX_DEPTH or (lookalike is not None and lookalike.target in ENTRY_ONLY):
+                continue  # an object that stands for a stop is refused, or passed over, as a whole
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, Mapping):
+                    self._add_unread(found, each, f"{path}.", depth=depth + 1)
+
+    def _look_alike(self, path: str, name: str) -> Lookalike | None:
+        """What an unread name stands for, with the service's own name of that field in the advice."""
+        own = self._squeezed_paths.get(squeeze(path))
+        if own is not None:
+            targets = [mapping.target for mapping in self.mappings if mapping.path == own]
+            return Lookalike(targets[0] if targets else own, f"did you mean {own}?")
+        found = look_alike(name)
+        if found is None or found is CLOSE_FLAG:
+            return found
+        paths = [r.path for r in self.mappings if r.target == found.target and "#" not in r.path]
+        return Lookalike(found.target, f"did you mean {' or '.join(paths)}?") if paths else found
+
+    def _note_problems(self, step: Mapping[str, Any], found: dict[str, Any]) -> None:
+        """Refuse what the service documents and we cannot follow, and objects that cannot be read; for protection see canonical()."""
         for path, reason in self.unsupported.items():
             value = _value_at(step, path)
             if value not in (None, "", False) and value != [] and parse_decimal(value) != 0:
-                raise Refused(
-                    "field_invalid", f"{path}: found {show(value)}, which cannot be followed: {reason}", field=path
-                )
+                text = f"{path}: found {show(value)}, which cannot be followed: {reason}"
+                _note(found, self._target_of(path), Refused("field_invalid", text, field=path))
+        for parent, names in self._nested.items():
+            problem = None if step.get(parent) is None else self._problem_inside(parent, step[parent], names)
+            if problem is not None:
+                expected = " or ".join(names)
+                text = f"{parent}: {problem}, expected an object with {expected}; write one of them"
+                _note(found, self._target_of(parent), Refused("field_invalid", text, field=parent))
+        for target, check in self.checks.items():
+            try:
+                check(step)
+            except Refused as refusal:
+                _note(found, target, refusal)
+
+    def _problem_inside(self, parent: str, value: object, names: tuple[str, ...]) -> str | None:
+        """Why an object of the service cannot be read: dropped, nothing or a part of it would change the order."""
+        if not isinstance(value, Mapping):
+            return f"found {show(value)}"
+        if self._target_of(parent) in PROTECTIVE:
+            unknown = (n for n, v in value.items() if v is not None and f"{parent}.{n}" not in self._known_paths)
+            strange = next(unknown, None)
+            if strange is not None:
+                return f"found {show(strange)} in it"
+        return "nothing in it can be read" if all(_value_at(value, name) is None for name in names) else None
+
+    def _target_of(self, path: str) -> str:
+        """The protective field that a path belongs to, else the path itself."""
+        parent = path.split(".")[0]
+        targets = (r.target for r in self.mappings if r.top_level_name == parent and r.target in PROTECTIVE)
+        return next(targets, parent)
 
     def _put(self, found: dict[str, Any], mapping: FieldMapping, value: Any) -> None:
         """Set a canonical field; two fields of the message that map to it must agree."""
@@ -185,14 +327,7 @@ class Profile:
             if not isinstance(value, str) or isinstance(value, NumberText):
                 continue
             refuse_placeholder(target, value)
-            meaning = words.get(value.strip().lower().replace("-", "_"))
-            if isinstance(meaning, str):
-                result[target] = meaning
-            elif meaning is not None:
-                # A word that sets several fields, such as exit_long. The message may override only its quantity.
-                if "quantity" in meaning and "quantity" not in result:
-                    result.pop("quantityType", None)
-                result = {**meaning, **result, **{name: value for name, value in meaning.items() if name != "quantity"}}
+            result[target] = words.get(value.strip().lower().replace("-", "_"), value)
         return result
 
     def _path_of(self, target: str, value: Any) -> tuple[str, Any]:
@@ -220,6 +355,13 @@ def _value_at(step: Mapping[str, Any], path: str) -> Any | None:
     pieces = value.split("_") if isinstance(value, str) else []
     index = int(part)
     return pieces[index] if index < len(pieces) and pieces[index] not in ("", "NONE") else None
+
+
+def _note(found: dict[str, Any], target: str, refusal: Refused) -> None:
+    """Keep the refusal of a protective field for whoever reads it; raise any other."""
+    if target not in PROTECTIVE:
+        raise refusal
+    found.setdefault(target, refusal)
 
 
 def _given_twice(target: str, name: str) -> Refused:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from kekbridge.alerts.profile import FieldMapping, Profile, Words, magnitude, percent, ratio, unless_zero
+from kekbridge.alerts.profile import FieldMapping, Profile, magnitude, percent, ratio, unless_zero
+from kekbridge.alerts.redaction import show
 from kekbridge.errors import Refused
 
-_ORDER_SIDES: Words = {"long": "buy", "short": "sell"}
 # Names of the strategy placeholders in most public bots.
 _POSITION = ("market_position", "market_position_size", "prev_market_position", "prev_market_position_size")
 
@@ -23,56 +23,71 @@ def _position_mappings(prefix: str) -> tuple[FieldMapping, ...]:
     return tuple(FieldMapping(f"{prefix}.{theirs}", ours) for theirs, ours in zip(_POSITION, names, strict=True))
 
 
-def _exit_of(action: str) -> Mapping[str, str]:
-    """Close one side only: a reduce-only order for the whole position unless the message has a quantity."""
-    return {"action": action, "reduceOnly": "true", "quantity": "100%"}
-
-
-# Actions of signal bots name the side.
-_BOT_ACTIONS: Words = {
-    "enter_long": "buy",
-    "enter_short": "sell",
-    "exit_long": _exit_of("sell"),
-    "exit_short": _exit_of("buy"),
-}
-
 # ------------------------------------------------------------------------------------------------------------- 3Commas
 
 
 def _threecommas_stop(value: Any) -> Any | None:
-    if not _is_enabled("stop_loss", value):
+    if not _is_enabled("stop_loss", value, {"enabled", "order_type", "trigger_price_percent"}):
         return None
-    return magnitude(value.get("trigger_price_percent"))
+    return magnitude(_needed("stop_loss", value, "trigger_price_percent"))
 
 
 def _threecommas_profits(value: Any) -> Any | None:
-    if not _is_enabled("take_profit", value):
+    if not _is_enabled("take_profit", value, {"enabled", "order_type", "steps"}):
         return None
     steps = value.get("steps")
-    if not isinstance(steps, list) or not all(isinstance(step, Mapping) for step in steps):
-        return steps
+    if not isinstance(steps, list) or not steps:
+        raise _invalid("take_profit", f"found steps {show(steps)}, expected a list of steps with price_percent")
+    for step in steps:
+        check_names("take_profit", step, {"order_type", "price_percent", "volume_percent"})
+        _check_market("take_profit", step)
     return [
-        {"percent": magnitude(step.get("price_percent")), "share": percent(step.get("volume_percent"))}
+        {
+            "percent": magnitude(_needed("take_profit", step, "price_percent")),
+            "share": percent(step.get("volume_percent")),
+        }
         for step in steps
     ]
 
 
-def _is_enabled(name: str, value: Any) -> bool:
-    if not isinstance(value, Mapping):
-        raise Refused("field_invalid", f"{name}: expected an object with enabled and its levels", field=name)
-    if value.get("enabled") is False:
+def _is_enabled(name: str, value: Any, known: set[str]) -> bool:
+    """Whether such an object of 3Commas is in force; `enabled` counts as true when it is left out."""
+    enabled = value.get("enabled") if isinstance(value, Mapping) else None
+    word = enabled.strip().lower() if isinstance(enabled, str) else enabled
+    if word not in (None, True, False, "true", "false"):
+        raise _invalid(name, f"found enabled {show(enabled)}, expected true or false")
+    if word in (False, "false"):
         return False
-    kinds = [
-        value.get("order_type"),
-        *(s.get("order_type") for s in value.get("steps") or [] if isinstance(s, Mapping)),
-    ]
-    if any(kind not in (None, "market") for kind in kinds):
-        raise Refused(
-            "field_invalid",
-            f"{name}: found an order_type other than market, expected market; other exits are not supported",
-            field=name,
-        )
+    check_names(name, value, known)
+    _check_market(name, value)
     return True
+
+
+def _check_market(name: str, value: Mapping[str, Any]) -> None:
+    kind = value.get("order_type")
+    if kind is not None and (not isinstance(kind, str) or kind.strip().lower() != "market"):
+        raise _invalid(name, "found an order_type other than market, expected market; other exits are not supported")
+
+
+def _needed(name: str, value: Mapping[str, Any], part: str) -> Any:
+    """A part without which nothing would be left of a stop or take-profit."""
+    found = value.get(part)
+    if found is None or found == "":
+        raise _invalid(name, f"{part} is missing, expected a percent such as 2")
+    return found
+
+
+def check_names(name: str, value: Any, known: set[str]) -> None:
+    """Refuse anything but an object with only these names, unless a further one is null or false."""
+    if not isinstance(value, Mapping):
+        raise _invalid(name, f"found {show(value)}, expected an object with {', '.join(sorted(known))}")
+    strange = next((inner for inner, found in value.items() if inner not in known and found not in (None, False)), None)
+    if strange is not None:
+        raise _invalid(name, f"found {show(strange)} in it, expected only {', '.join(sorted(known))}")
+
+
+def _invalid(name: str, found: str) -> Refused:
+    return Refused("field_invalid", f"{name}: {found}", field=name)
 
 
 _THREECOMMAS = Profile(
@@ -91,15 +106,42 @@ _THREECOMMAS = Profile(
         FieldMapping("take_profit", "takeProfit", _threecommas_profits),
         *_position_mappings("strategy_info"),
     ),
-    words={
-        "action": _BOT_ACTIONS,
-        "quantityType": {"position_percent": "percent_position"},
-    },
-    ignored=frozenset({"secret", "max_lag", "bot_uuid"}),
+    words={"quantityType": {"position_percent": "percent_position"}},
+    ignored=frozenset({"secret", "bot_uuid"}),
+    max_age_field="max_lag",
     needs_unit=True,
 )
 
 # ---------------------------------------------------------------------------------------------------------- TradersPost
+
+_STOP_KINDS = {
+    "stop": ("stopPrice", "percent", "amount"),
+    "trailing_stop": ("trailPrice", "trailAmount", "trailPercent"),
+}
+
+
+def _check_traderspost_stop(step: Mapping[str, Any]) -> None:
+    """A stop's type must agree with its levels: a trailing stop with a fixed level would be another protection."""
+    stop = step.get("stopLoss")
+    if not isinstance(stop, Mapping) or stop.get("type") is None:
+        return
+    kind = stop["type"]
+    word = kind.strip().lower().replace("-", "_") if isinstance(kind, str) else ""
+    if word not in _STOP_KINDS and word != "stop_limit":
+        raise _invalid("stopLoss.type", f"found {show(kind)}, expected stop or trailing_stop")
+    others = (name for other, names in _STOP_KINDS.items() if word in _STOP_KINDS and other != word for name in names)
+    wrong = next((name for name in others if stop.get(name) is not None), None)
+    if wrong is not None:
+        expected = " or ".join(_STOP_KINDS[word])
+        raise _invalid("stopLoss", f"found {wrong} with the type {word}, expected {expected}; correct one of the two")
+
+
+def _check_traderspost_lifetime(step: Mapping[str, Any]) -> None:
+    """An order that must fill at once is another orderType; every other lifetime is that of our orders."""
+    lifetime = step.get("timeInForce")
+    if isinstance(lifetime, str) and lifetime.strip().lower() in ("ioc", "fok", "opg", "cls"):
+        raise _invalid("timeInForce", f'found {show(lifetime)}, expected day or gtc; write "orderType":"ioc" or "fok"')
+
 
 _TRADERSPOST = Profile(
     name="traderspost",
@@ -118,15 +160,16 @@ _TRADERSPOST = Profile(
         FieldMapping("stopLoss.stopPrice", "stopLoss"),
         FieldMapping("stopLoss.percent", "stopLoss", percent),
         FieldMapping("stopLoss.trailPrice", "trailingStop"),
+        FieldMapping("stopLoss.trailAmount", "trailingStop"),
         FieldMapping("stopLoss.trailPercent", "trailingStop", percent),
         FieldMapping("takeProfit.limitPrice", "takeProfit"),
+        FieldMapping("takeProfit.price", "takeProfit"),
         FieldMapping("takeProfit.percent", "takeProfit", percent),
         FieldMapping("time", "timestamp"),
     ),
     words={
-        "action": {"exit": "close"},
         "sentiment": {"bullish": "long", "bearish": "short", "long": "long", "short": "short", "flat": "flat"},
-        "quantityType": {"fixed_quantity": "base", "dollar_amount": "usd"},
+        "quantityType": {"fixed_quantity": "base", "dollar_amount": "usd", "risk_dollar_amount": "risk_usd"},
     },
     unsupported={
         "stopLoss.amount": "write stopLoss.percent or stopLoss.stopPrice",
@@ -139,7 +182,11 @@ _TRADERSPOST = Profile(
         "delay": "orders are placed immediately",
         "test": "use `kekbridge webhook test NAME --dry-run`",
     },
-    ignored=frozenset({"interval", "extras", "timeInForce", "extendedHours", "cancel"}),
+    ignored=frozenset(
+        {"interval", "extras", "timeInForce", "extendedHours", "cancel", "stopLoss.type", "takeProfit.type"}
+    ),
+    checks={"stopLoss": _check_traderspost_stop, "orderType": _check_traderspost_lifetime},
+    bare_order_exits=True,
 )
 
 # ------------------------------------------------------------------------------------------------------------- OpenAlgo
@@ -160,21 +207,25 @@ _OPENALGO = Profile(
     words={"orderType": {"sl": "stop_limit", "sl_m": "stop"}},
     unsupported={"legs": "options are not supported", "orders": "write an array of messages, or steps"},
     ignored=frozenset({"apikey", "strategy", "product", "disclosed_quantity"}),
+    position_is_target=True,
 )
 
 # -------------------------------------------------------------------------------------------------------- WunderTrading
 
 
 def _wunder_stop(value: Any) -> Any | None:
-    _check_names("stopLoss", value, {"priceDeviation", "price"})
-    return ratio(value["priceDeviation"]) if value.get("priceDeviation") is not None else value.get("price")
+    check_names("stopLoss", value, {"priceDeviation", "price"})
+    deviation, price = value.get("priceDeviation"), value.get("price")
+    if (deviation is None) == (price is None):
+        raise _invalid("stopLoss", "expected either priceDeviation or price in it")
+    return price if deviation is None else ratio(deviation)
 
 
 def _wunder_profits(value: Any) -> Any | None:
     if not isinstance(value, list):
-        return value
+        raise _invalid("takeProfits", f"found {show(value)}, expected a list of levels with priceDeviation or price")
     for level in value:
-        _check_names("takeProfits", level, {"priceDeviation", "price", "portfolio"})
+        check_names("takeProfits", level, {"priceDeviation", "price", "portfolio"})
     return [
         {
             "price": level.get("price"),
@@ -183,11 +234,6 @@ def _wunder_profits(value: Any) -> Any | None:
         }
         for level in value
     ]
-
-
-def _check_names(name: str, value: Any, known: set[str]) -> None:
-    if not isinstance(value, Mapping) or set(value) - known:
-        raise Refused("field_invalid", f"{name}: expected an object with only {', '.join(sorted(known))}", field=name)
 
 
 _WUNDERTRADING = Profile(
@@ -207,7 +253,7 @@ _WUNDERTRADING = Profile(
         FieldMapping("stopLoss", "stopLoss", _wunder_stop),
         FieldMapping("takeProfits", "takeProfit", _wunder_profits),
     ),
-    words={"action": {**_BOT_ACTIONS, "exit_all": "close"}, "quantityType": {"$": "usd"}},
+    words={"quantityType": {"$": "usd"}},
     unsupported={
         "moveToBreakeven": "stops are never moved",
         "trailingStop": "trailing stops work with --profile seed only",
@@ -256,10 +302,6 @@ _KEKDEX = Profile(
         FieldMapping("reduce_only", "reduceOnly"),
         FieldMapping("slippage", "slippage"),
     ),
-    words={
-        "action": _ORDER_SIDES,
-        "orderType": {"stop_market": "stop"},
-    },
     unsupported={
         "order_amount": 'write order_quantity, or quantity with "quantityType":"usd"',
         "visible_quantity": "hidden orders are not supported",

@@ -9,7 +9,7 @@ import re
 from decimal import Decimal
 
 from kekbridge.alerts.field_source import FieldSource
-from kekbridge.alerts.numbers import NumberText, parse_amount, parse_decimal
+from kekbridge.alerts.numbers import NumberText, no_number_hint, parse_amount, parse_decimal
 from kekbridge.alerts.position import closed_percent, is_exit, nearly_equal
 from kekbridge.alerts.redaction import show
 from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, TargetPosition
@@ -17,6 +17,8 @@ from kekbridge.errors import Refused
 
 _Sizing = tuple[Amount | None, QuantityType | None, TargetPosition | None]
 
+_ENTRIES = (Action.BUY, Action.SELL, Action.ADD)
+_HUNDRED = Decimal(100)
 _PERCENT_TYPES = frozenset({QuantityType.PERCENT_EQUITY, QuantityType.PERCENT_POSITION, QuantityType.RISK_PERCENT})
 # Spellings of other services, letters only. A bare "percent" is missing because it does not say of what.
 _TYPES = {
@@ -33,6 +35,9 @@ _TYPES = {
     "positionpercent": QuantityType.PERCENT_POSITION,
     "riskpercent": QuantityType.RISK_PERCENT,
     "percentrisk": QuantityType.RISK_PERCENT,
+    "riskusd": QuantityType.RISK_USD,
+    "riskusdc": QuantityType.RISK_USD,
+    "riskdollaramount": QuantityType.RISK_USD,
 }
 
 
@@ -51,23 +56,35 @@ def strategy_contracts(source: FieldSource, target: TargetPosition) -> Decimal |
     return raw if before is None or nearly_equal(abs(target.signed - before), raw) else None
 
 
-def read_quantity(source: FieldSource, action: Action, target: TargetPosition | None, *, reduce_only: bool) -> _Sizing:
+def read_quantity(
+    source: FieldSource,
+    action: Action,
+    target: TargetPosition | None,
+    *,
+    reduce_only: bool,
+    is_whole: bool = False,
+    may_be_missing: bool = False,
+    keeps_target: bool = False,
+) -> _Sizing:
     """Return quantity, unit, and the target to keep. Percent units have `Amount.is_percent` set.
 
     The target is dropped if the order is sized by anything but the strategy's contracts (a lock, USD, a percent): then
-    the strategy's size does not apply to ours. Raises Refused with one of the quantity_… codes.
+    the strategy's size does not apply to ours, unless it `keeps_target`. `is_whole`: without a quantity the whole position.
+    Raises Refused with one of the quantity_… codes.
     """
-    if target is not None and is_exit(target, action):
+    if target is not None and is_exit(target, action) and not keeps_target:
         return _exit_to_target(source, action, target)
     quantity, unit = _read_pair(source, action, reduce_only=reduce_only)
+    if quantity is None and is_whole:
+        return Amount(_HUNDRED, is_percent=True), QuantityType.PERCENT_POSITION, target
     follows_target = target is not None and source.settings.follow == "position"
-    if quantity is None and action in (Action.BUY, Action.SELL) and not follows_target:
+    if quantity is None and action in _ENTRIES and not follows_target and not may_be_missing:
         raise Refused(
             "quantity_missing",
             "quantity: missing, an entry needs one; add quantity, or give the webhook a default quantity",
             field="quantity",
         )
-    if target is not None and not follows_target and _has_own_size(source, target):
+    if target is not None and not follows_target and not keeps_target and _has_own_size(source, target):
         target = None
     return quantity, unit, target
 
@@ -114,20 +131,25 @@ def _read_pair(source: FieldSource, action: Action, *, reduce_only: bool) -> tup
     if quantity is None:
         raise Refused(
             "quantity_not_a_number",
-            f"quantity: found {show(raw)}, expected a plain number such as 0.01; no thousands separators, signs or units",
+            f"quantity: found {show(raw)}, expected a plain number such as 0.01{no_number_hint(raw)}",
             field="quantity",
         )
     if quantity.value <= 0:
-        raise Refused(
-            "quantity_not_positive",
-            f'quantity: found {show(raw)}, expected more than zero; str.format("{{0}}") keeps three decimals only, '
-            "use str.tostring",
-            field="quantity",
-        )
+        raise _not_positive(raw, quantity.value)
     unit = None if raw_unit is None else _read_type(raw_unit)
     if quantity.is_percent and unit is None:
         unit = _percent_of(source, action, reduce_only=reduce_only, raw=raw)
     return _checked(quantity, unit or QuantityType.BASE, reduce_only=reduce_only)
+
+
+def _not_positive(raw: object, value: Decimal) -> Refused:
+    if value < 0:
+        cause = "the side is in action; a signed position belongs into positionSize"
+    else:
+        cause = 'a size below 0.001? str.format("{0}") keeps three decimals only, use str.tostring'
+    return Refused(
+        "quantity_not_positive", f"quantity: found {show(raw)}, expected more than zero; {cause}", field="quantity"
+    )
 
 
 def _choose(source: FieldSource) -> tuple[object, object]:
@@ -174,13 +196,13 @@ def _checked(quantity: Amount, unit: QuantityType, *, reduce_only: bool) -> tupl
             f"quantityType: found {unit} for a quantity with a percent sign, expected a percent type; leave % or the type out",
             field="quantityType",
         )
-    if reduce_only and unit in (QuantityType.PERCENT_EQUITY, QuantityType.RISK_PERCENT):
+    if reduce_only and (unit is QuantityType.PERCENT_EQUITY or unit.is_risk):
         raise Refused(
             "quantity_type_unsupported",
             f"quantityType: found {unit} on an exit, expected base, usd or percent_position; an exit is a part of the position",
             field="quantityType",
         )
-    if unit is QuantityType.RISK_PERCENT and quantity.value > Decimal(100):
+    if unit is QuantityType.RISK_PERCENT and quantity.value > _HUNDRED:
         raise Refused(
             "quantity_type_unsupported",
             f"quantity: found a risk of {quantity.value} percent, expected at most 100",
@@ -195,7 +217,7 @@ def _read_type(raw: object) -> QuantityType:
     if unit is None:
         raise Refused(
             "quantity_type_unknown",
-            f"quantityType: found {show(raw)}, expected base, usd, percent_equity, percent_position or risk_percent",
+            f"quantityType: found {show(raw)}, expected base, usd, percent_equity, percent_position, risk_percent or risk_usd",
             field="quantityType",
         )
     return unit

@@ -6,6 +6,7 @@ Used for the stored copy of a message and by every refusal that quotes a value. 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -14,6 +15,10 @@ from kekbridge.formatting import escape_unprintable, has_credential_prefix, reda
 
 _SECRET_NAME = re.compile(
     r"api_?key|signature|pass_?phrase|passw|secret|token|private|credential|authori|^auth$|^key$|^code$", re.I
+)
+# Spaces that are no space, and characters without width: on the screen the value looks right.
+_INVISIBLE = re.compile(
+    "[\\x00-\\x1f\\x7f-\\xa0\\xad\\u1680\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u2064\\u3000\\ufeff]"
 )
 _MAX_TEXT_LENGTH = 500
 _MAX_NAME_LENGTH = 64
@@ -40,8 +45,14 @@ def show(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f"'{clip(escape_unprintable(redact_credentials(value[:200])), 48)}'"
+        odd = _INVISIBLE.search(value)
+        named = "" if odd is None else f" (with U+{ord(odd.group()):04X}, {_name_of(odd.group())})"
+        return f"'{clip(escape_unprintable(redact_credentials(value[:200])), 48)}'{named}"
     return "a list" if isinstance(value, (list, tuple)) else "an object"
+
+
+def _name_of(character: str) -> str:
+    return unicodedata.name(character, "a control character").lower()
 
 
 def storable_text(text: str, limit: int = 48) -> str:

@@ -19,6 +19,7 @@ from kekbridge.model import OrderType
 class Action(StrEnum):
     BUY = "buy"
     SELL = "sell"
+    ADD = "add"
     CLOSE = "close"
     FLIP = "flip"
     CANCEL = "cancel"
@@ -26,13 +27,19 @@ class Action(StrEnum):
 
 
 class QuantityType(StrEnum):
-    """Unit of a quantity. `percent_equity` is a share of the account value as notional, `risk_percent` the loss at the stop."""
+    """Unit of a quantity. `percent_equity` is a share of the account value as notional, the risk types are the loss at the stop."""
 
     BASE = "base"
     USD = "usd"
     PERCENT_EQUITY = "percent_equity"
     PERCENT_POSITION = "percent_position"
     RISK_PERCENT = "risk_percent"
+    RISK_USD = "risk_usd"
+
+    @property
+    def is_risk(self) -> bool:
+        """Measured from the entry to the stop loss."""
+        return self in (QuantityType.RISK_PERCENT, QuantityType.RISK_USD)
 
 
 class PositionSide(StrEnum):
@@ -121,6 +128,14 @@ class Signal(Struct, frozen=True, kw_only=True):
     comment: str | None = None
     #: A cancel ignores `comment`.
     cancel_all: bool = False
+    #: A close of every open position; it has no `symbol`.
+    all_markets: bool = False
+    #: `target` is the position wanted, whatever the action says.
+    is_wanted_position: bool = False
+    #: The message has no quantity: an opposite position is closed, nothing is opened.
+    exits_opposite: bool = False
+    #: When this step fired, if it has a time of its own.
+    fired_at: datetime | None = None
     #: The strategy reversed and `quantity` is the trader's own size: the other side is closed first, then this much is opened.
     is_reversal: bool = False
 

@@ -12,9 +12,9 @@ def _words(text: str) -> frozenset[str]:
 QUOTES = ("USDT", "USDC", "USD")
 
 # Suffixes of perpetuals. Longest first, because -PERP ends in PERP.
-PERPETUAL_MARKERS = ("-PERPETUAL", "-SWAP", "-PERP", "_PERP", ".PM", ".P", "PERP")
+PERPETUAL_MARKERS = ("-PERPETUAL", "-SWAP", "-PERP", "_PERP", ".PERP", ".PM", ".P", "PERP")
 # With a USD quote these are coin-margined on most exchanges: a quantity then counts USD, not coins.
-INVERSE_MARKERS = frozenset({".P", "PERP", "_PERP", "-SWAP", "-PERPETUAL"})
+INVERSE_MARKERS = frozenset({".P", "PERP", "_PERP", ".PERP", "-SWAP", "-PERPETUAL"})
 
 BASE_ALIASES = {"XBT": "BTC"}
 # Hyperliquid writes a thousand units as k: kPEPE. Only these, because KAS and KNC are coins.

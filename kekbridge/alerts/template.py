@@ -32,9 +32,10 @@ _STRATEGY_POSITION = {
 }
 _ENTRY_KINDS = frozenset({"strategy", "indicator", "flip", "position", "pine"})
 
-_EXPLAINED: Mapping[str, str] = MappingProxyType(
+EXPLAINED: Mapping[str, str] = MappingProxyType(
     {
         "apiKey": "identifies the webhook; useless elsewhere, replace it with `kekbridge webhook rotate`",
+        "alertId": "your own id of the alert",
         "timestamp": "when the alert fired; an old message is refused, so a stolen copy soon expires",
         "action": "what to do",
         "symbol": "the market; {{ticker}} is the chart's",
@@ -48,12 +49,14 @@ _EXPLAINED: Mapping[str, str] = MappingProxyType(
         "stopLoss": "placed together with the entry, in one request",
         "takeProfit": "placed together with the entry, in one request",
         "trailingStop": "distance of a stop that trails the price",
+        "reduceOnly": "the order may only make the position smaller",
         "leverage": "set for the market before the order",
         "slippage": "maximum distance of the market from the price of the signal",
         "marketPosition": "the strategy's position after the fill: exits are reduce-only, reversals close first",
         "marketPositionSize": "its size",
         "prevMarketPosition": "the position before the fill: a difference means that an alert was lost",
         "prevMarketPositionSize": "its size",
+        "positionSize": "the strategy's position after the fill in one number, negative for a short",
         "comment": "free text; a cancel with the same comment finds the order",
         "signature": "proof that the message is yours: the fields it names cannot be changed, those with ? are placeholders",
     }
@@ -185,7 +188,7 @@ def _one_line(document: Mapping[str, object]) -> str:
 
 
 def _explain(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    return tuple((name, _EXPLAINED[name]) for name in names)
+    return tuple((name, EXPLAINED[name]) for name in names)
 
 
 def _check_text(name: str, value: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
 from kekbridge.alerts.numbers import parse_decimal
@@ -14,7 +15,13 @@ from kekbridge.formatting import duration
 
 _ISO = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]{1,9}))?)?"
-    r"(?:([Zz])|([+-])([0-9]{2}):?([0-9]{2})?)"
+    r"(?: ?(Z|UTC|GMT)| ?([+-])([0-9]{2}):?([0-9]{2})?)",
+    re.IGNORECASE | re.ASCII,
+)
+# RFC 1123, the form of HTTP dates and e-mail: Thu, 15 Jan 2026 10:30:03 GMT. Other zone names are ambiguous: IST is three zones.
+_RFC_1123 = re.compile(
+    r"(?:[a-z]{3}, )?[0-9]{1,2} [a-z]{3} [0-9]{4} [0-9]{2}:[0-9]{2}(?::[0-9]{2})? (?:GMT|UTC|[+-][0-9]{4})",
+    re.IGNORECASE | re.ASCII,
 )
 # Unix seconds have nine to eleven digits (1973 to 5138), milliseconds twelve to fourteen; the ranges do not overlap.
 _FIRST_SECOND, _FIRST_MILLISECOND, _END_MILLISECOND = Decimal(10) ** 8, Decimal(10) ** 11, Decimal(10) ** 14
@@ -22,7 +29,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse_timestamp(value: object) -> datetime:
-    """Parse ISO 8601 with a zone (`Z`, `+00:00`, `+0000`), or Unix seconds or milliseconds, to a UTC time.
+    """Parse ISO 8601 with a zone (`Z`, `UTC`, `GMT`, `+00:00`, `+0000`), RFC 1123, or Unix seconds or milliseconds, to a UTC time.
 
     Raises Refused(field_invalid) for anything else, also for a time without a zone.
     """
@@ -44,7 +51,7 @@ def parse_timestamp(value: object) -> datetime:
 def _from_iso(text: str) -> datetime | None:
     match = _ISO.fullmatch(text)
     if match is None:
-        return None
+        return _from_rfc_1123(text)
     year, month, day, hour, minute = (int(match.group(i)) for i in range(1, 6))
     second = int(match.group(6) or 0)
     microsecond = int((match.group(7) or "")[:6].ljust(6, "0"))
@@ -56,6 +63,16 @@ def _from_iso(text: str) -> datetime | None:
         return datetime(year, month, day, hour, minute, second, microsecond, tzinfo=zone).astimezone(UTC)
     except (ValueError, OverflowError):
         return None  # the 30th of February, 25 o'clock, a zone of 99 hours, year 0 or 9999 shifted out of the calendar
+
+
+def _from_rfc_1123(text: str) -> datetime | None:
+    if _RFC_1123.fullmatch(text) is None:
+        return None
+    try:
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None  # the 30th of February, a month that is none
 
 
 def _from_unix(value: object) -> datetime | None:

@@ -6,9 +6,11 @@ Secrets are printed only by `create`, `rotate` and `show --secret`, and only on 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -31,8 +33,14 @@ from kekbridge.ops.webhook_operations import (
 )
 from kekbridge.webhooks.options import ROWS, Row
 
+if TYPE_CHECKING:
+    from kekbridge.alerts.message_check import MessageCheck
+    from kekbridge.model import Webhook
+
+_MAX_PASTED_BYTES: Final = 65_536  # what the listener takes
+
 app = typer.Typer(
-    help="Create, list, show, edit and test webhooks.",
+    help="Create, list, show, edit and test webhooks, and check messages.",
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
@@ -118,6 +126,8 @@ def create(
         render.as_json(data)
         return
     _print(data)
+    if options.get("key_in_path"):
+        _warn_of_key_in_path(name)
     render.note(f"Message for TradingView:     kekbridge template {name}")
     render.note(f"Show the secret again:       kekbridge webhook show {name} --secret")
 
@@ -158,7 +168,7 @@ def list_webhooks(
                 "enabled" if webhook.enabled else "disabled",
                 "signature" if webhook.settings.require_signature else "NO SIGNATURE",
                 "any" if webhook.settings.limits.allowed_symbols is None else webhook.settings.limits.allowed_symbols,
-                webhook.settings.limits.max_order_size,
+                _largest_order(webhook),
                 formatting.age(last[webhook.id][-1].received_at, now()) if last[webhook.id] else "never",
             )
             for webhook in webhooks
@@ -208,6 +218,56 @@ def rotate(
         until = f"is valid until {formatting.moment(_time(key['expiresAt']))} UTC" if grace_s else "is revoked"
         render.note(f"The old key {key['prefix']}… {until}.")
     render.note(f"Message with the new key:  kekbridge template {data['name']}")
+
+
+@app.command(
+    "check",
+    epilog=examples(
+        "kekbridge webhook check alert.json",
+        "kekbridge webhook check alert.json --webhook btc     with its defaults, locks and profile",
+        "xclip -o | kekbridge webhook check -                 the message on the clipboard",
+    ),
+)
+def check(
+    ctx: typer.Context,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="File with the message; - for stdin.", show_default=False)
+    ],
+    webhook: Annotated[
+        str | None, typer.Option("--webhook", metavar="NAME", help="Read it as this webhook does.", show_default=False)
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Read it in this service's format. Default: what it looks like.")
+    ] = None,
+    data_dir: DataDir = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Explain a message of any service: its format, each field, what would be traded, what is missing. Nothing is sent.
+
+    TradingView's placeholders are filled with examples. Exit code 1 if the message would be refused.
+    """
+    from kekbridge.alerts.message_check import check_message
+    from kekbridge.alerts.profiles import PROFILES
+    from kekbridge.cli import render
+    from kekbridge.errors import ConfigError
+    from kekbridge.store import webhooks as stored
+
+    if profile is not None and profile not in PROFILES:
+        raise ConfigError(f"--profile: found {profile[:40]!r}, expected one of {', '.join(PROFILES)}")
+    body = _read_pasted(file)
+    settings = WebhookSettings()
+    if webhook is not None:
+        context = resolve_context(ctx, data_dir, config)
+        with open_database(context) as database, database.snapshot() as connection:
+            settings = stored.find(connection, webhook).settings
+    found = check_message(body, settings, profile=profile or (settings.profile if webhook else None))
+    if as_json:
+        render.as_json(formatting.to_jsonable(found))
+    else:
+        _print_check(found)
+    if found.error is not None:
+        raise typer.Exit(1)
 
 
 @app.command(epilog=examples("kekbridge webhook show default", "kekbridge webhook show default --secret --json"))
@@ -260,8 +320,10 @@ def edit(
     data = run_operation(resolve_context(ctx, data_dir, config), operation)
     if as_json:
         render.as_json(data)
-    else:
-        _print(data)
+        return
+    _print(data)
+    if options.get("key_in_path"):
+        _warn_of_key_in_path(data["name"])
 
 
 @app.command(epilog=examples("kekbridge webhook enable default"))
@@ -325,6 +387,56 @@ def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
+def _read_pasted(file: str) -> bytes:
+    """The message as pasted. Raises ConfigError for a file that cannot be read or that no alert can be."""
+    from kekbridge.errors import ConfigError
+
+    try:
+        body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"FILE: found {file!r}, expected a readable file ({error.strerror})") from None
+    if len(body) > _MAX_PASTED_BYTES:
+        raise ConfigError(f"FILE: found {len(body)} bytes, expected one message of at most {_MAX_PASTED_BYTES}")
+    return body
+
+
+def _print_check(found: MessageCheck) -> None:
+    """Print a checked message for people."""
+    from kekbridge.cli import render
+
+    rows: list[tuple[str, object]] = [("format", found.profile)]
+    if found.likely_profile != found.profile:
+        rows.append(("looks like", f"{found.likely_profile}; see --profile"))
+    rows += [("would trade", order) for order in found.orders]
+    rows += [("refused", f"{found.code}: {found.error}")] if found.error else []
+    rows += [("missing", text) for text in found.missing]
+    rows += [("warning", text) for text in found.warnings]
+    if found.filled:
+        rows.append(("examples for", ", ".join(f"{{{{{name}}}}}" for name in found.filled)))
+    render.pairs(rows)
+    if found.fields:
+        render.heading("fields")
+        columns = [render.Column("FIELD"), render.Column("VALUE", shrinks=True), render.Column("MEANING", shrinks=True)]
+        render.table(columns, [(each.path, each.value, each.meaning) for each in found.fields])
+
+
+def _largest_order(webhook: Webhook) -> str | None:
+    """The limits of one order: in coins, in USDC, or both."""
+    limits = webhook.settings.limits
+    coins = None if limits.max_order_size is None else formatting.amount(limits.max_order_size)
+    value = None if limits.max_notional is None else f"{formatting.amount(limits.max_notional)} USDC"
+    return ", ".join(text for text in (coins, value) if text) or None
+
+
+def _warn_of_key_in_path(name: str) -> None:
+    from kekbridge.cli import render
+
+    render.note(
+        f"The URL of {name} is now a secret: it appears in the logs of proxies and on screenshots, and whoever has it can send "
+        "orders within the webhook's limits.  URL:  kekbridge webhook show NAME --secret"
+    )
+
+
 def _print(data: dict[str, Any]) -> None:
     """Print a webhook for people: identity, keys, then every setting under the name of its option."""
     from kekbridge.cli import render
@@ -337,6 +449,7 @@ def _print(data: dict[str, Any]) -> None:
         ("webhook URL", data["webhookUrl"]),
     ]
     rows += [(key, data[key]) for key in ("apiKey", "apiSecret") if key in data]
+    rows += [("URL with key", data["webhookUrlWithKey"])] if "webhookUrlWithKey" in data else []
     render.pairs(rows)
     if data.get("keys"):
         render.heading("keys")

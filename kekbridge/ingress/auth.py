@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from kekbridge.alerts import signature
+from kekbridge.alerts.field_names import KEY_PREFIXES
 from kekbridge.alerts.message import Message
 from kekbridge.errors import Forbidden, Unauthenticated, VaultError
 from kekbridge.ingress.addresses import parse_address
@@ -32,8 +33,16 @@ log = get_logger("kekbridge.ingress.auth")
 API_KEY_HEADER = "x-api-key"
 SIGNATURE_HEADER = "x-webhook-signature"
 STANDARD_ID, STANDARD_TIMESTAMP, STANDARD_SIGNATURE = "webhook-id", "webhook-timestamp", "webhook-signature"
-# The only headers that the receiver gets.
-PROOF_HEADERS = (API_KEY_HEADER, SIGNATURE_HEADER, DRY_RUN_HEADER, STANDARD_ID, STANDARD_TIMESTAMP, STANDARD_SIGNATURE)
+# The only headers that the receiver gets: those that can carry a proof, and the alert's identity.
+PROOF_HEADERS = (
+    API_KEY_HEADER,
+    SIGNATURE_HEADER,
+    DRY_RUN_HEADER,
+    STANDARD_ID,
+    STANDARD_TIMESTAMP,
+    STANDARD_SIGNATURE,
+    "idempotency-key",
+)
 
 STANDARD_TOLERANCE_S = 300  # Standard Webhooks: timestamps more than five minutes off are rejected, in both directions
 _MOST_SIGNATURES = 16
@@ -104,7 +113,7 @@ class Authenticator:
         none accepts the random apiKey alone, and the other proofs do not matter.
         Raises Unauthenticated (no valid proof) or Forbidden (valid, but the webhook is disabled or the address is not allowed).
         """
-        api_key = message.api_key or request.headers.get(API_KEY_HEADER, "").strip()
+        api_key, is_from_path = _find_api_key(request, message)
         if not api_key:
             raise Unauthenticated("api_key_missing", "the message has no apiKey", field="apiKey")
         found = self._find_key(self._sealer.lookup(api_key))
@@ -114,6 +123,12 @@ class Authenticator:
         try:
             proof = _decide(webhook, proofs, can_check=secret is not None)
             _check_dry_run(webhook, request, proofs)
+            if is_from_path and not webhook.settings.key_in_path:
+                raise Unauthenticated(
+                    "key_in_path_off",
+                    f"webhook {webhook.name} does not take its key from the URL; use `kekbridge webhook edit "
+                    f"{webhook.name} --key-in-path`, or put the key into the message",
+                )
         except Unauthenticated as refusal:
             unknown = _unknown(api_key)  # created in both cases, so that both take as long
             raise (refusal if found else unknown) from None
@@ -137,6 +152,17 @@ class Authenticator:
             return None
         self._unsealed[key.id] = (key.sealed_secret, unsealed)
         return unsealed
+
+
+def _find_api_key(request: WebhookRequest, message: Message) -> tuple[str, bool]:
+    """The key of a request, and whether it is the URL's: the message's, else the header's, else the URL's.
+
+    A text that cannot be edited may have another service's `apiKey`, so beside a key in the URL only a kekbridge key counts.
+    """
+    given = message.api_key or request.headers.get(API_KEY_HEADER, "").strip()
+    if request.path_key is None or given.startswith(KEY_PREFIXES):
+        return given, False
+    return request.path_key, True
 
 
 def check_proofs(secret: str, request: WebhookRequest, message: Message, *, profile: str) -> tuple[VerifiedProof, ...]:

@@ -45,6 +45,8 @@ class WebhookRequest(Struct, frozen=True, kw_only=True):
     #: The sender's address as text.
     remote: str
     received_at: datetime
+    #: The key at the end of the URL; None for the plain webhook path.
+    path_key: str | None = None
 
 
 class Sender(Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import resource
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,6 +24,7 @@ from typing import Any, Final, cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
+from kekbridge.alerts.field_names import KEY_PREFIXES
 from kekbridge.config import Server
 from kekbridge.errors import (
     ConfigError,
@@ -48,6 +50,8 @@ from kekbridge.model.webhooks import WEBHOOK_PATH
 log = get_logger("kekbridge.ingress")
 
 _METHODS = {WEBHOOK_PATH: ("POST",), "/healthz": ("GET", "HEAD"), "/readyz": ("GET", "HEAD")}
+# Whether the key is valid, and allowed in the URL, is for the authentication to say; everything else below the path does not exist.
+_KEY_PATH = re.compile(re.escape(WEBHOOK_PATH) + "/((?:" + "|".join(KEY_PREFIXES) + ")[A-Za-z0-9]{1,100})")
 _BACKLOG = 1024
 _HANDSHAKE_TIMEOUT_S = 5.0
 _SPARE_FILES = 256  # database, logs, the exchange's connections
@@ -177,7 +181,7 @@ class Listener:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer any request."""
-        path = request.rel_url.raw_path
+        path, path_key = _split_path(request.rel_url.raw_path)
         allowed = _METHODS.get(path)
         if allowed is None:
             return self._respond(
@@ -190,9 +194,9 @@ class Listener:
             return self._respond(WebhookResponse(status=200, body={"status": "ok"}), close=request.can_read_body)
         if path == "/readyz":
             return self._respond(self._readiness_response(), close=request.can_read_body)
-        return await self._handle_webhook(request)
+        return await self._handle_webhook(request, path_key)
 
-    async def _handle_webhook(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle_webhook(self, request: web.BaseRequest, path_key: str | None) -> web.StreamResponse:
         """Answer a POST to the webhook path."""
         received_at = self._clock()
         client = self._addresses.of(request.remote, _joined(request, "X-Forwarded-For"))
@@ -201,7 +205,11 @@ class Listener:
             self._check_allowed(request, client, received_at)
             body = await self._read_body(request)
             webhook_request = WebhookRequest(
-                body=body, headers=_proof_headers(request), remote=remote, received_at=received_at
+                body=body,
+                headers=_proof_headers(request),
+                remote=remote,
+                received_at=received_at,
+                path_key=path_key,
             )
             with self._busy(request):
                 response = await self._receive(webhook_request)
@@ -325,6 +333,12 @@ class Listener:
         if close or self._is_stopping:
             written.force_close()
         return written
+
+
+def _split_path(path: str) -> tuple[str, str | None]:
+    """The path, and the webhook key at its end, if it has one."""
+    match = _KEY_PATH.fullmatch(path)
+    return (WEBHOOK_PATH, match.group(1)) if match else (path, None)
 
 
 def _error_response(error: RequestRefused | StoreUnavailable) -> WebhookResponse:

@@ -90,7 +90,7 @@ class AlertReceiver:
         started = time.perf_counter()
         message = messages.read_message(request.body)
         sender = dry_run.with_requested_limits(self._authenticator.authenticate(request, message))
-        if sender.webhook.settings.follow == "position" and not sender.is_dry_run:
+        if not sender.is_dry_run and messages.has_position(message, sender.webhook.settings):
             await self._wait_for_predecessor(message, sender.webhook)
         await self._updates.unrecorded_fills.wait()
         alert, decide = self._prepare(request, message, sender, known_snapshot(self._exchange))
@@ -99,7 +99,7 @@ class AlertReceiver:
                 self._database, self._exchange, alert, decide, sender.webhook, self._settings.risk.rates
             )
         hit("W0")  # nothing stored yet
-        admitted = await self._admit(alert, decide, sender.webhook)
+        admitted = await self._admit(alert, decide, sender.webhook, self._longest_wait_s(message, sender.webhook))
         hit("W1")  # stored, nothing sent or answered yet
         stages = {"stored": _milliseconds_since(started)}
         self._measure_stored(admitted, stages["stored"])
@@ -196,16 +196,24 @@ class AlertReceiver:
         check_age(
             fired_at,
             now=now,
-            max_age_s=webhook.settings.max_timestamp_age_s or self._settings.auth.max_timestamp_age_s,
+            max_age_s=messages.allowed_age_s(message, webhook.settings, self._settings.auth.max_timestamp_age_s),
             max_future_s=self._settings.auth.max_future_s,
         )
         return fired_at
 
     # ------------------------------------------------------------------------------------------------------ storing and after
 
-    async def _admit(self, alert: NewAlert, decide: Callable[[Usage], Decision], webhook: Webhook) -> Admission:
+    def _longest_wait_s(self, message: Message, webhook: Webhook) -> float:
+        """How old an alert's orders may become before they are sent: what the queue allows, or the alert's own age if that is more."""
+        try:
+            return max(self._settings.queue.max_age_s, messages.allowed_age_s(message, webhook.settings, 0))
+        except RequestRefused:
+            return self._settings.queue.max_age_s  # such an alert is refused and has no orders
+
+    async def _admit(
+        self, alert: NewAlert, decide: Callable[[Usage], Decision], webhook: Webhook, max_age_s: float
+    ) -> Admission:
         """One transaction: find duplicates, decide, count, store, and claim the first order if it may be sent at once."""
-        max_age_s = max(self._settings.queue.max_age_s, webhook.settings.max_timestamp_age_s or 0)
         fired_at = min(alert.fired_at or alert.received_at, alert.received_at)
         self._updates.close_acceptances()
         # Decided by a snapshot that has not been compared with the exchange: queued, to be rechecked before it is sent.
@@ -253,6 +261,7 @@ class AlertReceiver:
             now=self._clock(),
             code=alert.code,
             error=alert.error,
+            warnings=alert.warnings,
             is_duplicate=admitted.kind == "duplicate",
         )
 
@@ -305,7 +314,7 @@ class AlertReordering:
     """Lets an alert that arrived too early wait for the one it overtook, so that swapped alerts are decided in their order.
 
     Two fills of one second leave TradingView as separate requests and may arrive swapped (docs/internals/tradingview.md section 2.2).
-    Only webhooks that follow a position wait, at most `reorder_ms`. In memory: an alert that waits was not answered yet.
+    Only alerts with a strategy's position wait, at most `reorder_ms`. In memory: an alert that waits was not answered yet.
     """
 
     def __init__(self) -> None:

@@ -39,13 +39,22 @@ def refusal_response(error: RequestRefused, *, alert_id: str | None = None) -> W
 
 
 def refused_alert_response(
-    *, alert_id: str, status: str, code: str, error: str | None, field: str | None = None, is_duplicate: bool = False
+    *,
+    alert_id: str,
+    status: str,
+    code: str,
+    error: str | None,
+    field: str | None = None,
+    warnings: Sequence[str] = (),
+    is_duplicate: bool = False,
 ) -> WebhookResponse:
     """The response to a stored alert without orders: refused, denied, or nothing to do."""
     http_status = status_of(code)
     if http_status == 401:
         return WebhookResponse(status=401, body={"success": False, "code": "unauthorized", "error": NEUTRAL_401})
     body: dict[str, Any] = {"success": http_status < 300, "alertId": alert_id, "status": status, "code": code}
+    if warnings:
+        body["warnings"] = list(warnings)
     if error:
         body["error"] = error
     if field:
@@ -69,20 +78,31 @@ def stored_response(admitted: Admission) -> WebhookResponse | None:
     if admitted.orders:
         return None
     if alert.status in ("queued", "done", "failed"):
-        return cancel_response(alert_id=public_id, status=alert.status, error=alert.error, is_duplicate=is_duplicate)
+        return cancel_response(
+            alert_id=public_id,
+            status=alert.status,
+            error=alert.error,
+            warnings=alert.warnings,
+            is_duplicate=is_duplicate,
+        )
     return refused_alert_response(
         alert_id=public_id,
         status=alert.status,
         code=alert.code or alert.status,
         error=alert.error,
         field=alert.field,
+        warnings=alert.warnings,
         is_duplicate=is_duplicate,
     )
 
 
-def cancel_response(*, alert_id: str, status: str, error: str | None, is_duplicate: bool) -> WebhookResponse:
+def cancel_response(
+    *, alert_id: str, status: str, error: str | None, is_duplicate: bool, warnings: Sequence[str] = ()
+) -> WebhookResponse:
     """The response to an alert that only cancels: 202 until it is executed, which takes as long as the exchange does."""
     body: dict[str, Any] = {"success": status != "failed", "alertId": alert_id, "status": status}
+    if warnings:
+        body["warnings"] = list(warnings)
     if error:
         body |= {"code": "cancel_failed", "error": error}
     if is_duplicate:
@@ -98,6 +118,7 @@ def order_response(
     now: datetime,
     code: str | None = None,
     error: str | None = None,
+    warnings: Sequence[str] = (),
     is_duplicate: bool = False,
 ) -> WebhookResponse:
     """The response to an admitted alert: 200 with the outcome, 202 while it is not known, 422 if its order failed.
@@ -122,6 +143,8 @@ def order_response(
         body["orders"] = [_leg(each) for each in orders]
     if code:
         body["stopped"] = {"code": code, "error": error}
+    if warnings:
+        body["warnings"] = list(warnings)
     if is_duplicate:
         body["duplicate"] = True
         if http_status == 202:

@@ -15,6 +15,9 @@ from typing import Final
 WEBHOOK_PATH: Final = "/api/webhooks/tradingview"
 
 
+_MANDATORY_STOP_DISTANCE: Final = Decimal("0.2")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimits:
     """Alerts allowed in a sliding window; 0 is no limit. Exits are counted apart under the same numbers."""
@@ -36,11 +39,11 @@ class Limits:
     allowed_symbols: tuple[str, ...] | None = None
     #: Order size in base units.
     min_order_size: Decimal | None = Decimal("0.001")
-    max_order_size: Decimal | None = Decimal(1000)
+    max_order_size: Decimal | None = None
     #: Position in base units, open orders included.
     max_position_size: Decimal | None = None
     #: USDC of one order.
-    max_notional: Decimal | None = None
+    max_notional: Decimal | None = Decimal(10_000)
     #: USDC traded and reserved per UTC day.
     daily_limit: Decimal | None = None
     #: Entries per UTC day.
@@ -54,7 +57,7 @@ class Limits:
     leverage_policy: str = "refuse"
     max_open_positions: int | None = 10
     require_stop_loss: bool = False
-    #: Distance of the stop loss from the entry price, as a fraction.
+    #: Distance of the stop loss from the entry price, as a fraction; see `farthest_stop`.
     max_stop_distance: Decimal | None = None
     #: How much worse than the alert's price the mark, and a market order's fill, may be, as a fraction.
     max_slippage: Decimal | None = None
@@ -62,6 +65,13 @@ class Limits:
     cooldown_s: int | None = None
     #: When entries are allowed, such as `Mon-Fri 07:00-22:00 UTC` (risk/trading_hours.py).
     trading_hours: str | None = None
+
+    @property
+    def farthest_stop(self) -> Decimal | None:
+        """Maximum distance of a stop loss: a mandatory one has a maximum even if none is set, so that it cannot be a mere formality."""
+        if self.max_stop_distance is not None or not self.require_stop_loss:
+            return self.max_stop_distance
+        return _MANDATORY_STOP_DISTANCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +103,11 @@ class WebhookSettings:
     allow_empty_stop_loss: bool = False
     #: Position mode: correct a difference from the strategy's position instead of only reporting it.
     resync: bool = False
-    #: Position mode: milliseconds to wait for an alert that this one may have overtaken.
+    #: An order against an open position closes it first and then opens its full size (swing trading).
+    reverse: bool = False
+    #: The key may be the last part of the URL, for texts that cannot be edited.
+    key_in_path: bool = False
+    #: Milliseconds to wait for an alert that this one, with a strategy's position, may have overtaken.
     reorder_ms: int = 500
     #: Networks that may send; empty: every address.
     allowed_addresses: tuple[str, ...] = ()

@@ -247,6 +247,8 @@ def webhook_data(webhook: Webhook, url: str, credentials: Credentials | None = N
     data: dict[str, Any] = {"id": webhook.id, "name": webhook.name, "enabled": webhook.enabled, "webhookUrl": url}
     if credentials is not None:
         data |= {"apiKey": credentials.api_key, "apiSecret": credentials.api_secret}
+        if webhook.settings.key_in_path:
+            data["webhookUrlWithKey"] = f"{url}/{credentials.api_key}"
     return data | {"createdAt": webhook.created_at, "settings": to_jsonable(webhook.settings)}
 
 

@@ -30,7 +30,7 @@ from kekbridge.model import (
 from kekbridge.model.admission import Decision, Recheck
 from kekbridge.planning.build_orders import resize
 from kekbridge.planning.market_view import read_market
-from kekbridge.planning.target import has_drifted
+from kekbridge.planning.target import has_drifted, is_without_its_start
 from kekbridge.planning.translate import KnownHistory, Plan, locate_step, translate
 from kekbridge.risk import rules
 from kekbridge.risk.account_exposure import AccountExposure
@@ -51,8 +51,8 @@ def decide(
     """Turn the steps of an alert into judged order intents. `fired_at`: None if the alert's age does not count, as in a replay.
     `sums`: the account's running sums, so that only what changed since their last use is computed; None: from scratch.
 
-    Steps are translated in order; the first one that is refused or denied ends the list. Orders before it are kept, so that a close
-    is sent even if the entry after it is refused or denied. Later legs wait for the leg before them.
+    Steps are translated in order; the first one that is refused or denied ends the list, except among the closes of a close_all. Orders
+    before it are kept, so that a close is sent even if the entry after it is refused or denied. Later legs wait for the leg before them.
     """
     kept: list[OrderIntent] = []
     verdicts: list[Verdict] = []
@@ -62,7 +62,8 @@ def decide(
     refusal: RequestRefused | None = None
     histories: dict[str, StrategyHistory] = {}
     sums = AccountExposure() if sums is None else sums
-    for step in alert.steps:
+    steps = _expanded(alert.steps, webhook, snapshot, usage)
+    for number, (step, is_alone) in enumerate(steps):
         known = {**usage.strategy_histories, **histories} if histories else usage.strategy_histories
         try:
             plan = translate(
@@ -71,10 +72,12 @@ def decide(
                 snapshot=snapshot,
                 pending=usage.pending,
                 first_leg=len(kept),
-                history=KnownHistory(fired_at, known),
+                history=KnownHistory(fired_at and (step.fired_at or fired_at), known),
             )
         except RequestRefused as refused:
-            refusal = refused
+            refusal = refusal or refused
+            if is_alone:
+                continue  # one market that cannot be closed keeps no other open
             break
         plans.append(plan)
         if plan.symbol is not None and plan.strategy_history is not None:
@@ -84,7 +87,7 @@ def decide(
             leg, leg_verdicts = _judge_leg(
                 intent,
                 len(kept),
-                intent is plan.intents[0],
+                intent is plan.intents[0] and not is_alone,
                 webhook=webhook,
                 snapshot=snapshot,
                 usage=usage,
@@ -97,7 +100,7 @@ def decide(
                 denied = leg, denial
                 break
             kept.append(leg)
-            if intent is not plan.intents[-1] or step is not alert.steps[-1]:
+            if intent is not plan.intents[-1] or number < len(steps) - 1:
                 usage = with_order(usage, leg)
         if denied is not None:
             break
@@ -109,6 +112,27 @@ def decide(
         strategy_histories=tuple(histories.items()),
         breaches=_breaches(denied[1], denied[0].notional, webhook, usage, policy) if denied else (),
     )
+
+
+def _expanded(
+    steps: tuple[Signal, ...], webhook: Webhook, snapshot: AccountSnapshot, usage: Usage
+) -> list[tuple[Signal, bool]]:
+    """The steps, with a close of all markets as one close for each that the webhook may trade; True: no other step waits for this one.
+
+    Whoever opened a position: a close_all is the account's emergency word.
+    """
+    expanded: list[tuple[Signal, bool]] = []
+    allowed = webhook.settings.limits.allowed_symbols
+    for step in steps:
+        if not step.all_markets:
+            expanded.append((step, False))
+            continue
+        expanded += [
+            (replace(step, symbol=symbol, exchange=None, all_markets=False), True)
+            for symbol in sorted({*snapshot.positions, *usage.commitments, *usage.changed_commitments})
+            if snapshot.position_quantity(symbol) + usage.pending(symbol) and (allowed is None or symbol in allowed)
+        ]
+    return expanded
 
 
 def _judge_leg(
@@ -129,16 +153,28 @@ def _judge_leg(
     return _chain_to_previous_step(allowed, leg=number, starts_step=starts_step), verdicts
 
 
-def is_out_of_order(usage: Usage, *, alert: Alert, webhook: Webhook, snapshot: AccountSnapshot) -> bool:
-    """Return whether an alert of a webhook in position mode may have overtaken another: it does not start from the known position.
-
-    An alert that was itself overtaken has nothing to wait for.
-    """
-    if webhook.settings.follow != "position":
+def may_be_out_of_order(*, alert: Alert, webhook: Webhook, snapshot: AccountSnapshot) -> bool:
+    """Return whether is_out_of_order() is worth the usage it needs: False if the positions alone show that the alert is in order."""
+    if alert.steps[0].target is None:
         return False
+    if webhook.settings.follow == "position":
+        return True
+    return is_out_of_order(Usage(now=snapshot.taken_at), alert=alert, webhook=webhook, snapshot=snapshot)
+
+
+def is_out_of_order(usage: Usage, *, alert: Alert, webhook: Webhook, snapshot: AccountSnapshot) -> bool:
+    """Return whether an alert with a strategy's position may have overtaken another: it does not start from the known position.
+
+    An alert that was itself overtaken has nothing to wait for. In signal mode the account may hold more than the strategy, so only an
+    alert waits whose start is missing, or whose open finds the other side still open.
+    """
     step = alert.steps[0]
+    if step.target is None:
+        return False
     try:
         market = read_market(step, settings=webhook.settings, snapshot=snapshot, pending=usage.pending)
+        if webhook.settings.follow != "position":
+            return is_without_its_start(step.target, market)
         _, newer = locate_step(step, webhook.settings, market, KnownHistory(alert.fired_at, usage.strategy_histories))
         return newer is None and has_drifted(step, market)
     except RequestRefused:
@@ -275,7 +311,7 @@ def _conclude(
         error=error,
         field=field,
         intents=tuple(kept),
-        is_exit=bool(plans) and all(plan.is_exit for plan in plans),
+        is_exit=(bool(plans) or first.all_markets) and all(plan.is_exit for plan in plans),
         action=first.action.value,
         symbol=symbol,
         cancels=cancels,

@@ -19,6 +19,11 @@ from kekbridge.planning.sizing import ROUND_DOWN_CONTEXT, format_12dp
 
 _UPWARDS: Final = Context(prec=80, rounding=ROUND_UP)
 _PERCENT: Final = Decimal(100)
+_HUNDREDTH: Final = Decimal("0.01")
+# A bare number farther from the market than this is a percent, a fraction or ticks rather than a price.
+_MAX_DISTANCE: Final = Decimal("0.5")
+# A bare trailing distance below this share of the price would trigger at once: 1.5 is meant as a percent.
+_MIN_TRAILING_SHARE: Final = Decimal("0.0005")
 # Orderly's own front end allows this range for callback_rate (docs/internals/orderly.md section 7); a rejected trailing stop would leave
 # the position without one.
 _MIN_CALLBACK_RATE, _MAX_CALLBACK_RATE = Decimal("0.001"), Decimal("0.05")
@@ -84,6 +89,7 @@ def stop_price(signal: Signal, side: Side, prices: Prices, market: MarketView) -
     if signal.stop_loss is None:
         return None
     raw = _level_price(signal.stop_loss, prices.reference, -side.sign, market)
+    _check_plausible("stopLoss", "stop_loss_invalid", signal.stop_loss, raw, prices, market)
     stop = ceil_price(raw, market.instrument) if side is Side.BUY else floor_price(raw, market.instrument)
     if not ZERO < stop <= market.instrument.quote_max:
         raise Refused(
@@ -112,6 +118,7 @@ def take_profit_prices(signal: Signal, side: Side, prices: Prices, market: Marke
     levels: list[Decimal] = []
     for spec in signal.take_profits:
         raw = _level_price(spec.level, prices.reference, side.sign, market)
+        _check_plausible("takeProfit", "take_profit_invalid", spec.level, raw, prices, market)
         level = floor_price(raw, market.instrument) if side is Side.BUY else ceil_price(raw, market.instrument)
         if not ZERO < level <= market.instrument.quote_max:
             raise Refused(
@@ -146,6 +153,14 @@ def trailing_distance(distance: Amount, market: MarketView) -> tuple[Decimal | N
             )
         return rate, None
     raw = ROUND_DOWN_CONTEXT.multiply(distance.value, market.unit_factor)
+    mark = market.entry_mark()
+    if not _MIN_TRAILING_SHARE <= (share := raw / mark) <= _MAX_DISTANCE:
+        raise Refused(
+            "trailing_stop_invalid",
+            f"trailingStop: a distance of {format_12dp(distance.value)} is {_percent_text(share)} of the price {format_12dp(mark)}; "
+            f"{_unit_hint(distance.value, _MAX_CALLBACK_RATE * _PERCENT, 'a distance in price')}",
+            field="trailingStop",
+        )
     tick = market.instrument.quote_tick
     value = ROUND_DOWN_CONTEXT.multiply(ROUND_DOWN_CONTEXT.divide_int(raw, tick), tick) if tick > 0 else raw
     if value <= 0:
@@ -200,6 +215,31 @@ def _level_price(level: Amount, reference: Decimal, direction: int, market: Mark
     # Rounded towards the entry before it is put on the grid, which could otherwise move it away again.
     distance = ROUND_DOWN_CONTEXT.divide(ROUND_DOWN_CONTEXT.multiply(reference, level.value), _PERCENT)
     return ROUND_DOWN_CONTEXT.add(reference, distance) if direction > 0 else _UPWARDS.subtract(reference, distance)
+
+
+def _check_plausible(field: str, code: str, level: Amount, raw: Decimal, prices: Prices, market: MarketView) -> None:
+    """Refuse a bare number that is no price of this market: it was meant as a percent, a fraction or ticks."""
+    near = [price for price in (prices.reference, market.mark) if price is not None and price > 0]
+    if level.is_percent or any(abs(raw - price) <= price * _MAX_DISTANCE for price in near):
+        return
+    away = abs(raw - near[0]) / near[0]
+    raise Refused(
+        code,
+        f"{field}: price {format_12dp(level.value)} is {_percent_text(away)} away from {format_12dp(near[0])}; "
+        f"{_unit_hint(level.value, _PERCENT * _MAX_DISTANCE, 'a price')}",
+        field=field,
+    )
+
+
+def _unit_hint(value: Decimal, largest: Decimal, otherwise: str) -> str:
+    """How to write the number with its unit. A number below 0.1 may be a fraction: written as a percent it would be another one."""
+    if Decimal("0.1") <= value <= largest:
+        return f'write "{format_12dp(value)}%" for percent'
+    return f'write {otherwise}, or a percent such as "2%"; ticks, points and fractions are not read'
+
+
+def _percent_text(share: Decimal) -> str:
+    return f"{format_12dp(ROUND_DOWN_CONTEXT.quantize(share * _PERCENT, _HUNDREDTH))} %"
 
 
 def _entry_prices(prices: Prices) -> tuple[tuple[str, Decimal], ...]:

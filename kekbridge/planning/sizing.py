@@ -83,7 +83,8 @@ def to_base_units(
     """Convert `value` of `kind` at `price` to base units, not rounded yet.
 
     usd: value / price. percent_equity: that share of `account_value` as notional. percent_position: that share of the absolute
-    `position`. risk_percent: the size that loses that share of `account_value` between `price` and `stop_price`.
+    `position`. risk_percent and risk_usd: the size that loses that share of `account_value`, or that amount, between `price` and
+    `stop_price`.
     Raises Refused(quantity_type_unsupported) if the position or stop that the kind needs is missing.
     """
     match kind:
@@ -97,12 +98,11 @@ def to_base_units(
             if position == 0:
                 raise _unsupported("percent_position", "without an open position", "use base or usd")
             return _share(value, abs(position))
-        case QuantityType.RISK_PERCENT:
+        case QuantityType.RISK_PERCENT | QuantityType.RISK_USD:
             if stop_price is None or stop_price == price:
-                raise _unsupported("risk_percent", "without a stopLoss to measure the risk", "add stopLoss")
-            return ROUND_DOWN_CONTEXT.divide(
-                _share(value, account_value), abs(ROUND_DOWN_CONTEXT.subtract(price, stop_price))
-            )
+                raise _unsupported(kind, "without a stopLoss to measure the risk", "add stopLoss")
+            risk = _share(value, account_value) if kind is QuantityType.RISK_PERCENT else value
+            return ROUND_DOWN_CONTEXT.divide(risk, abs(ROUND_DOWN_CONTEXT.subtract(price, stop_price)))
 
 
 def split_quantity(quantity: Decimal, shares: Sequence[Decimal | None], instrument: Instrument) -> tuple[Decimal, ...]:

@@ -41,6 +41,13 @@ def add_step(
     return _shortened(start, steps), None if is_newest else newest
 
 
+def last_position(history: StrategyHistory | None) -> Decimal | None:
+    """The strategy's signed position by the messages so far, in its contracts; None without any."""
+    if history is None:
+        return None
+    return _newest(history.start, history.steps).now if history.steps else history.start
+
+
 def _newest(start: Decimal | None, steps: Iterable[StrategyStep]) -> StrategyStep:
     """The last step of the last second; the position before that second is found the same way."""
     last: StrategyStep | None = None

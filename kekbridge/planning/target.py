@@ -42,11 +42,17 @@ class PositionChange(Struct, frozen=True, kw_only=True):
 
 
 def position_change(
-    signal: Signal, *, settings: WebhookSettings, market: MarketView, newer: StrategyStep | None = None
+    signal: Signal,
+    *,
+    settings: WebhookSettings,
+    market: MarketView,
+    newer: StrategyStep | None = None,
+    last: Decimal | None = None,
 ) -> PositionChange:
-    """The change that a buy, sell, close or flip makes to `market.projected`. Raises Refused.
+    """The change that a buy, sell, add, close or flip makes to `market.projected`. Raises Refused.
 
-    `newer`: a step of the strategy that fired after this one and was processed already (strategy_position.py).
+    `newer`: a step of the strategy that fired after this one and was processed already; `last`: the strategy's signed position before
+    this step, in its contracts, as far as its earlier messages tell (strategy_position.py).
     """
     target = signal.target
     is_following = settings.follow == "position"
@@ -60,17 +66,21 @@ def position_change(
             return _close(signal, market)
         case Action.FLIP:
             return _flip(signal, market)
+        case _ if target is not None and signal.is_wanted_position:
+            return _to_wanted_position(signal, target, settings, market, last)
         case _ if target is not None:
             return _follow(signal, target, settings, market) if is_following else _apply_step(signal, target, market)
-        case _ if is_following:
+        case _ if is_following and not signal.reduce_only:
             raise Refused(
                 "position_missing",
                 "marketPosition: missing, but this webhook follows the strategy's position; add marketPosition and "
                 "marketPositionSize, or set the webhook to follow signals",
                 field="marketPosition",
             )
+        case Action.ADD:
+            return _add(signal, market)
         case _:
-            return _trade(signal, market)
+            return _trade(signal, settings, market)
 
 
 def side_of(signed: Decimal) -> Side:
@@ -80,7 +90,7 @@ def side_of(signed: Decimal) -> Side:
 # ------------------------------------------------------------------------------------------------- the trader's own action
 
 
-def _trade(signal: Signal, market: MarketView) -> PositionChange:
+def _trade(signal: Signal, settings: WebhookSettings, market: MarketView) -> PositionChange:
     """Buy or sell: change the position by the quantity; with reduceOnly a close that trades only on its side."""
     side = Side.BUY if signal.action is Action.BUY else Side.SELL
     projected = market.projected
@@ -88,18 +98,33 @@ def _trade(signal: Signal, market: MarketView) -> PositionChange:
         if projected * side.sign >= 0:
             return _nothing_to_close(market)
         return _reduce(signal, market, whole_target=None)
+    is_against = projected * side.sign < 0
+    if is_against and signal.exits_opposite:
+        return PositionChange(delta=-projected, close_fraction=_ONE)
     if signal.quantity is None:
         raise Refused(
             "quantity_missing",
             "quantity: missing, an order that opens needs one; add quantity, or give the webhook a default quantity",
             field="quantity",
         )
-    if signal.is_reversal:
-        # The strategy was on the other side: the position ends at the trader's own size, even if the old one was closed already.
+    if signal.is_reversal or (is_against and settings.reverse):
+        # The position ends at the trader's own size on this side, even if the old one was closed already.
         wanted = side.sign * _size(signal, side, market, is_entry=True)
         is_reached = projected * wanted > 0 and abs(projected) >= abs(wanted)
         return PositionChange(ignored_code=ALREADY_IN_POSITION) if is_reached else _change_to(wanted, market)
     return PositionChange(delta=side.sign * _size(signal, side, market, is_entry=projected * side.sign >= 0))
+
+
+def _add(signal: Signal, market: MarketView) -> PositionChange:
+    """Enlarge the open position by the quantity, on whichever side it is."""
+    if market.projected == 0:
+        raise Refused(
+            "no_position",
+            f"action: found add, but there is no position in {market.symbol}; use buy or sell",
+            field="action",
+        )
+    side = side_of(market.projected)
+    return PositionChange(delta=side.sign * _size(signal, side, market, is_entry=True))
 
 
 def _close(signal: Signal, market: MarketView) -> PositionChange:
@@ -161,6 +186,21 @@ def _follow(signal: Signal, target: TargetPosition, settings: WebhookSettings, m
     return replace(change, warnings=drift + change.warnings)
 
 
+def _to_wanted_position(
+    signal: Signal, target: TargetPosition, settings: WebhookSettings, market: MarketView, last: Decimal | None
+) -> PositionChange:
+    """Move to the position that the message names, whatever its action and quantity say (OpenAlgo's smart orders).
+
+    Zero while nothing is open means an ordinary order there. It is one here only in signal mode, and only if the strategy did not hold
+    anything by its own messages: the exit of a position that its stop has closed must not open the other side.
+    """
+    now = _units(target.signed, market)
+    is_plain_order = now == 0 and market.projected == 0 and signal.quantity is not None and not last
+    if is_plain_order and settings.follow != "position":
+        return _trade(replace(signal, target=None), settings, market)
+    return _change_to(now, market)
+
+
 def _catch_up(
     signal: Signal, target: TargetPosition, newer: StrategyStep, settings: WebhookSettings, market: MarketView
 ) -> PositionChange:
@@ -193,6 +233,17 @@ def _catch_up(
 def _is_sized_in_contracts(signal: Signal) -> bool:
     """Return whether the order's size is the strategy's own step, not a percent or USD amount chosen by the trader."""
     return signal.quantity is None or _kind_of(signal) is QuantityType.BASE
+
+
+def is_without_its_start(target: TargetPosition, market: MarketView) -> bool:
+    """Return whether the account shows no trace of the position that a strategy's step starts from.
+
+    It holds the other side of what the step opens, or nothing of what it changes: the alert before it may still be on its way.
+    """
+    before = None if market.is_inverse else _before(target, market)
+    if before is None:
+        return False
+    return _has_overtaken_its_close(target, market) if before == 0 else market.projected * before <= 0
 
 
 def _has_overtaken_its_close(target: TargetPosition, market: MarketView) -> bool:
@@ -279,7 +330,7 @@ def _size(signal: Signal, side: Side, market: MarketView, *, is_entry: bool) -> 
     if kind is QuantityType.BASE:
         return market.base_units(signal.quantity.value)
     prices = prices_for(signal, side, market, is_entry=is_entry)
-    stop = stop_price(signal, side, prices, market) if kind is QuantityType.RISK_PERCENT else None
+    stop = stop_price(signal, side, prices, market) if kind.is_risk else None
     return to_base_units(
         signal.quantity.value,
         kind,

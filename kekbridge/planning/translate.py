@@ -26,7 +26,7 @@ from kekbridge.model import (
 from kekbridge.planning.build_orders import build_orders
 from kekbridge.planning.market_view import MarketView, no_orders, read_market, resolve_symbol
 from kekbridge.planning.sizing import ROUND_DOWN_CONTEXT
-from kekbridge.planning.strategy_position import add_step
+from kekbridge.planning.strategy_position import add_step, last_position
 from kekbridge.planning.target import position_change
 
 
@@ -47,7 +47,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     #: What was rounded or left out, shown by `explain`.
     notes: tuple[str, ...] = ()
-    #: The strategy's steps so far, this one included; only in position mode with a timestamp.
+    #: The strategy's steps so far, this one included; only for target positions with a timestamp.
     strategy_history: StrategyHistory | None = None
 
 
@@ -83,7 +83,8 @@ def translate(
         return _plan_cancel(signal, settings=settings, snapshot=snapshot)
     market = read_market(signal, settings=settings, snapshot=snapshot, pending=pending)
     strategy_history, newer = locate_step(signal, settings, market, history)
-    change = position_change(signal, settings=settings, market=market, newer=newer)
+    last = last_position(history.strategy_histories.get(market.symbol))
+    change = position_change(signal, settings=settings, market=market, newer=newer, last=last)
     warnings = market.warnings + change.warnings
     if change.ignored_code is not None:
         return Plan(
@@ -107,8 +108,12 @@ def translate(
 def locate_step(
     signal: Signal, settings: WebhookSettings, market: MarketView, history: KnownHistory
 ) -> tuple[StrategyHistory | None, StrategyStep | None]:
-    """The strategy's history with this step, and the newer step that has overtaken it; (None, None) without position mode or timestamp."""
-    if settings.follow != "position" or signal.target is None or history.fired_at is None:
+    """The strategy's history with this step, and the newer step that has overtaken it.
+
+    (None, None) without a timestamp, and for orders that are no target position.
+    """
+    follows = settings.follow == "position" or signal.is_wanted_position
+    if not follows or signal.target is None or history.fired_at is None:
         return None, None
     held = ROUND_DOWN_CONTEXT.multiply(market.projected, market.unit_factor)
     return add_step(history.strategy_histories.get(market.symbol), signal.target, fired_at=history.fired_at, held=held)

@@ -37,7 +37,7 @@ def check_stop_distance(checked: RuleInput) -> Sequence[Verdict]:
     if stop is None or entry <= 0:
         return ()
     return check_maxima(
-        [(scope, limits.max_stop_distance) for scope, limits in checked.scopes],
+        [(scope, limits.farthest_stop) for scope, limits in checked.scopes],
         "stop_loss_too_far",
         "max_stop_distance",
         abs(entry - stop) / entry,

@@ -18,7 +18,7 @@ from kekbridge.risk.account_exposure import AccountExposure
 from kekbridge.risk.drawdown import drawdown_of, loss_of_day, next_midnight
 from kekbridge.risk.exposure import names_symbol
 
-_NONE: Final = Limits(min_order_size=None, max_order_size=None, max_leverage=None, max_open_positions=None)
+_NONE: Final = Limits(min_order_size=None, max_notional=None, max_leverage=None, max_open_positions=None)
 _ROUND: Final = Context(prec=80, rounding=ROUND_HALF_EVEN)
 _TWELVE_DECIMALS, _FOUR_DECIMALS, _CENT = Decimal("1e-12"), Decimal("1e-4"), Decimal("0.01")
 _MAX_DECIMALS: Final = 12

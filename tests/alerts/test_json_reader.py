@@ -64,3 +64,62 @@ def test_an_object_with_too_many_fields_is_refused() -> None:
     body = "{" + ",".join(f'"k{number}":1' for number in range(257)) + "}"
     with pytest.raises(Unreadable, match="257 fields"):
         read_document(body.encode())
+
+
+# What was sent, what the refusal has to name, and what it must not advise.
+DAMAGE = [
+    ('{"quantity":0,005}', "a comma inside a number", "comma before"),
+    ('{"price":65,000.5,"a":1}', "a comma inside a number", "comma before"),
+    ('{"price":65, 000.5,"a":1}', "a comma inside a number", "comma before"),
+    ('{"timestamp":1,795,889,173,106,"a":1}', "a comma inside a number", "comma before"),
+    ('{"quantity":1 000,"a":1}', "a space inside a number", "comma is missing"),
+    ('{"q":.005}', "a number begins with a digit", "0.005"),
+    ('{"q":+5}', "a number begins with a digit", "5}"),
+    ('{"q":005}', "a number cannot begin with 0", "write 5"),
+    ('{"q":5%}', "percents in quotes", "comma"),
+    ('{"q":5usd}', "write numbers plain", "comma"),
+    ('{"q":}', "the value is missing", "0"),
+    ('{"price":,"q":1}', "the value is missing", "comma"),
+    ("{apiKey:x,action:buy,quantity:0.005}", "a shell removed them", "comma"),
+    ("'{\"a\":1}'", "the Windows shell", "use double"),
+    ("{&quot;a&quot;:1}", "&quot;", "comma"),
+    ('{"r":True}', "write true in lower case", "quotes"),
+    ('{"r":None}', "write null in lower case", "quotes"),
+    ('{"s":undefined}', "undefined is no value", "quotes"),
+    ('{"s":nan,"a":1}', "nan is no value", "quotes"),
+    ('{"a":buy,"b":1}', "a text without quotes", "comma"),
+    ('{"s":BTCUSDT.P}', "a text without quotes", "comma"),
+    ("{   BTCUSDT.P,\n buy}", "a name without quotes", "comma"),
+    ('"apiKey":"x","action":"buy"}', "the opening brace { is missing", "after the"),
+    ('{"a":1,"b":"x"', "the closing brace } is missing", "quote"),
+    ('{"a":"b', "the quote at the end of a text is missing", "comma"),
+    ("payload=%7B%22a%22", "form-encoded", "key=value"),
+    ('{\u00a0"a":1}', "U+00A0 (no-break space)", "quotes"),
+    ('{"a":\u00a01}', "U+00A0", "quotes"),
+    ('{"a":1\u200b}', "U+200B (zero width space)", "comma"),
+    ('{"a":1}\u200b', "U+200B", "after the end"),
+    ('{"a":1} #bot', "text after the end of the message", "comma"),
+    ('{"a":[1,2,]}', "ends in a comma: remove it", "inside a number"),
+    ('{"a":"\\d"}', "a backslash", "comma"),
+]
+
+
+@pytest.mark.parametrize(("body", "named", "unnamed"), DAMAGE, ids=[row[0] for row in DAMAGE])
+def test_each_damage_is_named(body: str, named: str, unnamed: str) -> None:
+    """The cause, not its consequence; and nothing that would make another number of what was meant."""
+    with pytest.raises(Unreadable) as caught:
+        read_document(body.encode())
+    assert caught.value.code == "invalid_json"
+    hint = caught.value.message.split(": ", 1)[-1].partition("; ")
+    assert named in caught.value.message
+    assert unnamed not in (hint[2] or hint[0])
+
+
+def test_a_signal_code_is_a_message() -> None:
+    """WunderTrading's alerts are plain text; other text is none."""
+    assert read_document(b"ENTER-LONG_Bybit_ETHUSDT_my bot_15M_8e34") == {
+        "code": "ENTER-LONG_Bybit_ETHUSDT_my bot_15M_8e34"
+    }
+    for text in (b"ENTER-LONG", b"ENTER-LONG_x\n{}", b"enter long now", b"EXIT-ALL_" + b"a" * 300):
+        with pytest.raises(Unreadable):
+            read_document(text)

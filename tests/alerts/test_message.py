@@ -193,7 +193,6 @@ def test_outer_whitespace_and_bom_are_ignored(prefix: bytes, suffix: bytes) -> N
         (b'{"alertId":"' + b"x" * 129 + b'"}', "field_invalid"),
         (b'{"alertId":"a\\nb"}', "field_invalid"),
         (b"[" + b",".join([b'{"action":"ping"}'] * 21) + b"]", "field_invalid"),
-        (b'[{"alertId":"a"},{"alertId":"b"}]', "field_invalid"),
         (b'[{"apiKey":"a"},{"api_key":"b"}]', "field_invalid"),
     ],
     ids=lambda value: repr(value)[:60] if isinstance(value, bytes) else value,
@@ -206,7 +205,7 @@ def test_unreadable_bodies(body: bytes, code: str) -> None:
 @pytest.mark.parametrize(
     ("body", "position", "hint"),
     [
-        ('{\n "action": "buy",\n}', "line 3, column 1", "remove the comma"),
+        ('{\n "action": "buy",\n}', "line 3, column 1", "ends in a comma: remove it"),
         ('{"a":1,\n"b":NaN}', "line 2, column 5", "NaN"),
         ('{"comment":"NaN","b":NaN}', "column 22", "NaN"),
         ("{'a':1}", "line 1, column 2", "single quotes"),
@@ -215,7 +214,7 @@ def test_unreadable_bodies(body: bytes, code: str) -> None:
         ('{"a":1 // long\n}', "column 8", "no comments"),
         ('{"a":"x"y"}', "column 9", "a quote inside a text"),
         ('{"a":"x\ny"}', "line 1, column 8", "line break"),
-        ('{"a":1', "column 7", "incomplete"),
+        ('{"a":1', "column 7", "the closing brace } is missing"),
     ],
 )
 def test_a_syntax_error_has_position_and_hint(body: str, position: str, hint: str) -> None:
@@ -223,6 +222,25 @@ def test_a_syntax_error_has_position_and_hint(body: str, position: str, hint: st
     message = unreadable(body.encode()).message
     assert position in message
     assert hint in message
+
+
+def test_steps_with_ids_and_times_of_their_own() -> None:
+    """One request may carry alerts of several markets; the whole is as old as its oldest step, and has no id of its own."""
+    first, second = "2026-01-15T10:30:03Z", "2026-01-15T10:30:04Z"
+    steps = [
+        {"apiKey": "k", "alertId": "a", "timestamp": second, "action": "close", "symbol": "BTC"},
+        {"alertId": "b", "timestamp": first, "action": "close", "symbol": "ETH"},
+    ]
+    for body in (steps, {"apiKey": "k", "steps": steps}):
+        message = read_message(json.dumps(body).encode())
+        assert (message.api_key, message.sender_id) == ("k", None)
+        assert fired_at(message) == datetime.fromisoformat(first)
+        alert = interpret(message, SETTINGS)
+        assert [step.fired_at for step in alert.steps] == [datetime.fromisoformat(time) for time in (second, first)]
+    without = read_message(json.dumps([*steps, {"action": "close", "symbol": "SOL"}]).encode())
+    assert fired_at(without) is None
+    same = read_message(json.dumps([{**step, "alertId": "a", "timestamp": first} for step in steps]).encode())
+    assert (same.sender_id, fired_at(same)) == ("a", datetime.fromisoformat(first))
 
 
 def test_a_refused_body_is_not_quoted() -> None:

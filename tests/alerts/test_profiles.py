@@ -170,12 +170,64 @@ def test_traderspost_order_types() -> None:
         ({"price": 1, "signalPrice": 2}, "price"),
         ({"symbol": "ETHUSDT.P"}, "symbol"),
         ({"sentiment": "sideways"}, "sentiment"),
-        ({"action": "add"}, "action"),
+        ({"action": "breakeven"}, "action"),
+        ({"stopLoss": 64000}, "stopLoss"),
+        ({"stopLoss": "2%"}, "stopLoss"),
+        ({"stopLoss": ""}, "stopLoss"),
+        ({"stopLoss": []}, "stopLoss"),
+        ({"stopLoss": {}}, "stopLoss"),
+        ({"stopLoss": True}, "stopLoss"),
+        ({"stopLoss": {"type": "stop"}}, "stopLoss"),
+        ({"stopLoss": {"type": "stop", "percent": None}}, "stopLoss"),
+        ({"stopLoss": {"type": "stop", "price": 64000}}, "stopLoss"),
+        ({"stopLoss": {"percent": 2, "breakeven": True}}, "stopLoss"),
+        ({"stopLoss": {"type": "trailing_stop", "percent": 3}}, "stopLoss"),
+        ({"stopLoss": {"type": "stop", "trailPercent": 3}}, "stopLoss"),
+        ({"stopLoss": {"type": "guaranteed", "percent": 3}}, "stopLoss.type"),
+        ({"takeProfit": 66000}, "takeProfit"),
+        ({"takeProfit": {"target": 66000}}, "takeProfit"),
+        ({"takeProfit": [{"percent": 2}]}, "takeProfit"),
+        ({"stoploss": {"percent": 2}}, "stoploss"),
+        ({"timeInForce": "ioc"}, "timeInForce"),
     ],
 )
 def test_traderspost_refusals(change: dict[str, Any], field: str) -> None:
     """Unsupported fields are refused by the service's name."""
     assert refusal("traderspost", {**TRADERSPOST, **change}).field == field
+
+
+@pytest.mark.parametrize("word", ["exit", "EXIT"])
+def test_an_unreadable_stop_blocks_no_exit(word: str) -> None:
+    """An exit sets no protection, so it does not read any; the warning says so."""
+    read = alert("traderspost", {**TRADERSPOST, "action": word, "stopLoss": 64000, "takeProfit": {"amount": 5}})
+    assert read.steps[0].action is Action.CLOSE
+    assert any("stopLoss, takeProfit" in warning for warning in read.warnings)
+
+
+def test_traderspost_trailing_and_risk() -> None:
+    """A trailing distance in price, a quantity by the dollars at risk, the words add and reverse."""
+    signal = read_one(
+        "traderspost",
+        {**TRADERSPOST, "stopLoss": {"type": "Trailing-Stop", "trailAmount": 500}, "takeProfit": {"price": 7}},
+    )
+    assert signal.trailing_stop == Amount(Decimal(500))
+    assert signal.take_profits[0].level == Amount(Decimal(7))
+    risk = read_one(
+        "traderspost",
+        {**TRADERSPOST, "quantity": 50, "quantityType": "risk_dollar_amount", "stopLoss": {"stopPrice": 64000}},
+    )
+    assert (risk.quantity, risk.quantity_type) == (Amount(Decimal(50)), QuantityType.RISK_USD)
+    assert read_one("traderspost", {**TRADERSPOST, "action": "add"}).action is Action.ADD
+    assert read_one("traderspost", {**TRADERSPOST, "action": "reverse"}).action is Action.FLIP
+
+
+def test_traderspost_orders_without_a_quantity() -> None:
+    """They close an opposite position; whether there is one is known later. An exit closes everything."""
+    bare = {name: value for name, value in TRADERSPOST.items() if name != "quantity"}
+    sell = read_one("traderspost", {**bare, "action": "sell"})
+    assert (sell.action, sell.quantity, sell.exits_opposite) == (Action.SELL, None, True)
+    assert not read_one("traderspost", {**TRADERSPOST, "action": "sell"}).exits_opposite
+    assert refusal("seed", {"symbol": "BTC", "action": "sell"}).code == "quantity_missing"
 
 
 def test_traderspost_time_is_the_timestamp() -> None:
@@ -198,11 +250,74 @@ def test_openalgo() -> None:
     )
     assert (signal.action, signal.order_type, signal.price) == (Action.BUY, OrderType.MARKET, None)
     assert signal.target is not None
-    assert (signal.target.signed, signal.target.previous_signed) == (Decimal(1), Decimal(0))
+    assert (signal.target.signed, signal.is_wanted_position) == (Decimal(1), True)
     stop = read_one("openalgo", {**base, "pricetype": "SL-M", "trigger_price": "70000"})
     assert (stop.order_type, stop.trigger_price) == (OrderType.STOP, Decimal(70000))
     stop_limit = read_one("openalgo", {**base, "pricetype": "SL", "price": "70010", "trigger_price": "70000"})
     assert (stop_limit.order_type, stop_limit.limit_price) == (OrderType.STOP_LIMIT, Decimal(70010))
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        {"enabled": True, "trigger_price": 64000},
+        {"enabled": True},
+        {"enabled": True, "trigger_price_percent": None},
+        {"enabled": True, "trigger_price_percent": 2, "breakeven": True},
+        {"enabled": "maybe", "trigger_price_percent": 2},
+        {"enabled": 1, "trigger_price_percent": 2},
+        64000,
+        "2%",
+        [],
+        {},
+    ],
+    ids=str,
+)
+def test_threecommas_stops_in_other_shapes_are_refused(stop: Any) -> None:
+    """A stop that cannot be read is no entry without a stop."""
+    order = {"amount": "1", "currency_type": "base"}
+    assert (
+        refusal("3commas", {**CUSTOM, "action": "enter_long", "order": order, "stop_loss": stop}).field == "stop_loss"
+    )
+
+
+@pytest.mark.parametrize(
+    "profits",
+    [
+        {"enabled": True},
+        {"enabled": True, "steps": []},
+        {"enabled": True, "steps": {"price_percent": 2}},
+        {"enabled": True, "steps": [{"volume_percent": 100}]},
+        {"enabled": True, "steps": [{"price_percent": 2, "trailing": 1}]},
+        {"enabled": True, "steps": [{"price_percent": 2, "order_type": "limit"}]},
+        66000,
+    ],
+    ids=str,
+)
+def test_threecommas_profits_in_other_shapes_are_refused(profits: Any) -> None:
+    """A take-profit that cannot be read is not dropped."""
+    order = {"amount": "1", "currency_type": "base"}
+    fields = {**CUSTOM, "action": "enter_long", "order": order, "take_profit": profits}
+    assert refusal("3commas", fields).field == "take_profit"
+
+
+@pytest.mark.parametrize("order", [{}, "0.5", [], {"qty": "0.5"}, {"amount": None}], ids=str)
+def test_an_order_object_that_cannot_be_read_is_refused(order: Any) -> None:
+    """Dropped, an exit of a part would close everything."""
+    assert refusal("3commas", {**CUSTOM, "action": "exit_long", "order": order}).field in ("order", "order.qty")
+
+
+def test_max_lag() -> None:
+    """3Commas alerts say how late they may be; the webhook's own maximum is never exceeded."""
+    body = message.read_message(json.dumps({**CUSTOM, "max_lag": "300"}).encode())
+    settings = WebhookSettings(profile="3commas")
+    assert message.allowed_age_s(body, settings, 60) == 300
+    assert message.allowed_age_s(body, WebhookSettings(profile="3commas", max_timestamp_age_s=20), 60) == 20
+    assert message.allowed_age_s(body, WebhookSettings(), 60) == 60
+    for damaged in ("0", "x", "-5", "1e9"):
+        wrong = message.read_message(json.dumps({**CUSTOM, "max_lag": damaged}).encode())
+        with pytest.raises(Refused):
+            message.allowed_age_s(wrong, settings, 60)
 
 
 WUNDER: dict[str, Any] = {
@@ -263,6 +378,37 @@ def test_wundertrading_exits(code: str, action: Action) -> None:
 def test_wundertrading_refusals(change: dict[str, Any], code: str) -> None:
     """A quantity without a unit, an unknown unit and unsupported options are refused."""
     assert refusal("wundertrading", {**WUNDER, **change}).code == code
+
+
+@pytest.mark.parametrize(
+    "body", ["ENTER-LONG_Bybit_ETHUSDT_My bot_15M_8e34479cfe49", "enter-long_bybit_ethusdt_my bot_15m_8e34479cfe49"]
+)
+def test_wundertrading_plain_text(body: str) -> None:
+    """The message may be nothing but the signal code; the size is the webhook's."""
+    settings = WebhookSettings(profile="wundertrading", defaults={"quantity": "100", "quantityType": "usd"})
+    (signal,) = message.interpret(message.read_message(body.encode()), settings).steps
+    assert (signal.action, signal.symbol and signal.symbol.upper()) == (Action.BUY, "ETHUSDT")
+    assert (signal.quantity, signal.quantity_type) == (Amount(Decimal(100)), QuantityType.USD)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"stopLoss": 0.02}, "stopLoss"),
+        ({"stopLoss": {}}, "stopLoss"),
+        ({"stopLoss": {"priceDeviation": None}}, "stopLoss"),
+        ({"stopLoss": {"priceDeviation": 0.02, "price": 64000}}, "stopLoss"),
+        ({"stopLoss": {"deviation": 0.02}}, "stopLoss"),
+        ({"takeProfits": {"priceDeviation": 0.02}}, "takeProfits"),
+        ({"takeProfits": "2%"}, "takeProfits"),
+        ({"takeProfits": [0.02]}, "takeProfits"),
+        ({"takeProfit": [{"priceDeviation": 0.02}]}, "takeProfit"),
+        ({"takeprofits": [{"priceDeviation": 0.02}]}, "takeprofits"),
+    ],
+)
+def test_wundertrading_protection_in_other_shapes_is_refused(change: dict[str, Any], field: str) -> None:
+    """By the service's name of the field."""
+    assert refusal("wundertrading", {**WUNDER, **change}).field == field
 
 
 def test_community() -> None:

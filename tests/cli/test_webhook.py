@@ -236,7 +236,7 @@ def test_edit_changes_only_what_is_named(run: Any, data_dir: Path) -> None:
     assert result.code == 0
     assert result.data["name"] == "two"
     settings = stored_settings(data_dir, "two")
-    assert settings.limits == Limits(max_order_size=Decimal(2), require_stop_loss=True)
+    assert settings.limits == Limits(max_order_size=Decimal(2), max_notional=None, require_stop_loss=True)
     assert settings.defaults == {"quantity": "1"}
     assert run("webhook", "show", "one").code == 3
 
@@ -353,7 +353,34 @@ def test_a_settings_text_reads_back_unchanged() -> None:
         for row in ROWS
     }
     assert apply(again, WebhookSettings()) == settings
-    assert text_of(next(row for row in ROWS if row.field == "max_notional"), WebhookSettings()) == ""
+    assert text_of(next(row for row in ROWS if row.field == "max_order_size"), WebhookSettings()) == ""
+
+
+def test_the_default_largest_order_is_a_value(run: Any, data_dir: Path) -> None:
+    """1,000 coins are 65 million USDC of BTC and nothing of a coin worth a cent; a webhook's own limits stay."""
+    run("webhook", "create", "one")
+    limits = stored_settings(data_dir, "one").limits
+    assert (limits.max_notional, limits.max_order_size) == (Decimal(10_000), None)
+    run("webhook", "create", "two", "--max-order-size", "1000", "--max-notional", "none")
+    limits = stored_settings(data_dir, "two").limits
+    assert (limits.max_notional, limits.max_order_size) == (None, Decimal(1000))
+    listed = run("webhook", "list").out
+    assert "10000 USDC" in listed
+    assert "1000" in listed
+
+
+def test_a_key_in_the_url_is_shown_and_warned_of(run: Any) -> None:
+    """The URL with the key is a secret: printed only where the key is, with what it costs."""
+    created = run("webhook", "create", "one", "--key-in-path", "--no-require-signature")
+    key = next(line.split()[-1] for line in created.out.splitlines() if line.strip().startswith("apiKey"))
+    assert f"/api/webhooks/tradingview/{key}" in created.out
+    assert "is now a secret" in created.err
+    shown = run("webhook", "show", "one").out
+    assert key not in shown
+    secret = run("webhook", "show", "one", "--secret", "--json").data
+    assert secret["webhookUrlWithKey"].endswith(f"/{key}")
+    assert "is now a secret" in run("webhook", "edit", "one", "--key-in-path").err
+    assert "webhookUrlWithKey" not in run("webhook", "create", "two", "--json").data
 
 
 EVERY = {
@@ -496,3 +523,37 @@ def test_a_running_daemon_accepts_both_pairs_and_records_their_use(tmp_path: Pat
         assert ping(old) == unknown
         assert ping(new) == unknown
         assert unknown["code"] == "unauthorized"
+
+
+def test_check_explains_a_message_and_sends_nothing(run: Any, tmp_path: Path) -> None:
+    """Format, fields, order and what is missing; exit code 1 if it would be refused. It needs no data directory."""
+    file = tmp_path / "alert.json"
+    file.write_text('{"ticker":"{{ticker}}","action":"buy","quantity":1,"stopLoss":{"percent":5},"interval":"15"}')
+    result = run("webhook", "check", str(file))
+    assert result.code == 0
+    for text in ("traderspost", "buy 1 coins of BTCUSDT.P; stop loss 5%", "passed over", "the key", "{{ticker}}"):
+        assert text in result.out
+    data = run("webhook", "check", str(file), "--json").data
+    assert (data["likelyProfile"], data["error"], data["orders"]) == (
+        "traderspost",
+        None,
+        ["buy 1 coins of BTCUSDT.P; stop loss 5%"],
+    )
+    file.write_text('{"action":"buy","symbol":"BTC","quantity":1,"sl":5}')
+    refused = run("webhook", "check", str(file))
+    assert refused.code == 1
+    assert "did you mean stopLoss?" in refused.out
+
+
+def test_check_reads_as_a_webhook_does(run: Any, tmp_path: Path) -> None:
+    """Its profile and defaults; an unknown webhook, profile or file is wrong usage."""
+    file = tmp_path / "alert.txt"
+    file.write_text("ENTER-LONG_Bybit_BTCUSDT_bot_15M_a")
+    run("webhook", "create", "wt", "--profile", "wundertrading", "--default", "quantity=0.1")
+    assert run("webhook", "check", str(file)).code == 1
+    assert "buy 0.1 coins of BTCUSDT" in run("webhook", "check", str(file), "--webhook", "wt").out
+    assert run("webhook", "check", str(file), "--webhook", "none").code == 3
+    assert run("webhook", "check", str(file), "--profile", "none").code == 2
+    assert run("webhook", "check", str(tmp_path / "none")).code == 2
+    file.write_bytes(b"x" * 70_000)
+    assert run("webhook", "check", str(file)).code == 2

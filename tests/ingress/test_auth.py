@@ -124,6 +124,30 @@ def test_the_api_key_may_come_as_a_header(world: World) -> None:
     assert world.code(body, {"x-api-key": world.api_key, "x-webhook-signature": world.hmac(body)}) == "header"
 
 
+def test_the_key_in_the_url_is_off_by_default() -> None:
+    """A URL is seen by proxies and on screenshots: its key counts only for a webhook whose owner allows it."""
+    body = json.dumps(ORDER).encode()
+
+    def code(world: World, body: bytes, path_key: str) -> str:
+        request = WebhookRequest(body=body, headers={}, remote="203.0.113.7", received_at=NOW, path_key=path_key)
+        try:
+            return world.authenticator.authenticate(request, read_message(body)).proof
+        except RequestRefused as error:
+            return error.code
+
+    closed, opened = World(require_signature=False), World(require_signature=False, key_in_path=True)
+    assert code(closed, body, closed.api_key) == "key_in_path_off"
+    assert code(closed, closed.body(), closed.api_key) == "none"
+    assert code(opened, body, opened.api_key) == "none"
+    assert code(opened, body, closed.api_key) == "api_key_unknown"
+    other_services = json.dumps({**ORDER, "apiKey": "another service's"}).encode()
+    assert code(opened, other_services, opened.api_key) == "none"
+    assert code(opened, closed.body(), opened.api_key) == "api_key_unknown"
+    assert code(World(key_in_path=True), body, opened.api_key) == "api_key_unknown"
+    signed = World(key_in_path=True)
+    assert code(signed, body, signed.api_key) == "signature_missing"
+
+
 def test_without_required_signature_the_key_alone_is_proof(world: World) -> None:
     """The owner chose it; an invalid signature field is then just a field."""
     open_world = World(require_signature=False)

@@ -31,12 +31,14 @@ async def server() -> AsyncIterator[ListeningServer]:
 async def test_the_receiver_gets_the_exact_bytes_and_only_the_proof_headers(server: ListeningServer) -> None:
     """Whatever the Content-Type is; cookies and other headers are dropped."""
     body = b'  {"symbol":"\xc3\xa9"}\r\n'
-    reply = await server.send(body, Content_Type="text/plain", X_Webhook_Signature="ab", X_Api_Key="k", Cookie="a=b")
+    reply = await server.send(
+        body, Content_Type="text/plain", X_Webhook_Signature="ab", X_Api_Key="k", Cookie="a=b", Idempotency_Key="i"
+    )
     assert reply.status == 202
     assert reply.json == {"success": True, "status": "queued"}
     (request,) = server.requests
     assert request.body == body
-    assert request.headers == {"x-webhook-signature": "ab", "x-api-key": "k"}
+    assert request.headers == {"x-webhook-signature": "ab", "x-api-key": "k", "idempotency-key": "i"}
     assert request.remote == "127.0.0.1"
     assert request.received_at == NOW
 
@@ -170,6 +172,18 @@ async def test_anything_else_is_404_and_never_a_redirect(server: ListeningServer
         if reply.status == 404:
             assert reply.json["code"] == "not_found"
     assert server.requests == []
+
+
+async def test_a_key_at_the_end_of_the_path_goes_to_the_receiver(server: ListeningServer) -> None:
+    """For texts that cannot be edited; whether the webhook allows it is for the receiver to say. Nothing else lies below the path."""
+    assert (await server.send(path=f"{PATH}/wh_test_abc123")).status == 202
+    assert (await server.send(path=f"{PATH}/wh_live_abc123?a=1")).status == 202
+    assert (await server.send(path=PATH)).status == 202
+    assert [request.path_key for request in server.requests] == ["wh_test_abc123", "wh_live_abc123", None]
+    for path in ("/abc123", "/wh_test_", "/wh_test_a/b", "/wh_test_a%2Fb", "/whs_abc", "/wh_test_" + "a" * 101):
+        assert (await server.send(path=PATH + path)).status == 404
+    assert (await server.send(path=f"{PATH}/wh_test_abc123", method="GET")).status == 405
+    assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize("path", [PATH, PATH + "?token=secret", "http://elsewhere" + PATH])

@@ -101,6 +101,18 @@ def test_refusals_name_field_and_wait() -> None:
     assert (limited.status, limited.retry_after_s, limited.body["retryAfter"]) == (429, 7, 7)
 
 
+def test_warnings_are_in_every_response() -> None:
+    """What was passed over or rounded is told to the sender, whatever became of the alert; without warnings there is no such key."""
+    told = ("fields that decide nothing were passed over: strategy",)
+    bodies = [
+        responses.order_response([order(0)], alert_id="a", now=NOW, warnings=told).body,
+        responses.cancel_response(alert_id="a", status="done", error=None, is_duplicate=False, warnings=told).body,
+        responses.refused_alert_response(alert_id="a", status="denied", code="cooldown", error="x", warnings=told).body,
+    ]
+    assert [body["warnings"] for body in bodies] == [list(told)] * 3
+    assert "warnings" not in responses.order_response([order(0)], alert_id="a", now=NOW).body
+
+
 @pytest.mark.parametrize(
     ("status", "is_duplicate", "http_status"),
     [("queued", False, 202), ("queued", True, 200), ("done", False, 200), ("failed", False, 422)],

@@ -99,7 +99,7 @@ def test_a_close_is_kept_if_the_entry_after_it_is_denied() -> None:
 
 def test_the_entry_of_a_flip_waits_for_its_close() -> None:
     """The entry is chained to the close."""
-    decided = decide_message({"action": "flip", "quantity": "0.5"}, account=snapshot(positions={BTC: "0.5"}))
+    decided = decide_message({"action": "flip", "quantity": "0.1"}, account=snapshot(positions={BTC: "0.5"}))
     assert [intent.purpose for intent in decided.intents] == [Purpose.EXIT, Purpose.ENTRY]
     assert [intent.after_leg for intent in decided.intents] == [None, 0]
 

@@ -281,6 +281,20 @@ def test_isolated_positions_and_open_entries_count_as_positions() -> None:
     assert denial(entry(), limits=limits, **both) == ("too_many_positions", "webhook")
 
 
+def test_a_mandatory_stop_has_a_farthest_distance() -> None:
+    """20 percent unless the webhook says otherwise, also more; a stop that is not required may be anywhere."""
+    far, near = entry(stop_loss=D(51_900)), entry(stop_loss=D(52_100))
+    required = Limits(require_stop_loss=True)
+    assert denial(far, limits=required) == ("stop_loss_too_far", "webhook")
+    assert denial(near, limits=required) is None
+    assert denial(far, limits=Limits(require_stop_loss=True, max_stop_distance=D("0.5"))) is None
+    assert denial(near, limits=Limits(require_stop_loss=True, max_stop_distance=D("0.05"))) == (
+        "stop_loss_too_far",
+        "webhook",
+    )
+    assert denial(far, limits=Limits()) is None
+
+
 def test_a_stop_loss_must_not_be_too_far_away() -> None:
     """max_stop_distance is a fraction of the entry price; an order without a stop is left to require_stop_loss."""
     limits = dataclasses.replace(NO_LIMITS, max_stop_distance=D("0.02"))

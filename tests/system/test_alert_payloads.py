@@ -14,7 +14,7 @@ import pytest
 from ulid import ULID
 
 from kekbridge.daemon.app import Daemon
-from kekbridge.model import Order, RateLimits, WebhookSettings
+from kekbridge.model import Limits, Order, RateLimits, WebhookSettings
 from kekbridge.store import webhooks
 from tests.bridge import Bridge, Clock, running_bridge, running_paper
 from tests.paths import DATA
@@ -48,7 +48,8 @@ async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
 
 
 def _add_webhook(daemon: Daemon) -> None:
-    settings = WebhookSettings(require_signature=False, rates=RateLimits(per_minute=1000, per_hour=1000, per_day=1000))
+    rates = RateLimits(per_minute=1000, per_hour=1000, per_day=1000)
+    settings = WebhookSettings(require_signature=False, rates=rates, limits=Limits(max_notional=None))
     with daemon.database.transaction() as connection:
         webhook = webhooks.create(connection, webhook_id=str(ULID()), name="shared", settings=settings, now=CLOCK)
         webhooks.add_key(

@@ -152,3 +152,28 @@ async def test_steps_run_in_order_and_stop_at_the_first_denial(bridge: Bridge) -
     assert [order.intent.symbol for order in sent] == [BTC, "PERP_ETH_USDC"]
     assert (await bridge.position(), await bridge.position("PERP_ETH_USDC")) == (Decimal(0), Decimal("0.1"))
     assert await bridge.position("PERP_SOL_USDC") == 0
+
+
+async def test_swapped_alerts_end_right_in_signal_mode(bridge: Bridge) -> None:
+    """The default template has the strategy's position: an open that overtook the close of its bar waits for it."""
+    bridge.add_webhook("signals", reorder_ms=30_000)
+    await bridge.set_positions(BTC="0.2")
+    stamp = bridge.message("signals")["timestamp"]
+    opened = asyncio.create_task(bridge.send("signals", timestamp=stamp, **position_fields("sell", "0", "-0.1")))
+    await asyncio.sleep(0.1)
+    closed = await bridge.send("signals", timestamp=stamp, **position_fields("sell", "0.2", "0"))
+    assert closed[0] in (200, 202), closed
+    assert (await opened)[0] in (200, 202), await opened
+    await bridge.until_settled()
+    assert await bridge.position() == Decimal("-0.1")
+
+
+async def test_an_alert_of_a_strategy_that_shares_its_market_does_not_wait(bridge: Bridge) -> None:
+    """In signal mode the account may hold more than the strategy: adding to the same side is in order."""
+    bridge.add_webhook("signals", reorder_ms=600_000)
+    await bridge.set_positions(BTC="0.2")
+    async with asyncio.timeout(60):
+        status, answer = await bridge.send("signals", **position_fields("buy", "0", "0.1"))
+    assert status in (200, 202), answer
+    await bridge.until_settled()
+    assert await bridge.position() == Decimal("0.3")

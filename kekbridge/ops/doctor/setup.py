@@ -45,6 +45,10 @@ def _webhooks(found: list[Webhook]) -> Iterable[Check]:
     if undated:
         text = f"no timestamp required: {undated}; an old message can be replayed"
         yield Check("timestamps", "warning", text, "`kekbridge webhook edit NAME --require-timestamp`")
+    exposed = _names(webhook for webhook in found if webhook.settings.key_in_path)
+    if exposed:
+        text = f"key accepted in the URL: {exposed}; whoever sees the URL can send orders"
+        yield Check("keys in URLs", "warning", text, "`kekbridge webhook edit NAME --no-key-in-path`")
     if not unsigned and not undated:
         yield Check("webhooks", "ok", f"{len(found)} enabled, with signature and timestamp")
 

@@ -52,13 +52,24 @@ def test_a_good_paper_installation_has_nothing_broken(checks: Callable[..., dict
 
 def test_every_fault_has_a_fix(checks: Callable[..., dict[str, Check]], data_dir: Path) -> None:
     """Each line that is not ok has a fix."""
-    run_cli("webhook", "create", "open", "--no-require-signature", "--no-require-timestamp", data_dir=data_dir)
+    careless = ("--no-require-signature", "--no-require-timestamp", "--key-in-path")
+    run_cli("webhook", "create", "open", *careless, data_dir=data_dir)
     run_cli("halt", "--reason", "storm", data_dir=data_dir)
     data_dir.chmod(0o755)
     unlimited = dict.fromkeys(("risk.rate_per_minute", "risk.rate_per_hour", "risk.rate_per_day"), 0)
     found = checks(**{"server.behind_proxy": True, "server.public_url": "https://x.test:8443"}, **unlimited)
     faulty = {name for name, check in found.items() if check.level != "ok"}
-    assert faulty >= {"data", "signatures", "timestamps", "rates", "trading", "proxy", "public url", "daemon"}
+    assert faulty >= {
+        "data",
+        "signatures",
+        "timestamps",
+        "keys in URLs",
+        "rates",
+        "trading",
+        "proxy",
+        "public url",
+        "daemon",
+    }
     assert all(found[name].fix for name in faulty)
     assert "open" in found["signatures"].text
     assert "storm" in found["trading"].text
