@@ -1,4 +1,4 @@
-"""Web pages of the webhooks: list, create, settings, message to paste, keys, rename, enable and disable, delete.
+"""Web pages of the webhooks: list, create, settings, message to paste, message to check, keys, rename, enable and disable, delete.
 
 The settings form is built from webhooks/options.py, the table behind the options of `kekbridge webhook edit`: same parser, same errors.
 """
@@ -15,6 +15,7 @@ from kekbridge.admin.actions import button, form_key
 from kekbridge.admin.html import Markup, h, pairs, select, status, table
 from kekbridge.admin.service import AdminService
 from kekbridge.alerts import template
+from kekbridge.alerts.message_check import check_message
 from kekbridge.errors import ConfigError
 from kekbridge.formatting import age, moment
 from kekbridge.model import Webhook, WebhookSettings
@@ -63,6 +64,7 @@ class WebhookPages:
         router.add_get("/webhooks/{webhook}/delete", self._confirm_delete)
         router.add_post("/webhooks/{webhook}/settings", self._edit)
         router.add_post("/webhooks/{webhook}/rename", self._rename)
+        router.add_post("/webhooks/{webhook}/check", self._check)
         router.add_post("/webhooks/{webhook}/{what}", self._change)
 
     async def _list(self, request: web.Request) -> web.Response:
@@ -118,6 +120,13 @@ class WebhookPages:
                 class_="row",
             ),
             *await self._message(request, found),
+            h("h2", "Check a message"),
+            h(
+                "p",
+                "Paste a message of any service to see what it means here. Nothing is sent or stored.",
+                class_="dim",
+            ),
+            _check_form(request, base, ""),
             *await self._keys(request, found),
             h("h2", "Settings"),
             h(
@@ -148,10 +157,14 @@ class WebhookPages:
             h("a", label, href=f"/webhooks/{found.id}?kind={key}", class_="here" if key == kind else None)
             for key, label in _KINDS.items()
         ]
+        rows = [("Webhook URL", h("code", url)), ("Message for", h("span", *links, class_="row"))]
+        if found.settings.key_in_path:
+            secret_url = h("details", h("summary", "contains the key"), h("code", f"{url}/{secret.api_key}"))
+            rows.append(("URL with key", secret_url))
         message = h("textarea", made.message, readonly=True, rows="5", aria_label="Message", spellcheck="false")
         return [
             h("h2", "For TradingView"),
-            pairs([("Webhook URL", h("code", url)), ("Message for", h("span", *links, class_="row"))]),
+            pairs(rows),
             h(
                 "details",
                 h("summary", "Message to paste (contains the key: keep it secret)"),
@@ -159,6 +172,29 @@ class WebhookPages:
                 open=bool(request.query.get("kind")),
             ),
         ]
+
+    async def _check(self, request: web.Request) -> web.Response:
+        found = await self._service.database.read(stored.get, request.match_info["webhook"])
+        text = str((await request.post()).get("message", ""))
+        checked = check_message(text.strip().encode(), found.settings, profile=found.settings.profile)
+        rows: list[tuple[str, object]] = [("Format", checked.profile)]
+        if checked.likely_profile != checked.profile:
+            rows.append(("Looks like", checked.likely_profile))
+        rows += [("Would trade", order) for order in checked.orders]
+        rows += [("Refused", h("span", f"{checked.code}: {checked.error}", class_="bad"))] if checked.error else []
+        rows += [("Missing", text) for text in checked.missing] + [("Warning", text) for text in checked.warnings]
+        if checked.filled:
+            rows.append(("Examples for", ", ".join(f"{{{{{name}}}}}" for name in checked.filled)))
+        fields = [(each.path, each.value, each.meaning) for each in checked.fields]
+        return self._page(
+            request,
+            f"Message for {found.name}",
+            pairs(rows),
+            table(("Field", "Value", "Meaning"), fields, empty="No fields could be read."),
+            h("h2", "Another message"),
+            _check_form(request, f"/webhooks/{found.id}", text),
+            h("p", h("a", f"Back to {found.name}", href=f"/webhooks/{found.id}")),
+        )
 
     async def _keys(self, request: web.Request, found: Webhook) -> list[Markup]:
         keys = await self._service.database.read(registry.valid_keys, found, now=self._service.clock())
@@ -216,6 +252,11 @@ class WebhookPages:
         }
         await self._service.operations.run(operations[what])
         raise web.HTTPSeeOther("/webhooks" if what == "delete" else f"/webhooks/{identifier}")
+
+
+def _check_form(request: web.Request, base: str, text: str) -> Markup:
+    entry = h("textarea", text, name="message", rows="4", aria_label="Message", spellcheck="false", required=True)
+    return h("form", form_key(request), entry, h("button", "Check"), method="post", action=f"{base}/check")
 
 
 def _settings_form(request: web.Request, found: Webhook, path: str) -> Markup:

@@ -17,7 +17,7 @@ from kekbridge.admin.html import h, table
 from kekbridge.errors import ConfigError
 from kekbridge.model import Limits, TradingState
 from kekbridge.reports import alert_report
-from kekbridge.store import conditions, job_runs, settings, webhooks
+from kekbridge.store import alerts, conditions, job_runs, settings, webhooks
 from kekbridge.store.daemon_addresses import admin_address
 from tests.bridge import Bridge, running_bridge
 from tests.waiting import until
@@ -160,6 +160,24 @@ async def test_webhook_pages(browser: Browser) -> None:
     assert not (await database.read(webhooks.get, webhook.id)).enabled
     assert len(await database.read(webhooks.list_keys, webhook.id)) == 2
     assert "wh_test_" in await browser.page(base)
+
+
+async def test_a_message_can_be_checked_on_the_page(browser: Browser) -> None:
+    """Pasted text is explained, as hostile as it may be; nothing is stored."""
+    key = await browser.log_in()
+    base = f"/webhooks/{(await browser.bridge.daemon.database.read(webhooks.find, 'main')).id}"
+    assert "Check a message" in await browser.page(base)
+    status, page = await browser.post(
+        f"{base}/check", key=key, message='{"ticker":"BTC<b>","action":"buy","quantity":1,"stopLoss":{"percent":5}}'
+    )
+    assert status == 200
+    assert "Looks like" in page
+    assert "did you mean symbol?" in page
+    assert "BTC&lt;b&gt;" in page
+    assert "BTC<b>" not in page
+    status, page = await browser.post(f"{base}/check", key=key, message='{"action":"close_all"}')
+    assert (status, "close every open position" in page) == (200, True)
+    assert (await browser.bridge.daemon.database.read(alerts.search)).alerts == ()
 
 
 async def test_metrics_and_state_agree_with_the_exchange(browser: Browser) -> None:
