@@ -63,6 +63,8 @@ _ONE_SIDE_EXITS: Mapping[str, Action] = {
     ),
 }
 _ALL_MARKETS = frozenset({"cancelall", "closeall", "exitall", "flattenall", "closeallpositions"})
+#: Every word that is read as an action, without separators.
+ACTION_WORDS = frozenset(_ACTIONS) | frozenset(_ONE_SIDE_EXITS)
 _ORDER_TYPES: Mapping[str, OrderType] = {
     **{kind.value: kind for kind in OrderType},
     "stop_market": OrderType.STOP,
