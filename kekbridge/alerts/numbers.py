@@ -20,6 +20,7 @@ _DAMAGED_NUMBERS = tuple(
     for pattern, hint in (
         (r"[0-9],[0-9]", "a comma is neither a decimal point nor skipped; write a point, and no thousands separators"),
         (r"^\s*(?:nan|na|null|none|-?inf|-?infinity|undefined)\s*$", "send the field only if the script has a value"),
+        (r"^\{[0-9]", "str.format did not fill its placeholder; use str.tostring"),
         (r"^[+.]", "a number begins with a digit, such as 0.5"),
         (r"[0-9]\s*[a-z$€]|^\s*[$€]", "write the number without a unit"),
         (r"^\s|\s$|[0-9]\s+[0-9]", "write it without spaces"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from kekbridge.alerts.field_names import (
@@ -78,7 +78,7 @@ class FieldMapping:
     @property
     def top_level_name(self) -> str:
         """Name of the top-level field in the message."""
-        return self.path.split(".")[0].split("#")[0]
+        return _top_level_name(self.path)
 
     @property
     def is_writable(self) -> bool:
@@ -124,6 +124,8 @@ class Profile:
         found: dict[str, Any] = {}
         self._note_problems(step, found)
         for mapping in self.mappings:
+            if mapping.top_level_name not in step:
+                continue
             value = _value_at(step, mapping.path)
             if value is None or isinstance(found.get(mapping.target), Refused):
                 continue
@@ -246,6 +248,11 @@ class Profile:
         return parents
 
     @cached_property
+    def _protective_targets(self) -> Mapping[str, str]:
+        """By top-level field: the first protective field that it, or a part of it, is mapped to."""
+        return {r.top_level_name: r.target for r in reversed(self.mappings) if r.target in PROTECTIVE}
+
+    @cached_property
     def _known_paths(self) -> frozenset[str]:
         return frozenset({mapping.path for mapping in self.mappings} | set(self.unsupported) | self.ignored)
 
@@ -281,6 +288,8 @@ class Profile:
     def _note_problems(self, step: Mapping[str, Any], found: dict[str, Any]) -> None:
         """Refuse what the service documents and we cannot follow, and objects that cannot be read; for protection see canonical()."""
         for path, reason in self.unsupported.items():
+            if _top_level_name(path) not in step:
+                continue
             value = _value_at(step, path)
             if value not in (None, "", False) and value != [] and parse_decimal(value) != 0:
                 text = f"{path}: found {show(value)}, which cannot be followed: {reason}"
@@ -310,9 +319,8 @@ class Profile:
 
     def _target_of(self, path: str) -> str:
         """The protective field that a path belongs to, else the path itself."""
-        parent = path.split(".")[0]
-        targets = (r.target for r in self.mappings if r.top_level_name == parent and r.target in PROTECTIVE)
-        return next(targets, parent)
+        parent = _top_level_name(path)
+        return self._protective_targets.get(parent, parent)
 
     def _put(self, found: dict[str, Any], mapping: FieldMapping, value: Any) -> None:
         """Set a canonical field; two fields of the message that map to it must agree."""
@@ -345,15 +353,25 @@ class Profile:
         raise ConfigError(f"profile {self.name} has no field for {target}; use --profile seed", field=target)
 
 
+@lru_cache(maxsize=512)  # paths are those of the profiles
+def _top_level_name(path: str) -> str:
+    return path.split(".")[0].split("#")[0]
+
+
+@lru_cache(maxsize=512)
+def _split_path(path: str) -> tuple[tuple[str, ...], int | None]:
+    names, _, part = path.partition("#")
+    return tuple(names.split(".")), int(part) if part else None
+
+
 def _value_at(step: Mapping[str, Any], path: str) -> Any | None:
-    path, _, part = path.partition("#")
+    names, index = _split_path(path)
     value: Any = step
-    for name in path.split("."):
+    for name in names:
         value = value.get(name) if isinstance(value, Mapping) else None
-    if not part:
+    if index is None:
         return value
     pieces = value.split("_") if isinstance(value, str) else []
-    index = int(part)
     return pieces[index] if index < len(pieces) and pieces[index] not in ("", "NONE") else None
 
 

@@ -90,8 +90,7 @@ _GROUPS: tuple[tuple[str, frozenset[str], frozenset[str]], ...] = (
     ("reduceOnly", _words("reduce reduceonly"), _words("only position order flag close is")),
     ("limitPrice", _words("limit limits"), _words("price px order entry value level")),
     ("triggerPrice", _words("trigger triggers"), _words("price px order entry value level type")),
-    ("price", _words("price px rate"), _words("order entry enter open buy sell exec execution signal fill at in")),
-    ("slippage", _words("slippage slip deviation tolerance"), _words("max price percent pct perc points bps value allowed")),
+    ("slippage", _words("slippage slip"), _words("max price percent pct perc points bps value allowed")),
     ("symbol", _words("symbol ticker pair instrument coin"), _words("trading trade currency tv market base perp")),
     (
         "test",
@@ -123,7 +122,6 @@ _TABLE: Mapping[str, str] = MappingProxyType(
         "longshort": "action",
         "ordervolume": "quantity",
         "tradevolume": "quantity",
-        "entry": "price",
         "orders": STEPS_FIELD,
         "legs": STEPS_FIELD,
         "ordermode": "orderType",
@@ -143,14 +141,14 @@ _ADVICE: Mapping[str, str] = MappingProxyType(
         "orderType": "did you mean orderType (market, limit, stop, stop_limit, ioc, fok or post_only)?",
         "action": "did you mean action? Write buy, sell, or close_long and close_short to close one side only",
         "reduceOnly": 'did you mean reduceOnly? Write "reduceOnly":true, or the action close',
-        "price": "did you mean price, or limitPrice with its orderType?",
         "marketPosition": "did you mean marketPosition with marketPositionSize?",
         "test": "it would be a real order; to try a message use `kekbridge webhook test NAME --dry-run`",
     }
 )
 
-# Names of these stand for a field that only says the same once more if the message has the field itself.
-_ONLY_IF_ABSENT = frozenset({"symbol", "price"})
+# A name of the market only says the same once more if the message has the field itself. Prices are not here at all: without one of our
+# names a price changes no order but its bound on slippage, and an order that needs one is refused without.
+_ONLY_IF_ABSENT = frozenset({"symbol"})
 # Fields whose own names in other spellings are refused, but not those that only resemble them.
 _DECIDING_NOTHING = frozenset({"comment", "exchange"})
 # A flag that says false asks for nothing.

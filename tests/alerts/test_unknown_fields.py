@@ -37,8 +37,8 @@ STANDS_FOR = {
     "leverage": "Leverage lev Lev lever leverage_x max_leverage levarage",
     "limitPrice": "limit limitprice LimitPrice limit_px limitOrderPrice",
     "triggerPrice": "triggerprice TriggerPrice trigger_px trigger_price_type",
-    "price": "Price entry entry_price entryPrice order_price signal_price fill_price",
-    "slippage": "Slippage slip max_slippage slippage_percent deviation slipage",
+    "price": "Price PRICE",
+    "slippage": "Slippage slip max_slippage slippage_percent slipage",
     "symbol": "Symbol symbl ticker Ticker pair trading_pair instrument coin tv_instrument",
     "marketPosition": "marketposition MarketPosition position net_position sentiment",
     "positionSize": "positionsize PositionSize target_position targetPositionSize pos_size position_qty",
@@ -51,10 +51,11 @@ HARMLESS = """
     timenow ts date datetime session unix open high low close volume hl2 bar bars rsi atr ema ema20 sma_200 macd plot_0 plot0
     vwap indicator condition signal signal_name signal_type trend score confidence strength source version author license
     title description color emoji url channel group tags priority platform_name account account_id user email nonce headers
-    params query body extras custom webhook provider service leverageHint stop_loss_comment tp_hit sl_hit tp1_reached
-    stop_reason target_exchange exchange_name exchange_id market market_type product currency quote base base_currency
-    syminfo ticker_id margin_mode marginMode hedge_mode position_mode pyramiding equity netprofit openprofit close_price
-    mark_price last_price highest_price caption option average quality prize timezone max_lag
+    params query body extras custom webhook provider service leverageHint order_price entry_price signal_price deviation
+    stop_loss_comment tp_hit sl_hit tp1_reached stop_reason target_exchange exchange_name exchange_id market market_type
+    product currency quote base base_currency syminfo ticker_id margin_mode marginMode hedge_mode position_mode pyramiding
+    equity netprofit openprofit close_price mark_price last_price highest_price caption option average quality prize timezone
+    max_lag
 """
 
 
@@ -150,9 +151,9 @@ def test_close_is_a_price_unless_it_says_true() -> None:
     assert refusal({**BUY, "close": True}).code == "field_unknown"
 
 
-def test_a_second_name_of_the_market_or_price_is_harmless() -> None:
+def test_a_second_name_of_the_market_is_harmless() -> None:
     """Beside the field itself it only says the same once more; instead of it the message would be for another market."""
-    assert alert({**BUY, "ticker": "BTCUSDT", "price": 65000, "order_price": 65000}).steps[0].symbol == "BTCUSDT.P"
+    assert alert({**BUY, "ticker": "BTCUSDT", "price": 65000}).steps[0].symbol == "BTCUSDT.P"
     without = {"action": "buy", "quantity": "0.01", "ticker": "ETHUSDT.P"}
     with pytest.raises(Refused) as caught:
         interpret(read_message(json.dumps(without).encode()), WebhookSettings(defaults={"symbol": "BTCUSDT.P"}))
