@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -51,6 +52,8 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "placeholder_unexpanded": {**BUY, "symbol": "{{ticker}}"},
     "action_missing": {"action": None, "quantity": "1"},
     "action_unknown": {"action": "hodl"},
+    "field_unknown": {**BUY, "stoploss": "2%"},
+    "no_position": {**BUY, "action": "add"},
     "quantity_missing": {"action": "buy"},
     "quantity_not_a_number": {**BUY, "quantity": "1,000"},
     "quantity_not_positive": {**BUY, "quantity": "0"},
@@ -118,7 +121,7 @@ async def bridge(tmp_path: Path) -> AsyncIterator[Bridge]:
         tmp_path, clock=Clock.starting_at(NOON), queue__max_waiting=3, queue__attempts=1
     ) as opened:
         await opened.control("prices", {BTC: "50000"})
-        opened.add_webhook("main", limits=Limits(max_leverage=None))
+        opened.add_webhook("main", limits=Limits(max_leverage=None, max_notional=None))
         yield opened
 
 
@@ -183,6 +186,10 @@ async def _authentication(bridge: Bridge) -> dict[str, int]:
         "timestamp_stale": (await bridge.send(**BUY, timestamp=old.strftime("%Y-%m-%dT%H:%M:%SZ")))[0],
         "timestamp_future": (await bridge.send(**BUY, timestamp=early.strftime("%Y-%m-%dT%H:%M:%SZ")))[0],
     }
+    keyless = json.dumps(bridge.message(**BUY, apiKey=None)).encode()
+    url = f"{bridge.daemon.info.webhook_url}/{bridge.credentials['main'].api_key}"
+    async with bridge.session.post(url, data=keyless) as response:
+        met["key_in_path_off"] = response.status
     await bridge.send("slow", action="ping", symbol=None)
     met["rate_limited"] = (await bridge.send("slow", action="ping"))[0]
     await bridge.send(action="ping", alertId="twice")
