@@ -57,9 +57,22 @@ _ACTIONS: Mapping[str, Action] = {
 }
 # Reduce-only orders for the whole position unless the message has a quantity: exit_long must not close a short.
 _ONE_SIDE_EXITS: Mapping[str, Action] = {
-    **dict.fromkeys(("closelong", "exitlong", "longclose", "longexit", "selltoclose"), Action.SELL),
     **dict.fromkeys(
-        ("closeshort", "exitshort", "shortclose", "shortexit", "buytoclose", "buytocover", "cover"), Action.BUY
+        ("closelong", "exitlong", "longclose", "longexit", "closebuy", "exitbuy", "selltoclose"), Action.SELL
+    ),
+    **dict.fromkeys(
+        (
+            "closeshort",
+            "exitshort",
+            "shortclose",
+            "shortexit",
+            "closesell",
+            "exitsell",
+            "buytoclose",
+            "buytocover",
+            "cover",
+        ),
+        Action.BUY,
     ),
 }
 _ALL_MARKETS = frozenset({"cancelall", "closeall", "exitall", "flattenall", "closeallpositions"})

@@ -14,13 +14,18 @@ from kekbridge.errors import Refused, Unauthenticated
 from kekbridge.formatting import duration
 
 _ISO = re.compile(
-    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]{1,9}))?)?"
-    r"(?: ?(Z|UTC|GMT)| ?([+-])([0-9]{2}):?([0-9]{2})?)",
+    r"([0-9]{4})-?([0-9]{2})-?([0-9]{2})[T ]([0-9]{2}):?([0-9]{2})(?::?([0-9]{2})(?:[.,]([0-9]{1,9}))?)?"
+    r"(?: ?(Z|UTC|GMT)| ?([+-])([0-9]{2}):?([0-9]{2})?(?: (UTC|GMT))?)",
     re.IGNORECASE | re.ASCII,
 )
 # RFC 1123, the form of HTTP dates and e-mail: Thu, 15 Jan 2026 10:30:03 GMT. Other zone names are ambiguous: IST is three zones.
 _RFC_1123 = re.compile(
-    r"(?:[a-z]{3}, )?[0-9]{1,2} [a-z]{3} [0-9]{4} [0-9]{2}:[0-9]{2}(?::[0-9]{2})? (?:GMT|UTC|[+-][0-9]{4})",
+    r"(?:[a-z]{3}, )?([0-9]{1,2} [a-z]{3} [0-9]{4} [0-9]{2}:[0-9]{2}(?::[0-9]{2})?) (?:GMT|UTC|([+-][0-9]{4}))",
+    re.IGNORECASE | re.ASCII,
+)
+# JavaScript's own text of a date: Thu Jan 15 2026 10:30:03 GMT+0000 (Coordinated Universal Time).
+_JAVASCRIPT = re.compile(
+    r"[a-z]{3} ([a-z]{3}) ([0-9]{2}) ([0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2}) GMT([+-][0-9]{4})(?: \([^()]{0,60}\))?",
     re.IGNORECASE | re.ASCII,
 )
 # Unix seconds have nine to eleven digits (1973 to 5138), milliseconds twelve to fourteen; the ranges do not overlap.
@@ -29,7 +34,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def parse_timestamp(value: object) -> datetime:
-    """Parse ISO 8601 with a zone (`Z`, `UTC`, `GMT`, `+00:00`, `+0000`), RFC 1123, or Unix seconds or milliseconds, to a UTC time.
+    """Parse ISO 8601 with a zone (`Z`, `UTC`, `GMT`, `+00:00`, `+0000`), RFC 1123, JavaScript's text, Unix seconds or milliseconds.
+
+    Returns a time in UTC.
 
     Raises Refused(field_invalid) for anything else, also for a time without a zone.
     """
@@ -51,13 +58,15 @@ def parse_timestamp(value: object) -> datetime:
 def _from_iso(text: str) -> datetime | None:
     match = _ISO.fullmatch(text)
     if match is None:
-        return _from_rfc_1123(text)
+        return _from_date_text(text)
     year, month, day, hour, minute = (int(match.group(i)) for i in range(1, 6))
     second = int(match.group(6) or 0)
     microsecond = int((match.group(7) or "")[:6].ljust(6, "0"))
     zone = UTC
     try:
         if match.group(9):
+            if match.group(12) and int(match.group(10) + (match.group(11) or "")) != 0:
+                return None  # +0530 UTC contradicts itself
             offset = timedelta(hours=int(match.group(10)), minutes=int(match.group(11) or 0))
             zone = timezone(-offset if match.group(9) == "-" else offset)
         return datetime(year, month, day, hour, minute, second, microsecond, tzinfo=zone).astimezone(UTC)
@@ -65,12 +74,17 @@ def _from_iso(text: str) -> datetime | None:
         return None  # the 30th of February, 25 o'clock, a zone of 99 hours, year 0 or 9999 shifted out of the calendar
 
 
-def _from_rfc_1123(text: str) -> datetime | None:
-    if _RFC_1123.fullmatch(text) is None:
+def _from_date_text(text: str) -> datetime | None:
+    written = _RFC_1123.fullmatch(text)
+    script = _JAVASCRIPT.fullmatch(text)
+    if written is not None:
+        text = f"{written[1]} {written[2] or '+0000'}"
+    elif script is not None:
+        text = f"{script[2]} {script[1]} {script[3]} {script[4]}"
+    else:
         return None
     try:
-        moment = parsedate_to_datetime(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        return parsedate_to_datetime(text).astimezone(UTC)
     except (ValueError, OverflowError):
         return None  # the 30th of February, a month that is none
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
-from kekbridge.alerts.field_names import ORDER_FIELDS, STEPS_FIELD, squeeze
+from kekbridge.alerts.field_names import CANONICAL_FIELDS, IDENTITY_FIELDS, STEPS_FIELD, squeeze
 from kekbridge.alerts.numbers import NumberText
 from kekbridge.alerts.redaction import clip
 from kekbridge.errors import Refused
@@ -62,7 +62,11 @@ _DESCRIBING = _words(
 
 # Names that consist of words of both sets, at least one of them from the first, stand for the field.
 _GROUPS: tuple[tuple[str, frozenset[str], frozenset[str]], ...] = (
-    ("takeProfit", _words("profit rr reward"), _words("ratio percent pct perc points ticks pips price level in risk order")),
+    (
+        "takeProfit",
+        _words("profit rr reward"),
+        _words("ratio percent percents pct perc points ticks pips price prices level levels in risk order"),
+    ),
     ("stopLoss", _words("loss"), _words("percent pct perc points ticks pips price level in order cut limit")),
     ("marketPosition", _words("position pos"), _words("market strategy net new current is")),
     ("positionSize", _words("position pos"), _words("size qty quantity amount contracts market strategy target net new signed")),
@@ -70,7 +74,7 @@ _GROUPS: tuple[tuple[str, frozenset[str], frozenset[str]], ...] = (
         "quantity",
         _words(
             "qty quantity quantities size sizes sz amount amt contract contracts lot lots share shares unit units notional invest "
-            "investment stake risk percent pct perc percentage usd usdt usdc dollar dollars"
+            "investment stake allocation alloc risk percent pct perc percentage usd usdt usdc dollar dollars"
         ),
         _words(
             "order orders ord trade position pos entry exit close buy sell long short base quote of per in value total max fixed coin "
@@ -88,7 +92,7 @@ _GROUPS: tuple[tuple[str, frozenset[str], frozenset[str]], ...] = (
         _words("x value factor max use set position account ratio multiplier amount level long short"),
     ),
     ("reduceOnly", _words("reduce reduceonly"), _words("only position order flag close is")),
-    ("limitPrice", _words("limit limits"), _words("price px order entry value level")),
+    ("limitPrice", _words("limit limits"), _words("price px order entry value level is")),
     ("triggerPrice", _words("trigger triggers"), _words("price px order entry value level type")),
     ("slippage", _words("slippage slip"), _words("max price percent pct perc points bps value allowed")),
     ("symbol", _words("symbol ticker pair instrument coin"), _words("trading trade currency tv market base perp")),
@@ -108,6 +112,9 @@ _TABLE: Mapping[str, str] = MappingProxyType(
         "isexit": "reduceOnly",
         "isclose": "reduceOnly",
         "closeonly": "reduceOnly",
+        "closeall": "reduceOnly",
+        "flat": "reduceOnly",
+        "squareoff": "takeProfit",
         "exit": "reduceOnly",
         "flatten": "reduceOnly",
         "positioneffect": "reduceOnly",
@@ -150,7 +157,7 @@ _ADVICE: Mapping[str, str] = MappingProxyType(
 # names a price changes no order but its bound on slippage, and an order that needs one is refused without.
 _ONLY_IF_ABSENT = frozenset({"symbol"})
 # Fields whose own names in other spellings are refused, but not those that only resemble them.
-_DECIDING_NOTHING = frozenset({"comment", "exchange"})
+_DECIDING_NOTHING = IDENTITY_FIELDS | {"comment", "exchange"}
 # A flag that says false asks for nothing.
 _FLAGS = frozenset({"reduceOnly", "test"})
 #: Fields that only an entry uses: an exit is not refused for a name that stands for one of them.
@@ -296,6 +303,6 @@ def _says(value: Any, *words: str) -> bool:
     return isinstance(value, str) and not isinstance(value, NumberText) and value.strip().lower() in words
 
 
-_OWN: Mapping[str, str] = MappingProxyType({squeeze(name): name for name in sorted(ORDER_FIELDS | {STEPS_FIELD})})
+_OWN: Mapping[str, str] = MappingProxyType({squeeze(name): name for name in sorted(CANONICAL_FIELDS)})
 #: `close` is the bar's price in most messages; only `"close":true` asks for something.
 CLOSE_FLAG = Lookalike("reduceOnly", _advice("reduceOnly"))

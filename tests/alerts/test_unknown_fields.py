@@ -29,7 +29,8 @@ STANDS_FOR = {
         trailing_distance callbackRate activation_price trailing_enabled""",
     "orderType": """type Type ordertype OrderType order-type orderKind trade_type tif timeInForce time_in_force post_only postOnly ioc
         priceType""",
-    "reduceOnly": "reduceonly ReduceOnly reduce closeOnly close_only closeonly closePosition close_position exit_only isExit exit flatten",
+    "reduceOnly": """reduceonly ReduceOnly reduce closeOnly close_only closeonly closePosition close_position exit_only isExit exit flatten
+        closeAll flat""",
     "quantity": """qty Qty Quantity quantitiy qauntity size order_size amount orderAmount contracts order_contracts lots lot_size shares
         usd_amount usdtAmount quote_amount risk risk_percent riskPct percent pct percent_of_equity qtyType qty_type
         notional investment""",
@@ -44,6 +45,8 @@ STANDS_FOR = {
     "positionSize": "positionsize PositionSize target_position targetPositionSize pos_size position_qty",
     "test": "test Test isTest test_mode dryRun dry_run DryRun dryrun paper paper_trading simulate demo sandbox testnet",
     "steps": "Steps orders legs",
+    "timestamp": "Timestamp TimeStamp TIMESTAMP",
+    "alertId": "alertID AlertId alertid Alert_ID",
 }  # fmt: skip
 HARMLESS = """
     strategy strategyName strategy_name id uid uuid bot_id bot_uuid botName chat_id alert_name alert_message alertName name
