@@ -126,6 +126,8 @@ class AlertReceiver:
             alert = messages.interpret(message, webhook.settings)
         except RequestRefused:
             return
+        if not decision.may_be_out_of_order(alert=alert, webhook=webhook, snapshot=known_snapshot(self._exchange)):
+            return
 
         async def is_out_of_order() -> bool:
             usage = await self._database.read(read_usage, webhook.id, now=self._clock(), cooldown_s=0)
