@@ -8,7 +8,7 @@ from types import MappingProxyType
 # Identify sender and alert; common to all steps of a message, never part of an order.
 IDENTITY_FIELDS = frozenset({"apiKey", "alertId", "timestamp", "signature"})
 
-# Define an order. A field that is not listed here is kept in the log and otherwise ignored (docs/internals/architecture.md section 5).
+# Define an order. Any other name is judged by unknown_fields.py (docs/internals/architecture.md section 5).
 ORDER_FIELDS = frozenset(
     {
         "action",

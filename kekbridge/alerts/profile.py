@@ -99,7 +99,7 @@ class Profile:
     title: str
     #: How its fields map to canonical ones.
     mappings: tuple[FieldMapping, ...] = ()
-    #: By canonical field: the service's word in lower case to ours, or to several fields.
+    #: By canonical field: the service's word in lower case to ours.
     words: Mapping[str, Words] = field(default_factory=dict)
     #: Path of a field that cannot be followed -> why, or what to write instead.
     unsupported: Mapping[str, str] = field(default_factory=dict)
