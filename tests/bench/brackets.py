@@ -12,7 +12,7 @@ from tests.system.harness import BridgeProcess, bridge_process, wait_until
 
 _HELD = ("TRXUSDT.P", "NEARUSDT.P")
 _ENTERED = ("BTCUSDT.P", "ETHUSDT.P", "SOLUSDT.P", "BNBUSDT.P", "XRPUSDT.P", "DOGEUSDT.P", "LINKUSDT.P", "AVAXUSDT.P")
-_WIDE = ("--no-require-signature", "--rate-per-minute", "100000", "--min-order-size", "0.00000001")
+_WIDE = (*BridgeProcess.webhook_arguments, "--min-order-size", "0.00000001")
 
 
 def brackets(count: int) -> dict[str, float]:

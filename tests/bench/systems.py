@@ -187,7 +187,7 @@ class Kekbridge(System):
         self.data_dir = self.directory / "data"
         self.data_dir.mkdir()
         limits = ["--rate-per-minute", "1000000", "--rate-per-hour", "1000000", "--rate-per-day", "10000000"]
-        limits += ["--max-open-positions", "1000"]
+        limits += ["--max-open-positions", "1000", "--max-notional", "none"]
         printed = run_cli("webhook", "create", "bench", "--json", *limits, data_dir=self.data_dir)
         self.webhook = json.loads(printed)
         self.environment = {

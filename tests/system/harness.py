@@ -199,7 +199,13 @@ class BridgeProcess:
     directory: Path
     environment: dict[str, str] = field(default_factory=dict)
     paper_arguments: tuple[str, ...] = ()
-    webhook_arguments: tuple[str, ...] = ("--no-require-signature", "--rate-per-minute", "100000")
+    webhook_arguments: tuple[str, ...] = (
+        "--no-require-signature",
+        "--rate-per-minute",
+        "100000",
+        "--max-notional",
+        "none",
+    )
 
     def __post_init__(self) -> None:
         self.data_dir = self.directory / "data"

@@ -34,7 +34,7 @@ SETTINGS = {
     "KEKBRIDGE_LOG_FORMAT": "json",
 }
 # For a webhook that trades every market; the default limits suit a few large ones.
-WIDE = ("--max-open-positions", "1000", "--min-order-size", "0.00000001", "--max-order-size", "1000000000")
+WIDE = ("--max-open-positions", "1000", "--min-order-size", "0.00000001")
 MARKETS = {"BTCUSDT.P": "0.001", "ETHUSDT.P": "0.01", "SOLUSDT.P": "0.2", "BNBUSDT.P": "0.05", "XRPUSDT.P": "20"}
 _WAITING = (
     "SELECT count(*) FROM orders WHERE finished_at IS NULL AND (status IN ('queued', 'submitting', 'unknown')"
