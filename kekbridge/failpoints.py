@@ -1,6 +1,6 @@
 """Failpoints: named places where a test may end the process as `kill -9` would.
 
-Inert unless KEKBRIDGE_TEST_CRASH_AT names one when the first is reached; each costs one comparison otherwise. What a crash at W0 to W9
+Inert unless KEKBRIDGE_TEST_CRASH_AT names one when the first is reached; each costs one comparison otherwise. What a crash at W0 to W10
 leaves, and what the next start does, is in docs/internals/architecture.md section 9.
 """
 

@@ -20,8 +20,8 @@ from kekbridge.model import Limits, Mode, Order, RateLimits, TradingState, Webho
 from kekbridge.paper.server import PaperExchange
 from kekbridge.paper.settings import PaperSettings
 from kekbridge.store import orders as order_rows
-from kekbridge.store import settings as store_settings
 from kekbridge.store import webhooks
+from kekbridge.store.settings import ACCOUNT
 from kekbridge.webhooks import registry
 from tests.waiting import until
 
@@ -191,9 +191,9 @@ class Bridge:
         return await self.orders()
 
     async def set_state(self, state: TradingState) -> None:
-        """Set the trading state from another connection, as `kekbridge halt` does."""
-        with self.daemon.database.transaction() as connection:
-            store_settings.set_trading_state(connection, state, reason="test", by="test", now=self.clock())
+        """Set the trading state of the account."""
+        self.daemon.trading.book.set_state(ACCOUNT, state, reason="test", by="test", now=self.clock())
+        await self.daemon.database.flush()
 
     async def until_ready(self) -> None:
         await until(lambda: self.daemon.readiness().is_ready)

@@ -18,7 +18,7 @@ from kekbridge.cli.options import ConfigFile, DataDir, GlobalOptions
 # name -> (module:attribute of its Typer, help). The order is the order of `kekbridge --help`.
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("kekbridge.cli.serve:app", "Run the bridge: receive alerts and place orders."),
-    "webhook": ("kekbridge.cli.webhook:app", "Create, list, show, edit and test webhooks."),
+    "webhook": ("kekbridge.cli.webhook:app", "Create, list, show, edit and test webhooks, and check messages."),
     "keys": ("kekbridge.cli.keys:app", "Manage the exchange key: add, generate, register, check, remove."),
     "lockouts": ("kekbridge.cli.lockouts:app", "List locked-out addresses, or lift a lockout."),
     "vault": ("kekbridge.cli.vault:app", "Show where secrets are stored, or move them."),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from kekbridge.store.events import Event
+    from kekbridge.store.journal import Event
 
 _POLL_S: Final = 0.3
 
@@ -58,7 +58,7 @@ def show(
     Orders, limits, connections, jobs and webhook changes. With --json one line per event.
     """
     from kekbridge.model.notifications import MESSAGES
-    from kekbridge.store import events
+    from kekbridge.store import journal
 
     kinds = tuple(kind or ())
     if trouble:
@@ -67,8 +67,8 @@ def show(
     end = None if until is None else parsing.instant("--until", until, now())
     with open_database(resolve_context(ctx, data_dir, config)) as database:
         with database.snapshot() as connection:
-            recent = events.latest(connection, kinds=kinds, since=start, until=end, limit=limit)
-            last = events.head(connection)[0]
+            recent = journal.latest(connection, kinds=kinds, since=start, until=end, limit=limit)
+            last = journal.head(connection)[0]
             _print(connection, recent, as_json=as_json)
         if not recent and not follow and not as_json:
             from kekbridge.cli import render
@@ -77,7 +77,7 @@ def show(
         while follow:
             time.sleep(_POLL_S)
             with database.snapshot() as connection:
-                new = events.list_events(connection, after=last)
+                new = journal.list_events(connection, after=last)
                 _print(connection, [event for event in new if not kinds or event.kind in kinds], as_json=as_json)
             last = new[-1].sequence if new else last
 
@@ -121,13 +121,13 @@ def verify(
     elsewhere: save one regularly, or keep backups.
     """
     from kekbridge.cli import render
-    from kekbridge.store import events
+    from kekbridge.store import journal
 
     expected = None if head is None else (_sequence(head), head.partition(":")[2].strip())
     with open_database(resolve_context(ctx, data_dir, config)) as database, database.snapshot() as connection:
-        broken_at = events.verify(connection)
-        sequence, digest = events.head(connection)
-        if broken_at is None and expected is not None and events.hash_at(connection, expected[0]) != expected[1]:
+        broken_at = journal.verify(connection)
+        sequence, digest = journal.head(connection)
+        if broken_at is None and expected is not None and journal.hash_at(connection, expected[0]) != expected[1]:
             broken_at = expected[0]
     if as_json:
         render.as_json({"ok": broken_at is None, "events": sequence, "hash": digest, "brokenAt": broken_at})
@@ -142,10 +142,10 @@ def verify(
 def head(ctx: typer.Context, data_dir: DataDir = None, config: ConfigFile = None, as_json: Json = False) -> None:
     """Print number and hash of the last event. Store them elsewhere for `history verify --head`."""
     from kekbridge.cli import render
-    from kekbridge.store import events
+    from kekbridge.store import journal
 
     with open_database(resolve_context(ctx, data_dir, config)) as database, database.snapshot() as connection:
-        sequence, digest = events.head(connection)
+        sequence, digest = journal.head(connection)
     if as_json:
         render.as_json({"events": sequence, "hash": digest})
     else:

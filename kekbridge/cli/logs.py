@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from kekbridge.store.alerts import StoredAlert
     from kekbridge.store.database import Database
-    from kekbridge.store.events import Event
+    from kekbridge.store.journal import Event
     from kekbridge.store.rejected_requests import RejectedRequest
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -160,9 +160,9 @@ def _entries(connection: sqlite3.Connection, filters: Filters) -> tuple[list[Ent
 def _bridge_events(connection: sqlite3.Connection, filters: Filters) -> Sequence[Event]:
     """Return the events of the bridge itself that are worth a notification."""
     from kekbridge.model.notifications import MESSAGES
-    from kekbridge.store import events
+    from kekbridge.store import journal
 
-    return events.latest(
+    return journal.latest(
         connection, kinds=MESSAGES, since=filters.since, until=filters.until, of_alerts=False, limit=filters.limit
     )
 
@@ -182,7 +182,7 @@ def _follow(database: Database, filters: Filters, shown: list[Entry]) -> Iterato
 
 
 def _identity(entry: StoredAlert | RejectedRequest | Event) -> object:
-    from kekbridge.store.events import Event
+    from kekbridge.store.journal import Event
     from kekbridge.store.rejected_requests import RejectedRequest
 
     if isinstance(entry, Event):
@@ -209,7 +209,7 @@ def _print(entries: list[Entry], *, as_json: bool, with_header: bool) -> None:
 
 def _data(entry: StoredAlert | RejectedRequest | Event) -> dict[str, Any]:
     from kekbridge.model.notifications import describe_event
-    from kekbridge.store.events import Event
+    from kekbridge.store.journal import Event
 
     if isinstance(entry, Event):
         severity, text = describe_event(entry.kind, entry.data)
@@ -225,7 +225,7 @@ def _data(entry: StoredAlert | RejectedRequest | Event) -> dict[str, Any]:
 def _line(at: datetime, entry: StoredAlert | RejectedRequest | Event) -> Any:
     from kekbridge.cli import render
     from kekbridge.model.notifications import describe_event
-    from kekbridge.store.events import Event
+    from kekbridge.store.journal import Event
     from kekbridge.store.rejected_requests import RejectedRequest
 
     if isinstance(entry, Event):

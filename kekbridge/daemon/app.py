@@ -150,6 +150,7 @@ class Daemon:
         self.database = database
         self.exchange = resources.exchange
         self.trading = TradingServices(resources)
+        self.book = self.trading.book
         self.lockout_log = LockoutLog(database, clock=resources.clock)
         self.rejected_requests = RejectedRequestLog(database)
         self.lockout = Lockout(
@@ -248,9 +249,9 @@ class Daemon:
             await asyncio.shield(server.close())
 
     async def _on_operation(self, name: str) -> None:
-        """Refresh what the daemon holds in memory after an operation that wrote, before its result is returned.
+        """Refresh what the operator services hold in memory after an operation that wrote, before its result is returned.
 
-        The trading state, limits and webhooks are read from the store in each transaction that decides about an order.
+        What decisions look at (trading states, webhooks, limits) is in the book, or read again when a job has changed it.
         """
         if name == "notify-set" and self._operator_services is not None:
             self._operator_services.reload_channels()

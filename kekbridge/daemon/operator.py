@@ -48,6 +48,7 @@ class OperatorServices:
         self._resources = resources
         self._trading = trading
         self.equity = EquityWatch(
+            book=trading.book,
             database=resources.database,
             exchange=resources.exchange,
             transfers=resources.exchange.transfers,
@@ -63,6 +64,7 @@ class OperatorServices:
             tracker=trading.tracker,
             reconciler=trading.reconciler,
             stop_guard=trading.stop_guard,
+            book=trading.book,
             equity=self.equity,
             database=resources.database,
             clock=resources.clock,

@@ -12,12 +12,13 @@ from typing import Any, Final
 
 from kekbridge.daemon.resources import Resources
 from kekbridge.errors import KekbridgeError
+from kekbridge.execution.admission import AlertAdmissions
+from kekbridge.execution.book import Book
 from kekbridge.execution.canceller import OrderCanceller
 from kekbridge.execution.dispatcher import OrderDispatcher
-from kekbridge.execution.in_flight import InFlightOrders
+from kekbridge.execution.load_book import load_book, load_webhook
 from kekbridge.execution.orphan_stops import OrphanStopCanceller
 from kekbridge.execution.reconciler import Reconciler
-from kekbridge.execution.recorder import Recorder
 from kekbridge.execution.stop_guard import StopLossGuard
 from kekbridge.execution.submitter import OrderSubmitter
 from kekbridge.execution.take_profits import TakeProfitPlacer
@@ -29,7 +30,8 @@ from kekbridge.ingress.receiver import AlertReceiver
 from kekbridge.log import get_logger
 from kekbridge.risk.check import AccountPolicy
 from kekbridge.risk.limits import account_limits
-from kekbridge.store import webhooks
+from kekbridge.store import settings as store_settings
+from kekbridge.webhooks.known import KnownWebhooks
 
 log = get_logger("kekbridge.daemon.trading")
 
@@ -42,61 +44,64 @@ class TradingServices:
     def __init__(self, resources: Resources) -> None:
         database, exchange, clock = resources.database, resources.exchange, resources.clock
         settings, policy = resources.settings, _account_policy(resources)
-        self._settings = settings
+        self._settings, self._database, self._clock = settings, database, clock
         self._reconciled = asyncio.Event()
         self._first_attempt = asyncio.Event()
         self.updates = updates = OrderUpdates()
+        self.book = book = Book(append=database.append_soon, publish=updates.publish)
+        self.webhooks = KnownWebhooks(database, clock)
         self.key_usage = KeyUsageLog(database)
-        self.recorder = Recorder(database=database, updates=updates, settings=settings.queue, clock=clock)
         self.tracker = OrderTracker(
+            book=book,
             database=database,
             exchange=exchange,
-            updates=updates,
             settings=settings.queue,
             clock=clock,
             protection_changed=self._wake_protection,
+            order_settled=lambda: self.dispatcher.wake(),
         )
-        self.reconciler = Reconciler(
-            database=database,
-            exchange=exchange,
-            tracker=self.tracker,
-            updates=updates,
-            settings=settings,
-            clock=clock,
-        )
+        self.reconciler = Reconciler(book=book, exchange=exchange, tracker=self.tracker, settings=settings, clock=clock)
         self.canceller = OrderCanceller(
-            database=database, exchange=exchange, tracker=self.tracker, updates=updates, clock=clock
+            database=database, exchange=exchange, book=book, tracker=self.tracker, clock=clock
         )
-        in_flight = InFlightOrders(settings.queue.concurrency)
         self.submitter = OrderSubmitter(
+            book=book,
             database=database,
             exchange=exchange,
-            recorder=self.recorder,
-            updates=updates,
             policy=policy,
-            in_flight=in_flight,
+            settings=settings.queue,
+            find_webhook=self.webhooks.find,
             clock=clock,
+            on_signed=updates.latency.on_signed,
         )
         self.dispatcher = OrderDispatcher(
-            database=database,
-            submitter=self.submitter,
-            in_flight=in_flight,
-            tracker=self.tracker,
-            reconciler=self.reconciler,
-            canceller=self.canceller,
-            updates=updates,
-            clock=clock,
-        )
-        self.receiver = AlertReceiver(
-            authenticator=Authenticator(
-                lambda lookup: database.read_now(webhooks.find_by_lookup, lookup, clock()),
-                resources.sealer,
-                on_key_used=self.key_usage.record,
-            ),
-            database=database,
+            book=book,
             exchange=exchange,
             submitter=self.submitter,
-            on_admitted=self.dispatcher.on_admitted,
+            tracker=self.tracker,
+            reconciler=self.reconciler,
+            settings=settings.queue,
+            clock=clock,
+        )
+        self.reconciler.order_settled = self.dispatcher.wake
+        self.receiver = AlertReceiver(
+            authenticator=Authenticator(
+                self.webhooks.find_by_lookup, resources.sealer, on_key_used=self.key_usage.record
+            ),
+            database=database,
+            book=book,
+            exchange=exchange,
+            admissions=AlertAdmissions(
+                book=book,
+                database=database,
+                exchange=exchange,
+                submitter=self.submitter,
+                account_rates=settings.risk.rates,
+                clock=clock,
+                on_queued=self.dispatcher.wake,
+                on_cancels=self.canceller.wake,
+            ),
+            tracker=self.tracker,
             updates=updates,
             settings=settings,
             policy=policy,
@@ -114,8 +119,19 @@ class TradingServices:
             database=database, exchange=exchange, clock=clock, submit=self.submitter.submit
         )
         self.orphan_stops = OrphanStopCanceller(
-            database=database, exchange=exchange, cancel=self.canceller.cancel, clock=clock
+            book=book, database=database, exchange=exchange, cancel=self.canceller.cancel, clock=clock
         )
+        database.read_now(load_book, book, account_rates=settings.risk.rates, now=clock())
+        database.listen_changes(self._on_changed)
+
+    def _on_changed(self, changed: frozenset[str]) -> None:
+        """A job changed what is held in memory."""
+        if "webhooks" in changed:
+            self.book.version += 1
+            for webhook in self.webhooks.forget():
+                self._database.read_now(load_webhook, self.book, webhook, now=self._clock())
+        if "settings" in changed:
+            self.book.equity_peak = self._database.read_now(store_settings.equity_peak)
 
     # ------------------------------------------------------------------------------------------------------------- life
 
@@ -172,11 +188,10 @@ class TradingServices:
     async def finish(self, trading: asyncio.Task[None]) -> None:
         """Send no more orders; wait for those in flight, at most `server.shutdown_timeout_s`, and for every write."""
         self.dispatcher.stop()
-        _, late = await asyncio.wait({trading}, timeout=self._settings.server.shutdown_timeout_s)
-        if late:
+        self.reconciler.stop()
+        await asyncio.wait({trading}, timeout=self._settings.server.shutdown_timeout_s)
+        if not await self.submitter.drain(self._settings.server.shutdown_timeout_s):
             log.warning("lanes_cut", detail="orders in flight are looked up at the next start")
-        await self.receiver.drain()
-        await self.recorder.drain()
         await self.key_usage.flush()
 
     def is_moving(self, limit_s: float) -> bool:
@@ -184,9 +199,7 @@ class TradingServices:
         return not self.is_reconciled or self.dispatcher.is_stopping or self.dispatcher.idle_for_s() < limit_s
 
     async def _resolve_orphans(self) -> None:
-        await self.reconciler.run(
-            lambda order_id: order_id in self.submitter.submitting_ids or order_id in self.dispatcher.in_flight_ids
-        )
+        await self.reconciler.run(self.dispatcher.is_handling)
 
     def _wake_protection(self) -> None:
         """An entry executed, or an exit of one changed: check its stop and its take-profits."""

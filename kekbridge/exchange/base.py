@@ -247,6 +247,9 @@ class Exchange(Protocol):
         For an entry with exits the report describes the entry: FILLED once it has executed, although its exits still wait.
         """
 
+    def streamed_fills(self, report: OrderStatusReport) -> tuple[Fill, ...] | None:
+        """The executions of an order as far as the stream has brought all of them, once; None if they must be queried with `fills`."""
+
     async def fills(self, report: OrderStatusReport) -> tuple[Fill, ...]:
         """All executions of an order, oldest first, with the report's client order id; for an entry with exits those of the entry only."""
 

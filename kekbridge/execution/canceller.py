@@ -6,18 +6,18 @@ Only orders that kekbridge placed. The stop and take-profit of a filled entry st
 from __future__ import annotations
 
 import asyncio
-import sqlite3
+import contextlib
 from collections.abc import Callable
 from datetime import datetime
 
 from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.base import Accepted, Exchange
+from kekbridge.execution import transitions
+from kekbridge.execution.book import Book
 from kekbridge.execution.tracker import OrderTracker
-from kekbridge.execution.updates import OrderUpdates
 from kekbridge.log import get_logger
-from kekbridge.model import Order, OrderStatus
-from kekbridge.store import cancels, order_lifecycle
-from kekbridge.store import orders as order_rows
+from kekbridge.model import Order
+from kekbridge.store import cancels, projector
 from kekbridge.store.cancels import StoredCancel
 from kekbridge.store.database import Database
 
@@ -26,6 +26,7 @@ log = get_logger("kekbridge.execution.canceller")
 _ATTEMPTS = 5
 _PAUSE_S = 0.5
 _SETTLE_S = 5.0
+_POLL_EVERY_S = 2.0
 
 
 class OrderCanceller:
@@ -36,14 +37,14 @@ class OrderCanceller:
         *,
         database: Database,
         exchange: Exchange,
+        book: Book,
         tracker: OrderTracker,
-        updates: OrderUpdates,
         clock: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._exchange = exchange
+        self._book = book
         self._tracker = tracker
-        self._updates = updates
         self._clock = clock
         self._wake_event = asyncio.Event()
 
@@ -61,17 +62,17 @@ class OrderCanceller:
                 log.error("cancels_not_done", code=error.code, error=error.message)
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            await self._wake_event.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_POLL_EVERY_S):
+                    await self._wake_event.wait()
             self._wake_event.clear()
 
     async def _execute(self, cancel: StoredCancel) -> None:
         client_order_ids = await self._database.read(
             cancels.find_orders_to_cancel, cancel.request, before=cancel.created_at
         )
-        for (
-            client_order_id
-        ) in client_order_ids:  # first: no queued order may be sent while open ones are being cancelled
-            self._updates.publish(await self._database.write(cancel_if_queued, client_order_id, now=self._clock()))
+        for client_order_id in client_order_ids:  # first: none may be sent while open ones are being cancelled
+            self._deny_if_queued(client_order_id)
         errors: list[str] = []
         done = 0
         for client_order_id in client_order_ids:
@@ -79,22 +80,17 @@ class OrderCanceller:
             done += error is None
             if error:
                 errors.append(f"{client_order_id}: {error}")
-        await self._database.write(
-            cancels.finish_cancel, cancel, canceled=done, error="; ".join(errors) or None, now=self._clock()
-        )
+        ended = cancels.end_entry(cancel, canceled=done, error="; ".join(errors) or None, now=self._clock())
+        await self._database.write(projector.record, ended)
         log.info("cancel", alert_id=cancel.alert_id, canceled=done, failed=len(errors))
 
     async def cancel(self, client_order_id: str) -> str | None:
         """Deny or cancel one order; None once it is finished, else why it could not be cancelled."""
         error = "it is still being sent"
         for _ in range(_ATTEMPTS):
-            order = await self._database.read(order_rows.get, client_order_id)
-            if order.status.is_final:
+            order = self._book.orders.get(client_order_id)
+            if order is None or order.status.is_final or self._deny_if_queued(client_order_id):
                 return None
-            if order.status is OrderStatus.QUEUED:
-                denied = await self._database.write(cancel_if_queued, client_order_id, now=self._clock())
-                self._updates.publish(denied)
-                continue
             if order.order_id is not None:
                 failure = await self._cancel_at_exchange(order)
                 if failure is None:
@@ -102,6 +98,16 @@ class OrderCanceller:
                 error = failure
             await asyncio.sleep(_PAUSE_S)
         return error
+
+    def _deny_if_queued(self, client_order_id: str) -> bool:
+        """Deny an order that is still queued because a later alert cancelled it; False for any other."""
+        order = self._book.queued.get(client_order_id)
+        if order is None:
+            return False
+        now = self._clock()
+        denied = transitions.denied(order, code="canceled_by_alert", error="a later alert cancelled it", now=now)
+        self._book.change(order, denied, now=now)
+        return True
 
     async def _cancel_at_exchange(self, order: Order) -> str | None:
         report = await self._exchange.find(order)
@@ -118,13 +124,3 @@ class OrderCanceller:
                 return None
             await asyncio.sleep(_PAUSE_S / 5)
         return "the exchange accepted the cancel, but the order is still open"
-
-
-def cancel_if_queued(connection: sqlite3.Connection, client_order_id: str, *, now: datetime) -> Order:
-    """Deny an order that is still queued because a later alert cancelled it; any other is returned as it is."""
-    order = order_rows.get(connection, client_order_id)
-    if order.status is not OrderStatus.QUEUED:
-        return order
-    return order_lifecycle.mark_denied(
-        connection, client_order_id, code="canceled_by_alert", error="a later alert cancelled it", now=now
-    )

@@ -12,10 +12,11 @@ from datetime import datetime, timedelta
 
 from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.base import Exchange
+from kekbridge.execution.book import Book
 from kekbridge.log import get_logger
-from kekbridge.model import AccountSnapshot, Order
+from kekbridge.model import AccountSnapshot, Order, OrderStatus, OrderType, Purpose
 from kekbridge.risk.exposure import went_flat
-from kekbridge.store import events, fills, order_queue
+from kekbridge.store import fills
 from kekbridge.store.database import Database
 
 log = get_logger("kekbridge.execution.orphan_stops")
@@ -31,6 +32,7 @@ class OrphanStopCanceller:
     def __init__(
         self,
         *,
+        book: Book,
         database: Database,
         exchange: Exchange,
         cancel: Callable[[str], Awaitable[str | None]],
@@ -38,6 +40,7 @@ class OrphanStopCanceller:
         read_lag_s: float = _READ_LAG_S,
     ) -> None:
         """`cancel` cancels an order by its client order id; it returns None, or why that failed."""
+        self._book = book
         self._database = database
         self._exchange = exchange
         self._cancel = cancel
@@ -59,9 +62,7 @@ class OrphanStopCanceller:
         snapshot = self._exchange.snapshot
         if snapshot is None or self._clock() - snapshot.taken_at > _MAX_SNAPSHOT_AGE:
             return
-        stops = await self._database.read(
-            order_queue.open_stops
-        )  # stops that the trader's alerts placed are not among them
+        stops = [order for order in self._book.orders.values() if _is_own_stop(order)]
         now = asyncio.get_running_loop().time()
         orphaned_since: dict[str, float] = {}
         for order in stops:
@@ -88,12 +89,13 @@ class OrphanStopCanceller:
         if error is not None:
             log.warning("leftover_not_canceled", client_order_id=order.client_order_id, error=error)
             return
-        await self._database.write(
-            events.append,
-            "leftover_canceled",
-            now=self._clock(),
-            alert_id=order.alert_id,
-            client_order_id=order.client_order_id,
-            data={"symbol": order.intent.symbol, "detail": "the position it protected is gone"},
-        )
+        data = {"symbol": order.intent.symbol, "detail": "the position it protected is gone"}
+        self._book.note("leftover_canceled", order, now=self._clock(), data=data)
         log.info("leftover_canceled", alert_id=order.alert_id, client_order_id=order.client_order_id)
+
+
+def _is_own_stop(order: Order) -> bool:
+    """True for a protective stop placed by kekbridge that rests at the exchange; stops that the trader's alerts placed are none."""
+    intent = order.intent
+    is_resting = order.status is OrderStatus.ACCEPTED and order.order_id is not None
+    return is_resting and intent.purpose is Purpose.PROTECT and intent.order_type is OrderType.STOP

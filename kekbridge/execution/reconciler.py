@@ -1,28 +1,25 @@
 """Resolve orders whose outcome is unknown, and reconcile orders, fills and positions with the exchange, at start and later.
 
 An unknown order is resolved by querying its client order id, never by sending it again blindly. "Does not exist" is proof only once the
-acceptance window is over (docs/internals/reliability.md section 4); then exits are requeued, entries as the setting says. An order that
-was claimed behind one that never arrived was not sent either (in_flight.py): it is requeued, whatever the setting.
+acceptance window is over (docs/internals/reliability.md section 4); then exits are requeued, entries as the setting says.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from kekbridge.config import Settings
-from kekbridge.errors import ExchangeUnavailable, KekbridgeError, StoreUnavailable
+from kekbridge.errors import ExchangeUnavailable, KekbridgeError
 from kekbridge.exchange.base import Exchange
-from kekbridge.execution.in_flight import sent_only_after
-from kekbridge.execution.recorder import backoff_s
+from kekbridge.execution import transitions
+from kekbridge.execution.book import Book
+from kekbridge.execution.submitter import backoff_s
 from kekbridge.execution.tracker import OrderTracker
-from kekbridge.execution.updates import OrderUpdates
 from kekbridge.log import get_logger
 from kekbridge.model import Order, OrderStatus, Purpose
-from kekbridge.store import order_lifecycle, order_queue
-from kekbridge.store.database import Database
 
 log = get_logger("kekbridge.execution.reconciler")
 
@@ -39,23 +36,22 @@ class Reconciler:
     def __init__(
         self,
         *,
-        database: Database,
+        book: Book,
         exchange: Exchange,
         tracker: OrderTracker,
-        updates: OrderUpdates,
         settings: Settings,
         clock: Callable[[], datetime],
     ) -> None:
-        self._database = database
+        self._book = book
         self._exchange = exchange
         self._tracker = tracker
-        self._updates = updates
         self._settings = settings
         self._clock = clock
         self._resolving_ids: set[str] = set()
+        #: Called when an order was resolved: the next one of its symbol may be sent.
+        self.order_settled: Callable[[], None] = lambda: None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._inherited_ids: set[str] = set()  # in flight at the start and not resolved yet
-        self._inherited_until = 0.0  # loop time after which no inherited order can still be accepted
-        self._unsent_ids: set[str] = set()  # inherited, and claimed behind an order that never arrived
 
     async def resolve_unknown(self, order: Order) -> Order:
         """Query the order until the exchange has it, or until it is proven that it never will; returns the order as then stored."""
@@ -66,15 +62,26 @@ class Reconciler:
         finally:
             self._resolving_ids.discard(client_order_id)
         self._inherited_ids.discard(client_order_id)
-        self._unsent_ids.discard(client_order_id)
         return resolved
+
+    def resolve_soon(self, order: Order, *, on_resolved: Callable[[], None]) -> None:
+        """Begin to resolve an order whose answer was lost; `on_resolved` is called once the exchange has answered about it."""
+        if order.client_order_id in self._resolving_ids:
+            return
+        self._resolving_ids.add(order.client_order_id)
+        task = asyncio.get_running_loop().create_task(self._resolve_orphan(order, on_resolved))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def stop(self) -> None:
+        """End the queries; the next start continues them."""
+        for task in self._tasks:
+            task.cancel()
 
     async def _resolve(self, order: Order) -> Order:
         now = asyncio.get_running_loop().time
         # Measured on the monotonic clock from here on: the machine's own may jump meanwhile.
         window_end = now() + self._window_left_s(order)
-        if order.client_order_id in self._unsent_ids:
-            window_end = min(window_end, self._inherited_until)
         attempt = 0
         while True:
             queried_at = now()
@@ -87,7 +94,7 @@ class Reconciler:
                     log.info("unknown_order_found", client_order_id=order.client_order_id, status=report.status.value)
                     return await self._tracker.apply(order, report)
                 if queried_at > window_end:
-                    return await self._not_found_after_window(order)
+                    return self._not_found_after_window(order)
             attempt += 1
             pause = min(backoff_s(_FIRST_QUERY_PAUSE_S, attempt, random.random() / 4), _LONGEST_QUERY_PAUSE_S)
             await asyncio.sleep(pause)
@@ -114,47 +121,25 @@ class Reconciler:
             return max(sent_at, min(self._clock(), order.expires_at))
         return sent_at
 
-    async def _not_found_after_window(self, order: Order) -> Order:
+    def _not_found_after_window(self, order: Order) -> Order:
         """The acceptance window is over and the exchange does not have the order: requeue it, or close it as unknown."""
         now = self._clock()
-        if order.client_order_id in self._unsent_ids:
-            log.info("unsent_order_back_in_queue", client_order_id=order.client_order_id)
-            updated = await self._database.write(order_lifecycle.requeue_unsent, order.client_order_id, now=now)
-            self._updates.publish(updated)
-            return updated
-        await self._mark_successors_unsent(order)
+        order = self._book.current(order)
+        if order.status not in (OrderStatus.SUBMITTING, OrderStatus.UNKNOWN):
+            return order  # the stream has reported it meanwhile
         # A protective order is not sent again: the stop guard has long sent the next one.
         may_resend = order.intent.purpose is Purpose.EXIT or (
             order.is_entry and self._settings.queue.resend_unknown_entries
         )
         if may_resend and now < order.expires_at:
             log.warning("unknown_order_sent_again", client_order_id=order.client_order_id, purpose=order.intent.purpose)
-            updated = await self._database.write(
-                order_lifecycle.mark_deferred,
-                order.client_order_id,
-                code="outcome_unknown",
-                error="the exchange does not have the order and can no longer accept the first request: sent again",
-                now=now,
-                next_attempt_at=now,
-            )
+            text = "the exchange does not have the order and can no longer accept the first request: sent again"
+            after = transitions.deferred(order, code="outcome_unknown", error=text, next_attempt_at=now)
         else:
             log.error("unknown_order_left", client_order_id=order.client_order_id)
-            updated = await self._database.write(
-                order_lifecycle.close_unknown,
-                order.client_order_id,
-                reason="the exchange did not answer and does not have the order; it was not sent again",
-                now=now,
-            )
-        self._updates.publish(updated)
-        return updated
-
-    async def _mark_successors_unsent(self, order: Order) -> None:
-        """Mark what was claimed behind an inherited order as unsent: the process that is gone never saw this one accepted."""
-        if order.client_order_id in self._inherited_ids:
-            for other in await self._database.read(order_queue.interrupted):
-                is_inherited = other.client_order_id in self._inherited_ids and other.status is OrderStatus.SUBMITTING
-                if is_inherited and sent_only_after(other, order):
-                    self._unsent_ids.add(other.client_order_id)
+            text = "the exchange did not answer and does not have the order; it was not sent again"
+            after = transitions.closed_unknown(order, reason=text, now=now)
+        return self._book.change(order, after, now=now)
 
     async def reconcile_at_start(self) -> None:
         """The start, after a crash or not: query what was in flight, and catch up with what happened meanwhile.
@@ -164,14 +149,13 @@ class Reconciler:
         be reached.
         """
         await self._exchange.refresh()
-        unfinished = await self._database.read(order_queue.unfinished)
+        unfinished = list(self._book.orders.values())
         in_flight = [order for order in unfinished if order.status in (OrderStatus.SUBMITTING, OrderStatus.UNKNOWN)]
         open_at_exchange = [order for order in unfinished if order.order_id and order not in in_flight]
         self._inherited_ids = {order.client_order_id for order in in_flight}
-        self._inherited_until = asyncio.get_running_loop().time() + self._longest_window_s()
         async with asyncio.TaskGroup() as group:
-            for symbol in {order.intent.symbol for order in in_flight}:
-                group.create_task(self._query_in_order([each for each in in_flight if each.intent.symbol == symbol]))
+            for order in in_flight:
+                group.create_task(self._query_once(order))
             for order in open_at_exchange:
                 group.create_task(self._tracker.poll(order))
         await self._tracker.poll_exits()  # first: a fill is then known as that of the exit
@@ -179,46 +163,26 @@ class Reconciler:
         await self._tracker.save_positions(await self._exchange.refresh())
         log.info("reconciled", in_flight=len(in_flight), open=len(open_at_exchange))
 
-    async def _query_in_order(self, orders: Sequence[Order]) -> None:
-        """Query the orders of one symbol that were in flight, oldest first; not those sent only after a missing one."""
-        missing: list[Order] = []
-        for order in orders:
-            if not any(sent_only_after(order, other) for other in missing) and not await self._exists_at_exchange(
-                order
-            ):
-                missing.append(order)
-
-    async def _exists_at_exchange(self, order: Order) -> bool:
+    async def _query_once(self, order: Order) -> None:
         """Query an order that was in flight once; one that is not found becomes unknown, as after a lost response."""
         report = await self._exchange.find(order)
         if report is not None:
             await self._tracker.apply(order, report)
-            return True
-        if order.status is OrderStatus.SUBMITTING:
-            await self._database.write(
-                order_lifecycle.mark_unknown,
-                order.client_order_id,
-                reason="the bridge stopped while the order was being sent",
-                now=self._clock(),
-                sent_at=self._sent_by(order),
-            )
-        return False
+        elif (order := self._book.current(order)).status is OrderStatus.SUBMITTING:
+            reason, sent_at = "the bridge stopped while the order was being sent", self._sent_by(order)
+            self._book.change(order, transitions.unknown(order, reason=reason, sent_at=sent_at), now=self._clock())
 
     async def run(self, is_handled: Callable[[str], bool]) -> None:
         """Until cancelled: resolve every order in flight that no task handles, such as those of a process that is gone.
 
         `is_handled` is True for the client order id of an order that is being sent or queried elsewhere.
         """
-        async with asyncio.TaskGroup() as group:
-            while True:
-                try:
-                    interrupted = await self._database.read(order_queue.interrupted)
-                    for order in interrupted:
-                        if self._is_orphan(order, is_handled) and not self._has_open_predecessor(order, interrupted):
-                            group.create_task(self._resolve_orphan(order))
-                except StoreUnavailable as error:
-                    log.warning("orders_in_flight_not_readable", error=error.message)
-                await asyncio.sleep(_CHECK_ORPHANS_EVERY_S)
+        while True:
+            for order in list(self._book.orders.values()):
+                is_interrupted = order.status in (OrderStatus.SUBMITTING, OrderStatus.UNKNOWN)
+                if is_interrupted and self._is_orphan(order, is_handled):
+                    self.resolve_soon(order, on_resolved=lambda: None)
+            await asyncio.sleep(_CHECK_ORPHANS_EVERY_S)
 
     def _is_orphan(self, order: Order, is_handled: Callable[[str], bool]) -> bool:
         client_order_id = order.client_order_id
@@ -227,18 +191,18 @@ class Reconciler:
         is_old = self._clock() - (order.submitted_at or order.created_at) > _ORPHAN_AGE
         return is_old or client_order_id in self._inherited_ids
 
-    def _has_open_predecessor(self, order: Order, interrupted: Sequence[Order]) -> bool:
-        """True while an order that this one can only have been sent after is not resolved."""
-        is_independent = order.status is OrderStatus.UNKNOWN or order.client_order_id in self._unsent_ids
-        return not is_independent and any(sent_only_after(order, other) for other in interrupted)
-
-    async def _resolve_orphan(self, order: Order) -> None:
+    async def _resolve_orphan(self, order: Order, on_resolved: Callable[[], None]) -> None:
         try:
             await self.resolve_unknown(order)
         except KekbridgeError as error:
             log.error("order_not_resolved", client_order_id=order.client_order_id, error=error.message)
         except Exception:
             log.exception("order_not_resolved", client_order_id=order.client_order_id)
+        else:
+            on_resolved()
+            self.order_settled()
+        finally:
+            self._resolving_ids.discard(order.client_order_id)
 
     async def reconcile(self) -> None:
         """Repeat the comparison in operation: poll unfinished orders, fetch trades, replace positions."""

@@ -7,22 +7,22 @@ smaller than the position is placed again; if that does not succeed within `queu
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import partial
 from typing import Any
 
 from kekbridge.config import Queue
 from kekbridge.errors import ExchangeUnavailable, KekbridgeError
-from kekbridge.exchange.base import Accepted, Exchange, SubmitResult, request_text
+from kekbridge.exchange.base import Accepted, Exchange, SubmitResult
 from kekbridge.failpoints import hit
 from kekbridge.log import get_logger
 from kekbridge.model import ZERO, Order, OrderIntent, OrderStatus, OrderType, Purpose
 from kekbridge.model.orders import OrderStatusReport
 from kekbridge.risk.exposure import went_flat
-from kekbridge.store import fills, protection
+from kekbridge.store import fills, projector, protection
 from kekbridge.store import orders as order_rows
 from kekbridge.store.database import Database
 from kekbridge.store.protection import ProtectionState
@@ -68,12 +68,9 @@ class StopLossGuard:
         exchange: Exchange,
         settings: Queue,
         clock: Callable[[], datetime],
-        submit: Callable[[Order, float | None], Coroutine[Any, Any, SubmitResult | None]],
+        submit: Callable[..., Coroutine[Any, Any, tuple[Order, SubmitResult | None]]],
     ) -> None:
-        """`submit` is OrderSubmitter.submit: protective orders are sent as all others, only without waiting in the queue.
-
-        Its second argument is how many seconds the order may wait for a rate-limit permit; None: no limit.
-        """
+        """`submit` is OrderSubmitter.submit: protective orders are sent as all others, only without waiting in the queue."""
         self._database = database
         self._exchange = exchange
         self._settings = settings
@@ -81,7 +78,7 @@ class StopLossGuard:
         self._submit = submit
         self._wake_event = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}  # by the entry's client order id
-        self._submissions: set[asyncio.Task[SubmitResult | None]] = set()
+        self._submissions: set[asyncio.Task[tuple[Order, SubmitResult | None]]] = set()
         self._check_again: set[str] = set()  # client order ids of entries that changed while their task was running
 
     def wake(self) -> None:
@@ -247,29 +244,32 @@ class StopLossGuard:
 
         A request that is on its way then goes on; the next check finds its result.
         """
-        now = self._clock()
-        order = await self._database.write(
-            protection.add_order,
-            entry,
-            intent,
-            now=now,
-            expires_at=now + _PROTECTIVE_LIFE,
-            request_text=partial(request_text, self._exchange),
+        submission = asyncio.create_task(
+            self._submit(entry, intent, expires_at=self._clock() + _PROTECTIVE_LIFE, within_s=within_s)
         )
-        submission = asyncio.create_task(self._submit(order, within_s))
         self._submissions.add(submission)
         submission.add_done_callback(self._on_submitted)
         await asyncio.wait({submission}, timeout=within_s)
-        return submission.result() if submission.done() else None
+        return submission.result()[1] if submission.done() else None
 
-    def _on_submitted(self, submission: asyncio.Task[SubmitResult | None]) -> None:
+    def _on_submitted(self, submission: asyncio.Task[tuple[Order, SubmitResult | None]]) -> None:
         self._submissions.discard(submission)
         if not submission.cancelled():
             submission.exception()  # retrieved here: after the timeout nothing else would, and asyncio would log it
 
     async def _mark(self, entry: Order, state: ProtectionState, detail: str = "") -> ProtectionState:
-        await self._database.write(protection.set_state, entry, state, detail=detail, now=self._clock())
+        now = self._clock()
+        await self._database.write(_record_state, entry, state, detail=detail, now=now)
         return state
+
+
+def _record_state(
+    connection: sqlite3.Connection, order: Order, state: ProtectionState, *, detail: str, now: datetime
+) -> None:
+    """Append and store a new state of an entry's protection; nothing if state and detail are unchanged."""
+    entry = protection.state_entry(connection, order, state, detail=detail, now=now)
+    if entry is not None:
+        projector.record(connection, entry)
 
 
 def _exited(report: OrderStatusReport | None) -> Decimal:

@@ -1,75 +1,60 @@
-"""Send queued orders exactly once: leverage, rate-limit permit, recheck and claim, one request, record.
+"""Send orders exactly once: recheck and claim, one request once the claim is on disk, record the result in the book.
 
 Whatever may take long (leverage, permit) comes before the claim, so that an order which a stop or a crash interrupts there is still
-queued, not perhaps sent. The claim commits "submitting" before the request is written. What an answer means is classified by the exchange
-client; how it is stored is the recorder's part; when an order goes is the dispatcher's.
+queued, not perhaps sent. What an answer means is classified by the exchange client; when a queued order goes is the dispatcher's matter.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
+from typing import Final
 
 from msgspec.structs import replace
 
+from kekbridge.config import Queue
+from kekbridge.errors import StoreUnavailable
 from kekbridge.exchange.base import (
     Accepted,
     Exchange,
     Permit,
+    Rejected,
     Retryable,
     SubmitResult,
     Unknown,
     known_snapshot,
     request_text,
 )
-from kekbridge.execution.in_flight import InFlightOrders
-from kekbridge.execution.recorder import Recorder
-from kekbridge.execution.updates import OrderUpdates
+from kekbridge.execution import order_queue, transitions
+from kekbridge.execution.book import Book, is_exit_of_position
 from kekbridge.failpoints import hit
 from kekbridge.log import get_logger
-from kekbridge.model import Order, OrderStatus, Usage, Webhook
+from kekbridge.model import (
+    FIRST_PROTECTIVE_LEG,
+    Order,
+    OrderIntent,
+    OrderStatus,
+    Purpose,
+    TradingState,
+    Webhook,
+    client_order_id_of,
+)
 from kekbridge.model.admission import Recheck
 from kekbridge.planning import decide
 from kekbridge.risk.check import AccountPolicy
-from kekbridge.store import claims, order_lifecycle
-from kekbridge.store.claims import ClaimedOrders
+from kekbridge.store import facts, orders
 from kekbridge.store.database import Database
-from kekbridge.store.order_queue import NOT_TO_BE_SENT
 
 log = get_logger("kekbridge.execution.submitter")
 
-
-@dataclass(frozen=True, slots=True)
-class SendPermit:
-    """What an order needs before it may be claimed and sent, or why it cannot be sent now."""
-
-    #: Slot of the exchange's rate-limit window. None without a `failure`: the order is only to be finished, not sent.
-    permit: Permit | None = None
-    #: Why nothing can be sent now, such as a leverage that could not be set.
-    failure: SubmitResult | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SentOrder:
-    """What the exchange answered to one order."""
-
-    #: Accepted, rejected, retryable or unknown.
-    result: SubmitResult
-    #: The order as stored once the answer is written. Raises StoreUnavailable.
-    recorded: asyncio.Task[Order]
-
-
-@dataclass(frozen=True, slots=True)
-class _Granted:
-    """A permit to send an order at once, acquired inside the transaction that claims it."""
-
-    order: Order
-    permit: Permit
+# An exit must go soon after the exchange is back; trying this often is far below every rate limit.
+_LONGEST_EXIT_PAUSE_S: Final = 4.0
+# Long enough for the position that the exchange judged by, and we have not seen yet, to arrive.
+_EXIT_RETRY_S: Final = 0.2
+_CLAIM_RETRY_S: Final = 1.0
 
 
 class CircuitBreaker:
@@ -91,6 +76,8 @@ class CircuitBreaker:
 
     def record(self, *, was_unknown: bool) -> None:
         self._recent.append(was_unknown)
+        if not was_unknown:
+            return
         recent = list(self._recent)
         in_a_row = len(recent) >= self._IN_A_ROW and all(recent[-self._IN_A_ROW :])
         by_half = len(recent) == self._WINDOW and sum(recent) * 2 >= self._WINDOW
@@ -103,210 +90,259 @@ class CircuitBreaker:
 
 
 class OrderSubmitter:
-    """Sends the orders of one daemon. `try_claim`, `cancel_claim` and `overlappable_ids` may be called on any thread."""
+    """Sends the orders of one daemon."""
 
     def __init__(
         self,
         *,
+        book: Book,
         database: Database,
         exchange: Exchange,
-        recorder: Recorder,
-        updates: OrderUpdates,
         policy: AccountPolicy,
-        in_flight: InFlightOrders,
+        settings: Queue,
+        find_webhook: Callable[[str], Webhook | None],
         clock: Callable[[], datetime],
+        on_signed: Callable[[str, datetime], None] = lambda _name, _at: None,
     ) -> None:
+        """`find_webhook` returns the webhook with an id as it is now; None: it was deleted. `on_signed` gets the client order id of every
+        request and when it was signed."""
+        self._book = book
         self._database = database
         self._exchange = exchange
-        self._recorder = recorder
-        self._updates = updates
         self._policy = policy
-        self._in_flight = in_flight
+        self._settings = settings
+        self._find_webhook = find_webhook
         self._clock = clock
-        self._granted: dict[str, _Granted] = {}  # by client order id, of orders claimed to be sent at once
-        self._request_text = partial(request_text, exchange)
+        self._on_signed = on_signed
+        self._awaited: dict[str, asyncio.Future[SubmitResult | None]] = {}  # results that `submit` waits for
+        self._in_flight: dict[str, asyncio.Future[SubmitResult]] = {}  # by client order id, requests without a result
+        self._claiming: set[str] = set()  # client order ids whose claim is not on disk yet
         self.breaker = CircuitBreaker()
         #: True while orders may be claimed and sent: our view has equalled the exchange's, and the daemon is not stopping.
         self.is_dispatching = False
+        #: Called with every order whose result was recorded, and the result.
+        self.on_result: Callable[[Order, SubmitResult], None] = lambda _order, _result: None
+
+    def is_handling(self, client_order_id: str) -> bool:
+        """True while an order is claimed or sent here and its result is not recorded."""
+        return client_order_id in self._in_flight or client_order_id in self._claiming
 
     @property
-    def submitting_ids(self) -> frozenset[str]:
-        """Client order ids of orders claimed for sending whose answer is not recorded yet."""
-        return frozenset(self._recorder.submitting_ids)
+    def in_flight_count(self) -> int:
+        """Requests without a result."""
+        return len(self._in_flight)
 
-    @property
-    def overlappable_ids(self) -> frozenset[str]:
-        """Client order ids in flight beside which another order may be sent."""
-        return self._in_flight.overlappable_ids
-
-    # ------------------------------------------------------------------------------------------ claiming, on the writer thread
-
-    def try_claim(self, order: Order) -> bool:
-        """Called inside the transaction that would claim an order: True with a free symbol and a permit for the rate window.
-
-        An order that has to change its symbol's leverage first is not claimed: only what is sent at once may be.
-        """
-        if not self.is_dispatching or (order.is_entry and self.breaker.is_open):
-            return False
-        if self._lacks_leverage(order) or not self._in_flight.try_add(order, pipelined=True):
-            return False
-        permit = self._exchange.try_acquire_permit(order)
-        if permit is None:
-            self._in_flight.remove(order)
-            return False
-        self._granted[order.client_order_id] = _Granted(order, permit)
+    async def drain(self, longest_s: float) -> bool:
+        """Wait until every request has its result, at most `longest_s` seconds; False if some have none by then."""
+        deadline = asyncio.get_running_loop().time() + longest_s
+        while self._in_flight or self._claiming:
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                return False
+            await asyncio.sleep(min(left, 0.01))
         return True
 
-    def cancel_claim(self, client_order_id: str) -> None:
-        """A claim was undone, or its order is not sent after all: remove it from the orders in flight and release its permit."""
-        granted = self._granted.pop(client_order_id, None)
-        if granted is not None:
-            granted.permit.release()
-            self._in_flight.remove(granted.order)
+    # ------------------------------------------------------------------------------------------------------------- sending
 
-    # ------------------------------------------------------------------------------------------------------ behind the queue
+    def try_permit(self, order: Order, *, now: datetime) -> Permit | None:
+        """A permit for a new order that may be sent at once; None if it has to wait in the queue."""
+        if not self.is_dispatching or (order.is_entry and self.breaker.is_open) or self.lacks_leverage(order):
+            return None
+        if order.intent.after_leg is not None or now >= order.expires_at:
+            return None
+        settings = self._settings
+        if not order_queue.is_symbol_free(
+            self._book, order, now=now, settle_within_s=settings.outcome_timeout_s, concurrency=settings.concurrency
+        ):
+            return None
+        return self._exchange.try_acquire_permit(order)
 
-    async def claim_ready(self, *, entries_allowed: bool) -> ClaimedOrders:
-        """Claim, with one flush, the heads of the queue that may be sent this instant: `send` them at once, with `acquire_permit`."""
-        granted: list[str] = []
+    def send(self, order: Order, permit: Permit, *, version: int | None = None) -> None:
+        """Send an order whose claim is on disk. `version`: the book's at the decision; if it has changed since, the order is rechecked."""
+        self._claiming.discard(order.client_order_id)
+        order = self._book.current(order)
+        if version is not None and version != self._book.version and not self._is_still_allowed(order):
+            permit.release()
+            return
+        if order.status is not OrderStatus.SUBMITTING:
+            permit.release()  # ended between its claim and the flush
+            return
+        hit("W4")  # claimed, not sent yet
+        self._note_signed(order.client_order_id, self._clock())  # its report may be faster than its response
+        request = self._exchange.submit_now(order, permit)
+        self._in_flight[order.client_order_id] = request
+        request.add_done_callback(partial(self._on_done, order.client_order_id))
 
-        def try_claim(order: Order) -> bool:
-            if not self.try_claim(order):
-                return False
-            granted.append(order.client_order_id)
-            return True
-
-        await self._updates.unrecorded_fills.wait()
+    def claim(self, order: Order, permit: Permit) -> bool:
+        """Recheck a queued order and claim it; it is sent once the claim is on disk. False if it must not be sent any more."""
+        hit("W2" if order.intent.after_leg is None else "W8")  # W8: between two legs of an alert
         now = self._clock()
-        # Bound when the job is queued: what is stored before it runs is in this snapshot, what comes later is not.
-        recheck = partial(decide.recheck, snapshot=known_snapshot(self._exchange), policy=self._policy, now=now)
-        self._updates.close_acceptances()
+        decided = self.recheck(order, now=now)
+        if decided.status is not OrderStatus.SUBMITTING:
+            permit.release()
+            self.finish_unsent(order, decided, now=now)
+            return False
+        if is_exit_of_position(order):
+            self._deny_overtaken_entries(order, now=now)
+        claimed = transitions.claimed(order, now=now, intent=decided.intent)
+        fact = self._book.apply(
+            order, claimed, now=now, verdicts=decided.verdicts, request=request_text(self._exchange, claimed)
+        )
+        assert fact is not None  # noqa: S101 - a claim always changes the status
+        version = self._book.version
+        self._claiming.add(order.client_order_id)
+
+        def on_flushed(result: bool | StoreUnavailable) -> None:
+            if isinstance(result, StoreUnavailable):
+                self._on_claim_failed(fact, permit, result)
+            else:
+                self.send(fact.after, permit, version=version)
+
         try:
-            claimed = await self._database.write(
-                claims.claim_heads,
-                recheck,
-                overlappable_ids=lambda: self._in_flight.overlappable_ids,
-                entries_allowed=entries_allowed,
-                try_claim=try_claim,
-                request_text=self._request_text,
-                now=now,
-            )
-        except Exception:
-            for client_order_id in granted:
-                self.cancel_claim(client_order_id)  # the transaction was rolled back
-            raise
-        for order in claimed.finished:
-            self.cancel_claim(order.client_order_id)
-            self._publish_unsent(order)
-        return claimed
+            self._database.append(facts.order_entry(fact), on_flushed)
+        except StoreUnavailable as error:
+            self._on_claim_failed(fact, permit, error)
+        return True
 
-    async def requeue(self, order: Order) -> None:
-        """Requeue a claimed order that was not sent, with its old position in the queue. Raises StoreUnavailable."""
-        self.cancel_claim(order.client_order_id)
-        requeued = await self._database.write(order_lifecycle.requeue_unsent, order.client_order_id, now=self._clock())
-        self._updates.publish(requeued)
-        log.info("order_stepped_back", client_order_id=order.client_order_id)
+    async def submit(
+        self, entry: Order, intent: OrderIntent, *, expires_at: datetime, within_s: float | None = None
+    ) -> tuple[Order, SubmitResult | None]:
+        """Store a protective order for an entry, beside the queue, send it and wait until the result is recorded.
 
-    async def submit(self, order: Order, within_s: float | None = None) -> SubmitResult | None:
-        """Send a queued order exactly once and wait until the answer is recorded; None if it must not be sent any more.
-
-        Without a permit within `within_s` seconds (None: however long it takes) nothing is sent, and that is recorded.
+        The result is None if the order must not be sent any more. Without a permit within `within_s` seconds (None: however long it takes)
+        nothing is sent, and that is recorded. Raises StoreUnavailable if it could not be stored.
         """
+        order = await self._add_protective(entry, intent, expires_at=expires_at)
+        name = order.client_order_id
         try:
             async with asyncio.timeout(within_s):
-                permit = await self.acquire_permit(order)
+                permit = await self._exchange.acquire_permit(order)
         except TimeoutError:
             late = Retryable(
                 "exchange_busy", f"the exchange's rate limit left no room for this order within {within_s:.1f} s"
             )
-            await asyncio.shield(self._recorder.record(order, late))
-            return late
-        sent = await self.send(order, permit)
-        if sent is None:
-            return None
-        await asyncio.shield(sent.recorded)
-        return sent.result
+            self._record(order, late)
+            return order, late
+        waiting: asyncio.Future[SubmitResult | None] = asyncio.get_running_loop().create_future()
+        self._awaited[name] = waiting
+        self.send(order, permit)
+        if name not in self._in_flight and not waiting.done():
+            self._awaited.pop(name, None)
+            return order, None
+        return order, await waiting
 
-    async def acquire_permit(self, order: Order) -> SendPermit:
-        """Set the order's leverage and wait for the exchange's rate window; what a claim was granted is returned at once."""
-        granted = self._granted.pop(order.client_order_id, None)
-        if granted is not None:
-            return SendPermit(granted.permit)
-        if order.code in NOT_TO_BE_SENT:
-            return SendPermit()
-        failure = await self._ensure_leverage(order)
-        if failure is not None:
-            return SendPermit(failure=failure)
-        return SendPermit(await self._exchange.acquire_permit(order))
-
-    async def send(self, order: Order, permit: SendPermit) -> SentOrder | None:
-        """Recheck and claim a queued order, send its one request and begin to record the answer.
-
-        None if it was not sent: expired, denied, or nothing left to close. An Unknown result is for the reconciler to resolve.
-        """
-        if permit.failure is not None:
-            return SentOrder(permit.failure, self._recorder.record(order, permit.failure, self._claim_step(order)))
-        try:
-            return await self._send(order, permit.permit)
-        finally:
-            if permit.permit is not None:
-                permit.permit.release()  # no effect once it was used
-
-    async def _send(self, order: Order, permit: Permit | None) -> SentOrder | None:
-        claimed = await self._claim(order)
-        if claimed is None:
-            return None
-        submitting_ids = self._recorder.submitting_ids
-        submitting_ids.add(order.client_order_id)
-        try:
-            hit("W4")  # claimed, not sent yet
-            result = await self._exchange.submit(claimed, permit)
-            hit("W6")  # answered, not stored yet
-        except BaseException:
-            submitting_ids.discard(order.client_order_id)
-            raise
-        return SentOrder(result, self._recorder.record(claimed, result))
-
-    async def _claim(self, order: Order) -> Order | None:
-        """Commit "submitting"; the order as it will be sent, or None if it must not be sent any more."""
-        if order.status is OrderStatus.SUBMITTING:
-            return order  # claimed a moment ago, to be sent at once
-        hit("W2" if order.intent.after_leg is None else "W8")  # W8: between two legs of an alert
-        await self._updates.unrecorded_fills.wait()
-        claimed = await self._database.write(self._claim_step(order))
-        if not claimed.status.is_final:
-            return claimed
-        self._publish_unsent(claimed)
-        return None
-
-    def _claim_step(self, order: Order) -> Callable[[sqlite3.Connection], Order]:
-        """The write that claims an order, or finishes it, by what is known now."""
+    async def _add_protective(self, entry: Order, intent: OrderIntent, *, expires_at: datetime) -> Order:
+        """Store a protective order as `submitting`: it does not wait in the symbol's queue."""
         now = self._clock()
-        recheck = self._recheck(order, now)
-        self._updates.close_acceptances()
-        return partial(claims.claim_if_allowed, order=order, recheck=recheck, request_text=self._request_text, now=now)
+        leg = max(FIRST_PROTECTIVE_LEG, *(each + 1 for each in await self._legs_of(entry)))
+        order = Order(
+            client_order_id=client_order_id_of(entry.alert_id, leg),
+            alert_id=entry.alert_id,
+            webhook_id=entry.webhook_id,
+            leg=leg,
+            sequence=self._book.next_sequence(),
+            intent=intent,
+            status=OrderStatus.SUBMITTING,
+            created_at=now,
+            expires_at=expires_at,
+            attempt=1,
+            submitted_at=now,
+        )
+        fact = self._book.apply(None, order, now=now, request=request_text(self._exchange, order))
+        assert fact is not None  # noqa: S101 - a new order always changes something
+        flushed: asyncio.Future[bool | StoreUnavailable] = asyncio.get_running_loop().create_future()
 
-    def _recheck(self, order: Order, now: datetime) -> Callable[[Usage, Webhook | None], Recheck]:
-        return partial(
-            decide.recheck, order=order, snapshot=known_snapshot(self._exchange), policy=self._policy, now=now
+        def on_flushed(result: bool | StoreUnavailable) -> None:
+            if not flushed.done():
+                flushed.set_result(result)
+
+        self._claiming.add(order.client_order_id)
+        try:
+            self._database.append(facts.order_entry(fact), on_flushed)
+            result = await asyncio.shield(flushed)
+        except StoreUnavailable as error:
+            result = error
+        if isinstance(result, StoreUnavailable):
+            self._claiming.discard(order.client_order_id)
+            self._book.remove(order)
+            raise result
+        return fact.after
+
+    async def _legs_of(self, entry: Order) -> set[int]:
+        """The legs of an alert that are taken."""
+        stored = {order.leg for order in await self._database.read(orders.of_alert, entry.alert_id)}
+        return stored | self._book.legs.get(entry.alert_id, {}).keys() | {entry.leg}
+
+    def _on_claim_failed(self, fact: facts.OrderFact, permit: Permit, error: StoreUnavailable) -> None:
+        """The claim is not on disk: the order is queued as before, and was not sent."""
+        self._claiming.discard(fact.after.client_order_id)
+        permit.release()
+        assert fact.before is not None  # noqa: S101 - a claimed order was queued
+        due = self._clock() + timedelta(seconds=_CLAIM_RETRY_S)
+        self._book.revert(replace(fact, before=replace(fact.before, next_attempt_at=due)))
+        log.error("order_not_claimed", client_order_id=fact.after.client_order_id, error=error.message)
+
+    # ------------------------------------------------------------------------------------------------------------ rechecking
+
+    def recheck(self, order: Order, *, now: datetime) -> Recheck:
+        """Decide about a queued order by what is known now."""
+        webhook = self._find_webhook(order.webhook_id)
+        cooldown_s = (webhook.settings.limits.cooldown_s if webhook else None) or 0
+        usage = self._book.usage(order.webhook_id, now=now, cooldown_s=cooldown_s, excluding=order)
+        snapshot = known_snapshot(self._exchange)
+        return decide.recheck(
+            usage, webhook, order=order, snapshot=snapshot, policy=self._policy, now=now, sums=self._book.exposure
         )
 
-    def _lacks_leverage(self, order: Order) -> bool:
-        """True for an entry whose symbol is not at the leverage that it asks for. Any thread."""
+    def finish_unsent(self, order: Order, decided: Recheck, *, now: datetime) -> None:
+        """End an order that must not be sent, as a recheck decided."""
+        if decided.status is OrderStatus.EXPIRED:
+            after = transitions.expired(order, now=now, code=decided.code, error=decided.error)
+        else:
+            after = transitions.denied(order, code=decided.code, error=decided.error, now=now)
+        self._book.change(order, after, now=now, verdicts=decided.verdicts)
+        log.info("order_not_sent", client_order_id=order.client_order_id, status=after.status, code=after.code)
+
+    def _is_still_allowed(self, order: Order) -> bool:
+        """The second look at an order that was claimed by a decision which something has overtaken: a halt, a fill from elsewhere."""
+        if order.status is not OrderStatus.SUBMITTING:
+            return False
+        now = self._clock()
+        decided = self.recheck(order, now=now)
+        if decided.status is OrderStatus.SUBMITTING:
+            return True
+        self.finish_unsent(order, decided, now=now)
+        return False
+
+    def _deny_overtaken_entries(self, claimed: Order, *, now: datetime) -> None:
+        """Deny queued entries that an exit of the whole position overtakes (the circuit breaker holds entries back).
+
+        Sent later they would reopen a position that the strategy has left.
+        """
+        for order in list(self._book.queued.values()):
+            is_before = order.sequence < claimed.sequence and order.webhook_id == claimed.webhook_id
+            if is_before and order.is_entry and order.intent.symbol == claimed.intent.symbol:
+                error = "a later alert closed the position before this entry could be sent"
+                denied = transitions.denied(order, code="overtaken_by_exit", error=error, now=now)
+                self._book.change(order, denied, now=now)
+
+    # -------------------------------------------------------------------------------------------------------------- leverage
+
+    def lacks_leverage(self, order: Order) -> bool:
+        """True for an entry whose symbol is not at the leverage that it asks for."""
         wanted = order.intent.leverage
         return wanted is not None and order.is_entry and self._exchange.leverage_of(order.intent.symbol) != wanted
 
-    async def _ensure_leverage(self, order: Order) -> SubmitResult | None:
+    async def ensure_leverage(self, order: Order) -> SubmitResult | None:
         """Set the symbol's leverage as the entry asks; None once it is set, else why nothing is sent.
 
         Only a few changes a minute are allowed, so this may take long; an order that may not be sent by now changes nothing, and its claim
         records why.
         """
         wanted = order.intent.leverage
-        if wanted is None or not self._lacks_leverage(order):
+        if wanted is None or not self.lacks_leverage(order):
             return None
-        now = self._clock()
-        if not await self._database.read(claims.would_claim, order, self._recheck(order, now), now=now):
+        if self.recheck(order, now=self._clock()).status is not OrderStatus.SUBMITTING:
             return None
         result = await self._exchange.set_leverage(order.intent.symbol, wanted)
         match result:
@@ -318,6 +354,129 @@ class OrderSubmitter:
             case _:
                 return replace(result, message=f"leverage {wanted} could not be set: {result.message}")
 
-    def _publish_unsent(self, order: Order) -> None:
-        self._updates.publish(order)
-        log.info("order_not_sent", client_order_id=order.client_order_id, status=order.status, code=order.code)
+    def record_unsent(self, order: Order, result: SubmitResult) -> None:
+        """Record why a queued order was not sent although it may be, such as a leverage that could not be set."""
+        now = self._clock()
+        decided = self.recheck(order, now=now)
+        if decided.status is not OrderStatus.SUBMITTING:
+            self.finish_unsent(order, decided, now=now)
+            return
+        claimed = transitions.claimed(order, now=now, intent=decided.intent)
+        self._record(self._book.change(order, claimed, now=now, verdicts=decided.verdicts), result)
+
+    # --------------------------------------------------------------------------------------------------------------- results
+
+    def _on_done(self, name: str, request: asyncio.Future[SubmitResult]) -> None:
+        """The request has its result, on the loop."""
+        self._in_flight.pop(name, None)
+        order = self._book.orders.get(name)
+        waiting = self._awaited.pop(name, None)
+        if request.cancelled():
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
+            return  # the daemon stops: the next start asks for the order
+        hit("W6")  # answered, not stored yet
+        error = request.exception()
+        result = Unknown(f"{type(error).__name__}: {error}") if error is not None else request.result()
+        if error is not None:
+            log.error("order_failed", client_order_id=name, error=str(error))
+        if order is not None:
+            self._record(order, result)
+        else:
+            self.breaker.record(was_unknown=False)  # the stream has reported its end already
+        if waiting is not None and not waiting.done():
+            waiting.set_result(result)
+
+    def _record(self, order: Order, result: SubmitResult) -> None:
+        """Bring an order to what its result says, and tell who waits."""
+        now = self._clock()
+        self.breaker.record(was_unknown=isinstance(result, Unknown))
+        self._claiming.discard(order.client_order_id)
+        try:
+            after = self._after(order, result, now)
+        except transitions.IllegalTransition:
+            log.exception("result_not_recorded", client_order_id=order.client_order_id)
+            return
+        sent_at = getattr(result, "sent_at", None)
+        if sent_at is not None:
+            self._note_signed(order.client_order_id, sent_at)
+        recorded = self._book.change(order, after, now=now)
+        hit("W9")  # recorded, not logged yet
+        write = log.debug if isinstance(result, Accepted) else log.info  # the line of the alert names its orders
+        write(
+            "order",
+            alert_id=order.alert_id,
+            client_order_id=order.client_order_id,
+            outcome=type(result).__name__.lower(),
+            status=recorded.status.value,
+            code=recorded.code,
+        )
+        self.on_result(recorded, result)
+
+    def _note_signed(self, client_order_id: str, at: datetime) -> None:
+        self._book.note_signed(client_order_id, at)
+        self._on_signed(client_order_id, at)
+
+    def _after(self, order: Order, result: SubmitResult, now: datetime) -> Order:
+        """The order after a result."""
+        match result:
+            case Accepted(order_id=order_id):
+                return transitions.accepted(order, order_id=order_id, now=now)
+            case Rejected():
+                return self._after_rejection(order, result, now)
+            case Retryable(code=code, message=message, retry_after_s=retry_after_s):
+                return self._deferred(order, code, message, retry_after_s, now)
+            case Unknown(reason=reason, sent_at=sent_at):
+                return transitions.unknown(order, reason=reason, sent_at=sent_at)
+
+    def _after_rejection(self, order: Order, result: Rejected, now: datetime) -> Order:
+        """A definite rejection: nothing is at the exchange, and the same request would be rejected again (docs/internals/reliability.md
+        section 5).
+
+        An exit is sent once more, with size and price as the position then requires. A rejected key closes the account for entries.
+        """
+        code, error = result.code, result.message
+        if result.is_key_rejected:
+            reason = f"the exchange rejected the API key ({code}): run `kekbridge keys check`, then `kekbridge resume`"
+            self._book.close_for_entries(reason=reason, by="kekbridge", now=now)
+        elif order.intent.purpose is Purpose.EXIT:
+            if order.attempt <= 1:
+                due = now + timedelta(seconds=_EXIT_RETRY_S)
+                return transitions.deferred(order, code=code, error=error, next_attempt_at=due)
+            self._book.note("exit_refused", order, now=now)
+        return transitions.rejected(order, code=code, error=error, now=now)
+
+    def _deferred(self, order: Order, code: str, message: str, retry_after_s: float | None, now: datetime) -> Order:
+        """Requeue the order while its attempts allow it; the schedule is stored, so a restart keeps it.
+
+        Protective orders do not wait: the position they were placed for may be another one by then, and the stop guard checks again anyway.
+        """
+        is_exhausted = order.attempt >= self._settings.attempts and order.is_entry
+        if is_exhausted or order.intent.purpose is Purpose.PROTECT:
+            known = code if code in ("exchange_unreachable", "leverage_not_set") else "exchange_busy"
+            text = message if known == code else f"{code}: {message}"
+            return transitions.rejected(order, code=known, error=text, now=now)
+        pause = retry_after_s if retry_after_s is not None else backoff_s(self._settings.backoff_s, order.attempt)
+        if not order.is_entry:
+            pause = min(pause, _LONGEST_EXIT_PAUSE_S)
+        due = now + timedelta(seconds=pause)
+        return transitions.deferred(order, code=code, error=message, next_attempt_at=due)
+
+
+def forbidden_by(state: TradingState, purpose: Purpose) -> tuple[str, str] | None:
+    """Code and reason if a trading state forbids sending an order of this purpose, else None.
+
+    Protective orders always pass: a halt leaves positions and their stops as they are.
+    """
+    if purpose is Purpose.PROTECT:
+        return None
+    if state is TradingState.HALTED:
+        return "trading_halted", "trading was halted before the order was sent"
+    if state is TradingState.EXITS_ONLY and purpose is Purpose.ENTRY:
+        return "exits_only", "entries were stopped before the order was sent"
+    return None
+
+
+def backoff_s(base: float, attempt: int, jitter: float = 0.0) -> float:
+    """Seconds before the next attempt: `base`, doubled with each attempt, at most a minute; `jitter` adds a fraction of that."""
+    return float(min(base * 2 ** max(attempt - 1, 0), 60.0) * (1 + jitter))

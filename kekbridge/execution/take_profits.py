@@ -10,15 +10,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import partial
 
 from msgspec.structs import replace
 
 from kekbridge.errors import KekbridgeError
-from kekbridge.exchange.base import Exchange, SubmitResult, request_text
+from kekbridge.exchange.base import Exchange, SubmitResult
 from kekbridge.log import get_logger
 from kekbridge.model import ZERO, AccountSnapshot, Order, OrderIntent, OrderStatus
-from kekbridge.store import protection
+from kekbridge.store import projector, protection
 from kekbridge.store.database import Database
 
 log = get_logger("kekbridge.execution.take_profits")
@@ -40,7 +39,7 @@ class TakeProfitPlacer:
         database: Database,
         exchange: Exchange,
         clock: Callable[[], datetime],
-        submit: Callable[[Order], Awaitable[SubmitResult | None]],
+        submit: Callable[..., Awaitable[tuple[Order, SubmitResult | None]]],
     ) -> None:
         """`submit` is OrderSubmitter.submit."""
         self._database = database
@@ -102,21 +101,13 @@ class TakeProfitPlacer:
     async def _place(self, entry: Order, intent: OrderIntent, snapshot: AccountSnapshot) -> None:
         if _is_reached(intent, snapshot):
             intent = replace(intent, take_profits=(), signal_price=intent.take_profits[0].trigger_price)
-        now = self._clock()
-        order = await self._database.write(
-            protection.add_order,
-            entry,
-            intent,
-            now=now,
-            expires_at=now + _LIFE,
-            request_text=partial(request_text, self._exchange),
-        )
+        order, _ = await self._submit(entry, intent, expires_at=self._clock() + _LIFE)
         log.info("take_profit", client_order_id=order.client_order_id, quantity=str(intent.quantity))
-        await self._submit(order)
 
     async def _finish(self, entry: Order, detail: str) -> None:
         self._flat_since.pop(entry.client_order_id, None)
-        await self._database.write(protection.finish_take_profits, entry, detail=detail, now=self._clock())
+        ended = protection.take_profits_entry(entry, detail=detail, now=self._clock())
+        await self._database.write(projector.record, ended)
 
 
 def _missing(wanted: OrderIntent, placed: tuple[Order, ...], min_quantity: Decimal) -> OrderIntent | None:

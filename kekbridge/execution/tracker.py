@@ -1,27 +1,28 @@
 """Track accepted orders to their final state: by the exchange's stream while it is live, by polling otherwise.
 
-Stores order status reports, fills, exits and positions, and publishes the orders that changed. Never sends, cancels or sizes anything.
+Brings reports, fills and exits into the book, and positions into the store. Never sends, cancels or sizes anything.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
+from msgspec.structs import replace
+
 from kekbridge.config import Queue
-from kekbridge.errors import ExchangeUnavailable, StoreUnavailable
+from kekbridge.errors import ExchangeUnavailable, KekbridgeError, StoreUnavailable
 from kekbridge.exchange.base import Exchange
-from kekbridge.execution.updates import OrderUpdates, TimedEvent
+from kekbridge.execution import transitions
+from kekbridge.execution.book import Book
 from kekbridge.log import get_logger
 from kekbridge.model import AccountSnapshot, Fill, Order, OrderStatus
 from kekbridge.model.orders import ExitStatus, OrderStatusReport
-from kekbridge.store import fills, order_journal, order_lifecycle, order_queue, positions, protection
-from kekbridge.store import orders as order_rows
+from kekbridge.store import fills, orders, positions, protection
 from kekbridge.store.database import Database
+from kekbridge.store.facts import OwnedFill
 
 log = get_logger("kekbridge.execution.tracker")
 
@@ -29,37 +30,42 @@ log = get_logger("kekbridge.execution.tracker")
 _FIRST_POLL_S = 0.02
 _SLOWEST_POLL_S = 1.0
 _POLL_WITH_STREAM_S = 0.5
-_POSITIONS_PAUSE_S = 0.1
+_POSITIONS_PAUSE_S = 1.0
 # While the stream is down: how often everything that it would have reported is polled.
 _POLL_WITHOUT_STREAM_S = 2.0
+# How long a decision waits for fills that are being fetched: what they realized counts against the daily loss.
+LONGEST_WAIT_S = 0.2
 # How far before the last known trade to fetch again: reports may come out of order.
 _TRADE_OVERLAP = timedelta(seconds=10)
 
 
 class OrderTracker:
-    """Tracks the orders of one daemon; `run` takes what the stream reports, `track` stays with one order."""
+    """Tracks the orders of one daemon."""
 
     def __init__(
         self,
         *,
+        book: Book,
         database: Database,
         exchange: Exchange,
-        updates: OrderUpdates,
         settings: Queue,
         clock: Callable[[], datetime],
         protection_changed: Callable[[], None],
+        order_settled: Callable[[], None] = lambda: None,
     ) -> None:
-        """`protection_changed` is called when an entry executed or an exit may have changed; it must not block."""
+        """`protection_changed` is called when an entry executed or an exit may have changed, `order_settled` when a report may have let
+        the next order of a symbol go; neither may block."""
+        self._book = book
         self._database = database
         self._exchange = exchange
-        self._updates = updates
         self._settings = settings
         self._clock = clock
         self._protection_changed = protection_changed
-        self._expected: dict[str, _Expected] = {}  # by client order id, of the orders being sent or tracked
-        # The newest snapshot that any queued write came with. Each write stores the positions of this one, not its own: a report that
-        # joins an acceptance is written before what was queued in between, which must not bring older positions back.
-        self._newest_snapshot: AccountSnapshot | None = None
+        self._order_settled = order_settled
+        self._exits: dict[str, tuple[ExitStatus, ...]] = {}  # by entry, as last recorded
+        self._polling: set[asyncio.Task[None]] = set()
+        self._unknown_fills: set[str] = set()  # client order ids of orders whose fills are being fetched
+        self._fills_known = asyncio.Event()
         self._inbox: asyncio.Queue[OrderStatusReport] = asyncio.Queue(maxsize=10_000)
         self._sync_requested = asyncio.Event()
         self._positions_changed = asyncio.Event()
@@ -69,41 +75,34 @@ class OrderTracker:
 
     # ---------------------------------------------------------------------------------------------------- one order
 
-    @contextmanager
-    def expect(self, order: Order) -> Iterator[None]:
-        """Keep reports of this order for `track` inside the block: it is being sent, and the stream may be faster than the response."""
-        client_order_id = order.client_order_id
-        self._expected[client_order_id] = _Expected(may_rest=not order.intent.order_type.is_immediate)
-        try:
-            yield
-        finally:
-            report = self._expected.pop(client_order_id).report
-            self._updates.unrecorded_fills.discard(client_order_id)
-            if report is not None:
-                self._on_report(report)  # `track` did not take it: handled like any other
+    def watch(self, order: Order) -> None:
+        """Poll an accepted order unless the stream reports its outcome soon, for at most `outcome_timeout_s`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.outcome_timeout_s
+        self._check_later(order.client_order_id, _FIRST_POLL_S, deadline)
 
-    async def track(self, order: Order) -> Order:
-        """Follow an accepted order until it is final or rests, at most `outcome_timeout_s`; returns it as last known."""
-        client_order_id = order.client_order_id
-        if client_order_id not in self._expected:
-            with self.expect(order):
-                return await self.track(order)
-        deadline = asyncio.get_running_loop().time() + self._settings.outcome_timeout_s
-        pause = _FIRST_POLL_S
-        expected = self._expected[client_order_id]
-        while True:
-            await expected.changed.wait(_POLL_WITH_STREAM_S if self._exchange.stream_is_live else pause)
-            expected.changed.clear()
-            report, expected.report = expected.report, None
-            if report is not None:
-                order = await self.apply(order, report)
-            else:
-                # It may have been polled elsewhere meanwhile.
-                order = self._database.read_now(order_rows.get, client_order_id)
-                order = order if order.is_settled else await self.poll(order)
-            if order.is_settled or asyncio.get_running_loop().time() >= deadline:
-                return order
-            pause = min(pause * 2, _SLOWEST_POLL_S)
+    def _check_later(self, name: str, pause: float, deadline: float) -> None:
+        wait = _POLL_WITH_STREAM_S if self._exchange.stream_is_live else pause
+        asyncio.get_running_loop().call_later(wait, self._check, name, pause, deadline)
+
+    def _check(self, name: str, pause: float, deadline: float) -> None:
+        order = self._book.orders.get(name)
+        if order is None or order.is_settled:
+            return
+        loop = asyncio.get_running_loop()
+        if loop.time() >= deadline:
+            self._order_settled()  # it holds back no other any more; the reconciliation goes on asking for it
+            return
+        task = loop.create_task(self._poll_and_check(order, min(pause * 2, _SLOWEST_POLL_S), deadline))
+        self._polling.add(task)
+        task.add_done_callback(self._polling.discard)
+
+    async def _poll_and_check(self, order: Order, pause: float, deadline: float) -> None:
+        try:
+            await self.poll(order)
+        except KekbridgeError as error:
+            log.warning("order_not_polled", client_order_id=order.client_order_id, error=error.message)
+        self._check_later(order.client_order_id, pause, deadline)
 
     async def poll(self, order: Order) -> Order:
         """Query the exchange for one order and apply its report; the order unchanged if it is not found or the exchange does not answer."""
@@ -115,49 +114,53 @@ class OrderTracker:
         return order if report is None else await self.apply(order, report)
 
     async def apply(self, order: Order, report: OrderStatusReport) -> Order:
-        """Record a report and its fills in one transaction, and publish the order. Raises StoreUnavailable."""
+        """Bring a report and its fills into the book; returns the order as it is then. Raises StoreUnavailable."""
+        order = self._book.current(order)
         new_fills: tuple[Fill, ...] = ()
-        if report.executed_quantity > order.executed_quantity:
+        if self._book.lacks_fills(order, report.executed_quantity):
             try:
                 new_fills = await self._exchange.fills(report)
             except ExchangeUnavailable as error:
                 # The order's own figures suffice for the response; the trades come with the next reconciliation.
                 log.warning("fills_not_readable", client_order_id=order.client_order_id, error=error.message)
-        try:
-            stored = self._store(order, report, new_fills)
-        finally:
-            self._updates.unrecorded_fills.discard(order.client_order_id)
-        if self._updates.is_awaited(order.alert_id):
-            self._database.flush_now()
-        updated = await stored  # the write goes on even if this wait for it is cancelled
-        self._updates.publish(updated)
-        if new_fills and (updated.needs_stop or not self._exchange.carries_all_exits(updated.intent)):
+                self._sync_requested.set()
+        await self._learn(new_fills)
+        legs: tuple[ExitStatus, ...] = ()
+        if report.exits:
+            legs = await self._changed_exits(order, report.exits)
+        return self._apply(order, report, new_fills, legs)
+
+    def _apply(
+        self,
+        order: Order,
+        report: OrderStatusReport,
+        new_fills: Sequence[Fill],
+        legs: tuple[ExitStatus, ...] = (),
+    ) -> Order:
+        """The same in one turn of the loop, with everything known."""
+        now = self._clock()
+        order = self._book.current(order)  # it may have changed during a query
+        after = transitions.reported(order, report, now=now)
+        has_later_exits = bool(after.executed_quantity) and not self._exchange.carries_all_exits(after.intent)
+        for fill in new_fills:
+            self._book.record_fill(fill, order=order)
+        updated = self._book.change(order, after, now=now, has_later_exits=has_later_exits)
+        if legs and updated.is_entry and updated.executed_quantity:
+            self._book.record_exits(updated, legs, now=now)
+            self._exits[updated.client_order_id] = legs
+        if new_fills and (updated.needs_stop or has_later_exits):
             self._protection_changed()
+        if updated.is_settled and self._book.queued:
+            self._order_settled()
         return updated
 
-    def _store(self, order: Order, report: OrderStatusReport, new_fills: tuple[Fill, ...]) -> Awaitable[Order]:
-        """Begin to write a report, in one write with the order's acceptance while that waits for its flush."""
-        client_order_id, now = order.client_order_id, self._clock()
-        has_later_exits = not self._exchange.carries_all_exits(order.intent)
-        self._newest_snapshot = self._exchange.snapshot
-
-        def write(
-            connection: sqlite3.Connection, known: Order | order_journal.UnsavedTransition | None = None
-        ) -> Order:
-            return record_report(
-                connection,
-                client_order_id,
-                report,
-                new_fills,
-                self._newest_snapshot,
-                now=now,
-                has_later_exits=has_later_exits,
-                known=known,
-            )
-
-        acceptance = self._updates.acceptances.get(client_order_id)
-        joined = None if acceptance is None else acceptance.join(write)
-        return self._database.write_soon(write) if joined is None else joined
+    async def _changed_exits(self, entry: Order, legs: tuple[ExitStatus, ...]) -> tuple[ExitStatus, ...]:
+        """The exits as reported, if they differ from the recorded ones; else none."""
+        name = entry.client_order_id
+        known = self._exits.get(name)
+        if known is None:
+            known = self._exits[name] = await self._database.read(protection.exits_of, name)
+        return legs if legs != known else ()
 
     async def poll_exits(self) -> None:
         """Query the stop losses and take-profits that were sent with entries, and record their states and fills."""
@@ -165,31 +168,132 @@ class OrderTracker:
             report = await self._exchange.find(entry)
             if report is None or not report.exits:
                 continue
-            known = await self._database.read(protection.exits_of, entry.client_order_id)
-            legs = report.exits
-            if legs == known:
+            legs = await self._changed_exits(entry, report.exits)
+            if not legs:
                 continue
             exit_fills: tuple[Fill, ...] = ()
             if any(leg.executed_quantity for leg in legs):
                 exit_fills = await self._exchange.exit_fills(report)
-            await asyncio.shield(self._database.write(record_exits, entry, legs, exit_fills, now=self._clock()))
+            await self._learn(exit_fills)
+            self._book.record_exits(entry, legs, now=self._clock())
+            self._exits[entry.client_order_id] = legs
+            for fill in exit_fills:
+                self._book.record_exit(fill, entry=entry)
             log.info("exits", client_order_id=entry.client_order_id, legs=[f"{leg.kind} {leg.status}" for leg in legs])
+
+    # ----------------------------------------------------------------------------------------------------------------- fills
+
+    async def record_trades(self, trades: Iterable[Fill]) -> int:
+        """Record trades of the account, ours and others'; returns the number of new ones. Raises StoreUnavailable."""
+        trades = tuple(trades)
+        await self._learn(trades)
+        new = 0
+        for fill in trades:
+            order = self._order_of(fill)
+            if order is None and not self._is_known(fill):
+                order = await self._database.read(orders.owner_of, fill.client_order_id, fill.order_id)
+                if order is None and self._book.entrant(fill.symbol) is None:
+                    entrant = await self._database.read(orders.last_entrant, fill.symbol)
+                    if entrant is not None:
+                        self._book.set_entrant(fill.symbol, entrant)
+            new += self._book.record_fill(fill, order=order)
+        return new
+
+    def _order_of(self, fill: Fill) -> Order | None:
+        """The unfinished order of ours that a fill belongs to."""
+        if fill.client_order_id is not None and (order := self._book.orders.get(fill.client_order_id)) is not None:
+            return order
+        return self._book.order_of(fill.order_id)
+
+    def _is_known(self, fill: Fill) -> bool:
+        known = self._book.fill(fill.trade_id)
+        return known is not None and (known.fill.client_order_id is not None or known.exit_of is not None)
+
+    async def _learn(self, new_fills: Iterable[Fill]) -> None:
+        """Look up the fills that may have been stored longer ago than the book remembers."""
+        unknown = self._book.unknown_trades(new_fills)
+        if unknown:
+            self._book.remember(await self._database.read(_stored_fills, unknown))
 
     # ------------------------------------------------------------------------------------------------------- the stream
 
     def _on_report(self, report: OrderStatusReport) -> None:
         """Called by the exchange's stream at the moment its account snapshot reflects the report.
 
-        A full inbox drops the report: the reconciliation finds the same facts.
+        A complete report of one of our orders is applied at once: no decision sees the position and the reservation of the same order. What
+        needs a query goes to the inbox. A full inbox drops the report: the reconciliation finds the same facts.
         """
-        client_order_id = report.client_order_id
-        if client_order_id and report.executed_quantity > 0:
-            self._updates.unrecorded_fills.add(client_order_id)
+        name = report.client_order_id
+        order = self._book.orders.get(name) if name else None
+        if order is not None and _is_no_outcome(order, report):
+            return
+        if order is not None:
+            try:
+                if self._apply_streamed(order, report):
+                    return
+            except transitions.IllegalTransition:
+                log.exception("report_not_applied", client_order_id=name)
         try:
             self._inbox.put_nowait(report)
         except asyncio.QueueFull:
-            self._updates.unrecorded_fills.discard(client_order_id or "")
-            log.error("report_inbox_full", client_order_id=client_order_id)
+            log.error("report_inbox_full", client_order_id=name)
+
+    def _apply_streamed(self, order: Order, report: OrderStatusReport) -> bool:
+        """Apply what a report says by itself; False if it must be completed by a query."""
+        has_traded = self._book.lacks_fills(order, report.executed_quantity)
+        if _needs_query(report):
+            if report.executed_quantity > order.executed_quantity and order.attempt and not order.status.is_final:
+                # The position shows it already, so its share of the reservation must go. Prices and state follow.
+                status = OrderStatus.PARTIALLY_FILLED
+                traded = replace(order, executed_quantity=report.executed_quantity, status=status)
+                self._book.change(order, traded, now=self._clock())
+            return False
+        streamed = self._exchange.streamed_fills(report) if has_traded else ()
+        self._apply(order, report, streamed or ())
+        if streamed is None:
+            self._query_fills(order, report)
+        return True
+
+    def _query_fills(self, order: Order, report: OrderStatusReport) -> None:
+        """Fetch the fills behind a report; until they are recorded `wait_for_fills` waits, since what they realized is not known."""
+        name = order.client_order_id
+        self._unknown_fills.add(name)
+        task = asyncio.get_running_loop().create_task(self._record_fills(order, report))
+        self._polling.add(task)
+        task.add_done_callback(self._polling.discard)
+
+    async def _record_fills(self, order: Order, report: OrderStatusReport) -> None:
+        try:
+            found = await self._exchange.fills(report)
+            await self._learn(found)
+            for fill in found:
+                self._book.record_fill(fill, order=order)
+        except KekbridgeError as error:
+            log.warning("fills_not_readable", client_order_id=order.client_order_id, error=error.message)
+            self._sync_requested.set()
+        finally:
+            self._unknown_fills.discard(order.client_order_id)
+            if not self._unknown_fills:
+                self._fills_known.set()
+
+    @property
+    def fills_are_known(self) -> bool:
+        """True if every fill that the account and its open orders show is recorded."""
+        return not (
+            self._unknown_fills
+            or any(self._book.lacks_fills(order, order.executed_quantity) for order in self._book.orders.values())
+        )
+
+    async def wait_for_fills(self) -> None:
+        """Return when every fill that the account shows is recorded, at the latest after LONGEST_WAIT_S. Usually all are already."""
+        if not self._unknown_fills:
+            return
+        self._fills_known.clear()
+        try:
+            async with asyncio.timeout(LONGEST_WAIT_S):
+                await self._fills_known.wait()
+        except TimeoutError:
+            pass  # an alert must not wait for the exchange
 
     def _on_gap(self) -> None:
         """The stream was down, or reported a leg without its order: fetch what happened meanwhile."""
@@ -205,32 +309,30 @@ class OrderTracker:
             group.create_task(self._run_polling())
 
     async def _run_reports(self) -> None:
-        """Apply the stream's reports of our orders; fills of other orders are fetched as trades."""
+        """Complete the stream's reports that need a query; fills of other orders are fetched as trades."""
         while True:
             report = await self._inbox.get()
-            client_order_id = report.client_order_id or ""
-            if client_order_id in self._expected:
-                self._expected[client_order_id].on_report(report)
-                continue
             try:
                 await self._handle_report(report)
-            except StoreUnavailable as error:
-                log.error("report_not_stored", client_order_id=client_order_id, error=error.message)
-            finally:
-                self._updates.unrecorded_fills.discard(client_order_id)
+            except KekbridgeError as error:
+                log.error("report_not_stored", client_order_id=report.client_order_id, error=error.message)
+                self._sync_requested.set()
+            except Exception:
+                log.exception("report_failed", client_order_id=report.client_order_id)
+                self._sync_requested.set()
 
     async def _handle_report(self, report: OrderStatusReport) -> None:
-        """Handle a report of an order that `track` does not follow."""
-        client_order_id = report.client_order_id
-        order = await self._database.read(order_rows.find, client_order_id) if client_order_id else None
+        name = report.client_order_id
+        order = self._book.orders.get(name) if name else None
+        if order is None and name:
+            order = await self._database.read(orders.find, name)
         if order is None:
             if report.executed_quantity > 0:
                 self._sync_requested.set()  # an exit of a bracket, or an order that kekbridge did not send
             return
-        if not order.status.is_final:
-            await (self.apply(order, report) if _is_complete(report) else self.poll(order))
-            if (expected := self._expected.get(order.client_order_id)) is not None:
-                expected.changed.set()  # tracking began while the report was applied
+        is_news = not order.status.is_final or self._book.lacks_fills(order, report.executed_quantity)
+        if is_news:
+            await (self.poll(order) if _needs_query(report) else self.apply(order, report))
         if report.is_algo:
             self._sync_requested.set()
             self._protection_changed()
@@ -269,10 +371,9 @@ class OrderTracker:
                 self._protection_changed()
 
     async def poll_open_orders(self) -> None:
-        """Query every unfinished order that the exchange has or may have and that is not tracked already."""
-        for order in await self._database.read(order_queue.unfinished):
-            may_exist = order.order_id is not None or order.status is OrderStatus.UNKNOWN
-            if may_exist and order.client_order_id not in self._expected:
+        """Query every unfinished order that the exchange has or may have."""
+        for order in list(self._book.orders.values()):
+            if order.order_id is not None or order.status is OrderStatus.UNKNOWN:
                 await self.poll(order)
 
     async def sync_fills(self) -> int:
@@ -280,80 +381,30 @@ class OrderTracker:
         now = self._clock()
         last = await self._database.read(fills.last_executed_at)
         since = (last or now - timedelta(days=1)) - _TRADE_OVERLAP
-        trades = await self._exchange.trades_since(since)
-        return await self._database.write(fills.record, trades)
+        return await self.record_trades(await self._exchange.trades_since(since))
 
     async def save_positions(self, snapshot: AccountSnapshot) -> None:
         """Keep the positions table as the exchange sees it, for `kekbridge positions`."""
-        now = self._clock()
-        self._newest_snapshot = newest = self._exchange.snapshot or snapshot
-        await self._database.write_soon(
-            lambda connection: positions.replace_all(connection, self._newest_snapshot or newest, now=now)
-        )
+        newest = self._exchange.snapshot or snapshot
+        await self._database.write_soon(positions.replace_all, newest, now=self._clock())
 
 
-def record_report(
-    connection: sqlite3.Connection,
-    client_order_id: str,
-    report: OrderStatusReport,
-    new_fills: tuple[Fill, ...],
-    snapshot: AccountSnapshot | None,
-    *,
-    now: datetime,
-    has_later_exits: bool = False,
-    known: Order | order_journal.UnsavedTransition | None = None,
-) -> Order:
-    """Write, in one transaction, a report of an order, its fills, and the positions they led to.
-
-    `has_later_exits`: take-profits must be placed after the fill. `known`: the order as this transaction has accepted it already.
-    """
-    known = known or order_rows.get(connection, client_order_id)
-    fills.record(
-        connection, new_fills, order=known.order if isinstance(known, order_journal.UnsavedTransition) else known
+def _is_no_outcome(order: Order, report: OrderStatusReport) -> bool:
+    """True for the acceptance of a market order that is being sent: its final state follows at once."""
+    return (
+        report.status is OrderStatus.ACCEPTED
+        and not report.is_algo
+        and not report.executed_quantity
+        and order.status is OrderStatus.SUBMITTING
+        and order.intent.order_type.is_immediate
     )
-    updated = order_lifecycle.apply_report(connection, client_order_id, report, now=now, known=known)
-    if new_fills and snapshot is not None:
-        positions.replace_all(connection, snapshot, now=now)
-    if updated.needs_stop:
-        protection.require_stop(connection, updated, now=now)
-    if updated.executed_quantity and has_later_exits:
-        protection.require_take_profits(connection, updated, now=now)
-    if updated.is_entry and updated.executed_quantity:
-        protection.record_exits(connection, updated, report.exits, now=now)
-    return updated
 
 
-def record_exits(
-    connection: sqlite3.Connection,
-    entry: Order,
-    legs: tuple[ExitStatus, ...],
-    exit_fills: tuple[Fill, ...],
-    *,
-    now: datetime,
-) -> None:
-    """Write, in one transaction, the states of an entry's exits and their fills."""
-    protection.record_exits(connection, entry, legs, now=now)
-    fills.record_exits(connection, exit_fills, entry=entry)
+def _needs_query(report: OrderStatusReport) -> bool:
+    """True for a report that must be completed by a query: an algo order's, and one with fills but no price."""
+    return report.is_algo or bool(report.executed_quantity and report.average_price is None)
 
 
-def _is_complete(report: OrderStatusReport) -> bool:
-    """False for a report that must be completed by a query: an algo order's, and one with fills but no price."""
-    return not report.is_algo and (not report.executed_quantity or report.average_price is not None)
-
-
-@dataclass(slots=True)
-class _Expected:
-    """What the stream reported of an order that is being sent or tracked."""
-
-    #: The order may rest in the book, so that an acceptance without fills is an outcome.
-    may_rest: bool
-    #: Set with each report that matters.
-    changed: TimedEvent = field(default_factory=TimedEvent)
-    #: The newest report that needs no query; None: query.
-    report: OrderStatusReport | None = None
-
-    def on_report(self, report: OrderStatusReport) -> None:
-        if report.status is OrderStatus.ACCEPTED and not report.executed_quantity and not self.may_rest:
-            return  # the acceptance of a market order is no outcome; its final state follows at once
-        self.report = report if _is_complete(report) else None
-        self.changed.set()
+def _stored_fills(connection: sqlite3.Connection, trade_ids: tuple[str, ...]) -> tuple[OwnedFill, ...]:
+    found = (fills.find(connection, trade_id) for trade_id in trade_ids)
+    return tuple(each for each in found if each is not None)

@@ -16,7 +16,7 @@ from kekbridge.errors import StoreUnavailable
 from kekbridge.ingress.listener import ListenerRejection
 from kekbridge.ingress.lockout import LockedOut
 from kekbridge.log import get_logger
-from kekbridge.store import events, rejected_requests, webhooks
+from kekbridge.store import journal, rejected_requests, webhooks
 from kekbridge.store.database import Database
 
 log = get_logger("kekbridge.ingress.audit")
@@ -127,7 +127,7 @@ class LockoutLog(BufferedLog):
         self._first, self._addresses, self._failures = None, 0, 0
         data = {"address": first.address, "count": failures, "addresses": addresses, "until": first.until}
         try:
-            await self._database.write(events.append, LOCKOUT_EVENT, now=self._clock(), data=data)
+            await self._database.write(journal.append, LOCKOUT_EVENT, now=self._clock(), data=data)
         except StoreUnavailable:
             self._first, self._addresses = first, self._addresses + addresses
             self._failures += failures

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -17,14 +17,12 @@ from pydantic import ValidationError
 from kekbridge.codes import status_of
 from kekbridge.errors import Refused
 from kekbridge.exchange.base import Exchange
+from kekbridge.execution.admission import Preview
 from kekbridge.formatting import format_decimal
 from kekbridge.ingress.http import Sender, WebhookResponse
-from kekbridge.model import OrderIntent, RateLimits, Usage, Webhook, client_order_id_of
-from kekbridge.model.admission import Decision, NewAlert
-from kekbridge.store import admissions
-from kekbridge.store.admissions import Preview
+from kekbridge.model import OrderIntent, Webhook, client_order_id_of
+from kekbridge.model.admission import Decision
 from kekbridge.store.codec import settings_from_json, to_json, to_jsonable
-from kekbridge.store.database import Database
 
 _REPEATS: Mapping[str, str] = {"duplicate": "duplicate", "conflict": "alert_id_reused"}
 
@@ -36,26 +34,10 @@ def with_requested_limits(sender: Sender) -> Sender:
     return replace(sender, webhook=_with_limits(sender.webhook, sender.dry_run.limits))
 
 
-async def dry_run(
-    database: Database,
-    exchange: Exchange,
-    alert: NewAlert,
-    decide: Callable[[Usage], Decision],
-    webhook: Webhook,
-    account_rates: RateLimits,
-) -> WebhookResponse:
-    """Decide as an admission would, by the same usage, on a read-only connection. Always 200; `httpStatus` is that of the real alert."""
-    preview = await database.read(
-        admissions.preview,
-        alert,
-        decide,
-        rates=webhook.settings.rates,
-        account_rates=account_rates,
-        now=alert.received_at,
-        cooldown_s=webhook.settings.limits.cooldown_s or 0,
-    )
+def response_to(preview: Preview, alert_id: str, exchange: Exchange) -> WebhookResponse:
+    """What an admission would do now, as it would be answered. Always 200; `httpStatus` is that of the real alert."""
     decision = preview.decision
-    body = _repeated_body(preview) if decision is None else _decision_body(preview, decision, alert.id, exchange)
+    body = _repeated_body(preview) if decision is None else _decision_body(preview, decision, alert_id, exchange)
     return WebhookResponse(
         status=200, body={"dryRun": True, **{key: value for key, value in body.items() if value is not None}}
     )
@@ -86,7 +68,7 @@ def _repeated_body(preview: Preview) -> dict[str, Any]:
         "status": preview.kind,
         "httpStatus": http_status,
         "code": code,
-        "error": f"alert {preview.first.id} came before" if preview.first else None,
+        "error": f"alert {preview.first_id} came before" if preview.first_id else None,
     }
 
 

@@ -1,15 +1,16 @@
-"""Handle one webhook request: authenticate, read, decide and store in one transaction, respond.
+"""Handle one webhook request: authenticate, read, have it decided and stored in one turn of the event loop, respond.
 
-Touches no network. What an alert means and whether it may trade is decided by pure functions (alerts/, planning/, risk/), inside the
-transaction that stores it; sending is the work of execution/, behind the durable queue.
+Touches no network. What an alert means and whether it may trade is decided by pure functions (alerts/, planning/, risk/); storing and
+sending is the work of execution/.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -25,27 +26,26 @@ from kekbridge.alerts.signal import Alert
 from kekbridge.alerts.timestamps import check_age
 from kekbridge.config import Settings
 from kekbridge.errors import RequestRefused, StoreUnavailable
-from kekbridge.exchange.base import Exchange, known_snapshot, request_text
-from kekbridge.execution.submitter import OrderSubmitter
-from kekbridge.execution.updates import OrderUpdates
+from kekbridge.exchange.base import Exchange, known_snapshot
+from kekbridge.execution.admission import Admission, AlertAdmissions
+from kekbridge.execution.book import Book
+from kekbridge.execution.tracker import OrderTracker
+from kekbridge.execution.updates import OrderUpdates, OrderWaiter
 from kekbridge.failpoints import hit
 from kekbridge.ingress import dry_run, responses
 from kekbridge.ingress.auth import Authenticator
 from kekbridge.ingress.http import Sender, WebhookRequest, WebhookResponse
 from kekbridge.log import get_logger
-from kekbridge.model import AccountSnapshot, Mark, Order, Usage, Webhook, client_order_id_of
+from kekbridge.model import AccountSnapshot, Mark, Usage, Webhook
 from kekbridge.model.admission import Decision, NewAlert
 from kekbridge.planning import decide as decision
 from kekbridge.risk.check import AccountPolicy
-from kekbridge.store import alerts, claims
-from kekbridge.store.admissions import Admission
+from kekbridge.store.codec import amounts_to_json, truncate_to_ms
 from kekbridge.store.database import Database
-from kekbridge.store.reservations import read_usage
+from kekbridge.store.facts import ResponseFact, response_entry
 
 log = get_logger("kekbridge.ingress.receiver")
 
-# Turns of the event loop: in the first an order is signed and handed to its connection, which writes it in the second (before Python 3.12).
-_LOOP_TURNS_TO_SEND: Final = 2
 # Seconds in which equal content without id and timestamp is a resend: TradingView's come within 25 s, and a longer memory would
 # swallow real alerts.
 BODY_WINDOW_S: Final = 60
@@ -59,28 +59,29 @@ class AlertReceiver:
         *,
         authenticator: Authenticator,
         database: Database,
+        book: Book,
         exchange: Exchange,
-        submitter: OrderSubmitter,
-        on_admitted: Callable[[Admission], None],
+        admissions: AlertAdmissions,
+        tracker: OrderTracker,
         updates: OrderUpdates,
         settings: Settings,
         policy: AccountPolicy,
         clock: Callable[[], datetime],
         offer_price: Callable[[str, Decimal], bool],
     ) -> None:
-        """`on_admitted` is called with every stored alert; `offer_price` offers the exchange a price, and is True if it became the mark."""
+        """`offer_price` offers the exchange a price, and is True if it became the mark."""
         self._authenticator = authenticator
         self._database = database
+        self._book = book
         self._exchange = exchange
-        self._submitter = submitter
-        self._on_admitted = on_admitted
+        self._admissions = admissions
+        self._tracker = tracker
         self._updates = updates
         self._settings = settings
         self._policy = policy
         self._clock = clock
         self._offer_price = offer_price
         self._reordering = AlertReordering()
-        self._saving: set[asyncio.Future[None]] = set()  # responses being written to the store
 
     async def receive(self, request: WebhookRequest) -> WebhookResponse:
         """Take one POST to its stored verdict and respond.
@@ -92,31 +93,25 @@ class AlertReceiver:
         sender = dry_run.with_requested_limits(self._authenticator.authenticate(request, message))
         if not sender.is_dry_run and messages.has_position(message, sender.webhook.settings):
             await self._wait_for_predecessor(message, sender.webhook)
-        await self._updates.unrecorded_fills.wait()
+        await self._tracker.wait_for_fills()
         alert, decide = self._prepare(request, message, sender, known_snapshot(self._exchange))
         if sender.is_dry_run:
-            return await dry_run.dry_run(
-                self._database, self._exchange, alert, decide, sender.webhook, self._settings.risk.rates
-            )
+            preview = await self._admissions.preview(alert, decide, sender.webhook)
+            return dry_run.response_to(preview, alert.id, self._exchange)
         hit("W0")  # nothing stored yet
-        admitted = await self._admit(alert, decide, sender.webhook, self._longest_wait_s(message, sender.webhook))
-        hit("W1")  # stored, nothing sent or answered yet
-        stages = {"stored": _milliseconds_since(started)}
-        self._measure_stored(admitted, stages["stored"])
-        self._on_admitted(admitted)
-        for _ in range(_LOOP_TURNS_TO_SEND):
-            await asyncio.sleep(0)  # an order that may be sent goes first: its price moves, the response does not
-        self._reordering.on_admitted(admitted.alert.webhook_id or "")
-        response = await self._respond(admitted, request)
-        stages["answered"] = _milliseconds_since(started)
-        self._save_response(admitted, response, stages)
-        self._log_alert(admitted, response, sender, stages)
+        # From here to the row no other alert is decided: the limits that this one was judged by are those that it adds to.
+        admission = self._admissions.begin(
+            alert, decide, sender.webhook, expires_at=self._expiry(alert, message, sender.webhook)
+        )
+        if admission is not None:
+            with self._updates.wait_for(alert.id, admission.orders) as waiter:
+                if await self._admissions.finish(admission):
+                    return await self._respond(admission, waiter, request, sender, started)
+        repeated = await self._admissions.repeat(alert)
+        with self._updates.wait_for(repeated.alert.id, repeated.orders) as waiter:
+            response = await self._response_to(repeated, waiter, request)
+        self._log_alert(repeated, response, sender, {"answered": _milliseconds_since(started)})
         return response
-
-    async def drain(self) -> None:
-        """Wait until every response is saved."""
-        while self._saving:
-            await asyncio.gather(*self._saving, return_exceptions=True)
 
     # -------------------------------------------------------------------------------------------------------- before storing
 
@@ -129,8 +124,8 @@ class AlertReceiver:
         if not decision.may_be_out_of_order(alert=alert, webhook=webhook, snapshot=known_snapshot(self._exchange)):
             return
 
-        async def is_out_of_order() -> bool:
-            usage = await self._database.read(read_usage, webhook.id, now=self._clock(), cooldown_s=0)
+        def is_out_of_order() -> bool:
+            usage = self._book.usage(webhook.id, now=self._clock(), cooldown_s=0)
             return decision.is_out_of_order(
                 usage, alert=alert, webhook=webhook, snapshot=known_snapshot(self._exchange)
             )
@@ -140,7 +135,7 @@ class AlertReceiver:
     def _prepare(
         self, request: WebhookRequest, message: Message, sender: Sender, snapshot: AccountSnapshot
     ) -> tuple[NewAlert, Callable[[Usage], Decision]]:
-        """The alert to be stored, and the pure function that decides it inside the transaction."""
+        """The alert to be stored, and the pure function that decides it."""
         fired_at: datetime | None = None
         alert: Alert | None = None
         try:
@@ -156,6 +151,7 @@ class AlertReceiver:
                 snapshot=snapshot,
                 policy=self._policy,
                 fired_at=fired_at,
+                sums=self._book.exposure,
             )
         except RequestRefused as refusal:
             refused = decision.refuse(refusal, alert)
@@ -205,58 +201,47 @@ class AlertReceiver:
 
     # ------------------------------------------------------------------------------------------------------ storing and after
 
-    def _longest_wait_s(self, message: Message, webhook: Webhook) -> float:
-        """How old an alert's orders may become before they are sent: what the queue allows, or the alert's own age if that is more."""
+    def _expiry(self, alert: NewAlert, message: Message, webhook: Webhook) -> datetime:
+        """When the orders of an alert become too old to be sent: by what the queue allows, or by the alert's own age if that is more."""
+        max_age_s: float = self._settings.queue.max_age_s
+        with contextlib.suppress(RequestRefused):  # such an alert is refused and has no orders
+            max_age_s = max(max_age_s, messages.allowed_age_s(message, webhook.settings, 0))
+        return min(alert.fired_at or alert.received_at, alert.received_at) + timedelta(seconds=max_age_s)
+
+    async def _respond(
+        self, admission: Admission, waiter: OrderWaiter, request: WebhookRequest, sender: Sender, started: float
+    ) -> WebhookResponse:
+        """The response to an alert that was stored a moment ago; what is measured and answered becomes a row of the journal."""
+        alert = admission.alert
+        stages = {"stored": _milliseconds_since(started)}
+        first = next((order.client_order_id for order in admission.orders if order.leg == 0), None)
+        self._updates.latency.on_stored(request.received_at, alert.fired_at, stages["stored"], first)
+        self._reordering.on_admitted(alert.webhook_id or "")
+        response = await self._response_to(admission, waiter, request)
+        stages["answered"] = _milliseconds_since(started)
+        self._updates.latency.on_answered(stages["answered"])
+        answered = ResponseFact(
+            alert_id=alert.id,
+            status=response.status,
+            body=amounts_to_json(dict(response.body)),
+            stages=stages,
+            at=truncate_to_ms(self._clock()),
+        )
         try:
-            return max(self._settings.queue.max_age_s, messages.allowed_age_s(message, webhook.settings, 0))
-        except RequestRefused:
-            return self._settings.queue.max_age_s  # such an alert is refused and has no orders
+            self._database.append_soon(response_entry(answered))
+        except StoreUnavailable as error:
+            log.warning("answer_not_noted", alert_id=alert.id, error=error.message)
+        self._log_alert(admission, response, sender, stages)
+        return response
 
-    async def _admit(
-        self, alert: NewAlert, decide: Callable[[Usage], Decision], webhook: Webhook, max_age_s: float
-    ) -> Admission:
-        """One transaction: find duplicates, decide, count, store, and claim the first order if it may be sent at once."""
-        fired_at = min(alert.fired_at or alert.received_at, alert.received_at)
-        self._updates.close_acceptances()
-        # Decided by a snapshot that has not been compared with the exchange: queued, to be rechecked before it is sent.
-        try_claim = self._submitter.try_claim if self._submitter.is_dispatching else _never
-        try:
-            return await self._database.write(
-                claims.admit_and_claim,
-                alert,
-                decide,
-                rates=webhook.settings.rates,
-                account_rates=self._settings.risk.rates,
-                now=alert.received_at,
-                expires_at=fired_at + timedelta(seconds=max_age_s),
-                cooldown_s=webhook.settings.limits.cooldown_s or 0,
-                clock=self._clock,
-                overlappable_ids=lambda: self._submitter.overlappable_ids,
-                try_claim=try_claim,
-                request_text=partial(request_text, self._exchange),
-            )
-        except Exception:
-            self._submitter.cancel_claim(
-                client_order_id_of(alert.id, 0)
-            )  # the claim was rolled back with everything else
-            raise
-
-    def _measure_stored(self, admitted: Admission, milliseconds: float) -> None:
-        """Record the stored stage; before the dispatcher can publish the order."""
-        if admitted.kind not in ("duplicate", "conflict"):
-            first = next((order.client_order_id for order in admitted.orders if order.leg == 0), None)
-            alert = admitted.alert
-            self._updates.latency.on_stored(alert.received_at, alert.fired_at, milliseconds, first)
-
-    async def _respond(self, admitted: Admission, request: WebhookRequest) -> WebhookResponse:
+    async def _response_to(self, admission: Admission, waiter: OrderWaiter, request: WebhookRequest) -> WebhookResponse:
         """The response to a stored alert; waits up to `respond_within_s` for the outcome of its orders."""
-        known = responses.stored_response(admitted)
+        known = responses.stored_response(admission)
         if known is not None:
             return known
-        alert = admitted.alert
+        alert = admission.alert
         spent = (self._clock() - request.received_at).total_seconds()
-        with self._updates.wait_for(alert.id, admitted.orders) as waiter:
-            settled = await waiter.wait(self._settings.server.respond_within_s - max(spent, 0))
+        settled = await waiter.wait(self._settings.server.respond_within_s - max(spent, 0))
         return responses.order_response(
             settled,
             alert_id=alert.alert_id or alert.id,
@@ -264,50 +249,20 @@ class AlertReceiver:
             code=alert.code,
             error=alert.error,
             warnings=alert.warnings,
-            is_duplicate=admitted.kind == "duplicate",
+            is_duplicate=admission.kind == "duplicate",
         )
 
-    def _save_response(self, admitted: Admission, response: WebhookResponse, stages: Mapping[str, float]) -> None:
-        """Save the response in the background; the sender does not wait for this write."""
-        if admitted.kind in ("duplicate", "conflict"):
-            return
-        self._updates.latency.on_answered(stages["answered"])
-        alert_id = admitted.alert.id
-        try:
-            saving = self._database.write_soon(
-                alerts.set_response,
-                alert_id,
-                status=response.status,
-                answer=response.body,
-                stages=stages,
-                now=self._clock(),
-            )
-        except StoreUnavailable as error:
-            log.warning("answer_not_noted", alert_id=alert_id, error=error.message)
-            return
-        self._saving.add(saving)
-        saving.add_done_callback(partial(self._on_saved, alert_id))
-
-    def _on_saved(self, alert_id: str, saving: asyncio.Future[None]) -> None:
-        self._saving.discard(saving)
-        if saving.cancelled():
-            return  # the wait for it was cut off; the write itself goes on
-        try:
-            saving.result()
-        except StoreUnavailable as error:
-            log.warning("answer_not_noted", alert_id=alert_id, error=error.message)
-
     def _log_alert(
-        self, admitted: Admission, response: WebhookResponse, sender: Sender, stages: Mapping[str, float]
+        self, admission: Admission, response: WebhookResponse, sender: Sender, stages: Mapping[str, float]
     ) -> None:
         log.info(
             "alert",
-            alert_id=admitted.alert.id,
+            alert_id=admission.alert.id,
             webhook=sender.webhook.name,
-            kind=admitted.kind,
+            kind=admission.kind,
             http_status=response.status,
-            code=admitted.alert.code,
-            orders=[order.client_order_id for order in admitted.orders],
+            code=admission.alert.code,
+            orders=[order.client_order_id for order in admission.orders],
             **{f"{name}_ms": round(value, 1) for name, value in stages.items()},
         )
 
@@ -328,14 +283,14 @@ class AlertReordering:
         if event is not None:
             event.set()
 
-    async def wait(self, webhook_id: str, is_out_of_order: Callable[[], Awaitable[bool]], *, reorder_ms: int) -> None:
+    async def wait(self, webhook_id: str, is_out_of_order: Callable[[], bool], *, reorder_ms: int) -> None:
         """Return once the alert follows from what is known, or after `reorder_ms`.
 
         Checks again whenever another alert of the webhook was admitted.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + reorder_ms / 1000
-        while await is_out_of_order():
+        while is_out_of_order():
             left = deadline - loop.time()
             if left <= 0:
                 break
@@ -352,10 +307,6 @@ def _identity(message: Message, fired_at: datetime | None) -> str | None:
     if message.sender_id:
         return f"id:{message.sender_id}"
     return f"body:{message.body_digest}" if fired_at else None
-
-
-def _never(_order: Order) -> bool:
-    return False
 
 
 def _milliseconds_since(started: float) -> float:

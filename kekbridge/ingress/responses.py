@@ -12,9 +12,9 @@ from typing import Any
 
 from kekbridge.codes import status_of
 from kekbridge.errors import RateLimited, RequestRefused
+from kekbridge.execution.admission import Admission
 from kekbridge.ingress.http import WebhookResponse
 from kekbridge.model import Order, OrderStatus
-from kekbridge.store.admissions import Admission
 
 NEUTRAL_401 = "authentication failed: check apiKey, signature and timestamp; the bridge's log names the reason"
 

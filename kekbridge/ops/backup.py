@@ -25,10 +25,14 @@ from typing import IO, Any, Final
 from kekbridge import __version__
 from kekbridge.config import BackupSettings
 from kekbridge.errors import ConfigError
+from kekbridge.execution import transitions
+from kekbridge.execution.book import with_ms_times
 from kekbridge.log import get_logger
-from kekbridge.store import cancels, codec, events, order_lifecycle, settings
+from kekbridge.model import OrderStatus
+from kekbridge.store import cancels, codec, journal, orders, projector, settings
 from kekbridge.store.connections import FILE_NAME, connect, initialise
 from kekbridge.store.database import Database
+from kekbridge.store.facts import OrderFact, order_entry
 from kekbridge.store.lock import DaemonLock
 
 log = get_logger("kekbridge.ops.nightly")
@@ -124,7 +128,7 @@ def _copy_database(source: Path, target: Path) -> dict[str, Any]:
         reader.backup(writer)
     with closing(connect(target)) as copied:
         _check(copied, target)
-        history, history_hash = events.head(copied)
+        history, history_hash = journal.head(copied)
         alerts = copied.execute("SELECT count(*) FROM alerts").fetchone()[0]
         orders = copied.execute("SELECT count(*) FROM orders").fetchone()[0]
         copied.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -180,16 +184,21 @@ def _invalidate_queue(fresh: Path, found: Backup, now: datetime) -> None:
     with closing(connect(path)) as connection:
         _check(connection, path)
         connection.execute("BEGIN IMMEDIATE")
-        queued = connection.execute(
-            "SELECT client_order_id FROM orders WHERE status = 'queued' AND finished_at IS NULL"
-        ).fetchall()
-        for (client_order_id,) in queued:
-            order_lifecycle.mark_unknown_after_restore(connection, client_order_id, reason=reason, now=now)
+        projector.catch_up(connection)
+        queued = [order for order in orders.unfinished(connection) if order.status is OrderStatus.QUEUED]
+        for order in queued:
+            doubted = transitions.unknown_after_restore(order, reason=reason, now=now)
+            fact = OrderFact(before=order, after=with_ms_times(doubted), at=codec.truncate_to_ms(now))
+            projector.record(connection, order_entry(fact))
         for cancel in cancels.list_queued(connection):
-            cancels.finish_cancel(connection, cancel, canceled=0, error=f"not executed: {reason}", now=now)
+            ended = cancels.end_entry(
+                cancel, canceled=0, error=f"not executed: {reason}", now=codec.truncate_to_ms(now)
+            )
+            projector.record(connection, ended)
         data = {"made_at": found.made_at, "version": found.version, "doubted": len(queued)}
-        events.append(connection, "restored", now=now, data=data)
+        journal.append(connection, "restored", now=now, data=data)
         settings.set_value(connection, LAST_BACKUP, codec.time_text(found.made_at), now=now)
+        projector.skip(connection)
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 

@@ -16,9 +16,9 @@ from typing import Final
 
 from kekbridge.exchange.base import Exchange
 from kekbridge.formatting import amount
-from kekbridge.model import ZERO, OrderStatus
+from kekbridge.model import ZERO, AccountSnapshot, OrderStatus
 from kekbridge.model.orders import OrderStatusReport
-from kekbridge.store import events, order_queue, positions
+from kekbridge.store import journal, positions
 from kekbridge.store import orders as order_rows
 from kekbridge.store.database import Database
 
@@ -43,8 +43,16 @@ class _Baseline:
 class Discrepancies:
     """Compares state before and after each reconciliation. One per daemon."""
 
-    def __init__(self, database: Database, exchange: Exchange, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        exchange: Exchange,
+        clock: Callable[[], datetime],
+        fills_are_known: Callable[[], bool],
+    ) -> None:
+        """`fills_are_known`: True while every fill that the account shows is recorded."""
         self._database = database
+        self._fills_are_known = fills_are_known
         self._exchange = exchange
         self._clock = clock
         self._reported: OrderedDict[str, OrderState] = OrderedDict()
@@ -88,11 +96,15 @@ class Discrepancies:
 
     async def _compare_positions(self) -> None:
         """A position must have changed by exactly the fills stored since. Published if two checks in a row find the same gap."""
-        now = await self._database.read(_read_baseline)
+        snapshot = self._exchange.snapshot
+        if snapshot is None or not self._fills_are_known():
+            return
+        # One job: it runs after the fills that this snapshot shows, and before those that come later.
+        since = None if self._baseline is None else self._baseline.last_fill
+        now, moved = await self._database.write(_read_positions, snapshot, since, now=self._clock())
         if self._baseline is None:
             self._baseline = now
             return
-        moved = await self._database.read(_traded_since, self._baseline.last_fill)
         unexplained: dict[str, Decimal] = {}
         for symbol in sorted({*self._baseline.positions, *now.positions, *moved}):
             expected = self._baseline.positions.get(symbol, ZERO) + moved.get(symbol, ZERO)
@@ -113,7 +125,7 @@ def _open_at_exchange(connection: sqlite3.Connection) -> dict[str, OrderState]:
     """Unfinished orders that the exchange has accepted."""
     return {
         order.client_order_id: (order.status, order.executed_quantity)
-        for order in order_queue.unfinished(connection)
+        for order in order_rows.unfinished(connection)
         if order.order_id is not None
     }
 
@@ -123,11 +135,16 @@ def _states(connection: sqlite3.Connection, client_order_ids: tuple[str, ...]) -
     return {order.client_order_id: (order.status, order.executed_quantity) for order in found}
 
 
-def _read_baseline(connection: sqlite3.Connection) -> _Baseline:
+def _read_positions(
+    connection: sqlite3.Connection, snapshot: AccountSnapshot, since: int | None, *, now: datetime
+) -> tuple[_Baseline, dict[str, Decimal]]:
+    """Store a snapshot's positions; they, with the fills they include, and what was traded since the fill of row id `since`."""
+    positions.replace_all(connection, snapshot, now=now)
     net: dict[str, Decimal] = {}
     for position in positions.list_all(connection):
         net[position.symbol] = net.get(position.symbol, ZERO) + position.quantity
-    return _Baseline(net, connection.execute("SELECT coalesce(max(rowid), 0) FROM fills").fetchone()[0])
+    last_fill = connection.execute("SELECT coalesce(max(rowid), 0) FROM fills").fetchone()[0]
+    return _Baseline(net, last_fill), _traded_since(connection, last_fill if since is None else since)
 
 
 def _traded_since(connection: sqlite3.Connection, fill: int) -> dict[str, Decimal]:
@@ -149,4 +166,4 @@ def _publish(
     symbol: str | None = None,
 ) -> None:
     data = {"detail": detail, "symbol": symbol}
-    events.append(connection, "reconciliation_difference", now=now, client_order_id=client_order_id, data=data)
+    journal.append(connection, "reconciliation_difference", now=now, client_order_id=client_order_id, data=data)

@@ -10,15 +10,15 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 from kekbridge.exchange.base import Exchange, FundingPayment, Transfer
+from kekbridge.execution.book import Book
 from kekbridge.log import get_logger
-from kekbridge.model import AccountSnapshot, LimitBreach, Limits, Usage
+from kekbridge.model import AccountSnapshot, LimitBreach, Limits, Usage, Webhook
 from kekbridge.risk.account_exposure import AccountExposure
 from kekbridge.risk.drawdown import drawdown_of, follow_peak, loss_of_day, next_midnight
 from kekbridge.risk.limits import percent, usdc
-from kekbridge.store import equity, settings, webhooks
+from kekbridge.store import equity, webhooks
 from kekbridge.store import equity as marks
 from kekbridge.store.database import Database
-from kekbridge.store.reservations import read_usage
 
 log = get_logger("kekbridge.ops.equity")
 
@@ -33,6 +33,7 @@ class EquityWatch:
     def __init__(
         self,
         *,
+        book: Book,
         database: Database,
         exchange: Exchange,
         transfers: Callable[[datetime], Awaitable[Sequence[Transfer]]],
@@ -40,6 +41,7 @@ class EquityWatch:
         account_limits: Limits,
         clock: Callable[[], datetime],
     ) -> None:
+        self._book = book
         self._database = database
         self._exchange = exchange
         self._transfers = transfers
@@ -57,11 +59,24 @@ class EquityWatch:
         flows = [(transfer.id, transfer.flow) for transfer in await self._transfers(since)]
         now = self._clock()
         mark = await self._database.write(marks.record, snapshot, flows, follow_peak, now=now)
-        breaches = await self._database.write(close_breached, snapshot, self._account_limits, now=now)
-        for one in breaches:
+        for one in self._close_breached(snapshot, await self._database.read(webhooks.list_all), now):
             log.warning("limit_tripped", scope=one.scope, rule=one.rule, reason=one.reason, until=one.until)
         await self._save_funding(now)
         log.debug("equity", value=mark.value, peak=mark.peak, flow=mark.flow)
+
+    def _close_breached(
+        self, snapshot: AccountSnapshot, known: Sequence[Webhook], now: datetime
+    ) -> tuple[LimitBreach, ...]:
+        """Stop entries of every open scope whose loss or drawdown is over its limit; return the new breaches."""
+        closed: list[LimitBreach] = []
+        for webhook in known:
+            usage = self._book.usage(webhook.id, now=now, cooldown_s=0)
+            found = (
+                *breaches_of("webhook", webhook.settings.limits, usage, snapshot, now=now),
+                *breaches_of("account", self._account_limits, usage, snapshot, now=now),
+            )
+            closed += [one for one in found if self._book.close_for_breach(one, webhook_id=webhook.id, now=now)]
+        return tuple(closed)
 
     async def _save_funding(self, now: datetime) -> None:
         """Store funding payments for the statistics. The last hour is read again, since the exchange may list a payment late."""
@@ -75,21 +90,6 @@ def _add_funding(connection: sqlite3.Connection, payments: Sequence[FundingPayme
     for payment in payments:
         if payment.created_at is not None:
             equity.record_funding(connection, payment.symbol, payment.created_at, payment.fee)
-
-
-def close_breached(
-    connection: sqlite3.Connection, snapshot: AccountSnapshot, account_limits: Limits, *, now: datetime
-) -> tuple[LimitBreach, ...]:
-    """Stop entries of every open scope whose loss or drawdown is over its limit; return the new breaches."""
-    closed: list[LimitBreach] = []
-    for webhook in webhooks.list_all(connection):
-        usage = read_usage(connection, webhook.id, now=now, cooldown_s=0)
-        found = (
-            *breaches_of("webhook", webhook.settings.limits, usage, snapshot, now=now),
-            *breaches_of("account", account_limits, usage, snapshot, now=now),
-        )
-        closed += [one for one in found if settings.close_for_breach(connection, one, webhook_id=webhook.id, now=now)]
-    return tuple(closed)
 
 
 def breaches_of(

@@ -14,7 +14,7 @@ import base58
 from nacl.signing import SigningKey
 
 from kekbridge.model import Mode
-from kekbridge.store import codec, events, settings
+from kekbridge.store import codec, journal, settings
 from kekbridge.vault import MASTER_KEY, orderly_secret
 
 #: Name in the vault of a key that is generated but not registered yet.
@@ -58,7 +58,7 @@ def add_key(connection: sqlite3.Connection, key: KnownKey, *, now: datetime) -> 
     }
     settings.set_value(connection, _SETTING, rows, now=now)
     data = {"account_id": key.account_id, "orderly_key": key.orderly_key, "mode": key.mode.value}
-    events.append(connection, "orderly_key_added", now=now, data=data)
+    journal.append(connection, "orderly_key_added", now=now, data=data)
 
 
 def remove_key(connection: sqlite3.Connection, account_id: str, *, now: datetime) -> None:
@@ -69,7 +69,7 @@ def remove_key(connection: sqlite3.Connection, account_id: str, *, now: datetime
         return
     settings.set_value(connection, _SETTING, rows, now=now)
     data = {"account_id": account_id, "orderly_key": removed["orderly_key"]}
-    events.append(connection, "orderly_key_removed", now=now, data=data)
+    journal.append(connection, "orderly_key_removed", now=now, data=data)
 
 
 def known_keys(connection: sqlite3.Connection) -> tuple[KnownKey, ...]:

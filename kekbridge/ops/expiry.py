@@ -17,7 +17,7 @@ from kekbridge.exchange.base import KeyInfo
 from kekbridge.formatting import duration
 from kekbridge.log import get_logger
 from kekbridge.ops.conditions import Conditions
-from kekbridge.store import conditions, events
+from kekbridge.store import conditions, journal
 
 log = get_logger("kekbridge.ops.expiry")
 
@@ -107,7 +107,7 @@ def record_renewal(connection: sqlite3.Connection, kind: str, details: Mapping[s
         conditions.begin(connection, name, kind, now=now, data=details)
         return
     conditions.end(connection, name, None, now=now)
-    events.append(connection, kind, now=now, data=details)
+    journal.append(connection, kind, now=now, data=details)
 
 
 def not_after(pem: str) -> datetime:

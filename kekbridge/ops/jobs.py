@@ -13,6 +13,7 @@ from typing import Final
 
 from kekbridge.config import Settings
 from kekbridge.exchange.base import Exchange
+from kekbridge.execution.book import Book
 from kekbridge.execution.reconciler import Reconciler
 from kekbridge.execution.stop_guard import StopLossGuard
 from kekbridge.execution.tracker import OrderTracker
@@ -25,7 +26,6 @@ from kekbridge.ops.equity import MARK_EVERY_S, EquityWatch
 from kekbridge.ops.expiry import ExpiryWatch
 from kekbridge.ops.scheduler import Job, JobRunner
 from kekbridge.ops.watches import ConnectionWatch, DiskWatch, ExpectedAlerts, UnprotectedPositions
-from kekbridge.store import settings as store_settings
 from kekbridge.store.database import Database
 
 log = get_logger("kekbridge.ops.jobs")
@@ -52,6 +52,7 @@ class Jobs:
         reconciler: Reconciler,
         stop_guard: StopLossGuard,
         equity: EquityWatch,
+        book: Book,
         database: Database,
         clock: Callable[[], datetime],
     ) -> None:
@@ -62,9 +63,10 @@ class Jobs:
         self._reconciler = reconciler
         self._stop_guard = stop_guard
         self._equity = equity
+        self._book = book
         self._database = database
         self._clock = clock
-        self._discrepancies = Discrepancies(database, exchange, clock)
+        self._discrepancies = Discrepancies(database, exchange, clock, lambda: tracker.fills_are_known)
         self._runner = JobRunner(database)
         self._conditions = Conditions(database, clock)
         self._add_watches(data_dir, certificate_file)
@@ -155,6 +157,5 @@ class Jobs:
     async def _end_expired_limits(self) -> None:
         """Daily limits reset at midnight by themselves; publish that the entries they had stopped are allowed again."""
         now = self._clock()
-        if await self._database.read(store_settings.has_elapsed_stop, now=now):
-            for scope in await self._database.write(store_settings.resume_elapsed, now=now):
-                log.info("limit_over", scope=scope)
+        for scope in self._book.resume_elapsed(now=now):
+            log.info("limit_over", scope=scope)

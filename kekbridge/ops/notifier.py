@@ -18,10 +18,10 @@ from typing import Any, Final
 from kekbridge.errors import KekbridgeError, StoreUnavailable
 from kekbridge.log import get_logger
 from kekbridge.model.notifications import MESSAGES, SEVERITIES, Severity, render_notification
-from kekbridge.store import events, settings
+from kekbridge.store import journal, settings
 from kekbridge.store import orders as order_rows
 from kekbridge.store.database import Database
-from kekbridge.store.events import Event
+from kekbridge.store.journal import Event
 
 log = get_logger("kekbridge.ops.notifier")
 
@@ -168,22 +168,24 @@ class Notifier:
         """The new cursor (None: no change) and the lines up to it. A new channel starts with the next event."""
         cursor = settings.get_value(connection, key)
         if cursor is None:
-            return events.head(connection)[0], []
-        found = events.list_events(connection, after=int(cursor), limit=_EVENTS_PER_POLL)
+            return journal.head(connection)[0], []
+        newest = journal.head(connection)[0]
+        if newest <= int(cursor):
+            return None, []
+        wanted = [kind for kind in MESSAGES if kind not in self._mute]
+        found = journal.list_events(connection, after=int(cursor), kinds=wanted, limit=_EVENTS_PER_POLL)
         lines: list[tuple[Severity, str]] = []
-        last = None
+        last = newest if len(found) < _EVENTS_PER_POLL else found[-1].sequence
         for event in found:
-            last = event.sequence
-            line = None if event.kind in self._mute else self._line(connection, event)
+            line = self._line(connection, event)
             if line is not None and SEVERITIES.index(line[0]) >= self._least:
                 lines.append(line)
                 if len(lines) == _MAX_LINES:
+                    last = event.sequence
                     break
         return last, lines
 
     def _line(self, connection: sqlite3.Connection, event: Event) -> tuple[Severity, str] | None:
-        if event.kind not in MESSAGES:
-            return None
         facts = {**order_facts(connection, event), **event.data, "at": event.at}
         return render_notification(event.kind, facts, self._templates)
 

@@ -18,6 +18,7 @@ import msgspec
 from kekbridge.config import Settings
 from kekbridge.errors import ConfigError
 from kekbridge.exchange.base import Exchange, KeyInfo
+from kekbridge.execution.book import Book
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.model import Mode
 from kekbridge.model.check import Check
@@ -59,6 +60,10 @@ class RunningBridge(Protocol):
 
     @property
     def exchange(self) -> Exchange: ...
+
+    @property
+    def book(self) -> Book:
+        """The trading states that decisions see."""
 
     @property
     def lockout(self) -> Lockout: ...

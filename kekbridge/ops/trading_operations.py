@@ -71,30 +71,41 @@ class Resume(Operation, frozen=True, kw_only=True):
     reset_peak: bool = False
 
     async def run(self, context: OperatorContext) -> dict[str, Any]:
-        def write(connection: sqlite3.Connection) -> dict[str, Any]:
-            now = context.clock()
-            peak = equity.reset_peak(connection, by=self.by, now=now) if self.reset_peak else None
-            if self.webhook is None:
-                scope = settings.ACCOUNT
-                settings.resume_all(connection, reason=self.reason, by=self.by, now=now)
-            else:
-                scope = webhooks.find(connection, self.webhook).id
-                settings.set_trading_state(
-                    connection, TradingState.RUNNING, reason=self.reason, by=self.by, now=now, scope=scope
-                )
-            control: dict[str, Any] = to_jsonable(settings.trading_control(connection, now=now, scope=scope))
-            return control | ({"equityPeak": peak} if self.reset_peak else {})
+        database, now = context.database, context.clock()
+        peak = await database.write(equity.reset_peak, by=self.by, now=now) if self.reset_peak else None
+        scope = settings.ACCOUNT
+        if self.webhook is not None:
+            scope = (await database.read(webhooks.find, self.webhook)).id
+        if context.bridge is None:
+            await database.write(_resume, scope, reason=self.reason, by=self.by, now=now)
+        elif self.webhook is None:
+            context.bridge.book.resume_all(reason=self.reason, by=self.by, now=now)
+        else:
+            context.bridge.book.set_state(scope, TradingState.RUNNING, reason=self.reason, by=self.by, now=now)
+        await database.flush()
+        control: dict[str, Any] = to_jsonable(
+            await database.read(settings.trading_control, now=context.clock(), scope=scope)
+        )
+        return control | ({"equityPeak": peak} if self.reset_peak else {})
 
-        return await context.database.write(write)
+
+def _resume(connection: sqlite3.Connection, scope: str, *, reason: str, by: str, now: datetime) -> None:
+    """Resume one webhook, or the account with every webhook, while no daemon runs."""
+    if scope == settings.ACCOUNT:
+        settings.resume_all(connection, reason=reason, by=by, now=now)
+    else:
+        settings.set_trading_state(connection, TradingState.RUNNING, reason=reason, by=by, now=now, scope=scope)
 
 
 async def _restrict(context: OperatorContext, state: TradingState, reason: str, by: str) -> settings.TradingControl:
-    def write(connection: sqlite3.Connection) -> settings.TradingControl:
-        now = context.clock()
-        settings.set_trading_state(connection, state, reason=reason, by=by, now=now)
-        return settings.trading_control(connection, now=now)
-
-    return await context.database.write(write)
+    """Set the account's state: in the daemon's book, which the very next decision sees, or in the store while no daemon runs."""
+    now = context.clock()
+    if context.bridge is not None:
+        context.bridge.book.set_state(settings.ACCOUNT, state, reason=reason, by=by, now=now)
+        await context.database.flush()
+    else:
+        await context.database.write(settings.set_trading_state, state, reason=reason, by=by, now=now)
+    return await context.database.read(settings.trading_control, now=context.clock())
 
 
 class Flatten(Operation, frozen=True, kw_only=True):

@@ -18,10 +18,10 @@ from kekbridge.formatting import age, amount, duration, moment, to_text
 from kekbridge.model import Fill, Order, Verdict
 from kekbridge.model.latency import AlertTimestamps, stages_of
 from kekbridge.model.orders import ExitStatus
-from kekbridge.store import alerts, events, fills, protection
+from kekbridge.store import alerts, fills, journal, protection
 from kekbridge.store import orders as order_rows
 from kekbridge.store.alerts import StoredAlert
-from kekbridge.store.events import Event
+from kekbridge.store.journal import Event
 from kekbridge.store.orders import OrderDetails
 
 # Order events that are shown as replies, with their descriptions; they are also values of `explain --json`.
@@ -264,7 +264,7 @@ def describe_order(order: Order) -> str:
 def read(connection: sqlite3.Connection, reference: str) -> AlertReport:
     """Collect the report of the alert that `reference` names (see `store.alerts.find`). Raises NotFound."""
     alert = alerts.find(connection, reference)
-    history = events.of_alert(connection, alert.id)
+    history = journal.of_alert(connection, alert.id)
     timelines = tuple(
         _timeline(connection, order, alert, history) for order in order_rows.of_alert(connection, alert.id)
     )

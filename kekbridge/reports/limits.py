@@ -14,7 +14,7 @@ from kekbridge.model import AccountSnapshot, EquityMark, Limits, MarginMode
 from kekbridge.risk.limits import LimitLine, account_limits, describe_usage
 from kekbridge.store import equity, positions, rate_limits, settings, webhooks
 from kekbridge.store.rate_limits import RateUse
-from kekbridge.store.reservations import read_usage
+from kekbridge.store.usage import read_usage
 
 
 def read(
@@ -48,7 +48,7 @@ def _scope(
     account: AccountSnapshot | None,
     at: datetime,
 ) -> dict[str, Any]:
-    usage = read_usage(connection, key, now=at, cooldown_s=0)
+    usage = read_usage(connection, key, now=at)
     control = settings.trading_control(connection, now=at, scope=key)
     kind = "account" if key == settings.ACCOUNT else "webhook"
     return {

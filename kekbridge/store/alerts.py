@@ -1,19 +1,21 @@
 """Stored alerts: find and search them, record response and stages, keep the headline status, remove old payloads.
 
-Rows are inserted by admissions.py only. The headline status follows the alert's orders: order_journal.py refreshes it.
+Rows are written by projector.py only, except that retention removes old payloads. The headline status follows the alert's orders.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
+
 from kekbridge.errors import NotFound
-from kekbridge.model import FIRST_PROTECTIVE_LEG, OrderStatus, Verdict
+from kekbridge.model import FIRST_PROTECTIVE_LEG, Order, OrderStatus, Verdict
 from kekbridge.store import codec, settings
 from kekbridge.store.codec import from_json, storable, to_json, verdicts_from_json, verdicts_to_json
 
@@ -45,8 +47,7 @@ _DONE_UNTIL: Final = "payloads_removed_until"
 _REMOVED: Final = to_json({"removed": "… the text of old messages is not kept, see store.keep_payloads_days"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredAlert:
+class StoredAlert(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the table."""
 
     #: Our id, a ULID.
@@ -97,35 +98,41 @@ class SearchResult:
     looked_back_to: datetime | None = None
 
 
-def insert(connection: sqlite3.Connection, alert: StoredAlert) -> None:
-    """Insert a new alert, without its response."""
-    connection.execute(
+def insert_all(connection: sqlite3.Connection, stored: Iterable[tuple[StoredAlert, str | None, str | None]]) -> None:
+    """Insert new alerts, each with its redacted message (None: removed by retention) and its response, as JSON. Only for projector.py."""
+    connection.executemany(
         "INSERT INTO alerts (id, webhook_id, webhook_name, alert_id, identity, fingerprint, received_at, fired_at, remote, proof,"
-        " payload, action, symbol, is_exit, status, code, error, field, verdicts, warnings, updated_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            alert.id,
-            alert.webhook_id,
-            alert.webhook_name,
-            alert.alert_id,
-            alert.identity,
-            alert.fingerprint,
-            codec.time_text(alert.received_at),
-            codec.optional_time_text(alert.fired_at),
-            alert.remote,
-            alert.proof,
-            to_json(alert.payload),
-            alert.action,
-            alert.symbol,
-            alert.is_exit,
-            alert.status,
-            alert.code,
-            alert.error,
-            alert.field,
-            verdicts_to_json(alert.verdicts),
-            to_json(alert.warnings),
-            codec.time_text(alert.updated_at),
-        ),
+        " payload, action, symbol, is_exit, status, code, error, field, verdicts, warnings, answer_status, answer, stages, updated_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                alert.id,
+                alert.webhook_id,
+                alert.webhook_name,
+                alert.alert_id,
+                alert.identity,
+                alert.fingerprint,
+                codec.time_text(alert.received_at),
+                codec.optional_time_text(alert.fired_at),
+                alert.remote,
+                alert.proof,
+                _REMOVED if message is None else message,
+                alert.action,
+                alert.symbol,
+                alert.is_exit,
+                alert.status,
+                alert.code,
+                alert.error,
+                alert.field,
+                verdicts_to_json(alert.verdicts),
+                to_json(alert.warnings),
+                alert.answer_status,
+                body,
+                _stages_json(alert.stages),
+                codec.time_text(alert.updated_at),
+            )
+            for alert, message, body in stored
+        ],
     )
 
 
@@ -168,15 +175,15 @@ def set_response(
     alert_id: str,
     *,
     status: int,
-    answer: Mapping[str, object],
+    body: str,
     stages: Mapping[str, float],
     now: datetime,
 ) -> None:
-    """Record the response (HTTP status and body) and the milliseconds of each stage. Raises NotFound."""
+    """Record the response (HTTP status, body as JSON) and the milliseconds of each stage. Only for projector.py. Raises NotFound."""
     _require_one(
         connection.execute(
-            "UPDATE alerts SET answer_status = ?, answer = ?, stages = json_patch(stages, ?), updated_at = ? WHERE id = ?",
-            (status, to_json(answer), _stages_json(stages), codec.time_text(now), alert_id),
+            "UPDATE alerts SET answer_status = ?, answer = ?, stages = ?, updated_at = ? WHERE id = ?",
+            (status, body, _stages_json(stages), codec.time_text(now), alert_id),
         ),
         alert_id,
     )
@@ -201,25 +208,50 @@ def set_status(
     )
 
 
-def refresh_headline(connection: sqlite3.Connection, alert_id: str, *, now: datetime) -> None:
-    """Copy status, code and error of the order that matters most to the alert. Call it after an order changed.
+class HeadlineOrder(msgspec.Struct, frozen=True):
+    """What the headline needs of an order."""
+
+    status: str
+    code: str | None
+    error: str | None
+    leg: int
+    purpose: str
+
+    @classmethod
+    def of(cls, order: Order) -> HeadlineOrder:
+        return cls(order.status.value, order.code, order.error, order.leg, order.intent.purpose.value)
+
+
+def headline(orders: Sequence[HeadlineOrder]) -> tuple[str, str | None, str | None] | None:
+    """Status, code and error of the order that matters most; None if none counts.
 
     Only the orders that the alert asked for count: a stop that rests behind a filled entry does not make the alert unfinished, and a
     trailing stop that ended with its position does not make the alert canceled.
     """
+    counted = [
+        order
+        for order in orders
+        if order.leg < FIRST_PROTECTIVE_LEG and not (order.purpose == "protect" and order.status == "canceled")
+    ]
+    if not counted:
+        return None
+    wanted = [order for order in counted if order.code != NOTHING_TO_CLOSE]
+    if not wanted:
+        return "ignored", NOTHING_TO_CLOSE, counted[0].error
+    first = min(wanted, key=lambda order: _HEADLINE_ORDER.index(OrderStatus(order.status)))
+    return first.status, first.code, first.error
+
+
+def refresh_headline(connection: sqlite3.Connection, alert_id: str, *, now: datetime) -> None:
+    """Copy the headline of an alert's orders to the alert. Only for projector.py, after an order changed."""
     rows = connection.execute(
-        "SELECT status, code, error FROM orders WHERE alert_id = ? AND leg < ?"
-        " AND NOT (purpose = 'protect' AND status = 'canceled')",
+        "SELECT status, code, error, leg, purpose FROM orders WHERE alert_id = ? AND leg < ? ORDER BY leg",
         (alert_id, FIRST_PROTECTIVE_LEG),
     ).fetchall()
-    if not rows:
-        return
-    wanted = [row for row in rows if row["code"] != NOTHING_TO_CLOSE]
-    if wanted:
-        status, code, error = min(wanted, key=lambda row: _HEADLINE_ORDER.index(OrderStatus(row["status"])))
-    else:
-        status, code, error = "ignored", NOTHING_TO_CLOSE, rows[0]["error"]
-    set_status(connection, alert_id, status=status, code=code, error=error, now=now)
+    found = headline([HeadlineOrder(*row) for row in rows])
+    if found is not None:
+        status, code, error = found
+        set_status(connection, alert_id, status=status, code=code, error=error, now=now)
 
 
 def remove_payloads(connection: sqlite3.Connection, *, before: datetime, now: datetime, limit: int = 500) -> int:
@@ -231,6 +263,9 @@ def remove_payloads(connection: sqlite3.Connection, *, before: datetime, now: da
         (start, codec.time_text(before), _REMOVED, limit),
     ).fetchall()
     connection.executemany("UPDATE alerts SET payload = ? WHERE id = ?", [(_REMOVED, row[0]) for row in rows])
+    connection.executemany(
+        "UPDATE journal SET message = NULL WHERE alert_id = ? AND message IS NOT NULL", [(row[0],) for row in rows]
+    )
     if rows:
         settings.set_value(connection, _DONE_UNTIL, rows[-1][1], now=now)
     return len(rows)

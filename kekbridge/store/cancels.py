@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from kekbridge.model import CancelRequest
-from kekbridge.store import alerts, codec, events
+from kekbridge.store import alerts, codec
+from kekbridge.store.facts import plain_entry
+from kekbridge.store.journal import Entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,21 +50,31 @@ def list_queued(connection: sqlite3.Connection) -> tuple[StoredCancel, ...]:
     )
 
 
-def finish_cancel(
-    connection: sqlite3.Connection, cancel: StoredCancel, *, canceled: int, error: str | None, now: datetime
-) -> None:
-    """Record how a cancel step ended: `canceled` orders, or `error`; updates the alert's status and the history."""
+def end_entry(cancel: StoredCancel, *, canceled: int, error: str | None, now: datetime) -> Entry:
+    """The journal's row of how a cancel step ended: `canceled` orders, or `error`."""
+    data = {
+        "symbol": cancel.request.symbol,
+        "comment": cancel.request.comment,
+        "canceled": canceled,
+        "error": error,
+        "step": cancel.step,
+    }
+    kind = "cancel_done" if error is None else "cancel_failed"
+    return plain_entry(kind, at=now, alert_id=cancel.alert_id, data=data)
+
+
+def store_end(connection: sqlite3.Connection, alert_id: str, data: Mapping[str, Any], *, now: datetime) -> None:
+    """Write how a cancel step ended, and the status of its alert if it has no orders. Only for projector.py."""
+    error = data["error"]
     state = "done" if error is None else "failed"
     connection.execute(
         "UPDATE cancels SET state = ?, canceled = ?, error = ?, finished_at = ? WHERE alert_id = ? AND step = ?",
-        (state, canceled, error, codec.time_text(now), cancel.alert_id, cancel.step),
+        (state, data["canceled"], error, codec.time_text(now), alert_id, data["step"]),
     )
-    has_orders = connection.execute("SELECT 1 FROM orders WHERE alert_id = ? LIMIT 1", (cancel.alert_id,)).fetchone()
+    has_orders = connection.execute("SELECT 1 FROM orders WHERE alert_id = ? LIMIT 1", (alert_id,)).fetchone()
     if has_orders is None:
         code = None if error is None else "cancel_failed"
-        alerts.set_status(connection, cancel.alert_id, status=state, code=code, error=error, now=now)
-    data = {"symbol": cancel.request.symbol, "comment": cancel.request.comment, "canceled": canceled, "error": error}
-    events.append(connection, f"cancel_{state}", now=now, alert_id=cancel.alert_id, data=data)
+        alerts.set_status(connection, alert_id, status=state, code=code, error=error, now=now)
 
 
 def find_orders_to_cancel(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from kekbridge.store import codec, events, settings
+from kekbridge.store import codec, journal, settings
 from kekbridge.store.alerts import StoredAlert
 from kekbridge.store.codec import from_json
 
@@ -55,7 +55,7 @@ def begin(
     settings.set_value(
         connection, _PREFIX + name, {"kind": kind, "since": codec.time_text(now), "data": data or {}}, now=now
     )
-    events.append(connection, kind, now=now, alert_id=alert_id, data=data)
+    journal.append(connection, kind, now=now, alert_id=alert_id, data=data)
     return True
 
 
@@ -71,12 +71,24 @@ def end(
     """End a condition and append the event `kind` (None: no event); False if it is not active."""
     was_active = settings.remove(connection, _PREFIX + name)
     if was_active and kind is not None:
-        events.append(connection, kind, now=now, alert_id=alert_id, data=data)
+        journal.append(connection, kind, now=now, alert_id=alert_id, data=data)
     return was_active
 
 
+def has_drift(alert: StoredAlert) -> bool:
+    """True if the alert's warnings say that account and strategy differ."""
+    return any(text.startswith(_DRIFT_WARNING) for text in alert.warnings)
+
+
+def drifting(connection: sqlite3.Connection) -> tuple[tuple[str, str], ...]:
+    """Webhook id and symbol of every active condition that account and strategy differ."""
+    rows = connection.execute("SELECT key FROM settings WHERE key LIKE ?", (f"{_PREFIX}drift:%",)).fetchall()
+    names = (str(key).removeprefix(_PREFIX).split(":", 2) for (key,) in rows)
+    return tuple((webhook_id, symbol) for _, webhook_id, symbol in names)
+
+
 def record_drift(connection: sqlite3.Connection, alert: StoredAlert, *, now: datetime) -> None:
-    """Begin or end the condition that account and strategy differ, from the alert's warnings. Call it where the alert is stored.
+    """Begin or end the condition that account and strategy differ, from the alert's warnings. For a job of the writer.
 
     An alert that was refused or has no symbol says nothing about a position.
     """

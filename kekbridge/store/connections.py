@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from kekbridge.errors import ConfigError, NotFound, StoreUnavailable
-from kekbridge.store.cache import Connection
 from kekbridge.store.codec import exact_sum
 from kekbridge.store.migrations import MIGRATIONS, Step
+from kekbridge.store.transaction import Connection
 
 FILE_NAME: Final = "kekbridge.db"
 # STRICT tables came with 3.37 (RETURNING with 3.35): an older library would fail later, in the middle of an operation.

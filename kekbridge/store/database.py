@@ -7,6 +7,7 @@ Runs functions of a connection and knows no table. `write` returns after the flu
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, Self, TypeVar
 
 from kekbridge.errors import StoreUnavailable
+from kekbridge.store import projector
 from kekbridge.store.connections import (
     COMMAND_WAIT_S,
     FILE_NAME,
@@ -25,14 +27,14 @@ from kekbridge.store.connections import (
     prepare_file,
     store_unavailable,
 )
+from kekbridge.store.journal import Entry
+from kekbridge.store.lock import DaemonLock
 from kekbridge.store.writer import Writer
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _READERS: Final = 2
-# How long a deferred write waits to share a flush: long enough for the results and fills of a burst.
-SOON_S: Final = 0.05
 
 
 class Database:
@@ -45,6 +47,7 @@ class Database:
         self._pool: ThreadPoolExecutor | None = None
         self._idle_readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._loop_reader: sqlite3.Connection | None = None
+        self._change_listeners: list[Callable[[frozenset[str]], None]] = []
 
     @classmethod
     def open(cls, data_dir: Path, *, create: bool = True, migrate: bool = True) -> Self:
@@ -56,7 +59,18 @@ class Database:
         path = data_dir / FILE_NAME
         prepare_file(path, create=create)
         initialise(path, migrate=migrate)
-        return cls(path)
+        database = cls(path)
+        if migrate and DaemonLock.holder(data_dir) in (None, os.getpid()):  # else a daemon is about to project them
+            database._project_rest()
+        return database
+
+    def _project_rest(self) -> None:
+        """Project the rows of the journal that a process which is gone did not."""
+        with self.snapshot() as connection:
+            is_behind = projector.is_behind(connection)
+        if is_behind:
+            with self.transaction():
+                pass
 
     # ------------------------------------------------------------------------------------------------------- daemon
 
@@ -68,34 +82,57 @@ class Database:
         An exception of the function rolls back what it did and is raised here. StoreUnavailable: nothing was stored. Cancelling
         the caller does not undo the write: after a timeout the outcome is unknown, not "no".
         """
-        return await self._submit(lambda connection: function(connection, *args, **kwargs), within_s=0.0)
+        return await self._opened_writer().submit(lambda connection: function(connection, *args, **kwargs))
 
     def write_soon(
         self, function: Callable[Concatenate[sqlite3.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
-        """`write` without the promise of an immediate flush: it shares the flush of the next write, or has its own after SOON_S.
+        """`write` without the promise of an immediate flush: it shares the flush of the next write, or has its own after a moment.
 
-        For facts that can be queried at the exchange again, and for records. Writes of both kinds keep their common order, which is
-        the order of the calls, not of awaiting the futures.
+        For records. Writes of all kinds keep their common order, which is the order of the calls, not of awaiting the futures.
         """
-        return self._submit(lambda connection: function(connection, *args, **kwargs), within_s=SOON_S)
+        return self._opened_writer().submit(lambda connection: function(connection, *args, **kwargs), soon=True)
 
-    def flush_now(self) -> None:
-        """Flush deferred writes (`write_soon`) now, because a caller waits for one."""
-        if self._writer is not None:
-            self._writer.flush_now()
+    def append(self, entry: Entry, done: Callable[[bool | StoreUnavailable], None]) -> None:
+        """Append a row to the journal and flush it at once; `done` is called on the loop after the flush.
 
-    def _submit(self, run: Callable[[sqlite3.Connection], T], *, within_s: float) -> asyncio.Future[T]:
+        With True: the row is on disk. With False: another alert of its webhook has claimed its identity, and nothing was stored. With an
+        error: nothing was stored. Raises StoreUnavailable if that is known already.
+        """
+        self._opened_writer().append(entry, done)
+
+    async def flush(self) -> None:
+        """Return once everything appended before is on disk. Raises StoreUnavailable."""
+        await self._opened_writer().submit(_nothing)
+
+    def append_soon(self, entry: Entry) -> None:
+        """Append a row to the journal within 50 ms, or as soon as the disk allows. For facts that the exchange can be asked for again."""
+        self._opened_writer().append_soon(entry)
+
+    def listen_changes(self, callback: Callable[[frozenset[str]], None]) -> None:
+        """Call `callback` on the loop with what a job changed of what the daemon holds in memory, before the job's caller goes on."""
+        self._change_listeners.append(callback)
+
+    def _on_changed(self, changed: frozenset[str]) -> None:
+        for callback in self._change_listeners:
+            callback(changed)
+
+    def _opened_writer(self) -> Writer:
         self._require_open()
         if self._writer is None:
-            self._writer = Writer(self.path)
-        return self._writer.submit(run, within_s=within_s)
+            self._writer = Writer(self.path, self._on_changed)
+        return self._writer
 
     async def read(
         self, function: Callable[Concatenate[sqlite3.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run `function(connection, …)` on a reader thread over one consistent snapshot; it cannot write."""
+        """Run `function(connection, …)` on a reader thread over one consistent snapshot; it cannot write.
+
+        It sees everything that this process has appended before.
+        """
         self._require_open()
+        if self._writer is not None and self._writer.is_behind:
+            await self._writer.submit(_nothing)  # a job runs once everything before it is in the tables
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="kekbridge-reader")
         return await asyncio.get_running_loop().run_in_executor(
@@ -169,10 +206,15 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction on its own connection, also while the daemon runs: committed at the end, rolled back by an exception."""
+        """A write transaction on its own connection: committed at the end, rolled back by an exception.
+
+        For commands while no daemon runs: the journal has one writer at a time.
+        """
         with self._own_connection(read_only=False) as connection:
             connection.execute("BEGIN IMMEDIATE")
+            projector.catch_up(connection)
             yield connection
+            projector.skip(connection)
             connection.execute("COMMIT")
 
     @contextmanager
@@ -194,6 +236,10 @@ class Database:
         finally:
             if connection is not None:
                 connection.close()  # rolls an unfinished transaction back
+
+
+def _nothing(_connection: sqlite3.Connection) -> None:
+    pass
 
 
 @contextmanager

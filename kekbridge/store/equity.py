@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Final
 
 from kekbridge.model import AccountSnapshot, EquityMark, Flow
-from kekbridge.store import codec, events, settings
+from kekbridge.store import codec, journal, settings
 from kekbridge.store.codec import decimal_text
 
 # The exchange may report a transfer late: the peaks of marks younger than this are recomputed with each new mark.
@@ -93,7 +93,7 @@ def reset_peak(connection: sqlite3.Connection, *, by: str, now: datetime) -> Dec
     settings.set_value(connection, settings.EQUITY_PEAK, newest.value, now=now)
     settings.set_value(connection, _RESET_AT, codec.time_text(newest.at), now=now)
     _write(connection, EquityMark(newest.at, newest.value, newest.flow, newest.value))
-    events.append(connection, "equity_peak_reset", now=now, data={"by": by, "from": before, "to": newest.value})
+    journal.append(connection, "equity_peak_reset", now=now, data={"by": by, "from": before, "to": newest.value})
     return newest.value
 
 

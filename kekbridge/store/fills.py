@@ -1,4 +1,4 @@
-"""Fills: each execution recorded once, its realized P&L added to its day, and results (fees, P&L, wins) summed by hour.
+"""Fills: each execution stored once, and results (fees, P&L, wins) summed by hour.
 
 Running totals are exact: they equal their recomputation to the last digit.
 """
@@ -6,7 +6,7 @@ Running totals are exact: they equal their recomputation to the last digit.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,16 +14,14 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Any, Final
 
-from msgspec.structs import replace
-
-from kekbridge.model import ZERO, Fill, Order, Side
-from kekbridge.store import cache, codec, events, reservations, settings
+from kekbridge.model import ZERO, Fill, Side
+from kekbridge.store import codec
 from kekbridge.store.codec import EXACT, decimal_text, optional_decimal, optional_decimal_text
+from kekbridge.store.facts import FillFact, OwnedFill
 
 _COLUMNS: Final = (
     "trade_id, order_id, client_order_id, symbol, side, price, quantity, fee, realized_pnl, is_maker, executed_at"
 )
-_TABLE: Final = "results"
 _FILLS: Final = "SELECT order_id, coalesce(webhook_id, ''), fee, realized_pnl, substr(executed_at, 1, 13) FROM fills"
 _Bucket = tuple[str, str]  # hour of execution (`2026-01-15T10`) and webhook id, empty if it belongs to none
 
@@ -53,30 +51,34 @@ class ResultShare:
 # --------------------------------------------------------------------------------------------------------------- fills
 
 
-def record(connection: sqlite3.Connection, fills: Iterable[Fill], *, order: Order | None = None) -> int:
-    """Record fills by trade id and return how many were new. `order`: our order, if all are known to belong to it.
-
-    A fill reported again can add what was missing (its order, its realized P&L), never a second row. Realized P&L counts on the UTC day
-    of execution for the account and for the webhook whose order, or whose last entry in the symbol, it belongs to: an exit executed by
-    the exchange itself (a triggered stop) is the result of the webhook that entered.
-    """
-    new = 0
-    for order_id, fills_of_order in groupby(fills, key=lambda fill: fill.order_id):
+def store_all(connection: sqlite3.Connection, facts: Sequence[FillFact]) -> None:
+    """Insert new fills and complete known ones, each once by its trade id, and update the results. Only for projector.py."""
+    for order_id, of_order in groupby(facts, key=lambda fact: fact.after.fill.order_id):
         with _updating_results(connection, order_id):
-            new += sum(_record_one(connection, fill, order) for fill in fills_of_order)
-    return new
+            connection.executemany(
+                "INSERT INTO fills (trade_id, client_order_id, webhook_id, exit_of, order_id, symbol, side, price, quantity, fee,"
+                " realized_pnl, is_maker, executed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (trade_id) DO UPDATE"
+                " SET client_order_id = excluded.client_order_id, webhook_id = excluded.webhook_id, exit_of = excluded.exit_of,"
+                " realized_pnl = excluded.realized_pnl",
+                [_columns_of(fact.after) for fact in of_order],
+            )
 
 
-def record_exits(connection: sqlite3.Connection, fills: Iterable[Fill], *, entry: Order) -> int:
-    """Record executions of an entry's own stop loss or take-profit and return how many were new.
+def find(connection: sqlite3.Connection, trade_id: str) -> OwnedFill | None:
+    """The fill of a trade with its owner; None if it is not known."""
+    row = connection.execute(
+        f"SELECT {_COLUMNS}, webhook_id, exit_of FROM fills WHERE trade_id = ?", (trade_id,)
+    ).fetchone()
+    return None if row is None else _owned(row)
 
-    They belong to no order row, but their P&L counts for the entry's webhook and their events belong to its alert.
-    """
-    new = 0
-    for fill in fills:
-        with _updating_results(connection, fill.order_id):
-            new += _record_exit(connection, fill, entry)
-    return new
+
+def recent(connection: sqlite3.Connection, *, since: datetime, limit: int) -> tuple[OwnedFill, ...]:
+    """The newest `limit` fills since a time with their owners, oldest first."""
+    rows = connection.execute(
+        f"SELECT {_COLUMNS}, webhook_id, exit_of FROM fills WHERE executed_at >= ? ORDER BY executed_at DESC, trade_id DESC LIMIT ?",
+        (codec.time_text(since), limit),
+    ).fetchall()
+    return tuple(_owned(row) for row in reversed(rows))
 
 
 def of_order(connection: sqlite3.Connection, client_order_id: str) -> tuple[Fill, ...]:
@@ -113,113 +115,27 @@ def list_fills(
     return tuple(_fill(row) for row in reversed(rows))
 
 
-def _record_one(connection: sqlite3.Connection, fill: Fill, order: Order | None) -> bool:
-    """True if the fill is new."""
-    ours, webhook_id, alert_id = _owner(connection, fill, order)
-    is_new = connection.execute(
-        "INSERT INTO fills (trade_id, client_order_id, webhook_id, order_id, symbol, side, price, quantity, fee, realized_pnl,"
-        " is_maker, executed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (trade_id) DO NOTHING",
-        (
-            fill.trade_id,
-            ours,
-            webhook_id,
-            fill.order_id,
-            fill.symbol,
-            fill.side.value,
-            decimal_text(fill.price),
-            decimal_text(fill.quantity),
-            decimal_text(fill.fee),
-            optional_decimal_text(fill.realized_pnl),
-            fill.is_maker,
-            codec.time_text(fill.executed_at),
-        ),
-    ).rowcount
-    if is_new:
-        day = codec.day_of(fill.executed_at)
-        reservations.add_realized(connection, _scopes(webhook_id), day, fill.realized_pnl or ZERO)
-        data = {"trade_id": fill.trade_id, "symbol": fill.symbol, "side": fill.side, "price": fill.price}
-        figures = {"quantity": fill.quantity, "fee": fill.fee, "realized_pnl": fill.realized_pnl}
-        events.append(
-            connection, "fill", now=fill.executed_at, alert_id=alert_id, client_order_id=ours, data=data | figures
-        )
-        return True
-    known = connection.execute(
-        "SELECT client_order_id, webhook_id, realized_pnl, executed_at FROM fills WHERE trade_id = ?", (fill.trade_id,)
-    ).fetchone()
-    if known["client_order_id"] is None or optional_decimal(known["realized_pnl"]) != fill.realized_pnl:
-        _complete(connection, fill, order, known)
-    return False
-
-
-def _record_exit(connection: sqlite3.Connection, fill: Fill, entry: Order) -> bool:
-    """True if the fill is new."""
-    known = connection.execute("SELECT exit_of FROM fills WHERE trade_id = ?", (fill.trade_id,)).fetchone()
-    if known is not None and known[0] is not None:
-        return False
-    is_new = _record_one(connection, replace(fill, client_order_id=None), None)
-    row = connection.execute(
-        "SELECT webhook_id, realized_pnl, executed_at FROM fills WHERE trade_id = ?", (fill.trade_id,)
-    ).fetchone()
-    connection.execute(
-        "UPDATE fills SET exit_of = ?, webhook_id = ? WHERE trade_id = ?",
-        (entry.client_order_id, entry.webhook_id, fill.trade_id),
+def _columns_of(owned: OwnedFill) -> tuple[str | int | None, ...]:
+    fill = owned.fill
+    return (
+        fill.trade_id,
+        fill.client_order_id,
+        owned.webhook_id,
+        owned.exit_of,
+        fill.order_id,
+        fill.symbol,
+        fill.side.value,
+        decimal_text(fill.price),
+        decimal_text(fill.quantity),
+        decimal_text(fill.fee),
+        optional_decimal_text(fill.realized_pnl),
+        fill.is_maker,
+        codec.time_text(fill.executed_at),
     )
-    if row["webhook_id"] != entry.webhook_id:
-        day, realized = row["executed_at"][:10], optional_decimal(row["realized_pnl"]) or ZERO
-        reservations.add_realized(connection, _scopes(row["webhook_id"]), day, -realized)
-        reservations.add_realized(connection, _scopes(entry.webhook_id), day, realized)
-    events.append(
-        connection,
-        "exit_fill",
-        now=fill.executed_at,
-        alert_id=entry.alert_id,
-        client_order_id=entry.client_order_id,
-        data={"trade_id": fill.trade_id, "side": fill.side, "price": fill.price, "quantity": fill.quantity},
-    )
-    return is_new
 
 
-def _complete(connection: sqlite3.Connection, fill: Fill, order: Order | None, known: sqlite3.Row) -> None:
-    """Add what was unknown when the fill was first reported, and move its realized P&L to where it belongs."""
-    ours, webhook_id = known["client_order_id"], known["webhook_id"]
-    if ours is None:
-        ours, owner, _ = _owner(connection, fill, order)
-        webhook_id = owner if ours is not None else webhook_id
-    before = optional_decimal(known["realized_pnl"])
-    realized = before if fill.realized_pnl is None else fill.realized_pnl
-    if (ours, webhook_id, realized) == (known["client_order_id"], known["webhook_id"], before):
-        return
-    connection.execute(
-        "UPDATE fills SET client_order_id = ?, webhook_id = ?, realized_pnl = ? WHERE trade_id = ?",
-        (ours, webhook_id, optional_decimal_text(realized), fill.trade_id),
-    )
-    day = known["executed_at"][:10]
-    reservations.add_realized(connection, _scopes(known["webhook_id"]), day, -(before or ZERO))
-    reservations.add_realized(connection, _scopes(webhook_id), day, realized or ZERO)
-
-
-def _owner(
-    connection: sqlite3.Connection, fill: Fill, order: Order | None
-) -> tuple[str | None, str | None, str | None]:
-    """Client order id, webhook and alert of a fill; for a fill of none of our orders only the webhook that last entered the symbol."""
-    if order is not None:
-        return order.client_order_id, order.webhook_id, order.alert_id
-    row = connection.execute(
-        "SELECT client_order_id, webhook_id, alert_id FROM orders WHERE client_order_id = ? OR order_id = ? LIMIT 1",
-        (fill.client_order_id, fill.order_id),
-    ).fetchone()
-    if row is not None:
-        return row[0], row[1], row[2]
-    entered = connection.execute(
-        "SELECT webhook_id FROM orders WHERE symbol = ? AND purpose = 'entry' AND order_id IS NOT NULL"
-        " ORDER BY sequence DESC LIMIT 1",
-        (fill.symbol,),
-    ).fetchone()
-    return None, None if entered is None else entered[0], None
-
-
-def _scopes(webhook_id: str | None) -> tuple[str, ...]:
-    return (settings.ACCOUNT,) if webhook_id is None else (settings.ACCOUNT, webhook_id)
+def _owned(row: sqlite3.Row) -> OwnedFill:
+    return OwnedFill(fill=_fill(row), webhook_id=row["webhook_id"], exit_of=row["exit_of"])
 
 
 def _fill(row: sqlite3.Row) -> Fill:
@@ -268,7 +184,6 @@ def rebuild_results(connection: sqlite3.Connection) -> None:
     for _, fills in groupby(rows, key=lambda row: row[0]):
         for bucket, share in _shares_by_bucket(fills).items():
             sums[bucket] = sums.get(bucket, ResultShare()).plus(share)
-    cache.invalidate(connection, _TABLE)
     connection.execute("DELETE FROM results")
     for bucket, one in sums.items():
         _add_share(connection, bucket, one)
@@ -309,12 +224,11 @@ def _order_shares(connection: sqlite3.Connection, order_id: str) -> Mapping[_Buc
 
 
 def _add_share(connection: sqlite3.Connection, bucket: _Bucket, change: ResultShare) -> None:
-    after = cache.get_or_load(connection, _TABLE, bucket, _read_share, bucket).plus(change)
+    after = _read_share(connection, bucket).plus(change)
     connection.execute(
         "INSERT OR REPLACE INTO results (hour, webhook_id, fees, realized_pnl, closings, wins) VALUES (?, ?, ?, ?, ?, ?)",
         (*bucket, decimal_text(after.fees), decimal_text(after.realized), after.closings, after.wins),
     )
-    cache.put(connection, _TABLE, bucket, after)
 
 
 def _read_share(connection: sqlite3.Connection, bucket: _Bucket) -> ResultShare:

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from typing import Final
 
-from kekbridge.store import fills, reservations
+from kekbridge.store import fills
 
 # A statement, or a function where SQL is not enough: SQLite has no exact decimals.
 Step = str | Callable[[sqlite3.Connection], None]
@@ -429,7 +429,27 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
             # USDC a coin, with leading zeros; NULL where nothing is left to trade.
             "ALTER TABLE reservations ADD COLUMN price TEXT",
             "CREATE INDEX reservations_price ON reservations(symbol, price) WHERE price IS NOT NULL",
-            reservations.rebuild_commitments,
+            # Commitments were computed here; 0008 removes the table.
+        ),
+    ),
+    (
+        # The history becomes the journal, from which the tables of alerts, orders and fills are projected.
+        "0008_journal",
+        (
+            "DROP TRIGGER events_counted",
+            "ALTER TABLE events RENAME TO journal",
+            "ALTER TABLE journal ADD COLUMN webhook_id TEXT",
+            "ALTER TABLE journal ADD COLUMN identity TEXT",  # what makes a second alert a duplicate
+            "ALTER TABLE journal ADD COLUMN message TEXT",  # redacted; removed by retention, so its digest is in `data`
+            "ALTER TABLE journal ADD COLUMN request TEXT",  # the body sent; its digest is in `data`
+            "CREATE UNIQUE INDEX journal_identity ON journal(webhook_id, identity) WHERE identity IS NOT NULL",
+            # How far the tables are; rows before the journal were written with their tables.
+            "CREATE TABLE projection (sequence INTEGER NOT NULL) STRICT",
+            "INSERT INTO projection SELECT coalesce(max(sequence), 0) FROM journal",
+            # The daemon keeps in memory what these held.
+            "DROP TABLE reservations",
+            "DROP TABLE commitments",
+            "DROP TABLE entry_times",
         ),
     ),
 )

@@ -1,31 +1,29 @@
-"""Rows of the orders table: find, insert and update them. Allowed transitions are in order_lifecycle.py, the queue in order_queue.py."""
+"""Rows of the orders table: find them, and write them for the projector. Allowed transitions are in execution/transitions.py."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 
-from msgspec.structs import replace
+import msgspec
 
 from kekbridge.errors import NotFound
-from kekbridge.model import Order, OrderIntent, OrderStatus, Verdict
-from kekbridge.store import cache, codec
+from kekbridge.model import Order, OrderStatus, Verdict
+from kekbridge.store import codec
 from kekbridge.store.codec import (
     decimal_text,
     intent_from_json,
+    intent_to_json,
     optional_decimal,
     optional_decimal_text,
-    to_json,
     verdicts_from_json,
     verdicts_to_json,
 )
 
-_TABLE: Final = "orders"
-_QUEUED: Final = "queued"
-_TIMES: Final = ("created_at", "expires_at", "next_attempt_at", "submitted_at", "accepted_at", "finished_at")
 COLUMNS: Final = (
     "o.client_order_id, o.alert_id, o.webhook_id, o.leg, o.sequence, o.intent, o.status, o.created_at, o.expires_at, o.order_id,"
     " o.executed_quantity, o.average_price, o.fee, o.realized_pnl, o.code, o.error, o.attempt, o.next_attempt_at, o.submitted_at,"
@@ -45,21 +43,8 @@ class OrderDetails:
     signed_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ImmediateClaim:
-    """A claim made in the same transaction that stores the order."""
-
-    #: Time of the claim.
-    at: datetime
-    #: The body that will be sent.
-    request: str | None
-
-
 def find(connection: sqlite3.Connection, client_order_id: str) -> Order | None:
     """The order with this client order id; None if it is not one of ours."""
-    cached: Order | None = cache.get(connection, _TABLE, client_order_id)
-    if cached is not None:
-        return cached
     row = connection.execute(
         f"SELECT {COLUMNS} FROM orders o WHERE o.client_order_id = ?", (client_order_id,)
     ).fetchone()
@@ -78,16 +63,6 @@ def of_alert(connection: sqlite3.Connection, alert_id: str) -> tuple[Order, ...]
     """The orders of an alert (our id), in the order of its legs."""
     rows = connection.execute(f"SELECT {COLUMNS} FROM orders o WHERE o.alert_id = ? ORDER BY o.leg", (alert_id,))
     return tuple(order_from(row) for row in rows)
-
-
-def count_queued(connection: sqlite3.Connection) -> int:
-    """Number of queued orders."""
-    return cache.get_or_load(connection, _TABLE, _QUEUED, _count_queued)
-
-
-def _count_queued(connection: sqlite3.Connection) -> int:
-    query = "SELECT count(*) FROM orders INDEXED BY orders_open WHERE finished_at IS NULL AND status = 'queued'"
-    return int(connection.execute(query).fetchone()[0])
 
 
 def list_orders(
@@ -130,116 +105,105 @@ def details(connection: sqlite3.Connection, client_order_id: str) -> OrderDetail
     )
 
 
-def insert(connection: sqlite3.Connection, order: Order, immediate_claim: ImmediateClaim | None = None) -> Order:
-    """Insert an order and return it with its sequence. With an immediate claim it is stored as `submitting`."""
-    intent = order.intent
-    status, attempt, sent_at = order.status, order.attempt, order.submitted_at
-    if immediate_claim is not None:
-        status, attempt, sent_at = OrderStatus.SUBMITTING, 1, immediate_claim.at
-    cursor = connection.execute(
-        "INSERT INTO orders (client_order_id, alert_id, webhook_id, leg, after_leg, symbol, side, order_type, purpose, quantity,"
-        " limit_price, trigger_price, stop_loss, reduce_only, intent, status, attempt, submitted_at, request, created_at, expires_at,"
-        " updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            order.client_order_id,
-            order.alert_id,
-            order.webhook_id,
-            order.leg,
-            intent.after_leg,
-            intent.symbol,
-            intent.side.value,
-            intent.order_type.value,
-            intent.purpose.value,
-            *_intent_columns(intent),
-            status.value,
-            attempt,
-            codec.optional_time_text(sent_at),
-            None if immediate_claim is None else immediate_claim.request,
-            codec.time_text(order.created_at),
-            codec.time_text(order.expires_at),
-            codec.time_text(order.created_at),
-        ),
+class StoredOrder(msgspec.Struct, frozen=True):
+    """An order as it is written, with what is kept beside it."""
+
+    order: Order
+    #: When it changed last.
+    updated_at: datetime
+    #: The exact body sent last; None keeps the stored one.
+    request: str | None = None
+    #: Of the recheck before sending; empty keeps the stored ones.
+    verdicts: tuple[Verdict, ...] = ()
+    #: When the request was signed and sent; None keeps the stored time.
+    signed_at: datetime | None = None
+
+
+def insert_all(connection: sqlite3.Connection, stored: Iterable[StoredOrder]) -> None:
+    """Insert new orders. Only for projector.py."""
+    connection.executemany(
+        "INSERT INTO orders (alert_id, webhook_id, leg, after_leg, symbol, side, order_type, purpose, created_at, expires_at, sequence,"
+        " quantity, limit_price, trigger_price, stop_loss, reduce_only, intent, status, order_id, executed_quantity, average_price, fee,"
+        " realized_pnl, code, error, attempt, next_attempt_at, submitted_at, accepted_at, finished_at, updated_at, request, verdicts,"
+        " signed_at, client_order_id)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,"
+        " coalesce(?, '[]'), ?, ?)",
+        [
+            (
+                each.order.alert_id,
+                each.order.webhook_id,
+                each.order.leg,
+                each.order.intent.after_leg,
+                each.order.intent.symbol,
+                each.order.intent.side.value,
+                each.order.intent.order_type.value,
+                each.order.intent.purpose.value,
+                codec.time_text(each.order.created_at),
+                codec.time_text(each.order.expires_at),
+                each.order.sequence,
+                *_changing_columns(each),
+            )
+            for each in stored
+        ],
     )
-    sequence = cursor.lastrowid or 0
-    stored = _with_ms_times(order, sequence=sequence, status=status, attempt=attempt, submitted_at=sent_at)
-    if status is OrderStatus.QUEUED:
-        cache.invalidate(connection, _TABLE, _QUEUED)
-    cache.put(connection, _TABLE, order.client_order_id, stored)
-    return stored
 
 
-def update(
-    connection: sqlite3.Connection,
-    before: Order,
-    order: Order,
-    *,
-    now: datetime,
-    request: str | None = None,
-    verdicts: tuple[Verdict, ...] = (),
-    signed_at: datetime | None = None,
-) -> None:
-    """Write the state of an order that was `before`. Only for order_journal.py: order_lifecycle.py decides which changes are allowed.
+def update_all(connection: sqlite3.Connection, stored: Iterable[StoredOrder]) -> None:
+    """Write the state of orders that were inserted before. Only for projector.py; transitions.py decides which changes are allowed."""
+    connection.executemany(
+        "UPDATE orders SET quantity = ?, limit_price = ?, trigger_price = ?, stop_loss = ?, reduce_only = ?, intent = ?, status = ?,"
+        " order_id = ?, executed_quantity = ?, average_price = ?, fee = ?, realized_pnl = ?, code = ?, error = ?, attempt = ?,"
+        " next_attempt_at = ?, submitted_at = ?, accepted_at = ?, finished_at = ?, updated_at = ?, request = coalesce(?, request),"
+        " verdicts = coalesce(?, verdicts), signed_at = coalesce(?, signed_at) WHERE client_order_id = ?",
+        [_changing_columns(each) for each in stored],
+    )
 
-    `request`, `verdicts` and `signed_at` keep their stored values if not given.
+
+def unfinished(connection: sqlite3.Connection) -> tuple[Order, ...]:
+    """Every unfinished order, from queued to partially filled, in order of admission."""
+    # INDEXED BY, because SQLite would scan all orders ever stored in order of admission rather than sort the few open ones.
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM orders o INDEXED BY orders_open WHERE o.finished_at IS NULL ORDER BY o.sequence"
+    )
+    return tuple(order_from(row) for row in rows)
+
+
+def last_sequence(connection: sqlite3.Connection) -> int:
+    """The highest sequence of any order; 0 if there is none."""
+    return int(connection.execute("SELECT coalesce(max(sequence), 0) FROM orders").fetchone()[0])
+
+
+def last_entries(
+    connection: sqlite3.Connection, webhook_id: str, *, since: datetime
+) -> tuple[tuple[str, datetime, str], ...]:
+    """Symbol, time and client order id of the last finished entry of a webhook in each symbol since a time.
+
+    Entries that never reached the exchange start no cool-down and are left out.
     """
-    connection.execute(
-        "UPDATE orders SET status = ?, order_id = ?, executed_quantity = ?, average_price = ?, fee = ?, realized_pnl = ?,"
-        " code = ?, error = ?, attempt = ?, next_attempt_at = ?, submitted_at = ?, accepted_at = ?, finished_at = ?,"
-        " updated_at = ?, request = coalesce(?, request), verdicts = coalesce(?, verdicts),"
-        " signed_at = coalesce(?, signed_at) WHERE client_order_id = ?",
-        (
-            order.status.value,
-            order.order_id,
-            decimal_text(order.executed_quantity),
-            optional_decimal_text(order.average_price),
-            decimal_text(order.fee),
-            decimal_text(order.realized_pnl),
-            order.code,
-            order.error,
-            order.attempt,
-            codec.optional_time_text(order.next_attempt_at),
-            codec.optional_time_text(order.submitted_at),
-            codec.optional_time_text(order.accepted_at),
-            codec.optional_time_text(order.finished_at),
-            codec.time_text(now),
-            request,
-            verdicts_to_json(verdicts) if verdicts else None,
-            codec.optional_time_text(signed_at),
-            order.client_order_id,
-        ),
+    rows = connection.execute(
+        "SELECT symbol, max(created_at), client_order_id FROM orders WHERE webhook_id = ? AND purpose = 'entry' AND created_at > ?"
+        " AND finished_at IS NOT NULL AND NOT (status IN ('denied', 'expired', 'rejected') AND order_id IS NULL) GROUP BY symbol",
+        (webhook_id, codec.time_text(since)),
     )
-    if OrderStatus.QUEUED in (before.status, order.status):
-        cache.invalidate(connection, _TABLE, _QUEUED)
-    if order.finished_at is None:
-        cache.put(connection, _TABLE, order.client_order_id, _with_ms_times(order))
-    else:
-        cache.invalidate(connection, _TABLE, order.client_order_id)
+    return tuple((symbol, codec.parse_time(at), name) for symbol, at, name in rows)
 
 
-def set_signed_at(connection: sqlite3.Connection, client_order_id: str, at: datetime) -> None:
-    """Record when the request was signed and sent: a measurement that no decision uses."""
-    connection.execute(
-        "UPDATE orders SET signed_at = ? WHERE client_order_id = ?", (codec.time_text(at), client_order_id)
-    )
+def last_entrant(connection: sqlite3.Connection, symbol: str) -> str | None:
+    """Id of the webhook whose entry in the symbol the exchange accepted last; None if there is none."""
+    row = connection.execute(
+        "SELECT webhook_id FROM orders WHERE symbol = ? AND purpose = 'entry' AND order_id IS NOT NULL ORDER BY sequence DESC LIMIT 1",
+        (symbol,),
+    ).fetchone()
+    return None if row is None else str(row[0])
 
 
-def replace_intent(connection: sqlite3.Connection, client_order_id: str, intent: OrderIntent) -> None:
-    """Write size, prices and stop of an intent that the recheck changed."""
-    cache.invalidate(connection, _TABLE, client_order_id)
-    connection.execute(
-        "UPDATE orders SET quantity = ?, limit_price = ?, trigger_price = ?, stop_loss = ?, reduce_only = ?, intent = ?"
-        " WHERE client_order_id = ?",
-        (*_intent_columns(intent), client_order_id),
-    )
-
-
-def _with_ms_times(order: Order, **changes: Any) -> Order:
-    """The order with these changes as it would be read back: its times in whole milliseconds."""
-    for name in _TIMES:
-        moment = changes.get(name) or getattr(order, name)
-        if moment is not None:
-            changes[name] = codec.truncate_to_ms(moment)
-    return replace(order, **changes)
+def owner_of(connection: sqlite3.Connection, client_order_id: str | None, order_id: str) -> Order | None:
+    """Our order with this client order id, or with this id of the exchange; None if neither is one of ours."""
+    row = connection.execute(
+        f"SELECT {COLUMNS} FROM orders o WHERE o.client_order_id = ? OR o.order_id = ? LIMIT 1",
+        (client_order_id, order_id),
+    ).fetchone()
+    return None if row is None else order_from(row)
 
 
 def order_from(row: sqlite3.Row) -> Order:
@@ -269,13 +233,36 @@ def order_from(row: sqlite3.Row) -> Order:
     )
 
 
-def _intent_columns(intent: OrderIntent) -> tuple[str | int | None, ...]:
-    """The intent's columns: some for people with an SQLite tool, and the whole intent as JSON, which is the one read back."""
+def _changing_columns(stored: StoredOrder) -> tuple[str | int | None, ...]:
+    """What can change of an order, and its id.
+
+    Of the intent some columns are for people with an SQLite tool; the whole intent as JSON is the one read back.
+    """
+    order = stored.order
+    intent = order.intent
     return (
         decimal_text(intent.quantity),
         optional_decimal_text(intent.limit_price),
         optional_decimal_text(intent.trigger_price),
         optional_decimal_text(intent.stop_loss),
         int(intent.reduce_only),
-        to_json(intent),
+        intent_to_json(intent),
+        order.status.value,
+        order.order_id,
+        decimal_text(order.executed_quantity),
+        optional_decimal_text(order.average_price),
+        decimal_text(order.fee),
+        decimal_text(order.realized_pnl),
+        order.code,
+        order.error,
+        order.attempt,
+        codec.optional_time_text(order.next_attempt_at),
+        codec.optional_time_text(order.submitted_at),
+        codec.optional_time_text(order.accepted_at),
+        codec.optional_time_text(order.finished_at),
+        codec.time_text(stored.updated_at),
+        stored.request,
+        verdicts_to_json(stored.verdicts) if stored.verdicts else None,
+        codec.optional_time_text(stored.signed_at),
+        order.client_order_id,
     )

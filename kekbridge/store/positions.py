@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Final
 
 from kekbridge.model import AccountSnapshot, MarginMode, Position
-from kekbridge.store import cache, codec
+from kekbridge.store import codec
 from kekbridge.store.codec import decimal_text, optional_decimal, optional_decimal_text
 
 _Row = tuple[str | None, ...]  # the values of _COLUMNS
@@ -18,35 +18,22 @@ _COLUMNS: Final = (
     " updated_at"
 )
 _DELETE: Final = "DELETE FROM positions WHERE symbol = ? AND margin_mode = ?"
-_TABLE: Final = "positions"
-_ROWS: Final = "rows"
-_SNAPSHOT: Final = "snapshot"
 _WRITE: Final = f"INSERT OR REPLACE INTO positions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def replace_all(connection: sqlite3.Connection, snapshot: AccountSnapshot, *, now: datetime) -> None:
     """Make the table equal to the account's open positions, cross and isolated."""
-    parts = (snapshot.positions, snapshot.other_positions, snapshot.marks)
-    written: tuple[object, ...] = cache.get(connection, _TABLE, _SNAPSHOT) or ()
-    if written and all(one is other for one, other in zip(parts, written, strict=True)):
-        return  # several fills of a batch came with the same snapshot
     current = [
         _row(position, position.mark_price or snapshot.mark_price(position.symbol), now)
         for position in snapshot.positions.values()
         if position.quantity
     ]
     current += [_row(position, position.mark_price, now) for position in snapshot.other_positions if position.quantity]
-    stored = cache.get_or_load(connection, _TABLE, _ROWS, _read)
+    stored = _read(connection)
     rows = {row[:2]: row for row in current}
-    if rows != stored:  # the exchange reports a fill in several messages
-        for key in stored.keys() - rows.keys():
-            connection.execute(_DELETE, key)
-        connection.executemany(_WRITE, [row for key, row in rows.items() if row != stored.get(key)])
-        cache.put(connection, _TABLE, _ROWS, rows)
-    if all(position.updated_at for position in (*snapshot.positions.values(), *snapshot.other_positions)):
-        cache.put(connection, _TABLE, _SNAPSHOT, parts)  # the rows do not depend on `now`
-    else:
-        cache.invalidate(connection, _TABLE, _SNAPSHOT)
+    for key in stored.keys() - rows.keys():
+        connection.execute(_DELETE, key)
+    connection.executemany(_WRITE, [row for key, row in rows.items() if row != stored.get(key)])
 
 
 def _read(connection: sqlite3.Connection) -> Mapping[_Row, _Row]:

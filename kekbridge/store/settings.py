@@ -6,19 +6,19 @@ Values are JSON; their meaning belongs to the module that writes them. The tradi
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final
 
 from kekbridge.model import LimitBreach, TradingState
-from kekbridge.store import cache, codec, events
+from kekbridge.store import codec, journal
 from kekbridge.store.codec import from_json, to_json
+from kekbridge.store.transaction import note_change
 
 ACCOUNT: Final = "account"
 EQUITY_PEAK: Final = "equity_peak"
-_TABLE: Final = "settings"
 _STRICTNESS: Final = (TradingState.RUNNING, TradingState.EXITS_ONLY, TradingState.HALTED)
 _BY_LIMIT: Final = "limit "  # begins `by` of a breach
 
@@ -52,7 +52,7 @@ def get_value(connection: sqlite3.Connection, key: str) -> Any | None:
 
 def set_value(connection: sqlite3.Connection, key: str, value: object, *, now: datetime) -> None:
     """Set a key to a value that JSON can hold; amounts and times are stored as text."""
-    cache.invalidate(connection, _TABLE)
+    note_change(connection, "settings")
     connection.execute(
         "INSERT INTO settings (key, value, updated_at) VALUES (?, ?, ?)"
         " ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at",
@@ -62,15 +62,7 @@ def set_value(connection: sqlite3.Connection, key: str, value: object, *, now: d
 
 def remove(connection: sqlite3.Connection, key: str) -> bool:
     """Delete a key; False if it was not set."""
-    if not cache.get_or_load(connection, _TABLE, key, _is_set, key):
-        return False
-    cache.invalidate(connection, _TABLE)
-    connection.execute("DELETE FROM settings WHERE key = ?", (key,))
-    return True
-
-
-def _is_set(connection: sqlite3.Connection, key: str) -> bool:
-    return connection.execute("SELECT 1 FROM settings WHERE key = ?", (key,)).fetchone() is not None
+    return connection.execute("DELETE FROM settings WHERE key = ?", (key,)).rowcount > 0
 
 
 # ------------------------------------------------------------------------------------------------------- trading state
@@ -81,30 +73,35 @@ def trading_control(connection: sqlite3.Connection, *, now: datetime, scope: str
     return _control(get_value(connection, _state_key(scope)), now)
 
 
-def effective_state(
-    connection: sqlite3.Connection, *, now: datetime, webhook_id: str | None = None, ignore_breaches: bool = False
-) -> TradingState:
-    """The stricter of the account's state and, if given, the webhook's; `ignore_breaches` as in `state_and_peak`."""
-    scopes = (ACCOUNT,) if webhook_id is None else (ACCOUNT, webhook_id)
-    controls = (trading_control(connection, now=now, scope=scope) for scope in scopes)
-    return _strictest(control.state for control in controls if not (ignore_breaches and _is_breach(control)))
+def stored_controls(connection: sqlite3.Connection) -> dict[str, TradingControl]:
+    """The trading state of every scope that ever had one, as stored: `strictest` looks at their ends."""
+    prefix = _state_key("")
+    rows = connection.execute("SELECT key, value FROM settings WHERE key LIKE ?", (prefix + "%",))
+    return {key.removeprefix(prefix): _parse_control(from_json(value)) for key, value in rows}
 
 
-def state_and_peak(
-    connection: sqlite3.Connection, webhook_id: str, *, now: datetime, ignore_breaches: bool = False
-) -> tuple[TradingControl, Decimal | None]:
-    """The effective trading state with its reason, and the equity peak: what an admission needs from this table, in one query.
+def strictest(
+    controls: Mapping[str, TradingControl], webhook_id: str, *, now: datetime, ignore_breaches: bool = False
+) -> TradingControl:
+    """The stricter of the account's state and the webhook's at a time.
 
     `ignore_breaches`: for the recheck of an order that was admitted while there was room, and for which the limits are checked again.
     """
-    stored, peak = cache.get_or_load(
-        connection, _TABLE, ("state and peak", webhook_id), _stored_state_and_peak, webhook_id
-    )
-    controls = [_control(one, now) for one in stored]
-    if ignore_breaches:
-        controls = [control for control in controls if not _is_breach(control)]
-    control = max(controls, key=lambda one: _STRICTNESS.index(one.state), default=_RUNNING)
-    return control, peak
+    found = _RUNNING
+    for scope in (ACCOUNT, webhook_id):
+        control = controls.get(scope)
+        if control is None or (ignore_breaches and control.by.startswith(_BY_LIMIT)):
+            continue
+        control = control_at(control, now)
+        if _STRICTNESS.index(control.state) > _STRICTNESS.index(found.state):
+            found = control
+    return found
+
+
+def equity_peak(connection: sqlite3.Connection) -> Decimal | None:
+    """The equity peak in USDC; None before the first mark."""
+    peak = get_value(connection, EQUITY_PEAK)
+    return None if peak is None else Decimal(str(peak))
 
 
 def set_trading_state(
@@ -120,37 +117,60 @@ def set_trading_state(
     """Halt, restrict to exits, or resume the account or one webhook (`scope` = its id). Applies from the next admission."""
     control = TradingControl(state=state, reason=reason, by=by, since=now, until=until)
     set_value(connection, _state_key(scope), control, now=now)
-    data = {"scope": scope, "state": state, "reason": reason, "by": by, "until": until}
-    events.append(connection, "trading_state", now=now, data=data)
+    journal.append(connection, "trading_state", now=now, data=state_data(scope, control))
 
 
-def close_for_entries(connection: sqlite3.Connection, *, reason: str, by: str, now: datetime) -> None:
-    """Restrict the account to exits until the trader resumes; does nothing if it is restricted as strictly already."""
-    control = trading_control(connection, now=now)
-    if control.state is TradingState.RUNNING or control.until is not None:
-        set_trading_state(connection, TradingState.EXITS_ONLY, reason=reason, by=by, now=now)
+def closed_for_entries(current: TradingControl | None, *, reason: str, by: str, now: datetime) -> TradingControl | None:
+    """Exits only until the trader resumes; None if the account's `current` state is as strict already."""
+    if (
+        current is not None
+        and (found := control_at(current, now)).state is not TradingState.RUNNING
+        and found.until is None
+    ):
+        return None
+    return TradingControl(state=TradingState.EXITS_ONLY, reason=reason, by=by, since=now)
+
+
+def breach_control(current: TradingControl | None, breach: LimitBreach, *, now: datetime) -> TradingControl | None:
+    """The state that a breach leads to from `current`; None if the scope is closed at least as long already."""
+    current = _RUNNING if current is None else control_at(current, now)
+    if current.state is TradingState.HALTED:
+        return None  # stricter than a breach
+    if current.state is TradingState.EXITS_ONLY and current.until in (None, breach.until):
+        return None
+    reason = f"{breach.reason}" + (f", until {breach.until:%Y-%m-%d %H:%M} UTC" if breach.until else "")
+    return TradingControl(
+        state=TradingState.EXITS_ONLY, reason=reason, by=f"{_BY_LIMIT}{breach.rule}", since=now, until=breach.until
+    )
 
 
 def close_for_breach(connection: sqlite3.Connection, breach: LimitBreach, *, webhook_id: str, now: datetime) -> bool:
     """Close the breach's scope for entries; False if it is closed at least as long already. One event per breach, not per denied alert."""
     scope = ACCOUNT if breach.scope == ACCOUNT else webhook_id
-    control = trading_control(connection, now=now, scope=scope)
-    if control.state is TradingState.HALTED:
-        return False  # stricter than a breach
-    if control.state is TradingState.EXITS_ONLY and control.until in (None, breach.until):
+    control = breach_control(trading_control(connection, now=now, scope=scope), breach, now=now)
+    if control is None:
         return False
-    exits_only = TradingState.EXITS_ONLY
-    reason = f"{breach.reason}" + (f", until {breach.until:%Y-%m-%d %H:%M} UTC" if breach.until else "")
     set_trading_state(
-        connection,
-        exits_only,
-        reason=reason,
-        by=f"{_BY_LIMIT}{breach.rule}",
-        now=now,
-        until=breach.until,
-        scope=scope,
+        connection, control.state, reason=control.reason, by=control.by, now=now, until=control.until, scope=scope
     )
     return True
+
+
+def state_data(scope: str, control: TradingControl) -> Mapping[str, object]:
+    """The data of the journal's row `trading_state`."""
+    return {
+        "scope": scope,
+        "state": control.state,
+        "reason": control.reason,
+        "by": control.by,
+        "until": control.until,
+    }
+
+
+def store_state(connection: sqlite3.Connection, data: Mapping[str, Any], *, now: datetime) -> None:
+    """Write the state that a row `trading_state` says. Only for projector.py."""
+    control = _parse_control({**data, "since": codec.time_text(now)})
+    set_value(connection, _state_key(data["scope"]), control, now=now)
 
 
 def resume_all(connection: sqlite3.Connection, *, reason: str, by: str, now: datetime) -> tuple[str, ...]:
@@ -170,67 +190,25 @@ def resume_all(connection: sqlite3.Connection, *, reason: str, by: str, now: dat
     return tuple(closed)
 
 
-def has_elapsed_stop(connection: sqlite3.Connection, *, now: datetime) -> bool:
-    """True if `resume_elapsed` would resume a scope."""
-    return bool(_elapsed_stops(connection, now))
-
-
-def resume_elapsed(connection: sqlite3.Connection, *, now: datetime) -> tuple[str, ...]:
-    """Resume every scope whose stop has ended, with an event each; return those scopes.
-
-    Admissions ignore an ended stop anyway; this makes the stored state and the notifications say so.
-    """
-    rows = _elapsed_stops(connection, now)
-    for key, value in rows:
-        stopped = from_json(value)
-        reason = f"{stopped['reason']} (over)"
-        scope = key.removeprefix(_state_key(""))
-        set_trading_state(connection, TradingState.RUNNING, reason=reason, by=stopped["by"], now=now, scope=scope)
-    return tuple(key.removeprefix(_state_key("")) for key, _ in rows)
-
-
-def _elapsed_stops(connection: sqlite3.Connection, now: datetime) -> list[tuple[str, str]]:
-    """Key and stored state of stopped scopes whose end has passed."""
-    return connection.execute(
-        "SELECT key, value FROM settings WHERE key LIKE ? AND json_extract(value, '$.state') <> 'running'"
-        " AND json_extract(value, '$.until') <= ? ORDER BY key",
-        (_state_key("") + "%", codec.time_text(now)),
-    ).fetchall()
-
-
-def _stored_state_and_peak(
-    connection: sqlite3.Connection, webhook_id: str
-) -> tuple[tuple[Mapping[str, Any], ...], Decimal | None]:
-    rows = connection.execute(
-        "SELECT key, value FROM settings WHERE key IN (?, ?, ?)",
-        (_state_key(ACCOUNT), _state_key(webhook_id), EQUITY_PEAK),
-    )
-    values = {key: from_json(value) for key, value in rows}
-    peak = values.pop(EQUITY_PEAK, None)
-    return tuple(values.values()), None if peak is None else Decimal(str(peak))
-
-
 def _control(stored: Any | None, now: datetime) -> TradingControl:
-    if stored is None:
-        return TradingControl(state=TradingState.RUNNING)
-    control = TradingControl(
+    return _RUNNING if stored is None else control_at(_parse_control(stored), now)
+
+
+def _parse_control(stored: Mapping[str, Any]) -> TradingControl:
+    return TradingControl(
         state=TradingState(stored["state"]),
         reason=stored["reason"],
         by=stored["by"],
         since=codec.optional_time(stored["since"]),
         until=codec.optional_time(stored["until"]),
     )
+
+
+def control_at(control: TradingControl, now: datetime) -> TradingControl:
+    """The state at a time: a stop whose end has passed is running again."""
     if control.until is not None and control.until <= now:
         return TradingControl(state=TradingState.RUNNING, reason=f"{control.reason} (over)", since=control.until)
     return control
-
-
-def _is_breach(control: TradingControl) -> bool:
-    return control.by.startswith(_BY_LIMIT)
-
-
-def _strictest(states: Iterable[TradingState]) -> TradingState:
-    return max(states, key=_STRICTNESS.index, default=TradingState.RUNNING)
 
 
 def _state_key(scope: str) -> str:

@@ -16,7 +16,7 @@ from typing import Final
 from kekbridge.model import Side
 from kekbridge.model.latency import AlertTimestamps, stages_of
 from kekbridge.model.statistics import Execution, Facts, Tally, group_of
-from kekbridge.store import codec, equity, events, fills, positions, settings, webhooks
+from kekbridge.store import codec, equity, fills, journal, positions, settings, webhooks
 from kekbridge.store.codec import optional_decimal
 
 SAMPLE: Final = 2000
@@ -28,7 +28,7 @@ _ROWS: Final = {
     "alert": ("alerts", "received_at", "webhook_id", "status, coalesce(code, '') AS code", "TRUE"),
     "order": ("orders", "created_at", "webhook_id", "status, iif(submitted_at IS NULL, '', 'sent') AS code", "TRUE"),
     "event": (
-        "events",
+        "journal",
         "at",
         "(SELECT webhook_id FROM alerts WHERE id = alert_id)",
         "kind AS status, '' AS code",
@@ -226,7 +226,7 @@ def record_daily_summary(connection: sqlite3.Connection, day: date, *, now: date
     if str(settings.get_value(connection, _LAST_SUMMARY) or "") >= day.isoformat():
         return False
     settings.set_value(connection, _LAST_SUMMARY, day.isoformat(), now=now)
-    events.append(connection, "daily_summary", now=now, data=daily_summary(connection, day))
+    journal.append(connection, "daily_summary", now=now, data=daily_summary(connection, day))
     return True
 
 

@@ -14,9 +14,10 @@ from typing import Final
 
 from kekbridge.errors import ConfigError, NotFound
 from kekbridge.model import Webhook, WebhookSettings
-from kekbridge.store import codec, events, strategy_positions
+from kekbridge.store import codec, journal, strategy_positions
 from kekbridge.store.codec import settings_from_json, to_json
 from kekbridge.store.settings import get_value, set_value
+from kekbridge.store.transaction import note_change
 
 _VERSION: Final = "webhooks_version"
 _COLUMNS: Final = "w.id, w.name, w.enabled, w.created_at, w.settings"
@@ -231,7 +232,8 @@ def _record_change(
     connection: sqlite3.Connection, kind: str, webhook_id: str, now: datetime, data: Mapping[str, object]
 ) -> None:
     set_value(connection, _VERSION, version(connection) + 1, now=now)
-    events.append(connection, kind, now=now, data={"webhook_id": webhook_id, **data})
+    note_change(connection, "webhooks")
+    journal.append(connection, kind, now=now, data={"webhook_id": webhook_id, **data})
 
 
 def _get_key(connection: sqlite3.Connection, key_id: str) -> WebhookKey:

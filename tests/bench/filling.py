@@ -1,4 +1,4 @@
-"""Fill a stopped daemon's database with past alerts, orders, fills and events: copies of its own under other ids."""
+"""Fill a stopped daemon's database with past alerts, orders, fills and rows of the journal: copies of its own under other ids."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RARE = "PERP_DOGE_USDC"
 
 
 def fill(path: Path, count: int) -> None:
-    """Add `count` finished alerts with their orders, fills and events, a second apart.
+    """Add `count` finished alerts with their orders, fills and rows of the journal, a second apart.
 
     The last one is 25 hours old, so that all rate windows are empty: the cost of a full one depends on its limit, not on the history.
     """
@@ -55,7 +55,9 @@ def fill(path: Path, count: int) -> None:
         _copy(connection, "fills", trade | won, of="client_order_id IS NOT NULL", which=traded)
         happened = {"sequence": None, "at": "n.at", "alert_id": "n.id", "client_order_id": "'kb-' || n.id"}
         for kind in ("alert_admitted", "order_accepted", "fill", "order_filled"):
-            _copy(connection, "events", happened, of=f"kind = '{kind}'", which=traded)
+            claimed = {"identity": "'id:' || n.id"} if kind == "alert_admitted" else {}
+            _copy(connection, "journal", happened | claimed, of=f"kind = '{kind}'", which=traded)
+        connection.execute("UPDATE projection SET sequence = (SELECT max(sequence) FROM journal)")
         fills.rebuild_results(connection)
         connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pty
 import select
@@ -10,7 +11,7 @@ import termios
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tests.cli.processes import DEADLINE_S, KEKBRIDGE
 
@@ -25,6 +26,8 @@ class Terminal:
     file: int
     #: Output that `expect` has not consumed yet.
     screen: str = ""
+    #: Joins characters whose bytes arrive in two reads.
+    _decoder: codecs.IncrementalDecoder = field(default_factory=codecs.getincrementaldecoder("utf-8"))
 
     def expect(self, text: str) -> str:
         """Wait until the text appears after the last expected one; return all output up to its end."""
@@ -34,7 +37,7 @@ class Terminal:
             ready, _, _ = select.select([self.file], [], [], max(remaining, 0))
             chunk = self._read() if ready else b""
             assert chunk, f"{text!r} did not appear; the screen shows {self.screen!r}"
-            self.screen += chunk.decode()
+            self.screen += self._decoder.decode(chunk)
         seen, _, self.screen = self.screen.partition(text)
         return seen + text
 
@@ -49,7 +52,7 @@ class Terminal:
     def end(self) -> tuple[int, str]:
         """Read to the end; return exit code and the rest of the screen."""
         while chunk := self._read():
-            self.screen += chunk.decode()
+            self.screen += self._decoder.decode(chunk)
         return self.process.wait(DEADLINE_S), self.screen
 
     @property

@@ -33,7 +33,7 @@ from kekbridge.model import TradingState
 from kekbridge.ops.trading_operations import Halt, ListLockouts, Resume
 from kekbridge.ops.webhook_operations import ShowWebhook
 from kekbridge.paper.settings import PAPER_ORDERLY_KEY, PAPER_ORDERLY_SECRET
-from kekbridge.store import events, settings
+from kekbridge.store import journal, settings
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
 from tests.cli.processes import DEADLINE_S, KEKBRIDGE, Served, bare_environment, starting
@@ -132,7 +132,7 @@ def test_every_writing_command_works_with_and_without_a_bridge(bridge: Served, t
         assert one == other, arguments
     for directory in (tmp_path / "data", alone_in):
         with Database.open(directory, create=False).snapshot() as connection:
-            assert events.verify(connection) is None
+            assert journal.verify(connection) is None
     assert not any("TOKEN" in line for line in bridge.log if line)
 
 
@@ -188,7 +188,7 @@ def test_many_commands_at_once_take_turns(start: Callable[..., Served], tmp_path
     names = {webhook["name"] for webhook in bridge.data("webhook", "list")}
     assert names >= {f"alone-{number}" for number in range(6)} | {f"beside-{number}" for number in range(12)}
     with Database.open(tmp_path / "data", create=False).snapshot() as connection:
-        assert events.verify(connection) is None
+        assert journal.verify(connection) is None
 
 
 def test_the_services_socket_is_found_from_the_data_directory(start: Callable[..., Served], tmp_path: Path) -> None:
@@ -220,15 +220,22 @@ def test_a_link_to_another_bridge_is_no_way_to_halt_it(start: Callable[..., Serv
     assert bridge.data("dashboard")["trading"]["state"] == "running"
 
 
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A directory whose path leaves room for a socket's name, as /run/user/1000 does; pytest's own may be longer."""
+    with tempfile.TemporaryDirectory(prefix="kb-") as path:
+        yield Path(path)
+
+
 def test_a_long_data_directory_is_found_without_the_runtime_directory(
-    start: Callable[..., Served], tmp_path: Path
+    start: Callable[..., Served], tmp_path: Path, short_dir: Path
 ) -> None:
     """The path is too long for a socket: it is in XDG_RUNTIME_DIR, and a command whose environment has none finds it (as in a cron job)."""
-    personal = tmp_path / "xdg"
-    personal.mkdir(mode=0o700)
+    personal = short_dir
     long = tmp_path / ("d" * 120)
     bridge = start("serve", "--json", KEKBRIDGE_DATA_DIR=str(long), XDG_RUNTIME_DIR=str(personal))
     bridge.line(lambda text: text.startswith("{"))
+    wait_until(lambda: any(personal.iterdir()), what="the socket, which opens shortly after the listener")
     (socket_file,) = personal.iterdir()
     assert stat.S_IMODE(socket_file.stat().st_mode) == 0o600
     del bridge.environment["XDG_RUNTIME_DIR"]

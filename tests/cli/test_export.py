@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from kekbridge.reports import export
-from kekbridge.store import events, fills
-from kekbridge.store.admissions import admit
+from kekbridge.store import journal
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
-from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, fill, intent, new_alert
+from tests.store.factories import NOW, new_alert
+from tests.stored import book_on, record_fill, store_alert
 
 
 @pytest.fixture
@@ -26,19 +26,18 @@ def filled(data_dir: Path) -> Path:
     database = Database.open(data_dir)
     with database.transaction() as connection:
         hostile = new_alert(action='=HYPERLINK("http://evil")', remote="@x")
-        admit(connection, hostile, admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
-        executions = [
-            fill(fee=Decimal("0.1"), realized_pnl=Decimal("-0.300000000000000000001")),
-            fill(fee=Decimal("0.2"), realized_pnl=Decimal("10")),
-            fill(
-                symbol="PERP_ETH_USDC",
-                price=Decimal(2000),
-                quantity=Decimal(1),
-                fee=Decimal("-0.05"),
-                realized_pnl=None,
-            ),
-        ]
-        fills.record(connection, executions)
+        book = book_on(connection)
+        store_alert(book, hostile)
+        record_fill(book, fee=Decimal("0.1"), realized_pnl=Decimal("-0.300000000000000000001"))
+        record_fill(book, fee=Decimal("0.2"), realized_pnl=Decimal("10"))
+        record_fill(
+            book,
+            symbol="PERP_ETH_USDC",
+            price=Decimal(2000),
+            quantity=Decimal(1),
+            fee=Decimal("-0.05"),
+            realized_pnl=None,
+        )
     database.close_now()
     return data_dir
 
@@ -86,11 +85,11 @@ def test_a_changed_history_is_detected(run: Any, filled: Path) -> None:
     kept = run("history", "head").out.strip()
     assert run("history", "verify", "--head", kept).code == 0
     connection = sqlite3.connect(filled / FILE_NAME)
-    connection.execute("DELETE FROM events WHERE sequence = (SELECT max(sequence) FROM events)")
+    connection.execute("DELETE FROM journal WHERE sequence = (SELECT max(sequence) FROM journal)")
     connection.commit()
     assert run("history", "verify").code == 0  # the file itself does not reveal a truncated end
     assert run("history", "verify", "--head", kept).code == 1
-    connection.execute("UPDATE events SET data = '{}' WHERE sequence = 2")
+    connection.execute("UPDATE journal SET data = '{}' WHERE sequence = 2")
     connection.commit()
     connection.close()
     broken = run("history", "verify", "--json")
@@ -101,9 +100,9 @@ def test_a_changed_history_is_detected(run: Any, filled: Path) -> None:
 def test_history_lists_events_as_text(run: Any, filled: Path) -> None:
     """One line per event with its severity; filters by kind and --trouble; JSON has the text too; control characters are removed."""
     with Database.open(filled, create=False).transaction() as connection:
-        events.append(connection, "job_failed", now=NOW, data={"job": "backup", "error": "disk\x1b[2J full"})
-        events.append(connection, "stream_down", now=NOW, data={"lasting": "2 min"})
-        events.append(connection, "webhook_renamed", now=NOW, data={"from": "a", "to": "b", "settings": {"x": 1}})
+        journal.append(connection, "job_failed", now=NOW, data={"job": "backup", "error": "disk\x1b[2J full"})
+        journal.append(connection, "stream_down", now=NOW, data={"lasting": "2 min"})
+        journal.append(connection, "webhook_renamed", now=NOW, data={"from": "a", "to": "b", "settings": {"x": 1}})
     listed = run("history", "list", "--limit", "3").out.splitlines()
     assert [line[13:].strip() for line in listed] == [
         "failure  job backup failed: disk[2J full",

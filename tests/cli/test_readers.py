@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kekbridge.codes import CODES
-from kekbridge.store import events
+from kekbridge.store import journal
 from kekbridge.store.database import Database
 from tests.cli.processes import Served, bare_environment, starting
 from tests.system.harness import call, wait_until
@@ -103,8 +103,8 @@ def test_logs_show_events_of_the_bridge(run: Any, data_dir: Path) -> None:
     """Listed among the alerts with the text of the notification; filters on alerts exclude them."""
     run("webhook", "create", "w")
     with Database.open(data_dir).transaction() as connection:
-        events.append(connection, "stream_down", now=datetime.now(UTC), data={"lasting": "2 min"})
-        events.append(connection, "equity_peak_reset", now=datetime.now(UTC))  # no notification
+        journal.append(connection, "stream_down", now=datetime.now(UTC), data={"lasting": "2 min"})
+        journal.append(connection, "equity_peak_reset", now=datetime.now(UTC))  # no notification
     (shown,) = run("logs").out.splitlines()[1:]
     assert shown.split()[5:] == [
         "warning",
@@ -138,6 +138,6 @@ def test_events_of_the_bridge_are_found_by_an_index(data_dir: Path) -> None:
     """Only events without an alert are read, however many alerts there are."""
     with Database.open(data_dir).snapshot() as connection:
         plan = connection.execute(
-            "EXPLAIN QUERY PLAN SELECT * FROM events WHERE alert_id IS NULL AND kind IN ('a', 'b') ORDER BY sequence DESC LIMIT 5"
+            "EXPLAIN QUERY PLAN SELECT * FROM journal WHERE alert_id IS NULL AND kind IN ('a', 'b') ORDER BY sequence DESC LIMIT 5"
         ).fetchall()
-    assert [row[3] for row in plan] == ["SCAN events USING INDEX events_own"]
+    assert [row[3] for row in plan] == ["SCAN journal USING INDEX events_own"]

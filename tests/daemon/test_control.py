@@ -14,7 +14,7 @@ import pytest
 
 from kekbridge.daemon.control_socket import find_socket
 from kekbridge.ops.operations import OPERATIONS
-from kekbridge.store import events
+from kekbridge.store import journal
 from tests.bridge import Bridge, running_bridge
 
 
@@ -120,7 +120,7 @@ async def test_many_at_once_are_all_done(bridge: Bridge) -> None:
     await asyncio.gather(
         *(run(bridge, "webhook-edit", webhook="w1", options={"max_notional": str(n)}) for n in range(1, 9))
     )
-    assert await bridge.daemon.database.read(events.verify) is None
+    assert await bridge.daemon.database.read(journal.verify) is None
 
 
 async def test_every_operation_can_be_asked_for(bridge: Bridge) -> None:

@@ -171,19 +171,20 @@ def long_directory(tmp_path: Path) -> Path:
 
 def test_a_path_that_is_too_long_falls_back_to_the_users_runtime_directory(tmp_path: Path) -> None:
     """It is found again from the data directory alone, and its name is that of no other data directory."""
-    personal, long = tmp_path / "xdg", long_directory(tmp_path)
-    personal.mkdir(mode=0o700)
-    with bound(long, XDG_RUNTIME_DIR=str(personal)):
-        path = found(long)
-        assert path.parent == personal
-        assert (path.name.startswith("kekbridge-"), path.suffix) == (True, ".sock")
-        assert mode_of(path) == 0o600
-        assert connects(path)
-        other = tmp_path / ("e" * MAX_PATH_BYTES)
-        other.mkdir()
-        with bound(other, XDG_RUNTIME_DIR=str(personal)):
-            assert found(other) != path
-    assert list(personal.iterdir()) == []
+    long = long_directory(tmp_path)
+    with tempfile.TemporaryDirectory(prefix="kb-") as name:  # pytest's own directories may be too long as well
+        personal = Path(name)
+        with bound(long, XDG_RUNTIME_DIR=name):
+            path = found(long)
+            assert path.parent == personal
+            assert (path.name.startswith("kekbridge-"), path.suffix) == (True, ".sock")
+            assert mode_of(path) == 0o600
+            assert connects(path)
+            other = tmp_path / ("e" * MAX_PATH_BYTES)
+            other.mkdir()
+            with bound(other, XDG_RUNTIME_DIR=name):
+                assert found(other) != path
+        assert list(personal.iterdir()) == []
 
 
 @pytest.mark.parametrize("environment", [{}, {"XDG_RUNTIME_DIR": "/nonexistent"}, {"XDG_RUNTIME_DIR": "/" + "x" * 200}])

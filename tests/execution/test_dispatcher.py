@@ -28,9 +28,10 @@ async def test_one_stuck_symbol_does_not_stop_the_others(bridge: Bridge) -> None
     assert await bridge.positions() == {BTC: D("0.01"), ETH: D("0.2")}
 
 
-async def test_orders_of_one_symbol_are_sent_one_after_the_other(bridge: Bridge) -> None:
-    """Ten alerts of one symbol at once reach the exchange in the order of their admission."""
-    answers = await asyncio.gather(*(bridge.send(quantity="0.001") for _ in range(10)))
+async def test_orders_that_depend_on_each_other_are_sent_one_after_the_other(bridge: Bridge) -> None:
+    """Buys and sells of one symbol that arrive at once reach the exchange in the order of their admission."""
+    sides = ["buy", "sell"] * 4
+    answers = await asyncio.gather(*(bridge.send(action=side, quantity="0.001") for side in sides))
     for _, answer in answers:
         await bridge.until_stored(answer, "filled")
     stored = sorted(await bridge.orders(), key=lambda order: order.sequence)
@@ -38,71 +39,62 @@ async def test_orders_of_one_symbol_are_sent_one_after_the_other(bridge: Bridge)
     assert accepted == [order.client_order_id for order in stored]
 
 
-async def test_market_entries_of_one_side_wait_for_acceptance_not_for_the_outcome(bridge: Bridge) -> None:
-    """The second is sent although the first is only known to be accepted; in the order of their admission."""
-    await bridge.fault("withhold_reports")
-    await bridge.fault("no_fill", count=1)
-    answers = [await bridge.send(quantity="0.01"), await bridge.send(quantity="0.02")]
-    client_order_ids = [answer["clientOrderId"] for _, answer in answers]
-
-    async def accepted() -> list[str]:
-        return [row["client_order_id"] for row in await bridge.journal("order_accepted")]
-
-    async def are_both_accepted() -> bool:
-        return await accepted() == client_order_ids
-
-    await until(are_both_accepted)
-    await bridge.clear_faults()
+async def test_market_entries_of_one_side_do_not_wait_for_each_other(bridge: Bridge) -> None:
+    """Whichever fills first, the position is the same: the second is sent although the first has no answer yet."""
+    await bridge.fault("delay", path="/v1/order", method="POST", when="before", delay_ms=400, count=1)
+    slow = asyncio.create_task(bridge.send(quantity="0.01"))
+    await until(lambda: bridge.daemon.trading.dispatcher.in_flight_count == 1)
+    _, quick = await bridge.send(quantity="0.02")
+    assert quick["status"] == "filled"
+    assert not slow.done()
+    _, answer = await slow
+    await bridge.until_stored(answer, "filled")
+    assert await bridge.positions() == {BTC: D("0.03")}
 
 
-async def test_a_burst_of_one_symbol_is_claimed_ahead(bridge: Bridge) -> None:
-    """Once the exchange is known to be fast, orders that arrive together are claimed together and sent in their order, one at a time."""
-    await bridge.send(quantity="0.001")
+async def test_a_burst_of_one_symbol_is_sent_once_each(bridge: Bridge) -> None:
+    """Orders that arrive together leave together; each is accepted exactly once."""
     answers = await asyncio.gather(*(bridge.send(quantity="0.001") for _ in range(8)))
     for _, answer in answers:
         await bridge.until_stored(answer, "filled")
-    stored = sorted(await bridge.orders(), key=lambda order: order.sequence)
     accepted = [row["client_order_id"] for row in await bridge.journal("order_accepted")]
-    assert accepted == [order.client_order_id for order in stored]
+    stored = await bridge.orders()
+    assert sorted(accepted) == sorted(order.client_order_id for order in stored)
     assert {order.attempt for order in stored} == {1}
 
 
 @pytest.mark.parametrize("fault", ["rate_limit", "reset_before", "refuse"])
-async def test_orders_claimed_behind_one_that_is_not_accepted_are_requeued(bridge: Bridge, fault: str) -> None:
-    """Deferred, lost or rejected: those claimed behind it are queued as if they had never been claimed, and keep their order."""
-    await bridge.send(quantity="0.001")
+async def test_an_order_that_is_not_accepted_does_not_stop_those_beside_it(bridge: Bridge, fault: str) -> None:
+    """Deferred, lost or rejected: the others of a burst end as they would without it, none is sent twice."""
     await bridge.fault(fault, path="/v1/order", method="POST", count=1)
     answers = await asyncio.gather(*(bridge.send(quantity="0.001") for _ in range(6)))
-    stored = {order.client_order_id: order for order in await bridge.orders()}
-    client_order_ids = [answer["clientOrderId"] for _, answer in answers]
-    first = min(client_order_ids, key=lambda each: stored[each].sequence)
-    for _, answer in answers:
-        if answer["clientOrderId"] != first or fault == "rate_limit":
-            order = await bridge.until_stored(answer, "filled")
-            assert order.attempt == (2 if answer["clientOrderId"] == first else 1)
+    ended = [await bridge.until_stored(answer, "filled", "rejected", "unknown") for _, answer in answers]
+    failed = [order for order in ended if order.status is not OrderStatus.FILLED]
+    assert len(failed) == (0 if fault == "rate_limit" else 1)
     accepted = [row["client_order_id"] for row in await bridge.journal("order_accepted")]
-    assert accepted == sorted(accepted, key=lambda each: stored[each].sequence)
-    assert len(set(accepted)) == len(accepted)
+    assert len(set(accepted)) == len(accepted) == 6 - len(failed)
 
 
-async def test_a_halt_denies_orders_claimed_ahead_at_a_slow_exchange(tmp_path: Path) -> None:
-    """A claim is valid for half a second: orders behind one that hangs are requeued, and denied there."""
+async def test_a_halt_denies_orders_behind_a_slow_one(tmp_path: Path) -> None:
+    """An entry whose outcome the others have to wait for hangs: those behind it are denied by the halt, none of them is sent."""
     async with (
         running_paper(tmp_path / "paper") as paper_url,
         quick_bridge(tmp_path, paper_url, exchange__request_timeout_s=10) as bridge,
     ):
-        await bridge.send(quantity="0.001")
+        await bridge.fault("withhold_reports")
         await bridge.fault("delay", path="/v1/order", method="POST", when="after", delay_ms=3000, count=1)
-        sending = [asyncio.create_task(bridge.send(quantity="0.001")) for _ in range(4)]
+        sending = [asyncio.create_task(bridge.send(quantity="0.002"))]
+        await until(lambda: bridge.daemon.trading.dispatcher.in_flight_count == 1)
+        sending += [asyncio.create_task(bridge.send(action="sell", quantity="0.001")) for _ in range(3)]
 
         async def are_stored() -> bool:
-            return len(await bridge.orders()) == 5
+            return len(await bridge.orders()) == 4
 
         await until(are_stored)
         await bridge.set_state(TradingState.HALTED)
         answers = [await each for each in sending]
         stored = [await bridge.until_stored(answer, "filled", "denied") for _, answer in answers]
-        assert sorted(order.status for order in stored) == [*[OrderStatus.DENIED] * 3, OrderStatus.FILLED]
+        assert [order.status for order in stored] == [OrderStatus.FILLED, *[OrderStatus.DENIED] * 3]
 
 
 async def test_an_order_behind_an_unknown_one_expires_in_time(bridge: Bridge) -> None:

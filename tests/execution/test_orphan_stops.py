@@ -7,7 +7,7 @@ from typing import Any
 
 from kekbridge.execution.orphan_stops import OrphanStopCanceller
 from kekbridge.model import Order, OrderStatus, OrderType
-from kekbridge.store import alerts, events
+from kekbridge.store import alerts, journal
 from tests.bridge import BTC, Bridge
 from tests.waiting import until
 
@@ -41,7 +41,7 @@ async def test_a_trailing_stop_is_cancelled_with_its_position(bridge: Bridge) ->
     await until(lambda: _is_canceled(bridge))
 
     async def is_in_history() -> bool:
-        history = await bridge.daemon.database.read(events.of_alert, entry.alert_id)
+        history = await bridge.daemon.database.read(journal.of_alert, entry.alert_id)
         return [event.kind for event in history].count("leftover_canceled") == 1
 
     await until(is_in_history)
@@ -68,7 +68,12 @@ async def test_the_stop_of_a_partly_closed_position_stays(bridge: Bridge) -> Non
 
     daemon = bridge.daemon
     canceller = OrphanStopCanceller(
-        database=daemon.database, exchange=daemon.exchange, cancel=cancel, clock=bridge.clock, read_lag_s=0
+        book=daemon.trading.book,
+        database=daemon.database,
+        exchange=daemon.exchange,
+        cancel=cancel,
+        clock=bridge.clock,
+        read_lag_s=0,
     )
     await bridge.send(action="close", quantity="0.01")
     await bridge.send(quantity="0.03")

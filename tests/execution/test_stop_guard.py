@@ -124,8 +124,7 @@ async def test_a_protective_order_never_waits_in_the_queue(hasty_bridge: Bridge)
     closes = [order for order in await _protective(bridge, answer) if order.intent.order_type is OrderType.MARKET]
     assert [order.status for order in closes] == [OrderStatus.REJECTED, OrderStatus.FILLED]
     assert closes[0].code == "exchange_busy"
-    waiting = await bridge.daemon.database.read(order_rows.count_queued)
-    assert waiting == 0
+    assert not bridge.daemon.trading.book.queued
 
 
 async def test_a_stop_request_without_a_response_does_not_keep_the_position_open(tmp_path: Path) -> None:
@@ -163,11 +162,8 @@ async def test_a_stop_waits_for_a_permit_no_longer_than_it_may(bridge: Bridge) -
         purpose=Purpose.PROTECT,
         reduce_only=True,
     )
-    now = datetime.now(UTC)
-    stop = await bridge.daemon.database.write(
-        protection.add_order, entry, intent, now=now, expires_at=now + timedelta(days=1), request_text=lambda _: None
-    )
-    result = await submitter.submit(stop, 0.05)
+    expires_at = datetime.now(UTC) + timedelta(days=1)
+    stop, result = await submitter.submit(entry, intent, expires_at=expires_at, within_s=0.05)
     permit.release()
     assert isinstance(result, Retryable)
     stored = await bridge.daemon.database.read(order_rows.get, stop.client_order_id)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -10,10 +12,9 @@ from decimal import Decimal
 import pytest
 
 from kekbridge.exchange.base import request_text
-from kekbridge.execution.recorder import backoff_s
-from kekbridge.execution.submitter import CircuitBreaker
+from kekbridge.execution.submitter import CircuitBreaker, backoff_s
 from kekbridge.model import OrderStatus, TradingState
-from kekbridge.store import events, webhooks
+from kekbridge.store import journal, webhooks
 from kekbridge.store import orders as order_rows
 from tests.bridge import BTC, ETH, Bridge
 from tests.waiting import until
@@ -86,10 +87,10 @@ async def test_an_order_that_may_not_be_sent_changes_no_leverage(bridge: Bridge)
         bridge.daemon.trading.submitter.breaker.record(was_unknown=True)
     _, answer = await bridge.send(leverage="7")
     order = await bridge.order(answer)
-    with bridge.daemon.database.transaction() as connection:
-        webhook = webhooks.get(connection, order.webhook_id)
-        tighter = replace(webhook.settings, limits=replace(webhook.settings.limits, max_order_size=D("0.005")))
-        webhooks.change_settings(connection, webhook.id, tighter, now=bridge.clock())
+    database = bridge.daemon.database
+    webhook = await database.read(webhooks.get, order.webhook_id)
+    tighter = replace(webhook.settings, limits=replace(webhook.settings.limits, max_order_size=D("0.005")))
+    await database.write(webhooks.change_settings, webhook.id, tighter, now=bridge.clock())
     bridge.daemon.trading.submitter.breaker.close()
     assert (await bridge.until_stored(answer, "denied")).code == "order_too_large"
     assert await bridge.journal("leverage_set") == []
@@ -188,7 +189,7 @@ async def test_a_deferred_order_expires_with_its_alert(bridge: Bridge) -> None:
 
 async def kinds(bridge: Bridge) -> list[str]:
     """Kinds of all events of the history."""
-    return [event.kind for event in await bridge.daemon.database.read(events.list_events, limit=1000)]
+    return [event.kind for event in await bridge.daemon.database.read(journal.list_events, limit=1000)]
 
 
 async def test_a_rejected_exit_is_sent_once_more(bridge: Bridge) -> None:
@@ -226,6 +227,45 @@ async def test_a_rejected_key_closes_the_account_for_entries(bridge: Bridge) -> 
     _, leaving = await bridge.send(action="close", quantity=None)
     await bridge.until_stored(leaving, "filled")
     assert await bridge.positions() == {}
+
+
+async def test_the_order_of_a_deleted_webhook_is_still_rechecked(bridge: Bridge) -> None:
+    """Deleting a webhook must not leave its queued orders stuck: the account's limits decide."""
+    submitter = bridge.daemon.trading.submitter
+    for _ in range(5):
+        submitter.breaker.record(was_unknown=True)
+    _, answer = await bridge.send()
+    order = await bridge.order(answer)
+    assert order.status is OrderStatus.QUEUED
+    await bridge.daemon.database.write(webhooks.delete, order.webhook_id, now=bridge.clock())
+    submitter.breaker.close()
+    await bridge.until_stored(answer, "filled")
+    assert len(await bridge.journal("order_accepted")) == 1
+
+
+async def test_a_claim_that_is_not_on_disk_sends_nothing(bridge: Bridge) -> None:
+    """Another program has the database locked: the order stays queued with its room, and is sent once when the disk is free."""
+    trading = bridge.daemon.trading
+    for _ in range(5):
+        trading.submitter.breaker.record(was_unknown=True)
+    _, answer = await bridge.send()
+    name = answer["clientOrderId"]
+    before = trading.book.orders[name]
+    held = trading.book.commitments
+    with closing(sqlite3.connect(bridge.daemon.database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        trading.submitter.breaker.close()
+        trading.dispatcher.wake()
+        await until(lambda: trading.submitter.is_handling(name))
+        await until(lambda: not trading.submitter.is_handling(name))
+        waiting = trading.book.orders[name]
+        assert (waiting.status, waiting.attempt, trading.book.commitments) == (before.status, 0, held)
+        assert waiting.next_attempt_at is not None
+        assert await bridge.journal("order_accepted") == []
+        other.execute("ROLLBACK")
+    order = await bridge.until_stored(answer, "filled")
+    assert order.attempt == 1
+    assert len(await bridge.journal("order_accepted")) == 1
 
 
 def test_backoff_doubles_up_to_a_minute() -> None:

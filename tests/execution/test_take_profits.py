@@ -6,8 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from kekbridge.model import Order, OrderStatus, SideTotals
-from kekbridge.store import protection, reservations
-from kekbridge.store.reservations import read_usage
+from kekbridge.store import protection
 from tests.bridge import BTC, Bridge, quick_bridge, running_paper
 from tests.waiting import until
 
@@ -65,8 +64,9 @@ async def test_an_open_take_profit_does_not_count_as_a_pending_close(bridge: Bri
     """It may never trade: 50% of the position is half of what is held, and a strategy's known position has not drifted."""
     await bridge.send(quantity="0.02", stopLoss="2%", takeProfit=TAKE_PROFITS)
     await _until_over(bridge)
-    assert [held.is_resting for held in await bridge.daemon.database.read(reservations.open_reservations)] == [True]
-    usage = await bridge.daemon.database.read(read_usage, "", now=bridge.clock())
+    book = bridge.daemon.trading.book
+    assert [order.intent.may_rest for order in book.orders.values()] == [True]
+    usage = book.usage("", now=bridge.clock())
     assert usage.commitment(BTC).open != SideTotals()
     assert usage.pending(BTC) == 0
     _, answer = await bridge.send(action="close", quantity="50%")

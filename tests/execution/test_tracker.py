@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from kekbridge.model import OrderStatus
 from kekbridge.model.orders import ExitKind
-from kekbridge.store import codec, events, fills, protection, reservations, settings
+from kekbridge.store import codec, fills, journal, protection, reservations, settings
 from tests.bridge import BTC, ETH, Bridge
 from tests.waiting import until
 
@@ -79,13 +79,13 @@ async def test_a_triggered_stop_is_recorded_with_its_entry(bridge: Bridge) -> No
     assert (fill.side.value, fill.quantity) == ("SELL", D("0.1"))
     entry = await bridge.order(answer)
     assert entry.executed_quantity == D("0.1")
-    kinds = [event.kind for event in await bridge.daemon.database.read(events.of_alert, entry.alert_id)]
+    kinds = [event.kind for event in await bridge.daemon.database.read(journal.of_alert, entry.alert_id)]
     assert kinds.count("exit_fill") == 1
 
     async def is_loss_counted() -> bool:
         day = codec.day_of(bridge.clock())
-        own = await bridge.daemon.database.read(reservations.day_totals, entry.webhook_id, day)
-        account = await bridge.daemon.database.read(reservations.day_totals, settings.ACCOUNT, day)
+        own = await bridge.daemon.database.read(reservations.read_day, entry.webhook_id, day)
+        account = await bridge.daemon.database.read(reservations.read_day, settings.ACCOUNT, day)
         return own.realized_pnl < 0 and own.realized_pnl == account.realized_pnl
 
     await until(is_loss_counted)
@@ -117,3 +117,13 @@ async def test_positions_of_the_stream_are_stored(bridge: Bridge) -> None:
 
     await until(is_stored)
     assert await bridge.daemon.database.read(settings.get_value, "exchange_address") == bridge.paper_url
+
+
+async def test_fills_of_a_bracket_belong_to_its_entry(bridge: Bridge) -> None:
+    """The stream reports the execution first, without its price; the trades follow by a query, and are those of our order."""
+    for quantity in ("0.01", "0.02"):
+        _, answer = await bridge.send(quantity=quantity, stopLoss="2%")
+        order = await bridge.until_stored(answer, "filled")
+        await bridge.daemon.operator_services.jobs.run_now("reconcile")
+        found = await bridge.daemon.database.read(fills.of_order, order.client_order_id)
+        assert sum(fill.quantity for fill in found) == order.executed_quantity == D(quantity)

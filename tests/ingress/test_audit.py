@@ -16,9 +16,9 @@ from kekbridge.ingress.audit import LOCKOUT_EVENT, KeyUsageLog, LockoutLog, Reje
 from kekbridge.ingress.listener import ListenerRejection
 from kekbridge.ingress.lockout import LockedOut
 from kekbridge.model import WebhookSettings
-from kekbridge.store import events, webhooks
+from kekbridge.store import journal, webhooks
 from kekbridge.store.database import Database
-from kekbridge.store.events import Event
+from kekbridge.store.journal import Event
 from kekbridge.store.rejected_requests import list_recent
 from tests.bridge import Bridge
 from tests.waiting import until
@@ -125,7 +125,7 @@ def locked(number: int) -> LockedOut:
 
 def lockout_events(database: Database) -> list[Event]:
     with database.snapshot() as connection:
-        return [event for event in events.list_events(connection) if event.kind == LOCKOUT_EVENT]
+        return [event for event in journal.list_events(connection) if event.kind == LOCKOUT_EVENT]
 
 
 async def test_the_first_lockout_is_written_soon_and_later_ones_together(database: Database) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from kekbridge.ops.conditions import Conditions
-from kekbridge.store import events
+from kekbridge.store import journal
 from kekbridge.store.database import Database
-from kekbridge.store.events import Event
+from kekbridge.store.journal import Event
 from tests.ops.operating import Desk
 
 
@@ -52,7 +52,7 @@ def published(database: Database) -> Callable[[], list[Event]]:
 
     def read() -> list[Event]:
         with database.snapshot() as connection:
-            return [event for event in events.list_events(connection) if not event.kind.startswith("webhook_")]
+            return [event for event in journal.list_events(connection) if not event.kind.startswith("webhook_")]
 
     return read
 

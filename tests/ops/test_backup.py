@@ -21,13 +21,12 @@ from kekbridge.errors import ConfigError
 from kekbridge.model import Order
 from kekbridge.ops import backup
 from kekbridge.ops.backup import NightlyBackup, directory_of
-from kekbridge.store import events, order_queue
-from kekbridge.store import settings as store_settings
-from kekbridge.store.admissions import admit
+from kekbridge.store import journal, orders
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
 from tests.ops.conftest import Clock
-from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, intent, new_alert
+from tests.store.factories import NOW
+from tests.stored import book_on, store_order
 from tests.system.harness import Process, bridge_process, call, clean_environment, run_cli, wait_until
 
 SLOW_FIRST_ORDER = {
@@ -123,18 +122,17 @@ def test_queued_orders_are_unknown_after_a_restore(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     database = Database.open(data_dir)
     with database.transaction() as connection:
-        admit(connection, new_alert(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+        store_order(book_on(connection))
     database.close_now()
     file = tmp_path / "b.zip"
     backup.make(data_dir, file, now=NOW)
     backup.restore(file, data_dir, now=NOW)
     database = Database.open(data_dir)
     with database.snapshot() as connection:
-        assert order_queue.claimable(connection, now=NOW) == ()
-        (order,) = order_queue.interrupted(connection)
+        (order,) = orders.unfinished(connection)
         assert order.status.value == "unknown"
-        assert events.verify(connection) is None
-        assert events.list_events(connection)[-1].kind == "restored"
+        assert journal.verify(connection) is None
+        assert journal.list_events(connection)[-1].kind == "restored"
     database.close_now()
 
 
@@ -146,7 +144,7 @@ def test_a_restore_under_a_running_trade_sends_nothing_twice(tmp_path: Path, *, 
         # An order with its own leverage waits for its predecessor.
         sent = [bridge.send(alertId=f"b{number}", quantity="0.002", leverage="10") for number in range(2)]
         assert [status for status, _ in sent] == [202, 202]
-        ids = [order.client_order_id for order in _orders_in(bridge.data_dir)]
+        ids = [str(answer["clientOrderId"]) for _, answer in sent]
         file = tmp_path / "b.zip"
         backup.make(bridge.data_dir, file, now=datetime.now(UTC))
         with zipfile.ZipFile(file) as archive:
@@ -172,7 +170,7 @@ def _orders_in(directory: Path) -> tuple[Order, ...]:
     database = Database.open(directory)
     try:
         with database.snapshot() as connection:
-            return order_queue.unfinished(connection)
+            return orders.unfinished(connection)
     finally:
         database.close_now()
 
@@ -208,14 +206,12 @@ def test_restore_refuses_while_a_daemon_runs(tmp_path: Path) -> None:
 
 
 async def test_the_newest_nightly_backups_are_kept(database: Database, tmp_path: Path, clock: Clock) -> None:
-    """While the store is open; files 0600 in a directory 0700; every checksum matches; the last one is recorded for `doctor`."""
+    """While the store is open; files 0600 in a directory 0700; every checksum matches."""
     settings = BackupSettings(keep=2, dir=str(tmp_path / "elsewhere"))
     nightly = NightlyBackup(database, settings, tmp_path / "data", clock)
     for _ in range(4):
         await nightly.run()
         clock.move(days=1)
-    recorded = await database.read(store_settings.get_value, backup.LAST_BACKUP)
-    assert str(recorded).startswith("2026-01-18T10:00:00")
     directory = directory_of(settings, tmp_path / "data")
     found = sorted(directory.iterdir())
     assert [path.name for path in found] == ["kekbridge-20260117T100000Z.zip", "kekbridge-20260118T100000Z.zip"]

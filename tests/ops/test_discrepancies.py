@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kekbridge.store import events
+from kekbridge.store import journal
 from tests.bridge import BTC, ETH, Bridge, quick_bridge, running_paper
 
 
@@ -29,7 +29,7 @@ async def reconcile(bridge: Bridge, times: int = 1) -> None:
 
 def published(bridge: Bridge) -> list[str]:
     with bridge.daemon.database.snapshot() as connection:
-        found = events.latest(connection, kinds=["reconciliation_difference"])
+        found = journal.latest(connection, kinds=["reconciliation_difference"])
     return [str(event.data["detail"]) for event in found]
 
 

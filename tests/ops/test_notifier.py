@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from kekbridge.execution import transitions
 from kekbridge.ops.notifier import Channel, Notifier, channels_of
-from kekbridge.store import events, order_lifecycle
-from kekbridge.store.admissions import admit
+from kekbridge.store import journal
 from kekbridge.store.database import Database
 from tests.receiver import Receiver
-from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, intent, new_alert
+from tests.store.factories import NOW
+from tests.stored import book_on, store_order
 from tests.waiting import until
 
 
@@ -37,7 +38,7 @@ def happen(database: Database, *kinds: str, **data: Any) -> None:
     """Add events to the history."""
     with database.transaction() as connection:
         for kind in kinds:
-            events.append(connection, kind, now=NOW, data=data)
+            journal.append(connection, kind, now=NOW, data=data)
 
 
 async def start(database: Database, channel: Channel, **options: Any) -> asyncio.Task[None]:
@@ -85,7 +86,7 @@ async def test_a_receiver_that_was_down_gets_everything_later(database: Database
     happen(database, "restored", made_at="2026-01-01")
     await until(lambda: receiver.rejected >= 1)
     for number in range(30):
-        await database.write(events.append, "job_failed", now=NOW, data={"job": f"j{number}", "error": "x"})
+        await database.write(journal.append, "job_failed", now=NOW, data={"job": f"j{number}", "error": "x"})
     receiver.status = 200
     await until(lambda: len(receiver.lines()) >= 31)
     await stop(task)
@@ -108,9 +109,10 @@ async def test_order_messages_contain_the_order(database: Database, receiver: Re
     """Side, quantity, symbol and reason come from the order, not from its event."""
     task = await start(database, Channel(receiver.url))
     with database.transaction() as connection:
-        admitted = admit(connection, new_alert(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
-        client_order_id = admitted.orders[0].client_order_id
-        order_lifecycle.mark_denied(connection, client_order_id, code="free_margin", error="too little margin", now=NOW)
+        book = book_on(connection)
+        order = store_order(book)
+        denied = transitions.denied(order, code="free_margin", error="too little margin", now=NOW)
+        book.change(order, denied, now=NOW)
     await until(lambda: len(receiver.lines()) == 1)
     await stop(task)
     assert receiver.lines() == ["denied: buy 0.01 PERP_BTC_USDC: free_margin too little margin"]

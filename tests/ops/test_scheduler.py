@@ -11,7 +11,7 @@ import pytest
 
 from kekbridge.errors import StoreUnavailable
 from kekbridge.ops.scheduler import Job, JobRunner
-from kekbridge.store import events, job_runs
+from kekbridge.store import job_runs, journal
 from kekbridge.store.database import Database
 from kekbridge.store.job_runs import JobRun
 from tests.waiting import until
@@ -54,7 +54,7 @@ def runs(database: Database) -> dict[str, JobRun]:
 
 def kinds(database: Database) -> list[str]:
     with database.snapshot() as connection:
-        return [event.kind for event in events.list_events(connection)]
+        return [event.kind for event in journal.list_events(connection)]
 
 
 async def test_a_failing_job_is_recorded_and_stops_no_other(database: Database, runner: JobRunner) -> None:

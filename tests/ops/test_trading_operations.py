@@ -12,7 +12,7 @@ from kekbridge.ops.backup import LAST_BACKUP
 from kekbridge.ops.operations import Operations
 from kekbridge.ops.trading_operations import ExitsOnly, Halt, RecordBackup, Resume
 from kekbridge.ops.webhook_operations import CreateWebhook
-from kekbridge.store import events, settings
+from kekbridge.store import journal, settings
 from tests.ops.operating import Desk
 
 
@@ -24,7 +24,7 @@ async def test_states_are_stored_with_reason_and_author(desk: Desk) -> None:
     assert (await run(ExitsOnly()))["by"] == "command line"
     resumed = await run(Resume())
     assert (resumed["state"], "equityPeak" in resumed) == ("running", False)
-    history = await desk.database.read(events.list_events)
+    history = await desk.database.read(journal.list_events)
     assert [(event.data["state"], event.data["by"]) for event in history] == [
         ("halted", "web page"),
         ("exits_only", "command line"),

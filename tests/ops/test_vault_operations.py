@@ -27,7 +27,7 @@ from kekbridge.ops.vault_operations import (
     ShowVault,
     TryChannels,
 )
-from kekbridge.store import events
+from kekbridge.store import journal
 from tests.ops.operating import ACCOUNT, Desk, MemoryVault
 
 SECRET = exchange_keys.new_secret()
@@ -37,7 +37,7 @@ NAME = f"orderly-secret:{ACCOUNT}"
 
 
 async def kinds(desk: Desk) -> list[str]:
-    return [event.kind for event in await desk.database.read(events.list_events)]
+    return [event.kind for event in await desk.database.read(journal.list_events)]
 
 
 async def test_a_key_is_stored_recorded_and_removed(desk: Desk) -> None:

@@ -20,14 +20,14 @@ from kekbridge.model.admission import Decision
 from kekbridge.ops.conditions import Conditions
 from kekbridge.ops.expiry import ExpiryWatch, record_renewal, served_until
 from kekbridge.ops.watches import ConnectionWatch, DiskWatch, ExpectedAlerts
-from kekbridge.store import events, webhooks
-from kekbridge.store.admissions import admit
+from kekbridge.store import journal, webhooks
 from kekbridge.store.database import Database
-from kekbridge.store.events import Event
+from kekbridge.store.journal import Event
 from tests.bridge import BTC, ETH, Bridge, quick_bridge, running_paper
 from tests.ops.conftest import Clock
 from tests.paths import DATA
-from tests.store.factories import NO_RATES, new_alert
+from tests.store.factories import new_alert
+from tests.stored import book_on, store_alert
 
 TLS = DATA / "tls"
 #: Expiry of first.pem.
@@ -158,14 +158,7 @@ class WebhookBench:
     def alert(self, *, status: Any = "ignored") -> None:
         made = new_alert(received_at=self.clock())
         with self.database.transaction() as connection:
-            admit(
-                connection,
-                made,
-                lambda usage: Decision(status=status, code="ping"),
-                rates=NO_RATES,
-                now=self.clock(),
-                expires_at=self.clock(),
-            )
+            store_alert(book_on(connection), made, lambda usage: Decision(status=status, code="ping"))
 
     async def run_for(self, minutes: int) -> None:
         for _ in range(minutes):
@@ -253,7 +246,7 @@ async def check_protection(bridge: Bridge, times: int = 2) -> list[tuple[str, st
     for _ in range(times):
         await bridge.daemon.operator_services.jobs.run_now("protection")
     with bridge.daemon.database.snapshot() as connection:
-        found = events.latest(connection, kinds=["position_unprotected", "position_protected"])
+        found = journal.latest(connection, kinds=["position_unprotected", "position_protected"])
     return [(event.kind, str(event.data.get("position", ""))) for event in found]
 
 

@@ -25,7 +25,7 @@ from kekbridge.ops.webhook_operations import (
     ShowCredentials,
     ShowWebhook,
 )
-from kekbridge.store import events, webhooks
+from kekbridge.store import journal, webhooks
 from tests.ops.operating import Desk
 
 
@@ -55,7 +55,7 @@ async def test_an_edit_without_options_only_renames(desk: Desk) -> None:
     run = Operations(desk).run
     await run(CreateWebhook(name="a"))
     await run(EditWebhook(webhook="a", new_name="b"))
-    kinds = [event.kind for event in await desk.database.read(events.list_events)]
+    kinds = [event.kind for event in await desk.database.read(journal.list_events)]
     assert kinds == ["webhook_created", "key_added", "webhook_renamed"]
 
 

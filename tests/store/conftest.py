@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from kekbridge.execution.book import Book
 from kekbridge.store.database import Database
+from tests.stored import book_on
 
 
 @pytest.fixture
@@ -28,3 +30,9 @@ def connection(database: Database) -> Iterator[sqlite3.Connection]:
     """One transaction for the whole test, as a writer job would have."""
     with database.transaction() as connection:
         yield connection
+
+
+@pytest.fixture
+def book(connection: sqlite3.Connection) -> Book:
+    """A book whose rows are projected at once, inside the same transaction."""
+    return book_on(connection)

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -19,14 +18,18 @@ from pathlib import Path
 import pytest
 
 from kekbridge.errors import AlreadyRunning, ConfigError, NotFound, StoreUnavailable
-from kekbridge.store import settings
+from kekbridge.execution.book import Book
+from kekbridge.failpoints import VARIABLE
+from kekbridge.model import OrderStatus, TradingState
+from kekbridge.store import journal, orders, projector, settings
 from kekbridge.store.connections import FILE_NAME, connect
 from kekbridge.store.database import Database
+from kekbridge.store.journal import Entry
 from kekbridge.store.lock import DaemonLock
 from kekbridge.store.migrations import MIGRATIONS
-from kekbridge.store.writer import Writer
 from tests.paths import ROOT
 from tests.store.factories import NOW
+from tests.stored import store_order
 
 
 def put_key(connection: sqlite3.Connection, key: str, value: object = 1) -> str:
@@ -187,90 +190,7 @@ def test_simultaneous_starts_create_the_tables_once(tmp_path: Path) -> None:
             assert len({future.result() for future in [pool.submit(start) for _ in range(6)]}) == 1
 
 
-# ------------------------------------------------------------------------------------------------------------ group commit
-
-
-async def test_pending_writes_share_a_commit(database: Database) -> None:
-    """Fifty alerts of one bar close cost a few flushes, not fifty; each sees what those before it did."""
-    commits: list[str] = []
-    gate = threading.Event()
-
-    def watch(connection: sqlite3.Connection) -> None:
-        connection.set_trace_callback(lambda statement: commits.append(statement) if statement == "COMMIT" else None)
-
-    def hold(connection: sqlite3.Connection) -> None:
-        gate.wait(10)
-
-    def number(connection: sqlite3.Connection) -> int:
-        taken = len(keys(connection))
-        put_key(connection, f"n{taken}")
-        return taken
-
-    await database.write(watch)
-    commits.clear()
-    holding = asyncio.ensure_future(database.write(hold))
-    waiting = [asyncio.ensure_future(database.write(number)) for _ in range(50)]
-    await asyncio.sleep(0)
-    gate.set()
-    assert await asyncio.gather(*waiting) == list(range(50))
-    await holding
-    assert len(commits) <= 2
-
-
-async def test_deferred_writes_share_a_flush_in_order(database: Database) -> None:
-    """They go with the next write that must not wait, in order of the calls; alone they are flushed after a delay."""
-    statements: list[str] = []
-
-    def number(connection: sqlite3.Connection) -> int:
-        taken = len(keys(connection))
-        put_key(connection, f"n{taken}")
-        return taken
-
-    writer = Writer(database.path)
-    await writer.submit(lambda connection: connection.set_trace_callback(statements.append))
-    statements.clear()
-    waiting = [writer.submit(number, within_s=3600) for _ in range(3)]
-    await asyncio.sleep(0)
-    assert await writer.submit(number) == 3
-    assert await asyncio.gather(*waiting) == [0, 1, 2]
-    assert statements.count("COMMIT") == 1
-    writer.close()
-    assert await database.write_soon(number) == 4
-
-
-async def test_flush_now_flushes_everything_before_it(database: Database) -> None:
-    """It ends the wait of all writes queued before it, in one commit, and of none that comes later."""
-    writer = Writer(database.path)
-    statements: list[str] = []
-    writer.flush_now()  # nothing is pending
-    await writer.submit(lambda connection: connection.set_trace_callback(statements.append))
-    statements.clear()
-    waiting = [writer.submit(lambda connection: None, within_s=3600) for _ in range(3)]
-    writer.flush_now()
-    await asyncio.gather(*waiting)
-    assert statements.count("COMMIT") == 1
-    later = writer.submit(lambda connection: None, within_s=3600)
-    await asyncio.sleep(0.05)
-    assert not later.done()
-    writer.close()  # a shutdown does not wait either
-    await later
-
-
-async def test_writes_of_one_loop_iteration_share_a_flush(database: Database) -> None:
-    """Alerts of a bar close are read in one iteration: the first does not take a flush of its own while others are being read."""
-    writer = Writer(database.path)
-    statements: list[str] = []
-    await writer.submit(lambda connection: connection.set_trace_callback(statements.append))
-    statements.clear()
-    waiting = []
-    for _ in range(5):
-        waiting.append(writer.submit(lambda connection: None))
-        time.sleep(0.01)  # the same iteration, in which the writer thread could run
-    await asyncio.gather(*waiting)
-    assert statements.count("COMMIT") == 1
-    unfinished = writer.submit(lambda connection: 7)
-    writer.close()  # also jobs submitted in this iteration
-    assert await unfinished == 7
+# ------------------------------------------------------------------------------------------------------ writes and reads
 
 
 async def test_write_returns_after_the_commit(database: Database) -> None:
@@ -279,43 +199,6 @@ async def test_write_returns_after_the_commit(database: Database) -> None:
         await database.write(put_key, f"k{index}")
         with database.snapshot() as connection:
             assert f"k{index}" in keys(connection)
-
-
-async def test_failing_job_rolls_back_only_its_own_changes(database: Database) -> None:
-    """One alert that cannot be stored must not lose the others of its batch."""
-
-    def fail(connection: sqlite3.Connection) -> None:
-        put_key(connection, "half done")
-        raise LookupError("a bug")
-
-    def break_constraint(connection: sqlite3.Connection) -> None:
-        put_key(connection, "also half done")
-        connection.execute("INSERT INTO settings VALUES ('x', NULL, '')")
-
-    outcomes = await asyncio.gather(
-        database.write(put_key, "before"),
-        database.write(fail),
-        database.write(put_key, "between"),
-        database.write(break_constraint),
-        database.write(put_key, "after"),
-        return_exceptions=True,
-    )
-    assert [type(outcome) for outcome in outcomes] == [str, LookupError, str, sqlite3.IntegrityError, str]
-    assert await database.read(keys) == {"before", "between", "after"}
-
-
-async def test_single_failing_job_is_rolled_back(database: Database) -> None:
-    """Its caller gets the error, and the next job finds the store as it was."""
-
-    def half_done(connection: sqlite3.Connection) -> None:
-        connection.execute("INSERT INTO settings VALUES ('lost', '1', 'now')")
-        raise ValueError("half done")
-
-    with pytest.raises(ValueError, match="half done"):
-        await database.write(half_done)
-    await database.write(lambda connection: connection.execute("INSERT INTO settings VALUES ('kept', '1', 'now')"))
-    rows = await database.read(lambda connection: connection.execute("SELECT key FROM settings").fetchall())
-    assert [row[0] for row in rows] == ["kept"]
 
 
 async def test_cancelled_caller_does_not_cancel_the_write(database: Database) -> None:
@@ -417,7 +300,10 @@ import asyncio, resource, signal, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from kekbridge.errors import StoreUnavailable
-from kekbridge.store import settings
+from kekbridge.execution.book import Book
+from kekbridge.failpoints import VARIABLE
+from kekbridge.model import OrderStatus, TradingState
+from kekbridge.store import journal, orders, projector, settings
 from kekbridge.store.database import Database
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -495,7 +381,10 @@ import asyncio, os, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from kekbridge.errors import StoreUnavailable
-from kekbridge.store import settings
+from kekbridge.execution.book import Book
+from kekbridge.failpoints import VARIABLE
+from kekbridge.model import OrderStatus, TradingState
+from kekbridge.store import journal, orders, projector, settings
 from kekbridge.store.database import Database
 
 data_dir = Path(sys.argv[1])
@@ -539,7 +428,10 @@ def test_every_acknowledged_write_survives_kill_9(data_dir: Path, patience: int)
 import asyncio, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from kekbridge.store import settings
+from kekbridge.execution.book import Book
+from kekbridge.failpoints import VARIABLE
+from kekbridge.model import OrderStatus, TradingState
+from kekbridge.store import journal, orders, projector, settings
 from kekbridge.store.database import Database
 
 async def main():
@@ -564,6 +456,91 @@ asyncio.run(main())
     with Database.open(data_dir).snapshot() as connection:
         assert {f"k{number}" for number in acknowledged} <= keys(connection)
         assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+# ---------------------------------------------------------------------------------------------- what a crash left unprojected
+
+_CRASH = """
+import asyncio, sys
+from pathlib import Path
+from kekbridge.execution.book import Book
+from kekbridge.model import OrderStatus
+from kekbridge.store.database import Database
+from kekbridge.store.lock import DaemonLock
+from tests.stored import store_order
+
+async def main():
+    lock = DaemonLock(Path(sys.argv[1]))
+    lock.acquire()
+    database = Database.open(Path(sys.argv[1]))
+    book = Book(append=database.append_soon)
+    for status in OrderStatus:
+        store_order(book, status=status)
+    await asyncio.sleep(60)  # a flush of its own would project, too
+
+asyncio.run(main())
+"""
+
+
+def test_tables_catch_up_after_a_crash_before_the_projection(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between commit and projection: the next open projects what the journal holds, once, in every state of an order."""
+    monkeypatch.setenv(VARIABLE, "W10")
+    process = python(_CRASH, data_dir)
+    output, _ = process.communicate(timeout=60)
+    assert (output, process.returncode) == ("", -signal.SIGKILL)
+    with closing(sqlite3.connect(data_dir / FILE_NAME)) as raw:
+        assert raw.execute("SELECT count(*) FROM alerts").fetchone()[0] == 0
+        assert raw.execute("SELECT count(*) FROM journal WHERE identity IS NOT NULL").fetchone()[0] == len(OrderStatus)
+    for _ in range(2):
+        database = Database.open(data_dir)
+        with database.snapshot() as connection:
+            assert [order.status for order in orders.list_orders(connection)] == list(OrderStatus)
+            assert journal.verify(connection) is None
+            assert not projector.is_behind(connection)
+        database.close_now()
+
+
+def test_command_beside_a_daemon_leaves_the_projection_to_it(data_dir: Path) -> None:
+    """While a daemon runs its writer is the only one that projects: a command that opens the file reads what is there."""
+    Database.open(data_dir).close_now()
+    with DaemonLock(data_dir):
+        process = python(_OPEN_BESIDE, data_dir)
+        with closing(sqlite3.connect(data_dir / FILE_NAME)) as raw, raw:
+            journal.append(raw, "stream_down", now=NOW)
+        assert process.communicate("go\n", timeout=60)[0].split() == ["True"]
+    with Database.open(data_dir).snapshot() as connection:
+        assert not projector.is_behind(connection)
+
+
+_OPEN_BESIDE = """
+import sys
+from pathlib import Path
+from kekbridge.store import projector
+from kekbridge.store.database import Database
+sys.stdin.readline()
+with Database.open(Path(sys.argv[1])).snapshot() as connection:
+    print(projector.is_behind(connection))
+"""
+
+
+def _insert(connection: sqlite3.Connection, entry: Entry) -> None:
+    journal.insert(connection, entry)
+
+
+def test_command_projects_before_it_changes_anything(database: Database) -> None:
+    """A command's transaction sees the whole journal in the tables, and leaves nothing behind for the next."""
+    with closing(connect(database.path)) as raw:
+        raw.execute("BEGIN IMMEDIATE")
+        book = Book(append=lambda entry: _insert(raw, entry))
+        order = store_order(book, status=OrderStatus.ACCEPTED)
+        raw.execute("COMMIT")
+        assert projector.is_behind(raw)
+    with database.transaction() as connection:
+        assert orders.unfinished(connection) == (order,)
+        settings.set_trading_state(connection, TradingState.HALTED, reason="r", by="b", now=NOW)
+    with database.snapshot() as connection:
+        assert not projector.is_behind(connection)
+        assert projector.position(connection) == journal.head(connection)[0]
 
 
 # -------------------------------------------------------------------------------------------------------------------- lock

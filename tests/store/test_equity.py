@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from kekbridge.model import Flow, LimitBreach, TradingState
 from kekbridge.risk.drawdown import follow_peak
-from kekbridge.store import equity, events, settings
+from kekbridge.store import equity, journal, settings
 from tests.trading import snapshot
 
 D = Decimal
@@ -55,7 +55,7 @@ def test_reset_starts_at_current_equity(connection: sqlite3.Connection) -> None:
     mark(connection, 20, "700")
     assert equity.reset_peak(connection, by="test", now=NOON + 21 * MINUTE) == 700
     assert [mark(connection, minute, "690") for minute in (22, 40, 90)] == [700, 700, 700]
-    assert events.list_events(connection)[-1].kind == "equity_peak_reset"
+    assert journal.list_events(connection)[-1].kind == "equity_peak_reset"
 
 
 def test_reset_without_a_mark_does_nothing(connection: sqlite3.Connection) -> None:
@@ -71,7 +71,7 @@ def test_breach_closes_one_webhook_once(connection: sqlite3.Connection) -> None:
     """The second denied alert of the day adds no event; the account stays open; midnight reopens the webhook."""
     assert settings.close_for_breach(connection, breach("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
     assert not settings.close_for_breach(connection, breach("daily_limit", MIDNIGHT), webhook_id="w", now=NOON)
-    assert len(events.list_events(connection)) == 1
+    assert len(journal.list_events(connection)) == 1
     assert settings.trading_control(connection, now=NOON, scope="w").state is TradingState.EXITS_ONLY
     assert settings.trading_control(connection, now=NOON).state is TradingState.RUNNING
     assert settings.trading_control(connection, now=MIDNIGHT, scope="w").state is TradingState.RUNNING

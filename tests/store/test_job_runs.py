@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from datetime import timedelta
 
-from kekbridge.store import events, job_runs
+from kekbridge.store import job_runs, journal
 from tests.store.factories import NOW
 
 
@@ -19,20 +19,20 @@ def test_third_failure_in_a_row_appends_one_event(connection: sqlite3.Connection
     """Two failures are silent, the third appends an event, the fourth does not; recovery appends another."""
     for _ in range(4):
         run(connection, "no answer")
-    assert [event.kind for event in events.list_events(connection)] == ["job_failed"]
+    assert [event.kind for event in journal.list_events(connection)] == ["job_failed"]
     (found,) = job_runs.list_runs(connection)
     assert (found.failures, found.failed, found.runs, found.error) == (4, 4, 4, "no answer")
     run(connection, None)
     run(connection, None)
     (found,) = job_runs.list_runs(connection)
     assert (found.failures, found.failed, found.runs, found.error) == (0, 4, 6, None)
-    assert [event.kind for event in events.list_events(connection)] == ["job_failed", "job_recovered"]
+    assert [event.kind for event in journal.list_events(connection)] == ["job_failed", "job_recovered"]
 
 
 def test_rare_job_is_reported_at_its_first_failure(connection: sqlite3.Connection) -> None:
     """A failed backup must not go unreported for three nights."""
     run(connection, "disk full", report_after=1)
-    assert [event.kind for event in events.list_events(connection)] == ["job_failed"]
+    assert [event.kind for event in journal.list_events(connection)] == ["job_failed"]
 
 
 def test_schedule_lists_exactly_its_jobs(connection: sqlite3.Connection) -> None:

@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 
-from kekbridge.model import OrderStatus, WebhookSettings
+from kekbridge.execution.book import Book
+from kekbridge.execution.load_book import load_book
+from kekbridge.model import OrderStatus, RateLimits, WebhookSettings
 from kekbridge.reports import alert_report
-from kekbridge.store import alerts, fills, order_lifecycle, statistics, webhooks
-from kekbridge.store.admissions import admit
+from kekbridge.store import alerts, journal, statistics, webhooks
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
 from tests.bench.filling import RARE, fill
 from tests.store import factories
+from tests.stored import accept, book_on, claim, record_fill, report, store_alert
 
 # A second apart: the short history, too, covers the whole hour in which a period begins, whatever the minute of the test.
 FEW, MANY = 6000, 60_000
@@ -31,22 +33,12 @@ def stored(data_dir: Path, count: int) -> Database:
     now = datetime.now(UTC)
     with database.transaction() as connection:
         webhooks.create(connection, webhook_id="hook", name="default", settings=WebhookSettings(), now=now)
+        book = book_on(connection, now=now)
         alert = factories.new_alert(received_at=now, symbol="PERP_BTC_USDC")
-        end = now + timedelta(minutes=1)
-        admission = admit(
-            connection,
-            alert,
-            factories.admitting(factories.intent()),
-            rates=factories.NO_RATES,
-            now=now,
-            expires_at=end,
-        )
-        name = admission.orders[0].client_order_id
-        order_lifecycle.claim(connection, name, now=now)
-        order_lifecycle.mark_accepted(connection, name, order_id="7", now=now)
-        fills.record(connection, [factories.fill(order_id="7", executed_at=now)])
-        report = factories.status_report(name, OrderStatus.FILLED, Decimal("0.01"))
-        order_lifecycle.apply_report(connection, name, report, now=now)
+        (order,) = store_alert(book, alert, expires_at=now + timedelta(minutes=1)).orders
+        order = accept(book, claim(book, order, now=now), order_id="7", now=now)
+        record_fill(book, order, executed_at=now)
+        report(book, order, OrderStatus.FILLED, Decimal("0.01"), now=now)
     fill(data_dir / FILE_NAME, count)
     return database
 
@@ -93,6 +85,9 @@ QUESTIONS: dict[str, Callable[[sqlite3.Connection], Any]] = {
     "of a market none had": lambda c: alerts.search(c, symbol="PERP_NONE_USDC", webhook="default"),
     "a text": lambda c: alerts.search(c, text="stands nowhere", look_through=500),
     "an alert": lambda c: alert_report.read(c, "01A00000000000000000000007"),
+    "a start": lambda c: load_book(c, Book(), account_rates=RateLimits(), now=NOW),
+    "an identity that is free": lambda c: journal.find_identity(c, "hook", "id:none"),
+    "content within its window": lambda c: journal.find_in_window(c, "hook", "f", received_at=NOW, window_s=60),
 }
 
 

@@ -1,69 +1,110 @@
-"""Databases of earlier versions are counted and summed as if this version had recorded them."""
+"""Databases of earlier versions: counted and summed as if this version had recorded them, with their history, orders and identities."""
 
 from __future__ import annotations
 
+import hashlib
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
-from kekbridge.model import OrderStatus
+from kekbridge.errors import ConfigError
+from kekbridge.execution import transitions
+from kekbridge.execution.book import Book
+from kekbridge.model import Order, OrderStatus, OrderType, StrategyHistory, TradingState
 from kekbridge.model.orders import ExitKind, ExitStatus
 from kekbridge.model.statistics import Report, build_report
-from kekbridge.store import fills, order_lifecycle, protection, rejected_requests, reservations, statistics
-from kekbridge.store.admissions import admit
-from kekbridge.store.connections import FILE_NAME, prepare_file
+from kekbridge.store import alerts, journal, orders, projector, rejected_requests, settings, statistics
+from kekbridge.store.codec import to_json
+from kekbridge.store.connections import FILE_NAME, connect, prepare_file
 from kekbridge.store.database import Database
 from kekbridge.store.migrations import MIGRATIONS
-from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, fill, intent, new_alert
+from tests.store.factories import NOW, admitting, exit_intent, fill, intent, new_alert
+from tests.stored import accept, book_on, bring, record_fill, report, store_alert, store_order
+
+FIRST = [MIGRATIONS[0][0]]
+BEFORE_THE_JOURNAL = [name for name, _ in MIGRATIONS if name < "0008"]
+#: What the old tables held of today's; the history is copied with hashes of its time.
+KEPT = (
+    "webhooks",
+    "alerts",
+    "orders",
+    "fills",
+    "exits",
+    "protections",
+    "cancels",
+    "courses",
+    "daily_usage",
+    "refusals",
+    "settings",
+)
 
 
-def old_database(data_dir: Path) -> None:
-    """The tables of the first version, empty."""
-    prepare_file(data_dir / FILE_NAME, create=True)
-    first = Migrations("kekbridge")
-    name, statements = MIGRATIONS[0]
+def old_database(data_dir: Path, names: Iterable[str]) -> None:
+    """The tables of an earlier version, made by its migrations, empty."""
+    path = data_dir / FILE_NAME
+    prepare_file(path, create=True)
+    migrations = Migrations("kekbridge")
+    with closing(connect(path)) as connection:
+        for name, steps in MIGRATIONS:
+            if name not in names:
+                continue
 
-    @first(name=name)
-    def make(db: sqlite_utils.Database) -> None:
-        for statement in statements:
-            assert isinstance(statement, str)
-            db.conn.execute(statement)
+            @migrations(name=name)
+            def run(db: sqlite_utils.Database, steps: object = steps) -> None:
+                assert isinstance(steps, tuple)
+                for step in steps:
+                    if isinstance(step, str):
+                        db.conn.execute(step)
+                    else:
+                        step(connection)
 
-    made = sqlite_utils.Database(data_dir / FILE_NAME, execute_plugins=False)
-    first.apply(made)
-    made.close()
+        migrations.apply(sqlite_utils.Database(connection, execute_plugins=False))
+
+
+def copy_rows(source: sqlite3.Connection, data_dir: Path, tables: Iterable[str]) -> None:
+    """Copy what a database holds into the tables of an older one; columns that it does not have are left out."""
+    with closing(connect(data_dir / FILE_NAME)) as copy:
+        copy.execute("BEGIN")
+        known = {name for (name,) in copy.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        copy.execute("PRAGMA defer_foreign_keys = ON")
+        for table in tables:
+            if table in known:
+                names = [row[1] for row in copy.execute(f"PRAGMA table_info({table})")]
+                for row in source.execute(f"SELECT {', '.join(names)} FROM {table}"):
+                    values = ", ".join("?" * len(names))
+                    copy.execute(f"INSERT INTO {table} ({', '.join(names)}) VALUES ({values})", tuple(row))
+        previous = journal.GENESIS
+        for row in source.execute("SELECT sequence, at, kind, alert_id, client_order_id, data FROM journal"):
+            digest = hashlib.sha256((previous + to_json(list(row))).encode()).hexdigest()
+            copy.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, previous, digest))
+            previous = digest
+        copy.execute("COMMIT")
 
 
 def trade(database: Database) -> None:
     """An entry whose stop was hit, fills of two webhooks in two hours, a refused guess."""
     with database.transaction() as connection:
-        admission = admit(
-            connection, new_alert(), admitting(intent()), rates=NO_RATES, now=NOW, expires_at=EXPIRES
-        )  # fmt: skip
-        name = admission.orders[0].client_order_id
-        order_lifecycle.claim(connection, name, now=NOW)
-        entry = order_lifecycle.mark_accepted(connection, name, order_id="7", now=NOW)
-        fills.record(connection, [fill(order_id="7")])
+        book = book_on(connection)
+        entry = accept(book, store_order(book, status=OrderStatus.SUBMITTING), order_id="7")
+        record_fill(book, entry)
         later = fill(order_id="9", realized_pnl=Decimal("-1.25"), executed_at=NOW + timedelta(hours=2))
-        fills.record(connection, [later])
-        fills.record_exits(connection, [later], entry=entry)
-        leg = ExitStatus(
-            kind=ExitKind.STOP_LOSS,
-            trigger_price=Decimal(60000),
-            status=OrderStatus.ACCEPTED,
-            executed_quantity=Decimal(0),
-        )
-        protection.record_exits(connection, entry, [leg], now=NOW)
-        hit = ExitStatus(
-            kind=ExitKind.STOP_LOSS,
-            trigger_price=Decimal(60000),
-            status=OrderStatus.FILLED,
-            executed_quantity=Decimal(1),
-        )
-        protection.record_exits(connection, entry, [hit], now=NOW)
+        book.record_fill(later, order=None)
+        book.record_exit(later, entry=entry)
+        for status, executed in ((OrderStatus.ACCEPTED, 0), (OrderStatus.FILLED, 1)):
+            leg = ExitStatus(
+                kind=ExitKind.STOP_LOSS,
+                trigger_price=Decimal(60000),
+                status=status,
+                executed_quantity=Decimal(executed),
+            )
+            book.record_exits(entry, (leg,), now=NOW)
         for _ in range(3):
             rejected_requests.record(connection, remote="192.0.2.9", code="api_key_unknown", error="no", now=NOW)
 
@@ -82,15 +123,9 @@ def test_first_version_gives_the_same_statistics(tmp_path: Path) -> None:
     new = Database.open(tmp_path / "new")
     trade(new)
     fresh = reckoned(new)
-    old_database(tmp_path / "old")
+    old_database(tmp_path / "old", FIRST)
     with new.snapshot() as source:
-        copy = sqlite_utils.Database(tmp_path / "old" / FILE_NAME, execute_plugins=False)
-        for table in ("alerts", "orders", "fills", "exits", "refusals", "events"):
-            names = ", ".join(row[1] for row in copy.conn.execute(f"PRAGMA table_info({table})"))  # later ones are new
-            rows = [tuple(row) for row in source.execute(f"SELECT {names} FROM {table}")]
-            copy.conn.executemany(f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(rows[0]))})", rows)
-        copy.conn.commit()
-        copy.close()
+        copy_rows(source, tmp_path / "old", ("alerts", "orders", "fills", "exits", "refusals"))
     new.close_now()
     old = Database.open(tmp_path / "old")
     brought = reckoned(old)
@@ -99,32 +134,6 @@ def test_first_version_gives_the_same_statistics(tmp_path: Path) -> None:
     every, late = brought
     assert (every.counts.refused, every.closing_orders, every.stop_hit_rate) == (3, 1, Decimal(1))
     assert (late.realized_pnl, late.counts.received, late.stop_hit_rate) == (Decimal("-1.25"), 0, None)
-
-
-def test_open_orders_of_an_older_version_keep_their_room(tmp_path: Path) -> None:
-    """Orders open during the migration are in the sums with their price, as if admitted with them."""
-    database = Database.open(tmp_path)
-    for symbol, price in (("PERP_BTC_USDC", "65000.5"), ("PERP_BTC_USDC", "9000"), ("PERP_ETH_USDC", "1800")):
-        decide = admitting(intent(symbol=symbol, reference_price=Decimal(price)))
-        with database.transaction() as connection:
-            admission = admit(connection, new_alert(), decide, rates=NO_RATES, now=NOW, expires_at=EXPIRES)
-            order_lifecycle.claim(connection, admission.orders[0].client_order_id, now=NOW)
-            order_lifecycle.mark_accepted(connection, admission.orders[0].client_order_id, order_id="7", now=NOW)
-    with database.transaction() as connection:
-        known = reservations.open_commitments(connection)
-        assert known["PERP_BTC_USDC"].price == Decimal("65000.5")
-        for step in (
-            "DROP TABLE commitments",
-            "DROP INDEX reservations_price",
-            "ALTER TABLE reservations DROP COLUMN price",
-            "DELETE FROM _sqlite_migrations WHERE name = '0007_commitments'",
-        ):
-            connection.execute(step)
-    database.close_now()
-    again = Database.open(tmp_path)
-    with again.snapshot() as connection:
-        assert reservations.open_commitments(connection) == known
-    again.close_now()
 
 
 def test_rejected_requests_stay_counted_after_deletion(tmp_path: Path) -> None:
@@ -136,3 +145,136 @@ def test_rejected_requests_stay_counted_after_deletion(tmp_path: Path) -> None:
     every, _ = reckoned(database)
     database.close_now()
     assert every.counts.by_code == {"api_key_unknown": 3}
+
+
+# --------------------------------------------------------------------------------------------------------- the journal (0008)
+
+HISTORY = StrategyHistory(start=Decimal("0.5"), steps=())
+
+
+@pytest.fixture
+def open_orders() -> list[Order]:
+    """The unfinished orders of the old database, filled by `old`."""
+    return []
+
+
+@pytest.fixture
+def old(tmp_path: Path, open_orders: list[Order]) -> Database:
+    """A database of the version before the journal, with an order in every state, opened by this version."""
+    new = Database.open(tmp_path / "new")
+    with new.transaction() as connection:
+        book = book_on(connection)
+        for status in OrderStatus:
+            limit = intent(order_type=OrderType.LIMIT, limit_price=Decimal(64000))
+            store_order(book, limit, status, alert_id=f"tv-{status}", identity=f"id:{status}")
+        store_alert(
+            book, new_alert(), admitting(exit_intent(), intent(after_leg=0), strategy_histories=(("X", HISTORY),))
+        )
+        store_alert(book, new_alert(id="01KFWINDOW", identity=None, window_s=60, fingerprint="same", alert_id=None))
+        settings.set_trading_state(connection, TradingState.EXITS_ONLY, reason="r", by="b", now=NOW, scope="other")
+        settings.set_value(connection, settings.EQUITY_PEAK, Decimal("1000.5"), now=NOW)
+        open_orders += book.orders.values()
+    old_database(tmp_path / "old", BEFORE_THE_JOURNAL)
+    with new.snapshot() as source:
+        copy_rows(source, tmp_path / "old", KEPT)
+    new.close_now()
+    with closing(connect(tmp_path / "old" / FILE_NAME)) as before:
+        for order in open_orders:
+            before.execute(
+                "INSERT INTO reservations VALUES (?, 'hook', ?, '0.01', '650', 1, 0, '00000065000')",
+                (order.client_order_id, order.intent.symbol),
+            )
+        before.execute("INSERT INTO entry_times (at) VALUES ('2026-01-15T10:30:05.000Z')")
+    return Database.open(tmp_path / "old")
+
+
+def test_chain_is_whole_across_the_migration(old: Database) -> None:
+    """The old history stays as it was, what is appended continues it, and a change of an old row is still found."""
+    with old.transaction() as connection:
+        before, hash_before = journal.head(connection)
+        assert before > 20
+        assert journal.verify(connection) is None
+        store_order(book_on(connection), status=OrderStatus.FILLED)
+        assert journal.verify(connection) is None
+        assert journal.hash_at(connection, before) == hash_before
+        connection.execute("UPDATE journal SET kind = 'x' WHERE sequence = 5")
+        assert journal.verify(connection) == 5
+    old.close_now()
+
+
+def test_old_rows_are_not_projected(old: Database) -> None:
+    """They were written with their tables: nothing is counted twice, and no old row is read as one of this version."""
+    with old.snapshot() as connection:
+        assert projector.position(connection) == journal.head(connection)[0]
+        assert len(alerts.search(connection).alerts) == len(OrderStatus) + 2
+    old.close_now()
+
+
+def test_open_orders_are_in_the_book(old: Database, open_orders: list[Order]) -> None:
+    """With their room, their legs and the day's totals, and they go on from where they were."""
+    with old.transaction() as connection:
+        book = book_on(connection)
+        assert list(book.orders.values()) == open_orders
+        fresh = Book()
+        for order in open_orders:
+            fresh.add(order)
+        assert book.commitments == fresh.commitments
+        assert book.equity_peak == Decimal("1000.5")
+        assert book.usage("hook", now=NOW).strategy_histories == {"X": HISTORY}
+        assert book.control("other", now=NOW).state is TradingState.EXITS_ONLY
+        day = book.day("hook", "2026-01-15")
+        assert (
+            day.orders == sum(order.is_entry for order in orders.list_orders(connection)) - 3
+        )  # never reached the exchange
+        for order in open_orders:
+            if order.status is OrderStatus.QUEUED:
+                bring(book, order, OrderStatus.FILLED)
+            else:
+                report(book, order, OrderStatus.FILLED, order.intent.quantity)
+        assert orders.unfinished(connection) == ()
+        assert book_on(connection).comparable() == book.comparable()
+        assert book.commitments == {}
+        assert {alert.status for alert in alerts.search(connection).alerts} >= {"filled", "denied", "rejected"}
+    old.close_now()
+
+
+def test_identities_of_old_alerts_are_still_duplicates(old: Database) -> None:
+    """A resend after the upgrade is the alert of before, with or without an identity of its own."""
+    with old.snapshot() as connection:
+        for status in OrderStatus:
+            found = journal.find_identity(connection, "hook", f"id:{status}")
+            assert found == alerts.find(connection, f"tv-{status}").id
+        assert journal.find_identity(connection, "other", "id:filled") is None
+        for seconds, wanted in ((1, "01KFWINDOW"), (59, "01KFWINDOW"), (60, None)):
+            received = NOW + timedelta(seconds=seconds)
+            found = journal.find_in_window(connection, "hook", "same", received_at=received, window_s=60)
+            assert found == wanted
+    old.close_now()
+
+
+def test_late_news_of_an_old_order_is_recorded(old: Database) -> None:
+    """An order that was closed as unknown by the old version turns up after the upgrade."""
+    with old.transaction() as connection:
+        book = book_on(connection)
+        order = alerts_order(connection, "tv-unknown")
+        closed = book.change(order, transitions.closed_unknown(order, reason="not found", now=NOW), now=NOW)
+        back = report(book, closed, OrderStatus.PARTIALLY_FILLED, Decimal("0.004"))
+        assert orders.get(connection, order.client_order_id) == back == book.orders[order.client_order_id]
+        assert journal.verify(connection) is None
+    old.close_now()
+
+
+def alerts_order(connection: sqlite3.Connection, reference: str) -> Order:
+    return orders.of_alert(connection, alerts.find(connection, reference).id)[0]
+
+
+def test_a_database_of_a_newer_version_is_refused_with_one_line(tmp_path: Path) -> None:
+    """An older program does not know what newer tables promise; nothing is changed."""
+    Database.open(tmp_path).close_now()
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as raw, raw:
+        raw.execute(
+            "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('kekbridge', '9999_later', '')"
+        )
+    with pytest.raises(ConfigError, match=r"newer kekbridge.*9999_later.*upgrade") as refused:
+        Database.open(tmp_path)
+    assert "\n" not in refused.value.message

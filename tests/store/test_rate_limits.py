@@ -1,212 +1,79 @@
-"""The rate limit over all webhooks: exact, for entries only, under concurrency, and on an old database."""
+"""Use of the rate limits as the tables say: what reports show, and what a daemon's start counts on with."""
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from datetime import timedelta
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from msgspec.structs import replace
-
+from kekbridge.execution.book import Book
 from kekbridge.model import RateLimits, Usage
-from kekbridge.model.admission import Decision, NewAlert
+from kekbridge.model.admission import Decision
 from kekbridge.store import rate_limits
-from kekbridge.store.admissions import Admission, admit, preview
-from kekbridge.store.connections import connect
-from kekbridge.store.database import Database
-from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, exit_intent, intent, new_alert
+from kekbridge.store.rate_limits import RateUse
+from tests.store.factories import NOW, admitting, exit_intent, new_alert
+from tests.stored import store_alert
 
 TWO_A_MINUTE = RateLimits(per_minute=2, per_hour=0, per_day=0)
 
 
-def take(
-    connection: sqlite3.Connection,
-    alert: NewAlert,
-    *,
-    rates: RateLimits = NO_RATES,
-    account_rates: RateLimits = NO_RATES,
-    is_exit: bool = False,
-) -> Admission:
-    """Admit with one order, at the time of receipt."""
-    return admit(
-        connection,
-        alert,
-        admitting(exit_intent() if is_exit else intent(), is_exit=is_exit),
-        rates=rates,
-        account_rates=account_rates,
-        now=alert.received_at,
-        expires_at=alert.received_at + timedelta(seconds=60),
-    )
-
-
-@pytest.mark.parametrize(
-    ("rates", "length"),
-    [
-        (RateLimits(per_minute=3, per_hour=100, per_day=100), 60),
-        (RateLimits(per_minute=0, per_hour=3, per_day=100), 3600),
-        (RateLimits(per_minute=100, per_hour=0, per_day=3), 86_400),
-    ],
-)
-def test_all_webhooks_share_each_window(connection: sqlite3.Connection, rates: RateLimits, length: int) -> None:
-    """With room for three, a fourth is refused for any webhook, with the seconds until the oldest leaves the window."""
-    for offset, webhook in ((0, "one"), (10, "two"), (20, "three")):
-        alert = new_alert(received_at=NOW + timedelta(seconds=offset), webhook_id=webhook)
-        assert take(connection, alert, account_rates=rates).kind == "admitted"
-    early = new_alert(received_at=NOW + timedelta(seconds=30.5), webhook_id="four")
-    refused = take(connection, early, account_rates=rates)
-    assert (refused.kind, refused.retry_after_s, refused.orders) == ("rate_limited", length - 30, ())
-    assert "all webhooks together" in (refused.alert.error or "")
-    assert "risk.rate_per_minute" in (refused.alert.error or "")
-    later = replace(early, id=new_alert().id, received_at=NOW + timedelta(seconds=length))
-    assert take(connection, later, account_rates=rates).kind == "admitted"
-
-
-def test_exits_neither_count_nor_wait(connection: sqlite3.Connection) -> None:
-    """Promise 6: an exit passes whatever other strategies send, and exits use up nothing of the entries' limit."""
-    kinds = [
-        take(connection, new_alert(), account_rates=TWO_A_MINUTE, is_exit=is_exit).kind
-        for is_exit in (True, True, True, False, False, False, True)
-    ]
-    assert kinds == ["admitted"] * 5 + ["rate_limited", "admitted"]
-
-
-def test_refused_alert_claims_and_uses_nothing(connection: sqlite3.Connection) -> None:
-    """The same alert may succeed later; repeating it does not prolong the wait; a duplicate is still recognised."""
-    first = new_alert()
-    take(connection, first, account_rates=TWO_A_MINUTE)
-    take(connection, new_alert(), account_rates=TWO_A_MINUTE)
-    alert = new_alert(received_at=NOW + timedelta(seconds=1))
-    for _ in range(5):
-        refused = take(connection, replace(alert, id=new_alert().id), account_rates=TWO_A_MINUTE)
-        assert (refused.kind, refused.retry_after_s, refused.alert.identity) == ("rate_limited", 59, None)
-    assert take(connection, replace(first, id=new_alert().id), account_rates=TWO_A_MINUTE).kind == "duplicate"
-    again = replace(alert, id=new_alert().id, received_at=NOW + timedelta(seconds=60))
-    assert take(connection, again, account_rates=TWO_A_MINUTE).kind == "admitted"
-
-
-def test_longer_wait_is_returned(connection: sqlite3.Connection) -> None:
-    """If both limits are exhausted, the sender gets the time when both have room, and which limit it is."""
-    for offset in (0, 30):
-        take(connection, new_alert(received_at=NOW + timedelta(seconds=offset)), account_rates=TWO_A_MINUTE)
-    own = RateLimits(per_minute=0, per_hour=1, per_day=0)
-    alert = new_alert(received_at=NOW + timedelta(seconds=40))
-    refused = take(connection, alert, rates=own, account_rates=TWO_A_MINUTE)
-    assert refused.retry_after_s == 3590
-    assert "than the webhook allows" in (refused.alert.error or "")
-
-
-def test_alert_without_identity_is_not_counted(connection: sqlite3.Connection) -> None:
+def test_alert_without_identity_is_not_counted(connection: sqlite3.Connection, book: Book) -> None:
     """A stale alert may be sent again and succeed: it is not counted. A denied one is."""
 
-    def decide(usage: Usage) -> Decision:
+    def refuse(usage: Usage) -> Decision:
         return Decision(status="refused", code="timestamp_stale", claims_identity=False)
 
     def deny(usage: Usage) -> Decision:
         return Decision(status="denied", code="daily_limit")
 
-    for judge in (decide, deny):
-        admit(connection, new_alert(), judge, rates=NO_RATES, account_rates=TWO_A_MINUTE, now=NOW, expires_at=EXPIRES)
+    for decide in (refuse, deny):
+        store_alert(book, decide=decide)
     (use,) = rate_limits.use_of_account(connection, TWO_A_MINUTE, NOW)
     assert (use.length_s, use.limit, use.used) == (60, 2, 1)
+    found = rate_limits.newest_times(connection, "hook", is_exit=False, since=NOW - timedelta(1), limit=9)
+    assert found == [NOW]
 
 
-def test_preview_gives_the_same_result_and_uses_nothing(connection: sqlite3.Connection) -> None:
-    """A dry run is limited as the alert itself would be."""
-    for _ in range(2):
-        assert (
-            preview(connection, new_alert(), admitting(), rates=NO_RATES, account_rates=TWO_A_MINUTE, now=NOW).kind
-            == "admitted"
-        )
-        take(connection, new_alert(), account_rates=TWO_A_MINUTE)
-    seen = preview(connection, new_alert(), admitting(), rates=NO_RATES, account_rates=TWO_A_MINUTE, now=NOW)
-    assert (seen.kind, seen.retry_after_s) == ("rate_limited", 60)
+def test_rate_limited_alert_is_not_counted(connection: sqlite3.Connection, book: Book) -> None:
+    """Repeating a refused alert does not prolong the wait."""
+    kinds = [store_alert(book, rates=RateLimits(per_minute=1)).kind for _ in range(4)]
+    assert kinds == ["admitted", "rate_limited", "rate_limited", "rate_limited"]
+    (use,) = rate_limits.use_of_account(connection, TWO_A_MINUTE, NOW)
+    assert use.used == 1
 
 
-async def test_200_at_once_from_many_webhooks_admit_exactly_the_limit(database: Database) -> None:
-    """Alerts are counted in the transaction that stores them: no two alerts both see the last room."""
-    rates = RateLimits(per_minute=17, per_hour=0, per_day=0)
-    outcomes = await asyncio.gather(
-        *(
-            database.write(
-                admit,
-                new_alert(webhook_id=f"hook-{number % 20}"),
-                admitting(),
-                rates=NO_RATES,
-                account_rates=rates,
-                now=NOW,
-                expires_at=EXPIRES,
-            )
-            for number in range(200)
-        )
+def test_use_is_shown_by_window(connection: sqlite3.Connection, book: Book) -> None:
+    """Each window that has a limit, with entries and exits of one webhook, and entries only over all."""
+    for seconds, webhook_id, is_exit in ((0, "hook", False), (70, "hook", True), (80, "hook", False), (90, "b", False)):
+        alert = new_alert(received_at=NOW + timedelta(seconds=seconds), webhook_id=webhook_id)
+        store_alert(book, alert, admitting(exit_intent(), is_exit=True) if is_exit else admitting())
+    later = NOW + timedelta(seconds=100)
+    rates = RateLimits(per_minute=5, per_hour=6, per_day=0)
+    assert rate_limits.use_of_webhook(connection, "hook", rates, later) == (
+        RateUse(length_s=60, limit=5, used=1, exits=1),
+        RateUse(length_s=3600, limit=6, used=2, exits=1),
     )
-    kinds = [outcome.kind for outcome in outcomes]
-    assert (kinds.count("admitted"), kinds.count("rate_limited")) == (17, 183)
-
-
-@given(
-    offsets=st.lists(st.integers(0, 200), max_size=60).map(sorted),
-    minute=st.integers(0, 6),
-    hour=st.integers(0, 12),
-)
-def test_result_equals_a_plain_recount(offsets: list[int], minute: int, hour: int) -> None:
-    """For any times of arrival: admitted exactly when fewer than the limit were admitted within each window before."""
-    connection = sqlite3.connect(":memory:")
-    connection.execute("CREATE TABLE entry_times (number INTEGER PRIMARY KEY, at TEXT NOT NULL) STRICT")
-    connection.execute("CREATE TABLE alerts (webhook_id, is_exit, identity, received_at)")
-    rates = RateLimits(per_minute=minute, per_hour=hour, per_day=0)
-    taken: list[int] = []
-    for offset in offsets:
-        now = NOW + timedelta(seconds=offset * 20)
-        excess = rate_limits.find_excess(
-            connection, "hook", rates=rate_limits.UNLIMITED, account_rates=rates, is_exit=False, now=now
-        )
-        fits = all(
-            limit == 0 or sum(1 for one in taken if (offset - one) * 20 < length) < limit
-            for limit, length in ((minute, 60), (hour, 3600))
-        )
-        assert (excess is None) == fits
-        if fits:
-            taken.append(offset)
-            rate_limits.count_entry(connection, at=now)
-    connection.close()
-
-
-def test_rows_outside_every_window_are_deleted(connection: sqlite3.Connection) -> None:
-    """Days of alerts leave one day's rows, whose numbers have no gap."""
-    for hour in range(24 * 5):
-        rate_limits.count_entry(connection, at=NOW + timedelta(hours=hour))
-    kept = [number for (number,) in connection.execute("SELECT number FROM entry_times ORDER BY number")]
-    assert kept == list(range(kept[0], kept[0] + 24))
-
-
-def test_times_never_decrease(connection: sqlite3.Connection) -> None:
-    """Alerts admitted in another order than received, or a clock set back, open no window early."""
-    for second in (30, 10):
-        take(connection, new_alert(received_at=NOW + timedelta(seconds=second)), account_rates=TWO_A_MINUTE)
-    refused = take(connection, new_alert(received_at=NOW + timedelta(seconds=71)), account_rates=TWO_A_MINUTE)
-    assert (refused.kind, refused.retry_after_s) == ("rate_limited", 19)
-
-
-def test_lookup_cost_is_constant(database: Database) -> None:
-    """The N-th newest is found by row number: SQLite steps over as many rows for 60,000 alerts as for ten."""
-    with database.transaction() as connection:
-        connection.executemany("INSERT INTO entry_times (at) VALUES (?)", [("2026-01-15T10:30:00.000Z",)] * 60_000)
-    connection = connect(database.path, read_only=True)
-    steps = 0
-
-    def count() -> int:
-        nonlocal steps
-        steps += 1
-        return 0
-
-    connection.set_progress_handler(count, 10)
-    rates = RateLimits(per_minute=600, per_hour=6_000, per_day=60_000)
-    excess = rate_limits.find_excess(
-        connection, "hook", rates=rate_limits.UNLIMITED, account_rates=rates, is_exit=False, now=NOW
+    assert rate_limits.use_of_account(connection, rates, later) == (
+        RateUse(length_s=60, limit=5, used=2),
+        RateUse(length_s=3600, limit=6, used=3),
     )
-    connection.close()
-    assert excess is not None
-    assert steps < 30
+
+
+def test_newest_times_are_read_oldest_first(connection: sqlite3.Connection, book: Book) -> None:
+    """A start counts on with the newest that the largest window can need: of a webhook by kind, of the entries of all."""
+    for seconds in (0, 10, 20):
+        for webhook_id in ("hook", "other"):
+            store_alert(book, new_alert(received_at=NOW + timedelta(seconds=seconds), webhook_id=webhook_id))
+    store_alert(book, new_alert(received_at=NOW + timedelta(seconds=30)), admitting(exit_intent(), is_exit=True))
+
+    def at(*seconds: int) -> list[object]:
+        return [NOW + timedelta(seconds=each) for each in seconds]
+
+    def newest(*, is_exit: bool = False, since_s: int = -1, limit: int = 9) -> list[object]:
+        since = NOW + timedelta(seconds=since_s)
+        return list(rate_limits.newest_times(connection, "hook", is_exit=is_exit, since=since, limit=limit))
+
+    assert newest() == at(0, 10, 20)
+    assert newest(limit=2) == at(10, 20)
+    assert newest(since_s=0) == at(10, 20)
+    assert newest(is_exit=True) == at(30)
+    assert rate_limits.newest_entries(connection, since=NOW, limit=3) == at(10, 20, 20)

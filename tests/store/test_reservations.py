@@ -1,19 +1,23 @@
-"""Reservations and usage: what risk rules decide on."""
+"""What one order holds of the limits and adds to its day."""
 
 from __future__ import annotations
 
 import sqlite3
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from kekbridge.model import ZERO, LimitBreach, Order, OrderType, Purpose, SideTotals, TradingState
-from kekbridge.store import order_lifecycle, order_queue, orders, reservations, settings
-from kekbridge.store.admissions import admit
-from kekbridge.store.reservations import read_usage
-from tests.store.factories import NO_RATES, NOW, admitting, exit_intent, intent, new_alert
+from kekbridge.execution.book import Book
+from kekbridge.model import ZERO, Order, OrderStatus, OrderType, Reservation, SideTotals
+from kekbridge.store import reservations
+from kekbridge.store.reservations import DailyShare, DayTotals, commitment_of, daily_share, reservation_of
+from tests.store.factories import NOW, exit_intent, intent
+from tests.stored import report, store_order
+
+S = OrderStatus
 
 
 @pytest.mark.parametrize(
@@ -24,127 +28,107 @@ from tests.store.factories import NO_RATES, NOW, admitting, exit_intent, intent,
     ],
 )
 def test_only_orders_in_the_book_are_margined(
-    connection: sqlite3.Connection, kind: OrderType, prices: dict[str, Any], *, is_margined: bool
+    book: Book, kind: OrderType, prices: dict[str, Any], *, is_margined: bool
 ) -> None:
     """Queued and submitted orders are not at the exchange yet; a stop order has no margin before its trigger."""
-    order_intent = intent(order_type=kind, **prices)
-    admission = admit(
-        connection,
-        new_alert(),
-        admitting(order_intent),
-        rates=NO_RATES,
-        now=NOW,
-        expires_at=NOW + timedelta(seconds=60),
+    found = {}
+    for status in (S.QUEUED, S.SUBMITTING, S.ACCEPTED):
+        held = reservation_of(store_order(book, intent(order_type=kind, **prices), status))
+        assert held is not None
+        assert held.is_resting
+        found[status] = held.is_margined
+    assert found == {S.QUEUED: False, S.SUBMITTING: False, S.ACCEPTED: is_margined}
+
+
+@pytest.mark.parametrize("status", list(OrderStatus))
+def test_only_unfinished_orders_hold_room(book: Book, status: OrderStatus) -> None:
+    """What is not executed yet, signed by side; a final order and one that stays unknown hold nothing."""
+    order = store_order(book, exit_intent(), status)
+    held = reservation_of(order)
+    left = order.intent.quantity - order.executed_quantity
+    assert held == (
+        None
+        if order.finished_at is not None
+        else Reservation(
+            client_order_id=order.client_order_id,
+            webhook_id="hook",
+            symbol="PERP_BTC_USDC",
+            quantity=-left,
+            notional=left * 65000,
+            is_entry=False,
+            is_resting=False,
+            is_margined=status in (S.ACCEPTED, S.PARTIALLY_FILLED),
+        )
     )
-    name = admission.orders[0].client_order_id
-
-    def is_margined_now() -> bool:
-        (reservation,) = reservations.open_reservations(connection)
-        assert reservation.is_resting
-        assert reservation == reservations.reservation_of(orders.get(connection, name))
-        return reservation.is_margined
-
-    assert not is_margined_now()
-    order_lifecycle.claim(connection, name, now=NOW)
-    assert not is_margined_now()
-    order_lifecycle.mark_accepted(connection, name, order_id="1", now=NOW)
-    assert is_margined_now() is is_margined
+    assert reservation_of(replace(order, finished_at=NOW)) is None
 
 
-ETH = "PERP_ETH_USDC"
+def test_executed_value_replaces_the_reserved_value(book: Book) -> None:
+    """A partial fill counts at its own price, the rest at the expected one; a canceled rest not at all."""
+    limit = intent(order_type=OrderType.LIMIT, limit_price=Decimal(65000), quantity=Decimal(1))
+    order = store_order(book, limit, S.ACCEPTED)
+    assert daily_share(order) == DailyShare(Decimal(65000), 1)
+    part = report(book, order, S.PARTIALLY_FILLED, Decimal("0.25"), average_price=Decimal(64000))
+    assert daily_share(part) == DailyShare(Decimal(16000) + Decimal(48750), 1)
+    assert commitment_of([part]).margined == SideTotals(entry_buys=Decimal("0.75"))
+    ended = report(book, part, S.CANCELED, average_price=None)
+    assert daily_share(ended) == DailyShare(Decimal(16000), 1)
 
 
-def put(connection: sqlite3.Connection, at: datetime = NOW, webhook_id: str = "hook", **changes: object) -> Order:
-    decide = admitting(intent(**changes))
-    alert = new_alert(webhook_id=webhook_id, received_at=at)
-    return admit(connection, alert, decide, rates=NO_RATES, now=at, expires_at=at + timedelta(minutes=1)).orders[0]
+def test_exits_reserve_nothing_of_a_day_but_count_when_executed(book: Book) -> None:
+    """An exit is never limited, so it takes no room in advance; its traded value still counts for the day, never as an order."""
+    order = store_order(book, exit_intent(), S.ACCEPTED)
+    assert daily_share(order) == daily_share(None) == DailyShare(ZERO, 0)
+    assert commitment_of([order]).open == SideTotals(exit_sells=Decimal("0.01"))
+    done = report(book, order, S.FILLED, Decimal("0.01"), average_price=Decimal(65100))
+    assert daily_share(done) == DailyShare(Decimal(651), 0)
 
 
-def test_webhook_and_account_are_counted_separately(connection: sqlite3.Connection) -> None:
-    """The account's day is the sum over all webhooks; commitments are those of the whole account."""
-    put(connection)
-    put(connection, webhook_id="other", quantity=Decimal("0.02"))
-    usage = read_usage(connection, "hook", now=NOW)
-    assert (usage.traded_today, usage.account_traded_today) == (Decimal(650), Decimal(1950))
-    assert (usage.orders_today, usage.account_orders_today) == (1, 2)
-    assert usage.commitments["PERP_BTC_USDC"].open == SideTotals(entry_buys=Decimal("0.03"))
+@pytest.mark.parametrize("status", [S.DENIED, S.EXPIRED, S.REJECTED])
+def test_order_that_never_reached_the_exchange_adds_nothing(book: Book, status: OrderStatus) -> None:
+    """A denied entry must not use up the day; one that executed after all counts again: the exchange is right."""
+    order = store_order(book, status=status)
+    assert daily_share(order) == DailyShare(ZERO, 0)
+    traded = replace(order, executed_quantity=Decimal("0.01"), average_price=Decimal(65100), order_id="8")
+    assert daily_share(traded) == DailyShare(Decimal(651), 1)
 
 
-def test_new_day_starts_empty_but_open_orders_stay(connection: sqlite3.Connection) -> None:
-    """At 00:00 UTC the daily limits are free again; open orders keep their room in the position limits."""
-    put(connection)
-    usage = read_usage(connection, "hook", now=NOW + timedelta(days=1))
-    assert (usage.traded_today, usage.orders_today, len(usage.commitments)) == (ZERO, 0, 1)
-
-
-def test_recheck_does_not_count_the_order_itself(connection: sqlite3.Connection) -> None:
-    """An order that fills the limit exactly must pass its recheck, on the day of admission and after midnight."""
-    put(connection)
-    second = put(connection, symbol=ETH)
-    usage = read_usage(connection, "hook", now=NOW, excluding=second)
-    assert (usage.traded_today, usage.orders_today) == (Decimal(650), 1)
-    assert (usage.account_traded_today, usage.account_orders_today) == (Decimal(650), 1)
-    assert usage.commitments.keys() == {"PERP_BTC_USDC"}
-    assert usage.last_entry_at == {"PERP_BTC_USDC": NOW}
-    tomorrow = read_usage(connection, "hook", now=NOW + timedelta(days=1), excluding=second)
-    assert (tomorrow.traded_today, tomorrow.orders_today) == (ZERO, 0)
-
-
-def test_last_entries_are_per_symbol_and_webhook(connection: sqlite3.Connection) -> None:
-    """Only this webhook's entries start a cool-down; exits and entries that never reached the exchange start none."""
-    put(connection, NOW - timedelta(seconds=100))
-    put(connection, NOW - timedelta(seconds=50))
-    put(connection, NOW - timedelta(seconds=20), symbol=ETH)
-    put(connection, webhook_id="other", symbol="PERP_SOL_USDC")
-    denied = put(connection, NOW, symbol=ETH)
-    order_lifecycle.mark_denied(connection, denied.client_order_id, code="x", error="x", now=NOW)
-    alert = new_alert()
-    admit(
-        connection,
-        alert,
-        admitting(exit_intent(symbol="PERP_W_USDC")),
-        rates=NO_RATES,
-        now=NOW,
-        expires_at=NOW + timedelta(minutes=1),
-    )
-    seen = {"PERP_BTC_USDC": NOW - timedelta(seconds=50), ETH: NOW - timedelta(seconds=20)}
-    assert read_usage(connection, "hook", now=NOW).last_entry_at == seen
-    del seen["PERP_BTC_USDC"]
-    assert read_usage(connection, "hook", now=NOW, cooldown_s=50).last_entry_at == seen
-    assert read_usage(connection, "hook", now=NOW, cooldown_s=0).last_entry_at == {}
-
-
-def test_later_breach_does_not_deny_admitted_orders(connection: sqlite3.Connection) -> None:
-    """200 alerts, room for 10: the denied 11th closes the webhook, and the 10 queued orders are sent all the same."""
-    order = put(connection)
-    breach = LimitBreach(scope="webhook", rule="daily_orders", reason="11 orders", until=NOW + timedelta(hours=1))
-    settings.close_for_breach(connection, breach, webhook_id="hook", now=NOW)
-    assert read_usage(connection, "hook", now=NOW).trading_state is TradingState.EXITS_ONLY
-    again = read_usage(connection, "hook", now=NOW, excluding=order)
-    assert again.trading_state is TradingState.RUNNING
-    assert order_lifecycle.expire_unsendable(connection, now=NOW) == ()
-
-    settings.set_trading_state(connection, TradingState.EXITS_ONLY, reason="news", by="operator", now=NOW)
-    again = read_usage(connection, "hook", now=NOW, excluding=order)
-    assert again.trading_state is TradingState.EXITS_ONLY
-    assert [each.client_order_id for each in order_lifecycle.expire_unsendable(connection, now=NOW)] == [
-        order.client_order_id
+def test_commitment_is_the_sum_by_kind_and_side(book: Book) -> None:
+    """Orders of one symbol are added up at their highest price; finished ones are left out."""
+    resting = {"order_type": OrderType.LIMIT, "limit_price": Decimal(60_000)}
+    held: list[Order] = [
+        store_order(book),
+        store_order(book, intent(quantity=Decimal("0.02"), reference_price=Decimal(66000))),
+        store_order(book, intent(**resting), S.ACCEPTED),
+        store_order(book, exit_intent(quantity=Decimal("0.5"))),
+        store_order(book, status=S.CANCELED),
     ]
+    found = commitment_of(held)
+    assert found.open == SideTotals(entry_buys=Decimal("0.04"), exit_sells=Decimal("0.5"))
+    assert found.margined == SideTotals(entry_buys=Decimal("0.01"))
+    assert (found.sure, found.price) == (Decimal("0.03") - Decimal("0.5"), Decimal(66000))
+    assert book.commitments["PERP_BTC_USDC"] == found
 
 
-def test_trading_state_denies_queued_orders_by_purpose(connection: sqlite3.Connection) -> None:
-    """Exits-only ends entries and keeps exits; a halted webhook loses both, another one's stay; protection always stays."""
-    entry, leaving = put(connection), put(connection, purpose=Purpose.EXIT, reduce_only=True)
-    protecting = put(connection, purpose=Purpose.PROTECT, reduce_only=True)
-    other = put(connection, webhook_id="other")
-    assert not order_lifecycle.has_unsendable(connection, now=NOW)
-    settings.set_trading_state(connection, TradingState.EXITS_ONLY, reason="", by="operator", now=NOW, scope="hook")
-    assert order_lifecycle.has_unsendable(connection, now=NOW)
-    assert [(each.client_order_id, each.code) for each in order_lifecycle.expire_unsendable(connection, now=NOW)] == [
-        (entry.client_order_id, "exits_only")
-    ]
-    settings.set_trading_state(connection, TradingState.HALTED, reason="", by="operator", now=NOW)
-    ended = [each.client_order_id for each in order_lifecycle.expire_unsendable(connection, now=NOW)]
-    assert ended == [leaving.client_order_id, other.client_order_id]
-    assert not order_lifecycle.has_unsendable(connection, now=NOW)
-    assert [each.client_order_id for each in order_queue.unfinished(connection)] == [protecting.client_order_id]
+def test_days_are_read_back_exactly(connection: sqlite3.Connection) -> None:
+    """Running totals keep every digit; days before `since` and days that are not stored are left out."""
+    small = Decimal("0.000000000000000000000000000001")
+    totals = DayTotals(Decimal(10) ** 12 + small, 3, -small)
+    for day in ("2026-01-14", "2026-01-15"):
+        reservations.write_day(connection, "hook", day, totals)
+    reservations.write_day(connection, "account", "2026-01-15", totals.plus(totals))
+    assert reservations.read_day(connection, "hook", "2026-01-15") == totals
+    assert reservations.read_day(connection, "hook", "2026-01-16") == DayTotals()
+    assert reservations.read_days(connection, since="2026-01-15") == {
+        ("hook", "2026-01-15"): totals,
+        ("account", "2026-01-15"): DayTotals(2 * (Decimal(10) ** 12) + 2 * small, 6, -2 * small),
+    }
+
+
+def test_a_day_is_that_of_the_admission(book: Book) -> None:
+    """An order that fills after midnight UTC counts where it was reserved."""
+    order = store_order(book, intent(quantity=Decimal(1)), S.ACCEPTED)
+    tomorrow = NOW + timedelta(days=1)
+    report(book, order, S.FILLED, Decimal(1), average_price=Decimal(65000), now=tomorrow)
+    assert book.day("hook", "2026-01-15") == DayTotals(Decimal(65000), 1)
+    assert book.day("hook", "2026-01-16") == DayTotals()

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from kekbridge.execution.book import Book
 from kekbridge.model import TradingState
-from kekbridge.store import events, settings
+from kekbridge.store import journal, settings
 from kekbridge.store.database import Database
-from kekbridge.store.reservations import read_usage
+from kekbridge.store.settings import TradingControl
+from kekbridge.store.usage import read_usage
 from tests.store.factories import NOW
 
 RUNNING, EXITS_ONLY, HALTED = TradingState.RUNNING, TradingState.EXITS_ONLY, TradingState.HALTED
@@ -42,8 +44,7 @@ def test_halt_survives_a_restart(data_dir: Path) -> None:
     with Database.open(data_dir).snapshot() as connection:
         control = settings.trading_control(connection, now=NOW)
         assert (control.state, control.reason, control.by, control.since) == (HALTED, "test", "cli", NOW)
-        assert settings.effective_state(connection, now=NOW) is HALTED
-        assert events.list_events(connection)[-1].data["state"] == "halted"
+        assert journal.list_events(connection)[-1].data["state"] == "halted"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,6 @@ def test_stricter_state_applies(
     set_state(connection, account)
     set_state(connection, webhook, scope="hook")
     assert read_usage(connection, "hook", now=NOW).trading_state is expected
-    assert settings.effective_state(connection, now=NOW, webhook_id="hook") is expected
     assert read_usage(connection, "other", now=NOW).trading_state is account
 
 
@@ -77,27 +77,33 @@ def test_state_with_an_end_is_over_at_its_end(connection: sqlite3.Connection) ->
     assert (control.state, control.since) == (RUNNING, end)
 
 
-def test_elapsed_stop_is_resumed_once(connection: sqlite3.Connection) -> None:
-    """The history records the end for every scope that had one; a halt without an end stays."""
-    for scope, until in (("account", NOW + timedelta(hours=1)), ("hook", NOW + timedelta(hours=2)), ("other", None)):
-        settings.set_trading_state(
-            connection,
-            TradingState.EXITS_ONLY,
-            reason="daily_loss",
-            by="limit daily_loss",
-            now=NOW,
-            until=until,
-            scope=scope,
-        )
-    later = NOW + timedelta(hours=1)
-    assert not settings.has_elapsed_stop(connection, now=NOW)
-    assert settings.resume_elapsed(connection, now=later) == ("account",)
-    assert settings.resume_elapsed(connection, now=later) == ()
-    assert settings.resume_elapsed(connection, now=later + timedelta(days=9)) == ("hook",)
-    last = events.latest(connection, limit=1)[0]
-    assert (last.kind, last.data["state"], last.data["scope"]) == ("trading_state", "running", "hook")
-    assert last.data["reason"] == "daily_loss (over)"
-    assert settings.trading_control(connection, now=later, scope="other").state is TradingState.EXITS_ONLY
+@pytest.mark.parametrize(
+    ("current", "closes"),
+    [
+        (None, True),
+        (TradingControl(state=RUNNING), True),
+        (TradingControl(state=EXITS_ONLY, until=NOW + timedelta(hours=1)), True),
+        (TradingControl(state=HALTED, until=NOW), True),  # over
+        (TradingControl(state=EXITS_ONLY), False),
+        (TradingControl(state=HALTED), False),
+    ],
+)
+def test_closing_for_entries_never_loosens_a_state(current: TradingControl | None, *, closes: bool) -> None:
+    """A rejected key restricts the account to exits until the trader resumes, unless it is restricted as strictly already."""
+    found = settings.closed_for_entries(current, reason="key", by="kekbridge", now=NOW)
+    wanted = TradingControl(state=EXITS_ONLY, reason="key", by="kekbridge", since=NOW)
+    assert found == (wanted if closes else None)
+
+
+def test_projected_state_equals_the_one_that_was_set(connection: sqlite3.Connection, book: Book) -> None:
+    """A halt set by the daemon and one set by a command are stored alike, with reason, author, beginning and end."""
+    until = NOW + timedelta(hours=3)
+    settings.set_trading_state(connection, HALTED, reason="r", by="b", now=NOW, until=until, scope="command")
+    book.set_control("daemon", TradingControl(state=HALTED, reason="r", by="b", since=NOW, until=until), now=NOW)
+    stored = settings.stored_controls(connection)
+    assert stored["daemon"] == stored["command"]
+    texts = [event.data for event in journal.latest(connection, kinds=["trading_state"])]
+    assert [{**data, "scope": ""} for data in texts[:1]] == [{**data, "scope": ""} for data in texts[1:]]
 
 
 def test_new_database_is_running_without_a_peak(connection: sqlite3.Connection) -> None:

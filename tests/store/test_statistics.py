@@ -6,15 +6,16 @@ import sqlite3
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
+from kekbridge.execution.book import Book
 from kekbridge.model import AccountSnapshot, Flow
 from kekbridge.model.admission import Decision
 from kekbridge.model.notifications import render_notification
 from kekbridge.model.statistics import build_report
 from kekbridge.risk.drawdown import follow_peak
-from kekbridge.store import codec, equity, events, fills, statistics
-from kekbridge.store.admissions import admit
+from kekbridge.store import codec, equity, facts, journal, projector, statistics
 from kekbridge.store.database import Database
-from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, fill, new_alert
+from tests.store.factories import NOW
+from tests.stored import record_fill, store_alert
 
 NOON = datetime(2026, 3, 10, 12, 30, tzinfo=UTC)
 _INSERT = (
@@ -34,8 +35,9 @@ def test_tallies_follow_every_change(connection: sqlite3.Connection) -> None:
     first = add(connection, 1, NOON - timedelta(hours=2), "queued")
     add(connection, 2, NOON - timedelta(hours=2), "refused", "rate_limited")
     connection.execute("UPDATE alerts SET status = 'filled' WHERE id = ?", (first,))
-    events.append(connection, "alert_duplicate", now=NOON, alert_id=first)
-    events.append(connection, "something_else", now=NOON, alert_id=first)
+    for kind in ("alert_duplicate", "something_else"):
+        entry = facts.plain_entry(kind, at=NOON, alert_id=first, data={"webhook_id": "w"})
+        projector.record(connection, entry)
     counts = build_report(statistics.gather_facts(connection, since=None, now=NOON)).counts
     assert (counts.received, counts.done, counts.refused, counts.duplicate, counts.waiting) == (3, 1, 1, 1, 0)
 
@@ -97,15 +99,15 @@ def mark(connection: sqlite3.Connection, at: datetime, value: str, *flows: tuple
     equity.record(connection, snapshot, flows, follow_peak, now=at)
 
 
-def test_daily_summary_covers_exactly_its_day(connection: sqlite3.Connection) -> None:
+def test_daily_summary_covers_exactly_its_day(connection: sqlite3.Connection, book: Book) -> None:
     """Alerts, orders, fills and funding from midnight to midnight; a deposit is no gain."""
     for _ in range(3):
-        admit(connection, new_alert(), admitting(), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+        store_alert(book)
     no = Decision(status="denied", code="max_order_size")
-    admit(connection, new_alert(), lambda usage: no, rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+    store_alert(book, decide=lambda usage: no)
     midnight = datetime(2026, 1, 15, tzinfo=UTC)
     for at, pnl in ((midnight - timedelta(seconds=1), "500"), (midnight, "12.5"), (NOW, "-2.25")):
-        fills.record(connection, [fill(realized_pnl=Decimal(pnl), fee=Decimal("0.5"), executed_at=at)])
+        record_fill(book, realized_pnl=Decimal(pnl), fee=Decimal("0.5"), executed_at=at)
     equity.record_funding(connection, "PERP_BTC_USDC", NOW, Decimal("0.25"))
     equity.record_funding(connection, "PERP_BTC_USDC", midnight + timedelta(days=1), Decimal(9))
     mark(connection, midnight - timedelta(minutes=1), "1000")
@@ -131,7 +133,7 @@ def test_daily_summary_is_recorded_once(connection: sqlite3.Connection) -> None:
     assert statistics.record_daily_summary(connection, DAY, now=NOW)
     assert not statistics.record_daily_summary(connection, DAY, now=NOW)
     assert not statistics.record_daily_summary(connection, DAY - timedelta(days=1), now=NOW)
-    (event,) = events.list_events(connection)
+    (event,) = journal.list_events(connection)
     assert render_notification(event.kind, event.data) == (
         "info",
         "2026-01-15: 0 alerts (0 refused), 0 orders (0 filled), P&L +0.00 USDC after 0.00 fees and 0.00 funding,"

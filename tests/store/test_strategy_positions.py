@@ -1,4 +1,4 @@
-"""A strategy's history is stored with its alert, read with the usage, and deleted with its webhook."""
+"""A strategy's history is stored with its alert, and deleted with its webhook."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sqlite3
 from datetime import timedelta
 from decimal import Decimal
 
-from kekbridge.model import StrategyHistory, StrategyStep
-from kekbridge.store import strategy_positions
-from kekbridge.store.admissions import admit, preview
-from kekbridge.store.reservations import read_usage
-from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, new_alert
+from kekbridge.execution.book import Book
+from kekbridge.model import StrategyHistory, StrategyStep, WebhookSettings
+from kekbridge.store import facts, projector, strategy_positions, webhooks
+from tests.store.factories import NOW, admitting, new_alert
+from tests.stored import store_alert
 
 BTC = "PERP_BTC_USDC"
 COURSE = StrategyHistory(
@@ -22,23 +22,25 @@ COURSE = StrategyHistory(
 )
 
 
-def test_history_is_stored_exactly_and_by_webhook(connection: sqlite3.Connection) -> None:
-    """The next decision of the same webhook sees what was stored with an alert; another webhook does not."""
-    decide = admitting(strategy_histories=((BTC, COURSE),))
-    admit(connection, new_alert(), decide, rates=NO_RATES, now=NOW, expires_at=EXPIRES)
-    assert read_usage(connection, "hook", now=NOW).strategy_histories == {BTC: COURSE}
-    assert not read_usage(connection, "other", now=NOW).strategy_histories
+def test_history_is_stored_exactly_and_by_webhook(connection: sqlite3.Connection, book: Book) -> None:
+    """What was stored with an alert is read back to the last digit, for its webhook only; the newest replaces the one before."""
+    store_alert(book, decide=admitting(strategy_histories=((BTC, COURSE),)))
+    assert strategy_positions.read_all(connection) == {"hook": {BTC: COURSE}}
+    later = StrategyHistory(start=Decimal("0.50"), steps=COURSE.steps[:1])
+    store_alert(book, decide=admitting(strategy_histories=((BTC, later), ("PERP_ETH_USDC", COURSE))))
+    store_alert(book, new_alert(webhook_id="other"), admitting(strategy_histories=((BTC, COURSE),)))
+    assert strategy_positions.read_all(connection) == {
+        "hook": {BTC: later, "PERP_ETH_USDC": COURSE},
+        "other": {BTC: COURSE},
+    }
 
 
-def test_newest_history_replaces_the_previous_one(connection: sqlite3.Connection) -> None:
-    """One row per webhook and symbol."""
-    strategy_positions.save(connection, "hook", [(BTC, COURSE)], now=NOW)
-    later = StrategyHistory(start=Decimal("0.5"), steps=COURSE.steps[:1])
-    strategy_positions.save(connection, "hook", [(BTC, later)], now=NOW)
-    assert strategy_positions.of_webhook(connection, "hook") == {BTC: later}
-
-
-def test_dry_run_stores_no_history(connection: sqlite3.Connection) -> None:
-    """A preview has not happened to the strategy."""
-    preview(connection, new_alert(), admitting(strategy_histories=((BTC, COURSE),)), rates=NO_RATES, now=NOW)
-    assert not strategy_positions.of_webhook(connection, "hook")
+def test_histories_of_a_deleted_webhook_are_removed(connection: sqlite3.Connection, book: Book) -> None:
+    """Deleted by a command or rebuilt from the journal's row: a webhook's history does not outlive it, another's stays."""
+    webhooks.create(connection, webhook_id="hook", name="main", settings=WebhookSettings(), now=NOW)
+    for webhook_id in ("hook", "third", "other"):
+        alert = new_alert(webhook_id=webhook_id)
+        store_alert(book, alert, admitting(strategy_histories=((BTC, COURSE),)))
+    webhooks.delete(connection, "hook", now=NOW)
+    projector.record(connection, facts.plain_entry("webhook_deleted", at=NOW, data={"webhook_id": "third"}))
+    assert strategy_positions.read_all(connection) == {"other": {BTC: COURSE}}

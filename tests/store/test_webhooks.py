@@ -12,9 +12,9 @@ import pytest
 
 from kekbridge.errors import ConfigError, NotFound
 from kekbridge.model import Limits, RateLimits, Webhook, WebhookSettings
-from kekbridge.store import events, webhooks
-from kekbridge.store.admissions import admit
-from tests.store.factories import EXPIRES, NO_RATES, NOW, admitting, new_alert
+from kekbridge.store import journal, webhooks
+from tests.store.factories import NOW, new_alert
+from tests.stored import book_on, store_alert
 
 FULL = WebhookSettings(
     limits=Limits(
@@ -162,18 +162,18 @@ def test_deleting_a_webhook_keeps_its_history(connection: sqlite3.Connection) ->
     made = make(connection)
     lookup = give_key(connection, made)
     alert = new_alert(webhook_id=made.id)
-    admit(connection, alert, admitting(), rates=NO_RATES, now=NOW, expires_at=EXPIRES)
+    store_alert(book_on(connection), alert)
     webhooks.delete(connection, made.id, now=NOW)
     assert webhooks.find_by_lookup(connection, lookup, NOW) is None
     assert webhooks.list_keys(connection, made.id) == ()
-    assert len(events.of_alert(connection, alert.id)) == 1
+    assert len(journal.of_alert(connection, alert.id)) == 1
 
 
 def test_secrets_are_not_shown(connection: sqlite3.Connection) -> None:
     """Neither a key's repr nor the history contains what was sealed."""
     made = make(connection)
     lookup = give_key(connection, made)
-    shown = repr(webhooks.list_keys(connection, made.id)) + repr(events.list_events(connection))
+    shown = repr(webhooks.list_keys(connection, made.id)) + repr(journal.list_events(connection))
     assert "sealed key" not in shown
     assert "sealed secret" not in shown
     assert lookup.hex() not in shown

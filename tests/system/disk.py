@@ -160,7 +160,7 @@ class Disk:
 def write_image(image: dict[str, bytes], directory: Path) -> None:
     """Replace the directory's files with these; folders stay."""
     for path in directory.rglob("*"):
-        if path.is_file():
+        if path.is_symlink() or not path.is_dir():  # the control socket, too
             path.unlink()
     for name, content in image.items():
         path = Path(name)

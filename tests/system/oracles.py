@@ -88,14 +88,14 @@ def gather(bridge: BridgeProcess, sent: Iterable[Sent], starts_ms: Iterable[int]
         connection.row_factory = sqlite3.Row
         tables = {
             name: [dict(row) for row in connection.execute(f"SELECT * FROM {name} ORDER BY rowid")]
-            for name in ("alerts", "orders", "events")
+            for name in ("alerts", "orders", "journal")
         }
     connection.close()
     return Evidence(
         sent=list(sent),
         alerts=tables["alerts"],
         orders=tables["orders"],
-        events=tables["events"],
+        events=tables["journal"],
         journal=bridge.journal(),
         log=_log_lines(bridge.log_path),
         secrets={"api key": bridge.webhook["apiKey"], "api secret": bridge.webhook["apiSecret"]},
@@ -213,8 +213,8 @@ def i7_nothing_too_old(evidence: Evidence) -> list[str]:
     orders = {order["client_order_id"]: order for order in evidence.orders}
     found = [
         f"I7 {event['client_order_id']}: claimed at {event['at']}, allowed until {orders[event['client_order_id']]['expires_at']}"
-        for event in evidence.events
-        if event["kind"] == "order_submitting" and event["at"] > orders[event["client_order_id"]]["expires_at"]
+        for event in _claims(evidence)
+        if event["at"] > orders[event["client_order_id"]]["expires_at"]
     ]
     for event in evidence.journal:
         name = event.get("client_order_id")
@@ -228,8 +228,7 @@ def i7_nothing_too_old(evidence: Evidence) -> list[str]:
 def i8_nothing_before_reconciled(evidence: Evidence) -> list[str]:
     """After each start no order is claimed before reconciliation has finished."""
     reconciled = sorted(milliseconds(line["at"]) for line in evidence.log if line.get("event") == "reconciled")
-    claims = [event for event in evidence.events if event["kind"] == "order_submitting"]
-    submitted = [(milliseconds(event["at"]), event["client_order_id"]) for event in claims]
+    submitted = [(milliseconds(event["at"]), event["client_order_id"]) for event in _claims(evidence)]
     starts = sorted(evidence.starts_ms)
     found: list[str] = []
     for number, start in enumerate(starts):
@@ -243,11 +242,26 @@ def i8_nothing_before_reconciled(evidence: Evidence) -> list[str]:
     return found
 
 
+def _claims(evidence: Evidence) -> list[Row]:
+    """Return when each order was claimed: with its alert, or later in a row of its own."""
+    claims = [event for event in evidence.events if event["kind"] == "order_submitting"]
+    for event in evidence.events:
+        if event["kind"] == "alert_admitted":
+            claims += [
+                {"at": order["submitted_at"], "client_order_id": order["client_order_id"]}
+                for order in json.loads(event["data"])["orders"]
+                if order["status"] == "submitting"
+            ]
+    return claims
+
+
 def i9_chain_is_whole(evidence: Evidence) -> list[str]:
     """Each event's hash covers its predecessor's; recomputed here from the rows."""
     previous = "0" * 64
     for number, event in enumerate(evidence.events, start=1):
         parts = [event[n] for n in ("sequence", "at", "kind", "alert_id", "client_order_id", "data")]
+        if event.get("identity") is not None:
+            parts += [event["webhook_id"], event["identity"]]
         text = previous + json.dumps(parts, separators=(",", ":"), ensure_ascii=False)
         digest = hashlib.sha256(text.encode()).hexdigest()
         if event["sequence"] != number or event["previous_hash"] != previous or event["hash"] != digest:

@@ -15,7 +15,7 @@ import pytest
 
 from kekbridge.codes import CODES
 from kekbridge.model import Limits, Order, OrderStatus, RateLimits, TradingState
-from kekbridge.store import alerts, rejected_requests
+from kekbridge.store import alerts, rejected_requests, webhooks
 from tests.bridge import Bridge, Clock, running_bridge
 from tests.paths import ROOT
 from tests.waiting import until
@@ -174,8 +174,8 @@ async def _authentication(bridge: Bridge) -> dict[str, int]:
     bridge.add_webhook("restricted", allowed_addresses=("203.0.113.0/24",))
     bridge.add_webhook("off")
     bridge.add_webhook("slow", rates=RateLimits(per_minute=1, per_hour=1, per_day=1))
-    with bridge.daemon.database.transaction() as connection:
-        connection.execute("UPDATE webhooks SET enabled = 0 WHERE name = 'off'")
+    off = await bridge.daemon.database.read(webhooks.find, "off")
+    await bridge.daemon.database.write(webhooks.disable, off.id, now=bridge.clock())
     old, early = bridge.clock() - timedelta(hours=1), bridge.clock() + timedelta(minutes=5)
     met = {
         "signature_missing": (await bridge.send("signed", **BUY))[0],

@@ -17,7 +17,7 @@ import pytest
 from kekbridge.cli.main import run_command
 from kekbridge.ingress.http import DryRun, proven_bytes
 from kekbridge.model import Limits
-from kekbridge.store import alerts, events
+from kekbridge.store import alerts, journal
 from kekbridge.store import orders as order_rows
 from tests.bridge import Bridge, running_bridge
 
@@ -62,7 +62,7 @@ def body_file(bridge: Bridge, directory: Path, **fields: Any) -> str:
 async def _stored_counts(bridge: Bridge) -> tuple[int, int, int]:
     """Count the stored alerts, orders and events."""
     stored = (await bridge.daemon.database.read(alerts.search, limit=1000)).alerts
-    return len(stored), len(await bridge.orders()), (await bridge.daemon.database.read(events.head))[0]
+    return len(stored), len(await bridge.orders()), (await bridge.daemon.database.read(journal.head))[0]
 
 
 async def test_a_dry_run_shows_the_order_that_is_then_sent(bridge: Bridge, run: Run, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ async def test_an_alert_whose_text_was_removed_is_explained_but_not_replayed(
     code, result = await run("explain", stored.id)
     assert (code, result["status"], len(result["orders"])) == (0, "filled", 1)
     assert (await run("replay", stored.id))[0] == 2
-    assert await bridge.daemon.database.read(events.verify) is None
+    assert await bridge.daemon.database.read(journal.verify) is None
 
 
 async def test_risk_show_counts_what_was_used(bridge: Bridge, run: Run, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from kekbridge.exchange.orderly.client import OrderlyExchange
 from kekbridge.model import Mode, TradingState
 from kekbridge.model.notifications import MESSAGES
 from kekbridge.ops.notifier import NOTIFY_URLS
-from kekbridge.store import events, webhooks
+from kekbridge.store import journal, webhooks
 from kekbridge.vault import open_vault
 from tests.bridge import BTC, ETH, Bridge, quick_bridge, running_paper
 from tests.receiver import Receiver
@@ -146,20 +146,19 @@ async def unexplained_positions(bridge: Bridge) -> None:
 
 async def missed_heartbeat(bridge: Bridge, receiver: Receiver) -> None:
     """An alert expected every second that does not come, and one that expires at TradingView."""
-    with bridge.daemon.database.transaction() as connection:
-        (hook,) = webhooks.list_all(connection)
-        ends_at = bridge.clock() + timedelta(days=3)
-        wanted = replace(hook.settings, expect_alert_every_s=1, alert_expires_at=ends_at)
-        webhooks.change_settings(connection, hook.id, wanted, now=bridge.clock())
+    database = bridge.daemon.database
+    (hook,) = await database.read(webhooks.list_all)
+    ends_at = bridge.clock() + timedelta(days=3)
+    wanted = replace(hook.settings, expect_alert_every_s=1, alert_expires_at=ends_at)
+    await database.write(webhooks.change_settings, hook.id, wanted, now=bridge.clock())
 
     async def is_missed() -> bool:
         await run(bridge, "heartbeat")
         return counts(receiver)["heartbeat_missed"] >= 1
 
     await until(is_missed)
-    with bridge.daemon.database.transaction() as connection:
-        wanted = replace(wanted, expect_alert_every_s=3600, alert_expires_at=bridge.clock())
-        webhooks.change_settings(connection, hook.id, wanted, now=bridge.clock())
+    wanted = replace(wanted, expect_alert_every_s=3600, alert_expires_at=bridge.clock())
+    await database.write(webhooks.change_settings, hook.id, wanted, now=bridge.clock())
     await bridge.send(action="ping")
     await run(bridge, "heartbeat")
 
@@ -199,9 +198,9 @@ async def test_every_kind_is_sent(bridge: Bridge, receiver: Receiver, tmp_path: 
     await bridge.set_state(TradingState.RUNNING)
     await operations(bridge, tmp_path, receiver)
     await attack(bridge)
-    with bridge.daemon.database.transaction() as connection:
-        for kind in sorted(BY_HISTORY):
-            events.append(connection, kind, now=bridge.clock(), data={"error": "x", "free": "1 MiB"})
+    for kind in sorted(BY_HISTORY):
+        data = {"error": "x", "free": "1 MiB"}
+        await bridge.daemon.database.write(journal.append, kind, now=bridge.clock(), data=data)
     missing: set[str] = set()
 
     def is_complete() -> bool:
@@ -236,6 +235,6 @@ async def test_a_receiver_that_is_down_delays_no_order(bridge: Bridge, receiver:
     receiver.status = 200
     await until(lambda: counts(receiver)["order_filled"] == len(names))
     with bridge.daemon.database.snapshot() as connection:
-        stored = [event.kind for event in events.list_events(connection) if event.kind in MESSAGES]
+        stored = [event.kind for event in journal.list_events(connection) if event.kind in MESSAGES]
     await until(lambda: sum(counts(receiver).values()) >= len(stored))
     assert [line.partition("|")[0] for line in receiver.lines()][: len(stored)] == stored

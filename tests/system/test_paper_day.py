@@ -115,9 +115,8 @@ async def test_a_drawdown_closes_the_account_until_the_peak_is_reset(tmp_path: P
         await bridge.control("prices", {BTC: "46000"})
         await bridge.daemon.operator_services.equity.run()
         assert await _state(bridge) is TradingState.EXITS_ONLY
-        with bridge.daemon.database.transaction() as connection:
-            equity.reset_peak(connection, by="test", now=bridge.clock())
-            settings.resume_all(connection, reason="test", by="test", now=bridge.clock())
+        await bridge.daemon.database.write(equity.reset_peak, by="test", now=bridge.clock())
+        bridge.daemon.trading.book.resume_all(reason="test", by="test", now=bridge.clock())
         await bridge.daemon.operator_services.equity.run()
         assert await _state(bridge) is TradingState.RUNNING
         await order(bridge, "0", action="close")

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import Counter
 from contextlib import closing
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from kekbridge.cli.context import CliContext
+from kekbridge.cli.control import run_operation
+from kekbridge.config import Settings
 from kekbridge.model import TradingState
-from kekbridge.store import settings as stored
-from kekbridge.store.connections import connect
+from kekbridge.ops.trading_operations import ExitsOnly, Halt, Resume
 from tests.system.campaigns.run import SETTINGS
 from tests.system.forked import ForkedBridge
 from tests.system.harness import WEBHOOK_PATH, call, timestamp, wait_until
@@ -42,6 +43,7 @@ _ENVIRONMENT = {
     "KEKBRIDGE_EXCHANGE_REFRESH_S": "0.3",
 }
 MARKETS = {"BTCUSDT.P": ("PERP_BTC_USDC", Decimal("0.001")), "SOLUSDT.P": ("PERP_SOL_USDC", Decimal("0.2"))}
+SWITCHES = {TradingState.RUNNING: Resume, TradingState.EXITS_ONLY: ExitsOnly, TradingState.HALTED: Halt}
 # Each occurs once, and none of them may change the result of an alert.
 FAULTS = (
     {"fault": "lose_answer", "path": "/v1/order", "method": "POST"},
@@ -163,10 +165,7 @@ class BridgeStateMachine(RuleBasedStateMachine):
     @rule(state=st.sampled_from(tuple(TradingState)))
     def switch(self, state: TradingState) -> None:
         """The trader halts, restricts or resumes."""
-        with closing(connect(self._database)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            stored.set_trading_state(connection, state, reason="the test", by="operator", now=datetime.now(UTC))
-            connection.execute("COMMIT")
+        run_operation(CliContext(self.bridge.data_dir, Settings(), None), SWITCHES[state](reason="the test"))
         self.state = state
 
     # -------------------------------------------------------------------------------------------------------- invariants

@@ -324,10 +324,14 @@ class OrderlyExchange:
             report = replace(report, stop_is_live=is_live)
         return report
 
-    async def fills(self, report: OrderStatusReport) -> tuple[Fill, ...]:
+    def streamed_fills(self, report: OrderStatusReport) -> tuple[Fill, ...] | None:
         streamed = None if report.is_algo else self._feed.pop_opening_fill(report.order_id, report.executed_quantity)
+        return None if streamed is None else (parsing.with_client_order_id(report, streamed),)
+
+    async def fills(self, report: OrderStatusReport) -> tuple[Fill, ...]:
+        streamed = self.streamed_fills(report)
         if streamed is not None:
-            return (parsing.with_client_order_id(report, streamed),)
+            return streamed
         if report.is_algo:
             executions = await self.orders_api.algo_trades(report.order_id)
             if report.venue_type == "BRACKET":

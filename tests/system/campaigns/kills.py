@@ -8,7 +8,7 @@ from typing import Any
 from tests.system.campaigns.run import MARKETS, Outcome, Run, running
 
 IN_FLIGHT = 50
-POINTS = tuple(f"W{number}" for number in range(10))
+POINTS = tuple(f"W{number}" for number in range(11))
 
 
 async def random_kills(seed: int, kills: int) -> Outcome:
@@ -30,7 +30,7 @@ async def random_kills(seed: int, kills: int) -> Outcome:
 
 
 async def crash_points(seed: int, kills: int) -> list[Outcome]:
-    """R2: die at each failpoint W0 to W9, `kills` times each."""
+    """R2: die at each failpoint W0 to W10, `kills` times each."""
     return [await crash_point(seed, kills, point) for point in POINTS]
 
 

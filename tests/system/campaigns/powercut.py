@@ -92,7 +92,8 @@ def _breaches(run: Run) -> list[str]:
                 shutil.copy(path, copy)
         with closing(sqlite3.connect(Path(copy) / file.name)) as connection:
             state = connection.execute("PRAGMA integrity_check").fetchall()
-            stored = {name for (name,) in connection.execute("SELECT alert_id FROM alerts WHERE identity IS NOT NULL")}
+            query = "SELECT json_extract(data, '$.sender_id') FROM journal WHERE identity IS NOT NULL"
+            stored = {name for (name,) in connection.execute(query)}
     lost = [sent.alert_id for sent in run.sent if sent.is_acknowledged and sent.alert_id not in stored]
     broken = [] if state == [("ok",)] else [f"integrity check: {state}"]
     return broken + [f"{alert_id}: acknowledged and lost" for alert_id in lost]

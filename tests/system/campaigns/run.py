@@ -19,6 +19,7 @@ from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any
 
+from tests.equality import assert_rebuilt_equal
 from tests.system.forked import ForkedBridge
 from tests.system.harness import BridgeProcess, Sent, TradingView, call
 from tests.system.oracles import Evidence, Findings, database_file, gather, judge
@@ -177,7 +178,7 @@ def running(
     bridge_type: type[BridgeProcess] = ForkedBridge,
     small_disk: str | None = None,
 ) -> Iterator[Run]:
-    """Run a new bridge in a temporary directory, ready to trade.
+    """Run a new bridge in a temporary directory, ready to trade; at the end its tables must equal a rebuild from its journal.
 
     `small_disk`: size of an in-memory file system for the data directory, which needs the right to mount.
     """
@@ -198,6 +199,8 @@ def running(
         call(f"{bridge.paper_url}/paper/limits", {"enabled": False})
         bridge.wait_ready()
         yield run
+        bridge.daemon.kill()  # what is left then is what a crash leaves
+        assert_rebuilt_equal(bridge.data_dir)
 
 
 def _mount_small(directory: Path, size: str) -> None:

@@ -1,0 +1,63 @@
+"""Rebuild the book from the store: what a start reads. Its cost does not grow with the history."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import datetime, timedelta
+from typing import Final
+
+from kekbridge.execution.book import Book
+from kekbridge.model import ZERO, RateLimits, Webhook
+from kekbridge.risk.rates import ALL_ENTRIES, LONGEST_WINDOW
+from kekbridge.store import codec, fills, orders, rate_limits, reservations, settings, strategy_positions, webhooks
+
+_FILLS_FOR: Final = timedelta(days=2)
+_MOST_FILLS: Final = 5_000
+
+
+def load_book(connection: sqlite3.Connection, book: Book, *, account_rates: RateLimits, now: datetime) -> None:
+    """Fill an empty book from tables that hold the whole journal: open orders, running days, rates, cool-downs, states, recent fills."""
+    yesterday = codec.day_of(now - timedelta(days=1))
+    book.load_days(reservations.read_days(connection, since=yesterday), since=yesterday)
+    book.load_controls(settings.stored_controls(connection))
+    book.equity_peak = settings.equity_peak(connection)
+    book.load_histories(strategy_positions.read_all(connection))
+    unfinished = orders.unfinished(connection)
+    book.load_orders(unfinished, sequence=orders.last_sequence(connection))
+    for alert_id in {order.alert_id for order in unfinished}:
+        book.load_legs(orders.of_alert(connection, alert_id))
+    for order in unfinished:
+        if order.executed_quantity:
+            recorded = sum((fill.quantity for fill in fills.of_order(connection, order.client_order_id)), ZERO)
+            book.load_recorded(order.client_order_id, recorded)
+    for symbol in {order.intent.symbol for order in unfinished}:
+        entrant = orders.last_entrant(connection, symbol)
+        if entrant is not None:
+            book.set_entrant(symbol, entrant)
+    for webhook in webhooks.list_all(connection):
+        load_webhook(connection, book, webhook, now=now)
+    newest = rate_limits.newest_entries(connection, since=now - LONGEST_WINDOW, limit=_most(account_rates))
+    book.rates.load(ALL_ENTRIES, newest)
+    since = now - _FILLS_FOR
+    known = fills.recent(connection, since=since, limit=_MOST_FILLS)
+    book.remember(
+        known, since=known[0].fill.executed_at + timedelta(milliseconds=1) if len(known) >= _MOST_FILLS else since
+    )
+
+
+def load_webhook(connection: sqlite3.Connection, book: Book, webhook: Webhook, *, now: datetime) -> None:
+    """Load what a webhook's cool-down and rates look back at: at a start, and when its settings look back further than before."""
+    cooldown_s = webhook.settings.limits.cooldown_s or 0
+    if cooldown_s:
+        last = orders.last_entries(connection, webhook.id, since=now - timedelta(seconds=cooldown_s))
+        book.load_entries(webhook.id, last)
+    for is_exit in (False, True):
+        most = _most(webhook.settings.rates)
+        since = now - LONGEST_WINDOW
+        times = rate_limits.newest_times(connection, webhook.id, is_exit=is_exit, since=since, limit=most)
+        book.rates.load((webhook.id, is_exit), times)
+
+
+def _most(rates: RateLimits) -> int:
+    """How many counted alerts a full window can need."""
+    return max(rates.per_minute, rates.per_hour, rates.per_day)
