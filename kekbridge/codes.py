@@ -30,6 +30,7 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("invalid_encoding", 400, "The body is not UTF-8, or it is compressed.", "Send plain UTF-8 without Content-Encoding."),
     ("duplicate_key", 400, "A JSON key occurs more than once.", "Remove the duplicate."),
     ("field_invalid", 400, "A field has an invalid value.", "Write the field as the error message says."),
+    ("invalid_http", 400, "The request is not valid HTTP/1.1.", "Send a POST over HTTP/1.1; with TLS use https:// in the URL."),
     ("body_timeout", 408, "The body did not arrive in time.", "Send the whole body at once."),
     ("body_too_large", 413, "The body is larger than 64 KiB.", "An alert needs a few hundred bytes; remove what is not needed."),
     ("method_not_allowed", 405, "Only POST is allowed on the webhook URL.", "Use POST."),
@@ -49,6 +50,7 @@ _TABLE: tuple[tuple[str, int | None, str, str], ...] = (
     ("certificate_not_allowed", 403, "The request has no pinned client certificate.", "See auth.client_certificates; a proxy must forward the fingerprint and be listed in server.trusted_proxies."),
     ("alert_id_reused", 409, "The same alertId was received before with different content.", "Give every alert its own alertId."),
     ("rate_limited", 429, "Too many alerts for this webhook, or for all webhooks together.", "Wait retryAfter seconds, or raise --rate-per-minute, --rate-per-hour or --rate-per-day, or [risk] rate_per_minute."),
+    ("too_many_refused", 429, "Too many requests from this address were refused, so further ones are not read.", "Wait retryAfter seconds, and stop what sends messages that are refused; see auth.refusal_burst."),
     ("locked_out", 429, "Too many failed authentication attempts from this address.", "Wait retryAfter seconds and fix the sender's key."),
     # ------------------------------------------------------------------------------------- what the alert says (422)
     ("placeholder_unexpanded", 422, "A {{placeholder}} was not replaced by TradingView.", "Strategy placeholders work only in strategy alerts, and none work inside alert(); TradingView does no arithmetic."),

@@ -70,6 +70,7 @@ class Server(_Section):
     body_timeout_s: Seconds = 2.0
     idle_timeout_s: Seconds = 15.0
     max_connections: Annotated[int, Field(ge=8, le=100_000)] = 1000
+    max_connections_per_address: Annotated[int, Field(ge=8, le=100_000)] = 250
     shutdown_timeout_s: Annotated[float, Field(gt=0, le=60)] = 8.0
     behind_proxy: bool = False
     trusted_proxies: Words = ()
@@ -95,6 +96,8 @@ class Auth(_Section):
     lockout_failures: Annotated[int, Field(ge=1)] = 20
     lockout_window_s: Annotated[int, Field(ge=1)] = 60
     lockout_s: Annotated[int, Field(ge=1)] = 300
+    refusal_burst: Annotated[int, Field(ge=1)] = 300
+    refusals_per_s: Annotated[float, Field(gt=0)] = 5.0
     allowed_addresses: Words = ()
     client_certificates: Words = ()
 

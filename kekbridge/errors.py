@@ -39,6 +39,9 @@ class KekbridgeError(Exception):
 class RequestRefused(KekbridgeError):
     """The request is refused with a 4xx status."""
 
+    #: True if the sender had proven who it is before the request was refused.
+    is_proven = False
+
     @property
     def status(self) -> int:
         """HTTP status of the code."""

@@ -19,6 +19,7 @@ from kekbridge.admin import auth
 from kekbridge.admin.auth import COOKIE, SESSION, Session, Sessions
 from kekbridge.admin.pages import Pages
 from kekbridge.admin.service import AdminService
+from kekbridge.connections.server import AppServer
 from kekbridge.errors import ConfigError, KekbridgeError
 from kekbridge.execution.latency import LatencyHistograms
 from kekbridge.formatting import to_jsonable
@@ -37,6 +38,10 @@ _HEADERS: Final = {
 }
 _PUBLIC_PATHS: Final = frozenset({"/login", "/style.css", "/icon.svg"})
 _MOST_BYTES: Final = 64 * 1024
+_MOST_CONNECTIONS: Final = 64
+_IDLE_S: Final = 75.0
+_BODY_S: Final = 5.0
+_STOP_S: Final = 1.0
 
 
 class AdminServer:
@@ -57,16 +62,22 @@ class AdminServer:
         app.router.add_post("/api/lockouts/lift", self._lift_lockout)
         self._pages = Pages(service)
         self._pages.register(app.router)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        self._server = AppServer(
+            app,
+            most_connections=_MOST_CONNECTIONS,
+            keepalive_timeout=_IDLE_S,
+            lingering_time=_BODY_S,
+            body_timeout_s=_BODY_S,
+            name="web pages",
+        )
 
     async def start(self, listening: socket.socket) -> None:
         """Serve connections of this listening socket (see lazy_server.py)."""
-        await self._runner.setup()
-        await web.SockSite(self._runner, listening).start()
+        await self._server.start([listening])
 
     async def close(self) -> None:
         """Stop serving; open requests get 1 s to finish."""
-        await self._runner.cleanup()
+        await self._server.close(longest_s=_STOP_S)
 
     # ------------------------------------------------------------------------------------------------------- guards
 

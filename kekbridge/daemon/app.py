@@ -29,6 +29,7 @@ from kekbridge.daemon.systemd import Supervisor, inherited_sockets
 from kekbridge.daemon.trading import TradingServices
 from kekbridge.errors import ConfigError, KekbridgeError, StoreUnavailable
 from kekbridge.ingress.audit import LockoutLog, RejectedRequestLog
+from kekbridge.ingress.budget import RefusalBudget
 from kekbridge.ingress.http import Readiness
 from kekbridge.ingress.listener import Listener
 from kekbridge.ingress.lockout import Lockout
@@ -168,6 +169,7 @@ class Daemon:
             allowed=AllowList.parse(settings.auth.allowed_addresses, "auth.allowed_addresses"),
             certificates=PinnedCertificates(settings.auth.client_certificates),
             lockout=self.lockout,
+            budget=RefusalBudget(burst=settings.auth.refusal_burst, per_s=settings.auth.refusals_per_s),
             ssl_context=serving_context(self._tls),
         )
 

@@ -15,6 +15,7 @@ from ipaddress import IPv6Address
 from kekbridge.model.networks import Address, AllowList
 
 _LONGEST_CHAIN = 32
+_IPV6_HOST_BITS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,12 @@ class ClientAddresses:
         """True if the address is one of server.trusted_proxies."""
         return self._proxies is not None and self._proxies.allows(address)
 
+    def is_proxy(self, peer: str) -> bool:
+        """True if connections from this address are those of many senders: of a trusted proxy, or of the unnamed one that is in front."""
+        if self._proxies is None:
+            return self._behind_proxy
+        return self._proxies.allows(parse_address(peer))
+
     def _is_tradingview(self, address: Address | None) -> bool:
         return self._tradingview.allows(address)
 
@@ -94,4 +101,11 @@ def parse_address(text: str | None) -> Address | None:
         return None
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         return address.ipv4_mapped
+    return address
+
+
+def network_key(address: Address) -> Address:
+    """What counts as one sender: the address itself, for IPv6 the first one of its /64, which one customer has as a whole."""
+    if isinstance(address, IPv6Address):
+        return IPv6Address(int(address) >> _IPV6_HOST_BITS << _IPV6_HOST_BITS)
     return address

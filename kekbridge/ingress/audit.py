@@ -24,6 +24,7 @@ log = get_logger("kekbridge.ingress.audit")
 LOCKOUT_EVENT: Final = "authentication_attack"
 
 _COLLECT_S: Final = 0.5
+_PAUSE_S: Final = 5.0  # a flood must cost the disk little
 _COLLECT_KEY_USAGE_S: Final = 3.0
 _LOCKOUT_PAUSE_S: Final = 300.0
 _MOST_KINDS: Final = 1000  # pairs of address and code kept between two writes; those beyond are only logged
@@ -71,7 +72,7 @@ class RejectedRequestLog(BufferedLog):
     failure_event = "refusals_not_stored"
 
     def __init__(self, database: Database) -> None:
-        super().__init__(database, collect_s=_COLLECT_S)
+        super().__init__(database, collect_s=_COLLECT_S, pause_s=_PAUSE_S)
         self._counts: Counter[tuple[str, str]] = Counter()
         self._last: dict[tuple[str, str], tuple[datetime, str]] = {}
 

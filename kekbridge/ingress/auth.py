@@ -20,7 +20,7 @@ from typing import Protocol
 from kekbridge.alerts import signature
 from kekbridge.alerts.field_names import KEY_PREFIXES
 from kekbridge.alerts.message import Message
-from kekbridge.errors import Forbidden, Unauthenticated, VaultError
+from kekbridge.errors import Forbidden, RequestRefused, Unauthenticated, VaultError
 from kekbridge.ingress.addresses import parse_address
 from kekbridge.ingress.http import DRY_RUN_HEADER, Sender, WebhookRequest, proven_bytes, read_flag
 from kekbridge.log import get_logger
@@ -135,9 +135,13 @@ class Authenticator:
         if found is None:
             raise _unknown(api_key)
         self._on_key_used(key.id, request.received_at)
-        _check_may_send(webhook, request)
-        flag = request.headers.get(DRY_RUN_HEADER)
-        dry_run = None if flag is None else read_flag(flag)
+        try:
+            _check_may_send(webhook, request)
+            flag = request.headers.get(DRY_RUN_HEADER)
+            dry_run = None if flag is None else read_flag(flag)
+        except RequestRefused as refusal:
+            refusal.is_proven = True
+            raise
         return Sender(webhook=webhook, key_id=key.id, proof=proof, dry_run=dry_run)
 
     def _open(self, key: StoredKey) -> str | None:

@@ -57,7 +57,9 @@ def _with_limits(webhook: Webhook, limits: Mapping[str, Any]) -> Webhook:
 
 def _invalid_limit(found: str, expected: str, names: object) -> Refused:
     hint = f" ({', '.join(map(str, names))})" if isinstance(names, list) else ""
-    return Refused("field_invalid", f"dry run: found {found[:40]!r}, expected {expected}{hint}", field="limits")
+    refusal = Refused("field_invalid", f"dry run: found {found[:40]!r}, expected {expected}{hint}", field="limits")
+    refusal.is_proven = True  # only the owner may request a dry run
+    return refusal
 
 
 def _repeated_body(preview: Preview) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from ipaddress import IPv6Address, ip_interface, ip_network
 
 from kekbridge.errors import ConfigError
-from kekbridge.ingress.addresses import Client
+from kekbridge.ingress.addresses import Client, network_key
 from kekbridge.model.networks import Address
 
 _MOST_ADDRESSES = 10_000
@@ -64,7 +64,9 @@ class Lockout:
 
     def blocked_for(self, client: Client, now: datetime) -> int:
         """Whole seconds (rounded up) for which the client is still locked out; 0 if it is not."""
-        found = self._by_address.get(_key(client.address)) if client.address and not client.is_shared else None
+        if not self._by_address:
+            return 0
+        found = self._by_address.get(network_key(client.address)) if client.address and not client.is_shared else None
         if found is None or found.locked_until is None:
             return 0
         return max(0, math.ceil((found.locked_until - now).total_seconds()))
@@ -73,7 +75,7 @@ class Lockout:
         """Count one failed authentication. True if this one locks the address out."""
         if client.address is None or client.is_shared:
             return False
-        key = _key(client.address)
+        key = network_key(client.address)
         found = self._by_address.get(key)
         if found is None or now - found.since > self._window or (found.locked_until and now >= found.locked_until):
             found = self._by_address[key] = _Failures(since=now, count=0)
@@ -89,8 +91,8 @@ class Lockout:
 
     def record_success(self, client: Client) -> None:
         """Clear an address's failures: it sent a valid proof."""
-        if client.address is not None:
-            self._by_address.pop(_key(client.address), None)
+        if self._by_address and client.address is not None:
+            self._by_address.pop(network_key(client.address), None)
 
     @property
     def address_count(self) -> int:
@@ -99,7 +101,7 @@ class Lockout:
 
     def release(self, address: Address) -> bool:
         """Lift a lockout, and clear the address's failures. True if there were any."""
-        return self._by_address.pop(_key(address), None) is not None
+        return self._by_address.pop(network_key(address), None) is not None
 
     def locked(self, now: datetime) -> tuple[LockedOut, ...]:
         """Every address that is locked out at `now`, the one with the latest failure last."""
@@ -123,9 +125,3 @@ def read_address(text: str) -> Address:
 def _describe(key: Address, found: _Failures, until: datetime) -> LockedOut:
     shown = str(ip_network((key, _IPV6_HOST_BITS))) if isinstance(key, IPv6Address) else str(key)
     return LockedOut(address=shown, count=found.count, since=found.since, until=until)
-
-
-def _key(address: Address) -> Address:
-    if isinstance(address, IPv6Address):
-        return IPv6Address(int(address) >> _IPV6_HOST_BITS << _IPV6_HOST_BITS)
-    return address

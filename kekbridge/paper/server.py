@@ -16,6 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
+from kekbridge.connections.server import AppServer, bind
 from kekbridge.paper.api import MAX_BODY, RestApi
 from kekbridge.paper.auth import SignatureVerifier
 from kekbridge.paper.codec import ApiError, failure
@@ -35,6 +36,9 @@ from kekbridge.paper.streams import Streams
 
 _TICK_S = 1.0
 _KEEPALIVE_S = 75.0
+_BODY_S = 10.0
+_STOP_S = 2.0
+_MOST_CONNECTIONS = 512
 _DEFAULTS = PaperSettings()
 
 
@@ -54,7 +58,7 @@ class PaperExchange:
         self.base_url = ""
         self._exchange: SimulatedExchange | None = None
         self._journal: PaperJournal | None = None
-        self._runner: web.AppRunner | None = None
+        self._server: AppServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._timers: set[asyncio.TimerHandle] = set()
 
@@ -77,10 +81,17 @@ class PaperExchange:
         ControlApi(exchange, limiter).mount(app)
         streams = Streams(exchange, verifier)
         streams.mount(app)
-        self._runner = web.AppRunner(app, access_log=None, keepalive_timeout=_KEEPALIVE_S, shutdown_timeout=2.0)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
-        bound = self._runner.addresses[0]
+        self._server = AppServer(
+            app,
+            most_connections=_MOST_CONNECTIONS,
+            keepalive_timeout=_KEEPALIVE_S,
+            lingering_time=_BODY_S,
+            body_timeout_s=_BODY_S,
+            name="paper exchange",
+        )
+        listening = await bind(host, port)
+        bound = listening[0].getsockname()
+        await self._server.start(listening)
         shown = f"[{bound[0]}]" if ":" in str(bound[0]) else bound[0]
         self.base_url = f"http://{shown}:{bound[1]}"
         exchange.resume()
@@ -97,9 +108,9 @@ class PaperExchange:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        if self._server is not None:
+            await self._server.close(longest_s=_STOP_S)
+            self._server = None
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()

@@ -53,9 +53,9 @@ class ListeningServer:
             raise self.readiness
         return self.readiness
 
-    async def send_raw(self, request: bytes) -> bytes:
-        """Send bytes and return everything the server sends until it closes or resets the connection."""
-        reader, writer = await asyncio.open_connection(self.host, self.port)
+    async def send_raw(self, request: bytes, *, source: str = "127.0.0.1") -> bytes:
+        """Send bytes from an address of this machine; return everything the server sends until it closes or resets the connection."""
+        reader, writer = await asyncio.open_connection(self.host, self.port, local_addr=(source, 0))
         received = b""
         try:
             async with asyncio.timeout(20):

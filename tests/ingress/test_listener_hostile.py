@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kekbridge.config import Server
-from kekbridge.errors import ConfigError, Unauthenticated
+from kekbridge.errors import ConfigError, Forbidden, Refused, Unauthenticated, Unreadable
+from kekbridge.ingress.budget import RefusalBudget
 from kekbridge.ingress.http import WebhookResponse
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.model.networks import AllowList
@@ -33,6 +34,7 @@ async def server() -> AsyncIterator[ListeningServer]:
 
 POST = f"POST {PATH} HTTP/1.1\r\nHost: x\r\n".encode()
 REQUEST = POST + b"Content-Length: 2\r\n\r\n{}"
+REQUEST_CLOSE = POST + b"Connection: close\r\nContent-Length: 2\r\n\r\n{}"
 JUNK = [
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 200,  # a TLS handshake on the plain port
     b"\r\n\r\n\r\n",
@@ -119,6 +121,12 @@ async def test_junk_leaves_no_traceback_in_the_log(server: ListeningServer, capl
     for junk in JUNK:
         await server.send_raw(junk)
     assert [record for record in caplog.records if record.exc_info] == []
+
+
+async def test_what_is_not_http_gets_the_answer_of_any_refusal(server: ListeningServer) -> None:
+    """Our JSON, and no name or version of the software that reads it."""
+    reply = Reply(await server.send_raw(b"GET\r\n\r\n"))
+    assert (reply.status, reply.json["code"], reply.headers["server"]) == (400, "invalid_http", "kekbridge")
 
 
 async def test_bytes_after_the_body_are_not_a_second_alert(server: ListeningServer) -> None:
@@ -224,15 +232,17 @@ async def test_a_flood_never_drops_a_busy_connection() -> None:
         assert [reply.status for reply in await asyncio.gather(*working)] == [202] * 8
 
 
-async def test_a_new_connection_is_dropped_if_all_others_are_busy() -> None:
-    """No request that has begun is dropped."""
+async def test_a_new_connection_waits_if_all_others_are_busy() -> None:
+    """No request that has begun is dropped, and the next one is answered as soon as there is room: TradingView does not resend it."""
     async with listening(Server(port=0, max_connections=8, idle_timeout_s=60)) as server:
         server.may_respond = asyncio.Event()
         working = [asyncio.ensure_future(server.send()) for _ in range(8)]
         await until(lambda: len(server.requests) == 8)
-        assert await server.send_raw(b"") == b""
+        waiting = asyncio.ensure_future(server.send())
+        await asyncio.wait([waiting], timeout=0.2)
+        assert (waiting.done(), server.connections, len(server.requests)) == (False, 8, 8)
         server.may_respond.set()
-        assert [reply.status for reply in await asyncio.gather(*working)] == [202] * 8
+        assert [reply.status for reply in await asyncio.gather(*working, waiting)] == [202] * 9
 
 
 async def test_a_peer_that_never_reads_is_dropped_at_the_cap() -> None:
@@ -312,6 +322,140 @@ async def test_a_valid_alert_clears_earlier_failures() -> None:
             assert [(await server.send()).status for _ in range(2)] == [401, 401]
             server.outcome = WebhookResponse(status=202, body={})
             assert (await server.send()).status == 202
+
+
+# -------------------------------------------------------------------------------------------------- budget of refusals
+
+
+def small_budget() -> RefusalBudget:
+    """Three refusals, and none after that for as long as a test lasts."""
+    return RefusalBudget(burst=3, per_s=0.001)
+
+
+ABORTED, BAD_HTTP = b"aborted", b"GET\r\n\r\n"
+COSTLY: dict[str, bytes | Exception] = {
+    "unreadable": Unreadable("invalid_json", "x"),
+    "unauthenticated": Unauthenticated("api_key_unknown", "x"),
+    "too large": POST + b"Content-Length: 70000\r\n\r\n",
+    "slow body": POST + b"Content-Length: 50\r\n\r\nslow",
+    "aborted body": ABORTED,
+    "not HTTP": BAD_HTTP,
+}
+
+
+@pytest.mark.parametrize("kind", COSTLY)
+async def test_what_an_unproven_sender_causes_costs_his_address(kind: str) -> None:
+    """After its budget an address is refused before a byte of the body is read; another address is served."""
+    cause = COSTLY[kind]
+    async with listening(budget=small_budget()) as server:
+        for _ in range(3):
+            if isinstance(cause, Exception):
+                server.outcome = cause
+                await server.send()
+            elif cause is ABORTED:
+                _, writer = await asyncio.open_connection(server.host, server.port)
+                writer.write(POST + b"Content-Length: 50\r\n\r\nhalf")
+                await until(lambda: server.connections == 1)
+                writer.transport.abort()
+                await until(lambda: server.connections == 0)
+            else:
+                await server.send_raw(cause)
+        server.outcome = WebhookResponse(status=202, body={})
+        before = len(server.requests)
+        reply = Reply(await server.send_raw(POST + b"Content-Length: 50000\r\n\r\n"))
+        assert (reply.status, reply.json["code"]) == (429, "too_many_refused")
+        assert int(reply.headers["retry-after"]) == reply.json["retryAfter"] > 0
+        assert len(server.requests) == before
+        assert Reply(await server.send_raw(REQUEST_CLOSE, source="127.0.0.2")).status == 202
+
+
+async def test_three_hundred_are_read_at_once_and_no_more() -> None:
+    """With the default budget; the response to the next one is held back, so that a flood waits."""
+    server_budget = RefusalBudget(burst=300, per_s=0.001)
+    async with listening(budget=server_budget) as server:
+        server.outcome = Unreadable("invalid_json", "x")
+        for _ in range(15):
+            replies = await asyncio.gather(*(server.send() for _ in range(20)))
+            assert [reply.status for reply in replies] == [400] * 20
+        assert (await server.send()).status == 429
+
+
+@pytest.mark.parametrize("code", ["webhook_disabled", "field_invalid", "symbol_unknown", "rate_limited"])
+async def test_a_proven_sender_costs_nothing(code: str) -> None:
+    """Neither his refusals nor his alerts that were stored and refused."""
+    refusal = Forbidden(code, "x") if code == "webhook_disabled" else Unreadable(code, "x")
+    refusal.is_proven = True
+    async with listening(budget=small_budget()) as server:
+        for outcome in (refusal, WebhookResponse(status=401, body={}), Refused("symbol_unknown", "x")):
+            server.outcome = outcome
+            assert {(await server.send()).status for _ in range(5)} <= {400, 401, 403, 422, 429}
+        assert {rejection.code for rejection in server.rejections} == {code, "symbol_unknown"}
+        server.outcome = WebhookResponse(status=202, body={})
+        assert (await server.send()).status == 202
+
+
+async def test_shared_addresses_are_never_refused_unread() -> None:
+    """TradingView's customers share four addresses; one of them must not use up what the others need."""
+    proxied = QUICK.model_copy(update={"behind_proxy": True, "trusted_proxies": ("127.0.0.1",)})
+    async with listening(proxied, budget=small_budget()) as server:
+        server.outcome = Unreadable("invalid_json", "x")
+        for sender in ("52.89.214.238", "203.0.113.66"):
+            for _ in range(4):
+                await server.send(X_Forwarded_For=sender)
+        server.outcome = WebhookResponse(status=202, body={})
+        replies = [
+            await server.send(X_Forwarded_For=sender) for sender in ("52.89.214.238", "203.0.113.66", "203.0.113.7")
+        ]
+        assert [reply.status for reply in replies] == [202, 429, 202]
+
+
+async def test_an_unproven_sender_keeps_no_connection() -> None:
+    """The caps of new connections apply to each of his requests; a proxy's connection stays open, its next request is another sender's."""
+    refused = Unreadable("invalid_json", "x")
+    async with listening() as server:
+        server.outcome = refused
+        assert Reply(await server.send_raw(REQUEST)).headers["connection"] == "close"
+    proxied = Server(port=0, idle_timeout_s=60, behind_proxy=True, trusted_proxies=("127.0.0.1",))
+    async with listening(proxied) as server:
+        server.outcome = refused
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+        for _ in range(2):
+            writer.write(REQUEST)
+            reply = Reply(await reader.readuntil(b"\r\n\r\n"))
+            await reader.readexactly(int(reply.headers["content-length"]))
+            assert reply.status == 400
+        writer.close()
+
+
+async def test_bodies_in_flight_are_bounded_for_each_sender() -> None:
+    """The oldest body of a sender is dropped for a newer one of his, also behind a proxy; others are not."""
+    proxied = Server(port=0, idle_timeout_s=60, body_timeout_s=60, behind_proxy=True, trusted_proxies=("127.0.0.1",))
+    async with listening(proxied) as server, AsyncExitStack() as stack:
+
+        async def begin(sender: str) -> asyncio.StreamReader:
+            reader, writer = await asyncio.open_connection(server.host, server.port)
+            stack.callback(writer.close)
+            writer.write(POST + f"X-Forwarded-For: {sender}\r\nContent-Length: 50\r\n\r\n".encode())
+            return reader
+
+        other = await begin("203.0.113.7")
+        readers = [await begin("52.89.214.238") for _ in range(80)]
+        await until(lambda: server.connections == 65)
+        cut = [reader.at_eof() or reader.exception() is not None for reader in readers]
+        assert cut == [True] * 16 + [False] * 64
+        assert not other.at_eof()
+        assert (await server.send(X_Forwarded_For="52.89.214.238")).status == 202
+
+
+async def test_large_bodies_do_not_delay_an_alert() -> None:
+    """A body that takes long to parse waits for its turn, while smaller ones are handled at once."""
+    async with listening(Server(port=0, idle_timeout_s=60)) as server:
+        large = [asyncio.ensure_future(server.send(b"x" * 30_000)) for _ in range(20)]
+        await until(lambda: len(server.requests) > 0)
+        assert (await server.send(b"small")).status == 202
+        assert [reply.status for reply in await asyncio.gather(*large)] == [202] * 20
+        bodies = [request.body for request in server.requests]
+        assert bodies.index(b"small") < len(bodies) - 1
 
 
 # ------------------------------------------------------------------------------------------------------- start and stop

@@ -29,7 +29,9 @@ PAYLOADS = DATA / "alert-payloads.json"
 CONNECTIONS = 12
 TIMEOUT_S = 20.0
 ENVIRONMENT = {
-    "KEKBRIDGE_AUTH_LOCKOUT_FAILURES": "1000000",  # a lockout would keep most bodies from the parser
+    # A lockout and the budget of refusals would keep most bodies from the parser.
+    "KEKBRIDGE_AUTH_LOCKOUT_FAILURES": "1000000",
+    "KEKBRIDGE_AUTH_REFUSAL_BURST": "1000000",
     "KEKBRIDGE_LOG_LEVEL": "error",
 }
 NUMBERS = (

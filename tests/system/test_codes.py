@@ -30,6 +30,8 @@ ELSEWHERE = {
     "body_timeout": ("ingress/test_listener_hostile.py", "body_timeout"),
     "method_not_allowed": ("ingress/test_listener.py", "405"),
     "certificate_not_allowed": ("ingress/tls/test_client_certificates.py", "certificate_not_allowed"),
+    "invalid_http": ("ingress/test_listener_hostile.py", "invalid_http"),
+    "too_many_refused": ("ingress/test_listener_hostile.py", "too_many_refused"),
     "locked_out": ("ingress/test_listener_hostile.py", "locked_out"),
     "internal_error": ("ingress/test_listener.py", "internal_error"),
     "store_unavailable": ("ingress/test_listener.py", "store_unavailable"),

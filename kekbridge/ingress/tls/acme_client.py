@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
+from kekbridge.connections.server import SERVER_NAME, BoundedServer, bind
 from kekbridge.errors import ConfigError, KekbridgeError
 from kekbridge.formatting import sanitize
 from kekbridge.vault.files import read_private, write_private
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 _IDLE_S = 10.0
+_STOP_S = 1.0
+_MOST_CONNECTIONS = 64
+_HEADERS = {"Server": SERVER_NAME}
 _NETWORK_TIMEOUT_S = 30
 _ISSUE_WITHIN = timedelta(seconds=120)
 _WELL_KNOWN = "/.well-known/acme-challenge/"
@@ -63,7 +67,7 @@ class ChallengeServer:
         self._host = host
         self._port = port
         self._texts: dict[str, str] = {}  # by path
-        self._runner: web.ServerRunner | None = None
+        self._server: BoundedServer | None = None
         self.port = port
 
     def publish(self, path: str, text: str) -> None:
@@ -72,34 +76,39 @@ class ChallengeServer:
 
     async def __aenter__(self) -> Self:
         """Raises ConfigError if the port cannot be opened."""
-        server = web.Server(self._handle, access_log=None, keepalive_timeout=_IDLE_S)
-        self._runner = web.ServerRunner(server)
-        await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._host or None, self._port).start()
+            listening = await bind(self._host, self._port)
         except OSError as error:
-            await self._runner.cleanup()
             raise ConfigError(
                 f"port {self._port} cannot be opened for the certificate authority: {error.strerror}; give the service"
                 " CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=), stop the program that uses it, or set tls.acme_port"
                 " and forward port 80 to it",
                 field="tls.acme_port",
             ) from None
-        self.port = int(self._runner.addresses[0][1])
+        self.port = int(listening[0].getsockname()[1])
+        self._server = BoundedServer(
+            self._handle,
+            most_connections=_MOST_CONNECTIONS,
+            keepalive_timeout=_IDLE_S,
+            lingering_time=_STOP_S,
+            name="certificate challenges",
+        )
+        self._server.listen(listening)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._texts.clear()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._server is not None:
+            self._server.stop_accepting()
+            await self._server.finish(longest_s=_STOP_S)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         text = self._texts.get(request.rel_url.raw_path) if request.method in ("GET", "HEAD") else None
         if text is None:
-            return web.Response(status=404, text="nothing here\n", headers={"Connection": "close"})
-        return web.Response(body=text.encode("ascii"), content_type="application/octet-stream")
+            return web.Response(status=404, text="nothing here\n", headers={**_HEADERS, "Connection": "close"})
+        return web.Response(body=text.encode("ascii"), content_type="application/octet-stream", headers=_HEADERS)
 
 
 @dataclass(frozen=True, slots=True)
