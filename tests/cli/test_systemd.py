@@ -57,6 +57,8 @@ def test_the_units_match_the_settings(run: Any, tmp_path: Path, monkeypatch: pyt
     assert service.count("LoadCredentialEncrypted=") == 2
     for line in ("Type=notify", "WatchdogSec=30", "StateDirectory=kekbridge"):
         assert line in service
+    for line in ("LimitNOFILE=16384", "MemoryMax=512M", "TasksMax=128"):  # a flood ends before the machine does
+        assert line in service
     assert run("install-systemd", "--print").out.startswith("# /etc/systemd/system/kekbridge.service\n[Unit]")
 
 
