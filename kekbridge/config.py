@@ -100,6 +100,7 @@ class Auth(_Section):
     refusals_per_s: Annotated[float, Field(gt=0)] = 5.0
     allowed_addresses: Words = ()
     client_certificates: Words = ()
+    client_certificate_header: str = "X-Client-Certificate-SHA256"
 
 
 class ExchangeSettings(_Section):

@@ -7,17 +7,16 @@ in each form, so that another page open in the same browser can neither read nor
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import os
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from kekbridge.connections.hosts import is_loopback
 from kekbridge.errors import ConfigError
 
 TOKEN_FILE: Final = "admin-token"  # noqa: S105 - a file's name
@@ -66,28 +65,10 @@ def make_token(data_dir: Path) -> str:
 
 def check_loopback(host: str) -> None:
     """Raise ConfigError for an address that other machines could reach."""
-    try:
-        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not is_loopback:
+    if not is_loopback(host):
         raise ConfigError(
             f"admin.host: found {host}, expected a loopback address such as 127.0.0.1; use an SSH tunnel from elsewhere"
         )
-
-
-def is_our_name(authority: str) -> bool:
-    """True if a Host header names this machine. A foreign name that resolves to it is a DNS rebinding attack."""
-    try:
-        name = urlsplit(f"//{authority}").hostname
-    except ValueError:
-        return False
-    if name is None:
-        return False
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost"
 
 
 class Sessions:

@@ -11,14 +11,13 @@ import hmac
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from kekbridge.admin import auth
 from kekbridge.admin.auth import COOKIE, SESSION, Session, Sessions
 from kekbridge.admin.pages import Pages
 from kekbridge.admin.service import AdminService
+from kekbridge.connections.hosts import is_foreign_origin, is_our_name
 from kekbridge.connections.server import AppServer
 from kekbridge.errors import ConfigError, KekbridgeError
 from kekbridge.execution.latency import LatencyHistograms
@@ -96,10 +95,9 @@ class AdminServer:
         return response
 
     async def _authorize(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        if not auth.is_our_name(request.headers.get("Host", "")):
+        if not is_our_name(request.headers.get("Host", "")):
             return self._error(request, 421, "use http://127.0.0.1 or http://localhost with this listener's port")
-        origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get("Host"):
+        if is_foreign_origin(request.headers.get("Origin"), request.headers.get("Host", "")):
             return self._error(request, 403, "this request comes from another page")
         if request.path in _PUBLIC_PATHS:
             return await handler(request)

@@ -136,7 +136,10 @@ def _announce(base_url: str, data_dir: Path, *, as_json: bool) -> None:
     else:
         render.pairs([("paper exchange", base_url), ("data directory", str(data_dir)), *list(identity.items())[1:]])
         render.line("")
-        render.line(f'Set a price:       curl -s {base_url}/paper/prices -d \'{{"PERP_BTC_USDC":"65000"}}\'')
+        render.line(
+            f"Set a price:       curl -s {base_url}/paper/prices -H 'Content-Type: application/json'"
+            """ -d '{"PERP_BTC_USDC":"65000"}'"""
+        )
         render.line(f"Show its journal:  curl -s {base_url}/paper/journal")
         render.line("Ready. Press Ctrl-C to stop.")
     sys.stdout.flush()

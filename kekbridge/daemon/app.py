@@ -167,7 +167,7 @@ class Daemon:
             clock=resources.clock,
             on_refused=self.rejected_requests.record,
             allowed=AllowList.parse(settings.auth.allowed_addresses, "auth.allowed_addresses"),
-            certificates=PinnedCertificates(settings.auth.client_certificates),
+            certificates=PinnedCertificates(settings.auth.client_certificates, settings.auth.client_certificate_header),
             lockout=self.lockout,
             budget=RefusalBudget(burst=settings.auth.refusal_burst, per_s=settings.auth.refusals_per_s),
             ssl_context=serving_context(self._tls),

@@ -10,9 +10,11 @@ from collections.abc import Iterable
 from kekbridge.admin.auth import check_loopback
 from kekbridge.config import Server, Settings
 from kekbridge.errors import ConfigError
+from kekbridge.exchange.orderly.endpoints import resolve_urls
 from kekbridge.ingress.addresses import ClientAddresses
 from kekbridge.ingress.tls.client_certificates import PinnedCertificates
 from kekbridge.ingress.tls.context import check_bind, serving_context
+from kekbridge.model import Mode
 from kekbridge.model.networks import AllowList
 
 
@@ -25,10 +27,13 @@ def check_settings(settings: Settings, addresses: Iterable[Server] = ()) -> None
         check_bind(server, settings.tls)
     _check_certificate(settings)
     AllowList.parse(settings.auth.allowed_addresses, "auth.allowed_addresses")
-    PinnedCertificates(settings.auth.client_certificates)
+    PinnedCertificates(settings.auth.client_certificates, settings.auth.client_certificate_header)
     ClientAddresses(settings.server.trusted_proxies, behind_proxy=settings.server.behind_proxy)
     if settings.admin.enabled:
         check_loopback(settings.admin.host)
+    exchange = settings.exchange
+    if settings.mode is not Mode.PAPER or exchange.base_url:
+        resolve_urls(settings.mode.value, exchange.base_url, exchange.ws_public_url, exchange.ws_private_url)
 
 
 def _check_certificate(settings: Settings) -> None:

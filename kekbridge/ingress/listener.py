@@ -44,7 +44,7 @@ from kekbridge.ingress.auth import PROOF_HEADERS
 from kekbridge.ingress.budget import RefusalBudget
 from kekbridge.ingress.http import Readiness, WebhookRequest, WebhookResponse
 from kekbridge.ingress.lockout import Lockout
-from kekbridge.ingress.tls.client_certificates import CERTIFICATE_HEADER, FINGERPRINT_HEADER, PinnedCertificates
+from kekbridge.ingress.tls.client_certificates import PinnedCertificates
 from kekbridge.log import get_logger
 from kekbridge.model.networks import AllowList
 from kekbridge.model.webhooks import WEBHOOK_PATH
@@ -241,8 +241,7 @@ class Listener:
         if not self._allowed.allows(client.address):
             raise Forbidden("address_not_allowed", f"auth.allowed_addresses does not list {client}")
         if self._certificates and not self._certificates.allows(
-            _joined(request, FINGERPRINT_HEADER),
-            _joined(request, CERTIFICATE_HEADER),
+            _joined(request, self._certificates.header),
             from_proxy=self._addresses.is_trusted_proxy(parse_address(request.remote)),
         ):
             raise Forbidden(

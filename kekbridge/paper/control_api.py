@@ -1,22 +1,24 @@
-"""Control API: unsigned `/paper/...` paths that set prices, positions and faults and show the journal. Loopback only.
+"""Control API: unsigned `/paper/...` paths that set prices, positions and faults and show the journal.
 
-POST bodies are JSON objects; an invalid one gets a 400 with one line of JSON and changes nothing.
+From this machine only, and from no page that its browser shows. POST bodies are JSON objects, sent as application/json; an invalid one gets
+a 400 with one line of JSON and changes nothing.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
 from aiohttp import web
 
+from kekbridge.connections.hosts import is_foreign_origin, is_loopback, is_our_name
 from kekbridge.paper import responses
 from kekbridge.paper.codec import ApiError, decode_object, encode, parse_flag, parse_number
 from kekbridge.paper.exchange import SimulatedExchange
 from kekbridge.paper.rate_limits import RequestLimiter
 
+_JSON = "application/json"
 Control = Callable[[Mapping[str, Any], Mapping[str, str]], object]
 
 
@@ -49,8 +51,7 @@ class ControlApi:
     def _endpoint(self, control: Control) -> Callable[[web.Request], Any]:
         async def endpoint(request: web.Request) -> web.Response:
             try:
-                if not _is_loopback(request.remote):
-                    raise ApiError(-1002, "The control paths accept requests from this machine only.", status=403)
+                _check_sender(request)
                 body = decode_object(await request.read()) if request.method == "POST" else {}
                 with self.exchange.state.transaction():
                     data = control(body, request.query)
@@ -191,10 +192,19 @@ def _as_text(value: Any) -> Any:
     return value
 
 
-def _is_loopback(remote: str | None) -> bool:
-    try:
-        address = ipaddress.ip_address((remote or "").split("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+def _check_sender(request: web.Request) -> None:
+    """Raise ApiError for a request from elsewhere, or one that a page in a browser on this machine may have sent."""
+    authority = request.headers.get("Host", "")
+    if not is_loopback(request.remote):
+        raise ApiError(-1002, "The control paths accept requests from this machine only.", status=403)
+    if not is_our_name(authority):
+        raise ApiError(
+            -1002, "The Host header names another machine; use 127.0.0.1 or localhost with this port.", status=421
+        )
+    if is_foreign_origin(request.headers.get("Origin"), authority):
+        raise ApiError(-1002, "The request comes from a page of another origin.", status=403)
+    if request.method == "POST" and request.can_read_body and request.content_type != _JSON:
+        # Pages may send forms and plain text anywhere without asking.
+        raise ApiError(
+            -1005, f"found Content-Type {request.content_type}, expected {_JSON}; send it as a header.", status=415
+        )

@@ -12,7 +12,6 @@ import sys
 from asyncio import sslproto
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from aiohttp import web
 
 from kekbridge.connections.server import AppServer, BoundedConnection, BoundedServer, bind
 from tests.ingress.listening import Reply
-from tests.ingress.tls.pebble import own_certificate
+from tests.paths import DATA
 from tests.waiting import until
 
 REQUEST = b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"
@@ -68,10 +67,9 @@ async def serving(
 
 
 @pytest.fixture
-def tls(tmp_path: Path) -> ssl.SSLContext:
-    cert, key = own_certificate(tmp_path)
+def tls() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
+    context.load_cert_chain(DATA / "tls" / "first.pem", DATA / "tls" / "first.key")
     return context
 
 

@@ -22,6 +22,11 @@ WRONG = {
     "a proxy that is no address": ({"server.trusted_proxies": "caddy"}, "server.trusted_proxies"),
     "an unknown list": ({"auth.allowed_addresses": "tradingvew"}, "auth.allowed_addresses"),
     "no fingerprint": ({"auth.client_certificates": "ab:cd"}, "client_certificates"),
+    "an unencrypted exchange": ({"mode": "live", "exchange.base_url": "http://api.example"}, "exchange.base_url"),
+    "no header": (
+        {"auth.client_certificates": "0" * 64, "auth.client_certificate_header": ""},
+        "client_certificate_header",
+    ),
     "a public admin listener": ({"admin.host": "192.0.2.1"}, "SSH tunnel"),
 }
 

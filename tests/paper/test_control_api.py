@@ -6,7 +6,6 @@ from decimal import Decimal
 
 import pytest
 
-from kekbridge.paper.control_api import _is_loopback
 from kekbridge.paper.server import PaperExchange
 from tests.paper.trader import BTC, ETH, Trader
 
@@ -90,10 +89,35 @@ async def test_rate_limit_switch(trader: Trader) -> None:
 
 
 @pytest.mark.parametrize(
-    ("remote", "allowed"),
-    [("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("192.168.1.5", False), ("", False)],
-    ids=["v4", "v6", "mapped", "lan", "none"],
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 421),  # DNS rebinding: its name resolves to this machine
+        ({"Host": "127.0.0.1.evil.example:80"}, 421),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Content-Type": "multipart/form-data; boundary=x"}, 415),
+    ],
 )
-def test_control_paths_are_for_loopback_only(remote: str, allowed: bool) -> None:
-    """Control paths accept loopback addresses only."""
-    assert _is_loopback(remote) is allowed
+async def test_pages_in_a_browser_change_nothing(trader: Trader, headers: dict[str, str], status: int) -> None:
+    """Every control path refuses what a foreign page can make the trader's browser send; nothing is changed."""
+    answered, body = await trader.raw("POST", "/paper/prices", {BTC: "1"}, **headers)
+    assert (answered, body["success"]) == (status, False)
+    if "Content-Type" not in headers:
+        assert (await trader.raw("GET", "/paper/journal", **headers))[0] == status
+    assert (await trader.raw("GET", "/paper/state"))[1]["marks"][BTC] == "65000"
+
+
+async def test_this_machine_may_use_them(trader: Trader) -> None:
+    """Under each of its names, from a page of the same origin, and with a parameter in the Content-Type."""
+    authority = trader.base_url.removeprefix("http://")
+    port = authority.rpartition(":")[2]
+    for headers in (
+        {"Host": f"localhost:{port}"},
+        {"Origin": trader.base_url},
+        {"Content-Type": "application/json; charset=utf-8"},
+    ):
+        assert (await trader.raw("POST", "/paper/prices", {BTC: "66000"}, **headers))[0] == 200
+    async with trader.session.post(trader.base_url + "/paper/reset") as answer:
+        assert answer.status == 200

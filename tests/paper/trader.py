@@ -74,10 +74,11 @@ class Trader:
         assert answer["message"]
         return status, answer["code"]
 
-    async def raw(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    async def raw(self, method: str, path: str, body: object = None, **extra: str) -> tuple[int, Any]:
         """Send an unsigned request; return (HTTP status, response)."""
         text = None if body is None else json.dumps(body)
-        async with self.session.request(method, self.base_url + path, data=text) as r:
+        headers = {"Content-Type": "application/json", **extra}
+        async with self.session.request(method, self.base_url + path, data=text, headers=headers) as r:
             return r.status, json.loads(await r.text(), parse_float=Decimal)
 
     async def control(self, path: str, body: object = None) -> Any:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.ingress.tls.pebble import own_certificate
+from tests.paths import DATA
 from tests.system.attackers import Attack, attacking
 from tests.system.fuzz import resident_kib
 from tests.system.harness import WEBHOOK_PATH, BridgeProcess, bridge_process, free_port, unverified
@@ -333,8 +333,8 @@ def under_attack(plan: Plan, directory: Path) -> Iterator[Target]:
     """Run the daemon that a plan needs."""
     environment = {"KEKBRIDGE_ADMIN_PORT": str(free_port()), **dict(plan.environment)}
     if plan.tls:
-        cert, key = own_certificate(directory)
-        environment |= {"KEKBRIDGE_TLS_CERT": str(cert), "KEKBRIDGE_TLS_KEY": str(key)}
+        certificate = DATA / "tls" / "first"
+        environment |= {"KEKBRIDGE_TLS_CERT": f"{certificate}.pem", "KEKBRIDGE_TLS_KEY": f"{certificate}.key"}
     options: dict[str, Any] = {"environment": environment, "webhook_arguments": ("--rate-per-minute", "100000")}
     with bridge_process(directory, prefix=plan.prefix, **options) as bridge:
         yield Target(bridge, tls=plan.tls)

@@ -16,6 +16,7 @@ from kekbridge.formatting import sanitize
 
 _MAX_CHARACTERS = 160
 _MAX_BRACKETS = 8_000
+_LATEST_MS = 10**14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,7 @@ def read_reply(status: int, body: bytes, *, retry_after: str | None = None) -> H
         code=_integer(payload.get("code")),
         message=sanitize_line(payload.get("message")),
         data=data,
-        timestamp_ms=_integer(payload.get("timestamp")),
+        timestamp_ms=_milliseconds(payload.get("timestamp")),
         retry_after_s=retry_after_s,
     )
 
@@ -142,6 +143,12 @@ def _integer(value: object) -> int | None:
     if isinstance(value, str) and value.lstrip("-").isascii() and value.lstrip("-").isdigit() and len(value) < 20:
         return int(value)
     return None
+
+
+def _milliseconds(value: object) -> int | None:
+    """A Unix time in ms; None for what no clock shows: it must not get into arithmetic with floats and dates."""
+    found = _integer(value)
+    return found if found is not None and 0 < found < _LATEST_MS else None
 
 
 def _seconds(header: str | None) -> float | None:

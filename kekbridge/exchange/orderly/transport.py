@@ -81,7 +81,7 @@ class ClockOffset:
         elif date is not None:
             try:
                 server_ms = int(parsedate_to_datetime(date).timestamp() * 1000)
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, OverflowError):
                 return
             if abs(server_ms - self.correct(received_ms)) > _DATE_ERROR_MS:
                 self.observe(sent_ms=sent_ms - 1000, received_ms=received_ms, server_ms=server_ms)
@@ -173,8 +173,8 @@ class Transport:
                 return await self._request(method, path, body, headers, trace)
         except TimeoutError:
             reason = f"no reply within {self._timeout_s:g} s"
-        except (aiohttp.ClientError, OSError, ValueError, EOFError) as error:
-            # ValueError and EOFError: raised by the HTTP parser and by decompression for broken replies.
+        except (aiohttp.ClientError, OSError, ValueError, ArithmeticError, EOFError) as error:
+            # The last three: raised by the HTTP parser, by numbers and by decompression for broken replies.
             reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         finally:
             _current_trace.set(None)

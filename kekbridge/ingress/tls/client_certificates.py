@@ -1,5 +1,6 @@
 """Check the client certificate that a TLS proxy reports: TradingView presents one, which is pinned by its fingerprint.
 
+The proxy reports it in one header, which auth.client_certificate_header names: a second one would be a sender's to write.
 An additional check: it proves "TradingView", never "this trader". The subject proves nothing, since anyone can sign such a certificate; so
 the fingerprint is compared, and it counts only if a trusted proxy reports it (docs/internals/tradingview.md section 5).
 """
@@ -15,34 +16,43 @@ from collections.abc import Iterable
 
 from kekbridge.errors import ConfigError
 
-FINGERPRINT_HEADER = "X-Client-Certificate-SHA256"  # Caddy: {http.request.tls.client.fingerprint}
-CERTIFICATE_HEADER = "X-Client-Certificate"  # nginx: $ssl_client_escaped_cert
-
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 
 
 class PinnedCertificates:
     """SHA-256 fingerprints of the certificates that are allowed. Without any, no certificate is required."""
 
-    def __init__(self, fingerprints: Iterable[str]) -> None:
-        """Fingerprints in hex, colons allowed, as `openssl x509 -fingerprint -sha256` prints them. Raises ConfigError for anything else."""
+    def __init__(self, fingerprints: Iterable[str], header: str = "") -> None:
+        """Fingerprints in hex, colons allowed, as `openssl x509 -fingerprint -sha256` prints them; `header`: the one that is read.
+
+        Raises ConfigError for anything else.
+        """
         self._pinned = tuple(_parse_setting(text) for text in fingerprints)
+        self.header = header
+        if self._pinned and not _HEADER_NAME.fullmatch(header):
+            raise ConfigError(
+                f"auth.client_certificate_header: found {header[:80]!r}, expected the name of the header in which the proxy reports the"
+                " client certificate, such as X-Client-Certificate-SHA256",
+                field="auth.client_certificate_header",
+            )
 
     def __bool__(self) -> bool:
         return bool(self._pinned)
 
-    def allows(self, fingerprint: str | None, certificate: str | None, *, from_proxy: bool) -> bool:
+    def allows(self, presented: str | None, *, from_proxy: bool) -> bool:
         """True if the request came with a pinned certificate, or none is required.
 
-        `fingerprint`, `certificate`: the two headers, of which the proxy sets one and must overwrite what a sender put there; they count
-        only with `from_proxy`, if the connection's peer is a trusted proxy.
+        `presented`: the header, which the proxy must overwrite if a sender put it there: a fingerprint in hex (Caddy:
+        {http.request.tls.client.fingerprint}) or the certificate as URL-escaped PEM (nginx: $ssl_client_escaped_cert). It counts only with
+        `from_proxy`, if the connection's peer is a trusted proxy.
         """
         if not self._pinned:
             return True
-        if not from_proxy:
+        if not from_proxy or not presented:
             return False
-        presented = _parse_fingerprint(fingerprint) if fingerprint else _fingerprint_of(certificate)
-        return any(hmac.compare_digest(pinned, presented) for pinned in self._pinned)
+        found = _parse_fingerprint(presented) or _fingerprint_of(presented)
+        return any(hmac.compare_digest(pinned, found) for pinned in self._pinned)
 
 
 def _parse_setting(text: str) -> bytes:
@@ -62,9 +72,7 @@ def _parse_fingerprint(text: str) -> bytes:
     return bytes.fromhex(digits) if _SHA256.fullmatch(digits) else b""
 
 
-def _fingerprint_of(certificate: str | None) -> bytes:
-    if not certificate:
-        return b""
+def _fingerprint_of(certificate: str) -> bytes:
     try:
         der = ssl.PEM_cert_to_DER_cert(urllib.parse.unquote(certificate))
     except ValueError:

@@ -30,3 +30,35 @@ def test_invalid_base_url(base_url: str) -> None:
     with pytest.raises(errors.ConfigError) as caught:
         resolve_urls("paper", base_url, "", "")
     assert caught.value.field == "exchange.base_url"
+
+
+@pytest.mark.parametrize("name", ["live", "testnet"])
+@pytest.mark.parametrize(
+    ("urls", "field"),
+    [
+        (("http://api.orderly.org", "", ""), "exchange.base_url"),
+        (("http://127.0.0.1.example.com", "", ""), "exchange.base_url"),
+        (("https://api.orderly.org", "ws://api.orderly.org/ws", ""), "exchange.ws_public_url"),
+        (("", "", "ws://10.0.0.1/ws"), "exchange.ws_private_url"),
+    ],
+)
+def test_money_is_never_moved_unencrypted(name: str, urls: tuple[str, str, str], field: str) -> None:
+    """Anyone on the way could read the account and, with a changed price, make the bridge trade at a loss."""
+    with pytest.raises(errors.ConfigError, match="only encrypted") as caught:
+        resolve_urls(name, *urls)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8090", "localhost:8090", "[::1]:8090"])
+def test_unencrypted_is_allowed_on_this_machine(host: str) -> None:
+    """A tunnel or a paper exchange on loopback; and everywhere in mode paper, where nothing is at stake."""
+    assert resolve_urls("live", f"http://{host}", "", "").ws_private.startswith(f"ws://{host}/")
+    assert resolve_urls("paper", "http://exchange.example:8090", "", "").rest == "http://exchange.example:8090"
+
+
+@pytest.mark.parametrize("url", ["https://stream.example", "stream.example", "ftp://x"])
+def test_a_stream_of_another_kind_is_an_error(url: str) -> None:
+    """It names the setting."""
+    with pytest.raises(errors.ConfigError, match="wss://") as caught:
+        resolve_urls("testnet", "", url, "")
+    assert caught.value.field == "exchange.ws_public_url"

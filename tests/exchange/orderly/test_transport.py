@@ -30,6 +30,29 @@ async def connected(url: str, timeout_s: float = 5.0) -> AsyncIterator[Transport
         await transport.close()
 
 
+@pytest.mark.parametrize(
+    ("body", "header"),
+    [
+        (b'{"success":true,"timestamp":' + b"9" * 400 + b"}", "X: y"),
+        (b'{"success":true,"timestamp":-' + b"9" * 30 + b"}", "X: y"),
+        (b'{"success":true,"timestamp":1e400}', "X: y"),
+        (b'{"success":true,"timestamp":1e99999999999999999999}', "X: y"),
+        (b'{"success":true,"timestamp":' + b"9" * 5000 + b"}", "X: y"),
+        (b'{"success":false,"code":' + b"9" * 400 + b',"message":"x"}', "X: y"),
+        (b'{"success":true,"timestamp":"' + b"9" * 19 + b'"}', "X: y"),
+        (b"{}", "Date: Thu, 01 Jan 99999999999999999999 00:00:00 GMT"),
+        (b"{}", "Retry-After: " + "9" * 400),
+    ],
+)
+async def test_no_number_in_a_reply_raises(body: bytes, header: str) -> None:
+    """Whatever the exchange or something in between answers, it is a result, and the clock's offset stays as it was."""
+    async with serving(sends(answer(body, "200 OK", header))) as server, connected(server.url) as transport:
+        result = await transport.send("GET", "/v1/public/info")
+        assert isinstance(result, HttpReply)
+        assert result.timestamp_ms is None
+        assert transport.offset.ms is None
+
+
 async def test_exact_bytes_signed_and_sent() -> None:
     """Path and body arrive byte for byte as signed: no percent-encoding, no second serialization; plain user agent."""
     body = b'{"symbol":"PERP_ETH_USDC","order_quantity":"0.5"}'

@@ -55,7 +55,7 @@ class Pebble:
 def running_pebble(place: Path, *, validity_s: int = 90 * 86_400) -> Iterator[Pebble]:
     """Run an authority whose certificates are valid for `validity_s` seconds; every name resolves to 127.0.0.1."""
     place.mkdir(parents=True, exist_ok=True)
-    cert, key = own_certificate(place)
+    cert, key = _own_certificate(place)
     api, management, http, dns, dns_management = (free_port() for _ in range(5))
     config = place / "pebble.json"
     config.write_text(
@@ -111,8 +111,8 @@ def _fetch_root(port: int, ca_file: Path) -> str:
     return answer.partition(b"\r\n\r\n")[2].decode()
 
 
-def own_certificate(place: Path) -> tuple[Path, Path]:
-    """Create a self-signed certificate for 127.0.0.1; return its file and that of its key."""
+def _own_certificate(place: Path) -> tuple[Path, Path]:
+    """Create a certificate for 127.0.0.1 for pebble's own HTTPS."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pebble test")])
     now = datetime.datetime.now(datetime.UTC)

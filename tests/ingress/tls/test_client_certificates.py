@@ -19,51 +19,59 @@ FINGERPRINT = hashlib.sha256(ssl.PEM_cert_to_DER_cert(PEM)).hexdigest()
 COLONS = ":".join(FINGERPRINT[i : i + 2] for i in range(0, 64, 2)).upper()
 
 
+HEADER = "X-Client-Certificate-SHA256"
+
+
 @pytest.mark.parametrize("setting", [FINGERPRINT, COLONS, f"sha256 Fingerprint={COLONS}"])
-def test_a_pinned_certificate_is_allowed_in_either_header_form(setting: str) -> None:
+def test_a_pinned_certificate_is_allowed_in_either_form(setting: str) -> None:
     """As openssl prints it, as Caddy passes it (fingerprint) or as nginx does (the certificate itself, escaped)."""
-    pinned = PinnedCertificates((setting,))
-    assert pinned.allows(FINGERPRINT, None, from_proxy=True)
-    assert pinned.allows(COLONS, None, from_proxy=True)
-    assert pinned.allows(None, urllib.parse.quote(PEM), from_proxy=True)
+    pinned = PinnedCertificates((setting,), HEADER)
+    for presented in (FINGERPRINT, COLONS, urllib.parse.quote(PEM)):
+        assert pinned.allows(presented, from_proxy=True)
 
 
 @pytest.mark.parametrize(
-    ("fingerprint", "certificate"),
+    "presented",
     [
-        (None, None),
-        ("", ""),
-        ("0" * 64, None),
-        (FINGERPRINT[:-1], None),
-        (FINGERPRINT + ", " + FINGERPRINT, None),
-        (None, "junk"),
-        (None, urllib.parse.quote(OTHER_PEM)),
-        (None, "-----BEGIN CERTIFICATE-----%0A!!!%0A-----END CERTIFICATE-----"),
-        ("\udcff", "\udcff"),
-        ("0" * 64, urllib.parse.quote(PEM)),
+        None,
+        "",
+        "0" * 64,
+        FINGERPRINT[:-1],
+        FINGERPRINT + ", " + FINGERPRINT,
+        "junk",
+        urllib.parse.quote(OTHER_PEM),
+        "-----BEGIN CERTIFICATE-----%0A!!!%0A-----END CERTIFICATE-----",
+        "\udcff",
     ],
 )
-def test_any_other_certificate_is_refused(fingerprint: str | None, certificate: str | None) -> None:
+def test_any_other_certificate_is_refused(presented: str | None) -> None:
     """No certificate, another one, junk, or the header twice because the proxy did not overwrite a sender's."""
-    assert not PinnedCertificates((FINGERPRINT,)).allows(fingerprint, certificate, from_proxy=True)
+    assert not PinnedCertificates((FINGERPRINT,), HEADER).allows(presented, from_proxy=True)
 
 
 def test_the_header_counts_from_a_trusted_proxy_only() -> None:
     """Any sender can write a header. Without pins no certificate is needed."""
-    assert not PinnedCertificates((FINGERPRINT,)).allows(FINGERPRINT, None, from_proxy=False)
-    assert PinnedCertificates(()).allows(None, None, from_proxy=False)
+    assert not PinnedCertificates((FINGERPRINT,), HEADER).allows(FINGERPRINT, from_proxy=False)
+    assert PinnedCertificates(()).allows(None, from_proxy=False)
+
+
+@pytest.mark.parametrize("header", ["", "two words", "X:Y", "Ü"])
+def test_a_header_that_no_proxy_can_send_is_an_error_at_start(header: str) -> None:
+    """Nobody could send a certificate then."""
+    with pytest.raises(ConfigError, match=r"auth\.client_certificate_header"):
+        PinnedCertificates((FINGERPRINT,), header)
 
 
 @pytest.mark.parametrize("text", ["", "abc", "0" * 63, "g" * 64, "0" * 40])
 def test_a_wrong_pin_is_an_error_at_start(text: str) -> None:
     """A SHA-1 fingerprint or a typing error would silently lock TradingView out."""
     with pytest.raises(ConfigError, match=r"auth\.client_certificates"):
-        PinnedCertificates((text,))
+        PinnedCertificates((text,), HEADER)
 
 
 async def test_the_listener_refuses_other_certificates() -> None:
     """403 before the body, for a missing certificate and for a header that did not come through the proxy."""
-    pinned = PinnedCertificates((FINGERPRINT,))
+    pinned = PinnedCertificates((FINGERPRINT,), HEADER)
     proxied = QUICK.model_copy(update={"behind_proxy": True, "trusted_proxies": ("127.0.0.1",)})
     async with listening(proxied, certificates=pinned) as server:
         assert (await server.send(X_Client_Certificate_SHA256=FINGERPRINT)).status == 202
@@ -72,3 +80,14 @@ async def test_the_listener_refuses_other_certificates() -> None:
     async with listening(certificates=pinned) as server:
         assert (await server.send(X_Client_Certificate_SHA256=FINGERPRINT)).status == 403
         assert server.requests == []
+
+
+async def test_only_the_configured_header_is_read() -> None:
+    """A proxy overwrites the header that it sets; any other one passes through it as the sender wrote it."""
+    proxied = QUICK.model_copy(update={"behind_proxy": True, "trusted_proxies": ("127.0.0.1",)})
+    async with listening(proxied, certificates=PinnedCertificates((FINGERPRINT,), "X-Cert")) as server:
+        assert (await server.send(X_Cert=urllib.parse.quote(PEM))).status == 202
+        assert (await server.send(X_Client_Certificate_SHA256=FINGERPRINT)).status == 403
+        assert (await server.send(X_Client_Certificate=urllib.parse.quote(PEM))).status == 403
+        other = urllib.parse.quote(OTHER_PEM)
+        assert (await server.send(X_Cert=other, X_Client_Certificate_SHA256=FINGERPRINT)).status == 403

@@ -64,6 +64,26 @@ async def serves(port: int, name: str) -> bool:
         writer.close()
 
 
+def test_every_cipher_is_authenticated(tmp_path: Path) -> None:
+    """No CBC suite is offered, and no key exchange without forward secrecy."""
+    offered = [cipher["name"] for cipher in Disk(tmp_path).files().context.get_ciphers()]
+    assert offered
+    for name in offered:
+        assert name.startswith(("ECDHE-", "TLS_")), name
+        assert "GCM" in name or "CHACHA20" in name, name
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_both_versions_of_tls_are_served(tmp_path: Path, version: ssl.TLSVersion) -> None:
+    """Senders may know only the older one; it gets the same suites."""
+    async with listening(Server(port=0), ssl_context=Disk(tmp_path).files().context) as server:
+        trusted = trusting("first")
+        trusted.maximum_version = trusted.minimum_version = version
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusted)
+        assert await ask(reader, writer) == 202
+        writer.close()
+
+
 async def test_a_renewed_certificate_is_used_without_dropping_connections(tmp_path: Path) -> None:
     """New connections get the new certificate; the one that is open goes on."""
     disk = Disk(tmp_path)
