@@ -2,45 +2,63 @@
 
 from __future__ import annotations
 
+import base64
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kekbridge import formatting
-from kekbridge.cli.context import now, resolve_context
+from kekbridge.cli.context import CliContext, now, open_vault, passphrase_prompt, resolve_context
 from kekbridge.cli.options import ConfigFile, DataDir, Json, Yes, examples
 
 if TYPE_CHECKING:
     from kekbridge.ops.backup import Backup
+    from kekbridge.vault import BackupKey, OpenVault
 
 backup = typer.Typer(rich_markup_mode=None, add_completion=False)
 restore = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @backup.command(
-    epilog=examples("kekbridge backup kekbridge.zip", 'kekbridge backup "/srv/backups/$(date +%F).zip" --json')
+    epilog=examples(
+        "kekbridge backup kekbridge.zip",
+        'kekbridge backup "/srv/backups/$(date +%F).zip" --json',
+        "kekbridge backup key              the recovery code, to keep elsewhere",
+    )
 )
 def back_up(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; an existing file is replaced.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="File to write; an existing file is replaced. `key`: show the recovery code instead."
+        ),
+    ],
+    again: Annotated[bool, typer.Option("--again", help="With `key`: show a code that was shown before.")] = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
     """Write a backup to one file; the daemon may be running.
 
-    It holds a consistent copy of the database, the vault's sealed files and the settings, with checksums. Secrets stay sealed. The
-    key that opens them is not included: keep it elsewhere.
+    It holds a consistent copy of the database, the vault's sealed files and the settings, and a MAC over all of it. Secrets stay
+    sealed: on another machine `restore` asks for the recovery code, which `kekbridge backup key` shows. Keep the code elsewhere; with
+    it and a backup somebody has your webhooks' secrets.
     """
     from kekbridge.cli import render
     from kekbridge.cli.control import run_operation
     from kekbridge.errors import KekbridgeError
     from kekbridge.ops import backup as bridge_backup
     from kekbridge.ops.trading_operations import RecordBackup
+    from kekbridge.ops.vault_operations import CODE_SHOWN_FILE
 
     context = resolve_context(ctx, data_dir, config)
-    written = bridge_backup.make(context.data_dir, file.absolute(), now=now())
+    if str(file) == "key":
+        _show_code(context, again=again, as_json=as_json)
+        return
+    written = bridge_backup.make(context.data_dir, file.absolute(), now=now(), key=_own_key(context))
     try:
         run_operation(context, RecordBackup(made_at=written.made_at))
     except KekbridgeError as error:
@@ -50,12 +68,49 @@ def back_up(
         return
     render.line(f"{written.file}: {written.alerts} alerts, {written.orders} orders, {written.bytes} bytes")
     render.note(f"History: {written.history} events, last hash {written.history_hash}")
+    if not (context.data_dir / CODE_SHOWN_FILE).exists():
+        render.note("Without its recovery code it opens on this machine only: `kekbridge backup key` shows the code.")
 
 
-@restore.command(epilog=examples("kekbridge restore kekbridge.zip", "kekbridge restore kekbridge.zip --yes"))
+def _own_key(context: CliContext) -> BackupKey:
+    """The key of the data directory's backups, from the bridge's vault. Raises KekbridgeError."""
+    from kekbridge.cli.control import run_operation
+    from kekbridge.ops.vault_operations import ShowBackupKey
+    from kekbridge.vault import BackupKey
+
+    shown = run_operation(context, ShowBackupKey())
+    return BackupKey.from_code(shown["recoveryCode"], base64.b64decode(shown["sealedMasterKey"]))
+
+
+def _show_code(context: CliContext, *, again: bool, as_json: bool) -> None:
+    from kekbridge.cli import render
+    from kekbridge.cli.control import run_operation
+    from kekbridge.ops.vault_operations import ShowRecoveryCode
+
+    shown = run_operation(context, ShowRecoveryCode(again=again))
+    if as_json:
+        render.as_json(shown)
+        return
+    render.line(shown["recoveryCode"])
+    render.note(
+        "Keep it away from the backups: together they open every webhook's secret. It is not shown again without --again."
+    )
+
+
+@restore.command(
+    epilog=examples(
+        "kekbridge restore kekbridge.zip",
+        "kekbridge restore kekbridge.zip --yes",
+        "kekbridge restore old.zip --unauthenticated        of version 0.1, or without its code",
+    )
+)
 def restore_backup(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `kekbridge backup` wrote.")],
+    unauthenticated: Annotated[
+        bool,
+        typer.Option("--unauthenticated", help="Do not check that the file is genuine; asks, also with --yes."),
+    ] = False,
     yes: Yes = False,
     data_dir: DataDir = None,
     config: ConfigFile = None,
@@ -63,8 +118,10 @@ def restore_backup(
 ) -> None:
     """Restore a backup into the data directory; stop the daemon first.
 
-    Existing data is moved aside, not deleted. No order is sent again: at the next start the bridge looks up every order that was waiting
-    when the backup was created, and takes over positions and fills from the exchange. Alerts received after the backup are no longer known.
+    All of it is checked before anything is replaced: that this bridge wrote every byte of it, or that it belongs to the recovery code,
+    which is asked for on another machine (at a hidden prompt, or on stdin). Existing data is moved aside, not deleted. No order is sent
+    again: at the next start the bridge looks up every order that was waiting when the backup was created, and takes over positions and
+    fills from the exchange. Alerts received after the backup are no longer known.
     """
     from kekbridge.cli import render
     from kekbridge.errors import AlreadyRunning
@@ -72,30 +129,111 @@ def restore_backup(
     from kekbridge.store.connections import FILE_NAME
     from kekbridge.store.lock import DaemonLock
 
-    directory = resolve_context(ctx, data_dir, config).data_dir
-    backup_file = bridge_backup.inspect(file)
+    context = resolve_context(ctx, data_dir, config)
+    directory = context.data_dir
+    own, key = _restore_key(context, file, unauthenticated=unauthenticated)
+    backup_file = bridge_backup.inspect(file, key)
     holder = DaemonLock.holder(directory)
     if holder is not None:
         raise AlreadyRunning(
             "already_running", f"the daemon (process {holder}) is using {directory}; stop it before restoring"
         )
-    if (directory / FILE_NAME).exists() and not yes:
-        made_at = formatting.moment(backup_file.made_at)
+    made_at = formatting.moment(backup_file.made_at)
+    if unauthenticated:
+        typer.confirm(
+            f"Nothing proves who wrote {file}: whoever did can change limits, webhooks and the exchange's address. Restore it?",
+            abort=True,
+            err=True,
+        )
+    elif (directory / FILE_NAME).exists() and not yes:
         typer.confirm(
             f"Replace the data in {directory} with the backup of {made_at} UTC ({backup_file.alerts} alerts)?",
             abort=True,
             err=True,
         )
-    _, old = bridge_backup.restore(file, directory, now=now())
+    adopt = _master_key_to_adopt(context, file, None if key is own else key)
+    _, old = bridge_backup.restore(file, directory, now=now(), key=key)
+    if adopt is not None:
+        from kekbridge.vault import MASTER_KEY
+
+        vault, master = adopt
+        vault.set(MASTER_KEY, master)
     if as_json:
         render.as_json({"restored": _as_data(backup_file), "movedAside": None if old is None else str(old)})
         return
-    render.line(
-        f"restored {backup_file.alerts} alerts and {backup_file.orders} orders, as of {formatting.moment(backup_file.made_at)} UTC"
-    )
+    render.line(f"restored {backup_file.alerts} alerts and {backup_file.orders} orders, as of {made_at} UTC")
     if old is not None:
         render.note(f"The earlier data is in {old}")
+    if adopt is not None:
+        render.note(f"The master key is in the {adopt[0].title} now.")
     render.note("The next start looks up every waiting order on the exchange. Check the vault with `kekbridge doctor`.")
+
+
+def _restore_key(
+    context: CliContext, file: Path, *, unauthenticated: bool
+) -> tuple[BackupKey | None, BackupKey | None]:
+    """This machine's own key, if it has one, and the key to check the backup with: its own, else that of the code that is asked for."""
+    from kekbridge.ops import backup_file
+    from kekbridge.vault import BackupKey
+
+    if unauthenticated:
+        return None, None
+    own = _key_of_this_machine(context)
+    if own is not None and (backup_file.is_authentic(file, own) or not backup_file.has_mac(file)):
+        return own, own
+    if not backup_file.has_mac(file):
+        return own, BackupKey(bytes(32))  # no code would help; the check says so
+    return own, BackupKey.from_code(_ask_code())
+
+
+def _key_of_this_machine(context: CliContext) -> BackupKey | None:
+    """The key of the master key that the vault holds now; None if it holds none, or there is no vault. Creates nothing."""
+    from kekbridge.errors import VaultError
+    from kekbridge.vault import BackupKey
+    from kekbridge.vault.base import SEALED_FILE
+    from kekbridge.vault.master import held_master_key
+
+    if context.settings.vault.backend == "file" and not (context.data_dir / SEALED_FILE).exists():
+        return None  # opening it would create it
+    try:
+        master = held_master_key(open_vault(context, context.settings.mode))
+    except VaultError:
+        return None
+    return None if master is None else BackupKey.from_master(master)
+
+
+def _ask_code() -> str:
+    ask = passphrase_prompt()
+    return ask("Recovery code of the backup: ") if ask is not None else sys.stdin.readline()
+
+
+def _master_key_to_adopt(context: CliContext, file: Path, key: BackupKey | None) -> tuple[OpenVault, bytes] | None:
+    """Where to store the master key in the backup, and that key; None if it was opened without a code, or brings its own vault.
+
+    Raises VaultError, before anything is restored, if no vault can take it.
+    """
+    from kekbridge.errors import VaultError
+    from kekbridge.ops import backup as bridge_backup
+    from kekbridge.vault.master import held_master_key
+
+    sealed = bridge_backup.sealed_master_key(file) if key is not None else None
+    if key is None or sealed is None or bridge_backup.brings_its_vault(file):
+        return None
+    master = key.open_master(sealed)
+    vault = open_vault(context, context.settings.mode)
+    held = held_master_key(vault)
+    if held == master:
+        return None
+    if held is not None:
+        raise VaultError(
+            f"the {vault.title} holds another master key, which opens the data that is in {context.data_dir} now;"
+            " restore into another --data-dir"
+        )
+    if not vault.is_writable:
+        raise VaultError(
+            f"the {vault.title} cannot be written; restore with another vault.backend, then move the secrets by hand"
+        )
+    return vault, master
 
 
 def _as_data(backup: Backup) -> dict[str, Any]:

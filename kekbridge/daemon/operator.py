@@ -68,6 +68,7 @@ class OperatorServices:
             equity=self.equity,
             database=resources.database,
             clock=resources.clock,
+            backup_key=resources.sealer.backup_key,
         )
         self._operations, self._lockout, self._readiness = operations, lockout, readiness
         self._channels_changed = asyncio.Event()

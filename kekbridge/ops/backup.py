@@ -1,7 +1,8 @@
 """Backup to one file while the daemon runs, on demand and nightly; restore without sending an order twice.
 
-The file is a zip: the database as of one instant, the vault's sealed parts, the settings, and a manifest with checksums. Keys that are
-not sealed (the paper vault's key file, an OS keyring, systemd credentials) are left out: a backup alone opens nothing.
+The file is a zip: the database as of one instant, the vault's sealed parts, the settings, the master key sealed under the key of backups
+(vault/recovery.py), and a manifest with checksums; its last bytes authenticate all others (backup_file.py). Keys that are not sealed (the
+paper vault's key file, an OS keyring, systemd credentials) are left out: a backup alone opens nothing.
 """
 
 from __future__ import annotations
@@ -29,19 +30,26 @@ from kekbridge.execution import transitions
 from kekbridge.execution.book import with_ms_times
 from kekbridge.log import get_logger
 from kekbridge.model import OrderStatus
+from kekbridge.ops import backup_file
 from kekbridge.store import cancels, codec, journal, orders, projector, settings
 from kekbridge.store.connections import FILE_NAME, connect, initialise
 from kekbridge.store.database import Database
 from kekbridge.store.facts import OrderFact, order_entry
 from kekbridge.store.lock import DaemonLock
+from kekbridge.store.schema import check_schema
+from kekbridge.vault.base import SEALED_FILE
+from kekbridge.vault.recovery import BackupKey
 
 log = get_logger("kekbridge.ops.nightly")
 
 LAST_BACKUP: Final = "last_backup"
 _MANIFEST: Final = "manifest.json"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+_UNAUTHENTICATED_FORMAT: Final = 1  # of version 0.1
+_MASTER_KEY: Final = "master-key.sealed"
 # Files saved with the database. None holds an unsealed secret: vault.json names the master key, vault.sealed is encrypted.
-_OTHER_FILES: Final = ("vault.json", "vault.sealed", "config.toml")
+_VAULT_RECORD: Final = "vault.json"
+_OTHER_FILES: Final = (_VAULT_RECORD, SEALED_FILE, "config.toml")
 _WAL_FILES: Final = (f"{FILE_NAME}-wal", f"{FILE_NAME}-shm")
 _MAX_MANIFEST: Final = 1 << 20
 _CHUNK: Final = 1 << 20
@@ -74,16 +82,20 @@ class Backup:
     files: Mapping[str, str]
     #: Size of the zip file in bytes.
     bytes: int
+    #: Every byte was written under the key that it was read with.
+    is_authenticated: bool
 
 
-def make(data_dir: Path, file: Path, *, now: datetime) -> Backup:
+def make(data_dir: Path, file: Path, *, now: datetime, key: BackupKey) -> Backup:
     """Write a consistent backup to `file`, atomically, also while a daemon runs. Blocks. The caller records it (`record`).
+
+    `key`: from the data directory's master key.
 
     Raises ConfigError if it cannot be written, StoreUnavailable or NotFound if the store cannot be read.
     """
     Database.open(data_dir, create=False).close_now()
     try:
-        return _write(data_dir, file, now)
+        return _write(data_dir, file, now, key)
     except OSError as error:
         raise ConfigError(f"the backup {file} cannot be written: {error.strerror}; choose another path") from None
 
@@ -93,7 +105,7 @@ def record(connection: sqlite3.Connection, made_at: datetime) -> None:
     settings.set_value(connection, LAST_BACKUP, codec.time_text(made_at), now=made_at)
 
 
-def _write(data_dir: Path, file: Path, now: datetime) -> Backup:
+def _write(data_dir: Path, file: Path, now: datetime, key: BackupKey) -> Backup:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     copy = file.with_name(f".{file.name}.{secrets.token_hex(6)}.db")
     packed = copy.with_suffix(".zip")
@@ -104,21 +116,26 @@ def _write(data_dir: Path, file: Path, now: datetime) -> Backup:
             "format": _FORMAT,
             "version": __version__,
             "madeAt": codec.time_text(now),
+            "keyId": key.id,
             **counts,
-            "files": {name: _digest(path) for name, path in members.items()},
+            "files": {name: _digest(path) for name, path in members.items()}
+            | {_MASTER_KEY: hashlib.sha256(key.sealed_master or b"").hexdigest()},
         }
         os.close(os.open(packed, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
             archive.writestr(_MANIFEST, json.dumps(manifest, indent=1))
+            archive.writestr(_MASTER_KEY, key.sealed_master or b"")
             for name, path in members.items():
                 archive.write(path, name)
+            backup_file.reserve_mac(archive)
+        backup_file.write_mac(packed, key)
         _flush(packed)
         os.replace(packed, file)
         _flush(file.parent)
     finally:
         for left in (copy, packed, *(copy.with_name(copy.name + end) for end in ("-wal", "-shm", "-journal"))):
             left.unlink(missing_ok=True)
-    return _described(file, manifest)
+    return _described(file, manifest, is_authenticated=True)
 
 
 def _copy_database(source: Path, target: Path) -> dict[str, Any]:
@@ -135,30 +152,74 @@ def _copy_database(source: Path, target: Path) -> dict[str, Any]:
     return {"alerts": alerts, "orders": orders, "history": history, "historyHash": history_hash}
 
 
-def inspect(file: Path) -> Backup:
-    """Read a backup and verify every checksum. Raises ConfigError if the file is not a backup or is damaged."""
-    with _opened(file) as archive:
-        manifest = _manifest(archive, file)
-        for name, expected in manifest["files"].items():
-            with archive.open(name) as member:
-                if _digest_of(member) != expected:
-                    raise _damaged(file, f"{name} does not match its checksum")
-        return _described(file, manifest)
+def inspect(file: Path, key: BackupKey | None) -> Backup:
+    """Check a whole backup, and unpack nothing: sizes, every byte against the MAC, every file against its checksum.
 
-
-def restore(file: Path, data_dir: Path, *, now: datetime) -> tuple[Backup, Path | None]:
-    """Restore a backup into a data directory; files already there are moved into the returned directory.
-
-    Orders queued when the backup was made may have been sent since: they become unknown, and the next start queries the exchange for each
-    before it trades. Raises AlreadyRunning while a daemon runs, ConfigError if the file is not a usable backup.
+    `key` None: without the MAC, for backups of version 0.1 and those whose code is lost. Raises ConfigError for anything but a backup that
+    was written under this key.
     """
-    found = inspect(file)
+    with backup_file.open_archive(file, FILE_NAME) as archive:
+        manifest = _manifest(archive, file)
+        if key is not None:
+            _authenticate(file, manifest, key)
+        for name, expected in manifest["files"].items():
+            with _open_member(archive, name, file) as member:
+                if _digest_of(member) != expected:
+                    raise backup_file.damaged(file, f"{name} does not match its checksum")
+        return _described(file, manifest, is_authenticated=key is not None)
+
+
+def _authenticate(file: Path, manifest: Mapping[str, Any], key: BackupKey) -> None:
+    if backup_file.is_authentic(file, key):
+        return
+    if not backup_file.has_mac(file):
+        raise ConfigError(
+            f"{file} carries no MAC: it is from version 0.1, or a stranger made it; if you know where it comes from, use --unauthenticated"
+        )
+    if manifest.get("keyId") != key.id:
+        raise ConfigError(
+            f"{file} was not written under this key ({key.id}) but under {str(manifest.get('keyId'))[:16]!r}; use the recovery code of the"
+            " bridge that wrote it (`kekbridge backup key`)"
+        )
+    raise backup_file.damaged(file, "it was changed after it was written: its MAC does not match")
+
+
+def sealed_master_key(file: Path) -> bytes | None:
+    """The master key in a backup, as `BackupKey.open_master` opens it; None in those of version 0.1. Raises ConfigError."""
+    with backup_file.open_archive(file, FILE_NAME) as archive:
+        if _MASTER_KEY not in _manifest(archive, file)["files"]:
+            return None
+        with _open_member(archive, _MASTER_KEY, file) as member:
+            return member.read()
+
+
+def brings_its_vault(file: Path) -> bool:
+    """True if the vault with the master key is in the backup, encrypted by a passphrase. Raises ConfigError."""
+    with backup_file.open_archive(file, FILE_NAME) as archive:
+        if not {_VAULT_RECORD, SEALED_FILE} <= _manifest(archive, file)["files"].keys():
+            return False
+        with _open_member(archive, _VAULT_RECORD, file) as member:
+            try:
+                return bool(json.load(member)["vault"] == "file")
+            except (ValueError, TypeError, KeyError):
+                raise backup_file.damaged(file, f"{_VAULT_RECORD} cannot be read") from None
+
+
+def restore(file: Path, data_dir: Path, *, now: datetime, key: BackupKey | None) -> tuple[Backup, Path | None]:
+    """Restore a backup into a data directory; files already there are moved into the returned directory. `key`: see `inspect`.
+
+    Nothing of what is there changes before all of the backup is checked, its database's schema included. Orders queued when it was made may
+    have been sent since: they become unknown, and the next start queries the exchange for each before it trades. Raises AlreadyRunning
+    while a daemon runs, ConfigError if the file is not a usable backup.
+    """
+    found = inspect(file, key)
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with DaemonLock(data_dir, is_daemon=False):
         fresh = data_dir / f".restore.{secrets.token_hex(6)}"
         fresh.mkdir(mode=0o700)
         try:
             _unpack(file, found, fresh)
+            _check_database(fresh / FILE_NAME)
             _invalidate_queue(fresh, found, now)
             old = _swap_files(fresh, data_dir, now)
         except OSError as error:
@@ -169,11 +230,30 @@ def restore(file: Path, data_dir: Path, *, now: datetime) -> tuple[Backup, Path 
 
 
 def _unpack(file: Path, found: Backup, fresh: Path) -> None:
-    with _opened(file) as archive:
-        for name in found.files:
+    with backup_file.open_archive(file, FILE_NAME) as archive:
+        names = [name for name in found.files if name != _MASTER_KEY]
+        needed = sum(archive.getinfo(name).file_size for name in names)
+        if needed > shutil.disk_usage(fresh).free:
+            raise ConfigError(
+                f"the backup {file} needs {needed:,} bytes, which {fresh.parent} has not free; nothing was replaced"
+            )
+        for name in names:
             target = os.open(fresh / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            with archive.open(name) as member, open(target, "wb") as out:
-                shutil.copyfileobj(member, out, _CHUNK)
+            digest = hashlib.sha256()
+            with _open_member(archive, name, file) as member, open(target, "wb") as out:
+                while chunk := member.read(_CHUNK):
+                    digest.update(chunk)
+                    out.write(chunk)
+            if digest.hexdigest() != found.files[name]:
+                raise backup_file.damaged(file, f"{name} changed while it was read")
+
+
+def _check_database(path: Path) -> None:
+    """Raise ConfigError for a database that is damaged, or whose schema is not kekbridge's. Runs nothing that it holds."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+        check_schema(connection, path.name)
+    with closing(connect(path, read_only=True)) as connection:
+        _check(connection, path)
 
 
 def _invalidate_queue(fresh: Path, found: Backup, now: datetime) -> None:
@@ -243,13 +323,11 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise ConfigError(f"the database {path.name} is damaged: {fault}; use an older backup")
 
 
-def _opened(file: Path) -> zipfile.ZipFile:
+def _open_member(archive: zipfile.ZipFile, name: str, file: Path) -> IO[bytes]:
     try:
-        return zipfile.ZipFile(file)
-    except OSError as error:
-        raise ConfigError(f"the backup {file} cannot be read: {error.strerror}") from None
-    except zipfile.BadZipFile:
-        raise _damaged(file, "it is not a zip file, or was truncated") from None
+        return archive.open(name)
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError):
+        raise backup_file.damaged(file, f"{name} cannot be read") from None
 
 
 def _manifest(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
@@ -258,31 +336,36 @@ def _manifest(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
         with archive.open(_MANIFEST) as member:
             manifest = json.loads(member.read(_MAX_MANIFEST))
         names = set(manifest["files"])
-        if manifest["format"] != _FORMAT:
+        if manifest["format"] not in (_FORMAT, _UNAUTHENTICATED_FORMAT):
             raise ConfigError(
                 f"the backup {file} has format {manifest['format']}, expected {_FORMAT}; use the kekbridge version that wrote it"
             )
-    except (KeyError, ValueError, TypeError):
-        raise _damaged(file, "it has no readable manifest") from None
-    except zipfile.BadZipFile:
-        raise _damaged(file, "its manifest does not match its checksum") from None
-    if FILE_NAME not in names or not names <= {FILE_NAME, *_OTHER_FILES} or not names <= set(archive.namelist()):
-        raise _damaged(file, "its list of files is not that of a backup")
+    except (KeyError, ValueError, TypeError, RecursionError):
+        raise backup_file.damaged(file, "it has no readable manifest") from None
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError):
+        raise backup_file.damaged(file, "its manifest does not match its checksum") from None
+    known = {FILE_NAME, _MASTER_KEY, *_OTHER_FILES}
+    if FILE_NAME not in names or not names <= known or not names <= set(archive.namelist()):
+        raise backup_file.damaged(file, "its list of files is not that of a backup")
     return dict(manifest)
 
 
-def _described(file: Path, manifest: Mapping[str, Any]) -> Backup:
-    return Backup(
-        file=file,
-        made_at=codec.parse_time(manifest["madeAt"]),
-        version=manifest["version"],
-        alerts=manifest["alerts"],
-        orders=manifest["orders"],
-        history=manifest["history"],
-        history_hash=manifest["historyHash"],
-        files=dict(manifest["files"]),
-        bytes=file.stat().st_size,
-    )
+def _described(file: Path, manifest: Mapping[str, Any], *, is_authenticated: bool) -> Backup:
+    try:
+        return Backup(
+            file=file,
+            made_at=codec.parse_time(manifest["madeAt"]),
+            version=str(manifest["version"]),
+            alerts=int(manifest["alerts"]),
+            orders=int(manifest["orders"]),
+            history=int(manifest["history"]),
+            history_hash=str(manifest["historyHash"]),
+            files={str(name): str(digest) for name, digest in manifest["files"].items()},
+            bytes=file.stat().st_size,
+            is_authenticated=is_authenticated,
+        )
+    except (KeyError, ValueError, TypeError, AttributeError):
+        raise backup_file.damaged(file, "its manifest is not that of a backup") from None
 
 
 def _digest(path: Path) -> str:
@@ -298,10 +381,6 @@ def _digest_of(file: IO[bytes]) -> str:
     except (zipfile.BadZipFile, OSError, EOFError):
         return "unreadable"
     return digest.hexdigest()
-
-
-def _damaged(file: Path, what: str) -> ConfigError:
-    return ConfigError(f"{file} is not a usable kekbridge backup: {what}; use another one")
 
 
 def _flush(path: Path) -> None:
@@ -321,9 +400,15 @@ class NightlyBackup:
     """Job, once a day: write a backup, then delete all but the newest `keep`."""
 
     def __init__(
-        self, database: Database, settings: BackupSettings, data_dir: Path, clock: Callable[[], datetime]
+        self,
+        database: Database,
+        settings: BackupSettings,
+        data_dir: Path,
+        clock: Callable[[], datetime],
+        key: BackupKey,
     ) -> None:
         self._database = database
+        self._key = key
         self._directory = directory_of(settings, data_dir)
         self._data_dir = data_dir
         self._keep = settings.keep
@@ -336,7 +421,7 @@ class NightlyBackup:
         await self._database.write(record, now)
 
     def _make(self, now: datetime) -> None:
-        backup = make(self._data_dir, self._directory / f"{_PREFIX}{now:%Y%m%dT%H%M%S}Z.zip", now=now)
+        backup = make(self._data_dir, self._directory / f"{_PREFIX}{now:%Y%m%dT%H%M%S}Z.zip", now=now, key=self._key)
         log.info("backup_made", file=str(backup.file), bytes=backup.bytes, alerts=backup.alerts)
         try:
             self._delete_old(now)

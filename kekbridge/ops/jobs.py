@@ -27,6 +27,7 @@ from kekbridge.ops.expiry import ExpiryWatch
 from kekbridge.ops.scheduler import Job, JobRunner
 from kekbridge.ops.watches import ConnectionWatch, DiskWatch, ExpectedAlerts, UnprotectedPositions
 from kekbridge.store.database import Database
+from kekbridge.vault import BackupKey
 
 log = get_logger("kekbridge.ops.jobs")
 
@@ -55,8 +56,10 @@ class Jobs:
         book: Book,
         database: Database,
         clock: Callable[[], datetime],
+        backup_key: BackupKey,
     ) -> None:
         """`certificate_file`: the certificate the listener serves; empty for plain HTTP."""
+        self._backup_key = backup_key
         self._settings = settings
         self._exchange = exchange
         self._tracker = tracker
@@ -109,7 +112,7 @@ class Jobs:
         self._runner.add(Job(name="summary", run=summary.run, daily_at=settings.notify.summary_at))
         self._runner.add(Job(name="retention", run=retention.run, daily_at=_RETENTION_AT, timeout_s=_DAILY_TIMEOUT_S))
         if settings.backup.nightly:
-            nightly = NightlyBackup(self._database, settings.backup, data_dir, self._clock)
+            nightly = NightlyBackup(self._database, settings.backup, data_dir, self._clock, self._backup_key)
             self._runner.add(
                 Job(name="backup", run=nightly.run, daily_at=settings.backup.at, timeout_s=_DAILY_TIMEOUT_S)
             )

@@ -37,6 +37,8 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     vault.ListChannels,
     vault.TryChannels,
     vault.ShowVault,
+    vault.ShowBackupKey,
+    vault.ShowRecoveryCode,
     vault.AddKey,
     vault.GenerateKey,
     vault.ShowPendingKey,

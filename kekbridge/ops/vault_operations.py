@@ -6,8 +6,9 @@ A secret goes from the operator to the vault and never back: what has to be sign
 from __future__ import annotations
 
 import asyncio
+import base64
 import ipaddress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from kekbridge.errors import ConfigError, NotFound, VaultError
 from kekbridge.exchange.base import KeyInfo
@@ -17,6 +18,9 @@ from kekbridge.ops import exchange_keys
 from kekbridge.ops.notifier import NOTIFY_URLS, Channel, channels_of
 from kekbridge.ops.operation import Operation, OperatorContext
 from kekbridge.vault import OpenVault, orderly_secret
+from kekbridge.vault.files import write_private
+
+CODE_SHOWN_FILE: Final = "recovery-code-shown"  # in the data directory, empty
 
 # --------------------------------------------------------------------------------------------------------- notifications
 
@@ -120,6 +124,41 @@ class ShowVault(Operation, frozen=True, kw_only=True):
 def held_names(vault: OpenVault, names: tuple[str, ...]) -> list[str]:
     """Those of the names that the vault holds a secret for."""
     return [name for name in names if vault.get(name) is not None]
+
+
+# --------------------------------------------------------------------------------------------------------------- backups
+
+
+class ShowBackupKey(Operation, frozen=True, kw_only=True):
+    """The key that authenticates backups, for the command that writes one; the master key is sealed under it."""
+
+    operation: ClassVar[str] = "backup-key"
+    opens_vault: ClassVar[bool] = True
+
+    async def run(self, context: OperatorContext) -> dict[str, str]:
+        key = context.sealer.backup_key
+        return {"recoveryCode": key.code, "sealedMasterKey": base64.b64encode(key.sealed_master or b"").decode()}
+
+
+class ShowRecoveryCode(Operation, frozen=True, kw_only=True):
+    """The code that restores backups on another machine; shown once unless `again`."""
+
+    operation: ClassVar[str] = "backup-code"
+    writes: ClassVar[bool] = True
+    opens_vault: ClassVar[bool] = True
+
+    #: Show it although it was shown before.
+    again: bool = False
+
+    async def run(self, context: OperatorContext) -> dict[str, str]:
+        shown = context.data_dir / CODE_SHOWN_FILE
+        if shown.exists() and not self.again:
+            raise ConfigError(
+                "the recovery code was shown before; if you do not have it any more, show it once more with --again"
+            )
+        key = context.sealer.backup_key
+        await asyncio.to_thread(write_private, shown, b"")
+        return {"recoveryCode": key.code, "keyId": key.id}
 
 
 # ---------------------------------------------------------------------------------------------------------- exchange key

@@ -16,7 +16,8 @@ from pathlib import Path
 from kekbridge.errors import VaultError
 from kekbridge.vault.base import MASTER_KEY, OpenVault
 from kekbridge.vault.files import exclusive_lock, read_private, write_private
-from kekbridge.vault.sealing import MASTER_KEY_BYTES, master_key_id
+from kekbridge.vault.recovery import MASTER_KEY_BYTES
+from kekbridge.vault.sealing import master_key_id
 
 _RECORD = "vault.json"
 
@@ -31,6 +32,12 @@ def master_key(vault: OpenVault) -> bytes:
         key = _create(vault) if stored is None else _decode(stored, vault)
         _check_record(vault, key)
     return key
+
+
+def held_master_key(vault: OpenVault) -> bytes | None:
+    """The master key that a vault holds; None if it holds none. Creates and records nothing. Raises VaultError."""
+    stored = vault.get(MASTER_KEY)
+    return None if stored is None else _decode(stored, vault)
 
 
 def recorded_vault(data_dir: Path) -> str | None:

@@ -12,8 +12,7 @@ import nacl.exceptions
 import nacl.secret
 
 from kekbridge.errors import VaultError
-
-MASTER_KEY_BYTES = 32
+from kekbridge.vault.recovery import MASTER_KEY_BYTES, BackupKey
 
 
 class Sealer:
@@ -24,6 +23,8 @@ class Sealer:
             raise VaultError(f"the master key has {len(master)} bytes, expected {MASTER_KEY_BYTES}")
         self._box = nacl.secret.SecretBox(_derive(master, b"kekbridge seal"))
         self._lookup_key = _derive(master, b"kekbridge look")
+        #: Authenticates the backups of this data directory.
+        self.backup_key = BackupKey.from_master(master)
 
     def __repr__(self) -> str:
         # PyNaCl prints raw keys in its own repr (docs/internals/reliability.md section 8.7): nothing of it may appear here.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,16 +22,19 @@ import pytest
 from kekbridge.config import BackupSettings
 from kekbridge.errors import ConfigError
 from kekbridge.model import Order
-from kekbridge.ops import backup
+from kekbridge.ops import backup, backup_file
 from kekbridge.ops.backup import NightlyBackup, directory_of
 from kekbridge.store import journal, orders
 from kekbridge.store.connections import FILE_NAME
 from kekbridge.store.database import Database
+from kekbridge.vault import BackupKey, OpenVault, Sealer, master_key
+from kekbridge.vault.passphrase import PassphraseVault
 from tests.ops.conftest import Clock
 from tests.store.factories import NOW
 from tests.stored import book_on, store_order
 from tests.system.harness import Process, bridge_process, call, clean_environment, run_cli, wait_until
 
+KEY = BackupKey.from_master(bytes(range(32)))
 SLOW_FIRST_ORDER = {
     "fault": "delay",
     "delay_ms": 4000,
@@ -55,7 +61,7 @@ def test_a_backup_opens_nothing(data_dir: Path, tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o077 == 0
     with zipfile.ZipFile(file) as archive:
         everything = b"".join(archive.read(name) for name in archive.namelist())
-        assert set(archive.namelist()) == {"manifest.json", FILE_NAME, "vault.json"}
+        assert set(archive.namelist()) == {"manifest.json", FILE_NAME, "vault.json", "master-key.sealed"}
     for secret in (shown["apiKey"], shown["apiSecret"]):
         assert secret.encode() not in everything
     for key in (data_dir / "vault").iterdir():
@@ -104,17 +110,165 @@ def _foreign(data: bytes) -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.parametrize("key", [KEY, None], ids=["with the key", "unauthenticated"])
 @pytest.mark.parametrize("damage", [_cut, _flip, bytes.lower, _foreign])
-def test_a_damaged_backup_replaces_nothing(data_dir: Path, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_backup_replaces_nothing(
+    data_dir: Path, tmp_path: Path, damage: Callable[[bytes], bytes], key: BackupKey | None
+) -> None:
     """Truncated, one bit flipped, altered in transfer or another zip: a one-line error, and the data directory is unchanged."""
     file = tmp_path / "b.zip"
-    backup.make(data_dir, file, now=datetime.now(UTC))
+    backup.make(data_dir, file, now=datetime.now(UTC), key=KEY)
     before = sorted(path.name for path in data_dir.iterdir())
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(ConfigError, match=r"b\.zip"):
-        backup.restore(file, data_dir, now=datetime.now(UTC))
+        backup.restore(file, data_dir, now=datetime.now(UTC), key=key)
     assert sorted(path.name for path in data_dir.iterdir()) == before
     assert not list(tmp_path.parent.rglob("evil"))
+
+
+def test_every_byte_is_authenticated(data_dir: Path, tmp_path: Path) -> None:
+    """One changed bit anywhere, in the zip's own tables and in the MAC, too, is found; so are appended bytes."""
+    file = tmp_path / "b.zip"
+    backup.make(data_dir, file, now=NOW, key=KEY)
+    whole = file.read_bytes()
+    assert backup_file.is_authentic(file, KEY)
+    step = max(len(whole) // 400, 1)
+    for at in {*range(0, len(whole), step), *range(len(whole) - 120, len(whole))}:
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        assert not backup_file.is_authentic(file, KEY), at
+    for altered in (whole + b"x", b"x" + whole, whole[:-1], whole[1:]):
+        file.write_bytes(altered)
+        assert not backup_file.is_authentic(file, KEY)
+
+
+def _rewritten(file: Path, *, key: BackupKey | None, members: dict[str, bytes], **manifest: object) -> None:
+    """Rewrite a backup with other members and a manifest that fits them, as someone who knows the format would."""
+    with zipfile.ZipFile(file) as archive:
+        kept = {name: archive.read(name) for name in archive.namelist()}
+    old = json.loads(kept.pop("manifest.json"))
+    kept |= members
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in kept.items()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", json.dumps({**old, "files": digests, **manifest}))
+        for name, content in kept.items():
+            archive.writestr(name, content)
+        if key is not None:
+            backup_file.reserve_mac(archive)
+    if key is not None:
+        backup_file.write_mac(file, key)
+
+
+def test_a_forged_backup_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    """Its checksums fit, but nobody without the key can write its MAC: neither with another key nor with none."""
+    file = tmp_path / "b.zip"
+    for key, expected in ((BackupKey.from_master(b"a" * 32), "not written under this key|changed"), (None, "no MAC")):
+        backup.make(data_dir, file, now=NOW, key=KEY)
+        _rewritten(file, key=key, members={"config.toml": b'[exchange]\nbase_url = "https://evil.example"\n'})
+        with pytest.raises(ConfigError, match=expected):
+            backup.restore(file, data_dir, now=NOW, key=KEY)
+        assert not (data_dir / "config.toml").exists()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON orders BEGIN DELETE FROM webhooks; END",
+        "CREATE VIEW v AS SELECT * FROM orders",
+        "CREATE TABLE extra (a)",
+        "CREATE INDEX extra ON orders (client_order_id)",
+        "DROP INDEX {index}",
+        "DROP TRIGGER {trigger}",
+        "ALTER TABLE orders ADD COLUMN more TEXT",
+    ],
+)
+def test_a_foreign_schema_is_refused(data_dir: Path, tmp_path: Path, statement: str) -> None:
+    """A trigger of a stranger would run at the first write; it is refused before anything is replaced, or the trigger can run."""
+    file, copy = tmp_path / "b.zip", tmp_path / "copy.db"
+    backup.make(data_dir, file, now=NOW, key=KEY)
+    with zipfile.ZipFile(file) as archive:
+        copy.write_bytes(archive.read(FILE_NAME))
+    with closing(sqlite3.connect(copy)) as connection:
+        of_kind = (
+            "SELECT name FROM sqlite_schema WHERE type = ? AND sql IS NOT NULL AND name NOT LIKE '%sqlite%' LIMIT 1"
+        )
+        names = {kind: connection.execute(of_kind, (kind,)).fetchone() for kind in ("index", "trigger")}
+        if "{trigger}" in statement and names["trigger"] is None:
+            pytest.skip("the schema has no trigger")
+        connection.execute(statement.format(**{kind: row[0] for kind, row in names.items() if row is not None}))
+        connection.commit()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    _rewritten(file, key=KEY, members={FILE_NAME: copy.read_bytes()})
+    before = (data_dir / FILE_NAME).read_bytes()
+    with pytest.raises(ConfigError, match=r"kekbridge\.db"):
+        backup.restore(file, data_dir, now=NOW, key=KEY)
+    assert (data_dir / FILE_NAME).read_bytes() == before
+    assert not [path for path in data_dir.iterdir() if path.name.startswith((".restore", "before-restore"))]
+
+
+def test_another_machine_needs_the_recovery_code(data_dir: Path, tmp_path: Path) -> None:
+    """The code alone restores the backup there, and opens the sealed secrets: the master key comes along."""
+    shown = json.loads(run_cli("webhook", "show", "w", "--secret", "--json", data_dir=data_dir))
+    code = json.loads(run_cli("backup", "key", "--json", data_dir=data_dir))["recoveryCode"]
+    file, elsewhere = tmp_path / "b.zip", tmp_path / "elsewhere"
+    run_cli("backup", str(file), data_dir=data_dir)
+    for wrong in ("", "12345", code[:-1] + ("0" if code[-1] != "0" else "1"), BackupKey.from_master(b"x" * 32).code):
+        assert run_cli("restore", str(file), data_dir=elsewhere, stdin=wrong + "\n", check=False) == ""
+        assert not (elsewhere / FILE_NAME).exists()
+    restored = json.loads(run_cli("restore", str(file), "--json", data_dir=elsewhere, stdin=f" {code.lower()}\n"))
+    assert restored["restored"]["isAuthenticated"] is True
+    assert json.loads(run_cli("webhook", "show", "w", "--secret", "--json", data_dir=elsewhere)) == shown
+    run_cli("backup", str(tmp_path / "next.zip"), data_dir=elsewhere)
+    run_cli("restore", str(tmp_path / "next.zip"), "--yes", data_dir=data_dir)  # the same key on both machines
+
+
+def test_a_master_key_is_never_overwritten(data_dir: Path, tmp_path: Path) -> None:
+    """Restoring another bridge's backup into a directory in use would lose the key of the data that is there."""
+    other = tmp_path / "other"
+    run_cli("webhook", "create", "v", data_dir=other)
+    code = json.loads(run_cli("backup", "key", "--json", data_dir=other))["recoveryCode"]
+    file = tmp_path / "b.zip"
+    run_cli("backup", str(file), data_dir=other)
+    assert run_cli("restore", str(file), "--yes", data_dir=data_dir, stdin=code + "\n", check=False) == ""
+    assert "w" in run_cli("webhook", "list", data_dir=data_dir)
+
+
+def test_the_recovery_code_is_shown_once(data_dir: Path) -> None:
+    """And again only on request; it is never in the data directory."""
+    code = run_cli("backup", "key", data_dir=data_dir).strip()
+    assert run_cli("backup", "key", data_dir=data_dir, check=False) == ""
+    assert run_cli("backup", "key", "--again", data_dir=data_dir).strip() == code
+    for path in data_dir.rglob("*"):
+        assert not path.is_file() or code.encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize("is_old", [True, False], ids=["0.1", "without its code"])
+def test_without_a_proof_a_restore_asks(data_dir: Path, tmp_path: Path, *, is_old: bool) -> None:
+    """A backup of version 0.1, or without its code, is restored with --unauthenticated after a question that --yes does not answer."""
+    file, elsewhere = tmp_path / "b.zip", tmp_path / "elsewhere"
+    backup.make(data_dir, file, now=NOW, key=KEY)
+    if is_old:
+        _rewritten(file, key=None, members={}, format=1)
+    arguments = ("restore", str(file), "--yes", "--json")
+    assert run_cli(*arguments, data_dir=elsewhere, stdin="", check=False) == ""
+    assert run_cli(*arguments, "--unauthenticated", data_dir=elsewhere, stdin="n\n", check=False).strip() == ""
+    assert not (elsewhere / FILE_NAME).exists()
+    restored = json.loads(run_cli(*arguments, "--unauthenticated", data_dir=elsewhere, stdin="y\n"))
+    assert restored["restored"]["isAuthenticated"] is False
+    assert "w" in run_cli("webhook", "list", data_dir=elsewhere)
+
+
+def test_a_sealed_vault_comes_along(tmp_path: Path) -> None:
+    """With the vault `file` the backup brings the whole vault, encrypted by the passphrase: no other vault is written."""
+    data_dir, file = tmp_path / "data", tmp_path / "b.zip"
+    Database.open(data_dir).close_now()
+    vault = OpenVault(PassphraseVault.create(data_dir / "vault.sealed", "five random words here"), "", data_dir)
+    key = Sealer(master_key(vault)).backup_key
+    backup.make(data_dir, file, now=NOW, key=key)
+    assert backup.brings_its_vault(file)
+    assert key.open_master(backup.sealed_master_key(file) or b"") == master_key(vault)
+    backup.restore(file, tmp_path / "fresh", now=NOW, key=BackupKey.from_code(key.code))
+    opened = PassphraseVault.open(tmp_path / "fresh" / "vault.sealed", "five random words here")
+    assert master_key(OpenVault(opened, "", tmp_path / "fresh")) == master_key(vault)
 
 
 def test_queued_orders_are_unknown_after_a_restore(tmp_path: Path) -> None:
@@ -125,8 +279,8 @@ def test_queued_orders_are_unknown_after_a_restore(tmp_path: Path) -> None:
         store_order(book_on(connection))
     database.close_now()
     file = tmp_path / "b.zip"
-    backup.make(data_dir, file, now=NOW)
-    backup.restore(file, data_dir, now=NOW)
+    backup.make(data_dir, file, now=NOW, key=KEY)
+    backup.restore(file, data_dir, now=NOW, key=KEY)
     database = Database.open(data_dir)
     with database.snapshot() as connection:
         (order,) = orders.unfinished(connection)
@@ -146,7 +300,7 @@ def test_a_restore_under_a_running_trade_sends_nothing_twice(tmp_path: Path, *, 
         assert [status for status, _ in sent] == [202, 202]
         ids = [str(answer["clientOrderId"]) for _, answer in sent]
         file = tmp_path / "b.zip"
-        backup.make(bridge.data_dir, file, now=datetime.now(UTC))
+        run_cli("backup", str(file), data_dir=bridge.data_dir)
         with zipfile.ZipFile(file) as archive:
             archive.extract(FILE_NAME, tmp_path)
         queued = [order.client_order_id for order in _orders_in(tmp_path) if order.status.value == "queued"]
@@ -208,7 +362,7 @@ def test_restore_refuses_while_a_daemon_runs(tmp_path: Path) -> None:
 async def test_the_newest_nightly_backups_are_kept(database: Database, tmp_path: Path, clock: Clock) -> None:
     """While the store is open; files 0600 in a directory 0700; every checksum matches."""
     settings = BackupSettings(keep=2, dir=str(tmp_path / "elsewhere"))
-    nightly = NightlyBackup(database, settings, tmp_path / "data", clock)
+    nightly = NightlyBackup(database, settings, tmp_path / "data", clock, KEY)
     for _ in range(4):
         await nightly.run()
         clock.move(days=1)
@@ -218,13 +372,13 @@ async def test_the_newest_nightly_backups_are_kept(database: Database, tmp_path:
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     for path in found:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert backup.inspect(path).file == path
+        assert backup.inspect(path, KEY).file == path
 
 
 async def test_other_files_are_kept(database: Database, tmp_path: Path, clock: Clock) -> None:
     """Backups made by hand are never deleted; unfinished files of the job are, after a day."""
     settings = BackupSettings(keep=1)
-    nightly = NightlyBackup(database, settings, tmp_path / "data", clock)
+    nightly = NightlyBackup(database, settings, tmp_path / "data", clock, KEY)
     directory = directory_of(settings, tmp_path / "data")
     directory.mkdir()
     unfinished = directory / ".kekbridge-20260101T033000Z.zip.00aa.db"
@@ -246,6 +400,8 @@ async def test_other_files_are_kept(database: Database, tmp_path: Path, clock: C
 async def test_an_unwritable_directory_is_a_one_line_error(database: Database, tmp_path: Path, clock: Clock) -> None:
     """The job fails with a message that names the file."""
     (tmp_path / "file").touch()
-    nightly = NightlyBackup(database, BackupSettings(dir=str(tmp_path / "file" / "backups")), tmp_path / "data", clock)
+    nightly = NightlyBackup(
+        database, BackupSettings(dir=str(tmp_path / "file" / "backups")), tmp_path / "data", clock, KEY
+    )
     with pytest.raises(ConfigError, match=r"the backup .* cannot be written"):
         await nightly.run()
