@@ -6,7 +6,6 @@ Heavy modules are imported late, so that `--version` and `--help` answer at once
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from typing import NoReturn
 
@@ -23,9 +22,10 @@ def run() -> NoReturn:
     if arguments == ["--version"]:  # before Typer is imported: it would take four fifths of the time
         sys.stdout.write(f"kekbridge {__version__}\n")
         sys.exit(0)
-    resource.setrlimit(
-        resource.RLIMIT_CORE, (0, 0)
-    )  # commands hold secrets briefly; the daemon does more against dumps
+    if not {"--help", "-h"} & set(arguments):  # which holds no secret, and should answer at once
+        from kekbridge.daemon.process import disable_core_dumps
+
+        disable_core_dumps()
     # Plugins of other packages must not run in a process that handles keys; this also saves scanning all installed packages.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     sys.exit(_run_quietly(arguments))

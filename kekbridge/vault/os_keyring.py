@@ -1,6 +1,6 @@
 """The operating system's keyring: Secret Service, KWallet, macOS Keychain, Windows Credential Manager.
 
-Backends that store plain text or nothing, or prompt on stdin, are refused by name. D-Bus can hang, so every call runs in a thread with
+Only backends that are known to encrypt are used: any package can register another one. D-Bus can hang, so every call runs in a thread with
 a deadline. Facts about backends: docs/internals/reliability.md section 8.6.
 """
 
@@ -23,15 +23,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 TIMEOUT_S = 15.0  # long enough for a user to unlock the keyring in the dialog that appears
-# fail, null and an empty chain store nothing; keyrings.alt writes plain files or prompts on stdin; cryptfile prompts, too.
-_REFUSED_MODULES = (
-    "keyring.backends.fail",
-    "keyring.backends.null",
-    "keyring.backends.chainer",
-    "keyrings.alt",
-    "keyrings.cryptfile",
+# By module and class. Others store nothing (fail, null), plain text (keyrings.alt), prompt on stdin (keyrings.cryptfile), or are unknown.
+_ALLOWED = frozenset(
+    {
+        "keyring.backends.SecretService.Keyring",
+        "keyring.backends.libsecret.Keyring",
+        "keyring.backends.kwallet.DBusKeyring",
+        "keyring.backends.kwallet.DBusKeyringKWallet4",
+        "keyring.backends.macOS.Keyring",
+        "keyring.backends.Windows.WinVaultKeyring",
+        "keyring_pass.PasswordStoreBackend",  # pass and GnuPG
+    }
 )
-_REFUSED_WORDS = ("plaintext", "null", "fail", "uncrypted")
 
 
 class KeyringVault:
@@ -107,11 +110,11 @@ def _select_backend() -> KeyringBackend:
 
 
 def check_safe(backend: KeyringBackend) -> None:
-    """Raise VaultError for a backend that stores nothing or plain text, or prompts on stdin."""
-    full_name = _full_name(backend)
-    if full_name.startswith(_REFUSED_MODULES) or any(word in type(backend).__name__.lower() for word in _REFUSED_WORDS):
+    """Raise VaultError for a backend that is not known to encrypt what it stores without a prompt."""
+    if _full_name(backend) not in _ALLOWED:
         raise VaultError(
-            f"the keyring backend {full_name} is refused: it stores nothing, stores plain text, or prompts"
+            f"the keyring backend {_full_name(backend)} is refused: it is none of those known to encrypt;"
+            " use Secret Service, KWallet, pass, the macOS Keychain or another vault.backend"
         )
 
 

@@ -154,6 +154,53 @@ def test_a_crash_dumps_no_core_to_a_file_or_pipe(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+DUMPABLE_AT_EXIT = """
+import atexit, ctypes, resource, sys
+resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
+atexit.register(lambda: print("dumpable", ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlimit(resource.RLIMIT_CORE)))
+from kekbridge.cli.main import run
+run()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("webhook", "create", "w"),
+        ("webhook", "show", "w", "--secret"),
+        ("template", "w"),
+        ("vault", "status"),
+        ("keys", "add"),
+        ("keys", "register"),
+        ("backup", "key"),
+        ("restore", "/nowhere.zip"),
+        ("notify", "set"),
+        ("dashboard", "--token"),
+        ("doctor",),
+    ],
+    ids=" ".join,
+)
+def test_no_command_can_be_dumped(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """A command that reads a secret shows its memory to no debugger of the same user, and leaves no core, however it ends."""
+    environment = {
+        **clean_environment(),
+        "KEKBRIDGE_DATA_DIR": str(tmp_path / "data"),
+        "KEKBRIDGE_VAULT_BACKEND": "key_file",
+        "KEKBRIDGE_MODE": "paper",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", DUMPABLE_AT_EXIT, *command],
+        env=environment,
+        input="",
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1] == "dumpable 0 (0, 0)", done.stderr
+
+
 def _environment_of(pid: int) -> bytes:
     """Return a process's environment; only root may read the daemon's."""
     try:

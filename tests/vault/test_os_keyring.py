@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from keyring.backend import KeyringBackend
-from keyring.backends import fail, null
+from keyring.backends import SecretService, fail, kwallet, libsecret, null
 from keyring.backends.chainer import ChainerBackend
 
 from kekbridge.errors import VaultError
@@ -157,13 +157,29 @@ class HangingKeyring(MemoryKeyring):
         return None
 
 
+class Keyring(SecretService.Keyring):
+    """A stranger's class with a trusted name and base."""
+
+
 @pytest.mark.parametrize(
-    "kind", [null.Keyring, fail.Keyring, ChainerBackend, PlaintextKeyring], ids=["null", "fail", "chain", "plain"]
+    "kind",
+    [null.Keyring, fail.Keyring, ChainerBackend, PlaintextKeyring, MemoryKeyring, Keyring],
+    ids=["null", "fail", "chain", "plain", "unknown", "subclass"],
 )
-def test_unsafe_backends_are_refused_by_name(kind: type[KeyringBackend]) -> None:
-    """Plain files and backends that store nothing are never used, whatever their priority."""
+def test_only_known_backends_are_allowed(kind: type[KeyringBackend]) -> None:
+    """Any installed package can register a backend, with any priority: one that nobody vouches for gets no key."""
     with pytest.raises(VaultError, match="refused"):
-        os_keyring.check_safe(kind())
+        os_keyring.check_safe(kind.__new__(kind))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [SecretService.Keyring, libsecret.Keyring, kwallet.DBusKeyring, kwallet.DBusKeyringKWallet4],
+    ids=["SecretService", "libsecret", "kwallet", "kwallet4"],
+)
+def test_those_that_encrypt_are_allowed(kind: type[KeyringBackend]) -> None:
+    """The names in the list are those of the installed package."""
+    os_keyring.check_safe(kind.__new__(kind))
 
 
 def test_entries_are_text_and_belong_to_one_data_directory(tmp_path: Path) -> None:
