@@ -473,7 +473,12 @@ class BoundedServer(web.Server):
         turn = self._turns[peer] = self._loop.create_future()
         if self._turn_timer is None:
             self._turn_timer = self._loop.call_soon(self._next_turn)
-        await turn
+        try:
+            await turn
+        finally:
+            del (
+                turn
+            )  # its exception refers to this frame, which would keep the request alive until the next full collection
 
     def _next_turn(self) -> None:
         if not self._turns:

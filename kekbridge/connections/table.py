@@ -20,6 +20,9 @@ K = TypeVar("K", bound=Hashable)
 #: How long a connection has for the head of its request before it may be closed for one from another address.
 PATIENCE_S: Final = 0.25
 
+#: With a quarter of all connections waiting, and at least so many, each new one has enough others in front of it.
+ENOUGH_WAITING: Final = 64
+
 _IPV6_PREFIX: Final = 64  # one customer has a whole /64
 
 
@@ -102,9 +105,9 @@ class ConnectionTable(Generic[K]):
     def wait_s(self, now: float) -> float:
         """Seconds until there is room for another connection, or one has waited long enough to be closed for it. Infinity: none waits.
 
-        Without this time new connections would close each other before they can send anything, when all others are handled.
+        Without this time new connections would close each other before they can send anything, when nearly all others are handled.
         """
-        if len(self._addresses) < self.most:
+        if len(self._addresses) < self.most or len(self._queues) >= max(self.most // 4, ENOUGH_WAITING):
             return 0.0
         waiting = [since for queue in (self._unfinished, self._bodies) if (since := queue.oldest_since()) is not None]
         return max(min(waiting) + PATIENCE_S - now, 0.0) if waiting else inf

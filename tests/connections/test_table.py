@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kekbridge.connections.table import PATIENCE_S, ConnectionTable, address_key
+from kekbridge.connections.table import ENOUGH_WAITING, PATIENCE_S, ConnectionTable, address_key
 from tests.examples import examples
 
 MOST, PER_ADDRESS, BODIES, BODIES_PER_ADDRESS = 8, 4, 3, 2
@@ -162,6 +162,21 @@ def test_nothing_is_closed_while_every_request_is_handled() -> None:
     assert table.wait_s(9.0) == PATIENCE_S
     assert table.wait_s(9.0 + PATIENCE_S) == 0
     assert table.add(99, None, 10.0) == 3
+
+
+def test_a_flood_of_waiting_connections_is_replaced_at_once() -> None:
+    """Each new connection has so many others in front of it that it has time for its head."""
+    table: ConnectionTable[int] = ConnectionTable(
+        most=100, most_per_address=100, most_bodies=9, most_bodies_per_address=9
+    )
+    for key in range(100):
+        table.add(key, None, 0.0)
+        if key >= ENOUGH_WAITING:
+            table.handle(key)
+    assert table.wait_s(0.0) == 0
+    assert [table.add(key, None, 0.0) for key in (200, 201)] == [0, 1]
+    table.handle(200)
+    assert table.wait_s(0.0) == PATIENCE_S
 
 
 def test_a_lower_cap_holds_from_then_on() -> None:
