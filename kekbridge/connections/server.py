@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -61,7 +61,6 @@ _SPARE_FILES: Final = 256  # database, logs, the exchange's connections
 _FEWEST_FILES: Final = 4096  # enough for all listeners of a process with their default caps
 _FEW_FILES: Final = "the limit of open files is near"
 _ACCEPT_AGAIN_S: Final = 1.0
-_NO_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _PeerHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -69,7 +68,7 @@ _PeerHandler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class Peer:
     """One accepted connection: a socket until its first byte arrives, then a protocol."""
 
-    __slots__ = ("accepted_at", "address", "host", "is_open", "opening", "protocol", "socket")
+    __slots__ = ("accepted_at", "address", "host", "is_open", "opening", "protocol", "socket", "transport")
 
     def __init__(self, accepted: socket.socket, host: str, address: str | None, accepted_at: float) -> None:
         self.socket = accepted
@@ -79,6 +78,9 @@ class Peer:
         self.protocol: BoundedConnection | None = None
         self.opening: asyncio.Task[None] | None = None  # creates the transport, and waits for the TLS handshake
         self.is_open = False  # asyncio has the socket now, and closes it
+        self.transport: asyncio.Transport | None = (
+            None  # aiohttp forgets it when it closes it, although it may stay open until it is read
+        )
 
 
 class BoundedConnection(RequestHandler):
@@ -99,6 +101,7 @@ class BoundedConnection(RequestHandler):
         """Called by asyncio when the connection is open, after its TLS handshake."""
         # asyncio allocates 256 KiB for each read and then shrinks them; hundreds of readers leave holes in the heap that it keeps.
         transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
+        self.peer.transport = cast(asyncio.Transport, transport)
         super().connection_made(transport)
 
     @property
@@ -200,7 +203,9 @@ class BoundedServer(web.Server):
                 "ssl_handshake_timeout": handshake_s,
                 "ssl_shutdown_timeout": handshake_s,
             }
-            sslproto.SSLProtocol.max_size = _TLS_BUFFER_BYTES
+            sslproto.SSLProtocol.max_size = (
+                _TLS_BUFFER_BYTES  # of the whole process: the exchange's connections have small ones, too
+            )
         self._is_exempt = is_exempt
         self._is_refused = is_refused
         self.answer_bad_request = answer_bad_request
@@ -256,9 +261,7 @@ class BoundedServer(web.Server):
                 accepted, name = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError as error:
-                if error.errno not in _NO_FILES:
-                    raise
+            except OSError as error:  # no files or memory left, or the network is down
                 self._pause(str(error.strerror), again_s=_ACCEPT_AGAIN_S)
                 return
             too_many = accepted.fileno() + 1 - self._first_reserved_file
@@ -346,8 +349,8 @@ class BoundedServer(web.Server):
         elif peer.opening is not None:
             if peer.is_open:  # else it has not begun, and closes the socket when it does
                 peer.opening.cancel()
-        elif peer.protocol is not None and peer.protocol.transport is not None:
-            peer.protocol.transport.abort()  # not close(): that would wait for a peer that does not read
+        elif peer.transport is not None:
+            peer.transport.abort()  # not close(): that would wait for a peer that does not read
             self._end_turn(peer)
         self._unlink(peer)
 
@@ -369,6 +372,7 @@ class BoundedServer(web.Server):
             give_back()
 
     def _unlink(self, peer: Peer) -> None:
+        peer.transport = None
         if peer.protocol is not None:
             peer.protocol.discard()
             peer.protocol = None

@@ -250,6 +250,28 @@ async def test_connections_are_reset_only_while_they_wait() -> None:
             assert Reply(await reader.readuntil(b"ok")).status == 200
 
 
+async def test_a_connection_that_is_closed_but_not_read_can_be_dropped() -> None:
+    """aiohttp closes it when idle, and asyncio keeps its socket until all is written: a peer must not hold files by never reading."""
+
+    async def answer(_request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(body=b"x" * 48_000)
+
+    async with serving(answer, most_connections=8, keepalive_timeout=0.3) as served, AsyncExitStack() as stack:
+        unread = socket.create_connection(("127.0.0.1", served.port))
+        stack.callback(unread.close)
+        await until(lambda: served.server.open_connections == 1)
+        (peer,) = served.server._table
+        while peer.transport is None or not peer.transport.get_write_buffer_size():
+            unread.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await asyncio.sleep(0.005)
+        transport = peer.transport
+        await until(transport.is_closing)
+        assert transport.get_extra_info("socket").fileno() >= 0, "the socket is open as long as something is unread"
+        for _ in range(8):
+            await served.connect(stack, start=b"P")
+        await until(lambda: transport.get_extra_info("socket").fileno() < 0)
+
+
 async def test_nothing_names_a_version() -> None:
     """Neither the answer to what is not HTTP nor that to a failed handler."""
 
