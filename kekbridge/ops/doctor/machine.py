@@ -8,8 +8,10 @@ import stat
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from kekbridge.config import Settings, Tls
+from kekbridge.connections.hosts import is_loopback
 from kekbridge.model.check import Check
 from kekbridge.ops.expiry import not_after
 
@@ -83,8 +85,14 @@ def expiry_check(name: str, what: str, ends_at: datetime, now: datetime) -> Chec
 
 
 def proxy(settings: Settings) -> list[Check]:
-    """Behind a proxy, senders' addresses are known where settings depend on them."""
+    """Behind a proxy or tunnel, senders' addresses are known where settings, lockouts and the budget of refusals depend on them."""
     server, auth = settings.server, settings.auth
+    if server.public_url and not server.behind_proxy and is_loopback(server.host) and not _is_local(server.public_url):
+        text = (
+            "what forwards server.public_url to this machine is not known: a stranger's refusals count as TradingView's"
+        )
+        fix = 'set server.behind_proxy = true and server.trusted_proxies = ["127.0.0.1"]'
+        return [Check("proxy", "warning", text, fix)]
     if server.behind_proxy and not server.trusted_proxies:
         fix = 'name the proxy in server.trusted_proxies, such as ["127.0.0.1"], and let it set X-Forwarded-For'
         if auth.allowed_addresses:
@@ -94,3 +102,10 @@ def proxy(settings: Settings) -> list[Check]:
     if auth.allowed_addresses:
         return [Check("senders", "ok", f"only from {', '.join(auth.allowed_addresses)}")]
     return []
+
+
+def _is_local(url: str) -> bool:
+    try:
+        return is_loopback(urlsplit(url).hostname)
+    except ValueError:
+        return False

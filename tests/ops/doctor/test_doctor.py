@@ -142,6 +142,28 @@ def test_an_allowlist_behind_an_unnamed_proxy_is_broken() -> None:
     assert machine.proxy(Settings()) == []
 
 
+@pytest.mark.parametrize(
+    ("overrides", "levels"),
+    [
+        ({"server.public_url": "https://bridge.example"}, ["warning"]),
+        ({"server.public_url": "http://127.0.0.1:8080"}, []),
+        ({"server.public_url": "https://bridge.example", "server.host": "192.0.2.1"}, []),
+        (
+            {
+                "server.public_url": "https://bridge.example",
+                "server.behind_proxy": True,
+                "server.trusted_proxies": "127.0.0.1",
+            },
+            [],
+        ),
+    ],
+)
+def test_a_tunnel_that_is_not_named_is_a_warning(overrides: dict[str, object], levels: list[str]) -> None:
+    """All senders would share its address, and with it the lockout and the budget of refusals."""
+    settings = load_settings(environment={}, overrides=overrides)
+    assert [check.level for check in machine.proxy(settings)] == levels
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     """A running paper bridge."""
