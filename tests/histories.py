@@ -442,7 +442,7 @@ def _decision(rng: Random) -> Decision:
                 error=rng.choice([None, "too much \ud800"]),
                 field=rng.choice([None, "quantity"]),
                 verdicts=_VERDICTS,
-                claims_identity=rng.random() < 0.7,
+                is_counted=rng.random() < 0.7,
                 breaches=rng.choice([(), (), (_BREACH,)]),
             )
     raise AssertionError(kind)

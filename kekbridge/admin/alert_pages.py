@@ -48,7 +48,9 @@ class AlertPages:
 
         def read(
             connection: sqlite3.Connection,
-        ) -> tuple[alerts.SearchResult, tuple[rejected_requests.RejectedRequest, ...], list[str]]:
+        ) -> tuple[
+            alerts.SearchResult, tuple[alerts.Repeat, ...], tuple[rejected_requests.RejectedRequest, ...], list[str]
+        ]:
             found = alerts.search(
                 connection,
                 webhook=filters["webhook"] or None,
@@ -59,6 +61,20 @@ class AlertPages:
                 until=until,
                 text=filters["text"] or None,
                 limit=_ROWS,
+            )
+            repeats = (
+                ()
+                if filters["text"]
+                else alerts.list_repeats(
+                    connection,
+                    webhook=filters["webhook"] or None,
+                    status=filters["status"] or None,
+                    code=filters["code"] or None,
+                    symbol=symbol,
+                    since=since,
+                    until=until,
+                    limit=_ROWS,
+                )
             )
             # Unauthenticated requests have no webhook, symbol or message to filter by.
             includes_rejected = not (filters["webhook"] or filters["symbol"] or filters["text"]) and filters[
@@ -71,10 +87,11 @@ class AlertPages:
                 if includes_rejected
                 else ()
             )
-            return found, rejected, [one.name for one in webhooks.list_all(connection)]
+            return found, repeats, rejected, [one.name for one in webhooks.list_all(connection)]
 
-        found, rejected, names = await self._service.database.read(read)
+        found, repeats, rejected, names = await self._service.database.read(read)
         rows = [(one.received_at, alert_row(to_jsonable(alert_data(one)), now)) for one in found.alerts]
+        rows += [(one.at, _repeat_row(one, now)) for one in repeats]
         rows += [(one.last_at, _rejected_row(one, now)) for one in rejected]
         rows.sort(key=lambda row: row[0], reverse=True)
         search_limit = None
@@ -116,6 +133,12 @@ def alert_row(one: Mapping[str, Any], now: datetime) -> tuple[object, ...]:
 def alert_table(rows: Iterable[tuple[object, ...]]) -> Markup:
     """The table of alerts, from `alert_row`."""
     return table(("Time (UTC)", "Alert", "Webhook", "Action", "Status", "Why"), rows, empty="No alerts.")
+
+
+def _repeat_row(one: alerts.Repeat, now: datetime) -> tuple[object, ...]:
+    first = h("a", one.first_id[:13], href=f"/log/{one.first_id}")
+    requested = " ".join(part for part in (one.action, market(one.symbol) if one.symbol else None) if part)
+    return clock(one.at, now), first, one.webhook_name, requested, status(one.status), f"{one.code}: {one.error}"
 
 
 def _rejected_row(one: rejected_requests.RejectedRequest, now: datetime) -> tuple[object, ...]:

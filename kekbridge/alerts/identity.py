@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from msgspec import Struct
 
@@ -56,4 +56,5 @@ def identity_of(
         return Identity(None, WINDOW_S)
     if message.sender_id is None:
         return Identity(f"body:{message.body_digest}")
-    return Identity(f"id:{message.sender_id}@{fired_at.isoformat()}@{'+'.join(sorted(set(markets)))}")
+    at = f"{fired_at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{fired_at.microsecond // 1000:03d}Z"
+    return Identity(f"id:{message.sender_id}@{at}@{'+'.join(sorted(set(markets)))}")

@@ -1,7 +1,7 @@
 """`kekbridge logs`: alerts and their results, newest last, also live. Reads only.
 
-Unauthenticated requests are listed too, one line per sender, code and minute, and so are events of the bridge itself: exchange
-unreachable, limit breached, job failed.
+Also listed: messages that came again, under the id of the first; unauthenticated requests, one line per sender, code and minute; and events
+of the bridge itself: exchange unreachable, limit breached, job failed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
 if TYPE_CHECKING:
     import sqlite3
 
-    from kekbridge.store.alerts import StoredAlert
+    from kekbridge.store.alerts import Repeat, StoredAlert
     from kekbridge.store.database import Database
     from kekbridge.store.journal import Event
     from kekbridge.store.rejected_requests import RejectedRequest
@@ -126,7 +126,7 @@ def logs(
                 _print(changed, as_json=as_json, with_header=False)
 
 
-Entry = tuple[datetime, "StoredAlert | RejectedRequest | Event"]
+Entry = tuple[datetime, "StoredAlert | Repeat | RejectedRequest | Event"]
 
 
 def _entries(connection: sqlite3.Connection, filters: Filters) -> tuple[list[Entry], datetime | None]:
@@ -145,6 +145,20 @@ def _entries(connection: sqlite3.Connection, filters: Filters) -> tuple[list[Ent
         limit=filters.limit,
     )
     entries: list[Entry] = [(alert.received_at, alert) for alert in search.alerts]
+    if not filters.text:
+        entries += [
+            (repeat.at, repeat)
+            for repeat in alerts.list_repeats(
+                connection,
+                webhook=filters.webhook,
+                status=filters.status,
+                code=filters.code,
+                symbol=filters.symbol,
+                since=filters.since,
+                until=filters.until,
+                limit=filters.limit,
+            )
+        ]
     if filters.shows_rejected_requests:
         entries += [
             (request.last_at, request)
@@ -181,16 +195,17 @@ def _follow(database: Database, filters: Filters, shown: list[Entry]) -> Iterato
             yield changed
 
 
-def _identity(entry: StoredAlert | RejectedRequest | Event) -> object:
+def _identity(entry: StoredAlert | Repeat | RejectedRequest | Event) -> object:
+    from kekbridge.store.alerts import Repeat
     from kekbridge.store.journal import Event
     from kekbridge.store.rejected_requests import RejectedRequest
 
-    if isinstance(entry, Event):
+    if isinstance(entry, Event | Repeat):
         return entry.sequence
     return (entry.minute, entry.remote, entry.code) if isinstance(entry, RejectedRequest) else entry.id
 
 
-def _state(entry: StoredAlert | RejectedRequest | Event) -> object:
+def _state(entry: StoredAlert | Repeat | RejectedRequest | Event) -> object:
     return getattr(entry, "status", None), getattr(entry, "count", None)
 
 
@@ -207,8 +222,9 @@ def _print(entries: list[Entry], *, as_json: bool, with_header: bool) -> None:
     sys.stdout.flush()
 
 
-def _data(entry: StoredAlert | RejectedRequest | Event) -> dict[str, Any]:
+def _data(entry: StoredAlert | Repeat | RejectedRequest | Event) -> dict[str, Any]:
     from kekbridge.model.notifications import describe_event
+    from kekbridge.store.alerts import Repeat
     from kekbridge.store.journal import Event
 
     if isinstance(entry, Event):
@@ -219,12 +235,15 @@ def _data(entry: StoredAlert | RejectedRequest | Event) -> dict[str, Any]:
             "at": formatting.to_jsonable(entry.at),
             "data": formatting.to_jsonable(entry.data),
         }
+    if isinstance(entry, Repeat):
+        return {"kind": "repeat"} | dict(formatting.to_jsonable(entry)) | {"error": entry.error}
     return {"kind": "alert" if hasattr(entry, "status") else "refusal"} | dict(formatting.to_jsonable(entry))
 
 
-def _line(at: datetime, entry: StoredAlert | RejectedRequest | Event) -> Any:
+def _line(at: datetime, entry: StoredAlert | Repeat | RejectedRequest | Event) -> Any:
     from kekbridge.cli import render
     from kekbridge.model.notifications import describe_event
+    from kekbridge.store.alerts import Repeat
     from kekbridge.store.journal import Event
     from kekbridge.store.rejected_requests import RejectedRequest
 
@@ -239,10 +258,11 @@ def _line(at: datetime, entry: StoredAlert | RejectedRequest | Event) -> Any:
             f"{entry.code}: {times}from {entry.remote}: {entry.error}",
         )
     detail = ": ".join(part for part in (entry.code, entry.error) if part)
+    name = entry.first_id if isinstance(entry, Repeat) else entry.id
     return render.Line(
         (
             formatting.clock(at, now()),
-            formatting.short_id(entry.id),
+            formatting.short_id(name),
             entry.webhook_name,
             entry.action,
             formatting.market(entry.symbol),

@@ -79,8 +79,10 @@ _SHELL_TIME = '"$(date -u +%Y-%m-%dT%H:%M:%SZ)"'
 _TIME_PLACEHOLDER = "<now>"
 
 
-def curl_line(url: str, fields: Mapping[str, str], api_secret: str) -> str:
+def curl_line(url: str, fields: Mapping[str, str], api_secret: str, *, identity: str) -> str:
     """Return one line for sh, bash and zsh that POSTs `fields` with a template signature and the shell's current time.
+
+    `identity` is sent as Idempotency-Key: each paste has another time, and would be another alert without it.
 
     The body is in single quotes, interrupted once for the time: '…"timestamp":"'"$(date …)"'",…'. The timestamp is not signed, so the
     line works whenever it is pasted.
@@ -92,7 +94,9 @@ def curl_line(url: str, fields: Mapping[str, str], api_secret: str) -> str:
     )
     before, after = body.split(_TIME_PLACEHOLDER)
     quoted = _single_quoted(before) + _SHELL_TIME + _single_quoted(after)
-    return f"curl -sS {shlex.quote(url)} -H 'Content-Type: application/json' -d {quoted}"
+    return (
+        f"curl -sS {shlex.quote(url)} -H 'Content-Type: application/json' -H 'Idempotency-Key: {identity}' -d {quoted}"
+    )
 
 
 def _single_quoted(text: str) -> str:

@@ -200,10 +200,11 @@ def _print_first_order(info: StartupInfo, webhook: Webhook, credentials: Credent
     message = template.build(
         "strategy", api_key=credentials.api_key, api_secret=credentials.api_secret, profile=webhook.settings.profile
     ).message
+    # A new id at every start: pasted twice, the command is answered "duplicate"; after a restart it trades again.
+    identity = f"first-order-{str(ULID())[-6:].lower()}"
     order = {
         "apiKey": credentials.api_key,
-        # A new id at every start: pasted twice, the command is answered "duplicate"; after a restart it trades again.
-        "alertId": f"first-order-{str(ULID())[-6:].lower()}",
+        "alertId": identity,
         "action": "buy",
         "symbol": _FIRST_SYMBOL,
         "quantity": _FIRST_QUANTITY,
@@ -215,4 +216,4 @@ def _print_first_order(info: StartupInfo, webhook: Webhook, credentials: Credent
     render.line(
         "\nTo try it now, paste this into another terminal; it buys on paper and the response shows the fill:\n"
     )
-    render.line(curl_line(info.webhook_url, order, credentials.api_secret))
+    render.line(curl_line(info.webhook_url, order, credentials.api_secret, identity=identity))

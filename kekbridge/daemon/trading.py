@@ -16,7 +16,7 @@ from kekbridge.execution.admission import AlertAdmissions
 from kekbridge.execution.book import Book
 from kekbridge.execution.canceller import OrderCanceller
 from kekbridge.execution.dispatcher import OrderDispatcher
-from kekbridge.execution.load_book import load_book, load_webhook
+from kekbridge.execution.load_book import load_book, load_recent, load_webhook
 from kekbridge.execution.orphan_stops import OrphanStopCanceller
 from kekbridge.execution.reconciler import Reconciler
 from kekbridge.execution.stop_guard import StopLossGuard
@@ -96,6 +96,7 @@ class TradingServices:
                 database=database,
                 exchange=exchange,
                 submitter=self.submitter,
+                recent=database.read_now(load_recent, now=clock()),
                 account_rates=settings.risk.rates,
                 clock=clock,
                 on_queued=self.dispatcher.wake,

@@ -18,6 +18,7 @@ from kekbridge.errors import StoreUnavailable
 from kekbridge.exchange.base import Exchange, Permit, request_text
 from kekbridge.execution import transitions
 from kekbridge.execution.book import Book, with_ms_times
+from kekbridge.execution.repeats import RecentAlerts, Taken
 from kekbridge.execution.submitter import OrderSubmitter
 from kekbridge.failpoints import hit
 from kekbridge.model import Order, OrderStatus, RateLimits, StrategyHistory, Usage, Webhook, client_order_id_of
@@ -81,6 +82,7 @@ class AlertAdmissions:
         database: Database,
         exchange: Exchange,
         submitter: OrderSubmitter,
+        recent: RecentAlerts,
         account_rates: RateLimits,
         clock: Callable[[], datetime],
         on_queued: Callable[[], None],
@@ -91,6 +93,7 @@ class AlertAdmissions:
         self._database = database
         self._exchange = exchange
         self._submitter = submitter
+        self._recent = recent
         self._account_rates = account_rates
         self._clock = clock
         self._on_queued = on_queued
@@ -139,6 +142,16 @@ class AlertAdmissions:
             permit = self._submitter.try_permit(planned[0], now=now)
             if permit is not None:
                 planned = (with_ms_times(transitions.claimed(planned[0], now=now)), *planned[1:])
+        if decision.is_taken:
+            self._recent.add(
+                Taken(
+                    id=alert.id,
+                    webhook_id=alert.webhook_id,
+                    fingerprint=alert.fingerprint,
+                    markets=alert.markets,
+                    received_at=alert.received_at,
+                )
+            )
         status = decision.status if decision.status != "admitted" else "submitting" if permit is not None else "queued"
         stored = _stored_alert(alert, decision, status=status)
         return self._append(Admission(kind=decision.status, alert=stored, orders=planned), decision, permit)
@@ -183,14 +196,11 @@ class AlertAdmissions:
             return self._database.read_now(journal.find_identity, alert.webhook_id, alert.identity)
         if alert.window_s is None:
             return None
-        for (webhook_id, identity), (name, _) in self._arriving.items():
-            if webhook_id == alert.webhook_id and identity.startswith(f"window:{alert.fingerprint}:"):
-                return name
-        return self._database.read_now(
-            journal.find_in_window,
+        return self._recent.find(
             alert.webhook_id,
             alert.fingerprint,
-            received_at=alert.received_at,
+            markets=alert.markets,
+            now=alert.received_at,
             window_s=alert.window_s,
         )
 
@@ -290,6 +300,7 @@ class AlertAdmissions:
         """Undo what the alert changed in the book."""
         alert = pending.admission.alert
         webhook_id = alert.webhook_id or ""
+        self._recent.remove(alert.id)
         if pending.permit is not None:
             pending.permit.release()
         for order in reversed(pending.admission.orders):
@@ -326,13 +337,11 @@ def _kind_of_repeat(alert: NewAlert, first: StoredAlert) -> Literal["duplicate",
     return "duplicate" if first.fingerprint == alert.fingerprint else "conflict"
 
 
-def _identity_of(alert: NewAlert) -> str:
-    """The stored identity. Without one of its own, an alert claims its content at its time, else only itself."""
-    if alert.identity is not None:
-        return storable(alert.identity)
-    if alert.window_s is not None:
-        return journal.window_identity(alert.fingerprint, alert.received_at, alert.id)
-    return f"alert:{alert.id}"
+def _identity_of(alert: NewAlert, decision: Decision) -> str | None:
+    """The stored identity: an alert that is counted and not taken, or has no identity of its own, claims only itself."""
+    if not decision.is_counted:
+        return None
+    return storable(alert.identity) if decision.is_taken and alert.identity is not None else f"alert:{alert.id}"
 
 
 def _rate_limited(alert: NewAlert, decision: Decision, excess: Excess) -> Admission:
@@ -345,7 +354,7 @@ def _rate_limited(alert: NewAlert, decision: Decision, excess: Excess) -> Admiss
         is_exit=decision.is_exit,
         action=decision.action,
         symbol=decision.symbol,
-        claims_identity=False,
+        is_counted=False,
     )
     stored = _stored_alert(alert, refused, status="refused")
     return Admission(kind=RATE_LIMITED, alert=stored, retry_after_s=excess.retry_after_s)
@@ -357,7 +366,7 @@ def _stored_alert(alert: NewAlert, decision: Decision, *, status: str) -> Stored
         webhook_id=alert.webhook_id,
         webhook_name=alert.webhook_name,
         alert_id=_optional(alert.alert_id),
-        identity=_identity_of(alert) if decision.claims_identity else None,
+        identity=_identity_of(alert, decision),
         fingerprint=alert.fingerprint,
         received_at=codec.truncate_to_ms(alert.received_at),
         fired_at=None if alert.fired_at is None else codec.truncate_to_ms(alert.fired_at),

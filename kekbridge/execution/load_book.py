@@ -6,10 +6,22 @@ import sqlite3
 from datetime import datetime, timedelta
 from typing import Final
 
+from kekbridge.alerts.identity import WINDOW_S
 from kekbridge.execution.book import Book
+from kekbridge.execution.repeats import RecentAlerts, Taken
 from kekbridge.model import ZERO, RateLimits, Webhook
 from kekbridge.risk.rates import ALL_ENTRIES, LONGEST_WINDOW
-from kekbridge.store import codec, fills, orders, rate_limits, reservations, settings, strategy_positions, webhooks
+from kekbridge.store import (
+    alerts,
+    codec,
+    fills,
+    orders,
+    rate_limits,
+    reservations,
+    settings,
+    strategy_positions,
+    webhooks,
+)
 
 _FILLS_FOR: Final = timedelta(days=2)
 _MOST_FILLS: Final = 5_000
@@ -61,3 +73,20 @@ def load_webhook(connection: sqlite3.Connection, book: Book, webhook: Webhook, *
 def _most(rates: RateLimits) -> int:
     """How many counted alerts a full window can need."""
     return max(rates.per_minute, rates.per_hour, rates.per_day)
+
+
+def load_recent(connection: sqlite3.Connection, *, now: datetime) -> RecentAlerts:
+    """The alerts of the last minute that were taken: those that a message without a timestamp may repeat."""
+    recent = RecentAlerts()
+    for alert, markets in alerts.taken_since(connection, now - timedelta(seconds=WINDOW_S)):
+        own = () if alert.symbol is None else (alert.symbol,)
+        recent.add(
+            Taken(
+                id=alert.id,
+                webhook_id=alert.webhook_id or "",
+                fingerprint=alert.fingerprint,
+                markets=(*own, *markets),
+                received_at=alert.received_at,
+            )
+        )
+    return recent

@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Final
 
 from msgspec.structs import replace
 from ulid import ULID
 
 from kekbridge.alerts import message as messages
+from kekbridge.alerts.identity import Identity, identity_of
 from kekbridge.alerts.message import Message
 from kekbridge.alerts.redaction import storable_text
 from kekbridge.alerts.signal import Alert
@@ -45,10 +45,6 @@ from kekbridge.store.database import Database
 from kekbridge.store.facts import ResponseFact, response_entry
 
 log = get_logger("kekbridge.ingress.receiver")
-
-# Seconds in which equal content without id and timestamp is a resend: TradingView's come within 25 s, and a longer memory would
-# swallow real alerts.
-BODY_WINDOW_S: Final = 60
 
 
 class AlertReceiver:
@@ -136,35 +132,47 @@ class AlertReceiver:
         self, request: WebhookRequest, message: Message, sender: Sender, snapshot: AccountSnapshot
     ) -> tuple[NewAlert, Callable[[Usage], Decision]]:
         """The alert to be stored, and the pure function that decides it."""
+        webhook = sender.webhook
+        is_replay = sender.dry_run is not None and sender.dry_run.is_replay
         fired_at: datetime | None = None
         alert: Alert | None = None
+        markets: tuple[str, ...] = ()
+        identity = Identity(None)
+        too_old: RequestRefused | None = None
         try:
-            if sender.dry_run is None or not sender.dry_run.is_replay:
-                fired_at = self._check_age(message, sender.webhook, request.received_at)
-            alert = messages.interpret(message, sender.webhook.settings)
+            if not is_replay:
+                fired_at = messages.fired_at(message, webhook.settings.profile)
+                too_old = self._find_wrong_age(fired_at, message, webhook, request.received_at)
+            alert = messages.interpret(message, webhook.settings)
+            markets = decision.markets_of(alert, webhook=webhook, snapshot=snapshot)
+            if not is_replay:
+                identity = identity_of(message, fired_at=fired_at, markets=markets, headers=request.headers)
+            if too_old is not None:
+                raise too_old  # only now: a resend of an alert that was taken is a duplicate at any age
             if not sender.is_dry_run:
-                snapshot = self._with_signal_prices(alert, sender.webhook, snapshot)
+                snapshot = self._with_signal_prices(alert, webhook, snapshot)
             decide: Callable[[Usage], Decision] = partial(
                 decision.decide,
                 alert=alert,
-                webhook=sender.webhook,
+                webhook=webhook,
                 snapshot=snapshot,
                 policy=self._policy,
                 fired_at=fired_at,
                 sums=self._book.exposure,
             )
         except RequestRefused as refusal:
-            refused = decision.refuse(refusal, alert)
+            refused = decision.refuse(too_old or refusal, alert)
             decide = lambda usage: refused  # noqa: E731 - the same shape as the partial above
         step = alert.steps[0] if alert else None
         return (
             NewAlert(
                 id=str(ULID.from_datetime(request.received_at)),
-                webhook_id=sender.webhook.id,
-                webhook_name=sender.webhook.name,
+                webhook_id=webhook.id,
+                webhook_name=webhook.name,
                 alert_id=message.sender_id,
-                identity=_identity(message, fired_at),
-                window_s=None if message.sender_id or fired_at else BODY_WINDOW_S,
+                identity=identity.text,
+                window_s=identity.window_s,
+                markets=markets,
                 fingerprint=message.fingerprint(),
                 received_at=request.received_at,
                 fired_at=fired_at,
@@ -185,19 +193,18 @@ class AlertReceiver:
         }
         return replace(snapshot, marks={**snapshot.marks, **used}) if used else snapshot
 
-    def _check_age(self, message: Message, webhook: Webhook, now: datetime) -> datetime | None:
-        fired_at = messages.fired_at(message, webhook.settings.profile)
+    def _find_wrong_age(
+        self, fired_at: datetime | None, message: Message, webhook: Webhook, now: datetime
+    ) -> RequestRefused | None:
+        """Why an alert that fired at this time is refused; None if its age is all right. Raises RequestRefused for an unreadable limit."""
         if fired_at is None:
-            if webhook.settings.require_timestamp:
-                raise messages.timestamp_missing()
-            return None
-        check_age(
-            fired_at,
-            now=now,
-            max_age_s=messages.allowed_age_s(message, webhook.settings, self._settings.auth.max_timestamp_age_s),
-            max_future_s=self._settings.auth.max_future_s,
-        )
-        return fired_at
+            return messages.timestamp_missing() if webhook.settings.require_timestamp else None
+        max_age_s = messages.allowed_age_s(message, webhook.settings, self._settings.auth.max_timestamp_age_s)
+        try:
+            check_age(fired_at, now=now, max_age_s=max_age_s, max_future_s=self._settings.auth.max_future_s)
+        except RequestRefused as refusal:
+            return refusal
+        return None
 
     # ------------------------------------------------------------------------------------------------------ storing and after
 
@@ -300,13 +307,6 @@ class AlertReordering:
                     await event.wait()
             except TimeoutError:
                 break
-
-
-def _identity(message: Message, fired_at: datetime | None) -> str | None:
-    """Identity by which a later message is the same alert: the sender's id, else the body if it has a timestamp."""
-    if message.sender_id:
-        return f"id:{message.sender_id}"
-    return f"body:{message.body_digest}" if fired_at else None
 
 
 def _milliseconds_since(started: float) -> float:

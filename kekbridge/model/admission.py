@@ -21,10 +21,13 @@ class NewAlert(Struct, frozen=True, kw_only=True):
     webhook_name: str
     #: The sender's `alertId`; None if the message has none.
     alert_id: str | None
-    #: Makes a second alert a duplicate, for ever. None: see `window_s`.
+    #: Makes a second alert a duplicate, for ever (alerts/identity.py). None: see `window_s`.
     identity: str | None
-    #: Without an identity: seconds within which an alert of the same fingerprint is a duplicate. None: never.
+    #: Without an identity: seconds within which an alert of the same fingerprint is a duplicate, unless another one was taken in one of
+    #: its markets since. None: never.
     window_s: int | None
+    #: Exchange symbols that it is about; the sender's spelling of one that is not listed.
+    markets: tuple[str, ...]
     #: Hash of the content without timestamp and signature.
     fingerprint: str
     received_at: datetime
@@ -60,14 +63,19 @@ class Decision(Struct, frozen=True, kw_only=True):
     action: str | None = None
     symbol: str | None = None
     warnings: tuple[str, ...] = ()
-    #: False where the same alert may be sent again and succeed (a stale timestamp).
-    claims_identity: bool = True
+    #: Counts against the webhook's rate limits. False for what is older than allowed: it may be a copy that somebody else sends.
+    is_counted: bool = True
     #: Cancel steps to be executed after the commit.
     cancels: tuple[CancelRequest, ...] = ()
     #: By symbol: the strategy's own steps so far, including this alert's.
     strategy_histories: tuple[tuple[str, StrategyHistory], ...] = ()
     #: Limits that this alert hit and that close a scope for further entries.
     breaches: tuple[LimitBreach, ...] = ()
+
+    @property
+    def is_taken(self) -> bool:
+        """It claims its identity: the same message again is a duplicate. What was refused or denied is judged again."""
+        return self.status in ("admitted", "ignored")
 
 
 class Recheck(Struct, frozen=True, kw_only=True):

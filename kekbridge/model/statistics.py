@@ -213,7 +213,7 @@ def _counts(facts: Facts) -> Counts:
         group = group_of(tally.status)
         groups[group] += tally.count
         if group == "refused":
-            code = tally.code or tally.status.removeprefix("alert_")
+            code = "alert_id_reused" if tally.status == "alert_conflict" else tally.code or tally.status
             by_code[code] = by_code.get(code, 0) + tally.count
     for refusal in facts.refusals:
         groups["refused"] += refusal.count

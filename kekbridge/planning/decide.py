@@ -29,7 +29,7 @@ from kekbridge.model import (
 )
 from kekbridge.model.admission import Decision, Recheck
 from kekbridge.planning.build_orders import resize
-from kekbridge.planning.market_view import read_market
+from kekbridge.planning.market_view import read_market, resolve_symbol
 from kekbridge.planning.target import has_drifted, is_without_its_start
 from kekbridge.planning.translate import KnownHistory, Plan, locate_step, translate
 from kekbridge.risk import rules
@@ -237,6 +237,18 @@ def signal_prices(alert: Alert, *, webhook: Webhook, snapshot: AccountSnapshot) 
     return prices
 
 
+def markets_of(alert: Alert, *, webhook: Webhook, snapshot: AccountSnapshot) -> tuple[str, ...]:
+    """The markets that an alert is about: exchange symbols, or the sender's spelling of one that is not listed."""
+    return tuple({_market_of(step, webhook, snapshot): None for step in alert.steps if step.symbol is not None})
+
+
+def _market_of(step: Signal, webhook: Webhook, snapshot: AccountSnapshot) -> str:
+    try:
+        return resolve_symbol(step, settings=webhook.settings, snapshot=snapshot).symbol
+    except RequestRefused:
+        return storable_text(step.symbol or "").upper()
+
+
 def refuse(refusal: RequestRefused, alert: Alert | None = None) -> Decision:
     """Build the decision for an authenticated message that cannot be read as an order."""
     step = alert.steps[0] if alert and alert.steps else None
@@ -247,7 +259,7 @@ def refuse(refusal: RequestRefused, alert: Alert | None = None) -> Decision:
         field=refusal.field,
         verdicts=(),
         intents=(),
-        claims_identity=refusal.status != 401,
+        is_counted=refusal.status != 401,
         is_exit=False,
         action=step.action.value if step else None,
         symbol=storable_text(step.symbol) if step and step.symbol else None,

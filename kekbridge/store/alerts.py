@@ -98,6 +98,84 @@ class SearchResult:
     looked_back_to: datetime | None = None
 
 
+class Repeat(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that came again: suppressed as a duplicate, or refused since its content differs."""
+
+    #: Of its row in the journal.
+    sequence: int
+    at: datetime
+    #: `duplicate` or `refused`.
+    status: str
+    #: `duplicate` or `alert_id_reused`.
+    code: str
+    #: Address of the sender.
+    remote: str
+    #: Our id of the alert that came first, with the sender's `alertId`, its webhook, action and symbol.
+    first_id: str
+    alert_id: str | None
+    first_at: datetime
+    webhook_name: str
+    action: str | None
+    symbol: str | None
+
+    @property
+    def error(self) -> str:
+        """One line for the trader."""
+        first = f"{self.first_id[:13]} of {self.first_at:%H:%M:%S}"
+        if self.status == "duplicate":
+            return f"the same as {first}, from {self.remote}; nothing was done"
+        return f"the alertId, time and market of {first} with other content, from {self.remote}; nothing was done"
+
+
+_REPEATED: Final = {"alert_duplicate": ("duplicate", "duplicate"), "alert_conflict": ("refused", "alert_id_reused")}
+
+
+def list_repeats(
+    connection: sqlite3.Connection,
+    *,
+    webhook: str | None = None,
+    status: str | None = None,
+    code: str | None = None,
+    symbol: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int = 50,
+) -> tuple[Repeat, ...]:
+    """The newest suppressed messages that match every filter given, oldest first. `webhook` is a name; `until` is exclusive."""
+    kinds = [kind for kind, named in _REPEATED.items() if status in (None, named[0]) and code in (None, named[1])]
+    filters = [
+        ("j.at >= ?", codec.optional_time_text(since)),
+        ("j.at < ?", codec.optional_time_text(until)),
+        ("a.webhook_name = ?", webhook),
+        ("a.symbol = ?", symbol),
+    ]
+    given = [(condition, value) for condition, value in filters if value is not None]
+    rows = connection.execute(
+        "SELECT j.sequence, j.at, j.kind, json_extract(j.data, '$.remote') AS remote, a.id, a.alert_id, a.received_at, a.webhook_name,"
+        " a.action, a.symbol FROM journal j JOIN alerts a ON a.id = j.alert_id"
+        " WHERE j.kind IN ('alert_duplicate', 'alert_conflict')"  # as in the index
+        f" AND j.kind IN ({', '.join('?' * len(kinds))}) {''.join(f' AND {condition}' for condition, _ in given)}"
+        " ORDER BY j.at DESC, j.sequence DESC LIMIT ?",
+        (*kinds, *(value for _, value in given), limit),
+    ).fetchall()
+    return tuple(
+        Repeat(
+            sequence=row["sequence"],
+            at=codec.parse_time(row["at"]),
+            status=_REPEATED[row["kind"]][0],
+            code=_REPEATED[row["kind"]][1],
+            remote=row["remote"] or "unknown",
+            first_id=row["id"],
+            alert_id=row["alert_id"],
+            first_at=codec.parse_time(row["received_at"]),
+            webhook_name=row["webhook_name"],
+            action=row["action"],
+            symbol=row["symbol"],
+        )
+        for row in reversed(rows)
+    )
+
+
 def insert_all(connection: sqlite3.Connection, stored: Iterable[tuple[StoredAlert, str | None, str | None]]) -> None:
     """Insert new alerts, each with its redacted message (None: removed by retention) and its response, as JSON. Only for projector.py."""
     connection.executemany(
@@ -134,6 +212,17 @@ def insert_all(connection: sqlite3.Connection, stored: Iterable[tuple[StoredAler
             for alert, message, body in stored
         ],
     )
+
+
+def taken_since(connection: sqlite3.Connection, since: datetime) -> tuple[tuple[StoredAlert, tuple[str, ...]], ...]:
+    """The alerts received since a time that claim their identity, oldest first, each with the markets of its orders."""
+    rows = connection.execute(
+        f"SELECT {_COLUMNS}, (SELECT group_concat(DISTINCT o.symbol) FROM orders o WHERE o.alert_id = a.id) AS markets FROM alerts a"
+        " WHERE a.received_at > ? AND a.identity IS NOT NULL AND a.status NOT IN ('refused', 'denied')"
+        " ORDER BY a.received_at, a.id",
+        (codec.time_text(since),),
+    ).fetchall()
+    return tuple((_from_row(row), tuple((row["markets"] or "").split(",")) if row["markets"] else ()) for row in rows)
 
 
 def get(connection: sqlite3.Connection, alert_id: str) -> StoredAlert:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -126,29 +126,6 @@ def find_identity(connection: sqlite3.Connection, webhook_id: str, identity: str
         (webhook_id, text),
     ).fetchone()
     return None if row is None else str(row[0])
-
-
-def find_in_window(
-    connection: sqlite3.Connection, webhook_id: str, fingerprint: str, *, received_at: datetime, window_s: int
-) -> str | None:
-    """Our id of the first alert with this fingerprint received less than `window_s` seconds before; see `window_identity`.
-
-    Also finds alerts from before the journal.
-    """
-    opened = codec.time_text(received_at - timedelta(seconds=window_s))
-    bounds = (f"window:{fingerprint}:{opened}~", f"window:{fingerprint}:~")
-    row = connection.execute(
-        "SELECT alert_id, identity FROM journal WHERE webhook_id = ?1 AND identity > ?2 AND identity < ?3"
-        " UNION ALL SELECT id, identity FROM alerts WHERE webhook_id = ?1 AND identity > ?2 AND identity < ?3"
-        " ORDER BY identity LIMIT 1",
-        (webhook_id, *bounds),
-    ).fetchone()
-    return None if row is None else str(row[0])
-
-
-def window_identity(fingerprint: str, received_at: datetime, alert_id: str) -> str:
-    """The identity of an alert that has neither an id nor a time of its own: its content at its time."""
-    return f"window:{fingerprint}:{codec.time_text(received_at)}:{alert_id}"
 
 
 # ------------------------------------------------------------------------------------------------------------- reading

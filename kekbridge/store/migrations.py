@@ -452,4 +452,12 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
             "DROP TABLE entry_times",
         ),
     ),
+    # The identity of an alert is its alertId, its timestamp and its market together: a resend of an earlier alert is still found.
+    (
+        "0009_identity",
+        (
+            "UPDATE alerts SET identity = identity || '@' || fired_at || '@' || coalesce(symbol, '')"
+            " WHERE identity LIKE 'id:%' AND fired_at IS NOT NULL",
+        ),
+    ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -240,8 +241,9 @@ async def test_scraping_does_not_change_the_counts(browser: Browser) -> None:
             return dict(re.findall(r'kekbridge_stage_seconds_count\{stage="(\w+)"\} ([\d.]+)', await answer.text()))
 
     await browser.bridge.send(action="buy", quantity="0.01")
-    await browser.bridge.send(action="ping", symbol=None, alertId="twice")
-    await browser.bridge.send(action="ping", symbol=None, alertId="twice")
+    ping = json.dumps(browser.bridge.message(action="ping", symbol=None, alertId="twice")).encode()
+    await browser.bridge.post(ping)
+    await browser.bridge.post(ping)
     await browser.bridge.until_settled()
     once = {"admitted": "1.0", "signed": "1.0", "accepted": "1.0", "filled": "1.0"}
     expected = {"received": "2.0", "stored": "2.0", "answered": "2.0"} | once

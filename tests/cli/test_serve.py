@@ -54,7 +54,9 @@ def test_the_first_five_minutes(start: Callable[..., Served]) -> None:
     assert (order["status"], order["orderId"], order["symbol"]) == ("filled", answer["orderId"], "PERP_BTC_USDC")
     (position,) = wait_until(lambda: served.data("positions"))
     assert (position["symbol"], position["quantity"]) == ("PERP_BTC_USDC", "0.001")
-    logged = json.loads(served.run("logs", "--json").stdout.splitlines()[-1])
+    *_, logged = [
+        entry for entry in map(json.loads, served.run("logs", "--json").stdout.splitlines()) if entry["kind"] == "alert"
+    ]
     assert (logged["status"], logged["alertId"]) == ("filled", answer["alertId"])
     for reference in (answer["alertId"], answer["clientOrderId"], logged["id"], logged["id"][:13]):
         report = served.data("explain", reference)

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from kekbridge.errors import StoreUnavailable
 from kekbridge.execution.admission import Admission, AlertAdmissions
 from kekbridge.execution.book import Book
+from kekbridge.execution.load_book import load_recent
 from kekbridge.execution.submitter import OrderSubmitter
 from kekbridge.model import (
     UNCOMMITTED,
@@ -79,6 +80,7 @@ class Setup:
             database=self.database,
             exchange=self.bridge.daemon.exchange,
             submitter=self.submitter,
+            recent=self.database.read_now(load_recent, now=self.now),
             account_rates=self.account_rates,
             clock=lambda: self.now,
             on_queued=lambda: self.woken.append("queue"),
@@ -229,6 +231,38 @@ async def test_same_identity_with_other_content_is_a_conflict(setup: Setup) -> N
     assert (again.kind, again.alert.id, await setup.count("orders")) == ("conflict", alert.id, 1)
 
 
+@pytest.mark.parametrize("has_identity", [True, False])
+@pytest.mark.parametrize("status", ["denied", "refused"])
+async def test_refused_and_denied_alerts_claim_no_identity(setup: Setup, status: Any, *, has_identity: bool) -> None:
+    """The same words are judged again, once a limit was raised or a template elsewhere was mended; each is a row and counts."""
+    alert = setup.alert() if has_identity else setup.alert(identity=None, window_s=60)
+
+    def copy() -> NewAlert:
+        return replace(alert, id=new_alert().id)
+
+    for _ in range(2):
+        assert (await setup.take(copy(), lambda usage: Decision(status=status, code="daily_limit"))).kind == status
+    assert (await setup.take(copy())).kind == "admitted"
+    assert (await setup.take(copy())).kind == "duplicate"
+    assert (await setup.count("alerts"), await setup.count("orders")) == (3, 1)
+
+
+async def test_what_changes_nothing_claims_its_identity(setup: Setup) -> None:
+    """A close without a position was understood: its resend must not close a position that was opened meanwhile."""
+    alert = setup.alert()
+    await setup.take(alert, lambda usage: Decision(status="ignored", is_exit=True))
+    assert (await setup.take(replace(alert, id=new_alert().id))).kind == "duplicate"
+
+
+async def test_content_without_timestamp_is_remembered_across_a_start(setup: Setup) -> None:
+    """TradingView sends again after 5 to 25 s, also when the bridge was killed in between."""
+    alert = setup.alert(identity=None, window_s=60, alert_id=None)
+    await setup.take(alert)
+    assert await setup.count("alerts") == 1
+    setup.admissions = setup.another()
+    assert (await setup.take(replace(alert, id=new_alert().id))).kind == "duplicate"
+
+
 async def test_identities_are_per_webhook(setup: Setup) -> None:
     """Two strategies may use the same alertIds."""
     alert = setup.alert()
@@ -371,7 +405,7 @@ async def test_webhooks_have_separate_limits_and_denied_alerts_count(bridge: Bri
     setup = Setup(bridge, database, RateLimits(per_minute=1, per_hour=100, per_day=100), NO_RATES)
 
     def stale(usage: Usage) -> Decision:
-        return Decision(status="refused", code="timestamp_stale", claims_identity=False)
+        return Decision(status="refused", code="timestamp_stale", is_counted=False)
 
     def deny(usage: Usage) -> Decision:
         return Decision(status="denied", code="daily_limit")

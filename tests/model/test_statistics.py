@@ -36,7 +36,7 @@ def test_refusals_are_counted_by_code() -> None:
         refusals=[Tally("refused", "unknown_key", 5)],
     )
     found = build_report(facts)
-    assert found.counts.by_code == {"unknown_key": 5, "daily_limit": 2, "conflict": 1}
+    assert found.counts.by_code == {"unknown_key": 5, "daily_limit": 2, "alert_id_reused": 1}
     assert (found.counts.received, found.counts.refused) == (15, 8)
     assert (found.success_rate, found.error_rate) == (Decimal(7) / 15, Decimal(8) / 15)
 

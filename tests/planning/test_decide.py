@@ -112,8 +112,8 @@ def test_nothing_to_close_is_ignored() -> None:
 
 def test_an_unauthenticated_message_does_not_claim_its_identity() -> None:
     """A stale or unsigned message must not use up the id of the genuine one, which may still arrive."""
-    assert refuse(Refused("symbol_unknown", "no such market")).claims_identity
-    assert not refuse(Unauthenticated("timestamp_stale", "too old")).claims_identity
+    assert refuse(Refused("symbol_unknown", "no such market")).is_counted
+    assert not refuse(Unauthenticated("timestamp_stale", "too old")).is_counted
 
 
 # ------------------------------------------------------------------------------------------------------------------- cost

@@ -72,6 +72,7 @@ def new_alert(**changes: Any) -> NewAlert:
         "alert_id": f"alert-{number}",
         "identity": f"id:alert-{number}",
         "window_s": None,
+        "markets": ("PERP_BTC_USDC",),
         "fingerprint": f"print-{number}",
         "received_at": NOW,
         "fired_at": None,

@@ -70,6 +70,35 @@ def test_alert_id_finds_the_admitted_alert(connection: sqlite3.Connection, book:
     assert alerts.find(connection, "again") == taken.alert
 
 
+def test_suppressed_messages_are_listed_under_the_first(connection: sqlite3.Connection, book: Book) -> None:
+    """Each duplicate and conflict, with its own time and sender; each filter of `kekbridge logs` applies."""
+    first = take(book, symbol="PERP_BTC_USDC").alert
+    other = take(book, webhook_name="other", symbol="PERP_ETH_USDC").alert
+    for seconds, kind, alert in ((1, "duplicate", first), (2, "conflict", first), (3, "duplicate", other)):
+        at = NOW + timedelta(seconds=seconds)
+        data = {"remote": f"192.0.2.{seconds}", "webhook_id": "hook"}
+        journal.append(connection, f"alert_{kind}", now=at, alert_id=alert.id, data=data)
+    found = alerts.list_repeats(connection)
+    assert [(each.first_id, each.status, each.code, each.remote) for each in found] == [
+        (first.id, "duplicate", "duplicate", "192.0.2.1"),
+        (first.id, "refused", "alert_id_reused", "192.0.2.2"),
+        (other.id, "duplicate", "duplicate", "192.0.2.3"),
+    ]
+    assert "192.0.2.2" in found[1].error
+    filters: list[tuple[dict[str, Any], list[int]]] = [
+        ({"limit": 2}, [1, 2]),
+        ({"webhook": "other"}, [2]),
+        ({"symbol": "PERP_BTC_USDC"}, [0, 1]),
+        ({"status": "duplicate"}, [0, 2]),
+        ({"status": "filled"}, []),
+        ({"code": "alert_id_reused"}, [1]),
+        ({"since": NOW + timedelta(seconds=2)}, [1, 2]),
+        ({"until": NOW + timedelta(seconds=2)}, [0]),
+    ]
+    for chosen, wanted in filters:
+        assert alerts.list_repeats(connection, **chosen) == tuple(found[index] for index in wanted)
+
+
 def test_each_filter_applies(connection: sqlite3.Connection, book: Book) -> None:
     """Each filter of `kekbridge logs`; the limit counts from the newest, which comes last."""
     first = take(book, symbol="AAA", payload={"comment": "Breakout 50%"}).alert

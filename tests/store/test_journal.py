@@ -201,38 +201,6 @@ def test_second_claim_of_an_identity_appends_nothing(connection: sqlite3.Connect
     assert journal.verify(connection) is None
 
 
-@pytest.mark.parametrize(("seconds", "is_found"), [(0, True), (59.999, True), (60, False), (3600, False), (-1, True)])
-def test_content_is_found_within_its_window(connection: sqlite3.Connection, seconds: float, *, is_found: bool) -> None:
-    """An alert without identity is a resend within its window of the first; other content and other webhooks are not."""
-    book = book_on(connection)
-    first = new_alert(identity=None, window_s=60, fingerprint="f")
-    store_alert(book, first)
-    received = NOW + timedelta(seconds=seconds)
-
-    def find(webhook_id: str, fingerprint: str) -> str | None:
-        return journal.find_in_window(connection, webhook_id, fingerprint, received_at=received, window_s=60)
-
-    assert find("hook", "f") == (first.id if is_found else None)
-    assert find("other", "f") is None
-    assert find("hook", "f2") is None
-    assert find("hook", "") is None
-
-
-def test_first_copy_within_the_window_is_found(connection: sqlite3.Connection) -> None:
-    """Of several the earliest that is still in the window, so that a sender that repeats itself is not ignored for ever."""
-    book = book_on(connection)
-    ids = []
-    for seconds in (0, 61, 122):
-        made = new_alert(identity=None, window_s=60, fingerprint="f", received_at=NOW + timedelta(seconds=seconds))
-        store_alert(book, made)
-        ids.append(made.id)
-    found = [
-        journal.find_in_window(connection, "hook", "f", received_at=NOW + timedelta(seconds=seconds), window_s=window_s)
-        for seconds, window_s in ((59, 60), (100, 60), (130, 60), (130, 3600))
-    ]
-    assert found == [ids[0], ids[1], ids[2], ids[0]]
-
-
 # ---------------------------------------------------------------------------------------------------------------------- reading
 
 

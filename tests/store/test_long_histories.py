@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kekbridge.execution.book import Book
-from kekbridge.execution.load_book import load_book
+from kekbridge.execution.load_book import load_book, load_recent
 from kekbridge.model import OrderStatus, RateLimits, WebhookSettings
 from kekbridge.reports import alert_report
 from kekbridge.store import alerts, journal, statistics, webhooks
@@ -87,7 +87,7 @@ QUESTIONS: dict[str, Callable[[sqlite3.Connection], Any]] = {
     "an alert": lambda c: alert_report.read(c, "01A00000000000000000000007"),
     "a start": lambda c: load_book(c, Book(), account_rates=RateLimits(), now=NOW),
     "an identity that is free": lambda c: journal.find_identity(c, "hook", "id:none"),
-    "content within its window": lambda c: journal.find_in_window(c, "hook", "f", received_at=NOW, window_s=60),
+    "the alerts of the last minute": lambda c: load_recent(c, now=NOW),
 }
 
 

@@ -17,10 +17,11 @@ from sqlite_utils.migrations import Migrations
 from kekbridge.errors import ConfigError
 from kekbridge.execution import transitions
 from kekbridge.execution.book import Book
+from kekbridge.execution.load_book import load_recent
 from kekbridge.model import Order, OrderStatus, OrderType, StrategyHistory, TradingState
 from kekbridge.model.orders import ExitKind, ExitStatus
 from kekbridge.model.statistics import Report, build_report
-from kekbridge.store import alerts, journal, orders, projector, rejected_requests, settings, statistics
+from kekbridge.store import alerts, codec, journal, orders, projector, rejected_requests, settings, statistics
 from kekbridge.store.codec import to_json
 from kekbridge.store.connections import FILE_NAME, connect, prepare_file
 from kekbridge.store.database import Database
@@ -166,7 +167,7 @@ def old(tmp_path: Path, open_orders: list[Order]) -> Database:
         book = book_on(connection)
         for status in OrderStatus:
             limit = intent(order_type=OrderType.LIMIT, limit_price=Decimal(64000))
-            store_order(book, limit, status, alert_id=f"tv-{status}", identity=f"id:{status}")
+            store_order(book, limit, status, alert_id=f"tv-{status}", identity=f"id:{status}", fired_at=NOW)
         store_alert(
             book, new_alert(), admitting(exit_intent(), intent(after_leg=0), strategy_histories=(("X", HISTORY),))
         )
@@ -242,13 +243,14 @@ def test_identities_of_old_alerts_are_still_duplicates(old: Database) -> None:
     """A resend after the upgrade is the alert of before, with or without an identity of its own."""
     with old.snapshot() as connection:
         for status in OrderStatus:
-            found = journal.find_identity(connection, "hook", f"id:{status}")
-            assert found == alerts.find(connection, f"tv-{status}").id
-        assert journal.find_identity(connection, "other", "id:filled") is None
+            stored = alerts.find(connection, f"tv-{status}")
+            identity = f"id:{status}@{codec.time_text(NOW)}@{stored.symbol}"
+            assert journal.find_identity(connection, "hook", identity) == stored.id
+            assert journal.find_identity(connection, "other", identity) is None
         for seconds, wanted in ((1, "01KFWINDOW"), (59, "01KFWINDOW"), (60, None)):
             received = NOW + timedelta(seconds=seconds)
-            found = journal.find_in_window(connection, "hook", "same", received_at=received, window_s=60)
-            assert found == wanted
+            recent = load_recent(connection, now=received)
+            assert recent.find("hook", "same", markets=["BTCUSDT.P"], now=received, window_s=60) == wanted
     old.close_now()
 
 

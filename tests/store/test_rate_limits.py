@@ -20,7 +20,7 @@ def test_alert_without_identity_is_not_counted(connection: sqlite3.Connection, b
     """A stale alert may be sent again and succeed: it is not counted. A denied one is."""
 
     def refuse(usage: Usage) -> Decision:
-        return Decision(status="refused", code="timestamp_stale", claims_identity=False)
+        return Decision(status="refused", code="timestamp_stale", is_counted=False)
 
     def deny(usage: Usage) -> Decision:
         return Decision(status="denied", code="daily_limit")

@@ -297,11 +297,11 @@ class BridgeProcess:
         """Run a read command with --json; return its decoded output."""
         return json.loads(run_cli(*arguments, "--json", data_dir=self.data_dir))
 
-    def logs(self) -> list[dict[str, Any]]:
-        """Return every alert and every rejected request, newest last, without the events of the bridge itself."""
+    def logs(self, *kinds: str) -> list[dict[str, Any]]:
+        """Return every alert and every rejected request, newest last, or the entries of these kinds."""
         lines = run_cli("logs", "--json", "--limit", "100000", data_dir=self.data_dir).splitlines()
         found = [json.loads(line) for line in lines]
-        return [one for one in found if one["kind"] != "event"]
+        return [one for one in found if one["kind"] in (kinds or ("alert", "refusal"))]
 
     def journal(self) -> list[dict[str, Any]]:
         """Return everything that happened at the exchange, oldest first."""

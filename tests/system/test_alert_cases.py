@@ -27,20 +27,10 @@ from tests.alert_cases import (
 )
 from tests.bridge import Bridge, running_bridge
 
-#: Their identity is alertId, timestamp and market together, which the store does not keep yet: tests/planning/test_decide_alert_cases.py
-#: plays them with that identity.
-NEED_NEW_IDENTITY = {
-    "static-alertid-second-signal-later",
-    "static-alert_id-with-price",
-    "alert_id-strategy.order.id-noprice",
-    "alert_id-same-for-buy-and-close",
-    "readme-fixed-alertId",
-    "whipsaw-no-timestamp",
-}
 #: One webhook's exit closes the whole market, because webhooks have no books of their own yet.
 NEED_OWN_BOOKS = {"two-strategies-one-market"}
 _GROUPS = 12
-_PLAYED = sorted(CASES.keys() - NEED_NEW_IDENTITY - NEED_OWN_BOOKS)
+_PLAYED = sorted(CASES.keys() - NEED_OWN_BOOKS)
 
 
 @pytest.fixture
@@ -129,5 +119,5 @@ async def test_cases(traded: Bridge, group: int) -> None:
 
 def test_the_cases_that_wait_are_known() -> None:
     """No case is left out without a reason."""
-    assert CASES.keys() >= NEED_NEW_IDENTITY | NEED_OWN_BOOKS
-    assert len(_PLAYED) == len(CASES) - 7
+    assert CASES.keys() >= NEED_OWN_BOOKS
+    assert len(_PLAYED) == len(CASES) - 1

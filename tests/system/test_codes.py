@@ -194,8 +194,9 @@ async def _authentication(bridge: Bridge) -> dict[str, int]:
         met["key_in_path_off"] = response.status
     await bridge.send("slow", action="ping", symbol=None)
     met["rate_limited"] = (await bridge.send("slow", action="ping"))[0]
-    await bridge.send(action="ping", alertId="twice")
-    met["alert_id_reused"] = (await bridge.send(action="close", alertId="twice"))[0]
+    same: dict[str, Any] = {"alertId": "twice", "timestamp": bridge.clock().strftime("%Y-%m-%dT%H:%M:%SZ")}
+    await bridge.send(action="cancel", **same)
+    met["alert_id_reused"] = (await bridge.send(action="close", **same))[0]
     return met
 
 
@@ -333,14 +334,15 @@ async def _late_or_failed(bridge: Bridge) -> dict[str, int]:
 
     await bridge.send(**BUY, orderType="limit", limitPrice="40000")
     await bridge.control("faults", {"fault": "server_error", "method": "DELETE"})
-    await bridge.send(action="cancel", alertId="not-cancelled")
+    cancel = json.dumps(bridge.message(action="cancel", alertId="not-cancelled")).encode()
+    await bridge.post(cancel)
 
     async def has_failed() -> bool:
         found = (await bridge.daemon.database.read(alerts.search, limit=1000)).alerts
         return any((one.alert_id, one.code) == ("not-cancelled", "cancel_failed") for one in found)
 
     await until(has_failed)
-    status, answer = await bridge.send(action="cancel", alertId="not-cancelled")
+    status, answer = await bridge.post(cancel)
     assert answer["code"] == "cancel_failed", answer
     await bridge.control("faults", {})
     return met | {"cancel_failed": status}

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.harness import BridgeProcess, bridge_process, call, clean_environment, wait_until
+from tests.system.harness import BridgeProcess, bridge_process, call, clean_environment, timestamp, wait_until
 from tests.waiting import DEADLINE_S
 
 ETH = "PERP_ETH_USDC"
@@ -156,13 +156,14 @@ def test_a_locked_database_is_503_and_recovers(bridge: BridgeProcess) -> None:
     """While another program locks the database an alert is not stored; sent again later, it is traded once."""
     locker = sqlite3.connect(bridge.data_dir / "kekbridge.db", isolation_level=None)
     locker.execute("BEGIN IMMEDIATE")
+    at = timestamp()
     try:
-        status, answer = bridge.send(alertId="locked-out")
+        status, answer = bridge.send(alertId="locked-out", timestamp=at)
     finally:
         locker.execute("ROLLBACK")
         locker.close()
     assert (status, answer["code"]) == (503, "store_unavailable")
-    status, answer = bridge.send(alertId="locked-out")
+    status, answer = bridge.send(alertId="locked-out", timestamp=at)
     assert status in (200, 202)
     assert "duplicate" not in answer
 

@@ -8,12 +8,13 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from tests.system.harness import WEBHOOK_PATH, BridgeProcess, bridge_process, wait_until
+from tests.system.harness import WEBHOOK_PATH, BridgeProcess, bridge_process, timestamp, wait_until
 
 SYMBOLS = ("BTCUSDT.P", "ETHUSDT.P", "SOLUSDT.P", "BNBUSDT.P", "XRPUSDT.P")
 QUANTITIES = {"BTCUSDT.P": "0.001", "ETHUSDT.P": "0.01", "SOLUSDT.P": "0.2", "BNBUSDT.P": "0.05", "XRPUSDT.P": "20"}
@@ -27,22 +28,50 @@ def bridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BridgeProcess]:
 
 def test_an_alert_is_filled_and_its_resend_is_a_duplicate(bridge: BridgeProcess) -> None:
     """A market alert is answered 200 with its fill; the same alert again gets the first outcome and places no order."""
-    status, first = bridge.send(alertId="first", quantity="0.002")
+    at = timestamp()
+    status, first = bridge.send(alertId="first", quantity="0.002", timestamp=at)
     assert (status, first["status"], first["executedQuantity"]) == (200, "filled", 0.002)
     assert first["executedPrice"] > 0
 
-    status, second = bridge.send(alertId="first", quantity="0.002")
+    status, second = bridge.send(alertId="first", quantity="0.002", timestamp=at)
     assert (status, second["duplicate"], second["clientOrderId"]) == (200, True, first["clientOrderId"])
     assert bridge.orders_received()[first["clientOrderId"]] == 1
 
 
 def test_the_same_id_with_another_body_is_a_conflict(bridge: BridgeProcess) -> None:
-    """A reused alertId with another order is answered 409 and places no order."""
-    bridge.send(alertId="reused", quantity="0.001")
+    """An alertId that comes again at the same time and market with another order is answered 409 and places no order."""
+    at = timestamp()
+    bridge.send(alertId="reused", quantity="0.001", timestamp=at)
     before = sum(bridge.orders_received().values())
-    status, answer = bridge.send(alertId="reused", quantity="0.004")
+    status, answer = bridge.send(alertId="reused", quantity="0.004", timestamp=at)
     assert (status, answer["code"]) == (409, "alert_id_reused")
     assert sum(bridge.orders_received().values()) == before
+
+
+def test_the_same_id_later_or_elsewhere_is_another_alert(bridge: BridgeProcess) -> None:
+    """People put {{strategy.order.id}} there, and a watchlist fires many markets in one second: each trades."""
+    at = timestamp()
+    later = f"{datetime.fromisoformat(at) + timedelta(seconds=1):%Y-%m-%dT%H:%M:%SZ}"
+    fields = ({"timestamp": at}, {"timestamp": later}, {"timestamp": at, "symbol": "XRPUSDT.P", "quantity": "20"})
+    answers = [bridge.send(**{"alertId": "Long", "quantity": "0.002"} | each) for each in fields]
+    assert [status for status, _ in answers] == [200, 200, 200]
+    assert len({answer["clientOrderId"] for _, answer in answers}) == 3
+
+
+def test_suppressed_messages_are_found_in_logs_and_explain(bridge: BridgeProcess) -> None:
+    """A duplicate is a line under the first alert's id, and part of its report."""
+    at = timestamp()
+    for quantity in ("0.002", "0.002", "0.003"):
+        bridge.send(alertId="repeated", quantity=quantity, timestamp=at)
+    (first,) = [entry for entry in bridge.logs("alert") if entry["alertId"] == "repeated"]
+    found = [entry for entry in bridge.logs("repeat") if entry["firstId"] == first["id"]]
+    assert [(entry["code"], entry["status"]) for entry in found] == [
+        ("duplicate", "duplicate"),
+        ("alert_id_reused", "refused"),
+    ]
+    explained = json.dumps(bridge.cli("explain", first["id"]))
+    assert "alert_duplicate" in explained
+    assert "alert_conflict" in explained
 
 
 def test_read_commands_agree_with_the_response(bridge: BridgeProcess) -> None:

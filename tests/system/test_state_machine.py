@@ -60,12 +60,13 @@ sizes = st.integers(1, 9)
 
 
 class BridgeStateMachine(RuleBasedStateMachine):
-    """An account on one bridge. Model: a position per market, the trading state, and every alert with its response."""
+    """An account on one bridge. Model: a position per market, the trading state, and every alert that was taken, with its response."""
 
     def __init__(self) -> None:
         super().__init__()
         self.positions: dict[str, Decimal] = {}
         self.state = TradingState.RUNNING
+        self.sent = 0
         self.alerts: list[tuple[dict[str, Any], int, dict[str, Any]]] = []
         self._directory = tempfile.TemporaryDirectory(prefix="kekbridge-machine-")
         self.bridge = ForkedBridge(Path(self._directory.name), environment=_ENVIRONMENT)
@@ -198,8 +199,8 @@ class BridgeStateMachine(RuleBasedStateMachine):
         return {symbol: Decimal(quantity) for symbol, quantity in positions.items() if Decimal(quantity)}
 
     def _body(self, **fields: Any) -> dict[str, Any]:
-        number = len(self.alerts)
-        return {"apiKey": self.bridge.webhook["apiKey"], "alertId": f"a{number}", "timestamp": timestamp(), **fields}
+        self.sent += 1
+        return {"apiKey": self.bridge.webhook["apiKey"], "alertId": f"a{self.sent}", "timestamp": timestamp(), **fields}
 
     def _send(self, **fields: Any) -> tuple[int, dict[str, Any]]:
         return self._deliver(self._body(**fields))
@@ -208,7 +209,8 @@ class BridgeStateMachine(RuleBasedStateMachine):
         """Send an alert and wait for its result."""
         status, answer = self._post(body)
         self._settle()
-        self.alerts.append((body, status, answer))
+        if status < 300:  # one that was denied claims no identity: sent again, it is judged again
+            self.alerts.append((body, status, answer))
         if self.state is TradingState.HALTED:
             assert "executedQuantity" not in answer, answer
         return status, answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -32,9 +33,9 @@ async def trade(bridge: Bridge) -> None:
         held = {symbol: one.quantity for symbol, one in snapshot.positions.items() if one.quantity}
         await bridge.until_positions(held)
         await bridge.control("funding", {BTC: "0.000123" if price < "52000" else "-0.00031"})
-    message: dict[str, Any] = {"action": "ping", "symbol": None, "alertId": "again"}
-    await bridge.send(**message)
-    await bridge.send(**message)
+    message = json.dumps(bridge.message(action="ping", symbol=None)).encode()
+    await bridge.post(message)
+    await bridge.post(message)
     assert (await bridge.send(action="buy", quantity="1", symbol="NOPEUSDT.P"))[0] == 422
     assert (await bridge.post(b'{"apiKey": "unknown"}'))[0] == 401
 
