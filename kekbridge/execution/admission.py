@@ -346,7 +346,7 @@ def _identity_of(alert: NewAlert, decision: Decision) -> str | None:
 
 def _rate_limited(alert: NewAlert, decision: Decision, excess: Excess) -> Admission:
     """An alert beyond a rate limit: it claims no identity, so that the same message may be sent again."""
-    error = excess.describe(is_exit=decision.is_exit)
+    error = excess.describe()
     refused = Decision(
         status="refused",
         code=RATE_LIMITED,

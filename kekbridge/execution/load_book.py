@@ -63,11 +63,9 @@ def load_webhook(connection: sqlite3.Connection, book: Book, webhook: Webhook, *
     if cooldown_s:
         last = orders.last_entries(connection, webhook.id, since=now - timedelta(seconds=cooldown_s))
         book.load_entries(webhook.id, last)
-    for is_exit in (False, True):
-        most = _most(webhook.settings.rates)
-        since = now - LONGEST_WINDOW
-        times = rate_limits.newest_times(connection, webhook.id, is_exit=is_exit, since=since, limit=most)
-        book.rates.load((webhook.id, is_exit), times)
+    most = _most(webhook.settings.rates)
+    times = rate_limits.newest_times(connection, webhook.id, since=now - LONGEST_WINDOW, limit=most)
+    book.rates.load(webhook.id, times)
 
 
 def _most(rates: RateLimits) -> int:

@@ -20,12 +20,15 @@ _MANDATORY_STOP_DISTANCE: Final = Decimal("0.2")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimits:
-    """Alerts allowed in a sliding window; 0 is no limit. Exits are counted apart under the same numbers."""
+    """Entries allowed in a sliding window; 0 is no limit. Exits have none.
+
+    A watchlist alert fires for all its markets at once, and TradingView does not send a refused one again.
+    """
 
     #: In any minute, hour and day.
-    per_minute: int = 10
-    per_hour: int = 100
-    per_day: int = 1000
+    per_minute: int = 60
+    per_hour: int = 600
+    per_day: int = 3000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,7 +62,7 @@ def _scope(
 
 
 def _rate_line(use: RateUse) -> LimitLine:
-    """One rate limit: a sliding window. Each alert counts until it is as old as the window; exits have an equal limit of their own."""
+    """One rate limit: a sliding window. Each alert counts until it is as old as the window; exits have none."""
     window = {60: "a minute", 3600: "an hour", 86_400: "a day"}[use.length_s]
     return LimitLine(
         name=f"alerts {window}",

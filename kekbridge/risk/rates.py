@@ -1,7 +1,7 @@
-"""Alert rate limits per webhook and over all webhooks, in any sliding minute, hour and day, counted in memory.
+"""Rate limits of entries per webhook and over all webhooks, in any sliding minute, hour and day, counted in memory.
 
-Exact: a window of N is full while it contains the N-th newest counted alert. Exits have a limit of their own per webhook and none over all
-webhooks, so that one strategy's noise never blocks another's exits (docs/internals/architecture.md section 1, promise 6).
+Exact: a window of N is full while it contains the N-th newest counted alert. Exits have no rate limit: TradingView does not send again
+after a 429, and a position must not stay open for it (docs/internals/architecture.md section 1, promise 6).
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from kekbridge.model import RateLimits
 
 UNLIMITED: Final = RateLimits(per_minute=0, per_hour=0, per_day=0)
 LONGEST_WINDOW: Final = timedelta(days=1)
-# Webhook id and whether exits are counted; the entries of all webhooks are counted under `ALL_ENTRIES`.
-Counter = tuple[str, bool]
-ALL_ENTRIES: Final[Counter] = ("", False)
+# Counted by webhook id; the entries of all webhooks under this one.
+ALL_ENTRIES: Final = ""
 _TRIM_AT: Final = 4096
 
 
@@ -34,33 +33,35 @@ class Excess(msgspec.Struct, frozen=True, kw_only=True):
     #: The limits that it belongs to.
     rates: RateLimits
 
-    def describe(self, *, is_exit: bool) -> str:
+    def describe(self) -> str:
         """One line for the trader: what is full, and what to do."""
-        kind, rates = "exits" if is_exit else "entries", self.rates
+        rates = self.rates
         numbers = f"({rates.per_minute} a minute, {rates.per_hour} an hour, {rates.per_day} a day)"
         if self.is_of_account:
             return (
-                f"more {kind} than all webhooks together are allowed {numbers}; wait {self.retry_after_s} s, or raise"
+                f"more entries than all webhooks together are allowed {numbers}; wait {self.retry_after_s} s, or raise"
                 " risk.rate_per_minute, rate_per_hour or rate_per_day in the settings"
             )
         return (
-            f"more {kind} than the webhook allows {numbers}; wait {self.retry_after_s} s, or raise --rate-per-minute,"
+            f"more entries than the webhook allows {numbers}; wait {self.retry_after_s} s, or raise --rate-per-minute,"
             " --rate-per-hour or --rate-per-day"
         )
 
 
 class RateWindows:
-    """Times of the counted alerts, by counter. Times never decrease, even if alerts are admitted in another order than received."""
+    """Times of the counted entries, by webhook. Times never decrease, even if alerts are admitted in another order than received."""
 
     def __init__(self) -> None:
-        self._times: dict[Counter, list[datetime]] = {}
+        self._times: dict[str, list[datetime]] = {}
 
     def find_excess(
         self, webhook_id: str, *, rates: RateLimits, account_rates: RateLimits, is_exit: bool, now: datetime
     ) -> Excess | None:
-        """The full window that blocks this alert longest; None if every window has room."""
-        own = self._wait_s((webhook_id, is_exit), rates, now)
-        of_all = 0 if is_exit else self._wait_s(ALL_ENTRIES, account_rates, now)
+        """The full window that blocks an entry longest; None if every window has room, and for exits."""
+        if is_exit:
+            return None
+        own = self._wait_s(webhook_id, rates, now)
+        of_all = self._wait_s(ALL_ENTRIES, account_rates, now)
         if own == of_all == 0:
             return None
         is_of_account = of_all > own
@@ -69,30 +70,30 @@ class RateWindows:
         )
 
     def count(self, webhook_id: str, *, is_exit: bool, at: datetime) -> None:
-        """Count an alert for its webhook and, unless it is an exit, for all webhooks."""
-        self._add((webhook_id, is_exit), at)
+        """Count an entry for its webhook and for all webhooks; exits are not counted."""
         if not is_exit:
+            self._add(webhook_id, at)
             self._add(ALL_ENTRIES, at)
 
     def uncount(self, webhook_id: str, *, is_exit: bool, at: datetime) -> None:
         """Undo one `count`: the alert was not stored."""
-        for counter in ((webhook_id, is_exit),) if is_exit else ((webhook_id, is_exit), ALL_ENTRIES):
+        for counter in () if is_exit else (webhook_id, ALL_ENTRIES):
             times = self._times.get(counter, [])
             index = bisect_left(times, at)  # its own or, after a clock set back, an earlier one: no window opens early
             if index < len(times):
                 del times[index]
 
-    def load(self, counter: Counter, times: Iterable[datetime]) -> None:
+    def load(self, counter: str, times: Iterable[datetime]) -> None:
         """Replace what is counted, oldest first: at a start."""
         self._times[counter] = list(times)
 
-    def _add(self, counter: Counter, at: datetime) -> None:
+    def _add(self, counter: str, at: datetime) -> None:
         times = self._times.setdefault(counter, [])
         times.append(at if not times or at > times[-1] else times[-1])
         if len(times) > _TRIM_AT and times[len(times) // 2] < at - LONGEST_WINDOW:
             del times[: len(times) // 2]
 
-    def _wait_s(self, counter: Counter, rates: RateLimits, now: datetime) -> int:
+    def _wait_s(self, counter: str, rates: RateLimits, now: datetime) -> int:
         """Whole seconds until every window has room; 0 if there is room now."""
         times = self._times.get(counter)
         if not times:

@@ -1,6 +1,6 @@
 """Use of the alert rate limits as stored: for reports, and for the daemon's start. The daemon counts in memory (risk/rates.py).
 
-Only alerts that claim an identity count: refused resends must not prolong a limit.
+Only alerts with an identity count: those refused by the limit itself or for their age must not prolong it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,17 @@ class RateUse:
     length_s: int
     #: Alerts allowed in it.
     limit: int
-    #: Entries in the window now, and exits, which count apart.
+    #: Entries in the window now, and exits, which have no limit.
     used: int
     exits: int = 0
 
 
-def newest_times(
-    connection: sqlite3.Connection, webhook_id: str, *, is_exit: bool, since: datetime, limit: int
-) -> list[datetime]:
-    """Times of receipt of the newest `limit` counted alerts of a webhook since a time, oldest first."""
+def newest_times(connection: sqlite3.Connection, webhook_id: str, *, since: datetime, limit: int) -> list[datetime]:
+    """Times of receipt of the newest `limit` counted entries of a webhook since a time, oldest first."""
     rows = connection.execute(
-        "SELECT received_at FROM alerts WHERE webhook_id = ? AND is_exit = ? AND identity IS NOT NULL AND received_at > ?"
+        "SELECT received_at FROM alerts WHERE webhook_id = ? AND is_exit = 0 AND identity IS NOT NULL AND received_at > ?"
         " ORDER BY received_at DESC LIMIT ?",
-        (webhook_id, int(is_exit), codec.time_text(since), limit),
+        (webhook_id, codec.time_text(since), limit),
     ).fetchall()
     return [codec.parse_time(at) for (at,) in reversed(rows)]
 

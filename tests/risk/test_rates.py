@@ -67,14 +67,14 @@ def test_each_window_slides(rates: RateLimits, length: int, *, is_of_account: bo
     assert retry_after_s(excess(windows, length, **given_rates, webhook_id="hook")) == 10
 
 
-def test_exits_have_their_own_limit() -> None:
-    """An exit is never refused because entries used up their limit, and exits use up nothing of it."""
+def test_exits_have_no_limit() -> None:
+    """An exit is never refused, however many came before, and uses up nothing of the entries' limit."""
+    windows = counted(*range(50), is_exit=True)
+    assert excess(windows, 50, rates=TWO_A_MINUTE, is_exit=True) is None
+    assert excess(windows, 50, rates=TWO_A_MINUTE) is None
     windows = counted(0, 0)
     assert retry_after_s(excess(windows, rates=TWO_A_MINUTE)) == 60
-    for _ in range(2):
-        assert excess(windows, rates=TWO_A_MINUTE, is_exit=True) is None
-        windows.count("hook", is_exit=True, at=NOW)
-    assert retry_after_s(excess(windows, rates=TWO_A_MINUTE, is_exit=True)) == 60
+    assert excess(windows, rates=TWO_A_MINUTE, is_exit=True) is None
 
 
 def test_all_webhooks_limit_entries_only() -> None:
@@ -100,15 +100,14 @@ def test_longer_wait_is_returned_with_its_limit() -> None:
     found = excess(windows, 40, rates=own, account_rates=TWO_A_MINUTE)
     assert found is not None
     assert (found.retry_after_s, found.is_of_account, found.rates) == (3590, False, own)
-    assert "than the webhook allows (0 a minute, 1 an hour, 0 a day)" in found.describe(is_exit=False)
+    assert "than the webhook allows (0 a minute, 1 an hour, 0 a day)" in found.describe()
     found = excess(windows, 40, rates=RateLimits(per_minute=2, per_hour=0, per_day=0), account_rates=own)
     assert found is not None
     assert (found.retry_after_s, found.is_of_account) == (3590, True)
-    text = found.describe(is_exit=False)
+    text = found.describe()
     assert text.startswith("more entries than all webhooks together are allowed")
     assert "risk.rate_per_minute" in text
     assert "\n" not in text
-    assert found.describe(is_exit=True).startswith("more exits")
 
 
 def test_times_never_decrease() -> None:
@@ -169,7 +168,7 @@ def test_uncounted_alert_leaves_no_trace(kept: list[int], undone: int, later: li
 def test_loaded_times_replace_what_was_counted() -> None:
     """A start, or a webhook whose limits look back further than before."""
     windows = counted(0, 1)
-    windows.load(("hook", False), [after(2), after(3)])
+    windows.load("hook", [after(2), after(3)])
     windows.load(ALL_ENTRIES, [after(3)])
     assert retry_after_s(excess(windows, 4, rates=TWO_A_MINUTE)) == 58
     assert excess(windows, 4, account_rates=TWO_A_MINUTE) is None
@@ -183,7 +182,7 @@ def test_memory_is_bounded_by_what_a_window_can_need(spacing_s: int) -> None:
     rates = RateLimits(per_minute=0, per_hour=0, per_day=86_400 // spacing_s)
     for index in range(number):
         windows.count("hook", is_exit=False, at=after(index * spacing_s))
-    kept: Sequence[datetime] = windows._times["hook", False]
+    kept: Sequence[datetime] = windows._times["hook"]
     assert len(kept) <= max(2 * 86_400 // spacing_s, 4096) + 1
     is_full = number * spacing_s >= 86_400
     found = excess(windows, (number - 1) * spacing_s, rates=rates)

@@ -29,7 +29,7 @@ def test_alert_without_identity_is_not_counted(connection: sqlite3.Connection, b
         store_alert(book, decide=decide)
     (use,) = rate_limits.use_of_account(connection, TWO_A_MINUTE, NOW)
     assert (use.length_s, use.limit, use.used) == (60, 2, 1)
-    found = rate_limits.newest_times(connection, "hook", is_exit=False, since=NOW - timedelta(1), limit=9)
+    found = rate_limits.newest_times(connection, "hook", since=NOW - timedelta(1), limit=9)
     assert found == [NOW]
 
 
@@ -59,7 +59,7 @@ def test_use_is_shown_by_window(connection: sqlite3.Connection, book: Book) -> N
 
 
 def test_newest_times_are_read_oldest_first(connection: sqlite3.Connection, book: Book) -> None:
-    """A start counts on with the newest that the largest window can need: of a webhook by kind, of the entries of all."""
+    """A start counts on with the newest that the largest window can need: the entries of a webhook, and of all."""
     for seconds in (0, 10, 20):
         for webhook_id in ("hook", "other"):
             store_alert(book, new_alert(received_at=NOW + timedelta(seconds=seconds), webhook_id=webhook_id))
@@ -68,12 +68,11 @@ def test_newest_times_are_read_oldest_first(connection: sqlite3.Connection, book
     def at(*seconds: int) -> list[object]:
         return [NOW + timedelta(seconds=each) for each in seconds]
 
-    def newest(*, is_exit: bool = False, since_s: int = -1, limit: int = 9) -> list[object]:
+    def newest(*, since_s: int = -1, limit: int = 9) -> list[object]:
         since = NOW + timedelta(seconds=since_s)
-        return list(rate_limits.newest_times(connection, "hook", is_exit=is_exit, since=since, limit=limit))
+        return list(rate_limits.newest_times(connection, "hook", since=since, limit=limit))
 
     assert newest() == at(0, 10, 20)
     assert newest(limit=2) == at(10, 20)
     assert newest(since_s=0) == at(10, 20)
-    assert newest(is_exit=True) == at(30)
     assert rate_limits.newest_entries(connection, since=NOW, limit=3) == at(10, 20, 20)
