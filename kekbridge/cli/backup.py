@@ -141,7 +141,7 @@ def restore_backup(
     made_at = formatting.moment(backup_file.made_at)
     if unauthenticated:
         typer.confirm(
-            f"Nothing proves who wrote {file}: whoever did can change limits, webhooks and the exchange's address. Restore it?",
+            f"Nothing proves who wrote {file}; its author may have changed limits, webhooks, the exchange's address. Restore it?",
             abort=True,
             err=True,
         )

@@ -306,7 +306,7 @@ async def test_simultaneous_duplicates_create_one_order(setup: Setup, *, has_ide
 
 
 async def test_loser_of_an_identity_gives_everything_back(setup: Setup) -> None:
-    """The unique index decides, whoever else appended: the second gets its room back, and what it is a duplicate of."""
+    """The unique index decides, also between two writers: the second gets its room back, and what it is a duplicate of."""
     alert = setup.alert()
     copy = replace(alert, id=new_alert().id)
     course = StrategyHistory(start=Decimal(1), steps=())

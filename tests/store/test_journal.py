@@ -215,7 +215,7 @@ def test_events_are_read_back_in_order(connection: sqlite3.Connection) -> None:
 
 
 def test_latest_events_match_every_filter(connection: sqlite3.Connection) -> None:
-    """The newest come last; `until` is exclusive; events of the bridge itself are told from those of alerts."""
+    """The newest come last; `until` is exclusive; events of the bridge itself are separate from those of alerts."""
     write(connection)
     journal.append(connection, "stream_down", now=NOW + timedelta(seconds=9))
     assert [event.sequence for event in journal.latest(connection, limit=2)] == [6, 7]

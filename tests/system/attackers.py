@@ -49,7 +49,7 @@ class Attack:
 
 
 class Attacker:
-    """Runs one attack until it is told to stop."""
+    """Runs one attack until it is stopped."""
 
     def __init__(self, attack: Attack) -> None:
         self._attack = attack
