@@ -33,6 +33,7 @@ from kekbridge.model import (
 )
 from kekbridge.model.orders import ExitStatus
 from kekbridge.risk.account_exposure import AccountExposure
+from kekbridge.risk.holdings import NOBODY, Holdings
 from kekbridge.risk.rates import RateWindows
 from kekbridge.store import codec, facts, settings
 from kekbridge.store.codec import EXACT
@@ -76,6 +77,8 @@ class Book:
         self.commitments: dict[str, Commitment] = {}
         #: Running sums of what the account may come to hold, for `decide` and `recheck`.
         self.exposure = AccountExposure()
+        #: Which webhook holds how much of each position, by the recorded fills.
+        self.holdings = Holdings()
         #: Alerts in each sliding window.
         self.rates = RateWindows()
         #: Grows with every change that may make a decision look different: a trading state, a limit, a fill.
@@ -555,6 +558,12 @@ class Book:
         name = after.fill.client_order_id
         if name is not None and name in self.orders and (before is None or before.fill.client_order_id != name):
             self._recorded[name] = self._recorded.get(name, ZERO) + after.fill.quantity
+        signed = after.fill.quantity * after.fill.side.sign
+        if before is None:
+            self.holdings.record(after.fill.symbol, after.webhook_id or NOBODY, signed)
+        else:
+            source, target = before.webhook_id or NOBODY, after.webhook_id or NOBODY
+            self.holdings.move(after.fill.symbol, signed, source=source, target=target)
         fact = FillFact(before=before, after=after)
         day = codec.day_of(after.fill.executed_at)
         for scope, amount in realized_moves(fact):
@@ -579,6 +588,15 @@ class Book:
             self._move(None, order)
         self._days, self._first_day = days, first_day
         self.sequence = max(self.sequence, sequence)
+
+    def held_by_others(self, webhook_id: str, symbol: str, position: Decimal) -> Decimal:
+        """Signed quantity that other webhooks hold of a position, as the exchange shows it, and what their orders in flight will add."""
+        others = self.holdings.of_others(symbol, webhook_id, position=position)
+        for order in self.by_symbol.get(symbol, {}).values():
+            if order.webhook_id != webhook_id and not order.intent.may_rest:
+                held = reservation_of(order)
+                others += ZERO if held is None else held.quantity
+        return others
 
     def load_recorded(self, client_order_id: str, quantity: Decimal) -> None:
         """Take over the quantity of an unfinished order's recorded fills."""

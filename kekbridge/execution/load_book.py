@@ -9,13 +9,14 @@ from typing import Final
 from kekbridge.alerts.identity import WINDOW_S
 from kekbridge.execution.book import Book
 from kekbridge.execution.repeats import RecentAlerts, Taken
-from kekbridge.model import ZERO, RateLimits, Webhook
+from kekbridge.model import ZERO, MarginMode, RateLimits, Webhook
 from kekbridge.risk.rates import ALL_ENTRIES, LONGEST_WINDOW
 from kekbridge.store import (
     alerts,
     codec,
     fills,
     orders,
+    positions,
     rate_limits,
     reservations,
     settings,
@@ -46,6 +47,10 @@ def load_book(connection: sqlite3.Connection, book: Book, *, account_rates: Rate
         entrant = orders.last_entrant(connection, symbol)
         if entrant is not None:
             book.set_entrant(symbol, entrant)
+    for position in positions.list_all(connection):
+        if position.margin_mode is MarginMode.CROSS:
+            found = fills.since_flat(connection, position.symbol, position.quantity, limit=_MOST_FILLS)
+            book.holdings.load(position.symbol, found)
     for webhook in webhooks.list_all(connection):
         load_webhook(connection, book, webhook, now=now)
     newest = rate_limits.newest_entries(connection, since=now - LONGEST_WINDOW, limit=_most(account_rates))

@@ -159,6 +159,7 @@ class AlertReceiver:
                 policy=self._policy,
                 fired_at=fired_at,
                 sums=self._book.exposure,
+                others=partial(self._book.held_by_others, webhook.id),
             )
         except RequestRefused as refusal:
             refused = decision.refuse(too_old or refusal, alert)

@@ -6,6 +6,7 @@ many alerts arrive together. No I/O and no clock: every input is an argument.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from typing import Literal
@@ -29,7 +30,7 @@ from kekbridge.model import (
 )
 from kekbridge.model.admission import Decision, Recheck
 from kekbridge.planning.build_orders import resize
-from kekbridge.planning.market_view import read_market, resolve_symbol
+from kekbridge.planning.market_view import no_others, read_market, resolve_symbol
 from kekbridge.planning.target import has_drifted, is_without_its_start
 from kekbridge.planning.translate import KnownHistory, Plan, locate_step, translate
 from kekbridge.risk import rules
@@ -47,9 +48,11 @@ def decide(
     policy: AccountPolicy,
     fired_at: datetime | None = None,
     sums: AccountExposure | None = None,
+    others: Callable[[str, Decimal], Decimal] = no_others,
 ) -> Decision:
     """Turn the steps of an alert into judged order intents. `fired_at`: None if the alert's age does not count, as in a replay.
-    `sums`: the account's running sums, so that only what changed since their last use is computed; None: from scratch.
+    `sums`: the account's running sums, so that only what changed since their last use is computed; None: from scratch. `others`: what
+    other webhooks hold of a symbol's signed position.
 
     Steps are translated in order; the first one that is refused or denied ends the list, except among the closes of a close_all. Orders
     before it are kept, so that a close is sent even if the entry after it is refused or denied. Later legs wait for the leg before them.
@@ -71,6 +74,7 @@ def decide(
                 settings=webhook.settings,
                 snapshot=snapshot,
                 pending=usage.pending,
+                others=others,
                 first_leg=len(kept),
                 history=KnownHistory(fired_at and (step.fired_at or fired_at), known),
             )

@@ -39,6 +39,8 @@ class MarketView(Struct, frozen=True, kw_only=True):
     projected: Decimal
     #: Account value in USDC.
     account_value: Decimal
+    #: Signed part of `projected` in base units that other webhooks hold.
+    others: Decimal = ZERO
     #: Remarks on how the symbol was resolved.
     warnings: tuple[str, ...] = ()
 
@@ -99,26 +101,35 @@ def no_orders(_symbol: str) -> Decimal:
     return ZERO
 
 
+def no_others(_symbol: str, _position: Decimal) -> Decimal:
+    """What other webhooks hold where there is one."""
+    return ZERO
+
+
 def read_market(
     signal: Signal,
     *,
     settings: WebhookSettings,
     snapshot: AccountSnapshot,
     pending: Callable[[str], Decimal] = no_orders,
+    others: Callable[[str, Decimal], Decimal] = no_others,
 ) -> MarketView:
     """Build the view of the market that a signal names. Raises Refused with one of the symbol_… codes.
 
-    `pending`: signed quantity of our own orders in a symbol that are certain to trade.
+    `pending`: signed quantity of our own orders in a symbol that are certain to trade; `others`: what other webhooks hold of a symbol's
+    signed position.
     """
     match = resolve_symbol(signal, settings=settings, snapshot=snapshot)
     position = snapshot.positions.get(match.symbol)
+    quantity = snapshot.position_quantity(match.symbol)
     return MarketView(
         instrument=snapshot.instruments[match.symbol],
         unit_factor=match.unit_factor,
         is_inverse=match.is_inverse,
         mark=snapshot.mark_price(match.symbol),
         fallback_price=(position.mark_price or position.average_open_price) if position else None,
-        projected=snapshot.position_quantity(match.symbol) + pending(match.symbol),
+        projected=quantity + pending(match.symbol),
+        others=others(match.symbol, quantity),
         account_value=snapshot.account_value,
         warnings=match.warnings,
     )

@@ -167,7 +167,13 @@ def _flip(signal: Signal, market: MarketView) -> PositionChange:
 def _apply_step(signal: Signal, target: TargetPosition, market: MarketView) -> PositionChange:
     """Signal mode: apply the strategy's own step to the account's position; an earlier difference is reported."""
     change = _own_step(signal, target, market)
-    drift = _drift_warnings(target, market, "only the strategy's own step counts on this webhook")
+    if target.size != 0:
+        remark = "only the strategy's own step counts on this webhook"
+    elif change.close_fraction == _ONE:
+        remark = "the whole position is closed"
+    else:
+        remark = "only what this webhook holds is closed"
+    drift = _drift_warnings(target, market, remark)
     return replace(change, warnings=drift + change.warnings)
 
 
@@ -281,7 +287,10 @@ def _own_step(signal: Signal, target: TargetPosition, market: MarketView) -> Pos
 
 
 def _full_close(market: MarketView, direction: int) -> PositionChange:
-    """The strategy is flat: close what is really open on its side. A position on the other side is not this strategy's."""
+    """The strategy is flat: close what is really open on its side, except for what other webhooks hold there.
+
+    A position on the other side is not this strategy's.
+    """
     projected = market.projected
     if projected == 0:
         return _nothing_to_close(market)
@@ -290,6 +299,13 @@ def _full_close(market: MarketView, direction: int) -> PositionChange:
         return _nothing_to_close(
             market, f"the account is {held} {format_12dp(abs(projected))}, the opposite side of the strategy"
         )
+    if market.others * projected > 0:
+        own = abs(projected) - abs(market.others)
+        if own <= 0:
+            return _nothing_to_close(
+                market, f"other webhooks hold all of the {format_12dp(abs(projected))} {market.instrument.base}"
+            )
+        return PositionChange(delta=direction * own)
     return PositionChange(delta=-projected, close_fraction=_ONE)
 
 

@@ -24,7 +24,7 @@ from kekbridge.model import (
     WebhookSettings,
 )
 from kekbridge.planning.build_orders import build_orders
-from kekbridge.planning.market_view import MarketView, no_orders, read_market, resolve_symbol
+from kekbridge.planning.market_view import MarketView, no_orders, no_others, read_market, resolve_symbol
 from kekbridge.planning.sizing import ROUND_DOWN_CONTEXT
 from kekbridge.planning.strategy_position import add_step, last_position
 from kekbridge.planning.target import position_change
@@ -69,19 +69,21 @@ def translate(
     settings: WebhookSettings,
     snapshot: AccountSnapshot,
     pending: Callable[[str], Decimal] = no_orders,
+    others: Callable[[str, Decimal], Decimal] = no_others,
     first_leg: int = 0,
     history: KnownHistory = _UNKNOWN,
 ) -> Plan:
     """Plan one step of an alert, given the account's positions and orders in flight.
 
-    `pending`: signed quantity of our own orders in a symbol that are certain to trade. `first_leg`: number of the step's first order
+    `pending`: signed quantity of our own orders in a symbol that are certain to trade; `others`: what other webhooks hold of a symbol's
+    signed position. `first_leg`: number of the step's first order
     within its alert. Raises Refused with code, message and field.
     """
     if signal.action is Action.PING:
         return Plan(symbol=None, ignored_code="pong")
     if signal.action is Action.CANCEL:
         return _plan_cancel(signal, settings=settings, snapshot=snapshot)
-    market = read_market(signal, settings=settings, snapshot=snapshot, pending=pending)
+    market = read_market(signal, settings=settings, snapshot=snapshot, pending=pending, others=others)
     strategy_history, newer = locate_step(signal, settings, market, history)
     last = last_position(history.strategy_histories.get(market.symbol))
     change = position_change(signal, settings=settings, market=market, newer=newer, last=last)

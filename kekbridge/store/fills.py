@@ -72,6 +72,28 @@ def find(connection: sqlite3.Connection, trade_id: str) -> OwnedFill | None:
     return None if row is None else _owned(row)
 
 
+def since_flat(
+    connection: sqlite3.Connection, symbol: str, position: Decimal, *, limit: int
+) -> tuple[tuple[str, Decimal], ...]:
+    """Webhook id (empty: nobody's) and signed quantity of the fills of an open position since it was flat, oldest first.
+
+    Empty if the newest `limit` fills of the market do not add up to it.
+    """
+    rows = connection.execute(
+        "SELECT side, quantity, coalesce(webhook_id, '') FROM fills WHERE symbol = ? ORDER BY executed_at DESC, trade_id DESC LIMIT ?",
+        (symbol, limit),
+    )
+    found: list[tuple[str, Decimal]] = []
+    left = position
+    for side, text, webhook_id in rows:
+        signed = Decimal(text) * Side(side).sign
+        found.append((webhook_id, signed))
+        left -= signed
+        if left == 0:
+            return tuple(reversed(found))
+    return ()
+
+
 def recent(connection: sqlite3.Connection, *, since: datetime, limit: int) -> tuple[OwnedFill, ...]:
     """The newest `limit` fills since a time with their owners, oldest first."""
     rows = connection.execute(

@@ -454,10 +454,12 @@ MIGRATIONS: Final[tuple[tuple[str, tuple[Step, ...]], ...]] = (
     ),
     # The identity of an alert is its alertId, its timestamp and its market together: a resend of an earlier alert is still found.
     (
-        "0009_identity",
+        "0009_identity_and_holdings",
         (
             "UPDATE alerts SET identity = identity || '@' || fired_at || '@' || coalesce(symbol, '')"
             " WHERE identity LIKE 'id:%' AND fired_at IS NOT NULL",
+            # A start reads which webhook holds what of an open position.
+            "CREATE INDEX fills_of_symbol ON fills(symbol, executed_at, trade_id)",
         ),
     ),
 )

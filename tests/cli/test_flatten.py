@@ -54,7 +54,7 @@ def test_a_running_bridge_does_it(bridge: BridgeProcess) -> None:
     assert is_flat(bridge)
     logged = [json.loads(line) for line in bridge.log_path.read_text().splitlines()]
     assert [line["operation"] for line in logged if line["event"] == "operation"] == ["flatten"]
-    assert bridge.send()[1]["code"] == "trading_halted"
+    assert bridge.send(alertId="later")[1]["code"] == "trading_halted"
 
 
 def test_a_hung_bridge_does_not_prevent_it(bridge: BridgeProcess) -> None:
@@ -78,4 +78,4 @@ def test_without_a_bridge_it_halts_and_closes(bridge: BridgeProcess) -> None:
     assert is_flat(bridge)
     bridge.start_daemon()
     bridge.wait_ready()
-    assert bridge.send()[1]["code"] == "trading_halted"
+    assert bridge.send(alertId="later")[1]["code"] == "trading_halted"

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 
 from kekbridge.execution.book import Book
 from kekbridge.execution.load_book import load_book, load_webhook
-from kekbridge.model import Limits, OrderStatus, RateLimits, WebhookSettings
-from kekbridge.store import webhooks
+from kekbridge.model import Limits, OrderStatus, RateLimits, Side, WebhookSettings
+from kekbridge.store import positions, webhooks
 from kekbridge.store.transaction import Connection
 from tests.bridge import BTC, Bridge
 from tests.equality import assert_rebuilt_equal, assert_same, book_contents, loaded_contents
@@ -23,6 +23,7 @@ from tests.examples import examples
 from tests.histories import ACCOUNT_RATES, HISTORY, Account, Step, memory_store
 from tests.store.factories import NO_RATES, NOW, admitting, exit_intent, fill, intent, new_alert
 from tests.stored import book_on, bring, record_fill, store_alert, store_order
+from tests.trading import snapshot
 
 
 @pytest.fixture
@@ -99,6 +100,25 @@ def test_stored_fills_are_not_recorded_again(connection: sqlite3.Connection) -> 
     assert [loaded.record_fill(each, order=order) for each in again[1:]] == [False, False]
     assert loaded.comparable() == book.comparable()
     assert loaded.unknown_trades([fill(trade_id="new", executed_at=NOW)]) == ()
+
+
+def test_holdings_of_webhooks_are_loaded(connection: sqlite3.Connection) -> None:
+    """Since the position was last flat; nothing where the stored fills do not add up to the stored position."""
+    book = book_on(connection)
+    for webhook_id, side, quantity in (
+        ("hook", Side.BUY, "0.5"),
+        ("hook", Side.SELL, "0.5"),
+        ("hook", Side.BUY, "0.01"),
+        ("other", Side.BUY, "0.02"),
+    ):
+        wanted = intent(side=side, quantity=Decimal(quantity))
+        order = store_order(book, wanted, OrderStatus.ACCEPTED, webhook_id=webhook_id)
+        record_fill(book, order, side=side, quantity=Decimal(quantity))
+    live = book.holdings.comparable()
+    assert live == {BTC: {"hook": Decimal("0.01"), "other": Decimal("0.02")}}
+    for held, wanted_holdings in (("0.03", live), ("0.04", {})):
+        positions.replace_all(connection, snapshot({BTC: held}), now=NOW)
+        assert book_on(connection).holdings.comparable() == wanted_holdings
 
 
 def test_owner_of_a_position_is_known(connection: sqlite3.Connection) -> None:

@@ -17,6 +17,7 @@ from kekbridge.planning.decide import decide
 from kekbridge.planning.translate import KnownHistory, Plan, translate
 from kekbridge.risk.check import AccountPolicy
 from kekbridge.risk.limits import account_limits
+from tests.bridge import position_fields
 from tests.trading import BTC, ETH, MARKS, NOW, D, snapshot, webhook
 
 POLICY = AccountPolicy(account_limits=account_limits(), max_snapshot_age_s=30, max_mark_age_s=60)
@@ -28,9 +29,10 @@ def plan(
     *,
     history: StrategyHistory | None = None,
     at_s: int = 0,
+    others: Decimal = Decimal(0),
     **settings: Any,
 ) -> Plan:
-    """The plan of a one-step message with `held` BTC; `at_s`: when it fired."""
+    """The plan of a one-step message with `held` BTC; `at_s`: when it fired; `others`: what other webhooks hold of it."""
     chosen = WebhookSettings(**settings)
     time = NOW + timedelta(seconds=at_s)
     body = {"symbol": "BTCUSDT.P", "timestamp": time.isoformat(), **fields}
@@ -38,7 +40,29 @@ def plan(
     (step,) = interpret(message, chosen).steps
     known = KnownHistory(fired_at(message, chosen.profile), {BTC: history} if history else {})
     account = snapshot({BTC: held} if D(held) else {})
-    return translate(step, settings=chosen, snapshot=account, pending=lambda _: Decimal(0), history=known)
+    return translate(
+        step, settings=chosen, snapshot=account, pending=lambda _: Decimal(0), others=lambda *_: others, history=known
+    )
+
+
+@pytest.mark.parametrize(
+    ("held", "others", "afterwards", "warning"),
+    [
+        ("0.3", "0", "0", "the whole position is closed"),
+        ("0.3", "0.2", "0.2", "only what this webhook holds is closed"),
+        ("0.2", "0.2", "0.2", "other webhooks hold all of"),
+        ("0.2", "0.5", "0.2", "other webhooks hold all of"),
+        ("0.3", "-0.2", "0", "the whole position is closed"),
+    ],
+)
+def test_an_exit_leaves_what_other_webhooks_hold(held: str, others: str, afterwards: str, warning: str) -> None:
+    """Of two strategies in one market each closes its own part; the exchange knows one position only."""
+    fields = {"action": "sell", "quantity": "0.1", **position_fields("sell", "0.1", "0")}
+    planned = plan(fields, held, others=D(others))
+    assert after(planned, held) == D(afterwards)
+    assert any(warning in text for text in planned.warnings), planned.warnings
+    # Without a position of its own in the message, a close means the market.
+    assert after(plan({"action": "close"}, held, others=D(others)), held) == 0
 
 
 def after(planned: Plan, held: str = "0") -> Decimal:

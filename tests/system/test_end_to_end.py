@@ -74,13 +74,18 @@ def test_suppressed_messages_are_found_in_logs_and_explain(bridge: BridgeProcess
     assert "alert_conflict" in explained
 
 
+def _held(bridge: BridgeProcess, symbol: str) -> str | None:
+    return next((each["quantity"] for each in bridge.cli("positions") if each["symbol"] == symbol), None)
+
+
 def test_read_commands_agree_with_the_response(bridge: BridgeProcess) -> None:
     """orders, positions, logs and explain agree with the response."""
     _, answer = bridge.send(alertId="explained", action="buy", symbol="ETHUSDT.P", quantity="0.05")
     orders = {order["clientOrderId"]: order for order in bridge.cli("orders")}
     assert orders[answer["clientOrderId"]]["status"] == "filled"
-    positions = {position["symbol"]: position for position in bridge.cli("positions")}
-    assert positions["PERP_ETH_USDC"]["quantity"] == "0.05"
+    wait_until(
+        lambda: _held(bridge, "PERP_ETH_USDC") == "0.05", what="the position, which is saved at most once a second"
+    )
     assert any(alert["alertId"] == "explained" and alert["status"] == "filled" for alert in bridge.logs())
     report = bridge.cli("explain", "explained")
     assert report["status"] == "filled"
