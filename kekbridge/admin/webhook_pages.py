@@ -150,8 +150,13 @@ class WebhookPages:
         usual = "position" if found.settings.follow == "position" else "strategy"
         kind = request.query.get("kind", usual)
         kind = kind if kind in _KINDS else usual
+        limits = found.settings.limits
         made = template.build(
-            kind, api_key=secret.api_key, api_secret=secret.api_secret, profile=found.settings.profile
+            kind,
+            api_key=secret.api_key,
+            api_secret=secret.api_secret,
+            profile=found.settings.profile,
+            **template.default_bounds(limits.allowed_symbols, limits.max_order_size, symbol=None, quantity=None),
         )
         links = [
             h("a", label, href=f"/webhooks/{found.id}?kind={key}", class_="here" if key == kind else None)
@@ -169,6 +174,12 @@ class WebhookPages:
                 "details",
                 h("summary", "Message to paste (contains the key: keep it secret)"),
                 message,
+                *(
+                    [h("p", f"Warning: {made.warning} to the command kekbridge template.", class_="bad")]
+                    if made.warning
+                    else []
+                ),
+                h("p", made.risk, class_="dim"),
                 open=bool(request.query.get("kind")),
             ),
         ]

@@ -32,6 +32,8 @@ ORDER_FIELDS = frozenset(
         "prevMarketPositionSize",
         "positionSize",
         "comment",
+        "symbols",
+        "maxQuantity",
     }
 )
 

@@ -27,6 +27,7 @@ from kekbridge.formatting import escape_unprintable
 from kekbridge.model import OrderType, WebhookSettings
 
 _MAX_SYMBOL_LENGTH = 64
+_MAX_SYMBOLS = 50
 _MAX_COMMENT_LENGTH = 200
 _HUNDRED = Decimal(100)
 _TRADES = (Action.BUY, Action.SELL)
@@ -185,6 +186,8 @@ def _read_order(
         is_wanted_position=is_wanted_position,
         exits_opposite=has_no_quantity and action in _TRADES and not reduce_only and target is None,
         all_markets=order.is_for_all_markets and symbol is None,
+        symbols=_read_symbols(source),
+        max_quantity=_read_max_quantity(source),
     )
 
 
@@ -273,6 +276,36 @@ def _read_symbol(source: FieldSource, order: _ActionWord) -> str | None:
             field="symbol",
         )
     return symbol
+
+
+def _read_symbols(source: FieldSource) -> tuple[str, ...]:
+    """Read the tickers that the message may name: a text with commas, or a list. Raises Refused(field_invalid)."""
+    given = source.value("symbols")
+    if given is None:
+        return ()
+    listed = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else []
+    names = tuple(name.strip() if isinstance(name, str) else "" for name in listed)
+    if not 0 < len(names) <= _MAX_SYMBOLS or not all(0 < len(name) <= _MAX_SYMBOL_LENGTH for name in names):
+        raise Refused(
+            "field_invalid",
+            f'symbols: found {show(given)}, expected up to {_MAX_SYMBOLS} tickers such as "BTCUSDT.P,ETHUSDT.P"',
+            field="symbols",
+        )
+    return names
+
+
+def _read_max_quantity(source: FieldSource) -> Decimal | None:
+    given = source.value("maxQuantity")
+    if given is None:
+        return None
+    number = parse_decimal(given)
+    if number is None or number <= 0:
+        raise Refused(
+            "field_invalid",
+            f"maxQuantity: found {show(given)}, expected the largest size of an order in coins, such as 0.05",
+            field="maxQuantity",
+        )
+    return number
 
 
 def _read_exchange(source: FieldSource) -> str | None:

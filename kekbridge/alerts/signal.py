@@ -134,6 +134,10 @@ class Signal(Struct, frozen=True, kw_only=True):
     is_wanted_position: bool = False
     #: The message has no quantity: an opposite position is closed, nothing is opened.
     exits_opposite: bool = False
+    #: Tickers that the step may name; none: any.
+    symbols: tuple[str, ...] = ()
+    #: Largest size of its entries, in coins of the sender's chart.
+    max_quantity: Decimal | None = None
     #: When this step fired, if it has a time of its own.
     fired_at: datetime | None = None
     #: The strategy reversed and `quantity` is the trader's own size: the other side is closed first, then this much is opened.

@@ -4,7 +4,8 @@ Form: `v1:<name,name,…>:<hex HMAC-SHA256>`. The HMAC covers a compact JSON arr
 field's value as written in the message (a number's digits, not its value). A name followed by `?` (`quantity?`) is a field that
 the template left to a placeholder: its presence is covered, as the pair ["quantity?", ""], its value is free.
 
-A thief of one message can send it again (until its timestamp is too old) and change the values of placeholders, nothing else. So every
+A thief of one message can send it again, with a time of its own, and change the values of placeholders within the message's `symbols` and
+`maxQuantity`, nothing else. So every
 field that can change an order must be listed, signed or free, and every listed field must be present. Only fields that cannot make an
 order riskier may be unlisted: timestamp, alertId, exchange; a comment unless it selects the orders to cancel; the signal price of a
 market order; an orderType of market; and names that are ignored anyway. Pure; secret and comparison stay in this module.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -36,7 +36,7 @@ EXPLAINED: Mapping[str, str] = MappingProxyType(
     {
         "apiKey": "identifies the webhook; useless elsewhere, replace it with `kekbridge webhook rotate`",
         "alertId": "your own id of the alert",
-        "timestamp": "when the alert fired; an old message is refused, so a stolen copy soon expires",
+        "timestamp": "when the alert fired; an old message is refused. It is not signed: TradingView fills it in",
         "action": "what to do",
         "symbol": "the market; {{ticker}} is the chart's",
         "exchange": "the exchange of the chart: delayed data and non-crypto exchanges are refused",
@@ -57,6 +57,8 @@ EXPLAINED: Mapping[str, str] = MappingProxyType(
         "prevMarketPosition": "the position before the fill: a difference means that an alert was lost",
         "prevMarketPositionSize": "its size",
         "positionSize": "the strategy's position after the fill in one number, negative for a short",
+        "symbols": "the only markets that this message may name",
+        "maxQuantity": "the largest size of an order by this message, in coins",
         "comment": "free text; a cancel with the same comment finds the order",
         "signature": "proof that the message is yours: the fields it names cannot be changed, those with ? are placeholders",
     }
@@ -75,6 +77,30 @@ class Template:
     explanation: tuple[tuple[str, str], ...]
     #: Fields whose values are placeholders and not signed.
     free: tuple[str, ...]
+    #: Of `symbol` and `quantity`: those that are placeholders without a bound in the message.
+    unbounded: tuple[str, ...] = ()
+
+    @property
+    def warning(self) -> str | None:
+        """What to bound and how; None if nothing is left to bound."""
+        options = {"symbol": "--symbols BTCUSDT.P", "quantity": "--max-quantity 0.05"}
+        if not self.unbounded:
+            return None
+        names = " and ".join(self.unbounded)
+        verb = "is a placeholder" if len(self.unbounded) == 1 else "are placeholders"
+        return f"{names} {verb} without a bound; add {' '.join(options[name] for name in self.unbounded)}"
+
+    @property
+    def risk(self) -> str:
+        """What somebody with a copy of the message could do, in one line."""
+        if self.kind == "ping":
+            return "A copy of this message can do nothing but send another ping."
+        replaced = "repeat it at any time"
+        if self.unbounded:
+            replaced += f" with any {' and any '.join(self.unbounded)}"
+        elif self.free:
+            replaced += " with other values for its placeholders, within its symbols and maxQuantity"
+        return f"Somebody with a copy of this message could {replaced}; the limits of the webhook still apply."
 
 
 def build(
@@ -95,6 +121,8 @@ def build(
     leverage: str | None = None,
     slippage: str | None = None,
     comment: str | None = None,
+    symbols: str | None = None,
+    max_quantity: str | None = None,
     profile: str = "seed",
 ) -> Template:
     """Build a template of one of KINDS. Values are texts as in an alert, and may be placeholders such as `{{plot_0}}`.
@@ -117,18 +145,41 @@ def build(
         "comment": comment,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    for name, value in {**given, "symbol": symbol, "quantity": quantity, "action": action, "apiKey": api_key}.items():
+    bounds = {name: value for name, value in (("symbols", symbols), ("maxQuantity", max_quantity)) if value is not None}
+    for name, value in {
+        **given,
+        **bounds,
+        "symbol": symbol,
+        "quantity": quantity,
+        "action": action,
+        "apiKey": api_key,
+    }.items():
         _check_text(name, value)
     if kind == "pine":
-        return _pine(api_key, api_secret, symbol, given, find_profile(profile))
+        return _pine(api_key, api_secret, symbol, given, bounds, find_profile(profile))
     shape = find_profile(profile)
     fields = _fields_of(kind, action, symbol, quantity, given, shape)
-    message, free = _signed({"apiKey": api_key, **shape.render(fields), "timestamp": "{{timenow}}"}, api_secret)
+    kept = _bounds_of(kind, bounds)
+    document = {"apiKey": api_key, **shape.render(fields), **kept, "timestamp": "{{timenow}}"}
+    message, free = _signed(document, api_secret)
+    fields |= kept
     if len(message) > _MAX_MESSAGE_LENGTH:
         raise ConfigError(
             f"the message has {len(message)} characters, TradingView's dialog accepts {_MAX_MESSAGE_LENGTH}"
         )
-    return Template(kind, message, _explain(("apiKey", *fields, "timestamp", "signature")), free)
+    return Template(kind, message, _explain(("apiKey", *fields, "timestamp", "signature")), free, _unbounded(fields))
+
+
+def default_bounds(
+    allowed_symbols: Iterable[str] | None, max_order_size: object | None, *, symbol: str | None, quantity: str | None
+) -> dict[str, str]:
+    """`symbols` and `max_quantity` of a message for a webhook with these limits, for what the message leaves to placeholders."""
+    bounds = {}
+    if allowed_symbols and (symbol is None or "{{" in symbol):
+        bounds["symbols"] = ",".join(allowed_symbols)
+    if max_order_size is not None and (quantity is None or "{{" in quantity):
+        bounds["max_quantity"] = str(max_order_size)
+    return bounds
 
 
 def fill(message: str, values: Mapping[str, str]) -> str:
@@ -159,6 +210,16 @@ def _fields_of(
     if from_strategy:
         fields |= _STRATEGY_POSITION
     return fields
+
+
+def _bounds_of(kind: str, bounds: Mapping[str, str]) -> dict[str, str]:
+    """The bounds that a message of this kind can have: only entries have a largest size."""
+    return {} if kind == "ping" else {k: v for k, v in bounds.items() if k == "symbols" or kind in _ENTRY_KINDS}
+
+
+def _unbounded(fields: Mapping[str, str]) -> tuple[str, ...]:
+    bounded_by = {"symbol": "symbols", "quantity": "maxQuantity"}
+    return tuple(name for name, bound in bounded_by.items() if "{{" in fields.get(name, "") and bound not in fields)
 
 
 def _quantity_fields(kind: str, quantity: str | None, given: Mapping[str, str]) -> dict[str, str]:
@@ -216,7 +277,14 @@ kekClose() =>
 """
 
 
-def _pine(api_key: str, api_secret: str, symbol: str | None, given: Mapping[str, str], shape: Profile) -> Template:
+def _pine(
+    api_key: str,
+    api_secret: str,
+    symbol: str | None,
+    given: Mapping[str, str],
+    bounds: Mapping[str, str],
+    shape: Profile,
+) -> Template:
     """Build two Pine functions that return the messages; their signatures leave the same fields to placeholders."""
     if shape.name != "seed":
         raise ConfigError("the Pine template exists only for kekbridge's own fields; use --profile seed")
@@ -232,17 +300,18 @@ def _pine(api_key: str, api_secret: str, symbol: str | None, given: Mapping[str,
         "quantity": "{{str.tostring(quantity)}}",
         **given,
         "price": "{{str.tostring(close)}}",
+        **_bounds_of("pine", bounds),
     }
     sources: list[str] = []
     free: tuple[str, ...] = ()
-    for fields in (order, {"action": "close", **common}):
+    for fields in (order, {"action": "close", **common, **_bounds_of("close", bounds)}):
         message, message_free = _signed(
             {"apiKey": api_key, **fields, "timestamp": "{{str.tostring(timenow)}}"}, api_secret
         )
         sources.append(_pine_expression(message))
         free = free or message_free
     text = _PINE.format(order=sources[0], close=sources[1])
-    return Template("pine", text, _explain(("apiKey", *order, "timestamp", "signature")), free)
+    return Template("pine", text, _explain(("apiKey", *order, "timestamp", "signature")), free, _unbounded(order))
 
 
 def _pine_expression(message: str) -> str:

@@ -27,7 +27,7 @@ Kind = Literal["strategy", "indicator", "close", "flip", "position", "ping", "pi
 # Options that set a field of the message: parameters of this command and of alerts.template.build.
 _FIELD_OPTIONS: Final = (
     "action", "symbol", "quantity", "quantity_type", "order_type", "limit_price", "trigger_price", "stop_loss",
-    "take_profit", "trailing_stop", "leverage", "slippage", "comment",
+    "take_profit", "trailing_stop", "leverage", "slippage", "comment", "symbols", "max_quantity",
 )  # fmt: skip
 
 
@@ -40,6 +40,7 @@ def _option(metavar: str, help_text: str) -> Any:
         "kekbridge template default                    for a strategy alert",
         "kekbridge template default --kind indicator --quantity 0.01 --stop-loss 2%",
         "kekbridge template default --kind close --symbol BTCUSDT.P",
+        "kekbridge template default --symbols BTCUSDT.P,ETHUSDT.P --max-quantity 0.05",
         "kekbridge template default 2>/dev/null | xclip     only the message",
     )
 )
@@ -66,6 +67,12 @@ def template(
     comment: Annotated[
         str | None, _option("TEXT", "Comment; a cancel with the same comment matches the order.")
     ] = None,
+    symbols: Annotated[
+        str | None, _option("TICKERS", "Markets that it may name, with commas. Default: the webhook's allowed symbols.")
+    ] = None,
+    max_quantity: Annotated[
+        str | None, _option("N", "Largest entry, in coins. Default: the webhook's largest order.")
+    ] = None,
     profile: Annotated[
         str | None, _option("NAME", "Message format of another service. Default: the webhook's profile.")
     ] = None,
@@ -77,10 +84,10 @@ def template(
     """Print the message to paste into a TradingView alert.
 
     Stdout holds only the message, on one line; its explanation and the webhook URL go to stderr. Fixed fields are signed: an alert with
-    one of them changed is refused. TradingView fills in placeholders such as {{ticker}}.
+    one of them changed is refused. TradingView fills in placeholders such as {{ticker}}; --symbols and --max-quantity bound them.
     """
     from kekbridge.alerts.profiles import PROFILES
-    from kekbridge.alerts.template import build
+    from kekbridge.alerts.template import build, default_bounds
     from kekbridge.cli import render
     from kekbridge.errors import ConfigError
 
@@ -90,10 +97,20 @@ def template(
     if chosen not in PROFILES:
         raise ConfigError(f"--profile: found {chosen[:40]!r}, expected one of {', '.join(PROFILES)}")
     fields = {name: ctx.params[name] for name in _FIELD_OPTIONS}
+    limits = webhook["settings"]["limits"]
+    bounds = default_bounds(limits["allowedSymbols"], limits["maxOrderSize"], symbol=symbol, quantity=quantity)
+    fields |= {name: value for name, value in bounds.items() if fields[name] is None}
     built = build(kind, api_key=webhook["apiKey"], api_secret=webhook["apiSecret"], profile=chosen, **fields)
     if as_json:
         render.as_json(
-            {"message": built.message, "webhookUrl": url, "explanation": dict(built.explanation), "free": built.free}
+            {
+                "message": built.message,
+                "webhookUrl": url,
+                "explanation": dict(built.explanation),
+                "free": built.free,
+                "unbounded": built.unbounded,
+                "risk": built.risk,
+            }
         )
         return
     _print(built, url)
@@ -110,6 +127,9 @@ def _print(built: Template, url: str) -> None:
     render.note(f"Webhook URL: {url}")
     for part, text in built.explanation:
         render.note(f"  {part}: {text}")
+    if built.warning:
+        render.note(f"warning: {built.warning}")
+    render.note(built.risk)
 
 
 def _copy_to_clipboard(text: str) -> None:

@@ -23,6 +23,7 @@ from kekbridge.model import (
     StrategyStep,
     WebhookSettings,
 )
+from kekbridge.planning.bounds import check_size, check_symbol
 from kekbridge.planning.build_orders import build_orders
 from kekbridge.planning.market_view import MarketView, no_orders, no_others, read_market, resolve_symbol
 from kekbridge.planning.sizing import ROUND_DOWN_CONTEXT
@@ -84,6 +85,7 @@ def translate(
     if signal.action is Action.CANCEL:
         return _plan_cancel(signal, settings=settings, snapshot=snapshot)
     market = read_market(signal, settings=settings, snapshot=snapshot, pending=pending, others=others)
+    check_symbol(signal, market.symbol, settings=settings, snapshot=snapshot)
     strategy_history, newer = locate_step(signal, settings, market, history)
     last = last_position(history.strategy_histories.get(market.symbol))
     change = position_change(signal, settings=settings, market=market, newer=newer, last=last)
@@ -97,6 +99,7 @@ def translate(
             strategy_history=strategy_history,
         )
     planned = build_orders(change, signal, settings=settings, market=market, first_leg=first_leg)
+    check_size(signal, planned.intents, market)
     return Plan(
         symbol=market.symbol,
         intents=planned.intents,
@@ -133,5 +136,6 @@ def _plan_cancel(signal: Signal, *, settings: WebhookSettings, snapshot: Account
             )
         return Plan(symbol=None, is_exit=True, cancel=CancelRequest(symbol=None, comment=comment))
     match = resolve_symbol(signal, settings=settings, snapshot=snapshot)
+    check_symbol(signal, match.symbol, settings=settings, snapshot=snapshot)
     cancel = CancelRequest(symbol=match.symbol, comment=comment)
     return Plan(symbol=match.symbol, is_exit=True, cancel=cancel, warnings=match.warnings)

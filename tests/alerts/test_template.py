@@ -12,8 +12,8 @@ from kekbridge.alerts.message import fired_at, interpret, read_message
 from kekbridge.alerts.profiles import PROFILES
 from kekbridge.alerts.signal import Action, Amount, PositionSide, QuantityType, Signal
 from kekbridge.alerts.signature import check
-from kekbridge.alerts.template import KINDS, build, fill
-from kekbridge.errors import ConfigError
+from kekbridge.alerts.template import KINDS, build, default_bounds, fill
+from kekbridge.errors import ConfigError, Refused
 from kekbridge.model import OrderType, WebhookSettings
 
 KEY, SECRET = "wh_live_AbCdEfGh0123456789", "whs_0123456789abcdef"
@@ -201,3 +201,71 @@ def test_values_that_cannot_be_pasted_are_refused(arguments: dict[str, str], fie
 def test_fill_keeps_unknown_placeholders() -> None:
     """As TradingView does with placeholders that are not available to the alert."""
     assert fill('{"a":"{{ticker}}","b":"{{nonsense}}"}', {"ticker": "X"}) == '{"a":"X","b":"{{nonsense}}"}'
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+@pytest.mark.parametrize("kind", [kind for kind in JSON_KINDS if kind != "ping"])
+def test_bounds_are_signed_fields_in_every_profile(kind: str, profile: str) -> None:
+    """`symbols` and, for entries, `maxQuantity` are read back from every message, and changing one of them invalidates the signature."""
+    template = build(
+        kind, api_key=KEY, api_secret=SECRET, profile=profile, symbols="BTCUSDT.P,ETHUSDT.P", max_quantity="0.5"
+    )
+    signal = read(fill(template.message, ENTRY), profile)
+    assert signal.symbols == ("BTCUSDT.P", "ETHUSDT.P")
+    assert signal.max_quantity == (None if kind == "close" else Decimal("0.5"))
+    assert template.unbounded == ()
+    assert template.warning is None
+    message = json.loads(fill(template.message, ENTRY))
+    for name in {"symbols", "maxQuantity"} & message.keys():
+        for changed in ({**message, name: "7"}, {key: value for key, value in message.items() if key != name}):
+            texts = read_message(json.dumps(changed).encode()).texts
+            assert not check(SECRET, message["signature"], texts).is_valid
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "unbounded"),
+    [
+        ("strategy", {}, ("symbol", "quantity")),
+        ("strategy", {"symbol": "BTCUSDT.P"}, ("quantity",)),
+        ("strategy", {"symbols": "BTCUSDT.P"}, ("quantity",)),
+        ("strategy", {"quantity": "0.01", "max_quantity": "0.02"}, ("symbol",)),
+        ("position", {"max_quantity": "1"}, ("symbol",)),
+        ("indicator", {"symbol": "BTCUSDT.P"}, ()),
+        ("close", {}, ("symbol",)),
+        ("pine", {}, ("symbol", "quantity")),
+        ("ping", {}, ()),
+    ],
+)
+def test_placeholders_without_a_bound_are_named(kind: str, given: dict[str, str], unbounded: tuple[str, ...]) -> None:
+    """The warning names symbol and quantity exactly where a copy of the message could choose them; the risk is said in one line."""
+    template = build(kind, api_key=KEY, api_secret=SECRET, **given)
+    assert template.unbounded == unbounded
+    assert (template.warning or "").startswith(" and ".join(unbounded))
+    assert "\n" not in template.risk
+    assert ("any symbol" in template.risk) == ("symbol" in unbounded)
+
+
+def test_the_webhooks_limits_are_the_default_bounds() -> None:
+    """What a message leaves to placeholders is bounded by the webhook's allowed symbols and largest order; fixed values need no bound."""
+    bounds = default_bounds(("PERP_BTC_USDC", "PERP_ETH_USDC"), Decimal("0.5"), symbol=None, quantity="{{plot_0}}")
+    assert bounds == {"symbols": "PERP_BTC_USDC,PERP_ETH_USDC", "max_quantity": "0.5"}
+    assert default_bounds(("PERP_BTC_USDC",), Decimal("0.5"), symbol="BTCUSDT.P", quantity="0.1") == {}
+    assert default_bounds(None, None, symbol=None, quantity=None) == {}
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", True])
+def test_a_size_bound_that_is_no_size_is_refused(value: object) -> None:
+    """A bound that cannot be read is never dropped."""
+    plain = {"apiKey": KEY, "action": "buy", "symbol": "BTC", "quantity": 1}
+    with pytest.raises(Refused) as refused:
+        interpret(read_message(json.dumps(plain | {"maxQuantity": value}).encode()), WebhookSettings())
+    assert (refused.value.code, refused.value.field) == ("field_invalid", "maxQuantity")
+
+
+@pytest.mark.parametrize("value", [",", ["BTC", None], [["BTC"]], {"BTC": 1}, "x" * 65, ",".join(["BTC"] * 51)])
+def test_a_symbol_bound_that_is_no_list_is_refused(value: object) -> None:
+    """A bound that cannot be read is never dropped."""
+    plain = {"apiKey": KEY, "action": "buy", "symbol": "BTC", "quantity": 1}
+    with pytest.raises(Refused) as refused:
+        interpret(read_message(json.dumps(plain | {"symbols": value}).encode()), WebhookSettings())
+    assert (refused.value.code, refused.value.field) == ("field_invalid", "symbols")

@@ -218,4 +218,23 @@ def test_template_is_one_line_alone_on_stdout(start: Callable[..., Served]) -> N
     assert (message["action"], message["quantity"], message["symbol"]) == ("sell", "0.5", "ETHUSDT.P")
     assert message["signature"].startswith("v1:")
     assert "/api/webhooks/tradingview" in done.stderr
+    assert "warning:" not in done.stderr
     assert created.run("template", "nobody").returncode == 3
+
+
+def test_template_bounds_what_it_leaves_to_placeholders(start: Callable[..., Served]) -> None:
+    """Unbounded placeholders are named on a line of stderr that begins with `warning:`; the webhook's limits are the default bounds."""
+    created = start("webhook", "create", "w", "--json")
+    created.line(lambda text: True)
+    created.process.wait(DEADLINE_S)
+    open_message = created.run("template", "w")
+    (warning,) = [line for line in open_message.stderr.splitlines() if line.startswith("warning:")]
+    assert "symbol and quantity" in warning
+    assert "any symbol and any quantity" in open_message.stderr
+    bounded = created.run("template", "w", "--symbols", "BTCUSDT.P", "--max-quantity", "0.05")
+    assert "warning:" not in bounded.stderr
+    assert created.run("webhook", "edit", "w", "--allowed-symbols", "BTC", "--max-order-size", "0.2").returncode == 0
+    by_limits = created.run("template", "w")
+    assert "warning:" not in by_limits.stderr
+    message = json.loads(by_limits.stdout)
+    assert (message["symbols"], message["maxQuantity"]) == ("PERP_BTC_USDC", "0.2")
