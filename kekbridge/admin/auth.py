@@ -7,19 +7,17 @@ in each form, so that another page open in the same browser can neither read nor
 from __future__ import annotations
 
 import hmac
-import os
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 
 from kekbridge.connections.hosts import is_loopback
 from kekbridge.errors import ConfigError
+from kekbridge.ops.web_token import WebToken
 
-TOKEN_FILE: Final = "admin-token"  # noqa: S105 - a file's name
 COOKIE: Final = "kekbridge-session"
 _SESSION_LIFE: Final = timedelta(hours=12)
 _MAX_SESSIONS: Final = 64
@@ -38,31 +36,6 @@ class Session:
 SESSION: Final = web.RequestKey("session", Session)
 
 
-def read_token(data_dir: Path) -> str | None:
-    """Read the token of a data directory; None before the first start."""
-    try:
-        return (data_dir / TOKEN_FILE).read_text(encoding="ascii").strip() or None
-    except FileNotFoundError:
-        return None
-
-
-def make_token(data_dir: Path) -> str:
-    """Read the token of a data directory, or create it. Raises ConfigError if the file cannot be used."""
-    try:
-        existing = read_token(data_dir)
-        if existing is not None:
-            return existing
-        token = secrets.token_urlsafe(32)
-        file = os.open(data_dir / TOKEN_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(file, "w", encoding="ascii") as opened:
-            opened.write(token + "\n")
-        return token
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{data_dir / TOKEN_FILE} cannot be used ({error.__class__.__name__}); make it readable and writable by its owner"
-        ) from None
-
-
 def check_loopback(host: str) -> None:
     """Raise ConfigError for an address that other machines could reach."""
     if not is_loopback(host):
@@ -72,15 +45,23 @@ def check_loopback(host: str) -> None:
 
 
 class Sessions:
-    """Sessions of logged-in browsers: at most 64, for 12 hours. In memory, so that a restart ends them."""
+    """Sessions of logged-in browsers: at most 64, for 12 hours. In memory, so that a restart ends them; a new token ends them, too."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: WebToken) -> None:
         self._token = token
+        self._current = token.current()
         self._open: dict[str, Session] = {}
 
     def is_token(self, given: str) -> bool:
         """Compare with the token in constant time."""
-        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token.encode())
+        self._end_sessions_of_older_token()
+        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._current.encode())
+
+    def _end_sessions_of_older_token(self) -> None:
+        current = self._token.current()
+        if current != self._current:
+            self._current = current
+            self._open.clear()
 
     def begin(self, now: datetime) -> str:
         """Start a session; return its cookie."""
@@ -93,6 +74,7 @@ class Sessions:
 
     def find(self, cookie: str | None, now: datetime) -> Session | None:
         """The session of a cookie; None if unknown or expired."""
+        self._end_sessions_of_older_token()
         found = self._open.get(cookie or "")
         return found if found is not None and found.ends_at > now else None
 

@@ -33,7 +33,7 @@ class AdminListener(Protocol):
 
 
 class LazyAdminServer:
-    """The admin socket of one daemon. Call `open` once, then `close`."""
+    """The admin socket of one daemon. Call `open` until it returns a URL, then `close`."""
 
     def __init__(self, *, host: str, port: int, load: Callable[[], Callable[[], AdminListener]]) -> None:
         """`load` runs in a thread: it imports the server and returns its factory, which runs on the loop.
@@ -47,15 +47,17 @@ class LazyAdminServer:
         self._listener: AdminListener | None = None
         self._loading: asyncio.Task[None] | None = None
 
-    def open(self) -> str:
-        """Listen, on any free port if the configured one is in use; return the URL. Raises ConfigError if the host cannot be used."""
+    def open(self) -> str | None:
+        """Listen, and return the URL; None if the port is in use. Raises ConfigError if the host cannot be used.
+
+        No other port is taken instead: a bookmark or an SSH tunnel would lead to whatever program uses the configured one.
+        """
         try:
             listening = self._bind(self._port)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise ConfigError(f"cannot listen on admin.host {self._host}: {error.strerror}") from None
-            log.warning("admin_port_taken", wanted=self._port)
-            listening = self._bind(0)
+            if error.errno == errno.EADDRINUSE:
+                return None
+            raise ConfigError(f"cannot listen on admin.host {self._host}: {error.strerror}") from None
         self._socket = listening
         asyncio.get_running_loop().add_reader(listening, self._on_first_connection, listening)
         host, port = listening.getsockname()[:2]

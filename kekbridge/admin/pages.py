@@ -109,7 +109,7 @@ class Pages:
             action="/login",
             class_="card",
         )
-        hint = h("p", "Print it with: ", h("code", "kekbridge dashboard --token"), class_="dim")
+        hint = h("p", "Print it with: ", h("code", "kekbridge web token"), class_="dim")
         response = self.page(None, "kekbridge", h("p", error, class_="bad") if error else None, form, hint)
         response.set_status(status)
         return response

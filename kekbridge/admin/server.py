@@ -23,6 +23,7 @@ from kekbridge.errors import ConfigError, KekbridgeError
 from kekbridge.execution.latency import LatencyHistograms
 from kekbridge.formatting import to_jsonable
 from kekbridge.ops.trading_operations import BY_HAND, ExitsOnly, Halt, LiftLockout, ListLockouts, Resume
+from kekbridge.ops.web_token import WebToken
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _HEADERS: Final = {
@@ -46,7 +47,7 @@ _STOP_S: Final = 1.0
 class AdminServer:
     """The server of one daemon. Call `start` once, then `close`."""
 
-    def __init__(self, service: AdminService, token: str, durations: LatencyHistograms) -> None:
+    def __init__(self, service: AdminService, token: WebToken, durations: LatencyHistograms) -> None:
         self._service = service
         self._sessions = Sessions(token)
         self._durations = durations

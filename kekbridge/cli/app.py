@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "risk": ("kekbridge.cli.risk:app", "Show limits and how much of each is used."),
     "stats": ("kekbridge.cli.stats:app", "Count alerts and orders, and sum profit and loss."),
     "dashboard": ("kekbridge.cli.dashboard:app", "Watch and control the running bridge on one screen."),
+    "web": ("kekbridge.cli.web:app", "Show address and token of the web pages, or replace the token."),
     "halt": ("kekbridge.cli.trading_state:halt", "Stop all trading at once, including exits."),
     "exits-only": ("kekbridge.cli.trading_state:exits_only", "Deny entries at once; exits still pass."),
     "flatten": ("kekbridge.cli.flatten:flatten", "Halt, cancel every order, close every position."),

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kekbridge import formatting
-from kekbridge.cli.context import CliContext, open_database, resolve_context
+from kekbridge.cli.context import CliContext, resolve_context
 from kekbridge.cli.control import run_operation
 from kekbridge.cli.options import ConfigFile, DataDir, Json, examples
-from kekbridge.errors import ConfigError, KekbridgeError
+from kekbridge.cli.web import print_web_access
+from kekbridge.errors import KekbridgeError
 from kekbridge.ops.operation import Operation
 from kekbridge.ops.trading_operations import ExitsOnly, Halt, Resume, ShowState
+from kekbridge.ops.web_token import ShowWebAccess
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -64,30 +66,11 @@ def dashboard(
 
     context = resolve_context(ctx, data_dir, config)
     if show_token:
-        address, token = _web_access(context)
-        if as_json:
-            render.as_json({"url": address, "token": token})
-        else:
-            render.pairs([("address", address), ("token", token)])
+        print_web_access(run_operation(context, ShowWebAccess()), as_json=as_json)
     elif as_json or not sys.stdout.isatty():
         render.as_json(run_operation(context, ShowState()))
     else:
         _watch(context)
-
-
-def _web_access(context: CliContext) -> tuple[str, str]:
-    """Address and token of the web pages. Raises ConfigError when no daemon has served them yet."""
-    from kekbridge.admin.auth import read_token
-    from kekbridge.store.daemon_addresses import admin_address
-
-    with open_database(context) as database, database.snapshot() as connection:
-        address = admin_address(connection)
-    token = read_token(context.data_dir)
-    if address is None or token is None:
-        raise ConfigError(
-            "no admin listener has run on this data directory yet; start `kekbridge serve` with admin.enabled = true"
-        )
-    return address, token
 
 
 def _watch(context: CliContext) -> None:

@@ -9,19 +9,21 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from kekbridge.admin.auth import make_token
 from kekbridge.admin.lazy_server import AdminListener, LazyAdminServer
 from kekbridge.daemon.resources import Resources
 from kekbridge.daemon.trading import TradingServices
-from kekbridge.errors import KekbridgeError
+from kekbridge.errors import KekbridgeError, StoreUnavailable
 from kekbridge.execution.latency import LatencyHistograms
 from kekbridge.ingress.http import Readiness
 from kekbridge.ingress.lockout import Lockout
 from kekbridge.log import get_logger
+from kekbridge.ops.conditions import Conditions
 from kekbridge.ops.equity import EquityWatch
 from kekbridge.ops.jobs import Jobs
 from kekbridge.ops.notifier import NOTIFY_URLS, Notifier, channels_of
 from kekbridge.ops.operations import Operations
+from kekbridge.ops.watches import AdminPages
+from kekbridge.ops.web_token import WebToken
 from kekbridge.risk.limits import account_limits
 from kekbridge.store import daemon_addresses
 
@@ -56,6 +58,17 @@ class OperatorServices:
             account_limits=account_limits(**resources.settings.risk.limits()),
             clock=resources.clock,
         )
+        conditions = Conditions(resources.database, resources.clock)
+        self._operations, self._lockout, self._readiness = operations, lockout, readiness
+        self._admin_server = self._build_admin_server() if resources.settings.admin.enabled else None
+        self._admin_pages = None
+        if self._admin_server is not None:
+            self._admin_pages = AdminPages(
+                conditions,
+                self._admin_server.open,
+                port=resources.settings.admin.port,
+                save_address=self._save_admin_address,
+            )
         self.jobs = Jobs(
             settings=resources.settings,
             data_dir=resources.data_dir,
@@ -69,13 +82,13 @@ class OperatorServices:
             database=resources.database,
             clock=resources.clock,
             backup_key=resources.sealer.backup_key,
+            conditions=conditions,
+            admin_pages=self._admin_pages,
         )
-        self._operations, self._lockout, self._readiness = operations, lockout, readiness
         self._channels_changed = asyncio.Event()
-        self._admin_server = self._build_admin_server() if resources.settings.admin.enabled else None
 
     def _build_admin_server(self) -> LazyAdminServer:
-        token = make_token(self._resources.data_dir)
+        token = WebToken(self._resources.data_dir)
         # Counts from now on, so that /metrics shows what happens before its first request too.
         durations = LatencyHistograms(self._trading.updates.latency)
 
@@ -116,16 +129,24 @@ class OperatorServices:
         self._channels_changed.set()
 
     async def start(self) -> None:
-        """Open the admin listener, store the daemon's addresses, start the jobs. Raises ConfigError if the listener cannot be opened."""
+        """Open the admin listener, store the daemon's addresses, start the jobs. Raises ConfigError if admin.host cannot be used."""
         exchange_url = self._resources.paper_url or self._resources.settings.exchange.base_url
         await daemon_addresses.save_exchange_address(
             self._resources.database, exchange_url, now=self._resources.clock()
         )
-        if self._admin_server is not None:
-            url = self._admin_server.open()
-            log.info("admin_listening", url=url)
-            await daemon_addresses.save_admin_address(self._resources.database, url, now=self._resources.clock())
+        if self._admin_pages is not None:
+            try:
+                await self._admin_pages.run()
+            except StoreUnavailable as error:
+                log.warning("admin_port_not_noted", error=error.message)  # the job tries again
         self.jobs.start()
+
+    async def _save_admin_address(self, url: str | None) -> None:
+        if url is None:
+            log.warning("admin_port_taken", wanted=self._resources.settings.admin.port)
+        else:
+            log.info("admin_listening", url=url)
+        await daemon_addresses.save_admin_address(self._resources.database, url, now=self._resources.clock())
 
     async def run(self) -> None:
         """Until cancelled: send notifications, and start the jobs that need the exchange once it is reconciled."""

@@ -118,6 +118,8 @@ MESSAGES: Final[Mapping[str, Notification]] = {
     "certificate_not_renewed": _other("warning", "the certificate of {domain} could not be renewed, {days_left} days left: {reason}"),
     "disk_low": _other("failure", "{free} left on the disk of {place}: once it is full, every alert is answered 503"),
     "disk_enough": _other("info", "the disk of {place} has {free} free again"),
+    "admin_port_taken": _other("failure", "the web pages are off: port {port} is in use by {owner}; free it or set admin.port"),
+    "admin_port_free": _other("info", "the web pages are on again: {url}"),
     "job_failed": _other("failure", "job {job} failed: {error}"),
     "job_recovered": _other("info", "job {job} works again"),
     "restored": _other("warning", "a backup of {made_at} was restored"),

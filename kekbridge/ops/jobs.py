@@ -25,7 +25,7 @@ from kekbridge.ops.discrepancies import Discrepancies
 from kekbridge.ops.equity import MARK_EVERY_S, EquityWatch
 from kekbridge.ops.expiry import ExpiryWatch
 from kekbridge.ops.scheduler import Job, JobRunner
-from kekbridge.ops.watches import ConnectionWatch, DiskWatch, ExpectedAlerts, UnprotectedPositions
+from kekbridge.ops.watches import AdminPages, ConnectionWatch, DiskWatch, ExpectedAlerts, UnprotectedPositions
 from kekbridge.store.database import Database
 from kekbridge.vault import BackupKey
 
@@ -57,8 +57,10 @@ class Jobs:
         database: Database,
         clock: Callable[[], datetime],
         backup_key: BackupKey,
+        conditions: Conditions,
+        admin_pages: AdminPages | None,
     ) -> None:
-        """`certificate_file`: the certificate the listener serves; empty for plain HTTP."""
+        """`admin_pages`: None if there are no web pages. `certificate_file`: the certificate the listener serves; empty for plain HTTP."""
         self._backup_key = backup_key
         self._settings = settings
         self._exchange = exchange
@@ -71,9 +73,11 @@ class Jobs:
         self._clock = clock
         self._discrepancies = Discrepancies(database, exchange, clock, lambda: tracker.fills_are_known)
         self._runner = JobRunner(database)
-        self._conditions = Conditions(database, clock)
+        self._conditions = conditions
         self._add_watches(data_dir, certificate_file)
         self._add_daily(data_dir)
+        if admin_pages is not None:
+            self._runner.add(Job(name="pages", run=admin_pages.run, every_s=_CHECK_EVERY_S))
 
     def _add_watches(self, data_dir: Path, certificate_file: str) -> None:
         settings, conditions = self._settings, self._conditions

@@ -11,6 +11,7 @@ from typing import Any, Final
 from kekbridge.formatting import to_jsonable
 from kekbridge.ops import trading_operations as trading
 from kekbridge.ops import vault_operations as vault
+from kekbridge.ops import web_token
 from kekbridge.ops import webhook_operations as webhook
 from kekbridge.ops.operation import Operation, OperatorContext
 
@@ -33,6 +34,8 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     webhook.DisableWebhook,
     webhook.DeleteWebhook,
     webhook.SendAlert,
+    web_token.ShowWebAccess,
+    web_token.RotateWebToken,
     vault.SetChannels,
     vault.ListChannels,
     vault.TryChannels,

@@ -15,6 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
+from kekbridge.connections.port_owner import port_owner
 from kekbridge.exchange.base import Health
 from kekbridge.formatting import duration
 from kekbridge.model import ZERO, AccountSnapshot, Side, Webhook
@@ -87,6 +88,40 @@ class ConnectionWatch:
             await self._conditions.update("clock", "clock_skew", over=None, data=data)
         else:
             await self._conditions.update("clock", None, over="clock_right")
+
+
+class AdminPages:
+    """Job, every half minute until the web pages listen: their port may be in use when the bridge starts."""
+
+    def __init__(
+        self,
+        conditions: Conditions,
+        listen: Callable[[], str | None],
+        *,
+        port: int,
+        save_address: Callable[[str | None], Awaitable[None]],
+    ) -> None:
+        """`listen` returns the URL of the pages, or None while `port` is in use; `save_address`: store it for commands."""
+        self._conditions = conditions
+        self._listen = listen
+        self._port = port
+        self._save_address = save_address
+        self._url: str | None = None
+        self._published: str | None = ""  # nothing yet
+
+    async def run(self) -> None:
+        """Listen if it is still to be done. Raises ConfigError if the host cannot be used, and StoreUnavailable."""
+        if self._url is None:
+            self._url = self._listen()
+        if self._url == self._published:
+            return
+        await self._save_address(self._url)
+        if self._url is None:
+            data = {"port": str(self._port), "owner": await asyncio.to_thread(port_owner, self._port)}
+            await self._conditions.update("admin_port", "admin_port_taken", over=None, data=data)
+        else:
+            await self._conditions.update("admin_port", None, over="admin_port_free", data={"url": self._url})
+        self._published = self._url
 
 
 class DiskWatch:

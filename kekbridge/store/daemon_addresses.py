@@ -24,12 +24,12 @@ async def save_exchange_address(database: Database, url: str, *, now: datetime) 
     await _save(database, _EXCHANGE_ADDRESS, url, now)
 
 
-async def save_admin_address(database: Database, url: str, *, now: datetime) -> None:
-    """Save the address of the admin listener."""
+async def save_admin_address(database: Database, url: str | None, *, now: datetime) -> None:
+    """Save the address of the admin listener; None: it does not listen."""
     await _save(database, _ADMIN_ADDRESS, url, now)
 
 
-async def _save(database: Database, name: str, url: str, now: datetime) -> None:
+async def _save(database: Database, name: str, url: str | None, now: datetime) -> None:
     try:
         await database.write(settings.set_value, name, url, now=now)
     except StoreUnavailable as error:
@@ -37,7 +37,7 @@ async def _save(database: Database, name: str, url: str, now: datetime) -> None:
 
 
 def admin_address(connection: sqlite3.Connection) -> str | None:
-    """Address of the admin listener of the last daemon; None if none has run yet."""
+    """Address of the admin listener of the last daemon; None if none has run yet, or its port was in use."""
     stored = settings.get_value(connection, _ADMIN_ADDRESS)
     return None if stored is None else str(stored)
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from kekbridge.admin.auth import TOKEN_FILE, check_loopback, read_token
+from kekbridge.admin.auth import check_loopback
 from kekbridge.admin.html import h, table
 from kekbridge.errors import ConfigError
 from kekbridge.model import Limits, TradingState
+from kekbridge.ops.web_token import TOKEN_FILE, read_token, rotate_token
 from kekbridge.reports import alert_report
 from kekbridge.store import alerts, conditions, job_runs, settings, webhooks
 from kekbridge.store.daemon_addresses import admin_address
@@ -77,6 +78,18 @@ async def test_every_page_needs_the_token(browser: Browser) -> None:
     async with browser.session.get(browser.url + "/", allow_redirects=False) as answer:
         assert (answer.status, answer.headers["Location"]) == (303, "/login")
     assert (await browser.post("/login", token="wrong"))[0] == 401
+    assert (browser.bridge.data_dir / TOKEN_FILE).stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_new_token_ends_every_session(browser: Browser) -> None:
+    """After `web token --rotate` the old token and every cookie are refused at once; the new token signs in."""
+    await browser.log_in()
+    assert await browser.page("/", 200)
+    replaced = rotate_token(browser.bridge.data_dir)
+    async with browser.session.get(browser.url + "/", allow_redirects=False) as page:
+        assert (page.status, page.headers["Location"]) == (303, "/login")
+    assert (await browser.post("/login", token=browser.token))[0] == 401
+    assert (await browser.post("/login", token=replaced))[0] == 303
     assert (browser.bridge.data_dir / TOKEN_FILE).stat().st_mode & 0o777 == 0o600
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from kekbridge.admin.auth import read_token
 from kekbridge.model import TradingState, Webhook
+from kekbridge.ops.web_token import read_token
 from kekbridge.store import settings, webhooks
 from kekbridge.store.daemon_addresses import admin_address
 from tests.admin.browser import CHROMIUM, Page, open_page

@@ -43,6 +43,12 @@ class Loader:
         return Server
 
 
+def _opened(lazy: LazyAdminServer) -> str:
+    url = lazy.open()
+    assert url is not None
+    return url
+
+
 async def _get(url: str) -> str:
     async with aiohttp.ClientSession() as session, session.get(url) as answer:
         return await answer.text()
@@ -52,7 +58,7 @@ async def test_the_server_is_loaded_on_the_first_connection() -> None:
     """Nothing is loaded before; requests that arrive while it loads are answered, and it is loaded once."""
     loader = Loader()
     lazy = LazyAdminServer(host="127.0.0.1", port=0, load=loader)
-    url = lazy.open()
+    url = _opened(lazy)
     try:
         await asyncio.sleep(0)
         assert loader.count == 0
@@ -70,7 +76,7 @@ async def test_an_unused_socket_is_closed() -> None:
     loader = Loader()
     port = free_port()  # the system assigns it to no other connection meanwhile
     lazy = LazyAdminServer(host="127.0.0.1", port=port, load=loader)
-    assert lazy.open().endswith(f":{port}")
+    assert _opened(lazy).endswith(f":{port}")
     await lazy.close()
     with socket.create_server(("127.0.0.1", port)):
         assert loader.count == 0
@@ -79,7 +85,7 @@ async def test_an_unused_socket_is_closed() -> None:
 async def test_localhost_is_ipv4() -> None:
     """A machine may resolve it to IPv6 first; the printed and served address is 127.0.0.1."""
     lazy = LazyAdminServer(host="localhost", port=0, load=Loader())
-    url = lazy.open()
+    url = _opened(lazy)
     try:
         assert url.startswith("http://127.0.0.1:")
         assert await _get(url) == "served /"
@@ -87,15 +93,18 @@ async def test_localhost_is_ipv4() -> None:
         await lazy.close()
 
 
-async def test_a_port_in_use_is_replaced_by_a_free_one() -> None:
-    """Two bridges on one machine both have their pages."""
+async def test_a_port_in_use_is_not_replaced() -> None:
+    """No other port is taken silently; `open` works as soon as the port is free."""
     with socket.create_server(("127.0.0.1", 0)) as other:
-        lazy = LazyAdminServer(host="127.0.0.1", port=other.getsockname()[1], load=Loader())
-        url = lazy.open()
-        try:
-            assert await _get(url) == "served /"
-        finally:
-            await lazy.close()
+        port = other.getsockname()[1]
+        lazy = LazyAdminServer(host="127.0.0.1", port=port, load=Loader())
+        assert lazy.open() is None
+    url = lazy.open()
+    try:
+        assert url == f"http://127.0.0.1:{port}"
+        assert await _get(url) == "served /"
+    finally:
+        await lazy.close()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.com"])  # noqa: S104 - refused
@@ -112,7 +121,7 @@ async def test_a_server_that_cannot_be_loaded_closes_its_socket() -> None:
         raise ImportError("incomplete installation")
 
     lazy = LazyAdminServer(host="127.0.0.1", port=0, load=fail)
-    url = lazy.open()
+    url = _opened(lazy)
     with pytest.raises(aiohttp.ClientError):
         await _get(url)
     await lazy.close()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from kekbridge.admin.auth import read_token
 from kekbridge.cli.dashboard import screen
+from kekbridge.ops.web_token import read_token
 from tests.bridge import running_bridge
 from tests.cli.processes import bare_environment, starting
 from tests.cli.terminal import at_terminal
@@ -125,6 +125,11 @@ async def test_the_command_shows_the_running_bridge(tmp_path: Path) -> None:
         )
         assert access["token"] == read_token(bridge.data_dir)
         assert access["url"].startswith("http://127.0.0.1:")
+        assert json.loads(await asyncio.to_thread(run_cli, "web", "token", "--json", data_dir=bridge.data_dir)) == access
+        rotated = json.loads(
+            await asyncio.to_thread(run_cli, "web", "token", "--rotate", "--json", data_dir=bridge.data_dir)
+        )
+        assert rotated["token"] == read_token(bridge.data_dir) != access["token"]
         await asyncio.to_thread(run_cli, "halt", data_dir=bridge.data_dir)
         after = json.loads(await asyncio.to_thread(run_cli, "dashboard", "--json", data_dir=bridge.data_dir))
     assert state["account"]["positions"][0]["quantity"] == "0.01"

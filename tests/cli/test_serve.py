@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -175,6 +177,24 @@ def test_a_taken_port_is_one_line(start: Callable[..., Served], tmp_path: Path) 
     assert second.returncode == 2
     assert port in second.stderr
     assert "Traceback" not in second.stderr
+
+
+def test_a_taken_admin_port_costs_the_pages_only(start: Callable[..., Served]) -> None:
+    """Trading starts, a failure condition names port and owner, and the pages come up by themselves once the port is free."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        served = start("serve", "--json", KEKBRIDGE_ADMIN_PORT=str(port))
+        served.line(lambda text: True)
+        assert served.run("webhook", "test", "default").returncode == 0
+        without = served.run("dashboard", "--token")
+        assert without.returncode == 2
+        assert "not served" in without.stderr
+        (condition,) = json.loads(served.run("dashboard", "--json").stdout)["conditions"]
+        assert str(port) in condition["words"]
+        assert f"(process {os.getpid()})" in condition["words"]
+    assert served.run("jobs", "run", "pages").returncode == 0
+    assert json.loads(served.run("dashboard", "--token", "--json").stdout)["url"] == f"http://127.0.0.1:{port}"
+    assert json.loads(served.run("dashboard", "--json").stdout)["conditions"] == []
 
 
 def test_live_mode_prints_no_credentials(start: Callable[..., Served]) -> None:

@@ -27,6 +27,8 @@ from tests.waiting import until
 # Kinds that would need a broken machine, hours, or a second process. They are appended to the history; the tests of ops, store and ingress
 # check that their causes append them.
 BY_HISTORY = {
+    "admin_port_taken",
+    "admin_port_free",
     "order_denied",
     "order_expired",
     "cancel_failed",

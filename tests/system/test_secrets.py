@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 import base58
 import pytest
 
-from kekbridge.admin.auth import TOKEN_FILE
+from kekbridge.ops.web_token import TOKEN_FILE
 from tests.system.harness import WEBHOOK_PATH, Process, call, clean_environment, free_port, timestamp, wait_until
 from tests.waiting import DEADLINE_S
 
