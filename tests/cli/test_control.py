@@ -379,6 +379,7 @@ def test_another_users_bridge_is_exit_code_3(start: Callable[..., Served]) -> No
     try:
         bridge = start("serve", "--json", KEKBRIDGE_DATA_DIR=str(place / "data"))
         bridge.line(lambda text: text.startswith("{"))
+        assert run_command(["halt", "--help"]) == 0  # imports what the other user may not be able to read
         forks = multiprocessing.get_context("fork")
         results = forks.Queue()
         child = forks.Process(target=_as_another_user, args=(place / "data", results))

@@ -125,7 +125,9 @@ async def test_the_command_shows_the_running_bridge(tmp_path: Path) -> None:
         )
         assert access["token"] == read_token(bridge.data_dir)
         assert access["url"].startswith("http://127.0.0.1:")
-        assert json.loads(await asyncio.to_thread(run_cli, "web", "token", "--json", data_dir=bridge.data_dir)) == access
+        assert (
+            json.loads(await asyncio.to_thread(run_cli, "web", "token", "--json", data_dir=bridge.data_dir)) == access
+        )
         rotated = json.loads(
             await asyncio.to_thread(run_cli, "web", "token", "--rotate", "--json", data_dir=bridge.data_dir)
         )

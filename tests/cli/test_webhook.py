@@ -177,7 +177,7 @@ def test_every_option_of_the_table_has_its_setting(row: Any) -> None:
         (("--lock", "apiKey=1"), "is not a field of an order"),
         (("--default", "quantity=1", "--lock", "quantity=2"), "keep one of the two"),
         (("--min-order-size", "2", "--max-order-size", "1"), "--min-order-size 2 is larger than --max-order-size 1"),
-        (("--rate-per-minute", "200"), "--rate-per-minute 200 is larger than --rate-per-hour 100"),
+        (("--rate-per-minute", "700"), "--rate-per-minute 700 is larger than --rate-per-hour 600"),
         (("--rate-per-minute", "none"), "--rate-per-minute: found 'none'"),
         (("--trading-hours", "always"), "trading hours"),
         (("--profile", "nobody"), "--profile"),

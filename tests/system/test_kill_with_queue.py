@@ -20,8 +20,7 @@ ORDERS = 25
 WINDOW = 10
 BURST = 12
 KILLS = 4
-MOST_KILLS = 12  # on a busy machine the daemon may claim one order at a time, or the claims may be gone before the kill
-SLOW = {"fault": "delay", "path": "/v1/order", "method": "POST", "delay_ms": 20}
+SLOW = {"fault": "delay", "path": "/v1/order", "method": "POST", "delay_ms": 250}
 
 
 def count_by_status(bridge: BridgeProcess) -> Counter[str]:
@@ -78,8 +77,8 @@ def test_kill_while_a_burst_of_one_symbol_leaves(tmp_path: Path) -> None:
     }
     with bridge_process(tmp_path, environment=settings) as bridge:
         call(f"{bridge.paper_url}/paper/faults", SLOW)
-        sent = most_claimed = kills = 0
-        while kills < KILLS or (most_claimed <= 1 and kills < MOST_KILLS):
+        sent = 0
+        for kills in range(KILLS):
             for number in range(3):  # quick responses, so that the daemon claims several orders of a symbol at once
                 send(bridge, 1000 * kills + number)
             wait_until(
@@ -91,13 +90,11 @@ def test_kill_while_a_burst_of_one_symbol_leaves(tmp_path: Path) -> None:
                 await asyncio.gather(*(asyncio.to_thread(send, bridge, first + number) for number in range(BURST)))
 
             asyncio.run(burst(1000 * kills + 100))
+            wait_until(lambda: count_by_status(bridge)["submitting"] > 1, what="several claimed orders")
             bridge.daemon.kill()
-            most_claimed = max(most_claimed, count_by_status(bridge)["submitting"])
             sent += 3 + BURST
-            kills += 1
             bridge.start_daemon()
             wait_until(partial(have_ended, bridge, sent), what="all orders")
         counts = count_by_status(bridge)
         assert set(bridge.orders_received().values()) == {1}
         assert counts["filled"] == len(bridge.orders_received()) == sent - counts["unknown"]
-        assert most_claimed > 1, "no kill left several claimed orders"
