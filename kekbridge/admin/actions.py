@@ -14,11 +14,11 @@ from aiohttp import web
 from kekbridge.admin.auth import SESSION
 from kekbridge.admin.html import Markup, h
 from kekbridge.admin.service import AdminService
-from kekbridge.ops.trading_operations import BY_HAND, ExitsOnly, Flatten, Halt, Resume
+from kekbridge.ops.trading_operations import BY_HAND, ExitsOnly, Flatten, Halt, ListHeldExits, Resume
 
 _BY: Final = "web page"
 _CONFIRMATIONS: Final = {
-    "halt": "Stop all trading, including exits? Open positions and their stops at the exchange are left as they are.",
+    "halt": "Stop all trading? Exits that wait are held until you resume. Open positions and their stops at the exchange stay.",
     "reset-peak": "Reset the equity peak to the current equity and resume trading? Drawdowns count from there.",
     "flatten": "Halt trading, cancel every order and close every position of the account, including those opened elsewhere?",
 }
@@ -91,12 +91,41 @@ class TradingForms:
             case "exits-only":
                 await run(ExitsOnly(reason=reason, by=_BY))
             case "resume":
-                await run(Resume(reason=reason, by=_BY, webhook=webhook or None))
+                held = str(form.get("held", ""))
+                waiting = [] if held else await run(ListHeldExits(webhook=webhook or None))
+                if waiting:
+                    return self._ask_about_exits(request, waiting, webhook)
+                await run(
+                    Resume(
+                        reason=reason, by=_BY, webhook=webhook or None, held_exits="drop" if held == "drop" else "send"
+                    )
+                )
             case "reset-peak":
                 await run(Resume(by=_BY, reset_peak=True))
             case _:
                 raise web.HTTPNotFound(text="action not found")
         raise web.HTTPSeeOther("/risk" if webhook or what == "reset-peak" else "/")
+
+    def _ask_about_exits(self, request: web.Request, waiting: list[dict[str, Any]], webhook: str) -> web.Response:
+        """What becomes of the exits that the halt has held."""
+
+        def choice(held: str, label: str) -> Markup:
+            named = h("input", type="hidden", name="webhook", value=webhook)
+            return button(request, "/trading/resume", label, named, h("input", type="hidden", name="held", value=held))
+
+        return self._page(
+            request,
+            "Held exits",
+            h("p", "These exits came before the halt and were not sent:"),
+            h("ul", *(h("li", f"{each['side'].lower()} {each['quantity']} {each['symbol']}") for each in waiting)),
+            h(
+                "div",
+                choice("send", "Resume and send them"),
+                choice("drop", "Resume and drop them"),
+                h("a", "Stay halted", href="/", class_="button"),
+                class_="row",
+            ),
+        )
 
 
 def form_key(request: web.Request) -> Markup | None:

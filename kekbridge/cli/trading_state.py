@@ -6,7 +6,9 @@ be set while no daemon runs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +23,14 @@ if TYPE_CHECKING:
 halt = typer.Typer(rich_markup_mode=None, add_completion=False)
 exits_only = typer.Typer(rich_markup_mode=None, add_completion=False)
 resume = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+class HeldExits(StrEnum):
+    """What becomes of exits that a halt has held."""
+
+    SEND = "send"
+    DROP = "drop"
+
 
 Reason = Annotated[
     str, typer.Option("--reason", metavar="TEXT", help="Reason, shown in the history.", show_default=False)
@@ -37,7 +47,8 @@ def set_halted(
 ) -> None:
     """Stop all trading at once, including exits.
 
-    Alerts are still stored and answered (422 trading_halted). Open positions and their stops on the exchange are not touched.
+    Alerts are still stored and answered (422 trading_halted). Entries that wait are denied; exits that wait are held, and `resume` lists
+    them. Open positions and their stops on the exchange are not touched.
     """
     from kekbridge.ops.trading_operations import BY_HAND, Halt
 
@@ -73,25 +84,46 @@ def set_running(
     reset_peak: Annotated[
         bool, typer.Option("--reset-peak", help="Set the equity peak to the current equity: drawdown 0.")
     ] = False,
+    held: Annotated[
+        HeldExits | None,
+        typer.Option(
+            "--held-exits",
+            help="What becomes of exits that the halt has held; without it a terminal asks, and a script sends them.",
+            show_default=False,
+        ),
+    ] = None,
     data_dir: DataDir = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
     """Resume trading after halt, exits-only or a limit.
 
-    A limit that is still exceeded closes its scope again: raise it, wait for its reset, or for a drawdown use --reset-peak.
+    Exits that the halt has held are listed, and sent if you agree. A limit that is still exceeded closes its scope again: raise it, wait
+    for its reset, or for a drawdown use --reset-peak.
     """
     from kekbridge.cli import render
     from kekbridge.cli.control import run_operation
-    from kekbridge.ops.trading_operations import BY_HAND, Resume
+    from kekbridge.errors import NotFound
+    from kekbridge.ops.trading_operations import BY_HAND, ListHeldExits, Resume
 
+    context = resolve_context(ctx, data_dir, config)
+    if held is None and not as_json and sys.stdin is not None and sys.stdin.isatty():
+        try:
+            waiting = run_operation(context, ListHeldExits(webhook=webhook))
+        except NotFound:
+            waiting = []  # no data yet, or no such webhook: resuming says so
+        if waiting:
+            _list_exits(waiting, "held")
+            held = HeldExits.SEND if typer.confirm("Send them now? No: they end unsent.", err=True) else HeldExits.DROP
+    held = held or HeldExits.SEND
     control = run_operation(
-        resolve_context(ctx, data_dir, config),
-        Resume(reason=reason or BY_HAND, webhook=webhook, reset_peak=reset_peak),
+        context,
+        Resume(reason=reason or BY_HAND, webhook=webhook, reset_peak=reset_peak, held_exits=held.value),
     )
     if as_json:
         render.as_json(control)
         return
+    _list_exits(control["heldExits"], "sent now" if held is HeldExits.SEND else "dropped")
     render.line(_STATE_TEXTS["running"] if webhook is None else f"webhook {webhook} resumed: entries and exits pass")
     if reset_peak:
         peak = control["equityPeak"]
@@ -102,10 +134,20 @@ def set_running(
         )
 
 
+def _list_exits(found: list[dict[str, Any]], what: str) -> None:
+    """One line for each exit that the halt has held."""
+    from kekbridge.cli import render
+
+    for each in found:
+        render.line(
+            f"exit {what}: {each['side'].lower()} {each['quantity']} {each['symbol']} (alert {each['alertId']})"
+        )
+
+
 _STATE_TEXTS = {
     "running": "trading resumed: entries and exits pass",
     "exits_only": "exits only: entries are denied until `kekbridge resume`",
-    "halted": "halted: no order is sent until `kekbridge resume`",
+    "halted": "halted: no order is sent until `kekbridge resume`; exits that wait are held",
 }
 
 

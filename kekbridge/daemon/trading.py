@@ -16,6 +16,8 @@ from kekbridge.execution.admission import AlertAdmissions
 from kekbridge.execution.book import Book
 from kekbridge.execution.canceller import OrderCanceller
 from kekbridge.execution.dispatcher import OrderDispatcher
+from kekbridge.execution.exit_watch import ExitWatch
+from kekbridge.execution.key_watch import KeyWatch
 from kekbridge.execution.load_book import load_book, load_recent, load_webhook
 from kekbridge.execution.orphan_stops import OrphanStopCanceller
 from kekbridge.execution.reconciler import Reconciler
@@ -64,10 +66,13 @@ class TradingServices:
         self.canceller = OrderCanceller(
             database=database, exchange=exchange, book=book, tracker=self.tracker, clock=clock
         )
+        self.exits = ExitWatch(book=book, exchange=exchange, clock=clock)
         self.submitter = OrderSubmitter(
             book=book,
             database=database,
             exchange=exchange,
+            exits=self.exits,
+            keys=KeyWatch(book=book, exchange=exchange, clock=clock),
             policy=policy,
             settings=settings.queue,
             find_webhook=self.webhooks.find,
@@ -80,6 +85,7 @@ class TradingServices:
             submitter=self.submitter,
             tracker=self.tracker,
             reconciler=self.reconciler,
+            exits=self.exits,
             settings=settings.queue,
             clock=clock,
         )
@@ -96,6 +102,7 @@ class TradingServices:
                 database=database,
                 exchange=exchange,
                 submitter=self.submitter,
+                exits=self.exits,
                 recent=database.read_now(load_recent, now=clock()),
                 account_rates=settings.risk.rates,
                 clock=clock,

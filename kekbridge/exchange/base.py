@@ -40,6 +40,8 @@ class Rejected(Struct, frozen=True):
     message: str
     #: True if the exchange rejected the API key: every further order would be rejected, too.
     is_key_rejected: bool = False
+    #: True if size or price do not fit the market's rules, which may have changed: read them (`Exchange.refresh_rules`).
+    breaks_rules: bool = False
 
 
 class Retryable(Struct, frozen=True):
@@ -270,6 +272,9 @@ class Exchange(Protocol):
 
     async def funding_payments(self, since: datetime) -> tuple[FundingPayment, ...]:
         """The account's funding payments since a time, in the exchange's order."""
+
+    async def refresh_rules(self) -> None:
+        """Read the trading rules of every market now. Raises ExchangeUnavailable."""
 
     async def own_key(self) -> KeyInfo | None:
         """The key that signs the requests, as registered; None if the exchange does not know it."""

@@ -18,10 +18,21 @@ from kekbridge.errors import StoreUnavailable
 from kekbridge.exchange.base import Exchange, Permit, request_text
 from kekbridge.execution import transitions
 from kekbridge.execution.book import Book, with_ms_times
+from kekbridge.execution.exit_watch import ExitWatch
 from kekbridge.execution.repeats import RecentAlerts, Taken
 from kekbridge.execution.submitter import OrderSubmitter
 from kekbridge.failpoints import hit
-from kekbridge.model import Order, OrderStatus, RateLimits, StrategyHistory, Usage, Webhook, client_order_id_of
+from kekbridge.model import (
+    NEVER,
+    Order,
+    OrderStatus,
+    Purpose,
+    RateLimits,
+    StrategyHistory,
+    Usage,
+    Webhook,
+    client_order_id_of,
+)
 from kekbridge.model.admission import Decision, NewAlert
 from kekbridge.risk.rates import Excess
 from kekbridge.store import alerts, codec, conditions, facts, journal, orders
@@ -82,6 +93,7 @@ class AlertAdmissions:
         database: Database,
         exchange: Exchange,
         submitter: OrderSubmitter,
+        exits: ExitWatch,
         recent: RecentAlerts,
         account_rates: RateLimits,
         clock: Callable[[], datetime],
@@ -93,6 +105,7 @@ class AlertAdmissions:
         self._database = database
         self._exchange = exchange
         self._submitter = submitter
+        self._exits = exits
         self._recent = recent
         self._account_rates = account_rates
         self._clock = clock
@@ -127,7 +140,7 @@ class AlertAdmissions:
     ) -> Admission | None:
         """Decide, reserve and hand over the row of an alert; None if it came before (`repeat`).
 
-        `finish` waits for the flush. Orders expire at `expires_at`. Raises StoreUnavailable.
+        `finish` waits for the flush. Entries expire at `expires_at`. Raises StoreUnavailable.
         """
         if self._find_first(alert) is not None:
             return None
@@ -225,7 +238,7 @@ class AlertAdmissions:
                     intent=intent,
                     status=OrderStatus.QUEUED,
                     created_at=alert.received_at,
-                    expires_at=expires_at,
+                    expires_at=NEVER if intent.purpose is Purpose.EXIT else expires_at,
                 )
             )
             for leg, intent in enumerate(decision.intents if decision.status == "admitted" else ())
@@ -281,6 +294,8 @@ class AlertAdmissions:
             hit("W1")  # stored, nothing sent or answered yet
             if pending.permit is not None:
                 self._submitter.send(pending.admission.orders[0], pending.permit, version=pending.version)
+            if self._book.queued:
+                self._exits.on_admitted(pending.admission.orders, now=self._clock())
             if any(order.status is OrderStatus.QUEUED for order in pending.admission.orders):
                 self._on_queued()
             if pending.decision.cancels:

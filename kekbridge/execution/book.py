@@ -24,7 +24,6 @@ from kekbridge.model import (
     LimitBreach,
     Order,
     OrderStatus,
-    Purpose,
     Reservation,
     StrategyHistory,
     TradingState,
@@ -469,6 +468,16 @@ class Book:
         """The fill of a trade, if it is remembered."""
         return self._fills.get(trade_id)
 
+    def fills_since(self, symbol: str, since: datetime) -> tuple[Fill, ...]:
+        """The remembered fills of a symbol executed after `since`, oldest first."""
+        found = (owned.fill for owned in self._fills.values() if owned.fill.symbol == symbol)
+        return tuple(
+            sorted(
+                (fill for fill in found if fill.executed_at > since),
+                key=lambda fill: (fill.executed_at, len(fill.trade_id), fill.trade_id),
+            )
+        )
+
     def lacks_fills(self, order: Order, executed: Decimal) -> bool:
         """True if the recorded fills of an order do not add up to what it has executed, in base units."""
         if order.client_order_id not in self.orders:
@@ -676,9 +685,3 @@ def _holds_same_room(before: Order, after: Order) -> bool:
 
 
 _MARGINED: Final = frozenset({OrderStatus.ACCEPTED, OrderStatus.PARTIALLY_FILLED})
-
-
-def is_exit_of_position(order: Order) -> bool:
-    """True for an exit that leaves the whole position: it overtakes the entries of its webhook that are still queued before it."""
-    intent = order.intent
-    return intent.purpose is Purpose.EXIT and (intent.close_fraction == 1 or intent.target_quantity == 0)

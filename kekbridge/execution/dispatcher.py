@@ -1,4 +1,4 @@
-"""Decide when a queued order is sent: first in, first out within a symbol, in parallel across symbols, exits first.
+"""Decide when a queued order is sent: exits first; else first in, first out within a symbol, in parallel across symbols.
 
 Which orders may be sent beside each other is decided in order_queue.py; sending an order and recording its result is the submitter's work.
 """
@@ -14,6 +14,7 @@ from kekbridge.errors import KekbridgeError
 from kekbridge.exchange.base import Accepted, Exchange, SubmitResult, Unknown
 from kekbridge.execution import order_queue, transitions
 from kekbridge.execution.book import Book
+from kekbridge.execution.exit_watch import ExitWatch
 from kekbridge.execution.reconciler import Reconciler
 from kekbridge.execution.submitter import OrderSubmitter, forbidden_by
 from kekbridge.execution.tracker import OrderTracker
@@ -40,6 +41,7 @@ class OrderDispatcher:
         submitter: OrderSubmitter,
         tracker: OrderTracker,
         reconciler: Reconciler,
+        exits: ExitWatch,
         settings: Queue,
         clock: Callable[[], datetime],
     ) -> None:
@@ -48,6 +50,7 @@ class OrderDispatcher:
         self._submitter = submitter
         self._tracker = tracker
         self._reconciler = reconciler
+        self._exits = exits
         self._settings = settings
         self._clock = clock
         self._wake_event = TimedEvent()
@@ -57,6 +60,7 @@ class OrderDispatcher:
         ] = {}  # by client order id, orders that wait for a leverage or a permit
         self._last_poll_at = float("inf")  # loop time; not started yet
         submitter.on_result = self._on_result
+        submitter.on_due = self.wake
 
     # ------------------------------------------------------------------------------------------------ state, for others
 
@@ -91,7 +95,7 @@ class OrderDispatcher:
     def stop(self) -> None:
         """Take no more orders; `run` returns."""
         self._stopping.set()
-        self._submitter.is_dispatching = False
+        self._submitter.stop()
         self._wake_event.set()
         for task in self._preparing.values():
             task.cancel()
@@ -124,11 +128,15 @@ class OrderDispatcher:
 
     def _sweep(self) -> None:
         """Finish queued orders that may no longer be sent (too old, trading stopped), wherever they are in the queue."""
+        self._exits.forget_ended()
         now = self._clock()
         for order in list(self._book.queued.values()):
+            if order.is_exit:
+                self._exits.check(order, now=now)
+                continue
             if order.client_order_id in self._preparing:
                 continue
-            if now >= order.expires_at:
+            if now >= order.expires_at and not self._lives_on(order, now=now):
                 self._book.change(order, transitions.expired(order, now=now), now=now)
                 log.info("order_not_sent", client_order_id=order.client_order_id, code=transitions.ALERT_EXPIRED)
                 continue
@@ -139,6 +147,17 @@ class OrderDispatcher:
                 code, error = reason
                 self._book.change(order, transitions.denied(order, code=code, error=error, now=now), now=now)
                 log.info("order_not_sent", client_order_id=order.client_order_id, code=code)
+
+    def _lives_on(self, order: Order, *, now: datetime) -> bool:
+        """True for an order past its age whose age does not count yet: the leg that it waits for rests at the exchange, or did so."""
+        leg = order_queue.leg_before(self._book, order)
+        if leg is not None and order_queue.is_resting(leg):
+            return True
+        expiry = order_queue.later_expiry(self._book, order, max_age_s=self._settings.max_age_s)
+        if expiry is None or now >= expiry:
+            return False
+        self._book.change(order, transitions.prolonged(order, expires_at=expiry), now=now)
+        return True
 
     def _dispatch(self) -> None:
         """Claim what may be sent, and prepare what needs a leverage or a permit first."""
@@ -152,6 +171,8 @@ class OrderDispatcher:
                 concurrency=self._settings.concurrency,
                 entries_allowed=not self._submitter.breaker.is_open,
                 preparing=self._preparing.keys(),
+                position_of=self._exits.position_of,
+                is_held=self._exits.is_held,
             ):
                 order = self._book.queued.get(head.order.client_order_id)
                 if order is None:
@@ -200,13 +221,25 @@ class OrderDispatcher:
             elif failure is None and current is None:
                 permit.release()
             elif failure is None and current is not None:
-                self._submitter.claim(current, permit)
+                if self._may_be_claimed(current):
+                    self._submitter.claim(current, permit)
+                else:
+                    permit.release()  # back to its place in the queue
         except KekbridgeError as error:
             log.error("order_stuck", client_order_id=name, code=error.code, error=error.message)
             await self.sleep_unless_stopping(_PAUSE_AFTER_ERROR_S)
         except Exception:
             log.exception("order_failed", client_order_id=name)
             await self.sleep_unless_stopping(_PAUSE_AFTER_ERROR_S)
+
+    def _may_be_claimed(self, order: Order) -> bool:
+        return order_queue.may_be_claimed(
+            self._book,
+            order,
+            now=self._clock(),
+            settle_within_s=self._settings.outcome_timeout_s,
+            position_of=self._exits.position_of,
+        )
 
     def _on_result(self, order: Order, result: SubmitResult) -> None:
         """A result was recorded: follow the order to its outcome, and give its symbol the next one."""

@@ -16,7 +16,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from kekbridge.config import Queue
-from kekbridge.errors import StoreUnavailable
+from kekbridge.errors import ExchangeUnavailable, StoreUnavailable
 from kekbridge.exchange.base import (
     Accepted,
     Exchange,
@@ -29,7 +29,9 @@ from kekbridge.exchange.base import (
     request_text,
 )
 from kekbridge.execution import order_queue, transitions
-from kekbridge.execution.book import Book, is_exit_of_position
+from kekbridge.execution.book import Book
+from kekbridge.execution.exit_watch import ExitWatch
+from kekbridge.execution.key_watch import KeyWatch
 from kekbridge.failpoints import hit
 from kekbridge.log import get_logger
 from kekbridge.model import (
@@ -55,6 +57,9 @@ _LONGEST_EXIT_PAUSE_S: Final = 4.0
 # Long enough for the position that the exchange judged by, and we have not seen yet, to arrive.
 _EXIT_RETRY_S: Final = 0.2
 _CLAIM_RETRY_S: Final = 1.0
+# How long an order waits for the market's rules, which are being read, before it is sent as it is.
+_RULES_WITHIN_S: Final = 30.0
+_RULES_RETRY_S: Final = 0.25
 
 
 class CircuitBreaker:
@@ -98,6 +103,8 @@ class OrderSubmitter:
         book: Book,
         database: Database,
         exchange: Exchange,
+        exits: ExitWatch,
+        keys: KeyWatch,
         policy: AccountPolicy,
         settings: Queue,
         find_webhook: Callable[[str], Webhook | None],
@@ -109,6 +116,8 @@ class OrderSubmitter:
         self._book = book
         self._database = database
         self._exchange = exchange
+        self._exits = exits
+        self._keys = keys
         self._policy = policy
         self._settings = settings
         self._find_webhook = find_webhook
@@ -117,11 +126,23 @@ class OrderSubmitter:
         self._awaited: dict[str, asyncio.Future[SubmitResult | None]] = {}  # results that `submit` waits for
         self._in_flight: dict[str, asyncio.Future[SubmitResult]] = {}  # by client order id, requests without a result
         self._claiming: set[str] = set()  # client order ids whose claim is not on disk yet
+        self._awaiting_rules: set[str] = set()  # client order ids of queued orders that broke a market's rules
+        self._refitted: set[str] = set()  # those whose market's rules were read since
+        self._reading_rules: asyncio.Task[None] | None = None
         self.breaker = CircuitBreaker()
         #: True while orders may be claimed and sent: our view has equalled the exchange's, and the daemon is not stopping.
         self.is_dispatching = False
         #: Called with every order whose result was recorded, and the result.
         self.on_result: Callable[[Order, SubmitResult], None] = lambda _order, _result: None
+        #: Called when orders that were deferred may be sent before their time.
+        self.on_due: Callable[[], None] = lambda: None
+
+    def stop(self) -> None:
+        """Claim and send nothing more, and read no rules."""
+        self.is_dispatching = False
+        self._keys.stop()
+        if self._reading_rules is not None:
+            self._reading_rules.cancel()
 
     def is_handling(self, client_order_id: str) -> bool:
         """True while an order is claimed or sent here and its result is not recorded."""
@@ -152,7 +173,11 @@ class OrderSubmitter:
             return None
         settings = self._settings
         if not order_queue.is_symbol_free(
-            self._book, order, now=now, settle_within_s=settings.outcome_timeout_s, concurrency=settings.concurrency
+            self._book,
+            order,
+            now=now,
+            settle_within_s=settings.outcome_timeout_s,
+            concurrency=settings.concurrency,
         ):
             return None
         return self._exchange.try_acquire_permit(order)
@@ -177,13 +202,16 @@ class OrderSubmitter:
         """Recheck a queued order and claim it; it is sent once the claim is on disk. False if it must not be sent any more."""
         hit("W2" if order.intent.after_leg is None else "W8")  # W8: between two legs of an alert
         now = self._clock()
+        if order.is_exit and not self._exits.check(order, now=now):
+            permit.release()
+            return False
         decided = self.recheck(order, now=now)
         if decided.status is not OrderStatus.SUBMITTING:
             permit.release()
             self.finish_unsent(order, decided, now=now)
             return False
-        if is_exit_of_position(order):
-            self._deny_overtaken_entries(order, now=now)
+        if order.closes_position:
+            self._exits.end_overtaken_entries(order, now=now)  # those that came back to the queue meanwhile
         claimed = transitions.claimed(order, now=now, intent=decided.intent)
         fact = self._book.apply(
             order, claimed, now=now, verdicts=decided.verdicts, request=request_text(self._exchange, claimed)
@@ -295,7 +323,11 @@ class OrderSubmitter:
         )
 
     def finish_unsent(self, order: Order, decided: Recheck, *, now: datetime) -> None:
-        """End an order that must not be sent, as a recheck decided."""
+        """End an order that must not be sent, as a recheck decided; an exit under a halt stays queued until the trader resumes."""
+        if self._exits.is_held(order):
+            if order.status is OrderStatus.SUBMITTING:
+                self._book.change(order, transitions.requeued_unsent(order), now=now)
+            return
         if decided.status is OrderStatus.EXPIRED:
             after = transitions.expired(order, now=now, code=decided.code, error=decided.error)
         else:
@@ -313,18 +345,6 @@ class OrderSubmitter:
             return True
         self.finish_unsent(order, decided, now=now)
         return False
-
-    def _deny_overtaken_entries(self, claimed: Order, *, now: datetime) -> None:
-        """Deny queued entries that an exit of the whole position overtakes (the circuit breaker holds entries back).
-
-        Sent later they would reopen a position that the strategy has left.
-        """
-        for order in list(self._book.queued.values()):
-            is_before = order.sequence < claimed.sequence and order.webhook_id == claimed.webhook_id
-            if is_before and order.is_entry and order.intent.symbol == claimed.intent.symbol:
-                error = "a later alert closed the position before this entry could be sent"
-                denied = transitions.denied(order, code="overtaken_by_exit", error=error, now=now)
-                self._book.change(order, denied, now=now)
 
     # -------------------------------------------------------------------------------------------------------------- leverage
 
@@ -401,6 +421,8 @@ class OrderSubmitter:
         if sent_at is not None:
             self._note_signed(order.client_order_id, sent_at)
         recorded = self._book.change(order, after, now=now)
+        if isinstance(result, Rejected) and result.is_key_rejected and recorded.status is OrderStatus.QUEUED:
+            self._exits.note_waiting(recorded, now=now)
         hit("W9")  # recorded, not logged yet
         write = log.debug if isinstance(result, Accepted) else log.info  # the line of the alert names its orders
         write(
@@ -433,18 +455,52 @@ class OrderSubmitter:
         """A definite rejection: nothing is at the exchange, and the same request would be rejected again (docs/internals/reliability.md
         section 5).
 
-        An exit is sent once more, with size and price as the position then requires. A rejected key closes the account for entries.
+        An order that breaks the market's rules is sent once more after they were read again, an exit once more whatever the reason, each
+        with size and price as they are then. A rejected key ends entries and closes the account for them; exits are tried until the key is
+        known to be gone.
         """
-        code, error = result.code, result.message
+        name, code, error = order.client_order_id, result.code, result.message
+        is_exit = order.intent.purpose is Purpose.EXIT
         if result.is_key_rejected:
+            self._keys.check_soon()
+            if is_exit:
+                return self._deferred(order, code, error, None, now)
             reason = f"the exchange rejected the API key ({code}): run `kekbridge keys check`, then `kekbridge resume`"
             self._book.close_for_entries(reason=reason, by="kekbridge", now=now)
-        elif order.intent.purpose is Purpose.EXIT:
+        elif result.breaks_rules and order.intent.purpose is not Purpose.PROTECT and name not in self._refitted:
+            self._await_rules(name)
+            due = now + timedelta(seconds=_RULES_WITHIN_S)
+            return transitions.deferred(order, code=code, error=error, next_attempt_at=due)
+        elif is_exit:
             if order.attempt <= 1:
                 due = now + timedelta(seconds=_EXIT_RETRY_S)
                 return transitions.deferred(order, code=code, error=error, next_attempt_at=due)
             self._book.note("exit_refused", order, now=now)
         return transitions.rejected(order, code=code, error=error, now=now)
+
+    def _await_rules(self, name: str) -> None:
+        """Have the markets' rules read; then the order is sent again with numbers that fit them."""
+        self._awaiting_rules.add(name)
+        if self._reading_rules is None or self._reading_rules.done():
+            self._reading_rules = asyncio.get_running_loop().create_task(self._read_rules())
+
+    async def _read_rules(self) -> None:
+        attempt = 0
+        while waiting := self._awaiting_rules & self._book.orders.keys():
+            self._awaiting_rules &= waiting
+            try:
+                await self._exchange.refresh_rules()
+            except ExchangeUnavailable as error:
+                attempt += 1
+                log.warning("rules_not_readable", error=error.message)
+                await asyncio.sleep(min(backoff_s(_RULES_RETRY_S, attempt), _LONGEST_EXIT_PAUSE_S))
+                continue
+            now = self._clock()
+            self._awaiting_rules -= waiting
+            self._refitted = (self._refitted | waiting) & self._book.orders.keys()
+            for order in [self._book.queued[name] for name in waiting if name in self._book.queued]:
+                self._book.change(order, transitions.due_at(order, next_attempt_at=now), now=now)
+            self.on_due()
 
     def _deferred(self, order: Order, code: str, message: str, retry_after_s: float | None, now: datetime) -> Order:
         """Requeue the order while its attempts allow it; the schedule is stored, so a restart keeps it.

@@ -81,6 +81,18 @@ def deferred(order: Order, *, next_attempt_at: datetime, code: str | None = None
     )
 
 
+def prolonged(order: Order, *, expires_at: datetime) -> Order:
+    """The order may be sent until `expires_at`: the leg that it waits for rested at the exchange, which its age does not count."""
+    _require(order, "prolong", {OrderStatus.QUEUED})
+    return replace(order, expires_at=expires_at)
+
+
+def due_at(order: Order, *, next_attempt_at: datetime) -> Order:
+    """A deferred order with another time for its next attempt: what it waited for has come."""
+    _require(order, "bring forward", {OrderStatus.QUEUED})
+    return replace(order, next_attempt_at=next_attempt_at)
+
+
 # -------------------------------------------------------------------------------------------------- outcome of sending
 
 

@@ -64,6 +64,9 @@ MESSAGES: Final[Mapping[str, Notification]] = {
     "exit_refused": _order(
         "failure", "exit rejected twice, the position is still open: {side} {quantity} {symbol}: {code} {error}"
     ),
+    "exit_waiting": _order(
+        "failure", "exit not sent yet, the position is still open: {side} {quantity} {symbol}: {waiting_for}", "waiting_for"
+    ),
     "order_denied": _order("warning", "denied: {side} {quantity} {symbol}: {code} {error}"),
     "order_expired": _order("warning", "too old, not sent: {side} {quantity} {symbol}: {error}"),
     "order_unknown": _order("failure", "no answer, outcome unknown: {side} {quantity} {symbol}"),

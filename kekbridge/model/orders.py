@@ -5,7 +5,7 @@ Arithmetic on own fields only. Quantities in base units (coins), prices, fees an
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 
@@ -15,6 +15,8 @@ from kekbridge.model.market import ZERO, MarginMode
 
 #: Lower legs are orders that the alert asked for; from here on, orders that kekbridge added to protect them.
 FIRST_PROTECTIVE_LEG = 50
+#: When an exit becomes too old to be sent: the age limit is for entries. A closed position ends it (execution/exit_watch.py).
+NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 _BASE36 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -130,6 +132,9 @@ class OrderIntent(Struct, frozen=True, kw_only=True):
     #: Signed position in base units that the order leads to, where its size follows from that; 0 on an exit: flat, whichever side is
     #: open when it is sent.
     target_quantity: Decimal | None = None
+    #: Largest quantity that an exit with a `close_fraction` may be re-sized to, in base units: what it closes was open, or expected to be,
+    #: when it was admitted. None: no bound but the position.
+    largest_quantity: Decimal | None = None
 
     @property
     def signed_quantity(self) -> Decimal:
@@ -187,7 +192,7 @@ class Order(Struct, frozen=True, kw_only=True):
     intent: OrderIntent
     status: OrderStatus
     created_at: datetime
-    #: Not sent from this time on.
+    #: Not sent from this time on; NEVER for exits.
     expires_at: datetime
     #: The exchange's id; None until it is known.
     order_id: str | None = None
@@ -215,6 +220,18 @@ class Order(Struct, frozen=True, kw_only=True):
     @property
     def is_entry(self) -> bool:
         return self.intent.purpose is Purpose.ENTRY
+
+    @property
+    def is_exit(self) -> bool:
+        """True for an order of an alert that reduces a position; it goes before entries, and lives as long as that position."""
+        return self.intent.purpose is Purpose.EXIT
+
+    @property
+    def closes_position(self) -> bool:
+        """True for an exit that leaves the whole position at once: it ends the entries of its webhook that are still queued before it."""
+        intent = self.intent
+        is_whole = intent.close_fraction == 1 or intent.target_quantity == 0
+        return is_whole and intent.purpose is Purpose.EXIT and not intent.may_rest
 
     @property
     def is_protective(self) -> bool:

@@ -19,6 +19,7 @@ _ROWS: Final[tuple[type[Operation], ...]] = (
     trading.Halt,
     trading.ExitsOnly,
     trading.Resume,
+    trading.ListHeldExits,
     trading.Flatten,
     trading.ShowState,
     trading.ListLockouts,

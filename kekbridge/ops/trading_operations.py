@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from msgspec import Meta
 
 from kekbridge.errors import KekbridgeError, StoreUnavailable
+from kekbridge.execution.exit_watch import dropped, held_exits
 from kekbridge.execution.flatten import FlattenResult, flatten
 from kekbridge.formatting import to_jsonable
 from kekbridge.ingress.lockout import read_address
 from kekbridge.log import get_logger
-from kekbridge.model import Position, TradingState
+from kekbridge.model import Order, Position, TradingState
 from kekbridge.ops.operation import COMMAND_LINE, Operation, OperatorContext, bridge_of
-from kekbridge.store import equity, job_runs, settings, webhooks
+from kekbridge.store import codec, equity, job_runs, orders, projector, settings, webhooks
+from kekbridge.store.facts import OrderFact, order_entry
 
 log = get_logger("kekbridge.ops.operations")
 
@@ -23,7 +25,7 @@ BY_HAND: Final = "by hand"
 
 
 class Halt(Operation, frozen=True, kw_only=True):
-    """Stop all trading at once, including exits. Returns the account's trading state."""
+    """Stop all trading at once: entries end, exits are held until `resume`. Returns the account's trading state."""
 
     operation: ClassVar[str] = "halt"
     writes: ClassVar[bool] = True
@@ -69,6 +71,8 @@ class Resume(Operation, frozen=True, kw_only=True):
     webhook: str | None = None
     #: Also set the equity peak to the current equity, so that drawdown restarts at zero; `equityPeak` is then part of the result.
     reset_peak: bool = False
+    #: What becomes of the exits that a halt has held, which `heldExits` of the result lists: they are sent, or they end unsent.
+    held_exits: Literal["send", "drop"] = "send"
 
     async def run(self, context: OperatorContext) -> dict[str, Any]:
         database, now = context.database, context.clock()
@@ -76,6 +80,9 @@ class Resume(Operation, frozen=True, kw_only=True):
         scope = settings.ACCOUNT
         if self.webhook is not None:
             scope = (await database.read(webhooks.find, self.webhook)).id
+        held = await _held_exits(context, scope)
+        if self.held_exits == "drop":
+            await _drop(context, held)
         if context.bridge is None:
             await database.write(_resume, scope, reason=self.reason, by=self.by, now=now)
         elif self.webhook is None:
@@ -86,7 +93,68 @@ class Resume(Operation, frozen=True, kw_only=True):
         control: dict[str, Any] = to_jsonable(
             await database.read(settings.trading_control, now=context.clock(), scope=scope)
         )
-        return control | ({"equityPeak": peak} if self.reset_peak else {})
+        found = {"heldExits": [_held_data(order) for order in held]}
+        return control | found | ({"equityPeak": peak} if self.reset_peak else {})
+
+
+class ListHeldExits(Operation, frozen=True, kw_only=True):
+    """The exits that a halt holds and that `resume` would send."""
+
+    operation: ClassVar[str] = "held-exits"
+
+    #: Name or id of a webhook; None: those that resuming everything would send.
+    webhook: str | None = None
+
+    async def run(self, context: OperatorContext) -> list[dict[str, Any]]:
+        scope = settings.ACCOUNT
+        if self.webhook is not None:
+            scope = (await context.database.read(webhooks.find, self.webhook)).id
+        return [_held_data(order) for order in await _held_exits(context, scope)]
+
+
+async def _held_exits(context: OperatorContext, scope: str) -> tuple[Order, ...]:
+    """The exits that resuming a scope would send: the account with every webhook, or one webhook, if only that is halted."""
+    if context.bridge is None:
+        return await context.database.read(_held_in_store, scope, now=context.clock())
+    book, now = context.bridge.book, context.clock()
+    found = held_exits(
+        book.queued.values(), lambda webhook_id: book.control(webhook_id, now=now, ignore_breaches=True).state
+    )
+    return _of_scope(found, scope, book.control(settings.ACCOUNT, now=now).state)
+
+
+def _held_in_store(connection: sqlite3.Connection, scope: str, *, now: datetime) -> tuple[Order, ...]:
+    controls = settings.stored_controls(connection)
+    found = held_exits(
+        orders.unfinished(connection),
+        lambda webhook_id: settings.strictest(controls, webhook_id, now=now, ignore_breaches=True).state,
+    )
+    return _of_scope(found, scope, settings.strictest(controls, settings.ACCOUNT, now=now).state)
+
+
+def _of_scope(found: tuple[Order, ...], scope: str, account: TradingState) -> tuple[Order, ...]:
+    if scope == settings.ACCOUNT:
+        return found
+    return tuple(order for order in found if order.webhook_id == scope) if account is not TradingState.HALTED else ()
+
+
+async def _drop(context: OperatorContext, held: tuple[Order, ...]) -> None:
+    """End held exits: in the daemon's book, or in the store while no daemon runs."""
+    now = context.clock()
+    for order in held:
+        if context.bridge is not None:
+            context.bridge.book.change(order, dropped(order, now=now), now=now)
+        else:
+            fact = OrderFact(before=order, after=dropped(order, now=now), at=codec.truncate_to_ms(now))
+            await context.database.write(projector.record, order_entry(fact))
+
+
+def _held_data(order: Order) -> dict[str, Any]:
+    intent = order.intent
+    data: dict[str, Any] = to_jsonable(
+        {"symbol": intent.symbol, "side": intent.side.value, "quantity": intent.quantity, "createdAt": order.created_at}
+    )
+    return {"clientOrderId": order.client_order_id, "alertId": order.alert_id} | data
 
 
 def _resume(connection: sqlite3.Connection, scope: str, *, reason: str, by: str, now: datetime) -> None:

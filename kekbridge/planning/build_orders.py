@@ -24,7 +24,15 @@ from kekbridge.model import (
     WebhookSettings,
 )
 from kekbridge.planning.market_view import MarketView
-from kekbridge.planning.prices import Prices, prices_for, stop_price, take_profit_prices, trailing_distance
+from kekbridge.planning.prices import (
+    Prices,
+    ceil_price,
+    floor_price,
+    prices_for,
+    stop_price,
+    take_profit_prices,
+    trailing_distance,
+)
 from kekbridge.planning.sizing import (
     ROUND_DOWN_CONTEXT,
     check_entry_size,
@@ -91,14 +99,16 @@ def build_orders(
 def resize(intent: OrderIntent, snapshot: AccountSnapshot) -> OrderIntent | None:
     """Size an order by the real position right before it is sent; None if nothing is left to do.
 
-    Exits follow the position (`close_fraction`), never exceed it and never change sides, unless the target is flat: then the open
-    position is closed on either side. An entry with a `target_quantity` trades what is missing to it; it grows only if it had to wait
-    for an earlier leg, by what that leg left open.
+    Exits follow the position (`close_fraction`), never exceed it or what was open or expected when they were admitted, and never change
+    sides, unless the target is flat: then the open position is closed on either side. An entry with a `target_quantity` trades what is
+    missing to it; it grows only if it had to wait for an earlier leg, by what that leg left open. Size and prices are on the grid as it
+    is now.
     """
     position = snapshot.position_quantity(intent.symbol)
     instrument = snapshot.instruments.get(intent.symbol)
     if instrument is None:
         return intent
+    intent = _on_grid(intent, instrument)
     if intent.purpose is Purpose.ENTRY:
         return _resized_entry(intent, position, instrument)
     if not intent.reduce_only:
@@ -111,6 +121,8 @@ def resize(intent: OrderIntent, snapshot: AccountSnapshot) -> OrderIntent | None
     wanted = intent.quantity
     if intent.close_fraction is not None:
         wanted = ROUND_DOWN_CONTEXT.multiply(open_quantity, min(intent.close_fraction, Decimal(1)))
+        if intent.largest_quantity is not None:
+            wanted = min(wanted, intent.largest_quantity)
     quantity = floor_quantity(min(wanted, open_quantity, instrument.base_max), instrument)
     if quantity <= 0:
         return None
@@ -129,6 +141,7 @@ def _exit_orders(
     market.check_open(signal.order_type, is_entry=False)
     prices = prices_for(signal, side, market, is_entry=False)
     is_whole = is_reversal or change.close_fraction == 1
+    fraction = Decimal(1) if is_whole else change.close_fraction
     sizes = _closing_sizes(quantity, market.instrument)
     intent = OrderIntent(
         symbol=market.symbol,
@@ -143,10 +156,16 @@ def _exit_orders(
         slippage=signal.slippage if signal.order_type is OrderType.MARKET else None,
         signal_price=prices.signal,
         # Each of several orders would take its fraction of what the previous one left: those close by quantity.
-        close_fraction=None if len(sizes) > 1 else Decimal(1) if is_whole else change.close_fraction,
+        close_fraction=None if len(sizes) > 1 else fraction,
         target_quantity=ZERO if change.target == 0 and not is_reversal else None,
+        largest_quantity=None if len(sizes) > 1 or fraction is None else _largest_exit(fraction, market),
     )
     return tuple(replace(intent, quantity=size) for size in sizes)
+
+
+def _largest_exit(fraction: Decimal, market: MarketView) -> Decimal:
+    """How much an exit may close, whichever of our orders in flight trade: what was opened later does not belong to it."""
+    return ROUND_DOWN_CONTEXT.multiply(max(abs(market.projected), abs(market.position)), fraction)
 
 
 def _closing_sizes(quantity: Decimal, instrument: Instrument) -> tuple[Decimal, ...]:
@@ -267,6 +286,31 @@ def _slippage_bound(signal: Signal, settings: WebhookSettings) -> Decimal | None
 
 
 # ---------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _on_grid(intent: OrderIntent, instrument: Instrument) -> OrderIntent:
+    """The order with size and prices rounded to the instrument's grid, which may have become coarser since; as in prices.py."""
+    is_buy = intent.side is Side.BUY
+    limit = _rounded(intent.limit_price, instrument, up=not is_buy)
+    trigger = _rounded(intent.trigger_price, instrument, up=is_buy is (intent.purpose is Purpose.ENTRY))
+    stop_loss = _rounded(intent.stop_loss, instrument, up=is_buy)
+    take_profits = tuple(
+        replace(each, trigger_price=_rounded(each.trigger_price, instrument, up=not is_buy) or each.trigger_price)
+        for each in intent.take_profits
+    )
+    prices = (limit, trigger, stop_loss, take_profits)
+    if prices != (intent.limit_price, intent.trigger_price, intent.stop_loss, intent.take_profits):
+        intent = replace(
+            intent, limit_price=limit, trigger_price=trigger, stop_loss=stop_loss, take_profits=take_profits
+        )
+    quantity = floor_quantity(intent.quantity, instrument)
+    return intent if quantity <= 0 else _with_quantity(intent, quantity, instrument)
+
+
+def _rounded(price: Decimal | None, instrument: Instrument, *, up: bool) -> Decimal | None:
+    if price is None:
+        return None
+    return ceil_price(price, instrument) if up else floor_price(price, instrument)
 
 
 def _resized_entry(intent: OrderIntent, position: Decimal, instrument: Instrument) -> OrderIntent | None:

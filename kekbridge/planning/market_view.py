@@ -41,6 +41,8 @@ class MarketView(Struct, frozen=True, kw_only=True):
     account_value: Decimal
     #: Signed part of `projected` in base units that other webhooks hold.
     others: Decimal = ZERO
+    #: Signed position in base units as the exchange shows it.
+    position: Decimal = ZERO
     #: Remarks on how the symbol was resolved.
     warnings: tuple[str, ...] = ()
 
@@ -130,6 +132,7 @@ def read_market(
         fallback_price=(position.mark_price or position.average_open_price) if position else None,
         projected=quantity + pending(match.symbol),
         others=others(match.symbol, quantity),
+        position=quantity,
         account_value=snapshot.account_value,
         warnings=match.warnings,
     )

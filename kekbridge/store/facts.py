@@ -37,7 +37,7 @@ from kekbridge.store.codec import (
 from kekbridge.store.journal import Entry, text_digest
 
 _encode: Final = msgspec.json.Encoder().encode
-_TIMES: Final = ("next_attempt_at", "submitted_at", "accepted_at", "finished_at")
+_TIMES: Final = ("next_attempt_at", "submitted_at", "accepted_at", "finished_at", "expires_at")
 _AMOUNTS: Final = ("executed_quantity", "average_price", "fee", "realized_pnl")
 # What can change of an order, besides its status and intent.
 _CHANGING: Final = ("order_id", "attempt", "code", "error", *_AMOUNTS, *_TIMES)

@@ -122,10 +122,10 @@ class StoredOrder(msgspec.Struct, frozen=True):
 def insert_all(connection: sqlite3.Connection, stored: Iterable[StoredOrder]) -> None:
     """Insert new orders. Only for projector.py."""
     connection.executemany(
-        "INSERT INTO orders (alert_id, webhook_id, leg, after_leg, symbol, side, order_type, purpose, created_at, expires_at, sequence,"
+        "INSERT INTO orders (alert_id, webhook_id, leg, after_leg, symbol, side, order_type, purpose, created_at, sequence,"
         " quantity, limit_price, trigger_price, stop_loss, reduce_only, intent, status, order_id, executed_quantity, average_price, fee,"
-        " realized_pnl, code, error, attempt, next_attempt_at, submitted_at, accepted_at, finished_at, updated_at, request, verdicts,"
-        " signed_at, client_order_id)"
+        " realized_pnl, code, error, attempt, next_attempt_at, submitted_at, accepted_at, finished_at, expires_at, updated_at, request,"
+        " verdicts, signed_at, client_order_id)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,"
         " coalesce(?, '[]'), ?, ?)",
         [
@@ -139,7 +139,6 @@ def insert_all(connection: sqlite3.Connection, stored: Iterable[StoredOrder]) ->
                 each.order.intent.order_type.value,
                 each.order.intent.purpose.value,
                 codec.time_text(each.order.created_at),
-                codec.time_text(each.order.expires_at),
                 each.order.sequence,
                 *_changing_columns(each),
             )
@@ -153,7 +152,8 @@ def update_all(connection: sqlite3.Connection, stored: Iterable[StoredOrder]) ->
     connection.executemany(
         "UPDATE orders SET quantity = ?, limit_price = ?, trigger_price = ?, stop_loss = ?, reduce_only = ?, intent = ?, status = ?,"
         " order_id = ?, executed_quantity = ?, average_price = ?, fee = ?, realized_pnl = ?, code = ?, error = ?, attempt = ?,"
-        " next_attempt_at = ?, submitted_at = ?, accepted_at = ?, finished_at = ?, updated_at = ?, request = coalesce(?, request),"
+        " next_attempt_at = ?, submitted_at = ?, accepted_at = ?, finished_at = ?, expires_at = ?, updated_at = ?,"
+        " request = coalesce(?, request),"
         " verdicts = coalesce(?, verdicts), signed_at = coalesce(?, signed_at) WHERE client_order_id = ?",
         [_changing_columns(each) for each in stored],
     )
@@ -260,6 +260,7 @@ def _changing_columns(stored: StoredOrder) -> tuple[str | int | None, ...]:
         codec.optional_time_text(order.submitted_at),
         codec.optional_time_text(order.accepted_at),
         codec.optional_time_text(order.finished_at),
+        codec.time_text(order.expires_at),
         codec.time_text(stored.updated_at),
         stored.request,
         verdicts_to_json(stored.verdicts) if stored.verdicts else None,

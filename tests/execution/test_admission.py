@@ -17,6 +17,8 @@ from msgspec.structs import replace
 from kekbridge.errors import StoreUnavailable
 from kekbridge.execution.admission import Admission, AlertAdmissions
 from kekbridge.execution.book import Book
+from kekbridge.execution.exit_watch import ExitWatch
+from kekbridge.execution.key_watch import KeyWatch
 from kekbridge.execution.load_book import load_recent
 from kekbridge.execution.submitter import OrderSubmitter
 from kekbridge.model import (
@@ -58,10 +60,13 @@ class Setup:
         self.account_rates = account_rates
         self.now = datetime.now(UTC)
         self.book = Book(append=database.append_soon)
+        self.exits = ExitWatch(book=self.book, exchange=bridge.daemon.exchange, clock=lambda: self.now)
         self.submitter = OrderSubmitter(
             book=self.book,
             database=database,
             exchange=bridge.daemon.exchange,
+            exits=self.exits,
+            keys=KeyWatch(book=self.book, exchange=bridge.daemon.exchange, clock=lambda: self.now),
             policy=trading.submitter._policy,
             settings=trading.submitter._settings,
             find_webhook=lambda _: self.webhook,
@@ -80,6 +85,7 @@ class Setup:
             database=self.database,
             exchange=self.bridge.daemon.exchange,
             submitter=self.submitter,
+            exits=self.exits,
             recent=self.database.read_now(load_recent, now=self.now),
             account_rates=self.account_rates,
             clock=lambda: self.now,

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from msgspec.structs import replace
 
 from kekbridge.execution import transitions
-from kekbridge.execution.book import Book, is_exit_of_position, with_ms_times
+from kekbridge.execution.book import Book, with_ms_times
 from kekbridge.model import (
     UNCOMMITTED,
     ZERO,
     LimitBreach,
     Order,
     OrderStatus,
+    OrderType,
     Purpose,
     Side,
     SideTotals,
@@ -477,6 +478,7 @@ def test_forgotten_fills_are_looked_up(book: Book) -> None:
     [
         (exit_intent(close_fraction=Decimal(1)), True),
         (exit_intent(target_quantity=Decimal(0)), True),
+        (exit_intent(close_fraction=Decimal(1), order_type=OrderType.LIMIT, limit_price=Decimal(1)), False),
         (exit_intent(close_fraction=Decimal("0.5")), False),
         (exit_intent(), False),
         (intent(target_quantity=Decimal(0)), False),
@@ -484,8 +486,8 @@ def test_forgotten_fills_are_looked_up(book: Book) -> None:
     ],
 )
 def test_exit_of_the_whole_position(book: Book, wanted: Any, *, expected: bool) -> None:
-    """Only such an exit overtakes entries that are held back: sent later they would reopen what the strategy has left."""
-    assert is_exit_of_position(store_order(book, wanted)) is expected
+    """Only such an exit ends the entries that it overtakes: sent later they would reopen what the strategy has left."""
+    assert store_order(book, wanted).closes_position is expected
 
 
 def test_alert_is_stored_with_all_that_follows(book: Book, rows: list[Entry]) -> None:

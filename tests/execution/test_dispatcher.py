@@ -85,7 +85,7 @@ async def test_a_halt_denies_orders_behind_a_slow_one(tmp_path: Path) -> None:
         await bridge.fault("delay", path="/v1/order", method="POST", when="after", delay_ms=3000, count=1)
         sending = [asyncio.create_task(bridge.send(quantity="0.002"))]
         await until(lambda: bridge.daemon.trading.dispatcher.in_flight_count == 1)
-        sending += [asyncio.create_task(bridge.send(action="sell", quantity="0.001")) for _ in range(3)]
+        sending += [asyncio.create_task(bridge.send(quantity="0.001", stopLoss="2%")) for _ in range(3)]
 
         async def are_stored() -> bool:
             return len(await bridge.orders()) == 4

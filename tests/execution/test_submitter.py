@@ -96,25 +96,27 @@ async def test_an_order_that_may_not_be_sent_changes_no_leverage(bridge: Bridge)
     assert await bridge.journal("leverage_set") == []
 
 
-async def test_a_halt_denies_queued_orders(bridge: Bridge) -> None:
-    """Queued entries and exits are denied within a second of `halt`, although their symbol is busy."""
+async def test_a_halt_denies_queued_entries_and_holds_exits(bridge: Bridge) -> None:
+    """Queued entries are denied within a second of `halt`; an exit is not sent before the trader resumes, and is sent then."""
     await bridge.send(quantity="0.02")
     await bridge.fault("rate_limit", path="/v1/order", method="POST")
-    _, entry = await bridge.send(quantity="0.03")
+    _, entry = await bridge.send(symbol="ETHUSDT.P", quantity="0.1")
     _, leaving = await bridge.send(action="close", quantity=None)
     await bridge.set_state(TradingState.HALTED)
-    for answer in (entry, leaving):
-        order = await bridge.until_stored(answer, "denied")
-        assert order.code == "trading_halted"
+    assert (await bridge.until_stored(entry, "denied")).code == "trading_halted"
     await bridge.clear_faults()
+    await asyncio.sleep(1)
     assert await bridge.positions() == {BTC: D("0.02")}
+    await bridge.set_state(TradingState.RUNNING)
+    await bridge.until_stored(leaving, "filled")
+    assert await bridge.positions() == {}
 
 
 async def test_exits_only_denies_queued_entries_and_passes_exits(bridge: Bridge) -> None:
-    """`exits-only` denies queued entries; the exit behind them is still sent."""
+    """`exits-only` denies queued entries; an exit is still sent."""
     await bridge.send(quantity="0.02")
     await bridge.fault("rate_limit", path="/v1/order", method="POST")
-    _, entry = await bridge.send(quantity="0.03")
+    _, entry = await bridge.send(symbol="ETHUSDT.P", quantity="0.1")
     _, leaving = await bridge.send(action="close", quantity=None)
     await bridge.set_state(TradingState.EXITS_ONLY)
     order = await bridge.until_stored(entry, "denied")
@@ -211,7 +213,7 @@ async def test_an_exit_that_is_rejected_twice_is_reported(bridge: Bridge) -> Non
     assert (order.attempt, order.code) == (2, "orderly:-1103")
     assert (await kinds(bridge)).count("exit_refused") == 1
     _, entry = await bridge.send(quantity="0.02")
-    assert (await bridge.order(entry)).attempt == 1
+    assert (await bridge.until_stored(entry, "rejected")).attempt == 2  # the market's rules were read in between
     assert (await kinds(bridge)).count("exit_refused") == 1
 
 

@@ -104,7 +104,7 @@ def test_stored_text_of_an_intent() -> None:
         take_profits=(TakeProfit(Decimal("0.00000002"), Decimal("500.0")),),
     )
     assert to_json(intent) == (
-        '{"after_leg":null,"close_fraction":null,"leverage":null,"limit_price":"0.00000001","order_type":"limit",'
+        '{"after_leg":null,"close_fraction":null,"largest_quantity":null,"leverage":null,"limit_price":"0.00000001","order_type":"limit",'
         '"purpose":"entry","quantity":"1000","reduce_only":false,"reference_price":"0.00000001","side":"BUY",'
         '"signal_price":null,"slippage":null,"stop_loss":null,"symbol":"PERP_PEPE_USDC",'
         '"take_profits":[{"quantity":"500.0","trigger_price":"0.00000002"}],"target_quantity":null,'

@@ -40,6 +40,7 @@ ELSEWHERE = {
     "symbol_ambiguous": ("alerts/test_symbols.py", "symbol_ambiguous"),
     "market_closed": ("planning/test_translate.py", "market_closed"),
     "overtaken_by_exit": ("execution/test_dispatcher.py", "overtaken_by_exit"),
+    "superseded": ("execution/test_exit_watch.py", "superseded"),
     "no_mark_price": ("risk/test_rules.py", "no_mark_price"),
     "not_ready": ("risk/test_rules.py", "not_ready"),
     "config_invalid": ("test_config.py", "ConfigError"),

@@ -31,6 +31,7 @@ BY_HISTORY = {
     "admin_port_free",
     "order_denied",
     "order_expired",
+    "exit_waiting",
     "cancel_failed",
     "key_expired",
     "certificate_expiring",

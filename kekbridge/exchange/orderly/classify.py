@@ -19,6 +19,7 @@ from kekbridge.exchange.orderly.replies import HttpReply, NoReply, NotSent, Tran
 class _Meaning(Enum):
     REJECTED = "rejected"
     KEY_REJECTED = "key rejected"
+    RULES_BROKEN = "rules broken"
     RETRYABLE = "retryable"
     UNKNOWN = "unknown"
 
@@ -39,9 +40,9 @@ _CODES: Final[Mapping[int, _Meaning]] = {
     -1012: _Meaning.UNKNOWN,
     -1101: _Meaning.REJECTED,
     -1102: _Meaning.REJECTED,
-    -1103: _Meaning.REJECTED,
-    -1104: _Meaning.REJECTED,
-    -1105: _Meaning.REJECTED,
+    -1103: _Meaning.RULES_BROKEN,
+    -1104: _Meaning.RULES_BROKEN,
+    -1105: _Meaning.RULES_BROKEN,
     -1201: _Meaning.REJECTED,
     -1202: _Meaning.REJECTED,
 }
@@ -151,8 +152,8 @@ def _failure(reply: HttpReply) -> SubmitResult:
         return Unknown(reply.description)  # a server that failed while rejecting proves nothing
     if meaning is _Meaning.KEY_REJECTED or (meaning is _Meaning.REJECTED and _KEY_WORDS.search(message)):
         return Rejected(code, message, is_key_rejected=True)
-    if meaning is _Meaning.REJECTED:
-        return Rejected(code, message)
+    if meaning in (_Meaning.REJECTED, _Meaning.RULES_BROKEN):
+        return Rejected(code, message, breaks_rules=meaning is _Meaning.RULES_BROKEN)
     if meaning is _Meaning.RETRYABLE:
         return Retryable(code, message, max(reply.retry_after_s or 0.0, _MIN_RETRY_S))
     return Unknown(reply.description)

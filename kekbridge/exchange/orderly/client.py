@@ -231,6 +231,10 @@ class OrderlyExchange:
     async def funding_payments(self, since: datetime) -> tuple[FundingPayment, ...]:
         return await self.account_api.funding_payments(since)
 
+    async def refresh_rules(self) -> None:
+        """Read the trading rules of every market now. Raises ExchangeUnavailable."""
+        await self._sync.read_rules()
+
     async def own_key(self) -> KeyInfo | None:
         return await self.account_api.key(self.signer.account_id, self.signer.orderly_key)
 
@@ -245,7 +249,9 @@ class OrderlyExchange:
         )
 
     def try_acquire_permit(self, order: Order) -> WindowPermit | None:
-        return self._rate_limiter.try_acquire(create_endpoint(requests.order_kind(order.intent)))
+        return self._rate_limiter.try_acquire(
+            create_endpoint(requests.order_kind(order.intent)), is_urgent=not order.is_entry
+        )
 
     def describe_request(self, intent: OrderIntent, client_order_id: str) -> RequestDescription:
         request = requests.request_for(intent, client_order_id)

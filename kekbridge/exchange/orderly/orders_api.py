@@ -57,7 +57,7 @@ class OrdersApi:
         """Send one GET. Raises ExchangeUnavailable with the exchange's code if the reply is not usable."""
         permit = await self._rate_limiter.acquire(endpoint, is_urgent=is_urgent)
         sent = await self._transport.send("GET", path, is_signed=is_signed, permit=permit)
-        self._record_result(endpoint, sent)
+        self._record_result(endpoint, sent, is_urgent=is_urgent)
         answer = classify.query(sent)
         if isinstance(answer, classify.Unavailable):
             raise ExchangeUnavailable(
@@ -88,12 +88,12 @@ class OrdersApi:
         permit = await self._rate_limiter.acquire(endpoint, is_urgent=is_urgent)
         text = b"" if body is None else requests.encode(dict(body)).encode("ascii")
         sent = await self._transport.send(method, path, body=text, permit=permit)
-        self._record_result(endpoint, sent)
+        self._record_result(endpoint, sent, is_urgent=is_urgent)
         return classify.command(sent, order_id=order_id)
 
-    def _record_result(self, endpoint: Endpoint, result: TransportResult) -> None:
+    def _record_result(self, endpoint: Endpoint, result: TransportResult, *, is_urgent: bool) -> None:
         if isinstance(result, HttpReply) and (result.status == 429 or result.code == -1003):
-            self._rate_limiter.pause(endpoint, result.retry_after_s)
+            self._rate_limiter.pause(endpoint, result.retry_after_s, is_urgent=is_urgent)
         self._on_result(result)
 
     # ------------------------------------------------------------------------------------------------------------ create
@@ -111,7 +111,7 @@ class OrdersApi:
 
         def on_result(sent: TransportResult, signed_at: datetime | None) -> None:
             try:
-                self._record_result(create_endpoint(request.kind), sent)
+                self._record_result(create_endpoint(request.kind), sent, is_urgent=is_urgent)
                 result = self._judge_create(sent, signed_at, known_offset)
             except Exception as error:
                 if not future.done():

@@ -1,4 +1,4 @@
-"""Rate limiter: at most N requests in any window of a given length, per endpoint; exits first.
+"""Rate limiter: at most N requests in any window of a given length, per endpoint; exits first, with room kept for them.
 
 A sliding window over the actual sends, not a token bucket: a bucket of 10 lets up to 20 into one second, which the exchange rejects
 (docs/internals/reliability.md section 9.2). Clock and sleep are arguments.
@@ -52,19 +52,21 @@ class Rate:
     count: int
     #: Length of the window in seconds.
     window_s: float
+    #: Requests of them that only urgent ones (exits and what they need) may use.
+    kept: int = 0
 
 
 RATES: Final[Mapping[Endpoint, Rate]] = {
-    Endpoint.ORDER_CREATE: Rate(10, 1),
+    Endpoint.ORDER_CREATE: Rate(10, 1, kept=1),
     Endpoint.ORDER_CANCEL: Rate(10, 1),
     Endpoint.ORDERS_CANCEL: Rate(10, 1),
-    Endpoint.ORDER_GET: Rate(10, 1),
+    Endpoint.ORDER_GET: Rate(10, 1, kept=1),
     Endpoint.ORDERS_LIST: Rate(10, 1),
     Endpoint.TRADES: Rate(10, 1),
     Endpoint.ALGO_CREATE: Rate(1, 1),
     Endpoint.ALGO_CANCEL: Rate(5, 1),
     Endpoint.ALGOS_CANCEL: Rate(5, 1),
-    Endpoint.ALGO_GET: Rate(10, 1),
+    Endpoint.ALGO_GET: Rate(10, 1, kept=1),
     Endpoint.ALGOS_LIST: Rate(5, 1),
     Endpoint.ALGO_TRADES: Rate(10, 1),
     Endpoint.POSITIONS: Rate(30, 10),
@@ -81,7 +83,7 @@ RATES: Final[Mapping[Endpoint, Rate]] = {
 
 def scaled(factor: int) -> Mapping[Endpoint, Rate]:
     """The published limits times `factor`, which the exchange granted to this account (1: as published)."""
-    return {name: Rate(rate.count * factor, rate.window_s) for name, rate in RATES.items()}
+    return {name: Rate(rate.count * factor, rate.window_s, rate.kept * factor) for name, rate in RATES.items()}
 
 
 # The exchange counts arrivals, we count sends. Delays on the way are learned from the reply (`WindowPermit.mark_answered`); this margin
@@ -89,6 +91,8 @@ def scaled(factor: int) -> Mapping[Endpoint, Rate]:
 # placed.
 JITTER_S: Final = 0.04
 _SAMPLES: Final = 64
+# How long urgent requests are held at most after one of them got a 429, whatever Retry-After says: an exit is tried again, carefully.
+_LONGEST_URGENT_PAUSE_S: Final = 4.0
 _MIN_SLEEP_S: Final = 0.0005
 
 
@@ -147,13 +151,20 @@ class RateLimiter:
         """Wait until one more request fits. Urgent ones (exits, protective orders, queries for them) overtake the others."""
         return await self._windows[endpoint].acquire(is_urgent=is_urgent)
 
-    def try_acquire(self, endpoint: Endpoint) -> WindowPermit | None:
-        """A permit that is free now and for which no request waits, else None. The only method that is safe on any thread."""
-        return self._windows[endpoint].try_acquire()
+    def try_acquire(self, endpoint: Endpoint, *, is_urgent: bool = False) -> WindowPermit | None:
+        """A permit that is free now and for which no request waits, else None. The only method that is safe on any thread.
 
-    def pause(self, endpoint: Endpoint, seconds: float | None = None) -> None:
-        """After a 429: grant nothing for a whole window, or for `seconds` if that is longer."""
-        self._windows[endpoint].pause(seconds or 0.0)
+        Requests that are not urgent do not hold back an urgent one.
+        """
+        return self._windows[endpoint].try_acquire(is_urgent=is_urgent)
+
+    def pause(self, endpoint: Endpoint, seconds: float | None = None, *, is_urgent: bool = False) -> None:
+        """After a 429: grant nothing for a whole window, or for `seconds` if that is longer.
+
+        Urgent requests are held only if an urgent one was refused (`is_urgent`), and then for 4 s at most: what entries earned holds no
+        exit, and a 429 proves that nothing was placed.
+        """
+        self._windows[endpoint].pause(seconds or 0.0, is_urgent=is_urgent)
 
     async def close(self) -> None:
         """Stop the timers; cancel the requests that wait."""
@@ -193,6 +204,7 @@ class _Window:
         round_trips: _RoundTrips,
     ) -> None:
         self._count = rate.count
+        self._kept = rate.kept
         self._window_s = rate.window_s + jitter_s
         self._monotonic = monotonic
         self._sleep = sleep
@@ -200,6 +212,7 @@ class _Window:
         self._round_trips = round_trips
         self._held: set[WindowPermit] = set()
         self._paused_until = float("-inf")
+        self._urgent_paused_until = float("-inf")  # never later than the other
         self._queue: list[tuple[int, int, asyncio.Future[WindowPermit]]] = []
         self._sequence = itertools.count()
         self._lock = threading.Lock()  # permits are also taken on the writer thread
@@ -217,11 +230,11 @@ class _Window:
                 future.result().release()  # granted in the moment of the cancellation
             raise
 
-    def try_acquire(self) -> WindowPermit | None:
+    def try_acquire(self, *, is_urgent: bool) -> WindowPermit | None:
         with self._lock:
             now = self._monotonic()
-            is_awaited = any(not future.done() for _, _, future in self._queue)
-            return None if is_awaited or not self._has_room(now) else self._new_permit()
+            is_awaited = any(not future.done() and not (rank and is_urgent) for rank, _, future in self._queue)
+            return None if is_awaited or not self._has_room(now, is_urgent=is_urgent) else self._new_permit()
 
     def is_held(self, permit: WindowPermit) -> bool:
         return permit in self._held
@@ -246,8 +259,12 @@ class _Window:
             if self._queue:
                 self._grant()
 
-    def pause(self, seconds: float) -> None:
-        self._paused_until = max(self._paused_until, self._monotonic() + max(seconds, self._window_s))
+    def pause(self, seconds: float, *, is_urgent: bool) -> None:
+        now, pause = self._monotonic(), max(seconds, self._window_s)
+        self._paused_until = max(self._paused_until, now + pause)
+        if is_urgent:
+            held_until = now + min(pause, max(_LONGEST_URGENT_PAUSE_S, self._window_s))
+            self._urgent_paused_until = max(self._urgent_paused_until, held_until)
 
     async def close(self) -> None:
         for _, _, future in self._queue:
@@ -263,23 +280,24 @@ class _Window:
         with self._lock:
             now = self._monotonic()
             while self._queue:
-                future = self._queue[0][2]
+                rank, _, future = self._queue[0]
                 if future.done():  # cancelled
                     heapq.heappop(self._queue)
                     continue
-                if not self._has_room(now):
+                if not self._has_room(now, is_urgent=not rank):
                     break
                 heapq.heappop(self._queue)
                 future.set_result(self._new_permit())
         if self._queue:
             self._schedule_timer(now)
 
-    def _has_room(self, now: float) -> bool:
-        if now < self._paused_until:
+    def _has_room(self, now: float, *, is_urgent: bool) -> bool:
+        if now < (self._urgent_paused_until if is_urgent else self._paused_until):
             return False
-        if len(self._sent) + len(self._held) >= self._count:  # else it does not matter which have expired
+        most = self._count if is_urgent else self._count - self._kept
+        if len(self._sent) + len(self._held) >= most:  # else it does not matter which have expired
             self._sent = [permit for permit in self._sent if now < self._frees_at(permit)]
-        return len(self._sent) + len(self._held) < self._count
+        return len(self._sent) + len(self._held) < most
 
     def _new_permit(self) -> WindowPermit:
         permit = WindowPermit(self)
@@ -287,7 +305,8 @@ class _Window:
         return permit
 
     def _schedule_timer(self, now: float) -> None:
-        due = self._paused_until if now < self._paused_until else None
+        paused_until = self._paused_until if self._queue[0][0] else self._urgent_paused_until
+        due = paused_until if now < paused_until else None
         if due is None and self._sent:
             due = min(self._frees_at(permit) for permit in self._sent)
         if due is None:

@@ -217,6 +217,10 @@ class AccountSync:
         if self._account_state.apply_instruments(await self._account_api.rules()):
             self._last_read_at["rules"] = self._clock()
 
+    async def read_rules(self) -> None:
+        """Read the trading rules now. Raises ExchangeUnavailable."""
+        await self._read_rules()
+
     async def _read_info(self) -> None:
         try:
             self._account_state.apply_info(await self._account_api.client_info())

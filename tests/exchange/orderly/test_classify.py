@@ -30,7 +30,7 @@ HTML = b"<html><body>403 Forbidden</body></html>"
 def test_documented_rejections(code: int) -> None:
     """The documented rejections of a create prove that no order exists, and keep their code."""
     classified = classify.create(rejection(400, code, "no"))
-    assert classified == Rejected(f"orderly:{code}", "no")
+    assert classified == Rejected(f"orderly:{code}", "no", breaks_rules=code in (-1103, -1104, -1105))
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, -1001), (401, -1002), (400, -1002)])
@@ -125,7 +125,7 @@ def test_accepted(data: dict[str, Any]) -> None:
 
 def test_status_400_is_classified_by_its_code() -> None:
     """Also if the code came as text (trap 11)."""
-    assert classify.create(rejection(400, "-1103", "tick")) == Rejected("orderly:-1103", "tick")
+    assert classify.create(rejection(400, "-1103", "tick")) == Rejected("orderly:-1103", "tick", breaks_rules=True)
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ async def test_a_granted_permit_counts_until_it_is_sent() -> None:
 
 
 async def test_pause_after_429() -> None:
-    """After a 429 nothing is granted for a whole window, or for as long as the exchange requested."""
+    """A 429 holds requests for a whole window, or for as long as the exchange demands."""
     time = FakeTime()
     rate_limiter = limiter_with(time)
     rate_limiter.pause(CREATE)
@@ -235,8 +235,43 @@ async def test_pause_after_429() -> None:
     assert time.now >= 1001.0
     rate_limiter.pause(CREATE, 7)
     before = time.now
-    await rate_limiter.acquire(CREATE, is_urgent=True)
+    await rate_limiter.acquire(CREATE)
     assert time.now >= before + 7
+    await rate_limiter.close()
+
+
+async def test_a_retry_after_of_others_holds_no_urgent_request() -> None:
+    """What entries earned holds entries only: an exit may be tried at once, also the one that asks without waiting."""
+    time = FakeTime()
+    rate_limiter = limiter_with(time)
+    rate_limiter.pause(CREATE, 300)
+    assert rate_limiter.try_acquire(CREATE) is None
+    assert rate_limiter.try_acquire(CREATE, is_urgent=True) is not None
+    await rate_limiter.acquire(CREATE, is_urgent=True)
+    assert time.now == 1000
+    await rate_limiter.close()
+
+
+async def test_a_retry_after_of_an_urgent_request_is_cut_short() -> None:
+    """A refused exit is tried again after seconds, whatever the exchange demands; everything else waits as long as demanded."""
+    time = FakeTime()
+    rate_limiter = limiter_with(time)
+    rate_limiter.pause(CREATE, 300, is_urgent=True)
+    assert rate_limiter.try_acquire(CREATE, is_urgent=True) is None
+    await rate_limiter.acquire(CREATE, is_urgent=True)
+    assert 1001 <= time.now <= 1005
+    assert rate_limiter.try_acquire(CREATE) is None
+    await rate_limiter.close()
+
+
+async def test_room_is_kept_for_urgent_requests() -> None:
+    """A burst of entries leaves places of the window that only exits get."""
+    rate_limiter = RateLimiter({CREATE: Rate(10, 1, kept=2)})
+    assert sum(rate_limiter.try_acquire(CREATE) is not None for _ in range(10)) == 8
+    waiting = asyncio.ensure_future(rate_limiter.acquire(CREATE))
+    await asyncio.sleep(0)
+    assert sum(rate_limiter.try_acquire(CREATE, is_urgent=True) is not None for _ in range(10)) == 2
+    assert not waiting.done()
     await rate_limiter.close()
 
 
@@ -286,7 +321,8 @@ async def test_close_cancels_waiting_requests() -> None:
 )
 def test_documented_rates(endpoint: Endpoint, count: int, window_s: int) -> None:
     """The narrow windows of the documentation, and every endpoint has a rate."""
-    assert RATES[endpoint] == Rate(count, window_s)
+    rate = RATES[endpoint]
+    assert (rate.count, rate.window_s) == (count, window_s)
     assert set(RATES) == set(Endpoint)
 
 

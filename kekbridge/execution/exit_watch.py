@@ -1,0 +1,186 @@
+"""Watch queued exits: each lives as long as the position that it was admitted against, however long it cannot be sent.
+
+It ends as superseded once that position was flat or changed sides, or once a later alert of its webhook wants to keep the position. Entries
+that an exit overtakes end when the exit is queued. While an exit waits, the trader hears that the position is still open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from kekbridge.exchange.base import Exchange
+from kekbridge.execution import order_queue, transitions
+from kekbridge.execution.book import Book
+from kekbridge.execution.order_queue import SUPERSEDED
+from kekbridge.log import get_logger
+from kekbridge.model import ZERO, AccountSnapshot, Order, OrderStatus, TradingState
+from kekbridge.risk.exposure import went_flat
+
+log = get_logger("kekbridge.execution.exit_watch")
+
+# A waiting exit is worth a message after so long, and again after an hour.
+_STILL_OPEN_AFTER: Final = timedelta(seconds=10)
+_STILL_OPEN_EVERY: Final = timedelta(hours=1)
+# Fills so soon after an order was sent may be older by the exchange's clock.
+_CLOCK_MARGIN: Final = timedelta(seconds=1)
+_GONE: Final = "the position that it was to close was closed meanwhile"
+
+
+def held_exits(orders: Iterable[Order], state_of: Callable[[str], TradingState]) -> tuple[Order, ...]:
+    """The exits among these orders that a halt holds in the queue. `state_of`: the trading state of a webhook by its id."""
+    return tuple(
+        order
+        for order in orders
+        if order.is_exit and order.status is OrderStatus.QUEUED and state_of(order.webhook_id) is TradingState.HALTED
+    )
+
+
+def dropped(order: Order, *, now: datetime) -> Order:
+    """A held exit that the trader does not want any more."""
+    text = "the trader dropped it when trading was resumed"
+    return transitions.denied(order, code=SUPERSEDED, error=text, now=now)
+
+
+class ExitWatch:
+    """Watches the queued exits of one daemon."""
+
+    def __init__(self, *, book: Book, exchange: Exchange, clock: Callable[[], datetime]) -> None:
+        self._book = book
+        self._exchange = exchange
+        self._clock = clock
+        self._seen_open: set[str] = set()  # client order ids of exits whose position was open while they were queued
+        self._noted_at: dict[str, datetime] = {}  # by client order id: when the trader last heard that it waits
+        exchange.listen_account(self._on_account)
+
+    def position_of(self, symbol: str) -> Decimal:
+        """Signed position in base units as last known; zero before the first snapshot."""
+        snapshot = self._exchange.snapshot
+        return ZERO if snapshot is None else snapshot.position_quantity(symbol)
+
+    def is_held(self, order: Order) -> bool:
+        """True for an exit that a halt holds: it stays queued until the trader resumes."""
+        if not order.is_exit:
+            return False
+        control = self._book.control(order.webhook_id, now=self._clock(), ignore_breaches=True)
+        return bool(held_exits((order,), lambda _: control.state))
+
+    # ---------------------------------------------------------------------------------------------------------- admission
+
+    def on_admitted(self, orders: Iterable[Order], *, now: datetime) -> None:
+        """End what the orders of a new alert replace: entries that an exit overtakes, exits of a position that is to stay."""
+        for order in orders:
+            if order.closes_position:
+                self.end_overtaken_entries(order, now=now)
+            elif order.is_entry and order.intent.target_quantity is not None:
+                self._supersede_exits(order, order.intent.target_quantity, now=now)
+            if order.is_exit and order.status is OrderStatus.QUEUED:
+                self._check_position(order, self.position_of(order.intent.symbol), now=now)
+
+    def end_overtaken_entries(self, leaving: Order, *, now: datetime) -> None:
+        """Deny queued entries that an exit of the whole position overtakes: sent later they would reopen what the strategy has left."""
+        for order in list(self._book.queued.values()):
+            is_before = order.sequence < leaving.sequence and order.webhook_id == leaving.webhook_id
+            if is_before and order.is_entry and order.intent.symbol == leaving.intent.symbol:
+                error = "a later alert closed the position before this entry could be sent"
+                denied = transitions.denied(order, code="overtaken_by_exit", error=error, now=now)
+                self._book.change(order, denied, now=now)
+
+    def _supersede_exits(self, entry: Order, target: Decimal, *, now: datetime) -> None:
+        """A later alert of the webhook wants at least what is open to stay open: its earlier exits no longer apply."""
+        position = self.position_of(entry.intent.symbol)
+        if position * target <= 0 or abs(target) < abs(position):
+            return
+        for order in list(self._book.queued.values()):
+            is_before = order.sequence < entry.sequence and order.webhook_id == entry.webhook_id
+            is_same = order.intent.symbol == entry.intent.symbol and position * order.intent.side.sign < 0
+            if is_before and is_same and order.is_exit:
+                text = "a later alert of the same webhook keeps the position open"
+                self._supersede(order, text, now=now)
+                for leg in list(self._book.queued.values()):
+                    if leg.alert_id == order.alert_id and leg.leg > order.leg:
+                        self._supersede(leg, text, now=now)
+
+    # ------------------------------------------------------------------------------------------------------------ watching
+
+    def _on_account(self, snapshot: AccountSnapshot) -> None:
+        """A position changed."""
+        if not self._book.queued:
+            return
+        now = self._clock()
+        for order in list(self._book.queued.values()):
+            if order.is_exit:
+                self._check_position(order, snapshot.position_quantity(order.intent.symbol), now=now)
+
+    def check(self, order: Order, *, now: datetime) -> bool:
+        """End a queued exit whose position is gone, else say now and then that it waits; True if it still waits."""
+        position = self.position_of(order.intent.symbol)
+        if self._check_position(order, position, now=now):
+            return False
+        if order.attempt and self._was_flat(order, position):
+            self._supersede(order, _GONE + "; what is open now was opened later", now=now)
+            return False
+        if now - order.created_at >= _STILL_OPEN_AFTER:
+            self.note_waiting(order, now=now)
+        return True
+
+    def _check_position(self, order: Order, position: Decimal, *, now: datetime) -> bool:
+        """End an exit whose position is gone or on the other side; True if it ended."""
+        name = order.client_order_id
+        if position * order.intent.side.sign < 0:
+            if name not in self._seen_open and not self._is_behind(order):
+                self._seen_open.add(name)
+            return False
+        if name not in self._seen_open:
+            return False  # it was admitted against what an order in flight will open
+        self._supersede(order, _GONE, now=now)
+        return True
+
+    def _is_behind(self, order: Order) -> bool:
+        """True while orders of its market that were admitted before it may still trade: it was admitted against what they lead to."""
+        for other in self._book.by_symbol.get(order.intent.symbol, {}).values():
+            if other.sequence < order.sequence and not (other.is_settled or other.is_protective):
+                leg = order_queue.leg_before(self._book, other)
+                if leg is None or leg.finished_at is not None:
+                    return True
+        return False
+
+    def _was_flat(self, order: Order, position: Decimal) -> bool:
+        """True if the fills since it was sent first show that the position was flat in between, perhaps while no daemon ran."""
+        side = order.intent.side.opposite
+        fills = self._book.fills_since(order.intent.symbol, (order.submitted_at or order.created_at) + _CLOCK_MARGIN)
+        return bool(fills) and went_flat(side, max(position * side.sign, ZERO), fills)
+
+    def _supersede(self, order: Order, text: str, *, now: datetime) -> None:
+        self._forget(order)
+        if self._book.current(order).status is not OrderStatus.QUEUED:
+            return
+        self._book.change(order, transitions.denied(order, code=SUPERSEDED, error=text, now=now), now=now)
+        log.info("order_not_sent", client_order_id=order.client_order_id, code=SUPERSEDED)
+
+    def note_waiting(self, order: Order, *, now: datetime) -> None:
+        """Say that an exit of an open position is not sent yet, and why; at most once an hour, and not while a halt holds it."""
+        if self.position_of(order.intent.symbol) * order.intent.side.sign >= 0 or self.is_held(order):
+            return
+        last = self._noted_at.get(order.client_order_id)
+        if last is not None and now - last < _STILL_OPEN_EVERY:
+            return
+        self._noted_at[order.client_order_id] = now
+        reason = " ".join(filter(None, (order.code, order.error))) or "it waits for an earlier order of its market"
+        self._book.note("exit_waiting", order, now=now, data={"waiting_for": reason})
+        log.warning("exit_waiting", client_order_id=order.client_order_id, code=order.code, reason=reason)
+
+    def _forget(self, order: Order) -> None:
+        self._seen_open.discard(order.client_order_id)
+        self._noted_at.pop(order.client_order_id, None)
+
+    def forget_ended(self) -> None:
+        """Forget the exits that have ended."""
+        if not (self._seen_open or self._noted_at):
+            return
+        ended = self._seen_open - self._book.orders.keys()
+        self._seen_open -= ended
+        for name in self._noted_at.keys() - self._book.orders.keys():
+            del self._noted_at[name]
