@@ -24,9 +24,11 @@ from kekbridge.exchange.orderly.signing import Signer
 from kekbridge.log import get_logger
 from kekbridge.model import Mode
 from kekbridge.paper.settings import PAPER_ACCOUNT_ID, PAPER_ORDERLY_SECRET
+from kekbridge.store.account_identity import AccountIdentity, remember, remembered, require_same
 from kekbridge.store.database import Database
 from kekbridge.store.lock import DaemonLock
 from kekbridge.vault import OpenVault, Sealer, master_key, open_vault, orderly_secret
+from kekbridge.webhooks import registry
 
 if TYPE_CHECKING:
     from kekbridge.ingress.tls.acme import AutoCertificate
@@ -66,6 +68,7 @@ async def open_all(
     sealer = Sealer(await asyncio.to_thread(master_key, vault))
     database = await asyncio.to_thread(Database.open, data_dir)
     stack.push_async_callback(database.close)
+    await asyncio.to_thread(_claim_data_dir, database, settings, data_dir, clock)
     paper = await _start_paper(settings, data_dir, stack)
     certificate = _auto_certificate(settings, data_dir, database, clock)
     if certificate is not None:
@@ -96,6 +99,34 @@ def prepare_data_dir(data_dir: Path) -> None:
         raise ConfigError(
             f"data directory {data_dir} cannot be used: {error.strerror}; choose another with --data-dir"
         ) from None
+
+
+def account_of(settings: Settings) -> AccountIdentity | None:
+    """The account that the settings name; None if it is not set yet."""
+    account_id = settings.exchange.account_id
+    if settings.mode is Mode.PAPER:
+        account_id = account_id or PAPER_ACCOUNT_ID
+    return AccountIdentity(mode=settings.mode, account_id=account_id) if account_id else None
+
+
+def _claim_data_dir(database: Database, settings: Settings, data_dir: Path, clock: Callable[[], datetime]) -> None:
+    """Remember at the first start whose directory this is. Raises ConfigError if it belongs to another account or mode.
+
+    A directory of a version that remembered no account adopts the present one, if its last daemon ran in the same mode.
+    """
+    wanted = account_of(settings)
+    if wanted is None:
+        return  # the exchange client reports the missing setting
+    with database.snapshot() as connection:
+        known = remembered(connection)
+        if known is None:
+            last_mode = registry.mode_of(connection, wanted.mode, is_explicit=False)
+            require_same(AccountIdentity(mode=last_mode, account_id=""), wanted, data_dir)
+    require_same(known, wanted, data_dir)
+    if known is None:
+        with database.transaction() as connection:
+            remember(connection, wanted, now=clock())
+        log.info("data_directory_claimed", account=str(wanted))
 
 
 async def _start_paper(settings: Settings, data_dir: Path, stack: AsyncExitStack) -> PaperExchange | None:

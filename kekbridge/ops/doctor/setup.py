@@ -8,11 +8,14 @@ from datetime import datetime
 from typing import Any, Final
 
 from kekbridge.config import Settings
+from kekbridge.errors import ConfigError
 from kekbridge.model import Limits, Mode, RateLimits, TradingState, Webhook
 from kekbridge.model.check import Check
+from kekbridge.paper.settings import PAPER_ACCOUNT_ID
 from kekbridge.risk.limits import account_limits, tighter
 from kekbridge.store import settings as stored_settings
 from kekbridge.store import webhooks
+from kekbridge.store.account_identity import AccountIdentity, remembered, require_same
 
 # Limits that keep a runaway strategy from emptying an account; each webhook needs one of them.
 _LOSS_LIMITS: Final = ("daily_limit", "daily_orders", "max_daily_loss", "max_drawdown")
@@ -22,12 +25,26 @@ def checks(connection: sqlite3.Connection, settings: Settings, now: datetime) ->
     """Check webhooks, limits, trading state and unknown orders."""
     found = [webhook for webhook in webhooks.list_all(connection) if webhook.enabled]
     return [
+        *_account(connection, settings),
         *_webhooks(found),
         *_limits(found, account_limits(**settings.risk.limits()), settings.mode),
         _rate(settings.risk.rates),
         *_trading(connection, found, now),
         *_unknown(connection),
     ]
+
+
+def _account(connection: sqlite3.Connection, settings: Settings) -> Iterable[Check]:
+    known = remembered(connection)
+    account_id = settings.exchange.account_id or (PAPER_ACCOUNT_ID if settings.mode is Mode.PAPER else "")
+    if known is None:
+        return
+    try:
+        require_same(known, AccountIdentity(mode=settings.mode, account_id=account_id), "in use")
+    except ConfigError as error:
+        yield Check("account", "broken", error.message, "use another --data-dir for another account or mode")
+    else:
+        yield Check("account", "ok", f"the data directory belongs to {known}")
 
 
 def _webhooks(found: list[Webhook]) -> Iterable[Check]:
